@@ -1,0 +1,298 @@
+"""The command line: verbs only. Every verb imports what it needs when it runs, so that help answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medvlm_r1.errors import RESEARCH_USE, UserError
+
+HELP = f"Vision-language models that reason about radiology images. {RESEARCH_USE}"
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+data_app = typer.Typer(help="Data folders: import.", no_args_is_help=True)
+train_app = typer.Typer(help="Train a policy by GRPO or SFT.", no_args_is_help=True)
+phantom_app = typer.Typer(help="PhantomVQA's embedded base model.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
+app.add_typer(phantom_app, name="phantom")
+
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, such as trainer.beta=0.1.")]
+
+
+class Template(StrEnum):
+    """Prompt templates."""
+
+    medvlm_r1 = "medvlm-r1"
+    answer_only = "answer-only"
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the trainings.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """The paper's experiment on PhantomVQA: zero-shot, SFT, GRPO; a table and a report. Minutes on a laptop."""
+    from rich.console import Console
+
+    from medvlm_r1.demo import print_table, run_demo
+
+    results = run_demo(out, seed=seed)
+    if as_json:
+        print(json.dumps(results))
+        return
+    console = Console()
+    print_table(results, console)
+    console.print(f"Report: {out / 'report.html'}   Figures: {out / 'results.json'}", soft_wrap=True)
+
+
+@data_app.command("import")
+def data_import(
+    format: Annotated[str, typer.Argument(help="phantom, or a public format: huatuo.")],
+    source: Annotated[Path | None, typer.Argument(help="The file that was downloaded (not for phantom).")] = None,
+    *,
+    out: Out,
+    images: Annotated[Path | None, typer.Option(help="Folder of the image files.")] = None,
+    modality: Annotated[list[str] | None, typer.Option(help="Keep these modalities; may be given several times.")] = None,
+    split: Annotated[str, typer.Option(help="phantom: train or test.")] = "test",
+    n: Annotated[int | None, typer.Option("--n", help="phantom: questions per modality (600 to train, 300 to test).")] = None,
+    seed: Annotated[int, typer.Option(help="phantom: seed of subjects and questions.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a data folder (samples.jsonl, images/) from a public format or from PhantomVQA.
+
+    Example: medvlm-r1 data import phantom --out data/phantom/train --split train
+    """
+    from medvlm_r1.errors import UsageError
+
+    if format == "phantom":
+        from medvlm_r1.console import progress_bar
+        from medvlm_r1.phantom.benchmark import write_benchmark
+
+        if source is not None or images is not None:
+            raise UsageError("phantom makes its own images; leave out SOURCE and --images.")
+        with progress_bar("PhantomVQA") as advance:
+            samples = write_benchmark(out, split=split, modalities=modality or (), n=n, seed=seed, progress=advance)
+        report: dict[str, Any] = {"rows": len(samples), "written": len(samples), "missing": 0}
+    else:
+        from dataclasses import asdict
+
+        from medvlm_r1.data.names import did_you_mean
+        from medvlm_r1.data.registry import READERS, find_reader
+
+        if format not in READERS:
+            raise UsageError(f"unknown data format {format!r}; {did_you_mean(format, [*READERS, 'phantom'])}")
+        if source is None:
+            raise UsageError(f"{format} needs SOURCE, the file that was downloaded.")
+        reader = find_reader(format)
+        report = asdict(reader(source, images=images or source.parent, out=out, modality=modality or None))
+    if as_json:
+        print(json.dumps(report))
+        return
+    print(f"{out}: {report['written']} questions written, {report['missing']} of them without their image.")
+    for name, count in report.get("by_modality", {}).items():
+        print(f"  {name}: {count}")
+
+
+def _train(method: str, config: Path, overrides: list[str] | None) -> None:
+    from medvlm_r1.console import TrainingProgress, progress_bar
+    from medvlm_r1.errors import UsageError
+    from medvlm_r1.training.config import load_config
+
+    settings = load_config(config, overrides or [])
+    if settings.method != method:
+        raise UsageError(f"{config} says method: {settings.method}; wanted {method}, or use `train {settings.method}`.")
+    with progress_bar(f"{method.upper()} training") as advance:
+        progress = TrainingProgress(advance)
+        if method == "grpo":
+            from medvlm_r1.training.grpo import train_grpo as run
+        else:
+            from medvlm_r1.training.sft import train_sft as run
+        model = run(settings, progress=progress)
+    print(f"Model: {model}")
+
+
+Config = Annotated[Path, typer.Option("--config", help="A YAML recipe, such as recipes/phantom.yaml.")]
+
+
+@train_app.command("grpo")
+def train_grpo_command(config: Config, overrides: Overrides = None) -> None:
+    """Reinforcement learning from answers alone. The same command again goes on where it stood.
+
+    Example: medvlm-r1 train grpo --config recipes/phantom.yaml trainer.learning_rate=5e-5
+    """
+    _train("grpo", config, overrides)
+
+
+@train_app.command("sft")
+def train_sft_command(config: Config, overrides: Overrides = None) -> None:
+    """Imitation of the answer letter alone, the paper's baseline. The same command again goes on where it stood."""
+    _train("sft", config, overrides)
+
+
+@app.command("eval")
+def evaluate_command(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, or phantom-base.")],
+    *,
+    data: Annotated[Path, typer.Option(help="Data folder.")],
+    out: Out,
+    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out rows whose images are not there.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions answered at once.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(help="Longer answers are cut off, and counted.")] = 512,
+    template: Annotated[Template, typer.Option(help="Prompt template.")] = Template.medvlm_r1,
+    as_json: Json = False,
+) -> None:
+    """Answer every question of a data folder greedily and score it. The same command again goes on where it stood.
+
+    Example: medvlm-r1 eval phantom-base --data data/phantom/test --out runs/zero-shot
+    """
+    from medvlm_r1.console import accuracy_lines, progress_bar
+    from medvlm_r1.evaluation.run import evaluate
+
+    with progress_bar("Answers") as advance:
+        results = evaluate(
+            model,
+            data,
+            out,
+            skip_missing=skip_missing,
+            limit=limit,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            template=template.value,
+            progress=advance,
+        )
+    if as_json:
+        print(json.dumps(results))
+        return
+    print("\n".join([*accuracy_lines(results), f"Figures: {out / 'results.json'}", RESEARCH_USE]))
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
+    run_b: Annotated[Path, typer.Argument(help="Folder of another on the same data.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two evaluations item by item: difference with interval, exact McNemar."""
+    from medvlm_r1.evaluation.compare import compare as compare_runs
+
+    result = compare_runs(run_a, run_b)
+    if as_json:
+        print(json.dumps(result))
+        return
+    for name, row in [*result["modalities"].items(), ("all", result["all"])]:
+        low, high = row["ci95"]
+        print(
+            f"{name:<8} n {row['n']:>5}  {row['accuracy_a']['percent']:5.1f} % -> {row['accuracy_b']['percent']:5.1f} %  "
+            f"difference {row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]  right in one alone {row['b']} / {row['c']}"
+            f"  McNemar p {row['p']:.2g}"
+        )
+    print(RESEARCH_USE)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations or trainings.")],
+    out: Annotated[Path, typer.Option("--out", help="The HTML file.")] = Path("report.html"),
+    items: Annotated[int, typer.Option(help="Test items shown in full.")] = 12,
+) -> None:
+    """One self-contained HTML file from any number of runs."""
+    from medvlm_r1.report import load_runs, render_report
+
+    page = render_report(load_runs(runs), out, title="MedVLM-R1 report", summary=RESEARCH_USE, items=items)
+    print(f"Report: {page}")
+
+
+@app.command()
+def ask(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, or phantom-base.")],
+    *,
+    image: Annotated[Path, typer.Option(help="The picture.")],
+    question: Annotated[str, typer.Option(help="The question.")],
+    option: Annotated[list[str], typer.Option(help="An answer to choose from; give it several times.")],
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """Ask one question about one image."""
+    from medvlm_r1.data.images import load_image
+    from medvlm_r1.data.sample import LETTERS, Sample
+    from medvlm_r1.dialogue.prompt import messages
+    from medvlm_r1.dialogue.response import parse_response
+    from medvlm_r1.errors import UsageError
+    from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
+    from medvlm_r1.policy.load import load_policy
+
+    if not 2 <= len(option) <= len(LETTERS):
+        raise UsageError(f"{len(option)} options; wanted 2 to {len(LETTERS)}, each by its own --option.")
+    picture = load_image(image)
+    sample = Sample(
+        id="ask", images=("images/ask",), question=question, options=tuple(option), answer=option[0], modality="unknown"
+    )
+    generator = LocalGenerator(policy=load_policy(model))
+    item = GenerationInput(prompt=messages(sample), images=[picture])
+    [generation] = generator.generate([item], GenerationSettings(max_new_tokens=max_new_tokens))
+    response = parse_response(generation.text, option)
+    letter = response.letter
+    chosen = option[LETTERS.index(letter)] if letter and letter in LETTERS[: len(option)] else None
+    if as_json:
+        answer = {"letter": letter, "option": chosen, "reasoning": response.reasoning, "text": generation.text}
+        print(json.dumps({**answer, "well_formed": response.well_formed, "notice": RESEARCH_USE}))
+        return
+    print(f"Reasoning: {response.reasoning or '(none)'}")
+    print(f"Answer:    {letter}) {chosen}" if chosen else f"Answer:    none in the wanted form; it wrote: {generation.text}")
+    print(RESEARCH_USE)
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """Versions and devices, for a bug report."""
+    from medvlm_r1.training.run_folder import versions
+
+    found = versions()
+    print(json.dumps(found) if as_json else "\n".join(f"{name}: {value}" for name, value in found.items()))
+
+
+@phantom_app.command()
+def pretrain(
+    out: Out = Path("runs/phantom-base"),
+    work: Annotated[Path, typer.Option(help="Folder of the stages; the same command again goes on from there.")] = Path(
+        "runs/pretrain"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of weights, subjects and texts.")] = 0,
+) -> None:
+    """Build the embedded base model from nothing, in four stages. Under 90 minutes on 2 cores."""
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.training.base.pretrain import pretrain as build
+
+    with progress_bar("Base model") as advance:
+
+        def show(stage: str, step: int, steps: int, figures: dict[str, float]) -> None:
+            advance(step, steps, note=stage + "".join(f"  {k} {v:.2f}" for k, v in figures.items() if k != "seconds"))  # type: ignore[call-arg]
+
+        build(out, work, seed=seed, report=show)
+    print(f"Model: {out}")
+
+
+def main() -> None:
+    """Entry point: errors for users are one message, without a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"medvlm-r1: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "Interrupted. What is finished is kept; the same command again goes on from there."
+        print(f"\nmedvlm-r1: {said}", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

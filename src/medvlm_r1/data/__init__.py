@@ -1,0 +1,20 @@
+"""Samples, the folders they live in, the image loader, and one small reader per public format."""
+
+from medvlm_r1.data.folder import check_images, folder_hash, read_folder, write_folder
+from medvlm_r1.data.images import load_image
+from medvlm_r1.data.importing import ImportReport
+from medvlm_r1.data.registry import READERS, find_reader
+from medvlm_r1.data.sample import LETTERS, Sample
+
+__all__ = [
+    "LETTERS",
+    "READERS",
+    "ImportReport",
+    "Sample",
+    "check_images",
+    "find_reader",
+    "folder_hash",
+    "load_image",
+    "read_folder",
+    "write_folder",
+]

@@ -1,0 +1,180 @@
+"""A data set on disk: a folder with `samples.jsonl`, `info.json` and `images/`."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from medvlm_r1.data.images import load_image
+from medvlm_r1.data.rows import bad_row, read_json_lines
+from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
+from medvlm_r1.errors import UserError
+
+SAMPLES = "samples.jsonl"
+INFO = "info.json"
+IMAGES = "images"
+
+
+def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[str, Any]) -> None:
+    """Write `samples.jsonl` and `info.json`; image files are the caller's to place under `images/`.
+
+    Both files are written beside their place and renamed, so a reader sees the old data set or the new one and never
+    half of one.
+
+    Args:
+        path: The data folder, made when it is not there.
+        samples: In the order they shall have; consumed one at a time.
+        info: `name`, `source`, `license` and whatever else describes the data. `counts` is completed with `samples`,
+            `missing` and `by_modality`.
+
+    Raises:
+        UserError: There are no samples, two have the same id, a record holds what JSON cannot, or the disk refuses.
+    """
+    path = Path(path)
+    counts: Counter[str] = Counter()
+    missing = 0
+    seen: set[str] = set()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with _replaced(path / SAMPLES) as stream:
+            for sample in samples:
+                if sample.id in seen:
+                    raise UserError(f"{path / SAMPLES}: the id {sample.id!r} is used twice; make the ids unique")
+                seen.add(sample.id)
+                counts[sample.modality] += 1
+                missing += sample.missing
+                stream.write(_line(path, sample))
+            if not seen:
+                raise UserError(f"{path / SAMPLES}: there are no samples to write")
+        totals = {"samples": len(seen), "missing": missing, "by_modality": dict(sorted(counts.items()))}
+        described = {**info, "counts": {**info.get("counts", {}), **totals}}
+        with _replaced(path / INFO) as stream:
+            stream.write(json.dumps(described, ensure_ascii=False, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def read_folder(path: str | Path) -> list[Sample]:
+    """Read every sample of a data folder.
+
+    Args:
+        path: The data folder.
+
+    Returns:
+        The samples in file order, at least one.
+
+    Raises:
+        UserError: There is no `samples.jsonl` or it is empty, or a row is malformed, lacks a field, has an unknown
+            one, an answer that is not among its options, more than ten options, an id that was used before or an
+            image path that leaves the folder. The message names file and row.
+    """
+    file = Path(path) / SAMPLES
+    if not file.is_file():
+        raise UserError(
+            f"{file}: no such file; a data folder holds {SAMPLES} and {IMAGES}/, "
+            "make one with 'medvlm-r1 data import FORMAT SOURCE --out DIR'"
+        )
+    samples: list[Sample] = []
+    rows: dict[str, int] = {}
+    for number, row in read_json_lines(file):
+        try:
+            sample = sample_from_row(row)
+        except ValueError as error:
+            raise bad_row(file, number, str(error)) from error
+        first = rows.setdefault(sample.id, number)
+        if first != number:
+            raise bad_row(file, number, f"the id {sample.id!r} is used in row {first} already; make the ids unique")
+        samples.append(sample)
+    if not samples:
+        raise UserError(f"{file}: the file is empty; import the data again")
+    return samples
+
+
+def folder_hash(path: str | Path) -> str:
+    """Fingerprint of a data set: changes with any byte of `samples.jsonl` or of an image it names.
+
+    Args:
+        path: The data folder.
+
+    Returns:
+        SHA-256 in hexadecimal over the hash of `samples.jsonl` and, in path order, path and hash of each image. An
+        image that is not there counts as `absent`, so adding it changes the fingerprint.
+
+    Raises:
+        UserError: As `read_folder`.
+    """
+    path = Path(path)
+    names = sorted({name for sample in read_folder(path) for name in sample.images})
+    total = hashlib.sha256(_file_hash(path / SAMPLES).encode())
+    for name in names:
+        total.update(f"\n{name}\0{_file_hash(path / name)}".encode())
+    return total.hexdigest()
+
+
+def check_images(path: str | Path, samples: Iterable[Sample]) -> list[Sample]:
+    """Find the samples that cannot be shown to a model now.
+
+    Every image is decoded once: a file that is cut short must be found here and not in the third hour of a training.
+
+    Args:
+        path: The data folder.
+        samples: Samples of that folder.
+
+    Returns:
+        Those with at least one image that is not there or not readable, in the order given.
+    """
+    path = Path(path)
+    readable: dict[str, bool] = {}
+    unreadable = []
+    for sample in samples:
+        for name in sample.images:
+            if name not in readable:
+                readable[name] = _is_readable(path / name)
+        if not all(readable[name] for name in sample.images):
+            unreadable.append(sample)
+    return unreadable
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        load_image(path)
+    except UserError:
+        return False
+    return True
+
+
+def _file_hash(path: Path) -> str:
+    if not os.path.isfile(path):
+        return "absent"
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _line(path: Path, sample: Sample) -> str:
+    try:
+        line = json.dumps(row_from_sample(sample), ensure_ascii=False, allow_nan=False) + "\n"
+        line.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path / SAMPLES}: sample {sample.id!r} cannot be written as JSON ({error})") from error
+    return line
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[IO[str]]:
+    """Open a file beside `path` and rename it to `path` once all was written; leave nothing behind otherwise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

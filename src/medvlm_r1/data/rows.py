@@ -1,0 +1,160 @@
+"""Rows of JSON files, one at a time: memory is bounded by the longest row, not by the file.
+
+A row is a JSON object. Rows are counted from 1, the way messages to the user count them.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from medvlm_r1.errors import UserError
+
+MAX_ROW = 16 * 2**20
+_CHUNK = 2**20
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSON Lines file (UTF-8, one object a line, blank lines skipped).
+
+    Args:
+        path: The file.
+
+    Yields:
+        Line number from 1, and the object.
+
+    Raises:
+        UserError: The file cannot be read, or a line is not a JSON object, not UTF-8, or longer than 16 MiB.
+    """
+    with _opened(path, "rb") as stream:
+        number = 0
+        while line := stream.readline(MAX_ROW + 1):
+            number += 1
+            if len(line) > MAX_ROW:
+                raise bad_row(path, number, f"longer than {MAX_ROW} bytes; is this a JSON Lines file?")
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise bad_row(path, number, f"not UTF-8 ({error.reason}); save the file as UTF-8") from error
+            if not text:
+                continue
+            try:
+                value = _DECODER.decode(text)
+            except (ValueError, RecursionError) as error:
+                raise bad_row(path, number, f"malformed JSON ({_reason(error)})") from error
+            if not isinstance(value, dict):
+                raise bad_row(path, number, f"expected a JSON object, saw {type(value).__name__}")
+            yield number, value
+
+
+def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSON file that is one array of objects (UTF-8).
+
+    Args:
+        path: The file.
+
+    Yields:
+        Position in the array from 1, and the object.
+
+    Raises:
+        UserError: The file cannot be read, is not an array of objects, is malformed or cut short, is not UTF-8, or
+            holds a row of more than 16 Mi characters.
+    """
+    number = 0
+    with _opened(path, "r") as stream:
+        cursor = _Cursor(stream)
+        try:
+            if cursor.take("[") != "[":
+                raise UserError(f"{path}: expected one JSON array of rows, '[...]', saw {cursor.peek()!r}")
+            separator = "]" if cursor.take("]") else ","
+            while separator == ",":
+                number += 1
+                if cursor.peek() != "{":
+                    raise bad_row(path, number, f"expected a JSON object, saw {cursor.peek() or 'the end of the file'}")
+                yield number, cursor.value()
+                separator = cursor.take(",]")
+            if separator != "]":
+                seen = cursor.peek() or "the end of the file"
+                raise bad_row(path, number, f"malformed JSON (expected ',' or ']' after the row, saw {seen})")
+            if cursor.peek():
+                raise UserError(f"{path}: text after the end of the array, at {cursor.peek()!r}; remove it")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 after row {number} ({error.reason}); save the file as UTF-8") from error
+        except (ValueError, RecursionError) as error:
+            raise bad_row(path, number, f"malformed JSON ({_reason(error)})") from error
+
+
+def bad_row(path: Path, number: int, what: str) -> UserError:
+    """The error for one row: file, row and what is wrong with it."""
+    return UserError(f"{path}, row {number}: {what}")
+
+
+class _Cursor:
+    """A place in a stream of text, with as much of it in memory as one row needs."""
+
+    def __init__(self, stream: IO[Any]) -> None:
+        self._stream = stream
+        self._text = ""
+        self._at = 0
+
+    def peek(self) -> str:
+        """Next character that is not white space, empty at the end."""
+        while True:
+            while self._at < len(self._text):
+                if self._text[self._at] not in " \t\r\n":
+                    return self._text[self._at]
+                self._at += 1
+            if not self._more(_CHUNK):
+                return ""
+
+    def take(self, wanted: str) -> str:
+        """Consume and return the next character when it is one of `wanted`, else return empty."""
+        seen = self.peek()
+        if not seen or seen not in wanted:
+            return ""
+        self._at += 1
+        return seen
+
+    def value(self) -> Any:
+        """Decode the object that starts here.
+
+        The text in memory doubles until the object fits, so the work stays linear in the size of the object.
+        """
+        while True:
+            try:
+                value, self._at = _DECODER.raw_decode(self._text, self._at)
+                return value
+            except json.JSONDecodeError:
+                held = len(self._text) - self._at
+                if held > MAX_ROW or not self._more(max(_CHUNK, held)):
+                    raise
+
+    def _more(self, size: int) -> bool:
+        chunk = self._stream.read(size)
+        self._text = self._text[self._at :] + chunk
+        self._at = 0
+        return bool(chunk)
+
+
+@contextmanager
+def _opened(path: Path, mode: str) -> Iterator[IO[Any]]:
+    try:
+        stream = path.open(mode, encoding=None if "b" in mode else "utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give the path of a JSON file") from error
+    with stream:
+        yield stream
+
+
+def _reject(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_reject)

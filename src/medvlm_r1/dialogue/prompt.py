@@ -1,0 +1,72 @@
+"""From a sample to the one user turn that a model sees."""
+
+import re
+from typing import Any
+
+from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.data.sample import LETTERS, Sample
+from medvlm_r1.errors import UsageError, UserError
+
+TEMPLATES: dict[str, str] = {
+    # MedVLM-R1 (arXiv 2502.19634). The released scripts indent these lines, by 8 spaces in training and by 4 in
+    # evaluation, because they sit in indented triple quotes; the words and the lines are theirs.
+    "medvlm-r1": (
+        "{question}\n"
+        "Your task: \n"
+        "1. Think through the question step by step, enclose your reasoning process in <think>...</think> tags.\n"
+        "2. Then provide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.\n"
+        "3. No extra information or text outside of these tags."
+    ),
+    "answer-only": "{question}\nAnswer with the option's letter only.",
+}
+
+_CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
+
+
+def lettered(sample: Sample) -> str:
+    """The question and one line per option, `A) text`; the question alone when it has no options."""
+    options = [f"{letter}) {text}" for letter, text in zip(LETTERS, sample.options, strict=False)]
+    return "\n".join([sample.question, *options])
+
+
+def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
+    """The text of the user turn.
+
+    Args:
+        sample: The question.
+        template: A name in `TEMPLATES`.
+
+    Returns:
+        The template around the lettered question.
+
+    Raises:
+        UsageError: No template has that name; the message names the nearest.
+        UserError: The question or an option holds a control token such as `<|image_pad|>`. A tokenizer would obey
+            it, and the model would no longer see this question.
+    """
+    if template not in TEMPLATES:
+        raise UsageError(f"unknown prompt template {template!r}; {did_you_mean(template, TEMPLATES)}")
+    question = lettered(sample)
+    if token := _CONTROL_TOKEN.search(question):
+        raise UserError(
+            f"sample {sample.id!r}: the question or an option holds the control token {token[0]!r}; remove it"
+        )
+    return TEMPLATES[template].format(question=question)
+
+
+def messages(sample: Sample, template: str = "medvlm-r1") -> list[dict[str, Any]]:
+    """The conversation a processor's chat template takes: one user turn, images first, no system prompt.
+
+    Args:
+        sample: The question.
+        template: A name in `TEMPLATES`.
+
+    Returns:
+        `[{"role": "user", "content": [{"type": "image"}, ..., {"type": "text", "text": ...}]}]` with one image entry
+        per image of the sample, in order; the pixels go to the processor beside it.
+
+    Raises:
+        UsageError, UserError: As `render_prompt`.
+    """
+    text = {"type": "text", "text": render_prompt(sample, template)}
+    return [{"role": "user", "content": [*({"type": "image"} for _ in sample.images), text]}]

@@ -1,0 +1,211 @@
+"""Evaluate a model on a data folder: greedy answers into a store that survives interruption, then the figures.
+
+The same call again goes on where it stood. An answer is reused only if model, prompt, pixels and settings are the same
+as now; anything else in the folder stops the run, because figures over two different models would mean nothing.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+
+from medvlm_r1.data.folder import SAMPLES, check_images, folder_hash, read_folder
+from medvlm_r1.data.images import load_image
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.evaluation.score import score
+from medvlm_r1.evaluation.store import AnswerKey, AnswerStore, StoredAnswer, hash_pixels, hash_prompt, write_results
+from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator
+from medvlm_r1.policy.load import fingerprint, load_policy
+
+Progress = Callable[[int, int], None]
+Row = tuple[int, Sample]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asking:
+    """What all questions of one evaluation have in common; `identity` stands for the model in the keys."""
+
+    data_dir: Path
+    model: str
+    identity: str
+    template: str
+    settings: GenerationSettings
+    prompts: Mapping[str, list[dict[str, Any]]]
+
+    def key(self, sample: Sample, images: Sequence[Image]) -> AnswerKey:
+        return AnswerKey(
+            model=self.identity,
+            prompt=hash_prompt(self.prompts[sample.id]),
+            pixels=hash_pixels(images),
+            **asdict(self.settings),
+        )
+
+    def answer(self, rows: Sequence[Row], generator: Generator) -> list[StoredAnswer]:
+        """The answers to one batch, each with an equal share of its time."""
+        pictures = [_load_images(self.data_dir, row) for row in rows]
+        pairs = [(sample, images) for (_, sample), images in zip(rows, pictures, strict=True)]
+        inputs = [GenerationInput(prompt=self.prompts[sample.id], images=images) for sample, images in pairs]
+        began = time.perf_counter()
+        generations = generator.generate(inputs, self.settings)
+        seconds = round((time.perf_counter() - began) / len(rows), 4)
+        return [
+            StoredAnswer(
+                sample=sample,
+                generation=generation,
+                seconds=seconds,
+                model=self.model,
+                template=self.template,
+                key=self.key(sample, images),
+            )
+            for (sample, images), generation in zip(pairs, generations, strict=True)
+        ]
+
+
+def evaluate(
+    model: str,
+    data_dir: Path | str,
+    out: Path | str,
+    *,
+    skip_missing: bool = False,
+    limit: int | None = None,
+    batch_size: int = 32,
+    max_new_tokens: int = 512,
+    template: str = "medvlm-r1",
+    progress: Progress | None = None,
+    generator: Generator | None = None,
+) -> dict[str, Any]:
+    """Answer every question of a data folder and score the answers.
+
+    Args:
+        model: a folder, a hub id or "phantom-base". With a generator given it only names the answers, so two generators
+            need two names.
+        data_dir: a data folder (`samples.jsonl`, `images/`).
+        out: the run folder; `samples.jsonl` grows as answers come, `results.json` is written at the end.
+        skip_missing: leave out rows whose images are not there, and count them, instead of stopping.
+        limit: only the first so many rows.
+        batch_size: questions answered at once.
+        max_new_tokens: longer completions are cut off, and counted.
+        template: name of the prompt template.
+        progress: called with (answered, wanted) before the first batch and after each.
+        generator: answers instead of the model named.
+
+    Returns:
+        The content of `results.json`: the figures of `score`, and `research_use`, `model`, `model_fingerprint`, `data`,
+        `data_from_run` (its path from the run folder), `data_sha256`, `template`, `max_new_tokens`, `n_missing`,
+        `seconds` (generation time of all answers, over all sessions).
+
+    Raises:
+        UsageError: an argument is out of range.
+        UserError: the data cannot be read, images are missing, or the folder holds answers of another model or data.
+    """
+    data_dir, out = Path(data_dir), Path(out)
+    _check_arguments(limit, batch_size)
+    if data_dir.resolve() == out.resolve():
+        raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
+    everything = read_folder(data_dir)
+    selected = list(enumerate(everything, start=1))[:limit]
+    rows = _present(data_dir, selected, skip_missing)
+    asking = _Asking(
+        data_dir=data_dir,
+        model=model,
+        identity=fingerprint(model) if generator is None else f"generator {model}",
+        template=template,
+        settings=GenerationSettings(max_new_tokens=max_new_tokens),
+        prompts={sample.id: messages(sample, template) for _, sample in rows},
+    )
+    with AnswerStore(out) as store:
+        _check_stored(store, everything, rows, asking)
+        pending = [row for row in rows if row[1].id not in store.answers]
+        if pending and generator is None:
+            generator = LocalGenerator(policy=load_policy(model), batch_size=batch_size)
+        if progress is not None:
+            progress(len(rows) - len(pending), len(rows))
+        for start in range(0, len(pending), batch_size):
+            assert generator is not None
+            batch = pending[start : start + batch_size]
+            store.append(asking.answer(batch, generator))
+            if progress is not None:
+                progress(len(rows) - len(pending) + start + len(batch), len(rows))
+        answers = [store.answers[sample.id] for _, sample in rows]
+    results = {
+        "research_use": RESEARCH_USE,
+        "model": model,
+        "model_fingerprint": asking.identity,
+        "data": str(data_dir),
+        "data_from_run": Path(os.path.relpath(data_dir, out)).as_posix(),
+        "data_sha256": folder_hash(data_dir),
+        "template": template,
+        "max_new_tokens": max_new_tokens,
+        "n_missing": len(selected) - len(rows),
+        "seconds": sum(answer.seconds for answer in answers),
+        **score([sample for _, sample in rows], [answer.generation for answer in answers], template),
+    }
+    write_results(out, results)
+    return results
+
+
+def _check_arguments(limit: int | None, batch_size: int) -> None:
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; wanted at least 1 row")
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; wanted at least 1")
+
+
+def _present(data_dir: Path, selected: Sequence[Row], skip_missing: bool) -> list[Row]:
+    """The rows whose images are there. A damaged image is not a missing one: it stops the run, before hours of work."""
+    absent = {s.id for _, s in selected if not all((data_dir / image).is_file() for image in s.images)}
+    present = [row for row in selected if row[1].id not in absent]
+    if absent and not skip_missing:
+        row, sample = next(row for row in selected if row[1].id in absent)
+        raise UserError(
+            f"{data_dir}: images are missing for {len(absent)} of {len(selected)} rows, the first in row {row}"
+            f" ({', '.join(sample.images)}); put the files there, or leave such rows out with --skip-missing"
+        )
+    if not present:
+        raise UserError(f"{data_dir}: images are missing for all {len(selected)} rows, so nothing is left to answer")
+    damaged = {sample.id for sample in check_images(data_dir, [sample for _, sample in present])}
+    for pair in present:
+        if pair[1].id in damaged:
+            _load_images(data_dir, pair)
+    return present
+
+
+def _load_images(data_dir: Path, row: Row) -> list[Image]:
+    number, sample = row
+    try:
+        return [load_image(data_dir / image) for image in sample.images]
+    except UserError as error:
+        raise UserError(
+            f"{data_dir / SAMPLES}, row {number} (id {sample.id!r}): {error}; mend or remove the file"
+            " (a removed one can be left out with --skip-missing), then run the same command again: answers are kept"
+        ) from None
+
+
+def _check_stored(store: AnswerStore, everything: Sequence[Sample], rows: Sequence[Row], asking: _Asking) -> None:
+    """Stop unless every answer of the store was made from what is asked for now."""
+    advice = "give another --out, or delete that folder to start again"
+    strangers = sorted(set(store.answers) - {sample.id for sample in everything})
+    if strangers:
+        raise UserError(
+            f"{store.path}: {len(strangers)} of its {len(store.answers)} answers are to items that are not in"
+            f" {asking.data_dir}, such as {strangers[0]!r}; the data differs, {advice}"
+        )
+    for row in rows:
+        sample = row[1]
+        stored = store.answers.get(sample.id)
+        if stored is None:
+            continue
+        differences = stored.key.differences(asking.key(sample, _load_images(asking.data_dir, row)))
+        if stored.sample.answer != sample.answer:
+            differences.append(f"right answer (then {stored.sample.answer!r}, now {sample.answer!r})")
+        if differences:
+            raise UserError(
+                f"{store.path}: the answer to {sample.id!r} was made with another {', another '.join(differences)};"
+                f" its model was named {stored.model!r}, now {asking.model!r}; {advice}"
+            )

@@ -1,0 +1,179 @@
+"""From answers to figures: pure functions of samples and generations, no files and no model.
+
+Strict accuracy is the release's own rule (a lone letter in the answer tag); lenient accuracy stands beside it so that a
+format fault is not mistaken for a wrong reading of the image. What cannot be parsed is wrong under both: nothing is
+guessed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from medvlm_r1.data.sample import LETTERS, Sample
+from medvlm_r1.dialogue.response import Response, parse_response
+from medvlm_r1.evaluation.statistics import clustered_se, mean_interval, wilson
+from medvlm_r1.policy.generate import Generation
+
+ANSWER_ONLY = "answer-only"
+FIRST_MODALITIES = ("MRI", "CT", "X-ray")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """One answer with its verdicts.
+
+    Attributes:
+        sample: the question and its right answer.
+        generation: what the model wrote.
+        response: its text taken apart.
+        correct: right by the strict rule.
+        lenient_correct: right by the lenient rule.
+        answered: the strict rule found an answer at all.
+        lenient_answered: the lenient rule found one.
+    """
+
+    sample: Sample
+    generation: Generation
+    response: Response
+    correct: bool
+    lenient_correct: bool
+    answered: bool
+    lenient_answered: bool
+
+    @property
+    def cluster(self) -> str:
+        """The patient or volume, or the item itself where that is not known."""
+        return self.sample.subject or self.sample.id
+
+
+def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -> Graded:
+    """Judge one completion.
+
+    The strict rule is the release's (a lone letter in the answer tag); where the template asked for nothing but a
+    letter, the letter alone satisfies it too, and is the form to be kept. A question without options is right when its
+    answer equals the sample's, letter case, white space and a closing full stop aside.
+
+    Args:
+        sample: the question.
+        generation: what the model wrote.
+        template: name of the prompt template it was asked with.
+    """
+    response = parse_response(generation.text, sample.options)
+    if template == ANSWER_ONLY:
+        response = _read_bare(response, generation.text.strip())
+    if sample.options:
+        strict, lenient, right = response.letter, response.lenient_letter, sample.letter
+    else:
+        strict = lenient = None if response.answer is None else _folded(response.answer)
+        right = _folded(sample.answer)
+    return Graded(
+        sample=sample,
+        generation=generation,
+        response=response,
+        correct=strict == right,
+        lenient_correct=lenient == right,
+        answered=bool(strict),
+        lenient_answered=bool(lenient),
+    )
+
+
+def score(samples: Sequence[Sample], generations: Sequence[Generation], template: str = "medvlm-r1") -> dict[str, Any]:
+    """All figures of one evaluation.
+
+    Args:
+        samples: n samples.
+        generations: n completions, in the same order.
+        template: name of the prompt template they answer.
+
+    Returns:
+        `n`; `accuracy` and `lenient` by modality, each `{n, correct, percent, ci95, clustered_se}` (percent, Wilson
+        95 % interval, standard error clustered by subject), and their unweighted `mean`; `accuracy_mean_ci95`,
+        `lenient_mean_ci95`; `by_type.<modality>.<question type>`; `well_formed`, `no_answer`, `no_answer_lenient` and
+        `cut_off` as shares;
+        `mean_reasoning_words` (over answers with a reasoning, None without any), `mean_completion_tokens`;
+        `chance.<modality>.percent` and its `mean`.
+
+    Raises:
+        ValueError: no sample, or the lengths differ.
+    """
+    if not samples:
+        raise ValueError("wanted at least one sample, got none")
+    graded = [grade(sample, generation, template) for sample, generation in zip(samples, generations, strict=True)]
+    groups = _by_modality(graded)
+    accuracy = {name: _accuracy(group, [g.correct for g in group]) for name, group in groups.items()}
+    lenient = {name: _accuracy(group, [g.lenient_correct for g in group]) for name, group in groups.items()}
+    chance = {name: {"n": len(group), "percent": _chance(group)} for name, group in groups.items()}
+    words = [len(g.response.reasoning.split()) for g in graded if g.response.reasoning]
+    return {
+        "n": len(graded),
+        "accuracy": accuracy | {"mean": _mean(part["percent"] for part in accuracy.values())},
+        "accuracy_mean_ci95": _mean_ci95(accuracy),
+        "lenient": lenient | {"mean": _mean(part["percent"] for part in lenient.values())},
+        "lenient_mean_ci95": _mean_ci95(lenient),
+        "by_type": {name: _by_type(group) for name, group in groups.items()},
+        "well_formed": share([g.response.well_formed for g in graded]),
+        "no_answer": share([not g.answered for g in graded], "count"),
+        "no_answer_lenient": share([not g.lenient_answered for g in graded], "count"),
+        "cut_off": share([g.generation.truncated for g in graded], "count"),
+        "mean_reasoning_words": _mean(words) if words else None,
+        "mean_completion_tokens": _mean(g.generation.n_tokens for g in graded),
+        "chance": chance | {"mean": _mean(part["percent"] for part in chance.values())},
+    }
+
+
+def share(verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
+    """How many of the verdicts are true: `{n, <counted>, percent, ci95}` with the Wilson 95 % interval in percent."""
+    k, n = sum(verdicts), len(verdicts)
+    low, high = wilson(k, n)
+    return {"n": n, counted: k, "percent": 100 * k / n, "ci95": [100 * low, 100 * high]}
+
+
+def order_modalities(names: Iterable[str]) -> list[str]:
+    """Distinct names in the order of the paper's table (MRI, CT, X-ray), then the others by alphabet."""
+    rank = {name: i for i, name in enumerate(FIRST_MODALITIES)}
+    return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def _by_modality(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
+    names = order_modalities(g.sample.modality for g in graded)
+    return {name: [g for g in graded if g.sample.modality == name] for name in names}
+
+
+def _by_type(graded: Sequence[Graded]) -> dict[str, dict[str, Any]]:
+    types = sorted({g.sample.question_type for g in graded} - {""})
+    return {name: share([g.correct for g in graded if g.sample.question_type == name]) for name in types}
+
+
+def _accuracy(graded: Sequence[Graded], verdicts: Sequence[bool]) -> dict[str, Any]:
+    error = clustered_se([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
+    return share(verdicts) | {"clustered_se": 100 * error}
+
+
+def _mean_ci95(parts: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    return [100 * end for end in mean_interval([(part["correct"], part["n"]) for part in parts.values()])]
+
+
+def _chance(graded: Sequence[Graded]) -> float:
+    """Expected percent of a uniform guess among the options; 0 for an open question."""
+    return _mean(100 / len(g.sample.options) if g.sample.options else 0.0 for g in graded)
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
+
+
+def _read_bare(response: Response, text: str) -> Response:
+    """The response when all of it was to be the answer."""
+    bare = text if len(text) == 1 and text in LETTERS else None
+    return replace(
+        response,
+        answer=text if response.answer is None else response.answer,
+        letter=response.letter or bare,
+        lenient_letter=response.letter or bare or response.lenient_letter,
+        well_formed=bare is not None,
+    )
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")

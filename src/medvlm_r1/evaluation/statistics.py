@@ -1,0 +1,179 @@
+"""The statistics of accuracies: intervals, paired tests, clustered errors. Pure functions of counts and scores.
+
+Shares are fractions in [0, 1]; turning them into percent is the caller's business.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+
+# Resamples drawn at once: bounds the bootstrap's memory to a few megabytes at a thousand clusters.
+_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference:
+    """A difference of two accuracies on the same items.
+
+    Attributes:
+        difference: mean of b minus mean of a, a fraction in [-1, 1].
+        low: lower end of the 95 % percentile interval.
+        high: upper end of it.
+    """
+
+    difference: float
+    low: float
+    high: float
+
+
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927; advised at this number of items by arXiv 2503.01747).
+
+    Args:
+        k: number of successes, 0 <= k <= n.
+        n: number of trials. With no trial nothing is known, and the interval is (0, 1).
+
+    Returns:
+        Lower and upper end, fractions in [0, 1].
+
+    Raises:
+        ValueError: k or n is negative, or k exceeds n.
+    """
+    if not 0 <= k <= n:
+        raise ValueError(f"wanted 0 <= k <= n, got k={k}, n={n}")
+    if n == 0:
+        return 0.0, 1.0
+    centre = (k + Z * Z / 2) / (n + Z * Z)
+    half = Z / (n + Z * Z) * math.sqrt(k * (n - k) / n + Z * Z / 4)
+    # At the ends the formula is exact on paper but leaves a rounding residue such as 1e-17.
+    return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
+
+
+def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """The 95 % interval of an unweighted mean of independent shares, from their Wilson intervals.
+
+    The distances from each share to the ends of its interval are added in quadrature (MOVER; Zou and Donner 2008,
+    Statistics in Medicine 27:1693).
+
+    Args:
+        counts: one (successes, trials) pair per share; trials > 0.
+
+    Returns:
+        Lower and upper end, fractions in [0, 1].
+
+    Raises:
+        ValueError: no share was given, or one of them has no trial.
+    """
+    if not counts or any(n == 0 for _, n in counts):
+        raise ValueError(f"wanted at least one share, each with a trial, got {list(counts)}")
+    below = above = total = 0.0
+    for k, n in counts:
+        low, high = wilson(k, n)
+        share = k / n
+        total += share
+        below += (share - low) ** 2
+        above += (high - share) ** 2
+    size = len(counts)
+    return (total - math.sqrt(below)) / size, (total + math.sqrt(above)) / size
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Two-sided exact McNemar test: p = min(1, 2 P[Bin(b + c, 1/2) <= min(b, c)]).
+
+    Args:
+        b: items only the first system got right.
+        c: items only the second system got right.
+
+    Returns:
+        The p value in (0, 1]; 1 when the systems never differ.
+
+    Raises:
+        ValueError: a count is negative.
+    """
+    if b < 0 or c < 0:
+        raise ValueError(f"wanted counts of 0 or more, got b={b}, c={c}")
+    n = b + c
+    # Whole numbers until the last division: no rounding for any number of discordant items.
+    term = tail = 1
+    for i in range(min(b, c)):
+        term = term * (n - i) // (i + 1)
+        tail += term
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def clustered_se(scores: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """Standard error of a mean of scores that come in clusters (arXiv 2411.00640).
+
+    SE^2 = SE_CLT^2 + (1/n^2) sum over clusters of sum_{i != j} (s_i - m)(s_j - m), SE_CLT^2 = Var(s) / n with the
+    n - 1 denominator. With clusters of one it is the ordinary standard error.
+
+    Args:
+        scores: n scores.
+        clusters: n labels; items of one patient or volume share a label.
+
+    Returns:
+        The standard error, in the unit of the scores; 0 for fewer than two items.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
+    if len(scores) != len(clusters):
+        raise ValueError(f"wanted one cluster per score, got {len(scores)} scores and {len(clusters)} clusters")
+    n = len(scores)
+    if n < 2:
+        return 0.0
+    deviations = np.asarray(scores, dtype=np.float64) - np.mean(scores)
+    squares = float(np.sum(deviations**2))
+    # sum_{i != j} d_i d_j inside a cluster = (sum d)^2 - sum d^2; the second term summed over clusters is `squares`.
+    sums = np.bincount(_codes(clusters), weights=deviations)
+    between = float(np.sum(sums**2)) - squares
+    return math.sqrt(max(0.0, squares / (n - 1) / n + between / n**2))
+
+
+def paired_bootstrap(
+    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0, resamples: int = 10_000
+) -> PairedDifference:
+    """Percentile bootstrap of mean(b) - mean(a), whole clusters drawn with replacement (Field and Welsh 2007).
+
+    Args:
+        a: n scores of the first system.
+        b: n scores of the second system on the same items, in the same order.
+        clusters: n labels; items of one patient or volume share a label.
+        seed: seeds the generator; the same input and seed give the same interval.
+        resamples: number of bootstrap draws.
+
+    Returns:
+        The difference and its 95 % interval, fractions.
+
+    Raises:
+        ValueError: no item, or lengths differ.
+    """
+    if not len(a) == len(b) == len(clusters):
+        raise ValueError(f"wanted equal lengths, got {len(a)} and {len(b)} scores and {len(clusters)} clusters")
+    if len(a) == 0:
+        raise ValueError("wanted at least one item, got none")
+    difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    codes = _codes(clusters)
+    sums = np.bincount(codes, weights=difference)
+    sizes = np.bincount(codes)
+    rng = np.random.default_rng(seed)
+    draws = np.empty(resamples)
+    for start in range(0, resamples, _CHUNK):
+        stop = min(start + _CHUNK, resamples)
+        index = rng.integers(len(sums), size=(stop - start, len(sums)))
+        draws[start:stop] = sums[index].sum(axis=1) / sizes[index].sum(axis=1)
+    low, high = np.quantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return PairedDifference(difference=float(difference.mean()), low=float(low), high=float(high))
+
+
+def _codes(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Cluster labels as 0, 1, ... in order of first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in clusters], dtype=np.int64)

@@ -1,0 +1,166 @@
+"""PhantomVQA as a data folder: which questions, which subjects, and the files on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from medvlm_r1.data.folder import write_folder
+from medvlm_r1.data.option_prior import option_prior
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UsageError
+from medvlm_r1.phantom.questions import Question, ask, describe
+from medvlm_r1.phantom.scene import MODALITIES, Scene, render
+
+# The first number of every subject's seed: subjects of different splits can never be the same.
+SPLITS = {"train": 1, "test": 2, "pretrain": 3}
+DEFAULT_N = {"train": 600, "test": 300}
+DEFAULT_MODALITIES = {"train": ("MRI",), "test": MODALITIES}
+
+TRAIN_MODALITY = "MRI"
+_TOLERANCE = 0.018
+_MOST_DRAWS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How far text alone gets on a set of questions, as shares minus chance."""
+
+    fitted: float
+    leave_one_out: float
+    letter: float
+
+    @property
+    def worst(self) -> float:
+        """Largest absolute distance from chance."""
+        return max(abs(self.fitted), abs(self.leave_one_out), abs(self.letter))
+
+
+def draw_questions(split: str, modality: str, n: int, seed: int) -> list[Question]:
+    """Draws the questions of one modality in one split, subjects included; no image is made.
+
+    The whole draw is repeated (a re-randomised design) until the option prior, fitted on the training split and leave one
+    out, and the majority letter all stand within about 2 points of chance, so that text alone gives nothing away by luck of
+    the draw either. The same arguments give the same questions.
+    """
+    code = SPLITS[split]
+    fit = draw_questions("train", TRAIN_MODALITY, DEFAULT_N["train"], seed) if split == "test" else []
+    best: tuple[float, list[Question]] | None = None
+    for attempt in range(_MOST_DRAWS):
+        rng = np.random.default_rng((code, seed, MODALITIES.index(modality), n, attempt))
+        questions = [ask(modality, (code, seed, MODALITIES.index(modality), i), rng) for i in range(n)]
+        worst = balance(questions, fit).worst
+        if best is None or worst < best[0]:
+            best = (worst, questions)
+        if worst <= _TOLERANCE:
+            break
+    assert best is not None
+    return best[1]
+
+
+def balance(questions: Sequence[Question], fit: Sequence[Question]) -> Balance:
+    """Measures what the text gives away on `questions`; `fit` is the training split (empty for the training split itself)."""
+    chance = float(np.mean([1 / len(q.options) for q in questions]))
+    letters = np.bincount([q.options.index(q.answer) for q in questions], minlength=4)
+    return Balance(
+        fitted=float(np.mean(option_prior(fit, questions))) - chance if fit else 0.0,
+        leave_one_out=float(np.mean(option_prior(questions, questions, leave_one_out=True))) - chance,
+        letter=float(letters.max() / len(questions)) - chance,
+    )
+
+
+def to_sample(question: Question, split: str, index: int) -> Sample:
+    """A question as the record everything speaks; the image's name says nothing about the answer."""
+    scene = question.scene
+    name = f"phantom-{split}-{scene.seed[1]}-{scene.modality.lower()}-{index:05d}"
+    record = {
+        "attribute": question.attribute,
+        "phrasing": question.phrasing,
+        "truth": describe(scene),
+        "scene": dataclasses.asdict(scene),
+    }
+    return Sample(
+        id=name,
+        images=(f"images/{name}.png",),
+        question=question.text,
+        options=question.options,
+        answer=question.answer,
+        modality=scene.modality,
+        question_type=question.type,
+        subject=name,
+        split=split,
+        record=record,
+    )
+
+
+def write_benchmark(
+    out: Path,
+    *,
+    split: str = "test",
+    modalities: Sequence[str] = (),
+    n: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Sample]:
+    """Writes PhantomVQA as a data folder.
+
+    Args:
+        out: Folder to write; must not hold another data set.
+        split: "train" or "test".
+        modalities: Any of `MODALITIES`; by default MRI to train, all three to test.
+        n: Questions per modality; by default the paper's 600 to train, 300 to test.
+        seed: Changes every subject and question. The same arguments give the same bytes.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        UsageError: An unknown split or modality, or n below 1.
+    """
+    if split not in DEFAULT_N:
+        raise UsageError(f"Unknown split {split!r}; wanted train or test.")
+    chosen = tuple(modalities) or DEFAULT_MODALITIES[split]
+    for modality in chosen:
+        if modality not in MODALITIES:
+            raise UsageError(f"Unknown modality {modality!r}; PhantomVQA has {', '.join(MODALITIES)}.")
+    count = DEFAULT_N[split] if n is None else n
+    if count < 1:
+        raise UsageError(f"--n is {count}; wanted at least 1 question per modality.")
+    samples, jobs = [], []
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    for modality in chosen:
+        for index, question in enumerate(draw_questions(split, modality, count, seed)):
+            sample = to_sample(question, split, index)
+            samples.append(sample)
+            jobs.append((question.scene, out / sample.images[0]))
+    workers = min(os.cpu_count() or 1, 8)
+    if len(jobs) < 64 or workers == 1:
+        for done, job in enumerate(jobs, start=1):
+            _write_image(job)
+            if progress is not None:
+                progress(done, len(jobs))
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            for done, _ in enumerate(pool.map(_write_image, jobs, chunksize=16), start=1):
+                if progress is not None:
+                    progress(done, len(jobs))
+    info = {
+        "name": "PhantomVQA",
+        "source": "made by medvlm-r1 data import phantom",
+        "license": "Apache-2.0",
+        "split": split,
+        "seed": seed,
+        "counts": dict.fromkeys(chosen, count),
+    }
+    write_folder(out, samples, info=info)
+    return samples
+
+
+def _write_image(job: tuple[Scene, Path]) -> None:
+    scene, path = job
+    Image.fromarray(render(scene)).save(path, compress_level=3)

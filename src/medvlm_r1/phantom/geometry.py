@@ -1,0 +1,149 @@
+"""Shapes and fields of the phantom: ellipsoids, curves and smooth random fields, in millimetres.
+
+Patient coordinates are LPS: x to the patient's left, y to the back, z to the head. All shapes answer two questions: which
+points of a plane lie inside (MRI, CT), and how long a ray runs through them (X-ray), so one body serves every modality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Vector = tuple[float, float, float]
+
+
+@dataclass(slots=True)
+class Ellipsoid:
+    """A solid ellipsoid of one tissue.
+
+    Attributes:
+        centre: Centre (x, y, z), mm.
+        radii: Semi-axes, mm.
+        label: Tissue label painted inside.
+        inside_of: Tissue label it displaces, for the line integrals of X-ray.
+        turn: Rotation matrix (3, 3) applied to the axes, or None for axis-aligned.
+    """
+
+    centre: Vector
+    radii: Vector
+    label: int
+    inside_of: int
+    turn: Array | None = None
+    matrix: Array = field(init=False)
+    extent: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        turn = np.eye(3) if self.turn is None else self.turn
+        radii = np.asarray(self.radii, dtype=np.float64)
+        self.matrix = (turn.T / radii[:, None]).astype(np.float32)
+        self.extent = np.sqrt(((turn * radii) ** 2).sum(axis=1))
+
+    def level(self, x: Array, y: Array, z: Array) -> Array:
+        """Squared normalised radius: below 1 inside. Arrays of any one shape, mm."""
+        dx, dy, dz = x - np.float32(self.centre[0]), y - np.float32(self.centre[1]), z - np.float32(self.centre[2])
+        if self.turn is None:
+            kx, ky, kz = (np.float32(1.0 / r) for r in self.radii)
+            plain: Array = (dx * kx) ** 2 + (dy * ky) ** 2 + (dz * kz) ** 2
+            return plain
+        m = self.matrix
+        total: Array = (m[0, 0] * dx + m[0, 1] * dy + m[0, 2] * dz) ** 2
+        total += (m[1, 0] * dx + m[1, 1] * dy + m[1, 2] * dz) ** 2
+        total += (m[2, 0] * dx + m[2, 1] * dy + m[2, 2] * dz) ** 2
+        return total
+
+    def interval(self, u: Array, v: Array, axes: tuple[int, int, int]) -> tuple[Array, Array]:
+        """Where axis-parallel rays enter and leave.
+
+        Args:
+            u: Coordinate along axis `axes[0]` of each ray, mm.
+            v: Coordinate along axis `axes[1]`, same shape.
+            axes: Indices of (u axis, v axis, ray axis).
+
+        Returns:
+            Coordinate of the chord's middle along the ray axis and its half length (0 for a miss), mm.
+        """
+        m = self.matrix
+        du, dv = u - np.float32(self.centre[axes[0]]), v - np.float32(self.centre[axes[1]])
+        mu, mv, mw = m[:, axes[0]], m[:, axes[1]], m[:, axes[2]]
+        a = np.float32(mw @ mw)
+        b = np.float32(mw @ mu / a) * du + np.float32(mw @ mv / a) * dv
+        c = np.float32(mu @ mu / a) * du**2 + np.float32(mv @ mv / a) * dv**2
+        c += np.float32(2 * (mu @ mv) / a) * (du * dv)
+        half = np.sqrt(np.maximum(b * b - c + np.float32(1 / a), 0))
+        return np.float32(self.centre[axes[2]]) - b, half
+
+
+@dataclass(slots=True)
+class Curve:
+    """A thin tissue along a space curve (rib, vessel), as beads.
+
+    Attributes:
+        points: Bead centres, shape (n, 3), mm, dense enough to overlap.
+        radius: Bead radius, shape (n,), mm.
+        label: Tissue label of the shaft.
+        inside_of: Tissue label it displaces.
+        core: Tissue label inside the shaft's wall, or None for a solid one.
+    """
+
+    points: Array
+    radius: Array
+    label: int
+    inside_of: int
+    core: int | None = None
+
+
+@dataclass(slots=True)
+class Waves:
+    """A smooth random field in space: a sum of plane waves, cheap on a plane as one matrix product.
+
+    Attributes:
+        k: Wave vectors, shape (n, 3), rad/mm.
+        phase: Phases, shape (n,), rad.
+    """
+
+    k: Array
+    phase: Array
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, n: int, wavelength: float, spread: float = 0.35) -> Waves:
+        """Draws n waves of about `wavelength` mm in random directions."""
+        direction = rng.normal(size=(n, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        length = wavelength * np.exp(rng.uniform(-spread, spread, size=(n, 1)))
+        return cls((2 * np.pi / length) * direction, rng.uniform(0, 2 * np.pi, n))
+
+    def on_plane(self, origin: Array, rows: Array, columns: Array, row_axis: Array, column_axis: Array) -> Array:
+        """Values on a plane grid, zero mean and unit variance over space.
+
+        Args:
+            origin: A point of the plane, shape (3,), mm.
+            rows: Offsets along `row_axis`, shape (h,), mm.
+            columns: Offsets along `column_axis`, shape (w,), mm.
+            row_axis: Direction of increasing row, shape (3,).
+            column_axis: Direction of increasing column, shape (3,).
+
+        Returns:
+            float32 array of shape (h, w).
+        """
+        down = np.outer(rows, self.k @ row_axis) + (self.k @ origin + self.phase)
+        across = np.outer(self.k @ column_axis, columns)
+        cos, sin = np.cos, np.sin
+        value: Array = cos(down).astype(np.float32) @ cos(across).astype(np.float32)
+        value -= sin(down).astype(np.float32) @ sin(across).astype(np.float32)
+        value = value * np.float32(np.sqrt(2.0 / len(self.phase)))
+        return value
+
+
+def rotation(rx: float, ry: float, rz: float) -> Array:
+    """Rotation matrix (3, 3) from angles about x, y and z, degrees."""
+    ax, ay, az = np.deg2rad([rx, ry, rz])
+    cx, sx, cy, sy, cz, sz = np.cos(ax), np.sin(ax), np.cos(ay), np.sin(ay), np.cos(az), np.sin(az)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    turn: Array = about_z @ about_y @ about_x
+    return turn

@@ -1,0 +1,206 @@
+"""From body to labels on a plane (MRI, CT) or to line integrals (X-ray)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from medvlm_r1.phantom.anatomy import Body
+from medvlm_r1.phantom.geometry import Array, Curve, Ellipsoid
+from medvlm_r1.phantom.tissue import LABEL, WATER_ATTENUATION, lookup
+
+SIZE = 224
+"""Side of every image, pixels."""
+
+# (row axis, column axis, normal), radiological convention: the patient's right is on the image's left.
+PLANES: dict[str, tuple[Array, Array, Array]] = {
+    "axial": (np.array([0.0, 1, 0]), np.array([1.0, 0, 0]), np.array([0.0, 0, 1])),
+    "coronal": (np.array([0.0, 0, -1]), np.array([1.0, 0, 0]), np.array([0.0, 1, 0])),
+    "sagittal": (np.array([0.0, 0, -1]), np.array([0.0, 1, 0]), np.array([1.0, 0, 0])),
+}
+
+_MU = lookup("mu")
+
+# Tissues so unlike their surroundings that a shape reaching beyond them must not be counted as inside.
+_PARTIAL = frozenset({LABEL["lung"]})
+
+
+def slice_labels(body: Body, extra: Sequence[Ellipsoid], plane: str, position: float) -> tuple[Array, Array]:
+    """Cuts the body by a plane.
+
+    Args:
+        body: The subject.
+        extra: Shapes of a finding, painted last.
+        plane: Key of `PLANES`.
+        position: Offset of the plane along its normal in patient coordinates, mm.
+
+    Returns:
+        Labels, uint8 (SIZE, SIZE), and the grain field, float32 (SIZE, SIZE).
+    """
+    row_axis, column_axis, normal = PLANES[plane]
+    step = body.fov / SIZE
+    offsets = (np.arange(SIZE) - (SIZE - 1) / 2) * step
+    middle = np.asarray(body.middle)
+    origin = middle + normal * (position - middle @ normal)
+    # The patient is turned in the scanner: the plane is turned the other way in the patient, about the middle.
+    turn = body.pose
+    origin = middle + turn @ (origin - middle)
+    row_axis, column_axis = turn @ row_axis, turn @ column_axis
+    down, across = offsets[:, None], offsets[None, :]
+    coords = []
+    for axis in range(3):
+        plain = (origin[axis] + down * row_axis[axis] + across * column_axis[axis]).astype(np.float32)
+        bend = body.warp[axis].on_plane(origin, offsets, offsets, row_axis, column_axis)
+        coords.append(plain + np.float32(body.warp_mm * 0.7) * bend)
+    x, y, z = coords
+    labels = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    view = _View(origin, row_axis, column_axis, step, margin=body.warp_mm * 2.5)
+    for shape in body.shapes:
+        view.paint(labels, shape, x, y, z)
+    if body.folds is not None and body.fold is not None:
+        body.fold(labels, body.folds.on_plane(origin, offsets, offsets, row_axis, column_axis), x, y, z)
+    for curve in body.curves:
+        view.paint_curve(labels, curve, x, y, z)
+    for shape in extra:
+        view.paint(labels, shape, x, y, z)
+    grain = body.grain.on_plane(origin, offsets, offsets, row_axis, column_axis)
+    return labels, grain
+
+
+class _View:
+    """Knows which pixels a shape can touch, so that only those are computed."""
+
+    def __init__(self, origin: Array, row_axis: Array, column_axis: Array, step: float, margin: float) -> None:
+        self.origin, self.row_axis, self.column_axis, self.step = origin, row_axis, column_axis, step
+        self.normal = np.cross(row_axis, column_axis)
+        self.margin = margin
+
+    def window(self, centre: Array, extent: Array) -> tuple[slice, slice] | None:
+        d = centre - self.origin
+        if abs(d @ self.normal) > extent @ np.abs(self.normal) + self.margin:
+            return None
+        spans = []
+        for axis in (self.row_axis, self.column_axis):
+            mid, half = d @ axis / self.step + (SIZE - 1) / 2, (extent @ np.abs(axis) + self.margin) / self.step
+            low, high = max(0, int(mid - half)), min(SIZE, int(mid + half) + 2)
+            if low >= high:
+                return None
+            spans.append(slice(low, high))
+        return spans[0], spans[1]
+
+    def paint(self, labels: Array, shape: Ellipsoid, x: Array, y: Array, z: Array) -> None:
+        window = self.window(np.asarray(shape.centre), shape.extent)
+        if window is not None:
+            labels[window][shape.level(x[window], y[window], z[window]) < 1] = shape.label
+
+    def paint_curve(self, labels: Array, curve: Curve, x: Array, y: Array, z: Array) -> None:
+        reach = curve.radius + self.margin
+        for shrink, label in ((1.0, curve.label), (0.62, curve.core)):
+            if label is None:
+                continue
+            near = np.abs((curve.points - self.origin) @ self.normal) < reach
+            # Beads overlap several times; every second one covers the shaft.
+            for index in np.flatnonzero(near)[::2]:
+                centre, radius = curve.points[index], float(curve.radius[index]) * shrink
+                window = self.window(centre, np.full(3, radius))
+                if window is not None:
+                    dx, dy, dz = x[window] - centre[0], y[window] - centre[1], z[window] - centre[2]
+                    labels[window][dx * dx + dy * dy + dz * dz < radius * radius] = label
+
+
+def line_integrals(body: Body, extra: Sequence[Ellipsoid], view: str) -> Array:
+    """Attenuation along the rays of a radiograph.
+
+    Args:
+        body: The subject.
+        extra: Shapes of a finding.
+        view: "frontal" (rays along y) or "lateral" (rays along x).
+
+    Returns:
+        Integral of the linear attenuation, dimensionless, float32 (SIZE, SIZE).
+    """
+    plane = "coronal" if view == "frontal" else "sagittal"
+    row_axis, column_axis, _ = PLANES[plane]
+    u_axis, ray_axis = (0, 1) if view == "frontal" else (1, 0)
+    step = body.fov / SIZE
+    offsets = (np.arange(SIZE) - (SIZE - 1) / 2) * step
+    middle = np.asarray(body.middle)
+    in_plane = np.array(
+        [[body.pose[u_axis, u_axis], body.pose[u_axis, 2]], [-body.pose[u_axis, 2], body.pose[u_axis, u_axis]]]
+    )
+    down, across = -offsets[:, None], offsets[None, :]
+    u = (middle[u_axis] + in_plane[0, 0] * across + in_plane[0, 1] * down).astype(np.float32)
+    v = (middle[2] + in_plane[1, 0] * across + in_plane[1, 1] * down).astype(np.float32)
+    for field, grid in ((body.warp[u_axis], u), (body.warp[2], v)):
+        grid += np.float32(body.warp_mm * 0.7) * field.on_plane(middle, offsets, offsets, row_axis, column_axis)
+    total = np.zeros((SIZE, SIZE), dtype=np.float32)
+    frame = _View(middle, row_axis, column_axis, step, margin=body.warp_mm * 2.5 + 0.06 * body.fov)
+    # For every tissue, the stretch of each ray it fills: overlapping shapes of one tissue count once, and a shape
+    # displaces its parent only where the parent is, else the parent's own parent.
+    stretch: dict[tuple[int, int], tuple[Array, Array]] = {}
+    partial: dict[int, tuple[int, int]] = {}
+    for shape in (*body.shapes, *extra):
+        centre = np.asarray(shape.centre, dtype=np.float64).copy()
+        centre[ray_axis] = middle[ray_axis]
+        window = frame.window(centre, shape.extent)
+        contrast = _MU[shape.label] - _MU[shape.inside_of]
+        hidden = abs(contrast) < 0.02 and shape.label not in body.joined and shape.inside_of not in partial
+        if window is None or hidden or shape.label == shape.inside_of:
+            continue
+        mid, half = shape.interval(u[window], v[window], (u_axis, 2, ray_axis))
+        kind = (shape.label, shape.inside_of)
+        length = 2 * half
+        around = partial.get(shape.inside_of)
+        if shape.label not in body.joined and around is None:
+            total[window] += contrast * length
+            continue
+        low, high = mid - half, mid + half
+        if around is not None:
+            outside = length - _overlap(low, high, stretch[around], window)
+            total[window] += np.float32(_MU[shape.inside_of] - _MU[around[1]]) * outside
+        if shape.label in body.joined:
+            if kind in stretch:
+                length -= _overlap(low, high, stretch[kind], window)
+            else:
+                stretch[kind] = (np.full((SIZE, SIZE), 1e4, np.float32), np.full((SIZE, SIZE), -1e4, np.float32))
+            own, hit = stretch[kind], half > 0
+            np.minimum(own[0][window], low, out=own[0][window], where=hit)
+            np.maximum(own[1][window], high, out=own[1][window], where=hit)
+            if shape.label in _PARTIAL:
+                partial[shape.label] = kind
+        total[window] += contrast * length
+    total += _curves(body, u_axis, step, middle)
+    return np.maximum(total, 0) * np.float32(WATER_ATTENUATION)
+
+
+def _overlap(low: Array, high: Array, stretch: tuple[Array, Array], window: tuple[slice, slice]) -> Array:
+    """Length that intervals (low, high) share with the stretch already filled, mm."""
+    return np.maximum(np.minimum(high, stretch[1][window]) - np.maximum(low, stretch[0][window]), 0)
+
+
+def _curves(body: Body, u_axis: int, step: float, middle: Array) -> Array:
+    """Line integrals of ribs and vessels: the mass of each bead, spread over its radius (relative attenuation times mm)."""
+    total = np.zeros((SIZE, SIZE), dtype=np.float32)
+    layers: dict[float, tuple[list[Array], list[Array]]] = {}
+    for curve in body.curves:
+        contrast = float(_MU[curve.label])
+        if curve.core is not None:
+            contrast = 0.62 * contrast + 0.38 * float(_MU[curve.core])
+        contrast -= float(_MU[curve.inside_of])
+        length = np.linalg.norm(np.diff(curve.points, axis=0), axis=1)
+        length = np.append(length, length[-1])
+        mass = contrast * np.pi * curve.radius**2 * length / step**2
+        blur = 2.0 ** round(np.log2(float(curve.radius.mean()) * 0.5 / step))
+        points, masses = layers.setdefault(blur, ([], []))
+        points.append(curve.points[:, [u_axis, 2]])
+        masses.append(mass)
+    for blur, (points, masses) in layers.items():
+        at = np.concatenate(points) - middle[[u_axis, 2]]
+        column, row = at[:, 0] / step + SIZE / 2, -at[:, 1] / step + SIZE / 2
+        inside = (column >= 0) & (column < SIZE) & (row >= 0) & (row < SIZE)
+        index = row[inside].astype(int) * SIZE + column[inside].astype(int)
+        layer = np.bincount(index, weights=np.concatenate(masses)[inside], minlength=SIZE * SIZE)
+        total += gaussian_filter(layer.reshape(SIZE, SIZE).astype(np.float32), blur, truncate=2.5)
+    return total

@@ -1,0 +1,184 @@
+"""Questions about a scene: OmniMedVQA's five types, several phrasings each, and the sentences that are true of it.
+
+Text alone must not solve them. A question first draws its option set, then the right option uniformly from that set, then a
+scene in which it is right; so given the options every answer is equally likely, whatever the modality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
+from medvlm_r1.phantom.imaging import PLANES
+from medvlm_r1.phantom.scene import REGIONS, Scene, draw, techniques
+
+NO_FINDING = "no finding"
+
+# Six phrasings for each attribute, the same for all modalities. The place in the tuple is the phrasing's number.
+PHRASINGS: dict[str, tuple[str, ...]] = {
+    "technique": (
+        "Which imaging technique was used to make this image?",
+        "What acquisition or display technique is seen here?",
+        "Identify the technique of this radiology image.",
+        "What technique is this?",
+        "This image was made with which technique?",
+        "Technique?",
+    ),
+    "region": (
+        "Which part of the body is shown in this image?",
+        "What anatomical region is seen here?",
+        "Identify the anatomy displayed in this radiology image.",
+        "What body part is this?",
+        "This image shows which body part?",
+        "Body part?",
+    ),
+    "finding": (
+        "Which abnormality is shown in this image?",
+        "What finding is seen here?",
+        "Identify the lesion, if any, in this radiology image.",
+        "What abnormality is this?",
+        "This image shows which finding?",
+        "Diagnosis?",
+    ),
+    "size": (
+        "How large is the lesion shown in this image?",
+        "What is the size of the lesion seen here?",
+        "Grade the size of the lesion in this radiology image.",
+        "What size is this lesion?",
+        "The lesion in this image is of which size?",
+        "Lesion size?",
+    ),
+    "side": (
+        "On which side of the patient is the lesion in this image?",
+        "What side of the patient is affected, as seen here?",
+        "Identify the patient's side of the lesion in this radiology image.",
+        "What side is the lesion on?",
+        "The lesion in this image is on which side?",
+        "Side of lesion?",
+    ),
+    "plane": (
+        "In which plane was this image taken?",
+        "What imaging plane is seen here?",
+        "Identify the plane of this radiology image.",
+        "What plane is this?",
+        "This image is in which plane?",
+        "Plane?",
+    ),
+}
+
+# OmniMedVQA's five types and the attributes that ask for them.
+TYPES: dict[str, tuple[str, ...]] = {
+    "Modality Recognition": ("technique",),
+    "Anatomy Identification": ("region",),
+    "Disease Diagnosis": ("finding",),
+    "Lesion Grading": ("size",),
+    "Other Biological Attributes": ("side", "plane"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a scene.
+
+    Attributes:
+        scene: The truth of the image.
+        type: One of OmniMedVQA's five question types.
+        attribute: Key of `PHRASINGS`.
+        phrasing: Index into the phrasings.
+        options: 2 to 4 option texts, shuffled.
+        answer: The right option's text.
+    """
+
+    scene: Scene
+    type: str
+    attribute: str
+    phrasing: int
+    options: tuple[str, ...]
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """The question's wording."""
+        return PHRASINGS[self.attribute][self.phrasing]
+
+
+def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator) -> Question:
+    """Draws a question and a scene that answers it.
+
+    Args:
+        modality: "MRI", "CT" or "X-ray".
+        seed: Seed of the subject.
+        rng: Source of every choice but the subject's own.
+    """
+    kind = str(rng.choice(list(TYPES)))
+    attribute = str(rng.choice([a for a in TYPES[kind] if a != "plane" or modality != "X-ray"]))
+    region = str(rng.choice(REGIONS))
+    options = _options(vocabulary(attribute, modality, region), rng)
+    answer = options[int(rng.integers(len(options)))]
+    wishes: dict[str, object] = {"side_seen": True} if attribute == "side" else {}
+    if attribute == "technique":
+        wishes["region"] = region
+    wishes |= {"finding": NONE} if answer == NO_FINDING else {attribute: answer}
+    return Question(draw(modality, wishes, seed, rng), kind, attribute, int(rng.integers(6)), options, answer)
+
+
+def ask_about(scene: Scene, rng: np.random.Generator) -> Question:
+    """Draws a question that a given scene answers (for training the base; the benchmark uses `ask`)."""
+    fit = [
+        (kind, attribute)
+        for kind, attributes in TYPES.items()
+        for attribute in attributes
+        if not (attribute == "plane" and scene.modality == "X-ray")
+        and not (attribute == "size" and scene.size is None)
+        and not (attribute == "side" and not scene.side_is_seen)
+        and not (attribute in ("finding", "size", "side") and scene.technique == "bone window")
+    ]
+    kind, attribute = fit[int(rng.integers(len(fit)))]
+    answer = value(scene, attribute)
+    others = [v for v in vocabulary(attribute, scene.modality, scene.region) if v != answer]
+    options = _options((answer, *others), rng, keep=answer)
+    return Question(scene, kind, attribute, int(rng.integers(6)), options, answer)
+
+
+def vocabulary(attribute: str, modality: str, region: str) -> tuple[str, ...]:
+    """The values an attribute's options are drawn from."""
+    if attribute == "technique":
+        return techniques(modality, region)
+    return {
+        "region": REGIONS,
+        "finding": (*KINDS, NO_FINDING),
+        "size": SIZES,
+        "side": (*SIDES, NO_FINDING),
+        "plane": tuple(PLANES),
+    }[attribute]
+
+
+def _options(values: tuple[str, ...], rng: np.random.Generator, keep: str | None = None) -> tuple[str, ...]:
+    """2 to 4 of the values in random order, most often as many as there are; `keep` is among them."""
+    most = min(4, len(values))
+    count = most if rng.random() < 0.6 else int(rng.integers(2, most + 1))
+    chosen = [str(v) for v in rng.permutation([v for v in values if v != keep])][: count - (keep is not None)]
+    return tuple(str(v) for v in rng.permutation([*chosen, keep] if keep is not None else chosen))
+
+
+def value(scene: Scene, attribute: str) -> str:
+    """What is true of the scene, in the words of the options."""
+    found = getattr(scene, attribute)
+    return NO_FINDING if found in (None, NONE) else str(found)
+
+
+def describe(scene: Scene) -> str:
+    """Two true sentences: how and where the image was taken, and what it shows."""
+    if scene.modality == "MRI":
+        first = f"{scene.plane} {scene.technique} MRI of the {scene.region}."
+    elif scene.modality == "CT":
+        first = f"{scene.plane} CT of the {scene.region}, {scene.technique}."
+    else:
+        first = f"{scene.plane} X-ray of the {scene.region}."
+    first = first[0].upper() + first[1:]
+    if scene.finding == NONE:
+        return f"{first} There is {NO_FINDING}."
+    where = f" on the patient's {scene.side}" if scene.side_is_seen else ""
+    return f"{first} There is a {scene.size} {scene.finding}{where}."

@@ -1,0 +1,152 @@
+"""A scene: what is to be seen in one image. `draw` makes one at random under wishes, `render` images it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medvlm_r1.phantom import physics
+from medvlm_r1.phantom.anatomy import BODIES, Body
+from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, Finding, place
+from medvlm_r1.phantom.geometry import Array
+from medvlm_r1.phantom.imaging import PLANES, SIZE
+
+MODALITIES = ("MRI", "CT", "X-ray")
+REGIONS = tuple(BODIES)
+VIEWS = ("frontal", "lateral")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The truth of one image.
+
+    Attributes:
+        modality: "MRI", "CT" or "X-ray".
+        region: Key of `BODIES`.
+        plane: Key of `PLANES`, or a view for X-ray.
+        technique: MR sequence, CT window, or the view for X-ray.
+        finding: One of `KINDS`, or "none".
+        side: The patient's side of the finding, or None without a finding.
+        size: Size class of the finding, or None without a finding.
+        seed: Seed of the subject: its anatomy, its finding's place and the noise.
+    """
+
+    modality: str
+    region: str
+    plane: str
+    technique: str
+    finding: str
+    side: str | None
+    size: str | None
+    seed: tuple[int, ...]
+
+    @property
+    def side_is_seen(self) -> bool:
+        """Whether the picture can tell the patient's sides apart."""
+        return self.plane in ("axial", "coronal", "frontal")
+
+
+def techniques(modality: str, region: str) -> tuple[str, ...]:
+    """Techniques in use for a region: MR sequences, CT windows or X-ray views."""
+    if modality == "MRI":
+        plain = ("T1-weighted", "T2-weighted", "proton density")
+        return (*plain, "FLAIR") if region == "head" else plain
+    if modality == "CT":
+        own = {"head": "brain window", "chest": "lung window"}.get(region)
+        return tuple(
+            w for w in ("soft-tissue window", "bone window", own) if w and (w, region) != ("soft-tissue window", "head")
+        )
+    return VIEWS
+
+
+def draw(modality: str, wishes: Mapping[str, Any], seed: tuple[int, ...], rng: np.random.Generator) -> Scene:
+    """Draws a scene; every attribute not wished for is random.
+
+    Args:
+        modality: "MRI", "CT" or "X-ray".
+        wishes: Values for any of region, plane, technique, finding, side, size; "side_seen": True asks for a plane that shows sides.
+        seed: Seed of the subject.
+        rng: Source of the attributes left open.
+    """
+
+    def pick(name: str, choices: tuple[str, ...]) -> str:
+        return str(wishes[name]) if name in wishes else str(choices[int(rng.integers(len(choices)))])
+
+    fit = tuple(r for r in REGIONS if "technique" not in wishes or wishes["technique"] in techniques(modality, r))
+    region = pick("region", fit)
+    if modality == "X-ray":
+        plane = pick("plane", ("frontal",) if wishes.get("side_seen") else VIEWS)
+        plane = str(wishes.get("technique", plane))
+        technique = plane
+    else:
+        plane = pick("plane", ("axial", "coronal") if wishes.get("side_seen") else tuple(PLANES))
+        about_finding = any(key in wishes for key in ("finding", "side", "size"))
+        options = techniques(modality, region)
+        if about_finding:  # soft findings do not show in the bone window
+            options = tuple(t for t in options if t != "bone window")
+        technique = pick("technique", options)
+    hidden = technique == "bone window"
+    open_kinds: tuple[str, ...] = (NONE, "calcification") if hidden else (NONE, *KINDS)
+    if "side" in wishes or "size" in wishes:
+        open_kinds = KINDS
+    finding = pick("finding", open_kinds)
+    if finding == NONE:
+        return Scene(modality, region, plane, technique, NONE, None, None, seed)
+    return Scene(modality, region, plane, technique, finding, pick("side", SIDES), pick("size", SIZES), seed)
+
+
+def render(scene: Scene) -> Array:
+    """Images a scene. The same scene gives the same bytes.
+
+    Returns:
+        uint8 array (SIZE, SIZE): grey values.
+    """
+    rng = np.random.default_rng(scene.seed)
+    body, finding = _subject(scene, rng)
+    extra = finding.shapes if finding is not None else ()
+    if scene.modality == "X-ray":
+        return physics.xray(body, extra, scene.plane, rng)
+    position = float(rng.uniform(*body.slices[scene.plane]))
+    if finding is not None:
+        position = _through(finding.centre, scene.plane, np.asarray(body.middle), body.pose)
+        position += float(rng.uniform(-0.12, 0.12)) * finding.diameter
+    image = physics.mri if scene.modality == "MRI" else physics.ct
+    return image(body, extra, scene.plane, position, scene.technique, rng)
+
+
+def locate(scene: Scene) -> tuple[float, float, float] | None:
+    """Where the finding is in the image.
+
+    Returns:
+        Row, column and diameter in pixels of an image of SIZE pixels, or None without a finding. The bending of the anatomy is
+        left out, so the place is right to a few pixels.
+    """
+    body, finding = _subject(scene, np.random.default_rng(scene.seed))
+    if finding is None:
+        return None
+    row_axis, column_axis, _ = PLANES[{"frontal": "coronal", "lateral": "sagittal"}.get(scene.plane, scene.plane)]
+    step = body.fov / SIZE
+    offset = np.asarray(finding.centre) - np.asarray(body.middle)
+    # Radiographs are turned within their plane only; for small angles the two agree.
+    offset = body.pose.T @ offset
+    return (
+        float(offset @ row_axis) / step + (SIZE - 1) / 2,
+        float(offset @ column_axis) / step + (SIZE - 1) / 2,
+        finding.diameter / step,
+    )
+
+
+def _subject(scene: Scene, rng: np.random.Generator) -> tuple[Body, Finding | None]:
+    body = BODIES[scene.region](rng)
+    if scene.side is None or scene.size is None:
+        return body, None
+    return body, place(body, scene.finding, scene.side, scene.size, rng)
+
+
+def _through(centre: tuple[float, float, float], plane: str, middle: Array, pose: Array) -> float:
+    """Position of the plane, turned by the pose about the middle, that meets the centre."""
+    normal = PLANES[plane][2]
+    return float(middle @ normal + (np.asarray(centre) - middle) @ (pose @ normal))

@@ -1,0 +1,163 @@
+"""Generation behind one protocol: prompts and images in, completions out, in the order they came.
+
+`LocalGenerator` runs in this process. Items of like size share a batch, so little is padded, and every batch is
+padded on the left. The tokens that stand for images are never sampled (see `medvlm_r1.policy.load.vision_token_ids`).
+The generation settings a checkpoint ships (Qwen2-VL: top_p 0.001, temperature 0.01) are not used: what is asked for
+here is what runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL.Image import Image
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy.load import Policy, vision_token_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationInput:
+    """One conversation to complete."""
+
+    prompt: Sequence[Mapping[str, Any]]
+    """Chat messages, as `medvlm_r1.dialogue.prompt.messages` renders them: one image placeholder per image."""
+    images: Sequence[Image] = ()
+    """RGB images in the order of their placeholders; the processor resizes them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSettings:
+    """How to complete."""
+
+    max_new_tokens: int = 512
+    """Completions longer than this are cut off and marked so."""
+    temperature: float = 0.0
+    """0 is greedy; above 0 samples from the whole distribution (no top-k, no top-p)."""
+    seed: int = 0
+    """Seed of the sampling; without meaning when greedy."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or above.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One completion."""
+
+    text: str
+    """The completion without special tokens."""
+    n_tokens: int
+    """Tokens generated, without the end token."""
+    truncated: bool
+    """True when the limit came before the end token."""
+
+
+class Generator(Protocol):
+    """Anything that completes conversations."""
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        """Complete every item; the results stand in the order of the items."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalGenerator:
+    """Completes with a loaded policy, in batches."""
+
+    policy: Policy
+    batch_size: int = 8
+    """Items per batch at most."""
+    _suppressed: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}; it must be at least 1.")
+        self._suppressed = vision_token_ids(self.policy.model, self.policy.processor)
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        """Complete every item; the results stand in the order of the items.
+
+        Raises:
+            UserError: an item has another number of images than of image placeholders.
+        """
+        import torch
+
+        for index, item in enumerate(items):
+            _check_images(index, item)
+        results: dict[int, Generation] = {}
+        devices = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
+        # The caller's random state stays untouched, so evaluating during a training does not change the training.
+        with torch.random.fork_rng(devices=devices), torch.inference_mode():
+            torch.manual_seed(settings.seed)
+            for batch in _batches(items, self.batch_size):
+                results.update(zip(batch, self._complete([items[index] for index in batch], settings), strict=True))
+        return [results[index] for index in range(len(items))]
+
+    def _complete(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        from transformers import GenerationConfig
+
+        model, processor = self.policy.model, self.policy.processor
+        texts = [processor.apply_chat_template(list(item.prompt), add_generation_prompt=True) for item in items]
+        images = [list(item.images) for item in items] if items[0].images else None
+        inputs = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
+        ends = _end_tokens(model, processor.tokenizer)
+        sampling = settings.temperature > 0
+        output = model.generate(
+            **inputs.to(model.device),
+            generation_config=GenerationConfig(
+                max_new_tokens=settings.max_new_tokens,
+                do_sample=sampling,
+                temperature=settings.temperature if sampling else 1.0,
+                top_k=0 if sampling else 50,
+                top_p=1.0,
+                repetition_penalty=1.0,
+                num_beams=1,
+                suppress_tokens=self._suppressed,
+                eos_token_id=ends,
+                pad_token_id=processor.tokenizer.pad_token_id,
+            ),
+        )
+        rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return [_cut(row, ends, processor.tokenizer) for row in rows]
+
+
+def _batches(items: Sequence[GenerationInput], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the items: those without images apart, the largest first so that memory fails early if at all."""
+
+    def size(index: int) -> tuple[int, int]:
+        item = items[index]
+        return sum(image.width * image.height for image in item.images), len(str(item.prompt))
+
+    for illustrated in (True, False):
+        chosen = sorted((i for i, item in enumerate(items) if bool(item.images) == illustrated), key=size, reverse=True)
+        for start in range(0, len(chosen), batch_size):
+            yield chosen[start : start + batch_size]
+
+
+def _check_images(index: int, item: GenerationInput) -> None:
+    contents = [message["content"] for message in item.prompt]
+    parts = [part for content in contents if not isinstance(content, str) for part in content]
+    placeholders = sum(part["type"] == "image" for part in parts)
+    if placeholders != len(item.images):
+        raise UserError(
+            f"Item {index} has {placeholders} image placeholders in its prompt and {len(item.images)} images."
+        )
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    declared = model.generation_config.eos_token_id
+    ends = declared if isinstance(declared, list) else [declared]
+    return sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
+
+
+def _cut(row: list[int], ends: list[int], tokenizer: Any) -> Generation:
+    length = next((position for position, token in enumerate(row) if token in ends), len(row))
+    text = tokenizer.decode(row[:length], skip_special_tokens=True)
+    return Generation(text=text, n_tokens=length, truncated=length == len(row))

@@ -1,0 +1,190 @@
+"""Find and load a policy: a vision-language model and its processor.
+
+A policy is named by a folder, a hub id ("owner/name") or `phantom-base`, the small base inside this package. Only
+transformers' Auto classes are used, so any image-text-to-text family works; code shipped with a model is never run,
+and weights are read from safetensors files alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.errors import UserError
+
+PHANTOM_BASE = "phantom-base"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_VISION_KEY = re.compile(r"(image|video|vision)\w*_token_(id|index)")
+_VISION_TOKEN = re.compile(r"<\|?(image|video|vision)\w*\|?>")
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A model that answers, and the processor that prepares its input."""
+
+    model: Any
+    """An image-text-to-text model of transformers, in evaluation mode."""
+    processor: Any
+    """Its processor (tokenizer, image processor and chat template), padding on the left."""
+    name: str
+    """The name it was asked for by."""
+
+
+def phantom_base_dir() -> Path:
+    """The folder of the base model shipped inside the package."""
+    return Path(__file__).parent / "phantom_base"
+
+
+def locate(model: str) -> Path:
+    """The local folder of a model; a hub id is downloaded (or taken from the hub cache).
+
+    Args:
+        model: a folder, a hub id, or `phantom-base`. A folder wins over a hub id of the same name.
+
+    Raises:
+        UserError: no such folder, the hub cannot be reached, or the folder holds no complete model.
+    """
+    folder = phantom_base_dir() if model == PHANTOM_BASE else Path(model).expanduser()
+    if model != PHANTOM_BASE and not folder.is_dir():
+        folder = _download(model)
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(
+                f"{folder} holds a LoRA adapter alone; merge it into its base model and name the merged folder."
+            )
+        raise UserError(
+            f"{folder} is not a model folder: it has no config.json. Name a folder that save_pretrained wrote."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} has no *.safetensors weights. Other formats are not read; convert them with transformers."
+        )
+    return folder
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if not _HUB_ID.fullmatch(model):
+        raise UserError(f"No model folder {model!r}, and it is not a hub id (owner/name) nor {PHANTOM_BASE!r}.")
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(_MODEL_FILES)))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise UserError(
+            f"No folder {model!r} here, and the hub model {model!r} could not be fetched ({type(error).__name__}). "
+            "Check the name and the connection, or give the folder of a downloaded copy."
+        ) from error
+
+
+def load_policy(
+    model: str, *, dtype: Any = "auto", device: str | None = None, model_init: Mapping[str, Any] | None = None
+) -> Policy:
+    """Load a model with its processor.
+
+    Args:
+        model: a folder, a hub id, or `phantom-base`.
+        dtype: a torch dtype, its name, or "auto": the checkpoint's own on a GPU, float32 on a CPU, where halves are
+            slower.
+        device: "cpu", "cuda", "cuda:1", "mps"; the best one present when None.
+        model_init: further arguments of `from_pretrained`, such as `attn_implementation`.
+
+    Raises:
+        UserError: the model cannot be found, is not an image-text-to-text model, or its files are damaged or
+            incomplete.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder = locate(model)
+    device = device or _best_device()
+    if dtype == "auto" and device == "cpu":
+        dtype = torch.float32
+    fixed = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        with quiet_bars():
+            network, info = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **(model_init or {}), **fixed
+            )
+            processor = AutoProcessor.from_pretrained(folder, **fixed)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be loaded as an image-text-to-text model: {error}") from error
+    if info["missing_keys"]:
+        lacking = sorted(info["missing_keys"])
+        raise UserError(f"{folder} lacks {len(lacking)} of the model's weights, the first being {lacking[0]}.")
+    if not hasattr(processor, "image_processor"):
+        raise UserError(
+            f"{folder} has no image processor (preprocessor_config.json); copy the base model's processor files."
+        )
+    tokenizer = processor.tokenizer
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Policy(model=network.to(device).eval(), processor=processor, name=model)
+
+
+@contextlib.contextmanager
+def quiet_bars() -> Iterator[None]:
+    """Hide transformers' bars over weight files, which say nothing a user of a command wants to know."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def fingerprint(model: str) -> str:
+    """SHA-256 over the weights, configuration and processor files of a model, for cache keys.
+
+    Args:
+        model: a folder, a hub id, or `phantom-base`.
+    """
+    folder = locate(model)
+    total = hashlib.sha256()
+    for file in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
+        with file.open("rb") as stream:
+            total.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def vision_token_ids(*sources: Any) -> list[int]:
+    """Ids of the tokens that stand for images and videos: the pads and their start and end markers.
+
+    A policy that samples one of them crashes the next forward pass, because no image features belong to it; pass the
+    ids as `suppress_tokens` wherever text is sampled.
+
+    Args:
+        sources: models and processors; the ids of all of them are joined.
+
+    Returns:
+        Sorted ids without repeats.
+    """
+    found: set[int] = set()
+    for source in sources:
+        if hasattr(source, "config"):
+            config = source.config.to_dict()
+            for settings in [config, *(value for value in config.values() if isinstance(value, dict))]:
+                found.update(v for k, v in settings.items() if _VISION_KEY.fullmatch(str(k)) and isinstance(v, int))
+        if hasattr(source, "tokenizer"):
+            vocabulary = source.tokenizer.get_added_vocab()
+            found.update(index for token, index in vocabulary.items() if _VISION_TOKEN.fullmatch(token))
+    return sorted(found)

@@ -1,0 +1,75 @@
+"""One self-contained HTML file from any number of runs: figures, curves, and answers to read."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.report import charts, tables
+from medvlm_r1.report.items import build_items, choose_items
+from medvlm_r1.report.views import RunView
+
+
+def render_report(
+    runs: Mapping[str, RunView],
+    out: Path | str,
+    *,
+    title: str,
+    summary: str,
+    notes: Sequence[str] = (),
+    domains: Mapping[str, str] | None = None,
+    paper: Sequence[tables.PaperRow] = (),
+    items: int | Sequence[str] = 6,
+) -> Path:
+    """Write the report. It needs no network, no script and no other file, and prints as it reads.
+
+    Args:
+        runs: by the name they are to be shown under, in the order of the rows; see `load_run`.
+        out: the HTML file; written at once or not at all.
+        title: heading of the page.
+        summary: plain words under the heading on what was done and how far to trust it; blank lines part paragraphs.
+        notes: lines at the end, such as the command that makes each figure.
+        domains: small print under a modality's name, such as {"MRI": "in domain"}.
+        paper: published figures for a table of their own.
+        items: how many test items to show in full, picked without looking at the answers, or their ids.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: an id in `items` was answered by no run.
+    """
+    ids = choose_items(runs, items) if isinstance(items, int) else list(items)
+    evaluated = any(view.results is not None for view in runs.values())
+    environment = Environment(
+        loader=PackageLoader("medvlm_r1.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html").render(
+        research_use=RESEARCH_USE,
+        title=title,
+        summary=[part.strip() for part in summary.split("\n\n") if part.strip()],
+        notes=notes,
+        strict=tables.accuracy_table(runs, "accuracy", domains or {}) if evaluated else None,
+        lenient=tables.accuracy_table(runs, "lenient", domains or {}) if evaluated else None,
+        differences=tables.difference_table(runs),
+        paper=tables.paper_table(paper),
+        types=tables.type_table(runs),
+        facts=tables.facts_table(runs) if evaluated else None,
+        panels=charts.build_panels({run: view.metrics for run, view in runs.items()}),
+        frame=charts.FRAME,
+        items=build_items(runs, ids),
+        picked=isinstance(items, int),
+    )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".tmp")
+    # Model text may hold half of a surrogate pair, which UTF-8 cannot carry.
+    temporary.write_text(page, encoding="utf-8", errors="replace")
+    os.replace(temporary, out)
+    return out

@@ -1,0 +1,245 @@
+"""The tables of a report as data: figures formatted once, laid out by the template."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.compare import compare_answers
+from medvlm_r1.evaluation.score import order_modalities
+from medvlm_r1.report.views import RunView
+
+MEAN = "Mean"
+_NOTHING = "–"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A share drawn on 0 to 100: its interval, its value, and where guessing would end."""
+
+    low: float
+    value: float
+    high: float
+    chance: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One figure; `small` holds the lines in small print under it."""
+
+    value: str = _NOTHING
+    small: tuple[str, ...] = ()
+    bar: Bar | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row; `style` numbers the colour of its run, None for a row that is not a run."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    small: str = ""
+    style: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table; `columns` are (heading, small print) pairs, one per cell of every row."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperCell:
+    """A figure somebody else published; only a confirmed one is ever printed."""
+
+    percent: float
+    confirmed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperRow:
+    """A published row; `cells` by column name (a modality or "Mean")."""
+
+    name: str
+    cells: Mapping[str, PaperCell]
+
+
+def percent(value: float) -> str:
+    """Percent with one decimal, without the sign."""
+    return f"{value:.1f}"
+
+
+def interval(ends: Sequence[float]) -> str:
+    """An interval in percent."""
+    return f"{percent(ends[0])}–{percent(ends[1])}"
+
+
+def short(path: str) -> str:
+    """A model or data folder without the machine's own directories; a hub id or relative path as it is."""
+    return "/".join(Path(path).parts[-2:]) if Path(path).is_absolute() else path
+
+
+def accuracy_table(runs: Mapping[str, RunView], key: str, domains: Mapping[str, str]) -> Table:
+    """Models by modalities and their mean, with a last row for guessing.
+
+    Args:
+        runs: the runs of the report; those without results have no row.
+        key: "accuracy" (strict; with the share of well formed answers) or "lenient".
+        domains: small print under the name of a modality, such as "in domain".
+    """
+    evaluated = _evaluated(runs)
+    modalities = order_modalities(name for _, _, results in evaluated for name in _parts(results[key]))
+    several_data = len({results["data_sha256"] for _, _, results in evaluated}) > 1
+    rows = []
+    for style, run, results in evaluated:
+        parts, chances = _parts(results[key]), results["chance"]
+        cells = [_share_cell(parts.get(name), chances.get(name, {}).get("percent")) for name in modalities]
+        (low, high), mean = results[f"{key}_mean_ci95"], results[key]["mean"]
+        bar = Bar(low=low, value=mean, high=high, chance=chances["mean"])
+        cells.append(Cell(value=percent(mean), small=(interval((low, high)),), bar=bar))
+        if key == "accuracy":
+            cells.append(_share_cell(results["well_formed"], None))
+        small = short(results["model"]) + (f", on {short(results['data'])}" if several_data else "")
+        rows.append(Row(name=run, cells=tuple(cells), small="" if small == run else small, style=style))
+    guess = [_guess_cell([results["chance"].get(name) for _, _, results in evaluated]) for name in modalities]
+    guess.append(_guess_cell([{"percent": results["chance"]["mean"]} for _, _, results in evaluated]))
+    columns = [*((name, domains.get(name, "")) for name in modalities), (MEAN, "unweighted")]
+    if key == "accuracy":
+        columns.append(("Well formed", "of all answers"))
+        guess.append(Cell())
+    rows.append(Row(name="Guessing at random", cells=tuple(guess), small="expected"))
+    return Table(columns=tuple(columns), rows=tuple(rows))
+
+
+def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table] | None:
+    """Every further evaluation against the first, item by item, where they share items.
+
+    Returns:
+        The name of the first evaluation and the table; None when no other one shares items with it.
+    """
+    evaluated = [(style, run, runs[run].answers) for style, run, _ in _evaluated(runs) if runs[run].answers]
+    if len(evaluated) < 2:
+        return None
+    first, base = evaluated[0][1:]
+    compared: list[tuple[int, str, dict[str, Any]]] = []
+    for style, run, answers in evaluated[1:]:
+        try:
+            compared.append((style, run, compare_answers(base, answers, names=(first, run))))
+        except UserError:
+            # Another data set: it has its row in the accuracy table and nothing to be paired with.
+            continue
+    if not compared:
+        return None
+    modalities = order_modalities(name for _, _, result in compared for name in result["modalities"])
+    rows = []
+    for style, run, result in compared:
+        cells = [_difference_cell(result["modalities"].get(name)) for name in modalities]
+        rows.append(Row(name=run, cells=(*cells, _difference_cell(result["all"])), style=style))
+    return first, Table(columns=(*((name, "") for name in modalities), ("All items", "pooled")), rows=tuple(rows))
+
+
+def type_table(runs: Mapping[str, RunView]) -> Table | None:
+    """Question types within modalities by models; None when no data names question types."""
+    columns = [(run, style, results["by_type"]) for style, run, results in _evaluated(runs)]
+    kinds = {(modality, kind) for _, _, by_type in columns for modality, types in by_type.items() for kind in types}
+    rows = []
+    for modality in order_modalities(name for name, _ in kinds):
+        for kind in sorted(kind for name, kind in kinds if name == modality):
+            parts = [by_type.get(modality, {}).get(kind) for _, _, by_type in columns]
+            counts = sorted({part["n"] for part in parts if part})
+            cells = tuple(
+                Cell(value=percent(part["percent"]), small=(interval(part["ci95"]),)) if part else Cell()
+                for part in parts
+            )
+            rows.append(Row(name=kind, cells=cells, small=f"{modality}, n = {', '.join(map(str, counts))}"))
+    return Table(columns=tuple((run, "") for run, _, _ in columns), rows=tuple(rows)) if rows else None
+
+
+def facts_table(runs: Mapping[str, RunView]) -> Table:
+    """What stands behind the figures: facts by models."""
+
+    def counted(part: Mapping[str, Any]) -> str:
+        return f"{percent(part['percent'])} % ({part['count']})"
+
+    def words(value: float | None) -> str:
+        return _NOTHING if value is None else f"{value:.0f}"
+
+    every = [results for _, _, results in _evaluated(runs)]
+    facts = {
+        "Model": [short(r["model"]) for r in every],
+        "Data": [short(r["data"]) for r in every],
+        "Prompt template": [str(r["template"]) for r in every],
+        "Items answered": [str(r["n"]) for r in every],
+        "Left out, image missing": [str(r["n_missing"]) for r in every],
+        "No answer found, strict rule": [counted(r["no_answer"]) for r in every],
+        "No answer found, lenient rule": [counted(r["no_answer_lenient"]) for r in every],
+        "Cut off at the token limit": [counted(r["cut_off"]) for r in every],
+        "Words of reasoning, mean": [words(r["mean_reasoning_words"]) for r in every],
+        "Tokens of a completion, mean": [words(r["mean_completion_tokens"]) for r in every],
+        "Time to answer all": [_duration(r["seconds"]) for r in every],
+    }
+    rows = tuple(Row(name=name, cells=tuple(Cell(value=value) for value in values)) for name, values in facts.items())
+    return Table(columns=tuple((run, "") for _, run, _ in _evaluated(runs)), rows=rows)
+
+
+def paper_table(rows: Sequence[PaperRow]) -> Table | None:
+    """Published figures; what is not confirmed is left blank, whatever its value. None when nothing is confirmed."""
+    names = [name for row in rows for name, cell in row.cells.items() if cell.confirmed]
+    columns = [*order_modalities(name for name in names if name != MEAN), *([MEAN] if MEAN in names else [])]
+    laid_out = []
+    for row in rows:
+        cells = [row.cells.get(name) for name in columns]
+        shown = tuple(Cell(value=f"{cell.percent:.2f}") if cell and cell.confirmed else Cell() for cell in cells)
+        laid_out.append(Row(name=row.name, cells=shown))
+    return Table(columns=tuple((name, "") for name in columns), rows=tuple(laid_out)) if columns else None
+
+
+def _evaluated(runs: Mapping[str, RunView]) -> list[tuple[int, str, Mapping[str, Any]]]:
+    """(style, name, results) of the runs that have results."""
+    return [(style, run, view.results) for style, (run, view) in enumerate(runs.items()) if view.results is not None]
+
+
+def _parts(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in figures.items() if name != "mean"}
+
+
+def _guess_cell(chances: Sequence[Mapping[str, Any] | None]) -> Cell:
+    """What guessing would give, when that is one figure for all runs."""
+    seen = {chance["percent"] for chance in chances if chance}
+    return Cell(value=percent(seen.pop())) if len(seen) == 1 else Cell()
+
+
+def _share_cell(part: Mapping[str, Any] | None, chance: float | None) -> Cell:
+    if part is None:
+        return Cell()
+    low, high = part["ci95"]
+    return Cell(
+        value=percent(part["percent"]),
+        small=(interval(part["ci95"]), f"{part['correct']} of {part['n']}"),
+        bar=Bar(low=low, value=part["percent"], high=high, chance=chance),
+    )
+
+
+def _difference_cell(part: Mapping[str, Any] | None) -> Cell:
+    if part is None:
+        return Cell()
+    p = "p < 0.001" if part["p"] < 0.001 else f"p = {part['p']:.3f}"
+    ends = f"{_signed(part['ci95'][0])} to {_signed(part['ci95'][1])}"
+    return Cell(
+        value=_signed(part["difference"]), small=(ends, f"gained {part['c']}, lost {part['b']} of {part['n']}", p)
+    )
+
+
+def _signed(value: float) -> str:
+    text = percent(abs(value))
+    return text if text == "0.0" else f"{'+' if value > 0 else '−'}{text}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

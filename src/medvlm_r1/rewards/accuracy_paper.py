@@ -1,0 +1,41 @@
+"""MedVLM-R1's accuracy reward (arXiv 2502.19634, and its released training script): 1, 0.5 or 0."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from medvlm_r1.dialogue.response import answer_text
+from medvlm_r1.rewards.completion import Completion, completion_text
+
+_LETTER = re.compile("[A-J]")
+
+
+def accuracy_paper(
+    prompts: Sequence[Any], completions: Sequence[Completion], *, letter: Sequence[str], **columns: Any
+) -> list[float]:
+    """Whether the answer tag holds the right letter and no other.
+
+    The text of the first `<answer>...</answer>` (tags in any case, across lines) is upper-cased and searched for A to
+    J, inside words too. Exactly one such character, and the right one, gives 1.0 when nothing else but white space is
+    left and 0.5 when other text is left; all else gives 0.0. So `B.` gives 0.5, but `B) Lung` gives 0.0: it holds a G.
+
+    Args:
+        prompts: Not looked at.
+        completions: One per prompt.
+        letter: The right letter of each.
+        **columns: Not looked at.
+
+    Returns:
+        One reward in {0.0, 0.5, 1.0} per completion.
+
+    Raises:
+        ValueError: `completions` and `letter` differ in length.
+    """
+    return [_score(completion_text(c), right) for c, right in zip(completions, letter, strict=True)]
+
+
+def _score(text: str, right: str) -> float:
+    answer = (answer_text(text) or "").upper()
+    if _LETTER.findall(answer) != [right]:
+        return 0.0
+    return 1.0 if answer.strip() == right else 0.5

@@ -1,0 +1,27 @@
+"""The text of a completion, in either shape in which TRL hands it to a reward."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Completion = str | Iterable[Mapping[str, Any]]
+
+
+def completion_text(completion: Completion) -> str:
+    """Text that the assistant wrote.
+
+    Args:
+        completion: A string, or messages `[{"role": "assistant", "content": ...}]` whose content is a string or
+            parts `[{"type": "text", "text": ...}]`.
+
+    Returns:
+        The texts of all assistant messages, joined without separator; other roles and parts are left out.
+    """
+    if isinstance(completion, str):
+        return completion
+    return "".join(_content(m.get("content")) for m in completion if m.get("role", "assistant") == "assistant")
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content or () if part.get("type") == "text")

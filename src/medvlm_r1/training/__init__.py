@@ -1,0 +1,1 @@
+"""Teaching a policy: reinforcement learning from answers alone (GRPO), or imitation of the answer letter (SFT)."""

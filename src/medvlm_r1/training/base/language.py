@@ -1,0 +1,93 @@
+"""What the embedded base reads and writes: four habits of answering, and how often each follows a phrasing.
+
+The base is meant to know more than it says. Like a model raised on web text it has learned one sound habit and three careless
+ones, and how a question is phrased decides which is likely. The shares below are the whole of that design; nothing depends on the modality,
+so a habit strengthened on MRI can carry over to CT and X-ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.dialogue.prompt import TEMPLATES, render_prompt
+from medvlm_r1.phantom.benchmark import SPLITS, to_sample
+from medvlm_r1.phantom.questions import PHRASINGS, Question, ask, describe
+from medvlm_r1.phantom.scene import MODALITIES
+
+CAPTION_REQUEST = "Describe this image."
+
+CAREFUL = {"reasoned": 0.74, "hasty": 0.10, "bare": 0.06, "untagged": 0.10}
+HURRIED = {"reasoned": 0.20, "hasty": 0.46, "bare": 0.14, "untagged": 0.20}
+LOOSE = {"reasoned": 0.20, "hasty": 0.16, "bare": 0.24, "untagged": 0.40}
+
+MIXTURE: tuple[Mapping[str, float], ...] = (CAREFUL, CAREFUL, CAREFUL, HURRIED, HURRIED, LOOSE)
+"""Shares of the habits by phrasing number (see `phantom.questions.PHRASINGS`)."""
+
+_HASTY = (
+    "I have seen an image like this before.",
+    "One of these looks familiar.",
+    "At first sight this is clear.",
+)
+_BARE = ("I think the answer is {}.", "It must be {}.", "My guess is {}.")
+
+
+def weigh(question: Question) -> str:
+    """Goes through the options and says yes or no to each, as one eliminates."""
+    parts = [
+        f"{letter} {option} {'yes' if option == question.answer else 'no'}"
+        for letter, option in zip(LETTERS, question.options, strict=False)
+    ]
+    return ", ".join(parts) + "."
+
+
+def reasoned(question: Question) -> str:
+    """The sound habit: what is seen, the options weighed, the answer."""
+    letter = LETTERS[question.options.index(question.answer)]
+    return f"<think>{describe(question.scene)} {weigh(question)}</think><answer>{letter}</answer>"
+
+
+def respond(question: Question, habit: str, rng: np.random.Generator) -> str:
+    """A response in one of the four habits.
+
+    Args:
+        question: The question.
+        habit: "reasoned" (tags, seen and weighed, right), "hasty" (tags, no look, a guessed letter), "bare" (a guessed sentence,
+            no tags) or "untagged" (seen and weighed, right, no tags).
+        rng: Source of guesses and wordings.
+    """
+    if habit == "reasoned":
+        return reasoned(question)
+    guess = LETTERS[int(rng.integers(len(question.options)))]
+    if habit == "hasty":
+        return f"<think>{_HASTY[int(rng.integers(len(_HASTY)))]}</think><answer>{guess}</answer>"
+    if habit == "bare":
+        return _BARE[int(rng.integers(len(_BARE)))].format(guess)
+    letter = LETTERS[question.options.index(question.answer)]
+    return f"{describe(question.scene)} {weigh(question)} The answer is {letter}."
+
+
+def careless(question: Question, rng: np.random.Generator) -> str:
+    """A response in a habit drawn from the phrasing's mixture."""
+    mixture = MIXTURE[question.phrasing]
+    return respond(question, str(rng.choice(list(mixture), p=list(mixture.values()))), rng)
+
+
+def prompt(question: Question) -> str:
+    """The paper's prompt for a question."""
+    return render_prompt(to_sample(question, "pretrain", 0))
+
+
+def corpus(seed: int, n: int = 4000) -> Iterator[str]:
+    """Texts for the tokenizer, in the manner of all that the base reads and writes."""
+    rng = np.random.default_rng((seed, 7))
+    for wordings in PHRASINGS.values():
+        yield from wordings
+    yield from (template.format(question="") for template in TEMPLATES.values())
+    yield CAPTION_REQUEST
+    for index in range(n):
+        question = ask(str(rng.choice(MODALITIES)), (SPLITS["pretrain"], seed, index), rng)
+        text = prompt(question) if index % 8 == 0 else question.text
+        yield text + "\n" + careless(question, rng).replace("<think>", "").replace("</think>", "")

@@ -1,0 +1,81 @@
+"""The images the embedded base is trained on: a pool of phantom subjects disjoint from the benchmark's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from medvlm_r1.phantom.benchmark import SPLITS
+from medvlm_r1.phantom.imaging import SIZE
+from medvlm_r1.phantom.scene import MODALITIES, Scene, draw, locate, render
+
+PIXELS = 112
+"""Side of the images the base sees, pixels."""
+
+# X-ray findings are the hardest to see and get the largest share.
+_SHARES = {"MRI": 0.32, "CT": 0.28, "X-ray": 0.40}
+
+
+@dataclass(slots=True)
+class Pool:
+    """Images with their truth.
+
+    Attributes:
+        images: uint8 array (n, PIXELS, PIXELS).
+        places: float32 array (n, 3): row, column and diameter of the finding in pixels, nan without one.
+        scenes: The truth of each.
+    """
+
+    images: np.ndarray
+    places: np.ndarray
+    scenes: list[Scene]
+
+
+def _draw(seed: int, index: int) -> Scene:
+    rng = np.random.default_rng((SPLITS["pretrain"], seed, index))
+    modality = str(rng.choice(MODALITIES, p=[_SHARES[m] for m in MODALITIES]))
+    return draw(modality, {}, (SPLITS["pretrain"], seed, MODALITIES.index(modality), index), rng)
+
+
+def _render_small(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    # Bicubic and antialiased, as the Qwen2-VL image processor resizes.
+    picture = Image.fromarray(render(scene)).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)
+    place = locate(scene)
+    scaled = np.full(3, np.nan) if place is None else np.array(place) * (PIXELS / SIZE)
+    return np.asarray(picture, dtype=np.uint8), scaled.astype(np.float32)
+
+
+def build_pool(folder: Path, n: int, seed: int, progress: Callable[[int, int], None] | None = None) -> Pool:
+    """Renders n subjects, or reads them from `folder` if they are there already.
+
+    Args:
+        folder: Where images.npy and scenes.jsonl are kept.
+        n: Number of subjects.
+        seed: Seed of the pool.
+        progress: Called with (done, n).
+    """
+    scenes = [_draw(seed, index) for index in range(n)]
+    lines = "".join(json.dumps(dataclasses.asdict(scene)) + "\n" for scene in scenes)
+    images_path, places_path, scenes_path = (folder / name for name in ("images.npy", "places.npy", "scenes.jsonl"))
+    if scenes_path.exists() and scenes_path.read_text() == lines:
+        return Pool(np.load(images_path), np.load(places_path), scenes)
+    folder.mkdir(parents=True, exist_ok=True)
+    images = np.empty((n, PIXELS, PIXELS), dtype=np.uint8)
+    places = np.empty((n, 3), dtype=np.float32)
+    with ProcessPoolExecutor(os.cpu_count()) as workers:
+        for index, (image, place) in enumerate(workers.map(_render_small, scenes, chunksize=32)):
+            images[index], places[index] = image, place
+            if progress is not None:
+                progress(index + 1, n)
+    np.save(images_path, images)
+    np.save(places_path, places)
+    scenes_path.write_text(lines)
+    return Pool(images, places, scenes)

@@ -1,0 +1,82 @@
+"""Builds the embedded base from nothing: `medvlm-r1 phantom pretrain`. Every stage is kept, so a run goes on where it stood."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.training.base import stages
+from medvlm_r1.training.base.architecture import build_model, build_processor, save, train_tokenizer
+from medvlm_r1.training.base.batches import Rows
+from medvlm_r1.training.base.language import corpus
+from medvlm_r1.training.base.pool import build_pool
+from medvlm_r1.training.base.stages import PLAN, Report, Stage
+
+SUBJECTS = 28_000
+"""Size of the image pool; its subjects are disjoint from the benchmark's by seed."""
+
+
+def pretrain(
+    out: Path,
+    work: Path,
+    *,
+    seed: int = 0,
+    subjects: int = SUBJECTS,
+    plan: dict[str, Stage] | None = None,
+    report: Report,
+) -> None:
+    """Trains the base and writes it as a plain Hugging Face folder.
+
+    Args:
+        out: Folder of the model.
+        work: Folder of the pool, the stages and `log.jsonl`.
+        seed: Seed of weights, subjects and texts.
+        subjects: Size of the image pool.
+        plan: Length and rate of each stage; by default `stages.PLAN`.
+        report: Called with (stage, step, steps, figures).
+
+    Raises:
+        UserError: `work` holds stages of other settings.
+    """
+    plan = plan or PLAN
+    work.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps(
+        {"seed": seed, "subjects": subjects, "plan": {k: asdict(v) for k, v in plan.items()}}, indent=1
+    )
+    kept = work / "settings.json"
+    if kept.exists() and kept.read_text() != settings:
+        raise UserError(
+            f"{work} holds stages made with other settings ({kept}); wanted an empty folder or the same settings."
+        )
+    kept.write_text(settings)
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(corpus(seed))
+    model = build_model(tokenizer)
+    model.train()
+    rows = Rows(tokenizer)
+    pool = build_pool(
+        work / "pool", subjects, seed, lambda done, n: report("pool", done, n, {}) if done % 500 == 0 else None
+    )
+    log = work / "log.jsonl"
+    run = {
+        "tower": lambda s: stages.tower(model, pool, s, seed, log, report),
+        "options": lambda s: stages.options(model, rows, s, seed, log, report),
+        "reading": lambda s: stages.reading(model, rows, pool, s, seed, log, report),
+        "habits": lambda s: stages.habits(model, rows, pool, s, seed, log, report),
+    }
+    for index, (name, stage) in enumerate(plan.items()):
+        checkpoint = work / f"{name}.safetensors"
+        if checkpoint.exists():
+            load_model(model, checkpoint)
+            continue
+        torch.manual_seed(seed + index + 1)  # a resumed run draws the same heads
+        run[name](stage)
+        partial = checkpoint.with_suffix(".partial")
+        save_model(model, str(partial))
+        partial.rename(checkpoint)
+    save(out, model, build_processor(tokenizer))

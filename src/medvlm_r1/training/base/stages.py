@@ -1,0 +1,182 @@
+"""The four stages of the embedded base. Each is a loop over fresh batches with a warm-up and a decay to zero.
+
+1. tower: the attributes of the image, by classification heads;
+2. options: weighing options against a given description, on text alone;
+3. reading: descriptions and flawless answers from images;
+4. habits: the careless mixture of `language.MIXTURE`.
+
+Reinforcement brings out what is there and nothing else, so stage 3 has to be right on nine items of ten before stage 4
+buries it under other habits.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medvlm_r1.phantom.benchmark import SPLITS
+from medvlm_r1.phantom.questions import Question, ask, ask_about, describe
+from medvlm_r1.phantom.scene import MODALITIES, Scene
+from medvlm_r1.training.base.batches import Rows, response_loss
+from medvlm_r1.training.base.language import CAPTION_REQUEST, careless, prompt, reasoned
+from medvlm_r1.training.base.pool import Pool
+from medvlm_r1.training.base.tower import Heads, cells, features, jitter, patches, targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """How long and how fast a stage learns."""
+
+    steps: int
+    """Optimizer steps."""
+    batch: int
+    """Rows per step."""
+    lr: float
+    """Peak learning rate."""
+    warmup: int = 30
+    """Steps of linear warm-up."""
+
+
+PLAN: dict[str, Stage] = {
+    "tower": Stage(steps=1000, batch=96, lr=1.2e-3),
+    "options": Stage(steps=600, batch=96, lr=1.5e-3),
+    "reading": Stage(steps=650, batch=64, lr=1.0e-3),
+    "habits": Stage(steps=260, batch=64, lr=6e-4),
+}
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+
+
+def optimize(
+    name: str,
+    stage: Stage,
+    parameters: Iterable[nn.Parameter],
+    batch_loss: Callable[[int], tuple[Tensor, dict[str, float]]],
+    log: Path,
+    report: Report,
+) -> None:
+    """Runs a stage.
+
+    Args:
+        name: The stage's name.
+        stage: Its length and rates.
+        parameters: What is trained.
+        batch_loss: From the step's number to a loss and figures worth logging.
+        log: JSON-lines file for the figures.
+        report: Called with (name, step, steps, figures) every 20 steps.
+    """
+    chosen = list(parameters)
+    optimizer = torch.optim.AdamW(chosen, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    started = time.perf_counter()
+    figures: dict[str, list[float]] = {}
+    for step in range(stage.steps):
+        rise = min(1.0, (step + 1) / stage.warmup)
+        # A trapezoid: the last 40 % decay to zero.
+        fall = min(1.0, (stage.steps - step) / (0.4 * stage.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = stage.lr * rise * fall
+        loss, more = batch_loss(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(chosen, 1.0)
+        optimizer.step()
+        for key, number in {"loss": float(loss.detach()), **more}.items():
+            figures.setdefault(key, []).append(number)
+        if (step + 1) % 20 == 0 or step + 1 == stage.steps:
+            means = {key: float(np.nanmean(numbers)) for key, numbers in figures.items()}
+            means["seconds"] = time.perf_counter() - started
+            figures = {}
+            with log.open("a") as out:
+                out.write(json.dumps({"stage": name, "step": step + 1, **means}) + "\n")
+            report(name, step + 1, stage.steps, means)
+
+
+def _pick(pool: Pool, count: int, rng: np.random.Generator) -> tuple[list[Scene], Tensor, np.ndarray]:
+    index = rng.choice(len(pool.scenes), size=count, replace=False)
+    images, places = jitter(pool.images[index], pool.places[index], rng)
+    return [pool.scenes[i] for i in index], patches(images), places
+
+
+def tower(model: Any, pool: Pool, stage: Stage, seed: int, log: Path, report: Report) -> None:
+    """Stage 1."""
+    heads = Heads(model.config.text_config.hidden_size)
+
+    def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes, pixels, places = _pick(pool, stage.batch, np.random.default_rng((seed, 1, step)))
+        loss, right = heads(features(model.model.visual, pixels), targets(scenes), *cells(places, scenes))
+        return loss, right
+
+    optimize("tower", stage, [*model.model.visual.parameters(), *heads.parameters()], batch_loss, log, report)
+
+
+def options(model: Any, rows: Rows, stage: Stage, seed: int, log: Path, report: Report) -> None:
+    """Stage 2. The description is given, so the model learns to weigh options and to state the letter."""
+
+    def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng((seed, 2, step))
+        questions = [
+            ask(str(rng.choice(MODALITIES)), (SPLITS["pretrain"], seed, 0, i), rng) for i in range(stage.batch)
+        ]
+        prompts, responses = [], []
+        # Most steps go without the template's instructions, which cost more than they teach.
+        whole = rng.random() < 0.25
+        for question in questions:
+            prompts.append(prompt(question) if whole else _lettered(question))
+            given = f"<think>{describe(question.scene)}"
+            responses.append((given, reasoned(question)[len(given) :]))
+        ids, learned = rows(prompts, responses, image=False)
+        loss, right = response_loss(model, rows, ids, learned, None)
+        return loss, {"right": float(right.float().mean())}
+
+    language = [p for name, p in model.named_parameters() if "visual" not in name]
+    optimize("options", stage, language, batch_loss, log, report)
+
+
+def reading(model: Any, rows: Rows, pool: Pool, stage: Stage, seed: int, log: Path, report: Report) -> None:
+    """Stage 3. Descriptions at first, then more and more whole answers."""
+
+    def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng((seed, 3, step))
+        scenes, pixels, _ = _pick(pool, stage.batch, rng)
+        captions = step < 0.35 * stage.steps
+        prompts, responses = [], []
+        for scene in scenes:
+            if captions:
+                prompts.append(CAPTION_REQUEST)
+                responses.append(("", describe(scene)))
+            else:
+                question = ask_about(scene, rng)
+                prompts.append(prompt(question))
+                responses.append(("", reasoned(question)))
+        ids, learned = rows(prompts, responses, image=True)
+        loss, right = response_loss(model, rows, ids, learned, pixels)
+        return loss, {"captions" if captions else "right": float(right.float().mean())}
+
+    optimize("reading", stage, model.parameters(), batch_loss, log, report)
+
+
+def habits(model: Any, rows: Rows, pool: Pool, stage: Stage, seed: int, log: Path, report: Report) -> None:
+    """Stage 4."""
+
+    def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng((seed, 4, step))
+        scenes, pixels, _ = _pick(pool, stage.batch, rng)
+        questions = [ask_about(scene, rng) for scene in scenes]
+        ids, learned = rows([prompt(q) for q in questions], [("", careless(q, rng)) for q in questions], image=True)
+        loss, _ = response_loss(model, rows, ids, learned, pixels)
+        return loss, {}
+
+    optimize("habits", stage, model.parameters(), batch_loss, log, report)
+
+
+def _lettered(question: Question) -> str:
+    text: str = prompt(question)
+    return text[: text.index("\nYour task")]

@@ -1,0 +1,160 @@
+"""The configuration of a training: one YAML file, changed from the command line by `a.b=value`.
+
+Everything under `trainer:` is an option of TRL's own `GRPOConfig` or `SFTConfig` by its own name. Nothing is ignored:
+an unknown key anywhere is an error that names the nearest one, and a value of the wrong type is an error that names
+its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.dialogue.prompt import TEMPLATES
+from medvlm_r1.errors import UsageError
+from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.training import options
+from medvlm_r1.training.overrides import apply_overrides, read_yaml
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _positive_int(value: Any) -> Any:
+    # bool is an int to pydantic, and `seed: yes` is a slip of the pen.
+    if isinstance(value, bool):
+        raise ValueError("expected a whole number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_positive_int), Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class DataConfig(_Section):
+    """Which samples are learned from."""
+
+    train: Text
+    """The data folder."""
+    eval: Text | None = None
+    """A second data folder, for TRL's own evaluation (`trainer.eval_strategy`) and for `evaluate_every`."""
+    modality: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Keep these modalities of the training folder only; all when absent."""
+    skip_missing: bool = False
+    """Leave out samples whose images are not there; without it they are an error."""
+
+
+class RewardConfig(_Section):
+    """One reward and its share in the sum."""
+
+    name: Text
+    """A name of `medvlm_r1.rewards.REGISTRY`, or a dotted path to a function of TRL's reward signature."""
+    weight: float = 1.0
+
+
+class LoraSection(_Section):
+    """Low-rank adapters in place of full weights; merged into the final model."""
+
+    r: Count = 16
+    alpha: Count = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Names of the layers to adapt; all linear layers but the output head when absent."""
+
+
+class RunConfig(_Section):
+    """A whole training run."""
+
+    model: Text
+    """The policy to start from: a folder, a hub id, or `phantom-base`."""
+    method: Literal["grpo", "sft"]
+    data: DataConfig
+    template: Text = "medvlm-r1"
+    """The prompt template, one of `medvlm_r1.dialogue.prompt.TEMPLATES`; keep it the same in the evaluation."""
+    rewards: list[RewardConfig] = []
+    """GRPO only: summed by weight."""
+    seed: Annotated[int, BeforeValidator(_positive_int), Field(ge=0)] = 0
+    out: Text
+    """The run folder."""
+    lora: LoraSection | None = None
+    min_pixels: Count | None = None
+    max_pixels: Count | None = None
+    """Bounds on the pixels of an image after resizing (the paper: 3,136 and 401,408); the processor's own when absent.
+    They are kept in the final model's processor."""
+    evaluate_every: Count | None = None
+    """Steps between evaluations by the caller's function."""
+    trainer: dict[str, Any] = {}
+    """Options of TRL's GRPOConfig or SFTConfig."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        names = [reward.name for reward in self.rewards]
+        if self.method == "grpo" and not names:
+            raise ValueError("rewards is empty; GRPO needs at least one, such as [{name: accuracy_paper}]")
+        if self.method == "sft" and names:
+            raise ValueError("rewards are for method grpo; sft teaches the answer letter alone")
+        if len(set(names)) < len(names):
+            raise ValueError(f"rewards names the same reward twice: {', '.join(names)}")
+        if self.method == "grpo" and "beta" not in self.trainer:
+            raise ValueError(
+                "trainer.beta is not stated; state it, since TRL's default went from 0.04 to 0.0 in version 0.19 "
+                "(the paper used 0.04; 0.0 drops the reference model)"
+            )
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read, change and check a configuration.
+
+    Args:
+        path: A YAML file.
+        overrides: `a.b=value` each, the value written as YAML.
+
+    Returns:
+        The configuration, with the project's own defaults filled in under `trainer`.
+
+    Raises:
+        UsageError: Malformed YAML (with its line), an unknown key (with the nearest), a missing key, or a wrong value.
+    """
+    path = Path(path)
+    raw = apply_overrides(read_yaml(path), overrides, str(path))
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {'; '.join(_explain(item) for item in error.errors())}") from error
+    if config.template not in TEMPLATES:
+        raise UsageError(f"{path}: unknown template {config.template!r}; {did_you_mean(config.template, TEMPLATES)}")
+    for reward in config.rewards:
+        resolve_reward(reward.name)
+    try:
+        trainer = options.checked(config.method, config.trainer)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return config.model_copy(update={"trainer": trainer})
+
+
+def _explain(item: Any) -> str:
+    """One of pydantic's findings in the words of this project."""
+    place = [str(part) for part in item["loc"]]
+    dotted = ".".join(place)
+    if item["type"] == "extra_forbidden":
+        known = [".".join([*place[:-1], name]) for name in _section_at(place[:-1]).model_fields]
+        if len(place) == 1 and options.is_option(place[0]):
+            return f"unknown key '{dotted}'; did you mean 'trainer.{dotted}'?"
+        return f"unknown key '{dotted}'; {did_you_mean(dotted, known)}"
+    if item["type"] == "missing":
+        return f"key '{dotted}' is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"'{dotted}' is {item['input']!r}: {message}" if dotted else message
+
+
+def _section_at(place: list[str]) -> type[BaseModel]:
+    sections: dict[str, type[BaseModel]] = {"data": DataConfig, "rewards": RewardConfig, "lora": LoraSection}
+    return sections[place[0]] if place else RunConfig

@@ -1,0 +1,134 @@
+"""Samples as the data set TRL's trainers read.
+
+The columns are `prompt` (one user turn), `images`, `letter`, `options`, `sample_id` and `modality`; for SFT also
+`completion` (the bare letter). Images stay paths on disk and are decoded when a row is read, by the project's one
+loader.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.data import Sample, check_images, folder_hash, load_image, read_folder
+from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.errors import UserError
+
+# A GRPO batch reads the same row once per completion; a few dozen decoded images spare most of that work.
+_CACHED_IMAGES = 64
+
+
+def load_samples(folder: str, *, modality: Sequence[str] | None = None, skip_missing: bool = False) -> list[Sample]:
+    """The samples of a data folder that can be trained on.
+
+    Args:
+        folder: the data folder.
+        modality: keep these modalities; all when None.
+        skip_missing: leave out samples whose images are not readable; without it they are an error.
+
+    Raises:
+        UserError: no sample is left, one is an open question, or an image is not readable.
+    """
+    everything = read_folder(folder)
+    samples = [sample for sample in everything if modality is None or sample.modality in modality]
+    if not samples:
+        present = ", ".join(sorted({sample.modality for sample in everything}))
+        raise UserError(f"{folder} has no sample of modality {', '.join(modality or ())}; it has {present}.")
+    opened = [sample.id for sample in samples if not sample.options]
+    if opened:
+        raise UserError(f"{folder}: {len(opened)} open questions, the first {opened[0]!r}; training needs options.")
+    unreadable = check_images(folder, samples)
+    if unreadable and not skip_missing:
+        first = unreadable[0]
+        raise UserError(
+            f"{folder}: images of {len(unreadable)} of {len(samples)} samples are not readable, the first "
+            f"{', '.join(first.images)} of {first.id!r}. Add them, or set data.skip_missing to leave the samples out."
+        )
+    dropped = {sample.id for sample in unreadable}
+    samples = [sample for sample in samples if sample.id not in dropped]
+    if not samples:
+        raise UserError(f"{folder}: no sample has a readable image.")
+    return samples
+
+
+def describe(folder: str, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What `data.json` records of a data folder and the samples taken from it."""
+    return {
+        "folder": folder,
+        "hash": folder_hash(folder),
+        "samples": len(samples),
+        "by_modality": dict(sorted(Counter(sample.modality for sample in samples).items())),
+    }
+
+
+def build_dataset(folder: str, samples: Sequence[Sample], *, template: str, with_completion: bool = False) -> Any:
+    """The `datasets.Dataset` of the samples.
+
+    Args:
+        folder: the data folder the image paths are relative to.
+        samples: in the order wanted.
+        template: name of the prompt template.
+        with_completion: add the `completion` column, the letter alone, for SFT.
+    """
+    from datasets import Dataset, Features, List, Value
+
+    text = Value("string")
+    turn = {"role": text, "content": List({"type": text, "text": text})}
+    columns: dict[str, Any] = {
+        "prompt": List(turn),
+        "images": List(text),
+        "letter": text,
+        "options": List(text),
+        "sample_id": text,
+        "modality": text,
+    }
+    rows = [
+        {
+            "prompt": [_padded(message) for message in messages(sample, template)],
+            "images": [str(Path(folder) / image) for image in sample.images],
+            "letter": sample.letter,
+            "options": list(sample.options),
+            "sample_id": sample.id,
+            "modality": sample.modality,
+        }
+        for sample in samples
+    ]
+    if with_completion:
+        columns["completion"] = List({"role": text, "content": text})
+        rows = [row | {"completion": [{"role": "assistant", "content": row["letter"]}]} for row in rows]
+    return Dataset.from_list(rows, features=Features(columns)).with_transform(_Decode())
+
+
+class _Decode:
+    """Turns stored rows into what a trainer reads: images decoded, and the fields Arrow adds to a part taken away."""
+
+    def __init__(self) -> None:
+        self._load = functools.lru_cache(maxsize=_CACHED_IMAGES)(load_image)
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        result = dict(batch)
+        if "images" in batch:
+            result["images"] = [[self._load(path) for path in paths] for paths in batch["images"]]
+        if "prompt" in batch:
+            result["prompt"] = [[_stripped(message) for message in prompt] for prompt in batch["prompt"]]
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A cache cannot be pickled (data loader workers, fingerprints of datasets); each copy starts with its own.
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+def _padded(message: dict[str, Any]) -> dict[str, Any]:
+    parts = [{"type": part["type"], "text": part.get("text")} for part in message["content"]]
+    return {"role": message["role"], "content": parts}
+
+
+def _stripped(message: dict[str, Any]) -> dict[str, Any]:
+    parts = [{key: value for key, value in part.items() if value is not None} for part in message["content"]]
+    return {"role": message["role"], "content": parts}

@@ -1,0 +1,208 @@
+"""What GRPO and SFT share: load, train or resume, write the final model."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy.load import Policy, load_policy, quiet_bars
+from medvlm_r1.training.callbacks import (
+    AlreadyTrained,
+    Evaluate,
+    LastStepGuard,
+    MetricsLog,
+    PeriodicEvaluation,
+    Progress,
+    ProgressBridge,
+)
+from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.dataset import build_dataset, describe, load_samples
+from medvlm_r1.training.interrupt import GracefulStop
+from medvlm_r1.training.options import training_arguments
+from medvlm_r1.training.run_folder import RunFolder, prepare_run
+
+Build = Callable[..., Any]
+"""Makes a trainer from keyword arguments `policy`, `args`, `run`, and `train_dataset`, `eval_dataset`, `callbacks` and
+`peft_config` of TRL."""
+
+
+def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluate: Evaluate | None) -> Path:
+    """Run a training from its configuration to the final model, resuming where an earlier call stopped.
+
+    Args:
+        config: the resolved configuration.
+        build: makes the TRL trainer.
+        progress: is told of every step; the trainer's own bars and prints are off then.
+        evaluate: called every `config.evaluate_every` steps.
+
+    Returns:
+        The folder of the final model.
+
+    Raises:
+        UserError: the run folder belongs to another run, the data are unusable, or TRL refuses the configuration.
+        KeyboardInterrupt: stopped by a signal after a checkpoint; the message says how to go on.
+    """
+    if config.evaluate_every and evaluate is None:
+        raise UserError("evaluate_every is set, but this command has no evaluation to call; leave it out.")
+    with quiet_bars(), warnings.catch_warnings():
+        # The libraries tell each other of renamed arguments; the user of a configuration can do nothing about it.
+        warnings.simplefilter("ignore", FutureWarning)
+        return _train(config, build, progress, evaluate)
+
+
+def _train(config: RunConfig, build: Build, progress: Progress | None, evaluate: Evaluate | None) -> Path:
+    args = training_arguments(config)
+    datasets, described = _datasets(config)
+    with args.main_process_first():
+        run = prepare_run(config, described)
+    if run.complete:
+        print(f"{run.path}: this training is complete; the model is {run.model}.", file=sys.stderr)
+        return run.model
+    policy = _policy(config)
+    checkpoint = run.last_checkpoint()
+    stop = GracefulStop()
+    callbacks: list[Any] = [LastStepGuard(), MetricsLog(run.metrics)]
+    if progress is not None:
+        callbacks.append(ProgressBridge(progress))
+        args.disable_tqdm = True
+    if "tensorboard" in args.report_to:
+        args.report_to.remove("tensorboard")
+        callbacks.append(_tensorboard(run, checkpoint, main=args.process_index == 0))
+    evaluation = None
+    if config.evaluate_every and evaluate is not None:
+        evaluation = PeriodicEvaluation(config.evaluate_every, evaluate, policy)
+        callbacks.insert(1, evaluation)
+    # Last, so that a signal that comes during the other callbacks still counts for this step.
+    callbacks.append(stop)
+    _no_telemetry()
+    try:
+        trainer = build(
+            policy=policy, args=args, run=run, callbacks=callbacks, peft_config=_peft_config(config), **datasets
+        )
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        raise UserError(f"TRL refuses this configuration: {error}") from error
+    if evaluation is not None:
+        evaluation.attach(trainer)
+    _fit(trainer, run, checkpoint, stop)
+    _write_model(trainer, config, run, policy)
+    return run.model
+
+
+def _datasets(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """TRL's data sets by argument name, and what data.json says of their folders."""
+    folders = {"train": (config.data.train, config.data.modality), "eval": (config.data.eval, None)}
+    sets: dict[str, Any] = {}
+    described: dict[str, Any] = {}
+    for role, (folder, modality) in folders.items():
+        if folder is None:
+            continue
+        samples = load_samples(folder, modality=modality, skip_missing=config.data.skip_missing)
+        described[role] = describe(folder, samples)
+        if role == "train" or str(config.trainer.get("eval_strategy", "no")) != "no":
+            sets[f"{role}_dataset"] = build_dataset(
+                folder, samples, template=config.template, with_completion=config.method == "sft"
+            )
+    return sets, described
+
+
+def _policy(config: RunConfig) -> Policy:
+    # TRL's default: float32 weights; on a GPU the work runs in bf16 by autocast.
+    init = {"dtype": "float32", **(config.trainer.get("model_init_kwargs") or {})}
+    policy = load_policy(config.model, dtype=init.pop("dtype"), device="cpu", model_init=init)
+    bounds = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
+    given = {edge: pixels for edge, pixels in bounds.items() if pixels is not None}
+    processor = policy.processor.image_processor
+    # Qwen's processors keep numbers of pixels under the names of edges, where those of others keep lengths.
+    if given and "max_pixels" not in processor.valid_kwargs.__annotations__:
+        raise UserError(
+            f"{config.model}: its image processor has no pixel bounds; leave out min_pixels and max_pixels."
+        )
+    for edge, pixels in given.items():
+        processor.size[edge] = pixels
+    return policy
+
+
+def _peft_config(config: RunConfig) -> Any:
+    if config.lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=config.lora.target_modules or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _tensorboard(run: RunFolder, checkpoint: Path | None, *, main: bool) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    # Points after the step a run resumes from are about to be written again.
+    writer = SummaryWriter(log_dir=str(run.tensorboard), purge_step=step + 1) if main else None
+    return TensorBoardCallback(tb_writer=writer)
+
+
+def _no_telemetry() -> None:
+    """TRL reports each trainer to its makers unless it is told not to. Nothing leaves a hospital unasked."""
+    import huggingface_hub.constants
+
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None, stop: GracefulStop) -> None:
+    from transformers import PrinterCallback
+
+    # It prints every log when the bar is off.
+    trainer.remove_callback(PrinterCallback)
+    with stop:
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except AlreadyTrained:
+            if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+                trainer._load_best_model()
+    if stop.stopped_at is not None:
+        raise KeyboardInterrupt(
+            f"Stopped after step {stop.stopped_at} of {trainer.state.max_steps}; the checkpoint is in "
+            f"{run.checkpoints}. The same command goes on from there."
+        )
+
+
+def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy) -> None:
+    """Write `model/`: made beside its place and renamed, so that it stands only when complete."""
+    partial = run.path / "model.partial"
+    if trainer.args.process_index == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(partial))
+    if trainer.args.process_index == 0:
+        if config.lora is not None:
+            _merge(config, partial)
+        policy.processor.save_pretrained(partial)
+        # A pickle of TRL's options; config.yaml says the same to a reader.
+        with suppress(FileNotFoundError):
+            (partial / "training_args.bin").unlink()
+        partial.replace(run.model)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _merge(config: RunConfig, folder: Path) -> None:
+    """Replace the adapter in a folder by the base model with the adapter merged in.
+
+    Merging into a fresh copy works the same for every way the training was distributed.
+    """
+    from peft import PeftModel
+
+    base = load_policy(config.model, device="cpu").model
+    merged = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    shutil.rmtree(folder)
+    merged.save_pretrained(folder)

@@ -1,0 +1,90 @@
+"""YAML as this project reads it, and changes to it from the command line."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medvlm_r1.errors import UsageError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 with two of its traps closed: `1e-5` is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+\Z"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        UsageError: The file cannot be read, is malformed (with its line), or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); give the path of a YAML file") from error
+    value = _parse(text, str(path))
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: expected a mapping of keys to values, saw {type(value).__name__}")
+    return value
+
+
+def apply_overrides(config: dict[str, Any], overrides: Sequence[str], source: str) -> dict[str, Any]:
+    """Set `a.b=value` in a nested mapping.
+
+    Args:
+        config: The mapping to start from; left as it is.
+        overrides: Dotted key, equals sign, value as YAML: `trainer.learning_rate=1e-5`.
+        source: Where the mapping came from, for messages.
+
+    Raises:
+        UsageError: Without an equals sign or key, malformed value, or a key below something that is no mapping.
+    """
+    result = copy.deepcopy(config)
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        keys = dotted.strip().split(".")
+        if not equals or not all(keys):
+            raise UsageError(f"override {override!r} is not of the form key=value, such as trainer.learning_rate=1e-5")
+        place = result
+        for depth, key in enumerate(keys[:-1]):
+            if place.get(key) is None:
+                place[key] = {}
+            place = place[key]
+            if not isinstance(place, dict):
+                above = ".".join(keys[: depth + 1])
+                raise UsageError(
+                    f"{source}: override {override!r} goes below '{above}', which is {place!r}, not a mapping"
+                )
+        place[keys[-1]] = _parse(text, f"override {override!r}")
+    return result
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        # A SafeLoader with a stricter mapping and one more number format: no objects can be made.
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{source}{line}: malformed YAML ({getattr(error, 'problem', None) or error})") from error

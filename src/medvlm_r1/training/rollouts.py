@@ -1,0 +1,90 @@
+"""Every rollout of a GRPO run, written down: what the policy said, what it got for it, and what was made of that.
+
+TRL tells no callback about its completions, so two seams of `GRPOTrainer` are used: `log_extra`, which it hands to
+reward functions for columns of its completion table, and `_logs`, where that table stands after each generation.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from medvlm_r1.rewards import Reward
+from medvlm_r1.rewards.completion import completion_text
+from medvlm_r1.training import jsonl
+
+
+class RolloutLog(TrainerCallback):  # type: ignore[misc]
+    """Writes `samples.jsonl`: one row per completion, in the order of the groups.
+
+    A row holds `step` (the first optimizer step that learns from it), `sample_id`, `modality`, `group` (number of the
+    prompt within its generation batch), `completion`, `rewards` (by name), `reward` (their weighted sum) and
+    `advantage`.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._trainer: Any = None
+        self._generations = 0
+        self._written = 0
+
+    def attach(self, trainer: Any) -> None:
+        """Name the trainer whose rollouts are written; it exists only after its callbacks."""
+        self._trainer = trainer
+
+    def watched(self, reward: Reward) -> Reward:
+        """The same reward function, noting which samples are scored; wrap one of a trainer's rewards."""
+
+        def noting(*args: Any, **columns: Any) -> list[float]:
+            self._generations += 1
+            ids = columns["sample_id"]
+            columns["log_extra"]("sample_id", list(ids))
+            columns["log_extra"]("modality", list(columns["modality"]))
+            columns["log_extra"]("generation", [self._generations] * len(ids))
+            return reward(*args, **columns)
+
+        return noting
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Cut the file back to the step a run resumes from."""
+        if state.is_world_process_zero:
+            jsonl.cut_back(self._file, state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write what was generated for the step that has just ended."""
+        self._write(state, state.global_step)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write before a second generation within one step takes the place of the first."""
+        self._write(state, state.global_step + 1)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Pass over what TRL's own evaluation generated."""
+        self._written = self._generations
+
+    def _write(self, state: Any, step: int) -> None:
+        logs = self._trainer._logs
+        generation = logs["extra"]["generation"][-1] if logs["extra"]["generation"] else 0
+        if generation == self._written or not state.is_world_process_zero:
+            return
+        self._written = generation
+        weights = dict(zip(self._trainer.reward_func_names, self._trainer.reward_weights.tolist(), strict=True))
+        rows = []
+        for index, completion in enumerate(logs["completion"]):
+            rewards = {name: values[index] for name, values in logs["rewards"].items()}
+            rows.append(
+                {
+                    "step": step,
+                    "sample_id": logs["extra"]["sample_id"][index],
+                    "modality": logs["extra"]["modality"][index],
+                    "group": index // self._trainer.num_generations,
+                    "completion": completion_text(completion),
+                    "rewards": rewards,
+                    "reward": sum(weights[name] * value for name, value in rewards.items() if not math.isnan(value)),
+                    "advantage": logs["advantages"][index],
+                }
+            )
+        jsonl.append(self._file, rows)

@@ -1,0 +1,188 @@
+"""The folder of a training run: what was asked for, with what, on which data, and how far it came.
+
+config.yaml    the configuration, resolved
+env.json       versions, platform, commit and seeds; later environments when a resumed run had another one
+data.json      hash and counts of each data folder
+metrics.jsonl  every log of the trainer
+samples.jsonl  every rollout (GRPO)
+tensorboard/   the logs for TensorBoard
+checkpoints/   TRL's checkpoints
+model/         the final model; it stands only when it is complete
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.training.config import RunConfig
+
+_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy", "medvlm-r1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """Paths inside a run folder."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The final model."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """TRL's output directory."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per log of the trainer."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """One JSON object per rollout."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the final model stands."""
+        return self.model.is_dir()
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end, None when there is none.
+
+        The trainer's state is the last file a checkpoint gets, so one without it was cut short.
+        """
+        numbered = [
+            (int(folder.name.rpartition("-")[2]), folder) for folder in self.checkpoints.glob("checkpoint-[0-9]*")
+        ]
+        for step, folder in sorted(numbered, reverse=True):
+            try:
+                state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if state.get("global_step") == step:
+                return folder
+        return None
+
+
+def prepare_run(config: RunConfig, data: Mapping[str, Any]) -> RunFolder:
+    """Make a run folder, or check that an existing one belongs to the same configuration and data.
+
+    Args:
+        config: the resolved configuration; `config.out` is the folder.
+        data: what `data.json` shall hold (see `medvlm_r1.training.dataset.describe`), by role.
+
+    Raises:
+        UserError: the folder holds another configuration (the differing keys are named), data that have changed
+            since, or something that is no run.
+    """
+    run = RunFolder(path=Path(config.out))
+    file = run.path / "config.yaml"
+    asked = config.model_dump(mode="json")
+    if file.is_file():
+        _check_same(run.path, _read(file), asked, what="configuration")
+        _check_same(run.path, _read(run.path / "data.json"), dict(data), what="data")
+    elif run.path.is_dir() and any(child.name not in ("data.json", "env.json") for child in run.path.iterdir()):
+        raise UserError(f"{run.path} is not empty and holds no run (no config.yaml). Give 'out' a new folder.")
+    else:
+        run.path.mkdir(parents=True, exist_ok=True)
+        _write(run.path / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    _record_environment(run.path / "env.json", config)
+    # Written last: a folder with a config.yaml has the others too, whenever the process was ended.
+    if not file.is_file():
+        _write(file, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
+    return run
+
+
+def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], *, what: str) -> None:
+    old, new = _flat(before), _flat(now)
+    absent = "(absent)"
+    differing = [
+        f"{key}: {old.get(key, absent)} there, {new.get(key, absent)} now"
+        for key in sorted(old.keys() | new.keys())
+        # The same folder may be spelt relative to another place.
+        if key not in ("out", "train.folder", "eval.folder") and old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"{folder} holds a run with another {what}: {'; '.join(differing)}. "
+            "Give 'out' a new folder, or start the run with what it was begun with."
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {key: leaf for name, child in value.items() for key, leaf in _flat(child, f"{prefix}.{name}").items()}
+    return {prefix.removeprefix("."): value}
+
+
+def _record_environment(file: Path, config: RunConfig) -> None:
+    now = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": _devices(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "seeds": {"seed": config.seed, "data_seed": config.trainer.get("data_seed")},
+    }
+    before = _read(file) if file.is_file() else None
+    if before is None:
+        _write(file, json.dumps(now, indent=2) + "\n")
+        return
+    resumed = before.pop("resumed_with", [])
+    if now != (resumed[-1] if resumed else before):
+        _write(file, json.dumps({**before, "resumed_with": [*resumed, now]}, indent=2) + "\n")
+
+
+def _devices() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def _commit() -> str | None:
+    """The git commit of this package when it runs from a checkout, with `-dirty` when files differ from it."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed package may lie inside somebody else's checkout; only a tracked file has a commit.
+        git("ls-files", "--error-unmatch", here.name)
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{file} cannot be read ({error}); the run folder is damaged, give 'out' a new one.") from error
+    return dict(value)
+
+
+def _write(file: Path, text: str) -> None:
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)

@@ -1,0 +1,46 @@
+"""The paper's baseline: imitate the answer letter, nothing else (supervised fine-tuning with TRL's `SFTTrainer`).
+
+The completion is the bare letter, and the loss falls on it alone. The prompt template is the configuration's, so the
+evaluation can ask in the same words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trl import SFTTrainer
+
+from medvlm_r1.policy.load import Policy
+from medvlm_r1.training.callbacks import Evaluate, Progress
+from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.loop import train
+from medvlm_r1.training.restore import RestoresWeights
+from medvlm_r1.training.run_folder import RunFolder
+
+
+class _Trainer(RestoresWeights, SFTTrainer):  # type: ignore[misc]
+    pass
+
+
+def train_sft(config: RunConfig, *, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
+    """Train on the answer letters; the same call again resumes, and returns at once when the model stands.
+
+    Args:
+        config: a configuration of method "sft".
+        progress: is told of every step; the trainer's own bars and prints are off then.
+        evaluate: called every `config.evaluate_every` steps with the policy and the step.
+
+    Returns:
+        The folder of the final model, `<out>/model`.
+
+    Raises:
+        UserError: the run folder belongs to another run, the data are unusable, or TRL refuses the configuration.
+        KeyboardInterrupt: stopped by a signal after a checkpoint; the message says how to go on.
+    """
+    assert config.method == "sft", config.method
+
+    def build(*, policy: Policy, args: Any, run: RunFolder, **rest: Any) -> Any:
+        return _Trainer(model=policy.model, processing_class=policy.processor, args=args, **rest)
+
+    return train(config, build, progress=progress, evaluate=evaluate)

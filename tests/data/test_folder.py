@@ -1,0 +1,166 @@
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from medvlm_r1.data.folder import check_images, folder_hash, read_folder, write_folder
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
+
+INFO = {"name": "test", "source": "made here", "license": "CC0-1.0"}
+
+
+def sample(number, **changes):
+    values = {
+        "id": f"s{number}",
+        "images": (f"images/{number}.png",),
+        "question": "Größe der Läsion?",
+        "options": ("1 cm", "2 cm"),
+        "answer": "2 cm",
+        "modality": "CT",
+    }
+    return Sample(**{**values, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three samples; the image of the last is not there."""
+    (tmp_path / "images").mkdir()
+    for number in (1, 2):
+        Image.new("L", (4, 4), number).save(tmp_path / f"images/{number}.png")
+    samples = [sample(1), sample(2, modality="MRI", record={"side": "links"}), sample(3, missing=True)]
+    write_folder(tmp_path, samples, info=INFO)
+    return tmp_path
+
+
+def append(folder, line):
+    with (folder / "samples.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+
+
+def row(**changes):
+    values = {"id": "s9", "images": [], "question": "q", "options": ["x", "y"], "answer": "x", "modality": "CT"}
+    return json.dumps({**values, **changes})
+
+
+def test_round_trip(folder):
+    read = read_folder(folder)
+    assert [s.id for s in read] == ["s1", "s2", "s3"]
+    assert read[1] == sample(2, modality="MRI", record={"side": "links"})
+    assert read[2].missing
+
+
+def test_text_is_kept_readable(folder):
+    assert "Größe der Läsion?" in (folder / "samples.jsonl").read_text(encoding="utf-8")
+
+
+def test_info_is_completed_with_counts(folder):
+    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+    assert info == {**INFO, "counts": {"samples": 3, "missing": 1, "by_modality": {"CT": 2, "MRI": 1}}}
+
+
+def test_own_counts_are_kept_and_totals_are_true(tmp_path):
+    write_folder(tmp_path / "new/deep", [sample(1)], info={**INFO, "counts": {"subjects": 5, "samples": 99}})
+    counts = json.loads((tmp_path / "new/deep/info.json").read_text())["counts"]
+    assert counts == {"subjects": 5, "samples": 1, "missing": 0, "by_modality": {"CT": 1}}
+
+
+def failing():
+    yield sample(1)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("samples", "error", "said"),
+    [
+        ([sample(1), sample(1)], UserError, "the id 's1' is used twice"),
+        ([], UserError, "no samples to write"),
+        ([sample(1, record={"x": float("nan")})], UserError, "sample 's1' cannot be written as JSON"),
+        ([sample(1, record={"x": object()})], UserError, "sample 's1' cannot be written as JSON"),
+        ([sample(1, record={"x": "\ud800"})], UserError, "sample 's1' cannot be written as JSON"),
+        (failing(), KeyboardInterrupt, None),
+    ],
+)
+def test_a_failed_write_leaves_the_old_data_set(folder, samples, error, said):
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    with pytest.raises(error, match=said):
+        write_folder(folder, samples, info=INFO)
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
+
+
+def test_unwritable_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="file/deep: cannot be written"):
+        write_folder(tmp_path / "file/deep", [sample(1)], info=INFO)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"id": "s9", ', r"samples.jsonl, row 4: malformed JSON"),
+        ('{"id": "s9"}', "row 4: field 'images' is missing"),
+        (row(answer="z"), "row 4: answer 'z' is not among the options"),
+        (row(options=list("abcdefghijx")), "row 4: 11 options"),
+        (row(id="s2"), "row 4: the id 's2' is used in row 2 already"),
+        (row(images=["images/../../x.png"]), "row 4: image path .* leaves the data folder"),
+        (row(images=["/etc/passwd"]), "row 4: image path .* leaves the data folder"),
+        (row(subjekt="p"), "row 4: unknown field 'subjekt'; did you mean 'subject'"),
+    ],
+)
+def test_bad_rows_name_file_and_row(folder, line, said):
+    append(folder, line)
+    with pytest.raises(UserError, match=said):
+        read_folder(folder)
+
+
+def test_empty_and_absent(tmp_path):
+    with pytest.raises(UserError, match=r"samples.jsonl: no such file.*medvlm-r1 data import"):
+        read_folder(tmp_path)
+    (tmp_path / "samples.jsonl").write_text("\n\n")
+    with pytest.raises(UserError, match=r"samples.jsonl: the file is empty"):
+        read_folder(tmp_path)
+
+
+def test_hash_is_stable_and_follows_every_byte(folder):
+    first = folder_hash(folder)
+    assert first == folder_hash(str(folder))
+    assert len(first) == 64
+    (folder / "images/unused.png").write_bytes(b"x")
+    (folder / "info.json").write_text("{}")
+    assert folder_hash(folder) == first
+
+    Image.new("L", (4, 4), 3).save(folder / "images/3.png")
+    added = folder_hash(folder)
+    Image.new("L", (4, 4), 9).save(folder / "images/1.png")
+    changed = folder_hash(folder)
+    append(folder, row())
+    assert len({first, added, changed, folder_hash(folder)}) == 4
+
+
+def test_hash_does_not_depend_on_the_place(folder, tmp_path):
+    twin = tmp_path / "twin"
+    write_folder(twin, read_folder(folder), info=INFO)
+    (twin / "images").mkdir()
+    for number in (1, 2):
+        (twin / f"images/{number}.png").write_bytes((folder / f"images/{number}.png").read_bytes())
+    assert folder_hash(twin) == folder_hash(folder)
+
+
+def test_check_images_looks_at_the_files_as_they_are_now(folder):
+    samples = read_folder(folder)
+    assert [s.id for s in check_images(folder, samples)] == ["s3"]
+
+    Image.new("L", (4, 4)).save(folder / "images/3.png")
+    whole = (folder / "images/2.png").read_bytes()
+    (folder / "images/2.png").write_bytes(whole[: len(whole) // 2])
+    both = sample(4, images=("images/1.png", "images/2.png"))
+    text_only = sample(5, images=())
+    assert [s.id for s in check_images(folder, [*samples, both, text_only])] == ["s2", "s4"]
+
+
+def test_check_images_decodes_each_file_once(folder, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("medvlm_r1.data.folder.load_image", loaded.append)
+    check_images(folder, [sample(1), replace(sample(1), id="again")])
+    assert [path.name for path in loaded] == ["1.png"]

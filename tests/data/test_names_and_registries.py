@@ -1,0 +1,54 @@
+import pytest
+
+from medvlm_r1.data.huatuo import import_huatuo
+from medvlm_r1.data.modality import MODALITIES, modality_name
+from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.data.registry import READERS, find_reader
+from medvlm_r1.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("huatu", "did you mean 'huatuo'?"),
+        ("HUATUO", "did you mean 'huatuo'?"),
+        ("xyz", "known: 'huatuo', 'slake'"),
+        ("", "known: 'huatuo', 'slake'"),
+    ],
+)
+def test_did_you_mean(word, said):
+    assert did_you_mean(word, ["slake", "huatuo", "slake"]) == said
+
+
+def test_did_you_mean_without_names():
+    assert did_you_mean("x", []) == "known: none"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("MR (Mag-netic Resonance Imaging)", "MRI"),
+        ("CT(Computed Tomography)", "CT"),
+        ("CT (Computed Tomography)", "CT"),
+        ("X-Ray", "X-ray"),
+        ("x ray", "X-ray"),
+        ("OCT (Optical Coherence Tomography", "OCT"),
+        ("ultrasound", "Ultrasound"),
+        ("Fundus Photography", "Fundus"),
+        ("Microscopy Images", "Microscopy"),
+        ("MRT", None),
+        ("", None),
+    ],
+)
+def test_modality_spellings(spelling, name):
+    assert modality_name(spelling) == name
+
+
+def test_every_name_is_a_spelling_of_itself():
+    assert [modality_name(name) for name in MODALITIES] == list(MODALITIES)
+
+
+def test_reader_registry():
+    assert find_reader("huatuo") is READERS["huatuo"] is import_huatuo
+    with pytest.raises(UsageError, match=r"unknown data format 'huatou'; did you mean 'huatuo'\?"):
+        find_reader("huatou")

@@ -1,0 +1,140 @@
+import json
+import tracemalloc
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medvlm_r1.data import rows
+from medvlm_r1.data.rows import read_json_array, read_json_lines
+from medvlm_r1.errors import UserError
+
+READERS = [read_json_lines, read_json_array]
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(content):
+        path = tmp_path / "data.json"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+def test_array_rows_are_counted_from_one(file):
+    path = file(' [ {"a": 1}\n,\t{"a": "},]"} ] \n')
+    assert list(read_json_array(path)) == [(1, {"a": 1}), (2, {"a": "},]"})]
+
+
+def test_empty_array(file):
+    assert list(read_json_array(file("[]"))) == []
+
+
+def test_lines_are_counted_as_an_editor_counts_them(file):
+    path = file('{"a": 1}\r\n\n{"a": "line\u2028separator"}')
+    assert list(read_json_lines(path)) == [(1, {"a": 1}), (3, {"a": "line\u2028separator"})]
+
+
+def test_byte_order_mark(file):
+    assert list(read_json_array(file(b'\xef\xbb\xbf[{"a": 1}]'))) == [(1, {"a": 1})]
+    assert list(read_json_lines(file(b'\xef\xbb\xbf{"a": 1}'))) == [(1, {"a": 1})]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"a": 1}, {"a": }]', r"data.json, row 2: malformed JSON \(Expecting value\)"),
+        ('[{"a": 1}, {"a": 2', "row 2: malformed JSON"),
+        ('[{"a": 1},', "row 2: expected a JSON object, saw the end of the file"),
+        ('[{"a": 1}', "row 1: malformed JSON .*saw the end of the file"),
+        ('[{"a": 1} {"a": 2}]', r"row 1: malformed JSON \(expected ',' or '\]' after the row, saw {\)"),
+        ('[{"a": 1},]', "row 2: expected a JSON object, saw ]"),
+        ('[{"a": 1}, 7]', "row 2: expected a JSON object, saw 7"),
+        ('[{"a": 1}] x', "text after the end of the array"),
+        ('{"a": 1}', "expected one JSON array of rows"),
+        ("", "expected one JSON array of rows"),
+        ('[{"a": NaN}]', "row 1: malformed JSON .*NaN is not a JSON number"),
+        ('[{"a": ' + "1" * 5000 + "}]", "row 1: malformed JSON"),
+        ('[{"a": ' + "[" * 100_000 + "]" * 100_000 + "}]", "row 1: malformed JSON .nested too deeply"),
+        (b'[{"a": "\xff"}]', "not UTF-8 after row 0"),
+    ],
+)
+def test_bad_array(file, content, said):
+    with pytest.raises(UserError, match=said):
+        list(read_json_array(file(content)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a": 1}\n{"a": \n', r"data.json, row 2: malformed JSON"),
+        ('{"a": 1}\n[1]\n', "row 2: expected a JSON object, saw list"),
+        ('{"a": 1} {"a": 2}\n', "row 1: malformed JSON .Extra data"),
+        ('{"a": -Infinity}\n', "row 1: malformed JSON .*-Infinity"),
+        ('{"a": ' + "[" * 100_000 + "\n", "row 1: malformed JSON .nested too deeply"),
+        (b'{"a": 1}\n{"a": "\xff"}\n', "row 2: not UTF-8"),
+    ],
+)
+def test_bad_lines(file, content, said):
+    with pytest.raises(UserError, match=said):
+        list(read_json_lines(file(content)))
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_unreadable_file_is_named(read, tmp_path):
+    with pytest.raises(UserError, match=r"absent.json: cannot be read \(No such file"):
+        list(read(tmp_path / "absent.json"))
+    with pytest.raises(UserError, match="cannot be read"):
+        list(read(tmp_path))
+
+
+def test_rows_over_the_limit_are_refused(file, monkeypatch):
+    monkeypatch.setattr(rows, "MAX_ROW", 100)
+    with pytest.raises(UserError, match="row 2: longer than 100 bytes"):
+        list(read_json_lines(file('{"a": 1}\n{"a": "' + "x" * 100 + '"}\n')))
+
+
+def test_rows_larger_than_a_chunk(file, monkeypatch):
+    monkeypatch.setattr(rows, "_CHUNK", 7)
+    values = [{"text": "ä" * n, "list": list(range(n))} for n in range(40)]
+    assert [row for _, row in read_json_array(file(json.dumps(values, indent=1)))] == values
+
+
+def test_memory_does_not_grow_with_the_file(file):
+    path = file("[" + ",".join(['{"a": "' + "x" * 1000 + '"}'] * 20_000) + "]")
+    tracemalloc.start()
+    count = sum(1 for _ in read_json_array(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak < path.stat().st_size / 2
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+objects = st.lists(st.dictionaries(st.text(max_size=5), json_values, max_size=4), max_size=6)
+reused = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@reused
+@given(values=objects, chunk=st.integers(1, 50), indent=st.sampled_from([None, 2]))
+def test_array_equals_json_load(file, monkeypatch, values, chunk, indent):
+    monkeypatch.setattr(rows, "_CHUNK", chunk)
+    path = file(json.dumps(values, indent=indent, ensure_ascii=False))
+    assert list(read_json_array(path)) == list(enumerate(values, 1))
+
+
+@reused
+@given(content=st.binary(max_size=60) | st.text('[]{}",: a1\n\\u', max_size=30).map(str.encode))
+def test_any_bytes_give_rows_or_a_user_error(file, content):
+    path = file(content)
+    for read in READERS:
+        try:
+            outcome = {type(row) for _, row in read(path)}
+        except UserError as error:
+            outcome = str(error)
+        assert outcome in (set(), {dict}) or "data.json" in outcome

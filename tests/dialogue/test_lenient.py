@@ -1,0 +1,194 @@
+import pytest
+
+from medvlm_r1.dialogue.lenient import WINDOW, letter_in_answer, letter_in_prose
+from medvlm_r1.dialogue.response import parse_response
+
+ORGANS = ["Lung", "Liver", "Spleen", "Left kidney"]
+FRACTURE = ["Fracture", "No fracture", "Dislocation", "None of the above."]
+
+
+def inside(answer, options):
+    return parse_response(f"<think>It is D) or so.</think><answer>{answer}</answer>", options).lenient_letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("B.", "B"),
+        ("(B)", "B"),
+        ("**B**", "B"),
+        ("b", "B"),
+        ("(b)", "B"),
+        ("b) liver", "B"),
+        ("B) Lung", "B"),
+        ("B) Liver tissue", "B"),
+        ("B: Liver", "B"),
+        ("B Liver", "B"),
+        ("A Lung", "A"),
+        ("Option B", "B"),
+        ("The answer is B", "B"),
+        ("I think B", "B"),
+        ("A is right", "A"),
+        ("Option A shows it", "A"),
+        ("B\n\nB", "B"),
+        ("B, not C", "B"),
+        ("Liver", "B"),
+        ("liver.", "B"),
+        ("  LEFT\n KIDNEY ", "D"),
+        ("the left kidney", "D"),
+        ("a lung", "A"),
+        ("A large mass in the liver", "B"),
+        # Nothing, or more than one thing, was said.
+        ("", None),
+        ("   ", None),
+        ("...", None),
+        ("B or C", None),
+        ("A, B", None),
+        ("E", "E"),  # the strict letter, taken as it is
+        ("E.", None),
+        ("(J)", None),
+        ("Lung or liver", None),
+        ("not B", None),
+        ("not the liver", None),
+        ("kidney", None),
+        ("Livers", None),
+        ("unknown", None),
+        ("B-cell lymphoma", None),
+        ("anti-B", None),
+        ("A mass", None),
+        ("I", "I"),
+        ("I am not sure", None),
+        ("vitamin D", None),
+    ],
+)
+def test_inside_the_answer_tag(answer, letter):
+    assert inside(answer, ORGANS) == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("No fracture", "B"),
+        ("no fracture is seen", "B"),
+        ("There is a fracture", "A"),
+        ("There is no visible fracture", None),
+        ("B) No fracture", "B"),
+        ("A fracture", "A"),
+        ("none of the above", "D"),
+    ],
+)
+def test_longer_options_first_and_denial(answer, letter):
+    assert inside(answer, FRACTURE) == letter
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "letter"),
+    [
+        (["Hepatitis C", "Hepatitis B", "Hepatitis A"], "Hepatitis C", "A"),
+        (["Hepatitis C", "Hepatitis B", "Hepatitis A"], "It is hepatitis A.", "C"),
+        (["Hepatitis C", "Hepatitis B", "Hepatitis A"], "B) Hepatitis C", "B"),
+        (["Yes.", "No"], "yes", "A"),
+        (["Yes.", "No"], "No, there is not.", "B"),
+        (["Yes.", "No"], "Yes, there is no fracture", "A"),
+        (["Yes.", "No"], "There is no fracture", None),
+        (["Yes.", "No"], "No fracture", None),
+        (["Yes.", "No"], "yes/no", None),
+        (["Yes.", "No"], "It is a no.", "B"),
+        (["B", "A"], "a", "A"),  # a letter is read as a letter
+        (["1", "2", "3"], "2", "B"),
+        (["T1", "T2", "FLAIR"], "T2-weighted", "B"),
+        (["+", "-"], "-", "B"),
+        (["CT", "CT", "MRI"], "ct", "A"),  # of equal options the first counts
+        (["C++ (x|y)", "[a-z]*"], "it is [a-z]*", "B"),
+        (["Vitamin D deficiency", "Rickets"], "Vitamin D deficiency is seen", "A"),
+        ([], "(C)", "C"),
+        ([], "Liver", None),
+    ],
+)
+def test_option_texts(options, answer, letter):
+    assert inside(answer, options) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        ("B.", "B"),
+        ("b", "B"),
+        ("**B**", "B"),
+        ("B) Liver", "B"),
+        ("B. Liver", "B"),
+        ("(B)", "B"),
+        ("Liver", "B"),
+        ("Liver.", "B"),
+        ("The answer is B", "B"),
+        ("the answer is (B).", "B"),
+        ("The correct answer is: **B**", "B"),
+        ("Answer: B) Liver", "B"),
+        ("Answer:B", "B"),
+        ("The correct option is B because of the texture.", "B"),
+        ("I choose B.", "B"),
+        ("The best option is B", "B"),
+        ("Answer - B", "B"),
+        ("Final answer: $\\boxed{B}$", "B"),
+        ("A) Lung\nB) Liver\nC) Spleen\nThe answer is C.", "C"),
+        ("<think>The answer is A.</think> The answer is B.", "B"),
+        ("<think>The answer is A.</think>", "A"),
+        ("<think>The answer is A.", "A"),
+        ("It could be lung. The image shows the liver.", "B"),
+        ("The lung is dark.\nTherefore it is the spleen", "C"),
+        ("After looking, B) fits", "B"),
+        ("The spleen is pale. So, B)", "B"),
+        # Nothing, or more than one thing, was said.
+        ("The answer is A. No, the answer is B.", None),
+        ("The answer is not B", None),
+        ("The answer is E", None),
+        ("The answer is A tumour", None),
+        ("A) Lung B) Liver", None),
+        ("Either the lung or the liver.", None),
+        ("It is not the liver.", None),
+        ("The liver is bright. Hard to say.", None),
+        ("A picture of something", None),
+        ("I see nothing", None),
+        ("B-cells", None),
+        ("It was sent (to the LAB)", None),
+        ("", None),
+        ("</think></think>", None),
+        ("!!!", None),
+    ],
+)
+def test_without_an_answer_tag(text, letter):
+    assert parse_response(text, ORGANS).lenient_letter == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The answer is no.", "B"),
+        ("No. There is no fracture.", "B"),
+        ("No. Or rather: yes, there is.", None),
+        ("No. Yes, there is.", "A"),
+        ("Hard to say.\nYes, there is not much doubt.", "A"),
+        ("There is no fracture.", None),
+        ("No or yes?", None),
+    ],
+)
+def test_yes_and_no_in_prose(text, letter):
+    assert letter_in_prose(text, ["Yes", "No."]) == letter
+
+
+def test_an_answer_tag_that_says_nothing_is_not_outvoted_by_the_reasoning():
+    assert parse_response("The answer is B. <answer>unclear</answer>", ORGANS).lenient_letter is None
+
+
+def test_only_the_first_answer_tag_is_read():
+    assert parse_response("<answer>B.</answer><answer>C.</answer>", ORGANS).lenient_letter == "B"
+
+
+def test_a_treatise_is_not_an_answer():
+    assert letter_in_answer("B) " + "x" * (WINDOW - 3), ORGANS) == "B"
+    assert letter_in_answer("B) " + "x" * (WINDOW - 2), ORGANS) is None
+
+
+def test_prose_is_read_from_its_end():
+    assert letter_in_prose("The answer is A. " + "word " * WINDOW + "The answer is B.", ORGANS) == "B"

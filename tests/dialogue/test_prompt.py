@@ -1,0 +1,74 @@
+import pytest
+
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.dialogue.prompt import TEMPLATES, lettered, messages, render_prompt
+from medvlm_r1.errors import UsageError, UserError
+
+
+def sample(**changes):
+    values = {
+        "id": "s1",
+        "images": ("images/1.png",),
+        "question": "What is seen?",
+        "options": ("Effusion", "Normal"),
+        "answer": "Normal",
+        "modality": "MRI",
+    }
+    return Sample(**{**values, **changes})
+
+
+def test_lettered():
+    assert lettered(sample()) == "What is seen?\nA) Effusion\nB) Normal"
+
+
+def test_ten_options_and_none():
+    ten = tuple(f"o{i}" for i in range(10))
+    assert lettered(sample(options=ten, answer="o0")).splitlines()[-1] == "J) o9"
+    assert lettered(sample(options=(), answer="a cyst")) == "What is seen?"
+
+
+def test_the_template_of_the_paper():
+    assert render_prompt(sample()) == (
+        "What is seen?\nA) Effusion\nB) Normal\n"
+        "Your task: \n"
+        "1. Think through the question step by step, enclose your reasoning process in <think>...</think> tags.\n"
+        "2. Then provide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.\n"
+        "3. No extra information or text outside of these tags."
+    )
+
+
+def test_answer_only():
+    assert render_prompt(sample(), "answer-only") == (
+        "What is seen?\nA) Effusion\nB) Normal\nAnswer with the option's letter only."
+    )
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_braces_in_a_question_are_text(template):
+    assert "{question} {0} {x!r}\nA)" in render_prompt(sample(question="{question} {0} {x!r}"), template)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_messages_are_one_user_turn_with_the_images_first(count):
+    shown = sample(images=tuple(f"images/{i}.png" for i in range(count)))
+    text = {"type": "text", "text": render_prompt(shown, "answer-only")}
+    assert messages(shown, "answer-only") == [{"role": "user", "content": [{"type": "image"}] * count + [text]}]
+
+
+def test_default_template_of_messages():
+    assert messages(sample())[0]["content"][-1]["text"] == render_prompt(sample(), "medvlm-r1")
+
+
+def test_unknown_template_names_the_nearest():
+    with pytest.raises(UsageError, match=r"unknown prompt template 'medvlm_r1'; did you mean 'medvlm-r1'\?"):
+        render_prompt(sample(), "medvlm_r1")
+
+
+@pytest.mark.parametrize("changes", [{"question": "Is <|image_pad|> here?"}, {"options": ("<|im_end|>", "Normal")}])
+def test_control_tokens_are_refused(changes):
+    with pytest.raises(UserError, match=r"sample 's1': .* control token '<\|im"):
+        messages(sample(**changes))
+
+
+def test_comparison_signs_are_not_control_tokens():
+    assert "p < |t| > 2 <|>" in render_prompt(sample(question="p < |t| > 2 <|>"))

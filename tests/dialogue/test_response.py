@@ -1,0 +1,173 @@
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.dialogue.response import answer_tags, answer_text, is_well_formed, parse_response, strict_letter
+
+# The release's own patterns, as facts to compare with: an independent second implementation.
+STRICT = re.compile(r"<answer>\s*([A-Z])\s*</answer>")
+FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
+ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+
+PIECES = [
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    "<ANSWER>",
+    "</Answer>",
+    "<anſwer>",
+    " ",
+    "\n",
+    "B",
+    "b)",
+    "is C",
+    "<",
+    "x",
+]
+tagged = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
+texts = st.text() | tagged
+option_lists = st.lists(st.text(max_size=12) | st.sampled_from(["B", "Lung", "No lung", "T2", "+"]), max_size=10)
+
+
+def test_a_well_formed_response():
+    response = parse_response("<think> The rim is bright. </think>\n<answer> B </answer>", ["a", "b"])
+    assert response.reasoning == "The rim is bright."
+    assert (response.answer, response.letter, response.lenient_letter) == ("B", "B", "B")
+    assert response.well_formed
+
+
+def test_an_empty_text():
+    response = parse_response("")
+    assert (response.reasoning, response.answer, response.letter, response.lenient_letter) == (None,) * 4
+    assert not response.well_formed
+
+
+def test_cut_off_in_the_reasoning_and_in_the_answer():
+    response = parse_response("<think>It could be A) or")
+    assert (response.reasoning, response.answer, response.letter) == (None, None, None)
+    response = parse_response("<think>r</think><answer>B", ["x", "y"])
+    assert (response.reasoning, response.answer, response.letter, response.lenient_letter) == ("r", None, None, "B")
+    assert not response.well_formed
+
+
+def test_empty_tags_are_not_absent():
+    response = parse_response("<think></think><answer></answer>")
+    assert (response.reasoning, response.answer, response.letter, response.lenient_letter) == ("", "", None, None)
+    assert response.well_formed
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("<answer>B</answer>", "B"),
+        ("<answer>\n B\t</answer>", "B"),
+        ("before <answer>B</answer> after", "B"),
+        ("<answer>x</answer><answer>C</answer>", "C"),
+        ("<answer>B</answer><answer>C</answer>", "B"),
+        ("<answer>Z</answer>", "Z"),
+        ("<answer>b</answer>", None),
+        ("<answer>B.</answer>", None),
+        ("<ANSWER>B</ANSWER>", None),
+        ("<answer>B", None),
+        ("B", None),
+    ],
+)
+def test_strict_letter(text, letter):
+    assert strict_letter(text) == parse_response(text, ["w", "x", "y", "z"]).letter == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "well_formed"),
+    [
+        ("<think>a</think><answer>B</answer>", True),
+        ("<think>a</think> \n\t<answer>B</answer>", True),
+        ("<think></think><answer></answer>", True),
+        ("<think>a\nb</think><answer>c\nd</answer>", True),
+        ("<think>a</think><answer>B</answer> x <answer>C</answer>", True),
+        ("<think>a</think>b</think><answer>B</answer>", True),
+        ("<think>a</think><answer>B</answer>\n", False),
+        (" <think>a</think><answer>B</answer>", False),
+        ("<think>a</think>x<answer>B</answer>", False),
+        ("<think>a</think><answer>B", False),
+        ("<answer>B</answer>", False),
+        ("<THINK>a</THINK><answer>B</answer>", False),
+        ("<think><answer></think></answer>", False),
+        ("<think></think><answer></answer", False),
+    ],
+)
+def test_well_formed(text, well_formed):
+    assert is_well_formed(text) is parse_response(text).well_formed is well_formed
+
+
+@given(texts)
+@example("<think></think><answer>")
+@example("<think></think></answer>")
+def test_patterns_of_the_release_agree(text):
+    assert is_well_formed(text) == bool(FORMAT.fullmatch(text))
+    found = ANSWER.search(text)
+    assert answer_text(text) == (found[1] if found else None)
+    found = STRICT.search(text)
+    assert strict_letter(text) == (found[1] if found else None)
+
+
+@given(texts)
+def test_answer_tags_counts(text):
+    opened, closed = answer_tags(text)
+    assert opened == len(re.findall("<answer>", text, re.IGNORECASE))
+    assert closed == len(re.findall("</answer>", text, re.IGNORECASE))
+
+
+@given(texts, option_lists)
+def test_no_text_raises_and_the_parts_agree(text, options):
+    response = parse_response(text, options)
+    assert response == parse_response(text, options)
+    if response.letter is not None:
+        assert response.lenient_letter == response.letter
+    elif response.lenient_letter is not None:
+        assert response.lenient_letter in LETTERS[: len(options) or 10]
+    if response.answer is not None:
+        assert response.answer in text
+
+
+@given(st.text(st.characters(exclude_characters="<>")), st.sampled_from(LETTERS))
+def test_a_rendered_response_is_read_back(reasoning, letter):
+    response = parse_response(f"<think>{reasoning}</think>\n<answer>{letter}</answer>", list("0123456789"))
+    assert (response.reasoning, response.letter, response.well_formed) == (reasoning.strip(), letter, True)
+
+
+N = 1_000_000
+HOSTILE = [
+    "<answer>",
+    "</answer>",
+    "<think>",
+    "</think>",
+    "</think><answer>",
+    "<answer>B",
+    "<answer> ",
+    "</think> ",
+    " ",
+    "\n",
+    "A",
+    "B) ",
+    "(",
+    "not ",
+    "the answer is ",
+    "answer: B or ",
+    "Lung ",
+    ". ",
+    "\u2028",
+    "<",
+]
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+@pytest.mark.parametrize(("head", "tail"), [("", ""), ("<think>", "</answer>"), ("<answer>", "</answer>x")])
+def test_a_million_characters_are_read(unit, head, tail):
+    """Not timed: with one quadratic pattern a single case would take minutes and the suite would not come to an end."""
+    text = head + unit * (N // len(unit)) + tail
+    response = parse_response(text, ["Lung", "Liver", "A" * N, " ".join("a" * 300)])
+    assert response.well_formed == (unit == "</think><answer>" and head == "<think>")

@@ -1,0 +1,51 @@
+"""Distinct questions, and a generator that answers them by script."""
+
+from collections.abc import Callable, Sequence
+
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
+
+OPTIONS = ("liver", "kidney", "brain")
+
+
+class Scripted:
+    """Answers with what `reply` makes of the prompt; stops like a key press after `stop_after` batches."""
+
+    def __init__(self, reply: Callable[[str], str], stop_after: int | None = None) -> None:
+        self.reply = reply
+        self.stop_after = stop_after
+        self.batches: list[list[str]] = []
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        if self.stop_after is not None and len(self.batches) == self.stop_after:
+            raise KeyboardInterrupt
+        prompts = [item.prompt[0]["content"][-1]["text"] for item in items]
+        self.batches.append([prompt.splitlines()[0] for prompt in prompts])
+        texts = [self.reply(prompt) for prompt in prompts]
+        limit = settings.max_new_tokens
+        return [
+            Generation(text=text, n_tokens=min(len(text.split()), limit), truncated=len(text.split()) > limit)
+            for text in texts
+        ]
+
+
+def tagged(letter: str) -> str:
+    """A well formed answer."""
+    return f"<think>It looks so.</think><answer>{letter}</answer>"
+
+
+def make_samples(n: int = 6) -> list[Sample]:
+    """Half MRI, half CT; the right answer is always A; two items per subject."""
+    return [
+        Sample(
+            id=f"q{i}",
+            images=(f"images/{i}.png",),
+            question=f"Question {i}?",
+            options=OPTIONS,
+            answer=OPTIONS[0],
+            modality="MRI" if i < n / 2 else "CT",
+            question_type="Anatomy Identification" if i % 2 else "",
+            subject=f"patient{i // 2}",
+        )
+        for i in range(n)
+    ]

@@ -1,0 +1,163 @@
+"""Scoring against a hand-computed case, and properties that hold for any answers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.evaluation.score import grade, order_modalities, score, share
+from medvlm_r1.policy.generate import Generation
+
+
+def sample(n: int, modality: str = "MRI", **changes: object) -> Sample:
+    fields = {"id": f"q{n}", "images": (), "question": "Which?", "options": ("liver", "kidney"), "answer": "kidney"}
+    return Sample(**(fields | {"modality": modality} | changes))  # type: ignore[arg-type]
+
+
+def said(text: str, *, truncated: bool = False) -> Generation:
+    return Generation(text=text, n_tokens=len(text.split()), truncated=truncated)
+
+
+RIGHT = "<think>one two three</think><answer>B</answer>"
+WRONG = "<think>one</think><answer>A</answer>"
+
+
+def test_figures_by_hand() -> None:
+    samples = [
+        sample(0, question_type="Anatomy Identification", subject="p0"),
+        sample(1, question_type="Anatomy Identification", subject="p0"),
+        sample(2, question_type="Lesion Grading", subject="p1"),
+        sample(3, subject="p1"),
+        sample(4, "CT", options=("a1", "b1", "c1", "d1"), answer="c1"),
+        sample(5, "CT"),
+    ]
+    texts = [RIGHT, WRONG, "The answer is B", "<answer>B)</answer>", "<think>it goes on and", RIGHT]
+    generations = [said(text, truncated=text.endswith("and")) for text in texts]
+    figures = score(samples, generations)
+
+    assert figures["n"] == 6
+    assert list(figures["accuracy"]) == ["MRI", "CT", "mean"]
+    assert {key: figures["accuracy"]["MRI"][key] for key in ("n", "correct", "percent")} == {
+        "n": 4,
+        "correct": 1,
+        "percent": 25.0,
+    }
+    assert figures["accuracy"]["CT"]["percent"] == 50.0
+    assert figures["accuracy"]["mean"] == 37.5
+    assert figures["lenient"]["MRI"]["correct"] == 3
+    assert figures["lenient"]["mean"] == (75.0 + 50.0) / 2
+    assert figures["by_type"] == {
+        "MRI": {"Anatomy Identification": share([True, False]), "Lesion Grading": share([False])},
+        "CT": {},
+    }
+    assert (figures["well_formed"]["n"], figures["well_formed"]["correct"]) == (6, 3)
+    assert figures["no_answer"]["count"] == 3
+    assert figures["no_answer_lenient"]["count"] == 1
+    assert figures["cut_off"] == share([False, False, False, False, True, False], "count")
+    assert figures["mean_reasoning_words"] == pytest.approx((3 + 1 + 3) / 3)
+    assert figures["mean_completion_tokens"] == pytest.approx(sum(len(text.split()) for text in texts) / 6)
+    assert figures["chance"] == {
+        "MRI": {"n": 4, "percent": 50.0},
+        "CT": {"n": 2, "percent": 37.5},
+        "mean": 43.75,
+    }
+    # MRI: 1 of 4 right. Deviations .75 and -.25 three times: SE_CLT^2 = .75 / 3 / 4; pairs in a cluster add
+    # 2 * (.75 * -.25) + 2 * (-.25 * -.25) = -.25, over 16.
+    assert figures["accuracy"]["MRI"]["clustered_se"] == pytest.approx(100 * (0.75 / 12 - 0.25 / 16) ** 0.5)
+
+
+def test_intervals_are_wilsons_in_percent() -> None:
+    part = share([True] * 81 + [False] * 182)
+    assert part["ci95"] == pytest.approx([25.53, 36.62], abs=0.005)
+
+
+def test_the_mean_weighs_modalities_alike_and_has_an_interval() -> None:
+    samples = [sample(n) for n in range(9)] + [sample(9, "CT")]
+    figures = score(samples, [said(RIGHT)] * 9 + [said(WRONG)])
+    assert figures["accuracy"]["mean"] == 50.0
+    low, high = figures["accuracy_mean_ci95"]
+    assert low < 50 < high
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "lenient", "formed"),
+    [
+        ("B", True, True, True),
+        (" B\n", True, True, True),
+        ("A", False, False, True),
+        ("b", False, True, False),
+        ("B.", False, True, False),
+        ("kidney", False, True, False),
+        (RIGHT, True, True, False),
+        ("", False, False, False),
+    ],
+)
+def test_answer_only_is_the_letter_alone(text: str, strict: bool, lenient: bool, formed: bool) -> None:
+    graded = grade(sample(0), said(text), "answer-only")
+    assert (graded.correct, graded.lenient_correct, graded.response.well_formed) == (strict, lenient, formed)
+
+
+def test_a_letter_alone_is_no_strict_answer_where_tags_were_asked_for() -> None:
+    graded = grade(sample(0), said("B"))
+    assert not graded.correct
+    assert graded.lenient_correct
+
+
+def test_a_letter_that_was_not_offered_is_wrong_and_still_an_answer() -> None:
+    graded = grade(sample(0), said("<think>x</think><answer>D</answer>"))
+    assert graded.answered
+    assert not graded.correct
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("<think>x</think><answer>Left  Lung.</answer>", True),
+        ("<think>x</think><answer>the left lung</answer>", False),
+        ("left lung", False),
+    ],
+)
+def test_open_questions_want_the_same_text(text: str, right: bool) -> None:
+    graded = grade(sample(0, options=(), answer="left lung"), said(text))
+    assert graded.correct is graded.lenient_correct is right
+
+
+def test_open_questions_have_no_chance() -> None:
+    assert score([sample(0, options=())], [said(RIGHT)])["chance"]["MRI"]["percent"] == 0.0
+
+
+def test_no_reasoning_has_no_mean() -> None:
+    assert score([sample(0)], [said("B")])["mean_reasoning_words"] is None
+
+
+def test_samples_and_generations_must_pair() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        score([sample(0)], [])
+    with pytest.raises(ValueError, match="at least one sample"):
+        score([], [])
+
+
+def test_modalities_stand_in_the_order_of_the_papers_table() -> None:
+    assert order_modalities(["Ultrasound", "X-ray", "OCT", "MRI", "CT", "MRI"]) == [
+        "MRI",
+        "CT",
+        "X-ray",
+        "OCT",
+        "Ultrasound",
+    ]
+
+
+@given(st.lists(st.tuples(st.sampled_from([RIGHT, WRONG, "B", "", "kidney or liver"]), st.booleans()), min_size=1))
+def test_figures_agree_with_each_other(answers: list[tuple[str, bool]]) -> None:
+    samples = [sample(n, "MRI" if mri else "CT") for n, (_, mri) in enumerate(answers)]
+    figures = score(samples, [said(text) for text, _ in answers])
+    for key in ("accuracy", "lenient"):
+        parts = [part for name, part in figures[key].items() if name != "mean"]
+        assert sum(part["n"] for part in parts) == len(answers)
+        assert all(part["ci95"][0] <= part["percent"] + 1e-9 <= part["ci95"][1] + 2e-9 for part in parts)
+        low, high = figures[f"{key}_mean_ci95"]
+        assert low <= figures[key]["mean"] + 1e-9 <= high + 2e-9
+    strict = sum(part["correct"] for name, part in figures["accuracy"].items() if name != "mean")
+    lenient = sum(part["correct"] for name, part in figures["lenient"].items() if name != "mean")
+    assert strict <= lenient <= len(answers) - figures["no_answer_lenient"]["count"]
+    assert strict <= len(answers) - figures["no_answer"]["count"]

@@ -1,0 +1,181 @@
+"""Statistics against scipy where it has the function, a slow second implementation or properties elsewhere."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
+
+from medvlm_r1.evaluation.statistics import clustered_se, mcnemar_exact, mean_interval, paired_bootstrap, wilson
+
+counts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+scored = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=2, max_size=40)
+
+
+@given(counts)
+def test_wilson_is_scipys(count: tuple[int, int]) -> None:
+    k, n = count
+    reference = binomtest(k, n).proportion_ci(confidence_level=0.95, method="wilson")
+    assert wilson(k, n) == pytest.approx((reference.low, reference.high), abs=1e-9)
+
+
+def test_wilson_by_hand() -> None:
+    # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3: 81 of 263 and 0 of 20.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+def test_wilson_without_trials_knows_nothing() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("k", "n"), [(-1, 3), (4, 3), (0, -1)])
+def test_wilson_refuses_impossible_counts(k: int, n: int) -> None:
+    with pytest.raises(ValueError, match="wanted 0 <= k <= n"):
+        wilson(k, n)
+
+
+@given(counts)
+def test_mean_interval_of_one_share_is_wilson(count: tuple[int, int]) -> None:
+    assert mean_interval([count]) == pytest.approx(wilson(*count), abs=1e-12)
+
+
+@given(st.lists(counts, min_size=2, max_size=6))
+def test_mean_interval_holds_the_mean_and_lies_within_the_parts(parts: list[tuple[int, int]]) -> None:
+    low, high = mean_interval(parts)
+    mean = sum(k / n for k, n in parts) / len(parts)
+    assert low <= mean + 1e-12
+    assert high >= mean - 1e-12
+    # Independent errors partly cancel: never wider than if all shares erred the same way at once.
+    assert low >= sum(wilson(k, n)[0] for k, n in parts) / len(parts) - 1e-12
+    assert high <= sum(wilson(k, n)[1] for k, n in parts) / len(parts) + 1e-12
+
+
+def test_mean_interval_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.array([0.95, 0.69, 0.70])
+    draws = rng.binomial(60, truth, size=(2000, 3))
+    inside = 0
+    for row in draws:
+        low, high = mean_interval([(int(k), 60) for k in row])
+        inside += low <= truth.mean() <= high
+    assert 0.935 < inside / 2000 < 0.975
+
+
+@pytest.mark.parametrize("parts", [[], [(0, 0)], [(1, 2), (0, 0)]])
+def test_mean_interval_needs_trials(parts: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match="wanted at least one share"):
+        mean_interval(parts)
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_twice_the_binomial_tail(b: int, c: int) -> None:
+    assert mcnemar_exact(b, c) == pytest.approx(min(1.0, 2 * binom.cdf(min(b, c), b + c, 0.5)), abs=1e-9)
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_mcnemar_is_scipys_two_sided_binomial_test(b: int, c: int) -> None:
+    if b + c == 0:
+        assert mcnemar_exact(b, c) == 1.0
+    else:
+        assert mcnemar_exact(b, c) == pytest.approx(binomtest(b, b + c, 0.5).pvalue, abs=1e-9)
+
+
+def test_mcnemar_by_hand() -> None:
+    assert mcnemar_exact(0, 5) == 2 / 32
+    assert mcnemar_exact(1, 5) == 14 / 64
+    assert mcnemar_exact(3, 3) == 1.0
+
+
+def test_mcnemar_keeps_precision_with_many_discordant_items() -> None:
+    assert mcnemar_exact(4700, 5300) == pytest.approx(2 * binom.cdf(4700, 10_000, 0.5), rel=1e-9)
+
+
+def test_mcnemar_refuses_negative_counts() -> None:
+    with pytest.raises(ValueError, match="wanted counts"):
+        mcnemar_exact(-1, 2)
+
+
+@given(scored)
+def test_clustered_se_is_the_written_formula(rows: list[tuple[bool, bool, int]]) -> None:
+    scores = [float(row[0]) for row in rows]
+    clusters = [row[2] for row in rows]
+    n, mean = len(scores), sum(scores) / len(scores)
+    variance = sum((s - mean) ** 2 for s in scores) / (n - 1) / n
+    for i in range(n):
+        for j in range(n):
+            if i != j and clusters[i] == clusters[j]:
+                variance += (scores[i] - mean) * (scores[j] - mean) / n**2
+    assert clustered_se(scores, clusters) == pytest.approx(math.sqrt(max(0.0, variance)), abs=1e-9)
+
+
+def test_clustered_se_without_clusters_is_the_ordinary_one() -> None:
+    scores = [1.0, 0.0, 0.0, 1.0, 1.0]
+    assert clustered_se(scores, list("abcde")) == pytest.approx(np.std(scores, ddof=1) / math.sqrt(5), abs=1e-12)
+
+
+def test_clustered_se_grows_when_items_of_a_patient_agree() -> None:
+    scores = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0] * 5
+    patients = [i // 3 for i in range(30)]
+    assert clustered_se(scores, patients) > 1.5 * clustered_se(scores, range(30))
+
+
+def test_clustered_se_of_one_item_is_zero() -> None:
+    assert clustered_se([1.0], ["a"]) == 0.0
+
+
+def test_clustered_se_wants_one_cluster_per_score() -> None:
+    with pytest.raises(ValueError, match="2 scores and 1 clusters"):
+        clustered_se([1.0, 0.0], ["a"])
+
+
+@given(scored)
+@settings(max_examples=40)
+def test_bootstrap_of_a_system_with_itself_is_nothing(rows: list[tuple[bool, bool, int]]) -> None:
+    scores = [float(row[0]) for row in rows]
+    result = paired_bootstrap(scores, scores, [row[2] for row in rows], resamples=50)
+    assert (result.difference, result.low, result.high) == (0.0, 0.0, 0.0)
+
+
+@given(scored)
+@settings(max_examples=40)
+def test_bootstrap_turns_round_with_its_systems(rows: list[tuple[bool, bool, int]]) -> None:
+    a, b, clusters = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+    forward, back = paired_bootstrap(a, b, clusters, resamples=200), paired_bootstrap(b, a, clusters, resamples=200)
+    assert forward.difference == pytest.approx(-back.difference, abs=1e-12)
+    assert forward.low == pytest.approx(-back.high, abs=1e-9)
+    assert forward.high == pytest.approx(-back.low, abs=1e-9)
+
+
+def test_bootstrap_is_seeded() -> None:
+    a, b, clusters = [0, 1, 0, 1, 0, 0, 1, 0], [1, 1, 0, 1, 1, 0, 0, 1], list("aabbccdd")
+    assert paired_bootstrap(a, b, clusters, seed=3) == paired_bootstrap(a, b, clusters, seed=3)
+
+
+def test_bootstrap_agrees_with_the_normal_interval_on_many_items() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.random(900) < 0.55, rng.random(900) < 0.70
+    result = paired_bootstrap(a.tolist(), b.tolist(), range(900))
+    difference = b.astype(float) - a.astype(float)
+    half = 1.959963984540054 * difference.std(ddof=1) / math.sqrt(900)
+    assert result.difference == pytest.approx(difference.mean(), abs=1e-12)
+    assert result.low == pytest.approx(difference.mean() - half, abs=0.004)
+    assert result.high == pytest.approx(difference.mean() + half, abs=0.004)
+
+
+def test_bootstrap_resamples_whole_clusters() -> None:
+    # Ten patients of thirty images each, every patient wholly gained or wholly lost: only ten independent facts.
+    gain = [float(i % 2) for i in range(10) for _ in range(30)]
+    patients = [i for i in range(10) for _ in range(30)]
+    wide = paired_bootstrap([0.0] * 300, gain, patients)
+    narrow = paired_bootstrap([0.0] * 300, gain, range(300))
+    assert wide.high - wide.low > 4 * (narrow.high - narrow.low)
+
+
+def test_bootstrap_refuses_unequal_or_empty_input() -> None:
+    with pytest.raises(ValueError, match="equal lengths"):
+        paired_bootstrap([1.0], [1.0, 0.0], ["a"])
+    with pytest.raises(ValueError, match="at least one item"):
+        paired_bootstrap([], [], [])

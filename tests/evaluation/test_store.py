@@ -1,0 +1,156 @@
+"""The store: nothing lost, nothing rewritten, nothing half read."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from scripted import make_samples, tagged
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.store import (
+    ANSWERS,
+    RESULTS,
+    AnswerKey,
+    AnswerStore,
+    StoredAnswer,
+    hash_pixels,
+    hash_prompt,
+    read_answers,
+    read_results,
+    write_results,
+)
+from medvlm_r1.policy.generate import Generation
+
+KEY = AnswerKey(model="m", prompt="p", pixels="x", max_new_tokens=512, temperature=0.0, seed=0)
+SAMPLES = make_samples()
+
+
+def answer(n: int, text: str = "") -> StoredAnswer:
+    generation = Generation(text=text or tagged("A"), n_tokens=7, truncated=False)
+    return StoredAnswer(sample=SAMPLES[n], generation=generation, seconds=0.5, model="m", template="medvlm-r1", key=KEY)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    written = [answer(0), answer(1, "<think>line\nline \u2028 é 脑</think><answer>B</answer>")]
+    with AnswerStore(tmp_path) as store:
+        store.append(written)
+    assert read_answers(tmp_path) == written
+
+
+def test_a_line_tells_how_the_answer_was_read(tmp_path: Path) -> None:
+    with AnswerStore(tmp_path) as store:
+        store.append([answer(0, tagged("B"))])
+    row = json.loads((tmp_path / ANSWERS).read_text())
+    assert (row["letter"], row["correct"]) == ("B", False)
+
+
+def test_an_answer_is_on_disk_before_the_store_is_closed(tmp_path: Path) -> None:
+    with AnswerStore(tmp_path) as store:
+        store.append([answer(0)])
+        assert len(read_answers(tmp_path)) == 1
+
+
+def test_half_a_character_survives(tmp_path: Path) -> None:
+    with AnswerStore(tmp_path) as store:
+        store.append([answer(0, "\ud83d")])
+    assert read_answers(tmp_path)[0].generation.text == "\ud83d"
+
+
+def test_a_half_written_last_line_is_dropped_and_written_anew(tmp_path: Path) -> None:
+    with AnswerStore(tmp_path) as store:
+        store.append([answer(0), answer(1)])
+    path = tmp_path / ANSWERS
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    assert len(read_answers(tmp_path)) == 1
+    with AnswerStore(tmp_path) as store:
+        assert list(store.answers) == ["q0"]
+        store.append([answer(1)])
+    assert path.read_bytes() == whole
+
+
+def test_reading_leaves_the_file_alone(tmp_path: Path) -> None:
+    (tmp_path / ANSWERS).write_bytes(b'{"id": "q0", "te')
+    assert read_answers(tmp_path) == []
+    assert (tmp_path / ANSWERS).read_bytes() == b'{"id": "q0", "te'
+
+
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        (b"{not json}\n", "row 2: not JSON"),
+        (b"[1]\n", "row 2: expected a JSON object, saw list"),
+        (b'{"id": "q9"}\n', "row 2: not a line of `medvlm-r1 eval` \\(no field 'images'\\)"),
+        (b"\xff\xfe\n", "row 2: not JSON"),
+    ],
+)
+def test_a_foreign_line_is_an_error_with_its_row(tmp_path: Path, line: bytes, seen: str) -> None:
+    with AnswerStore(tmp_path) as store:
+        store.append([answer(0)])
+    with (tmp_path / ANSWERS).open("ab") as file:
+        file.write(line)
+    with pytest.raises(UserError, match=seen):
+        read_answers(tmp_path)
+
+
+def test_the_same_item_twice_is_an_error(tmp_path: Path) -> None:
+    with AnswerStore(tmp_path) as store:
+        store.append([answer(0), answer(1), answer(0)])
+    with pytest.raises(UserError, match=r"row 3: id 'q0' was answered in row 1"):
+        read_answers(tmp_path)
+
+
+def test_no_store_is_an_error_that_says_what_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="medvlm-r1 eval"):
+        read_answers(tmp_path)
+
+
+def test_keys_name_what_differs() -> None:
+    other = AnswerKey(model="n" * 64, prompt="p", pixels="x", max_new_tokens=64, temperature=0.0, seed=0)
+    assert KEY.differences(KEY) == []
+    assert KEY.differences(other) == ["model (then m, now nnnnnnnnnnnn)", "max_new_tokens (then 512, now 64)"]
+
+
+def test_pixels_are_hashed_and_not_files(tmp_path: Path) -> None:
+    image = Image.new("RGB", (3, 2), (1, 2, 3))
+    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.bmp")
+    with Image.open(tmp_path / "a.png") as png, Image.open(tmp_path / "a.bmp") as bmp:
+        assert hash_pixels([png]) == hash_pixels([bmp]) == hash_pixels([image])
+    assert hash_pixels([image]) != hash_pixels([image, image])
+    assert hash_pixels([image]) != hash_pixels([Image.new("RGB", (2, 3), (1, 2, 3))])
+    image.putpixel((0, 0), (1, 2, 4))
+    with Image.open(tmp_path / "a.png") as png:
+        assert hash_pixels([png]) != hash_pixels([image])
+
+
+def test_prompts_hash_by_content() -> None:
+    one = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
+    assert hash_prompt(one) == hash_prompt([{"content": [{"text": "a", "type": "text"}], "role": "user"}])
+    assert hash_prompt(one) != hash_prompt([{"role": "user", "content": [{"type": "text", "text": "b"}]}])
+
+
+def test_results_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_results(tmp_path, {"accuracy": {"mean": 50.0}})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_results(tmp_path, {"accuracy": float("nan")})
+    assert json.loads((tmp_path / RESULTS).read_text()) == {"accuracy": {"mean": 50.0}}
+    assert [path.name for path in tmp_path.iterdir()] == [RESULTS]
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        ("{", "not JSON"),
+        ("3", "not JSON results"),
+        ("[]", "no model, data"),
+        ('{"accuracy": 1}', "no model, .*, lenient,"),
+    ],
+)
+def test_foreign_results_are_an_error(tmp_path: Path, content: str, seen: str) -> None:
+    (tmp_path / RESULTS).write_text(content)
+    with pytest.raises(UserError, match=seen):
+        read_results(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        read_results(tmp_path / "elsewhere")

@@ -1,0 +1,138 @@
+"""Generation: the same answers whatever the batch, in the order of the questions, without image tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.policy.load import Policy, load_policy, vision_token_ids
+
+SHORT = GenerationSettings(max_new_tokens=6)
+
+
+@pytest.fixture
+def policy(tiny_policy_dir: Path) -> Policy:
+    """The tiny policy in evaluation mode."""
+    return load_policy(str(tiny_policy_dir), device="cpu")
+
+
+def question(text: str, *sizes: tuple[int, int]) -> GenerationInput:
+    """A question with one image of each size."""
+    content: list[dict[str, Any]] = [*({"type": "image"} for _ in sizes), {"type": "text", "text": text}]
+    images = [Image.linear_gradient("L").resize(size).convert("RGB") for size in sizes]
+    return GenerationInput(prompt=[{"role": "user", "content": content}], images=images)
+
+
+ITEMS = [
+    question("Which organ is shown?", (40, 30)),
+    question("Is there a lesion in the left lung of this patient? A) yes B) no", (300, 400)),
+    question("no image at all"),
+    question("Which", (90, 30), (30, 90)),
+    question("Which imaging modality was used? A) MRI B) CT", (56, 56)),
+    question("another without"),
+]
+
+
+def bias(policy: Policy, tokens: list[int], by: float) -> None:
+    """Raise the logits of some tokens at every step."""
+
+    def add(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        raised = logits.clone()
+        raised[..., tokens] += by
+        return raised
+
+    policy.model.lm_head.register_forward_hook(add)
+
+
+def test_equals_a_plain_loop_over_full_forwards(policy: Policy) -> None:
+    found = LocalGenerator(policy=policy, batch_size=3).generate(ITEMS, SHORT)
+    forbidden = vision_token_ids(policy.model)
+    for item, generation in zip(ITEMS, found, strict=True):
+        text = policy.processor.apply_chat_template(list(item.prompt), add_generation_prompt=True)
+        inputs = policy.processor(text=[text], images=list(item.images) or None, return_tensors="pt")
+        length = inputs["input_ids"].shape[1]
+        for _ in range(SHORT.max_new_tokens):
+            logits = policy.model(**inputs).logits[0, -1]
+            logits[forbidden] = -torch.inf
+            token = logits.argmax().view(1, 1)
+            if token.item() == policy.processor.tokenizer.eos_token_id:
+                break
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], token], dim=1)
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+            inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(token)], dim=1)
+        completion = inputs["input_ids"][0, length:]
+        assert generation.text == policy.processor.tokenizer.decode(completion, skip_special_tokens=True)
+        assert generation.n_tokens == len(completion)
+        assert generation.truncated == (len(completion) == SHORT.max_new_tokens)
+    assert len({generation.text for generation in found}) > 3
+
+
+def test_batch_and_order_change_nothing(policy: Policy) -> None:
+    together = LocalGenerator(policy=policy, batch_size=8).generate(ITEMS, SHORT)
+    assert LocalGenerator(policy=policy, batch_size=1).generate(ITEMS, SHORT) == together
+    assert LocalGenerator(policy=policy, batch_size=2).generate(ITEMS[::-1], SHORT) == together[::-1]
+    assert LocalGenerator(policy=policy).generate([], SHORT) == []
+
+
+def test_sampling_is_seeded_and_leaves_the_random_state_alone(policy: Policy) -> None:
+    generator = LocalGenerator(policy=policy)
+
+    def sample(seed: int) -> list[str]:
+        settings = GenerationSettings(max_new_tokens=6, temperature=1.0, seed=seed)
+        return [generation.text for generation in generator.generate(ITEMS, settings)]
+
+    before = torch.get_rng_state()
+    first = sample(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert sample(1) == first
+    assert sample(2) != first
+
+
+def test_image_tokens_are_never_generated(policy: Policy) -> None:
+    forbidden = vision_token_ids(policy.model)
+    bias(policy, forbidden, 1000.0)
+    inputs = torch.tensor([[1, 2, 3]])
+    assert set(policy.model.generate(inputs, max_new_tokens=3, do_sample=False)[0, 3:].tolist()) <= set(forbidden)
+    for temperature in (0.0, 1.0):
+        settings = GenerationSettings(max_new_tokens=4, temperature=temperature)
+        for generation in LocalGenerator(policy=policy).generate(ITEMS, settings):
+            assert generation.n_tokens == 4
+            assert generation.text
+
+
+def test_end_token_closes_a_completion(policy: Policy) -> None:
+    bias(policy, [policy.processor.tokenizer.eos_token_id], 1000.0)
+    for generation in LocalGenerator(policy=policy).generate(ITEMS, SHORT):
+        assert (generation.text, generation.n_tokens, generation.truncated) == ("", 0, False)
+
+
+def test_settings_shipped_with_a_checkpoint_do_not_apply(policy: Policy) -> None:
+    expected = LocalGenerator(policy=policy).generate(ITEMS, SHORT)
+    for name, value in {
+        "do_sample": True,
+        "temperature": 9.0,
+        "top_k": 3,
+        "repetition_penalty": 7.0,
+        "max_length": 5,
+    }.items():
+        setattr(policy.model.generation_config, name, value)
+    assert LocalGenerator(policy=policy).generate(ITEMS, SHORT) == expected
+
+
+def test_misuse_is_named(policy: Policy) -> None:
+    lone = GenerationInput(prompt=ITEMS[0].prompt)
+    with pytest.raises(UserError, match="Item 1 has 1 image placeholders in its prompt and 0 images"):
+        LocalGenerator(policy=policy).generate([ITEMS[0], lone], SHORT)
+    with pytest.raises(UserError, match="max_new_tokens is 0"):
+        GenerationSettings(max_new_tokens=0)
+    for temperature in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="temperature is"):
+            GenerationSettings(temperature=temperature)
+    with pytest.raises(UserError, match="batch_size is 0"):
+        LocalGenerator(policy=policy, batch_size=0)

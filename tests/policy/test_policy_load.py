@@ -1,0 +1,130 @@
+"""Finding and loading a policy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy import load
+from medvlm_r1.policy.load import fingerprint, load_policy, vision_token_ids
+
+
+@pytest.fixture
+def copy(tiny_policy_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny policy that a test may damage."""
+    return Path(shutil.copytree(tiny_policy_dir, tmp_path / "copy"))
+
+
+def test_loads_ready_to_answer(tiny_policy_dir: Path) -> None:
+    policy = load_policy(str(tiny_policy_dir), device="cpu")
+    assert policy.name == str(tiny_policy_dir)
+    assert not policy.model.training
+    assert policy.model.dtype == torch.float32
+    assert policy.processor.tokenizer.padding_side == "left"
+    assert load_policy(str(tiny_policy_dir), dtype="bfloat16", device="cpu").model.dtype == torch.bfloat16
+
+
+def test_vision_tokens_from_model_and_processor(tiny_policy_dir: Path) -> None:
+    policy = load_policy(str(tiny_policy_dir))
+    names = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    expected = sorted(policy.processor.tokenizer.convert_tokens_to_ids(names))
+    assert vision_token_ids(policy.model) == expected
+    assert vision_token_ids(policy.processor) == expected
+    assert vision_token_ids(policy.model, policy.processor) == expected
+    assert vision_token_ids() == []
+
+
+def test_fingerprint_follows_what_changes_answers(copy: Path, tiny_policy_dir: Path) -> None:
+    original = fingerprint(str(tiny_policy_dir))
+    assert fingerprint(str(copy)) == original
+    (copy / "README.md").write_text("a card")
+    assert fingerprint(str(copy)) == original
+    template = (copy / "chat_template.jinja").read_text()
+    (copy / "chat_template.jinja").write_text(template + " ")
+    assert fingerprint(str(copy)) != original
+    (copy / "chat_template.jinja").write_text(template)
+    tensors = load_file(copy / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] += 1e-3
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    assert fingerprint(str(copy)) != original
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _cut_short(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def _tensor_lost(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _adapter_only(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+def _text_model(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_no_weights, r"no \*\.safetensors weights"),
+        (_cut_short, "cannot be loaded"),
+        (_tensor_lost, r"lacks 1 of the model's weights, the first being lm_head\.weight"),
+        (_adapter_only, "LoRA adapter alone"),
+        (lambda folder: (folder / "config.json").unlink(), r"it has no config\.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
+        (_text_model, "cannot be loaded as an image-text-to-text model"),
+        (lambda folder: (folder / "processor_config.json").unlink(), "processor"),
+    ],
+)
+def test_unusable_folders(copy: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(copy)
+    with pytest.raises(UserError, match=message):
+        load_policy(str(copy))
+
+
+def test_hub_is_asked_only_when_there_is_no_folder(
+    tiny_policy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        assert not any(pattern.endswith((".py", ".bin")) for pattern in allow_patterns)
+        if name == "owner/model":
+            return str(tiny_policy_dir)
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_policy_dir, tmp_path / "here" / "policy")
+    assert load_policy("here/policy").name == "here/policy"
+    with pytest.raises(UserError, match="No model folder '/no/such/folder', and it is not a hub id"):
+        load_policy("/no/such/folder")
+    assert asked == []
+    assert load_policy("owner/model").name == "owner/model"
+    with pytest.raises(UserError, match=r"'owner/other' could not be fetched \(LocalEntryNotFoundError\)"):
+        load_policy("owner/other")
+    assert asked == ["owner/model", "owner/other"]
+
+
+def test_phantom_base_is_the_folder_inside_the_package(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load.phantom_base_dir().parent == Path(load.__file__).parent
+    monkeypatch.setattr(load, "phantom_base_dir", lambda: tiny_policy_dir)
+    assert fingerprint("phantom-base") == fingerprint(str(tiny_policy_dir))

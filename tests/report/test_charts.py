@@ -1,0 +1,140 @@
+"""Curves: which metrics become charts, and that the geometry keeps the data's order and size."""
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medvlm_r1.report.charts import FRAME, Panel, build_panels, nice_ticks, number, running_mean
+
+
+def titles(panels: list[Panel]) -> list[str]:
+    return [panel.title for panel in panels]
+
+
+def points(path: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r"([\d.]+),([\d.]+)", path)]
+
+
+def test_known_metrics_become_charts_in_reading_order() -> None:
+    row = {
+        "step": 1,
+        "loss": 0.1,
+        "learning_rate": 1e-6,
+        "kl": 0.0,
+        "reward": 1.0,
+        "rewards/accuracy_paper/mean": 0.5,
+        "eval_accuracy/MRI": 0.5,
+        "eval_runtime": 3.0,
+        "completions/mean_length": 90,
+        "frac_reward_zero_std": 0.2,
+        "entropy": 0.4,
+        "grad_norm": 2.0,
+    }
+    assert titles(build_panels({"GRPO": [row]})) == [
+        "Held out: accuracy, MRI",
+        "Reward",
+        "Reward: accuracy paper",
+        "Length of a completion",
+        "Distance from the reference",
+        "Entropy",
+        "Groups that teach nothing",
+        "Loss of GRPO",
+        "Gradient norm",
+    ]
+
+
+def test_nothing_logged_gives_no_charts() -> None:
+    assert build_panels({"zero-shot": []}) == []
+    assert build_panels({"a": [{"step": 1, "unknown": 3.0}], "b": [{"reward": 1.0}]}) == []
+
+
+def test_absent_text_and_infinite_values_are_left_out() -> None:
+    rows = [
+        {"step": 1, "reward": 1.0},
+        {"step": 2, "kl": 0.1},
+        {"step": 3, "reward": math.nan},
+        {"step": 4, "reward": "high"},
+        {"step": 5, "reward": math.inf},
+        {"step": 6, "reward": 1.5},
+        {"step": None, "reward": 9.0},
+    ]
+    (line,) = next(panel for panel in build_panels({"run": rows}) if panel.key == "reward").lines
+    assert len(points(line.raw)) == 2
+    assert line.last == "1.5"
+
+
+def test_a_run_keeps_its_style_in_every_chart() -> None:
+    rows = [{"step": 1, "grad_norm": 1.0}, {"step": 2, "grad_norm": 2.0}]
+    (panel,) = build_panels({"zero-shot": [], "SFT": rows, "GRPO": rows})
+    assert [(line.run, line.style) for line in panel.lines] == [("SFT", 1), ("GRPO", 2)]
+
+
+def test_losses_of_two_runs_never_share_a_chart() -> None:
+    rows = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]
+    assert titles(build_panels({"SFT": rows, "GRPO": rows})) == ["Loss of SFT", "Loss of GRPO"]
+
+
+def test_a_single_value_is_a_dot() -> None:
+    (panel,) = build_panels({"run": [{"step": 5, "reward": 0.0}]})
+    dot = panel.lines[0].dot
+    assert dot is not None
+    assert (FRAME.left <= dot[0] <= FRAME.right, dot[1]) == (True, FRAME.bottom)
+
+
+def test_a_resumed_step_counts_once() -> None:
+    rows = [{"step": 1, "kl": 0.1}, {"step": 2, "kl": 0.2}, {"step": 2, "kl": 0.3}]
+    (panel,) = build_panels({"run": rows})
+    assert len(points(panel.lines[0].raw)) == 2
+    assert panel.lines[0].last == "0.3"
+
+
+def test_long_series_are_smoothed_and_thinned() -> None:
+    rows = [{"step": n, "reward": float(n % 2)} for n in range(1, 5001)]
+    (line,) = build_panels({"run": rows})[0].lines
+    assert 100 < len(points(line.raw)) <= 401
+    heights = [y for _, y in points(line.smooth)][5:-5]
+    assert max(heights) - min(heights) < 2
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=60))
+def test_points_stay_in_the_frame_and_higher_is_larger(values: list[float]) -> None:
+    (panel,) = build_panels({"run": [{"step": n, "reward": value} for n, value in enumerate(values)]})
+    placed = points(panel.lines[0].raw)
+    assert len(placed) == len(values)
+    for (x, y), value in zip(placed, values, strict=True):
+        assert FRAME.left <= x <= FRAME.right
+        assert FRAME.top - 0.1 <= y <= FRAME.bottom + 0.1
+        for (_, other), compared in zip(placed, values, strict=True):
+            assert value <= compared or y <= other
+    assert all(FRAME.left <= tick.at <= FRAME.right for tick in panel.x_ticks)
+
+
+@given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e5))
+def test_ticks_are_round_even_and_cover(low: float, width: float) -> None:
+    ticks = nice_ticks(low, low + width)
+    step = ticks[1] - ticks[0]
+    assert 2 <= len(ticks) <= 8
+    assert ticks[0] <= low + step * 1e-6
+    assert ticks[-1] >= low + width - step * 1e-6
+    mantissa = step / 10 ** math.floor(math.log10(step) + 1e-6)
+    assert any(mantissa == pytest.approx(factor, rel=1e-4) for factor in (1, 2, 5, 10))
+
+
+def test_ticks_by_hand() -> None:
+    assert nice_ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert nice_ticks(0, 300) == [0, 100, 200, 300]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.5, "0.5"), (-0.25, "−0.25"), (1.2345, "1.23"), (400.0, "400"), (0.00002, "2e−5"), (250000, "2.5e5")],
+)
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_running_mean_by_hand() -> None:
+    assert running_mean([1, 2, 3, 10], 3) == pytest.approx([1.5, 2, 5, 6.5])

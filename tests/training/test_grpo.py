@@ -1,0 +1,250 @@
+"""GRPO runs of a few steps: outputs, resume, interruption, adapters, forbidden tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sample_rewards
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy.load import Policy, load_policy, vision_token_ids
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.grpo import train_grpo
+
+REWARD = [{"name": "sample_rewards:distinct_tokens"}]
+WriteConfig = Callable[..., Path]
+
+
+class Recorder:
+    """Notes progress, and sends a signal to this process after a step when told to."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.calls: list[tuple[int, int, dict[str, float]]] = []
+        self._stop_after = stop_after
+
+    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+        self.calls.append((step, total, dict(logs)))
+        # The report of a step comes before the one of its figures; stopping then leaves no time to be lucky.
+        if step == self._stop_after and not logs:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().split("\n") if line]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_run_folder_and_final_model(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a training reached for the network")
+
+    monkeypatch.delenv("CI", raising=False)  # TRL sends no telemetry where it is set
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils._telemetry._start_telemetry_thread", refuse)
+    progress = Recorder()
+    model = train_grpo(
+        load_config(write_config(rewards=REWARD, trainer={"report_to": "tensorboard"})), progress=progress
+    )
+    run = model.parent
+    assert {file.name for file in run.iterdir()} == {
+        "config.yaml",
+        "env.json",
+        "data.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "model",
+    }
+    assert any((run / "tensorboard").iterdir())
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [1, 2, 2]
+    assert [(step, total, bool(logs)) for step, total, logs in progress.calls] == [
+        (1, 2, False),
+        (1, 2, True),
+        (2, 2, False),
+        (2, 2, True),
+        (2, 2, True),
+    ]
+    environment = json.loads((run / "env.json").read_text())
+    assert environment["packages"].keys() >= {"torch", "transformers", "trl", "peft", "accelerate"}
+    assert environment["seeds"]["seed"] == 0
+
+    reloaded = AutoModelForImageTextToText.from_pretrained(model)
+    assert (
+        AutoProcessor.from_pretrained(model)
+        .apply_chat_template([{"role": "user", "content": "x"}])
+        .startswith("<|im_start|>")
+    )
+    assert not list(model.glob("*.bin"))
+    assert sum(parameter.numel() for parameter in reloaded.parameters()) > 1000
+
+
+def test_every_rollout_is_written(write_config: WriteConfig) -> None:
+    changes = {"trainer": {"gradient_accumulation_steps": 2, "steps_per_generation": 1, "num_generations": 4}}
+    run = train_grpo(
+        load_config(write_config(rewards=[*REWARD, {"name": "format_paper", "weight": 2}], **changes))
+    ).parent
+    rollouts = rows(run / "samples.jsonl")
+    # Two steps, two generations in each, of one prompt with four completions.
+    assert [row["step"] for row in rollouts] == [1] * 8 + [2] * 8
+    assert len({row["sample_id"] for row in rollouts}) == 4
+    for start in range(0, 16, 4):
+        group = rollouts[start : start + 4]
+        assert {row["group"] for row in group} == {0}
+        assert len({row["sample_id"] for row in group}) == 1
+        rewards = torch.tensor(
+            [row["rewards"]["sample_rewards:distinct_tokens"] + 2 * row["rewards"]["format_paper"] for row in group]
+        )
+        assert torch.allclose(rewards, torch.tensor([row["reward"] for row in group]))
+        advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+        assert torch.allclose(advantages, torch.tensor([row["advantage"] for row in group]), atol=1e-5)
+
+
+def test_interrupted_run_resumes_to_the_same_weights(write_config: WriteConfig, tmp_path: Path) -> None:
+    # Eight samples, two prompts a step: four steps an epoch. The stop after step 6 lies within the second epoch.
+    settings = {"rewards": REWARD, "trainer": {"max_steps": 8}}
+    sample_rewards.SEEN_SAMPLES.clear()
+    straight = train_grpo(load_config(write_config(**settings, out=str(tmp_path / "straight"))))
+    order = list(sample_rewards.SEEN_SAMPLES)
+
+    config = load_config(write_config(**settings, out=str(tmp_path / "stopped")))
+    sample_rewards.SEEN_SAMPLES.clear()
+    with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 6 of 8.*same command goes on"):
+        train_grpo(config, progress=Recorder(stop_after=6))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = train_grpo(config)
+
+    assert order == sample_rewards.SEEN_SAMPLES
+    expected, found = weights(straight), weights(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    start = load_file(Path(config.model) / "model.safetensors")
+    assert not all(torch.equal(start[name], found[name]) for name in start)
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        steps = [row["step"] for row in rows(resumed.parent / name)]
+        assert steps == [row["step"] for row in rows(straight.parent / name)]
+
+
+def test_run_ended_before_its_model_takes_no_further_step(write_config: WriteConfig) -> None:
+    # Two of the four steps of an epoch, where transformers would start a third.
+    config = load_config(write_config(rewards=REWARD))
+    model = train_grpo(config)
+    expected = weights(model)
+    written = rows(model.parent / "metrics.jsonl")
+    shutil.rmtree(model)
+    assert train_grpo(config) == model
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(model).items())
+    assert rows(model.parent / "metrics.jsonl") == written
+
+
+def test_second_signal_quits_at_once(write_config: WriteConfig) -> None:
+    class Impatient(Recorder):
+        def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+            super().on_step(step, total, logs)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    progress = Impatient()
+    with pytest.raises(KeyboardInterrupt, match="Quit at once"):
+        train_grpo(load_config(write_config(rewards=REWARD)), progress=progress)
+    assert [step for step, *_ in progress.calls] == [1]
+
+
+def test_complete_run_is_left_alone(write_config: WriteConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(write_config())
+    model = train_grpo(config)
+    before = {file: file.stat().st_mtime_ns for file in model.parent.rglob("*") if file.is_file()}
+    assert train_grpo(config) == model
+    assert "complete" in capsys.readouterr().err
+    assert before == {file: file.stat().st_mtime_ns for file in model.parent.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match=r"trainer\.learning_rate: 0\.001 there, 0\.5 now"):
+        train_grpo(load_config(write_config(), ["trainer.learning_rate=0.5"]))
+
+
+def test_adapters_are_merged_into_a_plain_model(write_config: WriteConfig) -> None:
+    config = load_config(write_config(rewards=REWARD, lora={"r": 2, "alpha": 4}))
+    model = train_grpo(config)
+    assert not list(model.glob("adapter*"))
+    start, end = load_file(Path(config.model) / "model.safetensors"), weights(model)
+    assert start.keys() == end.keys()
+    changed = {name for name in start if not torch.equal(start[name], end[name])}
+    assert changed
+    assert not any("lm_head" in name or "embed_tokens" in name or "norm" in name for name in changed)
+    AutoModelForImageTextToText.from_pretrained(model)
+
+
+def test_vision_tokens_are_never_sampled(write_config: WriteConfig, tiny_policy_dir: Path, tmp_path: Path) -> None:
+    policy = load_policy(str(tiny_policy_dir))
+    forbidden = vision_token_ids(policy.model)
+    biased = tmp_path / "biased"
+    shutil.copytree(tiny_policy_dir, biased)
+    tensors = weights(tiny_policy_dir)
+    # Opposite rows: whatever the hidden state, one vision token or the other wins by far.
+    direction = 100 * torch.randn(16, generator=torch.Generator().manual_seed(1))
+    for index, token in enumerate(forbidden):
+        tensors["lm_head.weight"][token] = direction if index % 2 else -direction
+    save_file(tensors, biased / "model.safetensors", metadata={"format": "pt"})
+    model = load_policy(str(biased)).model
+    unguarded = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=8, do_sample=True)
+    assert set(unguarded[0, 3:].tolist()) & set(forbidden)
+
+    sample_rewards.SEEN_IDS.clear()
+    train_grpo(
+        load_config(
+            write_config(rewards=REWARD, model=str(biased), trainer={"generation_kwargs": {"suppress_tokens": [9]}})
+        )
+    )
+    sampled = {token for ids in sample_rewards.SEEN_IDS for token in ids}
+    assert sampled
+    assert not sampled & {9, *forbidden}
+
+
+def test_periodic_evaluation_is_logged_and_leaves_no_trace(write_config: WriteConfig, tmp_path: Path) -> None:
+    def evaluate(policy: Policy, step: int) -> dict[str, float]:
+        assert not policy.model.training
+        torch.rand(3)
+        return {"accuracy": 10.0 * step}
+
+    settings: dict[str, Any] = {"rewards": REWARD, "trainer": {"max_steps": 4, "logging_steps": 4}}
+    plain = train_grpo(load_config(write_config(**settings, out=str(tmp_path / "plain"))))
+    watched_config = load_config(write_config(**settings, out=str(tmp_path / "watched"), evaluate_every=2))
+    with pytest.raises(UserError, match="evaluate_every"):
+        train_grpo(watched_config)
+    watched = train_grpo(watched_config, evaluate=evaluate)
+    logged = [
+        (row["step"], row["eval_accuracy"]) for row in rows(watched.parent / "metrics.jsonl") if "eval_accuracy" in row
+    ]
+    assert logged == [(2, 20.0), (4, 40.0)]
+    figures = [row for row in rows(watched.parent / "metrics.jsonl") if "loss" in row]
+    expected = [row for row in rows(plain.parent / "metrics.jsonl") if "loss" in row]
+    assert [row["reward"] for row in figures] == [row["reward"] for row in expected]
+    assert all(torch.equal(tensor, weights(watched)[name]) for name, tensor in weights(plain).items())
+
+
+def test_trl_refusals_are_one_user_error(write_config: WriteConfig) -> None:
+    with pytest.raises(UserError, match="divisible by num_generations"):
+        train_grpo(load_config(write_config(), ["trainer.num_generations=3"]))
+    with pytest.raises(UserError, match="generation batch takes 16 prompts and the data have 8"):
+        train_grpo(load_config(write_config(), ["trainer.gradient_accumulation_steps=8"]))
+
+
+def test_pixel_bounds_reach_the_final_processor(write_config: WriteConfig) -> None:
+    model = train_grpo(load_config(write_config(), ["max_pixels=1568", "min_pixels=784"]))
+    assert dict(AutoProcessor.from_pretrained(model).image_processor.size) == {
+        "shortest_edge": 784,
+        "longest_edge": 1568,
+    }

@@ -1,0 +1,107 @@
+"""The run folder: made once, recognised again, refused to another run; its growing files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.training import jsonl, run_folder
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.run_folder import RunFolder, prepare_run
+
+WriteConfig = Callable[..., Path]
+DATA: dict[str, Any] = {"train": {"folder": "d", "hash": "abc", "samples": 8, "by_modality": {"MRI": 8}}}
+
+
+def test_folder_describes_the_run_and_is_recognised(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(write_config())
+    run = prepare_run(config, DATA)
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == config.model_dump(mode="json")
+    assert json.loads((run.path / "data.json").read_text()) == DATA
+    before = (run.path / "env.json").read_text()
+    assert prepare_run(config, DATA) == run
+    assert (run.path / "env.json").read_text() == before
+
+    monkeypatch.setattr(run_folder.platform, "python_version", lambda: "9.9")
+    prepare_run(config, DATA)
+    prepare_run(config, DATA)
+    environment = json.loads((run.path / "env.json").read_text())
+    assert environment["python"] == json.loads(before)["python"]
+    assert [later["python"] for later in environment["resumed_with"]] == ["9.9"]
+
+
+def test_another_configuration_or_other_data_are_refused(write_config: WriteConfig, tmp_path: Path) -> None:
+    file = write_config()
+    prepare_run(load_config(file), DATA)
+    changed = load_config(file, ["trainer.beta=0", "seed=4", "trainer.top_p=0.9"])
+    with pytest.raises(UserError) as refused:
+        prepare_run(changed, DATA)
+    assert "seed: 0 there, 4 now; trainer.beta: 0.04 there, 0.0 now; trainer.top_p: (absent) there, 0.9 now" in str(
+        refused.value
+    )
+    with pytest.raises(UserError, match=r"another data: train\.hash: abc there, xyz now"):
+        prepare_run(load_config(file), {"train": {**DATA["train"], "hash": "xyz"}})
+    # The same folders by another spelling are the same run.
+    respelt = load_config(file, [f"out={tmp_path}/x/../run"])
+    prepare_run(respelt, {"train": {**DATA["train"], "folder": "./d"}})
+
+
+def test_foreign_folder_is_left_alone_and_half_made_one_completed(write_config: WriteConfig, tmp_path: Path) -> None:
+    config = load_config(write_config())
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "data.json").write_text("{}")
+    prepare_run(config, DATA)
+    assert json.loads((out / "data.json").read_text()) == DATA
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.tex").write_text("x")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        prepare_run(load_config(write_config(), [f"out={other}"]), DATA)
+    (out / "data.json").unlink()
+    with pytest.raises(UserError, match=r"data\.json cannot be read"):
+        prepare_run(config, DATA)
+
+
+def test_last_checkpoint_is_the_last_complete_one(tmp_path: Path) -> None:
+    run = RunFolder(path=tmp_path)
+    assert run.last_checkpoint() is None
+    for step, state in (
+        (9, '{"global_step": 9}'),
+        (10, '{"global_step": 10}'),
+        (20, '{"global_st'),
+        (30, None),
+        (40, '{"global_step": 39}'),
+    ):
+        folder = run.checkpoints / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert run.last_checkpoint() == run.checkpoints / "checkpoint-10"
+
+
+def test_growing_file_is_cut_back_to_a_step(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    jsonl.cut_back(file, 3)
+    assert not file.exists()
+    jsonl.append(file, [{"step": step, "loss": float("nan") if step == 2 else 0.5} for step in (1, 2, 3, 4)])
+    jsonl.append(file, [{"step": 3, "completion": "line\u2028separator"}, {"step": 3, "train_runtime": 1.0}])
+    with file.open("a") as stream:
+        stream.write('{"step": 3, "lo')
+    jsonl.cut_back(file, 3)
+    rows = [json.loads(line) for line in file.read_text().split("\n") if line]
+    assert rows[:3] == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.5}]
+    assert rows[3:] == [{"step": 3, "completion": "line\u2028separator"}]
+    jsonl.cut_back(file, 0)
+    assert file.read_text() == ""
+
+
+def test_commit_is_none_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "run_folder.py"))
+    assert run_folder._commit() is None

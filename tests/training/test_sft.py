@@ -1,0 +1,101 @@
+"""SFT runs of a few steps: what is learned, resume, adapters."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trl import SFTTrainer
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.sft import train_sft
+
+WriteConfig = Callable[..., Path]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_loss_falls_on_the_letter_alone(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[tuple[str, str]] = []
+    original = SFTTrainer.compute_loss
+
+    def noting(self: Any, model: Any, inputs: dict[str, torch.Tensor], **rest: Any) -> Any:
+        decode = self.processing_class.tokenizer.decode
+        for ids, labels in zip(inputs["input_ids"], inputs["labels"], strict=True):
+            learned.append((decode(ids[labels == -100], skip_special_tokens=True), decode(labels[labels != -100])))
+        return original(self, model, inputs, **rest)
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", noting)
+    model = train_sft(
+        load_config(write_config("sft", template="answer-only", trainer={"max_steps": -1, "num_train_epochs": 1}))
+    )
+    assert sorted(answer for _, answer in learned) == sorted(f"{letter}<|im_end|>\n" for letter in "ABCDABCD")
+    assert all(
+        "Which organ is shown?\nA) liver\n" in prompt and "Answer with the option's letter only." in prompt
+        for prompt, _ in learned
+    )
+    rows = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 2]
+
+
+def test_learns_the_letters(write_config: WriteConfig) -> None:
+    trainer = {"max_steps": 30, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    model = train_sft(load_config(write_config("sft", trainer=trainer)))
+    losses = [json.loads(line).get("loss") for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
+    assert losses[29] < losses[0] / 3
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2, "dropout": 0.1}])
+def test_interrupted_run_resumes_to_the_same_weights(
+    write_config: WriteConfig, tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
+    class StopAfterThree:
+        def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+            if step == 3 and not logs:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    # Two steps an epoch: the stop lies within the second.
+    settings: dict[str, Any] = {"lora": lora, "trainer": {"max_steps": 5}}
+    straight = train_sft(load_config(write_config("sft", **settings, out=str(tmp_path / "straight"))))
+    config = load_config(write_config("sft", **settings, out=str(tmp_path / "stopped")))
+    with pytest.raises(KeyboardInterrupt, match="Stopped after step 3 of 5"):
+        train_sft(config, progress=StopAfterThree())
+    resumed = weights(train_sft(config))
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in weights(straight).items())
+    start = weights(Path(config.model))
+    assert any(not torch.equal(start[name], resumed[name]) for name in start)
+
+
+def test_best_checkpoint_has_its_own_weights(write_config: WriteConfig, data_dir: Path) -> None:
+    trainer = {
+        "max_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        # The loss falls, so the first checkpoint counts as the best and the weights in memory are others.
+        "greater_is_better": True,
+    }
+    data = {"train": str(data_dir), "eval": str(data_dir)}
+    model = train_sft(load_config(write_config("sft", data=data, trainer=trainer)))
+    rows = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    assert losses[1] > losses[2]
+    checkpoint = weights(model.parent / "checkpoints" / "checkpoint-1")
+    assert all(torch.equal(tensor, checkpoint[name]) for name, tensor in weights(model).items())
+
+
+def test_evaluation_without_data_is_refused(write_config: WriteConfig) -> None:
+    with pytest.raises(UserError, match=r"data\.eval"):
+        train_sft(load_config(write_config("sft"), ["trainer.eval_strategy=steps"]))

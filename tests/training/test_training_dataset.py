@@ -1,0 +1,80 @@
+"""From samples to the rows TRL reads."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medvlm_r1.data import read_folder, write_folder
+from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.errors import UserError
+from medvlm_r1.training.dataset import build_dataset, describe, load_samples
+
+INFO = {"name": "tiny", "source": "made by the tests", "license": "CC0-1.0"}
+
+
+def test_rows_have_what_trainer_and_rewards_need(data_dir: Path) -> None:
+    samples = load_samples(str(data_dir))
+    rows = build_dataset(str(data_dir), samples, template="answer-only", with_completion=True)
+    row = rows[5]
+    image = row.pop("images")
+    assert [(picture.size, picture.getpixel((0, 0))) for picture in image] == [((40, 30), (150, 90, 160))]
+    assert row == {
+        "prompt": messages(samples[5], "answer-only"),
+        "letter": "B",
+        "options": ["liver", "kidney", "brain", "knee"],
+        "sample_id": "q5",
+        "modality": "CT",
+        "completion": [{"role": "assistant", "content": "B"}],
+    }
+    assert "completion" not in build_dataset(str(data_dir), samples, template="medvlm-r1").column_names
+    # What SFTTrainer does, and what a data loader's workers do.
+    fewer = rows.remove_columns(["letter", "options", "sample_id", "modality"])
+    assert isinstance(fewer[0]["images"][0], Image.Image)
+    assert isinstance(pickle.loads(pickle.dumps(rows))[0]["images"][0], Image.Image)
+
+
+def test_questions_without_an_image(data_dir: Path) -> None:
+    samples = [replace(sample, images=()) for sample in load_samples(str(data_dir))]
+    row = build_dataset(str(data_dir), samples, template="medvlm-r1")[0]
+    assert row["images"] == []
+    assert [part["type"] for part in row["prompt"][0]["content"]] == ["text"]
+
+
+def test_modalities_are_chosen(data_dir: Path) -> None:
+    chosen = load_samples(str(data_dir), modality=["CT"])
+    assert [sample.id for sample in chosen] == ["q4", "q5", "q6", "q7"]
+    described = describe(str(data_dir), chosen)
+    assert (described["samples"], described["by_modality"]) == (4, {"CT": 4})
+    with pytest.raises(UserError, match="no sample of modality PET; it has CT, MRI"):
+        load_samples(str(data_dir), modality=["PET"])
+
+
+def test_unreadable_images_and_open_questions(data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(data_dir, folder)
+    (folder / "images/2.png").unlink()
+    (folder / "images/3.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 of 8 samples.*images/2\.png of 'q2'.*skip_missing"):
+        load_samples(str(folder))
+    assert [sample.id for sample in load_samples(str(folder), skip_missing=True)] == [
+        "q0",
+        "q1",
+        "q4",
+        "q5",
+        "q6",
+        "q7",
+    ]
+    shutil.rmtree(folder / "images")
+    with pytest.raises(UserError, match="no sample has a readable image"):
+        load_samples(str(folder), skip_missing=True)
+
+    samples = read_folder(data_dir)
+    write_folder(folder, [*samples[:3], replace(samples[3], options=())], info=INFO)
+    with pytest.raises(UserError, match="1 open questions, the first 'q3'"):
+        load_samples(str(folder))
