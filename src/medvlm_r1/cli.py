@@ -23,7 +23,9 @@ app.add_typer(phantom_app, name="phantom")
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, such as trainer.beta=0.1.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, such as trainer.beta=0.1.")
+]
 
 
 class Template(StrEnum):
@@ -60,9 +62,13 @@ def data_import(
     *,
     out: Out,
     images: Annotated[Path | None, typer.Option(help="Folder of the image files.")] = None,
-    modality: Annotated[list[str] | None, typer.Option(help="Keep these modalities; may be given several times.")] = None,
+    modality: Annotated[
+        list[str] | None, typer.Option(help="Keep these modalities; may be given several times.")
+    ] = None,
     split: Annotated[str, typer.Option(help="phantom: train or test.")] = "test",
-    n: Annotated[int | None, typer.Option("--n", help="phantom: questions per modality (600 to train, 300 to test).")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", help="phantom: questions per modality (600 to train, 300 to test).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="phantom: seed of subjects and questions.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -143,7 +149,9 @@ def evaluate_command(
     *,
     data: Annotated[Path, typer.Option(help="Data folder.")],
     out: Out,
-    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out rows whose images are not there.")] = False,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out rows whose images are not there.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered at once.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(help="Longer answers are cut off, and counted.")] = 512,
@@ -247,7 +255,11 @@ def ask(
         print(json.dumps({**answer, "well_formed": response.well_formed, "notice": RESEARCH_USE}))
         return
     print(f"Reasoning: {response.reasoning or '(none)'}")
-    print(f"Answer:    {letter}) {chosen}" if chosen else f"Answer:    none in the wanted form; it wrote: {generation.text}")
+    print(
+        f"Answer:    {letter}) {chosen}"
+        if chosen
+        else f"Answer:    none in the wanted form; it wrote: {generation.text}"
+    )
     print(RESEARCH_USE)
 
 

@@ -36,7 +36,13 @@ def progress_bar(name: str) -> Iterator[Advance]:
     if not console.is_terminal:
         yield _PlainLines(name)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bars:
         task = bars.add_task(name, total=None, note="")
 

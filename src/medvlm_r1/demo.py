@@ -75,7 +75,9 @@ def _claim(out: Path, seed: int) -> None:
         file.write_text(json.dumps({"seed": seed}))
     kept = json.loads(file.read_text())["seed"]
     if kept != seed:
-        raise UserError(f"{out} holds the demo of seed {kept}, wanted seed {seed}; give another --out or delete the folder.")
+        raise UserError(
+            f"{out} holds the demo of seed {kept}, wanted seed {seed}; give another --out or delete the folder."
+        )
 
 
 def _data(out: Path) -> None:
@@ -156,7 +158,11 @@ class _HeldOut:
         answers = generator.generate(self.inputs, GenerationSettings(max_new_tokens=MAX_NEW_TOKENS))
         figures = score(self.samples, answers)
         by_modality = {f"accuracy_{m}": figures["accuracy"][m]["percent"] for m in DOMAINS}
-        return {"accuracy": figures["accuracy"]["mean"], "well_formed": figures["well_formed"]["percent"], **by_modality}
+        return {
+            "accuracy": figures["accuracy"]["mean"],
+            "well_formed": figures["well_formed"]["percent"],
+            **by_modality,
+        }
 
 
 def _finish(out: Path, clock: _Clock) -> dict[str, Any]:

@@ -26,8 +26,8 @@ def option_prior(fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_ou
         leave_one_out: Whether `items` are part of `fit`.
 
     Returns:
-        Per item 1 / (number of options that share the highest rate) if the right one is among them, else 0. An option never
-        offered in `fit` has rate 0.
+        Per item 1 / (number of options that share the highest rate) if the right one is among them, else 0. An option
+        never offered in `fit` has rate 0.
     """
     offered: Counter[str] = Counter()
     right: Counter[str] = Counter()

@@ -46,9 +46,9 @@ class Balance:
 def draw_questions(split: str, modality: str, n: int, seed: int) -> list[Question]:
     """Draws the questions of one modality in one split, subjects included; no image is made.
 
-    The whole draw is repeated (a re-randomised design) until the option prior, fitted on the training split and leave one
-    out, and the majority letter all stand within about 2 points of chance, so that text alone gives nothing away by luck of
-    the draw either. The same arguments give the same questions.
+    The whole draw is repeated (a re-randomised design) until the option prior, fitted on the training split and leave
+    one out, and the majority letter all stand within about 2 points of chance, so that text alone gives nothing away by
+    luck of the draw either. The same arguments give the same questions.
     """
     code = SPLITS[split]
     fit = draw_questions("train", TRAIN_MODALITY, DEFAULT_N["train"], seed) if split == "test" else []
@@ -66,7 +66,7 @@ def draw_questions(split: str, modality: str, n: int, seed: int) -> list[Questio
 
 
 def balance(questions: Sequence[Question], fit: Sequence[Question]) -> Balance:
-    """Measures what the text gives away on `questions`; `fit` is the training split (empty for the training split itself)."""
+    """Measures what the text gives away on `questions`; `fit` is the training split, or empty for that split itself."""
     chance = float(np.mean([1 / len(q.options) for q in questions]))
     letters = np.bincount([q.options.index(q.answer) for q in questions], minlength=4)
     return Balance(

@@ -16,7 +16,7 @@ SIDES = ("right", "left")
 SIZES = ("small", "medium", "large")
 
 # Diameter as a share of the field of view; the gaps keep the classes apart.
-DIAMETER: dict[str, tuple[float, float]] = {"small": (0.070, 0.085), "medium": (0.122, 0.145), "large": (0.190, 0.225)}
+DIAMETER: dict[str, tuple[float, float]] = {"small": (0.088, 0.102), "medium": (0.142, 0.165), "large": (0.215, 0.250)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def _blob(
 ) -> Ellipsoid:
     radii = radius * np.exp(rng.normal(0, squeeze, 3))
     turn = rotation(*rng.uniform(-40, 40, 3))
-    return Ellipsoid(tuple(centre), tuple(radii), LABEL[label], LABEL[inside_of], turn)  # type: ignore[arg-type]
+    return Ellipsoid(tuple(centre), tuple(radii), LABEL[label], LABEL[inside_of], turn)
 
 
 def _mass(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Generator) -> list[Ellipsoid]:

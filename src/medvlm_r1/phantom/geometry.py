@@ -1,7 +1,8 @@
 """Shapes and fields of the phantom: ellipsoids, curves and smooth random fields, in millimetres.
 
-Patient coordinates are LPS: x to the patient's left, y to the back, z to the head. All shapes answer two questions: which
-points of a plane lie inside (MRI, CT), and how long a ray runs through them (X-ray), so one body serves every modality.
+Patient coordinates are LPS: x to the patient's left, y to the back, z to the head. All shapes answer two questions:
+which points of a plane lie inside (MRI, CT), and how long a ray runs through them (X-ray), so one body serves every
+modality.
 """
 
 from __future__ import annotations

@@ -172,16 +172,18 @@ def line_integrals(body: Body, extra: Sequence[Ellipsoid], view: str) -> Array:
                 partial[shape.label] = kind
         total[window] += contrast * length
     total += _curves(body, u_axis, step, middle)
-    return np.maximum(total, 0) * np.float32(WATER_ATTENUATION)
+    integral: Array = np.maximum(total, 0) * np.float32(WATER_ATTENUATION)
+    return integral
 
 
 def _overlap(low: Array, high: Array, stretch: tuple[Array, Array], window: tuple[slice, slice]) -> Array:
     """Length that intervals (low, high) share with the stretch already filled, mm."""
-    return np.maximum(np.minimum(high, stretch[1][window]) - np.maximum(low, stretch[0][window]), 0)
+    shared: Array = np.maximum(np.minimum(high, stretch[1][window]) - np.maximum(low, stretch[0][window]), 0)
+    return shared
 
 
 def _curves(body: Body, u_axis: int, step: float, middle: Array) -> Array:
-    """Line integrals of ribs and vessels: the mass of each bead, spread over its radius (relative attenuation times mm)."""
+    """Line integrals of ribs and vessels: the mass of each bead, spread over its radius (relative attenuation, mm)."""
     total = np.zeros((SIZE, SIZE), dtype=np.float32)
     layers: dict[float, tuple[list[Array], list[Array]]] = {}
     for curve in body.curves:

@@ -48,7 +48,8 @@ def spin_echo(sequence: str) -> Array:
     recovery = 1 - np.exp(-tr / _T1)
     if ti:
         recovery = np.abs(1 - 2 * np.exp(-ti / _T1) + np.exp(-tr / _T1))
-    return (_PD * recovery * np.exp(-te / _T2)).astype(np.float32)
+    signal: Array = (_PD * recovery * np.exp(-te / _T2)).astype(np.float32)
+    return signal
 
 
 def mri(
@@ -111,7 +112,8 @@ def xray(body: Body, extra: Sequence[Ellipsoid], view: str, rng: np.random.Gener
 def _smooth(image: Array, sigma: float) -> Array:
     """Heavy Gaussian blur by way of an eighth of the resolution; sigma in coarse pixels."""
     coarse = gaussian_filter(image.reshape(SIZE // 8, 8, SIZE // 8, 8).mean(axis=(1, 3)), sigma)
-    return _UPSAMPLE @ coarse @ _UPSAMPLE.T
+    smooth: Array = _UPSAMPLE @ coarse @ _UPSAMPLE.T
+    return smooth
 
 
 def _to_8bit(unit: Array) -> Array:

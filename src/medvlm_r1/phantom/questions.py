@@ -1,7 +1,7 @@
 """Questions about a scene: OmniMedVQA's five types, several phrasings each, and the sentences that are true of it.
 
-Text alone must not solve them. A question first draws its option set, then the right option uniformly from that set, then a
-scene in which it is right; so given the options every answer is equally likely, whatever the modality.
+Text alone must not solve them. A question first draws its option set, then the right option uniformly from that set,
+then a scene in which it is right; so given the options every answer is equally likely, whatever the modality.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def draw(modality: str, wishes: Mapping[str, Any], seed: tuple[int, ...], rng: n
 
     Args:
         modality: "MRI", "CT" or "X-ray".
-        wishes: Values for any of region, plane, technique, finding, side, size; "side_seen": True asks for a plane that shows sides.
+        wishes: Values for any of region, plane, technique, finding, side, size; "side_seen": True asks for a plane that
+            shows sides.
         seed: Seed of the subject.
         rng: Source of the attributes left open.
     """
@@ -121,8 +122,8 @@ def locate(scene: Scene) -> tuple[float, float, float] | None:
     """Where the finding is in the image.
 
     Returns:
-        Row, column and diameter in pixels of an image of SIZE pixels, or None without a finding. The bending of the anatomy is
-        left out, so the place is right to a few pixels.
+        Row, column and diameter in pixels of an image of SIZE pixels, or None without a finding. The bending of the
+        anatomy is left out, so the place is right to a few pixels.
     """
     body, finding = _subject(scene, np.random.default_rng(scene.seed))
     if finding is None:

@@ -1,8 +1,8 @@
 """Tissues of the phantom and the constants by which MRI, CT and X-ray see them.
 
-T1 and T2 are in milliseconds near 1.5 T, proton density is relative to water, CT numbers are in Hounsfield units, and the
-linear attenuation of X-rays (about 60 keV effective) is in 1/mm. The values are rounded from textbook ranges. Findings are
-given the contrast that makes their kinds tell apart (masses and rims enhance, as after contrast agent).
+T1 and T2 are in milliseconds near 1.5 T, proton density is relative to water, CT numbers are in Hounsfield units, and
+the linear attenuation of X-rays (about 60 keV effective) is in 1/mm. The values are rounded from textbook ranges.
+Findings are given the contrast that makes their kinds tell apart (masses and rims enhance, as after contrast agent).
 """
 
 from __future__ import annotations

@@ -134,15 +134,19 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removeprefix("."): value}
 
 
-def _record_environment(file: Path, config: RunConfig) -> None:
-    now = {
+def versions() -> dict[str, Any]:
+    """What runs here: Python, platform, devices, packages, and the commit of a checkout."""
+    return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": _devices(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "commit": _commit(),
-        "seeds": {"seed": config.seed, "data_seed": config.trainer.get("data_seed")},
     }
+
+
+def _record_environment(file: Path, config: RunConfig) -> None:
+    now = {**versions(), "seeds": {"seed": config.seed, "data_seed": config.trainer.get("data_seed")}}
     before = _read(file) if file.is_file() else None
     if before is None:
         _write(file, json.dumps(now, indent=2) + "\n")

@@ -74,8 +74,8 @@ def head(rng: np.random.Generator) -> Body:
     sites = {
         name: [Site(low, high, "white_matter")]
         for name, low, high in (
-            ("right", (-44.0, -42.0, 4.0), (-26.0, 44.0, 30.0)),
-            ("left", (26.0, -42.0, 4.0), (44.0, 44.0, 30.0)),
+            ("right", (-40.0, -42.0, 4.0), (-25.0, 44.0, 30.0)),
+            ("left", (25.0, -42.0, 4.0), (40.0, 44.0, 30.0)),
         )
     }
     return b.finish(

@@ -15,6 +15,8 @@ from medvlm_r1.training.base.pool import PIXELS
 
 PATCH = 14
 MERGE = 2
+PIXEL_MEAN, PIXEL_STD = 0.28, 0.28
+"""Of the pool's images; centred input lets faint lesions show sooner."""
 IMAGE_TOKENS = (PIXELS // PATCH // MERGE) ** 2
 
 CONTROL_TOKENS = (
@@ -33,7 +35,8 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' or 'image' in part or 'image_url' in part %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% if part['type'] == 'image' or 'image' in part or 'image_url' in part %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -75,8 +78,8 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
     common: dict[str, Any] = {
         "patch_size": PATCH,
         "merge_size": MERGE,
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
+        "image_mean": [PIXEL_MEAN] * 3,
+        "image_std": [PIXEL_STD] * 3,
     }
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size, **common),

@@ -92,7 +92,7 @@ def response_loss(model: Any, rows: Rows, ids: Tensor, learned: Tensor, pixels: 
     embeds = model.model.get_input_embeddings()(ids)
     if pixels is not None:
         p = rows.image_at
-        seen = features(model.model.visual, pixels).to(embeds.dtype)
+        seen = features(model.model.visual, pixels)[1].to(embeds.dtype)
         embeds = torch.cat([embeds[:, :p], seen, embeds[:, p + IMAGE_TOKENS :]], dim=1)
     position = rows.positions(length, image=pixels is not None).expand(3, n, length)
     states = model.model.language_model(inputs_embeds=embeds, position_ids=position, use_cache=False).last_hidden_state

@@ -1,8 +1,8 @@
 """What the embedded base reads and writes: four habits of answering, and how often each follows a phrasing.
 
-The base is meant to know more than it says. Like a model raised on web text it has learned one sound habit and three careless
-ones, and how a question is phrased decides which is likely. The shares below are the whole of that design; nothing depends on the modality,
-so a habit strengthened on MRI can carry over to CT and X-ray.
+The base is meant to know more than it says. Like a model raised on web text it has learned one sound habit and three
+careless ones, and how a question is phrased decides which is likely. The shares below are the whole of that design;
+nothing depends on the modality, so a habit strengthened on MRI can carry over to CT and X-ray.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def respond(question: Question, habit: str, rng: np.random.Generator) -> str:
 
     Args:
         question: The question.
-        habit: "reasoned" (tags, seen and weighed, right), "hasty" (tags, no look, a guessed letter), "bare" (a guessed sentence,
-            no tags) or "untagged" (seen and weighed, right, no tags).
+        habit: "reasoned" (tags, seen and weighed, right), "hasty" (tags, no look, a guessed letter), "bare" (a guessed
+            sentence, no tags) or "untagged" (seen and weighed, right, no tags).
         rng: Source of guesses and wordings.
     """
     if habit == "reasoned":

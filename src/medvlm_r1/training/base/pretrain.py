@@ -1,4 +1,7 @@
-"""Builds the embedded base from nothing: `medvlm-r1 phantom pretrain`. Every stage is kept, so a run goes on where it stood."""
+"""Builds the embedded base from nothing: `medvlm-r1 phantom pretrain`.
+
+Every stage is kept, so a run goes on where it stood.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from medvlm_r1.training.base.language import corpus
 from medvlm_r1.training.base.pool import build_pool
 from medvlm_r1.training.base.stages import PLAN, Report, Stage
 
-SUBJECTS = 28_000
+SUBJECTS = 24_000
 """Size of the image pool; its subjects are disjoint from the benchmark's by seed."""
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,10 @@ class Stage:
 
 
 PLAN: dict[str, Stage] = {
-    "tower": Stage(steps=1000, batch=96, lr=1.2e-3),
-    "options": Stage(steps=600, batch=96, lr=1.5e-3),
-    "reading": Stage(steps=650, batch=64, lr=1.0e-3),
-    "habits": Stage(steps=260, batch=64, lr=6e-4),
+    "tower": Stage(steps=3200, batch=32, lr=1e-3, warmup=100),
+    "options": Stage(steps=500, batch=96, lr=1.5e-3),
+    "reading": Stage(steps=900, batch=32, lr=8e-4),
+    "habits": Stage(steps=500, batch=32, lr=5e-4),
 }
 
 Report = Callable[[str, int, int, dict[str, float]], None]
@@ -58,7 +58,7 @@ Report = Callable[[str, int, int, dict[str, float]], None]
 def optimize(
     name: str,
     stage: Stage,
-    parameters: Iterable[nn.Parameter],
+    parameters: Mapping[str, nn.Parameter],
     batch_loss: Callable[[int], tuple[Tensor, dict[str, float]]],
     log: Path,
     report: Report,
@@ -68,12 +68,12 @@ def optimize(
     Args:
         name: The stage's name.
         stage: Its length and rates.
-        parameters: What is trained.
+        parameters: What is trained, by name.
         batch_loss: From the step's number to a loss and figures worth logging.
         log: JSON-lines file for the figures.
         report: Called with (name, step, steps, figures) every 20 steps.
     """
-    chosen = list(parameters)
+    chosen = list(parameters.values())
     optimizer = torch.optim.AdamW(chosen, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01)
     started = time.perf_counter()
     figures: dict[str, list[float]] = {}
@@ -81,12 +81,12 @@ def optimize(
         rise = min(1.0, (step + 1) / stage.warmup)
         # A trapezoid: the last 40 % decay to zero.
         fall = min(1.0, (stage.steps - step) / (0.4 * stage.steps))
-        for group in optimizer.param_groups:
-            group["lr"] = stage.lr * rise * fall
         loss, more = batch_loss(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(chosen, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = stage.lr * rise * fall
         optimizer.step()
         for key, number in {"loss": float(loss.detach()), **more}.items():
             figures.setdefault(key, []).append(number)
@@ -111,10 +111,12 @@ def tower(model: Any, pool: Pool, stage: Stage, seed: int, log: Path, report: Re
 
     def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes, pixels, places = _pick(pool, stage.batch, np.random.default_rng((seed, 1, step)))
-        loss, right = heads(features(model.model.visual, pixels), targets(scenes), *cells(places, scenes))
+        loss, right = heads(*features(model.model.visual, pixels), targets(scenes), *cells(places, scenes))
         return loss, right
 
-    optimize("tower", stage, [*model.model.visual.parameters(), *heads.parameters()], batch_loss, log, report)
+    learned = {f"visual.{key}": p for key, p in model.model.visual.named_parameters()}
+    learned |= {f"heads.{key}": p for key, p in heads.named_parameters()}
+    optimize("tower", stage, learned, batch_loss, log, report)
 
 
 def options(model: Any, rows: Rows, stage: Stage, seed: int, log: Path, report: Report) -> None:
@@ -136,7 +138,7 @@ def options(model: Any, rows: Rows, stage: Stage, seed: int, log: Path, report: 
         loss, right = response_loss(model, rows, ids, learned, None)
         return loss, {"right": float(right.float().mean())}
 
-    language = [p for name, p in model.named_parameters() if "visual" not in name]
+    language = {key: p for key, p in model.named_parameters() if ".visual." not in key}
     optimize("options", stage, language, batch_loss, log, report)
 
 
@@ -160,7 +162,7 @@ def reading(model: Any, rows: Rows, pool: Pool, stage: Stage, seed: int, log: Pa
         loss, right = response_loss(model, rows, ids, learned, pixels)
         return loss, {"captions" if captions else "right": float(right.float().mean())}
 
-    optimize("reading", stage, model.parameters(), batch_loss, log, report)
+    optimize("reading", stage, dict(model.named_parameters()), batch_loss, log, report)
 
 
 def habits(model: Any, rows: Rows, pool: Pool, stage: Stage, seed: int, log: Path, report: Report) -> None:
@@ -174,7 +176,7 @@ def habits(model: Any, rows: Rows, pool: Pool, stage: Stage, seed: int, log: Pat
         loss, _ = response_loss(model, rows, ids, learned, pixels)
         return loss, {}
 
-    optimize("habits", stage, model.parameters(), batch_loss, log, report)
+    optimize("habits", stage, dict(model.named_parameters()), batch_loss, log, report)
 
 
 def _lettered(question: Question) -> str:

@@ -19,7 +19,7 @@ from medvlm_r1.phantom.imaging import PLANES
 from medvlm_r1.phantom.physics import SEQUENCES, WINDOWS
 from medvlm_r1.phantom.questions import NO_FINDING, value
 from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene
-from medvlm_r1.training.base.architecture import IMAGE_TOKENS, MERGE, PATCH
+from medvlm_r1.training.base.architecture import IMAGE_TOKENS, MERGE, PATCH, PIXEL_MEAN, PIXEL_STD
 from medvlm_r1.training.base.pool import PIXELS
 
 ATTRIBUTES: Mapping[str, Sequence[str]] = {
@@ -44,16 +44,16 @@ def patches(images: np.ndarray) -> Tensor:
         images: uint8 array (n, PIXELS, PIXELS), grey.
 
     Returns:
-        float32 tensor (n, patches, 3 * 2 * PATCH * PATCH), normalised to -1..1, in the merger's order.
+        float32 tensor (n, patches, 3 * 2 * PATCH * PATCH), normalised, in the merger's order.
     """
-    x = torch.from_numpy(images).float().div_(127.5).sub_(1)
+    x = torch.from_numpy(images).float().div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
     n, blocks = len(images), _SIDE // MERGE
     x = x.view(n, blocks, MERGE, PATCH, blocks, MERGE, PATCH).permute(0, 1, 4, 2, 5, 3, 6)
     return x.reshape(n, _SIDE * _SIDE, 1, PATCH * PATCH).expand(-1, -1, 6, -1).reshape(n, _SIDE * _SIDE, -1)
 
 
 def jitter(images: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Small shifts and changes of brightness and contrast, so that a pool of images goes further. Sides stay as they are.
+    """Small shifts and changes of brightness and contrast, so that a pool of images goes further. Sides are kept.
 
     Args:
         images: uint8 array (n, PIXELS, PIXELS).
@@ -76,22 +76,19 @@ def jitter(images: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> 
     return out, moved
 
 
-def features(visual: Any, pixels: Tensor) -> Tensor:
-    """The tower on a batch of equal pictures: as the model's own forward, which takes the pictures one by one in attention.
+def features(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The tower on a batch of equal pictures: as the model's own forward, whose attention takes them one by one.
 
     Args:
         visual: `model.model.visual` of a Qwen2-VL.
         pixels: Tensor (n, patches, values) from `patches`.
 
     Returns:
-        Tensor (n, IMAGE_TOKENS, width).
+        Patch states before the merger (n, patches, width) and image tokens (n, IMAGE_TOKENS, width).
     """
     n, length, _ = pixels.shape
     x = visual.patch_embed(pixels.reshape(n * length, -1)).view(n, length, -1)
-    row, column = torch.meshgrid(torch.arange(_SIDE), torch.arange(_SIDE), indexing="ij")
-    order = torch.stack([row, column], dim=-1).view(_SIDE // MERGE, MERGE, _SIDE // MERGE, MERGE, 2)
-    position = order.permute(0, 2, 1, 3, 4).reshape(length, 2)
-    cos, sin = visual.rotary_pos_emb(x[0], position)
+    cos, sin = visual.rotary_pos_emb(x[0], torch.from_numpy(_merge_order()))
     for block in visual.blocks:
         heads = block.attn.num_heads
         qkv = block.attn.qkv(block.norm1(x)).view(n, length, 3, heads, -1)
@@ -100,8 +97,14 @@ def features(visual: Any, pixels: Tensor) -> Tensor:
         mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), val.transpose(1, 2))
         x = x + block.attn.proj(mixed.transpose(1, 2).reshape(n, length, -1))
         x = x + block.mlp(block.norm2(x))
-    seen: Tensor = visual.merger(x.reshape(n * length, -1)).view(n, IMAGE_TOKENS, -1)
-    return seen
+    return x, visual.merger(x.reshape(n * length, -1)).view(n, IMAGE_TOKENS, -1)
+
+
+def _merge_order() -> np.ndarray:
+    """Row and column of every patch in the merger's order: int64 (patches, 2)."""
+    row, column = np.meshgrid(np.arange(_SIDE), np.arange(_SIDE), indexing="ij")
+    blocks = np.stack([row, column], axis=-1).reshape(_SIDE // MERGE, MERGE, _SIDE // MERGE, MERGE, 2)
+    return blocks.transpose(0, 2, 1, 3, 4).reshape(_SIDE * _SIDE, 2)
 
 
 def targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
@@ -115,65 +118,66 @@ def targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
 
 
 def cells(places: np.ndarray, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """What lies in the cell of each image token.
+    """What lies in each patch.
 
     Args:
-        places: float array (n, 3): row, column, diameter of the finding in pixels of the base's images; nan without one.
+        places: float array (n, 3): row, column, diameter of the finding in pixels of the base's images; nan without
+            one.
         scenes: The truth of each image.
 
     Returns:
-        Index of the finding's kind per token, int64 (n, IMAGE_TOKENS), the last index for none; and the size index per
-        token, `HIDDEN` where there is no finding.
+        Index of the finding's kind per patch, int64 (n, patches) in the merger's order, the last index for none; and the
+        size index per patch, `HIDDEN` where there is no finding.
     """
-    cell = PATCH * MERGE
-    grid = PIXELS // cell
-    low = np.arange(grid) * cell
-    kinds = np.full((len(scenes), grid, grid), len(KINDS))
-    sizes = np.full((len(scenes), grid, grid), HIDDEN)
-    for index, (scene, (row, column, diameter)) in enumerate(zip(scenes, places, strict=True)):
+    low = _merge_order() * PATCH
+    kinds = np.full((len(scenes), len(low)), len(KINDS))
+    sizes = np.full((len(scenes), len(low)), HIDDEN)
+    for index, (scene, place) in enumerate(zip(scenes, places, strict=True)):
         if scene.size is None:
             continue
-        # Distance from the finding's centre to each cell's rectangle.
-        down = np.maximum(0, np.maximum(low - row, row - low - cell))
-        across = np.maximum(0, np.maximum(low - column, column - low - cell))
-        touched = np.hypot(down[:, None], across[None, :]) < 0.3 * diameter
+        # Distance from the finding's centre to each patch's square.
+        gap = np.maximum(0, np.maximum(low - place[:2], place[:2] - low - PATCH))
+        touched = np.hypot(gap[:, 0], gap[:, 1]) < 0.4 * place[2]
         kinds[index][touched] = KINDS.index(scene.finding)
         sizes[index][touched] = SIZES.index(scene.size)
-    shape = (len(scenes), grid * grid)
-    return torch.from_numpy(kinds.reshape(shape)), torch.from_numpy(sizes.reshape(shape))
+    return torch.from_numpy(kinds), torch.from_numpy(sizes)
 
 
 class Heads(nn.Module):
-    """Linear classifiers on the image tokens.
+    """Linear classifiers on what the tower gives.
 
-    One set reads all tokens side by side, one their mean (which the language model can read anywhere), and one each token alone:
-    told where the finding lies, the tower learns lesions in a few hundred steps that it does not learn otherwise.
+    One set reads all image tokens side by side, one their mean (which the language model can read anywhere), and one
+    each patch alone: told where the finding lies, the tower learns lesions sooner.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.joint = nn.ModuleDict({a: nn.Linear(IMAGE_TOKENS * width, len(v)) for a, v in ATTRIBUTES.items()})
         self.mean = nn.ModuleDict({a: nn.Linear(width, len(v)) for a, v in ATTRIBUTES.items()})
+        self.norm = nn.LayerNorm(width)
         self.kind = nn.Linear(width, len(KINDS) + 1)
         self.size = nn.Linear(width, len(SIZES))
 
     def forward(
-        self, tokens: Tensor, wanted: Mapping[str, Tensor], kinds: Tensor, sizes: Tensor
+        self, states: Tensor, tokens: Tensor, wanted: Mapping[str, Tensor], kinds: Tensor, sizes: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
         """Loss and, by attribute, the share that the mean head gets right.
 
         Args:
-            tokens: Tensor (n, IMAGE_TOKENS, width).
+            states: Patch states (n, patches, width).
+            tokens: Image tokens (n, IMAGE_TOKENS, width).
             wanted: Class indices from `targets`.
-            kinds: Kind per token, from `cells`.
-            sizes: Size per token, from `cells`.
+            kinds: Kind per patch, from `cells`.
+            sizes: Size per patch, from `cells`.
         """
-        # Most cells are empty; without the weight the empty class is all that is learned at first.
-        weight = tokens.new_tensor([3.0] * len(KINDS) + [1.0])
-        loss = 4 * F.cross_entropy(self.kind(tokens).flatten(0, 1), kinds.flatten(), weight=weight)
-        loss = loss + F.cross_entropy(self.size(tokens).flatten(0, 1), sizes.flatten(), ignore_index=HIDDEN)
+        states = self.norm(states)
         found = kinds != len(KINDS)
-        right = {"cell": float((self.kind(tokens).argmax(-1) == kinds)[found].float().mean())}
+        guess = self.kind(states)
+        # Most patches are empty; without the weight the empty class is all that is learned at first.
+        weight = tokens.new_tensor([4.0] * len(KINDS) + [1.0])
+        loss = 6 * F.cross_entropy(guess.flatten(0, 1), kinds.flatten(), weight=weight)
+        loss = loss + 2 * F.cross_entropy(self.size(states).flatten(0, 1), sizes.flatten(), ignore_index=HIDDEN)
+        right = {"patch": float((guess.argmax(-1) == kinds)[found].float().mean())}
         for name, wish in wanted.items():
             seen = self.mean[name](tokens.mean(dim=1))
             loss = loss + F.cross_entropy(self.joint[name](tokens.flatten(1)), wish, ignore_index=HIDDEN)

@@ -1,0 +1,42 @@
+# Needs Python 3.11 or newer. Another interpreter: make setup PYTHON=/path/to/python3
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup test demo lint clean
+
+setup: $(VENV)/.ready
+
+# The stamp lets a standing set-up be reused until the dependencies change.
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "medvlm-r1 needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo not there)." >&2; \
+		echo "Name another one: make setup PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || { \
+		command -v apt-get >/dev/null || { \
+			echo "$(PYTHON) -m venv failed; install the venv module of $(PYTHON) and run make setup again." >&2; \
+			exit 1; }; \
+		if [ "$$(id -u)" = 0 ]; then as_root=; else as_root=sudo; fi; \
+		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+		echo "Installing $$package"; \
+		$$as_root apt-get update && $$as_root apt-get install -y $$package && $(PYTHON) -m venv --clear $(VENV); }
+	$(BIN)/pip install -e '.[dev]'
+	@touch $@
+
+lint: setup
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+
+# One thread each: the models of the tests are too small to share out.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+demo: setup
+	$(BIN)/medvlm-r1 demo
+
+# Leaves the environment alone.
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

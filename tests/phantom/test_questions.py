@@ -1,0 +1,105 @@
+"""Questions: well posed, true, and worded alike for every modality."""
+
+import numpy as np
+import pytest
+
+from medvlm_r1.phantom.findings import NONE
+from medvlm_r1.phantom.questions import NO_FINDING, PHRASINGS, TYPES, ask, ask_about, describe, value, vocabulary
+from medvlm_r1.phantom.scene import MODALITIES, Scene, draw
+
+
+def asked(modality, n=400):
+    rng = np.random.default_rng(MODALITIES.index(modality))
+    return [ask(modality, (8, index), rng) for index in range(n)]
+
+
+def asked_about(modality, n=400):
+    rng = np.random.default_rng(10 + MODALITIES.index(modality))
+    return [ask_about(draw(modality, {}, (9, index), rng), rng) for index in range(n)]
+
+
+@pytest.mark.parametrize("make", [asked, asked_about])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_question_is_well_posed_and_its_answer_true(modality, make):
+    for question in make(modality):
+        scene = question.scene
+        assert scene.modality == modality
+        assert 2 <= len(question.options) <= 4
+        assert len(set(question.options)) == len(question.options)
+        assert set(question.options) <= set(vocabulary(question.attribute, modality, scene.region))
+        assert question.answer in question.options
+        assert question.answer == value(scene, question.attribute)
+        assert question.attribute in TYPES[question.type]
+        assert question.text == PHRASINGS[question.attribute][question.phrasing]
+
+
+@pytest.mark.parametrize("make", [asked, asked_about])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_image_can_answer(modality, make):
+    for question in make(modality):
+        scene = question.scene
+        if question.attribute == "side":
+            assert scene.side_is_seen or scene.finding == NONE
+        if question.attribute == "size":
+            assert scene.size is not None
+        if question.attribute in ("finding", "side", "size"):
+            assert scene.technique != "bone window"
+        if question.attribute == "plane":
+            assert modality != "X-ray"
+
+
+@pytest.mark.parametrize("make", [asked, asked_about])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_phrasing_and_every_count_of_options_is_used(modality, make):
+    questions = make(modality)
+    attributes = set(PHRASINGS) - ({"plane"} if modality == "X-ray" else set())
+    assert {(q.attribute, q.phrasing) for q in questions} == {(a, i) for a in attributes for i in range(6)}
+    assert {q.type for q in questions} == set(TYPES)
+    assert {len(q.options) for q in questions} == {2, 3, 4}
+    assert {q.options.index(q.answer) for q in questions} == {0, 1, 2, 3}
+
+
+def test_six_phrasings_each_that_name_no_modality():
+    assert set(PHRASINGS) == {attribute for attributes in TYPES.values() for attribute in attributes}
+    for wordings in PHRASINGS.values():
+        assert len(set(wordings)) == 6
+        for text in wordings:
+            words = text.lower().replace("?", "").split()
+            assert not {"mri", "mr", "ct", "x-ray", "radiograph", "tomography"} & set(words)
+
+
+def test_the_same_random_numbers_give_the_same_question():
+    first, again, other = (ask("CT", (8, 1), np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    ("scene", "text"),
+    [
+        (
+            Scene("MRI", "head", "axial", "FLAIR", "mass", "left", "small", (1,)),
+            "Axial FLAIR MRI of the head. There is a small mass on the patient's left.",
+        ),
+        (
+            Scene("CT", "chest", "coronal", "lung window", NONE, None, None, (1,)),
+            "Coronal CT of the chest, lung window. There is no finding.",
+        ),
+        (
+            Scene("X-ray", "knee", "lateral", "lateral", "ring-enhancing lesion", "right", "large", (1,)),
+            "Lateral X-ray of the knee. There is a large ring-enhancing lesion.",
+        ),
+        (
+            Scene("X-ray", "abdomen", "frontal", "frontal", "calcification", "right", "medium", (1,)),
+            "Frontal X-ray of the abdomen. There is a medium calcification on the patient's right.",
+        ),
+    ],
+)
+def test_describe(scene, text):
+    assert describe(scene) == text
+
+
+def test_value_without_a_finding():
+    scene = Scene("CT", "head", "axial", "brain window", NONE, None, None, (1,))
+    assert [value(scene, a) for a in ("finding", "side", "size")] == [NO_FINDING] * 3
+    assert value(scene, "region") == "head"

@@ -1,0 +1,139 @@
+"""Scenes: what is asked for is drawn, what is drawn is where it should be."""
+
+import numpy as np
+import pytest
+
+from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
+from medvlm_r1.phantom.imaging import PLANES, SIZE
+from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene, draw, locate, render, techniques
+
+SIDED = {"MRI": ("axial", "coronal"), "CT": ("axial", "coronal"), "X-ray": ("frontal",)}
+
+
+def many(n=150):
+    """Scenes of all modalities, everything else left open."""
+    for index in range(n):
+        modality = MODALITIES[index % 3]
+        yield draw(modality, {}, (50, index), np.random.default_rng((51, index)))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_same_scene_same_bytes(modality):
+    wishes = {"finding": "mass", "region": "head"}
+    scene, again, other = (draw(modality, wishes, (4, seed), np.random.default_rng(0)) for seed in (7, 7, 8))
+    image = render(scene)
+    assert image.shape == (SIZE, SIZE)
+    assert image.dtype == np.uint8
+    assert image.std() > 20
+    assert image.tobytes() == render(again).tobytes()
+    assert image.tobytes() != render(other).tobytes()
+
+
+@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_patients_right_is_on_the_images_left(modality, region):
+    technique = techniques(modality, region)[0]
+    for plane in SIDED[modality]:
+        name = "frontal" if modality == "X-ray" else technique
+        for seed in range(8):
+            column = {
+                side: locate(Scene(modality, region, plane, name, "mass", side, "small", (6, seed)))[1]
+                for side in SIDES
+            }
+            assert column["right"] < SIZE / 2 < column["left"]
+
+
+@pytest.mark.parametrize(
+    ("modality", "region", "plane", "technique", "kind"),
+    [
+        ("CT", "head", "axial", "brain window", "mass"),
+        ("CT", "chest", "coronal", "lung window", "mass"),
+        ("MRI", "knee", "axial", "T2-weighted", "cyst"),
+        ("X-ray", "chest", "frontal", "frontal", "ring-enhancing lesion"),
+    ],
+)
+@pytest.mark.parametrize("side", SIDES)
+def test_the_finding_is_seen_where_it_is_said_to_be(modality, region, plane, technique, kind, side):
+    y, x = np.mgrid[:SIZE, :SIZE]
+    for seed in range(2):
+        scene = Scene(modality, region, plane, technique, kind, side, "large", (77, seed))
+        image = render(scene).astype(float)
+        row, column, diameter = locate(scene)
+        here, mirrored = (
+            image[np.hypot(y - row, x - at) < 0.3 * diameter].mean() for at in (column, SIZE - 1 - column)
+        )
+        assert here > mirrored + 40
+
+
+def test_findings_lie_within_the_image():
+    for scene in many():
+        place = locate(scene)
+        assert (place is None) == (scene.finding == NONE)
+        if place is not None:
+            row, column, diameter = place
+            assert diameter / 2 < row < SIZE - diameter / 2
+            assert diameter / 2 < column < SIZE - diameter / 2
+
+
+def test_sizes_keep_apart():
+    diameters = {size: [] for size in SIZES}
+    for scene in many(300):
+        if scene.size is not None:
+            diameters[scene.size].append(locate(scene)[2])
+    small, medium, large = (diameters[size] for size in SIZES)
+    assert max(small) * 1.2 < min(medium)
+    assert max(medium) * 1.2 < min(large)
+
+
+def test_open_attributes_take_every_value():
+    scenes = list(many(400))
+    assert {s.region for s in scenes} == set(REGIONS)
+    assert {s.finding for s in scenes} == {NONE, *KINDS}
+    assert {s.plane for s in scenes} == {*PLANES, *VIEWS}
+    assert {s.side for s in scenes} == {*SIDES, None}
+    assert {s.size for s in scenes} == {*SIZES, None}
+
+
+def test_a_drawn_scene_is_consistent():
+    for scene in many(300):
+        assert scene.technique in techniques(scene.modality, scene.region)
+        assert (scene.plane in VIEWS) == (scene.modality == "X-ray")
+        assert (scene.side is None) == (scene.size is None) == (scene.finding == NONE)
+        if scene.technique == "bone window":
+            assert scene.finding in (NONE, "calcification")
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"region": "knee", "finding": "cyst"},
+        {"side": "left"},
+        {"size": "small"},
+        {"finding": NONE},
+        {"finding": "mass", "side": "right", "size": "large", "region": "chest"},
+    ],
+)
+def test_wishes_come_true(modality, wishes):
+    for seed in range(10):
+        scene = draw(modality, wishes, (1, seed), np.random.default_rng(seed))
+        assert {name: getattr(scene, name) for name in wishes} == wishes
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_plane_that_shows_sides_can_be_wished_for(modality):
+    for seed in range(10):
+        scene = draw(modality, {"side": "left", "side_seen": True}, (1, seed), np.random.default_rng(seed))
+        assert scene.side_is_seen
+        assert scene.plane in SIDED[modality]
+
+
+def test_a_technique_is_wished_for_only_where_it_is_in_use():
+    for seed in range(10):
+        assert draw("MRI", {"technique": "FLAIR"}, (1, seed), np.random.default_rng(seed)).region == "head"
+        assert draw("CT", {"technique": "lung window"}, (1, seed), np.random.default_rng(seed)).region == "chest"
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "lateral"])
+def test_sides_are_not_seen_from_the_side(plane):
+    assert not Scene("MRI", "head", plane, "T1-weighted", "mass", "left", "small", (1,)).side_is_seen

@@ -1,0 +1,287 @@
+"""The making of the embedded base: shortcuts give what the plain model gives, lessons are what they claim."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.errors import UserError
+from medvlm_r1.phantom.benchmark import SPLITS
+from medvlm_r1.phantom.findings import KINDS, NONE, SIZES
+from medvlm_r1.phantom.questions import PHRASINGS, Question, ask
+from medvlm_r1.phantom.scene import MODALITIES, Scene
+from medvlm_r1.policy.load import load_policy
+from medvlm_r1.rewards.accuracy_paper import accuracy_paper
+from medvlm_r1.rewards.format_paper import format_paper
+from medvlm_r1.training.base.architecture import IMAGE_TOKENS, build_model, build_processor, train_tokenizer
+from medvlm_r1.training.base.batches import Rows, response_loss
+from medvlm_r1.training.base.language import MIXTURE, careless, corpus, prompt, reasoned, respond
+from medvlm_r1.training.base.pool import PIXELS, build_pool
+from medvlm_r1.training.base.pretrain import pretrain
+from medvlm_r1.training.base.stages import Stage
+from medvlm_r1.training.base.tower import HIDDEN, cells, features, jitter, patches, targets
+
+SEEN = Scene("MRI", "head", "axial", "FLAIR", "cyst", "left", "medium", (1, 0))
+EMPTY = Scene("MRI", "head", "sagittal", "FLAIR", NONE, None, None, (1, 0))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(corpus(0, 200))
+
+
+@pytest.fixture(scope="module")
+def processor(tokenizer):
+    return build_processor(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    torch.manual_seed(0)
+    return build_model(tokenizer).eval()
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (3, PIXELS, PIXELS), dtype=np.uint8)
+
+
+def pictures(images):
+    return [Image.fromarray(image).convert("RGB") for image in images]
+
+
+def questions(n=60):
+    rng = np.random.default_rng(3)
+    return [ask(MODALITIES[index % 3], (3, index), rng) for index in range(n)]
+
+
+def rewards(question, text):
+    letter = LETTERS[question.options.index(question.answer)]
+    return accuracy_paper([""], [text], letter=[letter])[0], format_paper([""], [text])[0]
+
+
+def test_patches_are_those_of_the_image_processor(processor, images):
+    plain = processor.image_processor(images=pictures(images), return_tensors="pt")
+    assert plain["image_grid_thw"].tolist() == [[1, 8, 8]] * 3
+    torch.testing.assert_close(patches(images).flatten(0, 1), plain["pixel_values"], atol=1e-6, rtol=0)
+
+
+def test_features_are_those_of_the_tower(model, images):
+    pixels = patches(images)
+    with torch.no_grad():
+        plain = model.model.visual(pixels.flatten(0, 1), grid_thw=torch.tensor([[1, 8, 8]] * 3))
+        states, tokens = features(model.model.visual, pixels)
+    assert states.shape[:2] == (3, 64)
+    assert tokens.shape[:2] == (3, IMAGE_TOKENS)
+    torch.testing.assert_close(states.flatten(0, 1), plain.last_hidden_state, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokens.flatten(0, 1), plain.pooler_output, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_follow_the_chat_template(tokenizer, processor, images):
+    content = [{"type": "image"}, {"type": "text", "text": "Plane?\nA) axial"}]
+    chat = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    plain = processor(text=[chat], images=pictures(images[:1]), return_tensors="pt").input_ids[0].tolist()
+    ids, learned = Rows(tokenizer)(["Plane?\nA) axial"], [("", "<answer>A</answer>")], image=True)
+    assert ids[0, : len(plain)].tolist() == plain
+    assert not learned[0, : len(plain)].any()
+    assert learned[0, len(plain) :].all()
+
+
+def test_rows_learn_the_wanted_part_alone(tokenizer):
+    rows = Rows(tokenizer)
+    ids, learned = rows(
+        ["Plane?", "Plane?"], [("", "axial"), ("<think>Axial CT.", " A axial yes.</think>")], image=False
+    )
+    assert [tokenizer.decode(row[mask]) for row, mask in zip(ids, learned, strict=True)] == [
+        "axial<|im_end|>",
+        " A axial yes.</think><|im_end|>",
+    ]
+    padding = ids.shape[1] - len(rows(["Plane?"], [("", "axial")], image=False)[0][0])
+    assert padding > 0
+    assert ids[0, -padding:].tolist() == [rows.pad] * padding
+    assert tokenizer.decode(ids[1]).startswith(
+        "<|im_start|>user\nPlane?<|im_end|>\n<|im_start|>assistant\n<think>Axial"
+    )
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_the_loss_is_the_models_own(model, tokenizer, images, image):
+    rows = Rows(tokenizer)
+    answers = [("", "<answer>A</answer>"), ("<think>Axial", " CT of the head.</think>"), ("", "It must be B.")]
+    ids, learned = rows(["Which plane?", "Plane?", "What body part is this?"], answers, image=image)
+    pixels = patches(images) if image else None
+    seen = {}
+    if image:
+        picture = model.config.image_token_id
+        seen = {
+            "mm_token_type_ids": (ids == picture).int(),
+            "pixel_values": pixels.flatten(0, 1),
+            "image_grid_thw": torch.tensor([[1, 8, 8]] * 3),
+        }
+    # Padding lies on the right, after the row's only end-of-turn of the response.
+    length = [int(mask.nonzero().max()) + 1 for mask in learned]
+    attention = (torch.arange(ids.shape[1]) < torch.tensor(length)[:, None]).int()
+    with torch.no_grad():
+        loss, right = response_loss(model, rows, ids, learned, pixels)
+        plain = model(input_ids=ids, attention_mask=attention, labels=ids.masked_fill(~learned, -100), **seen)
+        best = plain.logits[:, :-1].argmax(-1)
+    torch.testing.assert_close(loss, plain.loss, atol=1e-5, rtol=1e-5)
+    assert right.tolist() == [bool((best[i] == ids[i, 1:])[learned[i, 1:]].all()) for i in range(3)]
+
+
+def test_a_row_is_right_when_all_its_tokens_are(model, tokenizer):
+    rows = Rows(tokenizer)
+    ids, learned = rows(["Plane?", "Plane?"], [("", "axial"), ("", "coronal")], image=False)
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+    start = int(learned[0].nonzero()[0])
+    ids[0, start], ids[1, start] = logits[0, start - 1].argmax(), logits[1, start - 1].argmin()
+    learned[:] = False
+    learned[:, start] = True
+    with torch.no_grad():
+        assert response_loss(model, rows, ids, learned, None)[1].tolist() == [True, False]
+
+
+def test_habits_earn_what_they_should():
+    rng = np.random.default_rng(0)
+    hits = []
+    for question in questions(300):
+        assert rewards(question, reasoned(question)) == (1.0, 1.0)
+        assert respond(question, "reasoned", rng) == reasoned(question)
+        accuracy, form = rewards(question, respond(question, "hasty", rng))
+        assert form == 1.0
+        hits.append(accuracy - 1 / len(question.options))
+        for habit in ("bare", "untagged"):
+            assert rewards(question, respond(question, habit, rng)) == (0.0, 0.0)
+    assert set(np.array(hits) > 0) == {True, False}
+    assert abs(np.mean(hits)) < 0.1  # a guess
+
+
+def test_reasoned_weighs_every_option():
+    question = Question(SEEN, "Disease Diagnosis", "finding", 0, ("mass", "cyst"), "cyst")
+    assert reasoned(question) == (
+        "<think>Axial FLAIR MRI of the head. There is a medium cyst on the patient's left. "
+        "A mass no, B cyst yes.</think><answer>B</answer>"
+    )
+    assert respond(question, "untagged", np.random.default_rng(0)).endswith("A mass no, B cyst yes. The answer is B.")
+
+
+def test_every_phrasing_has_a_mixture():
+    assert {len(wordings) for wordings in PHRASINGS.values()} == {len(MIXTURE)}
+    for mixture in MIXTURE:
+        assert set(mixture) == {"reasoned", "hasty", "bare", "untagged"}
+        assert sum(mixture.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("phrasing", [0, 3, 5])
+def test_careless_follows_the_mixture(phrasing):
+    question = Question(SEEN, "Disease Diagnosis", "finding", phrasing, ("mass", "cyst"), "cyst")
+    rng = np.random.default_rng(phrasing)
+    texts = [careless(question, rng) for _ in range(1500)]
+    tagged = [text for text in texts if text.startswith("<think>")]
+    shares = {
+        "reasoned": texts.count(reasoned(question)),
+        "hasty": len(tagged) - texts.count(reasoned(question)),
+        "untagged": sum(text.endswith("The answer is B.") for text in texts),
+    }
+    shares["bare"] = len(texts) - sum(shares.values())
+    for habit, share in MIXTURE[phrasing].items():
+        assert shares[habit] / len(texts) == pytest.approx(share, abs=0.04)
+
+
+def test_the_prompt_is_the_papers():
+    question = Question(SEEN, "Disease Diagnosis", "finding", 0, ("mass", "cyst"), "cyst")
+    text = prompt(question)
+    assert text.startswith("Which abnormality is shown in this image?\nA) mass\nB) cyst\n")
+    assert "\nYour task" in text
+
+
+def test_cells_are_the_patches_a_finding_touches():
+    # Patches are 14 pixels; this finding reaches about half a patch, so only what its middle touches.
+    places = np.array([[49.0, 77.0, 15.0], [42.0, 77.0, 15.0], [np.nan] * 3])
+    lit = np.zeros((3, PIXELS, PIXELS), np.uint8)
+    lit[0, 42:56, 70:84] = 255  # the middle of a patch
+    lit[1, 28:56, 70:84] = 255  # the line between two
+    touched = patches(lit).mean(dim=2) > patches(lit).mean()
+    assert touched.sum(dim=1).tolist() == [1, 2, 0]
+    kinds, sizes = cells(places, [SEEN, SEEN, EMPTY])
+    assert kinds.tolist() == torch.where(touched, KINDS.index("cyst"), len(KINDS)).tolist()
+    assert sizes.tolist() == torch.where(touched, SIZES.index("medium"), HIDDEN).tolist()
+
+
+def test_targets_hide_what_the_image_cannot_tell():
+    sideways = Scene("MRI", "head", "sagittal", "FLAIR", "cyst", "left", "medium", (1, 0))
+    wanted = targets([SEEN, sideways, EMPTY])
+    assert wanted["side"].tolist() == [1, HIDDEN, HIDDEN]
+    assert wanted["finding"].tolist() == [KINDS.index("cyst")] * 2 + [len(KINDS)]
+    assert wanted["size"].tolist() == [1, 1, 3]
+
+
+def test_jitter_moves_the_places_with_the_pictures():
+    images = np.zeros((12, PIXELS, PIXELS), np.uint8)
+    images[:, 36:45, 56:65] = 200
+    places = np.tile(np.array([40.0, 60.0, 9.0]), (12, 1))
+    places[-1] = np.nan
+    changed, moved = jitter(images, places, np.random.default_rng(1))
+    assert images.max() == 200
+    assert (places[0] == [40, 60, 9]).all()
+    assert np.isnan(moved[-1]).all()
+    for image, place in zip(changed[:-1], moved[:-1], strict=True):
+        rows, columns = np.nonzero(image > 100)
+        assert (rows.mean(), columns.mean(), place[2]) == (place[0], place[1], 9)
+    assert len({tuple(place) for place in moved[:-1]}) > 5
+    assert np.abs(moved[:-1, :2] - [40, 60]).max() <= 5
+
+
+def test_the_pool_is_kept_and_its_subjects_are_its_own(tmp_path):
+    calls = []
+    pool = build_pool(tmp_path, 6, 0, lambda done, n: calls.append((done, n)))
+    again = build_pool(tmp_path, 6, 0, lambda done, n: calls.append((done, n)))
+    assert calls == [(done, 6) for done in range(1, 7)]
+    assert {scene.seed[0] for scene in pool.scenes} == {SPLITS["pretrain"]}
+    assert again.scenes == pool.scenes
+    assert (again.images == pool.images).all()
+    np.testing.assert_array_equal(again.places, pool.places)
+    for scene, place in zip(pool.scenes, pool.places, strict=True):
+        assert np.isnan(place).all() == (scene.finding == NONE)
+
+
+def test_pretraining_writes_a_model_and_goes_on_where_it_stood(tmp_path):
+    plan = {name: Stage(steps=2, batch=4, lr=1e-3) for name in ("tower", "options", "reading", "habits")}
+    calls = []
+
+    def report(stage, step, steps, figures):
+        assert np.isfinite(figures["loss"])
+        calls.append((stage, step, steps))
+
+    def run(**changes):
+        calls.clear()
+        pretrain(tmp_path / "model", tmp_path / "work", **{"subjects": 16, "plan": plan, "report": report, **changes})
+        return load_file(tmp_path / "model" / "model.safetensors")
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        first = run()
+        assert calls == [(name, 2, 2) for name in plan]
+        policy = load_policy(str(tmp_path / "model"), device="cpu")
+        assert type(policy.model) is type(AutoModelForImageTextToText.from_pretrained(tmp_path / "model"))
+        assert sum(p.numel() for p in policy.model.parameters()) < 6e6
+
+        again = run()
+        assert calls == []
+        (tmp_path / "work" / "habits.safetensors").unlink()
+        resumed = run()
+        assert calls == [("habits", 2, 2)]
+        for weights in (again, resumed):
+            assert weights.keys() == first.keys()
+            assert all(torch.equal(weights[key], first[key]) for key in first)
+        with pytest.raises(UserError, match="other settings"):
+            run(seed=1)
+    finally:
+        torch.set_num_threads(threads)
