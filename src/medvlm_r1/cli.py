@@ -199,9 +199,9 @@ def compare(
     for name, row in [*result["modalities"].items(), ("all", result["all"])]:
         low, high = row["ci95"]
         print(
-            f"{name:<8} n {row['n']:>5}  {row['accuracy_a']['percent']:5.1f} % -> {row['accuracy_b']['percent']:5.1f} %  "
-            f"difference {row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]  right in one alone {row['b']} / {row['c']}"
-            f"  McNemar p {row['p']:.2g}"
+            f"{name:<8} n {row['n']:>5}  {row['accuracy_a']['percent']:5.1f} % -> {row['accuracy_b']['percent']:5.1f} %"
+            f"  difference {row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+            f"  right in one alone {row['b']} / {row['c']}  McNemar p {row['p']:.2g}"
         )
     print(RESEARCH_USE)
 
@@ -251,8 +251,8 @@ def ask(
     letter = response.letter
     chosen = option[LETTERS.index(letter)] if letter and letter in LETTERS[: len(option)] else None
     if as_json:
-        answer = {"letter": letter, "option": chosen, "reasoning": response.reasoning, "text": generation.text}
-        print(json.dumps({**answer, "well_formed": response.well_formed, "notice": RESEARCH_USE}))
+        parts = {"letter": letter, "option": chosen, "reasoning": response.reasoning, "text": generation.text}
+        print(json.dumps({**parts, "well_formed": response.well_formed, "notice": RESEARCH_USE}))
         return
     print(f"Reasoning: {response.reasoning or '(none)'}")
     print(
@@ -287,7 +287,8 @@ def pretrain(
     with progress_bar("Base model") as advance:
 
         def show(stage: str, step: int, steps: int, figures: dict[str, float]) -> None:
-            advance(step, steps, note=stage + "".join(f"  {k} {v:.2f}" for k, v in figures.items() if k != "seconds"))  # type: ignore[call-arg]
+            shown = "".join(f"  {name} {number:.2f}" for name, number in figures.items() if name != "seconds")
+            advance(step, steps, note=stage + shown)
 
         build(out, work, seed=seed, report=show)
     print(f"Model: {out}")

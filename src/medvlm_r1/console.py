@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _PLAIN_SECONDS = 15.0
 
-Advance = Callable[[int, int], None]
-"""Called with (done, total)."""
+
+class Advance(Protocol):
+    """Told of (done, total), and of a note to show beside them."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show it."""
+        ...
 
 
 def stderr_console() -> Console:
@@ -30,7 +35,7 @@ def progress_bar(name: str) -> Iterator[Advance]:
         name: What is being done.
 
     Yields:
-        A function to call with (done, total), and optionally a note as keyword `note`.
+        A function to call with (done, total), and optionally a note.
     """
     console = stderr_console()
     if not console.is_terminal:
@@ -47,7 +52,9 @@ def progress_bar(name: str) -> Iterator[Advance]:
         task = bars.add_task(name, total=None, note="")
 
         def advance(done: int, total: int, note: str = "") -> None:
-            bars.update(task, completed=done, total=total, **({"note": note} if note else {}))
+            if note:
+                bars.update(task, note=note)
+            bars.update(task, completed=done, total=total)
 
         yield advance
 
@@ -67,7 +74,7 @@ class _PlainLines:
 class TrainingProgress:
     """Shows a training's steps and its latest reward or loss (the `Progress` of `training.callbacks`)."""
 
-    def __init__(self, advance: Callable[..., None]) -> None:
+    def __init__(self, advance: Advance) -> None:
         self._advance = advance
         self._note = ""
 

@@ -252,7 +252,7 @@ def test_the_pool_is_kept_and_its_subjects_are_its_own(tmp_path):
 
 
 def test_pretraining_writes_a_model_and_goes_on_where_it_stood(tmp_path):
-    plan = {name: Stage(steps=2, batch=4, lr=1e-3) for name in ("tower", "options", "reading", "habits")}
+    plan = {name: Stage(steps=2, batch=4, lr=1e-3) for name in ("lesions", "tower", "options", "reading", "habits")}
     calls = []
 
     def report(stage, step, steps, figures):

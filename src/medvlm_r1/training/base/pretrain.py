@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_model, save_model
+from torch import nn
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.training.base import stages
@@ -19,6 +20,7 @@ from medvlm_r1.training.base.batches import Rows
 from medvlm_r1.training.base.language import corpus
 from medvlm_r1.training.base.pool import build_pool
 from medvlm_r1.training.base.stages import PLAN, Report, Stage
+from medvlm_r1.training.base.tower import Heads
 
 SUBJECTS = 24_000
 """Size of the image pool; its subjects are disjoint from the benchmark's by seed."""
@@ -61,25 +63,27 @@ def pretrain(
     tokenizer = train_tokenizer(corpus(seed))
     model = build_model(tokenizer)
     model.train()
+    heads = Heads(model.config.text_config.hidden_size)
     rows = Rows(tokenizer)
     pool = build_pool(
         work / "pool", subjects, seed, lambda done, n: report("pool", done, n, {}) if done % 500 == 0 else None
     )
     log = work / "log.jsonl"
     run = {
-        "tower": lambda s: stages.tower(model, pool, s, seed, log, report),
+        "lesions": lambda s: stages.lesions(model, heads, pool, s, seed, log, report),
+        "tower": lambda s: stages.tower(model, heads, pool, s, seed, log, report),
         "options": lambda s: stages.options(model, rows, s, seed, log, report),
         "reading": lambda s: stages.reading(model, rows, pool, s, seed, log, report),
         "habits": lambda s: stages.habits(model, rows, pool, s, seed, log, report),
     }
-    for index, (name, stage) in enumerate(plan.items()):
+    both = nn.ModuleDict({"model": model, "heads": heads})
+    for name, stage in plan.items():
         checkpoint = work / f"{name}.safetensors"
         if checkpoint.exists():
-            load_model(model, checkpoint)
+            load_model(both, checkpoint)
             continue
-        torch.manual_seed(seed + index + 1)  # a resumed run draws the same heads
         run[name](stage)
         partial = checkpoint.with_suffix(".partial")
-        save_model(model, str(partial))
+        save_model(both, str(partial))
         partial.rename(checkpoint)
     save(out, model, build_processor(tokenizer))

@@ -1,4 +1,4 @@
-"""Stage 1: the vision tower learns the attributes of an image by plain classification heads.
+"""Stages 1 and 2: the vision tower learns findings patch by patch, then the attributes of images, by plain linear heads.
 
 Taught together with the language the lesions are not learned in any reasonable time; taught first they are.
 """
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
 from medvlm_r1.phantom.findings import KINDS, SIDES, SIZES
+from medvlm_r1.phantom.geometry import Array
 from medvlm_r1.phantom.imaging import PLANES
 from medvlm_r1.phantom.physics import SEQUENCES, WINDOWS
 from medvlm_r1.phantom.questions import NO_FINDING, value
@@ -37,22 +38,46 @@ HIDDEN = -100
 _SIDE = PIXELS // PATCH
 
 
-def patches(images: np.ndarray) -> Tensor:
+def patches(images: Array) -> Tensor:
     """Pictures in the layout of the Qwen2-VL image processor.
 
     Args:
-        images: uint8 array (n, PIXELS, PIXELS), grey.
+        images: uint8 array (n, side, side), grey; side a multiple of PATCH * MERGE.
 
     Returns:
         float32 tensor (n, patches, 3 * 2 * PATCH * PATCH), normalised, in the merger's order.
     """
     x = torch.from_numpy(images).float().div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
-    n, blocks = len(images), _SIDE // MERGE
+    n, side = len(images), images.shape[1] // PATCH
+    blocks = side // MERGE
     x = x.view(n, blocks, MERGE, PATCH, blocks, MERGE, PATCH).permute(0, 1, 4, 2, 5, 3, 6)
-    return x.reshape(n, _SIDE * _SIDE, 1, PATCH * PATCH).expand(-1, -1, 6, -1).reshape(n, _SIDE * _SIDE, -1)
+    return x.reshape(n, side * side, 1, PATCH * PATCH).expand(-1, -1, 6, -1).reshape(n, side * side, -1)
 
 
-def jitter(images: np.ndarray, places: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def crops(images: Array, places: Array, side: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Cuts a square from each picture; where there is a finding its centre is inside three times out of four.
+
+    Args:
+        images: uint8 array (n, PIXELS, PIXELS).
+        places: float array (n, 3): row, column, diameter of the findings, nan without one.
+        side: Side of the cut, pixels.
+        rng: Source of the positions.
+
+    Returns:
+        The cuts (n, side, side) and the places within them.
+    """
+    out, moved = np.empty((len(images), side, side), np.uint8), places.copy()
+    for index, image in enumerate(images):
+        corner = rng.integers(0, PIXELS - side + 1, 2)
+        if np.isfinite(places[index, 0]) and rng.random() < 0.75:
+            corner = np.clip(places[index, :2].astype(int) - rng.integers(6, side - 6, 2), 0, PIXELS - side)
+        row, column = corner
+        out[index] = image[row : row + side, column : column + side]
+        moved[index, :2] -= corner
+    return out, moved
+
+
+def jitter(images: Array, places: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Small shifts and changes of brightness and contrast, so that a pool of images goes further. Sides are kept.
 
     Args:
@@ -88,7 +113,7 @@ def features(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """
     n, length, _ = pixels.shape
     x = visual.patch_embed(pixels.reshape(n * length, -1)).view(n, length, -1)
-    cos, sin = visual.rotary_pos_emb(x[0], torch.from_numpy(_merge_order()))
+    cos, sin = visual.rotary_pos_emb(x[0], torch.from_numpy(_merge_order(length)))
     for block in visual.blocks:
         heads = block.attn.num_heads
         qkv = block.attn.qkv(block.norm1(x)).view(n, length, 3, heads, -1)
@@ -97,14 +122,15 @@ def features(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
         mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), val.transpose(1, 2))
         x = x + block.attn.proj(mixed.transpose(1, 2).reshape(n, length, -1))
         x = x + block.mlp(block.norm2(x))
-    return x, visual.merger(x.reshape(n * length, -1)).view(n, IMAGE_TOKENS, -1)
+    return x, visual.merger(x.reshape(n * length, -1)).view(n, length // MERGE**2, -1)
 
 
-def _merge_order() -> np.ndarray:
-    """Row and column of every patch in the merger's order: int64 (patches, 2)."""
-    row, column = np.meshgrid(np.arange(_SIDE), np.arange(_SIDE), indexing="ij")
-    blocks = np.stack([row, column], axis=-1).reshape(_SIDE // MERGE, MERGE, _SIDE // MERGE, MERGE, 2)
-    return blocks.transpose(0, 2, 1, 3, 4).reshape(_SIDE * _SIDE, 2)
+def _merge_order(length: int) -> Array:
+    """Row and column of every patch of a square picture in the merger's order: int64 (length, 2)."""
+    side = int(np.sqrt(length))
+    row, column = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    blocks = np.stack([row, column], axis=-1).reshape(side // MERGE, MERGE, side // MERGE, MERGE, 2)
+    return blocks.transpose(0, 2, 1, 3, 4).reshape(length, 2)
 
 
 def targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
@@ -117,19 +143,20 @@ def targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     return {name: torch.tensor(column) for name, column in table.items()}
 
 
-def cells(places: np.ndarray, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+def cells(places: Array, scenes: Sequence[Scene], length: int = _SIDE**2) -> tuple[Tensor, Tensor]:
     """What lies in each patch.
 
     Args:
         places: float array (n, 3): row, column, diameter of the finding in pixels of the base's images; nan without
             one.
         scenes: The truth of each image.
+        length: Patches per picture.
 
     Returns:
-        Index of the finding's kind per patch, int64 (n, patches) in the merger's order, the last index for none; and the
-        size index per patch, `HIDDEN` where there is no finding.
+        Index of the finding's kind per patch, int64 (n, patches) in the merger's order, the last index for none; and
+        the size index per patch, `HIDDEN` where there is no finding.
     """
-    low = _merge_order() * PATCH
+    low = _merge_order(length) * PATCH
     kinds = np.full((len(scenes), len(low)), len(KINDS))
     sizes = np.full((len(scenes), len(low)), HIDDEN)
     for index, (scene, place) in enumerate(zip(scenes, places, strict=True)):
@@ -158,30 +185,41 @@ class Heads(nn.Module):
         self.kind = nn.Linear(width, len(KINDS) + 1)
         self.size = nn.Linear(width, len(SIZES))
 
-    def forward(
-        self, states: Tensor, tokens: Tensor, wanted: Mapping[str, Tensor], kinds: Tensor, sizes: Tensor
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Loss and, by attribute, the share that the mean head gets right.
+    def forward(self, tokens: Tensor, wanted: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Loss on the attributes and, by attribute, the share that the mean head gets right.
 
         Args:
-            states: Patch states (n, patches, width).
             tokens: Image tokens (n, IMAGE_TOKENS, width).
             wanted: Class indices from `targets`.
-            kinds: Kind per patch, from `cells`.
-            sizes: Size per patch, from `cells`.
         """
-        states = self.norm(states)
-        found = kinds != len(KINDS)
-        guess = self.kind(states)
-        # Most patches are empty; without the weight the empty class is all that is learned at first.
-        weight = tokens.new_tensor([4.0] * len(KINDS) + [1.0])
-        loss = 6 * F.cross_entropy(guess.flatten(0, 1), kinds.flatten(), weight=weight)
-        loss = loss + 2 * F.cross_entropy(self.size(states).flatten(0, 1), sizes.flatten(), ignore_index=HIDDEN)
-        right = {"patch": float((guess.argmax(-1) == kinds)[found].float().mean())}
+        loss = tokens.new_zeros(())
+        right = {}
         for name, wish in wanted.items():
             seen = self.mean[name](tokens.mean(dim=1))
             loss = loss + F.cross_entropy(self.joint[name](tokens.flatten(1)), wish, ignore_index=HIDDEN)
             loss = loss + F.cross_entropy(seen, wish, ignore_index=HIDDEN)
             known = wish != HIDDEN
             right[name] = float((seen.argmax(-1) == wish)[known].float().mean())
+        return loss, right
+
+    def local(self, states: Tensor, kinds: Tensor, sizes: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss on the patches, and the share of the patches of findings whose kind and size are right.
+
+        Args:
+            states: Patch states (n, patches, width).
+            kinds: Kind per patch, from `cells`.
+            sizes: Size per patch, from `cells`.
+        """
+        states = self.norm(states)
+        found = kinds != len(KINDS)
+        kind, size = self.kind(states), self.size(states)
+        # Most patches are empty; without the weight the empty class is all that is learned at first.
+        weight = states.new_tensor([4.0] * len(KINDS) + [1.0])
+        loss = 6 * F.cross_entropy(kind.flatten(0, 1), kinds.flatten(), weight=weight)
+        loss = loss + 2 * F.cross_entropy(size.flatten(0, 1), sizes.flatten(), ignore_index=HIDDEN)
+        right = {
+            "patch": float((kind.argmax(-1) == kinds)[found].float().mean()),
+            "empty": float((kind.argmax(-1) == kinds)[~found].float().mean()),
+            "patch_size": float((size.argmax(-1) == sizes)[found].float().mean()),
+        }
         return loss, right

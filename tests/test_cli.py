@@ -1,0 +1,159 @@
+"""The command line as a user meets it: exit codes, one message, nothing lost."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medvlm_r1 import cli
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
+    """Runs the command in this process. Returns exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["medvlm-r1", *arguments])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    return lambda *arguments: run(capsys, monkeypatch, *map(str, arguments))
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['medvlm-r1', '--help']\n"
+        "from medvlm_r1.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_import_phantom_writes_a_data_folder(command: Any, tmp_path: Path) -> None:
+    code, out, _ = command("data", "import", "phantom", "--out", tmp_path / "d", "--n", 2, "--modality", "CT", "--json")
+    assert code == 0
+    assert json.loads(out)["written"] == 2
+    assert len(list((tmp_path / "d" / "images").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["data", "import", "phantom", "--n", "0"], "at least 1"),
+        (["data", "import", "phantm"], "phantom"),
+        (["data", "import", "huatuo"], "needs SOURCE"),
+        (["data", "import", "phantom", "--modality", "Ultrasound"], "MRI"),
+    ],
+)
+def test_wrong_import_is_one_message_and_exit_code_2(
+    command: Any, tmp_path: Path, arguments: list[str], wanted: str
+) -> None:
+    code, _, err = command(*arguments, "--out", tmp_path / "d")
+    assert code == 2
+    assert wanted in err
+    assert "Traceback" not in err
+
+
+def test_evaluation_runs_resumes_and_compares(
+    command: Any, tmp_path: Path, tiny_policy_dir: Path, data_dir: Path
+) -> None:
+    arguments = ["eval", tiny_policy_dir, "--data", data_dir, "--max-new-tokens", 4]
+    code, out, _ = command(*arguments, "--out", tmp_path / "a", "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"]["MRI"]["n"] == 4
+    answers = (tmp_path / "a" / "samples.jsonl").read_text()
+    # Interrupted in the middle of writing a line: the half line goes, the rest stays.
+    lines = answers.splitlines(keepends=True)
+    (tmp_path / "a" / "samples.jsonl").write_text("".join(lines[:5]) + lines[5][:40])
+    (tmp_path / "a" / "results.json").unlink()
+    code, again, _ = command(*arguments, "--out", tmp_path / "a", "--json")
+    assert code == 0
+    assert json.loads(again)["accuracy"] == json.loads(out)["accuracy"]
+    command(*arguments, "--out", tmp_path / "b")
+    code, out, _ = command("compare", tmp_path / "a", tmp_path / "b", "--json")
+    assert code == 0
+    assert json.loads(out)["all"]["difference"] == 0
+    code, _, _ = command("report", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "r.html")
+    assert code == 0
+    assert "Not a medical device" in (tmp_path / "r.html").read_text()
+
+
+def test_a_missing_image_is_refused_or_left_out(
+    command: Any, tmp_path: Path, tiny_policy_dir: Path, data_dir: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(data_dir, tmp_path / "d")
+    (tmp_path / "d" / "images" / "3.png").unlink()
+    arguments = ["eval", tiny_policy_dir, "--data", tmp_path / "d", "--max-new-tokens", 2, "--out", tmp_path / "run"]
+    code, _, err = command(*arguments)
+    assert code == 1
+    assert "1 of 8" in err
+    assert "--skip-missing" in err
+    code, out, _ = command(*arguments, "--skip-missing", "--json")
+    assert code == 0
+    assert json.loads(out)["n_missing"] == 1
+
+
+def test_a_row_whose_answer_is_no_option_names_file_and_row(
+    command: Any, tmp_path: Path, tiny_policy_dir: Path
+) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    row = {"id": "x", "images": [], "question": "?", "options": ["a", "b"], "answer": "c", "modality": "CT"}
+    (folder / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    code, _, err = command("eval", tiny_policy_dir, "--data", folder, "--out", tmp_path / "run")
+    assert code == 1
+    assert "samples.jsonl" in err
+    assert "row 1" in err
+    (folder / "samples.jsonl").write_text("")
+    code, _, err = command("eval", tiny_policy_dir, "--data", folder, "--out", tmp_path / "run")
+    assert code == 1
+    assert "samples.jsonl" in err
+
+
+def test_malformed_and_unknown_configuration(command: Any, tmp_path: Path, write_config: Any) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: [unclosed\nmethod: grpo\n")
+    code, _, err = command("train", "grpo", "--config", broken)
+    assert code == 2
+    assert "broken.yaml" in err
+    code, _, err = command("train", "grpo", "--config", write_config(), "trainer.learnin_rate=1")
+    assert code == 2
+    assert "learning_rate" in err
+    code, _, err = command("train", "sft", "--config", write_config())
+    assert code == 2
+    assert "train grpo" in err
+
+
+def test_train_grpo_writes_a_model(command: Any, tmp_path: Path, write_config: Any) -> None:
+    code, out, _ = command("train", "grpo", "--config", write_config(), "trainer.max_steps=1")
+    assert code == 0
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    assert "model" in out
+
+
+def test_ask_answers_one_question(command: Any, tiny_policy_dir: Path, data_dir: Path) -> None:
+    question = ["--image", data_dir / "images" / "0.png", "--question", "Which organ?", "--max-new-tokens", 3]
+    code, out, _ = command("ask", tiny_policy_dir, *question, "--option", "liver", "--option", "knee", "--json")
+    assert code == 0
+    assert set(json.loads(out)) >= {"letter", "reasoning", "well_formed", "notice"}
+    code, _, err = command("ask", tiny_policy_dir, *question, "--option", "liver")
+    assert code == 2
+    assert "options" in err
+
+
+def test_env_names_versions(command: Any) -> None:
+    code, out, _ = command("env", "--json")
+    assert code == 0
+    assert "torch" in json.loads(out)["packages"]
