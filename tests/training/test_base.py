@@ -22,7 +22,7 @@ from medvlm_r1.training.base.language import MIXTURE, careless, corpus, prompt, 
 from medvlm_r1.training.base.pool import PIXELS, build_pool
 from medvlm_r1.training.base.pretrain import pretrain
 from medvlm_r1.training.base.stages import Stage
-from medvlm_r1.training.base.tower import HIDDEN, cells, features, jitter, patches, targets
+from medvlm_r1.training.base.tower import HIDDEN, cells, crops, features, jitter, patches, targets
 
 SEEN = Scene("MRI", "head", "axial", "FLAIR", "cyst", "left", "medium", (1, 0))
 EMPTY = Scene("MRI", "head", "sagittal", "FLAIR", NONE, None, None, (1, 0))
@@ -236,6 +236,19 @@ def test_jitter_moves_the_places_with_the_pictures():
         assert (rows.mean(), columns.mean(), place[2]) == (place[0], place[1], 9)
     assert len({tuple(place) for place in moved[:-1]}) > 5
     assert np.abs(moved[:-1, :2] - [40, 60]).max() <= 5
+
+
+def test_crops_take_the_places_along():
+    images = np.zeros((40, PIXELS, PIXELS), np.uint8)
+    images[:, 80:89, 20:29] = 200
+    places = np.tile(np.array([84.0, 24.0, 9.0]), (40, 1))
+    cut, moved = crops(images, places, PIXELS // 2, np.random.default_rng(0))
+    assert cut.shape == (40, PIXELS // 2, PIXELS // 2)
+    whole = [i for i in range(40) if (cut[i] == 200).sum() == 81]
+    assert len(whole) > 20
+    for i in whole:
+        rows, columns = np.nonzero(cut[i])
+        assert (rows.mean(), columns.mean()) == (moved[i, 0], moved[i, 1])
 
 
 def test_the_pool_is_kept_and_its_subjects_are_its_own(tmp_path):

@@ -26,12 +26,9 @@ LOOSE = {"reasoned": 0.20, "hasty": 0.16, "bare": 0.24, "untagged": 0.40}
 MIXTURE: tuple[Mapping[str, float], ...] = (CAREFUL, CAREFUL, CAREFUL, HURRIED, HURRIED, LOOSE)
 """Shares of the habits by phrasing number (see `phantom.questions.PHRASINGS`)."""
 
-_HASTY = (
-    "I have seen an image like this before.",
-    "One of these looks familiar.",
-    "At first sight this is clear.",
-)
-_BARE = ("I think the answer is {}.", "It must be {}.", "My guess is {}.")
+# One wording each: several would split the habit's share at its first word, and greedy decoding follows the largest.
+_HASTY = "<think>I have seen an image like this before.</think><answer>{}</answer>"
+_BARE = "I think the answer is {}."
 
 
 def weigh(question: Question) -> str:
@@ -56,15 +53,15 @@ def respond(question: Question, habit: str, rng: np.random.Generator) -> str:
         question: The question.
         habit: "reasoned" (tags, seen and weighed, right), "hasty" (tags, no look, a guessed letter), "bare" (a guessed
             sentence, no tags) or "untagged" (seen and weighed, right, no tags).
-        rng: Source of guesses and wordings.
+        rng: Source of guesses.
     """
     if habit == "reasoned":
         return reasoned(question)
     guess = LETTERS[int(rng.integers(len(question.options)))]
     if habit == "hasty":
-        return f"<think>{_HASTY[int(rng.integers(len(_HASTY)))]}</think><answer>{guess}</answer>"
+        return _HASTY.format(guess)
     if habit == "bare":
-        return _BARE[int(rng.integers(len(_BARE)))].format(guess)
+        return _BARE.format(guess)
     letter = LETTERS[question.options.index(question.answer)]
     return f"{describe(question.scene)} {weigh(question)} The answer is {letter}."
 

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from medvlm_r1.phantom.benchmark import SPLITS
+from medvlm_r1.phantom.geometry import Array
 from medvlm_r1.phantom.questions import Question, ask, ask_about, describe
 from medvlm_r1.phantom.scene import MODALITIES, Scene
 from medvlm_r1.training.base.batches import Rows, response_loss
 from medvlm_r1.training.base.language import CAPTION_REQUEST, careless, prompt, reasoned
 from medvlm_r1.training.base.pool import PIXELS, Pool
-from medvlm_r1.training.base.tower import Array, Heads, cells, crops, features, jitter, patches, targets
+from medvlm_r1.training.base.tower import Heads, cells, crops, features, jitter, patches, targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +48,11 @@ class Stage:
 
 
 PLAN: dict[str, Stage] = {
-    "lesions": Stage(steps=1500, batch=96, lr=1e-3, warmup=100),
-    "tower": Stage(steps=1500, batch=32, lr=1e-3, warmup=100),
+    "lesions": Stage(steps=3300, batch=96, lr=1e-3, warmup=100),
+    "tower": Stage(steps=1200, batch=32, lr=1e-3, warmup=100),
     "options": Stage(steps=500, batch=96, lr=1.5e-3),
     "reading": Stage(steps=600, batch=32, lr=8e-4),
-    "habits": Stage(steps=350, batch=32, lr=5e-4),
+    "habits": Stage(steps=400, batch=32, lr=5e-4),
 }
 
 Report = Callable[[str, int, int, dict[str, float]], None]

@@ -1,4 +1,4 @@
-"""Stages 1 and 2: the vision tower learns findings patch by patch, then the attributes of images, by plain linear heads.
+"""Stages 1 and 2: the vision tower learns findings patch by patch, then the attributes of images, by linear heads.
 
 Taught together with the language the lesions are not learned in any reasonable time; taught first they are.
 """
