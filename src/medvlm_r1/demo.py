@@ -189,12 +189,12 @@ def _finish(out: Path, clock: _Clock) -> dict[str, Any]:
         if not file.exists():
             raise UserError(f"{file} is not there yet; run `medvlm-r1 demo --out {out}` to its end first.")
         results[stage] = json.loads(file.read_text())
+    with clock.stage("report"):
+        _report(out)
     results["seconds"] = clock.seconds
     temporary = out / "results.json.tmp"
     temporary.write_text(json.dumps(results, indent=1))
     os.replace(temporary, out / "results.json")
-    with clock.stage("report"):
-        _report(out)
     return results
 
 
