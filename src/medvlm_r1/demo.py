@@ -231,13 +231,13 @@ def _report(out: Path) -> None:
 
 def print_table(results: Mapping[str, Any], console: Console) -> None:
     """Prints the paper's table with our figures, and the paper's own means beside them."""
-    table = Table(title="PhantomVQA: percent right, 95 % interval in brackets", caption=RESEARCH_USE)
-    for column in ("", "MRI (trained)", "CT", "X-ray", "mean", "well formed", "paper's own mean*"):
+    table = Table(title="PhantomVQA: percent right, 95 % interval in brackets", show_lines=True, caption=RESEARCH_USE)
+    for column in ("", "MRI\n(trained)", "CT", "X-ray", "mean", "well\nformed", "paper's\nown mean*"):
         table.add_column(column, justify="left" if not column else "right")
     for stage, name in STAGES.items():
         figures = results[stage]
         cells = [figures["accuracy"][m] for m in DOMAINS]
-        shown = [f"{c['percent']:.1f} [{c['ci95'][0]:.1f}, {c['ci95'][1]:.1f}]" for c in cells]
+        shown = [f"{c['percent']:.1f}\n[{c['ci95'][0]:.1f}, {c['ci95'][1]:.1f}]" for c in cells]
         paper = f"{PAPER_MEANS[stage]:.2f}" if stage in PAPER_MEANS else "-"
         table.add_row(
             name, *shown, f"{figures['accuracy']['mean']:.1f}", f"{figures['well_formed']['percent']:.1f}", paper
