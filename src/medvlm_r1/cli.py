@@ -280,7 +280,7 @@ def pretrain(
     ),
     seed: Annotated[int, typer.Option(help="Seed of weights, subjects and texts.")] = 0,
 ) -> None:
-    """Build the embedded base model from nothing, in five stages. Under 90 minutes on 2 cores."""
+    """Build the embedded base model from nothing, in five stages. About an hour on 2 cores, going by its stages."""
     from medvlm_r1.console import progress_bar
     from medvlm_r1.training.base.pretrain import pretrain as build
 

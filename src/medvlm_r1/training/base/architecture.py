@@ -16,7 +16,7 @@ from medvlm_r1.training.base.pool import PIXELS
 PATCH = 14
 MERGE = 2
 PIXEL_MEAN, PIXEL_STD = 0.28, 0.28
-"""Of the pool's images; centred input lets faint lesions show sooner."""
+"""Near the pool's own (0.33 and 0.31), so that the input is about centred."""
 IMAGE_TOKENS = (PIXELS // PATCH // MERGE) ** 2
 
 CONTROL_TOKENS = (

@@ -1,6 +1,6 @@
 """Stages 1 and 2: the vision tower learns findings patch by patch, then the attributes of images, by linear heads.
 
-Taught together with the language the lesions are not learned in any reasonable time; taught first they are.
+The findings come first, on crops and with their place given: see docs/phantomvqa.md for what was tried.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Heads(nn.Module):
     """Linear classifiers on what the tower gives.
 
     One set reads all image tokens side by side, one their mean (which the language model can read anywhere), and one
-    each patch alone: told where the finding lies, the tower learns lesions sooner.
+    each patch alone, told where the finding lies.
     """
 
     def __init__(self, width: int) -> None:
