@@ -58,8 +58,8 @@ def body(*shapes, middle=(0.0, 0.0, 0.0), fov=224.0):
         ("T1-weighted", "white_matter", 0.337973),
         # 1.00 (1 - exp(-4500/4000)) exp(-95/1600)
         ("T2-weighted", "csf", 0.636416),
-        # 0.83 (1 - exp(-3000/960)) exp(-16/98)
-        ("proton density", "grey_matter", 0.673999),
+        # 0.83 (1 - exp(-2000/960)) exp(-16/98)
+        ("proton density", "grey_matter", 0.617194),
         # 0.70 |1 - 2 exp(-2400/600) + exp(-9000/600)| exp(-110/76)
         ("FLAIR", "white_matter", 0.158601),
         # 1.00 |1 - 2 exp(-2400/4000) + exp(-9000/4000)| exp(-110/1600)

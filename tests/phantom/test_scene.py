@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
+from medvlm_r1.phantom.anatomy import BODIES
+from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, place
 from medvlm_r1.phantom.imaging import PLANES, SIZE
-from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene, draw, locate, render, techniques
+from medvlm_r1.phantom.physics import WINDOWS, spin_echo
+from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene, draw, locate, render, techniques, unseen_kinds
+from medvlm_r1.phantom.tissue import LABEL, lookup
 
 SIDED = {"MRI": ("axial", "coronal"), "CT": ("axial", "coronal"), "X-ray": ("frontal",)}
 
@@ -137,3 +140,34 @@ def test_a_technique_is_wished_for_only_where_it_is_in_use():
 @pytest.mark.parametrize("plane", ["sagittal", "lateral"])
 def test_sides_are_not_seen_from_the_side(plane):
     assert not Scene("MRI", "head", plane, "T1-weighted", "mass", "left", "small", (1,)).side_is_seen
+
+
+def shade(modality, technique):
+    """Grey value of every tissue as displayed, 0 to 1, before noise and coil bias."""
+    if modality == "CT":
+        centre, width = WINDOWS[technique]
+        return np.clip((lookup("hu") - centre) / width + 0.5, 0, 1)
+    signal = spin_echo(technique)
+    return signal / signal[LABEL["fat"]]
+
+
+@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize("modality", ["MRI", "CT"])
+def test_every_finding_that_can_be_drawn_stands_out_from_its_host(modality, region):
+    rng = np.random.default_rng(0)
+    body = BODIES[region](rng)
+    shown = [kind for kind in KINDS if kind not in unseen_kinds(modality, region)]
+    for technique in (t for t in techniques(modality, region) if t != "bone window"):
+        grey = shade(modality, technique)
+        for kind in shown:
+            for side in SIDES:
+                host = grey[LABEL[body.sites[side][0].host]]
+                parts = {shape.label for shape in place(body, kind, side, "large", rng).shapes}
+                assert max(abs(grey[part] - host) for part in parts) > 0.08, (technique, kind, side)
+
+
+def test_calcium_in_the_lung_is_never_asked_of_an_mr_image():
+    scenes = [draw("MRI", {"region": "chest"}, (0,), np.random.default_rng(seed)) for seed in range(60)]
+    assert {scene.finding for scene in scenes} == {NONE, "mass", "cyst", "ring-enhancing lesion"}
+    wanted = [draw("MRI", {"finding": "calcification"}, (0,), np.random.default_rng(seed)) for seed in range(60)]
+    assert {scene.region for scene in wanted} == {"head", "abdomen", "knee"}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.questions import Question, ask, describe
 from medvlm_r1.phantom.scene import MODALITIES, Scene, render
+from medvlm_r1.phantom.workers import image_workers
 
 # The first number of every subject's seed: subjects of different splits can never be the same.
 SPLITS = {"train": 1, "test": 2, "pretrain": 3}
@@ -138,14 +137,13 @@ def write_benchmark(
             sample = to_sample(question, split, index)
             samples.append(sample)
             jobs.append((question.scene, out / sample.images[0]))
-    workers = min(os.cpu_count() or 1, 8)
-    if len(jobs) < 64 or workers == 1:
+    if len(jobs) < 64:  # starting processes would take longer
         for done, job in enumerate(jobs, start=1):
             _write_image(job)
             if progress is not None:
                 progress(done, len(jobs))
     else:
-        with ProcessPoolExecutor(workers) as pool:
+        with image_workers() as pool:
             for done, _ in enumerate(pool.map(_write_image, jobs, chunksize=16), start=1):
                 if progress is not None:
                     progress(done, len(jobs))

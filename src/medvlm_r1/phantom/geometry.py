@@ -65,17 +65,29 @@ class Ellipsoid:
             axes: Indices of (u axis, v axis, ray axis).
 
         Returns:
-            Coordinate of the chord's middle along the ray axis and its half length (0 for a miss), mm.
+            Coordinate of the chord's middle along the ray axis (one number for an ellipsoid that is not turned) and its
+            half length (0 for a miss), mm.
         """
-        m = self.matrix
+        m = self.matrix.astype(np.float64)
         du, dv = u - np.float32(self.centre[axes[0]]), v - np.float32(self.centre[axes[1]])
         mu, mv, mw = m[:, axes[0]], m[:, axes[1]], m[:, axes[2]]
-        a = np.float32(mw @ mw)
-        b = np.float32(mw @ mu / a) * du + np.float32(mw @ mv / a) * dv
-        c = np.float32(mu @ mu / a) * du**2 + np.float32(mv @ mv / a) * dv**2
-        c += np.float32(2 * (mu @ mv) / a) * (du * dv)
-        half = np.sqrt(np.maximum(b * b - c + np.float32(1 / a), 0))
-        return np.float32(self.centre[axes[2]]) - b, half
+        a = mw @ mw
+        bu, bv = mw @ mu / a, mw @ mv / a
+        # The squared half length is a quadratic form in (du, dv); gathered, because this is the hot spot of X-ray.
+        form = bu * bu - mu @ mu / a, 2 * (bu * bv - mu @ mv / a), bv * bv - mv @ mv / a
+        uu, uv, vv = (np.float32(q) for q in form)
+        half = uu * du
+        if self.turn is not None:
+            half += uv * dv
+        half *= du
+        half += vv * dv * dv
+        half += np.float32(1 / a)
+        np.maximum(half, 0, out=half)
+        np.sqrt(half, out=half)
+        middle = np.float32(self.centre[axes[2]])
+        if self.turn is None:
+            return np.asarray(middle), half
+        return middle - (np.float32(bu) * du + np.float32(bv) * dv), half
 
 
 @dataclass(slots=True)

@@ -136,7 +136,10 @@ def line_integrals(body: Body, extra: Sequence[Ellipsoid], view: str) -> Array:
     for field, grid in ((body.warp[u_axis], u), (body.warp[2], v)):
         grid += np.float32(body.warp_mm * 0.7) * field.on_plane(middle, offsets, offsets, row_axis, column_axis)
     total = np.zeros((SIZE, SIZE), dtype=np.float32)
-    frame = _View(middle, row_axis, column_axis, step, margin=body.warp_mm * 2.5 + 0.06 * body.fov)
+    turned_row, turned_column = np.zeros(3), np.zeros(3)
+    turned_row[[u_axis, 2]], turned_column[[u_axis, 2]] = -in_plane[:, 1], in_plane[:, 0]
+    # The pose turns a little out of the plane too, which shortens these axes by about a hundredth.
+    frame = _View(middle, turned_row, turned_column, step, margin=body.warp_mm * 2.5 + 0.015 * body.fov)
     # For every tissue, the stretch of each ray it fills: overlapping shapes of one tissue count once, and a shape
     # displaces its parent only where the parent is, else the parent's own parent.
     stretch: dict[tuple[int, int], tuple[Array, Array]] = {}

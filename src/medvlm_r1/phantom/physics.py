@@ -17,7 +17,7 @@ SEQUENCES: dict[str, tuple[float, float, float]] = {
     "T1-weighted": (500.0, 12.0, 0.0),
     "T2-weighted": (4500.0, 95.0, 0.0),
     "FLAIR": (9000.0, 110.0, 2400.0),
-    "proton density": (3000.0, 16.0, 0.0),
+    "proton density": (2000.0, 16.0, 0.0),
 }
 
 # Centre and width, HU.

@@ -62,6 +62,11 @@ def techniques(modality: str, region: str) -> tuple[str, ...]:
     return VIEWS
 
 
+def unseen_kinds(modality: str, region: str) -> tuple[str, ...]:
+    """Kinds of finding that cannot be seen in a region: calcium in the lung gives no more MR signal than air."""
+    return ("calcification",) if (modality, region) == ("MRI", "chest") else ()
+
+
 def draw(modality: str, wishes: Mapping[str, Any], seed: tuple[int, ...], rng: np.random.Generator) -> Scene:
     """Draws a scene; every attribute not wished for is random.
 
@@ -76,7 +81,12 @@ def draw(modality: str, wishes: Mapping[str, Any], seed: tuple[int, ...], rng: n
     def pick(name: str, choices: tuple[str, ...]) -> str:
         return str(wishes[name]) if name in wishes else str(choices[int(rng.integers(len(choices)))])
 
-    fit = tuple(r for r in REGIONS if "technique" not in wishes or wishes["technique"] in techniques(modality, r))
+    fit = tuple(
+        r
+        for r in REGIONS
+        if ("technique" not in wishes or wishes["technique"] in techniques(modality, r))
+        and str(wishes.get("finding")) not in unseen_kinds(modality, r)
+    )
     region = pick("region", fit)
     if modality == "X-ray":
         plane = pick("plane", ("frontal",) if wishes.get("side_seen") else VIEWS)
@@ -89,11 +99,10 @@ def draw(modality: str, wishes: Mapping[str, Any], seed: tuple[int, ...], rng: n
         if about_finding:  # soft findings do not show in the bone window
             options = tuple(t for t in options if t != "bone window")
         technique = pick("technique", options)
-    hidden = technique == "bone window"
-    open_kinds: tuple[str, ...] = (NONE, "calcification") if hidden else (NONE, *KINDS)
-    if "side" in wishes or "size" in wishes:
-        open_kinds = KINDS
-    finding = pick("finding", open_kinds)
+    kinds = tuple(kind for kind in KINDS if kind not in unseen_kinds(modality, region))
+    if technique == "bone window":
+        kinds = ("calcification",)
+    finding = pick("finding", kinds if "side" in wishes or "size" in wishes else (NONE, *kinds))
     if finding == NONE:
         return Scene(modality, region, plane, technique, NONE, None, None, seed)
     return Scene(modality, region, plane, technique, finding, pick("side", SIDES), pick("size", SIZES), seed)

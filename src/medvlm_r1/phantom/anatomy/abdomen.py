@@ -28,7 +28,7 @@ def abdomen(rng: np.random.Generator) -> Body:
     b.add("vessel", (-44, -8, 66), (34, 4.5, 5), "liver", turn=rotation(0, 18, 24))
     b.add("vessel", (-64, 12, 76), (5, 30, 5), "liver", turn=rotation(16, 0, 30))
     b.add("csf", (-46, -58, 26), (12, 16, 19), "liver", jitter=3)
-    b.add("spleen", (104, 34, 62), (28, 46, 48), "fat", turn=rotation(0, -12, 20), jitter=3)
+    b.add("spleen", (90, 24, 58), (44, 54, 58), "fat", turn=rotation(0, -12, 20), jitter=3)  # enlarged
     b.add("bowel", (52, -34, 62), (44, 36, 42), "fat", jitter=4)
     b.add("air", (54, -50, 70), (28, 16, 24), "bowel", jitter=4)
     for side in (-1, 1):
@@ -64,7 +64,7 @@ def abdomen(rng: np.random.Generator) -> Body:
 
     sites = {
         "right": [Site((-86, -16, 40), (-50, 26, 84), "liver")],
-        "left": [Site((58, -14, 6), (92, 34, 70), "fat")],
+        "left": [Site((74, 4, 38), (98, 40, 78), "spleen")],
     }
     return b.finish(
         "abdomen",

@@ -22,7 +22,7 @@ from medvlm_r1.training.base.pool import build_pool
 from medvlm_r1.training.base.stages import PLAN, Report, Stage
 from medvlm_r1.training.base.tower import Heads
 
-SUBJECTS = 24_000
+SUBJECTS = 36_000
 """Size of the image pool; its subjects are disjoint from the benchmark's by seed."""
 
 

@@ -48,11 +48,11 @@ class Stage:
 
 
 PLAN: dict[str, Stage] = {
-    "lesions": Stage(steps=3300, batch=96, lr=1e-3, warmup=100),
-    "tower": Stage(steps=1200, batch=32, lr=1e-3, warmup=100),
+    "lesions": Stage(steps=6000, batch=96, lr=1e-3, warmup=100),
+    "tower": Stage(steps=2600, batch=48, lr=8e-4, warmup=100),
     "options": Stage(steps=500, batch=96, lr=1.5e-3),
-    "reading": Stage(steps=600, batch=32, lr=8e-4),
-    "habits": Stage(steps=400, batch=32, lr=5e-4),
+    "reading": Stage(steps=1300, batch=32, lr=8e-4),
+    "habits": Stage(steps=500, batch=32, lr=5e-4),
 }
 
 Report = Callable[[str, int, int, dict[str, float]], None]
