@@ -14,7 +14,7 @@ class Item:
 
 
 FIT = [Item(("x", "y"), "x"), Item(("x", "y"), "x"), Item(("y", "z"), "z"), Item(("w", "x"), "w")]
-"""Rates: w 1/1, x 2/3, y 0/3, z 1/1."""
+"""Rates of two options: w 1.5/2, x 2.5/4, y 0.5/4, z 1.5/2, never offered 0.5/1."""
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,10 @@ FIT = [Item(("x", "y"), "x"), Item(("x", "y"), "x"), Item(("y", "z"), "z"), Item
         (("y", "x"), "y", 0.0),
         (("x", "z"), "x", 0.0),
         (("w", "z"), "z", 1 / 2),  # both always right
-        (("y", "never offered"), "never offered", 1 / 2),  # both never right
+        (("y", "never offered"), "never offered", 1.0),  # what was never offered stands at chance
+        (("x", "never offered"), "x", 1.0),
+        (("X.", "never offered"), "X.", 1.0),  # case and punctuation do not matter
+        (("+", "-"), "+", 1 / 2),
         (("w", "x", "y", "z"), "w", 1 / 2),
         (("a", "b", "c"), "c", 1 / 3),
     ],
@@ -34,7 +37,7 @@ def test_credit(options, answer, credit):
 
 
 def test_leave_one_out():
-    # Without itself: the first sees x 1/2, y 1/2; the second x 2/2, y 0/2; the third as the first.
+    # Without itself: the first sees x 1.5/3, y 1.5/3; the second x 2.5/3, y 0.5/3; the third as the first.
     items = [Item(("x", "y"), "x"), Item(("x", "y"), "y"), Item(("x", "y"), "x")]
     assert option_prior(items, items, leave_one_out=True) == [0.5, 0.0, 0.5]
     assert option_prior(items, items) == [1.0, 0.0, 1.0]

@@ -26,23 +26,29 @@ def option_prior(fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_ou
         leave_one_out: Whether `items` are part of `fit`.
 
     Returns:
-        Per item 1 / (number of options that share the highest rate) if the right one is among them, else 0. An option
-        never offered in `fit` has rate 0.
+        Per item 1 / (number of options that share the highest rate) if the right one is among them, else 0. A rate is
+        (right + 1/k) / (offered + 1) for an item of k options: one more case, right at chance, so that an option never
+        offered in `fit` stands at chance and not below those that were seen and always wrong. Texts that differ in
+        case, spaces or punctuation alone are one option.
     """
     offered: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for item in fit:
-        offered.update(item.options)
-        right[item.answer] += 1
+        offered.update({_key(option) for option in item.options})
+        right[_key(item.answer)] += 1
     credit = []
     own = 1 if leave_one_out else 0
     for item in items:
-        rates = []
-        for option in item.options:
-            seen = offered[option] - own
-            hits = right[option] - (own if option == item.answer else 0)
-            rates.append(hits / seen if seen else 0.0)
+        answer, rates = _key(item.answer), []
+        for option in map(_key, item.options):
+            hits = right[option] - (own if option == answer else 0)
+            rates.append((hits + 1 / len(item.options)) / (offered[option] - own + 1))
         best = max(rates)
         winners = [option for option, rate in zip(item.options, rates, strict=True) if rate == best]
         credit.append(1 / len(winners) if item.answer in winners else 0.0)
     return credit
+
+
+def _key(option: str) -> str:
+    letters = "".join(character for character in option.casefold() if character.isalnum())
+    return letters or option.strip()
