@@ -21,7 +21,7 @@ CAPTION_REQUEST = "Describe this image."
 
 CAREFUL = {"reasoned": 0.74, "hasty": 0.10, "bare": 0.06, "untagged": 0.10}
 HURRIED = {"reasoned": 0.20, "hasty": 0.46, "bare": 0.14, "untagged": 0.20}
-LOOSE = {"reasoned": 0.20, "hasty": 0.16, "bare": 0.24, "untagged": 0.40}
+LOOSE = {"reasoned": 0.16, "hasty": 0.14, "bare": 0.20, "untagged": 0.50}
 
 MIXTURE: tuple[Mapping[str, float], ...] = (CAREFUL, CAREFUL, CAREFUL, HURRIED, HURRIED, LOOSE)
 """Shares of the habits by phrasing number (see `phantom.questions.PHRASINGS`)."""
@@ -32,12 +32,16 @@ _BARE = "I think the answer is {}."
 
 
 def weigh(question: Question) -> str:
-    """Goes through the options and says yes or no to each, as one eliminates."""
+    """States what was asked for, then says yes or no to each option, as one eliminates.
+
+    The statement makes weighing a comparison with the words just before; without it the base had to look each option up
+    in the description, which it learned in one run and only half in another.
+    """
     parts = [
         f"{letter} {option} {'yes' if option == question.answer else 'no'}"
         for letter, option in zip(LETTERS, question.options, strict=False)
     ]
-    return ", ".join(parts) + "."
+    return f"{question.attribute.capitalize()}: {question.answer}. " + ", ".join(parts) + "."
 
 
 def reasoned(question: Question) -> str:
