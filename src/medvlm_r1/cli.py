@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from medvlm_r1.cli_audit import audit_app
 from medvlm_r1.cli_data import data_app
 from medvlm_r1.cli_options import Json, Out
 from medvlm_r1.errors import RESEARCH_USE, UserError
@@ -21,6 +22,7 @@ phantom_app = typer.Typer(help="PhantomVQA's embedded base model.", no_args_is_h
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(phantom_app, name="phantom")
+app.add_typer(audit_app, name="audit")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, such as trainer.beta=0.1.")
@@ -170,14 +172,24 @@ def report(
 def ask(
     model: Annotated[str, typer.Argument(help="A folder, a hub id, or phantom-base.")],
     *,
-    image: Annotated[Path, typer.Option(help="The picture.")],
+    image: Annotated[Path, typer.Option(help="The picture: PNG, JPEG, TIFF, BMP, DICOM or NIfTI.")],
     question: Annotated[str, typer.Option(help="The question.")],
     option: Annotated[list[str], typer.Option(help="An answer to choose from; give it several times.")],
+    frame: Annotated[int | None, typer.Option(help="Of a file with several, counted from 0.")] = None,
+    plane: Annotated[str | None, typer.Option(help="NIfTI: axial, coronal or sagittal.")] = None,
+    slice_: Annotated[int | None, typer.Option("--slice", help="NIfTI: across the plane, counted from 0.")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="brain, lung, soft-tissue, bone, percentile, full, stored, or CENTRE/WIDTH."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 512,
     as_json: Json = False,
 ) -> None:
-    """Ask one question about one image."""
-    from medvlm_r1.data.images import load_image
+    """Ask one question about one image.
+
+    Example: medvlm-r1 ask phantom-base --image ct.dcm --window 40/400 --question "..." --option A --option B
+    """
+    from medvlm_r1.data.images import View, load_picture
     from medvlm_r1.data.sample import LETTERS, Sample
     from medvlm_r1.dialogue.prompt import messages
     from medvlm_r1.dialogue.response import parse_response
@@ -187,20 +199,22 @@ def ask(
 
     if not 2 <= len(option) <= len(LETTERS):
         raise UsageError(f"{len(option)} options; wanted 2 to {len(LETTERS)}, each by its own --option.")
-    picture = load_image(image)
+    picture = load_picture(image, View(frame=frame, plane=plane, slice=slice_, window=window))
     sample = Sample(
         id="ask", images=("images/ask",), question=question, options=tuple(option), answer=option[0], modality="unknown"
     )
     generator = LocalGenerator(policy=load_policy(model))
-    item = GenerationInput(prompt=messages(sample), images=[picture])
+    item = GenerationInput(prompt=messages(sample), images=[picture.image])
     [generation] = generator.generate([item], GenerationSettings(max_new_tokens=max_new_tokens))
     response = parse_response(generation.text, option)
     letter = response.letter
     chosen = option[LETTERS.index(letter)] if letter and letter in LETTERS[: len(option)] else None
     if as_json:
         parts = {"letter": letter, "option": chosen, "reasoning": response.reasoning, "text": generation.text}
-        print(json.dumps({**parts, "well_formed": response.well_formed, "notice": RESEARCH_USE}))
+        shown = {"well_formed": response.well_formed, "image": picture.note.as_record()}
+        print(json.dumps({**parts, **shown, "notice": RESEARCH_USE}))
         return
+    print(f"Image:     {picture.note.summary()}")
     print(f"Reasoning: {response.reasoning or '(none)'}")
     print(
         f"Answer:    {letter}) {chosen}"

@@ -10,40 +10,62 @@ import typer
 
 from medvlm_r1.cli_options import Json, Out
 
-data_app = typer.Typer(help="Data folders: import.", no_args_is_help=True)
+_FORMATS = (
+    "phantom; or huatuo, omnimedvqa, med-r1, vqa-rad, slake, path-vqa, pmc-vqa; or jsonl, csv for your own questions."
+)
+data_app = typer.Typer(help="Data folders: import, split, check.", no_args_is_help=True)
 
 
 @data_app.command("import")
 def data_import(
-    format: Annotated[str, typer.Argument(help="phantom, or a public format: huatuo.")],
-    source: Annotated[Path | None, typer.Argument(help="The file that was downloaded (not for phantom).")] = None,
+    format: Annotated[str, typer.Argument(help=_FORMATS)],
+    source: Annotated[
+        Path | None, typer.Argument(help="The file or folder that was downloaded (not for phantom).")
+    ] = None,
     *,
     out: Out,
-    images: Annotated[Path | None, typer.Option(help="Folder of the image files.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the image files, if not beside SOURCE.")] = None,
     modality: Annotated[
         list[str] | None, typer.Option(help="Keep these modalities; may be given several times.")
     ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and list them.")
+    ] = False,
     split: Annotated[str, typer.Option(help="phantom: train or test.")] = "test",
     n: Annotated[
         int | None, typer.Option("--n", help="phantom: questions per modality (600 to train, 300 to test).")
     ] = None,
     seed: Annotated[int, typer.Option(help="phantom: seed of subjects and questions.")] = 0,
+    shortcut: Annotated[
+        bool, typer.Option("--shortcut", help="phantom: let the options give the answers away, to test audits on.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a data folder (samples.jsonl, images/) from a public format or from PhantomVQA.
 
     Example: medvlm-r1 data import phantom --out data/phantom/train --split train
+    Example: medvlm-r1 data import slake Slake1.0 --out data/slake
     """
+    from medvlm_r1.console import progress_bar
     from medvlm_r1.errors import UsageError
 
+    if shortcut and format != "phantom":
+        raise UsageError(f"--shortcut is for phantom; {format} has the questions it has.")
     if format == "phantom":
-        from medvlm_r1.console import progress_bar
         from medvlm_r1.phantom.benchmark import write_benchmark
 
         if source is not None or images is not None:
             raise UsageError("phantom makes its own images; leave out SOURCE and --images.")
         with progress_bar("PhantomVQA") as advance:
-            samples = write_benchmark(out, split=split, modalities=modality or (), n=n, seed=seed, progress=advance)
+            samples = write_benchmark(
+                out,
+                split=split,
+                modalities=modality or (),
+                n=n,
+                seed=seed,
+                shortcut=shortcut,
+                progress=advance,
+            )
         report: dict[str, Any] = {"rows": len(samples), "written": len(samples), "missing": 0}
     else:
         from dataclasses import asdict
@@ -54,12 +76,137 @@ def data_import(
         if format not in READERS:
             raise UsageError(f"unknown data format {format!r}; {did_you_mean(format, [*READERS, 'phantom'])}")
         if source is None:
-            raise UsageError(f"{format} needs SOURCE, the file that was downloaded.")
-        reader = find_reader(format)
-        report = asdict(reader(source, images=images or source.parent, out=out, modality=modality or None))
+            raise UsageError(f"{format} needs SOURCE, the file or folder that was downloaded.")
+        with progress_bar(f"Import {format}") as tell:
+            report = asdict(
+                find_reader(format)(
+                    source, out=out, images=images, modality=modality or None, skip_bad=skip_bad, progress=tell
+                )
+            )
     if as_json:
         print(json.dumps(report))
         return
     print(f"{out}: {report['written']} questions written, {report['missing']} of them without their image.")
-    for name, count in report.get("by_modality", {}).items():
+    _print_counts(report)
+
+
+@data_app.command("split")
+def data_split(
+    folder: Annotated[Path, typer.Argument(help="Data folder.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Where the folder of each part is made.")],
+    part: Annotated[
+        list[str], typer.Option(help="NAME=SIZE; a number of samples, a share (0.2), or rest. Once for each part.")
+    ],
+    by: Annotated[
+        str, typer.Option(help="Fields whose mix shall be alike in all parts, or none.")
+    ] = "modality,question_type",
+    modality: Annotated[list[str] | None, typer.Option(help="Choose from these modalities only.")] = None,
+    question_type: Annotated[list[str] | None, typer.Option(help="Choose from these types of question only.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Split a data folder into parts that share no subject and no image.
+
+    Example: medvlm-r1 data split data/huatuo --out data/mri --modality MRI --part train=600 --part test=300
+    """
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.data.split import parse_wish
+    from medvlm_r1.data.split_folder import split_folder
+
+    fields = [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
+    wishes = [parse_wish(text) for text in part]
+    with progress_bar("Images copied") as advance:
+        report = split_folder(
+            folder,
+            out,
+            wishes,
+            by=fields,
+            modalities=modality or (),
+            question_types=question_type or (),
+            seed=seed,
+            progress=advance,
+        )
+    if as_json:
+        print(json.dumps(report.as_record()))
+        return
+    for name, written in report.parts.items():
+        off = "" if written.samples == written.wanted else f" (wanted {written.wanted}: groups are never divided)"
+        print(f"{name}: {written.samples} samples{off}, {written.missing} without their image, in {written.folder}")
+        for stratum, count in written.by_stratum.items():
+            print(f"  {stratum}: {count}")
+    print(
+        f"In no part: {report.left_out}. Groups that share a subject or an image: {report.clusters}; "
+        f"samples in the largest: {report.largest_cluster}."
+    )
+    if report.old_splits:
+        print(f"The samples came with splits of their own ({', '.join(report.old_splits)}), which these replace.")
+
+
+@data_app.command("check")
+def data_check(
+    folders: Annotated[list[Path], typer.Argument(help="Data folders, each checked and all compared.")],
+    *,
+    against: Annotated[list[Path] | None, typer.Option(help="A data folder to compare with only.")] = None,
+    near: Annotated[int, typer.Option(help="Most bits of 64 in which the hashes of near pictures differ.")] = 4,
+    allow_near: Annotated[
+        bool,
+        typer.Option("--allow-near", help="Near pictures in different parts are no problem (they were looked at)."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Report with a contact sheet: an .html file, or a folder for it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find bad rows, images that cannot be shown, duplicates, and what parts share. Exit code 1 if there are problems.
+
+    Example: medvlm-r1 data check data/mri/train data/mri/test --out check.html
+    """
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.data.check import check_folders
+    from medvlm_r1.errors import RESEARCH_USE
+
+    with progress_bar("Check") as advance:
+        check = check_folders(
+            folders,
+            against=against or (),
+            near=near,
+            allow_near=allow_near,
+            progress=lambda stage, done, total: advance(done, total, note=stage),
+        )
+    page = None
+    if out is not None:
+        from medvlm_r1.report.check import render_check
+
+        page = render_check(check, out if out.suffix.lower() in (".html", ".htm") else out / "check.html")
+    if as_json:
+        print(json.dumps(check.as_record() | {"report": str(page) if page else None}))
+    else:
+        from medvlm_r1.data.check.text import check_lines
+
+        print("\n".join([*check_lines(check), *([f"Report: {page}"] if page else []), RESEARCH_USE]))
+    if check.problems:
+        raise typer.Exit(1)
+
+
+def _print_counts(report: dict[str, Any]) -> None:
+    """What an import read and wrote, below its first line."""
+    if "by_modality" not in report:
+        return
+    print(f"  rows read: {report['rows']}; open questions among those written: {report['open_questions']}")
+    for name, count in report["by_modality"].items():
         print(f"  {name}: {count}")
+    for name, count in report["by_split"].items():
+        if name:
+            print(f"  split {name}: {count}")
+    if report["converted"]:
+        print(f"  images made from DICOM, NIfTI or one frame of several: {report['converted']}")
+    if report["may_show_text"]:
+        print(
+            f"  {report['may_show_text']} of the DICOM images may show text burned into the picture, names among it: "
+            "look at them before you pass them on."
+        )
+    if report["bad_rows"]:
+        print(f"  left out as they cannot be read: {report['bad_rows']} rows")
+        for reason in report["reasons"]:
+            print(f"    {reason}")

@@ -15,9 +15,9 @@ _PLAIN_SECONDS = 15.0
 
 
 class Advance(Protocol):
-    """Told of (done, total), and of a note to show beside them."""
+    """Told of (done, total), and of a note to show beside them. The total may not be known yet."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
         """Show it."""
         ...
 
@@ -51,7 +51,7 @@ def progress_bar(name: str) -> Iterator[Advance]:
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bars:
         task = bars.add_task(name, total=None, note="")
 
-        def advance(done: int, total: int, note: str = "") -> None:
+        def advance(done: int, total: int | None, note: str = "") -> None:
             if note:
                 bars.update(task, note=note)
             bars.update(task, completed=done, total=total)
@@ -64,11 +64,12 @@ class _PlainLines:
         self._name = name
         self._last = float("-inf")
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
         now = time.monotonic()
-        if done >= total or now - self._last >= _PLAIN_SECONDS:
+        if (total is not None and done >= total) or now - self._last >= _PLAIN_SECONDS:
             self._last = now
-            print(f"{self._name}: {done} of {total}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
+            of = "" if total is None else f" of {total}"
+            print(f"{self._name}: {done}{of}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
 
 
 class TrainingProgress:

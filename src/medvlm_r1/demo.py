@@ -158,12 +158,13 @@ class _HeldOut:
     def __init__(self, folder: Path) -> None:
         from medvlm_r1.data.folder import read_folder
         from medvlm_r1.data.images import load_image
+        from medvlm_r1.data.paths import inside
         from medvlm_r1.dialogue.prompt import messages
         from medvlm_r1.policy.generate import GenerationInput
 
         self.samples = read_folder(folder)
         self.inputs = [
-            GenerationInput(prompt=messages(s), images=[load_image(folder / image) for image in s.images])
+            GenerationInput(prompt=messages(s), images=[load_image(inside(folder, image)) for image in s.images])
             for s in self.samples
         ]
 

@@ -1,5 +1,7 @@
 import io
+import json
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -8,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from medvlm_r1.data.images import load_image
-from medvlm_r1.errors import UserError
+from medvlm_r1.data.images import View, is_medical, load_image, load_picture
+from medvlm_r1.errors import UsageError, UserError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -156,7 +158,7 @@ def test_absent_empty_and_folder(tmp_path):
 @pytest.mark.parametrize("content", [b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0", b"GIF89a" + bytes(20)])
 def test_other_content_is_refused(tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"x.png: not a PNG, JPEG, TIFF or BMP image"):
+    with pytest.raises(UserError, match=r"x.png: not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image"):
         load_image(tmp_path / "x.png")
 
 
@@ -170,19 +172,30 @@ def test_truncated(tmp_path, suffix):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [10_001, 14_000])
+@pytest.mark.parametrize("side", [10_001, 14_000, 60_000])
 def test_over_a_hundred_megapixels(tmp_path, side):
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     (tmp_path / "x.png").write_bytes(png + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+    tracemalloc.start()
     with pytest.raises(UserError, match=r"x.png: the image is too large .* at most 100 megapixels"):
         load_image(tmp_path / "x.png")
+    assert tracemalloc.get_traced_memory()[1] < 1e7
+    tracemalloc.stop()
 
 
 def test_several_frames(tmp_path):
     two_pixels().save(tmp_path / "x.tif", save_all=True, append_images=[two_pixels()])
-    with pytest.raises(UserError, match="has 2 frames; save the one that is meant"):
+    with pytest.raises(
+        UserError, match="has 2 frames; save the one that is meant as a PNG, or choose one: frame 0 to 1"
+    ):
         load_image(tmp_path / "x.tif")
+    two_pixels(BLUE, RED).save(tmp_path / "y.tif", save_all=True, append_images=[two_pixels()])
+    second = load_picture(tmp_path / "y.tif", View(frame=1))
+    assert [second.image.getpixel((x, 0)) for x in (0, 1)] == [RED, BLUE]
+    assert (second.note.frame, second.note.frames) == (1, 2)
+    with pytest.raises(UserError, match=r"y.tif: frame 2 of an image with 2; wanted 0 to 1"):
+        load_picture(tmp_path / "y.tif", View(frame=2))
     two_pixels().save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[two_pixels()])
     assert load_image(tmp_path / "x.jpg").size == (2, 1)
 
@@ -210,3 +223,53 @@ def test_damage_gives_a_picture_or_a_user_error(tmp_path, content, edits, cut):
     except UserError as error:
         outcome = str(error)
     assert outcome == "RGB" or "x.img" in outcome
+
+
+def note_of(image, path, **options):
+    image.save(path, **options)
+    return load_picture(path).note
+
+
+def test_the_note_says_what_was_done(tmp_path):
+    path = tmp_path / "x.png"
+    plain = note_of(two_pixels(), path)
+    assert plain.summary() == "PNG, 2 x 1."
+    assert (plain.window, plain.colour, plain.orientation, plain.warnings) == (None, None, None, ())
+    assert (plain.burned_in, plain.aspect, plain.inverted) == ("unknown", 1, False)
+    assert json.loads(json.dumps(plain.as_record())) == plain.as_record()
+    assert plain.as_record()["size"] == [2, 1]
+    deep = note_of(grey16([0, 2048, 4095]), path)
+    assert deep.summary() == "PNG, 3 x 1; window full 2047.5/4095 (full range: of 12 bits)."
+    assert note_of(two_pixels().quantize(2), path).colour == "palette to RGB"
+    assert note_of(Image.new("LA", (1, 1)), path).colour == "transparency laid on black"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert note_of(two_pixels(), tmp_path / "x.jpg", exif=exif).orientation == "turned right by EXIF"
+    white_is_zero = note_of(grey16([0, 65535]), tmp_path / "x.tif", tiffinfo={262: 0})
+    assert white_is_zero.inverted
+    assert "white-is-zero turned round" in white_is_zero.summary()
+
+
+@pytest.mark.parametrize("view", [View(plane="axial"), View(slice=3), View(window="brain")])
+def test_views_of_other_kinds_of_file_are_refused(tmp_path, view):
+    two_pixels().save(tmp_path / "x.png")
+    with pytest.raises(UsageError, match=r"x.png: a .* can be chosen for DICOM or NIfTI only"):
+        load_picture(tmp_path / "x.png", view)
+    assert load_picture(tmp_path / "x.png", View(frame=0)).image.size == (2, 1)
+
+
+def test_medical_files_are_known_by_content_then_by_name(tmp_path):
+    two_pixels().save(tmp_path / "picture.dcm", format="PNG")
+    assert not is_medical(tmp_path / "picture.dcm")
+    assert loaded(tmp_path / "picture.dcm") == [RED, BLUE]
+    (tmp_path / "x.png").write_bytes(bytes(128) + b"DICM" + bytes(20))
+    assert is_medical(tmp_path / "x.png")
+    assert [is_medical(tmp_path / f"absent.{suffix}") for suffix in ("dcm", "nii.gz", "NII", "png", "")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not is_medical("a\0b.png")
+    assert not is_medical(tmp_path)

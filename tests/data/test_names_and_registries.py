@@ -1,8 +1,8 @@
 import pytest
 
-from medvlm_r1.data.huatuo import import_huatuo
 from medvlm_r1.data.modality import MODALITIES, modality_name
 from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.data.readers.huatuo import import_huatuo
 from medvlm_r1.data.registry import READERS, find_reader
 from medvlm_r1.errors import UsageError
 
@@ -36,6 +36,8 @@ def test_did_you_mean_without_names():
         ("ultrasound", "Ultrasound"),
         ("Fundus Photography", "Fundus"),
         ("Microscopy Images", "Microscopy"),
+        ("DX", "X-ray"),
+        ("unknown", "Unknown"),
         ("MRT", None),
         ("", None),
     ],
@@ -49,6 +51,17 @@ def test_every_name_is_a_spelling_of_itself():
 
 
 def test_reader_registry():
+    assert sorted(READERS) == [
+        "csv",
+        "huatuo",
+        "jsonl",
+        "med-r1",
+        "omnimedvqa",
+        "path-vqa",
+        "pmc-vqa",
+        "slake",
+        "vqa-rad",
+    ]
     assert find_reader("huatuo") is READERS["huatuo"] is import_huatuo
     with pytest.raises(UsageError, match=r"unknown data format 'huatou'; did you mean 'huatuo'\?"):
         find_reader("huatou")

@@ -1,5 +1,6 @@
 """PhantomVQA on disk: the same bytes again, subjects apart, and text alone no help."""
 
+import hashlib
 import json
 from collections import Counter
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from medvlm_r1.data.folder import read_folder
+from medvlm_r1.data.longest_option import longest_option
 from medvlm_r1.data.option_prior import option_prior
 from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.benchmark import DEFAULT_N, SPLITS, draw_questions, write_benchmark
@@ -75,14 +77,54 @@ def test_text_alone_stays_at_chance(seed):
     for name, items in {"train": train, **tests}.items():
         chance = np.mean([1 / len(q.options) for q in items])
         alone = np.mean(option_prior(items, items, leave_one_out=True))
+        assert abs(np.mean(longest_option(items)) - chance) < 0.03, name
         letters = Counter(q.options.index(q.answer) for q in items)
         assert abs(alone - chance) < 0.03, name
         assert max(letters.values()) / len(items) < chance + 0.03, name
         if name != "train":
             fitted = np.mean(option_prior(train, items))
             assert abs(fitted - chance) < 0.03, name
+        if name in ("CT", "X-ray"):
+            assert abs(np.mean(option_prior(tests["MRI"], items)) - chance) < 0.03, name
         assert {q.type for q in items} == set(TYPES)
         assert {q.phrasing for q in items} == set(range(6))
+
+
+@pytest.mark.parametrize(
+    ("split", "modality", "digest"),
+    [
+        ("train", "MRI", "ffa8739e0a4e2dbd"),
+        ("test", "MRI", "d9eca3412de569cc"),
+        ("test", "CT", "dd0f411717558780"),
+        ("test", "X-ray", "0eabe327db4a3f22"),
+    ],
+)
+def test_the_benchmark_stays_the_benchmark(split, modality, digest):
+    """Whatever is added, seed 0 asks the same questions about the same subjects: published figures rest on them."""
+    questions = draw_questions(split, modality, DEFAULT_N[split], 0)
+    asked = json.dumps([(q.text, q.options, q.answer, describe(q.scene), q.scene.seed) for q in questions])
+    assert hashlib.sha256(asked.encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_planted_shortcut_carries_over_to_every_modality_and_not_to_clean_questions(seed):
+    train = draw_questions("train", "MRI", DEFAULT_N["train"], seed, shortcut=True)
+    assert np.mean(option_prior(train, train, leave_one_out=True)) > 0.9
+    for modality in MODALITIES:
+        planted = draw_questions("test", modality, DEFAULT_N["test"], seed, shortcut=True)
+        assert np.mean(option_prior(train, planted)) > 0.9
+        assert np.mean(option_prior(planted, planted, leave_one_out=True)) > 0.9
+        clean = draw_questions("test", modality, DEFAULT_N["test"], seed)
+        assert np.mean(option_prior(train, clean)) < np.mean([1 / len(q.options) for q in clean]) + 0.1
+
+
+def test_a_benchmark_with_a_shortcut_says_so(tmp_path):
+    samples = write_benchmark(tmp_path, n=2, shortcut=True)
+    assert json.loads((tmp_path / "info.json").read_text())["shortcut"] is True
+    assert samples[0].id == "phantom-shortcut-test-0-mri-00000"
+    clean = {s.id for s in write_benchmark(tmp_path / "clean", n=2)}
+    assert clean.isdisjoint(s.id for s in samples)
+    assert "shortcut" not in json.loads((tmp_path / "clean" / "info.json").read_text())
 
 
 @pytest.mark.parametrize(

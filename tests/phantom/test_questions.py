@@ -6,6 +6,7 @@ import pytest
 from medvlm_r1.phantom.findings import NONE
 from medvlm_r1.phantom.questions import NO_FINDING, PHRASINGS, TYPES, ask, ask_about, describe, value, vocabulary
 from medvlm_r1.phantom.scene import MODALITIES, Scene, draw
+from medvlm_r1.phantom.shortcut import FAVOURED, SHARE
 
 
 def asked(modality, n=400):
@@ -13,12 +14,17 @@ def asked(modality, n=400):
     return [ask(modality, (8, index), rng) for index in range(n)]
 
 
+def planted(modality, n=400):
+    rng = np.random.default_rng(20 + MODALITIES.index(modality))
+    return [ask(modality, (8, index), rng, shortcut=True) for index in range(n)]
+
+
 def asked_about(modality, n=400):
     rng = np.random.default_rng(10 + MODALITIES.index(modality))
     return [ask_about(draw(modality, {}, (9, index), rng), rng) for index in range(n)]
 
 
-@pytest.mark.parametrize("make", [asked, asked_about])
+@pytest.mark.parametrize("make", [asked, asked_about, planted])
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_question_is_well_posed_and_its_answer_true(modality, make):
     for question in make(modality):
@@ -33,7 +39,7 @@ def test_a_question_is_well_posed_and_its_answer_true(modality, make):
         assert question.text == PHRASINGS[question.attribute][question.phrasing]
 
 
-@pytest.mark.parametrize("make", [asked, asked_about])
+@pytest.mark.parametrize("make", [asked, asked_about, planted])
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_the_image_can_answer(modality, make):
     for question in make(modality):
@@ -57,6 +63,27 @@ def test_every_phrasing_and_every_count_of_options_is_used(modality, make):
     assert {q.type for q in questions} == set(TYPES)
     assert {len(q.options) for q in questions} == {2, 3, 4}
     assert {q.options.index(q.answer) for q in questions} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_shortcut_offers_one_favoured_option_that_is_almost_always_right(modality):
+    questions = planted(modality, 1000)
+    offered = [[o for o in q.options if o in FAVOURED[q.attribute]] for q in questions]
+    assert {len(favoured) for favoured in offered} == {1}
+    right = np.mean([q.answer == favoured for q, [favoured] in zip(questions, offered, strict=True)])
+    assert right == pytest.approx(SHARE, abs=0.02)
+    assert {q.attribute for q in questions} == set(FAVOURED) - ({"plane"} if modality == "X-ray" else set())
+    assert {q.answer for q in questions} >= {v for q in questions for v in FAVOURED[q.attribute]}
+    places = [q.options.index(q.answer) for q in questions if len(q.options) == 3]
+    assert min(np.bincount(places, minlength=3)) > len(places) / 4
+
+
+def test_no_text_is_favoured_for_one_attribute_and_not_for_another():
+    favoured = {text for texts in FAVOURED.values() for text in texts}
+    for attribute, texts in FAVOURED.items():
+        values = {v for m in MODALITIES for region in ("head", "chest") for v in vocabulary(attribute, m, region)}
+        assert values & favoured == set(texts)
+        assert len(values) > len(texts)
 
 
 def test_six_phrasings_each_that_name_no_modality():

@@ -166,7 +166,7 @@ def test_reasoned_weighs_every_option():
     question = Question(SEEN, "Disease Diagnosis", "finding", 0, ("mass", "cyst"), "cyst")
     assert reasoned(question) == (
         "<think>Axial FLAIR MRI of the head. There is a medium cyst on the patient's left. "
-        "A mass no, B cyst yes.</think><answer>B</answer>"
+        "Finding: cyst. A mass no, B cyst yes.</think><answer>B</answer>"
     )
     assert respond(question, "untagged", np.random.default_rng(0)).endswith("A mass no, B cyst yes. The answer is B.")
 

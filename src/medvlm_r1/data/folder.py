@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medvlm_r1.data.images import load_image
+from medvlm_r1.data.paths import inside
 from medvlm_r1.data.rows import bad_row, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
 from medvlm_r1.errors import UserError
@@ -94,6 +96,24 @@ def read_folder(path: str | Path) -> list[Sample]:
     return samples
 
 
+def read_info(path: str | Path) -> dict[str, Any]:
+    """What `info.json` of a data folder says; empty when there is none.
+
+    Raises:
+        UserError: It cannot be read or is not a JSON object.
+    """
+    file = Path(path) / INFO
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); mend or remove it") from error
+    if not isinstance(info, dict):
+        raise UserError(f"{file}: expected a JSON object, saw {type(info).__name__}; mend or remove it")
+    return info
+
+
 def folder_hash(path: str | Path) -> str:
     """Fingerprint of a data set: changes with any byte of `samples.jsonl` or of an image it names.
 
@@ -105,13 +125,13 @@ def folder_hash(path: str | Path) -> str:
         image that is not there counts as `absent`, so adding it changes the fingerprint.
 
     Raises:
-        UserError: As `read_folder`.
+        UserError: As `read_folder`, or an image is a link that leads out of the folder.
     """
     path = Path(path)
     names = sorted({name for sample in read_folder(path) for name in sample.images})
     total = hashlib.sha256(_file_hash(path / SAMPLES).encode())
     for name in names:
-        total.update(f"\n{name}\0{_file_hash(path / name)}".encode())
+        total.update(f"\n{name}\0{_file_hash(inside(path, name))}".encode())
     return total.hexdigest()
 
 
@@ -125,7 +145,8 @@ def check_images(path: str | Path, samples: Iterable[Sample]) -> list[Sample]:
         samples: Samples of that folder.
 
     Returns:
-        Those with at least one image that is not there or not readable, in the order given.
+        Those with at least one image that is not there, not readable or a link that leads out of the folder, in the
+        order given.
     """
     path = Path(path)
     readable: dict[str, bool] = {}
@@ -133,15 +154,40 @@ def check_images(path: str | Path, samples: Iterable[Sample]) -> list[Sample]:
     for sample in samples:
         for name in sample.images:
             if name not in readable:
-                readable[name] = _is_readable(path / name)
+                readable[name] = _is_readable(path, name)
         if not all(readable[name] for name in sample.images):
             unreadable.append(sample)
     return unreadable
 
 
-def _is_readable(path: Path) -> bool:
+def copy_image(source: str | Path, name: str, target: str | Path) -> bool:
+    """Copy one image from a data folder to another, under the same name.
+
+    Args:
+        source: The data folder it is in.
+        name: Its path in both, such as `images/x.png`.
+        target: The other data folder.
+
+    Returns:
+        False when there is no such file; then nothing is done.
+
+    Raises:
+        UserError: The path leads out of a folder, or the disk refuses.
+    """
+    file, copy = inside(source, name), inside(target, name)
+    if not os.path.isfile(file):
+        return False
     try:
-        load_image(path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be copied to {copy} ({error.strerror or error})") from error
+    return True
+
+
+def _is_readable(path: Path, name: str) -> bool:
+    try:
+        load_image(inside(path, name))
     except UserError:
         return False
     return True

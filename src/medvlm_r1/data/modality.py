@@ -1,22 +1,36 @@
 """One spelling for each imaging modality.
 
 The long spellings, missing brackets and stray hyphens included, are those of OmniMedVQA (arXiv 2402.09181), which the
-other collections inherit.
+other collections inherit; the two-letter ones are DICOM's. `Unknown` is the modality of sets that do not tell it. A
+spelling that is not in the table is an error and never guessed at.
 """
 
+UNKNOWN = "Unknown"
+
 _SPELLINGS = {
-    "MRI": ("MR", "MRI", "MR (Mag-netic Resonance Imaging)", "Magnetic Resonance Imaging"),
+    "MRI": (
+        *("MR", "MRI", "Magnetic Resonance Imaging"),
+        *("MR (Mag-netic Resonance Imaging)", "MR (Magnetic Resonance Imaging)"),
+    ),
     "CT": ("CT", "CT(Computed Tomography)", "Computed Tomography"),
-    "X-ray": ("X-ray", "Xray", "X ray"),
-    "Ultrasound": ("ultrasound", "US"),
-    "OCT": ("OCT", "OCT (Optical Coherence Tomography", "OCT (Optical Coherence Tomography)"),
-    "Fundus": ("Fundus", "Fundus Photography"),
-    "Dermoscopy": ("Dermoscopy",),
-    "Microscopy": ("Microscopy", "Microscopy Images"),
-    "Endoscopy": ("Endoscopy",),
+    "X-ray": ("X-ray", "Xray", "X ray", "X_Ray", "Radiography", "CR", "DX"),
+    "Ultrasound": ("Ultrasound", "US"),
+    "OCT": (
+        *("OCT", "OPT", "Optical Coherence Tomography"),
+        *("OCT (Optical Coherence Tomography", "OCT (Optical Coherence Tomography)"),
+    ),
+    "Fundus": ("Fundus", "Fundus Photography", "FP", "OP"),
+    "Dermoscopy": ("Dermoscopy", "DMS"),
+    "Microscopy": ("Microscopy", "Microscopy Images", "Histopathology", "Pathology", "SM", "GM"),
+    "Endoscopy": ("Endoscopy", "ES"),
     "Colposcopy": ("Colposcopy",),
-    "Digital photography": ("Digital Photography",),
+    "Digital photography": ("Digital Photography", "XC"),
     "Infrared reflectance": ("Infrared reflectance", "Infrared Reflectance Imaging"),
+    "Mammography": ("Mammography", "MG"),
+    "Angiography": ("Angiography", "XA"),
+    "PET": ("PET", "PT", "Positron Emission Tomography"),
+    "Nuclear medicine": ("Nuclear medicine", "NM", "SPECT", "Scintigraphy"),
+    UNKNOWN: (UNKNOWN,),
 }
 
 MODALITIES = tuple(_SPELLINGS)
@@ -39,3 +53,19 @@ def modality_name(spelling: str) -> str | None:
         One of `MODALITIES`, or None when the spelling is not known.
     """
     return _BY_KEY.get(_key(spelling))
+
+
+def known_modality(spelling: str, field: str) -> str:
+    """The project's name for a modality that a row gives.
+
+    Args:
+        spelling: As the row has it.
+        field: Where the row has it, for the message.
+
+    Raises:
+        ValueError: The spelling is not known.
+    """
+    name = modality_name(spelling)
+    if name is None:
+        raise ValueError(f"unknown modality {spelling!r} in {field!r}; known: {', '.join(MODALITIES)}")
+    return name

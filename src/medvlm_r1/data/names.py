@@ -3,6 +3,21 @@
 import difflib
 from collections.abc import Iterable
 
+_NEAR = 0.6
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = _NEAR) -> str | None:
+    """The known name that a word was probably meant to be, None if there is no such.
+
+    Args:
+        word: The name as it was written.
+        known: The names there are.
+        cutoff: How much alike they must be, 1 being equal (`difflib.SequenceMatcher.ratio`).
+    """
+    by_lower = {name.lower(): name for name in sorted(set(known))}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Phrase that helps with a misspelt name.
@@ -15,8 +30,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         `did you mean 'x'?` when one is near, else `known: 'x', 'y'`. Ends a message: no full stop follows.
     """
     names = sorted(set(known))
-    by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    if near:
-        return f"did you mean {by_lower[near[0]]!r}?"
+    near = nearest(word, names)
+    if near is not None:
+        return f"did you mean {near!r}?"
     return "known: " + (", ".join(repr(name) for name in names) or "none")

@@ -34,13 +34,13 @@ def option_prior(fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_ou
     offered: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for item in fit:
-        offered.update({_key(option) for option in item.options})
-        right[_key(item.answer)] += 1
+        offered.update({option_key(option) for option in item.options})
+        right[option_key(item.answer)] += 1
     credit = []
     own = 1 if leave_one_out else 0
     for item in items:
-        answer, rates = _key(item.answer), []
-        for option in map(_key, item.options):
+        answer, rates = option_key(item.answer), []
+        for option in map(option_key, item.options):
             hits = right[option] - (own if option == answer else 0)
             rates.append((hits + 1 / len(item.options)) / (offered[option] - own + 1))
         best = max(rates)
@@ -49,6 +49,7 @@ def option_prior(fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_ou
     return credit
 
 
-def _key(option: str) -> str:
+def option_key(option: str) -> str:
+    """What two spellings of one option text share: letters and digits, case folded; the text itself without any."""
     letters = "".join(character for character in option.casefold() if character.isalnum())
     return letters or option.strip()

@@ -1,24 +1,28 @@
 """Readers of public formats, by the name the command line uses."""
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Protocol
-
-from medvlm_r1.data.huatuo import import_huatuo
-from medvlm_r1.data.importing import ImportReport
+from medvlm_r1.data.importing import Reader
 from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.data.readers.huatuo import import_huatuo
+from medvlm_r1.data.readers.med_r1 import import_med_r1
+from medvlm_r1.data.readers.omnimedvqa import import_omnimedvqa
+from medvlm_r1.data.readers.own import import_csv, import_jsonl
+from medvlm_r1.data.readers.path_vqa import import_path_vqa
+from medvlm_r1.data.readers.pmc_vqa import import_pmc_vqa
+from medvlm_r1.data.readers.slake import import_slake
+from medvlm_r1.data.readers.vqa_rad import import_vqa_rad
 from medvlm_r1.errors import UsageError
 
-
-class Reader(Protocol):
-    """Makes a data folder `out` from a `source` file and a folder of `images`, of all or of chosen modalities."""
-
-    def __call__(
-        self, source: str | Path, /, *, images: str | Path, out: str | Path, modality: str | Iterable[str] | None = None
-    ) -> ImportReport: ...
-
-
-READERS: dict[str, Reader] = {"huatuo": import_huatuo}
+READERS: dict[str, Reader] = {
+    "huatuo": import_huatuo,
+    "omnimedvqa": import_omnimedvqa,
+    "med-r1": import_med_r1,
+    "vqa-rad": import_vqa_rad,
+    "slake": import_slake,
+    "path-vqa": import_path_vqa,
+    "pmc-vqa": import_pmc_vqa,
+    "jsonl": import_jsonl,
+    "csv": import_csv,
+}
 
 
 def find_reader(name: str) -> Reader:

@@ -4,7 +4,7 @@ A row is a JSON object. Rows are counted from 1, the way messages to the user co
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -15,11 +15,14 @@ MAX_ROW = 16 * 2**20
 _CHUNK = 2**20
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(
+    path: Path, *, on_bad: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a JSON Lines file (UTF-8, one object a line, blank lines skipped).
 
     Args:
         path: The file.
+        on_bad: Told line number and reason of each bad line, which is then skipped; without it the first one raises.
 
     Yields:
         Line number from 1, and the object.
@@ -31,21 +34,36 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
         while line := stream.readline(MAX_ROW + 1):
             number += 1
-            if len(line) > MAX_ROW:
-                raise bad_row(path, number, f"longer than {MAX_ROW} bytes; is this a JSON Lines file?")
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise bad_row(path, number, f"not UTF-8 ({error.reason}); save the file as UTF-8") from error
-            if not text:
+                value = _line_value(line, number)
+            except ValueError as error:
+                if on_bad is None:
+                    raise bad_row(path, number, str(error)) from error
+                on_bad(number, str(error))
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(MAX_ROW)
                 continue
-            try:
-                value = _DECODER.decode(text)
-            except (ValueError, RecursionError) as error:
-                raise bad_row(path, number, f"malformed JSON ({_reason(error)})") from error
-            if not isinstance(value, dict):
-                raise bad_row(path, number, f"expected a JSON object, saw {type(value).__name__}")
-            yield number, value
+            if value is not None:
+                yield number, value
+
+
+def _line_value(line: bytes, number: int) -> dict[str, Any] | None:
+    """The object of one line, None for a blank one; a ValueError says what is wrong with it."""
+    if len(line) > MAX_ROW:
+        raise ValueError(f"longer than {MAX_ROW} bytes; is this a JSON Lines file?")
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 ({error.reason}); save the file as UTF-8") from error
+    if not text:
+        return None
+    try:
+        value = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"malformed JSON ({_reason(error)})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, saw {type(value).__name__}")
+    return value
 
 
 def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,11 +1,11 @@
 """The one record everything speaks: a question about images, its options and its answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import PureWindowsPath
 from typing import Any
 
 from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.data.paths import leaves_folder
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -105,20 +105,6 @@ def sample_from_row(row: Mapping[str, Any]) -> Sample:
 def row_from_sample(sample: Sample) -> dict[str, Any]:
     """Field name to value, ready for JSON; the inverse of `sample_from_row`."""
     return {f.name: getattr(sample, f.name) for f in fields(Sample)}
-
-
-def leaves_folder(path: str) -> bool:
-    """Whether a relative path would reach outside its folder, on any operating system.
-
-    Judged by the letters of the path alone: a symbolic link that the owner of the folder placed there is followed.
-    """
-    windows = PureWindowsPath(path)
-    return bool(windows.anchor) or ".." in windows.parts or "\0" in path or not windows.parts
-
-
-def image_stem(images: Sequence[str]) -> str:
-    """File name of the first image without folder and suffix; empty without images."""
-    return PureWindowsPath(images[0]).stem if images else ""
 
 
 def _check_text(name: str, value: object, *, needed: bool) -> None:

@@ -15,6 +15,7 @@ from PIL.Image import Image
 
 from medvlm_r1.data.folder import SAMPLES, check_images, folder_hash, read_folder
 from medvlm_r1.data.images import load_image
+from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
@@ -159,7 +160,7 @@ def _check_arguments(limit: int | None, batch_size: int) -> None:
 
 def _present(data_dir: Path, selected: Sequence[Row], skip_missing: bool) -> list[Row]:
     """The rows whose images are there. A damaged image is not a missing one: it stops the run, before hours of work."""
-    absent = {s.id for _, s in selected if not all((data_dir / image).is_file() for image in s.images)}
+    absent = {s.id for _, s in selected if not all(inside(data_dir, image).is_file() for image in s.images)}
     present = [row for row in selected if row[1].id not in absent]
     if absent and not skip_missing:
         row, sample = next(row for row in selected if row[1].id in absent)
@@ -179,7 +180,7 @@ def _present(data_dir: Path, selected: Sequence[Row], skip_missing: bool) -> lis
 def _load_images(data_dir: Path, row: Row) -> list[Image]:
     number, sample = row
     try:
-        return [load_image(data_dir / image) for image in sample.images]
+        return [load_image(inside(data_dir, image)) for image in sample.images]
     except UserError as error:
         raise UserError(
             f"{data_dir / SAMPLES}, row {number} (id {sample.id!r}): {error}; mend or remove the file"

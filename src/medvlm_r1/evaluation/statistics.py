@@ -33,11 +33,12 @@ class PairedDifference:
     high: float
 
 
-def wilson(k: int, n: int) -> tuple[float, float]:
+def wilson(k: float, n: int) -> tuple[float, float]:
     """The 95 % score interval of a share (Wilson 1927; advised at this number of items by arXiv 2503.01747).
 
     Args:
-        k: number of successes, 0 <= k <= n.
+        k: number of successes, 0 <= k <= n. It may be an expected number, with ties counted in fractions: the
+            interval is then that of a player who breaks ties at random, and on the wide side.
         n: number of trials. With no trial nothing is known, and the interval is (0, 1).
 
     Returns:

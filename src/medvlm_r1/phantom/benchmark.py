@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from medvlm_r1.data.folder import write_folder
+from medvlm_r1.data.longest_option import longest_option
 from medvlm_r1.data.option_prior import option_prior
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.workers import image_workers
 from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.questions import Question, ask, describe
 from medvlm_r1.phantom.scene import MODALITIES, Scene, render
-from medvlm_r1.phantom.workers import image_workers
 
 # The first number of every subject's seed: subjects of different splits can never be the same.
 SPLITS = {"train": 1, "test": 2, "pretrain": 3}
@@ -32,30 +34,43 @@ _MOST_DRAWS = 400
 class Balance:
     """How far text alone gets on a set of questions, as shares minus chance."""
 
-    fitted: float
+    fitted: tuple[float, ...]
     leave_one_out: float
     letter: float
+    longest: float
 
     @property
     def worst(self) -> float:
         """Largest absolute distance from chance."""
-        return max(abs(self.fitted), abs(self.leave_one_out), abs(self.letter))
+        return max(map(abs, (*self.fitted, self.leave_one_out, self.letter, self.longest)))
 
 
-def draw_questions(split: str, modality: str, n: int, seed: int) -> list[Question]:
+def draw_questions(split: str, modality: str, n: int, seed: int, *, shortcut: bool = False) -> list[Question]:
     """Draws the questions of one modality in one split, subjects included; no image is made.
 
-    The whole draw is repeated (a re-randomised design) until the option prior, fitted on the training split and leave
-    one out, and the majority letter all stand within about 2 points of chance, so that text alone gives nothing away by
-    luck of the draw either. The same arguments give the same questions.
+    The whole draw is repeated (a re-randomised design) until the option prior (leave one out, and fitted on the
+    training split and on the same split's MRI), the majority letter and the longest option all stand within about 2
+    points of chance, so that text alone gives nothing away by luck of the draw either. With `shortcut` text alone is
+    meant to give the answers away, and the first draw counts. The same arguments give the same questions.
     """
+    return list(_draw(split, modality, n, seed, shortcut))
+
+
+# The training split and the test split's MRI are fitted on again for each modality.
+@lru_cache(maxsize=16)
+def _draw(split: str, modality: str, n: int, seed: int, shortcut: bool) -> tuple[Question, ...]:
     code = SPLITS[split]
-    fit = draw_questions("train", TRAIN_MODALITY, DEFAULT_N["train"], seed) if split == "test" else []
-    best: tuple[float, list[Question]] | None = None
-    for attempt in range(_MOST_DRAWS):
-        rng = np.random.default_rng((code, seed, MODALITIES.index(modality), n, attempt))
-        questions = [ask(modality, (code, seed, MODALITIES.index(modality), i), rng) for i in range(n)]
-        worst = balance(questions, fit).worst
+    place = MODALITIES.index(modality)
+    fits = []
+    if split == "test" and not shortcut:
+        fits.append(_draw("train", TRAIN_MODALITY, DEFAULT_N["train"], seed, False))
+        if modality != TRAIN_MODALITY:
+            fits.append(_draw("test", TRAIN_MODALITY, n, seed, False))
+    best: tuple[float, tuple[Question, ...]] | None = None
+    for attempt in range(1 if shortcut else _MOST_DRAWS):
+        rng = np.random.default_rng((code, seed, place, n, attempt))
+        questions = tuple(ask(modality, (code, seed, place, i), rng, shortcut=shortcut) for i in range(n))
+        worst = balance(questions, fits).worst
         if best is None or worst < best[0]:
             best = (worst, questions)
         if worst <= _TOLERANCE:
@@ -64,21 +79,22 @@ def draw_questions(split: str, modality: str, n: int, seed: int) -> list[Questio
     return best[1]
 
 
-def balance(questions: Sequence[Question], fit: Sequence[Question]) -> Balance:
-    """Measures what the text gives away on `questions`; `fit` is the training split, or empty for that split itself."""
+def balance(questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -> Balance:
+    """Measures what the text gives away on `questions`; the option prior is fitted on each of `fits`."""
     chance = float(np.mean([1 / len(q.options) for q in questions]))
     letters = np.bincount([q.options.index(q.answer) for q in questions], minlength=4)
     return Balance(
-        fitted=float(np.mean(option_prior(fit, questions))) - chance if fit else 0.0,
+        fitted=tuple(float(np.mean(option_prior(fit, questions))) - chance for fit in fits),
         leave_one_out=float(np.mean(option_prior(questions, questions, leave_one_out=True))) - chance,
         letter=float(letters.max() / len(questions)) - chance,
+        longest=float(np.mean(longest_option(questions))) - chance,
     )
 
 
-def to_sample(question: Question, split: str, index: int) -> Sample:
+def to_sample(question: Question, split: str, index: int, *, shortcut: bool = False) -> Sample:
     """A question as the record everything speaks; the image's name says nothing about the answer."""
     scene = question.scene
-    name = f"phantom-{split}-{scene.seed[1]}-{scene.modality.lower()}-{index:05d}"
+    name = f"phantom-{'shortcut-' if shortcut else ''}{split}-{scene.seed[1]}-{scene.modality.lower()}-{index:05d}"
     record = {
         "attribute": question.attribute,
         "phrasing": question.phrasing,
@@ -106,6 +122,7 @@ def write_benchmark(
     modalities: Sequence[str] = (),
     n: int | None = None,
     seed: int = 0,
+    shortcut: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Sample]:
     """Writes PhantomVQA as a data folder.
@@ -116,6 +133,7 @@ def write_benchmark(
         modalities: Any of `MODALITIES`; by default MRI to train, all three to test.
         n: Questions per modality; by default the paper's 600 to train, 300 to test.
         seed: Changes every subject and question. The same arguments give the same bytes.
+        shortcut: Let the options give the answers away, to test audits on (see `medvlm_r1.phantom.shortcut`).
         progress: Called with (images done, images in all).
 
     Raises:
@@ -133,8 +151,8 @@ def write_benchmark(
     samples, jobs = [], []
     (out / "images").mkdir(parents=True, exist_ok=True)
     for modality in chosen:
-        for index, question in enumerate(draw_questions(split, modality, count, seed)):
-            sample = to_sample(question, split, index)
+        for index, question in enumerate(draw_questions(split, modality, count, seed, shortcut=shortcut)):
+            sample = to_sample(question, split, index, shortcut=shortcut)
             samples.append(sample)
             jobs.append((question.scene, out / sample.images[0]))
     if len(jobs) < 64:  # starting processes would take longer
@@ -153,6 +171,7 @@ def write_benchmark(
         "license": "Apache-2.0",
         "split": split,
         "seed": seed,
+        **({"shortcut": True} if shortcut else {}),
         "counts": dict.fromkeys(chosen, count),
     }
     write_folder(out, samples, info=info)

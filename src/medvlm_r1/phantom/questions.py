@@ -13,6 +13,7 @@ import numpy as np
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.imaging import PLANES
 from medvlm_r1.phantom.scene import REGIONS, Scene, draw, techniques
+from medvlm_r1.phantom.shortcut import FAVOURED, draw_options
 
 NO_FINDING = "no finding"
 
@@ -104,19 +105,25 @@ class Question:
         return PHRASINGS[self.attribute][self.phrasing]
 
 
-def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator) -> Question:
+def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator, *, shortcut: bool = False) -> Question:
     """Draws a question and a scene that answers it.
 
     Args:
         modality: "MRI", "CT" or "X-ray".
         seed: Seed of the subject.
         rng: Source of every choice but the subject's own.
+        shortcut: Let the options give the answer away (see `medvlm_r1.phantom.shortcut`); it stays true of the image.
     """
-    kind = str(rng.choice(list(TYPES)))
+    kinds = [k for k, attributes in TYPES.items() if not shortcut or FAVOURED.keys() & set(attributes)]
+    kind = str(rng.choice(kinds))
     attribute = str(rng.choice([a for a in TYPES[kind] if a != "plane" or modality != "X-ray"]))
     region = str(rng.choice(REGIONS))
-    options = _options(vocabulary(attribute, modality, region), rng)
-    answer = options[int(rng.integers(len(options)))]
+    values = vocabulary(attribute, modality, region)
+    if shortcut:
+        options, answer = draw_options(attribute, values, rng)
+    else:
+        options = _options(values, rng)
+        answer = options[int(rng.integers(len(options)))]
     wishes: dict[str, object] = {"side_seen": True} if attribute == "side" else {}
     if attribute == "technique":
         wishes["region"] = region

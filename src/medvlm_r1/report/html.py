@@ -1,14 +1,11 @@
 """One self-contained HTML file from any number of runs: figures, curves, and answers to read."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.report import charts, tables
 from medvlm_r1.report.items import build_items, choose_items
+from medvlm_r1.report.page import write_page
 from medvlm_r1.report.views import RunView
 
 
@@ -43,15 +40,9 @@ def render_report(
     """
     ids = choose_items(runs, items) if isinstance(items, int) else list(items)
     evaluated = any(view.results is not None for view in runs.values())
-    environment = Environment(
-        loader=PackageLoader("medvlm_r1.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
-        research_use=RESEARCH_USE,
+    return write_page(
+        out,
+        "report.html",
         title=title,
         summary=[part.strip() for part in summary.split("\n\n") if part.strip()],
         notes=notes,
@@ -66,10 +57,3 @@ def render_report(
         items=build_items(runs, ids),
         picked=isinstance(items, int),
     )
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    # Model text may hold half of a surrogate pair, which UTF-8 cannot carry.
-    temporary.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(temporary, out)
-    return out

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from medvlm_r1.data.images import load_image
+from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, order_modalities
@@ -68,7 +69,12 @@ def choose_items(runs: Mapping[str, RunView], count: int) -> list[str]:
         return []
     in_all = set.intersection(*({answer.sample.id for answer in answers} for answers in evaluated))
     pool = [answer.sample for answer in evaluated[0] if answer.sample.id in in_all] or [a.sample for a in evaluated[0]]
-    pool.sort(key=lambda sample: hashlib.sha256(sample.id.encode(errors="replace")).digest())
+    return spread_ids(pool, count)
+
+
+def spread_ids(samples: Sequence[Sample], count: int) -> list[str]:
+    """Pick ids by their hash, taking the modalities in turn; they come back in the order of the modalities."""
+    pool = sorted(samples, key=lambda sample: hashlib.sha256(sample.id.encode(errors="replace")).digest())
     by_modality = {
         name: [s.id for s in pool if s.modality == name] for name in order_modalities(s.modality for s in pool)
     }
@@ -89,14 +95,18 @@ def build_items(runs: Mapping[str, RunView], ids: Sequence[str]) -> list[Item]:
     return [_item(runs, answered, name) for name in ids]
 
 
-def thumbnail(path: Path) -> str:
-    """A picture as data URI, at most 448 pixels on its longer side.
+def thumbnail(path: Path, longest_side: int = _LONGEST_SIDE) -> str:
+    """A picture as data URI.
+
+    Args:
+        path: The image file.
+        longest_side: Larger pictures are made smaller, to so many pixels on their longer side.
 
     Raises:
         UserError: the file is not a readable image.
     """
     image = load_image(path)
-    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
     grey = image.convert("L")
     if grey.convert("RGB").tobytes() == image.tobytes():
         image = grey
@@ -121,9 +131,14 @@ def _item(runs: Mapping[str, RunView], answered: Mapping[str, Mapping[str, Store
             sample.options,
         ):
             replies.append(_reply(run, style, answers[name].graded()))
+    return make_item(sample, runs[owner].data, replies)
+
+
+def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply]) -> Item:
+    """A question with its pictures and answers; `data` is the folder with the images, None when it is gone."""
     return Item(
         sample=sample,
-        images=tuple(_picture(runs[owner].data, image) for image in sample.images),
+        images=tuple(_picture(data, image) for image in sample.images),
         options=tuple(
             (letter, text, letter == sample.letter) for letter, text in zip(LETTERS, sample.options, strict=False)
         ),
@@ -135,7 +150,7 @@ def _picture(data: Path | None, image: str) -> str | None:
     if data is None:
         return None
     try:
-        return thumbnail(data / image)
+        return thumbnail(inside(data, image))
     except UserError:
         return None
 

@@ -32,6 +32,14 @@ def _positive_int(value: Any) -> Any:
     return value
 
 
+def _switch(value: Any) -> Any:
+    # YAML reads on and off as true and false; quoted, and in JSON, they stay words.
+    switch = {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
+    if not isinstance(switch, bool):
+        raise ValueError("expected on or off")
+    return switch
+
+
 Count = Annotated[int, BeforeValidator(_positive_int), Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -86,6 +94,8 @@ class RunConfig(_Section):
     max_pixels: Count | None = None
     """Bounds on the pixels of an image after resizing (the paper: 3,136 and 401,408); the processor's own when absent.
     They are kept in the final model's processor."""
+    sharing: Annotated[bool, BeforeValidator(_switch)] = True
+    """GRPO only: compute each prompt and each image once (on), or once per completion, TRL's own way (off)."""
     evaluate_every: Count | None = None
     """Steps between evaluations by the caller's function."""
     trainer: dict[str, Any] = {}

@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data import Sample, check_images, folder_hash, load_image, read_folder
+from medvlm_r1.data.paths import inside
 from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UserError
 
@@ -88,7 +88,7 @@ def build_dataset(folder: str, samples: Sequence[Sample], *, template: str, with
     rows = [
         {
             "prompt": [_padded(message) for message in messages(sample, template)],
-            "images": [str(Path(folder) / image) for image in sample.images],
+            "images": [str(inside(folder, image)) for image in sample.images],
             "letter": sample.letter,
             "options": list(sample.options),
             "sample_id": sample.id,
@@ -100,6 +100,22 @@ def build_dataset(folder: str, samples: Sequence[Sample], *, template: str, with
         columns["completion"] = List({"role": text, "content": text})
         rows = [row | {"completion": [{"role": "assistant", "content": row["letter"]}]} for row in rows]
     return Dataset.from_list(rows, features=Features(columns)).with_transform(_Decode())
+
+
+def as_dataset(folder: str, *, template: str = "medvlm-r1") -> Any:
+    """A data folder as a `datasets.Dataset` with the columns TRL's trainers read.
+
+    Every sample is a row, open questions too (their `letter` is empty); an image that is not there is an error when
+    its row is read.
+
+    Args:
+        folder: the data folder.
+        template: name of the prompt template.
+
+    Raises:
+        UserError: as `read_folder`.
+    """
+    return build_dataset(folder, read_folder(folder), template=template)
 
 
 class _Decode:

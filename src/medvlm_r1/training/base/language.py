@@ -21,7 +21,7 @@ CAPTION_REQUEST = "Describe this image."
 
 CAREFUL = {"reasoned": 0.74, "hasty": 0.10, "bare": 0.06, "untagged": 0.10}
 HURRIED = {"reasoned": 0.20, "hasty": 0.46, "bare": 0.14, "untagged": 0.20}
-LOOSE = {"reasoned": 0.16, "hasty": 0.14, "bare": 0.20, "untagged": 0.50}
+LOOSE = {"reasoned": 0.20, "hasty": 0.16, "bare": 0.24, "untagged": 0.40}
 
 MIXTURE: tuple[Mapping[str, float], ...] = (CAREFUL, CAREFUL, CAREFUL, HURRIED, HURRIED, LOOSE)
 """Shares of the habits by phrasing number (see `phantom.questions.PHRASINGS`)."""

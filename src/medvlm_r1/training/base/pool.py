@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medvlm_r1.data.workers import image_workers
 from medvlm_r1.phantom.benchmark import SPLITS
 from medvlm_r1.phantom.imaging import SIZE
 from medvlm_r1.phantom.scene import MODALITIES, Scene, draw, locate, render
-from medvlm_r1.phantom.workers import image_workers
 
 PIXELS = 112
 """Side of the images the base sees, pixels."""

@@ -5,6 +5,7 @@ Every stage is kept, so a run goes on where it stood.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -46,13 +47,15 @@ def pretrain(
         report: Called with (stage, step, steps, figures).
 
     Raises:
-        UserError: `work` holds stages of other settings.
+        UserError: `work` holds stages of other settings or of another tokenizer.
     """
     plan = plan or PLAN
     work.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps(
-        {"seed": seed, "subjects": subjects, "plan": {k: asdict(v) for k, v in plan.items()}}, indent=1
-    )
+    tokenizer = train_tokenizer(corpus(seed))
+    # The texts decide the tokenizer, and a stage taught with one is worthless to the next with another.
+    words = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    lengths = {name: asdict(stage) for name, stage in plan.items()}
+    settings = json.dumps({"seed": seed, "subjects": subjects, "tokenizer": words, "plan": lengths}, indent=1)
     kept = work / "settings.json"
     if kept.exists() and kept.read_text() != settings:
         raise UserError(
@@ -60,7 +63,6 @@ def pretrain(
         )
     kept.write_text(settings)
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer(corpus(seed))
     model = build_model(tokenizer)
     model.train()
     heads = Heads(model.config.text_config.hidden_size)

@@ -1,0 +1,106 @@
+"""The `audit` commands. As in `cli`, every verb imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medvlm_r1.cli_options import Json
+
+if TYPE_CHECKING:
+    from medvlm_r1.audit.data import DataAudit
+
+audit_app = typer.Typer(help="How far to trust a data set.", no_args_is_help=True)
+
+PAGE, FIGURES = "audit_data.html", "audit_data.json"
+
+
+@audit_app.command("data")
+def audit_data_command(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
+    *,
+    fit_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_MODALITY", help="Where to count the fitted option prior: the training set, or MRI."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help=f"The HTML file, or a folder for {PAGE} and {FIGURES}. [default: {PAGE}]")
+    ] = None,
+    write_clean: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the set without the questions blind baselines solve.")
+    ] = None,
+    clean_of: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BASELINE", help="With --write-clean: this baseline's alone; may be given several times."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Can the questions be answered without the image? Blind baselines by modality, and a plain verdict.
+
+    Baselines: majority (letter), longest (option), option_prior_loo (leave one out), option_prior_fit (with --fit-on).
+    With --json a page is written only where --out says so.
+
+    Example: medvlm-r1 audit data data/phantom/test --fit-on data/phantom/train
+    """
+    from medvlm_r1.audit.clean import write_clean as write
+    from medvlm_r1.audit.data import audit_data, find_fit
+    from medvlm_r1.data.folder import read_folder
+    from medvlm_r1.errors import RESEARCH_USE, UsageError
+
+    if clean_of and write_clean is None:
+        raise UsageError("--clean-of says what --write-clean leaves out; give --write-clean DIR too.")
+    samples = read_folder(data)
+    fit = find_fit(fit_on, data, samples) if fit_on is not None else None
+    audit = audit_data(samples, fit)
+    clean = None
+    if write_clean is not None:
+        from medvlm_r1.console import progress_bar
+
+        with progress_bar("Clean set") as advance:
+            clean = write(data, write_clean, samples, audit, baselines=clean_of or (), progress=advance)
+    record = {"data": str(data), **audit.record(), "clean": clean.record() if clean else None}
+    written = None
+    if out is not None or not as_json:
+        from medvlm_r1.report.audit_data import render_data_audit
+
+        page = out or Path(PAGE)
+        if page.suffix.lower() not in (".html", ".htm"):
+            page = page / PAGE
+        written = render_data_audit(audit, page, data=data, clean=clean)
+        if out is not None and written.name == PAGE and out != written:
+            (out / FIGURES).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print(json.dumps(record))
+        return
+    print("\n".join(_lines(audit)))
+    if clean is not None:
+        kept, removed = sum(clean.kept.values()), sum(clean.removed.values())
+        print(f"Clean set: {clean.folder}, {kept} questions ({removed} left out; what is left is harder than chance)")
+        if clean.audit is not None:
+            print("\n".join(_table(clean.audit)))
+    print(f"Report: {written}\n{RESEARCH_USE}")
+
+
+def _lines(audit: DataAudit) -> list[str]:
+    parts = {name: part for name, part in audit.modalities.items() if part.items}
+    lines = [f"{part.verdict.level.upper():<8}{part.verdict.sentence}" for part in parts.values() if part.verdict]
+    lines += ["", *_table(audit), ""]
+    for name, part in parts.items():
+        lines += [f"{name}, {test.options} options: {test.sentence}" for test in part.order if test.uneven]
+        lines += [f"{name}: {option.text!r} was {option.record}" for option in part.telling[:1] if option.surprise]
+    return [*lines, *audit.notes]
+
+
+def _table(audit: DataAudit) -> list[str]:
+    lines = []
+    for name, part in audit.modalities.items():
+        for baseline, found in part.figures.items():
+            low, high = found.ci95
+            ends = f"[{low:.1f}, {high:.1f}]  {len(part.solved(baseline))} of {found.n} solved" if low < high else ""
+            lines.append(f"{name:<8} {baseline:<17} {found.percent:5.1f} %  {ends}".rstrip())
+    return lines

@@ -1,0 +1,31 @@
+"""What is wrong with a data set, and what its parts share that they should not."""
+
+from medvlm_r1.data.check.result import (
+    BadImage,
+    BadRow,
+    Check,
+    Copies,
+    Listed,
+    NearPair,
+    Part,
+    Place,
+    Question,
+    SharedSubject,
+    Sharing,
+)
+from medvlm_r1.data.check.run import check_folders
+
+__all__ = [
+    "BadImage",
+    "BadRow",
+    "Check",
+    "Copies",
+    "Listed",
+    "NearPair",
+    "Part",
+    "Place",
+    "Question",
+    "SharedSubject",
+    "Sharing",
+    "check_folders",
+]

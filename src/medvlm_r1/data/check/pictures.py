@@ -1,0 +1,201 @@
+"""Every picture opened once: can it be shown, and which others are the same or nearly so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from medvlm_r1.data.check.result import LISTED, Copies, Listed, NearPair, Place, Sharing
+from medvlm_r1.data.check.rows import Folder
+from medvlm_r1.data.images import load_image
+from medvlm_r1.data.leakage import Fingerprint, Indices, fingerprint, near_pairs
+from medvlm_r1.data.paths import inside
+from medvlm_r1.data.workers import image_workers
+from medvlm_r1.errors import UserError
+
+MOST_PARTS = 63
+"""Parts are the bits of one integer."""
+
+_FEW = 64
+_CHUNK = 16
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """One image file as one part uses it.
+
+    Attributes:
+        place: Part, first sample and name.
+        folder: The data folder.
+        subjects: Of all the part's samples that show it.
+    """
+
+    place: Place
+    folder: Path
+    subjects: set[tuple[str, ...]] = field(default_factory=set)
+
+    @property
+    def file(self) -> Path:
+        """The image file."""
+        return self.folder / self.place.image
+
+
+def list_uses(folder: Folder) -> list[Use]:
+    """Every image of a folder, once for each part that uses it, in order of appearance."""
+    uses: dict[tuple[str, str], Use] = {}
+    for sample in folder.samples:
+        part = folder.part_of(sample)
+        for name in sample.images:
+            use = uses.setdefault((part, name), Use(place=Place(part, sample.id, name), folder=folder.path))
+            if sample.subject:
+                use.subjects.add((*folder.source, sample.subject))
+    return list(uses.values())
+
+
+def examine(files: Sequence[tuple[Path, str]], progress: Progress) -> list[Fingerprint | str | None]:
+    """Open each image once, on all cores where there are many.
+
+    Args:
+        files: Data folder and the image's name in it.
+        progress: Called with "images", those done and those in all.
+
+    Returns:
+        For each its fingerprint, the reason why it cannot be shown, or None where there is no file.
+
+    Raises:
+        UserError: A process was killed from outside.
+    """
+    found: list[Fingerprint | str | None] = []
+
+    def take(results: Iterable[Fingerprint | str | None]) -> None:
+        for result in results:
+            found.append(result)
+            progress("images", len(found), len(files))
+
+    if len(files) < _FEW:  # starting processes would take longer
+        take(map(_examine, files))
+        return found
+    try:
+        with image_workers() as pool:
+            take(pool.map(_examine, files, chunksize=_CHUNK))
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process that reads images was killed after {len(found)} of {len(files)}, most likely because the "
+            "memory ran out; free some memory and try again"
+        ) from error
+    return found
+
+
+def _examine(job: tuple[Path, str]) -> Fingerprint | str | None:
+    folder, name = job
+    file = folder / name
+    try:
+        if not inside(folder, name).exists():
+            return None
+        return fingerprint(load_image(file))
+    except UserError as error:
+        # The folder is where the user keeps it, and no part of what is wrong with the image.
+        return str(error).replace(f"{file}: ", "").replace(str(file), name)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+
+
+def compare(
+    uses: Sequence[Use],
+    prints: Mapping[Path, Fingerprint],
+    references: Mapping[str, bool],
+    *,
+    near: int,
+    progress: Progress,
+) -> Sharing:
+    """Find the pictures that are the same, and the pairs that nearly are.
+
+    Args:
+        uses: Every image file of every part.
+        prints: Of the files that can be shown.
+        references: Name of each part to whether it is there to compare with.
+        near: Most bits in which near pictures differ.
+        progress: Called with "near pairs", the steps done and the steps in all.
+
+    Returns:
+        Copies count pictures and near pairs count pairs of different pictures, however many files hold them. What lies
+        within reference parts alone is left out.
+    """
+    pictures: dict[str, list[Use]] = {}
+    for use in uses:
+        if use.file in prints:
+            pictures.setdefault(prints[use.file].pixels, []).append(use)
+    shown = {key: prints[group[0].file] for key, group in pictures.items()}
+    own = {key: any(not references[use.place.part] for use in group) for key, group in pictures.items()}
+    plain = [use.place for key, group in pictures.items() if shown[key].blank and own[key] for use in group]
+    faint = [key for key, print_ in shown.items() if print_.near is None and not print_.blank and own[key]]
+    copies = [
+        Copies(places=Listed.of(use.place for use in group), parts=tuple(dict.fromkeys(u.place.part for u in group)))
+        for key, group in pictures.items()
+        if len(group) > 1 and own[key] and not shown[key].blank
+    ]
+    hashed = [group for key, group in pictures.items() if shown[key].near is not None]
+    pairs = _Pairs(hashed, references)
+    hashes = np.array([prints[group[0].file].near for group in hashed], dtype=np.uint64)
+    for a, b, bits in near_pairs(hashes, near, lambda done, total: progress("near pairs", done, total)):
+        pairs.add(a, b, bits.astype(np.int64))
+    return Sharing(
+        blank=Listed.of(plain),
+        faint=Listed.of(use.place for key in faint for use in pictures[key]),
+        copies_between=Listed.of(group for group in copies if len(group.parts) > 1),
+        copies_within=Listed.of(group for group in copies if len(group.parts) == 1),
+        near_between=pairs.listed("between"),
+        near_subjects=pairs.listed("subjects"),
+        near_within=pairs.listed("within"),
+    )
+
+
+class _Pairs:
+    """Counts the near pairs by what they join, and keeps the nearest of each kind."""
+
+    _KINDS = ("between", "subjects", "within")
+
+    def __init__(self, pictures: Sequence[Sequence[Use]], references: Mapping[str, bool]) -> None:
+        self._pictures = pictures
+        bits = {name: 1 << number for number, name in enumerate(references)}
+        self._parts = np.array([sum({bits[u.place.part] for u in group}) for group in pictures], dtype=np.uint64)
+        self._reference = np.uint64(sum(bits[name] for name, reference in references.items() if reference))
+        numbers: dict[tuple[str, ...], int] = {}
+        self._subject = np.array([self._number(group, numbers) for group in pictures], dtype=np.int64)
+        self._count = dict.fromkeys(self._KINDS, 0)
+        self._nearest = {kind: np.empty((0, 3), dtype=np.int64) for kind in self._KINDS}
+
+    @staticmethod
+    def _number(group: Sequence[Use], numbers: dict[tuple[str, ...], int]) -> int:
+        """Of the one subject of a picture; -1 where it is unknown or there are several."""
+        subjects = set().union(*(use.subjects for use in group))
+        return numbers.setdefault(subjects.pop(), len(numbers)) if len(subjects) == 1 else -1
+
+    def add(self, a: Indices, b: Indices, bits: Indices) -> None:
+        parts = self._parts[a] | self._parts[b]
+        own = (parts & ~self._reference) != 0
+        between = np.bitwise_count(parts) > 1
+        one, other = self._subject[a], self._subject[b]
+        differ = (one != other) & (one >= 0) & (other >= 0)
+        rows = np.stack([bits, a, b], axis=1)
+        for kind, chosen in zip(self._KINDS, (between, ~between & differ, ~between & ~differ), strict=True):
+            mine = rows[own & chosen]
+            self._count[kind] += len(mine)
+            held = np.concatenate([self._nearest[kind], mine])
+            self._nearest[kind] = held[np.lexsort(held.T[::-1])][:LISTED]
+
+    def listed(self, kind: str) -> Listed[NearPair]:
+        return Listed(self._count[kind], tuple(self._pair(*row) for row in self._nearest[kind].tolist()))
+
+    def _pair(self, distance: int, a: int, b: int) -> NearPair:
+        """Shown by two places in different parts, where there are such."""
+        first, second = self._pictures[a], self._pictures[b]
+        left, right = next(
+            ((x, y) for x in first for y in second if x.place.part != y.place.part), (first[0], second[0])
+        )
+        return NearPair(a=left.place, b=right.place, distance=distance)

@@ -1,0 +1,86 @@
+"""Questions that come twice, and subjects in several parts."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+
+from medvlm_r1.data.check.result import Listed, Place, Question, SharedSubject
+from medvlm_r1.data.check.rows import Folder
+from medvlm_r1.data.leakage import Fingerprint
+from medvlm_r1.data.sample import Sample
+
+
+def plain(text: str) -> str:
+    """A text without what does not change its meaning: case, white space, width of letters, closing punctuation.
+
+    Inner punctuation stays, as `1.5` is not `15`.
+    """
+    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return words.rstrip(" .?!:") or words
+
+
+def find_repeated(
+    folders: Sequence[Folder], prints: Mapping[Path, Fingerprint]
+) -> tuple[Listed[Question], Listed[Question], Listed[Question]]:
+    """Find the questions asked several times about the same pictures with the same options in any order.
+
+    Args:
+        folders: To look through.
+        prints: Of the image files that can be shown; one that cannot is known by its name.
+
+    Returns:
+        Those with different answers; those with one answer, in several parts; those with one answer, in one part.
+        What lies within reference folders alone is left out.
+    """
+    groups: dict[Hashable, list[tuple[Folder, Sample]]] = {}
+    for folder in folders:
+        for sample in folder.samples:
+            pictures = tuple(_picture(folder.path / name, name, prints) for name in sample.images)
+            options = tuple(sorted(map(plain, sample.options)))
+            groups.setdefault((pictures, plain(sample.question), options), []).append((folder, sample))
+    repeated = [g for g in groups.values() if len(g) > 1 and not all(folder.reference for folder, _ in g)]
+    questions = [_question(group) for group in repeated]
+    return (
+        Listed.of(question for question in questions if len(question.answers) > 1),
+        Listed.of(q for q in questions if len(q.answers) == 1 and len(q.parts) > 1),
+        Listed.of(q for q in questions if len(q.answers) == 1 and len(q.parts) == 1),
+    )
+
+
+def find_shared_subjects(folders: Sequence[Folder]) -> Listed[SharedSubject]:
+    """Find the subjects with samples in several parts.
+
+    Folders whose `info.json` gives another name or source are taken to name other subjects by the same word.
+    """
+    groups: dict[Hashable, list[tuple[Folder, Sample]]] = {}
+    for folder in folders:
+        for sample in folder.samples:
+            if sample.subject:
+                groups.setdefault((folder.source, sample.subject), []).append((folder, sample))
+    found = []
+    for group in groups.values():
+        by_part = {folder.part_of(sample): (folder, sample) for folder, sample in reversed(group)}
+        if len(by_part) > 1 and not all(folder.reference for folder, _ in group):
+            places = tuple(_place(folder, sample) for folder, sample in reversed(by_part.values()))
+            found.append(SharedSubject(places=places, samples=len(group)))
+    return Listed.of(found)
+
+
+def _picture(file: Path, name: str, prints: Mapping[Path, Fingerprint]) -> tuple[str, str]:
+    return ("pixels", prints[file].pixels) if file in prints else ("name", name)
+
+
+def _question(group: Sequence[tuple[Folder, Sample]]) -> Question:
+    answers = {plain(sample.answer): sample.answer for _, sample in reversed(group)}
+    return Question(
+        places=Listed.of(_place(folder, sample) for folder, sample in group),
+        parts=tuple(dict.fromkeys(folder.part_of(sample) for folder, sample in group)),
+        question=group[0][1].question,
+        answers=tuple(reversed(answers.values())),
+    )
+
+
+def _place(folder: Folder, sample: Sample) -> Place:
+    return Place(folder.part_of(sample), sample.id, sample.images[0] if sample.images else "")

@@ -1,0 +1,266 @@
+"""What a check found: everything counted, the first of each kind listed, and the verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any, Generic, Literal, TypeVar
+
+from medvlm_r1.errors import RESEARCH_USE
+
+LISTED = 100
+"""Findings of one kind that are listed; all are counted."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[Item]):
+    """Findings of one kind.
+
+    Attributes:
+        count: All there are.
+        items: The first of them.
+    """
+
+    count: int = 0
+    items: tuple[Item, ...] = ()
+
+    @classmethod
+    def of(cls, found: Iterable[Item]) -> Listed[Item]:
+        """Count all, keep the first."""
+        iterator = iter(found)
+        items = tuple(islice(iterator, LISTED))
+        return cls(len(items) + sum(1 for _ in iterator), items)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A folder, or one split of a folder that holds several.
+
+    Attributes:
+        name: What it is called in the findings.
+        folder: As it was given.
+        split: The samples' split, where the folder holds several.
+        reference: Given to compare with, so what lies within it is not reported.
+        samples: Rows that could be read.
+        images: Different image files they name.
+        without_image: Samples that name no image.
+        open_questions: Samples without options.
+        options: Number of options to number of samples.
+        modalities: Samples of each.
+        question_types: Samples of each; "" where none is given.
+    """
+
+    name: str
+    folder: str
+    split: str
+    reference: bool
+    samples: int
+    images: int
+    without_image: int
+    open_questions: int
+    options: dict[int, int]
+    modalities: dict[str, int]
+    question_types: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadRow:
+    """A row that cannot be used.
+
+    Attributes:
+        file: The folder's name and `samples.jsonl`.
+        row: From 1.
+        kind: "answer" where the answer is not one of the options, else "row".
+        reason: What is wrong.
+    """
+
+    file: str
+    row: int
+    kind: Literal["answer", "row"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a picture or a question is.
+
+    Attributes:
+        part: Name of the part.
+        sample: Id of the sample, the first of several.
+        image: Path relative to the data folder; "" without one.
+    """
+
+    part: str
+    sample: str
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BadImage:
+    """An image that cannot be shown, and why; the loader's reason without the folder."""
+
+    place: Place
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copies:
+    """One picture, pixel by pixel, in several places (all counted, the first listed)."""
+
+    places: Listed[Place]
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearPair:
+    """Two pictures whose perceptual hashes differ in `distance` of 64 bits; either may have copies elsewhere."""
+
+    a: Place
+    b: Place
+    distance: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedSubject:
+    """A patient or volume in several parts, by one sample in each; the subject's own name may be a patient's."""
+
+    places: tuple[Place, ...]
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question asked several times about the same pictures with the same options, and the answers it has."""
+
+    places: Listed[Place]
+    parts: tuple[str, ...]
+    question: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """Pictures that are the same, or nearly.
+
+    Attributes:
+        blank: Pictures of one colour all over, which are compared with nothing.
+        faint: Pictures with too little contrast for a perceptual hash.
+        copies_between: The same picture in several parts.
+        copies_within: The same picture in several files of one part.
+        near_between: Nearly the same picture in two parts.
+        near_subjects: ... in one part, of two subjects.
+        near_within: ... in one part, of one subject or of unknown ones.
+    """
+
+    blank: Listed[Place]
+    faint: Listed[Place]
+    copies_between: Listed[Copies]
+    copies_within: Listed[Copies]
+    near_between: Listed[NearPair]
+    near_subjects: Listed[NearPair]
+    near_within: Listed[NearPair]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """All findings. `problems` make the check fail, `notes` do not.
+
+    Attributes:
+        parts: What was checked.
+        images: Different image files looked for.
+        bad_rows: Rows that cannot be used; they are left out of all else.
+        answers_not_options: Of these, rows whose answer is not one of the options.
+        missing: Images that are not there.
+        unreadable: Images that are there and cannot be shown.
+        contradictory: The same question about the same pictures with different answers.
+        repeated_between: The same with the same answer, in several parts.
+        repeated_within: The same with the same answer, in one part.
+        shared_subjects: The same subject in several parts.
+        sharing: Pictures that are the same, or nearly.
+        near_distance: Most bits in which near pictures differ.
+        allow_near: Whether near pairs between parts are a note and no problem.
+    """
+
+    parts: tuple[Part, ...]
+    images: int
+    bad_rows: Listed[BadRow]
+    answers_not_options: int
+    missing: Listed[Place]
+    unreadable: Listed[BadImage]
+    contradictory: Listed[Question]
+    repeated_between: Listed[Question]
+    repeated_within: Listed[Question]
+    shared_subjects: Listed[SharedSubject]
+    sharing: Sharing
+    near_distance: int
+    allow_near: bool = False
+    notice: str = field(default=RESEARCH_USE)
+
+    @property
+    def problems(self) -> list[str]:
+        """What speaks against using the data as it is, one phrase each."""
+        empty = [part.name for part in self.parts if not part.samples]
+        unread = self.bad_rows.count - self.answers_not_options
+        found = [
+            f"no usable row in {', '.join(empty)}" if empty else "",
+            _count(self.answers_not_options, "{} with an answer that is not one of its options", "row"),
+            _count(unread, "{} that cannot be read", "row"),
+            _count(self.missing.count, "{} not there", "image"),
+            _count(self.unreadable.count, "{} that cannot be shown", "image"),
+            _count(self.contradictory.count, "{} with contradictory answers", "question"),
+            _count(self.sharing.copies_between.count, "{} in several parts", "picture"),
+            _count(self.shared_subjects.count, "{} in several parts", "subject"),
+            _count(self.repeated_between.count, "{} about one picture in several parts", "question"),
+            "" if self.allow_near else self._near(),
+        ]
+        return [phrase for phrase in found if phrase]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing and no fault by itself, one phrase each."""
+        near_within = self.sharing.near_subjects.count + self.sharing.near_within.count
+        found = [
+            self._near() if self.allow_near else "",
+            _count(self.repeated_within.count, "{} asked more than once in a part", "question"),
+            _count(self.sharing.copies_within.count, "{} kept in several files of one part", "picture"),
+            _count(near_within, "{} of nearly alike pictures within a part", "pair"),
+            _count(self.sharing.blank.count, "{} of one colour all over", "picture"),
+            _count(self.sharing.faint.count, "{} with hardly any contrast", "picture"),
+        ]
+        return [phrase for phrase in found if phrase]
+
+    @property
+    def only_near(self) -> bool:
+        """Whether nearly alike pictures are the one problem: a matter for the eye, not a certain fault."""
+        return bool(self.problems) and self.problems == [self._near()]
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence."""
+        samples, parts = sum(part.samples for part in self.parts), len(self.parts)
+        looked_at = f"{samples} samples and {self.images} images"
+        if self.problems:
+            found = "No certain fault" if self.only_near else "Problems found"
+            return f"{found} in {looked_at}{', but' if self.only_near else ':'} {'; '.join(self.problems)}."
+        shared = f", and the {parts} parts share no picture, question or subject" if parts > 1 else ""
+        return f"No problems found: all of {looked_at} can be used{shared}."
+
+    def as_record(self) -> dict[str, Any]:
+        """All of it as values that JSON knows."""
+        record = {"ok": not self.problems, "verdict": self.verdict, "problems": self.problems, "notes": self.notes}
+        return record | asdict(self)
+
+    def _near(self) -> str:
+        return _count(
+            self.sharing.near_between.count, "{} of nearly alike pictures in different parts, to be looked at", "pair"
+        )
+
+
+def _count(number: int, phrase: str, noun: str) -> str:
+    return phrase.format(f"{number} {noun}{'' if number == 1 else 's'}") if number else ""

@@ -1,0 +1,94 @@
+"""The check of one or several data folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, compare, examine, list_uses
+from medvlm_r1.data.check.questions import find_repeated, find_shared_subjects
+from medvlm_r1.data.check.result import BadImage, Check, Listed
+from medvlm_r1.data.check.rows import read_rows
+from medvlm_r1.data.leakage import MOST_DISTANCE, Fingerprint
+from medvlm_r1.errors import UsageError
+
+NEAR = 4
+
+
+def check_folders(
+    folders: Sequence[str | Path],
+    *,
+    against: Sequence[str | Path] = (),
+    near: int = NEAR,
+    allow_near: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> Check:
+    """Check data folders, each by itself and all against each other.
+
+    A folder whose samples are of several splits counts as that many parts.
+
+    Args:
+        folders: Data folders.
+        against: Data folders to compare with; what lies within them is not reported, except what cannot be read, since
+            it could not be compared.
+        near: Most bits of 64 in which the perceptual hashes of near pictures differ, 0 to 16.
+        allow_near: Count near pictures in different parts as a note, not as a problem.
+        progress: Called with the stage ("images", "near pairs"), the steps done and the steps in all.
+
+    Returns:
+        All findings.
+
+    Raises:
+        UsageError: No folder, one given twice, over 63 parts, or `near` out of range.
+        UserError: A folder has no readable `samples.jsonl`.
+    """
+    if not 0 <= near <= MOST_DISTANCE:
+        raise UsageError(f"--near {near}; wanted 0 to {MOST_DISTANCE} bits of 64")
+    if not folders:
+        raise UsageError("no data folder was given; wanted at least one")
+    paths = [Path(path) for path in (*folders, *against)]
+    labels = _labels(paths)
+    read = [
+        read_rows(path, label, reference=number >= len(folders))
+        for number, (path, label) in enumerate(zip(paths, labels, strict=True))
+    ]
+    parts = [part for folder in read for part in folder.parts()]
+    if len(parts) > MOST_PARTS:
+        raise UsageError(f"{len(parts)} parts (folders, or splits in them); at most {MOST_PARTS} can be compared")
+    uses = [use for folder in read for use in list_uses(folder)]
+    first = {use.file: use.place for use in reversed(uses)}
+    files = list(dict.fromkeys((use.folder, use.place.image) for use in uses))
+    seen = {folder / name: result for (folder, name), result in zip(files, examine(files, progress), strict=True)}
+    prints = {file: result for file, result in seen.items() if isinstance(result, Fingerprint)}
+    references = {part.name: part.reference for part in parts}
+    sharing = compare(uses, prints, references, near=near, progress=progress)
+    contradictory, repeated_between, repeated_within = find_repeated(read, prints)
+    bad = [row for folder in read for row in folder.bad]
+    return Check(
+        parts=tuple(parts),
+        images=len(files),
+        bad_rows=Listed.of(bad),
+        answers_not_options=sum(row.kind == "answer" for row in bad),
+        missing=Listed.of(first[file] for file, result in seen.items() if result is None),
+        unreadable=Listed.of(BadImage(first[file], result) for file, result in seen.items() if isinstance(result, str)),
+        contradictory=contradictory,
+        repeated_between=repeated_between,
+        repeated_within=repeated_within,
+        shared_subjects=find_shared_subjects(read),
+        sharing=sharing,
+        near_distance=near,
+        allow_near=allow_near,
+    )
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    real = [path.resolve() for path in paths]
+    for place, path in enumerate(real):
+        if path in real[:place]:
+            raise UsageError(f"{paths[place]}: given twice; a folder cannot be compared with itself")
+    for length in range(1, max(len(path.parts) for path in real) + 1):
+        labels = ["/".join(path.parts[-length:]) for path in real]
+        if len(set(labels)) == len(labels):
+            break
+    return labels

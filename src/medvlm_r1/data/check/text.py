@@ -1,0 +1,74 @@
+"""A check as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from medvlm_r1.data.check.result import Check, Part, Place, Question
+
+_SHOWN = 5
+
+
+def check_lines(check: Check) -> list[str]:
+    """What was checked, the first of each kind of problem, and the verdict, for a terminal."""
+    sharing = check.sharing
+    copies, near = sharing.copies_between, sharing.near_between
+    lines = [_part(part) for part in check.parts]
+    found: list[tuple[str, int, Iterable[str]]] = [
+        ("Rows", check.bad_rows.count, (f"{row.file}, row {row.row}: {row.reason}" for row in check.bad_rows.items)),
+        ("Images not there", check.missing.count, map(_place, check.missing.items)),
+        (
+            "Images that cannot be shown",
+            check.unreadable.count,
+            (f"{_place(bad.place)}: {bad.reason}" for bad in check.unreadable.items),
+        ),
+        ("Contradictory answers", check.contradictory.count, map(_question, check.contradictory.items)),
+        ("The same picture", copies.count, (_places(group.places.items, group.places.count) for group in copies.items)),
+        (
+            "Nearly the same picture in two parts",
+            near.count,
+            (f"{_place(pair.a)} and {_place(pair.b)} differ in {pair.distance} of 64 bits" for pair in near.items),
+        ),
+        (
+            "The same subject",
+            check.shared_subjects.count,
+            (_places(shared.places, len(shared.places)) for shared in check.shared_subjects.items),
+        ),
+        ("The same question", check.repeated_between.count, map(_question, check.repeated_between.items)),
+    ]
+    for title, count, texts in found:
+        lines += _first(title, count, texts)
+    if check.notes:
+        lines.append(f"No fault by itself: {'; '.join(check.notes)}.")
+    return [*lines, check.verdict]
+
+
+def _part(part: Part) -> str:
+    options = [f"{count} with {number} options" for number, count in part.options.items()]
+    options += [f"{part.open_questions} open"] if part.open_questions else []
+    modalities = ", ".join(f"{name} {count}" for name, count in part.modalities.items())
+    reference = " (compared with)" if part.reference else ""
+    described = "; ".join(text for text in (modalities, ", ".join(options)) if text)
+    return f"{part.name}{reference}: {part.samples} samples, {part.images} images. {described}".rstrip(". ") + "."
+
+
+def _first(title: str, count: int, texts: Iterable[str]) -> list[str]:
+    if not count:
+        return []
+    shown = [f"  {text}" for text, _ in zip(texts, range(_SHOWN), strict=False)]
+    more = [f"  ... and {count - _SHOWN} more"] if count > _SHOWN else []
+    return [f"{title}:", *shown, *more]
+
+
+def _question(question: Question) -> str:
+    answers = f" answered {' / '.join(question.answers)}" if len(question.answers) > 1 else ""
+    return f"{question.question!r}{answers}: {_places(question.places.items, question.places.count)}"
+
+
+def _places(places: tuple[Place, ...], count: int) -> str:
+    more = f", and {count - _SHOWN} more" if count > _SHOWN else ""
+    return ", ".join(map(_place, places[:_SHOWN])) + more
+
+
+def _place(place: Place) -> str:
+    return f"{place.part} {place.sample}" + (f" ({place.image})" if place.image else "")

@@ -1,0 +1,188 @@
+"""The images of a source: where each lies, and what it is called in the data folder."""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.data.folder import IMAGES
+from medvlm_r1.data.images import View
+from medvlm_r1.data.images.kind import HEAD, kind_of
+from medvlm_r1.data.paths import is_within, leaves_folder, link_leads_out, path_parts
+from medvlm_r1.errors import UserError
+
+FILE_VIEW = View()
+"""What the file itself shows."""
+
+_REMEMBERED = 4096
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_STEM = re.compile(r"(?<=[^/])(\.nii\.gz|\.[A-Za-z]\w*)$", re.IGNORECASE)
+_MARKS = ((b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"BM", ".bmp"))
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The bytes of an image file, kept in a table."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """One image of a row.
+
+    Attributes:
+        name: Its name in the data folder, `images/x.png`.
+        stem: Its place in the source without the suffix; all slices of one file share it.
+        there: Whether there is anything to copy.
+        source: The file, or its bytes; None when it is not there.
+        view: What to show of it.
+        convert: Make a PNG of it.
+    """
+
+    name: str
+    stem: str
+    there: bool
+    source: str | bytes | None
+    view: View = FILE_VIEW
+    convert: bool = False
+
+
+class ImageFinder:
+    """Finds the files behind the image names of a source.
+
+    What it finds is remembered by name, and `settled` makes a second pass over the rows rely on that.
+
+    Attributes:
+        settled: Look at the disk no more; what was not found is absent.
+    """
+
+    def __init__(self, root: str | Path, folders: Sequence[str] = ("", IMAGES)) -> None:
+        """Make a finder.
+
+        Args:
+            root: Folder of the source. No image is taken from outside it, and no link followed out of it.
+            folders: Where below it the names may begin, in the order to look.
+
+        Raises:
+            UserError: There is no such folder.
+        """
+        if not os.path.isdir(root):
+            raise UserError(f"{root}: no such folder of images; give the folder that holds the image files (--images)")
+        self.settled = False
+        self._root = os.fspath(root)
+        self._real_root = os.path.realpath(root)
+        self._folders = [f for f in dict.fromkeys((*folders, "")) if os.path.isdir(os.path.join(self._root, f))]
+        self._prefixes = {IMAGES, *(folder.casefold() for folder in folders if folder)}
+        self._found: dict[str, str] = {}
+        self._converted: set[str] = set()
+        self._inside: dict[str, bool] = {}
+        # Most sets ask several questions about a picture, one after the other.
+        self._named = lru_cache(maxsize=_REMEMBERED)(self._place)
+
+    def place(self, image: str | Embedded, view: View = FILE_VIEW) -> Placed:
+        """Give an image its name in the data folder.
+
+        Args:
+            image: As the source names it, such as `images/x.png` or `x.png`, or the bytes themselves.
+            view: What to show of a volume or of a file with several frames.
+
+        Raises:
+            ValueError: The name leaves the folder of images, by its letters or by a link; two different files would
+                get the same name; or the bytes are not a picture.
+        """
+        return _embedded(image.data) if isinstance(image, Embedded) else self._named(image, view)
+
+    def _place(self, image: str, view: View) -> Placed:
+        if leaves_folder(image):
+            raise ValueError(f"image path {image!r} leaves the folder of images")
+        parts = path_parts(image)
+        inner = parts[1:] if len(parts) > 1 and parts[0].casefold() in self._prefixes else parts
+        name = "/".join((IMAGES, *inner))
+        stem = _STEM.sub("", "/".join(inner))
+        if view != FILE_VIEW:
+            name = f"{name}{_suffix(view)}.png"
+        elif not name.lower().endswith(_PICTURES):
+            # Read before its name is settled; a picture is opened once, when it is copied.
+            name = self._medical_name(name, parts, inner)
+        file = self._found.get(name) if self.settled else self._search(name, parts, inner)
+        convert = view != FILE_VIEW or name in self._converted
+        return Placed(name=name, stem=stem, there=file is not None, source=file, view=view, convert=convert)
+
+    def _medical_name(self, name: str, parts: Sequence[str], inner: Sequence[str]) -> str:
+        as_png = f"{name}.png"
+        if as_png in self._converted:
+            return as_png
+        if name in self._found:
+            return name
+        file = None if self.settled else self._look(parts, inner)
+        if kind_of(Path(name), _head(file) if file else b""):
+            if file:
+                self._converted.add(as_png)
+            return as_png
+        return name
+
+    def _search(self, name: str, parts: Sequence[str], inner: Sequence[str]) -> str | None:
+        file = self._look(parts, inner)
+        if file is not None and self._found.setdefault(name, file) != file:
+            raise ValueError(f"{file} and {self._found[name]} would both be copied to {name}")
+        return file
+
+    def _look(self, parts: Sequence[str], inner: Sequence[str]) -> str | None:
+        for ending in (parts, inner) if inner is not parts else (parts,):
+            for folder in self._folders:
+                file = os.path.join(self._root, folder, *ending)
+                if os.path.lexists(file):
+                    self._check_link(file)
+                    if os.path.isfile(file):
+                        return file
+        return None
+
+    def _check_link(self, file: str) -> None:
+        folder = os.path.dirname(file)
+        if folder not in self._inside:
+            self._inside[folder] = is_within(os.path.realpath(folder), self._real_root)
+        fine = self._inside[folder]
+        if fine and os.path.islink(file):
+            fine = is_within(os.path.realpath(file), self._real_root)
+        if not fine:
+            raise ValueError(link_leads_out(file, self._root))
+
+
+def _head(file: str) -> bytes:
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(HEAD)
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def _embedded(data: bytes) -> Placed:
+    """Named by its content: the questions about one picture then share it."""
+    suffix = next((suffix for mark, suffix in _MARKS if data.startswith(mark)), None)
+    if suffix is None:
+        raise ValueError("the image in the row is not a PNG, JPEG, TIFF or BMP file; take it out of the table")
+    stem = hashlib.sha256(data).hexdigest()[:24]
+    return Placed(name=f"{IMAGES}/{stem}{suffix}", stem=stem, there=True, source=data)
+
+
+def _suffix(view: View) -> str:
+    parts = [view.plane, view.slice, view.frame, view.window]
+    words = [f"{word}{part}" for word, part in zip(("", "", "frame", ""), parts, strict=True) if part is not None]
+    return "".join("." + re.sub(r"[^\w.+-]", "-", word) for word in words)
+
+
+def checked_view(**values: Any) -> View:
+    """A `View` of a row's columns.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+    try:
+        return replace(FILE_VIEW, **values)
+    except UserError as error:
+        raise ValueError(str(error)) from error

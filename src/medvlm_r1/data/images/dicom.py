@@ -1,0 +1,193 @@
+"""DICOM to 8-bit RGB: modality transformation, window, MONOCHROME1 turned round, square pixels, in this order.
+
+Decoding, lookup tables and colour spaces are pydicom's. Only the chosen frame is decoded, only the elements that
+`dicom_header` lists are read, and nothing of the header goes into a message or note except codes of the standard.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import get_expected_length, pixel_array
+from pydicom.uid import RLELossless
+
+from medvlm_r1.data.images.codestream import check_codestream
+from medvlm_r1.data.images.dicom_header import Header, guarded, read_header
+from medvlm_r1.data.images.dicom_window import choose_window, to_grey_by_file
+from medvlm_r1.data.images.levels import Array, levels_of
+from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window
+from medvlm_r1.data.images.quiet import quiet
+from medvlm_r1.data.images.square import square_pixels
+from medvlm_r1.data.images.windowing import to_bytes
+from medvlm_r1.errors import UsageError, UserError
+
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_PALETTE = "PALETTE COLOR"
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+_CONSTANT = "All pixels have the same value."
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The frame as uint8, (rows, columns) or (rows, columns, 3), and what was done to it."""
+
+    pixels: Array
+    window: Window | None = None
+    colour: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def load_dicom(path: Path, view: View) -> Picture:
+    """Decode one frame of a DICOM file and show it as a viewer would.
+
+    Args:
+        path: Explicit or implicit VR, little or big endian, deflated, with or without file meta information; native,
+            or compressed by JPEG, JPEG-LS, JPEG 2000 or RLE.
+        view: `frame` must be given where there are several; `window` overrides the file's own (grey images only).
+
+    Returns:
+        The picture and its note.
+
+    Raises:
+        UserError: No pixels in it, damaged, not decodable, over 100 megapixels a frame, or a frame must be chosen.
+        UsageError: A plane or slice is asked for, or a window of a colour image.
+    """
+    for name in ("plane", "slice"):
+        if getattr(view, name) is not None:
+            raise UsageError(f"{path}: a {name} can be chosen for NIfTI only; of a DICOM file choose the frame")
+    with quiet():
+        header = guarded(path, lambda: read_header(path, view), "the DICOM header is damaged or incomplete")
+        if header.colour not in (*_GREY, _PALETTE, *_COLOUR):
+            raise UserError(f"{path}: its photometric interpretation is none of those that can be shown")
+        pixels = _decode(path, header)
+        return guarded(path, lambda: _picture(path, header, pixels, view), "the DICOM header contradicts its pixels")
+
+
+def _decode(path: Path, header: Header) -> Array:
+    name = header.syntax.name
+    syntax = "a private transfer syntax" if name == str(header.syntax) else name
+    reason = f"its pixels ({syntax}) are damaged, cut short or packed in a way that is not read"
+    return guarded(path, lambda: _decode_frame(path, header), reason)
+
+
+def _decode_frame(path: Path, header: Header) -> Array:
+    if header.syntax.is_encapsulated:
+        check_codestream(path, header)
+    elif not header.whole:
+        wanted, there = get_expected_length(header.elements), path.stat().st_size - header.pixels_at
+        if there < wanted:
+            raise UserError(
+                f"{path}: its pixels are cut short ({there} bytes of the {wanted} that its header tells); copy it again"
+            )
+    # pylibjpeg's RLE decoder, where it is installed, panics on damaged data, which no `except Exception` catches.
+    plugin = "pydicom" if header.syntax == RLELossless else ""
+    if header.whole:
+        return pixel_array(header.elements, index=header.frame, decoding_plugin=plugin)
+    return pixel_array(path, index=header.frame, decoding_plugin=plugin, transfer_syntax_uid=header.syntax)
+
+
+def _picture(path: Path, header: Header, pixels: Array, view: View) -> Picture:
+    if header.colour in _GREY and pixels.ndim == 2:
+        shown = _grey(path, header, pixels, view)
+    elif view.window is not None:
+        raise UsageError(f"{path}: a window can be chosen for a grey image only; this one is in colour")
+    else:
+        shown = _palette(path, header, pixels) if header.colour == _PALETTE else _colour(header, pixels)
+    image = Image.fromarray(shown.pixels).convert("RGB")
+    image, aspect, warnings = square_pixels(path, image, *_pixel_sides(header), smooth=_is_smooth(header))
+    note = ImageNote(
+        format="DICOM",
+        size=image.size,
+        window=shown.window,
+        frame=header.frame,
+        frames=header.frames,
+        inverted=header.colour == "MONOCHROME1",
+        aspect=aspect,
+        colour=shown.colour,
+        burned_in=header.burned_in,
+        warnings=(*shown.warnings, *warnings, *_warnings(header)),
+    )
+    return Picture(image=image, note=note)
+
+
+def _grey(path: Path, header: Header, pixels: Array, view: View) -> _Shown:
+    levels = levels_of(pixels)
+    inside = np.isfinite(levels.values) & ~_is_padding(header, levels.values)
+    if not inside.any():
+        return _Shown(np.zeros(pixels.shape, dtype=np.uint8), warnings=("All pixels are padding.",))
+    values = apply_modality_lut(levels.values[inside], header.elements)
+    window = choose_window(path, header, view.window, values, levels.counts[inside])
+    shade = to_grey_by_file(header, values, window)
+    if header.colour == "MONOCHROME1":
+        shade = 255 - shade
+    # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
+    table = np.zeros(levels.values.shape, dtype=np.uint8)
+    table[inside] = shade
+    constant = (_CONSTANT,) if window.width == 0 else ()
+    return _Shown(table[levels.index], window=window, warnings=constant)
+
+
+def _is_padding(header: Header, values: Array) -> Array:
+    low = header.number("PixelPaddingValue")
+    if low is None:
+        return np.zeros(values.shape, dtype=bool)
+    high = header.number("PixelPaddingRangeLimit")
+    high = low if high is None else high
+    return np.asarray((values >= min(low, high)) & (values <= max(low, high)))
+
+
+def _palette(path: Path, header: Header, pixels: Array) -> _Shown:
+    levels = levels_of(pixels)
+    entries, first, bits = (int(n) for n in header.elements.RedPaletteColorLookupTableDescriptor)
+    entries = entries or 2**16
+    # Values outside the table take its ends; done here because pydicom's own way can wrap round in a narrow type.
+    colours = apply_color_lut(np.clip(levels.values, first, first + entries - 1), header.elements)[:, :3]
+    if colours.dtype == np.uint8:
+        if entries > 2**8:
+            raise UserError(f"{path}: its palette has {entries} entries of 8 bits, which is not read")
+        bits = 8
+    # Some writers say 16 bits and mean it, some say 8 and store 16: the entries decide.
+    white = 2**bits - 1 if int(colours.max()) < 2**bits else np.iinfo(colours.dtype).max
+    table = to_bytes(colours * (255 / white))
+    return _Shown(table[levels.index], colour="palette to RGB")
+
+
+def _colour(header: Header, pixels: Array) -> _Shown:
+    bits = int(header.elements.BitsStored)
+    colour = None if header.colour == "RGB" else f"{header.colour} to RGB"
+    if pixels.dtype == np.uint8 and bits == 8:
+        return _Shown(pixels, colour=colour)
+    white = 2**bits - 1
+    window = Window(
+        name="full", centre=white / 2, width=float(white), unit="value", source=f"full range: of {bits} bits"
+    )
+    return _Shown(to_bytes(pixels * (255 / white)), window=window, colour=colour)
+
+
+def _pixel_sides(header: Header) -> tuple[float, float]:
+    """Height and width of a pixel, from the first element that tells; 1 and 1 if none does."""
+    for keyword in _SPACINGS:
+        height, width = header.number(keyword, 0), header.number(keyword, 1)
+        if height is not None and width is not None:
+            return height, width
+    return 1.0, 1.0
+
+
+def _is_smooth(header: Header) -> bool:
+    return header.colour != _PALETTE and header.elements.BitsAllocated != 1
+
+
+def _warnings(header: Header) -> list[str]:
+    said = []
+    if header.burned_in == "yes":
+        said.append("Text is burned into the pixels (BurnedInAnnotation YES): it may name the patient.")
+    elif header.burned_in == "unknown":
+        said.append("The file does not say that no text is burned into its pixels: it may name the patient.")
+    if 0x60000010 in header.elements:
+        said.append("An overlay is stored with the image and is not drawn.")
+    if str(header.elements.get("PixelPresentation") or "").strip().upper() in ("COLOR", "MIXED"):
+        said.append("A colour map is stored with the grey image and is not applied.")
+    return said

@@ -1,0 +1,69 @@
+"""The door to the loader: sends a file to the reader of its kind."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from medvlm_r1.data.images.kind import HEAD, kind_of
+from medvlm_r1.data.images.picture import Picture, View
+from medvlm_r1.errors import UserError
+
+
+def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B008 - frozen
+    """Decode one picture.
+
+    Args:
+        path: A PNG, JPEG, TIFF, BMP, DICOM or NIfTI file.
+        view: Which frame or slice to show, and through which window.
+
+    Returns:
+        The picture (RGB, 8 bit, upright, square pixels, without metadata) and what was done to make it.
+
+    Raises:
+        UserError: The file is absent, empty, of another kind, damaged or cut short, too large, or needs a choice
+            (frame, plane, slice) that `view` does not make. The message names the file, and nothing of its header
+            that could name a patient.
+        UsageError: `view` asks for what this kind of file does not have.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        regular = path.is_file()
+        head = _head(path) if regular else b""
+    except PermissionError as error:
+        raise UserError(f"{path}: may not be read; check its permissions") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no such image; check the path") from error
+    if not regular:
+        raise UserError(f"{path}: not a file; give the path of one image")
+    if size == 0:
+        raise UserError(f"{path}: the image file is empty (0 bytes); copy it again")
+    match kind_of(path, head):
+        # Imported only when met: most data sets are PNGs, and neither library is quick to load.
+        case "DICOM":
+            from medvlm_r1.data.images.dicom import load_dicom as load
+        case "NIfTI":
+            from medvlm_r1.data.images.nifti import load_nifti as load
+        case _:
+            from medvlm_r1.data.images.raster import load_raster as load
+    return load(path, view)
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """The picture alone, in the view the file itself gives. See `load_picture`."""
+    return load_picture(path).image
+
+
+def is_medical(path: str | Path) -> bool:
+    """Whether a file is DICOM or NIfTI, by its first bytes; by its suffix if they do not tell or it is not there."""
+    path = Path(path)
+    try:
+        head = _head(path)
+    except (OSError, ValueError):
+        head = b""
+    return kind_of(path, head) is not None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD)

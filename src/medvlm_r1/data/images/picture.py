@@ -1,0 +1,171 @@
+"""What a caller asks of the image loader (`View`) and what it gets back (`Picture` with its `ImageNote`)."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from medvlm_r1.errors import UsageError, UserError
+
+MAX_PIXELS = 100_000_000
+
+PLANES = ("axial", "coronal", "sagittal")
+BurnedIn = Literal["yes", "no", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Which part of a file to show, and how. What is left None is decided by the file, and told in the note.
+
+    Attributes:
+        frame: Of a file with several (DICOM, TIFF, the volumes of a 4-D NIfTI), counted from 0.
+        plane: axial, coronal or sagittal; NIfTI only.
+        slice: Across that plane, counted from 0 at the patient's feet (axial), back (coronal) or left (sagittal).
+        window: brain, lung, soft-tissue or bone (Hounsfield units); percentile (1 to 99 of the picture); full;
+            stored (the file's own); or CENTRE/WIDTH such as "40/400". Grey DICOM and NIfTI only.
+
+    Raises:
+        UsageError: A number is negative or the plane is not one of the three.
+    """
+
+    frame: int | None = None
+    plane: str | None = None
+    slice: int | None = None
+    window: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("frame", "slice"):
+            number = getattr(self, name)
+            if number is not None and number < 0:
+                raise UsageError(f"{name} {number}; wanted 0 or more (the first is 0)")
+        if self.plane is not None and self.plane not in PLANES:
+            raise UsageError(f"plane {self.plane!r}; wanted one of {', '.join(PLANES)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The range of values that became black to white.
+
+    Attributes:
+        name: stored, a preset's name, percentile, full, or given.
+        centre: In `unit`; None under a stored lookup table.
+        width: In `unit`; None under a stored lookup table.
+        unit: HU, another of DICOM's rescale types, or "value" when the file names none.
+        source: Where it came from: "stored", "stored LUT", "preset", "percentile", "full range" or "given"; after a
+            colon why, where there was a choice.
+        function: DICOM's VOI function: LINEAR, LINEAR_EXACT, SIGMOID; LUT under a stored lookup table.
+    """
+
+    name: str
+    centre: float | None
+    width: float | None
+    unit: str
+    source: str
+    function: str = "LINEAR_EXACT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageNote:
+    """What the loader did, in plain values for display. Nothing in it comes from a field that names a patient.
+
+    Attributes:
+        format: PNG, JPEG, MPO, TIFF, BMP, DICOM or NIfTI.
+        size: Width and height of the picture.
+        window: How values became grey; None where they were 8-bit grey or colour already.
+        frame: The one shown, from 0.
+        frames: How many the file has.
+        plane: NIfTI: axial, coronal or sagittal.
+        slice: NIfTI: the one shown, from 0.
+        slices: NIfTI: how many there are across the plane.
+        inverted: Whether black and white were exchanged (white is zero in the file).
+        aspect: Height of a stored pixel over its width where the picture was resampled to square ones; else 1.
+        colour: How colour was made: "YBR_FULL to RGB", "palette to RGB", ...; None where nothing was done.
+        orientation: The turn by EXIF, or the convention and the axes of a NIfTI.
+        burned_in: Whether text may be burned into the pixels, as the file says.
+        warnings: What the viewer should know; whole sentences.
+    """
+
+    format: str
+    size: tuple[int, int]
+    window: Window | None = None
+    frame: int = 0
+    frames: int = 1
+    plane: str | None = None
+    slice: int | None = None
+    slices: int | None = None
+    inverted: bool = False
+    aspect: float = 1.0
+    colour: str | None = None
+    orientation: str | None = None
+    burned_in: BurnedIn = "unknown"
+    warnings: tuple[str, ...] = field(default=())
+
+    def as_record(self) -> dict[str, Any]:
+        """All of it as values that JSON knows."""
+        return {**asdict(self), "size": list(self.size), "warnings": list(self.warnings)}
+
+    def summary(self) -> str:
+        """One line for a reader; the warnings at its end."""
+        parts = [f"{self.format}, {self.size[0]} x {self.size[1]}"]
+        if self.frames > 1:
+            parts.append(f"frame {self.frame} of {self.frames} (from 0)")
+        if self.plane is not None:
+            parts.append(f"{self.plane} slice {self.slice} of {self.slices} (from 0)")
+        if self.window is not None:
+            parts.append(_describe(self.window))
+        if self.inverted:
+            parts.append("white-is-zero turned round")
+        if self.aspect != 1:
+            parts.append(f"resampled to square pixels (height / width {self.aspect:.3g})")
+        parts += [part for part in (self.colour, self.orientation) if part]
+        line = "; ".join(parts) + "."
+        return " ".join([line, *(f"Warning: {warning}" for warning in self.warnings)])
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture and what was done to it.
+
+    Attributes:
+        image: Mode RGB, 8 bit, without metadata.
+        note: What the loader did.
+    """
+
+    image: Image.Image
+    note: ImageNote
+
+
+def check_pixels(path: Path, width: int, height: int, what: str = "image") -> None:
+    """Refuse a picture that is too large before anything of it is decoded.
+
+    Raises:
+        UserError: It has over `MAX_PIXELS` pixels.
+    """
+    if width * height > MAX_PIXELS:
+        raise UserError(too_large(path, f"{width} x {height} pixels", what))
+
+
+def too_large(path: Path, seen: str, what: str = "image") -> str:
+    """The message for a picture over the limit."""
+    return f"{path}: the {what} is too large ({seen}); at most {MAX_PIXELS // 10**6} megapixels, make it smaller"
+
+
+def check_frame(path: Path, frame: int | None, frames: int, advice: str = "") -> int:
+    """The frame to show.
+
+    Raises:
+        UserError: The file has several frames and none was chosen, or not the one that was.
+    """
+    if frame is None and frames > 1:
+        raise UserError(f"{path}: the image has {frames} frames; {advice}choose one: frame 0 to {frames - 1} (--frame)")
+    if frame is not None and frame >= frames:
+        raise UserError(f"{path}: frame {frame} of an image with {frames}; wanted 0 to {frames - 1}")
+    return frame or 0
+
+
+def _describe(window: Window) -> str:
+    if window.centre is None or window.width is None:
+        return f"window {window.name} ({window.source})"
+    unit = "" if window.unit == "value" else f" {window.unit}"
+    return f"window {window.name} {window.centre:.6g}/{window.width:.6g}{unit} ({window.source})"

@@ -1,0 +1,115 @@
+"""Values to grey: presets, percentiles and DICOM's window functions. Pure functions, no files.
+
+The formulas (DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3) are pydicom's own.
+"""
+
+import math
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_windowing
+from pydicom.valuerep import DSfloat
+
+from medvlm_r1.data.images.levels import Array
+from medvlm_r1.data.images.picture import Window
+from medvlm_r1.errors import UsageError
+
+HOUNSFIELD = "HU"
+PRESETS = {"brain": (40.0, 80.0), "lung": (-600.0, 1500.0), "soft-tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}
+PERCENTILES = (1.0, 99.0)
+_OTHERS = ("percentile", "full", "stored")
+
+
+def parse_window(text: str) -> str | tuple[float, float]:
+    """A window as a user writes it.
+
+    Args:
+        text: A preset's name, percentile, full, stored, or CENTRE/WIDTH.
+
+    Returns:
+        The name, or centre and width.
+
+    Raises:
+        UsageError: It is none of these, or the width is under 1, DICOM's smallest for a linear window.
+    """
+    if text in PRESETS or text in _OTHERS:
+        return text
+    centre, _, width = text.partition("/")
+    try:
+        numbers = float(centre), float(width)
+    except ValueError:
+        names = ", ".join([*PRESETS, *_OTHERS])
+        raise UsageError(f"window {text!r}; wanted one of {names}, or CENTRE/WIDTH such as 40/400") from None
+    if not all(map(math.isfinite, numbers)) or numbers[1] < 1:
+        raise UsageError(f"window {text!r}; wanted finite numbers and a width of 1 or more")
+    return numbers
+
+
+def preset(name: str, unit: str, why: str = "") -> Window:
+    """One of `PRESETS`, with the reason it was taken."""
+    centre, width = PRESETS[name]
+    source = f"preset: {why}" if why else "preset"
+    return Window(name=name, centre=centre, width=width, unit=unit, source=source, function="LINEAR")
+
+
+def given(numbers: tuple[float, float], unit: str) -> Window:
+    """Centre and width that the user named."""
+    return Window(name="given", centre=numbers[0], width=numbers[1], unit=unit, source="given", function="LINEAR")
+
+
+def full_range(low: float, high: float, unit: str, why: str) -> Window:
+    """From `low` (black) to `high` (white)."""
+    low, high = min(low, high), max(low, high)
+    # Halves first: the difference of two doubles near the largest would be infinite.
+    centre, width = low / 2 + high / 2, high - low
+    return Window(name="full", centre=centre, width=width, unit=unit, source=f"full range: {why}")
+
+
+def percentile_window(values: Array, counts: Array, unit: str) -> Window:
+    """From the 1st to the 99th percentile (inverted distribution function: always a value of the image).
+
+    Where the two are equal, as in a mask that is nearly empty, from the smallest to the largest value.
+
+    Args:
+        values: Shape (n,), finite.
+        counts: Shape (n,): how many pixels have each; at least one in all.
+        unit: Of the values.
+    """
+    order = np.argsort(values, kind="stable")
+    ranks = np.cumsum(counts[order])
+    wanted = np.ceil(np.asarray(PERCENTILES) / 100 * ranks[-1])
+    low, high = (float(values[order[place]]) for place in np.searchsorted(ranks, wanted))
+    if low == high:
+        there = values[counts > 0]
+        return full_range(float(there.min()), float(there.max()), unit, "the percentiles 1 and 99 are equal")
+    return Window(
+        name="percentile", centre=low / 2 + high / 2, width=high - low, unit=unit, source="percentile: 1 to 99"
+    )
+
+
+def to_grey(values: Array, window: Window) -> Array:
+    """Values through a window.
+
+    Args:
+        values: Any shape, finite.
+        window: With centre and width; a width of 0 (all values are equal) gives black.
+
+    Returns:
+        uint8, the same shape; a half is rounded up.
+    """
+    if window.centre is None or not window.width:
+        return np.zeros(values.shape, dtype=np.uint8)
+    # Such a data set makes pydicom's output range 0 to 255.
+    frame = Dataset()
+    frame.PhotometricInterpretation = "MONOCHROME2"
+    frame.BitsStored = 8
+    frame.PixelRepresentation = 0
+    frame.VOILUTFunction = window.function
+    frame.WindowCenter = DSfloat(window.centre, auto_format=True)
+    frame.WindowWidth = DSfloat(window.width, auto_format=True)
+    return to_bytes(apply_windowing(values, frame))
+
+
+def to_bytes(grey: Array) -> Array:
+    """0 to 255 as floats to uint8, a half rounded up however the sum that made it was ordered."""
+    return np.floor(np.clip(grey, 0, 255) + (0.5 + 1e-9)).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,207 @@
+"""The one loop every reader shares: rows to samples, images, counts, errors with file and row.
+
+The source is read twice. The first pass checks every row, so that a bad one, wherever it is, leaves the data folder
+untouched; the second writes. No row is kept in between, only the names of images that were found and the ids that a
+source gives, so memory is bounded by the longest row and by some 300 bytes for each of those.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from medvlm_r1.data.draft import Draft, Format, Part, Row
+from medvlm_r1.data.finder import ImageFinder, Placed
+from medvlm_r1.data.image_writer import ImageWriter
+from medvlm_r1.data.rows import bad_row
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
+
+_SHOWN_BAD_ROWS = 20
+_TELL_SECONDS = 0.2
+
+
+class Progress(Protocol):
+    """Told of (done, total, note); the total is not known while rows are checked."""
+
+    def __call__(self, done: int, total: int | None, note: str = "") -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        rows: Rows read from the source.
+        written: Samples written; fewer than `rows` when modalities were chosen or bad rows left out.
+        missing: Samples written of which an image file was not there.
+        by_modality: Samples written per modality.
+        open_questions: Samples written that have no options.
+        by_split: Samples written per split; those without one under the empty text.
+        converted: Images made from DICOM or NIfTI files, or from one frame of several.
+        may_show_text: Those of them that may have text burned into the pixels.
+        bad_rows: Rows left out because they could not be read.
+        reasons: What was wrong with the first of them.
+    """
+
+    rows: int
+    written: int
+    missing: int
+    by_modality: dict[str, int]
+    open_questions: int = 0
+    by_split: dict[str, int] = field(default_factory=dict)
+    converted: int = 0
+    may_show_text: int = 0
+    bad_rows: int = 0
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class ImportRun:
+    """One import under way: `check`, then `write`, then `report`.
+
+    Attributes:
+        format: Which format it is.
+        finder: Finds the images.
+        parts: The files with rows.
+        wanted: Modalities to keep; all when None.
+        skip_bad: Leave out rows that cannot be read.
+        progress: Told now and then.
+    """
+
+    format: Format
+    finder: ImageFinder
+    parts: list[Part]
+    wanted: frozenset[str] | None
+    skip_bad: bool
+    progress: Progress | None
+    writer: ImageWriter | None = None
+    bad: int = 0
+    reasons: list[str] = field(default_factory=list)
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def check(self, source: str | Path, out: Path) -> int:
+        """Read every row once; number of rows."""
+        rows, kept = 0, 0
+        ids: dict[str, str] = {}
+        for part, number, row in self._rows(None):
+            rows += 1
+            made = self._made(part, number, row)
+            if made is None:
+                continue
+            sample, _, own_id = made
+            kept += 1
+            # Ids made from part and row are unique among themselves.
+            if not own_id:
+                place = f"row {number}" + (f" of {part.file.name}" if part.label else "")
+                first = ids.setdefault(sample.id, place)
+                if first != place:
+                    raise bad_row(part.file, number, f"the id {sample.id!r} is used in {first} already; make it unique")
+        if rows == 0:
+            raise UserError(f"{source}: there are no rows, so nothing to import")
+        if not kept:
+            what = "could be read" if self.bad else "is of the modalities asked for"
+            raise UserError(f"{source}: none of the {rows} rows {what}; nothing was written to {out}" + self._first())
+        self.finder.settled = True
+        return rows
+
+    def write(self, out: Path, rows: int) -> Iterator[Sample]:
+        """Read every row again; copy its images, then hand its sample over."""
+        self.bad, self.reasons = 0, []
+        self.writer = ImageWriter(out)
+        self.counts = {"modality": Counter(), "split": Counter(), "other": Counter()}
+        for part, number, row in self._rows(rows):
+            made = self._made(part, number, row)
+            if made is None:
+                continue
+            sample, images, _ = made
+            try:
+                for image in images:
+                    self.writer.write(image)
+            except UserError as error:
+                self._refuse(part, number, error)
+                continue
+            notes = {image.name: self.writer.notes[image.name] for image in images if image.name in self.writer.notes}
+            if notes:
+                sample = replace(sample, record={**sample.record, "image_notes": notes})
+            self.counts["modality"][sample.modality] += 1
+            self.counts["split"][sample.split] += 1
+            self.counts["other"].update(missing=int(sample.missing), open=int(not sample.options), written=1)
+            yield sample
+
+    def report(self, rows: int) -> ImportReport:
+        """The figures of what `write` did."""
+        assert self.writer is not None
+        notes = self.writer.notes.values()
+        return ImportReport(
+            rows=rows,
+            written=self.counts["other"]["written"],
+            missing=self.counts["other"]["missing"],
+            by_modality=dict(sorted(self.counts["modality"].items())),
+            open_questions=self.counts["other"]["open"],
+            by_split=dict(sorted(self.counts["split"].items())),
+            converted=len(notes),
+            may_show_text=sum(note["format"] == "DICOM" and note["burned_in"] != "no" for note in notes),
+            bad_rows=self.bad,
+            reasons=tuple(self.reasons),
+        )
+
+    def _rows(self, total: int | None) -> Iterator[tuple[Part, int, Row]]:
+        done, told = 0, time.monotonic()
+        note = "rows checked" if total is None else "rows written"
+        for part in self.parts:
+            for number, row in part.rows(part.file):
+                yield part, number, row
+                done += 1
+                if self.progress is not None and time.monotonic() - told > _TELL_SECONDS:
+                    told = time.monotonic()
+                    self.progress(done, total, note)
+        if self.progress is not None and total is not None:
+            self.progress(done, total, note)
+
+    def _made(self, part: Part, number: int, row: Row) -> tuple[Sample, list[Placed], bool] | None:
+        """Sample, its images, and whether its id was made here; None for a row that is left out."""
+        try:
+            modality = self.format.modality(row, part)
+            if modality is None and self.wanted is None:
+                raise ValueError("the row names no imaging modality; choose modalities to leave such rows out")
+            if modality is None or (self.wanted is not None and modality not in self.wanted):
+                return None
+            draft = self.format.draft(row, part)
+            images = [self.finder.place(image, draft.view) for image in draft.images]
+            return self._sample(draft, modality, part, number, images), images, not draft.id
+        except ValueError as error:
+            self._refuse(part, number, error)
+            return None
+
+    def _sample(self, draft: Draft, modality: str, part: Part, number: int, images: list[Placed]) -> Sample:
+        return Sample(
+            id=draft.id or self._own_id(part, number),
+            images=tuple(image.name for image in images),
+            question=draft.question,
+            options=draft.options,
+            answer=draft.answer,
+            modality=modality,
+            question_type=draft.question_type,
+            # In most sets a picture is a patient, as far as anybody can tell.
+            subject=draft.subject or (images[0].stem if images else ""),
+            split=draft.split or part.split,
+            missing=draft.missing or not all(image.there for image in images),
+            record=draft.record,
+        )
+
+    def _own_id(self, part: Part, number: int) -> str:
+        return "-".join(word for word in (self.format.name, part.label, f"{number:06d}") if word)
+
+    def _refuse(self, part: Part, number: int, error: Exception) -> None:
+        refusal = bad_row(part.file, number, str(error))
+        if not self.skip_bad:
+            raise refusal from error
+        self.bad += 1
+        if len(self.reasons) < _SHOWN_BAD_ROWS:
+            self.reasons.append(str(refusal))
+
+    def _first(self) -> str:
+        return f". The first: {self.reasons[0]}" if self.reasons else ""

@@ -1,0 +1,55 @@
+"""Names of files inside a folder, and the refusal of those that lead out of it."""
+
+import os
+from pathlib import Path, PureWindowsPath
+
+from medvlm_r1.errors import UserError
+
+
+def leaves_folder(path: str) -> bool:
+    """Whether a relative path would reach outside its folder, on any operating system.
+
+    Judged by the letters of the path alone; `inside` looks at the disk too.
+    """
+    if not any(mark in path for mark in "\\:\0"):
+        return path.startswith("/") or ".." in path.split("/") or not path_parts(path)
+    windows = PureWindowsPath(path)
+    return bool(windows.anchor) or ".." in windows.parts or "\0" in path or not windows.parts
+
+
+def path_parts(path: str) -> list[str]:
+    """The folders and the file of a relative path, written with slashes or backslashes."""
+    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+
+
+def inside(folder: str | Path, name: str) -> Path:
+    """The file of that name in a folder.
+
+    The folder itself may be a link; nothing below it may lead out of it.
+
+    Args:
+        folder: The folder.
+        name: A path relative to it. The file need not be there.
+
+    Returns:
+        `folder / name`.
+
+    Raises:
+        UserError: The name is absolute or climbs by `..`, or a symbolic link on the way leads outside the folder.
+    """
+    if leaves_folder(name):
+        raise UserError(f"{name!r}: the path leaves the folder {folder}; give one inside it, such as 'images/x.png'")
+    file = Path(folder) / name
+    if not is_within(os.path.realpath(file), os.path.realpath(folder)):
+        raise UserError(link_leads_out(file, folder))
+    return file
+
+
+def is_within(real_file: str, real_folder: str) -> bool:
+    """Whether a path lies in a folder, both with their links resolved."""
+    return real_file == real_folder or real_file.startswith(real_folder.rstrip(os.sep) + os.sep)
+
+
+def link_leads_out(file: str | Path, folder: str | Path) -> str:
+    """The message for a link that leads out of its folder. Whereto is not for it to tell."""
+    return f"{file}: a symbolic link that leads outside {folder}; put the file itself there ('cp -L' copies it)"

@@ -1,0 +1,147 @@
+"""The check of a data set as one self-contained HTML file: what is wrong, and a contact sheet of what parts share."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvlm_r1.data.check import Check, NearPair, Place, Question
+from medvlm_r1.data.paths import inside
+from medvlm_r1.errors import UserError
+from medvlm_r1.report.items import thumbnail
+from medvlm_r1.report.page import write_page
+from medvlm_r1.report.tables import Cell, Row, Table
+
+_SIDE = 200
+_PAIRS = 60
+_PAIRS_WITHIN = 12
+_PLACES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Print:
+    """One picture of the contact sheet; `image` is a data URI, None where the file cannot be read any more."""
+
+    image: str | None
+    places: tuple[Place, ...]
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Pictures side by side under one caption."""
+
+    caption: str
+    prints: tuple[Print, ...]
+
+
+def render_check(check: Check, out: Path | str) -> Path:
+    """Write the report. It needs no network, no script and no other file, and prints as it reads.
+
+    Args:
+        check: The findings. Their pictures are read again, for the contact sheet.
+        out: The HTML file; written at once or not at all.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    folders = {part.name: Path(part.folder) for part in check.parts}
+    sharing = check.sharing
+    within = (*sharing.near_subjects.items, *sharing.near_within.items)[:_PAIRS_WITHIN]
+    copies = [
+        Sheet("the same, pixel by pixel", (_print(folders, group.places.items, group.places.count),))
+        for group in sharing.copies_between.items[:_PAIRS]
+    ]
+    return write_page(
+        out,
+        "check.html",
+        title="Check of a data set",
+        check=check,
+        parts=_parts_table(check),
+        copies=copies,
+        near_between=_sheets(folders, sharing.near_between.items[:_PAIRS]),
+        near_within=_sheets(folders, within),
+        near_within_count=sharing.near_subjects.count + sharing.near_within.count,
+        contradictory=_questions(check.contradictory.items),
+        repeated=_questions((*check.repeated_between.items, *check.repeated_within.items)),
+        repeated_count=check.repeated_between.count + check.repeated_within.count,
+        subjects=_table(
+            ("Subject", "In parts, by one sample each", "Samples"),
+            (
+                (str(number), "; ".join(f"{p.part}: {p.sample}" for p in shared.places), str(shared.samples))
+                for number, shared in enumerate(check.shared_subjects.items, start=1)
+            ),
+        ),
+        bad_rows=_table(
+            ("File", "Row", "What is wrong"), ((r.file, str(r.row), r.reason) for r in check.bad_rows.items)
+        ),
+        missing=_table(("Part", "Sample", "Image"), ((p.part, p.sample, p.image) for p in check.missing.items)),
+        unreadable=_table(
+            ("Part", "Sample", "Image", "Why"),
+            ((b.place.part, b.place.sample, b.place.image, b.reason) for b in check.unreadable.items),
+        ),
+    )
+
+
+def _parts_table(check: Check) -> Table:
+    columns = ("Part", "Samples", "Images", "Modalities", "Types of question", "Options", "Open questions", "No image")
+    rows = tuple(
+        Row(
+            name=part.name,
+            small="compared with" if part.reference else "",
+            cells=(
+                Cell(value=str(part.samples)),
+                Cell(value=str(part.images)),
+                _counts(part.modalities),
+                _counts({name or "not given": count for name, count in part.question_types.items()}),
+                _counts({f"{number} options": count for number, count in part.options.items()}),
+                Cell(value=str(part.open_questions)),
+                Cell(value=str(part.without_image)),
+            ),
+        )
+        for part in check.parts
+    )
+    return Table(columns=tuple((name, "") for name in columns), rows=rows)
+
+
+def _counts(counts: Mapping[str, int]) -> Cell:
+    return Cell(value="", small=tuple(f"{name}: {count}" for name, count in counts.items()))
+
+
+def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
+    """A table whose first column is the row's name."""
+    return Table(
+        columns=tuple((name, "") for name in headings),
+        rows=tuple(Row(name=first, cells=tuple(Cell(value=text) for text in rest)) for first, *rest in rows),
+    )
+
+
+def _questions(questions: Iterable[Question]) -> Table:
+    return _table(
+        ("Question", "Answers", "Asked in"),
+        ((q.question, " / ".join(q.answers), _where(q.places.items, q.places.count)) for q in questions),
+    )
+
+
+def _where(places: tuple[Place, ...], count: int) -> str:
+    shown = "; ".join(f"{place.part}: {place.sample}" for place in places[:_PLACES])
+    return shown + (f"; and {count - _PLACES} more" if count > _PLACES else "")
+
+
+def _sheets(folders: Mapping[str, Path], pairs: Iterable[NearPair]) -> list[Sheet]:
+    return [
+        Sheet(
+            f"differ in {pair.distance} of 64 bits", tuple(_print(folders, (place,), 1) for place in (pair.a, pair.b))
+        )
+        for pair in pairs
+    ]
+
+
+def _print(folders: Mapping[str, Path], places: tuple[Place, ...], count: int) -> Print:
+    try:
+        image = thumbnail(inside(folders[places[0].part], places[0].image), _SIDE)
+    except UserError:
+        image = None
+    return Print(image, places[:_PLACES], count - len(places[:_PLACES]))

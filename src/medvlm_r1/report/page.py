@@ -1,0 +1,43 @@
+"""A template and its values as one self-contained HTML file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medvlm_r1.errors import RESEARCH_USE, UserError
+
+
+def write_page(out: Path | str, template: str, **values: Any) -> Path:
+    """Render a template into a file, written at once or not at all.
+
+    Args:
+        out: The HTML file.
+        template: Its name in `report/templates`.
+        values: What the template uses, beside `research_use`.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    environment = Environment(
+        loader=PackageLoader("medvlm_r1.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(template).render(research_use=RESEARCH_USE, **values)
+    out = Path(out)
+    temporary = out.with_name(out.name + ".tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Model text may hold half of a surrogate pair, which UTF-8 cannot carry.
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return out

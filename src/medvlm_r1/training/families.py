@@ -1,0 +1,136 @@
+"""The model families whose prompts can be shared, and why a model is refused.
+
+The table is explicit. A family stands in it because `tests/training/test_shared_prefix.py` holds its log-probabilities
+and gradients against the plain forward; one that is not in it is refused by name, never tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+_LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
+# Their angles do not depend on the length of the sequence, so a prompt may start at position 0 whatever its padding.
+_FIXED_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
+# Not read by the heads of the families below; other families scale or cap their logits with them.
+_HEAD_SETTINGS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What the shared forward must know of a model family."""
+
+    vision: tuple[str, ...]
+    """The processor's outputs its vision tower takes."""
+    text: tuple[str, ...]
+    """`model_type` of the language models it may carry."""
+    rope_3d: bool = False
+    """Positions are three-dimensional (M-RoPE): the model's own `get_rope_index` gives them."""
+    layer_masks: bool = False
+    """Takes one attention mask for each kind of layer; the others take a single one, so none of their layers may look
+    through a sliding window."""
+    joined: bool = False
+    """Takes its image features as one tensor; the others take a list."""
+    two_way_images: bool = False
+    """The tokens of an image see each other in both directions (Gemma 3)."""
+
+
+_PIXELS = ("pixel_values",)
+_QWEN = ("pixel_values", "image_grid_thw")
+_TILES = ("pixel_values", "pixel_attention_mask")
+
+FAMILIES = {
+    "qwen2_vl": Family(vision=_QWEN, text=("qwen2_vl_text",), rope_3d=True, layer_masks=True),
+    "qwen2_5_vl": Family(vision=_QWEN, text=("qwen2_5_vl_text",), rope_3d=True, layer_masks=True),
+    "qwen3_vl": Family(vision=_QWEN, text=("qwen3_vl_text",), rope_3d=True),
+    "idefics3": Family(vision=_TILES, text=("llama",)),
+    "smolvlm": Family(vision=_TILES, text=("llama",)),
+    "llava": Family(vision=(*_PIXELS, "image_sizes"), text=_LLAMA_LIKE),
+    "internvl": Family(vision=_PIXELS, text=_LLAMA_LIKE, joined=True),
+    "gemma3": Family(vision=_PIXELS, text=("gemma3_text",), layer_masks=True, joined=True, two_way_images=True),
+}
+"""By `config.model_type`."""
+
+
+def open_model(model: Any) -> tuple[Any, Family]:
+    """The transformers model under LoRA adapters, which stay as they are, and its family.
+
+    Raises:
+        ValueError: the family is not in the table. `supports` says it in words.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kind = inner.config.model_type
+    if kind not in FAMILIES:
+        raise ValueError(f"The shared forward does not know {kind!r} models; ask `supports` first.")
+    return inner, FAMILIES[kind]
+
+
+def supports(model: Any) -> str | None:
+    """Whether sharing the prompt gives this model's own log-probabilities and gradients.
+
+    Args:
+        model: a transformers image-text-to-text model, with or without LoRA adapters, not wrapped for distribution.
+
+    Returns:
+        None when it does, else the reason and the way out, for the user.
+    """
+    reason = _reason(model)
+    return reason and f"{reason} Set `sharing: off` to train it the plain way."
+
+
+def _reason(model: Any) -> str | None:
+    for name, adapter in getattr(model, "peft_config", {}).items():
+        if adapter.is_prompt_learning:
+            return f"The adapter {name!r} puts learned tokens before the prompt, which the shared forward does not do."
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kind = inner.config.model_type
+    if kind not in FAMILIES:
+        return f"The prompt cannot be shared in {kind!r} models; it can in {', '.join(sorted(FAMILIES))}."
+    family = FAMILIES[kind]
+    text = inner.config.get_text_config()
+    if text.model_type not in family.text:
+        return (
+            f"The prompt cannot be shared in {kind!r} models that carry a {text.model_type!r} language model; it can "
+            f"with {', '.join(family.text)}."
+        )
+    if text._attn_implementation not in ("sdpa", "eager"):
+        return (
+            f"The prompt cannot be shared under {text._attn_implementation!r} attention, which does not take the mask "
+            "it needs; load the model with attn_implementation sdpa."
+        )
+    return _unusual_settings(text, family) or _unusual_modules(inner)
+
+
+def _unusual_settings(text: Any, family: Family) -> str | None:
+    """Settings under which the table's promise was not tested."""
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None) and not hasattr(text, "layer_types")
+    if window or not kinds <= ({"full_attention", "sliding_attention"} if family.layer_masks else {"full_attention"}):
+        return (
+            f"The prompt cannot be shared in {text.model_type!r} models with layers of {', '.join(sorted(kinds))}"
+            + (f" and a window of {text.sliding_window} tokens." if window else ".")
+        )
+    if getattr(text, "use_bidirectional_attention", None):
+        return "The prompt cannot be shared when attention looks ahead (use_bidirectional_attention)."
+    scaled = [name for name in _HEAD_SETTINGS if getattr(text, name, None) is not None]
+    if scaled:
+        return f"The prompt cannot be shared with {scaled[0]} set in the language model's configuration."
+    rope = getattr(text, "rope_parameters", None) or {}
+    for setting in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if setting.get("rope_type", "default") not in _FIXED_ROPE:
+            return f"The prompt cannot be shared with {setting['rope_type']!r} position scaling."
+    return None
+
+
+def _unusual_modules(inner: Any) -> str | None:
+    """Modules whose work is random, or that the head's weight alone does not describe."""
+    for name, module in inner.named_modules():
+        rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0)
+        if isinstance(rate, float | int) and rate > 0:
+            return f"The prompt cannot be shared with dropout ({rate:g} in {name}); set it to 0."
+    head = inner.get_output_embeddings()
+    if hasattr(head, "base_layer"):
+        return "The prompt cannot be shared with an adapter on the output layer, whose weight is read directly."
+    return None

@@ -1,0 +1,131 @@
+"""Attention over one packed row [prompt 1, its completions, prompt 2, its completions, ...].
+
+Inside a prompt attention is causal; a completion sees its prompt and, causally, itself; nothing else is seen. Under
+SDPA the allowed blocks alone are computed (`PrefixMask`), which at 400 prompt and 640 completion tokens is under half
+the work of one square with a mask and needs no square at all. Where a window or two-way images shape the mask, and
+under eager attention, `dense_mask` writes the square out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where prompts and completions lie in the packed row."""
+
+    groups: tuple[tuple[int, tuple[int, ...]], ...]
+    """For each prompt its tokens, and those of each of its completions; none is 0."""
+
+    def segments(self) -> Iterator[tuple[int, int, int, int]]:
+        """Group, number in the group (0 is the prompt), tokens and tokens before it in its own row, in packed order."""
+        for group, (prompt, completions) in enumerate(self.groups):
+            yield group, 0, prompt, 0
+            for number, length in enumerate(completions, 1):
+                yield group, number, length, prompt
+
+    def sizes(self) -> list[int]:
+        """Tokens of every segment, in packed order."""
+        return [length for _, _, length, _ in self.segments()]
+
+
+def dense_mask(
+    layout: Layout, *, dtype: torch.dtype, device: torch.device, window: int | None = None, blocks: Tensor | None = None
+) -> Tensor:
+    """The mask written out, to be added to the attention scores.
+
+    Args:
+        layout: of the packed row of L tokens.
+        dtype: of the scores.
+        device: of the scores.
+        window: a token sees this many tokens of its own row, itself among them; all before it when None.
+        blocks: (L,), the number of the image a token belongs to, -1 for text; the tokens of one image see each other
+            both ways.
+
+    Returns:
+        (1, 1, L, L): 0 where the query (row) sees the key (column), minus infinity elsewhere.
+    """
+
+    def per_token(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, device=device).repeat_interleave(torch.tensor(layout.sizes(), device=device))
+
+    segments = list(layout.segments())
+    group, number = per_token([s[0] for s in segments]), per_token([s[1] for s in segments])
+    order = torch.cat([torch.arange(before, before + length) for _, _, length, before in segments]).to(device)
+    distance = order[:, None] - order
+    seen = distance >= 0
+    if blocks is not None:
+        seen |= (blocks[:, None] == blocks) & (blocks >= 0)
+    if window is not None:
+        seen &= distance < window
+    seen &= (group[:, None] == group) & ((number == 0) | (number[:, None] == number))
+    return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)[None, None]
+
+
+class PrefixMask(torch.Tensor):
+    """A mask of shape (1, 1, L, L) without storage, which SDPA answers by computing the allowed blocks alone.
+
+    PyTorch's own `torch.nn.attention.bias.CausalBias` works the same way. The layers pass it on like any mask, also
+    when gradient checkpointing runs them again, and the model's configuration stays untouched.
+    """
+
+    packing: Layout  # `layout` is taken by torch.Tensor
+    _own: dict[tuple[int, int], Tensor]
+
+    @staticmethod
+    def __new__(cls, layout: Layout, device: torch.device) -> PrefixMask:
+        length = sum(layout.sizes())
+        return torch.Tensor._make_subclass(
+            cls, torch.ones((), dtype=torch.bool, device=device).expand(1, 1, length, length)
+        )
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.packing = layout
+        self._own = {}
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is scaled_dot_product_attention:
+            return _attend(*args, **(kwargs or {}))
+        out = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+        if isinstance(out, torch.Tensor):
+            raise RuntimeError(f"{func} reads a PrefixMask, whose values are not stored; only SDPA can.")
+        return out
+
+    def own_part(self, length: int, before: int, like: Tensor) -> Tensor | None:
+        """The mask of one completion over the keys [prompt, completion]; None when it hides nothing."""
+        if length == 1:
+            return None
+        if (length, before) not in self._own:
+            hidden = torch.full((length, before + length), -torch.inf, dtype=like.dtype, device=like.device)
+            self._own[length, before] = hidden.triu_(before + 1)
+        return self._own[length, before]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: PrefixMask, **options: Any) -> Tensor:
+    """Attention over the allowed blocks; tensors (1, heads, L, width of a head)."""
+    sizes = attn_mask.packing.sizes()
+    # One split, not a slice for each segment: its backward writes every gradient once.
+    parts = zip(attn_mask.packing.segments(), *(torch.split(t, sizes, dim=2) for t in (query, key, value)), strict=True)
+    done = []
+    prompt_key = prompt_value = query.new_empty(0)
+    options.pop("is_causal", None)
+    for (_, number, length, before), q, k, v in parts:
+        if number == 0:
+            prompt_key, prompt_value = k, v
+            part = scaled_dot_product_attention(q, k, v, is_causal=True, **options)
+        else:
+            k, v = torch.cat((prompt_key, k), dim=2), torch.cat((prompt_value, v), dim=2)
+            part = scaled_dot_product_attention(q, k, v, attn_mask=attn_mask.own_part(length, before, q), **options)
+        # Heads inside tokens is the order the output projection reads; joined so, it needs no copy.
+        done.append(part.transpose(1, 2))
+    return torch.cat(done, dim=1).transpose(1, 2)

@@ -1,0 +1,221 @@
+"""Generation that runs each prompt once.
+
+transformers' `generate` repeats a prompt with its images for every completion asked of it, and keeps computing rows
+that have ended until the last one has. Here the prompt goes through the model once, its key/value cache is copied to
+its completions, and a row leaves the batch as it ends. Everything else stays with `generate`: `several_of_each` makes
+the decoding function it accepts as `custom_generate`, so generation settings, logits processors, stopping criteria,
+position ids and the encoding of images are transformers' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicLayer
+
+# Tokens by which the cache of a row grows: one copy now and then, in place of one per token.
+_GROWTH = 128
+# Settings whose processors look at each row alone, so that rows can be multiplied and dropped.
+_ROW_BY_ROW = """
+    max_new_tokens do_sample pad_token_id bos_token_id eos_token_id temperature top_p top_k top_h min_p typical_p
+    epsilon_cutoff eta_cutoff repetition_penalty no_repeat_ngram_size suppress_tokens begin_suppress_tokens
+    bad_words_ids sequence_bias min_length min_new_tokens forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty renormalize_logits
+""".split()  # noqa: SIM905 (twenty-five lines of one word each say no more)
+
+
+def refuses(settings: dict[str, Any]) -> str | None:
+    """The first generation setting that needs transformers' own loop (beams, guidance, ...), or None."""
+    given = (name for name, value in settings.items() if value is not None)
+    return next((name for name in given if name not in _ROW_BY_ROW), None)
+
+
+def several_of_each(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
+    """A decoding function for `model.generate(..., custom_generate=...)`.
+
+    Greedy decoding gives the tokens `generate` gives. Sampling draws from the same distributions; the draws themselves
+    are the same when every prompt is completed once and no row ends before another.
+
+    Args:
+        sizes: completions wanted of each prompt of the batch.
+
+    Returns:
+        A function that returns token ids (sum of `sizes`, prompt + longest completion): rows of a prompt are adjacent,
+        and padded on the right.
+    """
+
+    @torch.no_grad()
+    def decode(
+        model: Any,
+        input_ids: torch.Tensor,
+        *,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **inputs: Any,
+    ) -> torch.Tensor:
+        assert not synced_gpus
+        assert streamer is None
+        first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
+        output = model(**first, return_dict=True)
+        inputs = model._update_model_kwargs_for_generation(output, inputs)
+        rows = _Rows(model, input_ids, sizes, inputs, generation_config)
+        logits = output.logits[rows.prompt, -1].float()
+        penalties = [(one, one.prompt_ignore_length) for one in logits_processor if _per_prompt(one)]
+        while True:
+            for processor, lengths in penalties:
+                processor.prompt_ignore_length = lengths[rows.prompt]
+            scores = logits_processor(rows.seen(), logits)
+            if generation_config.do_sample:
+                tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
+            else:
+                tokens = scores.argmax(dim=-1)
+            rows.append(tokens)
+            ended = stopping_criteria(rows.seen(), None)
+            if ended.any():
+                if ended.all():
+                    return rows.everything()
+                rows.drop(ended)
+            logits = model(**rows.step(), return_dict=True).logits[:, -1].float()
+
+    return decode
+
+
+def _per_prompt(processor: Any) -> bool:
+    return getattr(processor, "prompt_ignore_length", None) is not None and torch.is_tensor(
+        processor.prompt_ignore_length
+    )
+
+
+class _Rows:
+    """The completions under way, in any order: the place of an ended row is taken by the last one."""
+
+    def __init__(self, model: Any, input_ids: torch.Tensor, sizes: Sequence[int], inputs: Any, config: Any) -> None:
+        device = input_ids.device
+        self.prompt = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
+        self._place = torch.arange(len(self.prompt), device=device)
+        self._length = input_ids.shape[1]
+        self._ids = input_ids.new_full((len(self.prompt), config.max_length), int(config._pad_token_tensor))
+        self._ids[:, : self._length] = input_ids[self.prompt]
+        self._done = self._ids.clone()
+        self._longest = self._length
+
+        # What the model is given for the token after the prompt; for later ones only the parts below change.
+        token = input_ids.new_zeros((len(input_ids), 1))
+        self._step = model.prepare_inputs_for_generation(
+            torch.cat([input_ids, token], dim=1), next_sequence_length=1, **inputs
+        )
+        self._cache = self._step["past_key_values"]
+        layers = self._cache.layers
+        full = all(type(layer) is DynamicLayer for layer in layers)
+        for index, layer in enumerate(layers):
+            if type(layer) is DynamicLayer:
+                layers[index] = _InPlaceLayer(layer, self.prompt)
+            else:
+                layer.batch_select_indices(self.prompt)
+        self._mask: torch.Tensor | None = self._attention_mask(model, full, config.max_length)
+        self._select(self.prompt)
+        # Positions are those of the first completion token; each step moves them on by one.
+        self._first_position = self._step.get("position_ids")
+        self._prompt_length = self._length
+
+    def _attention_mask(self, model: Any, full: bool, length: int) -> torch.Tensor | None:
+        """Which positions count, for prompts (U, length) of unequal length; None when all do."""
+        mask = self._step.pop("attention_mask", None)
+        self._four = full and model.config.get_text_config()._attn_implementation == "sdpa"
+        if mask is None or bool(mask.all()):
+            return None
+        longer: torch.Tensor = mask.new_ones((len(mask), length))
+        longer[:, : mask.shape[1]] = mask
+        return longer
+
+    def _select(self, rows: torch.Tensor) -> None:
+        for name, value in self._step.items():
+            if torch.is_tensor(value) and value.ndim > 1:
+                # (batch, 1), or (axes, batch, 1) for positions in several dimensions.
+                self._step[name] = value.index_select(value.ndim - 2, rows)
+        if self._mask is not None:
+            self._mask = self._mask[rows]
+
+    def seen(self) -> torch.Tensor:
+        """Token ids of the rows under way, prompt included (rows, length)."""
+        return self._ids[: len(self._place), : self._length]
+
+    def append(self, tokens: torch.Tensor) -> None:
+        self._ids[: len(self._place), self._length] = tokens
+        self._length += 1
+
+    def step(self) -> dict[str, Any]:
+        """The model's inputs for the token appended last."""
+        step = dict(self._step)
+        step["input_ids"] = self._ids[: len(self._place), self._length - 1 : self._length]
+        if self._first_position is not None:
+            step["position_ids"] = step["position_ids"] + (self._length - 1 - self._prompt_length)
+        if self._mask is not None:
+            mask = self._mask[:, : self._length]
+            # The mask of one query is its row of the padding mask; saying so spares the model from working it out.
+            step["attention_mask"] = mask[:, None, None, :].bool() if self._four else mask
+        return step
+
+    def drop(self, ended: torch.Tensor) -> None:
+        """Take the ended rows out."""
+        over = ended.nonzero().squeeze(1)
+        self._done[self._place[over], : self._length] = self._ids[over, : self._length]
+        alive = (~ended).nonzero().squeeze(1)
+        count = len(alive)
+        keep = torch.arange(count, device=alive.device)
+        keep[over[over < count]] = alive[alive >= count]
+        moved = (keep != torch.arange(count, device=keep.device)).nonzero().squeeze(1)
+        self._ids[moved, : self._length] = self._ids[keep[moved], : self._length]
+        self._place, self.prompt = self._place[keep], self.prompt[keep]
+        self._cache.batch_select_indices(keep)
+        self._select(keep)
+
+    def everything(self) -> torch.Tensor:
+        """All rows in their first order, prompt included; ends the generation."""
+        self._done[self._place, : self._length] = self.seen()
+        return self._done[:, : self._length]
+
+
+class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer's keys and values (rows, heads, length, width), written in place into room kept for more tokens."""
+
+    def __init__(self, prompts: DynamicLayer, prompt_of_row: torch.Tensor) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = prompts.dtype, prompts.device, True
+        self._rows, self._length = len(prompt_of_row), prompts.keys.shape[-2]
+        self._room = [self._grown(states, prompt_of_row) for states in (prompts.keys, prompts.values)]
+        self._show()
+
+    def _grown(self, states: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        count = self._rows if rows is None else len(rows)
+        _, heads, length, width = states.shape
+        room = states.new_empty((count, heads, length + _GROWTH, width))
+        room[:, :, :length] = states[:count] if rows is None else states[rows]
+        return room
+
+    def _show(self) -> None:
+        self.keys, self.values = (room[: self._rows, :, : self._length] for room in self._room)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        end = self._length + key_states.shape[-2]
+        if end > self._room[0].shape[-2]:
+            self._room = [self._grown(room) for room in self._room]
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[: self._rows, :, self._length : end] = states
+        self._length = end
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self._rows = len(indices)
+        moved = (indices != torch.arange(self._rows, device=indices.device)).nonzero().squeeze(1)
+        for room in self._room:
+            room[moved, :, : self._length] = room[indices[moved], :, : self._length]
+        self._show()

@@ -1,0 +1,31 @@
+"""Questions written in one line."""
+
+from collections.abc import Callable
+
+import pytest
+
+from medvlm_r1.data.sample import Sample
+
+SampleMaker = Callable[..., Sample]
+
+
+@pytest.fixture
+def question() -> SampleMaker:
+    """A function that makes a sample from its options, the place of the right one, and what else is to differ."""
+    made = 0
+
+    def make(options: str, right: int = 0, modality: str = "MRI", **changes: object) -> Sample:
+        nonlocal made
+        made += 1
+        texts = tuple(options.split())
+        fields = {
+            "id": f"q{made}",
+            "images": (f"images/q{made}.png",),
+            "question": "What is seen?",
+            "options": texts,
+            "answer": texts[right] if texts else "a cyst",
+            "modality": modality,
+        }
+        return Sample(**{**fields, **changes})  # type: ignore[arg-type]
+
+    return make

@@ -1,0 +1,195 @@
+"""The audit of a data set: a set by hand, the released questions, PhantomVQA, and what --fit-on may be."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medvlm_r1.audit.data import audit_data, find_fit
+from medvlm_r1.data.folder import read_folder, write_folder
+from medvlm_r1.data.registry import find_reader
+from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.phantom.benchmark import draw_questions, to_sample
+from medvlm_r1.phantom.scene import MODALITIES
+
+# The published 900 questions lie outside the repository, in ../shared seen from it; they are not part of the package.
+RELEASE = Path(__file__).resolve().parents[2].parent / "shared/data/medvlm_r1_release"
+needs_release = pytest.mark.skipif(
+    not RELEASE.is_dir(), reason="the released questions are not in ../shared/data/medvlm_r1_release"
+)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    out = tmp_path_factory.mktemp("release") / "data"
+    find_reader("huatuo")(RELEASE / "MRI_CT_XRAY_300each_dataset.json", out=out)
+    return out
+
+
+def percents(audit, baseline):
+    return {m: part.figures[baseline].percent for m, part in audit.modalities.items() if baseline in part.figures}
+
+
+@needs_release
+def test_the_released_questions_give_themselves_away(released):
+    samples = read_folder(released)
+    audit = audit_data(samples, find_fit("MRI", released, samples))
+    assert percents(audit, "chance") == pytest.approx({"MRI": 25.0, "CT": 30.25, "X-ray": 26.0})
+    assert percents(audit, "option_prior_loo") == pytest.approx({"MRI": 96.7, "CT": 96.7, "X-ray": 90.3}, abs=1)
+    assert percents(audit, "option_prior_fit") == pytest.approx({"CT": 47.3, "X-ray": 24.4}, abs=2)
+    assert {part.verdict.level for part in audit.modalities.values()} == {"fail"}
+    assert audit.modalities["MRI"].verdict.sentence == (
+        "97 % of the MRI questions can be answered without the image (option prior, leave one out; chance 25 %): "
+        "an accuracy on this set is no evidence of looking."
+    )
+    assert not any(test.uneven for part in audit.modalities.values() for test in part.order)
+
+
+def phantom(split, modalities, *, shortcut=False):
+    n = {"train": 600, "test": 300}[split]
+    return [
+        to_sample(question, split, index, shortcut=shortcut)
+        for modality in modalities
+        for index, question in enumerate(draw_questions(split, modality, n, 0, shortcut=shortcut))
+    ]
+
+
+@pytest.fixture(scope="module")
+def phantom_train(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantom") / "train"
+    write_folder(folder, phantom("train", ["MRI"]), info={})
+    return folder
+
+
+@pytest.mark.parametrize("fitted_on", ["train", "MRI"])
+def test_blind_baselines_stay_near_chance_on_phantomvqa(phantom_train, fitted_on):
+    samples = phantom("test", MODALITIES)
+    wish = str(phantom_train) if fitted_on == "train" else fitted_on
+    audit = audit_data(samples, find_fit(wish, phantom_train.parent, samples))
+    chance = percents(audit, "chance")
+    for baseline in ("majority", "longest", "option_prior_fit", "option_prior_loo"):
+        found = percents(audit, baseline)
+        assert found == pytest.approx({name: chance[name] for name in found}, abs=3), baseline
+    assert "option_prior_fit" in audit.modalities["CT"].figures
+    assert {part.verdict.level for part in audit.modalities.values()} == {"pass"}
+
+
+def test_blind_baselines_stay_near_chance_on_phantomvqas_training_split(phantom_train):
+    audit = audit_data(read_folder(phantom_train))
+    for baseline in ("majority", "longest", "option_prior_loo"):
+        assert percents(audit, baseline) == pytest.approx(percents(audit, "chance"), abs=3), baseline
+
+
+def test_a_planted_shortcut_is_found(tmp_path):
+    train = phantom("train", MODALITIES, shortcut=True)
+    mri = [sample for sample in train if sample.modality == "MRI"]
+    write_folder(tmp_path / "train", mri, info={})
+    for samples in (phantom("test", MODALITIES, shortcut=True), train):
+        fit = find_fit(str(tmp_path / "train"), tmp_path, samples) if samples is not train else None
+        audit = audit_data(samples, fit)
+        for baseline in ("option_prior_loo", "option_prior_fit") if fit else ("option_prior_loo",):
+            assert set(percents(audit, baseline)) == set(MODALITIES)
+            assert min(percents(audit, baseline).values()) > 90, baseline
+        # Only the prior was planted: neither length nor place of the options gives anything away.
+        assert max(percents(audit, "longest")[m] - percents(audit, "chance")[m] for m in MODALITIES) < 3
+        assert not any(test.uneven for part in audit.modalities.values() for test in part.order)
+        assert {part.verdict.level for part in audit.modalities.values()} == {"fail"}
+
+
+def test_the_record_has_its_keys(question):
+    samples = [
+        *(question("x yy", 1, question_type="Lesion Grading") for _ in range(3)),
+        question("x yy", 0, "CT"),
+        question("", modality="CT"),
+        question("", modality="OCT"),
+    ]
+    audit = audit_data(samples, find_fit("CT", Path("unused"), samples))
+    record = json.loads(json.dumps(audit.record()))
+    assert set(record["baselines"]) == {"chance", "majority", "longest", "option_prior_fit", "option_prior_loo"}
+    assert set(record["baselines"]["majority"]) == {"MRI", "CT"}
+    assert set(record["baselines"]["option_prior_fit"]) == {"MRI"}
+    assert set(record["baselines"]["chance"]["MRI"]) == {"n", "percent", "ci95"}
+    assert record["baselines"]["longest"]["MRI"] == {
+        "n": 3,
+        "percent": 100.0,
+        "ci95": [pytest.approx(43.85, abs=0.01), 100],
+    }
+    assert record["solved"]["option_prior_loo"] == {"MRI": ["q1", "q2", "q3"], "CT": []}
+    assert record["solved"]["longest"] == {"MRI": ["q1", "q2", "q3"], "CT": []}
+    assert record["solved"]["majority"] == {"MRI": ["q1", "q2", "q3"], "CT": ["q4"]}
+    assert record["solved"]["option_prior_fit"] == {"MRI": []}
+    assert set(record["verdicts"]) == {"MRI", "CT"}
+    assert set(record["verdicts"]["MRI"]) == {"level", "baseline", "sentence"}
+    assert set(record["thresholds"]) == {"fail", "warn", "unclear", "pass"}
+    assert set(record["by_type"]["MRI"]) == {"Lesion Grading"}
+    assert record["by_type"]["CT"] == {}
+    assert record["order"]["MRI"][0]["counts"] == {"A": 0, "B": 3}
+    assert (record["n"], record["n_open"], record["notice"]) == (4, 2, RESEARCH_USE)
+    assert record["fit_on"] == {"name": "CT", "n": 1, "shared": 0}
+    assert record["notes"][0].endswith("left out: 2.")
+    assert "left out for CT" in record["notes"][1]
+
+
+def test_without_a_fit_the_fitted_prior_is_absent_with_a_note(question):
+    record = audit_data([question("a b"), question("a b")]).record()
+    assert "option_prior_fit" not in record["baselines"]
+    assert "option_prior_fit" not in record["solved"]
+    assert record["fit_on"] is None
+    assert any("--fit-on" in note for note in record["notes"])
+
+
+def test_telling_options(question):
+    samples = [question("cyst mass"), question("Cyst. node"), question("mass cyst", 1), question("mass node")]
+    telling = audit_data(samples).modalities["MRI"].telling
+    # cyst: 3 of 3 against 1.5, and the spread of three coins is sqrt(3)/2; node: 0 of 2; mass: 1 of 3.
+    assert [(o.text, o.right, o.offered, o.expected) for o in telling] == [
+        ("cyst", 3, 3, 1.5),
+        ("node", 0, 2, 1.0),
+        ("mass", 1, 3, 1.5),
+    ]
+    assert [o.surprise for o in telling] == pytest.approx([3**0.5, -(2**0.5), -1 / 3**0.5])
+    assert telling[0].record == "right 3 of 3 times it was offered; guessing would give 1.5"
+    assert telling[1].record == "never right: 0 of 2 times it was offered; guessing would give 1.0"
+
+
+def test_only_open_questions_are_refused(question):
+    with pytest.raises(UserError, match="no question has options"):
+        audit_data([question("")])
+
+
+@pytest.mark.parametrize("spelling", ["CT", "ct", "CT(Computed Tomography)"])
+def test_a_fit_on_a_modality_in_any_spelling(question, spelling):
+    samples = [question("a b"), question("a b", modality="CT"), question("", modality="CT")]
+    fit = find_fit(spelling, Path("unused"), samples)
+    assert (fit.name, fit.modality, [item.id for item in fit.items]) == ("CT", "CT", ["q2"])
+
+
+def test_a_fit_on_a_folder_counts_no_question_of_the_audited_set(question, tmp_path):
+    samples = [question("a b"), question("a b")]
+    other = [question("a b", images=samples[0].images), question("b a"), question("c d", modality="CT"), question("")]
+    write_folder(tmp_path / "train", other, info={})
+    fit = find_fit(str(tmp_path / "train"), tmp_path, samples)
+    assert (fit.name, fit.modality, fit.shared) == ("train", None, 1)
+    assert [item.id for item in fit.items] == ["q4", "q5"]
+    assert audit_data(samples, fit).notes[-1].endswith("left uncounted: 1.")
+
+
+@pytest.mark.parametrize(
+    ("wish", "error", "words"),
+    [
+        ("CTT", UsageError, "did you mean 'CT'"),
+        ("X-ray", UsageError, "neither a data folder nor a modality"),
+        ("here", UsageError, "audited folder itself"),
+        ("open", UserError, "all open"),
+        ("same", UserError, "all in the audited set"),
+        ("OCT", UserError, "all OCT questions"),
+    ],
+)
+def test_a_fit_on_nothing_is_refused(question, tmp_path, wish, error, words):
+    samples = [question("a b", modality="CT"), question("", modality="OCT")]
+    write_folder(tmp_path / "here", samples, info={})
+    write_folder(tmp_path / "same", samples[:1], info={})
+    write_folder(tmp_path / "open", [question("")], info={})
+    path = tmp_path / wish
+    with pytest.raises(error, match=words):
+        find_fit(str(path) if path.is_dir() else wish, tmp_path / "here", samples)

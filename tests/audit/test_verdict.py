@@ -1,0 +1,138 @@
+"""Verdicts: the figures by hand, each level on either side of its threshold, and the words."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medvlm_r1.audit.blind import blind_credits
+from medvlm_r1.audit.verdict import THRESHOLDS, Figure, figure, judge
+from medvlm_r1.evaluation.statistics import wilson
+
+
+def known(percent, low, high, n=300):
+    return Figure(n=n, percent=percent, ci95=(low, high))
+
+
+def verdict(percent, low, high, *, chance=25.0, name="option_prior_loo", n=300, fit=None, modality="MRI"):
+    figures = {
+        "chance": known(chance, chance, chance, n),
+        "majority": known(24.0, 19.0, 29.0, n),
+        name: known(percent, low, high, n),
+    }
+    return judge(modality, figures, fit)
+
+
+def test_a_figure_counts_ties_in_fractions():
+    found = figure([1, 0, 0.5, 0.5, 1, 0, 0, 0])
+    assert (found.n, found.percent) == (8, 37.5)
+    assert found.ci95 == tuple(100 * end for end in wilson(3, 8))
+    assert figure([0.5]).ci95[0] == 100 * wilson(0.5, 1)[0]
+
+
+def test_chance_is_known_and_not_estimated():
+    assert figure([0.5, 0.25], known=True) == Figure(n=2, percent=37.5, ci95=(37.5, 37.5))
+
+
+@given(st.lists(st.sampled_from([0, 1, 1 / 2, 1 / 3, 1 / 6, 1 / 7]), min_size=1))
+def test_a_figure_lies_in_its_interval(credits):
+    found = figure(credits)
+    low, high = found.ci95
+    assert 0 <= low <= found.percent <= high <= 100
+
+
+def test_the_sentence_of_a_set_that_gives_all_away():
+    assert verdict(97.2, 94.7, 98.6).sentence == (
+        "97 % of the MRI questions can be answered without the image (option prior, leave one out; chance 25 %): "
+        "an accuracy on this set is no evidence of looking."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level", "words"),
+    [
+        (
+            {"percent": 46.7, "low": 41.2, "high": 52.4, "name": "option_prior_fit", "fit": "MRI", "modality": "CT"},
+            "fail",
+            "47 % of the CT questions can be answered without the image (option prior fitted on MRI; chance 25 %): "
+            "an accuracy no better than that is no evidence of looking.",
+        ),
+        (
+            {"percent": 33.0, "low": 27.9, "high": 38.5, "name": "longest"},
+            "warn",
+            "33 % of the MRI questions can be answered without the image (longest option; chance 25 %): "
+            "compare an accuracy with that figure, not with chance.",
+        ),
+        (
+            {"percent": 27.0, "low": 22.0, "high": 32.0},
+            "pass",
+            "No blind baseline beats chance on the 300 MRI questions: the best of them gets 27 % "
+            "(option prior, leave one out; chance 25 %).",
+        ),
+        (
+            {"percent": 30.0, "low": 14.5, "high": 52.0, "n": 20},
+            "unclear",
+            "20 MRI questions are too few to tell: a blind baseline gets 30 % "
+            "(option prior, leave one out; chance 25 %), and up to 52 % would fit these answers.",
+        ),
+        ({"percent": 100.0, "low": 20.7, "high": 100.0, "n": 1}, "unclear", "One MRI question is too few to tell"),
+        ({"percent": 79.9, "low": 75.0, "high": 84.0}, "fail", "an accuracy no better than that"),
+        ({"percent": 80.0, "low": 75.0, "high": 84.0}, "fail", "an accuracy on this set is no evidence"),
+    ],
+)
+def test_levels_and_words(arguments, level, words):
+    found = verdict(**arguments)
+    assert found.level == level
+    assert words in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "level"),
+    [
+        (35.0, 45.0, "fail"),
+        (34.9, 45.0, "warn"),
+        (25.1, 34.0, "warn"),
+        (25.0, 34.9, "pass"),
+        (25.0, 35.0, "unclear"),
+        (10.0, 20.0, "pass"),
+    ],
+)
+def test_thresholds(low, high, level):
+    assert verdict((low + high) / 2, low, high).level == level
+    assert level in THRESHOLDS
+
+
+def test_the_baseline_whose_interval_begins_highest_speaks():
+    figures = {
+        "chance": known(25, 25, 25),
+        "longest": known(60, 40, 80),
+        "option_prior_loo": known(50, 45, 55),
+    }
+    assert judge("MRI", figures).baseline == "option_prior_loo"
+
+
+@dataclass(frozen=True)
+class Item:
+    options: tuple[str, ...]
+    answer: str
+
+
+def unbiased(rng, words):
+    """300 questions of four options, every one equally likely to be right."""
+    offered = [tuple(map(str, rng.choice(words, 4, replace=False))) for _ in range(300)]
+    return [Item(options, options[int(rng.integers(4))]) for options in offered]
+
+
+def test_sets_without_a_fault_do_not_fail():
+    rng = np.random.default_rng(0)
+    words = ["w" * int(length) + str(i) for i, length in enumerate(rng.integers(3, 15, size=40))]
+    levels = Counter()
+    for _ in range(40):
+        credits = blind_credits(unbiased(rng, words), None)
+        figures = {name: figure(values, known=name == "chance") for name, values in credits.items()}
+        levels[judge("MRI", figures).level] += 1
+    assert levels["fail"] == 0
+    assert levels["pass"] > levels["warn"] + levels["unclear"]

@@ -1,0 +1,53 @@
+"""DICOM files made for the tests of the loader."""
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
+
+from medvlm_r1.data.images import View, load_picture
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def dataset(pixels, syntax=ExplicitVRLittleEndian, **elements):
+    """A minimal file around an array (rows, columns), (rows, columns, 3) or, with NumberOfFrames, (n, ...)."""
+    pixels = np.asarray(pixels)
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.MediaStorageSOPClassUID = CT
+    ds.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    ds.SOPClassUID = CT
+    ds.SOPInstanceUID = "1.2.3"
+    ds.BurnedInAnnotation = "NO"
+    shape = pixels.shape[1:] if "NumberOfFrames" in elements else pixels.shape
+    ds.Rows, ds.Columns = shape[:2]
+    ds.SamplesPerPixel = 3 if len(shape) == 3 else 1
+    ds.PhotometricInterpretation = "RGB" if len(shape) == 3 else "MONOCHROME2"
+    if len(shape) == 3:
+        ds.PlanarConfiguration = 0
+    bits = pixels.dtype.itemsize * 8
+    ds.BitsAllocated = bits
+    if pixels.dtype.kind in "iu":
+        ds.BitsStored, ds.HighBit = bits, bits - 1
+        ds.PixelRepresentation = int(pixels.dtype.kind == "i")
+        order = ">" if syntax == ExplicitVRBigEndian else "<"
+        raw = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+        ds.PixelData = raw + b"\0" * (len(raw) % 2)
+        ds["PixelData"].VR = "OW" if bits > 8 else "OB"
+    else:
+        ds.FloatPixelData = pixels.astype("<f4").tobytes()
+    for keyword, value in elements.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def greys(path, view=View()):  # noqa: B008
+    image = np.asarray(load_picture(path, view).image)
+    assert (image[..., 0] == image[..., 1]).all()
+    assert (image[..., 0] == image[..., 2]).all()
+    return image[..., 0].tolist()
+
+
+HOUNSFIELD = np.array([[-1000, -160, 40, 239, 1000]], "<i2")
+RESCALED = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": 0}

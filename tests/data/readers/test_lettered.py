@@ -1,0 +1,89 @@
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medvlm_r1.data.readers.lettered import lettered_columns, right_option, split_problem, without_letter
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.dialogue.prompt import lettered
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "What is it?\nA) Lung, left\nB) Liver\nC) None",
+        "What is it?  A) Lung, left B) Liver C) None",
+        "What is it? A) Lung, left, B) Liver, C) None",
+        "What is it?\n A. Lung, left\n B. Liver\n C. None",
+        "What is it? (A) Lung, left (B) Liver (C) None",
+        "What is it?\nA: Lung, left\nB: Liver\nC: None",
+        "What is it?\nA)Lung, left\nB)Liver\nC)None\n",
+    ],
+)
+def test_question_and_options(problem):
+    assert split_problem(problem) == ("What is it?", ("Lung, left", "Liver", "None"))
+
+
+def test_letters_inside_an_option():
+    assert split_problem("Which?\nA) Grade A) or so\nB) Grade B") == ("Which?", ("Grade A) or so", "Grade B"))
+
+
+@pytest.mark.parametrize(
+    "problem",
+    ["What is it?", "What? A) one", "What? B) one C) two", "A) one B) two", "What? A) B) two", "What? A) x C) y"],
+)
+def test_what_cannot_be_told_apart(problem):
+    with pytest.raises(ValueError, match="the options cannot be read out of the text"):
+        split_problem(problem)
+
+
+words = st.from_regex(re.compile(r"[a-z]{1,8}( [a-z]{1,8}){0,3}", re.ASCII), fullmatch=True)
+
+
+@settings(deadline=None)
+@given(question=words, options=st.lists(words, min_size=2, max_size=10))
+def test_inverse_of_the_prompt(question, options):
+    sample = Sample(id="a", images=(), question=question, options=tuple(options), answer=options[0], modality="CT")
+    assert split_problem(lettered(sample)) == (question, tuple(options))
+
+
+@pytest.mark.parametrize("answer", ["Mass", "B", "b", "(B)", "B.", " B ", "B: Mass", "mass", " Mass. "])
+def test_right_option(answer):
+    assert right_option(answer, ("Cyst", "Mass")) == "Mass"
+
+
+def test_text_comes_before_letter_unless_the_set_answers_by_letter():
+    assert right_option("B", ("B", "A")) == "B"
+    assert right_option("B", ("B", "A"), letter_first=True) == "A"
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "said"),
+    [
+        ("C", ("Cyst", "Mass"), "neither the text nor the letter"),
+        ("", ("Cyst", "Mass"), "neither"),
+        ("Ma", ("Cyst", "Mass"), "neither"),
+        ("b", ("B", "a"), "names several"),
+        ("cyst", ("Cyst", "CYST."), "names several"),
+    ],
+)
+def test_no_right_option(answer, options, said):
+    with pytest.raises(ValueError, match=said):
+        right_option(answer, options)
+
+
+def test_without_letter():
+    assert without_letter(" A:text ", "A") == "text"
+    assert without_letter("(B) text", "B") == "text"
+    assert without_letter("B:text", "A") == "B:text"
+    assert without_letter("Aorta", "A") == "Aorta"
+
+
+def test_lettered_columns():
+    row = {"A": "x", "B": " y ", "C": None, "D": ""}
+    assert lettered_columns(row, "option_{}", "{}") == ("x", "y")
+    assert lettered_columns({}, "{}") == ()
+    assert lettered_columns({"A": "", "B": None}, "{}") == ()
+    with pytest.raises(ValueError, match="option 'B' is empty, but 'C' is not"):
+        lettered_columns({"A": "x", "C": "z"}, "{}")

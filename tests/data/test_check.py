@@ -1,0 +1,336 @@
+"""Checks of folders made by hand: each fault is found, in the right place, and nothing else is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pictures import make_folder, picture, sample
+from PIL import Image
+
+from medvlm_r1.data.check import Check, Listed, Place, check_folders
+from medvlm_r1.data.check.questions import plain
+from medvlm_r1.data.check.text import check_lines
+from medvlm_r1.errors import UsageError, UserError
+
+
+def add_line(folder: Path, line: str | bytes) -> None:
+    with (folder / "samples.jsonl").open("ab") as stream:
+        stream.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
+
+
+def as_row(**changes: Any) -> str:
+    row = {"id": "x", "images": [], "question": "?", "options": ["a", "b"], "answer": "a", "modality": "CT"}
+    return json.dumps({**row, **changes})
+
+
+def counts(check: Check) -> dict[str, int]:
+    """Everything that was found, by name; what was not found is left out."""
+    found = {
+        name: getattr(owner, name).count
+        for owner in (check, check.sharing)
+        for name in owner.__dataclass_fields__
+        if isinstance(getattr(owner, name), Listed)
+    }
+    return {name: count for name, count in found.items() if count}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two sound folders with nothing in common."""
+    one = make_folder(tmp_path / "train", [sample("a"), sample("b", options=("x", "mass", "y"))])
+    two = make_folder(tmp_path / "test", [sample("c", options=(), answer="a cyst"), sample("d", modality="CT")])
+    return one, two
+
+
+def test_sound_folders(folders: tuple[Path, Path]) -> None:
+    check = check_folders(folders)
+    assert counts(check) == {}
+    assert (check.problems, check.notes) == ([], [])
+    assert check.verdict == (
+        "No problems found: all of 4 samples and 4 images can be used, and the 2 parts share no picture, question or "
+        "subject."
+    )
+    train, test = check.parts
+    assert (train.name, train.samples, train.images, train.options, train.open_questions) == (
+        "train",
+        2,
+        2,
+        {2: 1, 3: 1},
+        0,
+    )
+    assert (test.options, test.open_questions, test.modalities) == ({2: 1}, 1, {"CT": 1, "MRI": 1})
+
+
+def test_every_bad_row_is_listed_and_the_good_ones_are_used(folders: tuple[Path, Path]) -> None:
+    one, _ = folders
+    add_line(one, "{broken")
+    add_line(one, as_row(answer="c"))
+    add_line(one, b'{"id": "\xff"}')
+    add_line(one, "[1]")
+    add_line(one, as_row(images=["../x.png"]))
+    add_line(one, as_row(id="a"))
+    add_line(one, as_row(options=["a"] * 11))
+    add_line(one, as_row(id="good"))
+    check = check_folders([one])
+    reasons = {row.row: row.reason for row in check.bad_rows.items}
+    assert list(reasons) == [3, 4, 5, 6, 7, 8, 9]
+    for row, said in (
+        (3, "malformed JSON"),
+        (4, "answer 'c' is not among the options ['a', 'b']"),
+        (5, "not UTF-8"),
+        (6, "expected a JSON object, saw list"),
+        (7, "leaves the data folder"),
+        (8, "used in row 1 already"),
+        (9, "at most 10"),
+    ):
+        assert said in reasons[row]
+    assert check.answers_not_options == 1
+    assert check.parts[0].samples == 3
+    assert check.problems == ["1 row with an answer that is not one of its options", "6 rows that cannot be read"]
+    assert "  train/samples.jsonl, row 4: answer 'c' is not among the options ['a', 'b']" in check_lines(check)
+
+
+def test_a_row_without_end_is_one_bad_row(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvlm_r1.data.rows.MAX_ROW", 400)
+    add_line(folders[0], as_row(question="?" * 1500))
+    add_line(folders[0], as_row(id="after"))
+    check = check_folders(folders[:1])
+    assert [row.row for row in check.bad_rows.items] == [3]
+    assert check.parts[0].samples == 3
+
+
+def test_many_findings_are_counted_and_the_first_listed(folders: tuple[Path, Path]) -> None:
+    for _ in range(250):
+        add_line(folders[0], "{}")
+    check = check_folders(folders[:1])
+    assert check.bad_rows.count == 250
+    assert len(check.bad_rows.items) == 100
+    assert "  ... and 245 more" in check_lines(check)
+
+
+def test_images_that_are_not_there_or_cannot_be_shown(folders: tuple[Path, Path]) -> None:
+    one, two = folders
+    (one / "images" / "a.png").unlink()
+    (one / "images" / "b.png").write_bytes(b"")
+    whole = (two / "images" / "c.png").read_bytes()
+    (two / "images" / "c.png").write_bytes(whole[: len(whole) // 2])
+    (two / "images" / "d.png").unlink()
+    (two / "images" / "d.png").symlink_to(one / "samples.jsonl")
+    check = check_folders(folders)
+    assert counts(check) == {"missing": 1, "unreadable": 3}
+    assert check.missing.items == (Place("train", "a", "images/a.png"),)
+    reasons = {bad.place.sample: bad.reason for bad in check.unreadable.items}
+    assert "0 bytes" in reasons["b"]
+    assert "cut short" in reasons["c"]
+    assert "leads outside" in reasons["d"]
+    assert "\n".join(reasons.values()).count(str(one)) == 0
+    assert check.problems == ["1 image not there", "3 images that cannot be shown"]
+
+
+def test_a_folder_without_a_usable_row(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (folders[0] / "samples.jsonl").write_text("")
+    assert check_folders(folders[:1]).problems == ["no usable row in train"]
+    with pytest.raises(UserError, match=r"samples\.jsonl: no such file"):
+        check_folders([tmp_path / "nowhere"])
+
+
+def test_the_same_pixels_under_another_name_and_format(folders: tuple[Path, Path]) -> None:
+    one, two = folders
+    Image.open(one / "images" / "a.png").save(two / "images" / "other.bmp")
+    make_folder(two, [sample("c"), sample("d"), sample("copy", images=("images/other.bmp",))])
+    check = check_folders(folders)
+    assert counts(check) == {"copies_between": 1}
+    [copies] = check.sharing.copies_between.items
+    assert copies.places.items == (Place("train", "a", "images/a.png"), Place("test", "copy", "images/other.bmp"))
+    assert copies.parts == ("train", "test")
+    assert check.problems == ["1 picture in several parts"]
+
+
+def brighter(image: Image.Image) -> Image.Image:
+    return image.point(lambda value: min(255, value + 12))
+
+
+def cropped(image: Image.Image) -> Image.Image:
+    return image.crop((1, 1, image.width - 1, image.height - 1))
+
+
+def as_jpeg(image: Image.Image) -> Image.Image:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    image.save(buffer, "jpeg", quality=60)
+    return Image.open(buffer)
+
+
+@pytest.mark.parametrize("change", [brighter, cropped, as_jpeg])
+def test_a_worked_over_copy_in_another_part(tmp_path: Path, change: Callable[[Image.Image], Image.Image]) -> None:
+    original = picture(2)
+    one = make_folder(tmp_path / "train", [sample("a"), sample("b")], a=original)
+    two = make_folder(tmp_path / "test", [sample("c"), sample("d")], c=change(original))
+    check = check_folders([one, two])
+    assert counts(check) == {"near_between": 1}
+    [pair] = check.sharing.near_between.items
+    assert (pair.a, pair.b) == (Place("train", "a", "images/a.png"), Place("test", "c", "images/c.png"))
+    assert pair.distance <= 4
+    assert check.problems == ["1 pair of nearly alike pictures in different parts, to be looked at"]
+    assert check.verdict.startswith("No certain fault in 4 samples and 4 images, but 1 pair")
+    allowed = check_folders([one, two], allow_near=True)
+    assert (allowed.problems, len(allowed.notes)) == ([], 1)
+
+
+def test_pairs_within_a_part_are_told_apart_by_subject(tmp_path: Path) -> None:
+    pictures = {"a": picture(1), "b": brighter(picture(1)), "c": picture(2), "d": brighter(picture(2))}
+    samples = [sample("a", subject="1"), sample("b", subject="2"), sample("c", subject="3"), sample("d", subject="3")]
+    check = check_folders([make_folder(tmp_path / "one", samples, **pictures)])
+    assert counts(check) == {"near_subjects": 1, "near_within": 1}
+    assert [pair.b.sample for pair in check.sharing.near_subjects.items] == ["b"]
+    assert check.problems == []
+    assert check.notes == ["2 pairs of nearly alike pictures within a part"]
+
+
+def test_flat_pictures_are_not_a_million_pairs(tmp_path: Path) -> None:
+    black = {f"s{i}": Image.new("L", (16, 16)) for i in range(30)}
+    faint = {
+        f"f{i}": Image.fromarray(np.full((16, 16), 8, dtype=np.uint8) + np.eye(16, dtype=np.uint8) * i) for i in (1, 2)
+    }
+    one = make_folder(tmp_path / "train", [sample(name) for name in (*black, *faint)], **black, **faint)
+    two = make_folder(tmp_path / "test", [sample("other")], other=Image.new("L", (16, 16)))
+    check = check_folders([one, two])
+    assert counts(check) == {"blank": 31, "faint": 2}
+    assert check.problems == []
+    assert check.notes == ["31 pictures of one colour all over", "2 pictures with hardly any contrast"]
+
+
+def test_a_subject_in_two_parts(tmp_path: Path) -> None:
+    one = make_folder(tmp_path / "train", [sample("a", subject="Doe^John"), sample("b", subject="p2")])
+    two = make_folder(tmp_path / "test", [sample("c", subject="Doe^John"), sample("d", subject="p3"), sample("e")])
+    check = check_folders([one, two])
+    assert counts(check) == {"shared_subjects": 1}
+    [shared] = check.shared_subjects.items
+    assert [(place.part, place.sample) for place in shared.places] == [("train", "a"), ("test", "c")]
+    assert "Doe" not in json.dumps(check.as_record()) + "".join(check_lines(check))
+    # In another data set the same word names somebody else.
+    (two / "info.json").write_text('{"name": "another"}')
+    assert counts(check_folders([one, two])) == {}
+
+
+def test_splits_in_one_folder_are_parts(tmp_path: Path) -> None:
+    samples = [
+        sample("a", split="train", subject="p"),
+        sample("b", split="test", subject="p"),
+        sample("c", split="test", images=("images/a.png",)),
+        sample("d", split="test", images=("images/a.png",)),
+    ]
+    check = check_folders([make_folder(tmp_path / "all", samples)])
+    assert [(part.name, part.split, part.samples) for part in check.parts] == [
+        ("all/train", "train", 1),
+        ("all/test", "test", 3),
+    ]
+    assert counts(check) == {"shared_subjects": 1, "copies_between": 1}
+    assert check.sharing.copies_between.items[0].places.items == (
+        Place("all/train", "a", "images/a.png"),
+        Place("all/test", "c", "images/a.png"),
+    )
+    assert check.images == 2
+
+
+def test_contradictory_and_repeated_questions(tmp_path: Path) -> None:
+    same = {"images": ("images/a.png",), "question": "What is seen?"}
+    samples = [
+        sample("a", **same),
+        sample("reordered", **{**same, "question": " what is  SEEN"}, options=("mass", "cyst")),
+        sample("contradicts", **same, answer="cyst"),
+        sample("other picture", question="What is seen?", answer="cyst", images=("images/b.png",)),
+        sample("other options", **same, options=("mass", "cyst", "none")),
+        sample("e", question="Is it?", images=("images/c.png",)),
+        sample("f", question="Is it?", images=("images/c.png",)),
+    ]
+    check = check_folders([make_folder(tmp_path / "one", samples)])
+    assert counts(check) == {"contradictory": 1, "repeated_within": 1}
+    [question] = check.contradictory.items
+    assert [place.sample for place in question.places.items] == ["a", "reordered", "contradicts"]
+    assert question.answers == ("mass", "cyst")
+    assert check.problems == ["1 question with contradictory answers"]
+    assert check.notes == ["1 question asked more than once in a part"]
+
+
+def test_a_repeated_question_is_seen_between_parts_and_without_its_image(tmp_path: Path) -> None:
+    gone = {"images": ("images/gone.gif",), "question": "What is seen?", "missing": True}
+    one = make_folder(tmp_path / "train", [sample("a", **gone)])
+    two = make_folder(tmp_path / "test", [sample("b", **gone)])
+    check = check_folders([one, two])
+    assert counts(check) == {"missing": 2, "repeated_between": 1}
+
+
+def test_plain_text_keeps_what_changes_the_meaning() -> None:
+    assert plain("  What IS\tseen ?") == plain("what is seen.") == "what is seen"
+    assert plain("1.5 cm") != plain("15 cm")
+    assert plain("CD4+") != plain("CD4-")
+    assert plain("?") == "?"
+
+
+def test_what_lies_within_a_reference_is_not_reported(tmp_path: Path) -> None:
+    shared = picture(5)
+    one = make_folder(tmp_path / "test", [sample("a")], a=shared)
+    pictures = {"b": shared, "c": picture(6), "d": picture(6), "e": brighter(picture(6)), "f": brighter(picture(6))}
+    twice = {"images": ("images/c.png",), "question": "Twice?"}
+    samples = [
+        sample("b"),
+        sample("c"),
+        sample("d"),
+        sample("e"),
+        sample("f"),
+        sample("g", **twice),
+        sample("h", **twice),
+    ]
+    other = make_folder(tmp_path / "train", samples, **pictures)
+    add_line(other, "{}")
+    check = check_folders([one], against=[other])
+    assert counts(check) == {"copies_between": 1, "bad_rows": 1}
+    assert [part.reference for part in check.parts] == [False, True]
+    both = counts(check_folders([one, other]))
+    assert both == {"copies_between": 1, "bad_rows": 1, "copies_within": 2, "near_within": 1, "repeated_within": 1}
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    one = make_folder(tmp_path / "x" / "test", [sample("a")])
+    two = make_folder(tmp_path / "y" / "test", [sample("b")])
+    assert [part.name for part in check_folders([one, two]).parts] == ["x/test", "y/test"]
+    with pytest.raises(UsageError, match="given twice"):
+        check_folders([one, tmp_path / "x" / "." / "test"])
+
+
+def test_wrong_arguments(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="0 to 16"):
+        check_folders(folders, near=17)
+    with pytest.raises(UsageError, match="at least one"):
+        check_folders([])
+    many = make_folder(tmp_path / "many", [sample(f"s{i}", images=(), split=f"fold{i}") for i in range(64)])
+    with pytest.raises(UsageError, match="64 parts"):
+        check_folders([many])
+
+
+def test_many_images_go_to_processes_and_give_the_same(tmp_path: Path) -> None:
+    pictures = {f"s{i:02d}": picture(i, side=40) for i in range(70)}
+    pictures["s69"] = picture(3, side=40)
+    one = make_folder(tmp_path / "one", [sample(name) for name in pictures], **pictures)
+    (one / "images" / "s50.png").write_bytes(b"\x89PNG")
+    told: list[tuple[str, int, int]] = []
+    check = check_folders([one], progress=lambda stage, done, total: told.append((stage, done, total)))
+    assert [done for stage, done, _ in told if stage == "images"] == list(range(1, 71))
+    assert told[-1] == ("near pairs", 5, 5)
+    [copies] = check.sharing.copies_within.items
+    assert [place.sample for place in copies.places.items] == ["s03", "s69"]
+    [bad] = check.unreadable.items
+    assert bad.place == Place("one", "s50", "images/s50.png")
+
+
+def test_the_record_is_json(folders: tuple[Path, Path]) -> None:
+    record = json.loads(json.dumps(check_folders(folders).as_record()))
+    assert record["ok"] is True
+    assert record["parts"][0]["options"] == {"2": 1, "3": 1}
+    assert record["sharing"]["near_between"] == {"count": 0, "items": []}
+    assert "Not a medical device" in record["notice"]

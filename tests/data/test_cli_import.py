@@ -1,0 +1,83 @@
+"""`data import` as a user meets it."""
+
+import json
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from medvlm_r1.cli import app
+from medvlm_r1.data.registry import READERS
+
+
+@pytest.fixture
+def source(tmp_path):
+    Image.new("L", (5, 4), 1).save(tmp_path / "a.png")
+    rows = [
+        "a.png,q?,x|y,x,CT,train",
+        "absent.png,q?,,a cyst,MR,test",
+        "a.png,q?,x|y,z,CT,train",
+    ]
+    file = tmp_path / "mine.csv"
+
+    def write(count):
+        file.write_text("\n".join(["image,question,options,answer,modality,split", *rows[:count]]) + "\n")
+        return file
+
+    return write
+
+
+def call(*arguments):
+    # Wide, so that no name is broken over two lines.
+    return CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).invoke(
+        app, ["data", "import", *map(str, arguments)]
+    )
+
+
+def test_what_was_read_is_printed(source, tmp_path):
+    result = call("csv", source(2), "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        f"{tmp_path / 'out'}: 2 questions written, 1 of them without their image.",
+        "  rows read: 2; open questions among those written: 1",
+        "  CT: 1",
+        "  MRI: 1",
+        "  split test: 1",
+        "  split train: 1",
+    ]
+    assert "2 of 2" in result.stderr
+
+
+def test_json(source, tmp_path):
+    result = call("csv", source(3), "--out", tmp_path / "out", "--skip-bad", "--json")
+    report = json.loads(result.stdout)
+    [reason] = report.pop("reasons")
+    assert "mine.csv, row 3: answer 'z' is neither" in reason
+    assert report == {
+        "rows": 3,
+        "written": 2,
+        "missing": 1,
+        "by_modality": {"CT": 1, "MRI": 1},
+        "open_questions": 1,
+        "by_split": {"test": 1, "train": 1},
+        "converted": 0,
+        "may_show_text": 0,
+        "bad_rows": 1,
+    }
+
+
+def test_rows_left_out_are_listed(source, tmp_path):
+    lines = call("csv", source(3), "--out", tmp_path / "out", "--skip-bad").stdout.splitlines()
+    assert lines[-2] == "  left out as they cannot be read: 1 rows"
+    assert "row 3: answer 'z'" in lines[-1]
+
+
+def test_images_lie_elsewhere(source, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    result = call("csv", source(1), "--out", tmp_path / "out", "--images", tmp_path / "elsewhere", "--json")
+    assert json.loads(result.stdout)["missing"] == 1
+
+
+def test_help_names_every_format():
+    text = call("--help").stdout
+    assert [name for name in (*READERS, "phantom") if name not in text] == []

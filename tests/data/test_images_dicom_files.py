@@ -1,0 +1,279 @@
+"""DICOM files that are odd, broken, too large or full of names: read, or refused without a word of their text."""
+
+import io
+import json
+import logging
+import sys
+import traceback
+import tracemalloc
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import HOUNSFIELD, RESCALED, dataset, greys
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
+
+from medvlm_r1.data.images import View, is_medical, load_picture
+from medvlm_r1.data.images.codestream import codestream_size
+from medvlm_r1.errors import UserError
+
+MARKER = "ZZTOPSECRET"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(ds, name="x.dcm"):
+        ds.save_as(tmp_path / name, enforce_file_format=True)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+@pytest.mark.parametrize(("said", "found"), [("YES", "yes"), ("NO", "no"), (None, "unknown"), ("maybe", "unknown")])
+def test_burned_in_annotation(saved, said, found):
+    ds = dataset(np.uint8([[0, 255]]))
+    del ds.BurnedInAnnotation
+    if said:
+        ds.BurnedInAnnotation = said
+    note = load_picture(saved(ds)).note
+    assert note.burned_in == found
+    assert any("may name the patient" in warning for warning in note.warnings) == (found != "no")
+
+
+def test_overlay_is_said(saved):
+    ds = dataset(np.uint8([[0, 255]]))
+    ds.add_new(0x60000010, "US", 1)
+    assert load_picture(saved(ds)).note.warnings == ("An overlay is stored with the image and is not drawn.",)
+
+
+def without_meta(ds):
+    stream = io.BytesIO()
+    del ds.file_meta
+    ds.save_as(stream, implicit_vr=False, little_endian=True)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["x.dcm", "x"])
+def test_without_file_meta_information(tmp_path, name):
+    (tmp_path / name).write_bytes(without_meta(dataset(HOUNSFIELD, **RESCALED)))
+    assert is_medical(tmp_path / name)
+    assert greys(tmp_path / name) == [[0, 0, 128, 255, 255]]
+
+
+def test_rle_and_deflated(saved):
+    values = np.arange(64, dtype="<u2").reshape(8, 8) * 50
+    plain = dataset(values, WindowCenter=1000, WindowWidth=2000)
+    packed = dataset(values, WindowCenter=1000, WindowWidth=2000)
+    packed.compress(RLELossless)
+    deflated = dataset(values, DeflatedExplicitVRLittleEndian, WindowCenter=1000, WindowWidth=2000)
+    wanted = greys(saved(plain))
+    assert greys(saved(packed)) == wanted
+    assert greys(saved(deflated)) == wanted
+
+
+def test_a_deflated_bomb_is_refused(saved, monkeypatch):
+    path = saved(dataset(np.zeros((2000, 2000), np.uint8), DeflatedExplicitVRLittleEndian))
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr("medvlm_r1.data.images.dicom_header._MOST_INFLATED", 2**21)
+    with pytest.raises(UserError, match=r"x.dcm: the deflated file holds over 2 MB"):
+        load_picture(path)
+
+
+def test_too_large_by_its_header_alone(saved):
+    ds = dataset(np.uint8([[0, 255]]))
+    ds.Rows = ds.Columns = 60_000
+    path = saved(ds)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"x.dcm: the image is too large \(60000 x 60000 pixels\)"):
+        load_picture(path)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def jpeg(width, height):
+    marker = b"\xff\xc0\x00\x0b\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big") + b"\x01\x01\x11\x00"
+    return b"\xff\xd8\xff\xe0\x00\x04ab" + marker
+
+
+def jpeg2000(width, height):
+    numbers = b"".join(n.to_bytes(4, "big") for n in (width + 3, height + 2, 3, 2))
+    return b"\xff\x4f\xff\x51\x00\x29\x00\x00" + numbers + bytes(40)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "stream"), [(JPEGBaseline8Bit, jpeg(65_500, 65_000)), (JPEG2000Lossless, jpeg2000(65_500, 65_000))]
+)
+def test_a_frame_larger_than_its_header_is_refused_before_it_is_decoded(saved, syntax, stream):
+    ds = dataset(np.uint8([[0, 255]]), syntax)
+    ds.PixelData = encapsulate([stream])
+    ds["PixelData"].is_undefined_length = True
+    with pytest.raises(UserError, match="the compressed frame is 65500 x 65000 pixels and the header says 2 x 1"):
+        load_picture(saved(ds))
+
+
+def test_codestream_size():
+    assert codestream_size(jpeg(30, 20)) == codestream_size(jpeg2000(30, 20)) == (30, 20)
+    assert codestream_size(b"\xff\xd8\xff\xff" + jpeg(30, 20)[3:]) == (30, 20)  # a fill byte before the marker
+    assert codestream_size(b"") is codestream_size(b"\xff\xd8nonsense that is long enough") is None
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "PhotometricInterpretation", "BitsAllocated", "SamplesPerPixel"])
+def test_missing_elements_are_named(saved, keyword):
+    ds = dataset(np.uint8([[0, 255]]))
+    delattr(ds, keyword)
+    with pytest.raises(UserError, match=rf"x.dcm: a DICOM file \(CT Image Storage\) without {keyword}"):
+        load_picture(saved(ds))
+
+
+def test_cut_short_and_unknown_interpretation(saved):
+    path = saved(dataset(np.zeros((64, 64), "<u2")))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"x.dcm: its pixels are cut short \(8092 bytes of the 8192"):
+        load_picture(path)
+    ds = dataset(np.uint8([[0, 255]]), PhotometricInterpretation=MARKER)
+    with pytest.raises(UserError, match=r"x.dcm: its photometric interpretation is none of those that can be shown"):
+        load_picture(saved(ds))
+
+
+def test_nonsense_with_the_suffix(tmp_path):
+    for content in (b"\0" * 200, b"hello" * 100, bytes(range(256)) * 4, b"\0" * 128 + b"DICM"):
+        (tmp_path / "x.dcm").write_bytes(content)
+        with pytest.raises(UserError, match=r"x.dcm: "):
+            load_picture(tmp_path / "x.dcm")
+
+
+def marked(**elements):
+    """A file with the marker in every kind of element that could name a person."""
+    ds = dataset(HOUNSFIELD, **{**RESCALED, **elements})
+    ds.PatientName = ds.PatientID = ds.AccessionNumber = ds.InstitutionName = MARKER
+    ds.StudyDescription = ds.SeriesDescription = ds.ImageComments = ds.StationName = ds.ProtocolName = MARKER
+    ds.WindowCenterWidthExplanation = ds.BodyPartExamined = MARKER
+    ds.StudyDate = ds.PatientBirthDate = "18991231"
+    ds.StudyInstanceUID = "1.9.8.7.6.5.4.3.2.1"
+    ds.add_new(0x00100030, "DA", f"{MARKER}")  # no date: pydicom warns and quotes it
+    ds.add_new(0x00091001, "LO", MARKER)
+    return ds
+
+
+SECRETS = (MARKER[:4], "18991231", "1.9.8.7")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_header_text_leaves_the_loader(saved, capfd, caplog):
+    broken = {
+        "whole": {},
+        "no rows": {"Rows": None},
+        "colour": {"PhotometricInterpretation": MARKER},
+        "window": {"VOILUTFunction": MARKER, "WindowCenter": 1, "WindowWidth": 1},
+        "unit": {"RescaleType": MARKER},
+        "bits": {"BitsStored": 99},
+        "modality": {"Modality": MARKER},
+        "burned": {"BurnedInAnnotation": MARKER},
+    }
+    paths = {name: saved(marked(**elements), f"{name}.dcm") for name, elements in broken.items()}
+    paths["cut"] = saved(marked(), "cut.dcm")
+    paths["cut"].write_bytes(paths["cut"].read_bytes()[:-4])
+    # Numbers that are none: pydicom's errors quote them.
+    for name, old, new in (
+        ("slope", b"S\x10DS\x04\x001.0 ", b"S\x10DS\x04\x00ZZTO"),
+        ("frames", b"\x28\x00\x10\x00US", b"\x28\x00\x08\x00IS\x04\x00ZZTO\x28\x00\x10\x00US"),
+    ):
+        paths[name] = saved(marked(), f"{name}.dcm")
+        content = paths[name].read_bytes()
+        assert content.count(old) == 1
+        paths[name].write_bytes(content.replace(old, new))
+    caplog.clear()
+    caplog.set_level(logging.DEBUG)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        seen = []
+        for path in paths.values():
+            try:
+                picture = load_picture(path)
+                seen += [repr(picture.note), picture.note.summary(), json.dumps(picture.note.as_record())]
+                seen.append(repr(picture.image.info))
+            except UserError:
+                seen.append("".join(traceback.format_exception(*sys.exc_info())))
+    assert not caught
+    written = capfd.readouterr()
+    for text in (*seen, written.out, written.err, caplog.text):
+        assert not any(secret in text for secret in SECRETS), text
+    refused = [text for text in seen if "UserError" in text]
+    assert len(refused) >= 4
+
+
+def test_notes_are_json(saved):
+    record = load_picture(saved(dataset(HOUNSFIELD, **RESCALED))).note.as_record()
+    assert json.loads(json.dumps(record)) == record
+    assert record["window"] == {
+        "name": "soft-tissue",
+        "centre": 40.0,
+        "width": 400.0,
+        "unit": "HU",
+        "source": "preset: CT, no window stored",
+        "function": "LINEAR",
+    }
+    assert (record["format"], record["frame"], record["frames"], record["burned_in"]) == ("DICOM", 0, 1, "no")
+
+
+def test_the_libraries_are_heard_again_afterwards(saved):
+    before = list(warnings.filters)
+    load_picture(saved(dataset(HOUNSFIELD, **RESCALED)))
+    assert warnings.filters == before
+    assert not logging.getLogger("pydicom").disabled
+
+
+def test_zlib_is_what_deflated_means(saved):
+    path = saved(dataset(HOUNSFIELD, DeflatedExplicitVRLittleEndian, **RESCALED))
+    content = path.read_bytes()
+    path.write_bytes(content[:-6] + zlib.compress(b"x"))
+    with pytest.raises(UserError, match=r"x.dcm: "):
+        load_picture(path)
+
+
+def test_damaged_rle_is_refused(saved):
+    ds = dataset(np.arange(64, dtype="<u2").reshape(8, 8))
+    ds.compress(RLELossless)
+    frame = bytearray(get_frame(ds.PixelData, 0, number_of_frames=1))
+    frame[64] = 0x3F  # after the header of 64 bytes the first run: now 64 literal bytes, of the 128 that follow
+    frame = frame[:100]
+    ds.PixelData = encapsulate([bytes(frame)])
+    with pytest.raises(UserError, match=r"x.dcm: its pixels \(RLE Lossless\) are damaged"):
+        load_picture(saved(ds))
+
+
+SHIPPED = Path(pydicom.__file__).parent / "data/test_files"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name", ["CT_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "SC_rgb_jpeg_dcmtk.dcm", "image_dfl.dcm"]
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+@given(
+    edits=st.lists(st.tuples(st.integers(132, 3000), st.integers(0, 255)), min_size=1, max_size=8),
+    cut=st.floats(0.1, 1),
+)
+def test_damage_gives_a_picture_or_a_user_error(tmp_path, name, edits, cut):
+    damaged = bytearray((SHIPPED / name).read_bytes())
+    for where, byte in edits:
+        damaged[min(where, len(damaged) - 1)] = byte
+    path = tmp_path / "x.dcm"
+    path.write_bytes(damaged[: max(200, int(len(damaged) * cut))])
+    try:
+        outcome = load_picture(path, View(frame=0)).image.mode
+    except UserError as error:
+        outcome = str(error)
+    assert outcome == "RGB" or "x.dcm" in outcome

@@ -1,0 +1,348 @@
+"""NIfTI: a marked voxel must be displayed where the affine says, whatever the order of the stored axes."""
+
+import gzip
+import itertools
+import json
+import tracemalloc
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.nifti1 import Nifti1Extension
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+
+from medvlm_r1.data.images import View, is_medical, load_image, load_picture
+from medvlm_r1.errors import UsageError, UserError
+
+SHAPE = (4, 5, 6)  # right to left, back to front, feet to head
+MARKED = (3, 1, 4)
+ORIENTATIONS = ["".join(p) for axes in itertools.permutations(["RL", "AP", "SI"]) for p in itertools.product(*axes)]
+
+
+def ras_volume():
+    """World order (left to right, back to front, feet to head), one voxel marked."""
+    volume = np.zeros(SHAPE, np.int16)
+    volume[MARKED] = 100
+    return volume
+
+
+def stored_as(codes, volume, affine=None):
+    """The same anatomy in another order and direction of the stored axes."""
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    affine = np.eye(4) if affine is None else affine
+    data = nib.apply_orientation(volume, turn)
+    return nib.Nifti1Image(data, affine @ inv_ornt_aff(turn, volume.shape))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(image, name="x.nii"):
+        nib.save(image, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def white(path, view):
+    """Places (row, column) of white pixels, and the size."""
+    image = np.asarray(load_picture(path, view).image)[..., 0]
+    return np.argwhere(image == 255).tolist(), image.shape
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_the_marked_voxel_is_where_the_affine_says(saved, codes):
+    path = saved(stored_as(codes, ras_volume()))
+    x, y, z = MARKED
+    right, back, feet = (n - 1 for n in SHAPE)
+    # Axial: the patient's right (x large) on the left, front (y large) up.
+    assert white(path, View(plane="axial", slice=z, window="full")) == ([[back - y, right - x]], (5, 4))
+    # Coronal: right on the left, head up.
+    assert white(path, View(plane="coronal", slice=y, window="full")) == ([[feet - z, right - x]], (6, 4))
+    # Sagittal: front on the left, head up.
+    assert white(path, View(plane="sagittal", slice=x, window="full")) == ([[feet - z, back - y]], (6, 5))
+    # The slices next to it are empty, so it is this slice that is shown.
+    for plane, number in (("axial", z - 1), ("coronal", y + 1), ("sagittal", x - 1)):
+        assert white(path, View(plane=plane, slice=number, window="full"))[0] == []
+    note = load_picture(path, View(plane="axial", slice=z)).note
+    assert note.orientation == f"patient's right on the left, front up; stored {codes}"
+    assert (note.format, note.plane, note.slice, note.slices) == ("NIfTI", "axial", z, 6)
+
+
+def test_the_patients_left_and_right_by_hand(saved):
+    """Independent of nibabel's orientations: in a RAS file the first index runs to the patient's right."""
+    data = np.zeros((3, 3, 3), np.uint8)
+    data[2, 1, 1] = 9  # the patient's right
+    path = saved(nib.Nifti1Image(data, np.eye(4)))
+    assert white(path, View(plane="axial", slice=1, window="full"))[0] == [[1, 0]]
+    flipped = np.diag([-1.0, 1, 1, 1])  # LAS, as FSL stores: the first index runs to the left
+    path = saved(nib.Nifti1Image(data, flipped))
+    assert white(path, View(plane="axial", slice=1, window="full"))[0] == [[1, 2]]
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
+def test_oblique_volumes_lie_along_the_nearest_axes(saved, codes):
+    angle = np.radians(20)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    path = saved(stored_as(codes, ras_volume(), turn))
+    view = View(plane="axial", slice=4, window="full")
+    assert white(path, view) == ([[3, 0]], (5, 4))
+    assert load_picture(path, view).note.warnings == (
+        "The slices are oblique by 20 degrees and are shown along the stored axes.",
+    )
+
+
+@pytest.mark.parametrize("codes", ["RAS", "ILP"])
+def test_aspect_from_the_affine(saved, codes):
+    path = saved(stored_as(codes, ras_volume(), np.diag([1.0, 2, 3, 1])))
+    for plane, size, aspect in (("axial", (4, 10), 2), ("coronal", (4, 18), 3), ("sagittal", (5, 9), 1.5)):
+        note = load_picture(path, View(plane=plane, slice=0)).note
+        assert note.size == load_picture(path, View(plane=plane, slice=0)).image.size == size
+        assert note.aspect == pytest.approx(aspect)
+
+
+def test_plane_and_slice_are_chosen_never_guessed(saved):
+    path = saved(stored_as("LPS", ras_volume()))
+    told = (
+        r"x.nii: a NIfTI volume with slices: axial 6, coronal 5, sagittal 4; choose a plane and a slice, counted from 0"
+    )
+    for view in (View(), View(plane="axial"), View(slice=2)):
+        with pytest.raises(UserError, match=told):
+            load_picture(path, view)
+    with pytest.raises(UserError, match="coronal slice 5 of a volume with 5; wanted 0 to 4"):
+        load_picture(path, View(plane="coronal", slice=5))
+    with pytest.raises(UsageError, match="plane 'oblique'; wanted one of axial, coronal, sagittal"):
+        View(plane="oblique")
+
+
+def test_a_single_slice_needs_no_choice(saved):
+    flat = np.arange(12, dtype=np.int16).reshape(4, 3)
+    for data in (flat, flat[:, :, None], flat[:, :, None, None]):
+        path = saved(nib.Nifti1Image(data, np.eye(4)))
+        assert load_image(path).size == (4, 3)
+        assert load_picture(path).note.plane == "axial"
+    coronal = saved(nib.Nifti1Image(flat[:, None, :], np.eye(4)))
+    assert load_picture(coronal).note.plane == "coronal"
+
+
+def test_the_volume_of_a_series_is_chosen(saved):
+    data = np.zeros((3, 3, 3, 4), np.int16)
+    data[1, 1, 1, 2] = 7
+    path = saved(nib.Nifti1Image(data, np.eye(4)))
+    view = {"plane": "axial", "slice": 1, "window": "full"}
+    with pytest.raises(UserError, match="has 4 frames; choose one: frame 0 to 3"):
+        load_picture(path, View(**view))
+    assert [len(white(path, View(frame=n, **view))[0]) for n in range(4)] == [0, 0, 1, 0]
+    note = load_picture(path, View(frame=2, **view)).note
+    assert (note.frame, note.frames) == (2, 4)
+    assert "frame 2 of 4 (from 0); axial slice 1 of 3 (from 0)" in note.summary()
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_scaled_values_and_windows(saved, plane, name, kind):
+    image = kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+    image.header.set_slope_inter(10, -100)
+    path = saved(image, name)
+    assert is_medical(path)
+    volume = nib.load(path).get_fdata()
+    across = {"sagittal": volume[1], "coronal": volume[:, 1], "axial": volume[:, :, 1]}[plane]
+    wanted = across[::-1, ::-1].T
+
+    def shown(window):
+        picture = load_picture(path, View(plane=plane, slice=1, window=window))
+        return np.asarray(picture.image)[..., 0], picture.note
+
+    assert volume.max() == 490
+    pixels, note = shown("100/200")
+    np.testing.assert_array_equal(pixels, np.floor(np.clip((wanted - 99.5) / 199 + 0.5, 0, 1) * 255 + 0.5))
+    assert (note.window.name, note.window.source, note.window.unit) == ("given", "given", "value")
+    pixels, note = shown(None)
+    low, high = np.percentile(wanted, [1, 99], method="inverted_cdf")
+    np.testing.assert_array_equal(pixels, np.floor(np.clip((wanted - low) / (high - low), 0, 1) * 255 + 0.5 + 1e-9))
+    assert note.window.source == "percentile: 1 to 99"
+    _, note = shown("soft-tissue")
+    assert note.window.unit == "HU"
+    assert any("taken for Hounsfield units" in warning for warning in note.warnings)
+    with pytest.raises(UserError, match="no display range is stored"):
+        shown("stored")
+    with pytest.raises(UsageError, match="wanted one of brain"):
+        shown("liver")
+
+
+def test_stored_display_range(saved):
+    image = nib.Nifti1Image(np.arange(9, dtype=np.int16).reshape(3, 3, 1), np.eye(4))
+    image.header["cal_min"], image.header["cal_max"] = 2, 6
+    note = load_picture(saved(image), View(window="stored")).note
+    assert (note.window.centre, note.window.width, note.window.source) == (4, 4, "stored: cal_min to cal_max")
+
+
+def test_what_is_no_number_is_black(saved):
+    data = np.array([[[1.0]], [[np.nan]], [[np.inf]], [[2.0]]], np.float32)
+    path = saved(nib.Nifti1Image(data, np.eye(4)))
+    picture = load_picture(path, View(plane="axial", slice=0, window="full"))
+    assert np.asarray(picture.image)[0, :, 0].tolist() == [255, 0, 0, 0]
+    assert picture.note.warnings == ("Voxels that are not numbers are shown black.",)
+    empty = saved(nib.Nifti1Image(np.full((2, 2, 1), np.nan, np.float32), np.eye(4)))
+    assert not np.asarray(load_image(empty)).any()
+
+
+def test_colour_and_complex_volumes(saved):
+    colour = np.zeros((2, 1, 1), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    colour[0, 0, 0] = (255, 128, 0)
+    path = saved(nib.Nifti1Image(colour, np.eye(4)))
+    view = View(plane="axial", slice=0)
+    picture = load_picture(path, view)
+    assert [picture.image.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 128, 0)]
+    with pytest.raises(UsageError, match="a window can be chosen for a grey volume only"):
+        load_picture(path, View(plane="axial", slice=0, window="full"))
+    path = saved(nib.Nifti1Image(np.ones((2, 2, 1), np.complex64), np.eye(4)))
+    with pytest.raises(UserError, match="its voxels are not real numbers"):
+        load_picture(path)
+
+
+def test_what_the_header_says_of_orientation(saved):
+    def warnings_of(sform, qform):
+        image = nib.Nifti1Image(np.zeros((2, 2, 1), np.int16), None)
+        image.set_sform(*sform)
+        image.set_qform(*qform)
+        return " ".join(load_picture(saved(image)).note.warnings)
+
+    mirrored = np.diag([-1.0, 1, 1, 1])
+    assert "No orientation is stored" in warnings_of((None, 0), (None, 0))
+    assert "disagree" in warnings_of((np.eye(4), 1), (mirrored, 1))
+    assert "disagree" not in warnings_of((np.eye(4), 1), (np.eye(4), 1))
+
+
+def test_no_text_of_the_header_leaves_the_loader(saved):
+    image = nib.Nifti1Image(np.zeros((2, 2, 1), np.int16), np.eye(4))
+    for field in ("descrip", "aux_file", "intent_name", "db_name"):
+        image.header[field] = b"ZZTOP"
+    image.header.extensions.append(Nifti1Extension("comment", b"ZZTOPSECRET"))
+    path = saved(image)
+    assert path.read_bytes().count(b"ZZTOP") == 5
+    picture = load_picture(path)
+    told = [repr(picture.note), picture.note.summary(), json.dumps(picture.note.as_record()), str(picture.image.info)]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError) as caught:
+        load_picture(path)
+    assert not any("ZZTOP" in text for text in (*told, str(caught.value)))
+
+
+def header_of(shape, dtype=np.int16, **fields):
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    header["magic"] = b"n+1"
+    header["vox_offset"] = 352
+    header.set_sform(np.eye(4), 1)
+    for name, value in fields.items():
+        header[name] = value
+    return header.binaryblock + b"\0" * 4
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (header_of((5, 5, 5)) + b"\0" * 10, "its voxels are cut short"),
+        (header_of((32000, 32000, 32000)), "the volume is too large"),
+        (header_of((2, 2, 2, 1, 3)) + b"\0" * 48, "a NIfTI file of 5 dimensions"),
+        (header_of((2, 2, 2), vox_offset=1e9) + b"\0" * 16, "its header says the voxels begin at byte 1000000000"),
+        (header_of((2, 2, 2), srow_x=0) + b"\0" * 16, "its affine is not usable"),
+        (header_of((2, 2, 2), srow_x=np.nan) + b"\0" * 16, "its affine is not usable"),
+        (header_of((2, 2, 2), datatype=77) + b"\0" * 16, "the NIfTI header is damaged"),
+        (header_of((2, 2, 2), magic=b"ni1"), "the header of a .hdr/.img pair"),
+        (header_of((2, 2, 2))[:100], "not a NIfTI file, or cut short in its header"),
+        (b"nothing of the kind" * 40, "not a NIfTI file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+def test_broken_files_are_refused_by_name(tmp_path, content, reason, name):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    if name.endswith(".gz") and "voxels are cut short" in reason:
+        reason = "the NIfTI voxels are damaged or cut short"
+    with pytest.raises(UserError) as caught:
+        load_picture(path, View(plane="sagittal", slice=0))
+    assert str(caught.value).startswith(f"{path}: {reason}")
+
+
+def test_a_plain_file_named_gz_and_the_other_way_round(tmp_path):
+    (tmp_path / "x.nii.gz").write_bytes(header_of((2, 2, 2)) + b"\0" * 16)
+    (tmp_path / "x.nii").write_bytes(gzip.compress(header_of((2, 2, 2)) + b"\0" * 16))
+    for name in ("x.nii.gz", "x.nii"):
+        with pytest.raises(UserError, match=f"{name}: "):
+            load_picture(tmp_path / name, View(plane="axial", slice=0))
+
+
+def test_a_slice_takes_the_memory_of_a_slice(tmp_path):
+    path = tmp_path / "x.nii"
+    with path.open("wb") as file:
+        file.write(header_of((512, 512, 200)))
+        file.truncate(352 + 512 * 512 * 200 * 2)
+    load_picture(path, View(plane="axial", slice=0))
+    for plane in ("axial", "sagittal"):
+        tracemalloc.start()
+        load_picture(path, View(plane=plane, slice=100))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 30e6  # of 105 MB
+
+
+SHIPPED = {
+    "anatomical.nii": ("axial 25, coronal 41, sagittal 33", 1),
+    "example4d.nii.gz": ("axial 24, coronal 96, sagittal 128", 2),
+    "example_nifti2.nii.gz": ("axial 12, coronal 20, sagittal 32", 2),
+    "functional.nii": ("axial 3, coronal 21, sagittal 17", 20),
+    "reoriented_anat_moved.nii": ("axial 22, coronal 26, sagittal 21", 1),
+    "resampled_anat_moved.nii": ("axial 3, coronal 21, sagittal 17", 1),
+    "standard.nii.gz": ("axial 7, coronal 5, sagittal 4", 1),
+}
+SHIPPED_REFUSED = {
+    "row_major.dconn.nii": "a NIfTI file of 6 dimensions",
+    "nifti1.hdr": "the header of a .hdr/.img pair",
+    "nifti2.hdr": "the header of a .hdr/.img pair",
+    "analyze.hdr": "not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image",
+    "test.mgz": "not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image",
+}
+NIBABEL = Path(nib.__file__).parent / "tests/data"
+
+
+def test_the_table_holds_every_volume_that_nibabel_ships():
+    there = {p.name for p in NIBABEL.iterdir() if p.name.endswith((".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh"))}
+    assert there == {*SHIPPED, *SHIPPED_REFUSED}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_nibabels_files_are_shown_as_nibabel_orients_them(name):
+    path = NIBABEL / name
+    told, frames = SHIPPED[name]
+    frame = frames - 1
+    with pytest.raises(UserError, match=f"with slices: {told}"):
+        load_picture(path, View(frame=frame))
+    volume = nib.as_closest_canonical(nib.load(path)).get_fdata()
+    volume = volume[..., frame] if frames > 1 else volume
+    for axis, plane in enumerate(("sagittal", "coronal", "axial")):
+        middle = volume.shape[axis] // 2
+        wanted = np.nan_to_num(volume.take(middle, axis=axis), nan=-np.inf)[::-1, ::-1].T
+        low, high = wanted[np.isfinite(wanted)].min(), wanted.max()
+        picture = load_picture(path, View(frame=frame, plane=plane, slice=middle, window="full"))
+        shown = np.asarray(picture.image)[..., 0]
+        grey = np.floor(np.clip((wanted - low) / (high - low), 0, 1) * 255 + 0.5 + 1e-9) if high > low else wanted * 0
+        if picture.note.aspect == 1:
+            np.testing.assert_array_equal(shown, grey)
+        else:
+            rows, columns = grey.shape
+            assert shown.shape in (
+                (round(rows * picture.note.aspect), columns),
+                (rows, round(columns / picture.note.aspect)),
+            )
+
+
+@pytest.mark.parametrize("name", SHIPPED_REFUSED)
+def test_nibabels_files_that_are_refused(name):
+    with pytest.raises(UserError) as caught:
+        load_picture(NIBABEL / name, View(plane="axial", slice=0))
+    assert str(caught.value).startswith(f"{NIBABEL / name}: {SHIPPED_REFUSED[name]}")

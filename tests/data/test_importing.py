@@ -1,0 +1,214 @@
+"""What all readers share: two passes, images of every kind, links, reports. Seen through the project's own format."""
+
+import json
+import shutil
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvlm_r1.data import find_reader, load_image, read_folder
+from medvlm_r1.data.images import load_picture
+from medvlm_r1.errors import UserError
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder with two pictures, and a function that writes rows beside them."""
+    root = tmp_path / "source"
+    (root / "deep").mkdir(parents=True)
+    Image.new("L", (5, 4), 1).save(root / "a.png")
+    Image.new("L", (5, 4), 2).save(root / "deep/b.png")
+
+    def write(*rows):
+        full = [{"question": "q?", "options": ["x", "y"], "answer": "x", **row} for row in rows]
+        path = root / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in full), encoding="utf-8")
+        return path
+
+    write.root, write.out = root, tmp_path / "out"
+    return write
+
+
+def run(source, *rows, **arguments):
+    report = find_reader("jsonl")(source(*rows), out=source.out, **arguments)
+    return report, read_folder(source.out)
+
+
+def test_pictures_are_copied_byte_for_byte_and_never_decoded(source, monkeypatch):
+    (source.root / "broken.png").write_bytes(b"\x89PNG but not really")
+    monkeypatch.setattr("medvlm_r1.data.image_writer.load_picture", None)
+    _, samples = run(source, {"image": "a.png"}, {"image": "deep/b.png"}, {"image": "broken.png"})
+    for sample in samples:
+        name = sample.images[0].removeprefix("images/")
+        assert (source.out / sample.images[0]).read_bytes() == (source.root / name).read_bytes()
+
+
+def test_a_picture_is_opened_once(source, monkeypatch):
+    import builtins
+
+    opened = []
+    original = builtins.open
+
+    def counting(file, *arguments, **options):
+        opened.append(str(file))
+        return original(file, *arguments, **options)
+
+    path = source(*[{"image": "a.png"}] * 3)
+    monkeypatch.setattr(builtins, "open", counting)
+    find_reader("jsonl")(path, out=source.out)
+    assert [file for file in opened if file.startswith(str(source.root / "a.png"))] == [str(source.root / "a.png")]
+
+
+@pytest.fixture
+def dicom(source):
+    """A DICOM file of pydicom's, in the source as `name`, with a patient's name in its header."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.data import get_testdata_file
+
+    def put(name):
+        header = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+        header.PatientName = "Secret^Patient"
+        header.save_as(source.root / name)
+        return source.root / name
+
+    return put
+
+
+@pytest.mark.parametrize("name", ["scan.dcm", "scan", "1.2.840.5", "scan.IMA", "mislabelled.png"])
+def test_dicom_becomes_a_png_without_tags(source, dicom, name):
+    file = dicom(name)
+    assert b"Secret" in file.read_bytes()
+    report, samples = run(source, {"image": name}, {"image": name, "answer": "y"}, {"image": "a.png"})
+    first, second, plain = samples
+    placed = name if name.endswith(".png") else f"{name}.png"
+    assert first.images == second.images == (f"images/{placed}",)
+    content = (source.out / first.images[0]).read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert all(b"Secret" not in kept.read_bytes() for kept in source.out.rglob("*") if kept.is_file())
+    expected = load_picture(file)
+    assert np.array_equal(np.asarray(load_image(source.out / first.images[0])), np.asarray(expected.image))
+    note = json.loads(json.dumps(expected.note.as_record()))
+    assert first.record["image_notes"] == second.record["image_notes"] == {first.images[0]: note}
+    assert "image_notes" not in plain.record
+    assert (report.converted, report.may_show_text) == (1, 1)
+    assert len(list((source.out / "images").iterdir())) == 2
+
+
+@pytest.fixture
+def volume(source):
+    nibabel = pytest.importorskip("nibabel")
+    values = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), source.root / "scan.nii.gz")
+
+
+def test_slices_of_a_volume(source, volume):
+    rows = [{"image": "scan.nii.gz", "plane": "axial", "slice": number} for number in (1, 4, 1)]
+    report, samples = run(source, *rows)
+    assert [s.images[0] for s in samples] == [f"images/scan.nii.gz.axial.{number}.png" for number in (1, 4, 1)]
+    assert [s.record["image_notes"][s.images[0]]["slice"] for s in samples] == [1, 4, 1]
+    # Slices of one volume are one subject.
+    assert {s.subject for s in samples} == {"scan"}
+    assert (report.converted, report.may_show_text) == (2, 0)
+
+
+def test_a_volume_needs_its_slice(source, volume):
+    with pytest.raises(UserError, match=r"rows.jsonl, row 2: .*scan.nii.gz: .*(plane|slice)"):
+        run(source, {"image": "a.png"}, {"image": "scan.nii.gz"})
+    assert not (source.out / "samples.jsonl").exists()
+
+
+def test_a_window_is_part_of_the_name(source, dicom):
+    dicom("scan.dcm")
+    _, [sample] = run(source, {"image": "scan.dcm", "window": "40/400"})
+    assert sample.images == ("images/scan.dcm.40-400.png",)
+    with pytest.raises(UserError, match=r"rows.jsonl, row 1: "):
+        run(source, {"image": "scan.dcm", "window": "../../out"})
+
+
+def test_a_frame_of_a_tiff(source):
+    frames = [Image.new("L", (5, 4), value) for value in (10, 200)]
+    frames[0].save(source.root / "two.tiff", save_all=True, append_images=frames[1:])
+    _, [sample] = run(source, {"image": "two.tiff", "frame": 1})
+    assert load_image(source.out / sample.images[0]).getpixel((0, 0)) == (200, 200, 200)
+
+
+def test_a_damaged_dicom_is_named_or_left_out(source):
+    (source.root / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"x" * 50)
+    rows = [{"image": "a.png"}, {"image": "bad.dcm"}]
+    with pytest.raises(UserError, match=r"rows.jsonl, row 2: .*bad.dcm"):
+        run(source, *rows)
+    report, samples = run(source, *rows, skip_bad=True)
+    assert (report.rows, report.written, report.bad_rows, len(samples)) == (2, 1, 1, 1)
+
+
+def test_dicom_that_is_not_there_keeps_the_name_it_will_have(source):
+    _, [sample] = run(source, {"image": "absent.dcm"})
+    assert (sample.images, sample.missing) == (("images/absent.dcm.png",), True)
+
+
+@pytest.mark.parametrize("link", ["link.png", "folder/secret.png"])
+def test_links_that_lead_out_of_the_source(source, tmp_path, link):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/secret.png").write_bytes(b"secret")
+    (source.root / "link.png").symlink_to("../elsewhere/secret.png")
+    (source.root / "folder").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"rows.jsonl, row 2: .*{link}: a symbolic link that leads outside"):
+        run(source, {"image": "a.png"}, {"image": link})
+    assert not source.out.exists()
+
+
+def test_links_within_the_source(source):
+    (source.root / "same.png").symlink_to("deep/b.png")
+    _, [sample] = run(source, {"image": "same.png"})
+    copy = source.out / sample.images[0]
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == (source.root / "deep/b.png").read_bytes()
+
+
+def test_no_link_in_the_data_folder_is_written_through(source, tmp_path):
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (source.out / "images").mkdir(parents=True)
+    (source.out / "images/a.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(UserError, match=r"row 1: .*images/a.png: a symbolic link that leads outside"):
+        run(source, {"image": "a.png"})
+    assert (tmp_path / "secret.png").read_bytes() == b"secret"
+
+
+def test_a_bad_last_row_leaves_the_data_folder_as_it_was(source):
+    run(source, {"image": "a.png"})
+    before = {file: file.read_bytes() for file in source.out.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match=r"rows.jsonl, row 1001: answer 'z'"):
+        run(source, *[{"image": "deep/b.png"}] * 1000, {"image": "a.png", "answer": "z"})
+    assert {file: file.read_bytes() for file in source.out.rglob("*") if file.is_file()} == before
+
+
+def test_memory_does_not_grow_with_the_rows(source):
+    path = source(*[{"image": "a.png", "note": "x" * 1000}] * 4000)
+    tracemalloc.start()
+    find_reader("jsonl")(path, out=source.out)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 2
+
+
+def test_only_bad_rows(source):
+    with pytest.raises(UserError, match=r"none of the 2 rows could be read; nothing was written.*row 1: answer 'z'"):
+        run(source, {"image": "a.png", "answer": "z"}, {"image": "a.png", "answer": "z"}, skip_bad=True)
+
+
+def test_progress_ends_at_the_total(source):
+    told = []
+    run(source, *[{"image": "a.png"}] * 5, progress=lambda done, total, note="": told.append((done, total)))
+    assert told[-1] == (5, 5)
+
+
+def test_import_in_place(source):
+    before = (source.root / "a.png").read_bytes()
+    find_reader("jsonl")(source({"image": "images/c.png"}, {"image": "a.png"}), out=source.root)
+    assert [s.missing for s in read_folder(source.root)] == [True, False]
+    shutil.copyfile(source.root / "deep/b.png", source.root / "images/c.png")
+    find_reader("jsonl")(source({"image": "images/c.png"}), out=source.root)
+    assert (source.root / "images/c.png").read_bytes() == (source.root / "deep/b.png").read_bytes()
+    assert (source.root / "a.png").read_bytes() == before

@@ -1,0 +1,101 @@
+"""`data split` and `data check` as a user meets them."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pictures import make_folder, picture, sample
+
+from medvlm_r1 import cli
+from medvlm_r1.errors import RESEARCH_USE
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medvlm-r1", "data", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Ten MRI questions of nine subjects."""
+    samples = [sample(f"s{i}", subject=f"p{max(i, 1)}", question_type="anatomy") for i in range(10)]
+    return make_folder(tmp_path / "source", samples)
+
+
+def test_split_then_check(command: Command, source: Path, tmp_path: Path) -> None:
+    code, out, _ = command(
+        "split", source, "--out", tmp_path, "--part", "train=0.6", "--part", "test=rest", "--seed", 1
+    )
+    assert code == 0
+    assert "train: 6 samples, 0 without their image" in out
+    assert "  MRI, anatomy: 6" in out
+    assert "samples in the largest: 2" in out
+    code, out, _ = command("check", tmp_path / "train", tmp_path / "test", "--json")
+    assert code == 0
+    assert json.loads(out)["ok"] is True
+    code, _, err = command("split", source, "--out", tmp_path, "--part", "train=2")
+    assert code == 1
+    assert "holds a data set already" in err
+
+
+def test_split_says_what_clusters_made_of_the_wish(command: Command, tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "s", [sample(f"s{i}", subject=f"p{i // 2}") for i in range(8)])
+    code, out, _ = command("split", source, "--out", tmp_path / "o", "--part", "train=3", "--by", "none")
+    assert code == 0
+    assert "(wanted 3: groups are never divided)" in out
+    code, out, _ = command("split", source, "--out", tmp_path / "p", "--part", "train=3", "--json")
+    written = json.loads(out)["parts"]["train"]
+    assert written["wanted"] == 3
+    assert written["samples"] in (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--part", "train"], 2, "NAME=SIZE"),
+        (["--part", "train=11"], 1, "there are 10"),
+        (["--part", "train=3", "--by", "modalty"], 2, "did you mean 'modality'?"),
+        (["--part", "train=3", "--modality", "CT"], 1, "no sample has the modality 'CT'"),
+    ],
+)
+def test_a_wrong_split_is_one_message(
+    command: Command, source: Path, tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    seen, _, err = command("split", source, "--out", tmp_path / "o", *arguments)
+    assert seen == code
+    assert said in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_check_fails_on_a_leak_and_shows_it(command: Command, source: Path, tmp_path: Path) -> None:
+    near = picture(4).point(lambda value: min(255, value + 12))
+    one = make_folder(tmp_path / "train", [sample("a"), sample("b")], a=picture(4))
+    two = make_folder(tmp_path / "test", [sample("c"), sample("d")], c=near)
+    code, out, err = command("check", one, two, "--out", tmp_path / "report")
+    assert code == 1
+    assert "  train a (images/a.png) and test c (images/c.png) differ in" in out
+    assert "No certain fault in 4 samples and 4 images, but 1 pair" in out
+    assert RESEARCH_USE in out
+    assert "Traceback" not in err
+    page = (tmp_path / "report" / "check.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert command("check", one, two, "--allow-near")[0] == 0
+    assert command("check", one, "--against", two, "--json")[0] == 1
+    assert command("check", one, two, "--near", 40)[0] == 2
+    code, _, err = command("check", tmp_path / "nothing")
+    assert (code, "no such file" in err) == (1, True)

@@ -1,0 +1,151 @@
+"""The page of a data audit: its figures and charts are on it, texts are only text, and nothing is fetched."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from medvlm_r1.audit.clean import write_clean
+from medvlm_r1.audit.data import audit_data, find_fit
+from medvlm_r1.audit.verdict import Figure
+from medvlm_r1.data.folder import read_folder, write_folder
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.report.audit_charts import blind_chart, letter_chart
+from medvlm_r1.report.audit_data import render_data_audit
+
+HOSTILE = '<script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(1)>{{ 7*7 }}'
+
+
+class Words(HTMLParser):
+    """The visible text, and the tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.feed(page)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] != ["style"]:
+            self.words.append(data)
+
+
+def sample(number: int, options: tuple[str, ...], answer: str, modality: str = "MRI", **changes: Any) -> Sample:
+    fields = {"images": (f"images/{number}.png",), "question": "What is seen?", "question_type": "Disease Diagnosis"}
+    return Sample(id=f"q{number}", options=options, answer=answer, modality=modality, **{**fields, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twenty MRI questions that give themselves away, two CT ones, one open; two images."""
+    samples = [sample(n, ("cyst", "mass") if n % 2 else ("mass", "cyst"), "cyst") for n in range(20)]
+    samples += [sample(n, ("node", "cyst"), "node", "CT", question_type="") for n in (20, 21)]
+    samples.append(sample(22, (), "a cyst"))
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    for number in (0, 20):
+        Image.new("L", (8, 8), 40).save(tmp_path / f"data/images/{number}.png")
+    write_folder(tmp_path / "data", samples, info={})
+    return tmp_path / "data"
+
+
+def render(folder: Path, *, fit: str | None = None, clean: str = "", **arguments: Any) -> str:
+    samples = read_folder(folder)
+    audit = audit_data(samples, find_fit(fit, folder, samples) if fit else None)
+    written = write_clean(folder, folder.parent / "clean", samples, audit, baselines=[clean]) if clean else None
+    page = render_data_audit(audit, folder.parent / "a" / "page.html", data=folder, clean=written, **arguments)
+    return page.read_text(encoding="utf-8")
+
+
+def test_the_whole_page(folder: Path) -> None:
+    page = Words(render(folder, fit="CT", clean="majority", items=30))
+    for wanted in (
+        "What the questions give away: data",
+        "fail 100 % of the MRI questions can be answered without the image (option prior, leave one out; chance 50 %): "
+        "an accuracy on this set is no evidence of looking.",
+        "unclear 2 CT questions are too few to tell",
+        "Questions with options: 22. Open questions: 1.",
+        "Option prior fitted on CT",
+        "83.9–100.0 20 solved",
+        "Disease Diagnosis MRI, n = 20",
+        "cyst right 20 of 20 times it was offered; guessing would give 10.0",
+        "mass never right: 0 of 20 times",
+        "MRI, 2 options: The place of the right option is as even as chance would have it (A 10, B 10; p = 1).",
+        "The set without the solved questions 21 of 23 questions are left without those that any of these solves: "
+        "majority letter.",
+        "Option prior, leave one out ✓ Right",
+        "Image images/3.png is not available",
+        "Longest option ✗ Tie one of 2 options that tie",
+        "Open questions, which have no options to choose from, are left out: 1.",
+        "Verdict “warn”",
+    ):
+        assert wanted in page.text, wanted
+    assert page.text.count(RESEARCH_USE) >= 3
+    assert page.tags.count("img") == 2
+    assert page.tags.count("article") == 22
+
+
+def test_a_clean_set_of_open_questions_alone_has_no_figures(folder: Path) -> None:
+    text = Words(render(folder, clean="option_prior_loo")).text
+    assert "1 of 23 questions are left without those that any of these solves: option prior, leave one out." in text
+    assert text.count("Longest option 50.0") == 1
+
+
+def test_without_fit_and_clean_set_there_are_no_empty_parts(folder: Path) -> None:
+    text = Words(render(folder)).text
+    assert "The set without" not in text
+    assert "fitted on" not in text
+    assert "--fit-on" in text
+
+
+def test_nothing_is_fetched_and_nothing_runs(folder: Path) -> None:
+    page = render(folder, clean="majority")
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|<script|<link|<iframe|javascript:", page)
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+
+
+def test_hostile_texts_stay_text(tmp_path: Path) -> None:
+    fields = {"question": HOSTILE, "question_type": HOSTILE}
+    samples = [sample(n, (HOSTILE, "cyst"), HOSTILE, HOSTILE, **fields) for n in range(3)]
+    samples.append(sample(3, ("a", "cyst"), "a", **fields))
+    write_folder(tmp_path / "data", samples, info={})
+    page = Words(render(tmp_path / "data"))
+    assert not {"script", "iframe", "img", "a"} & set(page.tags)
+    assert "{{ 7*7 }}" in page.text
+
+
+def test_the_chart_of_baselines() -> None:
+    figures = {
+        "chance": Figure(n=9, percent=25.0, ci95=(25.0, 25.0)),
+        "majority": Figure(n=9, percent=20.0, ci95=(10.0, 30.0)),
+        "longest": Figure(n=9, percent=50.0, ci95=(30.0, 70.0)),
+        "option_prior_loo": Figure(n=9, percent=100.0, ci95=(80.0, 100.0)),
+    }
+    chart = blind_chart("MRI", figures, {name: name for name in figures})
+    width = chart.right - chart.left
+    assert [row.name for row in chart.rows] == ["majority", "longest", "option_prior_loo"]
+    assert [row.tone for row in chart.rows] == ["plain", "raised", "high"]
+    assert [(row.value - chart.left) / width for row in chart.rows] == pytest.approx([0.2, 0.5, 1.0], abs=0.001)
+    assert (chart.chance - chart.left) / width == pytest.approx(0.25, abs=0.001)
+    assert [(tick.at - chart.left) / width for tick in chart.ticks] == pytest.approx([0, 0.25, 0.5, 0.75, 1], abs=0.001)
+    assert all(chart.top < row.at < chart.bottom < chart.height for row in chart.rows)
+
+
+def test_the_chart_of_letters() -> None:
+    # Two questions of two options, two of four: an even spread is A 1.5, B 1.5, C 0.5, D 0.5.
+    chart = letter_chart("CT", {"A": 3, "B": 0, "C": 1, "D": 0}, [2, 2, 4, 4])
+    tall = chart.bottom - chart.bars[0].y
+    assert [bar.letter for bar in chart.bars] == ["A", "B", "C", "D"]
+    assert [(chart.bottom - bar.y) / tall for bar in chart.bars] == pytest.approx([1, 0, 1 / 3, 0], abs=0.01)
+    assert [(chart.bottom - b.expected) / tall for b in chart.bars] == pytest.approx([0.5, 0.5, 1 / 6, 1 / 6], abs=0.01)
+    assert all(chart.left <= bar.x <= chart.right - chart.column for bar in chart.bars)

@@ -1,0 +1,52 @@
+"""Attention by blocks against a square written by hand, and against SDPA with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
+
+from medvlm_r1.training.prefix_attention import Layout, PrefixMask, dense_mask
+
+layouts = st.lists(
+    st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), max_size=3).map(tuple)), min_size=1, max_size=3
+).map(lambda groups: Layout(tuple(groups)))
+
+
+@given(layouts)
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_attention_by_blocks_is_attention_with_the_square(layout: Layout) -> None:
+    length = sum(layout.sizes())
+    q, k, v = torch.randn(3, 1, 2, length, 4, dtype=torch.float64)
+    square = dense_mask(layout, dtype=torch.float64, device=q.device)
+    want = scaled_dot_product_attention(q, k, v, attn_mask=square, scale=0.3)
+    got = scaled_dot_product_attention(q, k, v, attn_mask=PrefixMask(layout, q.device), scale=0.3)
+    torch.testing.assert_close(got, want)
+
+
+def test_the_square_written_out() -> None:
+    layout = Layout(((2, (1, 2)), (1, ())))
+    want = torch.tensor(
+        [
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0],
+            [1, 1, 0, 1, 0, 0],
+            [1, 1, 0, 1, 1, 0],
+            [0, 0, 0, 0, 0, 1],
+        ]
+    )
+    options: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}
+    assert torch.equal(dense_mask(layout, **options)[0, 0].exp().int(), want.int())
+    # A window of two tokens: the second of the second completion no longer sees the prompt.
+    want[3, 0] = want[4, 0] = want[4, 1] = want[2, 0] = 0
+    assert torch.equal(dense_mask(layout, window=2, **options)[0, 0].exp().int(), want.int())
+
+
+def test_nothing_but_sdpa_may_read_the_blocks() -> None:
+    with pytest.raises(RuntimeError, match="only SDPA can"):
+        PrefixMask(Layout(((2, (1,)),)), torch.device("cpu")) + torch.zeros(3, 3)

@@ -1,0 +1,299 @@
+"""The shared forward against the plain one, which runs every row alone and without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from tiny_vlms import IMAGE, TINY, VOCABULARY, Prompt
+from torch import Tensor
+from trl.trainer.utils import add_fused_lm_head
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.training.families import FAMILIES
+from medvlm_r1.training.shared_prefix import encode_images, shared_logps, supports
+
+LOGPS, GRADIENTS = 1e-5, 1e-4
+few = settings(max_examples=10, deadline=None, derandomize=True)
+sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
+prompts = st.builds(Prompt, st.integers(1, 5), st.lists(sizes, max_size=2).map(tuple))
+groups = st.lists(st.tuples(prompts, st.lists(st.integers(1, 7), min_size=1, max_size=4)), min_size=1, max_size=3)
+Group = tuple[Prompt, Sequence[int]]
+PAIR: list[Group] = [(Prompt(4, ((2, 3),)), (5, 1, 3)), (Prompt(1, ((1, 1), (3, 2))), (2, 6))]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """TRL's rows, and the prompts and completions they were made of."""
+
+    given: list[Group]
+    prompts: list[Tensor]
+    completions: list[list[Tensor]]
+    inputs: dict[str, Any]
+
+
+def rows_of(family: str, given: Sequence[Group]) -> Rows:
+    torch.manual_seed(1)
+    prompts = [TINY[family].ids(prompt) for prompt, _ in given]
+    completions = [[torch.randint(10, VOCABULARY, (n,)) for n in lengths] for _, lengths in given]
+    before = max(len(ids) for ids in prompts) + 2
+    after = max(max(lengths) for _, lengths in given) + 1
+    ids = torch.zeros(sum(len(group) for group in completions), before + after, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    pairs = [(p, c) for p, group in zip(prompts, completions, strict=True) for c in group]
+    for row, (prompt, completion) in enumerate(pairs):
+        ids[row, before - len(prompt) : before + len(completion)] = torch.cat([prompt, completion])
+        mask[row, before - len(prompt) : before + len(completion)] = 1
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "logits_to_keep": after,
+        "group_sizes": [len(group) for group in completions],
+        "vision": TINY[family].pixels([prompt for prompt, _ in given]),
+    }
+    return Rows(list(given), prompts, completions, inputs)
+
+
+def plain(model: Any, family: str, rows: Rows, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of all completion tokens, row by row, from the model's own logits."""
+    logps, entropies = [], []
+    for (prompt, _), ids, completions in zip(rows.given, rows.prompts, rows.completions, strict=True):
+        for completion in completions:
+            row = torch.cat([ids, completion])[None]
+            vision = TINY[family].pixels([prompt])
+            extra = TINY[family].extra(row)
+            logits = model(input_ids=row, attention_mask=torch.ones_like(row), **vision, **extra).logits[0]
+            scores = (logits[len(ids) - 1 : -1] / temperature).log_softmax(-1)
+            logps.append(scores.gather(-1, completion[:, None])[:, 0])
+            entropies.append(-(scores.exp() * scores).sum(-1))
+    return torch.cat(logps), torch.cat(entropies)
+
+
+def scalar(logps: Tensor, entropies: Tensor) -> Tensor:
+    """A loss in which every token has its own weight."""
+    weights = torch.linspace(-1, 2, len(logps))
+    return (weights * logps).sum() + 0.3 * (weights.flip(0) * entropies).sum()
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def hold_equal(model: Any, family: str, rows: Rows, temperature: float = 1.0, **options: Any) -> None:
+    wanted = plain(model, family, rows, temperature)
+    wanted_gradients = gradients(model, scalar(*wanted))
+    logps, entropies = shared_logps(model, **rows.inputs, compute_entropy=True, temperature=temperature, **options)
+    assert entropies is not None
+    scored = rows.inputs["attention_mask"][:, -rows.inputs["logits_to_keep"] :].bool()
+    for got, want in ((logps, wanted[0]), (entropies, wanted[1])):
+        assert got.shape == scored.shape
+        assert not got[~scored].any()
+        torch.testing.assert_close(got[scored], want, atol=LOGPS, rtol=0)
+    got_gradients = gradients(model, scalar(logps[scored], entropies[scored]))
+    assert got_gradients.keys() == wanted_gradients.keys()
+    whole = torch.stack([g.norm() for g in wanted_gradients.values()]).norm()
+    for name, want in wanted_gradients.items():
+        # Tensors with next to no gradient (a key's bias has none at all) are held against the whole.
+        scale = torch.maximum(want.norm(), 1e-3 * whole)
+        assert (got_gradients[name] - want).norm() <= GRADIENTS * scale, name
+
+
+@cache
+def tiny(family: str, attention: str = "sdpa") -> Any:
+    return TINY[family].model(attention)
+
+
+def test_every_family_of_the_table_is_tested_here() -> None:
+    assert TINY.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_log_probabilities_entropies_and_gradients_are_the_plain_ones(family: str) -> None:
+    assert supports(tiny(family)) is None
+
+    @given(groups, st.sampled_from([1.0, 0.7]))
+    @few
+    def check(given: list[Group], temperature: float) -> None:
+        hold_equal(tiny(family), family, rows_of(family, given), temperature)
+
+    check()
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3", "smolvlm"])
+def test_eager_attention_is_equal_too(family: str) -> None:
+    hold_equal(tiny(family, "eager"), family, rows_of(family, PAIR))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_layers_with_a_window(attention: str) -> None:
+    text = {**TINY["qwen2_vl"].config["text_config"], "use_sliding_window": True, "sliding_window": 5}
+    text["layer_types"] = ["full_attention", "sliding_attention"]
+    model = TINY["qwen2_vl"].model(attention, text_config=text)
+    hold_equal(model, "qwen2_vl", rows_of("qwen2_vl", PAIR))
+
+
+def test_pixtral_images_of_several_sizes() -> None:
+    pixels = torch.randn(2, 3, 24, 24)
+    vision = {"model_type": "pixtral", "hidden_size": 32, "head_dim": 16, "intermediate_size": 48, "patch_size": 4}
+    vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 24}
+    config = {"vision_config": vision, "vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
+    model = TINY["llava"].model(**config)
+    grids = torch.tensor([[8, 12], [24, 16]])
+    ids = torch.randint(10, VOCABULARY, (2, 36))
+    ids[0, 1:7], ids[1, 2:26] = IMAGE, IMAGE
+    shared, _ = shared_logps(
+        model,
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        logits_to_keep=6,
+        group_sizes=[1, 1],
+        vision={"pixel_values": pixels, "image_sizes": grids},
+    )
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels, image_sizes=grids).logits
+    want = logits[:, -7:-1].log_softmax(-1).gather(-1, ids[:, -6:, None])[..., 0]
+    torch.testing.assert_close(shared, want, atol=LOGPS, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(family: str, reentrant: bool) -> None:
+    model = TINY[family].model()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    hold_equal(model, family, rows_of(family, PAIR))
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "internvl"])
+def test_lora_active_and_switched_off(family: str) -> None:
+    base = TINY[family].model()
+    rows = rows_of(family, PAIR)
+    before, _ = shared_logps(base, **rows.inputs)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
+    assert supports(model) is None
+    hold_equal(model, family, rows)
+    assert all(p.grad is None for name, p in model.named_parameters() if "lora" not in name)
+    with model.disable_adapter():
+        off, _ = shared_logps(model, **rows.inputs)
+    on, _ = shared_logps(model, **rows.inputs)
+    torch.testing.assert_close(off, before)
+    assert (on - before).abs().max() > 1e-2
+
+
+def test_rows_as_trl_scores_them() -> None:
+    """The padded batch through TRL's own patched forward, the vision inputs repeated for every row."""
+    model, rows = TINY["qwen2_vl"].model(), rows_of("qwen2_vl", PAIR)
+    add_fused_lm_head(model, temperature=0.8, outputs=("log_probs", "entropy"))
+    kept, ids, mask = (rows.inputs[key] for key in ("logits_to_keep", "input_ids", "attention_mask"))
+    repeated = [prompt for prompt, lengths in PAIR for _ in lengths]
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, :-kept] = -100
+    vision, extra = TINY["qwen2_vl"].pixels(repeated), TINY["qwen2_vl"].extra(ids)
+    want = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True, **vision, **extra)
+    logps, entropies = shared_logps(model, **rows.inputs, temperature=0.8, compute_entropy=True)
+    torch.testing.assert_close(logps, want.log_probs[:, -kept:], atol=LOGPS, rtol=0)
+    torch.testing.assert_close(entropies, want.entropy[:, -kept:], atol=LOGPS, rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 96, 5000])
+def test_the_width_of_the_heads_tiles_changes_nothing(chunk: int) -> None:
+    hold_equal(tiny("qwen2_vl"), "qwen2_vl", rows_of("qwen2_vl", PAIR), chunk=chunk)
+
+
+def test_no_product_of_the_head_is_wider_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    multiply = torch.mm
+
+    def watched(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
+        shapes.append(tuple(out.shape))
+        return multiply(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    rows = rows_of("qwen2_vl", PAIR)
+    logps, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs, chunk=16)
+    logps.sum().backward()
+    scored = sum(sum(lengths) for _, lengths in PAIR)
+    # Forward and again backward: six tiles of 16 columns and the last one, completion tokens alone.
+    assert shapes == 2 * [*6 * [(scored, 16)], (scored, 1)]
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    rows = rows_of("qwen2_vl", PAIR)
+    model = TINY["qwen2_vl"].model().bfloat16()
+    exact, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs)
+    for head_fp32 in (False, True):
+        logps, _ = shared_logps(model, **rows.inputs, head_fp32=head_fp32)
+        assert logps.dtype == torch.float32
+        torch.testing.assert_close(logps, exact, atol=0.15, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        logps, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs)
+    torch.testing.assert_close(logps, exact, atol=0.15, rtol=0)
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_features_kept_by_the_caller_in_two_parts(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = tiny(family), rows_of(family, PAIR)
+    want, _ = shared_logps(model, **rows.inputs)
+    with torch.no_grad():
+        parts = [encode_images(model, TINY[family].pixels([prompt])) for prompt, _ in PAIR]
+    kept = {**rows.inputs, "vision": {k: v for k, v in rows.inputs["vision"].items() if k != "pixel_values"}}
+
+    def unwanted(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the tower ran again")
+
+    monkeypatch.setattr(model.base_model, "get_image_features", unwanted)
+    got, _ = shared_logps(model, **kept, image_features=parts[0] + parts[1])
+    torch.testing.assert_close(got, want, atol=LOGPS, rtol=0)
+
+
+def test_the_tower_runs_once_a_batch_and_the_layers_see_each_token_once() -> None:
+    model, rows = tiny("qwen2_vl"), rows_of("qwen2_vl", PAIR)
+    seen: list[int] = []
+    tower = model.model.visual.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    layer = model.model.language_model.layers[0].register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].shape[1])
+    )
+    shared_logps(model, **rows.inputs)
+    tower.remove()
+    layer.remove()
+    patches = 4 * sum(h * w for prompt, _ in PAIR for h, w in prompt.sizes)
+    tokens = sum(map(len, rows.prompts)) + sum(sum(lengths) for _, lengths in PAIR)
+    assert seen == [patches, tokens]
+
+
+def test_rows_without_completion_tokens() -> None:
+    rows = rows_of("qwen2_vl", PAIR)
+    want, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs)
+    mask = rows.inputs["attention_mask"].clone()
+    mask[1, -rows.inputs["logits_to_keep"] :] = 0
+    got, _ = shared_logps(tiny("qwen2_vl"), **{**rows.inputs, "attention_mask": mask})
+    assert not got[1].any()
+    torch.testing.assert_close(got[[0, 2, 3, 4]], want[[0, 2, 3, 4]], atol=LOGPS, rtol=0)
+    mask[:, -rows.inputs["logits_to_keep"] :] = 0
+    none, entropies = shared_logps(tiny("qwen2_vl"), **{**rows.inputs, "attention_mask": mask}, compute_entropy=True)
+    assert entropies is not None
+    assert not none.any()
+    assert not any(g.any() for g in gradients(tiny("qwen2_vl"), none.sum() + entropies.sum()).values())
+
+
+def test_an_image_token_in_a_completion_is_named() -> None:
+    rows = rows_of("qwen2_vl", PAIR)
+    ids = rows.inputs["input_ids"].clone()
+    ids[0, -rows.inputs["logits_to_keep"]] = IMAGE
+    with pytest.raises(UserError, match=f"image token \\(id {IMAGE}\\)"):
+        shared_logps(tiny("qwen2_vl"), **{**rows.inputs, "input_ids": ids})
+
+
+@pytest.mark.parametrize("wrong", [[5], [2, 3], [3, 3], [0, 5], [3, -1, 3]])
+def test_groups_that_do_not_fit_the_rows(wrong: list[int]) -> None:
+    rows = rows_of("qwen2_vl", PAIR)
+    with pytest.raises(ValueError, match="group"):
+        shared_logps(tiny("qwen2_vl"), **{**rows.inputs, "group_sizes": wrong})

@@ -1,0 +1,69 @@
+"""What the trainer that shares prompts keeps of a batch."""
+
+from __future__ import annotations
+
+import torch
+from counted import Counted
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from medvlm_r1.training.shared_batch import FeatureStore, SharedBatch, distinct, joined, processed
+
+
+def test_runs_of_equal_prompts_are_found() -> None:
+    red, also_red, blue = (Image.new("RGB", (4, 4), color) for color in ("red", "red", "blue"))
+    asked = [[{"role": "user", "content": [{"type": "image", "image": image}]}] for image in (red, also_red, blue)]
+    other = [[{"role": "user", "content": [{"type": "text", "text": "x"}]}]]
+    # The same words on another image are another prompt; a prompt that comes back later is a run of its own.
+    assert distinct([*asked, *other, *other, asked[0]]) == ([0, 2, 3, 5], [0, 0, 1, 2, 2, 3])
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 9))
+def test_shuffling_keeps_groups_together(sizes: list[int], seed: int) -> None:
+    owner = [number for number, size in enumerate(sizes) for _ in range(size)]
+    prompts = tuple(processed([number], None, {}, "cpu") for number in range(len(sizes)))
+    batch = SharedBatch(prompts=prompts, owner=tuple(owner))
+    torch.manual_seed(seed)
+    order = batch.shuffled()
+    assert sorted(order) == list(range(len(owner)))
+    shown, lengths = batch.take(order).groups()
+    assert sorted(zip((prompt.ids[0] for prompt in shown), lengths, strict=True)) == list(enumerate(sizes))
+
+
+def test_every_order_of_groups_is_drawn() -> None:
+    prompts = tuple(processed([number], None, {}, "cpu") for number in range(3))
+    batch = SharedBatch(prompts=prompts, owner=(0, 0, 1, 1, 2, 2))
+    torch.manual_seed(0)
+    orders = [tuple(batch.shuffled()) for _ in range(600)]
+    counts = [orders.count(order) for order in set(orders)]
+    # Six orders of the groups, eight of the rows within.
+    assert len(counts) == 48
+    assert max(counts) < 4 * min(counts) + 12
+
+
+def test_vision_inputs_are_joined_in_order_and_filled_up() -> None:
+    one = processed([1, 2], ["a"], {"pixel_values": torch.ones(1, 2, 3), "token_type_ids": [[0, 1]]}, "cpu")
+    none = processed([3], None, {}, "cpu")
+    two = processed([4], ["b"], {"pixel_values": torch.full((1, 1, 3), 2.0)}, "cpu")
+    fields = joined([one, none, two], token_types=True)
+    assert fields["token_type_ids"] == [[0, 1], [0], [0]]
+    assert fields["pixel_values"][:, :, 0].tolist() == [[1, 1], [2, 0]]
+    assert "token_type_ids" not in joined([one, two])
+
+
+def test_features_are_kept_within_their_budget() -> None:
+    images = [Image.new("RGB", (2, 2), color) for color in ("red", "green", "blue")]
+    prompts = [processed([0], [image], {}, "cpu") for image in images]
+    features = {prompt.key: [(torch.full((250, 1), float(number)),)] for number, prompt in enumerate(prompts)}
+    encode = Counted(lambda prompt: features[prompt.key])
+    store = FeatureStore(0.002)  # two thousand bytes: two of the three
+    store.get(prompts[:2], encode, "cpu")
+    store.get(prompts[:1], encode, "cpu")
+    found = store.get([prompts[2], processed([0], None, {}, "cpu"), prompts[0]], encode, "cpu")
+    assert [float(entry[0][0, 0]) for entry in found] == [2, 0]
+    assert len(store) == 2
+    assert len(encode.calls) == 3
+    store.get(prompts[1:2], encode, "cpu")
+    assert len(encode.calls) == 4

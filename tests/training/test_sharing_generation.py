@@ -1,0 +1,126 @@
+"""Generation that runs each prompt once, against transformers' own loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from tiny_vlms import IMAGE, TINY, VOCABULARY, Prompt
+from torch import Tensor
+from transformers import GenerationConfig
+
+from medvlm_r1.training.shared_generation import refuses, several_of_each
+
+END = 80
+# Of unequal lengths, so that there is padding.
+PROMPTS = [Prompt(9, ((2, 3),)), Prompt(2, ((1, 2),)), Prompt(5, ((2, 2),))]
+
+
+def inputs(family: str, prompts: list[Prompt]) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    rows = [TINY[family].ids(prompt) for prompt in prompts]
+    length = max(len(row) for row in rows)
+    ids = torch.stack([torch.nn.functional.pad(row, (length - len(row), 0)) for row in rows])
+    mask = torch.stack([torch.arange(length) >= length - len(row) for row in rows]).long()
+    return {"input_ids": ids, "attention_mask": mask, **TINY[family].pixels(prompts), **TINY[family].extra(ids)}
+
+
+def settings(**changes: Any) -> GenerationConfig:
+    # Many end tokens: rows end at different times.
+    ends = list(range(END, VOCABULARY))
+    return GenerationConfig(
+        **{"max_new_tokens": 24, "do_sample": False, "eos_token_id": ends, "pad_token_id": 0, **changes}
+    )
+
+
+def completed(output: Tensor, prompt: int) -> list[list[int]]:
+    """Rows without what stands after the end token."""
+    rows = []
+    for row in output[:, prompt:].tolist():
+        end = next((place for place, token in enumerate(row) if token >= END), len(row))
+        rows.append(row[: end + 1])
+    return rows
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
+    model = TINY[family].model().eval()
+    batch = inputs(family, PROMPTS)
+    length = batch["input_ids"].shape[1]
+    # Greedy decoding of random weights ends soon or never; some settings see both.
+    seen = set()
+    penalty = {"repetition_penalty": 1.7, "suppress_tokens": [IMAGE, 5, 6]}
+    for changes in ({}, penalty, {"min_new_tokens": 3, "repetition_penalty": 1.3}):
+        expected = completed(model.generate(**batch, generation_config=settings(**changes)), length)
+        found = completed(
+            model.generate(**batch, generation_config=settings(**changes), custom_generate=several_of_each([2, 1, 3])),
+            length,
+        )
+        assert found == [expected[0]] * 2 + [expected[1]] + [expected[2]] * 3
+        seen |= {len(row) for row in expected}
+    assert len(seen) > 1
+
+
+def test_a_cache_grows_past_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvlm_r1.training.shared_generation._GROWTH", 3)
+    model = TINY["qwen2_vl"].model().eval()
+    batch = inputs("qwen2_vl", PROMPTS)
+    expected = model.generate(**batch, generation_config=settings())
+    found = model.generate(**batch, generation_config=settings(), custom_generate=several_of_each([1, 1, 1]))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("changes", [{}, {"top_k": 5}, {"top_p": 0.7, "temperature": 0.8}, {"min_p": 0.1}])
+def test_draws_are_those_of_transformers_for_one_completion(changes: dict[str, Any]) -> None:
+    model = TINY["qwen2_vl"].model().eval()
+    batch = inputs("qwen2_vl", PROMPTS[:1])
+    config = settings(do_sample=True, **{"top_k": 0, **changes})
+    for seed in range(3):
+        torch.manual_seed(seed)
+        expected = model.generate(**batch, generation_config=config)
+        torch.manual_seed(seed)
+        found = model.generate(**batch, generation_config=config, custom_generate=several_of_each([1]))
+        assert torch.equal(found, expected)
+
+
+def test_samples_follow_the_models_distribution() -> None:
+    model = TINY["qwen2_vl"].model().eval()
+    batch = inputs("qwen2_vl", PROMPTS)
+    config = settings(do_sample=True, top_k=0, max_new_tokens=2)
+    copies = 4000
+    torch.manual_seed(0)
+    output = model.generate(**batch, generation_config=config, custom_generate=several_of_each([copies] * 3))
+    # The second token of rows that did not end, given the first: the cache of the right prompt was read.
+    length = batch["input_ids"].shape[1]
+    for number in range(3):
+        one = inputs("qwen2_vl", PROMPTS)
+        rows = output[number * copies : (number + 1) * copies, length:]
+        logits = model(**one).logits[number, -1]
+        counts = torch.bincount(rows[:, 0], minlength=VOCABULARY)
+        assert fits(counts, logits.softmax(-1))
+        first = int(counts[:END].argmax())
+        longer = {name: value[number : number + 1] for name, value in one.items() if name != "pixel_values"}
+        kept = longer["attention_mask"][0].bool()
+        ids = torch.cat([longer["input_ids"][0][kept], torch.tensor([first])])[None]
+        logits = model(
+            input_ids=ids, **TINY["qwen2_vl"].pixels(PROMPTS[number : number + 1]), **TINY["qwen2_vl"].extra(ids)
+        ).logits[0, -1]
+        counts = torch.bincount(rows[rows[:, 0] == first, 1], minlength=VOCABULARY)
+        assert fits(counts, logits.softmax(-1))
+
+
+def fits(counts: Tensor, probabilities: Tensor) -> bool:
+    """Pearson's test; cells that expect fewer than five draws are taken together."""
+    expected = probabilities.detach().double() * counts.sum()
+    cells = torch.where(expected < 5, 0, torch.arange(1, len(expected) + 1))
+    seen, wanted = (torch.zeros(len(expected) + 1).double().index_add(0, cells, x.double()) for x in (counts, expected))
+    used = wanted > 0
+    return bool(chisquare(seen[used].numpy(), wanted[used].numpy(), sum_check=False).pvalue > 1e-3)
+
+
+def test_settings_of_other_loops_are_refused() -> None:
+    assert refuses({"temperature": 0.7, "suppress_tokens": [1], "cache_implementation": None}) is None
+    assert refuses({"temperature": 0.7, "num_beams": 4}) == "num_beams"
+    assert refuses({"guidance_scale": 1.5}) == "guidance_scale"
