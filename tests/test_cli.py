@@ -8,25 +8,6 @@ from typing import Any
 
 import pytest
 
-from medvlm_r1 import cli
-
-
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
-    """Runs the command in this process. Returns exit code, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["medvlm-r1", *arguments])
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as exit_:
-        code = int(exit_.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    return lambda *arguments: run(capsys, monkeypatch, *map(str, arguments))
-
 
 def test_help_does_not_import_torch() -> None:
     code = (

@@ -1,32 +1,20 @@
 """`data split` and `data check` as a user meets them."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pictures import make_folder, picture, sample
 
-from medvlm_r1 import cli
 from medvlm_r1.errors import RESEARCH_USE
 
 Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medvlm-r1", "data", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def command(command: Command) -> Command:
+    return lambda *arguments: command("data", *arguments)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from medvlm_r1.data.draft import Format
 from medvlm_r1.data.finder import ImageFinder
@@ -12,30 +11,12 @@ from medvlm_r1.data.import_run import ImportReport, ImportRun, Progress
 from medvlm_r1.data.modality import MODALITIES, modality_name
 from medvlm_r1.errors import UsageError
 
-__all__ = ["ImportReport", "Importer", "Progress", "Reader"]
-
-
-class Reader(Protocol):
-    """Makes a data folder from a source as it was downloaded."""
-
-    def __call__(
-        self,
-        source: str | Path,
-        /,
-        *,
-        out: str | Path,
-        images: str | Path | None = None,
-        modality: str | Iterable[str] | None = None,
-        skip_bad: bool = False,
-        progress: Progress | None = None,
-    ) -> ImportReport:
-        """See `Importer`."""
-        ...
+__all__ = ["ImportReport", "Importer", "Progress"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importer(Format):
-    """The `Reader` of a format."""
+    """The reader of a format: makes a data folder from a source as it was downloaded."""
 
     def __call__(
         self,

@@ -1,6 +1,6 @@
 """Readers of public formats, by the name the command line uses."""
 
-from medvlm_r1.data.importing import Reader
+from medvlm_r1.data.importing import Importer
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.readers.huatuo import import_huatuo
 from medvlm_r1.data.readers.med_r1 import import_med_r1
@@ -12,7 +12,7 @@ from medvlm_r1.data.readers.slake import import_slake
 from medvlm_r1.data.readers.vqa_rad import import_vqa_rad
 from medvlm_r1.errors import UsageError
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, Importer] = {
     "huatuo": import_huatuo,
     "omnimedvqa": import_omnimedvqa,
     "med-r1": import_med_r1,
@@ -25,7 +25,7 @@ READERS: dict[str, Reader] = {
 }
 
 
-def find_reader(name: str) -> Reader:
+def find_reader(name: str) -> Importer:
     """The reader of a format.
 
     Raises:
