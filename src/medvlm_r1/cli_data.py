@@ -31,11 +31,11 @@ def data_import(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and list them.")
     ] = False,
-    split: Annotated[str, typer.Option(help="phantom: train or test.")] = "test",
+    split: Annotated[str | None, typer.Option(help="phantom: train or test. [default: test]")] = None,
     n: Annotated[
         int | None, typer.Option("--n", help="phantom: questions per modality (600 to train, 300 to test).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="phantom: seed of subjects and questions.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="phantom: seed of subjects and questions. [default: 0]")] = None,
     shortcut: Annotated[
         bool, typer.Option("--shortcut", help="phantom: let the options give the answers away, to test audits on.")
     ] = False,
@@ -49,20 +49,22 @@ def data_import(
     from medvlm_r1.console import progress_bar
     from medvlm_r1.errors import UsageError
 
-    if shortcut and format != "phantom":
-        raise UsageError(f"--shortcut is for phantom; {format} has the questions it has.")
+    made = {"--split": split, "--n": n, "--seed": seed, "--shortcut": shortcut or None}
+    given = [name for name, value in made.items() if value is not None]
+    if given and format != "phantom":
+        raise UsageError(f"{' and '.join(given)} can be given for phantom only; {format} has the questions it has.")
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
-        if source is not None or images is not None:
-            raise UsageError("phantom makes its own images; leave out SOURCE and --images.")
+        if source is not None or images is not None or skip_bad:
+            raise UsageError("phantom makes its own rows and images; leave out SOURCE, --images and --skip-bad.")
         with progress_bar("PhantomVQA") as advance:
             samples = write_benchmark(
                 out,
-                split=split,
+                split=split or "test",
                 modalities=modality or (),
                 n=n,
-                seed=seed,
+                seed=seed or 0,
                 shortcut=shortcut,
                 progress=advance,
             )
@@ -194,6 +196,9 @@ def _print_counts(report: dict[str, Any]) -> None:
     if "by_modality" not in report:
         return
     print(f"  rows read: {report['rows']}; open questions among those written: {report['open_questions']}")
+    others = report["rows"] - report["written"] - report["bad_rows"]
+    if others:
+        print(f"  left out as of other modalities, or of none: {others} rows")
     for name, count in report["by_modality"].items():
         print(f"  {name}: {count}")
     for name, count in report["by_split"].items():

@@ -1,6 +1,7 @@
 """The set without the solved items: what stays, with its images, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -53,6 +54,14 @@ def test_what_stays(folder):
     # Its own baselines come along: on one question the longest option is wrong.
     assert done.record()["baselines"]["longest"]["CT"]["percent"] == 0
     assert done.record()["without"] == ["longest", "option_prior_loo"]
+
+
+def test_an_image_that_the_source_does_not_name_stays_missing(folder):
+    samples = [replace(s, images=(), missing=True) if s.id == "q6" else s for s in read_folder(folder)]
+    write_folder(folder, samples, info={})
+    done = clean(folder, baselines=["longest", "option_prior_loo"])
+    assert [(sample.id, sample.missing) for sample in read_folder(done.folder)] == [("q5", False), ("q6", True)]
+    assert done.missing == 1
 
 
 def test_all_baselines_count_unless_some_are_named(folder):

@@ -114,6 +114,12 @@ def test_the_baseline_whose_interval_begins_highest_speaks():
     assert judge("MRI", figures).baseline == "option_prior_loo"
 
 
+def test_a_majority_letter_chosen_after_the_fact_does_not_count_where_the_letters_are_even():
+    figures = {"chance": known(25, 25, 25), "majority": known(62.5, 30.6, 86.3, 8), "longest": known(20, 5, 50, 8)}
+    assert judge("MRI", figures).level == "warn"
+    assert judge("MRI", figures, letters_uneven=False).level == "unclear"
+
+
 @dataclass(frozen=True)
 class Item:
     options: tuple[str, ...]

@@ -128,6 +128,24 @@ def test_images_that_are_not_there_or_cannot_be_shown(folders: tuple[Path, Path]
     assert "leads outside" in reasons["d"]
     assert "\n".join(reasons.values()).count(str(one)) == 0
     assert check.problems == ["1 image not there", "3 images that cannot be shown"]
+    # A file may be called after its patient: pictures are named by their sample.
+    assert "images/" not in "\n".join(check_lines(check))
+
+
+def test_an_image_that_the_source_does_not_name_is_missing(folders: tuple[Path, Path]) -> None:
+    one, _ = folders
+    make_folder(one, [sample("a", images=(), missing=True), sample("b", images=())])
+    check = check_folders([one])
+    assert check.missing.items == (Place("train", "a"),)
+    assert check.problems == ["1 image not there"]
+
+
+def test_a_picture_among_several_is_told_by_its_number(folders: tuple[Path, Path]) -> None:
+    one, _ = folders
+    make_folder(one, [sample("a", images=("images/a.png", "images/Doe.jpg"))])
+    check = check_folders([one])
+    assert check.missing.items == (Place("train", "a", "images/Doe.jpg", 2),)
+    assert "  train a (image 2)" in check_lines(check)
 
 
 def test_a_folder_without_a_usable_row(folders: tuple[Path, Path], tmp_path: Path) -> None:

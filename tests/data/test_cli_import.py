@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from medvlm_r1.cli import app
 from medvlm_r1.data.registry import READERS
+from medvlm_r1.errors import UsageError
 
 
 @pytest.fixture
@@ -72,10 +73,28 @@ def test_rows_left_out_are_listed(source, tmp_path):
     assert "row 3: answer 'z'" in lines[-1]
 
 
+def test_rows_of_other_modalities_are_counted(source, tmp_path):
+    lines = call("csv", source(3), "--out", tmp_path / "out", "--skip-bad", "--modality", "MRI").stdout.splitlines()
+    assert "  left out as of other modalities, or of none: 2 rows" in lines
+
+
 def test_images_lie_elsewhere(source, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     result = call("csv", source(1), "--out", tmp_path / "out", "--images", tmp_path / "elsewhere", "--json")
     assert json.loads(result.stdout)["missing"] == 1
+
+
+@pytest.mark.parametrize("option", [("--split", "train"), ("--n", 5), ("--seed", 0), ("--shortcut",)])
+def test_what_is_for_phantom_alone_is_not_ignored(source, tmp_path, option):
+    result = call("csv", source(1), "--out", tmp_path / "out", *option)
+    assert isinstance(result.exception, UsageError)
+    assert f"{option[0]} can be given for phantom only" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_phantom_takes_no_source(tmp_path):
+    result = call("phantom", "--out", tmp_path / "out", "--skip-bad")
+    assert isinstance(result.exception, UsageError)
 
 
 def test_help_names_every_format():

@@ -156,7 +156,8 @@ def test_check_images_looks_at_the_files_as_they_are_now(folder):
     (folder / "images/2.png").write_bytes(whole[: len(whole) // 2])
     both = sample(4, images=("images/1.png", "images/2.png"))
     text_only = sample(5, images=())
-    assert [s.id for s in check_images(folder, [*samples, both, text_only])] == ["s2", "s4"]
+    unnamed = sample(6, images=(), missing=True)
+    assert [s.id for s in check_images(folder, [*samples, both, text_only, unnamed])] == ["s2", "s4", "s6"]
 
 
 def test_check_images_decodes_each_file_once(folder, monkeypatch):

@@ -273,3 +273,10 @@ def test_medical_files_are_known_by_content_then_by_name(tmp_path):
     ]
     assert not is_medical("a\0b.png")
     assert not is_medical(tmp_path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_large_picture_below_the_limit_gives_no_warning(tmp_path, monkeypatch):
+    two_pixels().save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    assert loaded(tmp_path / "x.png") == [RED, BLUE]

@@ -82,6 +82,18 @@ def test_a_constant_image_is_black_and_said(saved):
     assert load_picture(path).note.warnings == ("All pixels have the same value.",)
 
 
+def test_a_rescale_that_makes_one_value_of_all_is_said(saved):
+    path = saved(dataset(HOUNSFIELD, Modality="CT", RescaleSlope=0, RescaleIntercept=40))
+    assert load_picture(path).note.warnings == ("All pixels have the same value.",)
+
+
+@pytest.mark.parametrize("rescale", [{"RescaleSlope": "1e400"}, {"RescaleSlope": 1, "RescaleIntercept": "-1e400"}])
+def test_a_rescale_that_is_no_number_is_refused(saved, rescale):
+    path = saved(dataset(HOUNSFIELD, Modality="CT", **{"RescaleIntercept": 0, **rescale}))
+    with pytest.raises(UserError, match=r"x.dcm: its rescale slope or intercept is not a usable number"):
+        load_picture(path)
+
+
 def test_the_view_chooses_the_window(saved):
     stored = {**RESCALED, "WindowCenter": 0, "WindowWidth": 2000}
     path = saved(dataset(HOUNSFIELD, **stored))

@@ -24,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medvlm_r1.data.images import View, is_medical, load_picture
+from medvlm_r1.data.images import View, dicom, is_medical, load_picture
 from medvlm_r1.data.images.codestream import codestream_size
 from medvlm_r1.errors import UserError
 
@@ -255,6 +255,30 @@ def test_damaged_rle_is_refused(saved):
 
 
 SHIPPED = Path(pydicom.__file__).parent / "data/test_files"
+
+
+@pytest.mark.parametrize(
+    ("name", "plugin"),
+    [
+        ("CT_small.dcm", ""),
+        ("image_dfl.dcm", ""),
+        ("MR_small_RLE.dcm", "pydicom"),
+        ("SC_rgb_jpeg_dcmtk.dcm", "pylibjpeg"),
+        ("MR_small_jp2klossless.dcm", "pylibjpeg"),
+        ("MR_small_jpeg_ls_lossless.dcm", "pylibjpeg"),
+    ],
+)
+def test_the_decoder_does_not_depend_on_what_is_installed(monkeypatch, name, plugin):
+    """GDCM, which pydicom prefers where it is installed, aborts the process on some damaged files."""
+    original, used = dicom.pixel_array, []
+
+    def watched(*arguments, **options):
+        used.append(options["decoding_plugin"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(dicom, "pixel_array", watched)
+    load_picture(SHIPPED / name)
+    assert used == [plugin]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -193,6 +193,38 @@ def test_memory_does_not_grow_with_the_rows(source):
     assert peak < path.stat().st_size / 2
 
 
+def test_a_malformed_line_is_left_out_and_counted(source):
+    path = source({"image": "a.png"}, {"image": "deep/b.png"})
+    path.write_text(path.read_text().replace("\n", '\n{"image": \n', 1))
+    with pytest.raises(UserError, match=r"rows.jsonl, row 2: malformed JSON"):
+        find_reader("jsonl")(path, out=source.out)
+    told = []
+    report = find_reader("jsonl")(
+        path, out=source.out, skip_bad=True, progress=lambda done, total, note="": told.append((done, total))
+    )
+    assert (report.rows, report.written, report.bad_rows) == (3, 2, 1)
+    assert "rows.jsonl, row 2: malformed JSON" in report.reasons[0]
+    assert told[-1] == (3, 3)
+    assert [sample.id for sample in read_folder(source.out)] == ["jsonl-000001", "jsonl-000003"]
+
+
+def test_a_table_row_with_a_cell_too_many_is_left_out_and_counted(source):
+    table = source.root / "rows.csv"
+    table.write_text("image,question,answer\na.png,q?,x\na.png,q, or r?,x\na.png,q?,y\n")
+    with pytest.raises(UserError, match=r"rows.csv, row 2: has 4 cells where the heading has 3"):
+        find_reader("csv")(table, out=source.out)
+    report = find_reader("csv")(table, out=source.out, skip_bad=True)
+    assert (report.rows, report.written, report.bad_rows) == (3, 2, 1)
+    assert "rows.csv, row 2: has 4 cells" in report.reasons[0]
+
+
+def test_only_malformed_lines(source):
+    path = source()
+    path.write_text("{\n{\n")
+    with pytest.raises(UserError, match=r"none of the 2 rows could be read"):
+        find_reader("jsonl")(path, out=source.out, skip_bad=True)
+
+
 def test_only_bad_rows(source):
     with pytest.raises(UserError, match=r"none of the 2 rows could be read; nothing was written.*row 1: answer 'z'"):
         run(source, {"image": "a.png", "answer": "z"}, {"image": "a.png", "answer": "z"}, skip_bad=True)

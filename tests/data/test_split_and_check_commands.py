@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pictures import make_folder, picture, sample
 
+from medvlm_r1.data.folder import read_folder
 from medvlm_r1.errors import RESEARCH_USE
 
 Command = Callable[..., tuple[int, str, str]]
@@ -70,13 +71,21 @@ def test_a_wrong_split_is_one_message(
     assert not (tmp_path / "o").exists()
 
 
+def test_a_split_keeps_what_misses_an_image_its_source_does_not_name(command: Command, tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", [sample(f"s{i}", images=(), missing=i < 2) for i in range(4)])
+    code, out, _ = command("split", source, "--out", tmp_path, "--part", "all=4")
+    assert code == 0
+    assert "all: 4 samples, 2 without their image" in out
+    assert [s.missing for s in read_folder(tmp_path / "all")] == [True, True, False, False]
+
+
 def test_check_fails_on_a_leak_and_shows_it(command: Command, source: Path, tmp_path: Path) -> None:
     near = picture(4).point(lambda value: min(255, value + 12))
     one = make_folder(tmp_path / "train", [sample("a"), sample("b")], a=picture(4))
     two = make_folder(tmp_path / "test", [sample("c"), sample("d")], c=near)
     code, out, err = command("check", one, two, "--out", tmp_path / "report")
     assert code == 1
-    assert "  train a (images/a.png) and test c (images/c.png) differ in" in out
+    assert "  train a and test c differ in" in out
     assert "No certain fault in 4 samples and 4 images, but 1 pair" in out
     assert RESEARCH_USE in out
     assert "Traceback" not in err

@@ -1,13 +1,14 @@
 """Evaluation: the figures, resuming, and what stops it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from scripted import OPTIONS, Scripted, make_samples, tagged
 
-from medvlm_r1.data.folder import write_folder
+from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.store import ANSWERS, RESULTS
@@ -150,6 +151,15 @@ def test_missing_images_stop_it_unless_told(samples_dir: Path, tmp_path: Path) -
     results = evaluate("m", samples_dir, tmp_path / "run", skip_missing=True, generator=Scripted(right_up_to_two))
     assert (results["n"], results["n_missing"]) == (4, 2)
     assert results["accuracy"]["MRI"]["n"] == 2
+
+
+def test_an_image_that_the_source_does_not_name_is_missing_too(samples_dir: Path, tmp_path: Path) -> None:
+    samples = read_folder(samples_dir)
+    write_folder(samples_dir, [replace(samples[0], images=(), missing=True), *samples[1:]], info={})
+    with pytest.raises(UserError, match=r"missing for 1 of 6 rows, the first in row 1 \(its source does not name it\)"):
+        evaluate("m", samples_dir, tmp_path / "run", generator=Scripted(right_up_to_two))
+    results = evaluate("m", samples_dir, tmp_path / "run", skip_missing=True, generator=Scripted(right_up_to_two))
+    assert (results["n"], results["n_missing"]) == (5, 1)
 
 
 def test_images_that_came_later_are_answered_then(samples_dir: Path, tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from test_html import HOSTILE, read
 
 from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.report.check import render_check
 
 
@@ -87,7 +88,26 @@ def test_an_image_that_went_away_is_said_to_be_gone(tmp_path: Path) -> None:
     check = check_folders([one, two])
     (one / "images" / "a.png").unlink()
     page = read(render_check(check, tmp_path / "check.html"))
-    assert "Image images/a.png is not available" in page.text
+    assert "This image is not available" in page.text
+
+
+def test_pictures_are_named_by_their_sample_alone(tmp_path: Path) -> None:
+    one = make(tmp_path / "train", "One?", Doe_John=wedge(), b=clouds())
+    rows = (one / "samples.jsonl").read_text().replace("train-Doe_John", "train-1")
+    (one / "samples.jsonl").write_text(rows.replace('["images/b.png"]', '["images/b.png", "images/Doe_Jane.png"]'))
+    (one / "images" / "Doe_John.png").write_bytes(b"")
+    page = read(render_check(check_folders([one]), tmp_path / "check.html"))
+    assert "train train-1 1 the image file is empty" in page.text
+    assert "train train-b 2" in page.text
+    assert "Doe" not in page.text
+
+
+def test_a_page_that_cannot_be_put_in_its_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out.html").mkdir()
+    check = check_folders([make(tmp_path / "one", "What?", a=wedge())])
+    with pytest.raises(UserError, match=r"out.html: cannot be written"):
+        render_check(check, tmp_path / "out.html")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one", "out.html"]
 
 
 def test_hostile_rows_stay_text_and_nothing_is_fetched(tmp_path: Path) -> None:

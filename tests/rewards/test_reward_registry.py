@@ -22,7 +22,7 @@ def own_rewards(tmp_path, monkeypatch):
 
 
 def test_names():
-    assert list(REGISTRY) == ["accuracy_paper", "format_paper", "accuracy_strict"]
+    assert list(REGISTRY) == ["accuracy_paper", "format_paper", "accuracy_strict", "consistent"]
     for name, reward in REGISTRY.items():
         assert resolve_reward(name) is reward
         assert reward.__name__ == name  # the name under which TRL logs it
@@ -45,7 +45,7 @@ def test_own_function_in_the_working_directory(own_rewards, path):
     ("name", "said"),
     [
         ("acuracy_paper", r"unknown reward 'acuracy_paper' .*did you mean 'accuracy_paper'\?"),
-        ("zzz", "unknown reward 'zzz' .*known: 'accuracy_paper', 'accuracy_strict', 'format_paper'"),
+        ("zzz", "unknown reward 'zzz' .*known: 'accuracy_paper', 'accuracy_strict', 'consistent', 'format_paper'"),
         ("", "unknown reward ''"),
         ("module:", "unknown reward 'module:'"),
         (":function", "unknown reward ':function'"),

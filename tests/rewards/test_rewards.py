@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.rewards import REGISTRY, resolve_reward
 
-accuracy_paper, format_paper, accuracy_strict = (
-    resolve_reward(name) for name in ("accuracy_paper", "format_paper", "accuracy_strict")
+accuracy_paper, format_paper, accuracy_strict, consistent = (
+    resolve_reward(name) for name in ("accuracy_paper", "format_paper", "accuracy_strict", "consistent")
 )
 
 PIECES = ["<think>", "</think>", "<answer>", "</answer>", "<ANSWER>", "</Answer>", " ", "\n", "B", "b", "A", "xyz", "."]
@@ -105,7 +105,7 @@ def test_the_maximum_of_the_paper_is_two():
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_both_shapes_of_completions_and_their_order(name):
-    good, bad = "<think>a</think><answer>C</answer>", "no"
+    good, bad = "<think>It is C.</think><answer>C</answer>", "no"
     told = [
         bad,
         good,
@@ -115,7 +115,12 @@ def test_both_shapes_of_completions_and_their_order(name):
         [{"role": "assistant", "content": None}],
         [],
     ]
-    columns = {"letter": ["C"] * 7, "options": [[]] * 7, "sample_id": list("abcdefg"), "modality": ["CT"] * 7}
+    columns = {
+        "letter": ["C"] * 7,
+        "options": [["x", "y", "It is C"]] * 7,
+        "sample_id": list("abcdefg"),
+        "modality": ["CT"] * 7,
+    }
     rewards = REGISTRY[name](prompts=["p"] * 7, completions=told, completion_ids=[[1]] * 7, **columns)
     assert rewards == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
     assert all(type(reward) is float for reward in rewards)
@@ -179,3 +184,20 @@ def test_at_most_one_letter_is_paid_for_one_text(text):
 def test_a_million_characters_are_scored(name, unit):
     """Not timed: a quadratic pattern would keep the suite from coming to an end."""
     assert one(REGISTRY[name], "<think>" + unit * (1_000_000 // len(unit))) == 0.0
+
+
+def test_consistent_pays_for_the_answer_that_the_reasoning_concludes() -> None:
+    options = ("brain", "knee")
+    texts = {
+        "<think>A brain no, B knee yes.</think><answer>B</answer>": 1.0,
+        "<think>A brain no, B knee yes.</think><answer>A</answer>": 0.0,
+        "<think>I have seen it before.</think><answer>B</answer>": 0.0,
+        "<think></think><answer>B</answer>": 0.0,
+        "A brain no, B knee yes. <answer>B</answer>": 0.0,
+        "<think>A brain no, B knee yes.</think><answer>knee</answer>": 0.0,
+        "": 0.0,
+    }
+    given = [[{"role": "assistant", "content": text}] for text in texts]
+    assert consistent([None] * len(given), given, options=[options] * len(given)) == list(texts.values())
+    with pytest.raises(ValueError, match="zip"):
+        consistent([None], given[:1], options=[])

@@ -95,7 +95,7 @@ def write_clean(
             absent.add(name)
         if progress is not None:
             progress(done, len(names))
-    kept = [replace(sample, missing=not absent.isdisjoint(sample.images)) for sample in kept]
+    kept = [replace(sample, missing=sample.unnamed_image or not absent.isdisjoint(sample.images)) for sample in kept]
     info = {key: value for key, value in read_info(source).items() if key != "counts"}
     info["clean"] = {"of": source.resolve().name, "without_solved_by": list(chosen), "removed": len(solved)}
     write_folder(out, kept, info=info)

@@ -176,7 +176,11 @@ def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
             letters=letters_right(items),
             order=tests[name],
             telling=telling_options(items),
-            verdict=judge(name, figures, fit.name if fit else None) if items else None,
+            verdict=judge(
+                name, figures, fit.name if fit else None, letters_uneven=any(test.uneven for test in tests[name])
+            )
+            if items
+            else None,
         )
     return DataAudit(modalities=parts, fit=fit)
 

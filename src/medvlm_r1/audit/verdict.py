@@ -82,16 +82,21 @@ def label(baseline: str, fit: str | None = None) -> str:
     }[baseline]
 
 
-def judge(modality: str, figures: Mapping[str, Figure], fit: str | None = None) -> Verdict:
+def judge(
+    modality: str, figures: Mapping[str, Figure], fit: str | None = None, *, letters_uneven: bool = True
+) -> Verdict:
     """Judge one modality.
 
     Args:
         modality: Its name, for the sentence.
-        figures: By baseline; chance and at least one other.
+        figures: By baseline; chance and at least one other that counts.
         fit: What the fitted option prior was counted on, for the sentence.
+        letters_uneven: Whether the right option's place is uneven beyond chance. Where it is not, the majority letter
+            does not count: it was chosen on the answers themselves, which its interval knows nothing of.
     """
     chance = figures[CHANCE].percent
-    blind = {name: found for name, found in figures.items() if name != CHANCE}
+    left_out = {CHANCE} if letters_uneven else {CHANCE, MAJORITY}
+    blind = {name: found for name, found in figures.items() if name not in left_out}
     best = max(blind, key=lambda name: (blind[name].ci95[0], blind[name].percent))
     low = blind[best].ci95[0]
     # Floating point: a baseline exactly at a threshold must not fall on either side by a rounding error.

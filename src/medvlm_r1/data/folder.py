@@ -145,8 +145,8 @@ def check_images(path: str | Path, samples: Iterable[Sample]) -> list[Sample]:
         samples: Samples of that folder.
 
     Returns:
-        Those with at least one image that is not there, not readable or a link that leads out of the folder, in the
-        order given.
+        Those with at least one image that is not there, not readable, a link that leads out of the folder, or not even
+        named by the source; in the order given.
     """
     path = Path(path)
     readable: dict[str, bool] = {}
@@ -155,7 +155,7 @@ def check_images(path: str | Path, samples: Iterable[Sample]) -> list[Sample]:
         for name in sample.images:
             if name not in readable:
                 readable[name] = _is_readable(path, name)
-        if not all(readable[name] for name in sample.images):
+        if sample.unnamed_image or not all(readable[name] for name in sample.images):
             unreadable.append(sample)
     return unreadable
 

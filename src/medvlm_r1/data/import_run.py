@@ -17,6 +17,7 @@ from medvlm_r1.data.finder import ImageFinder, Placed
 from medvlm_r1.data.image_writer import ImageWriter
 from medvlm_r1.data.rows import bad_row
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.tables import PAST_BAD, Rows
 from medvlm_r1.errors import UserError
 
 _SHOWN_BAD_ROWS = 20
@@ -79,6 +80,7 @@ class ImportRun:
     progress: Progress | None
     writer: ImageWriter | None = None
     bad: int = 0
+    malformed: int = 0
     reasons: list[str] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
 
@@ -99,6 +101,7 @@ class ImportRun:
                 first = ids.setdefault(sample.id, place)
                 if first != place:
                     raise bad_row(part.file, number, f"the id {sample.id!r} is used in {first} already; make it unique")
+        rows += self.malformed
         if rows == 0:
             raise UserError(f"{source}: there are no rows, so nothing to import")
         if not kept:
@@ -149,17 +152,29 @@ class ImportRun:
         )
 
     def _rows(self, total: int | None) -> Iterator[tuple[Part, int, Row]]:
-        done, told = 0, time.monotonic()
+        done, told, self.malformed = 0, time.monotonic(), 0
         note = "rows checked" if total is None else "rows written"
         for part in self.parts:
-            for number, row in part.rows(part.file):
+            for number, row in self._read(part):
                 yield part, number, row
                 done += 1
                 if self.progress is not None and time.monotonic() - told > _TELL_SECONDS:
                     told = time.monotonic()
-                    self.progress(done, total, note)
+                    self.progress(done + self.malformed, total, note)
         if self.progress is not None and total is not None:
-            self.progress(done, total, note)
+            self.progress(done + self.malformed, total, note)
+
+    def _read(self, part: Part) -> Rows:
+        """The rows of a part; those that are malformed are left out and counted where that is wanted and can be."""
+        past_bad = PAST_BAD.get(part.rows) if self.skip_bad else None
+        if past_bad is None:
+            return part.rows(part.file)
+
+        def count(number: int, reason: str) -> None:
+            self.malformed += 1
+            self._refuse(part, number, ValueError(reason))
+
+        return past_bad(part.file, on_bad=count)
 
     def _made(self, part: Part, number: int, row: Row) -> tuple[Sample, list[Placed], bool] | None:
         """Sample, its images, and whether its id was made here; None for a row that is left out."""

@@ -12,12 +12,13 @@ from typing import IO, Any, NoReturn
 from medvlm_r1.errors import UserError
 
 MAX_ROW = 16 * 2**20
+OnBad = Callable[[int, str], None]
+"""Told number and reason of a malformed row, which is then skipped."""
+
 _CHUNK = 2**20
 
 
-def read_json_lines(
-    path: Path, *, on_bad: Callable[[int, str], None] | None = None
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a JSON Lines file (UTF-8, one object a line, blank lines skipped).
 
     Args:

@@ -25,7 +25,7 @@ class Sample:
         question_type: One of OmniMedVQA's five types, or empty.
         subject: Patient or volume: the cluster for statistics. Empty when unknown.
         split: Name of the split, or empty.
-        missing: An image file was not there at import.
+        missing: An image file was not there at import, or the source does not even name it.
         record: PhantomVQA's truth, or fields of the source. JSON values only.
 
     Raises:
@@ -69,6 +69,11 @@ class Sample:
     def letter(self) -> str:
         """Letter of the right option, `A` to `J`; empty for an open question."""
         return LETTERS[self.options.index(self.answer)] if self.options else ""
+
+    @property
+    def unnamed_image(self) -> bool:
+        """Whether it asks about an image that its source does not name: not to be taken for one without an image."""
+        return self.missing and not self.images
 
 
 _REQUIRED = tuple(f.name for f in fields(Sample) if f.default is MISSING and f.default_factory is MISSING)

@@ -129,7 +129,9 @@ def split_folder(
     reports = {}
     # All images are in place before the first samples.jsonl is, so an interrupted split can be started again.
     for name, part in split.parts.items():
-        written = [replace(s, split=name, missing=any(image in absent for image in s.images)) for s in part]
+        written = [
+            replace(s, split=name, missing=s.unnamed_image or any(image in absent for image in s.images)) for s in part
+        ]
         info = {**described, "split": {"part": name, **history}}
         write_folder(out / name, written, info=info)
         reports[name] = PartReport(

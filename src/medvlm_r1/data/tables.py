@@ -4,9 +4,9 @@ import csv
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from medvlm_r1.data.rows import MAX_ROW, bad_row, read_json_array, read_json_lines
+from medvlm_r1.data.rows import MAX_ROW, OnBad, bad_row, read_json_array, read_json_lines
 from medvlm_r1.errors import UserError
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
@@ -27,10 +27,15 @@ def rows_of(path: Path) -> Callable[[Path], Rows]:
     }.get(path.suffix.lower(), read_json_array)
 
 
-def read_csv(path: Path) -> Rows:
+def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
     """Rows of a CSV file (UTF-8, with a heading, blank lines skipped).
 
     The separator is the comma; if the heading has none, the semicolon or tab that it has.
+
+    Args:
+        path: The file.
+        on_bad: Told of each row with more or fewer cells than the heading, which is then skipped; without it the first
+            one raises.
 
     Yields:
         Row number from 1, and column name to text. White space around column names is taken off.
@@ -57,7 +62,11 @@ def read_csv(path: Path) -> Rows:
                     continue
                 number += 1
                 if len(cells) != len(names):
-                    raise bad_row(path, number, f"has {len(cells)} cells where the heading has {len(names)}")
+                    reason = f"has {len(cells)} cells where the heading has {len(names)}"
+                    if on_bad is None:
+                        raise bad_row(path, number, reason)
+                    on_bad(number, reason)
+                    continue
                 yield number, dict(zip(names, cells, strict=True))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV file") from error
@@ -106,6 +115,16 @@ def read_arrow(path: Path) -> Rows:
                         yield number, row
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as Arrow after row {number} ({_short(error)})") from error
+
+
+class ReadPastBad(Protocol):
+    """Reads a file whose rows stand apart, so that those after a malformed one can be read."""
+
+    def __call__(self, path: Path, *, on_bad: OnBad | None = None) -> Rows: ...
+
+
+PAST_BAD: dict[Callable[[Path], Rows], ReadPastBad] = {read_json_lines: read_json_lines, read_csv: read_csv}
+"""The readers among those of `rows_of` that are such."""
 
 
 def _short(error: Exception) -> str:

@@ -19,6 +19,28 @@ TEMPLATES: dict[str, str] = {
     ),
     "answer-only": "{question}\nAnswer with the option's letter only.",
 }
+"""The paper's and its baseline's. The embedded base's tokenizer is learned from them, so another one here would give
+another tokenizer; further templates go into `VARIANTS`."""
+
+VARIANTS: dict[str, str] = {
+    # Med-R1 (arXiv 2503.13939) without thinking: the words of its evaluation script, as a public fork of its repository
+    # holds it; there they follow the question after a space, on the same line.
+    "no-think": (
+        "{question}\nProvide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags."
+    ),
+    # The answer first, as Med-R1's variant of that name has it. The words are this project's own, turned around from
+    # MedVLM-R1's; Med-R1's were not found.
+    "think-after": (
+        "{question}\n"
+        "Your task: \n"
+        "1. First provide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.\n"
+        "2. Then explain the choice step by step, enclose your reasoning process in <think>...</think> tags.\n"
+        "3. No extra information or text outside of these tags."
+    ),
+}
+"""Templates of other work."""
+
+ALL_TEMPLATES = TEMPLATES | VARIANTS
 
 _CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 
@@ -34,7 +56,7 @@ def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
 
     Args:
         sample: The question.
-        template: A name in `TEMPLATES`.
+        template: A name in `ALL_TEMPLATES`.
 
     Returns:
         The template around the lettered question.
@@ -44,14 +66,14 @@ def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
         UserError: The question or an option holds a control token such as `<|image_pad|>`. A tokenizer would obey
             it, and the model would no longer see this question.
     """
-    if template not in TEMPLATES:
-        raise UsageError(f"unknown prompt template {template!r}; {did_you_mean(template, TEMPLATES)}")
+    if template not in ALL_TEMPLATES:
+        raise UsageError(f"unknown prompt template {template!r}; {did_you_mean(template, ALL_TEMPLATES)}")
     question = lettered(sample)
     if token := _CONTROL_TOKEN.search(question):
         raise UserError(
             f"sample {sample.id!r}: the question or an option holds the control token {token[0]!r}; remove it"
         )
-    return TEMPLATES[template].format(question=question)
+    return ALL_TEMPLATES[template].format(question=question)
 
 
 def messages(sample: Sample, template: str = "medvlm-r1") -> list[dict[str, Any]]:
@@ -59,7 +81,7 @@ def messages(sample: Sample, template: str = "medvlm-r1") -> list[dict[str, Any]
 
     Args:
         sample: The question.
-        template: A name in `TEMPLATES`.
+        template: A name in `ALL_TEMPLATES`.
 
     Returns:
         `[{"role": "user", "content": [{"type": "image"}, ..., {"type": "text", "text": ...}]}]` with one image entry

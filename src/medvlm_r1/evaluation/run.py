@@ -23,6 +23,7 @@ from medvlm_r1.evaluation.score import score
 from medvlm_r1.evaluation.store import AnswerKey, AnswerStore, StoredAnswer, hash_pixels, hash_prompt, write_results
 from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator
 from medvlm_r1.policy.load import fingerprint, load_policy
+from medvlm_r1.policy.server import ServerGenerator, is_server
 
 Progress = Callable[[int, int], None]
 Row = tuple[int, Sample]
@@ -84,13 +85,13 @@ def evaluate(
     """Answer every question of a data folder and score the answers.
 
     Args:
-        model: a folder, a hub id or "phantom-base". With a generator given it only names the answers, so two generators
-            need two names.
+        model: a folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server). With a generator given it
+            only names the answers, so two generators need two names.
         data_dir: a data folder (`samples.jsonl`, `images/`).
         out: the run folder; `samples.jsonl` grows as answers come, `results.json` is written at the end.
         skip_missing: leave out rows whose images are not there, and count them, instead of stopping.
         limit: only the first so many rows.
-        batch_size: questions answered at once.
+        batch_size: questions answered at once; of a server, requests under way.
         max_new_tokens: longer completions are cut off, and counted.
         template: name of the prompt template.
         progress: called with (answered, wanted) before the first batch and after each.
@@ -115,11 +116,13 @@ def evaluate(
     asking = _Asking(
         data_dir=data_dir,
         model=model,
-        identity=fingerprint(model) if generator is None else f"generator {model}",
+        identity=_identity(model, generator),
         template=template,
         settings=GenerationSettings(max_new_tokens=max_new_tokens),
         prompts={sample.id: messages(sample, template) for _, sample in rows},
     )
+    if generator is None and is_server(model):
+        generator = ServerGenerator.parse(model, concurrency=batch_size)
     with AnswerStore(out) as store:
         _check_stored(store, everything, rows, asking)
         pending = [row for row in rows if row[1].id not in store.answers]
@@ -151,6 +154,13 @@ def evaluate(
     return results
 
 
+def _identity(model: str, generator: Generator | None) -> str:
+    if generator is not None:
+        return f"generator {model}"
+    # What a server holds under a name cannot be seen from here.
+    return f"server {model}" if is_server(model) else fingerprint(model)
+
+
 def _check_arguments(limit: int | None, batch_size: int) -> None:
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; wanted at least 1 row")
@@ -160,13 +170,16 @@ def _check_arguments(limit: int | None, batch_size: int) -> None:
 
 def _present(data_dir: Path, selected: Sequence[Row], skip_missing: bool) -> list[Row]:
     """The rows whose images are there. A damaged image is not a missing one: it stops the run, before hours of work."""
-    absent = {s.id for _, s in selected if not all(inside(data_dir, image).is_file() for image in s.images)}
+    absent = {
+        s.id for _, s in selected if s.unnamed_image or not all(inside(data_dir, image).is_file() for image in s.images)
+    }
     present = [row for row in selected if row[1].id not in absent]
     if absent and not skip_missing:
         row, sample = next(row for row in selected if row[1].id in absent)
         raise UserError(
             f"{data_dir}: images are missing for {len(absent)} of {len(selected)} rows, the first in row {row}"
-            f" ({', '.join(sample.images)}); put the files there, or leave such rows out with --skip-missing"
+            f" ({', '.join(sample.images) or 'its source does not name it'}); put the files there, or leave such rows"
+            " out with --skip-missing"
         )
     if not present:
         raise UserError(f"{data_dir}: images are missing for all {len(selected)} rows, so nothing is left to answer")

@@ -90,7 +90,7 @@ class LocalGenerator:
         import torch
 
         for index, item in enumerate(items):
-            _check_images(index, item)
+            check_images(index, item)
         results: dict[int, Generation] = {}
         devices = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
         # The caller's random state stays untouched, so evaluating during a training does not change the training.
@@ -141,7 +141,12 @@ def _batches(items: Sequence[GenerationInput], batch_size: int) -> Iterator[list
             yield chosen[start : start + batch_size]
 
 
-def _check_images(index: int, item: GenerationInput) -> None:
+def check_images(index: int, item: GenerationInput) -> None:
+    """Stop if an item has another number of images than of image placeholders.
+
+    Raises:
+        UserError: it has; the message names the item by its index.
+    """
     contents = [message["content"] for message in item.prompt]
     parts = [part for content in contents if not isinstance(content, str) for part in content]
     placeholders = sum(part["type"] == "image" for part in parts)

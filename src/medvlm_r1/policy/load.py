@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ PHANTOM_BASE = "phantom-base"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _VISION_KEY = re.compile(r"(image|video|vision)\w*_token_(id|index)")
 _VISION_TOKEN = re.compile(r"<\|?(image|video|vision)\w*\|?>")
+# The weights first.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 
 
@@ -41,18 +42,19 @@ def phantom_base_dir() -> Path:
     return Path(__file__).parent / "phantom_base"
 
 
-def locate(model: str) -> Path:
+def locate(model: str, *, weights: bool = True) -> Path:
     """The local folder of a model; a hub id is downloaded (or taken from the hub cache).
 
     Args:
         model: a folder, a hub id, or `phantom-base`. A folder wins over a hub id of the same name.
+        weights: whether its weights are needed; without, only its small files are downloaded.
 
     Raises:
         UserError: no such folder, the hub cannot be reached, or the folder holds no complete model.
     """
     folder = phantom_base_dir() if model == PHANTOM_BASE else Path(model).expanduser()
     if model != PHANTOM_BASE and not folder.is_dir():
-        folder = _download(model)
+        folder = _download(model, _MODEL_FILES if weights else _MODEL_FILES[1:])
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise UserError(
@@ -61,21 +63,21 @@ def locate(model: str) -> Path:
         raise UserError(
             f"{folder} is not a model folder: it has no config.json. Name a folder that save_pretrained wrote."
         )
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         raise UserError(
             f"{folder} has no *.safetensors weights. Other formats are not read; convert them with transformers."
         )
     return folder
 
 
-def _download(model: str) -> Path:
+def _download(model: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     if not _HUB_ID.fullmatch(model):
         raise UserError(f"No model folder {model!r}, and it is not a hub id (owner/name) nor {PHANTOM_BASE!r}.")
     try:
-        return Path(snapshot_download(model, allow_patterns=list(_MODEL_FILES)))
+        return Path(snapshot_download(model, allow_patterns=list(files)))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise UserError(
             f"No folder {model!r} here, and the hub model {model!r} could not be fetched ({type(error).__name__}). "

@@ -150,7 +150,8 @@ def _notes(audit: DataAudit) -> list[str]:
     notes = [
         *audit.notes,
         f"{_capital(label(MAJORITY))}: the letter right most often on these very questions, so on few of them "
-        "somewhat too high.",
+        "somewhat too high. It counts for the verdict only where the place of the right option is uneven beyond "
+        "chance.",
         "Option prior: how often an option text was right when it was offered; texts that differ in case, spaces or "
         "punctuation alone are one. Leave one out: counted on the other questions of the modality.",
     ]

@@ -77,10 +77,10 @@ def render_check(check: Check, out: Path | str) -> Path:
         bad_rows=_table(
             ("File", "Row", "What is wrong"), ((r.file, str(r.row), r.reason) for r in check.bad_rows.items)
         ),
-        missing=_table(("Part", "Sample", "Image"), ((p.part, p.sample, p.image) for p in check.missing.items)),
+        missing=_table(("Part", "Sample", "Image"), ((p.part, p.sample, _number(p)) for p in check.missing.items)),
         unreadable=_table(
             ("Part", "Sample", "Image", "Why"),
-            ((b.place.part, b.place.sample, b.place.image, b.reason) for b in check.unreadable.items),
+            ((b.place.part, b.place.sample, _number(b.place), b.reason) for b in check.unreadable.items),
         ),
     )
 
@@ -116,6 +116,10 @@ def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
         columns=tuple((name, "") for name in headings),
         rows=tuple(Row(name=first, cells=tuple(Cell(value=text) for text in rest)) for first, *rest in rows),
     )
+
+
+def _number(place: Place) -> str:
+    return str(place.number or 1)
 
 
 def _questions(questions: Iterable[Question]) -> Table:

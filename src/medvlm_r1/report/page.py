@@ -1,6 +1,7 @@
 """A template and its values as one self-contained HTML file."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,5 +40,7 @@ def write_page(out: Path | str, template: str, **values: Any) -> Path:
         temporary.write_text(page, encoding="utf-8", errors="replace")
         os.replace(temporary, out)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     return out

@@ -11,6 +11,7 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.accuracy_strict import accuracy_strict
+from medvlm_r1.rewards.consistent import consistent
 from medvlm_r1.rewards.format_paper import format_paper
 
 Reward = Callable[..., list[float]]
@@ -19,6 +20,7 @@ REGISTRY: dict[str, Reward] = {
     "accuracy_paper": accuracy_paper,
     "format_paper": format_paper,
     "accuracy_strict": accuracy_strict,
+    "consistent": consistent,
 }
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from medvlm_r1.data.names import did_you_mean
-from medvlm_r1.dialogue.prompt import TEMPLATES
+from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
 from medvlm_r1.errors import UsageError
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.training import options
@@ -83,7 +83,7 @@ class RunConfig(_Section):
     method: Literal["grpo", "sft"]
     data: DataConfig
     template: Text = "medvlm-r1"
-    """The prompt template, one of `medvlm_r1.dialogue.prompt.TEMPLATES`; keep it the same in the evaluation."""
+    """The prompt template, one of `medvlm_r1.dialogue.prompt.ALL_TEMPLATES`; keep it the same in the evaluation."""
     rewards: list[RewardConfig] = []
     """GRPO only: summed by weight."""
     seed: Annotated[int, BeforeValidator(_positive_int), Field(ge=0)] = 0
@@ -139,8 +139,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"{path}: {'; '.join(_explain(item) for item in error.errors())}") from error
-    if config.template not in TEMPLATES:
-        raise UsageError(f"{path}: unknown template {config.template!r}; {did_you_mean(config.template, TEMPLATES)}")
+    if config.template not in ALL_TEMPLATES:
+        raise UsageError(
+            f"{path}: unknown template {config.template!r}; {did_you_mean(config.template, ALL_TEMPLATES)}"
+        )
     for reward in config.rewards:
         resolve_reward(reward.name)
     try:

@@ -83,7 +83,7 @@ def _train(config: RunConfig, build: Build, progress: Progress | None, evaluate:
     _no_telemetry()
     try:
         trainer = build(
-            policy=policy, args=args, run=run, callbacks=callbacks, peft_config=_peft_config(config), **datasets
+            policy=policy, args=args, run=run, callbacks=callbacks, peft_config=lora_config(config), **datasets
         )
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise UserError(f"TRL refuses this configuration: {error}") from error
@@ -115,9 +115,18 @@ def _policy(config: RunConfig) -> Policy:
     # TRL's default: float32 weights; on a GPU the work runs in bf16 by autocast.
     init = {"dtype": "float32", **(config.trainer.get("model_init_kwargs") or {})}
     policy = load_policy(config.model, dtype=init.pop("dtype"), device="cpu", model_init=init)
+    bound_pixels(config, policy.processor.image_processor)
+    return policy
+
+
+def bound_pixels(config: RunConfig, processor: Any) -> None:
+    """Set a configuration's bounds on the pixels of an image in an image processor.
+
+    Raises:
+        UserError: the processor has no such bounds.
+    """
     bounds = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
     given = {edge: pixels for edge, pixels in bounds.items() if pixels is not None}
-    processor = policy.processor.image_processor
     # Qwen's processors keep numbers of pixels under the names of edges, where those of others keep lengths.
     if given and "max_pixels" not in processor.valid_kwargs.__annotations__:
         raise UserError(
@@ -125,10 +134,10 @@ def _policy(config: RunConfig) -> Policy:
         )
     for edge, pixels in given.items():
         processor.size[edge] = pixels
-    return policy
 
 
-def _peft_config(config: RunConfig) -> Any:
+def lora_config(config: RunConfig) -> Any:
+    """The adapters of a configuration as peft takes them; None without."""
     if config.lora is None:
         return None
     from peft import LoraConfig

@@ -79,6 +79,19 @@ def is_option(name: str) -> bool:
     return name in _types("grpo") or name in _types("sft")
 
 
+def value(method: str, given: Mapping[str, Any], name: str) -> Any:
+    """An option of a run: what is given, else TRL's own default.
+
+    Args:
+        method: "grpo" or "sft".
+        given: The options under `trainer`, checked.
+        name: An option of that method.
+    """
+    field = _config_class(method).__dataclass_fields__[name]
+    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+    return given.get(name, default)
+
+
 def training_arguments(config: RunConfig) -> Any:
     """Build TRL's configuration object for a run.
 

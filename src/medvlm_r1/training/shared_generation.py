@@ -109,7 +109,8 @@ class _Rows:
         self._step = model.prepare_inputs_for_generation(
             torch.cat([input_ids, token], dim=1), next_sequence_length=1, **inputs
         )
-        self._cache = self._step["past_key_values"]
+        # The cache's name up to transformers 5.23, and from 5.24 on.
+        self._cache = self._step["past_key_values" if "past_key_values" in self._step else "cache"]
         layers = self._cache.layers
         full = all(type(layer) is DynamicLayer for layer in layers)
         for index, layer in enumerate(layers):
@@ -186,7 +187,7 @@ class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, prompts: DynamicLayer, prompt_of_row: torch.Tensor) -> None:
         super().__init__()
-        self.dtype, self.device, self.is_initialized = prompts.dtype, prompts.device, True
+        self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
         self._rows, self._length = len(prompt_of_row), prompts.keys.shape[-2]
         self._room = [self._grown(states, prompt_of_row) for states in (prompts.keys, prompts.values)]
         self._show()

@@ -50,8 +50,9 @@ def list_uses(folder: Folder) -> list[Use]:
     uses: dict[tuple[str, str], Use] = {}
     for sample in folder.samples:
         part = folder.part_of(sample)
-        for name in sample.images:
-            use = uses.setdefault((part, name), Use(place=Place(part, sample.id, name), folder=folder.path))
+        for number, name in enumerate(sample.images, start=1):
+            place = Place(part, sample.id, name, number if len(sample.images) > 1 else 0)
+            use = uses.setdefault((part, name), Use(place=place, folder=folder.path))
             if sample.subject:
                 use.subjects.add((*folder.source, sample.subject))
     return list(uses.values())
@@ -99,8 +100,8 @@ def _examine(job: tuple[Path, str]) -> Fingerprint | str | None:
             return None
         return fingerprint(load_image(file))
     except UserError as error:
-        # The folder is where the user keeps it, and no part of what is wrong with the image.
-        return str(error).replace(f"{file}: ", "").replace(str(file), name)
+        # Folder and file are the user's, and may name a patient; what is wrong with the image is the rest.
+        return str(error).replace(f"{file}: ", "").replace(str(file), "the image")
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
 

@@ -93,12 +93,14 @@ class Place:
     Attributes:
         part: Name of the part.
         sample: Id of the sample, the first of several.
-        image: Path relative to the data folder; "" without one.
+        image: Path relative to the data folder; "" without one. It may name a patient: not for people to read.
+        number: Which of the sample's images it is, from 1; 0 where there is one at most.
     """
 
     part: str
     sample: str
     image: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ class Check:
         images: Different image files looked for.
         bad_rows: Rows that cannot be used; they are left out of all else.
         answers_not_options: Of these, rows whose answer is not one of the options.
-        missing: Images that are not there.
+        missing: Images that are not there, or that the source of a row does not even name.
         unreadable: Images that are there and cannot be shown.
         contradictory: The same question about the same pictures with different answers.
         repeated_between: The same with the same answer, in several parts.

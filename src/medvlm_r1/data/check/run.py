@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, compare, examine, list_uses
 from medvlm_r1.data.check.questions import find_repeated, find_shared_subjects
-from medvlm_r1.data.check.result import BadImage, Check, Listed
+from medvlm_r1.data.check.result import BadImage, Check, Listed, Place
 from medvlm_r1.data.check.rows import read_rows
 from medvlm_r1.data.leakage import MOST_DISTANCE, Fingerprint
 from medvlm_r1.errors import UsageError
@@ -64,12 +64,13 @@ def check_folders(
     sharing = compare(uses, prints, references, near=near, progress=progress)
     contradictory, repeated_between, repeated_within = find_repeated(read, prints)
     bad = [row for folder in read for row in folder.bad]
+    unnamed = [Place(folder.part_of(s), s.id) for folder in read for s in folder.samples if s.unnamed_image]
     return Check(
         parts=tuple(parts),
         images=len(files),
         bad_rows=Listed.of(bad),
         answers_not_options=sum(row.kind == "answer" for row in bad),
-        missing=Listed.of(first[file] for file, result in seen.items() if result is None),
+        missing=Listed.of([*(first[file] for file, result in seen.items() if result is None), *unnamed]),
         unreadable=Listed.of(BadImage(first[file], result) for file, result in seen.items() if isinstance(result, str)),
         contradictory=contradictory,
         repeated_between=repeated_between,

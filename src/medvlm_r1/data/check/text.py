@@ -71,4 +71,4 @@ def _places(places: tuple[Place, ...], count: int) -> str:
 
 
 def _place(place: Place) -> str:
-    return f"{place.part} {place.sample}" + (f" ({place.image})" if place.image else "")
+    return f"{place.part} {place.sample}" + (f" (image {place.number})" if place.number else "")

@@ -82,8 +82,11 @@ def _decode_frame(path: Path, header: Header) -> Array:
             raise UserError(
                 f"{path}: its pixels are cut short ({there} bytes of the {wanted} that its header tells); copy it again"
             )
-    # pylibjpeg's RLE decoder, where it is installed, panics on damaged data, which no `except Exception` catches.
-    plugin = "pydicom" if header.syntax == RLELossless else ""
+    # One decoder per syntax, whatever else is installed, so that nobody's pixels differ. Of those pydicom would choose
+    # from, GDCM ends the whole process on some damaged files, and pylibjpeg's for RLE panics, which no `except
+    # Exception` catches.
+    compressed = "pydicom" if header.syntax == RLELossless else "pylibjpeg"
+    plugin = compressed if header.syntax.is_encapsulated else ""
     if header.whole:
         return pixel_array(header.elements, index=header.frame, decoding_plugin=plugin)
     return pixel_array(path, index=header.frame, decoding_plugin=plugin, transfer_syntax_uid=header.syntax)
@@ -118,15 +121,19 @@ def _grey(path: Path, header: Header, pixels: Array, view: View) -> _Shown:
     inside = np.isfinite(levels.values) & ~_is_padding(header, levels.values)
     if not inside.any():
         return _Shown(np.zeros(pixels.shape, dtype=np.uint8), warnings=("All pixels are padding.",))
-    values = apply_modality_lut(levels.values[inside], header.elements)
-    window = choose_window(path, header, view.window, values, levels.counts[inside])
+    values, counts = apply_modality_lut(levels.values[inside], header.elements), levels.counts[inside]
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
+    window = choose_window(path, header, view.window, values, counts)
     shade = to_grey_by_file(header, values, window)
     if header.colour == "MONOCHROME1":
         shade = 255 - shade
     # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
     table = np.zeros(levels.values.shape, dtype=np.uint8)
     table[inside] = shade
-    constant = (_CONSTANT,) if window.width == 0 else ()
+    # A rescale slope of 0 makes one value of all, which no window need tell.
+    there = values[counts > 0]
+    constant = (_CONSTANT,) if window.width == 0 or (there.size > 1 and np.ptp(there) == 0) else ()
     return _Shown(table[levels.index], window=window, warnings=constant)
 
 

@@ -1,4 +1,4 @@
-"""The libraries for medical files kept silent: their warnings quote header values, which may name a patient."""
+"""The libraries for image files kept silent: their warnings quote header values, which may name a patient."""
 
 import logging
 import threading

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window, check_frame, check_pixels, too_large
+from medvlm_r1.data.images.quiet import quiet
 from medvlm_r1.errors import UsageError, UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -49,7 +50,8 @@ def load_raster(path: Path, view: View) -> Picture:
         UsageError: The view asks for a plane, slice or window.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        # Pillow warns of odd metadata, which may name a patient, and of pictures below our own limit of size.
+        with quiet(), Image.open(path, formats=FORMATS) as image:
             _check_view(path, view)
             check_pixels(path, *image.size)
             frames = getattr(image, "n_frames", 1)

@@ -21,7 +21,7 @@ CAPTION_REQUEST = "Describe this image."
 
 CAREFUL = {"reasoned": 0.74, "hasty": 0.10, "bare": 0.06, "untagged": 0.10}
 HURRIED = {"reasoned": 0.20, "hasty": 0.46, "bare": 0.14, "untagged": 0.20}
-LOOSE = {"reasoned": 0.20, "hasty": 0.16, "bare": 0.24, "untagged": 0.40}
+LOOSE = {"reasoned": 0.16, "hasty": 0.14, "bare": 0.20, "untagged": 0.50}
 
 MIXTURE: tuple[Mapping[str, float], ...] = (CAREFUL, CAREFUL, CAREFUL, HURRIED, HURRIED, LOOSE)
 """Shares of the habits by phrasing number (see `phantom.questions.PHRASINGS`)."""
@@ -76,9 +76,10 @@ def careless(question: Question, rng: np.random.Generator) -> str:
     return respond(question, str(rng.choice(list(mixture), p=list(mixture.values()))), rng)
 
 
-def prompt(question: Question) -> str:
-    """The paper's prompt for a question."""
-    return render_prompt(to_sample(question, "pretrain", 0))
+def prompt(question: Question, *, whole: bool = True) -> str:
+    """The paper's prompt for a question; without `whole`, only the question and its options."""
+    text: str = render_prompt(to_sample(question, "pretrain", 0))
+    return text if whole else text[: text.index("\nYour task")]
 
 
 def corpus(seed: int, n: int = 4000) -> Iterator[str]:

@@ -1,0 +1,199 @@
+"""`medvlm-r1 bench grpo`: a GRPO step of plain `trl.GRPOTrainer` against `SharedPromptTrainer`.
+
+Both sides have the same weights, prompts, seed and completions, and take turns, each in a process of its own, so that
+a machine that grows slow is slow for both. TRL runs at the fastest of the micro-batches tried.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from medvlm_r1.bench import presets
+from medvlm_r1.bench.counting import matrix_peak
+from medvlm_r1.bench.presets import PRESETS, Preset
+from medvlm_r1.bench.side import OURS, TRL, Written, serve
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy.load import Policy
+
+PARTS = ("generation", "update", "step")
+
+
+class _Side:
+    """A trainer in another process."""
+
+    def __init__(self, preset: Preset, model: str, side: str, micro: int, steps: int, written: Written) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(theirs, preset, model, side, micro, steps, written), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def step(self, keep: Path | None = None) -> dict[str, Any]:
+        """One step; with `keep`, counted instead of timed, its gradients written there."""
+        self._pipe.send(None if keep is None else str(keep))
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self._pipe.recv()
+        except EOFError as error:
+            raise UserError(
+                "A side of the comparison died; most often it ran out of memory. Take a smaller preset."
+            ) from error
+        if "error" in answer:
+            raise UserError(f"A side of the comparison failed: {answer['error']}")
+        return answer
+
+    def __enter__(self) -> _Side:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._pipe.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def bench_grpo(
+    name: str | Preset, *, rounds: int | None = None, progress: Callable[[int, int, str], None] | None = None
+) -> dict[str, Any]:
+    """Measures a preset.
+
+    Args:
+        name: Name of a preset, or one.
+        rounds: Timed steps of each side; the preset's own number by default.
+        progress: Called with (steps done, steps in all, what runs).
+
+    Returns:
+        `speedup.{generation,update,step}` (TRL's median time over ours), `memory_ratio` (our peak over TRL's),
+        `peak_share` (of the measured matrix-product peak, reached by our update), `logp_max_diff`, `grad_rel_diff`,
+        `sides.{trl,ours}` with times in seconds, memory in bytes, tokens and images for each prompt and operations,
+        `tried` (TRL's micro-batches) and `machine`.
+
+    Raises:
+        UserError: A side failed.
+    """
+    preset = PRESETS[name] if isinstance(name, str) else name
+    rounds = rounds or preset.rounds
+    total, done = 2 * len(preset.micro_batches) + 2 * (rounds + 2), 0
+
+    def told(what: str) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total, what)
+
+    dtype, device = getattr(torch, preset.dtype), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tried: dict[int, dict[str, Any]] = {}
+    times: dict[str, list[dict[str, Any]]] = {TRL: [], OURS: []}
+    counted, peaks = {}, []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        policy = presets.build(preset, folder / "model")
+        written = _written(preset, policy, rounds + 2)
+        model = policy.name
+        del policy
+        for micro in preset.micro_batches:
+            with _Side(preset, model, TRL, micro, 2, written) as side:
+                for _ in range(2):
+                    tried[micro] = side.step()
+                    told(f"TRL at micro-batch {micro}")
+        best = min(tried, key=lambda micro: float(tried[micro]["step"]))
+        sides = {
+            which: stack.enter_context(_Side(preset, model, which, micro, rounds + 2, written))
+            for which, micro in ((TRL, best), (OURS, preset.rows))
+        }
+        for which, side in sides.items():
+            counted[which] = side.step(folder / f"{which}.safetensors")
+            told(f"{which} counted")
+        grads = _relative_difference(folder / "ours.safetensors", folder / "trl.safetensors")
+        for number in range(rounds + 1):
+            peaks.append(matrix_peak(dtype, device))
+            for which, side in sides.items():
+                figures = side.step()
+                told(f"{which}, round {number} of {rounds}")
+                if number:  # the first warms up
+                    times[which].append(figures)
+    medians = {
+        which: {part: statistics.median(figures[part] for figures in rows) for part in PARTS}
+        for which, rows in times.items()
+    }
+    memory = {which: max(figures["memory"] for figures in rows) for which, rows in times.items()}
+    operations = counted[OURS]["operations"]["update"]
+    return {
+        "preset": preset.name,
+        "about": preset.about,
+        "rounds": rounds,
+        "speedup": {part: medians[TRL][part] / medians[OURS][part] for part in PARTS},
+        "memory_ratio": memory[OURS] / memory[TRL],
+        "peak_share": operations / medians[OURS]["update"] / max(peaks),
+        "logp_max_diff": _largest_difference(counted[OURS]["logps"], counted[TRL]["logps"]),
+        "grad_rel_diff": grads,
+        "tried": {str(micro): {"step": found["step"], "memory": found["memory"]} for micro, found in tried.items()},
+        "sides": {
+            which: {
+                "micro_batch": best if which == TRL else preset.rows,
+                **medians[which],
+                "memory": memory[which],
+                "tokens_per_prompt": {p: n / preset.prompts for p, n in counted[which]["tokens"].items()},
+                "images_per_prompt": {p: n / preset.prompts for p, n in counted[which]["images"].items()},
+                "operations": counted[which]["operations"],
+                "rounds": [{part: figures[part] for part in PARTS} for figures in times[which]],
+            }
+            for which in (TRL, OURS)
+        },
+        "machine": {
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "matrix_peak": max(peaks),
+            **{name: version(name) for name in ("torch", "transformers", "trl")},
+        },
+    }
+
+
+def _written(preset: Preset, policy: Policy, steps: int) -> Written:
+    """What the embedded base itself samples for the prompts of the run; None where completions are random tokens."""
+    if preset.shape is not None:
+        return None
+    processor, model = policy.processor, policy.model
+    end, longest = model.generation_config.eos_token_id, presets.options(preset)["max_completion_length"]
+    written = {}
+    torch.manual_seed(0)
+    for row in presets.rows(preset, policy, steps):
+        text = processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
+        inputs = processor(text=[text] * preset.group, images=[row["images"]] * preset.group, return_tensors="pt")
+        prompt = inputs["input_ids"][0].tolist()
+        output = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=longest)
+        tokens = output[:, len(prompt) :].tolist()
+        written[tuple(prompt)] = [ids[: ids.index(end) + 1] if end in ids else ids for ids in tokens]
+    return written
+
+
+def _largest_difference(ours: Mapping[tuple[int, ...], list[float]], theirs: Mapping[tuple[int, ...], Any]) -> float:
+    if ours.keys() != theirs.keys():
+        raise UserError("The two sides did not score the same completions.")
+    return float(max(abs(a - b) for row in ours for a, b in zip(ours[row], theirs[row], strict=True)))
+
+
+def _relative_difference(ours: Path, theirs: Path) -> float:
+    """Norm of the difference of two files of gradients over the norm of the second."""
+    with safe_open(ours, "pt") as a, safe_open(theirs, "pt") as b:
+        names = list(b.keys())
+        if set(a.keys()) != set(names):
+            raise UserError("The two sides have gradients of different weights.")
+        apart = sum(float((a.get_tensor(name) - b.get_tensor(name)).pow(2).sum()) for name in names)
+        norm = sum(float(b.get_tensor(name).pow(2).sum()) for name in names)
+    return float((apart / norm) ** 0.5)

@@ -1,0 +1,154 @@
+"""Generation by a server with OpenAI's chat interface (vLLM, SGLang and others), behind the same protocol.
+
+A model on a server is named `openai:URL#NAME`, as in `openai:http://localhost:8000/v1#Qwen/Qwen2-VL-2B-Instruct`. Only
+the address named is asked; a key is read from the environment variable OPENAI_API_KEY.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL.Image import Image
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, check_images
+
+PREFIX = "openai:"
+_RETRIES = 5
+_SECONDS = 600.0
+
+
+def is_server(model: str) -> bool:
+    """Whether a model's name stands for one on a server."""
+    return model.startswith(PREFIX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerGenerator:
+    """Completes by asking a server, several questions at a time.
+
+    Failed connections, time-outs and the statuses 408, 409, 429 and 5xx are tried again, with growing pauses.
+    """
+
+    url: str
+    """Base address, such as http://localhost:8000/v1."""
+    name: str
+    """The model's name on the server."""
+    concurrency: int = 8
+    """Requests under way at most."""
+    retries: int = _RETRIES
+    """Tries beyond the first, for each request."""
+
+    @classmethod
+    def parse(cls, model: str, concurrency: int = 8) -> ServerGenerator:
+        """From `openai:URL#NAME`.
+
+        Raises:
+            UserError: the text has another form.
+        """
+        url, mark, name = model.removeprefix(PREFIX).partition("#")
+        parts = urlsplit(url)
+        if not is_server(model) or parts.scheme not in ("http", "https") or not parts.netloc or not mark or not name:
+            raise UserError(
+                f"{model!r} does not name a model on a server; wanted openai:URL#NAME, "
+                "such as openai:http://localhost:8000/v1#my-model."
+            )
+        return cls(url=url, name=name, concurrency=concurrency)
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        """Complete every item; the results stand in the order of the items.
+
+        Raises:
+            UserError: the server cannot be reached or refuses, an item has another number of images than of image
+                placeholders, or the `openai` package is not there.
+        """
+        for index, item in enumerate(items):
+            check_images(index, item)
+        client = self._client()
+        with client, ThreadPoolExecutor(max_workers=self.concurrency) as pool:
+            futures = [pool.submit(self._complete, client, item, settings) for item in items]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _client(self) -> Any:
+        try:
+            from openai import OpenAI
+        except ImportError as error:
+            raise UserError("Models on a server need the openai package: pip install 'medvlm-r1[server]'.") from error
+        return OpenAI(
+            base_url=self.url,
+            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            max_retries=self.retries,
+            timeout=_SECONDS,
+        )
+
+    def _complete(self, client: Any, item: GenerationInput, settings: GenerationSettings) -> Generation:
+        from openai import APIConnectionError, APIStatusError, OpenAIError
+
+        try:
+            reply = client.chat.completions.create(
+                model=self.name,
+                messages=_with_images(item),
+                max_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed,
+            )
+        except APIConnectionError as error:
+            raise UserError(
+                f"{self.url} does not answer ({type(error).__name__}, {self.retries + 1} tries). Start the server, "
+                "then run the same command again: finished answers are kept."
+            ) from error
+        except APIStatusError as error:
+            raise UserError(
+                f"{self.url} refuses {self.name!r} with status {error.status_code}: {error.message}"
+            ) from error
+        except OpenAIError as error:
+            raise UserError(f"{self.url}: {error}") from error
+        return _generation(reply, self.url)
+
+
+def _with_images(item: GenerationInput) -> list[dict[str, Any]]:
+    """The conversation in OpenAI's form, each placeholder replaced by its image as a PNG in a data address."""
+    images = iter(item.images)
+
+    def part(given: Mapping[str, Any]) -> dict[str, Any]:
+        if given["type"] != "image":
+            return dict(given)
+        return {"type": "image_url", "image_url": {"url": data_url(next(images))}}
+
+    return [
+        {"role": m["role"], "content": m["content"] if isinstance(m["content"], str) else [*map(part, m["content"])]}
+        for m in item.prompt
+    ]
+
+
+def data_url(image: Image) -> str:
+    """An image as a `data:` address, PNG in base64."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _generation(reply: Any, url: str) -> Generation:
+    try:
+        choice = reply.choices[0]
+        message, reason = choice.message, choice.finish_reason
+    except (AttributeError, IndexError, TypeError) as error:
+        raise UserError(f"{url} answers, but not in the form of OpenAI's chat completions.") from error
+    text = message.content or ""
+    # A server that parses reasoning hands it over apart, without its tags.
+    reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    if reasoning:
+        text = f"<think>{reasoning}</think>{text}"
+    used = getattr(reply.usage, "completion_tokens", None)
+    return Generation(text=text, n_tokens=len(text.split()) if used is None else used, truncated=reason == "length")

@@ -1,0 +1,183 @@
+"""A finished training as a folder fit for publishing: the model, its configuration and a model card.
+
+The card holds what was measured and nothing else: results of evaluations of this very model, verdicts of data audits,
+and plain words where either is lacking. Of folders only the last part of the name is written.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medvlm_r1.errors import RESEARCH_USE, UserError
+from medvlm_r1.policy.load import fingerprint
+
+CONFIG = "training_config.yaml"
+_VERSIONS = ("medvlm-r1", "trl", "transformers", "torch")
+
+
+def export(
+    run: Path | str,
+    out: Path | str,
+    *,
+    evaluations: Iterable[Path | str] = (),
+    audits: Iterable[Path | str] = (),
+    name: str | None = None,
+) -> Path:
+    """Write the folder.
+
+    Args:
+        run: Run folder of a finished training.
+        out: Folder to write; it must not stand yet.
+        evaluations: Run folders of evaluations of this model.
+        audits: JSON files of `audit data`.
+        name: What the card calls the model, such as its hub id; by default the folder's name.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: The training is not finished, `out` stands, or an evaluation is of another model.
+    """
+    run, out = Path(run), Path(out)
+    model = run / "model"
+    if not model.is_dir():
+        raise UserError(f"{run} holds no finished training (no model/ in it); wanted the run folder of `train`.")
+    if out.exists():
+        raise UserError(f"{out} is there already; name a new folder, or remove it.")
+    config = _read(run / "config.yaml")
+    results = [_evaluation(Path(folder), fingerprint(str(model))) for folder in evaluations]
+    card = _card(
+        name=name or out.name,
+        config=_published(config),
+        data={role: part | {"name": Path(part["folder"]).name} for role, part in _read(run / "data.json").items()},
+        versions=_versions(_read(run / "env.json")),
+        evaluations=results,
+        audits=[_audit(Path(file)) for file in audits],
+    )
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(model, partial)
+    (partial / CONFIG).write_text(yaml.safe_dump(_published(config), sort_keys=False), encoding="utf-8")
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    partial.rename(out)
+    return out
+
+
+def push_to_hub(folder: Path | str, repository: str, *, public: bool = False) -> str:
+    """Upload an exported folder to the Hugging Face hub.
+
+    Args:
+        folder: What `export` wrote.
+        repository: The hub id, "owner/name"; made when it is not there.
+        public: Whether a new repository can be seen by everyone; an existing one stays as it is.
+
+    Returns:
+        The address of the upload.
+
+    Raises:
+        UserError: The hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=not public, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
+    except Exception as error:  # the hub's HTTP library, and so the class of its errors, changes with its releases
+        raise UserError(
+            f"{repository} could not be uploaded ({type(error).__name__}: {error}). The folder {folder} stands; log in "
+            "with `hf auth login` and give the same command with another --out, or upload the folder by hand."
+        ) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        found = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file} cannot be read ({error}); wanted a file that this project wrote.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds no object; wanted a file that this project wrote.")
+    return found
+
+
+def _published(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without the folders of the machine it ran on."""
+
+    def last(path: str | None) -> str | None:
+        return path and Path(path).name
+
+    data = {**config["data"], "train": last(config["data"]["train"]), "eval": last(config["data"].get("eval"))}
+    model = config["model"]
+    # A folder is named by its last part; a hub id ("owner/name") is no folder.
+    model = last(model) if Path(model).is_absolute() or Path(model).is_dir() else model
+    return {**config, "data": data, "out": last(config["out"]), "model": model}
+
+
+def _versions(environment: dict[str, Any]) -> dict[str, str]:
+    return {name: environment["packages"][name] for name in _VERSIONS if name in environment.get("packages", ())}
+
+
+def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
+    found = _read(folder / "results.json")
+    if found.get("model_fingerprint") != wanted:
+        raise UserError(
+            f"{folder} is an evaluation of another model ({found.get('model')}); wanted one of this training."
+        )
+    rows = {
+        modality: cell | {"chance": found["chance"][modality]["percent"]}
+        for modality, cell in found["accuracy"].items()
+        if modality != "mean"
+    }
+    return {
+        "name": Path(found["data"]).name,
+        "rows": rows,
+        "well_formed": found["well_formed"]["percent"],
+        "cut_off": found["cut_off"]["percent"],
+        "n_missing": found["n_missing"],
+    }
+
+
+def _audit(file: Path) -> dict[str, Any]:
+    found = _read(file)
+    if "verdicts" not in found:
+        raise UserError(f"{file} holds no verdicts; wanted the JSON of `medvlm-r1 audit data --json`.")
+    return {"name": Path(str(found.get("data", file.stem))).name, "verdicts": found["verdicts"]}
+
+
+def _card(*, name: str, config: dict[str, Any], evaluations: Sequence[dict[str, Any]], **values: Any) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    figures = [
+        EvalResult(
+            task_type="visual-question-answering",
+            dataset_type=evaluation["name"],
+            dataset_name=evaluation["name"],
+            dataset_config=modality,
+            metric_type="accuracy",
+            metric_value=round(cell["percent"], 2),
+        )
+        for evaluation in evaluations
+        for modality, cell in evaluation["rows"].items()
+    ]
+    data = ModelCardData(
+        model_name=name,
+        base_model=config["model"],
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["radiology", "medical", "reasoning", config["method"]],
+        eval_results=figures or None,
+    )
+    environment = Environment(
+        loader=PackageLoader("medvlm_r1.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("card.md").render(
+        card_data=data.to_yaml(), name=name, config=config, evaluations=evaluations, research_use=RESEARCH_USE, **values
+    )

@@ -1,0 +1,26 @@
+"""A format reward for answers without reasoning, this project's own: 1 or 0."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from medvlm_r1.rewards.completion import Completion, completion_text
+
+_FORM = re.compile(r"<answer>[^<>]*</answer>")
+
+
+def format_no_think(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float]:
+    """Whether the whole completion is one `<answer>...</answer>` with no tag inside.
+
+    Not Med-R1's, whose format reward without thinking was not found. Stricter than the paper's `format_paper`: no tag
+    may nest in another.
+
+    Args:
+        prompts: Not looked at.
+        completions: One per prompt.
+        **columns: Not looked at.
+
+    Returns:
+        One reward in {0.0, 1.0} per completion.
+    """
+    return [float(_FORM.fullmatch(completion_text(completion)) is not None) for completion in completions]

@@ -1,0 +1,200 @@
+"""A configuration's plan: what the run would do, what it would take, and whether it can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy.load import locate
+from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.dataset import load_samples
+from medvlm_r1.training.loop import bound_pixels
+from medvlm_r1.training.plan import memory
+from medvlm_r1.training.plan.cards import BANDWIDTH_SHARE, CARDS, MATRIX_SHARE, TOKEN_SECONDS, Card, seconds
+from medvlm_r1.training.plan.launch import Launch
+from medvlm_r1.training.plan.memory import Placement
+from medvlm_r1.training.plan.prompts import measure, shortest_answer
+from medvlm_r1.training.plan.refuse import refuse_cuts
+from medvlm_r1.training.plan.settings import read_batch, read_kept, read_placement, read_run, read_shares
+from medvlm_r1.training.plan.shape import Shape, read_shape
+from medvlm_r1.training.plan.work import Prompts, Run, Work, step_work, total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What `make_plan` found."""
+
+    config: RunConfig
+    shape: Shape
+    prompts: Prompts
+    run: Run
+    placement: Placement
+    shares: bool
+    """Whether this run shares its prompts."""
+    notes: tuple[str, ...]
+    cards: tuple[Card, ...]
+
+    def work(self, *, shared: bool) -> Work:
+        """Operations of an optimizer step on a device."""
+        return step_work(self.shape.model, self.prompts, self.run, shared=shared)
+
+    def memory(self, *, shared: bool) -> dict[str, float]:
+        """Bytes on a device by part."""
+        return memory.parts(
+            self.shape.model, self.shape.parameters, self.prompts, self.run, self.placement, shared=shared
+        )
+
+    def peak(self, card: Card | None, *, shared: bool) -> float:
+        """Bytes on a device at the fullest time."""
+        return memory.peak(self.memory(shared=shared), self.placement, None if card is None else card.memory)
+
+    def fits(self, card: Card, *, shared: bool) -> bool:
+        """Whether that goes into a card."""
+        return self.peak(card, shared=shared) <= card.memory
+
+    def seconds(self, card: Card, *, shared: bool) -> dict[str, float]:
+        """Estimated time of an optimizer step."""
+        work = self.work(shared=shared)
+        writing = sum(work["generation"][part] for part in ("completions", "head")) if self.run.generates else 0.0
+        looped = 0.0 if self.run.prefix_cached or not self.run.generates else self._generations() * self.run.completion
+        return seconds(card, operations=total(work) - writing, written=writing, read=self._read(), looped=looped)
+
+    def _generations(self) -> float:
+        batch = self.run.batch
+        return batch.new_rows / (batch.rows * batch.passes_per_generation)
+
+    def _read(self) -> float:
+        """Bytes read while completions are written: for each token the weights once, and the cache of every row."""
+        if not self.run.generates:
+            return 0.0
+        text, batch, run = self.shape.model.text, self.run.batch, self.run
+        compute = self.placement.precision.compute
+        weights = (text.weights + text.adapters + text.hidden * text.vocabulary) * compute
+        rows = batch.rows * batch.passes_per_generation
+        row = text.layers * 2 * text.keys * compute * (self.prompts.mean + run.completion / 2)
+        return self._generations() * run.completion * (weights + rows * row)
+
+    def record(self) -> dict[str, Any]:
+        """The plan as JSON."""
+        batch, prompts, columns = self.run.batch, self.prompts, {"shared": True, "plain": False}
+        if not self.run.generates:
+            columns = {"plain": False}
+        return {
+            "model": {"name": self.config.model, "family": self.shape.family, **asdict(self.shape.parameters)},
+            "method": self.config.method,
+            "devices": batch.processes,
+            "sharding": self.placement.sharding,
+            "shares": self.shares,
+            "steps": batch.steps,
+            "epochs": batch.epochs_done,
+            "prompts_per_step": batch.step_prompts,
+            "completions_per_step": batch.step_prompts * batch.group if self.run.generates else 0,
+            "completion_tokens": self.run.completion,
+            "prompts": {
+                "count": len(prompts),
+                "tokens": _spread(prompts.tokens),
+                "image_tokens": _spread(prompts.image_tokens),
+                "patches": _spread([sum(images) for images in prompts.patches]),
+            },
+            "operations_per_step": {name: self.work(shared=flag) for name, flag in columns.items()},
+            "memory": {
+                name: {**self.memory(shared=flag), "peak": self.peak(None, shared=flag)}
+                for name, flag in columns.items()
+            },
+            "cards": {
+                card.name: {
+                    "memory": card.memory,
+                    "peak_operations": card.peak,
+                    "bandwidth": card.bandwidth,
+                    "source": card.source,
+                    **{
+                        name: {
+                            "memory": self.peak(card, shared=flag),
+                            "fits": self.fits(card, shared=flag),
+                            "step_seconds": (times := self.seconds(card, shared=flag))["step"],
+                            "matrix_seconds": times["matrix"],
+                            "writing_seconds": times["writing"],
+                            "hours": times["step"] * batch.steps / 3600,
+                        }
+                        for name, flag in columns.items()
+                    },
+                }
+                for card in self.cards
+            },
+            "assumed": {
+                "matrix_share": MATRIX_SHARE,
+                "bandwidth_share": BANDWIDTH_SHARE,
+                "token_seconds": TOKEN_SECONDS,
+                "runtime_bytes": memory.RUNTIME,
+            },
+            "notes": list(self.notes),
+        }
+
+
+def _spread(values: Sequence[int]) -> dict[str, float]:
+    ordered = sorted(values)
+
+    def at(share: float) -> int:
+        return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
+
+    mean = sum(ordered) / len(ordered)
+    return {"min": ordered[0], "median": at(0.5), "mean": mean, "p95": at(0.95), "max": ordered[-1]}
+
+
+def make_plan(
+    config: RunConfig,
+    *,
+    launch: Launch = Launch(),  # noqa: B008 - frozen
+    cards: Sequence[Card] = (),
+    completion: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Plan:
+    """Work out a configuration's plan.
+
+    Args:
+        config: As `load_config` gives it.
+        launch: The devices.
+        cards: The cards to plan for; all known ones when empty.
+        completion: Tokens assumed for every completion; its limit by default, which bounds the cost from above.
+        progress: Told of (prompts measured, prompts).
+
+    Raises:
+        UserError: Data or model cannot be read, or the run would cut prompts off or could never earn a reward.
+            Whether it fits is for `refuse.refuse_memory`.
+    """
+    samples = load_samples(config.data.train, modality=config.data.modality, skip_missing=config.data.skip_missing)
+    folder = locate(config.model, weights=False)
+    shape = read_shape(folder, config)
+    processor = _processor(folder)
+    bound_pixels(config, processor.image_processor)
+    prompts = measure(processor, config.data.train, samples, config.template, progress)
+    batch = read_batch(config, len(samples), launch.processes)
+    notes: list[str] = []
+    shares = read_shares(config, launch, notes)
+    run = read_run(config, batch, completion, read_kept(shape, prompts, batch), notes)
+    plan = Plan(
+        config=config,
+        shape=shape,
+        prompts=prompts,
+        run=run,
+        placement=read_placement(config, shape, launch),
+        shares=shares,
+        notes=tuple(notes),
+        cards=tuple(cards) or tuple(CARDS.values()),
+    )
+    refuse_cuts(plan, samples, *shortest_answer(processor, config.template))
+    return plan
+
+
+def _processor(folder: Any) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{folder}: its processor cannot be loaded: {error}") from error
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "_get_num_multimodal_tokens"):
+        raise UserError(f"{folder}: its processor does not say how many tokens an image takes; the dry run needs that.")
+    return processor

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medvlm_r1.bench import grpo
+from medvlm_r1.bench.counting import matrix_peak, operations
+from medvlm_r1.bench.presets import PRESETS, Preset, build, random_completions, rows
+from medvlm_r1.bench.replay import Replay
+
+TINY = Preset(
+    name="tiny",
+    about="two layers",
+    shape={
+        "text_config": {
+            "vocab_size": 1024,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+        },
+        "vision_config": {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
+    },
+    pixels=56,
+    text_tokens=30,
+    completion=(3, 9),
+    prompts=2,
+    group=3,
+    micro_batches=(6,),
+    rounds=1,
+    options={"beta": 0.04, "loss_type": "grpo", "temperature": 1.0, "learning_rate": 1e-6},
+)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    return grpo.bench_grpo(TINY)
+
+
+def test_the_two_sides_agree(found: dict[str, Any]) -> None:
+    assert found["logp_max_diff"] < 1e-5
+    assert 0 <= found["grad_rel_diff"] < 1e-4
+
+
+def test_work_for_each_prompt_is_counted(found: dict[str, Any]) -> None:
+    trl, ours = found["sides"]["trl"], found["sides"]["ours"]
+    # Policy and reference once for each completion, or once in all.
+    assert trl["images_per_prompt"] == {"generation": 3, "update": 6}
+    assert ours["images_per_prompt"] == {"generation": 1, "update": 2}
+    # A prompt of 30 tokens of text and 4 of the image, completions of 3, 6 and 9 tokens.
+    assert ours["tokens_per_prompt"]["update"] == pytest.approx(2 * (34 + 18), abs=4)
+    assert trl["tokens_per_prompt"]["update"] == pytest.approx(2 * 3 * (34 + 9), abs=12)
+    assert ours["operations"]["update"] < trl["operations"]["update"] / 1.5
+
+
+def test_the_record_says_what_was_measured(found: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(found)) == found
+    assert set(found["speedup"]) == {"generation", "update", "step"}
+    for side in found["sides"].values():
+        assert side["step"] == pytest.approx(side["generation"] + side["update"])
+        assert side["memory"] > 1e8
+    assert 0 < found["peak_share"] < 1
+    assert found["memory_ratio"] == found["sides"]["ours"]["memory"] / found["sides"]["trl"]["memory"]
+
+
+def test_every_preset_asks_for_whole_groups() -> None:
+    for preset in PRESETS.values():
+        assert all(preset.rows % micro == 0 for micro in preset.micro_batches)
+
+
+def test_prompts_and_completions_have_the_lengths_of_the_preset(tmp_path: Path) -> None:
+    policy = build(TINY, tmp_path)
+    made = rows(TINY, policy, 2)
+    assert len(made) == 4
+    text = policy.processor.apply_chat_template(made[0]["prompt"], add_generation_prompt=True)
+    inputs = policy.processor(text=[text], images=[made[0]["images"]], return_tensors="pt")
+    image = policy.model.config.image_token_id
+    assert int((inputs["input_ids"] == image).sum()) == 4
+    assert 25 <= int((inputs["input_ids"] != image).sum()) <= 30
+    completions = random_completions(TINY, policy, inputs["input_ids"][0].tolist())
+    assert sorted(map(len, completions)) == [3, 6, 9]
+    assert completions == random_completions(TINY, policy, inputs["input_ids"][0].tolist())
+
+
+def test_a_failing_side_is_told_not_hung() -> None:
+    broken = dataclasses.replace(TINY, options=TINY.options | {"loss_type": "no such loss"})
+    with pytest.raises(grpo.UserError, match="no such loss"):
+        grpo.bench_grpo(broken)
+
+
+def _write(texts: dict[tuple[int, ...], list[list[int]]], prompts: list[list[int]], order: Callable[[int], Any]) -> Any:
+    """Decodes as a loop would that drops ended rows and reorders the others."""
+    replay = Replay(lambda prompt: texts[tuple(prompt)], pad=0, ends=[1])
+    ids, done = torch.tensor(prompts), []
+    while len(ids):
+        token = replay(ids, torch.zeros(len(ids), 20)).argmax(-1)
+        ids = torch.cat([ids, token[:, None]], dim=1)
+        done += [row.tolist() for row in ids[token == 1]]
+        ids = ids[token != 1]
+        ids = ids[order(len(ids))]
+    return sorted(done)
+
+
+@pytest.mark.parametrize("order", [lambda n: slice(None), lambda n: torch.arange(n).flip(0)])
+def test_replay_writes_every_completion_whatever_the_order_of_rows(order: Callable[[int], Any]) -> None:
+    texts = {(5, 6): [[7, 1], [7, 8, 1], [7, 8, 9, 1]], (6,): [[7, 1], [7, 1], [3, 4, 1]]}
+    prompts = [[5, 6]] * 3 + [[0, 6]] * 3
+    wanted = [[5, 6, *text] for text in texts[(5, 6)]] + [[0, 6, *text] for text in texts[(6,)]]
+    assert _write(texts, prompts, order) == sorted(wanted)
+
+
+def test_replay_refuses_rows_it_did_not_write() -> None:
+    replay = Replay(lambda prompt: [[7, 8, 1]], pad=0, ends=[1])
+    replay(torch.tensor([[5]]), torch.zeros(1, 20))
+    with pytest.raises(RuntimeError, match="no completion"):
+        replay(torch.tensor([[5, 9]]), torch.zeros(1, 20))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_operations_of_attention_and_products(causal: bool) -> None:
+    query, key, value = (torch.randn(2, 3, 16, 8, requires_grad=True) for _ in range(3))
+    with operations() as counted:
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        forward = counted.get_total_flops()
+        (out @ torch.randn(8, 5)).sum().backward()
+    pairs = 2 * 3 * 16 * 16 * (0.5 if causal else 1)
+    product = 2 * (2 * 3 * 16) * 8 * 5
+    assert forward == 2 * 2 * pairs * 8
+    assert counted.get_total_flops() == forward + product + product + 5 * 2 * pairs * 8
+
+
+def test_the_matrix_peak_is_a_rate() -> None:
+    assert matrix_peak(torch.float32, torch.device("cpu"), size=64, tries=1) > 1e6
+
+
+def test_the_command_prints_the_table(
+    found: dict[str, Any], command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpo, "bench_grpo", lambda preset, **_: found | {"preset": preset})
+    code, out, _ = command("bench", "grpo", "--preset", "demo")
+    assert code == 0
+    assert "peak memory, GB" in out
+    assert "micro" not in out or "rows of a forward pass" in out
+    code, out, _ = command("bench", "grpo", "--json")
+    assert json.loads(out)["speedup"] == found["speedup"]

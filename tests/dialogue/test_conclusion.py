@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medvlm_r1.dialogue.conclusion import concluded_letter, contradicts
+from medvlm_r1.phantom.questions import ask
+from medvlm_r1.training.base.language import reasoned
+
+OPTIONS = ("brain", "knee", "chest")
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "letter"),
+    [
+        ("Axial MRI. Region: knee. A brain no, B knee yes, C chest no.", "B"),
+        ("(A) brain: no. (B) knee: no. (C) chest: yes.", "C"),
+        ("A) brain - YES", "A"),
+        # Changed its mind: the last verdict on an option counts.
+        ("A brain yes, B knee no. On a second look A brain no, B knee yes.", "B"),
+        ("A brain yes, B knee yes.", None),
+        ("A brain no, B knee no, C chest no.", None),
+        ("The joint is seen, so the answer is B.", "B"),
+        ("The femur meets the tibia. This is a knee.", "B"),
+        ("It could be the brain or the chest.", None),
+        ("", None),
+    ],
+)
+def test_what_a_reasoning_concludes(reasoning: str, letter: str | None) -> None:
+    assert concluded_letter(reasoning, OPTIONS) == letter
+
+
+def test_the_sound_habit_of_the_base_always_concludes_its_answer() -> None:
+    rng = np.random.default_rng(0)
+    for index in range(200):
+        question = ask(("MRI", "CT", "X-ray")[index % 3], (3, 0, index), rng)
+        text = reasoned(question)
+        reasoning = text[len("<think>") : text.index("</think>")]
+        assert concluded_letter(reasoning, question.options) == text[-len("X</answer>")]
+
+
+def test_contradiction_is_known_only_where_both_speak() -> None:
+    weighed = "A brain no, B knee yes."
+    assert contradicts(weighed, "B", OPTIONS) is False
+    assert contradicts(weighed, "A", OPTIONS) is True
+    assert contradicts(weighed, None, OPTIONS) is None
+    assert contradicts("I have seen it before.", "A", OPTIONS) is None
+    assert contradicts(None, "A", OPTIONS) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=300), st.lists(st.text(max_size=30), max_size=10))
+def test_no_text_raises_and_no_letter_beyond_the_options_is_concluded(reasoning: str, options: list[str]) -> None:
+    letter = concluded_letter(reasoning, options)
+    assert letter is None or not options or letter in "ABCDEFGHIJ"[: len(options)]

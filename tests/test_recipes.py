@@ -1,0 +1,177 @@
+"""Every recipe: it says what it is, passes the dry run with a tiny model of its class, and its devices can be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medvlm_r1.recipes import recipe
+from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.plan.launch import Launch, read_launch
+from plan_models import write_model
+
+FOLDER = recipe("paper.yaml").parent
+RECIPES = sorted(path.name for path in FOLDER.glob("*.yaml") if not path.name.startswith("phantom"))
+KINDS = {"Qwen2-VL-2B": "qwen2_vl", "Qwen2.5-VL-3B": "qwen2_5_vl", "Qwen3-VL-2B": "qwen3_vl"}
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: write_model(tmp_path_factory.mktemp(kind), kind) for kind in KINDS.values()}
+
+
+def kind_of(name: str) -> str:
+    model = yaml.safe_load((FOLDER / name).read_text())["model"]
+    [kind] = [kind for start, kind in KINDS.items() if model == f"Qwen/{start}-Instruct"]
+    return kind
+
+
+def test_all_are_there() -> None:
+    assert set(RECIPES) == {
+        "clean.yaml",
+        "consistent.yaml",
+        "dr-grpo.yaml",
+        "no-think.yaml",
+        "paper-lora-24gb.yaml",
+        "paper-vllm-server.yaml",
+        "paper-vllm.yaml",
+        "paper.yaml",
+        "qwen2.5-vl-3b.yaml",
+        "qwen3-vl-2b.yaml",
+        "think-after.yaml",
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_says_what_it_is(name: str) -> None:
+    head = [line for line in (FOLDER / name).read_text().split("\nmodel:")[0].splitlines() if line != "#"]
+    assert all(line.startswith("# ") for line in head)
+    for start in ("# Source:", "# Departs from"):
+        assert any(line.startswith(start) for line in head), start
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_dry_run_passes(name: str, models: dict[str, Path], data_dir: Path, command: Command) -> None:
+    kind = kind_of(name)
+    arguments = [f"model={models[kind]}", f"data.train={data_dir}"]
+    code, out, error = command("train", "grpo", "--config", FOLDER / name, "--dry-run", "--json", *arguments)
+    assert code == 0, error
+    record: dict[str, Any] = json.loads(out)
+    assert record["model"]["family"] == kind
+    assert record["prompts"]["count"] == 4  # the MRI questions
+    assert record["prompts_per_step"] == 4
+    assert record["completions_per_step"] == 16
+    assert record["shares"] is True
+    parts = record["operations_per_step"]
+    assert sum(parts["shared"]["update"].values()) < sum(parts["plain"]["update"].values())
+
+
+def test_the_papers_settings() -> None:
+    config = load_config(recipe("paper.yaml"))
+    assert (config.model, config.template, config.lora) == ("Qwen/Qwen2-VL-2B-Instruct", "medvlm-r1", None)
+    assert (config.min_pixels, config.max_pixels) == (3136, 401408)
+    assert [(reward.name, reward.weight) for reward in config.rewards] == [("accuracy_paper", 1), ("format_paper", 1)]
+    wanted = {
+        "beta": 0.04,
+        "learning_rate": 1e-6,
+        "lr_scheduler_type": "linear",
+        "temperature": 1.0,
+        "num_generations": 4,
+        "max_completion_length": 512,
+        "num_train_epochs": 2,
+        "num_iterations": 1,
+        "bf16": True,
+    }
+    assert {name: config.trainer[name] for name in wanted} == wanted
+    # 4 prompts a step: 600 questions twice are 300 steps.
+    assert config.trainer["per_device_train_batch_size"] * config.trainer["gradient_accumulation_steps"] == 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "differs"),
+    [
+        ("clean.yaml", {"data", "out"}),
+        ("consistent.yaml", {"out", "rewards"}),
+        ("dr-grpo.yaml", {"out", "trainer.loss_type", "trainer.scale_rewards"}),
+        ("think-after.yaml", {"out", "template", "rewards"}),
+        ("no-think.yaml", {"out", "template", "rewards", "trainer.max_completion_length"}),
+        ("qwen3-vl-2b.yaml", {"out", "model"}),
+        ("qwen2.5-vl-3b.yaml", {"out", "model", "trainer.gradient_checkpointing"}),
+    ],
+)
+def test_variants_differ_from_the_paper_in_what_they_say(name: str, differs: set[str]) -> None:
+    def flat(file: str) -> dict[str, Any]:
+        given = load_config(recipe(file)).model_dump()
+        trainer = given.pop("trainer")
+        return given | {f"trainer.{key}": value for key, value in trainer.items()}
+
+    paper, variant = flat("paper.yaml"), flat(name)
+    assert {key for key in paper.keys() | variant.keys() if paper.get(key) != variant.get(key)} == differs
+
+
+def test_vllm_leaves_the_tower_alone(models: dict[str, Path]) -> None:
+    """TRL does not empty vLLM's cache of image features, so they must not change."""
+    from medvlm_r1.training.plan.shape import read_shape
+
+    for name in ("paper-vllm.yaml", "paper-vllm-server.yaml"):
+        config = load_config(recipe(name))
+        assert config.trainer["use_vllm"] is True
+        shape = read_shape(models["qwen2_vl"], config)
+        assert not shape.model.tower_learns
+        assert shape.model.text.adapters > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "alone", "after"),
+    [
+        ("<answer>B</answer>", 1.0, 0.0),
+        ("<answer>B</answer>\n<think>It is bright.\nSo B.</think>", 0.0, 1.0),
+        ("<answer>B</answer><think></think>", 0.0, 1.0),
+        ("<think>It is bright.</think><answer>B</answer>", 0.0, 0.0),
+        ("<answer>B</answer>\n", 0.0, 0.0),
+        ("<answer><answer>B</answer>", 0.0, 0.0),
+        ("<answer>B</answer><think>a</think>b<think>c</think>", 0.0, 0.0),
+        ("B", 0.0, 0.0),
+    ],
+)
+def test_format_rewards_of_the_variants(text: str, alone: float, after: float) -> None:
+    names = ("format_no_think", "format_think_after")
+    rewards = [resolve_reward(f"medvlm_r1.rewards.{name}:{name}") for name in names]
+    said = [{"role": "assistant", "content": text}]
+    for completion in (text, said):
+        assert [reward(prompts=["p"], completions=[completion]) for reward in rewards] == [[alone], [after]]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ddp.yaml", Launch(processes=2)),
+        ("fsdp2.yaml", Launch(processes=8, sharding="fsdp2")),
+        ("zero2.yaml", Launch(processes=2, sharding="zero2")),
+        ("zero3.yaml", Launch(processes=8, sharding="zero3")),
+    ],
+)
+def test_launch_files(name: str, expected: Launch) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    file = FOLDER / "accelerate" / name
+    config = load_config_from_file(str(file))
+    assert config.mixed_precision == "bf16"
+    assert config.num_machines == 1
+    assert read_launch(file) == expected
+
+
+def test_the_dry_run_takes_a_launch_file(models: dict[str, Path], data_dir: Path, command: Command) -> None:
+    arguments = [f"model={models['qwen2_vl']}", f"data.train={data_dir}", "trainer.gradient_accumulation_steps=2"]
+    given = ["--dry-run", "--json", "--launch", FOLDER / "accelerate" / "zero2.yaml"]
+    code, out, error = command("train", "grpo", "--config", FOLDER / "paper.yaml", *given, *arguments)
+    assert code == 0, error
+    record = json.loads(out)
+    assert (record["devices"], record["sharding"], record["prompts_per_step"]) == (2, "zero2", 4)

@@ -1,0 +1,67 @@
+"""Several processes, each with a share of the batch, take the steps one process takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).with_name("written_run.py")
+
+
+def rewards_by_length(completion_ids: list[list[int]], **_: object) -> list[float]:
+    """Longer is better; nothing else depends on how rows were shared out."""
+    return [float(len(ids)) for ids in completion_ids]
+
+
+def _run(arguments: list[str], out: Path, config: Path) -> tuple[list[dict[str, float]], dict[str, object]]:
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), os.environ.get("PYTHONPATH", "")]),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "loss" in row], load_file(out / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("sharing", ["on", "off"])
+def test_two_processes_take_the_steps_of_one(write_config: Callable[..., Path], tmp_path: Path, sharing: str) -> None:
+    config = write_config(
+        rewards=[{"name": "test_distributed.rewards_by_length"}],
+        sharing=sharing,
+        trainer={
+            "max_steps": 4,
+            "num_generations": 4,
+            "beta": 0.04,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "gradient_accumulation_steps": 1,
+            # A group's rows are together wherever they are cut.
+            "shuffle_dataset": False,
+        },
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone, weights = _run([str(SCRIPT), str(config), str(one), "trainer.per_device_train_batch_size=8"], one, config)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    both, shared = _run(
+        [*launcher, str(SCRIPT), str(config), str(two), "trainer.per_device_train_batch_size=4"], two, config
+    )
+    assert len(alone) == len(both) == 4
+    for a, b in zip(alone, both, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4, abs=1e-6)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+        assert b["reward"] == pytest.approx(a["reward"])
+    assert any(abs(row["grad_norm"]) > 1e-3 for row in alone)
+    for name, wanted in weights.items():
+        assert float((shared[name] - wanted).norm()) <= 1e-4 * float(wanted.norm()) + 1e-6, name  # type: ignore[operator,attr-defined]

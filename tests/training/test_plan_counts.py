@@ -1,0 +1,276 @@
+"""The plan's counts against real models of the recipes' classes: parameters, operations, tokens, activations."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from medvlm_r1.data.folder import write_folder
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.policy.load import load_policy
+from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.loop import lora_config
+from medvlm_r1.training.plan.counts import causal, continued, head_forward, text_forward, tower_forward
+from medvlm_r1.training.plan.memory import Precision, keys_bytes, text_bytes, tower_bytes
+from medvlm_r1.training.plan.prompts import SHORTEST, measure, shortest_answer
+from medvlm_r1.training.plan.shape import Shape, read_shape
+from plan_models import write_model
+
+KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: write_model(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+
+
+def config(**changes: Any) -> RunConfig:
+    base: dict[str, Any] = {"model": "x", "method": "sft", "data": {"train": "x"}, "out": "x", **changes}
+    return RunConfig.model_validate(base)
+
+
+def real(folder: Path, attention: str = "eager") -> Any:
+    return load_policy(str(folder), device="cpu", model_init={"attn_implementation": attention}).model
+
+
+def counted(run: Any) -> dict[str, int]:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    by_module = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    # Angles of positions are products in PyTorch's eyes; the plan leaves them out.
+    angles = sum(flops for name, flops in by_module.items() if name.endswith("rotary_emb"))
+    return {"all": by_module["Global"] - angles, **by_module}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_are_those_of_the_real_model(kind: str, folders: dict[str, Path]) -> None:
+    model = real(folders[kind])
+    shape = read_shape(folders[kind], config())
+    assert shape.family == kind
+    assert shape.parameters.total == sum(p.numel() for p in model.parameters())
+    assert shape.parameters.trained == shape.parameters.total
+    assert shape.parameters.adapters == 0
+    assert shape.parameters.largest < shape.parameters.total
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_are_those_of_peft(kind: str, folders: dict[str, Path]) -> None:
+    from peft import get_peft_model
+
+    given = config(lora={"r": 4, "target_modules": ["q_proj", "o_proj", "qkv"]})
+    model = get_peft_model(real(folders[kind]), lora_config(given))
+    shape = read_shape(folders[kind], given)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained > 0
+    assert shape.parameters.trained == shape.parameters.adapters == trained
+    assert shape.parameters.total == sum(p.numel() for p in model.parameters()) - trained
+    sizes = shape.model
+    assert sizes.text.adapters + sizes.tower.patch_adapters + sizes.tower.token_adapters == trained
+    assert sizes.tower_learns
+    assert not sizes.trained.tower
+
+
+def test_a_frozen_tower_does_not_learn(folders: dict[str, Path]) -> None:
+    shape = read_shape(folders["qwen2_vl"], config(lora={"target_modules": ["q_proj"]}))
+    assert not shape.model.tower_learns
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_operations_of_text_and_head(kind: str, folders: dict[str, Path]) -> None:
+    model, sizes = real(folders[kind]), read_shape(folders[kind], config()).model
+    ids = torch.randint(10, 100, (2, 30))
+    flops = counted(lambda: model(input_ids=ids))
+    # Eager attention computes the pairs it hides too.
+    expected = text_forward(sizes.text, 60, 2 * 30 * 30).total + head_forward(sizes.text, 60)
+    assert flops["all"] == expected
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_operations_of_the_backward_pass(lora: bool, folders: dict[str, Path]) -> None:
+    given = config(lora={"r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]}) if lora else config()
+    model = real(folders["qwen2_vl"]).train()
+    if lora:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, lora_config(given)).get_base_model()
+    sizes = read_shape(folders["qwen2_vl"], given).model
+    given_embeds = torch.randn(1, 20, sizes.text.hidden, requires_grad=True)
+    language = model.model.language_model
+    flops = counted(lambda: language(inputs_embeds=given_embeds, use_cache=False).last_hidden_state.sum().backward())
+    forward = text_forward(sizes.text, 20, 20 * 20)
+    assert (forward.adapters > 0) is lora
+    assert flops["all"] == forward.total + forward.backward(trained=not lora)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_operations_of_the_tower(kind: str, folders: dict[str, Path]) -> None:
+    model, tower = real(folders[kind]), read_shape(folders[kind], config()).model.tower
+    height, width = 8, 12
+    pixels = torch.randn(height * width, 3 * 2 * 14 * 14)
+    flops = counted(lambda: model.model.visual(pixels, torch.tensor([[1, height, width]])))
+    assert flops["all"] == tower_forward(tower, height * width).total
+
+
+def test_pairs() -> None:
+    seen = [(query, key) for query in range(7) for key in range(query + 1)]
+    assert causal(7) == len(seen)
+    assert continued(3, 4) == len([pair for pair in seen if pair[0] >= 3])
+
+
+def _data(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
+    (folder / "images").mkdir()
+    samples = []
+    for index, size in enumerate(sizes):
+        name = f"images/{index}.png"
+        Image.new("RGB", size, (9, 90, 160)).save(folder / name)
+        samples.append(
+            Sample(
+                id=f"q{index}",
+                images=(name,) if index else (name, name),
+                question="Which organ is shown?" * (index + 1),
+                options=("liver", "brain"),
+                answer="liver",
+                modality="MRI",
+            )
+        )
+    write_folder(folder, samples, info={"name": "sizes", "source": "made by the tests", "license": "CC0-1.0"})
+    return samples
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", sorted(SHORTEST))
+def test_tokens_are_the_processors(kind: str, template: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    sizes = [(40, 30), (30, 40), (400, 300), (61, 250), (28, 28)]
+    samples = _data(tmp_path, sizes)
+    policy = load_policy(str(folders[kind]), device="cpu")
+    processor = policy.processor
+    processor.image_processor.size["longest_edge"] = 112 * 112
+    prompts = measure(processor, str(tmp_path), samples, template)
+    for index, sample in enumerate(samples):
+        text = processor.apply_chat_template(messages(sample, template), add_generation_prompt=True, tokenize=False)
+        images = [Image.open(tmp_path / name) for name in sample.images]
+        given = processor(text=[text], images=images, return_tensors="pt")
+        assert prompts.tokens[index] == given["input_ids"].shape[1]
+        assert prompts.image_tokens[index] == int((given["input_ids"] == policy.model.config.image_token_id).sum())
+        assert list(prompts.patches[index]) == given["image_grid_thw"].prod(dim=1).tolist()
+
+
+def test_the_shortest_answers_earn_the_format_rewards(folders: dict[str, Path]) -> None:
+    from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
+    from medvlm_r1.rewards import resolve_reward
+
+    assert SHORTEST.keys() == ALL_TEMPLATES.keys()
+    rewards = {
+        "medvlm-r1": "format_paper",
+        "no-think": "medvlm_r1.rewards.format_no_think:format_no_think",
+        "think-after": "medvlm_r1.rewards.format_think_after:format_think_after",
+    }
+    for template, name in rewards.items():
+        others = [text for other, text in SHORTEST.items() if other != template]
+        given = [SHORTEST[template], *others, f" {SHORTEST[template]}", SHORTEST[template] * 2]
+        scores = resolve_reward(name)(prompts=[""] * len(given), completions=given, letter=["A"] * len(given))
+        assert scores[0] == 1.0
+        assert scores[1 : len(others) + 2] == [0.0] * (len(others) + 1)
+    processor = load_policy(str(folders["qwen2_vl"]), device="cpu").processor
+    text, tokens = shortest_answer(processor, "medvlm-r1")
+    assert tokens == len(processor.tokenizer(text + "<|im_end|>")["input_ids"])
+
+
+def _kept(run: Any, model: Any) -> int:
+    """Bytes that autograd keeps of a forward pass, weights left out."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    seen: dict[int, Any] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage  # kept alive, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(storage.nbytes() for storage in seen.values())
+
+
+PRECISIONS = {
+    "float32": Precision(weights=4, compute=4),
+    "autocast": Precision(weights=4, compute=2),
+    "half": Precision(weights=2, compute=2),
+    "adapters": Precision(weights=2, compute=2, adapters=True),
+}
+
+
+def _wide(kind: str, depth: int, name: str, folders: dict[str, Path]) -> tuple[Any, Any, Shape]:
+    """A model with layers wide enough that what goes with their width stands out."""
+    import json
+
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    settings = json.loads((folders[kind] / "config.json").read_text())
+    settings["text_config"] |= {
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": depth,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+    }
+    settings["text_config"].pop("layer_types", None)
+    if kind == "qwen3_vl":
+        settings["text_config"]["head_dim"] = 16
+    width = {"embed_dim": 64, "mlp_ratio": 4, "hidden_size": 64} if kind == "qwen2_vl" else {"hidden_size": 64}
+    settings["vision_config"] |= {**width, "intermediate_size": 192, "num_heads": 4, "depth": depth}
+    settings["vision_config"]["out_hidden_size"] = 64
+    settings["vision_config"] |= {"fullatt_block_indexes": list(range(depth)), "deepstack_visual_indexes": [0]}
+    folder = folders[kind].parent / f"{kind}-{depth}-{name}"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings))
+    lora = {"r": 1} if name == "adapters" else None
+    shape = read_shape(folder, config(lora=lora))
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**settings), attn_implementation="sdpa")
+    model = model.float() if PRECISIONS[name].weights == 4 else model.bfloat16()
+    if lora:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, lora_config(config(lora=lora))).get_base_model()
+    context = contextlib.nullcontext() if name == "float32" else torch.autocast("cpu", torch.bfloat16)
+    return model.train(), context, shape
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_activations_are_what_autograd_keeps(kind: str, name: str, folders: dict[str, Path]) -> None:
+    """The difference of two depths, so that what is kept outside the layers falls out."""
+    precision = PRECISIONS[name]
+    text, tower = [], []
+    tokens, side = 256, 16
+    for depth in (1, 2):
+        model, context, shape = _wide(kind, depth, name, folders)
+        dtype = torch.float32 if precision.weights == 4 else torch.bfloat16
+        embeds = torch.randn(1, tokens, 64, dtype=dtype, requires_grad=True)
+        pixels = torch.randn(side * side, 3 * 2 * 14 * 14, dtype=dtype)
+        language, visual = model.model.language_model, model.model.visual
+        with context:
+            text.append(_kept(lambda lm=language, x=embeds: lm(inputs_embeds=x, use_cache=False), model))
+            tower.append(_kept(lambda v=visual, x=pixels: v(x, torch.tensor([[1, side, side]])), model))
+    sizes = shape.model
+    copies = [0, 0]
+    if name == "autocast":  # of the weights of the second layer
+        copies = [2 * sizes.text.weights // 2, 2 * (sizes.tower.patch_weights - 64 * 3 * 2 * 14 * 14) // 2]
+    expected = tokens * (text_bytes(sizes.text, precision) + keys_bytes(sizes.text, precision))
+    # Adapters keep a few bytes for each of their ranks, and copies of their own weights.
+    near = 0.1 if name == "adapters" else 0.03
+    assert text[1] - text[0] - copies[0] == pytest.approx(expected, rel=near)
+    expected = side * side * tower_bytes(sizes.tower, precision)
+    # A GPU keeps a float32 copy of a layer norm's input, twice 2 bytes more than a CPU.
+    if sizes.tower.norm == "layer" and name != "float32":
+        expected -= side * side * 4 * sizes.tower.width
+    assert tower[1] - tower[0] - copies[1] == pytest.approx(expected, rel=near)
