@@ -151,3 +151,11 @@ def test_the_command_prints_the_table(
     assert "micro" not in out or "rows of a forward pass" in out
     code, out, _ = command("bench", "grpo", "--json")
     assert json.loads(out)["speedup"] == found["speedup"]
+
+
+def test_the_demo_replays_what_the_base_samples() -> None:
+    small = dataclasses.replace(PRESETS["demo"], prompts=2, group=2, micro_batches=(4,), rounds=1)
+    found = grpo.bench_grpo(small)
+    assert found["logp_max_diff"] < 1e-4
+    # The base answers with its end token long before the limit of 64.
+    assert found["sides"]["ours"]["tokens_per_prompt"]["update"] < 2 * (110 + 2 * 64)

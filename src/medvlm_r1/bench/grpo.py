@@ -107,7 +107,7 @@ def bench_grpo(
         model = policy.name
         del policy
         for micro in preset.micro_batches:
-            with _Side(preset, model, TRL, micro, 2, written) as side:
+            with _Side(preset, model, TRL, micro, rounds + 2, written) as side:
                 for _ in range(2):
                     tried[micro] = side.step()
                     told(f"TRL at micro-batch {micro}")

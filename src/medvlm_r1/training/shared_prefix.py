@@ -52,7 +52,7 @@ def shared_logps(
     image_features: ImageFeatures | None = None,
     temperature: float = 1.0,
     compute_entropy: bool = False,
-    chunk: int = 1024,
+    chunk: int | None = None,
     head_fp32: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and entropies of completions, each prompt and image computed once.
@@ -68,7 +68,8 @@ def shared_logps(
         image_features: what `encode_images` gave for these prompts; computed from `vision` when None.
         temperature: divides the logits.
         compute_entropy: also give entropies; gradients flow through them.
-        chunk: columns of the vocabulary the head computes at a time, for at most 4096 tokens.
+        chunk: columns of the vocabulary the head computes at a time, for at most 4096 tokens; by default 1024, on a CPU
+            512.
         head_fp32: compute the head in float32 outside autocast (TRL's `cast_lm_head_to_fp32`).
 
     Returns:
@@ -252,7 +253,14 @@ def _as_encoder_output(features: ImageFeatures, family: Family) -> SimpleNamespa
 
 
 def _head(
-    head: nn.Module, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool, chunk: int, fp32: bool
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float,
+    entropy: bool,
+    chunk: int | None,
+    fp32: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and entropies (N,) by TRL's tiled head, prepared as TRL's `add_fused_lm_head` prepares it."""
     weight: Any = head.weight
@@ -264,6 +272,7 @@ def _head(
     if fp32:
         hidden, autocast = hidden.float(), torch.autocast(hidden.device.type, enabled=False)
     # Narrow tiles stay in the processor's cache while the softmax passes over them.
+    chunk = chunk or (512 if weight.device.type == "cpu" else 1024)
     width = min(chunk, weight.shape[0]) or chunk
     outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
     with autocast, maybe_gather_lm_head_ctx(weight, bias):
