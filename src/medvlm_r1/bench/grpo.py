@@ -196,4 +196,5 @@ def _relative_difference(ours: Path, theirs: Path) -> float:
             raise UserError("The two sides have gradients of different weights.")
         apart = sum(float((a.get_tensor(name) - b.get_tensor(name)).pow(2).sum()) for name in names)
         norm = sum(float(b.get_tensor(name).pow(2).sum()) for name in names)
-    return float((apart / norm) ** 0.5)
+    # Both are 0 in a first step of groups whose rewards are all equal.
+    return float((apart / max(norm, 1e-30)) ** 0.5)
