@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,17 @@ def test_env_names_versions(command: Any) -> None:
     code, out, _ = command("env", "--json")
     assert code == 0
     assert "torch" in json.loads(out)["packages"]
+
+
+@pytest.mark.parametrize("said", ["", "Stopped after step 3 of 9; the checkpoint is in runs/x."])
+def test_ctrl_c_says_how_to_go_on(
+    said: str, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt(said) if said else KeyboardInterrupt
+
+    monkeypatch.setattr("medvlm_r1.demo.run_demo", interrupted)
+    code, _, err = command("demo", "--out", tmp_path / "demo")
+    assert code == 130
+    assert (said or "the same command again goes on from there") in err
+    assert "Traceback" not in err

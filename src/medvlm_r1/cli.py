@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from medvlm_r1.cli_audit import audit_app
 from medvlm_r1.cli_bench import bench_app
@@ -19,7 +20,21 @@ from medvlm_r1.cli_plan import Cards, DryRun, LaunchFile, Tokens
 from medvlm_r1.errors import RESEARCH_USE, UserError
 
 HELP = f"Vision-language models that reason about radiology images. {RESEARCH_USE}"
-app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+class _Interrupted(Exception):
+    """Ctrl-C with what it says; typer keeps a KeyboardInterrupt to itself and says nothing."""
+
+
+class _Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise _Interrupted(str(interrupt)) from interrupt
+
+
+app = typer.Typer(cls=_Verbs, help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 train_app = typer.Typer(help="Train a policy by GRPO or SFT.", no_args_is_help=True)
 phantom_app = typer.Typer(help="PhantomVQA's embedded base model.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -307,7 +322,7 @@ def main() -> None:
     except UserError as error:
         print(f"medvlm-r1: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt as interrupt:
+    except (KeyboardInterrupt, _Interrupted) as interrupt:
         said = str(interrupt) or "Interrupted. What is finished is kept; the same command again goes on from there."
         print(f"\nmedvlm-r1: {said}", file=sys.stderr)
         sys.exit(130)
