@@ -8,28 +8,17 @@ from typing import Any
 
 import pytest
 
-from medvlm_r1 import cli
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A function that runs the command in an empty folder; it returns exit code, stdout and stderr."""
+def command(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The shared runner, in an empty folder."""
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-
-    def run(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medvlm-r1", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
+    return command
 
 
 @pytest.fixture
