@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test demo lint clean
+.PHONY: setup test soak reliability demo lint clean
 
 setup: $(VENV)/.ready
 
@@ -32,6 +32,17 @@ lint: setup
 # One thread each: the models of the tests are too small to share out.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# Runs killed and started again, for SOAK_MINUTES.
+SOAK_MINUTES ?= 30
+soak: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak --soak-minutes $(SOAK_MINUTES) --record-cases docs/reliability.json
+	$(BIN)/python tests/reliability.py
+
+# The counts of docs/reliability.md: runs the tests that count, then writes the table.
+reliability: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --record-cases docs/reliability.json
+	$(BIN)/python tests/reliability.py
 
 demo: setup
 	$(BIN)/medvlm-r1 demo

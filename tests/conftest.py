@@ -13,6 +13,8 @@ from hypothesis import settings
 
 from tiny_policy import build_tiny_policy
 
+pytest_plugins = ["reliability"]
+
 # No deadline: a loaded machine is not an error. Derandomised: the same examples in every run.
 settings.register_profile("medvlm", deadline=None, derandomize=True)
 settings.load_profile("medvlm")

@@ -10,9 +10,21 @@ import pytest
 import medvlm_r1
 
 SRC = Path(medvlm_r1.__file__).parent
-ORDER = ("data", "phantom", "dialogue", "rewards", "policy", "training", "evaluation", "audit", "report", "bench")
+ORDER = (
+    "data",
+    "phantom",
+    "dialogue",
+    "rewards",
+    "policy",
+    "training",
+    "evaluation",
+    "audit",
+    "report",
+    "serving",
+    "bench",
+)
 # What every room may use, and what uses every room.
-COMMON = {"errors", "console", "recipes"}
+COMMON = {"errors", "console", "recipes", "disk"}
 TOP = {"cli", "demo", "__main__"}
 ROOMS = sorted(path.name for path in SRC.iterdir() if path.is_dir() and (path / "__init__.py").exists())
 

@@ -38,6 +38,7 @@ def test_all_are_there() -> None:
         "clean.yaml",
         "consistent.yaml",
         "dr-grpo.yaml",
+        "grounded.yaml",
         "no-think.yaml",
         "paper-lora-24gb.yaml",
         "paper-vllm-server.yaml",
@@ -99,6 +100,7 @@ def test_the_papers_settings() -> None:
     [
         ("clean.yaml", {"data", "out"}),
         ("consistent.yaml", {"out", "rewards"}),
+        ("grounded.yaml", {"out", "rewards"}),
         ("dr-grpo.yaml", {"out", "trainer.loss_type", "trainer.scale_rewards"}),
         ("think-after.yaml", {"out", "template", "rewards"}),
         ("no-think.yaml", {"out", "template", "rewards", "trainer.max_completion_length"}),
@@ -114,6 +116,13 @@ def test_variants_differ_from_the_paper_in_what_they_say(name: str, differs: set
 
     paper, variant = flat("paper.yaml"), flat(name)
     assert {key for key in paper.keys() | variant.keys() if paper.get(key) != variant.get(key)} == differs
+
+
+def test_grounded_on_phantomvqa_differs_from_the_demo_in_its_reward() -> None:
+    given = [load_config(recipe(name)).model_dump() for name in ("phantom.yaml", "phantom-grounded.yaml")]
+    rewards = [[reward["name"] for reward in config.pop("rewards")] for config in given]
+    assert rewards == [["accuracy_paper", "format_paper"], ["grounded", "format_paper"]]
+    assert given[0] | {"out": ""} == given[1] | {"out": ""}
 
 
 def test_vllm_leaves_the_tower_alone(models: dict[str, Path]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +14,9 @@ from medvlm_r1.cli_audit import audit_app
 from medvlm_r1.cli_bench import bench_app
 from medvlm_r1.cli_data import data_app
 from medvlm_r1.cli_export import export_command
-from medvlm_r1.cli_options import Json, Out
-from medvlm_r1.cli_plan import Cards, DryRun, LaunchFile, Tokens
+from medvlm_r1.cli_options import Json, Out, Overrides, Template, TemplateName
+from medvlm_r1.cli_plan import Cards, DryRun, LaunchFile, Scales, Tokens
+from medvlm_r1.cli_serve import serve_command
 from medvlm_r1.errors import RESEARCH_USE, UserError
 
 HELP = f"Vision-language models that reason about radiology images. {RESEARCH_USE}"
@@ -43,19 +43,7 @@ app.add_typer(phantom_app, name="phantom")
 app.add_typer(audit_app, name="audit")
 app.add_typer(bench_app, name="bench")
 app.command("export")(export_command)
-
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, such as trainer.beta=0.1.")
-]
-
-
-class Template(StrEnum):
-    """Prompt templates."""
-
-    medvlm_r1 = "medvlm-r1"
-    answer_only = "answer-only"
-    no_think = "no-think"
-    think_after = "think-after"
+app.command("serve")(serve_command)
 
 
 @app.command()
@@ -97,19 +85,33 @@ def _train(method: str, config: Path, overrides: list[str] | None, plan: dict[st
             from medvlm_r1.training.grpo import train_grpo as run
         else:
             from medvlm_r1.training.sft import train_sft as run
-        model = run(settings, progress=progress)
+        watch = None
+        if settings.evaluate_every and settings.data.eval:
+            from medvlm_r1.evaluation.watch import HeldOut
+
+            tokens = int(settings.trainer.get("max_completion_length", 512))
+            watch = HeldOut(Path(settings.data.eval), template=settings.template, max_new_tokens=tokens)
+        model = run(settings, progress=progress, evaluate=watch)
     print(f"Model: {model}")
 
 
 def _plan(
-    dry_run: bool, cards: list[str] | None, launch: Path | None, completion: int | None, as_json: bool
+    dry_run: bool,
+    cards: list[str] | None,
+    launch: Path | None,
+    completion: int | None,
+    as_json: bool,
+    scales: list[int] | None = None,
 ) -> dict[str, Any] | None:
     from medvlm_r1.errors import UsageError
 
     if dry_run:
-        return {"cards": cards or [], "launch": launch, "completion": completion, "as_json": as_json}
-    if cards or launch or completion or as_json:
-        raise UsageError("--card, --launch, --completion-tokens and --json belong to --dry-run; give that too.")
+        given = {"cards": cards or [], "launch": launch, "completion": completion, "as_json": as_json}
+        return {**given, "scales": scales or []}
+    if cards or launch or completion or as_json or scales:
+        raise UsageError(
+            "--card, --launch, --completion-tokens, --scale and --json belong to --dry-run; give that too."
+        )
     return None
 
 
@@ -125,6 +127,7 @@ def train_grpo_command(
     card: Cards = None,
     launch: LaunchFile = None,
     completion_tokens: Tokens = None,
+    scale: Scales = None,
     as_json: Json = False,
 ) -> None:
     """Reinforcement learning from answers alone. The same command again goes on where it stood.
@@ -132,7 +135,7 @@ def train_grpo_command(
     Example: medvlm-r1 train grpo --config recipes/phantom.yaml trainer.learning_rate=5e-5
     Example: medvlm-r1 train grpo --config recipes/paper.yaml --dry-run --card rtx-4090
     """
-    _train("grpo", config, overrides, _plan(dry_run, card, launch, completion_tokens, as_json))
+    _train("grpo", config, overrides, _plan(dry_run, card, launch, completion_tokens, as_json, scale))
 
 
 @train_app.command("sft")
@@ -164,7 +167,7 @@ def evaluate_command(
     limit: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered at once; of a server, requests under way.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(help="Longer answers are cut off, and counted.")] = 512,
-    template: Annotated[Template, typer.Option(help="Prompt template.")] = Template.medvlm_r1,
+    template: TemplateName = Template.medvlm_r1,
     as_json: Json = False,
 ) -> None:
     """Answer every question of a data folder greedily and score it. The same command again goes on where it stood.
@@ -230,11 +233,15 @@ def report(
 
 @app.command()
 def ask(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, or phantom-base.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder, a hub id, phantom-base, or openai:URL#NAME for a model on a server.")
+    ],
     *,
     image: Annotated[Path, typer.Option(help="The picture: PNG, JPEG, TIFF, BMP, DICOM or NIfTI.")],
     question: Annotated[str, typer.Option(help="The question.")],
-    option: Annotated[list[str], typer.Option(help="An answer to choose from; give it several times.")],
+    option: Annotated[
+        list[str] | None, typer.Option(help="An answer to choose from; give it several times. None: an open question.")
+    ] = None,
     frame: Annotated[int | None, typer.Option(help="Of a file with several, counted from 0.")] = None,
     plane: Annotated[str | None, typer.Option(help="NIfTI: axial, coronal or sagittal.")] = None,
     slice_: Annotated[int | None, typer.Option("--slice", help="NIfTI: across the plane, counted from 0.")] = None,
@@ -250,38 +257,25 @@ def ask(
     Example: medvlm-r1 ask phantom-base --image ct.dcm --window 40/400 --question "..." --option A --option B
     """
     from medvlm_r1.data.images import View, load_picture
-    from medvlm_r1.data.sample import LETTERS, Sample
-    from medvlm_r1.dialogue.prompt import messages
-    from medvlm_r1.dialogue.response import parse_response
-    from medvlm_r1.errors import UsageError
-    from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
-    from medvlm_r1.policy.load import load_policy
+    from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
 
-    if not 2 <= len(option) <= len(LETTERS):
-        raise UsageError(f"{len(option)} options; wanted 2 to {len(LETTERS)}, each by its own --option.")
     picture = load_picture(image, View(frame=frame, plane=plane, slice=slice_, window=window))
-    sample = Sample(
-        id="ask", images=("images/ask",), question=question, options=tuple(option), answer=option[0], modality="unknown"
-    )
-    generator = LocalGenerator(policy=load_policy(model))
-    item = GenerationInput(prompt=messages(sample), images=[picture.image])
-    [generation] = generator.generate([item], GenerationSettings(max_new_tokens=max_new_tokens))
-    response = parse_response(generation.text, option)
-    letter = response.letter
-    chosen = option[LETTERS.index(letter)] if letter and letter in LETTERS[: len(option)] else None
+    asked = Question(image=picture, question=question, options=option or ())
+    # What is wrong with a question is told before a model is loaded.
+    prepare(asked)
+    with MedVLM.load(model, max_new_tokens=max_new_tokens) as medvlm:
+        [answer] = medvlm.ask_batch([asked])
     if as_json:
-        parts = {"letter": letter, "option": chosen, "reasoning": response.reasoning, "text": generation.text}
-        shown = {"well_formed": response.well_formed, "image": picture.note.as_record()}
-        print(json.dumps({**parts, **shown, "notice": RESEARCH_USE}))
+        print(json.dumps(answer.as_record()))
         return
-    print(f"Image:     {picture.note.summary()}")
-    print(f"Reasoning: {response.reasoning or '(none)'}")
-    print(
-        f"Answer:    {letter}) {chosen}"
-        if chosen
-        else f"Answer:    none in the wanted form; it wrote: {generation.text}"
-    )
-    print(RESEARCH_USE)
+    found = f"{answer.letter}) {answer.option}" if answer.option else answer.answer if not option else None
+    print(f"Image:     {answer.image_note}")
+    print(f"Reasoning: {answer.reasoning or '(none)'}")
+    print(f"Answer:    {found or f'none in the wanted form; it wrote: {answer.text}'}")
+    if answer.confidence is not None:
+        shares = (f"{name} {share:.1%}".replace("%", " %") for name, share in answer.confidence.items())
+        print(f"Sureness:  {', '.join(shares)} (of the model; not how often it is right)")
+    print(answer.notice)
 
 
 @app.command()
@@ -322,6 +316,14 @@ def main() -> None:
     except UserError as error:
         print(f"medvlm-r1: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        from medvlm_r1.disk import refusal
+
+        said = refusal(error)
+        if said is None:
+            raise
+        print(f"medvlm-r1: {said}; the same command goes on from there.", file=sys.stderr)
+        sys.exit(1)
     except (KeyboardInterrupt, _Interrupted) as interrupt:
         said = str(interrupt) or "Interrupted. What is finished is kept; the same command again goes on from there."
         print(f"\nmedvlm-r1: {said}", file=sys.stderr)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvlm_r1.cli_options import Json
+from medvlm_r1.cli_options import Json, Template, TemplateName
 
 if TYPE_CHECKING:
     from medvlm_r1.audit.data import DataAudit
 
-audit_app = typer.Typer(help="How far to trust a data set.", no_args_is_help=True)
+audit_app = typer.Typer(help="How far to trust a data set or a model.", no_args_is_help=True)
 
 PAGE, FIGURES = "audit_data.html", "audit_data.json"
+MODEL_FIGURES = "audit.json"
 
 
 @audit_app.command("data")
@@ -103,4 +105,71 @@ def _table(audit: DataAudit) -> list[str]:
             low, high = found.ci95
             ends = f"[{low:.1f}, {high:.1f}]  {len(part.solved(baseline))} of {found.n} solved" if low < high else ""
             lines.append(f"{name:<8} {baseline:<17} {found.percent:5.1f} %  {ends}".rstrip())
+    return lines
+
+
+@audit_app.command("model")
+def audit_model_command(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, phantom-base, or openai:URL#NAME for a server.")],
+    *,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Data folder; its open questions are left out.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help=f"Run folder: the answers, and {MODEL_FIGURES}.")],
+    probes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PROBE", help="image, options, reasoning, truth, confidence, subgroups. [default: all]"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions at once, each in all its variants.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 512,
+    template: TemplateName = Template.medvlm_r1,
+    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out rows without their images.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Does a model look at the image, and mean its reasoning? The same command again goes on where it stood.
+
+    Several probes: --probes image --probes options, or --probes image,options.
+
+    Example: medvlm-r1 audit model phantom-base --data data/phantom/test --out runs/audit --limit 60
+    """
+    from medvlm_r1.audit.model import FIGURES, audit_model
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.errors import RESEARCH_USE
+
+    with progress_bar("Items") as advance:
+        record = audit_model(
+            model,
+            data,
+            out,
+            probes=[name for given in probes or () for name in given.split(",") if name],
+            limit=limit,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            template=template.value,
+            skip_missing=skip_missing,
+            progress=advance,
+        )
+    if as_json:
+        print(json.dumps(record))
+        return
+    print("\n".join([*model_audit_lines(record), f"Figures: {out / FIGURES}", RESEARCH_USE]))
+
+
+def model_audit_lines(record: Mapping[str, Any]) -> list[str]:
+    """The verdicts of a model's audit, one line each, and what came back that was no answer."""
+    from medvlm_r1.audit.registry import QUESTIONS
+
+    lines = []
+    for verdict, (probe, question) in QUESTIONS.items():
+        found = record["probes"].get(probe)
+        sentence = found["sentence"] if found else "The probe was not asked for."
+        lines.append(f"{record['verdicts'][verdict].upper():<8}{question} {sentence}")
+    for probe in record["probes"]:
+        if probe not in {name for name, _ in QUESTIONS.values()}:
+            found = record["probes"][probe]
+            lines.append(f"{found['verdict'].upper():<8}{probe.capitalize()}: {found['sentence']}")
+    answers = record["answers"]
+    lines.append(
+        f"{record['n']} questions in {answers['variants']} variants; answers to the questions as they stand: "
+        f"{answers['unparsed']} unparsed, {answers['cut_off']} cut off, {answers['empty']} empty"
+    )
     return lines

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medvlm_r1.cli_options import Json
+from medvlm_r1.cli_options import Json, Overrides
+from medvlm_r1.cli_plan import Cards, Tokens
 
-bench_app = typer.Typer(help="Measurements side by side with plain TRL.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measurements: side by side with plain TRL, and of the audit.", no_args_is_help=True)
+
+Recipe = Annotated[Path, typer.Option("--config", help="A GRPO recipe.")]
 
 
 class Shape(StrEnum):
@@ -44,6 +48,164 @@ def bench_grpo_command(
     with progress_bar("Steps") as advance:
         found = bench_grpo(preset.value, rounds=rounds, progress=advance)
     print(json.dumps(found) if as_json else "\n".join(_lines(found)))
+
+
+@bench_app.command("step")
+def bench_step_command(
+    config: Recipe = Path("recipes/paper-lora-24gb.yaml"),
+    overrides: Overrides = None,
+    *,
+    own: Annotated[
+        bool,
+        typer.Option(
+            "--own",
+            help="The recipe's own model and data. Without it: random weights in the shape of Qwen2-VL-2B "
+            "(4.4 GB on disk while it runs) and one made-up question.",
+        ),
+    ] = False,
+    pixels: Annotated[int, typer.Option(min=28, help="Side of the made-up image.")] = 384,
+    completion_tokens: Annotated[int, typer.Option(min=1, help="Tokens of every completion, without --own.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """One step of a recipe, measured, beside the memory that `train grpo --dry-run` estimates for it.
+
+    Example: medvlm-r1 bench step --config recipes/paper-lora-24gb.yaml --json
+    """
+    from medvlm_r1.bench.presets import PRESETS
+    from medvlm_r1.bench.step import bench_step, step_lines
+    from medvlm_r1.console import progress_bar
+
+    with progress_bar("Measuring") as advance:
+        found = bench_step(
+            _found(config),
+            overrides or [],
+            stand_ins=None if own else PRESETS["paper"],
+            pixels=pixels,
+            completion=completion_tokens,
+            progress=advance,
+        )
+    print(json.dumps(found) if as_json else "\n".join(step_lines(found)))
+
+
+@bench_app.command("scale")
+def bench_scale_command(
+    config: Recipe = Path("recipes/paper.yaml"),
+    overrides: Overrides = None,
+    *,
+    card: Cards = None,
+    cards: Annotated[list[int] | None, typer.Option("--cards", min=1, help="Numbers of cards: 1, 8 and 64.")] = None,
+    pixels: Annotated[int, typer.Option(min=28, help="Side of the made-up images.")] = 384,
+    completion_tokens: Tokens = None,
+    as_json: Json = False,
+) -> None:
+    """A recipe's dry run on 1, 8 and 64 cards, without its model and data. Computed; nothing is run.
+
+    Qwen2-VL-2B's shape and made-up questions stand in for them.
+
+    Example: medvlm-r1 bench scale --card a100-80gb --completion-tokens 150
+    """
+    from medvlm_r1.bench.step import plan_of_stand_ins
+    from medvlm_r1.cli_plan import print_plan, print_scale
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.training.plan.cards import card_named
+    from medvlm_r1.training.plan.scale import COUNTS, scale, scale_record
+
+    with progress_bar("Prompts measured") as advance:
+        plan = plan_of_stand_ins(
+            _found(config),
+            overrides or [],
+            pixels=pixels,
+            completion=completion_tokens,
+            cards=[card_named(name) for name in card or ()],
+            progress=advance,
+        )
+    steps = {one.name: scale(plan, one, cards or COUNTS) for one in plan.cards}
+    if as_json:
+        print(json.dumps(plan.record() | {"scale": {name: scale_record(found) for name, found in steps.items()}}))
+    else:
+        print_plan(plan)
+        print_scale(plan, steps)
+
+
+def _found(config: Path) -> Path:
+    """The file itself, or the recipe of its name that comes with the package."""
+    from medvlm_r1.recipes import recipe
+
+    return config if config.exists() else recipe(config.name)
+
+
+@bench_app.command("audit")
+def bench_audit_command(
+    items: Annotated[
+        int, typer.Option(help="PhantomVQA questions a seed, divided evenly between the modalities.")
+    ] = 300,
+    seeds: Annotated[int, typer.Option(help="Sets of questions.")] = 5,
+    shortcut: Annotated[
+        bool, typer.Option("--shortcut", help="Questions whose options give the answers away.")
+    ] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="A checkpoint to audit beside them; may be given several times."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The audit on models whose faults are known: do its verdicts tell them from one that tells the truth?
+
+    Example: medvlm-r1 bench audit --items 60 --seeds 1 --model base=phantom-base
+    """
+    from medvlm_r1.bench.audit import audit_lines, bench_audit
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.errors import RESEARCH_USE, UsageError
+
+    models: dict[str, str] = {}
+    for given in model or ():
+        name, equals, folder = given.partition("=")
+        if not (name and equals and folder) or name in models:
+            raise UsageError(f"--model {given!r}: wanted NAME=FOLDER, each name once")
+        models[name] = folder
+    with progress_bar("Items") as advance:
+        found = bench_audit(items=items, seeds=seeds, shortcut=shortcut, models=models, progress=advance)
+    print(json.dumps(found) if as_json else "\n".join([*audit_lines(found), RESEARCH_USE]))
+
+
+@bench_app.command("grounded")
+def bench_grounded_command(
+    out: Annotated[Path, typer.Option(help="Folder of data and runs; given again, it goes on where it stood.")] = Path(
+        "runs/bench-grounded"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Rewards on questions that give their answers away: plain accuracy against `grounded`, on clean questions after.
+
+    Example: medvlm-r1 bench grounded --seeds 1
+    """
+    from medvlm_r1.bench.grounded import bench_grounded, grounded_lines
+    from medvlm_r1.console import progress_bar
+
+    found = bench_grounded(out, seeds=seeds, bar=progress_bar)
+    print(json.dumps(found) if as_json else "\n".join(grounded_lines(found)))
+
+
+@bench_app.command("serve")
+def bench_serve_command(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, or phantom-base.")] = "phantom-base",
+    *,
+    clients: Annotated[int, typer.Option(min=1, help="Parallel clients.")] = 32,
+    seconds: Annotated[float, typer.Option(min=1, help="Time of each load: of one client, then of all.")] = 60.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """A server of its own under load: throughput of many clients against one, mixed-up replies, memory.
+
+    Example: medvlm-r1 bench serve --clients 32
+    """
+    from medvlm_r1.bench.serve import bench_serve, serve_lines
+    from medvlm_r1.console import progress_bar
+
+    with progress_bar("Loads") as advance:
+        found = bench_serve(model, clients=clients, seconds=seconds, max_new_tokens=max_new_tokens, progress=advance)
+    print(json.dumps(found) if as_json else "\n".join(serve_lines(found)))
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:

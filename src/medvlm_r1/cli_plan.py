@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
     from medvlm_r1.training.config import RunConfig
     from medvlm_r1.training.plan.plan import Plan
+    from medvlm_r1.training.plan.scale import Scaled
 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Train nothing: print steps, tokens, operations, memory and time.")
 ]
 Cards = Annotated[
     list[str] | None,
-    typer.Option("--card", help="Dry run: plan for this card (a100-80gb, h100-80gb, rtx-4090); may be repeated."),
+    typer.Option(
+        "--card", help="Dry run: plan for this card (a100-80gb, h100-80gb, rtx-4090) or for this cpu; may be repeated."
+    ),
 ]
 LaunchFile = Annotated[
     Path | None, typer.Option("--launch", help="Dry run: the accelerate file, such as recipes/accelerate/zero3.yaml.")
@@ -28,10 +31,20 @@ LaunchFile = Annotated[
 Tokens = Annotated[
     int | None, typer.Option("--completion-tokens", min=1, help="Dry run: tokens of a completion; else its limit.")
 ]
+Scales = Annotated[
+    list[int] | None,
+    typer.Option("--scale", min=1, help="Dry run: also the step on so many cards, such as 1, 8, 64; may be repeated."),
+]
 
 
 def dry_run(
-    config: RunConfig, *, cards: Sequence[str], launch: Path | None, completion: int | None, as_json: bool
+    config: RunConfig,
+    *,
+    cards: Sequence[str],
+    launch: Path | None,
+    completion: int | None,
+    scales: Sequence[int],
+    as_json: bool,
 ) -> None:
     """Print the plan of a configuration.
 
@@ -43,15 +56,19 @@ def dry_run(
     from medvlm_r1.training.plan.launch import Launch, read_launch
     from medvlm_r1.training.plan.plan import make_plan
     from medvlm_r1.training.plan.refuse import refuse_memory
+    from medvlm_r1.training.plan.scale import scale, scale_record
 
     chosen = [card_named(name) for name in cards]
     devices = read_launch(launch) if launch else Launch()
     with progress_bar("Prompts measured") as advance:
         plan = make_plan(config, launch=devices, cards=chosen, completion=completion, progress=advance)
+    steps = {card.name: scale(plan, card, scales) for card in plan.cards} if scales else {}
     if as_json:
-        print(json.dumps(plan.record()))
+        record = plan.record()
+        print(json.dumps(record | {"scale": {name: scale_record(found) for name, found in steps.items()}}))
     else:
         print_plan(plan)
+        print_scale(plan, steps)
     refuse_memory(plan)
 
 
@@ -146,11 +163,52 @@ def _cards(plan: Plan) -> Table:
                 column,
                 f"{plan.peak(card, shared=shared) / 2**30:.1f} of {card.memory / 2**30:.0f}",
                 "yes" if plan.fits(card, shared=shared) else "no",
-                f"{times['step']:.3g}",
-                f"{times['writing']:.3g}",
-                f"{times['step'] * plan.run.batch.steps / 3600:.2g}",
+                *(("-", "-", "-") if times is None else _durations(times, plan.run.batch.steps)),
             )
     return table
+
+
+def print_scale(plan: Plan, steps: Mapping[str, Sequence[Scaled]]) -> None:
+    """The step on several numbers of cards, a table for each kind of card."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from medvlm_r1.training.plan.cards import LINK_SHARE, MACHINE_CARDS, NETWORK
+
+    console = Console()
+    for card in plan.cards:
+        if not steps.get(card.name):
+            continue
+        table = Table(title=f"A step on more cards: {card.label} (computed, not measured)", title_justify="left")
+        for name in ("cards", "step", "prompts", "rows x passes"):
+            table.add_column(name, justify="left" if name == "step" else "right")
+        for name in ("writing s", "update s", "sending s", "step s", "prompts/s", "GB sent", "GB synced"):
+            table.add_column(name, justify="right")
+        way = ""
+        for one in steps[card.name]:
+            if way and one.way != way:
+                table.add_section()
+            way = one.way
+            seconds = (one.generation, one.update, one.sending, one.seconds, one.rate)
+            table.add_row(
+                str(one.cards), one.way, f"{one.prompts:g}", f"{one.rows} x {one.passes}",
+                *(f"{value:.3g}" for value in seconds),
+                f"{one.gradient_bytes / 1e9:.3g}", f"{one.sync_bytes / 1e9:.3g}",
+            )  # fmt: skip
+        console.print(table)
+    if steps:
+        console.print(
+            "larger: n times the prompts, every card works as one alone. same: the step's prompts dealt out; numbers "
+            "of cards its rows do not divide among are left out. Writing includes the prompts' own pass. Sending "
+            f"assumes {LINK_SHARE:.0%} of the links inside a machine of {MACHINE_CARDS} cards, and of "
+            f"{NETWORK / 1e9:g} GB/s a card between machines, and that none of it is hidden behind the update.",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _durations(times: dict[str, float], steps: int) -> tuple[str, str, str]:
+    return f"{times['step']:.3g}", f"{times['writing']:.3g}", f"{times['step'] * steps / 3600:.2g}"
 
 
 def _small_print(plan: Plan) -> list[str]:
@@ -162,6 +220,6 @@ def _small_print(plan: Plan) -> list[str]:
         "that is slower (vLLM has none). These are assumptions, never measured on these cards. Left out: communication "
         "between devices, image decoding, rewards.",
         "Parameters, tokens and operations are counted; memory is an estimate (activations for the longest prompt with "
-        "full completions, 1.5 GiB for libraries and lost space).",
+        f"full completions, {plan.memory(shared=plan.shares)['runtime'] / 2**30:.2g} GiB for libraries and the like).",
         *plan.notes,
     ]

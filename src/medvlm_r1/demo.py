@@ -147,40 +147,11 @@ def _train(method: str, out: Path, seed: int, sizes: Sizes) -> Path:
             from medvlm_r1.training.sft import train_sft
 
             return train_sft(config, progress=progress)
+        from medvlm_r1.evaluation.watch import HeldOut
         from medvlm_r1.training.grpo import train_grpo
 
-        return train_grpo(config, progress=progress, evaluate=_HeldOut(out / "data" / "held-out"))
-
-
-class _HeldOut:
-    """Accuracy by modality on held-out questions, while a training runs."""
-
-    def __init__(self, folder: Path) -> None:
-        from medvlm_r1.data.folder import read_folder
-        from medvlm_r1.data.images import load_image
-        from medvlm_r1.data.paths import inside
-        from medvlm_r1.dialogue.prompt import messages
-        from medvlm_r1.policy.generate import GenerationInput
-
-        self.samples = read_folder(folder)
-        self.inputs = [
-            GenerationInput(prompt=messages(s), images=[load_image(inside(folder, image)) for image in s.images])
-            for s in self.samples
-        ]
-
-    def __call__(self, policy: Any, step: int) -> Mapping[str, float]:
-        from medvlm_r1.evaluation.score import score
-        from medvlm_r1.policy.generate import GenerationSettings, LocalGenerator
-
-        generator = LocalGenerator(policy=policy, batch_size=len(self.inputs))
-        answers = generator.generate(self.inputs, GenerationSettings(max_new_tokens=MAX_NEW_TOKENS))
-        figures = score(self.samples, answers)
-        by_modality = {f"accuracy_{m}": figures["accuracy"][m]["percent"] for m in DOMAINS}
-        return {
-            "accuracy": figures["accuracy"]["mean"],
-            "well_formed": figures["well_formed"]["percent"],
-            **by_modality,
-        }
+        watch = HeldOut(out / "data" / "held-out", max_new_tokens=MAX_NEW_TOKENS, batch_size=64)
+        return train_grpo(config, progress=progress, evaluate=watch)
 
 
 def _finish(out: Path, clock: _Clock) -> dict[str, Any]:

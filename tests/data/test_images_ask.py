@@ -2,7 +2,6 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from medvlm_r1 import cli
 from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.policy.generate import Generation
 
 QUESTION = ("--question", "Which organ?", "--option", "liver", "--option", "knee")
 
@@ -19,16 +19,19 @@ def ask(monkeypatch, capsys):
     """Runs the command; returns exit code, output, errors and the sizes of the pictures the model was given."""
     given = []
 
-    class Generator:
-        def __init__(self, policy):
-            assert policy == "loaded"
-
+    class Backend:
         def generate(self, items, settings):
             given.extend(image.size for item in items for image in item.images)
-            return [SimpleNamespace(text="<think>soft</think><answer>A</answer>")]
+            return [Generation(text="<think>soft</think><answer>A</answer>", n_tokens=5, truncated=False)]
 
-    monkeypatch.setattr("medvlm_r1.policy.load.load_policy", lambda model: "loaded")
-    monkeypatch.setattr("medvlm_r1.policy.generate.LocalGenerator", Generator)
+        def letters(self, items, turns, n_options):
+            assert turns == ["<think>soft</think><answer>"]
+            return [(0.75, 0.25)]
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("medvlm_r1.serving.medvlm.open_backend", lambda model, **_: Backend())
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["medvlm-r1", "ask", "a-model", *QUESTION, *map(str, arguments)])
@@ -55,6 +58,7 @@ def test_the_slice_is_named_and_the_note_printed(ask, volume):
     assert given == [(3, 5)]
     assert "Image:     NIfTI, 3 x 5; coronal slice 2 of 4 (from 0); window given -600/1500 (given)" in out
     assert "Answer:    A) liver" in out
+    assert "liver 75.0 %, knee 25.0 %" in out
     assert RESEARCH_USE in out
 
 

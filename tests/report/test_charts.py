@@ -46,6 +46,20 @@ def test_known_metrics_become_charts_in_reading_order() -> None:
     ]
 
 
+def test_accuracy_with_and_without_the_image_is_one_chart() -> None:
+    rows = [
+        {"step": step, "eval_accuracy": 40.0 + step, "eval_blank_accuracy": 33.0, "eval_contradiction": 2.0}
+        for step in (25, 50)
+    ]
+    panels = build_panels({"GRPO": rows, "other": [{"step": 25, "eval_accuracy": 50.0}]})
+    assert titles(panels) == ["Held out: accuracy", "Held out: contradiction"]
+    lines = panels[0].lines
+    assert [line.run for line in lines] == ["GRPO", "other", "GRPO, blank image"]
+    assert [line.last for line in lines] == ["90", "50", "33"]
+    assert len({line.style for line in lines}) == 3
+    assert titles(build_panels({"GRPO": [{"step": 1, "eval_blank_accuracy": 3.0}]})) == ["Held out: blank accuracy"]
+
+
 def test_nothing_logged_gives_no_charts() -> None:
     assert build_panels({"zero-shot": []}) == []
     assert build_panels({"a": [{"step": 1, "unknown": 3.0}], "b": [{"reward": 1.0}]}) == []

@@ -13,3 +13,23 @@ def distinct_tokens(
     SEEN_IDS.extend(completion_ids)
     SEEN_SAMPLES.extend(columns["sample_id"])
     return [float(sum(ids) % 7) for ids in completion_ids]
+
+
+CALLS: list[list[str]] = []
+
+
+def nothing(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """Pays for nothing."""
+    return [0.0] * len(completions)
+
+
+def one(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """Pays for everything alike."""
+    return [1.0] * len(completions)
+
+
+def infinite_at_third(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """Differs, and pays the first completion of the third call without bound; notes the samples of each call."""
+    CALLS.append(list(columns["sample_id"]))
+    rewards = [float(index % 3) for index in range(len(completions))]
+    return [float("inf"), *rewards[1:]] if len(CALLS) == 3 else rewards

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from medvlm_r1.recipes import recipe
+
 SCRIPT = Path(__file__).with_name("written_run.py")
 
 
@@ -20,7 +22,7 @@ def rewards_by_length(completion_ids: list[list[int]], **_: object) -> list[floa
     return [float(len(ids)) for ids in completion_ids]
 
 
-def _run(arguments: list[str], out: Path, config: Path) -> tuple[list[dict[str, float]], dict[str, object]]:
+def _run(arguments: list[str], out: Path) -> tuple[list[dict[str, float]], dict[str, object], str]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -32,11 +34,21 @@ def _run(arguments: list[str], out: Path, config: Path) -> tuple[list[dict[str, 
     )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if "loss" in row], load_file(out / "model" / "model.safetensors")
+    return [row for row in rows if "loss" in row], load_file(out / "model" / "model.safetensors"), done.stdout
 
 
-@pytest.mark.parametrize("sharing", ["on", "off"])
-def test_two_processes_take_the_steps_of_one(write_config: Callable[..., Path], tmp_path: Path, sharing: str) -> None:
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+# The file of the recipes, but for two processes on this machine, in float32.
+FSDP2 = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(recipe("accelerate/fsdp2.yaml"))]
+FSDP2 += ["--num_processes=2", "--mixed_precision=no", "--main_process_port=0"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "sharing"), [(TORCHRUN, "on"), (TORCHRUN, "off"), (FSDP2, "on")], ids=["ddp-on", "ddp-off", "fsdp2"]
+)
+def test_two_processes_take_the_steps_of_one(
+    write_config: Callable[..., Path], tmp_path: Path, launcher: list[str], sharing: str
+) -> None:
     config = write_config(
         rewards=[{"name": "test_distributed.rewards_by_length"}],
         sharing=sharing,
@@ -52,10 +64,9 @@ def test_two_processes_take_the_steps_of_one(write_config: Callable[..., Path], 
         },
     )
     one, two = tmp_path / "one", tmp_path / "two"
-    alone, weights = _run([str(SCRIPT), str(config), str(one), "trainer.per_device_train_batch_size=8"], one, config)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    both, shared = _run(
-        [*launcher, str(SCRIPT), str(config), str(two), "trainer.per_device_train_batch_size=4"], two, config
+    alone, weights, _ = _run([str(SCRIPT), str(config), str(one), "trainer.per_device_train_batch_size=8"], one)
+    both, shared, said = _run(
+        [*launcher, str(SCRIPT), str(config), str(two), "trainer.per_device_train_batch_size=4"], two
     )
     assert len(alone) == len(both) == 4
     for a, b in zip(alone, both, strict=True):
@@ -65,3 +76,5 @@ def test_two_processes_take_the_steps_of_one(write_config: Callable[..., Path], 
     assert any(abs(row["grad_norm"]) > 1e-3 for row in alone)
     for name, wanted in weights.items():
         assert float((shared[name] - wanted).norm()) <= 1e-4 * float(wanted.norm()) + 1e-6, name  # type: ignore[operator,attr-defined]
+    if launcher is FSDP2:
+        assert {"Qwen2VLDecoderLayer", "Qwen2VLVisionBlock", "Qwen2VLForConditionalGeneration"} <= set(said.split())

@@ -144,7 +144,8 @@ def test_memory_of_adapters(plan: Callable[..., Plan]) -> None:
     assert part["weights"] == 2 * parameters.total + 4 * parameters.adapters
     assert part["gradients"] == 4 * parameters.adapters
     assert part["optimizer"] == 8 * parameters.adapters
-    assert part["reference"] == part["copies"] == 0
+    assert part["copies"] == 2 * parameters.adapters
+    assert part["reference"] == 0
 
 
 @pytest.mark.parametrize(
@@ -316,3 +317,23 @@ def test_the_command_refuses(write_config: WriteConfig, command: Command) -> Non
     code, _, error = command("train", "grpo", "--config", file, "--dry-run", "--card", "rtx")
     assert code == 2
     assert "unknown card" in error
+
+
+def test_a_plan_for_this_cpu(write_config: WriteConfig, command: Command) -> None:
+    file = write_config(trainer={"max_completion_length": 64})
+    code, out, _ = command("train", "grpo", "--config", file, "--dry-run", "--card", "cpu", "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert record["assumed"]["runtime_bytes"] == memory.RUNTIME_CPU
+    # Nobody says how fast it is.
+    assert set(record["cards"]["cpu"]["shared"]) == {"memory", "fits"}
+    # bf16 on a CPU only where it is asked for: float32 needs no copies.
+    assert record["memory"]["shared"]["copies"] == 0
+    asked = command("train", "grpo", "--config", file, "--dry-run", "--card", "cpu", "--json", "trainer.bf16=true")
+    assert json.loads(asked[1])["memory"]["shared"]["copies"] == 2 * record["model"]["total"]
+    code, out, _ = command("train", "grpo", "--config", file, "--dry-run", "--card", "cpu")
+    assert code == 0
+    assert "this CPU" in out
+    code, _, error = command("train", "grpo", "--config", file, "--dry-run", "--card", "cpu", "--card", "rtx-4090")
+    assert code == 2
+    assert "leave out cpu or rtx-4090" in error

@@ -12,6 +12,7 @@ import yaml
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.training import jsonl, run_folder
+from medvlm_r1.training.checkpoint import seal
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
 
@@ -69,21 +70,42 @@ def test_foreign_folder_is_left_alone_and_half_made_one_completed(write_config: 
         prepare_run(config, DATA)
 
 
-def test_last_checkpoint_is_the_last_complete_one(tmp_path: Path) -> None:
+def test_last_checkpoint_is_the_last_whole_one(tmp_path: Path) -> None:
     run = RunFolder(path=tmp_path)
     assert run.last_checkpoint() is None
-    for step, state in (
-        (9, '{"global_step": 9}'),
-        (10, '{"global_step": 10}'),
-        (20, '{"global_st'),
-        (30, None),
-        (40, '{"global_step": 39}'),
-    ):
+    for step in (9, 10, 20, 30):
         folder = run.checkpoints / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
+        (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+        if step != 30:
+            seal(folder)
+    (run.checkpoints / "checkpoint-20" / "trainer_state.json").write_text('{"global_st')
     assert run.last_checkpoint() == run.checkpoints / "checkpoint-10"
+    # The other processes of a run come after the one that has looked.
+    assert run.last_checkpoint(main=False) == run.checkpoints / "checkpoint-10"
+    assert {path.name for path in run.checkpoints.iterdir()} == {
+        "checkpoint-9",
+        "checkpoint-10",
+        "damaged-checkpoint-20",
+        "damaged-checkpoint-30",
+    }
+
+
+@pytest.mark.parametrize("left", ["data.json.tmp", "env.json.tmp", "config.yaml.tmp", ".lock"])
+def test_what_a_killed_beginning_leaves_is_no_foreign_folder(
+    write_config: WriteConfig, tmp_path: Path, left: str
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "data.json").write_text("{}")
+    (out / left).write_text("half")
+    prepare_run(load_config(write_config()), DATA)
+    assert (out / "config.yaml").is_file()
+
+
+def test_a_guard_may_be_silenced_in_a_run_that_was_begun(write_config: WriteConfig) -> None:
+    prepare_run(load_config(write_config(on_guard="stop")), DATA)
+    prepare_run(load_config(write_config(on_guard="warn")), DATA)
 
 
 def test_growing_file_is_cut_back_to_a_step(tmp_path: Path) -> None:
@@ -91,7 +113,7 @@ def test_growing_file_is_cut_back_to_a_step(tmp_path: Path) -> None:
     jsonl.cut_back(file, 3)
     assert not file.exists()
     jsonl.append(file, [{"step": step, "loss": float("nan") if step == 2 else 0.5} for step in (1, 2, 3, 4)])
-    jsonl.append(file, [{"step": 3, "completion": "line\u2028separator"}, {"step": 3, "train_runtime": 1.0}])
+    jsonl.append(file, [{"step": 3, "completion": "line\u2028separator"}])
     with file.open("a") as stream:
         stream.write('{"step": 3, "lo')
     jsonl.cut_back(file, 3)

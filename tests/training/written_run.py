@@ -5,6 +5,7 @@ It runs alone or under a launcher with several processes.
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ GROUP = 4
 
 
 def main(config: str, out: str, *overrides: str) -> None:
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        _shard_on_cpus()
     plain = loop.load_policy
 
     def load_policy(*args: Any, **kwargs: Any) -> Any:
@@ -34,6 +37,35 @@ def main(config: str, out: str, *overrides: str) -> None:
 
     loop.load_policy = load_policy  # type: ignore[assignment]
     train_grpo(load_config(config, [f"out={out}", *overrides]))
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        print("sharded:", *sorted(_sharded), sep="\n")
+
+
+_sharded: set[str] = set()
+"""Names of the modules whose weights were split over the processes."""
+
+
+def _shard_on_cpus() -> None:
+    """Let accelerate shard weights over processes on CPUs.
+
+    PyTorch's FSDP2 works over gloo, and so does all that accelerate does with it; but accelerate takes FSDP for GPUs
+    and their like alone (`AcceleratorState`: MULTI_GPU, MULTI_XPU, ... and not MULTI_CPU).
+    """
+    import torch.distributed
+    from accelerate import PartialState, utils
+    from torch.distributed import fsdp
+
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    torch.distributed.init_process_group("gloo")
+    PartialState._prepare_backend = lambda self, *_, **__: ("gloo", utils.DistributedType.MULTI_GPU)
+    plain = fsdp.fully_shard
+
+    def fully_shard(module: Any, **options: Any) -> Any:
+        for one in module if isinstance(module, list | tuple) else [module]:
+            _sharded.add(type(one).__name__)
+        return plain(module, **options)
+
+    fsdp.fully_shard = fully_shard
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ a machine that grows slow is slow for both. TRL runs at the fastest of the micro
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import statistics
 import tempfile
@@ -20,6 +19,7 @@ import torch
 from safetensors import safe_open
 
 from medvlm_r1.bench import presets
+from medvlm_r1.bench.child import Child
 from medvlm_r1.bench.counting import matrix_peak
 from medvlm_r1.bench.presets import PRESETS, Preset
 from medvlm_r1.bench.side import OURS, TRL, Written, serve
@@ -29,42 +29,17 @@ from medvlm_r1.policy.load import Policy
 PARTS = ("generation", "update", "step")
 
 
-class _Side:
+class _Side(Child):
     """A trainer in another process."""
 
     def __init__(self, preset: Preset, model: str, side: str, micro: int, steps: int, written: Written) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=serve, args=(theirs, preset, model, side, micro, steps, written), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        self._answer()
+        super().__init__(serve, preset, model, side, micro, steps, written)
+        self.answer()
 
     def step(self, keep: Path | None = None) -> dict[str, Any]:
         """One step; with `keep`, counted instead of timed, its gradients written there."""
-        self._pipe.send(None if keep is None else str(keep))
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = self._pipe.recv()
-        except EOFError as error:
-            raise UserError(
-                "A side of the comparison died; most often it ran out of memory. Take a smaller preset."
-            ) from error
-        if "error" in answer:
-            raise UserError(f"A side of the comparison failed: {answer['error']}")
-        return answer
-
-    def __enter__(self) -> _Side:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._pipe.close()
-        self._process.terminate()
-        self._process.join()
+        self.tell(None if keep is None else str(keep))
+        return self.answer()
 
 
 def bench_grpo(

@@ -118,11 +118,23 @@ def build(preset: Preset, folder: Path) -> Policy:
 
     It takes the embedded base's tokenizer and template; its vocabulary may be larger.
     """
-    policy = load_policy(PHANTOM_BASE, dtype="float32", device="cpu")
     if preset.shape is None:
-        return policy
-    tokenizer = policy.processor.tokenizer
-    ids = dict(zip(CONTROL_TOKENS, tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS)), strict=True))
+        return load_policy(PHANTOM_BASE, dtype="float32", device="cpu")
+    processor, config = lay_out(preset, folder)
+    torch.manual_seed(0)
+    # Made in its own type: float32 weights would take twice as much, once.
+    model = Qwen2VLForConditionalGeneration._from_config(config, dtype=getattr(torch, preset.dtype))
+    model.generation_config.eos_token_id = config.text_config.eos_token_id
+    model.generation_config.pad_token_id = config.text_config.pad_token_id
+    model.save_pretrained(folder)
+    return Policy(model=model.eval(), processor=processor, name=str(folder))
+
+
+def lay_out(preset: Preset, folder: Path) -> tuple[Any, Qwen2VLConfig]:
+    """Write a model's folder but for its weights: processor and configuration, which are returned."""
+    assert preset.shape is not None
+    processor = load_policy(PHANTOM_BASE, dtype="float32", device="cpu").processor
+    ids = dict(zip(CONTROL_TOKENS, processor.tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS)), strict=True))
     special = {"bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
     config = Qwen2VLConfig(
         text_config=preset.shape["text_config"] | special | {"tie_word_embeddings": True},
@@ -133,15 +145,11 @@ def build(preset: Preset, folder: Path) -> Policy:
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
-    torch.manual_seed(0)
-    model = Qwen2VLForConditionalGeneration._from_config(config, dtype=getattr(torch, preset.dtype))
-    model.generation_config.eos_token_id = ids["<|im_end|>"]
-    model.generation_config.pad_token_id = ids["<|endoftext|>"]
     edge = preset.pixels**2
-    policy.processor.image_processor.size = {"shortest_edge": edge, "longest_edge": edge}
-    model.save_pretrained(folder)
-    policy.processor.save_pretrained(folder)
-    return Policy(model=model.eval(), processor=policy.processor, name=str(folder))
+    processor.image_processor.size = {"shortest_edge": edge, "longest_edge": edge}
+    processor.save_pretrained(folder)
+    config.save_pretrained(folder)
+    return processor, config
 
 
 def options(preset: Preset) -> dict[str, Any]:

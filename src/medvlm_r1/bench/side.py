@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import tempfile
-import time
-import traceback
 import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -18,7 +14,9 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from medvlm_r1.bench import presets
+from medvlm_r1.bench.child import reported
 from medvlm_r1.bench.counting import Counter, operations
+from medvlm_r1.bench.meter import forget_peak, now, peak_memory
 from medvlm_r1.bench.presets import Preset
 from medvlm_r1.bench.replay import Completions, replaying
 from medvlm_r1.policy.load import Policy, load_policy, quiet_bars
@@ -51,16 +49,9 @@ def serve(
         steps: Steps taken at most.
         written: What generation is to write.
     """
-    try:
-        with quiet_bars(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")
-            _train(pipe, preset, model, side, micro, steps, written, folder)
-    except EOFError:
-        pass  # the other end has gone
-    except Exception as error:
-        traceback.print_exc()
-        with suppress(OSError):
-            pipe.send({"error": f"{type(error).__name__}: {error}"})
+    with reported(pipe), quiet_bars(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        _train(pipe, preset, model, side, micro, steps, written, folder)
 
 
 def _train(pipe: Any, preset: Preset, model: str, side: str, micro: int, steps: int, written: Any, folder: str) -> None:
@@ -143,9 +134,9 @@ class _Turns(TrainerCallback):  # type: ignore[misc]
             if counter is not None:
                 counter.phase = "generation"
                 before = self._counted["operations"].get_total_flops()
-            begun = _now()
+            begun = now()
             result = plain(*args, **kwargs)
-            self._seconds += _now() - begun
+            self._seconds += now() - begun
             if counter is not None:
                 counter.phase = "update"
                 self._counted["generation"] = self._counted["operations"].get_total_flops() - before
@@ -169,9 +160,9 @@ class _Turns(TrainerCallback):  # type: ignore[misc]
             self._counted = {"counter": Counter(*models), "operations": operations()}
             self._stack.enter_context(self._counted["operations"])
         elif state.global_step == 1:
-            _forget_peak()
+            forget_peak()
         self._seconds = 0.0
-        self._begun = _now()
+        self._begun = now()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         if self._keep is not None:
@@ -180,7 +171,7 @@ class _Turns(TrainerCallback):  # type: ignore[misc]
             save_file(grads, self._keep)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        step = _now() - self._begun
+        step = now() - self._begun
         figures: dict[str, Any] = {"generation": self._seconds, "update": step - self._seconds, "step": step}
         if self._keep is not None:
             counter, total = self._counted["counter"], self._counted["operations"].get_total_flops()
@@ -193,35 +184,5 @@ class _Turns(TrainerCallback):  # type: ignore[misc]
                 "logps": self._logps,
             }
             self._counted, self._logps = {}, {}
-        figures["memory"] = _peak_memory()
+        figures["memory"] = peak_memory()
         self._pipe.send(figures)
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _forget_peak() -> None:
-    """Start the peak anew: counting keeps what a plain step does not."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM, see proc_pid_clear_refs(5)
-
-
-def _peak_memory() -> int:
-    """Bytes: of the GPU's allocator, or the process's largest resident size."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

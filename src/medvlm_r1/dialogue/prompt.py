@@ -45,6 +45,12 @@ ALL_TEMPLATES = TEMPLATES | VARIANTS
 _CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 
 
+def control_token(text: str) -> str | None:
+    """The first control token in a text, such as `<|image_pad|>`, which a tokenizer would obey; None without."""
+    found = _CONTROL_TOKEN.search(text)
+    return found[0] if found else None
+
+
 def lettered(sample: Sample) -> str:
     """The question and one line per option, `A) text`; the question alone when it has no options."""
     options = [f"{letter}) {text}" for letter, text in zip(LETTERS, sample.options, strict=False)]
@@ -69,10 +75,8 @@ def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
     if template not in ALL_TEMPLATES:
         raise UsageError(f"unknown prompt template {template!r}; {did_you_mean(template, ALL_TEMPLATES)}")
     question = lettered(sample)
-    if token := _CONTROL_TOKEN.search(question):
-        raise UserError(
-            f"sample {sample.id!r}: the question or an option holds the control token {token[0]!r}; remove it"
-        )
+    if token := control_token(question):
+        raise UserError(f"sample {sample.id!r}: the question or an option holds the control token {token!r}; remove it")
     return ALL_TEMPLATES[template].format(question=question)
 
 

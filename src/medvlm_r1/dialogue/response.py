@@ -18,7 +18,8 @@ _ANSWER_OPEN = re.compile("<answer>", re.IGNORECASE)
 _ANSWER_CLOSE = re.compile("</answer>", re.IGNORECASE)
 
 _STRICT = re.compile(r"<answer>\s*([A-Z])\s*</answer>")
-_BRIDGE = re.compile(r"</think>\s*<answer>")
+BRIDGE = re.compile(r"</think>\s*<answer>")
+"""Where a well formed text goes from the reasoning to the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,7 @@ def is_well_formed(text: str) -> bool:
     return (
         text.startswith(head)
         and text.endswith(tail)
-        and _BRIDGE.search(text, len(head), len(text) - len(tail)) is not None
+        and BRIDGE.search(text, len(head), len(text) - len(tail)) is not None
     )
 
 

@@ -13,12 +13,11 @@ from typing import Any
 
 from PIL.Image import Image
 
-from medvlm_r1.data.folder import SAMPLES, check_images, folder_hash, read_folder
-from medvlm_r1.data.images import load_image
-from medvlm_r1.data.paths import inside
+from medvlm_r1.data.folder import folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.score import score
 from medvlm_r1.evaluation.store import AnswerKey, AnswerStore, StoredAnswer, hash_pixels, hash_prompt, write_results
 from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator
@@ -26,7 +25,6 @@ from medvlm_r1.policy.load import fingerprint, load_policy
 from medvlm_r1.policy.server import ServerGenerator, is_server
 
 Progress = Callable[[int, int], None]
-Row = tuple[int, Sample]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ class _Asking:
 
     def answer(self, rows: Sequence[Row], generator: Generator) -> list[StoredAnswer]:
         """The answers to one batch, each with an equal share of its time."""
-        pictures = [_load_images(self.data_dir, row) for row in rows]
+        pictures = [load_row_images(self.data_dir, row) for row in rows]
         pairs = [(sample, images) for (_, sample), images in zip(rows, pictures, strict=True)]
         inputs = [GenerationInput(prompt=self.prompts[sample.id], images=images) for sample, images in pairs]
         began = time.perf_counter()
@@ -112,11 +110,11 @@ def evaluate(
         raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
     everything = read_folder(data_dir)
     selected = list(enumerate(everything, start=1))[:limit]
-    rows = _present(data_dir, selected, skip_missing)
+    rows = present_rows(data_dir, selected, skip_missing)
     asking = _Asking(
         data_dir=data_dir,
         model=model,
-        identity=_identity(model, generator),
+        identity=identify(model, generator),
         template=template,
         settings=GenerationSettings(max_new_tokens=max_new_tokens),
         prompts={sample.id: messages(sample, template) for _, sample in rows},
@@ -154,7 +152,13 @@ def evaluate(
     return results
 
 
-def _identity(model: str, generator: Generator | None) -> str:
+def identify(model: str, generator: object | None = None) -> str:
+    """What stands for a model in the keys of answers: its fingerprint, or its name where it cannot be seen.
+
+    Args:
+        model: As it was named.
+        generator: What answers in its place, if anything does.
+    """
     if generator is not None:
         return f"generator {model}"
     # What a server holds under a name cannot be seen from here.
@@ -166,39 +170,6 @@ def _check_arguments(limit: int | None, batch_size: int) -> None:
         raise UsageError(f"limit is {limit}; wanted at least 1 row")
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; wanted at least 1")
-
-
-def _present(data_dir: Path, selected: Sequence[Row], skip_missing: bool) -> list[Row]:
-    """The rows whose images are there. A damaged image is not a missing one: it stops the run, before hours of work."""
-    absent = {
-        s.id for _, s in selected if s.unnamed_image or not all(inside(data_dir, image).is_file() for image in s.images)
-    }
-    present = [row for row in selected if row[1].id not in absent]
-    if absent and not skip_missing:
-        row, sample = next(row for row in selected if row[1].id in absent)
-        raise UserError(
-            f"{data_dir}: images are missing for {len(absent)} of {len(selected)} rows, the first in row {row}"
-            f" ({', '.join(sample.images) or 'its source does not name it'}); put the files there, or leave such rows"
-            " out with --skip-missing"
-        )
-    if not present:
-        raise UserError(f"{data_dir}: images are missing for all {len(selected)} rows, so nothing is left to answer")
-    damaged = {sample.id for sample in check_images(data_dir, [sample for _, sample in present])}
-    for pair in present:
-        if pair[1].id in damaged:
-            _load_images(data_dir, pair)
-    return present
-
-
-def _load_images(data_dir: Path, row: Row) -> list[Image]:
-    number, sample = row
-    try:
-        return [load_image(inside(data_dir, image)) for image in sample.images]
-    except UserError as error:
-        raise UserError(
-            f"{data_dir / SAMPLES}, row {number} (id {sample.id!r}): {error}; mend or remove the file"
-            " (a removed one can be left out with --skip-missing), then run the same command again: answers are kept"
-        ) from None
 
 
 def _check_stored(store: AnswerStore, everything: Sequence[Sample], rows: Sequence[Row], asking: _Asking) -> None:
@@ -215,7 +186,7 @@ def _check_stored(store: AnswerStore, everything: Sequence[Sample], rows: Sequen
         stored = store.answers.get(sample.id)
         if stored is None:
             continue
-        differences = stored.key.differences(asking.key(sample, _load_images(asking.data_dir, row)))
+        differences = stored.key.differences(asking.key(sample, load_row_images(asking.data_dir, row)))
         if stored.sample.answer != sample.answer:
             differences.append(f"right answer (then {stored.sample.answer!r}, now {sample.answer!r})")
         if differences:

@@ -33,13 +33,15 @@ class PairedDifference:
     high: float
 
 
-def wilson(k: float, n: int) -> tuple[float, float]:
+def wilson(k: float, n: float, *, z: float = Z) -> tuple[float, float]:
     """The 95 % score interval of a share (Wilson 1927; advised at this number of items by arXiv 2503.01747).
 
     Args:
         k: number of successes, 0 <= k <= n. It may be an expected number, with ties counted in fractions: the
             interval is then that of a player who breaks ties at random, and on the wide side.
-        n: number of trials. With no trial nothing is known, and the interval is (0, 1).
+        n: number of trials. With no trial nothing is known, and the interval is (0, 1). It may be the number of
+            independent trials that clustered ones are worth.
+        z: normal quantile of another confidence.
 
     Returns:
         Lower and upper end, fractions in [0, 1].
@@ -51,8 +53,8 @@ def wilson(k: float, n: int) -> tuple[float, float]:
         raise ValueError(f"wanted 0 <= k <= n, got k={k}, n={n}")
     if n == 0:
         return 0.0, 1.0
-    centre = (k + Z * Z / 2) / (n + Z * Z)
-    half = Z / (n + Z * Z) * math.sqrt(k * (n - k) / n + Z * Z / 4)
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
     # At the ends the formula is exact on paper but leaves a rounding residue such as 1e-17.
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
 

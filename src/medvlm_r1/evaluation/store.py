@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from PIL import Image
 
 from medvlm_r1.data.rows import bad_row
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
+from medvlm_r1.disk import only_process, write_whole
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, grade
 from medvlm_r1.policy.generate import Generation
@@ -162,8 +164,16 @@ def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
+def open_log(path: Path) -> IO[str]:
+    """Open a JSON Lines file to append to it; a last line that was only half written is dropped."""
+    if path.exists():
+        os.truncate(path, len(_whole_lines(path.read_bytes())))
+    # Half of a surrogate pair, which UTF-8 cannot carry, comes out as the JSON escape it stands for.
+    return path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
 class AnswerStore:
-    """Appends to a run folder's `samples.jsonl`.
+    """Appends to a run folder's `samples.jsonl`, which no other process may do meanwhile.
 
     Opening it drops a last line that was only half written when an earlier process ended; use it in a `with` block.
 
@@ -173,14 +183,14 @@ class AnswerStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / ANSWERS
         self.answers: dict[str, StoredAnswer] = {}
-        if self.path.exists():
-            self.answers = {answer.sample.id: answer for answer in read_answers(folder)}
-            os.truncate(self.path, len(_whole_lines(self.path.read_bytes())))
-        # Half of a surrogate pair, which UTF-8 cannot carry, comes out as the JSON escape it stands for.
-        self._file: IO[str] = self.path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+        with ExitStack() as opening:
+            opening.enter_context(only_process(folder))
+            if self.path.exists():
+                self.answers = {answer.sample.id: answer for answer in read_answers(folder)}
+            self._file = opening.enter_context(open_log(self.path))
+            self._open = opening.pop_all()
 
     def append(self, answers: Iterable[StoredAnswer]) -> None:
         """Write answers and force them to disk, so that what was paid for survives whatever comes next."""
@@ -196,15 +206,12 @@ class AnswerStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._open.close()
 
 
-def write_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write `results.json` at once or not at all."""
-    path = folder / RESULTS
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def write_results(folder: Path, results: Mapping[str, Any], name: str = RESULTS) -> None:
+    """Write `results.json`, or another file of figures, at once or not at all."""
+    write_whole(folder / name, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_results(folder: Path) -> dict[str, Any]:

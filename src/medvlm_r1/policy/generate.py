@@ -27,6 +27,8 @@ class GenerationInput:
     """Chat messages, as `medvlm_r1.dialogue.prompt.messages` renders them: one image placeholder per image."""
     images: Sequence[Image] = ()
     """RGB images in the order of their placeholders; the processor resizes them."""
+    turn: str = ""
+    """How the model's turn begins; what it writes goes on from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,31 +103,15 @@ class LocalGenerator:
         return [results[index] for index in range(len(items))]
 
     def _complete(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        from transformers import GenerationConfig
-
         model, processor = self.policy.model, self.policy.processor
-        texts = [processor.apply_chat_template(list(item.prompt), add_generation_prompt=True) for item in items]
+        texts = [opened(processor, item) for item in items]
         images = [list(item.images) for item in items] if items[0].images else None
         inputs = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
-        ends = _end_tokens(model, processor.tokenizer)
-        sampling = settings.temperature > 0
-        output = model.generate(
-            **inputs.to(model.device),
-            generation_config=GenerationConfig(
-                max_new_tokens=settings.max_new_tokens,
-                do_sample=sampling,
-                temperature=settings.temperature if sampling else 1.0,
-                top_k=0 if sampling else 50,
-                top_p=1.0,
-                repetition_penalty=1.0,
-                num_beams=1,
-                suppress_tokens=self._suppressed,
-                eos_token_id=ends,
-                pad_token_id=processor.tokenizer.pad_token_id,
-            ),
-        )
+        ends = end_tokens(model, processor.tokenizer)
+        config = generation_config(self.policy, settings, self._suppressed)
+        output = model.generate(**inputs.to(model.device), generation_config=config)
         rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-        return [_cut(row, ends, processor.tokenizer) for row in rows]
+        return [cut(row, ends, processor.tokenizer) for row in rows]
 
 
 def _batches(items: Sequence[GenerationInput], batch_size: int) -> Iterator[list[int]]:
@@ -156,13 +142,39 @@ def check_images(index: int, item: GenerationInput) -> None:
         )
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+def opened(processor: Any, item: GenerationInput) -> str:
+    """The conversation as the processor takes it, up to where the model goes on writing."""
+    return f"{processor.apply_chat_template(list(item.prompt), add_generation_prompt=True)}{item.turn}"
+
+
+def generation_config(policy: Policy, settings: GenerationSettings, suppressed: Sequence[int]) -> Any:
+    """transformers' settings for `settings` and nothing else; the tokens in `suppressed` are never written."""
+    from transformers import GenerationConfig
+
+    sampling = settings.temperature > 0
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=sampling,
+        temperature=settings.temperature if sampling else 1.0,
+        top_k=0 if sampling else 50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        num_beams=1,
+        suppress_tokens=list(suppressed),
+        eos_token_id=end_tokens(policy.model, policy.processor.tokenizer),
+        pad_token_id=policy.processor.tokenizer.pad_token_id,
+    )
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Ids of the tokens that end a completion."""
     declared = model.generation_config.eos_token_id
     ends = declared if isinstance(declared, list) else [declared]
     return sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
 
 
-def _cut(row: list[int], ends: list[int], tokenizer: Any) -> Generation:
+def cut(row: list[int], ends: list[int], tokenizer: Any) -> Generation:
+    """What was written, from the ids of a completion and the padding after it."""
     length = next((position for position, token in enumerate(row) if token in ends), len(row))
     text = tokenizer.decode(row[:length], skip_special_tokens=True)
     return Generation(text=text, n_tokens=length, truncated=length == len(row))

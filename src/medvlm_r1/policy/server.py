@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,6 +72,8 @@ class ServerGenerator:
         """
         for index, item in enumerate(items):
             check_images(index, item)
+            if item.turn:
+                raise UserError(f"Item {index} begins the model's turn, which servers do not take; use a local model.")
         client = self._client()
         with client, ThreadPoolExecutor(max_workers=self.concurrency) as pool:
             futures = [pool.submit(self._complete, client, item, settings) for item in items]
@@ -92,17 +95,36 @@ class ServerGenerator:
             timeout=_SECONDS,
         )
 
+    def stream(self, item: GenerationInput, settings: GenerationSettings) -> ServerPieces:
+        """Complete one item piece by piece; the server is asked when the first piece is.
+
+        Raises:
+            UserError: As `generate`, some of it only while the pieces are read.
+        """
+        check_images(0, item)
+        return ServerPieces(self, item, settings)
+
     def _complete(self, client: Any, item: GenerationInput, settings: GenerationSettings) -> Generation:
+        with self._told():
+            reply = client.chat.completions.create(**self._request(item, settings))
+        return _generation(reply, self.url)
+
+    def _request(self, item: GenerationInput, settings: GenerationSettings) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "messages": _with_images(item),
+            "max_tokens": settings.max_new_tokens,
+            "temperature": settings.temperature,
+            "seed": settings.seed,
+        }
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the client raises, as errors for users."""
         from openai import APIConnectionError, APIStatusError, OpenAIError
 
         try:
-            reply = client.chat.completions.create(
-                model=self.name,
-                messages=_with_images(item),
-                max_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                seed=settings.seed,
-            )
+            yield
         except APIConnectionError as error:
             raise UserError(
                 f"{self.url} does not answer ({type(error).__name__}, {self.retries + 1} tries). Start the server, "
@@ -114,7 +136,53 @@ class ServerGenerator:
             ) from error
         except OpenAIError as error:
             raise UserError(f"{self.url}: {error}") from error
-        return _generation(reply, self.url)
+
+
+class ServerPieces(Iterator[str]):
+    """Pieces of one completion as a server sends them.
+
+    Attributes:
+        generation: All of it, once the pieces have ended; None before.
+    """
+
+    def __init__(self, server: ServerGenerator, item: GenerationInput, settings: GenerationSettings) -> None:
+        self.generation: Generation | None = None
+        self._server = server
+        self._pieces = self._read(item, settings)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Hang up, which stops most servers' work on it."""
+        self._pieces.close()
+
+    def _read(self, item: GenerationInput, settings: GenerationSettings) -> Generator[str, None, None]:
+        server = self._server
+        told: list[str] = []
+        reason, thinking, count = None, False, 0
+        with (
+            server._client() as client,
+            server._told(),
+            client.chat.completions.create(**server._request(item, settings), stream=True) as chunks,
+        ):
+            for chunk in chunks:
+                for choice in chunk.choices:
+                    reason = choice.finish_reason or reason
+                    # A server that parses reasoning hands it over apart, without its tags.
+                    reasoning = getattr(choice.delta, "reasoning_content", None) or getattr(
+                        choice.delta, "reasoning", None
+                    )
+                    piece = choice.delta.content or ""
+                    if reasoning:
+                        piece, thinking = ("" if thinking else "<think>") + reasoning, True
+                    elif thinking and piece:
+                        piece, thinking = f"</think>{piece}", False
+                    if piece:
+                        count += 1
+                        told.append(piece)
+                        yield piece
+        self.generation = Generation(text="".join(told), n_tokens=count, truncated=reason == "length")
 
 
 def _with_images(item: GenerationInput) -> list[dict[str, Any]]:

@@ -17,10 +17,12 @@ _SMOOTH_FROM = 30
 # run apart, because the losses of two methods have no common scale.
 _PANELS: tuple[tuple[str, str, str], ...] = (
     (r"eval_(?P<name>.*accuracy.*)", "Held out: {name}", "on the evaluation data"),
+    (r"eval_contradiction", "Held out: contradiction", "percent of answers at odds with their reasoning"),
     (r"eval_reward", "Held out: reward", "on the evaluation data"),
     (r"eval_loss", "Held out: loss of {run}", "on the evaluation data"),
     (r"reward", "Reward", "mean over the completions of a step"),
     (r"rewards/(?P<name>.+)/mean", "Reward: {name}", "mean over the completions of a step"),
+    (r"blank_right", "Right without the image", "share of prompts answered right on a blank image"),
     (r"completions/mean_length", "Length of a completion", "tokens"),
     (r"completions/clipped_ratio", "Cut off at the token limit", "share of completions"),
     (r"kl", "Distance from the reference", "KL divergence, nats per token"),
@@ -30,6 +32,9 @@ _PANELS: tuple[tuple[str, str, str], ...] = (
     (r"mean_token_accuracy", "Token accuracy", "share of target tokens"),
     (r"grad_norm", "Gradient norm", "before clipping"),
 )
+
+# Drawn into the chart of the first, the gap between the two being what is to be seen.
+_BLANK = ("eval_accuracy", "eval_blank_accuracy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +104,12 @@ def build_panels(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Pan
     Returns:
         Charts in reading order; empty when nothing was logged. A run's style is its position.
     """
-    styles = {run: position for position, run in enumerate(metrics)}
+    names = [*metrics, *(_blank(run) for run in metrics)]
+    styles = {name: position for position, name in enumerate(names)}
     keys = list(dict.fromkeys(key for rows in metrics.values() for row in rows for key in row))
+    real, blank = _BLANK
+    if real in keys:
+        keys = [key for key in keys if key != blank]
     panels = []
     for pattern, title, subtitle in _PANELS:
         for key in keys:
@@ -108,6 +117,8 @@ def build_panels(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Pan
             if match is None:
                 continue
             series = {run: points for run, rows in metrics.items() if (points := _series(rows, key))}
+            if key == real:
+                series |= {_blank(run): points for run, rows in metrics.items() if (points := _series(rows, blank))}
             name = match.groupdict().get("name", "").replace("_", " ").replace("/", ", ")
             apart = [{run: points} for run, points in series.items()] if "{run}" in title else [series]
             for part in apart:
@@ -115,6 +126,10 @@ def build_panels(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Pan
                     heading = title.format(name=name, run=next(iter(part)))
                     panels.append(_panel(key, heading, subtitle, part, styles))
     return panels
+
+
+def _blank(run: str) -> str:
+    return f"{run}, blank image"
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:

@@ -105,7 +105,17 @@ def thumbnail(path: Path, longest_side: int = _LONGEST_SIDE) -> str:
     Raises:
         UserError: the file is not a readable image.
     """
-    image = load_image(path)
+    return picture_uri(load_image(path), longest_side)
+
+
+def picture_uri(picture: Image.Image, longest_side: int = _LONGEST_SIDE) -> str:
+    """A picture in memory as data URI; it stays as it is.
+
+    Args:
+        picture: Mode RGB.
+        longest_side: As of `thumbnail`.
+    """
+    image = picture.copy()
     image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
     grey = image.convert("L")
     if grey.convert("RGB").tobytes() == image.tobytes():

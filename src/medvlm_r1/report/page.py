@@ -2,12 +2,34 @@
 
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Render a template.
+
+    Args:
+        template: Its name in `report/templates`.
+        values: What the template uses, beside `research_use`.
+    """
+    return _environment().get_template(template).render(research_use=RESEARCH_USE, **values)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("medvlm_r1.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def write_page(out: Path | str, template: str, **values: Any) -> Path:
@@ -24,14 +46,7 @@ def write_page(out: Path | str, template: str, **values: Any) -> Path:
     Raises:
         UserError: The file cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("medvlm_r1.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template(template).render(research_use=RESEARCH_USE, **values)
+    page = render_page(template, **values)
     out = Path(out)
     temporary = out.with_name(out.name + ".tmp")
     try:
@@ -44,3 +59,10 @@ def write_page(out: Path | str, template: str, **values: Any) -> Path:
             temporary.unlink()
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     return out
+
+
+def template_text(name: str) -> str:
+    """A file of `report/templates` as it is, such as a style sheet that another page shares."""
+    loader = _environment().loader
+    assert loader is not None
+    return loader.get_source(_environment(), name)[0]

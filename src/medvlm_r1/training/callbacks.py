@@ -14,7 +14,8 @@ from medvlm_r1.policy.load import Policy
 from medvlm_r1.training import jsonl
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]
-"""Measures the policy as it is after a step; the figures are logged with the prefix `eval_`."""
+"""Measures the policy as it is after a step; the figures are logged with the prefix `eval_` (`evaluation.watch` names
+them: `eval_accuracy` and `eval_blank_accuracy` in percent, `eval_contradiction`, ...)."""
 
 
 class Progress(Protocol):
@@ -43,7 +44,10 @@ class LastStepGuard(TrainerCallback):  # type: ignore[misc]
 
 
 class MetricsLog(TrainerCallback):  # type: ignore[misc]
-    """Writes `metrics.jsonl`: one row per log of the trainer, with its `step`."""
+    """Writes `metrics.jsonl`: one row per log of the trainer, with its `step`.
+
+    The trainer's closing log is left out: it tells of the session, by the wall clock, and not of the run.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -53,9 +57,14 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             jsonl.cut_back(self._file, state.global_step)
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Have the last steps logged, wherever `logging_steps` would have come next."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
         """Write one row."""
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and "train_runtime" not in logs:
             jsonl.append(self._file, [{"step": state.global_step, **logs}])
 
 

@@ -96,6 +96,9 @@ class RunConfig(_Section):
     They are kept in the final model's processor."""
     sharing: Annotated[bool, BeforeValidator(_switch)] = True
     """GRPO only: compute each prompt and each image once (on), or once per completion, TRL's own way (off)."""
+    on_guard: Literal["stop", "warn"] = "warn"
+    """What `training.guards` do when they find something: end the run with a checkpoint, or say so. What is no number
+    always ends it."""
     evaluate_every: Count | None = None
     """Steps between evaluations by the caller's function."""
     trainer: dict[str, Any] = {}

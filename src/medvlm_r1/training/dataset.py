@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medvlm_r1.data import Sample, check_images, folder_hash, load_image, read_folder
@@ -64,7 +64,14 @@ def describe(folder: str, samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def build_dataset(folder: str, samples: Sequence[Sample], *, template: str, with_completion: bool = False) -> Any:
+def build_dataset(
+    folder: str,
+    samples: Sequence[Sample],
+    *,
+    template: str,
+    with_completion: bool = False,
+    completions: Mapping[str, str] | None = None,
+) -> Any:
     """The `datasets.Dataset` of the samples.
 
     Args:
@@ -72,6 +79,7 @@ def build_dataset(folder: str, samples: Sequence[Sample], *, template: str, with
         samples: in the order wanted.
         template: name of the prompt template.
         with_completion: add the `completion` column, the letter alone, for SFT.
+        completions: add these instead, by the samples' ids.
     """
     from datasets import Dataset, Features, List, Value
 
@@ -85,7 +93,7 @@ def build_dataset(folder: str, samples: Sequence[Sample], *, template: str, with
         "sample_id": text,
         "modality": text,
     }
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "prompt": [_padded(message) for message in messages(sample, template)],
             "images": [str(inside(folder, image)) for image in sample.images],
@@ -96,9 +104,10 @@ def build_dataset(folder: str, samples: Sequence[Sample], *, template: str, with
         }
         for sample in samples
     ]
-    if with_completion:
+    if with_completion or completions is not None:
+        told = completions or {sample.id: sample.letter for sample in samples}
         columns["completion"] = List({"role": text, "content": text})
-        rows = [row | {"completion": [{"role": "assistant", "content": row["letter"]}]} for row in rows]
+        rows = [row | {"completion": [{"role": "assistant", "content": told[row["sample_id"]]}]} for row in rows]
     return Dataset.from_list(rows, features=Features(columns)).with_transform(_Decode())
 
 

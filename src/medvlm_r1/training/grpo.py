@@ -27,10 +27,11 @@ from trl import GRPOTrainer
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy, vision_token_ids
 from medvlm_r1.rewards import Reward, resolve_reward
+from medvlm_r1.training.blank import AnswersBlank
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
 from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.dependable import Dependable
 from medvlm_r1.training.loop import train
-from medvlm_r1.training.restore import RestoresWeights
 from medvlm_r1.training.rollouts import RolloutLog
 from medvlm_r1.training.run_folder import RunFolder
 from medvlm_r1.training.shared_batch import (
@@ -185,8 +186,7 @@ class SharedPromptTrainer(GRPOTrainer):  # type: ignore[misc]
         def generate(*args: Any, **kwargs: Any) -> Any:
             if encode:
                 with self.accelerator.autocast():
-                    features = self._image_features(model, prompts)
-                    features = encode_images(model, joined(prompts)) if features is None else features
+                    features = self._image_features(model, prompts) or encode_images(model, joined(prompts))
                 kwargs["mm_encoder_outputs"] = {"image": as_encoder_output(model, features)}
             return type(model).generate(model, *args, custom_generate=several_of_each(sizes), **kwargs)
 
@@ -323,11 +323,11 @@ def _without_adapter(model: Any) -> bool:
     return bool(layer.disable_adapters or model.active_adapter == "ref")
 
 
-class _PlainTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
+class _PlainTrainer(AnswersBlank, Dependable, GRPOTrainer):  # type: ignore[misc]
     pass
 
 
-class _SharingTrainer(RestoresWeights, SharedPromptTrainer):
+class _SharingTrainer(AnswersBlank, Dependable, SharedPromptTrainer):
     pass
 
 

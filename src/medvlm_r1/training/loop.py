@@ -10,8 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy, load_policy, quiet_bars
+from medvlm_r1.training import jsonl
 from medvlm_r1.training.callbacks import (
     AlreadyTrained,
     Evaluate,
@@ -21,10 +23,14 @@ from medvlm_r1.training.callbacks import (
     Progress,
     ProgressBridge,
 )
+from medvlm_r1.training.checkpoint import BetweenGenerations, ResumedFigures, finish_rotation
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dataset import build_dataset, describe, load_samples
+from medvlm_r1.training.finite import refuse_unless_finite
+from medvlm_r1.training.guards import Guards
 from medvlm_r1.training.interrupt import GracefulStop
 from medvlm_r1.training.options import training_arguments
+from medvlm_r1.training.resources import explained
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
 
 Build = Callable[..., Any]
@@ -45,41 +51,48 @@ def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluat
         The folder of the final model.
 
     Raises:
-        UserError: the run folder belongs to another run, the data are unusable, or TRL refuses the configuration.
-        KeyboardInterrupt: stopped by a signal after a checkpoint; the message says how to go on.
+        UserError: the run folder belongs to another run or is in use, the data are unusable, TRL refuses the
+            configuration, a guard ended the run, or the machine has no more memory or room.
+        Preempted: stopped by SIGTERM after a checkpoint; the message says how to go on.
+        KeyboardInterrupt: the same by Ctrl-C.
     """
     if config.evaluate_every and evaluate is None:
         raise UserError("evaluate_every is set, but this command has no evaluation to call; leave it out.")
     with quiet_bars(), warnings.catch_warnings():
         # The libraries tell each other of renamed arguments; the user of a configuration can do nothing about it.
         warnings.simplefilter("ignore", FutureWarning)
-        return _train(config, build, progress, evaluate)
+        args = training_arguments(config)
+        held = RunFolder(path=Path(config.out)).held(main=args.process_index == 0)
+        with explained(config), GracefulStop() as stop, held:
+            return _train(config, args, build, progress, evaluate, stop)
 
 
-def _train(config: RunConfig, build: Build, progress: Progress | None, evaluate: Evaluate | None) -> Path:
-    args = training_arguments(config)
+def _train(
+    config: RunConfig, args: Any, build: Build, progress: Progress | None, evaluate: Evaluate | None, stop: GracefulStop
+) -> Path:
     datasets, described = _datasets(config)
-    with args.main_process_first():
+    main = args.process_index == 0
+    # Of all processes, not of each machine's: the folder is one.
+    with args.main_process_first(local=False):
         run = prepare_run(config, described)
+        checkpoint = None if run.complete else run.last_checkpoint(main=main)
+        if checkpoint is not None and main:
+            finish_rotation(checkpoint, args.save_total_limit)
     if run.complete:
         print(f"{run.path}: this training is complete; the model is {run.model}.", file=sys.stderr)
         return run.model
     policy = _policy(config)
-    checkpoint = run.last_checkpoint()
-    stop = GracefulStop()
     callbacks: list[Any] = [LastStepGuard(), MetricsLog(run.metrics)]
     if progress is not None:
         callbacks.append(ProgressBridge(progress))
         args.disable_tqdm = True
     if "tensorboard" in args.report_to:
         args.report_to.remove("tensorboard")
-        callbacks.append(_tensorboard(run, checkpoint, main=args.process_index == 0))
+        callbacks.append(_tensorboard(run, checkpoint, main=main))
     evaluation = None
     if config.evaluate_every and evaluate is not None:
         evaluation = PeriodicEvaluation(config.evaluate_every, evaluate, policy)
         callbacks.insert(1, evaluation)
-    # Last, so that a signal that comes during the other callbacks still counts for this step.
-    callbacks.append(stop)
     _no_telemetry()
     try:
         trainer = build(
@@ -89,7 +102,22 @@ def _train(config: RunConfig, build: Build, progress: Progress | None, evaluate:
         raise UserError(f"TRL refuses this configuration: {error}") from error
     if evaluation is not None:
         evaluation.attach(trainer)
-    _fit(trainer, run, checkpoint, stop)
+    guards = Guards(trainer, stop=config.on_guard == "stop", metrics=run.metrics)
+    stop.attach(trainer)
+    # The stop last but one, so that a signal that comes during the others still counts for this step.
+    for callback in (ResumedFigures(trainer, checkpoint), guards, stop, BetweenGenerations(trainer)):
+        trainer.add_callback(callback)
+    _fit(trainer, run, checkpoint)
+    if guards.stopped is not None:
+        raise UserError(
+            f"{guards.stopped} The run was ended (on_guard: stop) with a checkpoint in {run.checkpoints}; the same "
+            "command with on_guard=warn goes on from there."
+        )
+    if stop.stopped_at is not None:
+        raise KeyboardInterrupt(
+            f"Stopped after step {stop.stopped_at} of {trainer.state.max_steps}; the checkpoint is in "
+            f"{run.checkpoints}. The same command goes on from there."
+        )
     _write_model(trainer, config, run, policy)
     return run.model
 
@@ -168,26 +196,26 @@ def _no_telemetry() -> None:
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
-def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None, stop: GracefulStop) -> None:
+def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None) -> None:
     from transformers import PrinterCallback
 
     # It prints every log when the bar is off.
     trainer.remove_callback(PrinterCallback)
-    with stop:
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except AlreadyTrained:
-            if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
-                trainer._load_best_model()
-    if stop.stopped_at is not None:
-        raise KeyboardInterrupt(
-            f"Stopped after step {stop.stopped_at} of {trainer.state.max_steps}; the checkpoint is in "
-            f"{run.checkpoints}. The same command goes on from there."
-        )
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except AlreadyTrained:
+        # The callbacks that cut the files back were not asked.
+        for file in (run.metrics, run.samples):
+            if trainer.args.process_index == 0:
+                jsonl.cut_back(file, trainer.state.global_step)
+        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+            trainer._load_best_model()
 
 
 def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy) -> None:
     """Write `model/`: made beside its place and renamed, so that it stands only when complete."""
+    refuse_unless_finite(trainer)
+    _forget_last_batch(policy)
     partial = run.path / "model.partial"
     if trainer.args.process_index == 0:
         shutil.rmtree(partial, ignore_errors=True)
@@ -200,8 +228,18 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
         # A pickle of TRL's options; config.yaml says the same to a reader.
         with suppress(FileNotFoundError):
             (partial / "training_args.bin").unlink()
+        sync_tree(partial)
         partial.replace(run.model)
+        sync(run.path)
     trainer.accelerator.wait_for_everyone()
+
+
+def _forget_last_batch(policy: Policy) -> None:
+    """Take the padding of the last batch out of the tokenizer, which would keep it in its file."""
+    backend = getattr(policy.processor.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()
 
 
 def _merge(config: RunConfig, folder: Path) -> None:

@@ -6,8 +6,9 @@ data.json      hash and counts of each data folder
 metrics.jsonl  every log of the trainer
 samples.jsonl  every rollout (GRPO)
 tensorboard/   the logs for TensorBoard
-checkpoints/   TRL's checkpoints
+checkpoints/   TRL's checkpoints, each whole (`training.checkpoint`)
 model/         the final model; it stands only when it is complete
+.lock          held by the process that trains
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from medvlm_r1.disk import LOCK, only_process, write_whole
 from medvlm_r1.errors import UserError
+from medvlm_r1.training.checkpoint import newest_whole, numbered
 from medvlm_r1.training.config import RunConfig
 
+_FIRST = ("data.json", "env.json", "config.yaml")
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy", "medvlm-r1")
 
 
@@ -65,22 +70,36 @@ class RunFolder:
         """Whether the final model stands."""
         return self.model.is_dir()
 
-    def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to its end, None when there is none.
+    @contextmanager
+    def held(self, *, main: bool) -> Iterator[None]:
+        """Keep other runs out of the folder while this one works in it; a complete one is only read.
 
-        The trainer's state is the last file a checkpoint gets, so one without it was cut short.
+        Args:
+            main: whether this is the process of the run that writes; the others hold nothing.
+
+        Raises:
+            UserError: another process works in it, or it holds something that is no run.
         """
-        numbered = [
-            (int(folder.name.rpartition("-")[2]), folder) for folder in self.checkpoints.glob("checkpoint-[0-9]*")
-        ]
-        for step, folder in sorted(numbered, reverse=True):
-            try:
-                state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if state.get("global_step") == step:
-                return folder
-        return None
+        if not main or self.complete:
+            yield
+            return
+        # Before anything is put into it, the lock included.
+        _refuse_foreign(self.path)
+        with only_process(self.path):
+            yield
+
+    def last_checkpoint(self, *, main: bool = True) -> Path | None:
+        """The newest checkpoint that is as it was written, None when there is none.
+
+        Args:
+            main: whether this process looks into the files and moves damaged ones aside; the others come after it.
+
+        Raises:
+            UserError: there are checkpoints, and every one is damaged.
+        """
+        if main:
+            return newest_whole(self.checkpoints)
+        return next((path for _, path in numbered(self.checkpoints)), None)
 
 
 def prepare_run(config: RunConfig, data: Mapping[str, Any]) -> RunFolder:
@@ -100,16 +119,25 @@ def prepare_run(config: RunConfig, data: Mapping[str, Any]) -> RunFolder:
     if file.is_file():
         _check_same(run.path, _read(file), asked, what="configuration")
         _check_same(run.path, _read(run.path / "data.json"), dict(data), what="data")
-    elif run.path.is_dir() and any(child.name not in ("data.json", "env.json") for child in run.path.iterdir()):
-        raise UserError(f"{run.path} is not empty and holds no run (no config.yaml). Give 'out' a new folder.")
     else:
+        _refuse_foreign(run.path)
         run.path.mkdir(parents=True, exist_ok=True)
-        _write(run.path / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-    _record_environment(run.path / "env.json", config)
+        write_whole(run.path / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    if not run.complete:
+        _record_environment(run.path / "env.json", config)
     # Written last: a folder with a config.yaml has the others too, whenever the process was ended.
     if not file.is_file():
-        _write(file, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
+        write_whole(file, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
     return run
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """A folder without a config.yaml may hold the beginnings of a run, and nothing else."""
+    begun = {LOCK, *_FIRST, *(f"{name}.tmp" for name in _FIRST)}
+    if (folder / "config.yaml").is_file() or not folder.is_dir():
+        return
+    if any(child.name not in begun for child in folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no run (no config.yaml). Give 'out' a new folder.")
 
 
 def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], *, what: str) -> None:
@@ -118,8 +146,8 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], *, wh
     differing = [
         f"{key}: {old.get(key, absent)} there, {new.get(key, absent)} now"
         for key in sorted(old.keys() | new.keys())
-        # The same folder may be spelt relative to another place.
-        if key not in ("out", "train.folder", "eval.folder") and old.get(key) != new.get(key)
+        # The same folder may be spelt relative to another place; whether a guard stops a run does not change its steps.
+        if key not in ("out", "train.folder", "eval.folder", "on_guard") and old.get(key) != new.get(key)
     ]
     if differing:
         raise UserError(
@@ -149,11 +177,11 @@ def _record_environment(file: Path, config: RunConfig) -> None:
     now = {**versions(), "seeds": {"seed": config.seed, "data_seed": config.trainer.get("data_seed")}}
     before = _read(file) if file.is_file() else None
     if before is None:
-        _write(file, json.dumps(now, indent=2) + "\n")
+        write_whole(file, json.dumps(now, indent=2) + "\n")
         return
     resumed = before.pop("resumed_with", [])
     if now != (resumed[-1] if resumed else before):
-        _write(file, json.dumps({**before, "resumed_with": [*resumed, now]}, indent=2) + "\n")
+        write_whole(file, json.dumps({**before, "resumed_with": [*resumed, now]}, indent=2) + "\n")
 
 
 def _devices() -> list[str]:
@@ -184,9 +212,3 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{file} cannot be read ({error}); the run folder is damaged, give 'out' a new one.") from error
     return dict(value)
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)

@@ -14,13 +14,21 @@ from trl import SFTTrainer
 from medvlm_r1.policy.load import Policy
 from medvlm_r1.training.callbacks import Evaluate, Progress
 from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.dependable import Dependable
+from medvlm_r1.training.finite import SAMPLE_ID, NamedBatches
 from medvlm_r1.training.loop import train
-from medvlm_r1.training.restore import RestoresWeights
 from medvlm_r1.training.run_folder import RunFolder
 
 
-class _Trainer(RestoresWeights, SFTTrainer):  # type: ignore[misc]
-    pass
+class _Trainer(Dependable, SFTTrainer):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.data_collator: Any = NamedBatches(self.data_collator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if SAMPLE_ID not in self._signature_columns:
+            self._signature_columns.append(SAMPLE_ID)
 
 
 def train_sft(config: RunConfig, *, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:

@@ -113,6 +113,57 @@ def processed(ids: Sequence[int], images: Sequence[Any] | None, fields: Mapping[
     )
 
 
+def process_together(
+    processor: Any, texts: Sequence[str], images: Sequence[Sequence[Any]], device: Any
+) -> list[Prompt]:
+    """Process prompts, in one call of the processor where its outputs can be told apart again (Qwen's can).
+
+    Args:
+        processor: the policy's.
+        texts: the rendered conversations.
+        images: of each, in order; for some none.
+        device: where tensors go.
+    """
+    name = _Names()
+    keys = [name(list(shown)) if shown else "" for shown in images]
+    prompts: dict[int, Prompt] = {}
+    for illustrated in (True, False):
+        chosen = [place for place, shown in enumerate(images) if bool(shown) == illustrated]
+        if chosen:
+            made = _call(processor, [texts[place] for place in chosen], [images[place] for place in chosen])
+            for place, (ids, fields) in zip(chosen, made, strict=True):
+                shown = list(images[place]) or None
+                tensors = {n: v.to(device) if torch.is_tensor(v) else v for n, v in fields.items()}
+                prompts[place] = Prompt(ids=ids, images=shown, key=keys[place], fields=tensors)
+    return [prompts[place] for place in range(len(texts))]
+
+
+def _call(
+    processor: Any, texts: Sequence[str], images: Sequence[Sequence[Any]]
+) -> list[tuple[list[int], dict[str, Any]]]:
+    """Ids and other outputs of each prompt; either all have images or none."""
+    shown = [list(some) for some in images] if images[0] else None
+    made = dict(processor(text=list(texts), images=shown, padding=True, padding_side="left", return_tensors="pt"))
+    whole = {"input_ids", "attention_mask", *_TOKEN_TYPES, *(("pixel_values", "image_grid_thw") if shown else ())}
+    if set(made) - whole and len(texts) > 1:
+        return [part for text, some in zip(texts, images, strict=True) for part in _call(processor, [text], [some])]
+    real = made.pop("attention_mask").bool()
+    by_row: dict[str, Sequence[Any]] = {"input_ids": _stripped(made.pop("input_ids"), real)}
+    by_row |= {n: _stripped(made.pop(n), real) for n in _TOKEN_TYPES if n in made}
+    if len(texts) == 1:
+        by_row |= {name: [value] for name, value in made.items()}
+    elif shown:
+        counts = [len(some) for some in shown]
+        by_row["image_grid_thw"] = made["image_grid_thw"].split(counts)
+        by_row["pixel_values"] = made["pixel_values"].split([int(g.prod(1).sum()) for g in by_row["image_grid_thw"]])
+    parts = [{name: values[row] for name, values in by_row.items()} for row in range(len(texts))]
+    return [(part.pop("input_ids"), part) for part in parts]
+
+
+def _stripped(values: Tensor, real: Tensor) -> list[list[int]]:
+    return [[int(value) for value in row[keep]] for row, keep in zip(values, real, strict=True)]
+
+
 def joined(prompts: Sequence[Prompt], *, token_types: bool = False) -> dict[str, Any]:
     """The processor's outputs of several prompts in order, as one call for all of them would give.
 
@@ -203,6 +254,16 @@ class FeatureStore:
                 self._kept.move_to_end(prompt.key)
             result += [tuple(part.to(device) for part in entry) for entry in found]
         return result
+
+    def missing(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """One prompt for each set of images whose features are not kept."""
+        absent = {prompt.key: prompt for prompt in prompts if prompt.images and prompt.key not in self._kept}
+        return list(absent.values())
+
+    def put(self, prompt: Prompt, features: ImageFeatures) -> None:
+        """Keep the features of a prompt's images."""
+        if prompt.key not in self._kept:
+            self._keep(prompt.key, features)
 
     def _keep(self, key: str, features: ImageFeatures) -> None:
         self._kept[key] = [tuple(part.detach().cpu() for part in entry) for entry in features]

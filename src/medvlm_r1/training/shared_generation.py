@@ -63,7 +63,8 @@ def several_of_each(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
         first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
         output = model(**first, return_dict=True)
         inputs = model._update_model_kwargs_for_generation(output, inputs)
-        rows = _Rows(model, input_ids, sizes, inputs, generation_config)
+        rows = Rows(model, input_ids, sizes, inputs, generation_config)
+        rows.begin(model, generation_config)
         logits = output.logits[rows.prompt, -1].float()
         penalties = [(one, one.prompt_ignore_length) for one in logits_processor if _per_prompt(one)]
         while True:
@@ -91,7 +92,7 @@ def _per_prompt(processor: Any) -> bool:
     )
 
 
-class _Rows:
+class Rows:
     """The completions under way, in any order: the place of an ended row is taken by the last one."""
 
     def __init__(self, model: Any, input_ids: torch.Tensor, sizes: Sequence[int], inputs: Any, config: Any) -> None:
@@ -111,23 +112,26 @@ class _Rows:
         )
         # The cache's name up to transformers 5.23, and from 5.24 on.
         self._cache = self._step["past_key_values" if "past_key_values" in self._step else "cache"]
+        self._full = all(type(layer) is DynamicLayer for layer in self._cache.layers)
+
+    def begin(self, model: Any, config: Any) -> None:
+        """Copy the prompts' cache to their rows."""
         layers = self._cache.layers
-        full = all(type(layer) is DynamicLayer for layer in layers)
         for index, layer in enumerate(layers):
             if type(layer) is DynamicLayer:
-                layers[index] = _InPlaceLayer(layer, self.prompt)
+                layers[index] = InPlaceLayer(layer, self.prompt, len(self._ids))
             else:
                 layer.batch_select_indices(self.prompt)
-        self._mask: torch.Tensor | None = self._attention_mask(model, full, config.max_length)
+        self._mask: torch.Tensor | None = self._attention_mask(model, config.max_length)
         self._select(self.prompt)
         # Positions are those of the first completion token; each step moves them on by one.
         self._first_position = self._step.get("position_ids")
         self._prompt_length = self._length
 
-    def _attention_mask(self, model: Any, full: bool, length: int) -> torch.Tensor | None:
+    def _attention_mask(self, model: Any, length: int) -> torch.Tensor | None:
         """Which positions count, for prompts (U, length) of unequal length; None when all do."""
         mask = self._step.pop("attention_mask", None)
-        self._four = full and model.config.get_text_config()._attn_implementation == "sdpa"
+        self._four = self._full and model.config.get_text_config()._attn_implementation == "sdpa"
         if mask is None or bool(mask.all()):
             return None
         longer: torch.Tensor = mask.new_ones((len(mask), length))
@@ -182,21 +186,21 @@ class _Rows:
         return self._done[:, : self._length]
 
 
-class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]
+class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values (rows, heads, length, width), written in place into room kept for more tokens."""
 
-    def __init__(self, prompts: DynamicLayer, prompt_of_row: torch.Tensor) -> None:
+    def __init__(self, prompts: DynamicLayer, prompt_of_row: torch.Tensor, most_rows: int | None = None) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
         self._rows, self._length = len(prompt_of_row), prompts.keys.shape[-2]
-        self._room = [self._grown(states, prompt_of_row) for states in (prompts.keys, prompts.values)]
+        most = max(self._rows, most_rows or 0)
+        self._room = [self._grown(states[prompt_of_row], most) for states in (prompts.keys, prompts.values)]
         self._show()
 
-    def _grown(self, states: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        count = self._rows if rows is None else len(rows)
+    def _grown(self, states: torch.Tensor, most_rows: int) -> torch.Tensor:
         _, heads, length, width = states.shape
-        room = states.new_empty((count, heads, length + _GROWTH, width))
-        room[:, :, :length] = states[:count] if rows is None else states[rows]
+        room = states.new_empty((most_rows, heads, length + _GROWTH, width))
+        room[: self._rows, :, :length] = states[: self._rows]
         return room
 
     def _show(self) -> None:
@@ -207,7 +211,7 @@ class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         end = self._length + key_states.shape[-2]
         if end > self._room[0].shape[-2]:
-            self._room = [self._grown(room) for room in self._room]
+            self._room = [self._grown(room, len(room)) for room in self._room]
         for room, states in zip(self._room, (key_states, value_states), strict=True):
             room[: self._rows, :, self._length : end] = states
         self._length = end
@@ -215,6 +219,7 @@ class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows, in this order; one that is named twice is copied, up to the number there is room for."""
         self._rows = len(indices)
         moved = (indices != torch.arange(self._rows, device=indices.device)).nonzero().squeeze(1)
         for room in self._room:

@@ -32,7 +32,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.training.families import Family, open_model, supports
 from medvlm_r1.training.prefix_attention import Layout, PrefixMask, dense_mask
 
-__all__ = ["ImageFeatures", "encode_images", "shared_logps", "supports"]
+__all__ = ["ImageFeatures", "encode_images", "next_logits", "shared_logps", "supports"]
 
 ImageFeatures = list[tuple[Tensor, ...]]
 """The features of images in order: one entry for each unit of the tower (Qwen and LLaVA: image; InternVL: tile;
@@ -87,15 +87,7 @@ def shared_logps(
             f"A completion holds the image token (id {inner.config.image_token_id}), for which there is no image. "
             "Forbid it while sampling (generation_kwargs: suppress_tokens)."
         )
-    if image_features is None and vision.get("pixel_values") is not None:
-        image_features = encode_images(model, vision)
-    hidden = inner.base_model(
-        input_ids=packed.ids,
-        attention_mask=_masks(inner, family, packed),
-        position_ids=_positions(inner, family, packed, vision),
-        mm_encoder_outputs={"image": _as_encoder_output(image_features, family)} if image_features else None,
-        use_cache=False,
-    ).last_hidden_state[0]
+    hidden = _hidden(model, inner, family, packed, vision, image_features)
     head = inner.get_output_embeddings()
     predicting = hidden.to(head.weight.device).index_select(0, packed.predictors)
     logps, entropies = _head(
@@ -107,6 +99,61 @@ def shared_logps(
         return values.new_zeros(packed.scored.shape).masked_scatter(packed.scored, values)
 
     return aligned(logps), None if entropies is None else aligned(entropies)
+
+
+@torch.inference_mode()
+def next_logits(
+    model: Any,
+    *,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    logits_to_keep: int,
+    group_sizes: Sequence[int],
+    vision: Mapping[str, Tensor],
+    image_features: ImageFeatures | None = None,
+) -> Tensor:
+    """Logits of the token that would follow each row, each prompt and image computed once.
+
+    Args:
+        As `shared_logps`; every row has at least one completion token.
+
+    Returns:
+        Logits (B, vocabulary), in the head's type.
+
+    Raises:
+        ValueError: the family is unknown, rows of a group differ in their prompt, or a row has no completion.
+    """
+    inner, family = open_model(model)
+    packed = _pack(input_ids, attention_mask.bool(), logits_to_keep, group_sizes)
+    if not bool(packed.scored.any(dim=1).all()):
+        raise ValueError("A row has no completion token after which to look.")
+    hidden = _hidden(model, inner, family, packed, vision, image_features)
+    # The kept tokens of a row end with its last completion token.
+    last = packed.keep.sum(dim=1).cumsum(0) - 1
+    head = inner.get_output_embeddings()
+    logits: Tensor = head(hidden.to(head.weight.device).index_select(0, last))
+    return logits
+
+
+def _hidden(
+    model: Any,
+    inner: Any,
+    family: Family,
+    packed: _Packed,
+    vision: Mapping[str, Tensor],
+    image_features: ImageFeatures | None,
+) -> Tensor:
+    """(L, width) the language model's last states of the packed row."""
+    if image_features is None and vision.get("pixel_values") is not None:
+        image_features = encode_images(model, vision)
+    states: Tensor = inner.base_model(
+        input_ids=packed.ids,
+        attention_mask=_masks(inner, family, packed),
+        position_ids=_positions(inner, family, packed, vision),
+        mm_encoder_outputs={"image": _as_encoder_output(image_features, family)} if image_features else None,
+        use_cache=False,
+    ).last_hidden_state[0]
+    return states
 
 
 def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:

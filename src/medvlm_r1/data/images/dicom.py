@@ -89,7 +89,8 @@ def _decode_frame(path: Path, header: Header) -> Array:
     plugin = compressed if header.syntax.is_encapsulated else ""
     if header.whole:
         return pixel_array(header.elements, index=header.frame, decoding_plugin=plugin)
-    return pixel_array(path, index=header.frame, decoding_plugin=plugin, transfer_syntax_uid=header.syntax)
+    with path.open("rb") as file:
+        return pixel_array(file, index=header.frame, decoding_plugin=plugin, transfer_syntax_uid=header.syntax)
 
 
 def _picture(path: Path, header: Header, pixels: Array, view: View) -> Picture:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitVR
 
@@ -130,7 +130,8 @@ def read_header(path: Path, view: View) -> Header:
         # Some files are implicit and say explicit: pydicom finds out, but only where it reads the file at once.
         whole = has_pixels and implicit != syntax.is_implicit_VR
     if whole:
-        elements = dcmread(path, specific_tags=[*TAGS, *_PIXELS], force=True)
+        with path.open("rb") as file:
+            elements = dcmread(file, specific_tags=[*TAGS, *_PIXELS], force=True)
         has_pixels = any(keyword in elements for keyword in _PIXELS)
     _check_elements(path, elements, has_pixels)
     check_pixels(path, elements.Columns, elements.Rows)
@@ -142,7 +143,10 @@ def read_header(path: Path, view: View) -> Header:
 
 def _named_syntax(path: Path) -> UID | None:
     try:
-        meta = read_file_meta_info(path)
+        # pydicom's read_file_meta_info, which opens paths only.
+        with path.open("rb") as file:
+            read_preamble(file, False)
+            meta = _read_file_meta_info(file)
     except InvalidDicomError:
         return None
     syntax = meta.get("TransferSyntaxUID")

@@ -25,7 +25,8 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
             that could name a patient.
         UsageError: `view` asks for what this kind of file does not have.
     """
-    path = Path(path)
+    # A Path stays what it is: it may be a `Held`, whose bytes are in memory.
+    path = path if isinstance(path, Path) else Path(path)
     try:
         size = path.stat().st_size
         regular = path.is_file()

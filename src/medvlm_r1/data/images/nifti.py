@@ -19,6 +19,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation
 from PIL import Image
 
 from medvlm_r1.data.images.dicom_header import guarded
+from medvlm_r1.data.images.held import Held
 from medvlm_r1.data.images.kind import is_nifti
 from medvlm_r1.data.images.levels import Array, levels_of
 from medvlm_r1.data.images.picture import PLANES, ImageNote, Picture, View, Window, check_frame, check_pixels
@@ -86,7 +87,7 @@ def load_nifti(path: Path, view: View) -> Picture:
 def _open(path: Path) -> Volume:
     """Check the header's first bytes, then open without reading voxels."""
     zipped = path.name.lower().endswith(".gz")
-    with gzip.open(path) if zipped else path.open("rb") as file:
+    with _stream(path, zipped=zipped) as file:
         head = file.read(_HEADER_BYTES)
     kind = Nifti2Image if head[4:7] in (b"n+2", b"ni2") else Nifti1Image
     if len(head) < kind.header_class.sizeof_hdr or not is_nifti(head):
@@ -104,8 +105,15 @@ def _open(path: Path) -> Volume:
         raise UserError(
             f"{path}: its voxels are cut short ({path.stat().st_size} bytes of {start + size}); copy it again"
         )
+    # A held file has no name that nibabel could open.
+    held = isinstance(path, Held)
+    holder = FileHolder(fileobj=_stream(path, zipped=zipped)) if held else FileHolder(str(path))
     # Kept open: a sagittal slice is read plane by plane, and a .gz would be inflated from its start for each.
-    return kind.from_file_map({"image": FileHolder(str(path))}, mmap=False, keep_file_open=True)
+    return kind.from_file_map({"image": holder}, mmap=False, keep_file_open=True)
+
+
+def _stream(path: Path, *, zipped: bool) -> Any:
+    return gzip.open(path.open("rb")) if zipped else path.open("rb")
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], size: int) -> None:

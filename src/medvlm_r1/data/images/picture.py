@@ -136,14 +136,18 @@ class Picture:
     note: ImageNote
 
 
+class TooLarge(UserError):
+    """A picture of more pixels than are read."""
+
+
 def check_pixels(path: Path, width: int, height: int, what: str = "image") -> None:
     """Refuse a picture that is too large before anything of it is decoded.
 
     Raises:
-        UserError: It has over `MAX_PIXELS` pixels.
+        TooLarge: It has over `MAX_PIXELS` pixels.
     """
     if width * height > MAX_PIXELS:
-        raise UserError(too_large(path, f"{width} x {height} pixels", what))
+        raise TooLarge(too_large(path, f"{width} x {height} pixels", what))
 
 
 def too_large(path: Path, seen: str, what: str = "image") -> str:

@@ -13,7 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window, check_frame, check_pixels, too_large
+from medvlm_r1.data.images.picture import (
+    ImageNote,
+    Picture,
+    TooLarge,
+    View,
+    Window,
+    check_frame,
+    check_pixels,
+    too_large,
+)
 from medvlm_r1.data.images.quiet import quiet
 from medvlm_r1.errors import UsageError, UserError
 
@@ -51,7 +60,7 @@ def load_raster(path: Path, view: View) -> Picture:
     """
     try:
         # Pillow warns of odd metadata, which may name a patient, and of pictures below our own limit of size.
-        with quiet(), Image.open(path, formats=FORMATS) as image:
+        with quiet(), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             _check_view(path, view)
             check_pixels(path, *image.size)
             frames = getattr(image, "n_frames", 1)
@@ -69,7 +78,7 @@ def load_raster(path: Path, view: View) -> Picture:
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image; convert it to PNG") from error
     except Image.DecompressionBombError as error:
-        raise UserError(too_large(path, str(error))) from error
+        raise TooLarge(too_large(path, str(error))) from error
     # A damaged file makes Pillow's plug-ins raise nearly anything: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:
         raise UserError(f"{path}: the image is damaged or cut short ({error}); copy it again") from error

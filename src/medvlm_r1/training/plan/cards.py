@@ -6,6 +6,7 @@ are this project's assumptions, not measurements: no step of it was ever timed o
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from medvlm_r1.data.names import did_you_mean
@@ -18,6 +19,12 @@ BANDWIDTH_SHARE = 0.5
 TOKEN_SECONDS = 0.02
 """Assumed time that transformers' generation needs for a token of all rows, whatever the card: its Python, and the
 launch of some hundreds of small kernels. vLLM replays a recorded graph; none is assumed for it."""
+LINK_SHARE = 0.7
+"""Assumed share of the bandwidth between cards that sending reaches."""
+NETWORK = 25e9
+"""Assumed bytes a second that a card sends to another machine: 200 Gbit/s of network for each card."""
+MACHINE_CARDS = 8
+"""Assumed cards of a machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +36,21 @@ class Card:
     memory: float
     """Bytes."""
     peak: float
-    """Operations a second, dense bf16."""
+    """Operations a second, dense bf16; 0 where nobody states it, and no time is estimated."""
     bandwidth: float
     """Bytes a second."""
+    links: float
+    """Bytes a second that a card sends to the others of its machine, one way, as the vendor states it."""
     source: str
 
+    def matrix_seconds(self, operations: float) -> float:
+        """Time of matrix products over many tokens."""
+        return operations / (MATRIX_SHARE * self.peak)
 
+
+_SEEN = "unverified: seen in tables that quote it, not in the document itself"
+CPU = "cpu"
+"""The name of `this_machine`."""
 _GIB = 2.0**30
 CARDS = {
     card.name: card
@@ -45,7 +61,8 @@ CARDS = {
             memory=80 * _GIB,
             peak=312e12,
             bandwidth=2.039e12,
-            source="NVIDIA A100 data sheet, SXM",
+            links=300e9,
+            source=f"NVIDIA A100 data sheet, SXM (NVLink: half of 600 GB/s both ways); {_SEEN}",
         ),
         Card(
             name="h100-80gb",
@@ -53,7 +70,8 @@ CARDS = {
             memory=80 * _GIB,
             peak=989.4e12,
             bandwidth=3.35e12,
-            source="NVIDIA H100 data sheet, SXM; the figure with sparsity halved",
+            links=450e9,
+            source=f"NVIDIA H100 data sheet, SXM, the figure with sparsity halved (NVLink: half of 900 GB/s); {_SEEN}",
         ),
         Card(
             name="rtx-4090",
@@ -61,20 +79,26 @@ CARDS = {
             memory=24 * _GIB,
             peak=165.2e12,
             bandwidth=1.008e12,
-            source="NVIDIA Ada GPU architecture whitepaper, FP32 accumulate",
+            # No NVLink: 16 lanes of PCIe 4.0.
+            links=31.5e9,
+            # Twice the 82.6e12 of its 16,384 lanes at 2.52 GHz, which tables of its specification also give; half of
+            # what it does with 16-bit sums.
+            source=f"NVIDIA Ada GPU architecture whitepaper, 32-bit sums; {_SEEN}",
         ),
     )
 }
 
 
 def card_named(name: str) -> Card:
-    """The card of a name.
+    """The card of a name, or `this_machine`.
 
     Raises:
         UsageError: There is none; the message names the nearest.
     """
+    if name.lower() == CPU:
+        return this_machine()
     if name.lower() not in CARDS:
-        raise UsageError(f"unknown card {name!r}; {did_you_mean(name.lower(), CARDS)}")
+        raise UsageError(f"unknown card {name!r}; {did_you_mean(name.lower(), [*CARDS, CPU])}")
     return CARDS[name.lower()]
 
 
@@ -95,8 +119,14 @@ def seconds(card: Card, *, operations: float, written: float, read: float, loope
     Returns:
         Seconds for `matrix`, `writing` and both together (`step`).
     """
-    matrix = operations / (MATRIX_SHARE * card.peak)
-    writing = max(
-        written / (MATRIX_SHARE * card.peak), read / (BANDWIDTH_SHARE * card.bandwidth), looped * TOKEN_SECONDS
-    )
+    matrix = card.matrix_seconds(operations)
+    writing = max(card.matrix_seconds(written), read / (BANDWIDTH_SHARE * card.bandwidth), looped * TOKEN_SECONDS)
     return {"matrix": matrix, "writing": writing, "step": matrix + writing}
+
+
+def this_machine() -> Card:
+    """The CPU and main memory of this machine, for a run without a GPU; nothing is known of its speed."""
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return Card(
+        name=CPU, label="this CPU", memory=memory, peak=0.0, bandwidth=0.0, links=0.0, source="the operating system"
+    )

@@ -16,6 +16,8 @@ from medvlm_r1.training.plan.work import Model, Prompts, Run
 
 RUNTIME = 1.5 * 2**30
 """Assumed for the CUDA context, the libraries' workspaces and what the allocator loses; ours, not measured on a GPU."""
+RUNTIME_CPU = 0.95 * 2**30
+"""Python with the libraries of a training: measured, as what `bench step` finds for a model of 0.1 M weights."""
 _TILE_TOKENS = 4096
 """TRL's `TOKEN_CHUNK_SIZE`: tokens of the head's tile at most."""
 _TILE_SHARED, _TILE_PLAIN = 1024, 32768
@@ -86,6 +88,18 @@ class Placement:
     """Share of a device's memory that a colocated vLLM takes."""
     vllm_sleeps: bool = False
     """It gives its memory back during the update."""
+    cpu: bool = False
+    """The device is a CPU, whose memory holds the libraries too."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes of a weight of the model's own."""
+        return 2 if self.deepspeed and self.precision.compute == 2 else self.precision.weights
+
+    @property
+    def learned(self) -> int:
+        """Bytes of a weight that learns, and of its gradient."""
+        return 4 if self.precision.adapters and not self.deepspeed else self.weight
 
     @property
     def deepspeed(self) -> bool:
@@ -169,12 +183,13 @@ def parts(
     what is gathered at once then comes on top.
     """
     precision, n = placement.precision, placement.processes
-    weight = 2 if placement.deepspeed and precision.compute == 2 else precision.weights
+    weight, learned = placement.weight, placement.learned
     shards = n if placement.sharding in ("zero3", "fsdp2") else 1
-    learned = 4 if precision.adapters and not placement.deepspeed else weight
     slices = n if placement.sharding != "none" else 1
     state = optimizer_bytes(placement.optimizer, 4 if placement.deepspeed else learned)
     master = 4.0 if placement.deepspeed and weight == 2 else 0.0
+    copied = parameters.total if precision.compute < weight else 0
+    copied += parameters.adapters if precision.compute < learned else 0
     kept = activations(model, prompts, run, precision, shared=shared)
     scored = run.batch.rows * run.completion
     tile = min(scored, _TILE_TOKENS) * (_TILE_SHARED if shared else _TILE_PLAIN) * precision.compute
@@ -189,13 +204,14 @@ def parts(
         "buckets": parameters.trained * learned if n > 1 and slices == 1 else 0.0,
         "optimizer": parameters.trained * (state + master) / slices,
         "reference": parameters.total * weight / shards if run.reference and not precision.adapters else 0.0,
-        # Autocast keeps a copy of every weight it computes with until the backward pass is over; FSDP2 gathers in bf16.
-        "copies": parameters.total * precision.compute if precision.compute < weight and shards == 1 else 0.0,
+        # Autocast keeps a copy of every float32 weight that learns until the forward pass is over, adapters among them;
+        # FSDP2 gathers in bf16.
+        "copies": copied * precision.compute if shards == 1 else 0.0,
         "activations": kept["text"] + kept["tower"],
         "head": head,
         "cache": 0.0,
         "logits": 0.0,
-        "runtime": RUNTIME,
+        "runtime": RUNTIME_CPU if placement.cpu else RUNTIME,
     }
     if run.generates and not run.prefix_cached:
         rows = run.batch.rows * run.batch.passes_per_generation
@@ -206,8 +222,8 @@ def parts(
     return result
 
 
-def peak(part: dict[str, float], placement: Placement, memory: float | None = None) -> float:
-    """Bytes at the fuller of two times: while completions are written, and at the end of the update's forward pass.
+def phases(part: dict[str, float], placement: Placement, memory: float | None = None) -> dict[str, float]:
+    """Bytes at two times: while completions are written (`generation`), and at the fullest of the `update`.
 
     Args:
         part: What `parts` gave.
@@ -216,6 +232,13 @@ def peak(part: dict[str, float], placement: Placement, memory: float | None = No
     """
     always = sum(part[name] for name in ("weights", "gathered", "optimizer", "reference", "runtime"))
     vllm = placement.vllm_share * (memory or 0.0)
-    writing = part["cache"] + part["logits"] + vllm
     update = sum(part[name] for name in ("gradients", "buckets", "copies", "activations", "head"))
-    return always + max(writing, update + (0.0 if placement.vllm_sleeps else vllm))
+    return {
+        "generation": always + part["cache"] + part["logits"] + vllm,
+        "update": always + update + (0.0 if placement.vllm_sleeps else vllm),
+    }
+
+
+def peak(part: dict[str, float], placement: Placement, memory: float | None = None) -> float:
+    """Bytes at the fuller of the two times of `phases`."""
+    return max(phases(part, placement, memory).values())

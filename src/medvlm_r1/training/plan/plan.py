@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medvlm_r1.errors import UserError
+from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.policy.load import locate
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dataset import load_samples
 from medvlm_r1.training.loop import bound_pixels
 from medvlm_r1.training.plan import memory
-from medvlm_r1.training.plan.cards import BANDWIDTH_SHARE, CARDS, MATRIX_SHARE, TOKEN_SECONDS, Card, seconds
+from medvlm_r1.training.plan.cards import BANDWIDTH_SHARE, CARDS, CPU, MATRIX_SHARE, TOKEN_SECONDS, Card, seconds
 from medvlm_r1.training.plan.launch import Launch
 from medvlm_r1.training.plan.memory import Placement
 from medvlm_r1.training.plan.prompts import measure, shortest_answer
@@ -48,18 +48,31 @@ class Plan:
 
     def peak(self, card: Card | None, *, shared: bool) -> float:
         """Bytes on a device at the fullest time."""
-        return memory.peak(self.memory(shared=shared), self.placement, None if card is None else card.memory)
+        return max(self.phases(card, shared=shared).values())
 
     def fits(self, card: Card, *, shared: bool) -> bool:
         """Whether that goes into a card."""
         return self.peak(card, shared=shared) <= card.memory
 
-    def seconds(self, card: Card, *, shared: bool) -> dict[str, float]:
-        """Estimated time of an optimizer step."""
+    def phases(self, card: Card | None = None, *, shared: bool) -> dict[str, float]:
+        """Bytes on a device while completions are written, and at the end of the update's forward pass."""
+        return memory.phases(self.memory(shared=shared), self.placement, None if card is None else card.memory)
+
+    def seconds(self, card: Card, *, shared: bool) -> dict[str, float] | None:
+        """Estimated time of an optimizer step; None where the card's speed is not known."""
+        if not card.peak:
+            return None
         work = self.work(shared=shared)
         writing = sum(work["generation"][part] for part in ("completions", "head")) if self.run.generates else 0.0
         looped = 0.0 if self.run.prefix_cached or not self.run.generates else self._generations() * self.run.completion
         return seconds(card, operations=total(work) - writing, written=writing, read=self._read(), looped=looped)
+
+    def _times(self, card: Card, *, shared: bool) -> dict[str, float]:
+        times = self.seconds(card, shared=shared)
+        if times is None:
+            return {}
+        seconds = {f"{name}_seconds": times[name] for name in ("step", "matrix", "writing")}
+        return {**seconds, "hours": times["step"] * self.run.batch.steps / 3600}
 
     def _generations(self) -> float:
         batch = self.run.batch
@@ -113,10 +126,7 @@ class Plan:
                         name: {
                             "memory": self.peak(card, shared=flag),
                             "fits": self.fits(card, shared=flag),
-                            "step_seconds": (times := self.seconds(card, shared=flag))["step"],
-                            "matrix_seconds": times["matrix"],
-                            "writing_seconds": times["writing"],
-                            "hours": times["step"] * batch.steps / 3600,
+                            **self._times(card, shared=flag),
                         }
                         for name, flag in columns.items()
                     },
@@ -127,7 +137,7 @@ class Plan:
                 "matrix_share": MATRIX_SHARE,
                 "bandwidth_share": BANDWIDTH_SHARE,
                 "token_seconds": TOKEN_SECONDS,
-                "runtime_bytes": memory.RUNTIME,
+                "runtime_bytes": self.memory(shared=self.shares)["runtime"],
             },
             "notes": list(self.notes),
         }
@@ -161,6 +171,7 @@ def make_plan(
         progress: Told of (prompts measured, prompts).
 
     Raises:
+        UsageError: `cards` names this machine's CPU beside others.
         UserError: Data or model cannot be read, or the run would cut prompts off or could never earn a reward.
             Whether it fits is for `refuse.refuse_memory`.
     """
@@ -179,13 +190,20 @@ def make_plan(
         shape=shape,
         prompts=prompts,
         run=run,
-        placement=read_placement(config, shape, launch),
+        placement=read_placement(config, shape, launch, cpu=_on_cpu(cards)),
         shares=shares,
         notes=tuple(notes),
         cards=tuple(cards) or tuple(CARDS.values()),
     )
     refuse_cuts(plan, samples, *shortest_answer(processor, config.template))
     return plan
+
+
+def _on_cpu(cards: Sequence[Card]) -> bool:
+    names = {card.name for card in cards}
+    if CPU in names and len(names) > 1:
+        raise UsageError(f"A plan is for a CPU or for cards; leave out {CPU} or {', '.join(sorted(names - {CPU}))}.")
+    return CPU in names
 
 
 def _processor(folder: Any) -> Any:

@@ -117,8 +117,8 @@ def read_run(config: RunConfig, batch: Batch, completion: int | None, kept: floa
     )
 
 
-def read_placement(config: RunConfig, shape: Shape, launch: Launch) -> Placement:
-    """Types, sharding and optimizer.
+def read_placement(config: RunConfig, shape: Shape, launch: Launch, *, cpu: bool = False) -> Placement:
+    """Types, sharding and optimizer; `cpu` when the run has no GPU.
 
     Raises:
         UserError: A type of weights that is not counted.
@@ -130,8 +130,8 @@ def read_placement(config: RunConfig, shape: Shape, launch: Launch) -> Placement
         raise UserError(
             f"trainer.model_init_kwargs: dtype {asked!r} is not counted; wanted {', '.join(_BYTES)} or auto."
         )
-    # TRL: bf16 unless fp16 is asked for.
-    half = bool(option("fp16")) or option("bf16") is not False
+    # TRL: bf16 unless fp16 is asked for; on a CPU where it is asked for (`options.training_arguments`).
+    half = bool(option("fp16")) or (option("bf16") is True if cpu else option("bf16") is not False)
     colocated = config.method == "grpo" and option("use_vllm") and option("vllm_mode") == "colocate"
     return Placement(
         precision=Precision(weights=weights, compute=2 if half else weights, adapters=config.lora is not None),
@@ -140,4 +140,5 @@ def read_placement(config: RunConfig, shape: Shape, launch: Launch) -> Placement
         optimizer=str(getattr(option("optim"), "value", option("optim"))),
         vllm_share=float(option("vllm_gpu_memory_utilization")) if colocated else 0.0,
         vllm_sleeps=bool(colocated and option("vllm_enable_sleep_mode")),
+        cpu=cpu,
     )

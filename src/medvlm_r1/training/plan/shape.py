@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def read_shape(folder: Path, config: RunConfig) -> Shape:
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         kind = settings.model_type
         if kind in FAMILIES:
-            with torch.device("meta"):
+            with torch.device("meta"), warnings.catch_warnings():
+                # peft and transformers tell each other of renamed attributes.
+                warnings.simplefilter("ignore", FutureWarning)
                 model = AutoModelForImageTextToText.from_config(settings)
                 if config.lora is not None:
                     model = _adapted(model, config)

@@ -1,0 +1,207 @@
+"""What a reasoning claims about the image, in the attributes that PhantomVQA keeps a record of, and whether it is so.
+
+Read by rules, sentence by sentence. Not claims about the image, and left out: questions, guesses ("it could be a
+mass"), the options listed with their letters ("A) mass"), and options denied ("A brain no"), which say what the answer
+is not. An option affirmed ("B knee yes") is the claim that it is so. The same claim made twice is one claim.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from medvlm_r1.audit.words import SIDE, SIZE
+from medvlm_r1.data.sample import LETTERS, Sample
+from medvlm_r1.dialogue.conclusion import weighings
+from medvlm_r1.dialogue.turn import split_sentences
+from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
+from medvlm_r1.phantom.scene import MODALITIES, Scene
+
+ATTRIBUTES = ("modality", "technique", "region", "plane", "finding", "side", "size")
+ANY = "any"
+"""The finding claimed by "there is a lesion": some kind, not said which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        attribute: One of `ATTRIBUTES`. A radiograph's view is its plane.
+        value: In the words of `medvlm_r1.phantom.scene`; `ANY` for a finding of no kind.
+        negated: Whether it says that this is not so.
+    """
+
+    attribute: str
+    value: str
+    negated: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.attribute}: {'not ' if self.negated else ''}{self.value}"
+
+
+_VIEW = r"(?=\s+(?:X-?ray|view|radiograph|projection|image|plane)\b|\s*[.,;]?$)"
+_QUIET = r"(?:(?!other|further|additional)[\w-]+ ){0,2}"
+
+# In this order: what is read is taken out, so that the "brain" of "brain window" is no head and the "lesion" of
+# "ring-enhancing lesion" is not read twice.
+_PATTERNS: tuple[tuple[str, str, str], ...] = (
+    ("technique", "brain window", r"brain[- ]window"),
+    ("technique", "lung window", r"lung[- ]window"),
+    ("technique", "bone window", r"bone[- ]window"),
+    ("technique", "soft-tissue window", r"soft[- ]tissue[- ]window"),
+    ("technique", "FLAIR", r"(?:T2[- ])?FLAIR"),
+    ("technique", "T1-weighted", r"T1(?:[- ]weighted|w)?"),
+    ("technique", "T2-weighted", r"T2(?:[- ]weighted|w)?"),
+    ("technique", "proton density", r"proton[- ]density(?:[- ]weighted)?|PD[- ]weighted"),
+    ("plane", "frontal", rf"(?:frontal|anteroposterior|posteroanterior){_VIEW}"),
+    ("plane", "lateral", rf"lateral{_VIEW}"),
+    ("plane", "axial", r"axial|transverse|transaxial"),
+    ("plane", "coronal", r"coronal"),
+    ("plane", "sagittal", r"sagittal"),
+    ("modality", "MRI", r"MRI|MR (?:images?|scans?)|magnetic resonance(?: imaging)?(?: \(MRI\))?"),
+    ("modality", "CT", r"CT|computed tomography(?: \(CT\))?"),
+    ("modality", "X-ray", r"X-?rays?|(?:plain )?radiographs?|plain films?"),
+    ("finding", NONE, rf"no (?:evidence of (?:an? |any )?)?{_QUIET}(?:findings?|abnormalit(?:y|ies)|lesions?)"),
+    ("finding", "ring-enhancing lesion", r"(?:ring|rim)[- ]enhanc\w+(?: lesions?)?"),
+    ("finding", "mass", r"mass(?:es)?|tumou?rs?"),
+    ("finding", "cyst", r"cysts?|cystic lesions?"),
+    ("finding", "calcification", r"calcifications?|calcified lesions?"),
+    ("size", "small", SIZE.format("small")),
+    ("size", "medium", SIZE.format("medium(?:[- ]sized)?")),
+    ("size", "large", SIZE.format("large")),
+    ("finding", ANY, r"(?<=\ba )(?:[\w-]+ )??lesion|(?<=\ban )abnormality"),
+    ("region", "head", r"(?<!al )(?:head|brain|skull)(?! of the\b)"),
+    ("region", "chest", r"chest|thorax|lungs?"),
+    ("region", "abdomen", r"abdomen|abdominal"),
+    ("region", "knee", r"knees?"),
+    # In an image of a patient who faces the reader, the patient's right is on the image's left.
+    ("side", "right", r"left(?: side| half)? of (?:the|this) (?:image|picture)"),
+    ("side", "left", r"right(?: side| half)? of (?:the|this) (?:image|picture)"),
+    ("side", "right", SIDE.format("right")),
+    ("side", "left", SIDE.format("left")),
+)
+_COMPILED = [(a, v, re.compile(rf"(?<![\w-])(?:{p})(?!\w)", re.IGNORECASE)) for a, v, p in _PATTERNS]
+
+_GUESS = re.compile(
+    r"\b(?:could|might|may|maybe|perhaps|possibly|probably|likely|whether|if|either|options?|choices?|question|typical(?:ly)?"
+    r"|usually|would)\b|\?\s*$",
+    re.IGNORECASE,
+)
+_BORDER = re.compile(
+    r"[;:]|,?\s+\b(?:but|however|although|though|while|whereas|instead)\b|,(?=[^,;:]*\b(?:is|are|was|were|shows?|has|have)\b)",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(r"\b(?:no|not|without|neither|nor|never|absence of|rather than|cannot)\b|n['’]t\b", re.IGNORECASE)
+_NOT_THIS = re.compile(r"(?:\bnot|n['’]t|\bnever)\s+(?:(?:an?|the|of|in|on)\s+){0,2}$", re.IGNORECASE)
+_NEAR = 40
+"""Characters before a word among which its own denial stands."""
+_DENIED_AFTER = re.compile(r"\s+(?:is|are)\s+(?:absent|excluded|ruled out|not\b)", re.IGNORECASE)
+
+
+def read_claims(reasoning: str, options: Sequence[str]) -> list[Claim]:
+    """The claims of a reasoning, each once, in the order they are first made."""
+    claims: dict[Claim, None] = {}
+    for sentence in split_sentences(reasoning):
+        rest, affirmed = _without_options(sentence, options)
+        if not _GUESS.search(rest):
+            for clause in _BORDER.split(rest):
+                claims.update(dict.fromkeys(_in_clause(clause)))
+        for option in affirmed:
+            claims.update(dict.fromkeys(_in_clause(option)))
+    return list(claims)
+
+
+def scene_of(sample: Sample) -> Scene | None:
+    """The truth that PhantomVQA recorded of a sample's image; None where there is no such record."""
+    scene = sample.record.get("scene")
+    if not isinstance(scene, Mapping) or not {f.name for f in fields(Scene)} <= scene.keys():
+        return None
+    found = Scene(**{f.name: scene[f.name] for f in fields(Scene)})
+    known = (
+        found.modality in MODALITIES
+        and found.finding in (*KINDS, NONE)
+        and found.side in (*SIDES, None)
+        and found.size in (*SIZES, None)
+    )
+    return found if known else None
+
+
+def asked_attribute(sample: Sample, scene: Scene) -> str | None:
+    """The attribute a question is about, in the words of `ATTRIBUTES`; None where the record does not say."""
+    asked: Any = sample.record.get("attribute")
+    return "plane" if asked == "technique" and scene.modality == "X-ray" else asked if asked in ATTRIBUTES else None
+
+
+def holds(claim: Claim, scene: Scene) -> bool | None:
+    """Whether a claim is true of the image.
+
+    Args:
+        claim: The claim.
+        scene: The record.
+
+    Returns:
+        None where the image cannot show it: a side in a plane that shows none, or what a finding that is not there is
+        not.
+    """
+    if claim.attribute in ("side", "size") and scene.finding == NONE:
+        # A size or side of nothing is false; that nothing is not large cannot be held against anything.
+        return None if claim.negated else False
+    if claim.attribute == "side" and not scene.side_is_seen:
+        return None
+    value = claim.value
+    if claim.attribute == "plane" and scene.modality != "X-ray":
+        value = {"frontal": "coronal", "lateral": "sagittal"}.get(value, value)
+    found: str = getattr(scene, claim.attribute)
+    true = found != NONE if value == ANY else found == value
+    return true != claim.negated
+
+
+def claims_finding(claims: Sequence[Claim]) -> bool | None:
+    """Whether a reasoning says that there is a finding; None where it says nothing, or both."""
+    said = {claim.value != NONE for claim in claims if claim.attribute == "finding" and not claim.negated}
+    # A size or a side is that of something.
+    said |= {True for claim in claims if claim.attribute in ("side", "size") and not claim.negated}
+    return said.pop() if len(said) == 1 else None
+
+
+def _without_options(sentence: str, options: Sequence[str]) -> tuple[str, list[str]]:
+    """The sentence without the options that are weighed or listed, and those affirmed."""
+    affirmed, spans = [], []
+    for letter, matches in weighings(sentence, options).items():
+        spans += [match.span() for match in matches]
+        if matches[-1]["verdict"].casefold() == "yes":
+            affirmed.append(options[LETTERS.index(letter)])
+    for letter, option in zip(LETTERS, options, strict=False):
+        listed = re.compile(rf"(?<!\w)\(?{letter}[.):]\s*{re.escape(option)}(?!\w)", re.IGNORECASE)
+        spans += [match.span() for match in listed.finditer(sentence)]
+    for start, end in sorted(spans, reverse=True):
+        sentence = sentence[:start] + " " * (end - start) + sentence[end:]
+    return sentence, affirmed
+
+
+def _in_clause(clause: str) -> Iterator[Claim]:
+    """The claims of a clause, in the order of its words."""
+    clause = rest = clause.strip()
+    # Looked for once and not before every match: a model that repeats itself writes clauses of thousands of words.
+    first = _DENIED.search(clause)
+    denied_from = first.end() if first else len(clause) + 1
+    found: list[tuple[int, str, str, bool, bool]] = []
+    for attribute, value, pattern in _COMPILED:
+        matches = list(pattern.finditer(rest))
+        for match in matches:
+            direct = _NOT_THIS.search(clause, max(0, match.start() - _NEAR), match.start()) is not None
+            # "no finding" denies by itself.
+            denied = value != NONE and (denied_from <= match.start() or bool(_DENIED_AFTER.match(clause, match.end())))
+            found.append((match.start(), attribute, value, direct, denied))
+        if matches:
+            rest = pattern.sub(lambda match: "_" * len(match[0]), rest)
+    # "No large mass" and "no mass on the left" deny neither a mass, nor a size, nor a side.
+    narrowed = any(denied and attribute in ("side", "size") for _, attribute, _, _, denied in found)
+    for _, attribute, value, direct, denied in sorted(found):
+        if attribute == "finding" and not (denied and narrowed and not direct):
+            yield Claim(attribute, value, denied)
+        elif attribute != "finding" and (direct or not denied or attribute not in ("side", "size")):
+            yield Claim(attribute, value, direct)

@@ -1,0 +1,272 @@
+"""Mistakes put into a reasoning by rule: one word or phrase of one sentence becomes another that cannot also be true.
+
+The sentence stays a sentence: capitals are kept, `a` becomes `an` where it must, singular stays singular, and words are
+left alone where they mean something else (the right answer, the small bowel, the femoral head).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from medvlm_r1.audit.words import SIDE, SIZE
+from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.dialogue.conclusion import weighings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """A sentence changed.
+
+    Attributes:
+        place: Index of the sentence.
+        before: The sentence.
+        after: The sentence with the mistake.
+        rule: Key of `RULES`, "option" or "weighing".
+        relevant: Whether what was changed is what the answer rests on: the reasoning now says another of the options.
+    """
+
+    place: int
+    before: str
+    after: str
+    rule: str
+    relevant: bool
+
+
+_LETTERED = rf"(?<![{LETTERS}]\) )"
+_VIEW = r"(?=\s+(?:X-?ray|view|radiograph|projection|image)\b)"
+
+RULES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    # Each group: words that exclude one another, and a pattern around the word ("{}").
+    "side": ((("left", "right"), SIDE),),
+    "modality": ((("MRI", "CT", "X-ray", "ultrasound"), r"\b{}\b"),),
+    "technique": (
+        (("T1-weighted", "T2-weighted", "proton density"), r"\b{}\b"),
+        (("brain window", "lung window", "bone window", "soft-tissue window"), r"\b{}\b"),
+    ),
+    "plane": ((("axial", "coronal", "sagittal"), r"\b{}\b"), (("frontal", "lateral"), r"\b{}\b" + _VIEW)),
+    "organ": (
+        (("head", "chest", "abdomen", "knee", "pelvis", "shoulder"), r"(?<!al )\b{}\b(?!\s+of the\b)"),
+        (("brain", "lung", "liver", "kidney", "heart", "spleen", "pancreas"), r"\b{}\b(?!\s+window)"),
+        (("lungs", "kidneys"), r"\b{}\b"),
+    ),
+    "finding": (
+        (("mass", "cyst", "ring-enhancing lesion", "calcification", "fracture", "haemorrhage"), r"\b{}\b"),
+        (("masses", "cysts", "calcifications", "fractures"), r"\b{}\b"),
+        (("benign", "malignant"), r"\b{}\b"),
+    ),
+    "size": ((("small", "medium", "large"), SIZE),),
+}
+"""The groups of words by rule, beside negations, the options and the weighing of options."""
+
+# Pattern and replacement; "\1" keeps what is to stay.
+_NEGATIONS = (
+    (r"\b(there (?:is|was)) no (finding|lesion|mass|fracture)\b", r"\1 a \2"),
+    (r"\b(there (?:is|was)) no abnormality\b", r"\1 an abnormality"),
+    (r"\b(there (?:is|was)) an?\b", r"\1 no"),
+    (r"\b(shows?|see|has|have) an?\b", r"\1 no"),
+    (r"\b(there (?:are|were)) no\b", r"\1 several"),
+    (r"\b(there (?:are|were)) (?:some|several|many|multiple|two)\b", r"\1 no"),
+    (r"\bno evidence of\b", "clear evidence of"),
+    (r"\b((?:is|are|was|were)) not\b", r"\1"),
+    (r"\bcannot be\b", "can be"),
+    (r"\b((?:is|are|was|were)) (seen|visible|present|shown|enlarged|dilated)\b", r"\1 not \2"),
+    (r"\bnormal\b", "abnormal"),
+    (r"\babnormal\b", "normal"),
+    (r"\bwithout\b(?! (?:the|this|any) (?:image|picture))", "with"),
+)
+_ADJECTIVES = {word for rule in ("side", "size", "plane", "technique") for words, _ in RULES[rule] for word in words}
+LONGEST = 2000
+"""Characters of a sentence; a longer one is a model repeating itself, and is left as it is."""
+_UNSPEAKING = {"yes", "no", "true", "false"}
+_DENYING = re.compile(r"(?:no|none|not|normal|without|absent)\b", re.IGNORECASE)
+_VOWEL_SOUND = re.compile(r"[aeio]|u(?!ni|se)|(?-i:MR|X\b|X-|FL|[FHLMNRSX][A-Z])", re.IGNORECASE)
+
+
+def corrupt(sentences: Sequence[str], options: Sequence[str], chosen: str | None, seed: int) -> Mistake | None:
+    """Puts one mistake into a reasoning.
+
+    Sentences that hold what the answer rests on go first: where one can be changed there, no other is. Among equals the
+    seed decides.
+
+    Args:
+        sentences: The reasoning.
+        options: Option texts of the question.
+        chosen: Text of the option answered, or None.
+        seed: Of the choice.
+
+    Returns:
+        The mistake, never one that changes nothing; None where no rule applies.
+    """
+    found = [
+        Mistake(place=place, before=sentence, after=after, rule=rule, relevant=relevant)
+        for place, sentence in enumerate(sentences)
+        if len(sentence) <= LONGEST
+        for rule, after, relevant in _mistakes(sentence, options, chosen)
+        if after != sentence
+    ]
+    best = [mistake for mistake in found if mistake.relevant] or found
+    if not best:
+        return None
+    rng = random.Random(seed)
+    # First the sentence, so that one with many words to change is not changed more often than the others.
+    place = rng.choice(sorted({mistake.place for mistake in best}))
+    return rng.choice([mistake for mistake in best if mistake.place == place])
+
+
+def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iterator[tuple[str, str, bool]]:
+    """Every (rule, changed sentence, relevant)."""
+    if weighings(sentence, options):
+        # Two names swapped here would have an option both yes and no; the verdicts are swapped instead.
+        for after in _weighing(sentence, options):
+            yield "weighing", after, chosen is not None
+        return
+    yield from _lettered(sentence, options, chosen)
+    options_named = _named(sentence, options)
+    for option in options_named:
+        for other in options:
+            if other not in options_named and _swappable(option, other):
+                swapped = _replace(sentence, _option_pattern(option), other)
+                if swapped is not None:
+                    yield "option", swapped, option == chosen
+    for rule, groups in RULES.items():
+        for words, pattern in groups:
+            for word in words:
+                if re.search(pattern.format(word), sentence, re.IGNORECASE) is None:
+                    continue
+                for other in words:
+                    # "a mass or a mass" and, for the option "mass effect", "cyst effect" are no mistakes but nonsense.
+                    if re.search(rf"\b{other}\b", sentence, re.IGNORECASE) or any(
+                        _holds_more(option, word) and not _telling(word, other, options, option)
+                        for option in options_named
+                    ):
+                        continue
+                    swapped = _replace(sentence, _LETTERED + pattern.format(word), other)
+                    if swapped is not None:
+                        yield rule, swapped, _telling(word, other, options, chosen)
+    denied = re.search(r"\b(?:no|not|nor|never)\b|n['’]t\b", sentence, re.IGNORECASE)
+    for pattern, other in _NEGATIONS:
+        if denied and re.search(r"\bnot?\b", other):
+            continue  # "is not not seen"
+        if found := re.search(pattern, sentence, re.IGNORECASE):
+            yield "negation", _put(sentence, found.span(), _cased(found[0], found.expand(other))), False
+
+
+def _lettered(sentence: str, options: Sequence[str], chosen: str | None) -> Iterator[tuple[str, str, bool]]:
+    """The sentence with an option named by letter and text ("B) knee") made another, both together."""
+    places = {
+        letter: list(re.finditer(rf"(?<!\w){letter}\) {re.escape(option)}(?!\w)", sentence, re.IGNORECASE))
+        for letter, option in zip(LETTERS, options, strict=False)
+    }
+    named = {letter: matches for letter, matches in places.items() if matches}
+    if len(named) != 1:  # a list of the options is no conclusion
+        return
+    [(letter, matches)] = named.items()
+    option = options[LETTERS.index(letter)]
+    for other_letter, other in zip(LETTERS, options, strict=False):
+        if other.casefold() != option.casefold():
+            after = sentence
+            for match in reversed(matches):
+                after = after[: match.start()] + f"{other_letter}) {other}" + after[match.end() :]
+            yield "option", after, option == chosen
+
+
+def _weighing(sentence: str, options: Sequence[str]) -> Iterator[str]:
+    """The sentence with the yes of one option and the no of another swapped."""
+    last = {letter: matches[-1] for letter, matches in weighings(sentence, options).items()}
+    yes = [match.span("verdict") for match in last.values() if match["verdict"].casefold() == "yes"]
+    no = [match.span("verdict") for match in last.values() if match["verdict"].casefold() == "no"]
+    if len(yes) == 1:
+        for other in no:
+            first, second = sorted([yes[0], other])
+            yield (
+                sentence[: first[0]]
+                + sentence[slice(*second)]
+                + sentence[first[1] : second[0]]
+                + sentence[slice(*first)]
+                + sentence[second[1] :]
+            )
+
+
+def _named(sentence: str, options: Sequence[str]) -> list[str]:
+    """The options named in a sentence; a longer one hides those within it."""
+    named: list[str] = []
+    for option in sorted(set(options), key=lambda text: (-len(text), text)):
+        # "mass" is not named where "mass effect" is: it would be changed there too.
+        if len(option) > 1 and option.casefold() not in _UNSPEAKING and not any(_within(option, one) for one in named):
+            sentence, count = re.subn(_option_pattern(option), "\N{BULLET}", sentence, flags=re.IGNORECASE)
+            if count:
+                named.append(option)
+    return named
+
+
+def _holds_more(option: str, word: str) -> bool:
+    return word.casefold() != option.casefold() and re.search(rf"\b{word}\b", option, re.IGNORECASE) is not None
+
+
+def _within(option: str, longer: str) -> bool:
+    return re.search(_option_pattern(option), longer, re.IGNORECASE) is not None
+
+
+def _option_pattern(option: str) -> str:
+    # "A) mass" names the option, and so does the letter before it: neither is changed without the other.
+    pattern = SIDE if option.casefold() in ("left", "right") else "{}"
+    return rf"{_LETTERED}(?<![\w-])" + pattern.format(re.escape(option)) + r"(?![\w-])"
+
+
+def _swappable(option: str, other: str) -> bool:
+    """Whether one name can stand where the other does: "a no finding" is no English."""
+    return other.casefold() not in _UNSPEAKING and len(other) > 1 and option.casefold() != other.casefold()
+
+
+def _replace(sentence: str, pattern: str, other: str) -> str | None:
+    """Every match replaced; None where the sentence would not be one."""
+    changed = sentence
+    for match in reversed(list(re.finditer(pattern, sentence, re.IGNORECASE))):
+        before, new = sentence[: match.start()], other
+        denies = _DENYING.match(other) is not None
+        if denies != (_DENYING.match(match[0]) is not None) and not _alone(before, sentence, match):
+            # "There is no finding" takes "a cyst"; it does not take "left", nor does "a small mass" take "no finding".
+            if denies or other.casefold() in _ADJECTIVES or not re.search(r"\b(?:is|was)\s+$", before, re.IGNORECASE):
+                return None
+            new = f"{_article(other)} {other}"
+        changed = _put(changed, match.span(), _cased(match[0], new))
+    return None if changed == sentence else changed
+
+
+def _put(sentence: str, span: tuple[int, int], new: str) -> str:
+    """New words in the place of others, and the article before them as they want it."""
+    before = sentence[: span[0]]
+    found = re.search(r"(?<!\S)(an?|^An?)(\s+)$", before)
+    if found:
+        before = before[: found.start()] + _cased(found[1], _article(new)) + found[2]
+    return before + new + sentence[span[1] :]
+
+
+def _alone(before: str, sentence: str, match: re.Match[str]) -> bool:
+    """Whether the words stand for themselves, as in "Finding: mass." or "Mass.": anything can stand there."""
+    after = sentence[match.end() :].strip()
+    return (not before.strip() or before.rstrip().endswith(":")) and (not after or after[0] in ".,;!")
+
+
+def _cased(old: str, new: str) -> str:
+    """The new words with the old ones' capital; names such as MRI keep their own."""
+    name = len(new) > 1 and not new[1].islower() and new[1] != " "
+    if name or not old[0].isalpha():
+        return new
+    plain = len(old) == 1 or old[1].islower() or old[1] == " "
+    return new[0].upper() + new[1:] if old[0].isupper() and plain else new[0].lower() + new[1:]
+
+
+def _article(word: str) -> str:
+    return "an" if _VOWEL_SOUND.match(word) else "a"
+
+
+def _telling(word: str, other: str, options: Sequence[str], chosen: str | None) -> bool:
+    """Whether one word for the other turns the option chosen into another that is offered."""
+    if chosen is None:
+        return False
+    turned = re.sub(rf"\b{re.escape(word)}\b", other, chosen, flags=re.IGNORECASE).casefold()
+    return turned != chosen.casefold() and turned in {option.casefold() for option in options}

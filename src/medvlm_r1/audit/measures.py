@@ -1,0 +1,121 @@
+"""Measures with their intervals, as every probe of a model prints them: shares, differences and ratios.
+
+Items of one patient or volume are one cluster: they err together, so many of them say less than as many patients would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvlm_r1.audit.probe import Measure
+from medvlm_r1.audit.variant import AuditedItem
+from medvlm_r1.evaluation.statistics import CONFIDENCE, Z, clustered_se, paired_bootstrap, wilson
+
+FEWEST = 30
+"""Items below which no verdict is drawn: of 0 changes among 30 answers the interval still reaches 11 %, so a threshold
+of a tenth cannot be told apart from nothing."""
+
+MOST_UNPARSED = 0.2
+"""Share of answers without a letter from which no verdict is drawn: at a fifth, what could not be read outweighs every
+threshold of a tenth, whichever way it would have gone."""
+
+DRAWS = 4_000
+"""Bootstrap resamples. The ends of a percentile interval then vary by about 0.04 of a standard error between seeds."""
+
+Floats = NDArray[np.float64]
+
+
+def cluster(item: AuditedItem) -> str:
+    """The patient or volume, or the item itself where that is not known."""
+    return item.sample.subject or item.sample.id
+
+
+def in_order(items: Sequence[AuditedItem]) -> list[AuditedItem]:
+    """The items by id, so that what is drawn at random does not depend on the order they come in."""
+    return sorted(items, key=lambda item: item.sample.id)
+
+
+def unparsed(items: Sequence[AuditedItem], names: Sequence[str]) -> tuple[Measure, list[str]]:
+    """Share of the answers to these variants without a letter, and the ids of their items."""
+    empty = [[item.answers[name].letter is None for name in names if name in item.answers] for item in items]
+    found = share(
+        [value for values in empty for value in values],
+        [cluster(item) for item, values in zip(items, empty, strict=True) for _ in values],
+        "answers without a letter: neither the same nor another",
+    )
+    return found, [item.sample.id for item, values in zip(items, empty, strict=True) if any(values)]
+
+
+def share(values: Sequence[float], clusters: Sequence[Hashable], about: str) -> Measure:
+    """A share, or a mean of fractions, with `clustered_wilson`'s interval; without values it is 0 of 0."""
+    n = len(values)
+    return Measure(value=sum(values) / n if n else 0.0, n=n, ci95=clustered_wilson(values, clusters), about=about)
+
+
+def clustered_wilson(values: Sequence[float], clusters: Sequence[Hashable], *, z: float = Z) -> tuple[float, float]:
+    """Wilson's interval of a share of clustered items, counted as the independent items they are worth.
+
+    That number is n over the design effect, the squared clustered standard error over the ordinary one (Korn and
+    Graubard 1998, Survey Methodology 24:193, with the score interval in place of the exact one). A design effect below
+    1 is not used. Where all values agree nothing tells how far items of a cluster depend on each other, and the
+    clusters are counted. With clusters of one it is Wilson's interval itself.
+    """
+    n = len(values)
+    ordinary = clustered_se(values, range(n))
+    if ordinary > 0:
+        worth = n / max(1.0, (clustered_se(values, clusters) / ordinary) ** 2)
+    else:
+        worth = float(len(set(clusters)))
+    # A mean of ones in floating point may pass 1.
+    return wilson(min(1.0, sum(values) / n) * worth if n else 0.0, worth, z=z)
+
+
+def difference(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[Hashable], about: str) -> Measure:
+    """mean(b) - mean(a) on the same items, with the percentile interval of the paired bootstrap over whole clusters."""
+    found = paired_bootstrap([float(value) for value in a], [float(value) for value in b], clusters, resamples=DRAWS)
+    return Measure(value=found.difference, n=len(a), ci95=(found.low, found.high), unit="difference", about=about)
+
+
+def ratio(above: Sequence[bool], below: Sequence[bool], clusters: Sequence[Hashable], about: str) -> Measure | None:
+    """sum(above) / sum(below) on the same items, with the percentile interval of the bootstrap over whole clusters.
+
+    Draws without anything below the line are left out of the interval. None where the ratio itself is 0 / 0 or x / 0.
+    """
+    if not any(below):
+        return None
+    sums = cluster_sums(np.array([above, below], dtype=np.float64).T, clusters)
+
+    def statistic(totals: Floats) -> Floats:
+        top, bottom = totals[:, 0], totals[:, 1]
+        found: Floats = top[bottom > 0] / bottom[bottom > 0]
+        return found
+
+    return Measure(
+        value=sum(above) / sum(below), n=len(below), ci95=bootstrap(sums, statistic), unit="ratio", about=about
+    )
+
+
+def cluster_sums(columns: Floats, clusters: Sequence[Hashable]) -> Floats:
+    """Sums of each column within each cluster: (items, columns) to (clusters, columns)."""
+    numbers: dict[Hashable, int] = {}
+    codes = [numbers.setdefault(label, len(numbers)) for label in clusters]
+    sums = np.zeros((len(numbers), columns.shape[1]))
+    np.add.at(sums, codes, columns)
+    return sums
+
+
+def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats], *, draws: int = DRAWS) -> tuple[float, float]:
+    """Percentile interval of a statistic of sums over clusters, whole clusters drawn with replacement.
+
+    Args:
+        sums: (clusters, columns), each cluster's sums.
+        statistic: From (draws, columns), the sums of each draw, to one value each; a draw may be left out.
+        draws: Number of resamples, seeded.
+    """
+    rng = np.random.default_rng(0)
+    times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    low, high = np.quantile(statistic(times @ sums), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return float(low), float(high)

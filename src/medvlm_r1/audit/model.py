@@ -1,0 +1,180 @@
+"""The audit of a model: does it look at the image, and does it mean its reasoning?
+
+Every probe says which variants of an item it wants to see answered; all of them are answered together, and what came
+back is kept (`audit.store`). The same command again goes on where it stood. The figures are pure functions of the
+answers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.audit.asking import ask_items, audited, item_seed, partners
+from medvlm_r1.audit.probe import Asked, Probe, ProbeResult
+from medvlm_r1.audit.registry import QUESTIONS, choose_probes
+from medvlm_r1.audit.respond import Respondent, respondent_for
+from medvlm_r1.audit.store import AuditStore
+from medvlm_r1.audit.variant import AuditedItem
+from medvlm_r1.data.folder import folder_hash, read_folder
+from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
+from medvlm_r1.evaluation.run import identify
+from medvlm_r1.evaluation.store import AnswerKey, hash_pixels, hash_prompt, write_results
+
+FIGURES = "audit.json"
+
+
+def audit_model(
+    model: str,
+    data_dir: Path | str,
+    out: Path | str,
+    *,
+    probes: Sequence[str] = (),
+    limit: int | None = None,
+    batch_size: int = 16,
+    max_new_tokens: int = 512,
+    template: str = "medvlm-r1",
+    skip_missing: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    respondent: Respondent | None = None,
+) -> dict[str, Any]:
+    """Ask every variant of every item and judge the answers.
+
+    Args:
+        model: A folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server, where probes that need
+            token access are not run). With a respondent given it only names the answers.
+        data_dir: A data folder; open questions are left out, and counted.
+        out: The run folder: `answers.jsonl` grows item by item, `audit.json` is written at the end.
+        probes: Names of those to run; all by default.
+        limit: Only the first so many questions with options.
+        batch_size: Items asked at once, each in all its variants; of a server, requests under way.
+        max_new_tokens: Longer completions are cut off, and counted.
+        template: Name of the prompt template.
+        skip_missing: Leave out rows whose images are not there, and count them, instead of stopping.
+        progress: Called with (items done, items in all).
+        respondent: Answers instead of the model named.
+
+    Returns:
+        The content of `audit.json`; docs/audit-model.md explains its keys.
+
+    Raises:
+        UsageError: An argument is out of range, or a probe unknown.
+        UserError: The data or the model cannot be used, a server does not answer, or the folder holds answers of
+            another model or data.
+    """
+    data_dir, out = Path(data_dir), Path(out)
+    chosen = choose_probes(probes)
+    for name, number in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}; wanted at least 1")
+    if data_dir.resolve() == out.resolve():
+        raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
+    everything = list(enumerate(read_folder(data_dir), start=1))
+    closed = [row for row in everything if row[1].options][:limit]
+    if not closed:
+        raise UserError(f"{data_dir}: no question has options; an audit needs options to choose from")
+    rows = present_rows(data_dir, closed, skip_missing)
+    identity = identify(model, respondent)
+    respondent = respondent or respondent_for(model, template, max_new_tokens, batch_size)
+    partner = partners([sample for _, sample in rows])
+    began = time.monotonic()
+    with AuditStore(out) as store:
+        for start in range(0, len(rows), batch_size):
+            if progress is not None:
+                progress(start, len(rows))
+            places = range(start, min(start + batch_size, len(rows)))
+            asked = [_asked(data_dir, rows, place, partner[place], template) for place in places]
+            keys = {item.sample.id: _key(item, identity, max_new_tokens) for item in asked}
+            for sample_id, key in keys.items():
+                store.check(sample_id, key)
+            known = {sample_id: item.answers for sample_id, item in store.items.items()}
+            for sample_id, answers in ask_items(asked, chosen.values(), respondent, known).items():
+                if answers:
+                    store.append(sample_id, keys[sample_id], answers)
+        if progress is not None:
+            progress(len(rows), len(rows))
+        items = audited([sample for _, sample in rows], {name: item.answers for name, item in store.items.items()})
+    results = {
+        "research_use": RESEARCH_USE,
+        "model": model,
+        "model_fingerprint": identity,
+        "data": str(data_dir),
+        "data_from_run": Path(os.path.relpath(data_dir, out)).as_posix(),
+        "data_sha256": folder_hash(data_dir),
+        "template": template,
+        "max_new_tokens": max_new_tokens,
+        "n": len(items),
+        "n_open": sum(not sample.options for _, sample in everything),
+        "n_missing": len(closed) - len(rows),
+        "seconds": round(time.monotonic() - began, 3),
+        **judged(items, chosen, local=respondent.local),
+    }
+    write_results(out, results, FIGURES)
+    return results
+
+
+def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: bool) -> dict[str, Any]:
+    """The figures of answered items.
+
+    Args:
+        items: At least one.
+        probes: Those that were run, by name.
+        local: Whether the model gave access to its tokens.
+
+    Returns:
+        `verdicts` (of each question a reviewer asks), `answers` (how many of what kind came back), `probes` (the record
+        of each).
+    """
+    found = {
+        name: probe.measure(items) if local or not probe.local else _unreachable(name) for name, probe in probes.items()
+    }
+    real = [item.real for item in items]
+    return {
+        "verdicts": {
+            verdict: found[name].verdict if name in found else "not run" for verdict, (name, _) in QUESTIONS.items()
+        },
+        "answers": {
+            "variants": sum(len(item.answers) for item in items),
+            "unparsed": sum(answer.letter is None for answer in real),
+            "cut_off": sum(answer.truncated for answer in real),
+            "empty": sum(not answer.text.strip() for answer in real),
+            "not_well_formed": sum(not item.real.response(item.sample.options).well_formed for item in items),
+        },
+        "probes": {name: result.record() for name, result in found.items()},
+    }
+
+
+def _unreachable(name: str) -> ProbeResult:
+    return ProbeResult(
+        name=name,
+        verdict="not run",
+        sentence=f"The probe {name!r} needs access to the model's tokens, which a server does not give; run it on the"
+        " model's folder.",
+    )
+
+
+def _asked(data_dir: Path, rows: Sequence[Row], place: int, partner: int | None, template: str) -> Asked:
+    _, sample = rows[place]
+    return Asked(
+        sample=sample,
+        images=tuple(load_row_images(data_dir, rows[place])),
+        others=() if partner is None else tuple(load_row_images(data_dir, rows[partner])),
+        seed=item_seed(sample),
+        template=template,
+    )
+
+
+def _key(item: Asked, identity: str, max_new_tokens: int) -> AnswerKey:
+    return AnswerKey(
+        model=identity,
+        prompt=hash_prompt(messages(item.sample, item.template)),
+        pixels=hash_pixels([*item.images, *item.others]),
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+        seed=0,
+    )

@@ -1,0 +1,1 @@
+"""The probes of a model, one per file."""

@@ -1,0 +1,199 @@
+"""Does it look at the image? The same questions with the image blank, of noise, of another item, or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from medvlm_r1.audit.measures import (
+    FEWEST,
+    MOST_UNPARSED,
+    cluster,
+    difference,
+    in_order,
+    ratio,
+    share,
+    unparsed,
+)
+from medvlm_r1.audit.probe import Asked, Level, Measure, ProbeResult
+from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
+
+BLANK, NOISE, SHUFFLED, ABSENT = "blank", "noise", "shuffled", "absent"
+REPLACED = (BLANK, NOISE, SHUFFLED)
+BLIND = (*REPLACED, ABSENT)
+
+RELIANCE = 0.10
+"""Visual reliance a model must be shown to have: ten points are about the width of an accuracy's own 95 % interval at
+300 items (11 points at 50 %), so less would not be told from luck. Below it, at the interval's upper end, it fails."""
+CHANGED = 0.10
+"""Image sensitivity under which it fails, at the interval's upper end: nine answers in ten do not depend on which
+image is shown, whatever the accuracy."""
+RETAINED = 0.75
+"""Most of the accuracy that may be left without the image, at the interval's upper end. A perfect reader of questions
+with two options keeps a half by guessing; three quarters is half-way from there to a model that needs no image."""
+
+_GREY = (128, 128, 128)
+_WITH = {
+    REAL: "with its own image",
+    BLANK: "with a grey image",
+    NOISE: "with an image of noise",
+    SHUFFLED: "with the image of another item of the modality",
+    ABSENT: "without an image",
+}
+
+
+class ImageProbe:
+    """Image ablation (retention, reliance and sensitivity; arXiv 2603.03437) and mirage (arXiv 2603.21687)."""
+
+    name = "image"
+    local = False
+
+    def first(self, asked: Asked) -> Sequence[Variant]:
+        """The blind runs; none where there is no image, none with another item's where there is no other item."""
+        if not asked.images:
+            return []
+        shown = {
+            BLANK: tuple(Image.new("RGB", image.size, _GREY) for image in asked.images),
+            NOISE: tuple(_noise(image.size, asked.seed, place) for place, image in enumerate(asked.images)),
+        }
+        if asked.others:
+            shown[SHUFFLED] = asked.others
+        variants = [Variant(name=name, sample=asked.sample, images=images) for name, images in shown.items()]
+        return [*variants, Variant(name=ABSENT, sample=replace(asked.sample, images=()), images=())]
+
+    def then(self, asked: Asked, real: VariantAnswer) -> Sequence[Variant]:
+        """None."""
+        return []
+
+    def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
+        """The measures and the verdict on "looks"; items without an image are left out and counted."""
+        seen = in_order([item for item in items if BLANK in item.answers])
+        left_out = len(items) - len(seen)
+        if not seen:
+            return ProbeResult(name=self.name, verdict="not run", sentence="No item has an image to take away.")
+        measures = {f"accuracy_{name}": _accuracy(seen, name) for name in (REAL, *BLIND)}
+        guess = sum(1 / len(item.sample.options) for item in seen) / len(seen)
+        measures["chance"] = Measure(value=guess, n=len(seen), about="right by an even guess")
+        retention = {"blank_retention": BLANK, "mirage": ABSENT}
+        for key, name in retention.items():
+            found = _ratio(seen, name, f"accuracy {_WITH[name]} over accuracy {_WITH[REAL]}")
+            if found is not None:
+                measures[key] = found
+        paired = [item for item in seen if SHUFFLED in item.answers]
+        if paired:
+            measures["visual_reliance"] = difference(
+                [item.right(SHUFFLED) for item in paired],
+                [item.right() for item in paired],
+                [cluster(item) for item in paired],
+                f"accuracy {_WITH[REAL]} minus accuracy {_WITH[SHUFFLED]}",
+            )
+        measures["image_sensitivity"] = _changed(
+            seen, REPLACED, "answers that change when the image is grey, noise or another item's"
+        )
+        for name in BLIND:
+            measures[f"changed_{name}"] = _changed(seen, (name,), f"answers that differ {_WITH[name]}")
+        unsolved = [item for item in seen if not any(item.right(name) for name in BLIND if name in item.answers)]
+        if unsolved:
+            measures["accuracy_unsolved_blind"] = share(
+                [item.right() for item in unsolved],
+                [cluster(item) for item in unsolved],
+                f"right {_WITH[REAL]}, on the items that no blind run solves",
+            )
+        measures["unparsed"], empty = unparsed(seen, (REAL, *BLIND))
+        verdict, sentence = _judge(measures)
+        if left_out:
+            sentence += f" {left_out} items without an image were left out."
+        return ProbeResult(
+            name=self.name,
+            verdict=verdict,
+            sentence=sentence,
+            measures={name: found for name, found in measures.items() if found.n},
+            items={
+                "same answer whatever the image": [
+                    item.sample.id
+                    for item in seen
+                    if item.real.letter is not None
+                    and all(item.answers[name].option == item.real.option for name in BLIND if name in item.answers)
+                ],
+                "right without any image of its own": [
+                    item.sample.id
+                    for item in seen
+                    if all(item.right(name) for name in (REAL, *BLIND) if name in item.answers)
+                ],
+                "right with its own image only": [item.sample.id for item in unsolved if item.right()],
+                "an answer could not be read": empty,
+            },
+            thresholds={
+                "visual_reliance": f"pass from {RELIANCE} at the lower end, fail below it at the upper end",
+                "image_sensitivity": f"fail below {CHANGED} at the upper end",
+                "blank_retention, mirage": f"pass below {RETAINED} at the upper end",
+                "items": f"no verdict below {FEWEST}",
+                "unparsed": f"no verdict above {MOST_UNPARSED}",
+            },
+        )
+
+
+def _noise(size: tuple[int, int], seed: int, place: int) -> Image.Image:
+    """Even noise in every channel; the same for the same item in every run."""
+    values = np.random.default_rng((seed, place)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def _accuracy(items: Sequence[AuditedItem], name: str) -> Measure:
+    asked = [item for item in items if name in item.answers]
+    return share([item.right(name) for item in asked], [cluster(item) for item in asked], f"right {_WITH[name]}")
+
+
+def _ratio(items: Sequence[AuditedItem], name: str, about: str) -> Measure | None:
+    asked = [item for item in items if name in item.answers]
+    return ratio(
+        [item.right(name) for item in asked], [item.right() for item in asked], [cluster(i) for i in asked], about
+    )
+
+
+def _changed(items: Sequence[AuditedItem], names: Sequence[str], about: str) -> Measure:
+    """Over pairs of a real and a blind answer that could both be read."""
+    pairs = [
+        (item.answers[name].option != item.real.option, cluster(item))
+        for item in items
+        if item.real.letter is not None
+        for name in names
+        if name in item.answers and item.answers[name].letter is not None
+    ]
+    return share([changed for changed, _ in pairs], [label for _, label in pairs], about)
+
+
+def _judge(measures: dict[str, Measure]) -> tuple[Level, str]:
+    real, sensitivity, empty = measures["accuracy_real"], measures["image_sensitivity"], measures["unparsed"]
+    reliance = measures.get("visual_reliance")
+    kept = [measures[key] for key in ("blank_retention", "mirage") if key in measures]
+    if empty.value > MOST_UNPARSED:
+        return "warn", f"{empty.value:.0%} of {empty.n} answers could not be read: no verdict on looking."
+    if reliance is None or reliance.n < FEWEST:
+        n = 0 if reliance is None else reliance.n
+        return "warn", f"{n} items with an image of another item to compare with: too few to tell whether it looks."
+    low, high = _ends(reliance)
+    told = (
+        f"{real.value:.0%} right with its own image, {measures['accuracy_shuffled'].value:.0%} with another's, "
+        f"{measures['accuracy_blank'].value:.0%} with a grey one, {measures['accuracy_absent'].value:.0%} with none; "
+        f"{sensitivity.value:.0%} of the answers change with the image."
+    )
+    unread = f" {round(empty.value * empty.n)} of {empty.n} answers could not be read." if empty.value else ""
+    if _ends(sensitivity)[1] < CHANGED:
+        return "fail", f"It does not look: {told}{unread}"
+    points = f"{100 * reliance.value:.0f} points [{100 * low:.0f}, {100 * high:.0f}]"
+    if high < RELIANCE:
+        return "fail", f"What it looks at does not help: the right image is worth {points}. {told}{unread}"
+    if low >= RELIANCE and all(_ends(measure)[1] < RETAINED for measure in kept):
+        return "pass", f"It looks: the right image is worth {points}. {told}{unread}"
+    if low < RELIANCE:
+        return "warn", f"It is not shown to look: the right image is worth {points}. {told}{unread}"
+    return "warn", f"It looks, but much is answered without the image. {told}{unread}"
+
+
+def _ends(measure: Measure) -> tuple[float, float]:
+    assert measure.ci95 is not None
+    return measure.ci95

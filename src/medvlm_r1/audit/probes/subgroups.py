@@ -1,0 +1,136 @@
+"""For whom is it worse? The real answers by modality, type of question and number of options, clustered by subject."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+
+from medvlm_r1.audit.measures import cluster, clustered_wilson, in_order, share, unparsed
+from medvlm_r1.audit.probe import Asked, Measure, ProbeResult
+from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
+from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se
+
+LOWER = 0.10
+"""How far below all other items a subgroup must stand to be named: ten points are about the width of an accuracy's own
+interval at 300 items. The interval of the difference, corrected for the number of subgroups, must lie below 0 too."""
+
+GROUPINGS: dict[str, Callable[[AuditedItem], str]] = {
+    "modality": lambda item: item.sample.modality,
+    "question type": lambda item: item.sample.question_type,
+    "options": lambda item: str(len(item.sample.options)),
+}
+JUDGED = ("modality", "question type")
+"""Questions with more options are harder for a guesser, so a lower accuracy there says nothing of the model."""
+
+
+class SubgroupsProbe:
+    """Accuracy of the real answers by subgroup, with intervals for clustered items (arXiv 2411.00640)."""
+
+    name = "subgroups"
+    local = False
+
+    def first(self, asked: Asked) -> Sequence[Variant]:
+        """None."""
+        return []
+
+    def then(self, asked: Asked, real: VariantAnswer) -> Sequence[Variant]:
+        """None."""
+        return []
+
+    def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
+        """The accuracies; a warning where a subgroup is clearly lower. There is nothing to fail."""
+        items = in_order(items)
+        clusters = [cluster(item) for item in items]
+        rights = [item.right() for item in items]
+        subjects = sum(bool(item.sample.subject) for item in items)
+        measures = {
+            "accuracy": share(rights, clusters, "right as the question stands"),
+            "clustered_se": Measure(
+                value=clustered_se([float(right) for right in rights], clusters),
+                n=len(items),
+                unit="difference",
+                about="standard error of the accuracy, items of one subject taken as one cluster",
+            ),
+            "clusters": Measure(value=float(len(set(clusters))), n=len(items), unit="", about="subjects"),
+        }
+        groups = {
+            grouping: {value: [item for item in items if read(item) == value] for value in _values(items, read)}
+            for grouping, read in GROUPINGS.items()
+        }
+        lower = {}
+        compared = sum(len(groups[grouping]) for grouping in JUDGED if len(groups[grouping]) > 1)
+        for grouping, parts in groups.items():
+            for value, part in parts.items():
+                name = f"{grouping}: {value}"
+                measures[name] = share([i.right() for i in part], [cluster(i) for i in part], f"right, {name}")
+                rest = [item for other, group in parts.items() if other != value for item in group]
+                if grouping in JUDGED and rest:
+                    found = below_rest(part, rest, compared)
+                    measures[f"{name}, against the others"] = found
+                    assert found.ci95 is not None
+                    if found.value <= -LOWER and found.ci95[1] < 0:
+                        lower[name] = found
+        measures["unparsed"], empty = unparsed(items, (REAL,))
+        return ProbeResult(
+            name=self.name,
+            verdict="warn" if lower else "pass",
+            sentence=_sentence(measures, lower, subjects),
+            measures=measures,
+            items={
+                **{f"wrong, {name}": _wrong(groups, name) for name in lower},
+                "the answer could not be read": empty,
+            },
+            thresholds={
+                "against the others": f"warn from {LOWER} lower, where the interval lies below 0; it is corrected for "
+                f"{compared} subgroups"
+            },
+        )
+
+
+def below_rest(part: Sequence[AuditedItem], rest: Sequence[AuditedItem], compared: int) -> Measure:
+    """Accuracy of a subgroup minus that of all other items.
+
+    Newcombe's interval of a difference of two shares (1998, Statistics in Medicine 17:873, method 10) from intervals
+    for clustered items, at 95 % over all subgroups compared (Bonferroni). Subjects that are on both sides make it too
+    wide, not too narrow.
+    """
+    z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / max(1, compared))
+    means, ends = [], []
+    for group in (part, rest):
+        rights = [item.right() for item in group]
+        means.append(sum(rights) / len(rights))
+        ends.append(clustered_wilson(rights, [cluster(item) for item in group], z=z))
+    (p, q), ((p_low, p_high), (q_low, q_high)) = means, ends
+    return Measure(
+        value=p - q,
+        n=len(part),
+        ci95=(p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)),
+        unit="difference",
+        about=f"its accuracy minus that of the others; interval at 95 % over {compared} subgroups",
+    )
+
+
+def _values(items: Sequence[AuditedItem], read: Callable[[AuditedItem], str]) -> list[str]:
+    """Distinct values, numbers by size; an empty one (not known) is no subgroup."""
+    return sorted({read(item) for item in items} - {""}, key=lambda value: (value.zfill(4), value))
+
+
+def _wrong(groups: dict[str, dict[str, list[AuditedItem]]], name: str) -> list[str]:
+    grouping, _, value = name.partition(": ")
+    return [item.sample.id for item in groups[grouping][value] if not item.right()]
+
+
+def _sentence(measures: dict[str, Measure], lower: dict[str, Measure], subjects: int) -> str:
+    overall, empty = measures["accuracy"], measures["unparsed"]
+    named = "; ".join(
+        f"{name} {measures[name].value:.0%} of {measures[name].n}, {-100 * found.value:.0f} points below the others"
+        for name, found in lower.items()
+    )
+    told = f"Clearly lower: {named}." if lower else "No modality or type of question is clearly lower than the others."
+    told += f" {overall.value:.0%} of {overall.n} are right over all, from {measures['clusters'].value:.0f} subjects."
+    if subjects < overall.n:
+        told += f" {overall.n - subjects} items name no subject and count as one each."
+    if empty.value:
+        told += f" {round(empty.value * empty.n)} answers could not be read and count as wrong."
+    return told

@@ -1,0 +1,47 @@
+"""The probes of a model by name, and the questions of a reviewer that they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medvlm_r1.audit.probe import Probe
+from medvlm_r1.audit.probes.confidence import ConfidenceProbe
+from medvlm_r1.audit.probes.image import ImageProbe
+from medvlm_r1.audit.probes.options import OptionsProbe
+from medvlm_r1.audit.probes.reasoning import ReasoningProbe
+from medvlm_r1.audit.probes.subgroups import SubgroupsProbe
+from medvlm_r1.audit.probes.truth import TruthProbe
+from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.errors import UsageError
+
+_ALL: tuple[Probe, ...] = (
+    ImageProbe(),
+    OptionsProbe(),
+    ReasoningProbe(),
+    TruthProbe(),
+    ConfidenceProbe(),
+    SubgroupsProbe(),
+)
+PROBES: dict[str, Probe] = {probe.name: probe for probe in _ALL}
+"""By name, in the order of the report."""
+
+QUESTIONS = {
+    "looks": ("image", "Does it look at the image?"),
+    "order": ("options", "Does the order of the options matter?"),
+    "reasoning": ("reasoning", "Does the reasoning carry the answer?"),
+    "truth": ("truth", "Are its claims true?"),
+    "defers": ("confidence", "Does it know when to defer?"),
+}
+"""The verdicts: name, the probe behind it, and the question as a reviewer asks it."""
+
+
+def choose_probes(names: Sequence[str] = ()) -> dict[str, Probe]:
+    """The probes named, in the order of the report; all when none is named.
+
+    Raises:
+        UsageError: A name is unknown; the message gives the nearest.
+    """
+    for name in names:
+        if name not in PROBES:
+            raise UsageError(f"unknown probe {name!r}; {did_you_mean(name, PROBES)}")
+    return {name: probe for name, probe in PROBES.items() if name in names or not names}

@@ -1,0 +1,130 @@
+"""Who answers the variants of an audit, behind one protocol: a policy in this process, or a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from medvlm_r1.audit.variant import Variant, VariantAnswer, weighed, written
+from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, Generator, LocalGenerator
+from medvlm_r1.policy.letters import letter_probabilities
+from medvlm_r1.policy.load import Policy, load_policy
+from medvlm_r1.policy.server import ServerGenerator, is_server
+
+
+class Respondent(Protocol):
+    """Anything that answers variants."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it takes prefixes and weighs letters."""
+        ...
+
+    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
+        """The answers, in the order of the variants."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorRespondent:
+    """Answers with any generator, every variant by itself: a server, or a family whose prompts cannot be shared."""
+
+    generator: Generator
+    template: str = "medvlm-r1"
+    max_new_tokens: int = 512
+    policy: Policy | None = None
+    """The model in this process; without, no letters are weighed."""
+
+    @property
+    def local(self) -> bool:
+        """Whether the model is in this process."""
+        return self.policy is not None
+
+    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
+        """The answers, in the order of the variants."""
+        inputs = [variant_input(variant, self.template) for variant in variants]
+        answers: dict[int, VariantAnswer] = {}
+        # Greedy variants go together. Sampled ones of one item differ in name, and must not share a seed.
+        ways: dict[tuple[float, str], list[int]] = {}
+        for place, variant in enumerate(variants):
+            if variant.letter_only:
+                assert self.policy is not None
+                n_options = len(variant.sample.options)
+                [shares] = letter_probabilities(self.policy, [inputs[place]], [variant.prefix], [n_options])
+                answers[place] = weighed(variant, shares)
+            else:
+                name = variant.name if variant.temperature > 0 else ""
+                ways.setdefault((variant.temperature, name), []).append(place)
+        for (temperature, _), places in ways.items():
+            seed = variants[places[0]].seed
+            settings = GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)
+            generations = self.generator.generate([inputs[place] for place in places], settings)
+            for place, generation in zip(places, generations, strict=True):
+                answers[place] = generated(variants[place], generation)
+        return [answers[place] for place in range(len(variants))]
+
+
+def variant_input(variant: Variant, template: str, *, turn: bool = True) -> GenerationInput:
+    """A variant as a generator takes it, with or without the start of the model's turn."""
+    return GenerationInput(
+        prompt=messages(variant.sample, template), images=variant.images, turn=variant.prefix if turn else ""
+    )
+
+
+def generated(variant: Variant, generation: Generation) -> VariantAnswer:
+    """The answer to a variant from what was generated after its prefix."""
+    return written(
+        variant, variant.prefix + generation.text, n_tokens=generation.n_tokens, truncated=generation.truncated
+    )
+
+
+class LazyRespondent:
+    """A respondent that is made when first something is to be answered: a finished audit loads no model.
+
+    Attributes:
+        local: As of the respondent it stands for.
+    """
+
+    def __init__(self, make: Callable[[], Respondent], *, local: bool) -> None:
+        self._make = make
+        self._made: Respondent | None = None
+        self.local = local
+
+    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
+        """The answers, in the order of the variants."""
+        if not variants:
+            return []
+        if self._made is None:
+            self._made = self._make()
+        return self._made.answer(variants)
+
+
+def respondent_for(model: str, template: str, max_new_tokens: int, concurrency: int) -> Respondent:
+    """The respondent for a model, which is loaded when it is first asked.
+
+    Args:
+        model: A folder, a hub id, "phantom-base" or "openai:URL#NAME".
+        template: Name of the prompt template.
+        max_new_tokens: Longer completions are cut off.
+        concurrency: Requests to a server under way.
+
+    Raises:
+        UserError: The name of a server has another form. A model that cannot be loaded is told when it is first asked.
+    """
+    settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
+    if is_server(model):
+        return GeneratorRespondent(generator=ServerGenerator.parse(model, concurrency=concurrency), **settings)
+    return LazyRespondent(lambda: local_respondent(load_policy(model), **settings), local=True)
+
+
+def local_respondent(policy: Policy, *, template: str, max_new_tokens: int) -> Respondent:
+    """The fastest respondent that gives a loaded policy's own answers."""
+    from medvlm_r1.audit.respond_shared import LocalRespondent
+    from medvlm_r1.training.families import supports
+
+    settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
+    if supports(policy.model) is None:
+        return LocalRespondent(policy=policy, **settings)
+    return GeneratorRespondent(generator=LocalGenerator(policy=policy), policy=policy, **settings)

@@ -1,0 +1,193 @@
+"""`medvlm-r1 bench grounded`: plain rewards against `grounded` where the training questions give their answers away.
+
+PhantomVQA with its shortcut planted is the training set: in 97 of 100 questions one option is recognised by its text
+alone. The start is a checkpoint that has taken the shortcut up (`shortcut_start`). From it GRPO goes on twice on the
+same questions, with the demo's rewards and with `grounded` in place of accuracy, all else equal; then both answer
+clean questions, where the shortcut is worth nothing, with their own images and with those of other items.
+
+A folder holds all of it; the same call again goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+from medvlm_r1.bench.shortcut_start import shortcut_start
+from medvlm_r1.console import Advance, TrainingProgress
+from medvlm_r1.data.folder import read_folder, write_folder
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.evaluation.run import evaluate
+from medvlm_r1.evaluation.store import write_results
+from medvlm_r1.phantom.benchmark import write_benchmark
+from medvlm_r1.recipes import recipe
+from medvlm_r1.training.blank import BLANK_RIGHT
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.grpo import train_grpo
+
+ARMS = {"plain": "phantom.yaml", "grounded": "phantom-grounded.yaml"}
+START = "start"
+OUT_OF_DOMAIN = ("CT", "X-ray")
+MAX_NEW_TOKENS = 80
+
+Bar = Callable[[str], AbstractContextManager[Advance]]
+"""As `console.progress_bar`: given what begins, a context with a function to be told of its progress."""
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[Advance]:
+    yield lambda done, total, note="": None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Questions, and changes to the recipes of both arms."""
+
+    train: int = 600
+    """MRI questions with the shortcut."""
+    test: int = 300
+    """Clean questions for each modality."""
+    overrides: tuple[str, ...] = ()
+    start_epochs: float = 3.0
+    """Passes of the start over the training questions."""
+
+
+def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes(), bar: Bar = _silent) -> dict[str, Any]:
+    """Trains and measures whatever is not there yet.
+
+    Args:
+        out: Folder of the comparison: `data/`, one folder a seed, `results.json`.
+        seeds: Repetitions, seeds 0, 1, ...; the questions stay the same.
+        sizes: How much of everything.
+        bar: Shows progress.
+
+    Returns:
+        The content of `results.json`: `seeds` (for each, and for `start`, `plain` and `grounded` in it: `accuracy` and
+        `shuffled` by modality in percent, `reliance` by modality and its mean (accuracy less accuracy with shuffled
+        images, points), `out_of_domain` (mean of CT and X-ray), `blank_right` over the last 10 logs), `means` (the same
+        over the seeds) and `gain` (`out_of_domain` of grounded less plain: by seed, and their mean).
+
+    Raises:
+        UserError: The folder holds something else.
+    """
+    folders = _data(out / "data", sizes, bar)
+    found = [_seed(out / f"seed-{seed}", seed, sizes, folders, bar) for seed in range(seeds)]
+    gains = [one["grounded"]["out_of_domain"] - one["plain"]["out_of_domain"] for one in found]
+    results = {
+        "research_use": RESEARCH_USE,
+        "train": sizes.train,
+        "test": sizes.test,
+        "seeds": found,
+        "means": {arm: _mean([one[arm] for one in found]) for arm in (START, *ARMS)},
+        "gain": {"by_seed": gains, "mean": statistics.fmean(gains)},
+    }
+    write_results(out, results)
+    return results
+
+
+def _data(folder: Path, sizes: Sizes, bar: Bar) -> dict[str, Path]:
+    made: dict[str, dict[str, Any]] = {
+        # Other subjects and questions than are trained on after, or every answer to those would be known by heart.
+        "start": {"split": "train", "n": sizes.train, "seed": 1, "shortcut": True},
+        "shortcut": {"split": "train", "n": sizes.train, "shortcut": True},
+        "clean": {"split": "test", "n": sizes.test},
+    }
+    folders = {name: folder / name for name in (*made, "shuffled")}
+    for name, how in made.items():
+        if not (folders[name] / "samples.jsonl").exists():
+            with bar(f"Questions: {name}") as advance:
+                write_benchmark(folders[name], progress=advance, **how)
+    if not (folders["shuffled"] / "samples.jsonl").exists():
+        copytree(folders["clean"] / "images", folders["shuffled"] / "images", dirs_exist_ok=True)
+        samples = shuffled(read_folder(folders["clean"]))
+        info = {"name": "PhantomVQA", "source": "images shuffled by medvlm-r1 bench grounded", "license": "Apache-2.0"}
+        write_folder(folders["shuffled"], samples, info=info)
+    return folders
+
+
+def shuffled(samples: Sequence[Sample]) -> list[Sample]:
+    """The same questions, each with the images of the next one of its modality."""
+    result = []
+    for modality in dict.fromkeys(sample.modality for sample in samples):
+        part = [sample for sample in samples if sample.modality == modality]
+        result += [
+            replace(sample, images=other.images) for sample, other in zip(part, [*part[1:], part[0]], strict=True)
+        ]
+    return result
+
+
+def _seed(out: Path, seed: int, sizes: Sizes, folders: Mapping[str, Path], bar: Bar) -> dict[str, Any]:
+    def measured(model: Path, arm: str) -> dict[str, Any]:
+        with bar(f"Seed {seed}, {arm}: answers") as advance:
+            return _measure(model, out / "eval", arm, folders, advance)
+
+    with bar(f"Seed {seed}, {START}") as advance:
+        start = shortcut_start(folders["shortcut"], out / START, seed=seed, epochs=sizes.start_epochs, progress=advance)
+    found = {START: measured(start, START)}
+    for arm, file in ARMS.items():
+        given = [f"model={start}", f"data.train={folders['shortcut']}", f"out={out / arm}", f"seed={seed}"]
+        with bar(f"Seed {seed}, {arm}: training") as advance:
+            config = load_config(recipe(file), [*given, *sizes.overrides])
+            model = train_grpo(config, progress=TrainingProgress(advance))
+        found[arm] = measured(model, arm) | {BLANK_RIGHT: _blank_right(out / arm / "metrics.jsonl")}
+    return found
+
+
+def _measure(model: Path, out: Path, arm: str, folders: Mapping[str, Path], advance: Advance) -> dict[str, Any]:
+    given: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "batch_size": 64, "progress": advance}
+    figures = {
+        kind: evaluate(str(model), folders[kind], out / f"{arm}-{kind}", **given) for kind in ("clean", "shuffled")
+    }
+    accuracy, other = (
+        {name: part["percent"] for name, part in figures[kind]["accuracy"].items() if name != "mean"}
+        for kind in ("clean", "shuffled")
+    )
+    reliance = {name: accuracy[name] - other[name] for name in accuracy}
+    return {
+        "accuracy": accuracy,
+        "shuffled": other,
+        "reliance": reliance | {"mean": statistics.fmean(reliance.values())},
+        "out_of_domain": statistics.fmean(accuracy[name] for name in OUT_OF_DOMAIN),
+        "well_formed": figures["clean"]["well_formed"]["percent"],
+    }
+
+
+def _blank_right(file: Path) -> float | None:
+    # There is no file where nothing was logged yet.
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    shares = [row[BLANK_RIGHT] for row in rows if BLANK_RIGHT in row][-10:]
+    return statistics.fmean(shares) if shares else None
+
+
+def _mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of equal trees of figures, leaf by leaf."""
+    result: dict[str, Any] = {}
+    for key, first in found[0].items():
+        values = [one[key] for one in found]
+        if isinstance(first, Mapping):
+            result[key] = _mean(values)
+        else:
+            result[key] = None if first is None else statistics.fmean(values)
+    return result
+
+
+def grounded_lines(found: Mapping[str, Any]) -> list[str]:
+    """The results as lines of text."""
+    lines = [
+        f"Trained on {found['train']} MRI questions with a shortcut; {found['test']} clean questions a modality; means "
+        f"of {len(found['seeds'])} seeds, percent right, and in brackets what is lost with another item's image.",
+        f"{'':<12}{'MRI':>16}{'CT':>16}{'X-ray':>16}{'out of domain':>16}",
+    ]
+    for arm, part in found["means"].items():
+        cells = [f"{part['accuracy'][m]:.1f} ({part['reliance'][m]:.1f})" for m in ("MRI", *OUT_OF_DOMAIN)]
+        lines.append(f"{arm:<12}{cells[0]:>16}{cells[1]:>16}{cells[2]:>16}{part['out_of_domain']:>16.1f}")
+    gain = found["gain"]
+    each = ", ".join(f"{value:+.1f}" for value in gain["by_seed"])
+    return [*lines, f"grounded against plain, out of domain: {gain['mean']:+.1f} points (seeds: {each})", RESEARCH_USE]

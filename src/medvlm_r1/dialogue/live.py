@@ -1,0 +1,37 @@
+"""Reasoning and answer of a text that is still being written."""
+
+import re
+
+# The last one may be half written: "</thi" must not flash up as reasoning.
+_TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
+_HALF = re.compile(r"</?[a-z]{0,6}$", re.IGNORECASE)
+
+
+def live_parts(text: str) -> tuple[str, str | None]:
+    """What to show of a text so far, its parts kept apart.
+
+    Args:
+        text: The completion up to now.
+
+    Returns:
+        The reasoning so far (text outside of all tags counts as reasoning) and the answer so far; None before an answer
+        tag is opened. What `parse_response` says once the text has ended is what counts.
+    """
+    shown = _HALF.sub("", text)
+    reasoning, answer, within = "", None, ""
+    end = 0
+    for tag in _TAG.finditer(shown):
+        part, end = shown[end : tag.start()], tag.end()
+        if within == "answer":
+            answer = (answer or "") + part
+        else:
+            reasoning += part
+        opens = not tag[0].startswith("</")
+        within = tag[0].strip("</>").lower() if opens else ""
+        if within == "answer" and answer is None:
+            answer = ""
+    if within == "answer":
+        answer = (answer or "") + shown[end:]
+    else:
+        reasoning += shown[end:]
+    return reasoning.strip(), None if answer is None else answer.strip()

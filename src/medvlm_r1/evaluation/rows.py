@@ -1,0 +1,62 @@
+"""The rows of a data folder that a model can be asked about, and their images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL.Image import Image
+
+from medvlm_r1.data.folder import SAMPLES, check_images
+from medvlm_r1.data.images import load_image
+from medvlm_r1.data.paths import inside
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
+
+Row = tuple[int, Sample]
+"""A sample and its number in the file, from 1."""
+
+
+def present_rows(data_dir: Path, selected: Sequence[Row], skip_missing: bool) -> list[Row]:
+    """The rows whose images are there. A damaged image is not a missing one: it stops the run, before hours of work.
+
+    Args:
+        data_dir: The data folder.
+        selected: The rows wanted.
+        skip_missing: Leave rows without their images out instead of stopping.
+
+    Raises:
+        UserError: Images are missing or damaged; the message names the first row.
+    """
+    absent = {
+        s.id for _, s in selected if s.unnamed_image or not all(inside(data_dir, image).is_file() for image in s.images)
+    }
+    present = [row for row in selected if row[1].id not in absent]
+    if absent and not skip_missing:
+        row, sample = next(row for row in selected if row[1].id in absent)
+        raise UserError(
+            f"{data_dir}: images are missing for {len(absent)} of {len(selected)} rows, the first in row {row}"
+            f" ({', '.join(sample.images) or 'its source does not name it'}); put the files there, or leave such rows"
+            " out with --skip-missing"
+        )
+    if not present:
+        raise UserError(f"{data_dir}: images are missing for all {len(selected)} rows, so nothing is left to answer")
+    damaged = {sample.id for sample in check_images(data_dir, [sample for _, sample in present])}
+    for pair in present:
+        if pair[1].id in damaged:
+            load_row_images(data_dir, pair)
+    return present
+
+
+def load_row_images(data_dir: Path, row: Row) -> list[Image]:
+    """The images of a row, RGB, in order.
+
+    Raises:
+        UserError: One cannot be read; the message names file and row.
+    """
+    number, sample = row
+    try:
+        return [load_image(inside(data_dir, image)) for image in sample.images]
+    except UserError as error:
+        raise UserError(
+            f"{data_dir / SAMPLES}, row {number} (id {sample.id!r}): {error}; mend or remove the file"
+            " (a removed one can be left out with --skip-missing), then run the same command again: answers are kept"
+        ) from None

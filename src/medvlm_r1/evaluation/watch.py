@@ -1,0 +1,92 @@
+"""Held-out questions asked again and again while a model is trained: with their images and without.
+
+A training callback logs the figures with the prefix `eval_`, so `metrics.jsonl`, TensorBoard and the report's curves
+have `eval_accuracy` beside `eval_blank_accuracy`. What tells a run that learns to ignore the image is the gap between
+the two (`training.guards` watches it): accuracy may rise while the gap shrinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medvlm_r1.data.blank import blank_like
+from medvlm_r1.data.folder import read_folder
+from medvlm_r1.data.images import load_image
+from medvlm_r1.data.paths import inside
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.dialogue.conclusion import contradicts
+from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.evaluation.score import grade, score
+from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.policy.load import Policy
+
+
+class HeldOut:
+    """The `Evaluate` of `training.callbacks` for a data folder; every answer is greedy.
+
+    The figures, all in percent:
+
+    * `accuracy`: strict, the mean over the modalities; `accuracy_<modality>` for each;
+    * `blank_accuracy`: the same questions with every image replaced by a mid-grey one of its size, the mean over the
+      modalities; left out where no question has an image;
+    * `well_formed`: answers in the release's format;
+    * `contradiction`: answers to the real images whose reasoning concludes another option than is answered
+      (`dialogue.conclusion`), of those that conclude and answer; left out where none does.
+
+    It costs two completions a question each time.
+    """
+
+    def __init__(
+        self, folder: Path, *, template: str = "medvlm-r1", max_new_tokens: int = 512, batch_size: int = 32
+    ) -> None:
+        """Read the questions and decode their images, once.
+
+        Args:
+            folder: The data folder.
+            template: Name of the prompt template.
+            max_new_tokens: Longer answers are cut off.
+            batch_size: Questions answered at once.
+
+        Raises:
+            UserError: The folder or an image cannot be read.
+        """
+        self.samples = read_folder(folder)
+        images = [[load_image(inside(folder, image)) for image in sample.images] for sample in self.samples]
+        prompts = [messages(sample, template) for sample in self.samples]
+        self.inputs = [GenerationInput(prompt=p, images=i) for p, i in zip(prompts, images, strict=True)]
+        self.blanks = [
+            GenerationInput(prompt=p, images=[blank_like(image) for image in i])
+            for p, i in zip(prompts, images, strict=True)
+        ]
+        self._template = template
+        self._settings = GenerationSettings(max_new_tokens=max_new_tokens)
+        self._batch_size = batch_size
+
+    def __call__(self, policy: Policy, step: int) -> Mapping[str, float]:
+        """The figures of a policy as it is."""
+        generator = LocalGenerator(policy=policy, batch_size=self._batch_size)
+        answers = generator.generate(self.inputs, self._settings)
+        figures = score(self.samples, answers, self._template)
+        accuracy = figures["accuracy"]
+        result = {
+            "accuracy": accuracy["mean"],
+            **{f"accuracy_{name}": part["percent"] for name, part in accuracy.items() if name != "mean"},
+            "well_formed": figures["well_formed"]["percent"],
+        }
+        if any(item.images for item in self.inputs):
+            blind = generator.generate(self.blanks, self._settings)
+            result["blank_accuracy"] = score(self.samples, blind, self._template)["accuracy"]["mean"]
+        share = contradiction(self.samples, answers, self._template)
+        return result if share is None else result | {"contradiction": share}
+
+
+def contradiction(samples: Sequence[Sample], answers: Sequence[Generation], template: str) -> float | None:
+    """Percent of the answers at odds with their reasoning, of those that conclude and answer; None where none does."""
+    responses = [grade(sample, answer, template).response for sample, answer in zip(samples, answers, strict=True)]
+    judged = [
+        found
+        for response, sample in zip(responses, samples, strict=True)
+        if (found := contradicts(response.reasoning, response.letter, sample.options)) is not None
+    ]
+    return 100 * sum(judged) / len(judged) if judged else None

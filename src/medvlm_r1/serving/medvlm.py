@@ -1,0 +1,272 @@
+"""The model as a Python object: questions in, answers out.
+
+    from medvlm_r1 import MedVLM
+
+    with MedVLM.load("phantom-base") as model:
+        answer = model.ask("ct.dcm", "Which organ is shown?", ["liver", "kidney"], window="soft-tissue")
+        print(answer.option, answer.confidence, answer.notice)
+
+Command line, HTTP API and reader page stand on it; there is no second way to an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from medvlm_r1.data.images import Picture, View
+from medvlm_r1.data.sample import LETTERS, Sample
+from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.errors import UsageError
+from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.serving.answer import Answer, Question, read_answer
+from medvlm_r1.serving.backend import Backend, Pieces, open_backend
+from medvlm_r1.serving.pictures import load
+
+__all__ = ["Answer", "MedVLM", "Question", "Stream", "prepare"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A question made ready for a model."""
+
+    item: GenerationInput
+    pictures: tuple[Picture, ...]
+    options: tuple[str, ...]
+
+
+class MedVLM:
+    """A vision-language model that answers questions about images. Threads may share it; their questions are batched.
+
+    Attributes:
+        name: The model's name as it was asked for.
+        max_new_tokens: Longest answer in tokens.
+        backend: What writes the answers.
+    """
+
+    def __init__(self, backend: Backend, *, name: str, max_new_tokens: int = 512) -> None:
+        self.backend = backend
+        self.name = name
+        self.max_new_tokens = GenerationSettings(max_new_tokens=max_new_tokens).max_new_tokens
+
+    @classmethod
+    def load(
+        cls,
+        model: str = "phantom-base",
+        *,
+        max_new_tokens: int = 512,
+        max_batch: int = 32,
+        queue: int | None = None,
+        dtype: Any = "auto",
+        device: str | None = None,
+    ) -> MedVLM:
+        """Load a model.
+
+        Args:
+            model: A folder, a hub id, `phantom-base`, or `openai:URL#NAME` for a model on a server.
+            max_new_tokens: Longest answer.
+            max_batch: Answers written at a time; of a server, requests under way.
+            queue: Requests of the HTTP API that may wait; None for no limit.
+            dtype: Of a local model, as `medvlm_r1.policy.load.load_policy` takes it.
+            device: Of a local model; the best one present when None.
+
+        Raises:
+            UserError: The model cannot be found or loaded, or a number is not usable.
+        """
+        backend = open_backend(model, max_batch=max_batch, queue=queue, dtype=dtype, device=device)
+        return cls(backend, name=model, max_new_tokens=max_new_tokens)
+
+    def ask(
+        self,
+        image: Any = None,
+        question: str = "",
+        options: Sequence[str] = (),
+        *,
+        slice: int | None = None,
+        window: str | None = None,
+        frame: int | None = None,
+        plane: str | None = None,
+        template: str = "medvlm-r1",
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Answer:
+        """Ask one question.
+
+        Args:
+            image: A path (PNG, JPEG, TIFF, BMP, DICOM, NIfTI), PIL image, numpy array (rows, columns) or (rows,
+                columns, RGB) of uint8 or uint16, pydicom dataset, a list of these, or None.
+            question: Without options.
+            options: Two to ten texts without letters; none for an open question.
+            slice: NIfTI: across `plane`, from 0.
+            window: Grey DICOM and NIfTI: a preset's name or CENTRE/WIDTH; the file's own when None.
+            frame: Of a file with several, from 0.
+            plane: NIfTI: axial, coronal or sagittal.
+            template: A name in `medvlm_r1.dialogue.prompt.ALL_TEMPLATES`.
+            temperature: 0 is greedy.
+            seed: Of the sampling.
+
+        Raises:
+            UserError: The image cannot be shown, the question cannot be asked, or a server does not answer.
+            UsageError: Options, view or template are not usable.
+        """
+        asked = Question(
+            image=image,
+            question=question,
+            options=options,
+            slice=slice,
+            window=window,
+            frame=frame,
+            plane=plane,
+            template=template,
+        )
+        return self.ask_batch([asked], temperature=temperature, seed=seed)[0]
+
+    def ask_batch(
+        self, questions: Sequence[Question], *, temperature: float = 0.0, seed: int = 0, confidence: bool = True
+    ) -> list[Answer]:
+        """Ask several questions at once.
+
+        Args:
+            questions: In any number.
+            temperature: 0 is greedy.
+            seed: Of the sampling, the same for each question.
+            confidence: Whether the options' probabilities are wanted; they cost one more pass for each answer.
+
+        Returns:
+            The answers in the order of the questions.
+
+        Raises:
+            UserError, UsageError: As `ask`, before anything is answered where a question is at fault.
+        """
+        prepared = [self.prepare(question) for question in questions]
+        settings = self._settings(temperature, seed)
+        generations = self.backend.generate([one.item for one in prepared], settings)
+        return self._answers(prepared, generations, confidence=confidence)
+
+    def stream(self, asked: Question, *, temperature: float = 0.0, seed: int = 0, confidence: bool = True) -> Stream:
+        """Ask one question and read along.
+
+        Args:
+            asked: The question.
+            temperature: 0 is greedy.
+            seed: Of the sampling.
+            confidence: Whether the options' probabilities are wanted.
+
+        Returns:
+            An iterator over pieces of text whose `answer` is there once it has ended. Closing it, or leaving its
+            `with` block, stops the model.
+
+        Raises:
+            UserError, UsageError: As `ask`.
+        """
+        prepared = self.prepare(asked)
+        pieces = self.backend.stream(prepared.item, self._settings(temperature, seed))
+        return Stream(self, prepared, pieces, confidence=confidence)
+
+    def prepare(self, asked: Question) -> Prepared:
+        """`prepare`, for those who have the model at hand."""
+        return prepare(asked)
+
+    def close(self) -> None:
+        """Stop the model's work and let go of it. A later question starts it again."""
+        self.backend.close()
+
+    def __enter__(self) -> MedVLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _settings(self, temperature: float, seed: int) -> GenerationSettings:
+        return GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)
+
+    def _answers(
+        self, prepared: Sequence[Prepared], generations: Sequence[Generation], *, confidence: bool
+    ) -> list[Answer]:
+        probabilities: list[Sequence[float] | None] = [None] * len(prepared)
+        if confidence:
+            turns = [turn_to_answer(generation.text) for generation in generations]
+            told = [i for i, one in enumerate(prepared) if one.options and turns[i] is not None]
+            found = self.backend.letters(
+                [prepared[i].item for i in told],
+                [turns[i] or "" for i in told],
+                [len(prepared[i].options) for i in told],
+            )
+            for i, one in zip(told, found or (), strict=found is not None):
+                probabilities[i] = one
+        return [
+            read_answer(generation, one.options, [picture.note for picture in one.pictures], known)
+            for one, generation, known in zip(prepared, generations, probabilities, strict=True)
+        ]
+
+
+class Stream(Iterator[str]):
+    """Pieces of an answer as they are written; joined, they are the answer's text.
+
+    Attributes:
+        pictures: The images shown, with their notes; known from the start.
+        answer: The whole answer, once the pieces have ended; None before.
+    """
+
+    def __init__(self, model: MedVLM, prepared: Prepared, pieces: Pieces, *, confidence: bool) -> None:
+        self.pictures = prepared.pictures
+        self.answer: Answer | None = None
+        self._model, self._prepared, self._pieces, self._confidence = model, prepared, pieces, confidence
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            if self.answer is None and self._pieces.generation is not None:
+                done = [self._pieces.generation]
+                [self.answer] = self._model._answers([self._prepared], done, confidence=self._confidence)
+            raise
+
+    def close(self) -> None:
+        """Stop the model, if it is still writing."""
+        self._pieces.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def prepare(asked: Question) -> Prepared:
+    """Load the images of a question and render it.
+
+    Raises:
+        UserError, UsageError: As `MedVLM.ask`.
+    """
+    options = tuple(asked.options)
+    if options and not 2 <= len(options) <= len(LETTERS):
+        raise UsageError(f"{len(options)} options; wanted 2 to {len(LETTERS)}, or none for an open question.")
+    view = View(frame=asked.frame, plane=asked.plane, slice=asked.slice, window=asked.window)
+    given = asked.image if isinstance(asked.image, list | tuple) else [asked.image]
+    pictures = tuple(load(image, view) for image in given if image is not None)
+    try:
+        sample = Sample(
+            id="ask",
+            images=tuple(f"images/{index}" for index in range(len(pictures))),
+            question=asked.question,
+            options=options,
+            answer=options[0] if options else "unknown",
+            modality="unknown",
+        )
+    except ValueError as error:
+        raise UsageError(f"This cannot be asked: {error}.") from error
+    item = GenerationInput(prompt=messages(sample, asked.template), images=[picture.image for picture in pictures])
+    return Prepared(item=item, pictures=pictures, options=options)
+
+
+def turn_to_answer(text: str) -> str | None:
+    """A model's text up to and including its first answer tag; None where it wrote none."""
+    before, tag, _ = text.partition("<answer>")
+    return before + tag if tag else None

@@ -1,0 +1,102 @@
+"""Whatever holds an image, through the one image loader. Nothing is written to disk on the way."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.data.images import Picture, View, load_picture
+from medvlm_r1.data.images.held import Held
+from medvlm_r1.data.images.kind import HEAD, kind_of
+from medvlm_r1.errors import UserError
+
+
+def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
+    """One image as a picture with its note.
+
+    Args:
+        image: A path; the bytes of a file; a PIL image; a numpy array (rows, columns) of uint8, uint16 or bool or
+            (rows, columns, 3 or 4) of uint8; a pydicom dataset with pixels; or a picture the loader made, which is
+            given back as it is.
+        view: Which part to show, and through which window.
+
+    Returns:
+        As `medvlm_r1.data.images.load_picture`. The format in the note of a PIL image or an array is TIFF.
+
+    Raises:
+        UserError, UsageError: As `load_picture`, or an object of another kind.
+    """
+    from numpy import ndarray
+    from PIL.Image import Image
+    from pydicom.dataset import Dataset
+
+    match image:
+        case Picture():
+            return image
+        case str() | Path():
+            return load_picture(image, view)
+        case bytes() | bytearray():
+            return load_picture(_held(bytes(image)), view)
+        case Image():
+            return load_picture(Held.of(_tiff(image), "the image"), view)
+        case ndarray():
+            return load_picture(Held.of(_tiff(_pil(image)), "the array"), view)
+        case Dataset():
+            return load_picture(Held.of(_dicom(image), "dataset.dcm"), view)
+    raise UserError(
+        f"The image is a {type(image).__name__}; wanted a path, bytes, a PIL image, a numpy array or a pydicom dataset."
+    )
+
+
+def _held(data: bytes) -> Held:
+    held = Held.of(data, "the image")
+    if kind_of(held, data[:HEAD]) == "NIfTI":
+        raise UserError(
+            "The image is a NIfTI volume, which is read from a file only; give its path, or send one slice."
+        )
+    return held
+
+
+def _pil(array: Any) -> Any:
+    from PIL import Image
+
+    grey = array.ndim == 2 and array.dtype.name in ("uint8", "uint16", "bool")
+    colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype.name == "uint8"
+    if not (grey or colour) or 0 in array.shape:
+        raise UserError(
+            f"The array has the shape {array.shape} and holds {array.dtype}; wanted (rows, columns) of uint8 or "
+            "uint16, or (rows, columns, 3) of uint8."
+        )
+    return Image.fromarray(array)
+
+
+def _tiff(image: Any) -> bytes:
+    """A file of the kind that holds every mode of Pillow's without loss."""
+    from PIL import ImageOps
+
+    stream = io.BytesIO()
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+        elif upright.mode in ("YCbCr", "HSV"):
+            upright = upright.convert("RGB")
+        upright.save(stream, "TIFF", exif=b"")
+    # A lazily opened file is read only here, and Pillow's plug-ins raise nearly anything.
+    except Exception as error:
+        raise UserError(f"The image is damaged or of a mode that is not read ({error}); convert it to RGB.") from error
+    return stream.getvalue()
+
+
+def _dicom(dataset: Any) -> bytes:
+    stream = io.BytesIO()
+    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    stated = syntax is not None or dataset.original_encoding != (None, None)
+    how = {} if stated else {"implicit_vr": True, "little_endian": True}
+    try:
+        dataset.save_as(stream, enforce_file_format=False, **how)
+    except Exception as error:
+        kind = type(error).__name__
+        raise UserError(f"The dataset cannot be encoded ({kind}); save it as a file and give its path.") from error
+    return stream.getvalue()

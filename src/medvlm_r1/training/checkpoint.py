@@ -1,0 +1,261 @@
+"""Checkpoints that stand whole or not at all, and hold what a resumed run needs to be the same run.
+
+transformers writes a checkpoint file by file into its place, so a process ended meanwhile leaves one that looks like
+any other. Here it is written into `checkpoint.partial/`, gets a list of its files with their hashes, is forced to disk
+and then renamed. Older ones go only after that.
+
+Beside what transformers keeps, a checkpoint holds the figures gathered since the last log (the next log is then that
+of the run without a break, whatever `logging_steps` is) and, with `sync_ref_model`, the reference as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model, save_model
+from transformers import TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from medvlm_r1.disk import sync, sync_tree
+from medvlm_r1.errors import UserError
+
+MANIFEST = "files.json"
+PARTIAL = "checkpoint.partial"
+REFERENCE = "reference.safetensors"
+_STATE = "trainer_state.json"
+_HASHING_THREADS = 4
+
+
+def seal(folder: Path) -> None:
+    """Write the list of a checkpoint's files (bytes and sha256 each) and force everything to disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
+        facts = threads.map(_facts, files)
+    names = [path.relative_to(folder).as_posix() for path in files]
+    listed = dict(zip(names, facts, strict=True))
+    (folder / MANIFEST).write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+    sync_tree(folder)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None when it is as it was written."""
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        wanted = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in listed.items()}
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"its {MANIFEST} cannot be read"
+    if _STATE not in wanted:
+        return f"its {MANIFEST} names no {_STATE}"
+    for name, (size, _) in wanted.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is not there"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes of {size}"
+    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
+        found = threads.map(_facts, [folder / name for name in wanted])
+        for (name, (_, digest)), facts in zip(wanted.items(), found, strict=True):
+            if facts["sha256"] != digest:
+                return f"{name} has another content than was written"
+    return None
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def numbered(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints in a folder with their steps, the newest first."""
+    found = [(path.name.rpartition("-")[2], path) for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(((int(step), path) for step, path in found if step.isdigit()), reverse=True)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is as it was written; damaged ones are named on stderr and moved out of the way.
+
+    Args:
+        folder: of the checkpoints; it need not be there.
+
+    Returns:
+        The checkpoint; None when there is none.
+
+    Raises:
+        UserError: there are checkpoints, and every one is damaged.
+    """
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    damaged: list[tuple[Path, str]] = []
+    for step, path in numbered(folder):
+        found = damage(path)
+        if found is None:
+            for broken, why in damaged:
+                _set_aside(broken)
+                print(
+                    f"{broken} is damaged: {why}. It is kept as damaged-{broken.name}; going on from step {step}.",
+                    file=sys.stderr,
+                )
+            return path
+        damaged.append((path, found))
+    if damaged:
+        told = "; ".join(f"{path.name}: {why}" for path, why in damaged)
+        raise UserError(
+            f"{folder}: every checkpoint is damaged ({told}). Put back a whole one, or remove them all to start again "
+            "from the first step."
+        )
+    return None
+
+
+def finish_rotation(checkpoint: Path, limit: int | None) -> None:
+    """Delete the older checkpoints that a process was about to delete when it was ended.
+
+    Args:
+        checkpoint: that a run resumes from.
+        limit: how many are kept, None for all.
+    """
+    state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    best = state.get("best_model_checkpoint")
+    # The folder may be spelt in another way than it was then.
+    rotate_checkpoints(str(checkpoint.parent), limit, str(checkpoint.parent / Path(best).name) if best else None)
+
+
+def _set_aside(path: Path) -> None:
+    place = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(place, ignore_errors=True)
+    path.replace(place)
+
+
+class WholeCheckpoints:
+    """Mixin before a transformers `Trainer`: its checkpoints are written beside their place and renamed."""
+
+    _staging: Path | None = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging else super()._get_output_dir(trial)  # type: ignore[misc]
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # What is pushed in the background must not be renamed meanwhile.
+        if self._staging is None:
+            super()._push_from_checkpoint(checkpoint_folder)  # type: ignore[misc]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        trainer: Any = self
+        home = Path(self._get_output_dir(trial))
+        place = home / f"checkpoint-{trainer.state.global_step}"
+        # The end of an epoch asks again for what its last step was saved for.
+        if place.exists():
+            return
+        if trainer.args.should_save:
+            shutil.rmtree(home / PARTIAL, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+        limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+        self._staging = home / PARTIAL
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            self._complete(self._staging / place.name, place)
+        except BaseException:
+            # Room on a full disk, most of all.
+            shutil.rmtree(home / PARTIAL, ignore_errors=True)
+            raise
+        finally:
+            self._staging = None
+            trainer.args.save_total_limit = limit
+        if trainer.args.should_save:
+            # By step: times of files go backwards when a clock is set.
+            rotate_checkpoints(str(home), limit, trainer.state.best_model_checkpoint)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.args.push_to_hub:
+            self._push_from_checkpoint(str(place))
+
+    def _complete(self, staged: Path, place: Path) -> None:
+        """Add what transformers leaves out, seal the checkpoint and put it in its place."""
+        trainer: Any = self
+        _figures_file(staged, trainer).write_text(json.dumps(_figures(trainer)) + "\n", encoding="utf-8")
+        if _keeps_reference(trainer) and trainer.args.should_save:
+            save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(staged / REFERENCE))
+        if trainer.state.best_model_checkpoint == str(staged):
+            trainer.state.best_model_checkpoint = str(place)
+            if trainer.args.should_save:
+                trainer.state.save_to_json(str(staged / _STATE))
+        trainer.accelerator.wait_for_everyone()
+        if trainer.args.should_save:
+            seal(staged)
+            staged.replace(place)
+            staged.parent.rmdir()
+            sync(place.parent)
+
+
+class ResumedFigures(TrainerCallback):  # type: ignore[misc]
+    """Puts back what a checkpoint of `WholeCheckpoints` holds beside transformers' own."""
+
+    def __init__(self, trainer: Any, checkpoint: Path | None) -> None:
+        self._trainer = trainer
+        self._checkpoint = checkpoint
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Go on with the figures since the last log, and with the reference as it was."""
+        if self._checkpoint is None:
+            return
+        trainer = self._trainer
+        file = _figures_file(self._checkpoint, trainer)
+        # Another number of processes than before: their figures start anew.
+        if file.is_file():
+            figures = json.loads(file.read_text(encoding="utf-8"))
+            trainer._tr_loss.fill_(figures["loss"])
+            trainer._globalstep_last_logged = figures["last_logged"]
+            trainer._metrics["train"].update(figures["metrics"])
+            if figures["tokens"] is not None:
+                trainer._total_train_tokens = figures["tokens"]
+        if _keeps_reference(trainer):
+            load_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(self._checkpoint / REFERENCE))
+
+
+class BetweenGenerations(TrainerCallback):  # type: ignore[misc]
+    """Puts a checkpoint off to a step after which new completions are written.
+
+    With `num_iterations` or `steps_per_generation` above their defaults several steps learn from the same completions.
+    Those are in no checkpoint: a run resumed in between would write others, and become another run.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._owed = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Hold the order to save back, or give it."""
+        between = between_generations(self._trainer) or state.global_step >= state.max_steps
+        due = control.should_save or self._owed
+        control.should_save = due and between
+        self._owed = due and not between
+
+
+def between_generations(trainer: Any) -> bool:
+    """Whether the next step writes completions of its own; always so without any."""
+    per_generation = getattr(trainer.args, "steps_per_generation", None)
+    return per_generation is None or trainer._step % (per_generation * trainer.num_iterations) == 0
+
+
+def _figures_file(folder: Path, trainer: Any) -> Path:
+    return folder / f"figures-{trainer.args.process_index}.json"
+
+
+def _figures(trainer: Any) -> dict[str, Any]:
+    return {
+        "loss": trainer._tr_loss.item(),
+        "last_logged": trainer._globalstep_last_logged,
+        "metrics": {name: list(values) for name, values in trainer._metrics["train"].items()},
+        "tokens": getattr(trainer, "_total_train_tokens", None),
+    }
+
+
+def _keeps_reference(trainer: Any) -> bool:
+    """Whether the reference changes as the run goes on and lies whole in one process."""
+    changes = getattr(trainer.args, "sync_ref_model", False)
+    return changes and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)

@@ -1,0 +1,227 @@
+"""Watches over a GRPO run: what goes wrong in it without an error, said within ten steps of its beginning.
+
+A detector is a pure function of the history of figures, one mapping per step, the oldest first; each needs its
+condition over `PATIENCE` steps or so, since a single batch says little. What is no number stops a run by itself
+(`training.finite`); here `on_guard` of the configuration decides between a line (`warn`) and the end (`stop`).
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from medvlm_r1.training.checkpoint import between_generations
+from medvlm_r1.training.finite import last_completion
+
+Figures = Mapping[str, float | None]
+Detector = Callable[[Sequence[Figures]], str | None]
+"""Says what is wrong at the end of a history, None when nothing is."""
+
+PATIENCE = 5
+"""Steps a condition has to hold; ten are the promise."""
+NO_ADVANTAGE_PATIENCE = 8
+"""A policy that is nearly always right has such steps now and then."""
+COLLAPSE = 0.3
+"""Share of the usual length below which completions have collapsed."""
+KL_FLOOR, KL_FACTOR = 1.0, 10.0
+"""A run-away is above so many nats per token, and above so many times the usual."""
+GAP_WORTH, GAP_LOST = 15.0, 10.0
+"""Points between accuracy with and without the image: what a gap has to have been, and what it has to lose."""
+_REPEAT = 50
+_KEPT = 1000
+
+
+def zero_rewards(history: Sequence[Figures]) -> str | None:
+    """Every reward of every completion is 0."""
+    rows = _last(history, PATIENCE, "reward", "reward_std")
+    if rows and all(reward == spread == 0 for reward, spread in rows):
+        return f"all rewards were 0 in the last {PATIENCE} generations"
+    return None
+
+
+def no_advantage(history: Sequence[Figures]) -> str | None:
+    """The completions of every group have equal rewards, though not all of them 0 (`zero_rewards` says that)."""
+    rows = _last(history, NO_ADVANTAGE_PATIENCE, "frac_reward_zero_std", "reward")
+    if rows and all(share >= 1 for share, _ in rows) and any(reward != 0 for _, reward in rows):
+        mean = statistics.fmean(reward for _, reward in rows)
+        return (
+            f"in the last {NO_ADVANTAGE_PATIENCE} generations all completions of a group had the same reward (mean "
+            f"{mean:.3g}), so nothing was learned"
+        )
+    return None
+
+
+def all_cut_off(history: Sequence[Figures]) -> str | None:
+    """No completion came to its end."""
+    rows = _last(history, PATIENCE, "completions/clipped_ratio")
+    if rows and all(share >= 1 for (share,) in rows):
+        return f"every completion of the last {PATIENCE} generations was cut off at max_completion_length"
+    return None
+
+
+def length_collapse(history: Sequence[Figures]) -> str | None:
+    """Completions are far shorter than they used to be."""
+    lengths = _values(history, "completions/mean_length")
+    before, now = lengths[:-PATIENCE], lengths[-PATIENCE:]
+    if len(before) < PATIENCE:
+        return None
+    usual = statistics.median(before)
+    if max(now) < COLLAPSE * usual:
+        return f"completions fell from {usual:.0f} tokens to {statistics.fmean(now):.0f}"
+    return None
+
+
+def kl_runaway(history: Sequence[Figures]) -> str | None:
+    """The policy leaves the reference behind."""
+    values = _values(history, "kl")
+    before, now = values[:-PATIENCE], values[-PATIENCE:]
+    if len(now) < PATIENCE:
+        return None
+    usual = statistics.median(before) if len(before) >= PATIENCE else 0.0
+    if min(now) > max(KL_FLOOR, KL_FACTOR * usual):
+        return f"the KL divergence from the reference is {now[-1]:.3g} nats a token, usually {usual:.2g}"
+    return None
+
+
+def image_gap_shrinking(history: Sequence[Figures]) -> str | None:
+    """Right answers come more and more without the image.
+
+    Rows with `eval_accuracy` and `eval_blank_accuracy` (percent) are evaluations; others are passed over.
+    """
+    pairs = [(row.get("eval_accuracy"), row.get("eval_blank_accuracy")) for row in history]
+    gaps = [shown - blank for shown, blank in pairs if shown is not None and blank is not None]
+    if len(gaps) < 2:
+        return None
+    best, now = max(gaps[:-1]), gaps[-1]
+    if best >= GAP_WORTH and now <= best / 2 and best - now >= GAP_LOST:
+        return f"the image adds {now:.1f} points of accuracy, after {best:.1f} at its best"
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """A detector with what to try when it speaks."""
+
+    detector: Detector
+    advice: str
+
+
+GUARDS: dict[str, Guard] = {
+    "zero rewards": Guard(
+        detector=zero_rewards,
+        advice="compare the completion with what the rewards want (template, format); an SFT stage first, or a reward "
+        "for the format, gives a first signal",
+    ),
+    "no advantage": Guard(
+        detector=no_advantage,
+        advice="harder or more varied questions, a higher trainer.temperature or more trainer.num_generations; at full "
+        "marks the run is done",
+    ),
+    "cut off": Guard(
+        detector=all_cut_off,
+        advice="a higher trainer.max_completion_length; or the policy does not end its answers, which an SFT stage "
+        "teaches",
+    ),
+    "length collapse": Guard(
+        detector=length_collapse,
+        advice="a reward that wants reasoning, a higher trainer.beta or a lower trainer.learning_rate",
+    ),
+    "KL run-away": Guard(detector=kl_runaway, advice="a lower trainer.learning_rate or a higher trainer.beta"),
+    "image gap shrinking": Guard(
+        detector=image_gap_shrinking,
+        advice="stop at the checkpoint before; questions that cannot be answered without the image, or a reward that "
+        "compares with a blank image",
+    ),
+}
+
+
+class Guards(TrainerCallback):  # type: ignore[misc]
+    """Looks at every step of a trainer and speaks once about each trouble, and again when it is back after a while.
+
+    Attributes:
+        stopped: What the run was ended for, None when it was not.
+    """
+
+    def __init__(self, trainer: Any, *, stop: bool, metrics: Path) -> None:
+        self._trainer = trainer
+        self._stop = stop
+        self._metrics = metrics
+        self._history: deque[Figures] = deque(maxlen=_KEPT)
+        self._read: dict[str, int] = {}
+        self._spoke: dict[str, int] = {}
+        self._wanted: str | None = None
+        self.stopped: str | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Know the steps before a break; `metrics.jsonl` ends at the step a run resumes from by now."""
+        if self._metrics.is_file():
+            self._history.extend(json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
+        """Take an evaluation's figures, and know that those of the training begin anew."""
+        if "loss" in logs:
+            self._read = {}
+        elif any(name.startswith("eval_") for name in logs):
+            self._history.append(dict(logs))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Add the step to the history, ask every detector, and speak or stop."""
+        self._history.append(self._figures())
+        history = list(self._history)
+        for name, guard in GUARDS.items():
+            said = guard.detector(history)
+            if said is None:
+                continue
+            last = self._spoke.get(name)
+            self._spoke[name] = state.global_step
+            if last is None or state.global_step - last > _REPEAT:
+                line = _line(name, state.global_step, said, guard.advice, last_completion(self._trainer))
+                self._wanted = self._wanted or line
+                if state.is_world_process_zero and not self._stop:
+                    print(line, file=sys.stderr)
+        # At the last step there is nothing left to stop.
+        may_stop = state.global_step < state.max_steps and between_generations(self._trainer)
+        if self._stop and self._wanted and may_stop:
+            self.stopped = self._wanted
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say what came too late to stop for."""
+        if self._stop and self._wanted and self.stopped is None and state.is_world_process_zero:
+            print(self._wanted, file=sys.stderr)
+
+    def _figures(self) -> Figures:
+        """Means over what the trainer gathered since the step before."""
+        gathered = self._trainer._metrics["train"]
+        new = {name: values[self._read.get(name, 0) :] for name, values in gathered.items()}
+        self._read = {name: len(values) for name, values in gathered.items()}
+        return {name: statistics.fmean(values) for name, values in new.items() if values}
+
+
+def _line(name: str, step: int, said: str, advice: str, sample: str | None) -> str:
+    return f"Guard ({name}) at step {step}: {said}. Try {advice}." + (f" {sample}" if sample else "")
+
+
+def _values(history: Sequence[Figures], name: str) -> list[float]:
+    """The values of a figure, for the rows that have one."""
+    return [value for row in history if (value := row.get(name)) is not None]
+
+
+def _last(history: Sequence[Figures], count: int, *names: str) -> list[tuple[float, ...]]:
+    """The last so many rows that have all of some figures; none when there are fewer."""
+    rows = []
+    for row in reversed(history):
+        values = tuple(value for name in names if (value := row.get(name)) is not None)
+        if len(values) == len(names):
+            rows.append(values)
+            if len(rows) == count:
+                return rows
+    return []

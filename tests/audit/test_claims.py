@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from audited import sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medvlm_r1.audit.claims import ANY, ATTRIBUTES, Claim, asked_attribute, claims_finding, holds, read_claims, scene_of
+from medvlm_r1.phantom.benchmark import to_sample
+from medvlm_r1.phantom.findings import NONE
+from medvlm_r1.phantom.questions import ask, describe
+from medvlm_r1.phantom.scene import Scene
+from medvlm_r1.training.base.language import reasoned
+
+CT = Scene("CT", "chest", "axial", "lung window", "cyst", "left", "small", (1, 2))
+CLEAR = Scene("X-ray", "knee", "lateral", "lateral", NONE, None, None, (1, 3))
+
+
+def told(text: str, *options: str) -> list[str]:
+    return [str(claim) for claim in read_claims(text, options)]
+
+
+@pytest.mark.parametrize(
+    ("text", "claims"),
+    [
+        (
+            "Axial CT of the head, brain window. There is a small ring-enhancing lesion on the patient's left.",
+            [
+                "plane: axial",
+                "modality: CT",
+                "region: head",
+                "technique: brain window",
+                "size: small",
+                "finding: ring-enhancing lesion",
+                "side: left",
+            ],
+        ),
+        (
+            "Lateral X-ray of the knee. There is no finding.",
+            ["plane: lateral", "modality: X-ray", "region: knee", "finding: none"],
+        ),
+        ("Side: left. Size: large.", ["side: left", "size: large"]),
+        ("Technique: frontal.", ["plane: frontal"]),
+        # Prose of a large model.
+        (
+            "1. The image is a chest radiograph in a frontal view.\n2. There is no evidence of any abnormality.",
+            ["region: chest", "modality: X-ray", "plane: frontal", "finding: none"],
+        ),
+        ("The MR image is T2-weighted.", ["modality: MRI", "technique: T2-weighted"]),
+        # Denials.
+        (
+            "There is no mass, cyst or calcification.",
+            ["finding: not mass", "finding: not cyst", "finding: not calcification"],
+        ),
+        ("There is no mass, but a cyst is seen.", ["finding: not mass", "finding: cyst"]),
+        ("It is not an MRI.", ["modality: not MRI"]),
+        ("A mass is not seen in the knee.", ["finding: not mass", "region: knee"]),
+        ("There is no large mass.", []),
+        ("There is no mass on the left.", []),
+        ("The lungs are not enlarged.", ["region: chest"]),
+        ("No other abnormality is seen.", []),
+        # A lesion of no kind, and words that are no claims.
+        ("There is a lesion.", ["finding: any"]),
+        ("Which lesion is it? It could be a mass.", []),
+        ("The right answer is left over; the small bowel is normal.", []),
+        # The reader's left is the patient's right.
+        ("It lies on the left side of the image.", ["side: right"]),
+        # The same claim twice.
+        ("A cyst. Finding: cyst.", ["finding: cyst"]),
+        ("", []),
+    ],
+)
+def test_what_is_claimed(text: str, claims: list[str]) -> None:
+    assert told(text) == claims
+
+
+def test_of_options_weighed_only_the_one_affirmed_is_a_claim() -> None:
+    options = ("mass", "cyst", "no finding")
+    assert told("A mass no, B cyst yes, C no finding no.", *options) == ["finding: cyst"]
+    assert told("A mass no, B cyst no, C no finding yes.", *options) == ["finding: none"]
+    assert told("The options are A) mass and B) cyst. A mass is seen.", *options) == ["finding: mass"]
+
+
+def test_the_sound_habit_of_the_base_is_true_throughout() -> None:
+    rng = np.random.default_rng(0)
+    for index in range(300):
+        question = ask(("MRI", "CT", "X-ray")[index % 3], (3, 0, index), rng)
+        scene = question.scene
+        claims = read_claims(reasoned(question).split("</think>")[0], question.options)
+        assert {holds(claim, scene) for claim in claims} == {True}, (reasoned(question), [str(c) for c in claims])
+        stated = {claim.attribute for claim in read_claims(describe(scene), ())}
+        wanted = {"modality", "region", "plane", "finding"} | ({"technique"} if scene.modality != "X-ray" else set())
+        if scene.finding != NONE:
+            wanted |= {"size", "side"} if scene.side_is_seen else {"size"}
+        assert stated == wanted
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_every_attribute_can_be_false(attribute: str) -> None:
+    other = {
+        "modality": "MRI",
+        "technique": "bone window",
+        "region": "knee",
+        "plane": "coronal",
+        "finding": "mass",
+        "side": "right",
+        "size": "large",
+    }[attribute]
+    wrong = dataclasses.replace(CT, **{attribute: other})
+    false = [claim for claim in read_claims(describe(wrong), ()) if holds(claim, CT) is False]
+    assert false == [Claim(attribute, other)]
+
+
+@pytest.mark.parametrize(
+    ("claim", "scene", "true"),
+    [
+        (Claim("finding", ANY), CT, True),
+        (Claim("finding", ANY), CLEAR, False),
+        (Claim("finding", NONE), CT, False),
+        (Claim("finding", "mass", negated=True), CT, True),
+        (Claim("finding", "cyst", negated=True), CT, False),
+        # A size of nothing is false; denied, it is nothing to check.
+        (Claim("size", "small"), CLEAR, False),
+        (Claim("size", "small", negated=True), CLEAR, None),
+        # A sagittal picture shows no sides.
+        (Claim("side", "left"), dataclasses.replace(CT, plane="sagittal"), None),
+        # The frontal plane is the coronal one, but on a radiograph it is a view.
+        (Claim("plane", "frontal"), dataclasses.replace(CT, plane="coronal"), True),
+        (Claim("plane", "frontal"), CLEAR, False),
+        (Claim("plane", "lateral"), CLEAR, True),
+    ],
+)
+def test_whether_a_claim_holds(claim: Claim, scene: Scene, true: bool | None) -> None:
+    assert holds(claim, scene) is true
+
+
+@given(st.sampled_from(ATTRIBUTES), st.sampled_from([CT, CLEAR]), st.booleans())
+def test_a_denial_is_the_opposite(attribute: str, scene: Scene, right: bool) -> None:
+    value = str(getattr(scene, attribute)) if right else "something else"
+    plain, denied = holds(Claim(attribute, value), scene), holds(Claim(attribute, value, negated=True), scene)
+    assert denied is None or plain is not denied
+
+
+def test_whether_a_finding_is_claimed() -> None:
+    assert claims_finding(read_claims("There is a cyst.", ())) is True
+    assert claims_finding(read_claims("Size: large.", ())) is True
+    assert claims_finding(read_claims("There is no finding.", ())) is False
+    assert claims_finding(read_claims("There is no finding. There is a cyst.", ())) is None
+    assert claims_finding(read_claims("There is no mass.", ())) is None
+    assert claims_finding([]) is None
+
+
+def test_the_record_of_a_sample() -> None:
+    question = ask("X-ray", (1, 0, 0), np.random.default_rng(0))
+    made = to_sample(question, "test", 0)
+    scene = scene_of(made)
+    assert scene is not None
+    assert (scene.modality, scene.finding) == (question.scene.modality, question.scene.finding)
+    asked = {"technique": "plane"}.get(question.attribute, question.attribute)
+    assert asked_attribute(made, scene) == asked
+    for record in (
+        {},
+        {"scene": None},
+        {"scene": {"modality": "CT"}},
+        {"scene": {**made.record["scene"], "finding": 3}},
+    ):
+        assert scene_of(sample(record=record)) is None
+    assert asked_attribute(sample(record={"attribute": "cost"}), CT) is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=200), st.lists(st.text(min_size=1, max_size=10), max_size=4))
+def test_no_text_raises(text: str, options: list[str]) -> None:
+    claims = read_claims(text, options)
+    assert len(set(claims)) == len(claims)
+    assert {claim.attribute for claim in claims} <= set(ATTRIBUTES)
+
+
+@pytest.mark.parametrize("word", ["left ", "magnetic resonance ", "no mass ", "A mass no, ", "1. ", "not a "])
+def test_a_model_that_repeats_itself_claims_a_thing_once(word: str) -> None:
+    claims = read_claims(word * 5000, ("mass", "cyst"))
+    assert len(claims) <= 1

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medvlm_r1.audit.claims import holds, read_claims
+from medvlm_r1.audit.corrupt import LONGEST, RULES, Mistake, corrupt
+from medvlm_r1.dialogue.conclusion import concluded_letter
+from medvlm_r1.dialogue.turn import split_sentences, split_turn
+from medvlm_r1.phantom.questions import ask
+from medvlm_r1.training.base.language import reasoned
+
+FINDINGS = ("mass", "cyst", "no finding")
+
+
+def every(sentence: str, options: tuple[str, ...] = (), chosen: str | None = None) -> set[str]:
+    """All that the seeds make of a sentence."""
+    found = [corrupt([sentence], options, chosen, seed) for seed in range(200)]
+    return {mistake.after for mistake in found if mistake is not None}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "after"),
+    [
+        ("A nodule lies in the left lobe.", {"A nodule lies in the right lobe."}),
+        ("Left-sided opacity.", {"Right-sided opacity."}),
+        ("It is an MRI.", {"It is a CT.", "It is an X-ray.", "It is an ultrasound."}),
+        ("A coronal view.", {"An axial view.", "A sagittal view."}),
+        ("A large opacity.", {"A small opacity.", "A medium opacity."}),
+        ("It is not enlarged.", {"It is enlarged."}),
+        ("It is enlarged.", {"It is not enlarged."}),
+        ("An abnormal shape.", {"A normal shape."}),
+        ("Clear fields without effusion.", {"Clear fields with effusion."}),
+        ("No evidence of effusion.", {"Clear evidence of effusion."}),
+        ("There is an effusion.", {"There is no effusion."}),
+        ("There is no abnormality.", {"There is an abnormality."}),
+    ],
+)
+def test_one_word_becomes_another(sentence: str, after: set[str]) -> None:
+    assert every(sentence) == after
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "B is the right answer.",
+        "Two options are left over.",
+        "All right.",
+        "The small bowel.",
+        "The femoral head.",
+        "The lateral condyle.",
+        "The head of the humerus.",
+        "So it must be B.",
+        "",
+    ],
+)
+def test_words_that_mean_something_else_stay(sentence: str) -> None:
+    assert corrupt([sentence], FINDINGS, "cyst", 0) is None
+
+
+@pytest.mark.parametrize(
+    ("sentence", "after"),
+    [
+        ("There is a small cyst.", {"There is a small mass."}),
+        ("Finding: cyst.", {"Finding: mass.", "Finding: no finding."}),
+        ("So it is B) cyst.", {"So it is A) mass.", "So it is C) no finding."}),
+        ("A mass no, B cyst yes.", {"A mass yes, B cyst no."}),
+        ("(A) mass: No. (B) cyst: Yes.", {"(A) mass: Yes. (B) cyst: No."}),
+    ],
+)
+def test_the_option_chosen_becomes_another_of_the_options(sentence: str, after: set[str]) -> None:
+    assert every(sentence, FINDINGS, "cyst") == after
+    mistake = corrupt([sentence], FINDINGS, "cyst", 0)
+    assert mistake is not None
+    assert mistake.relevant
+
+
+def test_no_finding_becomes_a_finding_in_a_whole_sentence() -> None:
+    assert every("There is no finding.", FINDINGS, "no finding") == {"There is a mass.", "There is a cyst."}
+    # A side is nothing that there is.
+    assert "There is a left." not in every("There is no finding.", ("left", "no finding"), "no finding")
+
+
+def test_a_word_that_turns_the_option_into_another_is_relevant() -> None:
+    options = ("Left upper lobe", "Right upper lobe", "Heart")
+    mistake = corrupt(["It is seen on the left."], options, "Left upper lobe", 0)
+    assert mistake == Mistake(
+        place=0, before="It is seen on the left.", after="It is seen on the right.", rule="side", relevant=True
+    )
+    assert not corrupt(["It is seen on the left."], options, "Heart", 0).relevant  # type: ignore[union-attr]
+
+
+def test_relevant_sentences_go_first() -> None:
+    sentences = ["It is an MRI. ", "There is a large cyst. ", "It is on the left."]
+    for seed in range(20):
+        mistake = corrupt(sentences, FINDINGS, "cyst", seed)
+        assert mistake is not None
+        assert (mistake.place, mistake.after, mistake.relevant) == (1, "There is a large mass. ", True)
+
+
+def test_a_longer_name_hides_the_shorter_within() -> None:
+    options = ("mass", "mass effect", "cyst")
+    assert every("Finding: mass effect.", options, "mass effect") >= {"Finding: cyst."}
+    assert not any("cyst effect" in after for after in every("Finding: mass effect.", options, "mass"))
+
+
+def test_phantom_reasonings_get_a_relevant_mistake_that_is_one() -> None:
+    rng = np.random.default_rng(0)
+    for index in range(300):
+        question = ask(("MRI", "CT", "X-ray")[index % 3], (3, 0, index), rng)
+        turn = split_turn(reasoned(question))
+        assert turn is not None
+        mistake = corrupt(turn.sentences, question.options, question.answer, index)
+        assert mistake is not None
+        assert mistake.relevant
+        if mistake.rule == "weighing":
+            letter = concluded_letter(mistake.after, question.options)
+            assert letter is not None
+            assert question.options["ABCD".index(letter)] != question.answer
+        else:
+            assert False in [holds(claim, question.scene) for claim in read_claims(mistake.after, ())]
+
+
+words = [word for groups in RULES.values() for group, _ in groups for word in group]
+texts = st.lists(
+    st.sampled_from(
+        [*words, "There is", "a", "an", "no", "not", "A", "B", "yes", "is", "seen", "of the", ".", ",", ":"]
+    ),
+    max_size=12,
+).map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(texts, max_size=3),
+    st.lists(st.sampled_from(words) | st.text(min_size=1, max_size=8), max_size=5),
+    st.data(),
+    st.integers(0, 2**63),
+)
+def test_never_a_change_that_changes_nothing(
+    sentences: list[str], options: list[str], data: st.DataObject, seed: int
+) -> None:
+    chosen = data.draw(st.sampled_from([*options, None]))
+    mistake = corrupt(sentences, options, chosen, seed)
+    if mistake is not None:
+        assert mistake.before == sentences[mistake.place]
+        assert mistake.after != mistake.before
+        assert mistake == corrupt(sentences, options, chosen, seed)
+        # White space at the end, a full stop and the like stay: it can be put back in its place.
+        assert mistake.after[-1] == mistake.before[-1] or mistake.before[-1].isalnum()
+
+
+def test_prose_of_a_large_model() -> None:
+    sentences = split_sentences("1. The image is a chest X-ray. 2. There is no evidence of a fracture.")
+    for seed in range(50):
+        mistake = corrupt(sentences, ("Fracture", "Normal"), "Normal", seed)
+        assert mistake is not None
+        assert " a MRI" not in mistake.after
+        assert " an CT" not in mistake.after
+
+
+def test_a_sentence_without_end_is_left_alone() -> None:
+    endless = "A mass, " * LONGEST
+    mistake = corrupt([endless, "There is a mass."], FINDINGS, "mass", 0)
+    assert mistake is not None
+    assert mistake.place == 1
+    assert corrupt([endless], FINDINGS, "mass", 0) is None

@@ -1,0 +1,179 @@
+"""Answering variants: shared work gives the answers that asking one by one gives."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from medvlm_r1.audit.respond import GeneratorRespondent, local_respondent, respondent_for
+from medvlm_r1.audit.respond_shared import LocalRespondent
+from medvlm_r1.audit.variant import Variant
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.policy.load import Policy, load_policy
+from medvlm_r1.training import shared_prefix
+
+TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_policy_dir: Path) -> Policy:
+    return load_policy(str(tiny_policy_dir), device="cpu")
+
+
+def sample(name: str, n_options: int = 3) -> Sample:
+    options = ("liver", "kidney", "brain", "knee")[:n_options]
+    return Sample(
+        id=name,
+        images=(f"images/{name}.png",),
+        question=f"Which {name}?",
+        options=options,
+        answer="liver",
+        modality="CT",
+    )
+
+
+def picture(shade: int, size: tuple[int, int] = (40, 30)) -> tuple[Image.Image]:
+    return (Image.new("RGB", size, (shade, 90, 160)),)
+
+
+def variants() -> list[Variant]:
+    """Two items, images of two sizes, with and without prefixes, text alone, letters, samples."""
+    a, b = sample("one"), sample("two", 4)
+    shown = picture(30), picture(200, (70, 56))
+    return [
+        Variant(name="real", sample=a, images=shown[0]),
+        Variant(name="real", sample=b, images=shown[1]),
+        Variant(name="letters", sample=b, images=shown[1], prefix="<answer>", letter_only=True),
+        Variant(name="turned", sample=replace(a, options=a.options[::-1]), images=shown[0]),
+        Variant(name="begun", sample=a, images=shown[0], prefix="<think>liver kidney"),
+        Variant(name="absent", sample=replace(b, images=()), images=()),
+        Variant(name="cut", sample=a, images=shown[0], prefix="<think>liver</think><answer>", letter_only=True),
+        Variant(name="blank", sample=a, images=picture(127), note={"kept": 1}),
+        Variant(name="nothing", sample=a, images=shown[0], prefix="<think></think><answer>", letter_only=True),
+        Variant(name="without", sample=replace(a, images=()), images=(), prefix="<answer>", letter_only=True),
+    ]
+
+
+def test_shared_answers_are_the_ones_given_one_by_one(policy: Policy) -> None:
+    shared = LocalRespondent(policy=policy, max_new_tokens=TOKENS).answer(variants())
+    plain = GeneratorRespondent(generator=LocalGenerator(policy=policy), policy=policy, max_new_tokens=TOKENS).answer(
+        variants()
+    )
+    assert [answer.text for answer in shared] == [answer.text for answer in plain]
+    assert [replace(answer, probabilities=None) for answer in shared] == [
+        replace(answer, probabilities=None) for answer in plain
+    ]
+    for ours, other in zip(shared, plain, strict=True):
+        assert (ours.probabilities is None) == (other.probabilities is None)
+        if ours.probabilities and other.probabilities:
+            assert ours.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+    assert shared[7].note == {"kept": 1}
+    assert shared[4].text.startswith("<think>liver kidney")
+
+
+def test_small_parts_change_nothing(policy: Policy) -> None:
+    whole = LocalRespondent(policy=policy, max_new_tokens=TOKENS).answer(variants())
+    parts = LocalRespondent(policy=policy, max_new_tokens=TOKENS, rows=2, tokens=300).answer(variants())
+    assert [answer.text for answer in parts] == [answer.text for answer in whole]
+
+
+def test_an_image_is_encoded_once_for_all_variants_and_batches(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    plain = shared_prefix.encode_images
+
+    def counted(model: Any, vision: Any) -> Any:
+        seen.append(len(vision["image_grid_thw"]))
+        return plain(model, vision)
+
+    monkeypatch.setattr(shared_prefix, "encode_images", counted)
+    respondent = LocalRespondent(policy=policy, max_new_tokens=2)
+    respondent.answer(variants())
+    respondent.answer(variants()[:2])
+    assert sum(seen) == 3  # two items' images, and a blank one
+
+
+def test_turns_after_a_prompt_that_was_read_are_run_alone(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    respondent = LocalRespondent(policy=policy, max_new_tokens=TOKENS)
+    expected = dict(zip([(v.name, v.sample.id) for v in variants()], respondent.answer(variants()), strict=True))
+    turns = [variant for variant in variants() if variant.prefix and variant.name != "without"]
+    monkeypatch.setattr(LocalRespondent, "_write", None)
+    monkeypatch.setattr(LocalRespondent, "_after", None)
+    for variant, answer in zip(turns, respondent.answer(turns), strict=True):
+        before = expected[variant.name, variant.sample.id]
+        assert replace(answer, probabilities=None) == replace(before, probabilities=None)
+        assert answer.probabilities == (before.probabilities and pytest.approx(before.probabilities, abs=1e-5))
+
+
+def votes(name: str, seeds: Sequence[int]) -> list[Variant]:
+    return [
+        Variant(name=f"vote-{seed}", sample=sample(name), images=picture(30), temperature=1.0, seed=seed)
+        for seed in seeds
+    ]
+
+
+def test_a_sampled_answer_depends_on_its_seed_and_not_on_its_neighbours(policy: Policy) -> None:
+    respondent = LocalRespondent(policy=policy, max_new_tokens=TOKENS)
+    alone = respondent.answer(votes("one", [3]))
+    among = respondent.answer([*variants(), *votes("one", [1, 2, 3, 4]), *votes("two", [3])])
+    texts = [answer.text for answer in among[-5:-1]]
+    assert texts[2] == alone[0].text
+    assert len(set(texts)) == 4
+    greedy = respondent.answer(variants())
+    assert [answer.text for answer in among[: len(greedy)]] == [answer.text for answer in greedy]
+
+
+class Server:
+    """Writes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, float, int]] = []
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        self.asked.append((len(items), settings.temperature, settings.seed))
+        return [Generation(text="<think>x</think><answer>B</answer>", n_tokens=5, truncated=False) for _ in items]
+
+
+def test_a_server_is_asked_for_greedy_answers_together_and_for_samples_with_different_seeds() -> None:
+    server = Server()
+    respondent = GeneratorRespondent(generator=server)
+    assert not respondent.local
+    plain = [variant for variant in variants() if not variant.prefix]
+    answers = respondent.answer([*votes("one", [7, 8]), *plain, *votes("two", [7, 8])])
+    assert sorted(server.asked) == [(2, 1.0, 7), (2, 1.0, 8), (len(plain), 0.0, 0)]
+    assert {answer.letter for answer in answers} == {"B"}
+    assert answers[2].option == "kidney"
+
+
+def test_a_letter_that_is_not_offered_is_no_answer() -> None:
+    server = Server()
+    [answer] = GeneratorRespondent(generator=server).answer(
+        [Variant(name="real", sample=replace(sample("one"), options=("liver",)), images=picture(1))]
+    )
+    assert (answer.letter, answer.option) == (None, None)
+
+
+def test_the_family_decides_how_a_policy_is_asked(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(local_respondent(policy, template="medvlm-r1", max_new_tokens=4), LocalRespondent)
+    monkeypatch.setattr(policy.model.config.get_text_config(), "_attn_implementation", "flash_attention_2")
+    other = local_respondent(policy, template="medvlm-r1", max_new_tokens=4)
+    assert isinstance(other, GeneratorRespondent)
+    assert other.local
+
+
+def test_a_model_is_loaded_when_it_is_first_asked(tmp_path: Path) -> None:
+    lazy = respondent_for(str(tmp_path / "absent"), "medvlm-r1", 4, 1)
+    assert lazy.local
+    assert lazy.answer([]) == []
+    with pytest.raises(UserError, match="No model folder"):
+        lazy.answer(variants())
+
+
+def test_a_server_is_known_by_its_name() -> None:
+    assert not respondent_for("openai:http://localhost:1/v1#m", "medvlm-r1", 4, 1).local
+    with pytest.raises(UserError, match="wanted openai:URL#NAME"):
+        respondent_for("openai:localhost", "medvlm-r1", 4, 1)

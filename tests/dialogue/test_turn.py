@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medvlm_r1.dialogue.turn import split_sentences, split_turn
+
+PROSE = st.text(st.sampled_from("aB1. \n,:!?()*ég"), max_size=80)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        (
+            "Axial CT of the head, brain window. There is no finding. A brain no, B knee yes.",
+            ["Axial CT of the head, brain window. ", "There is no finding. ", "A brain no, B knee yes."],
+        ),
+        ("1. The image is an MRI. 2. It shows 3.5 cm.", ["1. The image is an MRI. ", "2. It shows 3.5 cm."]),
+        ("B knee no. A brain yes.", ["B knee no. ", "A brain yes."]),
+        ("The answer is B. It fits.", ["The answer is B. ", "It fits."]),
+        ("See Fig. 2, e.g. Dr. Smith. Done", ["See Fig. 2, e.g. Dr. Smith. ", "Done"]),
+        ("Slice no. 3 is shown. Next!", ["Slice no. 3 is shown. ", "Next!"]),
+        ("- Look:\n  - the lung\n\n- the heart", ["- Look:\n  ", "- the lung\n\n", "- the heart"]),
+        ("What is it? (A cyst.) So.", ["What is it? ", "(A cyst.) ", "So."]),
+        ("It is approx. five. yes", ["It is approx. five. yes"]),
+        ("...", ["..."]),
+        ("", []),
+    ],
+)
+def test_sentences(text: str, pieces: list[str]) -> None:
+    assert split_sentences(text) == pieces
+
+
+@given(PROSE)
+def test_sentences_are_the_text(text: str) -> None:
+    pieces = split_sentences(text)
+    assert "".join(pieces) == text
+    if re.search(r"\w", text):
+        assert all(re.search(r"\w", piece) for piece in pieces)
+
+
+def test_a_turn_keeps_what_stands_around_its_sentences() -> None:
+    turn = split_turn("<think>\n One. Two.\n</think>\n<answer> B</answer>")
+    assert turn is not None
+    assert (turn.head, turn.sentences, turn.tail) == ("<think>\n ", ("One. ", "Two."), "\n</think>\n<answer>")
+    assert turn.closed(*turn.sentences) + " B</answer>" == "<think>\n One. Two.\n</think>\n<answer> B</answer>"
+    assert turn.closed("One. ") == "<think>\n One.\n</think>\n<answer>"
+    # Nothing is left that a tokenizer would take into the next word.
+    assert turn.opened("One. ") == "<think>\n One."
+    assert turn.closed() == "<think>\n \n</think>\n<answer>"
+
+
+@given(PROSE, st.sampled_from(["", "\n", " "]))
+def test_a_turn_put_together_again_is_the_turn(reasoning: str, space: str) -> None:
+    text = f"<think>{space}{reasoning}</think>{space}<answer>A</answer>"
+    turn = split_turn(text)
+    if re.search(r"\w", reasoning):
+        assert turn is not None
+        assert turn.closed(*turn.sentences) + "A</answer>" == text
+    else:
+        assert turn is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "B", "<think>Never closed. <answer>B</answer>", "Before <think>So.</think><answer>B</answer>"]
+)
+def test_what_is_not_well_formed_has_no_reasoning_to_cut(text: str) -> None:
+    assert split_turn(text) is None

@@ -1,0 +1,231 @@
+"""Calibration against scikit-learn, scipy and statsmodels, against counts by hand, and what must not change it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.stats import mannwhitneyu
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+from medvlm_r1.evaluation import calibration as c
+
+Answers = list[tuple[float, bool]]
+
+# Few distinct values, so that ties are common.
+answers = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.2, 0.25, 0.5, 0.9, 1.0]) | st.floats(0, 1), st.booleans()), min_size=1
+)
+both = answers.filter(lambda found: len({right for _, right in found}) == 2)
+rows = st.lists(
+    st.lists(st.floats(0.01, 1), min_size=2, max_size=5).map(lambda r: [x / sum(r) for x in r]), min_size=2, max_size=20
+)
+
+
+def apart(found: Answers) -> tuple[list[float], list[bool]]:
+    return [confidence for confidence, _ in found], [right for _, right in found]
+
+
+@given(both)
+def test_auroc_is_scikit_learns_and_scipys(found: Answers) -> None:
+    confidence, right = apart(found)
+    area = c.auroc(confidence, right)
+    assert area == pytest.approx(roc_auc_score(right, confidence), abs=1e-9)
+    yes = [value for value, true in found if true]
+    no = [value for value, true in found if not true]
+    assert area == pytest.approx(mannwhitneyu(yes, no).statistic / (len(yes) * len(no)), abs=1e-9)
+
+
+@pytest.mark.parametrize("right", [[True, True], [False, False]])
+def test_auroc_needs_right_and_wrong_answers(right: list[bool]) -> None:
+    assert c.auroc([0.1, 0.9], right) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2).filter(lambda f: len({r for _, r in f}) == 2))
+def test_doubt_finds_wrong_answers_as_well_as_confidence_finds_right_ones(found: list[tuple[int, bool]]) -> None:
+    # Eighths: 1 - c is exact.
+    confidence, right = [eighths / 8 for eighths, _ in found], [true for _, true in found]
+    mirrored = c.auroc([1 - value for value in confidence], [not true for true in right])
+    assert mirrored == pytest.approx(c.auroc(confidence, right), abs=1e-12)
+
+
+@given(both)
+def test_brier_is_scikit_learns(found: Answers) -> None:
+    confidence, right = apart(found)
+    assert c.brier(confidence, right) == pytest.approx(brier_score_loss(right, confidence), abs=1e-9)
+
+
+@given(st.integers(1, 12), st.integers(1, 9), st.randoms(use_true_random=False))
+def test_ece_is_that_of_scikit_learns_quantile_bins(bins: int, each: int, rng: random.Random) -> None:
+    # Equal bins of distinct values: where scikit-learn's quantiles cut, too.
+    confidence = rng.sample([i / 1000 for i in range(1, 1000)], bins * each)
+    right = [rng.random() < 0.5 for _ in confidence]
+    true, said = calibration_curve(right, confidence, n_bins=bins, strategy="quantile")
+    assert c.ece(confidence, right, bins) == pytest.approx(float(np.mean(np.abs(true - said))), abs=1e-9)
+
+
+def test_ece_by_hand() -> None:
+    # Two bins: 0.1 and 0.3 with one right of two, 0.6 and 1.0 with both right.
+    assert c.ece([0.1, 0.6, 0.3, 1.0], [1, 1, 0, 1], bins=2) == pytest.approx((abs(0.5 - 0.2) + abs(1 - 0.8)) / 2)
+
+
+@given(answers)
+def test_a_confidence_that_never_varies_is_off_by_its_distance_from_the_accuracy(found: Answers) -> None:
+    _, right = apart(found)
+    assert c.ece([0.75] * len(right), right) == pytest.approx(abs(np.mean(right) - 0.75), abs=1e-9)
+
+
+@given(answers, st.integers(1, 15))
+def test_bins_hold_equal_mass(found: Answers, bins: int) -> None:
+    parts = c.reliability(*apart(found), bins)
+    sizes = [part.n for part in parts]
+    assert sum(sizes) == len(found)
+    assert max(sizes) - min(sizes) <= 1
+    assert [part.confidence for part in parts] == pytest.approx(sorted(part.confidence for part in parts), abs=1e-12)
+
+
+def brute_aurc(confidence: Sequence[float], right: Sequence[bool]) -> float:
+    """Mean over every order that sorts by falling confidence."""
+    areas = []
+    for order in itertools.permutations(range(len(right))):
+        if all(confidence[a] >= confidence[b] for a, b in itertools.pairwise(order)):
+            wrong = [not right[i] for i in order]
+            areas.append(np.mean([sum(wrong[:k]) / k for k in range(1, len(wrong) + 1)]))
+    return float(np.mean(areas))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.9]), st.booleans()), min_size=1, max_size=6))
+def test_aurc_is_the_mean_over_all_orders_of_equal_confidences(found: Answers) -> None:
+    assert c.aurc(*apart(found)) == pytest.approx(brute_aurc(*apart(found)), abs=1e-9)
+
+
+def test_risk_and_coverage_by_hand() -> None:
+    confidence, right = [0.9, 0.9, 0.8, 0.4], [True, True, False, True]
+    assert c.risk_coverage(confidence, right) == [
+        c.Kept(0.9, 0.5, 0.0),
+        c.Kept(0.8, 0.75, 1 / 3),
+        c.Kept(0.4, 1.0, 0.25),
+    ]
+    assert c.aurc(confidence, right) == pytest.approx((0 + 0 + 1 / 3 + 1 / 4) / 4)
+    assert c.coverage_at_risk(confidence, right, 0.0) == 0.5
+    # The risk may fall again: the largest coverage counts.
+    assert c.coverage_at_risk(confidence, right, 0.25) == 1.0
+    assert c.coverage_at_risk([0.9, 0.1], [False, False], 0.1) == 0.0
+    assert c.confidently_wrong(confidence, right, 0.8) == 0.25
+
+
+@given(answers, st.floats(0, 1), st.floats(0, 1))
+def test_figures_stay_in_range(found: Answers, one: float, other: float) -> None:
+    confidence, right = apart(found)
+    assert 0 <= c.ece(confidence, right) <= 1 + 1e-12
+    assert 0 <= c.brier(confidence, right) <= 1
+    assert 0 <= c.aurc(confidence, right) <= 1 + 1e-12
+    area = c.auroc(confidence, right)
+    assert area is None or 0 <= area <= 1
+    low, high = sorted([one, other])
+    assert 0 <= c.coverage_at_risk(confidence, right, low) <= c.coverage_at_risk(confidence, right, high) <= 1
+    curve = c.risk_coverage(confidence, right)
+    assert curve[-1].coverage == 1
+    assert curve[-1].risk == pytest.approx(1 - np.mean(right))
+    assert 0 <= c.confidently_wrong(confidence, right, one) <= 1 - np.mean(right) + 1e-12
+
+
+@given(both, st.randoms(use_true_random=False))
+def test_the_order_of_the_answers_does_not_matter(found: Answers, rng: random.Random) -> None:
+    other = rng.sample(found, len(found))
+    for figure in (c.ece, c.brier, c.auroc, c.aurc):
+        assert figure(*apart(found)) == pytest.approx(figure(*apart(other)), abs=1e-12)
+    assert c.risk_coverage(*apart(found)) == c.risk_coverage(*apart(other))
+    assert c.coverage_at_risk(*apart(found), 0.1) == c.coverage_at_risk(*apart(other), 0.1)
+
+
+@given(rows, st.data())
+def test_the_likelihood_loss_is_scikit_learns(probabilities: list[list[float]], data: st.DataObject) -> None:
+    wide = max(map(len, probabilities))
+    truth = [data.draw(st.integers(0, len(row) - 1)) for row in probabilities]
+    padded = [[*row, *[0.0] * (wide - len(row))] for row in probabilities]
+    reference = log_loss(truth, padded, labels=list(range(wide)))
+    assert c.likelihood_loss(probabilities, truth) == pytest.approx(reference, abs=1e-9)
+
+
+@given(rows)
+def test_temperature_one_changes_nothing_and_a_high_one_levels(probabilities: list[list[float]]) -> None:
+    for row, same, level in zip(
+        probabilities, c.tempered(probabilities, 1.0), c.tempered(probabilities, 1e9), strict=True
+    ):
+        assert same.tolist() == pytest.approx(row, abs=1e-12)
+        assert level.tolist() == pytest.approx([1 / len(row)] * len(row), abs=1e-6)
+    for row, cooled in zip(probabilities, c.tempered(probabilities, 0.5), strict=True):
+        assert int(np.argmax(cooled)) in np.flatnonzero(np.isclose(row, max(row)))
+
+
+def noisy(seed: int, n: int, k: int) -> tuple[list[list[float]], list[int]]:
+    """Rows whose truth is drawn from themselves cooled by a factor of 2: the fitted temperature is about 2."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(k), size=n)
+    sharp = p**2 / (p**2).sum(axis=1, keepdims=True)
+    return sharp.tolist(), [int(rng.choice(k, p=row)) for row in p]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_temperature_of_two_options_is_a_logistic_regression(seed: int) -> None:
+    probabilities, truth = noisy(seed, 300, 2)
+    log_odds = [math.log(row[1] / row[0]) for row in probabilities]
+    fit = sm.Logit(truth, np.array(log_odds)[:, None]).fit(disp=0, method="newton", tol=1e-14, maxiter=100)
+    assert 1 / c.fit_temperature(probabilities, truth) == pytest.approx(float(fit.params[0]), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_temperature_has_the_least_loss(seed: int) -> None:
+    probabilities, truth = noisy(seed, 400, 4)
+    found = c.fit_temperature(probabilities, truth)
+    assert 1.5 < found < 2.7
+    best = minimize_scalar(
+        lambda t: c.likelihood_loss([row.tolist() for row in c.tempered(probabilities, t)], truth),
+        bounds=(0.2, 10),
+        method="bounded",
+        options={"xatol": 1e-7},
+    )
+    assert found == pytest.approx(best.x, rel=1e-4)
+    scaled = [row.tolist() for row in c.tempered(probabilities, found)]
+    assert c.likelihood_loss(scaled, truth) <= best.fun + 1e-12
+
+
+def test_a_temperature_without_bound_stops_at_the_end() -> None:
+    sure = [[0.9, 0.1], [0.2, 0.8]]
+    assert c.fit_temperature(sure, [0, 1]) == c.COLDEST
+    assert c.fit_temperature(sure, [1, 0]) == c.HOTTEST
+    # Equal probabilities have no temperature; nothing is divided by 0.
+    assert c.fit_temperature([[0.5, 0.5]], [0]) in (c.COLDEST, c.HOTTEST)
+    assert math.isfinite(c.likelihood_loss([[1.0, 0.0]], [1]))
+
+
+@given(st.lists(st.text(max_size=3), min_size=1, max_size=30), st.integers(0, 5), st.randoms(use_true_random=False))
+def test_halves_are_whole_clusters_and_the_same_in_any_order(labels: list[str], seed: int, rng: random.Random) -> None:
+    fit = dict(zip(labels, c.halves(labels, seed), strict=True))
+    assert sum(fit.values()) == len(fit) // 2
+    other = rng.sample(labels, len(labels))
+    assert c.halves(other, seed) == [fit[label] for label in other]
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_for_many_clusters() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random(400)
+    [ends, never] = c.intervals(lambda index: [float(scores[index].mean()), None], list(range(400)), resamples=2000)
+    half = 1.96 * scores.std(ddof=1) / 20
+    assert never is None
+    assert ends == pytest.approx((scores.mean() - half, scores.mean() + half), abs=0.1 * half)
+    # Each score four times over, in one cluster: no more is known.
+    four = np.repeat(scores, 4)
+    [wide] = c.intervals(lambda index: [float(four[index].mean())], [i // 4 for i in range(1600)], resamples=2000)
+    assert wide == pytest.approx(ends, abs=0.1 * half)

@@ -1,0 +1,93 @@
+"""Held-out figures of a training: with the images, without them, and answers against their reasoning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvlm_r1.data.folder import read_folder, write_folder
+from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.evaluation import watch
+from medvlm_r1.evaluation.watch import HeldOut, contradiction
+from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.policy.load import Policy, load_policy
+
+
+def said(text: str) -> Generation:
+    return Generation(text=text, n_tokens=1, truncated=False)
+
+
+class Reader:
+    """Answers what the brightness of the red channel says (the fixture's images differ in it); A to a grey image."""
+
+    def __init__(self, *, policy: Policy, batch_size: int) -> None:
+        assert batch_size == 32
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        assert settings.temperature == 0
+        return [said(self.one(item)) for item in items]
+
+    def one(self, item: GenerationInput) -> str:
+        pixels = np.asarray(item.images[0])
+        if np.unique(pixels).tolist() == [128]:
+            return "<think>Organ: liver.</think><answer>A</answer>"
+        place = int(pixels[0, 0, 0]) // 30
+        # The last of them says one thing and answers another.
+        letter = "A" if place == 7 else LETTERS[place % 4]
+        verdicts = f"A liver {'yes' if place % 4 == 0 else 'no'}, D knee {'yes' if place % 4 == 3 else 'no'}."
+        return f"<think>{verdicts}</think><answer>{letter}</answer>"
+
+
+def test_figures(data_dir: Path, tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LocalGenerator", Reader)
+    figures = HeldOut(data_dir)(load_policy(str(tiny_policy_dir)), 1)
+    assert figures == {
+        "accuracy": 87.5,
+        "accuracy_MRI": 100.0,
+        "accuracy_CT": 75.0,
+        "well_formed": 100.0,
+        "blank_accuracy": 25.0,
+        # Of the four that conclude (A, D, A, D) one is at odds.
+        "contradiction": 25.0,
+    }
+
+
+def test_a_policy_is_asked_and_text_alone_has_no_blank(data_dir: Path, tiny_policy_dir: Path, tmp_path: Path) -> None:
+    policy = load_policy(str(tiny_policy_dir))
+    held_out = HeldOut(data_dir, max_new_tokens=3)
+    assert [i.images[0].size for i in held_out.blanks] == [i.images[0].size for i in held_out.inputs]
+    figures = held_out(policy, 1)
+    assert figures["accuracy"] == figures["blank_accuracy"] == figures["well_formed"] == 0.0
+    assert "contradiction" not in figures
+    texts = [replace(sample, images=()) for sample in read_folder(data_dir)]
+    write_folder(tmp_path, texts, info={"name": "text", "source": "made by the tests", "license": "CC0-1.0"})
+    assert "blank_accuracy" not in HeldOut(tmp_path, max_new_tokens=3)(policy, 1)
+
+
+def test_contradiction_by_hand(data_dir: Path) -> None:
+    samples = read_folder(data_dir)[:4]
+    texts = [
+        "<think>A liver yes, B kidney no.</think><answer>A</answer>",
+        "<think>A liver yes, B kidney no.</think><answer>B</answer>",
+        "<think>It is bright.</think><answer>B</answer>",
+        "A",
+    ]
+    assert contradiction(samples, [said(text) for text in texts], "medvlm-r1") == 50.0
+    assert contradiction(samples[2:], [said(text) for text in texts[2:]], "medvlm-r1") is None
+
+
+def test_the_command_line_evaluates_on_the_second_folder(
+    write_config: Callable[..., Path], data_dir: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    config = write_config(data={"train": str(data_dir), "eval": str(data_dir)}, evaluate_every=1)
+    code, _, error = command("train", "grpo", "--config", config)
+    assert code == 0, error
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    logged = [row for row in rows if "eval_accuracy" in row]
+    assert [row["step"] for row in logged] == [1, 2]
+    assert all({"eval_blank_accuracy", "eval_accuracy_MRI", "eval_well_formed"} <= row.keys() for row in logged)

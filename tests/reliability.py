@@ -1,0 +1,97 @@
+"""The table of docs/reliability.md: what is promised, the tests that prove it, and how many cases they tried.
+
+A test takes the fixture `tried` and counts the cases it has been through; `pytest --record-cases FILE` runs the tests
+that do and writes their counts. `python tests/reliability.py` puts them into the table. A new row is an entry in
+docs/reliability.yaml and a test that counts for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROMISES = ROOT / "docs" / "reliability.yaml"
+COUNTS = ROOT / "docs" / "reliability.json"
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- table: make reliability -->\n", "<!-- end of table -->\n"
+
+_KEY = pytest.StashKey[dict[str, dict[str, int]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of `make reliability` and `make soak`."""
+    parser.addoption("--record-cases", metavar="FILE", help="run the tests that count cases; write the counts there")
+    parser.addoption("--soak-minutes", type=float, default=30.0, help="how long each test marked soak goes on")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests that count, when counts are wanted."""
+    if config.getoption("--record-cases"):
+        counting = [item for item in items if "tried" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=[item for item in items if item not in counting])
+        items[:] = counting
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], None]]:
+    """A function that counts cases for a promise of docs/reliability.yaml; they count when the test passes."""
+    counts = request.config.stash.setdefault(_KEY, {})
+    test = request.node.nodeid.partition("[")[0]
+    known = promises()
+    mine: list[tuple[str, int]] = []
+
+    def count(promise: str, cases: int = 1) -> None:
+        assert promise in known, f"{promise!r} is not in {PROMISES.name}"
+        mine.append((promise, cases))
+
+    failed_before = request.session.testsfailed
+    yield count
+    if request.session.testsfailed == failed_before:
+        for promise, cases in mine:
+            by_test = counts.setdefault(promise, {})
+            by_test[test] = by_test.get(test, 0) + cases
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the counts of the tests that ran over those of before."""
+    place = session.config.getoption("--record-cases")
+    counts = session.config.stash.get(_KEY, {})
+    if place and counts:
+        file = Path(place)
+        written: dict[str, dict[str, int]] = json.loads(file.read_text()) if file.is_file() else {}
+        merged = {name: {**written.get(name, {}), **counts.get(name, {})} for name in written.keys() | counts.keys()}
+        file.write_text(json.dumps(merged, indent=1, sort_keys=True) + "\n")
+
+
+def promises() -> dict[str, dict[str, Any]]:
+    """The promises by name, with what was found and mended on the way."""
+    loaded: dict[str, dict[str, Any]] = yaml.safe_load(PROMISES.read_text(encoding="utf-8"))
+    return loaded
+
+
+def table() -> str:
+    """The table as it stands in the page."""
+    counts: dict[str, dict[str, int]] = json.loads(COUNTS.read_text(encoding="utf-8"))
+    lines = ["| Promise | Proved by | Cases | Found and mended |", "|---|---|---|---|"]
+    for name, row in promises().items():
+        tests = counts.get(name, {})
+        proofs = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in sorted(tests))
+        lines.append(f"| {row['promise']} | {proofs} | {sum(tests.values()):,} | {row.get('found') or '-'} |")
+    return "\n".join(lines) + "\n"
+
+
+def render() -> str:
+    """The page with the table of now."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{table()}{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")

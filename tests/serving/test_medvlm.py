@@ -1,0 +1,238 @@
+"""The Python API: whatever holds an image, one question or many, at once or piece by piece."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+from medvlm_r1.data.images import load_picture
+from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.policy.generate import Generation
+from medvlm_r1.serving.answer import read_answer
+from medvlm_r1.serving.backend import LocalBackend
+from medvlm_r1.serving.engine import Engine
+from medvlm_r1.serving.medvlm import MedVLM, Question, prepare, turn_to_answer
+from medvlm_r1.serving.pictures import load
+
+OPTIONS = ("liver", "kidney", "brain")
+
+
+@pytest.fixture
+def model(make_engine: Callable[..., Engine]) -> MedVLM:
+    return MedVLM(LocalBackend(make_engine(max_batch=4)), name="tiny", max_new_tokens=8)
+
+
+def written(monkeypatch: pytest.MonkeyPatch, model: MedVLM, text: str) -> None:
+    """Have the model write a text."""
+    generation = Generation(text=text, n_tokens=5, truncated=False)
+    monkeypatch.setattr(model.backend, "generate", lambda items, settings: [generation] * len(items))
+
+
+def test_the_package_gives_the_model_and_stays_light() -> None:
+    code = (
+        "import sys; import medvlm_r1; assert 'torch' not in sys.modules\n"
+        "from medvlm_r1 import MedVLM; assert 'torch' not in sys.modules and MedVLM.ask"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    import medvlm_r1
+
+    with pytest.raises(AttributeError, match="MedVLN"):
+        _ = medvlm_r1.MedVLN
+
+
+def test_an_answer_holds_all_there_is(model: MedVLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(monkeypatch, model, "<think>soft</think><answer>B</answer>")
+    answer = model.ask(Image.new("RGB", (40, 30)), "Which organ?", OPTIONS)
+    assert (answer.letter, answer.option, answer.reasoning, answer.well_formed) == ("B", "kidney", "soft", True)
+    assert answer.confidence is not None
+    assert tuple(answer.confidence) == OPTIONS
+    assert sum(answer.confidence.values()) == pytest.approx(1)
+    assert "40 x 30" in answer.image_note
+    assert answer.notice == RESEARCH_USE
+    record = answer.as_record()
+    assert record["image"]["size"] == [40, 30]
+    assert record["notice"] == RESEARCH_USE
+
+
+def test_confidence_is_that_of_the_letters_after_the_model_s_own_text(
+    model: MedVLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medvlm_r1.policy.letters import letter_probabilities
+
+    assert isinstance(model.backend, LocalBackend)
+    asked = Question(image=Image.new("RGB", (40, 30)), question="Which organ?", options=OPTIONS)
+    turns = {"<think>a</think><answer>A</answer>": "<think>a</think><answer>", "<answer>B": "<answer>"}
+    found = []
+    for text, turn in turns.items():
+        written(monkeypatch, model, text)
+        [answer] = model.ask_batch([asked])
+        [expected] = letter_probabilities(model.backend.engine.policy, [prepare(asked).item], [turn], [3])
+        assert answer.confidence is not None
+        assert tuple(answer.confidence.values()) == pytest.approx(expected)
+        found.append(expected)
+    assert found[0] != pytest.approx(found[1])
+    # Without an answer tag, or without options, there is no such place.
+    written(monkeypatch, model, "I think it is B.")
+    assert model.ask_batch([asked])[0].confidence is None
+    assert model.ask(None, "Which organ?").confidence is None
+    assert turn_to_answer("x<answer>A</answer><answer>") == "x<answer>"
+
+
+def test_a_letter_that_was_not_offered_is_none() -> None:
+    generation = Generation(text="<think>x</think><answer>D</answer>", n_tokens=3, truncated=False)
+    answer = read_answer(generation, OPTIONS)
+    assert (answer.letter, answer.option, answer.answer, answer.well_formed) == (None, None, "D", True)
+    same = read_answer(generation, ("a", "b", "a"), probabilities=(0.5, 0.3, 0.2))
+    assert same.confidence == {"a": 0.7, "b": 0.3}
+
+
+def test_a_batch_stands_in_its_order_and_equals_single_questions(model: MedVLM) -> None:
+    asked = [
+        Question(
+            image=Image.new("RGB", (28 + number, 30), (20 * number, 99, 7)), question=f"{number}?", options=OPTIONS
+        )
+        for number in range(9)
+    ]
+    alone = [model.ask(one.image, one.question, one.options) for one in asked]
+    assert model.ask_batch(asked) == alone
+    assert len({answer.text for answer in alone}) > 4
+    assert model.ask_batch([]) == []
+
+
+def test_a_stream_joins_to_the_answer(model: MedVLM) -> None:
+    asked = Question(image=Image.new("RGB", (40, 30)), question="Which organ?", options=OPTIONS)
+    with model.stream(asked) as stream:
+        assert "40 x 30" in stream.pictures[0].note.summary()
+        pieces = list(stream)
+    assert len(pieces) > 2
+    [expected] = model.ask_batch([asked])
+    assert stream.answer == expected
+    assert "".join(pieces) == expected.text
+    assert list(stream) == []
+
+
+def test_a_stream_that_is_left_stops_the_model(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(max_batch=1)
+    model = MedVLM(LocalBackend(engine), name="tiny", max_new_tokens=10**6)
+    with model.stream(Question(question="Which organ?")) as stream:
+        next(stream)
+    model.max_new_tokens = 2
+    assert model.ask(None, "Which organ?").truncated
+    assert engine.counts.cancelled == 1
+    assert stream.answer is None
+
+
+def test_sampling_is_seeded(model: MedVLM) -> None:
+    texts = [model.ask(None, "Which organ?", temperature=1.5, seed=seed).text for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_whatever_holds_an_image_gives_the_same_picture(tmp_path: Path) -> None:
+    file = get_testdata_file("CT_small.dcm")
+    expected = load_picture(file)
+    for image in (file, Path(file), Path(file).read_bytes(), pydicom.dcmread(file), expected):
+        picture = load(image)
+        assert picture.image.tobytes() == expected.image.tobytes()
+        assert picture.note == expected.note
+    colour = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(colour).save(tmp_path / "x.png")
+    for image in (colour, Image.fromarray(colour), Image.open(tmp_path / "x.png"), str(tmp_path / "x.png")):
+        assert np.array_equal(np.asarray(load(image).image), colour)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16"])
+def test_every_mode_of_pillow_is_shown(mode: str) -> None:
+    assert load(Image.new(mode, (5, 4))).image.size == (5, 4)
+
+
+def test_an_array_of_16_bits_is_shown_like_such_a_file(tmp_path: Path) -> None:
+    values = np.arange(4000, dtype=np.uint16).reshape(50, 80)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    shown = load(values)
+    assert shown.image.tobytes() == load_picture(tmp_path / "x.png").image.tobytes()
+    assert shown.note.window == load_picture(tmp_path / "x.png").note.window
+
+
+def test_a_turn_by_exif_is_made(tmp_path: Path) -> None:
+    image = Image.new("RGB", (30, 20))
+    image.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "x.png", exif=exif)
+    expected = load_picture(tmp_path / "x.png").image
+    assert expected.size == (20, 30)
+    assert load(Image.open(tmp_path / "x.png")).image.tobytes() == expected.tobytes()
+
+
+def test_a_dataset_made_in_memory_is_shown() -> None:
+    dataset = pydicom.Dataset()
+    dataset.Rows = dataset.Columns = 2
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 7, 0, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PixelData = bytes([0, 80, 160, 255])
+    assert np.asarray(load(dataset).image)[..., 0].tolist() == [[0, 80], [160, 255]]
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (3, "a int"),
+        (np.zeros((2, 2)), "float64"),
+        (np.zeros((2, 2, 7), np.uint8), r"\(2, 2, 7\)"),
+        (np.zeros((0, 2), np.uint8), r"\(0, 2\)"),
+        (Image.new("F", (2, 2)), "floating-point"),
+        (b"", "empty"),
+        (b"hello", "not a PNG"),
+        ("nowhere.png", "no such image"),
+        (pydicom.Dataset(), "dataset"),
+    ],
+)
+def test_what_is_no_image_is_told(image: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load(image)
+
+
+def test_a_volume_is_read_from_a_file(tmp_path: Path, model: MedVLM) -> None:
+    file = tmp_path / "x.nii"
+    nibabel.save(nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)), file)
+    answer = model.ask(file, "Which organ?", plane="axial", slice=2, window="full")
+    assert "axial slice 2 of 5" in answer.image_note
+    assert "window full" in answer.image_note
+    with pytest.raises(UserError, match="choose a plane"):
+        model.ask(file, "Which organ?")
+    with pytest.raises(UserError, match="give its path"):
+        model.ask(file.read_bytes(), "Which organ?")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"options": ["one"]}, "1 options"),
+        ({"options": ["x"] * 11}, "11 options"),
+        ({"question": " "}, "empty"),
+        ({"options": ["a", ""]}, "empty"),
+        ({"template": "medvlm"}, "medvlm-r1"),
+        ({"plane": "oblique"}, "axial"),
+        ({"question": "<|image_pad|>"}, "control token"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(model: MedVLM, changes: dict[str, Any], said: str) -> None:
+    wanted: dict[str, Any] = {"question": "Which organ?", "options": OPTIONS} | changes
+    with pytest.raises(UserError, match=said) as raised:
+        model.ask(None, **wanted)
+    assert isinstance(raised.value, UsageError) or "control" in said
+    with pytest.raises(UserError, match="max_new_tokens"):
+        MedVLM.load("phantom-base", max_new_tokens=0)
+    with pytest.raises(UserError, match="max_batch"):
+        MedVLM.load("phantom-base", max_batch=0)

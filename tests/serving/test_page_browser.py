@@ -1,0 +1,335 @@
+"""The reader page in a real browser (headless Chromium), on phone and desk, with the embedded model."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from page_model import EndlessPieces, scripted
+from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+
+from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.serving.medvlm import MedVLM
+from medvlm_r1.serving.page import mount_page
+from medvlm_r1.serving.page_examples import EXAMPLES
+from medvlm_r1.serving.page_mount import private_uploads
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+DICOM = str(get_testdata_file("CT_small.dcm", download=False))
+FIELDS = ("PatientName", "PatientID", "StudyInstanceUID", "SOPInstanceUID", "StudyDate", "Manufacturer", "StationName")
+
+# Every text that the reasoning has while it is written.
+RECORD = """() => {
+  window.seen = [];
+  new MutationObserver(() => {
+    const text = document.querySelector("#answer .live .reasoning")?.textContent;
+    if (text !== undefined && text !== window.seen.at(-1)) window.seen.push(text);
+  }).observe(document.querySelector("#answer"), {subtree: true, childList: true, characterData: true});
+}"""
+
+
+@contextmanager
+def served(medvlm: MedVLM, **options: Any) -> Iterator[str]:
+    """The page at an address of this machine."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        app = mount_page(FastAPI(), medvlm, **options)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def medvlm() -> Iterator[MedVLM]:
+    with MedVLM.load("phantom-base") as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def address(medvlm: MedVLM) -> Iterator[str]:
+    with served(medvlm) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., str]]:
+    """Serves a page until the test is over."""
+    with ExitStack() as stack:
+        yield lambda medvlm, **options: stack.enter_context(served(medvlm, **options))
+
+
+@pytest.fixture
+def visit(browser: Any, serve: Callable[..., str]) -> Iterator[Callable[..., Any]]:
+    """Opens a page; at the end nothing may have gone wrong in it, nor left this machine."""
+    contexts, troubles = [], []
+
+    def open_page(url: str, width: int = 1280, scheme: str = "light") -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("response", lambda reply: troubles.append(reply.url) if reply.status >= 400 else None)
+
+        def leave(route: Any) -> None:
+            if not route.request.url.startswith((url, "data:", "blob:")):
+                troubles.append(f"leaves the machine: {route.request.url}")
+                route.abort()
+            else:
+                route.continue_()
+
+        page.route("**/*", leave)
+        page.goto(url)
+        page.wait_for_selector("#ask")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def drop(page: Any, file: str | Path) -> None:
+    page.set_input_files("#drop input[type=file]", str(file))
+    page.get_by_text(Path(file).name, exact=True).wait_for()
+
+
+def say(page: Any, question: str, options: str = "") -> None:
+    page.fill("#question textarea", question)
+    page.fill("#options textarea", options)
+
+
+def in_use(page: Any, text: str) -> None:
+    page.locator("#in-use", has_text=text).wait_for()
+
+
+def answered(page: Any) -> None:
+    page.wait_for_selector("#look:not([disabled])")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_a_dicom_is_read_questioned_doubted_and_saved(
+    visit: Callable[..., Any], address: str, medvlm: MedVLM, width: int, scheme: str, tmp_path: Path
+) -> None:
+    page = visit(address, width, scheme)
+    drop(page, DICOM)
+    in_use(page, "window soft-tissue 40/400 HU")
+    before = page.get_attribute("#picture img", "src")
+    page.get_by_label("Window", exact=True).click()
+    page.get_by_role("option", name="Bone 400/1800 HU").click()
+    in_use(page, "window bone 400/1800 HU")
+    assert page.get_attribute("#picture img", "src") != before
+    page.locator("#centre input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    in_use(page, "window given 401/1800 HU")
+    say(page, "Which modality is this?", "MRI\nCT")
+    page.keyboard.press("Control+Enter")
+    answered(page)
+    expected = medvlm.ask(DICOM, "Which modality is this?", ["MRI", "CT"], window="401/1800")
+    assert page.inner_text("#answer .answer") == f"{expected.letter}) {expected.option}"
+    assert page.inner_text("#answer .reasoning") == expected.reasoning
+    shown = page.locator("#answer .percent").all_inner_texts()
+    assert [round(100 * p) for p in expected.confidence.values()] == [int(re.sub(r"\D", "", text)) for text in shown]
+    page.click("#look")
+    page.wait_for_selector("#looks .look:nth-child(4)")
+    answered(page)
+    assert page.locator("#looks .found tbody th").all_inner_texts() == [
+        "As asked",
+        "Blank image",
+        "Mirrored image",
+        "Shifted options",
+        "No reasoning",
+    ]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with page.expect_download() as saving:
+        page.click("#export")
+    saved = tmp_path / saving.value.suggested_filename
+    saving.value.save_as(saved)
+    assert saved.name == "case-1.html"
+    check_saved(visit, saved, f"{expected.letter}) {expected.option}")
+
+
+def check_saved(visit: Callable[..., Any], saved: Path, answer: str) -> None:
+    text = re.sub(r'data:[^"]+', "", saved.read_text())
+    assert answer in text
+    assert "window given 401/1800 HU" in text
+    assert text.count(RESEARCH_USE) >= 2
+    header = dcmread(DICOM)
+    named = [str(header[field].value) for field in FIELDS if field in header]
+    assert len(named) >= 5
+    assert [value for value in (*named, "CT_small") if value and value in text] == []
+    assert "//" not in text
+
+
+def test_the_reasoning_is_seen_growing_apart_from_the_answer(
+    visit: Callable[..., Any], serve: Callable[..., str]
+) -> None:
+    text = f"<think>{' '.join(f'step {number}.' for number in range(30))}</think><answer>A</answer>"
+    page = visit(serve(scripted(lambda image, prompt: text, seconds=0.02)))
+    page.get_by_role("button", name="Phantom MRI").click()
+    page.wait_for_selector("#picture img")
+    page.evaluate(RECORD)
+    page.click("#ask")
+    answered(page)
+    final = page.inner_text("#answer .reasoning")
+    assert final.endswith("step 29.")
+    grown = [text for text in page.evaluate("window.seen") if text]
+    assert len(grown) >= 3
+    assert all(final.startswith(text) for text in grown)
+    assert grown == sorted(grown, key=len)
+
+
+def test_a_picture_file_a_volume_and_an_open_question(visit: Callable[..., Any], address: str, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "red.png")
+    volume = np.arange(12 * 10 * 8, dtype=np.int16).reshape(12, 10, 8)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "volume.nii.gz")
+    page = visit(address, 390)
+    drop(page, tmp_path / "red.png")
+    in_use(page, "PNG, 60 x 40.")
+    assert not page.is_visible("#view")
+    say(page, "What colour is this?")
+    page.click("#ask")
+    answered(page)
+    assert page.locator("#answer .share").count() == 0
+    drop(page, tmp_path / "volume.nii.gz")
+    in_use(page, "axial slice 4 of 8")
+    page.locator("#slice input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    in_use(page, "axial slice 5 of 8")
+    page.get_by_label("Coronal").check()
+    in_use(page, "coronal slice 5 of 10")
+    page.click("#ask")
+    page.locator("#history label").nth(1).wait_for()
+    answered(page)
+    assert "coronal slice 5 of 10" in page.inner_text("#answer")
+    page.locator("#history label").first.click()
+    page.locator("#answer .meta", has_text="PNG, 60 x 40.").wait_for()
+    # Read into memory, and deleted.
+    assert not [file for file in private_uploads().rglob("*") if file.is_file()]
+
+
+def test_what_goes_wrong_is_said_in_words(visit: Callable[..., Any], address: str, tmp_path: Path) -> None:
+    page = visit(address)
+
+    def told(text: str) -> None:
+        page.locator("#message [role=alert]", has_text=text).wait_for()
+
+    page.click("#ask")
+    told("There is no image yet")
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(b"nothing of an image")
+    page.set_input_files("#drop input[type=file]", str(broken))
+    told("broken.dcm: a DICOM file of which no element of an image can be read")
+    page.get_by_role("button", name="MRI (DICOM)").click()
+    in_use(page, "DICOM, 64 x 64")
+    say(page, " ")
+    page.click("#ask")
+    told("There is no question yet")
+    say(page, "What is it?", "one")
+    page.click("#ask")
+    told("One option is no choice")
+    assert "Traceback" not in page.inner_text("body")
+
+
+def test_every_example_can_be_clicked_and_the_notice_stays(visit: Callable[..., Any], address: str) -> None:
+    page = visit(address, 390)
+    for example in EXAMPLES:
+        page.get_by_role("button", name=example.label).click()
+        name = example.load().name
+        page.locator("#picture .name", has_text=name).wait_for()
+        assert page.input_value("#question textarea") == example.load().question
+    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    notice = page.get_by_text(RESEARCH_USE).first.bounding_box()
+    assert 0 <= notice["y"] < 60
+
+
+def test_text_of_a_model_is_never_run(visit: Callable[..., Any], serve: Callable[..., str]) -> None:
+    text = "<think><img src=x onerror=alert(1)> ${alert(2)} {{alert}} </script></think><answer>A</answer>"
+    page = visit(serve(scripted(lambda image, prompt: text)))
+    page.on("dialog", lambda dialog: pytest.fail("a script of the model's text was run"))
+    page.get_by_role("button", name="CT (DICOM)").click()
+    page.wait_for_selector("#picture img")
+    say(page, "What?", "<b>bold</b>\nno")
+    page.click("#ask")
+    answered(page)
+    assert page.inner_text("#answer .reasoning") == "<img src=x onerror=alert(1)> ${alert(2)} {{alert}} </script>"
+    assert page.inner_text("#answer .answer") == "A) <b>bold</b>"
+    assert page.locator("#answer b").count() == 0
+
+
+def test_stop_stops_the_model(visit: Callable[..., Any], serve: Callable[..., str]) -> None:
+    endless = EndlessPieces()
+    page = visit(serve(scripted(lambda image, prompt: "", endless=endless)))
+    page.get_by_role("button", name="CT (DICOM)").click()
+    page.wait_for_selector("#picture img")
+    page.click("#ask")
+    page.locator("#answer .reasoning", has_text="word word").wait_for()
+    assert page.is_disabled("#ask")
+    page.click("#stop")
+    page.get_by_text("Stopped.").wait_for()
+    assert endless.closed.wait(20)
+    page.wait_for_selector("#ask:not([disabled])")
+    assert page.is_disabled("#export")
+
+
+def test_a_file_over_the_limit_is_refused_on_the_page(
+    visit: Callable[..., Any], serve: Callable[..., str], tmp_path: Path
+) -> None:
+    big = tmp_path / "big.dcm"
+    big.write_bytes(b"x" * 5000)
+    page = visit(serve(scripted(lambda image, prompt: ""), max_upload=4000))
+    page.set_input_files("#drop input[type=file]", str(big))
+    page.get_by_text("exceed the maximum allowed size").wait_for()
+
+
+def test_tab_goes_through_the_page_in_its_order_and_every_field_has_a_name(
+    visit: Callable[..., Any], address: str
+) -> None:
+    page = visit(address)
+    page.get_by_role("button", name="CT (DICOM)").click()
+    in_use(page, "CT")
+    # Where the tab key begins.
+    page.click("h1")
+    names = []
+    for _ in range(22):
+        page.keyboard.press("Tab")
+        names.append(
+            page.evaluate(
+                """() => { const e = document.activeElement;
+                return e.ariaLabel || e.labels?.[0]?.innerText || e.innerText || e.tagName; }"""
+            ).split("\n")[0]
+        )
+    order = ["Phantom MRI", "CT (DICOM)", "Window", "Question", "Options, one on each line", "Ask"]
+    places = [next(i for i, name in enumerate(names) if name.startswith(wanted)) for wanted in order]
+    assert places == sorted(places)
+    assert "INPUT" not in names
+    assert "TEXTAREA" not in names

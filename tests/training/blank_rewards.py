@@ -1,0 +1,22 @@
+"""Rewards for tests that ask for the policy's answers to blank images, named by their dotted path."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+SEEN: list[tuple[str, str | None]] = []
+
+
+def noting(
+    prompts: list[Any], completions: list[Any], *, blank_letter: list[str | None], **columns: Any
+) -> list[float]:
+    """Pays nothing; notes the sample and the blank answer of every row."""
+    SEEN.extend(zip(columns["sample_id"], blank_letter, strict=True))
+    return [0.0] * len(completions)
+
+
+def by_blank(completion_ids: list[list[int]], *, blank_letter: list[str | None], **columns: Any) -> list[float]:
+    """Pays for length, and how well, the blank answer decides."""
+    rates = [1 + zlib.crc32(str(text).encode()) % 5 for text in blank_letter]
+    return [float(len(ids) * rate) for ids, rate in zip(completion_ids, rates, strict=True)]

@@ -1,0 +1,13 @@
+"""`written_run.py` where a blank answer is its whole text: policies of random weights answer with no letter."""
+
+from __future__ import annotations
+
+import sys
+
+import written_run
+
+from medvlm_r1.training import blank
+
+if __name__ == "__main__":
+    blank.strict_letter = lambda text: text  # type: ignore[attr-defined]
+    written_run.main(*sys.argv[1:])

@@ -1,0 +1,294 @@
+"""Answers to blank images: the right ones, once a prompt, and without a trace in the training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import blank_rewards
+import numpy as np
+import pytest
+import sample_rewards
+import torch
+from counted import Counted
+from PIL import Image
+from safetensors.torch import load_file
+from test_distributed import SCRIPT, TORCHRUN, _run
+from trl import GRPOTrainer
+
+from medvlm_r1.data.blank import blank_like
+from medvlm_r1.data.folder import read_folder, write_folder
+from medvlm_r1.data.images import load_image
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.policy.load import load_policy
+from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.training import blank
+from medvlm_r1.training.blank import AnswersBlank, asks_blank
+from medvlm_r1.training.config import RunConfig, load_config
+from medvlm_r1.training.grpo import train_grpo
+
+ORGANS = ("liver", "kidney", "brain", "knee")
+PAYING = {"name": "sample_rewards:distinct_tokens"}
+ASKING = {"name": "blank_rewards:noting", "weight": 0.0}
+Configure = Callable[..., RunConfig]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    blank_rewards.SEEN.clear()
+    sample_rewards.SEEN_SAMPLES.clear()
+    # A policy of random weights answers with no letter; its whole text tells answers apart.
+    monkeypatch.setattr(blank, "strict_letter", lambda text: text)
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight questions that differ in text and size of image; A, B, C and D are right twice each."""
+    return write_questions(tmp_path_factory.mktemp("questions"), illustrated=range(8))
+
+
+def write_questions(folder: Path, *, illustrated: Collection[int]) -> Path:
+    (folder / "images").mkdir()
+    samples = []
+    for index in range(8):
+        image = f"images/{index}.png"
+        Image.new("RGB", (28 + 14 * (index % 3), 40), (30 * index, 90, 160)).save(folder / image)
+        samples.append(
+            Sample(
+                id=f"q{index}",
+                images=(image,) if index in illustrated else (),
+                question="Which organ is shown?" + " Is there a lesion?" * index,
+                options=ORGANS,
+                answer=ORGANS[index % 4],
+                modality="MRI",
+            )
+        )
+    write_folder(folder, samples, info={"name": "blank", "source": "made by the tests", "license": "CC0-1.0"})
+    return folder
+
+
+@pytest.fixture
+def configure(write_config: Callable[..., Path], questions: Path) -> Configure:
+    """A function that makes the configuration of two short steps on the questions, changed by its arguments."""
+
+    def make(**changes: Any) -> RunConfig:
+        return load_config(write_config(**{"data": {"train": str(questions)}, **changes}))
+
+    return make
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    return load_file(model / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def blank_answers(model: str, folder: Path, samples: list[Sample], tokens: int = 6) -> dict[str, str]:
+    """What a policy says greedily to the samples with grey images of the same size."""
+    generator = LocalGenerator(policy=load_policy(model), batch_size=1)
+    inputs = [
+        GenerationInput(
+            prompt=messages(sample),
+            images=[Image.new("RGB", load_image(folder / image).size, (128, 128, 128)) for image in sample.images],
+        )
+        for sample in samples
+    ]
+    answers = generator.generate(inputs, GenerationSettings(max_new_tokens=tokens))
+    return {sample.id: answer.text for sample, answer in zip(samples, answers, strict=True)}
+
+
+@pytest.mark.parametrize("size", [(40, 30), (1, 1), (7, 300)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_a_blank_image_has_the_size_and_shows_nothing(size: tuple[int, int], mode: str) -> None:
+    made = blank_like(Image.new(mode, size))
+    assert (made.mode, made.size) == ("RGB", size)
+    assert np.unique(np.asarray(made)).tolist() == [128]
+
+
+def test_a_reward_asks_by_naming_the_column() -> None:
+    assert asks_blank(resolve_reward("grounded"))
+    assert asks_blank(blank_rewards.noting)
+    assert not any(asks_blank(resolve_reward(name)) for name in ("accuracy_paper", "accuracy_strict", "consistent"))
+    assert not asks_blank(sample_rewards.distinct_tokens)
+
+
+@pytest.mark.parametrize("sharing", ["on", "off"])
+def test_the_answers_are_the_policys_own(
+    configure: Configure, tiny_policy_dir: Path, questions: Path, sharing: str
+) -> None:
+    # Nothing is learned in the one step, so the final model is the one that was asked.
+    config = configure(rewards=[ASKING], sharing=sharing, trainer={"max_steps": 2, "learning_rate": 0.0})
+    train_grpo(config)
+    expected = blank_answers(str(tiny_policy_dir), questions, read_folder(questions))
+    assert len(blank_rewards.SEEN) == 8
+    assert len({letter for _, letter in blank_rewards.SEEN}) > 1
+    for sample, letter in blank_rewards.SEEN:
+        assert letter == expected[sample]
+
+
+@pytest.mark.parametrize("sharing", ["on", "off"])
+def test_the_policy_is_asked_as_it_is_at_that_step(
+    configure: Configure, tiny_policy_dir: Path, questions: Path, sharing: str
+) -> None:
+    settings = {"max_steps": 3, "learning_rate": 3e-2, "lr_scheduler_type": "constant", "save_steps": 1}
+    run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=settings)).parent
+    last = dict(blank_rewards.SEEN[-4:])
+    samples = [sample for sample in read_folder(questions) if sample.id in last]
+    assert blank_answers(str(run / "checkpoints" / "checkpoint-2"), questions, samples) == last
+    assert blank_answers(str(tiny_policy_dir), questions, samples) != last
+
+
+@pytest.mark.parametrize("sharing", ["on", "off"])
+@pytest.mark.parametrize(
+    ("trainer", "generations", "prompts"),
+    [
+        ({}, 2, 2),
+        ({"num_generations": 4}, 2, 1),
+        # Two parts of a generation batch of four prompts, one optimizer step each.
+        ({"gradient_accumulation_steps": 2}, 2, 4),
+        # Two passes over each generation batch: the second asks nothing.
+        ({"num_iterations": 2}, 1, 2),
+    ],
+)
+def test_once_a_prompt_and_generation(
+    configure: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+    sharing: str,
+    trainer: dict[str, Any],
+    generations: int,
+    prompts: int,
+) -> None:
+    asked: list[int] = []
+    plain = AnswersBlank._greedy
+
+    def greedy(self: AnswersBlank, blanks: list[Any]) -> list[str | None]:
+        asked.append(len(blanks))
+        return plain(self, blanks)
+
+    monkeypatch.setattr(AnswersBlank, "_greedy", greedy)
+    run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=trainer)).parent
+    assert asked == [prompts] * generations
+    rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert len(blank_rewards.SEEN) == len(rows) == generations * prompts * trainer.get("num_generations", 2)
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["blank_right"] for row in logged if "blank_right" in row] == [0.0] * generations
+
+
+@pytest.mark.parametrize("sharing", ["on", "off"])
+def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: Path, sharing: str) -> None:
+    changes: dict[str, Any] = {"sharing": sharing, "trainer": {"max_steps": 4}}
+    without = train_grpo(configure(rewards=[PAYING], out=str(tmp_path / "without"), **changes))
+    config = configure(rewards=[PAYING, ASKING], out=str(tmp_path / "with"), **changes)
+    assert same(without, train_grpo(config))
+
+
+@pytest.mark.parametrize("sharing", ["on", "off"])
+def test_nothing_is_asked_where_no_reward_wants_it(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, sharing: str
+) -> None:
+    asked = Counted(AnswersBlank._blank_letters)
+    monkeypatch.setattr(AnswersBlank, "_blank_letters", asked)
+    run = train_grpo(configure(rewards=[PAYING], sharing=sharing)).parent
+    assert asked.calls == []
+    assert "blank_right" not in (run / "metrics.jsonl").read_text()
+
+
+def test_a_resumed_run_takes_the_same_steps(configure: Configure, tmp_path: Path) -> None:
+    class StopAfter:
+        def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+            if step == 3 and not logs:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    settings: dict[str, Any] = {"rewards": [PAYING, ASKING], "trainer": {"max_steps": 6}}
+    straight = train_grpo(configure(**settings, out=str(tmp_path / "straight")))
+    expected = list(blank_rewards.SEEN)
+    blank_rewards.SEEN.clear()
+    config = configure(**settings, out=str(tmp_path / "stopped"))
+    with pytest.raises(KeyboardInterrupt):
+        train_grpo(config, progress=StopAfter())
+    resumed = train_grpo(config)
+    assert expected == blank_rewards.SEEN
+    assert same(straight, resumed)
+
+
+def test_dropout_is_off_for_the_blank_answers_alone(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[tuple[bool, bool]] = []
+    plain = GRPOTrainer._generate_single_turn
+
+    def generate(self: Any, *arguments: Any) -> Any:
+        modes.append((self.model.training, self.generation_config.do_sample))
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generate)
+    train_grpo(configure(rewards=[PAYING, ASKING], lora={"r": 2, "alpha": 4, "dropout": 0.5}))
+    assert modes == [(True, True), (False, False)] * 2
+
+
+# TRL's own way takes no batch in which some prompts have images and others have none.
+@pytest.mark.parametrize(("sharing", "illustrated"), [("on", {1, 2, 5}), ("on", set()), ("off", set())])
+def test_questions_without_images_are_not_asked_again(
+    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str], sharing: str, illustrated: set[int]
+) -> None:
+    (tmp_path / "mixed").mkdir()
+    folder = write_questions(tmp_path / "mixed", illustrated=illustrated)
+    train_grpo(
+        configure(rewards=[PAYING, ASKING], sharing=sharing, data={"train": str(folder)}, trainer={"max_steps": 4})
+    )
+    asked = {sample for sample, letter in blank_rewards.SEEN if letter is not None}
+    assert asked == {f"q{index}" for index in illustrated}
+    assert len({sample for sample, _ in blank_rewards.SEEN}) == 8
+    assert capsys.readouterr().err.count("Some prompts have no image") == 1
+
+
+def test_the_share_that_is_right_is_logged_and_pays_nothing(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every completion is right; the blank answer is A always, which is right for two questions of the eight.
+    monkeypatch.setattr(blank, "strict_letter", lambda text: "A")
+    monkeypatch.setattr(
+        "medvlm_r1.rewards.grounded.accuracy_strict", lambda prompts, completions, *, letter: [1.0] * len(letter)
+    )
+    config = configure(
+        rewards=[{"name": "grounded"}], trainer={"max_steps": 1, "gradient_accumulation_steps": 4, "logging_steps": 1}
+    )
+    run = train_grpo(config).parent
+    rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert {row["sample_id"]: row["reward"] for row in rows} == {f"q{i}": float(i % 4 > 0) for i in range(8)}
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert logged[0]["blank_right"] == pytest.approx(2 / 8)
+
+
+def test_two_processes_answer_for_the_prompts_they_have(
+    write_config: Callable[..., Path], questions: Path, tmp_path: Path
+) -> None:
+    config = write_config(
+        data={"train": str(questions)},
+        rewards=[{"name": "blank_rewards:by_blank"}],
+        trainer={
+            "max_steps": 2,
+            "num_generations": 4,
+            "gradient_accumulation_steps": 1,
+            "shuffle_dataset": False,
+            "scale_rewards": "none",
+            "logging_steps": 1,
+        },
+    )
+    script = str(SCRIPT.with_name("blank_run.py"))
+    runs = []
+    for launcher, size in ([], 8), (TORCHRUN, 4):
+        out = tmp_path / str(size)
+        size_given = f"trainer.per_device_train_batch_size={size}"
+        figures, *_ = _run([*launcher, script, str(config), str(out), size_given], out)
+        runs.append([(row["reward"], row["blank_right"]) for row in figures])
+    for one, other in zip(*runs, strict=True):
+        assert one == pytest.approx(other)
+    assert len({reward for reward, _ in runs[0]}) == 2

@@ -1,0 +1,257 @@
+"""Guards: pure detectors on written histories, and short runs in which something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sample_rewards
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.training.checkpoint import damage
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.finite import NonFinite
+from medvlm_r1.training.grpo import train_grpo
+from medvlm_r1.training.guards import GUARDS, Figures
+from medvlm_r1.training.sft import train_sft
+
+WriteConfig = Callable[..., Path]
+Tried = Callable[[str, int], None]
+WITHIN = 10
+
+# What a step of a sound run looks like, in wide bounds.
+share = st.floats(0, 0.9)
+sound = st.fixed_dictionaries(
+    {
+        "reward": st.floats(0.05, 2),
+        "reward_std": st.floats(0.05, 1),
+        "frac_reward_zero_std": share,
+        "completions/clipped_ratio": share,
+        "completions/mean_length": st.floats(60, 150),
+        "kl": st.floats(0, 0.5),
+    }
+)
+histories = st.lists(sound, min_size=10, max_size=40)
+# The same with what each guard is for.
+TROUBLE: dict[str, Callable[[Sequence[Figures]], dict[str, float]]] = {
+    "zero rewards": lambda _: {"reward": 0.0, "reward_std": 0.0, "frac_reward_zero_std": 1.0},
+    "no advantage": lambda _: {"frac_reward_zero_std": 1.0, "reward": 1.5},
+    "cut off": lambda _: {"completions/clipped_ratio": 1.0},
+    "length collapse": lambda rows: {"completions/mean_length": 0.2 * min(values(rows, "completions/mean_length"))},
+    "KL run-away": lambda rows: {"kl": 1.1 + 11 * max(values(rows, "kl"))},
+}
+
+
+def values(rows: Sequence[Figures], name: str) -> list[float]:
+    return [value for row in rows if (value := row[name]) is not None]
+
+
+def speaking(history: Sequence[Figures]) -> set[str]:
+    return {name for name, guard in GUARDS.items() if guard.detector(history)}
+
+
+@given(history=histories)
+def test_a_sound_run_is_left_alone(history: list[Figures]) -> None:
+    assert all(not speaking(history[:end]) for end in range(len(history) + 1))
+
+
+@pytest.mark.parametrize("name", TROUBLE)
+def test_each_trouble_is_found_within_ten_steps(name: str, tried: Tried) -> None:
+    cases = 0
+
+    @given(before=histories, after=st.lists(sound, min_size=WITHIN, max_size=WITHIN))
+    def check(before: list[Figures], after: list[Figures]) -> None:
+        nonlocal cases
+        cases += 1
+        wrong = TROUBLE[name](before)
+        history = [*before, *({**row, **wrong} for row in after)]
+        first = next(end for end in range(len(history) + 1) if GUARDS[name].detector(history[:end]))
+        assert len(before) < first <= len(before) + WITHIN
+        # And no other guard takes it for its own.
+        assert all(speaking(history[:end]) <= {name} for end in range(len(history) + 1))
+
+    check()
+    tried("guards-detect", cases)
+
+
+def test_a_shrinking_image_gap_is_found_at_its_evaluation(tried: Tried) -> None:
+    cases = 0
+
+    @given(
+        before=st.lists(st.tuples(st.floats(60, 95), st.floats(25, 35)), min_size=1, max_size=8),
+        lost=st.tuples(st.floats(60, 95), st.floats(0, 30)),
+        steps=histories,
+    )
+    def check(before: list[tuple[float, float]], lost: tuple[float, float], steps: list[Figures]) -> None:
+        nonlocal cases
+        cases += 1
+        rows: list[Figures] = []
+        for shown, blank in before:
+            rows += [*steps[:3], {"eval_accuracy": shown, "eval_blank_accuracy": blank}]
+        shown, gap = lost
+        rows.append({"eval_accuracy": shown, "eval_blank_accuracy": shown - gap})
+        best = max(shown - blank for shown, blank in before)
+        # By hand: half of the best or less, and ten points down.
+        wanted = shown - (shown - gap) <= best / 2 and best - (shown - (shown - gap)) >= 10
+        assert ("image gap shrinking" in speaking(rows)) == wanted
+
+    check()
+    tried("guards-detect", cases)
+
+
+def test_a_held_image_gap_is_left_alone() -> None:
+    rows = [{"eval_accuracy": 80.0 + step, "eval_blank_accuracy": 40.0 + step / 2} for step in range(9)]
+    assert not speaking(rows)
+    # An evaluation without a blank run says nothing about the gap.
+    assert not speaking([*rows, {"eval_accuracy": 20.0}])
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["reward", "reward_std", "kl"]), st.none()), max_size=30))
+def test_missing_figures_are_no_trouble(history: list[Figures]) -> None:
+    assert not speaking(history)
+
+
+# Real runs
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().split("\n") if line]
+
+
+def test_zero_rewards_and_cut_off_completions_are_said_once_with_a_sample(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tried: Tried
+) -> None:
+    config = write_config(rewards=[{"name": "sample_rewards:nothing"}], trainer={"max_steps": 12, "logging_steps": 6})
+    train_grpo(load_config(config))
+    said = [line[line.index("Guard (") :] for line in capsys.readouterr().err.split("\n") if "Guard (" in line]
+    # One token limit and no answer known: random weights are cut off, too.
+    assert [line.partition(":")[0] for line in said] == ["Guard (zero rewards) at step 5", "Guard (cut off) at step 5"]
+    assert "all rewards were 0 in the last 5 generations" in said[0]
+    assert "A sample (q" in said[0]
+    assert "sample_rewards:nothing 0" in said[0]
+    assert "max_completion_length" in said[1]
+    tried("guards-runs", 2)
+
+
+def test_a_guard_that_stops_leaves_a_checkpoint_to_go_on_from(write_config: WriteConfig, tried: Tried) -> None:
+    changes = {"rewards": [{"name": "sample_rewards:nothing"}], "trainer": {"max_steps": 9}}
+    with pytest.raises(UserError, match=r"(?s)zero rewards\) at step 5.*on_guard=warn goes on") as stopped:
+        train_grpo(load_config(write_config(on_guard="stop", **changes)))
+    assert stopped.value.exit_code == 1
+    run = Path(load_config(write_config(**changes)).out)
+    assert [path.name for path in (run / "checkpoints").glob("checkpoint-*")] == ["checkpoint-5"]
+    assert train_grpo(load_config(write_config(on_guard="warn", **changes))) == run / "model"
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == list(range(1, 10))
+    tried("guards-runs", 1)
+
+
+def test_a_guard_at_the_last_step_takes_no_model_away(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tried: Tried
+) -> None:
+    # The last generation is learned from twice, so the fifth ends with the run.
+    for number, trainer in enumerate([{"max_steps": 5}, {"max_steps": 10, "num_iterations": 2}]):
+        changes = {"rewards": [{"name": "sample_rewards:nothing"}], "trainer": {**trainer, "save_strategy": "no"}}
+        config = load_config(write_config(on_guard="stop", **changes))
+        assert train_grpo(config.model_copy(update={"out": f"{config.out}{number}"})).is_dir()
+        assert capsys.readouterr().err.count("Guard (zero rewards)") == 1
+    tried("guards-runs", 2)
+
+
+def test_all_completions_of_a_group_alike_teach_nothing(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tried: Tried
+) -> None:
+    train_grpo(load_config(write_config(rewards=[{"name": "sample_rewards:one"}], trainer={"max_steps": 9})))
+    said = capsys.readouterr().err
+    assert "Guard (no advantage) at step 8" in said
+    assert "zero rewards" not in said
+    tried("guards-runs", 1)
+
+
+def test_an_infinite_reward_stops_the_run_before_the_weights_know(write_config: WriteConfig, tried: Tried) -> None:
+    sample_rewards.CALLS.clear()
+    trainer = {"max_steps": 6, "save_steps": 1}
+    config = load_config(write_config(rewards=[{"name": "sample_rewards:infinite_at_third"}], trainer=trainer))
+    with pytest.raises(NonFinite) as stopped:
+        train_grpo(config)
+    said = str(stopped.value)
+    assert "After step 2 of 6, a reward sample_rewards:infinite_at_third is inf." in said
+    ids = set(said.partition("The batch: ")[2].partition(". ")[0].split(", "))
+    assert ids == set(sample_rewards.CALLS[2])
+    assert "checkpoint-2 is good" in said
+    assert "trainer.learning_rate (now 0.001)" in said
+    assert "A sample (q" in said
+    last = Path(config.out) / "checkpoints" / "checkpoint-2"
+    assert damage(last) is None
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(last / "model.safetensors").values())
+    assert not (Path(config.out) / "model").exists()
+    tried("guards-non-finite", 1)
+
+
+@pytest.mark.parametrize("method", ["grpo", "sft"])
+def test_weights_that_burst_reach_neither_checkpoint_nor_model(
+    write_config: WriteConfig, method: str, tried: Tried
+) -> None:
+    # Adam's first step is the learning rate itself, whatever the gradient.
+    trainer = {"max_steps": 4, "save_steps": 1, "learning_rate": 1e39}
+    rewards = {"rewards": [{"name": "sample_rewards:distinct_tokens"}]} if method == "grpo" else {}
+    config = load_config(write_config(method, **rewards, trainer=trainer))
+    with pytest.raises(NonFinite, match=r"After step 1 of 4, the weight .* is not finite") as stopped:
+        (train_grpo if method == "grpo" else train_sft)(config)
+    assert "The batch: q" in str(stopped.value)
+    assert "no checkpoint was there yet" in str(stopped.value)
+    run = Path(config.out)
+    assert not list((run / "checkpoints").glob("*checkpoint*"))
+    assert not (run / "model").exists()
+    tried("guards-non-finite", 1)
+
+
+def test_a_gradient_that_bursts_stops_the_run(write_config: WriteConfig, tried: Tried) -> None:
+    def burst(module: torch.nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.requires_grad:
+            output.register_hook(lambda gradient: gradient * math.inf)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(burst)
+    try:
+        with pytest.raises(NonFinite, match=r"After step 0 of 2, the norm of the gradient is (nan|inf)"):
+            train_sft(load_config(write_config("sft")))
+    finally:
+        handle.remove()
+    tried("guards-non-finite", 1)
+
+
+def test_sampling_from_what_is_no_distribution_is_explained(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, tried: Tried
+) -> None:
+    multinomial = torch.multinomial
+    monkeypatch.setattr(torch, "multinomial", lambda given, *args, **kw: multinomial(given * math.nan, *args, **kw))
+    with pytest.raises(NonFinite, match="the probabilities of the next token is no numbers"):
+        train_grpo(load_config(write_config()))
+    tried("guards-non-finite", 1)
+
+
+def test_guards_know_the_steps_before_a_break(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = load_config(write_config(rewards=[{"name": "sample_rewards:nothing"}], trainer={"max_steps": 6}))
+
+    class StopAfterThree:
+        def on_step(self, step: int, total: int, logs: Any) -> None:
+            if step == 3 and not logs:
+                import os
+                import signal
+
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_grpo(config, progress=StopAfterThree())
+    assert "Guard" not in capsys.readouterr().err
+    train_grpo(config)
+    assert "Guard (zero rewards) at step 5" in capsys.readouterr().err

@@ -1,0 +1,309 @@
+"""What runs out or is taken away: room on the disk, leave to write, memory, the folder, the clock, the time to run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medvlm_r1.disk import only_process
+from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.run import evaluate
+from medvlm_r1.training import callbacks
+from medvlm_r1.training.checkpoint import damage, numbered
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.grpo import train_grpo
+from medvlm_r1.training.interrupt import Preempted
+from medvlm_r1.training.resources import explain
+from medvlm_r1.training.sft import train_sft
+
+WriteConfig = Callable[..., Path]
+Tried = Callable[[str, int], None]
+SMALL = 4 << 20
+REWARD = [{"name": "sample_rewards:distinct_tokens"}]
+
+
+class At:
+    """Does something after a step."""
+
+    def __init__(self, step: int, act: Callable[[], object]) -> None:
+        self._step = step
+        self._act = act
+
+    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+        if step == self._step and not logs:
+            self._act()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this account may not mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("room", range(0, 700_000, 100_000))
+def test_a_full_disk_leaves_a_whole_checkpoint_and_says_how_to_go_on(
+    write_config: WriteConfig, small_disk: Path, room: int, tried: Tried
+) -> None:
+    trainer = {"max_steps": 3, "save_steps": 1, "save_total_limit": 2}
+    config = load_config(write_config("sft", out=str(small_disk / "run"), trainer=trainer))
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * (SMALL - 48_000 - room))
+    with pytest.raises(UserError, match="no room is left on the disk") as stopped:
+        train_sft(config)
+    checkpoints = Path(config.out) / "checkpoints"
+    assert all(damage(path) is None for _, path in numbered(checkpoints))
+    assert not list(checkpoints.glob("*.partial"))
+    stands = numbered(checkpoints)
+    assert ("goes on from " + stands[0][1].name if stands else "starts again") in str(stopped.value)
+    filler.unlink()
+    model = train_sft(config)
+    assert [json.loads(line)["step"] for line in (model.parent / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    tried("disk-full", 1)
+
+
+def test_an_evaluation_on_a_full_disk_keeps_its_answers(
+    tiny_policy_dir: Path, data_dir: Path, small_disk: Path, command: Any, tried: Tried
+) -> None:
+    # Room for the lock and some of the eight answers.
+    (small_disk / "filler").write_bytes(b"x" * (SMALL - 4_096))
+    out = small_disk / "run"
+    settings = ("--data", data_dir, "--out", out, "--batch-size", 1, "--max-new-tokens", 4)
+    code, _, err = command("eval", tiny_policy_dir, *settings)
+    assert code == 1
+    assert "no room is left on the disk" in err
+    assert "the same command goes on from there" in err
+    kept = (out / "samples.jsonl").read_bytes()
+    assert 0 < kept.count(b"\n") < 8
+    (small_disk / "filler").unlink()
+    code, _, err = command("eval", tiny_policy_dir, *settings)
+    assert (code, "Traceback" in err) == (0, False)
+    answers = (out / "samples.jsonl").read_bytes()
+    assert answers.count(b"\n") == 8
+    assert answers.startswith(kept[: kept.rfind(b"\n") + 1])
+    tried("disk-full", 1)
+
+
+def test_a_folder_that_cannot_be_written_is_named(write_config: WriteConfig, small_disk: Path, tried: Tried) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(UserError, match=r"run: not to be written.*Read-only file system.*give a folder"):
+        train_grpo(load_config(write_config(out=str(small_disk / "run"))))
+    tried("read-only", 1)
+
+
+def test_a_complete_run_can_be_read_from_a_read_only_disk(write_config: WriteConfig, small_disk: Path) -> None:
+    trainer = {"save_strategy": "no"}
+    config = load_config(write_config("sft", out=str(small_disk / "run"), trainer=trainer))
+    model = train_sft(config)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert train_sft(config) == model
+
+
+@pytest.mark.parametrize(
+    ("where", "first"),
+    [
+        ("completions", "completions: trainer.max_completion_length (now 6)"),
+        ("pixels", "pixels: max_pixels (now the bound of the processor)"),
+        ("batch", "batch: trainer.per_device_train_batch_size (now 4)"),
+        ("model", "trainer.gradient_checkpointing=true or adapters"),
+    ],
+)
+def test_out_of_memory_names_what_to_lower_first(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, where: str, first: str, tried: Tried
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+
+    def refuse_on_a_cpu(*_: Any, **__: Any) -> None:
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+            "8589934592 bytes. Error code 12 (Cannot allocate memory)"
+        )
+
+    if where == "completions":
+        monkeypatch.setattr("medvlm_r1.training.shared_generation.torch.multinomial", refuse)
+    elif where == "pixels":
+        monkeypatch.setattr("transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLVisionBlock.forward", refuse)
+    elif where == "batch":
+        monkeypatch.setattr(torch.Tensor, "backward", refuse_on_a_cpu)
+    else:
+        monkeypatch.setattr("medvlm_r1.training.loop.load_policy", refuse_on_a_cpu)
+    with pytest.raises(UserError) as stopped:
+        train_grpo(load_config(write_config()))
+    said = str(stopped.value)
+    assert said.startswith("Out of memory ")
+    assert said.partition("the first in the list first: ")[2].startswith(first)
+    assert all(f"{name}:" in said for name in ("batch", "pixels", "completions"))
+    assert ("2.00 GiB more were asked for" in said) == (where in ("completions", "pixels"))
+    tried("out-of-memory", 1)
+
+
+def test_memory_of_the_machine_itself_is_asked_for_and_refused(write_config: WriteConfig, tried: Tried) -> None:
+    # More than any address space: the allocator's own words.
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(1 << 60)
+    said = explain(refused.value, load_config(write_config("sft")))
+    assert said is not None
+    assert said.startswith("Out of memory")
+    assert "completions" not in said
+    tried("out-of-memory", 1)
+
+
+def test_other_failures_are_left_as_they_are(write_config: WriteConfig) -> None:
+    config = load_config(write_config())
+    for error in (RuntimeError("shape mismatch"), OSError(errno.ECONNRESET, "reset"), ValueError("out of memory")):
+        assert explain(error, config) is None
+
+
+def test_two_runs_do_not_share_a_folder(
+    write_config: WriteConfig, tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, tried: Tried
+) -> None:
+    # A process of its own: a lock is a process's.
+    hold = (
+        "import sys; from pathlib import Path; from medvlm_r1.disk import only_process\n"
+        "with only_process(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    config = load_config(write_config())
+    out = Path(config.out)
+    command = [sys.executable, "-c", hold, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        for attempt in (
+            lambda: train_grpo(config),
+            lambda: evaluate(str(tiny_policy_dir), data_dir, out),
+        ):
+            with pytest.raises(UserError, match="is in use: another process is writing into it"):
+                attempt()
+            tried("locked", 1)
+        assert [path.name for path in out.iterdir()] == [".lock"]
+        other.kill()
+    # A dead process holds nothing.
+    train_grpo(config)
+
+
+def test_a_foreign_folder_gets_no_lock(write_config: WriteConfig, tmp_path: Path) -> None:
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.tex").write_text("x")
+    with pytest.raises(UserError, match="holds no run"):
+        train_grpo(load_config(write_config(out=str(other))))
+    assert [path.name for path in other.iterdir()] == ["chapter.tex"]
+
+
+def test_a_lock_is_given_back(tmp_path: Path) -> None:
+    for _ in range(2):
+        with only_process(tmp_path), pytest.raises(UserError), only_process(tmp_path):
+            pass
+
+
+def test_a_clock_that_is_set_back_changes_nothing(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Tried
+) -> None:
+    settings: dict[str, Any] = {"rewards": REWARD, "trainer": {"max_steps": 4, "save_steps": 1, "save_total_limit": 1}}
+    steady = train_grpo(load_config(write_config(**settings, out=str(tmp_path / "steady"))))
+    now = time.time()
+    jumps = iter(range(10**9))
+
+    def jumping() -> float:
+        return now - 86_400.0 * next(jumps)
+
+    monkeypatch.setattr(time, "time", jumping)
+    replace = Path.replace
+
+    def backwards(self: Path, target: Path) -> Path:
+        placed = replace(self, target)
+        if target.name.startswith("checkpoint-"):
+            os.utime(target, (jumping(), jumping()))
+        return placed
+
+    monkeypatch.setattr(Path, "replace", backwards)
+    jumped = train_grpo(load_config(write_config(**settings, out=str(tmp_path / "jumped"))))
+    assert [path.name for _, path in numbered(jumped.parent / "checkpoints")] == ["checkpoint-4"]
+    assert (steady / "model.safetensors").read_bytes() == (jumped / "model.safetensors").read_bytes()
+    times = [json.loads(line)["step_time"] for line in (jumped.parent / "metrics.jsonl").read_text().splitlines()]
+    assert all(seconds >= 0 for seconds in times)
+    tried("clock", 1)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_scheduler_gets_a_checkpoint_and_exit_code_0(
+    write_config: WriteConfig, capfd: pytest.CaptureFixture[str], times: int, tried: Tried
+) -> None:
+    config = load_config(write_config(rewards=REWARD, trainer={"max_steps": 4}))
+
+    def term() -> None:
+        # A launcher hands the signal on to processes that had it already.
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted, match=r"Stopped after step 2 of 4.*The same command goes on from there") as stopped:
+        train_grpo(config, progress=At(2, term))
+    assert stopped.value.exit_code == 0
+    assert "Stopping after this step with a checkpoint" in capfd.readouterr().err
+    assert [path.name for _, path in numbered(Path(config.out) / "checkpoints")] == ["checkpoint-2"]
+    train_grpo(config)
+    tried("sigterm", 1)
+
+
+def test_a_scheduler_in_the_midst_of_reused_completions_gets_its_checkpoint_after_them(
+    write_config: WriteConfig, tried: Tried
+) -> None:
+    trainer = {"max_steps": 6, "num_iterations": 3}
+    config = load_config(write_config(rewards=REWARD, trainer=trainer))
+    with pytest.raises(Preempted, match="Stopped after step 3 of 6"):
+        train_grpo(config, progress=At(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    train_grpo(config)
+    config = load_config(write_config(rewards=REWARD, out=config.out + "2", trainer=trainer))
+    # Nothing is left to do but to end.
+    assert train_grpo(config, progress=At(5, lambda: os.kill(os.getpid(), signal.SIGTERM))).is_dir()
+    tried("sigterm", 2)
+
+
+@pytest.mark.parametrize("moment", ["load_policy", "_write_model"])
+def test_a_signal_before_and_after_the_steps_ends_at_once(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, moment: str, tried: Tried
+) -> None:
+    def term(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was not heard")
+
+    before = signal.getsignal(signal.SIGTERM)
+    config = load_config(write_config(rewards=REWARD))
+    with monkeypatch.context() as patched:
+        patched.setattr(f"medvlm_r1.training.loop.{moment}", term)
+        with pytest.raises(Preempted, match="the same command goes on"):
+            train_grpo(config)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert train_grpo(config).is_dir()
+    tried("sigterm", 1)
+
+
+def test_the_command_exits_with_0(write_config: WriteConfig, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_step_end = callbacks.ProgressBridge.on_step_end
+
+    def term(self: Any, *args: Any, **kwargs: Any) -> None:
+        on_step_end(self, *args, **kwargs)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(callbacks.ProgressBridge, "on_step_end", term)
+    code, _, err = command("train", "grpo", "--config", write_config(rewards=REWARD))
+    assert code == 0
+    assert "Stopped after step 1 of 2" in err
+    assert "The same command goes on from there." in err

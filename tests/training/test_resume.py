@@ -1,0 +1,288 @@
+"""A run killed at any moment and started again is the run without a break: weights, figures, rollouts, answers."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lives import Life, Lives, Trial, kill_and_resume
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.training.checkpoint import MANIFEST, damage, finish_rotation, newest_whole, seal
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.grpo import train_grpo
+from medvlm_r1.training.sft import train_sft
+
+WriteConfig = Callable[..., Path]
+Tried = Callable[[str, int], None]
+REWARD = [{"name": "sample_rewards:distinct_tokens"}]
+# Logs, checkpoints, epochs (4 steps) and generations end at different steps.
+RUNS: dict[str, dict[str, Any]] = {
+    "grpo": {"rewards": REWARD, "trainer": {"max_steps": 6, "save_steps": 1, "logging_steps": 2}},
+    "grpo-reuse": {
+        "rewards": REWARD,
+        "sharing": False,
+        "trainer": {
+            "max_steps": 6,
+            "save_steps": 1,
+            "logging_steps": 5,
+            "num_iterations": 2,
+            "sync_ref_model": True,
+            "ref_model_sync_steps": 2,
+            "save_total_limit": 1,
+        },
+    },
+    "sft": {
+        "lora": {"r": 2, "dropout": 0.1},
+        "trainer": {"max_steps": 5, "save_steps": 2, "logging_steps": 3, "gradient_accumulation_steps": 2},
+    },
+}
+SOAKED: dict[str, dict[str, Any]] = {
+    **RUNS,
+    "grpo-lora": {"rewards": REWARD, "lora": {"r": 2}, "trainer": {"max_steps": 9, "save_steps": 2, "beta": 0.0}},
+    "grpo-accumulate": {
+        "rewards": REWARD,
+        "trainer": {
+            "max_steps": 6,
+            "save_steps": 1,
+            "gradient_accumulation_steps": 3,
+            "steps_per_generation": 2,
+            "logging_steps": 4,
+        },
+    },
+    "sft-epochs": {"trainer": {"max_steps": -1, "num_train_epochs": 3, "save_strategy": "epoch", "logging_steps": 4}},
+}
+
+
+def rows(file: Path, *without: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in file.read_text().split("\n") if line]
+    return [{name: value for name, value in row.items() if name not in without} for row in found]
+
+
+def trial(write_config: WriteConfig, name: str, runs: dict[str, dict[str, Any]], out: Path) -> Trial:
+    method = name.partition("-")[0]
+    file = write_config(method, **runs[name])
+    # Each run its own file; `write_config` has one name for all.
+    file = file.replace(file.with_name(f"{name}.yaml"))
+    return Trial(verb=method, arguments={"config": str(file), "out": str(out)})
+
+
+def check_same(straight: Path, resumed: Path) -> None:
+    """The same final model, figures and rollouts, and the same checkpoints, all of them whole."""
+    models = [{file.name: file.read_bytes() for file in (run / "model").iterdir()} for run in (straight, resumed)]
+    assert models[0] == models[1]
+    # The only figure that is a time.
+    assert rows(straight / "metrics.jsonl", "step_time") == rows(resumed / "metrics.jsonl", "step_time")
+    assert (straight / "samples.jsonl").exists() == (resumed / "samples.jsonl").exists()
+    if (straight / "samples.jsonl").exists():
+        assert (straight / "samples.jsonl").read_bytes() == (resumed / "samples.jsonl").read_bytes()
+    names = [sorted(path.name for path in (run / "checkpoints").glob("*checkpoint*")) for run in (straight, resumed)]
+    assert names[0] == names[1]
+    assert all(damage(resumed / "checkpoints" / name) is None for name in names[1])
+    assert not list(resumed.rglob("*.tmp")) + list(resumed.glob("*.partial"))
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory: pytest.TempPathFactory, tiny_policy_dir: Path) -> Iterator[Lives]:
+    with Lives(tmp_path_factory.mktemp("lives") / "log", tiny_policy_dir) as process:
+        yield process
+
+
+@pytest.mark.parametrize(("name", "kills"), [("grpo", 8), ("grpo-reuse", 6), ("sft", 6)])
+def test_a_training_killed_at_random_moments_is_the_same_run(
+    lives: Lives, write_config: WriteConfig, tmp_path: Path, name: str, kills: int, tried: Tried
+) -> None:
+    straight = trial(write_config, name, RUNS, tmp_path / "straight")
+    whole = lives.live(straight.verb, straight.arguments)
+    killed = Trial(verb=straight.verb, arguments={**straight.arguments, "out": str(tmp_path / "killed")})
+    draw = random.Random(f"{name} 0")
+    kill_and_resume(lives, killed, whole, draw, kills, lambda: check_same(straight.out, killed.out))
+    tried("resume-training", kills)
+
+
+def evaluation(policy: Path, data: Path, out: Path) -> Trial:
+    arguments = {"model": str(policy), "data_dir": str(data), "out": str(out), "batch_size": 2, "max_new_tokens": 4}
+    return Trial(verb="eval", arguments=arguments)
+
+
+def check_same_answers(straight: Path, resumed: Path) -> None:
+    assert rows(straight / "samples.jsonl", "seconds") == rows(resumed / "samples.jsonl", "seconds")
+    figures = [json.loads((run / "results.json").read_text()) | {"seconds": 0} for run in (straight, resumed)]
+    assert figures[0] == figures[1]
+
+
+def test_an_evaluation_killed_at_random_moments_keeps_every_answer(
+    lives: Lives, tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, tried: Tried
+) -> None:
+    straight = evaluation(tiny_policy_dir, data_dir, tmp_path / "straight")
+    whole = lives.live(straight.verb, straight.arguments)
+    killed = evaluation(tiny_policy_dir, data_dir, tmp_path / "killed")
+    draw = random.Random(0)
+    store = killed.out / "samples.jsonl"
+    kept = b""
+    for _ in range(6):
+        kind = draw.choice(["file", "module"])
+        lives.live(killed.verb, killed.arguments, {kind: draw.randint(1, whole.seen[kind])})
+        content = store.read_bytes() if store.exists() else b""
+        # What was answered stays as it was written, line by line.
+        assert content.startswith(kept)
+        kept = content[: content.rfind(b"\n") + 1]
+    lives.live(killed.verb, killed.arguments)
+    assert store.read_bytes().startswith(kept)
+    check_same_answers(straight.out, killed.out)
+    tried("resume-evaluation", 6)
+
+
+@pytest.mark.soak
+def test_soak_runs_killed_again_and_again(
+    lives: Lives,
+    write_config: WriteConfig,
+    tiny_policy_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+    tried: Tried,
+) -> None:
+    until = time.monotonic() + 60 * pytestconfig.getoption("--soak-minutes")
+    runs: dict[str, tuple[Trial, Life, Callable[[Path, Path], None]]] = {}
+    for name in SOAKED:
+        straight = trial(write_config, name, SOAKED, tmp_path / f"{name}-straight")
+        runs[name] = (straight, lives.live(straight.verb, straight.arguments), check_same)
+    straight = evaluation(tiny_policy_dir, data_dir, tmp_path / "eval-straight")
+    runs["eval"] = (straight, lives.live(straight.verb, straight.arguments), check_same_answers)
+    kills = round_ = 0
+    while time.monotonic() < until:
+        for name, (straight, whole, check) in runs.items():
+            killed = Trial(
+                verb=straight.verb, arguments={**straight.arguments, "out": str(tmp_path / f"{name}-{round_}")}
+            )
+            draw = random.Random(f"{name} {round_}")
+            kill_and_resume(lives, killed, whole, draw, 4, lambda a=straight, b=killed, c=check: c(a.out, b.out))
+            shutil.rmtree(killed.out)
+            kills += 4
+        round_ += 1
+        print(f"soak: {kills} kills, every run the same", flush=True)
+    tried("resume-soak", kills)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    """Two sealed checkpoints."""
+    folder = tmp_path / "checkpoints"
+    for step in (4, 6):
+        place = folder / f"checkpoint-{step}"
+        (place / "deep").mkdir(parents=True)
+        (place / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        (place / "model.safetensors").write_bytes(bytes(range(256)) * 4)
+        (place / "deep" / "optimizer.pt").write_bytes(b"x" * 300)
+        seal(place)
+    return folder
+
+
+def test_every_damage_to_a_checkpoint_is_found(checkpoints: Path, tried: Tried) -> None:
+    place = checkpoints / "checkpoint-6"
+    draw = random.Random(0)
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    assert damage(place) is None
+    cases = 0
+    for file in files:
+        whole = file.read_bytes()
+        changed = [whole[: draw.randrange(len(whole))] for _ in range(5)] + [b""]
+        for _ in range(5):
+            at = draw.randrange(len(whole))
+            changed.append(whole[:at] + bytes([whole[at] ^ (1 << draw.randrange(8))]) + whole[at + 1 :])
+        for content in changed:
+            file.write_bytes(content)
+            assert damage(place) is not None or content == whole
+            cases += 1
+        file.unlink()
+        found = damage(place)
+        assert found is not None
+        assert file.name in found
+        cases += 1
+        file.write_bytes(whole)
+    assert damage(place) is None
+    tried("damaged-checkpoint", cases)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
+    checkpoints: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoints / "checkpoint.partial" / "checkpoint-8").mkdir(parents=True)
+    file = checkpoints / "checkpoint-6" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert newest_whole(checkpoints) == checkpoints / "checkpoint-4"
+    said = capsys.readouterr().err
+    assert "checkpoint-6 is damaged: model.safetensors has another content" in said
+    assert "going on from step 4" in said
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-4", "damaged-checkpoint-6"]
+    (checkpoints / "checkpoint-4" / MANIFEST).write_text("{")
+    with pytest.raises(UserError, match=r"every checkpoint is damaged \(checkpoint-4: its files.json cannot be read\)"):
+        newest_whole(checkpoints)
+
+
+def test_a_run_with_a_damaged_last_checkpoint_ends_the_same(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], tried: Tried
+) -> None:
+    settings = {"rewards": REWARD, "trainer": {"max_steps": 5, "save_steps": 2}}
+    straight = train_grpo(load_config(write_config(**settings, out=str(tmp_path / "straight")))).parent
+    config = load_config(write_config(**settings, out=str(tmp_path / "damaged")))
+    run = train_grpo(config).parent
+    shutil.rmtree(run / "model")
+    last = run / "checkpoints" / "checkpoint-5"
+    optimizer = last / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-7])
+    train_grpo(config)
+    assert "checkpoint-5 is damaged: optimizer.pt has" in capsys.readouterr().err
+    shutil.rmtree(run / "checkpoints" / "damaged-checkpoint-5")
+    check_same(straight, run)
+    tried("damaged-checkpoint", 1)
+
+
+def test_a_run_killed_before_its_model_writes_the_same_files(write_config: WriteConfig, tried: Tried) -> None:
+    config = load_config(write_config("sft"))
+    model = train_sft(config)
+    straight = {file.name: file.read_bytes() for file in model.iterdir()}
+    # The tokenizer of a run that takes no step has seen no batch.
+    shutil.rmtree(model)
+    train_sft(config)
+    assert {file.name: file.read_bytes() for file in model.iterdir()} == straight
+    tried("resume-training", 1)
+
+
+def test_a_run_killed_while_it_deleted_checkpoints_deletes_them(write_config: WriteConfig, tried: Tried) -> None:
+    trainer = {"max_steps": 4, "save_steps": 1, "save_total_limit": 1}
+    config = load_config(write_config("sft", trainer=trainer))
+    model = train_sft(config)
+    checkpoints = model.parent / "checkpoints"
+    half = checkpoints / "checkpoint-3"
+    shutil.copytree(checkpoints / "checkpoint-4", half)
+    (half / "optimizer.pt").unlink()
+    shutil.rmtree(model)
+    train_sft(config)
+    assert [path.name for path in checkpoints.glob("*checkpoint*")] == ["checkpoint-4"]
+    tried("resume-training", 1)
+
+
+def test_a_deletion_spares_the_best_checkpoint(checkpoints: Path) -> None:
+    last = checkpoints / "checkpoint-6"
+    (last / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": "elsewhere/checkpoint-4"}))
+    finish_rotation(last, 1)
+    assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-4", "checkpoint-6"}
+    (last / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": None}))
+    finish_rotation(last, 1)
+    assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-6"}
+
+
+def test_checkpoints_wait_for_the_end_of_reused_completions(write_config: WriteConfig) -> None:
+    trainer = {"max_steps": 7, "save_steps": 1, "num_iterations": 2, "save_total_limit": 9}
+    run = train_grpo(load_config(write_config(rewards=REWARD, trainer=trainer))).parent
+    # The last step's is kept all the same: nothing comes after it.
+    steps = {int(path.name.rpartition("-")[2]) for path in (run / "checkpoints").glob("checkpoint-*")}
+    assert steps == {2, 4, 6, 7}
