@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test soak reliability demo lint clean
+.PHONY: setup test soak reliability demo lint lock audit-deps clean
 
 setup: $(VENV)/.ready
 
@@ -46,6 +46,16 @@ reliability: setup
 
 demo: setup
 	$(BIN)/medvlm-r1 demo
+
+# Pins what is installed; run it after the dependencies changed.
+lock: setup
+	$(BIN)/python tests/lock.py requirements-dev.lock
+
+# Known vulnerabilities of the pinned versions; fails where one could not be looked up. Asks a server on the net, so it
+# is no part of `make test`.
+audit-deps: setup
+	$(BIN)/pip install 'pip-audit>=2.9'
+	$(BIN)/pip-audit --requirement requirements-dev.lock --no-deps --disable-pip --strict
 
 # Leaves the environment alone.
 clean:

@@ -220,7 +220,7 @@ def compare(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations or trainings.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations, trainings or audits.")],
     out: Annotated[Path, typer.Option("--out", help="The HTML file.")] = Path("report.html"),
     items: Annotated[int, typer.Option(help="Test items shown in full.")] = 12,
 ) -> None:

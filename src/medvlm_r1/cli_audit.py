@@ -119,7 +119,7 @@ def audit_model_command(
         typer.Option(metavar="PROBE", help="image, options, reasoning, truth, confidence, subgroups. [default: all]"),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions at once, each in all its variants.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Questions at once, each in all its variants.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 512,
     template: TemplateName = Template.medvlm_r1,
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out rows without their images.")] = False,
@@ -148,14 +148,18 @@ def audit_model_command(
             skip_missing=skip_missing,
             progress=advance,
         )
+    from medvlm_r1.report.audit_model_page import render_model_audit
+
+    page = render_model_audit(out)
     if as_json:
-        print(json.dumps(record))
+        print(json.dumps({**record, "page": str(page)}))
         return
-    print("\n".join([*model_audit_lines(record), f"Figures: {out / FIGURES}", RESEARCH_USE]))
+    print("\n".join([*model_audit_lines(record), f"Figures: {out / FIGURES}   Report: {page}", RESEARCH_USE]))
 
 
 def model_audit_lines(record: Mapping[str, Any]) -> list[str]:
     """The verdicts of a model's audit, one line each, and what came back that was no answer."""
+    from medvlm_r1.audit.model import counted
     from medvlm_r1.audit.registry import QUESTIONS
 
     lines = []
@@ -167,9 +171,4 @@ def model_audit_lines(record: Mapping[str, Any]) -> list[str]:
         if probe not in {name for name, _ in QUESTIONS.values()}:
             found = record["probes"][probe]
             lines.append(f"{found['verdict'].upper():<8}{probe.capitalize()}: {found['sentence']}")
-    answers = record["answers"]
-    lines.append(
-        f"{record['n']} questions in {answers['variants']} variants; answers to the questions as they stand: "
-        f"{answers['unparsed']} unparsed, {answers['cut_off']} cut off, {answers['empty']} empty"
-    )
-    return lines
+    return [*lines, counted(record)]

@@ -168,6 +168,25 @@ def bench_audit_command(
     print(json.dumps(found) if as_json else "\n".join([*audit_lines(found), RESEARCH_USE]))
 
 
+@bench_app.command("audit-cost")
+def bench_audit_cost_command(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, or phantom-base.")] = "phantom-base",
+    items: Annotated[int, typer.Option(min=1, help="PhantomVQA questions.")] = 300,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed repetitions.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """How many plain evaluations does the full audit of a model cost, on the same questions?
+
+    Example: medvlm-r1 bench audit-cost phantom-base --items 60
+    """
+    from medvlm_r1.bench.audit_cost import audit_cost, cost_lines
+    from medvlm_r1.console import progress_bar
+
+    with progress_bar("Rounds") as advance:
+        found = audit_cost(model, items=items, rounds=rounds, progress=advance)
+    print(json.dumps(found) if as_json else "\n".join(cost_lines(found)))
+
+
 @bench_app.command("grounded")
 def bench_grounded_command(
     out: Annotated[Path, typer.Option(help="Folder of data and runs; given again, it goes on where it stood.")] = Path(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from medvlm_r1.bench import grounded as bench
+from medvlm_r1.bench.cold_start import written_from_label
 from medvlm_r1.bench.grounded import Sizes, bench_grounded, grounded_lines, shuffled
-from medvlm_r1.bench.shortcut_start import written_from_label
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.dialogue.conclusion import concluded_letter
 from medvlm_r1.dialogue.response import parse_response

@@ -94,6 +94,14 @@ def test_sampling_is_seeded_and_leaves_the_random_state_alone(policy: Policy) ->
     assert sample(2) != first
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-6])
+def test_a_temperature_too_small_to_divide_by_is_greedy(policy: Policy, temperature: float) -> None:
+    generator = LocalGenerator(policy=policy)
+    greedy = generator.generate(ITEMS[:2], SHORT)
+    cold = GenerationSettings(max_new_tokens=6, temperature=temperature)
+    assert generator.generate(ITEMS[:2], cold) == greedy
+
+
 def test_image_tokens_are_never_generated(policy: Policy) -> None:
     forbidden = vision_token_ids(policy.model)
     bias(policy, forbidden, 1000.0)

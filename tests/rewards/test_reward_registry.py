@@ -22,7 +22,8 @@ def own_rewards(tmp_path, monkeypatch):
 
 
 def test_names():
-    assert list(REGISTRY) == ["accuracy_paper", "format_paper", "accuracy_strict", "consistent", "grounded"]
+    strict = ["accuracy_strict", "format_strict", "consistent", "grounded"]
+    assert list(REGISTRY) == ["accuracy_paper", "format_paper", *strict]
     for name, reward in REGISTRY.items():
         assert resolve_reward(name) is reward
         assert reward.__name__ == name  # the name under which TRL logs it

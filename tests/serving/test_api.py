@@ -33,6 +33,12 @@ def test_a_plain_request(served: Served) -> None:
     assert reply.notice == RESEARCH_USE
 
 
+def test_a_temperature_too_small_to_divide_by_is_greedy(served: Served) -> None:
+    wanted: dict[str, Any] = {"model": NAME, "messages": user(text="Hello")}
+    cold, greedy = (served.client().chat.completions.create(**wanted, temperature=t) for t in (5e-324, 0))
+    assert cold.choices[0].message.content == greedy.choices[0].message.content
+
+
 def test_the_reply_is_the_one_of_python_and_of_the_stream(served: Served) -> None:
     asked = Question(image=picture(3), question="Which organ is shown?", options=OPTIONS)
     text = prepare(asked).item.prompt[0]["content"][-1]["text"]

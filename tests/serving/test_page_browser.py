@@ -95,7 +95,7 @@ def visit(browser: Any, serve: Callable[..., str]) -> Iterator[Callable[..., Any
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
         page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("response", lambda reply: troubles.append(reply.url) if reply.status >= 400 else None)

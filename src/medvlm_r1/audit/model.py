@@ -36,7 +36,7 @@ def audit_model(
     *,
     probes: Sequence[str] = (),
     limit: int | None = None,
-    batch_size: int = 16,
+    batch_size: int = 32,
     max_new_tokens: int = 512,
     template: str = "medvlm-r1",
     skip_missing: bool = False,
@@ -89,13 +89,14 @@ def audit_model(
                 progress(start, len(rows))
             places = range(start, min(start + batch_size, len(rows)))
             asked = [_asked(data_dir, rows, place, partner[place], template) for place in places]
+            samples = {item.sample.id: item.sample for item in asked}
             keys = {item.sample.id: _key(item, identity, max_new_tokens) for item in asked}
             for sample_id, key in keys.items():
                 store.check(sample_id, key)
             known = {sample_id: item.answers for sample_id, item in store.items.items()}
             for sample_id, answers in ask_items(asked, chosen.values(), respondent, known).items():
                 if answers:
-                    store.append(sample_id, keys[sample_id], answers)
+                    store.append(samples[sample_id], keys[sample_id], answers)
         if progress is not None:
             progress(len(rows), len(rows))
         items = audited([sample for _, sample in rows], {name: item.answers for name, item in store.items.items()})
@@ -147,6 +148,15 @@ def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: 
         },
         "probes": {name: result.record() for name, result in found.items()},
     }
+
+
+def counted(record: Mapping[str, Any]) -> str:
+    """What came back in an audit, in one line: questions, variants, and what was no answer."""
+    answers = record["answers"]
+    return (
+        f"{record['n']} questions in {answers['variants']} variants; answers to the questions as they stand: "
+        f"{answers['unparsed']} unparsed, {answers['cut_off']} cut off, {answers['empty']} empty"
+    )
 
 
 def _unreachable(name: str) -> ProbeResult:

@@ -30,8 +30,8 @@ class LocalRespondent:
     policy: Policy
     template: str = "medvlm-r1"
     max_new_tokens: int = 512
-    rows: int = 256
-    """Completions under way at once; halved for long prompts by `tokens`."""
+    rows: int = 128
+    """Completions under way at once, at most."""
     tokens: int = 65536
     """Tokens of prompts and prefixes in one pass, at most, which bounds the memory."""
     _store: Any = field(init=False)
@@ -63,10 +63,19 @@ class LocalRespondent:
                 for some in _parts([one for one in part if not one.letters], self.rows, self.tokens):
                     answers.update(write(some))
                 # Turns of like length together: what fills them up to the longest is computed too.
-                letters = [one for one in part if one.letters]
+                letters = list({(one.key, one.turn): one for one in part if one.letters}.values())
                 letters = sorted(letters, key=lambda one: len(one.turn)) if known else letters
                 for some in _parts(letters, _LETTER_ROWS if known else self.rows, self.tokens):
                     answers.update(_weighed(some, self._going_on(some).logits() if known else self._after(some)))
+        # The same turn after the same prompt has been weighed once.
+        shares = {
+            (one.key, one.turn): answers[one.place].probabilities
+            for one in asked
+            if one.letters and one.place in answers
+        }
+        for one in asked:
+            if one.place not in answers:
+                answers[one.place] = weighed(one.variant, shares[one.key, one.turn] or ())
         if any(one.variant.name == REAL for one in asked):
             self._states = fresh
         return [answers[place] for place in range(len(variants))]
@@ -76,7 +85,7 @@ class LocalRespondent:
         return bool(one.turn) and one.key in self._states
 
     def _asked(self, variants: Sequence[Variant]) -> list[_Asked]:
-        """The variants with their prompts, each prompt processed once; variants of one prompt stand together."""
+        """The variants with their prompts, each processed once; long prompts first, variants of one prompt together."""
         from medvlm_r1.training.shared_batch import images_key, process_together
 
         processor = self.policy.processor
@@ -111,7 +120,8 @@ class LocalRespondent:
             asked.append(
                 _Asked(place=place, variant=variant, key=key, prompt=prompt, turn=turn, letters=letters, length=length)
             )
-        return sorted(asked, key=lambda one: (order[one.key], one.turn))
+        # Prompts of like length together: what fills them up to the longest is computed, and read at every token.
+        return sorted(asked, key=lambda one: (-one.length, order[one.key], one.turn))
 
     def _write(self, asked: Sequence[_Asked], fresh: dict[str, Any]) -> Iterator[tuple[int, VariantAnswer]]:
         """Complete the variants, each prompt (with the start of the turn) run once; real ones leave their states."""

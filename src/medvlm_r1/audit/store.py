@@ -1,7 +1,7 @@
 """The answers of one audit on disk: `answers.jsonl` in the run folder, appended item by item and never rewritten.
 
-A line holds the answers to some variants of one item, and the key they were made under. Lines of one item add up, so an
-audit that is asked for further probes asks only what is new.
+A line holds the answers to some variants of one item, the question as it stands (without its record), and the key they
+were made under. Lines of one item add up, so an audit that is asked for further probes asks only what is new.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +17,13 @@ from typing import Any, Self
 
 from medvlm_r1.audit.variant import VariantAnswer
 from medvlm_r1.data.rows import bad_row
+from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
+from medvlm_r1.disk import only_process
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.store import AnswerKey, open_log, read_log
 
 ANSWERS = "answers.jsonl"
+_NOT_STORED = ("split", "record", "missing")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,16 +31,18 @@ class StoredItem:
     """What was answered about one item.
 
     Attributes:
+        sample: The question, without split, record and missing mark; None in a file that does not hold it.
         key: What the answers depend on; its pixels are those of the item and of the one shown in its place.
         answers: By name of the variant.
     """
 
+    sample: Sample | None
     key: AnswerKey
     answers: dict[str, VariantAnswer]
 
 
 class AuditStore:
-    """Appends to a run folder's `answers.jsonl`; use it in a `with` block.
+    """Appends to a run folder's `answers.jsonl`, which no other process may do meanwhile; use it in a `with` block.
 
     Attributes:
         path: The file.
@@ -44,29 +50,12 @@ class AuditStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.path = folder / ANSWERS
-            self.items: dict[str, StoredItem] = {}
-            if self.path.exists():
-                self._read()
-            self._file = open_log(self.path)
-        except OSError as error:
-            raise UserError(f"{folder}: {error.strerror}; name a folder that can be written with --out") from error
-
-    def _read(self) -> None:
-        for number, row in read_log(self.path):
-            try:
-                key = AnswerKey(**row["key"])
-                answers = {name: _answer(given) for name, given in row["answers"].items()}
-                item = self.items.setdefault(row["id"], StoredItem(key=key, answers={}))
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise bad_row(
-                    self.path, number, f"not a line of `medvlm-r1 audit model` ({error!r}); give another folder"
-                ) from error
-            if item.key != key:
-                raise bad_row(self.path, number, f"another key than in an earlier row of {row['id']!r}; remove one")
-            item.answers |= answers
+        self.path = folder / ANSWERS
+        with ExitStack() as opening:
+            opening.enter_context(only_process(folder))
+            self.items: dict[str, StoredItem] = read_items(self.path) if self.path.exists() else {}
+            self._file = opening.enter_context(open_log(self.path))
+            self._open = opening.pop_all()
 
     def check(self, sample_id: str, key: AnswerKey) -> None:
         """Stop unless what is stored of an item was made from what is asked for now.
@@ -82,13 +71,15 @@ class AuditStore:
                 "give another --out, or delete that folder to start again"
             )
 
-    def append(self, sample_id: str, key: AnswerKey, answers: Mapping[str, VariantAnswer]) -> None:
+    def append(self, sample: Sample, key: AnswerKey, answers: Mapping[str, VariantAnswer]) -> None:
         """Write the answers to some variants of an item and force them to disk."""
-        row = {"id": sample_id, "answers": {name: asdict(answer) for name, answer in answers.items()}}
-        self._file.write(json.dumps({**row, "key": asdict(key)}, ensure_ascii=False) + "\n")
+        question = {name: value for name, value in row_from_sample(sample).items() if name not in _NOT_STORED}
+        given = {name: asdict(answer) for name, answer in answers.items()}
+        row = {"id": sample.id, "answers": given, "key": asdict(key), "sample": question}
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.items.setdefault(sample_id, StoredItem(key=key, answers={})).answers |= answers
+        self.items.setdefault(sample.id, StoredItem(sample=sample, key=key, answers={})).answers |= answers
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +87,30 @@ class AuditStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._open.close()
+
+
+def read_items(path: Path) -> dict[str, StoredItem]:
+    """What an audit's `answers.jsonl` holds, by sample id; the file is left as it is.
+
+    Raises:
+        UserError: A line is damaged, or does not belong to what stands before it; the message names file and row.
+    """
+    items: dict[str, StoredItem] = {}
+    for number, row in read_log(path):
+        try:
+            key = AnswerKey(**row["key"])
+            answers = {name: _answer(given) for name, given in row["answers"].items()}
+            sample = sample_from_row(row["sample"]) if "sample" in row else None
+            item = items.setdefault(row["id"], StoredItem(sample=sample, key=key, answers={}))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise bad_row(
+                path, number, f"not a line of `medvlm-r1 audit model` ({error!r}); give another folder"
+            ) from error
+        if item.key != key:
+            raise bad_row(path, number, f"another key than in an earlier row of {row['id']!r}; remove one")
+        item.answers |= answers
+    return items
 
 
 def _answer(given: Mapping[str, Any]) -> VariantAnswer:

@@ -51,6 +51,8 @@ class Child:
 
     def __exit__(self, *_: Any) -> None:
         self._pipe.close()
+        # It ends by itself when it has nothing more to do, or finds the pipe closed.
+        self._process.join(10)
         self._process.terminate()
         self._process.join()
 

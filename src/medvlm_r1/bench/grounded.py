@@ -1,9 +1,9 @@
 """`medvlm-r1 bench grounded`: plain rewards against `grounded` where the training questions give their answers away.
 
 PhantomVQA with its shortcut planted is the training set: in 97 of 100 questions one option is recognised by its text
-alone. The start is a checkpoint that has taken the shortcut up (`shortcut_start`). From it GRPO goes on twice on the
-same questions, with the demo's rewards and with `grounded` in place of accuracy, all else equal; then both answer
-clean questions, where the shortcut is worth nothing, with their own images and with those of other items.
+alone. From a start that knows the form of an answer and half looks (`cold_start`), GRPO goes on twice on the same
+questions, with the demo's rewards and with `grounded` in place of accuracy, all else equal; then both answer clean
+questions, where the shortcut is worth nothing, with their own images and with those of other items.
 
 A folder holds all of it; the same call again goes on where it stood.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
-from medvlm_r1.bench.shortcut_start import shortcut_start
+from medvlm_r1.bench.cold_start import cold_start
 from medvlm_r1.console import Advance, TrainingProgress
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
@@ -51,11 +51,11 @@ class Sizes:
     """Questions, and changes to the recipes of both arms."""
 
     train: int = 600
-    """MRI questions with the shortcut."""
+    """MRI questions with the shortcut, and as many for the start."""
     test: int = 300
     """Clean questions for each modality."""
     overrides: tuple[str, ...] = ()
-    start_epochs: float = 3.0
+    start_epochs: float = 2.0
     """Passes of the start over the training questions."""
 
 
@@ -94,21 +94,21 @@ def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes(), bar: Ba
 
 def _data(folder: Path, sizes: Sizes, bar: Bar) -> dict[str, Path]:
     made: dict[str, dict[str, Any]] = {
-        # Other subjects and questions than are trained on after, or every answer to those would be known by heart.
-        "start": {"split": "train", "n": sizes.train, "seed": 1, "shortcut": True},
         "shortcut": {"split": "train", "n": sizes.train, "shortcut": True},
         "clean": {"split": "test", "n": sizes.test},
+        # Other subjects than are trained on after.
+        "form": {"split": "train", "n": sizes.train, "seed": 1},
     }
-    folders = {name: folder / name for name in (*made, "shuffled")}
+    folders = {name: folder / name for name in (*made, "clean-shuffled", "form-mixed")}
     for name, how in made.items():
         if not (folders[name] / "samples.jsonl").exists():
             with bar(f"Questions: {name}") as advance:
                 write_benchmark(folders[name], progress=advance, **how)
-    if not (folders["shuffled"] / "samples.jsonl").exists():
-        copytree(folders["clean"] / "images", folders["shuffled"] / "images", dirs_exist_ok=True)
-        samples = shuffled(read_folder(folders["clean"]))
-        info = {"name": "PhantomVQA", "source": "images shuffled by medvlm-r1 bench grounded", "license": "Apache-2.0"}
-        write_folder(folders["shuffled"], samples, info=info)
+    for name, base, change in (("clean-shuffled", "clean", shuffled), ("form-mixed", "form", half_shuffled)):
+        if not (folders[name] / "samples.jsonl").exists():
+            copytree(folders[base] / "images", folders[name] / "images", dirs_exist_ok=True)
+            info = {"name": "PhantomVQA", "source": f"medvlm-r1 bench grounded; {name}", "license": "Apache-2.0"}
+            write_folder(folders[name], change(read_folder(folders[base])), info=info)
     return folders
 
 
@@ -123,13 +123,18 @@ def shuffled(samples: Sequence[Sample]) -> list[Sample]:
     return result
 
 
+def half_shuffled(samples: Sequence[Sample]) -> list[Sample]:
+    """The same questions, every second one with the image of another."""
+    return [*shuffled(samples[::2]), *samples[1::2]]
+
+
 def _seed(out: Path, seed: int, sizes: Sizes, folders: Mapping[str, Path], bar: Bar) -> dict[str, Any]:
     def measured(model: Path, arm: str) -> dict[str, Any]:
         with bar(f"Seed {seed}, {arm}: answers") as advance:
             return _measure(model, out / "eval", arm, folders, advance)
 
     with bar(f"Seed {seed}, {START}") as advance:
-        start = shortcut_start(folders["shortcut"], out / START, seed=seed, epochs=sizes.start_epochs, progress=advance)
+        start = cold_start(folders["shortcut"], out / START, seed=seed, epochs=sizes.start_epochs, progress=advance)
     found = {START: measured(start, START)}
     for arm, file in ARMS.items():
         given = [f"model={start}", f"data.train={folders['shortcut']}", f"out={out / arm}", f"seed={seed}"]
@@ -142,20 +147,20 @@ def _seed(out: Path, seed: int, sizes: Sizes, folders: Mapping[str, Path], bar: 
 
 def _measure(model: Path, out: Path, arm: str, folders: Mapping[str, Path], advance: Advance) -> dict[str, Any]:
     given: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "batch_size": 64, "progress": advance}
-    figures = {
-        kind: evaluate(str(model), folders[kind], out / f"{arm}-{kind}", **given) for kind in ("clean", "shuffled")
-    }
-    accuracy, other = (
-        {name: part["percent"] for name, part in figures[kind]["accuracy"].items() if name != "mean"}
-        for kind in ("clean", "shuffled")
+    clean, others = (
+        evaluate(str(model), folders[kind], out / f"{arm}-{kind}", **given) for kind in ("clean", "clean-shuffled")
     )
-    reliance = {name: accuracy[name] - other[name] for name in accuracy}
+    real, mixed = (
+        {name: part["percent"] for name, part in figures["accuracy"].items() if name != "mean"}
+        for figures in (clean, others)
+    )
+    reliance = {name: real[name] - mixed[name] for name in real}
     return {
-        "accuracy": accuracy,
-        "shuffled": other,
+        "accuracy": real,
+        "shuffled": mixed,
         "reliance": reliance | {"mean": statistics.fmean(reliance.values())},
-        "out_of_domain": statistics.fmean(accuracy[name] for name in OUT_OF_DOMAIN),
-        "well_formed": figures["clean"]["well_formed"]["percent"],
+        "out_of_domain": statistics.fmean(real[name] for name in OUT_OF_DOMAIN),
+        "well_formed": clean["well_formed"]["percent"],
     }
 
 

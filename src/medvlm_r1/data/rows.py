@@ -16,6 +16,8 @@ OnBad = Callable[[int, str], None]
 """Told number and reason of a malformed row, which is then skipped."""
 
 _CHUNK = 2**20
+# A reason quotes the value it is about, which in a damaged file may be the whole row.
+_MOST_SAID = 800
 
 
 def read_json_lines(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -106,6 +108,8 @@ def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def bad_row(path: Path, number: int, what: str) -> UserError:
     """The error for one row: file, row and what is wrong with it."""
+    if len(what) > _MOST_SAID:
+        what = f"{what[: _MOST_SAID // 2]} [...] {what[-_MOST_SAID // 4 :]}"
     return UserError(f"{path}, row {number}: {what}")
 
 

@@ -18,6 +18,8 @@ from PIL.Image import Image
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy, vision_token_ids
 
+_COLDEST = 1e-5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationInput:
@@ -38,9 +40,14 @@ class GenerationSettings:
     max_new_tokens: int = 512
     """Completions longer than this are cut off and marked so."""
     temperature: float = 0.0
-    """0 is greedy; above 0 samples from the whole distribution (no top-k, no top-p)."""
+    """0 (and less than 1e-5) is greedy; above, the whole distribution is sampled (no top-k, no top-p)."""
     seed: int = 0
     """Seed of the sampling; without meaning when greedy."""
+
+    @property
+    def samples(self) -> bool:
+        """Whether the temperature is high enough to sample; a number divided by less would leave its range."""
+        return self.temperature >= _COLDEST
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -151,7 +158,7 @@ def generation_config(policy: Policy, settings: GenerationSettings, suppressed: 
     """transformers' settings for `settings` and nothing else; the tokens in `suppressed` are never written."""
     from transformers import GenerationConfig
 
-    sampling = settings.temperature > 0
+    sampling = settings.samples
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         do_sample=sampling,

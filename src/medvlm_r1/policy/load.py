@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ PHANTOM_BASE = "phantom-base"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _VISION_KEY = re.compile(r"(image|video|vision)\w*_token_(id|index)")
 _VISION_TOKEN = re.compile(r"<\|?(image|video|vision)\w*\|?>")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # The weights first.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 
@@ -64,10 +66,36 @@ def locate(model: str, *, weights: bool = True) -> Path:
             f"{folder} is not a model folder: it has no config.json. Name a folder that save_pretrained wrote."
         )
     if weights and not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{folder} has no *.safetensors weights. Other formats are not read; convert them with transformers."
-        )
+        raise UserError(f"{folder} has no *.safetensors weights{_pickled(folder)}")
+    if weights:
+        _check_indexes(folder)
     return folder
+
+
+def _check_indexes(folder: Path) -> None:
+    """A list of weight files may name a pickle, which transformers would then open."""
+    for index in folder.glob("*.index.json"):
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            wrong = sorted(str(name) for name in named if Path(name).suffix != ".safetensors")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{index}: the list of weight files is damaged ({error}); copy the folder again") from error
+        if wrong and "safetensors" in index.name:
+            raise UserError(f"{index}: it names {wrong[0]} as weights; only safetensors files are read")
+
+
+def _pickled(folder: Path) -> str:
+    """What is there in place of safetensors files, and what to do."""
+    found = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    if not found:
+        return ". Copy the whole folder again, or name one that save_pretrained wrote."
+    return (
+        f", only {found[0]}. That is a pickle, which can run any code when it is read, so it never is. If you trust "
+        "where it comes from, convert it once, best in a container without network: "
+        'python -c "from transformers import AutoModelForImageTextToText as M, AutoProcessor as P; '
+        f"[K.from_pretrained('{folder}').save_pretrained('safe') for K in (M, P)]\" "
+        "- then name the folder 'safe'."
+    )
 
 
 def _download(model: str, files: Sequence[str]) -> Path:
@@ -118,6 +146,14 @@ def load_policy(
             processor = AutoProcessor.from_pretrained(folder, **fixed)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be loaded as an image-text-to-text model: {error}") from error
+    except MemoryError:
+        raise
+    # A damaged config.json makes transformers raise nearly anything: KeyError, TypeError, ZeroDivisionError, ...
+    except Exception as error:
+        raise UserError(
+            f"{folder} cannot be loaded as an image-text-to-text model: {type(error).__name__}: {error}; its files do "
+            "not fit together or are damaged, copy the folder again"
+        ) from error
     if info["missing_keys"]:
         lacking = sorted(info["missing_keys"])
         raise UserError(f"{folder} lacks {len(lacking)} of the model's weights, the first being {lacking[0]}.")

@@ -1,4 +1,4 @@
-"""The charts of a data audit as geometry: blind baselines against chance, and how often each letter is right."""
+"""Charts of audits as geometry: shares with their intervals, and how often each letter is right."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,23 @@ from medvlm_r1.report.tables import percent
 # User units; the template scales a chart to its column.
 _ROW = 24.0
 _TOP, _LEFT, _RIGHT = 6.0, 116.0, 318.0
+_CHARACTER, _FURTHEST = 5.5, 190.0
 _LETTERS_LEFT, _LETTERS_RIGHT, _LETTERS_BOTTOM = 8.0, 292.0, 128.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """One share to be drawn: its name, percent, interval in percent where it has one, and tone, as of `BlindRow`."""
+
+    name: str
+    percent: float
+    ci95: tuple[float, float] | None = None
+    tone: str = "plain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlindRow:
-    """One baseline: positions in user units, and what is written beside it.
+    """One share: positions in user units, and what is written beside it.
 
     Attributes:
         tone: "high" when its interval lies `MARGIN` or more above chance, "raised" when above chance, else "plain".
@@ -33,13 +44,13 @@ class BlindRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlindChart:
-    """One modality's baselines on a scale of 0 to 100 percent; `chance` is where the line stands."""
+    """Shares on a scale of 0 to 100 percent; `chance` is where the dashed line stands, None for none."""
 
     title: str
     subtitle: str
     rows: tuple[BlindRow, ...]
     ticks: tuple[Tick, ...]
-    chance: float
+    chance: float | None
     height: float
     bottom: float
     width: float = 360.0
@@ -82,35 +93,54 @@ def blind_chart(title: str, figures: Mapping[str, Figure], names: Mapping[str, s
         figures: By baseline, chance among them.
         names: By baseline, its name in the chart.
     """
-    blind = {name: found for name, found in figures.items() if name != CHANCE}
     chance = figures[CHANCE].percent
-    bottom = _TOP + _ROW * len(blind)
+    shares = []
+    for name, found in figures.items():
+        if name != CHANCE:
+            low = found.ci95[0]
+            tone = "high" if low >= chance + MARGIN else "raised" if low > chance else "plain"
+            shares.append(Share(name=names[name], percent=found.percent, ci95=found.ci95, tone=tone))
+    return share_chart(title, f"{figures[CHANCE].n} questions, chance {percent(chance)} %", shares, line=chance)
+
+
+def share_chart(title: str, subtitle: str, shares: Sequence[Share], *, line: float | None = None) -> BlindChart:
+    """Lay out shares one below the other.
+
+    Args:
+        title: Heading.
+        subtitle: What is shown, in small print.
+        shares: In the order of the rows; long names leave less room for the scale.
+        line: Where a dashed line stands, in percent.
+    """
+    left = min(max(_LEFT, 16 + _CHARACTER * max((len(share.name) for share in shares), default=0)), _FURTHEST)
 
     def across(value: float) -> float:
-        return round(_LEFT + value / 100 * (_RIGHT - _LEFT), 1)
+        return round(left + value / 100 * (_RIGHT - left), 1)
 
     rows = []
-    for place, (name, found) in enumerate(blind.items()):
-        low, high = found.ci95
+    for place, share in enumerate(shares):
+        low, high = share.ci95 or (share.percent, share.percent)
         rows.append(
             BlindRow(
-                name=names[name],
-                label=percent(found.percent),
+                name=share.name,
+                label=percent(share.percent),
                 at=_TOP + _ROW * (place + 0.5),
                 low=across(low),
-                value=across(found.percent),
+                value=across(share.percent),
                 high=across(high),
-                tone="high" if low >= chance + MARGIN else "raised" if low > chance else "plain",
+                tone=share.tone,
             )
         )
+    bottom = _TOP + _ROW * len(shares)
     return BlindChart(
         title=title,
-        subtitle=f"{figures[CHANCE].n} questions, chance {percent(chance)} %",
+        subtitle=subtitle,
         rows=tuple(rows),
         ticks=tuple(Tick(at=across(value), label=str(value)) for value in range(0, 101, 25)),
-        chance=across(chance),
+        chance=None if line is None else across(line),
         height=bottom + 22,
         bottom=bottom,
+        left=left,
     )
 
 

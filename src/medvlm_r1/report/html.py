@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medvlm_r1.report import charts, tables
+from medvlm_r1.report.audit_model import audit_part
 from medvlm_r1.report.items import build_items, choose_items
 from medvlm_r1.report.page import write_page
 from medvlm_r1.report.views import RunView
@@ -22,6 +23,8 @@ def render_report(
 ) -> Path:
     """Write the report. It needs no network, no script and no other file, and prints as it reads.
 
+    Audits of models come first: verdicts, then figures, then items.
+
     Args:
         runs: by the name they are to be shown under, in the order of the rows; see `load_run`.
         out: the HTML file; written at once or not at all.
@@ -30,7 +33,8 @@ def render_report(
         notes: lines at the end, such as the command that makes each figure.
         domains: small print under a modality's name, such as {"MRI": "in domain"}.
         paper: published figures for a table of their own.
-        items: how many test items to show in full, picked without looking at the answers, or their ids.
+        items: how many test items to show in full, picked without looking at the answers, or their ids; and of each
+            audit, picked by what they show.
 
     Returns:
         The path of the file.
@@ -38,7 +42,12 @@ def render_report(
     Raises:
         UserError: an id in `items` was answered by no run.
     """
+    audited = {run: view.audit for run, view in runs.items() if view.audit is not None}
     ids = choose_items(runs, items) if isinstance(items, int) else list(items)
+    if not isinstance(items, int):
+        answered = {answer.sample.id for view in runs.values() for answer in view.answers}
+        shown = {name for audit in audited.values() for name in audit.items} - answered
+        ids = [name for name in ids if name not in shown]
     evaluated = any(view.results is not None for view in runs.values())
     return write_page(
         out,
@@ -46,6 +55,10 @@ def render_report(
         title=title,
         summary=[part.strip() for part in summary.split("\n\n") if part.strip()],
         notes=notes,
+        audits=[
+            audit_part(audit, f"audit-{place}", name=run if len(runs) > 1 else "", items=items)
+            for place, (run, audit) in enumerate(audited.items())
+        ],
         strict=tables.accuracy_table(runs, "accuracy", domains or {}) if evaluated else None,
         lenient=tables.accuracy_table(runs, "lenient", domains or {}) if evaluated else None,
         differences=tables.difference_table(runs),

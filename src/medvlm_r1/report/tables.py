@@ -227,13 +227,14 @@ def _difference_cell(part: Mapping[str, Any] | None) -> Cell:
     if part is None:
         return Cell()
     p = "p < 0.001" if part["p"] < 0.001 else f"p = {part['p']:.3f}"
-    ends = f"{_signed(part['ci95'][0])} to {_signed(part['ci95'][1])}"
+    ends = f"{signed(part['ci95'][0])} to {signed(part['ci95'][1])}"
     return Cell(
-        value=_signed(part["difference"]), small=(ends, f"gained {part['c']}, lost {part['b']} of {part['n']}", p)
+        value=signed(part["difference"]), small=(ends, f"gained {part['c']}, lost {part['b']} of {part['n']}", p)
     )
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Percentage points with one decimal and their sign."""
     text = percent(abs(value))
     return text if text == "0.0" else f"{'+' if value > 0 else '−'}{text}"
 

@@ -5,58 +5,73 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medvlm_r1.audit.model import FIGURES as AUDIT
+from medvlm_r1.audit.store import ANSWERS as AUDIT_ANSWERS
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.evaluation.store import ANSWERS, RESULTS, StoredAnswer, read_answers, read_log, read_results
+from medvlm_r1.report.audit_model_view import AuditView, find_data, is_audit, load_audit
 
 METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One row of the report. Any part may be absent: a training has curves, an evaluation has figures and answers.
+    """One row of the report. Any part may be absent: a training has curves, an evaluation figures and answers.
 
     Attributes:
         results: the figures of an evaluation, as in its `results.json`.
         answers: its answers.
         data: the data folder with the images, None when it is not there any more.
         metrics: rows of a training's `metrics.jsonl`.
+        audit: the audit of a model.
     """
 
     results: Mapping[str, Any] | None = None
     answers: tuple[StoredAnswer, ...] = ()
     data: Path | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
+    audit: AuditView | None = None
 
 
 def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunView:
-    """Read an evaluation folder, a training folder, or an evaluation together with the training it belongs to.
+    """Read an evaluation, a training or an audit folder, or an evaluation together with the training it belongs to.
 
     Args:
-        folder: an evaluation (`results.json`, `samples.jsonl`) or a training (`metrics.jsonl`).
+        folder: an evaluation (`results.json`, `samples.jsonl`), a training (`metrics.jsonl`) or the audit of a model
+            (`audit.json`, `answers.jsonl`).
         training: where the curves are, when `folder` is an evaluation.
 
     Raises:
-        UserError: the folder is neither, or a file in it cannot be read.
+        UserError: the folder is none of these, or a file in it cannot be read.
     """
     folder = Path(folder)
     curves = folder if training is None else Path(training)
     metrics = tuple(row for _, row in read_log(curves / METRICS)) if (curves / METRICS).is_file() else ()
     if training is not None and not metrics:
         raise UserError(f"{curves}: no {METRICS} with a row in it; wanted the folder of a training")
+    audit = load_audit(folder) if is_audit(folder) else None
     # A training folder's own samples.jsonl holds rollouts, not answers to a test.
     if (folder / RESULTS).is_file() and not (folder / METRICS).is_file():
         results = read_results(folder)
         return RunView(
-            results=results, answers=tuple(read_answers(folder)), data=_data_folder(folder, results), metrics=metrics
+            results=results,
+            answers=tuple(read_answers(folder)),
+            data=find_data(folder, results),
+            metrics=metrics,
+            audit=audit,
         )
-    if not (folder / METRICS).is_file():
-        hint = (
-            f"; it has {ANSWERS} only: run the same `medvlm-r1 eval` again to finish it"
-            if (folder / ANSWERS).is_file()
-            else ""
+    if audit is None and not (folder / METRICS).is_file():
+        begun = {ANSWERS: "medvlm-r1 eval", AUDIT_ANSWERS: "medvlm-r1 audit model"}
+        hint = "".join(
+            f"; it has {name} only: run the same `{verb}` again to finish it"
+            for name, verb in begun.items()
+            if (folder / name).is_file()
         )
-        raise UserError(f"{folder}: neither {RESULTS} of an evaluation nor {METRICS} of a training is in it{hint}")
-    return RunView(metrics=metrics)
+        raise UserError(
+            f"{folder}: neither {RESULTS} of an evaluation nor {METRICS} of a training nor {AUDIT} of an audit is in"
+            f" it{hint}"
+        )
+    return RunView(metrics=metrics, audit=audit)
 
 
 def load_runs(folders: Iterable[Path | str]) -> dict[str, RunView]:
@@ -79,9 +94,3 @@ def load_runs(folders: Iterable[Path | str]) -> dict[str, RunView]:
         depth += 1
         names = ["/".join(path.parts[-depth:]) for path in resolved]
     return {name: load_run(path) for name, path in zip(names, paths, strict=True)}
-
-
-def _data_folder(folder: Path, results: Mapping[str, Any]) -> Path | None:
-    """The data folder as it was named, or where it lies from the run when both were moved together."""
-    candidates = (Path(results["data"]), folder / results["data_from_run"])
-    return next((path for path in candidates if path.is_dir()), None)

@@ -13,6 +13,7 @@ from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.accuracy_strict import accuracy_strict
 from medvlm_r1.rewards.consistent import consistent
 from medvlm_r1.rewards.format_paper import format_paper
+from medvlm_r1.rewards.format_strict import format_strict
 from medvlm_r1.rewards.grounded import grounded
 
 Reward = Callable[..., list[float]]
@@ -21,6 +22,7 @@ REGISTRY: dict[str, Reward] = {
     "accuracy_paper": accuracy_paper,
     "format_paper": format_paper,
     "accuracy_strict": accuracy_strict,
+    "format_strict": format_strict,
     "consistent": consistent,
     "grounded": grounded,
 }

@@ -19,9 +19,9 @@ def next_tokens(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
     """
     chosen: list[int] = logits.argmax(dim=-1).tolist()
     for place, row in enumerate(rows):
-        temperature = row.job.settings.temperature
-        if temperature > 0:
-            shares = torch.softmax(logits[place].cpu().double() / temperature, dim=-1)
+        settings = row.job.settings
+        if settings.samples:
+            shares = torch.softmax(logits[place].cpu().double() / settings.temperature, dim=-1)
             if row.job.top_p < 1:
                 shares = _nucleus(shares, row.job.top_p)
             chosen[place] = int(torch.multinomial(shares, 1, generator=row.generator))

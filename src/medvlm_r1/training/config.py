@@ -18,7 +18,10 @@ from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
 from medvlm_r1.errors import UsageError
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.training import options
-from medvlm_r1.training.overrides import apply_overrides, read_yaml
+from medvlm_r1.training.overrides import apply_overrides, read_yaml, shortened
+
+# Faults told at once.
+_MOST_FAULTS = 8
 
 
 class _Section(BaseModel):
@@ -141,13 +144,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise UsageError(f"{path}: {'; '.join(_explain(item) for item in error.errors())}") from error
+        found = [_explain(item) for item in error.errors()]
+        more = f"; and {len(found) - _MOST_FAULTS} more" if len(found) > _MOST_FAULTS else ""
+        raise UsageError(f"{path}: {'; '.join(found[:_MOST_FAULTS])}{more}") from error
     if config.template not in ALL_TEMPLATES:
         raise UsageError(
             f"{path}: unknown template {config.template!r}; {did_you_mean(config.template, ALL_TEMPLATES)}"
         )
     for reward in config.rewards:
-        resolve_reward(reward.name)
+        try:
+            resolve_reward(reward.name)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
     try:
         trainer = options.checked(config.method, config.trainer)
     except ValueError as error:
@@ -167,7 +175,8 @@ def _explain(item: Any) -> str:
     if item["type"] == "missing":
         return f"key '{dotted}' is missing"
     message = item["msg"].removeprefix("Value error, ")
-    return f"'{dotted}' is {item['input']!r}: {message}" if dotted else message
+    # Aliases in ten lines of YAML can stand for more text than there is memory.
+    return f"'{dotted}' is {shortened(item['input'])}: {message}" if dotted else message
 
 
 def _section_at(place: list[str]) -> type[BaseModel]:

@@ -194,19 +194,11 @@ class _PartingRows(Rows):
 
     def drop(self, ended: Tensor) -> None:
         """Take the ended rows out."""
-        for row in ended.nonzero().squeeze(1).tolist():
-            self._finish(row)
         self._place = torch.arange(len(self.members), device=self.prompt.device)
         super().drop(ended)
         # What stands where now.
         self.members = [self.members[row] for row in self._place.tolist()]
 
-    def everything(self) -> Tensor:
-        """All completions in their first order, prompt included; ends the generation."""
-        for row in range(len(self.members)):
-            self._finish(row)
-        return self._done[:, : self._length]
-
-    def _finish(self, row: int) -> None:
-        for number in self.members[row]:
-            self._done[number, : self._length] = self._ids[row, : self._length]
+    def _finish(self, rows: Tensor) -> None:
+        for row in rows.tolist():
+            self._done[self.members[row], : self._length] = self._ids[row, : self._length]

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError
+from medvlm_r1.training.overrides import shortened
 
 if TYPE_CHECKING:
     from medvlm_r1.training.config import RunConfig
@@ -134,7 +135,7 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
         return adapter.validate_python(value)
     except (ValidationError, TypeError) as error:
         shown = getattr(wanted, "__name__", None) if isinstance(wanted, type) else str(wanted).replace("typing.", "")
-        raise ValueError(f"'trainer.{name}' is {value!r} ({type(value).__name__}); wanted {shown}") from error
+        raise ValueError(f"'trainer.{name}' is {shortened(value)} ({type(value).__name__}); wanted {shown}") from error
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import reprlib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,17 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str], source: st
             if not isinstance(place, dict):
                 above = ".".join(keys[: depth + 1])
                 raise UsageError(
-                    f"{source}: override {override!r} goes below '{above}', which is {place!r}, not a mapping"
+                    f"{source}: override {override!r} goes below '{above}', which is {shortened(place)}, not a mapping"
                 )
         place[keys[-1]] = _parse(text, f"override {override!r}")
     return result
+
+
+def shortened(value: Any) -> str:
+    """A value as a message shows it, cut short where it is long or deep."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxdict, brief.maxlist, brief.maxstring, brief.maxother = 2, 8, 8, 200, 200
+    return brief.repr(value)
 
 
 def _parse(text: str, source: str) -> Any:
@@ -88,3 +96,7 @@ def _parse(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"{source}{line}: malformed YAML ({getattr(error, 'problem', None) or error})") from error
+    # What PyYAML lets through of a value that its tag or pattern does not fit: "!!int ''", the date 2001-99-99.
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else f"a value does not fit its tag: {error}"
+        raise UsageError(f"{source}: malformed YAML ({what})") from error

@@ -169,7 +169,7 @@ class Rows:
     def drop(self, ended: torch.Tensor) -> None:
         """Take the ended rows out."""
         over = ended.nonzero().squeeze(1)
-        self._done[self._place[over], : self._length] = self._ids[over, : self._length]
+        self._finish(over)
         alive = (~ended).nonzero().squeeze(1)
         count = len(alive)
         keep = torch.arange(count, device=alive.device)
@@ -182,8 +182,11 @@ class Rows:
 
     def everything(self) -> torch.Tensor:
         """All rows in their first order, prompt included; ends the generation."""
-        self._done[self._place, : self._length] = self.seen()
+        self._finish(torch.arange(len(self._place), device=self._place.device))
         return self._done[:, : self._length]
+
+    def _finish(self, rows: torch.Tensor) -> None:
+        self._done[self._place[rows], : self._length] = self._ids[rows, : self._length]
 
 
 class InPlaceLayer(DynamicLayer):  # type: ignore[misc]

@@ -20,6 +20,7 @@ from medvlm_r1.audit.measures import (
 )
 from medvlm_r1.audit.probe import Asked, Level, Measure, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
+from medvlm_r1.data.blank import blank_like
 
 BLANK, NOISE, SHUFFLED, ABSENT = "blank", "noise", "shuffled", "absent"
 REPLACED = (BLANK, NOISE, SHUFFLED)
@@ -35,7 +36,6 @@ RETAINED = 0.75
 """Most of the accuracy that may be left without the image, at the interval's upper end. A perfect reader of questions
 with two options keeps a half by guessing; three quarters is half-way from there to a model that needs no image."""
 
-_GREY = (128, 128, 128)
 _WITH = {
     REAL: "with its own image",
     BLANK: "with a grey image",
@@ -56,7 +56,7 @@ class ImageProbe:
         if not asked.images:
             return []
         shown = {
-            BLANK: tuple(Image.new("RGB", image.size, _GREY) for image in asked.images),
+            BLANK: tuple(blank_like(image) for image in asked.images),
             NOISE: tuple(_noise(image.size, asked.seed, place) for place, image in enumerate(asked.images)),
         }
         if asked.others:

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydicom.encaps import get_frame
 from pydicom.uid import RLELossless
 
+from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.dicom_header import Header
 from medvlm_r1.errors import UserError
 
@@ -23,7 +24,7 @@ def check_codestream(path: Path, header: Header) -> None:
         return  # has no size of its own
     elements = header.elements
     tables = (elements.get("ExtendedOffsetTable"), elements.get("ExtendedOffsetTableLengths"))
-    with path.open("rb") as file:
+    with Bounded(path) as file:
         file.seek(header.pixels_at)
         frame = get_frame(
             file,

@@ -13,6 +13,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import get_expected_length, pixel_array
 from pydicom.uid import RLELossless
 
+from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.codestream import check_codestream
 from medvlm_r1.data.images.dicom_header import Header, guarded, read_header
 from medvlm_r1.data.images.dicom_window import choose_window, to_grey_by_file
@@ -89,7 +90,7 @@ def _decode_frame(path: Path, header: Header) -> Array:
     plugin = compressed if header.syntax.is_encapsulated else ""
     if header.whole:
         return pixel_array(header.elements, index=header.frame, decoding_plugin=plugin)
-    with path.open("rb") as file:
+    with Bounded(path) as file:
         return pixel_array(file, index=header.frame, decoding_plugin=plugin, transfer_syntax_uid=header.syntax)
 
 

@@ -16,6 +16,7 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitVR
 
+from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.picture import BurnedIn, View, check_frame, check_pixels
 from medvlm_r1.errors import UserError
 
@@ -118,7 +119,7 @@ def read_header(path: Path, view: View) -> Header:
     syntax = named or ImplicitVR
     pixels_at, whole = 0, named == DeflatedExplicitVRLittleEndian
     if not whole:
-        with path.open("rb") as file:
+        with Bounded(path) as file:
             elements = dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
             # The reading stopped at the pixels, or else at the end of the file.
             pixels_at = file.tell()
@@ -130,7 +131,7 @@ def read_header(path: Path, view: View) -> Header:
         # Some files are implicit and say explicit: pydicom finds out, but only where it reads the file at once.
         whole = has_pixels and implicit != syntax.is_implicit_VR
     if whole:
-        with path.open("rb") as file:
+        with Bounded(path) as file:
             elements = dcmread(file, specific_tags=[*TAGS, *_PIXELS], force=True)
         has_pixels = any(keyword in elements for keyword in _PIXELS)
     _check_elements(path, elements, has_pixels)
@@ -144,7 +145,7 @@ def read_header(path: Path, view: View) -> Header:
 def _named_syntax(path: Path) -> UID | None:
     try:
         # pydicom's read_file_meta_info, which opens paths only.
-        with path.open("rb") as file:
+        with Bounded(path) as file:
             read_preamble(file, False)
             meta = _read_file_meta_info(file)
     except InvalidDicomError:
@@ -159,7 +160,7 @@ def _check_inflated(path: Path, start: int) -> None:
     """A deflated file of a megabyte may hold a gigabyte: measured in pieces before pydicom inflates it at once."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     size = 0
-    with path.open("rb") as file:
+    with Bounded(path) as file:
         file.seek(start)
         while block := file.read(2**16):
             while block and size <= _MOST_INFLATED:
@@ -221,10 +222,11 @@ def guarded(path: Path, work: Callable[[], T], what: str) -> T:
 
     Raises:
         UserError: `work` failed.
+        MemoryError: There was too little for it, which is no fault of the file.
     """
     try:
         return work()
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:
         kind = type(error).__name__

@@ -15,6 +15,14 @@ else:
     _Path = type(Path())
 
 
+class _Stream(io.BytesIO):
+    """Bytes with a name, which readers ask a file for."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
 class Held(_Path):
     """Bytes in the place of a path: the readers open it, ask its size and name it in messages, and do no more."""
 
@@ -34,7 +42,7 @@ class Held(_Path):
 
     def open(self, *args: Any, **kwargs: Any) -> Any:
         """A stream over the bytes, whatever the mode."""
-        return io.BytesIO(self._data)
+        return _Stream(self._data, str(self))
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """The size, as of a regular file."""

@@ -20,9 +20,9 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
         The picture (RGB, 8 bit, upright, square pixels, without metadata) and what was done to make it.
 
     Raises:
-        UserError: The file is absent, empty, of another kind, damaged or cut short, too large, or needs a choice
-            (frame, plane, slice) that `view` does not make. The message names the file, and nothing of its header
-            that could name a patient.
+        UserError: The file is absent, empty, of another kind, damaged or cut short, too large (or for the memory there
+            is), or needs a choice (frame, plane, slice) that `view` does not make. The message names the file, and
+            nothing of its header that could name a patient.
         UsageError: `view` asks for what this kind of file does not have.
     """
     # A Path stays what it is: it may be a `Held`, whose bytes are in memory.
@@ -47,7 +47,12 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
             from medvlm_r1.data.images.nifti import load_nifti as load
         case _:
             from medvlm_r1.data.images.raster import load_raster as load
-    return load(path, view)
+    try:
+        return load(path, view)
+    except MemoryError:
+        # The file is sound for all that is known: it must not be taken for damaged.
+        message = f"{path}: there is not enough memory to open it; free some, or make the image smaller"
+    raise UserError(message)
 
 
 def load_image(path: str | Path) -> Image.Image:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.picture import (
     ImageNote,
     Picture,
@@ -60,7 +61,7 @@ def load_raster(path: Path, view: View) -> Picture:
     """
     try:
         # Pillow warns of odd metadata, which may name a patient, and of pictures below our own limit of size.
-        with quiet(), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        with quiet(), Bounded(path) as file, Image.open(file, formats=FORMATS) as image:
             _check_view(path, view)
             check_pixels(path, *image.size)
             frames = getattr(image, "n_frames", 1)
@@ -73,7 +74,7 @@ def load_raster(path: Path, view: View) -> Picture:
                 check_pixels(path, *image.size)
             kind = image.format or ""
             return _to_rgb(path, image, ImageNote(format=kind, size=(0, 0), frame=frame, frames=frames))
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image; convert it to PNG") from error

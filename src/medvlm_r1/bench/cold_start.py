@@ -1,8 +1,9 @@
-"""A checkpoint that has taken up a shortcut, made the way such checkpoints come about: imitation of written reasoning.
+"""A checkpoint that knows the form of an answer and reads images half: the start of `bench grounded`.
 
-The embedded base is tuned on the training questions with a reasoning written from each label, without a look at the
-image: what is asked for is stated to be the right option, the options are weighed against that, and the letter follows.
-Where the question gives its answer away, the statement can be learned from its text alone.
+The embedded base reads images so well that it takes to no shortcut: from it, plain rewards on questions that give their
+answers away lose nothing. So it is first tuned on clean questions with a short reasoning written from each label, half
+of them shown beside the image of another item. From those it learns to state what is asked for, to weigh the options
+and to answer, and to lean on the image a little. What it leans on in the end is left to the rewards.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def written_from_label(sample: Sample) -> str:
     return f"<think>{weigh(asking(sample, scene))}</think><answer>{sample.letter}</answer>"
 
 
-def shortcut_start(
+def cold_start(
     data: Path,
     out: Path,
     *,

@@ -1,0 +1,165 @@
+"""Files that lie: bytes changed at random, and a reader held to its word on each of them in a bounded process.
+
+A case is known by its number alone: the same number gives the same bytes. A fork reads them with a limit on its memory
+and on the processor time of each case; when it dies, the parent still knows the case it died of.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import random
+import resource
+import signal
+import traceback
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from medvlm_r1.errors import UserError
+
+MEMORY = 3 * 2**30
+"""Bytes beyond what the process has at its start: a picture of 100 megapixels, several times over."""
+SECONDS = 60
+"""Processor time of one case; a loop without end dies of it."""
+
+Case = Callable[[int], bytes]
+_EDGES = (b"\0", b"\xff", b"\x7f", b"\x80", b"\1", b"\0\0", b"\xff\xff", b"\x7f\xff", b"\xff\x7f")
+_WIDE = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff" * 8)
+
+
+def mutant(seeds: Sequence[bytes], number: int, *, within: int | None = None, tokens: Sequence[bytes] = ()) -> bytes:
+    """One of the seeds with one to eight changes.
+
+    Args:
+        seeds: Sound files.
+        number: Of the case.
+        within: Change the first so many bytes alone (a header).
+        tokens: Words of the format, put in at random places.
+    """
+    rng = random.Random(number)
+    data = bytearray(seeds[rng.randrange(len(seeds))])
+    for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5, 8))):
+        end = min(len(data), within or len(data))
+        if end == 0:
+            break
+        at = rng.randrange(end)
+        span = min(end - at, rng.choice((1, 2, 4, 16, 64, 1024)))
+        match rng.randrange(9 if tokens else 8):
+            case 0:
+                data[at] ^= 1 << rng.randrange(8)
+            case 1:
+                data[at] = rng.randrange(256)
+            case 2:
+                edge = rng.choice(_EDGES + _WIDE)
+                data[at : at + len(edge)] = edge
+            case 3:
+                # Not always: a file cut short is refused at once, and hides the other changes.
+                if rng.random() < 0.3:
+                    del data[at:]
+            case 4:
+                del data[at : at + span]
+            case 5:
+                data[at:at] = data[at : at + span] * rng.choice((1, 2, 50))
+            case 6:
+                other = seeds[rng.randrange(len(seeds))]
+                there = rng.randrange(max(1, len(other)))
+                data[at : at + span] = other[there : there + span]
+            case 7:
+                data[at : at + span] = rng.randbytes(span)
+            case _:
+                token = rng.choice(tokens)
+                data[at : at + rng.choice((0, len(token)))] = token
+    return bytes(data)
+
+
+def with_right_checksums(png: bytes) -> bytes:
+    """A PNG whose chunks have the checksums of what they hold now, so that a decoder goes on into them."""
+    out, at = bytearray(png[:8]), 8
+    while at + 12 <= len(png):
+        length = int.from_bytes(png[at : at + 4])
+        body = png[at + 4 : at + 8 + length]
+        if at + 12 + length > len(png):
+            break
+        out += png[at : at + 4] + body + zlib.crc32(body).to_bytes(4)
+        at += 12 + length
+    return bytes(out + png[at:])
+
+
+def hammer(case: Case, numbers: range, file: Path, read: Callable[[Path], object]) -> Counter[str]:
+    """Write each case to a file and read it.
+
+    Args:
+        case: Number of a case to its bytes.
+        numbers: Which cases.
+        file: Where each is written.
+        read: Must return, or raise a UserError that names the file and says why.
+
+    Returns:
+        How many were `read` and `refused`.
+
+    Raises:
+        AssertionError: Some case killed the process, took memory or time beyond the bounds, or raised something else.
+            The message names the case.
+    """
+    context = multiprocessing.get_context("fork")
+    place = mmap.mmap(-1, 8)
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_work, args=(case, numbers, file, read, place, theirs))
+    child.start()
+    theirs.close()
+    try:
+        counts, fault = ours.recv()
+    except EOFError:
+        counts, fault = Counter(), None
+    child.join()
+    last = int.from_bytes(place[:8])
+    if child.exitcode:
+        name = signal.Signals(-child.exitcode).name if child.exitcode < 0 else str(child.exitcode)
+        raise AssertionError(f"case {last} of {file.name} ended the process ({name})")
+    assert not fault, f"case {last} of {file.name}:\n{fault}"
+    assert counts.total() == len(numbers)
+    return Counter(counts)
+
+
+def _work(
+    case: Case, numbers: range, file: Path, read: Callable[[Path], object], place: mmap.mmap, told: Connection
+) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
+    counts: Counter[str] = Counter()
+    fault = ""
+    for number in numbers:
+        place[:8] = number.to_bytes(8)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + SECONDS, hard))
+        file.write_bytes(case(number))
+        try:
+            counts[_outcome(file, read)] += 1
+        except BaseException:
+            fault = traceback.format_exc()
+            break
+    told.send((counts, fault))
+
+
+def _outcome(file: Path, read: Callable[[Path], object]) -> str:
+    refusal = None
+    try:
+        read(file)
+    except UserError as error:
+        refusal = error
+    if refusal is None:
+        return "read"
+    said = str(refusal)
+    assert file.name in said or file.parent.name in said, f"the file is not named: {said}"
+    assert len(said.replace(str(file), "").strip(": ")) > 10, f"no reason is given: {said}"
+    assert len(said) < 10_000, f"a message of {len(said)} characters"
+    # A reader that takes all errors for damage must not take this one for it.
+    assert "not enough memory" not in said, said
+    assert "MemoryError" not in said, said
+    assert not isinstance(refusal.__cause__, MemoryError), said
+    return "refused"

@@ -1,0 +1,155 @@
+"""Models that lie: headers of safetensors files and small files changed at random, and pickles in their place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fuzzing import hammer, mutant
+from safetensors.torch import load_file
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy.load import load_policy
+
+SMALL_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "generation_config.json")
+WORDS = [
+    *(b'"F32"', b'"I64"', b'"F8"', b'"shape":[]', b"[0,0]", b"-1", b"9" * 30, b"[1,9223372036854775807]", b"null"),
+    *(
+        b"{",
+        b"}",
+        b'"',
+        b"[" * 3000,
+        b"\xff",
+        b"NaN",
+        b"true",
+        b'"dtype"',
+        b'"data_offsets"',
+        b'"__metadata__"',
+    ),
+    *(
+        b"\\u0000",
+        b"qwen2",
+        b"0",
+        b"1e9",
+        b"vocab_size",
+        b"auto_map",
+        b"trust_remote_code",
+        b"hidden_size",
+        b'"transformers"',
+    ),
+]
+CI, SOAK = 60, 600
+
+
+@pytest.fixture
+def model(tiny_policy_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny policy that a test may damage."""
+    return Path(shutil.copytree(tiny_policy_dir, tmp_path / "model"))
+
+
+def header_changed(weights: bytes) -> Callable[[int], bytes]:
+    """Cases that change the header of a safetensors file, with its length put right in three of four."""
+    length = int.from_bytes(weights[:8], "little")
+    header, tensors = weights[8 : 8 + length], weights[8 + length :]
+
+    def case(number: int) -> bytes:
+        if number % 4 == 0:
+            return mutant([weights], number, within=16)
+        changed = mutant([header], number, tokens=WORDS)
+        return len(changed).to_bytes(8, "little") + changed + tensors
+
+    return case
+
+
+def loading(path: Path) -> None:
+    load_policy(str(path.parent), device="cpu")
+
+
+def hammer_model(model: Path, name: str, numbers: range) -> dict[str, int]:
+    sound = (model / name).read_bytes()
+    case = header_changed(sound) if name.endswith("safetensors") else lambda n: mutant([sound], n, tokens=WORDS)
+    return hammer(case, numbers, model / name, loading)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_damaged_models(model: Path, tried: Callable[[str, int], None], name: str) -> None:
+    load_policy(str(model))
+    found = hammer_model(model, name, range(CI))
+    assert found["refused"] > CI // 4, found
+    tried("lying-weights", CI)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["model.safetensors", *SMALL_FILES])
+def test_soak_damaged_models(model: Path, tried: Callable[[str, int], None], name: str) -> None:
+    load_policy(str(model))
+    hammer_model(model, name, range(CI, CI + SOAK))
+    tried("lying-soak", SOAK)
+
+
+class Trap:
+    """Pickled, it makes a file where it is read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.file),))
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
+def test_pickled_weights_are_refused_unread(
+    model: Path, tmp_path: Path, tried: Callable[[str, int], None], suffix: str
+) -> None:
+    (model / "model.safetensors").unlink()
+    torch.save(Trap(tmp_path / "sprung"), model / f"pytorch_model{suffix}")
+    with pytest.raises(UserError, match=rf"only pytorch_model\{suffix}.*convert it once") as refusal:
+        load_policy(str(model))
+    assert str(model) in str(refusal.value)
+    assert not (tmp_path / "sprung").exists()
+    tried("no-pickle", 1)
+
+
+def test_a_pickle_beside_good_weights_is_not_opened(
+    model: Path, tmp_path: Path, tried: Callable[[str, int], None]
+) -> None:
+    names = ("pytorch_model.bin", "model.pt", "training_args.bin", "optimizer.pt", "adapter_model.bin")
+    for name in names:
+        torch.save(Trap(tmp_path / "sprung"), model / name)
+    load_policy(str(model))
+    assert not (tmp_path / "sprung").exists()
+    tried("no-pickle", len(names))
+
+
+def test_an_index_cannot_point_at_a_pickle(model: Path, tmp_path: Path, tried: Callable[[str, int], None]) -> None:
+    torch.save(Trap(tmp_path / "sprung"), model / "x.bin")
+    keys = load_file(model / "model.safetensors")
+    (model / "model.safetensors").rename(model / "other.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(keys, "x.bin")}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"names x\.bin as weights"):
+        load_policy(str(model))
+    assert not (tmp_path / "sprung").exists()
+    tried("no-pickle", 1)
+
+
+@pytest.mark.soak
+def test_soak_the_way_to_convert_is_right(model: Path, tmp_path: Path, tried: Callable[[str, int], None]) -> None:
+    """The command in the message, as a user would run it."""
+    sound = load_file(model / "model.safetensors")
+    torch.save(sound, model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    with pytest.raises(UserError) as refusal:
+        load_policy(str(model))
+    code = str(refusal.value).partition('python -c "')[2].partition('"')[0]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+    assert load_policy(str(tmp_path / "safe"), device="cpu").model.state_dict().keys()
+    tried("no-pickle", 1)
