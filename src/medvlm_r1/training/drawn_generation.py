@@ -84,11 +84,8 @@ def drawn_of_each(
         logits = output.logits[:, -1].float()
         while True:
             rows.write(numbers.next(logits_processor(rows.seen(), logits), rows.members))
-            ended = stopping_criteria(rows.seen(), None)
-            if ended.any():
-                if ended.all():
-                    return rows.everything()
-                rows.drop(ended)
+            if not rows.go_on(stopping_criteria):
+                return rows.everything()
             logits = model(**rows.step(), return_dict=True).logits[:, -1].float()
 
     return decode

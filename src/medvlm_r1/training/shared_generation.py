@@ -76,11 +76,8 @@ def several_of_each(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
             else:
                 tokens = scores.argmax(dim=-1)
             rows.append(tokens)
-            ended = stopping_criteria(rows.seen(), None)
-            if ended.any():
-                if ended.all():
-                    return rows.everything()
-                rows.drop(ended)
+            if not rows.go_on(stopping_criteria):
+                return rows.everything()
             logits = model(**rows.step(), return_dict=True).logits[:, -1].float()
 
     return decode
@@ -165,6 +162,15 @@ class Rows:
             # The mask of one query is its row of the padding mask; saying so spares the model from working it out.
             step["attention_mask"] = mask[:, None, None, :].bool() if self._four else mask
         return step
+
+    def go_on(self, stopping_criteria: Any) -> bool:
+        """Take out the rows that have ended; False, and nothing taken out, when all have."""
+        ended = stopping_criteria(self.seen(), None)
+        if bool(ended.all()):
+            return False
+        if bool(ended.any()):
+            self.drop(ended)
+        return True
 
     def drop(self, ended: torch.Tensor) -> None:
         """Take the ended rows out."""
