@@ -28,7 +28,7 @@ def remote(monkeypatch: pytest.MonkeyPatch, *chunks: Any) -> MedVLM:
         return nullcontext(iter(chunks))
 
     client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
-    monkeypatch.setattr(ServerGenerator, "_client", lambda self: nullcontext(client))
+    monkeypatch.setattr(ServerGenerator, "client", lambda self: nullcontext(client))
     return MedVLM.load("openai:http://localhost:1/v1#m")
 
 

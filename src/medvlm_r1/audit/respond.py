@@ -11,7 +11,8 @@ from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, Generator, LocalGenerator
 from medvlm_r1.policy.letters import letter_probabilities
 from medvlm_r1.policy.load import Policy, load_policy
-from medvlm_r1.policy.server import ServerGenerator, is_server
+from medvlm_r1.policy.server import is_server
+from medvlm_r1.policy.server_pool import server_generator
 
 
 class Respondent(Protocol):
@@ -115,7 +116,7 @@ def respondent_for(model: str, template: str, max_new_tokens: int, concurrency: 
     """
     settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
     if is_server(model):
-        return GeneratorRespondent(generator=ServerGenerator.parse(model, concurrency=concurrency), **settings)
+        return GeneratorRespondent(generator=server_generator(model, concurrency=concurrency), **settings)
     return LazyRespondent(lambda: local_respondent(load_policy(model), **settings), local=True)
 
 

@@ -22,7 +22,8 @@ from medvlm_r1.evaluation.score import score
 from medvlm_r1.evaluation.store import AnswerKey, AnswerStore, StoredAnswer, hash_pixels, hash_prompt, write_results
 from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator
 from medvlm_r1.policy.load import fingerprint, load_policy
-from medvlm_r1.policy.server import ServerGenerator, is_server
+from medvlm_r1.policy.server import is_server
+from medvlm_r1.policy.server_pool import server_generator
 
 Progress = Callable[[int, int], None]
 
@@ -120,7 +121,7 @@ def evaluate(
         prompts={sample.id: messages(sample, template) for _, sample in rows},
     )
     if generator is None and is_server(model):
-        generator = ServerGenerator.parse(model, concurrency=batch_size)
+        generator = server_generator(model, concurrency=batch_size)
     with AnswerStore(out) as store:
         _check_stored(store, everything, rows, asking)
         pending = [row for row in rows if row[1].id not in store.answers]

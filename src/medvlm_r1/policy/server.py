@@ -31,6 +31,22 @@ def is_server(model: str) -> bool:
     return model.startswith(PREFIX)
 
 
+class ServerGone(UserError):
+    """A server does not answer, or only that it cannot (5xx), after all tries."""
+
+
+def check_items(items: Sequence[GenerationInput]) -> None:
+    """Stop if an item cannot be put to a server.
+
+    Raises:
+        UserError: One has another number of images than of image placeholders, or begins the model's turn.
+    """
+    for index, item in enumerate(items):
+        check_images(index, item)
+        if item.turn:
+            raise UserError(f"Item {index} begins the model's turn, which servers do not take; use a local model.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerGenerator:
     """Completes by asking a server, several questions at a time.
@@ -56,7 +72,8 @@ class ServerGenerator:
         """
         url, mark, name = model.removeprefix(PREFIX).partition("#")
         parts = urlsplit(url)
-        if not is_server(model) or parts.scheme not in ("http", "https") or not parts.netloc or not mark or not name:
+        known = parts.scheme in ("http", "https") and parts.netloc and "," not in url
+        if not is_server(model) or not known or not mark or not name:
             raise UserError(
                 f"{model!r} does not name a model on a server; wanted openai:URL#NAME, "
                 "such as openai:http://localhost:8000/v1#my-model."
@@ -70,20 +87,22 @@ class ServerGenerator:
             UserError: the server cannot be reached or refuses, an item has another number of images than of image
                 placeholders, or the `openai` package is not there.
         """
-        for index, item in enumerate(items):
-            check_images(index, item)
-            if item.turn:
-                raise UserError(f"Item {index} begins the model's turn, which servers do not take; use a local model.")
-        client = self._client()
+        check_items(items)
+        client = self.client()
         with client, ThreadPoolExecutor(max_workers=self.concurrency) as pool:
-            futures = [pool.submit(self._complete, client, item, settings) for item in items]
+            futures = [pool.submit(self.complete, client, item, settings) for item in items]
             try:
                 return [future.result() for future in futures]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """A client of the server, to be closed after use.
+
+        Raises:
+            UserError: The `openai` package is not there.
+        """
         try:
             from openai import OpenAI
         except ImportError as error:
@@ -104,7 +123,13 @@ class ServerGenerator:
         check_images(0, item)
         return ServerPieces(self, item, settings)
 
-    def _complete(self, client: Any, item: GenerationInput, settings: GenerationSettings) -> Generation:
+    def complete(self, client: Any, item: GenerationInput, settings: GenerationSettings) -> Generation:
+        """Complete one item.
+
+        Raises:
+            ServerGone: The server does not answer.
+            UserError: It refuses.
+        """
         with self._told():
             reply = client.chat.completions.create(**self._request(item, settings))
         return _generation(reply, self.url)
@@ -126,14 +151,13 @@ class ServerGenerator:
         try:
             yield
         except APIConnectionError as error:
-            raise UserError(
+            raise ServerGone(
                 f"{self.url} does not answer ({type(error).__name__}, {self.retries + 1} tries). Start the server, "
                 "then run the same command again: finished answers are kept."
             ) from error
         except APIStatusError as error:
-            raise UserError(
-                f"{self.url} refuses {self.name!r} with status {error.status_code}: {error.message}"
-            ) from error
+            kind = ServerGone if error.status_code >= 500 else UserError
+            raise kind(f"{self.url} refuses {self.name!r} with status {error.status_code}: {error.message}") from error
         except OpenAIError as error:
             raise UserError(f"{self.url}: {error}") from error
 
@@ -162,7 +186,7 @@ class ServerPieces(Iterator[str]):
         told: list[str] = []
         reason, thinking, count = None, False, 0
         with (
-            server._client() as client,
+            server.client() as client,
             server._told(),
             client.chat.completions.create(**server._request(item, settings), stream=True) as chunks,
         ):
