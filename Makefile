@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test soak reliability demo lint lock audit-deps clean
+.PHONY: setup test coverage soak reliability demo results docs lint lock audit-deps clean
 
 setup: $(VENV)/.ready
 
@@ -33,7 +33,13 @@ lint: setup
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-# Runs killed and started again, for SOAK_MINUTES.
+# Lines of src that the tests run, with those of child processes; the least shares are in pyproject.toml and tests/whole.py.
+coverage: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term-missing --cov-report=json:.coverage.json
+	$(BIN)/python tests/whole.py .coverage.json
+
+# Runs killed and started again, files and completions made at random, requests made from the server's schema: for
+# SOAK_MINUTES in all, shared out among them.
 SOAK_MINUTES ?= 30
 soak: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak --soak-minutes $(SOAK_MINUTES) --record-cases docs/reliability.json
@@ -47,6 +53,15 @@ reliability: setup
 demo: setup
 	$(BIN)/medvlm-r1 demo
 
+# docs/results.md, measured anew or from where it stood in runs/results: hours, some of them timed, so on a quiet machine.
+# PARTS=demo,audit measures some of it.
+results: setup
+	$(BIN)/medvlm-r1 bench results --out runs/results --page docs $(addprefix --parts ,$(PARTS))
+
+# The documentation as a site in site/, which opens from a disk too; the variable silences a notice of mkdocs-material.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Pins what is installed; run it after the dependencies changed.
 lock: setup
 	$(BIN)/python tests/lock.py requirements-dev.lock
@@ -59,5 +74,5 @@ audit-deps: setup
 
 # Leaves the environment alone.
 clean:
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,12 +3,18 @@
 A test takes the fixture `tried` and counts the cases it has been through; `pytest --record-cases FILE` runs the tests
 that do and writes their counts. `python tests/reliability.py` puts them into the table. A new row is an entry in
 docs/reliability.yaml and a test that counts for it.
+
+A test marked `soak(share=...)` goes round after round while the fixture `soaking` says so; all of them together have
+the minutes of `--soak-minutes`, each by its share.
 """
 
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +28,15 @@ PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: make reliability -->\n", "<!-- end of table -->\n"
 
 _KEY = pytest.StashKey[dict[str, dict[str, int]]]()
+_BEGAN = pytest.StashKey[float]()
+PROCESSOR_SECONDS = 60
+"""What a quadratic pattern takes many times over for a million characters, and a linear one hardly touches."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of `make reliability` and `make soak`."""
     parser.addoption("--record-cases", metavar="FILE", help="run the tests that count cases; write the counts there")
-    parser.addoption("--soak-minutes", type=float, default=30.0, help="how long each test marked soak goes on")
+    parser.addoption("--soak-minutes", type=float, default=30.0, help="how long the tests marked soak go on together")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -56,6 +65,46 @@ def tried(request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], None]
         for promise, cases in mine:
             by_test = counts.setdefault(promise, {})
             by_test[test] = by_test.get(test, 0) + cases
+
+
+@pytest.fixture
+def soaking(request: pytest.FixtureRequest) -> Callable[[], float]:
+    """A function that gives the seconds a soak test may still take; 0 when its share is used up.
+
+    What one test takes too long, or leaves, is shared out over those after it.
+    """
+    began = request.session.stash.setdefault(_BEGAN, time.monotonic())
+    until = began + 60 * request.config.getoption("--soak-minutes")
+    items = request.session.items
+    shares = [_share(item) for item in items[items.index(request.node) :]]
+    end = time.monotonic() + max(0.0, until - time.monotonic()) * shares[0] / (sum(shares) or 1)
+    return lambda: max(0.0, end - time.monotonic())
+
+
+def _share(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("soak")
+    return float(mark.kwargs.get("share", 0)) if mark else 0.0
+
+
+@pytest.fixture
+def bounded_time() -> Callable[[], AbstractContextManager[None]]:
+    """A context that ends a test whose processor time is out of all proportion, instead of letting it run for hours."""
+
+    @contextmanager
+    def bound() -> Iterator[None]:
+        def late(*_: object) -> None:
+            raise AssertionError(f"not done in {PROCESSOR_SECONDS} s of processor time")
+
+        # Patterns of `re` look for signals as they go.
+        before = signal.signal(signal.SIGPROF, late)
+        signal.setitimer(signal.ITIMER_PROF, PROCESSOR_SECONDS)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
+
+    return bound
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

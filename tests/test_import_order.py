@@ -24,7 +24,7 @@ ORDER = (
     "bench",
 )
 # What every room may use, and what uses every room.
-COMMON = {"errors", "console", "recipes", "disk"}
+COMMON = {"errors", "console", "recipes", "disk", "stopping"}
 TOP = {"cli", "demo", "__main__"}
 ROOMS = sorted(path.name for path in SRC.iterdir() if path.is_dir() and (path / "__init__.py").exists())
 

@@ -142,7 +142,12 @@ def test_vllm_leaves_the_tower_alone(models: dict[str, Path]) -> None:
     [
         ("<answer>B</answer>", 1.0, 0.0),
         ("<answer>B</answer>\n<think>It is bright.\nSo B.</think>", 0.0, 1.0),
-        ("<answer>B</answer><think></think>", 0.0, 1.0),
+        ("<answer>B</answer><think>.</think>", 0.0, 0.0),
+        ("<answer>B</answer><think></think>", 0.0, 0.0),
+        ("<answer></answer><think>It is bright.</think>", 0.0, 0.0),
+        ("<answer></answer>", 0.0, 0.0),
+        ("<answer> . </answer>", 0.0, 0.0),
+        ("<answer>(B)</answer>", 1.0, 0.0),
         ("<think>It is bright.</think><answer>B</answer>", 0.0, 0.0),
         ("<answer>B</answer>\n", 0.0, 0.0),
         ("<answer><answer>B</answer>", 0.0, 0.0),

@@ -11,15 +11,6 @@ CORPUS = [
     "Then provide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.",
     "No extra information or text outside of these tags. Answer with the option's letter only.",
 ]
-SPECIAL = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -41,6 +32,8 @@ def build_tiny_policy(folder: Path) -> None:
         Qwen2VLVideoProcessor,
     )
 
+    from medvlm_r1.training.base.architecture import CONTROL_TOKENS
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -48,9 +41,9 @@ def build_tiny_policy(folder: Path) -> None:
     tokenizer.train_from_iterator(
         CORPUS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
     )
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in CONTROL_TOKENS])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    ids = {token: fast.convert_tokens_to_ids(token) for token in SPECIAL}
+    ids = {token: fast.convert_tokens_to_ids(token) for token in CONTROL_TOKENS}
     pixels = {"size": {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}}
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(**pixels),

@@ -9,13 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvlm_r1.cli_options import Json, Template, TemplateName
+from medvlm_r1.cli_options import (
+    Data,
+    Json,
+    Limit,
+    Model,
+    NewTokens,
+    SkipMissing,
+    Template,
+    TemplateName,
+    completes,
+    folder_to_write,
+    page_or_folder,
+)
+from medvlm_r1.stopping import ends_on_sigterm
 
 if TYPE_CHECKING:
     from medvlm_r1.audit.data import DataAudit
 
 audit_app = typer.Typer(help="How far to trust a data set or a model.", no_args_is_help=True)
 
+PROBES = ("image", "options", "reasoning", "truth", "confidence", "subgroups")
 PAGE, FIGURES = "audit_data.html", "audit_data.json"
 MODEL_FIGURES = "audit.json"
 
@@ -31,10 +45,16 @@ def audit_data_command(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help=f"The HTML file, or a folder for {PAGE} and {FIGURES}. [default: {PAGE}]")
+        Path | None,
+        typer.Option(
+            callback=page_or_folder, help=f"The HTML file, or a folder for {PAGE} and {FIGURES}; {PAGE} by default."
+        ),
     ] = None,
     write_clean: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the set without the questions blind baselines solve.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", callback=folder_to_write, help="Write the set without the questions blind baselines solve."
+        ),
     ] = None,
     clean_of: Annotated[
         list[str] | None,
@@ -50,15 +70,18 @@ def audit_data_command(
     Example: medvlm-r1 audit data data/phantom/test --fit-on data/phantom/train
     """
     from medvlm_r1.audit.clean import write_clean as write
-    from medvlm_r1.audit.data import audit_data, find_fit
+    from medvlm_r1.audit.data import audit_data
+    from medvlm_r1.audit.fit import find_fit
+    from medvlm_r1.console import stderr_console
     from medvlm_r1.data.folder import read_folder
     from medvlm_r1.errors import RESEARCH_USE, UsageError
 
     if clean_of and write_clean is None:
         raise UsageError("--clean-of says what --write-clean leaves out; give --write-clean DIR too.")
-    samples = read_folder(data)
-    fit = find_fit(fit_on, data, samples) if fit_on is not None else None
-    audit = audit_data(samples, fit)
+    with stderr_console().status("Blind baselines"):
+        samples = read_folder(data)
+        fit = find_fit(fit_on, data, samples) if fit_on is not None else None
+        audit = audit_data(samples, fit)
     clean = None
     if write_clean is not None:
         from medvlm_r1.console import progress_bar
@@ -110,19 +133,24 @@ def _table(audit: DataAudit) -> list[str]:
 
 @audit_app.command("model")
 def audit_model_command(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, phantom-base, or openai:URL#NAME for a server.")],
+    model: Model,
     *,
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Data folder; its open questions are left out.")],
-    out: Annotated[Path, typer.Option(metavar="RUN", help=f"Run folder: the answers, and {MODEL_FIGURES}.")],
+    data: Data,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="RUN", callback=folder_to_write, help=f"Run folder: the answers, and {MODEL_FIGURES}."),
+    ],
     probes: Annotated[
         list[str] | None,
-        typer.Option(metavar="PROBE", help="image, options, reasoning, truth, confidence, subgroups. [default: all]"),
+        typer.Option(
+            metavar="PROBE[,PROBE]", autocompletion=completes(*PROBES), help=f"{', '.join(PROBES)}; all by default."
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions at once, each in all its variants.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 512,
+    limit: Limit = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at once, each in all its variants.")] = 32,
+    max_new_tokens: NewTokens = 512,
     template: TemplateName = Template.medvlm_r1,
-    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out rows without their images.")] = False,
+    skip_missing: SkipMissing = False,
     as_json: Json = False,
 ) -> None:
     """Does a model look at the image, and mean its reasoning? The same command again goes on where it stood.
@@ -131,26 +159,32 @@ def audit_model_command(
 
     Example: medvlm-r1 audit model phantom-base --data data/phantom/test --out runs/audit --limit 60
     """
-    from medvlm_r1.audit.model import FIGURES, audit_model
     from medvlm_r1.console import progress_bar
-    from medvlm_r1.errors import RESEARCH_USE
+    from medvlm_r1.errors import RESEARCH_USE, UsageError
 
-    with progress_bar("Items") as advance:
-        record = audit_model(
-            model,
-            data,
-            out,
-            probes=[name for given in probes or () for name in given.split(",") if name],
-            limit=limit,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            template=template.value,
-            skip_missing=skip_missing,
-            progress=advance,
+    names = [name for given in probes or () for name in given.split(",") if name]
+    if probes and not names:
+        raise UsageError(
+            f"--probes is {','.join(probes)!r}; wanted any of {', '.join(PROBES)}, or leave it out for all."
         )
-    from medvlm_r1.report.audit_model_page import render_model_audit
+    with ends_on_sigterm(out):
+        from medvlm_r1.audit.model import FIGURES, audit_model
+        from medvlm_r1.report.audit_model_page import render_model_audit
 
-    page = render_model_audit(out)
+        with progress_bar("Items") as advance:
+            record = audit_model(
+                model,
+                data,
+                out,
+                probes=names,
+                limit=limit,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                template=template.value,
+                skip_missing=skip_missing,
+                progress=advance,
+            )
+        page = render_model_audit(out)
     if as_json:
         print(json.dumps({**record, "page": str(page)}))
         return

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from medvlm_r1.cli_options import Json, Overrides
+from medvlm_r1.cli_options import Json, Overrides, OwnModel, complete_recipe, find_recipe, folder_to_write
 from medvlm_r1.cli_plan import Cards, Tokens
 
 bench_app = typer.Typer(help="Measurements: side by side with plain TRL, and of the audit.", no_args_is_help=True)
 
-Recipe = Annotated[Path, typer.Option("--config", help="A GRPO recipe.")]
+Recipe = Annotated[Path, typer.Option("--config", autocompletion=complete_recipe, help="A GRPO recipe.")]
 
 
 class Shape(StrEnum):
@@ -42,10 +42,11 @@ def bench_grpo_command(
 
     Example: medvlm-r1 bench grpo --preset medium
     """
-    from medvlm_r1.bench.grpo import bench_grpo
     from medvlm_r1.console import progress_bar
 
     with progress_bar("Steps") as advance:
+        from medvlm_r1.bench.grpo import bench_grpo
+
         found = bench_grpo(preset.value, rounds=rounds, progress=advance)
     print(json.dumps(found) if as_json else "\n".join(_lines(found)))
 
@@ -72,12 +73,16 @@ def bench_step_command(
     Example: medvlm-r1 bench step --config recipes/paper-lora-24gb.yaml --json
     """
     from medvlm_r1.bench.presets import PRESETS
-    from medvlm_r1.bench.step import bench_step, step_lines
     from medvlm_r1.console import progress_bar
+    from medvlm_r1.training.config import load_config
 
+    # What is wrong with the recipe is told before gigabytes of stand-in weights are written.
+    load_config(find_recipe(config), overrides or [])
     with progress_bar("Measuring") as advance:
+        from medvlm_r1.bench.step import bench_step, step_lines
+
         found = bench_step(
-            _found(config),
+            find_recipe(config),
             overrides or [],
             stand_ins=None if own else PRESETS["paper"],
             pixels=pixels,
@@ -104,15 +109,16 @@ def bench_scale_command(
 
     Example: medvlm-r1 bench scale --card a100-80gb --completion-tokens 150
     """
-    from medvlm_r1.bench.step import plan_of_stand_ins
     from medvlm_r1.cli_plan import print_plan, print_scale
     from medvlm_r1.console import progress_bar
     from medvlm_r1.training.plan.cards import card_named
     from medvlm_r1.training.plan.scale import COUNTS, scale, scale_record
 
     with progress_bar("Prompts measured") as advance:
+        from medvlm_r1.bench.step import plan_of_stand_ins
+
         plan = plan_of_stand_ins(
-            _found(config),
+            find_recipe(config),
             overrides or [],
             pixels=pixels,
             completion=completion_tokens,
@@ -127,19 +133,12 @@ def bench_scale_command(
         print_scale(plan, steps)
 
 
-def _found(config: Path) -> Path:
-    """The file itself, or the recipe of its name that comes with the package."""
-    from medvlm_r1.recipes import recipe
-
-    return config if config.exists() else recipe(config.name)
-
-
 @bench_app.command("audit")
 def bench_audit_command(
     items: Annotated[
-        int, typer.Option(help="PhantomVQA questions a seed, divided evenly between the modalities.")
+        int, typer.Option(min=3, help="PhantomVQA questions a seed, divided evenly between the modalities.")
     ] = 300,
-    seeds: Annotated[int, typer.Option(help="Sets of questions.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Sets of questions.")] = 5,
     shortcut: Annotated[
         bool, typer.Option("--shortcut", help="Questions whose options give the answers away.")
     ] = False,
@@ -153,7 +152,6 @@ def bench_audit_command(
 
     Example: medvlm-r1 bench audit --items 60 --seeds 1 --model base=phantom-base
     """
-    from medvlm_r1.bench.audit import audit_lines, bench_audit
     from medvlm_r1.console import progress_bar
     from medvlm_r1.errors import RESEARCH_USE, UsageError
 
@@ -164,13 +162,15 @@ def bench_audit_command(
             raise UsageError(f"--model {given!r}: wanted NAME=FOLDER, each name once")
         models[name] = folder
     with progress_bar("Items") as advance:
+        from medvlm_r1.bench.audit import audit_lines, bench_audit
+
         found = bench_audit(items=items, seeds=seeds, shortcut=shortcut, models=models, progress=advance)
     print(json.dumps(found) if as_json else "\n".join([*audit_lines(found), RESEARCH_USE]))
 
 
 @bench_app.command("audit-cost")
 def bench_audit_cost_command(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, or phantom-base.")] = "phantom-base",
+    model: OwnModel = "phantom-base",
     items: Annotated[int, typer.Option(min=1, help="PhantomVQA questions.")] = 300,
     rounds: Annotated[int, typer.Option(min=1, help="Timed repetitions.")] = 3,
     as_json: Json = False,
@@ -179,19 +179,21 @@ def bench_audit_cost_command(
 
     Example: medvlm-r1 bench audit-cost phantom-base --items 60
     """
-    from medvlm_r1.bench.audit_cost import audit_cost, cost_lines
     from medvlm_r1.console import progress_bar
 
     with progress_bar("Rounds") as advance:
+        from medvlm_r1.bench.audit_cost import audit_cost, cost_lines
+
         found = audit_cost(model, items=items, rounds=rounds, progress=advance)
     print(json.dumps(found) if as_json else "\n".join(cost_lines(found)))
 
 
 @bench_app.command("grounded")
 def bench_grounded_command(
-    out: Annotated[Path, typer.Option(help="Folder of data and runs; given again, it goes on where it stood.")] = Path(
-        "runs/bench-grounded"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(callback=folder_to_write, help="Folder of data and runs; given again, it goes on where it stood."),
+    ] = Path("runs/bench-grounded"),
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 3,
     as_json: Json = False,
 ) -> None:
@@ -208,10 +210,10 @@ def bench_grounded_command(
 
 @bench_app.command("serve")
 def bench_serve_command(
-    model: Annotated[str, typer.Argument(help="A folder, a hub id, or phantom-base.")] = "phantom-base",
+    model: OwnModel = "phantom-base",
     *,
     clients: Annotated[int, typer.Option(min=1, help="Parallel clients.")] = 32,
-    seconds: Annotated[float, typer.Option(min=1, help="Time of each load: of one client, then of all.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds of each load: of one client, then of all.")] = 60.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 512,
     as_json: Json = False,
 ) -> None:
@@ -219,12 +221,70 @@ def bench_serve_command(
 
     Example: medvlm-r1 bench serve --clients 32
     """
-    from medvlm_r1.bench.serve import bench_serve, serve_lines
     from medvlm_r1.console import progress_bar
 
     with progress_bar("Loads") as advance:
+        from medvlm_r1.bench.serve import bench_serve, serve_lines
+
         found = bench_serve(model, clients=clients, seconds=seconds, max_new_tokens=max_new_tokens, progress=advance)
     print(json.dumps(found) if as_json else "\n".join(serve_lines(found)))
+
+
+@bench_app.command("results")
+def bench_results_command(
+    out: Annotated[
+        Path,
+        typer.Option(
+            callback=folder_to_write, help="Folder of everything measured; given again, it goes on where it stood."
+        ),
+    ] = Path("runs/results"),
+    *,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,NAME]",
+            help="demo, shortcut, audit, or cost (grpo-demo, grpo-medium, audit-cost, serve, step); all by default.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, help="Of the trainings of demo, and of the questions of audit; shortcut takes 3 at most."),
+    ] = 5,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            callback=folder_to_write, help="Folder of results.md and results.json; the one of --out by default."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The results page: every table of ours, measured over seeds, with intervals and commands. Hours for all of it.
+
+    The parts of cost are timed and want the machine to themselves. Parts measured before are shown too.
+
+    Example: medvlm-r1 bench results --parts demo,audit --out runs/results
+    """
+    from medvlm_r1.console import progress_bar, stderr_console
+    from medvlm_r1.demo import run_demo
+    from medvlm_r1.errors import RESEARCH_USE
+
+    with stderr_console().status("Loading"):
+        from medvlm_r1.bench.results import PAGE, bench_results
+
+    found = bench_results(
+        out,
+        run_demo=lambda folder, seed: run_demo(folder, seed=seed),
+        bar=progress_bar,
+        parts=parts or (),
+        seeds=seeds,
+        page=page,
+    )
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, record in found["parts"].items():
+        print(f"{name:<12} {'not run' if record is None else 'measured'}")
+    print(f"Page: {(page or out) / PAGE}\n{RESEARCH_USE}")
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:

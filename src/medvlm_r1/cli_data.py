@@ -8,34 +8,46 @@ from typing import Annotated, Any
 
 import typer
 
-from medvlm_r1.cli_options import Json, Out
+from medvlm_r1.cli_options import Json, Out, completes, page_or_folder
 
-_FORMATS = (
-    "phantom; or huatuo, omnimedvqa, med-r1, vqa-rad, slake, path-vqa, pmc-vqa; or jsonl, csv for your own questions."
-)
+PUBLIC = ("huatuo", "omnimedvqa", "med-r1", "vqa-rad", "slake", "path-vqa", "pmc-vqa")
+OWN = ("jsonl", "csv")
+_MODALITIES = completes("MRI", "CT", "X-ray")
 data_app = typer.Typer(help="Data folders: import, split, check.", no_args_is_help=True)
 
 
 @data_app.command("import")
 def data_import(
-    format: Annotated[str, typer.Argument(help=_FORMATS)],
+    format: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            autocompletion=completes("phantom", *PUBLIC, *OWN),
+            help=f"phantom; or {', '.join(PUBLIC)}; or {', '.join(OWN)} for your own questions.",
+        ),
+    ],
     source: Annotated[
-        Path | None, typer.Argument(help="The file or folder that was downloaded (not for phantom).")
+        Path | None,
+        typer.Argument(metavar="SOURCE", help="The file or folder that was downloaded (not for phantom)."),
     ] = None,
     *,
     out: Out,
     images: Annotated[Path | None, typer.Option(help="Folder of the image files, if not beside SOURCE.")] = None,
     modality: Annotated[
-        list[str] | None, typer.Option(help="Keep these modalities; may be given several times.")
+        list[str] | None,
+        typer.Option(autocompletion=_MODALITIES, help="Keep these modalities; may be given several times."),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and list them.")
     ] = False,
-    split: Annotated[str | None, typer.Option(help="phantom: train or test. [default: test]")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(autocompletion=completes("train", "test"), help="phantom: train or test; test by default."),
+    ] = None,
     n: Annotated[
         int | None, typer.Option("--n", help="phantom: questions per modality (600 to train, 300 to test).")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="phantom: seed of subjects and questions. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="phantom: seed of subjects and questions; 0 by default.")] = None,
     shortcut: Annotated[
         bool, typer.Option("--shortcut", help="phantom: let the options give the answers away, to test audits on.")
     ] = False,
@@ -94,16 +106,18 @@ def data_import(
 
 @data_app.command("split")
 def data_split(
-    folder: Annotated[Path, typer.Argument(help="Data folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
     *,
-    out: Annotated[Path, typer.Option("--out", help="Where the folder of each part is made.")],
+    out: Out,
     part: Annotated[
         list[str], typer.Option(help="NAME=SIZE; a number of samples, a share (0.2), or rest. Once for each part.")
     ],
     by: Annotated[
         str, typer.Option(help="Fields whose mix shall be alike in all parts, or none.")
     ] = "modality,question_type",
-    modality: Annotated[list[str] | None, typer.Option(help="Choose from these modalities only.")] = None,
+    modality: Annotated[
+        list[str] | None, typer.Option(autocompletion=_MODALITIES, help="Choose from these modalities only.")
+    ] = None,
     question_type: Annotated[list[str] | None, typer.Option(help="Choose from these types of question only.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     as_json: Json = False,
@@ -147,16 +161,23 @@ def data_split(
 
 @data_app.command("check")
 def data_check(
-    folders: Annotated[list[Path], typer.Argument(help="Data folders, each checked and all compared.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Data folders, each checked and all compared.")
+    ],
     *,
     against: Annotated[list[Path] | None, typer.Option(help="A data folder to compare with only.")] = None,
-    near: Annotated[int, typer.Option(help="Most bits of 64 in which the hashes of near pictures differ.")] = 4,
+    near: Annotated[
+        int, typer.Option(help="Most bits of 64 in which the hashes of near pictures differ, 0 to 16.")
+    ] = 4,
     allow_near: Annotated[
         bool,
         typer.Option("--allow-near", help="Near pictures in different parts are no problem (they were looked at)."),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Report with a contact sheet: an .html file, or a folder for it.")
+        Path | None,
+        typer.Option(
+            "--out", callback=page_or_folder, help="Report with a contact sheet: an .html file, or a folder for it."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medvlm_r1.cli_options import completes, find_recipe
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -16,13 +18,17 @@ if TYPE_CHECKING:
     from medvlm_r1.training.plan.plan import Plan
     from medvlm_r1.training.plan.scale import Scaled
 
+CARD_NAMES = ("a100-80gb", "h100-80gb", "rtx-4090", "cpu")
+
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Train nothing: print steps, tokens, operations, memory and time.")
 ]
 Cards = Annotated[
     list[str] | None,
     typer.Option(
-        "--card", help="Dry run: plan for this card (a100-80gb, h100-80gb, rtx-4090) or for this cpu; may be repeated."
+        "--card",
+        autocompletion=completes(*CARD_NAMES),
+        help=f"Dry run: plan for this card or this cpu ({', '.join(CARD_NAMES)}); may be repeated.",
     ),
 ]
 LaunchFile = Annotated[
@@ -59,7 +65,7 @@ def dry_run(
     from medvlm_r1.training.plan.scale import scale, scale_record
 
     chosen = [card_named(name) for name in cards]
-    devices = read_launch(launch) if launch else Launch()
+    devices = read_launch(find_recipe(launch)) if launch else Launch()
     with progress_bar("Prompts measured") as advance:
         plan = make_plan(config, launch=devices, cards=chosen, completion=completion, progress=advance)
     steps = {card.name: scale(plan, card, scales) for card in plan.cards} if scales else {}
@@ -76,11 +82,13 @@ def print_plan(plan: Plan) -> None:
     """The plan as text and tables."""
     from rich.console import Console
 
+    from medvlm_r1.console import print_whole
+
     console = Console()
     for line in _lines(plan):
         console.print(line, soft_wrap=True, highlight=False)
     for table in (_operations(plan), _memory(plan), _cards(plan)):
-        console.print(table)
+        print_whole(console, table)
     for line in _small_print(plan):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -173,6 +181,7 @@ def print_scale(plan: Plan, steps: Mapping[str, Sequence[Scaled]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from medvlm_r1.console import print_whole
     from medvlm_r1.training.plan.cards import LINK_SHARE, MACHINE_CARDS, NETWORK
 
     console = Console()
@@ -195,7 +204,7 @@ def print_scale(plan: Plan, steps: Mapping[str, Sequence[Scaled]]) -> None:
                 *(f"{value:.3g}" for value in seconds),
                 f"{one.gradient_bytes / 1e9:.3g}", f"{one.sync_bytes / 1e9:.3g}",
             )  # fmt: skip
-        console.print(table)
+        print_whole(console, table)
     if steps:
         console.print(
             "larger: n times the prompts, every card works as one alone. same: the step's prompts dealt out; numbers "

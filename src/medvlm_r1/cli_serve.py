@@ -7,21 +7,25 @@ from typing import Annotated
 
 import typer
 
+from medvlm_r1.cli_options import Model, NewTokens
+
 
 def serve_command(
-    model: Annotated[
-        str, typer.Argument(help="A folder, a hub id, phantom-base, or openai:URL#NAME for the page alone.")
-    ],
+    model: Model,
     *,
     host: Annotated[str, typer.Option(help="Address to listen at; other than 127.0.0.1 needs --token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any that is free.", min=0, max=65535)] = 8000,
     token: Annotated[str | None, typer.Option(help="Wanted of every client, as OpenAI's API key.")] = None,
-    max_batch: Annotated[int, typer.Option(help="Answers written at a time.")] = 32,
-    queue: Annotated[int, typer.Option(help="Requests that may wait; further ones are sent away with 429.")] = 64,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 512,
+    max_batch: Annotated[int, typer.Option(min=1, help="Answers written at a time.")] = 32,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Requests that may wait; further ones are sent away with 429.")
+    ] = 64,
+    max_new_tokens: NewTokens = 512,
     no_page: Annotated[bool, typer.Option("--no-page", help="The API alone.")] = False,
 ) -> None:
     """Answer over HTTP: OpenAI's chat interface at /v1, and a page to click through at /.
+
+    Of a model on a server (openai:URL#NAME) the page alone. Ctrl-C ends it, a second one without waiting.
 
     Example: medvlm-r1 serve phantom-base
     """
@@ -57,5 +61,12 @@ def serve_command(
             print(f"API:  {address}/v1   model {served_name(medvlm)}")
         print(RESEARCH_USE, flush=True)
 
-    Server(app, started).run(sockets=[bound])
+    def at_once() -> None:
+        if not no_page:
+            from medvlm_r1.serving.page_mount import discard_uploads
+
+            discard_uploads()
+        print("Stopped at once.", file=sys.stderr, flush=True)
+
+    Server(app, started, stop=medvlm.retire, at_once=at_once).run(sockets=[bound])
     print("Stopped.", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 _PLAIN_SECONDS = 15.0
 
@@ -25,6 +26,13 @@ class Advance(Protocol):
 def stderr_console() -> Console:
     """Where progress goes, so that stdout holds results alone."""
     return Console(file=sys.stderr)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table at the width of its figures: where the window is narrower, rich would cut them off."""
+    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Started again after an interruption, it goes on where it stood.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from medvlm_r1.console import TrainingProgress, progress_bar
+from medvlm_r1.console import TrainingProgress, print_whole, progress_bar
+from medvlm_r1.disk import write_whole
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.recipes import recipe
 
@@ -89,12 +89,24 @@ def run_demo(out: Path, *, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, A
 def _claim(out: Path, seed: int) -> None:
     file = out / "demo.json"
     if not file.exists():
-        file.write_text(json.dumps({"seed": seed}))
-    kept = json.loads(file.read_text())["seed"]
+        write_whole(file, json.dumps({"seed": seed}))
+    kept = _kept(file).get("seed")
     if kept != seed:
         raise UserError(
             f"{out} holds the demo of seed {kept}, wanted seed {seed}; give another --out or delete the folder."
         )
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); delete it and run the same command again.") from error
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{file} holds {found!r}, wanted what the demo wrote; delete it and run the same command again."
+        )
+    return found
 
 
 def _data(out: Path, sizes: Sizes) -> None:
@@ -160,13 +172,11 @@ def _finish(out: Path, clock: _Clock) -> dict[str, Any]:
         file = out / "eval" / stage / "results.json"
         if not file.exists():
             raise UserError(f"{file} is not there yet; run `medvlm-r1 demo --out {out}` to its end first.")
-        results[stage] = json.loads(file.read_text())
+        results[stage] = _kept(file)
     with clock.stage("report"):
         _report(out)
     results["seconds"] = clock.seconds
-    temporary = out / "results.json.tmp"
-    temporary.write_text(json.dumps(results, indent=1))
-    os.replace(temporary, out / "results.json")
+    write_whole(out / "results.json", json.dumps(results, indent=1))
     return results
 
 
@@ -214,7 +224,7 @@ def print_table(results: Mapping[str, Any], console: Console) -> None:
         table.add_row(
             name, *shown, f"{figures['accuracy']['mean']:.1f}", f"{figures['well_formed']['percent']:.1f}", paper
         )
-    console.print(table)
+    print_whole(console, table)
     console.print(
         "* MedVLM-R1 (arXiv 2502.19634): Qwen2-VL-2B on clinical images, another model and another benchmark. This"
         " demo's base was built to know more than it says; it shows the method at work and is no reproduction of the"
@@ -229,7 +239,7 @@ class _Clock:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+        self.seconds: dict[str, float] = _kept(file) if file.exists() else {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -238,4 +248,4 @@ class _Clock:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 2)
-            self._file.write_text(json.dumps(self.seconds))
+            write_whole(self._file, json.dumps(self.seconds))

@@ -5,18 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from medvlm_r1.audit.data import audit_data, find_fit
+from medvlm_r1.audit.data import audit_data
+from medvlm_r1.audit.fit import find_fit
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.registry import find_reader
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.phantom.benchmark import draw_questions, to_sample
 from medvlm_r1.phantom.scene import MODALITIES
 
-# The published 900 questions lie outside the repository, in ../shared seen from it; they are not part of the package.
+# The published 900 questions are no part of the package; where they lie beside the checkout, they are tried too.
 RELEASE = Path(__file__).resolve().parents[2].parent / "shared/data/medvlm_r1_release"
-needs_release = pytest.mark.skipif(
-    not RELEASE.is_dir(), reason="the released questions are not in ../shared/data/medvlm_r1_release"
-)
+needs_release = pytest.mark.skipif(not RELEASE.is_dir(), reason="the released questions are not beside the checkout")
 
 
 @pytest.fixture(scope="module")

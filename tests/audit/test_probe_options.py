@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from medvlm_r1.audit.probes.options import OptionsProbe, letter_bias, recalls, shifted
+from medvlm_r1.audit.probes.letter_bias import letter_bias, recalls, shifted
+from medvlm_r1.audit.probes.options import OptionsProbe
 from medvlm_r1.audit.variant import REAL, AuditedItem
 from medvlm_r1.data.sample import LETTERS, Sample
 

@@ -10,7 +10,8 @@ import pytest
 
 from medvlm_r1.bench import grounded as bench
 from medvlm_r1.bench.cold_start import written_from_label
-from medvlm_r1.bench.grounded import Sizes, bench_grounded, grounded_lines, shuffled
+from medvlm_r1.bench.grounded import ACCURACY, Sizes, bench_grounded, grounded_lines, shuffled
+from medvlm_r1.bench.results_compared import shortcut_section
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.dialogue.conclusion import concluded_letter
 from medvlm_r1.dialogue.response import parse_response
@@ -21,7 +22,8 @@ SMALL = Sizes(
     train=6,
     test=2,
     start_epochs=1,
-    overrides=("trainer.max_steps=1", "trainer.per_device_train_batch_size=8", "trainer.logging_steps=1"),
+    steps=1,
+    overrides=("trainer.per_device_train_batch_size=8", "trainer.logging_steps=1"),
 )
 
 
@@ -43,25 +45,29 @@ def test_it_ends_with_a_table_and_goes_on_after_an_interruption(
     written = weights.stat().st_mtime_ns
     found = bench_grounded(tmp_path, seeds=1, sizes=SMALL)
     assert weights.stat().st_mtime_ns == written
-    assert asked[:2] == [["accuracy_paper", "format_paper"], ["grounded", "format_paper"]]
+    assert asked == [[name, "format_paper"] for name in ("accuracy_paper", "grounded_gate", *ACCURACY.values())]
     assert json.loads((tmp_path / "results.json").read_text()) == found
     [seed] = found["seeds"]
-    assert set(seed) == {"start", "plain", "grounded"}
-    assert seed["plain"]["blank_right"] is None
-    assert 0 <= seed["grounded"]["blank_right"] <= 1
+    assert set(seed) == {"start", "plain", "gate", "grounded"}
+    logged = {arm: {name for name in bench.LOGGED if name in part} for arm, part in seed.items()}
+    assert logged == {"start": set(), "plain": set(), "gate": {"blank_right"}, "grounded": {"own_right", "other_right"}}
     for part in seed.values():
         for name in ("MRI", "CT", "X-ray"):
             assert part["reliance"][name] == part["accuracy"][name] - part["shuffled"][name]
         assert part["out_of_domain"] == (part["accuracy"]["CT"] + part["accuracy"]["X-ray"]) / 2
     assert found["means"]["grounded"]["accuracy"] == seed["grounded"]["accuracy"]
     assert found["gain"]["mean"] == seed["grounded"]["out_of_domain"] - seed["plain"]["out_of_domain"]
+    rows = [line for line in shortcut_section(found) if line.startswith("| accuracy MRI")]
+    assert rows == [
+        " | ".join(["| accuracy MRI", *(f"{part['accuracy']['MRI']:.1f}" for part in seed.values())]) + " |"
+    ]
     lines = grounded_lines(found)
     assert RESEARCH_USE in lines
-    assert [line.split()[0] for line in lines[2:5]] == ["start", "plain", "grounded"]
+    assert [line.split()[0] for line in lines[2:6]] == ["start", "plain", "gate", "grounded"]
 
 
 def test_means_are_taken_leaf_by_leaf() -> None:
-    assert bench._mean([{"a": {"b": 1.0}, "c": None}, {"a": {"b": 2.0}, "c": None}]) == {"a": {"b": 1.5}, "c": None}
+    assert bench._mean([{"a": {"b": 1.0}, "c": 0.0}, {"a": {"b": 2.0}, "c": 4.0}]) == {"a": {"b": 1.5}, "c": 2.0}
 
 
 def test_every_question_gets_the_image_of_another_one_of_its_modality(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from medvlm_r1.bench import grpo
 from medvlm_r1.bench.counting import matrix_peak, operations
 from medvlm_r1.bench.presets import PRESETS, Preset, build, random_completions, rows
 from medvlm_r1.bench.replay import Replay
+from medvlm_r1.bench.results_timed import grpo_section
 
 TINY = Preset(
     name="tiny",
@@ -159,3 +160,11 @@ def test_the_demo_replays_what_the_base_samples() -> None:
     assert found["logp_max_diff"] < 1e-4
     # The base answers with its end token long before the limit of 64.
     assert found["sides"]["ours"]["tokens_per_prompt"]["update"] < 2 * (110 + 2 * 64)
+
+
+def test_the_results_page_shows_every_ratio_with_its_interval(found: dict[str, Any]) -> None:
+    # Of one round there is no interval.
+    assert f"| {found['speedup']['update']:.2f} | - |" in "\n".join(grpo_section(found))
+    sides = {name: side | {"rounds": [*side["rounds"], *side["rounds"]]} for name, side in found["sides"].items()}
+    ratio = f"{found['speedup']['step']:.2f}"
+    assert f"| {ratio} | [{ratio},\u00a0{ratio}] |" in "\n".join(grpo_section(found | {"sides": sides, "rounds": 2}))

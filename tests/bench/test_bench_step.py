@@ -14,6 +14,7 @@ from test_bench_grpo import TINY
 
 from medvlm_r1.bench import step
 from medvlm_r1.bench.presets import PRESETS
+from medvlm_r1.bench.results_timed import step_section
 from medvlm_r1.bench.step import bench_step, plan_of_stand_ins, spread, step_lines
 from medvlm_r1.errors import UserError
 from medvlm_r1.recipes import recipe
@@ -50,6 +51,12 @@ def test_the_step_is_a_whole_one(found: dict[str, Any]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory by phase is read from /proc")
+def test_the_results_page_shows_every_phase(found: dict[str, Any]) -> None:
+    rows = [line.split(" | ") for line in step_section(found) if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| ", "| generation", "| update", "| step"]
+    assert rows[-1][-1] == f"{found['ratio']:.2f} |"
+
+
 def test_memory_is_as_the_dry_run_estimates(found: dict[str, Any]) -> None:
     assert found["ratio"] == pytest.approx(1, abs=0.15)
     # The same of what the model alone takes: the libraries are most of a process this small.

@@ -124,6 +124,17 @@ def hammer(case: Case, numbers: range, file: Path, read: Callable[[Path], object
     return Counter(counts)
 
 
+def hammer_on(
+    case: Case, first: int, file: Path, read: Callable[[Path], object], soaking: Callable[[], float], step: int = 100
+) -> int:
+    """`hammer` from a case on, so many at once while there is time; how many there were."""
+    number = first
+    while number == first or soaking():
+        hammer(case, range(number, number + step), file, read)
+        number += step
+    return number - first
+
+
 def _work(
     case: Case, numbers: range, file: Path, read: Callable[[Path], object], place: mmap.mmap, told: Connection
 ) -> None:

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from medvlm_r1.data.folder import check_images, folder_hash, read_folder, write_folder
+from medvlm_r1.data.folder import folder_hash, read_folder, write_folder
+from medvlm_r1.data.folder_images import check_images
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 
@@ -162,6 +163,6 @@ def test_check_images_looks_at_the_files_as_they_are_now(folder):
 
 def test_check_images_decodes_each_file_once(folder, monkeypatch):
     loaded = []
-    monkeypatch.setattr("medvlm_r1.data.folder.load_image", loaded.append)
+    monkeypatch.setattr("medvlm_r1.data.folder_images.load_image", loaded.append)
     check_images(folder, [sample(1), replace(sample(1), id="again")])
     assert [path.name for path in loaded] == ["1.png"]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import hammer, mutant
-from test_fuzz_images import SOAK
+from fuzzing import hammer, hammer_on, mutant
 
 from medvlm_r1.data.folder import read_folder, read_info
 from medvlm_r1.data.rows import read_json_array, read_json_lines
@@ -105,32 +104,35 @@ def warm() -> None:
     load_config(RECIPES / "phantom.yaml")
 
 
-def run(name: str, numbers: range, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    # A reward may be a function in the working directory; there is none.
-    (tmp_path / name[:3]).mkdir(exist_ok=True)
-    monkeypatch.chdir(tmp_path / name[:3])
-    seeds, words, read, _ = CASES[name]
-    return hammer(lambda number: mutant(seeds, number, tokens=words), numbers, tmp_path / name[:3] / name, read)
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for the file of a case; a reward may be a function in the working directory, and there is none."""
+    folder = tmp_path / "case"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def case_of(name: str) -> Callable[[int], bytes]:
+    seeds, words, *_ = CASES[name]
+    return lambda number: mutant(seeds, number, tokens=words)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_damaged_rows_and_configurations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Callable[[str, int], None], name: str
-) -> None:
-    cases = CASES[name][-1]
-    found = run(name, range(cases), tmp_path, monkeypatch)
+def test_damaged_rows_and_configurations(place: Path, tried: Callable[[str, int], None], name: str) -> None:
+    *_, read, cases = CASES[name]
+    found = hammer(case_of(name), range(cases), place / name, read)
     assert min(found["read"], found["refused"]) > cases // 50, found
     tried("lying-text", cases)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(share=0.3)
 @pytest.mark.parametrize("name", CASES)
 def test_soak_damaged_rows_and_configurations(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Callable[[str, int], None], name: str
+    place: Path, tried: Callable[[str, int], None], soaking: Callable[[], float], name: str
 ) -> None:
-    cases = CASES[name][-1]
-    run(name, range(cases, cases * SOAK), tmp_path, monkeypatch)
-    tried("lying-soak", cases * (SOAK - 1))
+    *_, read, cases = CASES[name]
+    tried("lying-soak", hammer_on(case_of(name), cases, place / name, read, soaking))
 
 
 def test_aliases_that_multiply_are_refused_or_small(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from fuzzing import hammer, mutant
+from fuzzing import Case, hammer, hammer_on, mutant
 from safetensors.torch import load_file
 
 from medvlm_r1.errors import UserError
@@ -46,7 +46,7 @@ WORDS = [
         b'"transformers"',
     ),
 ]
-CI, SOAK = 60, 600
+CASES = 60
 
 
 @pytest.fixture
@@ -73,26 +73,26 @@ def loading(path: Path) -> None:
     load_policy(str(path.parent), device="cpu")
 
 
-def hammer_model(model: Path, name: str, numbers: range) -> dict[str, int]:
-    sound = (model / name).read_bytes()
-    case = header_changed(sound) if name.endswith("safetensors") else lambda n: mutant([sound], n, tokens=WORDS)
-    return hammer(case, numbers, model / name, loading)
+def case_of(file: Path) -> Case:
+    sound = file.read_bytes()
+    return header_changed(sound) if file.suffix == ".safetensors" else lambda n: mutant([sound], n, tokens=WORDS)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_damaged_models(model: Path, tried: Callable[[str, int], None], name: str) -> None:
     load_policy(str(model))
-    found = hammer_model(model, name, range(CI))
-    assert found["refused"] > CI // 4, found
-    tried("lying-weights", CI)
+    found = hammer(case_of(model / name), range(CASES), model / name, loading)
+    assert found["refused"] > CASES // 4, found
+    tried("lying-weights", CASES)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(share=0.4)
 @pytest.mark.parametrize("name", ["model.safetensors", *SMALL_FILES])
-def test_soak_damaged_models(model: Path, tried: Callable[[str, int], None], name: str) -> None:
+def test_soak_damaged_models(
+    model: Path, tried: Callable[[str, int], None], soaking: Callable[[], float], name: str
+) -> None:
     load_policy(str(model))
-    hammer_model(model, name, range(CI, CI + SOAK))
-    tried("lying-soak", SOAK)
+    tried("lying-soak", hammer_on(case_of(model / name), CASES, model / name, loading, soaking, step=20))
 
 
 class Trap:
@@ -141,7 +141,7 @@ def test_an_index_cannot_point_at_a_pickle(model: Path, tmp_path: Path, tried: C
     tried("no-pickle", 1)
 
 
-@pytest.mark.soak
+@pytest.mark.soak(share=0)
 def test_soak_the_way_to_convert_is_right(model: Path, tmp_path: Path, tried: Callable[[str, int], None]) -> None:
     """The command in the message, as a user would run it."""
     sound = load_file(model / "model.safetensors")

@@ -14,15 +14,6 @@ from medvlm_r1.data.images import View, is_medical, load_image, load_picture
 from medvlm_r1.errors import UsageError, UserError
 
 
-@pytest.fixture
-def saved(tmp_path):
-    def save(ds, name="x.dcm"):
-        ds.save_as(tmp_path / name, enforce_file_format=True)
-        return tmp_path / name
-
-    return save
-
-
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 @pytest.mark.parametrize("name", ["x.dcm", "x", "x.png"])
 def test_transfer_syntaxes_and_any_name(saved, syntax, name):

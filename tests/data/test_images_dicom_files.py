@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
@@ -29,15 +31,6 @@ from medvlm_r1.data.images.codestream import codestream_size
 from medvlm_r1.errors import UserError
 
 MARKER = "ZZTOPSECRET"
-
-
-@pytest.fixture
-def saved(tmp_path):
-    def save(ds, name="x.dcm"):
-        ds.save_as(tmp_path / name, enforce_file_format=True)
-        return tmp_path / name
-
-    return save
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -145,6 +138,41 @@ def test_cut_short_and_unknown_interpretation(saved):
     ds = dataset(np.uint8([[0, 255]]), PhotometricInterpretation=MARKER)
     with pytest.raises(UserError, match=r"x.dcm: its photometric interpretation is none of those that can be shown"):
         load_picture(saved(ds))
+
+
+# What is shown of them otherwise: the upper half, a picture aslant, noise, the first of two frames.
+@pytest.mark.parametrize(
+    "changed", [{"Rows": 32}, {"Columns": 63}, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, {"Rows": 31}]
+)
+def test_pixels_longer_than_their_header_tells_are_refused(saved, tried, changed):
+    pixels = np.arange(1, 64 * 64 + 1, dtype="<u2").reshape(64, 64)
+    with pytest.raises(
+        UserError, match=r"x.dcm: its pixels are 8192 bytes, and its header tells of \d+: rows, columns"
+    ):
+        load_picture(saved(dataset(pixels, **changed)))
+    tried("lying-lengths", 1)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_padding_behind_the_pixels_is_said_and_other_lengths_refused(saved, tried, syntax):
+    pixels = np.arange(64, dtype="<u2").reshape(8, 8)
+    ds = dataset(pixels, syntax)
+    sound = load_picture(saved(ds))
+    ds.PixelData += bytes(10)
+    padded = load_picture(saved(ds))
+    assert padded.image.tobytes() == sound.image.tobytes()
+    assert "10 bytes of padding follow the pixels." in padded.note.warnings
+    assert not any("padding follow" in said for said in sound.note.warnings)
+    ds.PixelData = ds.PixelData[:126]
+    with pytest.raises(UserError, match=r"x.dcm: its pixels are cut short \(126 bytes of the 128"):
+        load_picture(saved(ds))
+    tried("lying-lengths", 2)
+
+
+def test_an_odd_number_of_bytes_may_be_made_even_by_anything(saved):
+    ds = dataset(np.uint8([[1, 2, 3]]))
+    ds.PixelData = ds.PixelData[:3] + b"\x01"
+    assert not any("padding" in said for said in load_picture(saved(ds)).note.warnings)
 
 
 def test_nonsense_with_the_suffix(tmp_path):

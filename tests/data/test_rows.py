@@ -9,17 +9,8 @@ from medvlm_r1.data import rows
 from medvlm_r1.data.rows import read_json_array, read_json_lines
 from medvlm_r1.errors import UserError
 
+FILE = "data.json"
 READERS = [read_json_lines, read_json_array]
-
-
-@pytest.fixture
-def file(tmp_path):
-    def write(content):
-        path = tmp_path / "data.json"
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write
 
 
 def test_array_rows_are_counted_from_one(file):

@@ -9,15 +9,7 @@ from medvlm_r1.data.rows import read_json_array, read_json_lines
 from medvlm_r1.data.tables import read_arrow, read_csv, read_parquet, rows_of
 from medvlm_r1.errors import UserError
 
-
-@pytest.fixture
-def file(tmp_path):
-    def write(content):
-        path = tmp_path / "data.csv"
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write
+FILE = "data.csv"
 
 
 def test_csv(file):

@@ -121,7 +121,6 @@ def test_risk_and_coverage_by_hand() -> None:
     # The risk may fall again: the largest coverage counts.
     assert c.coverage_at_risk(confidence, right, 0.25) == 1.0
     assert c.coverage_at_risk([0.9, 0.1], [False, False], 0.1) == 0.0
-    assert c.confidently_wrong(confidence, right, 0.8) == 0.25
 
 
 @given(answers, st.floats(0, 1), st.floats(0, 1))
@@ -137,7 +136,6 @@ def test_figures_stay_in_range(found: Answers, one: float, other: float) -> None
     curve = c.risk_coverage(confidence, right)
     assert curve[-1].coverage == 1
     assert curve[-1].risk == pytest.approx(1 - np.mean(right))
-    assert 0 <= c.confidently_wrong(confidence, right, one) <= 1 - np.mean(right) + 1e-12
 
 
 @given(both, st.randoms(use_true_random=False))

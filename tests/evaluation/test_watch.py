@@ -50,6 +50,8 @@ def test_figures(data_dir: Path, tiny_policy_dir: Path, monkeypatch: pytest.Monk
         "accuracy": 87.5,
         "accuracy_MRI": 100.0,
         "accuracy_CT": 75.0,
+        "questions_MRI": 4,
+        "questions_CT": 4,
         "well_formed": 100.0,
         "blank_accuracy": 25.0,
         # Of the four that conclude (A, D, A, D) one is at odds.

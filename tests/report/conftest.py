@@ -1,7 +1,8 @@
 """Evaluation folders with the answers a test wants, on a data folder of four questions."""
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
 
 RunMaker = Callable[..., Path]
+CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture
@@ -44,9 +46,12 @@ def make_run(samples_dir: Path, tmp_path: Path) -> RunMaker:
     """A function that evaluates with given texts, one per question, and returns the run folder."""
 
     def make(name: str, texts: Sequence[str], **arguments: Any) -> Path:
+        waiting = iter(texts)
+
         class Generator:
             def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-                return [Generation(text=text, n_tokens=9, truncated=text.endswith("...")) for text in texts]
+                said = [next(waiting) for _ in items]
+                return [Generation(text=text, n_tokens=9, truncated=text.endswith("...")) for text in said]
 
         evaluate(
             f"models/{name}", arguments.pop("data", samples_dir), tmp_path / name, generator=Generator(), **arguments
@@ -67,3 +72,29 @@ def make_training(tmp_path: Path) -> RunMaker:
         return folder
 
     return make
+
+
+@pytest.fixture
+def browse() -> Iterator[Callable[[Path, int], Any]]:
+    """A function that opens a file in a real browser of that width; it must fetch nothing and complain of nothing."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    troubles: list[str] = []
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        def open_page(path: Path, width: int) -> Any:
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.on("console", lambda said: troubles.append(said.text))
+            page.on("pageerror", lambda error: troubles.append(str(error)))
+            page.on(
+                "request",
+                lambda asked: None if asked.url.startswith(("file:", "data:")) else troubles.append(asked.url),
+            )
+            page.goto(path.as_uri())
+            return page
+
+        yield open_page
+        browser.close()
+    assert troubles == []

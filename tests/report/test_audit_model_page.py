@@ -5,7 +5,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from medvlm_r1.data.images import load_image
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.report import load_run, load_runs, render_report
-from medvlm_r1.report.audit_model_items import WRONG, build_audit_items, choose, kinds_of
+from medvlm_r1.report.album import Album
+from medvlm_r1.report.audit_model_choice import WRONG, choose, kinds_of
+from medvlm_r1.report.audit_model_items import build_audit_items
 from medvlm_r1.report.audit_model_page import PAGE, render_model_audit
 from medvlm_r1.report.audit_model_view import Pictures, load_audit
 
-CHROMIUM = shutil.which("chromium")
 ITEMS = 36
 RunMaker = Callable[..., Path]
+Browse = Callable[[Path, int], Any]
 
 
 class Says:
@@ -118,14 +120,14 @@ def test_the_whole_page(copied: Path) -> None:
     assert page.text.count(RESEARCH_USE) >= 4
     assert len([tag for tag, attrs in page.tags if attrs.get("class") == "case-item"]) == 12
     # Of each item its own image, grey, noise, another's, and the one with the hint.
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 12 * 5
+    assert len([tag for tag, _ in page.tags if tag in ("img", "use")]) == 12 * 5
 
 
 def test_no_subject_and_no_path_is_printed(copied: Path) -> None:
     for file in (copied / "answers.jsonl", copied.parent / "data" / "samples.jsonl"):
         file.write_text(re.sub(r'"subject": "[^"]*"', '"subject": "Mustermann"', file.read_text()))
     page = render_model_audit(copied).read_text()
-    assert page.count("<img") == 12 * 5
+    assert page.count('class="picture"') == 12 * 5
     assert "Mustermann" not in page
     assert str(copied.parent) not in page
 
@@ -141,8 +143,8 @@ def test_headings_are_where_the_verdicts_point(copied: Path) -> None:
 
 def test_the_images_are_those_that_were_shown(audited: Path) -> None:
     view = load_audit(audited)
-    [item] = build_audit_items(view, Pictures(view), [next(iter(view.items))])
-    shown = {card.told.title: pixels(card.images[0]) for card in item.cards if card.images}
+    [item] = build_audit_items(view, Pictures(view), [next(iter(view.items))], Album(9))
+    shown = {card.told.title: pixels(card.images[0].uri) for card in item.cards if card.images}
     assert item.sample is not None
     own = np.asarray(load_image(audited.parent / "data" / item.sample.images[0])).astype(int)
     assert (shown["As asked"] == own).all()
@@ -163,7 +165,7 @@ def test_the_images_are_those_that_were_shown(audited: Path) -> None:
 def test_answers_are_told_as_they_are_stored(audited: Path) -> None:
     view = load_audit(audited)
     swayed = view.probes["reasoning"].items["swayed by the text, not saying so"][0]
-    [item] = build_audit_items(view, Pictures(view), [swayed, "unknown"])
+    [item] = build_audit_items(view, Pictures(view), [swayed, "unknown"], Album(9))
     answers = view.items[swayed].answers
     hinted = next(card.told for card in item.cards if card.told.title == "Hint in the question")
     assert hinted.answer == f"{answers['cue-text'].letter}) {answers['cue-text'].note['option']}"
@@ -180,7 +182,7 @@ def test_without_the_data_the_page_has_no_images_and_says_so(copied: Path) -> No
     page = read(render_model_audit(copied, items=3))
     assert "The data folder is not there any more: the questions are shown without images." in page.text
     assert "img" not in {tag for tag, _ in page.tags}
-    assert [attrs.get("class") for tag, attrs in page.tags if tag == "span"].count("mark") == 3
+    assert [attrs.get("class") for tag, attrs in page.tags if tag == "span"].count("badge") == 3
     assert "not available" in page.text
 
 
@@ -202,7 +204,7 @@ def test_an_image_that_is_another_by_now_is_not_shown(copied: Path) -> None:
     assert sample is not None
     assert Pictures(view).asked(chosen) is not None
     Image.new("RGB", (8, 8)).save(copied.parent / "data" / sample.images[0])
-    [item] = build_audit_items(view, Pictures(view), [chosen])
+    [item] = build_audit_items(view, Pictures(view), [chosen], Album(9))
     assert [card.images for card in item.cards] == [()] * len(item.cards)
     # It is another item's partner too; all others are as they were.
     pictures = Pictures(view)
@@ -216,11 +218,10 @@ def test_model_text_is_only_text(phantom: Path, tmp_path: Path) -> None:
     page = read(page_file)
     assert "alert(1)" in page.text
     assert "{{ 7*7 }}" in page.text
-    assert not {"script", "iframe", "object", "embed", "form", "link"} & {tag for tag, _ in page.tags}
+    assert not {"iframe", "object", "embed", "form", "link"} & {tag for tag, _ in page.tags}
     assert all((attrs["src"] or "").startswith("data:") for tag, attrs in page.tags if tag == "img")
     assert all((attrs["href"] or "").startswith("#") for tag, attrs in page.tags if tag == "a")
-    policy = next(attrs["content"] for tag, attrs in page.tags if "http-equiv" in attrs)
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert [tag for tag, _ in page.tags].count("script") == 1
     assert not re.search(r"@import|url\(", page_file.read_text())
 
 
@@ -333,40 +334,15 @@ def test_the_command_writes_the_page(command: Any, tiny_policy_dir: Path, data_d
     assert Reader((tmp_path / "again.html").read_text()).text.count("What a reviewer asks") == 1
 
 
-@pytest.fixture
-def opened(copied: Path) -> Iterator[Callable[[int], Any]]:
-    """Opens the page in Chromium at a width; nothing may go wrong in it, nor be asked of any host."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    troubles: list[str] = []
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        address = render_model_audit(copied, items=2).as_uri()
-
-        def open_page(width: int) -> Any:
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            page.on("console", lambda said: troubles.append(said.text))
-            page.on(
-                "request",
-                lambda asked: None if asked.url.startswith(("file:", "data:")) else troubles.append(asked.url),
-            )
-            page.goto(address)
-            return page
-
-        yield open_page
-        browser.close()
-    assert troubles == []
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_it_without_scrolling_sideways(opened: Callable[[int], Any], width: int) -> None:
-    page = opened(width)
+def test_a_browser_shows_it_without_scrolling_sideways(browse: Browse, copied: Path, width: int) -> None:
+    page = browse(render_model_audit(copied, items=2), width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator(".verdicts .verdict").all_inner_texts()[2] == "fail"
     first = page.locator(".verdicts li").first.bounding_box()
     assert first["y"] + first["height"] < 900, "the first verdict is on the first screen"
-    drawn = page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-    assert drawn
+    # Rejected where one cannot be shown; those far from the screen are not loaded before.
+    page.evaluate("Promise.all([...document.images].map(image => { image.loading = 'eager'; return image.decode(); }))")
     page.locator(".verdicts a").nth(3).click()
     heading = page.locator("h2", has_text="Are its claims true?")
     assert 0 <= heading.bounding_box()["y"] < 900

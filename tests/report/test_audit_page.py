@@ -1,44 +1,21 @@
 """The page of a data audit: its figures and charts are on it, texts are only text, and nothing is fetched."""
 
-import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from test_html import HOSTILE, Reader, assert_sealed, read
 
 from medvlm_r1.audit.clean import write_clean
-from medvlm_r1.audit.data import audit_data, find_fit
+from medvlm_r1.audit.data import audit_data
+from medvlm_r1.audit.fit import find_fit
 from medvlm_r1.audit.verdict import Figure
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.report.audit_charts import blind_chart, letter_chart
 from medvlm_r1.report.audit_data import render_data_audit
-
-HOSTILE = '<script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(1)>{{ 7*7 }}'
-
-
-class Words(HTMLParser):
-    """The visible text, and the tags."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.tags: list[str] = []
-        self.feed(page)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        if self.tags[-1:] != ["style"]:
-            self.words.append(data)
 
 
 def sample(number: int, options: tuple[str, ...], answer: str, modality: str = "MRI", **changes: Any) -> Sample:
@@ -59,16 +36,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def render(folder: Path, *, fit: str | None = None, clean: str = "", **arguments: Any) -> str:
+def render(folder: Path, *, fit: str | None = None, clean: str = "", **arguments: Any) -> Reader:
     samples = read_folder(folder)
     audit = audit_data(samples, find_fit(fit, folder, samples) if fit else None)
     written = write_clean(folder, folder.parent / "clean", samples, audit, baselines=[clean]) if clean else None
     page = render_data_audit(audit, folder.parent / "a" / "page.html", data=folder, clean=written, **arguments)
-    return page.read_text(encoding="utf-8")
+    return read(page)
 
 
 def test_the_whole_page(folder: Path) -> None:
-    page = Words(render(folder, fit="CT", clean="majority", items=30))
+    page = render(folder, fit="CT", clean="majority", items=30)
     for wanted in (
         "What the questions give away: data",
         "fail 100 % of the MRI questions can be answered without the image (option prior, leave one out; chance 50 %): "
@@ -91,27 +68,28 @@ def test_the_whole_page(folder: Path) -> None:
     ):
         assert wanted in page.text, wanted
     assert page.text.count(RESEARCH_USE) >= 3
-    assert page.tags.count("img") == 2
-    assert page.tags.count("article") == 22
+    names = [tag for tag, _ in page.tags]
+    # Equal pictures: written once and referred to twice.
+    assert (names.count("img"), names.count("image"), names.count("use")) == (0, 1, 2)
+    assert names.count("article") == 22
 
 
 def test_a_clean_set_of_open_questions_alone_has_no_figures(folder: Path) -> None:
-    text = Words(render(folder, clean="option_prior_loo")).text
+    text = render(folder, clean="option_prior_loo").text
     assert "1 of 23 questions are left without those that any of these solves: option prior, leave one out." in text
     assert text.count("Longest option 50.0") == 1
 
 
 def test_without_fit_and_clean_set_there_are_no_empty_parts(folder: Path) -> None:
-    text = Words(render(folder)).text
+    text = render(folder).text
     assert "The set without" not in text
     assert "fitted on" not in text
     assert "--fit-on" in text
 
 
-def test_nothing_is_fetched_and_nothing_runs(folder: Path) -> None:
-    page = render(folder, clean="majority")
-    assert not re.search(r"https?:|//[a-z]|@import|url\(|<script|<link|<iframe|javascript:", page)
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+def test_nothing_is_fetched_and_nothing_runs_but_the_sorting(folder: Path) -> None:
+    render(folder, clean="majority")
+    assert_sealed(folder.parent / "a" / "page.html")
 
 
 def test_hostile_texts_stay_text(tmp_path: Path) -> None:
@@ -119,8 +97,9 @@ def test_hostile_texts_stay_text(tmp_path: Path) -> None:
     samples = [sample(n, (HOSTILE, "cyst"), HOSTILE, HOSTILE, **fields) for n in range(3)]
     samples.append(sample(3, ("a", "cyst"), "a", **fields))
     write_folder(tmp_path / "data", samples, info={})
-    page = Words(render(tmp_path / "data"))
-    assert not {"script", "iframe", "img", "a"} & set(page.tags)
+    page = render(tmp_path / "data")
+    assert not {"iframe", "img", "a"} & {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 1
     assert "{{ 7*7 }}" in page.text
 
 

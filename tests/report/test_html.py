@@ -1,7 +1,7 @@
 """The page: figures, items and curves are on it, model text is only text, and nothing is fetched."""
 
 import base64
-import io
+import hashlib
 import json
 import re
 import shutil
@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.report import PaperCell, PaperRow, RunView, load_run, render_report
-from medvlm_r1.report.items import choose_items, thumbnail
+from medvlm_r1.report.items import choose_items
+from medvlm_r1.report.page import template_text
 
 RunMaker = Callable[..., Path]
 RIGHT = "<think>Looks like it.</think><answer>B</answer>"
@@ -53,8 +53,23 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.words.append(data)
+
+
+def assert_sealed(path: Path) -> None:
+    """Nothing is fetched, and nothing runs but the one script, which the page's policy knows by its hash."""
+    page = path.read_text(encoding="utf-8")
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    assert scripts == [template_text("sort.js")]
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|<link|<iframe|javascript:", page.replace(scripts[0], ""))
+    assert not re.search(r"https?:|fetch|import|eval|innerHTML|document\.write", scripts[0])
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    policy = next(attrs["content"] for tag, attrs in read(path).tags if "http-equiv" in attrs)
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
+        "form-action 'none'"
+    )
 
 
 def read(path: Path) -> Reader:
@@ -112,12 +127,9 @@ def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: P
     assert [tag for tag, _ in page.tags].count("img") == 4
 
 
-def test_nothing_is_fetched_and_nothing_runs(make_run: RunMaker, tmp_path: Path) -> None:
+def test_nothing_is_fetched_and_nothing_runs_but_the_sorting(make_run: RunMaker, tmp_path: Path) -> None:
     render({"run": load_run(make_run("run", [RIGHT] * 4))}, tmp_path)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"https?:|//[a-z]|@import|url\(|<script|<link|<iframe|javascript:", page)
-    policy = next(attrs["content"] for tag, attrs in read(tmp_path / "report.html").tags if "http-equiv" in attrs)
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert_sealed(tmp_path / "report.html")
 
 
 @pytest.mark.parametrize("text", [HOSTILE, f"<think>{HOSTILE}</think><answer>{HOSTILE}</answer>", f"<answer>{HOSTILE}"])
@@ -127,7 +139,8 @@ def test_hostile_model_text_stays_text(make_run: RunMaker, tmp_path: Path, text:
     assert [
         attrs["src"] for tag, attrs in page.tags if tag == "img" and not (attrs["src"] or "").startswith("data:")
     ] == []
-    assert not {"script", "iframe", "object", "embed", "form", "a"} & {tag for tag, _ in page.tags}
+    assert not {"iframe", "object", "embed", "form", "a"} & {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 1
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
     assert "alert(1)" in page.text
     assert "{{ 7*7 }}" in page.text
@@ -142,7 +155,7 @@ def test_hostile_questions_options_and_metrics_stay_text(
     (samples_dir / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     training = make_training("grpo", [{"step": 1, f"rewards/{HOSTILE}/mean": 1.0}])
     page = render({"run": load_run(make_run("run", [RIGHT] * 4), training=training)}, tmp_path, items=1)
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 1
     assert all((attrs["src"] or "").startswith("data:") for tag, attrs in page.tags if tag == "img")
 
 
@@ -223,22 +236,3 @@ def test_answers_of_an_answer_only_model_show_no_reasoning(make_run: RunMaker, t
     page = render({"SFT": load_run(make_run("sft", ["B"] * 4, template="answer-only"))}, tmp_path, items=["q0"])
     assert "✓ Right Answer B) kidney" in page.text
     assert "As written" not in page.text
-
-
-@pytest.mark.parametrize(
-    ("size", "kind", "shown"),
-    [((64, 48), "png", (64, 48)), ((900, 600), "jpeg", (448, 299)), ((100, 2000), "jpeg", (22, 448))],
-)
-def test_thumbnails(tmp_path: Path, size: tuple[int, int], kind: str, shown: tuple[int, int]) -> None:
-    Image.new("RGB", size, (90, 90, 90)).save(tmp_path / "x.png")
-    head, _, body = thumbnail(tmp_path / "x.png").partition(",")
-    assert head == f"data:image/{kind};base64"
-    with Image.open(io.BytesIO(base64.b64decode(body))) as image:
-        assert (image.size, image.mode) == (shown, "L")
-        assert image.getpixel((0, 0)) == pytest.approx(90, abs=1)
-
-
-def test_colour_stays_colour(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "x.png")
-    with Image.open(io.BytesIO(base64.b64decode(thumbnail(tmp_path / "x.png").partition(",")[2]))) as image:
-        assert image.convert("RGB").getpixel((0, 0)) == (200, 10, 10)

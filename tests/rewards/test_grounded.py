@@ -1,65 +1,70 @@
-"""The reward for answers that need the image: hand cases, and what must hold of any."""
+"""The reward for what an answer takes from the image: hand cases, and what must hold of any."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.dialogue.response import strict_letter
 from medvlm_r1.rewards import resolve_reward
 
 accuracy_strict, grounded = resolve_reward("accuracy_strict"), resolve_reward("grounded")
+OPTIONS = ("knee", "brain", "lung", "liver")
 
 
 def said(letter):
     return f"<think>It is bright.</think><answer>{letter}</answer>"
 
 
+def reward(text, letter="B", *, own, options=OPTIONS):
+    [value] = grounded(["p"], [text], letter=[letter], options=[options], own_image=[own])
+    return value
+
+
 @pytest.mark.parametrize(
-    ("answer", "blank", "reward"),
+    ("text", "own", "other"),
     [
-        ("B", "A", 1.0),  # right, and not without the image
-        ("B", None, 1.0),  # nothing could be read of the blank answer, or there is none
-        ("B", "B", 0.0),  # right, but the blank image gets it too
-        ("A", "B", 0.0),  # wrong where the blank image gets it right
-        ("A", "A", 0.0),
-        ("A", "C", 0.0),
-        ("A", None, 0.0),
-        ("b", "A", 0.0),  # the strict rule of accuracy holds
+        (said("B"), 1.0, 0.0),
+        (said("A"), 0.0, 1.0),
+        (said("D"), 0.0, 1.0),
+        # No letter of an option, so no answer that could be another one.
+        (said("E"), 0.0, 0.0),
+        (said("b"), 0.0, 0.0),
+        (said("knee"), 0.0, 0.0),
+        (said(""), 0.0, 0.0),
+        ("<think>It is bright.", 0.0, 0.0),
+        ("", 0.0, 0.0),
+        # Several answers are none, on either image.
+        (said("A") + said("B"), 0.0, 0.0),
     ],
 )
-def test_hand_cases(answer, blank, reward):
-    assert grounded(prompts=["p"], completions=[said(answer)], letter=["B"], blank_letter=[blank]) == [reward]
+def test_hand_cases(text, own, other):
+    assert reward(text, own=True) == own
+    assert reward(text, own=False) == other
 
 
-def test_each_completion_is_held_against_its_own_blank_answer():
-    rewards = grounded(["p"] * 3, [said("B")] * 3, letter=["B", "B", "C"], blank_letter=["C", "B", "C"])
-    assert rewards == [1.0, 0.0, 0.0]
+def test_each_completion_is_held_against_its_own_image():
+    found = grounded(
+        ["p"] * 4,
+        [said("B"), said("B"), said("A"), [{"role": "assistant", "content": said("A")}]],
+        letter=["B"] * 4,
+        options=[OPTIONS] * 4,
+        own_image=[True, False, True, False],
+    )
+    assert found == [1.0, 0.0, 0.0, 1.0]
     with pytest.raises(ValueError, match="zip"):
-        grounded(["p"], [said("B")], letter=["B"], blank_letter=[])
+        grounded(["p"], [said("B")], letter=["B"], options=[OPTIONS], own_image=[])
 
 
-rows = st.lists(
-    st.tuples(
-        st.text() | st.sampled_from([said(x) for x in "ABC"]),
-        st.sampled_from("ABC"),
-        st.none() | st.sampled_from("ABC"),
-    ),
-    max_size=8,
-)
+texts = st.text() | st.sampled_from([said(letter) for letter in "ABCDEJ"])
 
 
-@given(rows)
-def test_it_is_accuracy_where_the_blank_answer_is_wrong_and_nothing_where_it_is_right(rows):
-    texts, letters, blanks = ([row[place] for row in rows] for place in range(3))
-    rewards = grounded(texts, texts, letter=letters, blank_letter=blanks)
-    accuracy = accuracy_strict(texts, texts, letter=letters)
-    assert rewards == [
-        0.0 if blank == letter else right for right, letter, blank in zip(accuracy, letters, blanks, strict=True)
-    ]
-    assert grounded(texts, texts, letter=letters, blank_letter=[None] * len(texts)) == accuracy
+@given(texts, st.sampled_from("ABCD"))
+def test_beside_its_own_image_it_is_accuracy(text, letter):
+    assert [reward(text, letter, own=True)] == accuracy_strict(["p"], [text], letter=[letter])
 
 
-@given(st.text() | st.sampled_from(LETTERS).map(said), st.sampled_from(LETTERS))
-def test_a_policy_that_says_the_same_to_both_images_earns_nothing(text, letter):
-    assert grounded(["p"], [text], letter=[letter], blank_letter=[strict_letter(text)]) == [0.0]
+@given(texts, st.sampled_from("ABCD"), st.sampled_from("ABCD"))
+def test_what_is_said_whatever_is_shown_is_paid_alike_whatever_it_is(text, letter, another):
+    """The sum over a row of each half depends neither on the right letter nor on the answer."""
+    paid = reward(text, letter, own=True) + reward(text, letter, own=False)
+    assert paid == reward(text, another, own=True) + reward(text, another, own=False)
+    assert paid == float(any(accuracy_strict(["p"], [text], letter=[x]) == [1.0] for x in "ABCD"))

@@ -18,7 +18,13 @@ letters = st.sampled_from(LETTERS)
 
 def one(reward, text, letter="B"):
     [value] = reward(
-        prompts=["p"], completions=[text], letter=[letter], options=[["x", "y"]], sample_id=["s"], blank_letter=[None]
+        prompts=["p"],
+        completions=[text],
+        letter=[letter],
+        options=[["x", "y"]],
+        sample_id=["s"],
+        blank_letter=[None],
+        own_image=[True],
     )
     return value
 
@@ -123,6 +129,7 @@ def test_both_shapes_of_completions_and_their_order(name):
         "sample_id": list("abcdefg"),
         "modality": ["CT"] * 7,
         "blank_letter": ["A"] * 7,
+        "own_image": [True] * 7,
     }
     rewards = REGISTRY[name](prompts=["p"] * 7, completions=told, completion_ids=[[1]] * 7, **columns)
     assert rewards == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]

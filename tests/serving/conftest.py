@@ -24,6 +24,15 @@ def endless_policy(tiny_policy_dir: Path) -> Any:
     return policy
 
 
+@pytest.fixture(scope="session")
+def endless_dir(endless_policy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a folder."""
+    folder = tmp_path_factory.mktemp("models") / "endless"
+    endless_policy.model.save_pretrained(folder)
+    endless_policy.processor.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def make_engine(endless_policy: Any) -> Iterator[Callable[..., Engine]]:
     """Makes engines of the endless policy; they are closed at the end."""

@@ -85,6 +85,14 @@ def test_a_body_that_is_no_request(served: Served, body: bytes) -> None:
     assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_body_that_is_not_called_json_is_told_what_to_send(served: Served) -> None:
+    body = json.dumps({"model": NAME, "messages": user()}).encode()
+    for headers in ({}, {"content-type": "text/plain"}):
+        reply = httpx.post(f"{served.url}/v1/chat/completions", content=body, headers=headers, timeout=300)
+        assert reply.status_code == 400
+        assert "Content-Type: application/json" in reply.json()["error"]["message"]
+
+
 def test_half_a_character_is_refused(served: Served) -> None:
     body = json.dumps({"model": NAME, "messages": [{"role": "user", "content": "\ud800"}]})
     headers = {"content-type": "application/json"}

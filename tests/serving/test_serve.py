@@ -8,14 +8,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from test_serve_engine import MakeEngine
 
 from medvlm_r1.errors import RESEARCH_USE
-from medvlm_r1.serving.server import is_local
+from medvlm_r1.serving.backend import LocalBackend
+from medvlm_r1.serving.engine import Closed
+from medvlm_r1.serving.medvlm import MedVLM
+from medvlm_r1.serving.server import Server, is_local
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
@@ -36,6 +46,72 @@ def test_it_answers_and_stops_when_told(tiny_policy_dir: Path, sign: signal.Sign
     assert out == ""
     assert "Stopped." in err
     assert "Traceback" not in err
+
+
+@contextmanager
+def asked(model: Path) -> Iterator[tuple[subprocess.Popen[str], str, httpx.Response]]:
+    """A server in the middle of a long answer: its process, its address, and the stream."""
+    command = [sys.executable, "-m", "medvlm_r1", "serve", str(model), "--port", "0", "--max-new-tokens", "1000000"]
+    with subprocess.Popen([*command, "--no-page"], stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stdout is not None
+        found = re.search(r"(http://\S+)/v1", process.stdout.readline())
+        assert found is not None
+        body = {"model": model.name, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+        try:
+            with httpx.stream("POST", f"{found[1]}/v1/chat/completions", json=body, timeout=300) as reply:
+                yield process, found[1], reply
+        finally:
+            process.kill()
+
+
+def test_ctrl_c_ends_answers_under_way_and_tells_their_clients(endless_dir: Path) -> None:
+    with asked(endless_dir) as (process, _, reply):
+        lines = reply.iter_lines()
+        assert next(lines).startswith("data:")
+        process.send_signal(signal.SIGINT)
+        last = [line for line in lines if line][-1]
+        _, err = process.communicate()
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "closing"
+    assert process.returncode == 0
+    assert err.strip().endswith("Stopped.")
+    assert "Traceback" not in err
+
+
+def test_a_second_ctrl_c_waits_for_nothing_and_shows_no_traceback(endless_dir: Path) -> None:
+    with asked(endless_dir) as (process, address, _):
+        process.send_signal(signal.SIGINT)
+        while _listens(address):
+            threading.Event().wait(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    # On a machine that is held up the first one may have ended it before the second came.
+    assert (process.returncode, err.strip().splitlines()[-1]) in ((130, "Stopped at once."), (0, "Stopped."))
+    assert "Traceback" not in err
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.removeprefix("http://").rpartition(":")
+    with socket.socket() as other:
+        return other.connect_ex((host, int(port))) == 0
+
+
+def test_the_second_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr("os._exit", done.append)
+    server = Server(FastAPI(), at_once=lambda: done.append("said"))
+    server.handle_exit(signal.SIGINT, None)
+    assert (server.should_exit, done) == (True, [])
+    server.handle_exit(signal.SIGINT, None)
+    assert done == ["said", 130]
+
+
+def test_a_retired_model_takes_no_question(make_engine: MakeEngine) -> None:
+    model = MedVLM(LocalBackend(make_engine()), name="tiny", max_new_tokens=2)
+    model.close()
+    assert model.ask(None, "Which organ?").text
+    model.retire()
+    with pytest.raises(Closed):
+        model.ask(None, "Which organ?")
 
 
 @pytest.mark.parametrize(

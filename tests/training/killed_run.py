@@ -1,9 +1,10 @@
 """Runs that are killed: `killed_run.py LOG POLICY` imports everything once, and lives and dies in forked processes.
 
-A line of JSON on stdin is one life: {"verb": "grpo", "sft" or "eval", "arguments": ..., "kill": {kind: number}}. The
-fork takes SIGKILL before its n-th event of a kind: `file` (a file of the run folder is opened, made, renamed, removed
-or forced to disk), `module` (a module of the model runs) or `update` (the optimizer takes a step). One line of JSON
-answers: how it ended and how many events of each kind it saw.
+A line of JSON on stdin is one life: {"verb": "grpo", "sft", "eval" or "audit", "arguments": ..., "kill": {kind:
+number}}. The fork takes SIGKILL before its n-th event of a kind: `file` (a file of the run folder is opened, made,
+renamed, removed or forced to disk), `module` (a module of the model runs) or `update` (the optimizer takes a step). One
+line of JSON answers: how it ended and how many events of each kind it saw. What an evaluation or an audit asks of the
+model is noted in `OUT.asked`, a line for each item or variant.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from medvlm_r1.audit.model import audit_model
+from medvlm_r1.audit.respond import LazyRespondent
+from medvlm_r1.evaluation import run
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.policy.load import load_policy
 from medvlm_r1.training.config import load_config
@@ -66,13 +70,32 @@ class Moments:
         return isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self._folder)
 
 
+def note_what_is_asked(file: str) -> None:
+    """Have evaluations and audits note what they ask the model for, before they do."""
+    # Opened before the events are counted, and written past any buffer.
+    notes = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def noting(method: Any, names: Any) -> Any:
+        def asked(self: Any, wanted: Any, *others: Any) -> Any:
+            os.write(notes, "".join(f"{name}\n" for name in map(names, wanted)).encode())
+            return method(self, wanted, *others)
+
+        return asked
+
+    run._Asking.answer = noting(run._Asking.answer, lambda row: row[1].id)  # type: ignore[method-assign]
+    LazyRespondent.answer = noting(  # type: ignore[method-assign]
+        LazyRespondent.answer, lambda variant: f"{variant.sample.id} {variant.name}"
+    )
+
+
 def live(verb: str, arguments: dict[str, Any], kill: dict[str, int], report: int) -> None:
     """One life, in a process of its own; it ends here."""
     code = 0
+    note_what_is_asked(arguments["out"] + ".asked")
     moments = Moments(arguments["out"], kill)
     try:
-        if verb == "eval":
-            evaluate(**arguments)
+        if verb in ("eval", "audit"):
+            (evaluate if verb == "eval" else audit_model)(**arguments)
         else:
             config = load_config(arguments["config"], [f"out={arguments['out']}"])
             (train_grpo if verb == "grpo" else train_sft)(config)

@@ -33,3 +33,16 @@ def infinite_at_third(prompts: list[Any], completions: list[Any], **columns: Any
     CALLS.append(list(columns["sample_id"]))
     rewards = [float(index % 3) for index in range(len(completions))]
     return [float("inf"), *rewards[1:]] if len(CALLS) == 3 else rewards
+
+
+TROUBLE: Any = None
+
+
+def nothing_in_trouble(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """Pays for nothing once the trouble of a test has begun."""
+    return nothing(prompts, completions) if TROUBLE.begun else distinct_tokens(prompts, completions, **columns)
+
+
+def one_in_trouble(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """Pays for everything alike once the trouble of a test has begun."""
+    return one(prompts, completions) if TROUBLE.begun else distinct_tokens(prompts, completions, **columns)

@@ -27,9 +27,9 @@ from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.policy.load import load_policy
-from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
 from medvlm_r1.training import blank
-from medvlm_r1.training.blank import AnswersBlank, asks_blank
+from medvlm_r1.training.blank import AnswersBlank
 from medvlm_r1.training.config import RunConfig, load_config
 from medvlm_r1.training.grpo import train_grpo
 
@@ -115,10 +115,10 @@ def test_a_blank_image_has_the_size_and_shows_nothing(size: tuple[int, int], mod
 
 
 def test_a_reward_asks_by_naming_the_column() -> None:
-    assert asks_blank(resolve_reward("grounded"))
-    assert asks_blank(blank_rewards.noting)
-    assert not any(asks_blank(resolve_reward(name)) for name in ("accuracy_paper", "accuracy_strict", "consistent"))
-    assert not asks_blank(sample_rewards.distinct_tokens)
+    for name in REGISTRY:
+        assert asks(resolve_reward(name), blank.COLUMN) == (name == "grounded_gate")
+    assert asks(blank_rewards.noting, blank.COLUMN)
+    assert not asks(sample_rewards.distinct_tokens, blank.COLUMN)
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
@@ -255,10 +255,11 @@ def test_the_share_that_is_right_is_logged_and_pays_nothing(
     # Every completion is right; the blank answer is A always, which is right for two questions of the eight.
     monkeypatch.setattr(blank, "strict_letter", lambda text: "A")
     monkeypatch.setattr(
-        "medvlm_r1.rewards.grounded.accuracy_strict", lambda prompts, completions, *, letter: [1.0] * len(letter)
+        "medvlm_r1.rewards.grounded_gate.accuracy_strict", lambda prompts, completions, *, letter: [1.0] * len(letter)
     )
     config = configure(
-        rewards=[{"name": "grounded"}], trainer={"max_steps": 1, "gradient_accumulation_steps": 4, "logging_steps": 1}
+        rewards=[{"name": "grounded_gate"}],
+        trainer={"max_steps": 1, "gradient_accumulation_steps": 4, "logging_steps": 1},
     )
     run = train_grpo(config).parent
     rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]

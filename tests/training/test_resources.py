@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,14 +17,15 @@ from typing import Any
 import pytest
 import torch
 
+from medvlm_r1.audit.model import audit_model
 from medvlm_r1.disk import only_process
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
+from medvlm_r1.stopping import Preempted
 from medvlm_r1.training import callbacks
 from medvlm_r1.training.checkpoint import damage, numbered
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
-from medvlm_r1.training.interrupt import Preempted
 from medvlm_r1.training.resources import explain
 from medvlm_r1.training.sft import train_sft
 
@@ -78,33 +80,53 @@ def test_a_full_disk_leaves_a_whole_checkpoint_and_says_how_to_go_on(
     tried("disk-full", 1)
 
 
-def test_an_evaluation_on_a_full_disk_keeps_its_answers(
-    tiny_policy_dir: Path, data_dir: Path, small_disk: Path, command: Any, tried: Tried
+@pytest.mark.parametrize(
+    ("words", "name", "room"), [(("eval",), "samples.jsonl", 4_096), (("audit", "model"), "answers.jsonl", 32_768)]
+)
+def test_questions_asked_on_a_full_disk_keep_their_answers(
+    tiny_policy_dir: Path,
+    data_dir: Path,
+    small_disk: Path,
+    command: Any,
+    tried: Tried,
+    words: tuple[str, ...],
+    name: str,
+    room: int,
 ) -> None:
     # Room for the lock and some of the eight answers.
-    (small_disk / "filler").write_bytes(b"x" * (SMALL - 4_096))
+    (small_disk / "filler").write_bytes(b"x" * (SMALL - room))
     out = small_disk / "run"
     settings = ("--data", data_dir, "--out", out, "--batch-size", 1, "--max-new-tokens", 4)
-    code, _, err = command("eval", tiny_policy_dir, *settings)
+    code, _, err = command(*words, tiny_policy_dir, *settings)
     assert code == 1
     assert "no room is left on the disk" in err
     assert "the same command goes on from there" in err
-    kept = (out / "samples.jsonl").read_bytes()
+    kept = (out / name).read_bytes()
     assert 0 < kept.count(b"\n") < 8
     (small_disk / "filler").unlink()
-    code, _, err = command("eval", tiny_policy_dir, *settings)
+    code, _, err = command(*words, tiny_policy_dir, *settings)
     assert (code, "Traceback" in err) == (0, False)
-    answers = (out / "samples.jsonl").read_bytes()
+    answers = (out / name).read_bytes()
     assert answers.count(b"\n") == 8
     assert answers.startswith(kept[: kept.rfind(b"\n") + 1])
     tried("disk-full", 1)
 
 
-def test_a_folder_that_cannot_be_written_is_named(write_config: WriteConfig, small_disk: Path, tried: Tried) -> None:
+def test_a_folder_that_cannot_be_written_is_named(
+    write_config: WriteConfig, tiny_policy_dir: Path, data_dir: Path, small_disk: Path, command: Any, tried: Tried
+) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(UserError, match=r"run: not to be written.*Read-only file system.*give a folder"):
-        train_grpo(load_config(write_config(out=str(small_disk / "run"))))
-    tried("read-only", 1)
+    out = small_disk / "run"
+    for words in (
+        ("train", "grpo", "--config", write_config(out=str(out))),
+        ("eval", tiny_policy_dir, "--data", data_dir, "--out", out),
+        ("audit", "model", tiny_policy_dir, "--data", data_dir, "--out", out),
+    ):
+        code, _, err = command(*words)
+        said = " ".join(err.split())
+        assert (code, "Traceback" in err) == (1, False)
+        assert re.search(r"run: not to be written.*Read-only file system.*give a folder", said), said
+        tried("read-only", 1)
 
 
 def test_a_complete_run_can_be_read_from_a_read_only_disk(write_config: WriteConfig, small_disk: Path) -> None:
@@ -188,6 +210,7 @@ def test_two_runs_do_not_share_a_folder(
         for attempt in (
             lambda: train_grpo(config),
             lambda: evaluate(str(tiny_policy_dir), data_dir, out),
+            lambda: audit_model(str(tiny_policy_dir), data_dir, out),
         ):
             with pytest.raises(UserError, match="is in use: another process is writing into it"):
                 attempt()

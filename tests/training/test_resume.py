@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lives import Life, Lives, Trial, kill_and_resume
+from lives import KILLED, Life, Lives, Trial, kill_and_resume
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.training.checkpoint import MANIFEST, damage, finish_rotation, newest_whole, seal
@@ -117,47 +116,94 @@ def check_same_answers(straight: Path, resumed: Path) -> None:
     assert figures[0] == figures[1]
 
 
-def test_an_evaluation_killed_at_random_moments_keeps_every_answer(
-    lives: Lives, tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, tried: Tried
+def audit(policy: Path, data: Path, out: Path) -> Trial:
+    trial = evaluation(policy, data, out)
+    return Trial(verb="audit", arguments={**trial.arguments, "limit": 5})
+
+
+def check_same_audit(straight: Path, resumed: Path) -> None:
+    assert rows(straight / "answers.jsonl") == rows(resumed / "answers.jsonl")
+    figures = [json.loads((run / "audit.json").read_text()) | {"seconds": 0} for run in (straight, resumed)]
+    assert figures[0] == figures[1]
+
+
+def names_in(answers: bytes) -> set[str]:
+    """The items of an evaluation's answers, or the variants of an audit's, as `killed_run` notes them."""
+    found = [json.loads(line) for line in answers.splitlines()]
+    return {
+        name
+        for row in found
+        for name in ([f"{row['id']} {x}" for x in row["answers"]] if "answers" in row else [row["id"]])
+    }
+
+
+def kill_while_it_answers(
+    lives: Lives, straight: Trial, killed: Trial, kills: int, answers: str, check: Callable[[Path, Path], None]
 ) -> None:
-    straight = evaluation(tiny_policy_dir, data_dir, tmp_path / "straight")
+    """Kill a run again and again; nothing written may change, and nothing finished be asked again."""
     whole = lives.live(straight.verb, straight.arguments)
-    killed = evaluation(tiny_policy_dir, data_dir, tmp_path / "killed")
     draw = random.Random(0)
-    store = killed.out / "samples.jsonl"
-    kept = b""
-    for _ in range(6):
+    store, asked = killed.out / answers, Path(f"{killed.out}.asked")
+    kept, noted, killings = b"", 0, 0
+    while True:
         kind = draw.choice(["file", "module"])
-        lives.live(killed.verb, killed.arguments, {kind: draw.randint(1, whole.seen[kind])})
+        # The last life goes to its end.
+        moment = {kind: draw.randint(1, whole.seen[kind])} if killings < kills else None
+        ended = lives.live(killed.verb, killed.arguments, moment).ended
+        killings += ended == KILLED
         content = store.read_bytes() if store.exists() else b""
         # What was answered stays as it was written, line by line.
         assert content.startswith(kept)
-        kept = content[: content.rfind(b"\n") + 1]
-    lives.live(killed.verb, killed.arguments)
-    assert store.read_bytes().startswith(kept)
-    check_same_answers(straight.out, killed.out)
+        notes = asked.read_text().splitlines()
+        assert not set(notes[noted:]) & names_in(kept)
+        kept, noted = content[: content.rfind(b"\n") + 1], len(notes)
+        if ended == KILLED:
+            continue
+        assert set(notes) == names_in(kept)
+        check(straight.out, killed.out)
+        if moment is None:
+            return
+        shutil.rmtree(killed.out)
+        asked.unlink()
+        kept, noted = b"", 0
+
+
+def test_an_evaluation_killed_at_random_moments_keeps_every_answer(
+    lives: Lives, tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, tried: Tried
+) -> None:
+    straight, killed = (evaluation(tiny_policy_dir, data_dir, tmp_path / name) for name in ("straight", "killed"))
+    kill_while_it_answers(lives, straight, killed, 6, "samples.jsonl", check_same_answers)
     tried("resume-evaluation", 6)
 
 
-@pytest.mark.soak
+def test_an_audit_killed_at_random_moments_keeps_every_item(
+    lives: Lives, tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, tried: Tried
+) -> None:
+    straight, killed = (audit(tiny_policy_dir, data_dir, tmp_path / name) for name in ("straight", "killed"))
+    kill_while_it_answers(lives, straight, killed, 6, "answers.jsonl", check_same_audit)
+    tried("resume-audit", 6)
+
+
+@pytest.mark.soak(share=12)
 def test_soak_runs_killed_again_and_again(
     lives: Lives,
     write_config: WriteConfig,
     tiny_policy_dir: Path,
     data_dir: Path,
     tmp_path: Path,
-    pytestconfig: pytest.Config,
+    soaking: Callable[[], float],
     tried: Tried,
 ) -> None:
-    until = time.monotonic() + 60 * pytestconfig.getoption("--soak-minutes")
     runs: dict[str, tuple[Trial, Life, Callable[[Path, Path], None]]] = {}
     for name in SOAKED:
         straight = trial(write_config, name, SOAKED, tmp_path / f"{name}-straight")
         runs[name] = (straight, lives.live(straight.verb, straight.arguments), check_same)
     straight = evaluation(tiny_policy_dir, data_dir, tmp_path / "eval-straight")
     runs["eval"] = (straight, lives.live(straight.verb, straight.arguments), check_same_answers)
+    straight = audit(tiny_policy_dir, data_dir, tmp_path / "audit-straight")
+    runs["audit"] = (straight, lives.live(straight.verb, straight.arguments), check_same_audit)
     kills = round_ = 0
-    while time.monotonic() < until:
+    while not kills or soaking():
         for name, (straight, whole, check) in runs.items():
             killed = Trial(
                 verb=straight.verb, arguments={**straight.arguments, "out": str(tmp_path / f"{name}-{round_}")}
@@ -166,6 +212,8 @@ def test_soak_runs_killed_again_and_again(
             kill_and_resume(lives, killed, whole, draw, 4, lambda a=straight, b=killed, c=check: c(a.out, b.out))
             shutil.rmtree(killed.out)
             kills += 4
+            if not soaking():
+                break
         round_ += 1
         print(f"soak: {kills} kills, every run the same", flush=True)
     tried("resume-soak", kills)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from trl import SFTTrainer
 
 from medvlm_r1.errors import UserError
+from medvlm_r1.stopping import Preempted
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.interrupt import Preempted
 from medvlm_r1.training.sft import train_sft
 
 WriteConfig = Callable[..., Path]

@@ -149,7 +149,7 @@ def test_defaults_fit_a_machine_without_gpu(write_config: WriteConfig, monkeypat
 
 
 def test_every_option_of_trl_is_known() -> None:
-    elsewhere = options._ELSEWHERE
+    elsewhere = options.ELSEWHERE
     for field in dataclasses.fields(GRPOConfig):
         if field.init and field.name not in elsewhere:
             made = field.default_factory is not dataclasses.MISSING

@@ -39,7 +39,7 @@ def partners(samples: Sequence[Sample]) -> list[int | None]:
     found: list[int | None] = [None] * len(samples)
     for members in groups.values():
         order = sorted(members, key=lambda place: item_seed(samples[place]))
-        shift = _shift([samples[place].subject or samples[place].id for place in order])
+        shift = _shift([samples[place].cluster for place in order])
         for rank, place in enumerate(order):
             if len(order) > 1:
                 found[place] = order[(rank + shift) % len(order)]

@@ -90,8 +90,9 @@ _GUESS = re.compile(
     r"|usually|would)\b|\?\s*$",
     re.IGNORECASE,
 )
+# White space from its first character on, or every one of a long run would be begun at.
 _BORDER = re.compile(
-    r"[;:]|,?\s+\b(?:but|however|although|though|while|whereas|instead)\b|,(?=[^,;:]*\b(?:is|are|was|were|shows?|has|have)\b)",
+    r"[;:]|,?(?<!\s)\s+\b(?:but|however|although|though|while|whereas|instead)\b|,(?=[^,;:]*\b(?:is|are|was|were|shows?|has|have)\b)",
     re.IGNORECASE,
 )
 _DENIED = re.compile(r"\b(?:no|not|without|neither|nor|never|absence of|rather than|cannot)\b|n['’]t\b", re.IGNORECASE)

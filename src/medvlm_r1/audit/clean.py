@@ -9,7 +9,8 @@ from typing import Any
 
 from medvlm_r1.audit.blind import BASELINES, CHANCE
 from medvlm_r1.audit.data import DataAudit, audit_data, solved_ids
-from medvlm_r1.data.folder import copy_image, read_info, write_folder
+from medvlm_r1.data.folder import read_info, write_folder
+from medvlm_r1.data.folder_images import copy_images
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
@@ -89,12 +90,7 @@ def write_clean(
             f"and {out} was not written. Leave out those of fewer baselines with --clean-of"
         )
     names = sorted({name for sample in kept for name in sample.images})
-    absent = set()
-    for done, name in enumerate(names, start=1):
-        if not copy_image(source, name, out):
-            absent.add(name)
-        if progress is not None:
-            progress(done, len(names))
+    absent = copy_images(source, [(name, out) for name in names], progress)
     kept = [replace(sample, missing=sample.unnamed_image or not absent.isdisjoint(sample.images)) for sample in kept]
     info = {key: value for key, value in read_info(source).items() if key != "counts"}
     info["clean"] = {"of": source.resolve().name, "without_solved_by": list(chosen), "removed": len(solved)}

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from medvlm_r1.audit.words import SIDE, SIZE
+from medvlm_r1.audit.corrupt_rules import NEGATIONS, RULES
+from medvlm_r1.audit.words import SIDE
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.dialogue.conclusion import weighings
 
@@ -24,7 +25,7 @@ class Mistake:
         place: Index of the sentence.
         before: The sentence.
         after: The sentence with the mistake.
-        rule: Key of `RULES`, "option" or "weighing".
+        rule: Key of `corrupt_rules.RULES`, "option" or "weighing".
         relevant: Whether what was changed is what the answer rests on: the reasoning now says another of the options.
     """
 
@@ -36,47 +37,8 @@ class Mistake:
 
 
 _LETTERED = rf"(?<![{LETTERS}]\) )"
-_VIEW = r"(?=\s+(?:X-?ray|view|radiograph|projection|image)\b)"
 
-RULES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
-    # Each group: words that exclude one another, and a pattern around the word ("{}").
-    "side": ((("left", "right"), SIDE),),
-    "modality": ((("MRI", "CT", "X-ray", "ultrasound"), r"\b{}\b"),),
-    "technique": (
-        (("T1-weighted", "T2-weighted", "proton density"), r"\b{}\b"),
-        (("brain window", "lung window", "bone window", "soft-tissue window"), r"\b{}\b"),
-    ),
-    "plane": ((("axial", "coronal", "sagittal"), r"\b{}\b"), (("frontal", "lateral"), r"\b{}\b" + _VIEW)),
-    "organ": (
-        (("head", "chest", "abdomen", "knee", "pelvis", "shoulder"), r"(?<!al )\b{}\b(?!\s+of the\b)"),
-        (("brain", "lung", "liver", "kidney", "heart", "spleen", "pancreas"), r"\b{}\b(?!\s+window)"),
-        (("lungs", "kidneys"), r"\b{}\b"),
-    ),
-    "finding": (
-        (("mass", "cyst", "ring-enhancing lesion", "calcification", "fracture", "haemorrhage"), r"\b{}\b"),
-        (("masses", "cysts", "calcifications", "fractures"), r"\b{}\b"),
-        (("benign", "malignant"), r"\b{}\b"),
-    ),
-    "size": ((("small", "medium", "large"), SIZE),),
-}
-"""The groups of words by rule, beside negations, the options and the weighing of options."""
 
-# Pattern and replacement; "\1" keeps what is to stay.
-_NEGATIONS = (
-    (r"\b(there (?:is|was)) no (finding|lesion|mass|fracture)\b", r"\1 a \2"),
-    (r"\b(there (?:is|was)) no abnormality\b", r"\1 an abnormality"),
-    (r"\b(there (?:is|was)) an?\b", r"\1 no"),
-    (r"\b(shows?|see|has|have) an?\b", r"\1 no"),
-    (r"\b(there (?:are|were)) no\b", r"\1 several"),
-    (r"\b(there (?:are|were)) (?:some|several|many|multiple|two)\b", r"\1 no"),
-    (r"\bno evidence of\b", "clear evidence of"),
-    (r"\b((?:is|are|was|were)) not\b", r"\1"),
-    (r"\bcannot be\b", "can be"),
-    (r"\b((?:is|are|was|were)) (seen|visible|present|shown|enlarged|dilated)\b", r"\1 not \2"),
-    (r"\bnormal\b", "abnormal"),
-    (r"\babnormal\b", "normal"),
-    (r"\bwithout\b(?! (?:the|this|any) (?:image|picture))", "with"),
-)
 _ADJECTIVES = {word for rule in ("side", "size", "plane", "technique") for words, _ in RULES[rule] for word in words}
 LONGEST = 2000
 """Characters of a sentence; a longer one is a model repeating itself, and is left as it is."""
@@ -147,7 +109,7 @@ def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
                     if swapped is not None:
                         yield rule, swapped, _telling(word, other, options, chosen)
     denied = re.search(r"\b(?:no|not|nor|never)\b|n['’]t\b", sentence, re.IGNORECASE)
-    for pattern, other in _NEGATIONS:
+    for pattern, other in NEGATIONS:
         if denied and re.search(r"\bnot?\b", other):
             continue  # "is not not seen"
         if found := re.search(pattern, sentence, re.IGNORECASE):

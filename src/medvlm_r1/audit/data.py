@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from medvlm_r1.audit.blind import BASELINES, CHANCE, blind_credits, letters_right
+from medvlm_r1.audit.fit import Fit
 from medvlm_r1.audit.order import OrderTest, order_tests
 from medvlm_r1.audit.telling import TellingOption, telling_options
 from medvlm_r1.audit.verdict import THRESHOLDS, Figure, Verdict, figure, judge
-from medvlm_r1.data.folder import SAMPLES, read_folder
-from medvlm_r1.data.modality import modality_name
-from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.score import order_modalities
 
 SHOWN_TELLING = 20
 """Telling options per modality in the JSON."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """What the fitted option prior is counted on.
-
-    Attributes:
-        name: The modality or the folder, for people.
-        items: Questions with options.
-        modality: The modality of the audited set they are, None when they come from another folder.
-        shared: Questions of the folder that the audited set has too; they are not among `items`.
-    """
-
-    name: str
-    items: tuple[Sample, ...]
-    modality: str | None = None
-    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +89,7 @@ class DataAudit:
         return notes
 
     def record(self) -> dict[str, Any]:
-        """All of it as values that JSON knows; see docs/audit-data.md for the keys."""
+        """All of it as values that JSON knows; see docs/reference/audit-data.md for the keys."""
         parts = {name: part for name, part in self.modalities.items() if part.items}
         names = [name for name in BASELINES if any(name in part.figures for part in parts.values())]
         return {
@@ -183,49 +162,6 @@ def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
             else None,
         )
     return DataAudit(modalities=parts, fit=fit)
-
-
-def find_fit(wish: str, folder: Path, samples: Sequence[Sample]) -> Fit:
-    """What `--fit-on` names.
-
-    Args:
-        wish: A modality of the audited set, in any known spelling, or a data folder. A folder called like a modality
-            is written `./MRI`.
-        folder: The audited data folder.
-        samples: Its samples.
-
-    Raises:
-        UsageError: It is neither, or the audited folder itself.
-        UserError: The folder cannot be read, or no question in it can be counted.
-    """
-    present = order_modalities(sample.modality for sample in samples)
-    modality = wish if wish in present else modality_name(wish)
-    if modality in present:
-        items = tuple(s for s in samples if s.modality == modality and s.options)
-        if not items:
-            raise UserError(f"--fit-on {wish}: all {modality} questions of {folder} are open; nothing can be counted")
-        return Fit(name=modality, items=items, modality=modality)
-    path = Path(wish)
-    if not (path / SAMPLES).is_file():
-        raise UsageError(
-            f"--fit-on {wish!r} is neither a data folder nor a modality of {folder}; {did_you_mean(wish, present)}"
-        )
-    if os.path.samefile(path, folder):
-        raise UsageError(
-            f"--fit-on {wish} is the audited folder itself; name another one or one of its modalities, "
-            "or leave --fit-on out: option_prior_loo is the figure within a set"
-        )
-    counted = [sample for sample in read_folder(path) if sample.options]
-    own = {_identity(sample) for sample in samples if sample.images}
-    items = tuple(sample for sample in counted if _identity(sample) not in own)
-    if not items:
-        why = "are all in the audited set too" if counted else "are all open"
-        raise UserError(f"--fit-on {wish}: its questions {why}; nothing can be counted. Name another folder")
-    return Fit(name=path.resolve().name, items=items, shared=len(counted) - len(items))
-
-
-def _identity(sample: Sample) -> tuple[tuple[str, ...], str, frozenset[str]]:
-    return sample.images, sample.question, frozenset(sample.options)
 
 
 def _figures(credits: dict[str, list[float]], places: Sequence[int]) -> dict[str, Figure]:

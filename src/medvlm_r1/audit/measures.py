@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medvlm_r1.audit.probe import Measure
 from medvlm_r1.audit.variant import AuditedItem
-from medvlm_r1.evaluation.statistics import CONFIDENCE, Z, clustered_se, paired_bootstrap, wilson
+from medvlm_r1.evaluation.statistics import CONFIDENCE, Z, cluster_numbers, clustered_se, paired_bootstrap, wilson
 
 FEWEST = 30
 """Items below which no verdict is drawn: of 0 changes among 30 answers the interval still reaches 11 %, so a threshold
@@ -22,6 +22,9 @@ MOST_UNPARSED = 0.2
 """Share of answers without a letter from which no verdict is drawn: at a fifth, what could not be read outweighs every
 threshold of a tenth, whichever way it would have gone."""
 
+NO_VERDICT = {"items": f"no verdict below {FEWEST}", "unparsed": f"no verdict above {MOST_UNPARSED}"}
+"""The two as a probe tells them among its thresholds."""
+
 DRAWS = 4_000
 """Bootstrap resamples. The ends of a percentile interval then vary by about 0.04 of a standard error between seeds."""
 
@@ -30,7 +33,7 @@ Floats = NDArray[np.float64]
 
 def cluster(item: AuditedItem) -> str:
     """The patient or volume, or the item itself where that is not known."""
-    return item.sample.subject or item.sample.id
+    return item.sample.cluster
 
 
 def in_order(items: Sequence[AuditedItem]) -> list[AuditedItem]:
@@ -41,9 +44,8 @@ def in_order(items: Sequence[AuditedItem]) -> list[AuditedItem]:
 def unparsed(items: Sequence[AuditedItem], names: Sequence[str]) -> tuple[Measure, list[str]]:
     """Share of the answers to these variants without a letter, and the ids of their items."""
     empty = [[item.answers[name].letter is None for name in names if name in item.answers] for item in items]
-    found = share(
-        [value for values in empty for value in values],
-        [cluster(item) for item, values in zip(items, empty, strict=True) for _ in values],
+    found = share_of_pairs(
+        [(value, cluster(item)) for item, values in zip(items, empty, strict=True) for value in values],
         "answers without a letter: neither the same nor another",
     )
     return found, [item.sample.id for item, values in zip(items, empty, strict=True) if any(values)]
@@ -53,6 +55,16 @@ def share(values: Sequence[float], clusters: Sequence[Hashable], about: str) -> 
     """A share, or a mean of fractions, with `clustered_wilson`'s interval; without values it is 0 of 0."""
     n = len(values)
     return Measure(value=sum(values) / n if n else 0.0, n=n, ci95=clustered_wilson(values, clusters), about=about)
+
+
+def share_of_pairs(pairs: Sequence[tuple[float, Hashable]], about: str) -> Measure:
+    """`share` of (value, cluster) pairs, for items that have several values or none."""
+    return share([value for value, _ in pairs], [label for _, label in pairs], about)
+
+
+def share_of(items: Sequence[AuditedItem], verdict: Callable[[AuditedItem], float], about: str) -> Measure:
+    """The share of items of which the verdict holds, or the mean of fractions; see `share`."""
+    return share([verdict(item) for item in items], [cluster(item) for item in items], about)
 
 
 def clustered_wilson(values: Sequence[float], clusters: Sequence[Hashable], *, z: float = Z) -> tuple[float, float]:
@@ -100,10 +112,9 @@ def ratio(above: Sequence[bool], below: Sequence[bool], clusters: Sequence[Hasha
 
 def cluster_sums(columns: Floats, clusters: Sequence[Hashable]) -> Floats:
     """Sums of each column within each cluster: (items, columns) to (clusters, columns)."""
-    numbers: dict[Hashable, int] = {}
-    codes = [numbers.setdefault(label, len(numbers)) for label in clusters]
-    sums = np.zeros((len(numbers), columns.shape[1]))
-    np.add.at(sums, codes, columns)
+    numbers = cluster_numbers(clusters)
+    sums = np.zeros((int(numbers.max(initial=-1)) + 1, columns.shape[1]))
+    np.add.at(sums, numbers, columns)
     return sums
 
 

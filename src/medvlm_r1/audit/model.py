@@ -7,7 +7,6 @@ answers.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,11 @@ from medvlm_r1.audit.registry import QUESTIONS, choose_probes
 from medvlm_r1.audit.respond import Respondent, respondent_for
 from medvlm_r1.audit.store import AuditStore
 from medvlm_r1.audit.variant import AuditedItem
-from medvlm_r1.data.folder import folder_hash, read_folder
+from medvlm_r1.data.folder import read_folder
 from medvlm_r1.dialogue.prompt import messages
-from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
-from medvlm_r1.evaluation.run import identify
+from medvlm_r1.evaluation.run import identify, provenance, refuse_data_folder
 from medvlm_r1.evaluation.store import AnswerKey, hash_pixels, hash_prompt, write_results
 
 FIGURES = "audit.json"
@@ -60,7 +59,7 @@ def audit_model(
         respondent: Answers instead of the model named.
 
     Returns:
-        The content of `audit.json`; docs/audit-model.md explains its keys.
+        The content of `audit.json`; docs/reference/audit-model.md explains its keys.
 
     Raises:
         UsageError: An argument is out of range, or a probe unknown.
@@ -72,8 +71,7 @@ def audit_model(
     for name, number in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if number is not None and number < 1:
             raise UsageError(f"{name} is {number}; wanted at least 1")
-    if data_dir.resolve() == out.resolve():
-        raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
+    refuse_data_folder(data_dir, out)
     everything = list(enumerate(read_folder(data_dir), start=1))
     closed = [row for row in everything if row[1].options][:limit]
     if not closed:
@@ -101,14 +99,7 @@ def audit_model(
             progress(len(rows), len(rows))
         items = audited([sample for _, sample in rows], {name: item.answers for name, item in store.items.items()})
     results = {
-        "research_use": RESEARCH_USE,
-        "model": model,
-        "model_fingerprint": identity,
-        "data": str(data_dir),
-        "data_from_run": Path(os.path.relpath(data_dir, out)).as_posix(),
-        "data_sha256": folder_hash(data_dir),
-        "template": template,
-        "max_new_tokens": max_new_tokens,
+        **provenance(model, identity, data_dir, out, template, max_new_tokens),
         "n": len(items),
         "n_open": sum(not sample.options for _, sample in everything),
         "n_missing": len(closed) - len(rows),

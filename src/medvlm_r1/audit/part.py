@@ -1,4 +1,4 @@
-"""The findings of one part of a probe, and how parts are put together."""
+"""The findings of one part of a probe, how parts are put together, and the result that comes of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medvlm_r1.audit.probe import Measure
+from medvlm_r1.audit.probe import Level, Measure, ProbeResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,3 +27,27 @@ def together(*parts: Part) -> Part:
             assert not found.keys() & more.keys()
             found.update(more)
     return Part(**whole)
+
+
+def concluded(
+    name: str, judged: tuple[Level, str], found: Part, thresholds: Mapping[str, Any], *, left_out: str = ""
+) -> ProbeResult:
+    """The result of a probe.
+
+    Args:
+        name: The probe's.
+        judged: Verdict and sentence.
+        found: Everything it found.
+        thresholds: What the verdict was judged by.
+        left_out: Follows the sentence: what the figures do not cover.
+    """
+    verdict, sentence = judged
+    return ProbeResult(
+        name=name,
+        verdict=verdict,
+        sentence=f"{sentence} {left_out}".rstrip(),
+        measures=found.measures,
+        items=found.items,
+        detail=found.detail,
+        thresholds=thresholds,
+    )

@@ -33,6 +33,12 @@ class Measure:
     unit: Literal["share", "difference", "ratio", ""] = "share"
     about: str = ""
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval of a measure that has one."""
+        assert self.ci95 is not None
+        return self.ci95
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
@@ -82,7 +88,7 @@ class Asked:
 
 
 class Probe(Protocol):
-    """One probe. `measure` is pure; all that needs the model is in the variants."""
+    """One probe. `measure` is pure; all that needs the model is in the variants. `AsksNothing` is its usual base."""
 
     name: str
     local: bool
@@ -99,3 +105,17 @@ class Probe(Protocol):
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """The result. There is an item at least; items may lack variants (no image to take away, no reasoning)."""
         ...
+
+
+class AsksNothing:
+    """The variants of a probe that reads the real answers alone; a probe that asks for more overrides what it needs."""
+
+    local = False
+
+    def first(self, asked: Asked) -> Sequence[Variant]:
+        """None."""
+        return []
+
+    def then(self, asked: Asked, real: VariantAnswer) -> Sequence[Variant]:
+        """None."""
+        return []

@@ -237,8 +237,17 @@ class LocalRespondent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """A variant, where it stands, its prompt (None where its states are kept) and the prompt's length, the tokens its
-    turn begins with, and the letters weighed after them."""
+    """A variant as the model is given it.
+
+    Attributes:
+        place: Where it stands among those asked.
+        variant: The variant.
+        key: Of its prompt: text and images.
+        prompt: The prompt processed; None where its states are kept.
+        turn: Tokens its turn begins with.
+        letters: What is weighed after them; None where the turn is written on.
+        length: Tokens of the prompt.
+    """
 
     place: int
     variant: Variant

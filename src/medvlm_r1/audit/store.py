@@ -7,20 +7,17 @@ were made under. Lines of one item add up, so an audit that is asked for further
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from medvlm_r1.audit.variant import VariantAnswer
 from medvlm_r1.data.rows import bad_row
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
-from medvlm_r1.disk import only_process
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.store import AnswerKey, open_log, read_log
+from medvlm_r1.evaluation.log import AppendedLog, read_log
+from medvlm_r1.evaluation.store import AnswerKey
 
 ANSWERS = "answers.jsonl"
 _NOT_STORED = ("split", "record", "missing")
@@ -41,21 +38,20 @@ class StoredItem:
     answers: dict[str, VariantAnswer]
 
 
-class AuditStore:
+class AuditStore(AppendedLog):
     """Appends to a run folder's `answers.jsonl`, which no other process may do meanwhile; use it in a `with` block.
 
     Attributes:
-        path: The file.
         items: By sample id.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ANSWERS
-        with ExitStack() as opening:
-            opening.enter_context(only_process(folder))
-            self.items: dict[str, StoredItem] = read_items(self.path) if self.path.exists() else {}
-            self._file = opening.enter_context(open_log(self.path))
-            self._open = opening.pop_all()
+        self.items: dict[str, StoredItem] = {}
+        super().__init__(folder, ANSWERS)
+
+    def read(self) -> None:
+        """Take up the items that are there."""
+        self.items = read_items(self.path)
 
     def check(self, sample_id: str, key: AnswerKey) -> None:
         """Stop unless what is stored of an item was made from what is asked for now.
@@ -76,18 +72,9 @@ class AuditStore:
         question = {name: value for name, value in row_from_sample(sample).items() if name not in _NOT_STORED}
         given = {name: asdict(answer) for name, answer in answers.items()}
         row = {"id": sample.id, "answers": given, "key": asdict(key), "sample": question}
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self.write(json.dumps(row, ensure_ascii=False))
+        self.force()
         self.items.setdefault(sample.id, StoredItem(sample=sample, key=key, answers={})).answers |= answers
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.close()
 
 
 def read_items(path: Path) -> dict[str, StoredItem]:

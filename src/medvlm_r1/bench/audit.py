@@ -157,6 +157,13 @@ def unexpected(verdicts: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]
     return wrong
 
 
+def verdict_cell(part: Mapping[str, Any], question: str) -> str:
+    """A model's verdicts on a question over the seeds, with counts where they differ; a star marks its own fault."""
+    counts = Counter(run[question] for run in part["verdicts"]).most_common()
+    star = "*" if question == part["fails"] else ""
+    return ", ".join(f"{level} {n}" if len(counts) > 1 else level for level, n in counts) + star
+
+
 def audit_lines(found: Mapping[str, Any]) -> list[str]:
     """The table of verdicts, and whether they separate the models."""
     width = max(len(f"{name}  {part['about']}") for name, part in found["models"].items()) + 2
@@ -166,11 +173,7 @@ def audit_lines(found: Mapping[str, Any]) -> list[str]:
         f"{'model':<{width}}" + "".join(f"{question:<18}" for question in QUESTIONS),
     ]
     for name, part in found["models"].items():
-        cells = []
-        for question in QUESTIONS:
-            counts = Counter(run[question] for run in part["verdicts"]).most_common()
-            star = "*" if question == part["fails"] else ""
-            cells.append(", ".join(f"{level} {n}" if len(counts) > 1 else level for level, n in counts) + star)
+        cells = [verdict_cell(part, question) for question in QUESTIONS]
         lines.append(f"{name + '  ' + part['about']:<{width}}" + "".join(f"{cell:<18}" for cell in cells).rstrip())
     lines.append("*: the model's own fault")
     lines += found["wrong"]

@@ -44,6 +44,8 @@ def cold_start(
     *,
     seed: int,
     epochs: float,
+    write: Callable[[Sample], str] = written_from_label,
+    template: str = "medvlm-r1",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """The checkpoint; made if it is not there yet.
@@ -53,12 +55,14 @@ def cold_start(
         out: Folder of the checkpoint.
         seed: Of the order of the questions.
         epochs: Passes over them.
+        write: The turn to be learned for a question.
+        template: The prompt before it.
         progress: Called with (steps done, steps in all).
     """
     if (out / "config.json").exists():
         return out
     samples = load_samples(str(data))
-    told = {sample.id: written_from_label(sample) for sample in samples}
+    told = {sample.id: write(sample) for sample in samples}
     policy = load_policy(PHANTOM_BASE, dtype="float32", device="cpu")
     partial = out.with_name(out.name + ".partial")
     args = SFTConfig(
@@ -82,7 +86,7 @@ def cold_start(
             model=policy.model,
             processing_class=policy.processor,
             args=args,
-            train_dataset=build_dataset(str(data), samples, template="medvlm-r1", completions=told),
+            train_dataset=build_dataset(str(data), samples, template=template, completions=told),
             callbacks=[_Steps(progress)] if progress is not None else None,
         )
         # It prints on stdout, where results go alone.

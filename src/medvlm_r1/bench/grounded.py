@@ -1,9 +1,9 @@
-"""`medvlm-r1 bench grounded`: plain rewards against `grounded` where the training questions give their answers away.
+"""`medvlm-r1 bench grounded`: rewards for looking where the training questions give their answers away.
 
 PhantomVQA with its shortcut planted is the training set: in 97 of 100 questions one option is recognised by its text
-alone. From a start that knows the form of an answer and half looks (`cold_start`), GRPO goes on twice on the same
-questions, with the demo's rewards and with `grounded` in place of accuracy, all else equal; then both answer clean
-questions, where the shortcut is worth nothing, with their own images and with those of other items.
+alone. From a start that knows the form of an answer and half looks (`cold_start`), GRPO goes on three times on the same
+questions, with the demo's rewards and with `grounded_gate` and `grounded` in place of accuracy, all else equal; then
+all answer clean questions, where the shortcut is worth nothing, with their own images and with those of other items.
 
 A folder holds all of it; the same call again goes on where it stood.
 """
@@ -30,10 +30,13 @@ from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.recipes import recipe
 from medvlm_r1.training.blank import BLANK_RIGHT
 from medvlm_r1.training.config import load_config
+from medvlm_r1.training.contrast import OTHER_RIGHT, OWN_RIGHT
 from medvlm_r1.training.grpo import train_grpo
 
-ARMS = {"plain": "phantom.yaml", "grounded": "phantom-grounded.yaml"}
+ACCURACY = {"plain": "accuracy_paper", "gate": "grounded_gate", "grounded": "grounded"}
+"""The reward of each arm that stands for accuracy."""
 START = "start"
+LOGGED = (BLANK_RIGHT, OWN_RIGHT, OTHER_RIGHT)
 OUT_OF_DOMAIN = ("CT", "X-ray")
 MAX_NEW_TOKENS = 80
 
@@ -54,9 +57,11 @@ class Sizes:
     """MRI questions with the shortcut, and as many for the start."""
     test: int = 300
     """Clean questions for each modality."""
+    steps: int = 150
+    """Optimizer steps of each arm."""
     overrides: tuple[str, ...] = ()
     start_epochs: float = 2.0
-    """Passes of the start over the training questions."""
+    """Passes of the start over its questions."""
 
 
 def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes(), bar: Bar = _silent) -> dict[str, Any]:
@@ -69,10 +74,11 @@ def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes(), bar: Ba
         bar: Shows progress.
 
     Returns:
-        The content of `results.json`: `seeds` (for each, and for `start`, `plain` and `grounded` in it: `accuracy` and
-        `shuffled` by modality in percent, `reliance` by modality and its mean (accuracy less accuracy with shuffled
-        images, points), `out_of_domain` (mean of CT and X-ray), `blank_right` over the last 10 logs), `means` (the same
-        over the seeds) and `gain` (`out_of_domain` of grounded less plain: by seed, and their mean).
+        The content of `results.json`: `seeds` (for each, and for `start`, `plain`, `gate` and `grounded` in it:
+        `accuracy` and `shuffled` by modality in percent, `reliance` by modality and its mean (accuracy less accuracy
+        with shuffled images, points), `out_of_domain` (mean of CT and X-ray), and of the last 10 logs the means of
+        those of `LOGGED` that are there), `means` (the same over the seeds) and `gain` (`out_of_domain` of grounded
+        less plain: by seed, and their mean).
 
     Raises:
         UserError: The folder holds something else.
@@ -85,7 +91,7 @@ def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes(), bar: Ba
         "train": sizes.train,
         "test": sizes.test,
         "seeds": found,
-        "means": {arm: _mean([one[arm] for one in found]) for arm in (START, *ARMS)},
+        "means": {arm: _mean([one[arm] for one in found]) for arm in (START, *ACCURACY)},
         "gain": {"by_seed": gains, "mean": statistics.fmean(gains)},
     }
     write_results(out, results)
@@ -134,14 +140,21 @@ def _seed(out: Path, seed: int, sizes: Sizes, folders: Mapping[str, Path], bar: 
             return _measure(model, out / "eval", arm, folders, advance)
 
     with bar(f"Seed {seed}, {START}") as advance:
-        start = cold_start(folders["shortcut"], out / START, seed=seed, epochs=sizes.start_epochs, progress=advance)
+        start = cold_start(folders["form-mixed"], out / START, seed=seed, epochs=sizes.start_epochs, progress=advance)
     found = {START: measured(start, START)}
-    for arm, file in ARMS.items():
-        given = [f"model={start}", f"data.train={folders['shortcut']}", f"out={out / arm}", f"seed={seed}"]
+    for arm, accuracy in ACCURACY.items():
+        given = [
+            f"model={start}",
+            f"data.train={folders['shortcut']}",
+            f"out={out / arm}",
+            f"seed={seed}",
+            f"rewards=[{{name: {accuracy}}}, {{name: format_paper}}]",
+            f"trainer.max_steps={sizes.steps}",
+        ]
         with bar(f"Seed {seed}, {arm}: training") as advance:
-            config = load_config(recipe(file), [*given, *sizes.overrides])
+            config = load_config(recipe("phantom.yaml"), [*given, *sizes.overrides])
             model = train_grpo(config, progress=TrainingProgress(advance))
-        found[arm] = measured(model, arm) | {BLANK_RIGHT: _blank_right(out / arm / "metrics.jsonl")}
+        found[arm] = measured(model, arm) | _logged(out / arm / "metrics.jsonl")
     return found
 
 
@@ -164,11 +177,11 @@ def _measure(model: Path, out: Path, arm: str, folders: Mapping[str, Path], adva
     }
 
 
-def _blank_right(file: Path) -> float | None:
+def _logged(file: Path) -> dict[str, float]:
     # There is no file where nothing was logged yet.
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    shares = [row[BLANK_RIGHT] for row in rows if BLANK_RIGHT in row][-10:]
-    return statistics.fmean(shares) if shares else None
+    last = {name: [row[name] for row in rows if name in row][-10:] for name in LOGGED}
+    return {name: statistics.fmean(shares) for name, shares in last.items() if shares}
 
 
 def _mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -179,7 +192,7 @@ def _mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if isinstance(first, Mapping):
             result[key] = _mean(values)
         else:
-            result[key] = None if first is None else statistics.fmean(values)
+            result[key] = statistics.fmean(values)
     return result
 
 

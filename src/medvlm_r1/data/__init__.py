@@ -1,6 +1,7 @@
 """Samples, the folders they live in, the image loader, and one small reader per public format."""
 
-from medvlm_r1.data.folder import check_images, folder_hash, read_folder, write_folder
+from medvlm_r1.data.folder import folder_hash, read_folder, write_folder
+from medvlm_r1.data.folder_images import check_images
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.importing import ImportReport
 from medvlm_r1.data.registry import READERS, find_reader

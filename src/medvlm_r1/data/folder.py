@@ -3,14 +3,12 @@
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.rows import bad_row, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
@@ -58,6 +56,28 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
             stream.write(json.dumps(described, ensure_ascii=False, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def refuse_other(path: str | Path, name: str) -> None:
+    """Refuse a folder that holds another data set: an import into it would replace what may exist nowhere else.
+
+    Args:
+        path: The folder to be written.
+        name: The `name` in the `info.json` of what is going to be written.
+
+    Raises:
+        UserError: It holds samples under another name, or under none.
+    """
+    path = Path(path)
+    if not (path / SAMPLES).exists():
+        return
+    try:
+        found = json.loads((path / INFO).read_text(encoding="utf-8"))["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if found != name:
+        held = "samples without a name in info.json" if found is None else f"the data set {found!r}"
+        raise UserError(f"{path}: holds {held}, which {name!r} would replace; give another folder, or delete this one")
 
 
 def read_folder(path: str | Path) -> list[Sample]:
@@ -133,64 +153,6 @@ def folder_hash(path: str | Path) -> str:
     for name in names:
         total.update(f"\n{name}\0{_file_hash(inside(path, name))}".encode())
     return total.hexdigest()
-
-
-def check_images(path: str | Path, samples: Iterable[Sample]) -> list[Sample]:
-    """Find the samples that cannot be shown to a model now.
-
-    Every image is decoded once: a file that is cut short must be found here and not in the third hour of a training.
-
-    Args:
-        path: The data folder.
-        samples: Samples of that folder.
-
-    Returns:
-        Those with at least one image that is not there, not readable, a link that leads out of the folder, or not even
-        named by the source; in the order given.
-    """
-    path = Path(path)
-    readable: dict[str, bool] = {}
-    unreadable = []
-    for sample in samples:
-        for name in sample.images:
-            if name not in readable:
-                readable[name] = _is_readable(path, name)
-        if sample.unnamed_image or not all(readable[name] for name in sample.images):
-            unreadable.append(sample)
-    return unreadable
-
-
-def copy_image(source: str | Path, name: str, target: str | Path) -> bool:
-    """Copy one image from a data folder to another, under the same name.
-
-    Args:
-        source: The data folder it is in.
-        name: Its path in both, such as `images/x.png`.
-        target: The other data folder.
-
-    Returns:
-        False when there is no such file; then nothing is done.
-
-    Raises:
-        UserError: The path leads out of a folder, or the disk refuses.
-    """
-    file, copy = inside(source, name), inside(target, name)
-    if not os.path.isfile(file):
-        return False
-    try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be copied to {copy} ({error.strerror or error})") from error
-    return True
-
-
-def _is_readable(path: Path, name: str) -> bool:
-    try:
-        load_image(inside(path, name))
-    except UserError:
-        return False
-    return True
 
 
 def _file_hash(path: Path) -> str:

@@ -27,7 +27,9 @@ _TELL_SECONDS = 0.2
 class Progress(Protocol):
     """Told of (done, total, note); the total is not known while rows are checked."""
 
-    def __call__(self, done: int, total: int | None, note: str = "") -> None: ...
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        """Tell it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medvlm_r1.data.draft import Format
 from medvlm_r1.data.finder import ImageFinder
-from medvlm_r1.data.folder import write_folder
+from medvlm_r1.data.folder import refuse_other, write_folder
 from medvlm_r1.data.import_run import ImportReport, ImportRun, Progress
 from medvlm_r1.data.modality import MODALITIES, modality_name
 from medvlm_r1.errors import UsageError
@@ -48,13 +48,14 @@ class Importer(Format):
 
         Raises:
             UserError: A row is malformed or lacks a field, has an unknown modality, an answer that is not among its
-                options, or an image that leads out of its folder or cannot be shown (file and row are named); or no
-                row is left.
+                options, or an image that leads out of its folder or cannot be shown (file and row are named); no row
+                is left; or `out` holds another data set.
             UsageError: A modality asked for is not known.
         """
         out = Path(out)
         wanted = chosen_modalities(modality)
         found = self.find(Path(source))
+        refuse_other(out, self.name)
         run = ImportRun(
             format=self,
             finder=ImageFinder(found.root if images is None else images, self.folders),

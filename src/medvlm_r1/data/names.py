@@ -1,4 +1,4 @@
-"""The nearest known name, for messages about a name that is not known."""
+"""When two texts say the same name, and the nearest known name to one that is not known."""
 
 import difflib
 from collections.abc import Iterable
@@ -17,6 +17,11 @@ def nearest(word: str, known: Iterable[str], cutoff: float = _NEAR) -> str | Non
     by_lower = {name.lower(): name for name in sorted(set(known))}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[near[0]] if near else None
+
+
+def folded(text: str) -> str:
+    """What spellings of one answer share: letter case, white space and a closing full stop do not matter."""
+    return " ".join(text.casefold().split()).rstrip(".")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -11,10 +11,14 @@ class Choice(Protocol):
     """Anything with options and a right one."""
 
     @property
-    def options(self) -> tuple[str, ...]: ...
+    def options(self) -> tuple[str, ...]:
+        """Option texts."""
+        ...
 
     @property
-    def answer(self) -> str: ...
+    def answer(self) -> str:
+        """The right one."""
+        ...
 
 
 def option_prior(fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_out: bool = False) -> list[float]:

@@ -1,9 +1,10 @@
 """Names of files inside a folder, and the refusal of those that lead out of it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 
-from medvlm_r1.errors import UserError
+from medvlm_r1.errors import UsageError, UserError
 
 
 def leaves_folder(path: str) -> bool:
@@ -48,6 +49,22 @@ def inside(folder: str | Path, name: str) -> Path:
 def is_within(real_file: str, real_folder: str) -> bool:
     """Whether a path lies in a folder, both with their links resolved."""
     return real_file == real_folder or real_file.startswith(real_folder.rstrip(os.sep) + os.sep)
+
+
+def telling_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of their paths that tell folders apart.
+
+    Raises:
+        UsageError: One is given twice, by whatever path.
+    """
+    real = [folder.resolve() for folder in folders]
+    for place, folder in enumerate(real):
+        if folder in real[:place]:
+            raise UsageError(f"{folders[place]}: given twice; give each folder once")
+    length = 1
+    while len(set(names := ["/".join(folder.parts[-length:]) for folder in real])) < len(real):
+        length += 1
+    return names
 
 
 def link_leads_out(file: str | Path, folder: str | Path) -> str:

@@ -71,6 +71,11 @@ class Sample:
         return LETTERS[self.options.index(self.answer)] if self.options else ""
 
     @property
+    def cluster(self) -> str:
+        """What stands together in statistics: the patient or volume, or the item itself where that is not known."""
+        return self.subject or self.id
+
+    @property
     def unnamed_image(self) -> bool:
         """Whether it asks about an image that its source does not name: not to be taken for one without an image."""
         return self.missing and not self.images

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.data.folder import SAMPLES, copy_image, folder_hash, read_folder, read_info, write_folder
+from medvlm_r1.data.folder import SAMPLES, folder_hash, read_folder, read_info, write_folder
+from medvlm_r1.data.folder_images import copy_images
 from medvlm_r1.data.modality import modality_name
 from medvlm_r1.data.names import did_you_mean
-from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.split import STRATA, Wish, split_samples
 from medvlm_r1.errors import UserError
@@ -115,17 +115,7 @@ def split_folder(
         "clusters": split.clusters,
     }
     copies = {name: sorted({image for s in part for image in s.images}) for name, part in split.parts.items()}
-    for image in {image for images in copies.values() for image in images}:
-        inside(source, image)
-    done, total = 0, sum(map(len, copies.values()))
-    absent: set[str] = set()
-    for name, images in copies.items():
-        for image in images:
-            if not copy_image(source, image, out / name):
-                absent.add(image)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+    absent = copy_images(source, [(image, out / name) for name, images in copies.items() for image in images], progress)
     reports = {}
     # All images are in place before the first samples.jsonl is, so an interrupted split can be started again.
     for name, part in split.parts.items():

@@ -120,7 +120,9 @@ def read_arrow(path: Path) -> Rows:
 class ReadPastBad(Protocol):
     """Reads a file whose rows stand apart, so that those after a malformed one can be read."""
 
-    def __call__(self, path: Path, *, on_bad: OnBad | None = None) -> Rows: ...
+    def __call__(self, path: Path, *, on_bad: OnBad | None = None) -> Rows:
+        """The rows; `on_bad` is told of those that are skipped."""
+        ...
 
 
 PAST_BAD: dict[Callable[[Path], Rows], ReadPastBad] = {read_json_lines: read_json_lines, read_csv: read_csv}

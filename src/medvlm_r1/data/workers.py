@@ -6,13 +6,49 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from medvlm_r1.errors import UserError
+
 _MOST = 8
+_FEW = 64
+_CHUNK = 16
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def work_on_images(work: Callable[[Job], Result], jobs: Sequence[Job], take: Callable[[Result], None]) -> None:
+    """Do a job for each of many images, on all cores where there are enough of them to be worth their start.
+
+    Args:
+        work: A function of a module, so that other processes find it.
+        jobs: What it is given, one at a time.
+        take: Given each result, in the order of the jobs.
+
+    Raises:
+        UserError: A process was killed from outside.
+    """
+    if len(jobs) < _FEW:
+        for job in jobs:
+            take(work(job))
+        return
+    taken = 0
+    try:
+        with image_workers() as pool:
+            for result in pool.map(work, jobs, chunksize=_CHUNK):
+                take(result)
+                taken += 1
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process that works on images was killed after {taken} of {len(jobs)}, most likely because the memory "
+            "ran out; free some memory and try again"
+        ) from error
 
 
 @contextmanager

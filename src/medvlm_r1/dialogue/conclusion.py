@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.dialogue.lenient import WINDOW, letter_in_prose
 
-# "B knee yes", "B) knee: yes", "(B) knee - no": an option weighed.
-_WEIGHED = r"(?<!\w)\(?{letter}\)?[.):]?\s+{option}\s*[:,-]?\s*(?P<verdict>yes|no)\b"
+# "B knee yes", "B) knee: yes", "(B) knee - no": an option weighed. White space in one place only where nothing stands
+# between, or a long run of it would be shared out in every way.
+_WEIGHED = r"(?<!\w)\(?{letter}\)?[.):]?\s+{option}\s*(?:[:,-]\s*)?(?P<verdict>yes|no)\b"
 
 
 def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:

@@ -24,16 +24,16 @@ BRIDGE = re.compile(r"</think>\s*<answer>")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One parsed completion.
+    r"""One parsed completion.
 
     Attributes:
         reasoning: Text of the first `<think>...</think>`, stripped; None when there is none or it is cut off.
         answer: Text of the first `<answer>...</answer>`, stripped; None when there is none or it is cut off.
-        letter: The letter by the release's own rule, `re.search(r"<answer>\\s*([A-Z])\\s*</answer>")`; None when
+        letter: The letter by the release's own rule, `re.search(r"<answer>\s*([A-Z])\s*</answer>")`; None when
             nothing matches, which counts as wrong.
         lenient_letter: The letter a patient reader would take it for; equals `letter` when there is one. None when
             nothing, or more than one thing, was said: never a guess.
-        well_formed: The release's format holds: a full match of `<think>.*?</think>\\s*<answer>.*?</answer>`.
+        well_formed: The release's format holds: a full match of `<think>.*?</think>\s*<answer>.*?</answer>`.
     """
 
     reasoning: str | None
@@ -93,7 +93,7 @@ def strict_letter(text: str) -> str | None:
 
 
 def is_well_formed(text: str) -> bool:
-    """Whether the whole text matches `<think>.*?</think>\\s*<answer>.*?</answer>`, dots matching newlines.
+    r"""Whether the whole text matches `<think>.*?</think>\s*<answer>.*?</answer>`, dots matching newlines.
 
     A full match ignores laziness, so it holds exactly when the text begins and ends with the outer tags and the inner
     two meet somewhere between them.

@@ -21,6 +21,8 @@ _ABBREVIATION = re.compile(
 )
 # "no." is a number only before one; "B knee no. A ..." ends there.
 _NUMBER = re.compile(r"\bnos?\.\s+$", re.IGNORECASE)
+_NEAR = 24
+"""Characters before the end of a sentence among which a list number or an abbreviation stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,30 +89,40 @@ def split_sentences(text: str) -> list[str]:
     pieces: list[str] = []
     start = 0
     for found in _BREAK.finditer(text):
-        piece = text[start : found.end()]
-        if found[0][0] != "\n" and _goes_on(piece, text[found.end() : found.end() + 1]):
+        if found[0][0] != "\n" and _goes_on(text, start, found):
             continue
-        pieces.append(piece)
+        pieces.append(text[start : found.end()])
         start = found.end()
     pieces.append(text[start:])
     return _with_words(pieces)
 
 
-def _goes_on(piece: str, following: str) -> bool:
-    """Whether the sentence does not end here: after a list number, an abbreviation, or before a small letter."""
-    if _ENUMERATOR.fullmatch(piece) or following.islower():
+def _goes_on(text: str, start: int, found: re.Match[str]) -> bool:
+    """Whether the sentence from `start` on does not end here: before a small letter, after a number or abbreviation.
+
+    Never looks at more than a few characters before the break, or a text of nothing but abbreviations would take time
+    quadratic in its length.
+    """
+    mark, end = found.start(), found.end()
+    following = text[end : end + 1]
+    if following.islower() or (mark - start <= _NEAR and _ENUMERATOR.fullmatch(text, start, end)):
         return True
-    if _NUMBER.search(piece):
+    near = max(start, mark - _NEAR)
+    if _NUMBER.search(text, near, end):
         return following.isdigit()
-    return _ABBREVIATION.search(piece) is not None
+    return _ABBREVIATION.search(text, near, end) is not None
 
 
 def _with_words(pieces: list[str]) -> list[str]:
     """Pieces without a letter or digit, joined to the one before, the first ones to the one after."""
-    whole: list[str] = []
-    for piece in pieces:
-        if whole and not (re.search(r"\w", piece) and re.search(r"\w", whole[-1])):
-            whole[-1] += piece
-        elif piece:
-            whole.append(piece)
-    return whole
+    whole: list[list[str]] = []
+    worded = False
+    for piece in filter(None, pieces):
+        has_word = re.search(r"\w", piece) is not None
+        if whole and not (has_word and worded):
+            whole[-1].append(piece)
+            worded |= has_word
+        else:
+            whole.append([piece])
+            worded = has_word
+    return ["".join(parts) for parts in whole]

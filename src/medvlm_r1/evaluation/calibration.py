@@ -107,11 +107,6 @@ def coverage_at_risk(confidence: ArrayLike, right: ArrayLike, risk: float) -> fl
     return float(coverages[risks <= risk + 1e-12].max(initial=0.0))
 
 
-def confidently_wrong(confidence: ArrayLike, right: ArrayLike, sure: float) -> float:
-    """Share of all answers that are wrong at a confidence of `sure` or more."""
-    return float(np.mean((_floats(confidence) >= sure) & (_floats(right) < 0.5)))
-
-
 def tempered(probabilities: Sequence[Sequence[float]], temperature: float) -> list[Floats]:
     """Each row of probabilities to the power of 1 / temperature, made to sum to 1 again (arXiv 1706.04599)."""
     return [_softmax(_logs(row) / temperature) for row in probabilities]

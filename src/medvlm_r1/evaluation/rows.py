@@ -5,7 +5,8 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from medvlm_r1.data.folder import SAMPLES, check_images
+from medvlm_r1.data.folder import SAMPLES
+from medvlm_r1.data.folder_images import check_images
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample

@@ -107,8 +107,7 @@ def evaluate(
     """
     data_dir, out = Path(data_dir), Path(out)
     _check_arguments(limit, batch_size)
-    if data_dir.resolve() == out.resolve():
-        raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
+    refuse_data_folder(data_dir, out)
     everything = read_folder(data_dir)
     selected = list(enumerate(everything, start=1))[:limit]
     rows = present_rows(data_dir, selected, skip_missing)
@@ -137,14 +136,7 @@ def evaluate(
                 progress(len(rows) - len(pending) + start + len(batch), len(rows))
         answers = [store.answers[sample.id] for _, sample in rows]
     results = {
-        "research_use": RESEARCH_USE,
-        "model": model,
-        "model_fingerprint": asking.identity,
-        "data": str(data_dir),
-        "data_from_run": Path(os.path.relpath(data_dir, out)).as_posix(),
-        "data_sha256": folder_hash(data_dir),
-        "template": template,
-        "max_new_tokens": max_new_tokens,
+        **provenance(model, asking.identity, data_dir, out, template, max_new_tokens),
         "n_missing": len(selected) - len(rows),
         "seconds": sum(answer.seconds for answer in answers),
         **score([sample for _, sample in rows], [answer.generation for answer in answers], template),
@@ -164,6 +156,41 @@ def identify(model: str, generator: object | None = None) -> str:
         return f"generator {model}"
     # What a server holds under a name cannot be seen from here.
     return f"server {model}" if is_server(model) else fingerprint(model)
+
+
+def refuse_data_folder(data_dir: Path, out: Path) -> None:
+    """Stop if answers would be written into the data folder, over its own `samples.jsonl`.
+
+    Raises:
+        UsageError: They would.
+    """
+    if data_dir.resolve() == out.resolve():
+        raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
+
+
+def provenance(
+    model: str, identity: str, data_dir: Path, out: Path, template: str, max_new_tokens: int
+) -> dict[str, Any]:
+    """What figures were made from, as every file of figures begins.
+
+    Args:
+        model: As it was named.
+        identity: What stands for it in the keys of its answers; see `identify`.
+        data_dir: The data folder.
+        out: The run folder, from which the data folder is told once more: both may be moved together.
+        template: Name of the prompt template.
+        max_new_tokens: Most tokens of a completion.
+    """
+    return {
+        "research_use": RESEARCH_USE,
+        "model": model,
+        "model_fingerprint": identity,
+        "data": str(data_dir),
+        "data_from_run": Path(os.path.relpath(data_dir, out)).as_posix(),
+        "data_sha256": folder_hash(data_dir),
+        "template": template,
+        "max_new_tokens": max_new_tokens,
+    }
 
 
 def _check_arguments(limit: int | None, batch_size: int) -> None:
@@ -191,7 +218,10 @@ def _check_stored(store: AnswerStore, everything: Sequence[Sample], rows: Sequen
         if stored.sample.answer != sample.answer:
             differences.append(f"right answer (then {stored.sample.answer!r}, now {sample.answer!r})")
         if differences:
+            named = (
+                f" its model was named {stored.model!r}, now {asking.model!r};" if stored.model != asking.model else ""
+            )
             raise UserError(
                 f"{store.path}: the answer to {sample.id!r} was made with another {', another '.join(differences)};"
-                f" its model was named {stored.model!r}, now {asking.model!r}; {advice}"
+                f"{named} {advice}"
             )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.dialogue.response import Response, parse_response
 from medvlm_r1.evaluation.statistics import clustered_se, mean_interval, wilson
@@ -43,7 +44,7 @@ class Graded:
     @property
     def cluster(self) -> str:
         """The patient or volume, or the item itself where that is not known."""
-        return self.sample.subject or self.sample.id
+        return self.sample.cluster
 
 
 def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -> Graded:
@@ -64,8 +65,8 @@ def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -
     if sample.options:
         strict, lenient, right = response.letter, response.lenient_letter, sample.letter
     else:
-        strict = lenient = None if response.answer is None else _folded(response.answer)
-        right = _folded(sample.answer)
+        strict = lenient = None if response.answer is None else folded(response.answer)
+        right = folded(sample.answer)
     return Graded(
         sample=sample,
         generation=generation,
@@ -173,7 +174,3 @@ def _read_bare(response: Response, text: str) -> Response:
         lenient_letter=response.letter or bare or response.lenient_letter,
         well_formed=bare is not None,
     )
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".")

@@ -10,6 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
@@ -87,6 +88,26 @@ def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
     return (total - math.sqrt(below)) / size, (total + math.sqrt(above)) / size
 
 
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of few independent values, such as one a seed (Student's t, n - 1 degrees).
+
+    Args:
+        values: at least two, in any unit.
+
+    Returns:
+        Lower and upper end, in the unit of the values.
+
+    Raises:
+        ValueError: fewer than two values, which say nothing of their spread.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"wanted at least 2 values, got {n}")
+    centre = float(np.mean(values))
+    half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2) * np.std(values, ddof=1)) / math.sqrt(n)
+    return centre - half, centre + half
+
+
 def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided exact McNemar test: p = min(1, 2 P[Bin(b + c, 1/2) <= min(b, c)]).
 
@@ -135,7 +156,7 @@ def clustered_se(scores: Sequence[float], clusters: Sequence[Hashable]) -> float
     deviations = np.asarray(scores, dtype=np.float64) - np.mean(scores)
     squares = float(np.sum(deviations**2))
     # sum_{i != j} d_i d_j inside a cluster = (sum d)^2 - sum d^2; the second term summed over clusters is `squares`.
-    sums = np.bincount(_codes(clusters), weights=deviations)
+    sums = np.bincount(cluster_numbers(clusters), weights=deviations)
     between = float(np.sum(sums**2)) - squares
     return math.sqrt(max(0.0, squares / (n - 1) / n + between / n**2))
 
@@ -163,7 +184,7 @@ def paired_bootstrap(
     if len(a) == 0:
         raise ValueError("wanted at least one item, got none")
     difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
-    codes = _codes(clusters)
+    codes = cluster_numbers(clusters)
     sums = np.bincount(codes, weights=difference)
     sizes = np.bincount(codes)
     rng = np.random.default_rng(seed)
@@ -176,7 +197,7 @@ def paired_bootstrap(
     return PairedDifference(difference=float(difference.mean()), low=float(low), high=float(high))
 
 
-def _codes(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
+def cluster_numbers(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
     """Cluster labels as 0, 1, ... in order of first appearance."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(label, len(numbers)) for label in clusters], dtype=np.int64)

@@ -8,20 +8,18 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any
 
 from PIL import Image
 
 from medvlm_r1.data.rows import bad_row
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
-from medvlm_r1.disk import only_process, write_whole
+from medvlm_r1.disk import write_whole
 from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.log import AppendedLog, read_log
 from medvlm_r1.evaluation.score import Graded, grade
 from medvlm_r1.policy.generate import Generation
 
@@ -145,68 +143,27 @@ def read_answers(folder: Path) -> list[StoredAnswer]:
     return answers
 
 
-def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSON Lines file that is being appended to: a last line without its end is not there yet.
-
-    Yields:
-        Line number from 1, and the object.
-
-    Raises:
-        UserError: a whole line is not a JSON object, with file and row.
-    """
-    for number, line in enumerate(_whole_lines(path.read_bytes()).split(b"\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise bad_row(path, number, f"not JSON ({error}); remove the line") from error
-        if not isinstance(row, dict):
-            raise bad_row(path, number, f"expected a JSON object, saw {type(row).__name__}; remove the line")
-        yield number, row
-
-
-def open_log(path: Path) -> IO[str]:
-    """Open a JSON Lines file to append to it; a last line that was only half written is dropped."""
-    if path.exists():
-        os.truncate(path, len(_whole_lines(path.read_bytes())))
-    # Half of a surrogate pair, which UTF-8 cannot carry, comes out as the JSON escape it stands for.
-    return path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
-
-
-class AnswerStore:
-    """Appends to a run folder's `samples.jsonl`, which no other process may do meanwhile.
-
-    Opening it drops a last line that was only half written when an earlier process ended; use it in a `with` block.
+class AnswerStore(AppendedLog):
+    """Appends to a run folder's `samples.jsonl`, which no other process may do meanwhile; use it in a `with` block.
 
     Attributes:
-        path: the file.
         answers: the answers that were there at opening and those added since, by sample id.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ANSWERS
         self.answers: dict[str, StoredAnswer] = {}
-        with ExitStack() as opening:
-            opening.enter_context(only_process(folder))
-            if self.path.exists():
-                self.answers = {answer.sample.id: answer for answer in read_answers(folder)}
-            self._file = opening.enter_context(open_log(self.path))
-            self._open = opening.pop_all()
+        super().__init__(folder, ANSWERS)
+
+    def read(self) -> None:
+        """Take up the answers that are there."""
+        self.answers = {answer.sample.id: answer for answer in read_answers(self.path.parent)}
 
     def append(self, answers: Iterable[StoredAnswer]) -> None:
         """Write answers and force them to disk, so that what was paid for survives whatever comes next."""
         for answer in answers:
-            self._file.write(_to_line(answer) + "\n")
-            self._file.flush()
+            self.write(_to_line(answer))
             self.answers[answer.sample.id] = answer
-        os.fsync(self._file.fileno())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.close()
+        self.force()
 
 
 def write_results(folder: Path, results: Mapping[str, Any], name: str = RESULTS) -> None:
@@ -233,10 +190,6 @@ def read_results(folder: Path) -> dict[str, Any]:
     if absent:
         raise UserError(f"{path}: no {', '.join(absent)} in it; wanted the results of `medvlm-r1 eval`, run it again")
     return results
-
-
-def _whole_lines(content: bytes) -> bytes:
-    return content[: content.rfind(b"\n") + 1]
 
 
 def _to_line(answer: StoredAnswer) -> str:

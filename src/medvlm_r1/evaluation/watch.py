@@ -25,9 +25,10 @@ from medvlm_r1.policy.load import Policy
 class HeldOut:
     """The `Evaluate` of `training.callbacks` for a data folder; every answer is greedy.
 
-    The figures, all in percent:
+    The figures, in percent but for the counts:
 
-    * `accuracy`: strict, the mean over the modalities; `accuracy_<modality>` for each;
+    * `accuracy`: strict, the mean over the modalities; `accuracy_<modality>` for each, of `questions_<modality>` (a
+      count, by which a reader of the log can give the interval);
     * `blank_accuracy`: the same questions with every image replaced by a mid-grey one of its size, the mean over the
       modalities; left out where no question has an image;
     * `well_formed`: answers in the release's format;
@@ -72,6 +73,7 @@ class HeldOut:
         result = {
             "accuracy": accuracy["mean"],
             **{f"accuracy_{name}": part["percent"] for name, part in accuracy.items() if name != "mean"},
+            **{f"questions_{name}": part["n"] for name, part in accuracy.items() if name != "mean"},
             "well_formed": figures["well_formed"]["percent"],
         }
         if any(item.images for item in self.inputs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medvlm_r1.data.folder import write_folder
+from medvlm_r1.data.folder import refuse_other, write_folder
 from medvlm_r1.data.longest_option import longest_option
 from medvlm_r1.data.option_prior import option_prior
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.data.workers import image_workers
+from medvlm_r1.data.workers import work_on_images
 from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.questions import Question, ask, describe
 from medvlm_r1.phantom.scene import MODALITIES, Scene, render
@@ -26,6 +27,7 @@ DEFAULT_N = {"train": 600, "test": 300}
 DEFAULT_MODALITIES = {"train": ("MRI",), "test": MODALITIES}
 
 TRAIN_MODALITY = "MRI"
+NAME = "PhantomVQA"
 _TOLERANCE = 0.018
 _MOST_DRAWS = 400
 
@@ -138,6 +140,8 @@ def write_benchmark(
 
     Raises:
         UsageError: An unknown split or modality, or n below 1.
+        UserError: The disk refuses, or a process that makes images was killed from outside.
+        UserError: The folder holds another data set.
     """
     if split not in DEFAULT_N:
         raise UsageError(f"Unknown split {split!r}; wanted train or test.")
@@ -148,6 +152,7 @@ def write_benchmark(
     count = DEFAULT_N[split] if n is None else n
     if count < 1:
         raise UsageError(f"--n is {count}; wanted at least 1 question per modality.")
+    refuse_other(out, NAME)
     samples, jobs = [], []
     (out / "images").mkdir(parents=True, exist_ok=True)
     for modality in chosen:
@@ -155,18 +160,15 @@ def write_benchmark(
             sample = to_sample(question, split, index, shortcut=shortcut)
             samples.append(sample)
             jobs.append((question.scene, out / sample.images[0]))
-    if len(jobs) < 64:  # starting processes would take longer
-        for done, job in enumerate(jobs, start=1):
-            _write_image(job)
-            if progress is not None:
-                progress(done, len(jobs))
-    else:
-        with image_workers() as pool:
-            for done, _ in enumerate(pool.map(_write_image, jobs, chunksize=16), start=1):
-                if progress is not None:
-                    progress(done, len(jobs))
+    done = itertools.count(1)
+
+    def written(_: None) -> None:
+        if progress is not None:
+            progress(next(done), len(jobs))
+
+    work_on_images(_write_image, jobs, written)
     info = {
-        "name": "PhantomVQA",
+        "name": NAME,
         "source": "made by medvlm-r1 data import phantom",
         "license": "Apache-2.0",
         "split": split,

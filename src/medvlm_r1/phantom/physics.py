@@ -92,8 +92,8 @@ def xray(body: Body, extra: Sequence[Ellipsoid], view: str, rng: np.random.Gener
     integral = line_integrals(body, extra, view)
     primary = np.exp(-integral)
     fraction = np.float32(rng.uniform(0.10, 0.22))
-    # Scatter is so smooth that an eighth of the resolution holds it.
-    # Scatter comes from the patient, not from the open beam: it follows the attenuation of the surroundings.
+    # Scatter comes from the patient and not from the open beam, so it follows the attenuation of the surroundings; an
+    # eighth of the resolution holds it.
     shown = (1 - fraction) * primary + fraction * np.exp(-_smooth(integral, 3.0))
     photons = 10 ** rng.uniform(5.0, 5.6)
     # Poisson counts this large are normal to within a per cent.

@@ -1,7 +1,7 @@
 """Tissues of the phantom and the constants by which MRI, CT and X-ray see them.
 
 T1 and T2 are in milliseconds near 1.5 T, proton density is relative to water, CT numbers are in Hounsfield units, and
-the linear attenuation of X-rays (about 60 keV effective) is in 1/mm. The values are rounded from textbook ranges.
+the attenuation of X-rays (about 60 keV effective) is relative to water. The values are rounded from textbook ranges.
 Findings are given the contrast that makes their kinds tell apart (masses and rims enhance, as after contrast agent).
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WATER_ATTENUATION = 0.0195
+"""Linear attenuation of water, 1/mm."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Policies: loading a model and its processor, and generating with it in this process or on a server."""

@@ -63,7 +63,7 @@ class Generation:
     text: str
     """The completion without special tokens."""
     n_tokens: int
-    """Tokens generated, without the end token."""
+    """Tokens generated, without the end token; of a server that does not tell them, words, or pieces of a stream."""
     truncated: bool
     """True when the limit came before the end token."""
 
@@ -155,7 +155,7 @@ def opened(processor: Any, item: GenerationInput) -> str:
 
 
 def generation_config(policy: Policy, settings: GenerationSettings, suppressed: Sequence[int]) -> Any:
-    """transformers' settings for `settings` and nothing else; the tokens in `suppressed` are never written."""
+    """The settings of transformers for `settings` and nothing else; the tokens in `suppressed` are never written."""
     from transformers import GenerationConfig
 
     sampling = settings.samples

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medvlm_r1.data.names import nearest
 from medvlm_r1.errors import UserError
 
 PHANTOM_BASE = "phantom-base"
@@ -103,7 +104,11 @@ def _download(model: str, files: Sequence[str]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     if not _HUB_ID.fullmatch(model):
-        raise UserError(f"No model folder {model!r}, and it is not a hub id (owner/name) nor {PHANTOM_BASE!r}.")
+        near = nearest(model, [PHANTOM_BASE])
+        raise UserError(
+            f"No model folder {model!r}, and it is not a hub id (owner/name) nor {PHANTOM_BASE!r}"
+            + (f"; did you mean {near!r}?" if near else ".")
+        )
     try:
         return Path(snapshot_download(model, allow_patterns=list(files)))
     except (OSError, ValueError, HfHubHTTPError) as error:

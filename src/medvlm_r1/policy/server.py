@@ -193,10 +193,7 @@ class ServerPieces(Iterator[str]):
             for chunk in chunks:
                 for choice in chunk.choices:
                     reason = choice.finish_reason or reason
-                    # A server that parses reasoning hands it over apart, without its tags.
-                    reasoning = getattr(choice.delta, "reasoning_content", None) or getattr(
-                        choice.delta, "reasoning", None
-                    )
+                    reasoning = _reasoning(choice.delta)
                     piece = choice.delta.content or ""
                     if reasoning:
                         piece, thinking = ("" if thinking else "<think>") + reasoning, True
@@ -238,9 +235,13 @@ def _generation(reply: Any, url: str) -> Generation:
     except (AttributeError, IndexError, TypeError) as error:
         raise UserError(f"{url} answers, but not in the form of OpenAI's chat completions.") from error
     text = message.content or ""
-    # A server that parses reasoning hands it over apart, without its tags.
-    reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    reasoning = _reasoning(message)
     if reasoning:
         text = f"<think>{reasoning}</think>{text}"
     used = getattr(reply.usage, "completion_tokens", None)
     return Generation(text=text, n_tokens=len(text.split()) if used is None else used, truncated=reason == "length")
+
+
+def _reasoning(told: Any) -> str | None:
+    """What a server that parses reasoning hands over apart, without its tags; by two names, as servers differ."""
+    return getattr(told, "reasoning_content", None) or getattr(told, "reasoning", None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from medvlm_r1.audit.blind import CHANCE
 from medvlm_r1.audit.verdict import MARGIN, Figure
 from medvlm_r1.report.charts import Tick
-from medvlm_r1.report.tables import percent
+from medvlm_r1.report.table import percent
 
 # User units; the template scales a chart to its column.
 _ROW = 24.0

@@ -10,10 +10,11 @@ from medvlm_r1.audit.clean import CleanSet
 from medvlm_r1.audit.data import DataAudit, ModalityAudit
 from medvlm_r1.audit.telling import TellingOption
 from medvlm_r1.audit.verdict import THRESHOLDS, Figure, label
+from medvlm_r1.report.album import Album
 from medvlm_r1.report.audit_charts import blind_chart, letter_chart
 from medvlm_r1.report.items import Item, Reply, make_item, spread_ids
 from medvlm_r1.report.page import write_page
-from medvlm_r1.report.tables import Cell, Row, Table, interval, percent
+from medvlm_r1.report.table import Cell, Row, Table, interval, percent
 
 _SHORT = {
     "majority": "majority letter",
@@ -27,7 +28,7 @@ _TELLING = 8
 def render_data_audit(
     audit: DataAudit, out: Path | str, *, data: Path, clean: CleanSet | None = None, items: int = 6
 ) -> Path:
-    """Write the page. It needs no network, no script and no other file, and prints as it reads.
+    """Write the page. It needs no network and no other file, and prints as it reads.
 
     Args:
         audit: The audit.
@@ -45,6 +46,7 @@ def render_data_audit(
     parts = {name: part for name, part in audit.modalities.items() if part.items}
     fit = audit.fit.name if audit.fit else None
     folder = data.resolve().name
+    album = Album(items)
     return write_page(
         out,
         "audit_data.html",
@@ -63,7 +65,8 @@ def render_data_audit(
             f"{name}, {test.options} options: {test.sentence}" for name, part in parts.items() for test in part.order
         ],
         telling=[(name, _telling(part.telling)) for name, part in parts.items()],
-        items=_items(parts, fit, data, items),
+        items=_items(parts, fit, data, items, album),
+        album=album,
         notes=_notes(audit),
     )
 
@@ -74,7 +77,8 @@ def _figures(parts: dict[str, ModalityAudit], fit: str | None) -> Table:
     for name in names:
         cells = [_cell(part.figures.get(name), name, len(part.solved(name))) for part in parts.values()]
         rows.append(Row(name=_capital(label(name, fit)), cells=tuple(cells)))
-    return Table(columns=tuple((name, f"n = {len(part.items)}") for name, part in parts.items()), rows=tuple(rows))
+    columns = tuple((name, f"n = {len(part.items)}") for name, part in parts.items())
+    return Table(corner="Baseline", columns=columns, rows=tuple(rows))
 
 
 def _types(parts: dict[str, ModalityAudit], fit: str | None) -> Table | None:
@@ -88,7 +92,8 @@ def _types(parts: dict[str, ModalityAudit], fit: str | None) -> Table | None:
         for modality, part in parts.items()
         for kind, figures in part.by_type.items()
     ]
-    return Table(columns=tuple((_capital(label(name, fit)), "") for name in names), rows=tuple(rows)) if rows else None
+    columns = tuple((_capital(label(name, fit)), "") for name in names)
+    return Table(corner="Type", columns=columns, rows=tuple(rows)) if rows else None
 
 
 def _clean(clean: CleanSet | None, fit: str | None) -> Table | None:
@@ -122,7 +127,7 @@ def _telling(options: Sequence[TellingOption]) -> list[dict[str, str]]:
     return [{"text": option.text, "record": option.record} for option in options[:_TELLING] if option.surprise]
 
 
-def _items(parts: dict[str, ModalityAudit], fit: str | None, data: Path, count: int) -> list[Item]:
+def _items(parts: dict[str, ModalityAudit], fit: str | None, data: Path, count: int, album: Album) -> list[Item]:
     where = {item.id: (part, place) for part in parts.values() for place, item in enumerate(part.items)}
     shown = []
     for name in spread_ids([item for part in parts.values() for item in part.items], count):
@@ -131,7 +136,7 @@ def _items(parts: dict[str, ModalityAudit], fit: str | None, data: Path, count: 
         replies = [
             _reply(label(baseline, fit), style, credit) for style, (baseline, credit) in enumerate(credits.items())
         ]
-        shown.append(make_item(part.items[place], data, replies))
+        shown.append(make_item(part.items[place], data, replies, album))
     return shown
 
 

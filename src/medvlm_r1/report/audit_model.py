@@ -10,13 +10,14 @@ from medvlm_r1.audit.probe import Measure, ProbeResult
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.store import StoredItem
 from medvlm_r1.errors import UserError
+from medvlm_r1.report.album import Album
 from medvlm_r1.report.audit_charts import BlindChart
 from medvlm_r1.report.audit_model_charts import CHARTS
-from medvlm_r1.report.audit_model_curves import Curve, early_curve, reliability_curve, risk_curve
+from medvlm_r1.report.audit_model_curves import early_curve, reliability_curve, risk_curve
 from medvlm_r1.report.audit_model_items import AuditItem, build_audit_items
 from medvlm_r1.report.audit_model_view import AuditView, Pictures
-from medvlm_r1.report.charts import number
-from medvlm_r1.report.tables import Cell, Row, Table, interval, percent, short, signed
+from medvlm_r1.report.charts import Chart, number
+from medvlm_r1.report.table import Cell, Row, Table, interval, percent, short, signed
 
 NOT_ASKED = "The probe was not asked for."
 _CURVES = {"reasoning": (early_curve,), "confidence": (reliability_curve, risk_curve)}
@@ -38,7 +39,7 @@ class Finding:
     question: str
     verdict: str
     sentence: str
-    curves: tuple[Curve, ...]
+    curves: tuple[Chart, ...]
     charts: tuple[BlindChart, ...]
     figures: Table | None
     judged_by: tuple[tuple[str, str], ...]
@@ -66,12 +67,15 @@ class AuditPart:
     facts: tuple[str, ...]
 
 
-def audit_part(view: AuditView, anchor: str, *, name: str = "", items: int | Sequence[str] = 12) -> AuditPart:
+def audit_part(
+    view: AuditView, anchor: str, *, album: Album, name: str = "", items: int | Sequence[str] = 12
+) -> AuditPart:
     """Gather what is printed.
 
     Args:
         view: The audit.
         anchor: Begins the ids of its headings.
+        album: Makes the pictures.
         name: Of the run, where there are several.
         items: How many items to show, or their ids.
 
@@ -89,7 +93,7 @@ def audit_part(view: AuditView, anchor: str, *, name: str = "", items: int | Seq
         findings=tuple(
             _finding(f"{anchor}-{verdict}", question, view.probes.get(probe)) for verdict, probe, question in asked
         ),
-        items=tuple(build_audit_items(view, pictures, items)),
+        items=tuple(build_audit_items(view, pictures, items, album)),
         picked=isinstance(items, int),
         pictures=pictures.note,
         came_back=_came_back(view.items),
@@ -133,7 +137,8 @@ def _figures(measures: Mapping[str, Measure]) -> Table | None:
         )
         for name, found in measures.items()
     ]
-    return Table(columns=(("Value", ""), ("Interval", "95 %"), ("n", "")), rows=tuple(rows)) if rows else None
+    columns = (("Value", ""), ("Interval", "95 %"), ("n", ""))
+    return Table(corner="Measure", columns=columns, rows=tuple(rows)) if rows else None
 
 
 def _value(found: Measure) -> str:
@@ -164,7 +169,7 @@ def _came_back(items: Mapping[str, StoredItem]) -> Table:
                 row[place] += value
     columns = (("Answers", ""), ("Unparsed", ""), ("Cut off", ""), ("Empty", ""))
     rows = tuple(Row(name=name, cells=tuple(Cell(value=str(value)) for value in row)) for name, row in counts.items())
-    return Table(columns=columns, rows=rows)
+    return Table(corner="Asked", columns=columns, rows=rows)
 
 
 def _facts(view: AuditView) -> tuple[str, ...]:
@@ -175,7 +180,7 @@ def _facts(view: AuditView) -> tuple[str, ...]:
         f"Open questions left out: {record['n_open']}. Questions left out for missing images: {record['n_missing']}.",
         "An answer that could not be read (unparsed) counts as wrong; it is neither the same answer nor another.",
         "Shares have Wilson’s 95 % interval for clustered items, differences and ratios that of a bootstrap over whole "
-        "subjects. The package’s `docs/audit-model.md` explains every measure, verdict and threshold.",
+        "subjects. The package’s `docs/reference/audit-model.md` explains every measure, verdict and threshold.",
         "`medvlm-r1 audit model MODEL --data DIR --out RUN` makes these figures (`audit.json`), `medvlm-r1 report RUN` "
         "this page.",
     )

@@ -9,7 +9,7 @@ from medvlm_r1.audit.probes.options import FLIPS_FEW
 from medvlm_r1.audit.probes.subgroups import GROUPINGS
 from medvlm_r1.audit.probes.truth import TRUSTED
 from medvlm_r1.report.audit_charts import BlindChart, Share, share_chart
-from medvlm_r1.report.tables import percent
+from medvlm_r1.report.table import percent
 
 _SHOWN = {
     "accuracy_real": "its own image",

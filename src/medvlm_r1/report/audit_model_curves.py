@@ -3,63 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from medvlm_r1.audit.probe import ProbeResult
 from medvlm_r1.audit.probes.confidence import RISKS, STATED, VOTE
-from medvlm_r1.report.charts import FRAME, Frame, Tick, nice_ticks, number
+from medvlm_r1.report.charts import FRAME, Chart, Line, Mark, Point, Tick, nice_ticks, number, svg_path
 
-Point = tuple[float, float]
 _KINDS = {STATED: "probability of the letter", VOTE: "vote of samples"}
 _STYLES = {STATED: 2, VOTE: 1}
 _FEW = 16
 """A line with more points than this is drawn without marks on them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """A dot: where it stands, in user units, and its radius."""
-
-    x: float
-    y: float
-    r: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CurveLine:
-    """One line: `path` may be empty and `marks` may be none; `style` numbers colour and dash; `last` is told beside."""
-
-    name: str
-    style: int
-    path: str
-    marks: tuple[Mark, ...]
-    last: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """One chart.
-
-    Attributes:
-        guides: Dashed paths to compare with.
-        area: A path to be filled lightly; empty for none.
-        across: What the horizontal axis is.
-        said: The points in words, for those who cannot see them.
-    """
-
-    title: str
-    subtitle: str
-    lines: tuple[CurveLine, ...]
-    guides: tuple[str, ...]
-    area: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    across: str
-    said: str
-    frame: Frame = FRAME
-
-
-def early_curve(probe: ProbeResult) -> Curve | None:
+def early_curve(probe: ProbeResult) -> Chart | None:
     """same(k/K): the share of answers that stay when only a part of the reasoning is kept; None where it was not run.
 
     The area over the curve (AOC) is filled.
@@ -71,15 +26,21 @@ def early_curve(probe: ProbeResult) -> Curve | None:
         (100 * x, 100 * y) for x, y in zip(found["share_of_reasoning"], found["same"], strict=True) if y is not None
     ]
     place, x_ticks, y_ticks = _axes(100.0)
-    line = CurveLine(name="same answer", style=2, path=_path(points, place), marks=_dots(points, place), last="")
+    over = [(0.0, 100.0), *points, (100.0, 100.0)]
+    line = Line(
+        name="same answer",
+        style=2,
+        path=svg_path([*map(place, points)]),
+        marks=_dots(points, place),
+        area=svg_path([*map(place, over)]) + "Z",
+        last="",
+    )
     aoc = probe.measures.get("aoc")
     told = "" if aoc is None else f", AOC {aoc.value:.2f}"
-    return Curve(
+    return Chart(
         title="The reasoning cut short",
         subtitle=f"percent of {found['n']} answers that are the final one already{told} (the area filled)",
         lines=(line,),
-        guides=(),
-        area=_path([(0.0, 100.0), *points, (100.0, 100.0)], place) + "Z",
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         across="percent of the reasoning kept",
@@ -87,14 +48,14 @@ def early_curve(probe: ProbeResult) -> Curve | None:
     )
 
 
-def reliability_curve(probe: ProbeResult) -> Curve | None:
+def reliability_curve(probe: ProbeResult) -> Chart | None:
     """Share right by confidence, one mark for each bin of equal mass; None without confidences."""
     series = _series(probe, "reliability", lambda row: (100 * row[0], 100 * row[1]))
     if not series:
         return None
     place, x_ticks, y_ticks = _axes(100.0)
     lines = tuple(
-        CurveLine(
+        Line(
             name=_KINDS[kind],
             style=_STYLES[kind],
             path="",
@@ -103,12 +64,11 @@ def reliability_curve(probe: ProbeResult) -> Curve | None:
         )
         for kind, points in series.items()
     )
-    return Curve(
+    return Chart(
         title="Confidence and truth",
         subtitle="percent right, one mark for a tenth of the answers; on the dashed line confidence is right",
         lines=lines,
-        guides=(_path([(0.0, 0.0), (100.0, 100.0)], place),),
-        area="",
+        guides=(svg_path([place((0.0, 0.0)), place((100.0, 100.0))]),),
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         across="confidence in percent",
@@ -116,28 +76,27 @@ def reliability_curve(probe: ProbeResult) -> Curve | None:
     )
 
 
-def risk_curve(probe: ProbeResult) -> Curve | None:
+def risk_curve(probe: ProbeResult) -> Chart | None:
     """Percent wrong among the answers kept, by how many are kept, the surest first; None without confidences."""
     series = _series(probe, "risk_coverage", lambda row: (100 * row[1], 100 * row[2]))
     if not series:
         return None
     place, x_ticks, y_ticks = _axes(max(100 * RISKS[-1] * 1.5, *(y for points in series.values() for _, y in points)))
     lines = tuple(
-        CurveLine(
+        Line(
             name=_KINDS[kind],
             style=_STYLES[kind],
-            path=_path(points, place),
+            path=svg_path([*map(place, points)]),
             marks=_dots(points, place) if len(points) <= _FEW else (),
             last=_told(probe, f"{kind}_auroc", "AUROC"),
         )
         for kind, points in series.items()
     )
-    return Curve(
+    return Chart(
         title="What deferring leaves wrong",
         subtitle="percent wrong of the answers kept; dashed: " + " and ".join(f"{100 * risk:.0f}" for risk in RISKS),
         lines=lines,
-        guides=tuple(_path([(0.0, 100 * risk), (100.0, 100 * risk)], place) for risk in RISKS),
-        area="",
+        guides=tuple(svg_path([place((0.0, 100 * risk)), place((100.0, 100 * risk))]) for risk in RISKS),
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         across="percent of the answers kept, the surest first",
@@ -167,12 +126,8 @@ def _axes(highest: float) -> tuple[Callable[[Point], Point], tuple[Tick, ...], t
     return place, x_ticks, tuple(Tick(at=place((0.0, y))[1], label=number(y)) for y in y_marks)
 
 
-def _path(points: Sequence[Point], place: Callable[[Point], Point]) -> str:
-    return "M" + " L".join(f"{x:g},{y:g}" for x, y in map(place, points)) if points else ""
-
-
 def _dots(points: Sequence[Point], place: Callable[[Point], Point]) -> tuple[Mark, ...]:
-    return tuple(Mark(x=x, y=y, r=3.6) for x, y in map(place, points))
+    return tuple(Mark(x=x, y=y) for x, y in map(place, points))
 
 
 def _told(probe: ProbeResult, measure: str, name: str) -> str:

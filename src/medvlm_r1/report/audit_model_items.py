@@ -1,8 +1,7 @@
-"""The items of a model's audit: which ones are shown, and each in all the ways it was asked."""
+"""The items of a model's audit that a report shows, each in all the ways it was asked."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,20 @@ from medvlm_r1.audit.claims import holds, read_claims, scene_of
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.probes import cue, early, filler, image, mistakes
 from medvlm_r1.audit.probes.confidence import STATED, VOTE
-from medvlm_r1.audit.probes.options import shifted
+from medvlm_r1.audit.probes.letter_bias import shifted
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.variant import REAL, VariantAnswer
 from medvlm_r1.data.sample import LETTERS, Sample
+from medvlm_r1.report.album import Album, Picture, each_with_progress
+from medvlm_r1.report.audit_model_choice import choose, kinds_of
 from medvlm_r1.report.audit_model_view import AuditView, Pictures
-from medvlm_r1.report.items import picture_uri
 
-WRONG = "wrong as the question stands"
 _SIDE, _NOISE_SIDE = 224, 80
 """Longest side of a picture in pixels: several stand side by side. Noise cannot be compressed, and of noise there is
 nothing to be seen."""
+
+PICTURES_SHOWN = 5
+"""Most pictures of an item with one image: its own, grey, noise, another item's, and the hint drawn on its own."""
 
 _CARDS = {
     REAL: ("As asked", "with its own image"),
@@ -63,14 +65,14 @@ class Card:
     """An answer that was written out, with what was shown.
 
     Attributes:
-        images: Data URIs; empty where none was shown or none is there any more.
+        images: Empty where none was shown or none is there any more.
         unseen: Said in the place of an image; "" where there is one.
         reasoning: None where it cannot be told from the answer; `raw` is then the whole text.
         notes: What else must be known ("cut off at the token limit").
     """
 
     told: Told
-    images: tuple[str, ...]
+    images: tuple[Picture, ...]
     unseen: str
     reasoning: str | None
     raw: str | None
@@ -90,46 +92,16 @@ class AuditItem:
     votes: str
 
 
-def kinds_of(view: AuditView, pictures: Pictures) -> dict[str, list[str]]:
-    """Ids of items by what they show, as the probes name it, and those that are wrong."""
-    found: dict[str, list[str]] = {}
-    for probe in view.probes.values():
-        for kind, ids in probe.items.items():
-            known = found.setdefault(kind, [])
-            known += [name for name in ids if name in view.items and name not in known]
-    found[WRONG] = [
-        name
-        for name, item in view.items.items()
-        if (sample := pictures.sample(name)) and REAL in item.answers and item.answers[REAL].option is not None
-        if item.answers[REAL].option != sample.answer
-    ]
-    return {kind: ids for kind, ids in found.items() if ids}
-
-
-def choose(kinds: Mapping[str, Sequence[str]], count: int) -> list[str]:
-    """One item of every kind, the rarest kind first, then a second of every kind, until there are enough.
-
-    Within a kind the order is that of a hash of the ids.
-    """
-    ordered = [
-        sorted(ids, key=lambda name: hashlib.sha256(name.encode(errors="replace")).digest())
-        for ids in sorted(kinds.values(), key=len)
-    ]
-    chosen: dict[str, None] = {}
-    for turn in range(max((len(ids) for ids in ordered), default=0)):
-        for ids in ordered:
-            if turn < len(ids) and len(chosen) < count:
-                chosen.setdefault(ids[turn])
-    return list(chosen)
-
-
-def build_audit_items(view: AuditView, pictures: Pictures, wanted: int | Sequence[str]) -> list[AuditItem]:
+def build_audit_items(
+    view: AuditView, pictures: Pictures, wanted: int | Sequence[str], album: Album
+) -> list[AuditItem]:
     """The items to show.
 
     Args:
         view: The audit.
         pictures: Its images.
         wanted: How many, or their ids; ids the audit does not know are left out.
+        album: Makes the pictures.
     """
     kinds = kinds_of(view, pictures)
     if isinstance(wanted, int):
@@ -138,14 +110,18 @@ def build_audit_items(view: AuditView, pictures: Pictures, wanted: int | Sequenc
     else:
         ids = [name for name in wanted if name in view.items]
     ids = [name for name in ids if REAL in view.items[name].answers]
-    return [_item(view, pictures, name, tuple(kind for kind, of in kinds.items() if name in of)) for name in ids]
+    shows: dict[str, tuple[str, ...]] = {}
+    for kind, of in kinds.items():
+        for name in of:
+            shows[name] = (*shows.get(name, ()), kind)
+    return [_item(view, pictures, name, shows.get(name, ()), album) for name in each_with_progress(ids)]
 
 
-def _item(view: AuditView, pictures: Pictures, name: str, kinds: tuple[str, ...]) -> AuditItem:
+def _item(view: AuditView, pictures: Pictures, name: str, kinds: tuple[str, ...], album: Album) -> AuditItem:
     sample, asked, answers = pictures.sample(name), pictures.asked(name), view.items[name].answers
     shown = _shown(asked) if asked else None
     cards = tuple(
-        _card(variant, answers, sample, asked, None if shown is None else shown.get(variant))
+        _card(variant, answers, sample, asked, None if shown is None else shown.get(variant), album)
         for variant in _CARDS
         if variant in answers
     )
@@ -182,6 +158,7 @@ def _card(
     sample: Sample | None,
     asked: Asked | None,
     shown: tuple[Image, ...] | None,
+    album: Album,
 ) -> Card:
     answer = answers[name]
     title, how = _CARDS[name]
@@ -195,7 +172,7 @@ def _card(
     # The image is that of the first card, so it is not shown again.
     side = _NOISE_SIDE if name == image.NOISE else _SIDE
     same = name in (cue.TEXT, mistakes.MISTAKE)
-    pictures = () if same or not shown else tuple(picture_uri(picture, side) for picture in shown)
+    pictures = () if same or not shown else tuple(album.picture(picture, side) for picture in shown)
     without = "with its own image" if same else "no image" if shown == () or name == image.ABSENT else "not available"
     return Card(
         told=_told(title, _how(name, answer) or how, answer, sample, answers[REAL]),

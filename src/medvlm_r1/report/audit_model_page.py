@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medvlm_r1.report.audit_model_view import load_audit
 from medvlm_r1.report.html import render_report
-from medvlm_r1.report.tables import short
+from medvlm_r1.report.table import short
 from medvlm_r1.report.views import RunView
 
 PAGE = "audit.html"

@@ -1,40 +1,20 @@
-"""Training curves as geometry: from `metrics.jsonl` to the paths and ticks of small line charts.
+"""Line charts as geometry: from points to paths and ticks.
 
 Drawn as inline SVG by the template rather than as pictures, so that they follow the page's light and dark colours, stay
 sharp in print and can be read out. Pure functions, no files.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+Point = tuple[float, float]
+Points = list[Point]
+Band = Sequence[tuple[float, float, float]]
+"""(x, low, high) of an interval around a line."""
 
 _MAX_POINTS = 400
 _SMOOTH_FROM = 30
-
-# Key or pattern in metrics.jsonl, title, what is plotted. The order is the order on the page. A loss is drawn for each
-# run apart, because the losses of two methods have no common scale.
-_PANELS: tuple[tuple[str, str, str], ...] = (
-    (r"eval_(?P<name>.*accuracy.*)", "Held out: {name}", "on the evaluation data"),
-    (r"eval_contradiction", "Held out: contradiction", "percent of answers at odds with their reasoning"),
-    (r"eval_reward", "Held out: reward", "on the evaluation data"),
-    (r"eval_loss", "Held out: loss of {run}", "on the evaluation data"),
-    (r"reward", "Reward", "mean over the completions of a step"),
-    (r"rewards/(?P<name>.+)/mean", "Reward: {name}", "mean over the completions of a step"),
-    (r"blank_right", "Right without the image", "share of prompts answered right on a blank image"),
-    (r"completions/mean_length", "Length of a completion", "tokens"),
-    (r"completions/clipped_ratio", "Cut off at the token limit", "share of completions"),
-    (r"kl", "Distance from the reference", "KL divergence, nats per token"),
-    (r"entropy", "Entropy", "nats per token"),
-    (r"frac_reward_zero_std", "Groups that teach nothing", "share whose rewards are all equal"),
-    (r"loss", "Loss of {run}", "as optimized"),
-    (r"mean_token_accuracy", "Token accuracy", "share of target tokens"),
-    (r"grad_norm", "Gradient norm", "before clipping"),
-)
-
-# Drawn into the chart of the first, the gap between the two being what is to be seen.
-_BLANK = ("eval_accuracy", "eval_blank_accuracy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,36 +26,33 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One run in one chart.
+class Mark:
+    """A dot: where it stands, in user units, and its radius."""
 
-    Attributes:
-        run: name of the run.
-        style: number of its colour and dash, the same in every chart.
-        raw: SVG path through the logged values.
-        smooth: SVG path through their running mean, "" for a short series.
-        dot: position of the only value of a series with one point, None otherwise.
-        last: the last value as text.
-    """
-
-    run: str
-    style: int
-    raw: str
-    smooth: str
-    dot: tuple[float, float] | None
-    last: str
+    x: float
+    y: float
+    r: float = 3.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Panel:
-    """One small chart: all runs that logged one metric."""
+class Line:
+    """One line of a chart, all paths in SVG's language and "" where there is none.
 
-    key: str
-    title: str
-    subtitle: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    Attributes:
+        style: Number of its colour and dash.
+        path: The line.
+        last: Told beside the name.
+        thin: Drawn thinly behind it, the values of which it is the running mean.
+        area: To be filled lightly: an interval, or what lies between it and another line.
+    """
+
+    name: str
+    style: int
+    path: str
+    last: str
+    thin: str = ""
+    area: str = ""
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +60,7 @@ class Frame:
     """Size of a chart and the edges of its plotting area, in user units; the template scales it to the column."""
 
     width: float = 360.0
-    height: float = 190.0
+    height: float = 204.0
     left: float = 44.0
     right: float = 348.0
     top: float = 10.0
@@ -91,45 +68,88 @@ class Frame:
 
 
 FRAME = Frame()
-Points = list[tuple[float, float]]
 
 
-def build_panels(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Panel]:
-    """Lay out one chart per known metric that any run has logged.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One small chart.
+
+    Attributes:
+        across: What the horizontal axis is.
+        said: The points in words, for those who cannot see them.
+        guides: Dashed paths to compare with.
+    """
+
+    title: str
+    subtitle: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    across: str
+    said: str
+    guides: tuple[str, ...] = ()
+    frame: Frame = FRAME
+
+
+def lay_out(
+    title: str,
+    subtitle: str,
+    series: Mapping[str, Points],
+    styles: Mapping[str, int],
+    *,
+    across: str,
+    bands: Mapping[str, Band] | None = None,
+) -> Chart:
+    """Scale series into one chart; long ones are drawn thinly with their running mean before them.
 
     Args:
-        metrics: for every run of the report, the rows of its `metrics.jsonl`, none for one without a training; a row
-            needs `step`, all else may be absent or not finite.
-
-    Returns:
-        Charts in reading order; empty when nothing was logged. A run's style is its position.
+        title: Heading.
+        subtitle: What is plotted, in small print.
+        series: By name, (x, y) points in the order of x, at least one.
+        styles: By name.
+        across: What x is.
+        bands: Intervals, by the name of their series.
     """
-    names = [*metrics, *(_blank(run) for run in metrics)]
-    styles = {name: position for position, name in enumerate(names)}
-    keys = list(dict.fromkeys(key for rows in metrics.values() for row in rows for key in row))
-    real, blank = _BLANK
-    if real in keys:
-        keys = [key for key in keys if key != blank]
-    panels = []
-    for pattern, title, subtitle in _PANELS:
-        for key in keys:
-            match = re.fullmatch(pattern, key)
-            if match is None:
-                continue
-            series = {run: points for run, rows in metrics.items() if (points := _series(rows, key))}
-            if key == real:
-                series |= {_blank(run): points for run, rows in metrics.items() if (points := _series(rows, blank))}
-            name = match.groupdict().get("name", "").replace("_", " ").replace("/", ", ")
-            apart = [{run: points} for run, points in series.items()] if "{run}" in title else [series]
-            for part in apart:
-                if part:
-                    heading = title.format(name=name, run=next(iter(part)))
-                    panels.append(_panel(key, heading, subtitle, part, styles))
-    return panels
+    bands = bands or {}
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points]
+    ys += [end for band in bands.values() for _, *ends in band for end in ends]
+    # Axes start at zero unless values are negative: no small change is blown up, and runs keep one origin.
+    x_low, x_high = _widened(min(0.0, *xs), max(xs))
+    y_marks = nice_ticks(*_widened(min(0.0, min(ys)), max(ys)))
+    x_marks = [x for x in nice_ticks(x_low, x_high) if x_low <= x <= x_high]
 
+    def place(x: float, y: float) -> Point:
+        across = FRAME.left + (x - x_low) / (x_high - x_low) * (FRAME.right - FRAME.left)
+        down = FRAME.bottom - (y - y_marks[0]) / (y_marks[-1] - y_marks[0]) * (FRAME.bottom - FRAME.top)
+        return round(across, 1), round(down, 1)
 
-def _blank(run: str) -> str:
-    return f"{run}, blank image"
+    lines = []
+    for name, points in series.items():
+        placed = [place(x, y) for x, y in _thinned(points)]
+        means = [place(x, y) for x, y in _thinned(_smoothed(points))] if len(points) >= _SMOOTH_FROM else []
+        band = bands.get(name, ())
+        around = [place(x, low) for x, low, _ in band] + [place(x, high) for x, _, high in reversed(band)]
+        lines.append(
+            Line(
+                name=name,
+                style=styles[name],
+                path=svg_path(means or placed),
+                thin=svg_path(placed) if means else "",
+                area=svg_path(around) + "Z" if len(band) > 1 else "",
+                marks=tuple(Mark(x=x, y=y, r=3.0) for x, y in placed) if len(placed) == 1 else (),
+                last=number(points[-1][1]),
+            )
+        )
+    return Chart(
+        title=title,
+        subtitle=subtitle,
+        lines=tuple(lines),
+        x_ticks=tuple(Tick(at=place(x, y_marks[0])[0], label=number(x)) for x in x_marks),
+        y_ticks=tuple(Tick(at=place(x_low, y)[1], label=number(y)) for y in y_marks),
+        across=across,
+        said=" ".join(f"{line.name} ends at {line.last}." for line in lines),
+    )
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -157,54 +177,6 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return [(sums[stop] - sums[start]) / (stop - start) for start, stop in ends]
 
 
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Points:
-    points = {
-        float(row["step"]): float(row[key])
-        for row in rows
-        if isinstance(row.get(key), int | float)
-        and isinstance(row.get("step"), int | float)
-        and math.isfinite(row[key])
-    }
-    return sorted(points.items())
-
-
-def _panel(key: str, title: str, subtitle: str, series: Mapping[str, Points], styles: Mapping[str, int]) -> Panel:
-    xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in points]
-    # Axes start at zero unless values are negative: no small change is blown up, and runs keep one origin.
-    x_low, x_high = _widened(min(0.0, *xs), max(xs))
-    y_marks = nice_ticks(*_widened(min(0.0, min(ys)), max(ys)))
-    x_marks = [x for x in nice_ticks(x_low, x_high) if x_low <= x <= x_high]
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = FRAME.left + (x - x_low) / (x_high - x_low) * (FRAME.right - FRAME.left)
-        down = FRAME.bottom - (y - y_marks[0]) / (y_marks[-1] - y_marks[0]) * (FRAME.bottom - FRAME.top)
-        return round(across, 1), round(down, 1)
-
-    lines = []
-    for run, points in series.items():
-        placed = [place(x, y) for x, y in _thinned(points)]
-        means = _thinned(_smoothed(points)) if len(points) >= _SMOOTH_FROM else []
-        lines.append(
-            Line(
-                run=run,
-                style=styles[run],
-                raw=_path(placed),
-                smooth=_path([place(x, y) for x, y in means]),
-                dot=placed[0] if len(placed) == 1 else None,
-                last=number(points[-1][1]),
-            )
-        )
-    return Panel(
-        key=key,
-        title=title,
-        subtitle=subtitle,
-        lines=tuple(lines),
-        x_ticks=tuple(Tick(at=place(x, y_marks[0])[0], label=number(x)) for x in x_marks),
-        y_ticks=tuple(Tick(at=place(x_low, y)[1], label=number(y)) for y in y_marks),
-    )
-
-
 def number(value: float) -> str:
     """A value for an axis or a legend: three significant digits, no exponent where it can be avoided."""
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
@@ -212,6 +184,11 @@ def number(value: float) -> str:
     else:
         text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return text.replace("-", "−")
+
+
+def svg_path(points: Sequence[Point]) -> str:
+    """Straight from point to point; "" without points."""
+    return "M" + " L".join(f"{x:g},{y:g}" for x, y in points) if points else ""
 
 
 def _smoothed(points: Points) -> Points:
@@ -226,7 +203,3 @@ def _thinned(points: Points) -> Points:
 
 def _widened(low: float, high: float) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + (abs(low) or 1.0))
-
-
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + " L".join(f"{x:g},{y:g}" for x, y in points) if points else ""

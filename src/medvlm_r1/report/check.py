@@ -7,21 +7,22 @@ from pathlib import Path
 from medvlm_r1.data.check import Check, NearPair, Place, Question
 from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
-from medvlm_r1.report.items import thumbnail
+from medvlm_r1.report.album import Album, Picture
 from medvlm_r1.report.page import write_page
-from medvlm_r1.report.tables import Cell, Row, Table
+from medvlm_r1.report.table import Cell, Row, Table
 
 _SIDE = 200
 _PAIRS = 60
 _PAIRS_WITHIN = 12
 _PLACES = 4
+_MOST_PICTURES = 3 * _PAIRS + 2 * _PAIRS_WITHIN
 
 
 @dataclass(frozen=True, slots=True)
 class Print:
-    """One picture of the contact sheet; `image` is a data URI, None where the file cannot be read any more."""
+    """One picture of the contact sheet; `image` is None where the file cannot be read any more."""
 
-    image: str | None
+    image: Picture | None
     places: tuple[Place, ...]
     more: int = 0
 
@@ -35,7 +36,7 @@ class Sheet:
 
 
 def render_check(check: Check, out: Path | str) -> Path:
-    """Write the report. It needs no network, no script and no other file, and prints as it reads.
+    """Write the report. It needs no network and no other file, and prints as it reads.
 
     Args:
         check: The findings. Their pictures are read again, for the contact sheet.
@@ -50,8 +51,9 @@ def render_check(check: Check, out: Path | str) -> Path:
     folders = {part.name: Path(part.folder) for part in check.parts}
     sharing = check.sharing
     within = (*sharing.near_subjects.items, *sharing.near_within.items)[:_PAIRS_WITHIN]
+    album = Album(_MOST_PICTURES)
     copies = [
-        Sheet("the same, pixel by pixel", (_print(folders, group.places.items, group.places.count),))
+        Sheet("the same, pixel by pixel", (_print(folders, group.places.items, group.places.count, album),))
         for group in sharing.copies_between.items[:_PAIRS]
     ]
     return write_page(
@@ -61,8 +63,9 @@ def render_check(check: Check, out: Path | str) -> Path:
         check=check,
         parts=_parts_table(check),
         copies=copies,
-        near_between=_sheets(folders, sharing.near_between.items[:_PAIRS]),
-        near_within=_sheets(folders, within),
+        near_between=_sheets(folders, sharing.near_between.items[:_PAIRS], album),
+        near_within=_sheets(folders, within, album),
+        album=album,
         near_within_count=sharing.near_subjects.count + sharing.near_within.count,
         contradictory=_questions(check.contradictory.items),
         repeated=_questions((*check.repeated_between.items, *check.repeated_within.items)),
@@ -86,7 +89,7 @@ def render_check(check: Check, out: Path | str) -> Path:
 
 
 def _parts_table(check: Check) -> Table:
-    columns = ("Part", "Samples", "Images", "Modalities", "Types of question", "Options", "Open questions", "No image")
+    columns = ("Samples", "Images", "Modalities", "Types of question", "Options", "Open questions", "No image")
     rows = tuple(
         Row(
             name=part.name,
@@ -103,7 +106,7 @@ def _parts_table(check: Check) -> Table:
         )
         for part in check.parts
     )
-    return Table(columns=tuple((name, "") for name in columns), rows=rows)
+    return Table(corner="Part", columns=tuple((name, "") for name in columns), rows=rows)
 
 
 def _counts(counts: Mapping[str, int]) -> Cell:
@@ -112,8 +115,10 @@ def _counts(counts: Mapping[str, int]) -> Cell:
 
 def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
     """A table whose first column is the row's name."""
+    corner, *columns = headings
     return Table(
-        columns=tuple((name, "") for name in headings),
+        corner=corner,
+        columns=tuple((name, "") for name in columns),
         rows=tuple(Row(name=first, cells=tuple(Cell(value=text) for text in rest)) for first, *rest in rows),
     )
 
@@ -134,18 +139,19 @@ def _where(places: tuple[Place, ...], count: int) -> str:
     return shown + (f"; and {count - _PLACES} more" if count > _PLACES else "")
 
 
-def _sheets(folders: Mapping[str, Path], pairs: Iterable[NearPair]) -> list[Sheet]:
+def _sheets(folders: Mapping[str, Path], pairs: Iterable[NearPair], album: Album) -> list[Sheet]:
     return [
         Sheet(
-            f"differ in {pair.distance} of 64 bits", tuple(_print(folders, (place,), 1) for place in (pair.a, pair.b))
+            f"differ in {pair.distance} of 64 bits",
+            tuple(_print(folders, (place,), 1, album) for place in (pair.a, pair.b)),
         )
         for pair in pairs
     ]
 
 
-def _print(folders: Mapping[str, Path], places: tuple[Place, ...], count: int) -> Print:
+def _print(folders: Mapping[str, Path], places: tuple[Place, ...], count: int, album: Album) -> Print:
     try:
-        image = thumbnail(inside(folders[places[0].part], places[0].image), _SIDE)
+        image: Picture | None = album.file(inside(folders[places[0].part], places[0].image), _SIDE)
     except UserError:
         image = None
     return Print(image, places[:_PLACES], count - len(places[:_PLACES]))

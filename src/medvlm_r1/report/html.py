@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medvlm_r1.report import charts, tables
+from medvlm_r1.report import tables
+from medvlm_r1.report.album import Album
 from medvlm_r1.report.audit_model import audit_part
+from medvlm_r1.report.audit_model_items import PICTURES_SHOWN
 from medvlm_r1.report.items import build_items, choose_items
 from medvlm_r1.report.page import write_page
+from medvlm_r1.report.training_charts import build_panels
 from medvlm_r1.report.views import RunView
 
 
@@ -21,7 +24,7 @@ def render_report(
     paper: Sequence[tables.PaperRow] = (),
     items: int | Sequence[str] = 6,
 ) -> Path:
-    """Write the report. It needs no network, no script and no other file, and prints as it reads.
+    """Write the report. It needs no network and no other file, and prints as it reads.
 
     Audits of models come first: verdicts, then figures, then items.
 
@@ -48,6 +51,7 @@ def render_report(
         answered = {answer.sample.id for view in runs.values() for answer in view.answers}
         shown = {name for audit in audited.values() for name in audit.items} - answered
         ids = [name for name in ids if name not in shown]
+    album = Album(_pictures(runs, ids, items))
     evaluated = any(view.results is not None for view in runs.values())
     return write_page(
         out,
@@ -56,7 +60,7 @@ def render_report(
         summary=[part.strip() for part in summary.split("\n\n") if part.strip()],
         notes=notes,
         audits=[
-            audit_part(audit, f"audit-{place}", name=run if len(runs) > 1 else "", items=items)
+            audit_part(audit, f"audit-{place}", album=album, name=run if len(runs) > 1 else "", items=items)
             for place, (run, audit) in enumerate(audited.items())
         ],
         strict=tables.accuracy_table(runs, "accuracy", domains or {}) if evaluated else None,
@@ -65,8 +69,16 @@ def render_report(
         paper=tables.paper_table(paper),
         types=tables.type_table(runs),
         facts=tables.facts_table(runs) if evaluated else None,
-        panels=charts.build_panels({run: view.metrics for run, view in runs.items()}),
-        frame=charts.FRAME,
-        items=build_items(runs, ids),
+        panels=build_panels({run: view.metrics for run, view in runs.items()}),
+        items=build_items(runs, ids, album),
+        album=album,
         picked=isinstance(items, int),
     )
+
+
+def _pictures(runs: Mapping[str, RunView], ids: Sequence[str], items: int | Sequence[str]) -> int:
+    """How many pictures there will be at most, unless an item has several images in an audit."""
+    images = {answer.sample.id: len(answer.sample.images) for view in runs.values() for answer in view.answers}
+    wanted = items if isinstance(items, int) else len(items)
+    audited = sum(min(wanted, len(view.audit.items)) for view in runs.values() if view.audit is not None)
+    return sum(images.get(name, 0) for name in ids) + PICTURES_SHOWN * audited

@@ -1,25 +1,17 @@
 """The items a report shows in full: which ones, and everything that is printed about each."""
 
-import base64
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, order_modalities
 from medvlm_r1.evaluation.store import StoredAnswer
+from medvlm_r1.report.album import Album, Picture, each_with_progress
 from medvlm_r1.report.views import RunView
-
-_LONGEST_SIDE = 448
-# Below this size a lossless picture is small enough, and no compression speck can be taken for a finding.
-_LOSSLESS_SIDE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +39,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One question as the report shows it; `images` are data URIs, None where a file cannot be read any more."""
+    """One question as the report shows it; an image is None where its file cannot be read any more."""
 
     sample: Sample
-    images: tuple[str | None, ...]
+    images: tuple[Picture | None, ...]
     options: tuple[tuple[str, str, bool], ...]
     replies: tuple[Reply, ...]
 
@@ -85,48 +77,19 @@ def spread_ids(samples: Sequence[Sample], count: int) -> list[str]:
     return [name for ids in by_modality.values() for name in ids if name in picked]
 
 
-def build_items(runs: Mapping[str, RunView], ids: Sequence[str]) -> list[Item]:
-    """Gather question, image and each model's answer for the given ids.
+def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -> list[Item]:
+    """Gather question, image and each model's answer for the given ids; the pictures are made by the album.
 
     Raises:
         UserError: no run has answered an id.
     """
     answered = {run: {answer.sample.id: answer for answer in view.answers} for run, view in runs.items()}
-    return [_item(runs, answered, name) for name in ids]
+    return [_item(runs, answered, name, album) for name in each_with_progress(ids)]
 
 
-def thumbnail(path: Path, longest_side: int = _LONGEST_SIDE) -> str:
-    """A picture as data URI.
-
-    Args:
-        path: The image file.
-        longest_side: Larger pictures are made smaller, to so many pixels on their longer side.
-
-    Raises:
-        UserError: the file is not a readable image.
-    """
-    return picture_uri(load_image(path), longest_side)
-
-
-def picture_uri(picture: Image.Image, longest_side: int = _LONGEST_SIDE) -> str:
-    """A picture in memory as data URI; it stays as it is.
-
-    Args:
-        picture: Mode RGB.
-        longest_side: As of `thumbnail`.
-    """
-    image = picture.copy()
-    image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
-    grey = image.convert("L")
-    if grey.convert("RGB").tobytes() == image.tobytes():
-        image = grey
-    buffer = io.BytesIO()
-    kind = "png" if max(image.size) <= _LOSSLESS_SIDE else "jpeg"
-    image.save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 90}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _item(runs: Mapping[str, RunView], answered: Mapping[str, Mapping[str, StoredAnswer]], name: str) -> Item:
+def _item(
+    runs: Mapping[str, RunView], answered: Mapping[str, Mapping[str, StoredAnswer]], name: str, album: Album
+) -> Item:
     owner = next((run for run, answers in answered.items() if name in answers), None)
     if owner is None:
         raise UserError(
@@ -141,14 +104,14 @@ def _item(runs: Mapping[str, RunView], answered: Mapping[str, Mapping[str, Store
             sample.options,
         ):
             replies.append(_reply(run, style, answers[name].graded()))
-    return make_item(sample, runs[owner].data, replies)
+    return make_item(sample, runs[owner].data, replies, album)
 
 
-def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply]) -> Item:
+def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply], album: Album) -> Item:
     """A question with its pictures and answers; `data` is the folder with the images, None when it is gone."""
     return Item(
         sample=sample,
-        images=tuple(_picture(data, image) for image in sample.images),
+        images=tuple(_picture(data, image, album) for image in sample.images),
         options=tuple(
             (letter, text, letter == sample.letter) for letter, text in zip(LETTERS, sample.options, strict=False)
         ),
@@ -156,11 +119,11 @@ def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply]) -> It
     )
 
 
-def _picture(data: Path | None, image: str) -> str | None:
+def _picture(data: Path | None, image: str, album: Album) -> Picture | None:
     if data is None:
         return None
     try:
-        return thumbnail(inside(data, image))
+        return album.file(inside(data, image))
     except UserError:
         return None
 

@@ -1,5 +1,7 @@
 """A template and its values as one self-contained HTML file."""
 
+import base64
+import hashlib
 import os
 from contextlib import suppress
 from functools import cache
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
 
@@ -16,9 +19,17 @@ def render_page(template: str, **values: Any) -> str:
 
     Args:
         template: Its name in `report/templates`.
-        values: What the template uses, beside `research_use`.
+        values: What the template uses, beside `research_use` and the script that sorts tables.
     """
-    return _environment().get_template(template).render(research_use=RESEARCH_USE, **values)
+    return _environment().get_template(template).render(research_use=RESEARCH_USE, **_script(), **values)
+
+
+@cache
+def _script() -> dict[str, Markup]:
+    """The only script of a page, and the hash by which the page's policy knows it from any other."""
+    text = template_text("sort.js")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"script": Markup(text), "script_hash": Markup(f"sha256-{digest}")}
 
 
 @cache

@@ -1,54 +1,16 @@
-"""The tables of a report as data: figures formatted once, laid out by the template."""
+"""The tables of evaluations: accuracies, differences, question types, facts, and what others have published."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.compare import compare_answers
 from medvlm_r1.evaluation.score import order_modalities
+from medvlm_r1.report.table import NOTHING, Bar, Cell, Row, Table, interval, percent, short, signed
 from medvlm_r1.report.views import RunView
 
 MEAN = "Mean"
-_NOTHING = "–"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    """A share drawn on 0 to 100: its interval, its value, and where guessing would end."""
-
-    low: float
-    value: float
-    high: float
-    chance: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One figure; `small` holds the lines in small print under it."""
-
-    value: str = _NOTHING
-    small: tuple[str, ...] = ()
-    bar: Bar | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One row; `style` numbers the colour of its run, None for a row that is not a run."""
-
-    name: str
-    cells: tuple[Cell, ...]
-    small: str = ""
-    style: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table; `columns` are (heading, small print) pairs, one per cell of every row."""
-
-    columns: tuple[tuple[str, str], ...]
-    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +27,6 @@ class PaperRow:
 
     name: str
     cells: Mapping[str, PaperCell]
-
-
-def percent(value: float) -> str:
-    """Percent with one decimal, without the sign."""
-    return f"{value:.1f}"
-
-
-def interval(ends: Sequence[float]) -> str:
-    """An interval in percent."""
-    return f"{percent(ends[0])}–{percent(ends[1])}"
-
-
-def short(path: str) -> str:
-    """A model or data folder without the machine's own directories; a hub id or relative path as it is."""
-    return "/".join(Path(path).parts[-2:]) if Path(path).is_absolute() else path
 
 
 def accuracy_table(runs: Mapping[str, RunView], key: str, domains: Mapping[str, str]) -> Table:
@@ -110,8 +57,8 @@ def accuracy_table(runs: Mapping[str, RunView], key: str, domains: Mapping[str, 
     if key == "accuracy":
         columns.append(("Well formed", "of all answers"))
         guess.append(Cell())
-    rows.append(Row(name="Guessing at random", cells=tuple(guess), small="expected"))
-    return Table(columns=tuple(columns), rows=tuple(rows))
+    rows.append(Row(name="Guessing at random", cells=tuple(guess), small="expected", stays=True))
+    return Table(corner="Model", columns=tuple(columns), rows=tuple(rows))
 
 
 def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table] | None:
@@ -138,7 +85,8 @@ def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table] | None:
     for style, run, result in compared:
         cells = [_difference_cell(result["modalities"].get(name)) for name in modalities]
         rows.append(Row(name=run, cells=(*cells, _difference_cell(result["all"])), style=style))
-    return first, Table(columns=(*((name, "") for name in modalities), ("All items", "pooled")), rows=tuple(rows))
+    columns = (*((name, "") for name in modalities), ("All items", "pooled"))
+    return first, Table(corner="Model", columns=columns, rows=tuple(rows))
 
 
 def type_table(runs: Mapping[str, RunView]) -> Table | None:
@@ -155,7 +103,8 @@ def type_table(runs: Mapping[str, RunView]) -> Table | None:
                 for part in parts
             )
             rows.append(Row(name=kind, cells=cells, small=f"{modality}, n = {', '.join(map(str, counts))}"))
-    return Table(columns=tuple((run, "") for run, _, _ in columns), rows=tuple(rows)) if rows else None
+    headings = tuple((run, "") for run, _, _ in columns)
+    return Table(corner="Type", columns=headings, rows=tuple(rows)) if rows else None
 
 
 def facts_table(runs: Mapping[str, RunView]) -> Table:
@@ -165,7 +114,7 @@ def facts_table(runs: Mapping[str, RunView]) -> Table:
         return f"{percent(part['percent'])} % ({part['count']})"
 
     def words(value: float | None) -> str:
-        return _NOTHING if value is None else f"{value:.0f}"
+        return NOTHING if value is None else f"{value:.0f}"
 
     every = [results for _, _, results in _evaluated(runs)]
     facts = {
@@ -182,7 +131,7 @@ def facts_table(runs: Mapping[str, RunView]) -> Table:
         "Time to answer all": [_duration(r["seconds"]) for r in every],
     }
     rows = tuple(Row(name=name, cells=tuple(Cell(value=value) for value in values)) for name, values in facts.items())
-    return Table(columns=tuple((run, "") for _, run, _ in _evaluated(runs)), rows=rows)
+    return Table(corner="", columns=tuple((run, "") for _, run, _ in _evaluated(runs)), rows=rows, sorts=False)
 
 
 def paper_table(rows: Sequence[PaperRow]) -> Table | None:
@@ -194,7 +143,8 @@ def paper_table(rows: Sequence[PaperRow]) -> Table | None:
         cells = [row.cells.get(name) for name in columns]
         shown = tuple(Cell(value=f"{cell.percent:.2f}") if cell and cell.confirmed else Cell() for cell in cells)
         laid_out.append(Row(name=row.name, cells=shown))
-    return Table(columns=tuple((name, "") for name in columns), rows=tuple(laid_out)) if columns else None
+    headings = tuple((name, "") for name in columns)
+    return Table(corner="Model", columns=headings, rows=tuple(laid_out)) if columns else None
 
 
 def _evaluated(runs: Mapping[str, RunView]) -> list[tuple[int, str, Mapping[str, Any]]]:
@@ -231,12 +181,6 @@ def _difference_cell(part: Mapping[str, Any] | None) -> Cell:
     return Cell(
         value=signed(part["difference"]), small=(ends, f"gained {part['c']}, lost {part['b']} of {part['n']}", p)
     )
-
-
-def signed(value: float) -> str:
-    """Percentage points with one decimal and their sign."""
-    text = percent(abs(value))
-    return text if text == "0.0" else f"{'+' if value > 0 else '−'}{text}"
 
 
 def _duration(seconds: float) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 
 from medvlm_r1.audit.model import FIGURES as AUDIT
 from medvlm_r1.audit.store import ANSWERS as AUDIT_ANSWERS
+from medvlm_r1.data.paths import telling_names
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.evaluation.store import ANSWERS, RESULTS, StoredAnswer, read_answers, read_log, read_results
+from medvlm_r1.evaluation.log import read_log
+from medvlm_r1.evaluation.store import ANSWERS, RESULTS, StoredAnswer, read_answers, read_results
 from medvlm_r1.report.audit_model_view import AuditView, find_data, is_audit, load_audit
 
 METRICS = "metrics.jsonl"
@@ -82,15 +84,6 @@ def load_runs(folders: Iterable[Path | str]) -> dict[str, RunView]:
         UserError: as `load_run`.
     """
     paths = [Path(folder) for folder in folders]
-    resolved = [path.resolve() for path in paths]
     if not paths:
         raise UsageError("no run folder given; wanted at least one")
-    for i, path in enumerate(resolved):
-        if path in resolved[:i]:
-            raise UsageError(f"{paths[i]}: given twice; wanted different run folders")
-    depth = 1
-    names = ["/".join(path.parts[-depth:]) for path in resolved]
-    while len(set(names)) < len(names):
-        depth += 1
-        names = ["/".join(path.parts[-depth:]) for path in resolved]
-    return {name: load_run(path) for name, path in zip(names, paths, strict=True)}
+    return {name: load_run(path) for name, path in zip(telling_names(paths), paths, strict=True)}

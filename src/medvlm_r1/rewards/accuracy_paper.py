@@ -19,12 +19,6 @@ def accuracy_paper(
     J, inside words too. Exactly one such character, and the right one, gives 1.0 when nothing else but white space is
     left and 0.5 when other text is left; all else gives 0.0. So `B.` gives 0.5, but `B) Lung` gives 0.0: it holds a G.
 
-    Args:
-        prompts: Not looked at.
-        completions: One per prompt.
-        letter: The right letter of each.
-        **columns: Not looked at.
-
     Returns:
         One reward in {0.0, 0.5, 1.0} per completion.
 

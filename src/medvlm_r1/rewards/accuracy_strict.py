@@ -16,12 +16,6 @@ def accuracy_strict(
     tags do not count (the evaluation does not read them), and a second answer tag, opened or closed, gives nothing, so
     that several answers cannot be offered.
 
-    Args:
-        prompts: Not looked at.
-        completions: One per prompt.
-        letter: The right letter of each.
-        **columns: Not looked at.
-
     Returns:
         One reward in {0.0, 1.0} per completion.
 

@@ -18,12 +18,6 @@ def consistent(
     about being right, so it belongs beside an accuracy reward; alone it would pay for any option said twice. It costs
     no forward pass.
 
-    Args:
-        prompts: Not looked at.
-        completions: One per prompt.
-        options: Option texts of each question.
-        **columns: Not looked at.
-
     Returns:
         One reward in {0.0, 1.0} per completion.
 

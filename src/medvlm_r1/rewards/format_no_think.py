@@ -4,23 +4,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from medvlm_r1.rewards.completion import Completion, completion_text
+from medvlm_r1.rewards.completion import Completion, in_form
 
-_FORM = re.compile(r"<answer>[^<>]*</answer>")
+_FORM = re.compile(r"<answer>[^<>\w]*\w[^<>]*</answer>")
 
 
 def format_no_think(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float]:
-    """Whether the whole completion is one `<answer>...</answer>` with no tag inside.
+    """Whether the whole completion is one `<answer>...</answer>` with a letter or digit and no tag inside.
 
     Not Med-R1's, whose format reward without thinking was not found. Stricter than the paper's `format_paper`: no tag
-    may nest in another.
-
-    Args:
-        prompts: Not looked at.
-        completions: One per prompt.
-        **columns: Not looked at.
+    may be empty or nest in another.
 
     Returns:
         One reward in {0.0, 1.0} per completion.
     """
-    return [float(_FORM.fullmatch(completion_text(completion)) is not None) for completion in completions]
+    return in_form(completions, _FORM)

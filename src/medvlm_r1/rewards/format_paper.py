@@ -8,15 +8,10 @@ from medvlm_r1.rewards.completion import Completion, completion_text
 
 
 def format_paper(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float]:
-    """Whether the whole completion is `<think>...</think>`, white space, `<answer>...</answer>`.
+    r"""Whether the whole completion is `<think>...</think>`, white space, `<answer>...</answer>`.
 
-    A full match of `<think>.*?</think>\\s*<answer>.*?</answer>`, dots matching newlines: a leading space or a trailing
+    A full match of `<think>.*?</think>\s*<answer>.*?</answer>`, dots matching newlines: a leading space or a trailing
     newline gives 0.0, while empty tags, or further tags inside the outer ones, give 1.0.
-
-    Args:
-        prompts: Not looked at.
-        completions: One per prompt.
-        **columns: Not looked at.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

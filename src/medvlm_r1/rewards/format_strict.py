@@ -19,11 +19,6 @@ def format_strict(prompts: Sequence[Any], completions: Sequence[Completion], **c
     Departs from the paper's reward in three ways: an empty tag, or one that holds no letter or digit, gives 0; so does
     any further tag, nested or after the answer; white space around the whole is no fault.
 
-    Args:
-        prompts: Not looked at.
-        completions: One per prompt.
-        **columns: Not looked at.
-
     Returns:
         One reward in {0.0, 1.0} per completion.
     """

@@ -1,10 +1,11 @@
-"""An accuracy reward that pays for an answer only where the image was needed for it."""
+"""An accuracy reward that pays for an answer only so far as it depends on the image."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from medvlm_r1.rewards.accuracy_strict import accuracy_strict
-from medvlm_r1.rewards.completion import Completion
+from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.dialogue.response import answer_tags, strict_letter
+from medvlm_r1.rewards.completion import Completion, completion_text
 
 
 def grounded(
@@ -12,35 +13,49 @@ def grounded(
     completions: Sequence[Completion],
     *,
     letter: Sequence[str],
-    blank_letter: Sequence[str | None],
+    options: Sequence[Sequence[str]],
+    own_image: Sequence[bool],
     **columns: Any,
 ) -> list[float]:
-    """Whether the completion is right where the same policy, shown a blank image, is not.
+    """Whether the completion gives the right answer to its own image, or does not give it to another item's.
 
-    With a the answer to the real image, b the answer to the blank one and y the right letter:
+    Half of the completions of a group see their question beside the image of another item (`training.contrast`). With a
+    the letter answered, by the strict rule of `accuracy_strict`, and y the right one:
 
-        r = 1 if a = y and b != y, else 0
+        own image:      r = 1 if a = y, else 0
+        another's:      r = 1 if a is a letter of an option and a != y, else 0
 
-    An answer that the question's text gives away, or that the policy would have guessed, earns nothing. Within a group
-    all completions share b, so a question answered right without its image teaches nothing at that step: the gradient
-    comes from the questions that text alone does not solve for this policy, and which those are changes with it. Where
-    there is no blank answer (nothing parsed, or a question without an image, for which none is asked) it is
-    `accuracy_strict`.
+    One baseline serves the whole group, so an answer that comes whatever is shown earns 1 on one half and 0 on the
+    other, right or wrong: in sum over a row of each half, every answer given blindly is paid 1. What a policy takes
+    from the text alone therefore moves it nowhere on average; what makes it say y to this image and not to another one
+    does. It is paid for that from the first step, also where a shortcut already answers every question, which a gate on
+    the answer to a blank image (`grounded_gate`) does not do. Not from the paper.
 
-    Cost: one more completion for each prompt and generation, not for each completion (`training.blank`).
+    A question whose answer is the same for every image has nothing to teach here. A question without an image is all
+    own: `accuracy_strict`.
+
+    Cost: no more completions; two prompts in place of one for each group.
 
     Args:
         prompts: Not looked at.
         completions: One per prompt.
         letter: The right letter of each.
-        blank_letter: The policy's letter for the same question with a blank image; None without one.
+        options: The options of each.
+        own_image: Whether each saw the image that belongs to its question.
         **columns: Not looked at.
 
     Returns:
         One reward in {0.0, 1.0} per completion.
 
     Raises:
-        ValueError: `completions`, `letter` and `blank_letter` differ in length.
+        ValueError: `completions` and a column differ in length.
     """
-    right = accuracy_strict(prompts, completions, letter=letter)
-    return [reward * (blank != truth) for reward, truth, blank in zip(right, letter, blank_letter, strict=True)]
+    rows = zip(completions, letter, options, own_image, strict=True)
+    return [_score(completion_text(text), right, LETTERS[: len(given)], own) for text, right, given, own in rows]
+
+
+def _score(text: str, right: str, letters: Sequence[str], own: bool) -> float:
+    answered = strict_letter(text) if answer_tags(text) == (1, 1) else None
+    if answered is None or answered not in letters:
+        return 0.0
+    return float((answered == right) == own)

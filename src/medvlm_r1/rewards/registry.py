@@ -1,6 +1,7 @@
 """Rewards by name, the project's own and the user's."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,12 @@ from medvlm_r1.rewards.consistent import consistent
 from medvlm_r1.rewards.format_paper import format_paper
 from medvlm_r1.rewards.format_strict import format_strict
 from medvlm_r1.rewards.grounded import grounded
+from medvlm_r1.rewards.grounded_gate import grounded_gate
 
 Reward = Callable[..., list[float]]
+"""`f(prompts, completions, **columns)`, as TRL calls it: to each prompt its completion, and to each column of the data
+set, by name, its values. No reward of the project looks at the prompts; the columns it does look at are the keyword
+arguments that it names. It returns one number per completion."""
 
 REGISTRY: dict[str, Reward] = {
     "accuracy_paper": accuracy_paper,
@@ -25,6 +30,7 @@ REGISTRY: dict[str, Reward] = {
     "format_strict": format_strict,
     "consistent": consistent,
     "grounded": grounded,
+    "grounded_gate": grounded_gate,
 }
 
 
@@ -61,6 +67,11 @@ def resolve_reward(name: str) -> Reward:
         raise UsageError(f"reward {name!r}: {attribute!r} is a {type(function).__name__}, a function is wanted")
     reward: Reward = function
     return reward
+
+
+def asks(reward: Reward, column: str) -> bool:
+    """Whether a reward names a column in its signature."""
+    return column in inspect.signature(reward).parameters
 
 
 def _import(name: str, module_name: str) -> ModuleType:

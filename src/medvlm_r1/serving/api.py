@@ -24,7 +24,7 @@ from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.policy.generate import GenerationInput, GenerationSettings
 from medvlm_r1.serving.api_errors import ApiError, from_exception, on_api_error, on_http_error, on_invalid
 from medvlm_r1.serving.backend import LocalBackend
-from medvlm_r1.serving.chat_prompt import Limits, read_conversation
+from medvlm_r1.serving.chat_prompt import Limits, read_request
 from medvlm_r1.serving.chat_reply import Reply
 from medvlm_r1.serving.chat_schema import ChatRequest, ErrorBody
 from medvlm_r1.serving.engine import Busy, Engine
@@ -112,7 +112,7 @@ def build_app(
         from medvlm_r1.serving.page import mount_page
 
         mount_page(app, medvlm)
-    _only_documented(app)
+    _document(app, None if engine is None else served_name(medvlm))
 
     def answered(path: str, status: int, seconds: float) -> None:
         metrics.answered(_kind(path), status, seconds)
@@ -170,15 +170,16 @@ def _add_chat(app: FastAPI, engine: Engine, medvlm: MedVLM, limits: Limits) -> N
         n = asked.n or 1
         if n > engine.max_batch:
             raise ApiError(400, f"n: at most {engine.max_batch} completions of a request.", param="n")
-        item = await to_thread.run_sync(read_conversation, asked.messages, limits, limiter=decoding)
+        prepared = await to_thread.run_sync(read_request, asked, limits, limiter=decoding)
         events: asyncio.Queue[Event] = asyncio.Queue()
-        job = _job(asked, item, medvlm.max_new_tokens, _teller(events))
+        job = _job(asked, prepared.item, medvlm.max_new_tokens, _teller(events))
         reply = Reply(
             model=name,
             job=job,
             events=events,
             tokenizer=engine.policy.processor.tokenizer,
             include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+            read=(lambda done: medvlm.read([prepared] * len(done), done)) if asked.read else None,
         )
         try:
             engine.submit(job, bounded=True)
@@ -256,11 +257,14 @@ def _teller(events: asyncio.Queue[Event]) -> Callable[[Event], None]:
     return tell
 
 
-def _only_documented(app: FastAPI) -> None:
-    """Errors in the schema are ours: the framework's 422 is never sent."""
+def _document(app: FastAPI, model: str | None) -> None:
+    """Make the schema say what is so: the one model there is, and no 422, which is the framework's and never sent."""
     made = app.openapi()
     for path in made["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)
+    schemas = made.get("components", {}).get("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
-        made["components"]["schemas"].pop(name, None) if "components" in made else None
+        schemas.pop(name, None)
+    if model is not None:
+        schemas["ChatRequest"]["properties"]["model"]["enum"] = [model]

@@ -94,6 +94,9 @@ async def on_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     # Of a value that may be one thing or another, the fault that lies deepest is about the one that was meant.
     first = max(error.errors(), key=lambda fault: len(fault["loc"]))
+    if tuple(first["loc"]) == ("body",):
+        said = "The body is not a JSON object; send one, with Content-Type: application/json."
+        return ApiError(400, said, code=first["type"]).response()
     param = _name(first["loc"])
     where = f"{param}: " if param else ""
     return ApiError(400, f"{where}{first['msg']}.", param=param, code=first["type"]).response()

@@ -6,12 +6,16 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyio import to_thread
+
 from medvlm_r1.errors import RESEARCH_USE
-from medvlm_r1.serving.api_errors import from_exception
+from medvlm_r1.policy.generate import Generation
+from medvlm_r1.serving.answer import Answer
+from medvlm_r1.serving.api_errors import ApiError, from_exception
 from medvlm_r1.serving.job import Done, Event, Failed, Job, Piece, Started, Token
 
 _HALF = "\N{REPLACEMENT CHARACTER}"
@@ -26,6 +30,8 @@ class Reply:
     events: asyncio.Queue[Event]
     tokenizer: Any
     include_usage: bool = False
+    read: Callable[[Sequence[Generation]], list[Answer]] | None = None
+    """From completions to the answers in them, where those are wanted; it asks the model."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
@@ -57,14 +63,16 @@ class Reply:
             if isinstance(event, Done):
                 done[event.index] = event
                 self.completion_tokens += event.generation.n_tokens
+        read = await self._read([done[index].generation for index in range(self.job.n)])
         choices = [
             {
                 "index": index,
                 "message": {"role": "assistant", "content": done[index].generation.text, "refusal": None},
                 "finish_reason": done[index].reason,
                 "logprobs": self._logprobs(done[index].tokens),
+                **answer,
             }
-            for index in range(self.job.n)
+            for index, answer in enumerate(read)
         ]
         return {**self._head("chat.completion"), "choices": choices, "usage": self._usage()}
 
@@ -87,10 +95,25 @@ class Reply:
                 self.completion_tokens += event.generation.n_tokens
                 # Tokens behind which there was no text of their own.
                 rest = event.tokens[told[event.index] :]
-                yield self._chunk(event.index, {}, tokens=rest, reason=event.reason)
+                try:
+                    [answer] = await self._read([event.generation])
+                except ApiError as error:
+                    yield _line(error.body())
+                    return
+                yield self._chunk(event.index, {}, tokens=rest, reason=event.reason, more=answer)
         if self.include_usage:
             yield _line({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()})
         yield "data: [DONE]\n\n"
+
+    async def _read(self, generations: Sequence[Generation]) -> list[dict[str, Any]]:
+        """For each completion the field `answer` of its choice, or nothing where it is not wanted."""
+        if self.read is None:
+            return [{} for _ in generations]
+        try:
+            answers = await to_thread.run_sync(self.read, generations)
+        except Exception as error:
+            raise from_exception(error) from error
+        return [{"answer": answer.as_record()} for answer in answers]
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -107,10 +130,16 @@ class Reply:
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
     def _chunk(
-        self, index: int, delta: dict[str, str], *, tokens: Sequence[Token] = (), reason: str | None = None
+        self,
+        index: int,
+        delta: dict[str, str],
+        *,
+        tokens: Sequence[Token] = (),
+        reason: str | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> str:
         logprobs = self._logprobs(tokens) if tokens else None
-        choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
+        choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs, **(more or {})}
         return _line({**self._head("chat.completion.chunk"), "choices": [choice]})
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:

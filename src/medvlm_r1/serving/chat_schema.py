@@ -1,10 +1,15 @@
-"""What `/v1/chat/completions` takes, as OpenAI documents it; the parts of it that mean something here."""
+"""What `/v1/chat/completions` takes, as OpenAI documents it; the parts of it that mean something here.
+
+OpenAI has no word for the view of a medical image, nor for options: those fields are ours, and say so.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
 
 # Fields of OpenAI's and of other servers that change what is written and are not offered, with the values that ask for
 # nothing. Other unknown fields are let be, as clients of many servers expect.
@@ -25,6 +30,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Option = Annotated[str, Field(min_length=1, max_length=2000)]
+# Larger than any file has frames or slices.
+Place = Annotated[int, Field(ge=0, lt=2**31)]
+Plane = Literal["axial", "coronal", "sagittal"]
 
 
 class ImageUrl(BaseModel):
@@ -32,6 +41,15 @@ class ImageUrl(BaseModel):
 
     url: str = Field(description="A data URI in base64: data:image/png;base64,... Addresses are never fetched.")
     detail: Literal["auto", "low", "high"] | None = Field(None, description="Without meaning here.")
+    frame: Place | None = Field(None, description="Not OpenAI's: of a file with several, from 0.")
+    plane: Plane | None = Field(None, description="Not OpenAI's: NIfTI.")
+    slice: Place | None = Field(None, description="Not OpenAI's: NIfTI, across the plane, from 0.")
+    window: str | None = Field(
+        None,
+        max_length=64,
+        description="Not OpenAI's: grey DICOM and NIfTI: brain, lung, soft-tissue, bone, percentile, full, stored, or "
+        "CENTRE/WIDTH.",
+    )
 
 
 class TextPart(BaseModel):
@@ -82,6 +100,23 @@ class ChatRequest(BaseModel):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+    options: list[Option] | None = Field(
+        None,
+        min_length=2,
+        max_length=10,
+        description="Not OpenAI's: the options of the question, without letters. Each choice then has an `answer`: the "
+        "letter, the probability of each option, the reasoning.",
+    )
+    template: str | None = Field(
+        None,
+        description="Not OpenAI's: the one turn is a question, to be put as the Python API puts it, by this template.",
+        json_schema_extra={"enum": [*ALL_TEMPLATES, None]},
+    )
+
+    @property
+    def read(self) -> bool:
+        """Whether an answer is to be read from the text."""
+        return self.options is not None or self.template is not None
 
     @model_validator(mode="after")
     def _offered(self) -> ChatRequest:

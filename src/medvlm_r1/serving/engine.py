@@ -89,7 +89,7 @@ class Engine:
         self._by_rows = True
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closing = False
+        self._closing = self._retired = False
         self._seconds = 1.0
 
     @property
@@ -111,12 +111,14 @@ class Engine:
 
         Raises:
             Busy: The queue is full.
+            Closed: The engine was retired.
             UserError: More completions than rows, or images and placeholders differ in number.
         """
         check_images(0, job.item)
         if not 1 <= job.n <= self.max_batch:
             raise UserError(f"n is {job.n}; wanted 1 to {self.max_batch}.")
         with self._wake:
+            self._check_open()
             if bounded and self._limit is not None and len(self._waiting) >= self._limit:
                 rounds = 1 + len(self._waiting) // self.max_batch
                 raise Busy(max(1, math.ceil(rounds * self._seconds)))
@@ -125,9 +127,14 @@ class Engine:
             self._start()
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run something with the model between two steps, and wait for it."""
+        """Run something with the model between two steps, and wait for it.
+
+        Raises:
+            Closed: The engine was stopped first, or retired.
+        """
         future: Future[T] = Future()
         with self._wake:
+            self._check_open()
             self._calls.append((work, future))
             self._start()
         return future.result()
@@ -167,6 +174,16 @@ class Engine:
             thread.join()
         with self._wake:
             self._thread, self._closing = None, False
+
+    def retire(self) -> None:
+        """`close`, after which no request is taken."""
+        with self._wake:
+            self._retired = True
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._retired:
+            raise Closed("The model is being closed.")
 
     def _start(self) -> None:
         if self._thread is None:

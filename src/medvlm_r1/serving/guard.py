@@ -44,6 +44,7 @@ class Guard:
         self._app, self._token, self._local, self._body, self._answered = app, token, local, body, answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
         if scope["type"] != "http":
             if scope["type"] == "websocket" and not self._may(Headers(scope=scope)):
                 await send({"type": "websocket.close", "code": 1008})

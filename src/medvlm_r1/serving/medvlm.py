@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from medvlm_r1.data.images import Picture, View
 from medvlm_r1.data.sample import LETTERS, Sample
@@ -22,10 +21,10 @@ from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UsageError
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
 from medvlm_r1.serving.answer import Answer, Question, read_answer
-from medvlm_r1.serving.backend import Backend, Pieces, open_backend
+from medvlm_r1.serving.backend import Backend, LocalBackend, Pieces, open_backend
 from medvlm_r1.serving.pictures import load
 
-__all__ = ["Answer", "MedVLM", "Question", "Stream", "prepare"]
+__all__ = ["Answer", "MedVLM", "Prepared", "Question", "Stream", "prepare"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +36,21 @@ class Prepared:
     options: tuple[str, ...]
 
 
-class MedVLM:
+class _Closing:
+    """Closed at the end of its `with` block."""
+
+    def close(self) -> None:
+        """Let go."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class MedVLM(_Closing):
     """A vision-language model that answers questions about images. Threads may share it; their questions are batched.
 
     Attributes:
@@ -143,7 +156,7 @@ class MedVLM:
         prepared = [self.prepare(question) for question in questions]
         settings = self._settings(temperature, seed)
         generations = self.backend.generate([one.item for one in prepared], settings)
-        return self._answers(prepared, generations, confidence=confidence)
+        return self.read(prepared, generations, confidence=confidence)
 
     def stream(self, asked: Question, *, temperature: float = 0.0, seed: int = 0, confidence: bool = True) -> Stream:
         """Ask one question and read along.
@@ -173,20 +186,24 @@ class MedVLM:
         """Stop the model's work and let go of it. A later question starts it again."""
         self.backend.close()
 
-    def __enter__(self) -> MedVLM:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def retire(self) -> None:
+        """Stop the model's work for good: what runs fails, and so does a later question of a model in this process."""
+        if isinstance(self.backend, LocalBackend):
+            self.backend.engine.retire()
 
     def _settings(self, temperature: float, seed: int) -> GenerationSettings:
         return GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)
 
-    def _answers(
-        self, prepared: Sequence[Prepared], generations: Sequence[Generation], *, confidence: bool
+    def read(
+        self, prepared: Sequence[Prepared], generations: Sequence[Generation], *, confidence: bool = True
     ) -> list[Answer]:
+        """The answers in what the model has written to questions.
+
+        Args:
+            prepared: The questions.
+            generations: What was written to each.
+            confidence: Whether the options' probabilities are wanted.
+        """
         probabilities: list[Sequence[float] | None] = [None] * len(prepared)
         if confidence:
             turns = [turn_to_answer(generation.text) for generation in generations]
@@ -204,7 +221,7 @@ class MedVLM:
         ]
 
 
-class Stream(Iterator[str]):
+class Stream(_Closing, Iterator[str]):
     """Pieces of an answer as they are written; joined, they are the answer's text.
 
     Attributes:
@@ -223,20 +240,12 @@ class Stream(Iterator[str]):
         except StopIteration:
             if self.answer is None and self._pieces.generation is not None:
                 done = [self._pieces.generation]
-                [self.answer] = self._model._answers([self._prepared], done, confidence=self._confidence)
+                [self.answer] = self._model.read([self._prepared], done, confidence=self._confidence)
             raise
 
     def close(self) -> None:
         """Stop the model, if it is still writing."""
         self._pieces.close()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def prepare(asked: Question) -> Prepared:

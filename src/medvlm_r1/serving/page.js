@@ -7,4 +7,10 @@
       if (button && !button.disabled) button.click();
     }
   });
+  // gradio names this button by other words than it shows, which who speaks to the page could not know.
+  const unnamed = () => document.querySelectorAll("#drop button[aria-label]").forEach((button) => {
+    if (button.innerText.trim()) button.removeAttribute("aria-label");
+  });
+  new MutationObserver(unnamed).observe(document.body, {childList: true, subtree: true});
+  unnamed();
 }

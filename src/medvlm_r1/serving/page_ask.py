@@ -10,8 +10,8 @@ from medvlm_r1.data.readers.lettered import without_letter
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.dialogue.live import live_parts
 from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import Case, CaseReply, shares
-from medvlm_r1.report.items import picture_uri
 from medvlm_r1.serving.answer import Answer, Question
 from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page_image import Choice, Source

@@ -11,12 +11,12 @@ from dataclasses import replace
 from PIL import ImageOps
 from PIL.Image import Image
 
-from medvlm_r1.audit.probes.options import shifted
+from medvlm_r1.audit.probes.letter_bias import shifted
 from medvlm_r1.data.blank import blank_like
 from medvlm_r1.data.images import Picture
 from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import CaseLook, CaseReply, shares
-from medvlm_r1.report.items import picture_uri
 from medvlm_r1.serving.answer import Answer, Question
 from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page_ask import Asked, case_reply, heard, named

@@ -35,6 +35,8 @@ _READ = re.compile(
 _WRITE = re.compile(r"/gradio_api/(?:upload|queue/join|cancel|reset/?)")
 _MOST_JSON = 2**20
 _LEAST_MEMORY = 2**30
+# The folder that `private_uploads` made, if it did.
+_own: list[Path] = []
 
 # gradio's own scripts build functions from text, hence unsafe-eval; nothing may be loaded from elsewhere.
 _POLICY = (
@@ -100,10 +102,17 @@ def private_uploads() -> Path:
     # In a container it may be too small for one upload.
     fits = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _LEAST_MEMORY
     folder = Path(tempfile.mkdtemp(prefix="medvlm-r1-", dir=memory if fits else None))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _own.append(folder)
+    atexit.register(discard_uploads)
     # gradio knows no other way to be told.
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
+
+
+def discard_uploads() -> None:
+    """Remove the folder of `private_uploads`, where it is not one that somebody has chosen."""
+    for folder in _own:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Gate:
@@ -113,6 +122,7 @@ class Gate:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return

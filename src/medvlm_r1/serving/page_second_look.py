@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from medvlm_r1.data.names import folded
 from medvlm_r1.report.case import Tone
 
 Way = Literal["blank", "mirrored", "shifted", "no reasoning"]
@@ -45,7 +46,7 @@ class Heard:
 
     def same(self, other: Heard) -> bool:
         """Whether both say the same thing, whatever its letter; case, spaces and a full stop aside."""
-        return self.text is not None and other.text is not None and _folded(self.text) == _folded(other.text)
+        return self.text is not None and other.text is not None and folded(self.text) == folded(other.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def _judge_blank(same: bool, again: Heard) -> Verdict:
 def _judge_mirrored(same: bool, real: Heard, again: Heard, question: str, options: Sequence[str]) -> Verdict:
     first = real.text or ""
     if _sides(first):
-        if _folded(_other_side(first)) == _folded(again.text or ""):
+        if folded(_other_side(first)) == folded(again.text or ""):
             return Verdict("The side named changes with the image, as it should.", "pass")
         if same and _asks_for_side(question, options):
             return Verdict("The side named does not change when left and right are exchanged.", "fail")
@@ -128,10 +129,6 @@ def _sides(text: str) -> set[str]:
 
 def _other_side(text: str) -> str:
     return _SIDE.sub(lambda match: {"left": "right", "right": "left"}[match[0].lower()], text)
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".")
 
 
 def _quoted(heard: Heard) -> str:

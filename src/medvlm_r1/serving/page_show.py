@@ -9,7 +9,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from medvlm_r1.data.images import Picture, Window
-from medvlm_r1.report.items import picture_uri
+from medvlm_r1.report.album import picture_uri
 from medvlm_r1.serving.page_image import AUTOMATIC, ONLY_AUTOMATIC, Choice, Source
 from medvlm_r1.serving.page_layout import Parts
 from medvlm_r1.serving.page_message import Updates

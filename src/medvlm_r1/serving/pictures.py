@@ -8,8 +8,9 @@ from typing import Any
 
 from medvlm_r1.data.images import Picture, View, load_picture
 from medvlm_r1.data.images.held import Held
-from medvlm_r1.data.images.kind import HEAD, kind_of
 from medvlm_r1.errors import UserError
+
+_GZIP = b"\x1f\x8b"
 
 
 def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
@@ -50,12 +51,8 @@ def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
 
 
 def _held(data: bytes) -> Held:
-    held = Held.of(data, "the image")
-    if kind_of(held, data[:HEAD]) == "NIfTI":
-        raise UserError(
-            "The image is a NIfTI volume, which is read from a file only; give its path, or send one slice."
-        )
-    return held
+    # Of what is read here NIfTI alone is zipped, and its reader tells by the name.
+    return Held.of(data, "the image.nii.gz" if data.startswith(_GZIP) else "the image")
 
 
 def _pil(array: Any) -> Any:

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.generate import GenerationInput, opened
 from medvlm_r1.policy.load import Policy
+from medvlm_r1.training.decoding import Decoding, as_custom_generate, read_prompts
 
 # Tokens by which the room of a row grows: one copy now and then, in place of one per token.
 _GROWTH = 128
@@ -147,27 +148,16 @@ class Rows:
 
         found: dict[str, Any] = {}
 
-        def run(
-            model: Any,
-            input_ids: torch.Tensor,
-            *,
-            logits_processor: Any,
-            stopping_criteria: Any,
-            generation_config: Any,
-            synced_gpus: bool = False,
-            streamer: Any = None,
-            **given: Any,
-        ) -> torch.Tensor:
-            output = model(**model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **given))
-            given = model._update_model_kwargs_for_generation(output, given)
+        def run(model: Any, input_ids: torch.Tensor, given: Decoding) -> torch.Tensor:
+            output, inputs = read_prompts(model, input_ids, given)
             longer = torch.cat([input_ids, input_ids[:, -1:]], dim=1)
-            found["step"] = model.prepare_inputs_for_generation(longer, next_sequence_length=1, **given)
+            found["step"] = model.prepare_inputs_for_generation(longer, next_sequence_length=1, **inputs)
             found["logits"] = output.logits[:, -1].float()
             return input_ids
 
         pad = self._policy.processor.tokenizer.pad_token_id
         config = GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=pad)
-        self._policy.model.generate(**inputs, generation_config=config, custom_generate=run)
+        self._policy.model.generate(**inputs, generation_config=config, custom_generate=as_custom_generate(run))
         check_steps(found["step"], self._policy.model)
         return found["logits"], found["step"]
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
+import os
 import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import uvicorn
+from anyio import to_thread
 from fastapi import FastAPI
 
 from medvlm_r1.errors import UsageError, UserError
 
 _TOKEN_LENGTH = 16
-# Answers under way when the server is told to stop have so long to end.
-_GRACE_SECONDS = 5
+# Answers under way when the server is told to stop have so long to end; then the model stops, and clients are told so.
+_GRACE_SECONDS = 1.5
+# Connections that are still there after this, such as that of an open page, are cut.
+_LAST_SECONDS = 2
 
 
 def is_local(host: str) -> bool:
@@ -72,25 +78,58 @@ def address_of(bound: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, quiet, that ends its process' work in peace instead of by the signal that stopped it."""
+    """uvicorn's server, quiet, that ends its process' work in peace instead of by the signal that stopped it.
 
-    def __init__(self, app: FastAPI, started: Callable[[], None] = lambda: None) -> None:
+    Args:
+        app: What is served.
+        started: Called when it listens.
+        stop: Ends the work of answers under way, when they have had their time.
+        at_once: Called before the process ends at a second signal, which waits for nothing.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        started: Callable[[], None] = lambda: None,
+        *,
+        stop: Callable[[], None] = lambda: None,
+        at_once: Callable[[], None] = lambda: None,
+    ) -> None:
         config = uvicorn.Config(
             app,
-            # Errors only: the access log would hold what was asked of whom.
-            log_level="error",
+            # The access log would hold what was asked of whom, and so may the text of an error; `Guard` logs its kind.
+            log_level="critical",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
+            timeout_graceful_shutdown=_LAST_SECONDS,
         )
         super().__init__(config)
-        self._started = started
+        self._started, self._stop, self._at_once = started, stop, at_once
+        self._told = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
         await super().startup(sockets)
         if self.started:
             self._started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers end, then stop them."""
+        stopping = asyncio.create_task(self._stop_later())
+        await super().shutdown(sockets)
+        stopping.cancel()
+
+    async def _stop_later(self) -> None:
+        await asyncio.sleep(_GRACE_SECONDS)
+        await to_thread.run_sync(self._stop)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; end at once when told again."""
+        if self._told:
+            self._at_once()
+            os._exit(128 + sig)
+        self._told = True
+        super().handle_exit(sig, frame)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -103,5 +142,7 @@ class Server(uvicorn.Server):
         try:
             yield
         finally:
-            for sign, handler in before.items():
-                signal.signal(sign, handler)
+            # What stopped the server may come again until the process has ended.
+            if not self._told:
+                for sign, handler in before.items():
+                    signal.signal(sign, handler)

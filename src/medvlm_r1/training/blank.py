@@ -7,7 +7,6 @@ user's own function can too. Without such a reward nothing here runs.
 from __future__ import annotations
 
 import copy
-import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,17 +16,12 @@ import torch
 
 from medvlm_r1.data.blank import blank_like
 from medvlm_r1.dialogue.response import strict_letter
-from medvlm_r1.rewards import Reward, resolve_reward
+from medvlm_r1.rewards import asks, resolve_reward
 from medvlm_r1.training.shared_batch import distinct
 
 COLUMN = "blank_letter"
 BLANK_RIGHT = "blank_right"
 """Key in `metrics.jsonl`: share of the prompts with an image whose answer to a blank image is right (0 to 1)."""
-
-
-def asks_blank(reward: Reward) -> bool:
-    """Whether a reward names the column `blank_letter` in its signature."""
-    return COLUMN in inspect.signature(reward).parameters
 
 
 class AnswersBlank:
@@ -46,7 +40,7 @@ class AnswersBlank:
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: Any
     ) -> Any:
         trainer: Any = self
-        if any(asks_blank(resolve_reward(name)) for name in trainer.reward_func_names):
+        if any(asks(resolve_reward(name), COLUMN) for name in trainer.reward_func_names):
             letters = self._blank_letters(inputs, prompts)
             inputs = [{**row, COLUMN: letter} for row, letter in zip(inputs, letters, strict=True)]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # type: ignore[misc]
@@ -60,7 +54,7 @@ class AnswersBlank:
             self._said_no_image = True
             print(
                 "Some prompts have no image; there a reward that compares with a blank image compares with nothing "
-                "(`grounded` pays what accuracy does).",
+                "(`grounded_gate` pays what accuracy does).",
                 file=sys.stderr,
             )
         letters: list[str | None] = [None] * len(prompts)

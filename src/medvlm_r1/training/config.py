@@ -25,7 +25,8 @@ _MOST_FAULTS = 8
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The docstrings below are what the documentation says of each key.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def _positive_int(value: Any) -> Any:
@@ -43,7 +44,7 @@ def _switch(value: Any) -> Any:
     return switch
 
 
-Count = Annotated[int, BeforeValidator(_positive_int), Field(gt=0)]
+Count = Annotated[int, Field(gt=0), BeforeValidator(_positive_int)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -66,14 +67,18 @@ class RewardConfig(_Section):
     name: Text
     """A name of `medvlm_r1.rewards.REGISTRY`, or a dotted path to a function of TRL's reward signature."""
     weight: float = 1.0
+    """Its factor in the sum."""
 
 
 class LoraSection(_Section):
     """Low-rank adapters in place of full weights; merged into the final model."""
 
     r: Count = 16
+    """Rank."""
     alpha: Count = 32
+    """The adapters' product counts alpha / r times."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On what the adapters read; above 0 prompts are not shared."""
     target_modules: Annotated[list[Text], Field(min_length=1)] | None = None
     """Names of the layers to adapt; all linear layers but the output head when absent."""
 
@@ -84,19 +89,22 @@ class RunConfig(_Section):
     model: Text
     """The policy to start from: a folder, a hub id, or `phantom-base`."""
     method: Literal["grpo", "sft"]
+    """Reinforcement learning with rewards, or imitating the answer letter."""
     data: DataConfig
     template: Text = "medvlm-r1"
     """The prompt template, one of `medvlm_r1.dialogue.prompt.ALL_TEMPLATES`; keep it the same in the evaluation."""
     rewards: list[RewardConfig] = []
     """GRPO only: summed by weight."""
-    seed: Annotated[int, BeforeValidator(_positive_int), Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0), BeforeValidator(_positive_int)] = 0
+    """Of the order of the data, of sampling, and of new weights (adapters)."""
     out: Text
     """The run folder."""
     lora: LoraSection | None = None
     min_pixels: Count | None = None
+    """Fewest pixels of an image after resizing (the paper's release: 3,136); the processor's own bound when absent.
+    Kept in the final model's processor."""
     max_pixels: Count | None = None
-    """Bounds on the pixels of an image after resizing (the paper: 3,136 and 401,408); the processor's own when absent.
-    They are kept in the final model's processor."""
+    """Most pixels of an image after resizing (the paper's release: 401,408); as `min_pixels`."""
     sharing: Annotated[bool, BeforeValidator(_switch)] = True
     """GRPO only: compute each prompt and each image once (on), or once per completion, TRL's own way (off)."""
     on_guard: Literal["stop", "warn"] = "warn"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medvlm_r1.training.decoding import Decoding, as_custom_generate, read_prompts
 from medvlm_r1.training.shared_generation import Rows
 
 
@@ -58,37 +59,22 @@ def drawn_of_each(
     """
     draws = [draw for group in groups for draw in group]
 
-    @torch.no_grad()
-    def decode(
-        model: Any,
-        input_ids: Tensor,
-        *,
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: Any,
-        synced_gpus: bool = False,
-        streamer: Any = None,
-        **inputs: Any,
-    ) -> Tensor:
-        assert not synced_gpus
-        assert streamer is None
-        assert not generation_config.do_sample
-        first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
-        output = model(**first, return_dict=True)
-        inputs = model._update_model_kwargs_for_generation(output, inputs)
-        rows = _PartingRows(model, input_ids, [len(group) for group in groups], inputs, generation_config)
+    def decode(model: Any, input_ids: Tensor, given: Decoding) -> Tensor:
+        assert not given.config.do_sample
+        output, inputs = read_prompts(model, input_ids, given)
+        rows = _PartingRows(model, input_ids, [len(group) for group in groups], inputs, given.config)
         if kept is not None:
             kept.update(rows.prompt_states(wanted))
-        rows.begin(model, generation_config)
-        numbers = _Numbers(draws, generation_config.max_length - input_ids.shape[1], input_ids.device)
+        rows.begin(model, given.config)
+        numbers = _Numbers(draws, given.config.max_length - input_ids.shape[1], input_ids.device)
         logits = output.logits[:, -1].float()
         while True:
-            rows.write(numbers.next(logits_processor(rows.seen(), logits), rows.members))
-            if not rows.go_on(stopping_criteria):
+            rows.write(numbers.next(given.logits_processor(rows.seen(), logits), rows.members))
+            if not rows.go_on(given.stopping_criteria):
                 return rows.everything()
             logits = model(**rows.step(), return_dict=True).logits[:, -1].float()
 
-    return decode
+    return as_custom_generate(decode)
 
 
 class _Numbers:

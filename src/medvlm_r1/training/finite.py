@@ -37,6 +37,11 @@ class StopsAtNonFinite:
     _sample_ids: tuple[str, ...] = ()
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """The loss of a micro-batch, its gradients added.
+
+        Raises:
+            NonFinite: the loss is no number, or the policy sampled from logits that are none.
+        """
         trainer: Any = self
         self._sample_ids = _ids(inputs)
         try:

@@ -1,6 +1,6 @@
 """Reinforcement learning from answers alone: Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300).
 
-TRL's `GRPOTrainer` decides what is computed; `SharedPromptTrainer` changes how often. TRL runs a prompt and its images
+TRL's `GRPOTrainer` decides what is computed; `SharedPromptTrainer` changes how often. TRL runs prompt and images
 through the model once for each completion; here that happens once for each prompt, in generation and for the
 log-probabilities of the policy, the old policy and the reference. The results are TRL's, up to the order of sums.
 
@@ -26,13 +26,14 @@ from trl import GRPOTrainer
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy, vision_token_ids
-from medvlm_r1.rewards import Reward, resolve_reward
+from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.training.blank import AnswersBlank
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
 from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.contrast import ShowsOthers, check_contrast
 from medvlm_r1.training.dependable import Dependable
 from medvlm_r1.training.loop import train
-from medvlm_r1.training.rollouts import RolloutLog
+from medvlm_r1.training.rollouts import RolloutLog, named
 from medvlm_r1.training.run_folder import RunFolder
 from medvlm_r1.training.shared_batch import (
     FeatureStore,
@@ -323,11 +324,11 @@ def _without_adapter(model: Any) -> bool:
     return bool(layer.disable_adapters or model.active_adapter == "ref")
 
 
-class _PlainTrainer(AnswersBlank, Dependable, GRPOTrainer):  # type: ignore[misc]
+class _PlainTrainer(ShowsOthers, AnswersBlank, Dependable, GRPOTrainer):  # type: ignore[misc]
     pass
 
 
-class _SharingTrainer(AnswersBlank, Dependable, SharedPromptTrainer):
+class _SharingTrainer(ShowsOthers, AnswersBlank, Dependable, SharedPromptTrainer):
     pass
 
 
@@ -358,10 +359,11 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
                 f"One generation batch takes {prompts} prompts and the data have {len(train_dataset)}; lower "
                 "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
             )
+        check_contrast([reward.name for reward in config.rewards], args)
         _forbid_vision_tokens(args, policy)
         log = RolloutLog(run.samples)
-        rewards = [_named(resolve_reward(reward.name), reward.name) for reward in config.rewards]
-        rewards[0] = _named(log.watched(rewards[0]), config.rewards[0].name)
+        rewards = [named(resolve_reward(reward.name), reward.name) for reward in config.rewards]
+        rewards[0] = named(log.watched(rewards[0]), config.rewards[0].name)
         trainer = (_SharingTrainer if config.sharing else _PlainTrainer)(
             model=policy.model,
             processing_class=policy.processor,
@@ -388,13 +390,3 @@ def _forbid_vision_tokens(args: Any, policy: Policy) -> None:
     else:
         given["suppress_tokens"] = sorted({*(given.get("suppress_tokens") or []), *ids})
     args.generation_kwargs = given
-
-
-def _named(reward: Reward, name: str) -> Reward:
-    """The same function under the name the configuration uses, which is the one TRL logs."""
-
-    def call(*args: Any, **columns: Any) -> list[float]:
-        return reward(*args, **columns)
-
-    call.__name__ = name
-    return call

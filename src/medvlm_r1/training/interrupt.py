@@ -12,16 +12,10 @@ from typing import Any, Self
 import torch
 from transformers import TrainerCallback
 
-from medvlm_r1.errors import UserError
+from medvlm_r1.stopping import Preempted
 from medvlm_r1.training.checkpoint import between_generations
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Preempted(UserError):
-    """A scheduler asked the training to end, and nothing is lost: no failure, so the exit code is 0."""
-
-    exit_code = 0
 
 
 class GracefulStop(TrainerCallback):  # type: ignore[misc]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from medvlm_r1.training.config import RunConfig
 
 # Options that have a place of their own in the run configuration, or must not be changed.
-_ELSEWHERE = {
+ELSEWHERE = {
     "output_dir": "set 'out', the run folder",
     "seed": "set 'seed' beside 'trainer'",
     "reward_weights": "set the weight of each entry of 'rewards'",
@@ -61,8 +61,8 @@ def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     types = _types(method)
     for name in given:
-        if name in _ELSEWHERE:
-            raise ValueError(f"'trainer.{name}' cannot be set here: {_ELSEWHERE[name]}")
+        if name in ELSEWHERE:
+            raise ValueError(f"'trainer.{name}' cannot be set here: {ELSEWHERE[name]}")
         if name not in types:
             hint = did_you_mean(name, types)
             hint = (
@@ -73,6 +73,11 @@ def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if not {"gradient_checkpointing", "activation_checkpointing"} & given.keys():
         defaults["gradient_checkpointing"] = False
     return defaults | {name: _typed(name, value, types[name]) for name, value in given.items()}
+
+
+def option_names(method: str) -> list[str]:
+    """All options of TRL's trainer of a method, "grpo" or "sft", those that have a place elsewhere too."""
+    return list(_types(method))
 
 
 def is_option(name: str) -> bool:

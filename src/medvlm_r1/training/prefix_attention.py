@@ -81,6 +81,7 @@ class PrefixMask(torch.Tensor):
 
     @staticmethod
     def __new__(cls, layout: Layout, device: torch.device) -> PrefixMask:
+        """One number seen as (1, 1, length, length), so that the mask takes no memory."""
         length = sum(layout.sizes())
         return torch.Tensor._make_subclass(
             cls, torch.ones((), dtype=torch.bool, device=device).expand(1, 1, length, length)

@@ -22,7 +22,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
 
     A row holds `step` (the first optimizer step that learns from it), `sample_id`, `modality`, `group` (number of the
     prompt within its generation batch), `completion`, `rewards` (by name), `reward` (their weighted sum) and
-    `advantage`.
+    `advantage`; where a reward asked for it also `own_image`, false beside the image of another item.
     """
 
     def __init__(self, file: Path) -> None:
@@ -43,6 +43,9 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
             ids = columns["sample_id"]
             columns["log_extra"]("sample_id", list(ids))
             columns["log_extra"]("modality", list(columns["modality"]))
+            # Not in every run (`training.contrast`).
+            if "own_image" in columns:
+                columns["log_extra"]("own_image", list(columns["own_image"]))
             columns["log_extra"]("generation", [self._generations] * len(ids))
             return reward(*args, **columns)
 
@@ -73,6 +76,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
         self._written = generation
         weights = dict(zip(self._trainer.reward_func_names, self._trainer.reward_weights.tolist(), strict=True))
         rows = []
+        own = logs["extra"].get("own_image")
         for index, completion in enumerate(logs["completion"]):
             rewards = {name: values[index] for name, values in logs["rewards"].items()}
             rows.append(
@@ -81,6 +85,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
                     "sample_id": logs["extra"]["sample_id"][index],
                     "modality": logs["extra"]["modality"][index],
                     "group": index // self._trainer.num_generations,
+                    **({"own_image": own[index]} if own else {}),
                     "completion": completion_text(completion),
                     "rewards": rewards,
                     "reward": sum(weights[name] * value for name, value in rewards.items() if not math.isnan(value)),
@@ -88,3 +93,14 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
                 }
             )
         jsonl.append(self._file, rows)
+
+
+def named(reward: Reward, name: str) -> Reward:
+    """The same function under the name the configuration uses, which is the one TRL logs."""
+
+    # TRL names a `functools.partial` by what it wraps.
+    def call(*args: Any, **columns: Any) -> list[float]:
+        return reward(*args, **columns)
+
+    call.__name__ = name
+    return call

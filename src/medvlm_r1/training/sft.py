@@ -34,17 +34,7 @@ class _Trainer(Dependable, SFTTrainer):  # type: ignore[misc]
 def train_sft(config: RunConfig, *, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
     """Train on the answer letters; the same call again resumes, and returns at once when the model stands.
 
-    Args:
-        config: a configuration of method "sft".
-        progress: is told of every step; the trainer's own bars and prints are off then.
-        evaluate: called every `config.evaluate_every` steps with the policy and the step.
-
-    Returns:
-        The folder of the final model, `<out>/model`.
-
-    Raises:
-        UserError: the run folder belongs to another run, the data are unusable, or TRL refuses the configuration.
-        KeyboardInterrupt: stopped by a signal after a checkpoint; the message says how to go on.
+    Arguments, result and errors are those of `training.grpo.train_grpo`, for a configuration of method "sft".
     """
     assert config.method == "sft", config.method
 

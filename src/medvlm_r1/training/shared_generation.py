@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
+from medvlm_r1.training.decoding import Decoding, as_custom_generate, read_prompts
+
 # Tokens by which the cache of a row grows: one copy now and then, in place of one per token.
 _GROWTH = 128
 # Settings whose processors look at each row alone, so that rows can be multiplied and dropped.
@@ -46,41 +48,26 @@ def several_of_each(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
         and padded on the right.
     """
 
-    @torch.no_grad()
-    def decode(
-        model: Any,
-        input_ids: torch.Tensor,
-        *,
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: Any,
-        synced_gpus: bool = False,
-        streamer: Any = None,
-        **inputs: Any,
-    ) -> torch.Tensor:
-        assert not synced_gpus
-        assert streamer is None
-        first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
-        output = model(**first, return_dict=True)
-        inputs = model._update_model_kwargs_for_generation(output, inputs)
-        rows = Rows(model, input_ids, sizes, inputs, generation_config)
-        rows.begin(model, generation_config)
+    def decode(model: Any, input_ids: torch.Tensor, given: Decoding) -> torch.Tensor:
+        output, inputs = read_prompts(model, input_ids, given)
+        rows = Rows(model, input_ids, sizes, inputs, given.config)
+        rows.begin(model, given.config)
         logits = output.logits[rows.prompt, -1].float()
-        penalties = [(one, one.prompt_ignore_length) for one in logits_processor if _per_prompt(one)]
+        penalties = [(one, one.prompt_ignore_length) for one in given.logits_processor if _per_prompt(one)]
         while True:
             for processor, lengths in penalties:
                 processor.prompt_ignore_length = lengths[rows.prompt]
-            scores = logits_processor(rows.seen(), logits)
-            if generation_config.do_sample:
+            scores = given.logits_processor(rows.seen(), logits)
+            if given.config.do_sample:
                 tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
             else:
                 tokens = scores.argmax(dim=-1)
             rows.append(tokens)
-            if not rows.go_on(stopping_criteria):
+            if not rows.go_on(given.stopping_criteria):
                 return rows.everything()
             logits = model(**rows.step(), return_dict=True).logits[:, -1].float()
 
-    return decode
+    return as_custom_generate(decode)
 
 
 def _per_prompt(processor: Any) -> bool:
@@ -100,7 +87,6 @@ class Rows:
         self._ids = input_ids.new_full((len(self.prompt), config.max_length), int(config._pad_token_tensor))
         self._ids[:, : self._length] = input_ids[self.prompt]
         self._done = self._ids.clone()
-        self._longest = self._length
 
         # What the model is given for the token after the prompt; for later ones only the parts below change.
         token = input_ids.new_zeros((len(input_ids), 1))
@@ -148,6 +134,7 @@ class Rows:
         return self._ids[: len(self._place), : self._length]
 
     def append(self, tokens: torch.Tensor) -> None:
+        """Write the next token of each row, (rows,)."""
         self._ids[: len(self._place), self._length] = tokens
         self._length += 1
 
@@ -218,6 +205,7 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the keys and values of new tokens behind the last; all of them are given back."""
         end = self._length + key_states.shape[-2]
         if end > self._room[0].shape[-2]:
             self._room = [self._grown(room, len(room)) for room in self._room]

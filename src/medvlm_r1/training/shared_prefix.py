@@ -20,7 +20,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.training.families import Family, open_model, supports
 from medvlm_r1.training.prefix_attention import Layout, PrefixMask, dense_mask
 
-__all__ = ["ImageFeatures", "encode_images", "next_logits", "shared_logps", "supports"]
+__all__ = ["ImageFeatures", "SharedRows", "encode_images", "next_logits", "shared_logps", "supports"]
 
 ImageFeatures = list[tuple[Tensor, ...]]
 """The features of images in order: one entry for each unit of the tower (Qwen and LLaVA: image; InternVL: tile;
@@ -41,36 +41,43 @@ Gemma 3: crop; SmolVLM and Idefics3: all images of a prompt). An entry holds the
 joined by `+`, in the order of the prompts."""
 
 
+class SharedRows(TypedDict):
+    """Completions with their prompts, B rows, as one batch."""
+
+    input_ids: Tensor
+    """(B, P + C) int64: the prompt, padded on the left, then the completion, padded on the right."""
+    attention_mask: Tensor
+    """(B, P + C), 0 on padding. A row without completion tokens is allowed where not said otherwise."""
+    logits_to_keep: int
+    """C."""
+    group_sizes: Sequence[int]
+    """Rows that share one prompt, group after group; their sum is B."""
+    vision: Mapping[str, Tensor]
+    """What the processor made of the images of the prompts, each prompt once, in order: `pixel_values`,
+    `image_grid_thw` and so on; empty without images. Beside `image_features` the pixels may be left out."""
+    image_features: NotRequired[ImageFeatures | None]
+    """What `encode_images` gave for these prompts; computed from `vision` when None."""
+
+
 def shared_logps(
     model: Any,
     *,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    logits_to_keep: int,
-    group_sizes: Sequence[int],
-    vision: Mapping[str, Tensor],
-    image_features: ImageFeatures | None = None,
     temperature: float = 1.0,
     compute_entropy: bool = False,
     chunk: int | None = None,
     head_fp32: bool = False,
+    **rows: Unpack[SharedRows],
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and entropies of completions, each prompt and image computed once.
 
     Args:
         model: a model that `supports` accepts; LoRA adapters act as they stand (active, or disabled by the caller).
-        input_ids: (B, P + C) int64: the prompt, padded on the left, then the completion, padded on the right.
-        attention_mask: (B, P + C), 0 on padding. A row without completion tokens is allowed.
-        logits_to_keep: C.
-        group_sizes: rows that share one prompt, group after group; their sum is B.
-        vision: what the processor made of the images of the prompts, each prompt once, in order: `pixel_values`,
-            `image_grid_thw` and so on; empty without images. Beside `image_features` the pixels may be left out.
-        image_features: what `encode_images` gave for these prompts; computed from `vision` when None.
         temperature: divides the logits.
         compute_entropy: also give entropies; gradients flow through them.
         chunk: columns of the vocabulary the head computes at a time, for at most 4096 tokens; by default 1024, on a CPU
             512.
         head_fp32: compute the head in float32 outside autocast (TRL's `cast_lm_head_to_fp32`).
+        **rows: the completions; see `SharedRows`.
 
     Returns:
         Log-probabilities (B, C) float32 of the completion tokens, and their entropies in nats (B, C) or None. Both are
@@ -81,13 +88,13 @@ def shared_logps(
         UserError: a completion holds an image token.
     """
     inner, family = open_model(model)
-    packed = _pack(input_ids, attention_mask.bool(), logits_to_keep, group_sizes)
+    packed = _pack(rows)
     if (packed.targets == inner.config.image_token_id).any():
         raise UserError(
             f"A completion holds the image token (id {inner.config.image_token_id}), for which there is no image. "
             "Forbid it while sampling (generation_kwargs: suppress_tokens)."
         )
-    hidden = _hidden(model, inner, family, packed, vision, image_features)
+    hidden = _hidden(model, inner, family, packed, rows)
     head = inner.get_output_embeddings()
     predicting = hidden.to(head.weight.device).index_select(0, packed.predictors)
     logps, entropies = _head(
@@ -102,20 +109,12 @@ def shared_logps(
 
 
 @torch.inference_mode()
-def next_logits(
-    model: Any,
-    *,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    logits_to_keep: int,
-    group_sizes: Sequence[int],
-    vision: Mapping[str, Tensor],
-    image_features: ImageFeatures | None = None,
-) -> Tensor:
+def next_logits(model: Any, **rows: Unpack[SharedRows]) -> Tensor:
     """Logits of the token that would follow each row, each prompt and image computed once.
 
     Args:
-        As `shared_logps`; every row has at least one completion token.
+        model: a model that `supports` accepts.
+        **rows: the completions, each with at least one token; see `SharedRows`.
 
     Returns:
         Logits (B, vocabulary), in the head's type.
@@ -124,10 +123,10 @@ def next_logits(
         ValueError: the family is unknown, rows of a group differ in their prompt, or a row has no completion.
     """
     inner, family = open_model(model)
-    packed = _pack(input_ids, attention_mask.bool(), logits_to_keep, group_sizes)
+    packed = _pack(rows)
     if not bool(packed.scored.any(dim=1).all()):
         raise ValueError("A row has no completion token after which to look.")
-    hidden = _hidden(model, inner, family, packed, vision, image_features)
+    hidden = _hidden(model, inner, family, packed, rows)
     # The kept tokens of a row end with its last completion token.
     last = packed.keep.sum(dim=1).cumsum(0) - 1
     head = inner.get_output_embeddings()
@@ -135,15 +134,9 @@ def next_logits(
     return logits
 
 
-def _hidden(
-    model: Any,
-    inner: Any,
-    family: Family,
-    packed: _Packed,
-    vision: Mapping[str, Tensor],
-    image_features: ImageFeatures | None,
-) -> Tensor:
+def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows) -> Tensor:
     """(L, width) the language model's last states of the packed row."""
+    vision, image_features = rows["vision"], rows.get("image_features")
     if image_features is None and vision.get("pixel_values") is not None:
         image_features = encode_images(model, vision)
     states: Tensor = inner.base_model(
@@ -198,7 +191,9 @@ class _Packed:
     """Where prompts and completions lie in the row."""
 
 
-def _pack(ids: Tensor, mask: Tensor, kept: int, group_sizes: Sequence[int]) -> _Packed:
+def _pack(rows: SharedRows) -> _Packed:
+    ids, mask = rows["input_ids"], rows["attention_mask"].bool()
+    kept, group_sizes = rows["logits_to_keep"], rows["group_sizes"]
     sizes = torch.tensor(list(group_sizes), device=ids.device)
     if int(sizes.sum()) != len(ids) or int(sizes.min()) < 1:
         raise ValueError(

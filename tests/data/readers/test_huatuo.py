@@ -11,11 +11,9 @@ from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.dialogue.prompt import lettered
 from medvlm_r1.errors import UsageError, UserError
 
-# The published 900 questions lie outside the repository, in ../shared seen from it; they are not part of the package.
+# The published 900 questions are no part of the package; where they lie beside the checkout, they are tried too.
 RELEASE = Path(__file__).resolve().parents[3].parent / "shared/data/medvlm_r1_release"
-needs_release = pytest.mark.skipif(
-    not RELEASE.is_dir(), reason="the released questions are not in ../shared/data/medvlm_r1_release"
-)
+needs_release = pytest.mark.skipif(not RELEASE.is_dir(), reason="the released questions are not beside the checkout")
 
 MR, CT, XRAY = "MR (Mag-netic Resonance Imaging)", "CT(Computed Tomography)", "X-Ray"
 

@@ -12,8 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvlm_r1.audit.measures import FEWEST, MOST_UNPARSED, cluster, in_order, share, unparsed
-from medvlm_r1.audit.probe import Asked, Level, Measure, ProbeResult
+from medvlm_r1.audit.measures import (
+    FEWEST,
+    MOST_UNPARSED,
+    NO_VERDICT,
+    cluster,
+    in_order,
+    share_of,
+    share_of_pairs,
+    unparsed,
+)
+from medvlm_r1.audit.part import Part, concluded
+from medvlm_r1.audit.probe import Asked, AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.variant import ANSWER_TAG, REAL, AuditedItem, Variant, VariantAnswer
 from medvlm_r1.evaluation import calibration
 from medvlm_r1.evaluation.statistics import wilson
@@ -34,11 +44,10 @@ FEW_WRONG = 10
 """Wrong (or right) answers below which an AUROC is luck."""
 
 
-class ConfidenceProbe:
+class ConfidenceProbe(AsksNothing):
     """Letter probabilities and votes; calibration, temperature, and deferring."""
 
     name = "confidence"
-    local = False
 
     def first(self, asked: Asked) -> Sequence[Variant]:
         """The sampled answers."""
@@ -74,21 +83,16 @@ class ConfidenceProbe:
                 ]
         scaled, detail["temperature"] = _temperature([item for item in answered if STATED in item.answers])
         measures |= scaled
-        verdict, sentence = _judge(measures)
-        return ProbeResult(
-            name=self.name,
-            verdict=verdict,
-            sentence=sentence,
-            measures=measures,
-            items=named,
-            detail=detail,
+        return concluded(
+            self.name,
+            _judge(measures),
+            Part(measures=measures, items=named, detail=detail),
             thresholds={
                 "auroc": f"pass from {SEPARATES} at the lower end, fail below it at the upper end, of the better one",
                 "confidently_wrong": f"no pass from {TOO_SURE} at the lower end",
                 "accuracy": f"with fewer than {FEW_WRONG} wrong answers, pass where at most {RISKS[0]} at the upper end"
                 " are wrong",
-                "items": f"no verdict below {FEWEST}",
-                "unparsed": f"no verdict above {MOST_UNPARSED}",
+                **NO_VERDICT,
             },
         )
 
@@ -132,9 +136,11 @@ def _figures(items: Sequence[AuditedItem], values: Sequence[float]) -> dict[str,
         for (name, text), value, interval in zip(about.items(), statistics(np.arange(len(items))), ends, strict=True)
         if value is not None
     }
-    wrong = [value >= SURE and not item.right() for item, value in zip(items, values, strict=True)]
-    found["confidently_wrong"] = share(wrong, clusters, f"wrong at a confidence of {SURE:.0%} or more")
-    found["accuracy"] = share([item.right() for item in items], clusters, "right, of those with this confidence")
+    wrong = [
+        (value >= SURE and not item.right(), label) for item, value, label in zip(items, values, clusters, strict=True)
+    ]
+    found["confidently_wrong"] = share_of_pairs(wrong, f"wrong at a confidence of {SURE:.0%} or more")
+    found["accuracy"] = share_of(items, AuditedItem.right, "right, of those with this confidence")
     return found
 
 
@@ -201,9 +207,7 @@ def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
     if right < FEW_WRONG:
         return "warn", f"{right} right answers are too few to tell whether confidence finds them. {told}"
     area = measures[f"{best}_auroc"]
-    assert area.ci95 is not None
-    assert sure.ci95 is not None
-    low, high = area.ci95
+    low, high = area.ends
     how = {STATED: "the probability of its letter", VOTE: f"the vote of {VOTES} samples"}[best]
     told = (
         f"by {how}, AUROC {area.value:.2f} [{low:.2f}, {high:.2f}]; deferring by it keeps "
@@ -212,6 +216,6 @@ def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
     )
     if high < SEPARATES:
         return "fail", f"Its confidence does not tell right from wrong: {told}"
-    if low >= SEPARATES and sure.ci95[0] < TOO_SURE:
+    if low >= SEPARATES and sure.ends[0] < TOO_SURE:
         return "pass", f"Its confidence tells when to defer: {told}"
     return "warn", f"Its confidence tells somewhat when to defer: {told}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medvlm_r1.audit.measures import cluster, share
+from medvlm_r1.audit.measures import cluster, share_of_pairs
 from medvlm_r1.audit.part import Part
 from medvlm_r1.audit.variant import AuditedItem
 from medvlm_r1.dialogue.conclusion import contradicts
@@ -24,9 +24,8 @@ def measure(items: Sequence[AuditedItem]) -> Part:
         return Part(items={"reasoning without a conclusion": [item.sample.id for item, _ in found]})
     return Part(
         measures={
-            "contradiction": share(
-                [odds for _, odds in said],
-                [cluster(item) for item, _ in said],
+            "contradiction": share_of_pairs(
+                [(odds, cluster(item)) for item, odds in said],
                 "another option answered than the reasoning concludes, of those that conclude one",
             )
         },

@@ -11,15 +11,18 @@ from PIL import Image
 from medvlm_r1.audit.measures import (
     FEWEST,
     MOST_UNPARSED,
+    NO_VERDICT,
     cluster,
     difference,
     in_order,
     ratio,
-    share,
+    share_of,
+    share_of_pairs,
     unparsed,
 )
-from medvlm_r1.audit.probe import Asked, Level, Measure, ProbeResult
-from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
+from medvlm_r1.audit.part import Part, concluded
+from medvlm_r1.audit.probe import Asked, AsksNothing, Level, Measure, ProbeResult
+from medvlm_r1.audit.variant import REAL, AuditedItem, Variant
 from medvlm_r1.data.blank import blank_like
 
 BLANK, NOISE, SHUFFLED, ABSENT = "blank", "noise", "shuffled", "absent"
@@ -45,11 +48,10 @@ _WITH = {
 }
 
 
-class ImageProbe:
+class ImageProbe(AsksNothing):
     """Image ablation (retention, reliance and sensitivity; arXiv 2603.03437) and mirage (arXiv 2603.21687)."""
 
     name = "image"
-    local = False
 
     def first(self, asked: Asked) -> Sequence[Variant]:
         """The blind runs; none where there is no image, none with another item's where there is no other item."""
@@ -64,10 +66,6 @@ class ImageProbe:
         variants = [Variant(name=name, sample=asked.sample, images=images) for name, images in shown.items()]
         return [*variants, Variant(name=ABSENT, sample=replace(asked.sample, images=()), images=())]
 
-    def then(self, asked: Asked, real: VariantAnswer) -> Sequence[Variant]:
-        """None."""
-        return []
-
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """The measures and the verdict on "looks"; items without an image are left out and counted."""
         seen = in_order([item for item in items if BLANK in item.answers])
@@ -79,9 +77,9 @@ class ImageProbe:
         measures["chance"] = Measure(value=guess, n=len(seen), about="right by an even guess")
         retention = {"blank_retention": BLANK, "mirage": ABSENT}
         for key, name in retention.items():
-            found = _ratio(seen, name, f"accuracy {_WITH[name]} over accuracy {_WITH[REAL]}")
-            if found is not None:
-                measures[key] = found
+            kept = _ratio(seen, name, f"accuracy {_WITH[name]} over accuracy {_WITH[REAL]}")
+            if kept is not None:
+                measures[key] = kept
         paired = [item for item in seen if SHUFFLED in item.answers]
         if paired:
             measures["visual_reliance"] = difference(
@@ -97,20 +95,12 @@ class ImageProbe:
             measures[f"changed_{name}"] = _changed(seen, (name,), f"answers that differ {_WITH[name]}")
         unsolved = [item for item in seen if not any(item.right(name) for name in BLIND if name in item.answers)]
         if unsolved:
-            measures["accuracy_unsolved_blind"] = share(
-                [item.right() for item in unsolved],
-                [cluster(item) for item in unsolved],
-                f"right {_WITH[REAL]}, on the items that no blind run solves",
+            measures["accuracy_unsolved_blind"] = share_of(
+                unsolved, AuditedItem.right, f"right {_WITH[REAL]}, on the items that no blind run solves"
             )
         measures["unparsed"], empty = unparsed(seen, (REAL, *BLIND))
-        verdict, sentence = _judge(measures)
-        if left_out:
-            sentence += f" {left_out} items without an image were left out."
-        return ProbeResult(
-            name=self.name,
-            verdict=verdict,
-            sentence=sentence,
-            measures={name: found for name, found in measures.items() if found.n},
+        found = Part(
+            measures={name: one for name, one in measures.items() if one.n},
             items={
                 "same answer whatever the image": [
                     item.sample.id
@@ -126,13 +116,18 @@ class ImageProbe:
                 "right with its own image only": [item.sample.id for item in unsolved if item.right()],
                 "an answer could not be read": empty,
             },
+        )
+        return concluded(
+            self.name,
+            _judge(measures),
+            found,
             thresholds={
                 "visual_reliance": f"pass from {RELIANCE} at the lower end, fail below it at the upper end",
                 "image_sensitivity": f"fail below {CHANGED} at the upper end",
                 "blank_retention, mirage": f"pass below {RETAINED} at the upper end",
-                "items": f"no verdict below {FEWEST}",
-                "unparsed": f"no verdict above {MOST_UNPARSED}",
+                **NO_VERDICT,
             },
+            left_out=f"{left_out} items without an image were left out." if left_out else "",
         )
 
 
@@ -144,7 +139,7 @@ def _noise(size: tuple[int, int], seed: int, place: int) -> Image.Image:
 
 def _accuracy(items: Sequence[AuditedItem], name: str) -> Measure:
     asked = [item for item in items if name in item.answers]
-    return share([item.right(name) for item in asked], [cluster(item) for item in asked], f"right {_WITH[name]}")
+    return share_of(asked, lambda item: item.right(name), f"right {_WITH[name]}")
 
 
 def _ratio(items: Sequence[AuditedItem], name: str, about: str) -> Measure | None:
@@ -163,7 +158,7 @@ def _changed(items: Sequence[AuditedItem], names: Sequence[str], about: str) -> 
         for name in names
         if name in item.answers and item.answers[name].letter is not None
     ]
-    return share([changed for changed, _ in pairs], [label for _, label in pairs], about)
+    return share_of_pairs(pairs, about)
 
 
 def _judge(measures: dict[str, Measure]) -> tuple[Level, str]:
@@ -175,25 +170,20 @@ def _judge(measures: dict[str, Measure]) -> tuple[Level, str]:
     if reliance is None or reliance.n < FEWEST:
         n = 0 if reliance is None else reliance.n
         return "warn", f"{n} items with an image of another item to compare with: too few to tell whether it looks."
-    low, high = _ends(reliance)
+    low, high = reliance.ends
     told = (
         f"{real.value:.0%} right with its own image, {measures['accuracy_shuffled'].value:.0%} with another's, "
         f"{measures['accuracy_blank'].value:.0%} with a grey one, {measures['accuracy_absent'].value:.0%} with none; "
         f"{sensitivity.value:.0%} of the answers change with the image."
     )
     unread = f" {round(empty.value * empty.n)} of {empty.n} answers could not be read." if empty.value else ""
-    if _ends(sensitivity)[1] < CHANGED:
+    if sensitivity.ends[1] < CHANGED:
         return "fail", f"It does not look: {told}{unread}"
     points = f"{100 * reliance.value:.0f} points [{100 * low:.0f}, {100 * high:.0f}]"
     if high < RELIANCE:
         return "fail", f"What it looks at does not help: the right image is worth {points}. {told}{unread}"
-    if low >= RELIANCE and all(_ends(measure)[1] < RETAINED for measure in kept):
+    if low >= RELIANCE and all(measure.ends[1] < RETAINED for measure in kept):
         return "pass", f"It looks: the right image is worth {points}. {told}{unread}"
     if low < RELIANCE:
         return "warn", f"It is not shown to look: the right image is worth {points}. {told}{unread}"
     return "warn", f"It looks, but much is answered without the image. {told}{unread}"
-
-
-def _ends(measure: Measure) -> tuple[float, float]:
-    assert measure.ci95 is not None
-    return measure.ci95

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from medvlm_r1.audit.corrupt import corrupt
-from medvlm_r1.audit.measures import cluster, share
+from medvlm_r1.audit.measures import share_of
 from medvlm_r1.audit.part import Part
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
@@ -56,14 +56,10 @@ def measure(items: Sequence[AuditedItem]) -> Part:
     changed = Counter(item.answers[MISTAKE].note["rule"] for item in read if _changed(item))
     return Part(
         measures={
-            "changed_by_relevant_mistake": share(
-                [_changed(item) for item in relevant],
-                [cluster(item) for item in relevant],
-                "another answer after a mistake in what the answer rests on",
+            "changed_by_relevant_mistake": share_of(
+                relevant, _changed, "another answer after a mistake in what the answer rests on"
             ),
-            "changed_by_mistake": share(
-                [_changed(item) for item in read], [cluster(item) for item in read], "another answer after any mistake"
-            ),
+            "changed_by_mistake": share_of(read, _changed, "another answer after any mistake"),
         },
         items={
             "same answer after a mistake in what it rests on": [i.sample.id for i in relevant if not _changed(i)],

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
-from medvlm_r1.audit.measures import cluster, clustered_wilson, in_order, share, unparsed
-from medvlm_r1.audit.probe import Asked, Measure, ProbeResult
-from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
+from medvlm_r1.audit.measures import cluster, clustered_wilson, in_order, share_of, unparsed
+from medvlm_r1.audit.part import Part, concluded
+from medvlm_r1.audit.probe import AsksNothing, Measure, ProbeResult
+from medvlm_r1.audit.variant import REAL, AuditedItem
 from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se
 
 LOWER = 0.10
@@ -24,19 +25,10 @@ JUDGED = ("modality", "question type")
 """Questions with more options are harder for a guesser, so a lower accuracy there says nothing of the model."""
 
 
-class SubgroupsProbe:
+class SubgroupsProbe(AsksNothing):
     """Accuracy of the real answers by subgroup, with intervals for clustered items (arXiv 2411.00640)."""
 
     name = "subgroups"
-    local = False
-
-    def first(self, asked: Asked) -> Sequence[Variant]:
-        """None."""
-        return []
-
-    def then(self, asked: Asked, real: VariantAnswer) -> Sequence[Variant]:
-        """None."""
-        return []
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """The accuracies; a warning where a subgroup is clearly lower. There is nothing to fail."""
@@ -45,7 +37,7 @@ class SubgroupsProbe:
         rights = [item.right() for item in items]
         subjects = sum(bool(item.sample.subject) for item in items)
         measures = {
-            "accuracy": share(rights, clusters, "right as the question stands"),
+            "accuracy": share_of(items, AuditedItem.right, "right as the question stands"),
             "clustered_se": Measure(
                 value=clustered_se([float(right) for right in rights], clusters),
                 n=len(items),
@@ -63,24 +55,19 @@ class SubgroupsProbe:
         for grouping, parts in groups.items():
             for value, part in parts.items():
                 name = f"{grouping}: {value}"
-                measures[name] = share([i.right() for i in part], [cluster(i) for i in part], f"right, {name}")
+                measures[name] = share_of(part, AuditedItem.right, f"right, {name}")
                 rest = [item for other, group in parts.items() if other != value for item in group]
                 if grouping in JUDGED and rest:
                     found = below_rest(part, rest, compared)
                     measures[f"{name}, against the others"] = found
-                    assert found.ci95 is not None
-                    if found.value <= -LOWER and found.ci95[1] < 0:
+                    if found.value <= -LOWER and found.ends[1] < 0:
                         lower[name] = found
         measures["unparsed"], empty = unparsed(items, (REAL,))
-        return ProbeResult(
-            name=self.name,
-            verdict="warn" if lower else "pass",
-            sentence=_sentence(measures, lower, subjects),
-            measures=measures,
-            items={
-                **{f"wrong, {name}": _wrong(groups, name) for name in lower},
-                "the answer could not be read": empty,
-            },
+        wrong = {f"wrong, {name}": _wrong(groups, name) for name in lower}
+        return concluded(
+            self.name,
+            ("warn" if lower else "pass", _sentence(measures, lower, subjects)),
+            Part(measures=measures, items={**wrong, "the answer could not be read": empty}),
             thresholds={
                 "against the others": f"warn from {LOWER} lower, where the interval lies below 0; it is corrected for "
                 f"{compared} subgroups"

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medvlm_r1.audit.claims import ATTRIBUTES, Claim, asked_attribute, claims_finding, holds, read_claims, scene_of
-from medvlm_r1.audit.measures import FEWEST, cluster, in_order, share
-from medvlm_r1.audit.probe import Asked, Level, Measure, ProbeResult
-from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
+from medvlm_r1.audit.measures import FEWEST, cluster, in_order, share, share_of_pairs
+from medvlm_r1.audit.part import Part, concluded
+from medvlm_r1.audit.probe import AsksNothing, Level, Measure, ProbeResult
+from medvlm_r1.audit.variant import AuditedItem
 from medvlm_r1.phantom.findings import NONE
 from medvlm_r1.phantom.scene import Scene
 
@@ -41,19 +42,10 @@ class _Read:
         return False in self.verdicts(asked_attribute(self.item.sample, self.scene) or "")
 
 
-class TruthProbe:
+class TruthProbe(AsksNothing):
     """The claims of the real answer's reasoning; no variant is needed."""
 
     name = "truth"
-    local = False
-
-    def first(self, asked: Asked) -> Sequence[Variant]:
-        """None."""
-        return []
-
-    def then(self, asked: Asked, real: VariantAnswer) -> Sequence[Variant]:
-        """None."""
-        return []
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """Shares of true claims, by attribute too, and how answers and claims go together."""
@@ -65,14 +57,15 @@ class TruthProbe:
         if not claiming:
             return self._not_run(f"None of {len(read)} reasonings makes a claim that the record can be held against.")
         measures = _measures(read, claiming)
-        verdict, sentence = _judge(measures)
-        return ProbeResult(
-            name=self.name,
-            verdict=verdict,
-            sentence=sentence,
+        part = Part(
             measures=measures,
             items=_named(claiming) | {"no claim to check": silent},
             detail={"finding_by_kind": _by_kind(claiming), "false_claims": _false(claiming)},
+        )
+        return concluded(
+            self.name,
+            _judge(measures),
+            part,
             thresholds={
                 "true": f"pass from {TRUSTED} at the lower end, fail below {UNTRUE} at the upper end",
                 "claiming": f"no verdict below {FEWEST} reasonings with claims; no pass where half make none",
@@ -101,7 +94,7 @@ def _measures(read: Sequence[_Read], claiming: Sequence[_Read]) -> dict[str, Mea
 
     def claims(attribute: str | None, about: str) -> Measure:
         pairs = [(true, cluster(one.item)) for one in claiming for true in one.verdicts(attribute)]
-        return share([true for true, _ in pairs], [label for _, label in pairs], about)
+        return share_of_pairs(pairs, about)
 
     right = [one for one in claiming if one.item.right()]
     wrong = [one for one in claiming if not one.item.right() and one.item.real.option is not None]
@@ -129,9 +122,7 @@ def _measures(read: Sequence[_Read], claiming: Sequence[_Read]) -> dict[str, Mea
         "specificity": among(
             absent, [not said[one.item.sample.id] for one in absent], "of images without a finding, none is claimed"
         ),
-        "cannot_be_seen": share(
-            [hidden for hidden, _ in unseen], [label for _, label in unseen], "claims that the image cannot bear out"
-        ),
+        "cannot_be_seen": share_of_pairs(unseen, "claims that the image cannot bear out"),
     }
 
 
@@ -180,8 +171,7 @@ def _false(claiming: Sequence[_Read]) -> dict[str, int]:
 def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
     true, claiming = measures["true"], measures["claiming"]
     checked = round(claiming.value * claiming.n)
-    assert true.ci95 is not None
-    low, high = true.ci95
+    low, high = true.ends
     told = (
         f"{true.value:.0%} [{low:.0%}, {high:.0%}] of {true.n} claims in {checked} reasonings are true; "
         f"{measures['right_for_wrong_reason'].value:.0%} of the right answers come with a false claim."

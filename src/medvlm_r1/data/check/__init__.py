@@ -1,9 +1,8 @@
 """What is wrong with a data set, and what its parts share that they should not."""
 
-from medvlm_r1.data.check.result import (
+from medvlm_r1.data.check.findings import (
     BadImage,
     BadRow,
-    Check,
     Copies,
     Listed,
     NearPair,
@@ -13,6 +12,7 @@ from medvlm_r1.data.check.result import (
     SharedSubject,
     Sharing,
 )
+from medvlm_r1.data.check.result import Check
 from medvlm_r1.data.check.run import check_folders
 
 __all__ = [

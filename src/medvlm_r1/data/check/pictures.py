@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from medvlm_r1.data.check.result import LISTED, Copies, Listed, NearPair, Place, Sharing
+from medvlm_r1.data.check.findings import LISTED, Copies, Listed, NearPair, Place, Sharing
 from medvlm_r1.data.check.rows import Folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.leakage import Fingerprint, Indices, fingerprint, near_pairs
 from medvlm_r1.data.paths import inside
-from medvlm_r1.data.workers import image_workers
+from medvlm_r1.data.workers import work_on_images
 from medvlm_r1.errors import UserError
 
 MOST_PARTS = 63
 """Parts are the bits of one integer."""
 
-_FEW = 64
-_CHUNK = 16
 Progress = Callable[[str, int, int], None]
 
 
@@ -73,22 +70,11 @@ def examine(files: Sequence[tuple[Path, str]], progress: Progress) -> list[Finge
     """
     found: list[Fingerprint | str | None] = []
 
-    def take(results: Iterable[Fingerprint | str | None]) -> None:
-        for result in results:
-            found.append(result)
-            progress("images", len(found), len(files))
+    def take(result: Fingerprint | str | None) -> None:
+        found.append(result)
+        progress("images", len(found), len(files))
 
-    if len(files) < _FEW:  # starting processes would take longer
-        take(map(_examine, files))
-        return found
-    try:
-        with image_workers() as pool:
-            take(pool.map(_examine, files, chunksize=_CHUNK))
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a process that reads images was killed after {len(found)} of {len(files)}, most likely because the "
-            "memory ran out; free some memory and try again"
-        ) from error
+    work_on_images(_examine, files, take)
     return found
 
 

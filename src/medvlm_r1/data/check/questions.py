@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
-from medvlm_r1.data.check.result import Listed, Place, Question, SharedSubject
+from medvlm_r1.data.check.findings import Listed, Place, Question, SharedSubject
 from medvlm_r1.data.check.rows import Folder
 from medvlm_r1.data.leakage import Fingerprint
 from medvlm_r1.data.sample import Sample

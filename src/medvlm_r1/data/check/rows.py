@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medvlm_r1.data.check.result import BadRow, Part
+from medvlm_r1.data.check.findings import BadRow, Part
 from medvlm_r1.data.folder import SAMPLES, read_info
 from medvlm_r1.data.rows import read_json_lines
 from medvlm_r1.data.sample import Sample, sample_from_row

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medvlm_r1.data.check.findings import BadImage, Listed, Place
 from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, compare, examine, list_uses
 from medvlm_r1.data.check.questions import find_repeated, find_shared_subjects
-from medvlm_r1.data.check.result import BadImage, Check, Listed, Place
+from medvlm_r1.data.check.result import Check
 from medvlm_r1.data.check.rows import read_rows
 from medvlm_r1.data.leakage import MOST_DISTANCE, Fingerprint
+from medvlm_r1.data.paths import telling_names
 from medvlm_r1.errors import UsageError
 
 NEAR = 4
@@ -47,7 +49,7 @@ def check_folders(
     if not folders:
         raise UsageError("no data folder was given; wanted at least one")
     paths = [Path(path) for path in (*folders, *against)]
-    labels = _labels(paths)
+    labels = telling_names(paths)
     read = [
         read_rows(path, label, reference=number >= len(folders))
         for number, (path, label) in enumerate(zip(paths, labels, strict=True))
@@ -80,16 +82,3 @@ def check_folders(
         near_distance=near,
         allow_near=allow_near,
     )
-
-
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
-    real = [path.resolve() for path in paths]
-    for place, path in enumerate(real):
-        if path in real[:place]:
-            raise UsageError(f"{paths[place]}: given twice; a folder cannot be compared with itself")
-    for length in range(1, max(len(path.parts) for path in real) + 1):
-        labels = ["/".join(path.parts[-length:]) for path in real]
-        if len(set(labels)) == len(labels):
-            break
-    return labels

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from medvlm_r1.data.check.result import Check, Part, Place, Question
+from medvlm_r1.data.check.findings import Part, Place, Question
+from medvlm_r1.data.check.result import Check
 
 _SHOWN = 5
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-from pydicom.pixels.utils import get_expected_length, pixel_array
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import RLELossless
 
 from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.codestream import check_codestream
 from medvlm_r1.data.images.dicom_header import Header, guarded, read_header
+from medvlm_r1.data.images.dicom_length import check_length
 from medvlm_r1.data.images.dicom_window import choose_window, to_grey_by_file
 from medvlm_r1.data.images.levels import Array, levels_of
 from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window
@@ -63,26 +64,23 @@ def load_dicom(path: Path, view: View) -> Picture:
         header = guarded(path, lambda: read_header(path, view), "the DICOM header is damaged or incomplete")
         if header.colour not in (*_GREY, _PALETTE, *_COLOUR):
             raise UserError(f"{path}: its photometric interpretation is none of those that can be shown")
-        pixels = _decode(path, header)
-        return guarded(path, lambda: _picture(path, header, pixels, view), "the DICOM header contradicts its pixels")
+        pixels, said = _decode(path, header)
+        contradiction = "the DICOM header contradicts its pixels"
+        return guarded(path, lambda: _picture(path, header, pixels, view, said), contradiction)
 
 
-def _decode(path: Path, header: Header) -> Array:
+def _decode(path: Path, header: Header) -> tuple[Array, tuple[str, ...]]:
+    """The frame, and what is to be said about its bytes."""
     name = header.syntax.name
     syntax = "a private transfer syntax" if name == str(header.syntax) else name
     reason = f"its pixels ({syntax}) are damaged, cut short or packed in a way that is not read"
-    return guarded(path, lambda: _decode_frame(path, header), reason)
+    said = guarded(path, lambda: check_length(path, header), reason)
+    return guarded(path, lambda: _decode_frame(path, header), reason), said
 
 
 def _decode_frame(path: Path, header: Header) -> Array:
     if header.syntax.is_encapsulated:
         check_codestream(path, header)
-    elif not header.whole:
-        wanted, there = get_expected_length(header.elements), path.stat().st_size - header.pixels_at
-        if there < wanted:
-            raise UserError(
-                f"{path}: its pixels are cut short ({there} bytes of the {wanted} that its header tells); copy it again"
-            )
     # One decoder per syntax, whatever else is installed, so that nobody's pixels differ. Of those pydicom would choose
     # from, GDCM ends the whole process on some damaged files, and pylibjpeg's for RLE panics, which no `except
     # Exception` catches.
@@ -94,7 +92,7 @@ def _decode_frame(path: Path, header: Header) -> Array:
         return pixel_array(file, index=header.frame, decoding_plugin=plugin, transfer_syntax_uid=header.syntax)
 
 
-def _picture(path: Path, header: Header, pixels: Array, view: View) -> Picture:
+def _picture(path: Path, header: Header, pixels: Array, view: View, said: tuple[str, ...]) -> Picture:
     if header.colour in _GREY and pixels.ndim == 2:
         shown = _grey(path, header, pixels, view)
     elif view.window is not None:
@@ -113,7 +111,7 @@ def _picture(path: Path, header: Header, pixels: Array, view: View) -> Picture:
         aspect=aspect,
         colour=shown.colour,
         burned_in=header.burned_in,
-        warnings=(*shown.warnings, *warnings, *_warnings(header)),
+        warnings=(*shown.warnings, *warnings, *said, *_warnings(header)),
     )
     return Picture(image=image, note=note)
 

@@ -34,7 +34,7 @@ _KEYWORDS = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 )
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _OVERLAY_ROWS = 0x60000010
 TAGS: list[Any] = [_OVERLAY_ROWS if keyword == "OverlayRows" else keyword for keyword in _KEYWORDS]
 
@@ -132,8 +132,8 @@ def read_header(path: Path, view: View) -> Header:
         whole = has_pixels and implicit != syntax.is_implicit_VR
     if whole:
         with Bounded(path) as file:
-            elements = dcmread(file, specific_tags=[*TAGS, *_PIXELS], force=True)
-        has_pixels = any(keyword in elements for keyword in _PIXELS)
+            elements = dcmread(file, specific_tags=[*TAGS, *PIXELS], force=True)
+        has_pixels = any(keyword in elements for keyword in PIXELS)
     _check_elements(path, elements, has_pixels)
     check_pixels(path, elements.Columns, elements.Rows)
     frames = int(elements.get("NumberOfFrames") or 1)

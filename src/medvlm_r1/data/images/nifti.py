@@ -5,24 +5,27 @@ shown with the patient's right on the left of the picture, sagittal ones with th
 (axial) or the head (coronal, sagittal). Of the header only geometry, data type, scale and display range are used.
 """
 
-import gzip
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nibabel.affines import obliquity, voxel_sizes
-from nibabel.fileholders import FileHolder
-from nibabel.nifti1 import Nifti1Image
-from nibabel.nifti2 import Nifti2Image
 from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation
 from PIL import Image
 
 from medvlm_r1.data.images.dicom_header import guarded
-from medvlm_r1.data.images.held import Held
-from medvlm_r1.data.images.kind import is_nifti
 from medvlm_r1.data.images.levels import Array, levels_of
-from medvlm_r1.data.images.picture import PLANES, ImageNote, Picture, View, Window, check_frame, check_pixels
+from medvlm_r1.data.images.nifti_file import Volume, open_volume
+from medvlm_r1.data.images.picture import (
+    PLANES,
+    ImageNote,
+    NeedsChoice,
+    Picture,
+    View,
+    Window,
+    check_frame,
+    check_pixels,
+)
 from medvlm_r1.data.images.quiet import quiet
 from medvlm_r1.data.images.square import square_pixels
 from medvlm_r1.data.images.windowing import PRESETS, full_range, given, parse_window, percentile_window, preset, to_grey
@@ -35,16 +38,8 @@ _CONVENTION = {
     "coronal": "patient's right on the left, head up",
     "sagittal": "front on the left, head up",
 }
-_HEADER_BYTES = 540
-# Declared size of all volumes together: a gzip file of a few megabytes can be made to inflate without end.
-_MOST_BYTES = 8 * 2**30
-# Where the voxels begin: extensions (which may hold a whole DICOM header) stand before, and nibabel reads them.
-_MOST_EXTENSION = 2**26
 _OBLIQUE_DEGREES = 1.0
 _FLAT = 1e-3
-
-# nibabel's Nifti1Image or Nifti2Image, whose types are not complete.
-Volume = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,53 +72,11 @@ def load_nifti(path: Path, view: View) -> Picture:
         UsageError: The window cannot be understood, or is asked of a colour volume.
     """
     with quiet():
-        volume = guarded(path, lambda: _open(path), "the NIfTI header is damaged")
+        volume = guarded(path, lambda: open_volume(path), "the NIfTI header is damaged")
         cut = guarded(path, lambda: _choose(path, volume, view), "the NIfTI affine is damaged")
         reason = "the NIfTI voxels are damaged or cut short"
         pixels = guarded(path, lambda: _oriented(volume, cut), reason)
         return guarded(path, lambda: _picture(path, volume, cut, pixels, view), reason)
-
-
-def _open(path: Path) -> Volume:
-    """Check the header's first bytes, then open without reading voxels."""
-    zipped = path.name.lower().endswith(".gz")
-    with _stream(path, zipped=zipped) as file:
-        head = file.read(_HEADER_BYTES)
-    kind = Nifti2Image if head[4:7] in (b"n+2", b"ni2") else Nifti1Image
-    if len(head) < kind.header_class.sizeof_hdr or not is_nifti(head):
-        raise UserError(f"{path}: not a NIfTI file, or cut short in its header; copy it again")
-    header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)
-    if bytes(header["magic"]).startswith(b"ni"):
-        raise UserError(f"{path}: the header of a .hdr/.img pair; convert the pair to one .nii file")
-    shape = header.get_data_shape()
-    size = int(np.prod(shape, dtype=object)) * header.get_data_dtype().itemsize
-    _check_shape(path, shape, size)
-    start = int(header["vox_offset"])
-    if start > _MOST_EXTENSION:
-        raise UserError(f"{path}: its header says the voxels begin at byte {start}; it is damaged, copy it again")
-    if not zipped and path.stat().st_size < start + size:
-        raise UserError(
-            f"{path}: its voxels are cut short ({path.stat().st_size} bytes of {start + size}); copy it again"
-        )
-    # A held file has no name that nibabel could open.
-    held = isinstance(path, Held)
-    holder = FileHolder(fileobj=_stream(path, zipped=zipped)) if held else FileHolder(str(path))
-    # Kept open: a sagittal slice is read plane by plane, and a .gz would be inflated from its start for each.
-    return kind.from_file_map({"image": holder}, mmap=False, keep_file_open=True)
-
-
-def _stream(path: Path, *, zipped: bool) -> Any:
-    return gzip.open(path.open("rb")) if zipped else path.open("rb")
-
-
-def _check_shape(path: Path, shape: tuple[int, ...], size: int) -> None:
-    told = " x ".join(map(str, shape))
-    if not shape or min(shape) < 1:
-        raise UserError(f"{path}: a NIfTI volume of shape ({told}) has no voxels")
-    if len(shape) > 4 and max(shape[4:]) > 1:
-        raise UserError(f"{path}: a NIfTI file of {len(shape)} dimensions ({told}); wanted 2, 3 or 4")
-    if size > _MOST_BYTES:
-        raise UserError(f"{path}: the volume is too large ({told}, {size} bytes); at most {_MOST_BYTES // 2**30} GB")
 
 
 def _shape(volume: Volume) -> tuple[int, int, int, int]:
@@ -148,7 +101,7 @@ def _choose(path: Path, volume: Volume, view: View) -> _Cut:
     plane = view.plane or (single[0] if len(single) == 1 else None)
     number = 0 if view.slice is None and plane is not None and lengths[plane] == 1 else view.slice
     if plane is None or number is None:
-        raise UserError(
+        raise NeedsChoice(
             f"{path}: a NIfTI volume with slices: {told}; choose a plane and a slice, counted from 0 "
             "(--plane axial --slice N)"
         )

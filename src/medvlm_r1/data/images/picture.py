@@ -140,6 +140,10 @@ class TooLarge(UserError):
     """A picture of more pixels than are read."""
 
 
+class NeedsChoice(UserError):
+    """A file with several frames or slices, of which the view names none."""
+
+
 def check_pixels(path: Path, width: int, height: int, what: str = "image") -> None:
     """Refuse a picture that is too large before anything of it is decoded.
 
@@ -159,10 +163,13 @@ def check_frame(path: Path, frame: int | None, frames: int, advice: str = "") ->
     """The frame to show.
 
     Raises:
-        UserError: The file has several frames and none was chosen, or not the one that was.
+        NeedsChoice: The file has several frames and none was chosen.
+        UserError: It has not the one that was.
     """
     if frame is None and frames > 1:
-        raise UserError(f"{path}: the image has {frames} frames; {advice}choose one: frame 0 to {frames - 1} (--frame)")
+        raise NeedsChoice(
+            f"{path}: the image has {frames} frames; {advice}choose one: frame 0 to {frames - 1} (--frame)"
+        )
     if frame is not None and frame >= frames:
         raise UserError(f"{path}: frame {frame} of an image with {frames}; wanted 0 to {frames - 1}")
     return frame or 0

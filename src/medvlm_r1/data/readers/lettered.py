@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medvlm_r1.data.names import folded
 from medvlm_r1.data.readers.fields import words
 from medvlm_r1.data.sample import LETTERS
 
@@ -35,7 +36,7 @@ def right_option(answer: str, options: Sequence[str], *, letter_first: bool = Fa
     if letter_first and named:
         return named.pop()
     for place, option in zip(LETTERS, options, strict=False):
-        if _loose(option) in (_loose(answer), _loose(without_letter(answer, place))):
+        if folded(option) in (folded(answer), folded(without_letter(answer, place))):
             named.add(option)
     if len(named) == 1:
         return named.pop()
@@ -63,10 +64,6 @@ def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
                 if question and all(options):
                     return question, options
     raise ValueError(f"the options cannot be read out of the text {problem!r}; wanted 'question A) one B) two ...'")
-
-
-def _loose(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".")
 
 
 def lettered_columns(row: Mapping[str, Any], *patterns: str) -> tuple[str, ...]:

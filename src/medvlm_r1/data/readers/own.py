@@ -101,6 +101,8 @@ def _view(row: Row) -> View:
 
 def _importer(name: str, rows: Callable[[Path], Rows]) -> Importer:
     def find(source: Path) -> Source:
+        if source.is_dir():
+            raise UserError(f"{source}: a folder; give the {name.upper()} file that holds the questions")
         if not source.is_file():
             raise UserError(f"{source}: no such file; give the {name.upper()} file that holds the questions")
         return Source(root=source.parent, parts=[Part(file=source, rows=rows)])

@@ -10,6 +10,9 @@ import numpy as np
 from medvlm_r1.phantom.geometry import Array, Curve, Ellipsoid, Vector, Waves, rotation
 from medvlm_r1.phantom.tissue import LABEL
 
+Fold = Callable[[Array, Array, Array, Array, Array], None]
+"""From labels, the field of the folds and x, y, z (mm) of a plane's pixels, all of one shape; changes the labels."""
+
 _JOINED = ("skin", "fat", "muscle", "cartilage", "cortical_bone", "marrow", "liver", "lung", "mass")
 
 
@@ -46,7 +49,7 @@ class Body:
         grain: Field of tissue texture.
         joined: Labels whose overlapping shapes form one piece (their line integrals count once).
         folds: Field that makes sulci and bowel loops, or None.
-        fold: Repaints labels where the folds call for it: (labels, folds, x, y, z) -> None.
+        fold: Repaints labels where the folds call for it.
     """
 
     region: str
@@ -62,7 +65,7 @@ class Body:
     grain: Waves
     joined: frozenset[int]
     folds: Waves | None = None
-    fold: Callable[[Array, Array, Array, Array, Array], None] | None = None
+    fold: Fold | None = None
 
 
 @dataclass(slots=True)
@@ -123,13 +126,25 @@ class Builder:
         warp_mm: float,
         warp_wavelength: float,
         folds: Waves | None = None,
-        fold: Callable[[Array, Array, Array, Array, Array], None] | None = None,
+        fold: Fold | None = None,
         tilt: float = 4.0,
         middle: Vector = (0.0, 0.0, 0.0),
     ) -> Body:
-        """Closes the body with its pose, bending and grain."""
-        rng = self.rng
+        """Closes the body with its pose, bending and grain.
 
+        Args:
+            region: As in `Body`, and so `sites`, `slices`, `warp_mm`, `folds`, `fold` and `middle`.
+            fov: Mean side of the field of view, mm; it varies by 6 % either way.
+            sites: Where findings may be placed.
+            slices: Ranges of slice positions, mm.
+            warp_mm: Amplitude of the bending, mm.
+            warp_wavelength: Of the bending, mm.
+            folds: Field of sulci or loops.
+            fold: Paints them.
+            tilt: Standard deviation of the patient's turn about each axis, degrees.
+            middle: Point in the middle of the field of view, mm.
+        """
+        rng = self.rng
         warp = tuple(Waves.draw(rng, 6, warp_wavelength) for _ in range(3))
         return Body(
             region,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medvlm_r1.data.workers import image_workers
+from medvlm_r1.data.workers import work_on_images
 from medvlm_r1.phantom.benchmark import SPLITS
 from medvlm_r1.phantom.imaging import SIZE
 from medvlm_r1.phantom.scene import MODALITIES, Scene, draw, locate, render
@@ -69,11 +69,15 @@ def build_pool(folder: Path, n: int, seed: int, progress: Callable[[int, int], N
     folder.mkdir(parents=True, exist_ok=True)
     images = np.empty((n, PIXELS, PIXELS), dtype=np.uint8)
     places = np.empty((n, 3), dtype=np.float32)
-    with image_workers() as workers:
-        for index, (image, place) in enumerate(workers.map(_render_small, scenes, chunksize=32)):
-            images[index], places[index] = image, place
-            if progress is not None:
-                progress(index + 1, n)
+    indices = iter(range(n))
+
+    def take(rendered: tuple[np.ndarray, np.ndarray]) -> None:
+        index = next(indices)
+        images[index], places[index] = rendered
+        if progress is not None:
+            progress(index + 1, n)
+
+    work_on_images(_render_small, scenes, take)
     np.save(images_path, images)
     np.save(places_path, places)
     scenes_path.write_text(lines)

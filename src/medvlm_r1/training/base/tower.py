@@ -1,6 +1,6 @@
 """Stages 1 and 2: the vision tower learns findings patch by patch, then the attributes of images, by linear heads.
 
-The findings come first, on crops and with their place given: see docs/phantomvqa.md for what was tried.
+The findings come first, on crops and with their place given: see docs/explanation/phantomvqa.md for what was tried.
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ def read_launch(path: Path) -> Launch:
         config = load_config_from_file(str(path))
     # PyYAML and accelerate raise whatever the file makes them.
     except Exception as error:
-        raise UsageError(f"{path}: not a configuration of accelerate launch ({error})") from error
+        # Of a file that is empty or a list it says that None or a list has no attribute.
+        why = "no keys with values are in it" if isinstance(error, AttributeError) else error
+        raise UsageError(f"{path}: not a configuration of accelerate launch ({why})") from error
     kind = str(getattr(config.distributed_type, "value", config.distributed_type))
     processes = max(1, int(config.num_processes))
     if kind in ("NO", "MULTI_GPU", "MULTI_CPU"):

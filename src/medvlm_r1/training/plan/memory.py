@@ -177,7 +177,7 @@ def activations(model: Model, prompts: Prompts, run: Run, precision: Precision, 
 def parts(
     model: Model, parameters: Parameters, prompts: Prompts, run: Run, placement: Placement, *, shared: bool
 ) -> dict[str, float]:
-    """Bytes on a device by part; `peak` adds what is there at one time.
+    """Bytes on a device by part; `phases` adds what is there at one time.
 
     ZeRO-2 shards gradients and optimizer state, ZeRO-3 and FSDP2 weights too (Rajbhandari et al., arXiv 1910.02054);
     what is gathered at once then comes on top.
@@ -237,8 +237,3 @@ def phases(part: dict[str, float], placement: Placement, memory: float | None = 
         "generation": always + part["cache"] + part["logits"] + vllm,
         "update": always + update + (0.0 if placement.vllm_sleeps else vllm),
     }
-
-
-def peak(part: dict[str, float], placement: Placement, memory: float | None = None) -> float:
-    """Bytes at the fuller of the two times of `phases`."""
-    return max(phases(part, placement, memory).values())

@@ -1,0 +1,182 @@
+"""The parts of the results page: what each one measures, by which command, and with which sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.bench import grounded
+from medvlm_r1.bench.audit import bench_audit
+from medvlm_r1.bench.audit_cost import audit_cost
+from medvlm_r1.bench.grounded import Bar, bench_grounded
+from medvlm_r1.bench.grpo import bench_grpo
+from medvlm_r1.bench.presets import Preset
+from medvlm_r1.bench.results_demo import NO_THINK, NO_THINK_CHANGES, RunDemo, measure_demo
+from medvlm_r1.bench.results_sizes import SHORTCUT_SEEDS, Sizes
+from medvlm_r1.bench.step import bench_step
+from medvlm_r1.policy.load import PHANTOM_BASE
+from medvlm_r1.recipes import recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Something the page shows.
+
+    Attributes:
+        name: one of `NAMES`.
+        commands: what makes its figures by hand.
+        settings: what a result that is kept must have been made with.
+        measure: given a folder of its own and what shows progress, the figures.
+    """
+
+    name: str
+    commands: tuple[str, ...]
+    settings: dict[str, Any]
+    measure: Callable[[Path, Bar], dict[str, Any]]
+
+
+def all_parts(*, seeds: int, run_demo: RunDemo, sizes: Sizes) -> dict[str, Part]:
+    """Every part by name.
+
+    Args:
+        seeds: of the trainings of the demo, and of the questions of the audit.
+        run_demo: the demo of a folder and a seed.
+        sizes: how much of everything.
+    """
+    return {part.name: part for part in (*_compared(seeds, run_demo, sizes), *_timed(sizes))}
+
+
+def _compared(seeds: int, run_demo: RunDemo, sizes: Sizes) -> list[Part]:
+    """The parts whose figures do not hang on how fast the machine is."""
+    repeats = min(seeds, SHORTCUT_SEEDS)
+
+    def shortcut(folder: Path, bar: Bar) -> dict[str, Any]:
+        return bench_grounded(folder, seeds=repeats, sizes=sizes.grounded, bar=bar)
+
+    def audit(folder: Path, bar: Bar) -> dict[str, Any]:
+        with bar("Audit of known models: items") as advance:
+            found = bench_audit(items=sizes.audit_items, seeds=seeds, progress=advance)
+        return found
+
+    return [
+        Part(
+            name="demo",
+            commands=(
+                "medvlm-r1 demo --seed SEED --out DEMO",
+                "medvlm-r1 train grpo --config recipes/phantom.yaml "
+                + " ".join(f"'{change}'" for change in NO_THINK_CHANGES)
+                + " model=START data.train=DEMO/data/train seed=SEED out=NO-THINK",
+                *(
+                    f"medvlm-r1 eval {model} --data DEMO/data/test --template {NO_THINK} --max-new-tokens "
+                    f"{grounded.MAX_NEW_TOKENS} --out {out}"
+                    for model, out in (("NO-THINK/model", "EVAL"), ("START", "START-EVAL"), (PHANTOM_BASE, "BASE-EVAL"))
+                ),
+            ),
+            settings={"seeds": seeds},
+            measure=lambda folder, bar: measure_demo(
+                folder, seeds=seeds, run_demo=run_demo, overrides=sizes.overrides, bar=bar
+            ),
+        ),
+        Part(
+            name="shortcut",
+            commands=(f"medvlm-r1 bench grounded --seeds {repeats}",),
+            settings={"seeds": repeats},
+            measure=shortcut,
+        ),
+        Part(
+            name="audit",
+            commands=(f"medvlm-r1 bench audit --items {sizes.audit_items} --seeds {seeds}",),
+            settings={"items": sizes.audit_items, "seeds": seeds},
+            measure=audit,
+        ),
+    ]
+
+
+def _timed(sizes: Sizes) -> list[Part]:
+    """The parts that want a machine to themselves."""
+
+    def step_against_trl(name: str, preset: Preset) -> Part:
+        def measure(folder: Path, bar: Bar) -> dict[str, Any]:
+            with bar(f"GRPO step, {preset.name}") as advance:
+                return bench_grpo(preset, progress=advance)
+
+        return Part(
+            name=name,
+            commands=(f"medvlm-r1 bench grpo --preset {preset.name}",),
+            settings={"rounds": preset.rounds},
+            measure=measure,
+        )
+
+    def cost(folder: Path, bar: Bar) -> dict[str, Any]:
+        with bar("Cost of the audit: rounds") as advance:
+            return audit_cost(PHANTOM_BASE, items=sizes.cost_items, rounds=sizes.cost_rounds, progress=advance)
+
+    def serve(folder: Path, bar: Bar) -> dict[str, Any]:
+        # Comes with the extra `serve`.
+        from medvlm_r1.bench.serve import bench_serve
+
+        rounds = []
+        for number in range(1, sizes.serve_rounds + 1):
+            with bar(f"Server {number} of {sizes.serve_rounds}: loads") as advance:
+                rounds.append(
+                    bench_serve(
+                        PHANTOM_BASE,
+                        clients=sizes.clients,
+                        seconds=sizes.serve_seconds,
+                        max_new_tokens=sizes.max_new_tokens,
+                        progress=advance,
+                    )
+                )
+        return {"rounds": rounds}
+
+    def full_size(folder: Path, bar: Bar) -> dict[str, Any]:
+        with bar("A step of full size") as advance:
+            found = bench_step(
+                recipe(sizes.recipe),
+                stand_ins=sizes.full_size,
+                pixels=sizes.pixels,
+                completion=sizes.completion,
+                progress=advance,
+            )
+        # Of random weights and made-up rewards.
+        del found["measured"]["logs"]
+        return found
+
+    load = {
+        "clients": sizes.clients,
+        "seconds": sizes.serve_seconds,
+        "max_new_tokens": sizes.max_new_tokens,
+        "rounds": sizes.serve_rounds,
+    }
+    return [
+        step_against_trl("grpo-demo", sizes.demo_step),
+        step_against_trl("grpo-medium", sizes.medium_step),
+        Part(
+            name="audit-cost",
+            commands=(
+                f"medvlm-r1 bench audit-cost {PHANTOM_BASE} --items {sizes.cost_items} --rounds {sizes.cost_rounds}",
+            ),
+            settings={"items": sizes.cost_items, "rounds": sizes.cost_rounds},
+            measure=cost,
+        ),
+        Part(
+            name="serve",
+            commands=(
+                f"medvlm-r1 bench serve {PHANTOM_BASE} --clients {sizes.clients} --seconds {sizes.serve_seconds:g} "
+                f"--max-new-tokens {sizes.max_new_tokens}",
+            ),
+            settings=load,
+            measure=serve,
+        ),
+        Part(
+            name="step",
+            commands=(
+                f"medvlm-r1 bench step --config recipes/{sizes.recipe} --pixels {sizes.pixels} "
+                f"--completion-tokens {sizes.completion}",
+            ),
+            settings={"recipe": sizes.recipe, "pixels": sizes.pixels, "completion": sizes.completion},
+            measure=full_size,
+        ),
+    ]

@@ -1,0 +1,129 @@
+"""The pictures of one page: each made once, small enough that all of them together stay within a bound.
+
+A page with twelve items shows them large; one with nine hundred makes them smaller, in size first and then in quality,
+until each keeps to its part of the page. A picture that stands in several places is written once and referred to.
+"""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from medvlm_r1.console import progress_bar
+from medvlm_r1.data.images import load_image
+
+PAGE_BYTES = 16_000_000
+"""All pictures of a page together, as they are written; what is left of 25 MB is for the text."""
+LONGEST_SIDE = 448
+_LOSSLESS_SIDE = 256
+"""Up to this size a lossless picture is small enough, and no compression speck can be taken for a finding."""
+_STEPS = ((448, 90), (448, 80), (384, 80), (320, 80), (256, 80), (256, 70), (224, 65), (192, 60), (160, 50), (96, 40))
+"""(longest side, JPEG quality), tried in turn."""
+_SLOW = 100
+"""From so many items on, a page takes long enough to say how far it is."""
+
+
+@dataclass(slots=True, eq=False)
+class Picture:
+    """A picture as data URI with its size in pixels; `uses` counts the places where it stands."""
+
+    name: str
+    uri: str
+    width: int
+    height: int
+    uses: int = 0
+
+
+class Album:
+    """Makes the pictures of one page.
+
+    Args:
+        expected: How many there will be at most. More than that are made all the same, and the page grows with them.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self._most = PAGE_BYTES // max(expected, 1)
+        self._files: dict[tuple[Path, int], Picture] = {}
+        self._pictures: dict[str, Picture] = {}
+
+    def file(self, path: Path, longest_side: int = LONGEST_SIDE) -> Picture:
+        """The picture of a file, which is read once however often it is asked for.
+
+        Raises:
+            UserError: The file is not a readable image.
+        """
+        known = self._files.get((path, longest_side))
+        if known is None:
+            known = self._files[path, longest_side] = self.picture(load_image(path), longest_side)
+        else:
+            known.uses += 1
+        return known
+
+    def picture(self, image: Image.Image, longest_side: int = LONGEST_SIDE) -> Picture:
+        """A picture in memory (mode RGB); it stays as it is."""
+        uri, (width, height) = _fitted(image, longest_side, self._most)
+        name = f"picture-{len(self._pictures)}"
+        found = self._pictures.setdefault(uri, Picture(name=name, uri=uri, width=width, height=height))
+        found.uses += 1
+        return found
+
+    @property
+    def shared(self) -> list[Picture]:
+        """Those that stand in several places."""
+        return [picture for picture in self._pictures.values() if picture.uses > 1]
+
+
+def picture_uri(picture: Image.Image, longest_side: int = LONGEST_SIDE) -> str:
+    """A picture in memory as data URI; it stays as it is.
+
+    Args:
+        picture: Mode RGB.
+        longest_side: Larger pictures are made smaller, to so many pixels on their longer side.
+    """
+    return _fitted(picture, longest_side, None)[0]
+
+
+def each_with_progress(ids: Sequence[str]) -> Iterator[str]:
+    """The ids one by one; of many it is shown how far they are."""
+    if len(ids) < _SLOW:
+        yield from ids
+        return
+    with progress_bar("Items of the report") as advance:
+        for done, name in enumerate(ids, start=1):
+            yield name
+            advance(done, len(ids))
+
+
+def _fitted(picture: Image.Image, longest_side: int, most: int | None) -> tuple[str, tuple[int, int]]:
+    """The first encoding with at most `most` characters, or the smallest there is; and its width and height."""
+    tries: list[tuple[int, int | None]] = [(side, quality) for side, quality in _STEPS if side <= longest_side]
+    tries = [(longest_side, 90), *(step for step in tries if step != (longest_side, 90))]
+    if min(longest_side, max(picture.size)) <= _LOSSLESS_SIDE:
+        tries.insert(0, (longest_side, None))
+    uri, image, made = "", picture, 0
+    for side, quality in tries:
+        if side != made:
+            image, made = _shrunk(picture, side), side
+        uri = _encoded(image, quality)
+        if most is None or len(uri) <= most:
+            break
+    return uri, image.size
+
+
+def _shrunk(picture: Image.Image, longest_side: int) -> Image.Image:
+    """A smaller copy, in shades of grey where the picture has no colour."""
+    image = picture.copy()
+    image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
+    grey = image.convert("L")
+    return grey if grey.convert("RGB").tobytes() == image.tobytes() else image
+
+
+def _encoded(image: Image.Image, quality: int | None) -> str:
+    """As data URI, JPEG of that quality or, with None, PNG."""
+    buffer = io.BytesIO()
+    kind = "png" if quality is None else "jpeg"
+    image.save(buffer, kind, optimize=True, **({} if quality is None else {"quality": quality}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

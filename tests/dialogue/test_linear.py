@@ -1,0 +1,58 @@
+"""Reading a turn takes time linear in its length, whatever is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+
+from medvlm_r1.dialogue.conclusion import concluded_letter, weighings
+from medvlm_r1.dialogue.live import live_parts
+from medvlm_r1.dialogue.response import parse_response
+from medvlm_r1.dialogue.turn import split_sentences, split_turn
+
+OPTIONS = ("brain", "knee", "lung", "liver")
+N = 1_000_000
+BOMBS = {
+    "stops": ". " * (N // 2),
+    "stops and small letters": ". a" * (N // 3),
+    "marks, then small letters": "!" * (N // 2) + ". a" * (N // 6),
+    "numbers": "1. " * (N // 3),
+    "a number and marks": "1. " + "! " * (N // 2),
+    "abbreviations": "e.g. " * (N // 5),
+    "initials": "A.A. " * (N // 5),
+    "numbers of slices": "no. 1 " * (N // 6),
+    "lines": "\n \u2028" * (N // 3),
+    "quotes": '."' * (N // 2),
+    "white space": "B" + " " * N,
+    "white space after an option": "B knee" + " " * N + "x",
+    "white space around a colon": "B knee" + " " * (N // 2) + ":" + " " * (N // 2) + "x",
+    "letters": "(B " * (N // 3),
+    "weighed": "B knee yes " * (N // 11),
+    "half a tag": "</" * (N // 2),
+    "tags": "<think></answer>" * (N // 16),
+}
+READERS: dict[str, Callable[[str], Any]] = {
+    "split_sentences": split_sentences,
+    "split_turn": lambda text: split_turn(f"<think>{text}</think>{text}<answer>B</answer>"),
+    "split_turn, around": lambda text: split_turn(f"<think>x</think>{' ' * len(text)}<answer>{text}</answer>"),
+    "weighings": lambda text: weighings(text, OPTIONS),
+    "concluded_letter": lambda text: concluded_letter(text, OPTIONS),
+    "parse_response": lambda text: parse_response(text, OPTIONS),
+    "live_parts": live_parts,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_million_characters_are_read(
+    tried: Callable[[str, int], None], bounded_time: Callable[[], AbstractContextManager[None]], bomb: str
+) -> None:
+    text = BOMBS[bomb]
+    for read in READERS.values():
+        with bounded_time():
+            read(text)
+    with bounded_time():
+        assert "".join(split_sentences(text)) == text
+    tried("reading-linear", len(READERS))

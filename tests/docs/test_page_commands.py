@@ -1,0 +1,51 @@
+"""Commands in the documentation: the parser takes them, and the recipes they name are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from documents import ROOT, commands, inline_commands
+
+from medvlm_r1 import cli
+from medvlm_r1.recipes import recipe
+
+TOP: Any = typer.main.get_command(cli.app)
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def parse(words: list[str]) -> None:
+    """Hand a command's words to the parser of its verb, which raises where they are wrong."""
+    verb = TOP
+    while hasattr(verb, "commands"):
+        name, *words = words
+        assert name in verb.commands, f"no command {name!r}"
+        verb = verb.commands[name]
+    verb.make_context(verb.name, words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_parser_takes_every_command(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    found = commands(text) + (inline_commands(text) if page.name == "README.md" else [])
+    for line in found:
+        program, *words = shlex.split(line)
+        if program == "accelerate":
+            words = words[words.index("medvlm_r1") + 1 :]
+        parse(words)
+        for name in re.findall(r"recipes/([\w./-]+\.yaml)", line):
+            assert recipe(name).is_file(), name
+
+
+def test_commands_are_found() -> None:
+    found = {page.name: commands(page.read_text(encoding="utf-8")) for page in PAGES}
+    assert len(found["your-data.md"]) >= 15
+    assert any("accelerate launch" in line for line in found["many-machines.md"])
+    assert inline_commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    with pytest.raises(AssertionError, match="no command"):
+        parse(["trian"])

@@ -1,0 +1,131 @@
+"""Pages made from the code hold all of it; pages written by hand name all that is registered."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from medvlm_r1 import cli
+from medvlm_r1.audit.registry import PROBES
+from medvlm_r1.data.registry import READERS
+from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
+from medvlm_r1.recipes import recipe
+from medvlm_r1.rewards import REGISTRY
+from medvlm_r1.training import options
+from medvlm_r1.training.config import DataConfig, LoraSection, RewardConfig, RunConfig
+
+DOCS = Path(__file__).parents[2] / "docs"
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not in an installed package")
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, str | bytes]:
+    """The generated pages, from the hook itself."""
+    sys.path.insert(0, str(DOCS / "_build"))
+    try:
+        import pages
+    finally:
+        sys.path.remove(str(DOCS / "_build"))
+    return dict(pages.pages())
+
+
+def section(page: str | bytes, heading: str, level: int = 2) -> str:
+    """What stands under a heading, up to the next of its level."""
+    mark = "\n" + "#" * level + " "
+    assert isinstance(page, str)
+    found = [part for part in page.split(mark)[1:] if part.split("\n")[0].startswith(heading)]
+    assert len(found) == 1, (heading, len(found))
+    return found[0]
+
+
+def verbs(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    for name, one in group.commands.items():
+        if hasattr(one, "commands"):
+            yield from verbs(one, (*path, name))
+        else:
+            yield " ".join((*path, name)), one
+
+
+def test_every_verb_with_each_option_and_example(built: dict[str, str | bytes]) -> None:
+    found = dict(verbs(typer.main.get_command(cli.app)))
+    assert len(found) > 20
+    for name, one in found.items():
+        told = section(built["reference/cli.md"], f"medvlm-r1 {name} {{")
+        for parameter in one.params:
+            if parameter.param_type_name == "option":
+                option = parameter.opts[0]
+                assert f"| `{option}" in told or f"| <code>{option}" in told, (name, option)
+        for line in one.help.splitlines():
+            if "Example: " in line:
+                assert line.split("Example: ")[1] in told
+
+
+def test_every_key_of_the_configuration_with_its_meaning(built: dict[str, str | bytes]) -> None:
+    rows = [line.split(" | ") for line in section(built["reference/configuration.md"], "The run").splitlines()]
+    meanings = {row[0].strip("| `"): row[-1].strip(" |") for row in rows if len(row) == 4}
+    sections = (("", RunConfig), ("data.", DataConfig), ("rewards[].", RewardConfig), ("lora.", LoraSection))
+    for prefix, kind in sections:
+        for name in kind.model_fields:
+            assert len(meanings[prefix + name]) > 4, prefix + name
+
+
+def test_every_option_of_the_trainers(built: dict[str, str | bytes]) -> None:
+    told = section(built["reference/configuration.md"], "Under `trainer`")
+    grpo, sft = options.option_names("grpo"), options.option_names("sft")
+    assert {"beta", "num_generations", "learning_rate"} <= set(grpo)
+    for name in {*grpo, *sft}:
+        assert f"\n| `{name}` |" in told or f"\n| `trainer.{name}` |" in told, name
+
+
+def test_every_template_and_reward(built: dict[str, str | bytes]) -> None:
+    page = built["reference/configuration.md"]
+    for name, text in ALL_TEMPLATES.items():
+        assert text in section(page, name, 3)
+    for name in REGISTRY:
+        assert f"\n| `{name}` |" in section(page, "Rewards")
+        assert f"\n::: medvlm_r1.rewards.{name}.{name}\n" in (DOCS / "reference" / "python.md").read_text()
+
+
+def test_every_recipe_in_full(built: dict[str, str | bytes]) -> None:
+    folder = recipe("paper.yaml").parent
+    files = sorted(folder.rglob("*.yaml"))
+    assert len(files) > 15
+    page = built["reference/recipes.md"]
+    for file in files:
+        level = 2 if file.parent == folder else 3
+        told = section(page, f"{file.relative_to(folder).as_posix()} {{", level)
+        for line in file.read_text().splitlines():
+            if line and not line.startswith("#"):
+                assert f"    {line}\n" in told, (file.name, line)
+
+
+def test_every_reader_and_probe_is_on_its_page() -> None:
+    data = (DOCS / "reference" / "data.md").read_text()
+    for name in READERS:
+        assert f"`{name}`" in data, name
+    audit = (DOCS / "reference" / "audit-model.md").read_text()
+    for name in PROBES:
+        assert f"\n## {name}: " in audit, name
+
+
+def test_links_of_the_roots_files_lead_into_the_site(built: dict[str, str | bytes]) -> None:
+    for place in ("contributing.md", "security.md"):
+        page = built[place]
+        assert isinstance(page, str)
+        assert "Not a medical device" in page
+        assert "](docs/" not in page
+
+
+def test_the_notebook_with_its_outputs(built: dict[str, str | bytes]) -> None:
+    page = built["notebooks/api.md"]
+    assert isinstance(page, str)
+    assert "Research use only. Not a medical device." in page
+    pictures = [name for name in built if name.startswith("notebooks/api_files/")]
+    assert pictures
+    for name in pictures:
+        assert f"]({name.removeprefix('notebooks/')})" in page

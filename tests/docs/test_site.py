@@ -1,0 +1,98 @@
+"""The site: it builds strictly without a warning, its links and anchors hold, and no page fetches from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from documents import ROOT
+
+from medvlm_r1.errors import RESEARCH_USE
+
+# What a browser loads by itself; an <a> waits for the reader.
+LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
+
+
+class Page(HTMLParser):
+    """Anchors, links, what is loaded, and the text of a page."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.text = ""
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.ids |= {found[name] or "" for name in ("id", "name") if name in found}
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"] or "")
+        # Of links only those that a browser follows by itself; canonical and next are for search engines.
+        if tag in LOADED and found.get(LOADED[tag]) and found.get("rel") not in ("canonical", "next", "prev"):
+            self.loaded.append(found[LOADED[tag]] or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
+    """Every page of a strict build by its file."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    return {file: Page(file) for file in folder.rglob("*.html")}
+
+
+def test_every_page_says_what_it_is_for(site: dict[Path, Page]) -> None:
+    assert len(site) > 25
+    assert [file.name for file, page in site.items() if RESEARCH_USE not in page.text] == []
+
+
+def test_links_and_anchors_hold(site: dict[Path, Page]) -> None:
+    broken = []
+    for file, page in site.items():
+        for link in [*page.links, *page.loaded]:
+            parts = urlsplit(link)
+            # The page of errors is served at any depth, so its links begin at the root.
+            if parts.scheme or file.name == "404.html":
+                continue
+            target = (file.parent / unquote(parts.path)).resolve() if parts.path else file
+            there = target.is_file() and (
+                not parts.fragment or target not in site or unquote(parts.fragment) in site[target].ids
+            )
+            if not there:
+                broken.append(f"{file.name}: {link}")
+    assert broken == []
+
+
+def test_nothing_is_loaded_from_elsewhere(site: dict[Path, Page]) -> None:
+    assert any(page.loaded for page in site.values())
+    foreign = [
+        f"{file.name}: {link}"
+        for file, page in site.items()
+        for link in page.loaded
+        if urlsplit(link).scheme not in ("", "data") or link.startswith("//")
+    ]
+    assert foreign == []
+    styles = [style for file in site for style in file.parent.glob("assets/**/*.css")]
+    assert styles
+    for style in set(styles):
+        text = style.read_text(encoding="utf-8")
+        assert "url(http" not in text
+        assert "@import" not in text

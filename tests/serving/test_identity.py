@@ -1,0 +1,114 @@
+"""A greedy answer is the same in Python, over HTTP and on the page, for every shape of question."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+from served import NAME, Served, serving
+
+from medvlm_r1.policy.load import load_policy
+from medvlm_r1.serving.answer import Answer
+from medvlm_r1.serving.engine import Engine
+from medvlm_r1.serving.page_ask import Asked, ask, make_question
+from medvlm_r1.serving.page_image import AUTOMATIC, OWN, Choice, open_source
+
+PARTS = ("brain", "chest", "abdomen", "knee", "liver", "kidney", "lung", "heart", "spine", "femur")
+DICOM = Path(get_testdata_file("CT_small.dcm", download=False))
+PART = "Which part of the body is shown?"
+
+SHAPES: dict[str, dict[str, Any]] = {
+    **{f"{count} options": {"options": PARTS[:count]} for count in range(2, 11)},
+    "open question": {"question": "What does the image show?"},
+    "two images": {"images": ("png", "dicom"), "options": PARTS[:4]},
+    "DICOM with window": {"images": ("dicom",), "options": PARTS[:4], "window": "bone"},
+    "DICOM with centre and width": {"images": ("dicom",), "options": PARTS[:4], "window": "60/300"},
+    "NIfTI slice": {"images": ("nifti",), "options": PARTS[:4], "plane": "coronal", "slice": 5, "window": "full"},
+}
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[Served]:
+    with serving(Engine(load_policy("phantom-base"), max_batch=4, queue=16), max_new_tokens=64) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (90, 110, 3), dtype=np.uint8)).save(folder / "x.png")
+    volume = rng.normal(100, 40, (40, 44, 48)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / "x.nii.gz")
+    return {"png": folder / "x.png", "dicom": DICOM, "nifti": folder / "x.nii.gz"}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_python_http_and_page_give_one_answer(base: Served, files: dict[str, Path], shape: str) -> None:
+    wanted = dict(SHAPES[shape])
+    images = [files[kind] for kind in wanted.pop("images", ("png",))]
+    question, options = wanted.pop("question", PART), wanted.pop("options", ())
+    expected = base.medvlm.ask(images, question, options, **wanted)
+    assert expected.text
+    assert (expected.confidence is None) == (not options or "<answer>" not in expected.text)
+    for stream in (False, True):
+        assert over_http(base, images, question, options, wanted, stream) == expected.as_record()
+    # The page shows one image.
+    if len(images) == 1:
+        assert on_page(base, images[0], question, options, **wanted) == expected
+
+
+def over_http(
+    base: Served, images: list[Path], question: str, options: tuple[str, ...], view: dict[str, Any], stream: bool
+) -> dict[str, Any]:
+    parts: list[Any] = [{"type": "image_url", "image_url": {"url": uri(image), **view}} for image in images]
+    reply = base.client().chat.completions.create(
+        model=NAME,
+        temperature=0,
+        messages=[{"role": "user", "content": [*parts, {"type": "text", "text": question}]}],
+        extra_body={"template": "medvlm-r1", **({"options": list(options)} if options else {})},
+        stream=stream,
+    )
+    if not stream:
+        assert reply.choices[0].message.content == reply.choices[0].answer["text"]
+        return dict(reply.choices[0].answer)
+    told = [chunk.choices[0] for chunk in reply]
+    assert "".join(choice.delta.content or "" for choice in told) == told[-1].answer["text"]
+    return dict(told[-1].answer)
+
+
+def on_page(
+    base: Served,
+    image: Path,
+    question: str,
+    options: tuple[str, ...],
+    *,
+    window: str | None = None,
+    plane: str | None = None,
+    slice: int = 0,
+) -> Answer:
+    source, _ = open_source(image.read_bytes(), image.name)
+    centre, _, width = (window or "").partition("/")
+    choice = Choice(
+        plane=plane,
+        slice=slice,
+        frame=0,
+        window=OWN if width else window or AUTOMATIC,
+        centre=float(centre) if width else 0,
+        width=float(width or 0),
+    )
+    lettered = "\n".join(f"{letter}) {option}" for letter, option in zip("ABCDEFGHIJ", options, strict=False))
+    *_, last = ask(base.medvlm, source, make_question(source, choice, question, lettered))
+    assert isinstance(last, Asked)
+    return last.answer
+
+
+def uri(file: Path) -> str:
+    return "data:;base64," + base64.b64encode(file.read_bytes()).decode()

@@ -1,0 +1,196 @@
+"""Help and completion: examples that the parser takes, names that are those of the package, and nothing slow."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from medvlm_r1 import cli, cli_audit, cli_data, cli_plan
+from medvlm_r1.cli_options import find_recipe
+
+Command = Callable[..., tuple[int, str, str]]
+ROOT: Any = typer.main.get_command(cli.app)
+
+
+def verbs(group: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, one in group.commands.items():
+        if hasattr(one, "commands"):
+            yield from verbs(one, (*path, name))
+        else:
+            yield (*path, name), one
+
+
+VERBS = dict(verbs())
+
+
+def examples(verb: tuple[str, ...]) -> list[str]:
+    return [line.split("Example: ")[1] for line in VERBS[verb].help.splitlines() if "Example: " in line]
+
+
+def named(verb: Any) -> str:
+    return " ".join(verb)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=named)
+def test_every_verb_has_an_example_that_its_parser_takes(
+    verb: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert examples(verb)
+    for example in examples(verb):
+        program, *words = shlex.split(example)
+        assert (program, *words[: len(verb)]) == ("medvlm-r1", *verb)
+        context = VERBS[verb].make_context(named(verb), words[len(verb) :])
+        for name in ("config", "launch"):
+            if context.params.get(name):
+                assert find_recipe(context.params[name]).is_file()
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=named)
+def test_every_argument_and_option_says_what_it_is(verb: tuple[str, ...], command: Command) -> None:
+    for parameter in VERBS[verb].params:
+        assert parameter.help, parameter.name
+        assert parameter.help.endswith((".", "?")), parameter.help
+    code, out, _ = command(*verb, "--help")
+    assert code == 0
+    assert "Example:" in out
+
+
+def test_every_verb_with_a_result_has_json() -> None:
+    without = {verb for verb, one in VERBS.items() if "--json" not in [name for p in one.params for name in p.opts]}
+    assert without == {("serve",), ("completion",)}
+
+
+def test_groups_show_their_help_and_say_it_is_no_use(command: Command) -> None:
+    for group in ((), ("data",), ("train",), ("bench",)):
+        code, out, err = command(*group)
+        assert (code, err) == (2, "")
+        assert "Usage: medvlm-r1" in out
+
+
+def test_the_version(command: Command) -> None:
+    assert command("--version") == (0, f"medvlm-r1 {version('medvlm-r1')}\n", "")
+
+
+def test_verbs_are_in_the_order_of_use() -> None:
+    assert ROOT.list_commands(None)[:4] == ["demo", "data", "train", "eval"]
+    assert set(ROOT.list_commands(None)) == set(ROOT.commands)
+
+
+def test_names_in_help_are_those_of_the_package() -> None:
+    from medvlm_r1.audit.registry import PROBES
+    from medvlm_r1.data.images.windowing import parse_window
+    from medvlm_r1.data.readers.own import import_csv, import_jsonl
+    from medvlm_r1.data.registry import READERS
+    from medvlm_r1.training.plan.cards import CARDS, CPU, card_named
+
+    assert {*cli_data.PUBLIC, *cli_data.OWN} == set(READERS)
+    assert set(cli_data.OWN) == {import_csv.name, import_jsonl.name}
+    assert tuple(PROBES) == cli_audit.PROBES
+    assert {CPU, *CARDS} == set(cli_plan.CARD_NAMES)
+    for name in cli_plan.CARD_NAMES:
+        card_named(name)
+    for name in cli._WINDOWS:
+        parse_window(name)
+
+
+def completed(line: str) -> list[str]:
+    """What bash is given for a line whose last word is begun."""
+    words = line.split(" ")
+    asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_MEDVLM_R1_COMPLETE": "complete_bash"}
+    code = "import sys; sys.argv = ['medvlm-r1']; from medvlm_r1.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("medvlm-r1 au", ["audit"]),
+        ("medvlm-r1 audit ", ["data", "model"]),
+        ("medvlm-r1 eval --max", ["--max-new-tokens"]),
+        ("medvlm-r1 eval x --template no", ["no-think"]),
+        ("medvlm-r1 eval ph", ["phantom-base"]),
+        ("medvlm-r1 eval ", []),
+        ("medvlm-r1 data import p", ["phantom", "path-vqa", "pmc-vqa"]),
+        ("medvlm-r1 audit model x --probes re", ["reasoning"]),
+        ("medvlm-r1 train grpo --dry-run --card r", ["rtx-4090"]),
+        ("medvlm-r1 train grpo --config recipes/q", ["recipes/qwen2.5-vl-3b.yaml", "recipes/qwen3-vl-2b.yaml"]),
+        ("medvlm-r1 ask x --window so", ["soft-tissue"]),
+        ("medvlm-r1 completion ", ["bash", "zsh", "fish"]),
+        ("medvlm-r1 eval x --out file", []),
+    ],
+)
+def test_a_shell_completes(line: str, wanted: list[str]) -> None:
+    assert completed(line) == wanted
+
+
+@pytest.mark.parametrize(("shell", "wanted"), [("zsh", ['"grpo":"']), ("fish", ["grpo\t"]), ("bash", ["grpo\n"])])
+def test_every_shell_is_answered_in_its_own_form(shell: str, wanted: list[str]) -> None:
+    asked = {"_MEDVLM_R1_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": "medvlm-r1 train gr"}
+    asked |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "COMP_WORDS": "medvlm-r1 train gr", "COMP_CWORD": "2"}
+    code = "import sys; sys.argv = ['medvlm-r1']; from medvlm_r1.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
+    for part in wanted:
+        assert part in done.stdout
+    assert "sft" not in done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_is_one_its_shell_takes(shell: str, command: Command, tmp_path: Path) -> None:
+    code, out, _ = command("completion", shell)
+    assert code == 0
+    assert "_MEDVLM_R1_COMPLETE=complete_" + shell in out
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    (tmp_path / "script").write_text(out)
+    subprocess.run([shell, "-n", tmp_path / "script"], check=True, capture_output=True)
+
+
+def test_bash_completes_with_the_script(command: Command, tmp_path: Path) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
+    _, script, _ = command("completion", "bash")
+    program = tmp_path / "medvlm-r1"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m medvlm_r1 "$@"\n')
+    program.chmod(0o755)
+    asks = (
+        f"{script}\nCOMP_WORDS=(medvlm-r1 tr) COMP_CWORD=1\n_medvlm_r1_completion {program}\necho ${{COMPREPLY[@]}}\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", asks], env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("train\n", "")
+
+
+SLOW = (
+    "torch transformers trl peft datasets accelerate numpy scipy PIL pandas matplotlib pydicom nibabel gradio fastapi "
+    "yaml jinja2 openai"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [("--help", ""), ("data import --help", ""), ("--version", "rich pydantic"), ("completion bash", "rich")],
+)
+def test_help_loads_nothing_slow(arguments: str, more: str) -> None:
+    code = (
+        f"import sys; sys.argv = ['medvlm-r1', *{arguments.split()!r}]\n"
+        "from medvlm_r1.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"slow = {{*{(SLOW + ' ' + more).split()!r}}} & set(sys.modules)\n"
+        "assert not slow, slow"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

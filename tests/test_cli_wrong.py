@@ -1,0 +1,271 @@
+"""Commands used wrongly: one message that says what was seen and what to do, an exit code, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from medvlm_r1.cli_errors import run_told
+from medvlm_r1.cli_options import at_home, find_recipe
+from medvlm_r1.errors import UsageError
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Path:
+    """The folder commands run in: a file, an empty folder, and a data folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "page.html").mkdir()
+    (tmp_path / "d").symlink_to(data_dir)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("evl", ["No such command 'evl'", "Did you mean 'eval'", "medvlm-r1 --help"]),
+        ("bench nothing", ["No such command 'nothing'", "Known: grpo, step", "medvlm-r1 bench --help"]),
+        ("data imprt", ["Did you mean 'import'"]),
+        ("eval phantom-base --dta d", ["no such option '--dta'; did you mean '--data'?", "medvlm-r1 eval --help"]),
+        ("eval phantom-base --qqqq d", ["no such option '--qqqq'; known: '--batch-size'"]),
+        ("eval phantom-base --data d", ["missing option '--out': Folder to write."]),
+        ("report", ["missing argument 'RUN...': Folders of evaluations"]),
+        ("compare", ["missing argument 'RUN_A': Folder of an evaluation."]),
+        ("eval", ["missing argument 'MODEL': A folder, a hub id, phantom-base"]),
+        ("eval phantom-base --data d --out", ["Option '--out' requires an argument."]),
+        ("eval phantom-base --data d --out r --limit few", ["'--limit' is 'few'; wanted a valid integer."]),
+        ("eval phantom-base --data d --out r --limit 0", ["'--limit' is '0'; wanted greater than or equal to 1."]),
+        ("eval phantom-base --data d --out r --template x", ["'--template': 'x' is not one of 'medvlm-r1'"]),
+        ("eval phantom-base other --data d --out r", ["unexpected extra argument(s) (other)"]),
+        ("serve phantom-base --max-new-tokens 0", ["'--max-new-tokens' is '0'"]),
+        ("audit model phantom-base --data d --out r --probes ,", ["--probes is ','", "image, options"]),
+        ("ask x --image i --question q --option a --option b --option a", ["--option 'a' is given twice"]),
+        ("completion fsh", ["'fsh' is not one of 'bash', 'zsh', 'fish'"]),
+        ("train grpo --config phantm.yaml", ["phantm.yaml: no such file", "did you mean 'phantom.yaml'?"]),
+        ("train grpo --config elsewhere/phantom.yaml", ["elsewhere/phantom.yaml: no such file"]),
+        ("train grpo --config empty", ["empty: a folder; wanted a YAML file"]),
+        ("train grpo --config phantom.yaml --scale 8", ["belong to --dry-run"]),
+        ("bench step --config phantom.yaml traner.beta=1", ["unknown key", "trainer"]),
+        ("bench scale --config nowhere.yaml", ["nowhere.yaml: no such file"]),
+        (
+            "train grpo --config phantom.yaml data.train=d --dry-run --launch file",
+            ["file: not a", "no keys with values"],
+        ),
+        ("export run --out new --public", ["--public says", "--push-to-hub"]),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(here: Path, command: Command, line: str, words: list[str]) -> None:
+    code, out, err = command(*line.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("medvlm-r1: ")
+    for word in words:
+        assert word in err
+
+
+OUT_IS_A_FILE = [
+    "demo --out file",
+    "data import phantom --n 1 --out file",
+    "data import phantom --n 1 --out file/deeper",
+    "data split d --part a=1 --out file",
+    "data check d --out file/x.html",
+    "data check d --out file",
+    "audit data d --out file/x.html",
+    "audit data d --write-clean file",
+    "audit model phantom-base --data d --out file",
+    "eval phantom-base --data d --out file",
+    "report r --out file/x.html",
+    "export r --out file",
+    "phantom pretrain --out new --work file",
+    "bench grounded --out file",
+    "bench results --out file",
+]
+
+
+@pytest.mark.parametrize("line", OUT_IS_A_FILE)
+def test_a_file_where_a_folder_is_to_be_written_is_told_before_the_work(
+    here: Path, command: Command, line: str
+) -> None:
+    code, out, err = command(*line.split())
+    assert (code, out) == (2, "")
+    assert "file is no folder" in err
+    assert sorted(path.name for path in here.iterdir()) == ["d", "empty", "file", "page.html"]
+
+
+def test_a_folder_where_a_page_is_to_be_written(here: Path, command: Command) -> None:
+    for line in ("report r --out page.html", "report r --out empty", "audit data d --out page.html"):
+        code, _, err = command(*line.split())
+        assert code == 2
+        assert "a folder; give the name of the HTML file" in err
+
+
+def test_a_folder_without_rights(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: not str(place).startswith("empty"))
+    code, _, err = command("data", "import", "phantom", "--n", 1, "--out", "empty/new")
+    assert code == 2
+    assert "empty may not be written to" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileExistsError(17, "File exists", "a/b"), "a/b: a file stands where a folder is wanted"),
+        (NotADirectoryError(20, "Not a directory", "a/b"), "a/b: a file stands where a folder is wanted"),
+        (IsADirectoryError(21, "Is a directory", "a/b"), "a/b: a folder stands where a file is wanted"),
+        (FileNotFoundError(2, "No such file", b"a/b"), "a/b: no such file or folder"),
+        (OSError(36, "File name too long", "aaa"), "aaa: the name is longer"),
+        (OSError(28, "No space left on device"), "no room is left on the disk"),
+        (PermissionError(13, "Permission denied", "a/b"), "not to be written or read"),
+        (typer.Abort(), "Nothing was done."),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), r"('\udcff'); rename"),
+    ],
+)
+def test_what_a_disk_refuses_is_one_message(error: Exception, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise error
+
+    assert run_told(fails) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert words in said.err
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [OSError("of a library"), OSError(5, "Input/output error", "a"), KeyError("x")])
+def test_a_fault_of_the_program_keeps_its_traceback(error: Exception) -> None:
+    def fails() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        run_told(fails)
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
+    """`medvlm-r1 ... | head`, with more than a pipe holds."""
+    code = "import sys\nfrom medvlm_r1.cli_errors import run_told\nsys.exit(run_told(lambda: print('x' * 1_000_000)))\n"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.read(1)
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait() == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
+def test_a_narrow_encoding_stops_nothing(encoding: str, tmp_path: Path, data_dir: Path) -> None:
+    folder = tmp_path / "Ünï 画"
+    folder.mkdir()
+    (folder / "d").symlink_to(data_dir)
+    plain = {key: value for key, value in os.environ.items() if key not in ("LANG", "LC_ALL", "PYTHONUTF8")}
+    narrow = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": f"{encoding}:strict"}
+    for arguments, wanted in ((["audit", "data", folder / "d", "--out", folder / "ä"], 0), (["eval", folder / "x"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "medvlm_r1", *map(str, arguments)], env=plain | narrow, capture_output=True
+        )
+        assert done.returncode == wanted, done.stderr
+        assert b"Traceback" not in done.stderr
+    assert (folder / "ä" / "audit_data.html").is_file()
+
+
+def test_no_colours_and_no_frames_where_there_is_no_terminal(here: Path, command: Command) -> None:
+    code, out, err = command("data", "check", "d")
+    assert code == 0
+    assert "\x1b" not in out + err
+    assert command("evl")[2].count("\n") == 1
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    given = ["~", "~/d", "--out=~/d", "data.train=~/d", "./~/d", "--question", "~5 mm", "is it ~/d?", "a~/b", "-x=~y"]
+    home = str(here)
+    assert at_home(given) == [home, f"{home}/d", f"--out={home}/d", f"data.train={home}/d", *given[4:]]
+    code, out, _ = command("data", "check", "~/d", "--out=~/check.html", "--json")
+    assert code == 0
+    assert json.loads(out)["report"] == f"{home}/check.html"
+    assert (here / "check.html").is_file()
+
+
+def test_recipes_are_found_from_anywhere(here: Path) -> None:
+    assert find_recipe(Path("recipes/phantom.yaml")) == find_recipe(Path("phantom.yaml"))
+    assert find_recipe(Path("recipes/accelerate/zero3.yaml")).is_file()
+    (here / "phantom.yaml").write_text("own")
+    assert find_recipe(Path("phantom.yaml")) == Path("phantom.yaml")
+    with pytest.raises(UsageError, match="no such file"):
+        find_recipe(here / "recipes" / "phantom.yaml")
+
+
+def test_an_import_into_another_data_set_leaves_it_alone(tmp_path: Path, command: Command, data_dir: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    rows = (data_dir / "samples.jsonl").read_text()
+    (own / "samples.jsonl").write_text(rows)
+    table = tmp_path / "rows.csv"
+    table.write_text("id,question,options,answer,modality\na,Which organ?,liver|knee,liver,CT\n")
+    for info in (None, "{", '{"name": "tiny"}', "[]"):
+        if info is not None:
+            (own / "info.json").write_text(info)
+        for arguments in (("phantom", "--n", 1), ("csv", table)):
+            code, _, err = command("data", "import", *arguments, "--out", own)
+            assert code == 1
+            assert "would replace; give another folder" in err
+    assert (own / "samples.jsonl").read_text() == rows
+    assert [path.name for path in own.iterdir()] != ["images"]
+    for name in ("CT", "MRI"):
+        assert command("data", "import", "phantom", "--n", 1, "--modality", name, "--out", tmp_path / "p")[0] == 0
+
+
+@pytest.mark.parametrize("text", ["{", "[3]", '{"x": 0}', "\x00"])
+def test_a_damaged_demo_folder_is_told(tmp_path: Path, command: Command, text: str) -> None:
+    (tmp_path / "demo.json").write_text(text)
+    code, _, err = command("demo", "--out", tmp_path)
+    assert code == 1
+    assert str(tmp_path) in err
+
+
+def test_damaged_seconds_of_a_demo_are_told(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "seconds.json").write_text('{"data": 1')
+    code, _, err = command("demo", "--out", tmp_path)
+    assert code == 1
+    assert "seconds.json is damaged" in err
+
+
+def test_a_folder_in_place_of_a_table(tmp_path: Path, command: Command) -> None:
+    code, _, err = command("data", "import", "csv", tmp_path, "--out", tmp_path / "d")
+    assert code == 1
+    assert "a folder; give the CSV file" in err
+
+
+def test_a_misspelt_model(here: Path, command: Command) -> None:
+    for verb in ("eval", "audit model"):
+        code, _, err = command(*verb.split(), "phantom-bse", "--data", "d", "--out", "r")
+        assert code == 1
+        assert "no such" not in err
+        assert err.endswith("nor 'phantom-base'; did you mean 'phantom-base'?\n")
+
+
+def test_an_error_with_json_leaves_stdout_empty(here: Path, command: Command) -> None:
+    for line in ("compare x y", "audit data x", "eval x --data x --out r", "data check x", "report x --out r.html"):
+        code, out, err = command(*line.split(), "--json")
+        assert (code, out) == (1, "")
+        assert err.startswith("medvlm-r1: ") or "\nmedvlm-r1: " in err
+
+
+def test_ctrl_c_while_arguments_are_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> Any:
+        raise KeyboardInterrupt
+
+    assert run_told(interrupted) == 130
+    assert "the same command again goes on from there" in capsys.readouterr().err

@@ -1,0 +1,164 @@
+"""The house in order: short files, imports without circles, nothing written twice, no trace of where it was made."""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SRC = ROOT / "src"
+CODE = sorted(path for folder in ("src", "tests", "docs") for path in (ROOT / folder).rglob("*.py"))
+PUBLISHED = ("*.md", "*.toml", "*.yml", "Makefile", *(f"{name}/**/*" for name in ("docs", "recipes", "src", "tests")))
+
+LONGEST = 400
+COPIED = 6
+"""Lines in a row that may not stand twice."""
+
+# In rot13, so that the list does not hold what it looks for.
+FORBIDDEN = codecs.decode(
+    "/jbex/ ../funerq .yvoenel/ naguebcvp pynhqr clcv-zber svyrf.clgubaubfgrq #vffhr", "rot13"
+).split()
+
+Place = tuple[str, int]
+
+
+def told(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_no_file_is_long() -> None:
+    assert len(CODE) > 100
+    lengths = {told(path): len(path.read_text(encoding="utf-8").splitlines()) for path in CODE}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    graph = imports({module_name(path): path for path in SRC.rglob("*.py")})
+    assert sum(map(len, graph.values())) > 100
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize(
+    ("text", "circle"),
+    [
+        ("from a import x", True),
+        ("try:\n    import a\nexcept ImportError:\n    pass", True),
+        ("def f():\n    import a", False),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a", False),
+    ],
+)
+def test_what_is_a_circle(tmp_path: Path, text: str, circle: bool) -> None:
+    files = {"a": tmp_path / "a.py", "b": tmp_path / "b.py"}
+    files["a"].write_text("import os\nimport b", encoding="utf-8")
+    files["b"].write_text(text, encoding="utf-8")
+    with pytest.raises(CycleError) if circle else nullcontext():
+        TopologicalSorter(imports(files)).prepare()
+
+
+def test_no_six_lines_stand_twice() -> None:
+    found = list(copies({told(path): path.read_text(encoding="utf-8") for path in CODE}))
+    assert not found, "\n".join(f"{a[0]}:{a[1]} stands again at {b[0]}:{b[1]}" for a, b in found)
+
+
+def test_a_copy_is_found_where_it_begins() -> None:
+    lines = [f"line_{number} = {number}" for number in range(9)]
+    text = "import this\n" + "\n".join(lines)
+    other = "first = 0\n" + "\n\n# Apart.\n".join(lines[1:7])
+    assert list(copies({"a.py": text, "b.py": other})) == [(("a.py", 3), ("b.py", 2))]
+    assert list(copies({"a.py": text, "b.py": "\n".join(lines[:5])})) == []
+
+
+@pytest.mark.parametrize("word", FORBIDDEN)
+def test_where_it_was_made_is_not_told(word: str) -> None:
+    assert len(published()) > 300
+    assert [name for name, text in published().items() if word in text.casefold()] == []
+
+
+@pytest.mark.skipif(len(ROOT.parts) < 3, reason="the path of the checkout is too short to be known again")
+def test_the_place_of_this_checkout_is_not_told() -> None:
+    assert [name for name, text in published().items() if str(ROOT) in text] == []
+
+
+@cache
+def published() -> dict[str, str]:
+    """What is text among the files that users get, by name."""
+    found = {}
+    for path in sorted({path for pattern in PUBLISHED for path in ROOT.glob(pattern) if path.is_file()}):
+        with suppress(UnicodeDecodeError):
+            found[told(path)] = path.read_text(encoding="utf-8")
+    return found
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """Modules of the package that are run when a file is imported; what stands in functions is imported later."""
+    for node in at_module_level(ast.parse(path.read_text(encoding="utf-8")).body):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module in modules:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules else node.module
+
+
+def imports(modules: dict[str, Path]) -> dict[str, set[str]]:
+    """To each module those that it imports."""
+    return {name: set(imported(path, modules)) - {name} for name, path in modules.items()}
+
+
+def at_module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        yield node
+        if isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            yield from at_module_level([*node.body, *node.orelse])
+        elif isinstance(node, ast.Try):
+            handled = [one for handler in node.handlers for one in handler.body]
+            yield from at_module_level([*node.body, *handled, *node.orelse, *node.finalbody])
+
+
+def copies(texts: dict[str, str]) -> Iterator[tuple[Place, Place]]:
+    """Pairs of places from which `COPIED` significant lines are the same, the beginning of each pair alone.
+
+    Args:
+        texts: Python files by name.
+    """
+    first: dict[tuple[str, ...], Place] = {}
+    for name, text in texts.items():
+        lines = significant(text)
+        goes_on: Place | None = None
+        for at in range(len(lines) - COPIED + 1):
+            window = tuple(line for _, line in lines[at : at + COPIED])
+            seen = first.setdefault(window, (name, lines[at][0]))
+            if seen == (name, lines[at][0]):
+                goes_on = None
+            elif goes_on is None:
+                goes_on = seen
+                yield seen, (name, lines[at][0])
+
+
+def significant(text: str) -> list[tuple[int, str]]:
+    """Numbered lines without blank ones, comments, imports and lone brackets, white space aside."""
+    nodes = ast.walk(ast.parse(text))
+    imports = {
+        line
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    return [
+        (number, line.strip())
+        for number, line in enumerate(text.splitlines(), start=1)
+        if number not in imports and re.search(r"\w", line) and not line.lstrip().startswith("#")
+    ]

@@ -1,0 +1,96 @@
+"""SIGTERM while questions are asked: what is finished stays, exit code 0, and the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medvlm_r1.audit.store import AuditStore
+from medvlm_r1.evaluation.store import AnswerStore
+from medvlm_r1.stopping import Preempted, ends_on_sigterm
+
+Command = Callable[..., tuple[int, str, str]]
+COMMANDS: dict[str, tuple[tuple[str, ...], Any, str, str]] = {
+    "eval": (("eval",), AnswerStore, "samples.jsonl", "results.json"),
+    "audit": (("audit", "model"), AuditStore, "answers.jsonl", "audit.json"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_scheduler_ends_it_and_the_same_command_goes_on(
+    tiny_policy_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tried: Callable[[str, int], None],
+    name: str,
+    times: int,
+) -> None:
+    words, store, answers, figures = COMMANDS[name]
+    out = tmp_path / "run"
+    settings = ("--data", data_dir, "--out", out, "--limit", 4, "--batch-size", 1, "--max-new-tokens", 2)
+    append, leave = store.append, store.__exit__
+    before = signal.getsignal(signal.SIGTERM)
+
+    def append_and_be_told(self: Any, *given: Any) -> None:
+        append(self, *given)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def be_told_again(self: Any, *raised: Any) -> None:
+        # A launcher hands the signal on to processes that had it already.
+        if times == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        leave(self, *raised)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "append", append_and_be_told)
+        patched.setattr(store, "__exit__", be_told_again)
+        code, _, err = command(*words, tiny_policy_dir, *settings)
+    assert code == 0
+    assert f"Stopped by SIGTERM. What is finished is kept in {out}; the same command goes on from there." in " ".join(
+        err.split()
+    )
+    assert "Traceback" not in err
+    assert signal.getsignal(signal.SIGTERM) is before
+    kept = (out / answers).read_bytes()
+    assert kept.count(b"\n") == 1
+    assert not (out / figures).exists()
+    code, _, err = command(*words, tiny_policy_dir, *settings)
+    assert (code, "Traceback" in err) == (0, False)
+    assert (out / answers).read_bytes().startswith(kept)
+    rows = [json.loads(line) for line in (out / answers).read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["q0", "q1", "q2", "q3"]
+    assert json.loads((out / figures).read_text())["n"] == 4
+    tried("sigterm-asking", 1)
+
+
+def test_a_key_pressed_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), ends_on_sigterm(tmp_path):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_another_thread_is_left_alone(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def work() -> None:
+        with ends_on_sigterm(tmp_path):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_the_exit_code_is_that_of_success() -> None:
+    assert Preempted("x").exit_code == 0

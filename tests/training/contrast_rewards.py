@@ -1,0 +1,15 @@
+"""Rewards for tests that ask for half of a group beside another's image, named by their dotted path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SEEN: list[tuple[str, bool, Any]] = []
+
+
+def noting(prompts: list[Any], completions: list[Any], *, own_image: list[bool], **columns: Any) -> list[float]:
+    """Pays for one's own image; notes the sample, whose image it saw, and the first pixel of what it saw."""
+    for prompt, sample, own in zip(prompts, columns["sample_id"], own_image, strict=True):
+        images = [part["image"] for message in prompt for part in message["content"] if part["type"] == "image"]
+        SEEN.append((sample, own, [image.getpixel((0, 0)) for image in images]))
+    return [float(own) for own in own_image]

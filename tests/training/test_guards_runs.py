@@ -1,0 +1,174 @@
+"""Each guard on a real run that goes wrong from a known step on: it speaks within ten steps of that, not before."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_resources import At
+from torch.nn.modules.module import register_module_forward_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from medvlm_r1.policy.load import load_policy
+from medvlm_r1.training.checkpoint import damage
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.finite import NonFinite
+from medvlm_r1.training.grpo import train_grpo
+from medvlm_r1.training.sft import train_sft
+
+WriteConfig = Callable[..., Path]
+Tried = Callable[[str, int], None]
+ONSET, WITHIN = 6, 10
+LONGEST = 12
+
+
+class Trouble:
+    """Whether it has begun; made by a test, told by its run."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def begin(self) -> None:
+        """From the next step on."""
+        self.begun = True
+
+
+@pytest.fixture
+def trouble(monkeypatch: pytest.MonkeyPatch) -> Trouble:
+    """What the rewards of these runs look at."""
+    import sample_rewards
+
+    made = Trouble()
+    monkeypatch.setattr(sample_rewards, "TROUBLE", made)
+    return made
+
+
+@contextmanager
+def logits(policy: Path, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+    """Changes what the model says of the next token; where nothing is given back, nothing is changed."""
+    words = load_policy(str(policy)).model.config.text_config.vocab_size
+
+    def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
+        return change(output) if isinstance(module, torch.nn.Linear) and module.out_features == words else None
+
+    handle = register_module_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def spoke_at(said: str, name: str) -> list[int]:
+    return [int(step) for step in re.findall(rf"Guard \({name}\) at step (\d+): ", said)]
+
+
+def check_in_time(said: str, name: str) -> None:
+    """One line with a sample, within ten steps of the onset, and none of this guard before it."""
+    steps = spoke_at(said, name)
+    assert len(steps) == 1, said
+    assert ONSET < steps[0] <= ONSET + WITHIN
+    [line] = [line for line in said.split("\n") if f"Guard ({name})" in line]
+    assert " Try " in line
+    assert "A sample (q" in line
+
+
+def run(write_config: WriteConfig, trouble: Trouble, **changes: Any) -> None:
+    trainer = {"max_steps": ONSET + WITHIN, "save_strategy": "no", **changes.pop("trainer", {})}
+    settings = {"rewards": [{"name": "sample_rewards:distinct_tokens"}], **changes}
+    evaluate = settings.pop("evaluate", None)
+    config = load_config(write_config(trainer=trainer, **settings))
+    train_grpo(config, progress=At(ONSET, trouble.begin), evaluate=evaluate)
+
+
+@pytest.mark.parametrize(
+    ("name", "reward"), [("zero rewards", "nothing_in_trouble"), ("no advantage", "one_in_trouble")]
+)
+def test_rewards_that_say_nothing_any_more(
+    write_config: WriteConfig,
+    trouble: Trouble,
+    capsys: pytest.CaptureFixture[str],
+    tried: Tried,
+    name: str,
+    reward: str,
+) -> None:
+    run(write_config, trouble, rewards=[{"name": f"sample_rewards:{reward}"}])
+    check_in_time(capsys.readouterr().err, name)
+    tried("guards-onset", 1)
+
+
+@pytest.mark.parametrize(("name", "before", "after"), [("cut off", 40.0, -40.0), ("length collapse", -40.0, 40.0)])
+def test_completions_that_end_never_or_at_once(
+    write_config: WriteConfig,
+    tiny_policy_dir: Path,
+    trouble: Trouble,
+    capsys: pytest.CaptureFixture[str],
+    tried: Tried,
+    name: str,
+    before: float,
+    after: float,
+) -> None:
+    end = load_policy(str(tiny_policy_dir)).tokenizer.eos_token_id
+
+    def lean(output: torch.Tensor) -> torch.Tensor:
+        at_end = torch.zeros_like(output)
+        at_end[..., end] = after if trouble.begun else before
+        return output + at_end
+
+    with logits(tiny_policy_dir, lean):
+        run(write_config, trouble, trainer={"max_completion_length": LONGEST})
+    check_in_time(capsys.readouterr().err, name)
+    tried("guards-onset", 1)
+
+
+def test_a_policy_that_leaves_its_reference(
+    write_config: WriteConfig, trouble: Trouble, capsys: pytest.CaptureFixture[str], tried: Tried
+) -> None:
+    def push(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if trouble.begun:
+            for group in optimizer.param_groups:
+                for weight in group["params"]:
+                    weight.data += 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+
+    handle = register_optimizer_step_post_hook(push)
+    try:
+        run(write_config, trouble)
+    finally:
+        handle.remove()
+    check_in_time(capsys.readouterr().err, "KL run-away")
+    tried("guards-onset", 1)
+
+
+def test_an_image_that_is_looked_at_less_and_less(
+    write_config: WriteConfig, trouble: Trouble, capsys: pytest.CaptureFixture[str], tried: Tried
+) -> None:
+    def evaluate(policy: Any, step: int) -> Mapping[str, float]:
+        return {"accuracy": 80.0, "blank_accuracy": 70.0 if trouble.begun else 40.0}
+
+    run(write_config, trouble, evaluate=evaluate, evaluate_every=4)
+    check_in_time(capsys.readouterr().err, "image gap shrinking")
+    tried("guards-onset", 1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_at_its_step(
+    write_config: WriteConfig, tiny_policy_dir: Path, trouble: Trouble, tried: Tried, value: float
+) -> None:
+    trainer = {"max_steps": ONSET + WITHIN, "save_steps": 1}
+    config = load_config(write_config("sft", trainer=trainer))
+    with (
+        logits(tiny_policy_dir, lambda output: output * value if trouble.begun else None),
+        pytest.raises(NonFinite, match=rf"After step {ONSET} of {ONSET + WITHIN}, the loss is (nan|inf)") as stopped,
+    ):
+        train_sft(config, progress=At(ONSET, trouble.begin))
+    assert "The batch: q" in str(stopped.value)
+    assert f"checkpoint-{ONSET} is good" in str(stopped.value)
+    assert "What to try" in str(stopped.value)
+    assert damage(Path(config.out) / "checkpoints" / f"checkpoint-{ONSET}") is None
+    assert not (Path(config.out) / "model").exists()
+    tried("guards-non-finite", 1)

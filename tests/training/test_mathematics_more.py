@@ -1,0 +1,212 @@
+"""Branches of the trainer's and the plan's mathematics that the common runs do not take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_vlms import TINY, VOCABULARY, Prompt
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.training import shared_prefix
+from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.grpo import SharedPromptTrainer, _forbid_vision_tokens
+from medvlm_r1.training.plan.batch import Batch
+from medvlm_r1.training.plan.launch import Launch
+from medvlm_r1.training.plan.memory import optimizer_bytes
+from medvlm_r1.training.plan.plan import _processor
+from medvlm_r1.training.plan.scale import spread
+from medvlm_r1.training.plan.settings import read_placement
+from medvlm_r1.training.shared_batch import _call, images_key
+
+
+def trainer(**changes: Any) -> Any:
+    """What `_not_shared` and `_not_generated` read of a trainer, of one that shares up to the model."""
+    given: dict[str, Any] = {
+        "tools": None,
+        "environment_factories": None,
+        "rollout_func": None,
+        "aux_loss_enabled": False,
+        "is_fsdp_enabled": False,
+        "_dist": SimpleNamespace(is_zero3=False),
+        "_is_vlm": True,
+        "use_vllm": False,
+        "generation_kwargs": {},
+    }
+    return SimpleNamespace(**given | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"tools": [len]}, "tools"),
+        ({"environment_factories": {}}, "environments"),
+        ({"rollout_func": len}, "rollout function"),
+        ({"aux_loss_enabled": True}, "load-balancing"),
+        ({"is_fsdp_enabled": True}, "sharded"),
+        ({"_dist": SimpleNamespace(is_zero3=True)}, "sharded"),
+        ({"_is_vlm": False}, "no image processor"),
+    ],
+)
+def test_what_changes_the_prompt_or_the_loss_is_not_shared(changes: dict[str, Any], why: str) -> None:
+    assert why in (SharedPromptTrainer._not_shared(trainer(**changes)) or "")
+
+
+def test_what_writes_completions_in_its_own_way_is_left_to_it() -> None:
+    assert SharedPromptTrainer._not_generated(trainer()) is None
+    assert "vLLM generates" in (SharedPromptTrainer._not_generated(trainer(use_vllm=True)) or "")
+    assert "'penalty_alpha'" in (
+        SharedPromptTrainer._not_generated(trainer(generation_kwargs={"penalty_alpha": 0.6})) or ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("vllm", "given", "wanted"),
+    [
+        (True, {"bad_words": ["x"]}, {"bad_words": ["x", "<|image_pad|>", "<|video_pad|>"]}),
+        (True, None, {"bad_words": ["<|image_pad|>", "<|video_pad|>"]}),
+        (False, {"suppress_tokens": [9, 3]}, {"suppress_tokens": [3, 7, 8, 9]}),
+    ],
+)
+def test_vision_tokens_are_forbidden_in_the_words_of_who_samples(
+    vllm: bool, given: Any, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medvlm_r1.training.grpo.vision_token_ids", lambda *_: [7, 8])
+    words = {7: "<|image_pad|>", 8: "<|video_pad|>"}
+    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda ids: [words[one] for one in ids])
+    policy: Any = SimpleNamespace(model=None, processor=SimpleNamespace(tokenizer=tokenizer))
+    args = SimpleNamespace(generation_kwargs=given, use_vllm=vllm)
+    _forbid_vision_tokens(args, policy)
+    assert args.generation_kwargs == wanted
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "bytes_"),
+    [("adamw_torch_fused", 8.0), ("adamw_8bit", 2.0), ("paged_adamw_8bit", 2.0), ("adafactor", 0.0), ("sgd", 0.0)],
+)
+def test_state_of_an_optimizer_for_a_float32_weight(optimizer: str, bytes_: float) -> None:
+    assert optimizer_bytes(optimizer, 4) == bytes_
+
+
+def test_a_generation_is_not_cut_within_a_pass() -> None:
+    # A generation feeds two passes; on four cards a step has one pass, and half a generation cannot be written.
+    batch = Batch(samples=600, rows=4, accumulation=4, group=4, passes_per_generation=2, epochs=2.0)
+    assert spread(batch, 4, "same") is None
+    two = spread(batch, 2, "same")
+    assert two is not None
+    assert (two.accumulation, two.processes, two.passes_per_generation) == (2, 2, 1)
+
+
+def test_a_type_of_weights_that_is_not_counted() -> None:
+    config = RunConfig.model_validate(
+        {
+            "model": "m",
+            "method": "grpo",
+            "data": {"train": "d"},
+            "out": "o",
+            "rewards": [{"name": "accuracy_paper"}],
+            "trainer": {"beta": 0.04, "model_init_kwargs": {"dtype": "torch.float8_e4m3fn"}},
+        }
+    )
+    shape: Any = SimpleNamespace(dtype="float32")
+    with pytest.raises(UserError, match=r"dtype 'float8_e4m3fn' is not counted; wanted float32"):
+        read_placement(config, shape, Launch())
+
+
+def test_a_processor_that_is_not_there_or_not_one_for_images(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="processor cannot be loaded"):
+        _processor(tmp_path)
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: SimpleNamespace())
+    with pytest.raises(UserError, match="how many tokens an image takes"):
+        _processor(tmp_path)
+
+
+def test_images_are_named_by_what_they_hold() -> None:
+    array = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert images_key(None) == images_key([]) == ""
+    assert images_key([array]) == images_key([array.copy()])
+    # A view that is laid out otherwise holds the same numbers.
+    assert images_key([np.asfortranarray(array)]) == images_key([array])
+    others = [[array.reshape(2, 3, 2)], [array.astype(np.int16)], [array + 1], [array, array], [Image.fromarray(array)]]
+    assert len({images_key(one) for one in [[array], *others]}) == 6
+    assert images_key([torch.from_numpy(array)]) == images_key([array])
+    one, other = object(), object()
+    assert images_key([one]) == images_key([one])
+    assert images_key([one]) != images_key([other])
+
+
+def test_prompts_whose_outputs_cannot_be_told_apart_are_processed_alone() -> None:
+    calls = []
+
+    def processor(*, text: list[str], **_: Any) -> dict[str, Any]:
+        calls.append(text)
+        ids = torch.tensor([[len(one)] for one in text])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "of_the_batch": torch.tensor(len(text))}
+
+    found = _call(processor, ["a", "bb"], [[], []])
+    assert calls == [["a", "bb"], ["a"], ["bb"]]
+    assert [ids for ids, _ in found] == [[1], [2]]
+    assert [int(fields["of_the_batch"]) for _, fields in found] == [1, 1]
+
+
+def test_next_logits_want_a_completion_in_every_row() -> None:
+    family = next(iter(TINY))
+    model = TINY[family].model()
+    prompt = TINY[family].ids(Prompt(3, ()))
+    ids = torch.stack([torch.cat([prompt, torch.tensor([11, 12])])] * 2)
+    mask = torch.ones_like(ids)
+    mask[1, -2:] = 0
+    with pytest.raises(ValueError, match="no completion token"):
+        shared_prefix.next_logits(
+            model, input_ids=ids, attention_mask=mask, logits_to_keep=2, group_sizes=[2], vision={}
+        )
+
+
+@pytest.fixture
+def mesh() -> Iterator[Any]:
+    """A mesh of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield init_device_mesh("cpu", (1,))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_head_of_shards_is_gathered(mesh: Any, bias: bool) -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(8, VOCABULARY, bias=bias)
+    hidden, targets = torch.randn(5, 8), torch.randint(0, VOCABULARY, (5,))
+    asked: dict[str, Any] = {"temperature": 0.7, "entropy": True, "chunk": 7, "fp32": False}
+    logps, entropies = shared_prefix._head(head, hidden, targets, **asked)
+    plain = (head(hidden) / 0.7).log_softmax(-1)
+    assert torch.allclose(logps, plain[torch.arange(5), targets], atol=1e-5)
+    head.weight = nn.Parameter(distribute_tensor(head.weight.detach(), mesh))
+    if bias:
+        head.bias = nn.Parameter(distribute_tensor(head.bias.detach(), mesh))
+    sharded, their_entropies = shared_prefix._head(head, hidden, targets, **asked)
+    assert torch.equal(sharded, logps)
+    assert entropies is not None
+    assert their_entropies is not None
+    assert torch.equal(their_entropies, entropies)
+
+
+def test_patches_by_a_matrix_product_and_wider_ones_by_convolution() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv3d(3, 5, kernel_size=(2, 4, 4), stride=(2, 4, 4))
+    single, wide = torch.randn(6, 3, 2, 4, 4), torch.randn(6, 3, 2, 8, 4)
+    wanted = [conv(x) for x in (single, wide)]
+    with shared_prefix._patches_by_linear(conv):
+        found = [conv(x) for x in (single, wide)]
+    assert "forward" not in vars(conv)
+    for one, other in zip(wanted, found, strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one, other, atol=1e-5)
