@@ -81,7 +81,7 @@ def _answer(item: Mapping[str, Any], image: Image.Image) -> list[str]:
         picture(RIGHT, 54, 172, image),
         words(x, 66, f"{item['question']}\n{options}", wide=36, most=7),
         words(RIGHT, 250, "reasoning", fill=PALE, font_size=10),
-        words(RIGHT, 250 + LINE, found.reasoning or item["text"], wide=74, most=3),
+        words(RIGHT, 250 + LINE, found.reasoning or item["text"], wide=66, most=3),
         words(x, 190, "answer", fill=PALE, font_size=10),
         words(
             x,

@@ -59,13 +59,19 @@ class _Verbs(TyperGroup):
             raise Interrupted(str(interrupt)) from interrupt
 
 
-app = typer.Typer(cls=_Verbs, help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 phantom_app = typer.Typer(help="PhantomVQA's embedded base model.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-app.add_typer(train_app, name="train")
-app.add_typer(phantom_app, name="phantom")
-app.add_typer(audit_app, name="audit")
-app.add_typer(bench_app, name="bench")
+_GROUPS = {"data": data_app, "train": train_app, "phantom": phantom_app, "audit": audit_app, "bench": bench_app}
+# Flags of typer's own that are not given have no value, and it loads pydantic to check that.
+_NOT_GIVEN = dict.fromkeys(("help", "install_completion", "show_completion"), False)
+app = typer.Typer(
+    cls=_Verbs,
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"default_map": {**_NOT_GIVEN, **dict.fromkeys(_GROUPS, _NOT_GIVEN)}},
+)
+for _name, _group in _GROUPS.items():
+    app.add_typer(_group, name=_name)
 app.command("export")(export_command)
 app.command("serve")(serve_command)
 app.command("completion")(completion_command)

@@ -147,7 +147,12 @@ def audit_model_command(
         ),
     ] = None,
     limit: Limit = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions at once, each in all its variants.")] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Questions at once, each in all its variants; 96 by default, 32 requests of a server."
+        ),
+    ] = None,
     max_new_tokens: NewTokens = 512,
     template: TemplateName = Template.medvlm_r1,
     skip_missing: SkipMissing = False,

@@ -73,8 +73,21 @@ Config = Annotated[
 ]
 
 
-@train_app.command("grpo")
-def train_grpo_command(
+_GRPO = """Reinforcement learning from answers alone. The same command again goes on where it stood.
+
+Example: medvlm-r1 train grpo --config recipes/phantom.yaml trainer.learning_rate=5e-5
+Example: medvlm-r1 train grpo --config recipes/paper.yaml --dry-run --card rtx-4090
+"""
+_SFT = """Imitation of the answer letter alone, the paper's baseline. The same command again goes on where it stood.
+
+Example: medvlm-r1 train sft --config recipes/phantom-sft.yaml
+"""
+
+
+@train_app.command("sft", help=_SFT)
+@train_app.command("grpo", help=_GRPO)
+def train_command(
+    context: typer.Context,
     config: Config,
     overrides: Overrides = None,
     *,
@@ -85,29 +98,6 @@ def train_grpo_command(
     scale: Scales = None,
     as_json: Json = False,
 ) -> None:
-    """Reinforcement learning from answers alone. The same command again goes on where it stood.
-
-    Example: medvlm-r1 train grpo --config recipes/phantom.yaml trainer.learning_rate=5e-5
-    Example: medvlm-r1 train grpo --config recipes/paper.yaml --dry-run --card rtx-4090
-    """
+    """Train by the method that the verb is named for."""
     plan = _plan(dry_run, card, launch, completion_tokens, as_json, scale)
-    _train("grpo", config, overrides, plan, as_json=as_json)
-
-
-@train_app.command("sft")
-def train_sft_command(
-    config: Config,
-    overrides: Overrides = None,
-    *,
-    dry_run: DryRun = False,
-    card: Cards = None,
-    launch: LaunchFile = None,
-    completion_tokens: Tokens = None,
-    as_json: Json = False,
-) -> None:
-    """Imitation of the answer letter alone, the paper's baseline. The same command again goes on where it stood.
-
-    Example: medvlm-r1 train sft --config recipes/phantom-sft.yaml
-    """
-    plan = _plan(dry_run, card, launch, completion_tokens, as_json)
-    _train("sft", config, overrides, plan, as_json=as_json)
+    _train(str(context.info_name), config, overrides, plan, as_json=as_json)

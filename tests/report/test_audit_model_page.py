@@ -345,4 +345,5 @@ def test_a_browser_shows_it_without_scrolling_sideways(browse: Browse, copied: P
     page.evaluate("Promise.all([...document.images].map(image => { image.loading = 'eager'; return image.decode(); }))")
     page.locator(".verdicts a").nth(3).click()
     heading = page.locator("h2", has_text="Are its claims true?")
-    assert 0 <= heading.bounding_box()["y"] < 900
+    # The browser scrolls to whole pixels.
+    assert -1 < heading.bounding_box()["y"] < 900

@@ -24,8 +24,14 @@ from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.run import identify, provenance, refuse_data_folder
 from medvlm_r1.evaluation.store import AnswerKey, hash_pixels, hash_prompt, write_results
+from medvlm_r1.policy.server import is_server
 
 FIGURES = "audit.json"
+ITEMS_AT_ONCE = 96
+"""Questions a model of ours is asked at once, each in all its variants: enough rows that those still under way fill a
+pass to the end."""
+REQUESTS = 32
+"""Requests to a server under way."""
 
 
 def audit_model(
@@ -35,7 +41,7 @@ def audit_model(
     *,
     probes: Sequence[str] = (),
     limit: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_new_tokens: int = 512,
     template: str = "medvlm-r1",
     skip_missing: bool = False,
@@ -51,7 +57,8 @@ def audit_model(
         out: The run folder: `answers.jsonl` grows item by item, `audit.json` is written at the end.
         probes: Names of those to run; all by default.
         limit: Only the first so many questions with options.
-        batch_size: Items asked at once, each in all its variants; of a server, requests under way.
+        batch_size: Items asked at once, each in all its variants; of a server, requests under way. By default
+            `ITEMS_AT_ONCE` and `REQUESTS`.
         max_new_tokens: Longer completions are cut off, and counted.
         template: Name of the prompt template.
         skip_missing: Leave out rows whose images are not there, and count them, instead of stopping.
@@ -78,14 +85,15 @@ def audit_model(
         raise UserError(f"{data_dir}: no question has options; an audit needs options to choose from")
     rows = present_rows(data_dir, closed, skip_missing)
     identity = identify(model, respondent)
-    respondent = respondent or respondent_for(model, template, max_new_tokens, batch_size)
+    at_once = batch_size or (REQUESTS if is_server(model) else ITEMS_AT_ONCE)
+    respondent = respondent or respondent_for(model, template, max_new_tokens, at_once)
     partner = partners([sample for _, sample in rows])
     began = time.monotonic()
     with AuditStore(out) as store:
-        for start in range(0, len(rows), batch_size):
+        for start in range(0, len(rows), at_once):
             if progress is not None:
                 progress(start, len(rows))
-            places = range(start, min(start + batch_size, len(rows)))
+            places = range(start, min(start + at_once, len(rows)))
             asked = [_asked(data_dir, rows, place, partner[place], template) for place in places]
             samples = {item.sample.id: item.sample for item in asked}
             keys = {item.sample.id: _key(item, identity, max_new_tokens) for item in asked}

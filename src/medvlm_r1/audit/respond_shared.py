@@ -30,7 +30,7 @@ class LocalRespondent:
     policy: Policy
     template: str = "medvlm-r1"
     max_new_tokens: int = 512
-    rows: int = 128
+    rows: int = 256
     """Completions under way at once, at most."""
     tokens: int = 65536
     """Tokens of prompts and prefixes in one pass, at most, which bounds the memory."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medvlm_r1.audit.asking import ask_items
+from medvlm_r1.audit.model import ITEMS_AT_ONCE
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.respond import local_respondent
@@ -16,8 +17,6 @@ from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.policy.load import Policy, load_policy
 
-ITEMS_AT_ONCE = 32
-"""Of the audit: the default of `audit model`."""
 BATCH = 32
 """Of the plain evaluation: the default of `eval`."""
 MOST_TOKENS = 512

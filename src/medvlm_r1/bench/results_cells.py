@@ -20,14 +20,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def brackets(low: float, high: float, form: str = ".1f") -> str:
+def brackets(ends: Sequence[float], form: str = ".1f") -> str:
     """An interval that no line break divides."""
+    low, high = ends
     return f"[{low:{form}},\u00a0{high:{form}}]"
 
 
 def bracketed(value: float, ends: Sequence[float], form: str = ".1f") -> str:
     """A figure with its interval."""
-    return f"{value:{form}} {brackets(*ends, form=form)}"
+    return f"{value:{form}} {brackets(ends, form)}"
 
 
 def over_seeds(values: Sequence[float], form: str = ".1f", *, limits: tuple[float, float] | None = None) -> str:
@@ -51,4 +52,4 @@ def interval(values: Sequence[float], form: str = ".2f") -> str:
     """The t interval of the mean of repeated measurements, in brackets; a dash where there is but one."""
     if len(values) < 2:
         return "-"
-    return brackets(*t_interval(values), form=form)
+    return brackets(t_interval(values), form)

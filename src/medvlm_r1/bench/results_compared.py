@@ -68,7 +68,7 @@ def audit_section(figures: Mapping[str, Any]) -> list[str]:
             [
                 f"{name}: {part['about']}",
                 *cells,
-                f"{known['correct']} of {known['n']}, {brackets(*known['ci95'], form='.0f')} %",
+                f"{known['correct']} of {known['n']}, {brackets(known['ci95'], '.0f')} %",
             ]
         )
     wrong = figures["wrong"]

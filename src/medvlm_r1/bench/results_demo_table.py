@@ -36,7 +36,7 @@ def demo_section(figures: Mapping[str, Any]) -> list[str]:
         "",
         "*Without thinking* is the same recipe with the prompt that asks for the answer tag alone and a format reward "
         f"for it. Asked so, the base reasons all the same: {alone['correct']} of its {alone['n']} answers are the tag "
-        "alone, which is too few to be rewarded for. So the training goes on from a *start*, one pass of imitation over "
+        "alone, too few to be rewarded for. So the training goes on from a *start*, one pass of imitation over "
         "the training questions with the right letters in the tag (START in the commands below, "
         "`demo/seed-SEED/start_no_think` in the folder of results); it has seen the labels once more than GRPO with "
         "thinking. *Well formed* is by the form each row was asked for: reasoning and answer tags, the letter alone "

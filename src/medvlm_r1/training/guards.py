@@ -31,8 +31,9 @@ NO_ADVANTAGE_PATIENCE = 8
 """A policy that is nearly always right has such steps now and then."""
 COLLAPSE = 0.3
 """Share of the usual length below which completions have collapsed."""
-KL_FLOOR, KL_FACTOR = 1.0, 10.0
-"""A run-away is above so many nats per token, and above so many times the usual."""
+KL_FLOOR, KL_FACTOR, KL_CEILING = 1.0, 10.0, 3.0
+"""A run-away is above so many nats per token, and above so many times the usual or above the ceiling. Where the usual
+is high, ten times that is hardly ever reached; 3 nats make a token twenty times as likely as it was."""
 GAP_WORTH, GAP_LOST = 15.0, 10.0
 """Points between accuracy with and without the image: what a gap has to have been, and what it has to lose."""
 _REPEAT = 50
@@ -86,7 +87,7 @@ def kl_runaway(history: Sequence[Figures]) -> str | None:
     if len(now) < PATIENCE:
         return None
     usual = statistics.median(before) if len(before) >= PATIENCE else 0.0
-    if min(now) > max(KL_FLOOR, KL_FACTOR * usual):
+    if min(now) > min(max(KL_FLOOR, KL_FACTOR * usual), KL_CEILING):
         return f"the KL divergence from the reference is {now[-1]:.3g} nats a token, usually {usual:.2g}"
     return None
 
