@@ -153,3 +153,16 @@ def test_ctrl_c_says_how_to_go_on(
     assert code == 130
     assert (said or "the same command again goes on from there") in err
     assert "Traceback" not in err
+
+
+def test_ctrl_c_promises_no_more_than_is_kept(
+    command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medvlm_r1.phantom.benchmark.write_benchmark", interrupted)
+    code, _, err = command("data", "import", "phantom", "--out", tmp_path / "data")
+    assert code == 130
+    assert "the same command again does all of it" in err
+    assert "kept" not in err

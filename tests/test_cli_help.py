@@ -181,7 +181,11 @@ SLOW = (
 
 @pytest.mark.parametrize(
     ("arguments", "more"),
-    [("--help", ""), ("data import --help", ""), ("--version", "rich pydantic"), ("completion bash", "rich")],
+    [
+        *((f"{verb} --help", "pydantic") for verb in ("", "data import", "train grpo", "bench results", "audit model")),
+        ("--version", "rich pydantic"),
+        ("completion bash", "rich"),
+    ],
 )
 def test_help_loads_nothing_slow(arguments: str, more: str) -> None:
     code = (

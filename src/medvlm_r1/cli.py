@@ -46,6 +46,9 @@ _ORDER = (
     *("demo", "data", "train", "eval", "compare", "audit", "report"),
     *("ask", "serve", "export", "bench", "phantom", "env", "completion"),
 )
+# Of the other verbs nothing is kept that would be used again.
+_GOES_ON = ("demo", "train", "eval", "audit", "bench", "phantom")
+_ANEW = "Interrupted before it was done; the same command again does all of it."
 
 
 class _Verbs(TyperGroup):
@@ -56,7 +59,8 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            raise Interrupted(str(interrupt)) from interrupt
+            anew = "" if ctx.invoked_subcommand in _GOES_ON else _ANEW
+            raise Interrupted(str(interrupt) or anew) from interrupt
 
 
 phantom_app = typer.Typer(help="PhantomVQA's embedded base model.", no_args_is_help=True)

@@ -101,6 +101,7 @@ def test_seeds_are_compared_pair_by_pair(measured: tuple[Path, dict[str, Any]]) 
     assert re.search(r"^\| GRPO \|.* 92\.0 \[66\.6, 100\.0\] \|", text, re.MULTILINE)
     assert re.search(r"^\| GRPO less SFT \|.* \+50\.0 \[\+50\.0, \+50\.0\] \|$", text, re.MULTILINE)
     assert re.search(r"^\| GRPO less Zero-shot \|.* \+42\.0 \[\+16\.6, \+67\.4\] \|$", text, re.MULTILINE)
+    assert "| A guess among the options |" in text
     # What came out the same every time stands once.
     assert "came out the same every time" in text
     assert re.findall(r"^\| (\d): Zero-shot", text, re.MULTILINE) == []

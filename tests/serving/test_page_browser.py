@@ -327,7 +327,7 @@ def test_a_whole_reading_needs_no_mouse(visit: Callable[..., Any], serve: Callab
         page.keyboard.press("Enter")
     chooser.value.set_files(DICOM)
     in_use(page, "window soft-tissue 40/400 HU")
-    reach("#centre")
+    reach("#centre input[type=range]")
     page.keyboard.press("ArrowRight")
     in_use(page, "window given 41/400 HU")
     reach("#question")

@@ -56,9 +56,9 @@ def measure_demo(out: Path, *, seeds: int, run_demo: RunDemo, overrides: Sequenc
         bar: Shows progress.
 
     Returns:
-        `seeds`: for each, by stage of `STAGES`, `accuracy` (by modality `{n, correct, percent, ci95}`), `mean` (of the
-        modalities, percent), `mean_ci95`, `well_formed` (`{n, correct, percent, ci95}`, by the form asked for) and
-        `cut_off`.
+        `seeds`: for each, by stage of `STAGES`, `accuracy` (by modality `{n, correct, percent, ci95}`), `chance`
+        (percent of an even guess, by modality and their mean), `mean` (of the modalities, percent), `mean_ci95`,
+        `well_formed` (`{n, correct, percent, ci95}`, by the form asked for) and `cut_off`.
 
     Raises:
         UserError: A folder holds something else.
@@ -115,6 +115,7 @@ def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
         "accuracy": {
             name: {key: part[key] for key in ("n", "correct", "percent", "ci95")} for name, part in accuracy.items()
         },
+        "chance": {name: results["chance"][name]["percent"] for name in accuracy} | {"mean": results["chance"]["mean"]},
         "mean": results["accuracy"]["mean"],
         "mean_ci95": results["accuracy_mean_ci95"],
         "well_formed": results["well_formed"],

@@ -25,6 +25,7 @@ def demo_section(figures: Mapping[str, Any]) -> list[str]:
     asked = " + ".join(str(part["n"]) for part in seeds[0]["grpo"]["accuracy"].values())
     repeated = all(_repeats(seeds, stage) for stage in UNTRAINED)
     same = "came out the same every time" if repeated else "did not come out the same every time (seed 0 is shown)"
+    chance = seeds[0]["grpo"]["chance"].values()
     alone = seeds[0]["zero_shot_no_think"]["well_formed"]
     return [
         f"Percent right of {asked} questions ({', '.join(modalities)}), as `medvlm-r1 demo` trains and asks; mean and "
@@ -47,7 +48,8 @@ def demo_section(figures: Mapping[str, Any]) -> list[str]:
             [
                 [name + (" \\*" if stage in UNTRAINED else ""), *_stage_cells(seeds, stage, modalities)]
                 for stage, name in STAGES.items()
-            ],
+            ]
+            + [["A guess among the options", *(f"{percent:.1f}" for percent in chance), "-"]],
         ),
         "",
         "Differences in points, paired by seed, with 95 % t intervals:",

@@ -94,7 +94,7 @@ async def on_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     # Of a value that may be one thing or another, the fault that lies deepest is about the one that was meant.
     first = max(error.errors(), key=lambda fault: len(fault["loc"]))
-    if tuple(first["loc"]) == ("body",):
+    if tuple(first["loc"]) == ("body",) and first["type"] in _NO_OBJECT:
         said = "The body is not a JSON object; send one, with Content-Type: application/json."
         return ApiError(400, said, code=first["type"]).response()
     param = _name(first["loc"])
@@ -102,6 +102,8 @@ async def on_invalid(_: Request, error: Exception) -> JSONResponse:
     return ApiError(400, f"{where}{first['msg']}.", param=param, code=first["type"]).response()
 
 
+# What pydantic says of a body that is missing, or is something else than an object.
+_NO_OBJECT = ("missing", "model_attributes_type", "model_type", "dict_type")
 _TYPES = ("str", "int", "constrained-str")
 _TAGS = ("text", "image_url")
 
