@@ -26,7 +26,7 @@ def endless_policy(tiny_policy_dir: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def endless_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the tiny policy that is ended by a token that is never drawn, and by no length a test has time for."""
+    """A folder of the tiny policy, ended by a token that is never drawn, and by no length a test has time for."""
     policy = load_policy(str(tiny_policy_dir))
     tokenizer = policy.processor.tokenizer
     tokenizer.eos_token = "<|image_pad|>"

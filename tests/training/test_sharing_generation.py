@@ -64,7 +64,7 @@ def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
 
 
 def test_a_cache_grows_past_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medvlm_r1.training.shared_generation._GROWTH", 3)
+    monkeypatch.setattr("medvlm_r1.training.cache_layer._GROWTH", 3)
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS)
     expected = model.generate(**batch, generation_config=settings())

@@ -115,6 +115,12 @@ def asked_items(samples: Sequence[Sample], images: Sequence[Sequence[Image]], te
     ]
 
 
+def even_parts(n: int, at_once: int) -> list[range]:
+    """The places 0 to n - 1 in as few parts of at most `at_once` as there can be, none much smaller than another."""
+    count = -(-n // at_once)
+    return [range(n * part // count, n * (part + 1) // count) for part in range(count)]
+
+
 def audited(samples: Sequence[Sample], answers: Mapping[str, Mapping[str, VariantAnswer]]) -> list[AuditedItem]:
     """The items with what was answered about them, as `Probe.measure` takes them."""
     return [AuditedItem(sample=sample, answers=answers[sample.id]) for sample in samples]

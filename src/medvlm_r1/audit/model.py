@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.audit.asking import ask_items, audited, item_seed, partners
+from medvlm_r1.audit.asking import ask_items, audited, even_parts, item_seed, partners
 from medvlm_r1.audit.probe import Asked, Probe, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS, choose_probes
 from medvlm_r1.audit.respond import Respondent, respondent_for
@@ -27,9 +27,9 @@ from medvlm_r1.evaluation.store import AnswerKey, hash_pixels, hash_prompt, writ
 from medvlm_r1.policy.server import is_server
 
 FIGURES = "audit.json"
-ITEMS_AT_ONCE = 96
-"""Questions a model of ours is asked at once, each in all its variants: enough rows that those still under way fill a
-pass to the end."""
+ITEMS_AT_ONCE = 128
+"""Questions a model of ours is asked at once at most, each in all its variants: enough rows that those still under way
+fill a pass to the end."""
 REQUESTS = 32
 """Requests to a server under way."""
 
@@ -90,10 +90,9 @@ def audit_model(
     partner = partners([sample for _, sample in rows])
     began = time.monotonic()
     with AuditStore(out) as store:
-        for start in range(0, len(rows), at_once):
+        for places in even_parts(len(rows), at_once):
             if progress is not None:
-                progress(start, len(rows))
-            places = range(start, min(start + at_once, len(rows)))
+                progress(places.start, len(rows))
             asked = [_asked(data_dir, rows, place, partner[place], template) for place in places]
             samples = {item.sample.id: item.sample for item in asked}
             keys = {item.sample.id: _key(item, identity, max_new_tokens) for item in asked}

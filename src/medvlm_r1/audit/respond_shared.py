@@ -17,10 +17,11 @@ from medvlm_r1.audit.respond import generated, variant_input
 from medvlm_r1.audit.variant import REAL, Variant, VariantAnswer, weighed
 from medvlm_r1.policy.generate import GenerationSettings, cut, end_tokens, generation_config, opened
 from medvlm_r1.policy.letters import LetterPlace, letter_place
+from medvlm_r1.policy.linears import answering
 from medvlm_r1.policy.load import Policy, vision_token_ids
 
 # Rows of one pass over turns: of more, the longest would be further from the shortest.
-_LETTER_ROWS = 32
+_LETTER_ROWS = 64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +56,7 @@ class LocalRespondent:
 
         answers: dict[int, VariantAnswer] = {}
         fresh: dict[str, Any] = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), answering(self.policy.model):
             asked = self._asked(variants)
             for known in (False, True):
                 part = [one for one in asked if self._known(one) == known]

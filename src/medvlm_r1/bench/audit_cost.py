@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from medvlm_r1.audit.asking import ask_items
+from medvlm_r1.audit.asking import ask_items, even_parts
 from medvlm_r1.audit.model import ITEMS_AT_ONCE
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.registry import PROBES
@@ -94,5 +94,5 @@ def _audit(policy: Policy, asked: Sequence[Asked]) -> int:
     # A respondent of its own: one that was used before would have kept the images' features.
     respondent = local_respondent(policy, template=asked[0].template, max_new_tokens=MOST_TOKENS)
     probes = list(PROBES.values())
-    parts = [asked[start : start + ITEMS_AT_ONCE] for start in range(0, len(asked), ITEMS_AT_ONCE)]
+    parts = [[asked[place] for place in part] for part in even_parts(len(asked), ITEMS_AT_ONCE)]
     return sum(len(answers) for part in parts for answers in ask_items(part, probes, respondent).values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -56,15 +57,21 @@ def _backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **_: Any)
     return _attention(query, key, value, products=5, causal=bool(rest[3]))
 
 
+def _linear(rows: Any, weight: Any, *args: Any, **_: Any) -> int:
+    return int(2 * prod(rows) * weight[0])
+
+
 def operations() -> FlopCounterMode:
     """A context that counts the floating-point operations of matrix products, a multiplication and an addition as two.
 
-    PyTorch's counter, which does not know its attention on CPUs; that is added, a causal one as half.
+    PyTorch's counter, which does not know its attention on CPUs nor oneDNN's products; these are added, a causal
+    attention as half.
     """
     names = "_scaled_dot_product_flash_attention_for_cpu"
     known: dict[Any, Callable[..., int]] = {
         getattr(aten, names): _forward,
         getattr(aten, f"{names}_backward"): _backward,
+        torch.ops.mkldnn._linear_pointwise: _linear,
     }
     return FlopCounterMode(display=False, custom_mapping=known)
 

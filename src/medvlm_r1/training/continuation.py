@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from medvlm_r1.training.cache_layer import InPlaceLayer
 from medvlm_r1.training.drawn_generation import PromptStates
 from medvlm_r1.training.families import open_model
-from medvlm_r1.training.shared_generation import InPlaceLayer
 
 
 class Continuation:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medvlm_r1.policy.linears import answering
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
@@ -55,7 +57,8 @@ def as_custom_generate(work: Callable[[Any, Tensor, Decoding], Tensor]) -> Calla
             stopping_criteria=stopping_criteria,
             config=generation_config,
         )
-        return work(model, input_ids, given)
+        with answering(model):
+            return work(model, input_ids, given)
 
     return decode
 

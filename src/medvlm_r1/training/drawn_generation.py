@@ -81,12 +81,12 @@ class _Numbers:
     """The random numbers of the sampled completions, one for each token, drawn beforehand."""
 
     def __init__(self, draws: Sequence[Draw | None], length: int, device: Any) -> None:
-        self._draws = draws
-        self._uniform = {
-            number: torch.rand(length, generator=torch.Generator().manual_seed(draw.seed), dtype=torch.float64)
-            for number, draw in enumerate(draws)
-            if draw is not None
-        }
+        drawn = [(number, draw) for number, draw in enumerate(draws) if draw is not None]
+        self._line = {number: line for line, (number, _) in enumerate(drawn)}
+        generators = [torch.Generator().manual_seed(draw.seed) for _, draw in drawn]
+        numbers = [torch.rand(length, generator=one, dtype=torch.float64) for one in generators]
+        self._uniform = torch.stack(numbers) if numbers else torch.empty(0, length)
+        self._heat = torch.tensor([draw.temperature for _, draw in drawn], dtype=torch.float64)
         self._device = device
         self._step = 0
 
@@ -98,14 +98,15 @@ class _Numbers:
             (row, place, number)
             for row, numbers in enumerate(members)
             for place, number in enumerate(numbers)
-            if number in self._uniform
+            if number in self._line
         ]
         if drawn:
-            rows = sorted({row for row, _, _ in drawn})
-            where = torch.tensor([rows.index(row) for row, _, _ in drawn], device=self._device)
-            heat = torch.tensor([self._draw(number).temperature for _, _, number in drawn], device=self._device)
-            uniform = torch.tensor([float(self._uniform[number][self._step]) for _, _, number in drawn])
-            shares = torch.softmax(scores[rows][where].double() / heat.double()[:, None], dim=-1).cumsum(dim=-1)
+            rows = list(dict.fromkeys(row for row, _, _ in drawn))
+            order = {row: place for place, row in enumerate(rows)}
+            where = torch.tensor([order[row] for row, _, _ in drawn], device=self._device)
+            lines = torch.tensor([self._line[number] for _, _, number in drawn])
+            heat, uniform = self._heat[lines].to(self._device), self._uniform[lines, self._step]
+            shares = torch.softmax(scores[rows][where].double() / heat[:, None], dim=-1).cumsum(dim=-1)
             # The first token whose cumulated share lies above the number: one without a share is never it.
             found = torch.searchsorted(shares, (uniform.to(shares) * shares[:, -1])[:, None], right=True)
             last = shares.shape[1] - 1
@@ -113,11 +114,6 @@ class _Numbers:
                 tokens[row][place] = token
         self._step += 1
         return tokens
-
-    def _draw(self, number: int) -> Draw:
-        draw = self._draws[number]
-        assert draw is not None
-        return draw
 
 
 class _PartingRows(Rows):

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
+from medvlm_r1.training.cache_layer import InPlaceLayer
 from medvlm_r1.training.decoding import Decoding, as_custom_generate, read_prompts
+from medvlm_r1.training.prompt_attention import SharedLayer, Siblings
 
-# Tokens by which the cache of a row grows: one copy now and then, in place of one per token.
-_GROWTH = 128
 # Settings whose processors look at each row alone, so that rows can be multiplied and dropped.
 _ROW_BY_ROW = """
     max_new_tokens do_sample pad_token_id bos_token_id eos_token_id temperature top_p top_k top_h min_p typical_p
@@ -96,20 +96,31 @@ class Rows:
         # The cache's name up to transformers 5.23, and from 5.24 on.
         self._cache = self._step["past_key_values" if "past_key_values" in self._step else "cache"]
         self._full = all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        self._siblings: Siblings | None = None
 
     def begin(self, model: Any, config: Any) -> None:
         """Copy the prompts' cache to their rows."""
         layers = self._cache.layers
+        if self._reads_prompts_once(model):
+            self._siblings = Siblings(self.prompt)
+            for index, layer in enumerate(layers):
+                layers[index] = SharedLayer(layer, self._siblings)
         for index, layer in enumerate(layers):
             if type(layer) is DynamicLayer:
                 layers[index] = InPlaceLayer(layer, self.prompt, len(self._ids))
-            else:
+            elif self._siblings is None:
                 layer.batch_select_indices(self.prompt)
         self._mask: torch.Tensor | None = self._attention_mask(model, config.max_length)
         self._select(self.prompt)
         # Positions are those of the first completion token; each step moves them on by one.
         self._first_position = self._step.get("position_ids")
         self._prompt_length = self._length
+
+    def _reads_prompts_once(self, model: Any) -> bool:
+        """Whether attention goes by `prompt_attention`; on a GPU its small steps would cost more than they save."""
+        attention = model.config.get_text_config()._attn_implementation
+        several = len(self.prompt) >= 2 * len(torch.unique(self.prompt))
+        return self._full and several and attention == "sdpa" and self.prompt.device.type == "cpu"
 
     def _attention_mask(self, model: Any, length: int) -> torch.Tensor | None:
         """Which positions count, for prompts (U, length) of unequal length; None when all do."""
@@ -170,6 +181,8 @@ class Rows:
         moved = (keep != torch.arange(count, device=keep.device)).nonzero().squeeze(1)
         self._ids[moved, : self._length] = self._ids[keep[moved], : self._length]
         self._place, self.prompt = self._place[keep], self.prompt[keep]
+        if self._siblings is not None:
+            self._siblings.regroup(self.prompt)
         self._cache.batch_select_indices(keep)
         self._select(keep)
 
@@ -180,45 +193,3 @@ class Rows:
 
     def _finish(self, rows: torch.Tensor) -> None:
         self._done[self._place[rows], : self._length] = self._ids[rows, : self._length]
-
-
-class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer's keys and values (rows, heads, length, width), written in place into room kept for more tokens."""
-
-    def __init__(self, prompts: DynamicLayer, prompt_of_row: torch.Tensor, most_rows: int | None = None) -> None:
-        super().__init__()
-        self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
-        self._rows, self._length = len(prompt_of_row), prompts.keys.shape[-2]
-        most = max(self._rows, most_rows or 0)
-        self._room = [self._grown(states[prompt_of_row], most) for states in (prompts.keys, prompts.values)]
-        self._show()
-
-    def _grown(self, states: torch.Tensor, most_rows: int) -> torch.Tensor:
-        _, heads, length, width = states.shape
-        room = states.new_empty((most_rows, heads, length + _GROWTH, width))
-        room[: self._rows, :, :length] = states[: self._rows]
-        return room
-
-    def _show(self) -> None:
-        self.keys, self.values = (room[: self._rows, :, : self._length] for room in self._room)
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the keys and values of new tokens behind the last; all of them are given back."""
-        end = self._length + key_states.shape[-2]
-        if end > self._room[0].shape[-2]:
-            self._room = [self._grown(room, len(room)) for room in self._room]
-        for room, states in zip(self._room, (key_states, value_states), strict=True):
-            room[: self._rows, :, self._length : end] = states
-        self._length = end
-        self._show()
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows, in this order; one that is named twice is copied, up to the number there is room for."""
-        self._rows = len(indices)
-        moved = (indices != torch.arange(self._rows, device=indices.device)).nonzero().squeeze(1)
-        for room in self._room:
-            room[moved, :, : self._length] = room[indices[moved], :, : self._length]
-        self._show()

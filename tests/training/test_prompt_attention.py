@@ -1,0 +1,128 @@
+"""Attention to a shared prompt read once, against PyTorch's over the prompt copied to each row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.cache_utils import DynamicLayer
+
+from medvlm_r1.training.prompt_attention import SharedLayer, SharedStates, Siblings
+
+HEADS, WIDTH, LENGTH = 2, 4, 5
+
+
+def layer_of(prompts: int) -> DynamicLayer:
+    layer = DynamicLayer()
+    layer.update(torch.randn(prompts, HEADS, LENGTH, WIDTH), torch.randn(prompts, HEADS, LENGTH, WIDTH))
+    return layer
+
+
+def plain(query: Tensor, layer: SharedLayer, mask: Tensor | None) -> Tensor:
+    keys, values = layer.keys.whole(), layer.values.whole()
+    groups = query.shape[1] * query.shape[2] // HEADS
+    rows = query.reshape(len(query), HEADS * groups, 1, WIDTH)
+    keys, values = (states.repeat_interleave(groups, dim=1) for states in (keys, values))
+    return scaled_dot_product_attention(rows, keys, values, attn_mask=mask).reshape(query.shape)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    owner=st.lists(st.integers(0, 3), min_size=1, max_size=9),
+    groups=st.integers(1, 3),
+    masked=st.sampled_from([None, "bool", "float"]),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_the_result_is_that_of_plain_attention_while_rows_go(
+    owner: list[int], groups: int, masked: str | None, seed: int, data: st.DataObject
+) -> None:
+    torch.manual_seed(seed)
+    prompt = torch.tensor(owner).unique(return_inverse=True)[1]
+    source = layer_of(int(prompt.max()) + 1)
+    siblings = Siblings(prompt)
+    layer = SharedLayer(source, siblings)
+    own: list[Tensor] = []
+    for step in range(3):
+        rows = len(prompt)
+        new = torch.randn(2, rows, HEADS, 1, WIDTH)
+        layer.update(new[0], new[1])
+        own.append(new[0])
+        mask = None
+        if masked:
+            hidden = torch.rand(rows, 1, 1, LENGTH + step + 1) < 0.3
+            hidden[..., -1] = False
+            mask = ~hidden if masked == "bool" else torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+        query = torch.randn(rows, HEADS, groups, WIDTH)
+        found = scaled_dot_product_attention(query, layer.keys, layer.values, attn_mask=mask)
+        assert torch.allclose(found, plain(query, layer, mask), atol=1e-6)
+        # What was written is what is read, whatever rows have gone.
+        assert torch.equal(layer.keys.whole()[:, :, LENGTH:], torch.cat(own, dim=2))
+        keep = torch.tensor(data.draw(st.permutations(range(rows)))[: data.draw(st.integers(1, rows))])
+        prompt, own = prompt[keep], [states[keep] for states in own]
+        siblings.regroup(prompt)
+        layer.batch_select_indices(keep)
+
+
+def test_query_heads_of_one_key_head_and_a_scale_of_ones_own() -> None:
+    torch.manual_seed(0)
+    layer = SharedLayer(layer_of(2), Siblings(torch.tensor([1, 0, 1])))
+    layer.update(torch.randn(3, HEADS, 1, WIDTH), torch.randn(3, HEADS, 1, WIDTH))
+    query = torch.randn(3, 2 * HEADS, 1, WIDTH)
+    options = {"scale": 0.3, "enable_gqa": True}
+    found = scaled_dot_product_attention(query, layer.keys, layer.values, **options)
+    expected = scaled_dot_product_attention(query, layer.keys.whole(), layer.values.whole(), **options)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_half_precision_is_computed_in_full() -> None:
+    torch.manual_seed(0)
+    prompts = layer_of(1)
+    prompts.keys, prompts.values = prompts.keys.bfloat16(), prompts.values.bfloat16()
+    layer = SharedLayer(prompts, Siblings(torch.zeros(4, dtype=torch.long)))
+    new = torch.randn(2, 4, HEADS, 1, WIDTH).bfloat16()
+    layer.update(new[0], new[1])
+    query = torch.randn(4, HEADS, 1, WIDTH).bfloat16()
+    found = scaled_dot_product_attention(query, layer.keys, layer.values)
+    exact = scaled_dot_product_attention(query.double(), layer.keys.whole().double(), layer.values.whole().double())
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.bfloat16())
+
+
+def test_the_prompt_is_kept_once_and_what_reads_it_otherwise_gets_all_of_it() -> None:
+    torch.manual_seed(0)
+    source = layer_of(1)
+    keys = source.keys
+    layer = SharedLayer(source, Siblings(torch.zeros(3, dtype=torch.long)))
+    new = torch.randn(2, 3, HEADS, 1, WIDTH)
+    shared, _ = layer.update(new[0], new[1])
+    assert isinstance(shared, SharedStates)
+    assert shared.prompt.data_ptr() == keys.data_ptr()
+    whole = torch.cat([keys.expand(3, -1, -1, -1), new[0]], dim=2)
+    assert torch.equal(shared.transpose(2, 3), whole.transpose(2, 3))
+    assert type(shared + 0) is Tensor
+    assert (shared.shape, layer.get_seq_length()) == (whole.shape, LENGTH + 1)
+
+
+def test_prompts_without_rows_are_let_go() -> None:
+    prompt = torch.tensor([0, 0, 1, 2])
+    siblings = Siblings(prompt)
+    layer = SharedLayer(layer_of(3), siblings)
+    layer.update(torch.randn(4, HEADS, 1, WIDTH), torch.randn(4, HEADS, 1, WIDTH))
+    keep = torch.tensor([0, 3])
+    before = layer.keys.whole()[keep]
+    siblings.regroup(prompt[keep])
+    layer.batch_select_indices(keep)
+    assert len(layer.keys.prompt) == 2
+    assert torch.equal(layer.keys.whole(), before)
+
+
+@pytest.mark.parametrize("bad", [{"dropout_p": 0.1}, {"is_causal": True}])
+def test_what_decoding_never_asks_for_is_not_answered_wrongly(bad: dict[str, float]) -> None:
+    layer = SharedLayer(layer_of(1), Siblings(torch.zeros(2, dtype=torch.long)))
+    keys, values = layer.update(torch.randn(2, HEADS, 1, WIDTH), torch.randn(2, HEADS, 1, WIDTH))
+    with pytest.raises(AssertionError):
+        scaled_dot_product_attention(torch.randn(2, HEADS, 1, WIDTH), keys, values, **bad)
