@@ -146,6 +146,13 @@ def bench_audit_command(
         list[str] | None,
         typer.Option(metavar="NAME=FOLDER", help="A checkpoint to audit beside them; may be given several times."),
     ] = None,
+    trained: Annotated[
+        Path | None,
+        typer.Option(
+            callback=folder_to_write,
+            help="Train a model to ignore the image, in this folder, and audit it too; kept for the next time.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The audit on models whose faults are known: do its verdicts tell them from one that tells the truth?
@@ -164,7 +171,9 @@ def bench_audit_command(
     with progress_bar("Items") as advance:
         from medvlm_r1.bench.audit import audit_lines, bench_audit
 
-        found = bench_audit(items=items, seeds=seeds, shortcut=shortcut, models=models, progress=advance)
+        found = bench_audit(
+            items=items, seeds=seeds, shortcut=shortcut, models=models, trained=trained, progress=advance
+        )
     print(json.dumps(found) if as_json else "\n".join([*audit_lines(found), RESEARCH_USE]))
 
 

@@ -34,7 +34,7 @@ from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 
 OVERRIDES = ("trainer.max_steps=1", "trainer.per_device_train_batch_size=8", "trainer.save_strategy='no'")
 DEMO = DemoSizes(train=8, test=1, held_out=1, overrides=OVERRIDES)
-SMALL = Sizes(overrides=OVERRIDES, audit_items=3, cost_items=3, cost_rounds=2)
+SMALL = Sizes(overrides=OVERRIDES, audit_items=3, train_a=False, cost_items=3, cost_rounds=2)
 MEASURED = ("demo", "audit", "audit-cost")
 
 

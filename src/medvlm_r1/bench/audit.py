@@ -9,23 +9,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from medvlm_r1.audit.asking import Answers, ask_items, asked_items, audited
-from medvlm_r1.audit.model import judged
+from medvlm_r1.audit.asking import Answers, ask_items, asked_items, audited, even_parts
+from medvlm_r1.audit.model import ITEMS_AT_ONCE, judged
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.respond import Respondent, respondent_for
 from medvlm_r1.bench.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle
+from medvlm_r1.bench.trained_models import text_only_model
 from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.benchmark import DEFAULT_N, draw_questions, to_sample
 from medvlm_r1.phantom.scene import MODALITIES, render
 
 TEMPLATE = "medvlm-r1"
+TRAINED = "a-trained"
 _BATCH = 30
-"""Items asked at once: their variants' images are in memory together, about 1 MB an item."""
+"""Items a scripted model is asked at once: their variants' images are in memory together, about 1 MB an item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ def bench_audit(
     seeds: int = 5,
     shortcut: bool = False,
     models: Mapping[str, str] | None = None,
-    batch_size: int = 16,
+    trained: Path | None = None,
+    batch_size: int = ITEMS_AT_ONCE,
     max_new_tokens: int = 512,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
@@ -69,7 +74,9 @@ def bench_audit(
         seeds: Sets of questions, at least 1; set s is the beginning of PhantomVQA's test split at seed s.
         shortcut: Take questions whose options give the answers away: model a is then nearly always right.
         models: Checkpoints by name, each audited like the rest; nothing is expected of them.
-        batch_size: Items that a checkpoint answers at once.
+        trained: Folder of a checkpoint that was trained to answer by the texts alone (`text_only_model`), which must
+            fail like model a; trained there first where it is not. None leaves it out.
+        batch_size: Items that a checkpoint is asked at once.
         max_new_tokens: Where a checkpoint's completions are cut off.
         progress: Called with (items asked, items in all, which model and seed).
 
@@ -82,11 +89,14 @@ def bench_audit(
         UsageError: Too few items or seeds, or a name that a known model has.
         UserError: A checkpoint cannot be used.
     """
-    models = models or {}
+    models = dict(models or {})
     if items < len(MODALITIES) or seeds < 1:
         raise UsageError(f"--items is {items}, --seeds {seeds}; wanted at least {len(MODALITIES)} items and 1 seed")
-    if taken := sorted(KNOWN.keys() & models.keys()):
+    if taken := sorted({*KNOWN, *([TRAINED] if trained else [])} & models.keys()):
         raise UsageError(f"the name {taken[0]!r} is that of a known model; give another")
+    if trained is not None:
+        model = text_only_model(trained, progress=progress and partial(_training, progress))
+        models[TRAINED] = str(model)
     respondents = {
         name: respondent_for(folder, TEMPLATE, max_new_tokens, batch_size) for name, folder in models.items()
     }
@@ -98,16 +108,18 @@ def bench_audit(
         name: {"about": folder, "fails": None, "verdicts": [], "sentences": [], "measures": []}
         for name, folder in models.items()
     }
+    if trained is not None:
+        found[TRAINED] |= {"about": "was trained to ignore the image", "fails": KNOWN["a"].fails}
     total, done = seeds * len(found) * items, 0
     for seed in range(seeds):
         asked, eyes = phantom_items(items, seed, shortcut=shortcut)
         everyone: dict[str, Respondent] = {name: known.kind(eyes) for name, known in KNOWN.items()}
         for name, respondent in (everyone | respondents).items():
             answers: dict[str, Answers] = {}
-            for start in range(0, len(asked), _BATCH):
+            for part in even_parts(len(asked), batch_size if name in models else _BATCH):
                 if progress is not None:
                     progress(done, total, f"model {name}, seed {seed}")
-                batch = asked[start : start + _BATCH]
+                batch = [asked[place] for place in part]
                 answers |= ask_items(batch, PROBES.values(), respondent)
                 done += len(batch)
             record = judged(audited([item.sample for item in asked], answers), PROBES, local=respondent.local)
@@ -116,7 +128,7 @@ def bench_audit(
             found[name]["measures"].append({probe: part["measures"] for probe, part in record["probes"].items()})
     if progress is not None:
         progress(total, total, "")
-    wrong = unexpected({name: found[name]["verdicts"] for name in KNOWN})
+    wrong = unexpected({name: found[name]["verdicts"] for name in (*KNOWN, TRAINED) if name in found})
     return {
         "items": items,
         "seeds": seeds,
@@ -140,6 +152,10 @@ def phantom_items(items: int, seed: int, *, shortcut: bool = False) -> tuple[lis
     return asked_items(samples, [(image,) for image in images], TEMPLATE), Eyes(samples, images)
 
 
+def _training(progress: Callable[[int, int, str], None], done: int, total: int) -> None:
+    progress(done, total, f"training {TRAINED}")
+
+
 def unexpected(verdicts: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
     """What did not come out as known.
 
@@ -148,7 +164,7 @@ def unexpected(verdicts: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]
     """
     wrong = []
     for name, runs in verdicts.items():
-        fails = KNOWN[name].fails
+        fails = KNOWN["a" if name == TRAINED else name].fails
         for seed, run in enumerate(runs):
             for question in QUESTIONS if fails is None else (fails,):
                 wanted = "pass" if fails is None else "fail"

@@ -111,11 +111,16 @@ def _data(folder: Path, sizes: Sizes, bar: Bar) -> dict[str, Path]:
             with bar(f"Questions: {name}") as advance:
                 write_benchmark(folders[name], progress=advance, **how)
     for name, base, change in (("clean-shuffled", "clean", shuffled), ("form-mixed", "form", half_shuffled)):
-        if not (folders[name] / "samples.jsonl").exists():
-            copytree(folders[base] / "images", folders[name] / "images", dirs_exist_ok=True)
-            info = {"name": "PhantomVQA", "source": f"medvlm-r1 bench grounded; {name}", "license": "Apache-2.0"}
-            write_folder(folders[name], change(read_folder(folders[base])), info=info)
+        exchange(folders[base], folders[name], change, source=f"medvlm-r1 bench grounded; {name}")
     return folders
+
+
+def exchange(base: Path, out: Path, change: Callable[[Sequence[Sample]], list[Sample]], *, source: str) -> None:
+    """Write the questions of a data folder with the images of others, if that was not done yet."""
+    if not (out / "samples.jsonl").exists():
+        copytree(base / "images", out / "images", dirs_exist_ok=True)
+        info = {"name": "PhantomVQA", "source": source, "license": "Apache-2.0"}
+        write_folder(out, change(read_folder(base)), info=info)
 
 
 def shuffled(samples: Sequence[Sample]) -> list[Sample]:

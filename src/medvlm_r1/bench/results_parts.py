@@ -57,7 +57,14 @@ def _compared(seeds: int, run_demo: RunDemo, sizes: Sizes) -> list[Part]:
 
     def audit(folder: Path, bar: Bar) -> dict[str, Any]:
         with bar("Audit of known models: items") as advance:
-            found = bench_audit(items=sizes.audit_items, seeds=seeds, progress=advance)
+            demo = folder.parent / "demo" / "seed-0" / "grpo" / "model"
+            found = bench_audit(
+                items=sizes.audit_items,
+                seeds=seeds,
+                models={"e": str(demo)} if demo.is_dir() else {},
+                trained=folder if sizes.train_a else None,
+                progress=advance,
+            )
         return found
 
     return [
@@ -87,7 +94,10 @@ def _compared(seeds: int, run_demo: RunDemo, sizes: Sizes) -> list[Part]:
         ),
         Part(
             name="audit",
-            commands=(f"medvlm-r1 bench audit --items {sizes.audit_items} --seeds {seeds}",),
+            commands=(
+                f"medvlm-r1 bench audit --items {sizes.audit_items} --seeds {seeds}"
+                + " --model e=DEMO/grpo/model --trained TRAINED" * sizes.train_a,
+            ),
             settings={"items": sizes.audit_items, "seeds": seeds},
             measure=audit,
         ),

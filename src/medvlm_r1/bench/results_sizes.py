@@ -26,6 +26,8 @@ class Sizes:
     """Changes to the recipe of the demo's training without thinking; those of its other stages come with the demo."""
     grounded: grounded.Sizes = field(default_factory=grounded.Sizes)
     audit_items: int = 300
+    train_a: bool = True
+    """Whether the audit's model that ignores the image is also a trained one."""
     cost_items: int = 300
     cost_rounds: int = 3
     demo_step: Preset = PRESETS["demo"]
