@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from medvlm_r1.audit.registry import QUESTIONS
 from medvlm_r1.bench import audit
 from medvlm_r1.bench.audit import KNOWN, audit_lines, bench_audit, phantom_items, unexpected
 from medvlm_r1.bench.known_models import IgnoresImage
+from medvlm_r1.bench.trained_models import text_only_model
+from medvlm_r1.data.folder import read_folder
 from medvlm_r1.errors import UsageError
 
 
@@ -111,6 +114,29 @@ def test_a_checkpoint_is_audited_beside_them(tiny_policy_dir: Path, monkeypatch:
     assert "pass" not in found["models"]["tiny"]["verdicts"][0].values()
     assert not [line for line in found["wrong"] if "tiny" in line]
     assert ticks == [(0, 6, "model f, seed 0"), (3, 6, "model tiny, seed 0"), (6, 6, "")]
+
+
+def test_a_model_is_trained_to_ignore_images_once_and_audited_like_a(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "KNOWN", {"a": KNOWN["a"]})
+    monkeypatch.setattr(audit, "text_only_model", partial(text_only_model, n=6, epochs=1.0))
+    notes: list[str] = []
+    record = [
+        bench_audit(
+            items=3, seeds=1, trained=tmp_path, max_new_tokens=4, progress=lambda *given: notes.append(given[2])
+        )["models"][audit.TRAINED]
+        for _ in range(2)
+    ]
+    assert notes.count("training a-trained") == 1
+    assert record[0] == record[1]
+    assert (record[0]["about"], record[0]["fails"]) == ("was trained to ignore the image", "looks")
+    # It was shown other items' images, so that the texts were all there was to learn from.
+    drawn, mixed = (read_folder(tmp_path / name) for name in ("shortcut", "shortcut-shuffled"))
+    assert [one.question for one in drawn] == [one.question for one in mixed]
+    assert all(one.images != other.images for one, other in zip(drawn, mixed, strict=True))
+    with pytest.raises(UsageError, match="a-trained"):
+        bench_audit(items=3, trained=tmp_path, models={"a-trained": "x"})
 
 
 @pytest.mark.parametrize("arguments", [{"items": 2}, {"seeds": 0}, {"models": {"a": "x"}}])

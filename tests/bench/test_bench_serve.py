@@ -23,7 +23,7 @@ def test_replies_under_load_are_those_of_the_idle_server(command: Command, tiny_
     assert (found["wrong"], found["refused"]) == (0, 0)
     assert found["requests"]["different"] == 24
     assert found["ratio"] == pytest.approx(found["replies_per_second"]["all"] / found["replies_per_second"]["one"])
-    assert "Loads: 4 of 4" in err
+    assert "Loads: 5 of 5" in err
 
 
 def test_a_server_that_does_not_start_says_why(command: Command) -> None:

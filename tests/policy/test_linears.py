@@ -30,6 +30,18 @@ def test_the_products_are_the_same(monkeypatch: pytest.MonkeyPatch, shape: tuple
             assert torch.allclose(layers(apart), expected, atol=1e-6)
 
 
+def test_products_of_many_rows_can_be_left_to_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, seen = model(), []
+    product = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_linear_pointwise", lambda rows, *rest: seen.append(len(rows)) or product(rows, *rest)
+    )
+    with torch.no_grad(), answering(layers, most_rows=4):
+        for rows in (4, 5, 2):
+            layers(torch.randn(rows, 64))
+    assert seen == [4, 4, 2, 2]
+
+
 def test_layers_are_as_they_were_afterwards_whatever_happened() -> None:
     layers = model()
     with torch.no_grad():

@@ -19,7 +19,7 @@ _MOST_BYTES = 1 << 30
 
 
 @contextmanager
-def answering(model: Any) -> Iterator[None]:
+def answering(model: Any, *, most_rows: int | None = None) -> Iterator[None]:
     """Let the linear layers of a model use oneDNN while it generates; its weights must not change meanwhile.
 
     Layers on other devices, of other types, sharded or replaced (a quantised one, say) stay as they are, and so does
@@ -27,6 +27,8 @@ def answering(model: Any) -> Iterator[None]:
 
     Args:
         model: Any module.
+        most_rows: Products of more rows stay with MKL. oneDNN keeps something of every shape it has met, which a server
+            that reads prompts of all lengths would pay for in memory.
     """
     changed: list[nn.Linear] = []
     try:
@@ -41,7 +43,7 @@ def answering(model: Any) -> Iterator[None]:
                 if laid_out is weight and room >= weight.nbytes:
                     room -= weight.nbytes
                     laid_out = known[weight.data_ptr()] = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-                module.forward = _product(module, laid_out)
+                module.forward = _product(module, laid_out, most_rows)
                 changed.append(module)
         yield
     finally:
@@ -57,11 +59,15 @@ def _takes(module: nn.Module) -> bool:
     return plain and weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > 0
 
 
-def _product(module: nn.Linear, weight: Tensor) -> Callable[[Tensor], Tensor]:
+def _product(module: nn.Linear, weight: Tensor, most_rows: int | None) -> Callable[[Tensor], Tensor]:
     plain, bias = type(module).forward, None if module.bias is None else module.bias.detach()
 
+    def fits(rows: Tensor) -> bool:
+        few = most_rows is None or rows.numel() <= most_rows * rows.shape[-1]
+        return few and rows.dtype == torch.float32 and rows.ndim > 1 and rows.numel() > 0
+
     def forward(rows: Tensor) -> Tensor:
-        if rows.dtype != torch.float32 or torch.is_grad_enabled() or rows.ndim < 2 or not rows.numel():
+        if torch.is_grad_enabled() or not fits(rows):
             return plain(module, rows)
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return result

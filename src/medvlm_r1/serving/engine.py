@@ -29,6 +29,7 @@ from medvlm_r1.policy.generate import (
     end_tokens,
     opened,
 )
+from medvlm_r1.policy.linears import answering
 from medvlm_r1.policy.load import Policy, vision_token_ids
 from medvlm_r1.serving.job import Done, Event, Failed, Job, Piece, Row, Started, first_stop
 from medvlm_r1.serving.rows import NotByRows, Rows
@@ -192,7 +193,7 @@ class Engine:
         self._wake.notify_all()
 
     def _run(self) -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), answering(self.policy.model, most_rows=self.max_batch):
             while True:
                 with self._wake:
                     while not (self._closing or self._waiting or self._calls or self._rows):
