@@ -42,12 +42,12 @@ coverage: setup
 # SOAK_MINUTES in all, shared out among them.
 SOAK_MINUTES ?= 30
 soak: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak --soak-minutes $(SOAK_MINUTES) --record-cases docs/reliability.json
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak --soak-minutes=$(SOAK_MINUTES) --record-cases=docs/reliability.json
 	$(BIN)/python tests/reliability.py
 
 # The counts of docs/reliability.md: runs the tests that count, then writes the table.
 reliability: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest --record-cases docs/reliability.json
+	OMP_NUM_THREADS=1 $(BIN)/pytest --record-cases=docs/reliability.json
 	$(BIN)/python tests/reliability.py
 
 demo: setup

@@ -1,6 +1,6 @@
 """The table of docs/reliability.md: what is promised, the tests that prove it, and how many cases they tried.
 
-A test takes the fixture `tried` and counts the cases it has been through; `pytest --record-cases FILE` runs the tests
+A test takes the fixture `tried` and counts the cases it has been through; `pytest --record-cases=FILE` runs the tests
 that do and writes their counts. `python tests/reliability.py` puts them into the table. A new row is an entry in
 docs/reliability.yaml and a test that counts for it.
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import shlex
+import subprocess
+import sys
+
+import pytest
 
 import reliability
 from reliability import BEGIN, COUNTS, END, PAGE, ROOT
@@ -24,3 +29,16 @@ def test_every_promise_is_counted_by_tests_that_are_there() -> None:
             file, _, function = test.partition("::")
             tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
             assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
+
+
+@pytest.mark.parametrize("target", ["soak", "reliability"])
+def test_pytest_understands_what_make_tells_it(target: str) -> None:
+    """An option whose value stands apart is taken for a file, and the options of tests/ are then not known."""
+    told = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [line] = [line for line in told.splitlines() if "/pytest " in line]
+    options = shlex.split(line.partition("/pytest ")[2])
+    assert any(one.startswith("--record-cases") for one in options)
+    # Says the markers instead of running anything.
+    asked = [sys.executable, "-m", "pytest", *options, "--markers"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
