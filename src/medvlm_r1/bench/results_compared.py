@@ -70,9 +70,18 @@ def audit_section(figures: Mapping[str, Any]) -> list[str]:
         about = "the demo's GRPO model" if name == "e" else part["about"]
         rows.append([f"{name}: {about}", *cells, expected])
     wrong = figures["wrong"]
+    beside = [
+        about
+        for name, about in (
+            (TRAINED, f"{TRAINED}, a checkpoint that was trained to answer by the texts alone"),
+            ("e", "e, the checkpoint of the demo, of which nothing is expected"),
+        )
+        if name in figures["models"]
+    ]
     return [
-        f"Scripted models with one fault each, and one without; beside them {TRAINED}, a checkpoint that was trained "
-        "to answer by the texts alone, and e, the checkpoint of the demo, of which nothing is expected. Each was "
+        "Scripted models with one fault each, and one without"
+        + "".join(f"; beside them {about}" for about in beside)
+        + ". Each was "
         f"audited on {figures['items']} PhantomVQA questions for each of {figures['seeds']} seeds, which change the "
         "questions. A model must fail on its own fault, marked \\*; the one without must pass everything. A verdict "
         "without a number came out for every seed. The interval of the last column is Wilson's, 95 %.",
