@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,15 @@ class Load:
     """Processor seconds of the server, which other work on the machine does not change as it does the clock."""
 
     def __add__(self, other: Load) -> Load:
-        return Load(*(None if None in (a, b) else a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        known = self.processor is not None and other.processor is not None
+        return Load(
+            replies=self.replies + other.replies,
+            wrong=self.wrong + other.wrong,
+            refused=self.refused + other.refused,
+            tokens=self.tokens + other.tokens,
+            seconds=self.seconds + other.seconds,
+            processor=(self.processor or 0.0) + (other.processor or 0.0) if known else None,
+        )
 
 
 def bench_serve(model: str, *, clients: int, seconds: float, max_new_tokens: int, progress: Advance) -> dict[str, Any]:
