@@ -122,6 +122,12 @@ def test_a_model_that_hardly_needs_the_image_warns() -> None:
     assert probe.measure([blind(n, "o0", "o1" if n % 5 == 0 else "o0") for n in range(300)]).verdict == "warn"
 
 
+def test_a_model_of_which_too_little_was_seen_warns() -> None:
+    result = probe.measure([blind(n, "o0", "o1" if n % 6 == 0 else "o0") for n in range(60)])
+    assert result.verdict == "warn"
+    assert result.sentence.startswith("It is not shown to look")
+
+
 def test_a_garbled_blind_answer_is_no_sign_of_looking() -> None:
     result = probe.measure([blind(n, "o0", None) for n in range(100)])
     assert result.verdict == "warn"

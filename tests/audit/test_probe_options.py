@@ -143,6 +143,16 @@ def test_unread_answers_are_no_verdict() -> None:
     assert "could not be read" in result.sentence
 
 
+def test_some_changes_and_a_few_unread_answers_warn() -> None:
+    def options(n: int) -> list[str | None]:
+        return ["o0", None if n % 20 == 0 else "o0", "o0", "o1" if n % 7 == 0 else "o0"]
+
+    result = probe.measure([answered(sample(n, 4), options(n)) for n in range(80)])
+    assert result.verdict == "warn"
+    assert result.sentence.startswith("The order matters somewhat")
+    assert "4 of 320 answers could not be read" in result.sentence
+
+
 def test_few_items_are_no_verdict() -> None:
     assert "too few" in probe.measure([always("B", 1)]).sentence
 

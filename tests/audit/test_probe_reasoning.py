@@ -341,6 +341,12 @@ def test_verdicts(model: Model, verdict: str, words: str) -> None:
     assert (found.verdict, found.sentence.partition(":")[0]) == (verdict, words)
 
 
+def test_a_reasoning_that_carries_some_answers_warns() -> None:
+    mixed = [play(question(i, right=i % 3), Model(follows=i % 2 == 0)) for i in range(60)]
+    found = probe.measure(mixed)
+    assert (found.verdict, found.sentence.partition(":")[0]) == ("warn", "The reasoning carries the answer in part")
+
+
 def test_few_items_have_no_verdict() -> None:
     found = probe.measure(many(Model(follows=False), FEWEST - 1))
     assert found.verdict == "warn"

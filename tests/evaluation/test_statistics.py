@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, t
 
-from medvlm_r1.evaluation.statistics import clustered_se, mcnemar_exact, mean_interval, paired_bootstrap, wilson
+from medvlm_r1.evaluation.statistics import (
+    clustered_se,
+    mcnemar_exact,
+    mean_interval,
+    paired_bootstrap,
+    t_interval,
+    wilson,
+)
 
 counts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 scored = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=2, max_size=40)
@@ -35,6 +42,20 @@ def test_wilson_without_trials_knows_nothing() -> None:
 def test_wilson_refuses_impossible_counts(k: int, n: int) -> None:
     with pytest.raises(ValueError, match="wanted 0 <= k <= n"):
         wilson(k, n)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20))
+def test_t_interval_is_scipys(values: list[float]) -> None:
+    scale = np.std(values, ddof=1) / math.sqrt(len(values))
+    # scipy gives no interval where all values are equal.
+    reference = t.interval(0.95, len(values) - 1, np.mean(values), scale) if scale else (values[0], values[0])
+    assert t_interval(values) == pytest.approx(reference, abs=1e-9)
+
+
+@pytest.mark.parametrize("values", [[], [1.0]])
+def test_t_interval_wants_two_values(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        t_interval(values)
 
 
 @given(counts)
