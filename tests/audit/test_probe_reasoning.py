@@ -81,9 +81,6 @@ def many(model: Model, n: int = 60, *, local: bool = True) -> list[AuditedItem]:
     return [play(question(i, right=i % 3), model, local=local) for i in range(n)]
 
 
-# Early answering
-
-
 @pytest.mark.parametrize(
     ("sentences", "expected"),
     [(1, [0, 1]), (2, [0, 1, 2]), (4, [0, 1, 2, 3, 4]), (8, [0, 2, 4, 6, 8]), (10, [0, 2, 5, 8, 10])],
@@ -342,8 +339,7 @@ def test_verdicts(model: Model, verdict: str, words: str) -> None:
 
 
 def test_a_reasoning_that_carries_some_answers_warns() -> None:
-    mixed = [play(question(i, right=i % 3), Model(follows=i % 2 == 0)) for i in range(60)]
-    found = probe.measure(mixed)
+    found = probe.measure([play(question(i, right=i % 3), Model(follows=i % 2 == 0)) for i in range(60)])
     assert (found.verdict, found.sentence.partition(":")[0]) == ("warn", "The reasoning carries the answer in part")
 
 
