@@ -104,6 +104,10 @@ def test_the_prompt_is_kept_once_and_what_reads_it_otherwise_gets_all_of_it() ->
     whole = torch.cat([keys.expand(3, -1, -1, -1), new[0]], dim=2)
     assert torch.equal(shared.transpose(2, 3), whole.transpose(2, 3))
     assert type(shared + 0) is Tensor
+    # Results that are no tensor, or several.
+    assert shared.tolist() == whole.tolist()
+    assert torch.equal(shared, whole)
+    assert all(torch.equal(a, b) for a, b in zip(shared.unbind(0), whole.unbind(0), strict=True))
     assert (shared.shape, layer.get_seq_length()) == (whole.shape, LENGTH + 1)
 
 

@@ -59,6 +59,13 @@ class Siblings:
         return rows if self._as_they_stand else rows[self._slot]
 
 
+# What can be told without a look at the values; anything else would see those of the stand-in.
+_LOOKS = {
+    *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout")),
+    *(getattr(torch.Tensor, name) for name in ("size", "dim", "numel", "__len__", "is_floating_point")),
+}
+
+
 class SharedStates(torch.Tensor):
     """Keys or values (rows, heads, prompt + own, width) of which the prompt's are stored once; SDPA reads them so.
 
@@ -86,9 +93,8 @@ class SharedStates(torch.Tensor):
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention and all(isinstance(one, cls) for one in args[1:3]):
             return _attend(*args, **kwargs)
-        out = super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
-        if not isinstance(out, torch.Tensor):
-            return out  # a shape, a type, a device
+        if func in _LOOKS:
+            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
         args, kwargs = tree_map(lambda one: one.whole() if isinstance(one, cls) else one, (args, kwargs))
         return func(*args, **kwargs)
 
@@ -102,7 +108,7 @@ class SharedLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values: the prompts' once, and those of the rows in a layer of their own.
 
     Args:
-        prompts: of the prompts, (prompts, heads, P, width).
+        prompts: of the prompts, (prompts, heads, P, width), each with one row at least.
         siblings: which row belongs to which prompt; shared by the layers.
     """
 
@@ -110,8 +116,9 @@ class SharedLayer(DynamicLayer):  # type: ignore[misc]
         super().__init__()
         self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
         self._prompts, self._siblings, self._kept = (prompts.keys, prompts.values), siblings, siblings.prompts
-        prompts.keys, prompts.values = prompts.keys[:, :, :0], prompts.values[:, :, :0]
-        self._own = InPlaceLayer(prompts, siblings.owner)
+        begun = DynamicLayer()
+        begun.keys, begun.values = prompts.keys[:, :, :0], prompts.values[:, :, :0]
+        self._own = InPlaceLayer(begun, siblings.owner)
         self.keys, self.values = self._joined(self._own.keys, self._own.values)
 
     def _joined(self, keys: Tensor, values: Tensor) -> tuple[SharedStates, SharedStates]:
