@@ -121,14 +121,17 @@ def test_a_model_is_trained_to_ignore_images_once_and_audited_like_a(
 ) -> None:
     monkeypatch.setattr(audit, "KNOWN", {"a": KNOWN["a"]})
     monkeypatch.setattr(audit, "text_only_model", partial(text_only_model, n=6, epochs=1.0))
-    notes: list[str] = []
-    record = [
-        bench_audit(
-            items=3, seeds=1, trained=tmp_path, max_new_tokens=4, progress=lambda *given: notes.append(given[2])
-        )["models"][audit.TRAINED]
-        for _ in range(2)
-    ]
-    assert notes.count("training a-trained") == 1
+
+    def run(said: list[str]) -> dict[str, Any]:
+        found = bench_audit(
+            items=3, seeds=1, trained=tmp_path, max_new_tokens=4, progress=lambda *told: said.append(told[2])
+        )
+        return dict(found["models"][audit.TRAINED])
+
+    notes: list[list[str]] = [[], []]
+    record = [run(said) for said in notes]
+    # Six images and a step; the second time it stands there.
+    assert [said.count("training a-trained") for said in notes] == [7, 0]
     assert record[0] == record[1]
     assert (record[0]["about"], record[0]["fails"]) == ("was trained to ignore the image", "looks")
     # It was shown other items' images, so that the texts were all there was to learn from.

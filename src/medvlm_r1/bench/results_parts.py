@@ -96,7 +96,7 @@ def _compared(seeds: int, run_demo: RunDemo, sizes: Sizes) -> list[Part]:
             name="audit",
             commands=(
                 f"medvlm-r1 bench audit --items {sizes.audit_items} --seeds {seeds}"
-                + " --model e=DEMO/grpo/model --trained TRAINED" * sizes.train_a,
+                + (" --model e=DEMO/grpo/model --trained TRAINED" if sizes.train_a else ""),
             ),
             settings={"items": sizes.audit_items, "seeds": seeds},
             measure=audit,

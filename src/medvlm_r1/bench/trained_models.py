@@ -25,10 +25,11 @@ def text_only_model(
         out: Folder of its data and checkpoint.
         n: Training questions, divided evenly between the modalities.
         epochs: Passes over them.
-        progress: Called with (steps done, steps in all).
+        progress: Called with (images done, images in all), then with (steps done, steps in all).
     """
     drawn, mixed = out / "shortcut", out / "shortcut-shuffled"
     if not (drawn / "samples.jsonl").exists():
-        write_benchmark(drawn, split="train", n=n // len(MODALITIES), modalities=MODALITIES, shortcut=True)
+        each = n // len(MODALITIES)
+        write_benchmark(drawn, split="train", n=each, modalities=MODALITIES, shortcut=True, progress=progress)
     exchange(drawn, mixed, shuffled, source="medvlm-r1 bench audit; images exchanged")
     return cold_start(mixed, out / "model", seed=0, epochs=epochs, progress=progress)

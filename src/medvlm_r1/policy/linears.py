@@ -32,7 +32,7 @@ def answering(model: Any, *, most_rows: int | None = None) -> Iterator[None]:
     """
     changed: list[nn.Linear] = []
     try:
-        if torch._C._has_mkldnn and not torch.is_grad_enabled():
+        if torch.backends.mkldnn.is_available() and not torch.is_grad_enabled():  # type: ignore[no-untyped-call]
             room = _MOST_BYTES
             known: dict[int, Tensor] = {}
             for module in model.modules():
