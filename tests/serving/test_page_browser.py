@@ -311,6 +311,46 @@ def test_a_file_over_the_limit_is_refused_on_the_page(
     page.get_by_text("exceed the maximum allowed size").wait_for()
 
 
+def test_a_whole_reading_needs_no_mouse(visit: Callable[..., Any], serve: Callable[..., str]) -> None:
+    text = "<think>bright bone</think><answer>B</answer>"
+    page = visit(serve(scripted(lambda image, prompt: text, weigh=(0.2, 0.8))))
+    # Choosers are caught from now on: asked for only when the key is pressed, some come before that is arranged.
+    page.on("filechooser", lambda chooser: None)
+
+    def reach(selector: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("(selector) => !!document.activeElement.closest(selector)", selector):
+                return
+        pytest.fail(f"the Tab key does not reach {selector}")
+
+    reach("#drop")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(DICOM)
+    in_use(page, "window soft-tissue 40/400 HU")
+    reach("#centre input[type=range]")
+    page.keyboard.press("ArrowRight")
+    in_use(page, "window given 41/400 HU")
+    reach("#question")
+    page.keyboard.type("Which modality is this?")
+    reach("#options")
+    page.keyboard.type("MRI\nCT")
+    reach("#ask")
+    page.keyboard.press("Enter")
+    answered(page)
+    assert page.inner_text("#answer .answer") == "B) CT"
+    reach("#look")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#looks .look:nth-child(4)")
+    answered(page)
+    reach("#export")
+    with page.expect_download() as saving:
+        page.keyboard.press("Enter")
+    assert saving.value.suggested_filename == "case-1.html"
+    reach("#history")
+
+
 def test_tab_goes_through_the_page_in_its_order_and_every_field_has_a_name(
     visit: Callable[..., Any], address: str
 ) -> None:
