@@ -144,8 +144,7 @@ def test_a_dicom_is_read_questioned_doubted_and_saved(
     drop(page, DICOM)
     in_use(page, "window soft-tissue 40/400 HU")
     before = page.get_attribute("#picture img", "src")
-    page.get_by_label("Window", exact=True).click()
-    page.get_by_role("option", name="Bone 400/1800 HU").click()
+    page.get_by_label("Bone 400/1800 HU").click()
     in_use(page, "window bone 400/1800 HU")
     assert page.get_attribute("#picture img", "src") != before
     page.locator("#centre input[type=range]").focus()
@@ -329,9 +328,12 @@ def test_a_whole_reading_needs_no_mouse(visit: Callable[..., Any], serve: Callab
         page.keyboard.press("Enter")
     chooser.value.set_files(DICOM)
     in_use(page, "window soft-tissue 40/400 HU")
+    reach("#window [value=brain]")
+    page.keyboard.press("Space")
+    in_use(page, "window brain 40/80 HU")
     reach("#centre input[type=range]")
     page.keyboard.press("ArrowRight")
-    in_use(page, "window given 41/400 HU")
+    in_use(page, "window given 41/80 HU")
     reach("#question")
     page.keyboard.type("Which modality is this?")
     reach("#options")
@@ -360,7 +362,7 @@ def test_tab_goes_through_the_page_in_its_order_and_every_field_has_a_name(
     # Where the tab key begins.
     page.click("h1")
     names = []
-    for _ in range(22):
+    for _ in range(32):
         page.keyboard.press("Tab")
         names.append(
             page.evaluate(
@@ -368,7 +370,7 @@ def test_tab_goes_through_the_page_in_its_order_and_every_field_has_a_name(
                 return e.ariaLabel || e.labels?.[0]?.innerText || e.innerText || e.tagName; }"""
             ).split("\n")[0]
         )
-    order = ["Phantom MRI", "CT (DICOM)", "Window", "Question", "Options, one on each line", "Ask"]
+    order = ["Phantom MRI", "CT (DICOM)", "Automatic", "Question", "Options, one on each line", "Ask"]
     places = [next(i for i, name in enumerate(names) if name.startswith(wanted)) for wanted in order]
     assert places == sorted(places)
     assert "INPUT" not in names

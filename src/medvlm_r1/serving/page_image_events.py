@@ -61,9 +61,9 @@ def wire_image(parts: Parts) -> None:
         button.click(guarded(partial(example, place), parts.message), [], opened, **QUIET)
     for control in controls:
         change = own_window if control in (parts.controls.centre, parts.controls.width) else view
-        # A list tells of an input when the Tab key only passes it, and the answer would set back the sliders behind it.
-        moved = control.select if control is parts.controls.window else control.input
-        moved(guarded(change, parts.message), [parts.source, *controls], shown, trigger_mode="always_last", **QUIET)
+        control.input(
+            guarded(change, parts.message), [parts.source, *controls], shown, trigger_mode="always_last", **QUIET
+        )
 
 
 def _taken(file: Path) -> bytes:

@@ -24,7 +24,7 @@ class ViewControls:
     plane: gr.Radio
     slice: gr.Slider
     frame: gr.Slider
-    window: gr.Dropdown
+    window: gr.Radio
     centre: gr.Slider
     width: gr.Slider
 
@@ -143,13 +143,8 @@ def _view_controls() -> ViewControls:
         plane=gr.Radio([(name.capitalize(), name) for name in PLANES], label="Plane", elem_id="plane"),
         slice=gr.Slider(0, 1, 0, step=1, label="Slice", buttons=[], elem_id="slice"),
         frame=gr.Slider(0, 1, 0, step=1, label="Frame", buttons=[], elem_id="frame"),
-        window=gr.Dropdown(
-            [*ONLY_AUTOMATIC],
-            value=AUTOMATIC,
-            filterable=False,
-            label="Window",
-            elem_id="window",
-        ),
+        # No list that opens: gradio's own stays open when Tab passes it and a slider is moved next.
+        window=gr.Radio([*ONLY_AUTOMATIC], value=AUTOMATIC, label="Window", elem_id="window"),
         centre=gr.Slider(0, 1, 0, label="Window centre", buttons=[], elem_id="centre"),
         width=gr.Slider(1, 2, 1, label="Window width", buttons=[], elem_id="width"),
     )
