@@ -35,7 +35,7 @@ TINY = Preset(
     completion=(3, 9),
     prompts=2,
     group=3,
-    micro_batches=(6,),
+    micro_batches=(6, 3),
     rounds=1,
     options={"beta": 0.04, "loss_type": "grpo", "temperature": 1.0, "learning_rate": 1e-6},
 )
@@ -70,6 +70,21 @@ def test_the_record_says_what_was_measured(found: dict[str, Any]) -> None:
         assert side["memory"] > 1e8
     assert 0 < found["peak_share"] < 1
     assert found["memory_ratio"] == found["sides"]["ours"]["memory"] / found["sides"]["trl"]["memory"]
+    assert set(found["tried"]) == {"6", "3"}
+
+
+def test_micro_batches_that_one_step_cannot_tell_apart_are_tried_again_in_the_other_order() -> None:
+    asked = []
+    times = {1: [40.0], 2: [28.9, 27.0, 27.2], 4: [28.0, 28.4, 28.6]}
+
+    def attempt(micro: int, timed: int) -> list[dict[str, Any]]:
+        asked.append((micro, timed))
+        return [{"step": times[micro].pop(0)} for _ in range(timed)]
+
+    tried = grpo.fastest_first((1, 2, 4), attempt)
+    assert asked == [(1, 1), (2, 1), (4, 1), (4, 2), (2, 2)]
+    assert list(tried) == [2, 4, 1]
+    assert [len(steps) for steps in tried.values()] == [3, 3, 1]
 
 
 def test_every_preset_asks_for_whole_groups() -> None:

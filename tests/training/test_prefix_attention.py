@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -10,22 +11,58 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from medvlm_r1.training.prefix_attention import Layout, PrefixMask, dense_mask
+from medvlm_r1.training import prefix_attention
+from medvlm_r1.training.joined_attention import joins
+from medvlm_r1.training.packed_layout import Layout
+from medvlm_r1.training.prefix_attention import PrefixMask, dense_mask
 
 layouts = st.lists(
     st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), max_size=3).map(tuple)), min_size=1, max_size=3
 ).map(lambda groups: Layout(tuple(groups)))
 
 
-@given(layouts)
+@pytest.mark.parametrize("joined", [True, False])
+@given(layout=layouts)
 @settings(max_examples=20, deadline=None, derandomize=True)
-def test_attention_by_blocks_is_attention_with_the_square(layout: Layout) -> None:
+def test_attention_by_blocks_is_attention_with_the_square(joined: bool, layout: Layout) -> None:
     length = sum(layout.sizes())
-    q, k, v = torch.randn(3, 1, 2, length, 4, dtype=torch.float64)
+    q, k, v = torch.randn(3, 1, 2, length, 4, dtype=torch.float64).unbind()
     square = dense_mask(layout, dtype=torch.float64, device=q.device)
-    want = scaled_dot_product_attention(q, k, v, attn_mask=square, scale=0.3)
-    got = scaled_dot_product_attention(q, k, v, attn_mask=PrefixMask(layout, q.device), scale=0.3)
-    torch.testing.assert_close(got, want)
+    weight = torch.randn(1, 2, length, 4, dtype=torch.float64)
+
+    def with_gradients(mask: torch.Tensor) -> list[torch.Tensor]:
+        inputs = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+        out = scaled_dot_product_attention(*inputs, attn_mask=mask, scale=0.3)
+        return [out.detach(), *torch.autograd.grad(out, inputs, weight)]
+
+    want = with_gradients(square)
+    with mock.patch.object(prefix_attention, "joins", joins if joined else lambda *_: False):
+        got = with_gradients(PrefixMask(layout, q.device))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_completions_are_joined_to_their_prompt_where_that_adds_no_rounding() -> None:
+    single = torch.randn(1, 2, 3, 4)
+    assert joins(single, single, single)
+    half = single.bfloat16()
+    assert not joins(half, half, half)
+    assert not joins(single, single[:, :1], single[:, :1])
+    assert not joins(single, single, single[..., :2])
+    assert not joins(single, single, single.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not joins(single, single, single)
+
+
+def test_a_gradient_without_memory_of_its_own_is_taken() -> None:
+    layout = Layout(((3, (2, 1)),))
+    q, k, v = (tensor.requires_grad_() for tensor in torch.randn(3, 1, 2, 6, 4).unbind())
+    # What a sum sends back is one number seen many times.
+    scaled_dot_product_attention(q, k, v, attn_mask=PrefixMask(layout, q.device)).sum().backward()
+    square = dense_mask(layout, dtype=q.dtype, device=q.device)
+    want = torch.autograd.grad(scaled_dot_product_attention(q, k, v, attn_mask=square).sum(), (q, k, v))
+    for tensor, gradient in zip((q, k, v), want, strict=True):
+        torch.testing.assert_close(tensor.grad, gradient)
 
 
 def test_the_square_written_out() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,8 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy
 
 PARTS = ("generation", "update", "step")
+_NEAR, _AGAIN = 1.1, 2
+"""Micro-batches of TRL within this factor of the fastest are timed for so many more steps."""
 
 
 class _Side(Child):
@@ -72,23 +74,30 @@ def bench_grpo(
             progress(done, total, what)
 
     dtype, device = getattr(torch, preset.dtype), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tried: dict[int, dict[str, Any]] = {}
     times: dict[str, list[dict[str, Any]]] = {TRL: [], OURS: []}
     counted, peaks = {}, []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         policy = presets.build(preset, folder / "model")
-        written = _written(preset, policy, rounds + 2)
+        steps = max(rounds + 2, _AGAIN + 1)
+        written = _written(preset, policy, steps)
         model = policy.name
         del policy
-        for micro in preset.micro_batches:
-            with _Side(preset, model, TRL, micro, rounds + 2, written) as side:
-                for _ in range(2):
-                    tried[micro] = side.step()
+
+        def attempt(micro: int, timed: int) -> list[dict[str, Any]]:
+            nonlocal total
+            total += timed + 1 if timed > 1 else 0
+            with _Side(preset, model, TRL, micro, steps, written) as side:
+                figures = []
+                for _ in range(timed + 1):
+                    figures.append(side.step())
                     told(f"TRL at micro-batch {micro}")
-        best = min(tried, key=lambda micro: float(tried[micro]["step"]))
+            return figures[1:]  # the first warms up
+
+        tried = fastest_first(preset.micro_batches, attempt)
+        best = next(iter(tried))
         sides = {
-            which: stack.enter_context(_Side(preset, model, which, micro, rounds + 2, written))
+            which: stack.enter_context(_Side(preset, model, which, micro, steps, written))
             for which, micro in ((TRL, best), (OURS, preset.rows))
         }
         for which, side in sides.items():
@@ -117,7 +126,10 @@ def bench_grpo(
         "peak_share": operations / medians[OURS]["update"] / max(peaks),
         "logp_max_diff": _largest_difference(counted[OURS]["logps"], counted[TRL]["logps"]),
         "grad_rel_diff": grads,
-        "tried": {str(micro): {"step": found["step"], "memory": found["memory"]} for micro, found in tried.items()},
+        "tried": {
+            str(micro): {"step": _seconds(found), "memory": max(figures["memory"] for figures in found)}
+            for micro, found in tried.items()
+        },
         "sides": {
             which: {
                 "micro_batch": best if which == TRL else preset.rows,
@@ -137,6 +149,31 @@ def bench_grpo(
             **{name: version(name) for name in ("torch", "transformers", "trl")},
         },
     }
+
+
+def _seconds(steps: list[dict[str, Any]]) -> float:
+    return float(statistics.median(figures["step"] for figures in steps))
+
+
+def fastest_first(
+    micro_batches: Sequence[int], attempt: Callable[[int, int], list[dict[str, Any]]]
+) -> dict[int, list[dict[str, Any]]]:
+    """Steps at each micro-batch, the one with the fastest median first.
+
+    One step cannot tell those apart that are near the fastest, so they are tried again, in the other order: a machine
+    that grows slow is not taken for a slow micro-batch.
+
+    Args:
+        micro_batches: Rows of a forward pass.
+        attempt: Takes steps with so many rows, so many of them timed, and gives their figures, `step` in seconds.
+    """
+    tried = {micro: attempt(micro, 1) for micro in micro_batches}
+    bound = _NEAR * min(map(_seconds, tried.values()))
+    near = [micro for micro, steps in tried.items() if _seconds(steps) <= bound]
+    if len(near) > 1:
+        for micro in reversed(near):
+            tried[micro] = tried[micro] + attempt(micro, _AGAIN)
+    return dict(sorted(tried.items(), key=lambda item: (item[0] not in near, _seconds(item[1]))))
 
 
 def _written(preset: Preset, policy: Policy, steps: int) -> Written:

@@ -8,32 +8,15 @@ under eager attention, `dense_mask` writes the square out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where prompts and completions lie in the packed row."""
-
-    groups: tuple[tuple[int, tuple[int, ...]], ...]
-    """For each prompt its tokens, and those of each of its completions; none is 0."""
-
-    def segments(self) -> Iterator[tuple[int, int, int, int]]:
-        """Group, number in the group (0 is the prompt), tokens and tokens before it in its own row, in packed order."""
-        for group, (prompt, completions) in enumerate(self.groups):
-            yield group, 0, prompt, 0
-            for number, length in enumerate(completions, 1):
-                yield group, number, length, prompt
-
-    def sizes(self) -> list[int]:
-        """Tokens of every segment, in packed order."""
-        return [length for _, _, length, _ in self.segments()]
+from medvlm_r1.training.joined_attention import joined_attention, joins
+from medvlm_r1.training.packed_layout import Layout
 
 
 def dense_mask(
@@ -114,6 +97,8 @@ class PrefixMask(torch.Tensor):
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: PrefixMask, **options: Any) -> Tensor:
     """Attention over the allowed blocks; tensors (1, heads, L, width of a head)."""
+    if joins(query, key, value) and not options.get("dropout_p") and not options.get("enable_gqa"):
+        return joined_attention(query, key, value, attn_mask.packing, options.get("scale"))
     sizes = attn_mask.packing.sizes()
     # One split, not a slice for each segment: its backward writes every gradient once.
     parts = zip(attn_mask.packing.segments(), *(torch.split(t, sizes, dim=2) for t in (query, key, value)), strict=True)

@@ -1,0 +1,63 @@
+"""The last feed-forward runs on the tokens that are read; what is read stays what it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_vlms import TINY
+from torch import Tensor, nn
+
+from medvlm_r1.training.families import FAMILIES
+from medvlm_r1.training.last_layer import feeding_forward
+
+READ = torch.tensor([4, 2, 4])
+
+
+def states_of(model: Any) -> Tensor:
+    ids = torch.arange(10, 16)[None]
+    states: Tensor = model.get_decoder()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    return states
+
+
+def tokens_fed(model: Any) -> list[int]:
+    seen: list[int] = []
+    module = model.get_decoder().layers[-1].mlp.down_proj
+    module.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    return seen
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_two_of_six_tokens_are_fed_forward_and_stay_the_same(family: str) -> None:
+    model = TINY[family].model("sdpa")
+    seen, want = tokens_fed(model), states_of(model)
+    with feeding_forward(model, READ):
+        got = states_of(model)
+    assert seen == [6, 2]
+    torch.testing.assert_close(got[:, [2, 4]], want[:, [2, 4]])
+    assert not torch.allclose(got[:, 0], want[:, 0])
+    # Afterwards the layer is what it was.
+    assert torch.equal(states_of(model), want)
+
+
+def test_nothing_read_is_nothing_fed() -> None:
+    model = TINY["qwen2_vl"].model("sdpa")
+    with feeding_forward(model, READ[:0]):
+        states_of(model).sum().backward()
+    assert not model.get_decoder().layers[-1].mlp.up_proj.weight.grad.any()
+
+
+def test_layers_run_again_by_checkpointing_and_other_feed_forwards_are_left_alone() -> None:
+    model = TINY["qwen2_vl"].model("sdpa").train()
+    seen = tokens_fed(model)
+    model.gradient_checkpointing_enable()
+    with feeding_forward(model, READ):
+        states_of(model)
+    with torch.no_grad(), feeding_forward(model, READ):
+        states_of(model)
+    model.gradient_checkpointing_disable()
+    model.get_decoder().layers[-1].mlp.router = nn.Linear(2, 2)
+    with feeding_forward(model, READ):
+        states_of(model)
+    assert seen == [6, 2, 6]
