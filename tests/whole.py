@@ -56,6 +56,7 @@ WHOLE = (
     "training/plan/*.py",
     "training/prefix_attention.py",
     "training/prompt_attention.py",
+    "training/reading.py",
     "training/shared_batch.py",
     "training/shared_generation.py",
     "training/shared_prefix.py",

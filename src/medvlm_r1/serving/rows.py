@@ -17,7 +17,8 @@ from transformers.cache_utils import DynamicLayer
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.generate import GenerationInput, opened
 from medvlm_r1.policy.load import Policy
-from medvlm_r1.training.decoding import Decoding, as_custom_generate, read_prompts
+from medvlm_r1.training.decoding import Decoding, as_custom_generate
+from medvlm_r1.training.reading import read_prompts
 
 # Tokens by which the room of a row grows: one copy now and then, in place of one per token.
 _GROWTH = 128
@@ -149,10 +150,10 @@ class Rows:
         found: dict[str, Any] = {}
 
         def run(model: Any, input_ids: torch.Tensor, given: Decoding) -> torch.Tensor:
-            output, inputs = read_prompts(model, input_ids, given)
+            logits, inputs = read_prompts(model, input_ids, given)
             longer = torch.cat([input_ids, input_ids[:, -1:]], dim=1)
             found["step"] = model.prepare_inputs_for_generation(longer, next_sequence_length=1, **inputs)
-            found["logits"] = output.logits[:, -1].float()
+            found["logits"] = logits
             return input_ids
 
         pad = self._policy.processor.tokenizer.pad_token_id

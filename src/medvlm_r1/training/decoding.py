@@ -61,10 +61,3 @@ def as_custom_generate(work: Callable[[Any, Tensor, Decoding], Tensor]) -> Calla
             return work(model, input_ids, given)
 
     return decode
-
-
-def read_prompts(model: Any, input_ids: Tensor, given: Decoding) -> tuple[Any, dict[str, Any]]:
-    """Run the prompts once; the model's output for them, and its further inputs for the tokens that follow."""
-    first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **given.inputs)
-    output = model(**first, return_dict=True)
-    return output, model._update_model_kwargs_for_generation(output, given.inputs)

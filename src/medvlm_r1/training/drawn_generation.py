@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medvlm_r1.training.decoding import Decoding, as_custom_generate, read_prompts
+from medvlm_r1.training.decoding import Decoding, as_custom_generate
+from medvlm_r1.training.reading import read_prompts
 from medvlm_r1.training.shared_generation import Rows
 
 
@@ -61,13 +62,12 @@ def drawn_of_each(
 
     def decode(model: Any, input_ids: Tensor, given: Decoding) -> Tensor:
         assert not given.config.do_sample
-        output, inputs = read_prompts(model, input_ids, given)
+        logits, inputs = read_prompts(model, input_ids, given)
         rows = _PartingRows(model, input_ids, [len(group) for group in groups], inputs, given.config)
         if kept is not None:
             kept.update(rows.prompt_states(wanted))
         rows.begin(model, given.config)
         numbers = _Numbers(draws, given.config.max_length - input_ids.shape[1], input_ids.device)
-        logits = output.logits[:, -1].float()
         while True:
             rows.write(numbers.next(given.logits_processor(rows.seen(), logits), rows.members))
             if not rows.go_on(given.stopping_criteria):

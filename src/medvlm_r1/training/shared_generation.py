@@ -16,8 +16,9 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from medvlm_r1.training.cache_layer import InPlaceLayer
-from medvlm_r1.training.decoding import Decoding, as_custom_generate, read_prompts
+from medvlm_r1.training.decoding import Decoding, as_custom_generate
 from medvlm_r1.training.prompt_attention import SharedLayer, Siblings
+from medvlm_r1.training.reading import read_prompts
 
 # Settings whose processors look at each row alone, so that rows can be multiplied and dropped.
 _ROW_BY_ROW = """
@@ -49,10 +50,10 @@ def several_of_each(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
     """
 
     def decode(model: Any, input_ids: torch.Tensor, given: Decoding) -> torch.Tensor:
-        output, inputs = read_prompts(model, input_ids, given)
+        logits, inputs = read_prompts(model, input_ids, given)
         rows = Rows(model, input_ids, sizes, inputs, given.config)
         rows.begin(model, given.config)
-        logits = output.logits[rows.prompt, -1].float()
+        logits = logits[rows.prompt]
         penalties = [(one, one.prompt_ignore_length) for one in given.logits_processor if _per_prompt(one)]
         while True:
             for processor, lengths in penalties:
