@@ -107,6 +107,17 @@ def _tiles(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
     return {"pixel_values": pixels, "pixel_attention_mask": mask}
 
 
+def _padded(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+    """Mistral 3: images of any size in the corner of the largest, two by two patches for a token."""
+    sizes = [(8 * height, 8 * width) for prompt in prompts for height, width in prompt.sizes]
+    if not sizes:
+        return {}
+    pixels = torch.zeros(len(sizes), 3, max(height for height, _ in sizes), max(width for _, width in sizes))
+    for row, (height, width) in enumerate(sizes):
+        pixels[row, :, :height, :width] = _seeded(3, height, width, key=height * 10 + width)
+    return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
+
+
 def _seeded(*shape: int, key: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(key))
 
@@ -168,6 +179,16 @@ TINY = {
     "smolvlm": Tiny(_other("smolvlm", _LLAMA, {}, scale_factor=2), lambda size: 4, _tiles),
     "llava": Tiny(
         _other("llava", {"model_type": "qwen2"}, {"model_type": "clip_vision_model"}), lambda size: 16, _squares(16)
+    ),
+    "mistral3": Tiny(
+        _other(
+            "mistral3",
+            {"model_type": "mistral", "head_dim": 8, "sliding_window": None},
+            {"model_type": "pixtral", "image_size": 32},
+            spatial_merge_size=2,
+        ),
+        _area,
+        _padded,
     ),
     "internvl": Tiny(
         _other("internvl", {"model_type": "qwen3", "head_dim": 8}, {"image_size": [16, 16], "patch_size": [4, 4]}),

@@ -48,6 +48,7 @@ FAMILIES = {
     "idefics3": Family(vision=_TILES, text=("llama",)),
     "smolvlm": Family(vision=_TILES, text=("llama",)),
     "llava": Family(vision=(*_PIXELS, "image_sizes"), text=_LLAMA_LIKE),
+    "mistral3": Family(vision=(*_PIXELS, "image_sizes"), text=("mistral",)),
     "internvl": Family(vision=_PIXELS, text=_LLAMA_LIKE, joined=True),
     "gemma3": Family(vision=_PIXELS, text=("gemma3_text",), layer_masks=True, joined=True, two_way_images=True),
 }

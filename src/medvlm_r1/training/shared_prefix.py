@@ -37,10 +37,10 @@ from medvlm_r1.training.prefix_attention import PrefixMask, dense_mask
 __all__ = ["ImageFeatures", "SharedRows", "encode_images", "next_logits", "shared_logps", "supports"]
 
 ImageFeatures = list[tuple[Tensor, ...]]
-"""The features of images in order: one entry for each unit of the tower (Qwen and LLaVA: image; InternVL: tile;
-Gemma 3: crop; SmolVLM and Idefics3: all images of a prompt). An entry holds the embeddings that take the image's place,
-(tokens, width), and the deepstack features of the early layers where the family has them. Lists of several prompts are
-joined by `+`, in the order of the prompts."""
+"""The features of images in order: one entry for each unit of the tower (Qwen, LLaVA and Mistral 3: image; InternVL:
+tile; Gemma 3: crop; SmolVLM and Idefics3: all images of a prompt). An entry holds the embeddings that take the image's
+place, (tokens, width), and the deepstack features of the early layers where the family has them. Lists of several
+prompts are joined by `+`, in the order of the prompts."""
 
 
 class SharedRows(TypedDict):
