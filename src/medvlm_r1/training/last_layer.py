@@ -27,8 +27,9 @@ def feeding_forward(inner: Any, read: Tensor) -> Iterator[None]:
         inner: a transformers image-text-to-text model, whose language model sees one row of tokens.
         read: (n,) places in that row.
     """
-    module = inner.get_decoder().layers[-1].mlp
-    if not _plain(module) or (inner.is_gradient_checkpointing and torch.is_grad_enabled()):
+    layer = inner.get_decoder().layers[-1]
+    module = layer.mlp
+    if not _plain(module) or (layer.gradient_checkpointing and torch.is_grad_enabled()):
         yield
         return
     places = torch.unique(read)
