@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,3 +67,19 @@ def test_layers_run_again_by_checkpointing_and_other_feed_forwards_are_left_alon
     with feeding_forward(model, READ):
         states_of(model)
     assert seen == [6, 2, 6]
+
+
+def test_a_decoder_of_another_make_is_left_alone() -> None:
+    for decoder in (nn.Identity(), SimpleNamespace(layers=nn.ModuleList([nn.Identity()])), SimpleNamespace(layers=[])):
+        with feeding_forward(SimpleNamespace(get_decoder=lambda made=decoder: made), READ):
+            assert "forward" not in vars(decoder)
+
+
+def test_another_thread_gets_every_token() -> None:
+    model = TINY["qwen2_vl"].model("sdpa")
+    want, found = states_of(model), []
+    with feeding_forward(model, READ):
+        thread = threading.Thread(target=lambda: found.append(states_of(model)))
+        thread.start()
+        thread.join()
+    assert torch.equal(found[0], want)

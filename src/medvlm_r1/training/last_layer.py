@@ -6,6 +6,7 @@ the head, which reads the tokens before completion tokens alone.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,18 +25,24 @@ def feeding_forward(inner: Any, read: Tensor) -> Iterator[None]:
     (experts, say) stay as they are.
 
     Args:
-        inner: a transformers image-text-to-text model, whose language model sees one row of tokens.
-        read: (n,) places in that row.
+        inner: a transformers image-text-to-text model, whose language model sees rows of tokens.
+        read: (n,) places in each row.
     """
-    layer = inner.get_decoder().layers[-1]
-    module = layer.mlp
-    if not _plain(module) or (layer.gradient_checkpointing and torch.is_grad_enabled()):
+    layers = getattr(inner.get_decoder(), "layers", None)
+    layer = layers[-1] if layers else None
+    module = getattr(layer, "mlp", None)
+    run_again = getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled()
+    if module is None or run_again or not _plain(module):
         yield
         return
     places = torch.unique(read)
-    forward = module.forward
+    forward, here = module.forward, threading.get_ident()
 
     def on_some(states: Tensor) -> Tensor:
+        if threading.get_ident() != here:
+            # A server may ask the model something else meanwhile.
+            whole: Tensor = forward(states)
+            return whole
         some: Tensor = forward(states.index_select(1, places.to(states.device)))
         return torch.zeros_like(states, dtype=some.dtype).index_copy(1, places.to(states.device), some)
 
