@@ -155,14 +155,26 @@ def test_ctrl_c_says_how_to_go_on(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("work", "verb"),
+    [
+        ("medvlm_r1.phantom.benchmark.write_benchmark", ("data", "import", "phantom", "--out", "data")),
+        ("medvlm_r1.bench.grpo.bench_grpo", ("bench", "grpo")),
+    ],
+)
 def test_ctrl_c_promises_no_more_than_is_kept(
-    command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    work: str,
+    verb: tuple[str, ...],
+    command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medvlm_r1.phantom.benchmark.write_benchmark", interrupted)
-    code, _, err = command("data", "import", "phantom", "--out", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work, interrupted)
+    code, _, err = command(*verb)
     assert code == 130
     assert "the same command again does all of it" in err
     assert "kept" not in err

@@ -47,20 +47,25 @@ _ORDER = (
     *("ask", "serve", "export", "bench", "phantom", "env", "completion"),
 )
 # Of the other verbs nothing is kept that would be used again.
-_GOES_ON = ("demo", "train", "eval", "audit", "bench", "phantom")
+_GOES_ON = (
+    *("demo", "eval", "train grpo", "train sft", "audit model"),
+    *("bench results", "bench grounded", "phantom pretrain"),
+)
 _ANEW = "Interrupted before it was done; the same command again does all of it."
 
 
-class _Verbs(TyperGroup):
-    def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
-
+class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            anew = "" if ctx.invoked_subcommand in _GOES_ON else _ANEW
-            raise Interrupted(str(interrupt) or anew) from interrupt
+            verb = ctx.invoked_subcommand if ctx.parent is None else f"{ctx.info_name} {ctx.invoked_subcommand}"
+            raise Interrupted(str(interrupt) or ("" if verb in _GOES_ON else _ANEW)) from interrupt
+
+
+class _Verbs(_Group):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
 
 
 phantom_app = typer.Typer(help="PhantomVQA's embedded base model.", no_args_is_help=True)
@@ -75,7 +80,7 @@ app = typer.Typer(
     context_settings={"default_map": {**_NOT_GIVEN, **dict.fromkeys(_GROUPS, _NOT_GIVEN)}},
 )
 for _name, _group in _GROUPS.items():
-    app.add_typer(_group, name=_name)
+    app.add_typer(_group, name=_name, cls=_Group)
 app.command("export")(export_command)
 app.command("serve")(serve_command)
 app.command("completion")(completion_command)
