@@ -105,7 +105,7 @@ PRESETS = {
             completion=(16, 16),
             group=4,
             lora=True,
-            # With 4 rows TRL alone takes more than 17 GB.
+            # With 4 rows TRL's process takes more than 17 GB, beside ours.
             micro_batches=(1, 2),
             rounds=1,
             options=_COMMON,

@@ -5,8 +5,8 @@ FlashAttention joins blocks (arXiv 2205.14135; for shared prompts Hydragen, arXi
 follows from the joined output and log-sum-exp alone, so backward goes by the same blocks, and no keys of a prompt are
 copied beside those of each completion.
 
-With 406 prompt tokens and eight completions of 80, forward and backward take two thirds of the time of one SDPA for
-each completion.
+With 406 prompt tokens and eight completions of 40 to 120, forward and backward took 30 ms in place of 32 with one SDPA
+for each completion (8 heads of 64, two cores); what is saved is the memory of the copies.
 """
 
 from __future__ import annotations
