@@ -320,8 +320,11 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         f"{micro}: {figures['step']:.2f} s and {figures['memory'] / 1e9:.2f} GB"
         for micro, figures in found["tried"].items()
     )
+    tried += "".join(f", {micro}: out of memory" for micro in found["out_of_memory"])
+    alone = [] if found["side_by_side"] else ["one process at a time: the memory does not hold both"]
     return [
         *lines,
+        *alone,
         f"TRL by rows of a forward pass: {tried}",
         f"matrix-product peak {machine['matrix_peak'] / 1e9:.0f} GFLOP/s; our update reaches "
         f"{100 * found['peak_share']:.0f} % of it",

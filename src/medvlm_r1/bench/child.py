@@ -9,6 +9,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from medvlm_r1.errors import UserError
+from medvlm_r1.training.resources import out_of_memory
+
+
+class OutOfMemory(UserError):
+    """What was measured needs more memory than there is."""
 
 
 class Child:
@@ -34,16 +39,18 @@ class Child:
         """Wait for the next figures.
 
         Raises:
-            UserError: The process died or failed.
+            OutOfMemory: The process asked for more memory than there is, or died, which most often means the same.
+            UserError: It failed.
         """
         try:
             answer: dict[str, Any] = self._pipe.recv()
         except EOFError as error:
-            raise UserError(
+            raise OutOfMemory(
                 "The measured process died; most often it ran out of memory. Take a smaller preset."
             ) from error
         if "error" in answer:
-            raise UserError(f"The measured process failed: {answer['error']}")
+            kind = OutOfMemory if answer["out_of_memory"] else UserError
+            raise kind(f"The measured process failed: {answer['error']}")
         return answer
 
     def __enter__(self) -> Self:
@@ -67,4 +74,4 @@ def reported(pipe: Any) -> Iterator[None]:
     except Exception as error:
         traceback.print_exc()
         with suppress(OSError):
-            pipe.send({"error": f"{type(error).__name__}: {error}"})
+            pipe.send({"error": f"{type(error).__name__}: {error}", "out_of_memory": out_of_memory(error)})

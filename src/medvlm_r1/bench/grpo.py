@@ -1,7 +1,7 @@
 """`medvlm-r1 bench grpo`: a GRPO step of plain `trl.GRPOTrainer` against `SharedPromptTrainer`.
 
-Both sides have the same weights, prompts, seed and completions, and take turns, each in a process of its own, so that
-a machine that grows slow is slow for both. TRL runs at the fastest of the micro-batches tried.
+Both sides have the same weights, prompts, seed and completions, and take turns, each in a process of its own. TRL runs
+at the fastest of the micro-batches tried.
 """
 
 from __future__ import annotations
@@ -19,29 +19,14 @@ import torch
 from safetensors import safe_open
 
 from medvlm_r1.bench import presets
-from medvlm_r1.bench.child import Child
 from medvlm_r1.bench.counting import matrix_peak
 from medvlm_r1.bench.presets import PRESETS, Preset
-from medvlm_r1.bench.side import OURS, TRL, Written, serve
+from medvlm_r1.bench.side import OURS, TRL, Written
+from medvlm_r1.bench.turns import AGAIN, Figures, Side, Turns, fastest_first, fit_together, seconds
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy
 
 PARTS = ("generation", "update", "step")
-_NEAR, _AGAIN = 1.1, 2
-"""Micro-batches of TRL within this factor of the fastest are timed for so many more steps."""
-
-
-class _Side(Child):
-    """A trainer in another process."""
-
-    def __init__(self, preset: Preset, model: str, side: str, micro: int, steps: int, written: Written) -> None:
-        super().__init__(serve, preset, model, side, micro, steps, written)
-        self.answer()
-
-    def step(self, keep: Path | None = None) -> dict[str, Any]:
-        """One step; with `keep`, counted instead of timed, its gradients written there."""
-        self.tell(None if keep is None else str(keep))
-        return self.answer()
 
 
 def bench_grpo(
@@ -58,14 +43,15 @@ def bench_grpo(
         `speedup.{generation,update,step}` (TRL's median time over ours), `memory_ratio` (our peak over TRL's),
         `peak_share` (of the measured matrix-product peak, reached by our update), `logp_max_diff`, `grad_rel_diff`,
         `sides.{trl,ours}` with times in seconds, memory in bytes, tokens and images for each prompt and operations,
-        `tried` (TRL's micro-batches) and `machine`.
+        `tried` (TRL's micro-batches), `out_of_memory` (those with which TRL found no memory), `side_by_side` (whether
+        both processes stood at once) and `machine`.
 
     Raises:
         UserError: A side failed.
     """
     preset = PRESETS[name] if isinstance(name, str) else name
     rounds = rounds or preset.rounds
-    total, done = 2 * len(preset.micro_batches) + 2 * (rounds + 2), 0
+    total, done = 2 * len(preset.micro_batches) + 2 * (rounds + 1), 0
 
     def told(what: str) -> None:
         nonlocal done
@@ -74,20 +60,20 @@ def bench_grpo(
             progress(done, total, what)
 
     dtype, device = getattr(torch, preset.dtype), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    times: dict[str, list[dict[str, Any]]] = {TRL: [], OURS: []}
+    times: dict[str, list[Figures]] = {TRL: [], OURS: []}
     counted, peaks = {}, []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         policy = presets.build(preset, folder / "model")
-        steps = max(rounds + 2, _AGAIN + 1)
+        steps = max(rounds + 2, AGAIN + 1)
         written = _written(preset, policy, steps)
         model = policy.name
         del policy
 
-        def attempt(micro: int, timed: int) -> list[dict[str, Any]]:
+        def attempt(micro: int, timed: int) -> list[Figures]:
             nonlocal total
             total += timed + 1 if timed > 1 else 0
-            with _Side(preset, model, TRL, micro, steps, written) as side:
+            with Side(preset, model, TRL, micro, steps, written) as side:
                 figures = []
                 for _ in range(timed + 1):
                     figures.append(side.step())
@@ -95,27 +81,28 @@ def bench_grpo(
             return figures[1:]  # the first warms up
 
         tried = fastest_first(preset.micro_batches, attempt)
-        best = next(iter(tried))
-        sides = {
-            which: stack.enter_context(_Side(preset, model, which, micro, steps, written))
-            for which, micro in ((TRL, best), (OURS, preset.rows))
-        }
-        for which, side in sides.items():
-            counted[which] = side.step(folder / f"{which}.safetensors")
+        rows = {TRL: next(iter(tried)), OURS: preset.rows}
+
+        def start(side: str) -> Side:
+            return Side(preset, model, side, rows[side], steps, written)
+
+        for which in rows:
+            with start(which) as side:
+                counted[which] = side.step(folder / f"{which}.safetensors")
             told(f"{which} counted")
         grads = _relative_difference(folder / "ours.safetensors", folder / "trl.safetensors")
-        for number in range(rounds + 1):
-            peaks.append(matrix_peak(dtype, device))
-            for which, side in sides.items():
-                figures = side.step()
-                told(f"{which}, round {number} of {rounds}")
-                if number:  # the first warms up
-                    times[which].append(figures)
+        together = fit_together([_peak(tried[rows[TRL]]), counted[OURS]["memory"]])
+        with Turns(start, together=together) as turns:
+            for number in range(rounds):
+                peaks.append(matrix_peak(dtype, device))
+                for which in rows:
+                    times[which].append(turns.step(which))
+                    told(f"{which}, round {number + 1} of {rounds}")
     medians = {
-        which: {part: statistics.median(figures[part] for figures in rows) for part in PARTS}
-        for which, rows in times.items()
+        which: {part: statistics.median(figures[part] for figures in taken) for part in PARTS}
+        for which, taken in times.items()
     }
-    memory = {which: max(figures["memory"] for figures in rows) for which, rows in times.items()}
+    memory = {which: _peak(figures) for which, figures in times.items()}
     operations = counted[OURS]["operations"]["update"]
     return {
         "preset": preset.name,
@@ -126,13 +113,14 @@ def bench_grpo(
         "peak_share": operations / medians[OURS]["update"] / max(peaks),
         "logp_max_diff": _largest_difference(counted[OURS]["logps"], counted[TRL]["logps"]),
         "grad_rel_diff": grads,
+        "side_by_side": together,
+        "out_of_memory": [micro for micro, found in tried.items() if not found],
         "tried": {
-            str(micro): {"step": _seconds(found), "memory": max(figures["memory"] for figures in found)}
-            for micro, found in tried.items()
+            str(micro): {"step": seconds(found), "memory": _peak(found)} for micro, found in tried.items() if found
         },
         "sides": {
             which: {
-                "micro_batch": best if which == TRL else preset.rows,
+                "micro_batch": rows[which],
                 **medians[which],
                 "memory": memory[which],
                 "tokens_per_prompt": {p: n / preset.prompts for p, n in counted[which]["tokens"].items()},
@@ -151,29 +139,8 @@ def bench_grpo(
     }
 
 
-def _seconds(steps: list[dict[str, Any]]) -> float:
-    return float(statistics.median(figures["step"] for figures in steps))
-
-
-def fastest_first(
-    micro_batches: Sequence[int], attempt: Callable[[int, int], list[dict[str, Any]]]
-) -> dict[int, list[dict[str, Any]]]:
-    """Steps at each micro-batch, the one with the fastest median first.
-
-    One step cannot tell those apart that are near the fastest, so they are tried again, in the other order: a machine
-    that grows slow is not taken for a slow micro-batch.
-
-    Args:
-        micro_batches: Rows of a forward pass.
-        attempt: Takes steps with so many rows, so many of them timed, and gives their figures, `step` in seconds.
-    """
-    tried = {micro: attempt(micro, 1) for micro in micro_batches}
-    bound = _NEAR * min(map(_seconds, tried.values()))
-    near = [micro for micro, steps in tried.items() if _seconds(steps) <= bound]
-    if len(near) > 1:
-        for micro in reversed(near):
-            tried[micro] = tried[micro] + attempt(micro, _AGAIN)
-    return dict(sorted(tried.items(), key=lambda item: (item[0] not in near, _seconds(item[1]))))
+def _peak(steps: Sequence[Figures]) -> int:
+    return max(int(figures["memory"]) for figures in steps)
 
 
 def _written(preset: Preset, policy: Policy, steps: int) -> Written:
@@ -208,5 +175,6 @@ def _relative_difference(ours: Path, theirs: Path) -> float:
             raise UserError("The two sides have gradients of different weights.")
         apart = sum(float((a.get_tensor(name) - b.get_tensor(name)).pow(2).sum()) for name in names)
         norm = sum(float(b.get_tensor(name).pow(2).sum()) for name in names)
-    # Both are 0 in a first step of groups whose rewards are all equal.
-    return float((apart / max(norm, 1e-30)) ** 0.5)
+    if norm == 0:
+        raise UserError("Plain TRL's gradient is 0, so there is nothing to compare: every group's rewards are equal.")
+    return float((apart / norm) ** 0.5)

@@ -15,7 +15,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from medvlm_r1.dialogue.prompt import messages, render_prompt
 from medvlm_r1.phantom.benchmark import draw_questions, to_sample
 from medvlm_r1.phantom.scene import render
-from medvlm_r1.policy.load import PHANTOM_BASE, Policy, load_policy
+from medvlm_r1.policy.load import PHANTOM_BASE, Policy, load_policy, quiet_bars
 from medvlm_r1.recipes import recipe
 from medvlm_r1.training.base.architecture import CONTROL_TOKENS
 from medvlm_r1.training.config import load_config
@@ -105,7 +105,7 @@ PRESETS = {
             completion=(16, 16),
             group=4,
             lora=True,
-            # With 4 rows TRL's process takes more than 17 GB, beside ours.
+            # With 2 rows TRL's process takes 19 GB.
             micro_batches=(1, 2),
             rounds=1,
             options=_COMMON,
@@ -127,7 +127,8 @@ def build(preset: Preset, folder: Path) -> Policy:
     model = Qwen2VLForConditionalGeneration._from_config(config, dtype=getattr(torch, preset.dtype))
     model.generation_config.eos_token_id = config.text_config.eos_token_id
     model.generation_config.pad_token_id = config.text_config.pad_token_id
-    model.save_pretrained(folder)
+    with quiet_bars():
+        model.save_pretrained(folder)
     return Policy(model=model.eval(), processor=processor, name=str(folder))
 
 

@@ -54,11 +54,16 @@ def explained(config: RunConfig) -> Iterator[None]:
         raise UserError(said) from error
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory was asked for that is not there, of the machine or of a GPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and _MEMORY.search(str(error)) is not None
+    )
+
+
 def explain(error: BaseException, config: RunConfig) -> str | None:
     """What a failure of the machine means for a run; None when it is of another kind."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and _MEMORY.search(str(error))
-    ):
+    if out_of_memory(error):
         return _memory(error, config)
     out = Path(config.out)
     said = refusal(error)
