@@ -60,6 +60,7 @@ WHOLE = (
     "training/shared_batch.py",
     "training/shared_generation.py",
     "training/shared_prefix.py",
+    "training/sharing_limits.py",
 )
 """A wrong line here gives wrong figures in silence."""
 

@@ -175,7 +175,7 @@ def compare(
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another on the same data.")],
     as_json: Json = False,
 ) -> None:
-    """Compare two evaluations item by item: difference with interval, exact McNemar.
+    """Compare two evaluations item by item: difference with interval, exact test; both count subjects.
 
     Example: medvlm-r1 compare runs/zero-shot runs/grpo
     """
@@ -193,7 +193,7 @@ def compare(
         print(
             f"{name:<8} n {row['n']:>5}  {row['accuracy_a']['percent']:5.1f} % -> {row['accuracy_b']['percent']:5.1f} %"
             f"  difference {row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
-            f"  right in one alone {row['b']} / {row['c']}  McNemar p {row['p']:.2g}"
+            f"  right in one alone {row['b']} / {row['c']}  {row['test']} p {row['p']:.2g}"
         )
     print(RESEARCH_USE)
 

@@ -31,8 +31,8 @@ def bench_grpo_command(
     preset: Annotated[
         Shape,
         typer.Option(
-            help="demo: the embedded base, 2 minutes. medium: 8 + 8 layers and 448-pixel images, 10 minutes. "
-            "paper: Qwen2-VL-2B's shape, 24 GB and hours without a GPU."
+            help="demo: the embedded base, 2 minutes. medium: 8 + 8 layers and 448-pixel images, 15 minutes. "
+            "paper: Qwen2-VL-2B's shape, 24 GB and half an hour without a GPU."
         ),
     ] = Shape.demo,
     rounds: Annotated[int | None, typer.Option(min=1, help="Timed steps of each side.")] = None,

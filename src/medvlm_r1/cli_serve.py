@@ -43,7 +43,7 @@ def serve_command(
             import gradio  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(
-            f"Serving needs {error.name}, which is not installed: pip install 'medvlm-r1[serve]'."
+            f"Serving needs {error.name}, which is not installed: pip install -e '.[serve]' in the project's folder."
         ) from error
     from medvlm_r1.serving.medvlm import MedVLM
 

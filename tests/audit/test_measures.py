@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
-from medvlm_r1.audit.measures import bootstrap, cluster_sums, clustered_wilson, difference, ratio, share
-from medvlm_r1.evaluation.statistics import clustered_se
+from medvlm_r1.audit.measures import bootstrap, cluster_sums, difference, ratio, share
+from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson
 
 rows = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 4)), min_size=2, max_size=30)
 

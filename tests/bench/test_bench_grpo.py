@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from medvlm_r1.bench.results_timed import grpo_section
 from medvlm_r1.bench.side import varied_rewards
 from medvlm_r1.bench.turns import Turns, fastest_first, fit_together
 from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.statistics import t_interval
 
 TINY = Preset(
     name="tiny",
@@ -262,5 +264,14 @@ def test_the_results_page_shows_every_ratio_with_its_interval(found: dict[str, A
     # Of one round there is no interval.
     assert f"| {found['speedup']['update']:.2f} | - |" in "\n".join(grpo_section(found))
     sides = {name: side | {"rounds": [*side["rounds"], *side["rounds"]]} for name, side in found["sides"].items()}
+    # Two rounds of ratios r and 4 r have the geometric mean 2 r, and an interval on the scale of logarithms.
+    twice = {name: side | {"rounds": list(side["rounds"])} for name, side in found["sides"].items()}
+    twice["trl"]["rounds"].append({part: 4 * value for part, value in twice["trl"]["rounds"][0].items()})
+    twice["ours"]["rounds"] *= 2
+    low, high = (math.exp(end) for end in t_interval([0.0, math.log(4)]))
+    step = found["speedup"]["step"]
+    assert f"| {2 * step:.2f} | [{low * step:.2f},\u00a0{high * step:.2f}] |" in "\n".join(
+        grpo_section(found | {"sides": twice, "rounds": 2})
+    )
     ratio = f"{found['speedup']['step']:.2f}"
     assert f"| {ratio} | [{ratio},\u00a0{ratio}] |" in "\n".join(grpo_section(found | {"sides": sides, "rounds": 2}))

@@ -102,6 +102,13 @@ def test_seeds_are_compared_pair_by_pair(measured: tuple[Path, dict[str, Any]]) 
     assert re.search(r"^\| GRPO less SFT \|.* \+50\.0 \[\+50\.0, \+50\.0\] \|$", text, re.MULTILINE)
     assert re.search(r"^\| GRPO less Zero-shot \|.* \+42\.0 \[\+16\.6, \+67\.4\] \|$", text, re.MULTILINE)
     assert "| A guess among the options |" in text
+    gain = first["grpo"]["gain"]
+    assert f"seed 1 {gain['difference']:+.1f} [{gain['ci95'][0]:+.1f}, {gain['ci95'][1]:+.1f}], p = " in text
+    # One question of each modality; of a type that no question of a modality has there is no figure.
+    types = {name for part in first["grpo"]["by_type"].values() for name in part}
+    for name in types:
+        assert re.search(rf"^\| {name} \|.* of 1 ", text, re.MULTILINE)
+    assert all(sum(first[stage]["letters"].values()) == 3 for stage in STAGES)
     # What came out the same every time stands once.
     assert "came out the same every time" in text
     assert re.findall(r"^\| (\d): Zero-shot", text, re.MULTILINE) == []
@@ -110,7 +117,7 @@ def test_seeds_are_compared_pair_by_pair(measured: tuple[Path, dict[str, Any]]) 
 
 def test_tables_have_as_many_cells_in_every_row(measured: tuple[Path, dict[str, Any]]) -> None:
     tables = re.findall(r"(?:^\|.*\n)+", (measured[0] / "results.md").read_text(), re.MULTILINE)
-    assert len(tables) == 5
+    assert len(tables) == 6
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
@@ -221,7 +228,9 @@ def test_a_part_measures_what_its_command_says(tmp_path: Path, monkeypatch: pyte
 def test_the_shortcut_takes_whatever_arms_there_are() -> None:
     def seed(more: float) -> dict[str, Any]:
         arm = {"accuracy": {"MRI": 60.0 + more}, "reliance": {"mean": 20 + more}, "blank_right": 0.4}
-        return {"seed": 0, "start": {"accuracy": {"MRI": 50.0 + more}}, "plain": arm, "another": arm}
+        start = {"accuracy": {"MRI": 50.0 + more}, "out_of_domain": 50.0}
+        plain, another = arm | {"out_of_domain": 40.0 + more}, arm | {"out_of_domain": 60.0 + more}
+        return {"seed": 0, "start": start, "plain": plain, "another": another}
 
     found = {"train": 6, "test": 2, "seeds": [seed(0.0), seed(2.0)], "gain": {"by_seed": [1.0, 3.0], "mean": 2.0}}
     text = plain(shortcut_section(found))
@@ -230,6 +239,8 @@ def test_the_shortcut_takes_whatever_arms_there_are() -> None:
     assert "| reliance mean | - | +21.0 [+8.3, +33.7] |" in text
     assert "| blank right | - | 0.40 [0.40, 0.40] |" in text
     assert "+2.0 [-10.7, +14.7] points (seeds: +1.0, +3.0)" in text
+    assert "| plain | -9.0 [-21.7, +3.7] | - |" in text
+    assert "| another | +11.0 [-1.7, +23.7] | +20.0 [+20.0, +20.0] |" in text
 
 
 def test_the_server_has_an_interval_over_servers() -> None:

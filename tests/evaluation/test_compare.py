@@ -1,6 +1,7 @@
 """Paired comparison of two run folders against a hand-computed case."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,10 @@ def test_counts_differences_and_p(samples_dir: Path, tmp_path: Path) -> None:
     assert (result["n_shared"], result["only_in_a"], result["only_in_b"]) == (6, 0, 0)
     everything = result["all"]
     assert (everything["n"], everything["b"], everything["c"]) == (6, 1, 3)
-    assert everything["p"] == mcnemar_exact(1, 3) == 0.625
+    # Two items a patient: nets of -1, 2 and 1, and 6 of their 8 sign patterns add up to 2 or more, or -2 or less.
+    assert (everything["test"], everything["p"]) == ("sign flips of subjects", 0.75)
     assert everything["accuracy_a"]["correct"] == 2
     assert everything["difference"] == pytest.approx(100 * 2 / 6)
-    # Two items a patient: 0 and 1, 2 and 3, 4 and 5.
     expected = paired_bootstrap([1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 2, 2])
     assert everything["ci95"] == [100 * expected.low, 100 * expected.high]
     assert list(result["modalities"]) == ["MRI", "CT"]
@@ -43,6 +44,15 @@ def test_counts_differences_and_p(samples_dir: Path, tmp_path: Path) -> None:
         "difference": 0.0,
     }
     assert result["modalities"]["CT"]["c"] == 2
+
+
+def test_with_an_item_a_subject_the_test_is_mcnemars(samples_dir: Path, tmp_path: Path) -> None:
+    samples = [replace(sample, subject=f"p{n}") for n, sample in enumerate(make_samples(6))]
+    write_folder(samples_dir, samples, info={})
+    evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
+    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
+    everything = compare(tmp_path / "a", tmp_path / "b")["all"]
+    assert (everything["test"], everything["p"]) == ("McNemar", mcnemar_exact(1, 3))
 
 
 def test_a_run_does_not_differ_from_itself(samples_dir: Path, tmp_path: Path) -> None:

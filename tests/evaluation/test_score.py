@@ -1,5 +1,7 @@
 """Scoring against a hand-computed case, and properties that hold for any answers."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,7 +55,7 @@ def test_figures_by_hand() -> None:
     assert (figures["well_formed"]["n"], figures["well_formed"]["correct"]) == (6, 3)
     assert figures["no_answer"]["count"] == 3
     assert figures["no_answer_lenient"]["count"] == 1
-    assert figures["cut_off"] == share([False, False, False, False, True, False], "count")
+    assert (figures["cut_off"]["n"], figures["cut_off"]["count"]) == (6, 1)
     assert figures["mean_reasoning_words"] == pytest.approx((3 + 1 + 3) / 3)
     assert figures["mean_completion_tokens"] == pytest.approx(sum(len(text.split()) for text in texts) / 6)
     assert figures["chance"] == {
@@ -69,6 +71,23 @@ def test_figures_by_hand() -> None:
 def test_intervals_are_wilsons_in_percent() -> None:
     part = share([True] * 81 + [False] * 182)
     assert part["ci95"] == pytest.approx([25.53, 36.62], abs=0.005)
+
+
+def test_intervals_count_subjects() -> None:
+    texts = [RIGHT if n % 3 else WRONG for n in range(60)]
+    alone = score([replace(sample(n), subject=f"p{n}") for n in range(60)], [said(text) for text in texts])
+    assert alone["accuracy"]["MRI"]["ci95"] == share([True] * 40 + [False] * 20)["ci95"]
+    # Four slices of each patient, answered alike, say hardly more than one.
+    many = [replace(sample(4 * n + k), subject=f"p{n}") for n in range(60) for k in range(4)]
+    sliced = score(many, [said(text) for text in texts for _ in range(4)])
+    for figures in (sliced, alone):
+        assert figures["accuracy"]["MRI"]["percent"] == pytest.approx(100 * 40 / 60)
+    for name in ("accuracy_mean_ci95", "lenient_mean_ci95"):
+        assert sliced[name] == pytest.approx(alone[name], abs=0.2)
+    for name in ("well_formed", "no_answer", "cut_off"):
+        # Of values that all agree the subjects are counted.
+        assert sliced[name]["ci95"] == pytest.approx(alone[name]["ci95"], abs=0.2)
+    assert sliced["accuracy"]["MRI"]["ci95"] == pytest.approx(alone["accuracy"]["MRI"]["ci95"], abs=0.2)
 
 
 def test_the_mean_weighs_modalities_alike_and_has_an_interval() -> None:

@@ -1,5 +1,6 @@
 """Statistics against scipy where it has the function, a slow second implementation or properties elsewhere."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,11 +11,14 @@ from scipy.stats import binom, binomtest, t
 
 from medvlm_r1.evaluation.statistics import (
     clustered_se,
+    clustered_wilson,
+    flipped_subjects,
     mcnemar_exact,
     mean_interval,
     paired_bootstrap,
     t_interval,
     wilson,
+    worth,
 )
 
 counts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -117,6 +121,47 @@ def test_mcnemar_keeps_precision_with_many_discordant_items() -> None:
 def test_mcnemar_refuses_negative_counts() -> None:
     with pytest.raises(ValueError, match="wanted counts"):
         mcnemar_exact(-1, 2)
+
+
+gained = st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 4)), min_size=1, max_size=25)
+
+
+@given(gained)
+def test_flipped_subjects_counts_all_sign_patterns(rows: list[tuple[int, int]]) -> None:
+    nets = [sum(gain for gain, label in rows if label == cluster) for cluster in range(5)]
+    sums = [sum(s * n for s, n in zip(signs, nets, strict=True)) for signs in itertools.product((-1, 1), repeat=5)]
+    wanted = sum(abs(value) >= abs(sum(nets)) for value in sums) / len(sums)
+    assert flipped_subjects([gain for gain, _ in rows], [label for _, label in rows]) == pytest.approx(wanted)
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 50))
+def test_flipped_subjects_of_one_item_each_is_mcnemars_test(b: int, c: int, kept: int) -> None:
+    gains = [-1] * b + [1] * c + [0] * kept
+    assert flipped_subjects(gains, range(len(gains))) == mcnemar_exact(b, c)
+
+
+def test_flipped_subjects_is_right_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    subjects = np.repeat(np.arange(30), 5)
+    found = {"flipped": 0, "mcnemar": 0}
+    for _ in range(400):
+        # Neither system is better; all items of a patient go the same way.
+        gains = np.repeat(rng.choice([-1, 0, 1], size=30), 5).tolist()
+        found["flipped"] += flipped_subjects(gains, subjects.tolist()) <= 0.05
+        found["mcnemar"] += mcnemar_exact(gains.count(-1), gains.count(1)) <= 0.05
+    assert found["flipped"] <= 0.07 * 400
+    assert found["mcnemar"] > 0.2 * 400
+
+
+@given(scored)
+def test_items_are_worth_at_most_their_number(rows: list[tuple[bool, bool, int]]) -> None:
+    values, clusters = [float(a) for a, *_ in rows], [label for *_, label in rows]
+    assert 0 < worth(values, clusters) <= len(rows)
+    assert worth(values, range(len(rows))) == len(rows)
+    low, high = clustered_wilson(values, clusters)
+    plain = wilson(sum(values), len(values))
+    assert low <= plain[0] + 1e-9
+    assert high >= plain[1] - 1e-9
 
 
 @given(scored)

@@ -81,3 +81,13 @@ def test_training_other_types_and_replaced_layers_are_left_alone() -> None:
         assert plain(torch.randn(2, 64)).grad_fn is not None
     with torch.no_grad(), answering(plain):
         assert plain.double()(torch.randn(2, 64).double()).dtype == torch.float64
+
+
+def test_autocast_gives_the_type_it_gives_elsewhere() -> None:
+    plain, rows = model(), torch.randn(2, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = plain(rows)
+        with answering(plain):
+            found = plain(rows)
+    assert expected.dtype == found.dtype == torch.bfloat16
+    assert torch.equal(found, expected)

@@ -18,6 +18,15 @@ def _dropout(model: Any) -> Any:
     return model
 
 
+def _tower_dropout(family: str) -> Any:
+    model = TINY[family].model()
+    layer = next(
+        module for module in model.model.vision_tower.modules() if isinstance(getattr(module, "dropout", None), float)
+    )
+    layer.dropout = 0.2
+    return model
+
+
 def _with(family: str = "qwen2_vl", attention: str = "sdpa", **text: Any) -> Any:
     return TINY[family].model(attention, text_config={**TINY[family].config["text_config"], **text})
 
@@ -48,6 +57,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "softcap": (lambda: _with("gemma3", final_logit_softcapping=5.0), "final_logit_softcapping"),
     "two-way": (lambda: _with("gemma3", use_bidirectional_attention=True), "looks ahead"),
     "dropout": (lambda: _dropout(TINY["qwen2_vl"].model()), "dropout \\(0.1 in .*self_attn\\)"),
+    # CLIP, SigLIP and Pixtral keep the rate of their attention as a number called `dropout`.
+    "tower dropout": (lambda: _tower_dropout("llava"), "dropout \\(0.2 in .*self_attn\\)"),
     "LoRA dropout": (lambda: _adapter(target_modules=["q_proj"], lora_dropout=0.05), "dropout \\(0.05"),
     "adapter on the head": (lambda: _adapter(target_modules=["lm_head"]), "output layer"),
     "learned prompt": (

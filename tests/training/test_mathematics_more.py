@@ -14,11 +14,12 @@ from tiny_vlms import TINY, VOCABULARY, Prompt
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
+from transformers import GenerationConfig
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.training import shared_prefix
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.grpo import SharedPromptTrainer, _forbid_vision_tokens
+from medvlm_r1.training.grpo import _forbid_vision_tokens
 from medvlm_r1.training.plan.batch import Batch
 from medvlm_r1.training.plan.launch import Launch
 from medvlm_r1.training.plan.memory import optimizer_bytes
@@ -26,10 +27,11 @@ from medvlm_r1.training.plan.plan import _processor
 from medvlm_r1.training.plan.scale import spread
 from medvlm_r1.training.plan.settings import read_placement
 from medvlm_r1.training.shared_batch import _call, images_key
+from medvlm_r1.training.sharing_limits import not_generated, not_shared, same_tower
 
 
 def trainer(**changes: Any) -> Any:
-    """What `_not_shared` and `_not_generated` read of a trainer, of one that shares up to the model."""
+    """What `not_shared` and `not_generated` read of a trainer, of one that shares up to the model."""
     given: dict[str, Any] = {
         "tools": None,
         "environment_factories": None,
@@ -40,6 +42,7 @@ def trainer(**changes: Any) -> Any:
         "_is_vlm": True,
         "use_vllm": False,
         "generation_kwargs": {},
+        "args": SimpleNamespace(torch_compile=False, neftune_noise_alpha=None),
     }
     return SimpleNamespace(**given | changes)
 
@@ -54,18 +57,60 @@ def trainer(**changes: Any) -> Any:
         ({"is_fsdp_enabled": True}, "sharded"),
         ({"_dist": SimpleNamespace(is_zero3=True)}, "sharded"),
         ({"_is_vlm": False}, "no image processor"),
+        ({"args": SimpleNamespace(torch_compile=True, neftune_noise_alpha=None)}, "torch_compile"),
+        ({"args": SimpleNamespace(torch_compile=False, neftune_noise_alpha=5.0)}, "neftune_noise_alpha"),
     ],
 )
 def test_what_changes_the_prompt_or_the_loss_is_not_shared(changes: dict[str, Any], why: str) -> None:
-    assert why in (SharedPromptTrainer._not_shared(trainer(**changes)) or "")
+    assert why in (not_shared(trainer(**changes), TINY["qwen2_vl"].model()) or "")
+
+
+def test_layers_on_several_devices_are_not_shared() -> None:
+    model = TINY["qwen2_vl"].model()
+    assert not_shared(trainer(), model) is None
+    model.hf_device_map = {"model.visual": 0, "model.language_model": 0}
+    assert not_shared(trainer(), model) is None
+    model.hf_device_map = {"model.visual": 0, "model.language_model": 1}
+    assert "several devices" in (not_shared(trainer(), model) or "")
 
 
 def test_what_writes_completions_in_its_own_way_is_left_to_it() -> None:
-    assert SharedPromptTrainer._not_generated(trainer()) is None
-    assert "vLLM generates" in (SharedPromptTrainer._not_generated(trainer(use_vllm=True)) or "")
-    assert "'penalty_alpha'" in (
-        SharedPromptTrainer._not_generated(trainer(generation_kwargs={"penalty_alpha": 0.6})) or ""
-    )
+    model = TINY["qwen2_vl"].model()
+    assert not_generated(trainer(), model) is None
+    assert "vLLM generates" in (not_generated(trainer(use_vllm=True), model) or "")
+    assert "'penalty_alpha'" in (not_generated(trainer(generation_kwargs={"penalty_alpha": 0.6}), model) or "")
+
+
+@pytest.mark.parametrize(
+    ("stated", "why"),
+    [
+        ({"num_beams": 4}, "'num_beams'"),
+        ({"num_return_sequences": 2, "do_sample": True}, "'num_return_sequences'"),
+        ({"use_cache": False}, "'use_cache'"),
+        ({"cache_implementation": "static"}, "'cache_implementation'"),
+        ({"cache_implementation": "hybrid", "temperature": 0.7, "top_k": 5, "num_beams": 1, "use_cache": True}, None),
+        (GenerationConfig._get_default_generation_params(), None),
+    ],
+)
+def test_what_the_model_itself_states_of_generation_counts_too(stated: dict[str, Any], why: str | None) -> None:
+    model = TINY["qwen2_vl"].model()
+    model.generation_config = GenerationConfig(**stated)
+    said = not_generated(trainer(generation_kwargs={"max_new_tokens": 5, "top_k": 0}), model)
+    assert said is None if why is None else why in str(said)
+    if why == "'num_beams'":
+        # What TRL itself is told goes first.
+        assert not_generated(trainer(generation_kwargs={"num_beams": 1}), model) is None
+
+
+def test_towers_are_compared_and_language_models_not() -> None:
+    policy, reference = TINY["qwen2_vl"].model(), TINY["qwen2_vl"].model()
+    reference.load_state_dict(policy.state_dict())
+    with torch.no_grad():
+        policy.model.language_model.norm.weight += 1
+    assert same_tower(policy, reference)
+    with torch.no_grad():
+        next(policy.model.visual.parameters()).view(-1)[0] += 1
+    assert not same_tower(policy, reference)
 
 
 @pytest.mark.parametrize(

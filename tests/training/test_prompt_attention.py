@@ -90,6 +90,8 @@ def test_half_precision_is_computed_in_full() -> None:
     exact = scaled_dot_product_attention(query.double(), layer.keys.whole().double(), layer.values.whole().double())
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, exact.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(scaled_dot_product_attention(query, layer.keys, layer.values), found)
 
 
 def test_the_prompt_is_kept_once_and_what_reads_it_otherwise_gets_all_of_it() -> None:

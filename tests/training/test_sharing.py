@@ -6,6 +6,7 @@ import inspect
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +21,11 @@ from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError
 from medvlm_r1.policy.load import load_policy, vision_token_ids
-from medvlm_r1.training import grpo
+from medvlm_r1.training import grpo, sharing_limits
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.dataset import build_dataset, load_samples
 from medvlm_r1.training.grpo import SharedPromptTrainer, train_grpo
-from medvlm_r1.training.shared_batch import SharedBatch
+from medvlm_r1.training.shared_batch import SharedBatch, processed
 
 WriteConfig = Callable[..., Path]
 Weights = dict[str, torch.Tensor]
@@ -207,6 +208,7 @@ def test_twenty_steps_give_the_weights_of_trl(
         {"loss_type": "cispo", "num_iterations": 2, "steps_per_generation": 2, "epsilon_high": 5.0},
         {"loss_type": "sapo", "scale_rewards": "batch"},
         {"loss_type": "vespo", "num_iterations": 2, "beta": 0.04},
+        {"loss_type": "vespo", "num_iterations": 2},
         {"loss_type": "luspo", "importance_sampling_level": "sequence", "num_iterations": 2},
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "beta": 0.04, "use_bias_correction_kl": True},
         {"top_entropy_quantile": 0.5, "temperature": 0.7},
@@ -282,6 +284,52 @@ def test_frozen_towers_run_once(
     assert len(towers.calls) == 8
 
 
+def test_a_reference_with_another_tower_has_features_of_its_own(
+    policy_dir: Path, dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL reads the reference from the model's folder; the policy may have been given other weights since."""
+    load = load_policy
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        policy = load(*args, **kwargs)
+        tower = policy.model.model.visual
+        tower.requires_grad_(False)
+        for parameter in tower.parameters():
+            parameter *= 1.5
+        return policy
+
+    monkeypatch.setitem(globals(), "load_policy", torch.no_grad()(changed))
+    compare(policy_dir, dataset, tmp_path, monkeypatch, beta=0.04, max_steps=8)
+
+
+def test_rows_with_images_keep_the_towers_optimizer_going() -> None:
+    def moving(*, advantages: list[float], images: list[bool], learns: bool = True, beta: float = 0.0) -> list[bool]:
+        prompts = tuple(
+            processed([n], [Image.new("L", (2, 2), n)] if one else None, {}, "cpu") for n, one in enumerate(images)
+        )
+        inputs = {
+            "completion_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1], [0, 0, 0]]),
+            "advantages": torch.tensor(advantages),
+            "shared": SharedBatch(prompts=prompts, owner=(0, 1, 2, 3)),
+        }
+        trainer = SimpleNamespace(
+            beta=beta, _entropy_bonus_enabled=False, top_entropy_quantile=1.0, loss_type="grpo", _tower_learns=learns
+        )
+        found: list[bool] = SharedPromptTrainer._moving(trainer, inputs).tolist()  # type: ignore[arg-type]
+        return found
+
+    T, F = True, False
+    mixed = [T, T, F, F]
+    assert moving(advantages=[1, 0, 1, 1], images=mixed) == [T, F, T, F]
+    # Only a row of text would be computed: the tower would be without a gradient of 0, so the shorter image stays.
+    assert moving(advantages=[0, 0, 1, 1], images=mixed) == [F, T, T, F]
+    assert moving(advantages=[0, 0, 1, 1], images=mixed, learns=False) == [F, F, T, F]
+    assert moving(advantages=[0, 0, 1, 1], images=[F, F, F, F]) == [F, F, T, F]
+    assert moving(advantages=[0, 0, 0, 0], images=[T, T, T, F]) == [F, T, F, T]
+    assert moving(advantages=[0, 0, 0, 0], images=[T, T, T, T]) == [F, F, F, T]
+    assert moving(advantages=[0, 0, 0, 0], images=mixed, beta=0.04) == [T, T, T, F]
+
+
 def test_a_policy_that_prefers_image_tokens_never_samples_one(
     write_config: WriteConfig, tiny_policy_dir: Path, tmp_path: Path
 ) -> None:
@@ -346,9 +394,12 @@ def test_what_cannot_be_shared_goes_the_plain_way(
     model = train_grpo(load_config(write_config(**kwargs)))
     assert model.is_dir()
     assert "generation goes TRL's way: generation setting 'num_beams'" in capsys.readouterr().err
-    monkeypatch.setattr(grpo, "supports", lambda model: "The prompt cannot be shared in 'x' models.")
+    monkeypatch.setattr(sharing_limits, "unsupported", lambda model: "The prompt cannot be shared in 'x' models.")
     train_grpo(load_config(write_config(trainer={"max_steps": 1}, out=str(model.parent.parent / "plain"))))
-    assert "TRL's way: The prompt cannot be shared in 'x' models." in capsys.readouterr().err
+    assert "TRL's way: The prompt cannot be shared in 'x' models.\n" in capsys.readouterr().err
+    noisy: dict[str, Any] = {"max_steps": 1, "neftune_noise_alpha": 5}
+    train_grpo(load_config(write_config(trainer=noisy, out=str(model.parent.parent / "noisy"))))
+    assert "TRL's way: the noise of NEFTune" in capsys.readouterr().err
 
 
 def test_micro_batches_below_a_group_are_pointed_out(

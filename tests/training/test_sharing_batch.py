@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medvlm_r1.training.shared_batch import FeatureStore, SharedBatch, distinct, joined, processed
+from medvlm_r1.training.shared_batch import FeatureStore, SharedBatch, distinct, images_key, joined, processed
 
 
 def test_runs_of_equal_prompts_are_found() -> None:
@@ -17,6 +17,15 @@ def test_runs_of_equal_prompts_are_found() -> None:
     other = [[{"role": "user", "content": [{"type": "text", "text": "x"}]}]]
     # The same words on another image are another prompt; a prompt that comes back later is a run of its own.
     assert distinct([*asked, *other, *other, asked[0]]) == ([0, 2, 3, 5], [0, 0, 1, 2, 2, 3])
+
+
+def test_pictures_of_other_palettes_are_other_pictures() -> None:
+    one, other, same = (Image.new("P", (4, 4), 0) for _ in range(3))
+    one.putpalette([10, 20, 30])
+    other.putpalette([30, 20, 10])
+    same.putpalette([10, 20, 30])
+    assert one.tobytes() == other.tobytes()
+    assert images_key([one]) == images_key([same]) != images_key([other])
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

@@ -124,3 +124,14 @@ def test_settings_of_other_loops_are_refused() -> None:
     assert refuses({"temperature": 0.7, "suppress_tokens": [1], "cache_implementation": None}) is None
     assert refuses({"temperature": 0.7, "num_beams": 4}) == "num_beams"
     assert refuses({"guidance_scale": 1.5}) == "guidance_scale"
+    assert refuses({"use_cache": False}) == "use_cache"
+    assert refuses({"use_cache": True, "num_beams": 1, "_from_model_config": True, "max_length": 20}) is None
+
+
+def test_prompts_that_were_multiplied_before_are_refused() -> None:
+    model = TINY["qwen2_vl"].model().eval()
+    config = settings(num_return_sequences=2, do_sample=True)
+    with pytest.raises(ValueError, match="wanted 3 prompts, one for each number of completions, got 6"):
+        model.generate(
+            **inputs("qwen2_vl", PROMPTS), generation_config=config, custom_generate=several_of_each([1, 1, 1])
+        )

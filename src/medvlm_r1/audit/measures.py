@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medvlm_r1.audit.probe import Measure
 from medvlm_r1.audit.variant import AuditedItem
-from medvlm_r1.evaluation.statistics import CONFIDENCE, Z, cluster_numbers, clustered_se, paired_bootstrap, wilson
+from medvlm_r1.evaluation.statistics import CONFIDENCE, cluster_numbers, clustered_wilson, paired_bootstrap
 
 FEWEST = 30
 """Items below which no verdict is drawn: of 0 changes among 30 answers the interval still reaches 11 %, so a threshold
@@ -65,24 +65,6 @@ def share_of_pairs(pairs: Sequence[tuple[float, Hashable]], about: str) -> Measu
 def share_of(items: Sequence[AuditedItem], verdict: Callable[[AuditedItem], float], about: str) -> Measure:
     """The share of items of which the verdict holds, or the mean of fractions; see `share`."""
     return share([verdict(item) for item in items], [cluster(item) for item in items], about)
-
-
-def clustered_wilson(values: Sequence[float], clusters: Sequence[Hashable], *, z: float = Z) -> tuple[float, float]:
-    """Wilson's interval of a share of clustered items, counted as the independent items they are worth.
-
-    That number is n over the design effect, the squared clustered standard error over the ordinary one (Korn and
-    Graubard 1998, Survey Methodology 24:193, with the score interval in place of the exact one). A design effect below
-    1 is not used. Where all values agree nothing tells how far items of a cluster depend on each other, and the
-    clusters are counted. With clusters of one it is Wilson's interval itself.
-    """
-    n = len(values)
-    ordinary = clustered_se(values, range(n))
-    if ordinary > 0:
-        worth = n / max(1.0, (clustered_se(values, clusters) / ordinary) ** 2)
-    else:
-        worth = float(len(set(clusters)))
-    # A mean of ones in floating point may pass 1.
-    return wilson(min(1.0, sum(values) / n) * worth if n else 0.0, worth, z=z)
 
 
 def difference(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[Hashable], about: str) -> Measure:

@@ -82,6 +82,7 @@ PRESETS = {
                 "vision_config": {"depth": 8, "embed_dim": 384, "hidden_size": 512, "num_heads": 6, "mlp_ratio": 4},
             },
             pixels=448,
+            rounds=5,
             options=_COMMON,
         ),
         Preset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -46,6 +47,14 @@ def over_seeds(values: Sequence[float], form: str = ".1f", *, limits: tuple[floa
     if limits is not None:
         low, high = max(low, limits[0]), min(high, limits[1])
     return bracketed(mean, (low, high), form)
+
+
+def geometric(ratios: Sequence[float], form: str = ".2f") -> tuple[str, str]:
+    """The geometric mean of repeated ratios and the t interval of its logarithm; a dash where there is but one."""
+    mean = f"{statistics.geometric_mean(ratios):{form}}"
+    if len(ratios) < 2:
+        return mean, "-"
+    return mean, brackets([math.exp(end) for end in t_interval([math.log(ratio) for ratio in ratios])], form)
 
 
 def interval(values: Sequence[float], form: str = ".2f") -> str:

@@ -34,7 +34,24 @@ def shortcut_section(figures: Mapping[str, Any]) -> list[str]:
         ),
         "",
         f"Gain of grounded over plain out of domain, paired by seed: {over_seeds(gain['by_seed'], '+.1f')} points "
-        f"(seeds: {each}).",
+        f"(seeds: {each}). All arms, out of domain, each less each in points, paired by seed; an interval that holds 0 "
+        "is no difference that could be told:",
+        "",
+        *table(["less", *arms[:-1]], _paired(by_arm, arms)),
+    ]
+
+
+def _paired(by_arm: Mapping[str, Sequence[Mapping[tuple[str, ...], float]]], arms: Sequence[str]) -> list[list[str]]:
+    """Each arm less those before it."""
+    found = {arm: [one[("out_of_domain",)] for one in by_arm[arm]] for arm in arms}
+
+    def cell(arm: str, other: str) -> str:
+        return over_seeds([a - b for a, b in zip(found[arm], found[other], strict=True)], "+.1f")
+
+    return [
+        [arm, *(cell(arm, other) if n < number else "-" for n, other in enumerate(arms[:-1]))]
+        for number, arm in enumerate(arms)
+        if number
     ]
 
 

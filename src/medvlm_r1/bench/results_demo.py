@@ -7,6 +7,7 @@ that form, which tells it more than training with reasoning is told.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 from medvlm_r1.bench.cold_start import cold_start
 from medvlm_r1.bench.grounded import MAX_NEW_TOKENS, Bar
 from medvlm_r1.console import TrainingProgress
+from medvlm_r1.evaluation.compare import compare_answers
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.score import share
-from medvlm_r1.evaluation.store import read_answers
+from medvlm_r1.evaluation.store import StoredAnswer, read_answers
 from medvlm_r1.policy.load import PHANTOM_BASE
 from medvlm_r1.recipes import recipe
 from medvlm_r1.rewards.format_no_think import format_no_think
@@ -58,7 +60,9 @@ def measure_demo(out: Path, *, seeds: int, run_demo: RunDemo, overrides: Sequenc
     Returns:
         `seeds`: for each, by stage of `STAGES`, `accuracy` (by modality `{n, correct, percent, ci95}`), `chance`
         (percent of an even guess, by modality and their mean), `mean` (of the modalities, percent), `mean_ci95`,
-        `well_formed` (`{n, correct, percent, ci95}`, by the form asked for) and `cut_off`.
+        `well_formed` (`{n, correct, percent, ci95}`, by the form asked for), `cut_off`, `by_type` (shares by modality
+        and type of question) and `letters` (how often each was the answer); GRPO's has `gain` too, its difference
+        from zero-shot over the questions (`compare_answers`).
 
     Raises:
         UserError: A folder holds something else.
@@ -68,7 +72,10 @@ def measure_demo(out: Path, *, seeds: int, run_demo: RunDemo, overrides: Sequenc
 
 def _seed(folder: Path, seed: int, run_demo: RunDemo, overrides: Sequence[str], bar: Bar) -> dict[str, Any]:
     results = run_demo(folder, seed)
-    stages = {name: _figures(results[name]) for name in ("zero_shot", "sft", "grpo")}
+    answers = {name: read_answers(folder / "eval" / name) for name in ("zero_shot", "sft", "grpo")}
+    stages = {name: _figures(results[name], given) for name, given in answers.items()}
+    gain = compare_answers(answers["zero_shot"], answers["grpo"], names=("zero-shot", "GRPO"))["all"]
+    stages["grpo"]["gain"] = {key: gain[key] for key in ("n", "difference", "ci95", "b", "c", "p", "test")}
     train = folder / "data" / "train"
     with bar(f"Seed {seed}, {STAGES['start_no_think']}") as advance:
         start = cold_start(
@@ -103,12 +110,13 @@ def _without_thinking(model: str, folder: Path, stage: str, label: str, bar: Bar
             progress=advance,
         )
     # `well_formed` of an evaluation is the form with reasoning, which is not what was asked for here.
-    texts = [answer.generation.text for answer in read_answers(run)]
+    answers = read_answers(run)
+    texts = [answer.generation.text for answer in answers]
     kept = [form == 1.0 for form in format_no_think([""] * len(texts), texts)]
-    return _figures(figures | {"well_formed": share(kept)})
+    return _figures(figures | {"well_formed": share(kept)}, answers)
 
 
-def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(results: Mapping[str, Any], answers: Sequence[StoredAnswer]) -> dict[str, Any]:
     """What the page shows of an evaluation; its paths and hashes stay behind."""
     accuracy = {name: part for name, part in results["accuracy"].items() if name != "mean"}
     return {
@@ -120,4 +128,6 @@ def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
         "mean_ci95": results["accuracy_mean_ci95"],
         "well_formed": results["well_formed"],
         "cut_off": results["cut_off"],
+        "by_type": results["by_type"],
+        "letters": Counter(sorted(answer.graded().response.letter or "-" for answer in answers)),
     }

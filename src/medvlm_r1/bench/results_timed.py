@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medvlm_r1.bench.grpo import PARTS
-from medvlm_r1.bench.results_cells import interval, over_seeds, table
+from medvlm_r1.bench.results_cells import geometric, interval, over_seeds, table
 
 
 def grpo_section(figures: Mapping[str, Any]) -> list[str]:
@@ -20,8 +20,7 @@ def grpo_section(figures: Mapping[str, Any]) -> list[str]:
                 f"{part}, seconds",
                 f"{trl[part]:.2f}",
                 f"{ours[part]:.2f}",
-                f"{figures['speedup'][part]:.2f}",
-                interval(ratios),
+                *geometric(ratios),
             ]
         )
     memory = [side["memory"] / 1e9 for side in (trl, ours)]
@@ -34,7 +33,9 @@ def grpo_section(figures: Mapping[str, Any]) -> list[str]:
         f"{figures['preset']}: {figures['about']}. Seconds are medians of {figures['rounds']} rounds in turns, each "
         "side in a process of its own with the same weights, prompts and completions; TRL with "
         f"{trl['micro_batch']} rows a forward pass, at which it is fastest. A ratio is TRL's figure over this "
-        f"project's; the interval is the 95 % t interval of the mean of the rounds' ratios (n = {figures['rounds']}).",
+        "project's; of seconds it is the geometric mean of the rounds' ratios, with the 95 % t interval of its "
+        f"logarithm (n = {figures['rounds']}). The command prints the ratio of the medians: step "
+        f"{figures['speedup']['step']:.2f}, update {figures['speedup']['update']:.2f}.",
         "",
         *table(["", "plain TRL", "this project", "ratio", "interval"], rows),
         "",

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
-from medvlm_r1.evaluation.score import Graded, order_modalities, share
-from medvlm_r1.evaluation.statistics import mcnemar_exact, paired_bootstrap
+from medvlm_r1.evaluation.score import Graded, order_modalities, shared
+from medvlm_r1.evaluation.statistics import flipped_subjects, paired_bootstrap
 from medvlm_r1.evaluation.store import StoredAnswer, read_answers
 
 Pair = tuple[Graded, Graded]
+MCNEMAR, SIGN_FLIPS = "McNemar", "sign flips of subjects"
 
 
 def compare(run_a: Path | str, run_b: Path | str) -> dict[str, Any]:
@@ -40,10 +41,10 @@ def compare_answers(a: Sequence[StoredAnswer], b: Sequence[StoredAnswer], *, nam
 
     Returns:
         `n_shared`, `only_in_a`, `only_in_b` (items without a partner, left out), `modalities.<modality>` and `all`,
-        each `{n, accuracy_a, accuracy_b, difference, ci95, b, c, p}`: accuracies `{n, correct, percent, ci95}`; the
-        difference b - a and its interval (paired bootstrap over subjects, 10,000 draws, seed 0) in percentage points;
-        the discordant counts b (right in a only) and c (right in b only); the exact McNemar p, which takes items as
-        independent.
+        each `{n, accuracy_a, accuracy_b, difference, ci95, b, c, p, test}`: accuracies `{n, correct, percent, ci95}`;
+        the difference b - a and its interval (paired bootstrap over subjects, 10,000 draws, seed 0) in percentage
+        points; the discordant counts b (right in a only) and c (right in b only); the p value of the `test`: exact
+        McNemar, or exact sign flips of whole subjects where a subject has several items.
 
     Raises:
         UserError: no item is in both, or one id stands for two different questions.
@@ -84,14 +85,16 @@ def _difference(pairs: Sequence[Pair]) -> dict[str, Any]:
     right_b = [b.correct for _, b in pairs]
     only_a = sum(a and not b for a, b in zip(right_a, right_b, strict=True))
     only_b = sum(b and not a for a, b in zip(right_a, right_b, strict=True))
-    interval = paired_bootstrap(right_a, right_b, [a.cluster for a, _ in pairs])
+    clusters = [a.cluster for a, _ in pairs]
+    interval = paired_bootstrap(right_a, right_b, clusters)
     return {
         "n": len(pairs),
-        "accuracy_a": share(right_a),
-        "accuracy_b": share(right_b),
+        "accuracy_a": shared([a for a, _ in pairs], right_a),
+        "accuracy_b": shared([b for _, b in pairs], right_b),
         "difference": 100 * interval.difference,
         "ci95": [100 * interval.low, 100 * interval.high],
         "b": only_a,
         "c": only_b,
-        "p": mcnemar_exact(only_a, only_b),
+        "p": flipped_subjects([int(b) - int(a) for a, b in zip(right_a, right_b, strict=True)], clusters),
+        "test": MCNEMAR if len(set(clusters)) == len(pairs) else SIGN_FLIPS,
     }

@@ -5,14 +5,14 @@ format fault is not mistaken for a wrong reading of the image. What cannot be pa
 guessed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.dialogue.response import Response, parse_response
-from medvlm_r1.evaluation.statistics import clustered_se, mean_interval, wilson
+from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, mean_interval, wilson, worth
 from medvlm_r1.policy.generate import Generation
 
 ANSWER_ONLY = "answer-only"
@@ -88,11 +88,10 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
 
     Returns:
         `n`; `accuracy` and `lenient` by modality, each `{n, correct, percent, ci95, clustered_se}` (percent, Wilson
-        95 % interval, standard error clustered by subject), and their unweighted `mean`; `accuracy_mean_ci95`,
-        `lenient_mean_ci95`; `by_type.<modality>.<question type>`; `well_formed`, `no_answer`, `no_answer_lenient` and
-        `cut_off` as shares;
-        `mean_reasoning_words` (over answers with a reasoning, None without any), `mean_completion_tokens`;
-        `chance.<modality>.percent` and its `mean`.
+        95 % interval of the independent items that these are worth, standard error clustered by subject), and their
+        unweighted `mean`; `accuracy_mean_ci95`, `lenient_mean_ci95`; `by_type.<modality>.<question type>`;
+        `well_formed`, `no_answer`, `no_answer_lenient` and `cut_off` as shares; `mean_reasoning_words` (over answers
+        with a reasoning, None without any), `mean_completion_tokens`; `chance.<modality>.percent` and its `mean`.
 
     Raises:
         ValueError: no sample, or the lengths differ.
@@ -108,14 +107,14 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
     return {
         "n": len(graded),
         "accuracy": accuracy | {"mean": _mean(part["percent"] for part in accuracy.values())},
-        "accuracy_mean_ci95": _mean_ci95(accuracy),
+        "accuracy_mean_ci95": _mean_ci95([(group, [g.correct for g in group]) for group in groups.values()]),
         "lenient": lenient | {"mean": _mean(part["percent"] for part in lenient.values())},
-        "lenient_mean_ci95": _mean_ci95(lenient),
+        "lenient_mean_ci95": _mean_ci95([(group, [g.lenient_correct for g in group]) for group in groups.values()]),
         "by_type": {name: _by_type(group) for name, group in groups.items()},
-        "well_formed": share([g.response.well_formed for g in graded]),
-        "no_answer": share([not g.answered for g in graded], "count"),
-        "no_answer_lenient": share([not g.lenient_answered for g in graded], "count"),
-        "cut_off": share([g.generation.truncated for g in graded], "count"),
+        "well_formed": shared(graded, [g.response.well_formed for g in graded]),
+        "no_answer": shared(graded, [not g.answered for g in graded], "count"),
+        "no_answer_lenient": shared(graded, [not g.lenient_answered for g in graded], "count"),
+        "cut_off": shared(graded, [g.generation.truncated for g in graded], "count"),
         "mean_reasoning_words": _mean(words) if words else None,
         "mean_completion_tokens": _mean(g.generation.n_tokens for g in graded),
         "chance": chance | {"mean": _mean(part["percent"] for part in chance.values())},
@@ -127,6 +126,15 @@ def share(verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
     k, n = sum(verdicts), len(verdicts)
     low, high = wilson(k, n)
     return {"n": n, counted: k, "percent": 100 * k / n, "ci95": [100 * low, 100 * high]}
+
+
+def shared(graded: Sequence[Graded], verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
+    """`share` of the verdicts on these answers, with the interval of as many independent items as they are worth.
+
+    Answers about one patient or volume err together; where each has its own it is Wilson's interval.
+    """
+    low, high = clustered_wilson([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
+    return share(verdicts, counted) | {"ci95": [100 * low, 100 * high]}
 
 
 def order_modalities(names: Iterable[str]) -> list[str]:
@@ -142,16 +150,21 @@ def _by_modality(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
 
 def _by_type(graded: Sequence[Graded]) -> dict[str, dict[str, Any]]:
     types = sorted({g.sample.question_type for g in graded} - {""})
-    return {name: share([g.correct for g in graded if g.sample.question_type == name]) for name in types}
+    alike = {name: [g for g in graded if g.sample.question_type == name] for name in types}
+    return {name: shared(group, [g.correct for g in group]) for name, group in alike.items()}
 
 
 def _accuracy(graded: Sequence[Graded], verdicts: Sequence[bool]) -> dict[str, Any]:
     error = clustered_se([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
-    return share(verdicts) | {"clustered_se": 100 * error}
+    return shared(graded, verdicts) | {"clustered_se": 100 * error}
 
 
-def _mean_ci95(parts: Mapping[str, Mapping[str, Any]]) -> list[float]:
-    return [100 * end for end in mean_interval([(part["correct"], part["n"]) for part in parts.values()])]
+def _mean_ci95(groups: Sequence[tuple[Sequence[Graded], Sequence[bool]]]) -> list[float]:
+    counts = []
+    for graded, verdicts in groups:
+        size = worth([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
+        counts.append((sum(verdicts) / len(verdicts) * size, size))
+    return [100 * end for end in mean_interval(counts)]
 
 
 def _chance(graded: Sequence[Graded]) -> float:

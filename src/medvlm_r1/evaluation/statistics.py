@@ -60,14 +60,45 @@ def wilson(k: float, n: float, *, z: float = Z) -> tuple[float, float]:
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
 
 
-def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+def worth(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """How many independent items clustered ones are worth, for the interval of their mean.
+
+    That is n over the design effect, the squared clustered standard error over the ordinary one (Korn and Graubard
+    1998, Survey Methodology 24:193). A design effect below 1 is not used. Where all values agree nothing tells how far
+    items of a cluster depend on each other, and the clusters are counted. With clusters of one it is n.
+
+    Args:
+        values: n values.
+        clusters: n labels; items of one patient or volume share a label.
+    """
+    n = len(values)
+    if len(set(clusters)) == n:
+        return float(n)
+    ordinary = clustered_se(values, range(n))
+    if ordinary > 0:
+        return n / max(1.0, (clustered_se(values, clusters) / ordinary) ** 2)
+    return float(len(set(clusters)))
+
+
+def clustered_wilson(values: Sequence[float], clusters: Sequence[Hashable], *, z: float = Z) -> tuple[float, float]:
+    """Wilson's interval of a share of clustered items, counted as the independent items they are `worth`.
+
+    The score interval stands in place of Korn and Graubard's exact one. With clusters of one it is Wilson's interval
+    itself.
+    """
+    n, size = len(values), worth(values, clusters)
+    # A mean of ones in floating point may pass 1.
+    return wilson(min(1.0, sum(values) / n) * size if n else 0.0, size, z=z)
+
+
+def mean_interval(counts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """The 95 % interval of an unweighted mean of independent shares, from their Wilson intervals.
 
     The distances from each share to the ends of its interval are added in quadrature (MOVER; Zou and Donner 2008,
     Statistics in Medicine 27:1693).
 
     Args:
-        counts: one (successes, trials) pair per share; trials > 0.
+        counts: one (successes, trials) pair per share; trials > 0. They may be those that clustered items are worth.
 
     Returns:
         Lower and upper end, fractions in [0, 1].
@@ -130,6 +161,36 @@ def mcnemar_exact(b: int, c: int) -> float:
         term = term * (n - i) // (i + 1)
         tail += term
     return min(1.0, 2 * tail / (1 << n))
+
+
+def flipped_subjects(gains: Sequence[int], clusters: Sequence[Hashable]) -> float:
+    """Two-sided exact test of a paired difference whose items come in clusters: signs of whole clusters are flipped.
+
+    If neither system is better, each cluster's net gain is as likely to be the other's (Fisher's randomisation test).
+    p is the share of all sign patterns whose sum is at least as far from 0 as the one seen. With clusters of one it is
+    `mcnemar_exact`.
+
+    Args:
+        gains: n values of -1, 0 or 1: the item was lost, kept or gained.
+        clusters: n labels; items of one patient or volume share a label.
+
+    Returns:
+        The p value in (0, 1].
+    """
+    numbers = cluster_numbers(clusters)
+    nets = np.zeros(int(numbers.max(initial=-1)) + 1, dtype=np.int64)
+    np.add.at(nets, numbers, np.asarray(gains, dtype=np.int64))
+    sizes = np.abs(nets[nets != 0])
+    if np.all(sizes == 1):
+        return mcnemar_exact(int(np.sum(nets == -1)), int(np.sum(nets == 1)))
+    total = int(sizes.sum())
+    # Chance of each sum, from -total to total; one cluster after the other shifts it both ways.
+    chance = np.zeros(2 * total + 1)
+    chance[total] = 1.0
+    for size in sizes:
+        chance = (np.roll(chance, size) + np.roll(chance, -size)) / 2
+    seen = abs(int(nets.sum()))
+    return float(min(1.0, chance[np.abs(np.arange(-total, total + 1)) >= seen].sum()))
 
 
 def clustered_se(scores: Sequence[float], clusters: Sequence[Hashable]) -> float:

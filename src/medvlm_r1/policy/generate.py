@@ -154,6 +154,22 @@ def opened(processor: Any, item: GenerationInput) -> str:
     return f"{processor.apply_chat_template(list(item.prompt), add_generation_prompt=True)}{item.turn}"
 
 
+_NOTHING_ELSE = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "use_cache": True,
+    "guidance_scale": 1.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "min_length": 0,
+}
+"""What a model's own `generation_config.json` could add where nothing is said."""
+
+
 def generation_config(policy: Policy, settings: GenerationSettings, suppressed: Sequence[int]) -> Any:
     """The settings of transformers for `settings` and nothing else; the tokens in `suppressed` are never written."""
     from transformers import GenerationConfig
@@ -166,7 +182,7 @@ def generation_config(policy: Policy, settings: GenerationSettings, suppressed: 
         top_k=0 if sampling else 50,
         top_p=1.0,
         repetition_penalty=1.0,
-        num_beams=1,
+        **_NOTHING_ELSE,
         suppress_tokens=list(suppressed),
         eos_token_id=end_tokens(policy.model, policy.processor.tokenizer),
         pad_token_id=policy.processor.tokenizer.pad_token_id,

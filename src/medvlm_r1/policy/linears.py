@@ -67,7 +67,8 @@ def _product(module: nn.Linear, weight: Tensor, most_rows: int | None) -> Callab
         return few and rows.dtype == torch.float32 and rows.ndim > 1 and rows.numel() > 0
 
     def forward(rows: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not fits(rows):
+        # Under autocast a product is of another type than its rows.
+        if torch.is_grad_enabled() or not fits(rows) or torch.is_autocast_enabled("cpu"):
             return plain(module, rows)
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return result

@@ -13,6 +13,7 @@ from torch import nn
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 # Their angles do not depend on the length of the sequence, so a prompt may start at position 0 whatever its padding.
+_RATES = ("attention_dropout", "dropout")
 _FIXED_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
 # Not read by the heads of the families below; other families scale or cap their logits with them.
 _HEAD_SETTINGS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
@@ -77,11 +78,12 @@ def supports(model: Any) -> str | None:
     Returns:
         None when it does, else the reason and the way out, for the user.
     """
-    reason = _reason(model)
+    reason = unsupported(model)
     return reason and f"{reason} Set `sharing: off` to train it the plain way."
 
 
-def _reason(model: Any) -> str | None:
+def unsupported(model: Any) -> str | None:
+    """The reason alone that `supports` gives."""
     for name, adapter in getattr(model, "peft_config", {}).items():
         if adapter.is_prompt_learning:
             return f"The adapter {name!r} puts learned tokens before the prompt, which the shared forward does not do."
@@ -128,8 +130,10 @@ def _unusual_settings(text: Any, family: Family) -> str | None:
 def _unusual_modules(inner: Any) -> str | None:
     """Modules whose work is random, or that the head's weight alone does not describe."""
     for name, module in inner.named_modules():
-        rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0)
-        if isinstance(rate, float | int) and rate > 0:
+        # Attention keeps its rate as a number, under one name or the other (CLIP, SigLIP and Pixtral: `dropout`).
+        rates = [module.p] if isinstance(module, nn.Dropout) else [getattr(module, one, 0.0) for one in _RATES]
+        rate = max((rate for rate in rates if isinstance(rate, float | int)), default=0.0)
+        if rate > 0:
             return f"The prompt cannot be shared with dropout ({rate:g} in {name}); set it to 0."
     head = inner.get_output_embeddings()
     if hasattr(head, "base_layer"):

@@ -45,8 +45,9 @@ from medvlm_r1.training.shared_batch import (
     processed,
     split,
 )
-from medvlm_r1.training.shared_generation import refuses, several_of_each
-from medvlm_r1.training.shared_prefix import ImageFeatures, as_encoder_output, encode_images, shared_logps, supports
+from medvlm_r1.training.shared_generation import several_of_each
+from medvlm_r1.training.shared_prefix import ImageFeatures, as_encoder_output, encode_images, shared_logps
+from medvlm_r1.training.sharing_limits import not_generated, not_shared, same_tower, tower_learns
 
 FEATURES_MB = 512.0
 """Main memory for image features that do not change during a run: those of the reference, and of a frozen tower."""
@@ -65,12 +66,13 @@ class SharedPromptTrainer(GRPOTrainer):  # type: ignore[misc]
       to `FEATURES_MB` (the least used go first); not the reference's where `sync_ref_model` changes it.
     * Rows that cannot move the policy are left out of the update: those without an unmasked token, and, when beta is 0
       and there is no entropy bonus and no quantile of entropies over the batch (`top_entropy_quantile` of 1), those
-      with an advantage of exactly 0. Their terms of the loss and of its gradient are 0, and they go on counting in its
-      denominators. Where all are such, the shortest stays, so that every weight gets its gradient of 0 and the
-      optimizer moves on as it would have. The logged entropy is then that of the rows computed.
+      with an advantage of exactly 0 (but under VESPO, which logs a figure of them). Their terms of the loss and of its
+      gradient are 0, and they go on counting in its denominators. Where all are such, or all with an image, the
+      shortest stays, so that every weight gets its gradient of 0 and the optimizer moves on as it would have. The
+      logged entropy is then that of the rows computed.
 
-    What cannot be shared (tools, environments, a rollout function, a model that `supports` refuses, weights sharded
-    over processes) goes TRL's way, and one line on stderr says so; with vLLM, or generation settings only transformers
+    What cannot be shared (`sharing_limits`: tools, environments, a model that `supports` refuses, weights sharded over
+    processes, ...) goes TRL's way, and one line on stderr says so; with vLLM, or generation settings only transformers
     knows, the same holds for generation alone.
     """
 
@@ -82,9 +84,10 @@ class SharedPromptTrainer(GRPOTrainer):  # type: ignore[misc]
         self._batch: SharedBatch | None = None
         self._kept_rows: Tensor | None = None
         self._old_logps: Tensor | None = None
-        why = self._not_shared()
+        bare = self._bare(self.model)
+        why = not_shared(self, self.accelerator.unwrap_model(self.model))
         self._shares = why is None
-        not_here = self._not_generated() if why is None else None
+        not_here = not_generated(self, bare) if why is None else None
         self._generates = why is None and not_here is None
         if why is not None:
             self._say(f"Prompts are computed once per completion, TRL's way: {why}")
@@ -97,34 +100,19 @@ class SharedPromptTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"per_device_train_batch_size ({size}) is below num_generations ({group}), so each prompt is computed "
                 f"{-(-group // size)} times in an update; with {group} it is computed once."
             )
-        self._tower_learns = _tower_learns(self._bare(self.model))
-        self._features = FeatureStore(FEATURES_MB)
-        for model in (self.model, self.ref_model):
-            if model is not None:
-                _take_shared_calls(self._bare(model))
+        self._tower_learns = tower_learns(bare)
+        self._features = self._reference_features = FeatureStore(FEATURES_MB)
+        _take_shared_calls(bare)
+        if self.ref_model is not None:
+            reference = self._bare(self.ref_model)
+            _take_shared_calls(reference)
+            # TRL's reference has the weights of the model's folder, which the policy may have been given others than.
+            if not self._tower_learns and not same_tower(bare, reference):
+                self._reference_features = FeatureStore(FEATURES_MB)
 
     def _say(self, line: str) -> None:
         if self.accelerator.is_main_process:
             print(line, file=sys.stderr)
-
-    def _not_shared(self) -> str | None:
-        if self.tools or self.environment_factories is not None:
-            return "tools and environments change the prompt as they run."
-        if self.rollout_func is not None:
-            return "a rollout function makes its own prompts."
-        if self.aux_loss_enabled:
-            return "the load-balancing loss of experts is a mean over the rows."
-        if self.is_fsdp_enabled or self._dist.is_zero3:
-            return "weights sharded over processes (FSDP, ZeRO-3) need every process to make the same calls."
-        if not self._is_vlm:
-            return "the processor has no image processor."
-        return supports(self.accelerator.unwrap_model(self.model))
-
-    def _not_generated(self) -> str | None:
-        if self.use_vllm:
-            return "vLLM generates, and shares prompts in its own way."
-        name = refuses(self.generation_kwargs)
-        return None if name is None else f"generation setting {name!r} is for transformers' own loop."
 
     def _bare(self, model: Any) -> Any:
         """The transformers model under wrappers and adapters."""
@@ -219,10 +207,18 @@ class SharedPromptTrainer(GRPOTrainer):  # type: ignore[misc]
         """(B,) True for the rows that can move the policy; at least one is."""
         tokens = inputs["completion_mask"].sum(dim=1)
         moving: Tensor = tokens > 0
-        if self.beta == 0.0 and not self._entropy_bonus_enabled and self.top_entropy_quantile == 1.0:
+        if (
+            self.beta == 0.0
+            and not self._entropy_bonus_enabled
+            and self.top_entropy_quantile == 1.0
+            and self.loss_type != "vespo"
+        ):
             moving = moving & (inputs["advantages"] != 0)
         if not moving.any():
             moving[tokens.argmin()] = True
+        illustrated = torch.tensor(inputs["shared"].illustrated(), device=moving.device)
+        if self._tower_learns and illustrated.any() and not (moving & illustrated).any():
+            moving[tokens.masked_fill(~illustrated, tokens.max() + 1).argmin()] = True
         return moving
 
     def _get_per_token_logps_and_entropies(
@@ -291,8 +287,8 @@ class SharedPromptTrainer(GRPOTrainer):  # type: ignore[misc]
             return None
         if self._tower_learns and (not reference or self.args.sync_ref_model):
             return None
-        bare = self._bare(model)
-        return self._features.get(prompts, lambda one: encode_images(bare, joined([one])), self.accelerator.device)
+        bare, kept = self._bare(model), self._reference_features if reference else self._features
+        return kept.get(prompts, lambda one: encode_images(bare, joined([one])), self.accelerator.device)
 
 
 def _take_shared_calls(model: Any) -> None:
@@ -307,13 +303,6 @@ def _take_shared_calls(model: Any) -> None:
         return plain(*args, **kwargs) if shared_prompts is None else shared_logps(self, **shared_prompts)
 
     model.forward = types.MethodType(forward, model)
-
-
-def _tower_learns(model: Any) -> bool:
-    """Whether anything outside the language model and its head is trained."""
-    language = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
-    known = {id(parameter) for module in language for parameter in module.parameters()}
-    return any(parameter.requires_grad and id(parameter) not in known for parameter in model.parameters())
 
 
 def _without_adapter(model: Any) -> bool:

@@ -156,15 +156,17 @@ def _attend(
     """Attention of one new token a row; `query` is (rows, heads, 1, width), or its heads by key head."""
     assert dropout_p == 0
     assert not is_causal
-    siblings, (rows, heads, _, width) = key.siblings, key.shape
-    queries = query.reshape(rows, heads, -1, width).float() * (width**-0.5 if scale is None else scale)
-    asked = siblings.side_by_side(queries)
-    to_prompt = siblings.by_row(asked @ key.prompt.float().transpose(2, 3))
-    scores = torch.cat([to_prompt, queries @ key.own.float().transpose(2, 3)], dim=-1)
-    if attn_mask is not None:
-        blocked = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if blocked else scores + attn_mask.float()
-    shares = scores.softmax(dim=-1)
-    to_prompt, to_own = torch.split(shares, [key.prompt.shape[2], key.own.shape[2]], dim=-1)
-    found = siblings.by_row(siblings.side_by_side(to_prompt) @ value.prompt.float()) + to_own @ value.own.float()
+    # Autocast would turn the products back into a shorter type.
+    with torch.autocast(query.device.type, enabled=False):
+        siblings, (rows, heads, _, width) = key.siblings, key.shape
+        queries = query.reshape(rows, heads, -1, width).float() * (width**-0.5 if scale is None else scale)
+        asked = siblings.side_by_side(queries)
+        to_prompt = siblings.by_row(asked @ key.prompt.float().transpose(2, 3))
+        scores = torch.cat([to_prompt, queries @ key.own.float().transpose(2, 3)], dim=-1)
+        if attn_mask is not None:
+            blocked = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, -torch.inf) if blocked else scores + attn_mask.float()
+        shares = scores.softmax(dim=-1)
+        to_prompt, to_own = torch.split(shares, [key.prompt.shape[2], key.own.shape[2]], dim=-1)
+        found = siblings.by_row(siblings.side_by_side(to_prompt) @ value.prompt.float()) + to_own @ value.own.float()
     return found.to(query.dtype).reshape(query.shape)

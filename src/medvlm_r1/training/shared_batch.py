@@ -51,6 +51,10 @@ class SharedBatch:
         runs = [(self.prompts[number], len(list(run))) for number, run in itertools.groupby(self.owner)]
         return [prompt for prompt, _ in runs], [size for _, size in runs]
 
+    def illustrated(self) -> list[bool]:
+        """For each row whether its prompt has an image."""
+        return [bool(self.prompts[number].images) for number in self.owner]
+
     def shuffled(self) -> list[int]:
         """A random order of the rows in which the rows of a prompt stay together (from torch's random state)."""
         order = torch.randperm(len(self.owner))
@@ -86,7 +90,9 @@ class _Names:
     def _other(self, value: Any) -> str:
         if id(value) not in self._seen:
             if isinstance(value, Image):
-                kind, content = f"{value.mode} {value.size}", value.tobytes()
+                # The values of a palette image are numbers of colours.
+                pixels = value.convert("RGBA") if value.mode in ("P", "PA") else value
+                kind, content = f"{value.mode} {value.size}", pixels.tobytes()
             elif isinstance(value, np.ndarray | Tensor):
                 array = np.ascontiguousarray(value)
                 kind, content = f"{array.dtype} {array.shape}", array.tobytes()

@@ -29,10 +29,47 @@ _ROW_BY_ROW = """
 """.split()  # noqa: SIM905 (twenty-five lines of one word each say no more)
 
 
+# Other settings that change nothing at these values, and those that no token depends on.
+_WITHOUT_EFFECT = {
+    "use_cache": True,
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "early_stopping": False,
+    "length_penalty": 1.0,
+    "diversity_penalty": 0.0,
+    "guidance_scale": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "low_memory": False,
+    "token_healing": False,
+    "is_assistant": False,
+    # What transformers itself takes for unset.
+    "cache_implementation": "hybrid",
+    "return_dict_in_generate": False,
+    "output_scores": False,
+    "output_logits": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+}
+_UNUSED = """
+    max_length transformers_version num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold
+    assistant_lookbehind target_lookbehind disable_compile
+""".split()  # noqa: SIM905
+
+
 def refuses(settings: dict[str, Any]) -> str | None:
-    """The first generation setting that needs transformers' own loop (beams, guidance, ...), or None."""
-    given = (name for name, value in settings.items() if value is not None)
-    return next((name for name in given if name not in _ROW_BY_ROW), None)
+    """The first generation setting that needs transformers' own loop (beams, guidance, ...), or None.
+
+    Args:
+        settings: by name, as in a `generation_config.json`; None is unset.
+    """
+    given = {name: value for name, value in settings.items() if value is not None and not name.startswith("_")}
+    return next((name for name, value in given.items() if not _row_by_row(name, value)), None)
+
+
+def _row_by_row(name: str, value: Any) -> bool:
+    return name in _ROW_BY_ROW or name in _UNUSED or (name in _WITHOUT_EFFECT and value == _WITHOUT_EFFECT[name])
 
 
 def several_of_each(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
@@ -50,6 +87,8 @@ def several_of_each(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
     """
 
     def decode(model: Any, input_ids: torch.Tensor, given: Decoding) -> torch.Tensor:
+        if len(input_ids) != len(sizes):
+            raise ValueError(f"wanted {len(sizes)} prompts, one for each number of completions, got {len(input_ids)}")
         logits, inputs = read_prompts(model, input_ids, given)
         rows = Rows(model, input_ids, sizes, inputs, given.config)
         rows.begin(model, given.config)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
-from medvlm_r1.audit.measures import cluster, clustered_wilson, in_order, share_of, unparsed
+from medvlm_r1.audit.measures import cluster, in_order, share_of, unparsed
 from medvlm_r1.audit.part import Part, concluded
 from medvlm_r1.audit.probe import AsksNothing, Measure, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem
-from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se
+from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se, clustered_wilson
 
 LOWER = 0.10
 """How far below all other items a subgroup must stand to be named: ten points are about the width of an accuracy's own
