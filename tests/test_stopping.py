@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,15 @@ def test_a_scheduler_ends_it_and_the_same_command_goes_on(
     tried("sigterm-asking", 1)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """A shell without job control starts what runs in its background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_a_key_pressed_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), ends_on_sigterm(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)

@@ -6,7 +6,6 @@ import inspect
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from medvlm_r1.training import grpo, sharing_limits
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.dataset import build_dataset, load_samples
 from medvlm_r1.training.grpo import SharedPromptTrainer, train_grpo
-from medvlm_r1.training.shared_batch import SharedBatch, processed
+from medvlm_r1.training.shared_batch import SharedBatch
 
 WriteConfig = Callable[..., Path]
 Weights = dict[str, torch.Tensor]
@@ -300,34 +299,6 @@ def test_a_reference_with_another_tower_has_features_of_its_own(
 
     monkeypatch.setitem(globals(), "load_policy", torch.no_grad()(changed))
     compare(policy_dir, dataset, tmp_path, monkeypatch, beta=0.04, max_steps=8)
-
-
-def test_rows_with_images_keep_the_towers_optimizer_going() -> None:
-    def moving(*, advantages: list[float], images: list[bool], learns: bool = True, beta: float = 0.0) -> list[bool]:
-        prompts = tuple(
-            processed([n], [Image.new("L", (2, 2), n)] if one else None, {}, "cpu") for n, one in enumerate(images)
-        )
-        inputs = {
-            "completion_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1], [0, 0, 0]]),
-            "advantages": torch.tensor(advantages),
-            "shared": SharedBatch(prompts=prompts, owner=(0, 1, 2, 3)),
-        }
-        trainer = SimpleNamespace(
-            beta=beta, _entropy_bonus_enabled=False, top_entropy_quantile=1.0, loss_type="grpo", _tower_learns=learns
-        )
-        found: list[bool] = SharedPromptTrainer._moving(trainer, inputs).tolist()  # type: ignore[arg-type]
-        return found
-
-    T, F = True, False
-    mixed = [T, T, F, F]
-    assert moving(advantages=[1, 0, 1, 1], images=mixed) == [T, F, T, F]
-    # Only a row of text would be computed: the tower would be without a gradient of 0, so the shorter image stays.
-    assert moving(advantages=[0, 0, 1, 1], images=mixed) == [F, T, T, F]
-    assert moving(advantages=[0, 0, 1, 1], images=mixed, learns=False) == [F, F, T, F]
-    assert moving(advantages=[0, 0, 1, 1], images=[F, F, F, F]) == [F, F, T, F]
-    assert moving(advantages=[0, 0, 0, 0], images=[T, T, T, F]) == [F, T, F, T]
-    assert moving(advantages=[0, 0, 0, 0], images=[T, T, T, T]) == [F, F, F, T]
-    assert moving(advantages=[0, 0, 0, 0], images=mixed, beta=0.04) == [T, T, T, F]
 
 
 def test_a_policy_that_prefers_image_tokens_never_samples_one(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from counted import Counted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medvlm_r1.training.grpo import SharedPromptTrainer
 from medvlm_r1.training.shared_batch import FeatureStore, SharedBatch, distinct, images_key, joined, processed
 
 
@@ -76,3 +79,31 @@ def test_features_are_kept_within_their_budget() -> None:
     assert len(encode.calls) == 3
     store.get(prompts[1:2], encode, "cpu")
     assert len(encode.calls) == 4
+
+
+def test_rows_with_images_keep_the_towers_optimizer_going() -> None:
+    def moving(*, advantages: list[float], images: list[bool], learns: bool = True, beta: float = 0.0) -> list[bool]:
+        prompts = tuple(
+            processed([n], [Image.new("L", (2, 2), n)] if one else None, {}, "cpu") for n, one in enumerate(images)
+        )
+        inputs = {
+            "completion_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1], [0, 0, 0]]),
+            "advantages": torch.tensor(advantages),
+            "shared": SharedBatch(prompts=prompts, owner=(0, 1, 2, 3)),
+        }
+        trainer = SimpleNamespace(
+            beta=beta, _entropy_bonus_enabled=False, top_entropy_quantile=1.0, loss_type="grpo", _tower_learns=learns
+        )
+        found: list[bool] = SharedPromptTrainer._moving(trainer, inputs).tolist()  # type: ignore[arg-type]
+        return found
+
+    T, F = True, False
+    mixed = [T, T, F, F]
+    assert moving(advantages=[1, 0, 1, 1], images=mixed) == [T, F, T, F]
+    # Only a row of text would be computed: the tower would be without a gradient of 0, so the shorter image stays.
+    assert moving(advantages=[0, 0, 1, 1], images=mixed) == [F, T, T, F]
+    assert moving(advantages=[0, 0, 1, 1], images=mixed, learns=False) == [F, F, T, F]
+    assert moving(advantages=[0, 0, 1, 1], images=[F, F, F, F]) == [F, F, T, F]
+    assert moving(advantages=[0, 0, 0, 0], images=[T, T, T, F]) == [F, T, F, T]
+    assert moving(advantages=[0, 0, 0, 0], images=[T, T, T, T]) == [F, F, F, T]
+    assert moving(advantages=[0, 0, 0, 0], images=mixed, beta=0.04) == [T, T, T, F]
