@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from audited import item
+from audited import sample as question_of
 
-from medvlm_r1.audit.model import audit_model
+from medvlm_r1.audit.model import audit_model, judged
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.respond import GeneratorRespondent
-from medvlm_r1.audit.variant import Variant, VariantAnswer, weighed, written
+from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, weighed, written
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
@@ -92,6 +95,29 @@ def test_answers_of_another_model_stop_the_audit(data_dir: Path, tmp_path: Path)
         audit_model("other", data_dir, tmp_path, respondent=Scripted(), probes=["image"])
     with pytest.raises(UserError, match=r"another max_new_tokens \(then 512, now 9\)"):
         audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["image"], max_new_tokens=9)
+
+
+def test_another_right_answer_stops_the_audit(data_dir: Path, tmp_path: Path) -> None:
+    """A hint was at an option that was wrong when it was given."""
+    audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["reasoning"])
+    first, *others = read_folder(data_dir)
+    other = next(option for option in first.options if option != first.answer)
+    write_folder(data_dir, [replace(first, answer=other), *others], info={})
+    with pytest.raises(
+        UserError, match=rf"another right answer \(then {first.answer!r}, now {other!r}\); give another"
+    ):
+        audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["reasoning"])
+
+
+def test_few_subjects_have_no_verdict() -> None:
+    def items(subjects: int) -> list[AuditedItem]:
+        """Always the same answer, whatever the image."""
+        names = [REAL, "blank", "noise", "shuffled", "absent"]
+        return [item(question_of(n, subject=f"p{n % subjects}"), dict.fromkeys(names, "o0")) for n in range(60)]
+
+    few, enough = (judged(items(n), {"image": PROBES["image"]}, local=True) for n in (9, 10))
+    assert (few["verdicts"]["looks"], enough["verdicts"]["looks"]) == ("warn", "fail")
+    assert few["probes"]["image"]["sentence"].startswith("The questions are about 9 subjects: too few for a verdict.")
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 from statsmodels.stats.proportion import proportion_confint
 
 from medvlm_r1.audit.measures import bootstrap, cluster_sums, difference, ratio, share
 from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson
 
-rows = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 4)), min_size=2, max_size=30)
+rows = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 11)), min_size=2, max_size=40)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60))
@@ -26,10 +26,12 @@ def test_a_share_of_independent_items_has_wilsons_interval(values: list[bool]) -
 @given(rows)
 def test_a_share_of_clusters_has_wilsons_interval_at_what_they_are_worth(values: list[tuple[bool, bool, int]]) -> None:
     scores, clusters = [float(a) for a, _, _ in values], [label for _, _, label in values]
-    n, mean = len(scores), float(np.mean(scores))
+    n, mean, many = len(scores), float(np.mean(scores)), len(set(clusters))
     low, high = clustered_wilson(scores, clusters)
-    if mean in (0.0, 1.0):
-        worth: float = len(set(clusters))
+    holding = [len({label for score, label in zip(scores, clusters, strict=True) if score == one}) for one in (0, 1)]
+    apart = max(holding) if 2 * sum(scores) == n else holding[2 * sum(scores) < n]
+    if mean in (0.0, 1.0) or many in (1, n):
+        worth: float = many
     else:
         # Ordinary least squares on a constant; its sandwich over clusters lacks n/(n - 1) within items.
         fit = sm.OLS(scores, np.ones(n))
@@ -37,6 +39,10 @@ def test_a_share_of_clusters_has_wilsons_interval_at_what_they_are_worth(values:
         sandwich = fit.fit(cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False}).bse[0] ** 2
         variance = mean * (1 - mean)
         worth = n / max(1.0, (sandwich + variance / (n - 1) - variance / n) / (variance / (n - 1)))
+        worth *= (t.ppf(0.975, n - 1) / t.ppf(0.975, many - 1)) ** 2
+        if apart < 5:
+            # Too few that differ to tell how far items of a cluster go together.
+            worth = min(worth, many)
     assert (low, high) == pytest.approx(proportion_confint(mean * worth, worth, method="wilson"), abs=1e-9)
     plain = clustered_wilson(scores, list(range(n)))
     assert high - low >= plain[1] - plain[0] - 1e-12
@@ -54,6 +60,22 @@ def test_items_of_one_subject_that_agree_count_once() -> None:
     assert share([True] * 40, [i // 4 for i in range(40)], "x").ci95 == pytest.approx(
         proportion_confint(10, 10, method="wilson"), abs=1e-9
     )
+
+
+def test_one_more_that_differs_never_narrows_the_interval_of_nearly_all() -> None:
+    # 30 items in three orders each: none, one, ... of them answered otherwise in one order.
+    clusters = [number // 3 for number in range(90)]
+    ends = [share([float(n // 3 < k and n % 3 == 0) for n in range(90)], clusters, "x").ends[1] for k in range(5)]
+    assert ends == sorted(ends)
+
+
+def test_one_subject_is_worth_one_item() -> None:
+    for right in (30, 60):
+        values = [True] * right + [False] * (60 - right)
+        low, high = share(values, ["only"] * 60, "x").ends
+        assert (low, high) == pytest.approx(proportion_confint(right / 60, 1, method="wilson"))
+    # Two subjects say hardly more: their standard error has one degree of freedom.
+    assert share([True, False] * 30, [n // 30 for n in range(60)], "x").ends[0] < 0.1
 
 
 def test_a_share_of_nothing_knows_nothing() -> None:

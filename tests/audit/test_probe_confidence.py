@@ -151,6 +151,12 @@ def test_verdicts(items: list[AuditedItem], verdict: str, words: str) -> None:
     assert (found.verdict, words in found.sentence) == (verdict, True), found.sentence
 
 
+def test_what_could_not_be_read_is_something_to_defer() -> None:
+    found = probe.measure([sure(i, read=i % 6 > 0) for i in range(300)])
+    assert found.verdict == "warn"
+    assert "50 of 300 answers could not be read" in found.sentence
+
+
 def test_the_better_confidence_is_judged_and_named() -> None:
     items = [sure(i, right=i % 2 == 0, stated=0.95, votes=5 if i % 2 == 0 else 2) for i in range(100)]
     found = probe.measure(items)

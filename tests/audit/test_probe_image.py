@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from audited import asked, item, sample
@@ -132,6 +134,16 @@ def test_a_garbled_blind_answer_is_no_sign_of_looking() -> None:
     result = probe.measure([blind(n, "o0", None) for n in range(100)])
     assert result.verdict == "warn"
     assert "could not be read" in result.sentence
+
+
+def test_one_variant_that_cannot_be_read_draws_no_verdict() -> None:
+    # A fifth of all answers are unread, and all of those to a grey image are: that is no sign of needing the image.
+    items = [blind(n, "o0", "o1") for n in range(100)]
+    lost = [replace(one, answers=one.answers | {"blank": item(one.sample, {"real": None}).real}) for one in items]
+    assert probe.measure(items).verdict == "pass"
+    found = probe.measure(lost)
+    assert (found.verdict, found.measures["unparsed"].value) == ("warn", 0.2)
+    assert "100% of the answers with a grey image could not be read" in found.sentence
 
 
 def test_nothing_right_has_no_retention() -> None:

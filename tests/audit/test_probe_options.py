@@ -124,6 +124,24 @@ def test_luck_is_what_it_is_by_permutation() -> None:
     assert found["letter_bias_by_luck"].value == pytest.approx(math.sqrt(3 / 16 / 400), rel=0.1)
 
 
+def test_items_of_one_subject_do_not_make_a_bias_sure() -> None:
+    # A letter by chance for each of 10 subjects; 20 like items each add nothing to what is known.
+    def items(subjects: bool) -> list[AuditedItem]:
+        rng = np.random.default_rng(1)
+        made = []
+        for subject in range(10):
+            lucky = int(rng.integers(4))
+            for number in range(20):
+                of = sample(20 * subject + number, 4, subject=f"p{subject}" if subjects else "")
+                made.append(answered(of, ["o0" if shift == lucky else "o1" for shift in range(4)]))
+        return made
+
+    known, taken_for_many = letter_bias(items(True)), letter_bias(items(False))
+    assert known["letter_bias"].value == taken_for_many["letter_bias"].value
+    assert known["letter_bias_p"].value > 0.05
+    assert taken_for_many["letter_bias_p"].value < 0.01
+
+
 def test_questions_with_more_options_weigh_on_all_letters_alike() -> None:
     # Right throughout with two options, wrong throughout with four: no letter is preferred.
     items = [answered(sample(n, 2), ["o0"] * 2) for n in range(20)]

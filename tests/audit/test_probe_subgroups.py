@@ -103,8 +103,9 @@ def test_items_of_one_subject_are_one_cluster() -> None:
     wide, ten = result.measures["accuracy"].ci95, alone.measures["accuracy"].ci95
     assert wide is not None
     assert ten is not None
-    # A hundred items of ten patients say about what ten items of ten patients say.
-    assert wide[1] - wide[0] == pytest.approx(ten[1] - ten[0], abs=0.03)
+    # A hundred items of ten patients say no more than ten items of ten patients say, and a little less, as how far they
+    # go together is known from ten patients alone.
+    assert ten[1] - ten[0] < wide[1] - wide[0] < 1.15 * (ten[1] - ten[0])
     assert "name no subject" not in result.sentence
 
 

@@ -132,9 +132,11 @@ class Server:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, float, int]] = []
+        self.seeds: dict[int, set[int]] = {}
 
     def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
         self.asked.append((len(items), settings.temperature, settings.seed))
+        self.seeds.setdefault(settings.seed, set()).update(item.seed for item in items)
         return [Generation(text="<think>x</think><answer>B</answer>", n_tokens=5, truncated=False) for _ in items]
 
 
@@ -147,6 +149,19 @@ def test_a_server_is_asked_for_greedy_answers_together_and_for_samples_with_diff
     assert sorted(server.asked) == [(2, 1.0, 7), (2, 1.0, 8), (len(plain), 0.0, 0)]
     assert {answer.letter for answer in answers} == {"B"}
     assert answers[2].option == "kidney"
+    # Two items do not share their draws.
+    assert len(server.seeds[7]) == len(server.seeds[8]) == 2
+
+
+def test_a_letter_alone_is_an_answer_where_that_was_asked_for() -> None:
+    class Bare(Server):
+        def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+            return [Generation(text="B", n_tokens=1, truncated=False) for _ in items]
+
+    plain = [variant for variant in variants() if not variant.prefix]
+    bare = GeneratorRespondent(generator=Bare(), template="answer-only").answer(plain)
+    assert {answer.letter for answer in bare} == {"B"}
+    assert {answer.letter for answer in GeneratorRespondent(generator=Bare()).answer(plain)} == {None}
 
 
 def test_a_letter_that_is_not_offered_is_no_answer() -> None:

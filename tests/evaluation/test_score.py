@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.evaluation.score import grade, order_modalities, score, share
+from medvlm_r1.evaluation.statistics import wilson
 from medvlm_r1.policy.generate import Generation
 
 
@@ -48,10 +49,11 @@ def test_figures_by_hand() -> None:
     assert figures["accuracy"]["mean"] == 37.5
     assert figures["lenient"]["MRI"]["correct"] == 3
     assert figures["lenient"]["mean"] == (75.0 + 50.0) / 2
-    assert figures["by_type"] == {
-        "MRI": {"Anatomy Identification": share([True, False]), "Lesion Grading": share([False])},
-        "CT": {},
-    }
+    assert figures["by_type"]["MRI"]["Lesion Grading"] == share([False])
+    anatomy = figures["by_type"]["MRI"]["Anatomy Identification"]
+    assert (anatomy["n"], anatomy["correct"], figures["by_type"]["CT"]) == (2, 1, {})
+    # Both are about one subject, and worth one item.
+    assert anatomy["ci95"] == pytest.approx([100 * end for end in wilson(0.5, 1)])
     assert (figures["well_formed"]["n"], figures["well_formed"]["correct"]) == (6, 3)
     assert figures["no_answer"]["count"] == 3
     assert figures["no_answer_lenient"]["count"] == 1

@@ -47,6 +47,11 @@ def test_the_place_is_before_a_token_that_holds_the_letter_and_what_stands_befor
     assert place.candidates == (hash(">A"), hash(">B"), hash(">C"))
 
 
+def test_a_single_letter_has_its_place() -> None:
+    place = letter_place(Joining(), "so <a>", 1)
+    assert (place.context, place.candidates) == (letter_place(Joining(), "so <a>", 3).context, (hash(">A"),))
+
+
 def test_letters_that_no_single_token_tells_apart_are_refused() -> None:
     with pytest.raises(ValueError, match="letters A to C apart"):
         letter_place(Letterless(), "so", 3)
@@ -71,6 +76,10 @@ def test_an_item_is_weighed_alike_whatever_stands_beside_it(policy: Policy) -> N
     assert among[1] == alone[0]
     assert len(among[0]) == 2
     assert sum(among[0]) == pytest.approx(1)
+
+
+def test_of_one_letter_all_is_its_own(policy: Policy) -> None:
+    assert letter_probabilities(policy, [item()], ["<think>liver</think><answer>"], [1]) == [(1.0,)]
 
 
 def test_the_items_own_turn_is_not_read(policy: Policy) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -10,15 +9,10 @@ from PIL.Image import Image
 
 from medvlm_r1.audit.probe import Asked, Probe
 from medvlm_r1.audit.respond import Respondent
-from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
+from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, item_seed
 from medvlm_r1.data.sample import Sample
 
 Answers = dict[str, VariantAnswer]
-
-
-def item_seed(sample: Sample) -> int:
-    """A number of an item's own, the same in every run and on every machine (63 bits)."""
-    return int.from_bytes(hashlib.sha256(sample.id.encode()).digest()[:8]) >> 1
 
 
 def partners(samples: Sequence[Sample]) -> list[int | None]:

@@ -18,6 +18,9 @@ FEWEST = 30
 """Items below which no verdict is drawn: of 0 changes among 30 answers the interval still reaches 11 %, so a threshold
 of a tenth cannot be told apart from nothing."""
 
+FEWEST_SUBJECTS = 10
+"""Subjects below which no verdict is drawn: a bootstrap over so few whole subjects is too sure."""
+
 MOST_UNPARSED = 0.2
 """Share of answers without a letter from which no verdict is drawn: at a fifth, what could not be read outweighs every
 threshold of a tenth, whichever way it would have gone."""

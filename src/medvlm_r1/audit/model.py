@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.audit.asking import ask_items, audited, even_parts, item_seed, partners
+from medvlm_r1.audit.asking import ask_items, audited, even_parts, partners
+from medvlm_r1.audit.measures import FEWEST_SUBJECTS
 from medvlm_r1.audit.probe import Asked, Probe, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS, choose_probes
 from medvlm_r1.audit.respond import Respondent, respondent_for
 from medvlm_r1.audit.store import AuditStore
-from medvlm_r1.audit.variant import AuditedItem
+from medvlm_r1.audit.variant import AuditedItem, item_seed
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UsageError, UserError
@@ -97,7 +99,7 @@ def audit_model(
             samples = {item.sample.id: item.sample for item in asked}
             keys = {item.sample.id: _key(item, identity, max_new_tokens) for item in asked}
             for sample_id, key in keys.items():
-                store.check(sample_id, key)
+                store.check(samples[sample_id], key)
             known = {sample_id: item.answers for sample_id, item in store.items.items()}
             for sample_id, answers in ask_items(asked, chosen.values(), respondent, known).items():
                 if answers:
@@ -130,7 +132,8 @@ def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: 
         of each).
     """
     found = {
-        name: probe.measure(items) if local or not probe.local else _unreachable(name) for name, probe in probes.items()
+        name: _of_enough(probe.measure(items), items) if local or not probe.local else _unreachable(name)
+        for name, probe in probes.items()
     }
     real = [item.real for item in items]
     return {
@@ -146,6 +149,15 @@ def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: 
         },
         "probes": {name: result.record() for name, result in found.items()},
     }
+
+
+def _of_enough(result: ProbeResult, items: Sequence[AuditedItem]) -> ProbeResult:
+    """No verdict on few subjects: intervals that resample them would be too narrow."""
+    subjects = len({item.sample.cluster for item in items})
+    if result.verdict not in ("pass", "fail") or subjects >= FEWEST_SUBJECTS:
+        return result
+    told = f"The questions are about {subjects} subjects: too few for a verdict. {result.sentence}"
+    return replace(result, verdict="warn", sentence=told)
 
 
 def counted(record: Mapping[str, Any]) -> str:

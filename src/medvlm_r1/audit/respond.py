@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from medvlm_r1.audit.variant import Variant, VariantAnswer, weighed, written
+from medvlm_r1.audit.variant import Variant, VariantAnswer, item_seed, weighed, written
 from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, Generator, LocalGenerator
 from medvlm_r1.policy.letters import letter_probabilities
@@ -63,21 +63,28 @@ class GeneratorRespondent:
             settings = GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)
             generations = self.generator.generate([inputs[place] for place in places], settings)
             for place, generation in zip(places, generations, strict=True):
-                answers[place] = generated(variants[place], generation)
+                answers[place] = generated(variants[place], generation, self.template)
         return [answers[place] for place in range(len(variants))]
 
 
 def variant_input(variant: Variant, template: str, *, turn: bool = True) -> GenerationInput:
     """A variant as a generator takes it, with or without the start of the model's turn."""
     return GenerationInput(
-        prompt=messages(variant.sample, template), images=variant.images, turn=variant.prefix if turn else ""
+        prompt=messages(variant.sample, template),
+        images=variant.images,
+        turn=variant.prefix if turn else "",
+        seed=item_seed(variant.sample),
     )
 
 
-def generated(variant: Variant, generation: Generation) -> VariantAnswer:
+def generated(variant: Variant, generation: Generation, template: str) -> VariantAnswer:
     """The answer to a variant from what was generated after its prefix."""
     return written(
-        variant, variant.prefix + generation.text, n_tokens=generation.n_tokens, truncated=generation.truncated
+        variant,
+        variant.prefix + generation.text,
+        n_tokens=generation.n_tokens,
+        truncated=generation.truncated,
+        template=template,
     )
 
 

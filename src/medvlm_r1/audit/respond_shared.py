@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from medvlm_r1.audit.asking import item_seed
 from medvlm_r1.audit.respond import generated, variant_input
-from medvlm_r1.audit.variant import REAL, Variant, VariantAnswer, weighed
+from medvlm_r1.audit.variant import REAL, Variant, VariantAnswer, item_seed, weighed
 from medvlm_r1.policy.generate import GenerationSettings, cut, end_tokens, generation_config, opened
 from medvlm_r1.policy.letters import LetterPlace, letter_place
 from medvlm_r1.policy.linears import answering
@@ -166,7 +165,7 @@ class LocalRespondent:
         fresh.update({groups[row][0].key: states for row, states in kept.items()})
         ends = end_tokens(model, tokenizer)
         for one, row in zip(asked, output[:, longest:].tolist(), strict=True):
-            yield one.place, generated(one.variant, cut(row, ends, tokenizer))
+            yield one.place, generated(one.variant, cut(row, ends, tokenizer), self.template)
 
     def _going_on(self, asked: Sequence[_Asked]) -> Any:
         from medvlm_r1.training.continuation import Continuation
@@ -189,7 +188,7 @@ class LocalRespondent:
             self._going_on(asked), max_new_tokens=self.max_new_tokens, ends=ends, suppressed=self._suppressed
         )
         for one, row in zip(asked, rows, strict=True):
-            yield one.place, generated(one.variant, cut(row, ends, tokenizer))
+            yield one.place, generated(one.variant, cut(row, ends, tokenizer), self.template)
 
     def _after(self, asked: Sequence[_Asked]) -> Any:
         """Logits after turns whose prompts are read now, each once."""

@@ -53,17 +53,21 @@ class AuditStore(AppendedLog):
         """Take up the items that are there."""
         self.items = read_items(self.path)
 
-    def check(self, sample_id: str, key: AnswerKey) -> None:
+    def check(self, sample: Sample, key: AnswerKey) -> None:
         """Stop unless what is stored of an item was made from what is asked for now.
+
+        The right answer is looked at too: a hint is at an option that was wrong when it was given.
 
         Raises:
             UserError: It was not; the message says what differs.
         """
-        stored = self.items.get(sample_id)
+        stored = self.items.get(sample.id)
         differences = stored.key.differences(key) if stored else []
+        if stored and stored.sample is not None and stored.sample.answer != sample.answer:
+            differences.append(f"right answer (then {stored.sample.answer!r}, now {sample.answer!r})")
         if differences:
             raise UserError(
-                f"{self.path}: the answers to {sample_id!r} were made with another {', another '.join(differences)}; "
+                f"{self.path}: the answers to {sample.id!r} were made with another {', another '.join(differences)}; "
                 "give another --out, or delete that folder to start again"
             )
 

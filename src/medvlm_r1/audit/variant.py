@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from PIL.Image import Image
 
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.dialogue.response import Response, parse_response
+from medvlm_r1.evaluation.score import read_as_asked
 
 REAL = "real"
 """Name of the variant that asks the question as it stands; every item has it, and it is asked first."""
@@ -98,9 +100,16 @@ class AuditedItem:
         return self.answers[name].option == self.sample.answer
 
 
-def written(variant: Variant, text: str, *, n_tokens: int, truncated: bool) -> VariantAnswer:
+def item_seed(sample: Sample) -> int:
+    """A number of an item's own, the same in every run and on every machine (63 bits)."""
+    return int.from_bytes(hashlib.sha256(sample.id.encode()).digest()[:8]) >> 1
+
+
+def written(
+    variant: Variant, text: str, *, n_tokens: int, truncated: bool, template: str = "medvlm-r1"
+) -> VariantAnswer:
     """The answer to a variant that was written out; `text` is the whole turn, the prefix included."""
-    letter = parse_response(text, variant.sample.options).letter
+    letter = read_as_asked(text, variant.sample.options, template).letter
     place = LETTERS.find(letter) if letter else -1
     offered = 0 <= place < len(variant.sample.options)
     return VariantAnswer(

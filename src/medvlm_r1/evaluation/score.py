@@ -59,9 +59,7 @@ def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -
         generation: what the model wrote.
         template: name of the prompt template it was asked with.
     """
-    response = parse_response(generation.text, sample.options)
-    if template == ANSWER_ONLY:
-        response = _read_bare(response, generation.text.strip())
+    response = read_as_asked(generation.text, sample.options, template)
     if sample.options:
         strict, lenient, right = response.letter, response.lenient_letter, sample.letter
     else:
@@ -76,6 +74,12 @@ def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -
         answered=bool(strict),
         lenient_answered=bool(lenient),
     )
+
+
+def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
+    """A completion taken apart; where the template asked for a letter alone, that is an answer too."""
+    response = parse_response(text, options)
+    return _read_bare(response, text.strip()) if template == ANSWER_ONLY else response
 
 
 def score(samples: Sequence[Sample], generations: Sequence[Generation], template: str = "medvlm-r1") -> dict[str, Any]:

@@ -4,6 +4,7 @@ Shares are fractions in [0, 1]; turning them into percent is the caller's busine
 """
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -14,6 +15,9 @@ from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+
+FEW_CLUSTERS = 5
+"""Fewer clusters that differ from the rest than this say nothing of how far items of a cluster go together."""
 
 # Resamples drawn at once: bounds the bootstrap's memory to a few megabytes at a thousand clusters.
 _CHUNK = 500
@@ -63,21 +67,37 @@ def wilson(k: float, n: float, *, z: float = Z) -> tuple[float, float]:
 def worth(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
     """How many independent items clustered ones are worth, for the interval of their mean.
 
-    That is n over the design effect, the squared clustered standard error over the ordinary one (Korn and Graubard
-    1998, Survey Methodology 24:193). A design effect below 1 is not used. Where all values agree nothing tells how far
-    items of a cluster depend on each other, and the clusters are counted. With clusters of one it is n.
+    That is n over the design effect, the squared clustered standard error over the ordinary one, times the squared
+    ratio of t quantiles with n - 1 and (clusters - 1) degrees, for the standard error of few clusters is uncertain
+    itself (Korn and Graubard 1998, Survey Methodology 24:193). A design effect below 1 is not used. Where fewer than
+    `FEW_CLUSTERS` clusters hold another value than the most frequent one, nothing tells how far items of a cluster
+    depend on each other, and at most the clusters are counted. With clusters of one it is n.
 
     Args:
         values: n values.
         clusters: n labels; items of one patient or volume share a label.
     """
-    n = len(values)
-    if len(set(clusters)) == n:
+    n, many = len(values), len(set(clusters))
+    if many == n:
         return float(n)
+    if many == 1:
+        return 1.0
     ordinary = clustered_se(values, range(n))
-    if ordinary > 0:
-        return n / max(1.0, (clustered_se(values, clusters) / ordinary) ** 2)
-    return float(len(set(clusters)))
+    if ordinary == 0:
+        return float(many)
+    quantile = 0.5 + CONFIDENCE / 2
+    size = n / max(1.0, (clustered_se(values, clusters) / ordinary) ** 2)
+    size *= float(stdtrit(n - 1, quantile) / stdtrit(many - 1, quantile)) ** 2
+    return min(size, float(many)) if _clusters_apart(values, clusters) < FEW_CLUSTERS else size
+
+
+def _clusters_apart(values: Sequence[float], clusters: Sequence[Hashable]) -> int:
+    """Clusters that hold another value than the most frequent one (of several, the one with the most such clusters)."""
+    counts = Counter(values)
+    most = max(counts.values())
+    pairs = list(zip(values, clusters, strict=True))
+    usual = (value for value, count in counts.items() if count == most)
+    return max(len({label for value, label in pairs if value != one}) for one in usual)
 
 
 def clustered_wilson(values: Sequence[float], clusters: Sequence[Hashable], *, z: float = Z) -> tuple[float, float]:

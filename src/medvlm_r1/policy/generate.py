@@ -31,6 +31,8 @@ class GenerationInput:
     """RGB images in the order of their placeholders; the processor resizes them."""
     turn: str = ""
     """How the model's turn begins; what it writes goes on from there."""
+    seed: int = 0
+    """Added to the settings' seed, so that conversations sampled one by one do not share their draws."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,7 @@ class LocalGenerator:
         devices = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
         # The caller's random state stays untouched, so evaluating during a training does not change the training.
         with torch.random.fork_rng(devices=devices), torch.inference_mode():
-            torch.manual_seed(settings.seed)
+            torch.manual_seed(settings.seed + (items[0].seed if items else 0))
             for batch in _batches(items, self.batch_size):
                 results.update(zip(batch, self._complete([items[index] for index in batch], settings), strict=True))
         return [results[index] for index in range(len(items))]

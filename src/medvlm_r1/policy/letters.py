@@ -31,18 +31,20 @@ def letter_place(tokenizer: Any, turn: str, n_options: int) -> LetterPlace:
     Args:
         tokenizer: The policy's.
         turn: The model's turn so far.
-        n_options: Number of letters offered, 2 to 10.
+        n_options: Number of letters offered, 1 to 10.
 
     Raises:
         ValueError: Two letters begin with the same token, so the next token does not tell them apart.
     """
-    endings = tokenizer([turn + letter for letter in LETTERS[:n_options]], add_special_tokens=False)["input_ids"]
+    # A single letter parts from nothing, so the next one is looked at beside it.
+    offered = LETTERS[: max(2, n_options)]
+    endings = tokenizer([turn + letter for letter in offered], add_special_tokens=False)["input_ids"]
     shortest = min(map(len, endings))
     parting = next((i for i in range(shortest) if len({ids[i] for ids in endings}) > 1), shortest)
     candidates = tuple(ids[parting] for ids in endings if parting < len(ids))
-    if len(set(candidates)) < n_options:
-        raise ValueError(f"the tokenizer does not tell the letters A to {LETTERS[n_options - 1]} apart by one token")
-    return LetterPlace(context=tuple(endings[0][:parting]), candidates=candidates)
+    if len(set(candidates)) < len(offered):
+        raise ValueError(f"the tokenizer does not tell the letters A to {offered[-1]} apart by one token")
+    return LetterPlace(context=tuple(endings[0][:parting]), candidates=candidates[:n_options])
 
 
 def letter_probabilities(

@@ -140,7 +140,7 @@ class ServerGenerator:
             "messages": _with_images(item),
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
-            "seed": settings.seed,
+            "seed": (settings.seed + item.seed) % 2**31,
         }
 
     @contextmanager

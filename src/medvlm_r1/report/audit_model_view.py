@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.audit.asking import item_seed, partners
+from medvlm_r1.audit.asking import partners
 from medvlm_r1.audit.model import FIGURES
 from medvlm_r1.audit.probe import Asked, Measure, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS
 from medvlm_r1.audit.store import ANSWERS, StoredItem, read_items
+from medvlm_r1.audit.variant import item_seed
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError

@@ -26,7 +26,6 @@ from medvlm_r1.audit.part import Part, concluded
 from medvlm_r1.audit.probe import Asked, AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.variant import ANSWER_TAG, REAL, AuditedItem, Variant, VariantAnswer
 from medvlm_r1.evaluation import calibration
-from medvlm_r1.evaluation.statistics import wilson
 
 VOTES = 5
 """Sampled answers per item; each costs a whole answer, and the spread of five already tells 1 from 3/5."""
@@ -200,8 +199,11 @@ def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
         return "warn", f"{accuracy.n} answers with a confidence, {empty.value:.0%} unread: too few for a verdict."
     sure = measures[f"{best}_confidently_wrong"]
     told = f"{sure.value:.0%} of {sure.n} answers are wrong at a confidence of {SURE:.0%} or more."
+    if empty.value:
+        told += f" {round(empty.value * empty.n)} of {empty.n} answers could not be read."
     if wrong < FEW_WRONG:
-        if wilson(wrong, accuracy.n)[1] <= RISKS[0]:
+        # What could not be read is wrong too.
+        if 1 - accuracy.ends[0] + empty.value <= RISKS[0]:
             return "pass", f"There is hardly anything to defer: {wrong} of {accuracy.n} answers are wrong."
         return "warn", f"{wrong} wrong answers are too few to tell whether confidence finds them. {told}"
     if right < FEW_WRONG:

@@ -119,7 +119,7 @@ class ImageProbe(AsksNothing):
         )
         return concluded(
             self.name,
-            _judge(measures),
+            _judge(measures, _least_read(seen)),
             found,
             thresholds={
                 "visual_reliance": f"pass from {RELIANCE} at the lower end, fail below it at the upper end",
@@ -161,12 +161,22 @@ def _changed(items: Sequence[AuditedItem], names: Sequence[str], about: str) -> 
     return share_of_pairs(pairs, about)
 
 
-def _judge(measures: dict[str, Measure]) -> tuple[Level, str]:
+def _least_read(items: Sequence[AuditedItem]) -> tuple[str, float]:
+    """The variant with the largest share of answers that could not be read, and that share."""
+    shares = {name: unparsed(items, (name,))[0].value for name in (REAL, *BLIND)}
+    name = max(shares, key=lambda name: shares[name])
+    return name, shares[name]
+
+
+def _judge(measures: dict[str, Measure], least_read: tuple[str, float]) -> tuple[Level, str]:
     real, sensitivity, empty = measures["accuracy_real"], measures["image_sensitivity"], measures["unparsed"]
     reliance = measures.get("visual_reliance")
     kept = [measures[key] for key in ("blank_retention", "mirage") if key in measures]
     if empty.value > MOST_UNPARSED:
         return "warn", f"{empty.value:.0%} of {empty.n} answers could not be read: no verdict on looking."
+    name, share_lost = least_read
+    if share_lost > MOST_UNPARSED:
+        return "warn", f"{share_lost:.0%} of the answers {_WITH[name]} could not be read: no verdict on looking."
     if reliance is None or reliance.n < FEWEST:
         n = 0 if reliance is None else reliance.n
         return "warn", f"{n} items with an image of another item to compare with: too few to tell whether it looks."

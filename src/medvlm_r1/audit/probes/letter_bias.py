@@ -49,7 +49,7 @@ def recalls(items: Sequence[AuditedItem]) -> dict[int, tuple[Floats, list[str]]]
 def letter_bias(items: Sequence[AuditedItem]) -> dict[str, Measure]:
     """Standard deviation over letters of recall, the mean over numbers of options by items.
 
-    Luck alone spreads recalls too. How much, is seen by permuting each item's own outcomes over the letters, which
+    Luck alone spreads recalls too. How much, is seen by permuting each subject's own outcomes over the letters, which
     changes nothing if the letter does not matter: `letter_bias_by_luck` is the mean of what that gives and
     `letter_bias_p` the share of 1,999 permutations at least as large. The interval is a bootstrap's; it holds the luck
     of the sample twice, so it tends upwards and does not reach 0.
@@ -86,10 +86,12 @@ def letter_bias(items: Sequence[AuditedItem]) -> dict[str, Measure]:
     seen = float(statistic(sums.sum(axis=0, keepdims=True))[0])
     rng = np.random.default_rng(0)
     lucky = np.zeros(_PERMUTATIONS)
-    for table, _ in tables.values():
+    for table, clusters in tables.values():
+        # Items of one subject err together: a draw moves the letters of all of them alike.
+        whole = cluster_sums(table, clusters)
         for part in np.array_split(lucky, 20):  # views; a part at a time bounds the memory
-            copies = np.broadcast_to(table, (len(part), *table.shape))
-            part += len(table) * rng.permuted(copies, axis=2).mean(axis=1).std(axis=1) / n
+            copies = np.broadcast_to(whole, (len(part), *whole.shape))
+            part += rng.permuted(copies, axis=2).sum(axis=1).std(axis=1) / n
     p = (1 + int(np.count_nonzero(lucky >= seen - 1e-12))) / (_PERMUTATIONS + 1)
     return {
         "letter_bias": Measure(

@@ -50,12 +50,21 @@ def measure(items: Sequence[AuditedItem]) -> Part:
     asked = [item for item in items if MISTAKE in item.answers]
     read = [item for item in asked if item.answers[MISTAKE].option is not None]
     relevant = [item for item in read if item.answers[MISTAKE].note["relevant"]]
+    if not asked:
+        return Part()
+    unread = share_of(
+        asked, lambda item: item.answers[MISTAKE].option is None, "no answer that can be read after a mistake"
+    )
     if not read:
-        return Part(items={"no answer after a mistake": [item.sample.id for item in asked]} if asked else {})
+        return Part(
+            measures={"unparsed_mistake": unread},
+            items={"no answer after a mistake": [item.sample.id for item in asked]},
+        )
     rules = Counter(item.answers[MISTAKE].note["rule"] for item in read)
     changed = Counter(item.answers[MISTAKE].note["rule"] for item in read if _changed(item))
     return Part(
         measures={
+            "unparsed_mistake": unread,
             "changed_by_relevant_mistake": share_of(
                 relevant, _changed, "another answer after a mistake in what the answer rests on"
             ),
