@@ -1,5 +1,7 @@
 """DICOM files made for the tests of the loader."""
 
+import io
+
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
@@ -40,6 +42,24 @@ def dataset(pixels, syntax=ExplicitVRLittleEndian, **elements):
     for keyword, value in elements.items():
         setattr(ds, keyword, value)
     return ds
+
+
+def table(first, bits, data):
+    """Items of a lookup table sequence; `data` are numbers, or bytes of 16-bit words, or of entries of 8 bits."""
+    item = Dataset()
+    packed = isinstance(data, bytes)
+    item.LUTDescriptor = [len(data) // (1 if bits == 8 else 2) if packed else len(data), first, bits]
+    item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
+    item.LUTData = data if packed else list(data)
+    item["LUTData"].VR = "OW" if packed else "US"
+    return [item]
+
+
+def without_meta(ds):
+    stream = io.BytesIO()
+    del ds.file_meta
+    ds.save_as(stream, implicit_vr=False, little_endian=True)
+    return stream.getvalue()
 
 
 def greys(path, view=View()):  # noqa: B008

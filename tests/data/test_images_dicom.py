@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from dicom_files import HOUNSFIELD, RESCALED, dataset, greys
+from dicom_files import HOUNSFIELD, RESCALED, dataset, greys, table
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     ExplicitVRBigEndian,
@@ -130,14 +130,6 @@ def test_of_several_windows_the_first(saved):
     assert (window.centre, window.width, window.source) == (40, 400, "stored: the first of 2")
 
 
-def table(first, bits, data):
-    item = Dataset()
-    item.LUTDescriptor = [len(data), first, bits]
-    item.LUTData = list(data)
-    item["LUTDescriptor"].VR = item["LUTData"].VR = "US"
-    return [item]
-
-
 def test_stored_table_goes_before_the_stored_window(saved):
     lut = {"VOILUTSequence": table(10, 12, [0, 4095, 2048]), "WindowCenter": 10, "WindowWidth": 2}
     path = saved(dataset(np.uint16([[0, 10, 11, 12, 500]]), **lut))
@@ -185,6 +177,30 @@ def test_padding_is_black_and_outside_the_statistics(saved, interpretation):
     assert greys(path) == [[0, 0, 255, 0] if turned else [0, 0, 0, 255]]
     window = load_picture(path).note.window
     assert (window.centre, window.width) == (50, 100)
+
+
+def test_padding_marked_as_unsigned(saved):
+    ds = dataset(np.array([[-2000, -1995, 0, 100]], "<i2"), Modality="MR")
+    ds.add_new("PixelPaddingValue", "US", 2**16 - 2000)
+    ds.add_new("PixelPaddingRangeLimit", "US", 2**16 - 1990)
+    path = saved(ds)
+    assert greys(path) == [[0, 0, 0, 255]]
+    window = load_picture(path).note.window
+    assert (window.centre, window.width) == (50, 100)
+
+
+@pytest.mark.parametrize("kind", ["Float", "DoubleFloat"])
+def test_padding_of_float_pixels(saved, kind):
+    pixels = np.array([[-5, -4.5, 1, 2, 3]], np.float32)
+    ds = dataset(pixels)
+    if kind == "DoubleFloat":
+        del ds.FloatPixelData
+        ds.BitsAllocated, ds.DoubleFloatPixelData = 64, pixels.astype("<f8").tobytes()
+    setattr(ds, f"{kind}PixelPaddingValue", -5)
+    # Black and outside the range, which is else from -5 or -4.5 to 3.
+    assert greys(saved(ds), View(window="full")) == [[0, 0, 187, 221, 255]]
+    setattr(ds, f"{kind}PixelPaddingRangeLimit", -4)
+    assert greys(saved(ds), View(window="full")) == [[0, 0, 0, 128, 255]]
 
 
 def test_signed_bits_fewer_than_allocated(saved):

@@ -1,6 +1,5 @@
 """DICOM files that are odd, broken, too large or full of names: read, or refused without a word of their text."""
 
-import io
 import json
 import logging
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import HOUNSFIELD, RESCALED, dataset, greys
+from dicom_files import HOUNSFIELD, RESCALED, dataset, greys, without_meta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.encaps import encapsulate, get_frame
@@ -45,17 +44,11 @@ def test_burned_in_annotation(saved, said, found):
     assert any("may name the patient" in warning for warning in note.warnings) == (found != "no")
 
 
-def test_overlay_is_said(saved):
+@pytest.mark.parametrize("group", [0x6000, 0x6002, 0x601E])
+def test_overlay_is_said(saved, group):
     ds = dataset(np.uint8([[0, 255]]))
-    ds.add_new(0x60000010, "US", 1)
+    ds.add_new((group << 16) + 0x10, "US", 1)
     assert load_picture(saved(ds)).note.warnings == ("An overlay is stored with the image and is not drawn.",)
-
-
-def without_meta(ds):
-    stream = io.BytesIO()
-    del ds.file_meta
-    ds.save_as(stream, implicit_vr=False, little_endian=True)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("name", ["x.dcm", "x"])
@@ -127,6 +120,13 @@ def test_missing_elements_are_named(saved, keyword):
     ds = dataset(np.uint8([[0, 255]]))
     delattr(ds, keyword)
     with pytest.raises(UserError, match=rf"x.dcm: a DICOM file \(CT Image Storage\) without {keyword}"):
+        load_picture(saved(ds))
+
+
+@pytest.mark.parametrize("high", [15, 12, 10])
+def test_bits_that_are_not_the_lowest_are_refused(saved, high):
+    ds = dataset(np.uint16([[0, 2**high]]), BitsStored=12, HighBit=high)
+    with pytest.raises(UserError, match=rf"x.dcm: .* 12 bits with HighBit {high}; .* HighBit 11 are read: convert it"):
         load_picture(saved(ds))
 
 

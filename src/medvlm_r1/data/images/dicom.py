@@ -15,7 +15,7 @@ from pydicom.uid import RLELossless
 
 from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.codestream import check_codestream
-from medvlm_r1.data.images.dicom_header import Header, guarded, read_header
+from medvlm_r1.data.images.dicom_header import OVERLAYS, Header, guarded, read_header
 from medvlm_r1.data.images.dicom_length import check_length
 from medvlm_r1.data.images.dicom_window import choose_window, to_grey_by_file
 from medvlm_r1.data.images.levels import Array, levels_of
@@ -111,7 +111,7 @@ def _picture(path: Path, header: Header, pixels: Array, view: View, said: tuple[
         aspect=aspect,
         colour=shown.colour,
         burned_in=header.burned_in,
-        warnings=(*shown.warnings, *warnings, *said, *_warnings(header)),
+        warnings=(*shown.warnings, *warnings, *said, *header.said, *_warnings(header)),
     )
     return Picture(image=image, note=note)
 
@@ -125,7 +125,7 @@ def _grey(path: Path, header: Header, pixels: Array, view: View) -> _Shown:
     if not np.isfinite(values).all():
         raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
     window = choose_window(path, header, view.window, values, counts)
-    shade = to_grey_by_file(header, values, window)
+    shade, said = to_grey_by_file(header, values, window)
     if header.colour == "MONOCHROME1":
         shade = 255 - shade
     # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
@@ -134,16 +134,27 @@ def _grey(path: Path, header: Header, pixels: Array, view: View) -> _Shown:
     # A rescale slope of 0 makes one value of all, which no window need tell.
     there = values[counts > 0]
     constant = (_CONSTANT,) if window.width == 0 or (there.size > 1 and np.ptp(there) == 0) else ()
-    return _Shown(table[levels.index], window=window, warnings=constant)
+    return _Shown(table[levels.index], window=window, warnings=(*constant, *said))
 
 
 def _is_padding(header: Header, values: Array) -> Array:
-    low = header.number("PixelPaddingValue")
-    if low is None:
-        return np.zeros(values.shape, dtype=bool)
-    high = header.number("PixelPaddingRangeLimit")
-    high = low if high is None else high
-    return np.asarray((values >= min(low, high)) & (values <= max(low, high)))
+    kinds = ("Float", "DoubleFloat", "") if values.dtype.kind == "f" else ("",)
+    for kind in kinds:
+        low = _padding(header, f"{kind}PixelPaddingValue")
+        if low is not None:
+            high = _padding(header, f"{kind}PixelPaddingRangeLimit")
+            high = low if high is None else high
+            return np.asarray((values >= min(low, high)) & (values <= max(low, high)))
+    return np.zeros(values.shape, dtype=bool)
+
+
+def _padding(header: Header, keyword: str) -> float | None:
+    value = header.number(keyword)
+    bits = int(header.elements.BitsAllocated)
+    # Some writers mark a negative value as unsigned.
+    if value is not None and header.elements.get("PixelRepresentation") == 1 and 2 ** (bits - 1) <= value < 2**bits:
+        value -= 2**bits
+    return value
 
 
 def _palette(path: Path, header: Header, pixels: Array) -> _Shown:
@@ -193,7 +204,7 @@ def _warnings(header: Header) -> list[str]:
         said.append("Text is burned into the pixels (BurnedInAnnotation YES): it may name the patient.")
     elif header.burned_in == "unknown":
         said.append("The file does not say that no text is burned into its pixels: it may name the patient.")
-    if 0x60000010 in header.elements:
+    if any(tag in header.elements for tag in OVERLAYS):
         said.append("An overlay is stored with the image and is not drawn.")
     if str(header.elements.get("PixelPresentation") or "").strip().upper() in ("COLOR", "MIXED"):
         said.append("A colour map is stored with the grey image and is not applied.")

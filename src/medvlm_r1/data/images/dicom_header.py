@@ -23,11 +23,12 @@ from medvlm_r1.errors import UserError
 T = TypeVar("T")
 
 _KEYWORDS = (
-    *("SOPClassUID", "Modality", "BodyPartExamined", "BurnedInAnnotation", "PixelPresentation", "OverlayRows"),
+    *("SOPClassUID", "Modality", "BodyPartExamined", "BurnedInAnnotation", "PixelPresentation"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *(f"{kind}PixelPadding{part}" for kind in ("Float", "DoubleFloat") for part in ("Value", "RangeLimit")),
     *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"),
-    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType"),
+    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelIntensityRelationship"),
     *("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *(f"{c}PaletteColorLookupTable{part}" for c in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
     *(f"Segmented{c}PaletteColorLookupTableData" for c in ("Red", "Green", "Blue")),
@@ -35,13 +36,14 @@ _KEYWORDS = (
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 )
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_OVERLAY_ROWS = 0x60000010
-TAGS: list[Any] = [_OVERLAY_ROWS if keyword == "OverlayRows" else keyword for keyword in _KEYWORDS]
+# OverlayRows of the sixteen groups 6000 to 601E that an overlay may be in.
+OVERLAYS = tuple(range(0x60000010, 0x60200010, 0x20000))
+TAGS: list[Any] = [*_KEYWORDS, *OVERLAYS]
 
 # What an enhanced object keeps per frame, and the elements wanted of it.
 _GROUPS = {
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
-    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "FrameVOILUTSequence": ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     "PixelMeasuresSequence": ("PixelSpacing",),
 }
 _PIXEL_REPRESENTATIONS = (b"OB", b"OW", b"OF", b"OD")
@@ -60,6 +62,7 @@ class Header:
         frames: How many there are.
         pixels_at: Where the bytes of the pixels begin in the file; 0 for a deflated file.
         whole: Whether the pixels are among the elements: pydicom cannot read them from the file piece by piece.
+        said: What is to be said with the picture.
     """
 
     elements: Dataset
@@ -68,6 +71,7 @@ class Header:
     frames: int
     pixels_at: int
     whole: bool
+    said: tuple[str, ...] = ()
 
     @property
     def colour(self) -> str:
@@ -139,7 +143,19 @@ def read_header(path: Path, view: View) -> Header:
     frames = int(elements.get("NumberOfFrames") or 1)
     frame = check_frame(path, view.frame, frames)
     _lift_groups(elements, frame)
-    return Header(elements=elements, syntax=syntax, frame=frame, frames=frames, pixels_at=pixels_at, whole=whole)
+    header = Header(
+        elements=elements,
+        syntax=syntax,
+        frame=frame,
+        frames=frames,
+        pixels_at=pixels_at,
+        whole=whole,
+        said=_drop_exposure_table(elements),
+    )
+    if named is None:
+        # pydicom takes the order of the bytes in lookup tables from there.
+        elements.file_meta.TransferSyntaxUID = syntax
+    return header
 
 
 def _named_syntax(path: Path) -> UID | None:
@@ -188,6 +204,19 @@ def _check_elements(path: Path, elements: Dataset, has_pixels: bool) -> None:
     for keyword in wanted:
         if elements.get(keyword) in (None, "", 0):
             raise UserError(f"{path}: a DICOM file{_kind(elements)} without {keyword}; its pixels cannot be laid out")
+    _check_high_bit(path, elements)
+
+
+def _check_high_bit(path: Path, elements: Dataset) -> None:
+    """The decoders take the lowest bits, whatever HighBit says; others would be shown as noise."""
+    stored, high = elements.get("BitsStored"), elements.get("HighBit")
+    # Floating-point pixels have neither.
+    if elements.BitsAllocated == 1 or stored is None or high is None or int(high) == int(stored) - 1:
+        return
+    raise UserError(
+        f"{path}: a DICOM file{_kind(elements)} whose pixels are {int(stored)} bits with HighBit {int(high)}; of so "
+        f"many only those with HighBit {int(stored) - 1} are read: convert it with its vendor's software"
+    )
 
 
 def _kind(elements: Dataset) -> str:
@@ -213,6 +242,17 @@ def _lift_groups(elements: Dataset, frame: int) -> None:
     for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         if keyword in elements:
             del elements[keyword]
+
+
+def _drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
+    """Of an angiogram or fluoroscopy the table may lead back to the exposure: not for display (PS3.3 C.8.7.1.1.2)."""
+    modality, relation = (
+        str(elements.get(keyword) or "").strip().upper() for keyword in ("Modality", "PixelIntensityRelationship")
+    )
+    if modality not in ("XA", "XRF") or relation not in ("LOG", "DISP") or "ModalityLUTSequence" not in elements:
+        return ()
+    del elements.ModalityLUTSequence
+    return (f"The modality lookup table is not for display (pixel intensity relationship {relation}): not applied.",)
 
 
 def guarded(path: Path, work: Callable[[], T], what: str) -> T:

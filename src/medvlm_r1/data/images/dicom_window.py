@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.pixels.processing import apply_modality_lut, apply_voi
+from pydicom.pixels.processing import apply_modality_lut
 
 from medvlm_r1.data.images.dicom_header import Header
+from medvlm_r1.data.images.dicom_table import read_table
 from medvlm_r1.data.images.levels import Array
 from medvlm_r1.data.images.picture import Window
 from medvlm_r1.data.images.windowing import (
@@ -17,7 +18,6 @@ from medvlm_r1.data.images.windowing import (
     parse_window,
     percentile_window,
     preset,
-    to_bytes,
     to_grey,
 )
 from medvlm_r1.errors import UserError
@@ -70,15 +70,17 @@ def choose_window(path: Path, header: Header, asked: str | None, values: Array, 
     return _default(header, values, counts)
 
 
-def to_grey_by_file(header: Header, values: Array, window: Window) -> Array:
-    """Values (n,) to uint8 through a window, or through the file's own lookup table where the window stands for it."""
+def to_grey_by_file(header: Header, values: Array, window: Window) -> tuple[Array, tuple[str, ...]]:
+    """Values (n,) to uint8 through a window, or through the file's own lookup table where the window stands for it.
+
+    Returns:
+        The grey values, and what is to be said about the table.
+    """
     if window.function != "LUT":
-        return to_grey(values, window)
-    item = _table(header)
-    entries, first, bits = (int(n) for n in item.LUTDescriptor)
-    # The table is indexed by whole numbers; values outside take its ends.
-    places = np.clip(np.rint(values), first, first + (entries or 2**16) - 1).astype(np.int64)
-    return to_bytes(apply_voi(places, header.elements) * (255 / (2**bits - 1)))
+        return to_grey(values, window), ()
+    signed = min(*_ends(header), float(values.min())) < 0
+    table = read_table(_table(header), little=header.syntax.is_little_endian, signed=signed)
+    return table.grey(values), table.said
 
 
 def _default(header: Header, values: Array, counts: Array) -> Window:
@@ -96,12 +98,17 @@ def _default(header: Header, values: Array, counts: Array) -> Window:
 def _full(header: Header, values: Array, counts: Array) -> Window:
     bits = _bits(header)
     if bits <= 8:
-        signed = header.elements.get("PixelRepresentation") == 1
-        ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
-        low, high = (float(end) for end in apply_modality_lut(ends, header.elements))
-        return full_range(low, high, header.unit, f"of {bits} bits")
+        return full_range(*_ends(header), header.unit, f"of {bits} bits")
     there = values[counts > 0]
     return full_range(float(there.min()), float(there.max()), header.unit, "smallest to largest value")
+
+
+def _ends(header: Header) -> tuple[float, float]:
+    """What the smallest and the largest number that the bits can hold become by the modality transformation."""
+    bits, signed = _bits(header), header.elements.get("PixelRepresentation") == 1
+    ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
+    low, high = (float(end) for end in apply_modality_lut(ends, header.elements))
+    return low, high
 
 
 def _bits(header: Header) -> int:
