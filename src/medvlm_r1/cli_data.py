@@ -152,7 +152,7 @@ def data_split(
         for stratum, count in written.by_stratum.items():
             print(f"  {stratum}: {count}")
     print(
-        f"In no part: {report.left_out}. Groups that share a subject or an image: {report.clusters}; "
+        f"In no part: {report.left_out}. Groups that share a subject, a volume or an image: {report.clusters}; "
         f"samples in the largest: {report.largest_cluster}."
     )
     if report.old_splits:

@@ -13,6 +13,7 @@ from PIL import Image
 from medvlm_r1.data.check import Check, Listed, Place, check_folders
 from medvlm_r1.data.check.questions import plain
 from medvlm_r1.data.check.text import check_lines
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
 
 
@@ -235,6 +236,27 @@ def test_a_subject_in_two_parts(tmp_path: Path) -> None:
     assert counts(check_folders([one, two])) == {}
 
 
+def test_your_own_questions_are_one_source_in_either_format(tmp_path: Path) -> None:
+    folders = [make_folder(tmp_path / name, [sample(name, subject="p1")]) for name in ("csv", "jsonl")]
+    for folder in folders:
+        (folder / "info.json").write_text(json.dumps({"name": folder.name, "source": "your own"}))
+    assert counts(check_folders(folders)) == {"shared_subjects": 1}
+
+
+def test_a_volume_in_two_parts_whatever_its_subjects(tmp_path: Path) -> None:
+    def slices(id: str, subject: str, *volumes: str) -> Sample:
+        return sample(id, subject=subject, record={"image_sources": list(volumes)})
+
+    one = make_folder(tmp_path / "train", [slices("a", "A", "A", "B"), slices("b", "p2", "C")])
+    two = make_folder(tmp_path / "test", [slices("c", "B", "B"), slices("d", "p4", "D"), slices("e", "C", "C")])
+    check = check_folders([one, two])
+    assert counts(check) == {"shared_subjects": 2}
+    assert [[place.sample for place in shared.places] for shared in check.shared_subjects.items] == [
+        ["a", "c"],
+        ["b", "e"],
+    ]
+
+
 def test_splits_in_one_folder_are_parts(tmp_path: Path) -> None:
     samples = [
         sample("a", split="train", subject="p"),
@@ -281,6 +303,16 @@ def test_a_repeated_question_is_seen_between_parts_and_without_its_image(tmp_pat
     two = make_folder(tmp_path / "test", [sample("b", **gone)])
     check = check_folders([one, two])
     assert counts(check) == {"missing": 2, "repeated_between": 1}
+
+
+def test_questions_about_pictures_that_nobody_names_are_not_compared(tmp_path: Path) -> None:
+    unnamed = {"images": (), "question": "What is seen?", "missing": True}
+    one = make_folder(tmp_path / "train", [sample("a", **unnamed), sample("b", **unnamed, answer="cyst")])
+    two = make_folder(tmp_path / "test", [sample("c", **unnamed)])
+    assert counts(check_folders([one, two])) == {"missing": 3}
+    # Without any image it is the text that is asked about.
+    make_folder(two, [sample("c", images=()), sample("d", images=(), question="What is seen in c?")])
+    assert counts(check_folders([two])) == {"repeated_within": 1}
 
 
 def test_plain_text_keeps_what_changes_the_meaning() -> None:

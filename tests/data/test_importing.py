@@ -10,6 +10,7 @@ from PIL import Image
 
 from medvlm_r1.data import find_reader, load_image, read_folder
 from medvlm_r1.data.images import load_picture
+from medvlm_r1.data.split import clusters
 from medvlm_r1.errors import UserError
 
 
@@ -111,6 +112,20 @@ def test_slices_of_a_volume(source, volume):
     # Slices of one volume are one subject.
     assert {s.subject for s in samples} == {"scan"}
     assert (report.converted, report.may_show_text) == (2, 0)
+
+
+def test_slices_of_a_volume_stay_together_whatever_their_subject(source, volume):
+    shutil.copyfile(source.root / "scan.nii.gz", source.root / "other.nii.gz")
+    rows = [
+        {"image": ["scan.nii.gz", "other.nii.gz"], "plane": "axial", "slice": 1},
+        {"image": "other.nii.gz", "plane": "axial", "slice": 2},
+        {"image": "other.nii.gz", "plane": "axial", "slice": 3, "subject": "p1"},
+        {"image": "a.png", "subject": "p2"},
+    ]
+    _, samples = run(source, *rows)
+    assert [s.subject for s in samples] == ["scan", "other", "p1", "p2"]
+    assert [s.image_sources for s in samples] == [("scan", "other"), ("other",), ("other",), ()]
+    assert clusters(samples) == [[0, 1, 2], [3]]
 
 
 def test_a_volume_needs_its_slice(source, volume):

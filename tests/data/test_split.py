@@ -99,6 +99,18 @@ def test_a_subject_named_like_an_image_is_not_that_image() -> None:
     assert len(clusters([sample("a", subject="images/b.png"), sample("b")])) == 2
 
 
+def test_slices_of_a_volume_are_a_cluster_over_their_subjects() -> None:
+    samples = [
+        sample("a", subject="v1", record={"image_sources": ["v1", "v2"]}),
+        sample("b", subject="p1", record={"image_sources": ["v2"]}),
+        sample("c", subject="p1"),
+        sample("d", subject="v2"),
+        sample("e", record={"image_sources": "v2"}),
+    ]
+    # A subject of the volume's name may be anybody; and a column of the user's may have the record's.
+    assert clusters(samples) == [[0, 1, 2], [3], [4]]
+
+
 def test_small_clusters_fill_what_large_ones_leave() -> None:
     samples = [sample(f"s{i}", subject=f"p{i // 5}" if i < 15 else "") for i in range(24)]
     split = split_samples(samples, [Wish("train", 12), Wish("test", 12)])

@@ -11,6 +11,9 @@ from medvlm_r1.data.images import View
 
 Row = dict[str, Any]
 
+YOUR_OWN = "your own"
+"""Origin of what is not published."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:

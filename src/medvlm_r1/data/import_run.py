@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from medvlm_r1.data.draft import Draft, Format, Part, Row
-from medvlm_r1.data.finder import ImageFinder, Placed
+from medvlm_r1.data.finder import FILE_VIEW, ImageFinder, Placed
 from medvlm_r1.data.image_writer import ImageWriter
 from medvlm_r1.data.rows import bad_row
 from medvlm_r1.data.sample import Sample
@@ -194,6 +194,8 @@ class ImportRun:
             return None
 
     def _sample(self, draft: Draft, modality: str, part: Part, number: int, images: list[Placed]) -> Sample:
+        # Slices of one volume have other names, and the subject may be the row's own or another image's.
+        sources = list(dict.fromkeys(image.stem for image in images if image.view != FILE_VIEW))
         return Sample(
             id=draft.id or self._own_id(part, number),
             images=tuple(image.name for image in images),
@@ -206,7 +208,7 @@ class ImportRun:
             subject=draft.subject or (images[0].stem if images else ""),
             split=draft.split or part.split,
             missing=draft.missing or not all(image.there for image in images),
-            record=draft.record,
+            record={**draft.record, "image_sources": sources} if sources else draft.record,
         )
 
     def _own_id(self, part: Part, number: int) -> str:

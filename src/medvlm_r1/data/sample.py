@@ -80,6 +80,12 @@ class Sample:
         """Whether it asks about an image that its source does not name: not to be taken for one without an image."""
         return self.missing and not self.images
 
+    @property
+    def image_sources(self) -> tuple[str, ...]:
+        """The volumes and files of several frames that its images are parts of: place and name without suffix."""
+        names = self.record.get("image_sources")
+        return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+
 
 _REQUIRED = tuple(f.name for f in fields(Sample) if f.default is MISSING and f.default_factory is MISSING)
 

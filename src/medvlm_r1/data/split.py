@@ -1,8 +1,8 @@
-"""Splits: parts of a data set with the same mix of questions and no subject or image in two of them.
+"""Splits: parts of a data set with the same mix of questions and no subject, volume or image in two of them.
 
-Samples that share a subject or an image are one cluster and stay together. Clusters are given out one at a time, the
-large ones first, each to the part that still lacks its kinds of question most. Where clusters are single samples every
-count is exact, in each stratum too: then this is a stratified random draw.
+Samples that share a subject, a volume or an image are one cluster and stay together. Clusters are given out one at a
+time, the large ones first, each to the part that still lacks its kinds of question most. Where clusters are single
+samples every count is exact, in each stratum too: then this is a stratified random draw.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Split:
         parts: Name to samples.
         wanted: Name to the number of samples that was asked for.
         left_out: Samples in no part.
-        clusters: Groups of samples that share a subject or an image.
+        clusters: Groups of samples that share a subject, a volume or an image.
         largest_cluster: Samples in the largest of them.
     """
 
@@ -80,8 +80,34 @@ def parse_wish(text: str) -> Wish:
     raise UsageError(f"--part {text!r}; wanted a number of samples (600), a share between 0 and 1 (0.2), or rest")
 
 
+def ties(sample: Sample) -> list[tuple[str, str]]:
+    """What makes a sample one subject with others: its subject, and the volumes that its images are slices of."""
+    subject = [("subject", sample.subject)] if sample.subject else []
+    return [*subject, *(("volume", name) for name in sample.image_sources)]
+
+
+def grouped(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
+    """Group what shares a key, directly or through others.
+
+    Args:
+        keys: Of each; without one it is a group of its own.
+
+    Returns:
+        Positions in `keys`, in ascending order within a group; groups by their first position.
+    """
+    nodes: list[list[Hashable]] = [[position, *(("key", key) for key in mine)] for position, mine in enumerate(keys)]
+    joined = DisjointSet(dict.fromkeys(node for group in nodes for node in group))
+    for group in nodes:
+        for one, other in pairwise(group):
+            joined.merge(one, other)
+    found: dict[Hashable, list[int]] = {}
+    for position in range(len(keys)):
+        found.setdefault(joined[position], []).append(position)
+    return list(found.values())
+
+
 def clusters(samples: Sequence[Sample]) -> list[list[int]]:
-    """Group the samples that share a subject or an image, directly or through others.
+    """Group the samples that share a subject, a volume or an image, directly or through others.
 
     Args:
         samples: In the order of the source.
@@ -89,24 +115,13 @@ def clusters(samples: Sequence[Sample]) -> list[list[int]]:
     Returns:
         Positions in `samples`, in ascending order within a cluster; clusters by their first position.
     """
-    nodes: list[list[Hashable]] = []
-    for position, sample in enumerate(samples):
-        subject: list[Hashable] = [("subject", sample.subject)] if sample.subject else []
-        nodes.append([position, *subject, *(("image", name) for name in sample.images)])
-    joined = DisjointSet(dict.fromkeys(node for group in nodes for node in group))
-    for group in nodes:
-        for one, other in pairwise(group):
-            joined.merge(one, other)
-    found: dict[Hashable, list[int]] = {}
-    for position in range(len(samples)):
-        found.setdefault(joined[position], []).append(position)
-    return list(found.values())
+    return grouped([[*ties(sample), *(("image", name) for name in sample.images)] for sample in samples])
 
 
 def split_samples(
     samples: Sequence[Sample], wishes: Sequence[Wish], *, by: Sequence[str] = STRATA, seed: int = 0
 ) -> Split:
-    """Draw disjoint parts, none of which shares a subject or an image with another.
+    """Draw disjoint parts, none of which shares a subject, a volume or an image with another.
 
     Each part gets its share of every stratum (largest remainder, so the counts add up). A cluster is never divided,
     so a part may exceed its count by less than the largest cluster, or lack what others exceed theirs by.
@@ -148,8 +163,8 @@ def split_samples(
         if not chosen:
             raise UserError(
                 f"part {name!r} would be empty: the {len(samples)} samples form {len(groups)} groups that share a "
-                f"subject or an image, the largest of {largest}, and a group is never divided; ask for fewer parts or "
-                "other sizes"
+                f"subject, a volume or an image, the largest of {largest}, and a group is never divided; ask for fewer "
+                "parts or other sizes"
             )
     left_out = [samples[position] for position in sorted(taken[_LEFT_OUT])]
     return Split(parts=parts, wanted=wanted, left_out=left_out, clusters=len(groups), largest_cluster=largest)

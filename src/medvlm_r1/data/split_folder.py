@@ -45,7 +45,7 @@ class SplitReport:
     Attributes:
         parts: By name.
         left_out: Samples that were chosen from and are in no part.
-        clusters: Groups of samples that share a subject or an image.
+        clusters: Groups of samples that share a subject, a volume or an image.
         largest_cluster: Samples in the largest of them.
         old_splits: Names of the splits the samples were in before, which the new ones replace.
     """

@@ -10,6 +10,7 @@ from medvlm_r1.data.check.findings import Listed, Place, Question, SharedSubject
 from medvlm_r1.data.check.rows import Folder
 from medvlm_r1.data.leakage import Fingerprint
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.split import grouped, ties
 
 
 def plain(text: str) -> str:
@@ -32,11 +33,13 @@ def find_repeated(
 
     Returns:
         Those with different answers; those with one answer, in several parts; those with one answer, in one part.
-        What lies within reference folders alone is left out.
+        What lies within reference folders alone is left out, and questions about images that the source does not name.
     """
     groups: dict[Hashable, list[tuple[Folder, Sample]]] = {}
     for folder in folders:
         for sample in folder.samples:
+            if sample.unnamed_image:
+                continue
             pictures = tuple(_picture(folder.path / name, name, prints) for name in sample.images)
             options = tuple(sorted(map(plain, sample.options)))
             groups.setdefault((pictures, plain(sample.question), options), []).append((folder, sample))
@@ -50,17 +53,14 @@ def find_repeated(
 
 
 def find_shared_subjects(folders: Sequence[Folder]) -> Listed[SharedSubject]:
-    """Find the subjects with samples in several parts.
+    """Find the subjects with samples in several parts, and the volumes, whatever subject each sample names.
 
     Folders whose `info.json` gives another name or source are taken to name other subjects by the same word.
     """
-    groups: dict[Hashable, list[tuple[Folder, Sample]]] = {}
-    for folder in folders:
-        for sample in folder.samples:
-            if sample.subject:
-                groups.setdefault((folder.source, sample.subject), []).append((folder, sample))
+    samples = [(folder, sample) for folder in folders for sample in folder.samples]
     found = []
-    for group in groups.values():
+    for positions in grouped([[(folder.source, tie) for tie in ties(sample)] for folder, sample in samples]):
+        group = [samples[position] for position in positions]
         by_part = {folder.part_of(sample): (folder, sample) for folder, sample in reversed(group)}
         if len(by_part) > 1 and not all(folder.reference for folder, _ in group):
             places = tuple(_place(folder, sample) for folder, sample in reversed(by_part.values()))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medvlm_r1.data.check.findings import BadRow, Part
+from medvlm_r1.data.draft import YOUR_OWN
 from medvlm_r1.data.folder import SAMPLES, read_info
 from medvlm_r1.data.rows import read_json_lines
 from medvlm_r1.data.sample import Sample, sample_from_row
@@ -26,7 +27,8 @@ class Folder:
         path: As given.
         label: Short name for findings.
         reference: Given to compare with.
-        source: Name and source from `info.json`; subjects of different sources are different ones.
+        source: Name and source from `info.json`; subjects of different sources are different ones. Of one's own
+            questions without the name, which is the format of the file they were read from.
         samples: The good rows.
         bad: The others.
         splits: The splits among the samples, in order of appearance.
@@ -85,6 +87,7 @@ def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
     if not file.is_file():
         raise UserError(f"{file}: no such file; give a data folder, as 'medvlm-r1 data import' makes it")
     info = read_info(path)
+    name, source = str(info.get("name", "")), str(info.get("source", ""))
     samples: list[Sample] = []
     bad: list[BadRow] = []
     first_rows: dict[str, int] = {}
@@ -108,7 +111,7 @@ def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
         path=path,
         label=label,
         reference=reference,
-        source=(str(info.get("name", "")), str(info.get("source", ""))),
+        source=("" if source == YOUR_OWN else name, source),
         samples=samples,
         bad=bad,
         splits=tuple(dict.fromkeys(sample.split for sample in samples)),

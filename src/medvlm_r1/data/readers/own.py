@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.data.draft import Draft, Part, Row, Source
+from medvlm_r1.data.draft import YOUR_OWN, Draft, Part, Row, Source
 from medvlm_r1.data.finder import FILE_VIEW, checked_view
 from medvlm_r1.data.images import View
 from medvlm_r1.data.importing import Importer
@@ -107,7 +107,7 @@ def _importer(name: str, rows: Callable[[Path], Rows]) -> Importer:
             raise UserError(f"{source}: no such file; give the {name.upper()} file that holds the questions")
         return Source(root=source.parent, parts=[Part(file=source, rows=rows)])
 
-    return Importer(name=name, origin="your own", license="your own", find=find, modality=_modality, draft=_draft)
+    return Importer(name=name, origin=YOUR_OWN, license=YOUR_OWN, find=find, modality=_modality, draft=_draft)
 
 
 import_jsonl = _importer("jsonl", read_json_lines)
