@@ -1,6 +1,7 @@
 """The audit of a model from a data folder to `audit.json`: resumed, refused, counted."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,14 +100,16 @@ def test_answers_of_another_model_stop_the_audit(data_dir: Path, tmp_path: Path)
 
 def test_another_right_answer_stops_the_audit(data_dir: Path, tmp_path: Path) -> None:
     """A hint was at an option that was wrong when it was given."""
-    audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["reasoning"])
-    first, *others = read_folder(data_dir)
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(data_dir, data)
+    audit_model("m", data, run, respondent=Scripted(), probes=["reasoning"])
+    first, *others = read_folder(data)
     other = next(option for option in first.options if option != first.answer)
-    write_folder(data_dir, [replace(first, answer=other), *others], info={})
+    write_folder(data, [replace(first, answer=other), *others], info={})
     with pytest.raises(
         UserError, match=rf"another right answer \(then {first.answer!r}, now {other!r}\); give another"
     ):
-        audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["reasoning"])
+        audit_model("m", data, run, respondent=Scripted(), probes=["reasoning"])
 
 
 def test_few_subjects_have_no_verdict() -> None:

@@ -174,12 +174,12 @@ def _judge(measures: dict[str, Measure], least_read: tuple[str, float]) -> tuple
     kept = [measures[key] for key in ("blank_retention", "mirage") if key in measures]
     if empty.value > MOST_UNPARSED:
         return "warn", f"{empty.value:.0%} of {empty.n} answers could not be read: no verdict on looking."
-    name, share_lost = least_read
-    if share_lost > MOST_UNPARSED:
-        return "warn", f"{share_lost:.0%} of the answers {_WITH[name]} could not be read: no verdict on looking."
     if reliance is None or reliance.n < FEWEST:
         n = 0 if reliance is None else reliance.n
         return "warn", f"{n} items with an image of another item to compare with: too few to tell whether it looks."
+    name, share_lost = least_read
+    if share_lost > MOST_UNPARSED:
+        return "warn", f"{share_lost:.0%} of the answers {_WITH[name]} could not be read: no verdict on looking."
     low, high = reliance.ends
     told = (
         f"{real.value:.0%} right with its own image, {measures['accuracy_shuffled'].value:.0%} with another's, "
