@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ import torch
 from medvlm_r1.bench.child import Child, OutOfMemory
 from medvlm_r1.bench.presets import Preset
 from medvlm_r1.bench.side import OURS, TRL, Written, serve
+from medvlm_r1.training.plan.cards import this_machine
 
 Figures = dict[str, Any]
 """What a step took: see `side.py`."""
@@ -79,7 +79,7 @@ def fit_together(sizes: Sequence[float]) -> bool:
     if torch.cuda.is_available():
         memory = float(torch.cuda.get_device_properties(0).total_memory)
     else:
-        memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        memory = this_machine().memory
     return sum(sizes) < _SHARE * memory
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
-from medvlm_r1.evaluation.score import Graded, order_modalities, shared
+from medvlm_r1.evaluation.score import Graded, clustered_share, order_modalities
 from medvlm_r1.evaluation.statistics import flipped_subjects, paired_bootstrap
 from medvlm_r1.evaluation.store import StoredAnswer, read_answers
 
@@ -89,8 +89,8 @@ def _difference(pairs: Sequence[Pair]) -> dict[str, Any]:
     interval = paired_bootstrap(right_a, right_b, clusters)
     return {
         "n": len(pairs),
-        "accuracy_a": shared([a for a, _ in pairs], right_a),
-        "accuracy_b": shared([b for _, b in pairs], right_b),
+        "accuracy_a": clustered_share([a for a, _ in pairs], right_a),
+        "accuracy_b": clustered_share([b for _, b in pairs], right_b),
         "difference": 100 * interval.difference,
         "ci95": [100 * interval.low, 100 * interval.high],
         "b": only_a,

@@ -115,10 +115,10 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
         "lenient": lenient | {"mean": _mean(part["percent"] for part in lenient.values())},
         "lenient_mean_ci95": _mean_ci95([(group, [g.lenient_correct for g in group]) for group in groups.values()]),
         "by_type": {name: _by_type(group) for name, group in groups.items()},
-        "well_formed": shared(graded, [g.response.well_formed for g in graded]),
-        "no_answer": shared(graded, [not g.answered for g in graded], "count"),
-        "no_answer_lenient": shared(graded, [not g.lenient_answered for g in graded], "count"),
-        "cut_off": shared(graded, [g.generation.truncated for g in graded], "count"),
+        "well_formed": clustered_share(graded, [g.response.well_formed for g in graded]),
+        "no_answer": clustered_share(graded, [not g.answered for g in graded], "count"),
+        "no_answer_lenient": clustered_share(graded, [not g.lenient_answered for g in graded], "count"),
+        "cut_off": clustered_share(graded, [g.generation.truncated for g in graded], "count"),
         "mean_reasoning_words": _mean(words) if words else None,
         "mean_completion_tokens": _mean(g.generation.n_tokens for g in graded),
         "chance": chance | {"mean": _mean(part["percent"] for part in chance.values())},
@@ -132,7 +132,7 @@ def share(verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
     return {"n": n, counted: k, "percent": 100 * k / n, "ci95": [100 * low, 100 * high]}
 
 
-def shared(graded: Sequence[Graded], verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
+def clustered_share(graded: Sequence[Graded], verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
     """`share` of the verdicts on these answers, with the interval of as many independent items as they are worth.
 
     Answers about one patient or volume err together; where each has its own it is Wilson's interval.
@@ -155,12 +155,12 @@ def _by_modality(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
 def _by_type(graded: Sequence[Graded]) -> dict[str, dict[str, Any]]:
     types = sorted({g.sample.question_type for g in graded} - {""})
     alike = {name: [g for g in graded if g.sample.question_type == name] for name in types}
-    return {name: shared(group, [g.correct for g in group]) for name, group in alike.items()}
+    return {name: clustered_share(group, [g.correct for g in group]) for name, group in alike.items()}
 
 
 def _accuracy(graded: Sequence[Graded], verdicts: Sequence[bool]) -> dict[str, Any]:
     error = clustered_se([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
-    return shared(graded, verdicts) | {"clustered_se": 100 * error}
+    return clustered_share(graded, verdicts) | {"clustered_se": 100 * error}
 
 
 def _mean_ci95(groups: Sequence[tuple[Sequence[Graded], Sequence[bool]]]) -> list[float]:

@@ -93,6 +93,8 @@ def measure(items: Sequence[AuditedItem]) -> Part:
 
 def _measure(items: Sequence[AuditedItem], name: str, where: str) -> Part:
     asked = [item for item in items if name in item.answers]
+    if not asked:
+        return Part()
     read = [item for item in asked if item.real.option is not None and item.answers[name].option is not None]
     open_ = [item for item in read if item.real.option != item.answers[name].note["option"]]
     missing = {item.sample.id for item in asked} - {item.sample.id for item in read}
@@ -105,7 +107,7 @@ def _measure(items: Sequence[AuditedItem], name: str, where: str) -> Part:
         )
     }
     if not open_:
-        return Part(measures=lost if asked else {}, items=unread if asked else {})
+        return Part(measures=lost, items=unread)
     followed = [item for item in open_ if swayed(item, name)]
     third = [item for item in open_ if len(set(item.sample.options)) > 2]
     measures = lost | {
