@@ -44,7 +44,6 @@ WHOLE = (
     "policy/letters.py",
     "policy/linears.py",
     "rewards/*.py",
-    "serving/sampling.py",
     "training/cache_layer.py",
     "training/contrast.py",
     "training/decoding.py",

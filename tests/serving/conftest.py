@@ -1,16 +1,13 @@
-"""A tiny model that never ends by itself, and a real server with it."""
+"""A tiny model that never ends by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Served, serving
 
 from medvlm_r1.policy.load import load_policy
-from medvlm_r1.serving.engine import Engine
 
 
 @pytest.fixture(scope="session")
@@ -36,24 +33,3 @@ def endless_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathFactory)
     policy.model.save_pretrained(folder)
     policy.processor.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def make_engine(endless_policy: Any) -> Iterator[Callable[..., Engine]]:
-    """Makes engines of the endless policy; they are closed at the end."""
-    made: list[Engine] = []
-
-    def make(**settings: Any) -> Engine:
-        made.append(Engine(endless_policy, **settings))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
-
-
-@pytest.fixture(scope="session")
-def served(endless_policy: Any) -> Iterator[Served]:
-    """One server for the tests that leave it as it was."""
-    with serving(Engine(endless_policy, max_batch=8, queue=64)) as server:
-        yield server

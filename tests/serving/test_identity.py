@@ -1,8 +1,7 @@
-"""A greedy answer is the same in Python, over HTTP and on the page, for every shape of question."""
+"""A greedy answer is the same in Python and on the page, for every shape of question."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
-from served import NAME, Served, serving
 
-from medvlm_r1.policy.load import load_policy
 from medvlm_r1.serving.answer import Answer
-from medvlm_r1.serving.engine import Engine
+from medvlm_r1.serving.medvlm import MedVLM, Question
 from medvlm_r1.serving.page_ask import Asked, ask, make_question
 from medvlm_r1.serving.page_image import AUTOMATIC, OWN, Choice, open_source
 
@@ -35,9 +32,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def base() -> Iterator[Served]:
-    with serving(Engine(load_policy("phantom-base"), max_batch=4, queue=16), max_new_tokens=64) as server:
-        yield server
+def base() -> Iterator[MedVLM]:
+    with MedVLM.load("phantom-base", max_new_tokens=64) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
@@ -51,41 +48,25 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_python_http_and_page_give_one_answer(base: Served, files: dict[str, Path], shape: str) -> None:
+def test_python_stream_and_page_give_one_answer(base: MedVLM, files: dict[str, Path], shape: str) -> None:
     wanted = dict(SHAPES[shape])
     images = [files[kind] for kind in wanted.pop("images", ("png",))]
     question, options = wanted.pop("question", PART), wanted.pop("options", ())
-    expected = base.medvlm.ask(images, question, options, **wanted)
+    expected = base.ask(images, question, options, **wanted)
     assert expected.text
     assert (expected.confidence is None) == (not options or "<answer>" not in expected.text)
-    for stream in (False, True):
-        assert over_http(base, images, question, options, wanted, stream) == expected.as_record()
+    with base.stream(Question(image=images, question=question, options=options, **wanted)) as stream:
+        pieces = list(stream)
+    assert "".join(pieces) == expected.text
+    assert len(pieces) > 2
+    assert stream.answer == expected
     # The page shows one image.
     if len(images) == 1:
         assert on_page(base, images[0], question, options, **wanted) == expected
 
 
-def over_http(
-    base: Served, images: list[Path], question: str, options: tuple[str, ...], view: dict[str, Any], stream: bool
-) -> dict[str, Any]:
-    parts: list[Any] = [{"type": "image_url", "image_url": {"url": uri(image), **view}} for image in images]
-    reply = base.client().chat.completions.create(
-        model=NAME,
-        temperature=0,
-        messages=[{"role": "user", "content": [*parts, {"type": "text", "text": question}]}],
-        extra_body={"template": "medvlm-r1", **({"options": list(options)} if options else {})},
-        stream=stream,
-    )
-    if not stream:
-        assert reply.choices[0].message.content == reply.choices[0].answer["text"]
-        return dict(reply.choices[0].answer)
-    told = [chunk.choices[0] for chunk in reply]
-    assert "".join(choice.delta.content or "" for choice in told) == told[-1].answer["text"]
-    return dict(told[-1].answer)
-
-
 def on_page(
-    base: Served,
+    base: MedVLM,
     image: Path,
     question: str,
     options: tuple[str, ...],
@@ -105,10 +86,6 @@ def on_page(
         width=float(width or 0),
     )
     lettered = "\n".join(f"{letter}) {option}" for letter, option in zip("ABCDEFGHIJ", options, strict=False))
-    *_, last = ask(base.medvlm, source, make_question(source, choice, question, lettered))
+    *_, last = ask(base, source, make_question(source, choice, question, lettered))
     assert isinstance(last, Asked)
     return last.answer
-
-
-def uri(file: Path) -> str:
-    return "data:;base64," + base64.b64encode(file.read_bytes()).decode()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from medvlm_r1.data.images import load_picture
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.policy.generate import Generation
 from medvlm_r1.serving.answer import read_answer
-from medvlm_r1.serving.backend import LocalBackend
-from medvlm_r1.serving.engine import Engine
+from medvlm_r1.serving.backend import Closed, LocalBackend
 from medvlm_r1.serving.medvlm import MedVLM, Question, prepare, turn_to_answer
 from medvlm_r1.serving.pictures import load
 
@@ -29,8 +27,8 @@ OPTIONS = ("liver", "kidney", "brain")
 
 
 @pytest.fixture
-def model(make_engine: Callable[..., Engine]) -> MedVLM:
-    return MedVLM(LocalBackend(make_engine(max_batch=4)), name="tiny", max_new_tokens=8)
+def model(endless_policy: Any) -> MedVLM:
+    return MedVLM(LocalBackend(endless_policy, batch_size=4), name="tiny", max_new_tokens=8)
 
 
 def written(monkeypatch: pytest.MonkeyPatch, model: MedVLM, text: str) -> None:
@@ -77,7 +75,7 @@ def test_confidence_is_that_of_the_letters_after_the_model_s_own_text(
     for text, turn in turns.items():
         written(monkeypatch, model, text)
         [answer] = model.ask_batch([asked])
-        [expected] = letter_probabilities(model.backend.engine.policy, [prepare(asked).item], [turn], [3])
+        [expected] = letter_probabilities(model.backend.policy, [prepare(asked).item], [turn], [3])
         assert answer.confidence is not None
         assert tuple(answer.confidence.values()) == pytest.approx(expected)
         found.append(expected)
@@ -115,22 +113,43 @@ def test_a_stream_joins_to_the_answer(model: MedVLM) -> None:
     with model.stream(asked) as stream:
         assert "40 x 30" in stream.pictures[0].note.summary()
         pieces = list(stream)
-    assert len(pieces) > 2
     [expected] = model.ask_batch([asked])
     assert stream.answer == expected
     assert "".join(pieces) == expected.text
     assert list(stream) == []
 
 
-def test_a_stream_that_is_left_stops_the_model(make_engine: Callable[..., Engine]) -> None:
-    engine = make_engine(max_batch=1)
-    model = MedVLM(LocalBackend(engine), name="tiny", max_new_tokens=10**6)
+def test_a_stream_that_is_left_stops_the_model(endless_policy: Any) -> None:
+    model = MedVLM(LocalBackend(endless_policy), name="tiny", max_new_tokens=10**6)
     with model.stream(Question(question="Which organ?")) as stream:
         next(stream)
+    # The next question waits for the model, so it is answered only once the endless stream has stopped.
     model.max_new_tokens = 2
     assert model.ask(None, "Which organ?").truncated
-    assert engine.counts.cancelled == 1
     assert stream.answer is None
+
+
+def test_closing_stops_what_is_under_way_and_refuses_what_follows(endless_policy: Any) -> None:
+    model = MedVLM(LocalBackend(endless_policy), name="tiny", max_new_tokens=10**6)
+    stream = model.stream(Question(question="Which organ?"))
+    next(stream)
+    model.close()
+    with pytest.raises(Closed, match="closed before"):
+        list(stream)
+    with pytest.raises(Closed):
+        model.ask(None, "Which organ?")
+
+
+def test_an_error_while_streaming_reaches_the_reader(endless_policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = LocalBackend(endless_policy)
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise MemoryError("full")
+
+    monkeypatch.setattr(backend, "_run", fails)
+    stream = MedVLM(backend, name="tiny").stream(Question(question="Which organ?"))
+    with pytest.raises(MemoryError, match="full"):
+        list(stream)
 
 
 def test_sampling_is_seeded(model: MedVLM) -> None:
@@ -236,5 +255,5 @@ def test_what_cannot_be_asked_is_told(model: MedVLM, changes: dict[str, Any], sa
     assert isinstance(raised.value, UsageError) or "control" in said
     with pytest.raises(UserError, match="max_new_tokens"):
         MedVLM.load("phantom-base", max_new_tokens=0)
-    with pytest.raises(UserError, match="max_batch"):
-        MedVLM.load("phantom-base", max_batch=0)
+    with pytest.raises(UserError, match="batch_size"):
+        MedVLM.load("phantom-base", batch_size=0)

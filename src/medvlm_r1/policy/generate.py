@@ -92,8 +92,15 @@ class LocalGenerator:
             raise UserError(f"batch_size is {self.batch_size}; it must be at least 1.")
         self._suppressed = vision_token_ids(self.policy.model, self.policy.processor)
 
-    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        """Complete every item; the results stand in the order of the items.
+    def generate(
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, **options: Any
+    ) -> list[Generation]:
+        """Complete every item; the results are in the order of the items.
+
+        Args:
+            items: Conversations to complete.
+            settings: How to complete them.
+            options: Further arguments of transformers' `generate`: `stopping_criteria`, or the `streamer` of one item.
 
         Raises:
             UserError: an item has another number of images than of image placeholders.
@@ -108,17 +115,19 @@ class LocalGenerator:
         with torch.random.fork_rng(devices=devices), torch.inference_mode():
             torch.manual_seed(settings.seed + (items[0].seed if items else 0))
             for batch in _batches(items, self.batch_size):
-                results.update(zip(batch, self._complete([items[index] for index in batch], settings), strict=True))
+                results.update(zip(batch, self._complete([items[i] for i in batch], settings, options), strict=True))
         return [results[index] for index in range(len(items))]
 
-    def _complete(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+    def _complete(
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, options: Mapping[str, Any]
+    ) -> list[Generation]:
         model, processor = self.policy.model, self.policy.processor
         texts = [opened(processor, item) for item in items]
         images = [list(item.images) for item in items] if items[0].images else None
         inputs = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
         ends = end_tokens(model, processor.tokenizer)
         config = generation_config(self.policy, settings, self._suppressed)
-        output = model.generate(**inputs.to(model.device), generation_config=config)
+        output = model.generate(**inputs.to(model.device), generation_config=config, **options)
         rows = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [cut(row, ends, processor.tokenizer) for row in rows]
 

@@ -1,33 +1,39 @@
-"""What writes the answers: a model in this process, or one on a server. Both look the same from `MedVLM`."""
+"""Backends of `MedVLM`: a model in this process, or one behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 
-import queue
+import threading
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, Generator
+from medvlm_r1.errors import UserError
+from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, Generator, check_images
 from medvlm_r1.policy.server import ServerGenerator, is_server
 
 if TYPE_CHECKING:
-    from medvlm_r1.serving.engine import Engine
-    from medvlm_r1.serving.job import Event
+    from medvlm_r1.policy.load import Policy
+
+
+class Closed(UserError):
+    """The model was closed before an answer was complete."""
+
+    def __init__(self) -> None:
+        super().__init__("The model was closed before this was answered.")
 
 
 class Pieces(Iterator[str], Protocol):
-    """Pieces of one completion as they are written."""
+    """Pieces of one completion, in the order in which they are generated."""
 
     generation: Generation | None
-    """All of it, once the pieces have ended."""
+    """The whole completion, once the pieces have ended."""
 
     def close(self) -> None:
-        """Stop writing."""
+        """Stop generating."""
         ...
 
 
 class Backend(Generator, Protocol):
-    """A generator that can also be read along and asked for letters."""
+    """A generator that can also stream a completion and score the options' letters."""
 
     def stream(self, item: GenerationInput, settings: GenerationSettings) -> Pieces:
         """Complete one item piece by piece."""
@@ -36,112 +42,172 @@ class Backend(Generator, Protocol):
     def letters(
         self, items: Sequence[GenerationInput], turns: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
-        """`medvlm_r1.policy.letters.letter_probabilities`; None where that cannot be known."""
+        """`medvlm_r1.policy.letters.letter_probabilities`; None where the backend cannot compute it."""
         ...
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Stop all work. Later questions are refused."""
         ...
 
 
-def open_backend(model: str, *, max_batch: int, queue: int | None, dtype: Any, device: str | None) -> Backend:
-    """Load a local model, or get ready to ask a server.
+def open_backend(model: str, *, batch_size: int, dtype: Any, device: str | None) -> Backend:
+    """Load a local model, or connect to a server.
 
     Raises:
-        UserError: The model cannot be found or loaded, or a number is not usable.
+        UserError: The model cannot be found or loaded, or the batch size is below 1.
     """
     if is_server(model):
-        return ServerBackend(ServerGenerator.parse(model, concurrency=max_batch))
+        return RemoteBackend(ServerGenerator.parse(model, concurrency=batch_size))
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
     from medvlm_r1.policy.load import load_policy
-    from medvlm_r1.serving.engine import Engine
 
-    return LocalBackend(Engine(load_policy(model, dtype=dtype, device=device), max_batch=max_batch, queue=queue))
+    return LocalBackend(load_policy(model, dtype=dtype, device=device), batch_size=batch_size)
 
 
 class LocalBackend:
-    """A model in this process."""
+    """A model in this process. Threads may share it; it answers one call at a time.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    Attributes:
+        policy: The model and its processor.
+    """
+
+    def __init__(self, policy: Policy, *, batch_size: int = 8) -> None:
+        from medvlm_r1.policy.generate import LocalGenerator
+
+        self.policy = policy
+        self._generator = LocalGenerator(policy=policy, batch_size=batch_size)
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
 
     def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        """As `Generator`."""
-        return self.engine.generate(items, settings)
+        """Complete every item, in order.
+
+        Raises:
+            UserError: An item's images and image placeholders differ in number.
+            Closed: The backend was closed.
+        """
+        return self._run(items, settings, stopped=self._closed.is_set)
 
     def stream(self, item: GenerationInput, settings: GenerationSettings) -> Pieces:
-        """As `Backend`."""
-        return _LocalPieces(self.engine, item, settings)
+        """Complete one item piece by piece.
+
+        Raises:
+            UserError: Its images and image placeholders differ in number.
+        """
+        check_images(0, item)
+        return _LocalPieces(self, item, settings)
 
     def letters(
         self, items: Sequence[GenerationInput], turns: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
-        """As `Backend`."""
+        """Probabilities of the options' letters after each begun response; None when the letters are not tokens."""
         from medvlm_r1.policy.letters import letter_probabilities
 
-        engine = self.engine
-        try:
-            # One at a time, so that others' answers go on between them.
-            return [
-                engine.call(partial(letter_probabilities, engine.policy, [item], [turn], [n]))[0]
-                for item, turn, n in zip(items, turns, n_options, strict=True)
-            ]
-        except ValueError:
-            return None
+        with self._lock:
+            self._check_open()
+            try:
+                return letter_probabilities(self.policy, items, turns, n_options)
+            except ValueError:
+                return None
 
     def close(self) -> None:
-        """Stop the engine."""
-        self.engine.close()
+        """Stop all work. Later questions are refused."""
+        self._closed.set()
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise Closed
+
+    def _run(
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, *, stopped: Any, **options: Any
+    ) -> list[Generation]:
+        from transformers import StoppingCriteriaList
+
+        with self._lock:
+            self._check_open()
+            criteria = StoppingCriteriaList([_StopWhen(stopped)])
+            generations = self._generator.generate(items, settings, stopping_criteria=criteria, **options)
+            self._check_open()
+            return generations
+
+
+class _StopWhen:
+    """Stopping criterion of transformers' `generate`: ends all rows when a function returns True."""
+
+    def __init__(self, stopped: Any) -> None:
+        self._stopped = stopped
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        import torch
+
+        return torch.full((input_ids.shape[0],), self._stopped(), dtype=torch.bool, device=input_ids.device)
 
 
 class _LocalPieces(Iterator[str]):
-    def __init__(self, engine: Engine, item: GenerationInput, settings: GenerationSettings) -> None:
-        from medvlm_r1.serving.job import Job
+    """A completion generated in a thread of its own; the iterator yields its text as it grows."""
+
+    def __init__(self, backend: LocalBackend, item: GenerationInput, settings: GenerationSettings) -> None:
+        from transformers import TextIteratorStreamer
 
         self.generation: Generation | None = None
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._job = Job(item=item, settings=settings, tell=self._events.put, live=True)
-        self._over = False
-        engine.submit(self._job)
+        self._backend = backend
+        self._left = threading.Event()
+        self._error: Exception | None = None
+        tokenizer = backend.policy.processor.tokenizer
+        self._streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._thread = threading.Thread(target=self._work, args=(item, settings), daemon=True)
+        self._thread.start()
 
     def __next__(self) -> str:
-        from medvlm_r1.serving.job import Done, Failed, Piece
-
-        while not self._over:
-            event = self._events.get()
-            if isinstance(event, Piece):
-                return event.text
-            if isinstance(event, Failed):
-                self._over = True
-                raise event.error
-            if isinstance(event, Done):
-                self._over = True
-                self.generation = event.generation
+        if self._left.is_set():
+            raise StopIteration
+        for piece in self._streamer:
+            if piece:
+                return piece
+        self._thread.join()
+        self._left.set()
+        if self._error is not None:
+            raise self._error
         raise StopIteration
 
     def close(self) -> None:
-        self._over = True
-        self._job.cancel()
+        self._left.set()
+
+    def _work(self, item: GenerationInput, settings: GenerationSettings) -> None:
+        def stopped() -> bool:
+            return self._left.is_set() or self._backend._closed.is_set()
+
+        try:
+            [generation] = self._backend._run([item], settings, stopped=stopped, streamer=self._streamer)
+            if not self._left.is_set():
+                self.generation = generation
+        except Exception as error:
+            self._error = error
+        finally:
+            # Before the first token fails, nobody else ends the stream; after it, a second end is never read.
+            self._streamer.end()
 
 
-class ServerBackend:
-    """A model on a server."""
+class RemoteBackend:
+    """A model behind an OpenAI-compatible server."""
 
     def __init__(self, generator: ServerGenerator) -> None:
         self._generator = generator
 
     def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        """As `Generator`."""
+        """Complete every item, in order."""
         return self._generator.generate(items, settings)
 
     def stream(self, item: GenerationInput, settings: GenerationSettings) -> Pieces:
-        """As `Backend`."""
+        """Complete one item piece by piece."""
         return self._generator.stream(item, settings)
 
     def letters(
         self, items: Sequence[GenerationInput], turns: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
-        """None: servers differ in what they tell of their tokens."""
+        """None: servers differ in the log-probabilities they return."""
         return None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""

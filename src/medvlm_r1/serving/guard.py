@@ -1,144 +1,121 @@
-"""What stands in front of every route: who may ask, how much, and the notice on every answer."""
+"""Access control in front of the reader page: who may connect, and the notice on every response."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hmac
+import ipaddress
 import logging
-import time
-from collections.abc import Callable
+import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medvlm_r1.errors import RESEARCH_USE
-from medvlm_r1.serving.api_errors import ApiError, too_large
+from medvlm_r1.errors import RESEARCH_USE, UsageError
 
 NOTICE_HEADER = "X-Research-Use"
-API = "/v1/"
-_OPEN = "/health"
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
-# A client that is still sending cannot hear an answer: so much of what is too large is read and thrown away first.
-_DRAINED = 2**30
+_TOKEN_LENGTH = 16
 _log = logging.getLogger(__name__)
+
+
+def is_local(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_access(host: str, token: str | None) -> None:
+    """Refuse to listen on a network without a token.
+
+    Raises:
+        UsageError: The address is not local and there is no token, or the token is too short.
+    """
+    if token is not None and (len(token) < _TOKEN_LENGTH or not token.isascii() or not token.isprintable()):
+        raise UsageError(
+            f"--token has {len(token)} characters; expected at least {_TOKEN_LENGTH}, printable ASCII, such as "
+            f"{secrets.token_urlsafe(18)}"
+        )
+    if token is None and not is_local(host):
+        raise UsageError(
+            f"--host {host} can be reached from other machines; that needs --token, such as "
+            f"--token {secrets.token_urlsafe(18)}"
+        )
 
 
 class Guard:
     """The outermost layer of the application.
 
     Args:
-        app: What it stands in front of.
-        token: Wanted as `Authorization: Bearer TOKEN` on every route but /health; a browser may give it as the password
-            of basic authentication, with any name.
-        local: Whether only requests addressed to this machine by a local name are answered. A page on the network
-            whose name was made to point here (DNS rebinding) then gets nothing.
-        body: Bytes of a request to the API at most.
-        answered: Told path, status and seconds of every answer.
+        app: The application behind it.
+        token: Required on every route, as `Authorization: Bearer TOKEN` or, from a browser, as the password of basic
+            authentication with any user name. Compared in constant time.
+        local: Whether only requests addressed to this machine by a local name are answered. This stops web pages
+            whose host name was pointed at this machine (DNS rebinding).
     """
 
-    def __init__(
-        self, app: ASGIApp, *, token: str | None, local: bool, body: int, answered: Callable[[str, int, float], None]
-    ) -> None:
-        self._app, self._token, self._local, self._body, self._answered = app, token, local, body, answered
+    def __init__(self, app: ASGIApp, *, token: str | None, local: bool) -> None:
+        self._app, self._token, self._local = app, token, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on."""
-        if scope["type"] != "http":
-            if scope["type"] == "websocket" and not self._may(Headers(scope=scope)):
-                await send({"type": "websocket.close", "code": 1008})
-                return
+        """Answer a request, or pass it on."""
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        begun, status = time.monotonic(), 0
+        if scope["type"] != "http":
+            # The page uses no web socket.
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        started = False
 
-        async def marked(message: Message) -> None:
-            nonlocal status
+        async def with_notice(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                started = True
                 MutableHeaders(scope=message)[NOTICE_HEADER] = RESEARCH_USE
             await send(message)
 
         try:
-            await self._answer(scope, receive, marked)
+            await (self._refusal(Headers(scope=scope)) or self._app)(scope, receive, with_notice)
         except Exception as error:
-            # The text of an error may repeat what was asked, so its kind alone is logged.
-            _log.error("%s while answering", type(error).__name__)
-            if status:
+            # The text of an error may repeat what was asked, so only its type is logged.
+            _log.error("%s while answering a request", type(error).__name__)
+            if started:
                 raise
-            await ApiError(500, f"The server failed ({type(error).__name__}).").response()(scope, receive, marked)
-        finally:
-            self._answered(scope["path"], status, time.monotonic() - begun)
+            failure = PlainTextResponse(f"The server failed ({type(error).__name__}).", status_code=500)
+            await failure(scope, receive, with_notice)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        if self._local and not _named_local(headers.get("host", "")):
-            refusal = ApiError(421, "This server answers for 127.0.0.1 and localhost only.", code="wrong_host")
-            await refusal.response()(scope, receive, send)
-            return
-        if scope["path"] != _OPEN and not self._may(headers):
-            await _unknown(headers).response()(scope, receive, send)
-            return
-        if scope["path"].startswith(API):
-            length = headers.get("content-length", "")
-            if length.isdecimal() and int(length) > self._body:
-                await self._too_large(receive, 0)
-                await self._refusal().response()(scope, receive, send)
-                return
-            receive = self._counted(receive)
-        await self._app(scope, receive, send)
+    def _refusal(self, headers: Headers) -> ASGIApp | None:
+        if self._local and not _has_local_name(headers.get("host", "")):
+            return PlainTextResponse("This server answers for 127.0.0.1 and localhost only.", status_code=421)
+        if not self._has_token(headers):
+            # A browser asks its user for the password.
+            browser = "text/html" in headers.get("accept", "")
+            scheme = 'Basic realm="medvlm-r1", charset="UTF-8"' if browser else "Bearer"
+            text = "A token is required: Authorization: Bearer TOKEN, as given to `medvlm-r1 serve --token`."
+            return PlainTextResponse(text, status_code=401, headers={"WWW-Authenticate": scheme})
+        return None
 
-    def _may(self, headers: Headers) -> bool:
+    def _has_token(self, headers: Headers) -> bool:
         if self._token is None:
             return True
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "basic":
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic":
             try:
                 given = base64.b64decode(given, validate=True).decode().partition(":")[2]
             except (binascii.Error, ValueError):
                 return False
-        elif kind.lower() != "bearer":
+        elif scheme.lower() != "bearer":
             return False
         return hmac.compare_digest(given.strip().encode(), self._token.encode())
 
-    def _counted(self, receive: Receive) -> Receive:
-        seen = 0
 
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._body:
-                await self._too_large(receive, seen)
-                raise HTTPException(413, self._refusal().message)
-            return message
-
-        return counted
-
-    def _refusal(self) -> ApiError:
-        return too_large(f"The request is over {self._body // 2**20} MB; send smaller or fewer images.")
-
-    async def _too_large(self, receive: Receive, seen: int) -> None:
-        while seen <= _DRAINED:
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if not message.get("more_body", False):
-                return
-
-
-def _named_local(host: str) -> bool:
+def _has_local_name(host: str) -> bool:
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     return name.lower() in _LOCAL
-
-
-def _unknown(headers: Headers) -> ApiError:
-    """401, in the way the client can answer: a browser asks its user."""
-    browser = "text/html" in headers.get("accept", "")
-    way = 'Basic realm="medvlm-r1", charset="UTF-8"' if browser else "Bearer"
-    return ApiError(
-        401,
-        "A token is wanted: Authorization: Bearer TOKEN, as the server was started with (--token).",
-        code="invalid_api_key",
-        headers={"WWW-Authenticate": way},
-    )

@@ -6,7 +6,7 @@
         answer = model.ask("ct.dcm", "Which organ is shown?", ["liver", "kidney"], window="soft-tissue")
         print(answer.option, answer.confidence, answer.notice)
 
-Command line, HTTP API and reader page stand on it; there is no second way to an answer.
+The command line and the reader page use this class too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UsageError
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
 from medvlm_r1.serving.answer import Answer, Question, read_answer
-from medvlm_r1.serving.backend import Backend, LocalBackend, Pieces, open_backend
+from medvlm_r1.serving.backend import Backend, Pieces, open_backend
 from medvlm_r1.serving.pictures import load
 
 __all__ = ["Answer", "MedVLM", "Prepared", "Question", "Stream", "prepare"]
@@ -51,7 +51,7 @@ class _Closing:
 
 
 class MedVLM(_Closing):
-    """A vision-language model that answers questions about images. Threads may share it; their questions are batched.
+    """A vision-language model that answers questions about images. Threads may share it.
 
     Attributes:
         name: The model's name as it was asked for.
@@ -70,8 +70,7 @@ class MedVLM(_Closing):
         model: str = "phantom-base",
         *,
         max_new_tokens: int = 512,
-        max_batch: int = 32,
-        queue: int | None = None,
+        batch_size: int = 8,
         dtype: Any = "auto",
         device: str | None = None,
     ) -> MedVLM:
@@ -80,15 +79,14 @@ class MedVLM(_Closing):
         Args:
             model: A folder, a hub id, `phantom-base`, or `openai:URL#NAME` for a model on a server.
             max_new_tokens: Longest answer.
-            max_batch: Answers written at a time; of a server, requests under way.
-            queue: Requests of the HTTP API that may wait; None for no limit.
+            batch_size: Questions answered at once; for a server, concurrent requests.
             dtype: Of a local model, as `medvlm_r1.policy.load.load_policy` takes it.
             device: Of a local model; the best one present when None.
 
         Raises:
             UserError: The model cannot be found or loaded, or a number is not usable.
         """
-        backend = open_backend(model, max_batch=max_batch, queue=queue, dtype=dtype, device=device)
+        backend = open_backend(model, batch_size=batch_size, dtype=dtype, device=device)
         return cls(backend, name=model, max_new_tokens=max_new_tokens)
 
     def ask(
@@ -183,13 +181,8 @@ class MedVLM(_Closing):
         return prepare(asked)
 
     def close(self) -> None:
-        """Stop the model's work and let go of it. A later question starts it again."""
+        """Stop the model. Unfinished answers fail, and later questions are refused."""
         self.backend.close()
-
-    def retire(self) -> None:
-        """Stop the model's work for good: what runs fails, and so does a later question of a model in this process."""
-        if isinstance(self.backend, LocalBackend):
-            self.backend.engine.retire()
 
     def _settings(self, temperature: float, seed: int) -> GenerationSettings:
         return GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)

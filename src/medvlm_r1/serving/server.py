@@ -1,56 +1,47 @@
-"""Runs the application until it is told to stop."""
+"""The reader page as a web server that stops cleanly."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
-import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import FrameType
 
 import uvicorn
 from anyio import to_thread
 from fastapi import FastAPI
 
-from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.errors import UserError
+from medvlm_r1.serving.guard import Guard
+from medvlm_r1.serving.medvlm import MedVLM
+from medvlm_r1.serving.page import mount_page
 
-_TOKEN_LENGTH = 16
-# Answers under way when the server is told to stop have so long to end; then the model stops, and clients are told so.
+# Answers under way when the server is told to stop have this long to finish; then the model stops.
 _GRACE_SECONDS = 1.5
-# Connections that are still there after this, such as that of an open page, are cut.
+# Connections that are still open after this, such as that of an open page, are closed.
 _LAST_SECONDS = 2
 
 
-def is_local(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def build_app(medvlm: MedVLM, *, token: str | None = None, local: bool = True) -> FastAPI:
+    """The application: the reader page at "/", behind access control.
 
-
-def check_access(host: str, token: str | None) -> None:
-    """Refuse to be open to a network without a token.
-
-    Raises:
-        UsageError: It would be, or the token is too short to keep anybody out.
+    Args:
+        medvlm: The model that answers.
+        token: Required on every route.
+        local: Whether, without a token, only requests addressed to 127.0.0.1 or localhost are answered.
     """
-    if token is not None and (len(token) < _TOKEN_LENGTH or not token.isascii() or not token.isprintable()):
-        raise UsageError(
-            f"--token has {len(token)} characters; wanted at least {_TOKEN_LENGTH}, printable ASCII, such as "
-            f"{secrets.token_urlsafe(18)}"
-        )
-    if token is None and not is_local(host):
-        raise UsageError(
-            f"--host {host} can be reached from other machines; that needs --token, such as "
-            f"--token {secrets.token_urlsafe(18)}"
-        )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await to_thread.run_sync(medvlm.close)
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(Guard, token=token, local=local and token is None)
+    return mount_page(app, medvlm)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -78,13 +69,13 @@ def address_of(bound: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, quiet, that ends its process' work in peace instead of by the signal that stopped it.
+    """uvicorn's server without its logs, stopped cleanly by Ctrl-C or SIGTERM.
 
     Args:
-        app: What is served.
+        app: The application.
         started: Called when it listens.
-        stop: Ends the work of answers under way, when they have had their time.
-        at_once: Called before the process ends at a second signal, which waits for nothing.
+        stop: Called after the grace period: ends the answers under way.
+        at_once: Called before the process exits at a second signal, which waits for nothing.
     """
 
     def __init__(
@@ -97,7 +88,7 @@ class Server(uvicorn.Server):
     ) -> None:
         config = uvicorn.Config(
             app,
-            # The access log would hold what was asked of whom, and so may the text of an error; `Guard` logs its kind.
+            # Access logs, and the texts of errors, may repeat what was asked; `Guard` logs only an error's type.
             log_level="critical",
             access_log=False,
             server_header=False,
