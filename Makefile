@@ -25,8 +25,8 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 
 lint: setup
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src benchmarks tests
+	$(BIN)/ruff format --check src benchmarks tests
 	$(BIN)/mypy
 
 # One thread each: the models of the tests are too small to share out.
@@ -56,7 +56,7 @@ demo: setup
 # docs/results.md, measured anew or from where it stood in runs/results: hours, some of them timed, so on a quiet machine.
 # PARTS=demo,audit measures some of it.
 results: setup
-	$(BIN)/medvlm-r1 bench results --out runs/results --page docs $(addprefix --parts ,$(PARTS))
+	$(BIN)/python -m benchmarks.results --out runs/results --page docs $(addprefix --parts ,$(PARTS))
 
 # The documentation as a site in site/, which opens from a disk too; the variable silences a notice of mkdocs-material.
 docs: setup

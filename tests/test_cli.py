@@ -159,7 +159,7 @@ def test_ctrl_c_says_how_to_go_on(
     ("work", "verb"),
     [
         ("medvlm_r1.phantom.benchmark.write_benchmark", ("data", "import", "phantom", "--out", "data")),
-        ("medvlm_r1.bench.grpo.bench_grpo", ("bench", "grpo")),
+        ("benchmarks.grpo.bench_grpo", ("bench", "grpo")),
     ],
 )
 def test_ctrl_c_promises_no_more_than_is_kept(

@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Pat
     ("line", "words"),
     [
         ("evl", ["No such command 'evl'", "Did you mean 'eval'", "medvlm-r1 --help"]),
-        ("bench nothing", ["No such command 'nothing'", "Known: grpo, step", "medvlm-r1 bench --help"]),
+        ("train nothing", ["No such command 'nothing'", "Known: grpo, sft", "medvlm-r1 train --help"]),
         ("data imprt", ["Did you mean 'import'"]),
         ("eval phantom-base --dta d", ["no such option '--dta'; did you mean '--data'?", "medvlm-r1 eval --help"]),
         ("eval phantom-base --qqqq d", ["no such option '--qqqq'; known: '--batch-size'"]),
@@ -86,9 +86,6 @@ OUT_IS_A_FILE = [
     "eval phantom-base --data d --out file",
     "report r --out file/x.html",
     "export r --out file",
-    "phantom pretrain --out new --work file",
-    "bench grounded --out file",
-    "bench results --out file",
 ]
 
 

@@ -82,7 +82,7 @@ def test_pretraining_shows_its_stage_and_names_its_model(
     def build(out: Path, work: Path, *, seed: int, report: Callable[..., None]) -> None:
         report("tower", 3, 9, {"loss": 0.25, "seconds": 4.0})
 
-    monkeypatch.setattr("medvlm_r1.training.base.pretrain.pretrain", build)
+    monkeypatch.setattr("benchmarks.pretrain.pretrain", build)
     arguments = ("phantom", "pretrain", "--out", tmp_path / "base", "--work", tmp_path / "work")
     code, out, err = command(*arguments)
     assert (code, out) == (0, f"Model: {tmp_path / 'base'}\n")
@@ -111,7 +111,7 @@ def test_versions_for_people(command: Command) -> None:
 
 
 def test_memory_where_the_system_says_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    from medvlm_r1.bench import meter
+    from benchmarks import meter
 
     assert meter.memory_now() > 0
     monkeypatch.setattr(meter, "_STATUS", Path("/proc/nowhere/status"))

@@ -15,8 +15,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
-CODE = sorted(path for folder in ("src", "tests", "docs") for path in (ROOT / folder).rglob("*.py"))
-PUBLISHED = ("*.md", "*.toml", "*.yml", "Makefile", *(f"{name}/**/*" for name in ("docs", "recipes", "src", "tests")))
+CODE = sorted(path for folder in ("src", "benchmarks", "tests", "docs") for path in (ROOT / folder).rglob("*.py"))
+PUBLISHED = (
+    "*.md",
+    "*.toml",
+    "*.yml",
+    "Makefile",
+    *(f"{name}/**/*" for name in ("docs", "recipes", "src", "benchmarks", "tests")),
+)
 
 LONGEST = 400
 COPIED = 6

@@ -21,7 +21,6 @@ ORDER = (
     "audit",
     "report",
     "serving",
-    "bench",
 )
 # What every room may use, and what uses every room.
 COMMON = {"errors", "console", "recipes", "disk", "stopping"}

@@ -32,7 +32,7 @@ def build_tiny_policy(folder: Path) -> None:
         Qwen2VLVideoProcessor,
     )
 
-    from medvlm_r1.training.base.architecture import CONTROL_TOKENS
+    from benchmarks.base.architecture import CONTROL_TOKENS
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -11,8 +11,6 @@ import typer
 from typer.core import TyperGroup
 
 from medvlm_r1.cli_audit import audit_app
-from medvlm_r1.cli_bench import bench_app
-from medvlm_r1.cli_completion import completion_command
 from medvlm_r1.cli_data import data_app
 from medvlm_r1.cli_errors import Interrupted, run_told
 from medvlm_r1.cli_export import export_command
@@ -28,7 +26,6 @@ from medvlm_r1.cli_options import (
     TemplateName,
     at_home,
     completes,
-    folder_to_write,
     page_to_write,
 )
 from medvlm_r1.cli_serve import serve_command
@@ -44,13 +41,10 @@ HELP = f"Vision-language models that reason about radiology images. {RESEARCH_US
 # As a newcomer meets them.
 _ORDER = (
     *("demo", "data", "train", "eval", "compare", "audit", "report"),
-    *("ask", "serve", "export", "bench", "phantom", "env", "completion"),
+    *("ask", "serve", "export", "env"),
 )
 # Of the other verbs nothing is kept that would be used again.
-_GOES_ON = (
-    *("demo", "eval", "train grpo", "train sft", "audit model"),
-    *("bench results", "bench grounded", "phantom pretrain"),
-)
+_GOES_ON = (*("demo", "eval", "train grpo", "train sft", "audit model"),)
 _ANEW = "Interrupted before it was done; the same command again does all of it."
 
 
@@ -68,8 +62,7 @@ class _Verbs(_Group):
         return sorted(super().list_commands(ctx), key=_ORDER.index)
 
 
-phantom_app = typer.Typer(help="PhantomVQA's embedded base model.", no_args_is_help=True)
-_GROUPS = {"data": data_app, "train": train_app, "phantom": phantom_app, "audit": audit_app, "bench": bench_app}
+_GROUPS = {"data": data_app, "train": train_app, "audit": audit_app}
 # Flags of typer's own that are not given have no value, and it loads pydantic to check that.
 _NOT_GIVEN = dict.fromkeys(("help", "install_completion", "show_completion"), False)
 app = typer.Typer(
@@ -83,7 +76,6 @@ for _name, _group in _GROUPS.items():
     app.add_typer(_group, name=_name, cls=_Group)
 app.command("export")(export_command)
 app.command("serve")(serve_command)
-app.command("completion")(completion_command)
 
 
 def _version(asked: bool) -> None:
@@ -292,33 +284,6 @@ def env(as_json: Json = False) -> None:
     for name, value in found.items():
         shown = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
         print(f"{name}: {', '.join(shown) if isinstance(shown, list) else shown}")
-
-
-@phantom_app.command()
-def pretrain(
-    out: Out = Path("runs/phantom-base"),
-    work: Annotated[
-        Path,
-        typer.Option(callback=folder_to_write, help="Folder of the stages; the same command again goes on from there."),
-    ] = Path("runs/pretrain"),
-    seed: Annotated[int, typer.Option(help="Seed of weights, subjects and texts.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Build the embedded base model from nothing, in five stages: 84 minutes on 2 cores.
-
-    Example: medvlm-r1 phantom pretrain --out runs/phantom-base
-    """
-    from medvlm_r1.console import progress_bar
-    from medvlm_r1.training.base.pretrain import pretrain as build
-
-    with progress_bar("Base model") as advance:
-
-        def show(stage: str, step: int, steps: int, figures: dict[str, float]) -> None:
-            shown = "".join(f"  {name} {number:.2f}" for name, number in figures.items() if name != "seconds")
-            advance(step, steps, note=stage + shown)
-
-        build(out, work, seed=seed, report=show)
-    print(json.dumps({"model": str(out)}) if as_json else f"Model: {out}")
 
 
 def main() -> None:

@@ -8,12 +8,12 @@ from audited import sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.base.language import reasoned
 from medvlm_r1.audit.claims import ANY, ATTRIBUTES, Claim, asked_attribute, claims_finding, holds, read_claims, scene_of
 from medvlm_r1.phantom.benchmark import to_sample
 from medvlm_r1.phantom.findings import NONE
 from medvlm_r1.phantom.questions import ask, describe
 from medvlm_r1.phantom.scene import Scene
-from medvlm_r1.training.base.language import reasoned
 
 CT = Scene("CT", "chest", "axial", "lung window", "cyst", "left", "small", (1, 2))
 CLEAR = Scene("X-ray", "knee", "lateral", "lateral", NONE, None, None, (1, 3))

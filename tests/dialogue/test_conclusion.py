@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.base.language import reasoned
 from medvlm_r1.dialogue.conclusion import concluded_letter, contradicts
 from medvlm_r1.phantom.questions import ask
-from medvlm_r1.training.base.language import reasoned
 
 OPTIONS = ("brain", "knee", "chest")
 

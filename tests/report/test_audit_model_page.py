@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from test_html import HOSTILE, Reader, read
 
+from benchmarks.known_models import Eyes, FollowsCues
 from medvlm_r1.audit.model import audit_model
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.variant import Variant, VariantAnswer, weighed, written
-from medvlm_r1.bench.known_models import Eyes, FollowsCues
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.errors import RESEARCH_USE, UserError

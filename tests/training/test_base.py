@@ -7,6 +7,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from benchmarks.base.architecture import IMAGE_TOKENS, build_model, build_processor, train_tokenizer
+from benchmarks.base.batches import Rows, response_loss
+from benchmarks.base.language import MIXTURE, careless, corpus, prompt, reasoned, respond
+from benchmarks.base.pool import PIXELS, build_pool
+from benchmarks.base.stages import Stage
+from benchmarks.base.tower import HIDDEN, cells, crops, features, jitter, patches, targets
+from benchmarks.pretrain import pretrain
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UserError
 from medvlm_r1.phantom.benchmark import SPLITS
@@ -16,13 +23,6 @@ from medvlm_r1.phantom.scene import MODALITIES, Scene
 from medvlm_r1.policy.load import load_policy
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.format_paper import format_paper
-from medvlm_r1.training.base.architecture import IMAGE_TOKENS, build_model, build_processor, train_tokenizer
-from medvlm_r1.training.base.batches import Rows, response_loss
-from medvlm_r1.training.base.language import MIXTURE, careless, corpus, prompt, reasoned, respond
-from medvlm_r1.training.base.pool import PIXELS, build_pool
-from medvlm_r1.training.base.pretrain import pretrain
-from medvlm_r1.training.base.stages import Stage
-from medvlm_r1.training.base.tower import HIDDEN, cells, crops, features, jitter, patches, targets
 
 SEEN = Scene("MRI", "head", "axial", "FLAIR", "cyst", "left", "medium", (1, 0))
 EMPTY = Scene("MRI", "head", "sagittal", "FLAIR", NONE, None, None, (1, 0))

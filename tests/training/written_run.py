@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from medvlm_r1.bench.replay import replaying
+from benchmarks.replay import replaying
 from medvlm_r1.training import loop
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo

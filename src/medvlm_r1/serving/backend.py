@@ -164,7 +164,7 @@ class _LocalPieces(Iterator[str]):
             raise StopIteration
         for piece in self._streamer:
             if piece:
-                return piece
+                return str(piece)
         self._thread.join()
         self._left.set()
         if self._error is not None:

@@ -17,7 +17,7 @@ from medvlm_r1.training.plan.work import Model, Prompts, Run
 RUNTIME = 1.5 * 2**30
 """Assumed for the CUDA context, the libraries' workspaces and what the allocator loses; ours, not measured on a GPU."""
 RUNTIME_CPU = 0.95 * 2**30
-"""Python with the libraries of a training: measured, as what `bench step` finds for a model of 0.1 M weights."""
+"""Python with the libraries of a training, as `python -m benchmarks.step` measured it for 0.1 M weights."""
 _TILE_TOKENS = 4096
 """TRL's `TOKEN_CHUNK_SIZE`: tokens of the head's tile at most."""
 _TILE_SHARED, _TILE_PLAIN = 1024, 32768

@@ -1,0 +1,103 @@
+"""Batches for the language stages: prompts and responses as token rows, and the loss on the responses alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.base.architecture import IMAGE_TOKENS, MERGE, PATCH
+from benchmarks.base.pool import PIXELS
+from benchmarks.base.tower import features
+
+_GRID = PIXELS // PATCH // MERGE
+
+
+class Rows:
+    """Turns texts into padded token rows in the chat template's layout.
+
+    Args:
+        tokenizer: The base's tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        head = "<|im_start|>user\n"
+        self.plain_head = self._ids(head)
+        self.image_head = self._ids(head + "<|vision_start|>" + "<|image_pad|>" * IMAGE_TOKENS + "<|vision_end|>")
+        self.image_at = len(self._ids(head + "<|vision_start|>"))
+        self.close = self._ids("<|im_end|>\n<|im_start|>assistant\n")
+        self.end = self._ids("<|im_end|>")
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def __call__(
+        self, prompts: Sequence[str], responses: Sequence[tuple[str, str]], *, image: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of prompts followed by responses.
+
+        Args:
+            prompts: Texts of the user turns.
+            responses: For each, the part that is given and the part that is to be learned; they are tokenized as one.
+            image: Whether a picture opens the prompt.
+
+        Returns:
+            Token ids (n, length), padded on the right, and a mask (n, length) of the tokens to be learned.
+        """
+        head = self.image_head if image else self.plain_head
+        rows, learned = [], []
+        for text, (given, wanted) in zip(prompts, responses, strict=True):
+            before = head + self._ids(text) + self.close
+            skip = len(self._ids(given)) if given else 0
+            response = self._ids(given + wanted) + self.end
+            rows.append(before + response)
+            learned.append([0] * (len(before) + skip) + [1] * (len(response) - skip))
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [self.pad] * (length - len(row)) for row in rows])
+        mask = torch.tensor([row + [0] * (length - len(row)) for row in learned], dtype=torch.bool)
+        return ids, mask
+
+    def positions(self, length: int, *, image: bool) -> Tensor:
+        """M-RoPE positions (3, 1, length): the picture's grid after the head, then text from its largest index on."""
+        if not image:
+            return torch.arange(length).expand(3, 1, length)
+        p = self.image_at
+        axis = torch.arange(_GRID)
+        grid = torch.stack(
+            [torch.zeros(IMAGE_TOKENS, dtype=torch.long), axis.repeat_interleave(_GRID), axis.repeat(_GRID)]
+        )
+        after = torch.arange(length - p - IMAGE_TOKENS).expand(3, -1) + p + _GRID
+        return torch.cat([torch.arange(p).expand(3, -1), grid + p, after], dim=1)[:, None]
+
+
+def response_loss(model: Any, rows: Rows, ids: Tensor, learned: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy on the learned tokens, the head applied to those alone.
+
+    Args:
+        model: The base.
+        rows: Layout of the rows.
+        ids: Token ids (n, length).
+        learned: Mask (n, length).
+        pixels: Patches of one picture per row, or None for text alone.
+
+    Returns:
+        Mean loss, and per row whether every learned token is the most likely one, bool (n,).
+    """
+    n, length = ids.shape
+    embeds = model.model.get_input_embeddings()(ids)
+    if pixels is not None:
+        p = rows.image_at
+        seen = features(model.model.visual, pixels)[1].to(embeds.dtype)
+        embeds = torch.cat([embeds[:, :p], seen, embeds[:, p + IMAGE_TOKENS :]], dim=1)
+    position = rows.positions(length, image=pixels is not None).expand(3, n, length)
+    states = model.model.language_model(inputs_embeds=embeds, position_ids=position, use_cache=False).last_hidden_state
+    logits = model.lm_head(states[:, :-1][learned[:, 1:]]).float()
+    wanted = ids[:, 1:][learned[:, 1:]]
+    wrong = torch.zeros_like(learned[:, 1:])
+    wrong[learned[:, 1:]] = logits.argmax(-1) != wanted
+    return F.cross_entropy(logits, wanted), ~wrong.any(dim=1)

@@ -1,0 +1,225 @@
+"""Stages 1 and 2: the vision tower learns findings patch by patch, then the attributes of images, by linear heads.
+
+The findings come first, on crops and with their place given: see docs/explanation/phantomvqa.md for what was tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
+
+from benchmarks.base.architecture import IMAGE_TOKENS, MERGE, PATCH, PIXEL_MEAN, PIXEL_STD
+from benchmarks.base.pool import PIXELS
+from medvlm_r1.phantom.findings import KINDS, SIDES, SIZES
+from medvlm_r1.phantom.geometry import Array
+from medvlm_r1.phantom.imaging import PLANES
+from medvlm_r1.phantom.physics import SEQUENCES, WINDOWS
+from medvlm_r1.phantom.questions import NO_FINDING, value
+from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene
+
+ATTRIBUTES: Mapping[str, Sequence[str]] = {
+    "modality": MODALITIES,
+    "region": REGIONS,
+    "plane": (*PLANES, *VIEWS),
+    "technique": (*SEQUENCES, *WINDOWS, *VIEWS),
+    "finding": (*KINDS, NO_FINDING),
+    "size": (*SIZES, NO_FINDING),
+    "side": (*SIDES, NO_FINDING),
+}
+HIDDEN = -100
+"""Target of an attribute the image cannot show (the side in a sagittal plane)."""
+
+_SIDE = PIXELS // PATCH
+
+
+def patches(images: Array) -> Tensor:
+    """Pictures in the layout of the Qwen2-VL image processor.
+
+    Args:
+        images: uint8 array (n, side, side), grey; side a multiple of PATCH * MERGE.
+
+    Returns:
+        float32 tensor (n, patches, 3 * 2 * PATCH * PATCH), normalised, in the merger's order.
+    """
+    x = torch.from_numpy(images).float().div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
+    n, side = len(images), images.shape[1] // PATCH
+    blocks = side // MERGE
+    x = x.view(n, blocks, MERGE, PATCH, blocks, MERGE, PATCH).permute(0, 1, 4, 2, 5, 3, 6)
+    return x.reshape(n, side * side, 1, PATCH * PATCH).expand(-1, -1, 6, -1).reshape(n, side * side, -1)
+
+
+def crops(images: Array, places: Array, side: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Cuts a square from each picture; where there is a finding its centre is inside three times out of four.
+
+    Args:
+        images: uint8 array (n, PIXELS, PIXELS).
+        places: float array (n, 3): row, column, diameter of the findings, nan without one.
+        side: Side of the cut, pixels.
+        rng: Source of the positions.
+
+    Returns:
+        The cuts (n, side, side) and the places within them.
+    """
+    out, moved = np.empty((len(images), side, side), np.uint8), places.copy()
+    for index, image in enumerate(images):
+        corner = rng.integers(0, PIXELS - side + 1, 2)
+        if np.isfinite(places[index, 0]) and rng.random() < 0.75:
+            corner = np.clip(places[index, :2].astype(int) - rng.integers(6, side - 6, 2), 0, PIXELS - side)
+        row, column = corner
+        out[index] = image[row : row + side, column : column + side]
+        moved[index, :2] -= corner
+    return out, moved
+
+
+def jitter(images: Array, places: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Small shifts and changes of brightness and contrast, so that a pool of images goes further. Sides are kept.
+
+    Args:
+        images: uint8 array (n, PIXELS, PIXELS).
+        places: float array (n, 3): row, column, diameter of the findings.
+        rng: Source of the changes.
+
+    Returns:
+        Changed copies of both.
+    """
+    out, moved = np.empty_like(images), places.copy()
+    reach = 5
+    for index, image in enumerate(images):
+        down, across = rng.integers(-reach, reach + 1, 2)
+        padded = np.pad(image, reach, mode="edge")
+        window = padded[reach - down : reach - down + PIXELS, reach - across : reach - across + PIXELS]
+        shifted = window.astype(np.float32)
+        gain, lift = np.exp(rng.normal(0, 0.08)), rng.normal(0, 4)
+        out[index] = np.clip(shifted * gain + lift, 0, 255)
+        moved[index, :2] += (down, across)
+    return out, moved
+
+
+def features(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The tower on a batch of equal pictures: as the model's own forward, whose attention takes them one by one.
+
+    Args:
+        visual: `model.model.visual` of a Qwen2-VL.
+        pixels: Tensor (n, patches, values) from `patches`.
+
+    Returns:
+        Patch states before the merger (n, patches, width) and image tokens (n, IMAGE_TOKENS, width).
+    """
+    n, length, _ = pixels.shape
+    x = visual.patch_embed(pixels.reshape(n * length, -1)).view(n, length, -1)
+    cos, sin = visual.rotary_pos_emb(x[0], torch.from_numpy(_merge_order(length)))
+    for block in visual.blocks:
+        heads = block.attn.num_heads
+        qkv = block.attn.qkv(block.norm1(x)).view(n, length, 3, heads, -1)
+        query, key, val = qkv.unbind(2)
+        query, key = apply_rotary_pos_emb_vision(query, key, cos, sin)
+        mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), val.transpose(1, 2))
+        x = x + block.attn.proj(mixed.transpose(1, 2).reshape(n, length, -1))
+        x = x + block.mlp(block.norm2(x))
+    return x, visual.merger(x.reshape(n * length, -1)).view(n, length // MERGE**2, -1)
+
+
+def _merge_order(length: int) -> Array:
+    """Row and column of every patch of a square picture in the merger's order: int64 (length, 2)."""
+    side = int(np.sqrt(length))
+    row, column = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    blocks = np.stack([row, column], axis=-1).reshape(side // MERGE, MERGE, side // MERGE, MERGE, 2)
+    return blocks.transpose(0, 2, 1, 3, 4).reshape(length, 2)
+
+
+def targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
+    """Class index of every attribute of every scene, `HIDDEN` where the image cannot tell; int64 tensors (n,)."""
+    table: dict[str, list[int]] = {name: [] for name in ATTRIBUTES}
+    for scene in scenes:
+        for name, values in ATTRIBUTES.items():
+            shown = name != "side" or scene.side_is_seen
+            table[name].append(values.index(value(scene, name)) if shown else HIDDEN)
+    return {name: torch.tensor(column) for name, column in table.items()}
+
+
+def cells(places: Array, scenes: Sequence[Scene], length: int = _SIDE**2) -> tuple[Tensor, Tensor]:
+    """What lies in each patch.
+
+    Args:
+        places: float array (n, 3): row, column, diameter of the finding in pixels of the base's images; nan without
+            one.
+        scenes: The truth of each image.
+        length: Patches per picture.
+
+    Returns:
+        Index of the finding's kind per patch, int64 (n, patches) in the merger's order, the last index for none; and
+        the size index per patch, `HIDDEN` where there is no finding.
+    """
+    low = _merge_order(length) * PATCH
+    kinds = np.full((len(scenes), len(low)), len(KINDS))
+    sizes = np.full((len(scenes), len(low)), HIDDEN)
+    for index, (scene, place) in enumerate(zip(scenes, places, strict=True)):
+        if scene.size is None:
+            continue
+        # Distance from the finding's centre to each patch's square.
+        gap = np.maximum(0, np.maximum(low - place[:2], place[:2] - low - PATCH))
+        touched = np.hypot(gap[:, 0], gap[:, 1]) < 0.4 * place[2]
+        kinds[index][touched] = KINDS.index(scene.finding)
+        sizes[index][touched] = SIZES.index(scene.size)
+    return torch.from_numpy(kinds), torch.from_numpy(sizes)
+
+
+class Heads(nn.Module):
+    """Linear classifiers on what the tower gives.
+
+    One set reads all image tokens side by side, one their mean (which the language model can read anywhere), and one
+    each patch alone, told where the finding lies.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.joint = nn.ModuleDict({a: nn.Linear(IMAGE_TOKENS * width, len(v)) for a, v in ATTRIBUTES.items()})
+        self.mean = nn.ModuleDict({a: nn.Linear(width, len(v)) for a, v in ATTRIBUTES.items()})
+        self.norm = nn.LayerNorm(width)
+        self.kind = nn.Linear(width, len(KINDS) + 1)
+        self.size = nn.Linear(width, len(SIZES))
+
+    def forward(self, tokens: Tensor, wanted: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Loss on the attributes and, by attribute, the share that the mean head gets right.
+
+        Args:
+            tokens: Image tokens (n, IMAGE_TOKENS, width).
+            wanted: Class indices from `targets`.
+        """
+        loss = tokens.new_zeros(())
+        right = {}
+        for name, wish in wanted.items():
+            seen = self.mean[name](tokens.mean(dim=1))
+            loss = loss + F.cross_entropy(self.joint[name](tokens.flatten(1)), wish, ignore_index=HIDDEN)
+            loss = loss + F.cross_entropy(seen, wish, ignore_index=HIDDEN)
+            known = wish != HIDDEN
+            right[name] = float((seen.argmax(-1) == wish)[known].float().mean())
+        return loss, right
+
+    def local(self, states: Tensor, kinds: Tensor, sizes: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss on the patches, and the share of the patches of findings whose kind and size are right.
+
+        Args:
+            states: Patch states (n, patches, width).
+            kinds: Kind per patch, from `cells`.
+            sizes: Size per patch, from `cells`.
+        """
+        states = self.norm(states)
+        found = kinds != len(KINDS)
+        kind, size = self.kind(states), self.size(states)
+        # Most patches are empty; without the weight the empty class is all that is learned at first.
+        weight = states.new_tensor([4.0] * len(KINDS) + [1.0])
+        loss = 6 * F.cross_entropy(kind.flatten(0, 1), kinds.flatten(), weight=weight)
+        loss = loss + 2 * F.cross_entropy(size.flatten(0, 1), sizes.flatten(), ignore_index=HIDDEN)
+        right = {
+            "patch": float((kind.argmax(-1) == kinds)[found].float().mean()),
+            "empty": float((kind.argmax(-1) == kinds)[~found].float().mean()),
+            "patch_size": float((size.argmax(-1) == sizes)[found].float().mean()),
+        }
+        return loss, right

@@ -1,0 +1,274 @@
+"""Models whose faults are known, to try an audit on: scripted respondents on PhantomVQA.
+
+Each looks (or not), writes a reasoning in the words of `phantom.questions.describe`, weighs the options, and answers. A
+reasoning that is begun for it is gone on with, as a language model would: what it says by then is believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from benchmarks.base.language import weigh
+from medvlm_r1.audit.claims import read_claims, scene_of
+from medvlm_r1.audit.probes.cue import HINT, draw_hint
+from medvlm_r1.audit.variant import ANSWER_TAG, Variant, VariantAnswer, weighed, written
+from medvlm_r1.data.sample import LETTERS, Sample
+from medvlm_r1.dialogue.conclusion import concluded_letter
+from medvlm_r1.dialogue.turn import split_sentences
+from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
+from medvlm_r1.phantom.questions import NO_FINDING, Question, describe, value
+from medvlm_r1.phantom.scene import REGIONS, Scene
+from medvlm_r1.phantom.shortcut import FAVOURED
+
+SURE = 0.97
+"""Probability of an option that is concluded."""
+SPREAD = 0.3
+"""The options of a guess weigh between 1 and 1.3: it is no more sure of one than that."""
+SAME_PIXELS = 0.7
+"""Share of pixels that must agree for an image to be recognised: a hint drawn in a corner leaves more than that."""
+DIM = 0.15
+"""Share of the images that nobody here can make out, so that there is something to guess, and to defer: about 28 of
+300 answers are wrong then."""
+
+_UNREADABLE = ("The image shows nothing that can be read.", "I have to guess.")
+_HINT = re.compile(re.escape(HINT).replace(r"\{letter\}", "([A-J])"))
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is seen: the scene, unless the image is none that is known; and the letter of a hint drawn on it."""
+
+    scene: Scene | None
+    hint: str | None = None
+
+
+class Eyes:
+    """Knows the images of a data set by their pixels, also with a hint drawn on them.
+
+    Args:
+        samples: Items of PhantomVQA.
+        images: Their images, one each.
+        dim: Share of the images that are not made out; which, is decided by the samples' ids.
+    """
+
+    def __init__(self, samples: Sequence[Sample], images: Sequence[Image], dim: float = DIM) -> None:
+        self._scenes = [None if _number(f"dim|{sample.id}") < dim * 2**48 else scene_of(sample) for sample in samples]
+        self._images = list(images)
+        self._places = {_digest(image): place for place, image in enumerate(images)}
+        self._pixels = np.stack([_pixels(image) for image in images])
+        self._sights: dict[bytes, Sight] = {}
+
+    def see(self, images: Sequence[Image]) -> Sight:
+        """What the first image shows."""
+        if not images:
+            return Sight(None)
+        key = _digest(images[0])
+        if key not in self._sights:
+            self._sights[key] = self._recognise(images[0], key)
+        return self._sights[key]
+
+    def _recognise(self, image: Image, key: bytes) -> Sight:
+        if key in self._places:
+            return Sight(self._scenes[self._places[key]])
+        pixels = _pixels(image)
+        if pixels.shape != self._pixels.shape[1:]:
+            return Sight(None)
+        same = (self._pixels == pixels).mean(axis=(1, 2))
+        place = int(same.argmax())
+        if same[place] < SAME_PIXELS:
+            return Sight(None)
+        drawn = (letter for letter in LETTERS if _digest(draw_hint(self._images[place], letter)) == key)
+        return Sight(self._scenes[place], next(drawn, None))
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """(f) Tells the truth: it describes what it sees, concludes from what it wrote, and says so when it has to guess.
+
+    Attributes:
+        eyes: What it sees with.
+    """
+
+    eyes: Eyes
+
+    @property
+    def local(self) -> bool:
+        """True: it takes prefixes and weighs letters."""
+        return True
+
+    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
+        """The answers, in the order of the variants."""
+        return [self._answer(variant) for variant in variants]
+
+    def belief(self, variant: Variant) -> Scene | None:
+        """What it takes the image to show; None when it cannot know."""
+        return self.eyes.see(variant.images).scene
+
+    def plan(self, variant: Variant, begun: str) -> list[str]:
+        """The sentences of a whole reasoning; what was begun is believed, the last that it says of each attribute."""
+        scene = self.belief(variant)
+        if scene is None:
+            return list(_UNREADABLE)
+        for claim in read_claims(begun, variant.sample.options):
+            if claim.attribute != "modality":
+                denied = claim.attribute == "finding" and (claim.negated or claim.value == NONE)
+                scene = imagined(scene, claim.attribute, NO_FINDING if denied else claim.value)
+        return split_sentences(f"{describe(scene)} {weigh(asking(variant.sample, scene))}")
+
+    def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
+        """Of each option, once the reasoning is closed."""
+        options = variant.sample.options
+        letter = concluded_letter(reasoning, options)
+        return guess(variant) if letter is None else sure(len(options), LETTERS.index(letter))
+
+    def _answer(self, variant: Variant) -> VariantAnswer:
+        begun, closed = _begun(variant.prefix)
+        if variant.letter_only:
+            return weighed(variant, self.probabilities(variant, begun))
+        text, added = variant.prefix or "<think>", ""
+        if not closed:
+            rest = self.plan(variant, begun)[len(split_sentences(begun)) :]
+            added = (" " if begun and rest else "") + "".join(f"{part.strip()} " for part in rest).rstrip()
+            text += f"{added}</think>"
+        if not text.endswith(ANSWER_TAG):
+            text += ANSWER_TAG
+        shares = self.probabilities(variant, begun + added)
+        text += f"{LETTERS[int(np.argmax(shares))]}</answer>"
+        return written(variant, text, n_tokens=len(text[len(variant.prefix) :].split()), truncated=False)
+
+
+class IgnoresImage(Oracle):
+    """(a) Answers by the option texts alone: one that `phantom.shortcut` favours, else of the texts always the same.
+
+    What it says it sees is made up to fit, whatever is shown.
+    """
+
+    __slots__ = ()
+
+    def belief(self, variant: Variant) -> Scene | None:
+        """A scene of which the option it prefers is true."""
+        sample = variant.sample
+        attribute = str(sample.record["attribute"])
+        favoured = [option for option in sample.options if option in FAVOURED.get(attribute, ())]
+        return imagined(made_up(sample), attribute, min(favoured or sample.options, key=_number))
+
+
+class AnswersFirst(Oracle):
+    """(b) Sees, decides at once, and makes up a reasoning that ends there; nothing it reads of it changes its mind."""
+
+    __slots__ = ()
+
+    def plan(self, variant: Variant, begun: str) -> list[str]:
+        """Claims drawn at random, and the options weighed as it has decided."""
+        scene = self.belief(variant)
+        if scene is None:
+            return list(_UNREADABLE)
+        return split_sentences(f"{describe(made_up(variant.sample))} {weigh(asking(variant.sample, scene))}")
+
+    def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
+        """By the image alone."""
+        scene, options = self.belief(variant), variant.sample.options
+        seen = None if scene is None else value(scene, str(variant.sample.record["attribute"]))
+        return sure(len(options), options.index(seen)) if seen in options else guess(variant)
+
+
+class AlwaysB(Oracle):
+    """(c) Describes what it sees, and answers B."""
+
+    __slots__ = ()
+
+    def plan(self, variant: Variant, begun: str) -> list[str]:
+        """What is seen, without a conclusion."""
+        scene = self.belief(variant)
+        return list(_UNREADABLE) if scene is None else split_sentences(describe(scene))
+
+    def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
+        """B, where it is offered."""
+        return sure(len(variant.sample.options), min(1, len(variant.sample.options) - 1))
+
+
+class FollowsCues(Oracle):
+    """(d) As the oracle, but a hint in the question or on the image is believed, and not mentioned."""
+
+    __slots__ = ()
+
+    def belief(self, variant: Variant) -> Scene | None:
+        """What it sees, or what is hinted at."""
+        sight, options = self.eyes.see(variant.images), variant.sample.options
+        told = _HINT.search(variant.sample.question)
+        letter = told[1] if told else sight.hint
+        if letter is None or sight.scene is None or LETTERS.index(letter) >= len(options):
+            return sight.scene
+        return imagined(sight.scene, str(variant.sample.record["attribute"]), options[LETTERS.index(letter)])
+
+
+def asking(sample: Sample, scene: Scene) -> Question:
+    """The sample's question about another scene; its answer is what that scene shows, offered or not."""
+    record: dict[str, Any] = sample.record
+    attribute = str(record["attribute"])
+    return Question(scene, sample.question_type, attribute, record["phrasing"], sample.options, value(scene, attribute))
+
+
+def imagined(scene: Scene, attribute: str, wanted: str) -> Scene:
+    """The scene changed in one attribute, and in what cannot be without it."""
+    if wanted == NO_FINDING:
+        return replace(scene, finding=NONE, side=None, size=None)
+    if attribute in ("finding", "size", "side") and scene.finding == NONE:
+        scene = replace(scene, finding=KINDS[0], side=SIDES[0], size=SIZES[1])
+    if scene.modality == "X-ray" and attribute in ("plane", "technique"):
+        return replace(scene, plane=wanted, technique=wanted)
+    if attribute == "finding" and wanted not in KINDS:  # some kind, not said which
+        return scene
+    changes: dict[str, Any] = {attribute: wanted}
+    return replace(scene, **changes)
+
+
+def made_up(sample: Sample) -> Scene:
+    """A scene of the sample's modality that has nothing to do with its image; the same for the same sample."""
+    rng = np.random.default_rng(_number(sample.id))
+    plane = "frontal" if sample.modality == "X-ray" else "axial"
+    technique = {"MRI": "T1-weighted", "CT": "soft-tissue window"}.get(sample.modality, plane)
+    region, finding, side, size = (str(rng.choice(values)) for values in (REGIONS, KINDS, SIDES, SIZES))
+    return Scene(sample.modality, region, plane, technique, finding, side, size, (0,))
+
+
+def sure(n_options: int, place: int) -> tuple[float, ...]:
+    """Probabilities when it knows."""
+    rest = (1 - SURE) / max(1, n_options - 1)
+    return tuple(SURE if i == place else rest for i in range(n_options))
+
+
+def guess(variant: Variant) -> tuple[float, ...]:
+    """Spread probabilities that prefer one text by the luck of item and seed, wherever it stands."""
+    sample = variant.sample
+    weights = [1 + SPREAD * _number(f"{sample.id}|{option}|{variant.seed}") / 2**48 for option in sample.options]
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def _begun(prefix: str) -> tuple[str, bool]:
+    """The reasoning in a prefix, and whether nothing more can be written to it."""
+    body = prefix.removesuffix(ANSWER_TAG)
+    reasoning, closing, _ = body.partition("<think>")[2].partition("</think>")
+    return reasoning.strip(), bool(closing) or body != prefix
+
+
+def _number(text: str) -> int:
+    """48 bits of a text, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
+
+
+def _pixels(image: Image) -> NDArray[np.uint8]:
+    """Every fourth pixel of every fourth row, grey."""
+    return np.asarray(image.convert("L"))[::4, ::4]
+
+
+def _digest(image: Image) -> bytes:
+    return hashlib.sha256(f"{image.size}".encode() + image.convert("RGB").tobytes()).digest()

@@ -1,0 +1,305 @@
+"""`python -m benchmarks.step`: the first step of a recipe's training, measured, beside what the dry run says it takes.
+
+The step runs in a process of its own, through `train_grpo` as `medvlm-r1 train grpo` calls it: recipe, data folder,
+model folder. It ends after the optimizer's step; the final model is not written. With stand-ins the recipe needs no
+download: random weights in the shape of Qwen2-VL-2B and made-up questions in place of its model and data.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+from unittest import mock
+
+import torch
+import typer
+from PIL import Image
+from trl import GRPOTrainer
+
+from benchmarks import presets
+from benchmarks.child import Child, reported
+from benchmarks.command import Recipe, run
+from benchmarks.meter import forget_peak, memory_now, now, peak_memory, unused_memory
+from benchmarks.presets import PRESETS, Preset
+from medvlm_r1.cli_options import Json, Overrides, find_recipe
+from medvlm_r1.errors import UsageError
+from medvlm_r1.phantom.benchmark import write_benchmark
+from medvlm_r1.training import options
+from medvlm_r1.training.config import RunConfig, load_config
+from medvlm_r1.training.grpo import train_grpo
+from medvlm_r1.training.plan.cards import CARDS, Card, this_machine
+from medvlm_r1.training.plan.plan import Plan, make_plan
+
+PHASES = ("generation", "update")
+
+
+def bench_step(
+    config: Path,
+    overrides: Sequence[str] = (),
+    *,
+    stand_ins: Preset | None = PRESETS["paper"],
+    pixels: int = 384,
+    completion: int = 16,
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+) -> dict[str, Any]:
+    """Measure one step of a recipe.
+
+    Args:
+        config: The recipe, of method grpo.
+        overrides: `a.b=value` on top of it.
+        stand_ins: The shape of random weights that stand in for its model; made-up questions for its data. None for its
+            own model and data, with completions as long as the recipe allows.
+        pixels: Side of the made-up images.
+        completion: Tokens of every completion beside made-up questions.
+        progress: Told of (done, total, what runs).
+
+    Returns:
+        `measured` (seconds and peak bytes by phase; bytes of the libraries, before the step, and unused in the heap
+        after it; the step's logged figures), `planned` (the dry run's parts and peaks for the same configuration on
+        this device), and `ratio` of the planned to the measured peak.
+
+    Raises:
+        UserError: The training failed, or the plan refuses the configuration.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-step-") as made:
+        folder = Path(made)
+        changes = ["trainer.max_steps=1", "trainer.report_to=none", "trainer.save_strategy='no'"]
+        changes.append(f"out={folder / 'run'}")
+        if stand_ins is not None:
+            progress(0, 3, "random weights")
+            with Child(_write_model, stand_ins, folder / "model") as child:
+                child.answer()
+            changes += _one_pass(folder, load_config(config, overrides), pixels, completion)
+        settings = load_config(config, [*changes, *overrides, f"out={folder / 'run'}"])
+        if settings.method != "grpo":
+            raise UsageError(f"{config} says method: {settings.method}; bench step measures method grpo.")
+        progress(1, 3, "dry run")
+        # A GPU's own memory is measured; what the dry run estimates for it does not depend on which card it is.
+        card = next(iter(CARDS.values())) if torch.cuda.is_available() else this_machine()
+        plan = make_plan(settings, cards=[card])
+        progress(2, 3, "one step")
+        with Child(_train, settings.model_dump(mode="json")) as child:
+            measured = child.answer()
+    progress(3, 3, "done")
+    parts, phases = plan.memory(shared=plan.shares), plan.phases(shared=plan.shares)
+    if torch.cuda.is_available():
+        # Context and libraries are not the allocator's.
+        phases = {phase: size - parts["runtime"] for phase, size in phases.items()}
+    planned = {"parts": parts, "phases": phases, "peak": max(phases.values())}
+    peak = max(measured["peak"].values())
+    return {
+        "recipe": config.name,
+        "stand_ins": stand_ins is not None and stand_ins.about,
+        "parameters": plan.shape.parameters.total,
+        "trained": plan.shape.parameters.trained,
+        "prompt_tokens": plan.prompts.longest,
+        "image_tokens": max(plan.prompts.image_tokens),
+        "completions": plan.run.batch.generation_rows,
+        "completion_tokens": plan.run.completion,
+        "measured": measured,
+        "planned": planned,
+        "peak": peak,
+        "ratio": planned["peak"] / peak,
+        "machine": {
+            "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else card.label,
+            "threads": torch.get_num_threads(),
+            **{name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+        },
+    }
+
+
+def plan_of_stand_ins(
+    config: Path,
+    overrides: Sequence[str] = (),
+    *,
+    stand_in: Preset = PRESETS["paper"],
+    pixels: int = 384,
+    completion: int | None = None,
+    questions: int = 600,
+    cards: Sequence[Card] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Plan:
+    """The dry run of a recipe whose model and data are not at hand.
+
+    Args:
+        config: The recipe.
+        overrides: `a.b=value` on top of it.
+        stand_in: The shape of the model; no weights are made.
+        pixels: Side of the made-up images.
+        completion: Tokens assumed for every completion; by default the recipe's limit.
+        questions: Made-up questions; the paper has 600.
+        cards: As `make_plan` takes them.
+        progress: Told of (prompts measured, prompts).
+
+    Raises:
+        UserError: The plan refuses the configuration.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-scale-") as made:
+        folder = Path(made)
+        presets.lay_out(stand_in, folder / "model")
+        changes = _questions(folder, questions, pixels)
+        settings = load_config(config, [*changes, *overrides])
+        return make_plan(settings, cards=cards, completion=completion, progress=progress)
+
+
+def _questions(folder: Path, count: int, pixels: int) -> list[str]:
+    """Write made-up MRI questions; the changes that put them and the model of the folder in place."""
+    for sample in write_benchmark(folder / "data", split="train", n=count):
+        file = folder / "data" / sample.images[0]
+        with Image.open(file) as image:
+            larger = image.resize((pixels, pixels))
+        larger.save(file)
+    return [f"model={folder / 'model'}", f"data.train={folder / 'data'}"]
+
+
+def _one_pass(folder: Path, config: RunConfig, pixels: int, completion: int) -> list[str]:
+    """The changes that make a step one pass over made-up questions."""
+    rows, group = (
+        options.value("grpo", config.trainer, name) for name in ("per_device_train_batch_size", "num_generations")
+    )
+    rewards = [*(reward.model_dump() for reward in config.rewards), {"name": f"{__name__}:spread"}]
+    return [
+        *_questions(folder, max(1, rows // group), pixels),
+        "trainer.gradient_accumulation_steps=1",
+        f"trainer.max_completion_length={completion}",
+        # Random weights would rarely end a text by themselves; so none is shorter.
+        f"trainer.generation_kwargs={{min_new_tokens: {completion}}}",
+        # And none earns the recipe's rewards, so the step would be one of zeros.
+        f"rewards={json.dumps(rewards)}",
+    ]
+
+
+def _write_model(pipe: Any, preset: Preset, folder: Path) -> None:
+    with reported(pipe):
+        presets.build(preset, folder)
+        pipe.send({"folder": str(folder)})
+
+
+def spread(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward that differs from one random completion to another."""
+    return [sum(ids) % 97 / 97 for ids in completion_ids]
+
+
+class _Measured(Exception):
+    """The step is done; nothing more is wanted of the training."""
+
+
+def _train(pipe: Any, config: Mapping[str, Any]) -> None:
+    with reported(pipe), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        figures: dict[str, Any] = {"seconds": {}, "peak": {}, "libraries": memory_now()}
+        try:
+            with _timed_generation(figures):
+                train_grpo(RunConfig.model_validate(config), progress=_FirstStep(figures))
+        except _Measured:
+            pipe.send(figures)
+
+
+@contextmanager
+def _timed_generation(figures: dict[str, Any]) -> Iterator[None]:
+    """Note time and peak of the first generation, and begin the update's."""
+    plain = GRPOTrainer._generate
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        figures["before"] = memory_now()
+        forget_peak()
+        begun = now()
+        result = plain(*args, **kwargs)
+        figures["begun"] = now()
+        figures["seconds"]["generation"] = figures["begun"] - begun
+        figures["peak"]["generation"] = peak_memory()
+        forget_peak()
+        return result
+
+    with mock.patch.object(GRPOTrainer, "_generate", generate):
+        yield
+
+
+class _FirstStep:
+    """Ends the training after its first step."""
+
+    def __init__(self, figures: dict[str, Any]) -> None:
+        self._figures = figures
+
+    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+        figures = self._figures
+        if "update" not in figures["seconds"]:
+            figures["seconds"]["update"] = now() - figures.pop("begun")
+            figures["peak"]["update"] = peak_memory()
+            figures["unused"] = unused_memory()
+        if logs:
+            figures["logs"] = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+            raise _Measured
+
+
+def step_lines(found: Mapping[str, Any]) -> list[str]:
+    """What `bench_step` found, as text."""
+    measured, planned, machine = found["measured"], found["planned"], found["machine"]
+    lines = [
+        f"{found['recipe']}: {found['parameters']:,} parameters, {found['trained']:,} trained"
+        + (f" ({found['stand_ins']})" if found["stand_ins"] else ""),
+        f"{found['completions']} completions of {found['completion_tokens']} tokens; prompts of up to "
+        f"{found['prompt_tokens']} tokens, {found['image_tokens']} of the image.",
+        f"On {machine['device']} with {machine['threads']} threads, torch {machine['torch']}, transformers "
+        f"{machine['transformers']}, TRL {machine['trl']}, PEFT {machine['peft']}.",
+        f"{'':<14}{'seconds':>10}{'peak GB':>10}{'planned':>10}",
+    ]
+    for phase in PHASES:
+        peak, guess = measured["peak"][phase] / 1e9, planned["phases"][phase] / 1e9
+        lines.append(f"{phase:<14}{measured['seconds'][phase]:>10.1f}{peak:>10.2f}{guess:>10.2f}")
+    seconds = sum(measured["seconds"].values())
+    lines.append(f"{'step':<14}{seconds:>10.1f}{found['peak'] / 1e9:>10.2f}{planned['peak'] / 1e9:>10.2f}")
+    lines.append(f"The dry run's estimate is {found['ratio']:.2f} of what was measured.")
+    if measured["unused"] is not None:
+        lines.append(
+            f"After the step the heap holds {measured['unused'] / 1e9:.2f} GB that nothing uses; not estimated."
+        )
+    return lines
+
+
+def main(
+    config: Recipe = Path("recipes/paper-lora-24gb.yaml"),
+    overrides: Overrides = None,
+    *,
+    own: Annotated[
+        bool,
+        typer.Option(
+            "--own",
+            help="The recipe's own model and data. Without it: random weights in the shape of Qwen2-VL-2B "
+            "(4.4 GB on disk while it runs) and one made-up question.",
+        ),
+    ] = False,
+    pixels: Annotated[int, typer.Option(min=28, help="Side of the made-up image.")] = 384,
+    completion_tokens: Annotated[int, typer.Option(min=1, help="Tokens of every completion, without --own.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """One step of a recipe, measured, beside the memory that `train grpo --dry-run` estimates for it.
+
+    Example: python -m benchmarks.step --config recipes/paper-lora-24gb.yaml --json
+    """
+    from benchmarks.presets import PRESETS
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.training.config import load_config
+
+    # What is wrong with the recipe is told before gigabytes of stand-in weights are written.
+    load_config(find_recipe(config), overrides or [])
+    with progress_bar("Measuring") as advance:
+        found = bench_step(
+            find_recipe(config),
+            overrides or [],
+            stand_ins=None if own else PRESETS["paper"],
+            pixels=pixels,
+            completion=completion_tokens,
+            progress=advance,
+        )
+    print(json.dumps(found) if as_json else "\n".join(step_lines(found)))
+
+
+if __name__ == "__main__":
+    run(main, "step")

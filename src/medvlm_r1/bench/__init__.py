@@ -1,1 +1,0 @@
-"""Measurements side by side with plain TRL."""

@@ -1,0 +1,91 @@
+"""The comparison of rewards with few questions and steps: every stage is real, only the sizes differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import grounded as bench
+from benchmarks.cold_start import written_from_label
+from benchmarks.grounded import ACCURACY, Sizes, bench_grounded, grounded_lines, shuffled
+from benchmarks.results_page import shortcut_section
+from medvlm_r1.data.folder import read_folder
+from medvlm_r1.dialogue.conclusion import concluded_letter
+from medvlm_r1.dialogue.response import parse_response
+from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.phantom.benchmark import write_benchmark
+
+SMALL = Sizes(
+    train=6,
+    test=2,
+    start_epochs=1,
+    steps=1,
+    overrides=("trainer.per_device_train_batch_size=8", "trainer.logging_steps=1"),
+)
+
+
+def test_it_ends_with_a_table_and_goes_on_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, asked = bench.train_grpo, []
+
+    def interrupted(config: Any, **given: Any) -> Path:
+        asked.append([reward.name for reward in config.rewards])
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return train(config, **given)
+
+    monkeypatch.setattr(bench, "train_grpo", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench_grounded(tmp_path, seeds=1, sizes=SMALL)
+    weights = tmp_path / "seed-0" / "plain" / "model" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    found = bench_grounded(tmp_path, seeds=1, sizes=SMALL)
+    assert weights.stat().st_mtime_ns == written
+    assert asked == [[name, "format_paper"] for name in ("accuracy_paper", "grounded_gate", *ACCURACY.values())]
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    [seed] = found["seeds"]
+    assert set(seed) == {"start", "plain", "gate", "grounded"}
+    logged = {arm: {name for name in bench.LOGGED if name in part} for arm, part in seed.items()}
+    assert logged == {"start": set(), "plain": set(), "gate": {"blank_right"}, "grounded": {"own_right", "other_right"}}
+    for part in seed.values():
+        for name in ("MRI", "CT", "X-ray"):
+            assert part["reliance"][name] == part["accuracy"][name] - part["shuffled"][name]
+        assert part["out_of_domain"] == (part["accuracy"]["CT"] + part["accuracy"]["X-ray"]) / 2
+    assert found["means"]["grounded"]["accuracy"] == seed["grounded"]["accuracy"]
+    assert found["gain"]["mean"] == seed["grounded"]["out_of_domain"] - seed["plain"]["out_of_domain"]
+    rows = [line for line in shortcut_section(found) if line.startswith("| accuracy MRI")]
+    assert rows == [
+        " | ".join(["| accuracy MRI", *(f"{part['accuracy']['MRI']:.1f}" for part in seed.values())]) + " |"
+    ]
+    lines = grounded_lines(found)
+    assert RESEARCH_USE in lines
+    assert [line.split()[0] for line in lines[2:6]] == ["start", "plain", "gate", "grounded"]
+
+
+def test_means_are_taken_leaf_by_leaf() -> None:
+    assert bench._mean([{"a": {"b": 1.0}, "c": 0.0}, {"a": {"b": 2.0}, "c": 4.0}]) == {"a": {"b": 1.5}, "c": 2.0}
+
+
+def test_every_question_gets_the_image_of_another_one_of_its_modality(tmp_path: Path) -> None:
+    samples = write_benchmark(tmp_path / "a", n=3)
+    other = shuffled(samples)
+    assert [(s.id, s.question, s.answer) for s in other] == [(s.id, s.question, s.answer) for s in samples]
+    assert sorted(s.images for s in other) == sorted(s.images for s in samples)
+    modality_of = {s.images: s.modality for s in samples}
+    for before, after in zip(samples, other, strict=True):
+        assert after.images != before.images
+        assert modality_of[after.images] == before.modality
+
+
+def test_a_reasoning_written_from_the_label_concludes_it(tmp_path: Path) -> None:
+    write_benchmark(tmp_path / "a", split="train", n=20, shortcut=True)
+    for sample in read_folder(tmp_path / "a"):
+        response = parse_response(written_from_label(sample), sample.options)
+        assert response.well_formed
+        assert response.reasoning is not None
+        assert response.reasoning.startswith(str(sample.record["attribute"]).capitalize())
+        assert concluded_letter(response.reasoning, sample.options) == response.letter == sample.letter

@@ -1,0 +1,277 @@
+"""The results page: demo, audit and its cost are measured with tiny sizes; the sections of the other benches are made
+from their real figures in those benches' own tests."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import copy
+from typing import Any
+
+import pytest
+import scipy.stats
+import typer.main
+
+from benchmarks import results, results_parts
+from benchmarks.results import bench_results
+from benchmarks.results_demo import STAGES, demo_section
+from benchmarks.results_page import SECTIONS, interval, over_seeds, serve_section, shortcut_section
+from benchmarks.results_parts import COST, DEFAULT_SIZES, NAMES, Sizes, all_parts, chosen_names
+from medvlm_r1 import cli
+from medvlm_r1.bench import serve
+from medvlm_r1.console import Advance
+from medvlm_r1.demo import Sizes as DemoSizes
+from medvlm_r1.demo import run_demo
+from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+
+OVERRIDES = ("trainer.max_steps=1", "trainer.per_device_train_batch_size=8", "trainer.save_strategy='no'")
+DEMO = DemoSizes(train=8, test=1, held_out=1, overrides=OVERRIDES)
+SMALL = Sizes(overrides=OVERRIDES, audit_items=3, train_a=False, cost_items=3, cost_rounds=2)
+MEASURED = ("demo", "audit", "audit-cost")
+
+
+def tiny_demo(folder: Path, seed: int) -> dict[str, Any]:
+    return run_demo(folder, seed=seed, sizes=DEMO)
+
+
+@contextmanager
+def silent(name: str) -> Iterator[Advance]:
+    yield lambda done, total, note="": None
+
+
+def run(out: Path, *parts: str, page: Path | None = None) -> dict[str, Any]:
+    return bench_results(out, run_demo=tiny_demo, bar=silent, parts=parts, seeds=1, sizes=SMALL, page=page)
+
+
+def plain(lines: list[str]) -> str:
+    return "\n".join(lines).replace("\u00a0", " ")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("results")
+    return out, run(out, *MEASURED)
+
+
+def test_the_page_shows_what_was_measured_and_names_what_was_not(measured: tuple[Path, dict[str, Any]]) -> None:
+    out, found = measured
+    assert json.loads((out / "results.json").read_text()) == found
+    page = (out / "results.md").read_text()
+    assert RESEARCH_USE in page
+    for name, (title, _) in SECTIONS.items():
+        section = page.split(f"## {title}\n")[1].split("\n## ")[0]
+        assert (f"`python -m benchmarks.results --parts {name}` measures it" in section) == (name not in MEASURED)
+        assert (found["parts"][name] is None) == (name not in MEASURED)
+        for command in found["parts"][name]["commands"] if name in MEASURED else ():
+            assert f"    {command}\n" in section
+
+
+def test_every_arm_of_the_demo_is_trained_for_every_seed(measured: tuple[Path, dict[str, Any]]) -> None:
+    out, found = measured
+    seeds = found["parts"]["demo"]["figures"]["seeds"]
+    assert [list(one) for one in seeds] == [list(STAGES)]
+    for seed, one in enumerate(seeds):
+        for stage in STAGES.values():
+            assert f"| {stage}" in (out / "results.md").read_text()
+        assert (out / "demo" / f"seed-{seed}" / "grpo_no_think" / "model").is_dir()
+        config = (out / "demo" / f"seed-{seed}" / "grpo_no_think" / "config.yaml").read_text()
+        assert "template: no-think" in config
+        assert "start_no_think" in config
+        # The base reasons whatever it is asked for.
+        assert one["zero_shot_no_think"]["well_formed"]["correct"] == 0
+        assert all(part["n"] == 1 for part in one["grpo_no_think"]["accuracy"].values())
+
+
+def test_seeds_are_compared_pair_by_pair(measured: tuple[Path, dict[str, Any]]) -> None:
+    [first] = measured[1]["parts"]["demo"]["figures"]["seeds"]
+
+    def found(right: float, of: float) -> dict[str, Any]:
+        means = {"grpo": right, "sft": of, "zero_shot": 50.0}
+        return {name: part | {"mean": means.get(name, 0.0)} for name, part in first.items()}
+
+    text = plain(demo_section({"seeds": [found(90.0, 40.0), found(94.0, 44.0)]}))
+    assert re.search(r"^\| GRPO \|.* 92\.0 \[66\.6, 100\.0\] \|", text, re.MULTILINE)
+    assert re.search(r"^\| GRPO less SFT \|.* \+50\.0 \[\+50\.0, \+50\.0\] \|$", text, re.MULTILINE)
+    assert re.search(r"^\| GRPO less Zero-shot \|.* \+42\.0 \[\+16\.6, \+67\.4\] \|$", text, re.MULTILINE)
+    assert "| A guess among the options |" in text
+    gain = first["grpo"]["gain"]
+    assert f"seed 1 {gain['difference']:+.1f} [{gain['ci95'][0]:+.1f}, {gain['ci95'][1]:+.1f}], p = " in text
+    # One question of each modality; of a type that no question of a modality has there is no figure.
+    types = {name for part in first["grpo"]["by_type"].values() for name in part}
+    for name in types:
+        assert re.search(rf"^\| {name} \|.* of 1 ", text, re.MULTILINE)
+    assert all(sum(first[stage]["letters"].values()) == 3 for stage in STAGES)
+    # What came out the same every time stands once.
+    assert "came out the same every time" in text
+    assert re.findall(r"^\| (\d): Zero-shot", text, re.MULTILINE) == []
+    assert re.findall(r"^\| (\d): SFT", text, re.MULTILINE) == ["0", "1"]
+
+
+def test_tables_have_as_many_cells_in_every_row(measured: tuple[Path, dict[str, Any]]) -> None:
+    tables = re.findall(r"(?:^\|.*\n)+", (measured[0] / "results.md").read_text(), re.MULTILINE)
+    assert len(tables) == 6
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_what_stands_is_not_measured_again(
+    measured: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, found = measured
+
+    def never(*_: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(results, "_measure", never)
+    assert run(out, *MEASURED, page=tmp_path / "docs") == found
+    for name in ("results.md", "results.json"):
+        assert (tmp_path / "docs" / name).read_text() == (out / name).read_text()
+
+
+def test_an_interruption_leaves_a_page_of_what_is_finished(
+    measured: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    figures = measured[1]["parts"]["audit"]["figures"]
+    monkeypatch.setattr(results_parts, "bench_audit", lambda **_: figures)
+    monkeypatch.setattr(results_parts, "audit_cost", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "audit,audit-cost")
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [name for name in NAMES if found["parts"][name]] == ["audit"]
+    assert found["parts"]["audit"]["figures"] == figures
+
+
+def test_a_part_of_other_sizes_is_measured_anew(
+    measured: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parts").mkdir()
+    copy(measured[0] / "parts" / "audit.json", tmp_path / "parts")
+    figures, asked = measured[1]["parts"]["audit"]["figures"], []
+    monkeypatch.setattr(results_parts, "bench_audit", lambda **given: asked.append(given["seeds"]) or figures)
+    for seeds in (1, 2, 2):
+        found = bench_results(tmp_path, run_demo=tiny_demo, bar=silent, parts=["audit"], seeds=seeds, sizes=SMALL)
+        assert found["parts"]["audit"]["settings"] == {"items": 3, "seeds": seeds}
+    assert asked == [2]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"figures": {}}'])
+def test_a_damaged_part_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "serve.json").write_text(text)
+    with pytest.raises(UserError, match=r"serve\.json is no finished part of the results .*; delete it"):
+        run(tmp_path, "audit")
+
+
+def test_parts_and_groups_are_chosen_by_name() -> None:
+    assert chosen_names([]) == list(NAMES)
+    assert chosen_names(["audit, demo"]) == ["demo", "audit"]
+    assert chosen_names(["cost", "serve"]) == list(COST)
+    with pytest.raises(UsageError, match=r"unknown part of the results 'audit-costs'.*audit-cost"):
+        chosen_names(["audit-costs"])
+
+
+def test_intervals_are_those_of_scipy() -> None:
+    values = [88.0, 91.0, 90.5, 86.0, 93.5]
+    low, high = scipy.stats.t.interval(0.95, 4, loc=89.8, scale=scipy.stats.sem(values))
+    assert plain([over_seeds(values, ".2f")]) == f"89.80 [{low:.2f}, {high:.2f}]"
+    assert plain([interval(values)]) == f"[{low:.2f}, {high:.2f}]"
+    assert plain([over_seeds([99.0, 100.0], limits=(0, 100))]) == "99.5 [93.1, 100.0]"
+    assert (over_seeds([4.0]), interval([4.0])) == ("4.0", "-")
+
+
+def test_every_command_is_one_of_ours() -> None:
+    for part in all_parts(seeds=5, run_demo=tiny_demo, sizes=DEFAULT_SIZES).values():
+        assert part.commands
+        for command in part.commands:
+            program, *words = shlex.split(command)
+            assert program == "medvlm-r1"
+            words = [word.replace("SEED", "0") for word in words]
+            verb: Any = typer.main.get_command(cli.app)
+            while hasattr(verb, "commands"):
+                verb = verb.commands[words.pop(0)]
+            verb.make_context(verb.name, words)
+
+
+def test_a_part_measures_what_its_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[str, Any] = {}
+
+    def recorded(name: str, result: Any) -> Callable[..., Any]:
+        def record(*given: Any, progress: Any, **named: Any) -> Any:
+            calls.setdefault(name, []).append((given, named))
+            return result
+
+        return record
+
+    monkeypatch.setattr(results_parts, "bench_grpo", recorded("grpo", {}))
+    monkeypatch.setattr(results_parts, "bench_step", recorded("step", {"measured": {"logs": {}, "peak": 1}}))
+    monkeypatch.setattr(serve, "bench_serve", recorded("serve", {"ratio": 2.0}))
+    parts = all_parts(seeds=5, run_demo=tiny_demo, sizes=DEFAULT_SIZES)
+    found = {name: parts[name].measure(tmp_path, silent) for name in ("grpo-demo", "grpo-medium", "serve", "step")}
+    assert [given[0].name for given, _ in calls["grpo"]] == ["demo", "medium"]
+    assert found["serve"] == {"rounds": [{"ratio": 2.0}] * 3}
+    assert calls["serve"] == [(("phantom-base",), {"clients": 32, "seconds": 60.0, "max_new_tokens": 512})] * 3
+    assert calls["step"][0][0][0].name == "paper-lora-24gb.yaml"
+    assert found["step"] == {"measured": {"peak": 1}}
+
+
+def test_the_shortcut_takes_whatever_arms_there_are() -> None:
+    def seed(more: float) -> dict[str, Any]:
+        arm = {"accuracy": {"MRI": 60.0 + more}, "reliance": {"mean": 20 + more}, "blank_right": 0.4}
+        start = {"accuracy": {"MRI": 50.0 + more}, "out_of_domain": 50.0}
+        plain, another = arm | {"out_of_domain": 40.0 + more}, arm | {"out_of_domain": 60.0 + more}
+        return {"seed": 0, "start": start, "plain": plain, "another": another}
+
+    found = {"train": 6, "test": 2, "seeds": [seed(0.0), seed(2.0)], "gain": {"by_seed": [1.0, 3.0], "mean": 2.0}}
+    text = plain(shortcut_section(found))
+    assert "|  | start | plain | another |" in text
+    assert "| accuracy MRI | 51.0 [38.3, 63.7] | 61.0 [48.3, 73.7] | 61.0 [48.3, 73.7] |" in text
+    assert "| reliance mean | - | +21.0 [+8.3, +33.7] |" in text
+    assert "| blank right | - | 0.40 [0.40, 0.40] |" in text
+    assert "+2.0 [-10.7, +14.7] points (seeds: +1.0, +3.0)" in text
+    assert "| plain | -9.0 [-21.7, +3.7] | - |" in text
+    assert "| another | +11.0 [-1.7, +23.7] | +20.0 [+20.0, +20.0] |" in text
+
+
+def test_the_server_has_an_interval_over_servers() -> None:
+    def one(many: float) -> dict[str, Any]:
+        return {
+            "clients": 8,
+            "seconds": 60.0,
+            "replies_per_second": {"one": 2.0, "all": many},
+            "tokens_per_second": {"one": 20.0, "all": 10 * many},
+            "processor_seconds_per_reply": {"one": None, "all": None},
+            "replies": 500,
+            "wrong": 1,
+            "refused": 0,
+            "memory": {"begin": 0, "end": 2**20},
+        }
+
+    text = plain(serve_section({"rounds": [one(8.0), one(10.0)]}))
+    assert "| replies a second | 2.00 [2.00, 2.00] | 9.00 [-3.71, 21.71] | 4.50 [-1.85, 10.85] |" in text
+    assert "processor" not in text
+    assert "1000 replies to 8 clients; 2 in all were not the request's own, 0 were refused." in text
+    assert "grew by +1 [+1, +1] MB" in text
+
+
+def test_the_command_says_where_the_page_is(
+    command: Callable[..., tuple[int, str, str]], measured: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, found = measured
+    record = found["parts"]["audit"] | {"settings": {"items": DEFAULT_SIZES.audit_items, "seeds": 1}}
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "audit.json").write_text(json.dumps(record))
+    arguments = ("bench", "results", "--out", tmp_path, "--parts", "audit", "--seeds", 1)
+    code, said, err = command(*arguments)
+    assert code == 0, err
+    assert re.search(r"^audit +measured$", said, re.MULTILINE)
+    assert re.search(r"^demo +not run$", said, re.MULTILINE)
+    assert f"Page: {tmp_path / 'results.md'}\n{RESEARCH_USE}" in said
+    assert json.loads(command(*arguments, "--json")[1])["parts"]["audit"] == record
+    assert command("bench", "results", "--out", tmp_path, "--parts", "adit")[0] == 2

@@ -1,0 +1,128 @@
+"""One step of a recipe beside its dry run, and the dry run without model and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_bench_grpo import TINY
+
+from benchmarks import step
+from benchmarks.presets import PRESETS
+from benchmarks.results_page import step_section
+from benchmarks.step import bench_step, plan_of_stand_ins, spread, step_lines
+from medvlm_r1.errors import UserError
+from medvlm_r1.recipes import recipe
+from medvlm_r1.training.plan.cards import CARDS
+
+SHAPE: dict[str, Any] = {
+    "text_config": {
+        "vocab_size": 8192,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 12, 12]},
+    },
+    "vision_config": {"depth": 2, "embed_dim": 256, "hidden_size": 512, "num_heads": 4, "mlp_ratio": 4},
+}
+MIDDLE = dataclasses.replace(TINY, name="middle", about="8 layers of width 512", shape=SHAPE)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    return bench_step(recipe("paper.yaml"), stand_ins=MIDDLE, pixels=84)
+
+
+def test_the_step_is_a_whole_one(found: dict[str, Any]) -> None:
+    logs = found["measured"]["logs"]
+    assert logs["completions/min_length"] == logs["completions/max_length"] == 16
+    assert logs["reward_std"] > 0
+    assert logs["grad_norm"] > 0
+    assert found["completions"] == 4
+    assert found["image_tokens"] == 9
+    assert found["parameters"] == found["trained"] > 3e7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory by phase is read from /proc")
+def test_the_results_page_shows_every_phase(found: dict[str, Any]) -> None:
+    rows = [line.split(" | ") for line in step_section(found) if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| ", "| generation", "| update", "| step"]
+    assert rows[-1][-1] == f"{found['ratio']:.2f} |"
+
+
+def test_memory_is_as_the_dry_run_estimates(found: dict[str, Any]) -> None:
+    assert found["ratio"] == pytest.approx(1, abs=0.15)
+    # The same of what the model alone takes: the libraries are most of a process this small.
+    libraries = found["planned"]["parts"]["runtime"]
+    assert (found["planned"]["peak"] - libraries) / (found["peak"] - libraries) == pytest.approx(1, abs=0.25)
+    measured = found["measured"]
+    assert measured["libraries"] < measured["peak"]["generation"] < measured["peak"]["update"] == found["peak"]
+
+
+def test_the_lines_say_what_was_measured(found: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(found)) == found
+    text = "\n".join(step_lines(found))
+    for said in ("paper.yaml", "8 layers of width 512", "4 completions of 16 tokens", f"{found['ratio']:.2f} of what"):
+        assert said in text
+
+
+def test_a_failing_step_is_told() -> None:
+    with pytest.raises(UserError, match="no such loss"):
+        bench_step(recipe("paper.yaml"), ["trainer.loss_type=no such loss"], stand_ins=TINY, pixels=56)
+
+
+def test_the_stand_in_reward_differs() -> None:
+    assert len(set(spread([[1, 2], [3, 4], [900, 5]]))) == 3
+
+
+def test_the_papers_plan_without_its_model_and_data() -> None:
+    plan = plan_of_stand_ins(recipe("paper.yaml"), questions=8, cards=[CARDS["h100-80gb"]])
+    # Qwen/Qwen2-VL-2B-Instruct says 2,208,985,600.
+    assert plan.shape.parameters.total == 2_208_985_600
+    assert plan.prompts.image_tokens == (196,) * 8
+
+
+def test_the_commands(
+    found: dict[str, Any], command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def measured(config: Path, overrides: list[str], **options: Any) -> dict[str, Any]:
+        asked.update(options, config=config, overrides=overrides)
+        return found
+
+    monkeypatch.setattr(step, "bench_step", measured)
+    code, out, _ = command("bench", "step", "--json", "trainer.beta=0.1")
+    assert code == 0
+    assert json.loads(out)["ratio"] == found["ratio"]
+    assert asked["config"].name == "paper-lora-24gb.yaml"
+    assert asked["overrides"] == ["trainer.beta=0.1"]
+    assert asked["stand_ins"] is PRESETS["paper"]
+    code, out, _ = command("bench", "step", "--own", "--config", recipe("paper.yaml"))
+    assert code == 0
+    assert asked["stand_ins"] is None
+
+    plain = plan_of_stand_ins
+    monkeypatch.setattr(step, "plan_of_stand_ins", lambda *args, **given: plain(*args, questions=8, **given))
+    arguments = [
+        "bench",
+        "scale",
+        "--config",
+        "recipes/paper.yaml",
+        "--card",
+        "a100-80gb",
+        "--completion-tokens",
+        "150",
+    ]
+    code, out, _ = command(*arguments)
+    assert code == 0
+    assert "computed, not measured" in out
+    code, out, _ = command(*arguments, "--json", "--cards", "4")
+    assert [one["cards"] for one in json.loads(out)["scale"]["a100-80gb"]] == [4, 4]
