@@ -38,7 +38,7 @@ coverage: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term-missing --cov-report=json:.coverage.json
 	$(BIN)/python tests/whole.py .coverage.json
 
-# Runs killed and started again, files and completions made at random, requests made from the server's schema: for
+# Runs killed and started again, files and completions made at random: for
 # SOAK_MINUTES in all, shared out among them.
 SOAK_MINUTES ?= 30
 soak: setup

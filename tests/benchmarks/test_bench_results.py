@@ -19,10 +19,9 @@ import typer.main
 from benchmarks import results, results_parts
 from benchmarks.results import bench_results
 from benchmarks.results_demo import STAGES, demo_section
-from benchmarks.results_page import SECTIONS, interval, over_seeds, serve_section, shortcut_section
+from benchmarks.results_page import SECTIONS, interval, over_seeds, shortcut_section
 from benchmarks.results_parts import COST, DEFAULT_SIZES, NAMES, Sizes, all_parts, chosen_names
 from medvlm_r1 import cli
-from medvlm_r1.bench import serve
 from medvlm_r1.console import Advance
 from medvlm_r1.demo import Sizes as DemoSizes
 from medvlm_r1.demo import run_demo
@@ -164,15 +163,15 @@ def test_a_part_of_other_sizes_is_measured_anew(
 @pytest.mark.parametrize("text", ["{", "[]", '{"figures": {}}'])
 def test_a_damaged_part_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "serve.json").write_text(text)
-    with pytest.raises(UserError, match=r"serve\.json is no finished part of the results .*; delete it"):
+    (tmp_path / "parts" / "step.json").write_text(text)
+    with pytest.raises(UserError, match=r"step\.json is no finished part of the results .*; delete it"):
         run(tmp_path, "audit")
 
 
 def test_parts_and_groups_are_chosen_by_name() -> None:
     assert chosen_names([]) == list(NAMES)
     assert chosen_names(["audit, demo"]) == ["demo", "audit"]
-    assert chosen_names(["cost", "serve"]) == list(COST)
+    assert chosen_names(["cost", "step"]) == list(COST)
     with pytest.raises(UsageError, match=r"unknown part of the results 'audit-costs'.*audit-cost"):
         chosen_names(["audit-costs"])
 
@@ -211,12 +210,9 @@ def test_a_part_measures_what_its_command_says(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(results_parts, "bench_grpo", recorded("grpo", {}))
     monkeypatch.setattr(results_parts, "bench_step", recorded("step", {"measured": {"logs": {}, "peak": 1}}))
-    monkeypatch.setattr(serve, "bench_serve", recorded("serve", {"ratio": 2.0}))
     parts = all_parts(seeds=5, run_demo=tiny_demo, sizes=DEFAULT_SIZES)
-    found = {name: parts[name].measure(tmp_path, silent) for name in ("grpo-demo", "grpo-medium", "serve", "step")}
+    found = {name: parts[name].measure(tmp_path, silent) for name in ("grpo-demo", "grpo-medium", "step")}
     assert [given[0].name for given, _ in calls["grpo"]] == ["demo", "medium"]
-    assert found["serve"] == {"rounds": [{"ratio": 2.0}] * 3}
-    assert calls["serve"] == [(("phantom-base",), {"clients": 32, "seconds": 60.0, "max_new_tokens": 512})] * 3
     assert calls["step"][0][0][0].name == "paper-lora-24gb.yaml"
     assert found["step"] == {"measured": {"peak": 1}}
 
@@ -237,27 +233,6 @@ def test_the_shortcut_takes_whatever_arms_there_are() -> None:
     assert "+2.0 [-10.7, +14.7] points (seeds: +1.0, +3.0)" in text
     assert "| plain | -9.0 [-21.7, +3.7] | - |" in text
     assert "| another | +11.0 [-1.7, +23.7] | +20.0 [+20.0, +20.0] |" in text
-
-
-def test_the_server_has_an_interval_over_servers() -> None:
-    def one(many: float) -> dict[str, Any]:
-        return {
-            "clients": 8,
-            "seconds": 60.0,
-            "replies_per_second": {"one": 2.0, "all": many},
-            "tokens_per_second": {"one": 20.0, "all": 10 * many},
-            "processor_seconds_per_reply": {"one": None, "all": None},
-            "replies": 500,
-            "wrong": 1,
-            "refused": 0,
-            "memory": {"begin": 0, "end": 2**20},
-        }
-
-    text = plain(serve_section({"rounds": [one(8.0), one(10.0)]}))
-    assert "| replies a second | 2.00 [2.00, 2.00] | 9.00 [-3.71, 21.71] | 4.50 [-1.85, 10.85] |" in text
-    assert "processor" not in text
-    assert "1000 replies to 8 clients; 2 in all were not the request's own, 0 were refused." in text
-    assert "grew by +1 [+1, +1] MB" in text
 
 
 def test_the_command_says_where_the_page_is(
