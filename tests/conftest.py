@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -94,14 +95,23 @@ def write_config(tmp_path: Path, tiny_policy_dir: Path, data_dir: Path) -> Calla
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Runs `medvlm-r1` with arguments in this process; gives exit code, stdout and stderr."""
+    """Runs `medvlm-r1` with arguments in this process, or `python -m benchmarks.NAME` when they begin so.
+
+    Gives exit code, stdout and stderr.
+    """
 
     def run(*arguments: object) -> tuple[int, str, str]:
+        from benchmarks import command
         from medvlm_r1 import cli
 
-        monkeypatch.setattr(sys, "argv", ["medvlm-r1", *map(str, arguments)])
+        program, _, name = str(arguments[0] if arguments else "").partition(".")
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments[1:] if name else arguments)])
         try:
-            cli.main()
+            if program == "benchmarks" and name:
+                command.run(importlib.import_module(f"benchmarks.{name}").main, name)
+            else:
+                monkeypatch.setattr(sys, "argv", ["medvlm-r1", *map(str, arguments)])
+                cli.main()
             code = 0
         except SystemExit as exit_:
             code = int(exit_.code or 0)

@@ -153,14 +153,14 @@ def test_the_command(
 ) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(audit, "bench_audit", lambda **given: seen.update(given) or found)
-    code, out, _ = command("bench", "audit", "--items", "48", "--seeds", "1", "--model", "e=runs/a=b")
+    code, out, _ = command("benchmarks.audit", "--items", "48", "--seeds", "1", "--model", "e=runs/a=b")
     assert code == 0
     assert (seen["items"], seen["seeds"], seen["models"]) == (48, 1, {"e": "runs/a=b"})
     assert "follows cues" in out
     assert "Research use only" in out
-    code, out, _ = command("bench", "audit", "--json")
+    code, out, _ = command("benchmarks.audit", "--json")
     assert json.loads(out)["models"].keys() == found["models"].keys()
     for wrong in (["--model", "e"], ["--model", "e=x", "--model", "e=y"]):
-        code, _, err = command("bench", "audit", *wrong)
+        code, _, err = command("benchmarks.audit", *wrong)
         assert code == 2
         assert "NAME=FOLDER" in err

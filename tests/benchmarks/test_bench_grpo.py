@@ -244,11 +244,11 @@ def test_the_command_prints_the_table(
     found: dict[str, Any], command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grpo, "bench_grpo", lambda preset, **_: found | {"preset": preset})
-    code, out, _ = command("bench", "grpo", "--preset", "demo")
+    code, out, _ = command("benchmarks.grpo", "--preset", "demo")
     assert code == 0
     assert "peak memory, GB" in out
     assert "micro" not in out or "rows of a forward pass" in out
-    code, out, _ = command("bench", "grpo", "--json")
+    code, out, _ = command("benchmarks.grpo", "--json")
     assert json.loads(out)["speedup"] == found["speedup"]
 
 

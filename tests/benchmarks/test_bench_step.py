@@ -99,30 +99,12 @@ def test_the_commands(
         return found
 
     monkeypatch.setattr(step, "bench_step", measured)
-    code, out, _ = command("bench", "step", "--json", "trainer.beta=0.1")
+    code, out, _ = command("benchmarks.step", "--json", "trainer.beta=0.1")
     assert code == 0
     assert json.loads(out)["ratio"] == found["ratio"]
     assert asked["config"].name == "paper-lora-24gb.yaml"
     assert asked["overrides"] == ["trainer.beta=0.1"]
     assert asked["stand_ins"] is PRESETS["paper"]
-    code, out, _ = command("bench", "step", "--own", "--config", recipe("paper.yaml"))
+    code, out, _ = command("benchmarks.step", "--own", "--config", recipe("paper.yaml"))
     assert code == 0
     assert asked["stand_ins"] is None
-
-    plain = plan_of_stand_ins
-    monkeypatch.setattr(step, "plan_of_stand_ins", lambda *args, **given: plain(*args, questions=8, **given))
-    arguments = [
-        "bench",
-        "scale",
-        "--config",
-        "recipes/paper.yaml",
-        "--card",
-        "a100-80gb",
-        "--completion-tokens",
-        "150",
-    ]
-    code, out, _ = command(*arguments)
-    assert code == 0
-    assert "computed, not measured" in out
-    code, out, _ = command(*arguments, "--json", "--cards", "4")
-    assert [one["cards"] for one in json.loads(out)["scale"]["a100-80gb"]] == [4, 4]

@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEREDOC = re.compile(r"<<'(\w+)'$")
-_PROGRAM = re.compile(r"^(?:\.venv/bin/)?(medvlm-r1 |accelerate launch )")
-_INLINE = re.compile(r"(?<!`)`(medvlm-r1 [^`\n]+)`(?!`)")
+_PROGRAM = re.compile(r"^(?:\.venv/bin/)?(medvlm-r1 |accelerate launch |python -m benchmarks)")
+_INLINE = re.compile(r"(?<!`)`((?:medvlm-r1|python -m benchmarks)[^`\n]+)`(?!`)")
 
 
 def fences(text: str) -> list[tuple[str, str]]:

@@ -5,27 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from documents import ROOT, commands, inline_commands
 
-from medvlm_r1 import cli
+from commands import parse_command
 from medvlm_r1.recipes import recipe
 
-TOP: Any = typer.main.get_command(cli.app)
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-
-
-def parse(words: list[str]) -> None:
-    """Hand a command's words to the parser of its verb, which raises where they are wrong."""
-    verb = TOP
-    while hasattr(verb, "commands"):
-        name, *words = words
-        assert name in verb.commands, f"no command {name!r}"
-        verb = verb.commands[name]
-    verb.make_context(verb.name, words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -38,7 +25,7 @@ def test_the_parser_takes_every_command(page: Path, tmp_path: Path, monkeypatch:
         if program == "accelerate":
             words = words[words.index("medvlm_r1") + 1 :]
         # The results page says of SEED that it stands for a number.
-        parse(["0" if word == "SEED" else word for word in words])
+        parse_command(program, ["0" if word == "SEED" else word for word in words])
         for name in re.findall(r"recipes/([\w./-]+\.yaml)", line):
             assert recipe(name).is_file(), name
 
@@ -49,4 +36,4 @@ def test_commands_are_found() -> None:
     assert any("accelerate launch" in line for line in found["many-machines.md"])
     assert inline_commands((ROOT / "README.md").read_text(encoding="utf-8"))
     with pytest.raises(AssertionError, match="no command"):
-        parse(["trian"])
+        parse_command("medvlm-r1", ["trian"])
