@@ -3,11 +3,9 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from benchmarks.audit_cost import audit_cost, cost_lines
 from medvlm_r1.audit.registry import PROBES
-from medvlm_r1.cli import app
 
 
 def test_both_are_timed_on_the_same_questions() -> None:
@@ -20,8 +18,8 @@ def test_both_are_timed_on_the_same_questions() -> None:
     assert f"{found['ratio']:.2f} evaluations" in cost_lines(found)[-1]
 
 
-def test_the_command_prints_json() -> None:
-    result = CliRunner().invoke(app, ["bench", "audit-cost", "--items", "3", "--rounds", "1", "--json"])
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
+def test_the_command_prints_json(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = command("benchmarks.audit_cost", "--items", "3", "--rounds", "1", "--json")
+    assert code == 0, err
+    found = json.loads(out)
     assert found["ratio"] == pytest.approx(found["seconds"]["audit"] / found["seconds"]["plain"])
