@@ -40,6 +40,17 @@ def data_import(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and list them.")
     ] = False,
+    closed_choices: Annotated[
+        bool,
+        typer.Option(
+            "--closed-choices",
+            help="slake, vqa-rad: give options to closed questions whose candidates the question or the set names.",
+        ),
+    ] = False,
+    salt_file: Annotated[
+        Path | None,
+        typer.Option(help="Salt for subjects hashed from DICOM headers; by default your own, kept on this machine."),
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(autocompletion=completes("train", "test"), help="phantom: train or test; test by default."),
@@ -68,8 +79,11 @@ def data_import(
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
-        if source is not None or images is not None or skip_bad:
-            raise UsageError("phantom makes its own rows and images; leave out SOURCE, --images and --skip-bad.")
+        if source is not None or images is not None or skip_bad or closed_choices or salt_file is not None:
+            raise UsageError(
+                "phantom makes its own rows and images; leave out SOURCE, --images, --skip-bad, --closed-choices and "
+                "--salt-file."
+            )
         with progress_bar("PhantomVQA") as advance:
             samples = write_benchmark(
                 out,
@@ -81,6 +95,10 @@ def data_import(
                 progress=advance,
             )
         report: dict[str, Any] = {"rows": len(samples), "written": len(samples), "missing": 0}
+        report |= {
+            "subjects": len({sample.subject for sample in samples}),
+            "subjects_from": {"PhantomVQA": len(samples)},
+        }
     else:
         from dataclasses import asdict
 
@@ -89,19 +107,31 @@ def data_import(
 
         if format not in READERS:
             raise UsageError(f"unknown data format {format!r}; {did_you_mean(format, [*READERS, 'phantom'])}")
+        if closed_choices and format not in ("slake", "vqa-rad"):
+            raise UsageError(f"--closed-choices is for slake and vqa-rad; {format} does not mark closed questions.")
         if source is None:
             raise UsageError(f"{format} needs SOURCE, the file or folder that was downloaded.")
         with progress_bar(f"Import {format}") as tell:
             report = asdict(
                 find_reader(format)(
-                    source, out=out, images=images, modality=modality or None, skip_bad=skip_bad, progress=tell
+                    source,
+                    out=out,
+                    images=images,
+                    modality=modality or None,
+                    skip_bad=skip_bad,
+                    closed_choices=closed_choices,
+                    salt_file=salt_file,
+                    progress=tell,
                 )
             )
     if as_json:
         print(json.dumps(report))
         return
     print(f"{out}: {report['written']} questions written, {report['missing']} of them without their image.")
-    _print_counts(report)
+    from medvlm_r1.data.subjects import subject_lines
+
+    print("\n".join(subject_lines(report)))
+    _print_counts(report, closed_choices=closed_choices)
 
 
 @data_app.command("split")
@@ -212,7 +242,7 @@ def data_check(
         raise typer.Exit(1)
 
 
-def _print_counts(report: dict[str, Any]) -> None:
+def _print_counts(report: dict[str, Any], *, closed_choices: bool) -> None:
     """What an import read and wrote, below its first line."""
     if "by_modality" not in report:
         return
@@ -225,8 +255,12 @@ def _print_counts(report: dict[str, Any]) -> None:
     for name, count in report["by_split"].items():
         if name:
             print(f"  split {name}: {count}")
+    if report["closed_kept_open"]:
+        _print_closed(report["closed_kept_open"], hint=not closed_choices)
     if report["converted"]:
-        print(f"  images made from DICOM, NIfTI or one frame of several: {report['converted']}")
+        print(f"  images converted to PNG: {report['converted']}")
+    if report["stripped"]:
+        print(f"  images written without their metadata: {report['stripped']}")
     if report["may_show_text"]:
         print(
             f"  {report['may_show_text']} of the DICOM images may show text burned into the picture, names among it: "
@@ -236,3 +270,15 @@ def _print_counts(report: dict[str, Any]) -> None:
         print(f"  left out as they cannot be read: {report['bad_rows']} rows")
         for reason in report["reasons"]:
             print(f"    {reason}")
+
+
+def _print_closed(kept_open: dict[str, dict[str, int]], *, hint: bool) -> None:
+    """The closed questions that have no options, with the most frequent answers."""
+    total = sum(sum(golds.values()) for golds in kept_open.values())
+    print(f"  closed questions without options, imported as open: {total}")
+    for reason, golds in kept_open.items():
+        shown = ", ".join(f"{gold!r} {count}" for gold, count in list(golds.items())[:5])
+        more = f", and {len(golds) - 5} other answers" if len(golds) > 5 else ""
+        print(f"    {sum(golds.values())}: {reason} (answers: {shown}{more})")
+    if hint:
+        print("    --closed-choices gives options to those whose candidates the question or the set names.")

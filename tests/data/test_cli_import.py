@@ -40,6 +40,8 @@ def test_what_was_read_is_printed(source, tmp_path):
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         f"{tmp_path / 'out'}: 2 questions written, 1 of them without their image.",
+        "  subjects: 2, from file names",
+        "    Different images of one patient count as different subjects, unless a column 'patient_id' tells.",
         "  rows read: 2; open questions among those written: 1",
         "  CT: 1",
         "  MRI: 1",
@@ -62,7 +64,12 @@ def test_json(source, tmp_path):
         "open_questions": 1,
         "by_split": {"test": 1, "train": 1},
         "converted": 0,
+        "stripped": 0,
         "may_show_text": 0,
+        "subjects": 2,
+        "subjects_from": {"file names": 2},
+        "subject_warning": "",
+        "closed_kept_open": {},
         "bad_rows": 1,
     }
 

@@ -26,7 +26,9 @@ class Draft:
         images: Names in the source, or the bytes of the files.
         view: What to show of an image that is a volume or has several frames.
         question_type: One of OmniMedVQA's five, or empty.
-        subject: Patient or volume; the first image's place and stem when empty.
+        subject: Patient or volume; when empty, the import takes it from the DICOM header or the first image's name.
+        subject_column: The column that names the subject; empty when no column does.
+        closed: The set calls the question closed, so its answer is one of a few.
         split: The part's when empty.
         id: Made from format, part and row when empty.
         missing: The source has no image for this row, though the question is about one.
@@ -40,6 +42,8 @@ class Draft:
     view: View = FILE_VIEW
     question_type: str = ""
     subject: str = ""
+    subject_column: str = ""
+    closed: bool = False
     split: str = ""
     id: str = ""
     missing: bool = False

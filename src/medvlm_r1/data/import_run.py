@@ -15,8 +15,10 @@ from typing import Protocol
 from medvlm_r1.data.draft import Draft, Format, Part, Row
 from medvlm_r1.data.finder import FILE_VIEW, ImageFinder, Placed
 from medvlm_r1.data.image_writer import ImageWriter
+from medvlm_r1.data.readers.closed import ClosedQuestions
 from medvlm_r1.data.rows import bad_row
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.subjects import DICOM_HEADERS, FILE_NAMES, SubjectHasher
 from medvlm_r1.data.tables import PAST_BAD, Rows
 from medvlm_r1.errors import UserError
 
@@ -43,8 +45,13 @@ class ImportReport:
         by_modality: Samples written per modality.
         open_questions: Samples written that have no options.
         by_split: Samples written per split; those without one under the empty text.
-        converted: Images made from DICOM or NIfTI files, or from one frame of several.
-        may_show_text: Those of them that may have text burned into the pixels.
+        converted: Images converted to PNG: all but PNG and JPEG files.
+        stripped: PNG and JPEG files written without their metadata.
+        may_show_text: DICOM images that may have text burned into the pixels.
+        subjects: Different subjects of the samples written.
+        subjects_from: Samples written by the origin of their subject, such as "column 'patient_id'".
+        subject_warning: Why the subjects may be wrong; empty if nothing speaks for it.
+        closed_kept_open: Closed questions that have no options, by the reason, with the answers of the set.
         bad_rows: Rows left out because they could not be read.
         reasons: What was wrong with the first of them.
     """
@@ -56,7 +63,12 @@ class ImportReport:
     open_questions: int = 0
     by_split: dict[str, int] = field(default_factory=dict)
     converted: int = 0
+    stripped: int = 0
     may_show_text: int = 0
+    subjects: int = 0
+    subjects_from: dict[str, int] = field(default_factory=dict)
+    subject_warning: str = ""
+    closed_kept_open: dict[str, dict[str, int]] = field(default_factory=dict)
     bad_rows: int = 0
     reasons: tuple[str, ...] = ()
 
@@ -72,6 +84,8 @@ class ImportRun:
         wanted: Modalities to keep; all when None.
         skip_bad: Leave out rows that cannot be read.
         progress: Told now and then.
+        hasher: Makes subjects of DICOM identifiers.
+        closed: Gives options to closed questions, or counts those that have none.
     """
 
     format: Format
@@ -80,11 +94,15 @@ class ImportRun:
     wanted: frozenset[str] | None
     skip_bad: bool
     progress: Progress | None
+    hasher: SubjectHasher
+    closed: ClosedQuestions
     writer: ImageWriter | None = None
     bad: int = 0
     malformed: int = 0
     reasons: list[str] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
+    subjects: set[str] = field(default_factory=set)
+    subjects_from: Counter[str] = field(default_factory=Counter)
 
     def check(self, source: str | Path, out: Path) -> int:
         """Read every row once; number of rows."""
@@ -95,10 +113,10 @@ class ImportRun:
             made = self._made(part, number, row)
             if made is None:
                 continue
-            sample, _, own_id = made
+            sample, _, draft = made
             kept += 1
             # Ids made from part and row are unique among themselves.
-            if not own_id:
+            if draft.id:
                 place = f"row {number}" + (f" of {part.file.name}" if part.label else "")
                 first = ids.setdefault(sample.id, place)
                 if first != place:
@@ -115,13 +133,13 @@ class ImportRun:
     def write(self, out: Path, rows: int) -> Iterator[Sample]:
         """Read every row again; copy its images, then hand its sample over."""
         self.bad, self.reasons = 0, []
-        self.writer = ImageWriter(out)
+        self.writer = ImageWriter(out, self.hasher)
         self.counts = {"modality": Counter(), "split": Counter(), "other": Counter()}
         for part, number, row in self._rows(rows):
             made = self._made(part, number, row)
             if made is None:
                 continue
-            sample, images, _ = made
+            sample, images, draft = made
             try:
                 for image in images:
                     self.writer.write(image)
@@ -131,6 +149,7 @@ class ImportRun:
             notes = {image.name: self.writer.notes[image.name] for image in images if image.name in self.writer.notes}
             if notes:
                 sample = replace(sample, record={**sample.record, "image_notes": notes})
+            sample = self._with_subject(sample, draft)
             self.counts["modality"][sample.modality] += 1
             self.counts["split"][sample.split] += 1
             self.counts["other"].update(missing=int(sample.missing), open=int(not sample.options), written=1)
@@ -148,7 +167,12 @@ class ImportRun:
             open_questions=self.counts["other"]["open"],
             by_split=dict(sorted(self.counts["split"].items())),
             converted=len(notes),
+            stripped=len(self.writer.stripped),
             may_show_text=sum(note["format"] == "DICOM" and note["burned_in"] != "no" for note in notes),
+            subjects=len(self.subjects),
+            subjects_from=dict(self.subjects_from.most_common()),
+            subject_warning=self.hasher.warning() or "",
+            closed_kept_open={reason: dict(golds.most_common()) for reason, golds in self.closed.kept_open.items()},
             bad_rows=self.bad,
             reasons=tuple(self.reasons),
         )
@@ -178,8 +202,8 @@ class ImportRun:
 
         return past_bad(part.file, on_bad=count)
 
-    def _made(self, part: Part, number: int, row: Row) -> tuple[Sample, list[Placed], bool] | None:
-        """Sample, its images, and whether its id was made here; None for a row that is left out."""
+    def _made(self, part: Part, number: int, row: Row) -> tuple[Sample, list[Placed], Draft] | None:
+        """Sample, its images, and the draft it was made from; None for a row that is left out."""
         try:
             modality = self.format.modality(row, part)
             if modality is None and self.wanted is None:
@@ -187,8 +211,9 @@ class ImportRun:
             if modality is None or (self.wanted is not None and modality not in self.wanted):
                 return None
             draft = self.format.draft(row, part)
+            draft = self.closed.with_options(draft) if self.finder.settled else self.closed.collected(draft)
             images = [self.finder.place(image, draft.view) for image in draft.images]
-            return self._sample(draft, modality, part, number, images), images, not draft.id
+            return self._sample(draft, modality, part, number, images), images, draft
         except ValueError as error:
             self._refuse(part, number, error)
             return None
@@ -204,12 +229,25 @@ class ImportRun:
             answer=draft.answer,
             modality=modality,
             question_type=draft.question_type,
-            # In most sets a picture is a patient, as far as anybody can tell.
+            # The DICOM header may tell more, once the image is written.
             subject=draft.subject or (images[0].stem if images else ""),
             split=draft.split or part.split,
             missing=draft.missing or not all(image.there for image in images),
             record={**draft.record, "image_sources": sources} if sources else draft.record,
         )
+
+    def _with_subject(self, sample: Sample, draft: Draft) -> Sample:
+        """The sample with the subject of its DICOM images where its row names none; counts where subjects are from."""
+        assert self.writer is not None
+        subject, origin = sample.subject, FILE_NAMES
+        if draft.subject:
+            origin = f"column {draft.subject_column or 'subject'!r}"
+        elif hashed := next(filter(None, map(self.writer.subjects.get, sample.images)), ""):
+            subject, origin = hashed, DICOM_HEADERS
+        if subject:
+            self.subjects.add(subject)
+            self.subjects_from[origin] += 1
+        return replace(sample, subject=subject)
 
     def _own_id(self, part: Part, number: int) -> str:
         return "-".join(word for word in (self.format.name, part.label, f"{number:06d}") if word)

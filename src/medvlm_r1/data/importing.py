@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medvlm_r1.data.draft import Format
 from medvlm_r1.data.finder import ImageFinder
 from medvlm_r1.data.folder import refuse_other, write_folder
 from medvlm_r1.data.import_run import ImportReport, ImportRun, Progress
 from medvlm_r1.data.modality import MODALITIES, modality_name
+from medvlm_r1.data.readers.closed import ClosedQuestions
+from medvlm_r1.data.subjects import SubjectHasher
 from medvlm_r1.errors import UsageError
 
 __all__ = ["ImportReport", "Importer", "Progress"]
@@ -27,6 +30,8 @@ class Importer(Format):
         images: str | Path | None = None,
         modality: str | Iterable[str] | None = None,
         skip_bad: bool = False,
+        closed_choices: bool = False,
+        salt_file: str | Path | None = None,
         progress: Progress | None = None,
     ) -> ImportReport:
         """Make a data folder.
@@ -41,6 +46,8 @@ class Importer(Format):
             modality: Keep these modalities only, in any known spelling. Rows that name none are left out then;
                 without it they are an error.
             skip_bad: Leave out rows that cannot be read, and report them, instead of stopping at the first.
+            closed_choices: Give options to the closed questions whose candidates the set tells; see `ClosedQuestions`.
+            salt_file: Salt of the hashes that DICOM subjects are; the user's own when None.
             progress: Called now and then.
 
         Returns:
@@ -63,10 +70,14 @@ class Importer(Format):
             wanted=wanted,
             skip_bad=skip_bad,
             progress=progress,
+            hasher=SubjectHasher(salt_file),
+            closed=ClosedQuestions(choices=closed_choices),
         )
         rows = run.check(source, out)
         samples = run.write(out, rows)
-        info = {"name": self.name, "source": self.origin, "license": self.license, "file": Path(source).name}
+        info: dict[str, Any] = {"name": self.name, "source": self.origin, "license": self.license}
+        # The counts are complete by the time they are written: after the last sample.
+        info |= {"file": Path(source).name, "subjects": run.subjects_from}
         write_folder(out, samples, info=info)
         return run.report(rows)
 

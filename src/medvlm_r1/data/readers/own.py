@@ -22,6 +22,7 @@ from medvlm_r1.data.readers.fields import needed, texts, words
 from medvlm_r1.data.readers.lettered import lettered_columns, right_option
 from medvlm_r1.data.rows import read_json_lines
 from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.data.subjects import subject_column, subject_level
 from medvlm_r1.data.tables import Rows, read_csv
 from medvlm_r1.errors import UserError
 
@@ -46,15 +47,21 @@ def _modality(row: Row, part: Part) -> str:
 def _draft(row: Row, part: Part) -> Draft:
     options = _several(row, "options") if row.get("options") else lettered_columns(row, *_LETTERED)
     answer = words(row, "answer")
+    subject, column = subject_column(row)
     return Draft(
         question=words(row, "question"),
         options=options,
         answer=right_option(answer, options) if options else answer,
         images=_several(row, "image"),
         view=_view(row),
-        record={name: value for name, value in row.items() if name not in _KNOWN and value not in (None, "")},
+        record={
+            name: value
+            for name, value in row.items()
+            if name not in _KNOWN and name != column and value not in (None, "")
+        },
         question_type=_optional(row, "question_type"),
-        subject=_optional(row, "subject"),
+        subject=subject,
+        subject_column=column,
         split=_optional(row, "split"),
         id=_optional(row, "id"),
     )
@@ -65,7 +72,7 @@ def _check_columns(row: Row) -> None:
     for name in _NEEDED:
         needed(row, name)
     for name in row:
-        near = None if name in _KNOWN else _misspelt(name)
+        near = None if name in _KNOWN or subject_level(name) is not None else _misspelt(name)
         if near is not None and near not in row:
             raise ValueError(f"unknown column {name!r}; did you mean {near!r}? If not, name it otherwise")
 
