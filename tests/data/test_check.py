@@ -371,7 +371,7 @@ def test_many_images_go_to_processes_and_give_the_same(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     check = check_folders([one], progress=lambda stage, done, total: told.append((stage, done, total)))
     assert [done for stage, done, _ in told if stage == "images"] == list(range(1, 71))
-    assert told[-1] == ("near pairs", 5, 5)
+    assert told[-1] == ("near pairs", 20, 20)
     [copies] = check.sharing.copies_within.items
     assert [place.sample for place in copies.places.items] == ["s03", "s69"]
     [bad] = check.unreadable.items

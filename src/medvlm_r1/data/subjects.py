@@ -9,7 +9,7 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.quiet import quiet
-from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 
 FILE_NAMES = "file names"
@@ -169,16 +168,6 @@ def subject_lines(report: Mapping[str, Any]) -> list[str]:
     if report.get("subject_warning"):
         lines.append(f"    Warning: {report['subject_warning']}")
     return lines
-
-
-def subjects_are_file_names(samples: Iterable[Sample]) -> int:
-    """Count the samples whose subject is only the name of their first image's file."""
-    return sum(
-        sample.subject in sample.image_sources
-        or sample.images[0].removeprefix("images/").startswith(f"{sample.subject}.")
-        for sample in samples
-        if sample.subject and sample.images
-    )
 
 
 def _identifiers(file: Path) -> dict[str, str]:

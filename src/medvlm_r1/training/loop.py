@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from medvlm_r1.data import Sample
+from medvlm_r1.data.check.overlap import warn_of_overlap
 from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy, load_policy, quiet_bars
@@ -70,8 +72,8 @@ def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluat
 def _train(
     config: RunConfig, args: Any, build: Build, progress: Progress | None, evaluate: Evaluate | None, stop: GracefulStop
 ) -> Path:
-    datasets, described = _datasets(config)
     main = args.process_index == 0
+    datasets, described = _datasets(config, main=main)
     # Of all processes, not of each machine's: the folder is one.
     with args.main_process_first(local=False):
         run = prepare_run(config, described)
@@ -122,20 +124,28 @@ def _train(
     return run.model
 
 
-def _datasets(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """TRL's data sets by argument name, and what data.json says of their folders."""
+def _datasets(config: RunConfig, *, main: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """TRL's data sets by argument name, and what data.json says of their folders.
+
+    The main process warns of what the evaluation shares with the training.
+    """
     folders = {"train": (config.data.train, config.data.modality), "eval": (config.data.eval, None)}
     sets: dict[str, Any] = {}
+    loaded: dict[str, list[Sample]] = {}
     described: dict[str, Any] = {}
     for role, (folder, modality) in folders.items():
         if folder is None:
             continue
-        samples = load_samples(folder, modality=modality, skip_missing=config.data.skip_missing)
+        samples = loaded[role] = load_samples(folder, modality=modality, skip_missing=config.data.skip_missing)
         described[role] = describe(folder, samples)
         if role == "train" or str(config.trainer.get("eval_strategy", "no")) != "no":
             sets[f"{role}_dataset"] = build_dataset(
                 folder, samples, template=config.template, with_completion=config.method == "sft"
             )
+    if main and config.data.eval is not None:
+        warning = warn_of_overlap(config.data.train, loaded["train"], config.data.eval, loaded["eval"])
+        if warning:
+            print(warning, file=sys.stderr)
     return sets, described
 
 

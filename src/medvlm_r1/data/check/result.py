@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medvlm_r1.data.check.findings import BadImage, BadRow, Listed, Part, Place, Question, SharedSubject, Sharing
+from medvlm_r1.data.check.findings import (
+    BadImage,
+    BadRow,
+    Listed,
+    Part,
+    Place,
+    Question,
+    SharedSubject,
+    Sharing,
+    Touched,
+)
 from medvlm_r1.errors import RESEARCH_USE
 
 
@@ -25,6 +35,8 @@ class Check:
         repeated_within: The same with the same answer, in one part.
         shared_subjects: The same subject in several parts.
         sharing: Pictures that are the same, or nearly.
+        touched: How many questions of each part share something with another part.
+        file_name_subjects: Samples whose subject is only the name of an image file.
         near_distance: Most bits in which near pictures differ.
         allow_near: Whether near pairs between parts are a note and no problem.
     """
@@ -40,6 +52,8 @@ class Check:
     repeated_within: Listed[Question]
     shared_subjects: Listed[SharedSubject]
     sharing: Sharing
+    touched: tuple[Touched, ...]
+    file_name_subjects: int
     near_distance: int
     allow_near: bool = False
     notice: str = field(default=RESEARCH_USE)
@@ -90,7 +104,9 @@ class Check:
         if self.problems:
             found = "No certain fault" if self.only_near else "Problems found"
             return f"{found} in {looked_at}{', but' if self.only_near else ':'} {'; '.join(self.problems)}."
-        shared = f", and the {parts} parts share no picture, question or subject" if parts > 1 else ""
+        what = "picture or question" if self.file_name_subjects else "picture, question or subject"
+        unsure = "; whether they share patients is not known" if self.file_name_subjects else ""
+        shared = f", and the {parts} parts share no {what}{unsure}" if parts > 1 else ""
         return f"No problems found: all of {looked_at} can be used{shared}."
 
     def as_record(self) -> dict[str, Any]:

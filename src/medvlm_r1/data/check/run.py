@@ -7,9 +7,9 @@ from pathlib import Path
 
 from medvlm_r1.data.check.findings import BadImage, Listed, Place
 from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, compare, examine, list_uses
-from medvlm_r1.data.check.questions import find_repeated, find_shared_subjects
+from medvlm_r1.data.check.questions import count_touched, find_repeated, find_shared_subjects
 from medvlm_r1.data.check.result import Check
-from medvlm_r1.data.check.rows import read_rows
+from medvlm_r1.data.check.rows import count_file_name_subjects, read_rows
 from medvlm_r1.data.leakage import MOST_DISTANCE, Fingerprint
 from medvlm_r1.data.paths import telling_names
 from medvlm_r1.errors import UsageError
@@ -63,7 +63,8 @@ def check_folders(
     seen = {folder / name: result for (folder, name), result in zip(files, examine(files, progress), strict=True)}
     prints = {file: result for file, result in seen.items() if isinstance(result, Fingerprint)}
     references = {part.name: part.reference for part in parts}
-    sharing = compare(uses, prints, references, near=near, progress=progress)
+    sharing, near_parts = compare(uses, prints, references, near=near, progress=progress)
+    shared_subjects, subjects = find_shared_subjects(read)
     contradictory, repeated_between, repeated_within = find_repeated(read, prints)
     bad = [row for folder in read for row in folder.bad]
     unnamed = [Place(folder.part_of(s), s.id) for folder in read for s in folder.samples if s.unnamed_image]
@@ -77,8 +78,10 @@ def check_folders(
         contradictory=contradictory,
         repeated_between=repeated_between,
         repeated_within=repeated_within,
-        shared_subjects=find_shared_subjects(read),
+        shared_subjects=shared_subjects,
         sharing=sharing,
+        touched=count_touched(read, prints, near_parts, subjects),
+        file_name_subjects=sum(map(count_file_name_subjects, read)),
         near_distance=near,
         allow_near=allow_near,
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from medvlm_r1.data.check.overlap import warn_of_overlap
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.policy.load import locate
 from medvlm_r1.training.config import RunConfig
@@ -183,6 +184,10 @@ def make_plan(
     prompts = measure(processor, config.data.train, samples, config.template, progress)
     batch = read_batch(config, len(samples), launch.processes)
     notes: list[str] = []
+    if config.data.eval is not None:
+        held_out = load_samples(config.data.eval, skip_missing=config.data.skip_missing)
+        warning = warn_of_overlap(config.data.train, samples, config.data.eval, held_out)
+        notes += [warning] if warning else []
     shares = read_shares(config, launch, notes)
     run = read_run(config, batch, completion, read_kept(shape, prompts, batch), notes)
     plan = Plan(
