@@ -41,7 +41,8 @@ def test_what_was_read_is_printed(source, tmp_path):
     assert result.stdout.splitlines() == [
         f"{tmp_path / 'out'}: 2 questions written, 1 of them without their image.",
         "  subjects: 2, from file names",
-        "    Different images of one patient count as different subjects, unless a column 'patient_id' tells.",
+        "    A file name is not a patient: images of one patient count as different subjects. If you know the "
+        "patients, import with a column 'patient_id'.",
         "  rows read: 2; open questions among those written: 1",
         "  CT: 1",
         "  MRI: 1",

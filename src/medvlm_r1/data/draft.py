@@ -27,7 +27,7 @@ class Draft:
         view: What to show of an image that is a volume or has several frames.
         question_type: One of OmniMedVQA's five, or empty.
         subject: Patient or volume; when empty, the import takes it from the DICOM header or the first image's name.
-        subject_column: The column that names the subject; empty when no column does.
+        subject_column: The column that names the subject, where there is one.
         closed: The set calls the question closed, so its answer is one of a few.
         split: The part's when empty.
         id: Made from format, part and row when empty.
@@ -42,7 +42,7 @@ class Draft:
     view: View = FILE_VIEW
     question_type: str = ""
     subject: str = ""
-    subject_column: str = ""
+    subject_column: str = "subject"
     closed: bool = False
     split: str = ""
     id: str = ""

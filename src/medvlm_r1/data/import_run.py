@@ -18,7 +18,7 @@ from medvlm_r1.data.image_writer import ImageWriter
 from medvlm_r1.data.readers.closed import ClosedQuestions
 from medvlm_r1.data.rows import bad_row
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.data.subjects import DICOM_HEADERS, FILE_NAMES, SubjectHasher
+from medvlm_r1.data.subjects import DICOM_HEADERS, FILE_NAMES, SubjectHasher, column_origin
 from medvlm_r1.data.tables import PAST_BAD, Rows
 from medvlm_r1.errors import UserError
 
@@ -241,7 +241,7 @@ class ImportRun:
         assert self.writer is not None
         subject, origin = sample.subject, FILE_NAMES
         if draft.subject:
-            origin = f"column {draft.subject_column or 'subject'!r}"
+            origin = column_origin(draft.subject_column)
         elif hashed := next(filter(None, map(self.writer.subjects.get, sample.images)), ""):
             subject, origin = hashed, DICOM_HEADERS
         if subject:

@@ -91,6 +91,12 @@ def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
     return subject, column
 
 
+def column_origin(column: str) -> str:
+    """The origin of a subject that a column names, in words."""
+    kinds = {1: " (studies, not patients)", 2: " (series or volumes, not patients)"}
+    return f"column {column!r}{kinds.get(subject_level(column) or 0, '')}"
+
+
 def _bare(column: str) -> str:
     return re.sub(r"[\W_]+", "", column).lower()
 
@@ -156,14 +162,15 @@ def subject_lines(report: Mapping[str, Any]) -> list[str]:
     """
     origins: dict[str, int] = report["subjects_from"]
     without = report["written"] - sum(origins.values())
-    shares = [
-        f"from {origin}" + (f" ({count} questions)" if len(origins) > 1 else "") for origin, count in origins.items()
-    ]
+    shares = [f"{count} questions from {origin}" for origin, count in origins.items()]
+    if len(origins) == 1:
+        shares = [f"from {origin}" for origin in origins]
     shares += [f"{without} questions without a subject"] if without else []
-    lines = [f"  subjects: {report['subjects']}" + "".join(f", {share}" for share in shares)]
+    lines = ["  " + ", ".join([f"subjects: {report['subjects']}", *shares])]
     if FILE_NAMES in origins:
         lines.append(
-            "    Different images of one patient count as different subjects, unless a column 'patient_id' tells."
+            "    A file name is not a patient: images of one patient count as different subjects. If you know the "
+            "patients, import with a column 'patient_id'."
         )
     if report.get("subject_warning"):
         lines.append(f"    Warning: {report['subject_warning']}")

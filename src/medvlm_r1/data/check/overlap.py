@@ -56,5 +56,5 @@ def warn_of_overlap(
     return (
         f"Warning: {_EVAL} shares pictures or subjects with {_TRAIN}: {' and '.join(reversed(counts))}. Its accuracy "
         "will be too high. 'medvlm-r1 data split' makes parts that share nothing; "
-        f"'medvlm-r1 data check {train} {evaluation}' lists what is shared, nearly the same and mirrored pictures included."
+        f"'medvlm-r1 data check {train} {evaluation}' lists what is shared, near and mirrored pictures included."
     )

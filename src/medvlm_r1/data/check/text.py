@@ -43,8 +43,8 @@ def check_lines(check: Check) -> list[str]:
     if check.file_name_subjects:
         lines.append(
             f"Warning: the subject of {check.file_name_subjects} questions is only the file name of their image. "
-            "Patients with several images are not known, so parts may share patients unseen. Import again with a "
-            "column 'patient_id'."
+            "Patients with several images are not known, so parts may share patients unseen. If you know the "
+            "patients, import again with a column 'patient_id'."
         )
     if check.notes:
         lines.append(f"No fault by itself: {'; '.join(check.notes)}.")
