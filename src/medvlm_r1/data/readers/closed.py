@@ -27,7 +27,7 @@ _CHOICE = re.compile(rf"(?:(\S+)\s+)?(?:({_ARTICLE}))?([\w-]+)\s+or\s+(?:{_ARTIC
 _OPENERS = frozenset(
     ["is", "are", "was", "were", "it", "this", "that", "these", "a", "an", "the", "on", "in", "more", "from", "by"]
 )
-_LIST = re.compile(r"\b((?:[\w-]+,\s*)*[\w-]+),?\s+or\s+([\w-]+)", re.IGNORECASE)
+_LIST = re.compile(rf"\b((?:[\w-]+,\s*)*[\w-]+),?\s+or\s+(?:{_ARTICLE})?([\w-]+)", re.IGNORECASE)
 _FEWEST = 2
 _CONTRASTS = (
     {"left", "right"},
@@ -80,8 +80,8 @@ class ClosedQuestions:
 
     With `choices`, the candidates of a question are those that its text names and all answers that the set gives to
     the same question (case, white space and closing punctuation aside). Two to ten candidates become the options of
-    every closed question with that text, in alphabetical order. No candidate is made up, and none depends on which
-    answer is right in the row.
+    every closed question with that text, capitalized and in alphabetical order. No candidate is made up, and none
+    depends on which answer is right in the row.
 
     Attributes:
         kept_open: Questions without options: reason to answers to number of questions.
@@ -102,7 +102,8 @@ class ClosedQuestions:
         if self._choices and _is_choice(draft):
             known = self._candidates.setdefault(_family(draft.question), {})
             for text in (*_named_words(draft.question), draft.answer.strip()):
-                # One spelling for all rows; which one must not depend on the row.
+                # One spelling for all rows, and one style: how an option is written must not tell where it is from.
+                text = text[:1].upper() + text[1:]
                 known[folded(text)] = min(text, known.get(folded(text), text))
         return draft
 
