@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import make_folder, picture, sample
+from pictures import as_jpeg, brighter, counts, cropped, make_folder, picture, sample
 from PIL import Image
 
-from medvlm_r1.data.check import Check, Listed, Place, Touched, check_folders
+from medvlm_r1.data.check import Place, check_folders
 from medvlm_r1.data.check.questions import plain
 from medvlm_r1.data.check.text import check_lines
-from medvlm_r1.data.leakage import FLIPS
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
 
@@ -26,17 +25,6 @@ def add_line(folder: Path, line: str | bytes) -> None:
 def as_row(**changes: Any) -> str:
     row = {"id": "x", "images": [], "question": "?", "options": ["a", "b"], "answer": "a", "modality": "CT"}
     return json.dumps({**row, **changes})
-
-
-def counts(check: Check) -> dict[str, int]:
-    """Everything that was found, by name; what was not found is left out."""
-    found = {
-        name: getattr(owner, name).count
-        for owner in (check, check.sharing)
-        for name in owner.__dataclass_fields__
-        if isinstance(getattr(owner, name), Listed)
-    }
-    return {name: count for name, count in found.items() if count}
 
 
 @pytest.fixture
@@ -169,22 +157,6 @@ def test_the_same_pixels_under_another_name_and_format(folders: tuple[Path, Path
     assert check.problems == ["1 picture in several parts"]
 
 
-def brighter(image: Image.Image) -> Image.Image:
-    return image.point(lambda value: min(255, value + 12))
-
-
-def cropped(image: Image.Image) -> Image.Image:
-    return image.crop((1, 1, image.width - 1, image.height - 1))
-
-
-def as_jpeg(image: Image.Image) -> Image.Image:
-    from io import BytesIO
-
-    buffer = BytesIO()
-    image.save(buffer, "jpeg", quality=60)
-    return Image.open(buffer)
-
-
 @pytest.mark.parametrize("change", [brighter, cropped, as_jpeg])
 def test_a_worked_over_copy_in_another_part(tmp_path: Path, change: Callable[[Image.Image], Image.Image]) -> None:
     original = picture(2)
@@ -199,58 +171,6 @@ def test_a_worked_over_copy_in_another_part(tmp_path: Path, change: Callable[[Im
     assert check.verdict.startswith("No certain fault in 4 samples and 4 images, but 1 pair")
     allowed = check_folders([one, two], allow_near=True)
     assert (allowed.problems, len(allowed.notes)) == ([], 1)
-
-
-@pytest.mark.parametrize("flip", FLIPS)
-def test_a_mirrored_copy_in_another_part(tmp_path: Path, flip: str) -> None:
-    original = picture(2)
-    twin = as_jpeg(original.transpose(FLIPS[flip]))
-    one = make_folder(
-        tmp_path / "train", [sample("a"), sample("b"), sample("b2", images=("images/b.png",))], b=original
-    )
-    two = make_folder(tmp_path / "test", [sample("c"), sample("d")], d=twin)
-    check = check_folders([one, two])
-    assert counts(check) == {"near_between": 1}
-    [pair] = check.sharing.near_between.items
-    assert (pair.a.sample, pair.b.sample, pair.flip) == ("b", "d", flip)
-    assert pair.distance <= 4
-    assert f"  train b and test d differ in {pair.distance} of 64 bits, the second {flip}" in check_lines(check)
-    assert check.touched == (
-        Touched(part="train", samples=3, any=2, picture=0, near=2, subject=0),
-        Touched(part="test", samples=2, any=1, picture=0, near=1, subject=0),
-    )
-
-
-def test_a_symmetric_picture_is_not_its_own_twin(tmp_path: Path) -> None:
-    half = picture(4)
-    both = Image.new("L", (320, 160))
-    both.paste(half)
-    both.paste(half.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (160, 0))
-    assert counts(check_folders([make_folder(tmp_path / "one", [sample("a")], a=both)])) == {}
-    # A copy is near as it is, and not counted once more for its mirror image.
-    folders = [
-        make_folder(tmp_path / name, [sample(name)], **{name: copy})
-        for name, copy in (("x", both), ("y", brighter(both)))
-    ]
-    assert counts(check_folders(folders)) == {"near_between": 1}
-
-
-def test_questions_touched_are_counted(tmp_path: Path) -> None:
-    def about(id: str, image: str, **changes: Any) -> Sample:
-        return sample(id, images=(f"images/{image}.png",), **changes)
-
-    train = [about("a", "a", subject="p1"), about("a2", "a"), about("b", "b"), about("t", "t", subject="p1")]
-    test = [about("c", "c"), about("c2", "c"), about("d", "d", subject="p1"), about("e", "e"), about("f", "f")]
-    one = make_folder(tmp_path / "train", train, a=picture(1), b=picture(2))
-    two = make_folder(tmp_path / "test", test, c=picture(1), e=brighter(picture(2)))
-    check = check_folders([one, two])
-    assert check.touched == (
-        Touched(part="train", samples=4, any=4, picture=2, near=1, subject=2),
-        Touched(part="test", samples=5, any=4, picture=2, near=1, subject=1),
-    )
-    lines = check_lines(check)
-    at = lines.index("Questions that share something with another part:")
-    assert lines[at + 2] == "  test: 4 of 5 (the same picture 2, nearly the same picture 1, the same subject 1)"
 
 
 def test_pairs_within_a_part_are_told_apart_by_subject(tmp_path: Path) -> None:
