@@ -130,7 +130,7 @@ def data_import(
     print(f"{out}: {report['written']} questions written, {report['missing']} of them without their image.")
     from medvlm_r1.data.subjects import subject_lines
 
-    print("\n".join(subject_lines(report)))
+    print("\n".join(subject_lines(report, own=format in OWN)))
     _print_counts(report, closed_choices=closed_choices)
 
 

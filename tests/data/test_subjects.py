@@ -1,5 +1,6 @@
 """Subjects of imported samples: patient columns, salted hashes of DICOM identifiers, file names."""
 
+import gzip
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.check.text import check_lines
 from medvlm_r1.data.folder import read_info
 from medvlm_r1.data.split import clusters
-from medvlm_r1.data.subjects import subject_level
+from medvlm_r1.data.subjects import SubjectHasher, subject_level
 from medvlm_r1.errors import UserError
 
 
@@ -158,6 +159,14 @@ def test_a_patient_imported_twice_is_one_subject_and_nothing_readable_is_written
         written = b"".join(path.read_bytes() for path in (tmp_path / folder).rglob("*") if path.is_file())
         assert b"ZZID" not in written
         assert b"99887766" not in written
+
+
+def test_a_zipped_file_has_the_subject_of_what_it_holds(source):
+    source.dicom("a.dcm", PatientID="ID1")
+    zipped = source.root / "a.dcm.gz"
+    zipped.write_bytes(gzip.compress((source.root / "a.dcm").read_bytes()))
+    hasher = SubjectHasher()
+    assert hasher.subject_of(zipped) == hasher.subject_of(source.root / "a.dcm") != ""
 
 
 def test_another_salt_makes_another_subject(source, tmp_path):

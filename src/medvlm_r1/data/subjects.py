@@ -4,6 +4,7 @@ A subject is the unit that must not be in two splits. It comes from a patient co
 DICOM header of its first DICOM image; otherwise it is the name of the image file.
 """
 
+import gzip
 import hashlib
 import hmac
 import os
@@ -36,6 +37,7 @@ _LEVELS = tuple(
 _AMBIGUOUS = re.compile(r"study|exam|examination|encounter|visit|series|scan|stack|(patient|subject|participant)s?name")
 _NOT_GIVEN = frozenset(("", "nan", "none", "null", "n/a", "na"))
 
+_GZIP = b"\x1f\x8b"
 _IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 _SALT_BYTES = 32
 _FEWEST_SALT_BYTES = 16
@@ -154,11 +156,12 @@ class SubjectHasher:
         return "dicom-" + hmac.new(self._salt, f"{level}\0{value}".encode(), hashlib.sha256).hexdigest()[:20]
 
 
-def subject_lines(report: Mapping[str, Any]) -> list[str]:
+def subject_lines(report: Mapping[str, Any], *, own: bool) -> list[str]:
     """How many subjects an import found, and where from; with a warning where they may be wrong.
 
     Args:
         report: `subjects`, `subjects_from` and `written` of an `ImportReport`, and `subject_warning` if it has one.
+        own: The rows are the user's own, so a column can be added.
     """
     origins: dict[str, int] = report["subjects_from"]
     without = report["written"] - sum(origins.values())
@@ -168,10 +171,8 @@ def subject_lines(report: Mapping[str, Any]) -> list[str]:
     shares += [f"{without} questions without a subject"] if without else []
     lines = ["  " + ", ".join([f"subjects: {report['subjects']}", *shares])]
     if FILE_NAMES in origins:
-        lines.append(
-            "    A file name is not a patient: images of one patient count as different subjects. If you know the "
-            "patients, import with a column 'patient_id'."
-        )
+        advice = " If you know the patients, import with a column 'patient_id'." if own else ""
+        lines.append(f"    A file name is not a patient: images of one patient count as different subjects.{advice}")
     if report.get("subject_warning"):
         lines.append(f"    Warning: {report['subject_warning']}")
     return lines
@@ -182,7 +183,7 @@ def _identifiers(file: Path) -> dict[str, str]:
 
     with quiet():
         try:
-            with Bounded(file) as stream:
+            with Bounded(file) as raw, gzip.open(raw) if raw.peek(2).startswith(_GZIP) else raw as stream:
                 header = dcmread(stream, stop_before_pixels=True, specific_tags=list(_IDENTIFIERS), force=True)
             return {keyword: str(header.get(keyword) or "").strip(" \0") for keyword in _IDENTIFIERS}
         # pydicom's messages quote the header; a damaged identifier is as good as none.

@@ -53,8 +53,9 @@ def warn_of_overlap(
         f"{part.subject})"
         for name, part in touched.items()
     ]
+    check = f"medvlm-r1 data check {train} {evaluation}"
+    listed = f" '{check}' lists what is shared, near and mirrored pictures included." if train != evaluation else ""
     return (
         f"Warning: {_EVAL} shares pictures or subjects with {_TRAIN}: {' and '.join(reversed(counts))}. Its accuracy "
-        "will be too high. 'medvlm-r1 data split' makes parts that share nothing; "
-        f"'medvlm-r1 data check {train} {evaluation}' lists what is shared, near and mirrored pictures included."
+        f"will be too high. 'medvlm-r1 data split' makes parts that share nothing.{listed}"
     )
