@@ -159,6 +159,7 @@ def data_split(
     from medvlm_r1.console import progress_bar
     from medvlm_r1.data.split import parse_wish
     from medvlm_r1.data.split_folder import split_folder
+    from medvlm_r1.data.subjects import file_names_warning
 
     fields = [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
     wishes = [parse_wish(text) for text in part]
@@ -185,6 +186,8 @@ def data_split(
         f"In no part: {report.left_out}. Groups that share a subject, a volume or an image: {report.clusters}; "
         f"samples in the largest: {report.largest_cluster}."
     )
+    if report.file_name_subjects:
+        print(file_names_warning(report.file_name_subjects))
     if report.old_splits:
         print(f"The samples came with splits of their own ({', '.join(report.old_splits)}), which these replace.")
 

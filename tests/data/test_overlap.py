@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ def test_another_format_is_the_same_picture(tmp_path: Path) -> None:
 def test_the_training_data_themselves(tmp_path: Path) -> None:
     one = make_folder(tmp_path / "train", [sample("a"), sample("b", images=())])
     assert "1 of 2 questions of data.eval (the same picture 1," in str(warning(one, one))
+
+
+def test_subjects_that_cannot_be_compared(tmp_path: Path) -> None:
+    one, two = make_folder(tmp_path / "train", [sample("a")]), make_folder(tmp_path / "test", [sample("b")])
+    for folder, origin in ((one, "file names"), (two, "column 'patient_id'")):
+        (folder / "info.json").write_text(json.dumps({"subjects": {origin: 1}}))
+    assert str(warning(one, two)).startswith(
+        "Warning: the subjects of data.train are from file names, those of data.eval are from column 'patient_id'."
+    )
 
 
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:

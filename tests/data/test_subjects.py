@@ -252,6 +252,37 @@ def test_the_check_warns_when_subjects_are_file_names(source, tmp_path):
     assert "share patients is not known" in check_folders([tmp_path / "out", tmp_path / "given"]).verdict
 
 
+def test_the_split_warns_when_subjects_are_file_names(source, tmp_path):
+    source.run(*(source.png(f"{number}.png") for number in range(4)))
+    arguments = ["data", "split", str(tmp_path / "out"), "--out", str(tmp_path / "parts"), "--part", "train=2"]
+    lines = CliRunner().invoke(app, arguments).stdout.splitlines()
+    assert lines[-1].startswith("Warning: the subject of 4 questions is only the file name of their image.")
+    # A part still tells where its subjects are from.
+    assert check_folders([tmp_path / "parts" / "train"]).file_name_subjects == 2
+
+
+def test_subjects_of_unlike_origins_are_not_compared_in_silence(source, tmp_path):
+    source.run({**source.dicom("a.dcm", PatientID="ID1"), "patient_id": "ID1"}, out="column")
+    source.run(source.dicom("b.dcm", PatientID="ID1"), out="header")
+    source.run(source.dicom("c.dcm", PatientID="ID2"), out="again")
+    (tmp_path / "salt").write_text("0123456789abcdef")
+    source.run(source.dicom("d.dcm", PatientID="ID1"), out="salted", salt_file=tmp_path / "salt")
+
+    def said(*names):
+        return check_folders([tmp_path / name for name in names]).unlike_subjects
+
+    assert said("header", "again") == said("column") == ""
+    assert said("column", "header") == (
+        "the subjects of column are from column 'patient_id', those of header are from DICOM headers (salted hash). "
+        "They cannot be compared: import both in one way."
+    )
+    assert said("header", "salted").startswith(
+        "the DICOM subjects of header and salted are hashed with different salts"
+    )
+    check = check_folders([tmp_path / "column", tmp_path / "header"])
+    assert f"Warning: {check.unlike_subjects}" in check_lines(check)
+
+
 def test_the_salt_is_kept_under_the_home_folder_without_xdg(source, tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

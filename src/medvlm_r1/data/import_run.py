@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from medvlm_r1.data.draft import Draft, Format, Part, Row
 from medvlm_r1.data.finder import FILE_VIEW, ImageFinder, Placed
@@ -86,6 +86,7 @@ class ImportRun:
         progress: Told now and then.
         hasher: Makes subjects of DICOM identifiers.
         closed: Gives options to closed questions, or counts those that have none.
+        info: What `info.json` says of the import; `write` adds where the subjects are from.
     """
 
     format: Format
@@ -96,6 +97,7 @@ class ImportRun:
     progress: Progress | None
     hasher: SubjectHasher
     closed: ClosedQuestions
+    info: dict[str, Any] = field(default_factory=dict)
     writer: ImageWriter | None = None
     bad: int = 0
     malformed: int = 0
@@ -154,6 +156,9 @@ class ImportRun:
             self.counts["split"][sample.split] += 1
             self.counts["other"].update(missing=int(sample.missing), open=int(not sample.options), written=1)
             yield sample
+        self.info["subjects"] = dict(self.subjects_from.most_common())
+        if self.hasher.salt_name:
+            self.info["subject_salt"] = self.hasher.salt_name
 
     def report(self, rows: int) -> ImportReport:
         """The figures of what `write` did."""
@@ -170,7 +175,7 @@ class ImportRun:
             stripped=len(self.writer.stripped),
             may_show_text=sum(note["format"] == "DICOM" and note["burned_in"] != "no" for note in notes),
             subjects=len(self.subjects),
-            subjects_from=dict(self.subjects_from.most_common()),
+            subjects_from=self.info["subjects"],
             subject_warning=self.hasher.warning() or "",
             closed_kept_open={reason: dict(golds.most_common()) for reason, golds in self.closed.kept_open.items()},
             bad_rows=self.bad,

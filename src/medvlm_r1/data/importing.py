@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medvlm_r1.data.draft import Format
 from medvlm_r1.data.finder import ImageFinder
@@ -75,10 +74,8 @@ class Importer(Format):
         )
         rows = run.check(source, out)
         samples = run.write(out, rows)
-        info: dict[str, Any] = {"name": self.name, "source": self.origin, "license": self.license}
-        # The counts are complete by the time they are written: after the last sample.
-        info |= {"file": Path(source).name, "subjects": run.subjects_from}
-        write_folder(out, samples, info=info)
+        run.info |= {"name": self.name, "source": self.origin, "license": self.license, "file": Path(source).name}
+        write_folder(out, samples, info=run.info)
         return run.report(rows)
 
 

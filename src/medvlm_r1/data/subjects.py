@@ -10,14 +10,16 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.quiet import quiet
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 
 FILE_NAMES = "file names"
@@ -28,7 +30,7 @@ _KEY = r"(id|ids|uid|no|nr|num|number|code|key|hash|index|identifier|pseudonym)"
 _LEVELS = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"subject|(anon\w*|deid\w*|dicom|id)?(patient|subject|participant|case|pt){_KEY}*|id(pat|patient)|pat{_KEY}|pid|mrn",
+        rf"subject|(anon\w*|deid\w*|dicom|id)?(patient|patienten|subject|participant|case|pt|患者|病人){_KEY}*|id(pat|patient)|pat{_KEY}|pid|mrn",
         rf"accession|(anon\w*|deid\w*|dicom)?(study|exam|examination|accession|encounter|visit)(instance)?{_KEY}+",
         rf"volume{_KEY}*|(series|scan|stack)(instance)?{_KEY}+",
     )
@@ -115,6 +117,7 @@ class SubjectHasher:
         self._file = None if salt_file is None else Path(salt_file)
         self._salt = b"" if self._file is None else _read_salt(self._file)
         self._studies: dict[str, set[str]] = {}
+        self._used = False
 
     def subject_of(self, file: Path) -> str:
         """The subject that a DICOM file which was decoded names.
@@ -137,6 +140,11 @@ class SubjectHasher:
             self._studies.setdefault(subject, set()).add(study)
         return subject
 
+    @property
+    def salt_name(self) -> str:
+        """What tells salts apart without telling them; empty as long as none was used."""
+        return self._hash("name", "")[-8:] if self._used else ""
+
     def warning(self) -> str | None:
         """What to say when one PatientID covers suspiciously many studies, as a placeholder such as ANON does."""
         total = sum(map(len, self._studies.values()))
@@ -153,6 +161,7 @@ class SubjectHasher:
     def _hash(self, level: str, value: str) -> str:
         if not self._salt:
             self._salt = _own_salt()
+        self._used = True
         return "dicom-" + hmac.new(self._salt, f"{level}\0{value}".encode(), hashlib.sha256).hexdigest()[:20]
 
 
@@ -176,6 +185,57 @@ def subject_lines(report: Mapping[str, Any], *, own: bool) -> list[str]:
     if report.get("subject_warning"):
         lines.append(f"    Warning: {report['subject_warning']}")
     return lines
+
+
+def count_file_names(samples: Iterable[Sample], info: Mapping[str, Any]) -> int:
+    """Count the samples of a data folder whose subject is only the name of their first image's file.
+
+    Args:
+        samples: Its samples.
+        info: Its `info.json`. Of an import that does not tell where subjects are from, file names are suspected.
+    """
+    origins = info.get("subjects")
+    if not (FILE_NAMES in origins if isinstance(origins, dict) else "file" in info):
+        return 0
+    return sum(
+        sample.subject in sample.image_sources
+        or sample.images[0].removeprefix("images/").startswith(f"{sample.subject}.")
+        for sample in samples
+        if sample.subject and sample.images
+    )
+
+
+def file_names_warning(count: int) -> str:
+    """The warning for samples whose subject is only a file name."""
+    return (
+        f"Warning: the subject of {count} questions is only the file name of their image. Patients with several images "
+        "are not known, so parts may share patients unseen. If you know the patients, import again with a column "
+        "'patient_id'."
+    )
+
+
+def unlike_subjects(infos: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why the subjects of two data folders cannot be compared; empty if they can.
+
+    Args:
+        infos: Label of each folder to its `info.json`.
+    """
+    for (first, one), (second, other) in combinations(infos.items(), 2):
+        origins = [info.get("subjects") or {} for info in (one, other)]
+        # Columns may be called otherwise and hold the same; hashes and file names never do.
+        kinds = [{"column" if origin.startswith("column") else origin for origin in each} for each in origins]
+        if all(kinds) and not kinds[0] & kinds[1]:
+            return (
+                f"the subjects of {first} are from {' and '.join(origins[0])}, those of {second} are from "
+                f"{' and '.join(origins[1])}. They cannot be compared: import both in one way."
+            )
+        salts = [info.get("subject_salt") for info in (one, other)]
+        if all(salts) and salts[0] != salts[1]:
+            return (
+                f"the DICOM subjects of {first} and {second} are hashed with different salts. They cannot be compared: "
+                "import both with one --salt-file."
+            )
+    return ""
 
 
 def _identifiers(file: Path) -> dict[str, str]:

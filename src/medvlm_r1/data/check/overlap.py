@@ -11,6 +11,7 @@ from medvlm_r1.data.check.questions import count_touched, find_shared_subjects
 from medvlm_r1.data.check.rows import read_rows
 from medvlm_r1.data.leakage import Fingerprint
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.subjects import unlike_subjects
 
 _TRAIN, _EVAL = "data.train", "data.eval"
 
@@ -18,7 +19,7 @@ _TRAIN, _EVAL = "data.train", "data.eval"
 def warn_of_overlap(
     train: str | Path, train_samples: Sequence[Sample], evaluation: str | Path, eval_samples: Sequence[Sample]
 ) -> str | None:
-    """A warning if an evaluation during the training shares pictures or subjects with it; None if it does not.
+    """A warning if an evaluation shares pictures or subjects with the training, or cannot be compared; else None.
 
     Pictures are compared pixel by pixel, under whatever names and in whatever formats they are kept.
 
@@ -47,7 +48,8 @@ def warn_of_overlap(
     _, subjects = find_shared_subjects(folders)
     touched = {part.part: part for part in count_touched(folders, prints, {}, subjects)}
     if _EVAL not in touched:
-        return None
+        unlike = unlike_subjects({folder.label: folder.info for folder in folders})
+        return f"Warning: {unlike}" if unlike else None
     counts = [
         f"{part.any} of {part.samples} questions of {name} (the same picture {part.picture}, the same subject "
         f"{part.subject})"

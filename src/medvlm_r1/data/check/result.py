@@ -37,6 +37,7 @@ class Check:
         sharing: Pictures that are the same, or nearly.
         touched: How many questions of each part share something with another part.
         file_name_subjects: Samples whose subject is only the name of an image file.
+        unlike_subjects: Why the subjects of two folders cannot be compared; empty if they can.
         near_distance: Most bits in which near pictures differ.
         allow_near: Whether near pairs between parts are a note and no problem.
     """
@@ -54,6 +55,7 @@ class Check:
     sharing: Sharing
     touched: tuple[Touched, ...]
     file_name_subjects: int
+    unlike_subjects: str
     near_distance: int
     allow_near: bool = False
     notice: str = field(default=RESEARCH_USE)
@@ -104,8 +106,9 @@ class Check:
         if self.problems:
             found = "No certain fault" if self.only_near else "Problems found"
             return f"{found} in {looked_at}{', but' if self.only_near else ':'} {'; '.join(self.problems)}."
-        what = "picture or question" if self.file_name_subjects else "picture, question or subject"
-        unsure = "; whether they share patients is not known" if self.file_name_subjects else ""
+        unknown = self.file_name_subjects or self.unlike_subjects
+        what = "picture or question" if unknown else "picture, question or subject"
+        unsure = "; whether they share patients is not known" if unknown else ""
         shared = f", and the {parts} parts share no {what}{unsure}" if parts > 1 else ""
         return f"No problems found: all of {looked_at} can be used{shared}."
 

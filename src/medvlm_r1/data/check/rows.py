@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medvlm_r1.data.check.findings import BadRow, Part
 from medvlm_r1.data.draft import YOUR_OWN
-from medvlm_r1.data.folder import IMAGES, SAMPLES, read_info
+from medvlm_r1.data.folder import SAMPLES, read_info
 from medvlm_r1.data.rows import read_json_lines
 from medvlm_r1.data.sample import Sample, sample_from_row
-from medvlm_r1.data.subjects import FILE_NAMES
 from medvlm_r1.errors import UserError
 
 _LONGEST_REASON = 300
@@ -32,7 +31,7 @@ class Folder:
             questions without the name, which is the format of the file they were read from.
         samples: The good rows.
         bad: The others.
-        subjects_from: Where its subjects are from, by `info.json`.
+        info: The folder's `info.json`.
         splits: The splits among the samples, in order of appearance.
     """
 
@@ -43,7 +42,7 @@ class Folder:
     samples: list[Sample]
     bad: list[BadRow]
     splits: tuple[str, ...]
-    subjects_from: tuple[str, ...] = ()
+    info: dict[str, Any] = field(default_factory=dict)
 
     def part_of(self, sample: Sample) -> str:
         """Name of the part a sample is in: the folder, or the split where the folder holds several."""
@@ -118,28 +117,8 @@ def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
         samples=samples,
         bad=bad,
         splits=tuple(dict.fromkeys(sample.split for sample in samples)),
-        subjects_from=_origins(info),
+        info=info,
     )
-
-
-def count_file_name_subjects(folder: Folder) -> int:
-    """Count the samples of an imported folder whose subject is only the name of their first image's file."""
-    if FILE_NAMES not in folder.subjects_from:
-        return 0
-    return sum(
-        sample.subject in sample.image_sources
-        or sample.images[0].removeprefix(f"{IMAGES}/").startswith(f"{sample.subject}.")
-        for sample in folder.samples
-        if sample.subject and sample.images
-    )
-
-
-def _origins(info: Mapping[str, Any]) -> tuple[str, ...]:
-    """Where the subjects of a folder are from; file names are suspected if an older import does not tell."""
-    origins = info.get("subjects")
-    if isinstance(origins, dict):
-        return tuple(origins)
-    return (FILE_NAMES,) if "file" in info else ()
 
 
 def _answer_is_no_option(row: dict[str, Any]) -> bool:

@@ -9,9 +9,10 @@ from medvlm_r1.data.check.findings import BadImage, Listed, Place
 from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, compare, examine, list_uses
 from medvlm_r1.data.check.questions import count_touched, find_repeated, find_shared_subjects
 from medvlm_r1.data.check.result import Check
-from medvlm_r1.data.check.rows import count_file_name_subjects, read_rows
+from medvlm_r1.data.check.rows import read_rows
 from medvlm_r1.data.leakage import MOST_DISTANCE, Fingerprint
 from medvlm_r1.data.paths import telling_names
+from medvlm_r1.data.subjects import count_file_names, unlike_subjects
 from medvlm_r1.errors import UsageError
 
 NEAR = 4
@@ -81,7 +82,8 @@ def check_folders(
         shared_subjects=shared_subjects,
         sharing=sharing,
         touched=count_touched(read, prints, near_parts, subjects),
-        file_name_subjects=sum(map(count_file_name_subjects, read)),
+        file_name_subjects=sum(count_file_names(folder.samples, folder.info) for folder in read),
+        unlike_subjects=unlike_subjects({folder.label: folder.info for folder in read}),
         near_distance=near,
         allow_near=allow_near,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from medvlm_r1.data.check.findings import NearPair, Part, Place, Question, Touched
 from medvlm_r1.data.check.result import Check
+from medvlm_r1.data.subjects import file_names_warning
 
 _SHOWN = 5
 
@@ -41,11 +42,9 @@ def check_lines(check: Check) -> list[str]:
         lines += _first(title, count, texts)
     lines += _touched(check.touched)
     if check.file_name_subjects:
-        lines.append(
-            f"Warning: the subject of {check.file_name_subjects} questions is only the file name of their image. "
-            "Patients with several images are not known, so parts may share patients unseen. If you know the "
-            "patients, import again with a column 'patient_id'."
-        )
+        lines.append(file_names_warning(check.file_name_subjects))
+    if check.unlike_subjects:
+        lines.append(f"Warning: {check.unlike_subjects}")
     if check.notes:
         lines.append(f"No fault by itself: {'; '.join(check.notes)}.")
     return [*lines, check.verdict]
