@@ -109,13 +109,16 @@ class SubjectHasher:
     """Makes subjects of DICOM identifiers by a salted hash, so that no identifier is written."""
 
     def __init__(self, salt_file: str | Path | None = None) -> None:
-        """Make a hasher. The salt is read, or made, when it is first needed.
+        """Make a hasher.
 
         Args:
-            salt_file: File with the salt, which must be there; None for the user's own, which is made when absent.
+            salt_file: File with the salt, which must be there; None for the user's own, which is read when it is first
+                needed and made when absent.
+
+        Raises:
+            UserError: The file cannot be read or is too short.
         """
-        self._file = None if salt_file is None else Path(salt_file)
-        self._salt = b"" if self._file is None else _read_salt(self._file)
+        self._salt = b"" if salt_file is None else _read_salt(Path(salt_file))
         self._studies: dict[str, set[str]] = {}
         self._used = False
 
@@ -221,7 +224,7 @@ def unlike_subjects(infos: Mapping[str, Mapping[str, Any]]) -> str:
         infos: Label of each folder to its `info.json`.
     """
     for (first, one), (second, other) in combinations(infos.items(), 2):
-        origins = [info.get("subjects") or {} for info in (one, other)]
+        origins = [info["subjects"] if isinstance(info.get("subjects"), dict) else {} for info in (one, other)]
         # Columns may be called otherwise and hold the same; hashes and file names never do.
         kinds = [{"column" if origin.startswith("column") else origin for origin in each} for each in origins]
         if all(kinds) and not kinds[0] & kinds[1]:
