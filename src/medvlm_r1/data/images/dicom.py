@@ -17,7 +17,7 @@ from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.codestream import check_codestream
 from medvlm_r1.data.images.dicom_header import OVERLAYS, Header, guarded, read_header
 from medvlm_r1.data.images.dicom_length import check_length
-from medvlm_r1.data.images.dicom_window import choose_window, to_grey_by_file
+from medvlm_r1.data.images.dicom_window import show_grey
 from medvlm_r1.data.images.levels import Array, levels_of
 from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window
 from medvlm_r1.data.images.quiet import quiet
@@ -124,8 +124,7 @@ def _grey(path: Path, header: Header, pixels: Array, view: View) -> _Shown:
     values, counts = apply_modality_lut(levels.values[inside], header.elements), levels.counts[inside]
     if not np.isfinite(values).all():
         raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
-    window = choose_window(path, header, view.window, values, counts)
-    shade, said = to_grey_by_file(header, values, window)
+    shade, window, said = show_grey(path, header, view.window, values, counts)
     if header.colour == "MONOCHROME1":
         shade = 255 - shade
     # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
