@@ -18,7 +18,7 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitVR
 
-from medvlm_r1.data.images.bounded import Bounded
+from medvlm_r1.data.images.bounded import MOST_INFLATED, Bounded
 from medvlm_r1.data.images.dicom_elements import (
     complete_rescale,
     drop_empty,
@@ -51,7 +51,6 @@ OVERLAYS = tuple(range(0x60000010, 0x60200010, 0x20000))
 TAGS: list[Any] = [*_KEYWORDS, *OVERLAYS]
 
 _PIXEL_REPRESENTATIONS = (b"OB", b"OW", b"OF", b"OD")
-_MOST_INFLATED = 2**29
 _MAY_BE_ZERO = ("PixelRepresentation", "PlanarConfiguration")
 _UNITS = ("HU", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
 _NEAR_AIR = -500
@@ -219,12 +218,12 @@ def _check_inflated(path: Path, start: int) -> None:
     with Bounded(path) as file:
         file.seek(start)
         while block := file.read(2**16):
-            while block and size <= _MOST_INFLATED:
+            while block and size <= MOST_INFLATED:
                 size += len(inflater.decompress(block, 2**20))
                 block = inflater.unconsumed_tail
-            if size > _MOST_INFLATED:
+            if size > MOST_INFLATED:
                 raise UserError(
-                    f"{path}: the deflated file holds over {_MOST_INFLATED // 2**20} MB; save it uncompressed"
+                    f"{path}: the deflated file holds over {MOST_INFLATED // 2**20} MB; save it uncompressed"
                 )
 
 
