@@ -184,9 +184,18 @@ def test_presets_of_a_ct_by_its_rescale_type(saved, kind):
         load_picture(saved(ct(**SLOPE, **INTERCEPT, RescaleType="OD")), View(window="lung"))
 
 
-def test_a_scout_image_is_shown_through_its_percentiles(saved):
-    path = saved(ct(**SLOPE, **INTERCEPT, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
-    assert load_picture(path).note.window.name == "percentile"
+@pytest.mark.parametrize(
+    ("kinds", "rescale_type", "name"),
+    [
+        (["ORIGINAL", "PRIMARY", "LOCALIZER"], "HU", "percentile"),
+        (["DERIVED", "PRIMARY", "PERFUSION"], "US", "percentile"),
+        (["DERIVED", "SECONDARY", "REFORMATTED"], "HU", "soft-tissue"),
+        (["ORIGINAL", "PRIMARY", "AXIAL"], "US", "soft-tissue"),
+    ],
+)
+def test_scout_images_and_maps_are_shown_through_their_percentiles(saved, kinds, rescale_type, name):
+    path = saved(ct(**SLOPE, **INTERCEPT, ImageType=kinds, RescaleType=rescale_type))
+    assert load_picture(path).note.window.name == name
     assert load_picture(path, View(window="lung")).note.window.unit == "HU"
 
 

@@ -87,7 +87,14 @@ def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch
 def test_a_damaged_gzip_file_is_refused_by_name(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}.gz"
     whole = gzip.compress(CONTENT[suffix])
-    for content in (whole[:-30], whole[:20], whole[:10], b"\x1f\x8b" + b"x" * 60, whole[:-8] + bytes(8), gzip.compress(b"")):
+    for content in (
+        whole[:-30],
+        whole[:20],
+        whole[:10],
+        b"\x1f\x8b" + b"x" * 60,
+        whole[:-8] + bytes(8),
+        gzip.compress(b""),
+    ):
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"x.{suffix}.gz: "):
             load_picture(path)

@@ -124,8 +124,8 @@ def test_without_options_and_template_a_choice_is_openai_s_alone(served: Served)
         ({"messages": turn(image(_VOLUME, plane="axial", slice=-1))}, 400, "slice"),
         ({"messages": turn(image(_VOLUME, plane="axial", slice=2**31))}, 400, "slice"),
         ({"messages": turn(image(_VOLUME, plane="oblique", slice=1))}, 400, "plane"),
-        ({"messages": turn(image(gzip.compress(_VOLUME)[:200], plane="axial", slice=1))}, 400, "nii.gz"),
-        ({"messages": turn(image(b"\x1f\x8b" + b"x" * 60))}, 400, "nii.gz"),
+        ({"messages": turn(image(gzip.compress(_VOLUME)[:200], plane="axial", slice=1))}, 400, "the NIfTI header"),
+        ({"messages": turn(image(b"\x1f\x8b" + b"x" * 60))}, 400, "the gzip file is damaged"),
     ],
 )
 def test_a_view_or_options_that_cannot_be_are_told(

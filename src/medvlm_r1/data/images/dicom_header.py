@@ -13,7 +13,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import _read_file_meta_info, read_preamble
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitVR
@@ -120,9 +120,11 @@ class Header:
         return "HU" if self.value_range[0] < _NEAR_AIR or (kind == "HU" and self.bits > 8) else "value"
 
     @property
-    def is_localizer(self) -> bool:
-        """Whether a CT is a scout image: a projection, which no Hounsfield preset suits."""
-        return "LOCALIZER" in str(self.elements.get("ImageType") or "").upper()
+    def is_plain_ct(self) -> bool:
+        """Whether a preset suits a CT: no scout image, and no map derived from others whose unit is not named."""
+        kinds = str(self.elements.get("ImageType") or "").upper()
+        unspecified = "RescaleType" in self.elements and not self.rescale_type
+        return self.modality == "CT" and "LOCALIZER" not in kinds and not (unspecified and "DERIVED" in kinds)
 
     @property
     def bits(self) -> int:

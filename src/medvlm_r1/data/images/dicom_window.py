@@ -108,7 +108,7 @@ def _to_grey(header: Header, values: Array, window: Window) -> tuple[Array, tupl
 
 
 def _default(header: Header, values: Array, counts: Array) -> Window:
-    if header.modality == "CT" and header.unit == HOUNSFIELD and not header.is_localizer:
+    if header.is_plain_ct and header.unit == HOUNSFIELD:
         for name, parts in _CT_PRESETS.items():
             for part in parts:
                 if part in header.body_part:
