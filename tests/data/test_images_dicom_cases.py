@@ -298,3 +298,13 @@ def test_empty_elements_of_a_frame_do_not_hide_those_of_the_file(saved):
     ds = dataset(STORED[None], NumberOfFrames=1, Modality="CT", SOPClassUID=CT, **SLOPE, **WINDOW)
     ds.PerFrameFunctionalGroupsSequence = [group]
     assert greys(saved(ds)) == SHOWN
+
+
+@pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE"])
+@pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_presentation_table_that_contradicts_the_interpretation_is_said(saved, interpretation, shape):
+    pixels = np.uint8([[0, 100, 255]])
+    path = saved(dataset(pixels, PhotometricInterpretation=interpretation, PresentationLUTShape=shape))
+    inverted = interpretation == "MONOCHROME1"
+    assert greys(path) == [[255, 155, 0]] if inverted else [[0, 100, 255]]
+    assert ("black may be white" in notes(path)) == (inverted != (shape == "INVERSE"))

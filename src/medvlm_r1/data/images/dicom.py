@@ -29,6 +29,8 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+# The photometric interpretation that each shape of the presentation lookup table belongs to.
+_SHAPES = {"IDENTITY": "MONOCHROME2", "INVERSE": "MONOCHROME1"}
 _CONSTANT = "All pixels have the same value."
 
 
@@ -205,6 +207,9 @@ def _warnings(header: Header) -> list[str]:
         said.append("The file does not say that no text is burned into its pixels: it may name the patient.")
     if any(tag in header.elements for tag in OVERLAYS):
         said.append("An overlay is stored with the image and is not drawn.")
+    shape = str(header.elements.get("PresentationLUTShape") or "").strip().upper()
+    if header.colour in _GREY and _SHAPES.get(shape, header.colour) != header.colour:
+        said.append(f"PresentationLUTShape {shape} contradicts {header.colour}, which was used: black may be white.")
     if str(header.elements.get("PixelPresentation") or "").strip().upper() in ("COLOR", "MIXED"):
         said.append("A colour map is stored with the grey image and is not applied.")
     return said

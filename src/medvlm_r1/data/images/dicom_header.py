@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 _KEYWORDS = (
     *("SOPClassUID", "Modality", "ImageType", "BodyPartExamined", "BurnedInAnnotation", "PixelPresentation"),
+    "PresentationLUTShape",
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *(f"{kind}PixelPadding{part}" for kind in ("Float", "DoubleFloat") for part in ("Value", "RangeLimit")),
