@@ -306,5 +306,5 @@ def test_a_presentation_table_that_contradicts_the_interpretation_is_said(saved,
     pixels = np.uint8([[0, 100, 255]])
     path = saved(dataset(pixels, PhotometricInterpretation=interpretation, PresentationLUTShape=shape))
     inverted = interpretation == "MONOCHROME1"
-    assert greys(path) == [[255, 155, 0]] if inverted else [[0, 100, 255]]
+    assert greys(path) == ([[255, 155, 0]] if inverted else [[0, 100, 255]])
     assert ("black may be white" in notes(path)) == (inverted != (shape == "INVERSE"))
