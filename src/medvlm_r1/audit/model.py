@@ -144,7 +144,7 @@ def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: 
             "variants": sum(len(item.answers) for item in items),
             "unparsed": sum(answer.letter is None for answer in real),
             "cut_off": sum(answer.truncated for answer in real),
-            "empty": sum(not answer.text.strip() for answer in real),
+            "empty": sum(answer.empty for answer in real),
             "not_well_formed": sum(not item.real.response(item.sample.options).well_formed for item in items),
         },
         "probes": {name: result.record() for name, result in found.items()},

@@ -67,12 +67,12 @@ class GeneratorRespondent:
         return [answers[place] for place in range(len(variants))]
 
 
-def variant_input(variant: Variant, template: str, *, turn: bool = True) -> GenerationInput:
-    """A variant as a generator takes it, with or without the start of the model's turn."""
+def variant_input(variant: Variant, template: str) -> GenerationInput:
+    """A variant as a generator takes it."""
     return GenerationInput(
         prompt=messages(variant.sample, template),
         images=variant.images,
-        turn=variant.prefix if turn else "",
+        turn=variant.prefix,
         seed=item_seed(variant.sample),
     )
 

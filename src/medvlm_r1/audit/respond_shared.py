@@ -14,7 +14,14 @@ from typing import Any
 
 from medvlm_r1.audit.respond import generated, variant_input
 from medvlm_r1.audit.variant import REAL, Variant, VariantAnswer, item_seed, weighed
-from medvlm_r1.policy.generate import GenerationSettings, cut, end_tokens, generation_config, opened
+from medvlm_r1.dialogue.prompt import opened_reasoning
+from medvlm_r1.policy.generate import (
+    GenerationSettings,
+    cut,
+    end_tokens,
+    generation_config,
+    prompt_and_turn,
+)
 from medvlm_r1.policy.letters import LetterPlace, letter_place
 from medvlm_r1.policy.linears import answering
 from medvlm_r1.policy.load import Policy, vision_token_ids
@@ -91,34 +98,45 @@ class LocalRespondent:
         processor = self.policy.processor
         names: dict[int, str] = {}
         keys = []
+        turns = []
         contents: dict[str, tuple[str, Sequence[Any]]] = {}
         for variant in variants:
-            text = opened(processor, variant_input(variant, self.template, turn=False))
+            text, begun = prompt_and_turn(processor, variant_input(variant, self.template))
+            turns.append(begun)
             for image in variant.images:
                 if id(image) not in names:
                     names[id(image)] = images_key([image])
             keys.append("".join([text, *(names[id(image)] for image in variant.images)]))
             contents.setdefault(keys[-1], (text, variant.images))
         # A prompt whose states are kept need not be processed again.
-        whole = {key for key, variant in zip(keys, variants, strict=True) if not variant.prefix}
+        whole = {key for key, begun in zip(keys, turns, strict=True) if not begun}
         needed = [key for key in contents if key not in self._states or key in whole]
         texts, images = [contents[key][0] for key in needed], [contents[key][1] for key in needed]
         made = process_together(processor, texts, images, self.policy.model.device)
         prompts = dict(zip(needed, made, strict=True))
         order = {key: number for number, key in enumerate(contents)}
         asked = []
-        for place, (key, variant) in enumerate(zip(keys, variants, strict=True)):
+        for place, (key, variant, begun) in enumerate(zip(keys, variants, turns, strict=True)):
             turn: tuple[int, ...] = ()
             letters = None
             if variant.letter_only:
-                letters = letter_place(processor.tokenizer, variant.prefix, len(variant.sample.options))
+                letters = letter_place(processor.tokenizer, begun, len(variant.sample.options))
                 turn = letters.context
-            elif variant.prefix:
-                turn = tuple(processor.tokenizer(variant.prefix, add_special_tokens=False)["input_ids"])
+            elif begun:
+                turn = tuple(processor.tokenizer(begun, add_special_tokens=False)["input_ids"])
             prompt = prompts.get(key)
             length = len(prompt.ids) if prompt else self._states[key].layers[0][0].shape[1]
             asked.append(
-                _Asked(place=place, variant=variant, key=key, prompt=prompt, turn=turn, letters=letters, length=length)
+                _Asked(
+                    place=place,
+                    variant=variant,
+                    key=key,
+                    prompt=prompt,
+                    turn=turn,
+                    opening="" if variant.prefix else opened_reasoning(contents[key][0]),
+                    letters=letters,
+                    length=length,
+                )
             )
         # Prompts of like length together: what fills them up to the longest is computed, and read at every token.
         return sorted(asked, key=lambda one: (-one.length, order[one.key], one.turn))
@@ -165,7 +183,7 @@ class LocalRespondent:
         fresh.update({groups[row][0].key: states for row, states in kept.items()})
         ends = end_tokens(model, tokenizer)
         for one, row in zip(asked, output[:, longest:].tolist(), strict=True):
-            yield one.place, generated(one.variant, cut(row, ends, tokenizer), self.template)
+            yield one.place, generated(one.variant, cut(row, ends, tokenizer, one.opening), self.template)
 
     def _going_on(self, asked: Sequence[_Asked]) -> Any:
         from medvlm_r1.training.continuation import Continuation
@@ -188,7 +206,7 @@ class LocalRespondent:
             self._going_on(asked), max_new_tokens=self.max_new_tokens, ends=ends, suppressed=self._suppressed
         )
         for one, row in zip(asked, rows, strict=True):
-            yield one.place, generated(one.variant, cut(row, ends, tokenizer), self.template)
+            yield one.place, generated(one.variant, cut(row, ends, tokenizer, one.opening), self.template)
 
     def _after(self, asked: Sequence[_Asked]) -> Any:
         """Logits after turns whose prompts are read now, each once."""
@@ -245,6 +263,7 @@ class _Asked:
         key: Of its prompt: text and images.
         prompt: The prompt processed; None where its states are kept.
         turn: Tokens its turn begins with.
+        opening: Text with which the chat template begins the response; "" where the variant begins it.
         letters: What is weighed after them; None where the turn is written on.
         length: Tokens of the prompt.
     """
@@ -254,6 +273,7 @@ class _Asked:
     key: str
     prompt: Any
     turn: tuple[int, ...]
+    opening: str
     letters: LetterPlace | None
     length: int
 

@@ -42,6 +42,7 @@ VARIANTS: dict[str, str] = {
 
 ALL_TEMPLATES = TEMPLATES | VARIANTS
 
+_REASONING_TAG = "<think>"
 _CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 
 
@@ -49,6 +50,19 @@ def control_token(text: str) -> str | None:
     """The first control token in a text, such as `<|image_pad|>`, which a tokenizer would obey; None without."""
     found = _CONTROL_TOKEN.search(text)
     return found[0] if found else None
+
+
+def opened_reasoning(rendered: str) -> str:
+    """The reasoning tag that a chat template has already opened, with the white space after it; "" without one.
+
+    The templates of Qwen3-VL-Thinking and of other reasoning models end the prompt with `<think>`, so the model does
+    not write it. The tag is part of the assistant's response all the same.
+
+    Args:
+        rendered: A prompt as the chat template renders it, with the generation prompt.
+    """
+    text = rendered.rstrip()
+    return rendered[len(text) - len(_REASONING_TAG) :] if text.endswith(_REASONING_TAG) else ""
 
 
 def lettered(sample: Sample) -> str:

@@ -65,7 +65,7 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
         # An answer tag that is never closed still says what it says.
         lenient = letter_in_answer(text[opened.end() :] if answer is None else answer, options)
     else:
-        lenient = letter_in_prose(_conclusion(text), options)
+        lenient = letter_in_prose(conclusion_text(text), options)
     reasoning = _between(text, _THINK_OPEN, _THINK_CLOSE)
     return Response(
         reasoning=None if reasoning is None else reasoning.strip(),
@@ -74,6 +74,16 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
         lenient_letter=lenient,
         well_formed=is_well_formed(text),
     )
+
+
+def with_reasoning_opened(text: str) -> str:
+    """A text that closes a reasoning it did not open, with `<think>` put in front of it; any other text unchanged.
+
+    For servers: one whose chat template opens the reasoning returns what the model wrote after the tag, and does not
+    return the prompt. Where the reasoning was cut off before `</think>`, this cannot be known.
+    """
+    closed = _THINK_CLOSE.search(text)
+    return text if closed is None or _THINK_OPEN.search(text, 0, closed.start()) else f"<think>{text}"
 
 
 def answer_text(text: str) -> str | None:
@@ -112,7 +122,7 @@ def _between(text: str, opening: re.Pattern[str], closing: re.Pattern[str]) -> s
     return text[start.end() : end.start()] if start and end else None
 
 
-def _conclusion(text: str) -> str:
+def conclusion_text(text: str) -> str:
     """What follows the last closed reasoning, or all of it when nothing does."""
     end = len(text.rstrip())
     starts = [close.end() for close in _THINK_CLOSE.finditer(text) if close.end() < end]

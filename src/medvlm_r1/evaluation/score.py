@@ -11,7 +11,7 @@ from typing import Any
 
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.dialogue.response import Response, parse_response
+from medvlm_r1.dialogue.response import Response, conclusion_text, parse_response
 from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, mean_interval, wilson, worth
 from medvlm_r1.policy.generate import Generation
 
@@ -77,9 +77,14 @@ def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -
 
 
 def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
-    """A completion taken apart; where the template asked for a letter alone, that is an answer too."""
+    """A completion taken apart; where the template asked for a letter alone, that is an answer too.
+
+    A reasoning in front of the letter is left out: a chat template can open it, and a server can return it.
+    """
     response = parse_response(text, options)
-    return _read_bare(response, text.strip()) if template == ANSWER_ONLY else response
+    if template != ANSWER_ONLY:
+        return response
+    return _read_bare(response, conclusion_text(text).strip().removeprefix("<think>").strip())
 
 
 def score(samples: Sequence[Sample], generations: Sequence[Generation], template: str = "medvlm-r1") -> dict[str, Any]:

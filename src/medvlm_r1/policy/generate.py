@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
+from medvlm_r1.dialogue.prompt import opened_reasoning
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy, vision_token_ids
 
@@ -30,7 +31,7 @@ class GenerationInput:
     images: Sequence[Image] = ()
     """RGB images in the order of their placeholders; the processor resizes them."""
     turn: str = ""
-    """How the model's turn begins; what it writes goes on from there."""
+    """How the assistant's response begins; the model continues from there. It replaces what the chat template opens."""
     seed: int = 0
     """Added to the settings' seed, so that conversations sampled one by one do not share their draws."""
 
@@ -63,7 +64,8 @@ class Generation:
     """One completion."""
 
     text: str
-    """The completion without special tokens."""
+    """The completion without special tokens. It begins with the `<think>` that the chat template opens, if it does; where
+    `GenerationInput.turn` was given, it is what comes after that."""
     n_tokens: int
     """Tokens generated, without the end token; of a server that does not tell them, words, or pieces of a stream."""
     truncated: bool
@@ -120,7 +122,8 @@ class LocalGenerator:
         config = generation_config(self.policy, settings, self._suppressed)
         output = model.generate(**inputs.to(model.device), generation_config=config)
         rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-        return [cut(row, ends, processor.tokenizer) for row in rows]
+        openings = [answer_opening(processor, item) for item in items]
+        return [cut(row, ends, processor.tokenizer, opening) for row, opening in zip(rows, openings, strict=True)]
 
 
 def _batches(items: Sequence[GenerationInput], batch_size: int) -> Iterator[list[int]]:
@@ -151,9 +154,27 @@ def check_images(index: int, item: GenerationInput) -> None:
         )
 
 
+def prompt_and_turn(processor: Any, item: GenerationInput) -> tuple[str, str]:
+    """The rendered prompt, and what of the item's turn comes after it.
+
+    Where the chat template opens the reasoning and the turn begins with the same text, the prompt keeps it. Where the
+    turn begins otherwise, it replaces what the template opens.
+    """
+    text = str(processor.apply_chat_template(list(item.prompt), add_generation_prompt=True))
+    opening = opened_reasoning(text)
+    if not item.turn or item.turn.startswith(opening):
+        return text, item.turn.removeprefix(opening)
+    return text.removesuffix(opening), item.turn
+
+
 def opened(processor: Any, item: GenerationInput) -> str:
     """The conversation as the processor takes it, up to where the model goes on writing."""
-    return f"{processor.apply_chat_template(list(item.prompt), add_generation_prompt=True)}{item.turn}"
+    return "".join(prompt_and_turn(processor, item))
+
+
+def answer_opening(processor: Any, item: GenerationInput) -> str:
+    """The part of the response that the chat template writes for the model; "" where the item begins the response."""
+    return "" if item.turn else opened_reasoning(opened(processor, item))
 
 
 _NOTHING_ELSE = {
@@ -198,8 +219,8 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
 
 
-def cut(row: list[int], ends: list[int], tokenizer: Any) -> Generation:
-    """What was written, from the ids of a completion and the padding after it."""
+def cut(row: list[int], ends: list[int], tokenizer: Any, opening: str = "") -> Generation:
+    """What was written, from the ids of a completion and the padding after it; `opening` is put in front."""
     length = next((position for position, token in enumerate(row) if token in ends), len(row))
     text = tokenizer.decode(row[:length], skip_special_tokens=True)
-    return Generation(text=text, n_tokens=length, truncated=length == len(row))
+    return Generation(text=opening + text, n_tokens=length, truncated=length == len(row))

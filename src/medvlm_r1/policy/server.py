@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from PIL.Image import Image
 
+from medvlm_r1.dialogue.response import with_reasoning_opened
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, check_images
 
@@ -203,7 +204,8 @@ class ServerPieces(Iterator[str]):
                         count += 1
                         told.append(piece)
                         yield piece
-        self.generation = Generation(text="".join(told), n_tokens=count, truncated=reason == "length")
+        text = with_reasoning_opened("".join(told))
+        self.generation = Generation(text=text, n_tokens=count, truncated=reason == "length")
 
 
 def _with_images(item: GenerationInput) -> list[dict[str, Any]]:
@@ -236,8 +238,7 @@ def _generation(reply: Any, url: str) -> Generation:
         raise UserError(f"{url} answers, but not in the form of OpenAI's chat completions.") from error
     text = message.content or ""
     reasoning = _reasoning(message)
-    if reasoning:
-        text = f"<think>{reasoning}</think>{text}"
+    text = f"<think>{reasoning}</think>{text}" if reasoning else with_reasoning_opened(text)
     used = getattr(reply.usage, "completion_tokens", None)
     return Generation(text=text, n_tokens=len(text.split()) if used is None else used, truncated=reason == "length")
 

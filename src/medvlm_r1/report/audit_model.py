@@ -164,7 +164,7 @@ def _came_back(items: Mapping[str, StoredItem]) -> Table:
     for item in items.values():
         for name, answer in item.answers.items():
             row = counts.setdefault(name.rstrip("0123456789").rstrip("-"), [0, 0, 0, 0])
-            found = (True, answer.letter is None, answer.truncated, not answer.text.strip())
+            found = (True, answer.letter is None, answer.truncated, answer.empty)
             for place, value in enumerate(found):
                 row[place] += value
     columns = (("Answers", ""), ("Unparsed", ""), ("Cut off", ""), ("Empty", ""))

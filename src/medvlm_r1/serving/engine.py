@@ -25,6 +25,7 @@ from medvlm_r1.policy.generate import (
     GenerationInput,
     GenerationSettings,
     LocalGenerator,
+    answer_opening,
     check_images,
     end_tokens,
     opened,
@@ -265,7 +266,8 @@ class Engine:
             job.tell(Started(length))
             most = min(job.settings.max_new_tokens, self._room(length))
             job.started = time.monotonic()
-            self._rows += [Row(job, index, self._tokenizer, most) for index in range(job.n)]
+            opening = answer_opening(self.policy.processor, job.item)
+            self._rows += [Row(job, index, self._tokenizer, most, opening) for index in range(job.n)]
 
     def _room(self, length: int) -> int:
         most = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
@@ -314,9 +316,11 @@ class Engine:
         except Exception as error:
             job.tell(Failed(error))
             return
+        opening = answer_opening(self.policy.processor, job.item)
         for index, generation in enumerate(done):
-            cut = first_stop(generation.text, job.stop)
-            text = generation.text[:cut]
+            written = generation.text.removeprefix(opening)
+            cut = first_stop(written, job.stop)
+            text = opening + written[:cut]
             whole = Generation(text=text, n_tokens=generation.n_tokens, truncated=generation.truncated and cut is None)
             if job.live:
                 job.tell(Piece(index, text))

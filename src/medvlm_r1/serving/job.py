@@ -87,15 +87,15 @@ class Job:
 
 
 class Row:
-    """One completion under way."""
+    """One completion under way; `opening` is what the chat template writes of it. No stop text is looked for there."""
 
-    def __init__(self, job: Job, index: int, tokenizer: Any, most: int) -> None:
+    def __init__(self, job: Job, index: int, tokenizer: Any, most: int, opening: str = "") -> None:
         import torch
 
         self.job = job
         self.index = index
         self.generator = torch.Generator().manual_seed((job.settings.seed + index) % 2**63)
-        self._tokenizer, self._most = tokenizer, most
+        self._tokenizer, self._most, self._opening = tokenizer, most, opening
         self._ids: list[int] = []
         self._tokens: list[Token] = []
         self._told = 0
@@ -127,6 +127,7 @@ class Row:
         return str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
 
     def _tell(self, text: str) -> None:
+        text = self._opening + text
         piece, tokens = text[self._told :], tuple(self._tokens[self._told_tokens :])
         if piece:
             self._told, self._told_tokens = len(text), len(self._tokens)
@@ -135,7 +136,7 @@ class Row:
     def _finish(self, reason: Reason, text: str) -> None:
         if self.job.live:
             self._tell(text)
-        generation = Generation(text=text, n_tokens=len(self._ids), truncated=reason == "length")
+        generation = Generation(text=self._opening + text, n_tokens=len(self._ids), truncated=reason == "length")
         self.job.tell(Done(self.index, generation, reason, tuple(self._tokens)))
 
 

@@ -33,7 +33,7 @@ from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.contrast import ShowsOthers, check_contrast
 from medvlm_r1.training.dependable import Dependable
 from medvlm_r1.training.loop import train
-from medvlm_r1.training.rollouts import RolloutLog, named
+from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
 from medvlm_r1.training.run_folder import RunFolder
 from medvlm_r1.training.shared_batch import (
     FeatureStore,
@@ -313,11 +313,11 @@ def _without_adapter(model: Any) -> bool:
     return bool(layer.disable_adapters or model.active_adapter == "ref")
 
 
-class _PlainTrainer(ShowsOthers, AnswersBlank, Dependable, GRPOTrainer):  # type: ignore[misc]
+class _PlainTrainer(ShowsOthers, AnswersBlank, CompletesOpenedReasoning, Dependable, GRPOTrainer):  # type: ignore[misc]
     pass
 
 
-class _SharingTrainer(ShowsOthers, AnswersBlank, Dependable, SharedPromptTrainer):
+class _SharingTrainer(ShowsOthers, AnswersBlank, CompletesOpenedReasoning, Dependable, SharedPromptTrainer):
     pass
 
 
