@@ -91,11 +91,6 @@ def answer_text(text: str) -> str | None:
     return _between(text, _ANSWER_OPEN, _ANSWER_CLOSE)
 
 
-def answer_tags(text: str) -> tuple[int, int]:
-    """How many answer tags are opened and how many closed, in any case."""
-    return sum(1 for _ in _ANSWER_OPEN.finditer(text)), sum(1 for _ in _ANSWER_CLOSE.finditer(text))
-
-
 def strict_letter(text: str) -> str | None:
     """The letter by the release's evaluation rule; None when nothing matches."""
     match = _STRICT.search(text)

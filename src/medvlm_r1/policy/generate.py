@@ -64,8 +64,8 @@ class Generation:
     """One completion."""
 
     text: str
-    """The completion without special tokens. It begins with the `<think>` that the chat template opens, if it does; where
-    `GenerationInput.turn` was given, it is what comes after that."""
+    """The completion without special tokens. It begins with the `<think>` that the chat template opens, if it does.
+    Where `GenerationInput.turn` was given, it is what comes after that."""
     n_tokens: int
     """Tokens generated, without the end token; of a server that does not tell them, words, or pieces of a stream."""
     truncated: bool

@@ -17,7 +17,6 @@ from medvlm_r1.rewards import Reward
 from medvlm_r1.rewards.completion import completion_text
 from medvlm_r1.training import jsonl
 
-
 _TAIL = 16
 """Tokens at the end of a prompt that can hold `<think>` and the white space after it."""
 
