@@ -19,7 +19,7 @@ from medvlm_r1.audit.probes.reasoning import ReasoningProbe
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, weighed, written
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.dialogue.conclusion import concluded_letter
-from medvlm_r1.dialogue.turn import split_turn
+from medvlm_r1.dialogue.turn import split_sentences, split_turn
 
 probe = ReasoningProbe()
 REGIONS = ("head", "knee", "chest")
@@ -54,7 +54,9 @@ class Model:
             option = variant.note["option"]
             words = "A radiologist says so, and the image says so. " if self.cued == "open" else ""
         begun = variant.prefix.removeprefix("<think>").partition("</think>")[0]
-        concluded = concluded_letter(begun, of.options) if begun and self.follows else None
+        # The last sentence: one that was made wrong contradicts those before it.
+        last = split_sentences(begun)[-1] if begun and self.follows else ""
+        concluded = concluded_letter(last, of.options)
         if variant.letter_only:
             place = 0 if self.follows else of.options.index(option)
             place = place if concluded is None else LETTERS.index(concluded)

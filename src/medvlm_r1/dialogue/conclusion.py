@@ -294,7 +294,8 @@ def _marked(text: str, options: Sequence[str]) -> str:
     def mark_letter(found: re.Match[str]) -> str:
         return _MARKS[LETTERS.index(found[1])] if found[1] in valid and not _is_word(found) else found[0]
 
-    return _LETTER.sub(mark_letter, text)
+    # "A. brain": letter and text are one mention.
+    return re.sub(rf"([{_MARKS}])(?:[^\w{_MARKS}]{{0,4}}\1)+", r"\1", _LETTER.sub(mark_letter, text))
 
 
 def _is_word(found: re.Match[str]) -> bool:

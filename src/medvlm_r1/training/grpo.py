@@ -27,6 +27,7 @@ from trl import GRPOTrainer
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy, vision_token_ids
 from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.rewards.checked import checked
 from medvlm_r1.training.blank import AnswersBlank
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
 from medvlm_r1.training.config import RunConfig
@@ -351,7 +352,7 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
         check_contrast([reward.name for reward in config.rewards], args)
         _forbid_vision_tokens(args, policy)
         log = RolloutLog(run.samples)
-        rewards = [named(resolve_reward(reward.name), reward.name) for reward in config.rewards]
+        rewards = [named(checked(reward.name, resolve_reward(reward.name)), reward.name) for reward in config.rewards]
         rewards[0] = named(log.watched(rewards[0]), config.rewards[0].name)
         trainer = (_SharingTrainer if config.sharing else _PlainTrainer)(
             model=policy.model,

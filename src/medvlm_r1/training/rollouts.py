@@ -7,6 +7,7 @@ reward functions for columns of its completion table, and `_logs`, where that ta
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
     def watched(self, reward: Reward) -> Reward:
         """The same reward function, noting which samples are scored; wrap one of a trainer's rewards."""
 
-        def noting(*args: Any, **columns: Any) -> list[float]:
+        def noting(*args: Any, **columns: Any) -> Sequence[float | None]:
             self._generations += 1
             ids = columns["sample_id"]
             columns["log_extra"]("sample_id", list(ids))
@@ -124,7 +125,7 @@ def named(reward: Reward, name: str) -> Reward:
     """The same function under the name the configuration uses, which is the one TRL logs."""
 
     # TRL names a `functools.partial` by what it wraps.
-    def call(*args: Any, **columns: Any) -> list[float]:
+    def call(*args: Any, **columns: Any) -> Sequence[float | None]:
         return reward(*args, **columns)
 
     call.__name__ = name
