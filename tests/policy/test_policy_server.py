@@ -129,6 +129,21 @@ def test_a_cut_answer_is_marked_and_reasoning_handed_over_apart_gets_its_tags(se
     assert found.text == "<think>It is B.</think><answer>B</answer>"
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        # A chat template of the server opened the reasoning, and no reasoning parser runs there.
+        ("It is B.</think>\n<answer>B</answer>", "<think>It is B.</think>\n<answer>B</answer>"),
+        ("<think>It is B.</think><answer>B</answer>", "<think>It is B.</think><answer>B</answer>"),
+        ("<answer>B</answer>", "<answer>B</answer>"),
+    ],
+)
+def test_a_reasoning_that_the_server_s_template_opens_gets_its_tag(server: Server, content: str, text: str) -> None:
+    server.reply = lambda _: (200, completion(content))
+    (found,) = ServerGenerator(url=server.url, name="m").generate([item("q")], SETTINGS)
+    assert found.text == text
+
+
 def test_refusals_say_status_and_reason(server: Server) -> None:
     server.reply = lambda _: (404, {"error": {"message": "no model m here"}})
     with pytest.raises(UserError, match=r"404.*no model m here"):
