@@ -32,7 +32,7 @@ def _words(alternatives: str) -> re.Pattern[str]:
 _REVISION = re.compile(
     r"(?:^|[.?!,;…—–\n])\s*(?:no|nope|nein|non|wait|hold on|hm+|sorry|correction|scratch that|oops)\b"
     r"(?=\s*(?:[.,:;!?…—–-]|$|wait\b))"
-    r"|\b(?:actually|on second thoughts?|on reflection|let me re\w+|i was wrong|i change my mind)\b",
+    r"|\b(?:actually|on second thoughts?|on reflection|let me re\w+|i change my mind)\b",
     re.IGNORECASE,
 )
 _ANYTHING_BUT = _words(r"(?:any\w*|everything|all|every one)\s+(?:but|except|save|other than)")
@@ -50,7 +50,7 @@ _DENIAL = re.compile(
     r"|except\w*|unlike|besides|rather\s+than|instead\s+of|other\s+than|opposed\s+to|opposite|far\s+from"
     r"|out\s+of\s+the\s+question|off\s+the\s+table|against|avoid\w*|absent|absence|lack\w*|fail\w*|less\s+likely|least"
     r"|worst|poor|bad|distractor|decoy|trap|tempting|den(?:y|ies|ied)|cross\w*\s+out|struck|strike|drop\w*|ignor\w*"
-    r"|forget|skip|minus|mismatch\w*|too|little|few|hard|difficult|question\w*|used\s+to"
+    r"|forget|skip|minus|pretend\w*|mismatch\w*|too|little|few|hard|difficult|question\w*|used\s+to"
     # German, French, Spanish
     r"|nicht|kein\w*|nie|niemals|weder|ohne|ausgeschlossen|ausschlie\w*|falsch|pas|jamais|aucun\w*|sans|faux|fausse|ni"
     r"|nunca|sin|ningun\w*|descart\w*)\b",
@@ -59,14 +59,23 @@ _DENIAL = re.compile(
 _HEDGE = _words(
     r"could|might|may|maybe|perhaps|possib\w*|either|unsure|uncertain|unclear|ambig\w*|guess\w*|assum\w*|suppos\w*"
     r"|wonder\w*|candidates?|differential|vs|versus|between|at first|initial\w*|previous\w*|seemed|thought|whether"
-    r"|unless|if|were\s+(?:it|this|there)|(?:some|others|many|one|people|they|everyone|users?|you)\s+"
-    r"(?:would|say|says|said|thinks?|believes?|claims?|answers?)"
+    r"|unless|if|superficial\w*|(?:were|had)\s+(?:it|this|there)"
+    r"|(?:some|someone|others|many|one|people|they|everyone|users?|you)\s+"
+    r"(?:would|say|says|said|thinks?|believes?|claims?|answers?|answered)"
 )
 _TAKEN_BACK = _words(r"wrong\w*|incorrect\w*|false\w*|mistak\w*|untrue|not\s+(?:right|correct|true|so|it)")
 _STATED = re.compile(
     r"\b(?:answer|diagnosis|conclusion|(?:correct|right|best|final)\s(?:one|option|choice|letter)|choo?se|select(?:ed)?"
     rf"|pick(?:ed)?|go(?:ing)?\swith|opt\sfor|settle\son|conclude)\b[^{_MARKS}]{{0,40}}(?P<after>[{_MARKS}])"
     rf"|[{_MARKS}]\W*\s(?:is|must be|seems|looks)\s(?:the\s|most\s|clearly\s)?(?:correct|right|best|true|answer)\b",
+    re.IGNORECASE,
+)
+# "The knee is dark" describes, "B is a common guess" hedges: only these predicates say that an option is the one.
+_PREDICATE = re.compile(
+    rf"[{_MARKS}]\W*\s(?:is|was|are|were|seems|looks|appears|would)\b"
+    r"(?!(?:\s(?:be|the|a|an|most|more|very|well|also|thus|therefore|then|here|highly|clearly|only|obvious|final|my))*"
+    r"\s(?:correct|right|best|likely|true|answer|option|choice|one|diagnosis|consistent|seen|shown|visible|evident|clear"
+    r"|supported|favou?red|confirmed|present|depicted|identified|demonstrated|probable|preferred|left|chosen|selected)\b)",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
@@ -87,7 +96,7 @@ _ASIDE = re.compile(r"\s*(?:because|since|as|given|due\sto|for|although|though|w
 _CONTRAST = re.compile(r"\s*(?:but|so|therefore|hence|thus|however)\b", re.IGNORECASE)
 _LISTED = re.compile(r"\s*(?:and|or|nor|that|to)\b", re.IGNORECASE)
 _VERB = _words(
-    r"is|are|was|it|this|that|shows?|must|fits?|match\w*|answer|remain\w*|leaves?|choose|pick|select|go|has|suggests?"
+    r"is|are|was|it|this|that|shows?|must|fits?|match\w*|remain\w*|leaves?|choose|pick|select|go|has|suggests?"
     r"|indicates?|confirms?|correct|right|best"
 )
 
@@ -213,7 +222,7 @@ def _read_sentence(sentence: str) -> _Sentence:
         denial, hedge = _DENIAL.search(clause), _HEDGE.search(clause)
         if _ASIDE.match(clause):
             continue
-        kind = "denied" if denial else "unclear" if hedge else ""
+        kind = "denied" if denial else "unclear" if hedge or _PREDICATE.search(clause) else ""
         listed = _LISTED.match(clause) is not None or not _VERB.search(clause)
         if not kind and marks and listed and not _CONTRAST.match(clause):
             # "not the brain, the lung": what was said of the first holds of the second.
@@ -294,8 +303,9 @@ def _marked(text: str, options: Sequence[str]) -> str:
     def mark_letter(found: re.Match[str]) -> str:
         return _MARKS[LETTERS.index(found[1])] if found[1] in valid and not _is_word(found) else found[0]
 
-    # "A. brain": letter and text are one mention.
-    return re.sub(rf"([{_MARKS}])(?:[^\w{_MARKS}]{{0,4}}\1)+", r"\1", _LETTER.sub(mark_letter, text))
+    # "A. brain" and "(A)": letter, text and brackets are one mention.
+    text = re.sub(rf"([{_MARKS}])(?:[^\w{_MARKS}]{{0,4}}\1)+", r"\1", _LETTER.sub(mark_letter, text))
+    return re.sub(rf"\(([{_MARKS}])\)", r"\1", text)
 
 
 def _is_word(found: re.Match[str]) -> bool:
