@@ -30,7 +30,8 @@ def _words(alternatives: str) -> re.Pattern[str]:
 
 # What comes before one of these is taken back.
 _REVISION = re.compile(
-    r"(?:^|[.?!,;…—–\n])\s*(?:no|nope|nein|non|wait|hold on|hm+|sorry|correction|scratch that|oops)\b"
+    r"(?:^|[.?!,;…—–\n]|\s-)\s*(?:no|nope|nein|non|wait|hold on|hm+|sorry|correction|scratch that|strike that"
+    r"|just kidding|never mind|forget it|oops)\b"
     r"(?=\s*(?:[.,:;!?…—–-]|$|wait\b))"
     r"|\b(?:actually|on second thoughts?|on reflection|let me re\w+|i change my mind)\b",
     re.IGNORECASE,
@@ -46,7 +47,7 @@ _DENIAL = re.compile(
     r"no|non|not|never|nor|neither|none|nothing|nowhere|without|cannot|hardly|barely|scarcely|rarely|seldom|almost"
     r"|nearly|wrong\w*|incorrect\w*|untrue|false\w*|fake|pseudo|mistak\w*|mislead\w*|unlikely|improbable|implausible"
     r"|impossible|doubt\w*|exclu\w*|reject\w*|eliminat\w*|discard\w*|dismiss\w*|refut\w*|disprov\w*|disqualif\w*"
-    r"|disagree\w*|disput\w*|contradict\w*|inconsistent|incompatible|unsupported|unrelated|ru(?:le|les|led|ling)"
+    r"|disagree\w*|disput\w*|contradict\w*|contrary|inconsistent|incompatible|unsupported|unrelated|ru(?:le|les|led|ling)"
     r"|except\w*|unlike|besides|rather\s+than|instead\s+of|other\s+than|opposed\s+to|opposite|far\s+from"
     r"|out\s+of\s+the\s+question|off\s+the\s+table|against|avoid\w*|absent|absence|lack\w*|fail\w*|less\s+likely|least"
     r"|worst|poor|bad|distractor|decoy|trap|tempting|den(?:y|ies|ied)|cross\w*\s+out|struck|strike|drop\w*|ignor\w*"
@@ -59,29 +60,39 @@ _DENIAL = re.compile(
 _HEDGE = _words(
     r"could|might|may|maybe|perhaps|possib\w*|either|unsure|uncertain|unclear|ambig\w*|guess\w*|assum\w*|suppos\w*"
     r"|wonder\w*|candidates?|differential|vs|versus|between|at first|initial\w*|previous\w*|seemed|thought|whether"
-    r"|unless|if|superficial\w*|(?:were|had)\s+(?:it|this|there)"
-    r"|(?:some|someone|others|many|one|people|they|everyone|users?|you)\s+"
-    r"(?:would|say|says|said|thinks?|believes?|claims?|answers?|answered)"
+    r"|unless|if|superficial\w*|examples?|other\s(?:image|question|case)|(?:were|had)\s+(?:it|this|there)"
+    r"|(?:some|someone|others|many|one|people|they|everyone|s?he|users?|you)\s+"
+    r"(?:would|say|says|said|thinks?|believes?|claims?|answers?|claimed|wrote|answered)"
 )
-_TAKEN_BACK = _words(r"wrong\w*|incorrect\w*|false\w*|mistak\w*|untrue|not\s+(?:right|correct|true|so|it)")
+_TAKEN_BACK = _words(r"wrong\w*|incorrect\w*|false\w*|mistak\w*|untrue|or\s+not|not\s+(?:right|correct|true|so|it)")
 _STATED = re.compile(
     r"\b(?:answer|diagnosis|conclusion|(?:correct|right|best|final)\s(?:one|option|choice|letter)|choo?se|select(?:ed)?"
     rf"|pick(?:ed)?|go(?:ing)?\swith|opt\sfor|settle\son|conclude)\b[^{_MARKS}]{{0,40}}(?P<after>[{_MARKS}])"
     rf"|[{_MARKS}]\W*\s(?:is|must be|seems|looks)\s(?:the\s|most\s|clearly\s)?(?:correct|right|best|true|answer)\b",
     re.IGNORECASE,
 )
-# "The knee is dark" describes, "B is a common guess" hedges: only these predicates say that an option is the one.
-_PREDICATE = re.compile(
-    rf"[{_MARKS}]\W*\s(?:is|was|are|were|seems|looks|appears|would)\b"
-    r"(?!(?:\s(?:be|the|a|an|most|more|very|well|also|thus|therefore|then|here|highly|clearly|only|obvious|final|my))*"
+# Only these say that an option is the one. "The knee is dark", "history of B" and "unlike what B shows" mention it.
+_UP_TO = (
+    rf"(?:\s(?!(?:for|of|to|from|before|after|than|with|about|by|over|in|on|at|evidence)\b)[^\s{_MARKS}]+){{0,4}}"
+    rf"[^\w{_MARKS}]*[{_MARKS}]"
+)
+_AFFIRMED = re.compile(
+    r"(?:\b(?:answer|diagnosis|conclusion|impression|option|choice|one|letter|image|picture|finding|it|this|that|there)"
+    rf"(?:\s(?:is|must\sbe|should\sbe|would\sbe|will\sbe|has\sto\sbe)|['’]s)\b{_UP_TO}"
+    r"|\b(?:shows?|depicts?|demonstrates?|reveals?|displays?|suggests?|indicates?|confirms?|supports?|represents?|means"
+    r"|implies|favou?rs?|points?\sto|(?:consistent|compatible|keeping)\swith|(?:typical|characteristic|diagnostic)\sof"
+    r"|(?:image|view|scan|mri|ct|radiograph|x-ray|section)\sof|identified\sas|choo?se|select|pick|go(?:ing)?\swith"
+    rf"|opt\sfor|settle\son|conclude|leaves?|see)\b{_UP_TO}"
+    rf"|[{_MARKS}]\W*\s(?:fits|matches|remains|applies|it\sis"
+    r"|(?:is|was|seems|looks|appears|would\sbe|must\sbe)"
+    r"(?:\s(?:the|a|an|most|more|very|well|also|thus|therefore|then|here|highly|clearly|obvious|final|my))*"
     r"\s(?:correct|right|best|likely|true|answer|option|choice|one|diagnosis|consistent|seen|shown|visible|evident|clear"
-    r"|supported|favou?red|confirmed|present|depicted|identified|demonstrated|probable|preferred|left|chosen|selected)\b)",
+    r"|supported|favou?red|confirmed|present|depicted|identified|demonstrated|probable|preferred|left|chosen|selected))\b)",
     re.IGNORECASE,
 )
-_CONCLUDES = re.compile(
-    r"\b(?:this|it|that|which)(?:\sis|\smust\sbe|['’]s)\b"
-    r"|\b(?:so|therefore|thus|hence|overall|likely|final\w*|consistent|suggest\w*)\b"
-    rf"|^[^\w{_MARKS}]*[{_MARKS}]\W*$",
+_BARE = re.compile(
+    rf"(?:[\W{_MARKS}]|\b(?:so|thus|therefore|hence|but|rather|then|and|final|finally|conclusion|answer|diagnosis|overall"
+    r"|the|a|an|option|choice|letter|is|it|likely|most|probably|definitely|clearly|indeed|here|correct|right|best|one|my|boxed)\b)+",
     re.IGNORECASE,
 )
 
@@ -123,8 +134,9 @@ def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:
     """The letter a reasoning ends at.
 
     Where the options are weighed one by one ("A brain no, B knee yes"), it is the one weighed with "yes". Otherwise the
-    last sentence that affirms an option decides; sentences after it may only deny others. A revision ("No, it is C",
-    "wait", "actually") takes back all before it.
+    last sentence that affirms an option decides ("the answer is B", "this is the knee", "findings consistent with B",
+    "B is correct"). Sentences after it may only deny other options, and none before it may affirm another. A revision
+    ("No, it is C", "wait", "actually") takes back all before it.
 
     Args:
         reasoning: Text inside the reasoning tag.
@@ -180,7 +192,7 @@ class _Sentence:
     """What a sentence does with the options it mentions, each as its mark."""
 
     stated: set[str] = field(default_factory=set)
-    concludes: bool = False
+    mentioned: set[str] = field(default_factory=set)
     affirmed: set[str] = field(default_factory=set)
     denied: set[str] = field(default_factory=set)
     unclear: bool = False
@@ -191,6 +203,7 @@ def _stated(text: str, yes_no: bool) -> str | None:
     sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence.strip()]
     read = [_read_verdict(sentence) if yes_no else _read_sentence(sentence) for sentence in sentences]
     denied: set[str] = set()
+    mentioned: set[str] = set()
     for place in range(len(read) - 1, -1, -1):
         sentence = read[place]
         denied |= sentence.denied
@@ -198,23 +211,23 @@ def _stated(text: str, yes_no: bool) -> str | None:
             return None
         if sentence.affirmed:
             chosen = sentence.stated or sentence.affirmed
-            concludes = sentence.stated or sentence.concludes
-            others = {mark for earlier in read[:place] for mark in (earlier.stated if concludes else earlier.affirmed)}
-            if len(chosen) > 1 or chosen & denied or others - chosen:
+            earlier = {mark for one in read[:place] for mark in (one.stated if sentence.stated else one.affirmed)}
+            if len(chosen) > 1 or chosen & denied or (earlier | mentioned) - chosen:
                 return None
             return LETTERS[_MARKS.index(chosen.pop())]
+        mentioned |= sentence.mentioned
     return None
 
 
 def _read_sentence(sentence: str) -> _Sentence:
-    read = _Sentence(concludes=_CONCLUDES.search(sentence) is not None)
+    read = _Sentence()
     before = ""
     bare: set[str] = set()
     sentence = _ANYTHING_BUT.sub("not", _AFFIRMATION.sub(" ", sentence))
     if not _MARK.search(sentence):
         read.unclear = _TAKEN_BACK.search(sentence) is not None
         return read
-    if sentence.rstrip(" \"'”’)*_").endswith(("?", "？")) or re.search(r"\bif\b", sentence, re.IGNORECASE):
+    if sentence.rstrip(" .\"'”’)*_").endswith(("?", "？")) or re.search(r"\bif\b", sentence, re.IGNORECASE):
         read.unclear = True
         return read
     for clause in _CLAUSE_START.split(sentence):
@@ -222,7 +235,7 @@ def _read_sentence(sentence: str) -> _Sentence:
         denial, hedge = _DENIAL.search(clause), _HEDGE.search(clause)
         if _ASIDE.match(clause):
             continue
-        kind = "denied" if denial else "unclear" if hedge or _PREDICATE.search(clause) else ""
+        kind = "denied" if denial else "unclear" if hedge else ""
         listed = _LISTED.match(clause) is not None or not _VERB.search(clause)
         if not kind and marks and listed and not _CONTRAST.match(clause):
             # "not the brain, the lung": what was said of the first holds of the second.
@@ -238,6 +251,8 @@ def _read_sentence(sentence: str) -> _Sentence:
             read.denied |= marks
         elif kind == "unclear":
             read.unclear = True
+        elif marks and not (_AFFIRMED.search(clause) or _BARE.fullmatch(clause)):
+            read.mentioned |= marks
         elif marks:
             if _CONTRAST.match(clause) and not read.affirmed:
                 read.unclear = False
