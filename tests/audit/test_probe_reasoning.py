@@ -54,9 +54,8 @@ class Model:
             option = variant.note["option"]
             words = "A radiologist says so, and the image says so. " if self.cued == "open" else ""
         begun = variant.prefix.removeprefix("<think>").partition("</think>")[0]
-        # The last sentence: one that was made wrong contradicts those before it.
-        last = split_sentences(begun)[-1] if begun and self.follows else ""
-        concluded = concluded_letter(last, of.options)
+        # By its last sentence: one that was made wrong contradicts those before it.
+        concluded = concluded_letter(split_sentences(begun)[-1], of.options) if begun and self.follows else None
         if variant.letter_only:
             place = 0 if self.follows else of.options.index(option)
             place = place if concluded is None else LETTERS.index(concluded)

@@ -11,6 +11,36 @@ T = "<think>A brain no, B knee yes.</think>"
 ECHO = ALL_TEMPLATES["medvlm-r1"].format(question="Which organ?\nA) brain\nB) knee\nC) lung\nD) liver")
 COLUMNS = ("accuracy_strict", "format_strict", "consistent", "accuracy_paper", "format_paper")
 
+# What could be taken for a tag, and is none of the four.
+SPELLINGS = (
+    "<answer >C</answer >",
+    "<answer\n>C</answer\n>",
+    '<answer class="x">C</answer>',
+    "<answer/>C",
+    "<ans\u200bwer>C</ans\u200bwer>",
+    "<ans\u00adwer>C</ans\u00adwer>",
+    "<a\u0301nswer>C</a\u0301nswer>",
+    "<аnswer>C</аnswer>",
+    "<ANSWER >C</ANSWER >",
+    "＜answer＞C＜/answer＞",
+    "‹answer›C‹/answer›",
+    "〈answer〉C〈/answer〉",
+    "&lt;answer&gt;C&lt;/answer&gt;",
+    "&#060;answer&#62;C",
+    "&#x3C;answer&#x3E;C",
+    "%3Canswer%3EC",
+    "\\u003canswer\\u003eC",
+    "\\<answer\\>C",
+    "< answer >C< / answer >",
+    "<\tanswer>C",
+    "</think >",
+    "</THINK>",
+    "<think >",
+    "<𝐚𝐧𝐬𝐰𝐞𝐫>C",
+    "<\x00answer>C",
+    "<thınk>",
+)
+
 # What is written, and its reward by each of COLUMNS.
 WANTED: dict[str, tuple[str, tuple[float, float, float, float, float]]] = {
     "as wanted": (f"{T}<answer>B</answer>", (1, 1, 1, 1, 1)),
@@ -108,29 +138,16 @@ WANTED: dict[str, tuple[str, tuple[float, float, float, float, float]]] = {
     "less than is no tag": ("<think>It is < 5 mm, > 2 mm. B knee yes.</think><answer>B</answer>", (1, 1, 1, 1, 1)),
     # A second tag in another spelling, after the first.
     **{
-        f"a second tag, {spelling!r}": (
+        f"after the answer, {spelling!r}": (
             f"{T}<answer>B</answer>{spelling}",
             (0, 0, 0, 1, int(spelling.endswith("</answer>"))),
         )
         for spelling in (
-            "<answer >C</answer >",
-            "<answer\n>C</answer\n>",
-            '<answer class="x">C</answer>',
-            "<answer/>C",
-            "<ans\u200bwer>C</ans\u200bwer>",
-            "<a\u0301nswer>C</a\u0301nswer>",
-            "<аnswer>C</аnswer>",
-            "＜answer＞C＜/answer＞",
-            "&lt;answer&gt;C&lt;/answer&gt;",
-            "&#60;answer&#62;C&#60;/answer&#62;",
-            "%3Canswer%3EC%3C/answer%3E",
-            "〈answer〉C〈/answer〉",
-            "< answer >C< / answer >",
+            *SPELLINGS,
             "<Answer>C</Answer>",
             "<answers>C</answers>",
             "<final_answer>C</final_answer>",
             "</answer >",
-            "<\tanswer>C",
         )
     },
     # The same inside the reasoning, where it is all that a look for other text would miss.
@@ -139,33 +156,7 @@ WANTED: dict[str, tuple[str, tuple[float, float, float, float, float]]] = {
             f"<think>{spelling}. A brain no, B knee yes.</think><answer>B</answer>",
             (0, 0, 0, 1, 1),
         )
-        for spelling in (
-            "<answer >C</answer >",
-            "<answer\n>C</answer\n>",
-            '<answer class="x">C</answer>',
-            "<answer/>C",
-            "<ans\u200bwer>C</ans\u200bwer>",
-            "<ans\u00adwer>C</ans\u00adwer>",
-            "<a\u0301nswer>C</a\u0301nswer>",
-            "<аnswer>C</аnswer>",
-            "<ANSWER >C</ANSWER >",
-            "＜answer＞C＜/answer＞",
-            "‹answer›C‹/answer›",
-            "〈answer〉C〈/answer〉",
-            "&lt;answer&gt;C&lt;/answer&gt;",
-            "&#060;answer&#62;C",
-            "&#x3C;answer&#x3E;C",
-            "%3Canswer%3EC",
-            "\\u003canswer\\u003eC",
-            "\\<answer\\>C",
-            "< answer >C< / answer >",
-            "</think >",
-            "</THINK>",
-            "<think >",
-            "<𝐚𝐧𝐬𝐰𝐞𝐫>C",
-            "<\x00answer>C",
-            "<thınk>",
-        )
+        for spelling in SPELLINGS
     },
     # Reasonings with nothing in them.
     "reasoning of one letter": ("<think>x</think><answer>B</answer>", (1, 0, 0, 1, 1)),

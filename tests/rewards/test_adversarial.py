@@ -108,20 +108,17 @@ PIECES = [
         "</answer>",
         "<ANSWER>",
         "<anſwer>",
-        "<answer >",
         "<!--",
         "-->",
         "&lt;",
         "＜",
-        "\ufeff",
         "<",
         ">",
         "/",
-        "</",
     ),
-    *(" ", "\n", "\u2028", "\u00a0", "\u200b", "A", "B", "b", "В", "Ｂ", "ﬀ", "J", ".", ":", "yes", "no", "not "),
-    *("knee", "brain", "A brain no, B knee yes.", "The answer is ", "(B)", "\\boxed{", "\x1c", "\0", "B" * 2100),
-    *(T, ECHO, "\ud800"),
+    *("</", "A", "B", "b", "В", "Ｂ", "ﬀ", "J", ".", ":", "yes", "no"),
+    *("<answer >", " ", "\n", "\u2028", "\u00a0", "\u200b", "\ufeff", "\x1c", "\0", "\ud800", "not "),
+    *("knee", "brain", "A brain no, B knee yes.", "The answer is ", "(B)", "\\boxed{", "B" * 2100, T, ECHO),
 ]
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=16).map("".join) | st.text()
 option_lists = st.lists(st.sampled_from([*OPTIONS, "no", "yes", "+", ".*", "(a", "x" * 2100]) | st.text(), max_size=11)
