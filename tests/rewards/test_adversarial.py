@@ -101,23 +101,9 @@ def test_a_long_reasoning_is_no_fault() -> None:
 
 
 PIECES = [
-    *(
-        "<think>",
-        "</think>",
-        "<answer>",
-        "</answer>",
-        "<ANSWER>",
-        "<anſwer>",
-        "<!--",
-        "-->",
-        "&lt;",
-        "＜",
-        "<",
-        ">",
-        "/",
-    ),
-    *("</", "A", "B", "b", "В", "Ｂ", "ﬀ", "J", ".", ":", "yes", "no"),
-    *("<answer >", " ", "\n", "\u2028", "\u00a0", "\u200b", "\ufeff", "\x1c", "\0", "\ud800", "not "),
+    *("<think>", "<!--", "</think>", "-->", "<answer>", "&lt;", "</answer>", "＜", "<ANSWER>", "<anſwer>"),
+    *("<", ">", "/", "</", "A", "B", "b", "В", "Ｂ", "ﬀ", "J", ".", ":", "yes", "no", "not ", "<answer >"),
+    *(" ", "\n", "\u2028", "\u00a0", "\u200b", "\ufeff", "\x1c", "\0", "\ud800"),
     *("knee", "brain", "A brain no, B knee yes.", "The answer is ", "(B)", "\\boxed{", "B" * 2100, T, ECHO),
 ]
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=16).map("".join) | st.text()
