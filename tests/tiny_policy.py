@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 CORPUS = [
     "Which imaging modality was used? Which organ is shown? Is there a lesion in the left lung of this patient?",
@@ -79,3 +80,20 @@ def build_tiny_policy(folder: Path) -> None:
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def build_tiny_adapter(base: Path, folder: Path, **settings: Any) -> None:
+    """Write a LoRA adapter of rank 2 on every linear layer, with random weights large enough to change answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    config = LoraConfig(
+        **{"r": 2, "lora_alpha": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
+    )
+    adapted = get_peft_model(AutoModelForImageTextToText.from_pretrained(base, dtype="float32"), config)
+    torch.manual_seed(1)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    adapted.save_pretrained(folder)
