@@ -56,7 +56,7 @@ def export(
     results = [_evaluation(Path(folder), fingerprint(model)) for folder in evaluations]
     made: dict[str, Any] = {"data": {}, "versions": {}}
     if training is None:
-        config = {"model": _named(base_name(model))}
+        config = {"model": _named(base_name(model)), "method": None}
     else:
         config = _published(_read(training / "config.yaml"))
         folders = _read(training / "data.json").items()
@@ -206,7 +206,7 @@ def _card(*, name: str, config: dict[str, Any], evaluations: Sequence[dict[str, 
         base_model=config["model"],
         library_name="transformers",
         pipeline_tag="image-text-to-text",
-        tags=["radiology", "medical", "reasoning", config.get("method", "lora")],
+        tags=["radiology", "medical", "reasoning", config["method"] or "lora"],
         eval_results=figures or None,
     )
     environment = Environment(
