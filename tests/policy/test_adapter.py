@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_policy import build_tiny_adapter
 from torch import Tensor
 
 from medvlm_r1.errors import UserError
@@ -19,6 +18,7 @@ from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.policy import load
 from medvlm_r1.policy.adapter import CONFIG, WEIGHTS
 from medvlm_r1.policy.load import fingerprint, load_policy, locate, write_model
+from tiny_policy import build_tiny_adapter
 
 Command = Callable[..., tuple[int, str, str]]
 

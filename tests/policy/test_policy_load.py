@@ -118,7 +118,7 @@ def _text_model(folder: Path) -> None:
         ),
         (
             _added("model.layers.0.self_attn.q_proj.lora_A.default.weight"),
-            r"1 tensor in the file that match.*q_proj\.lora_A.*LoRA weights that were not merged, and would be left out",
+            r"1 tensor in the file that match.*q_proj\.lora_A.*LoRA weights that were not merged",
         ),
         (_added("model.layers.2.self_attn.q_proj.weight"), r"1 tensor in the file that match.*layers\.2\.self_attn"),
         (_added("v_head.weight", "v_head.bias"), r"2 tensors in the file that match no layer.*v_head\.bias"),

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_policy import build_tiny_adapter
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.report import export as module
 from medvlm_r1.report.export import export
+from tiny_policy import build_tiny_adapter
 
 Command = Callable[..., tuple[int, str, str]]
 

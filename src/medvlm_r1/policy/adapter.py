@@ -1,11 +1,12 @@
 """LoRA adapters as peft writes them: where their base model is, and how they are merged into it.
 
 An adapter folder holds `adapter_config.json` and `adapter_model.safetensors`, as the `checkpoint-*` folders of a LoRA
-training do. A model is always run with the adapter merged, so every way of generating works as it does for full weights.
+training do. A model always runs with the adapter merged, so every way of generating works as for full weights.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Iterable
@@ -49,7 +50,8 @@ def check_adapter(folder: Path) -> dict[str, Any]:
         kind = config["peft_type"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{folder / CONFIG} is not an adapter configuration ({type(error).__name__}: {error}); copy the folder again."
+            f"{folder / CONFIG} is not an adapter configuration ({type(error).__name__}: {error}); copy the folder "
+            "again."
         ) from error
     if not (folder / WEIGHTS).is_file():
         raise UserError(
@@ -64,10 +66,8 @@ def base_candidates(folder: Path) -> list[str]:
     names = [check_adapter(folder).get("base_model_name_or_path")]
     run = folder.resolve().parent.parent / "config.yaml"
     if run.is_file():
-        try:
+        with contextlib.suppress(OSError, ValueError, TypeError, yaml.YAMLError):
             names.append(dict(yaml.safe_load(run.read_text(encoding="utf-8"))).get("model"))
-        except (OSError, ValueError, TypeError, yaml.YAMLError):
-            pass
     return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
 
@@ -108,8 +108,8 @@ def merge_adapter(base: Any, folder: Path) -> Any:
     except Exception as error:
         raise UserError(
             f"{folder}: the adapter cannot be merged into {base.config._name_or_path} ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}). Check that this is the base model it was trained on; name another one as "
-            f"{folder}#BASE, with a folder or hub id for BASE."
+            f"{' '.join(str(error).split())[:300]}). Check that this is the base model it was trained on; name another "
+            f"one as {folder}#BASE, with a folder or hub id for BASE."
         ) from error
 
 

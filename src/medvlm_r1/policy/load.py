@@ -273,7 +273,7 @@ def _load(model: str, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _processor_folder(folder: Path, adapter: Path | None) -> Path:
-    """The adapter's, whose pixel bounds may be its own, where it holds a whole processor; otherwise the base model's."""
+    """The adapter's folder where it holds a whole processor, whose pixel bounds may differ from the base model's."""
     names = ("preprocessor_config.json", "processor_config.json")
     return adapter if adapter and any((adapter / name).is_file() for name in names) else folder
 
