@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from medvlm_r1.audit.variant import Variant, VariantAnswer, item_seed, weighed, written
 from medvlm_r1.dialogue.prompt import messages
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, Generator, LocalGenerator
+from medvlm_r1.policy.generate import (
+    Generation,
+    GenerationInput,
+    GenerationSettings,
+    Generator,
+    LocalGenerator,
+    as_finished,
+)
 from medvlm_r1.policy.letters import letter_probabilities
 from medvlm_r1.policy.load import Policy, load_policy
 from medvlm_r1.policy.server import is_server
@@ -28,6 +35,48 @@ class Respondent(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamingRespondent(Protocol):
+    """A respondent that hands answers over as soon as they are finished."""
+
+    def iterate(
+        self, variants: Sequence[Variant], done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, VariantAnswer]]]:
+        """Answer the variants but those in `done`.
+
+        Batches are made of all variants. So a run that was interrupted, and has `done` from before, computes the rest
+        in the same batches and gets the same numbers, bit by bit.
+
+        Args:
+            variants: All of one call.
+            done: Indices of those that were answered by an earlier, interrupted call with the same variants.
+
+        Yields:
+            Indices with their answers, for each batch or reply. Some of `done` may be among them.
+        """
+        ...
+
+
+def as_answered(
+    respondent: Respondent, variants: Sequence[Variant], done: Collection[int] = ()
+) -> Iterator[list[tuple[int, VariantAnswer]]]:
+    """As `StreamingRespondent.iterate`, of any respondent, and without what is in `done`."""
+    if isinstance(respondent, StreamingRespondent):
+        for answered in respondent.iterate(variants, done):
+            if new := [(index, answer) for index, answer in answered if index not in done]:
+                yield new
+        return
+    wanted = [index for index in range(len(variants)) if index not in done]
+    if wanted:
+        yield list(zip(wanted, respondent.answer([variants[index] for index in wanted]), strict=True))
+
+
+def in_order(answered: Iterator[list[tuple[int, VariantAnswer]]]) -> list[VariantAnswer]:
+    """Answers in the order of their variants."""
+    answers = dict(pair for pairs in answered for pair in pairs)
+    return [answers[index] for index in range(len(answers))]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorRespondent:
     """Answers with any generator, every variant by itself: a server, or a family whose prompts cannot be shared."""
@@ -45,26 +94,35 @@ class GeneratorRespondent:
 
     def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
         """The answers, in the order of the variants."""
+        return in_order(self.iterate(variants))
+
+    def iterate(
+        self, variants: Sequence[Variant], done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, VariantAnswer]]]:
+        """As `StreamingRespondent`."""
         inputs = [variant_input(variant, self.template) for variant in variants]
-        answers: dict[int, VariantAnswer] = {}
         # Greedy variants go together. Sampled ones of one item differ in name, and must not share a seed.
         ways: dict[tuple[float, str], list[int]] = {}
         for place, variant in enumerate(variants):
-            if variant.letter_only:
+            if not variant.letter_only:
+                name = variant.name if variant.temperature > 0 else ""
+                ways.setdefault((variant.temperature, name), []).append(place)
+            elif place not in done:
                 assert self.policy is not None
                 n_options = len(variant.sample.options)
                 [shares] = letter_probabilities(self.policy, [inputs[place]], [variant.prefix], [n_options])
-                answers[place] = weighed(variant, shares)
-            else:
-                name = variant.name if variant.temperature > 0 else ""
-                ways.setdefault((variant.temperature, name), []).append(place)
+                yield [(place, weighed(variant, shares))]
         for (temperature, _), places in ways.items():
             seed = variants[places[0]].seed
             settings = GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)
-            generations = self.generator.generate([inputs[place] for place in places], settings)
-            for place, generation in zip(places, generations, strict=True):
-                answers[place] = generated(variants[place], generation, self.template)
-        return [answers[place] for place in range(len(variants))]
+            finished = {index for index, place in enumerate(places) if place in done}
+            if len(finished) == len(places):
+                continue
+            for pairs in as_finished(self.generator, [inputs[place] for place in places], settings, finished):
+                yield [
+                    (places[index], generated(variants[places[index]], generation, self.template))
+                    for index, generation in pairs
+                ]
 
 
 def variant_input(variant: Variant, template: str, *, turn: bool = True) -> GenerationInput:
@@ -102,11 +160,16 @@ class LazyRespondent:
 
     def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
         """The answers, in the order of the variants."""
-        if not variants:
-            return []
-        if self._made is None:
+        return in_order(self.iterate(variants))
+
+    def iterate(
+        self, variants: Sequence[Variant], done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, VariantAnswer]]]:
+        """As `StreamingRespondent`."""
+        if variants and self._made is None:
             self._made = self._make()
-        return self._made.answer(variants)
+        if self._made is not None:
+            yield from as_answered(self._made, variants, done)
 
 
 def respondent_for(model: str, template: str, max_new_tokens: int, concurrency: int) -> Respondent:
