@@ -20,6 +20,7 @@ from medvlm_r1.policy.letters import letter_probabilities
 from medvlm_r1.policy.load import Policy, load_policy
 from medvlm_r1.policy.server import is_server
 from medvlm_r1.policy.server_pool import server_generator
+from medvlm_r1.policy.threads import limit_threads
 
 
 class Respondent(Protocol):
@@ -195,6 +196,7 @@ def local_respondent(policy: Policy, *, template: str, max_new_tokens: int) -> R
     from medvlm_r1.audit.respond_shared import LocalRespondent
     from medvlm_r1.training.families import supports
 
+    limit_threads(policy.model)
     settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
     if supports(policy.model) is None:
         return LocalRespondent(policy=policy, **settings)

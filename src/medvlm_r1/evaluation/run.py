@@ -24,6 +24,7 @@ from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Gener
 from medvlm_r1.policy.load import fingerprint, load_policy
 from medvlm_r1.policy.server import is_server
 from medvlm_r1.policy.server_pool import server_generator
+from medvlm_r1.policy.threads import limit_threads
 
 Progress = Callable[[int, int], None]
 
@@ -126,7 +127,9 @@ def evaluate(
         _check_stored(store, everything, rows, asking)
         pending = [row for row in rows if row[1].id not in store.answers]
         if pending and generator is None:
-            generator = LocalGenerator(policy=load_policy(model), batch_size=batch_size)
+            policy = load_policy(model)
+            limit_threads(policy.model)
+            generator = LocalGenerator(policy=policy, batch_size=batch_size)
         answered = len(rows) - len(pending)
         if progress is not None:
             progress(answered, len(rows))
