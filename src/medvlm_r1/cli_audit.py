@@ -158,7 +158,7 @@ def audit_model_command(
     skip_missing: SkipMissing = False,
     as_json: Json = False,
 ) -> None:
-    """Does a model look at the image, and mean its reasoning? The same command again goes on where it stood.
+    """Does a model look at the image, and mean its reasoning? The same command again resumes.
 
     Several probes: --probes image --probes options, or --probes image,options.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from medvlm_r1.audit.variant import Variant, VariantAnswer, item_seed, weighed, written
 from medvlm_r1.dialogue.prompt import messages
@@ -36,9 +36,15 @@ class Respondent(Protocol):
         ...
 
 
-@runtime_checkable
-class StreamingRespondent(Protocol):
+class StreamingRespondent:
     """A respondent that hands answers over as soon as they are finished."""
+
+    __slots__ = ()
+
+    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
+        """The answers, in the order of the variants."""
+        answers = dict(pair for pairs in self.iterate(variants) for pair in pairs)
+        return [answers[index] for index in range(len(answers))]
 
     def iterate(
         self, variants: Sequence[Variant], done: Collection[int] = ()
@@ -55,7 +61,7 @@ class StreamingRespondent(Protocol):
         Yields:
             Indices with their answers, for each batch or reply. Some of `done` may be among them.
         """
-        ...
+        raise NotImplementedError
 
 
 def as_answered(
@@ -72,14 +78,8 @@ def as_answered(
         yield list(zip(wanted, respondent.answer([variants[index] for index in wanted]), strict=True))
 
 
-def in_order(answered: Iterator[list[tuple[int, VariantAnswer]]]) -> list[VariantAnswer]:
-    """Answers in the order of their variants."""
-    answers = dict(pair for pairs in answered for pair in pairs)
-    return [answers[index] for index in range(len(answers))]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorRespondent:
+class GeneratorRespondent(StreamingRespondent):
     """Answers with any generator, every variant by itself: a server, or a family whose prompts cannot be shared."""
 
     generator: Generator
@@ -92,10 +92,6 @@ class GeneratorRespondent:
     def local(self) -> bool:
         """Whether the model is in this process."""
         return self.policy is not None
-
-    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
-        """The answers, in the order of the variants."""
-        return in_order(self.iterate(variants))
 
     def iterate(
         self, variants: Sequence[Variant], done: Collection[int] = ()
@@ -147,7 +143,7 @@ def generated(variant: Variant, generation: Generation, template: str) -> Varian
     )
 
 
-class LazyRespondent:
+class LazyRespondent(StreamingRespondent):
     """A respondent that is made when first something is to be answered: a finished audit loads no model.
 
     Attributes:
@@ -158,10 +154,6 @@ class LazyRespondent:
         self._make = make
         self._made: Respondent | None = None
         self.local = local
-
-    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
-        """The answers, in the order of the variants."""
-        return in_order(self.iterate(variants))
 
     def iterate(
         self, variants: Sequence[Variant], done: Collection[int] = ()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from medvlm_r1.audit.respond import generated, in_order, variant_input
+from medvlm_r1.audit.respond import StreamingRespondent, generated, variant_input
 from medvlm_r1.audit.variant import REAL, Variant, VariantAnswer, item_seed, weighed
 from medvlm_r1.policy.generate import GenerationSettings, cut, end_tokens, generation_config, opened
 from medvlm_r1.policy.letters import LetterPlace, letter_place
@@ -25,7 +25,7 @@ _LETTER_ROWS = 64
 
 
 @dataclass(slots=True, kw_only=True)
-class LocalRespondent:
+class LocalRespondent(StreamingRespondent):
     """Answers with a policy of a family in `medvlm_r1.training.families`, prompts and images computed once."""
 
     policy: Policy
@@ -48,10 +48,6 @@ class LocalRespondent:
     def local(self) -> bool:
         """True."""
         return True
-
-    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
-        """The answers, in the order of the variants."""
-        return in_order(self.iterate(variants))
 
     def iterate(
         self, variants: Sequence[Variant], done: Collection[int] = ()

@@ -1,8 +1,7 @@
 """How many threads a model on the CPU computes with.
 
-The threads of a matrix product wait for the slowest of them. While other work holds a core, a small model spends most
-of its time in that wait: an audit of 30 questions on two cores took 110 s with two threads and 19 s with one. On a quiet
-machine it took 21 s and 24 s.
+The threads of a matrix product wait for the slowest of them. While other work holds the cores, a small model spends
+most of its time in that wait. On a quiet machine two threads are a little faster than one.
 """
 
 from __future__ import annotations
