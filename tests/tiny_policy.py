@@ -110,3 +110,20 @@ def teach(folder: Path, prompt: list[dict[str, Any]], completion: str, steps: in
         torch.nn.functional.cross_entropy(logits, wanted).backward()
         optimizer.step()
     model.save_pretrained(folder)
+
+
+def build_tiny_adapter(base: Path, folder: Path, **settings: Any) -> None:
+    """Write a LoRA adapter of rank 2 on every linear layer, with random weights large enough to change answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    config = LoraConfig(
+        **{"r": 2, "lora_alpha": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
+    )
+    adapted = get_peft_model(AutoModelForImageTextToText.from_pretrained(base, dtype="float32"), config)
+    torch.manual_seed(1)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    adapted.save_pretrained(folder)

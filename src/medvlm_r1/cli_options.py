@@ -111,7 +111,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=complete_model,
-        help="A folder, a hub id, phantom-base, or openai:URL#NAME for a model on a server.",
+        help="A folder of a model or LoRA adapter, a hub id, phantom-base, or openai:URL#NAME for a model on a server.",
     ),
 ]
 OwnModel = Annotated[

@@ -12,6 +12,7 @@ import yaml
 from medvlm_r1.errors import UserError
 from medvlm_r1.report import export as module
 from medvlm_r1.report.export import export
+from tiny_policy import build_tiny_adapter
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -65,6 +66,72 @@ def test_the_folder_loads_and_the_card_says_what_was_measured(made: tuple[Path, 
     assert "beta 0.04" in card.text
     low, high = results["accuracy"]["MRI"]["ci95"]
     assert f"{low:.1f} to {high:.1f}" in card.text
+
+
+def logits(folder: Path) -> Any:
+    import torch
+
+    from medvlm_r1.policy.load import load_policy
+
+    with torch.inference_mode():
+        return load_policy(str(folder), device="cpu").model(input_ids=torch.arange(5, 25)[None]).logits
+
+
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_a_checkpoint_is_exported_without_the_state_of_its_training(
+    made: tuple[Path, Path], tiny_policy_dir: Path, tmp_path: Path, command: Command, kind: str
+) -> None:
+    run, _ = made
+    checkpoint = run / "checkpoints" / f"checkpoint-{kind}"
+    if kind == "adapter":
+        build_tiny_adapter(tiny_policy_dir, checkpoint)
+    else:
+        shutil.copytree(tiny_policy_dir, checkpoint)
+    for state in ("optimizer.pt", "training_args.bin", "trainer_state.json", "reference.safetensors"):
+        (checkpoint / state).write_bytes(b"{}")
+    code, _, err = command("export", checkpoint, "--out", tmp_path / "published")
+    assert code == 0, err
+    names = {file.name for file in (tmp_path / "published").iterdir()}
+    assert {"model.safetensors", "config.json", "processor_config.json", "README.md", module.CONFIG} <= names
+    assert not names & {"optimizer.pt", "training_args.bin", "trainer_state.json", "adapter_config.json"}
+    assert [name for name in names if name.endswith(".safetensors")] == ["model.safetensors"]
+    assert float((logits(tmp_path / "published") - logits(checkpoint)).abs().max()) < 1e-4
+    assert (float((logits(checkpoint) - logits(tiny_policy_dir)).abs().max()) > 0.1) == (kind == "adapter")
+    text = (tmp_path / "published" / "README.md").read_text()
+    assert f"| checkpoint | {kind} |" in text
+    for file in (tmp_path / "published").glob("*.*"):
+        assert str(run.parent).encode() not in file.read_bytes()
+
+
+def test_an_adapter_from_elsewhere_is_merged(
+    tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, command: Command
+) -> None:
+    from medvlm_r1.evaluation.run import evaluate
+
+    adapter = tmp_path / "theirs"
+    build_tiny_adapter(tiny_policy_dir, adapter)
+    evaluate(str(adapter), data_dir, tmp_path / "eval", max_new_tokens=4)
+    folder = export(adapter, tmp_path / "merged", evaluations=[tmp_path / "eval"])
+    assert float((logits(folder) - logits(adapter)).abs().max()) < 1e-4
+    text = (folder / "README.md").read_text()
+    assert "how the adapter was trained is not known" in text
+    assert f"started from | `{tiny_policy_dir.name}`" in text
+    assert str(tmp_path) not in text
+    (adapter / "adapter_config.json").write_text(
+        (adapter / "adapter_config.json").read_text().replace(str(tiny_policy_dir), "/gone/base")
+    )
+    code, _, err = command("export", adapter, "--out", tmp_path / "b")
+    assert code == 1
+    assert f"name the base as '{adapter}#BASE'" in err
+    assert command("export", f"{adapter}#{tiny_policy_dir}", "--out", tmp_path / "b")[0] == 0
+
+
+def test_an_unfinished_training_names_its_checkpoints(made: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no finished training.*Or name one of its checkpoints: .*checkpoint-3"):
+        export(tmp_path / "run", tmp_path / "a")
+    with pytest.raises(UserError, match="no finished training"):
+        export(made[0] / "model", tmp_path / "a")
 
 
 def test_no_path_of_the_machine_is_published(made: tuple[Path, Path], tmp_path: Path) -> None:

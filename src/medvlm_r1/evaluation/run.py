@@ -6,7 +6,7 @@ as now; anything else in the folder stops the run, because figures over two diff
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.score import score
 from medvlm_r1.evaluation.store import AnswerKey, AnswerStore, StoredAnswer, hash_pixels, hash_prompt, write_results
-from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator
+from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
 from medvlm_r1.policy.load import fingerprint, load_policy
 from medvlm_r1.policy.server import is_server
 from medvlm_r1.policy.server_pool import server_generator
+from medvlm_r1.policy.threads import limit_threads
 
 Progress = Callable[[int, int], None]
 
@@ -47,25 +48,26 @@ class _Asking:
             **asdict(self.settings),
         )
 
-    def answer(self, rows: Sequence[Row], generator: Generator) -> list[StoredAnswer]:
-        """The answers to one batch, each with an equal share of its time."""
+    def answer(self, rows: Sequence[Row], generator: Generator) -> Iterator[list[StoredAnswer]]:
+        """The answers to one batch as they are finished, each with an equal share of the time since the last ones."""
         pictures = [load_row_images(self.data_dir, row) for row in rows]
         pairs = [(sample, images) for (_, sample), images in zip(rows, pictures, strict=True)]
         inputs = [GenerationInput(prompt=self.prompts[sample.id], images=images) for sample, images in pairs]
         began = time.perf_counter()
-        generations = generator.generate(inputs, self.settings)
-        seconds = round((time.perf_counter() - began) / len(rows), 4)
-        return [
-            StoredAnswer(
-                sample=sample,
-                generation=generation,
-                seconds=seconds,
-                model=self.model,
-                template=self.template,
-                key=self.key(sample, images),
-            )
-            for (sample, images), generation in zip(pairs, generations, strict=True)
-        ]
+        for finished in as_finished(generator, inputs, self.settings):
+            now = time.perf_counter()
+            yield [
+                StoredAnswer(
+                    sample=pairs[index][0],
+                    generation=generation,
+                    seconds=round((now - began) / len(finished), 4),
+                    model=self.model,
+                    template=self.template,
+                    key=self.key(*pairs[index]),
+                )
+                for index, generation in finished
+            ]
+            began = now
 
 
 def evaluate(
@@ -93,7 +95,7 @@ def evaluate(
         batch_size: questions answered at once; of a server, requests under way.
         max_new_tokens: longer completions are cut off, and counted.
         template: name of the prompt template.
-        progress: called with (answered, wanted) before the first batch and after each.
+        progress: called with (answered, wanted) before the first answer, and after each batch or server's reply.
         generator: answers instead of the model named.
 
     Returns:
@@ -125,15 +127,19 @@ def evaluate(
         _check_stored(store, everything, rows, asking)
         pending = [row for row in rows if row[1].id not in store.answers]
         if pending and generator is None:
-            generator = LocalGenerator(policy=load_policy(model), batch_size=batch_size)
+            policy = load_policy(model)
+            limit_threads(policy.model)
+            generator = LocalGenerator(policy=policy, batch_size=batch_size)
+        answered = len(rows) - len(pending)
         if progress is not None:
-            progress(len(rows) - len(pending), len(rows))
+            progress(answered, len(rows))
         for start in range(0, len(pending), batch_size):
             assert generator is not None
-            batch = pending[start : start + batch_size]
-            store.append(asking.answer(batch, generator))
-            if progress is not None:
-                progress(len(rows) - len(pending) + start + len(batch), len(rows))
+            for finished in asking.answer(pending[start : start + batch_size], generator):
+                store.append(finished)
+                answered += len(finished)
+                if progress is not None:
+                    progress(answered, len(rows))
         answers = [store.answers[sample.id] for _, sample in rows]
     results = {
         **provenance(model, asking.identity, data_dir, out, template, max_new_tokens),

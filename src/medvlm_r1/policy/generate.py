@@ -9,9 +9,9 @@ here is what runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL.Image import Image
 
@@ -80,6 +80,39 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamingGenerator(Protocol):
+    """A generator that hands completions over as soon as they are finished."""
+
+    def iterate(
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """Complete every item but those in `done`, which may be completed again where that keeps the others the same.
+
+        Yields:
+            Indices of items with their completions, for each batch or request that is finished.
+        """
+        ...
+
+
+def as_finished(
+    generator: Generator, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
+) -> Iterator[list[tuple[int, Generation]]]:
+    """As `StreamingGenerator.iterate`, of any generator; one that does not stream hands everything over at its end."""
+    if isinstance(generator, StreamingGenerator):
+        yield from generator.iterate(items, settings, done)
+        return
+    wanted = [index for index in range(len(items)) if index not in done]
+    if wanted:
+        yield list(zip(wanted, generator.generate([items[index] for index in wanted], settings), strict=True))
+
+
+def in_order(finished: Iterator[list[tuple[int, Generation]]]) -> list[Generation]:
+    """Completions in the order of their items."""
+    results = dict(pair for pairs in finished for pair in pairs)
+    return [results[index] for index in range(len(results))]
+
+
 @dataclass(slots=True, kw_only=True)
 class LocalGenerator:
     """Completes with a loaded policy, in batches."""
@@ -100,18 +133,37 @@ class LocalGenerator:
         Raises:
             UserError: an item has another number of images than of image placeholders.
         """
+        return in_order(self.iterate(items, settings))
+
+    def iterate(
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """As `StreamingGenerator`: batches stay as they are without `done`, and one that is done is left out.
+
+        Raises:
+            UserError: as `generate`.
+        """
         import torch
 
         for index, item in enumerate(items):
             check_images(index, item)
-        results: dict[int, Generation] = {}
-        devices = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
-        # The caller's random state stays untouched, so evaluating during a training does not change the training.
-        with torch.random.fork_rng(devices=devices), torch.inference_mode():
-            torch.manual_seed(settings.seed + (items[0].seed if items else 0))
-            for batch in _batches(items, self.batch_size):
-                results.update(zip(batch, self._complete([items[index] for index in batch], settings), strict=True))
-        return [results[index] for index in range(len(items))]
+        cuda = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
+        states: list[Any] = []
+        for batch in _batches(items, self.batch_size):
+            # Sampled batches share one sequence of random numbers, so none of them can be left out.
+            if not settings.samples and all(index in done for index in batch):
+                continue
+            # The caller's random state stays untouched, so evaluating during a training does not change the training.
+            with torch.random.fork_rng(devices=cuda), torch.inference_mode():
+                if states:
+                    torch.set_rng_state(states[0])
+                    for device, state in zip(cuda, states[1:], strict=True):
+                        torch.cuda.set_rng_state(state, device)
+                else:
+                    torch.manual_seed(settings.seed + items[0].seed)
+                completions = self._complete([items[index] for index in batch], settings)
+                states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda)]
+            yield list(zip(batch, completions, strict=True))
 
     def _complete(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
         model, processor = self.policy.model, self.policy.processor

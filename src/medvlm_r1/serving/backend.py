@@ -53,9 +53,12 @@ def open_backend(model: str, *, max_batch: int, queue: int | None, dtype: Any, d
     if is_server(model):
         return ServerBackend(ServerGenerator.parse(model, concurrency=max_batch))
     from medvlm_r1.policy.load import load_policy
+    from medvlm_r1.policy.threads import limit_threads
     from medvlm_r1.serving.engine import Engine
 
-    return LocalBackend(Engine(load_policy(model, dtype=dtype, device=device), max_batch=max_batch, queue=queue))
+    policy = load_policy(model, dtype=dtype, device=device)
+    limit_threads(policy.model)
+    return LocalBackend(Engine(policy, max_batch=max_batch, queue=queue))
 
 
 class LocalBackend:

@@ -14,7 +14,8 @@ from medvlm_r1.data import Sample
 from medvlm_r1.data.check.overlap import warn_of_overlap
 from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.load import Policy, load_policy, quiet_bars
+from medvlm_r1.policy.adapter import merge_adapter
+from medvlm_r1.policy.load import Policy, forget_last_batch, load_policy, locate, quiet_bars
 from medvlm_r1.training import jsonl
 from medvlm_r1.training.callbacks import (
     AlreadyTrained,
@@ -150,6 +151,8 @@ def _datasets(config: RunConfig, *, main: bool) -> tuple[dict[str, Any], dict[st
 
 
 def _policy(config: RunConfig) -> Policy:
+    # An adapter is refused: new adapters would name its base model as theirs.
+    locate(config.model)
     # TRL's default: float32 weights; on a GPU the work runs in bf16 by autocast.
     init = {"dtype": "float32", **(config.trainer.get("model_init_kwargs") or {})}
     policy = load_policy(config.model, dtype=init.pop("dtype"), device="cpu", model_init=init)
@@ -225,7 +228,7 @@ def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None) -> None:
 def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy) -> None:
     """Write `model/`: made beside its place and renamed, so that it stands only when complete."""
     refuse_unless_finite(trainer)
-    _forget_last_batch(policy)
+    forget_last_batch(policy.processor)
     partial = run.path / "model.partial"
     if trainer.args.process_index == 0:
         shutil.rmtree(partial, ignore_errors=True)
@@ -244,22 +247,11 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
     trainer.accelerator.wait_for_everyone()
 
 
-def _forget_last_batch(policy: Policy) -> None:
-    """Take the padding of the last batch out of the tokenizer, which would keep it in its file."""
-    backend = getattr(policy.processor.tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        backend.no_padding()
-        backend.no_truncation()
-
-
 def _merge(config: RunConfig, folder: Path) -> None:
     """Replace the adapter in a folder by the base model with the adapter merged in.
 
     Merging into a fresh copy works the same for every way the training was distributed.
     """
-    from peft import PeftModel
-
-    base = load_policy(config.model, device="cpu").model
-    merged = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    merged = merge_adapter(load_policy(config.model, device="cpu").model, folder)
     shutil.rmtree(folder)
     merged.save_pretrained(folder)
