@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
-from trl import GRPOTrainer
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy, vision_token_ids
@@ -33,6 +32,7 @@ from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.contrast import ShowsOthers, check_contrast
 from medvlm_r1.training.dependable import Dependable
 from medvlm_r1.training.loop import train
+from medvlm_r1.training.mixed_rows import MixedRowsTrainer
 from medvlm_r1.training.rollouts import RolloutLog, named
 from medvlm_r1.training.run_folder import RunFolder
 from medvlm_r1.training.shared_batch import (
@@ -53,7 +53,7 @@ FEATURES_MB = 512.0
 """Main memory for image features that do not change during a run: those of the reference, and of a frozen tower."""
 
 
-class SharedPromptTrainer(GRPOTrainer):  # type: ignore[misc]
+class SharedPromptTrainer(MixedRowsTrainer):
     """TRL's GRPO trainer that computes each prompt and each image once.
 
     * The image processor runs once for each prompt of a generation batch.
@@ -137,7 +137,7 @@ class SharedPromptTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
         if not self._shares:
-            return super()._tokenize_prompts(prompts)  # type: ignore[no-any-return]
+            return super()._tokenize_prompts(prompts)
         firsts, owner = distinct(prompts)
         made = []
         for row in firsts:
@@ -313,7 +313,7 @@ def _without_adapter(model: Any) -> bool:
     return bool(layer.disable_adapters or model.active_adapter == "ref")
 
 
-class _PlainTrainer(ShowsOthers, AnswersBlank, Dependable, GRPOTrainer):  # type: ignore[misc]
+class _PlainTrainer(ShowsOthers, AnswersBlank, Dependable, MixedRowsTrainer):
     pass
 
 
