@@ -24,6 +24,8 @@ def _train(
     settings = load_config(find_recipe(config), overrides or [])
     if settings.method != method:
         raise UsageError(f"{config} says method: {settings.method}; wanted {method}, or use `train {settings.method}`.")
+    if settings.evaluate_every and settings.data.eval is None:
+        raise UsageError(f"{config}: evaluate_every is set, and data.eval names no folder to evaluate on.")
     if plan is not None:
         from medvlm_r1.cli_plan import dry_run
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from medvlm_r1.data.names import nearest
 from medvlm_r1.errors import UserError
+from medvlm_r1.policy.processor import load_processor
 
 PHANTOM_BASE = "phantom-base"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -136,7 +137,7 @@ def load_policy(
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     folder = locate(model)
     device = device or _best_device()
@@ -148,10 +149,10 @@ def load_policy(
             network, info = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **(model_init or {}), **fixed
             )
-            processor = AutoProcessor.from_pretrained(folder, **fixed)
+            processor = load_processor(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be loaded as an image-text-to-text model: {error}") from error
-    except MemoryError:
+    except (MemoryError, UserError):
         raise
     # A damaged config.json makes transformers raise nearly anything: KeyError, TypeError, ZeroDivisionError, ...
     except Exception as error:
@@ -162,10 +163,6 @@ def load_policy(
     if info["missing_keys"]:
         lacking = sorted(info["missing_keys"])
         raise UserError(f"{folder} lacks {len(lacking)} of the model's weights, the first being {lacking[0]}.")
-    if not hasattr(processor, "image_processor"):
-        raise UserError(
-            f"{folder} has no image processor (preprocessor_config.json); copy the base model's processor files."
-        )
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:

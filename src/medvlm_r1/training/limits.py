@@ -7,6 +7,7 @@ here: `options` reads those from the libraries.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -52,9 +53,9 @@ _MAPPING = dict[str, Any] | None
 TYPES: dict[str, Any] = {
     # TRL turns True into "group" and False into "none" but declares text.
     "scale_rewards": bool | Literal["group", "batch", "none"],
-    "max_steps": Literal[-1] | Annotated[int, _AT_LEAST_ONE],
+    "max_steps": Annotated[int, _AT_LEAST_ONE] | Literal[-1],
     "max_completion_length": int,
-    "pad_to_multiple_of": Literal["auto"] | Annotated[int, _AT_LEAST_ONE] | None,
+    "pad_to_multiple_of": Annotated[int, _AT_LEAST_ONE] | Literal["auto"] | None,
     # TRL reads text here as JSON, for its own command line.
     **dict.fromkeys(
         (
@@ -110,6 +111,10 @@ def conflicts(given: Mapping[str, Any]) -> list[str]:
         found.append("'trainer.bf16' and 'trainer.fp16' are both true; set one of them")
     if given.get("sync_ref_model") and given.get("beta") == 0:
         found.append("'trainer.sync_ref_model' is true and 'trainer.beta' is 0, so there is no reference to update")
+    for name in ("deepspeed", "fsdp_config", "accelerator_config"):
+        value = given.get(name)
+        if isinstance(value, str) and not value.startswith("{") and not Path(value).is_file():
+            found.append(f"'trainer.{name}' is {value!r}, which is no file; give the path of a JSON file")
     low, high = given.get("entropy_coef_min", 0.0), given.get("entropy_coef_max", 1.0)
     if low > high:
         found.append(f"'trainer.entropy_coef_min' ({low:g}) is above 'trainer.entropy_coef_max' ({high:g})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import types
 import typing
 import warnings
 from collections.abc import Iterable, Mapping
@@ -52,6 +53,7 @@ REPORTERS = {
     "kubeflow": "",
 }
 _PACKAGES = {"comet_ml": "comet-ml", "azureml": "azureml-sdk"}
+_GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."
 # Strategies whose value "no" YAML reads as false.
 _NO = ("eval_strategy", "save_strategy", "logging_strategy")
 # What depends on the machine of the run, which a dry run need not be on.
@@ -88,10 +90,10 @@ def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
             problems of a kind are in the message.
     """
     _raise([*_wrong_names(method, given), *_wrong_reporters(given.get("report_to"))])
-    types, values, wrong = _types(method), {}, []
+    known, values, wrong = _types(method), {}, []
     for name, value in given.items():
         try:
-            values[name] = _typed(name, value, types[name])
+            values[name] = _typed(name, value, known[name])
         except ValueError as error:
             wrong.append(str(error))
     _raise(wrong or conflicts(values))
@@ -114,22 +116,16 @@ def _wrong_names(method: str, given: Mapping[str, Any]) -> list[str]:
         if name in ELSEWHERE:
             found.append(f"'trainer.{name}' cannot be set here: {ELSEWHERE[name]}")
         elif name not in names:
-            near = nearest(name, names) or _abbreviated(name, names)
+            near = _abbreviated(name, names) or nearest(name, names)
             hint = f"did you mean {near!r}?" if near else f"the options are those of TRL's {_CLASSES[method][0]}"
             found.append(f"unknown key 'trainer.{name}'; {hint}")
     return found
 
 
 def _abbreviated(name: str, names: Iterable[str]) -> str | None:
-    """The option whose initials these are (lr), or the first one that holds the name (epochs, batch_size)."""
-    return next(
-        (
-            one
-            for one in names
-            if "".join(word[0] for word in one.split("_")) == name or (len(name) > 3 and name in one)
-        ),
-        None,
-    )
+    """The option whose initials these are (lr), or one that holds the name (epochs, batch_size), best of training."""
+    held = sorted((one for one in names if len(name) > 3 and name in one), key=lambda one: "train" not in one)
+    return next((one for one in names if "".join(word[0] for word in one.split("_")) == name), next(iter(held), None))
 
 
 def _wrong_reporters(value: Any) -> list[str]:
@@ -232,7 +228,8 @@ def training_arguments(config: RunConfig, *, processes: int | None = None) -> An
             _try_optimizer(args, other_machine=processes is not None)
             _try_generation(given)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError, OSError) as error:
-        raise UsageError(f"TRL refuses the options under 'trainer': {error}") from error
+        hint = _GROUPS if "generation_batch_size (" in str(error) else ""
+        raise UsageError(f"TRL refuses the options under 'trainer': {error}{hint}") from error
     return args
 
 
@@ -271,8 +268,8 @@ def _try_generation(given: Mapping[str, Any]) -> None:
         raise ValueError(
             f"generation_kwargs has {unknown[0]!r}; {did_you_mean(unknown[0], GenerationConfig().__dict__)}"
         )
-    types = _types("grpo")
-    more = {name: _typed(name, value, types[name]) if name in types else value for name, value in more.items()}
+    known = _types("grpo")
+    more = {name: _typed(name, value, known[name]) if name in known else value for name, value in more.items()}
     if given.get("cache_implementation"):
         more["cache_implementation"] = given["cache_implementation"]
     GenerationConfig(**{"max_new_tokens": 1, "do_sample": True, **more}).validate()
@@ -297,11 +294,21 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
 def _wanted(error: Exception, wanted: Any) -> str:
     """What an option takes: the range or the choices where the type is right, else the type."""
     found = error.errors() if isinstance(error, ValidationError) else []
-    told = [item["msg"].removeprefix("Input should be ") for item in found if item["type"] in _OF_THE_VALUE]
-    if told:
-        return " or ".join(told)
+    if found and all(item["type"] in _OF_THE_VALUE for item in found):
+        return " or ".join(item["msg"].removeprefix("Input should be ") for item in found)
+    return _named(wanted)
+
+
+def _named(wanted: Any) -> str:
+    """A type as a message shows it."""
     wanted = _bare(wanted)
-    return wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
+    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
+        return " | ".join(map(_named, typing.get_args(wanted)))
+    if typing.get_origin(wanted) is typing.Literal:
+        return " | ".join(map(repr, typing.get_args(wanted)))
+    if wanted is type(None):
+        return "null"
+    return wanted.__name__ if type(wanted) is type else str(wanted).replace("typing.", "")
 
 
 def _bare(wanted: Any) -> Any:
@@ -319,14 +326,14 @@ _OF_THE_VALUE = (
 def _types(method: str) -> dict[str, Any]:
     config = _config_class(method)
     hints = typing.get_type_hints(config)
-    types = {}
+    found = {}
     for field in dataclasses.fields(config):
         if field.init:
             # Fields with choices take None where that is their default.
             choices = typing.Literal[(*field.metadata["choices"],)] if "choices" in field.metadata else None
             declared = hints[field.name] if choices is None else choices | (None if field.default is None else choices)
-            types[field.name] = narrowed(method, field.name, declared)
-    return types
+            found[field.name] = narrowed(method, field.name, declared)
+    return found
 
 
 def _config_class(method: str) -> Any:
