@@ -18,6 +18,7 @@ from typing import Any
 
 from medvlm_r1.data.names import nearest
 from medvlm_r1.errors import UserError
+from medvlm_r1.policy.mistral3 import keep_single_tokens
 from medvlm_r1.policy.processor import load_processor
 
 PHANTOM_BASE = "phantom-base"
@@ -163,6 +164,8 @@ def load_policy(
     if info["missing_keys"]:
         lacking = sorted(info["missing_keys"])
         raise UserError(f"{folder} lacks {len(lacking)} of the model's weights, the first being {lacking[0]}.")
+    if network.config.model_type == "mistral3":
+        keep_single_tokens()
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
