@@ -6,7 +6,7 @@ log-probabilities of the policy, the old policy and the reference. The results a
 
 Around both: the tokens that stand for images and videos can never be sampled, every rollout is written to
 `samples.jsonl`, and a resumed run has the weights and the order of data it would have had. `sharing: off` in the
-configuration is TRL's trainer as it is.
+configuration is TRL's trainer (with `mixed_rows`).
 """
 
 from __future__ import annotations

@@ -179,11 +179,11 @@ def make_plan(
     """
     training_arguments(config, processes=launch.processes)
     folder = locate(config.model, weights=False)
+    shape = read_shape(folder, config)
     processor = _processor(folder)
     bound_pixels(config, processor.image_processor)
     samples = load_sets(config, ImageFit(model=config.model, processor=processor.image_processor))["train"]
     batch = read_batch(config, len(samples), launch.processes)
-    shape = read_shape(folder, config)
     prompts = measure(processor, config.data.train, samples, config.template, progress)
     notes: list[str] = []
     if config.data.eval is not None:
