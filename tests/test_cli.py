@@ -196,3 +196,10 @@ def test_runs_of_different_kinds_share_no_folder(
     code, _, err = command("eval", tiny_policy_dir, "--data", data_dir, "--out", tmp_path / "audit")
     assert code == 2
     assert "holds a model audit (answers.jsonl)" in err
+
+
+def test_periodic_evaluation_needs_a_folder(command: Any, write_config: Any) -> None:
+    for more in (["--dry-run"], []):
+        code, _, err = command("train", "grpo", "--config", write_config(), "evaluate_every=1", *more)
+        assert code == 2
+        assert "evaluate_every is set, and data.eval names no folder" in err
