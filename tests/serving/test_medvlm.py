@@ -253,4 +253,4 @@ def test_what_cannot_be_asked_is_told(model: MedVLM, changes: dict[str, Any], sa
 def test_letters_in_front_of_options_are_not_shown_twice(given: list[str], shown: tuple[str, ...]) -> None:
     prepared = prepare(Question(question="Which?", options=given))
     assert prepared.options == shown
-    assert "A) A" not in str(prepared.item.prompt)
+    assert "A) A)" not in str(prepared.item.prompt)
