@@ -182,13 +182,13 @@ def make_plan(
     shape = read_shape(folder, config)
     processor = _processor(folder)
     bound_pixels(config, processor.image_processor)
-    samples = load_sets(config, ImageFit(model=config.model, processor=processor.image_processor))["train"]
+    sets = load_sets(config, ImageFit(model=config.model, processor=processor.image_processor))
+    samples = sets["train"]
     batch = read_batch(config, len(samples), launch.processes)
     prompts = measure(processor, config.data.train, samples, config.template, progress)
     notes: list[str] = []
     if config.data.eval is not None:
-        held_out = load_samples(config.data.eval, skip_missing=config.data.skip_missing)
-        warning = warn_of_overlap(config.data.train, samples, config.data.eval, held_out)
+        warning = warn_of_overlap(config.data.train, samples, config.data.eval, sets["eval"])
         notes += [warning] if warning else []
     shares = read_shares(config, launch, notes)
     run = read_run(config, batch, completion, read_kept(shape, prompts, batch), notes)
