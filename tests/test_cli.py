@@ -178,3 +178,28 @@ def test_ctrl_c_promises_no_more_than_is_kept(
     assert code == 130
     assert "the same command again does all of it" in err
     assert "kept" not in err
+
+
+def test_runs_of_different_kinds_share_no_folder(
+    command: Any, tmp_path: Path, tiny_policy_dir: Path, data_dir: Path
+) -> None:
+    for kind, name in (("an evaluation", "results.json"), ("a training", "config.yaml"), ("a data set", "info.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("{}")
+        out = ["--data", data_dir, "--out", tmp_path / name]
+        code, _, err = command("audit", "model", tiny_policy_dir, *out)
+        assert code == 2
+        assert f"holds {kind} ({name}); give another folder with --out" in err
+        assert [path.name for path in (tmp_path / name).iterdir()] == [name]
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "answers.jsonl").write_text("")
+    code, _, err = command("eval", tiny_policy_dir, "--data", data_dir, "--out", tmp_path / "audit")
+    assert code == 2
+    assert "holds a model audit (answers.jsonl)" in err
+
+
+def test_periodic_evaluation_needs_a_folder(command: Any, write_config: Any) -> None:
+    for more in (["--dry-run"], []):
+        code, _, err = command("train", "grpo", "--config", write_config(), "evaluate_every=1", *more)
+        assert code == 2
+        assert "evaluate_every is set, and data.eval names no folder" in err

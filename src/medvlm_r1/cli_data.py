@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medvlm_r1.cli_options import Json, Out, completes, page_or_folder
 
+if TYPE_CHECKING:
+    from medvlm_r1.policy.processor import ImageFit
+
 PUBLIC = ("huatuo", "omnimedvqa", "med-r1", "vqa-rad", "slake", "path-vqa", "pmc-vqa")
 OWN = ("jsonl", "csv")
 _MODALITIES = completes("MRI", "CT", "X-ray")
+FitModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Also find images that the processor of this model (folder or hub id) cannot take."
+    ),
+]
 data_app = typer.Typer(help="Data folders: import, split, check.", no_args_is_help=True)
 
 
@@ -62,6 +72,7 @@ def data_import(
     shortcut: Annotated[
         bool, typer.Option("--shortcut", help="phantom: let the options give the answers away, to test audits on.")
     ] = False,
+    model: FitModel = None,
     as_json: Json = False,
 ) -> None:
     """Make a data folder (samples.jsonl, images/) from a public format or from PhantomVQA.
@@ -72,6 +83,7 @@ def data_import(
     from medvlm_r1.console import progress_bar
     from medvlm_r1.errors import UsageError
 
+    fit = _fit(model)
     made = {"--split": split, "--n": n, "--seed": seed, "--shortcut": shortcut or None}
     given = [name for name, value in made.items() if value is not None]
     if given and format != "phantom":
@@ -124,6 +136,8 @@ def data_import(
                     progress=tell,
                 )
             )
+    if fit is not None:
+        report["unfit"] = _unfit(out, fit)
     if as_json:
         print(json.dumps(report))
         return
@@ -206,6 +220,7 @@ def data_check(
         bool,
         typer.Option("--allow-near", help="Near pictures in different parts are no problem (they were looked at)."),
     ] = False,
+    model: FitModel = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -228,6 +243,7 @@ def data_check(
             against=against or (),
             near=near,
             allow_near=allow_near,
+            refuses=_fit(model),
             progress=lambda stage, done, total: advance(done, total, note=stage),
         )
     page = None
@@ -243,6 +259,30 @@ def data_check(
         print("\n".join([*check_lines(check), *([f"Report: {page}"] if page else []), RESEARCH_USE]))
     if check.problems:
         raise typer.Exit(1)
+
+
+def _fit(model: str | None) -> ImageFit | None:
+    """Which images a model takes; None without a model, or for one on a server."""
+    from medvlm_r1.policy.processor import image_fit
+    from medvlm_r1.policy.server import is_server
+
+    return None if model is None or is_server(model) else image_fit(model)
+
+
+def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
+    """The rows of a data folder with an image that a model cannot take; told on stderr."""
+    from medvlm_r1.data.folder import read_folder
+    from medvlm_r1.data.folder_images import image_sizes
+
+    samples = read_folder(folder)
+    unfit = fit.unfit(enumerate(samples, start=1), image_sizes(folder, samples))
+    if unfit:
+        message = fit.message(folder, unfit)
+        print(
+            f"{message}. Crop or pad them: `train` and `eval` refuse such rows.",
+            file=sys.stderr,
+        )
+    return unfit
 
 
 def _print_counts(report: dict[str, Any], *, closed_choices: bool) -> None:

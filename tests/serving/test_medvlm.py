@@ -238,3 +238,19 @@ def test_what_cannot_be_asked_is_told(model: MedVLM, changes: dict[str, Any], sa
         MedVLM.load("phantom-base", max_new_tokens=0)
     with pytest.raises(UserError, match="max_batch"):
         MedVLM.load("phantom-base", max_batch=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["A) liver", "B) knee"], ("liver", "knee")),
+        (["(A) liver", "B: knee"], ("liver", "knee")),
+        # Only where every option has its own letter: this one names a vitamin.
+        (["A. Retinol", "C. Ascorbic acid"], ("A. Retinol", "C. Ascorbic acid")),
+        (["liver", "knee"], ("liver", "knee")),
+    ],
+)
+def test_letters_in_front_of_options_are_not_shown_twice(given: list[str], shown: tuple[str, ...]) -> None:
+    prepared = prepare(Question(question="Which?", options=given))
+    assert prepared.options == shown
+    assert "A) A)" not in str(prepared.item.prompt)

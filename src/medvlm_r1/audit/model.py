@@ -27,7 +27,7 @@ from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
-from medvlm_r1.evaluation.run import identify, provenance, refuse_data_folder
+from medvlm_r1.evaluation.run import OF_AN_EVALUATION, identify, provenance, refuse_other_folder
 from medvlm_r1.evaluation.store import AnswerKey, hash_pixels, hash_prompt, write_results
 from medvlm_r1.policy.server import is_server
 
@@ -84,12 +84,13 @@ def audit_model(
     for name, number in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if number is not None and number < 1:
             raise UsageError(f"{name} is {number}; wanted at least 1")
-    refuse_data_folder(data_dir, out)
+    refuse_other_folder(data_dir, out, OF_AN_EVALUATION)
     everything = list(enumerate(read_folder(data_dir), start=1))
     closed = [row for row in everything if row[1].options][:limit]
     if not closed:
         raise UserError(f"{data_dir}: no question has options; an audit needs options to choose from")
-    rows = present_rows(data_dir, closed, skip_missing)
+    local = None if respondent is not None or is_server(model) else model
+    rows = present_rows(data_dir, closed, skip_missing, local)
     identity = identify(model, respondent)
     at_once = batch_size or (REQUESTS if is_server(model) else ITEMS_AT_ONCE)
     respondent = respondent or respondent_for(model, template, max_new_tokens, at_once)

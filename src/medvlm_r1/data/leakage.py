@@ -48,11 +48,13 @@ class Fingerprint:
             spans fewer than 4 of 255 grey levels).
         flipped: The same of the picture after each of `FLIPS`; empty without `near`.
         blank: All pixels are equal.
+        size: Width and height.
     """
 
     pixels: str
     near: int | None
     blank: bool
+    size: tuple[int, int]
     flipped: tuple[int, ...] = ()
 
 
@@ -72,7 +74,7 @@ def fingerprint(image: Image.Image) -> Fingerprint:
     if int(brightest) - int(darkest) >= _LEAST_CONTRAST:
         near = _phash(small)
         flipped = tuple(_phash(small.transpose(flip)) for flip in FLIPS.values())
-    return Fingerprint(digest.hexdigest(), near, image.getcolors(1) is not None, flipped)
+    return Fingerprint(digest.hexdigest(), near, image.getcolors(1) is not None, image.size, flipped)
 
 
 def _phash(image: Image.Image) -> int:

@@ -109,10 +109,11 @@ def evaluate(
     """
     data_dir, out = Path(data_dir), Path(out)
     _check_arguments(limit, batch_size)
-    refuse_data_folder(data_dir, out)
+    refuse_other_folder(data_dir, out, OF_AN_AUDIT)
     everything = read_folder(data_dir)
     selected = list(enumerate(everything, start=1))[:limit]
-    rows = present_rows(data_dir, selected, skip_missing)
+    local = None if generator is not None or is_server(model) else model
+    rows = present_rows(data_dir, selected, skip_missing, local)
     asking = _Asking(
         data_dir=data_dir,
         model=model,
@@ -164,14 +165,27 @@ def identify(model: str, generator: object | None = None) -> str:
     return f"server {model}" if is_server(model) else fingerprint(model)
 
 
-def refuse_data_folder(data_dir: Path, out: Path) -> None:
-    """Stop if answers would be written into the data folder, over its own `samples.jsonl`.
+OF_AN_AUDIT = {"answers.jsonl": "a model audit", "audit.json": "a model audit"}
+OF_AN_EVALUATION = {"samples.jsonl": "an evaluation", "results.json": "an evaluation"}
+_OF_OTHERS = {"config.yaml": "a training", "info.json": "a data set"}
+
+
+def refuse_other_folder(data_dir: Path, out: Path, other: Mapping[str, str]) -> None:
+    """Stop if answers would be written into the data folder, or into the folder of a run of another kind.
+
+    Args:
+        data_dir: The data folder.
+        out: The run folder.
+        other: File name to the kind of run it belongs to, for runs that share no folder with this one.
 
     Raises:
         UsageError: They would.
     """
     if data_dir.resolve() == out.resolve():
         raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
+    for name, kind in {**_OF_OTHERS, **other}.items():
+        if (out / name).exists():
+            raise UsageError(f"{out} holds {kind} ({name}); give another folder with --out")
 
 
 def provenance(

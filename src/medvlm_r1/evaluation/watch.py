@@ -20,6 +20,7 @@ from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.evaluation.score import grade, score
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.policy.load import Policy
+from medvlm_r1.policy.processor import ImageFit
 
 
 class HeldOut:
@@ -39,7 +40,13 @@ class HeldOut:
     """
 
     def __init__(
-        self, folder: Path, *, template: str = "medvlm-r1", max_new_tokens: int = 512, batch_size: int = 32
+        self,
+        folder: Path,
+        *,
+        template: str = "medvlm-r1",
+        max_new_tokens: int = 512,
+        batch_size: int = 32,
+        fit: ImageFit | None = None,
     ) -> None:
         """Read the questions and decode their images, once.
 
@@ -48,12 +55,16 @@ class HeldOut:
             template: Name of the prompt template.
             max_new_tokens: Longer answers are cut off.
             batch_size: Questions answered at once.
+            fit: Leave out questions with an image that it refuses; none when None.
 
         Raises:
             UserError: The folder or an image cannot be read.
         """
-        self.samples = read_folder(folder)
-        images = [[load_image(inside(folder, image)) for image in sample.images] for sample in self.samples]
+        loaded = [(one, [load_image(inside(folder, image)) for image in one.images]) for one in read_folder(folder)]
+        if fit is not None:
+            loaded = [(sample, images) for sample, images in loaded if not any(fit(image.size) for image in images)]
+        self.samples = [sample for sample, _ in loaded]
+        images = [images for _, images in loaded]
         prompts = [messages(sample, template) for sample in self.samples]
         self.inputs = [GenerationInput(prompt=p, images=i) for p, i in zip(prompts, images, strict=True)]
         self.blanks = [

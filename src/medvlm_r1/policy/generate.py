@@ -18,6 +18,7 @@ from PIL.Image import Image
 from medvlm_r1.dialogue.prompt import opened_reasoning
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy, vision_token_ids
+from medvlm_r1.policy.processor import ImageFit
 
 _COLDEST = 1e-5
 
@@ -121,11 +122,13 @@ class LocalGenerator:
     batch_size: int = 8
     """Items per batch at most."""
     _suppressed: list[int] = field(init=False)
+    _fit: ImageFit = field(init=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"batch_size is {self.batch_size}; it must be at least 1.")
         self._suppressed = vision_token_ids(self.policy.model, self.policy.processor)
+        self._fit = ImageFit(model=self.policy.name, processor=self.policy.processor.image_processor)
 
     def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
         """Complete every item; the results stand in the order of the items.
@@ -146,7 +149,7 @@ class LocalGenerator:
         import torch
 
         for index, item in enumerate(items):
-            check_images(index, item)
+            check_images(index, item, self._fit)
         cuda = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
         states: list[Any] = []
         for batch in _batches(items, self.batch_size):
@@ -191,12 +194,19 @@ def _batches(items: Sequence[GenerationInput], batch_size: int) -> Iterator[list
             yield chosen[start : start + batch_size]
 
 
-def check_images(index: int, item: GenerationInput) -> None:
-    """Stop if an item has another number of images than of image placeholders.
+def check_images(index: int, item: GenerationInput, fit: ImageFit | None = None) -> None:
+    """Stop if an item has another number of images than of image placeholders, or one that the model cannot take.
 
     Raises:
         UserError: it has; the message names the item by its index.
     """
+    for image in item.images:
+        reason = fit(image.size) if fit else None
+        if fit and reason:
+            raise UserError(
+                f"Item {index}: {fit.model} cannot take its image of {image.width} x {image.height} pixels: {reason}. "
+                "Crop or pad the image."
+            )
     contents = [message["content"] for message in item.prompt]
     parts = [part for content in contents if not isinstance(content, str) for part in content]
     placeholders = sum(part["type"] == "image" for part in parts)

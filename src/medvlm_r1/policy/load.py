@@ -20,6 +20,8 @@ from typing import Any
 from medvlm_r1.data.names import nearest
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.adapter import base_candidates, is_adapter, key_problems, merge_adapter
+from medvlm_r1.policy.mistral3 import keep_single_tokens
+from medvlm_r1.policy.processor import load_processor
 
 PHANTOM_BASE = "phantom-base"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -234,7 +236,7 @@ def forget_last_batch(processor: Any) -> None:
 def _load(model: str, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
     """The model on the CPU, with its adapter merged, and the processor."""
     from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     folder, adapter = locate_with_base(model)
     fixed = {"trust_remote_code": False, "local_files_only": True}
@@ -250,10 +252,10 @@ def _load(model: str, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
                 **init,
                 **fixed,
             )
-            processor = AutoProcessor.from_pretrained(_processor_folder(folder, adapter), **fixed)
+            processor = load_processor(_processor_folder(folder, adapter))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be loaded as an image-text-to-text model: {error}") from error
-    except MemoryError:
+    except (MemoryError, UserError):
         raise
     # A damaged config.json makes transformers raise nearly anything: KeyError, TypeError, ZeroDivisionError, ...
     except Exception as error:
@@ -262,6 +264,8 @@ def _load(model: str, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
             "not fit together or are damaged, copy the folder again"
         ) from error
     _check_keys(folder, info)
+    if network.config.model_type == "mistral3":
+        keep_single_tokens()
     if not hasattr(processor, "image_processor"):
         raise UserError(
             f"{folder} has no image processor (preprocessor_config.json); copy the base model's processor files."
@@ -270,6 +274,20 @@ def _load(model: str, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
         stored = network.dtype
         network = merge_adapter(network.float(), adapter).to(stored)
     return network, processor
+
+
+def processor_folder(model: str) -> Path:
+    """The folder whose processor a model uses: its own, that of its adapter, or that of the adapter's base model.
+
+    Args:
+        model: as `load_policy` takes it; full weights need not be there.
+
+    Raises:
+        UserError: as `locate`.
+    """
+    if is_adapter(_folder(_split(model)[0])):
+        return _processor_folder(*locate_with_base(model))
+    return locate(model, weights=False)
 
 
 def _processor_folder(folder: Path, adapter: Path | None) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvlm_r1.data.check import Check, NearPair, Place, Question, Touched
+from medvlm_r1.data.check import BadImage, Check, NearPair, Place, Question, Touched
 from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import Album, Picture
@@ -81,10 +81,15 @@ def render_check(check: Check, out: Path | str) -> Path:
             ("File", "Row", "What is wrong"), ((r.file, str(r.row), r.reason) for r in check.bad_rows.items)
         ),
         missing=_table(("Part", "Sample", "Image"), ((p.part, p.sample, _number(p)) for p in check.missing.items)),
-        unreadable=_table(
-            ("Part", "Sample", "Image", "Why"),
-            ((b.place.part, b.place.sample, _number(b.place), b.reason) for b in check.unreadable.items),
-        ),
+        unreadable=_bad_images(check.unreadable.items),
+        unfit=_bad_images(check.unfit.items),
+    )
+
+
+def _bad_images(images: Iterable[BadImage]) -> Table:
+    return _table(
+        ("Part", "Sample", "Image", "Why"),
+        ((b.place.part, b.place.sample, _number(b.place), b.reason) for b in images),
     )
 
 

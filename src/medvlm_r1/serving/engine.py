@@ -32,6 +32,7 @@ from medvlm_r1.policy.generate import (
 )
 from medvlm_r1.policy.linears import answering
 from medvlm_r1.policy.load import Policy, vision_token_ids
+from medvlm_r1.policy.processor import ImageFit
 from medvlm_r1.serving.job import Done, Event, Failed, Job, Piece, Row, Started, first_stop
 from medvlm_r1.serving.rows import NotByRows, Rows
 from medvlm_r1.serving.sampling import next_tokens, scored
@@ -84,6 +85,7 @@ class Engine:
         self._tokenizer = policy.processor.tokenizer
         self._ends = frozenset(end_tokens(policy.model, self._tokenizer))
         self._suppressed = vision_token_ids(policy.model, policy.processor)
+        self._fit = ImageFit(model=policy.name, processor=policy.processor.image_processor)
         self._waiting: deque[Job] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._rows: list[Row] = []
@@ -116,7 +118,7 @@ class Engine:
             Closed: The engine was retired.
             UserError: More completions than rows, or images and placeholders differ in number.
         """
-        check_images(0, job.item)
+        check_images(0, job.item, self._fit)
         if not 1 <= job.n <= self.max_batch:
             raise UserError(f"n is {job.n}; wanted 1 to {self.max_batch}.")
         with self._wake:
@@ -150,7 +152,7 @@ class Engine:
         events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         jobs = [Job(item=item, settings=settings, tell=_tagged(events, i)) for i, item in enumerate(items)]
         for index, item in enumerate(items):
-            check_images(index, item)
+            check_images(index, item, self._fit)
         results: dict[int, Generation] = {}
         try:
             for job in jobs:

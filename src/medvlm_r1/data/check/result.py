@@ -30,6 +30,7 @@ class Check:
         answers_not_options: Of these, rows whose answer is not one of the options.
         missing: Images that are not there, or that the source of a row does not even name.
         unreadable: Images that are there and cannot be shown.
+        unfit: Images of a size that the model asked about cannot process.
         contradictory: The same question about the same pictures with different answers.
         repeated_between: The same with the same answer, in several parts.
         repeated_within: The same with the same answer, in one part.
@@ -48,6 +49,7 @@ class Check:
     answers_not_options: int
     missing: Listed[Place]
     unreadable: Listed[BadImage]
+    unfit: Listed[BadImage]
     contradictory: Listed[Question]
     repeated_between: Listed[Question]
     repeated_within: Listed[Question]
@@ -71,6 +73,7 @@ class Check:
             _count(unread, "{} that cannot be read", "row"),
             _count(self.missing.count, "{} not there", "image"),
             _count(self.unreadable.count, "{} that cannot be shown", "image"),
+            _count(self.unfit.count, "{} of a size that the model cannot process", "image"),
             _count(self.contradictory.count, "{} with contradictory answers", "question"),
             _count(self.sharing.copies_between.count, "{} in several parts", "picture"),
             _count(self.shared_subjects.count, "{} in several parts", "subject"),

@@ -24,6 +24,11 @@ def check_lines(check: Check) -> list[str]:
             check.unreadable.count,
             (f"{_place(bad.place)}: {bad.reason}" for bad in check.unreadable.items),
         ),
+        (
+            "Images that the model cannot process",
+            check.unfit.count,
+            (f"{_place(bad.place)}: {bad.reason}" for bad in check.unfit.items),
+        ),
         ("Contradictory answers", check.contradictory.count, map(_question, check.contradictory.items)),
         ("The same picture", copies.count, (_places(group.places.items, group.places.count) for group in copies.items)),
         (

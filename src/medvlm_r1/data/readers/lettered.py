@@ -17,6 +17,15 @@ def without_letter(option: str, letter: str) -> str:
     return re.sub(rf"^\(?{letter}\s*[:.)]\s*", "", option.strip()).strip()
 
 
+def bare_options(options: Sequence[str]) -> tuple[str, ...]:
+    """The options without the letters in front of them (`A. text`), where every one carries its own letter."""
+    bare = tuple(without_letter(option, letter) for letter, option in zip(LETTERS, options, strict=False))
+    carried = len(bare) == len(options) and all(
+        text and text != option.strip() for text, option in zip(bare, options, strict=True)
+    )
+    return bare if carried else tuple(options)
+
+
 def right_option(answer: str, options: Sequence[str], *, letter_first: bool = False) -> str:
     """The option an answer names.
 
