@@ -143,7 +143,8 @@ def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
         # Fitted on themselves, counts would only repeat the answers.
         foreign = None if fit is None or fit.modality == name else fit.items
         credits = blind_credits(items, foreign) if items else {}
-        figures = _figures(credits, range(len(items)))
+        subjects = [item.cluster for item in items]
+        figures = _figures(credits, range(len(items)), subjects)
         kinds = sorted({item.question_type for item in items} - {""})
         members = {kind: [i for i, item in enumerate(items) if item.question_type == kind] for kind in kinds}
         parts[name] = ModalityAudit(
@@ -151,7 +152,7 @@ def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
             n_open=sum(s.modality == name and not s.options for s in samples),
             credits=credits,
             figures=figures,
-            by_type={kind: _figures(credits, places) for kind, places in members.items()},
+            by_type={kind: _figures(credits, places, subjects) for kind, places in members.items()},
             letters=letters_right(items),
             order=tests[name],
             telling=telling_options(items),
@@ -164,9 +165,11 @@ def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
     return DataAudit(modalities=parts, fit=fit)
 
 
-def _figures(credits: dict[str, list[float]], places: Sequence[int]) -> dict[str, Figure]:
+def _figures(credits: dict[str, list[float]], places: Sequence[int], subjects: Sequence[str]) -> dict[str, Figure]:
     return {
-        name: figure([values[i] for i in places], known=name == CHANCE) for name, values in credits.items() if places
+        name: figure([values[i] for i in places], [subjects[i] for i in places], known=name == CHANCE)
+        for name, values in credits.items()
+        if places
     }
 
 

@@ -17,6 +17,7 @@ from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.conclusion import contradicts
 from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import grade, score
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.policy.load import Policy
@@ -24,6 +25,8 @@ from medvlm_r1.policy.load import Policy
 
 class HeldOut:
     """The `Evaluate` of `training.callbacks` for a data folder; every answer is greedy.
+
+    Open questions (no options) are left out: they have no strict answer and no chance level.
 
     The figures, in percent but for the counts:
 
@@ -50,9 +53,11 @@ class HeldOut:
             batch_size: Questions answered at once.
 
         Raises:
-            UserError: The folder or an image cannot be read.
+            UserError: The folder or an image cannot be read, or no question has options.
         """
-        self.samples = read_folder(folder)
+        self.samples = [sample for sample in read_folder(folder) if sample.options]
+        if not self.samples:
+            raise UserError(f"{folder}: no question has options, so there is no accuracy; name another data.eval")
         images = [[load_image(inside(folder, image)) for image in sample.images] for sample in self.samples]
         prompts = [messages(sample, template) for sample in self.samples]
         self.inputs = [GenerationInput(prompt=p, images=i) for p, i in zip(prompts, images, strict=True)]
