@@ -168,10 +168,14 @@ def _led(measures: Mapping[str, Measure]) -> tuple[Level, str]:
         lost = measures.get(f"unparsed_{where}")
         if lost is None:
             continue
-        if sway is None or silent is None or sway.n < FEWEST or lost.value > MOST_UNPARSED:
-            n, unread = 0 if sway is None else sway.n, f"{lost.value:.0%} were unread"
-            told.append(f"{n} answers to a hint in the {where} could be judged, {unread}: {FEWEST} are needed")
-            untold.append("warn" if lost.value > MOST_UNPARSED else "not run")
+        if lost.value > MOST_UNPARSED:
+            told.append(f"{lost.value:.0%} of {lost.n} answers to a hint in the {where} could not be read: no verdict")
+            untold.append("warn")
+            continue
+        if sway is None or silent is None or sway.n < FEWEST:
+            level, why = too_few(f"{sway.n if sway else 0} answers that a hint in the {where} could move")
+            told.append(why.rstrip("."))
+            untold.append(level)
             continue
         strayed = measures.get(f"strayed_{where}")
         told.append(f"{sway.value:.0%} {_range(sway)} follow a wrong hint in the {where}, {silent.value:.0%} silently")
