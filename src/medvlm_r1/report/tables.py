@@ -73,16 +73,21 @@ def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table | None, li
     first, base = evaluated[0][1:]
     compared: list[tuple[int, str, dict[str, Any]]] = []
     notes = []
+    ids = {answer.sample.id for answer in base}
     for style, run, answers in evaluated[1:]:
+        if ids.isdisjoint(answer.sample.id for answer in answers):
+            # Another data set: it has its row in the accuracy table and nothing to be paired with.
+            continue
         try:
             result = compare_answers(base, answers, names=(first, run))
         except UserError as error:
-            # It has its row in the accuracy table and nothing to be paired with.
             notes.append(f"{run}: not compared. {error}.")
             continue
         compared.append((style, run, result))
         alike = [f"Settings differ: {'; '.join(differ)}."] if (differ := result["settings_differ"]) else []
         notes.append(" ".join([f"{run}:", *alike, left_out(result)]))
+    if not notes:
+        return None
     if not compared:
         return first, None, notes
     modalities = order_modalities(name for _, _, result in compared for name in result["modalities"])
