@@ -70,6 +70,16 @@ class DataAudit:
         return sum(part.n_open for part in self.modalities.values())
 
     @property
+    def shared_images(self) -> dict[str, int]:
+        """By modality, the questions about an image that the data of the fit show too, by its path."""
+        shown = self.fit.images if self.fit else frozenset()
+        return {
+            name: sum(not shown.isdisjoint(item.images) for item in part.items)
+            for name, part in self.modalities.items()
+            if part.items
+        }
+
+    @property
     def notes(self) -> list[str]:
         """What was left out, and why."""
         notes = []
@@ -86,6 +96,12 @@ class DataAudit:
             notes.append(
                 f"Questions of {self.fit.name} that the audited set has too, left uncounted: {self.fit.shared}."
             )
+        if shared := {name: count for name, count in self.shared_images.items() if count}:
+            parts = {name: (count, len(self.modalities[name].items)) for name, count in shared.items()}
+            told = ", ".join(f"{name} {k} of {n} ({100 * k / n:.1f} %)" for name, (k, n) in parts.items())
+            notes.append(
+                f"Questions about an image that {self.fit.name if self.fit else ''} shows too, by path: {told}."
+            )
         return notes
 
     def record(self) -> dict[str, Any]:
@@ -95,7 +111,13 @@ class DataAudit:
         return {
             "n": self.n,
             "n_open": self.n_open,
-            "fit_on": self.fit and {"name": self.fit.name, "n": len(self.fit.items), "shared": self.fit.shared},
+            "fit_on": self.fit
+            and {
+                "name": self.fit.name,
+                "n": len(self.fit.items),
+                "shared": self.fit.shared,
+                "shared_images": self.shared_images,
+            },
             "baselines": {
                 name: {m: asdict(part.figures[name]) for m, part in parts.items() if name in part.figures}
                 for name in names
