@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from medvlm_r1.data.longest_option import longest_option
-from medvlm_r1.data.option_prior import Choice, option_prior
+from medvlm_r1.data.option_prior import TIE, Choice, option_prior
 from medvlm_r1.data.sample import LETTERS
 
 CHANCE, MAJORITY, LONGEST = "chance", "majority", "longest"
@@ -32,7 +32,7 @@ def blind_credits(items: Sequence[Choice], fit: Sequence[Choice] | None) -> dict
     credits = {CHANCE: chance(items), MAJORITY: majority_letter(items), LONGEST: longest_option(items)}
     if fit is not None:
         credits[PRIOR_FIT] = option_prior(fit, items)
-    credits[PRIOR_LOO] = option_prior(items, items, leave_one_out=True)
+    credits[PRIOR_LOO] = option_prior(items, items, leave_one_out=True, tie=TIE)
     return credits
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 TIE = 0.5
-"""Standard errors by which rates may differ and still tie, when each item is left out of its own counts.
+"""The margin for ties with which a set is judged by leaving each item out of its own counts.
 
 On a balanced set an item's own answer is, without itself, always the option that was right least often, so that plain
 leave-one-out scores far below chance (Parker, Günter and Bedo 2007, BMC Bioinformatics 8:326). Half a standard error
@@ -30,20 +30,22 @@ class Choice(Protocol):
         ...
 
 
-def option_prior(fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_out: bool = False) -> list[float]:
+def option_prior(
+    fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_out: bool = False, tie: float = 0.0
+) -> list[float]:
     """Credit of the option prior on each item.
 
     Args:
         fit: Items the counts are taken from.
         items: Items to answer. With `leave_one_out` each is taken out of the counts before it is answered.
         leave_one_out: Whether `items` are part of `fit`.
+        tie: Standard errors of the difference at chance by which a rate may lie below the highest and still tie.
 
     Returns:
         Per item 1 / (number of options that tie for the highest rate) if the right one is among them, else 0. A rate is
         (right + 1/k) / (offered + 1) for an item of k options: one more case, right at chance, so that an option never
         offered in `fit` stands at chance and not below those that were seen and always wrong. Texts that differ in
-        case, spaces or punctuation alone are one option. With `leave_one_out`, options tie whose rates differ from the
-        highest by at most `TIE` standard errors of the difference at chance.
+        case, spaces or punctuation alone are one option.
     """
     offered: Counter[str] = Counter()
     right: Counter[str] = Counter()
@@ -51,7 +53,7 @@ def option_prior(fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_ou
         offered.update({option_key(option) for option in item.options})
         right[option_key(item.answer)] += 1
     credit = []
-    own, tie = (1, TIE) if leave_one_out else (0, 0.0)
+    own = 1 if leave_one_out else 0
     for item in items:
         answer, rates, chance = option_key(item.answer), [], 1 / len(item.options)
         for option in map(option_key, item.options):
