@@ -159,7 +159,8 @@ def _notes(audit: DataAudit) -> list[str]:
         "somewhat too high. It counts for the verdict only where the place of the right option is uneven beyond "
         "chance.",
         "Option prior: how often an option text was right when it was offered; texts that differ in case, spaces or "
-        "punctuation alone are one. Leave one out: counted on the other questions of the modality; options whose rates "
+        "punctuation alone are one. Leave one out: counted on the other questions of the modality; clearly below "
+        "chance, options whose rates "
         f"differ by at most {TIE:g} standard errors tie, as on a balanced set each question lacks its own answer.",
     ]
     if audit.fit:
