@@ -65,6 +65,14 @@ def test_evaluation_runs_resumes_and_compares(
     code, out, _ = command("compare", tmp_path / "a", tmp_path / "b", "--json")
     assert code == 0
     assert json.loads(out)["all"]["difference"] == 0
+    command(*arguments, "--template", "answer-only", "--limit", 5, "--out", tmp_path / "c")
+    code, out, _ = command("compare", tmp_path / "a", tmp_path / "c")
+    assert code == 0
+    # What differs stands before the first p value.
+    assert out.splitlines()[:2] == [
+        "Settings differ: prompt template (medvlm-r1 and answer-only)",
+        "Compared: 5 questions. Left out: 3 only in the first, 0 only in the second.",
+    ]
     code, _, _ = command("report", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "r.html")
     assert code == 0
     assert "Not a medical device" in (tmp_path / "r.html").read_text()

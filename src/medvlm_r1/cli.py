@@ -177,17 +177,22 @@ def compare(
 ) -> None:
     """Compare two evaluations item by item: difference with interval, exact test; both count subjects.
 
+    Settings that differ (template, token limit, image size, ...) are listed first. Other images, questions or options
+    under the same ids are refused.
+
     Example: medvlm-r1 compare runs/zero-shot runs/grpo
     """
     from medvlm_r1.console import stderr_console
 
     with stderr_console().status("Comparing"):
         from medvlm_r1.evaluation.compare import compare as compare_runs
+        from medvlm_r1.evaluation.compare import left_out
 
         result = compare_runs(run_a, run_b)
     if as_json:
         print(json.dumps(result))
         return
+    print("\n".join([*(f"Settings differ: {setting}" for setting in result["settings_differ"]), left_out(result)]))
     for name, row in [*result["modalities"].items(), ("all", result["all"])]:
         low, high = row["ci95"]
         print(

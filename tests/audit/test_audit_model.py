@@ -158,9 +158,11 @@ def test_few_subjects_have_no_verdict() -> None:
         names = [REAL, "blank", "noise", "shuffled", "absent"]
         return [item(question_of(n, subject=f"p{n % subjects}"), dict.fromkeys(names, "o0")) for n in range(60)]
 
-    few, enough = (judged(items(n), {"image": PROBES["image"]}, local=True) for n in (9, 10))
-    assert (few["verdicts"]["looks"], enough["verdicts"]["looks"]) == ("warn", "fail")
-    assert few["probes"]["image"]["sentence"].startswith("The questions are about 9 subjects: too few for a verdict.")
+    few, enough, many = (judged(items(n), {"image": PROBES["image"]}, local=True) for n in (9, 10, 60))
+    assert [found["verdicts"]["looks"] for found in (few, enough, many)] == ["not run", "warn", "fail"]
+    assert few["probes"]["image"]["sentence"].startswith(
+        "Too few for a verdict: 9 subjects; at least 10 are needed. It is not shown to look"
+    )
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,10 @@ def test_some_changes_and_a_few_unread_answers_warn() -> None:
 
 
 def test_few_items_are_no_verdict() -> None:
-    assert "too few" in probe.measure([always("B", 1)]).sentence
+    found = probe.measure([always("B", 1)])
+    assert found.verdict == "not run"
+    assert "1 items asked in every order; at least 30 are needed" in found.sentence
+    assert found.measures["letter_bias"].ci95 is None
 
 
 @st.composite

@@ -3,13 +3,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from medvlm_r1.data.folder import read_folder, write_folder
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.report import export as module
 from medvlm_r1.report.export import export
 from tiny_policy import build_tiny_adapter
@@ -20,8 +24,6 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_policy_dir: Path, data_dir: Path) -> tuple[Path, Path]:
     """A run folder in the form a training leaves, and an evaluation of its model."""
-    from medvlm_r1.evaluation.run import evaluate
-
     run = tmp_path_factory.mktemp("export") / "run"
     shutil.copytree(tiny_policy_dir, run / "model")
     config = {
@@ -134,6 +136,24 @@ def test_an_unfinished_training_names_its_checkpoints(made: tuple[Path, Path], t
         export(made[0] / "model", tmp_path / "a")
 
 
+def test_open_questions_are_counted_apart_on_the_card(made: tuple[Path, Path], tmp_path: Path, data_dir: Path) -> None:
+    def card(samples: list[Sample], name: str) -> str:
+        data = tmp_path / name / "data"
+        shutil.copytree(data_dir, data)
+        write_folder(data, samples, info={})
+        evaluate(str(made[0] / "model"), data, tmp_path / name / "eval", max_new_tokens=2)
+        folder = export(made[0], tmp_path / name / "published", evaluations=[tmp_path / name / "eval"])
+        return (folder / "README.md").read_text()
+
+    samples = read_folder(data_dir)
+    some = card([replace(s, options=()) if n % 4 else s for n, s in enumerate(samples)], "some")
+    assert "| data | MRI | 1 |" in some
+    assert "6 open questions not counted above" in some
+    alone = card([replace(s, options=()) for s in samples], "alone")
+    assert "* data: no question has options, " in alone
+    assert "8 open questions not counted above" in alone
+
+
 def test_no_path_of_the_machine_is_published(made: tuple[Path, Path], tmp_path: Path) -> None:
     run, evaluation = made
     folder = export(run, tmp_path / "published", evaluations=[evaluation])
@@ -166,7 +186,7 @@ def test_what_cannot_be_published_is_refused(made: tuple[Path, Path], tmp_path: 
     with pytest.raises(UserError, match="another model"):
         export(run, tmp_path / "b", evaluations=[other])
     (other / "results.json").write_text("{")
-    with pytest.raises(UserError, match=r"results\.json cannot be read"):
+    with pytest.raises(UserError, match=r"results\.json: not JSON results"):
         export(run, tmp_path / "b", evaluations=[other])
     assert not (tmp_path / "b").exists()
     export(run, tmp_path / "c")

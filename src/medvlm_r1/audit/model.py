@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.audit.asking import Answers, ask_items, audited, even_parts, partners
-from medvlm_r1.audit.measures import FEWEST_SUBJECTS
+from medvlm_r1.audit.measures import too_few
 from medvlm_r1.audit.probe import Asked, Probe, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS, choose_probes
 from medvlm_r1.audit.respond import Respondent, respondent_for
@@ -28,6 +28,7 @@ from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.run import OF_AN_EVALUATION, identify, provenance, refuse_other_folder
+from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS
 from medvlm_r1.evaluation.store import AnswerKey, hash_pixels, hash_prompt, write_results
 from medvlm_r1.policy.server import is_server
 
@@ -167,10 +168,10 @@ def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: 
 def _of_enough(result: ProbeResult, items: Sequence[AuditedItem]) -> ProbeResult:
     """No verdict on few subjects: intervals that resample them would be too narrow."""
     subjects = len({item.sample.cluster for item in items})
-    if result.verdict not in ("pass", "fail") or subjects >= FEWEST_SUBJECTS:
+    if result.verdict == "not run" or subjects >= FEWEST_SUBJECTS:
         return result
-    told = f"The questions are about {subjects} subjects: too few for a verdict. {result.sentence}"
-    return replace(result, verdict="warn", sentence=told)
+    verdict, why = too_few(f"{subjects} subjects", FEWEST_SUBJECTS)
+    return replace(result, verdict=verdict, sentence=f"{why} {result.sentence}")
 
 
 def counted(record: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ The same call again goes on where it stood. An answer is reused only if model, p
 as now; anything else in the folder stops the run, because figures over two different models would mean nothing.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,12 +22,13 @@ from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.score import score
 from medvlm_r1.evaluation.store import AnswerKey, AnswerStore, StoredAnswer, hash_pixels, hash_prompt, write_results
 from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
-from medvlm_r1.policy.load import fingerprint, load_policy
+from medvlm_r1.policy.load import fingerprint, load_policy, processor_folder
 from medvlm_r1.policy.server import is_server
 from medvlm_r1.policy.server_pool import server_generator
 from medvlm_r1.policy.threads import limit_threads
 
 Progress = Callable[[int, int], None]
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +102,8 @@ def evaluate(
 
     Returns:
         The content of `results.json`: the figures of `score`, and `research_use`, `model`, `model_fingerprint`, `data`,
-        `data_from_run` (its path from the run folder), `data_sha256`, `template`, `max_new_tokens`, `n_missing`,
-        `seconds` (generation time of all answers, over all sessions).
+        `data_from_run` (its path from the run folder), `data_sha256`, `template`, `max_new_tokens`, `image_size`,
+        `n_missing`, `seconds` (generation time of all answers, over all sessions).
 
     Raises:
         UsageError: an argument is out of range.
@@ -210,7 +212,32 @@ def provenance(
         "data_sha256": folder_hash(data_dir),
         "template": template,
         "max_new_tokens": max_new_tokens,
+        # Fingerprints have no space; what a server or a generator does to an image cannot be seen from here.
+        "image_size": None if " " in identity else image_size(model),
     }
+
+
+def image_size(model: str) -> dict[str, Any] | None:
+    """The limits on an image's size in a model's processor files; None where they hold none.
+
+    Args:
+        model: A folder, a hub id, or `phantom-base`.
+    """
+    try:
+        folder = processor_folder(model)
+        file = next(path for name in _PROCESSORS if (path := folder / name).is_file())
+        found = json.loads(file.read_text(encoding="utf-8"))
+        found = found.get("image_processor", found)
+        size = found.get("size") or {}
+        limits = {
+            "smallest": found.get("min_pixels") or size.get("shortest_edge"),
+            "largest": found.get("max_pixels") or size.get("longest_edge"),
+            "height": size.get("height"),
+            "width": size.get("width"),
+        }
+    except (UserError, OSError, ValueError, AttributeError, StopIteration):
+        return None
+    return {name: value for name, value in limits.items() if value is not None} or None
 
 
 def _check_arguments(limit: int | None, batch_size: int) -> None:

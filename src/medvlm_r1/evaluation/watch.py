@@ -17,6 +17,7 @@ from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.conclusion import contradicts
 from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import grade, score
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.policy.load import Policy
@@ -25,6 +26,8 @@ from medvlm_r1.policy.processor import ImageFit
 
 class HeldOut:
     """The `Evaluate` of `training.callbacks` for a data folder; every answer is greedy.
+
+    Open questions (no options) are left out: they have no strict answer and no chance level.
 
     The figures, in percent but for the counts:
 
@@ -58,9 +61,12 @@ class HeldOut:
             fit: Leave out questions with an image that it refuses; none when None.
 
         Raises:
-            UserError: The folder or an image cannot be read.
+            UserError: The folder or an image cannot be read, or no question has options.
         """
-        loaded = [(one, [load_image(inside(folder, image)) for image in one.images]) for one in read_folder(folder)]
+        asked = [sample for sample in read_folder(folder) if sample.options]
+        if not asked:
+            raise UserError(f"{folder}: no question has options, so there is no accuracy; name another data.eval")
+        loaded = [(sample, [load_image(inside(folder, image)) for image in sample.images]) for sample in asked]
         if fit is not None:
             loaded = [(sample, images) for sample, images in loaded if not any(fit(image.size) for image in images)]
         self.samples = [sample for sample, _ in loaded]

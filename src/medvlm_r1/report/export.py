@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
+from medvlm_r1.evaluation.store import read_results
 from medvlm_r1.policy.adapter import is_adapter
 from medvlm_r1.policy.load import base_name, fingerprint, write_model
 
@@ -159,7 +160,7 @@ def _versions(environment: dict[str, Any]) -> dict[str, str]:
 
 
 def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
-    found = _read(folder / "results.json")
+    found = read_results(folder)
     if found.get("model_fingerprint") != wanted:
         raise UserError(
             f"{folder} is an evaluation of another model ({found.get('model')}); wanted one of this training."
@@ -173,6 +174,7 @@ def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
         "name": Path(found["data"]).name,
         "rows": rows,
         "well_formed": found["well_formed"]["percent"],
+        "n_open": found["open"]["n"],
         "cut_off": found["cut_off"]["percent"],
         "n_missing": found["n_missing"],
     }
