@@ -1,6 +1,6 @@
 import pytest
 
-from medvlm_r1.dialogue.lenient import WINDOW, letter_in_answer, letter_in_prose
+from medvlm_r1.dialogue.lenient import WINDOW, letter_in_prose
 from medvlm_r1.dialogue.response import parse_response
 
 ORGANS = ["Lung", "Liver", "Spleen", "Left kidney"]
@@ -37,6 +37,7 @@ def inside(answer, options):
         ("  LEFT\n KIDNEY ", "D"),
         ("the left kidney", "D"),
         ("a lung", "A"),
+        ("Livers", "B"),
         ("A large mass in the liver", "B"),
         # Nothing, or more than one thing, was said.
         ("", None),
@@ -51,7 +52,6 @@ def inside(answer, options):
         ("not B", None),
         ("not the liver", None),
         ("kidney", None),
-        ("Livers", None),
         ("unknown", None),
         ("B-cell lymphoma", None),
         ("anti-B", None),
@@ -71,7 +71,7 @@ def test_inside_the_answer_tag(answer, letter):
         ("No fracture", "B"),
         ("no fracture is seen", "B"),
         ("There is a fracture", "A"),
-        ("There is no visible fracture", None),
+        ("There is no visible fracture", "B"),
         ("B) No fracture", "B"),
         ("A fracture", "A"),
         ("none of the above", "D"),
@@ -138,9 +138,9 @@ def test_option_texts(options, answer, letter):
         ("It could be lung. The image shows the liver.", "B"),
         ("The lung is dark.\nTherefore it is the spleen", "C"),
         ("After looking, B) fits", "B"),
+        ("The answer is A. No, the answer is B.", "B"),
         ("The spleen is pale. So, B)", "B"),
         # Nothing, or more than one thing, was said.
-        ("The answer is A. No, the answer is B.", None),
         ("The answer is not B", None),
         ("The answer is E", None),
         ("The answer is A tumour", None),
@@ -166,7 +166,7 @@ def test_without_an_answer_tag(text, letter):
     [
         ("The answer is no.", "B"),
         ("No. There is no fracture.", "B"),
-        ("No. Or rather: yes, there is.", None),
+        ("No. Or rather: yes, there is.", "A"),
         ("No. Yes, there is.", "A"),
         ("Hard to say.\nYes, there is not much doubt.", "A"),
         ("There is no fracture.", None),
@@ -186,8 +186,8 @@ def test_only_the_first_answer_tag_is_read():
 
 
 def test_a_treatise_is_not_an_answer():
-    assert letter_in_answer("B) " + "x" * (WINDOW - 3), ORGANS) == "B"
-    assert letter_in_answer("B) " + "x" * (WINDOW - 2), ORGANS) is None
+    assert letter_in_prose("B) " + "x" * (WINDOW - 3), ORGANS) == "B"
+    assert letter_in_prose("B) " + "x" * (WINDOW - 2), ORGANS) is None
 
 
 def test_prose_is_read_from_its_end():

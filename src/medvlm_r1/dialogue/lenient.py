@@ -61,7 +61,8 @@ _WORDS: dict[str, tuple[str, str, str, str]] = {
     "if": ("if|unless|concern\\w*|consult|recommend\\w*", "wenn|falls|ob", "si", "如果|若|是否|要是|建议"),
     # "B would show"
     "would": (
-        "would|might|may|could|can|typically|usually|often|commonly|generally|refers? to",
+        "would|might|may|could|can|typically|usually|often|commonly|generally|refers? to"
+        "|(?:is|are|appears?|looks?) (?:clear|normal|unremarkable|spared|intact|unaffected)",
         "würden?|könnte",
         "serait|pourrait",
         "会|通常",
@@ -97,6 +98,13 @@ _WORDS: dict[str, tuple[str, str, str, str]] = {
         "c'est|mais",
         "这是|应是",
     ),
+    # "consistent with a nodule"
+    "finding": (
+        "(?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of",
+        "vereinbar mit|passend zu",
+        "compatible avec|en faveur d[eu]",
+        "符合|提示",
+    ),
     # "wait, B"
     "correction": ("wait|actually|no|correction|sorry|hmm|instead|scratch that", "nein|doch", "non|pardon", "不对|等等"),
     "conclude": (
@@ -107,7 +115,7 @@ _WORDS: dict[str, tuple[str, str, str, str]] = {
     ),
     # "B is correct"
     "confirm": (
-        "correct|right|true|yes|(?:the )?(?:\\w+ ){0,3}?answer|(?:the )?(?:best|most likely|most appropriate)|(?:fits|matches) best",
+        "correct|right|true|yes|(?:the )?(?:\\w+ ){0,3}?answer|(?:the )?(?:best|(?:more |most )?likely|most appropriate)|(?:fits|matches) best",
         "richtige?|korrekte?|wählen|nehmen|die beste",
         "correcte?|exacte?|vraie?|juste|la (?:bonne|meilleure)",
         "正确|对|答案|最佳",
@@ -170,9 +178,10 @@ def _re(pattern: str) -> re.Pattern[str]:
 _GAP = rf"(?:[^\w\ue000-\ue013]|{_words('filler')}){{0,40}}+$"
 _CUES = [
     _re(rf"{_words('noun')}[^\ue000-\ue013]{{0,60}}?{_words('copula')}{_GAP}"),
-    _re(rf"{_words('choose', 'pronoun')}{_GAP}"),
+    _re(rf"{_words('choose', 'finding')}{_GAP}"),
     _re(rf"^\W*{_words('conclude')}"),
 ]
+_PRONOUN = _re(rf"{_words('pronoun')}{_GAP}")
 _CORRECTION = _re(rf"{_words('correction')}{_GAP}")
 _DENY_BEFORE = _re(_words("deny_before"))
 _DENY_TAIL = _re(rf"\W{{0,4}}(?:{_words('join')}\s*)?{_words('deny_before')}{_GAP}")
@@ -234,7 +243,7 @@ _NAMED_BEFORE = _re(
 _NAMED_AFTER = _re(r"[\s-](?:cells?|lines?|mode|waves?|arm|dimer|spine|scan|virus)\b|\s?[型型级超]")
 _NORMAL = {"normal", "abnormal", "healthy", "unremarkable", "unauffällig", "正常"}
 _YES_NO = {"yes", "no", "ja", "nein", "oui", "non", "是", "否", "true", "false"}
-_WHOLE = r"(?:chest|brain|x-?ray|radiograph|image|picture|scan|study|exam\w*|ct|mri|film|finding|anatomy|result|befund|bild|aufnahme|image|examen)"
+_WHOLE = r"(?:chest|brain|x-?ray|radiograph|image|picture|scan|study|exam\w*|ct|mri|film|finding|anatomy|result|retina|fundus|skin|befund|bild|aufnahme|examen)"
 _IS_WHOLE = _re(
     rf"(?:^|\b{_WHOLE}s?|\b(?:it|this|that|everything|all|patient|as|suggest\w*|indicat\w*|consistent with|be|answer|diagnosis|option)|[:=,.(]"
     r"|图像|胸片|影像|结果|检查|诊断|答案)\W*"
@@ -317,7 +326,7 @@ def _option_pattern(core: str) -> str:
     if core[0].isdigit():
         left += r"(?<!\d[.,])"
     if core[-1].isdigit():
-        right = r"(?:w(?=\b))?" + right + r"(?![.,]\d)" + (r"(?!\s?(?:cm|mm|%))" if core.isdigit() else "")
+        right = r"(?:w(?=\b))?" + right + r"(?![.,]\d)" + (r"(?!\s?(?:cm|mm))" if core.isdigit() else "")
     return left + body + right + r"(?!\s(?:answer|choice|diagnosis)\b)"
 
 
@@ -389,8 +398,9 @@ def _read(text: str, cores: dict[str, str]) -> list[_Mention]:
         if opens and re.match(rf"\W*?{_MENTION}", sentence):
             mentions[first].opens_line = True
     for mention in mentions:
-        # "no visible fracture" affirms the option "no fracture".
         core = next((core for core, letter in cores.items() if letter == mention.letter), "")
+        mention.stated |= core in _YES_NO
+        # "no visible fracture" affirms the option "no fracture".
         if mention.status == "denied" and not mention.is_letter and f"no {core}" in cores:
             mention.letter, mention.status, mention.stated = cores[f"no {core}"], "affirmed", False
     return mentions
@@ -417,6 +427,7 @@ def _read_clause(clause: str, offset: int) -> list[_Mention]:
         tail = before[-150:]
         mention.confirmed, mention.corrected = confirmed is not None, _CORRECTION.search(tail) is not None
         mention.stated = mention.confirmed or mention.corrected or any(cue.search(tail) for cue in _CUES)
+        mention.stated |= mention.is_letter and _PRONOUN.search(tail) is not None
         if denied or wrong:
             mention.status = "denied"
         elif hedged or _HEDGE_AFTER.match(after):
@@ -461,17 +472,16 @@ def _decide(mentions: list[_Mention], text: str) -> str | None:
     live = [mention for mention in mentions if mention.status in ("affirmed", "hedged", "several")]
     if live and live[0].is_letter and re.match(rf"\W*?{_MENTION}", text) and live[0] is mentions[0]:
         live[0].stated = True
-    stated = [mention for mention in live if mention.stated]
+    stated = [mention for mention in live if mention.stated and mention.status != "hedged"]
     for pool in ([m for m in stated if m.is_letter or m.corrected], stated):
         if pool:
             last = pool[-1]
             later = [m for m in mentions if m.end > last.end and m.is_letter >= last.is_letter]
-            hedged = last.status == "hedged" and {m.letter for m in pool} != {last.letter}
             withdrawn = any(
-                m.letter == last.letter if m.status == "denied" else m.status == "hedged" and m.letter != last.letter
+                m.letter == last.letter if m.status == "denied" else m.status == "hedged" and m.letter != last.letter and (m.is_letter or m.stated)
                 for m in later
             )
-            doubted = hedged or withdrawn or last.status == "several" or _DOUBT.search(text, last.end)
+            doubted = withdrawn or last.status == "several" or _DOUBT.search(text, last.end)
             return None if doubted else last.letter
     for pool in ([m for m in live if m.is_letter], live):
         firm = {m.letter for m in pool if m.status == "affirmed"}
