@@ -36,7 +36,7 @@ _WORDS: dict[str, tuple[str, str, str, str]] = {
     "deny_before": (
         "no|not|nor|neither|never|without|non|exclud(?:e|es|ed|ing)|exclusion|rul(?:e|es|ed|ing) out|eliminat\\w+|except"
         "|rather than|instead of|opposed to|unlike|unlikely|than|absen\\w+|lacks?|negative for|free of|against|anything but"
-        "|hardly|scarcely|fails? to|nothing|none|mistaken for|mimic\\w*|confused with|reject\\w*|dismiss\\w*|incorrect|wrong"
+        "|hardly|scarcely|fails? to|nothing|none|mistaken for|mimic\\w*|confused with|reject\\w*|dismiss\\w*"
         "|initially|at first|first thought|previously|other than|unable|differential\\w*|whether",
         "nicht|kein\\w*|ohne|statt|anstatt|anstelle|außer|weder|ausschlie\\w+|ausgeschlossen|unwahrscheinlich|zunächst|zuerst",
         "ne|n'\\w+|pas|sans|aucune?|ni|plutôt que|au lieu|sauf|exclu\\w*|écart\\w+|absence|d'abord",
@@ -184,12 +184,13 @@ _CUES = [
 _PRONOUN = _re(rf"{_words('pronoun')}{_GAP}")
 _CORRECTION = _re(rf"{_words('correction')}{_GAP}")
 _DENY_BEFORE = _re(_words("deny_before"))
-_DENY_TAIL = _re(rf"\W{{0,4}}(?:{_words('join')}\s*)?{_words('deny_before')}{_GAP}")
+_DENY_TAIL = _re(rf"\W{{0,4}}(?:{_words('join')}\s*)?{_words('deny_before')}(?:\s|{_words('filler')}){{0,12}}+$")
 _PREDICATE = rf"^(?:[^\w\n]*[\w']+)?(?>\W|{_words('filler')}){{0,24}}?"
-_DENY_AFTER = _re(rf"{_PREDICATE}{_words('deny_after')}|^\W{{0,4}}[-–—:]\W{{0,3}}(?:no|nein|non)\b")
-_CONFIRM = _re(rf"^(?=\W{{0,6}}(?:[:(–—-]|{_words('copula')}))(?>\W|{_words('filler')}){{0,16}}?{_words('confirm')}|^\s*wählen")
+_DENY_AFTER = _re(rf"{_PREDICATE}{_words('deny_after')}|^\W{{0,6}}(?:no|nein|non)\s*(?:[,.;)\n—-]|$)")
+_CONFIRM = _re(rf"^(?=\W{{0,6}}(?:[:(–—-]|{_words('copula')}))(?>\W|{_words('filler')}){{0,16}}?{_words('confirm')}|^\W*(?:yes|ja|oui|wählen)\b")
 _WOULD = _re(rf"^\W*(?:\w+\W+)?{_words('would')}")
-_HEDGE_BEFORE, _HEDGE_AFTER = _re(_words("hedge")), _re(rf"{_PREDICATE}(?:possible|plausible|möglich|可能)")
+_HEDGE_BEFORE = _re(_words("hedge"))
+_HEDGE_AFTER = _re(rf"{_PREDICATE}(?:possible|plausible|möglich|可能)|^\W{{0,3}}(?:or|oder|ou|或)\b")
 _IF = _re(_words("if"))
 _VERB = _re(r"\b(?:is|are|was|were|shows?|seems?|appears?|has|have|fits|matches|ist|sind|zeigt|est|sont|montre)\b|是|为")
 _JOINED = _re(rf"(?:[^\w\ue000-\ue013]|{_words('join', 'hedge')}|even|also|option|choice){{0,12}}+")
@@ -209,8 +210,10 @@ _CLEAN = [
     for pattern, text in (
         ("[\ue000-\ue0ff\u200b-\u200f\ufe0f\ufeff]", ""),
         (r"</?[a-z]{1,8}\s?/?>", " "),
-        (r"[✅✔✓☑]", " : correct : "),
-        (r"[❌✗✘✖]", " : incorrect : "),
+        (r"^[\s*-]*[✅✔✓☑]", "correct: "),
+        (r"^[\s*-]*[❌✗✘✖]", "not "),
+        (r"[✅✔✓☑]", ": correct; "),
+        (r"[❌✗✘✖]", ": incorrect; "),
         (r"\\f?boxed\s*", " answer: "),
         (r"[,{]\s*[\"'](\w{1,20})[\"']\s*:", r"\n\1: "),
         (r"\\[a-z]{1,12}\s*(?=\{)|\\[()\[\]]|[$`{}#]|\*\*|_", " "),
@@ -218,6 +221,7 @@ _CLEAN = [
         (r"[‘’]", "'"),
         (r"\bcan(?:not|'t)", "can not"),
         (r"n't\b", " not"),
+        (r"\bif i (?:really )?(?:had|have|must|need)(?: to)? \w+", "I"),
         (r"\bno doubt\b|\bwithout (?:a |any )?doubt\b|\bnot only\b|\bnicht nur\b", "surely"),
         (r"\b(?:can|could) not (?:be )?(?:entirely |completely )?(?:ruled? out|excluded?)", "possibly, possible"),
         (r"^[\s>•*-]+(?=\S)", ""),
@@ -226,19 +230,19 @@ _CLEAN = [
 ]
 _NUMBERED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=\S)", re.MULTILINE)
 # An answer letter is no article, no name ("hepatitis B", "B cells") and no half of a compound.
-_LETTER = re.compile(rf"(?<![{_LATIN}°])(?<![{_LATIN}][-'])([A-J])(?![{_LATIN}])(?![-'][{_LATIN}])")
+_LETTER = re.compile(rf"(?<![{_LATIN}°&])(?<![{_LATIN}][-'])([A-J])(?![{_LATIN}&])(?![-'][{_LATIN}])")
 _SMALL = _re(
     rf"\(([a-j])\)|^\W*([a-j])(?=\s*[.):]|\W*$)"
     rf"|{_words('noun')}(?:\W|{_words('copula')}|option|choice){{1,8}}([a-j])(?=\W*(?:[.,;)\]\n\"']|$))"
 )
 _ARTICLE = re.compile(
     r"\s+(?!(?:is|was|and|or|as|because|since|seems|appears|matches|fits|would|could|can|with|for|due|but|not|over|rather"
-    r"|instead|though|if|based|given|looks|best|does|has|should|might|may|ist|ist|und|oder|weil|est|ou|et|car)\b)[a-zà-ÿ]"
+    r"|instead|though|if|based|given|looks|best|does|has|should|might|may|no|yes|ist|und|oder|weil|est|ou|et|car)\b)[a-zà-ÿ]"
 )
 _CALLED = _re(r"\b(?:option|choice|letter|answer|antwort|réponse)\W{1,3}$")
 _NAMED_BEFORE = _re(
     r"\b(?:vitamin|hepatitis|type|typ|stage|stadium|stade|grad|grade|class|klasse|classe|group|gruppe|groupe|zone|phase"
-    r"|stanford|figure|panel|image|arrow|view|influenza|h[ae]+mophilia|hépatite|kerley|child-pugh|category|level)\s$|维生素$"
+    r"|stanford|figure|panel|image|arrow|view|marked|labell?ed|structure|organ|point|influenza|h[ae]+mophilia|hépatite|kerley|child-pugh|category|level)\s$|维生素$"
 )
 _NAMED_AFTER = _re(r"[\s-](?:cells?|lines?|mode|waves?|arm|dimer|spine|scan|virus)\b|\s?[型型级超]")
 _NORMAL = {"normal", "abnormal", "healthy", "unremarkable", "unauffällig", "正常"}
@@ -285,8 +289,7 @@ def letter_in_prose(text: str, options: Sequence[str]) -> str | None:
         return whole
     text = _mask(_clean(text), cores)
     mentions = _unlist(_read(text, cores))
-    letter = _decide(mentions, text)
-    return letter if letter is None or letter in LETTERS[: len(options) or len(LETTERS)] else None
+    return _decide(mentions, text, LETTERS[: len(options) or len(LETTERS)])
 
 
 def _core(text: str) -> str:
@@ -392,9 +395,11 @@ def _read(text: str, cores: dict[str, str]) -> list[_Mention]:
         for begin, end in zip(cuts, [*cuts[1:], len(sentence)], strict=True):
             mentions += _read_clause(sentence[begin:end], offset + begin)
         for mention in mentions[first:]:
-            if question and mention.status == "affirmed":
+            if mention.status == "affirmed" and (question or _IF.search(text, offset, mention.end)):
                 mention.status = "open"
             mention.stated |= bare
+        if bare:
+            _close(mentions[first:], False)
         if opens and re.match(rf"\W*?{_MENTION}", sentence):
             mentions[first].opens_line = True
     for mention in mentions:
@@ -432,7 +437,7 @@ def _read_clause(clause: str, offset: int) -> list[_Mention]:
             mention.status = "denied"
         elif hedged or _HEDGE_AFTER.match(after):
             mention.status = "hedged"
-        elif not confirmed and (_IF.search(clause[:at]) or _WOULD.match(after)):
+        elif not confirmed and _WOULD.match(after):
             mention.status = "open"
         start = at + 1 + max((match.end() for match in (confirmed, wrong) if match), default=0)
         if not joined:
@@ -468,7 +473,7 @@ def _unlist(mentions: list[_Mention]) -> list[_Mention]:
     return mentions
 
 
-def _decide(mentions: list[_Mention], text: str) -> str | None:
+def _decide(mentions: list[_Mention], text: str, valid: str) -> str | None:
     live = [mention for mention in mentions if mention.status in ("affirmed", "hedged", "several")]
     if live and live[0].is_letter and re.match(rf"\W*?{_MENTION}", text) and live[0] is mentions[0]:
         live[0].stated = True
@@ -482,10 +487,9 @@ def _decide(mentions: list[_Mention], text: str) -> str | None:
                 for m in later
             )
             doubted = withdrawn or last.status == "several" or _DOUBT.search(text, last.end)
-            return None if doubted else last.letter
-    for pool in ([m for m in live if m.is_letter], live):
-        firm = {m.letter for m in pool if m.status == "affirmed"}
-        named = firm or {m.letter for m in pool if m.status == "hedged"}
+            return None if doubted or last.letter not in valid else last.letter
+    for pool in ([m for m in live if m.is_letter and m.letter in valid], [m for m in live if not m.is_letter]):
+        named = {m.letter for m in pool if m.status == "affirmed"}
         if len(named) > 1:
             return None
         if named:
