@@ -34,7 +34,7 @@ HEAD = 500
 _WORDS: dict[str, tuple[str, str, str, str]] = {
     # "not B"
     "deny_before": (
-        "no|not|nor|neither|never|without|non|exclud(?:e|es|ed|ing)|exclusion|rul(?:e|es|ed|ing) out|eliminat\\w+|except"
+        "no(?!,)|not|nor|neither|never|without|non|exclud(?:e|es|ed|ing)|exclusion|rul(?:e|es|ed|ing) out|eliminat\\w+|except"
         "|rather than|instead of|opposed to|unlike|unlikely|than|absen\\w+|lacks?|negative for|free of|against|anything but"
         "|hardly|scarcely|fails? to|nothing|none|mistaken for|mimic\\w*|confused with|reject\\w*|dismiss\\w*"
         "|initially|at first|first thought|previously|other than|unable|differential\\w*|whether",
@@ -58,7 +58,12 @@ _WORDS: dict[str, tuple[str, str, str, str]] = {
         "(?<![最不])可能|也许|或许|要么",
     ),
     # "if it were B"
-    "if": ("if|unless|concern\\w*|consult|recommend\\w*", "wenn|falls|ob", "si", "如果|若|是否|要是|建议"),
+    "if": (
+        "if|unless|(?:probability|likelihood|risk) of|concern\\w*|consult|recommend\\w*",
+        "wenn|falls|ob",
+        "si",
+        "如果|若|是否|要是|建议",
+    ),
     # "B would show"
     "would": (
         "would|might|may|could|can|typically|usually|often|commonly|generally|refers? to"
@@ -106,7 +111,12 @@ _WORDS: dict[str, tuple[str, str, str, str]] = {
         "符合|提示",
     ),
     # "wait, B"
-    "correction": ("wait|actually|no|correction|sorry|hmm|instead|scratch that", "nein|doch", "non|pardon", "不对|等等"),
+    "correction": (
+        "wait|actually|no|correction|sorry|hmm|instead|scratch that",
+        "nein|doch",
+        "non|pardon",
+        "不对|等等",
+    ),
     "conclude": (
         "so|therefore|thus|hence|consequently|in conclusion",
         "also|daher|deshalb|folglich|somit",
@@ -142,10 +152,10 @@ _WORDS: dict[str, tuple[str, str, str, str]] = {
         "impossible|désolée?",
         "无法|不能|抱歉",
     ),
-    "contrast": ("but|however|although|though|nevertheless", "aber|jedoch", "mais|cependant", "但|然而"),
+    "contrast": ("but|however|although|though|while|nevertheless", "aber|jedoch", "mais|cependant", "但|然而"),
     # where a clause begins
     "clause": (
-        "but|however|so|because|since|although|though|while|whereas|which|due to|based on"
+        "(?<!thing )but|however|so|because|since|although|though|while|whereas|which|due to|based on"
         "|and (?=(?:the|there|it|this|is|i)\\b)|as (?=(?:the|it|there|no|this|an?)\\b)",
         "sondern|aber|weil|da|denn|deshalb|daher|und (?=(?:es|das|die|der)\\b)",
         "mais|car|donc|parce|tandis|puisque|et (?=(?:il|elle|le|la)\\b)",
@@ -187,12 +197,16 @@ _DENY_BEFORE = _re(_words("deny_before"))
 _DENY_TAIL = _re(rf"\W{{0,4}}(?:{_words('join')}\s*)?{_words('deny_before')}(?:\s|{_words('filler')}){{0,12}}+$")
 _PREDICATE = rf"^(?:[^\w\n]*[\w']+)?(?>\W|{_words('filler')}){{0,24}}?"
 _DENY_AFTER = _re(rf"{_PREDICATE}{_words('deny_after')}|^\W{{0,6}}(?:no|nein|non)\s*(?:[,.;)\n—-]|$)")
-_CONFIRM = _re(rf"^(?=\W{{0,6}}(?:[:(–—-]|{_words('copula')}))(?>\W|{_words('filler')}){{0,16}}?{_words('confirm')}|^\W*(?:yes|ja|oui|wählen)\b")
+_CONFIRM = _re(
+    rf"^(?=\W{{0,6}}(?:[:(–—-]|{_words('copula')}))(?>\W|{_words('filler')}){{0,16}}?{_words('confirm')}|^\W*(?:yes|ja|oui|wählen)\b"
+)
 _WOULD = _re(rf"^\W*(?:\w+\W+)?{_words('would')}")
 _HEDGE_BEFORE = _re(_words("hedge"))
 _HEDGE_AFTER = _re(rf"{_PREDICATE}(?:possible|plausible|möglich|可能)|^\W{{0,3}}(?:or|oder|ou|或)\b")
 _IF = _re(_words("if"))
-_VERB = _re(r"\b(?:is|are|was|were|shows?|seems?|appears?|has|have|fits|matches|ist|sind|zeigt|est|sont|montre)\b|是|为")
+_VERB = _re(
+    r"\b(?:is|are|was|were|shows?|seems?|appears?|has|have|fits|matches|ist|sind|zeigt|est|sont|montre)\b|是|为"
+)
 _JOINED = _re(rf"(?:[^\w\ue000-\ue013]|{_words('join', 'hedge')}|even|also|option|choice){{0,12}}+")
 _JOIN = _re(rf"{_words('join')}|/")
 _BARE = _re(rf"(?:\W|{_words('filler', 'conclude', 'choose')}|hmm|{_words('correction')})*+")
@@ -202,7 +216,9 @@ _THIS_RIGHT = _re(rf"{_THIS}\W{_words('copula')}\W*(?:\w+\W+){{0,2}}?{_words('co
 _DOUBT, _REFUSE, _CONTRAST = _re(_words("doubt")), _re(_words("refuse")), _re(_words("contrast"))
 _FIRST_NO = _re(r"^\W*(?:no|nein|non|yes|ja|oui|well|ok(?:ay)?)[,.:]")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[;。])|\n")
-_CLAUSE = _re(rf"(?={_words('clause')})|[,](?=\s*{_words('start')})|(?<=[一-鿿]),|[(](?={_words('join')}?\s*{_words('deny_before')})")
+_CLAUSE = _re(
+    rf"(?={_words('clause')})|[,](?=\s*{_words('start')})|(?<=[一-鿿]),|[(](?={_words('join')}?\s*{_words('deny_before')})"
+)
 
 # Rewriting before anything is read: LaTeX, markdown, contractions, idioms that hold a denial without one.
 _CLEAN = [
@@ -225,7 +241,10 @@ _CLEAN = [
         (r"\bno doubt\b|\bwithout (?:a |any )?doubt\b|\bnot only\b|\bnicht nur\b", "surely"),
         (r"\b(?:can|could) not (?:be )?(?:entirely |completely )?(?:ruled? out|excluded?)", "possibly, possible"),
         (r"^[\s>•*-]+(?=\S)", ""),
-        (r"\b(answer|choice|option|response|diagnosis|is|are|with|be|antwort|lautet|ist|réponse|est|答案|是)[^\w\n]*\n\s*", r"\1: "),
+        (
+            r"\b(answer|choice|option|response|diagnosis|is|are|with|be|antwort|lautet|ist|réponse|est|答案|是)[^\w\n]*\n\s*",
+            r"\1: ",
+        ),
     )
 ]
 _NUMBERED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=\S)", re.MULTILINE)
@@ -249,7 +268,7 @@ _NORMAL = {"normal", "abnormal", "healthy", "unremarkable", "unauffällig", "正
 _YES_NO = {"yes", "no", "ja", "nein", "oui", "non", "是", "否", "true", "false"}
 _WHOLE = r"(?:chest|brain|x-?ray|radiograph|image|picture|scan|study|exam\w*|ct|mri|film|finding|anatomy|result|retina|fundus|skin|befund|bild|aufnahme|examen)"
 _IS_WHOLE = _re(
-    rf"(?:^|\b{_WHOLE}s?|\b(?:it|this|that|everything|all|patient|as|suggest\w*|indicat\w*|consistent with|be|answer|diagnosis|option)|[:=,.(]"
+    rf"(?:^|\b{_WHOLE}s?|\b(?:it(?:'s)?|this|that|everything|all|patient|as|suggest\w*|indicat\w*|consistent with|be|answer|diagnosis|option)|[:=,.(]"
     r"|图像|胸片|影像|结果|检查|诊断|答案)\W*"
     r"(?:(?:is|are|was|appears?|looks?|seems?|to|be|within|completely|entirely|clearly|not|likely|most|an?|the|option|ist|est|是|为|:)\b\W*)*$"
 )
@@ -345,7 +364,7 @@ def _mask(text: str, cores: dict[str, str]) -> str:
             before, after = text[max(0, match.start() - 120) : match.start()], text[match.end() : match.end() + 20]
             if core in _NORMAL and not (_IS_WHOLE.search(before.rpartition("\n")[2]) and _WHOLE_FOLLOWS.match(after)):
                 return match[0]
-            return chr(0xE00A + LETTERS.index(cores[core]))
+            return chr(0xE00A + LETTERS.index(cores[core])) + "," * (core in _YES_NO)
 
         text = named.sub(option, text)
 
@@ -365,7 +384,11 @@ def _mask(text: str, cores: dict[str, str]) -> str:
 
     text = _LETTER.sub(letter, _SMALL.sub(small, text))
     # "B) Lung nodule" and "Lung nodule (B)" are one mention, by the letter.
-    text = re.sub(r"([\ue000-\ue009])[^\w\n\ue000-\ue013]{0,6}[\ue00a-\ue013]", r"\1", text)
+    text = re.sub(
+        r"([\ue000-\ue009])[^\w\n\ue000-\ue013]{0,6}([\ue00a-\ue013])",
+        lambda match: match[1] if ord(match[2]) - ord(match[1]) == 10 else match[1] + match[2],
+        text,
+    )
     return re.sub(
         r"([\ue00a-\ue013])[^\w\n\ue000-\ue013]{0,4}(?:option |choice )?([\ue000-\ue009])",
         lambda match: match[2] if ord(match[1]) - ord(match[2]) == 10 else match[0],
@@ -391,7 +414,11 @@ def _read(text: str, cores: dict[str, str]) -> list[_Mention]:
         opens = text[:offset].rstrip(" ").endswith("\n") or not text[:offset].strip() or sentence.startswith("\n")
         first = len(mentions)
         no = _FIRST_NO.match(sentence)
-        cuts = [0, *([no.end()] if no else []), *(match.start() for match in _CLAUSE.finditer(sentence, no.end() if no else 0))]
+        cuts = [
+            0,
+            *([no.end()] if no else []),
+            *(match.start() for match in _CLAUSE.finditer(sentence, no.end() if no else 0)),
+        ]
         for begin, end in zip(cuts, [*cuts[1:], len(sentence)], strict=True):
             mentions += _read_clause(sentence[begin:end], offset + begin)
         for mention in mentions[first:]:
@@ -402,11 +429,13 @@ def _read(text: str, cores: dict[str, str]) -> list[_Mention]:
             _close(mentions[first:], False)
         if opens and re.match(rf"\W*?{_MENTION}", sentence):
             mentions[first].opens_line = True
+    names = {letter: core for core, letter in cores.items()}
+    live = any(mention.status in ("affirmed", "hedged", "several") for mention in mentions)
     for mention in mentions:
-        core = next((core for core, letter in cores.items() if letter == mention.letter), "")
+        core = names.get(mention.letter, "")
         mention.stated |= core in _YES_NO
-        # "no visible fracture" affirms the option "no fracture".
-        if mention.status == "denied" and not mention.is_letter and f"no {core}" in cores:
+        # Without another option, "no visible fracture" affirms the option "no fracture".
+        if not live and mention.status == "denied" and not mention.is_letter and f"no {core}" in cores:
             mention.letter, mention.status, mention.stated = cores[f"no {core}"], "affirmed", False
     return mentions
 
@@ -429,17 +458,18 @@ def _read_clause(clause: str, offset: int) -> list[_Mention]:
         hedged = _HEDGE_BEFORE.search(before) is not None or (hedged and goes_on)
         confirmed = None if denied else _CONFIRM.match(after)
         wrong = None if confirmed else _DENY_AFTER.match(after)
+        possible = _HEDGE_AFTER.match(after)
         tail = before[-150:]
         mention.confirmed, mention.corrected = confirmed is not None, _CORRECTION.search(tail) is not None
         mention.stated = mention.confirmed or mention.corrected or any(cue.search(tail) for cue in _CUES)
         mention.stated |= mention.is_letter and _PRONOUN.search(tail) is not None
         if denied or wrong:
             mention.status = "denied"
-        elif hedged or _HEDGE_AFTER.match(after):
+        elif hedged or possible:
             mention.status = "hedged"
         elif not confirmed and _WOULD.match(after):
             mention.status = "open"
-        start = at + 1 + max((match.end() for match in (confirmed, wrong) if match), default=0)
+        start = at + 1 + max((match.end() for match in (confirmed, wrong, possible) if match), default=0)
         if not joined:
             _close(run, coordinated)
             run, coordinated = [], False
@@ -483,7 +513,9 @@ def _decide(mentions: list[_Mention], text: str, valid: str) -> str | None:
             last = pool[-1]
             later = [m for m in mentions if m.end > last.end and m.is_letter >= last.is_letter]
             withdrawn = any(
-                m.letter == last.letter if m.status == "denied" else m.status == "hedged" and m.letter != last.letter and (m.is_letter or m.stated)
+                m.letter == last.letter
+                if m.status == "denied"
+                else m.status == "hedged" and m.letter != last.letter and (m.is_letter or m.stated)
                 for m in later
             )
             doubted = withdrawn or last.status == "several" or _DOUBT.search(text, last.end)
@@ -495,7 +527,11 @@ def _decide(mentions: list[_Mention], text: str, valid: str) -> str | None:
         if named:
             last = [m for m in pool if m.letter in named][-1]
             refusal = _REFUSE.search(text, 0, last.end)
-            refused = refusal and not _CONTRAST.search(text, refusal.end(), last.end)
+            refused = refusal and not _CONTRAST.search(text, max(0, refusal.start() - 15), last.end)
             changed = any(m.end > last.end and m.letter != last.letter and m.status != "several" for m in pool)
-            return None if refused or changed or _DOUBT.search(text, last.end) or _REFUSE.search(text, last.end) else last.letter
+            return (
+                None
+                if refused or changed or _DOUBT.search(text, last.end) or _REFUSE.search(text, last.end)
+                else last.letter
+            )
     return None
