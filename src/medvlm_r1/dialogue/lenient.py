@@ -52,10 +52,10 @@ if          if|unless|such as|e\.g|for (?:example|instance)|z\.B|par exemple|(?:
 would       would|might|may|could|can|typically|usually|often|commonly|generally|refers? to|würden?|könnte|serait
             pourrait|(?:is|are|appears?|looks?) (?:clear|normal|unremarkable|spared|intact|unaffected) ~ 会|通常
 join        or|and|nor|vs|versus|und|oder|sowie|noch|ou|et|ni ~ 和|或者?|与|及|、
-noun        answer|ans|choice|option|response|letter|correct|verdict|conclusion|diagnosis|prediction|selection
-            (?:right|best|final|likely|appropriate|probable) \w+|(?:\w+)?antwort\w*|lösung|wahl|auswahl|richtige?
-            korrekte?|diagnose|réponse|reponse|choix|solution|diagnostic|bonne|respuesta|resposta|risposta
-            ~ 答案|选项|诊断|正确|答|结论
+noun        answer|ans|choice|(?<!each )(?<!every )option|response|letter|correct|verdict|conclusion|diagnosis
+            prediction|selection|(?:right|best|final|likely|appropriate|probable) \w+|(?:\w+)?antwort\w*|lösung|wahl
+            auswahl|richtige?|korrekte?|diagnose|réponse|reponse|choix|solution|diagnostic|bonne|respuesta|resposta
+            risposta ~ 答案|选项|诊断|正确|答|结论
 copula      is|are|was|be|[:=→]|[-–—]\s|lautet|ist|wäre|sei|est|serait|es|è ~ 是|为|应|选
 choose      choose|chose|pick|select|go(?:ing)? (?:with|for)|opt for|lean(?:ing)?(?: \w+)? towards?|settle (?:on|for)
             guess|vote for|conclude|say|bet on|leaves|leaving|left with|favou?r|answer with|stick with|wählen?|nehmen?
@@ -81,7 +81,7 @@ refuse      sorry|unable|not able|difficult to|insufficient|not enough|unclear|u
             can not (?:\w+ )?(?:assist|help|provide|diagnos\w*|determin\w*|interpret|tell|say|answer|identify|be)
             ~ 无法|不能|抱歉
 contrast    but|however|although|though|while|nevertheless|aber|jedoch|mais|cependant ~ 但|然而
-clause      (?<!thing )but|however|so|because|since|although|though|while|whereas|which|due to|based on
+clause      [=→]|->|(?<!thing )but|however|so|because|since|although|though|while|whereas|which|due to|based on
             and (?=(?:the|there|it|this|is|i)\b)|as (?=(?:the|it|there|no|this|an?)\b)|sondern|aber|weil|da|denn|deshalb
             daher|und (?=(?:es|das|die|der)\b)|mais|car|donc|parce|tandis|puisque|et (?=(?:il|elle|le|la)\b)
             ~ 而是|但|因为|所以|因此|由于|应
@@ -92,8 +92,10 @@ named       vitamin|hepatitis|type?|stage|stadium|stade|grade?|class|klasse|clas
             hépatite|kerley|child-pugh|category|level ~ 维生素
 whole       everything|patient|suggest\w*|indicat\w*|consistent with|chest|x-?ray|radiograph|image|picture|scan|study
             exam\w*|ct|mri|film|finding|anatomy|result|retina|fundus|skin|befund|bild|aufnahme ~ 图像|胸片|影像|结果|检查
-letter_verb is|was|and|or|as|because|since|seems|appears|matches|fits|would|could|can|with|for|due|but|not|over|rather
-            instead|though|if|based|given|looks|best|does|has|should|might|may|no|yes|ist|und|oder|weil|est|ou|et|car
+letter_verb (?:show|remain|display|represent|describe|correspond|indicate|suggest|depict|point|include|lack|make|look)s
+            hat|is|was|and|or|as|because|since|seems|appears|matches|fits|would|could|can|with|for|due|but|not|over
+            rather|instead|though|if|based|given|looks|best|does|has|should|might|may|no|yes|ist|und|oder|weil|est|ou|et
+            car
 """
 _LATIN = "A-Za-z0-9À-ɏ"
 _LETTERS, _TEXTS, _MENTION = "[\ue000-\ue009]", "[\ue00a-\ue013]", "[\ue000-\ue013]"
@@ -124,7 +126,7 @@ _GAP = r"(?:[^\w\ue000-\ue013]|<filler>){0,40}+$"
 _PREDICATE = r"^(?:\W?[\w']+)?(?>\W|<filler>){0,24}?"
 _THIS = r"^\W*(?:<conclude>)?\W*(?:this|that|it|dies|das|ce|ceci|这|该)(?:\s?\w+){0,2}?\W"
 _NO = r"(?:no|nein|non)"
-_CUE = _re(rf"<noun>[^\ue000-\ue013]{{0,60}}?<copula>{_GAP}|(?:<choose>|<finding>){_GAP}|^\W*<conclude>")
+_CUE = _re(rf"<noun>[^\ue000-\ue013]{{0,60}}?<copula>{_GAP}|(?:<choose>|<finding>){_GAP}|^\W*(?:<conclude>|[→>])")
 _PRONOUN, _CORRECTION = _re(rf"<pronoun>{_GAP}"), _re(rf"<correction>{_GAP}")
 _CONFIRM = _re(r"^(?=\W{0,6}(?:[:(–—-]|<copula>))(?>\W|<filler>){0,16}?<confirm>|^\W*(?:yes|ja|oui|wählen)\b")
 _DENY_BEFORE, _HEDGE_BEFORE, _IF = _re("<deny_before>"), _re("<hedge>"), _re("<if>")
@@ -177,7 +179,9 @@ _LETTER = re.compile(
     rf"|(?i:{_ROLES['noun']}(?:\W|{_ROLES['copula']}|option|choice){{1,8}})([a-j])(?=\W*(?:[.,;)\]\n\"']|$))"
 )
 _NOUN_FOLLOWS = re.compile(rf"\s+(?!{_ROLES['letter_verb']})[a-zà-ÿ]")
-_CALLED = _re(r"\b(?:option|choice|letter|answer|antwort|réponse)\W{1,3}$")
+_CALLED = _re(
+    r"\b(?:option|choice|letter|answer|but|and|or|that|because|since|while|than|towards?|so|antwort|réponse)\W{1,3}$"
+)
 _NAMED_BEFORE = _re(r"<named>\s?$")
 _NAMED_AFTER = _re(r"[\s-](?:cells?|lines?|mode|waves?|arm|dimer|spine|scan|virus)\b|\s?[型级超]")
 # "The heart is normal" does not name the option "normal"; "the image is normal" does.
@@ -221,8 +225,9 @@ def letter_in_prose(text: str, options: Sequence[str]) -> str | None:
             cores.setdefault(core, letter)
     if (whole := _core(text)) in cores:
         return cores[whole]
+    unfinished = "<think>" in text.lower() and "</think>" not in text.lower()
     text = _mask(_clean(text), cores)
-    return _decide(_read(text, cores), text, LETTERS[: len(options) or len(LETTERS)])
+    return _decide(_read(text, cores), text, LETTERS[: len(options) or len(LETTERS)], unfinished)
 
 
 def _clean(text: str) -> str:
@@ -373,10 +378,14 @@ def _merge(run: list[_Mention]) -> None:
             mention.status, mention.stated = "several", stated
 
 
-def _decide(mentions: list[_Mention], text: str, valid: str) -> str | None:
+def _decide(mentions: list[_Mention], text: str, valid: str, unfinished: bool) -> str | None:
     """Rules 4 to 6."""
     for first, second in pairwise([mention for mention in mentions if mention.item]):
-        if first.letter < second.letter and "denied" not in (first.status, second.status):
+        if (
+            first.letter < second.letter
+            and first.is_letter == second.is_letter
+            and "denied" not in (first.status, second.status)
+        ):
             for item in (first, second):
                 item.status = item.status if item.confirmed else "open"
     live = [mention for mention in mentions if mention.status in ("affirmed", "hedged", "several")]
@@ -393,7 +402,7 @@ def _decide(mentions: list[_Mention], text: str, valid: str) -> str | None:
         return None if doubt or last.letter not in valid else last.letter
     letters = [mention for mention in live if mention.is_letter and mention.letter in valid]
     for pool in (letters, [mention for mention in live if not mention.is_letter]):
-        affirmed = [mention for mention in pool if mention.status == "affirmed"]
+        affirmed = [mention for mention in pool if mention.status == "affirmed" and not unfinished]
         if affirmed:
             last = affirmed[-1]
             refusal = _REFUSE.search(text)
