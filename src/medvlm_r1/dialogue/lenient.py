@@ -31,90 +31,83 @@ from medvlm_r1.data.sample import LETTERS
 WINDOW = 2000
 HEAD = 500
 
-# Role, then regular expressions for its words. A line with Chinese is matched without word boundaries.
+# Role, then regular expressions for its words.
 _TABLE = r"""
 deny_before no(?![,.:])|not|nor|neither|never|without|non(?!,)|exclud(?:e|es|ed|ing)|exclusion|rul(?:e|es|ed|ing) out
             except|eliminat\w+|rather than|instead of|opposed to|unlike|unlikely|than|absen\w+|lacks?|negative for
             free of|against|anything but|hardly|scarcely|fails? to|nothing|none|mistaken for|mimic\w*|confused with
             reject\w*|dismiss\w*|initially|at first|first thought|previously|other than|unable|differential\w*|whether
             nicht|kein\w*|ohne|statt|anstatt|anstelle|außer|weder|ausschlie\w+|ausgeschlossen|unwahrscheinlich|zunächst
-            ne|n'\w+|pas|sans|aucune?|ni|plutôt que|au lieu|sauf|exclu\w*|écart\w+|absence|d'abord
-            ~ 不(?!仅|但)|没|无|未|非(?!常)|排除|除了
+            ne|n'\w+|pas|sans|aucune?|ni|plutôt que|au lieu|sauf|exclu\w*|écart\w+|absence|d'abord|不(?!仅|但)|没|无|未
+            非(?!常)|排除|除了
 deny_after  not|never|incorrect|wrong|false|(?:rul|exclud|eliminat|reject)ed|unlikely|absent|inconsistent|implausible
             out|less (?:likely|probable|consistent)|improbable|lacks?|inappropriate|nicht|falsch|inkorrekt
             ausgeschlossen|auszuschließen|unwahrscheinlich|unpassend|pas|faux|fausse|incorrecte?|inexacte?|exclue?s?
-            écartée?s?|improbable|peu probable ~ 不|错|排除|没有|未见
+            écartée?s?|improbable|peu probable|不|错|排除|没有|未见
 hedge       could|may|might|maybe|perhaps|possibly|possible|potentially|either|between|plausible|könnten?|vielleicht
             möglicherweise|möglich|eventuell|entweder|zwischen|peut-être|pourrait|possiblement|soit|entre
-            ~ (?<![最不])可能|也许|或许|要么
+            (?<![最不])可能|也许|或许|要么
 if          if|unless|such as|e\.g|for (?:example|instance)|z\.B|par exemple|(?:probability|likelihood|risk) of
-            concern\w*|consult|recommend\w*|wenn|falls|ob|si ~ 如果|若|是否|要是|建议|例如
+            concern\w*|consult|recommend\w*|wenn|falls|ob|si|如果|若|是否|要是|建议|例如
 would       would|might|may|could|can|typically|usually|often|commonly|generally|refers? to|würden?|könnte|serait
-            pourrait|(?:is|are|appears?|looks?) (?:clear|normal|unremarkable|spared|intact|unaffected) ~ 会|通常
-join        or|and|nor|vs|versus|und|oder|sowie|noch|ou|et|ni ~ 和|或者?|与|及|、
+            pourrait|(?:is|are|appears?|looks?) (?:clear|normal|unremarkable|spared|intact|unaffected)|会|通常
+join        or|and|nor|vs|versus|und|oder|sowie|noch|ou|et|ni|和|或者?|与|及|、
 noun        answer|ans|choice|(?<!each )(?<!every )option|response|letter|correct|verdict|conclusion|diagnosis
             prediction|selection|(?:right|best|final|likely|appropriate|probable) \w+|(?:\w+)?antwort\w*|lösung|wahl
             auswahl|richtige?|korrekte?|diagnose|réponse|reponse|choix|solution|diagnostic|bonne|respuesta|resposta
-            risposta ~ 答案|选项|诊断|正确|答|结论
-copula      is|are|was|be|[:=→]|[-–—]\s|lautet|ist|wäre|sei|est|serait|es|è ~ 是|为|应|选
+            risposta|答案|选项|诊断|正确|答|结论
+copula      is|are|was|be|[:=→]|[-–—]\s|lautet|ist|wäre|sei|est|serait|es|è|是|为|应|选
 choose      choose|chose|pick|select|go(?:ing)? (?:with|for)|opt for|lean(?:ing)?(?: \w+)? towards?|settle (?:on|for)
             guess|vote for|conclude|say|bet on|leaves|leaving|left with|favou?r|answer with|stick with|wählen?|nehmen?
-            tippen?(?: auf)?|entscheide mich für|sagen?|choisis|choisirais|opte pour|dirais|penche pour ~ 选择?|应该是|而是|应为
+            tippen?(?: auf)?|entscheide mich für|sagen?|choisis|choisirais|opte pour|dirais|penche pour|选择?|应该是
+            而是|应为
 finding     (?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of|vereinbar mit
-            passend zu|compatible avec|en faveur d[eu] ~ 符合|提示
-pronoun     (?:it|this|that)(?: is|'s| must be| should be)|but|rather|(?:es|das) ist|sondern|c'est|mais ~ 这是|应是
-correction  wait|actually|no|correction|sorry|hmm|instead|scratch that|nein|doch|non|pardon ~ 不对|等等
-conclude    so|therefore|thus|hence|consequently|in conclusion|also|daher|deshalb|folglich|somit|donc|ainsi
-            ~ 因此|所以|综上所述|故
+            passend zu|compatible avec|en faveur d[eu]|符合|提示
+pronoun     (?:it|this|that)(?: is|'s| must be| should be)|but|rather|(?:es|das) ist|sondern|c'est|mais|这是|应是
+correction  wait|actually|no|correction|sorry|hmm|instead|scratch that|nein|doch|non|pardon|不对|等等
+conclude    so|therefore|thus|hence|consequently|in conclusion|also|daher|deshalb|folglich|somit|donc|ainsi|因此|所以
+            综上所述|故
 confirm     correct|right|true|yes|(?:the )?(?:\w+ ){0,3}?answer
             (?:the )?(?:best|(?:more |most )?likely|most appropriate)|(?:fits|matches) best|richtige?|korrekte?|wählen
-            nehmen|die beste|correcte?|exacte?|vraie?|juste|la (?:bonne|meilleure) ~ 正确|对|答案|最佳
+            nehmen|die beste|correcte?|exacte?|vraie?|juste|la (?:bonne|meilleure)|正确|对|答案|最佳
+affirm      yes|ja|oui|wählen
 filler      is|are|was|were|be|been|can|could|would|should|must|does|do|did|has|have|seems?|appears?|looks?|to|also|the
             an?|that|it|this|with|for|here|more|very|most|likely|probably|options?|choices?|answer|letter|response
             diagnosis|final|\w+ly|both|all|therefore|thus|so|then|now|my|i|we|am|of|in|case|as|best|correct|one
             considered|ist|sind|war|kann|können|zu|die|der|das|den|dem|eine?|einen|antwort|wohl|wahrscheinlich|klar
             damit|daher|eher|est|sont|être|peut|les?|la|l'|une?|de|du|d'|réponse|n'|ne|probablement|donc|il|s'agit|que
-            ~ [是为应该最可以能的选项择也都了我即就这其它并明显法]
+            [是为应该最可以能的选项择也都了我即就这其它并明显法]
 doubt       not (?:\w+ )?(?:sure|certain)|unsure|uncertain|hard to (?:say|tell)|do not know|nicht (?:ganz )?sicher
-            unklar|weiß (?:es )?nicht|pas (?:\w+ )?(?:sûre?|certaine?)|ne sais pas ~ 不确定|不清楚|不知道
+            unklar|weiß (?:es )?nicht|pas (?:\w+ )?(?:sûre?|certaine?)|ne sais pas|不确定|不清楚|不知道
 refuse      sorry|unable|not able|difficult to|insufficient|not enough|unclear|unmöglich|leider|impossible|désolée?
-            can not (?:\w+ )?(?:assist|help|provide|diagnos\w*|determin\w*|interpret|tell|say|answer|identify|be)
-            ~ 无法|不能|抱歉
-contrast    but|however|although|though|while|nevertheless|aber|jedoch|mais|cependant ~ 但|然而
+            can not (?:\w+ )?(?:assist|help|provide|diagnos\w*|determin\w*|interpret|tell|say|answer|identify|be)|无法
+            不能|抱歉
+contrast    but|however|although|though|while|nevertheless|aber|jedoch|mais|cependant|但|然而
 clause      [=→]|->|(?<!thing )but|however|so|because|since|although|though|while|whereas|which|due to|based on
             and (?=(?:the|there|it|this|is|i)\b)|as (?=(?:the|it|there|no|this|an?)\b)|sondern|aber|weil|da|denn|deshalb
-            daher|und (?=(?:es|das|die|der)\b)|mais|car|donc|parce|tandis|puisque|et (?=(?:il|elle|le|la)\b)
-            ~ 而是|但|因为|所以|因此|由于|应
+            daher|und (?=(?:es|das|die|der)\b)|mais|car|donc|parce|tandis|puisque|et (?=(?:il|elle|le|la)\b)|而是|但
+            因为|所以|因此|由于|应
 start       its?|this|that|there|these|the|i|we|he|she|not|with|rather|instead|and (?:not|it|the|there|i)|\w+ing
-            therefore|thus|hence|then|my|es|er|sie|das|die|der|nicht|ils?|elle|ce|c'est|on|je|et non|pas ~ [一-鿿]
+            therefore|thus|hence|then|my|es|er|sie|das|die|der|nicht|ils?|elle|ce|c'est|on|je|et non|pas|[一-鿿]
 named       vitamin|hepatitis|type?|stage|stadium|stade|grade?|class|klasse|classe|group|gruppe|groupe|zone|phase
             stanford|figure|panel|image|arrow|view|marked|labell?ed|structure|organ|point|influenza|h[ae]+mophilia
-            hépatite|kerley|child-pugh|category|level ~ 维生素
+            hépatite|kerley|child-pugh|category|level|维生素
 whole       everything|patient|suggest\w*|indicat\w*|consistent with|chest|x-?ray|radiograph|image|picture|scan|study
-            exam\w*|ct|mri|film|finding|anatomy|result|retina|fundus|skin|befund|bild|aufnahme ~ 图像|胸片|影像|结果|检查
-letter_verb (?:show|remain|display|represent|describe|correspond|indicate|suggest|depict|point|include|lack|make|look)s
-            hat|is|was|and|or|as|because|since|seems|appears|matches|fits|would|could|can|with|for|due|but|not|over
-            rather|instead|though|if|based|given|looks|best|does|has|should|might|may|no|yes|ist|und|oder|weil|est|ou|et
-            car
+            exam\w*|ct|mri|film|finding|anatomy|result|retina|fundus|skin|befund|bild|aufnahme|图像|胸片|影像|结果|检查
+verb        is|are|was|were|shows?|seems?|appears?|has|have|fits|matches|ist|sind|zeigt|est|sont|montre|是|为
+before_a    option|choice|letter|answer|but|and|or|that|because|since|while|than|towards?|so|antwort|réponse
+after_a     \w+[^suia]s|is|was|and|or|as|because|would|could|can|with|for|due|but|not|over|rather|instead|though|if
+            based|given|best|does|has|should|might|may|no|yes|hat|ist|und|oder|weil|est|ou|et|car
 """
-_LATIN = "A-Za-z0-9À-ɏ"
+_LATIN, _CHINESE = "A-Za-z0-9À-ɏ", "\u3000-鿿"
 _LETTERS, _TEXTS, _MENTION = "[\ue000-\ue009]", "[\ue00a-\ue013]", "[\ue000-\ue013]"
 """Characters of the masked text: one for each letter A to J, one for the text of each option."""
 
 
-def _read_table() -> dict[str, str]:
-    rows: dict[str, list[str]] = {}
-    role = ""
-    for line in _TABLE.strip("\n").splitlines():
-        role = line[:12].strip() or role
-        rows.setdefault(role, []).append(line[12:])
-    halves = {role: [half.split("~ ") for half in row] for role, row in rows.items()}
-    latin = {role: "|".join(half[0].strip() for half in row if half[0]) for role, row in halves.items()}
-    other = {role: "|".join(half[1] for half in row if len(half) > 1) or "(?!)" for role, row in halves.items()}
-    return {role: rf"(?:(?<![{_LATIN}'])(?:{latin[role]})(?![{_LATIN}])|{other[role]})" for role in rows}
-
-
-_ROLES = _read_table()
+_ROLES = {
+    role: rf"(?:(?:(?<![{_LATIN}'])|(?=[{_CHINESE}]))(?:{words})(?:(?![{_LATIN}])|(?<=[{_CHINESE}])))"
+    for role, words in (line.split(maxsplit=1) for line in re.sub(r"\n +", "|", _TABLE).strip().splitlines())
+}
 
 
 def _re(pattern: str) -> re.Pattern[str]:
@@ -128,48 +121,42 @@ _THIS = r"^\W*(?:<conclude>)?\W*(?:this|that|it|dies|das|ce|ceci|这|该)(?:\s?\
 _NO = r"(?:no|nein|non)"
 _CUE = _re(rf"<noun>[^\ue000-\ue013]{{0,60}}?<copula>{_GAP}|(?:<choose>|<finding>){_GAP}|^\W*(?:<conclude>|[→>])")
 _PRONOUN, _CORRECTION = _re(rf"<pronoun>{_GAP}"), _re(rf"<correction>{_GAP}")
-_CONFIRM = _re(r"^(?=\W{0,6}(?:[:(–—-]|<copula>))(?>\W|<filler>){0,16}?<confirm>|^\W*(?:yes|ja|oui|wählen)\b")
+_CONFIRM = _re(r"^(?=\W{0,6}(?:[:(–—-]|<copula>))(?>\W|<filler>){0,16}?<confirm>|^\W*(?:<affirm>|\ue014)")
 _DENY_BEFORE, _HEDGE_BEFORE, _IF = _re("<deny_before>"), _re("<hedge>"), _re("<if>")
 _DENY_AFTER = _re(rf"{_PREDICATE}<deny_after>|^\W{{0,6}}{_NO}\s*(?:[,.;)\n—-]|$)")
 _DENY_NEXT = _re(r"\W{0,4}<join>?\s*<deny_before>(?:\s|<filler>){0,12}+$")
 _HEDGE_AFTER = _re(rf"{_PREDICATE}(?:possible|plausible|möglich|可能)|^\W{{0,3}}(?:or|oder|ou|或)\b")
-_WOULD = _re(r"^\W*(?:\w+\W+)?<would>")
-_VERB = _re(
-    r"\b(?:is|are|was|were|shows?|seems?|appears?|has|have|fits|matches|ist|sind|zeigt|est|sont|montre)\b|[是为]"
-)
+_WOULD, _VERB = _re(r"^\W*(?:\w+\W+)?<would>"), _re("<verb>")
 _JOIN, _JOINED = _re("<join>|/"), _re(r"(?:[^\w\ue000-\ue013]|<join>|<hedge>|even|also|option|choice){0,12}+")
 _BARE = _re(r"(?:\W|<filler>|<conclude>|<choose>|<correction>)*+")
 _THIS_WRONG = _re(rf"{_THIS}<copula>?\W*(?:\w+\W+){{0,2}}?<deny_after>")
 _THIS_RIGHT = _re(rf"{_THIS}<copula>\W*(?:\w+\W+){{0,2}}?<confirm>")
 _DOUBT, _REFUSE, _CONTRAST = _re("<doubt>"), _re("<refuse>"), _re("<contrast>")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[eiz]\.[gebGEB]\.)(?<!\bvs\.)\s+|(?<=[;。])|\n")
-_CLAUSE = _re(r"(?=<clause>)|,(?=\s*<start>)|(?<=[一-鿿]),|[(](?=<join>?\s*<deny_before>)")
+_CLAUSE = _re(rf"(?=<clause>)|,(?=\s*<start>)|(?<=[{_CHINESE}]),|[(](?=<join>?\s*<deny_before>)")
 
 # Rewriting before anything is read: LaTeX, markdown, JSON keys, contractions, idioms that deny nothing.
+_REWRITE = r"""
+[\ue000-\ue0ff\u200b-\u200f\ufe0f\ufeff]|</?[a-z]{1,8}\s?/?> =>
+^[\s*-]*[✅✔✓☑] => correct:
+^[\s*-]*[❌✗✘✖] => not
+[✅✔✓☑] => : correct;
+[❌✗✘✖] => : incorrect;
+\\f?boxed\s* => answer:
+[,{]\s*["'](\w{1,20})["']\s*: => \n\1:
+\\[a-z]{1,12}\s*(?=\{)|\\[()\[\]]|[$`{}#]|\*\*|_ =>
+(?<!\w)\*([^*\n]{1,200}?)\*(?!\w) => \1
+\bcan(?:not|'t) => can not
+n't\b => not
+\bif i (?:really )?(?:had|have|must|need)(?: to)? \w+ => I
+\b(?:no doubt|without (?:a |any )?doubt|not only|nicht nur)\b => surely
+\b(?:can|could) not (?:be )?(?:entirely |completely )?(?:ruled? out|excluded?) => possibly, possible
+^[\s>•*-]+(?=\S) =>
+\b(answer|choice|option|response|diagnosis|is|are|with|be|antwort|lautet|ist|est|réponse|答案|是)[^\w\n]*\n\s* => \1:
+"""
 _CLEAN = [
-    (re.compile(rf"(?mi){pattern}"), text)
-    for pattern, text in (
-        ("[\ue000-\ue0ff\u200b-\u200f\ufe0f\ufeff]|</?[a-z]{1,8}\\s?/?>", " "),
-        (r"^[\s*-]*[✅✔✓☑]", "correct: "),
-        (r"^[\s*-]*[❌✗✘✖]", "not "),
-        (r"[✅✔✓☑]", ": correct; "),
-        (r"[❌✗✘✖]", ": incorrect; "),
-        (r"\\f?boxed\s*", " answer: "),
-        (r"[,{]\s*[\"'](\w{1,20})[\"']\s*:", r"\n\1: "),
-        (r"\\[a-z]{1,12}\s*(?=\{)|\\[()\[\]]|[$`{}#]|\*\*|_", " "),
-        (r"(?<!\w)\*([^*\n]{1,200}?)\*(?!\w)", r"\1"),
-        (r"[‘’]", "'"),
-        (r"\bcan(?:not|'t)", "can not"),
-        (r"n't\b", " not"),
-        (r"\bif i (?:really )?(?:had|have|must|need)(?: to)? \w+", "I"),
-        (r"\b(?:no doubt|without (?:a |any )?doubt|not only|nicht nur)\b", "surely"),
-        (r"\b(?:can|could) not (?:be )?(?:entirely |completely )?(?:ruled? out|excluded?)", "possibly, possible"),
-        (r"^[\s>•*-]+(?=\S)", ""),
-        (
-            r"\b(answer|choice|option|response|diagnosis|i[st]|are|with|be|antwort|lautet|ist|est|réponse|答案|是)[^\w\n]*\n\s*",
-            r"\1: ",
-        ),
-    )
+    (re.compile(f"(?mi){pattern}"), f" {text} ")
+    for pattern, _, text in (line.rpartition(" =>") for line in _REWRITE.strip("\n").splitlines())
 ]
 _NUMBERED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=\S)", re.MULTILINE)
 # A capital that is no part of a compound, or a small letter that is marked as an answer.
@@ -178,10 +165,12 @@ _LETTER = re.compile(
     r"|\(([a-j])\)|(?m:^)\W*([a-j])(?=\s*[.):]|\W*(?m:$))"
     rf"|(?i:{_ROLES['noun']}(?:\W|{_ROLES['copula']}|option|choice){{1,8}})([a-j])(?=\W*(?:[.,;)\]\n\"']|$))"
 )
-_NOUN_FOLLOWS = re.compile(rf"\s+(?!{_ROLES['letter_verb']})[a-zà-ÿ]")
-_CALLED = _re(
-    r"\b(?:option|choice|letter|answer|but|and|or|that|because|since|while|than|towards?|so|antwort|réponse)\W{1,3}$"
+_PAIR = re.compile(
+    rf"({_LETTERS})[^\w\n\ue000-\ue013]{{0,6}}({_TEXTS})"
+    rf"|({_TEXTS})[^\w\n\ue000-\ue013]{{0,4}}(?:option |choice )?({_LETTERS})"
 )
+_NOUN_FOLLOWS = re.compile(rf"\s+(?!{_ROLES['after_a']})[a-zà-ÿ]")
+_CALLED = _re(r"<before_a>\W{1,3}$")
 _NAMED_BEFORE = _re(r"<named>\s?$")
 _NAMED_AFTER = _re(r"[\s-](?:cells?|lines?|mode|waves?|arm|dimer|spine|scan|virus)\b|\s?[型级超]")
 # "The heart is normal" does not name the option "normal"; "the image is normal" does.
@@ -189,6 +178,7 @@ _NORMAL = {"normal", "abnormal", "healthy", "unremarkable", "unauffällig", "正
 _WHOLE_BEFORE = _re(r"(?:^|<whole>s?|<noun>|[:=,.(])\W*(?:<filler>|'s|within|not|\W)*+$")
 _WHOLE_AFTER = _re(r"\W*$|\s*[.,;:)!?\n(-]|\s+(?:and|or|but|because|since|so|with|option|<whole>)\b")
 _YES_NO = {"yes", "no", "ja", "nein", "oui", "non", "是", "否", "true", "false"}
+_LIVE = ("affirmed", "hedged", "several")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -200,7 +190,6 @@ class _Mention:
     end: int
     status: str = "affirmed"
     stated: bool = False
-    confirmed: bool = False
     corrected: bool = False
     item: bool = False
 
@@ -231,9 +220,10 @@ def letter_in_prose(text: str, options: Sequence[str]) -> str | None:
 
 
 def _clean(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", text).replace("’", "'")
     for pattern, replacement in _CLEAN:
-        text = pattern.sub(replacement, text)
+        text = pattern.sub(replacement, text).replace("  ", " ")
+    text = re.sub(r"[^\S\n]+", " ", text)
     return _NUMBERED.sub("", text) if len(_NUMBERED.findall(text)) > 1 else text
 
 
@@ -265,7 +255,7 @@ def _mask(text: str, cores: dict[str, str]) -> str:
         before, after = text[max(0, match.start() - 120) : match.start()], text[match.end() : match.end() + 20]
         if core in _NORMAL and not (_WHOLE_BEFORE.search(before.rpartition("\n")[2]) and _WHOLE_AFTER.match(after)):
             return match[0]
-        return chr(0xE00A + LETTERS.index(cores[core])) + "," * (core in _YES_NO)
+        return chr(0xE00A + LETTERS.index(cores[core])) + "\ue014," * (core in _YES_NO)
 
     def letter(match: re.Match[str]) -> str:
         index = match.lastindex or 1
@@ -274,11 +264,8 @@ def _mask(text: str, cores: dict[str, str]) -> str:
         article = match[index] in "AI" and _NOUN_FOLLOWS.match(after) and not _CALLED.search(before)
         if article or _NAMED_BEFORE.search(before) or _NAMED_AFTER.match(after):
             return match[0]
-        return (
-            match[0][: start - match.start()]
-            + chr(0xE000 + LETTERS.index(match[index].upper()))
-            + match[0][end - match.start() :]
-        )
+        marked = chr(0xE000 + LETTERS.index(match[index].upper()))
+        return match[0][: start - match.start()] + marked + match.string[end : match.end()]
 
     if cores:
         bodies = "|".join(f"({_option_pattern(core)})" for core in ordered)
@@ -287,13 +274,12 @@ def _mask(text: str, cores: dict[str, str]) -> str:
     text = _LETTER.sub(letter, text)
 
     def merge(match: re.Match[str]) -> str:
-        mentions = "".join(sorted(re.findall(_MENTION, match[0])))
-        same = ord(mentions[1]) - ord(mentions[0]) == 10
-        return mentions[0] if same else mentions if match[1] else match[0]
+        name, body = match[1] or match[4], match[2] or match[3]
+        same = ord(body) - ord(name) == 10
+        return name if same else name + body if match[1] else match[0]
 
     # "B) Lung nodule" and "Lung nodule (B)" are one mention, by the letter.
-    text = re.sub(rf"({_LETTERS})[^\w\n\ue000-\ue013]{{0,6}}{_TEXTS}", merge, text)
-    return re.sub(rf"{_TEXTS}[^\w\n\ue000-\ue013]{{0,4}}(?:option |choice )?{_LETTERS}()?", merge, text)
+    return _PAIR.sub(merge, text)
 
 
 def _read(text: str, cores: dict[str, str]) -> list[_Mention]:
@@ -313,22 +299,21 @@ def _read(text: str, cores: dict[str, str]) -> list[_Mention]:
         cuts = [0, *(match.start() for match in _CLAUSE.finditer(sentence)), len(sentence)]
         for begin, end in pairwise(cuts):
             mentions += _read_clause(sentence[begin:end], offset + begin)
+        opens = offset == 0 or "\n" in text[max(0, offset - 3) : offset]
+        mentions[first].item &= opens and re.match(rf"\W*?{_MENTION}", sentence) is not None
         for mention in mentions[first:]:
             if mention.status == "affirmed" and (question or _IF.search(text, offset, mention.end)):
                 mention.status = "open"
             mention.stated |= bare
+            mention.item &= mention is mentions[first]
         if bare:
             _merge(mentions[first:])
-        opens = offset == 0 or "\n" in text[max(0, offset - 3) : offset]
-        mentions[first].item = opens and re.match(rf"\W*?{_MENTION}", sentence) is not None
-    names = {letter: core for core, letter in cores.items()}
-    live = any(mention.status in ("affirmed", "hedged", "several") for mention in mentions)
-    for mention in mentions:
-        core = names.get(mention.letter, "")
-        mention.stated |= core in _YES_NO
-        # If no option is affirmed, "no visible fracture" affirms the option "no fracture".
-        if not live and mention.status == "denied" and not mention.is_letter and f"no {core}" in cores:
-            mention.letter, mention.status, mention.stated = cores[f"no {core}"], "affirmed", False
+    # If no option is affirmed, "no visible fracture" affirms the option "no fracture".
+    opposites = {cores[core]: cores[f"no {core}"] for core in cores if f"no {core}" in cores}
+    if not any(mention.status in _LIVE for mention in mentions):
+        for mention in mentions:
+            if mention.status == "denied" and not mention.is_letter and mention.letter in opposites:
+                mention.letter, mention.status, mention.stated = opposites[mention.letter], "affirmed", False
     return mentions
 
 
@@ -348,9 +333,9 @@ def _read_clause(clause: str, offset: int) -> list[_Mention]:
         possible = _HEDGE_AFTER.match(after)
         index = ord(clause[at]) - 0xE000
         mention = _Mention(letter=LETTERS[index % 10], is_letter=index < 10, end=offset + at + 1)
-        mention.confirmed, mention.corrected = confirmed is not None, _CORRECTION.search(tail) is not None
-        cue = _CUE.search(tail) or (mention.is_letter and _PRONOUN.search(tail))
-        mention.stated = mention.confirmed or mention.corrected or bool(cue)
+        mention.item, mention.corrected = not confirmed, _CORRECTION.search(tail) is not None
+        cue = confirmed or _CUE.search(tail) or (mention.is_letter and _PRONOUN.search(tail))
+        mention.stated = mention.corrected or bool(cue)
         if denied or wrong:
             mention.status = "denied"
         elif hedged or possible:
@@ -371,7 +356,7 @@ def _read_clause(clause: str, offset: int) -> list[_Mention]:
 
 def _merge(run: list[_Mention]) -> None:
     """Mark the mentions of "B or C" as several options."""
-    live = [mention for mention in run if mention.status in ("affirmed", "hedged", "several")]
+    live = [mention for mention in run if mention.status in _LIVE]
     if len({mention.letter for mention in live}) > 1:
         stated = any(mention.stated for mention in live)
         for mention in live:
@@ -380,15 +365,10 @@ def _merge(run: list[_Mention]) -> None:
 
 def _decide(mentions: list[_Mention], text: str, valid: str, unfinished: bool) -> str | None:
     """Rules 4 to 6."""
-    for first, second in pairwise([mention for mention in mentions if mention.item]):
-        if (
-            first.letter < second.letter
-            and first.is_letter == second.is_letter
-            and "denied" not in (first.status, second.status)
-        ):
-            for item in (first, second):
-                item.status = item.status if item.confirmed else "open"
-    live = [mention for mention in mentions if mention.status in ("affirmed", "hedged", "several")]
+    for a, b in pairwise([mention for mention in mentions if mention.item]):
+        if a.letter < b.letter and a.is_letter == b.is_letter and "denied" not in (a.status, b.status):
+            a.status = b.status = "open"
+    live = [mention for mention in mentions if mention.status in _LIVE]
     if live and live[0] is mentions[0] and live[0].is_letter and re.match(rf"\W*?{_MENTION}", text):
         live[0].stated = True
     stated = [mention for mention in live if mention.stated and mention.status != "hedged"]
