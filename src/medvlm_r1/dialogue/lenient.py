@@ -1,20 +1,18 @@
 """Lenient reading: the option that a careful reader takes from a reply that is not in the trained format.
 
-It is reported next to the strict letter and never replaces it. Strict accuracy and rewards do not use it.
-The rules, in the order in which they apply:
+It is reported next to the strict letter and never replaces it. Strict accuracy and rewards do not use it. Rules:
 
 1. A mention is a letter of an option or the text of an option. A letter next to its own option is one mention.
    "A" before a noun is an article. Longer option texts are matched first.
 2. A mention is denied ("not B", "B is wrong", "rules out B"), hedged ("maybe B"), open ("if it were B", "B would
-   show", any question) or affirmed. Denied, hedged and open mentions are never the answer.
-3. "B or C", "A, B and C", a list of all options, and a letter with the text of another option name several options.
-   Several options are no answer.
+   show", any question) or affirmed. Only an affirmed mention can be the answer.
+3. "B or C", "A, B and C", and a letter with the text of another option name several options: no answer.
 4. A mention is stated if a cue introduces or confirms it ("the answer is", "B is correct", a box, "therefore"), or if
-   it stands alone in its sentence or opens the reply. An item of a list is stated only by a verdict.
+   it stands alone in its sentence or opens the reply. Items of a list (A, B, C in order) are stated only by a verdict.
 5. The last stated mention is the answer. Stated letters take precedence over stated option texts, and both over the
-   explanation. There is no answer if the last statement names several options or is withdrawn or doubted later.
-6. If nothing is stated: the one affirmed letter; otherwise the one affirmed option text; otherwise none. A refusal or
-   a final doubt gives none.
+   explanation. A last statement that names several options, or is withdrawn or doubted later, leaves no answer.
+6. If nothing is stated: the one affirmed letter; otherwise the one affirmed option text; otherwise none. None after a
+   refusal, before a final doubt, and in a reasoning that is cut off.
 
 `_TABLE` holds the words of each role in English, German, French and Chinese. Time is linear in the length of the
 text: only its first `HEAD` and its last `WINDOW` characters are read.
@@ -33,71 +31,69 @@ HEAD = 500
 
 # Role, then regular expressions for its words.
 _TABLE = r"""
-deny_before no(?![,.:])|not|nor|neither|never|without|non(?!,)|exclud(?:e|es|ed|ing)|exclusion|rul(?:e|es|ed|ing) out
-            except|eliminat\w+|rather than|instead of|opposed to|unlike|unlikely|than|absen\w+|lacks?|negative for
-            free of|against|anything but|hardly|scarcely|fails? to|nothing|none|mistaken for|mimic\w*|confused with
-            reject\w*|dismiss\w*|initially|at first|first thought|previously|other than|unable|differential\w*|whether
-            nicht|kein\w*|ohne|statt|anstatt|anstelle|außer|weder|ausschlie\w+|ausgeschlossen|unwahrscheinlich|zunächst
-            ne|n'\w+|pas|sans|aucune?|ni|plutôt que|au lieu|sauf|exclu\w*|écart\w+|absence|d'abord|不(?!仅|但)|没|无|未
-            非(?!常)|排除|除了
-deny_after  not|never|incorrect|wrong|false|(?:rul|exclud|eliminat|reject)ed|unlikely|absent|inconsistent|implausible
-            out|less (?:likely|probable|consistent)|improbable|lacks?|inappropriate|nicht|falsch|inkorrekt
-            ausgeschlossen|auszuschließen|unwahrscheinlich|unpassend|pas|faux|fausse|incorrecte?|inexacte?|exclue?s?
-            écartée?s?|improbable|peu probable|不|错|排除|没有|未见
-hedge       could|may|might|maybe|perhaps|possibly|possible|potentially|either|between|plausible|könnten?|vielleicht
-            möglicherweise|möglich|eventuell|entweder|zwischen|peut-être|pourrait|possiblement|soit|entre
-            (?<![最不])可能|也许|或许|要么
-if          if|unless|such as|e\.g|for (?:example|instance)|z\.B|par exemple|(?:probability|likelihood|risk) of
-            concern\w*|consult|recommend\w*|wenn|falls|ob|si|如果|若|是否|要是|建议|例如
-would       would|might|may|could|can|typically|usually|often|commonly|generally|refers? to|würden?|könnte|serait
-            pourrait|(?:is|are|appears?|looks?) (?:clear|normal|unremarkable|spared|intact|unaffected)|会|通常
-join        or|and|nor|vs|versus|und|oder|sowie|noch|ou|et|ni|和|或者?|与|及|、
-noun        answer|ans|choice|(?<!each )(?<!every )option|response|letter|correct|verdict|conclusion|diagnosis
-            prediction|selection|(?:right|best|final|likely|appropriate|probable) \w+|(?:\w+)?antwort\w*|lösung|wahl
-            auswahl|richtige?|korrekte?|diagnose|réponse|reponse|choix|solution|diagnostic|bonne|respuesta|resposta
-            risposta|答案|选项|诊断|正确|答|结论
-copula      is|are|was|be|[:=→]|[-–—]\s|lautet|ist|wäre|sei|est|serait|es|è|是|为|应|选
-choose      choose|chose|pick|select|go(?:ing)? (?:with|for)|opt for|lean(?:ing)?(?: \w+)? towards?|settle (?:on|for)
-            guess|vote for|conclude|say|bet on|leaves|leaving|left with|favou?r|answer with|stick with|wählen?|nehmen?
-            tippen?(?: auf)?|entscheide mich für|sagen?|choisis|choisirais|opte pour|dirais|penche pour|选择?|应该是
-            而是|应为
-finding     (?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of|vereinbar mit
-            passend zu|compatible avec|en faveur d[eu]|符合|提示
-pronoun     (?:it|this|that)(?: is|'s| must be| should be)|but|rather|(?:es|das) ist|sondern|c'est|mais|这是|应是
-correction  wait|actually|no|correction|sorry|hmm|instead|scratch that|nein|doch|non|pardon|不对|等等
-conclude    so|therefore|thus|hence|consequently|in conclusion|also|daher|deshalb|folglich|somit|donc|ainsi|因此|所以
-            综上所述|故
-confirm     correct|right|true|yes|(?:the )?(?:\w+ ){0,3}?answer
-            (?:the )?(?:best|(?:more |most )?likely|most appropriate)|(?:fits|matches) best|richtige?|korrekte?|wählen
-            nehmen|die beste|correcte?|exacte?|vraie?|juste|la (?:bonne|meilleure)|正确|对|答案|最佳
-affirm      yes|ja|oui|wählen
-filler      is|are|was|were|be|been|can|could|would|should|must|does|do|did|has|have|seems?|appears?|looks?|to|also|the
-            an?|that|it|this|with|for|here|more|very|most|likely|probably|options?|choices?|answer|letter|response
-            diagnosis|final|\w+ly|both|all|therefore|thus|so|then|now|my|i|we|am|of|in|case|as|best|correct|one
-            considered|ist|sind|war|kann|können|zu|die|der|das|den|dem|eine?|einen|antwort|wohl|wahrscheinlich|klar
-            damit|daher|eher|est|sont|être|peut|les?|la|l'|une?|de|du|d'|réponse|n'|ne|probablement|donc|il|s'agit|que
-            [是为应该最可以能的选项择也都了我即就这其它并明显法]
-doubt       not (?:\w+ )?(?:sure|certain)|unsure|uncertain|hard to (?:say|tell)|do not know|nicht (?:ganz )?sicher
-            unklar|weiß (?:es )?nicht|pas (?:\w+ )?(?:sûre?|certaine?)|ne sais pas|不确定|不清楚|不知道
-refuse      sorry|unable|not able|difficult to|insufficient|not enough|unclear|unmöglich|leider|impossible|désolée?
-            can not (?:\w+ )?(?:assist|help|provide|diagnos\w*|determin\w*|interpret|tell|say|answer|identify|be)|无法
-            不能|抱歉
-contrast    but|however|although|though|while|nevertheless|aber|jedoch|mais|cependant|但|然而
-clause      [=→]|->|(?<!thing )but|however|so|because|since|although|though|while|whereas|which|due to|based on
-            and (?=(?:the|there|it|this|is|i)\b)|as (?=(?:the|it|there|no|this|an?)\b)|sondern|aber|weil|da|denn|deshalb
-            daher|und (?=(?:es|das|die|der)\b)|mais|car|donc|parce|tandis|puisque|et (?=(?:il|elle|le|la)\b)|而是|但
-            因为|所以|因此|由于|应
-start       its?|this|that|there|these|the|i|we|he|she|not|with|rather|instead|and (?:not|it|the|there|i)|\w+ing
-            therefore|thus|hence|then|my|es|er|sie|das|die|der|nicht|ils?|elle|ce|c'est|on|je|et non|pas|[一-鿿]
-named       vitamin|hepatitis|type?|stage|stadium|stade|grade?|class|klasse|classe|group|gruppe|groupe|zone|phase
-            stanford|figure|panel|image|arrow|view|marked|labell?ed|structure|organ|point|influenza|h[ae]+mophilia
-            hépatite|kerley|child-pugh|category|level|维生素
-whole       everything|patient|suggest\w*|indicat\w*|consistent with|chest|x-?ray|radiograph|image|picture|scan|study
-            exam\w*|ct|mri|film|finding|anatomy|result|retina|fundus|skin|befund|bild|aufnahme|图像|胸片|影像|结果|检查
-verb        is|are|was|were|shows?|seems?|appears?|has|have|fits|matches|ist|sind|zeigt|est|sont|montre|是|为
-before_a    option|choice|letter|answer|but|and|or|that|because|since|while|than|towards?|so|antwort|réponse
-after_a     \w+[^suia]s|is|was|and|or|as|because|would|could|can|with|for|due|but|not|over|rather|instead|though|if
-            based|given|best|does|has|should|might|may|no|yes|hat|ist|und|oder|weil|est|ou|et|car
+deny     no(?![,.:])|not|nor|neither|never|without|non(?!,)|exclud(?:e|es|ed|ing)|exclusion|rul(?:e|es|ed|ing) out
+         except|eliminat\w+|rather than|instead of|opposed to|unlike|unlikely|than|absen\w+|lacks?|negative for|free of
+         against|anything but|hardly|scarcely|fails? to|nothing|none|mistaken for|mimic\w*|confused with|reject\w*
+         dismiss\w*|initially|at first|first thought|previously|other than|unable|differential\w*|whether|nicht|kein\w*
+         ohne|statt|anstatt|anstelle|außer|weder|ausschlie\w+|ausgeschlossen|unwahrscheinlich|zunächst|ne|n'\w+|pas|sans
+         aucune?|ni|plutôt que|au lieu|sauf|exclu\w*|écart\w+|absence|d'abord|不(?!仅|但)|没|无|未|非(?!常)|排除|除了
+wrong    not|never|incorrect|wrong|false|(?:rul|exclud|eliminat|reject)ed|unlikely|absent|inconsistent|implausible|out
+         less (?:likely|probable|consistent)|improbable|lacks?|inappropriate|nicht|falsch|inkorrekt|ausgeschlossen
+         auszuschließen|unwahrscheinlich|unpassend|pas|faux|fausse|incorrecte?|inexacte?|exclue?s?|écartée?s?|improbable
+         peu probable|不|错|排除|没有|未见
+hedge    could|may|might|maybe|perhaps|possibly|possible|potentially|either|between|plausible|könnten?|vielleicht
+         möglicherweise|möglich|eventuell|entweder|zwischen|peut-être|pourrait|possiblement|soit|entre|(?<![最不])可能
+         也许|或许|要么
+if       if|unless|such as|e\.g|for (?:example|instance)|z\.B|par exemple|(?:probability|likelihood|risk) of|concern\w*
+         consult|recommend\w*|wenn|falls|ob|si|如果|若|是否|要是|建议|例如
+would    would|might|may|could|can|typically|usually|often|commonly|generally|refers? to|würden?|könnte|serait|pourrait
+         (?:is|are|appears?|looks?) (?:clear|normal|unremarkable|spared|intact|unaffected)|会|通常
+join     or|and|nor|vs|versus|und|oder|sowie|noch|ou|et|ni|和|或者?|与|及|、
+noun     answer|ans|choice|(?<!each )(?<!every )option|response|letter|correct|verdict|conclusion|diagnosis|prediction
+         selection|(?:right|best|final|likely|appropriate|probable) \w+|(?:\w+)?antwort\w*|lösung|wahl|auswahl|richtige?
+         korrekte?|diagnose|réponse|reponse|choix|solution|diagnostic|bonne|答案|选项|诊断|正确|答|结论
+copula   is|are|was|be|[:=→]|[-–—]\s|lautet|ist|wäre|sei|est|serait|es|è|是|为|应|选
+choose   choose|chose|pick|select|go(?:ing)? (?:with|for)|opt for|lean(?:ing)?(?: \w+)? towards?|settle (?:on|for)|guess
+         vote for|conclude|say|bet on|leaves|leaving|left with|favou?r|answer with|stick with|wählen?|nehmen?
+         tippen?(?: auf)?|entscheide mich für|sagen?|choisis|choisirais|opte pour|dirais|penche pour|选择?|应该是|而是
+         应为
+finding  (?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of|vereinbar mit
+         passend zu|compatible avec|en faveur d[eu]|符合|提示
+pronoun  (?:it|this|that)(?: is|'s| must be| should be)|but|rather|(?:es|das) ist|sondern|c'est|mais|这是|应是
+revise   wait|actually|no|correction|sorry|hmm|instead|scratch that|nein|doch|non|pardon|不对|等等
+conclude so|therefore|thus|hence|consequently|in conclusion|also|daher|deshalb|folglich|somit|donc|ainsi|因此|所以
+         综上所述|故
+confirm  correct|right|true|yes|(?:the )?(?:\w+ ){0,3}?answer|(?:the )?(?:best|(?:more |most )?likely|most appropriate)
+         (?:fits|matches) best|richtige?|korrekte?|wählen|nehmen|die beste|correcte?|exacte?|vraie?|juste
+         la (?:bonne|meilleure)|正确|对|答案|最佳
+affirm   yes|ja|oui|wählen
+filler   is|are|was|were|be|been|can|could|would|should|must|does|do|did|has|have|seems?|appears?|looks?|to|also|the|an?
+         that|it|this|with|for|here|more|very|most|likely|probably|options?|choices?|answer|letter|response|diagnosis
+         final|\w+ly|both|all|therefore|thus|so|then|now|my|i|we|am|of|in|case|as|best|correct|one|considered|ist|sind
+         war|kann|können|zu|die|der|das|den|dem|eine?|einen|antwort|wohl|wahrscheinlich|klar|damit|daher|eher|est|sont
+         être|peut|les?|la|l'|une?|de|du|d'|réponse|n'|ne|probablement|donc|il|s'agit|que
+         [是为应该最可以能的选项择也都了我即就这其它并明显法]
+doubt    not (?:\w+ )?(?:sure|certain)|unsure|uncertain|hard to (?:say|tell)|do not know|nicht (?:ganz )?sicher|unklar
+         weiß (?:es )?nicht|pas (?:\w+ )?(?:sûre?|certaine?)|ne sais pas|不确定|不清楚|不知道
+refuse   sorry|unable|not able|difficult to|insufficient|not enough|unclear|unmöglich|leider|impossible|désolée?
+         can not (?:\w+ )?(?:assist|help|provide|diagnos\w*|determin\w*|interpret|tell|say|answer|identify|be)|无法|不能
+         抱歉
+contrast but|however|although|though|while|nevertheless|aber|jedoch|mais|cependant|但|然而
+clause   [=→]|->|(?<!thing )but|however|so|because|since|although|though|while|whereas|which|due to|based on
+         and (?=(?:the|there|it|this|is|i)\b)|as (?=(?:the|it|there|no|this|an?)\b)|sondern|aber|weil|da|denn|deshalb
+         daher|und (?=(?:es|das|die|der)\b)|mais|car|donc|parce|tandis|puisque|et (?=(?:il|elle|le|la)\b)|而是|但|因为
+         所以|因此|由于|应
+start    its?|this|that|there|these|the|i|we|he|she|not|with|rather|instead|and (?:not|it|the|there|i)|\w+ing|therefore
+         thus|hence|then|my|es|er|sie|das|die|der|nicht|ils?|elle|ce|c'est|on|je|et non|pas|[一-鿿]
+named    vitamin|hepatitis|type?|stage|stadium|stade|grade?|class|klasse|classe|group|gruppe|groupe|zone|phase|stanford
+         figure|panel|image|arrow|view|marked|labell?ed|structure|organ|point|influenza|h[ae]+mophilia|hépatite|kerley
+         child-pugh|category|level|维生素
+whole    everything|patient|suggest\w*|indicat\w*|consistent with|chest|x-?ray|radiograph|image|picture|scan|study
+         exam\w*|ct|mri|film|finding|anatomy|result|retina|fundus|skin|befund|bild|aufnahme|图像|胸片|影像|结果|检查
+verb     is|are|was|were|shows?|seems?|appears?|has|have|fits|matches|ist|sind|zeigt|est|sont|montre|是|为
+before_a option|choice|letter|answer|but|and|or|that|because|since|while|than|towards?|so|antwort|réponse
+after_a  \w+[^suia]s|is|was|and|or|as|because|would|could|can|with|for|due|but|not|over|rather|instead|though|if|based
+         given|best|does|has|should|might|may|no|yes|hat|ist|und|oder|weil|est|ou|et|car
 """
 _LATIN, _CHINESE = "A-Za-z0-9À-ɏ", "\u3000-鿿"
 _LETTERS, _TEXTS, _MENTION = "[\ue000-\ue009]", "[\ue00a-\ue013]", "[\ue000-\ue013]"
@@ -115,29 +111,26 @@ def _re(pattern: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"<(\w+)>", lambda role: _ROLES[role[1]], pattern), re.IGNORECASE)
 
 
+_SPACE = r"[^\w\n\ue000-\ue013]"
 _GAP = r"(?:[^\w\ue000-\ue013]|<filler>){0,40}+$"
 _PREDICATE = r"^(?:\W?[\w']+)?(?>\W|<filler>){0,24}?"
-_THIS = r"^\W*(?:<conclude>)?\W*(?:this|that|it|dies|das|ce|ceci|这|该)(?:\s?\w+){0,2}?\W"
-_NO = r"(?:no|nein|non)"
 _CUE = _re(rf"<noun>[^\ue000-\ue013]{{0,60}}?<copula>{_GAP}|(?:<choose>|<finding>){_GAP}|^\W*(?:<conclude>|[→>])")
-_PRONOUN, _CORRECTION = _re(rf"<pronoun>{_GAP}"), _re(rf"<correction>{_GAP}")
+_PRONOUN, _REVISE = _re(rf"<pronoun>{_GAP}"), _re(rf"<revise>{_GAP}")
 _CONFIRM = _re(r"^(?=\W{0,6}(?:[:(–—-]|<copula>))(?>\W|<filler>){0,16}?<confirm>|^\W*(?:<affirm>|\ue014)")
-_DENY_BEFORE, _HEDGE_BEFORE, _IF = _re("<deny_before>"), _re("<hedge>"), _re("<if>")
-_DENY_AFTER = _re(rf"{_PREDICATE}<deny_after>|^\W{{0,6}}{_NO}\s*(?:[,.;)\n—-]|$)")
-_DENY_NEXT = _re(r"\W{0,4}<join>?\s*<deny_before>(?:\s|<filler>){0,12}+$")
+_DENY_BEFORE, _HEDGE_BEFORE, _IF = _re("<deny>"), _re("<hedge>"), _re("<if>")
+_DENY_AFTER = _re(rf"{_PREDICATE}<wrong>|^\W{{0,6}}(?:no|nein|non)\s*(?:[,.;)\n—-]|$)")
+_DENY_NEXT = _re(r"\W{0,4}<join>?\s*<deny>(?:\s|<filler>){0,12}+$")
 _HEDGE_AFTER = _re(rf"{_PREDICATE}(?:possible|plausible|möglich|可能)|^\W{{0,3}}(?:or|oder|ou|或)\b")
 _WOULD, _VERB = _re(r"^\W*(?:\w+\W+)?<would>"), _re("<verb>")
 _JOIN, _JOINED = _re("<join>|/"), _re(r"(?:[^\w\ue000-\ue013]|<join>|<hedge>|even|also|option|choice){0,12}+")
-_BARE = _re(r"(?:\W|<filler>|<conclude>|<choose>|<correction>)*+")
-_THIS_WRONG = _re(rf"{_THIS}<copula>?\W*(?:\w+\W+){{0,2}}?<deny_after>")
-_THIS_RIGHT = _re(rf"{_THIS}<copula>\W*(?:\w+\W+){{0,2}}?<confirm>")
+_BARE = _re(r"(?:\W|<filler>|<conclude>|<choose>|<revise>)*+")
 _DOUBT, _REFUSE, _CONTRAST = _re("<doubt>"), _re("<refuse>"), _re("<contrast>")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[eiz]\.[gebGEB]\.)(?<!\bvs\.)\s+|(?<=[;。])|\n")
-_CLAUSE = _re(rf"(?=<clause>)|,(?=\s*<start>)|(?<=[{_CHINESE}]),|[(](?=<join>?\s*<deny_before>)")
+_CLAUSE = _re(rf"(?=<clause>)|,(?=\s*<start>)|(?<=[{_CHINESE}]),|[(](?=<join>?\s*<deny>)")
 
 # Rewriting before anything is read: LaTeX, markdown, JSON keys, contractions, idioms that deny nothing.
 _REWRITE = r"""
-[\ue000-\ue0ff\u200b-\u200f\ufe0f\ufeff]|</?[a-z]{1,8}\s?/?> =>
+[\ue000-\ue0ff\u200b-\u200f\ufe0f\ufeff]|</?[a-z]{1,8}\s?/?>|[^\S\n]+|^\s*\d{1,2}[.)]\s+(?=\S) =>
 ^[\s*-]*[✅✔✓☑] => correct:
 ^[\s*-]*[❌✗✘✖] => not
 [✅✔✓☑] => : correct;
@@ -158,20 +151,14 @@ _CLEAN = [
     (re.compile(f"(?mi){pattern}"), f" {text} ")
     for pattern, _, text in (line.rpartition(" =>") for line in _REWRITE.strip("\n").splitlines())
 ]
-_NUMBERED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=\S)", re.MULTILINE)
 # A capital that is no part of a compound, or a small letter that is marked as an answer.
 _LETTER = re.compile(
     rf"(?<![{_LATIN}°&])(?<![{_LATIN}][-'])([A-J])(?![{_LATIN}&])(?![-'][{_LATIN}])"
     r"|\(([a-j])\)|(?m:^)\W*([a-j])(?=\s*[.):]|\W*(?m:$))"
     rf"|(?i:{_ROLES['noun']}(?:\W|{_ROLES['copula']}|option|choice){{1,8}})([a-j])(?=\W*(?:[.,;)\]\n\"']|$))"
 )
-_PAIR = re.compile(
-    rf"({_LETTERS})[^\w\n\ue000-\ue013]{{0,6}}({_TEXTS})"
-    rf"|({_TEXTS})[^\w\n\ue000-\ue013]{{0,4}}(?:option |choice )?({_LETTERS})"
-)
 _NOUN_FOLLOWS = re.compile(rf"\s+(?!{_ROLES['after_a']})[a-zà-ÿ]")
-_CALLED = _re(r"<before_a>\W{1,3}$")
-_NAMED_BEFORE = _re(r"<named>\s?$")
+_CALLED, _NAMED_BEFORE = _re(r"<before_a>\W{1,3}$"), _re(r"<named>\s?$")
 _NAMED_AFTER = _re(r"[\s-](?:cells?|lines?|mode|waves?|arm|dimer|spine|scan|virus)\b|\s?[型级超]")
 # "The heart is normal" does not name the option "normal"; "the image is normal" does.
 _NORMAL = {"normal", "abnormal", "healthy", "unremarkable", "unauffällig", "正常"}
@@ -216,15 +203,14 @@ def letter_in_prose(text: str, options: Sequence[str]) -> str | None:
         return cores[whole]
     unfinished = "<think>" in text.lower() and "</think>" not in text.lower()
     text = _mask(_clean(text), cores)
-    return _decide(_read(text, cores), text, LETTERS[: len(options) or len(LETTERS)], unfinished)
+    return _decide(_read(text), text, LETTERS[: len(options) or len(LETTERS)], unfinished)
 
 
 def _clean(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).replace("’", "'")
     for pattern, replacement in _CLEAN:
         text = pattern.sub(replacement, text).replace("  ", " ")
-    text = re.sub(r"[^\S\n]+", " ", text)
-    return _NUMBERED.sub("", text) if len(_NUMBERED.findall(text)) > 1 else text
+    return text
 
 
 def _core(text: str) -> str:
@@ -235,6 +221,8 @@ def _core(text: str) -> str:
 
 def _option_pattern(core: str) -> str:
     body = r"[\s-]+".join(re.escape(part) for part in re.split(r"[\s-]+", core) if part) or re.escape(core)
+    if core.startswith("no "):
+        body = rf"no(?:{_SPACE}(?:visible|obvious|acute|clear|definite|apparent|evidence|signs?|of))*{body[2:]}"
     if core in _YES_NO:
         return rf"(?<![\w不]){body}(?=的?\W*(?:$|[.,;:!?)/(\n—-]|(?:or|oder|ou|there|it|this|the|i)\b))"
     if core[-1].isascii() and core[-1].isalpha() and len(core) > 3:
@@ -273,26 +261,19 @@ def _mask(text: str, cores: dict[str, str]) -> str:
         text = re.sub(f"{article}(?:{bodies})", option, text, flags=re.IGNORECASE)
     text = _LETTER.sub(letter, text)
 
-    def merge(match: re.Match[str]) -> str:
-        name, body = match[1] or match[4], match[2] or match[3]
-        same = ord(body) - ord(name) == 10
-        return name if same else name + body if match[1] else match[0]
-
-    # "B) Lung nodule" and "Lung nodule (B)" are one mention, by the letter.
-    return _PAIR.sub(merge, text)
+    # "B) Lung nodule" and "Lung nodule (B)" are one mention; "B) Pneumonia" names several options.
+    for name, body in ((chr(0xE000 + index), chr(0xE00A + index)) for index in range(len(LETTERS))):
+        text = re.sub(rf"{name}{_SPACE}{{0,6}}{body}|{body}{_SPACE}{{0,4}}(?:option |choice )?{name}", name, text)
+    return re.sub(rf"({_LETTERS}){_SPACE}{{0,6}}({_TEXTS})", r"\1\2", text)
 
 
-def _read(text: str, cores: dict[str, str]) -> list[_Mention]:
+def _read(text: str) -> list[_Mention]:
     """All mentions in the masked text, with their status."""
     mentions: list[_Mention] = []
     start = 0
     for stop in [*(match.end() for match in _SENTENCE.finditer(text)), len(text)]:
         sentence, offset, start = text[start:stop], start, stop
         if not re.search(_MENTION, sentence):
-            if mentions and _THIS_WRONG.match(sentence):
-                mentions[-1].status = "denied"
-            elif mentions and _THIS_RIGHT.match(sentence):
-                mentions[-1].stated = True
             continue
         first, question = len(mentions), sentence.rstrip(" \n*\"')").endswith("?")
         bare = _BARE.fullmatch(re.sub(_MENTION, " ", sentence)) is not None
@@ -308,12 +289,6 @@ def _read(text: str, cores: dict[str, str]) -> list[_Mention]:
             mention.item &= mention is mentions[first]
         if bare:
             _merge(mentions[first:])
-    # If no option is affirmed, "no visible fracture" affirms the option "no fracture".
-    opposites = {cores[core]: cores[f"no {core}"] for core in cores if f"no {core}" in cores}
-    if not any(mention.status in _LIVE for mention in mentions):
-        for mention in mentions:
-            if mention.status == "denied" and not mention.is_letter and mention.letter in opposites:
-                mention.letter, mention.status, mention.stated = opposites[mention.letter], "affirmed", False
     return mentions
 
 
@@ -322,7 +297,7 @@ def _read_clause(clause: str, offset: int) -> list[_Mention]:
     runs: list[list[_Mention]] = []
     start, previous, denied, hedged = 0, 0, False, False
     for at, following in pairwise([*spans, len(clause)]):
-        before, tail, between = clause[start:at], clause[max(start, at - 150) : at], clause[previous:at]
+        before, between = clause[start:at], clause[previous:at]
         after = _DENY_NEXT.sub("", clause[at + 1 : following]) if following < len(clause) else clause[at + 1 :]
         joined = bool(runs) and _JOINED.fullmatch(between) is not None
         goes_on = bool(runs) and (joined or not _VERB.search(before))
@@ -331,9 +306,9 @@ def _read_clause(clause: str, offset: int) -> list[_Mention]:
         confirmed = None if denied else _CONFIRM.match(after)
         wrong = None if confirmed else _DENY_AFTER.match(after)
         possible = _HEDGE_AFTER.match(after)
-        index = ord(clause[at]) - 0xE000
-        mention = _Mention(letter=LETTERS[index % 10], is_letter=index < 10, end=offset + at + 1)
-        mention.item, mention.corrected = not confirmed, _CORRECTION.search(tail) is not None
+        index, tail = ord(clause[at]) - 0xE000, before[-150:]
+        mention = _Mention(letter=LETTERS[index % 10], is_letter=index < 10, end=offset + at + 1, item=not confirmed)
+        mention.corrected = _REVISE.search(tail) is not None
         cue = confirmed or _CUE.search(tail) or (mention.is_letter and _PRONOUN.search(tail))
         mention.stated = mention.corrected or bool(cue)
         if denied or wrong:
@@ -380,8 +355,7 @@ def _decide(mentions: list[_Mention], text: str, valid: str, unfinished: bool) -
         changed = any(m.status == "hedged" and m.letter != last.letter and (m.is_letter or m.stated) for m in later)
         doubt = denied or changed or last.status == "several" or _DOUBT.search(text, last.end)
         return None if doubt or last.letter not in valid else last.letter
-    letters = [mention for mention in live if mention.is_letter and mention.letter in valid]
-    for pool in (letters, [mention for mention in live if not mention.is_letter]):
+    for pool in ([m for m in live if m.is_letter and m.letter in valid], [m for m in live if not m.is_letter]):
         affirmed = [mention for mention in pool if mention.status == "affirmed" and not unfinished]
         if affirmed:
             last = affirmed[-1]
