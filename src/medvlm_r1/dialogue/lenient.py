@@ -26,24 +26,20 @@ from itertools import pairwise
 
 from medvlm_r1.data.sample import LETTERS
 
-WINDOW = 2000
-HEAD = 500
+WINDOW, HEAD = 2000, 500
 
-# Role, then regular expressions for its words.
 _TABLE = r"""
-deny     no(?![,.:])|not|nor|neither|never|without|non(?!,)|exclud(?:e|es|ed|ing)|exclusion|rul(?:e|es|ed|ing) out
-         except|eliminat\w+|rather than|instead of|opposed to|unlike|unlikely|than|absen\w+|lacks?|negative for|free of
-         against|anything but|hardly|scarcely|fails? to|nothing|none|mistaken for|mimic\w*|confused with|reject\w*
-         dismiss\w*|initially|at first|first thought|previously|other than|unable|differential\w*|whether|nicht|kein\w*
-         ohne|statt|anstatt|anstelle|außer|weder|ausschlie\w+|ausgeschlossen|unwahrscheinlich|zunächst|ne|n'\w+|pas|sans
-         aucune?|ni|plutôt que|au lieu|sauf|exclu\w*|écart\w+|absence|d'abord|不(?!仅|但)|没|无|未|非(?!常)|排除|除了
-wrong    not|never|incorrect|wrong|false|(?:rul|exclud|eliminat|reject)ed|unlikely|absent|inconsistent|implausible|out
-         less (?:likely|probable|consistent)|improbable|lacks?|inappropriate|nicht|falsch|inkorrekt|ausgeschlossen
-         auszuschließen|unwahrscheinlich|unpassend|pas|faux|fausse|incorrecte?|inexacte?|exclue?s?|écartée?s?|improbable
-         peu probable|不|错|排除|没有|未见
-hedge    could|may|might|maybe|perhaps|possibly|possible|potentially|either|between|plausible|könnten?|vielleicht
-         möglicherweise|möglich|eventuell|entweder|zwischen|peut-être|pourrait|possiblement|soit|entre|(?<![最不])可能
-         也许|或许|要么
+deny     no(?![,.:])|not|nor|neither|never|without|non(?!,)|exclu(?!siv)\w*|rul(?:e|es|ed|ing) out|except|eliminat\w+
+         instead of|opposed to|unlike(?:ly)?|than|absen\w+|lacks?|negative for|free of|against|anything but|hardly
+         scarcely|fails? to|nothing|none|mistaken for|mimic\w*|confused with|reject\w*|dismiss\w*|initially|at first
+         first thought|previously|unable|differential\w*|whether|nicht|kein\w*|ohne|statt|anstatt|anstelle|außer|weder
+         ausschlie\w+|ausgeschlossen|unwahrscheinlich|zunächst|ne|n'\w+|pas|sans|aucune?|ni|plutôt que|au lieu|sauf
+         écart\w+|d'abord|不(?!仅|但)|没|无|未|非(?!常)|排除|除了
+wrong    not|never|incorrecte?|wrong|false|(?:rul|exclud|eliminat|reject)ed|unlikely|absent|inconsistent|implausible|out
+         less (?:likely|probable|consistent)|lacks?|nicht|falsch|inkorrekt|ausgeschlossen|auszuschließen
+         unwahrscheinlich|pas|faux|fausse|inexacte?|exclue?s?|écartée?s?|improbable|peu probable|不|错|排除|没有|未见
+hedge    could|may|might|maybe|perhaps|possib\w*|potentially|either|between|plausible|könnten?|vielleicht|möglich\w*
+         eventuell|entweder|zwischen|peut-être|pourrait|soit|entre|(?<![最不])可能|也许|或许|要么
 if       if|unless|such as|e\.g|for (?:example|instance)|z\.B|par exemple|(?:probability|likelihood|risk) of|concern\w*
          consult|recommend\w*|wenn|falls|ob|si|如果|若|是否|要是|建议|例如
 would    would|might|may|could|can|typically|usually|often|commonly|generally|refers? to|würden?|könnte|serait|pourrait
@@ -55,14 +51,12 @@ noun     answer|ans|choice|(?<!each )(?<!every )option|response|letter|correct|v
 copula   is|are|was|be|[:=→]|[-–—]\s|lautet|ist|wäre|sei|est|serait|es|è|是|为|应|选
 choose   choose|chose|pick|select|go(?:ing)? (?:with|for)|opt for|lean(?:ing)?(?: \w+)? towards?|settle (?:on|for)|guess
          vote for|conclude|say|bet on|leaves|leaving|left with|favou?r|answer with|stick with|wählen?|nehmen?
+         (?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of|vereinbar mit
          tippen?(?: auf)?|entscheide mich für|sagen?|choisis|choisirais|opte pour|dirais|penche pour|选择?|应该是|而是
-         应为
-finding  (?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of|vereinbar mit
-         passend zu|compatible avec|en faveur d[eu]|符合|提示
+         应为|passend zu|compatible avec|en faveur d[eu]|符合|提示
 pronoun  (?:it|this|that)(?: is|'s| must be| should be)|but|rather|(?:es|das) ist|sondern|c'est|mais|这是|应是
 revise   wait|actually|no|correction|sorry|hmm|instead|scratch that|nein|doch|non|pardon|不对|等等
-conclude so|therefore|thus|hence|consequently|in conclusion|also|daher|deshalb|folglich|somit|donc|ainsi|因此|所以
-         综上所述|故
+conclude so|therefore|thus|hence|in conclusion|also|daher|deshalb|folglich|somit|donc|ainsi|因此|所以|综上所述|故
 confirm  correct|right|true|yes|(?:the )?(?:\w+ ){0,3}?answer|(?:the )?(?:best|(?:more |most )?likely|most appropriate)
          (?:fits|matches) best|richtige?|korrekte?|wählen|nehmen|die beste|correcte?|exacte?|vraie?|juste
          la (?:bonne|meilleure)|正确|对|答案|最佳
@@ -75,14 +69,14 @@ filler   is|are|was|were|be|been|can|could|would|should|must|does|do|did|has|hav
          [是为应该最可以能的选项择也都了我即就这其它并明显法]
 doubt    not (?:\w+ )?(?:sure|certain)|unsure|uncertain|hard to (?:say|tell)|do not know|nicht (?:ganz )?sicher|unklar
          weiß (?:es )?nicht|pas (?:\w+ )?(?:sûre?|certaine?)|ne sais pas|不确定|不清楚|不知道
-refuse   sorry|unable|not able|difficult to|insufficient|not enough|unclear|unmöglich|leider|impossible|désolée?
+refuse   sorry|unable|not able|difficult to|insufficient|not enough|unclear|unmöglich|leider|impossible
          can not (?:\w+ )?(?:assist|help|provide|diagnos\w*|determin\w*|interpret|tell|say|answer|identify|be)|无法|不能
          抱歉
 contrast but|however|although|though|while|nevertheless|aber|jedoch|mais|cependant|但|然而
 clause   [=→]|->|(?<!thing )but|however|so|because|since|although|though|while|whereas|which|due to|based on
          and (?=(?:the|there|it|this|is|i)\b)|as (?=(?:the|it|there|no|this|an?)\b)|sondern|aber|weil|da|denn|deshalb
-         daher|und (?=(?:es|das|die|der)\b)|mais|car|donc|parce|tandis|puisque|et (?=(?:il|elle|le|la)\b)|而是|但|因为
-         所以|因此|由于|应
+         daher|und (?=(?:es|das|die|der)\b)|mais|car|donc|parce|et (?=(?:il|elle|le|la)\b)|而是|但|因为|所以|因此|由于
+         应
 start    its?|this|that|there|these|the|i|we|he|she|not|with|rather|instead|and (?:not|it|the|there|i)|\w+ing|therefore
          thus|hence|then|my|es|er|sie|das|die|der|nicht|ils?|elle|ce|c'est|on|je|et non|pas|[一-鿿]
 named    vitamin|hepatitis|type?|stage|stadium|stade|grade?|class|klasse|classe|group|gruppe|groupe|zone|phase|stanford
@@ -90,10 +84,7 @@ named    vitamin|hepatitis|type?|stage|stadium|stade|grade?|class|klasse|classe|
          child-pugh|category|level|维生素
 whole    everything|patient|suggest\w*|indicat\w*|consistent with|chest|x-?ray|radiograph|image|picture|scan|study
          exam\w*|ct|mri|film|finding|anatomy|result|retina|fundus|skin|befund|bild|aufnahme|图像|胸片|影像|结果|检查
-verb     is|are|was|were|shows?|seems?|appears?|has|have|fits|matches|ist|sind|zeigt|est|sont|montre|是|为
-before_a option|choice|letter|answer|but|and|or|that|because|since|while|than|towards?|so|antwort|réponse
-after_a  \w+[^suia]s|is|was|and|or|as|because|would|could|can|with|for|due|but|not|over|rather|instead|though|if|based
-         given|best|does|has|should|might|may|no|yes|hat|ist|und|oder|weil|est|ou|et|car
+verb     were|does|should|with|for|given|over|shows?|seems?|appears?|has|have|fits|matches|sind|zeigt|sont|montre
 """
 _LATIN, _CHINESE = "A-Za-z0-9À-ɏ", "\u3000-鿿"
 _LETTERS, _TEXTS, _MENTION = "[\ue000-\ue009]", "[\ue00a-\ue013]", "[\ue000-\ue013]"
@@ -114,14 +105,13 @@ def _re(pattern: str) -> re.Pattern[str]:
 _SPACE = r"[^\w\n\ue000-\ue013]"
 _GAP = r"(?:[^\w\ue000-\ue013]|<filler>){0,40}+$"
 _PREDICATE = r"^(?:\W?[\w']+)?(?>\W|<filler>){0,24}?"
-_CUE = _re(rf"<noun>[^\ue000-\ue013]{{0,60}}?<copula>{_GAP}|(?:<choose>|<finding>){_GAP}|^\W*(?:<conclude>|[→>])")
-_PRONOUN, _REVISE = _re(rf"<pronoun>{_GAP}"), _re(rf"<revise>{_GAP}")
+_CUE = _re(rf"<noun>[^\ue000-\ue013]{{0,60}}?<copula>{_GAP}|(?:<choose>|<revise>){_GAP}|^\W*(?:<conclude>|[→>])")
 _CONFIRM = _re(r"^(?=\W{0,6}(?:[:(–—-]|<copula>))(?>\W|<filler>){0,16}?<confirm>|^\W*(?:<affirm>|\ue014)")
 _DENY_BEFORE, _HEDGE_BEFORE, _IF = _re("<deny>"), _re("<hedge>"), _re("<if>")
 _DENY_AFTER = _re(rf"{_PREDICATE}<wrong>|^\W{{0,6}}(?:no|nein|non)\s*(?:[,.;)\n—-]|$)")
 _DENY_NEXT = _re(r"\W{0,4}<join>?\s*<deny>(?:\s|<filler>){0,12}+$")
 _HEDGE_AFTER = _re(rf"{_PREDICATE}(?:possible|plausible|möglich|可能)|^\W{{0,3}}(?:or|oder|ou|或)\b")
-_WOULD, _VERB = _re(r"^\W*(?:\w+\W+)?<would>"), _re("<verb>")
+_WOULD, _VERB, _PRONOUN = _re(r"^\W*(?:\w+\W+)?<would>"), _re("<copula>|<verb>"), _re(rf"<pronoun>{_GAP}")
 _JOIN, _JOINED = _re("<join>|/"), _re(r"(?:[^\w\ue000-\ue013]|<join>|<hedge>|even|also|option|choice){0,12}+")
 _BARE = _re(r"(?:\W|<filler>|<conclude>|<choose>|<revise>)*+")
 _DOUBT, _REFUSE, _CONTRAST = _re("<doubt>"), _re("<refuse>"), _re("<contrast>")
@@ -139,10 +129,8 @@ _REWRITE = r"""
 [,{]\s*["'](\w{1,20})["']\s*: => \n\1:
 \\[a-z]{1,12}\s*(?=\{)|\\[()\[\]]|[$`{}#]|\*\*|_ =>
 (?<!\w)\*([^*\n]{1,200}?)\*(?!\w) => \1
-\bcan(?:not|'t) => can not
-n't\b => not
-\bif i (?:really )?(?:had|have|must|need)(?: to)? \w+ => I
-\b(?:no doubt|without (?:a |any )?doubt|not only|nicht nur)\b => surely
+(?<=\bcan)(?:not|'t)\b|n't\b => not
+\b(?:if i (?:had|have|must|need)(?: to)? \w+|no doubt|without (?:a |any )?doubt|not only|nicht nur)\b => surely
 \b(?:can|could) not (?:be )?(?:entirely |completely )?(?:ruled? out|excluded?) => possibly, possible
 ^[\s>•*-]+(?=\S) =>
 \b(answer|choice|option|response|diagnosis|is|are|with|be|antwort|lautet|ist|est|réponse|答案|是)[^\w\n]*\n\s* => \1:
@@ -157,8 +145,8 @@ _LETTER = re.compile(
     r"|\(([a-j])\)|(?m:^)\W*([a-j])(?=\s*[.):]|\W*(?m:$))"
     rf"|(?i:{_ROLES['noun']}(?:\W|{_ROLES['copula']}|option|choice){{1,8}})([a-j])(?=\W*(?:[.,;)\]\n\"']|$))"
 )
-_NOUN_FOLLOWS = re.compile(rf"\s+(?!{_ROLES['after_a']})[a-zà-ÿ]")
-_CALLED, _NAMED_BEFORE = _re(r"<before_a>\W{1,3}$"), _re(r"<named>\s?$")
+_NOUN_FOLLOWS = _re(r"\s+(?!<copula>|<join>|<clause>|<would>|<deny>|<verb>|<affirm>|\w+[^suia]s\b)(?-i:[a-zà-ÿ])")
+_CALLED, _NAMED_BEFORE = _re(r"(?:<noun>|<join>|<clause>|<pronoun>|than|that|towards?)\W{1,3}$"), _re(r"<named>\s?$")
 _NAMED_AFTER = _re(r"[\s-](?:cells?|lines?|mode|waves?|arm|dimer|spine|scan|virus)\b|\s?[型级超]")
 # "The heart is normal" does not name the option "normal"; "the image is normal" does.
 _NORMAL = {"normal", "abnormal", "healthy", "unremarkable", "unauffällig", "正常"}
@@ -177,7 +165,6 @@ class _Mention:
     end: int
     status: str = "affirmed"
     stated: bool = False
-    corrected: bool = False
     item: bool = False
 
 
@@ -214,7 +201,6 @@ def _clean(text: str) -> str:
 
 
 def _core(text: str) -> str:
-    """Text for comparing: lower case, single spaces, no punctuation around it."""
     text = " ".join(_clean(text[: HEAD + WINDOW + 1]).split()).casefold()
     return text.strip(" .,;:!?\"'()") or text
 
@@ -255,10 +241,9 @@ def _mask(text: str, cores: dict[str, str]) -> str:
         marked = chr(0xE000 + LETTERS.index(match[index].upper()))
         return match[0][: start - match.start()] + marked + match.string[end : match.end()]
 
-    if cores:
-        bodies = "|".join(f"({_option_pattern(core)})" for core in ordered)
-        article = rf"(?:(?<![{_LATIN}])(?:an?|the|der|die|das|den|eine?n?|une?|la|les?)\s+|\bl')?"
-        text = re.sub(f"{article}(?:{bodies})", option, text, flags=re.IGNORECASE)
+    bodies = "|".join(f"({_option_pattern(core)})" for core in ordered) or "(?!)"
+    article = rf"(?:(?<![{_LATIN}])(?:an?|the|der|die|das|den|eine?n?|une?|la|les?)\s+|\bl')?"
+    text = re.sub(f"{article}(?:{bodies})", option, text, flags=re.IGNORECASE)
     text = _LETTER.sub(letter, text)
 
     # "B) Lung nodule" and "Lung nodule (B)" are one mention; "B) Pneumonia" names several options.
@@ -280,13 +265,12 @@ def _read(text: str) -> list[_Mention]:
         cuts = [0, *(match.start() for match in _CLAUSE.finditer(sentence)), len(sentence)]
         for begin, end in pairwise(cuts):
             mentions += _read_clause(sentence[begin:end], offset + begin)
-        opens = offset == 0 or "\n" in text[max(0, offset - 3) : offset]
-        mentions[first].item &= opens and re.match(rf"\W*?{_MENTION}", sentence) is not None
+        opens = re.match(rf"\W*?{_MENTION}", sentence) and (not offset or "\n" in text[max(0, offset - 3) : offset])
         for mention in mentions[first:]:
             if mention.status == "affirmed" and (question or _IF.search(text, offset, mention.end)):
                 mention.status = "open"
             mention.stated |= bare
-            mention.item &= mention is mentions[first]
+            mention.item &= bool(opens) and mention is mentions[first]
         if bare:
             _merge(mentions[first:])
     return mentions
@@ -308,9 +292,8 @@ def _read_clause(clause: str, offset: int) -> list[_Mention]:
         possible = _HEDGE_AFTER.match(after)
         index, tail = ord(clause[at]) - 0xE000, before[-150:]
         mention = _Mention(letter=LETTERS[index % 10], is_letter=index < 10, end=offset + at + 1, item=not confirmed)
-        mention.corrected = _REVISE.search(tail) is not None
         cue = confirmed or _CUE.search(tail) or (mention.is_letter and _PRONOUN.search(tail))
-        mention.stated = mention.corrected or bool(cue)
+        mention.stated = cue is not None and cue is not False
         if denied or wrong:
             mention.status = "denied"
         elif hedged or possible:
@@ -347,7 +330,7 @@ def _decide(mentions: list[_Mention], text: str, valid: str, unfinished: bool) -
     if live and live[0] is mentions[0] and live[0].is_letter and re.match(rf"\W*?{_MENTION}", text):
         live[0].stated = True
     stated = [mention for mention in live if mention.stated and mention.status != "hedged"]
-    stated = [mention for mention in stated if mention.is_letter or mention.corrected] or stated
+    stated = [mention for mention in stated if mention.is_letter] or stated
     if stated:
         last = stated[-1]
         later = [m for m in mentions if m.end > last.end and m.is_letter >= last.is_letter]
