@@ -38,8 +38,8 @@ deny     no(?![,.:])|not|nor|neither|never|without|non(?!,)|exclu(?!siv)\w*|rul(
 wrong    not|never|incorrecte?|wrong|false|(?:rul|exclud|eliminat|reject)ed|unlikely|absent|inconsistent|implausible|out
          less (?:likely|probable|consistent)|lacks?|nicht|falsch|inkorrekt|ausgeschlossen|auszuschließen
          unwahrscheinlich|pas|faux|fausse|inexacte?|exclue?s?|écartée?s?|improbable|peu probable|不|错|排除|没有|未见
-hedge    could|may|might|maybe|perhaps|possib\w*|potentially|either|between|plausible|könnten?|vielleicht|möglich\w*
-         eventuell|entweder|zwischen|peut-être|pourrait|soit|entre|(?<![最不])可能|也许|或许|要么
+hedge    \w+- (?:to|or|and|und)|could|may|might|maybe|perhaps|possib\w*|potentially|either|between|plausible|könnten?
+         vielleicht|möglich\w*|eventuell|entweder|zwischen|peut-être|pourrait|soit|entre|(?<![最不])可能|也许|或许|要么
 if       if|unless|such as|e\.g|for (?:example|instance)|z\.B|par exemple|(?:probability|likelihood|risk) of|concern\w*
          consult|recommend\w*|wenn|falls|ob|si|如果|若|是否|要是|建议|例如
 would    would|might|may|could|can|typically|usually|often|commonly|generally|refers? to|würden?|könnte|serait|pourrait
@@ -49,11 +49,11 @@ noun     answer|ans|choice|(?<!each )(?<!every )option|response|letter|correct|v
          selection|(?:right|best|final|likely|appropriate|probable) \w+|(?:\w+)?antwort\w*|lösung|wahl|auswahl|richtige?
          korrekte?|diagnose|réponse|reponse|choix|solution|diagnostic|bonne|答案|选项|诊断|正确|答|结论
 copula   is|are|was|be|[:=→]|[-–—]\s|lautet|ist|wäre|sei|est|serait|es|è|是|为|应|选
-choose   choose|chose|pick|select|go(?:ing)? (?:with|for)|opt for|lean(?:ing)?(?: \w+)? towards?|settle (?:on|for)|guess
-         vote for|conclude|say|bet on|leaves|leaving|left with|favou?r|answer with|stick with|wählen?|nehmen?
-         (?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of|vereinbar mit
-         tippen?(?: auf)?|entscheide mich für|sagen?|choisis|choisirais|opte pour|dirais|penche pour|选择?|应该是|而是
-         应为|passend zu|compatible avec|en faveur d[eu]|符合|提示
+choose   (?:more|most) likely|choose|chose|pick|select|go(?:ing)? (?:with|for)|opt for|lean(?:ing)?(?: \w+)? towards?
+         settle (?:on|for)|guess|vote for|conclude|say|bet on|leaves|leaving|left with|favou?r|answer with|stick with
+         wählen?|nehmen?|(?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of
+         vereinbar mit|tippen?(?: auf)?|entscheide mich für|sagen?|choisis|choisirais|opte pour|dirais|penche pour|选择?
+         应该是|而是|应为|passend zu|compatible avec|en faveur d[eu]|符合|提示
 pronoun  (?:it|this|that)(?: is|'s| must be| should be)|but|rather|(?:es|das) ist|sondern|c'est|mais|这是|应是
 revise   wait|actually|no|correction|sorry|hmm|instead|scratch that|nein|doch|non|pardon|不对|等等
 conclude so|therefore|thus|hence|in conclusion|also|daher|deshalb|folglich|somit|donc|ainsi|因此|所以|综上所述|故
@@ -65,7 +65,7 @@ filler   is|are|was|were|be|been|can|could|would|should|must|does|do|did|has|hav
          that|it|this|with|for|here|more|very|most|likely|probably|options?|choices?|answer|letter|response|diagnosis
          final|\w+ly|both|all|therefore|thus|so|then|now|my|i|we|am|of|in|case|as|best|correct|one|considered|ist|sind
          war|kann|können|zu|die|der|das|den|dem|eine?|einen|antwort|wohl|wahrscheinlich|klar|damit|daher|eher|est|sont
-         être|peut|les?|la|l'|une?|de|du|d'|réponse|n'|ne|probablement|donc|il|s'agit|que
+         être|peut|les?|la|l'|une?|de|du|d'|réponse|n'|ne|probablement|plutôt|donc|il|s'agit|que
          [是为应该最可以能的选项择也都了我即就这其它并明显法]
 doubt    not (?:\w+ )?(?:sure|certain)|unsure|uncertain|hard to (?:say|tell)|do not know|nicht (?:ganz )?sicher|unklar
          weiß (?:es )?nicht|pas (?:\w+ )?(?:sûre?|certaine?)|ne sais pas|不确定|不清楚|不知道
@@ -116,13 +116,13 @@ _JOIN, _JOINED = _re("<join>|/"), _re(r"(?:[^\w\ue000-\ue013]|<join>|<hedge>|eve
 _BARE = _re(r"(?:\W|<filler>|<conclude>|<choose>|<revise>)*+")
 _DOUBT, _REFUSE, _CONTRAST = _re("<doubt>"), _re("<refuse>"), _re("<contrast>")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[eiz]\.[gebGEB]\.)(?<!\bvs\.)\s+|(?<=[;。])|\n")
-_CLAUSE = _re(rf"(?=<clause>)|,(?=\s*<start>)|(?<=[{_CHINESE}]),|[(](?=<join>?\s*<deny>)")
+_CLAUSE = _re(rf"(?=<clause>)|,(?= ?(?:<start>|{_MENTION} (?:is|ist)\b))|(?<=[{_CHINESE}]),|[(](?=<join>?\s*<deny>)")
 
 # Rewriting before anything is read: LaTeX, markdown, JSON keys, contractions, idioms that deny nothing.
 _REWRITE = r"""
-[\ue000-\ue0ff\u200b-\u200f\ufe0f\ufeff]|</?[a-z]{1,8}\s?/?>|[^\S\n]+|^\s*\d{1,2}[.)]\s+(?=\S) =>
-^[\s*-]*[✅✔✓☑] => correct:
-^[\s*-]*[❌✗✘✖] => not
+[\ue000-\ue0ff\u200b-\u200f\ufe0f\ufeff]|</?[a-z]{1,8}\s?/?>|[^\S\n]+|^ ?\d{1,2}[.)] +(?=\S) =>
+^[ *-]*[✅✔✓☑] => correct:
+^[ *-]*[❌✗✘✖] => not
 [✅✔✓☑] => : correct;
 [❌✗✘✖] => : incorrect;
 \\f?boxed\s* => answer:
@@ -132,7 +132,7 @@ _REWRITE = r"""
 (?<=\bcan)(?:not|'t)\b|n't\b => not
 \b(?:if i (?:had|have|must|need)(?: to)? \w+|no doubt|without (?:a |any )?doubt|not only|nicht nur)\b => surely
 \b(?:can|could) not (?:be )?(?:entirely |completely )?(?:ruled? out|excluded?) => possibly, possible
-^[\s>•*-]+(?=\S) =>
+^[ >•*-]+(?=\S) =>
 \b(answer|choice|option|response|diagnosis|is|are|with|be|antwort|lautet|ist|est|réponse|答案|是)[^\w\n]*\n\s* => \1:
 """
 _CLEAN = [
@@ -142,7 +142,7 @@ _CLEAN = [
 # A capital that is no part of a compound, or a small letter that is marked as an answer.
 _LETTER = re.compile(
     rf"(?<![{_LATIN}°&])(?<![{_LATIN}][-'])([A-J])(?![{_LATIN}&])(?![-'][{_LATIN}])"
-    r"|\(([a-j])\)|(?m:^)\W*([a-j])(?=\s*[.):]|\W*(?m:$))"
+    r"|\(([a-j])\)|(?m:^)\W{0,4}([a-j])(?=\s?[.):]|\W{0,4}(?m:$))"
     rf"|(?i:{_ROLES['noun']}(?:\W|{_ROLES['copula']}|option|choice){{1,8}})([a-j])(?=\W*(?:[.,;)\]\n\"']|$))"
 )
 _NOUN_FOLLOWS = _re(r"\s+(?!<copula>|<join>|<clause>|<would>|<deny>|<verb>|<affirm>|\w+[^suia]s\b)(?-i:[a-zà-ÿ])")
@@ -266,9 +266,10 @@ def _read(text: str) -> list[_Mention]:
         for begin, end in pairwise(cuts):
             mentions += _read_clause(sentence[begin:end], offset + begin)
         opens = re.match(rf"\W*?{_MENTION}", sentence) and (not offset or "\n" in text[max(0, offset - 3) : offset])
+        condition = _IF.search(sentence)
         for mention in mentions[first:]:
-            if mention.status == "affirmed" and (question or _IF.search(text, offset, mention.end)):
-                mention.status = "open"
+            conditional = condition and offset + condition.end() < mention.end
+            mention.status = "open" if mention.status == "affirmed" and (question or conditional) else mention.status
             mention.stated |= bare
             mention.item &= bool(opens) and mention is mentions[first]
         if bare:
