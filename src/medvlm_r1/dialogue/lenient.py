@@ -39,7 +39,8 @@ wrong    not|never|incorrecte?|wrong|false|(?:rul|exclud|eliminat|reject)ed|unli
          less (?:likely|probable|consistent)|lacks?|nicht|falsch|inkorrekt|ausgeschlossen|auszuschließen
          unwahrscheinlich|pas|faux|fausse|inexacte?|exclue?s?|écartée?s?|improbable|peu probable|不|错|排除|没有|未见
 hedge    \w+- (?:to|or|and|und)|could|may|might|maybe|perhaps|possib\w*|potentially|either|between|plausible|könnten?
-         vielleicht|möglich\w*|eventuell|entweder|zwischen|peut-être|pourrait|soit|entre|(?<![最不])可能|也许|或许|要么
+         vielleicht|möglich\w*|eventuell|entweder|zwischen|peut-être|pourrait|soit|entre|(?<![最不很])(?<!最有)可能|也许
+         或许|要么
 if       if|unless|such as|e\.g|for (?:example|instance)|z\.B|par exemple|(?:probability|likelihood|risk) of|concern\w*
          consult|recommend\w*|wenn|falls|ob|si|如果|若|是否|要是|建议|例如
 would    would|might|may|could|can|typically|usually|often|commonly|generally|refers? to|würden?|könnte|serait|pourrait
@@ -106,11 +107,13 @@ _SPACE = r"[^\w\n\ue000-\ue013]"
 _GAP = r"(?:[^\w\ue000-\ue013]|<filler>){0,40}+$"
 _PREDICATE = r"^(?:\W?[\w']+)?(?>\W|<filler>){0,24}?"
 _CUE = _re(rf"<noun>[^\ue000-\ue013]{{0,60}}?<copula>{_GAP}|(?:<choose>|<revise>){_GAP}|^\W*(?:<conclude>|[→>])")
-_CONFIRM = _re(r"^(?=\W{0,6}(?:[:(–—-]|<copula>))(?>\W|<filler>){0,16}?<confirm>|^\W*(?:<affirm>|\ue014)")
+_CONFIRM = _re(r"^(?=\W{0,6}(?:[:(–—-]|<copula>|would\b))(?>\W|<filler>){0,16}?<confirm>|^\W*(?:<affirm>|\ue014)")
 _DENY_BEFORE, _HEDGE_BEFORE, _IF = _re("<deny>"), _re("<hedge>"), _re("<if>")
 _DENY_AFTER = _re(rf"{_PREDICATE}<wrong>|^\W{{0,6}}(?:no|nein|non)\s*(?:[,.;)\n—-]|$)")
 _DENY_NEXT = _re(r"\W{0,4}<join>?\s*<deny>(?:\s|<filler>){0,12}+$")
-_HEDGE_AFTER = _re(rf"{_PREDICATE}(?:possible|plausible|möglich|可能)|^\W{{0,3}}(?:or|oder|ou|或)\b")
+_HEDGE_AFTER = _re(
+    rf"{_PREDICATE}(?:possible|plausible|möglich|可能)|^\W{{0,3}}(?:or|oder|ou|或|other than|except|apart)\b"
+)
 _WOULD, _VERB, _PRONOUN = _re(r"^\W*(?:\w+\W+)?<would>"), _re("<copula>|<verb>"), _re(rf"<pronoun>{_GAP}")
 _JOIN, _JOINED = _re("<join>|/"), _re(r"(?:[^\w\ue000-\ue013]|<join>|<hedge>|even|also|option|choice){0,12}+")
 _BARE = _re(r"(?:\W|<filler>|<conclude>|<choose>|<revise>)*+")
@@ -151,7 +154,7 @@ _NAMED_AFTER = _re(r"[\s-](?:cells?|lines?|mode|waves?|arm|dimer|spine|scan|viru
 # "The heart is normal" does not name the option "normal"; "the image is normal" does.
 _NORMAL = {"normal", "abnormal", "healthy", "unremarkable", "unauffällig", "正常"}
 _WHOLE_BEFORE = _re(r"(?:^|<whole>s?|<noun>|[:=,.(])\W*(?:<filler>|'s|within|not|\W)*+$")
-_WHOLE_AFTER = _re(r"\W*$|\s*[.,;:)!?\n(-]|\s+(?:and|or|but|because|since|so|with|option|<whole>)\b")
+_WHOLE_AFTER = _re(r"\W*$|\s*[.,;:)!?\n(-]|\s+(?:and|or|but|because|since|so|to|with|option|<whole>)\b")
 _YES_NO = {"yes", "no", "ja", "nein", "oui", "non", "是", "否", "true", "false"}
 _LIVE = ("affirmed", "hedged", "several")
 
@@ -212,7 +215,7 @@ def _option_pattern(core: str) -> str:
     if core in _YES_NO:
         return rf"(?<![\w不]){body}(?=的?\W*(?:$|[.,;:!?)/(\n—-]|(?:or|oder|ou|there|it|this|the|i)\b))"
     if core[-1].isascii() and core[-1].isalpha() and len(core) > 3:
-        body = body[:-1] + "(?:y|ies)" if core[-1] == "y" else body + "(?:e?s)?"
+        body = body[:-1] + "(?:ys?|ies)" if core[-1] == "y" else body + "(?:e?s)?"
     left = rf"(?<![{_LATIN}])(?<!\d[.,])" if re.match(f"[{_LATIN}]", core) else ""
     right = rf"(?![{_LATIN}])" if re.search(f"[{_LATIN}]$", core) else ""
     if core[-1].isdigit():

@@ -46,8 +46,8 @@ class Response:
 def parse_response(text: str, options: Sequence[str] = ()) -> Response:
     """Read a completion.
 
-    The lenient letter is looked for in this order: the strict letter; what the first answer tag says (an option's
-    text alone, one letter with other text, one option named); without any answer tag, what the closing prose says.
+    The lenient letter equals the strict letter if there is one. Otherwise `dialogue.lenient` reads the first answer
+    tag or, without a tag, the text after the reasoning.
 
     Args:
         text: The completion, without special tokens.
