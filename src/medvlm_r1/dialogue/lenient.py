@@ -49,7 +49,7 @@ join     or|and|nor|vs|versus|und|oder|sowie|noch|ou|et|ni|和|或者?|与|及|�
 noun     answer|ans|choice|(?<!each )(?<!every )option|response|letter|correct|verdict|conclusion|diagnosis|prediction
          selection|(?:right|best|final|likely|appropriate|probable) \w+|(?:\w+)?antwort\w*|lösung|wahl|auswahl|richtige?
          korrekte?|diagnose|réponse|reponse|choix|solution|diagnostic|bonne|答案|选项|诊断|正确|答|结论
-copula   is|are|was|be|[:=→]|[-–—]\s|lautet|ist|wäre|sei|est|serait|es|è|是|为|应|选
+copula   is|are|was|be|[:=→–—]|-\s|lautet|ist|wäre|sei|est|serait|es|è|是|为|应|选
 choose   (?:more|most) likely|choose|chose|pick|select|go(?:ing)? (?:with|for)|opt for|lean(?:ing)?(?: \w+)? towards?
          settle (?:on|for)|guess|vote for|conclude|say|bet on|leaves|leaving|left with|favou?r|answer with|stick with
          wählen?|nehmen?|(?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of
@@ -107,13 +107,11 @@ _SPACE = r"[^\w\n\ue000-\ue013]"
 _GAP = r"(?:[^\w\ue000-\ue013]|<filler>){0,40}+$"
 _PREDICATE = r"^(?:\W?[\w']+)?(?>\W|<filler>){0,24}?"
 _CUE = _re(rf"<noun>[^\ue000-\ue013]{{0,60}}?<copula>{_GAP}|(?:<choose>|<revise>){_GAP}|^\W*(?:<conclude>|[→>])")
-_CONFIRM = _re(r"^(?=\W{0,6}(?:[:(–—-]|<copula>|would\b))(?>\W|<filler>){0,16}?<confirm>|^\W*(?:<affirm>|\ue014)")
+_CONFIRM = _re(r"^(?=\W{0,6}(?:[(-]|would|<copula>))(?>\W|<filler>){0,16}?<confirm>|^\W*(?:<affirm>|\ue014)")
 _DENY_BEFORE, _HEDGE_BEFORE, _IF = _re("<deny>"), _re("<hedge>"), _re("<if>")
 _DENY_AFTER = _re(rf"{_PREDICATE}<wrong>|^\W{{0,6}}(?:no|nein|non)\s*(?:[,.;)\n—-]|$)")
 _DENY_NEXT = _re(r"\W{0,4}<join>?\s*<deny>(?:\s|<filler>){0,12}+$")
-_HEDGE_AFTER = _re(
-    rf"{_PREDICATE}(?:possible|plausible|möglich|可能)|^\W{{0,3}}(?:or|oder|ou|或|other than|except|apart)\b"
-)
+_HEDGE_AFTER = _re(rf"{_PREDICATE}(?:possible|plausible|möglich|可能)|^\W{{0,3}}(?:or|oder|ou|other than)\b|^或")
 _WOULD, _VERB, _PRONOUN = _re(r"^\W*(?:\w+\W+)?<would>"), _re("<copula>|<verb>"), _re(rf"<pronoun>{_GAP}")
 _JOIN, _JOINED = _re("<join>|/"), _re(r"(?:[^\w\ue000-\ue013]|<join>|<hedge>|even|also|option|choice){0,12}+")
 _BARE = _re(r"(?:\W|<filler>|<conclude>|<choose>|<revise>)*+")
@@ -261,8 +259,6 @@ def _read(text: str) -> list[_Mention]:
     start = 0
     for stop in [*(match.end() for match in _SENTENCE.finditer(text)), len(text)]:
         sentence, offset, start = text[start:stop], start, stop
-        if not re.search(_MENTION, sentence):
-            continue
         first, question = len(mentions), sentence.rstrip(" \n*\"')").endswith("?")
         bare = _BARE.fullmatch(re.sub(_MENTION, " ", sentence)) is not None
         cuts = [0, *(match.start() for match in _CLAUSE.finditer(sentence)), len(sentence)]
@@ -297,7 +293,7 @@ def _read_clause(clause: str, offset: int) -> list[_Mention]:
         index, tail = ord(clause[at]) - 0xE000, before[-150:]
         mention = _Mention(letter=LETTERS[index % 10], is_letter=index < 10, end=offset + at + 1, item=not confirmed)
         cue = confirmed or _CUE.search(tail) or (mention.is_letter and _PRONOUN.search(tail))
-        mention.stated = cue is not None and cue is not False
+        mention.stated = bool(cue)
         if denied or wrong:
             mention.status = "denied"
         elif hedged or possible:
