@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medvlm_r1.dialogue.lenient import letter_in_answer, letter_in_prose
+from medvlm_r1.dialogue.lenient import letter_in_prose
 
 # Any case, as the release's accuracy reward reads them.
 _THINK_OPEN = re.compile("<think>", re.IGNORECASE)
@@ -46,8 +46,8 @@ class Response:
 def parse_response(text: str, options: Sequence[str] = ()) -> Response:
     """Read a completion.
 
-    The lenient letter is looked for in this order: the strict letter; what the first answer tag says (an option's
-    text alone, one letter with other text, one option named); without any answer tag, what the closing prose says.
+    The lenient letter equals the strict letter if there is one. Otherwise `dialogue.lenient` reads the first answer
+    tag or, without a tag, the text after the reasoning.
 
     Args:
         text: The completion, without special tokens.
@@ -63,7 +63,7 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
         lenient: str | None = letter
     elif opened:
         # An answer tag that is never closed still says what it says.
-        lenient = letter_in_answer(text[opened.end() :] if answer is None else answer, options)
+        lenient = letter_in_prose(text[opened.end() :] if answer is None else answer, options)
     else:
         lenient = letter_in_prose(conclusion_text(text), options)
     reasoning = _between(text, _THINK_OPEN, _THINK_CLOSE)
