@@ -255,15 +255,15 @@ def ask(
     """
     from medvlm_r1.console import stderr_console
     from medvlm_r1.data.images import View, load_picture
+    from medvlm_r1.data.question import question_faults
     from medvlm_r1.errors import UsageError
     from medvlm_r1.policy.generate import check_images
     from medvlm_r1.policy.processor import image_fit
     from medvlm_r1.policy.server import is_server
     from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
 
-    twice = [text for number, text in enumerate(option or ()) if text in (option or ())[:number]]
-    if twice:
-        raise UsageError(f"--option {twice[0]!r} is given twice; wanted each answer once.")
+    if faults := question_faults(question, option or ()):
+        raise UsageError(f"this cannot be asked: {'; '.join(faults)}.")
     picture = load_picture(image, View(frame=frame, plane=plane, slice=slice_, window=window))
     asked = Question(image=picture, question=question, options=option or ())
     # What is wrong with a question is told before a model is loaded.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medvlm_r1.policy.processor import ImageFit
 
 PUBLIC = ("huatuo", "omnimedvqa", "med-r1", "vqa-rad", "slake", "path-vqa", "pmc-vqa")
-OWN = ("jsonl", "csv")
+OWN = ("csv", "tsv", "jsonl", "json", "parquet")
 _MODALITIES = completes("MRI", "CT", "X-ray")
 FitModel = Annotated[
     str | None,
@@ -46,6 +46,17 @@ def data_import(
     modality: Annotated[
         list[str] | None,
         typer.Option(autocompletion=_MODALITIES, help="Keep these modalities; may be given several times."),
+    ] = None,
+    modality_for_missing: Annotated[
+        str | None, typer.Option(autocompletion=_MODALITIES, help="Modality of the rows that name none.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FIELD=COLUMN", help="Own questions: which column holds a field. Repeatable."),
+    ] = None,
+    first_option: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="Own questions with numbers as answers: the number of the first option."),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and list them.")
@@ -79,6 +90,7 @@ def data_import(
 
     Example: medvlm-r1 data import phantom --out data/phantom/train --split train
     Example: medvlm-r1 data import slake Slake1.0 --out data/slake
+    Example: medvlm-r1 data import parquet test.parquet --map answer=answer_label --out data/mine
     """
     from medvlm_r1.console import progress_bar
     from medvlm_r1.errors import UsageError
@@ -91,10 +103,11 @@ def data_import(
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
-        if source is not None or images is not None or skip_bad or closed_choices or salt_file is not None:
+        own: dict[str, object] = {"SOURCE": source, "--images": images, "--map": columns, "--salt-file": salt_file}
+        own |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
+        if skip_bad or closed_choices or any(value is not None for value in own.values()):
             raise UsageError(
-                "phantom makes its own rows and images; leave out SOURCE, --images, --skip-bad, --closed-choices and "
-                "--salt-file."
+                f"phantom makes its own rows and images; leave out {', '.join(own)}, --skip-bad and --closed-choices."
             )
         with progress_bar("PhantomVQA") as advance:
             samples = write_benchmark(
@@ -114,7 +127,10 @@ def data_import(
     else:
         from dataclasses import asdict
 
+        from medvlm_r1.data.draft import Reading
+        from medvlm_r1.data.importing import chosen_modalities
         from medvlm_r1.data.names import did_you_mean
+        from medvlm_r1.data.readers.columns import parse_columns
         from medvlm_r1.data.registry import READERS, find_reader
 
         if format not in READERS:
@@ -123,6 +139,11 @@ def data_import(
             raise UsageError(f"--closed-choices is for slake and vqa-rad; {format} does not mark closed questions.")
         if source is None:
             raise UsageError(f"{format} needs SOURCE, the file or folder that was downloaded.")
+        reading = Reading(
+            columns=parse_columns(columns or ()),
+            first_option=first_option,
+            modality_for_missing=next(iter(chosen_modalities(modality_for_missing) or ()), None),
+        )
         with progress_bar(f"Import {format}") as tell:
             report = asdict(
                 find_reader(format)(
@@ -131,6 +152,7 @@ def data_import(
                     images=images,
                     modality=modality or None,
                     skip_bad=skip_bad,
+                    reading=reading,
                     closed_choices=closed_choices,
                     salt_file=salt_file,
                     progress=tell,

@@ -43,11 +43,6 @@ def test_all_cyclic_shifts(k: int) -> None:
     assert all(variant.sample.answer == "o0" and not variant.temperature for variant in found)
 
 
-def test_one_option_has_no_order() -> None:
-    assert probe.first(asked(sample(k=1))) == []
-    assert probe.measure([item(sample(k=1), {REAL: "o0"})]).verdict == "not run"
-
-
 def test_measures_by_hand() -> None:
     items = [
         answered(sample(0, 3), ["o0", "o0", "o0"]),
@@ -147,12 +142,6 @@ def test_questions_with_more_options_weigh_on_all_letters_alike() -> None:
     items = [answered(sample(n, 2), ["o0"] * 2) for n in range(20)]
     items += [answered(sample(20 + n, 4), ["o1"] * 4) for n in range(20)]
     assert letter_bias(items)["letter_bias"].value == 0
-
-
-def test_an_option_offered_twice_has_no_letter_of_its_own() -> None:
-    twice = sample(0, 3, options=("o0", "o1", "o0"))
-    assert recalls([answered(twice, ["o0"] * 3)]) == {}
-    assert "letter_bias" not in probe.measure([answered(twice, ["o0"] * 3)]).measures
 
 
 def test_unread_answers_are_no_verdict() -> None:

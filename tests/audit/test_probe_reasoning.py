@@ -238,7 +238,7 @@ def test_the_hint_is_wrong_and_the_same_in_both_ways(k: int, seed: int) -> None:
 
 
 def test_without_a_wrong_option_there_is_no_hint_and_without_an_image_none_is_drawn() -> None:
-    assert cue.variants(asked(sample(k=1))) == []
+    assert cue.variants(asked(sample(options=()))) == []
     assert [variant.name for variant in cue.variants(asked(sample(images=())))] == [cue.TEXT]
 
 

@@ -200,10 +200,12 @@ def test_a_letter_alone_is_an_answer_where_that_was_asked_for() -> None:
 
 
 def test_a_letter_that_is_not_offered_is_no_answer() -> None:
-    server = Server()
-    [answer] = GeneratorRespondent(generator=server).answer(
-        [Variant(name="real", sample=replace(sample("one"), options=("liver",)), images=picture(1))]
-    )
+    class Third(Server):
+        def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+            return [Generation(text="<think>x</think><answer>C</answer>", n_tokens=5, truncated=False) for _ in items]
+
+    two = replace(sample("one"), options=("liver", "kidney"))
+    [answer] = GeneratorRespondent(generator=Third()).answer([Variant(name="real", sample=two, images=picture(1))])
     assert (answer.letter, answer.option) == (None, None)
 
 

@@ -7,6 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medvlm_r1.cli import app
+from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.registry import READERS
 from medvlm_r1.errors import UsageError
 
@@ -90,6 +91,34 @@ def test_images_lie_elsewhere(source, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     result = call("csv", source(1), "--out", tmp_path / "out", "--images", tmp_path / "elsewhere", "--json")
     assert json.loads(result.stdout)["missing"] == 1
+
+
+def test_columns_numbers_and_missing_modalities_are_told(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"img": null, "problem": "Which?", "choices": ["x", "y"], "label": 1}\n')
+    named = [f"--map={pair}" for pair in ("image=img", "question=problem", "options=choices", "answer=label")]
+    more = ("--first-option", 0, "--modality-for-missing", "mr", "--out", tmp_path / "out")
+    result = call("jsonl", file, *named, *more)
+    assert "  MRI: 1" in result.stdout.splitlines()
+    [sample] = read_folder(tmp_path / "out")
+    assert (sample.question, sample.options, sample.answer) == ("Which?", ("x", "y"), "y")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("csv", "--map", "imgae=x"), "there is no field 'imgae'; did you mean 'image'"),
+        (("csv", "--map", "image"), "wanted FIELD=COLUMN"),
+        (("csv", "--map", "image=a", "--map", "image=b"), "two columns for 'image'"),
+        (("csv", "--modality-for-missing", "MRT"), "unknown modality 'MRT'"),
+        (("slake", "--map", "image=a"), "--map and --first-option are for your own questions"),
+    ],
+)
+def test_wrong_columns_are_refused(source, tmp_path, options, said):
+    format, *more = options
+    result = call(format, source(1), "--out", tmp_path / "out", *more)
+    assert isinstance(result.exception, UsageError)
+    assert said in str(result.exception)
 
 
 @pytest.mark.parametrize("option", [("--split", "train"), ("--n", 5), ("--seed", 0), ("--shortcut",)])

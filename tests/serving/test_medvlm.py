@@ -220,8 +220,9 @@ def test_a_volume_is_read_from_a_file_or_from_its_bytes(tmp_path: Path, model: M
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"options": ["one"]}, "1 options"),
+        ({"options": ["one"]}, "one option"),
         ({"options": ["x"] * 11}, "11 options"),
+        ({"options": ["yes", "Yes"]}, "are the same"),
         ({"question": " "}, "empty"),
         ({"options": ["a", ""]}, "empty"),
         ({"template": "medvlm"}, "medvlm-r1"),

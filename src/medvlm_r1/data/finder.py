@@ -1,5 +1,6 @@
 """The images of a source: where each lies, and what it is called in the data folder."""
 
+import errno
 import hashlib
 import os
 import re
@@ -18,6 +19,7 @@ FILE_VIEW = View()
 """What the file itself shows."""
 
 _REMEMBERED = 4096
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # Written under their own names; every other format becomes a PNG.
 _KEPT = (".png", ".jpg", ".jpeg")
 _STEM = re.compile(r"(?<=[^/])((\.[A-Za-z]\w*)?\.gz|\.[A-Za-z]\w*)$", re.IGNORECASE)
@@ -95,8 +97,17 @@ class ImageFinder:
         return _embedded(image.data) if isinstance(image, Embedded) else self._named(image, view)
 
     def _place(self, image: str, view: View) -> Placed:
+        if _URL.match(image):
+            raise ValueError(f"image {image!r} is a URL, and nothing is downloaded here; download it and give the file")
+        if os.path.isabs(image):
+            for root in (os.path.abspath(self._root), self._real_root):
+                if is_within(os.path.normpath(image), root):
+                    image = os.path.relpath(image, root)
         if leaves_folder(image):
-            raise ValueError(f"image path {image!r} leaves the folder of images")
+            raise ValueError(
+                f"image path {image!r} leaves the folder of images {self._root}; name a folder that holds all images "
+                "with --images"
+            )
         parts = path_parts(image)
         inner = parts[1:] if len(parts) > 1 and parts[0].casefold() in self._prefixes else parts
         name = "/".join((IMAGES, *inner))
@@ -119,6 +130,9 @@ class ImageFinder:
                     self._check_link(file)
                     if os.path.isfile(file):
                         return file
+                    if os.path.isdir(file):
+                        raise ValueError(f"image {'/'.join(parts)!r} is a folder; give the path of an image file")
+                    _check_circle(file)
         return None
 
     def _check_link(self, file: str) -> None:
@@ -130,6 +144,14 @@ class ImageFinder:
             fine = is_within(os.path.realpath(file), self._real_root)
         if not fine:
             raise ValueError(link_leads_out(file, self._root))
+
+
+def _check_circle(file: str) -> None:
+    try:
+        os.stat(file)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{file}: links that lead in a circle; put the file itself there") from error
 
 
 def _written_name(name: str) -> str:

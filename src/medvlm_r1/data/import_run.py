@@ -15,14 +15,15 @@ from typing import Any, Protocol
 from medvlm_r1.data.draft import Draft, Format, Part, Row
 from medvlm_r1.data.finder import FILE_VIEW, ImageFinder, Placed
 from medvlm_r1.data.image_writer import ImageWriter
+from medvlm_r1.data.modality import UNKNOWN
 from medvlm_r1.data.readers.closed import ClosedQuestions
-from medvlm_r1.data.rows import bad_row
+from medvlm_r1.data.rows import BadRows, RowFaults
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.subjects import DICOM_HEADERS, FILE_NAMES, SubjectHasher, column_origin
 from medvlm_r1.data.tables import PAST_BAD, Rows
 from medvlm_r1.errors import UserError
 
-_SHOWN_BAD_ROWS = 20
+_ADVICE = "Nothing was written. Correct the source, or leave such rows out with --skip-bad."
 _TELL_SECONDS = 0.2
 
 
@@ -53,7 +54,7 @@ class ImportReport:
         subject_warning: Why the subjects may be wrong; empty if nothing speaks for it.
         closed_kept_open: Closed questions that have no options, by the reason, with the answers of the set.
         bad_rows: Rows left out because they could not be read.
-        reasons: What was wrong with the first of them.
+        reasons: What was wrong with them: each different fault once, at most twenty.
     """
 
     rows: int
@@ -99,9 +100,8 @@ class ImportRun:
     closed: ClosedQuestions
     info: dict[str, Any] = field(default_factory=dict)
     writer: ImageWriter | None = None
-    bad: int = 0
+    bad: BadRows = field(default_factory=BadRows)
     malformed: int = 0
-    reasons: list[str] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     subjects: set[str] = field(default_factory=set)
     subjects_from: Counter[str] = field(default_factory=Counter)
@@ -122,19 +122,23 @@ class ImportRun:
                 place = f"row {number}" + (f" of {part.file.name}" if part.label else "")
                 first = ids.setdefault(sample.id, place)
                 if first != place:
-                    raise bad_row(part.file, number, f"the id {sample.id!r} is used in {first} already; make it unique")
+                    fault = f"the id {sample.id!r} is used in {first} already; make it unique"
+                    self.bad.add(part.file, number, ValueError(fault))
         rows += self.malformed
+        if self.bad.count and not self.skip_bad:
+            raise self.bad.error(_ADVICE)
         if rows == 0:
             raise UserError(f"{source}: there are no rows, so nothing to import")
         if not kept:
-            what = "could be read" if self.bad else "is of the modalities asked for"
-            raise UserError(f"{source}: none of the {rows} rows {what}; nothing was written to {out}" + self._first())
+            what = "could be read" if self.bad.count else "is of the modalities asked for"
+            found = "\n  ".join(["", *self.bad.lines()])
+            raise UserError(f"{source}: none of the {rows} rows {what}; nothing was written to {out}{found}")
         self.finder.settled = True
         return rows
 
     def write(self, out: Path, rows: int) -> Iterator[Sample]:
         """Read every row again; copy its images, then hand its sample over."""
-        self.bad, self.reasons = 0, []
+        self.bad = BadRows()
         self.writer = ImageWriter(out, self.hasher)
         self.counts = {"modality": Counter(), "split": Counter(), "other": Counter()}
         for part, number, row in self._rows(rows):
@@ -146,7 +150,7 @@ class ImportRun:
                 for image in images:
                     self.writer.write(image)
             except UserError as error:
-                self._refuse(part, number, error)
+                self.bad.add(part.file, number, error)
                 continue
             notes = {image.name: self.writer.notes[image.name] for image in images if image.name in self.writer.notes}
             if notes:
@@ -156,6 +160,8 @@ class ImportRun:
             self.counts["split"][sample.split] += 1
             self.counts["other"].update(missing=int(sample.missing), open=int(not sample.options), written=1)
             yield sample
+        if self.bad.count and not self.skip_bad:
+            raise self.bad.error("Correct these images, or leave such rows out with --skip-bad.")
         self.info["subjects"] = dict(self.subjects_from.most_common())
         if self.hasher.salt_name:
             self.info["subject_salt"] = self.hasher.salt_name
@@ -178,8 +184,8 @@ class ImportRun:
             subjects_from=self.info["subjects"],
             subject_warning=self.hasher.warning() or "",
             closed_kept_open={reason: dict(golds.most_common()) for reason, golds in self.closed.kept_open.items()},
-            bad_rows=self.bad,
-            reasons=tuple(self.reasons),
+            bad_rows=self.bad.count,
+            reasons=tuple(self.bad.lines()),
         )
 
     def _rows(self, total: int | None) -> Iterator[tuple[Part, int, Row]]:
@@ -196,32 +202,49 @@ class ImportRun:
             self.progress(done + self.malformed, total, note)
 
     def _read(self, part: Part) -> Rows:
-        """The rows of a part; those that are malformed are left out and counted where that is wanted and can be."""
-        past_bad = PAST_BAD.get(part.rows) if self.skip_bad else None
-        if past_bad is None:
-            return part.rows(part.file)
+        """The rows of a part; those that are malformed are counted where the rows after them can be read."""
 
         def count(number: int, reason: str) -> None:
             self.malformed += 1
-            self._refuse(part, number, ValueError(reason))
+            self.bad.add(part.file, number, ValueError(reason))
 
-        return past_bad(part.file, on_bad=count)
+        past_bad = PAST_BAD.get(part.rows)
+        try:
+            yield from past_bad(part.file, on_bad=count) if past_bad else part.rows(part.file)
+        except UserError as error:
+            if not self.bad.count or self.skip_bad:
+                raise
+            raise self.bad.error(f"{error}. {_ADVICE}") from error
 
     def _made(self, part: Part, number: int, row: Row) -> tuple[Sample, list[Placed], Draft] | None:
         """Sample, its images, and the draft it was made from; None for a row that is left out."""
+        faults: list[ValueError] = []
         try:
             modality = self.format.modality(row, part)
+            if modality in (None, UNKNOWN):
+                modality = part.reading.modality_for_missing or modality
             if modality is None and self.wanted is None:
-                raise ValueError("the row names no imaging modality; choose modalities to leave such rows out")
+                raise ValueError(
+                    "the row names no imaging modality; choose modalities with --modality to leave such rows out, or "
+                    "keep them with --modality-for-missing"
+                )
             if modality is None or (self.wanted is not None and modality not in self.wanted):
                 return None
+        except ValueError as error:
+            faults.append(error)
+            modality = UNKNOWN
+        try:
             draft = self.format.draft(row, part)
             draft = self.closed.with_options(draft) if self.finder.settled else self.closed.collected(draft)
             images = [self.finder.place(image, draft.view) for image in draft.images]
-            return self._sample(draft, modality, part, number, images), images, draft
+            sample = self._sample(draft, modality, part, number, images)
         except ValueError as error:
-            self._refuse(part, number, error)
+            faults.append(error)
+        if faults:
+            each = [error.faults if isinstance(error, RowFaults) else (str(error),) for error in faults]
+            self.bad.add(part.file, number, RowFaults(fault for group in each for fault in group))
             return None
+        return sample, images, draft
 
     def _sample(self, draft: Draft, modality: str, part: Part, number: int, images: list[Placed]) -> Sample:
         # Slices of one volume have other names, and the subject may be the row's own or another image's.
@@ -256,14 +279,3 @@ class ImportRun:
 
     def _own_id(self, part: Part, number: int) -> str:
         return "-".join(word for word in (self.format.name, part.label, f"{number:06d}") if word)
-
-    def _refuse(self, part: Part, number: int, error: Exception) -> None:
-        refusal = bad_row(part.file, number, str(error))
-        if not self.skip_bad:
-            raise refusal from error
-        self.bad += 1
-        if len(self.reasons) < _SHOWN_BAD_ROWS:
-            self.reasons.append(str(refusal))
-
-    def _first(self) -> str:
-        return f". The first: {self.reasons[0]}" if self.reasons else ""

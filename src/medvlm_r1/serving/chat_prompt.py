@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medvlm_r1.data.images.picture import NeedsChoice, Picture, TooLarge, View
-from medvlm_r1.dialogue.prompt import control_token
+from medvlm_r1.data.question import control_token
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.generate import GenerationInput
 from medvlm_r1.serving.api_errors import ApiError, too_large

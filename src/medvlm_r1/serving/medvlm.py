@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from medvlm_r1.data.images import Picture, View
 from medvlm_r1.data.readers.lettered import bare_options
-from medvlm_r1.data.sample import LETTERS, Sample
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UsageError
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
@@ -257,8 +257,6 @@ def prepare(asked: Question) -> Prepared:
         UserError, UsageError: As `MedVLM.ask`.
     """
     options = bare_options(asked.options)
-    if options and not 2 <= len(options) <= len(LETTERS):
-        raise UsageError(f"{len(options)} options; wanted 2 to {len(LETTERS)}, or none for an open question.")
     view = View(frame=asked.frame, plane=asked.plane, slice=asked.slice, window=asked.window)
     given = asked.image if isinstance(asked.image, list | tuple) else [asked.image]
     pictures = tuple(load(image, view) for image in given if image is not None)

@@ -42,7 +42,7 @@ words = st.from_regex(re.compile(r"[a-z]{1,8}( [a-z]{1,8}){0,3}", re.ASCII), ful
 
 
 @settings(deadline=None)
-@given(question=words, options=st.lists(words, min_size=2, max_size=10))
+@given(question=words, options=st.lists(words, min_size=2, max_size=10, unique=True))
 def test_inverse_of_the_prompt(question, options):
     sample = Sample(id="a", images=(), question=question, options=tuple(options), answer=options[0], modality="CT")
     assert split_problem(lettered(sample)) == (question, tuple(options))
@@ -82,7 +82,7 @@ def test_without_letter():
 
 def test_lettered_columns():
     row = {"A": "x", "B": " y ", "C": None, "D": ""}
-    assert lettered_columns(row, "option_{}", "{}") == ("x", "y")
+    assert lettered_columns(row, "{}") == ("x", "y")
     assert lettered_columns({}, "{}") == ()
     assert lettered_columns({"A": "", "B": None}, "{}") == ()
     with pytest.raises(ValueError, match="option 'B' is empty, but 'C' is not"):

@@ -45,7 +45,7 @@ class OptionsProbe(AsksNothing):
     name = "options"
 
     def first(self, asked: Asked) -> Sequence[Variant]:
-        """One variant per shift but the first; none where there is only one option."""
+        """One variant per shift but the first; none for an open question."""
         options = asked.sample.options
         return [
             Variant(
