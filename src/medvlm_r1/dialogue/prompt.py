@@ -43,6 +43,7 @@ ALL_TEMPLATES = TEMPLATES | VARIANTS
 
 _REASONING_TAG = "<think>"
 
+
 def opened_reasoning(rendered: str) -> str:
     """The reasoning tag that a chat template has already opened, with the white space after it; "" without one.
 
