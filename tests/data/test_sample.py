@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medvlm_r1.data.names import folded
-from medvlm_r1.data.question import is_visible
+from medvlm_r1.data.question import question_faults
 from medvlm_r1.data.sample import LETTERS, Sample, row_from_sample, sample_from_row
 
 ROW = {
@@ -96,7 +96,9 @@ def test_lists_are_refused_at_construction():
         Sample(id="a", images=(), question="q", options=["x"], answer="x", modality="CT")
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(is_visible)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
+    lambda text: not question_faults(text, (text, "another option"))
+)
 options_lists = st.lists(texts, min_size=2, max_size=len(LETTERS), unique_by=folded)
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medvlm_r1.data.question import text_fault
 from medvlm_r1.data.readers.lettered import lettered_columns, right_option, split_problem, without_letter
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.prompt import lettered
@@ -38,7 +39,9 @@ def test_what_cannot_be_told_apart(problem):
         split_problem(problem)
 
 
-words = st.from_regex(re.compile(r"[a-z]{1,8}( [a-z]{1,8}){0,3}", re.ASCII), fullmatch=True)
+words = st.from_regex(re.compile(r"[a-z]{1,8}( [a-z]{1,8}){0,3}", re.ASCII), fullmatch=True).filter(
+    lambda text: not text_fault("text", text)
+)
 
 
 @settings(deadline=None)
