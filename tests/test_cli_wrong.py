@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Pat
         ("eval phantom-base --data d", ["missing option '--out': Folder to write."]),
         ("report", ["missing argument 'RUN...': Folders of evaluations"]),
         ("compare", ["missing argument 'RUN_A': Folder of an evaluation."]),
-        ("eval", ["missing argument 'MODEL': A folder, a hub id, phantom-base"]),
+        ("eval", ["missing argument 'MODEL': A folder of a model or LoRA adapter"]),
         ("eval phantom-base --data d --out", ["Option '--out' requires an argument."]),
         ("eval phantom-base --data d --out r --limit few", ["'--limit' is 'few'; wanted a valid integer."]),
         ("eval phantom-base --data d --out r --limit 0", ["'--limit' is '0'; wanted greater than or equal to 1."]),

@@ -203,7 +203,7 @@ def test_replies_handed_to_us(reply):
     assert parse_response(reply["text"], reply["options"]).lenient_letter == reply["letter"]
 
 
-@pytest.mark.parametrize("name", ["written", "written2", "written3", "fresh", "fresh2", "fresh3"])
+@pytest.mark.parametrize("name", ["written", "written2", "written3", "fresh", "fresh2", "fresh3", "stranger"])
 def test_few_letters_are_missed_and_fewer_are_wrong(name):
     rows = [reply for reply in REPLIES if reply["set"] == name]
     read = [(parse_response(row["text"], row["options"]).lenient_letter, row) for row in rows]
