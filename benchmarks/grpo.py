@@ -186,6 +186,7 @@ def _relative_difference(ours: Path, theirs: Path) -> float:
 
 
 def grpo_lines(found: Mapping[str, Any]) -> list[str]:
+    """The measurements of `bench_grpo` as lines of a table."""
     trl, ours, machine = found["sides"]["trl"], found["sides"]["ours"], found["machine"]
     lines = [
         f"{found['preset']}: {found['about']}. {found['rounds']} rounds on {machine['threads']} threads, torch "

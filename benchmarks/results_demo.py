@@ -185,7 +185,7 @@ def demo_section(figures: Mapping[str, Any]) -> list[str]:
             [[f"{STAGES[a]} less {STAGES[b]}", *_differences(seeds, a, b, modalities)] for a, b in DIFFERENCES],
         ),
         "",
-        "Over the questions, GRPO less zero-shot on the same items (paired bootstrap; exact test): "
+        "Over the questions, GRPO less zero-shot on the same items (95 % interval; exact test): "
         + "; ".join(_gain(seed, found["grpo"]["gain"]) for seed, found in enumerate(seeds))
         + ".",
         "",

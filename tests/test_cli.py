@@ -65,6 +65,14 @@ def test_evaluation_runs_resumes_and_compares(
     code, out, _ = command("compare", tmp_path / "a", tmp_path / "b", "--json")
     assert code == 0
     assert json.loads(out)["all"]["difference"] == 0
+    command(*arguments, "--template", "answer-only", "--limit", 5, "--out", tmp_path / "c")
+    code, out, _ = command("compare", tmp_path / "a", tmp_path / "c")
+    assert code == 0
+    # What differs stands before the first p value.
+    assert out.splitlines()[:2] == [
+        "Settings differ: prompt template (medvlm-r1 and answer-only)",
+        "Compared: 5 questions. Left out: 3 only in the first, 0 only in the second.",
+    ]
     code, _, _ = command("report", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "r.html")
     assert code == 0
     assert "Not a medical device" in (tmp_path / "r.html").read_text()
@@ -178,3 +186,28 @@ def test_ctrl_c_promises_no_more_than_is_kept(
     assert code == 130
     assert "the same command again does all of it" in err
     assert "kept" not in err
+
+
+def test_runs_of_different_kinds_share_no_folder(
+    command: Any, tmp_path: Path, tiny_policy_dir: Path, data_dir: Path
+) -> None:
+    for kind, name in (("an evaluation", "results.json"), ("a training", "config.yaml"), ("a data set", "info.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("{}")
+        out = ["--data", data_dir, "--out", tmp_path / name]
+        code, _, err = command("audit", "model", tiny_policy_dir, *out)
+        assert code == 2
+        assert f"holds {kind} ({name}); give another folder with --out" in err
+        assert [path.name for path in (tmp_path / name).iterdir()] == [name]
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "answers.jsonl").write_text("")
+    code, _, err = command("eval", tiny_policy_dir, "--data", data_dir, "--out", tmp_path / "audit")
+    assert code == 2
+    assert "holds a model audit (answers.jsonl)" in err
+
+
+def test_periodic_evaluation_needs_a_folder(command: Any, write_config: Any) -> None:
+    for more in (["--dry-run"], []):
+        code, _, err = command("train", "grpo", "--config", write_config(), "evaluate_every=1", *more)
+        assert code == 2
+        assert "evaluate_every is set, and data.eval names no folder" in err

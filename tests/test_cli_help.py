@@ -90,12 +90,12 @@ def test_verbs_are_in_the_order_of_use() -> None:
 def test_names_in_help_are_those_of_the_package() -> None:
     from medvlm_r1.audit.registry import PROBES
     from medvlm_r1.data.images.windowing import parse_window
-    from medvlm_r1.data.readers.own import import_csv, import_jsonl
+    from medvlm_r1.data.readers.own import OWN_READERS
     from medvlm_r1.data.registry import READERS
     from medvlm_r1.training.plan.cards import CARDS, CPU, card_named
 
     assert {*cli_data.PUBLIC, *cli_data.OWN} == set(READERS)
-    assert set(cli_data.OWN) == {import_csv.name, import_jsonl.name}
+    assert set(cli_data.OWN) == set(OWN_READERS)
     assert tuple(PROBES) == cli_audit.PROBES
     assert {CPU, *CARDS} == set(cli_plan.CARD_NAMES)
     for name in cli_plan.CARD_NAMES:
@@ -123,7 +123,7 @@ def completed(line: str) -> list[str]:
         ("medvlm-r1 eval x --template no", ["no-think"]),
         ("medvlm-r1 eval ph", ["phantom-base"]),
         ("medvlm-r1 eval ", []),
-        ("medvlm-r1 data import p", ["phantom", "path-vqa", "pmc-vqa"]),
+        ("medvlm-r1 data import p", ["phantom", "path-vqa", "pmc-vqa", "parquet"]),
         ("medvlm-r1 audit model x --probes re", ["reasoning"]),
         ("medvlm-r1 train grpo --dry-run --card r", ["rtx-4090"]),
         ("medvlm-r1 train grpo --config recipes/q", ["recipes/qwen2.5-vl-3b.yaml", "recipes/qwen3-vl-2b.yaml"]),

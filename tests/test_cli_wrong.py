@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Pat
         ("eval phantom-base --data d", ["missing option '--out': Folder to write."]),
         ("report", ["missing argument 'RUN...': Folders of evaluations"]),
         ("compare", ["missing argument 'RUN_A': Folder of an evaluation."]),
-        ("eval", ["missing argument 'MODEL': A folder, a hub id, phantom-base"]),
+        ("eval", ["missing argument 'MODEL': A folder of a model or LoRA adapter"]),
         ("eval phantom-base --data d --out", ["Option '--out' requires an argument."]),
         ("eval phantom-base --data d --out r --limit few", ["'--limit' is 'few'; wanted a valid integer."]),
         ("eval phantom-base --data d --out r --limit 0", ["'--limit' is '0'; wanted greater than or equal to 1."]),
@@ -50,7 +50,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Pat
         ("eval phantom-base other --data d --out r", ["unexpected extra argument(s) (other)"]),
         ("serve phantom-base --max-new-tokens 0", ["'--max-new-tokens' is '0'"]),
         ("audit model phantom-base --data d --out r --probes ,", ["--probes is ','", "image, options"]),
-        ("ask x --image i --question q --option a --option b --option a", ["--option 'a' is given twice"]),
+        (
+            "ask x --image i --question q --option a --option b --option a",
+            ["option A and option C are the same ('a' and 'a')"],
+        ),
         ("train grpo --config phantm.yaml", ["phantm.yaml: no such file", "did you mean 'phantom.yaml'?"]),
         ("train grpo --config elsewhere/phantom.yaml", ["elsewhere/phantom.yaml: no such file"]),
         ("train grpo --config empty", ["empty: a folder; wanted a YAML file"]),
@@ -241,7 +244,7 @@ def test_damaged_seconds_of_a_demo_are_told(tmp_path: Path, command: Command) ->
 def test_a_folder_in_place_of_a_table(tmp_path: Path, command: Command) -> None:
     code, _, err = command("data", "import", "csv", tmp_path, "--out", tmp_path / "d")
     assert code == 1
-    assert "a folder; give the CSV file" in err
+    assert "a folder without parquet files; give the file" in err
 
 
 def test_a_misspelt_model(here: Path, command: Command) -> None:

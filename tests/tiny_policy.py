@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 CORPUS = [
     "Which imaging modality was used? Which organ is shown? Is there a lesion in the left lung of this patient?",
@@ -19,8 +20,16 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tiny_policy(folder: Path) -> None:
-    """Write a Qwen2-VL of a few thousand random weights, with its tokenizer, image processor and chat template."""
+OPENING = "<think>\n"
+
+
+def build_tiny_policy(folder: Path, opening: str = "") -> None:
+    """Write a Qwen2-VL of a few thousand random weights, with its tokenizer, image processor and chat template.
+
+    Args:
+        folder: Where to.
+        opening: What the generation prompt ends with, as `OPENING` in the templates of reasoning models.
+    """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (
@@ -49,7 +58,7 @@ def build_tiny_policy(folder: Path) -> None:
         image_processor=Qwen2VLImageProcessor(**pixels),
         tokenizer=fast,
         video_processor=Qwen2VLVideoProcessor(**pixels),
-        chat_template=CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE.removesuffix("{% endif %}") + opening + "{% endif %}",
     )
     torch.manual_seed(0)
     model = Qwen2VLForConditionalGeneration(
@@ -79,3 +88,42 @@ def build_tiny_policy(folder: Path) -> None:
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def teach(folder: Path, prompt: list[dict[str, Any]], completion: str, steps: int = 150) -> None:
+    """Train a tiny policy until it writes `completion` after a prompt with one image; all images look alike to it."""
+    import torch
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    model.model.visual.merger.mlp[-1].weight.data.zero_()
+    text = processor.apply_chat_template(prompt, add_generation_prompt=True) + completion + "<|im_end|>"
+    inputs = processor(text=[text], images=[Image.new("RGB", (40, 30))], return_tensors="pt")
+    n_written = len(processor.tokenizer(completion + "<|im_end|>")["input_ids"])
+    wanted = inputs["input_ids"][0, -n_written:]
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(model.model.language_model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        logits = model(**inputs).logits[0, -n_written - 1 : -1]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, wanted).backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+
+
+def build_tiny_adapter(base: Path, folder: Path, **settings: Any) -> None:
+    """Write a LoRA adapter of rank 2 on every linear layer, with random weights large enough to change answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    config = LoraConfig(
+        **{"r": 2, "lora_alpha": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
+    )
+    adapted = get_peft_model(AutoModelForImageTextToText.from_pretrained(base, dtype="float32"), config)
+    torch.manual_seed(1)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    adapted.save_pretrained(folder)

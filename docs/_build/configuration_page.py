@@ -39,8 +39,8 @@ def _own() -> list[str]:
         "A training reads one YAML file, a [recipe](recipes.md). Any key is changed on the command line by "
         "`key=value`, the value written as YAML:",
         block(_CHANGED, "console"),
-        "Nothing is ignored: an unknown key is an error that names the nearest one, a value of a wrong type one that "
-        "names its key. The run folder's `config.yaml` holds what was resolved.",
+        "Nothing is ignored: an unknown key is an error that names the nearest one. A value of a wrong type or out of "
+        "range is an error that names its key. A `report_to` whose package is not installed is one too. The run folder's `config.yaml` holds what was resolved.",
         "## The run",
         table(
             _HEAD,

@@ -169,17 +169,22 @@ def compare(
 ) -> None:
     """Compare two evaluations item by item: difference with interval, exact test; both count subjects.
 
+    Settings that differ (template, token limit, image size, ...) are listed first. Other images, questions or options
+    under the same ids are refused.
+
     Example: medvlm-r1 compare runs/zero-shot runs/grpo
     """
     from medvlm_r1.console import stderr_console
 
     with stderr_console().status("Comparing"):
         from medvlm_r1.evaluation.compare import compare as compare_runs
+        from medvlm_r1.evaluation.compare import left_out
 
         result = compare_runs(run_a, run_b)
     if as_json:
         print(json.dumps(result))
         return
+    print("\n".join([*(f"Settings differ: {setting}" for setting in result["settings_differ"]), left_out(result)]))
     for name, row in [*result["modalities"].items(), ("all", result["all"])]:
         low, high = row["ci95"]
         print(
@@ -217,7 +222,8 @@ def ask(
     image: Annotated[Path, typer.Option(help="The picture: PNG, JPEG, TIFF, BMP, DICOM or NIfTI.")],
     question: Annotated[str, typer.Option(help="The question.")],
     option: Annotated[
-        list[str] | None, typer.Option(help="An answer to choose from; give it several times. None: an open question.")
+        list[str] | None,
+        typer.Option(help="One answer without its letter; repeat the option. None: an open question."),
     ] = None,
     frame: Annotated[int | None, typer.Option(help="Of a file with several, counted from 0.")] = None,
     plane: Annotated[
@@ -241,16 +247,21 @@ def ask(
     """
     from medvlm_r1.console import stderr_console
     from medvlm_r1.data.images import View, load_picture
+    from medvlm_r1.data.question import question_faults
     from medvlm_r1.errors import UsageError
+    from medvlm_r1.policy.generate import check_images
+    from medvlm_r1.policy.processor import image_fit
+    from medvlm_r1.policy.server import is_server
     from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
 
-    twice = [text for number, text in enumerate(option or ()) if text in (option or ())[:number]]
-    if twice:
-        raise UsageError(f"--option {twice[0]!r} is given twice; wanted each answer once.")
+    if faults := question_faults(question, option or ()):
+        raise UsageError(f"this cannot be asked: {'; '.join(faults)}.")
     picture = load_picture(image, View(frame=frame, plane=plane, slice=slice_, window=window))
     asked = Question(image=picture, question=question, options=option or ())
     # What is wrong with a question is told before a model is loaded.
-    prepare(asked)
+    prepared = prepare(asked)
+    if not is_server(model):
+        check_images(0, prepared.item, image_fit(model))
     with stderr_console().status(f"Asking {model}"), MedVLM.load(model, max_new_tokens=max_new_tokens) as medvlm:
         [answer] = medvlm.ask_batch([asked])
     if as_json:

@@ -150,7 +150,7 @@ def audit_model_command(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Questions at once, each in all its variants; 96 by default, 32 requests of a server."
+            min=1, help="Questions at once, each in all its variants; 128 by default, 32 requests of a server."
         ),
     ] = None,
     max_new_tokens: NewTokens = 512,
@@ -158,7 +158,7 @@ def audit_model_command(
     skip_missing: SkipMissing = False,
     as_json: Json = False,
 ) -> None:
-    """Does a model look at the image, and mean its reasoning? The same command again goes on where it stood.
+    """Does a model look at the image, and mean its reasoning? The same command again resumes.
 
     Several probes: --probes image --probes options, or --probes image,options.
 
@@ -176,7 +176,7 @@ def audit_model_command(
         from medvlm_r1.audit.model import FIGURES, audit_model
         from medvlm_r1.report.audit_model_page import render_model_audit
 
-        with progress_bar("Items") as advance:
+        with progress_bar("Answers") as advance:
             record = audit_model(
                 model,
                 data,

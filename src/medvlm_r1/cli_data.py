@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medvlm_r1.cli_options import Json, Out, completes, page_or_folder
 
+if TYPE_CHECKING:
+    from medvlm_r1.policy.processor import ImageFit
+
 PUBLIC = ("huatuo", "omnimedvqa", "med-r1", "vqa-rad", "slake", "path-vqa", "pmc-vqa")
-OWN = ("jsonl", "csv")
+OWN = ("csv", "tsv", "jsonl", "json", "parquet")
 _MODALITIES = completes("MRI", "CT", "X-ray")
+FitModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Also find images that the processor of this model (folder or hub id) cannot take."
+    ),
+]
 data_app = typer.Typer(help="Data folders: import, split, check.", no_args_is_help=True)
 
 
@@ -37,9 +47,31 @@ def data_import(
         list[str] | None,
         typer.Option(autocompletion=_MODALITIES, help="Keep these modalities; may be given several times."),
     ] = None,
+    modality_for_missing: Annotated[
+        str | None, typer.Option(autocompletion=_MODALITIES, help="Modality of the rows that name none.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FIELD=COLUMN", help="Own questions: which column holds a field. Repeatable."),
+    ] = None,
+    first_option: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="Own questions with numbers as answers: the number of the first option."),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and list them.")
     ] = False,
+    closed_choices: Annotated[
+        bool,
+        typer.Option(
+            "--closed-choices",
+            help="slake, vqa-rad: give options to closed questions whose candidates the question or the set names.",
+        ),
+    ] = False,
+    salt_file: Annotated[
+        Path | None,
+        typer.Option(help="Salt for subjects hashed from DICOM headers; by default your own, kept on this machine."),
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(autocompletion=completes("train", "test"), help="phantom: train or test; test by default."),
@@ -51,16 +83,19 @@ def data_import(
     shortcut: Annotated[
         bool, typer.Option("--shortcut", help="phantom: let the options give the answers away, to test audits on.")
     ] = False,
+    model: FitModel = None,
     as_json: Json = False,
 ) -> None:
     """Make a data folder (samples.jsonl, images/) from a public format or from PhantomVQA.
 
     Example: medvlm-r1 data import phantom --out data/phantom/train --split train
     Example: medvlm-r1 data import slake Slake1.0 --out data/slake
+    Example: medvlm-r1 data import parquet test.parquet --map answer=answer_label --out data/mine
     """
     from medvlm_r1.console import progress_bar
     from medvlm_r1.errors import UsageError
 
+    fit = _fit(model)
     made = {"--split": split, "--n": n, "--seed": seed, "--shortcut": shortcut or None}
     given = [name for name, value in made.items() if value is not None]
     if given and format != "phantom":
@@ -68,8 +103,12 @@ def data_import(
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
-        if source is not None or images is not None or skip_bad:
-            raise UsageError("phantom makes its own rows and images; leave out SOURCE, --images and --skip-bad.")
+        own: dict[str, object] = {"SOURCE": source, "--images": images, "--map": columns, "--salt-file": salt_file}
+        own |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
+        if skip_bad or closed_choices or any(value is not None for value in own.values()):
+            raise UsageError(
+                f"phantom makes its own rows and images; leave out {', '.join(own)}, --skip-bad and --closed-choices."
+            )
         with progress_bar("PhantomVQA") as advance:
             samples = write_benchmark(
                 out,
@@ -81,27 +120,54 @@ def data_import(
                 progress=advance,
             )
         report: dict[str, Any] = {"rows": len(samples), "written": len(samples), "missing": 0}
+        report |= {
+            "subjects": len({sample.subject for sample in samples}),
+            "subjects_from": {"PhantomVQA": len(samples)},
+        }
     else:
         from dataclasses import asdict
 
+        from medvlm_r1.data.draft import Reading
+        from medvlm_r1.data.importing import chosen_modalities
         from medvlm_r1.data.names import did_you_mean
+        from medvlm_r1.data.readers.columns import parse_columns
         from medvlm_r1.data.registry import READERS, find_reader
 
         if format not in READERS:
             raise UsageError(f"unknown data format {format!r}; {did_you_mean(format, [*READERS, 'phantom'])}")
+        if closed_choices and format not in ("slake", "vqa-rad"):
+            raise UsageError(f"--closed-choices is for slake and vqa-rad; {format} does not mark closed questions.")
         if source is None:
             raise UsageError(f"{format} needs SOURCE, the file or folder that was downloaded.")
+        reading = Reading(
+            columns=parse_columns(columns or ()),
+            first_option=first_option,
+            modality_for_missing=next(iter(chosen_modalities(modality_for_missing) or ()), None),
+        )
         with progress_bar(f"Import {format}") as tell:
             report = asdict(
                 find_reader(format)(
-                    source, out=out, images=images, modality=modality or None, skip_bad=skip_bad, progress=tell
+                    source,
+                    out=out,
+                    images=images,
+                    modality=modality or None,
+                    skip_bad=skip_bad,
+                    reading=reading,
+                    closed_choices=closed_choices,
+                    salt_file=salt_file,
+                    progress=tell,
                 )
             )
+    if fit is not None:
+        report["unfit"] = _unfit(out, fit)
     if as_json:
         print(json.dumps(report))
         return
     print(f"{out}: {report['written']} questions written, {report['missing']} of them without their image.")
-    _print_counts(report)
+    from medvlm_r1.data.subjects import subject_lines
+
+    print("\n".join(subject_lines(report, own=format in OWN)))
+    _print_counts(report, closed_choices=closed_choices)
 
 
 @data_app.command("split")
@@ -129,6 +195,7 @@ def data_split(
     from medvlm_r1.console import progress_bar
     from medvlm_r1.data.split import parse_wish
     from medvlm_r1.data.split_folder import split_folder
+    from medvlm_r1.data.subjects import file_names_warning
 
     fields = [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
     wishes = [parse_wish(text) for text in part]
@@ -155,6 +222,8 @@ def data_split(
         f"In no part: {report.left_out}. Groups that share a subject, a volume or an image: {report.clusters}; "
         f"samples in the largest: {report.largest_cluster}."
     )
+    if report.file_name_subjects:
+        print(file_names_warning(report.file_name_subjects))
     if report.old_splits:
         print(f"The samples came with splits of their own ({', '.join(report.old_splits)}), which these replace.")
 
@@ -173,6 +242,7 @@ def data_check(
         bool,
         typer.Option("--allow-near", help="Near pictures in different parts are no problem (they were looked at)."),
     ] = False,
+    model: FitModel = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -195,6 +265,7 @@ def data_check(
             against=against or (),
             near=near,
             allow_near=allow_near,
+            refuses=_fit(model),
             progress=lambda stage, done, total: advance(done, total, note=stage),
         )
     page = None
@@ -212,7 +283,31 @@ def data_check(
         raise typer.Exit(1)
 
 
-def _print_counts(report: dict[str, Any]) -> None:
+def _fit(model: str | None) -> ImageFit | None:
+    """Which images a model takes; None without a model, or for one on a server."""
+    from medvlm_r1.policy.processor import image_fit
+    from medvlm_r1.policy.server import is_server
+
+    return None if model is None or is_server(model) else image_fit(model)
+
+
+def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
+    """The rows of a data folder with an image that a model cannot take; told on stderr."""
+    from medvlm_r1.data.folder import read_folder
+    from medvlm_r1.data.folder_images import image_sizes
+
+    samples = read_folder(folder)
+    unfit = fit.unfit(enumerate(samples, start=1), image_sizes(folder, samples))
+    if unfit:
+        message = fit.message(folder, unfit)
+        print(
+            f"{message}. Crop or pad them: `train` and `eval` refuse such rows.",
+            file=sys.stderr,
+        )
+    return unfit
+
+
+def _print_counts(report: dict[str, Any], *, closed_choices: bool) -> None:
     """What an import read and wrote, below its first line."""
     if "by_modality" not in report:
         return
@@ -225,8 +320,12 @@ def _print_counts(report: dict[str, Any]) -> None:
     for name, count in report["by_split"].items():
         if name:
             print(f"  split {name}: {count}")
+    if report["closed_kept_open"]:
+        _print_closed(report["closed_kept_open"], hint=not closed_choices)
     if report["converted"]:
-        print(f"  images made from DICOM, NIfTI or one frame of several: {report['converted']}")
+        print(f"  images converted to PNG: {report['converted']}")
+    if report["stripped"]:
+        print(f"  images written without their metadata: {report['stripped']}")
     if report["may_show_text"]:
         print(
             f"  {report['may_show_text']} of the DICOM images may show text burned into the picture, names among it: "
@@ -236,3 +335,15 @@ def _print_counts(report: dict[str, Any]) -> None:
         print(f"  left out as they cannot be read: {report['bad_rows']} rows")
         for reason in report["reasons"]:
             print(f"    {reason}")
+
+
+def _print_closed(kept_open: dict[str, dict[str, int]], *, hint: bool) -> None:
+    """The closed questions that have no options, with the most frequent answers."""
+    total = sum(sum(golds.values()) for golds in kept_open.values())
+    print(f"  closed questions without options, imported as open: {total}")
+    for reason, golds in kept_open.items():
+        shown = ", ".join(f"{gold!r} {count}" for gold, count in list(golds.items())[:5])
+        more = f", and {len(golds) - 5} other answers" if len(golds) > 5 else ""
+        print(f"    {sum(golds.values())}: {reason} (answers: {shown}{more})")
+    if hint:
+        print("    --closed-choices gives options to those whose candidates the question or the set names.")

@@ -12,7 +12,13 @@ from medvlm_r1.cli_options import Json, Out
 
 
 def export_command(
-    run: Annotated[Path, typer.Argument(help="Run folder of a finished training.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="Run folder of a finished training, one of its checkpoints, or a folder with a LoRA adapter.",
+        ),
+    ],
     *,
     out: Out,
     results: Annotated[
@@ -27,7 +33,10 @@ def export_command(
 ) -> None:
     """Write a trained model as a folder fit for publishing, with a model card of what was measured.
 
+    A LoRA adapter is merged into its base model, in the base's dtype. FOLDER#BASE names another base model.
+
     Example: medvlm-r1 export runs/phantom-grpo --results runs/grpo --out published/phantom-grpo
+    Example: medvlm-r1 export runs/lora/checkpoints/checkpoint-50 --out published/lora-50
     """
     from medvlm_r1.console import stderr_console
     from medvlm_r1.errors import RESEARCH_USE, UsageError

@@ -111,7 +111,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=complete_model,
-        help="A folder, a hub id, phantom-base, or openai:URL#NAME for a model on a server.",
+        help="A folder of a model or LoRA adapter, a hub id, phantom-base, or openai:URL#NAME for a model on a server.",
     ),
 ]
 OwnModel = Annotated[
@@ -121,7 +121,11 @@ OwnModel = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions. All by default.")]
 NewTokens = Annotated[int, typer.Option(min=1, help="Tokens of the longest completion; longer ones are cut off.")]
 SkipMissing = Annotated[
-    bool, typer.Option("--skip-missing", help="Leave out questions whose images are not there, and count them.")
+    bool,
+    typer.Option(
+        "--skip-missing",
+        help="Leave out and count questions whose images are missing, or of a size the model cannot process.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, such as trainer.beta=0.1.")

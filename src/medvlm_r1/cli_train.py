@@ -24,6 +24,8 @@ def _train(
     settings = load_config(find_recipe(config), overrides or [])
     if settings.method != method:
         raise UsageError(f"{config} says method: {settings.method}; wanted {method}, or use `train {settings.method}`.")
+    if settings.evaluate_every and settings.data.eval is None:
+        raise UsageError(f"{config}: evaluate_every is set, and data.eval names no folder to evaluate on.")
     if plan is not None:
         from medvlm_r1.cli_plan import dry_run
 
@@ -37,10 +39,16 @@ def _train(
             from medvlm_r1.training.sft import train_sft as run
         watch = None
         if settings.evaluate_every and settings.data.eval:
-            from medvlm_r1.evaluation.watch import HeldOut
+            from functools import partial
 
+            from medvlm_r1.evaluation.watch import HeldOut
+            from medvlm_r1.policy.processor import image_fit
+            from medvlm_r1.training.loop import bound_pixels
+
+            # Without `skip_missing` the training refuses such images before it starts.
+            fit = image_fit(settings.model, partial(bound_pixels, settings)) if settings.data.skip_missing else None
             tokens = int(settings.trainer.get("max_completion_length", 512))
-            watch = HeldOut(Path(settings.data.eval), template=settings.template, max_new_tokens=tokens)
+            watch = HeldOut(Path(settings.data.eval), template=settings.template, max_new_tokens=tokens, fit=fit)
         model = run(settings, progress=progress, evaluate=watch)
     print(json.dumps({"model": str(model)}) if as_json else f"Model: {model}")
 

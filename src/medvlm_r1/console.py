@@ -98,8 +98,8 @@ class TrainingProgress:
 
 
 def accuracy_lines(results: Mapping[str, Any]) -> list[str]:
-    """An evaluation's figures as lines of text, each accuracy with its 95 % interval."""
-    lines = []
+    """An evaluation's figures as lines of text, each accuracy with its 95 % interval; open questions are apart."""
+    lines, unlettered = [], results["open"]
     for modality, cell in results["accuracy"].items():
         if modality == "mean":
             continue
@@ -109,9 +109,18 @@ def accuracy_lines(results: Mapping[str, Any]) -> list[str]:
             f"{modality:<8} {cell['percent']:5.1f} %  [{low:.1f}, {high:.1f}]  {cell['correct']} of {cell['n']} right"
             f"  (lenient {lenient:.1f} %, chance {results['chance'][modality]['percent']:.1f} %)"
         )
-    lines.append(f"{'mean':<8} {results['accuracy']['mean']:5.1f} %")
+    if lines:
+        lines.append(f"{'mean':<8} {results['accuracy']['mean']:5.1f} %")
+        formed = f"well formed {results['well_formed']['percent']:.1f} %, "
+    else:
+        lines.append("No question has options: there is no accuracy, and nothing to compare with chance.")
+        formed = ""
     lines.append(
-        f"well formed {results['well_formed']['percent']:.1f} %, cut off {results['cut_off']['percent']:.1f} %,"
-        f" left out for missing images {results['n_missing']}"
+        f"{formed}cut off {results['cut_off']['percent']:.1f} %, left out for missing images {results['n_missing']}"
     )
+    if unlettered["n"]:
+        lines.append(
+            f'open questions (no options) {unlettered["n"]}, in none of the figures above but "cut off";'
+            f" answered in the words of the reference {unlettered['correct']}"
+        )
     return lines

@@ -200,7 +200,7 @@ def _report(out: Path) -> None:
         notes=(
             "Made by `medvlm-r1 demo`; each stage's own figures are in its results.json.",
             f"GRPO against zero-shot on the same {gain['n']} items: {gain['difference']:+.1f} points, 95 % interval"
-            f" [{low:.1f}, {high:.1f}] (paired bootstrap); exact {gain['test']} p = {gain['p']:.1e}.",
+            f" [{low:.1f}, {high:.1f}] (Bonett-Price); exact {gain['test']} p = {gain['p']:.1e}.",
         ),
         domains=DOMAINS,
         paper=[

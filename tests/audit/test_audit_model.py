@@ -14,11 +14,13 @@ from audited import sample as question_of
 from medvlm_r1.audit.model import audit_model, judged
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.respond import GeneratorRespondent
+from medvlm_r1.audit.respond_shared import LocalRespondent
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, weighed, written
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.policy.load import load_policy
 
 WELL = "<think>It is seen. It is clear.</think><answer>A</answer>"
 
@@ -49,7 +51,7 @@ class Scripted:
 
 
 def test_every_probe_gives_a_result_and_every_question_a_verdict(data_dir: Path, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int | None]] = []
     scripted = Scripted()
     found = audit_model(
         "m", data_dir, tmp_path / "run", respondent=scripted, batch_size=3, progress=lambda *at: seen.append(at)
@@ -60,7 +62,13 @@ def test_every_probe_gives_a_result_and_every_question_a_verdict(data_dir: Path,
     assert found["research_use"] == RESEARCH_USE
     assert found["answers"]["variants"] == len(scripted.asked)
     assert found == json.loads((tmp_path / "run" / "audit.json").read_text())
-    assert seen == [(0, 8), (2, 8), (5, 8), (8, 8)]
+    total = len(scripted.asked)
+    assert (seen[0], seen[-1]) == ((0, None), (total, total))
+    # Two steps for each of three parts, each answer counted as soon as it is there.
+    step, each = seen[1][0] // 2, total // 8
+    steps = [2 * step, 2 * each, 2 * each + 3 * step, 5 * each, 5 * each + 3 * step, 8 * each]
+    assert [done for done, _ in seen[1:-1]] == steps
+    assert all(expected is not None and done <= expected for done, expected in seen[1:])
     assert scripted.asked.count("real") == 8
 
 
@@ -74,11 +82,43 @@ def test_an_interrupted_audit_goes_on_where_it_stood_and_ends_the_same(data_dir:
     log.write_bytes(log.read_bytes() + b'{"id": "q5", "answ')
     rest = Scripted()
     resumed = audit_model("m", data_dir, out, respondent=rest, batch_size=2)
-    assert rest.asked.count("real") == 4
+    # The first step of the third part was on disk.
+    assert rest.asked.count("real") == 2
     assert {**resumed, "seconds": 0, "data_from_run": ""} == {**whole, "seconds": 0, "data_from_run": ""}
     again = Scripted()
     assert audit_model("m", data_dir, out, respondent=again)["probes"] == whole["probes"]
     assert again.asked == []
+
+
+def test_an_audit_stopped_after_any_batch_has_the_same_answers_bit_by_bit(
+    data_dir: Path, tmp_path: Path, tiny_policy_dir: Path
+) -> None:
+    """All batches of two parts; `rows` is small, so that a step has several."""
+    policy = load_policy(str(tiny_policy_dir), device="cpu")
+
+    def audit(out: Path, stop_after: int | None = None) -> int:
+        calls = iter(range(10_000))
+        saved: list[int] = []
+
+        def progress(done: int, expected: int | None) -> None:
+            saved.append(done)
+            if next(calls) == stop_after:
+                raise KeyboardInterrupt
+
+        respondent = LocalRespondent(policy=policy, max_new_tokens=6, rows=8)
+        audit_model("m", data_dir, out, respondent=respondent, batch_size=2, limit=4, progress=progress)
+        return len(saved)
+
+    batches = audit(tmp_path / "whole") - 2
+    assert batches >= 8
+    whole = (tmp_path / "whole" / "answers.jsonl").read_bytes()
+    for stop_after in range(1, batches + 1, 2):
+        out = tmp_path / f"stopped-{stop_after}"
+        with pytest.raises(KeyboardInterrupt):
+            audit(out, stop_after)
+        assert 0 < (out / "answers.jsonl").read_bytes().count(b"\n") <= whole.count(b"\n")
+        assert audit(out) - 2 == batches - stop_after
+        assert (out / "answers.jsonl").read_bytes() == whole
 
 
 def test_further_probes_ask_only_what_is_new(data_dir: Path, tmp_path: Path) -> None:
@@ -118,9 +158,11 @@ def test_few_subjects_have_no_verdict() -> None:
         names = [REAL, "blank", "noise", "shuffled", "absent"]
         return [item(question_of(n, subject=f"p{n % subjects}"), dict.fromkeys(names, "o0")) for n in range(60)]
 
-    few, enough = (judged(items(n), {"image": PROBES["image"]}, local=True) for n in (9, 10))
-    assert (few["verdicts"]["looks"], enough["verdicts"]["looks"]) == ("warn", "fail")
-    assert few["probes"]["image"]["sentence"].startswith("The questions are about 9 subjects: too few for a verdict.")
+    few, enough, many = (judged(items(n), {"image": PROBES["image"]}, local=True) for n in (9, 10, 60))
+    assert [found["verdicts"]["looks"] for found in (few, enough, many)] == ["not run", "warn", "fail"]
+    assert few["probes"]["image"]["sentence"].startswith(
+        "Too few for a verdict: 9 subjects; at least 10 are needed. It is not shown to look"
+    )
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,9 @@ def test_the_order_of_the_items_does_not_matter(items, fit, random):
 def test_other_letters_for_the_options_change_the_majority_letter_alone(name, items, random):
     relabelled = [Item(tuple(random.sample(i.options, len(i.options))), i.answer) for i in items]
     assert blind_credits(relabelled, items)[name] == blind_credits(items, items)[name]
+
+
+def test_an_exactly_balanced_set_scores_chance_left_out():
+    items = [Item(tuple("abcd"), answer) for answer in "abcd" * 20]
+    credits = blind_credits(items, None)["option_prior_loo"]
+    assert sum(credits) / len(credits) == pytest.approx(0.25)

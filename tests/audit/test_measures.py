@@ -9,7 +9,7 @@ from scipy.stats import binomtest, t
 from statsmodels.stats.proportion import proportion_confint
 
 from medvlm_r1.audit.measures import bootstrap, cluster_sums, difference, ratio, share
-from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson
+from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, paired_ratio
 
 rows = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 11)), min_size=2, max_size=40)
 
@@ -98,8 +98,11 @@ def test_a_ratio_by_hand() -> None:
     found = ratio([1, 0, 0, 1, 0, 0], [1, 1, 1, 1, 0, 0], list("aabbcc"), "x")
     assert found is not None
     assert found.value == 0.5
-    # a and b are alike, c adds nothing to either: every draw that has a or b is one half.
-    assert found.ci95 == (0.5, 0.5)
+    # Three subjects say nothing of the next one, though every resample of them gives one half.
+    assert found.ci95 is None
+    many = ratio([1, 0] * 10, [1, 1] * 10, list(range(20)), "x")
+    assert many is not None
+    assert many.ci95 == paired_ratio([1, 0] * 10, [1, 1] * 10, list(range(20)))
 
 
 def test_a_ratio_to_nothing_is_none() -> None:
@@ -120,12 +123,16 @@ def test_the_interval_of_a_ratio_is_that_of_the_delta_method_on_many_items() -> 
 def test_sums_and_draws_of_whole_clusters() -> None:
     sums = cluster_sums(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), ["a", "b", "a"])
     assert sums.tolist() == [[6.0, 8.0], [3.0, 4.0]]
-    # Of two clusters every draw has 0, 1 or 2 times the first.
+    # Of ten clusters, the first of which is 1 and the others 0, every draw has it 0 to 10 times.
+    ten = np.eye(10)[:, :1]
     seen: set[float] = set()
 
     def statistic(totals: np.ndarray) -> np.ndarray:
         seen.update(totals[:, 0].tolist())
         return totals[:, 0]
 
-    assert bootstrap(sums, statistic) == (6.0, 12.0)
-    assert seen == {6.0, 9.0, 12.0}
+    assert bootstrap(ten, statistic) == (0.0, 3.0)
+    assert {0.0, 1.0, 2.0, 3.0} <= seen <= set(map(float, range(11)))
+    # Fewer clusters, or draws that all agree, tell nothing of others.
+    assert bootstrap(ten[:9], statistic) is None
+    assert bootstrap(np.ones((10, 1)), statistic) is None

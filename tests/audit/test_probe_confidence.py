@@ -96,7 +96,7 @@ def test_measures_by_hand() -> None:
     assert found.items["wrong at a confidence of 90% or more (stated)"] == ["q0003"]
     assert found.detail["vote"]["risk_coverage"] == [[1, 0.25, 0], [0.8, 0.5, 0], [0.4, 0.75, 1 / 3], [0.2, 1, 0.5]]
     assert found.detail["vote"]["reliability"][0] == pytest.approx([0.2, 0, 1])
-    assert found.verdict == "warn"
+    assert found.verdict == "not run"
 
 
 def test_temperature_is_told_on_the_half_it_was_not_fitted_on() -> None:
@@ -137,11 +137,11 @@ def half(knows: bool, n: int = 100) -> list[AuditedItem]:
     [
         (half(True), "pass", "tells when to defer"),
         (half(False), "fail", "does not tell right from wrong"),
-        (half(True, FEWEST - 2), "warn", "too few"),
+        (half(True, FEWEST - 2), "not run", "28 answers with a confidence; at least 30 are needed"),
         ([sure(i) for i in range(100)], "pass", "hardly anything to defer"),
-        ([sure(i, right=i > 7) for i in range(100)], "warn", "8 wrong answers are too few"),
-        ([sure(i, right=i < 5) for i in range(100)], "warn", "5 right answers are too few"),
-        ([sure(i, read=i % 3 > 0) for i in range(100)], "warn", "34% unread"),
+        ([sure(i, right=i > 7) for i in range(100)], "not run", "8 wrong answers for confidence to find; at least 10"),
+        ([sure(i, right=i < 5) for i in range(100)], "not run", "5 right answers for confidence to find; at least 10"),
+        ([sure(i, read=i % 3 > 0) for i in range(100)], "warn", "34% of 100 answers could not be read"),
         ([sure(0, read=False)], "not run", "No answer has a confidence"),
         ([sure(i, stated=None, votes=None) for i in range(40)], "not run", "No answer has a confidence"),
     ],
@@ -153,7 +153,8 @@ def test_verdicts(items: list[AuditedItem], verdict: str, words: str) -> None:
 
 def test_what_could_not_be_read_is_something_to_defer() -> None:
     found = probe.measure([sure(i, read=i % 6 > 0) for i in range(300)])
-    assert found.verdict == "warn"
+    assert found.verdict == "not run"
+    assert "0 wrong answers for confidence to find; at least 10 are needed" in found.sentence
     assert "50 of 300 answers could not be read" in found.sentence
 
 

@@ -44,15 +44,40 @@ def test_accuracies_by_hand() -> None:
     assert value["question type: Lesion Grading"] == (2 / 3, 3)
     assert value["options: 2"] == (1 / 2, 2)
     assert value["options: 10"] == (0, 1)
-    assert value["modality: CT, against the others"] == (2 / 3 - 1 / 3, 3)
-    # A single type of question has no others; numbers of options are not held against each other.
-    assert "question type: Lesion Grading, against the others" not in value
-    assert not [name for name in value if name.startswith("options") and "against" in name]
+    assert not [name for name in value if "against" in name]
     assert [name for name in value if name.startswith("options")] == ["options: 2", "options: 4", "options: 10"]
     assert result.items["the answer could not be read"] == ["q0020"]
     assert "1 answers could not be read" in result.sentence
     assert "6 items name no subject" in result.sentence
-    assert result.verdict == "pass"
+    assert result.verdict == "not run"
+    assert result.sentence.startswith(
+        "Too few for a verdict: items of modality: CT 3, modality: MRI 3, question type: Lesion Grading 3; "
+        "at least 30 of one modality or type of question and 30 others are needed."
+    )
+
+
+def test_a_single_modality_is_not_compared_however_large() -> None:
+    result = probe.measure(answers(0, [True] * 300, question_type="Lesion Grading"))
+    assert result.verdict == "not run"
+    assert "items of modality: MRI 300, question type: Lesion Grading 300; at least 30" in result.sentence
+
+
+def test_subgroups_are_compared_from_thirty_items_with_thirty_others() -> None:
+    def verdict(ct: int, mri: int) -> str:
+        return probe.measure(
+            answers(0, [True] * ct, modality="CT") + answers(500, [True] * mri, modality="MRI")
+        ).verdict
+
+    assert [verdict(30, 30), verdict(29, 30), verdict(300, 29)] == ["pass", "not run", "not run"]
+
+
+def test_a_difference_by_hand() -> None:
+    items = answers(0, [n % 3 > 0 for n in range(60)], modality="CT", k=4)
+    items += answers(100, [n % 2 > 0 for n in range(60)], modality="MRI", k=2)
+    value = {name: (measure.value, measure.n) for name, measure in probe.measure(items).measures.items()}
+    assert value["modality: CT, against the others"] == (pytest.approx(2 / 3 - 1 / 2), 60)
+    # Numbers of options are not held against each other.
+    assert not [name for name in value if name.startswith("options") and "against" in name]
 
 
 def test_a_subgroup_that_is_clearly_lower_is_named() -> None:
@@ -67,7 +92,11 @@ def test_a_subgroup_that_is_clearly_lower_is_named() -> None:
 
 def test_a_lower_subgroup_of_few_items_is_not() -> None:
     items = answers(0, [n % 10 > 0 for n in range(100)], modality="CT") + answers(200, [True, False], modality="MRI")
-    assert probe.measure(items).verdict == "pass"
+    assert probe.measure(items).verdict == "not run"
+    items += answers(300, [n % 10 > 0 for n in range(100)], modality="X-ray")
+    result = probe.measure(items)
+    assert result.verdict == "pass"
+    assert "Not compared, as fewer than 30 items or others: modality: MRI 2." in result.sentence
 
 
 @given(st.integers(0, 40), st.integers(1, 40), st.integers(0, 40), st.integers(1, 40))

@@ -101,7 +101,7 @@ def test_not_run_says_why() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "n", "verdict"), [(0, 60, "pass"), (60, 60, "fail"), (20, 60, "warn"), (0, FEWEST - 1, "warn")]
+    ("wrong", "n", "verdict"), [(0, 60, "pass"), (60, 60, "fail"), (20, 60, "warn"), (0, FEWEST - 1, "not run")]
 )
 def test_verdicts(wrong: int, n: int, verdict: str) -> None:
     false = "Coronal T2-weighted MRI of the knee. There is a large mass on the patient's left."

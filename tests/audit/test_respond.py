@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from medvlm_r1.audit.respond import GeneratorRespondent, local_respondent, respondent_for
+from medvlm_r1.audit.respond import GeneratorRespondent, as_answered, local_respondent, respondent_for
 from medvlm_r1.audit.respond_shared import LocalRespondent
 from medvlm_r1.audit.variant import Variant
 from medvlm_r1.data.sample import Sample
@@ -109,6 +109,41 @@ def test_turns_after_a_prompt_that_was_read_are_run_alone(policy: Policy, monkey
         assert answer.probabilities == (before.probabilities and pytest.approx(before.probabilities, abs=1e-5))
 
 
+@pytest.mark.parametrize("done", [range(10), range(5), (0, 1, 7), (2, 4, 6, 8)])
+def test_what_is_done_is_left_out_and_the_rest_is_the_same_bit_by_bit(policy: Policy, done: Sequence[int]) -> None:
+    """So are the turns after prompts that an earlier, interrupted call has read."""
+
+    def respondent() -> LocalRespondent:
+        return LocalRespondent(policy=policy, max_new_tokens=TOKENS, rows=2)
+
+    turns = [replace(variant, name=f"{variant.name}-2") for variant in variants() if variant.prefix]
+    straight, resumed = respondent(), respondent()
+    expected = straight.answer(variants())
+    again = dict(pair for pairs in as_answered(resumed, variants(), done) for pair in pairs)
+    assert not set(again) & set(done)
+    assert again == {place: answer for place, answer in enumerate(expected) if place not in done}
+    assert resumed.answer(turns) == straight.answer(turns)
+
+
+def test_a_batch_that_is_done_is_not_written_again(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    plain = type(policy.model).generate
+
+    def generate(self: Any, *arguments: Any, **given: Any) -> Any:
+        asked.append(given["generation_config"].max_new_tokens)
+        return plain(self, *arguments, **given)
+
+    monkeypatch.setattr(type(policy.model), "generate", generate)
+    LocalRespondent(policy=policy, max_new_tokens=TOKENS, rows=2).answer(variants())
+    whole = asked.copy()
+    asked.clear()
+    assert list(as_answered(LocalRespondent(policy=policy, max_new_tokens=TOKENS, rows=2), variants(), range(10))) == []
+    assert set(whole) == {TOKENS}
+    assert asked
+    assert set(asked) == {1}
+    assert len(asked) < len(whole)
+
+
 def votes(name: str, seeds: Sequence[int]) -> list[Variant]:
     return [
         Variant(name=f"vote-{seed}", sample=sample(name), images=picture(30), temperature=1.0, seed=seed)
@@ -165,10 +200,12 @@ def test_a_letter_alone_is_an_answer_where_that_was_asked_for() -> None:
 
 
 def test_a_letter_that_is_not_offered_is_no_answer() -> None:
-    server = Server()
-    [answer] = GeneratorRespondent(generator=server).answer(
-        [Variant(name="real", sample=replace(sample("one"), options=("liver",)), images=picture(1))]
-    )
+    class Third(Server):
+        def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+            return [Generation(text="<think>x</think><answer>C</answer>", n_tokens=5, truncated=False) for _ in items]
+
+    two = replace(sample("one"), options=("liver", "kidney"))
+    [answer] = GeneratorRespondent(generator=Third()).answer([Variant(name="real", sample=two, images=picture(1))])
     assert (answer.letter, answer.option) == (None, None)
 
 

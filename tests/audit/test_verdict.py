@@ -33,6 +33,11 @@ def test_a_figure_counts_ties_in_fractions():
     assert figure([0.5]).ci95[0] == 100 * wilson(0.5, 1)[0]
 
 
+def test_questions_on_one_subject_count_as_one():
+    assert figure([1] * 60, ["p"] * 60).ci95 == tuple(100 * end for end in wilson(1, 1))
+    assert figure([1, 0] * 30, range(60)) == figure([1, 0] * 30)
+
+
 def test_chance_is_known_and_not_estimated():
     assert figure([0.5, 0.25], known=True) == Figure(n=2, percent=37.5, ci95=(37.5, 37.5))
 
@@ -74,11 +79,11 @@ def test_the_sentence_of_a_set_that_gives_all_away():
         ),
         (
             {"percent": 30.0, "low": 14.5, "high": 52.0, "n": 20},
-            "unclear",
-            "20 MRI questions are too few to tell: a blind baseline gets 30 % "
-            "(option prior, leave one out; chance 25 %), and up to 52 % would fit these answers.",
+            "not run",
+            "20 MRI questions are too few for a verdict; at least 88 are needed. A blind baseline gets 30 % "
+            "(option prior, leave one out; chance 25 %), and up to 52 % would fit.",
         ),
-        ({"percent": 100.0, "low": 20.7, "high": 100.0, "n": 1}, "unclear", "One MRI question is too few to tell"),
+        ({"percent": 100.0, "low": 20.7, "high": 100.0, "n": 1}, "not run", "One MRI question is too few for a"),
         ({"percent": 79.9, "low": 75.0, "high": 84.0}, "fail", "an accuracy no better than that"),
         ({"percent": 80.0, "low": 75.0, "high": 84.0}, "fail", "an accuracy on this set is no evidence"),
     ],
@@ -96,7 +101,7 @@ def test_levels_and_words(arguments, level, words):
         (34.9, 45.0, "warn"),
         (25.1, 34.0, "warn"),
         (25.0, 34.9, "pass"),
-        (25.0, 35.0, "unclear"),
+        (25.0, 35.0, "not run"),
         (10.0, 20.0, "pass"),
     ],
 )
@@ -117,7 +122,7 @@ def test_the_baseline_whose_interval_begins_highest_speaks():
 def test_a_majority_letter_chosen_after_the_fact_does_not_count_where_the_letters_are_even():
     figures = {"chance": known(25, 25, 25), "majority": known(62.5, 30.6, 86.3, 8), "longest": known(20, 5, 50, 8)}
     assert judge("MRI", figures).level == "warn"
-    assert judge("MRI", figures, letters_uneven=False).level == "unclear"
+    assert judge("MRI", figures, letters_uneven=False).level == "not run"
 
 
 @dataclass(frozen=True)
@@ -141,4 +146,4 @@ def test_sets_without_a_fault_do_not_fail():
         figures = {name: figure(values, known=name == "chance") for name, values in credits.items()}
         levels[judge("MRI", figures).level] += 1
     assert levels["fail"] == 0
-    assert levels["pass"] > levels["warn"] + levels["unclear"]
+    assert levels["pass"] > levels["warn"] + levels["not run"]

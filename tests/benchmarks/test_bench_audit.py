@@ -41,8 +41,8 @@ def test_the_oracle_passes(found: dict[str, Any]) -> None:
     run = verdicts(found, "f")
     assert {run[question] for question in ("looks", "order", "reasoning", "truth")} == {"pass"}
     # Of 48 items it guesses at about 7: too few wrong ones to tell what its confidence is worth.
-    assert run["defers"] in ("pass", "warn")
-    assert set(found["wrong"]) <= {"model f, seed 0: defers is 'warn', wanted 'pass'"}
+    assert run["defers"] in ("pass", "not run")
+    assert set(found["wrong"]) <= {"model f, seed 0: defers is 'not run', wanted 'pass'"}
 
 
 def test_faults_do_not_spill_over(found: dict[str, Any]) -> None:

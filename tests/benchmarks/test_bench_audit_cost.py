@@ -1,6 +1,7 @@
 """What the audit costs beside a plain evaluation."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from medvlm_r1.data.check import Check, Listed
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
 
@@ -45,3 +47,31 @@ def make_folder(path: Path, samples: Sequence[Sample], **pictures: Image.Image) 
         (pictures.get(Path(name).stem) or picture(seed)).save(path / name)
     write_folder(path, samples, info={"name": "made", "source": "by hand"})
     return path
+
+
+def brighter(image: Image.Image) -> Image.Image:
+    """A copy with more light."""
+    return image.point(lambda value: min(255, value + 12))
+
+
+def cropped(image: Image.Image) -> Image.Image:
+    """A copy without its outermost pixels."""
+    return image.crop((1, 1, image.width - 1, image.height - 1))
+
+
+def as_jpeg(image: Image.Image) -> Image.Image:
+    """A copy as a lossy JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", quality=60)
+    return Image.open(buffer)
+
+
+def counts(check: Check) -> dict[str, int]:
+    """Everything that was found, by name; what was not found is left out."""
+    found = {
+        name: getattr(owner, name).count
+        for owner in (check, check.sharing)
+        for name in owner.__dataclass_fields__
+        if isinstance(getattr(owner, name), Listed)
+    }
+    return {name: count for name, count in found.items() if count}

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import make_folder, picture, sample
+from pictures import as_jpeg, brighter, counts, cropped, make_folder, picture, sample
 from PIL import Image
 
-from medvlm_r1.data.check import Check, Listed, Place, check_folders
+from medvlm_r1.data.check import Place, check_folders
 from medvlm_r1.data.check.questions import plain
 from medvlm_r1.data.check.text import check_lines
 from medvlm_r1.data.sample import Sample
@@ -25,17 +25,6 @@ def add_line(folder: Path, line: str | bytes) -> None:
 def as_row(**changes: Any) -> str:
     row = {"id": "x", "images": [], "question": "?", "options": ["a", "b"], "answer": "a", "modality": "CT"}
     return json.dumps({**row, **changes})
-
-
-def counts(check: Check) -> dict[str, int]:
-    """Everything that was found, by name; what was not found is left out."""
-    found = {
-        name: getattr(owner, name).count
-        for owner in (check, check.sharing)
-        for name in owner.__dataclass_fields__
-        if isinstance(getattr(owner, name), Listed)
-    }
-    return {name: count for name, count in found.items() if count}
 
 
 @pytest.fixture
@@ -166,22 +155,6 @@ def test_the_same_pixels_under_another_name_and_format(folders: tuple[Path, Path
     assert copies.places.items == (Place("train", "a", "images/a.png"), Place("test", "copy", "images/other.bmp"))
     assert copies.parts == ("train", "test")
     assert check.problems == ["1 picture in several parts"]
-
-
-def brighter(image: Image.Image) -> Image.Image:
-    return image.point(lambda value: min(255, value + 12))
-
-
-def cropped(image: Image.Image) -> Image.Image:
-    return image.crop((1, 1, image.width - 1, image.height - 1))
-
-
-def as_jpeg(image: Image.Image) -> Image.Image:
-    from io import BytesIO
-
-    buffer = BytesIO()
-    image.save(buffer, "jpeg", quality=60)
-    return Image.open(buffer)
 
 
 @pytest.mark.parametrize("change", [brighter, cropped, as_jpeg])
@@ -371,7 +344,7 @@ def test_many_images_go_to_processes_and_give_the_same(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     check = check_folders([one], progress=lambda stage, done, total: told.append((stage, done, total)))
     assert [done for stage, done, _ in told if stage == "images"] == list(range(1, 71))
-    assert told[-1] == ("near pairs", 5, 5)
+    assert told[-1] == ("near pairs", 20, 20)
     [copies] = check.sharing.copies_within.items
     assert [place.sample for place in copies.places.items] == ["s03", "s69"]
     [bad] = check.unreadable.items

@@ -7,6 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medvlm_r1.cli import app
+from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.registry import READERS
 from medvlm_r1.errors import UsageError
 
@@ -40,6 +41,9 @@ def test_what_was_read_is_printed(source, tmp_path):
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         f"{tmp_path / 'out'}: 2 questions written, 1 of them without their image.",
+        "  subjects: 2, from file names",
+        "    A file name is not a patient: images of one patient count as different subjects. If you know the "
+        "patients, import with a column 'patient_id'.",
         "  rows read: 2; open questions among those written: 1",
         "  CT: 1",
         "  MRI: 1",
@@ -62,7 +66,12 @@ def test_json(source, tmp_path):
         "open_questions": 1,
         "by_split": {"test": 1, "train": 1},
         "converted": 0,
+        "stripped": 0,
         "may_show_text": 0,
+        "subjects": 2,
+        "subjects_from": {"file names": 2},
+        "subject_warning": "",
+        "closed_kept_open": {},
         "bad_rows": 1,
     }
 
@@ -82,6 +91,34 @@ def test_images_lie_elsewhere(source, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     result = call("csv", source(1), "--out", tmp_path / "out", "--images", tmp_path / "elsewhere", "--json")
     assert json.loads(result.stdout)["missing"] == 1
+
+
+def test_columns_numbers_and_missing_modalities_are_told(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"img": null, "problem": "Which?", "choices": ["x", "y"], "label": 1}\n')
+    named = [f"--map={pair}" for pair in ("image=img", "question=problem", "options=choices", "answer=label")]
+    more = ("--first-option", 0, "--modality-for-missing", "mr", "--out", tmp_path / "out")
+    result = call("jsonl", file, *named, *more)
+    assert "  MRI: 1" in result.stdout.splitlines()
+    [sample] = read_folder(tmp_path / "out")
+    assert (sample.question, sample.options, sample.answer) == ("Which?", ("x", "y"), "y")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("csv", "--map", "imgae=x"), "there is no field 'imgae'; did you mean 'image'"),
+        (("csv", "--map", "image"), "wanted FIELD=COLUMN"),
+        (("csv", "--map", "image=a", "--map", "image=b"), "two columns for 'image'"),
+        (("csv", "--modality-for-missing", "MRT"), "unknown modality 'MRT'"),
+        (("slake", "--map", "image=a"), "--map and --first-option are for your own questions"),
+    ],
+)
+def test_wrong_columns_are_refused(source, tmp_path, options, said):
+    format, *more = options
+    result = call(format, source(1), "--out", tmp_path / "out", *more)
+    assert isinstance(result.exception, UsageError)
+    assert said in str(result.exception)
 
 
 @pytest.mark.parametrize("option", [("--split", "train"), ("--n", 5), ("--seed", 0), ("--shortcut",)])

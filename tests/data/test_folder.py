@@ -163,6 +163,11 @@ def test_check_images_looks_at_the_files_as_they_are_now(folder):
 
 def test_check_images_decodes_each_file_once(folder, monkeypatch):
     loaded = []
-    monkeypatch.setattr("medvlm_r1.data.folder_images.load_image", loaded.append)
+
+    def load(path):
+        loaded.append(path)
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr("medvlm_r1.data.folder_images.load_image", load)
     check_images(folder, [sample(1), replace(sample(1), id="again")])
     assert [path.name for path in loaded] == ["1.png"]

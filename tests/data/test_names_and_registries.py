@@ -54,12 +54,15 @@ def test_reader_registry():
     assert sorted(READERS) == [
         "csv",
         "huatuo",
+        "json",
         "jsonl",
         "med-r1",
         "omnimedvqa",
+        "parquet",
         "path-vqa",
         "pmc-vqa",
         "slake",
+        "tsv",
         "vqa-rad",
     ]
     assert find_reader("huatuo") is READERS["huatuo"] is import_huatuo

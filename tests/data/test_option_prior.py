@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from medvlm_r1.data.option_prior import option_prior
+from medvlm_r1.data.option_prior import TIE, option_prior
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,32 @@ def test_leave_one_out():
     items = [Item(("x", "y"), "x"), Item(("x", "y"), "y"), Item(("x", "y"), "x")]
     assert option_prior(items, items, leave_one_out=True) == [0.5, 0.0, 0.5]
     assert option_prior(items, items) == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "rounds"), [(("x", "y"), 4), (("x", "y"), 150), (("a", "b", "c", "d"), 3), (("a", "b", "c", "d"), 75)]
+)
+def test_a_balanced_set_scores_chance(options, rounds):
+    # Without its own answer each item finds that option right once less than the others; plain leave-one-out scores 0.
+    items = [Item(options, answer) for answer in options * rounds]
+    credits = option_prior(items, items, leave_one_out=True, tie=TIE)
+    assert sum(credits) / len(credits) == pytest.approx(1 / len(options))
+
+
+def test_nearly_balanced_sets_score_about_chance():
+    for more in (1, 2, 4):
+        items = [Item(("x", "y"), "x")] * (150 + more) + [Item(("x", "y"), "y")] * (150 - more)
+        credits = option_prior(items, items, leave_one_out=True, tie=TIE)
+        assert 0.5 <= sum(credits) / len(credits) <= 0.52
+
+
+def test_leaving_out_is_right_on_average_where_answers_are_drawn_by_lot():
+    rng = np.random.default_rng(5)
+    shares = []
+    for _ in range(150):
+        items = [Item(("a", "b", "c", "d"), "abcd"[place]) for place in rng.integers(4, size=60)]
+        shares.append(sum(option_prior(items, items, leave_one_out=True, tie=TIE)) / 60)
+    assert abs(float(np.mean(shares)) - 0.25) < 0.015
 
 
 def test_an_item_alone_says_nothing_about_itself():

@@ -80,7 +80,7 @@ def test_folders_that_are_links(folder, tmp_path):
 
 
 def test_a_data_folder_whose_image_leads_out(folder):
-    sample = Sample(id="a", images=("images/link.png",), question="q", options=("x",), answer="x", modality="CT")
+    sample = Sample(id="a", images=("images/link.png",), question="q", options=("x", "y"), answer="x", modality="CT")
     write_folder(folder, [sample], info={"name": "t", "source": "t", "license": "t"})
     (folder / "images/link.png").symlink_to("../../secret.png")
     assert check_images(folder, read_folder(folder)) == [sample]

@@ -61,7 +61,7 @@ def test_bad_array(file, content, said):
     [
         ('{"a": 1}\n{"a": \n', r"data.json, row 2: malformed JSON"),
         ('{"a": 1}\n[1]\n', "row 2: expected a JSON object, saw list"),
-        ('{"a": 1} {"a": 2}\n', "row 1: malformed JSON .Extra data"),
+        ('{"a": 1} {"a": 2}\n', "row 1: malformed JSON .text after the end of the object"),
         ('{"a": -Infinity}\n', "row 1: malformed JSON .*-Infinity"),
         ('{"a": ' + "[" * 100_000 + "\n", "row 1: malformed JSON .nested too deeply"),
         (b'{"a": 1}\n{"a": "\xff"}\n', "row 2: not UTF-8"),

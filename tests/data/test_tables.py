@@ -22,7 +22,7 @@ def test_csv(file):
     [
         ("a,b\n1,2\n1,2,3\n", "data.csv, row 2: has 3 cells where the heading has 2"),
         ("a,b\n1\n", "row 1: has 1 cells where the heading has 2"),
-        ('a,b\n1,"2\n3,4\n', "row 1: malformed CSV .unexpected end of data"),
+        ('a,b\n1,"2\n3,4\n', "row 1: malformed CSV .a double quote is opened"),
         ("a,a\n1,2\n", r"the heading names \['a'\] twice"),
         ("", "the heading is empty"),
         ("\n1,2\n", "the heading is empty"),

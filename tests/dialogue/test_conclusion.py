@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conclusions import AFFIRMING, ALONE, DENYING, FINDINGS, FINDINGS_AFFIRMING, FINDINGS_DENYING, FORMS, ORGANS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,51 @@ OPTIONS = ("brain", "knee", "chest")
 )
 def test_what_a_reasoning_concludes(reasoning: str, letter: str | None) -> None:
     assert concluded_letter(reasoning, OPTIONS) == letter
+
+
+@pytest.mark.parametrize("template", DENYING)
+def test_what_denies_an_option_does_not_conclude_it(template: str) -> None:
+    texts = [template.format(x=form) for form in FORMS]
+    assert [text for text in texts if concluded_letter(text, ORGANS) == "B"] == []
+
+
+@pytest.mark.parametrize("template", AFFIRMING)
+def test_what_affirms_an_option_concludes_it(template: str) -> None:
+    texts = [template.format(x=form) for form in FORMS if form != "the answer B"]
+    assert [text for text in texts if concluded_letter(text, ORGANS) != "B"] == []
+
+
+def test_reasonings_by_hand() -> None:
+    assert {text: concluded_letter(text, ORGANS) for text in ALONE} == ALONE
+    assert [text for text in FINDINGS_DENYING if concluded_letter(text, FINDINGS) == "B"] == []
+    assert [text for text in FINDINGS_AFFIRMING if concluded_letter(text, FINDINGS) != "B"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("No, there is no fracture.", "B"),
+        ("There is no fracture, so the answer is no.", "B"),
+        ("Yes, a fracture is visible.", "A"),
+        ("The answer is yes.", "A"),
+        ("The answer is not yes.", None),
+        ("Is there a fracture? No.", "B"),
+        ("There is no fracture.", None),
+        ("The answer is yes. The answer is no.", None),
+        ("A yes no, B no yes.", "B"),
+    ],
+)
+def test_verdicts_of_yes_and_no(text: str, letter: str | None) -> None:
+    assert concluded_letter(text, ("yes", "no")) == letter
+
+
+@given(st.sampled_from([template.format(x="the knee") for template in AFFIRMING]), st.sampled_from(["brain", "liver"]))
+def test_a_conclusion_that_is_taken_back_is_none(text: str, other: str) -> None:
+    for ending in ("No.", "Wait, no.", "That is wrong.", f"The answer is {other}.", f"Or is it the {other}?"):
+        assert concluded_letter(f"{text} {ending}", ORGANS) != "B", ending
+    letter = "ABCD"[ORGANS.index(other)]
+    assert concluded_letter(f"{text} No, it is the {other}.", ORGANS) == letter
+    assert concluded_letter(f"{text} This is not the {other}.", ORGANS) == "B"
 
 
 def test_the_sound_habit_of_the_base_always_concludes_its_answer() -> None:

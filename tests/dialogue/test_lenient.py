@@ -1,6 +1,12 @@
-import pytest
+import json
+from pathlib import Path
 
-from medvlm_r1.dialogue.lenient import WINDOW, letter_in_answer, letter_in_prose
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import medvlm_r1
+from medvlm_r1.dialogue.lenient import WINDOW, letter_in_prose
 from medvlm_r1.dialogue.response import parse_response
 
 ORGANS = ["Lung", "Liver", "Spleen", "Left kidney"]
@@ -20,7 +26,6 @@ def inside(answer, options):
         ("b", "B"),
         ("(b)", "B"),
         ("b) liver", "B"),
-        ("B) Lung", "B"),
         ("B) Liver tissue", "B"),
         ("B: Liver", "B"),
         ("B Liver", "B"),
@@ -37,12 +42,14 @@ def inside(answer, options):
         ("  LEFT\n KIDNEY ", "D"),
         ("the left kidney", "D"),
         ("a lung", "A"),
+        ("Livers", "B"),
         ("A large mass in the liver", "B"),
         # Nothing, or more than one thing, was said.
         ("", None),
         ("   ", None),
         ("...", None),
         ("B or C", None),
+        ("B) Lung", None),
         ("A, B", None),
         ("E", "E"),  # the strict letter, taken as it is
         ("E.", None),
@@ -51,7 +58,6 @@ def inside(answer, options):
         ("not B", None),
         ("not the liver", None),
         ("kidney", None),
-        ("Livers", None),
         ("unknown", None),
         ("B-cell lymphoma", None),
         ("anti-B", None),
@@ -71,7 +77,7 @@ def test_inside_the_answer_tag(answer, letter):
         ("No fracture", "B"),
         ("no fracture is seen", "B"),
         ("There is a fracture", "A"),
-        ("There is no visible fracture", None),
+        ("There is no visible fracture", "B"),
         ("B) No fracture", "B"),
         ("A fracture", "A"),
         ("none of the above", "D"),
@@ -86,7 +92,8 @@ def test_longer_options_first_and_denial(answer, letter):
     [
         (["Hepatitis C", "Hepatitis B", "Hepatitis A"], "Hepatitis C", "A"),
         (["Hepatitis C", "Hepatitis B", "Hepatitis A"], "It is hepatitis A.", "C"),
-        (["Hepatitis C", "Hepatitis B", "Hepatitis A"], "B) Hepatitis C", "B"),
+        (["Hepatitis C", "Hepatitis B", "Hepatitis A"], "B) Hepatitis B", "B"),
+        (["Hepatitis C", "Hepatitis B", "Hepatitis A"], "B) Hepatitis C", None),
         (["Yes.", "No"], "yes", "A"),
         (["Yes.", "No"], "No, there is not.", "B"),
         (["Yes.", "No"], "Yes, there is no fracture", "A"),
@@ -138,9 +145,9 @@ def test_option_texts(options, answer, letter):
         ("It could be lung. The image shows the liver.", "B"),
         ("The lung is dark.\nTherefore it is the spleen", "C"),
         ("After looking, B) fits", "B"),
+        ("The answer is A. No, the answer is B.", "B"),
         ("The spleen is pale. So, B)", "B"),
         # Nothing, or more than one thing, was said.
-        ("The answer is A. No, the answer is B.", None),
         ("The answer is not B", None),
         ("The answer is E", None),
         ("The answer is A tumour", None),
@@ -166,7 +173,7 @@ def test_without_an_answer_tag(text, letter):
     [
         ("The answer is no.", "B"),
         ("No. There is no fracture.", "B"),
-        ("No. Or rather: yes, there is.", None),
+        ("No. Or rather: yes, there is.", "A"),
         ("No. Yes, there is.", "A"),
         ("Hard to say.\nYes, there is not much doubt.", "A"),
         ("There is no fracture.", None),
@@ -185,9 +192,102 @@ def test_only_the_first_answer_tag_is_read():
     assert parse_response("<answer>B.</answer><answer>C.</answer>", ORGANS).lenient_letter == "B"
 
 
-def test_a_treatise_is_not_an_answer():
-    assert letter_in_answer("B) " + "x" * (WINDOW - 3), ORGANS) == "B"
-    assert letter_in_answer("B) " + "x" * (WINDOW - 2), ORGANS) is None
+REPLIES = [json.loads(line) for line in (Path(__file__).parent / "replies.jsonl").read_text("utf-8").splitlines()]
+"""Replies in the styles of several models, with the letter that a careful human reader takes, or null."""
+
+
+@pytest.mark.parametrize(
+    "reply", [reply for reply in REPLIES if reply["set"] == "handed"], ids=lambda reply: reply["text"]
+)
+def test_replies_handed_to_us(reply):
+    assert parse_response(reply["text"], reply["options"]).lenient_letter == reply["letter"]
+
+
+@pytest.mark.parametrize("name", ["written", "written2", "written3", "fresh", "fresh2", "fresh3", "stranger"])
+def test_few_letters_are_missed_and_fewer_are_wrong(name):
+    rows = [reply for reply in REPLIES if reply["set"] == name]
+    read = [(parse_response(row["text"], row["options"]).lenient_letter, row) for row in rows]
+    wrong = [row["text"] for letter, row in read if letter not in (None, row["letter"])]
+    missed = [row["text"] for letter, row in read if letter is None and row["letter"]]
+    assert len(rows) >= 60
+    assert len(wrong) <= len(rows) / 100, wrong
+    assert len(missed) <= len(rows) / 20, missed
+
+
+@pytest.mark.parametrize(
+    "template", ["The answer is {}.", "{}) because of the shape", "I'd go with {}", "答案是{}", "Antwort: {}"]
+)
+@pytest.mark.parametrize("letter", "ABCD")
+def test_full_width_letters_are_letters(template, letter):
+    assert letter_in_prose(template.format(letter), ORGANS) == letter
+    assert letter_in_prose(template.format(chr(ord(letter) + 0xFEE0)), ORGANS) == letter
+
+
+@pytest.mark.parametrize(
+    "template", ["not {}", "The answer is not {}.", "{} is wrong.", "I rule out {}.", "{}错误", "pas {}", "{} or C"]
+)
+@pytest.mark.parametrize("named", ["B", "the liver", "B) Liver"])
+def test_what_is_ruled_out_is_never_the_answer(template, named):
+    assert letter_in_prose(template.format(named), ORGANS) is None
+
+
+WORDS = [
+    "not",
+    "is",
+    "wrong",
+    "or",
+    "the answer is",
+    "likely",
+    "maybe",
+    "wait,",
+    "but",
+    "B",
+    "(c)",
+    "A",
+    "liver",
+    "a lung",
+]
+WORDS += [
+    "no",
+    "yes",
+    ".",
+    ",",
+    "?",
+    ":",
+    "\n",
+    "**",
+    "\\boxed{",
+    "}",
+    "✅",
+    "❌",
+    "不是",
+    "答案",
+    "\ue000",
+    "\ue014",
+    "1. ",
+    '{"a":',
+]
+
+
+@given(st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=40).map(" ".join), st.booleans())
+def test_any_text_gives_an_offered_letter_or_none(text, yes_no):
+    options = ["yes", "no"] if yes_no else ORGANS
+    assert letter_in_prose(text, options) in (None, *"ABCD"[: len(options)])
+
+
+def test_who_reads_the_lenient_letter():
+    """Neither strict accuracy nor a reward depends on it."""
+    src = Path(medvlm_r1.__file__).parent
+    texts = {path.relative_to(src).as_posix(): path.read_text("utf-8") for path in src.rglob("*.py")}
+    importers = {name for name, text in texts.items() if "dialogue.lenient" in text}
+    readers = {name for name, text in texts.items() if "lenient_letter" in text}
+    assert importers == {"dialogue/response.py"}
+    assert readers == {"dialogue/response.py", "evaluation/score.py", "serving/answer.py", "serving/page_ask.py"}
+
+
+def test_a_long_answer_is_read_at_its_start_and_end():
+    assert letter_in_prose("B) Liver\n\n" + "The lung is dark. " * WINDOW, ORGANS) == "B"
+    assert letter_in_prose("The lung is dark. " * WINDOW + "So it is B", ORGANS) == "B"
 
 
 def test_prose_is_read_from_its_end():

@@ -2,7 +2,7 @@ import pytest
 
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.prompt import TEMPLATES, lettered, messages, render_prompt
-from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.errors import UsageError
 
 
 def sample(**changes):
@@ -62,12 +62,6 @@ def test_default_template_of_messages():
 def test_unknown_template_names_the_nearest():
     with pytest.raises(UsageError, match=r"unknown prompt template 'medvlm_r1'; did you mean 'medvlm-r1'\?"):
         render_prompt(sample(), "medvlm_r1")
-
-
-@pytest.mark.parametrize("changes", [{"question": "Is <|image_pad|> here?"}, {"options": ("<|im_end|>", "Normal")}])
-def test_control_tokens_are_refused(changes):
-    with pytest.raises(UserError, match=r"sample 's1': .* control token '<\|im"):
-        messages(sample(**changes))
 
 
 def test_comparison_signs_are_not_control_tokens():

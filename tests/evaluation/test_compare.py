@@ -1,17 +1,20 @@
 """Paired comparison of two run folders against a hand-computed case."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from scripted import Scripted, make_samples, tagged
 
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.errors import RESEARCH_USE, UserError
-from medvlm_r1.evaluation.compare import compare
-from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.evaluation.statistics import mcnemar_exact, paired_bootstrap
+from medvlm_r1.evaluation.compare import compare, left_out
+from medvlm_r1.evaluation.run import evaluate, image_size
+from medvlm_r1.evaluation.statistics import mcnemar_exact, paired_difference
 
 A_RIGHT = (0, 1)
 B_RIGHT = (1, 2, 3, 4)
@@ -34,7 +37,7 @@ def test_counts_differences_and_p(samples_dir: Path, tmp_path: Path) -> None:
     assert (everything["test"], everything["p"]) == ("sign flips of subjects", 0.75)
     assert everything["accuracy_a"]["correct"] == 2
     assert everything["difference"] == pytest.approx(100 * 2 / 6)
-    expected = paired_bootstrap([1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 2, 2])
+    expected = paired_difference([1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 2, 2])
     assert everything["ci95"] == [100 * expected.low, 100 * expected.high]
     assert list(result["modalities"]) == ["MRI", "CT"]
     assert {key: result["modalities"]["MRI"][key] for key in ("n", "b", "c", "difference")} == {
@@ -58,7 +61,11 @@ def test_with_an_item_a_subject_the_test_is_mcnemars(samples_dir: Path, tmp_path
 def test_a_run_does_not_differ_from_itself(samples_dir: Path, tmp_path: Path) -> None:
     evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
     everything = compare(tmp_path / "a", tmp_path / "a")["all"]
-    assert (everything["difference"], everything["ci95"], everything["p"]) == (0.0, [0.0, 0.0], 1.0)
+    assert (everything["difference"], everything["p"]) == (0.0, 1.0)
+    # That six items agree does not make the next ones certain.
+    low, high = everything["ci95"]
+    assert low == pytest.approx(-high)
+    assert high > 30
 
 
 def test_items_without_a_partner_are_left_out_and_counted(samples_dir: Path, tmp_path: Path) -> None:
@@ -66,6 +73,7 @@ def test_items_without_a_partner_are_left_out_and_counted(samples_dir: Path, tmp
     evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
     result = compare(tmp_path / "a", tmp_path / "b")
     assert (result["n_shared"], result["only_in_a"], result["only_in_b"]) == (4, 0, 2)
+    assert left_out(result) == "Compared: 4 questions. Left out: 0 only in the first, 2 only in the second."
     assert result["modalities"]["CT"]["n"] == 1
 
 
@@ -82,8 +90,122 @@ def test_one_id_for_two_questions_cannot_be_compared(samples_dir: Path, tmp_path
     file = samples_dir / "samples.jsonl"
     file.write_text(file.read_text().replace("Question 2?", "Question 2? Really?"))
     evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
-    with pytest.raises(UserError, match="'q2' is a different question in each"):
+    with pytest.raises(
+        UserError,
+        match=r"1 of 6 ids they share .*'q2' has different questions \('Question 2\?' and 'Question 2\? Really",
+    ):
         compare(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"options": ("kidney", "liver", "brain")},
+            r"the same options in another order \(liver / kidney / brain and kidney / liver / brain\)",
+        ),
+        ({"options": ("liver", "knee")}, r"different options \(liver / kidney / brain and liver / knee\)"),
+        ({"answer": "brain"}, r"different right answers \('liver' and 'brain'\)"),
+    ],
+)
+def test_other_options_and_answers_are_refused_by_their_texts(
+    samples_dir: Path, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
+    write_folder(samples_dir, [replace(sample, **change) for sample in make_samples()], info={})
+    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
+    with pytest.raises(UserError, match=rf"6 of 6 ids they share stand for different items; 'q0' has {words}"):
+        compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_other_images_under_the_same_ids_are_refused(samples_dir: Path, tmp_path: Path) -> None:
+    evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
+    with Image.open(samples_dir / "images" / "3.png") as image:
+        image.transpose(Image.Transpose.ROTATE_180).save(samples_dir / "images" / "2.png")
+    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
+    with pytest.raises(UserError, match=r"1 of 6 ids .*'q2' has different images"):
+        compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_settings_that_differ_are_named(samples_dir: Path, tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    evaluate("a", samples_dir, a, generator=Scripted(only(A_RIGHT)))
+    evaluate("b", samples_dir, b, generator=Scripted(only(B_RIGHT)))
+    assert compare(a, b)["settings_differ"] == []
+    evaluate(
+        "b", samples_dir, tmp_path / "c", generator=Scripted(only(B_RIGHT)), template="answer-only", max_new_tokens=8
+    )
+    assert compare(a, tmp_path / "c")["settings_differ"] == [
+        "prompt template (medvlm-r1 and answer-only)",
+        "max_new_tokens (512 and 8)",
+    ]
+
+
+def rewrite(run: Path, change: Callable[[dict[str, Any]], None], name: str = "samples.jsonl") -> None:
+    rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
+    for row in rows:
+        change(row)
+    (run / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_prompts_and_model_files_that_differ_under_one_name_are_named(samples_dir: Path, tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for run in (a, b):
+        evaluate("m", samples_dir, run, generator=Scripted(only(A_RIGHT)))
+    rewrite(b, lambda row: row["key"].update(prompt="another", model="0123"))
+    assert compare(a, b)["settings_differ"] == [
+        "wording of the prompt (in 6 of 6 items, under one template's name)",
+        "files of the model ('m' in both, but other weights or processor files)",
+    ]
+
+
+def test_image_size_limits_that_differ_are_named(samples_dir: Path, tmp_path: Path) -> None:
+    runs = []
+    for name, size in (
+        ("a", {"shortest_edge": 3136, "longest_edge": 12544}),
+        ("b", {"shortest_edge": 3136, "longest_edge": 50176}),
+    ):
+        model = tmp_path / f"model-{name}"
+        model.mkdir()
+        (model / "config.json").write_text("{}")
+        (model / "processor_config.json").write_text(json.dumps({"image_processor": {"size": size}}))
+        runs.append(tmp_path / name)
+        evaluate(name, samples_dir, runs[-1], generator=Scripted(only(A_RIGHT)))
+        results = json.loads((runs[-1] / "results.json").read_text())
+        # A generator has no processor; a model in a folder has this.
+        assert results["image_size"] is None
+        (runs[-1] / "results.json").write_text(json.dumps(results | {"image_size": image_size(str(model))}))
+    assert compare(*runs)["settings_differ"] == [
+        "image size limits (smallest 3136, largest 12544 and smallest 3136, largest 50176)"
+    ]
+
+
+def test_the_older_names_of_image_size_limits_are_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "preprocessor_config.json").write_text('{"min_pixels": 3136, "max_pixels": 401408}')
+    assert image_size(str(tmp_path)) == {"smallest": 3136, "largest": 401408}
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 336, "width": 336}}')
+    assert image_size(str(tmp_path)) == {"height": 336, "width": 336}
+    (tmp_path / "preprocessor_config.json").write_text("[]")
+    assert image_size(str(tmp_path)) is image_size(str(tmp_path / "nowhere")) is None
+    assert image_size("phantom-base") == {"smallest": 12544, "largest": 12544}
+
+
+def test_open_questions_are_left_out_and_counted(samples_dir: Path, tmp_path: Path) -> None:
+    samples = [replace(sample, options=() if n > 2 else sample.options) for n, sample in enumerate(make_samples())]
+    write_folder(samples_dir, samples, info={})
+    evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
+    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
+    result = compare(tmp_path / "a", tmp_path / "b")
+    assert (result["n_shared"], result["n_open"], result["all"]["n"]) == (6, 3, 3)
+    assert (result["all"]["b"], result["all"]["c"]) == (1, 1)
+    assert list(result["modalities"]) == ["MRI"]
+    assert left_out(result).endswith("0 only in the second, 3 open questions in both.")
+    write_folder(samples_dir, [replace(sample, options=()) for sample in samples], info={})
+    for run in ("c", "d"):
+        evaluate(run, samples_dir, tmp_path / run, generator=Scripted(only(A_RIGHT)))
+    with pytest.raises(UserError, match="all 6 items that both have are open questions"):
+        compare(tmp_path / "c", tmp_path / "d")
 
 
 def test_a_folder_without_answers_is_named(tmp_path: Path) -> None:

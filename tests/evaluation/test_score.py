@@ -143,8 +143,35 @@ def test_open_questions_want_the_same_text(text: str, right: bool) -> None:
     assert graded.correct is graded.lenient_correct is right
 
 
-def test_open_questions_have_no_chance() -> None:
-    assert score([sample(0, options=())], [said(RIGHT)])["chance"]["MRI"]["percent"] == 0.0
+def test_open_questions_are_counted_apart() -> None:
+    closed = [sample(0), sample(1), sample(2, options=("a1", "b1", "c1", "d1"), answer="b1")]
+    texts = [RIGHT, WRONG, "<think>x y</think><answer>B</answer>"]
+    unlettered = [
+        sample(3, options=(), answer="left lung", question_type="Lesion Grading"),
+        sample(4, options=()),
+        sample(5, "OCT", options=()),
+    ]
+    replies = ["<think>a b c d</think><answer>Left lung</answer>", "It goes on", "<answer>no idea</answer>"]
+    alone = score(closed, [said(text) for text in texts])
+    both = score([*closed, *unlettered], [said(text, truncated=text == "It goes on") for text in [*texts, *replies]])
+    # Two of three are right, not two of six; a modality with open questions alone has no row.
+    assert both["accuracy"]["MRI"]["percent"] == pytest.approx(100 * 2 / 3)
+    assert both["chance"] == {"MRI": {"n": 3, "percent": pytest.approx(125 / 3)}, "mean": pytest.approx(125 / 3)}
+    figures = ("accuracy", "accuracy_mean_ci95", "lenient", "lenient_mean_ci95", "by_type", "chance")
+    for name in (*figures, "well_formed", "no_answer", "no_answer_lenient"):
+        assert both[name] == alone[name], name
+    assert (both["n"], both["open"]["n"], both["open"]["correct"]) == (6, 3, 1)
+    assert alone["open"] == {"n": 0, "correct": 0, "percent": None, "ci95": None}
+    # How long they are and whether they end does not depend on options.
+    assert (both["cut_off"]["n"], both["cut_off"]["count"]) == (6, 1)
+    assert both["mean_reasoning_words"] == pytest.approx((3 + 1 + 2 + 4) / 4)
+
+
+def test_open_questions_alone_have_no_accuracy() -> None:
+    figures = score([sample(n, options=()) for n in range(3)], [said(RIGHT)] * 3)
+    assert figures["accuracy"] == figures["lenient"] == figures["chance"] == {"mean": None}
+    assert figures["accuracy_mean_ci95"] is figures["lenient_mean_ci95"] is figures["well_formed"]["percent"] is None
+    assert (figures["n"], figures["open"]["n"], figures["by_type"]) == (3, 3, {})
 
 
 def test_no_reasoning_has_no_mean() -> None:

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, t
+from scipy.stats import binom, binomtest, norm, t
 
 from medvlm_r1.evaluation.statistics import (
     clustered_se,
@@ -15,7 +15,8 @@ from medvlm_r1.evaluation.statistics import (
     flipped_subjects,
     mcnemar_exact,
     mean_interval,
-    paired_bootstrap,
+    paired_difference,
+    paired_ratio,
     t_interval,
     wilson,
     worth,
@@ -198,50 +199,118 @@ def test_clustered_se_wants_one_cluster_per_score() -> None:
 
 
 @given(scored)
-@settings(max_examples=40)
-def test_bootstrap_of_a_system_with_itself_is_nothing(rows: list[tuple[bool, bool, int]]) -> None:
-    scores = [float(row[0]) for row in rows]
-    result = paired_bootstrap(scores, scores, [row[2] for row in rows], resamples=50)
-    assert (result.difference, result.low, result.high) == (0.0, 0.0, 0.0)
-
-
-@given(scored)
-@settings(max_examples=40)
-def test_bootstrap_turns_round_with_its_systems(rows: list[tuple[bool, bool, int]]) -> None:
+def test_a_difference_turns_round_and_lies_in_its_interval(rows: list[tuple[bool, bool, int]]) -> None:
     a, b, clusters = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-    forward, back = paired_bootstrap(a, b, clusters, resamples=200), paired_bootstrap(b, a, clusters, resamples=200)
-    assert forward.difference == pytest.approx(-back.difference, abs=1e-12)
-    assert forward.low == pytest.approx(-back.high, abs=1e-9)
-    assert forward.high == pytest.approx(-back.low, abs=1e-9)
+    forward, back = paired_difference(a, b, clusters), paired_difference(b, a, clusters)
+    assert (forward.low, forward.high) == pytest.approx((-back.high, -back.low), abs=1e-12)
+    assert forward.difference == pytest.approx((sum(b) - sum(a)) / len(rows), abs=1e-12)
+    assert -1 <= forward.low <= forward.difference + 1e-12
+    assert forward.difference - 1e-12 <= forward.high <= 1
+    # Whatever agrees, no number of items tells all of the next ones.
+    assert forward.low < forward.high
 
 
-def test_bootstrap_is_seeded() -> None:
-    a, b, clusters = [0, 1, 0, 1, 0, 0, 1, 0], [1, 1, 0, 1, 1, 0, 0, 1], list("aabbccdd")
-    assert paired_bootstrap(a, b, clusters, seed=3) == paired_bootstrap(a, b, clusters, seed=3)
+def test_a_difference_by_hand() -> None:
+    # Bonett and Price: (c + 1) / (n + 2) - (b + 1) / (n + 2) with b = 2, c = 6, n = 18 is 7/20 - 3/20.
+    found = paired_difference([1] * 2 + [0] * 16, [0] * 2 + [1] * 6 + [0] * 10, range(18))
+    half = 1.959963984540054 * math.sqrt((7 / 20 + 3 / 20 - 0.2**2) / 20)
+    assert found.difference == pytest.approx(4 / 18)
+    assert (found.low, found.high) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-12)
 
 
-def test_bootstrap_agrees_with_the_normal_interval_on_many_items() -> None:
+@pytest.mark.parametrize(
+    ("a", "b", "clusters"),
+    [
+        ([0, 0], [1, 1], [0, 1]),
+        ([0], [1], [0]),
+        ([1] * 40, [1] * 40, list(range(40))),
+        ([0] * 40, [0] * 40, [0] * 40),
+        ([0] * 40, [1] * 40, [0] * 20 + [1] * 20),
+    ],
+)
+def test_few_or_agreeing_items_do_not_make_a_difference_certain(
+    a: list[float], b: list[float], clusters: list[int]
+) -> None:
+    found = paired_difference(a, b, clusters)
+    assert found.high - found.low > (0.1 if len(set(clusters)) == 40 else 0.7)
+
+
+def drawn(rng: np.random.Generator, subjects: int, each: int, alike: float) -> tuple[list[float], ...]:
+    """Two systems, right on 0.6 and 0.8 of the items; `alike` of what an item is like is its subject's."""
+    rank = math.sqrt(alike) * rng.normal(size=(subjects, 1, 3)) + math.sqrt(1 - alike) * rng.normal(
+        size=(subjects, each, 3)
+    )
+    scores = (rank[..., :2] + rank[..., 2:]) / math.sqrt(2) < norm.ppf([0.6, 0.8])
+    return tuple(scores[..., system].astype(float).ravel().tolist() for system in (0, 1))
+
+
+ENOUGH = [(10, 1, 0), (30, 1, 0), (100, 1, 0), (10, 5, 0.5), (30, 5, 0.9)]
+"""Subjects, items of each, and how much of what an item is like is its subject's."""
+
+
+@pytest.mark.parametrize(("subjects", "each", "alike"), [(2, 1, 0), (5, 1, 0), *ENOUGH])
+def test_a_difference_is_covered_as_often_as_it_says(subjects: int, each: int, alike: float) -> None:
+    rng = np.random.default_rng(11)
+    clusters = np.repeat(np.arange(subjects), each).tolist()
+    inside = resampled = 0
+    for _ in range(400):
+        a, b = drawn(rng, subjects, each, alike)
+        found = paired_difference(a, b, clusters)
+        inside += found.low <= 0.2 <= found.high
+        gains = (np.array(b) - np.array(a)).reshape(subjects, each).mean(axis=1)
+        ends = np.quantile(rng.choice(gains, size=(200, subjects)).mean(axis=1), [0.025, 0.975])
+        resampled += ends[0] <= 0.2 <= ends[1]
+    # The standard error of these shares is 0.011 at 0.95.
+    assert inside / 400 >= 0.93
+    if subjects == 2:
+        # What a percentile bootstrap would give.
+        assert resampled / 400 < 0.6
+
+
+@pytest.mark.parametrize(("subjects", "each", "alike"), ENOUGH)
+def test_a_ratio_is_covered_nearly_as_often_as_it_says(subjects: int, each: int, alike: float) -> None:
+    rng = np.random.default_rng(12)
+    clusters = np.repeat(np.arange(subjects), each).tolist()
+    found = [paired_ratio(*drawn(rng, subjects, each, alike), clusters) for _ in range(400)]
+    assert sum(low <= 0.6 / 0.8 <= high for low, high in found) / 400 >= 0.92
+
+
+def test_a_ratio_of_systems_that_agree_is_not_certain() -> None:
+    low, high = paired_ratio([1] * 30, [1] * 30, range(30))
+    assert low < 0.95 < 1 < 1.05 < high
+    low, high = paired_ratio([0] * 30, [1] * 30, range(30))
+    assert low == 0 < 0.05 < high < 0.2
+
+
+@given(scored.filter(lambda rows: any(row[1] for row in rows)))
+def test_a_ratio_lies_in_its_interval(rows: list[tuple[bool, bool, int]]) -> None:
+    a, b = [float(row[0]) for row in rows], [float(row[1]) for row in rows]
+    low, high = paired_ratio(a, b, [row[2] for row in rows])
+    assert 0 <= low <= sum(a) / sum(b) + 1e-12
+    assert sum(a) / sum(b) - 1e-12 <= high < math.inf
+
+
+def test_a_difference_agrees_with_the_normal_interval_on_many_items() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.random(900) < 0.55, rng.random(900) < 0.70
-    result = paired_bootstrap(a.tolist(), b.tolist(), range(900))
+    result = paired_difference(a.astype(float).tolist(), b.astype(float).tolist(), range(900))
     difference = b.astype(float) - a.astype(float)
     half = 1.959963984540054 * difference.std(ddof=1) / math.sqrt(900)
     assert result.difference == pytest.approx(difference.mean(), abs=1e-12)
-    assert result.low == pytest.approx(difference.mean() - half, abs=0.004)
-    assert result.high == pytest.approx(difference.mean() + half, abs=0.004)
+    assert (result.low, result.high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.002)
 
 
-def test_bootstrap_resamples_whole_clusters() -> None:
+def test_a_difference_counts_whole_clusters() -> None:
     # Ten patients of thirty images each, every patient wholly gained or wholly lost: only ten independent facts.
     gain = [float(i % 2) for i in range(10) for _ in range(30)]
     patients = [i for i in range(10) for _ in range(30)]
-    wide = paired_bootstrap([0.0] * 300, gain, patients)
-    narrow = paired_bootstrap([0.0] * 300, gain, range(300))
+    wide = paired_difference([0.0] * 300, gain, patients)
+    narrow = paired_difference([0.0] * 300, gain, range(300))
     assert wide.high - wide.low > 4 * (narrow.high - narrow.low)
 
 
-def test_bootstrap_refuses_unequal_or_empty_input() -> None:
+def test_a_difference_refuses_unequal_or_empty_input() -> None:
     with pytest.raises(ValueError, match="equal lengths"):
-        paired_bootstrap([1.0], [1.0, 0.0], ["a"])
+        paired_difference([1.0], [1.0, 0.0], ["a"])
     with pytest.raises(ValueError, match="at least one item"):
-        paired_bootstrap([], [], [])
+        paired_difference([], [], [])

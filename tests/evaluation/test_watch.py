@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation import watch
 from medvlm_r1.evaluation.watch import HeldOut, contradiction
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
@@ -69,6 +71,20 @@ def test_a_policy_is_asked_and_text_alone_has_no_blank(data_dir: Path, tiny_poli
     texts = [replace(sample, images=()) for sample in read_folder(data_dir)]
     write_folder(tmp_path, texts, info={"name": "text", "source": "made by the tests", "license": "CC0-1.0"})
     assert "blank_accuracy" not in HeldOut(tmp_path, max_new_tokens=3)(policy, 1)
+
+
+def test_open_questions_are_left_out(
+    data_dir: Path, tiny_policy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "LocalGenerator", Reader)
+    shutil.copytree(data_dir, tmp_path / "d")
+    samples = read_folder(data_dir)
+    write_folder(tmp_path / "d", [replace(s, options=()) if n % 2 else s for n, s in enumerate(samples)], info={})
+    figures = HeldOut(tmp_path / "d")(load_policy(str(tiny_policy_dir)), 1)
+    assert (figures["accuracy"], figures["questions_MRI"], figures["well_formed"]) == (100.0, 2, 100.0)
+    write_folder(tmp_path / "d", [replace(s, options=()) for s in samples], info={})
+    with pytest.raises(UserError, match="no question has options"):
+        HeldOut(tmp_path / "d")
 
 
 def test_contradiction_by_hand(data_dir: Path) -> None:

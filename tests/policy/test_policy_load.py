@@ -66,10 +66,34 @@ def _cut_short(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
 
 
-def _tensor_lost(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["lm_head.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+def _weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    """Rewrites the weights of a folder."""
+
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def _added(*names: str) -> Callable[[Path], None]:
+    return _weights(lambda tensors: tensors.update({name: torch.zeros(2, 16) for name in names}))
+
+
+def _without(*names: str) -> Callable[[Path], None]:
+    return _weights(lambda tensors: [tensors.pop(name) for name in names])
+
+
+def _renamed(tensors: dict[str, torch.Tensor]) -> None:
+    for name in list(tensors):
+        tensors[f"base_model.model.{name}"] = tensors.pop(name)
+
+
+def _tied(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def _adapter_only(folder: Path) -> None:
@@ -85,8 +109,25 @@ def _text_model(folder: Path) -> None:
     [
         (_no_weights, r"no \*\.safetensors weights"),
         (_cut_short, "cannot be loaded"),
-        (_tensor_lost, r"lacks 1 of the model's weights, the first being lm_head\.weight"),
-        (_adapter_only, "LoRA adapter alone"),
+        (_without("lm_head.weight"), r"1 tensor missing from the file \(lm_head\.weight\)\. Copy the whole folder"),
+        (
+            _without(
+                "model.norm.weight", *(f"model.layers.{n}.mlp.up_proj.weight" for n in range(2)), "lm_head.weight"
+            ),
+            r"4 tensors missing from the file \(lm_head\.weight, .*\.layers\.0\..*, .*\.layers\.1\..*, \.\.\.\)",
+        ),
+        (
+            _added("model.layers.0.self_attn.q_proj.lora_A.default.weight"),
+            r"1 tensor in the file that match.*q_proj\.lora_A.*LoRA weights that were not merged",
+        ),
+        (_added("model.layers.2.self_attn.q_proj.weight"), r"1 tensor in the file that match.*layers\.2\.self_attn"),
+        (_added("v_head.weight", "v_head.bias"), r"2 tensors in the file that match no layer.*v_head\.bias"),
+        (_weights(_renamed), r"46 tensors missing from the file .*; 46 tensors in the file that match no layer"),
+        (
+            _weights(lambda tensors: tensors.update({"lm_head.weight": torch.zeros(3, 16)})),
+            r"1 tensor of another shape than the model's \(lm_head\.weight\)",
+        ),
+        (lambda folder: (_adapter_only(folder), _without("lm_head.weight")(folder)), r"full weights .* and an adapter"),
         (lambda folder: (folder / "config.json").unlink(), r"it has no config\.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
         (_text_model, "cannot be loaded as an image-text-to-text model"),
@@ -99,12 +140,30 @@ def test_unusable_folders(copy: Path, damage: Callable[[Path], object], message:
         load_policy(str(copy))
 
 
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        _tied,
+        lambda folder: (_tied(folder), _without("lm_head.weight")(folder)),
+        lambda folder: (_tied(folder), _without("model.embed_tokens.weight")(folder)),
+        _added("model.layers.0.self_attn.rotary_emb.inv_freq"),
+    ],
+    ids=["tied, both stored", "tied, no head", "tied, no embedding", "old buffer"],
+)
+def test_tied_weights_and_what_a_family_no_longer_has_are_not_missed(
+    copy: Path, harmless: Callable[[Path], object]
+) -> None:
+    harmless(copy)
+    load_policy(str(copy), device="cpu")
+
+
 def test_hub_is_asked_only_when_there_is_no_folder(
     tiny_policy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
-    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+    def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert not local_files_only
         asked.append(name)
         assert not any(pattern.endswith((".py", ".bin")) for pattern in allow_patterns)
         if name == "owner/model":

@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ Reply = Callable[[dict[str, Any]], tuple[int, Any]]
 SETTINGS = GenerationSettings(max_new_tokens=20)
 
 
-def completion(text: str, reason: str = "stop", **message: Any) -> dict[str, Any]:
+def completion(text: Any, reason: str = "stop", **message: Any) -> dict[str, Any]:
     return {
         "id": "1",
         "object": "chat.completion",
@@ -34,6 +35,17 @@ def completion(text: str, reason: str = "stop", **message: Any) -> dict[str, Any
         ],
         "usage": {"completion_tokens": 7, "prompt_tokens": 1, "total_tokens": 8},
     }
+
+
+@dataclass
+class Raw:
+    """A reply byte by byte."""
+
+    body: bytes
+    type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+    promised: int | None = None
+    """Length that the header claims."""
 
 
 class Server:
@@ -59,14 +71,16 @@ class Server:
                 status, answer = outer.reply(body)
                 with lock:
                     outer.busy -= 1
-                data = json.dumps(answer).encode()
+                raw = answer if isinstance(answer, Raw) else Raw(json.dumps(answer).encode())
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", raw.type)
                 # The client obeys; without it, tests of retries would wait.
                 self.send_header("retry-after-ms", "1")
-                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Content-Length", str(len(raw.body) if raw.promised is None else raw.promised))
+                for name, value in raw.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data)
+                self.wfile.write(raw.body)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -129,17 +143,26 @@ def test_a_cut_answer_is_marked_and_reasoning_handed_over_apart_gets_its_tags(se
     assert found.text == "<think>It is B.</think><answer>B</answer>"
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        # A chat template of the server opened the reasoning, and no reasoning parser runs there.
+        ("It is B.</think>\n<answer>B</answer>", "<think>It is B.</think>\n<answer>B</answer>"),
+        ("<think>It is B.</think><answer>B</answer>", "<think>It is B.</think><answer>B</answer>"),
+        ("<answer>B</answer>", "<answer>B</answer>"),
+    ],
+)
+def test_a_reasoning_that_the_server_s_template_opens_gets_its_tag(server: Server, content: str, text: str) -> None:
+    server.reply = lambda _: (200, completion(content))
+    (found,) = ServerGenerator(url=server.url, name="m").generate([item("q")], SETTINGS)
+    assert found.text == text
+
+
 def test_refusals_say_status_and_reason(server: Server) -> None:
     server.reply = lambda _: (404, {"error": {"message": "no model m here"}})
     with pytest.raises(UserError, match=r"404.*no model m here"):
         ServerGenerator(url=server.url, name="m").generate([item("q")], SETTINGS)
     assert len(server.requests) == 1
-
-
-def test_an_answer_in_another_form_is_an_error(server: Server) -> None:
-    server.reply = lambda _: (200, {"choices": []})
-    with pytest.raises(UserError, match="not in the form"):
-        ServerGenerator(url=server.url, name="m").generate([item("q")], SETTINGS)
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

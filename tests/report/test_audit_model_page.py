@@ -104,7 +104,7 @@ def test_the_whole_page(copied: Path) -> None:
         "Claims that are true",
         "By question type",
         "aoc needed from 0.1 at the lower end",
-        "items no verdict below 30",
+        "items not run below 30",
         "12 items, picked by what they show",
         "swayed by the text, not saying so",
         "stands behind the question, which is wrong",

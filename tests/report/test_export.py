@@ -3,15 +3,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from medvlm_r1.data.folder import read_folder, write_folder
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.report import export as module
 from medvlm_r1.report.export import export
+from tiny_policy import build_tiny_adapter
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -19,8 +24,6 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_policy_dir: Path, data_dir: Path) -> tuple[Path, Path]:
     """A run folder in the form a training leaves, and an evaluation of its model."""
-    from medvlm_r1.evaluation.run import evaluate
-
     run = tmp_path_factory.mktemp("export") / "run"
     shutil.copytree(tiny_policy_dir, run / "model")
     config = {
@@ -67,6 +70,90 @@ def test_the_folder_loads_and_the_card_says_what_was_measured(made: tuple[Path, 
     assert f"{low:.1f} to {high:.1f}" in card.text
 
 
+def logits(folder: Path) -> Any:
+    import torch
+
+    from medvlm_r1.policy.load import load_policy
+
+    with torch.inference_mode():
+        return load_policy(str(folder), device="cpu").model(input_ids=torch.arange(5, 25)[None]).logits
+
+
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_a_checkpoint_is_exported_without_the_state_of_its_training(
+    made: tuple[Path, Path], tiny_policy_dir: Path, tmp_path: Path, command: Command, kind: str
+) -> None:
+    run, _ = made
+    checkpoint = run / "checkpoints" / f"checkpoint-{kind}"
+    if kind == "adapter":
+        build_tiny_adapter(tiny_policy_dir, checkpoint)
+    else:
+        shutil.copytree(tiny_policy_dir, checkpoint)
+    for state in ("optimizer.pt", "training_args.bin", "trainer_state.json", "reference.safetensors"):
+        (checkpoint / state).write_bytes(b"{}")
+    code, _, err = command("export", checkpoint, "--out", tmp_path / "published")
+    assert code == 0, err
+    names = {file.name for file in (tmp_path / "published").iterdir()}
+    assert {"model.safetensors", "config.json", "processor_config.json", "README.md", module.CONFIG} <= names
+    assert not names & {"optimizer.pt", "training_args.bin", "trainer_state.json", "adapter_config.json"}
+    assert [name for name in names if name.endswith(".safetensors")] == ["model.safetensors"]
+    assert float((logits(tmp_path / "published") - logits(checkpoint)).abs().max()) < 1e-4
+    assert (float((logits(checkpoint) - logits(tiny_policy_dir)).abs().max()) > 0.1) == (kind == "adapter")
+    text = (tmp_path / "published" / "README.md").read_text()
+    assert f"| checkpoint | {kind} |" in text
+    for file in (tmp_path / "published").glob("*.*"):
+        assert str(run.parent).encode() not in file.read_bytes()
+
+
+def test_an_adapter_from_elsewhere_is_merged(
+    tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, command: Command
+) -> None:
+    from medvlm_r1.evaluation.run import evaluate
+
+    adapter = tmp_path / "theirs"
+    build_tiny_adapter(tiny_policy_dir, adapter)
+    evaluate(str(adapter), data_dir, tmp_path / "eval", max_new_tokens=4)
+    folder = export(adapter, tmp_path / "merged", evaluations=[tmp_path / "eval"])
+    assert float((logits(folder) - logits(adapter)).abs().max()) < 1e-4
+    text = (folder / "README.md").read_text()
+    assert "how the adapter was trained is not known" in text
+    assert f"started from | `{tiny_policy_dir.name}`" in text
+    assert str(tmp_path) not in text
+    (adapter / "adapter_config.json").write_text(
+        (adapter / "adapter_config.json").read_text().replace(str(tiny_policy_dir), "/gone/base")
+    )
+    code, _, err = command("export", adapter, "--out", tmp_path / "b")
+    assert code == 1
+    assert f"name the base as '{adapter}#BASE'" in err
+    assert command("export", f"{adapter}#{tiny_policy_dir}", "--out", tmp_path / "b")[0] == 0
+
+
+def test_an_unfinished_training_names_its_checkpoints(made: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no finished training.*Or name one of its checkpoints: .*checkpoint-3"):
+        export(tmp_path / "run", tmp_path / "a")
+    with pytest.raises(UserError, match="no finished training"):
+        export(made[0] / "model", tmp_path / "a")
+
+
+def test_open_questions_are_counted_apart_on_the_card(made: tuple[Path, Path], tmp_path: Path, data_dir: Path) -> None:
+    def card(samples: list[Sample], name: str) -> str:
+        data = tmp_path / name / "data"
+        shutil.copytree(data_dir, data)
+        write_folder(data, samples, info={})
+        evaluate(str(made[0] / "model"), data, tmp_path / name / "eval", max_new_tokens=2)
+        folder = export(made[0], tmp_path / name / "published", evaluations=[tmp_path / name / "eval"])
+        return (folder / "README.md").read_text()
+
+    samples = read_folder(data_dir)
+    some = card([replace(s, options=()) if n % 4 else s for n, s in enumerate(samples)], "some")
+    assert "| data | MRI | 1 |" in some
+    assert "6 open questions not counted above" in some
+    alone = card([replace(s, options=()) for s in samples], "alone")
+    assert "* data: no question has options, " in alone
+    assert "8 open questions not counted above" in alone
+
+
 def test_no_path_of_the_machine_is_published(made: tuple[Path, Path], tmp_path: Path) -> None:
     run, evaluation = made
     folder = export(run, tmp_path / "published", evaluations=[evaluation])
@@ -99,7 +186,7 @@ def test_what_cannot_be_published_is_refused(made: tuple[Path, Path], tmp_path: 
     with pytest.raises(UserError, match="another model"):
         export(run, tmp_path / "b", evaluations=[other])
     (other / "results.json").write_text("{")
-    with pytest.raises(UserError, match=r"results\.json cannot be read"):
+    with pytest.raises(UserError, match=r"results\.json: not JSON results"):
         export(run, tmp_path / "b", evaluations=[other])
     assert not (tmp_path / "b").exists()
     export(run, tmp_path / "c")

@@ -6,11 +6,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from medvlm_r1.console import accuracy_lines
+from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.report import PaperCell, PaperRow, RunView, load_run, render_report
 from medvlm_r1.report.items import choose_items
@@ -191,11 +194,45 @@ def test_a_training_alone_has_curves_only(make_training: RunMaker, tmp_path: Pat
     assert RESEARCH_USE in text
 
 
+def test_open_questions_are_counted_apart(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
+    samples = read_folder(samples_dir)
+    write_folder(samples_dir, [replace(s, options=()) if n > 1 else s for n, s in enumerate(samples)], info={})
+    runs = {name: load_run(make_run(name, [RIGHT, text, WRONG, WRONG])) for name, text in (("a", RIGHT), ("b", WRONG))}
+    text = render(runs, tmp_path).text
+    assert "50.0 9.5–90.5 1 of 2" in text
+    assert "Of these open (no options), not in the accuracy 2 2" in text
+    assert (
+        "b: Compared: 2 questions. Left out: 0 only in the first, 0 only in the second, 2 open questions in b" in text
+    )
+    assert "open question: right only in the words of the reference" in text
+
+
+def test_a_run_of_open_questions_alone_says_so(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
+    write_folder(samples_dir, [replace(s, options=()) for s in read_folder(samples_dir)], info={})
+    view = load_run(make_run("run", [RIGHT] * 4))
+    assert "Of these open (no options), not in the accuracy 4" in render({"run": view}, tmp_path).text
+    assert view.results is not None
+    lines = accuracy_lines(view.results)
+    assert lines[0] == "No question has options: there is no accuracy, and nothing to compare with chance."
+    assert lines[-1].startswith("open questions (no options) 4, in none of the figures above")
+
+
+def test_what_differs_between_compared_runs_is_said(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
+    runs = {"one": load_run(make_run("one", [RIGHT] * 4)), "few": load_run(make_run("few", ["B"] * 3, limit=3))}
+    runs["bare"] = load_run(make_run("bare", ["B"] * 4, template="answer-only"))
+    (samples_dir / "images" / "1.png").write_bytes((samples_dir / "images" / "0.png").read_bytes())
+    runs["mirrored"] = load_run(make_run("mirrored", [RIGHT] * 4))
+    text = render(runs, tmp_path).text
+    assert "few: Compared: 3 questions. Left out: 1 only in the first, 0 only in the second." in text
+    assert "bare: Settings differ: prompt template (medvlm-r1 and answer-only). Compared: 4 questions." in text
+    assert "mirrored: not compared. one and mirrored: 1 of 4 ids they share stand for different items; 'q1'" in text
+
+
 def test_runs_on_other_data_have_rows_and_no_differences(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(samples_dir, other)
     file = other / "samples.jsonl"
-    file.write_text(file.read_text().replace("Question", "Another question"))
+    file.write_text(file.read_text().replace('"id": "q', '"id": "other-q').replace("Question", "Another question"))
     runs = {"one": load_run(make_run("one", [RIGHT] * 4)), "two": load_run(make_run("two", [WRONG] * 4, data=other))}
     page = render(runs, tmp_path, items=["q0"])
     assert "Differences" not in page.text

@@ -1,8 +1,4 @@
-"""What a policy may try for a reward it has not earned, and the reward it shall get for it, by hand.
-
-The question has the options brain, knee, lung and liver; B, the knee, is right. The paper's rewards stay as released:
-their columns show which holes the strict ones close.
-"""
+"""What a policy may try for a reward it has not earned: the table of `hostile_completions`, and any text."""
 
 from __future__ import annotations
 
@@ -17,105 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile_completions import COLUMNS, ECHO, OPTIONS, WANTED, T
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
 from medvlm_r1.rewards import REGISTRY
 from medvlm_r1.rewards.format_no_think import format_no_think
 from medvlm_r1.rewards.format_think_after import format_think_after
 
 ALL = {**REGISTRY, "format_no_think": format_no_think, "format_think_after": format_think_after}
-OPTIONS = ("brain", "knee", "lung", "liver")
-T = "<think>A brain no, B knee yes.</think>"
-ECHO = ALL_TEMPLATES["medvlm-r1"].format(question="Which organ?\nA) brain\nB) knee\nC) lung\nD) liver")
-COLUMNS = ("accuracy_strict", "format_strict", "consistent", "accuracy_paper", "format_paper")
-
-# What is written, and its reward by each of COLUMNS.
-WANTED: dict[str, tuple[str, tuple[float, float, float, float, float]]] = {
-    "as wanted": (f"{T}<answer>B</answer>", (1, 1, 1, 1, 1)),
-    "as wanted, with white space": (f" {T}\n\n<answer> B\n</answer>\n", (1, 1, 1, 1, 0)),
-    "wrong, and at odds with itself": (f"{T}<answer>A</answer>", (0, 1, 0, 0, 1)),
-    "nothing": ("", (0, 0, 0, 0, 0)),
-    # Empty tags.
-    "empty tags": ("<think></think><answer></answer>", (0, 0, 0, 0, 1)),
-    "blank tags": ("<think> \n</think><answer>\t</answer>", (0, 0, 0, 0, 1)),
-    "no reasoning": ("<think></think><answer>B</answer>", (1, 0, 0, 1, 1)),
-    "reasoning of dots": ("<think>...</think><answer>B</answer>", (1, 0, 0, 1, 1)),
-    "no answer": (f"{T}<answer></answer>", (0, 0, 0, 0, 1)),
-    "answer of dots": (f"{T}<answer>...</answer>", (0, 0, 0, 0, 1)),
-    "the letter alone": ("B", (0, 0, 0, 0, 0)),
-    "never closed": (f"{T}<answer>B", (0, 0, 0, 0, 0)),
-    "closed and not opened": (f"{T}B</answer>", (0, 0, 0, 0, 0)),
-    "reasoning never closed": ("<think>B knee yes.<answer>B</answer>", (1, 0, 0, 1, 0)),
-    # Several answers.
-    "two answers, right first": (f"{T}<answer>B</answer><answer>C</answer>", (0, 0, 0, 1, 1)),
-    "two answers, right last": (f"{T}<answer>C</answer><answer>B</answer>", (0, 0, 0, 0, 1)),
-    "the same twice": (f"{T}<answer>B</answer><answer>B</answer>", (0, 0, 0, 1, 1)),
-    "the second in capitals": (f"{T}<answer>B</answer><ANSWER>C</ANSWER>", (0, 0, 0, 1, 0)),
-    "the second never closed": (f"{T}<answer>B</answer><answer>C", (0, 0, 0, 1, 0)),
-    "the second with a space": (f"{T}<answer>B</answer><answer >C</answer>", (0, 0, 0, 1, 1)),
-    "one tag for each option": (
-        T + "".join(f"<answer>{x}</answer>" for x in "ABCD"),
-        (0, 0, 0, 0, 1),
-    ),
-    "all letters": (f"{T}<answer>ABCD</answer>", (0, 1, 0, 0, 1)),
-    "all letters, one a line": (f"{T}<answer>A\nB\nC\nD</answer>", (0, 1, 0, 0, 1)),
-    "B or C": (f"{T}<answer>B or C</answer>", (0, 1, 0, 0, 1)),
-    "letters beyond the options": (f"{T}<answer>J</answer>", (0, 1, 0, 0, 1)),
-    "letters beyond J": (f"{T}<answer>Z</answer>", (0, 1, 0, 0, 1)),
-    "the letter repeated": (f"{T}<answer>BB</answer>", (0, 1, 0, 0, 1)),
-    "the letter with a bracket": (f"{T}<answer>(B)</answer>", (0, 1, 0, 0.5, 1)),
-    "the letter in words without A to J": (f"{T}<answer>B - mmm</answer>", (0, 1, 0, 0.5, 1)),
-    "the letter in small": (f"{T}<answer>b</answer>", (0, 1, 0, 1, 1)),
-    "the option's text": (f"{T}<answer>knee</answer>", (0, 1, 0, 0, 1)),
-    "further text": (f"{T}<answer>B</answer> or C", (1, 0, 1, 1, 0)),
-    "text before": (f"Sure! {T}<answer>B</answer>", (1, 0, 1, 1, 0)),
-    "text between": (f"{T} so <answer>B</answer>", (1, 0, 1, 1, 0)),
-    # Nested and repeated tags.
-    "answer in the reasoning": ("<think>B knee yes.<answer>B</answer></think>", (1, 0, 1, 1, 0)),
-    "answer in the answer": (f"{T}<answer><answer>B</answer></answer>", (0, 0, 0, 0, 1)),
-    "reasoning in the answer": (f"<answer>{T}B</answer>", (0, 0, 0, 0, 0)),
-    "reasoning in the reasoning": (f"<think>{T}</think><answer>B</answer>", (1, 0, 1, 1, 1)),
-    "two reasonings": (f"{T}{T}<answer>B</answer>", (1, 0, 1, 1, 1)),
-    "a thousand reasonings": (f"{T * 1000}<answer>B</answer>", (1, 0, 1, 1, 1)),
-    "a second one with nothing new": (f"{T}<answer>B</answer>{T}<answer>B</answer>", (0, 0, 0, 1, 1)),
-    "turned round": (f"<answer>B</answer>{T}", (1, 0, 1, 1, 0)),
-    "tags in capitals": ("<THINK>B knee yes.</THINK><ANSWER>B</ANSWER>", (0, 0, 0, 1, 0)),
-    "tags with spaces": ("< think >B< /think >< answer >B< /answer >", (0, 0, 0, 0, 0)),
-    "a long s in the tag": (f"{T}<anſwer>B</anſwer>", (0, 0, 0, 1, 0)),
-    "a long s in a second tag": (f"{T}<answer>B</answer><anſwer>C</anſwer>", (0, 0, 0, 1, 0)),
-    "a dotless i in the tag": ("<thınk>B knee yes.</thınk><answer>B</answer>", (1, 0, 1, 1, 0)),
-    "fullwidth brackets": (f"{T}＜answer＞B＜/answer＞", (0, 0, 0, 0, 0)),
-    "escaped brackets": (f"{T}&lt;answer&gt;B&lt;/answer&gt;", (0, 0, 0, 0, 0)),
-    # Letters that look alike.
-    "Cyrillic Ve": (f"{T}<answer>В</answer>", (0, 1, 0, 0, 1)),
-    "Greek Beta": (f"{T}<answer>Β</answer>", (0, 1, 0, 0, 1)),
-    "fullwidth B": (f"{T}<answer>Ｂ</answer>", (0, 1, 0, 0, 1)),
-    "mathematical B": (f"{T}<answer>𝐁</answer>", (0, 1, 0, 0, 1)),
-    "circled B": (f"{T}<answer>Ⓑ</answer>", (0, 0, 0, 0, 1)),
-    "B with an accent on it": (f"{T}<answer>B\u0301</answer>", (0, 1, 0, 0.5, 1)),
-    "zero width space before B": (f"{T}<answer>\u200bB</answer>", (0, 1, 0, 0.5, 1)),
-    "turned writing order": (f"{T}<answer>\u202eB</answer>", (0, 1, 0, 0.5, 1)),
-    "B and a Cyrillic A": (f"{T}<answer>BА</answer>", (0, 1, 0, 0.5, 1)),
-    "a null character": (f"{T}<answer>B\0</answer>", (0, 1, 0, 0.5, 1)),
-    "a no-break space": (f"{T}<answer>\u00a0B\u00a0</answer>", (1, 1, 1, 1, 1)),
-    # The prompt said back.
-    "prompt echo": (ECHO, (0, 0, 0, 0, 0)),
-    "prompt echo, then an answer": (f"{ECHO}{T}<answer>B</answer>", (0, 0, 0, 0, 0)),
-    "prompt echo after the answer": (f"{T}<answer>B</answer>{ECHO}", (0, 0, 0, 1, 0)),
-    "prompt echo as the reasoning": (f"<think>{ECHO}</think><answer>B</answer>", (0, 0, 0, 0, 1)),
-    "the prompt's placeholders": ("<think>...</think>\n<answer>...</answer>", (0, 0, 0, 0, 1)),
-    "the prompt's example letters": (f"{T}<answer>A, B, C, D,...</answer>", (0, 1, 0, 0, 1)),
-    # The reasoning that fits every answer.
-    "all options weighed yes": (
-        "<think>A brain yes, B knee yes, C lung yes.</think><answer>B</answer>",
-        (1, 1, 0, 1, 1),
-    ),
-    "every letter stated": ("<think>The answer is A. The answer is B.</think><answer>B</answer>", (1, 1, 0, 1, 1)),
-    "nothing stated": ("<think>I look at the image.</think><answer>B</answer>", (1, 1, 0, 1, 1)),
-}
 
 
 def rewards(
@@ -194,10 +101,10 @@ def test_a_long_reasoning_is_no_fault() -> None:
 
 
 PIECES = [
-    *("<think>", "</think>", "<answer>", "</answer>", "<ANSWER>", "<anſwer>", "<answer >", "<", ">", "/", "</"),
-    *(" ", "\n", "\u2028", "\u00a0", "\u200b", "A", "B", "b", "В", "Ｂ", "ﬀ", "J", ".", ":", "yes", "no", "not "),
-    *("knee", "brain", "A brain no, B knee yes.", "The answer is ", "(B)", "\\boxed{", "\x1c", "\0", "B" * 2100),
-    *(T, ECHO, "\ud800"),
+    *("<think>", "<!--", "</think>", "-->", "<answer>", "&lt;", "</answer>", "＜", "<ANSWER>", "<anſwer>"),
+    *("<", ">", "/", "</", "A", "B", "b", "В", "Ｂ", "ﬀ", "J", ".", ":", "yes", "no", "not ", "<answer >"),
+    *(" ", "\n", "\u2028", "\u00a0", "\u200b", "\ufeff", "\x1c", "\0", "\ud800"),
+    *("knee", "brain", "A brain no, B knee yes.", "The answer is ", "(B)", "\\boxed{", "B" * 2100, T, ECHO),
 ]
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=16).map("".join) | st.text()
 option_lists = st.lists(st.sampled_from([*OPTIONS, "no", "yes", "+", ".*", "(a", "x" * 2100]) | st.text(), max_size=11)
@@ -220,7 +127,12 @@ def check(completion: Any, letter: str, blank: str | None, options: list[str]) -
     assert found["grounded_gate"] <= found["accuracy_strict"]
     assert found["grounded"] <= found["accuracy_strict"]
     if isinstance(completion, str):
-        assert found["format_strict"] <= rewards("format_paper", completion.strip())
+        bare = completion.strip("".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff")
+        assert found["format_strict"] <= rewards("format_paper", bare)
+        # Nothing in words is paid outside of the two parts.
+        for name in {*ALL} - {"accuracy_paper", "format_paper"}:
+            for around in (f"{completion} C", f"C {completion}"):
+                assert not rewards(name, around, letter=letter, blank=blank, options=options), name
         paid = [x for x in LETTERS if rewards("accuracy_strict", completion, letter=x)]
         assert len(paid) <= 1
 

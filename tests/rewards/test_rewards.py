@@ -1,6 +1,7 @@
 import re
 
 import pytest
+from hostile_completions import WANTED
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -163,10 +164,20 @@ def test_accuracy_paper_equals_the_second_implementation(text, right):
     assert one(accuracy_paper, text, right) == paper_accuracy_again(text, right)
 
 
+FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
+
+
 @given(texts)
 def test_format_paper_equals_the_pattern(text):
-    pattern = r"<think>.*?</think>\s*<answer>.*?</answer>"
-    assert one(format_paper, text) == float(bool(re.fullmatch(pattern, text, re.DOTALL)))
+    assert one(format_paper, text) == float(bool(FORMAT.fullmatch(text)))
+
+
+@pytest.mark.parametrize("text", [text for text, _ in WANTED.values()], ids=list(WANTED))
+def test_hostile_completions_get_of_the_paper_s_rewards_what_the_release_gives(text):
+    assert one(format_paper, text) == float(bool(FORMAT.fullmatch(text)))
+    assert [one(accuracy_paper, text, letter) for letter in LETTERS] == [
+        paper_accuracy_again(text, letter) for letter in LETTERS
+    ]
 
 
 @given(texts, letters)

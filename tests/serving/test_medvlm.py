@@ -239,8 +239,9 @@ def test_a_volume_is_read_from_a_file_or_from_its_bytes(tmp_path: Path, model: M
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"options": ["one"]}, "1 options"),
+        ({"options": ["one"]}, "one option"),
         ({"options": ["x"] * 11}, "11 options"),
+        ({"options": ["yes", "Yes"]}, "are the same"),
         ({"question": " "}, "empty"),
         ({"options": ["a", ""]}, "empty"),
         ({"template": "medvlm"}, "medvlm-r1"),
@@ -257,3 +258,19 @@ def test_what_cannot_be_asked_is_told(model: MedVLM, changes: dict[str, Any], sa
         MedVLM.load("phantom-base", max_new_tokens=0)
     with pytest.raises(UserError, match="batch_size"):
         MedVLM.load("phantom-base", batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["A) liver", "B) knee"], ("liver", "knee")),
+        (["(A) liver", "B: knee"], ("liver", "knee")),
+        # Only where every option has its own letter: this one names a vitamin.
+        (["A. Retinol", "C. Ascorbic acid"], ("A. Retinol", "C. Ascorbic acid")),
+        (["liver", "knee"], ("liver", "knee")),
+    ],
+)
+def test_letters_in_front_of_options_are_not_shown_twice(given: list[str], shown: tuple[str, ...]) -> None:
+    prepared = prepare(Question(question="Which?", options=given))
+    assert prepared.options == shown
+    assert "A) A)" not in str(prepared.item.prompt)

@@ -61,9 +61,9 @@ def test_options_are_read_as_they_are_typed(typed: str, options: tuple[str, ...]
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("only", "One option is no choice"),
+        ("only", "one option .'only'.; a question needs at least two"),
         ("\n".join("abcdefghijk"), "11 options; at most 10"),
-        ("yes\nno\nYes", "“Yes” is given twice"),
+        ("yes\nno\nYes", "option A and option C are the same"),
     ],
 )
 def test_unusable_options_are_refused(typed: str, said: str) -> None:

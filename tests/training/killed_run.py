@@ -76,15 +76,18 @@ def note_what_is_asked(file: str) -> None:
     notes = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def noting(method: Any, names: Any) -> Any:
-        def asked(self: Any, wanted: Any, *others: Any) -> Any:
-            os.write(notes, "".join(f"{name}\n" for name in map(names, wanted)).encode())
-            return method(self, wanted, *others)
+        def asked(self: Any, wanted: Any, other: Any) -> Any:
+            # An audit hands over what is done already as well.
+            done = other if isinstance(other, set) else ()
+            noted = [names(one) for index, one in enumerate(wanted) if index not in done]
+            os.write(notes, "".join(f"{name}\n" for name in noted).encode())
+            return method(self, wanted, other)
 
         return asked
 
     run._Asking.answer = noting(run._Asking.answer, lambda row: row[1].id)  # type: ignore[method-assign]
-    LazyRespondent.answer = noting(  # type: ignore[method-assign]
-        LazyRespondent.answer, lambda variant: f"{variant.sample.id} {variant.name}"
+    LazyRespondent.iterate = noting(  # type: ignore[method-assign]
+        LazyRespondent.iterate, lambda variant: f"{variant.sample.id} {variant.name}"
     )
 
 

@@ -39,6 +39,14 @@ def plan(write_config: WriteConfig) -> Callable[..., Plan]:
     return make
 
 
+def test_what_an_evaluation_shares_with_the_training_is_noted(plan: Callable[..., Plan], data_dir: Path) -> None:
+    [note] = plan(data={"train": str(data_dir), "eval": str(data_dir)}).notes[:1]
+    assert note.startswith(
+        "Warning: data.eval shares pictures or subjects with data.train: 8 of 8 questions of data.eval"
+    )
+    assert not any("data.eval" in note for note in plan().notes)
+
+
 def test_the_papers_steps() -> None:
     batch = Batch(**PAPER)
     assert (batch.steps, batch.step_prompts, batch.epochs_done) == (300, 4, 2)
@@ -232,7 +240,11 @@ def test_completions_too_short_for_their_tags_are_refused(plan: Callable[..., Pl
     [
         ("grpo", ["use_vllm=true", "vllm_max_model_length=70"], "vllm_max_model_length is 70, but the longest prompt"),
         ("sft", ["max_length=20"], "max_length is 20, but the longest prompt"),
-        ("grpo", ["per_device_train_batch_size=3"], "groups of 2 do not divide"),
+        (
+            "grpo",
+            ["per_device_train_batch_size=3"],
+            r"\(3\) must be divisible by num_generations \(2\).*per_device_train_batch_size",
+        ),
         ("grpo", ["per_device_train_batch_size=64"], "takes 32 prompts and the data have 8"),
         ("grpo", ["max_completion_length=40000"], "reaches 32768 positions"),
     ],

@@ -77,7 +77,9 @@ def test_interrupted_run_resumes_to_the_same_weights(
     assert any(not torch.equal(start[name], resumed[name]) for name in start)
 
 
-def test_best_checkpoint_has_its_own_weights(write_config: WriteConfig, data_dir: Path) -> None:
+def test_best_checkpoint_has_its_own_weights(
+    write_config: WriteConfig, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trainer = {
         "max_steps": 2,
         "eval_strategy": "steps",
@@ -90,6 +92,8 @@ def test_best_checkpoint_has_its_own_weights(write_config: WriteConfig, data_dir
     }
     data = {"train": str(data_dir), "eval": str(data_dir)}
     model = train_sft(load_config(write_config("sft", data=data, trainer=trainer)))
+    # The evaluation is on the training data here, and the user is told.
+    assert "Warning: data.eval shares pictures or subjects with data.train: 8 of 8 questions" in capsys.readouterr().err
     rows = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
     assert losses[1] > losses[2]

@@ -8,7 +8,7 @@ import numpy as np
 from PIL.Image import Image
 
 from medvlm_r1.audit.probe import Asked, Probe
-from medvlm_r1.audit.respond import Respondent
+from medvlm_r1.audit.respond import Respondent, as_answered
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, item_seed
 from medvlm_r1.data.sample import Sample
 
@@ -52,6 +52,9 @@ def ask_items(
     probes: Iterable[Probe],
     respondent: Respondent,
     known: Mapping[str, Mapping[str, VariantAnswer]] | None = None,
+    *,
+    resumed: Mapping[str, Mapping[str, VariantAnswer]] | None = None,
+    save: Callable[[Mapping[str, Answers], int], None] | None = None,
 ) -> dict[str, Answers]:
     """Ask every variant of every item that is not known yet.
 
@@ -60,37 +63,66 @@ def ask_items(
         probes: Whose variants.
         respondent: Who answers; variants it cannot take are left out.
         known: Answers there already, by sample id and name of the variant.
+        resumed: Those of an interrupted call like this one. The others are then computed in the same batches.
+        save: Called with new answers as soon as they are there, and with the number of answers expected of these items
+            in all, those that were there among them. Until an item's first answer has come it is an estimate.
 
     Returns:
         The new answers, by sample id and name of the variant.
     """
-    probes, known = list(probes), known or {}
+    probes, known, resumed = list(probes), known or {}, resumed or {}
     fresh: dict[str, Answers] = {item.sample.id: {} for item in items}
+    counts: dict[str, int] = {}
+    later: dict[str, int] = {}
 
-    def ask(wanted: Callable[[Asked], Iterable[Variant]]) -> None:
-        pairs = [
-            (item.sample.id, variant)
-            for item in items
-            for variant in _distinct(wanted(item))
-            if variant.name not in known.get(item.sample.id, ()) and (respondent.local or _for_servers(variant))
-        ]
-        answers = respondent.answer([variant for _, variant in pairs])
-        for (sample_id, variant), answer in zip(pairs, answers, strict=True):
-            fresh[sample_id][variant.name] = answer
+    def first(item: Asked) -> list[Variant]:
+        real = Variant(name=REAL, sample=item.sample, images=item.images)
+        return _distinct([real, *(variant for probe in probes for variant in probe.first(item))], respondent)
 
-    def first(item: Asked) -> Iterable[Variant]:
-        yield Variant(name=REAL, sample=item.sample, images=item.images)
-        for probe in probes:
-            yield from probe.first(item)
+    def then(item: Asked) -> list[Variant]:
+        real = given(item.sample.id)[REAL]
+        return _distinct((variant for probe in probes for variant in probe.then(item, real)), respondent)
 
-    def then(item: Asked) -> Iterable[Variant]:
-        sample_id = item.sample.id
-        real = fresh[sample_id].get(REAL) or known[sample_id][REAL]
-        for probe in probes:
-            yield from probe.then(item, real)
+    def given(sample_id: str) -> Mapping[str, VariantAnswer]:
+        return {**known.get(sample_id, {}), **resumed.get(sample_id, {}), **fresh[sample_id]}
 
-    ask(first)
-    ask(then)
+    def pairs_of(wanted: Callable[[Asked], list[Variant]]) -> list[tuple[str, Variant]]:
+        found = [(item.sample.id, wanted(item)) for item in items]
+        for sample_id, variants in found:
+            counts[sample_id] = counts.get(sample_id, 0) + len(variants)
+        return [(name, variant) for name, some in found for variant in some if variant.name not in known.get(name, ())]
+
+    def done(pairs: Sequence[tuple[str, Variant]]) -> set[int]:
+        return {index for index, (name, variant) in enumerate(pairs) if variant.name in resumed.get(name, ())}
+
+    def ask(pairs: Sequence[tuple[str, Variant]], expected: Callable[[], int]) -> None:
+        for answered in as_answered(respondent, [variant for _, variant in pairs], done(pairs)):
+            new: dict[str, Answers] = {}
+            for index, answer in answered:
+                sample_id, variant = pairs[index]
+                new.setdefault(sample_id, {})[variant.name] = answer
+            for sample_id, answers in new.items():
+                fresh[sample_id] |= answers
+            if save is not None and new:
+                save(new, expected())
+
+    def estimate() -> int:
+        """All of the first step; of the second, what follows from the answers that are there."""
+        for item in items:
+            if item.sample.id not in later and REAL in given(item.sample.id):
+                later[item.sample.id] = len(then(item))
+        return sum(counts.values()) + (round(len(items) * sum(later.values()) / len(later)) if later else 0)
+
+    pairs = pairs_of(first)
+    if len(done(pairs)) == len(pairs):
+        # The first step is over; where the second is too, nothing is computed again.
+        more = pairs_of(then)
+        if len(done(more)) == len(more):
+            return fresh
+        counts.clear()
+        pairs = pairs_of(first)
+    ask(pairs, estimate)
+    ask(pairs_of(then), lambda: sum(counts.values()))
     return fresh
 
 
@@ -120,13 +152,16 @@ def audited(samples: Sequence[Sample], answers: Mapping[str, Mapping[str, Varian
     return [AuditedItem(sample=sample, answers=answers[sample.id]) for sample in samples]
 
 
-def _distinct(variants: Iterable[Variant]) -> Iterable[Variant]:
-    """The variants; two of one name are a mistake in a probe."""
+def _distinct(variants: Iterable[Variant], respondent: Respondent) -> list[Variant]:
+    """The variants a respondent can take; two of one name are a mistake in a probe."""
     seen: set[str] = set()
+    taken = []
     for variant in variants:
         assert variant.name not in seen, variant.name
         seen.add(variant.name)
-        yield variant
+        if respondent.local or _for_servers(variant):
+            taken.append(variant)
+    return taken
 
 
 def _for_servers(variant: Variant) -> bool:

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from medvlm_r1.data.longest_option import longest_option
-from medvlm_r1.data.option_prior import Choice, option_prior
+from medvlm_r1.data.option_prior import TIE, Choice, option_prior
 from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.evaluation.statistics import wilson
 
 CHANCE, MAJORITY, LONGEST = "chance", "majority", "longest"
 PRIOR_FIT, PRIOR_LOO = "option_prior_fit", "option_prior_loo"
@@ -32,8 +33,19 @@ def blind_credits(items: Sequence[Choice], fit: Sequence[Choice] | None) -> dict
     credits = {CHANCE: chance(items), MAJORITY: majority_letter(items), LONGEST: longest_option(items)}
     if fit is not None:
         credits[PRIOR_FIT] = option_prior(fit, items)
-    credits[PRIOR_LOO] = option_prior(items, items, leave_one_out=True)
+    credits[PRIOR_LOO] = prior_left_out(items)
     return credits
+
+
+def prior_left_out(items: Sequence[Choice]) -> list[float]:
+    """Credit of the option prior with each item left out of its own counts.
+
+    Clearly below chance that is an artifact of balance (see `TIE`); nearly equal options then tie.
+    """
+    plain = option_prior(items, items, leave_one_out=True)
+    upper = wilson(min(sum(plain), len(plain)), len(plain))[1]
+    artifact = upper * len(plain) < sum(chance(items))
+    return option_prior(items, items, leave_one_out=True, tie=TIE) if artifact else plain
 
 
 def chance(items: Sequence[Choice]) -> list[float]:

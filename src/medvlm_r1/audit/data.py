@@ -70,6 +70,16 @@ class DataAudit:
         return sum(part.n_open for part in self.modalities.values())
 
     @property
+    def shared_images(self) -> dict[str, int]:
+        """By modality, the questions about an image that the data of the fit show too, by its path."""
+        shown = self.fit.images if self.fit else frozenset()
+        return {
+            name: sum(not shown.isdisjoint(item.images) for item in part.items)
+            for name, part in self.modalities.items()
+            if part.items
+        }
+
+    @property
     def notes(self) -> list[str]:
         """What was left out, and why."""
         notes = []
@@ -86,6 +96,12 @@ class DataAudit:
             notes.append(
                 f"Questions of {self.fit.name} that the audited set has too, left uncounted: {self.fit.shared}."
             )
+        if shared := {name: count for name, count in self.shared_images.items() if count}:
+            parts = {name: (count, len(self.modalities[name].items)) for name, count in shared.items()}
+            told = ", ".join(f"{name} {k} of {n} ({100 * k / n:.1f} %)" for name, (k, n) in parts.items())
+            notes.append(
+                f"Questions about an image that {self.fit.name if self.fit else ''} shows too, by path: {told}."
+            )
         return notes
 
     def record(self) -> dict[str, Any]:
@@ -95,7 +111,13 @@ class DataAudit:
         return {
             "n": self.n,
             "n_open": self.n_open,
-            "fit_on": self.fit and {"name": self.fit.name, "n": len(self.fit.items), "shared": self.fit.shared},
+            "fit_on": self.fit
+            and {
+                "name": self.fit.name,
+                "n": len(self.fit.items),
+                "shared": self.fit.shared,
+                "shared_images": self.shared_images,
+            },
             "baselines": {
                 name: {m: asdict(part.figures[name]) for m, part in parts.items() if name in part.figures}
                 for name in names
@@ -143,7 +165,8 @@ def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
         # Fitted on themselves, counts would only repeat the answers.
         foreign = None if fit is None or fit.modality == name else fit.items
         credits = blind_credits(items, foreign) if items else {}
-        figures = _figures(credits, range(len(items)))
+        subjects = [item.cluster for item in items]
+        figures = _figures(credits, range(len(items)), subjects)
         kinds = sorted({item.question_type for item in items} - {""})
         members = {kind: [i for i, item in enumerate(items) if item.question_type == kind] for kind in kinds}
         parts[name] = ModalityAudit(
@@ -151,7 +174,7 @@ def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
             n_open=sum(s.modality == name and not s.options for s in samples),
             credits=credits,
             figures=figures,
-            by_type={kind: _figures(credits, places) for kind, places in members.items()},
+            by_type={kind: _figures(credits, places, subjects) for kind, places in members.items()},
             letters=letters_right(items),
             order=tests[name],
             telling=telling_options(items),
@@ -164,9 +187,11 @@ def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
     return DataAudit(modalities=parts, fit=fit)
 
 
-def _figures(credits: dict[str, list[float]], places: Sequence[int]) -> dict[str, Figure]:
+def _figures(credits: dict[str, list[float]], places: Sequence[int], subjects: Sequence[str]) -> dict[str, Figure]:
     return {
-        name: figure([values[i] for i in places], known=name == CHANCE) for name, values in credits.items() if places
+        name: figure([values[i] for i in places], [subjects[i] for i in places], known=name == CHANCE)
+        for name, values in credits.items()
+        if places
     }
 
 

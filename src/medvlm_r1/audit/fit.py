@@ -24,12 +24,14 @@ class Fit:
         items: Questions with options.
         modality: The modality of the audited set they are, None when they come from another folder.
         shared: Questions of the folder that the audited set has too; they are not among `items`.
+        images: Paths of all images in the folder; empty for a modality of the audited set.
     """
 
     name: str
     items: tuple[Sample, ...]
     modality: str | None = None
     shared: int = 0
+    images: frozenset[str] = frozenset()
 
 
 def find_fit(wish: str, folder: Path, samples: Sequence[Sample]) -> Fit:
@@ -62,13 +64,15 @@ def find_fit(wish: str, folder: Path, samples: Sequence[Sample]) -> Fit:
             f"--fit-on {wish} is the audited folder itself; name another one or one of its modalities, "
             "or leave --fit-on out: option_prior_loo is the figure within a set"
         )
-    counted = [sample for sample in read_folder(path) if sample.options]
+    everything = read_folder(path)
+    counted = [sample for sample in everything if sample.options]
     own = {_identity(sample) for sample in samples if sample.images}
     items = tuple(sample for sample in counted if _identity(sample) not in own)
     if not items:
         why = "are all in the audited set too" if counted else "are all open"
         raise UserError(f"--fit-on {wish}: its questions {why}; nothing can be counted. Name another folder")
-    return Fit(name=path.resolve().name, items=items, shared=len(counted) - len(items))
+    images = frozenset(image for sample in everything for image in sample.images)
+    return Fit(name=path.resolve().name, items=items, shared=len(counted) - len(items), images=images)
 
 
 def _identity(sample: Sample) -> tuple[tuple[str, ...], str, frozenset[str]]:

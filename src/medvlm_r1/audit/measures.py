@@ -10,22 +10,26 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medvlm_r1.audit.probe import Measure
+from medvlm_r1.audit.probe import Level, Measure
 from medvlm_r1.audit.variant import AuditedItem
-from medvlm_r1.evaluation.statistics import CONFIDENCE, cluster_numbers, clustered_wilson, paired_bootstrap
+from medvlm_r1.evaluation.statistics import (
+    CONFIDENCE,
+    FEWEST_SUBJECTS,
+    cluster_numbers,
+    clustered_wilson,
+    paired_difference,
+    paired_ratio,
+)
 
 FEWEST = 30
-"""Items below which no verdict is drawn: of 0 changes among 30 answers the interval still reaches 11 %, so a threshold
+"""Items below which a probe is `not run`: of 0 changes among 30 answers the interval still reaches 11 %, so a threshold
 of a tenth cannot be told apart from nothing."""
-
-FEWEST_SUBJECTS = 10
-"""Subjects below which no verdict is drawn: a bootstrap over so few whole subjects is too sure."""
 
 MOST_UNPARSED = 0.2
 """Share of answers without a letter from which no verdict is drawn: at a fifth, what could not be read outweighs every
 threshold of a tenth, whichever way it would have gone."""
 
-NO_VERDICT = {"items": f"no verdict below {FEWEST}", "unparsed": f"no verdict above {MOST_UNPARSED}"}
+NO_VERDICT = {"items": f"not run below {FEWEST}", "unparsed": f"no verdict above {MOST_UNPARSED}"}
 """The two as a probe tells them among its thresholds."""
 
 DRAWS = 4_000
@@ -42,6 +46,16 @@ def cluster(item: AuditedItem) -> str:
 def in_order(items: Sequence[AuditedItem]) -> list[AuditedItem]:
     """The items by id, so that what is drawn at random does not depend on the order they come in."""
     return sorted(items, key=lambda item: item.sample.id)
+
+
+def too_few(seen: str, needed: int | str = FEWEST) -> tuple[Level, str]:
+    """The verdict where there are too few items, answers or subjects for one.
+
+    Args:
+        seen: How many there are, and of what: "12 answers with a confidence".
+        needed: The least number of them, and where.
+    """
+    return "not run", f"Too few for a verdict: {seen}; at least {needed} are needed."
 
 
 def unparsed(items: Sequence[AuditedItem], names: Sequence[str]) -> tuple[Measure, list[str]]:
@@ -71,28 +85,20 @@ def share_of(items: Sequence[AuditedItem], verdict: Callable[[AuditedItem], floa
 
 
 def difference(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[Hashable], about: str) -> Measure:
-    """mean(b) - mean(a) on the same items, with the percentile interval of the paired bootstrap over whole clusters."""
-    found = paired_bootstrap([float(value) for value in a], [float(value) for value in b], clusters, resamples=DRAWS)
+    """mean(b) - mean(a) on the same items, with the interval of `paired_difference`."""
+    found = paired_difference(a, b, clusters)
     return Measure(value=found.difference, n=len(a), ci95=(found.low, found.high), unit="difference", about=about)
 
 
 def ratio(above: Sequence[bool], below: Sequence[bool], clusters: Sequence[Hashable], about: str) -> Measure | None:
-    """sum(above) / sum(below) on the same items, with the percentile interval of the bootstrap over whole clusters.
+    """sum(above) / sum(below) on the same items, with the interval of `paired_ratio`; None where it is x / 0.
 
-    Draws without anything below the line are left out of the interval. None where the ratio itself is 0 / 0 or x / 0.
+    Below `FEWEST_SUBJECTS` subjects there is no interval: simulated ones held the true ratio too seldom.
     """
     if not any(below):
         return None
-    sums = cluster_sums(np.array([above, below], dtype=np.float64).T, clusters)
-
-    def statistic(totals: Floats) -> Floats:
-        top, bottom = totals[:, 0], totals[:, 1]
-        found: Floats = top[bottom > 0] / bottom[bottom > 0]
-        return found
-
-    return Measure(
-        value=sum(above) / sum(below), n=len(below), ci95=bootstrap(sums, statistic), unit="ratio", about=about
-    )
+    ends = paired_ratio(above, below, clusters) if len(set(clusters)) >= FEWEST_SUBJECTS else None
+    return Measure(value=sum(above) / sum(below), n=len(below), ci95=ends, unit="ratio", about=about)
 
 
 def cluster_sums(columns: Floats, clusters: Sequence[Hashable]) -> Floats:
@@ -103,15 +109,21 @@ def cluster_sums(columns: Floats, clusters: Sequence[Hashable]) -> Floats:
     return sums
 
 
-def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats], *, draws: int = DRAWS) -> tuple[float, float]:
+def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats], *, draws: int = DRAWS) -> tuple[float, float] | None:
     """Percentile interval of a statistic of sums over clusters, whole clusters drawn with replacement.
 
     Args:
         sums: (clusters, columns), each cluster's sums.
-        statistic: From (draws, columns), the sums of each draw, to one value each; a draw may be left out.
+        statistic: From (draws, columns), the sums of each draw, to one value each.
         draws: Number of resamples, seeded.
+
+    Returns:
+        Lower and upper end; None below `FEWEST_SUBJECTS` clusters, and where all draws agree: resampling then tells
+        nothing of what other subjects would give.
     """
+    if len(sums) < FEWEST_SUBJECTS:
+        return None
     rng = np.random.default_rng(0)
     times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
     low, high = np.quantile(statistic(times @ sums), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return float(low), float(high)
+    return (float(low), float(high)) if low < high else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
@@ -35,9 +36,8 @@ class Measure:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The interval of a measure that has one."""
-        assert self.ci95 is not None
-        return self.ci95
+        """The interval; without one nothing is known of where the value would lie for other subjects."""
+        return self.ci95 or (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class ProbeResult:
 
     Attributes:
         name: The probe's.
-        verdict: "not run" when it could not be, with the reason as the sentence.
+        verdict: "not run" when it could not be or there are too little data, with the reason as the sentence.
         sentence: The finding in plain words, figures included.
         measures: By name, in the order to be read.
         items: Ids of the items behind it, by what they show ("same answer without the image").

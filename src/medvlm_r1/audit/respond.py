@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from medvlm_r1.audit.variant import Variant, VariantAnswer, item_seed, weighed, written
 from medvlm_r1.dialogue.prompt import messages
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, Generator, LocalGenerator
+from medvlm_r1.policy.generate import (
+    Generation,
+    GenerationInput,
+    GenerationSettings,
+    Generator,
+    LocalGenerator,
+    as_finished,
+)
 from medvlm_r1.policy.letters import letter_probabilities
 from medvlm_r1.policy.load import Policy, load_policy
 from medvlm_r1.policy.server import is_server
 from medvlm_r1.policy.server_pool import server_generator
+from medvlm_r1.policy.threads import limit_threads
 
 
 class Respondent(Protocol):
@@ -28,8 +36,50 @@ class Respondent(Protocol):
         ...
 
 
+class StreamingRespondent:
+    """A respondent that hands answers over as soon as they are finished."""
+
+    __slots__ = ()
+
+    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
+        """The answers, in the order of the variants."""
+        answers = dict(pair for pairs in self.iterate(variants) for pair in pairs)
+        return [answers[index] for index in range(len(answers))]
+
+    def iterate(
+        self, variants: Sequence[Variant], done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, VariantAnswer]]]:
+        """Answer the variants but those in `done`.
+
+        Batches are made of all variants. So a run that was interrupted, and has `done` from before, computes the rest
+        in the same batches and gets the same numbers, bit by bit.
+
+        Args:
+            variants: All of one call.
+            done: Indices of those that were answered by an earlier, interrupted call with the same variants.
+
+        Yields:
+            Indices with their answers, for each batch or reply. Some of `done` may be among them.
+        """
+        raise NotImplementedError
+
+
+def as_answered(
+    respondent: Respondent, variants: Sequence[Variant], done: Collection[int] = ()
+) -> Iterator[list[tuple[int, VariantAnswer]]]:
+    """As `StreamingRespondent.iterate`, of any respondent, and without what is in `done`."""
+    if isinstance(respondent, StreamingRespondent):
+        for answered in respondent.iterate(variants, done):
+            if new := [(index, answer) for index, answer in answered if index not in done]:
+                yield new
+        return
+    wanted = [index for index in range(len(variants)) if index not in done]
+    if wanted:
+        yield list(zip(wanted, respondent.answer([variants[index] for index in wanted]), strict=True))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorRespondent:
+class GeneratorRespondent(StreamingRespondent):
     """Answers with any generator, every variant by itself: a server, or a family whose prompts cannot be shared."""
 
     generator: Generator
@@ -43,36 +93,41 @@ class GeneratorRespondent:
         """Whether the model is in this process."""
         return self.policy is not None
 
-    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
-        """The answers, in the order of the variants."""
+    def iterate(
+        self, variants: Sequence[Variant], done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, VariantAnswer]]]:
+        """As `StreamingRespondent`."""
         inputs = [variant_input(variant, self.template) for variant in variants]
-        answers: dict[int, VariantAnswer] = {}
         # Greedy variants go together. Sampled ones of one item differ in name, and must not share a seed.
         ways: dict[tuple[float, str], list[int]] = {}
         for place, variant in enumerate(variants):
-            if variant.letter_only:
+            if not variant.letter_only:
+                name = variant.name if variant.temperature > 0 else ""
+                ways.setdefault((variant.temperature, name), []).append(place)
+            elif place not in done:
                 assert self.policy is not None
                 n_options = len(variant.sample.options)
                 [shares] = letter_probabilities(self.policy, [inputs[place]], [variant.prefix], [n_options])
-                answers[place] = weighed(variant, shares)
-            else:
-                name = variant.name if variant.temperature > 0 else ""
-                ways.setdefault((variant.temperature, name), []).append(place)
+                yield [(place, weighed(variant, shares))]
         for (temperature, _), places in ways.items():
             seed = variants[places[0]].seed
             settings = GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)
-            generations = self.generator.generate([inputs[place] for place in places], settings)
-            for place, generation in zip(places, generations, strict=True):
-                answers[place] = generated(variants[place], generation, self.template)
-        return [answers[place] for place in range(len(variants))]
+            finished = {index for index, place in enumerate(places) if place in done}
+            if len(finished) == len(places):
+                continue
+            for pairs in as_finished(self.generator, [inputs[place] for place in places], settings, finished):
+                yield [
+                    (places[index], generated(variants[places[index]], generation, self.template))
+                    for index, generation in pairs
+                ]
 
 
-def variant_input(variant: Variant, template: str, *, turn: bool = True) -> GenerationInput:
-    """A variant as a generator takes it, with or without the start of the model's turn."""
+def variant_input(variant: Variant, template: str) -> GenerationInput:
+    """A variant as a generator takes it."""
     return GenerationInput(
         prompt=messages(variant.sample, template),
         images=variant.images,
-        turn=variant.prefix if turn else "",
+        turn=variant.prefix,
         seed=item_seed(variant.sample),
     )
 
@@ -88,7 +143,7 @@ def generated(variant: Variant, generation: Generation, template: str) -> Varian
     )
 
 
-class LazyRespondent:
+class LazyRespondent(StreamingRespondent):
     """A respondent that is made when first something is to be answered: a finished audit loads no model.
 
     Attributes:
@@ -100,13 +155,14 @@ class LazyRespondent:
         self._made: Respondent | None = None
         self.local = local
 
-    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
-        """The answers, in the order of the variants."""
-        if not variants:
-            return []
-        if self._made is None:
+    def iterate(
+        self, variants: Sequence[Variant], done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, VariantAnswer]]]:
+        """As `StreamingRespondent`."""
+        if variants and self._made is None:
             self._made = self._make()
-        return self._made.answer(variants)
+        if self._made is not None:
+            yield from as_answered(self._made, variants, done)
 
 
 def respondent_for(model: str, template: str, max_new_tokens: int, concurrency: int) -> Respondent:
@@ -132,6 +188,7 @@ def local_respondent(policy: Policy, *, template: str, max_new_tokens: int) -> R
     from medvlm_r1.audit.respond_shared import LocalRespondent
     from medvlm_r1.training.families import supports
 
+    limit_threads(policy.model)
     settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
     if supports(policy.model) is None:
         return LocalRespondent(policy=policy, **settings)

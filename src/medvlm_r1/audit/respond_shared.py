@@ -7,14 +7,22 @@ values (`Continuation`). The answers are those of `LocalGenerator` and `letter_p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from medvlm_r1.audit.respond import generated, variant_input
+from medvlm_r1.audit.respond import StreamingRespondent, generated, variant_input
 from medvlm_r1.audit.variant import REAL, Variant, VariantAnswer, item_seed, weighed
-from medvlm_r1.policy.generate import GenerationSettings, cut, end_tokens, generation_config, opened
+from medvlm_r1.dialogue.prompt import opened_reasoning
+from medvlm_r1.policy.generate import (
+    GenerationSettings,
+    cut,
+    end_tokens,
+    generation_config,
+    prompt_and_turn,
+)
 from medvlm_r1.policy.letters import LetterPlace, letter_place
 from medvlm_r1.policy.linears import answering
 from medvlm_r1.policy.load import Policy, vision_token_ids
@@ -24,7 +32,7 @@ _LETTER_ROWS = 64
 
 
 @dataclass(slots=True, kw_only=True)
-class LocalRespondent:
+class LocalRespondent(StreamingRespondent):
     """Answers with a policy of a family in `medvlm_r1.training.families`, prompts and images computed once."""
 
     policy: Policy
@@ -36,12 +44,11 @@ class LocalRespondent:
     """Tokens of prompts and prefixes in one pass, at most, which bounds the memory."""
     _store: Any = field(init=False)
     _states: dict[str, Any] = field(init=False, default_factory=dict)
+    _items: set[str] = field(init=False, default_factory=set)
     _suppressed: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        from medvlm_r1.training.shared_batch import FeatureStore
-
-        self._store = FeatureStore(256.0)
+        self._store = _new_store()
         self._suppressed = vision_token_ids(self.policy.model, self.policy.processor)
 
     @property
@@ -49,36 +56,63 @@ class LocalRespondent:
         """True."""
         return True
 
-    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
-        """The answers, in the order of the variants."""
+    def iterate(
+        self, variants: Sequence[Variant], done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, VariantAnswer]]]:
+        """As `StreamingRespondent`, batch by batch.
+
+        Of a batch that is done, what later ones build on is computed again: image features, and the states of prompts.
+        """
         import torch
 
-        answers: dict[int, VariantAnswer] = {}
+        items = {variant.sample.id for variant in variants}
+        if not items <= self._items:
+            # Other items than before. What those left must not decide which images are encoded together.
+            self._items, self._store, self._states = items, _new_store(), {}
         fresh: dict[str, Any] = {}
-        with torch.inference_mode(), answering(self.policy.model):
-            asked = self._asked(variants)
-            for known in (False, True):
-                part = [one for one in asked if self._known(one) == known]
-                write = self._write_on if known else lambda some: self._write(some, fresh)
-                for some in _parts([one for one in part if not one.letters], self.rows, self.tokens):
-                    answers.update(write(some))
-                # Turns of like length together: what fills them up to the longest is computed too.
-                letters = list({(one.key, one.turn): one for one in part if one.letters}.values())
-                letters = sorted(letters, key=lambda one: len(one.turn)) if known else letters
-                for some in _parts(letters, _LETTER_ROWS if known else self.rows, self.tokens):
-                    answers.update(_weighed(some, self._going_on(some).logits() if known else self._after(some)))
-        # The same turn after the same prompt has been weighed once.
-        shares = {
-            (one.key, one.turn): answers[one.place].probabilities
-            for one in asked
-            if one.letters and one.place in answers
-        }
-        for one in asked:
-            if one.place not in answers:
-                answers[one.place] = weighed(one.variant, shares[one.key, one.turn] or ())
-        if any(one.variant.name == REAL for one in asked):
-            self._states = fresh
-        return [answers[place] for place in range(len(variants))]
+        with ExitStack() as stack:
+            with torch.inference_mode():
+                stack.enter_context(answering(self.policy.model))
+                batches = list(self._batches(self._asked(variants)))
+            for batch in batches:
+                again = all(one.place in done for one in batch.asked)
+                with torch.inference_mode():
+                    answers = self._restore(batch, fresh) if again else self._answer(batch, fresh)
+                if answers:
+                    yield answers
+        self._states |= fresh
+
+    def _batches(self, asked: Sequence[_Asked]) -> Iterator[_Batch]:
+        """What goes through the model at once, in the order it does."""
+        for known in (False, True):
+            part = [one for one in asked if self._known(one) == known]
+            for some in _parts([one for one in part if not one.letters], self.rows, self.tokens):
+                yield _Batch(known=known, asked=some)
+            # The same turn after the same prompt is weighed once.
+            same: dict[tuple[str, tuple[int, ...]], list[_Asked]] = {}
+            for one in part:
+                if one.letters:
+                    same.setdefault((one.key, one.turn), []).append(one)
+            letters = [ones[0] for ones in same.values()]
+            # Turns of like length together: what fills them up to the longest is computed too.
+            letters = sorted(letters, key=lambda one: len(one.turn)) if known else letters
+            for some in _parts(letters, _LETTER_ROWS if known else self.rows, self.tokens):
+                yield _Batch(known=known, asked=[one for first in some for one in same[first.key, first.turn]])
+
+    def _answer(self, batch: _Batch, fresh: dict[str, Any]) -> list[tuple[int, VariantAnswer]]:
+        if not batch.asked[0].letters:
+            return list(self._write_on(batch.asked) if batch.known else self._write(batch.asked, fresh))
+        firsts = [run[0] for run in _runs(batch.asked, lambda one: (one.key, one.turn))]
+        return list(_weighed(batch.asked, self._going_on(firsts).logits() if batch.known else self._after(firsts)))
+
+    def _restore(self, batch: _Batch, fresh: dict[str, Any]) -> list[tuple[int, VariantAnswer]]:
+        """Leave behind what a batch left behind when it was answered."""
+        if not batch.known and any(one.variant.name == REAL for one in batch.asked):
+            # The states are those before the first token, so one is enough.
+            list(self._write(batch.asked, fresh, max_new_tokens=1))
+        elif not batch.known:
+            self._vision([run[0].prompt for run in _runs(batch.asked, lambda one: (one.key, one.turn))])
+        return []
 
     def _known(self, one: _Asked) -> bool:
         """Whether a turn goes on from a prompt whose states are kept."""
@@ -91,39 +125,52 @@ class LocalRespondent:
         processor = self.policy.processor
         names: dict[int, str] = {}
         keys = []
+        turns = []
         contents: dict[str, tuple[str, Sequence[Any]]] = {}
         for variant in variants:
-            text = opened(processor, variant_input(variant, self.template, turn=False))
+            text, begun = prompt_and_turn(processor, variant_input(variant, self.template))
+            turns.append(begun)
             for image in variant.images:
                 if id(image) not in names:
                     names[id(image)] = images_key([image])
             keys.append("".join([text, *(names[id(image)] for image in variant.images)]))
             contents.setdefault(keys[-1], (text, variant.images))
         # A prompt whose states are kept need not be processed again.
-        whole = {key for key, variant in zip(keys, variants, strict=True) if not variant.prefix}
+        whole = {key for key, begun in zip(keys, turns, strict=True) if not begun}
         needed = [key for key in contents if key not in self._states or key in whole]
         texts, images = [contents[key][0] for key in needed], [contents[key][1] for key in needed]
         made = process_together(processor, texts, images, self.policy.model.device)
         prompts = dict(zip(needed, made, strict=True))
         order = {key: number for number, key in enumerate(contents)}
         asked = []
-        for place, (key, variant) in enumerate(zip(keys, variants, strict=True)):
+        for place, (key, variant, begun) in enumerate(zip(keys, variants, turns, strict=True)):
             turn: tuple[int, ...] = ()
             letters = None
             if variant.letter_only:
-                letters = letter_place(processor.tokenizer, variant.prefix, len(variant.sample.options))
+                letters = letter_place(processor.tokenizer, begun, len(variant.sample.options))
                 turn = letters.context
-            elif variant.prefix:
-                turn = tuple(processor.tokenizer(variant.prefix, add_special_tokens=False)["input_ids"])
+            elif begun:
+                turn = tuple(processor.tokenizer(begun, add_special_tokens=False)["input_ids"])
             prompt = prompts.get(key)
             length = len(prompt.ids) if prompt else self._states[key].layers[0][0].shape[1]
             asked.append(
-                _Asked(place=place, variant=variant, key=key, prompt=prompt, turn=turn, letters=letters, length=length)
+                _Asked(
+                    place=place,
+                    variant=variant,
+                    key=key,
+                    prompt=prompt,
+                    turn=turn,
+                    opening="" if variant.prefix else opened_reasoning(contents[key][0]),
+                    letters=letters,
+                    length=length,
+                )
             )
         # Prompts of like length together: what fills them up to the longest is computed, and read at every token.
         return sorted(asked, key=lambda one: (-one.length, order[one.key], one.turn))
 
-    def _write(self, asked: Sequence[_Asked], fresh: dict[str, Any]) -> Iterator[tuple[int, VariantAnswer]]:
+    def _write(
+        self, asked: Sequence[_Asked], fresh: dict[str, Any], max_new_tokens: int | None = None
+    ) -> Iterator[tuple[int, VariantAnswer]]:
         """Complete the variants, each prompt (with the start of the turn) run once; real ones leave their states."""
         import torch
 
@@ -157,7 +204,7 @@ class LocalRespondent:
             input_ids=input_ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=generation_config(
-                self.policy, GenerationSettings(max_new_tokens=self.max_new_tokens), self._suppressed
+                self.policy, GenerationSettings(max_new_tokens=max_new_tokens or self.max_new_tokens), self._suppressed
             ),
             custom_generate=drawn_of_each([[_draw(one.variant) for one in group] for group in groups], wanted, kept),
             **fields,
@@ -165,7 +212,7 @@ class LocalRespondent:
         fresh.update({groups[row][0].key: states for row, states in kept.items()})
         ends = end_tokens(model, tokenizer)
         for one, row in zip(asked, output[:, longest:].tolist(), strict=True):
-            yield one.place, generated(one.variant, cut(row, ends, tokenizer), self.template)
+            yield one.place, generated(one.variant, cut(row, ends, tokenizer, one.opening), self.template)
 
     def _going_on(self, asked: Sequence[_Asked]) -> Any:
         from medvlm_r1.training.continuation import Continuation
@@ -188,7 +235,7 @@ class LocalRespondent:
             self._going_on(asked), max_new_tokens=self.max_new_tokens, ends=ends, suppressed=self._suppressed
         )
         for one, row in zip(asked, rows, strict=True):
-            yield one.place, generated(one.variant, cut(row, ends, tokenizer), self.template)
+            yield one.place, generated(one.variant, cut(row, ends, tokenizer, one.opening), self.template)
 
     def _after(self, asked: Sequence[_Asked]) -> Any:
         """Logits after turns whose prompts are read now, each once."""
@@ -245,6 +292,7 @@ class _Asked:
         key: Of its prompt: text and images.
         prompt: The prompt processed; None where its states are kept.
         turn: Tokens its turn begins with.
+        opening: Text with which the chat template begins the response; "" where the variant begins it.
         letters: What is weighed after them; None where the turn is written on.
         length: Tokens of the prompt.
     """
@@ -254,8 +302,28 @@ class _Asked:
     key: str
     prompt: Any
     turn: tuple[int, ...]
+    opening: str
     letters: LetterPlace | None
     length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """Variants that go through the model at once.
+
+    Attributes:
+        known: Whether they go on from prompts whose states are kept.
+        asked: All written, or all weighed; of the latter, equal ones stand together and are computed once.
+    """
+
+    known: bool
+    asked: list[_Asked]
+
+
+def _new_store() -> Any:
+    from medvlm_r1.training.shared_batch import FeatureStore
+
+    return FeatureStore(256.0)
 
 
 def _draw(variant: Variant) -> Any:
@@ -268,12 +336,14 @@ def _draw(variant: Variant) -> Any:
 
 
 def _weighed(asked: Sequence[_Asked], logits: Any) -> Iterator[tuple[int, VariantAnswer]]:
+    """The answers from one row of logits for each run of equal ones."""
     import torch
 
-    for one, row in zip(asked, logits, strict=True):
-        assert one.letters is not None
-        shares = torch.softmax(row[list(one.letters.candidates)].double(), dim=0)
-        yield one.place, weighed(one.variant, shares.tolist())
+    for run, row in zip(_runs(asked, lambda one: (one.key, one.turn)), logits, strict=True):
+        assert run[0].letters is not None
+        shares = torch.softmax(row[list(run[0].letters.candidates)].double(), dim=0).tolist()
+        for one in run:
+            yield one.place, weighed(one.variant, shares)
 
 
 def _parts(asked: Sequence[_Asked], rows: int, tokens: int) -> Iterator[list[_Asked]]:

@@ -1,14 +1,15 @@
-"""The answers of one audit on disk: `answers.jsonl` in the run folder, appended item by item and never rewritten.
+"""The answers of one audit on disk: `answers.jsonl` in the run folder, appended as they come and never rewritten.
 
-A line holds the answers to some variants of one item, the question as it stands (without its record), and the key they
-were made under. Lines of one item add up, so an audit that is asked for further probes asks only what is new.
+A line holds the answers to some variants of one item, the question as it stands (without its record), the key they were
+made under, and the plan: a name for the probes and items of the command. Lines of one item add up, so an audit that is
+asked for further probes asks only what is new.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,18 @@ class StoredItem:
         sample: The question, without split, record and missing mark; None in a file that does not hold it.
         key: What the answers depend on; its pixels are those of the item and of the one shown in its place.
         answers: By name of the variant.
+        plans: Under which plan each was answered, by name of the variant; "" in a file that does not hold it.
     """
 
     sample: Sample | None
     key: AnswerKey
     answers: dict[str, VariantAnswer]
+    plans: dict[str, str] = field(default_factory=dict)
+
+    def of_plan(self, plan: str) -> tuple[dict[str, VariantAnswer], dict[str, VariantAnswer]]:
+        """The answers of other plans, and those of this one."""
+        this = {name: answer for name, answer in self.answers.items() if self.plans.get(name) == plan}
+        return {name: answer for name, answer in self.answers.items() if name not in this}, this
 
 
 class AuditStore(AppendedLog):
@@ -71,14 +79,19 @@ class AuditStore(AppendedLog):
                 "give another --out, or delete that folder to start again"
             )
 
-    def append(self, sample: Sample, key: AnswerKey, answers: Mapping[str, VariantAnswer]) -> None:
-        """Write the answers to some variants of an item and force them to disk."""
-        question = {name: value for name, value in row_from_sample(sample).items() if name not in _NOT_STORED}
-        given = {name: asdict(answer) for name, answer in answers.items()}
-        row = {"id": sample.id, "answers": given, "key": asdict(key), "sample": question}
-        self.write(json.dumps(row, ensure_ascii=False))
+    def append(self, answers: Iterable[tuple[Sample, AnswerKey, Mapping[str, VariantAnswer]]], plan: str) -> None:
+        """Write the answers to some variants of items at once, and force them to disk."""
+        lines = []
+        for sample, key, some in answers:
+            question = {name: value for name, value in row_from_sample(sample).items() if name not in _NOT_STORED}
+            given = {name: asdict(answer) for name, answer in some.items()}
+            row = {"id": sample.id, "answers": given, "key": asdict(key), "sample": question, "plan": plan}
+            lines.append(json.dumps(row, ensure_ascii=False))
+            item = self.items.setdefault(sample.id, StoredItem(sample=sample, key=key, answers={}))
+            item.answers |= some
+            item.plans |= dict.fromkeys(some, plan)
+        self.write("\n".join(lines))
         self.force()
-        self.items.setdefault(sample.id, StoredItem(sample=sample, key=key, answers={})).answers |= answers
 
 
 def read_items(path: Path) -> dict[str, StoredItem]:
@@ -101,11 +114,12 @@ def read_items(path: Path) -> dict[str, StoredItem]:
         if item.key != key:
             raise bad_row(path, number, f"another key than in an earlier row of {row['id']!r}; remove one")
         item.answers |= answers
+        item.plans |= dict.fromkeys(answers, str(row.get("plan", "")))
     return items
 
 
 def _answer(given: Mapping[str, Any]) -> VariantAnswer:
-    names = {field.name for field in fields(VariantAnswer)}
+    names = {one.name for one in fields(VariantAnswer)}
     if set(given) != names:
         raise ValueError(f"an answer has {', '.join(sorted(given))}; wanted {', '.join(sorted(names))}")
     shares = given["probabilities"]

@@ -73,6 +73,11 @@ class VariantAnswer:
     probabilities: tuple[float, ...] | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def empty(self) -> bool:
+        """Whether the model wrote nothing; a reasoning tag that its chat template opened does not count."""
+        return self.text.strip() in ("", "<think>")
+
     def response(self, options: Sequence[str]) -> Response:
         """The text parsed; `options` as they were asked."""
         return parse_response(self.text, options)

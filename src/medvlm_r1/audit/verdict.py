@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medvlm_r1.audit.blind import CHANCE, LONGEST, MAJORITY, PRIOR_FIT, PRIOR_LOO
-from medvlm_r1.evaluation.statistics import wilson
+from medvlm_r1.evaluation.statistics import clustered_wilson, wilson
 
 MARGIN = 10.0
 """Percentage points above chance from which a data set fails."""
@@ -14,12 +14,12 @@ MARGIN = 10.0
 HOPELESS = 80.0
 """Percent from which too little is left above a blind baseline for any accuracy to say something."""
 
-FAIL, WARN, UNCLEAR, PASS = "fail", "warn", "unclear", "pass"
+FAIL, WARN, NOT_RUN, PASS = "fail", "warn", "not run", "pass"
 
 THRESHOLDS = {
     "fail": f"the interval of a blind baseline lies {MARGIN:.0f} points or more above chance",
     "warn": "the interval of a blind baseline lies above chance, by less than that",
-    "unclear": f"no interval lies above chance, but one reaches {MARGIN:.0f} points above: too few questions to tell",
+    "not run": f"no interval lies above chance, but one reaches {MARGIN:.0f} points above: too few questions",
     "pass": f"no interval lies above chance, and none reaches {MARGIN:.0f} points above it",
 }
 
@@ -44,8 +44,8 @@ class Verdict:
     """What the baselines say together.
 
     Attributes:
-        level: "fail", "warn", "unclear" or "pass"; see `THRESHOLDS`.
-        baseline: The one that says most: its interval begins highest, or for "unclear" ends highest.
+        level: "fail", "warn", "not run" or "pass"; see `THRESHOLDS`.
+        baseline: The one that says most: its interval begins highest, or for "not run" ends highest.
         sentence: The verdict in words.
     """
 
@@ -54,21 +54,31 @@ class Verdict:
     sentence: str
 
 
-def figure(credits: Sequence[float], *, known: bool = False) -> Figure:
+def figure(credits: Sequence[float], clusters: Sequence[Hashable] | None = None, *, known: bool = False) -> Figure:
     """Mean credit with its interval.
 
-    The Wilson interval of the expected number of right answers: a credit of 1/m has less variance than a right answer
+    The Wilson interval of the expected number of right answers, several on one subject counted as the independent ones
+    they are worth: a credit of 1/m has less variance than a right answer
     with probability 1/m, so ties make the interval too wide rather than too narrow.
 
     Args:
         credits: One per question, at least one.
+        clusters: The subject of each; by default each question has its own.
         known: The mean is no estimate but known from the questions, as that of chance is.
     """
     n = len(credits)
     # The sum of n thirds can pass n by a rounding error.
     right = min(sum(credits), float(n))
-    low, high = (right / n, right / n) if known else wilson(right, n)
+    low, high = (right / n, right / n) if known else clustered_wilson(credits, clusters or range(n))
     return Figure(n=n, percent=100 * right / n, ci95=(100 * low, 100 * high))
+
+
+def questions_needed(chance: float) -> int:
+    """The fewest questions on which a baseline that is right at `chance` (percent) is shown to be within the margin."""
+    n = 1
+    while 100 * wilson(chance / 100 * n, n)[1] >= chance + MARGIN and chance + MARGIN <= 100:
+        n += 1
+    return n
 
 
 def label(baseline: str, fit: str | None = None) -> str:
@@ -105,7 +115,7 @@ def judge(
     elif low > chance + 1e-9:
         level = WARN
     elif max(found.ci95[1] for found in blind.values()) >= chance + MARGIN:
-        level = UNCLEAR
+        level = NOT_RUN
         best = max(blind, key=lambda name: blind[name].ci95[1])
     else:
         level = PASS
@@ -122,10 +132,10 @@ def judge(
             f"{percent:.0f} % of the {modality} questions can be answered without the image ({source}): "
             "compare an accuracy with that figure, not with chance."
         )
-    elif level == UNCLEAR:
+    elif level == NOT_RUN:
         sentence = (
-            f"{_counted(n, modality)} too few to tell: a blind baseline gets {percent:.0f} % ({source}), "
-            f"and up to {blind[best].ci95[1]:.0f} % would fit these answers."
+            f"{_counted(n, modality)} too few for a verdict; at least {questions_needed(chance)} are needed. "
+            f"A blind baseline gets {percent:.0f} % ({source}), and up to {blind[best].ci95[1]:.0f} % would fit."
         )
     else:
         sentence = (

@@ -26,7 +26,9 @@ class Draft:
         images: Names in the source, or the bytes of the files.
         view: What to show of an image that is a volume or has several frames.
         question_type: One of OmniMedVQA's five, or empty.
-        subject: Patient or volume; the first image's place and stem when empty.
+        subject: Patient or volume; when empty, the import takes it from the DICOM header or the first image's name.
+        subject_column: The column that names the subject, where there is one.
+        closed: The set calls the question closed, so its answer is one of a few.
         split: The part's when empty.
         id: Made from format, part and row when empty.
         missing: The source has no image for this row, though the question is about one.
@@ -40,10 +42,31 @@ class Draft:
     view: View = FILE_VIEW
     question_type: str = ""
     subject: str = ""
+    subject_column: str = "subject"
+    closed: bool = False
     split: str = ""
     id: str = ""
     missing: bool = False
     record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a user says about the columns of a table.
+
+    Attributes:
+        columns: Our field and their column, such as `("image", "image_path")`.
+        first_option: What a number as an answer calls the first option, 0 or 1; None where no answer is a number.
+        modality_for_missing: The modality of rows that name none.
+    """
+
+    columns: tuple[tuple[str, str], ...] = ()
+    first_option: int | None = None
+    modality_for_missing: str | None = None
+
+
+NOTHING_SAID = Reading()
+"""For columns that say themselves what they hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +78,14 @@ class Part:
         rows: Its rows, counted from 1.
         split: Name of the split that the file is, or empty.
         label: Tells the ids of this part's rows from others'; empty when the source is one file.
+        reading: What the user says about its columns.
     """
 
     file: Path
     rows: Callable[[Path], Iterator[tuple[int, Row]]]
     split: str = ""
     label: str = ""
+    reading: Reading = NOTHING_SAID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +114,7 @@ class Format:
             choose modalities may leave out.
         draft: What a row says. Called for the rows that are wanted.
         folders: Where below the root of the source image names may begin.
+        own_columns: Whether a user may say which column holds what.
     """
 
     name: str
@@ -98,3 +124,4 @@ class Format:
     modality: Callable[[Row, Part], str | None]
     draft: Callable[[Row, Part], Draft]
     folders: tuple[str, ...] = ("", IMAGES)
+    own_columns: bool = False

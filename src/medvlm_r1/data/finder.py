@@ -1,5 +1,6 @@
 """The images of a source: where each lies, and what it is called in the data folder."""
 
+import errno
 import hashlib
 import os
 import re
@@ -11,7 +12,6 @@ from typing import Any
 
 from medvlm_r1.data.folder import IMAGES
 from medvlm_r1.data.images import View
-from medvlm_r1.data.images.kind import HEAD, kind_of
 from medvlm_r1.data.paths import is_within, leaves_folder, link_leads_out, path_parts
 from medvlm_r1.errors import UserError
 
@@ -19,8 +19,10 @@ FILE_VIEW = View()
 """What the file itself shows."""
 
 _REMEMBERED = 4096
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_STEM = re.compile(r"(?<=[^/])(\.nii\.gz|\.[A-Za-z]\w*)$", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+# Written under their own names; every other format becomes a PNG.
+_KEPT = (".png", ".jpg", ".jpeg")
+_STEM = re.compile(r"(?<=[^/])((\.[A-Za-z]\w*)?\.gz|\.[A-Za-z]\w*)$", re.IGNORECASE)
 _MARKS = ((b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"BM", ".bmp"))
 
 
@@ -38,10 +40,9 @@ class Placed:
     Attributes:
         name: Its name in the data folder, `images/x.png`.
         stem: Its place in the source without the suffix; all slices of one file share it.
-        there: Whether there is anything to copy.
+        there: Whether there is anything to write.
         source: The file, or its bytes; None when it is not there.
         view: What to show of it.
-        convert: Make a PNG of it.
     """
 
     name: str
@@ -49,7 +50,6 @@ class Placed:
     there: bool
     source: str | bytes | None
     view: View = FILE_VIEW
-    convert: bool = False
 
 
 class ImageFinder:
@@ -79,7 +79,6 @@ class ImageFinder:
         self._folders = [f for f in dict.fromkeys((*folders, "")) if os.path.isdir(os.path.join(self._root, f))]
         self._prefixes = {IMAGES, *(folder.casefold() for folder in folders if folder)}
         self._found: dict[str, str] = {}
-        self._converted: set[str] = set()
         self._inside: dict[str, bool] = {}
         # Most sets ask several questions about a picture, one after the other.
         self._named = lru_cache(maxsize=_REMEMBERED)(self._place)
@@ -98,33 +97,24 @@ class ImageFinder:
         return _embedded(image.data) if isinstance(image, Embedded) else self._named(image, view)
 
     def _place(self, image: str, view: View) -> Placed:
+        if _URL.match(image):
+            raise ValueError(f"image {image!r} is a URL, and nothing is downloaded here; download it and give the file")
+        if os.path.isabs(image):
+            for root in (os.path.abspath(self._root), self._real_root):
+                if is_within(os.path.normpath(image), root):
+                    image = os.path.relpath(image, root)
         if leaves_folder(image):
-            raise ValueError(f"image path {image!r} leaves the folder of images")
+            raise ValueError(
+                f"image path {image!r} leaves the folder of images {self._root}; name a folder that holds all images "
+                "with --images"
+            )
         parts = path_parts(image)
         inner = parts[1:] if len(parts) > 1 and parts[0].casefold() in self._prefixes else parts
         name = "/".join((IMAGES, *inner))
         stem = _STEM.sub("", "/".join(inner))
-        if view != FILE_VIEW:
-            name = f"{name}{_suffix(view)}.png"
-        elif not name.lower().endswith(_PICTURES):
-            # Read before its name is settled; a picture is opened once, when it is copied.
-            name = self._medical_name(name, parts, inner)
+        name = f"{name}{_suffix(view)}.png" if view != FILE_VIEW else _written_name(name)
         file = self._found.get(name) if self.settled else self._search(name, parts, inner)
-        convert = view != FILE_VIEW or name in self._converted
-        return Placed(name=name, stem=stem, there=file is not None, source=file, view=view, convert=convert)
-
-    def _medical_name(self, name: str, parts: Sequence[str], inner: Sequence[str]) -> str:
-        as_png = f"{name}.png"
-        if as_png in self._converted:
-            return as_png
-        if name in self._found:
-            return name
-        file = None if self.settled else self._look(parts, inner)
-        if kind_of(Path(name), _head(file) if file else b""):
-            if file:
-                self._converted.add(as_png)
-            return as_png
-        return name
+        return Placed(name=name, stem=stem, there=file is not None, source=file, view=view)
 
     def _search(self, name: str, parts: Sequence[str], inner: Sequence[str]) -> str | None:
         file = self._look(parts, inner)
@@ -140,6 +130,9 @@ class ImageFinder:
                     self._check_link(file)
                     if os.path.isfile(file):
                         return file
+                    if os.path.isdir(file):
+                        raise ValueError(f"image {'/'.join(parts)!r} is a folder; give the path of an image file")
+                    _check_circle(file)
         return None
 
     def _check_link(self, file: str) -> None:
@@ -153,12 +146,16 @@ class ImageFinder:
             raise ValueError(link_leads_out(file, self._root))
 
 
-def _head(file: str) -> bytes:
+def _check_circle(file: str) -> None:
     try:
-        with open(file, "rb") as stream:
-            return stream.read(HEAD)
+        os.stat(file)
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror or error})") from error
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{file}: links that lead in a circle; put the file itself there") from error
+
+
+def _written_name(name: str) -> str:
+    return name if name.lower().endswith(_KEPT) else f"{name}.png"
 
 
 def _embedded(data: bytes) -> Placed:
@@ -167,7 +164,7 @@ def _embedded(data: bytes) -> Placed:
     if suffix is None:
         raise ValueError("the image in the row is not a PNG, JPEG, TIFF or BMP file; take it out of the table")
     stem = hashlib.sha256(data).hexdigest()[:24]
-    return Placed(name=f"{IMAGES}/{stem}{suffix}", stem=stem, there=True, source=data)
+    return Placed(name=_written_name(f"{IMAGES}/{stem}{suffix}"), stem=stem, there=True, source=data)
 
 
 def _suffix(view: View) -> str:

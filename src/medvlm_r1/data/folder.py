@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medvlm_r1.data.paths import inside
-from medvlm_r1.data.rows import bad_row, read_json_lines
+from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
 from medvlm_r1.errors import UserError
 
@@ -92,7 +92,7 @@ def read_folder(path: str | Path) -> list[Sample]:
     Raises:
         UserError: There is no `samples.jsonl` or it is empty, or a row is malformed, lacks a field, has an unknown
             one, an answer that is not among its options, more than ten options, an id that was used before or an
-            image path that leaves the folder. The message names file and row.
+            image path that leaves the folder. The message names the file and every such row, up to twenty faults.
     """
     file = Path(path) / SAMPLES
     if not file.is_file():
@@ -102,15 +102,20 @@ def read_folder(path: str | Path) -> list[Sample]:
         )
     samples: list[Sample] = []
     rows: dict[str, int] = {}
-    for number, row in read_json_lines(file):
+    bad = BadRows()
+    for number, row in read_json_lines(file, on_bad=lambda row, reason: bad.add(file, row, ValueError(reason))):
         try:
             sample = sample_from_row(row)
         except ValueError as error:
-            raise bad_row(file, number, str(error)) from error
+            bad.add(file, number, error)
+            continue
         first = rows.setdefault(sample.id, number)
         if first != number:
-            raise bad_row(file, number, f"the id {sample.id!r} is used in row {first} already; make the ids unique")
+            reason = f"the id {sample.id!r} is used in row {first} already; make the ids unique"
+            bad.add(file, number, ValueError(reason))
         samples.append(sample)
+    if bad.count:
+        raise bad.error("Correct the source and import it again; 'medvlm-r1 data check' lists these rows too.")
     if not samples:
         raise UserError(f"{file}: the file is empty; import the data again")
     return samples

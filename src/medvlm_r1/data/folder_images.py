@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medvlm_r1.data.images import load_image
@@ -24,16 +24,27 @@ def check_images(path: str | Path, samples: Iterable[Sample]) -> list[Sample]:
         Those with at least one image that is not there, not readable, a link that leads out of the folder, or not even
         named by the source; in the order given.
     """
+    samples = list(samples)
+    return unreadable_samples(samples, image_sizes(path, samples))
+
+
+def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[int, int] | None]:
+    """Decode every image of some samples once.
+
+    Args:
+        path: The data folder.
+        samples: Samples of that folder.
+
+    Returns:
+        Name of each image to its width and height; None where it is not there or not readable.
+    """
     path = Path(path)
-    readable: dict[str, bool] = {}
-    unreadable = []
-    for sample in samples:
-        for name in sample.images:
-            if name not in readable:
-                readable[name] = _is_readable(path, name)
-        if sample.unnamed_image or not all(readable[name] for name in sample.images):
-            unreadable.append(sample)
-    return unreadable
+    return {name: _size(path, name) for name in dict.fromkeys(name for sample in samples for name in sample.images)}
+
+
+def unreadable_samples(samples: Iterable[Sample], sizes: Mapping[str, tuple[int, int] | None]) -> list[Sample]:
+    """The samples of which an image has no size in `image_sizes`, or is not named by the source."""
+    return [one for one in samples if one.unnamed_image or not all(sizes[name] for name in one.images)]
 
 
 def copy_images(
@@ -75,9 +86,8 @@ def _copied(source: str | Path, name: str, target: Path) -> bool:
     return True
 
 
-def _is_readable(path: Path, name: str) -> bool:
+def _size(path: Path, name: str) -> tuple[int, int] | None:
     try:
-        load_image(inside(path, name))
+        return load_image(inside(path, name)).size
     except UserError:
-        return False
-    return True
+        return None

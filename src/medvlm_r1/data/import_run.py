@@ -10,17 +10,20 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from medvlm_r1.data.draft import Draft, Format, Part, Row
 from medvlm_r1.data.finder import FILE_VIEW, ImageFinder, Placed
 from medvlm_r1.data.image_writer import ImageWriter
-from medvlm_r1.data.rows import bad_row
+from medvlm_r1.data.modality import UNKNOWN
+from medvlm_r1.data.readers.closed import ClosedQuestions
+from medvlm_r1.data.rows import BadRows, RowFaults
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.subjects import DICOM_HEADERS, FILE_NAMES, SubjectHasher, column_origin
 from medvlm_r1.data.tables import PAST_BAD, Rows
 from medvlm_r1.errors import UserError
 
-_SHOWN_BAD_ROWS = 20
+_ADVICE = "Nothing was written. Correct the source, or leave such rows out with --skip-bad."
 _TELL_SECONDS = 0.2
 
 
@@ -43,10 +46,15 @@ class ImportReport:
         by_modality: Samples written per modality.
         open_questions: Samples written that have no options.
         by_split: Samples written per split; those without one under the empty text.
-        converted: Images made from DICOM or NIfTI files, or from one frame of several.
-        may_show_text: Those of them that may have text burned into the pixels.
+        converted: Images converted to PNG: all but PNG and JPEG files.
+        stripped: PNG and JPEG files written without their metadata.
+        may_show_text: DICOM images that may have text burned into the pixels.
+        subjects: Different subjects of the samples written.
+        subjects_from: Samples written by the origin of their subject, such as "column 'patient_id'".
+        subject_warning: Why the subjects may be wrong; empty if nothing speaks for it.
+        closed_kept_open: Closed questions that have no options, by the reason, with the answers of the set.
         bad_rows: Rows left out because they could not be read.
-        reasons: What was wrong with the first of them.
+        reasons: What was wrong with them: each different fault once, at most twenty.
     """
 
     rows: int
@@ -56,7 +64,12 @@ class ImportReport:
     open_questions: int = 0
     by_split: dict[str, int] = field(default_factory=dict)
     converted: int = 0
+    stripped: int = 0
     may_show_text: int = 0
+    subjects: int = 0
+    subjects_from: dict[str, int] = field(default_factory=dict)
+    subject_warning: str = ""
+    closed_kept_open: dict[str, dict[str, int]] = field(default_factory=dict)
     bad_rows: int = 0
     reasons: tuple[str, ...] = ()
 
@@ -72,6 +85,9 @@ class ImportRun:
         wanted: Modalities to keep; all when None.
         skip_bad: Leave out rows that cannot be read.
         progress: Told now and then.
+        hasher: Makes subjects of DICOM identifiers.
+        closed: Gives options to closed questions, or counts those that have none.
+        info: What `info.json` says of the import; `write` adds where the subjects are from.
     """
 
     format: Format
@@ -80,11 +96,15 @@ class ImportRun:
     wanted: frozenset[str] | None
     skip_bad: bool
     progress: Progress | None
+    hasher: SubjectHasher
+    closed: ClosedQuestions
+    info: dict[str, Any] = field(default_factory=dict)
     writer: ImageWriter | None = None
-    bad: int = 0
+    bad: BadRows = field(default_factory=BadRows)
     malformed: int = 0
-    reasons: list[str] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
+    subjects: set[str] = field(default_factory=set)
+    subjects_from: Counter[str] = field(default_factory=Counter)
 
     def check(self, source: str | Path, out: Path) -> int:
         """Read every row once; number of rows."""
@@ -95,46 +115,56 @@ class ImportRun:
             made = self._made(part, number, row)
             if made is None:
                 continue
-            sample, _, own_id = made
+            sample, _, draft = made
             kept += 1
             # Ids made from part and row are unique among themselves.
-            if not own_id:
+            if draft.id:
                 place = f"row {number}" + (f" of {part.file.name}" if part.label else "")
                 first = ids.setdefault(sample.id, place)
                 if first != place:
-                    raise bad_row(part.file, number, f"the id {sample.id!r} is used in {first} already; make it unique")
+                    fault = f"the id {sample.id!r} is used in {first} already; make it unique"
+                    self.bad.add(part.file, number, ValueError(fault))
         rows += self.malformed
+        if self.bad.count and not self.skip_bad:
+            raise self.bad.error(_ADVICE)
         if rows == 0:
             raise UserError(f"{source}: there are no rows, so nothing to import")
         if not kept:
-            what = "could be read" if self.bad else "is of the modalities asked for"
-            raise UserError(f"{source}: none of the {rows} rows {what}; nothing was written to {out}" + self._first())
+            what = "could be read" if self.bad.count else "is of the modalities asked for"
+            found = "\n  ".join(["", *self.bad.lines()])
+            raise UserError(f"{source}: none of the {rows} rows {what}; nothing was written to {out}{found}")
         self.finder.settled = True
         return rows
 
     def write(self, out: Path, rows: int) -> Iterator[Sample]:
         """Read every row again; copy its images, then hand its sample over."""
-        self.bad, self.reasons = 0, []
-        self.writer = ImageWriter(out)
+        self.bad = BadRows()
+        self.writer = ImageWriter(out, self.hasher)
         self.counts = {"modality": Counter(), "split": Counter(), "other": Counter()}
         for part, number, row in self._rows(rows):
             made = self._made(part, number, row)
             if made is None:
                 continue
-            sample, images, _ = made
+            sample, images, draft = made
             try:
                 for image in images:
                     self.writer.write(image)
             except UserError as error:
-                self._refuse(part, number, error)
+                self.bad.add(part.file, number, error)
                 continue
             notes = {image.name: self.writer.notes[image.name] for image in images if image.name in self.writer.notes}
             if notes:
                 sample = replace(sample, record={**sample.record, "image_notes": notes})
+            sample = self._with_subject(sample, draft)
             self.counts["modality"][sample.modality] += 1
             self.counts["split"][sample.split] += 1
             self.counts["other"].update(missing=int(sample.missing), open=int(not sample.options), written=1)
             yield sample
+        if self.bad.count and not self.skip_bad:
+            raise self.bad.error("Correct these images, or leave such rows out with --skip-bad.")
+        self.info["subjects"] = dict(self.subjects_from.most_common())
+        if self.hasher.salt_name:
+            self.info["subject_salt"] = self.hasher.salt_name
 
     def report(self, rows: int) -> ImportReport:
         """The figures of what `write` did."""
@@ -148,9 +178,14 @@ class ImportRun:
             open_questions=self.counts["other"]["open"],
             by_split=dict(sorted(self.counts["split"].items())),
             converted=len(notes),
+            stripped=len(self.writer.stripped),
             may_show_text=sum(note["format"] == "DICOM" and note["burned_in"] != "no" for note in notes),
-            bad_rows=self.bad,
-            reasons=tuple(self.reasons),
+            subjects=len(self.subjects),
+            subjects_from=self.info["subjects"],
+            subject_warning=self.hasher.warning() or "",
+            closed_kept_open={reason: dict(golds.most_common()) for reason, golds in self.closed.kept_open.items()},
+            bad_rows=self.bad.count,
+            reasons=tuple(self.bad.lines()),
         )
 
     def _rows(self, total: int | None) -> Iterator[tuple[Part, int, Row]]:
@@ -167,31 +202,49 @@ class ImportRun:
             self.progress(done + self.malformed, total, note)
 
     def _read(self, part: Part) -> Rows:
-        """The rows of a part; those that are malformed are left out and counted where that is wanted and can be."""
-        past_bad = PAST_BAD.get(part.rows) if self.skip_bad else None
-        if past_bad is None:
-            return part.rows(part.file)
+        """The rows of a part; those that are malformed are counted where the rows after them can be read."""
 
         def count(number: int, reason: str) -> None:
             self.malformed += 1
-            self._refuse(part, number, ValueError(reason))
+            self.bad.add(part.file, number, ValueError(reason))
 
-        return past_bad(part.file, on_bad=count)
+        past_bad = PAST_BAD.get(part.rows)
+        try:
+            yield from past_bad(part.file, on_bad=count) if past_bad else part.rows(part.file)
+        except UserError as error:
+            if not self.bad.count or self.skip_bad:
+                raise
+            raise self.bad.error(f"{error}. {_ADVICE}") from error
 
-    def _made(self, part: Part, number: int, row: Row) -> tuple[Sample, list[Placed], bool] | None:
-        """Sample, its images, and whether its id was made here; None for a row that is left out."""
+    def _made(self, part: Part, number: int, row: Row) -> tuple[Sample, list[Placed], Draft] | None:
+        """Sample, its images, and the draft it was made from; None for a row that is left out."""
+        faults: list[ValueError] = []
         try:
             modality = self.format.modality(row, part)
+            if modality in (None, UNKNOWN):
+                modality = part.reading.modality_for_missing or modality
             if modality is None and self.wanted is None:
-                raise ValueError("the row names no imaging modality; choose modalities to leave such rows out")
+                raise ValueError(
+                    "the row names no imaging modality; choose modalities with --modality to leave such rows out, or "
+                    "keep them with --modality-for-missing"
+                )
             if modality is None or (self.wanted is not None and modality not in self.wanted):
                 return None
-            draft = self.format.draft(row, part)
-            images = [self.finder.place(image, draft.view) for image in draft.images]
-            return self._sample(draft, modality, part, number, images), images, not draft.id
         except ValueError as error:
-            self._refuse(part, number, error)
+            faults.append(error)
+            modality = UNKNOWN
+        try:
+            draft = self.format.draft(row, part)
+            draft = self.closed.with_options(draft) if self.finder.settled else self.closed.collected(draft)
+            images = [self.finder.place(image, draft.view) for image in draft.images]
+            sample = self._sample(draft, modality, part, number, images)
+        except ValueError as error:
+            faults.append(error)
+        if faults:
+            each = [error.faults if isinstance(error, RowFaults) else (str(error),) for error in faults]
+            self.bad.add(part.file, number, RowFaults(fault for group in each for fault in group))
             return None
+        return sample, images, draft
 
     def _sample(self, draft: Draft, modality: str, part: Part, number: int, images: list[Placed]) -> Sample:
         # Slices of one volume have other names, and the subject may be the row's own or another image's.
@@ -204,23 +257,25 @@ class ImportRun:
             answer=draft.answer,
             modality=modality,
             question_type=draft.question_type,
-            # In most sets a picture is a patient, as far as anybody can tell.
+            # The DICOM header may tell more, once the image is written.
             subject=draft.subject or (images[0].stem if images else ""),
             split=draft.split or part.split,
             missing=draft.missing or not all(image.there for image in images),
             record={**draft.record, "image_sources": sources} if sources else draft.record,
         )
 
+    def _with_subject(self, sample: Sample, draft: Draft) -> Sample:
+        """The sample with the subject of its DICOM images where its row names none; counts where subjects are from."""
+        assert self.writer is not None
+        subject, origin = sample.subject, FILE_NAMES
+        if draft.subject:
+            origin = column_origin(draft.subject_column)
+        elif hashed := next(filter(None, map(self.writer.subjects.get, sample.images)), ""):
+            subject, origin = hashed, DICOM_HEADERS
+        if subject:
+            self.subjects.add(subject)
+            self.subjects_from[origin] += 1
+        return replace(sample, subject=subject)
+
     def _own_id(self, part: Part, number: int) -> str:
         return "-".join(word for word in (self.format.name, part.label, f"{number:06d}") if word)
-
-    def _refuse(self, part: Part, number: int, error: Exception) -> None:
-        refusal = bad_row(part.file, number, str(error))
-        if not self.skip_bad:
-            raise refusal from error
-        self.bad += 1
-        if len(self.reasons) < _SHOWN_BAD_ROWS:
-            self.reasons.append(str(refusal))
-
-    def _first(self) -> str:
-        return f". The first: {self.reasons[0]}" if self.reasons else ""

@@ -2,13 +2,14 @@
 
 The perceptual hash is imagehash's `phash`: the signs, against their median, of the 64 lowest frequencies of the
 picture reduced to 32 x 32 grey values. It outlasts a change of brightness, size, format or a crop by a percent; it
-does not see a mirrored or turned copy, colour, or fine detail, so two different radiographs of one body part may agree.
+does not see colour or fine detail, so two different radiographs of one body part may agree. Mirrored copies are found
+by the hashes of the mirrored picture; copies turned by 90 degrees are not found.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,6 +22,12 @@ from medvlm_r1.errors import UsageError
 
 MOST_DISTANCE = 16
 """Even of random hashes one pair in about 25,000 differs in 16 of 64 bits or fewer; beyond, the share soars."""
+
+FLIPS = {
+    "mirrored left to right": Image.Transpose.FLIP_LEFT_RIGHT,
+    "mirrored top to bottom": Image.Transpose.FLIP_TOP_BOTTOM,
+    "turned by 180 degrees": Image.Transpose.ROTATE_180,
+}
 
 _REDUCED = 32
 _LEAST_CONTRAST = 4
@@ -39,12 +46,16 @@ class Fingerprint:
         pixels: SHA-256 over size and RGB values, hexadecimal: the same in whatever format they were kept.
         near: 64-bit perceptual hash; None for a picture with too little contrast to have one (reduced to 32 x 32, it
             spans fewer than 4 of 255 grey levels).
+        flipped: The same of the picture after each of `FLIPS`; empty without `near`.
         blank: All pixels are equal.
+        size: Width and height.
     """
 
     pixels: str
     near: int | None
     blank: bool
+    size: tuple[int, int]
+    flipped: tuple[int, ...] = ()
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:
@@ -58,10 +69,16 @@ def fingerprint(image: Image.Image) -> Fingerprint:
     # What phash does first itself, and then finds done.
     small = image.convert("L").resize((_REDUCED, _REDUCED), Image.Resampling.LANCZOS)
     darkest, brightest = np.asarray(small).min(), np.asarray(small).max()
-    near = None
+    near: int | None = None
+    flipped: tuple[int, ...] = ()
     if int(brightest) - int(darkest) >= _LEAST_CONTRAST:
-        near = int.from_bytes(np.packbits(imagehash.phash(small).hash).tobytes())
-    return Fingerprint(digest.hexdigest(), near, image.getcolors(1) is not None)
+        near = _phash(small)
+        flipped = tuple(_phash(small.transpose(flip)) for flip in FLIPS.values())
+    return Fingerprint(digest.hexdigest(), near, image.getcolors(1) is not None, image.size, flipped)
+
+
+def _phash(image: Image.Image) -> int:
+    return int.from_bytes(np.packbits(imagehash.phash(image).hash).tobytes())
 
 
 def near_pairs(
@@ -109,6 +126,36 @@ def near_pairs(
             first = first[first < len(hashes) - step]
         if progress is not None:
             progress(number + 1, len(masks))
+
+
+def flipped_pairs(
+    hashes: Hashes,
+    flipped: Hashes,
+    known: Sequence[Hashes],
+    distance: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[Indices, Indices, Distances]]:
+    """Find the pairs of different pictures that are near once the second is flipped.
+
+    Args:
+        hashes: uint64 array (n,).
+        flipped: Hashes of the flipped pictures, in the same order.
+        known: Further hashes of the pictures, such as of another flip; pairs that are near by one of these are left
+            out.
+        distance: As of `near_pairs`.
+        progress: As of `near_pairs`.
+
+    Yields:
+        As `near_pairs`.
+    """
+    n = len(hashes)
+    for a, b, bits in near_pairs(np.concatenate([hashes, flipped]), distance, progress):
+        chosen = (a < n) & (b - n > a)
+        a, b, bits = a[chosen], b[chosen] - n, bits[chosen]
+        new = np.ones(len(a), dtype=bool)
+        for others in known:
+            new &= np.bitwise_count(hashes[a] ^ others[b]) > distance
+        yield a[new], b[new], bits[new]
 
 
 def _pieces(count: int) -> list[np.uint64]:

@@ -2,8 +2,10 @@
 
 The long spellings, missing brackets and stray hyphens included, are those of OmniMedVQA (arXiv 2402.09181), which the
 other collections inherit; the two-letter ones are DICOM's. `Unknown` is the modality of sets that do not tell it. A
-spelling that is not in the table is an error and never guessed at.
+longer text is read when it names exactly one modality (`MRI brain`, `chest X-ray`). Anything else is an error.
 """
+
+import re
 
 UNKNOWN = "Unknown"
 
@@ -40,6 +42,13 @@ def _key(spelling: str) -> str:
     return "".join(spelling.split()).casefold()
 
 
+# Words that mean a modality in any text; codes such as US or OP may mean something else there.
+_PLAIN_WORDS = frozenset(
+    (
+        *("mri", "mr", "ct", "x-ray", "xray", "radiography", "ultrasound", "oct", "fundus", "dermoscopy", "microscopy"),
+        *("histopathology", "endoscopy", "colposcopy", "mammography", "angiography", "pet", "spect", "scintigraphy"),
+    )
+)
 _BY_KEY = {_key(spelling): name for name, spellings in _SPELLINGS.items() for spelling in spellings}
 
 
@@ -66,6 +75,11 @@ def known_modality(spelling: str, field: str) -> str:
         ValueError: The spelling is not known.
     """
     name = modality_name(spelling)
-    if name is None:
-        raise ValueError(f"unknown modality {spelling!r} in {field!r}; known: {', '.join(MODALITIES)}")
-    return name
+    if name is not None:
+        return name
+    words = re.split(r"[^a-z0-9-]+", re.sub(r"\bx[ _]ray\b", "x-ray", spelling.casefold()))
+    named = {modality_name(word) for word in words if word in _PLAIN_WORDS}
+    if len(named) == 1:
+        return str(named.pop())
+    what = "which names several modalities" if named else f"known: {', '.join(MODALITIES)}"
+    raise ValueError(f"unknown modality {spelling!r} in {field!r}; {what}")

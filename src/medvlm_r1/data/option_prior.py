@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
+
+TIE = 0.5
+"""The margin for ties with which a set is judged by leaving each item out of its own counts.
+
+On a balanced set an item's own answer is, without itself, always the option that was right least often, so that plain
+leave-one-out scores far below chance (Parker, Günter and Bedo 2007, BMC Bioinformatics 8:326). Half a standard error
+holds that one missing case from 11 offers of each of four options on, and leaves telling options apart.
+"""
 
 
 class Choice(Protocol):
@@ -21,16 +30,19 @@ class Choice(Protocol):
         ...
 
 
-def option_prior(fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_out: bool = False) -> list[float]:
+def option_prior(
+    fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_out: bool = False, tie: float = 0.0
+) -> list[float]:
     """Credit of the option prior on each item.
 
     Args:
         fit: Items the counts are taken from.
         items: Items to answer. With `leave_one_out` each is taken out of the counts before it is answered.
         leave_one_out: Whether `items` are part of `fit`.
+        tie: Standard errors of the difference at chance by which a rate may lie below the highest and still tie.
 
     Returns:
-        Per item 1 / (number of options that share the highest rate) if the right one is among them, else 0. A rate is
+        Per item 1 / (number of options that tie for the highest rate) if the right one is among them, else 0. A rate is
         (right + 1/k) / (offered + 1) for an item of k options: one more case, right at chance, so that an option never
         offered in `fit` stands at chance and not below those that were seen and always wrong. Texts that differ in
         case, spaces or punctuation alone are one option.
@@ -43,12 +55,17 @@ def option_prior(fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_ou
     credit = []
     own = 1 if leave_one_out else 0
     for item in items:
-        answer, rates = option_key(item.answer), []
+        answer, rates, chance = option_key(item.answer), [], 1 / len(item.options)
         for option in map(option_key, item.options):
-            hits = right[option] - (own if option == answer else 0)
-            rates.append((hits + 1 / len(item.options)) / (offered[option] - own + 1))
-        best = max(rates)
-        winners = [option for option, rate in zip(item.options, rates, strict=True) if rate == best]
+            hits, cases = right[option] - (own if option == answer else 0), offered[option] - own + 1
+            rates.append(((hits + chance) / cases, cases))
+        best, most = max(rates)
+        margins = [tie * math.sqrt(chance * (1 - chance) * (1 / cases + 1 / most)) for _, cases in rates]
+        winners = [
+            option
+            for option, (rate, _), margin in zip(item.options, rates, margins, strict=True)
+            if best - rate <= margin
+        ]
         credit.append(1 / len(winners) if item.answer in winners else 0.0)
     return credit
 

@@ -5,7 +5,7 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.readers.huatuo import import_huatuo
 from medvlm_r1.data.readers.med_r1 import import_med_r1
 from medvlm_r1.data.readers.omnimedvqa import import_omnimedvqa
-from medvlm_r1.data.readers.own import import_csv, import_jsonl
+from medvlm_r1.data.readers.own import OWN_READERS
 from medvlm_r1.data.readers.path_vqa import import_path_vqa
 from medvlm_r1.data.readers.pmc_vqa import import_pmc_vqa
 from medvlm_r1.data.readers.slake import import_slake
@@ -20,8 +20,7 @@ READERS: dict[str, Importer] = {
     "slake": import_slake,
     "path-vqa": import_path_vqa,
     "pmc-vqa": import_pmc_vqa,
-    "jsonl": import_jsonl,
-    "csv": import_csv,
+    **OWN_READERS,
 }
 
 

@@ -4,7 +4,7 @@ A row is a JSON object. Rows are counted from 1, the way messages to the user co
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -18,6 +18,8 @@ OnBad = Callable[[int, str], None]
 _CHUNK = 2**20
 # A reason quotes the value it is about, which in a damaged file may be the whole row.
 _MOST_SAID = 800
+_MAX_FAULTS = 20
+_PLAIN = {"Extra data": "text after the end of the object; write one object a line, without commas between them"}
 
 
 def read_json_lines(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -113,6 +115,58 @@ def bad_row(path: Path, number: int, what: str) -> UserError:
     return UserError(f"{path}, row {number}: {what}")
 
 
+class RowFaults(ValueError):
+    """Everything that is wrong with one row.
+
+    Attributes:
+        faults: One phrase each.
+    """
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(self.faults))
+
+
+class BadRows:
+    """The rows of a source that cannot be used. Equal faults are counted together, and a bounded number is kept.
+
+    Attributes:
+        count: Rows added.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._more = 0
+        self._faults: dict[str, tuple[str, int]] = {}
+
+    def add(self, path: Path, number: int, error: Exception) -> None:
+        """Add one row and what is wrong with it."""
+        self.count += 1
+        for fault in dict.fromkeys(error.faults if isinstance(error, RowFaults) else (str(error),)):
+            first, times = self._faults.get(fault, (str(bad_row(path, number, fault)), 0))
+            if times or len(self._faults) < _MAX_FAULTS:
+                self._faults[fault] = first, times + 1
+            else:
+                self._more += 1
+
+    def lines(self) -> list[str]:
+        """Each different fault with the first row that has it and the number of other rows that do."""
+        lines = [
+            first if times == 1 else f"{first} ({times - 1} more such row{'s' if times > 2 else ''})"
+            for first, times in self._faults.values()
+        ]
+        return [*lines, f"and {self._more} more faults"] if self._more else lines
+
+    def error(self, advice: str) -> UserError:
+        """All of it as one error; `advice` says what to do."""
+        lines = self.lines()
+        if len(lines) == 1:
+            return UserError(f"{lines[0]}. {advice}")
+        return UserError(
+            "\n  ".join([f"{self.count} row{'s' if self.count > 1 else ''} cannot be used:", *lines]) + f"\n{advice}"
+        )
+
+
 class _Cursor:
     """A place in a stream of text, with as much of it in memory as one row needs."""
 
@@ -176,8 +230,17 @@ def _reject(constant: str) -> NoReturn:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return error.msg
+        return _PLAIN.get(error.msg, error.msg)
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_reject)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different: of two values for one key, either could be meant."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_reject, object_pairs_hook=_object)

@@ -6,8 +6,10 @@ from typing import Any
 
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.paths import leaves_folder
+from medvlm_r1.data.question import LETTERS, question_faults, text_fault
+from medvlm_r1.data.rows import RowFaults
 
-LETTERS = "ABCDEFGHIJ"
+__all__ = ["LETTERS", "Sample", "row_from_sample", "sample_from_row"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +20,7 @@ class Sample:
         id: Unique in its data folder.
         images: Paths relative to the data folder, such as `images/x.png`; empty when the question has no image.
         question: The question alone, without options.
-        options: Option texts without letters, at most ten; empty for an open question. When two options read the
-            same, the first is the one that counts.
+        options: Option texts without letters, two to ten, all different; empty for an open question.
         answer: The text of the right option, or the open answer.
         modality: `MRI`, `CT`, `X-ray`, ...
         question_type: One of OmniMedVQA's five types, or empty.
@@ -29,8 +30,8 @@ class Sample:
         record: PhantomVQA's truth, or fields of the source. JSON values only.
 
     Raises:
-        ValueError: A field is of the wrong type or empty, there are more than ten options, the answer is not among
-            the options, or an image path leaves the data folder.
+        RowFaults: A field is of the wrong type or empty, the question breaks a rule of `question_faults`, the answer
+            is not among the options, or an image path leaves the data folder. All faults are named.
     """
 
     id: str
@@ -46,24 +47,32 @@ class Sample:
     record: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for name in ("id", "question", "answer", "modality", "question_type", "subject", "split"):
-            _check_text(name, getattr(self, name), needed=name in _REQUIRED)
-        for name, values in (("images", self.images), ("options", self.options)):
-            if not isinstance(values, tuple):
-                raise ValueError(f"{name} must be a tuple of texts, not {values!r}")
-            for value in values:
-                _check_text(name, value, needed=True)
-        if not isinstance(self.missing, bool):
-            raise ValueError(f"missing must be true or false, not {self.missing!r}")
-        if not isinstance(self.record, dict):
-            raise ValueError(f"record must be an object, not {self.record!r}")
-        for path in self.images:
-            if leaves_folder(path):
-                raise ValueError(f"image path {path!r} leaves the data folder; give a path inside it, 'images/x.png'")
-        if len(self.options) > len(LETTERS):
-            raise ValueError(f"{len(self.options)} options; at most {len(LETTERS)} (A to J) can be lettered")
-        if self.options and self.answer not in self.options:
-            raise ValueError(f"answer {self.answer!r} is not among the options {list(self.options)}")
+        faults = [
+            text_fault(name, getattr(self, name), needed=name in _REQUIRED)
+            for name in ("id", "answer", "modality", "question_type", "subject", "split")
+        ]
+        faults += [
+            f"{name} must be a tuple of texts, not {values!r}"
+            for name, values in (("images", self.images), ("options", self.options))
+            if not isinstance(values, tuple)
+        ]
+        if isinstance(self.options, tuple):
+            faults += question_faults(self.question, self.options)
+            if self.options and isinstance(self.answer, str) and self.answer not in self.options:
+                faults.append(f"answer {self.answer!r} is not among the options {list(self.options)}")
+        kinds: tuple[tuple[str, type, str], ...] = (("missing", bool, "true or false"), ("record", dict, "an object"))
+        faults += [
+            f"{name} must be {wanted}, not {getattr(self, name)!r}"
+            for name, kind, wanted in kinds
+            if not isinstance(getattr(self, name), kind)
+        ]
+        for path in self.images if isinstance(self.images, tuple) else ():
+            fault = text_fault("images", path)
+            if not fault and leaves_folder(path):
+                fault = f"image path {path!r} leaves the data folder; give a path inside it, 'images/x.png'"
+            faults.append(fault)
+        if any(faults):
+            raise RowFaults([fault for fault in faults if fault])
 
     @property
     def letter(self) -> str:
@@ -100,35 +109,23 @@ def sample_from_row(row: Mapping[str, Any]) -> Sample:
         The sample.
 
     Raises:
-        ValueError: A field is absent, unknown or of the wrong type, or `Sample` refuses the values. The text names
+        RowFaults: A field is absent, unknown or of the wrong type, or `Sample` refuses the values. The text names
             the field and the value; the caller adds file and row.
     """
     known = [f.name for f in fields(Sample)]
-    for name in _REQUIRED:
-        if name not in row:
-            raise ValueError(f"field {name!r} is missing")
-    for name in row:
-        if name not in known:
-            raise ValueError(f"unknown field {name!r}; {did_you_mean(name, known)}")
+    faults = [f"field {name!r} is missing" for name in _REQUIRED if name not in row]
+    faults += [f"unknown field {name!r}; {did_you_mean(name, known)}" for name in row if name not in known]
     values = dict(row)
     for name in ("images", "options"):
-        if not isinstance(values[name], list):
-            raise ValueError(f"{name} must be a list of texts, not {values[name]!r}")
-        values[name] = tuple(values[name])
+        if not isinstance(values.get(name, []), list):
+            faults.append(f"{name} must be a list of texts, not {values[name]!r}")
+        elif name in values:
+            values[name] = tuple(values[name])
+    if faults:
+        raise RowFaults(faults)
     return Sample(**values)
 
 
 def row_from_sample(sample: Sample) -> dict[str, Any]:
     """Field name to value, ready for JSON; the inverse of `sample_from_row`."""
     return {f.name: getattr(sample, f.name) for f in fields(Sample)}
-
-
-def _check_text(name: str, value: object, *, needed: bool) -> None:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be text, not {value!r}")
-    if needed and not value.strip():
-        raise ValueError(f"{name} holds an empty text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} holds half a character (a lone surrogate): {value!r}") from error

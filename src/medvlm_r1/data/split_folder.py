@@ -14,6 +14,7 @@ from medvlm_r1.data.modality import modality_name
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.split import STRATA, Wish, split_samples
+from medvlm_r1.data.subjects import count_file_names
 from medvlm_r1.errors import UserError
 
 
@@ -48,6 +49,7 @@ class SplitReport:
         clusters: Groups of samples that share a subject, a volume or an image.
         largest_cluster: Samples in the largest of them.
         old_splits: Names of the splits the samples were in before, which the new ones replace.
+        file_name_subjects: Samples whose subject is only the name of an image file.
     """
 
     parts: dict[str, PartReport]
@@ -55,6 +57,7 @@ class SplitReport:
     clusters: int
     largest_cluster: int
     old_splits: list[str]
+    file_name_subjects: int
 
     def as_record(self) -> dict[str, Any]:
         """All of it as values that JSON knows."""
@@ -138,6 +141,7 @@ def split_folder(
         clusters=split.clusters,
         largest_cluster=split.largest_cluster,
         old_splits=sorted({sample.split for sample in samples if sample.split}),
+        file_name_subjects=count_file_names(samples, described),
     )
 
 

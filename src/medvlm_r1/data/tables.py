@@ -1,5 +1,6 @@
 """Rows of tables (CSV, parquet, Arrow), a few at a time, counted from 1 without the heading."""
 
+import codecs
 import csv
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,6 +14,19 @@ Rows = Iterator[tuple[int, dict[str, Any]]]
 
 # Rows of a parquet file hold images: a few dozen of them fit in memory whatever they are.
 _BATCH = 32
+_HEAD = 4096
+_SEPARATORS = ",;\t"
+# VLMEvalKit takes shorter values of `image` for references to other rows.
+_REFERENCE = 64
+_BINARY = (".arrow", ".parquet")
+_JSON = (".json", ".jsonl", ".ndjson")
+_WORKBOOK = "an Excel workbook or another archive; save the table as 'CSV UTF-8' and give that file"
+_COMPRESSED = "a compressed file; unpack it and give what is in it"
+_NOT_ROWS = {
+    b"PK\x03\x04": _WORKBOOK,
+    b"\xd0\xcf\x11\xe0": _WORKBOOK,
+    **dict.fromkeys((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf"), _COMPRESSED),
+}
 
 
 def rows_of(path: Path) -> Callable[[Path], Rows]:
@@ -27,10 +41,51 @@ def rows_of(path: Path) -> Callable[[Path], Rows]:
     }.get(path.suffix.lower(), read_json_array)
 
 
-def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Rows of a CSV file (UTF-8, with a heading, blank lines skipped).
+def rows_by_content(path: Path) -> Callable[[Path], Rows]:
+    """What reads a file of rows, by what it holds: a CSV file that is called `.jsonl` is read as a CSV file.
 
-    The separator is the comma; if the heading has none, the semicolon or tab that it has.
+    Raises:
+        UserError: It cannot be read, or is an Excel workbook, a compressed file, one JSON object, or JSON in UTF-16.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give a file of rows") from error
+    for mark, what in _NOT_ROWS.items():
+        if head.startswith(mark):
+            raise UserError(f"{path}: {what}")
+    if head.startswith(b"PAR1"):
+        return read_parquet
+    text = head.decode(_encoding(head), errors="ignore").lstrip()
+    if not text:
+        raise UserError(f"{path}: the file is empty; give a file of rows")
+    heading = text.partition("\n")[0]
+    if text.startswith(("[", "{")):
+        if _encoding(head) == "utf-16":
+            raise UserError(f"{path}: JSON in UTF-16; save the file as UTF-8")
+        if heading.strip() == "{":
+            raise UserError(
+                f"{path}: one JSON object over several lines; expected an array of rows, '[{{...}}, ...]', or one "
+                "object a line"
+            )
+        return read_json_array if text.startswith("[") else read_json_lines
+    table = any(mark in heading for mark in _SEPARATORS)
+    if path.suffix.lower() in _BINARY or (path.suffix.lower() in _JSON and not table):
+        return rows_of(path)
+    shared = {"index", "image"} <= {name.strip() for name in heading.split("\t")}
+    return read_vlmeval if shared else read_csv
+
+
+def _encoding(head: bytes) -> str:
+    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
+    """Rows of a CSV file (UTF-8, or UTF-16 with its mark; with a heading, blank lines skipped).
+
+    The separator is the comma, semicolon or tab: the one that the heading has most of. Columns without a name are
+    left out, as are empty cells behind the last column.
 
     Args:
         path: The file.
@@ -47,13 +102,17 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
     csv.field_size_limit(MAX_ROW)
     number = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+        encoding = _encoding(head)
+        if encoding != "utf-16" and b"\0" in head:
+            raise UserError(f"{path}: holds zero bytes, so it is no CSV file in UTF-8; save it as 'CSV UTF-8'")
+        with path.open(encoding=encoding, newline="") as stream:
             heading = stream.readline(MAX_ROW)
             stream.seek(0)
-            separator = next((mark for mark in ",;\t" if mark in heading), ",")
-            table = csv.reader(stream, delimiter=separator, strict=True)
+            table = csv.reader(stream, delimiter=max(_SEPARATORS, key=heading.count), strict=True)
             names = [name.strip() for name in next(table, [])]
-            twice = {name for name in names if names.count(name) > 1}
+            twice = {name for name in names if name and names.count(name) > 1}
             if not any(names) or twice:
                 what = f"names {sorted(twice)} twice" if any(names) else "is empty"
                 raise UserError(f"{path}: the heading {what}; the first line must name each column once")
@@ -61,19 +120,40 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
                 if not cells:
                     continue
                 number += 1
+                while len(cells) > len(names) and not cells[-1].strip():
+                    cells.pop()
                 if len(cells) != len(names):
-                    reason = f"has {len(cells)} cells where the heading has {len(names)}"
+                    reason = (
+                        f"has {len(cells)} cells where the heading has {len(names)}; put a text that holds the "
+                        "separator into double quotes"
+                    )
                     if on_bad is None:
                         raise bad_row(path, number, reason)
                     on_bad(number, reason)
                     continue
-                yield number, dict(zip(names, cells, strict=True))
+                yield number, {name: cell for name, cell in zip(names, cells, strict=True) if name}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 after row {number} ({error.reason}); save the file as UTF-8") from error
+    except UnicodeError as error:
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
+        raise UserError(
+            f"{path}: not UTF-8 after row {number} ({reason}); save the file as UTF-8 (in Excel: 'CSV UTF-8')"
+        ) from error
     except csv.Error as error:
-        raise bad_row(path, number + 1, f"malformed CSV ({error})") from error
+        reason = "a double quote is opened and never closed" if "unexpected end" in str(error) else str(error)
+        raise bad_row(path, number + 1, f"malformed CSV ({reason})") from error
+
+
+def read_vlmeval(path: Path, *, on_bad: OnBad | None = None) -> Rows:
+    """Rows of a VLMEvalKit table, where `image` may be the `index` of another row that holds the image."""
+    cells = (row["image"] for _, row in read_csv(path, on_bad=lambda number, reason: None))
+    wanted = {cell for cell in cells if cell.isdecimal()}
+    holders = read_csv(path, on_bad=lambda number, reason: None) if wanted else ()
+    images = {
+        row["index"]: row["image"] for _, row in holders if row["index"] in wanted and len(row["image"]) > _REFERENCE
+    }
+    for number, row in read_csv(path, on_bad=on_bad):
+        yield number, {**row, "image": images.get(row["image"], row["image"])}
 
 
 def read_parquet(path: Path) -> Rows:
@@ -125,7 +205,11 @@ class ReadPastBad(Protocol):
         ...
 
 
-PAST_BAD: dict[Callable[[Path], Rows], ReadPastBad] = {read_json_lines: read_json_lines, read_csv: read_csv}
+PAST_BAD: dict[Callable[[Path], Rows], ReadPastBad] = {
+    read_json_lines: read_json_lines,
+    read_csv: read_csv,
+    read_vlmeval: read_vlmeval,
+}
 """The readers among those of `rows_of` that are such."""
 
 

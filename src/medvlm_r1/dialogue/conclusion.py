@@ -1,38 +1,165 @@
-"""The option that a reasoning settles on, read without looking at the answer that follows it."""
+"""The option that a reasoning settles on, read without looking at the answer that follows it.
+
+A reward and a probe rest on it, so it is strict: where a sentence denies, hedges or names two options, nothing is
+concluded. It shares no rule with the lenient parser, which reads answers and never a training reward. Only the last
+`WINDOW` characters are read, which bounds the time.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.dialogue.lenient import WINDOW, letter_in_prose
+
+WINDOW = 2000
 
 # "B knee yes", "B) knee: yes", "(B) knee - no": an option weighed. White space in one place only where nothing stands
 # between, or a long run of it would be shared out in every way.
 _WEIGHED = r"(?<!\w)\(?{letter}\)?[.):]?\s+{option}\s*(?:[:,-]\s*)?(?P<verdict>yes|no)\b"
 
+# A mention of option number i, by letter or text, becomes the i-th of these characters.
+_MARKS = "".join(chr(0xE000 + index) for index in range(len(LETTERS)))
+_MARK = re.compile(f"[{_MARKS}]")
+
+
+def _words(alternatives: str) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE)
+
+
+# What comes before one of these is taken back.
+_REVISION = re.compile(
+    r"(?:^|[.?!,;…—–\n]|\s-)\s*(?:no|nope|nein|non|wait|hold on|hm+|sorry|correction|scratch that|strike that"
+    r"|just kidding|never mind|forget it|oops)\b"
+    r"(?=\s*(?:[.,:;!?…—–-]|$|wait\b))"
+    r"|\b(?:actually|on second thoughts?|on reflection|let me re\w+|i change my mind)\b",
+    re.IGNORECASE,
+)
+_ANYTHING_BUT = _words(r"(?:any\w*|everything|all|every one)\s+(?:but|except|save|other than)")
+_AFFIRMATION = _words(
+    r"(?:nothing|none)\s+(?:but|except|other than)|no doubt|(?:without|beyond)\s+(?:a\s+|any\s+)?doubt|doubtless"
+    r"|undoubtedly|not only|almost certain\w*"
+)
+_DENIAL = re.compile(
+    r"n['’]t\b|[不没非无错✗✘❌≠]|排除|~~|!=|\b(?:"
+    # English
+    r"no|non|not|never|nor|neither|none|nothing|nowhere|without|cannot|hardly|barely|scarcely|rarely|seldom|almost"
+    r"|nearly|wrong\w*|incorrect\w*|untrue|false\w*|fake|pseudo|mistak\w*|mislead\w*|unlikely|improbable|implausible"
+    r"|impossible|doubt\w*|exclu\w*|reject\w*|eliminat\w*|discard\w*|dismiss\w*|refut\w*|disprov\w*|disqualif\w*"
+    r"|disagree\w*|disput\w*|contradict\w*|contrary|inconsistent|incompatible|unsupported|unrelated|ru(?:le|les|led|ling)"
+    r"|except\w*|unlike|besides|rather\s+than|instead\s+of|other\s+than|opposed\s+to|opposite|far\s+from"
+    r"|out\s+of\s+the\s+question|off\s+the\s+table|against|avoid\w*|absent|absence|lack\w*|fail\w*|less\s+likely|least"
+    r"|worst|poor|bad|distractor|decoy|trap|tempting|den(?:y|ies|ied)|cross\w*\s+out|struck|strike|drop\w*|ignor\w*"
+    r"|forget|skip|minus|pretend\w*|mismatch\w*|too|little|few|hard|difficult|question\w*|used\s+to"
+    # German, French, Spanish
+    r"|nicht|kein\w*|nie|niemals|weder|ohne|ausgeschlossen|ausschlie\w*|falsch|pas|jamais|aucun\w*|sans|faux|fausse|ni"
+    r"|nunca|sin|ningun\w*|descart\w*)\b",
+    re.IGNORECASE,
+)
+_HEDGE = _words(
+    r"could|might|may|maybe|perhaps|possib\w*|either|unsure|uncertain|unclear|ambig\w*|guess\w*|assum\w*|suppos\w*"
+    r"|wonder\w*|candidates?|differential|vs|versus|between|at first|initial\w*|previous\w*|seemed|thought|whether"
+    r"|unless|if|superficial\w*|examples?|other\s(?:image|question|case)|(?:were|had)\s+(?:it|this|there)"
+    r"|(?:some|someone|others|many|one|people|they|everyone|s?he|users?|you)\s+"
+    r"(?:would|say|says|said|thinks?|believes?|claims?|answers?|claimed|wrote|answered)"
+)
+_TAKEN_BACK = _words(r"wrong\w*|incorrect\w*|false\w*|mistak\w*|untrue|or\s+not|not\s+(?:right|correct|true|so|it)")
+_STATED = re.compile(
+    r"\b(?:answer|diagnosis|conclusion|(?:correct|right|best|final)\s(?:one|option|choice|letter)|choo?se|select(?:ed)?"
+    rf"|pick(?:ed)?|go(?:ing)?\swith|opt\sfor|settle\son|conclude)\b[^{_MARKS}]{{0,40}}(?P<after>[{_MARKS}])"
+    rf"|[{_MARKS}]\W*\s(?:is|must be|seems|looks)\s(?:the\s|most\s|clearly\s)?(?:correct|right|best|true|answer)\b",
+    re.IGNORECASE,
+)
+# Only these say that an option is the one. "The knee is dark", "history of B" and "unlike what B shows" mention it.
+_UP_TO = (
+    rf"(?:\s(?!(?:for|of|to|from|before|after|than|with|about|by|over|in|on|at|evidence)\b)[^\s{_MARKS}]+){{0,4}}"
+    rf"[^\w{_MARKS}]*[{_MARKS}]"
+)
+_AFFIRMED = re.compile(
+    r"(?:\b(?:answer|diagnosis|conclusion|impression|option|choice|one|letter|image|picture|finding|it|this|that|there)"
+    rf"(?:\s(?:is|must\sbe|should\sbe|would\sbe|will\sbe|has\sto\sbe)|['’]s)\b{_UP_TO}"
+    r"|\b(?:shows?|depicts?|demonstrates?|reveals?|displays?|suggests?|indicates?|confirms?|supports?|represents?|means"
+    r"|implies|favou?rs?|points?\sto|(?:consistent|compatible|keeping)\swith|(?:typical|characteristic|diagnostic)\sof"
+    r"|(?:image|view|scan|mri|ct|radiograph|x-ray|section)\sof|identified\sas|choo?se|select|pick|go(?:ing)?\swith"
+    rf"|opt\sfor|settle\son|conclude|leaves?|see)\b{_UP_TO}"
+    rf"|[{_MARKS}]\W*\s(?:fits|matches|remains|applies|it\sis"
+    r"|(?:is|was|seems|looks|appears|would\sbe|must\sbe)"
+    r"(?:\s(?:the|a|an|most|more|very|well|also|thus|therefore|then|here|highly|clearly|obvious|final|my))*"
+    r"\s(?:correct|right|best|likely|true|answer|option|choice|one|diagnosis|consistent|seen|shown|visible|evident|clear"
+    r"|supported|favou?red|confirmed|present|depicted|identified|demonstrated|probable|preferred|left|chosen|selected))\b)",
+    re.IGNORECASE,
+)
+_BARE = re.compile(
+    rf"(?:[\W{_MARKS}]|\b(?:so|thus|therefore|hence|but|rather|then|and|final|finally|conclusion|answer|diagnosis|overall"
+    r"|the|a|an|option|choice|letter|is|it|likely|most|probably|definitely|clearly|indeed|here|correct|right|best|one|my|boxed)\b)+",
+    re.IGNORECASE,
+)
+
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|\n")
+# The words that open a clause stay with it.
+_CLAUSE_START = re.compile(
+    r"[,;:()\[\]—–]|\s-\s|\s(?=(?:but|whereas|while|because|since|although|though|however|so|therefore|hence|thus)\b"
+    r"|(?:rather\s+than|instead\s+of|as\s+opposed\s+to|unlike)\b|and\s+(?:not|never)\b)",
+    re.IGNORECASE,
+)
+_ASIDE = re.compile(r"\s*(?:because|since|as|given|due\sto|for|although|though|while|whereas|despite)\b", re.IGNORECASE)
+_CONTRAST = re.compile(r"\s*(?:but|so|therefore|hence|thus|however)\b", re.IGNORECASE)
+_LISTED = re.compile(r"\s*(?:and|or|nor|that|to)\b", re.IGNORECASE)
+_VERB = _words(
+    r"is|are|was|it|this|that|shows?|must|fits?|match\w*|remain\w*|leaves?|choose|pick|select|go|has|suggests?"
+    r"|indicates?|confirms?|correct|right|best"
+)
+
+# Not inside a word, not the first half of "B-cell", not "A's".
+_LETTER = re.compile(r"(?<![\w'’-])([A-J])(?![\w'’]|-\w)")
+_LETTER_CALLED = re.compile(
+    r"\b(?:option|choice|letter|answer(?:\s(?:is|would be|should be|must be))?)[\s:*(\"']+$", re.IGNORECASE
+)
+# "hepatitis B", "Kerley B" name a thing.
+_THING_CALLED = re.compile(
+    r"\b(?:vitamin|hepatitis|influenza|type|stage|grade|class|group|zone|level|segment|phase|factor|kerley|panel|figure|fig\.?"
+    r"|image|series|point|line|region)\s\(?$",
+    re.IGNORECASE,
+)
+# "A mass", "B lines": a word of the sentence. "A is right", "B because": a letter.
+_WORD_FOLLOWS = re.compile(
+    r"\s+(?!(?:is|isn|was|and|or|as|because|since|but|not|no|yes|seems|appears|matches|fits|looks|must|has|remains|would|can"
+    r"|cannot|could|should|does|doesn|wrong|correct|right|it|here|due|given|though|while|which|whereas|then|so|rather|instead"
+    r"|over|than|follows|excluded|ruled|best)\b)[a-z]"
+)
+
 
 def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:
     """The letter a reasoning ends at.
 
-    Only the last `WINDOW` characters are read.
+    Where the options are weighed one by one ("A brain no, B knee yes"), it is the one weighed with "yes". Otherwise the
+    last sentence that affirms an option decides ("the answer is B", "this is the knee", "findings consistent with B",
+    "B is correct"). Sentences after it may only deny other options, and none before it may affirm another. A revision
+    ("No, it is C", "wait", "actually") takes back all before it.
 
     Args:
         reasoning: Text inside the reasoning tag.
-        options: Option texts of the question.
+        options: Option texts of the question; without them any of A to J is a letter.
 
     Returns:
-        The one option weighed with "yes", where options are weighed one by one ("A brain no, B knee yes"); where none
-        is weighed, what `letter_in_prose` reads in it (a stated letter, or the one option named in the last sentence);
-        None where nothing, or more than one thing, is concluded.
+        The letter; None where nothing, or more than one thing, is concluded.
     """
-    text = reasoning[-WINDOW:]
-    verdicts = {letter: found[-1]["verdict"].casefold() for letter, found in weighings(text, options).items()}
+    text = _MARK.sub(" ", reasoning[-WINDOW:])
+    weighed = weighings(text, options)
+    matches = [match for found in weighed.values() for match in found]
+    begin = max(_revisions(text, matches, options), default=0)
+    verdicts = {
+        letter: found[-1]["verdict"].casefold() for letter, found in weighed.items() if found[-1].start() >= begin
+    }
     if not verdicts:
-        return letter_in_prose(text, options)
+        return _stated(_marked(text[begin:], options), _is_yes_no(options))
     chosen = [letter for letter, verdict in verdicts.items() if verdict == "yes"]
-    return chosen[0] if len(chosen) == 1 else None
+    if len(chosen) != 1:
+        return None
+    rest = _marked(text[max(match.end() for match in matches) :], options)
+    silent = not _MARK.search(rest) and not _TAKEN_BACK.search(rest)
+    return chosen[0] if silent or _stated(rest, _is_yes_no(options)) == chosen[0] else None
 
 
 def weighings(text: str, options: Sequence[str]) -> dict[str, list[re.Match[str]]]:
@@ -58,3 +185,151 @@ def contradicts(reasoning: str | None, letter: str | None, options: Sequence[str
     """Whether reasoning and answer are at odds (arXiv 2505.23945); None where either says nothing."""
     concluded = None if reasoning is None else concluded_letter(reasoning, options)
     return None if concluded is None or letter is None else concluded != letter
+
+
+@dataclass(slots=True)
+class _Sentence:
+    """What a sentence does with the options it mentions, each as its mark."""
+
+    stated: set[str] = field(default_factory=set)
+    mentioned: set[str] = field(default_factory=set)
+    affirmed: set[str] = field(default_factory=set)
+    denied: set[str] = field(default_factory=set)
+    unclear: bool = False
+
+
+def _stated(text: str, yes_no: bool) -> str | None:
+    """The letter that a marked text concludes."""
+    sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence.strip()]
+    read = [_read_verdict(sentence) if yes_no else _read_sentence(sentence) for sentence in sentences]
+    denied: set[str] = set()
+    mentioned: set[str] = set()
+    for place in range(len(read) - 1, -1, -1):
+        sentence = read[place]
+        denied |= sentence.denied
+        if sentence.unclear:
+            return None
+        if sentence.affirmed:
+            chosen = sentence.stated or sentence.affirmed
+            earlier = {mark for one in read[:place] for mark in (one.stated if sentence.stated else one.affirmed)}
+            if len(chosen) > 1 or chosen & denied or (earlier | mentioned) - chosen:
+                return None
+            return LETTERS[_MARKS.index(chosen.pop())]
+        mentioned |= sentence.mentioned
+    return None
+
+
+def _read_sentence(sentence: str) -> _Sentence:
+    read = _Sentence()
+    before = ""
+    bare: set[str] = set()
+    sentence = _ANYTHING_BUT.sub("not", _AFFIRMATION.sub(" ", sentence))
+    if not _MARK.search(sentence):
+        read.unclear = _TAKEN_BACK.search(sentence) is not None
+        return read
+    if sentence.rstrip(" .\"'”’)*_").endswith(("?", "？")) or re.search(r"\bif\b", sentence, re.IGNORECASE):
+        read.unclear = True
+        return read
+    for clause in _CLAUSE_START.split(sentence):
+        marks = set(_MARK.findall(clause))
+        denial, hedge = _DENIAL.search(clause), _HEDGE.search(clause)
+        if _ASIDE.match(clause):
+            continue
+        kind = "denied" if denial else "unclear" if hedge else ""
+        listed = _LISTED.match(clause) is not None or not _VERB.search(clause)
+        if not kind and marks and listed and not _CONTRAST.match(clause):
+            # "not the brain, the lung": what was said of the first holds of the second.
+            kind = before
+        if kind and not marks:
+            # "The knee is, however, not shown."
+            read.unclear |= bool(read.affirmed)
+        elif kind == "denied":
+            # "The brain, the knee and the lung are excluded."
+            if denial is not None and clause[: denial.start()].replace("and", "").strip():
+                read.affirmed -= bare
+                read.denied |= bare
+            read.denied |= marks
+        elif kind == "unclear":
+            read.unclear = True
+        elif marks and not (_AFFIRMED.search(clause) or _BARE.fullmatch(clause)):
+            read.mentioned |= marks
+        elif marks:
+            if _CONTRAST.match(clause) and not read.affirmed:
+                read.unclear = False
+            read.affirmed |= marks
+            if _STATED.search(clause):
+                read.stated |= marks
+            bare = marks if not _VERB.search(clause) else set()
+        before = kind if marks or kind else before
+    return read
+
+
+def _read_verdict(sentence: str) -> _Sentence:
+    """A sentence about a question of yes or no: only a verdict at its beginning, or stated as the answer, counts."""
+    read = _Sentence()
+    leading = re.match(rf"\W*(?:so|thus|therefore|hence)?\W*([{_MARKS}])\s*(?:[.,:;!]|$)", sentence, re.IGNORECASE)
+    read.stated = {found["after"] for found in _STATED.finditer(sentence) if found["after"]}
+    read.affirmed = read.stated or ({leading[1]} if leading else set())
+    last = max((sentence.rfind(mark) for mark in read.stated), default=0)
+    said = sentence[:last]
+    doubted = sentence.rstrip().endswith("?") or (_HEDGE.search(sentence) and read.affirmed)
+    read.unclear = bool(doubted or re.search(r"\b(?:not|n['’]t|never)\W+(?:\w+\W+)?$", said, re.IGNORECASE))
+    return read
+
+
+def _revisions(text: str, weighed: Sequence[re.Match[str]], options: Sequence[str]) -> list[int]:
+    """Where what was said before is taken back; a "no" that is an option or weighs one takes nothing back."""
+    answers_no = _is_yes_no(options)
+    return [
+        found.end()
+        for found in _REVISION.finditer(text)
+        if not (answers_no and found[0].casefold().endswith("no"))
+        and not any(match.start() < found.end() <= match.end() for match in weighed)
+    ]
+
+
+def _is_yes_no(options: Sequence[str]) -> bool:
+    return bool(options) and {_core(option) for option in options} <= {"yes", "no"}
+
+
+def _core(text: str) -> str:
+    """Text for comparing: lower case, single spaces, no punctuation around it (unless it is nothing else)."""
+    text = " ".join(text[: WINDOW + 1].split()).casefold()
+    return text.strip(".,;:!?()[]\"'*_ ") or text
+
+
+def _marked(text: str, options: Sequence[str]) -> str:
+    """The text with its white space folded, lines kept, and each mention of an option replaced by its mark."""
+    text = "\n".join(" ".join(line.split()) for line in text.splitlines())
+    cores: dict[str, str] = {}
+    for mark, option in zip(_MARKS, options, strict=False):
+        core = _core(option)
+        # An option whose text is itself a letter cannot be told from the letter of another.
+        if core and not (len(core) == 1 and core.upper() in LETTERS) and len(core) <= WINDOW:
+            cores.setdefault(core, mark)
+    # Longest first, so that "no fracture" is not also "fracture", and "vitamin D" does not leave a "D" behind.
+    for core in sorted(cores, key=len, reverse=True):
+        if len(core) <= len(text):
+            # Within a sentence "no" denies something; before a mark of punctuation it is an answer.
+            after = r"(?=\s*(?:[.,:;!]|$))" if core == "no" else r"(?![\w-]|['’]\w)"
+            text = re.sub(rf"(?<![\w-]){re.escape(core)}{after}", cores[core], text, flags=re.IGNORECASE | re.MULTILINE)
+    valid = LETTERS[: len(options)] if options else LETTERS
+
+    def mark_letter(found: re.Match[str]) -> str:
+        return _MARKS[LETTERS.index(found[1])] if found[1] in valid and not _is_word(found) else found[0]
+
+    # "A. brain" and "(A)": letter, text and brackets are one mention.
+    text = re.sub(rf"([{_MARKS}])(?:[^\w{_MARKS}]{{0,4}}\1)+", r"\1", _LETTER.sub(mark_letter, text))
+    return re.sub(rf"\(([{_MARKS}])\)", r"\1", text)
+
+
+def _is_word(found: re.Match[str]) -> bool:
+    """Whether a single letter is an article, a pronoun, or part of a name."""
+    text, end = found.string, found.end()
+    before = text[max(0, found.start() - 40) : found.start()]
+    if _LETTER_CALLED.search(before):
+        return False
+    if _THING_CALLED.search(before) or found[1] == "I" or _WORD_FOLLOWS.match(text, end):
+        return True
+    named = re.match(rf"\s([{_MARKS}])", text[end : end + 2])
+    return found[1] == "A" and named is not None and named[1] != _MARKS[0]

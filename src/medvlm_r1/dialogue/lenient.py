@@ -1,164 +1,349 @@
-"""The letter that a patient reader would take an answer for, when the answer is not a letter alone.
+"""Lenient reading: the option that a careful reader takes from a reply that is not in the trained format.
 
-Used beside the strict letter and never in place of it: the distance between the two shows how much of a low accuracy is
-form. Rules only, no similarity: where two options could be meant, none is. Only the last `WINDOW` characters of prose
-and answers up to that length are read, which keeps the time bounded; a longer answer is not an answer.
+It is reported next to the strict letter and never replaces it. Strict accuracy and rewards do not use it. Rules:
+
+1. A mention is a letter of an option or the text of an option. A letter next to its own option is one mention.
+   "A" before a noun is an article. Longer option texts are matched first.
+2. A mention is denied ("not B", "B is wrong", "rules out B"), hedged ("maybe B"), open ("if it were B", "B would
+   show", any question) or affirmed. Only an affirmed mention can be the answer.
+3. "B or C", "A, B and C", and a letter with the text of another option name several options: no answer.
+4. A mention is stated if a cue introduces or confirms it ("the answer is", "B is correct", a box, "therefore"), or if
+   it stands alone in its sentence or opens the reply. Items of a list (A, B, C in order) are stated only by a verdict.
+5. The last stated mention is the answer. Stated letters take precedence over stated option texts, and both over the
+   explanation. A last statement that names several options, or is withdrawn or doubted later, leaves no answer.
+6. If nothing is stated: the one affirmed letter; otherwise the one affirmed option text; otherwise none. None after a
+   refusal, before a final doubt, and in a reasoning that is cut off.
+
+`_TABLE` holds the words of each role in English, German, French and Chinese. Time is linear in the length of the
+text: only its first `HEAD` and its last `WINDOW` characters are read.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from medvlm_r1.data.sample import LETTERS
 
-WINDOW = 2000
+WINDOW, HEAD = 2000, 500
 
-# Not inside a word, not the first half of "B-cell", not "A's".
-_BARE = re.compile(r"(?<![\w'’])(?<!\w-)([A-J])(?![\w'’]|-\w)")
-_LEADING = re.compile(r"\W*([A-Ja-j])(?:\W*$|\s*[).:](?!\w))")
-_BRACKETED = re.compile(r"\(([a-j])\)")
-_MARKED = re.compile(r"(?<![\w'’-])([A-J])\)")
-_STATED = re.compile(
-    r"\b(?i:answer|(?:correct|right|best)\s(?:option|choice|letter)|choose|select|pick)"
-    r"(?i:\s(?:is|would\sbe|should\sbe|must\sbe|option|choice|letter))*[\s:=*_\"'(\[{$\\-]+(?:boxed\{)?([A-J])(?![\w'’]|-\w)"
+_TABLE = r"""
+deny     no(?![,.:])|not|nor|neither|never|without|non(?!,)|exclu(?!siv)\w*|rul(?:e|es|ed|ing) out|except|eliminat\w+
+         instead of|opposed to|unlike(?:ly)?|than|absen\w+|lacks?|negative for|free of|against|anything but|hardly
+         scarcely|fails? to|nothing|none|mistaken for|mimic\w*|confused with|reject\w*|dismiss\w*|initially|at first
+         first thought|previously|unable|differential\w*|whether|nicht|kein\w*|ohne|statt|anstatt|anstelle|außer|weder
+         ausschlie\w+|ausgeschlossen|unwahrscheinlich|zunächst|ne|n'\w+|pas|sans|aucune?|ni|plutôt que|au lieu|sauf
+         écart\w+|d'abord|不(?!仅|但)|没|无|未|非(?!常)|排除|除了
+wrong    not|never|incorrecte?|wrong|false|(?:rul|exclud|eliminat|reject)ed|unlikely|absent|inconsistent|implausible|out
+         less (?:likely|probable|consistent)|lacks?|nicht|falsch|inkorrekt|ausgeschlossen|auszuschließen
+         unwahrscheinlich|pas|faux|fausse|inexacte?|exclue?s?|écartée?s?|improbable|peu probable|不|错|排除|没有|未见
+hedge    \w+- (?:to|or|and|und)|could|may|might|maybe|perhaps|possib\w*|potentially|either|between|plausible|könnten?
+         vielleicht|möglich\w*|eventuell|entweder|zwischen|peut-être|pourrait|soit|entre|(?<![最不很])(?<!最有)可能|也许
+         或许|要么
+if       if|unless|such as|e\.g|for (?:example|instance)|z\.B|par exemple|(?:probability|likelihood|risk) of|concern\w*
+         consult|recommend\w*|wenn|falls|ob|si|如果|若|是否|要是|建议|例如
+would    would|might|may|could|can|typically|usually|often|commonly|generally|refers? to|würden?|könnte|serait|pourrait
+         (?:is|are|appears?|looks?) (?:clear|normal|unremarkable|spared|intact|unaffected)|会|通常
+join     or|and|nor|vs|versus|und|oder|sowie|noch|ou|et|ni|和|或者?|与|及|、
+noun     answer|ans|choice|(?<!each )(?<!every )option|response|letter|correct|verdict|conclusion|diagnosis|prediction
+         selection|(?:right|best|final|likely|appropriate|probable) \w+|(?:\w+)?antwort\w*|lösung|wahl|auswahl|richtige?
+         korrekte?|diagnose|réponse|reponse|choix|solution|diagnostic|bonne|答案|选项|诊断|正确|答|结论
+copula   is|are|was|be|[:=→–—]|-\s|lautet|ist|wäre|sei|est|serait|es|è|是|为|应|选
+choose   (?:more|most) likely|choose|chose|pick|select|go(?:ing)? (?:with|for)|opt for|lean(?:ing)?(?: \w+)? towards?
+         settle (?:on|for)|guess|vote for|conclude|say|bet on|leaves|leaving|left with|favou?r|answer with|stick with
+         wählen?|nehmen?|(?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of
+         vereinbar mit|tippen?(?: auf)?|entscheide mich für|sagen?|choisis|choisirais|opte pour|dirais|penche pour|选择?
+         应该是|而是|应为|passend zu|compatible avec|en faveur d[eu]|符合|提示
+pronoun  (?:it|this|that)(?: is|'s| must be| should be)|but|rather|(?:es|das) ist|sondern|c'est|mais|这是|应是
+revise   wait|actually|no|correction|sorry|hmm|instead|scratch that|nein|doch|non|pardon|不对|等等
+conclude so|therefore|thus|hence|in conclusion|also|daher|deshalb|folglich|somit|donc|ainsi|因此|所以|综上所述|故
+confirm  correct|right|true|yes|(?:the )?(?:\w+ ){0,3}?answer|(?:the )?(?:best|(?:more |most )?likely|most appropriate)
+         (?:fits|matches) best|richtige?|korrekte?|wählen|nehmen|die beste|correcte?|exacte?|vraie?|juste
+         la (?:bonne|meilleure)|正确|对|答案|最佳
+affirm   yes|ja|oui|wählen
+filler   is|are|was|were|be|been|can|could|would|should|must|does|do|did|has|have|seems?|appears?|looks?|to|also|the|an?
+         that|it|this|with|for|here|more|very|most|likely|probably|options?|choices?|answer|letter|response|diagnosis
+         final|\w+ly|both|all|therefore|thus|so|then|now|my|i|we|am|of|in|case|as|best|correct|one|considered|ist|sind
+         war|kann|können|zu|die|der|das|den|dem|eine?|einen|antwort|wohl|wahrscheinlich|klar|damit|daher|eher|est|sont
+         être|peut|les?|la|l'|une?|de|du|d'|réponse|n'|ne|probablement|plutôt|donc|il|s'agit|que
+         [是为应该最可以能的选项择也都了我即就这其它并明显法]
+doubt    not (?:\w+ )?(?:sure|certain)|unsure|uncertain|hard to (?:say|tell)|do not know|nicht (?:ganz )?sicher|unklar
+         weiß (?:es )?nicht|pas (?:\w+ )?(?:sûre?|certaine?)|ne sais pas|不确定|不清楚|不知道
+refuse   sorry|unable|not able|difficult to|insufficient|not enough|unclear|unmöglich|leider|impossible
+         can not (?:\w+ )?(?:assist|help|provide|diagnos\w*|determin\w*|interpret|tell|say|answer|identify|be)|无法|不能
+         抱歉
+contrast but|however|although|though|while|nevertheless|aber|jedoch|mais|cependant|但|然而
+clause   [=→]|->|(?<!thing )but|however|so|because|since|although|though|while|whereas|which|due to|based on
+         and (?=(?:the|there|it|this|is|i)\b)|as (?=(?:the|it|there|no|this|an?)\b)|sondern|aber|weil|da|denn|deshalb
+         daher|und (?=(?:es|das|die|der)\b)|mais|car|donc|parce|et (?=(?:il|elle|le|la)\b)|而是|但|因为|所以|因此|由于
+         应
+start    its?|this|that|there|these|the|i|we|he|she|not|with|rather|instead|and (?:not|it|the|there|i)|\w+ing|therefore
+         thus|hence|then|my|es|er|sie|das|die|der|nicht|ils?|elle|ce|c'est|on|je|et non|pas|[一-鿿]
+named    vitamin|hepatitis|type?|stage|stadium|stade|grade?|class|klasse|classe|group|gruppe|groupe|zone|phase|stanford
+         figure|panel|image|arrow|view|marked|labell?ed|structure|organ|point|influenza|h[ae]+mophilia|hépatite|kerley
+         child-pugh|category|level|维生素
+whole    everything|patient|suggest\w*|indicat\w*|consistent with|chest|x-?ray|radiograph|image|picture|scan|study
+         exam\w*|ct|mri|film|finding|anatomy|result|retina|fundus|skin|befund|bild|aufnahme|图像|胸片|影像|结果|检查
+verb     were|does|should|with|for|given|over|shows?|seems?|appears?|has|have|fits|matches|sind|zeigt|sont|montre
+"""
+_LATIN, _CHINESE = "A-Za-z0-9À-ɏ", "\u3000-鿿"
+_LETTERS, _TEXTS, _MENTION = "[\ue000-\ue009]", "[\ue00a-\ue013]", "[\ue000-\ue013]"
+"""Characters of the masked text: one for each letter A to J, one for the text of each option."""
+
+
+_ROLES = {
+    role: rf"(?:(?:(?<![{_LATIN}'])|(?=[{_CHINESE}]))(?:{words})(?:(?![{_LATIN}])|(?<=[{_CHINESE}])))"
+    for role, words in (line.split(maxsplit=1) for line in re.sub(r"\n +", "|", _TABLE).strip().splitlines())
+}
+
+
+def _re(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern in which `<role>` stands for any word of that role."""
+    return re.compile(re.sub(r"<(\w+)>", lambda role: _ROLES[role[1]], pattern), re.IGNORECASE)
+
+
+_SPACE = r"[^\w\n\ue000-\ue013]"
+_GAP = r"(?:[^\w\ue000-\ue013]|<filler>){0,40}+$"
+_PREDICATE = r"^(?:\W?[\w']+)?(?>\W|<filler>){0,24}?"
+_CUE = _re(rf"<noun>[^\ue000-\ue013]{{0,60}}?<copula>{_GAP}|(?:<choose>|<revise>){_GAP}|^\W*(?:<conclude>|[→>])")
+_CONFIRM = _re(r"^(?=\W{0,6}(?:[(-]|would|<copula>))(?>\W|<filler>){0,16}?<confirm>|^\W*(?:<affirm>|\ue014)")
+_DENY_BEFORE, _HEDGE_BEFORE, _IF = _re("<deny>"), _re("<hedge>"), _re("<if>")
+_DENY_AFTER = _re(rf"{_PREDICATE}<wrong>|^\W{{0,6}}(?:no|nein|non)\s*(?:[,.;)\n—-]|$)")
+_DENY_NEXT = _re(r"\W{0,4}<join>?\s*<deny>(?:\s|<filler>){0,12}+$")
+_HEDGE_AFTER = _re(rf"{_PREDICATE}(?:possible|plausible|möglich|可能)|^\W{{0,3}}(?:or|oder|ou|other than)\b|^或")
+_WOULD, _VERB, _PRONOUN = _re(r"^\W*(?:\w+\W+)?<would>"), _re("<copula>|<verb>"), _re(rf"<pronoun>{_GAP}")
+_JOIN, _JOINED = _re("<join>|/"), _re(r"(?:[^\w\ue000-\ue013]|<join>|<hedge>|even|also|option|choice){0,12}+")
+_BARE = _re(r"(?:\W|<filler>|<conclude>|<choose>|<revise>)*+")
+_DOUBT, _REFUSE, _CONTRAST = _re("<doubt>"), _re("<refuse>"), _re("<contrast>")
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[eiz]\.[gebGEB]\.)(?<!\bvs\.)\s+|(?<=[;。])|\n")
+_CLAUSE = _re(rf"(?=<clause>)|,(?= ?(?:<start>|{_MENTION} (?:is|ist)\b))|(?<=[{_CHINESE}]),|[(](?=<join>?\s*<deny>)")
+
+# Rewriting before anything is read: LaTeX, markdown, JSON keys, contractions, idioms that deny nothing.
+_REWRITE = r"""
+[\ue000-\ue0ff\u200b-\u200f\ufe0f\ufeff]|</?[a-z]{1,8}\s?/?>|[^\S\n]+|^ ?\d{1,2}[.)] +(?=\S) =>
+^[ *-]*[✅✔✓☑] => correct:
+^[ *-]*[❌✗✘✖] => not
+[✅✔✓☑] => : correct;
+[❌✗✘✖] => : incorrect;
+\\f?boxed\s* => answer:
+[,{]\s*["'](\w{1,20})["']\s*: => \n\1:
+\\[a-z]{1,12}\s*(?=\{)|\\[()\[\]]|[$`{}#]|\*\*|_ =>
+(?<!\w)\*([^*\n]{1,200}?)\*(?!\w) => \1
+(?<=\bcan)(?:not|'t)\b|n't\b => not
+\b(?:if i (?:had|have|must|need)(?: to)? \w+|no doubt|without (?:a |any )?doubt|not only|nicht nur)\b => surely
+\b(?:can|could) not (?:be )?(?:entirely |completely )?(?:ruled? out|excluded?) => possibly, possible
+^[ >•*-]+(?=\S) =>
+\b(answer|choice|option|response|diagnosis|is|are|with|be|antwort|lautet|ist|est|réponse|答案|是)[^\w\n]*\n\s* => \1:
+"""
+_CLEAN = [
+    (re.compile(f"(?mi){pattern}"), f" {text} ")
+    for pattern, _, text in (line.rpartition(" =>") for line in _REWRITE.strip("\n").splitlines())
+]
+# A capital that is no part of a compound, or a small letter that is marked as an answer.
+_LETTER = re.compile(
+    rf"(?<![{_LATIN}°&])(?<![{_LATIN}][-'])([A-J])(?![{_LATIN}&])(?![-'][{_LATIN}])"
+    r"|\(([a-j])\)|(?m:^)\W{0,4}([a-j])(?=\s?[.):]|\W{0,4}(?m:$))"
+    rf"|(?i:{_ROLES['noun']}(?:\W|{_ROLES['copula']}|option|choice){{1,8}})([a-j])(?=\W*(?:[.,;)\]\n\"']|$))"
 )
-# "A mass", "I think": an article or a pronoun. "A is right", "A because": a letter.
-_WORD_FOLLOWS = re.compile(r"\s+(?!(?:is|was|and|or|as|because|since|seems|appears|matches|fits)\b)[a-z]")
-_LETTER_CALLED = re.compile(r"\b(?i:option|choice|letter)[\s:*(]+$")
-# "hepatitis B", "type A" name a thing; "not B" rules it out.
-_NOT_A_CHOICE = re.compile(
-    r"\b(?i:vitamin|hepatitis|type|stage|grade|class|group|zone|not|nor|than|except)\s(?i:option\s|choice\s)?\(?$"
-)
-_NEGATION = re.compile(
-    r"\b(?:no|non|not|nor|neither|never|without|cannot|absent|exclud\w*|unlikely|rather|instead|rul\w+\sout)\b|n['’]t\b",
-    re.IGNORECASE,
-)
-# "No, there is none" is the answer no; "no fracture" may well be the answer yes.
-_VERDICT = re.compile(r"\W*(yes|no)\b(?!\s*[\w/])", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
-_TAG = re.compile(r"</?think>", re.IGNORECASE)
-_INNER = re.compile(r"\w(?:.*\w)?")
+_NOUN_FOLLOWS = _re(r"\s+(?!<copula>|<join>|<clause>|<would>|<deny>|<verb>|<affirm>|\w+[^suia]s\b)(?-i:[a-zà-ÿ])")
+_CALLED, _NAMED_BEFORE = _re(r"(?:<noun>|<join>|<clause>|<pronoun>|than|that|towards?)\W{1,3}$"), _re(r"<named>\s?$")
+_NAMED_AFTER = _re(r"[\s-](?:cells?|lines?|mode|waves?|arm|dimer|spine|scan|virus)\b|\s?[型级超]")
+# "The heart is normal" does not name the option "normal"; "the image is normal" does.
+_NORMAL = {"normal", "abnormal", "healthy", "unremarkable", "unauffällig", "正常"}
+_WHOLE_BEFORE = _re(r"(?:^|<whole>s?|<noun>|[:=,.(])\W*(?:<filler>|'s|within|not|\W)*+$")
+_WHOLE_AFTER = _re(r"\W*$|\s*[.,;:)!?\n(-]|\s+(?:and|or|but|because|since|so|to|with|option|<whole>)\b")
+_YES_NO = {"yes", "no", "ja", "nein", "oui", "non", "是", "否", "true", "false"}
+_LIVE = ("affirmed", "hedged", "several")
 
 
-def letter_in_answer(answer: str, options: Sequence[str]) -> str | None:
-    """The option that the text of an answer tag means.
+@dataclass(slots=True, kw_only=True)
+class _Mention:
+    """One mention of an option; rules 2 to 4 decide its status."""
 
-    Args:
-        answer: Text inside the tag.
-        options: Option texts; without them any of A to J is a letter.
-
-    Returns:
-        The letter of the option whose text this is; else the one letter in it (`B.`, `(b)`, `B) Lung`); else the
-        yes or no that it begins with; else the letter of the one option named in it, unless something is denied; else
-        None.
-    """
-    if len(answer) > WINDOW:
-        return None
-    answer = " ".join(answer.split())
-    cores = _cores(options)
-    whole = cores.get(_core(answer))
-    if whole:
-        return whole
-    rest, named = _name_options(answer, cores)
-    letters = _letters(rest) & _valid(options)
-    if letters:
-        return letters.pop() if len(letters) == 1 else None
-    return _verdict(answer, cores) or _only(named, rest)
+    letter: str
+    is_letter: bool
+    end: int
+    status: str = "affirmed"
+    stated: bool = False
+    item: bool = False
 
 
 def letter_in_prose(text: str, options: Sequence[str]) -> str | None:
-    """The option that free text without an answer tag settles on.
+    """The option that a reply names as its answer.
 
     Args:
-        text: The text, or its part after the reasoning.
+        text: The reply, the text of an answer tag, or the part after the reasoning.
         options: Option texts; without them any of A to J is a letter.
 
     Returns:
-        The one letter stated (`the answer is B`); else the letter it consists of or begins with; else the one letter
-        marked (`B)`); else the letter of the one option named in the last sentence, unless something is denied there;
-        else the yes or no that the text begins with; else None. Two different stated letters give None.
+        A letter by the rules of this module; None if there is no answer, or more than one.
     """
-    text = _TAG.sub(" ", text[-WINDOW:]).strip()
-    cores, valid = _cores(options), _valid(options)
-    stated = {m[1] for m in _STATED.finditer(text) if not _is_word(m, text)} & valid
-    if stated:
-        return stated.pop() if len(stated) == 1 else None
-    sentence = [s for s in _SENTENCE_END.split(text) if s.strip()][-1:]
-    last = " ".join(sentence[0].split()) if sentence else ""
-    whole = cores.get(_core(text)) or cores.get(_core(last))
-    if whole:
-        return whole
-    marked = {m[1] for m in _MARKED.finditer(text)} & valid
-    leading = _LEADING.match(text)
-    if leading and leading[1].upper() in valid:
-        marked.add(leading[1].upper())
-    if len(marked) == 1:
-        return marked.pop()
-    rest, named = _name_options(last, cores)
-    return _verdict(last, cores) or (_only(named, rest) if named else _verdict(text, cores))
+    if len(text) > HEAD + WINDOW:
+        text = re.sub(r"[^\s.]*$", "", text[:HEAD]) + "\n" + re.sub(r"^\S*\s", "", text[-WINDOW:])
+    cores: dict[str, str] = {}
+    for letter, option in zip(LETTERS, options, strict=False):
+        core = re.sub(r"^(?:an?|the)\s+(?=\S{2})", "", _core(option))
+        # An option that is itself a letter cannot be told from the letter of another.
+        if core and not (len(core) == 1 and core.upper() in LETTERS) and len(core) <= WINDOW:
+            cores.setdefault(core, letter)
+    if (whole := _core(text)) in cores:
+        return cores[whole]
+    unfinished = "<think>" in text.lower() and "</think>" not in text.lower()
+    text = _mask(_clean(text), cores)
+    return _decide(_read(text), text, LETTERS[: len(options) or len(LETTERS)], unfinished)
 
 
-def _verdict(text: str, cores: dict[str, str]) -> str | None:
-    """The option "yes" or "no" when the text begins with it as a word of its own."""
-    begins = _VERDICT.match(text)
-    return cores.get(begins[1].casefold()) if begins else None
-
-
-def _only(named: set[str], rest: str) -> str | None:
-    """The one option named, when the text around it denies nothing."""
-    return next(iter(named)) if len(named) == 1 and not _NEGATION.search(rest) else None
-
-
-def _valid(options: Sequence[str]) -> set[str]:
-    return set(LETTERS[: len(options)] if options else LETTERS)
+def _clean(text: str) -> str:
+    text = unicodedata.normalize("NFKC", text).replace("’", "'")
+    for pattern, replacement in _CLEAN:
+        text = pattern.sub(replacement, text).replace("  ", " ")
+    return text
 
 
 def _core(text: str) -> str:
-    """Text for comparing: lower case, single spaces, no punctuation around it (unless it is nothing else)."""
-    text = " ".join(text.split()).casefold()
-    inner = _INNER.search(text)
-    return inner[0] if inner else text
+    text = " ".join(_clean(text[: HEAD + WINDOW + 1]).split()).casefold()
+    return text.strip(" .,;:!?\"'()") or text
 
 
-def _cores(options: Sequence[str]) -> dict[str, str]:
-    """Core of each option's text to its letter; the first of equal texts counts, as in `Sample.letter`."""
-    cores: dict[str, str] = {}
-    for letter, text in zip(LETTERS, options, strict=False):
-        core = _core(text[: WINDOW + 1])
-        # An option whose text is itself a letter cannot be told from the letter of another.
-        if core and not (len(core) == 1 and core.upper() in LETTERS) and len(core) <= WINDOW:
-            cores.setdefault(core, letter)
-    return cores
+def _option_pattern(core: str) -> str:
+    body = r"[\s-]+".join(re.escape(part) for part in re.split(r"[\s-]+", core) if part) or re.escape(core)
+    if core.startswith("no "):
+        body = rf"no(?:{_SPACE}(?:visible|obvious|acute|clear|definite|apparent|evidence|signs?|of))*{body[2:]}"
+    if core in _YES_NO:
+        return rf"(?<![\w不]){body}(?=的?\W*(?:$|[.,;:!?)/(\n—-]|(?:or|oder|ou|there|it|this|the|i)\b))"
+    if core[-1].isascii() and core[-1].isalpha() and len(core) > 3:
+        body = body[:-1] + "(?:ys?|ies)" if core[-1] == "y" else body + "(?:e?s)?"
+    left = rf"(?<![{_LATIN}])(?<!\d[.,])" if re.match(f"[{_LATIN}]", core) else ""
+    right = rf"(?![{_LATIN}])" if re.search(f"[{_LATIN}]$", core) else ""
+    if core[-1].isdigit():
+        right = rf"w?{right}(?![.,]\d)" + r"(?!\s?(?:cm|mm))" * core.isdigit()
+    return left + body + right + r"(?!\s(?:answer|choice|diagnosis)\b)"
 
 
-def _name_options(text: str, cores: dict[str, str]) -> tuple[str, set[str]]:
-    """Letters of the options named in the text, and the text without them.
+def _mask(text: str, cores: dict[str, str]) -> str:
+    """The text with every mention replaced by one character."""
+    ordered = sorted(cores, key=len, reverse=True)
 
-    Longest first, so that "no fracture" is not also "fracture", and "vitamin D" does not leave a "D" behind.
-    """
-    named = set()
-    for core in sorted(cores, key=len, reverse=True):
-        if len(core) <= len(text):
-            # A "no" within a sentence denies something there; at its end it is the answer.
-            after = r"(?=\W*$)" if core == "no" else r"(?!\w)"
-            pattern = re.compile(rf"(?<!\w){re.escape(core)}{after}", re.IGNORECASE)
-            text, count = pattern.subn("\N{BULLET}", text)
-            if count:
-                named.add(cores[core])
-    return text, named
+    def option(match: re.Match[str]) -> str:
+        core = ordered[(match.lastindex or 1) - 1]
+        before, after = text[max(0, match.start() - 120) : match.start()], text[match.end() : match.end() + 20]
+        if core in _NORMAL and not (_WHOLE_BEFORE.search(before.rpartition("\n")[2]) and _WHOLE_AFTER.match(after)):
+            return match[0]
+        return chr(0xE00A + LETTERS.index(cores[core])) + "\ue014," * (core in _YES_NO)
+
+    def letter(match: re.Match[str]) -> str:
+        index = match.lastindex or 1
+        start, end = match.span(index)
+        before, after = match.string[max(0, start - 40) : start], match.string[end : end + 20]
+        article = match[index] in "AI" and _NOUN_FOLLOWS.match(after) and not _CALLED.search(before)
+        if article or _NAMED_BEFORE.search(before) or _NAMED_AFTER.match(after):
+            return match[0]
+        marked = chr(0xE000 + LETTERS.index(match[index].upper()))
+        return match[0][: start - match.start()] + marked + match.string[end : match.end()]
+
+    bodies = "|".join(f"({_option_pattern(core)})" for core in ordered) or "(?!)"
+    article = rf"(?:(?<![{_LATIN}])(?:an?|the|der|die|das|den|eine?n?|une?|la|les?)\s+|\bl')?"
+    text = re.sub(f"{article}(?:{bodies})", option, text, flags=re.IGNORECASE)
+    text = _LETTER.sub(letter, text)
+
+    # "B) Lung nodule" and "Lung nodule (B)" are one mention; "B) Pneumonia" names several options.
+    for name, body in ((chr(0xE000 + index), chr(0xE00A + index)) for index in range(len(LETTERS))):
+        text = re.sub(rf"{name}{_SPACE}{{0,6}}{body}|{body}{_SPACE}{{0,4}}(?:option |choice )?{name}", name, text)
+    return re.sub(rf"({_LETTERS}){_SPACE}{{0,6}}({_TEXTS})", r"\1\2", text)
 
 
-def _letters(text: str) -> set[str]:
-    """Letters that stand in an answer as letters."""
-    found = {m[1] for m in _BARE.finditer(text) if not _is_word(m, text)}
-    found |= {m[1].upper() for m in _BRACKETED.finditer(text)}
-    leading = _LEADING.match(text)
-    return found | {leading[1].upper()} if leading else found
+def _read(text: str) -> list[_Mention]:
+    """All mentions in the masked text, with their status."""
+    mentions: list[_Mention] = []
+    start = 0
+    for stop in [*(match.end() for match in _SENTENCE.finditer(text)), len(text)]:
+        sentence, offset, start = text[start:stop], start, stop
+        first, question = len(mentions), sentence.rstrip(" \n*\"')").endswith("?")
+        bare = _BARE.fullmatch(re.sub(_MENTION, " ", sentence)) is not None
+        cuts = [0, *(match.start() for match in _CLAUSE.finditer(sentence)), len(sentence)]
+        for begin, end in pairwise(cuts):
+            mentions += _read_clause(sentence[begin:end], offset + begin)
+        opens = re.match(rf"\W*?{_MENTION}", sentence) and (not offset or "\n" in text[max(0, offset - 3) : offset])
+        condition = _IF.search(sentence)
+        for mention in mentions[first:]:
+            conditional = condition and offset + condition.end() < mention.end
+            mention.status = "open" if mention.status == "affirmed" and (question or conditional) else mention.status
+            mention.stated |= bare
+            mention.item &= bool(opens) and mention is mentions[first]
+        if bare:
+            _merge(mentions[first:])
+    return mentions
 
 
-def _is_word(match: re.Match[str], text: str) -> bool:
-    """Whether a letter found is an article, a pronoun, part of a name, or ruled out."""
-    before = text[max(0, match.start(1) - 40) : match.start(1)]
-    if _NOT_A_CHOICE.search(before):
-        return True
-    follows = match[1] in "AI" and _WORD_FOLLOWS.match(text, match.end(1))
-    return bool(follows) and not _LETTER_CALLED.search(before)
+def _read_clause(clause: str, offset: int) -> list[_Mention]:
+    spans = [match.start() for match in re.finditer(_MENTION, clause)]
+    runs: list[list[_Mention]] = []
+    start, previous, denied, hedged = 0, 0, False, False
+    for at, following in pairwise([*spans, len(clause)]):
+        before, between = clause[start:at], clause[previous:at]
+        after = _DENY_NEXT.sub("", clause[at + 1 : following]) if following < len(clause) else clause[at + 1 :]
+        joined = bool(runs) and _JOINED.fullmatch(between) is not None
+        goes_on = bool(runs) and (joined or not _VERB.search(before))
+        denied = _DENY_BEFORE.search(before) is not None or (denied and goes_on)
+        hedged = _HEDGE_BEFORE.search(before) is not None or (hedged and goes_on)
+        confirmed = None if denied else _CONFIRM.match(after)
+        wrong = None if confirmed else _DENY_AFTER.match(after)
+        possible = _HEDGE_AFTER.match(after)
+        index, tail = ord(clause[at]) - 0xE000, before[-150:]
+        mention = _Mention(letter=LETTERS[index % 10], is_letter=index < 10, end=offset + at + 1, item=not confirmed)
+        cue = confirmed or _CUE.search(tail) or (mention.is_letter and _PRONOUN.search(tail))
+        mention.stated = bool(cue)
+        if denied or wrong:
+            mention.status = "denied"
+        elif hedged or possible:
+            mention.status = "hedged"
+        elif not confirmed and _WOULD.match(after):
+            mention.status = "open"
+        runs = runs if joined else [*runs, []]
+        runs[-1].append(mention)
+        if joined and wrong and _JOIN.search(between):
+            for member in runs[-1]:
+                member.status = "denied"
+        previous = at + 1
+        start = previous + max((match.end() for match in (confirmed, wrong, possible) if match), default=0)
+    for run in runs:
+        _merge(run)
+    return [mention for run in runs for mention in run]
+
+
+def _merge(run: list[_Mention]) -> None:
+    """Mark the mentions of "B or C" as several options."""
+    live = [mention for mention in run if mention.status in _LIVE]
+    if len({mention.letter for mention in live}) > 1:
+        stated = any(mention.stated for mention in live)
+        for mention in live:
+            mention.status, mention.stated = "several", stated
+
+
+def _decide(mentions: list[_Mention], text: str, valid: str, unfinished: bool) -> str | None:
+    """Rules 4 to 6."""
+    for a, b in pairwise([mention for mention in mentions if mention.item]):
+        if a.letter < b.letter and a.is_letter == b.is_letter and "denied" not in (a.status, b.status):
+            a.status = b.status = "open"
+    live = [mention for mention in mentions if mention.status in _LIVE]
+    if live and live[0] is mentions[0] and live[0].is_letter and re.match(rf"\W*?{_MENTION}", text):
+        live[0].stated = True
+    stated = [mention for mention in live if mention.stated and mention.status != "hedged"]
+    stated = [mention for mention in stated if mention.is_letter] or stated
+    if stated:
+        last = stated[-1]
+        later = [m for m in mentions if m.end > last.end and m.is_letter >= last.is_letter]
+        denied = any(m.status == "denied" and m.letter == last.letter for m in later)
+        changed = any(m.status == "hedged" and m.letter != last.letter and (m.is_letter or m.stated) for m in later)
+        doubt = denied or changed or last.status == "several" or _DOUBT.search(text, last.end)
+        return None if doubt or last.letter not in valid else last.letter
+    for pool in ([m for m in live if m.is_letter and m.letter in valid], [m for m in live if not m.is_letter]):
+        affirmed = [mention for mention in pool if mention.status == "affirmed" and not unfinished]
+        if affirmed:
+            last = affirmed[-1]
+            refusal = _REFUSE.search(text)
+            refused = refusal and not _CONTRAST.search(text, max(0, refusal.start() - 15), last.end)
+            changed = any(m.letter != last.letter and (m.status == "affirmed" or m.end > last.end) for m in pool)
+            return None if refused or changed or _DOUBT.search(text, last.end) else last.letter
+    return None

@@ -1,11 +1,10 @@
 """From a sample to the one user turn that a model sees."""
 
-import re
 from typing import Any
 
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.errors import UsageError
 
 TEMPLATES: dict[str, str] = {
     # MedVLM-R1 (arXiv 2502.19634). The released scripts indent these lines, by 8 spaces in training and by 4 in
@@ -42,13 +41,20 @@ VARIANTS: dict[str, str] = {
 
 ALL_TEMPLATES = TEMPLATES | VARIANTS
 
-_CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
+_REASONING_TAG = "<think>"
 
 
-def control_token(text: str) -> str | None:
-    """The first control token in a text, such as `<|image_pad|>`, which a tokenizer would obey; None without."""
-    found = _CONTROL_TOKEN.search(text)
-    return found[0] if found else None
+def opened_reasoning(rendered: str) -> str:
+    """The reasoning tag that a chat template has already opened, with the white space after it; "" without one.
+
+    The templates of Qwen3-VL-Thinking and of other reasoning models end the prompt with `<think>`, so the model does
+    not write it. The tag is part of the assistant's response all the same.
+
+    Args:
+        rendered: A prompt as the chat template renders it, with the generation prompt.
+    """
+    text = rendered.rstrip()
+    return rendered[len(text) - len(_REASONING_TAG) :] if text.endswith(_REASONING_TAG) else ""
 
 
 def lettered(sample: Sample) -> str:
@@ -69,15 +75,10 @@ def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
 
     Raises:
         UsageError: No template has that name; the message names the nearest.
-        UserError: The question or an option holds a control token such as `<|image_pad|>`. A tokenizer would obey
-            it, and the model would no longer see this question.
     """
     if template not in ALL_TEMPLATES:
         raise UsageError(f"unknown prompt template {template!r}; {did_you_mean(template, ALL_TEMPLATES)}")
-    question = lettered(sample)
-    if token := control_token(question):
-        raise UserError(f"sample {sample.id!r}: the question or an option holds the control token {token!r}; remove it")
-    return ALL_TEMPLATES[template].format(question=question)
+    return ALL_TEMPLATES[template].format(question=lettered(sample))
 
 
 def messages(sample: Sample, template: str = "medvlm-r1") -> list[dict[str, Any]]:
@@ -92,7 +93,7 @@ def messages(sample: Sample, template: str = "medvlm-r1") -> list[dict[str, Any]
         per image of the sample, in order; the pixels go to the processor beside it.
 
     Raises:
-        UsageError, UserError: As `render_prompt`.
+        UsageError: As `render_prompt`.
     """
     text = {"type": "text", "text": render_prompt(sample, template)}
     return [{"role": "user", "content": [*({"type": "image"} for _ in sample.images), text]}]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medvlm_r1.dialogue.lenient import letter_in_answer, letter_in_prose
+from medvlm_r1.dialogue.lenient import letter_in_prose
 
 # Any case, as the release's accuracy reward reads them.
 _THINK_OPEN = re.compile("<think>", re.IGNORECASE)
@@ -46,8 +46,8 @@ class Response:
 def parse_response(text: str, options: Sequence[str] = ()) -> Response:
     """Read a completion.
 
-    The lenient letter is looked for in this order: the strict letter; what the first answer tag says (an option's
-    text alone, one letter with other text, one option named); without any answer tag, what the closing prose says.
+    The lenient letter equals the strict letter if there is one. Otherwise `dialogue.lenient` reads the first answer
+    tag or, without a tag, the text after the reasoning.
 
     Args:
         text: The completion, without special tokens.
@@ -63,9 +63,9 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
         lenient: str | None = letter
     elif opened:
         # An answer tag that is never closed still says what it says.
-        lenient = letter_in_answer(text[opened.end() :] if answer is None else answer, options)
+        lenient = letter_in_prose(text[opened.end() :] if answer is None else answer, options)
     else:
-        lenient = letter_in_prose(_conclusion(text), options)
+        lenient = letter_in_prose(conclusion_text(text), options)
     reasoning = _between(text, _THINK_OPEN, _THINK_CLOSE)
     return Response(
         reasoning=None if reasoning is None else reasoning.strip(),
@@ -76,14 +76,19 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
     )
 
 
+def with_reasoning_opened(text: str) -> str:
+    """A text that closes a reasoning it did not open, with `<think>` put in front of it; any other text unchanged.
+
+    For servers: one whose chat template opens the reasoning returns what the model wrote after the tag, and does not
+    return the prompt. Where the reasoning was cut off before `</think>`, this cannot be known.
+    """
+    closed = _THINK_CLOSE.search(text)
+    return text if closed is None or _THINK_OPEN.search(text, 0, closed.start()) else f"<think>{text}"
+
+
 def answer_text(text: str) -> str | None:
     """Text of the first `<answer>...</answer>`, tags in any case, as written; None when there is none."""
     return _between(text, _ANSWER_OPEN, _ANSWER_CLOSE)
-
-
-def answer_tags(text: str) -> tuple[int, int]:
-    """How many answer tags are opened and how many closed, in any case."""
-    return sum(1 for _ in _ANSWER_OPEN.finditer(text)), sum(1 for _ in _ANSWER_CLOSE.finditer(text))
 
 
 def strict_letter(text: str) -> str | None:
@@ -112,7 +117,7 @@ def _between(text: str, opening: re.Pattern[str], closing: re.Pattern[str]) -> s
     return text[start.end() : end.start()] if start and end else None
 
 
-def _conclusion(text: str) -> str:
+def conclusion_text(text: str) -> str:
     """What follows the last closed reasoning, or all of it when nothing does."""
     end = len(text.rstrip())
     starts = [close.end() for close in _THINK_CLOSE.finditer(text) if close.end() < end]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
-from medvlm_r1.evaluation.statistics import CONFIDENCE
+from medvlm_r1.evaluation.statistics import CONFIDENCE, FEWEST_SUBJECTS
 
 BINS = 10
 SMALLEST = 1e-12
@@ -176,12 +176,15 @@ def intervals(
         resamples: Number of draws.
 
     Returns:
-        For each statistic its 95 % interval over the draws that define it; None where none does.
+        For each statistic its 95 % interval over the draws that define it. None where no draw does, where all draws
+        agree, and below `FEWEST_SUBJECTS` clusters: resampling then tells nothing of what other subjects would give.
     """
     members: dict[Hashable, list[int]] = {}
     for place, label in enumerate(clusters):
         members.setdefault(label, []).append(place)
     groups = [np.array(places, dtype=np.int64) for places in members.values()]
+    if len(groups) < FEWEST_SUBJECTS:
+        return [None for _ in statistics(np.arange(len(clusters)))]
     rng = np.random.default_rng(seed)
     rows = [
         statistics(np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups)).tolist()]))
@@ -192,7 +195,7 @@ def intervals(
     for column in zip(*rows, strict=True):
         defined = [value for value in column if value is not None]
         low, high = np.quantile(defined, ends) if defined else (0.0, 0.0)
-        found.append((float(low), float(high)) if defined else None)
+        found.append((float(low), float(high)) if low < high else None)
     return found
 
 

@@ -1,13 +1,13 @@
 """Two models on the same items: paired, because unpaired intervals that overlap say little about a difference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.score import Graded, clustered_share, order_modalities
-from medvlm_r1.evaluation.statistics import flipped_subjects, paired_bootstrap
-from medvlm_r1.evaluation.store import StoredAnswer, read_answers
+from medvlm_r1.evaluation.statistics import flipped_subjects, paired_difference
+from medvlm_r1.evaluation.store import StoredAnswer, read_answers, read_results
 
 Pair = tuple[Graded, Graded]
 MCNEMAR, SIGN_FLIPS = "McNemar", "sign flips of subjects"
@@ -24,15 +24,18 @@ def compare(run_a: Path | str, run_b: Path | str) -> dict[str, Any]:
         `run_a`, `run_b` and what `compare_answers` returns.
 
     Raises:
-        UserError: a folder has no answers, or the two do not share items.
+        UserError: a folder has no answers, or the two cannot be compared item by item.
     """
     a, b = Path(run_a), Path(run_b)
     comparison = compare_answers(read_answers(a), read_answers(b), names=(str(a), str(b)))
+    bounds = [_pixel_bounds(run) for run in (a, b)]
+    if None not in bounds and bounds[0] != bounds[1]:
+        comparison["settings_differ"] += [f"image size limits ({bounds[0]} and {bounds[1]})"]
     return {"run_a": str(a), "run_b": str(b)} | comparison
 
 
 def compare_answers(a: Sequence[StoredAnswer], b: Sequence[StoredAnswer], *, names: tuple[str, str]) -> dict[str, Any]:
-    """Compare two lists of answers on the items both contain, by strict accuracy.
+    """Compare two lists of answers on the questions with options that both contain, by strict accuracy.
 
     Args:
         a: answers of the first run.
@@ -40,44 +43,107 @@ def compare_answers(a: Sequence[StoredAnswer], b: Sequence[StoredAnswer], *, nam
         names: what to call the runs in an error.
 
     Returns:
-        `n_shared`, `only_in_a`, `only_in_b` (items without a partner, left out), `modalities.<modality>` and `all`,
-        each `{n, accuracy_a, accuracy_b, difference, ci95, b, c, p, test}`: accuracies `{n, correct, percent, ci95}`;
-        the difference b - a and its interval (paired bootstrap over subjects, 10,000 draws, seed 0) in percentage
-        points; the discordant counts b (right in a only) and c (right in b only); the p value of the `test`: exact
-        McNemar, or exact sign flips of whole subjects where a subject has several items.
+        `settings_differ` (the settings that differ, the model apart, in words); `n_shared`, `n_open` (of these,
+        open questions), `only_in_a`, `only_in_b` (items without a partner; neither these nor the open ones are
+        compared); `modalities.<modality>` and `all`, each `{n, accuracy_a, accuracy_b, difference, ci95, b, c, p,
+        test}`: accuracies `{n, correct, percent, ci95}`; the difference b - a and its interval (`paired_difference`)
+        in percentage points; the discordant counts b (right in a only) and c (right in b only); the p value of the
+        `test`: exact McNemar, or exact sign flips of whole subjects where a subject has several items.
 
     Raises:
-        UserError: no item is in both, or one id stands for two different questions.
+        UserError: no question with options is in both, or one id stands for different questions or images.
     """
     left = {answer.sample.id: answer for answer in a}
     right = {answer.sample.id: answer for answer in b}
-    shared = [name for name in left if name in right]
+    shared = [(left[name], right[name]) for name in left if name in right]
     if not shared:
         raise UserError(
             f"{names[0]} ({len(left)} items) and {names[1]} ({len(right)} items) have no item in common;"
             " wanted two evaluations on the same data folder"
         )
-    pairs = []
-    for name in shared:
-        first, second = left[name].sample, right[name].sample
-        if (first.question, first.options, first.answer) != (second.question, second.options, second.answer):
-            raise UserError(
-                f"{names[0]} and {names[1]}: id {name!r} is a different question in each"
-                f" ({first.question!r} and {second.question!r}); wanted two evaluations on the same data folder"
-            )
-        pairs.append((left[name].graded(), right[name].graded()))
+    _refuse_other_items(shared, names)
+    pairs = [(first.graded(), second.graded()) for first, second in shared if first.sample.options]
+    if not pairs:
+        raise UserError(
+            f"{names[0]} and {names[1]}: all {len(shared)} items that both have are open questions (no options), which"
+            " have no accuracy; wanted evaluations of questions with options"
+        )
     by_modality = {
         modality: _difference([pair for pair in pairs if pair[0].sample.modality == modality])
         for modality in order_modalities(pair[0].sample.modality for pair in pairs)
     }
     return {
         "research_use": RESEARCH_USE,
-        "n_shared": len(pairs),
-        "only_in_a": len(left) - len(pairs),
-        "only_in_b": len(right) - len(pairs),
+        "settings_differ": _settings(shared),
+        "n_shared": len(shared),
+        "n_open": len(shared) - len(pairs),
+        "only_in_a": len(left) - len(shared),
+        "only_in_b": len(right) - len(shared),
         "modalities": by_modality,
         "all": _difference(pairs),
     }
+
+
+def left_out(comparison: Mapping[str, Any]) -> str:
+    """What a comparison covers, and what it leaves out, in one line."""
+    n, absent = comparison["all"]["n"], (comparison["only_in_a"], comparison["only_in_b"])
+    open_ = f", {comparison['n_open']} open questions in both" if comparison["n_open"] else ""
+    return f"Compared: {n} questions. Left out: {absent[0]} only in the first, {absent[1]} only in the second{open_}."
+
+
+def _refuse_other_items(shared: Sequence[tuple[StoredAnswer, StoredAnswer]], names: tuple[str, str]) -> None:
+    clashes = [(first.sample.id, why) for first, second in shared if (why := _clash(first, second))]
+    if clashes:
+        item, why = clashes[0]
+        raise UserError(
+            f"{names[0]} and {names[1]}: {len(clashes)} of {len(shared)} ids they share stand for different items;"
+            f" {item!r} has {why}. Wanted two evaluations on the same data folder; run one of them again"
+        )
+
+
+def _clash(first: StoredAnswer, second: StoredAnswer) -> str:
+    """How two items of one id differ, by their texts; empty where they are the same."""
+    a, b = first.sample, second.sample
+    if a.question != b.question:
+        return f"different questions ({a.question!r} and {b.question!r})"
+    if a.options != b.options:
+        how = "the same options in another order" if sorted(a.options) == sorted(b.options) else "different options"
+        return f"{how} ({' / '.join(a.options)} and {' / '.join(b.options)})"
+    if a.answer != b.answer:
+        return f"different right answers ({a.answer!r} and {b.answer!r})"
+    return "" if first.key.pixels == second.key.pixels else "different images (the pixels are not the same)"
+
+
+def _settings(shared: Sequence[tuple[StoredAnswer, StoredAnswer]]) -> list[str]:
+    """The settings that differ between the two runs, one phrase each; another model is what a comparison is for."""
+
+    def seen(read: Callable[[StoredAnswer], Any]) -> list[str]:
+        return [", ".join(map(str, sorted({read(pair[side]) for pair in shared}))) for side in (0, 1)]
+
+    settings: dict[str, Callable[[StoredAnswer], Any]] = {
+        "prompt template": lambda answer: answer.template,
+        "max_new_tokens": lambda answer: answer.key.max_new_tokens,
+        "temperature": lambda answer: answer.key.temperature,
+        "seed": lambda answer: answer.key.seed,
+    }
+    found = {name: seen(read) for name, read in settings.items()}
+    differ = [f"{name} ({values[0]} and {values[1]})" for name, values in found.items() if values[0] != values[1]]
+    reworded = sum(first.key.prompt != second.key.prompt for first, second in shared)
+    if reworded and found["prompt template"][0] == found["prompt template"][1]:
+        differ.append(f"wording of the prompt (in {reworded} of {len(shared)} items, under one template's name)")
+    models, weights = seen(lambda answer: answer.model), seen(lambda answer: answer.key.model)
+    if models[0] == models[1] and weights[0] != weights[1]:
+        differ.append(f"files of the model ({models[0]!r} in both, but other weights or processor files)")
+    return differ
+
+
+def _pixel_bounds(run: Path) -> str | None:
+    """The image size limits of an evaluation's processor in words; None where its figures do not hold them."""
+    try:
+        found = read_results(run).get("image_size")
+    except UserError:
+        return None
+    return ", ".join(f"{name} {value}" for name, value in found.items()) if isinstance(found, dict) else None
 
 
 def _difference(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -86,7 +152,7 @@ def _difference(pairs: Sequence[Pair]) -> dict[str, Any]:
     only_a = sum(a and not b for a, b in zip(right_a, right_b, strict=True))
     only_b = sum(b and not a for a, b in zip(right_a, right_b, strict=True))
     clusters = [a.cluster for a, _ in pairs]
-    interval = paired_bootstrap(right_a, right_b, clusters)
+    interval = paired_difference(right_a, right_b, clusters)
     return {
         "n": len(pairs),
         "accuracy_a": clustered_share([a for a, _ in pairs], right_a),

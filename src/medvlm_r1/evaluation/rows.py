@@ -1,31 +1,36 @@
 """The rows of a data folder that a model can be asked about, and their images."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL.Image import Image
 
 from medvlm_r1.data.folder import SAMPLES
-from medvlm_r1.data.folder_images import check_images
+from medvlm_r1.data.folder_images import image_sizes, unreadable_samples
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
+from medvlm_r1.policy.processor import ImageFit, image_fit
 
 Row = tuple[int, Sample]
 """A sample and its number in the file, from 1."""
 
 
-def present_rows(data_dir: Path, selected: Sequence[Row], skip_missing: bool) -> list[Row]:
+def present_rows(data_dir: Path, selected: Sequence[Row], skip_missing: bool, model: str | None = None) -> list[Row]:
     """The rows whose images are there. A damaged image is not a missing one: it stops the run, before hours of work.
 
     Args:
         data_dir: The data folder.
         selected: The rows wanted.
-        skip_missing: Leave rows without their images out instead of stopping.
+        skip_missing: Leave rows without their images out instead of stopping, and rows with an image that the model
+            cannot take; those are named on stderr.
+        model: A local model whose processor is asked about the images; None for models elsewhere.
 
     Raises:
-        UserError: Images are missing or damaged; the message names the first row.
+        UserError: Images are missing or damaged (the message names the first row), or the model cannot take them (the
+            message names every row).
     """
     absent = {
         s.id for _, s in selected if s.unnamed_image or not all(inside(data_dir, image).is_file() for image in s.images)
@@ -40,11 +45,30 @@ def present_rows(data_dir: Path, selected: Sequence[Row], skip_missing: bool) ->
         )
     if not present:
         raise UserError(f"{data_dir}: images are missing for all {len(selected)} rows, so nothing is left to answer")
-    damaged = {sample.id for sample in check_images(data_dir, [sample for _, sample in present])}
+    samples = [sample for _, sample in present]
+    sizes = image_sizes(data_dir, samples)
+    damaged = {sample.id for sample in unreadable_samples(samples, sizes)}
     for pair in present:
         if pair[1].id in damaged:
             load_row_images(data_dir, pair)
-    return present
+    return present if model is None else _fitting(data_dir, present, sizes, skip_missing, image_fit(model))
+
+
+def _fitting(
+    data_dir: Path, rows: list[Row], sizes: Mapping[str, tuple[int, int] | None], skip: bool, fit: ImageFit
+) -> list[Row]:
+    """The rows whose images the model takes."""
+    unfit = fit.unfit(rows, sizes)
+    if not unfit:
+        return rows
+    message = fit.message(data_dir, unfit)
+    if not skip:
+        raise UserError(f"{message}. Crop or pad these images, or leave such rows out with --skip-missing")
+    fitting = [row for row in rows if row[1].id not in unfit]
+    if not fitting:
+        raise UserError(f"{message}. Nothing is left to answer")
+    print(f"Left out: {message}.", file=sys.stderr)
+    return fitting
 
 
 def load_row_images(data_dir: Path, row: Row) -> list[Image]:

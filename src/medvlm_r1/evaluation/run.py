@@ -4,9 +4,10 @@ The same call again goes on where it stood. An answer is reused only if model, p
 as now; anything else in the folder stops the run, because figures over two different models would mean nothing.
 """
 
+import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.score import score
 from medvlm_r1.evaluation.store import AnswerKey, AnswerStore, StoredAnswer, hash_pixels, hash_prompt, write_results
-from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator
-from medvlm_r1.policy.load import fingerprint, load_policy
+from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
+from medvlm_r1.policy.load import fingerprint, load_policy, processor_folder
 from medvlm_r1.policy.server import is_server
 from medvlm_r1.policy.server_pool import server_generator
+from medvlm_r1.policy.threads import limit_threads
 
 Progress = Callable[[int, int], None]
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,25 +50,26 @@ class _Asking:
             **asdict(self.settings),
         )
 
-    def answer(self, rows: Sequence[Row], generator: Generator) -> list[StoredAnswer]:
-        """The answers to one batch, each with an equal share of its time."""
+    def answer(self, rows: Sequence[Row], generator: Generator) -> Iterator[list[StoredAnswer]]:
+        """The answers to one batch as they are finished, each with an equal share of the time since the last ones."""
         pictures = [load_row_images(self.data_dir, row) for row in rows]
         pairs = [(sample, images) for (_, sample), images in zip(rows, pictures, strict=True)]
         inputs = [GenerationInput(prompt=self.prompts[sample.id], images=images) for sample, images in pairs]
         began = time.perf_counter()
-        generations = generator.generate(inputs, self.settings)
-        seconds = round((time.perf_counter() - began) / len(rows), 4)
-        return [
-            StoredAnswer(
-                sample=sample,
-                generation=generation,
-                seconds=seconds,
-                model=self.model,
-                template=self.template,
-                key=self.key(sample, images),
-            )
-            for (sample, images), generation in zip(pairs, generations, strict=True)
-        ]
+        for finished in as_finished(generator, inputs, self.settings):
+            now = time.perf_counter()
+            yield [
+                StoredAnswer(
+                    sample=pairs[index][0],
+                    generation=generation,
+                    seconds=round((now - began) / len(finished), 4),
+                    model=self.model,
+                    template=self.template,
+                    key=self.key(*pairs[index]),
+                )
+                for index, generation in finished
+            ]
+            began = now
 
 
 def evaluate(
@@ -93,13 +97,13 @@ def evaluate(
         batch_size: questions answered at once; of a server, requests under way.
         max_new_tokens: longer completions are cut off, and counted.
         template: name of the prompt template.
-        progress: called with (answered, wanted) before the first batch and after each.
+        progress: called with (answered, wanted) before the first answer, and after each batch or server's reply.
         generator: answers instead of the model named.
 
     Returns:
         The content of `results.json`: the figures of `score`, and `research_use`, `model`, `model_fingerprint`, `data`,
-        `data_from_run` (its path from the run folder), `data_sha256`, `template`, `max_new_tokens`, `n_missing`,
-        `seconds` (generation time of all answers, over all sessions).
+        `data_from_run` (its path from the run folder), `data_sha256`, `template`, `max_new_tokens`, `image_size`,
+        `n_missing`, `seconds` (generation time of all answers, over all sessions).
 
     Raises:
         UsageError: an argument is out of range.
@@ -107,10 +111,11 @@ def evaluate(
     """
     data_dir, out = Path(data_dir), Path(out)
     _check_arguments(limit, batch_size)
-    refuse_data_folder(data_dir, out)
+    refuse_other_folder(data_dir, out, OF_AN_AUDIT)
     everything = read_folder(data_dir)
     selected = list(enumerate(everything, start=1))[:limit]
-    rows = present_rows(data_dir, selected, skip_missing)
+    local = None if generator is not None or is_server(model) else model
+    rows = present_rows(data_dir, selected, skip_missing, local)
     asking = _Asking(
         data_dir=data_dir,
         model=model,
@@ -125,15 +130,19 @@ def evaluate(
         _check_stored(store, everything, rows, asking)
         pending = [row for row in rows if row[1].id not in store.answers]
         if pending and generator is None:
-            generator = LocalGenerator(policy=load_policy(model), batch_size=batch_size)
+            policy = load_policy(model)
+            limit_threads(policy.model)
+            generator = LocalGenerator(policy=policy, batch_size=batch_size)
+        answered = len(rows) - len(pending)
         if progress is not None:
-            progress(len(rows) - len(pending), len(rows))
+            progress(answered, len(rows))
         for start in range(0, len(pending), batch_size):
             assert generator is not None
-            batch = pending[start : start + batch_size]
-            store.append(asking.answer(batch, generator))
-            if progress is not None:
-                progress(len(rows) - len(pending) + start + len(batch), len(rows))
+            for finished in asking.answer(pending[start : start + batch_size], generator):
+                store.append(finished)
+                answered += len(finished)
+                if progress is not None:
+                    progress(answered, len(rows))
         answers = [store.answers[sample.id] for _, sample in rows]
     results = {
         **provenance(model, asking.identity, data_dir, out, template, max_new_tokens),
@@ -158,14 +167,27 @@ def identify(model: str, generator: object | None = None) -> str:
     return f"server {model}" if is_server(model) else fingerprint(model)
 
 
-def refuse_data_folder(data_dir: Path, out: Path) -> None:
-    """Stop if answers would be written into the data folder, over its own `samples.jsonl`.
+OF_AN_AUDIT = {"answers.jsonl": "a model audit", "audit.json": "a model audit"}
+OF_AN_EVALUATION = {"samples.jsonl": "an evaluation", "results.json": "an evaluation"}
+_OF_OTHERS = {"config.yaml": "a training", "info.json": "a data set"}
+
+
+def refuse_other_folder(data_dir: Path, out: Path, other: Mapping[str, str]) -> None:
+    """Stop if answers would be written into the data folder, or into the folder of a run of another kind.
+
+    Args:
+        data_dir: The data folder.
+        out: The run folder.
+        other: File name to the kind of run it belongs to, for runs that share no folder with this one.
 
     Raises:
         UsageError: They would.
     """
     if data_dir.resolve() == out.resolve():
         raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
+    for name, kind in {**_OF_OTHERS, **other}.items():
+        if (out / name).exists():
+            raise UsageError(f"{out} holds {kind} ({name}); give another folder with --out")
 
 
 def provenance(
@@ -190,7 +212,32 @@ def provenance(
         "data_sha256": folder_hash(data_dir),
         "template": template,
         "max_new_tokens": max_new_tokens,
+        # Fingerprints have no space; what a server or a generator does to an image cannot be seen from here.
+        "image_size": None if " " in identity else image_size(model),
     }
+
+
+def image_size(model: str) -> dict[str, Any] | None:
+    """The limits on an image's size in a model's processor files; None where they hold none.
+
+    Args:
+        model: A folder, a hub id, or `phantom-base`.
+    """
+    try:
+        folder = processor_folder(model)
+        file = next(path for name in _PROCESSORS if (path := folder / name).is_file())
+        found = json.loads(file.read_text(encoding="utf-8"))
+        found = found.get("image_processor", found)
+        size = found.get("size") or {}
+        limits = {
+            "smallest": found.get("min_pixels") or size.get("shortest_edge"),
+            "largest": found.get("max_pixels") or size.get("longest_edge"),
+            "height": size.get("height"),
+            "width": size.get("width"),
+        }
+    except (UserError, OSError, ValueError, AttributeError, StopIteration):
+        return None
+    return {name: value for name, value in limits.items() if value is not None} or None
 
 
 def _check_arguments(limit: int | None, batch_size: int) -> None:

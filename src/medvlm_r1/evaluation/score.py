@@ -2,7 +2,7 @@
 
 Strict accuracy is the release's own rule (a lone letter in the answer tag); lenient accuracy stands beside it so that a
 format fault is not mistaken for a wrong reading of the image. What cannot be parsed is wrong under both: nothing is
-guessed.
+guessed. Open questions have no letter to parse and no chance level, so they are counted apart from these figures.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.dialogue.response import Response, parse_response
+from medvlm_r1.dialogue.response import Response, conclusion_text, parse_response
 from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, mean_interval, wilson, worth
 from medvlm_r1.policy.generate import Generation
 
@@ -77,9 +77,14 @@ def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -
 
 
 def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
-    """A completion taken apart; where the template asked for a letter alone, that is an answer too."""
+    """A completion taken apart; where the template asked for a letter alone, that is an answer too.
+
+    A reasoning in front of the letter is left out: a chat template can open it, and a server can return it.
+    """
     response = parse_response(text, options)
-    return _read_bare(response, text.strip()) if template == ANSWER_ONLY else response
+    if template != ANSWER_ONLY:
+        return response
+    return _read_bare(response, conclusion_text(text).strip().removeprefix("<think>").strip())
 
 
 def score(samples: Sequence[Sample], generations: Sequence[Generation], template: str = "medvlm-r1") -> dict[str, Any]:
@@ -91,11 +96,13 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
         template: name of the prompt template they answer.
 
     Returns:
-        `n`; `accuracy` and `lenient` by modality, each `{n, correct, percent, ci95, clustered_se}` (percent, Wilson
-        95 % interval of the independent items that these are worth, standard error clustered by subject), and their
-        unweighted `mean`; `accuracy_mean_ci95`, `lenient_mean_ci95`; `by_type.<modality>.<question type>`;
-        `well_formed`, `no_answer`, `no_answer_lenient` and `cut_off` as shares; `mean_reasoning_words` (over answers
-        with a reasoning, None without any), `mean_completion_tokens`; `chance.<modality>.percent` and its `mean`.
+        Figures of the questions with options: `accuracy` and `lenient` by modality, each `{n, correct, percent, ci95,
+        clustered_se}` (percent, Wilson 95 % interval of the independent items that these are worth, standard error
+        clustered by subject), and their unweighted `mean`; `accuracy_mean_ci95`, `lenient_mean_ci95`;
+        `by_type.<modality>.<question type>`; `well_formed`, `no_answer` and `no_answer_lenient` as shares;
+        `chance.<modality>.percent` and its `mean`. Without such a question every mean, percent and interval is None.
+        Figures of all answers: `n`, `cut_off` (a share), `mean_reasoning_words` (over answers with a reasoning, None
+        without any), `mean_completion_tokens`. `open`: the share of open questions answered in the reference's words.
 
     Raises:
         ValueError: no sample, or the lengths differ.
@@ -103,31 +110,41 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
     if not samples:
         raise ValueError("wanted at least one sample, got none")
     graded = [grade(sample, generation, template) for sample, generation in zip(samples, generations, strict=True)]
-    groups = _by_modality(graded)
+    closed = [g for g in graded if g.sample.options]
+    unlettered = [g for g in graded if not g.sample.options]
+    groups = _by_modality(closed)
     accuracy = {name: _accuracy(group, [g.correct for g in group]) for name, group in groups.items()}
     lenient = {name: _accuracy(group, [g.lenient_correct for g in group]) for name, group in groups.items()}
-    chance = {name: {"n": len(group), "percent": _chance(group)} for name, group in groups.items()}
-    words = [len(g.response.reasoning.split()) for g in graded if g.response.reasoning]
+    chance = {
+        name: {"n": len(group), "percent": sum(100 / len(g.sample.options) for g in group) / len(group)}
+        for name, group in groups.items()
+    }
     return {
         "n": len(graded),
+        "open": clustered_share(unlettered, [g.correct for g in unlettered]),
         "accuracy": accuracy | {"mean": _mean(part["percent"] for part in accuracy.values())},
         "accuracy_mean_ci95": _mean_ci95([(group, [g.correct for g in group]) for group in groups.values()]),
         "lenient": lenient | {"mean": _mean(part["percent"] for part in lenient.values())},
         "lenient_mean_ci95": _mean_ci95([(group, [g.lenient_correct for g in group]) for group in groups.values()]),
         "by_type": {name: _by_type(group) for name, group in groups.items()},
-        "well_formed": clustered_share(graded, [g.response.well_formed for g in graded]),
-        "no_answer": clustered_share(graded, [not g.answered for g in graded], "count"),
-        "no_answer_lenient": clustered_share(graded, [not g.lenient_answered for g in graded], "count"),
+        "well_formed": clustered_share(closed, [g.response.well_formed for g in closed]),
+        "no_answer": clustered_share(closed, [not g.answered for g in closed], "count"),
+        "no_answer_lenient": clustered_share(closed, [not g.lenient_answered for g in closed], "count"),
         "cut_off": clustered_share(graded, [g.generation.truncated for g in graded], "count"),
-        "mean_reasoning_words": _mean(words) if words else None,
+        "mean_reasoning_words": _mean(len(g.response.reasoning.split()) for g in graded if g.response.reasoning),
         "mean_completion_tokens": _mean(g.generation.n_tokens for g in graded),
         "chance": chance | {"mean": _mean(part["percent"] for part in chance.values())},
     }
 
 
 def share(verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
-    """How many of the verdicts are true: `{n, <counted>, percent, ci95}` with the Wilson 95 % interval in percent."""
+    """How many of the verdicts are true: `{n, <counted>, percent, ci95}` with the Wilson 95 % interval in percent.
+
+    Of no verdicts the percent and the interval are None.
+    """
     k, n = sum(verdicts), len(verdicts)
+    if not n:
+        return {"n": 0, counted: 0, "percent": None, "ci95": None}
     low, high = wilson(k, n)
     return {"n": n, counted: k, "percent": 100 * k / n, "ci95": [100 * low, 100 * high]}
 
@@ -137,8 +154,9 @@ def clustered_share(graded: Sequence[Graded], verdicts: Sequence[bool], counted:
 
     Answers about one patient or volume err together; where each has its own it is Wilson's interval.
     """
+    found = share(verdicts, counted)
     low, high = clustered_wilson([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
-    return share(verdicts, counted) | {"ci95": [100 * low, 100 * high]}
+    return found | {"ci95": [100 * low, 100 * high]} if verdicts else found
 
 
 def order_modalities(names: Iterable[str]) -> list[str]:
@@ -163,22 +181,17 @@ def _accuracy(graded: Sequence[Graded], verdicts: Sequence[bool]) -> dict[str, A
     return clustered_share(graded, verdicts) | {"clustered_se": 100 * error}
 
 
-def _mean_ci95(groups: Sequence[tuple[Sequence[Graded], Sequence[bool]]]) -> list[float]:
+def _mean_ci95(groups: Sequence[tuple[Sequence[Graded], Sequence[bool]]]) -> list[float] | None:
     counts = []
     for graded, verdicts in groups:
         size = worth([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
         counts.append((sum(verdicts) / len(verdicts) * size, size))
-    return [100 * end for end in mean_interval(counts)]
+    return [100 * end for end in mean_interval(counts)] if counts else None
 
 
-def _chance(graded: Sequence[Graded]) -> float:
-    """Expected percent of a uniform guess among the options; 0 for an open question."""
-    return _mean(100 / len(g.sample.options) if g.sample.options else 0.0 for g in graded)
-
-
-def _mean(values: Iterable[float]) -> float:
+def _mean(values: Iterable[float]) -> float | None:
     numbers = list(values)
-    return sum(numbers) / len(numbers)
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _read_bare(response: Response, text: str) -> Response:

@@ -16,11 +16,11 @@ from scipy.special import stdtrit
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
+FEWEST_SUBJECTS = 10
+"""Subjects below which nothing is resampled and no verdict is drawn: a bootstrap over so few is far too sure."""
+
 FEW_CLUSTERS = 5
 """Fewer clusters that differ from the rest than this say nothing of how far items of a cluster go together."""
-
-# Resamples drawn at once: bounds the bootstrap's memory to a few megabytes at a thousand clusters.
-_CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class PairedDifference:
 
     Attributes:
         difference: mean of b minus mean of a, a fraction in [-1, 1].
-        low: lower end of the 95 % percentile interval.
+        low: lower end of the 95 % interval.
         high: upper end of it.
     """
 
@@ -242,40 +242,63 @@ def clustered_se(scores: Sequence[float], clusters: Sequence[Hashable]) -> float
     return math.sqrt(max(0.0, squares / (n - 1) / n + between / n**2))
 
 
-def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0, resamples: int = 10_000
-) -> PairedDifference:
-    """Percentile bootstrap of mean(b) - mean(a), whole clusters drawn with replacement (Field and Welsh 2007).
+def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable]) -> PairedDifference:
+    """The difference of two accuracies on the same items, with the adjusted Wald interval of Bonett and Price.
+
+    One item is added to each of the discordant counts and two to the number of items (Bonett and Price 2012, Journal
+    of Educational and Behavioral Statistics 37:479). Clustered items count as the independent items they are `worth`.
+    Unlike a percentile bootstrap it is not too narrow with few items, or where the systems hardly ever differ:
+    `tests/evaluation/test_statistics.py` simulates how often it holds the true difference.
 
     Args:
-        a: n scores of the first system.
+        a: n scores of the first system, 0 or 1.
         b: n scores of the second system on the same items, in the same order.
         clusters: n labels; items of one patient or volume share a label.
-        seed: seeds the generator; the same input and seed give the same interval.
-        resamples: number of bootstrap draws.
 
     Returns:
-        The difference and its 95 % interval, fractions.
+        mean(b) - mean(a) and its 95 % interval, fractions.
 
     Raises:
         ValueError: no item, or lengths differ.
     """
     if not len(a) == len(b) == len(clusters):
         raise ValueError(f"wanted equal lengths, got {len(a)} and {len(b)} scores and {len(clusters)} clusters")
-    if len(a) == 0:
+    n = len(a)
+    if n == 0:
         raise ValueError("wanted at least one item, got none")
-    difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
-    codes = cluster_numbers(clusters)
-    sums = np.bincount(codes, weights=difference)
-    sizes = np.bincount(codes)
-    rng = np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    for start in range(0, resamples, _CHUNK):
-        stop = min(start + _CHUNK, resamples)
-        index = rng.integers(len(sums), size=(stop - start, len(sums)))
-        draws[start:stop] = sums[index].sum(axis=1) / sizes[index].sum(axis=1)
-    low, high = np.quantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return PairedDifference(difference=float(difference.mean()), low=float(low), high=float(high))
+    gains = [float(after) - float(before) for before, after in zip(a, b, strict=True)]
+    size = worth(gains, clusters)
+    gained, lost = ((sum(gain == sign for gain in gains) / n * size + 1) / (size + 2) for sign in (1, -1))
+    centre = gained - lost
+    half = Z * math.sqrt((gained + lost - centre**2) / (size + 2))
+    return PairedDifference(difference=sum(gains) / n, low=max(-1.0, centre - half), high=min(1.0, centre + half))
+
+
+def paired_ratio(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, float]:
+    """The 95 % interval of sum(a) / sum(b) for two accuracies on the same items.
+
+    The ratio of the ends of two Wilson intervals whose quantile allows for the pairing (Bonett and Price 2006,
+    Statistics in Medicine 25:3039). Clustered items count as the independent items that the residuals a - ratio b are
+    `worth`.
+
+    Args:
+        a: n scores, 0 or 1.
+        b: n scores on the same items, 0 or 1, at least one of them 1.
+        clusters: n labels; items of one patient or volume share a label.
+
+    Returns:
+        Lower and upper end.
+    """
+    above, below = float(sum(a)), float(sum(b))
+    both = float(sum(x * y for x, y in zip(a, b, strict=True)))
+    weight = worth([x - above / below * y for x, y in zip(a, b, strict=True)], clusters) / len(a)
+    above, below, both = above * weight, below * weight, both * weight
+    either = max(above + below - both, above, below)
+    spread = math.sqrt((above + below - 2 * both + 2) / ((above + 1) * (below + 1)))
+    apart = sum(math.sqrt((1 - (k + 1) / (either + 2)) / (k + 1)) for k in (above, below))
+    z = Z * spread / apart
+    (low, high), (low_below, high_below) = wilson(above, either, z=z), wilson(below, either, z=z)
+    return low / high_below, high / low_below
 
 
 def cluster_numbers(clusters: Sequence[Hashable]) -> NDArray[np.int64]:

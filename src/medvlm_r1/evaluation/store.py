@@ -32,6 +32,7 @@ _RESULT_FIELDS = (
     "data_sha256",
     "template",
     "n",
+    "open",
     "n_missing",
     "seconds",
     "accuracy",

@@ -17,13 +17,17 @@ from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.conclusion import contradicts
 from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import grade, score
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.policy.load import Policy
+from medvlm_r1.policy.processor import ImageFit
 
 
 class HeldOut:
     """The `Evaluate` of `training.callbacks` for a data folder; every answer is greedy.
+
+    Open questions (no options) are left out: they have no strict answer and no chance level.
 
     The figures, in percent but for the counts:
 
@@ -39,7 +43,13 @@ class HeldOut:
     """
 
     def __init__(
-        self, folder: Path, *, template: str = "medvlm-r1", max_new_tokens: int = 512, batch_size: int = 32
+        self,
+        folder: Path,
+        *,
+        template: str = "medvlm-r1",
+        max_new_tokens: int = 512,
+        batch_size: int = 32,
+        fit: ImageFit | None = None,
     ) -> None:
         """Read the questions and decode their images, once.
 
@@ -48,12 +58,19 @@ class HeldOut:
             template: Name of the prompt template.
             max_new_tokens: Longer answers are cut off.
             batch_size: Questions answered at once.
+            fit: Leave out questions with an image that it refuses; none when None.
 
         Raises:
-            UserError: The folder or an image cannot be read.
+            UserError: The folder or an image cannot be read, or no question has options.
         """
-        self.samples = read_folder(folder)
-        images = [[load_image(inside(folder, image)) for image in sample.images] for sample in self.samples]
+        asked = [sample for sample in read_folder(folder) if sample.options]
+        if not asked:
+            raise UserError(f"{folder}: no question has options, so there is no accuracy; name another data.eval")
+        loaded = [(sample, [load_image(inside(folder, image)) for image in sample.images]) for sample in asked]
+        if fit is not None:
+            loaded = [(sample, images) for sample, images in loaded if not any(fit(image.size) for image in images)]
+        self.samples = [sample for sample, _ in loaded]
+        images = [images for _, images in loaded]
         prompts = [messages(sample, template) for sample in self.samples]
         self.inputs = [GenerationInput(prompt=p, images=i) for p, i in zip(prompts, images, strict=True)]
         self.blanks = [

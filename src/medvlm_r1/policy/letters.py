@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.policy.generate import GenerationInput, check_images, opened
+from medvlm_r1.policy.generate import GenerationInput, check_images, prompt_and_turn
 from medvlm_r1.policy.load import Policy
 
 
@@ -70,12 +70,12 @@ def letter_probabilities(
     for index, item in enumerate(items):
         check_images(index, item)
     processor = policy.processor
-    places = [letter_place(processor.tokenizer, turn, n) for turn, n in zip(turns, n_options, strict=True)]
+    prompts = [prompt_and_turn(processor, replace(item, turn=turn)) for item, turn in zip(items, turns, strict=True)]
+    places = [letter_place(processor.tokenizer, turn, n) for (_, turn), n in zip(prompts, n_options, strict=True)]
     results: list[tuple[float, ...]] = []
     with torch.inference_mode():
         # One at a time: no padding, so the same item has the same probabilities whatever stands beside it.
-        for item, place in zip(items, places, strict=True):
-            text = opened(processor, replace(item, turn=""))
+        for item, (text, _), place in zip(items, prompts, places, strict=True):
             inputs = processor(text=[text], images=list(item.images) or None, return_tensors="pt")
             context = torch.tensor([place.context], dtype=inputs["input_ids"].dtype)
             longer = {"input_ids": context, "attention_mask": torch.ones_like(context)}

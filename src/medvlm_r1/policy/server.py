@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,14 @@ from urllib.parse import urlsplit
 
 from PIL.Image import Image
 
+from medvlm_r1.dialogue.response import with_reasoning_opened
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, check_images
+from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, check_images, in_order
+from medvlm_r1.policy.server_reply import BadReply, field, finish, raise_error, read_reply, shorten, texts
 
 PREFIX = "openai:"
 _RETRIES = 5
+_BAD_REPLIES = 3
 _SECONDS = 600.0
 
 
@@ -32,7 +36,7 @@ def is_server(model: str) -> bool:
 
 
 class ServerGone(UserError):
-    """A server does not answer, or only that it cannot (5xx), after all tries."""
+    """A server does not answer, only that it cannot (5xx), or in no usable form, after all tries."""
 
 
 def check_items(items: Sequence[GenerationInput]) -> None:
@@ -51,7 +55,9 @@ def check_items(items: Sequence[GenerationInput]) -> None:
 class ServerGenerator:
     """Completes by asking a server, several questions at a time.
 
-    Failed connections, time-outs and the statuses 408, 409, 429 and 5xx are tried again, with growing pauses.
+    Failed connections, time-outs and the statuses 408, 409, 429 and 5xx are tried again, with growing pauses. So are
+    replies that hold no answer (`policy.server_reply`), up to three times. Redirects are not followed: images and
+    questions go to the address that was named and nowhere else.
     """
 
     url: str
@@ -62,6 +68,8 @@ class ServerGenerator:
     """Requests under way at most."""
     retries: int = _RETRIES
     """Tries beyond the first, for each request."""
+    pause: float = 1.0
+    """Seconds before the second try after a reply that holds no answer; twice as many before the third."""
 
     @classmethod
     def parse(cls, model: str, concurrency: int = 8) -> ServerGenerator:
@@ -87,15 +95,27 @@ class ServerGenerator:
             UserError: the server cannot be reached or refuses, an item has another number of images than of image
                 placeholders, or the `openai` package is not there.
         """
+        return in_order(self.iterate(items, settings))
+
+    def iterate(
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """As `StreamingGenerator`. When a request fails, those under way are awaited and handed over before the error.
+
+        Raises:
+            UserError: as `generate`.
+        """
         check_items(items)
-        client = self.client()
-        with client, ThreadPoolExecutor(max_workers=self.concurrency) as pool:
-            futures = [pool.submit(self.complete, client, item, settings) for item in items]
+        with self.client() as client, ThreadPoolExecutor(max_workers=self.concurrency) as pool:
+            futures = {
+                pool.submit(self.complete, client, item, settings): index
+                for index, item in enumerate(items)
+                if index not in done
+            }
             try:
-                return [future.result() for future in futures]
-            except BaseException:
+                yield from _finished(futures)
+            finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise
 
     def client(self) -> Any:
         """A client of the server, to be closed after use.
@@ -104,7 +124,7 @@ class ServerGenerator:
             UserError: The `openai` package is not there.
         """
         try:
-            from openai import OpenAI
+            from openai import DefaultHttpxClient, OpenAI
         except ImportError as error:
             raise UserError("Models on a server need the openai package: pip install 'medvlm-r1[server]'.") from error
         return OpenAI(
@@ -112,6 +132,7 @@ class ServerGenerator:
             api_key=os.environ.get("OPENAI_API_KEY") or "none",
             max_retries=self.retries,
             timeout=_SECONDS,
+            http_client=DefaultHttpxClient(follow_redirects=False),
         )
 
     def stream(self, item: GenerationInput, settings: GenerationSettings) -> ServerPieces:
@@ -130,9 +151,25 @@ class ServerGenerator:
             ServerGone: The server does not answer.
             UserError: It refuses.
         """
-        with self._told():
-            reply = client.chat.completions.create(**self._request(item, settings))
-        return _generation(reply, self.url)
+        for attempt in range(1, _BAD_REPLIES + 1):
+            with self._told():
+                reply = client.chat.completions.with_raw_response.create(**self._request(item, settings))
+            try:
+                return read_reply(reply.content)
+            except BadReply as error:
+                if not error.again or attempt == _BAD_REPLIES:
+                    raise self._no_answer(item, error) from error
+            time.sleep(self.pause * 2 ** (attempt - 1))
+        raise AssertionError
+
+    def _no_answer(self, item: GenerationInput, error: BadReply) -> UserError:
+        """The error for a reply without an answer, which names the question."""
+        content = item.prompt[-1]["content"]
+        question = content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+        told = f"{self.url} gave no answer to {shorten(question)[:80]!r}: {error}"
+        if not error.again:
+            return UserError(f"{told}. It is not counted as wrong; take the question out, or ask another server.")
+        return ServerGone(f"{told}. Check the server, then run the same command again: finished answers are kept.")
 
     def _request(self, item: GenerationInput, settings: GenerationSettings) -> dict[str, Any]:
         return {
@@ -156,10 +193,15 @@ class ServerGenerator:
                 "then run the same command again: finished answers are kept."
             ) from error
         except APIStatusError as error:
-            kind = ServerGone if error.status_code >= 500 else UserError
-            raise kind(f"{self.url} refuses {self.name!r} with status {error.status_code}: {error.message}") from error
+            status = error.status_code
+            message = shorten(error.message if isinstance(error.body, dict) else error.response.text or error.message)
+            if 300 <= status < 400:
+                place = shorten(error.response.headers.get("location", "an address it does not tell"))
+                message = f"it redirects to {place}, which is not followed; name that address if you trust it"
+            kind = ServerGone if status >= 500 else UserError
+            raise kind(f"{self.url} refuses {self.name!r} with status {status}: {message}") from error
         except OpenAIError as error:
-            raise UserError(f"{self.url}: {error}") from error
+            raise UserError(f"{self.url}: {shorten(str(error))}") from error
 
 
 class ServerPieces(Iterator[str]):
@@ -184,26 +226,75 @@ class ServerPieces(Iterator[str]):
     def _read(self, item: GenerationInput, settings: GenerationSettings) -> Generator[str, None, None]:
         server = self._server
         told: list[str] = []
-        reason, thinking, count = None, False, 0
-        with (
-            server.client() as client,
-            server._told(),
-            client.chat.completions.create(**server._request(item, settings), stream=True) as chunks,
-        ):
-            for chunk in chunks:
-                for choice in chunk.choices:
-                    reason = choice.finish_reason or reason
-                    reasoning = _reasoning(choice.delta)
-                    piece = choice.delta.content or ""
-                    if reasoning:
-                        piece, thinking = ("" if thinking else "<think>") + reasoning, True
-                    elif thinking and piece:
-                        piece, thinking = f"</think>{piece}", False
-                    if piece:
-                        count += 1
-                        told.append(piece)
-                        yield piece
-        self.generation = Generation(text="".join(told), n_tokens=count, truncated=reason == "length")
+        try:
+            with (
+                server.client() as client,
+                server._told(),
+                client.chat.completions.create(**server._request(item, settings), stream=True) as chunks,
+            ):
+                reason = yield from _pieces(chunks, told)
+        except BadReply as error:
+            raise server._no_answer(item, error) from error
+        # A stream that ends without a reason was broken off.
+        text = with_reasoning_opened("".join(told))
+        self.generation = Generation(text=text, n_tokens=len(told), truncated=reason in ("length", None))
+
+
+def _pieces(chunks: Any, told: list[str]) -> Generator[str, None, str | None]:
+    """The pieces of a stream, which are added to `told` too; returns why the completion ended.
+
+    Raises:
+        BadReply: A chunk is an error, or not in the form of OpenAI's, or there is none.
+    """
+    reason, thinking, empty = None, False, True
+    for chunk in _chunks(chunks):
+        choices = field(chunk, "choices")
+        for choice in choices if isinstance(choices, list) else ():
+            empty = False
+            reason = finish(choice) or reason
+            reasoning, text = texts(field(choice, "delta"))
+            piece = text or ""
+            if reasoning:
+                piece, thinking = ("" if thinking else "<think>") + reasoning, True
+            elif thinking and piece:
+                piece, thinking = f"</think>{piece}", False
+            if piece:
+                told.append(piece)
+                yield piece
+    if empty:
+        raise BadReply("the reply is no stream of chat completions")
+    return reason
+
+
+def _chunks(chunks: Any) -> Iterator[Any]:
+    from openai import OpenAIError
+
+    try:
+        for chunk in chunks:
+            raise_error(chunk)
+            yield chunk
+    except (OpenAIError, BadReply):
+        raise
+    # The HTTP library's errors are not those of the client, and their classes change with its version.
+    except Exception as error:
+        raise BadReply(f"the stream broke off ({type(error).__name__}: {shorten(str(error))})") from error
+
+
+def _finished(futures: Mapping[Future[Generation], int]) -> Iterator[list[tuple[int, Generation]]]:
+    """Results as they come. After a failure nothing new is begun, and the error follows what was under way."""
+    failure = None
+    for future in as_completed(futures):
+        if future.cancelled():
+            continue
+        error = future.exception()
+        if error is None:
+            yield [(futures[future], future.result())]
+        elif failure is None:
+            failure = error
+            for other in futures:
+                other.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _with_images(item: GenerationInput) -> list[dict[str, Any]]:
@@ -226,22 +317,3 @@ def data_url(image: Image) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _generation(reply: Any, url: str) -> Generation:
-    try:
-        choice = reply.choices[0]
-        message, reason = choice.message, choice.finish_reason
-    except (AttributeError, IndexError, TypeError) as error:
-        raise UserError(f"{url} answers, but not in the form of OpenAI's chat completions.") from error
-    text = message.content or ""
-    reasoning = _reasoning(message)
-    if reasoning:
-        text = f"<think>{reasoning}</think>{text}"
-    used = getattr(reply.usage, "completion_tokens", None)
-    return Generation(text=text, n_tokens=len(text.split()) if used is None else used, truncated=reason == "length")
-
-
-def _reasoning(told: Any) -> str | None:
-    """What a server that parses reasoning hands over apart, without its tags; by two names, as servers differ."""
-    return getattr(told, "reasoning_content", None) or getattr(told, "reasoning", None)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, Generator
+from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, Generator, in_order
 from medvlm_r1.policy.server import PREFIX, ServerGenerator, ServerGone, check_items
 
 
@@ -32,28 +33,42 @@ class ServerPool:
             UserError: no server is left that answers, one refuses, or an item has another number of images than of
                 image placeholders.
         """
+        return in_order(self.iterate(items, settings))
+
+    def iterate(
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """As `StreamingGenerator`.
+
+        Raises:
+            UserError: as `generate`.
+        """
         check_items(items)
-        results: dict[int, Generation] = {}
-        waiting = deque(range(len(items)))
+        waiting = deque(index for index in range(len(items)) if index not in done)
+        last = ""
         while waiting:
             alive = [server for server in self.servers if server.url not in self._gone]
             if not alive:
                 names = ", ".join(server.url for server in self.servers)
                 raise UserError(
-                    f"None of the servers answers: {names}. Start them, then run the same command again: "
+                    f"None of the servers answers: {names}.{last} Start them, then run the same command again: "
                     "finished answers are kept."
                 )
             workers = [server for server in alive for _ in range(server.concurrency)]
+            # Completions, and one None for each worker that ends.
+            results: SimpleQueue[tuple[int, Generation] | None] = SimpleQueue()
             with ThreadPoolExecutor(max_workers=len(workers)) as pool:
-                done = [pool.submit(self._work, server, items, settings, waiting, results) for server in workers]
+                ended = [pool.submit(self._work, server, items, settings, waiting, results) for server in workers]
                 try:
-                    for future in done:
-                        future.result()
+                    for _ in workers:
+                        while (result := results.get()) is not None:
+                            yield [result]
+                    for future in ended:
+                        last = future.result() or last
                 except BaseException:
                     # What is under way ends; nothing new is begun.
                     waiting.clear()
                     raise
-        return [results[index] for index in range(len(items))]
 
     def _work(
         self,
@@ -61,22 +76,30 @@ class ServerPool:
         items: Sequence[GenerationInput],
         settings: GenerationSettings,
         waiting: deque[int],
-        results: dict[int, Generation],
-    ) -> None:
-        """Take items while there are some and the server answers."""
-        with server.client() as client:
-            while server.url not in self._gone:
-                try:
-                    index = waiting.popleft()
-                except IndexError:
-                    return
-                try:
-                    results[index] = server.complete(client, items[index], settings)
-                except ServerGone as error:
-                    waiting.append(index)
-                    if server.url not in self._gone:
-                        self._gone.add(server.url)
-                        print(f"Left out from here on: {error}", file=sys.stderr)
+        results: SimpleQueue[tuple[int, Generation] | None],
+    ) -> str:
+        """Take items while there are some and the server answers; returns why it was left out."""
+        try:
+            with server.client() as client:
+                while server.url not in self._gone:
+                    try:
+                        index = waiting.popleft()
+                    except IndexError:
+                        return ""
+                    try:
+                        results.put((index, server.complete(client, items[index], settings)))
+                    except ServerGone as error:
+                        waiting.append(index)
+                        if server.url not in self._gone:
+                            self._gone.add(server.url)
+                            print(f"Left out from here on: {error}", file=sys.stderr)
+                            return f" The last one: {error}"
+            return ""
+        except BaseException:
+            waiting.clear()
+            raise
+        finally:
+            results.put(None)
 
 
 def server_generator(model: str, concurrency: int = 8) -> Generator:

@@ -10,6 +10,7 @@ from medvlm_r1.audit.clean import CleanSet
 from medvlm_r1.audit.data import DataAudit, ModalityAudit
 from medvlm_r1.audit.telling import TellingOption
 from medvlm_r1.audit.verdict import THRESHOLDS, Figure, label
+from medvlm_r1.data.option_prior import TIE
 from medvlm_r1.report.album import Album
 from medvlm_r1.report.audit_charts import blind_chart, letter_chart
 from medvlm_r1.report.items import Item, Reply, make_item, spread_ids
@@ -158,11 +159,13 @@ def _notes(audit: DataAudit) -> list[str]:
         "somewhat too high. It counts for the verdict only where the place of the right option is uneven beyond "
         "chance.",
         "Option prior: how often an option text was right when it was offered; texts that differ in case, spaces or "
-        "punctuation alone are one. Leave one out: counted on the other questions of the modality.",
+        "punctuation alone are one. Leave one out: counted on the other questions of the modality; clearly below "
+        "chance, options whose rates "
+        f"differ by at most {TIE:g} standard errors tie, as on a balanced set each question lacks its own answer.",
     ]
     if audit.fit:
         notes.append(f"{_capital(label(PRIOR_FIT, audit.fit.name))}: counted on {len(audit.fit.items)} questions.")
-    notes.append("The intervals take the questions for independent; several on one patient make them too narrow.")
+    notes.append("The intervals count several questions on one subject as the independent ones they are worth.")
     notes += [f"Verdict “{level}”: {rule}." for level, rule in THRESHOLDS.items()]
     return [
         *notes,

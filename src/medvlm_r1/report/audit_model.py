@@ -164,7 +164,7 @@ def _came_back(items: Mapping[str, StoredItem]) -> Table:
     for item in items.values():
         for name, answer in item.answers.items():
             row = counts.setdefault(name.rstrip("0123456789").rstrip("-"), [0, 0, 0, 0])
-            found = (True, answer.letter is None, answer.truncated, not answer.text.strip())
+            found = (True, answer.letter is None, answer.truncated, answer.empty)
             for place, value in enumerate(found):
                 row[place] += value
     columns = (("Answers", ""), ("Unparsed", ""), ("Cut off", ""), ("Empty", ""))
@@ -179,8 +179,9 @@ def _facts(view: AuditView) -> tuple[str, ...]:
         f"longest completion {record['max_new_tokens']} tokens.",
         f"Open questions left out: {record['n_open']}. Questions left out for missing images: {record['n_missing']}.",
         "An answer that could not be read (unparsed) counts as wrong; it is neither the same answer nor another.",
-        "Shares have Wilson’s 95 % interval for clustered items, differences and ratios that of a bootstrap over whole "
-        "subjects. The package’s `docs/reference/audit-model.md` explains every measure, verdict and threshold.",
+        "Shares have Wilson’s 95 % interval for clustered items, differences and ratios those of Bonett and Price for "
+        "paired shares, all others that of a bootstrap over whole subjects. The package’s "
+        "`docs/reference/audit-model.md` explains every measure, verdict and threshold.",
         "`medvlm-r1 audit model MODEL --data DIR --out RUN` makes these figures (`audit.json`), `medvlm-r1 report RUN` "
         "this page.",
     )

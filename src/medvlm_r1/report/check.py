@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvlm_r1.data.check import Check, NearPair, Place, Question
+from medvlm_r1.data.check import BadImage, Check, NearPair, Place, Question, Touched
 from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import Album, Picture
@@ -81,15 +81,24 @@ def render_check(check: Check, out: Path | str) -> Path:
             ("File", "Row", "What is wrong"), ((r.file, str(r.row), r.reason) for r in check.bad_rows.items)
         ),
         missing=_table(("Part", "Sample", "Image"), ((p.part, p.sample, _number(p)) for p in check.missing.items)),
-        unreadable=_table(
-            ("Part", "Sample", "Image", "Why"),
-            ((b.place.part, b.place.sample, _number(b.place), b.reason) for b in check.unreadable.items),
-        ),
+        unreadable=_bad_images(check.unreadable.items),
+        unfit=_bad_images(check.unfit.items),
+    )
+
+
+def _bad_images(images: Iterable[BadImage]) -> Table:
+    return _table(
+        ("Part", "Sample", "Image", "Why"),
+        ((b.place.part, b.place.sample, _number(b.place), b.reason) for b in images),
     )
 
 
 def _parts_table(check: Check) -> Table:
-    columns = ("Samples", "Images", "Modalities", "Types of question", "Options", "Open questions", "No image")
+    columns = (
+        *("Samples", "Images", "Modalities", "Types of question", "Options", "Open questions", "No image"),
+        "Share something",
+    )
+    touched = {part.part: part for part in check.touched}
     rows = tuple(
         Row(
             name=part.name,
@@ -102,11 +111,19 @@ def _parts_table(check: Check) -> Table:
                 _counts({f"{number} options": count for number, count in part.options.items()}),
                 Cell(value=str(part.open_questions)),
                 Cell(value=str(part.without_image)),
+                _shared(touched.get(part.name)),
             ),
         )
         for part in check.parts
     )
     return Table(corner="Part", columns=tuple((name, "") for name in columns), rows=rows)
+
+
+def _shared(touched: Touched | None) -> Cell:
+    if touched is None:
+        return Cell(value="0")
+    kinds = {"same picture": touched.picture, "nearly": touched.near, "same subject": touched.subject}
+    return Cell(value=str(touched.any), small=tuple(f"{name}: {count}" for name, count in kinds.items() if count))
 
 
 def _counts(counts: Mapping[str, int]) -> Cell:
@@ -142,7 +159,7 @@ def _where(places: tuple[Place, ...], count: int) -> str:
 def _sheets(folders: Mapping[str, Path], pairs: Iterable[NearPair], album: Album) -> list[Sheet]:
     return [
         Sheet(
-            f"differ in {pair.distance} of 64 bits",
+            f"differ in {pair.distance} of 64 bits" + (f", the second {pair.flip}" if pair.flip else ""),
             tuple(_print(folders, (place,), 1, album) for place in (pair.a, pair.b)),
         )
         for pair in pairs

@@ -1,4 +1,6 @@
-"""A finished training as a folder fit for publishing: the model, its configuration and a model card.
+"""A finished training, or one of its checkpoints, as a folder fit for publishing: model, configuration and model card.
+
+A LoRA adapter is merged into its base model.
 
 The card holds what was measured and nothing else: results of evaluations of this very model, verdicts of data audits,
 and plain words where either is lacking. Of folders only the last part of the name is written.
@@ -15,7 +17,9 @@ from typing import Any
 import yaml
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
-from medvlm_r1.policy.load import fingerprint
+from medvlm_r1.evaluation.store import read_results
+from medvlm_r1.policy.adapter import is_adapter
+from medvlm_r1.policy.load import base_name, fingerprint, write_model
 
 CONFIG = "training_config.yaml"
 _VERSIONS = ("medvlm-r1", "trl", "transformers", "torch")
@@ -32,7 +36,8 @@ def export(
     """Write the folder.
 
     Args:
-        run: Run folder of a finished training.
+        run: Run folder of a finished training, a checkpoint folder in it, or any folder with a LoRA adapter
+            (`FOLDER#BASE` names the base model to merge it into).
         out: Folder to write; it must not stand yet.
         evaluations: Run folders of evaluations of this model.
         audits: JSON files of `audit data`.
@@ -42,31 +47,59 @@ def export(
         `out`.
 
     Raises:
-        UserError: The training is not finished, `out` stands, or an evaluation is of another model.
+        UserError: The training is not finished, the adapter's base model is not there, `out` exists, or an evaluation
+            is of another model.
     """
-    run, out = Path(run), Path(out)
-    model = run / "model"
-    if not model.is_dir():
-        raise UserError(f"{run} holds no finished training (no model/ in it); wanted the run folder of `train`.")
+    out = Path(out)
+    model, training = _source(str(run))
     if out.exists():
         raise UserError(f"{out} is there already; name a new folder, or remove it.")
-    config = _read(run / "config.yaml")
-    results = [_evaluation(Path(folder), fingerprint(str(model))) for folder in evaluations]
+    results = [_evaluation(Path(folder), fingerprint(model)) for folder in evaluations]
+    made: dict[str, Any] = {"data": {}, "versions": {}}
+    if training is None:
+        config = {"model": _named(base_name(model)), "method": None}
+    else:
+        config = _published(_read(training / "config.yaml"))
+        folders = _read(training / "data.json").items()
+        made["data"] = {role: part | {"name": Path(part["folder"]).name} for role, part in folders}
+        made["versions"] = _versions(_read(training / "env.json"))
     card = _card(
         name=name or out.name,
-        config=_published(config),
-        data={role: part | {"name": Path(part["folder"]).name} for role, part in _read(run / "data.json").items()},
-        versions=_versions(_read(run / "env.json")),
+        config=config,
         evaluations=results,
         audits=[_audit(Path(file)) for file in audits],
+        step=Path(model.partition("#")[0]).name.removeprefix("checkpoint-") if model == str(run) else "",
+        **made,
     )
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(model, partial)
-    (partial / CONFIG).write_text(yaml.safe_dump(_published(config), sort_keys=False), encoding="utf-8")
+    if model == str(run):
+        # A checkpoint: its optimizer and other states are not published.
+        write_model(model, partial)
+    else:
+        shutil.copytree(model, partial)
+    if training is not None:
+        (partial / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     (partial / "README.md").write_text(card, encoding="utf-8")
     partial.rename(out)
     return out
+
+
+def _source(run: str) -> tuple[str, Path | None]:
+    """The model to export, and the run folder of its training; None for an adapter that was trained elsewhere."""
+    if (Path(run) / "model").is_dir():
+        return str(Path(run) / "model"), Path(run)
+    folder = Path(run if Path(run).is_dir() else run.rpartition("#")[0] or run)
+    training = folder.resolve().parent.parent
+    trained_here = (training / "config.yaml").is_file() and folder.name.startswith("checkpoint-")
+    if is_adapter(folder) or (trained_here and (folder / "config.json").is_file()):
+        return run, training if trained_here else None
+    checkpoints = sorted(map(str, folder.glob("checkpoints/checkpoint-*")))
+    advice = f" Or name one of its checkpoints: {', '.join(checkpoints)}." if checkpoints else ""
+    raise UserError(
+        f"{run} holds no finished training (no model/ in it); wanted the run folder of `train`, or a folder with a "
+        f"LoRA adapter.{advice}"
+    )
 
 
 def push_to_hub(folder: Path | str, repository: str, *, public: bool = False) -> str:
@@ -109,15 +142,17 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _published(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without the folders of the machine it ran on."""
+    data = {name: _last(config["data"].get(name)) for name in ("train", "eval")}
+    return {**config, "data": config["data"] | data, "out": _last(config["out"]), "model": _named(config["model"])}
 
-    def last(path: str | None) -> str | None:
-        return path and Path(path).name
 
-    data = {**config["data"], "train": last(config["data"]["train"]), "eval": last(config["data"].get("eval"))}
-    model = config["model"]
-    # A folder is named by its last part; a hub id ("owner/name") is no folder.
-    model = last(model) if Path(model).is_absolute() or Path(model).is_dir() else model
-    return {**config, "data": data, "out": last(config["out"]), "model": model}
+def _named(model: str) -> str:
+    """A model folder by its last part; a hub id ("owner/name") is no folder."""
+    return Path(model).name if Path(model).is_absolute() or Path(model).is_dir() else model
+
+
+def _last(path: str | None) -> str | None:
+    return path and Path(path).name
 
 
 def _versions(environment: dict[str, Any]) -> dict[str, str]:
@@ -125,7 +160,7 @@ def _versions(environment: dict[str, Any]) -> dict[str, str]:
 
 
 def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
-    found = _read(folder / "results.json")
+    found = read_results(folder)
     if found.get("model_fingerprint") != wanted:
         raise UserError(
             f"{folder} is an evaluation of another model ({found.get('model')}); wanted one of this training."
@@ -139,6 +174,7 @@ def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
         "name": Path(found["data"]).name,
         "rows": rows,
         "well_formed": found["well_formed"]["percent"],
+        "n_open": found["open"]["n"],
         "cut_off": found["cut_off"]["percent"],
         "n_missing": found["n_missing"],
     }
@@ -172,7 +208,7 @@ def _card(*, name: str, config: dict[str, Any], evaluations: Sequence[dict[str, 
         base_model=config["model"],
         library_name="transformers",
         pipeline_tag="image-text-to-text",
-        tags=["radiology", "medical", "reasoning", config["method"]],
+        tags=["radiology", "medical", "reasoning", config["method"] or "lora"],
         eval_results=figures or None,
     )
     environment = Environment(

@@ -131,6 +131,8 @@ def _picture(data: Path | None, image: str, album: Album) -> Picture | None:
 def _reply(run: str, style: int, graded: Graded) -> Reply:
     response = graded.response
     notes = []
+    if not graded.sample.options:
+        notes.append("open question: right only in the words of the reference")
     if graded.generation.truncated:
         notes.append("cut off at the token limit")
     if not response.well_formed:

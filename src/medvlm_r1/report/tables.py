@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.compare import compare_answers
+from medvlm_r1.evaluation.compare import compare_answers, left_out
 from medvlm_r1.evaluation.score import order_modalities
 from medvlm_r1.report.table import NOTHING, Bar, Cell, Row, Table, interval, percent, short, signed
 from medvlm_r1.report.views import RunView
@@ -39,20 +39,19 @@ def accuracy_table(runs: Mapping[str, RunView], key: str, domains: Mapping[str, 
     """
     evaluated = _evaluated(runs)
     modalities = order_modalities(name for _, _, results in evaluated for name in _parts(results[key]))
+    means = [results["chance"]["mean"] for _, _, results in evaluated]
     several_data = len({results["data_sha256"] for _, _, results in evaluated}) > 1
     rows = []
     for style, run, results in evaluated:
         parts, chances = _parts(results[key]), results["chance"]
         cells = [_share_cell(parts.get(name), chances.get(name, {}).get("percent")) for name in modalities]
-        (low, high), mean = results[f"{key}_mean_ci95"], results[key]["mean"]
-        bar = Bar(low=low, value=mean, high=high, chance=chances["mean"])
-        cells.append(Cell(value=percent(mean), small=(interval((low, high)),), bar=bar))
+        cells.append(_mean_cell(results[key]["mean"], results[f"{key}_mean_ci95"], chances["mean"]))
         if key == "accuracy":
             cells.append(_share_cell(results["well_formed"], None))
         small = short(results["model"]) + (f", on {short(results['data'])}" if several_data else "")
         rows.append(Row(name=run, cells=tuple(cells), small="" if small == run else small, style=style))
     guess = [_guess_cell([results["chance"].get(name) for _, _, results in evaluated]) for name in modalities]
-    guess.append(_guess_cell([{"percent": results["chance"]["mean"]} for _, _, results in evaluated]))
+    guess.append(_guess_cell([{"percent": mean} for mean in means if mean is not None]))
     columns = [*((name, domains.get(name, "")) for name in modalities), (MEAN, "unweighted")]
     if key == "accuracy":
         columns.append(("Well formed", "of all answers"))
@@ -61,32 +60,43 @@ def accuracy_table(runs: Mapping[str, RunView], key: str, domains: Mapping[str, 
     return Table(corner="Model", columns=tuple(columns), rows=tuple(rows))
 
 
-def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table] | None:
+def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table | None, list[str]] | None:
     """Every further evaluation against the first, item by item, where they share items.
 
     Returns:
-        The name of the first evaluation and the table; None when no other one shares items with it.
+        The name of the first evaluation, the table (None when no other one can be compared with it), and for each
+        other one which settings differ and what is left out, or why it cannot be compared; None without another one.
     """
     evaluated = [(style, run, runs[run].answers) for style, run, _ in _evaluated(runs) if runs[run].answers]
     if len(evaluated) < 2:
         return None
     first, base = evaluated[0][1:]
     compared: list[tuple[int, str, dict[str, Any]]] = []
+    notes = []
+    ids = {answer.sample.id for answer in base}
     for style, run, answers in evaluated[1:]:
-        try:
-            compared.append((style, run, compare_answers(base, answers, names=(first, run))))
-        except UserError:
+        if ids.isdisjoint(answer.sample.id for answer in answers):
             # Another data set: it has its row in the accuracy table and nothing to be paired with.
             continue
-    if not compared:
+        try:
+            result = compare_answers(base, answers, names=(first, run))
+        except UserError as error:
+            notes.append(f"{run}: not compared. {error}.")
+            continue
+        compared.append((style, run, result))
+        alike = [f"Settings differ: {'; '.join(differ)}."] if (differ := result["settings_differ"]) else []
+        notes.append(" ".join([f"{run}:", *alike, left_out(result)]))
+    if not notes:
         return None
+    if not compared:
+        return first, None, notes
     modalities = order_modalities(name for _, _, result in compared for name in result["modalities"])
     rows = []
     for style, run, result in compared:
         cells = [_difference_cell(result["modalities"].get(name)) for name in modalities]
         rows.append(Row(name=run, cells=(*cells, _difference_cell(result["all"])), style=style))
     columns = (*((name, "") for name in modalities), ("All items", "pooled"))
-    return first, Table(corner="Model", columns=columns, rows=tuple(rows))
+    return first, Table(corner="Model", columns=columns, rows=tuple(rows)), notes
 
 
 def type_table(runs: Mapping[str, RunView]) -> Table | None:
@@ -111,7 +121,7 @@ def facts_table(runs: Mapping[str, RunView]) -> Table:
     """What stands behind the figures: facts by models."""
 
     def counted(part: Mapping[str, Any]) -> str:
-        return f"{percent(part['percent'])} % ({part['count']})"
+        return f"{percent(part['percent'])} % ({part['count']})" if part["n"] else NOTHING
 
     def words(value: float | None) -> str:
         return NOTHING if value is None else f"{value:.0f}"
@@ -122,6 +132,8 @@ def facts_table(runs: Mapping[str, RunView]) -> Table:
         "Data": [short(r["data"]) for r in every],
         "Prompt template": [str(r["template"]) for r in every],
         "Items answered": [str(r["n"]) for r in every],
+        "Of these open (no options), not in the accuracy": [str(r["open"]["n"]) for r in every],
+        "Open, answered in the words of the reference": [str(r["open"]["correct"]) for r in every],
         "Left out, image missing": [str(r["n_missing"]) for r in every],
         "No answer found, strict rule": [counted(r["no_answer"]) for r in every],
         "No answer found, lenient rule": [counted(r["no_answer_lenient"]) for r in every],
@@ -162,8 +174,16 @@ def _guess_cell(chances: Sequence[Mapping[str, Any] | None]) -> Cell:
     return Cell(value=percent(seen.pop())) if len(seen) == 1 else Cell()
 
 
+def _mean_cell(mean: float | None, ends: Sequence[float], chance: float) -> Cell:
+    """Without a question that has options there is no mean."""
+    if mean is None:
+        return Cell()
+    bar = Bar(low=ends[0], value=mean, high=ends[1], chance=chance)
+    return Cell(value=percent(mean), small=(interval(ends),), bar=bar)
+
+
 def _share_cell(part: Mapping[str, Any] | None, chance: float | None) -> Cell:
-    if part is None:
+    if part is None or not part["n"]:
         return Cell()
     low, high = part["ci95"]
     return Cell(

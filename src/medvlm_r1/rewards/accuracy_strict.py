@@ -1,10 +1,10 @@
-"""An accuracy reward that pays only for what the evaluation counts: the right letter, alone, in the only answer tag."""
+"""An accuracy reward for the right letter, alone, in a completion of strict form: 1 or 0."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from medvlm_r1.dialogue.response import answer_tags, strict_letter
 from medvlm_r1.rewards.completion import Completion, completion_text
+from medvlm_r1.rewards.strict import strict_answer
 
 
 def accuracy_strict(
@@ -12,9 +12,10 @@ def accuracy_strict(
 ) -> list[float]:
     """Whether the completion answers once, with the right letter and nothing else.
 
-    Departs from the paper's reward in three ways: no half reward for a letter in other text, lower-case letters and
-    tags do not count (the evaluation does not read them), and a second answer tag, opened or closed, gives nothing, so
-    that several answers cannot be offered.
+    The completion has to be in strict form (`rewards.strict`): one answer tag, with or without one reasoning before or
+    after it, and only white space or a byte order mark around them. So text before or after the tags, a second tag in
+    any spelling and a comment give 0. So do lower-case letters and tags, which the evaluation does not read, and a
+    letter in other text. What the reasoning says is not looked at; `format_strict` wants one.
 
     Returns:
         One reward in {0.0, 1.0} per completion.
@@ -22,8 +23,7 @@ def accuracy_strict(
     Raises:
         ValueError: `completions` and `letter` differ in length.
     """
-    return [_score(completion_text(c), right) for c, right in zip(completions, letter, strict=True)]
-
-
-def _score(text: str, right: str) -> float:
-    return float(answer_tags(text) == (1, 1) and strict_letter(text) == right)
+    return [
+        float(strict_answer(completion_text(completion)) == right)
+        for completion, right in zip(completions, letter, strict=True)
+    ]

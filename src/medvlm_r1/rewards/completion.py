@@ -1,7 +1,6 @@
 """The text of a completion, in either shape in which TRL hands it to a reward."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 Completion = str | Iterable[Mapping[str, Any]]
@@ -20,11 +19,6 @@ def completion_text(completion: Completion) -> str:
     if isinstance(completion, str):
         return completion
     return "".join(_content(m.get("content")) for m in completion if m.get("role", "assistant") == "assistant")
-
-
-def in_form(completions: Sequence[Completion], form: re.Pattern[str]) -> list[float]:
-    """1.0 for each completion that is of the form from its first character to its last, else 0.0."""
-    return [float(form.fullmatch(completion_text(completion)) is not None) for completion in completions]
 
 
 def _content(content: Any) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from medvlm_r1.dialogue.conclusion import contradicts
-from medvlm_r1.dialogue.response import answer_tags, parse_response
 from medvlm_r1.rewards.completion import Completion, completion_text
+from medvlm_r1.rewards.strict import strict_parts
 
 
 def consistent(
@@ -13,10 +13,10 @@ def consistent(
 ) -> list[float]:
     """Whether the reasoning concludes the option that is answered.
 
-    1 if the one option that the reasoning concludes (`dialogue.conclusion`) is the strict letter of the answer, else 0:
-    also when the reasoning concludes nothing, and when there is a second answer tag, opened or closed. It says nothing
-    about being right, so it belongs beside an accuracy reward; alone it would pay for any option said twice. It costs
-    no forward pass.
+    1 if the completion is in strict form (`rewards.strict`) and the one option that its reasoning concludes
+    (`dialogue.conclusion`) is the letter answered. 0 otherwise, also when the reasoning concludes nothing. It does not
+    look at which answer is right, so use it together with an accuracy reward: alone it rewards any option said twice.
+    It costs no forward pass.
 
     Returns:
         One reward in {0.0, 1.0} per completion.
@@ -26,8 +26,6 @@ def consistent(
     """
     rewards = []
     for completion, texts in zip(completions, options, strict=True):
-        text = completion_text(completion)
-        found = parse_response(text, texts)
-        agrees = contradicts(found.reasoning, found.letter, texts) is False
-        rewards.append(float(agrees and answer_tags(text) == (1, 1)))
+        parts = strict_parts(completion_text(completion))
+        rewards.append(float(parts is not None and contradicts(parts.reasoning, parts.answer, texts) is False))
     return rewards

@@ -1,21 +1,19 @@
 """A format reward for answers without reasoning, this project's own: 1 or 0."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from medvlm_r1.rewards.completion import Completion, in_form
-
-_FORM = re.compile(r"<answer>[^<>\w]*\w[^<>]*</answer>")
+from medvlm_r1.rewards.completion import Completion
+from medvlm_r1.rewards.strict import in_form
 
 
 def format_no_think(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float]:
-    """Whether the whole completion is one `<answer>...</answer>` with a letter or digit and no tag inside.
+    """Whether the whole completion is one `<answer>...</answer>` with a letter or digit, in strict form.
 
-    Not Med-R1's, whose format reward without thinking was not found. Stricter than the paper's `format_paper`: no tag
-    may be empty or nest in another.
+    The strict form is that of `format_strict`: only white space or a byte order mark around the tags, and nothing
+    inside that could be taken for a tag. Not Med-R1's, whose format reward without thinking was not found.
 
     Returns:
         One reward in {0.0, 1.0} per completion.
     """
-    return in_form(completions, _FORM)
+    return in_form(completions, ("answer",))

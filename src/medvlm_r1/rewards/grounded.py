@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.dialogue.response import answer_tags, strict_letter
 from medvlm_r1.rewards.completion import Completion, completion_text
+from medvlm_r1.rewards.strict import strict_answer
 
 
 def grounded(
@@ -55,7 +55,7 @@ def grounded(
 
 
 def _score(text: str, right: str, letters: Sequence[str], own: bool) -> float:
-    answered = strict_letter(text) if answer_tags(text) == (1, 1) else None
+    answered = strict_answer(text)
     if answered is None or answered not in letters:
         return 0.0
     return float((answered == right) == own)

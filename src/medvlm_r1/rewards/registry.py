@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,16 +12,17 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.accuracy_strict import accuracy_strict
+from medvlm_r1.rewards.checked import check_signature
 from medvlm_r1.rewards.consistent import consistent
 from medvlm_r1.rewards.format_paper import format_paper
 from medvlm_r1.rewards.format_strict import format_strict
 from medvlm_r1.rewards.grounded import grounded
 from medvlm_r1.rewards.grounded_gate import grounded_gate
 
-Reward = Callable[..., list[float]]
+Reward = Callable[..., Sequence[float | None]]
 """`f(prompts, completions, **columns)`, as TRL calls it: to each prompt its completion, and to each column of the data
 set, by name, its values. No reward of the project looks at the prompts; the columns it does look at are the keyword
-arguments that it names. It returns one number per completion."""
+arguments that it names. It returns one number per completion; None for one that it does not judge."""
 
 REGISTRY: dict[str, Reward] = {
     "accuracy_paper": accuracy_paper,
@@ -48,7 +49,7 @@ def resolve_reward(name: str) -> Reward:
 
     Raises:
         UsageError: There is no such name, module or function, the module fails to import, or what is there cannot be
-            called. The message names the nearest name.
+            called with the columns of the data (`rewards.checked`). The message names the nearest name.
     """
     if name in REGISTRY:
         return REGISTRY[name]
@@ -65,6 +66,7 @@ def resolve_reward(name: str) -> Reward:
     function: Any = getattr(module, attribute)
     if not callable(function):
         raise UsageError(f"reward {name!r}: {attribute!r} is a {type(function).__name__}, a function is wanted")
+    check_signature(name, function)
     reward: Reward = function
     return reward
 

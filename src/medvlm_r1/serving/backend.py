@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, Generator, check_images
+from medvlm_r1.policy.generate import (
+    Generation,
+    GenerationInput,
+    GenerationSettings,
+    Generator,
+    LocalGenerator,
+    answer_opening,
+    check_images,
+)
 from medvlm_r1.policy.server import ServerGenerator, is_server
 
 if TYPE_CHECKING:
@@ -61,8 +69,11 @@ def open_backend(model: str, *, batch_size: int, dtype: Any, device: str | None)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
     from medvlm_r1.policy.load import load_policy
+    from medvlm_r1.policy.threads import limit_threads
 
-    return LocalBackend(load_policy(model, dtype=dtype, device=device), batch_size=batch_size)
+    policy = load_policy(model, dtype=dtype, device=device)
+    limit_threads(policy.model)
+    return LocalBackend(policy, batch_size=batch_size)
 
 
 class LocalBackend:
@@ -73,10 +84,8 @@ class LocalBackend:
     """
 
     def __init__(self, policy: Policy, *, batch_size: int = 8) -> None:
-        from medvlm_r1.policy.generate import LocalGenerator
-
         self.policy = policy
-        self._generator = LocalGenerator(policy=policy, batch_size=batch_size)
+        self._batch_size = batch_size
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -124,10 +133,11 @@ class LocalBackend:
     ) -> list[Generation]:
         from transformers import StoppingCriteriaList
 
+        options["stopping_criteria"] = StoppingCriteriaList([_StopWhen(stopped)])
+        generator = LocalGenerator(policy=self.policy, batch_size=self._batch_size, options=options)
         with self._lock:
             self._check_open()
-            criteria = StoppingCriteriaList([_StopWhen(stopped)])
-            generations = self._generator.generate(items, settings, stopping_criteria=criteria, **options)
+            generations = generator.generate(items, settings)
             self._check_open()
             return generations
 
@@ -155,6 +165,8 @@ class _LocalPieces(Iterator[str]):
         self._left = threading.Event()
         self._error: Exception | None = None
         tokenizer = backend.policy.processor.tokenizer
+        # A template that opens the reasoning leaves its tag out of what the model generates.
+        self._opening = answer_opening(backend.policy.processor, item)
         self._streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._thread = threading.Thread(target=self._work, args=(item, settings), daemon=True)
         self._thread.start()
@@ -162,6 +174,9 @@ class _LocalPieces(Iterator[str]):
     def __next__(self) -> str:
         if self._left.is_set():
             raise StopIteration
+        if self._opening:
+            opening, self._opening = self._opening, ""
+            return opening
         for piece in self._streamer:
             if piece:
                 return str(piece)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from medvlm_r1.data.images import Picture, View
-from medvlm_r1.data.sample import LETTERS, Sample
+from medvlm_r1.data.readers.lettered import bare_options
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UsageError
 from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
@@ -109,7 +110,8 @@ class MedVLM(_Closing):
             image: A path (PNG, JPEG, TIFF, BMP, DICOM, NIfTI), PIL image, numpy array (rows, columns) or (rows,
                 columns, RGB) of uint8 or uint16, pydicom dataset, a list of these, or None.
             question: Without options.
-            options: Two to ten texts without letters; none for an open question.
+            options: Two to ten texts; none for an open question. Letters in front of them (`A. liver`) are removed
+                where every option has its own.
             slice: NIfTI: across `plane`, from 0.
             window: Grey DICOM and NIfTI: a preset's name or CENTRE/WIDTH; the file's own when None.
             frame: Of a file with several, from 0.
@@ -247,9 +249,7 @@ def prepare(asked: Question) -> Prepared:
     Raises:
         UserError, UsageError: As `MedVLM.ask`.
     """
-    options = tuple(asked.options)
-    if options and not 2 <= len(options) <= len(LETTERS):
-        raise UsageError(f"{len(options)} options; wanted 2 to {len(LETTERS)}, or none for an open question.")
+    options = bare_options(asked.options)
     view = View(frame=asked.frame, plane=asked.plane, slice=asked.slice, window=asked.window)
     given = asked.image if isinstance(asked.image, list | tuple) else [asked.image]
     pictures = tuple(load(image, view) for image in given if image is not None)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from medvlm_r1.data.readers.lettered import without_letter
+from medvlm_r1.data.question import question_faults
+from medvlm_r1.data.readers.lettered import bare_options
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.dialogue.live import live_parts
 from medvlm_r1.errors import UsageError, UserError
@@ -41,25 +42,16 @@ def shown_name(model: str) -> str:
 
 
 def read_options(text: str) -> tuple[str, ...]:
-    """Options as they are typed, one per line; letters in front of them ("A) brain") are taken off where all have one.
+    """Options as they are typed, one per line; letters in front of them ("A) brain") are removed where all have one.
 
     Raises:
-        UsageError: There is one alone, more than ten, or one twice.
+        UsageError: They break a rule of `question_faults`: one alone, more than ten, or a repeated one.
     """
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    bare = [without_letter(line, letter) for line, letter in zip(lines, LETTERS, strict=False)]
-    if len(bare) == len(lines) and all(short and short != line for short, line in zip(bare, lines, strict=True)):
-        lines = bare
-    if len(lines) == 1:
-        raise UsageError("One option is no choice. Give two to ten, one on each line, or none for an open question.")
-    if len(lines) > len(LETTERS):
-        raise UsageError(f"{len(lines)} options; at most {len(LETTERS)} can be given.")
-    seen: set[str] = set()
-    for line in lines:
-        if line.casefold() in seen:
-            raise UsageError(f"The option “{line}” is given twice.")
-        seen.add(line.casefold())
-    return tuple(lines)
+    options = bare_options([" ".join(line.split()) for line in text.splitlines() if line.strip()])
+    faults = question_faults("?", options)
+    if faults:
+        raise UsageError(f"These options cannot be used: {'; '.join(faults)}. Give two to ten, one on each line.")
+    return options
 
 
 def make_question(source: Source | None, choice: Choice, question: str, options: str) -> Question:

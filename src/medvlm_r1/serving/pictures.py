@@ -10,8 +10,6 @@ from medvlm_r1.data.images import Picture, View, load_picture
 from medvlm_r1.data.images.held import Held
 from medvlm_r1.errors import UserError
 
-_GZIP = b"\x1f\x8b"
-
 
 def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
     """One image as a picture with its note.
@@ -38,7 +36,7 @@ def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
         case str() | Path():
             return load_picture(image, view)
         case bytes() | bytearray():
-            return load_picture(_held(bytes(image)), view)
+            return load_picture(Held.of(bytes(image), "the image"), view)
         case Image():
             return load_picture(Held.of(_tiff(image), "the image"), view)
         case ndarray():
@@ -48,11 +46,6 @@ def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
     raise UserError(
         f"The image is a {type(image).__name__}; wanted a path, bytes, a PIL image, a numpy array or a pydicom dataset."
     )
-
-
-def _held(data: bytes) -> Held:
-    # Of what is read here NIfTI alone is zipped, and its reader tells by the name.
-    return Held.of(data, "the image.nii.gz" if data.startswith(_GZIP) else "the image")
 
 
 def _pil(array: Any) -> Any:

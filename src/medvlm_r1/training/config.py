@@ -36,6 +36,12 @@ def _positive_int(value: Any) -> Any:
     return value
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
 def _switch(value: Any) -> Any:
     # YAML reads on and off as true and false; quoted, and in JSON, they stay words.
     switch = {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
@@ -66,7 +72,7 @@ class RewardConfig(_Section):
 
     name: Text
     """A name of `medvlm_r1.rewards.REGISTRY`, or a dotted path to a function of TRL's reward signature."""
-    weight: float = 1.0
+    weight: Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)] = 1.0
     """Its factor in the sum."""
 
 
@@ -95,7 +101,7 @@ class RunConfig(_Section):
     """The prompt template, one of `medvlm_r1.dialogue.prompt.ALL_TEMPLATES`; keep it the same in the evaluation."""
     rewards: list[RewardConfig] = []
     """GRPO only: summed by weight."""
-    seed: Annotated[int, Field(ge=0), BeforeValidator(_positive_int)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_positive_int)] = 0
     """Of the order of the data, of sampling, and of new weights (adapters)."""
     out: Text
     """The run folder."""
@@ -122,6 +128,8 @@ class RunConfig(_Section):
             raise ValueError("rewards is empty; GRPO needs at least one, such as [{name: accuracy_paper}]")
         if self.method == "sft" and names:
             raise ValueError("rewards are for method grpo; sft teaches the answer letter alone")
+        if names and not any(reward.weight for reward in self.rewards):
+            raise ValueError("all weights of rewards are 0, so nothing would be learned")
         if len(set(names)) < len(names):
             raise ValueError(f"rewards names the same reward twice: {', '.join(names)}")
         if self.method == "grpo" and "beta" not in self.trainer:

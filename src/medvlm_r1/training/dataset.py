@@ -8,46 +8,61 @@ loader.
 from __future__ import annotations
 
 import functools
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medvlm_r1.data import Sample, check_images, folder_hash, load_image, read_folder
+from medvlm_r1.data import Sample, folder_hash, load_image, read_folder
+from medvlm_r1.data.folder_images import image_sizes, unreadable_samples
 from medvlm_r1.data.paths import inside
 from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UserError
+from medvlm_r1.policy.processor import ImageFit
 
 # A GRPO batch reads the same row once per completion; a few dozen decoded images spare most of that work.
 _CACHED_IMAGES = 64
 
 
-def load_samples(folder: str, *, modality: Sequence[str] | None = None, skip_missing: bool = False) -> list[Sample]:
+def load_samples(
+    folder: str, *, modality: Sequence[str] | None = None, skip_missing: bool = False, fit: ImageFit | None = None
+) -> list[Sample]:
     """The samples of a data folder that can be trained on.
 
     Args:
         folder: the data folder.
         modality: keep these modalities; all when None.
-        skip_missing: leave out samples whose images are not readable; without it they are an error.
+        skip_missing: leave out samples whose images are not readable, or refused by `fit`; without it they are an
+            error.
+        fit: which images the model takes; not looked at when None.
 
     Raises:
-        UserError: no sample is left, one is an open question, or an image is not readable.
+        UserError: no sample is left, one is an open question, or an image is not readable or refused.
     """
     everything = read_folder(folder)
-    samples = [sample for sample in everything if modality is None or sample.modality in modality]
+    rows = [row for row in enumerate(everything, start=1) if modality is None or row[1].modality in modality]
+    samples = [sample for _, sample in rows]
     if not samples:
         present = ", ".join(sorted({sample.modality for sample in everything}))
         raise UserError(f"{folder} has no sample of modality {', '.join(modality or ())}; it has {present}.")
     opened = [sample.id for sample in samples if not sample.options]
     if opened:
         raise UserError(f"{folder}: {len(opened)} open questions, the first {opened[0]!r}; training needs options.")
-    unreadable = check_images(folder, samples)
+    sizes = image_sizes(folder, samples)
+    unreadable = unreadable_samples(samples, sizes)
     if unreadable and not skip_missing:
         first = unreadable[0]
         raise UserError(
             f"{folder}: images of {len(unreadable)} of {len(samples)} samples are not readable, the first "
             f"{', '.join(first.images)} of {first.id!r}. Add them, or set data.skip_missing to leave the samples out."
         )
-    dropped = {sample.id for sample in unreadable}
+    unfit = {} if fit is None else fit.unfit(rows, sizes)
+    if fit is not None and unfit:
+        message = fit.message(folder, unfit)
+        if not skip_missing:
+            raise UserError(f"{message}. Crop or pad these images, or set data.skip_missing to leave the samples out.")
+        print(f"Left out: {message}.", file=sys.stderr)
+    dropped = {sample.id for sample in unreadable} | unfit.keys()
     samples = [sample for sample in samples if sample.id not in dropped]
     if not samples:
         raise UserError(f"{folder}: no sample has a readable image.")

@@ -6,7 +6,7 @@ log-probabilities of the policy, the old policy and the reference. The results a
 
 Around both: the tokens that stand for images and videos can never be sampled, every rollout is written to
 `samples.jsonl`, and a resumed run has the weights and the order of data it would have had. `sharing: off` in the
-configuration is TRL's trainer as it is.
+configuration is TRL's trainer (with `mixed_rows`).
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
-from trl import GRPOTrainer
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy, vision_token_ids
 from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.rewards.checked import checked
 from medvlm_r1.training.blank import AnswersBlank
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.contrast import ShowsOthers, check_contrast
 from medvlm_r1.training.dependable import Dependable
 from medvlm_r1.training.loop import train
-from medvlm_r1.training.rollouts import RolloutLog, named
+from medvlm_r1.training.mixed_rows import MixedRowsTrainer
+from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
 from medvlm_r1.training.run_folder import RunFolder
 from medvlm_r1.training.shared_batch import (
     FeatureStore,
@@ -53,7 +54,7 @@ FEATURES_MB = 512.0
 """Main memory for image features that do not change during a run: those of the reference, and of a frozen tower."""
 
 
-class SharedPromptTrainer(GRPOTrainer):  # type: ignore[misc]
+class SharedPromptTrainer(MixedRowsTrainer):
     """TRL's GRPO trainer that computes each prompt and each image once.
 
     * The image processor runs once for each prompt of a generation batch.
@@ -137,7 +138,7 @@ class SharedPromptTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
         if not self._shares:
-            return super()._tokenize_prompts(prompts)  # type: ignore[no-any-return]
+            return super()._tokenize_prompts(prompts)
         firsts, owner = distinct(prompts)
         made = []
         for row in firsts:
@@ -313,11 +314,11 @@ def _without_adapter(model: Any) -> bool:
     return bool(layer.disable_adapters or model.active_adapter == "ref")
 
 
-class _PlainTrainer(ShowsOthers, AnswersBlank, Dependable, GRPOTrainer):  # type: ignore[misc]
+class _PlainTrainer(ShowsOthers, AnswersBlank, CompletesOpenedReasoning, Dependable, MixedRowsTrainer):
     pass
 
 
-class _SharingTrainer(ShowsOthers, AnswersBlank, Dependable, SharedPromptTrainer):
+class _SharingTrainer(ShowsOthers, AnswersBlank, CompletesOpenedReasoning, Dependable, SharedPromptTrainer):
     pass
 
 
@@ -351,7 +352,7 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
         check_contrast([reward.name for reward in config.rewards], args)
         _forbid_vision_tokens(args, policy)
         log = RolloutLog(run.samples)
-        rewards = [named(resolve_reward(reward.name), reward.name) for reward in config.rewards]
+        rewards = [named(checked(reward.name, resolve_reward(reward.name)), reward.name) for reward in config.rewards]
         rewards[0] = named(log.watched(rewards[0]), config.rewards[0].name)
         trainer = (_SharingTrainer if config.sharing else _PlainTrainer)(
             model=policy.model,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from medvlm_r1.data import Sample
+from medvlm_r1.data.check.overlap import warn_of_overlap
 from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.load import Policy, load_policy, quiet_bars
+from medvlm_r1.policy.adapter import merge_adapter
+from medvlm_r1.policy.load import Policy, forget_last_batch, load_policy, locate, quiet_bars
+from medvlm_r1.policy.processor import ImageFit, image_fit
 from medvlm_r1.training import jsonl
 from medvlm_r1.training.callbacks import (
     AlreadyTrained,
@@ -70,10 +75,15 @@ def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluat
 def _train(
     config: RunConfig, args: Any, build: Build, progress: Progress | None, evaluate: Evaluate | None, stop: GracefulStop
 ) -> Path:
-    datasets, described = _datasets(config)
+    fit = None
+    # A finished run can be asked for where its base model is not.
+    if config.data.skip_missing or not RunFolder(path=Path(config.out)).complete:
+        fit = image_fit(config.model, functools.partial(bound_pixels, config))
+    datasets, described = _datasets(config, load_sets(config, fit), main=args.process_index == 0)
     main = args.process_index == 0
     # Of all processes, not of each machine's: the folder is one.
     with args.main_process_first(local=False):
+        new = not (Path(config.out) / "config.yaml").is_file()
         run = prepare_run(config, described)
         checkpoint = None if run.complete else run.last_checkpoint(main=main)
         if checkpoint is not None and main:
@@ -81,25 +91,26 @@ def _train(
     if run.complete:
         print(f"{run.path}: this training is complete; the model is {run.model}.", file=sys.stderr)
         return run.model
-    policy = _policy(config)
-    callbacks: list[Any] = [LastStepGuard(), MetricsLog(run.metrics)]
-    if progress is not None:
-        callbacks.append(ProgressBridge(progress))
-        args.disable_tqdm = True
-    if "tensorboard" in args.report_to:
-        args.report_to.remove("tensorboard")
-        callbacks.append(_tensorboard(run, checkpoint, main=main))
-    evaluation = None
-    if config.evaluate_every and evaluate is not None:
-        evaluation = PeriodicEvaluation(config.evaluate_every, evaluate, policy)
-        callbacks.insert(1, evaluation)
-    _no_telemetry()
-    try:
-        trainer = build(
-            policy=policy, args=args, run=run, callbacks=callbacks, peft_config=lora_config(config), **datasets
-        )
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        raise UserError(f"TRL refuses this configuration: {error}") from error
+    with run.beginning(new=new and main):
+        policy = _policy(config)
+        callbacks: list[Any] = [LastStepGuard(), MetricsLog(run.metrics)]
+        if progress is not None:
+            callbacks.append(ProgressBridge(progress))
+            args.disable_tqdm = True
+        if "tensorboard" in args.report_to:
+            args.report_to.remove("tensorboard")
+            callbacks.append(_tensorboard(run, checkpoint, main=main))
+        evaluation = None
+        if config.evaluate_every and evaluate is not None:
+            evaluation = PeriodicEvaluation(config.evaluate_every, evaluate, policy)
+            callbacks.insert(1, evaluation)
+        _no_telemetry()
+        try:
+            trainer = build(
+                policy=policy, args=args, run=run, callbacks=callbacks, peft_config=lora_config(config), **datasets
+            )
+        except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+            raise UserError(f"TRL refuses this configuration: {error}") from error
     if evaluation is not None:
         evaluation.attach(trainer)
     guards = Guards(trainer, stop=config.on_guard == "stop", metrics=run.metrics)
@@ -122,24 +133,47 @@ def _train(
     return run.model
 
 
-def _datasets(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """TRL's data sets by argument name, and what data.json says of their folders."""
+def load_sets(config: RunConfig, fit: ImageFit | None) -> dict[str, list[Sample]]:
+    """The samples of a run by role, "train" and, where given, "eval".
+
+    Raises:
+        UserError: as `load_samples`.
+    """
     folders = {"train": (config.data.train, config.data.modality), "eval": (config.data.eval, None)}
+    return {
+        role: load_samples(folder, modality=modality, skip_missing=config.data.skip_missing, fit=fit)
+        for role, (folder, modality) in folders.items()
+        if folder is not None
+    }
+
+
+def _datasets(
+    config: RunConfig, loaded: Mapping[str, list[Sample]], *, main: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """TRL's data sets by argument name, and what data.json says of their folders.
+
+    The main process warns of what the evaluation shares with the training.
+    """
+    folders = {"train": config.data.train, "eval": config.data.eval or ""}
     sets: dict[str, Any] = {}
     described: dict[str, Any] = {}
-    for role, (folder, modality) in folders.items():
-        if folder is None:
-            continue
-        samples = load_samples(folder, modality=modality, skip_missing=config.data.skip_missing)
+    for role, samples in loaded.items():
+        folder = folders[role]
         described[role] = describe(folder, samples)
         if role == "train" or str(config.trainer.get("eval_strategy", "no")) != "no":
             sets[f"{role}_dataset"] = build_dataset(
                 folder, samples, template=config.template, with_completion=config.method == "sft"
             )
+    if main and config.data.eval is not None:
+        warning = warn_of_overlap(config.data.train, loaded["train"], config.data.eval, loaded["eval"])
+        if warning:
+            print(warning, file=sys.stderr)
     return sets, described
 
 
 def _policy(config: RunConfig) -> Policy:
+    # An adapter is refused: new adapters would name its base model as theirs.
+    locate(config.model)
     # TRL's default: float32 weights; on a GPU the work runs in bf16 by autocast.
     init = {"dtype": "float32", **(config.trainer.get("model_init_kwargs") or {})}
     policy = load_policy(config.model, dtype=init.pop("dtype"), device="cpu", model_init=init)
@@ -151,7 +185,7 @@ def bound_pixels(config: RunConfig, processor: Any) -> None:
     """Set a configuration's bounds on the pixels of an image in an image processor.
 
     Raises:
-        UserError: the processor has no such bounds.
+        UserError: the processor has no such bounds, or they contradict its others.
     """
     bounds = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
     given = {edge: pixels for edge, pixels in bounds.items() if pixels is not None}
@@ -162,6 +196,17 @@ def bound_pixels(config: RunConfig, processor: Any) -> None:
         )
     for edge, pixels in given.items():
         processor.size[edge] = pixels
+    if not given:
+        return
+    least, most = processor.size["shortest_edge"], processor.size["longest_edge"]
+    # An image of one token, if only the processor's own rule of sizes is left.
+    token = (processor.patch_size * processor.merge_size) ** 2
+    if most < max(least, token):
+        why = f"min_pixels ({least})" if least >= token else f"the pixels of one image token ({token})"
+        raise UserError(
+            f"max_pixels ({most}) is below {why} of the image processor of {config.model}; raise max_pixels"
+            + (", or set a lower min_pixels too." if least > token else ".")
+        )
 
 
 def lora_config(config: RunConfig) -> Any:
@@ -215,7 +260,7 @@ def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None) -> None:
 def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy) -> None:
     """Write `model/`: made beside its place and renamed, so that it stands only when complete."""
     refuse_unless_finite(trainer)
-    _forget_last_batch(policy)
+    forget_last_batch(policy.processor)
     partial = run.path / "model.partial"
     if trainer.args.process_index == 0:
         shutil.rmtree(partial, ignore_errors=True)
@@ -234,22 +279,11 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
     trainer.accelerator.wait_for_everyone()
 
 
-def _forget_last_batch(policy: Policy) -> None:
-    """Take the padding of the last batch out of the tokenizer, which would keep it in its file."""
-    backend = getattr(policy.processor.tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        backend.no_padding()
-        backend.no_truncation()
-
-
 def _merge(config: RunConfig, folder: Path) -> None:
     """Replace the adapter in a folder by the base model with the adapter merged in.
 
     Merging into a fresh copy works the same for every way the training was distributed.
     """
-    from peft import PeftModel
-
-    base = load_policy(config.model, device="cpu").model
-    merged = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    merged = merge_adapter(load_policy(config.model, device="cpu").model, folder)
     shutil.rmtree(folder)
     merged.save_pretrained(folder)

@@ -5,18 +5,22 @@ TRL's configuration classes are plain dataclasses that accept any value for any 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
+import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.data.names import did_you_mean, nearest
 from medvlm_r1.errors import UsageError
+from medvlm_r1.training.limits import conflicts, narrowed
 from medvlm_r1.training.overrides import shortened
 
 if TYPE_CHECKING:
@@ -31,8 +35,30 @@ ELSEWHERE = {
     "save_only_model": "a checkpoint without its optimizer cannot be resumed from",
     "trust_remote_code": "code shipped with a model is never run",
 }
-# TRL turns True into "group" and False into "none" but declares text.
-_WIDER: dict[str, Any] = {"scale_rewards": bool | str}
+# What `report_to` may name, and the module each needs.
+REPORTERS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "mlflow": "mlflow",
+    "comet_ml": "comet_ml",
+    "clearml": "clearml",
+    "swanlab": "swanlab",
+    "dvclive": "dvclive",
+    "neptune": "neptune",
+    "codecarbon": "codecarbon",
+    "dagshub": "dagshub",
+    "azure_ml": "azureml",
+    "flyte": "flytekit",
+    "kubeflow": "",
+}
+_PACKAGES = {"comet_ml": "comet-ml", "azureml": "azureml-sdk"}
+_GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."
+# Strategies whose value "no" YAML reads as false.
+_NO = ("eval_strategy", "save_strategy", "logging_strategy")
+# What depends on the machine of the run, which a dry run need not be on.
+_OF_THE_MACHINE = ("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "tf32", "deepspeed", "fsdp", "fsdp_config")
+_CLASSES = {"grpo": ("GRPOConfig", "trainer/grpo_config.py"), "sft": ("SFTConfig", "trainer/sft_config.py")}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "grpo": {},
     # Cutting a sequence would cut image tokens and leave their features behind.
@@ -47,7 +73,9 @@ _SHARED_DEFAULTS: dict[str, Any] = {
 
 
 def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check names and types of trainer options and fill in the project's defaults.
+    """Check names, types and ranges of trainer options and fill in the project's defaults.
+
+    Names come first, without importing TRL, which takes seconds.
 
     Args:
         method: "grpo" or "sft".
@@ -57,32 +85,92 @@ def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
         The options in the types TRL declares, the defaults first.
 
     Raises:
-        ValueError: Unknown option (with the nearest), one that has a place elsewhere, or a value of the wrong type.
+        ValueError: Unknown options (with the nearest), those that have a place elsewhere, values of the wrong type or
+            out of range, values that contradict each other, or a `report_to` whose package is not installed. All
+            problems of a kind are in the message.
     """
-    types = _types(method)
-    for name in given:
-        if name in ELSEWHERE:
-            raise ValueError(f"'trainer.{name}' cannot be set here: {ELSEWHERE[name]}")
-        if name not in types:
-            hint = did_you_mean(name, types)
-            hint = (
-                hint if hint.startswith("did") else f"the options are those of TRL's {_config_class(method).__name__}"
-            )
-            raise ValueError(f"unknown key 'trainer.{name}'; {hint}")
+    _raise([*_wrong_names(method, given), *_wrong_reporters(given.get("report_to"))])
+    known, values, wrong = _types(method), {}, []
+    for name, value in given.items():
+        try:
+            values[name] = _typed(name, value, known[name])
+        except ValueError as error:
+            wrong.append(str(error))
+    _raise(wrong or conflicts(values))
     defaults = {**_SHARED_DEFAULTS, **_DEFAULTS[method]}
     if not {"gradient_checkpointing", "activation_checkpointing"} & given.keys():
         defaults["gradient_checkpointing"] = False
-    return defaults | {name: _typed(name, value, types[name]) for name, value in given.items()}
+    return defaults | values
 
 
-def option_names(method: str) -> list[str]:
-    """All options of TRL's trainer of a method, "grpo" or "sft", those that have a place elsewhere too."""
-    return list(_types(method))
+def _raise(problems: Iterable[str]) -> None:
+    text = "; ".join(problems)
+    if text:
+        raise ValueError(text)
+
+
+def _wrong_names(method: str, given: Mapping[str, Any]) -> list[str]:
+    names = option_names(method)
+    found = []
+    for name in given:
+        if name in ELSEWHERE:
+            found.append(f"'trainer.{name}' cannot be set here: {ELSEWHERE[name]}")
+        elif name not in names:
+            near = _abbreviated(name, names) or nearest(name, names)
+            hint = f"did you mean {near!r}?" if near else f"the options are those of TRL's {_CLASSES[method][0]}"
+            found.append(f"unknown key 'trainer.{name}'; {hint}")
+    return found
+
+
+def _abbreviated(name: str, names: Iterable[str]) -> str | None:
+    """The option whose initials these are (lr), or one that holds the name (epochs, batch_size), best of training."""
+    held = sorted((one for one in names if len(name) > 3 and name in one), key=lambda one: "train" not in one)
+    return next((one for one in names if "".join(word[0] for word in one.split("_")) == name), next(iter(held), None))
+
+
+def _wrong_reporters(value: Any) -> list[str]:
+    wanted = value if isinstance(value, list) else [] if value is None else [value]
+    found = []
+    for name in wanted:
+        if name in ("none", "all"):
+            continue
+        if name not in REPORTERS:
+            known = did_you_mean(str(name), [*REPORTERS, "none", "all"])
+            found.append(f"'trainer.report_to' is {shortened(name)}, which transformers cannot report to; {known}")
+        elif REPORTERS[name] and find_spec(REPORTERS[name]) is None:
+            package = _PACKAGES.get(REPORTERS[name], REPORTERS[name])
+            found.append(
+                f"'trainer.report_to' is {name!r}, and its package is not installed; run `pip install {package}`, or "
+                "report to tensorboard"
+            )
+    return found
+
+
+@functools.cache
+def option_names(method: str) -> tuple[str, ...]:
+    """All options of TRL's trainer of a method, "grpo" or "sft", those that have a place elsewhere too.
+
+    They are read from the sources of TRL and transformers: importing those takes seconds.
+    """
+    names: list[str] = []
+    for package, file, wanted in (
+        ("transformers", "training_args.py", "TrainingArguments"),
+        ("trl", "trainer/base_config.py", "_BaseConfig"),
+        ("trl", _CLASSES[method][1], _CLASSES[method][0]),
+    ):
+        spec = find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        tree = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
+        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == wanted)
+        fields = [n.target.id for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+        names += [name for name in fields if not name.startswith("_")]
+    return tuple(dict.fromkeys(names))
 
 
 def is_option(name: str) -> bool:
     """Whether TRL has a training option of this name."""
-    return name in _types("grpo") or name in _types("sft")
+    return name in option_names("grpo") or name in option_names("sft")
 
 
 def value(method: str, given: Mapping[str, Any], name: str) -> Any:
@@ -98,19 +186,29 @@ def value(method: str, given: Mapping[str, Any], name: str) -> Any:
     return given.get(name, default)
 
 
-def training_arguments(config: RunConfig) -> Any:
+def training_arguments(config: RunConfig, *, processes: int | None = None) -> Any:
     """Build TRL's configuration object for a run.
 
     Without a GPU the run is set to the CPU in float32. Model arguments (`model_init_kwargs`) are left out: the policy
     is loaded before the trainer is made.
 
+    Args:
+        config: The run.
+        processes: Only check the options for so many devices of another machine, for a dry run.
+
     Raises:
-        UsageError: TRL refuses the combination of options.
+        UsageError: TRL or transformers refuse the options.
     """
     import torch
 
     given = {**config.trainer}
     given.pop("model_init_kwargs", None)
+    if processes is not None:
+        for name in _OF_THE_MACHINE:
+            given.pop(name, None)
+        given["use_cpu"] = True
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            given[name] = value(config.method, given, name) * processes
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         given.setdefault("use_cpu", True)
     if given.get("use_cpu"):
@@ -124,33 +222,121 @@ def training_arguments(config: RunConfig) -> Any:
         with warnings.catch_warnings():
             # transformers 5 renames gradient_checkpointing; TRL and its users go by the old name.
             warnings.simplefilter("ignore", FutureWarning)
-            return _config_class(config.method)(
+            args = _config_class(config.method)(
                 output_dir=str(Path(config.out) / "checkpoints"), seed=config.seed, **given
             )
-    except (ValueError, TypeError, ImportError) as error:
-        raise UsageError(f"TRL refuses the options under 'trainer': {error}") from error
+            _try_optimizer(args, other_machine=processes is not None)
+            _try_generation(given)
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError, OSError) as error:
+        hint = _GROUPS if "generation_batch_size (" in str(error) else ""
+        raise UsageError(f"TRL refuses the options under 'trainer': {error}{hint}") from error
+    return args
+
+
+def _try_optimizer(args: Any, *, other_machine: bool) -> None:
+    """Make the optimizer and its schedule once for one weight, which is where transformers checks their options."""
+    import torch
+    from transformers import Trainer, get_scheduler
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    try:
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
+        optimizer = kind([weight], **{name: value for name, value in settings.items() if name != "optim_dict"})
+    except ImportError:
+        # bitsandbytes and the like need not be installed where a run is planned.
+        if not other_machine:
+            raise
+        optimizer = torch.optim.SGD([weight])
+    get_scheduler(
+        args.lr_scheduler_type,
+        optimizer=optimizer,
+        num_warmup_steps=0,
+        num_training_steps=100,
+        scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs or {}),
+    )
+
+
+def _try_generation(given: Mapping[str, Any]) -> None:
+    """Let transformers check the settings of generation beyond those with an option of their own."""
+    from transformers import GenerationConfig
+
+    more = dict(given.get("generation_kwargs") or {})
+    if given.get("use_vllm"):
+        return
+    unknown = sorted(more.keys() - GenerationConfig().__dict__.keys())
+    if unknown:
+        raise ValueError(
+            f"generation_kwargs has {unknown[0]!r}; {did_you_mean(unknown[0], GenerationConfig().__dict__)}"
+        )
+    known = _types("grpo")
+    more = {name: _typed(name, value, known[name]) if name in known else value for name, value in more.items()}
+    if given.get("cache_implementation"):
+        more["cache_implementation"] = given["cache_implementation"]
+    GenerationConfig(**{"max_new_tokens": 1, "do_sample": True, **more}).validate()
 
 
 def _typed(name: str, value: Any, wanted: Any) -> Any:
+    if value is False and name in _NO:
+        value = "no"
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(wanted, config=ConfigDict(arbitrary_types_allowed=True))
+        adapter: TypeAdapter[Any] = TypeAdapter(
+            wanted, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+        )
         # A switch given for a number would pass as 0 or 1.
-        if isinstance(value, bool) and wanted in (int, float):
+        if isinstance(value, bool) and _bare(wanted) in (int, float):
             raise TypeError
         return adapter.validate_python(value)
     except (ValidationError, TypeError) as error:
-        shown = getattr(wanted, "__name__", None) if isinstance(wanted, type) else str(wanted).replace("typing.", "")
+        shown = _wanted(error, wanted)
         raise ValueError(f"'trainer.{name}' is {shortened(value)} ({type(value).__name__}); wanted {shown}") from error
+
+
+def _wanted(error: Exception, wanted: Any) -> str:
+    """What an option takes: the range or the choices where the type is right, else the type."""
+    found = error.errors() if isinstance(error, ValidationError) else []
+    if found and all(item["type"] in _OF_THE_VALUE for item in found):
+        return " or ".join(item["msg"].removeprefix("Input should be ") for item in found)
+    return _named(wanted)
+
+
+def _named(wanted: Any) -> str:
+    """A type as a message shows it."""
+    wanted = _bare(wanted)
+    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
+        return " | ".join(map(_named, typing.get_args(wanted)))
+    if typing.get_origin(wanted) is typing.Literal:
+        return " | ".join(map(repr, typing.get_args(wanted)))
+    if wanted is type(None):
+        return "null"
+    return wanted.__name__ if type(wanted) is type else str(wanted).replace("typing.", "")
+
+
+def _bare(wanted: Any) -> Any:
+    """A type without its range."""
+    return typing.get_args(wanted)[0] if typing.get_origin(wanted) is typing.Annotated else wanted
+
+
+_OF_THE_VALUE = (
+    *("literal_error", "finite_number", "enum"),
+    *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
+)
 
 
 @functools.cache
 def _types(method: str) -> dict[str, Any]:
     config = _config_class(method)
-    hints = typing.get_type_hints(config) | _WIDER
-    return {field.name: hints[field.name] for field in dataclasses.fields(config) if field.init}
+    hints = typing.get_type_hints(config)
+    found = {}
+    for field in dataclasses.fields(config):
+        if field.init:
+            # Fields with choices take None where that is their default.
+            choices = typing.Literal[(*field.metadata["choices"],)] if "choices" in field.metadata else None
+            declared = hints[field.name] if choices is None else choices | (None if field.default is None else choices)
+            found[field.name] = narrowed(method, field.name, declared)
+    return found
 
 
 def _config_class(method: str) -> Any:
     import trl
 
-    return trl.GRPOConfig if method == "grpo" else trl.SFTConfig
+    return getattr(trl, _CLASSES[method][0])

@@ -7,14 +7,40 @@ reward functions for columns of its completion table, and `_logs`, where that ta
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from medvlm_r1.dialogue.prompt import opened_reasoning
 from medvlm_r1.rewards import Reward
 from medvlm_r1.rewards.completion import completion_text
 from medvlm_r1.training import jsonl
+
+_TAIL = 16
+"""Tokens at the end of a prompt that can hold `<think>` and the white space after it."""
+
+
+class CompletesOpenedReasoning:
+    """Mixin before a `GRPOTrainer`: completions begin with the reasoning tag that the chat template opens.
+
+    Rewards and `samples.jsonl` then see the assistant's whole response. The tag is part of the prompt, so it is not
+    trained on.
+    """
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        trainer: Any = self
+        prompt_ids, completion_ids, tool_mask, completions, *rest = super()._generate(prompts)  # type: ignore[misc]
+        if not trainer.tools and not isinstance(completions[0], str):
+            tokenizer = trainer._tokenizer
+            texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+            openings = [opened_reasoning(tokenizer.decode(ids[-_TAIL:])) for ids in prompt_ids]
+            completions = [
+                [{"role": "assistant", "content": opening + text}]
+                for opening, text in zip(openings, texts, strict=True)
+            ]
+        return (prompt_ids, completion_ids, tool_mask, completions, *rest)
 
 
 class RolloutLog(TrainerCallback):  # type: ignore[misc]
@@ -38,7 +64,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
     def watched(self, reward: Reward) -> Reward:
         """The same reward function, noting which samples are scored; wrap one of a trainer's rewards."""
 
-        def noting(*args: Any, **columns: Any) -> list[float]:
+        def noting(*args: Any, **columns: Any) -> Sequence[float | None]:
             self._generations += 1
             ids = columns["sample_id"]
             columns["log_extra"]("sample_id", list(ids))
@@ -99,7 +125,7 @@ def named(reward: Reward, name: str) -> Reward:
     """The same function under the name the configuration uses, which is the one TRL logs."""
 
     # TRL names a `functools.partial` by what it wraps.
-    def call(*args: Any, **columns: Any) -> list[float]:
+    def call(*args: Any, **columns: Any) -> Sequence[float | None]:
         return reward(*args, **columns)
 
     call.__name__ = name

@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -87,6 +88,24 @@ class RunFolder:
         _refuse_foreign(self.path)
         with only_process(self.path):
             yield
+
+    @contextmanager
+    def beginning(self, *, new: bool) -> Iterator[None]:
+        """Set a run up; if that is refused, a new folder is emptied again, so that a corrected run can use it.
+
+        Args:
+            new: whether the folder held no run before, and this is the process that writes.
+        """
+        try:
+            yield
+        except UserError:
+            if new:
+                for child in self.path.iterdir():
+                    if child.is_dir():
+                        shutil.rmtree(child)
+                    elif child.name != LOCK:
+                        child.unlink()
+            raise
 
     def last_checkpoint(self, *, main: bool = True) -> Path | None:
         """The newest checkpoint that is as it was written, None when there is none.

@@ -6,11 +6,14 @@ evaluation can ask in the same words.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trl import SFTTrainer
 
+from medvlm_r1.dialogue.prompt import opened_reasoning
+from medvlm_r1.errors import UserError
 from medvlm_r1.policy.load import Policy
 from medvlm_r1.training.callbacks import Evaluate, Progress
 from medvlm_r1.training.config import RunConfig
@@ -39,6 +42,24 @@ def train_sft(config: RunConfig, *, progress: Progress | None = None, evaluate: 
     assert config.method == "sft", config.method
 
     def build(*, policy: Policy, args: Any, run: RunFolder, **rest: Any) -> Any:
+        _check_opening(config.model, policy.processor, rest["train_dataset"][0])
         return _Trainer(model=policy.model, processing_class=policy.processor, args=args, **rest)
 
     return train(config, build, progress=progress, evaluate=evaluate)
+
+
+def _check_opening(model: str, processor: Any, row: Mapping[str, Any]) -> None:
+    """Refuse a chat template that opens the reasoning in the prompt and leaves it out before an answer that is given.
+
+    Raises:
+        UserError: It does: the model would be trained without the tag and evaluated with it.
+    """
+    prompt = processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
+    answer = [{"role": "assistant", "content": [{"type": "text", "text": row["completion"][0]["content"]}]}]
+    whole = processor.apply_chat_template([*row["prompt"], *answer])
+    if opened_reasoning(prompt) and not whole.startswith(prompt):
+        raise UserError(
+            f"The chat template of {model} ends a prompt with {opened_reasoning(prompt)!r} and leaves it out before an "
+            "answer of the data. SFT would train without the tag, and the evaluation would ask with it. Use a model "
+            "whose template opens no reasoning, such as its instruct variant, or train with GRPO."
+        )

@@ -1,6 +1,7 @@
 import pytest
 
-from medvlm_r1.data.readers.closed import closed_options
+from medvlm_r1.data.draft import Draft
+from medvlm_r1.data.readers.closed import ClosedQuestions, closed_options
 
 
 @pytest.mark.parametrize("answer", ["yes", "Yes", "YES", " yes. "])
@@ -48,3 +49,79 @@ def test_options_do_not_tell_the_answer():
     for yes, no in [("yes", "no"), ("是", "不是"), ("有", "没有"), ("是", "否")]:
         options = {closed_options("q?", answer, choice=True)[0] for answer in (yes, no)}
         assert len(options) == 1
+
+
+def imported(*rows, choices=True):
+    """Drafts of closed questions and answers after both passes, and what was kept open."""
+    closed = ClosedQuestions(choices=choices)
+    drafts = []
+    for question, given in rows:
+        options, answer = closed_options(question, given, choice=True)
+        drafts.append(Draft(question=question, answer=answer, options=options, closed=True))
+    for draft in drafts:
+        assert closed.collected(draft) is draft
+    return [closed.with_options(draft) for draft in drafts], closed.kept_open
+
+
+SIDES = [("Which side is it?", "Left"), ("Which side is it ?", "left"), ("which side is it?", "Right")]
+
+
+def test_closed_questions_without_options_are_counted_by_reason():
+    rows = [*SIDES, ("Is it left or right?", "Both"), ("Is it left or right?", "Left"), ("Is it normal?", "Yes")]
+    drafts, kept_open = imported(*rows, choices=False)
+    assert [draft.options for draft in drafts] == [(), (), (), (), ("left", "right"), ("Yes", "No")]
+    assert kept_open == {
+        "the question does not end in two words to choose from": {"Left": 1, "left": 1, "Right": 1},
+        "the answer is not one of the two words that the question names": {"Both": 1},
+    }
+
+
+def test_the_answers_of_a_set_to_one_question_are_its_options():
+    drafts, kept_open = imported(*SIDES, ("Which plane?", "Axial"))
+    assert [(draft.options, draft.answer) for draft in drafts[:3]] == [
+        (("Left", "Right"), "Left"),
+        (("Left", "Right"), "Left"),
+        (("Left", "Right"), "Right"),
+    ]
+    assert [draft.record for draft in drafts[:3]] == [{}, {"answer": "left"}, {}]
+    assert drafts[3].options == ()
+    assert kept_open == {"the question names no candidates, and the set has one answer to it": {"Axial": 1}}
+
+
+def test_all_rows_of_a_question_have_the_same_options():
+    rows = [("Is it left or right?", answer) for answer in ("Left", "Both", "right")]
+    drafts, kept_open = imported(*rows)
+    assert {draft.options for draft in drafts} == {("Both", "Left", "Right")}
+    assert [draft.answer for draft in drafts] == ["Left", "Both", "Right"]
+    assert kept_open == {}
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "options"),
+    [
+        ("Is the lesion on the left or right side?", "Left", ("Left", "Right")),
+        ("Is this a CT, MRI or X-ray image?", "CT", ("CT", "MRI", "X-ray")),
+        ("Is this an MRI or a CT scan?", "MRI", ("CT", "MRI")),
+        ("Is the effusion large or small today?", "small", ()),
+        ("Is it left or right, axial or coronal, here?", "left", ()),
+    ],
+)
+def test_known_contrasts_anywhere_in_a_question(question, answer, options):
+    [draft], _ = imported((question, answer))
+    assert (draft.options, draft.answer) == (options, answer)
+
+
+def test_more_answers_than_letters_stay_open():
+    drafts, kept_open = imported(*(("Where?", f"place {number}") for number in range(11)))
+    assert {draft.options for draft in drafts} == {()}
+    assert list(kept_open) == ["the set has more than 10 answers to the question"]
+
+
+def test_open_questions_and_yes_or_no_are_left_alone():
+    closed = ClosedQuestions(choices=True)
+    drafts = [Draft(question="Which?", answer=answer) for answer in ("a", "b")]
+    drafts += [Draft(question="Is it?", answer=a, options=("Yes", "No"), closed=True) for a in ("Yes", "No")]
+    for draft in drafts:
+        closed.collected(draft)
+    assert [closed.with_options(draft) for draft in drafts] == drafts
+    assert closed.kept_open == {}

@@ -82,14 +82,14 @@ def test_csv_as_spreadsheets_write_it(imported, put, text):
     ("bad", "said"),
     [
         (row(answer=..., anwser="Mass"), "field 'answer' is missing; did you mean 'anwser'"),
-        (row(question=...), "field 'question' is missing; known: 'answer', 'image', 'options'"),
-        (row(image=..., images=["a.png"]), "field 'image' is missing; did you mean 'images'"),
+        (row(question=...), "field 'question' is missing .the file has no other columns.; choose one"),
+        (row(image=..., image_path="a.png"), "field 'image' is missing; did you mean 'image_path'"),
         (row(options=..., optoins=["Cyst", "Mass"]), "unknown column 'optoins'; did you mean 'options'"),
         (row(modalty="CT"), "unknown column 'modalty'; did you mean 'modality'"),
         (row(modality="MRT"), "unknown modality 'MRT' in 'modality'"),
         (row(answer="C"), "answer 'C' is neither"),
         (row(options=["b", "a"], answer="B"), "answer 'B' names several of the options"),
-        (row(options=[1, 2]), "'options' must be a list of texts, saw 1 in it"),
+        (row(options=[True, None, "x"]), r"field 'options\[0\]' must be text, saw True"),
         (row(image="../a.png"), "leaves the folder of images"),
         (row(image="/etc/passwd"), "leaves the folder of images"),
         (row(frame="x"), "column 'frame' must be a whole number from 0, saw 'x'"),
@@ -110,7 +110,7 @@ def test_an_id_used_twice(imported, lines, tmp_path):
 
 
 def test_no_such_file(imported, tmp_path):
-    with pytest.raises(UserError, match="give the JSONL file that holds the questions"):
+    with pytest.raises(UserError, match="a folder without parquet files; give the file that holds the questions"):
         imported("jsonl", tmp_path)
-    with pytest.raises(UserError, match=r"absent.csv: no such file; give the CSV file"):
+    with pytest.raises(UserError, match=r"absent.csv: no such file; give the file"):
         imported("csv", tmp_path / "absent.csv")

@@ -84,3 +84,21 @@ def test_another_folder(imported, put):
     put("x.json", [])
     with pytest.raises(UserError, match=r"holds none of train.json, validation.json, validate.json, test.json"):
         imported("slake", put.root)
+
+
+def test_closed_rows_that_become_open_are_reported(imported, put, picture, tmp_path):
+    picture("imgs/xmlab102/source.jpg")
+    golds = ("Left", "Right", "Both")
+    put("train.json", [row(), *(row(question="Which lung is ill?", answer=gold) for gold in golds)])
+    put("test.json", [row(question="Which lung is ill?", answer="left", qid=1)])
+    report = imported("slake", put.root).report
+    assert (report.open_questions, report.closed_kept_open) == (
+        4,
+        {"the question does not end in two words to choose from": {"Left": 1, "Right": 1, "Both": 1, "left": 1}},
+    )
+    done = imported("slake", put.root, out=tmp_path / "choices", closed_choices=True)
+    assert (done.report.open_questions, done.report.closed_kept_open) == (0, {})
+    test, yes, *train = done.samples
+    assert (test.options, test.answer, test.record["answer"]) == (("Both", "Left", "Right"), "Left", "left")
+    assert yes.options == ("Yes", "No")
+    assert [(one.options, one.answer) for one in train] == [(test.options, gold) for gold in golds]

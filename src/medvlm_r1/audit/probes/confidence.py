@@ -20,6 +20,7 @@ from medvlm_r1.audit.measures import (
     in_order,
     share_of,
     share_of_pairs,
+    too_few,
     unparsed,
 )
 from medvlm_r1.audit.part import Part, concluded
@@ -90,7 +91,7 @@ class ConfidenceProbe(AsksNothing):
                 "auroc": f"pass from {SEPARATES} at the lower end, fail below it at the upper end, of the better one",
                 "confidently_wrong": f"no pass from {TOO_SURE} at the lower end",
                 "accuracy": f"with fewer than {FEW_WRONG} wrong answers, pass where at most {RISKS[0]} at the upper end"
-                " are wrong",
+                f" are wrong, otherwise not run; not run with fewer than {FEW_WRONG} right ones",
                 **NO_VERDICT,
             },
         )
@@ -195,8 +196,10 @@ def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
     accuracy = measures[f"{best}_accuracy"]
     right = round(accuracy.value * accuracy.n)
     wrong = accuracy.n - right
-    if accuracy.n < FEWEST or empty.value > MOST_UNPARSED:
-        return "warn", f"{accuracy.n} answers with a confidence, {empty.value:.0%} unread: too few for a verdict."
+    if empty.value > MOST_UNPARSED:
+        return "warn", f"{empty.value:.0%} of {empty.n} answers could not be read: no verdict on deferring."
+    if accuracy.n < FEWEST:
+        return too_few(f"{accuracy.n} answers with a confidence")
     sure = measures[f"{best}_confidently_wrong"]
     told = f"{sure.value:.0%} of {sure.n} answers are wrong at a confidence of {SURE:.0%} or more."
     if empty.value:
@@ -205,11 +208,14 @@ def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
         # What could not be read is wrong too.
         if 1 - accuracy.ends[0] + empty.value <= RISKS[0]:
             return "pass", f"There is hardly anything to defer: {wrong} of {accuracy.n} answers are wrong."
-        return "warn", f"{wrong} wrong answers are too few to tell whether confidence finds them. {told}"
+        verdict, why = too_few(f"{wrong} wrong answers for confidence to find", FEW_WRONG)
+        return verdict, f"{why} {told}"
     if right < FEW_WRONG:
-        return "warn", f"{right} right answers are too few to tell whether confidence finds them. {told}"
+        verdict, why = too_few(f"{right} right answers for confidence to find", FEW_WRONG)
+        return verdict, f"{why} {told}"
     area = measures[f"{best}_auroc"]
-    low, high = area.ends
+    # All resamples of ten or more right and ten or more wrong answers agree only where the separation is perfect.
+    low, high = area.ci95 or (area.value, area.value)
     how = {STATED: "the probability of its letter", VOTE: f"the vote of {VOTES} samples"}[best]
     told = (
         f"by {how}, AUROC {area.value:.2f} [{low:.2f}, {high:.2f}]; deferring by it keeps "

@@ -18,6 +18,7 @@ from medvlm_r1.audit.measures import (
     ratio,
     share_of,
     share_of_pairs,
+    too_few,
     unparsed,
 )
 from medvlm_r1.audit.part import Part, concluded
@@ -176,7 +177,7 @@ def _judge(measures: dict[str, Measure], least_read: tuple[str, float]) -> tuple
         return "warn", f"{empty.value:.0%} of {empty.n} answers could not be read: no verdict on looking."
     if reliance is None or reliance.n < FEWEST:
         n = 0 if reliance is None else reliance.n
-        return "warn", f"{n} items with an image of another item to compare with: too few to tell whether it looks."
+        return too_few(f"{n} items with an image of another item to compare with")
     name, share_lost = least_read
     if share_lost > MOST_UNPARSED:
         return "warn", f"{share_lost:.0%} of the answers {_WITH[name]} could not be read: no verdict on looking."

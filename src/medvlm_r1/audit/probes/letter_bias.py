@@ -27,16 +27,14 @@ def recalls(items: Sequence[AuditedItem]) -> dict[int, tuple[Floats, list[str]]]
     """Right or not by the letter the right option stood at, apart by the number of options.
 
     Every item has its right option at every letter once, so items with more options, which are harder, weigh on all
-    letters alike. Items that offer one text twice are left out: their right option stands at two letters.
+    letters alike.
 
     Returns:
         By number of options k: (items, k) of 0 and 1, column j for the j-th letter, and the items' clusters.
     """
     found: dict[int, tuple[Floats, list[str]]] = {}
     for size in sorted({len(item.sample.options) for item in items}):
-        group = [i for i in items if len(i.sample.options) == size and len(set(i.sample.options)) == size]
-        if not group:
-            continue
+        group = [i for i in items if len(i.sample.options) == size]
         table = np.zeros((len(group), size))
         for row, item in enumerate(group):
             place = item.sample.options.index(item.sample.answer)

@@ -16,6 +16,7 @@ from medvlm_r1.audit.measures import (
     share,
     share_of,
     share_of_pairs,
+    too_few,
     unparsed,
 )
 from medvlm_r1.audit.part import Part, concluded
@@ -44,7 +45,7 @@ class OptionsProbe(AsksNothing):
     name = "options"
 
     def first(self, asked: Asked) -> Sequence[Variant]:
-        """One variant per shift but the first; none where there is only one option."""
+        """One variant per shift but the first; none for an open question."""
         options = asked.sample.options
         return [
             Variant(
@@ -134,7 +135,7 @@ def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
     if empty.value > MOST_UNPARSED:
         return "warn", f"{empty.value:.0%} of {empty.n} answers could not be read: no verdict on the order."
     if circular.n < FEWEST:
-        return "warn", f"{circular.n} items asked in every order: too few to tell whether the order matters."
+        return too_few(f"{circular.n} items asked in every order")
     low, high = flips.ends
     bias = measures["letter_bias"].value if "letter_bias" in measures else 0.0
     beyond = "letter_bias_p" in measures and measures["letter_bias_p"].value < SIGNIFICANT

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
-from medvlm_r1.audit.measures import cluster, in_order, share_of, unparsed
+from medvlm_r1.audit.measures import FEWEST, cluster, in_order, share_of, too_few, unparsed
 from medvlm_r1.audit.part import Part, concluded
-from medvlm_r1.audit.probe import AsksNothing, Measure, ProbeResult
+from medvlm_r1.audit.probe import AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem
 from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se, clustered_wilson
 
@@ -31,7 +31,10 @@ class SubgroupsProbe(AsksNothing):
     name = "subgroups"
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
-        """The accuracies; a warning where a subgroup is clearly lower. There is nothing to fail."""
+        """The accuracies; a warning where a subgroup is clearly lower. There is nothing to fail.
+
+        A subgroup is compared where it and all others together have `FEWEST` items each; without one, not run.
+        """
         items = in_order(items)
         clusters = [cluster(item) for item in items]
         rights = [item.right() for item in items]
@@ -51,26 +54,30 @@ class SubgroupsProbe(AsksNothing):
             for grouping, read in GROUPINGS.items()
         }
         lower = {}
-        compared = sum(len(groups[grouping]) for grouping in JUDGED if len(groups[grouping]) > 1)
+        pairs: dict[str, tuple[list[AuditedItem], list[AuditedItem]]] = {}
         for grouping, parts in groups.items():
             for value, part in parts.items():
                 name = f"{grouping}: {value}"
                 measures[name] = share_of(part, AuditedItem.right, f"right, {name}")
                 rest = [item for other, group in parts.items() if other != value for item in group]
-                if grouping in JUDGED and rest:
-                    found = below_rest(part, rest, compared)
-                    measures[f"{name}, against the others"] = found
-                    if found.value <= -LOWER and found.ends[1] < 0:
-                        lower[name] = found
+                if grouping in JUDGED and min(len(part), len(rest)) >= FEWEST:
+                    pairs[name] = part, rest
+        compared = len(pairs)
+        for name, (part, rest) in pairs.items():
+            found = below_rest(part, rest, compared)
+            measures[f"{name}, against the others"] = found
+            if found.value <= -LOWER and found.ends[1] < 0:
+                lower[name] = found
         measures["unparsed"], empty = unparsed(items, (REAL,))
         wrong = {f"wrong, {name}": _wrong(groups, name) for name in lower}
         return concluded(
             self.name,
-            ("warn" if lower else "pass", _sentence(measures, lower, subjects)),
+            _judge(measures, groups, lower, set(pairs), subjects),
             Part(measures=measures, items={**wrong, "the answer could not be read": empty}),
             thresholds={
                 "against the others": f"warn from {LOWER} lower, where the interval lies below 0; it is corrected for "
-                f"{compared} subgroups"
+                f"{compared} subgroups",
+                "items": f"compared from {FEWEST} items, with {FEWEST} others; not run where no subgroup has them",
             },
         )
 
@@ -108,16 +115,29 @@ def _wrong(groups: dict[str, dict[str, list[AuditedItem]]], name: str) -> list[s
     return [item.sample.id for item in groups[grouping][value] if not item.right()]
 
 
-def _sentence(measures: dict[str, Measure], lower: dict[str, Measure], subjects: int) -> str:
+def _judge(
+    measures: dict[str, Measure],
+    groups: dict[str, dict[str, list[AuditedItem]]],
+    lower: dict[str, Measure],
+    compared: set[str],
+    subjects: int,
+) -> tuple[Level, str]:
     overall, empty = measures["accuracy"], measures["unparsed"]
     named = "; ".join(
         f"{name} {measures[name].value:.0%} of {measures[name].n}, {-100 * found.value:.0f} points below the others"
         for name, found in lower.items()
     )
+    level: Level = "warn" if lower else "pass"
     told = f"Clearly lower: {named}." if lower else "No modality or type of question is clearly lower than the others."
+    sizes = {f"{grouping}: {value}": len(part) for grouping in JUDGED for value, part in groups[grouping].items()}
+    small = ", ".join(f"{name} {size}" for name, size in sizes.items() if name not in compared)
+    if not compared:
+        level, told = too_few(f"items of {small}", f"{FEWEST} of one modality or type of question and {FEWEST} others")
+    elif small:
+        told += f" Not compared, as fewer than {FEWEST} items or others: {small}."
     told += f" {overall.value:.0%} of {overall.n} are right over all, from {measures['clusters'].value:.0f} subjects."
     if subjects < overall.n:
         told += f" {overall.n - subjects} items name no subject and count as one each."
     if empty.value:
         told += f" {round(empty.value * empty.n)} answers could not be read and count as wrong."
-    return told
+    return level, told

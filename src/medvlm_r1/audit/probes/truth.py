@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medvlm_r1.audit.claims import ATTRIBUTES, Claim, asked_attribute, claims_finding, holds, read_claims, scene_of
-from medvlm_r1.audit.measures import FEWEST, cluster, in_order, share, share_of_pairs
+from medvlm_r1.audit.measures import FEWEST, cluster, in_order, share, share_of_pairs, too_few
 from medvlm_r1.audit.part import Part, concluded
 from medvlm_r1.audit.probe import AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.variant import AuditedItem
@@ -68,7 +68,7 @@ class TruthProbe(AsksNothing):
             part,
             thresholds={
                 "true": f"pass from {TRUSTED} at the lower end, fail below {UNTRUE} at the upper end",
-                "claiming": f"no verdict below {FEWEST} reasonings with claims; no pass where half make none",
+                "claiming": f"not run below {FEWEST} reasonings with claims; no pass where half make none",
             },
         )
 
@@ -182,7 +182,8 @@ def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
     if checked < claiming.n:
         told += f" {claiming.n - checked} of {claiming.n} reasonings claim nothing that can be checked."
     if checked < FEWEST:
-        return "warn", f"{checked} reasonings with a claim to check are too few for a verdict: {told}"
+        verdict, why = too_few(f"{checked} reasonings with a claim to check")
+        return verdict, f"{why} {told}"
     if high < UNTRUE:
         return "fail", f"Its claims cannot be trusted: {told}"
     if low >= TRUSTED and claiming.value >= 0.5:

@@ -11,6 +11,7 @@ from medvlm_r1.data.check.findings import (
     Question,
     SharedSubject,
     Sharing,
+    Touched,
 )
 from medvlm_r1.data.check.result import Check
 from medvlm_r1.data.check.run import check_folders
@@ -27,5 +28,6 @@ __all__ = [
     "Question",
     "SharedSubject",
     "Sharing",
+    "Touched",
     "check_folders",
 ]

@@ -119,11 +119,36 @@ class Copies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearPair:
-    """Two pictures whose perceptual hashes differ in `distance` of 64 bits; either may have copies elsewhere."""
+    """Two pictures whose perceptual hashes differ in `distance` of 64 bits; either may have copies elsewhere.
+
+    `flip` says how the second has to be turned for that, such as "mirrored left to right"; empty if not at all.
+    """
 
     a: Place
     b: Place
     distance: int
+    flip: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """Questions of a part that share something with another part.
+
+    Attributes:
+        part: Name of the part.
+        samples: Questions in it.
+        any: Questions that share at least one of the following.
+        picture: Questions that show a picture of another part.
+        near: Questions that show nearly a picture of another part.
+        subject: Questions about a subject or volume of another part.
+    """
+
+    part: str
+    samples: int
+    any: int
+    picture: int
+    near: int
+    subject: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 from medvlm_r1.data.check.findings import LISTED, Copies, Listed, NearPair, Place, Sharing
 from medvlm_r1.data.check.rows import Folder
 from medvlm_r1.data.images import load_image
-from medvlm_r1.data.leakage import Fingerprint, Indices, fingerprint, near_pairs
+from medvlm_r1.data.leakage import FLIPS, Fingerprint, Indices, fingerprint, flipped_pairs, near_pairs
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.workers import work_on_images
 from medvlm_r1.errors import UserError
@@ -99,8 +99,8 @@ def compare(
     *,
     near: int,
     progress: Progress,
-) -> Sharing:
-    """Find the pictures that are the same, and the pairs that nearly are.
+) -> tuple[Sharing, dict[str, set[str]]]:
+    """Find the pictures that are the same, and the pairs that nearly are, as they stand or once one is flipped.
 
     Args:
         uses: Every image file of every part.
@@ -110,6 +110,7 @@ def compare(
         progress: Called with "near pairs", the steps done and the steps in all.
 
     Returns:
+        What is shared, and for each picture (by its pixels) the parts that hold one nearly the same.
         Copies count pictures and near pairs count pairs of different pictures, however many files hold them. What lies
         within reference parts alone is left out.
     """
@@ -128,10 +129,18 @@ def compare(
     ]
     hashed = [group for key, group in pictures.items() if shown[key].near is not None]
     pairs = _Pairs(hashed, references)
-    hashes = np.array([prints[group[0].file].near for group in hashed], dtype=np.uint64)
-    for a, b, bits in near_pairs(hashes, near, lambda done, total: progress("near pairs", done, total)):
-        pairs.add(a, b, bits.astype(np.int64))
-    return Sharing(
+    first = [prints[group[0].file] for group in hashed]
+    hashes = [np.array([print_.near for print_ in first], dtype=np.uint64)]
+    hashes += [np.array([print_.flipped[flip] for print_ in first], dtype=np.uint64) for flip in range(len(FLIPS))]
+    for number, flipped in enumerate(hashes):
+
+        def tell(done: int, total: int, number: int = number) -> None:
+            progress("near pairs", number * total + done, len(hashes) * total)
+
+        found = flipped_pairs(hashes[0], flipped, hashes[:number], near, tell)
+        for a, b, bits in found if number else near_pairs(hashes[0], near, tell):
+            pairs.add(a, b, bits.astype(np.int64), number)
+    sharing = Sharing(
         blank=Listed.of(plain),
         faint=Listed.of(use.place for key in faint for use in pictures[key]),
         copies_between=Listed.of(group for group in copies if len(group.parts) > 1),
@@ -140,6 +149,9 @@ def compare(
         near_subjects=pairs.listed("subjects"),
         near_within=pairs.listed("within"),
     )
+    return sharing, {
+        prints[group[0].file].pixels: parts for group, parts in zip(hashed, pairs.near_parts(), strict=True)
+    }
 
 
 class _Pairs:
@@ -151,11 +163,13 @@ class _Pairs:
         self._pictures = pictures
         bits = {name: 1 << number for number, name in enumerate(references)}
         self._parts = np.array([sum({bits[u.place.part] for u in group}) for group in pictures], dtype=np.uint64)
+        self._near_parts = np.zeros(len(pictures), dtype=np.uint64)
+        self._names = list(references)
         self._reference = np.uint64(sum(bits[name] for name, reference in references.items() if reference))
         numbers: dict[tuple[str, ...], int] = {}
         self._subject = np.array([self._number(group, numbers) for group in pictures], dtype=np.int64)
         self._count = dict.fromkeys(self._KINDS, 0)
-        self._nearest = {kind: np.empty((0, 3), dtype=np.int64) for kind in self._KINDS}
+        self._nearest = {kind: np.empty((0, 4), dtype=np.int64) for kind in self._KINDS}
 
     @staticmethod
     def _number(group: Sequence[Use], numbers: dict[tuple[str, ...], int]) -> int:
@@ -163,13 +177,15 @@ class _Pairs:
         subjects = set().union(*(use.subjects for use in group))
         return numbers.setdefault(subjects.pop(), len(numbers)) if len(subjects) == 1 else -1
 
-    def add(self, a: Indices, b: Indices, bits: Indices) -> None:
+    def add(self, a: Indices, b: Indices, bits: Indices, flip: int) -> None:
+        for one, other in ((a, b), (b, a)):
+            np.bitwise_or.at(self._near_parts, one, self._parts[other])
         parts = self._parts[a] | self._parts[b]
         own = (parts & ~self._reference) != 0
         between = np.bitwise_count(parts) > 1
         one, other = self._subject[a], self._subject[b]
         differ = (one != other) & (one >= 0) & (other >= 0)
-        rows = np.stack([bits, a, b], axis=1)
+        rows = np.stack([bits, a, b, np.full_like(a, flip)], axis=1)
         for kind, chosen in zip(self._KINDS, (between, ~between & differ, ~between & ~differ), strict=True):
             mine = rows[own & chosen]
             self._count[kind] += len(mine)
@@ -179,10 +195,15 @@ class _Pairs:
     def listed(self, kind: str) -> Listed[NearPair]:
         return Listed(self._count[kind], tuple(self._pair(*row) for row in self._nearest[kind].tolist()))
 
-    def _pair(self, distance: int, a: int, b: int) -> NearPair:
+    def near_parts(self) -> list[set[str]]:
+        """For each picture the parts that hold one near to it."""
+        masks = self._near_parts.tolist()
+        return [{name for number, name in enumerate(self._names) if mask >> number & 1} for mask in masks]
+
+    def _pair(self, distance: int, a: int, b: int, flip: int) -> NearPair:
         """Shown by two places in different parts, where there are such."""
         first, second = self._pictures[a], self._pictures[b]
         left, right = next(
             ((x, y) for x in first for y in second if x.place.part != y.place.part), (first[0], second[0])
         )
-        return NearPair(a=left.place, b=right.place, distance=distance)
+        return NearPair(a=left.place, b=right.place, distance=distance, flip=("", *FLIPS)[flip])

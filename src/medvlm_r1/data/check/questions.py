@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 
-from medvlm_r1.data.check.findings import Listed, Place, Question, SharedSubject
+from medvlm_r1.data.check.findings import Listed, Place, Question, SharedSubject, Touched
 from medvlm_r1.data.check.rows import Folder
 from medvlm_r1.data.leakage import Fingerprint
 from medvlm_r1.data.sample import Sample
@@ -52,20 +53,67 @@ def find_repeated(
     )
 
 
-def find_shared_subjects(folders: Sequence[Folder]) -> Listed[SharedSubject]:
+def find_shared_subjects(folders: Sequence[Folder]) -> tuple[Listed[SharedSubject], set[tuple[str, str]]]:
     """Find the subjects with samples in several parts, and the volumes, whatever subject each sample names.
 
     Folders whose `info.json` gives another name or source are taken to name other subjects by the same word.
+
+    Returns:
+        The subjects, and part and id of every sample of theirs.
     """
     samples = [(folder, sample) for folder in folders for sample in folder.samples]
-    found = []
+    found, touched = [], set()
     for positions in grouped([[(folder.source, tie) for tie in ties(sample)] for folder, sample in samples]):
         group = [samples[position] for position in positions]
         by_part = {folder.part_of(sample): (folder, sample) for folder, sample in reversed(group)}
         if len(by_part) > 1 and not all(folder.reference for folder, _ in group):
+            touched |= {(folder.part_of(sample), sample.id) for folder, sample in group}
             places = tuple(_place(folder, sample) for folder, sample in reversed(by_part.values()))
             found.append(SharedSubject(places=places, samples=len(group)))
-    return Listed.of(found)
+    return Listed.of(found), touched
+
+
+def count_touched(
+    folders: Sequence[Folder],
+    prints: Mapping[Path, Fingerprint],
+    near_parts: Mapping[str, set[str]],
+    subjects: Collection[tuple[str, str]],
+) -> tuple[Touched, ...]:
+    """Count the questions of each part that share a picture, nearly a picture, or a subject with another part.
+
+    Args:
+        folders: To look through.
+        prints: Of the image files that can be shown; pictures of one colour all over are not counted as shared.
+        near_parts: Parts with a picture near to that of these pixels.
+        subjects: Part and id of the samples whose subject is in several parts.
+
+    Returns:
+        The parts that have such questions.
+    """
+    shown = {}
+    parts: dict[str, set[str]] = {}
+    for folder in folders:
+        for sample in folder.samples:
+            files = [folder.path / name for name in sample.images]
+            # All pictures of one colour are equal: they are the same if they are one file.
+            pixels = [str(file) if prints[file].blank else prints[file].pixels for file in files if file in prints]
+            part = folder.part_of(sample)
+            shown[part, sample.id] = pixels
+            for picture in pixels:
+                parts.setdefault(picture, set()).add(part)
+    counts: dict[str, Counter[str]] = {}
+    for (part, id), pixels in shown.items():
+        kinds = {
+            "picture": any(parts[picture] - {part} for picture in pixels),
+            "near": any(near_parts.get(picture, set()) - {part} for picture in pixels),
+            "subject": (part, id) in subjects,
+        }
+        counts.setdefault(part, Counter()).update(samples=1, any=int(any(kinds.values())), **kinds)
+    return tuple(
+        Touched(part=part, **{name: count[name] for name in ("samples", "any", "picture", "near", "subject")})
+        for part, count in counts.items()
+        if count["any"]
+    )
 
 
 def _picture(file: Path, name: str, prints: Mapping[Path, Fingerprint]) -> tuple[str, str]:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medvlm_r1.data.check.findings import BadImage, BadRow, Listed, Part, Place, Question, SharedSubject, Sharing
+from medvlm_r1.data.check.findings import (
+    BadImage,
+    BadRow,
+    Listed,
+    Part,
+    Place,
+    Question,
+    SharedSubject,
+    Sharing,
+    Touched,
+)
 from medvlm_r1.errors import RESEARCH_USE
 
 
@@ -20,11 +30,15 @@ class Check:
         answers_not_options: Of these, rows whose answer is not one of the options.
         missing: Images that are not there, or that the source of a row does not even name.
         unreadable: Images that are there and cannot be shown.
+        unfit: Images of a size that the model asked about cannot process.
         contradictory: The same question about the same pictures with different answers.
         repeated_between: The same with the same answer, in several parts.
         repeated_within: The same with the same answer, in one part.
         shared_subjects: The same subject in several parts.
         sharing: Pictures that are the same, or nearly.
+        touched: How many questions of each part share something with another part.
+        file_name_subjects: Samples whose subject is only the name of an image file.
+        unlike_subjects: Why the subjects of two folders cannot be compared; empty if they can.
         near_distance: Most bits in which near pictures differ.
         allow_near: Whether near pairs between parts are a note and no problem.
     """
@@ -35,11 +49,15 @@ class Check:
     answers_not_options: int
     missing: Listed[Place]
     unreadable: Listed[BadImage]
+    unfit: Listed[BadImage]
     contradictory: Listed[Question]
     repeated_between: Listed[Question]
     repeated_within: Listed[Question]
     shared_subjects: Listed[SharedSubject]
     sharing: Sharing
+    touched: tuple[Touched, ...]
+    file_name_subjects: int
+    unlike_subjects: str
     near_distance: int
     allow_near: bool = False
     notice: str = field(default=RESEARCH_USE)
@@ -55,6 +73,7 @@ class Check:
             _count(unread, "{} that cannot be read", "row"),
             _count(self.missing.count, "{} not there", "image"),
             _count(self.unreadable.count, "{} that cannot be shown", "image"),
+            _count(self.unfit.count, "{} of a size that the model cannot process", "image"),
             _count(self.contradictory.count, "{} with contradictory answers", "question"),
             _count(self.sharing.copies_between.count, "{} in several parts", "picture"),
             _count(self.shared_subjects.count, "{} in several parts", "subject"),
@@ -90,7 +109,10 @@ class Check:
         if self.problems:
             found = "No certain fault" if self.only_near else "Problems found"
             return f"{found} in {looked_at}{', but' if self.only_near else ':'} {'; '.join(self.problems)}."
-        shared = f", and the {parts} parts share no picture, question or subject" if parts > 1 else ""
+        unknown = self.file_name_subjects or self.unlike_subjects
+        what = "picture or question" if unknown else "picture, question or subject"
+        unsure = "; whether they share patients is not known" if unknown else ""
+        shared = f", and the {parts} parts share no {what}{unsure}" if parts > 1 else ""
         return f"No problems found: all of {looked_at} can be used{shared}."
 
     def as_record(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ class Folder:
             questions without the name, which is the format of the file they were read from.
         samples: The good rows.
         bad: The others.
+        info: The folder's `info.json`.
         splits: The splits among the samples, in order of appearance.
     """
 
@@ -41,6 +42,7 @@ class Folder:
     samples: list[Sample]
     bad: list[BadRow]
     splits: tuple[str, ...]
+    info: dict[str, Any] = field(default_factory=dict)
 
     def part_of(self, sample: Sample) -> str:
         """Name of the part a sample is in: the folder, or the split where the folder holds several."""
@@ -115,6 +117,7 @@ def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
         samples=samples,
         bad=bad,
         splits=tuple(dict.fromkeys(sample.split for sample in samples)),
+        info=info,
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medvlm_r1.data.check.findings import BadImage, Listed, Place
-from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, compare, examine, list_uses
-from medvlm_r1.data.check.questions import find_repeated, find_shared_subjects
+from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, Use, compare, examine, list_uses
+from medvlm_r1.data.check.questions import count_touched, find_repeated, find_shared_subjects
 from medvlm_r1.data.check.result import Check
 from medvlm_r1.data.check.rows import read_rows
 from medvlm_r1.data.leakage import MOST_DISTANCE, Fingerprint
 from medvlm_r1.data.paths import telling_names
+from medvlm_r1.data.subjects import count_file_names, unlike_subjects
 from medvlm_r1.errors import UsageError
 
 NEAR = 4
@@ -23,6 +24,7 @@ def check_folders(
     against: Sequence[str | Path] = (),
     near: int = NEAR,
     allow_near: bool = False,
+    refuses: Callable[[tuple[int, int]], str | None] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Check:
     """Check data folders, each by itself and all against each other.
@@ -35,6 +37,7 @@ def check_folders(
             it could not be compared.
         near: Most bits of 64 in which the perceptual hashes of near pictures differ, 0 to 16.
         allow_near: Count near pictures in different parts as a note, not as a problem.
+        refuses: Gives the reason why a model cannot take an image of a width and height; None where it can.
         progress: Called with the stage ("images", "near pairs"), the steps done and the steps in all.
 
     Returns:
@@ -63,7 +66,8 @@ def check_folders(
     seen = {folder / name: result for (folder, name), result in zip(files, examine(files, progress), strict=True)}
     prints = {file: result for file, result in seen.items() if isinstance(result, Fingerprint)}
     references = {part.name: part.reference for part in parts}
-    sharing = compare(uses, prints, references, near=near, progress=progress)
+    sharing, near_parts = compare(uses, prints, references, near=near, progress=progress)
+    shared_subjects, subjects = find_shared_subjects(read)
     contradictory, repeated_between, repeated_within = find_repeated(read, prints)
     bad = [row for folder in read for row in folder.bad]
     unnamed = [Place(folder.part_of(s), s.id) for folder in read for s in folder.samples if s.unnamed_image]
@@ -74,11 +78,26 @@ def check_folders(
         answers_not_options=sum(row.kind == "answer" for row in bad),
         missing=Listed.of([*(first[file] for file, result in seen.items() if result is None), *unnamed]),
         unreadable=Listed.of(BadImage(first[file], result) for file, result in seen.items() if isinstance(result, str)),
+        unfit=Listed.of(_unfit(uses, prints, refuses)) if refuses else Listed(),
         contradictory=contradictory,
         repeated_between=repeated_between,
         repeated_within=repeated_within,
-        shared_subjects=find_shared_subjects(read),
+        shared_subjects=shared_subjects,
         sharing=sharing,
+        touched=count_touched(read, prints, near_parts, subjects),
+        file_name_subjects=sum(count_file_names(folder.samples, folder.info) for folder in read),
+        unlike_subjects=unlike_subjects({folder.label: folder.info for folder in read}),
         near_distance=near,
         allow_near=allow_near,
     )
+
+
+def _unfit(
+    uses: Sequence[Use], prints: Mapping[Path, Fingerprint], refuses: Callable[[tuple[int, int]], str | None]
+) -> Iterator[BadImage]:
+    """The images that a model cannot take, once for each part that uses them."""
+    for use in uses:
+        size = prints[use.file].size if use.file in prints else None
+        reason = refuses(size) if size else None
+        if size and reason:
+            yield BadImage(use.place, f"{size[0]} x {size[1]} pixels: {reason}")

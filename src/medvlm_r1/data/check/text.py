@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from medvlm_r1.data.check.findings import Part, Place, Question
+from medvlm_r1.data.check.findings import NearPair, Part, Place, Question, Touched
 from medvlm_r1.data.check.result import Check
+from medvlm_r1.data.subjects import file_names_warning
 
 _SHOWN = 5
 
@@ -23,12 +24,17 @@ def check_lines(check: Check) -> list[str]:
             check.unreadable.count,
             (f"{_place(bad.place)}: {bad.reason}" for bad in check.unreadable.items),
         ),
+        (
+            "Images that the model cannot process",
+            check.unfit.count,
+            (f"{_place(bad.place)}: {bad.reason}" for bad in check.unfit.items),
+        ),
         ("Contradictory answers", check.contradictory.count, map(_question, check.contradictory.items)),
         ("The same picture", copies.count, (_places(group.places.items, group.places.count) for group in copies.items)),
         (
             "Nearly the same picture in two parts",
             near.count,
-            (f"{_place(pair.a)} and {_place(pair.b)} differ in {pair.distance} of 64 bits" for pair in near.items),
+            (f"{_place(pair.a)} and {_place(pair.b)} {_how_near(pair)}" for pair in near.items),
         ),
         (
             "The same subject",
@@ -39,6 +45,11 @@ def check_lines(check: Check) -> list[str]:
     ]
     for title, count, texts in found:
         lines += _first(title, count, texts)
+    lines += _touched(check.touched)
+    if check.file_name_subjects:
+        lines.append(file_names_warning(check.file_name_subjects))
+    if check.unlike_subjects:
+        lines.append(f"Warning: {check.unlike_subjects}")
     if check.notes:
         lines.append(f"No fault by itself: {'; '.join(check.notes)}.")
     return [*lines, check.verdict]
@@ -59,6 +70,19 @@ def _first(title: str, count: int, texts: Iterable[str]) -> list[str]:
     shown = [f"  {text}" for text, _ in zip(texts, range(_SHOWN), strict=False)]
     more = [f"  ... and {count - _SHOWN} more"] if count > _SHOWN else []
     return [f"{title}:", *shown, *more]
+
+
+def _touched(touched: Iterable[Touched]) -> list[str]:
+    lines = [
+        f"  {part.part}: {part.any} of {part.samples} (the same picture {part.picture}, nearly the same picture "
+        f"{part.near}, the same subject {part.subject})"
+        for part in touched
+    ]
+    return ["Questions that share something with another part:", *lines] if lines else []
+
+
+def _how_near(pair: NearPair) -> str:
+    return f"differ in {pair.distance} of 64 bits" + (f", the second {pair.flip}" if pair.flip else "")
 
 
 def _question(question: Question) -> str:

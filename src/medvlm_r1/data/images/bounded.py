@@ -3,6 +3,8 @@
 import io
 from pathlib import Path
 
+# Of a compressed file that is held in memory as a whole.
+MOST_INFLATED = 2**29
 _WORTH_ASKING = 2**20
 
 

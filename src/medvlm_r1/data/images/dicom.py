@@ -17,7 +17,7 @@ from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.codestream import check_codestream
 from medvlm_r1.data.images.dicom_header import OVERLAYS, Header, guarded, read_header
 from medvlm_r1.data.images.dicom_length import check_length
-from medvlm_r1.data.images.dicom_window import choose_window, to_grey_by_file
+from medvlm_r1.data.images.dicom_window import show_grey
 from medvlm_r1.data.images.levels import Array, levels_of
 from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window
 from medvlm_r1.data.images.quiet import quiet
@@ -29,6 +29,8 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+# The photometric interpretation that each shape of the presentation lookup table belongs to.
+_SHAPES = {"IDENTITY": "MONOCHROME2", "INVERSE": "MONOCHROME1"}
 _CONSTANT = "All pixels have the same value."
 
 
@@ -124,8 +126,7 @@ def _grey(path: Path, header: Header, pixels: Array, view: View) -> _Shown:
     values, counts = apply_modality_lut(levels.values[inside], header.elements), levels.counts[inside]
     if not np.isfinite(values).all():
         raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
-    window = choose_window(path, header, view.window, values, counts)
-    shade, said = to_grey_by_file(header, values, window)
+    shade, window, said = show_grey(path, header, view.window, values, counts)
     if header.colour == "MONOCHROME1":
         shade = 255 - shade
     # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
@@ -206,6 +207,9 @@ def _warnings(header: Header) -> list[str]:
         said.append("The file does not say that no text is burned into its pixels: it may name the patient.")
     if any(tag in header.elements for tag in OVERLAYS):
         said.append("An overlay is stored with the image and is not drawn.")
+    shape = str(header.elements.get("PresentationLUTShape") or "").strip().upper()
+    if header.colour in _GREY and _SHAPES.get(shape, header.colour) != header.colour:
+        said.append(f"PresentationLUTShape {shape} contradicts {header.colour}, which was used: black may be white.")
     if str(header.elements.get("PixelPresentation") or "").strip().upper() in ("COLOR", "MIXED"):
         said.append("A colour map is stored with the grey image and is not applied.")
     return said

@@ -9,21 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitVR
 
-from medvlm_r1.data.images.bounded import Bounded
+from medvlm_r1.data.images.bounded import MOST_INFLATED, Bounded
+from medvlm_r1.data.images.dicom_elements import (
+    complete_rescale,
+    drop_empty,
+    drop_exposure_table,
+    first_number,
+    lift_groups,
+    read_tables,
+)
 from medvlm_r1.data.images.picture import BurnedIn, View, check_frame, check_pixels
 from medvlm_r1.errors import UserError
 
 T = TypeVar("T")
 
 _KEYWORDS = (
-    *("SOPClassUID", "Modality", "BodyPartExamined", "BurnedInAnnotation", "PixelPresentation"),
+    *("SOPClassUID", "Modality", "ImageType", "BodyPartExamined", "BurnedInAnnotation", "PixelPresentation"),
+    "PresentationLUTShape",
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *(f"{kind}PixelPadding{part}" for kind in ("Float", "DoubleFloat") for part in ("Value", "RangeLimit")),
@@ -40,15 +51,16 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 OVERLAYS = tuple(range(0x60000010, 0x60200010, 0x20000))
 TAGS: list[Any] = [*_KEYWORDS, *OVERLAYS]
 
-# What an enhanced object keeps per frame, and the elements wanted of it.
-_GROUPS = {
-    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
-    "FrameVOILUTSequence": ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
-    "PixelMeasuresSequence": ("PixelSpacing",),
-}
 _PIXEL_REPRESENTATIONS = (b"OB", b"OW", b"OF", b"OD")
-_MOST_INFLATED = 2**29
+_MAY_BE_ZERO = ("PixelRepresentation", "PlanarConfiguration")
 _UNITS = ("HU", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
+_NEAR_AIR = -500
+# Transfer syntaxes that pydicom's dictionary does not name.
+_SYNTAX_NAMES = {
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (110, 111, 112)), "JPEG XL"),
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+    "1.2.840.113619.5.2": "GE private, big-endian pixels",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +101,44 @@ class Header:
         return str(self.elements.get("BodyPartExamined") or "").strip().upper()
 
     @property
-    def unit(self) -> str:
-        """Of the values after the modality transformation: HU, another known rescale type, or "value"."""
+    def rescale_type(self) -> str:
+        """RescaleType where it is one of the codes that name a unit; otherwise empty."""
         kind = str(self.elements.get("RescaleType") or "").strip().upper()
-        if not kind and self.modality == "CT" and self.number("RescaleSlope") is not None:
-            return "HU"
-        return kind if kind in _UNITS else "value"
+        return kind if kind in _UNITS else ""
+
+    @property
+    def unit(self) -> str:
+        """Unit of the values after the modality transformation: HU, another known rescale type, or "value".
+
+        A CT whose rescale type is absent or unspecified (US) is in Hounsfield units if its bits reach down to air.
+        So must those of an 8-bit CT, even if its rescale type is HU.
+        """
+        kind = self.rescale_type
+        if kind not in ("", "HU"):
+            return kind
+        if kind == "" and (self.modality != "CT" or self.number("RescaleSlope") is None):
+            return "value"
+        return "HU" if self.value_range[0] < _NEAR_AIR or (kind == "HU" and self.bits > 8) else "value"
+
+    @property
+    def is_plain_ct(self) -> bool:
+        """Whether a preset suits a CT: no scout image, and no map derived from others whose unit is not named."""
+        kinds = str(self.elements.get("ImageType") or "").upper()
+        unspecified = "RescaleType" in self.elements and not self.rescale_type
+        return self.modality == "CT" and "LOCALIZER" not in kinds and not (unspecified and "DERIVED" in kinds)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a stored value. Floating-point pixels have bits allocated and none stored."""
+        return int(self.elements.get("BitsStored") or self.elements.BitsAllocated)
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The smallest and the largest number that the bits can hold, after the modality transformation."""
+        signed = self.elements.get("PixelRepresentation") == 1
+        ends = [-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1] if signed else [0, 2**self.bits - 1]
+        low, high = sorted(float(end) for end in apply_modality_lut(np.array(ends), self.elements))
+        return low, high
 
     @property
     def burned_in(self) -> BurnedIn:
@@ -104,13 +148,7 @@ class Header:
 
     def number(self, keyword: str, place: int = 0) -> float | None:
         """One number of an element; None if it is absent, empty or no number."""
-        value = self.elements.get(keyword)
-        if value is None or isinstance(value, str):
-            return None
-        try:
-            return float(value if not hasattr(value, "__getitem__") else value[place])
-        except (TypeError, ValueError, IndexError):
-            return None
+        return first_number(self.elements, keyword, place)
 
 
 def read_header(path: Path, view: View) -> Header:
@@ -133,42 +171,46 @@ def read_header(path: Path, view: View) -> Header:
         pixels_at += 8 if implicit else 12
         has_pixels = start != b""
         # Some files are implicit and say explicit: pydicom finds out, but only where it reads the file at once.
-        whole = has_pixels and implicit != syntax.is_implicit_VR
+        whole = has_pixels and syntax.is_transfer_syntax and implicit != syntax.is_implicit_VR
     if whole:
         with Bounded(path) as file:
             elements = dcmread(file, specific_tags=[*TAGS, *PIXELS], force=True)
         has_pixels = any(keyword in elements for keyword in PIXELS)
+    empty = drop_empty(elements)
     _check_elements(path, elements, has_pixels)
+    _check_syntax(path, syntax)
     check_pixels(path, elements.Columns, elements.Rows)
     frames = int(elements.get("NumberOfFrames") or 1)
     frame = check_frame(path, view.frame, frames)
-    _lift_groups(elements, frame)
-    header = Header(
+    lift_groups(elements, frame)
+    if named is None:
+        # pydicom takes the order of the bytes in lookup tables from there.
+        elements.file_meta.TransferSyntaxUID = syntax
+    said = (
+        *drop_exposure_table(elements),
+        *complete_rescale(elements, empty),
+        *read_tables(elements, little=syntax.is_little_endian),
+    )
+    return Header(
         elements=elements,
         syntax=syntax,
         frame=frame,
         frames=frames,
         pixels_at=pixels_at,
         whole=whole,
-        said=_drop_exposure_table(elements),
+        said=said,
     )
-    if named is None:
-        # pydicom takes the order of the bytes in lookup tables from there.
-        elements.file_meta.TransferSyntaxUID = syntax
-    return header
 
 
 def _named_syntax(path: Path) -> UID | None:
-    try:
-        # pydicom's read_file_meta_info, which opens paths only.
-        with Bounded(path) as file:
-            read_preamble(file, False)
-            meta = _read_file_meta_info(file)
-    except InvalidDicomError:
-        return None
+    # pydicom's read_file_meta_info, which opens paths only and wants a preamble.
+    with Bounded(path) as file:
+        read_preamble(file, True)
+        meta = _read_file_meta_info(file)
+        start = file.tell()
     syntax = meta.get("TransferSyntaxUID")
     if syntax == DeflatedExplicitVRLittleEndian:
-        _check_inflated(path, 132 + 12 + int(meta.FileMetaInformationGroupLength))
+        _check_inflated(path, start)
     return UID(syntax) if syntax else None
 
 
@@ -179,12 +221,12 @@ def _check_inflated(path: Path, start: int) -> None:
     with Bounded(path) as file:
         file.seek(start)
         while block := file.read(2**16):
-            while block and size <= _MOST_INFLATED:
+            while block and size <= MOST_INFLATED:
                 size += len(inflater.decompress(block, 2**20))
                 block = inflater.unconsumed_tail
-            if size > _MOST_INFLATED:
+            if size > MOST_INFLATED:
                 raise UserError(
-                    f"{path}: the deflated file holds over {_MOST_INFLATED // 2**20} MB; save it uncompressed"
+                    f"{path}: the deflated file holds over {MOST_INFLATED // 2**20} MB; save it uncompressed"
                 )
 
 
@@ -200,9 +242,13 @@ def _check_elements(path: Path, elements: Dataset, has_pixels: bool) -> None:
         raise UserError(f"{path}: a DICOM file of which no element of an image can be read; it has none or is damaged")
     if not has_pixels:
         raise UserError(f"{path}: a DICOM file without an image{_kind(elements)}; give a file that has pixels")
-    wanted = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated")
+    wanted = ["Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"]
+    if elements.get("BitsAllocated", 0) <= 16:  # floating-point pixels have 32 or 64
+        wanted += ["BitsStored", "PixelRepresentation"]
+    if elements.get("SamplesPerPixel", 1) > 1:
+        wanted.append("PlanarConfiguration")
     for keyword in wanted:
-        if elements.get(keyword) in (None, "", 0):
+        if elements.get(keyword) is None or (elements[keyword].value == 0 and keyword not in _MAY_BE_ZERO):
             raise UserError(f"{path}: a DICOM file{_kind(elements)} without {keyword}; its pixels cannot be laid out")
     _check_high_bit(path, elements)
 
@@ -219,6 +265,18 @@ def _check_high_bit(path: Path, elements: Dataset) -> None:
     )
 
 
+def _check_syntax(path: Path, syntax: UID) -> None:
+    try:
+        get_decoder(syntax)
+    except NotImplementedError:
+        name = "a private transfer syntax" if syntax.name == str(syntax) else syntax.name
+        name = _SYNTAX_NAMES.get(syntax, name)
+        message = f"{path}: compression not supported ({name}); convert it to uncompressed DICOM or JPEG 2000"
+    else:
+        return
+    raise UserError(message)
+
+
 def _kind(elements: Dataset) -> str:
     """What the object is, by the standard's own name for its class; an unknown class is a UID and not shown."""
     uid = elements.get("SOPClassUID")
@@ -227,32 +285,6 @@ def _kind(elements: Dataset) -> str:
     if uid and (name := UID(uid).name) != str(uid):
         return f" ({name})"
     return ""
-
-
-def _lift_groups(elements: Dataset, frame: int) -> None:
-    """Copy the frame's rescale, window and spacing of an enhanced object to where older objects keep them."""
-    per_frame = elements.get("PerFrameFunctionalGroupsSequence") or []
-    groups = [*(elements.get("SharedFunctionalGroupsSequence") or [])[:1], *per_frame[frame : frame + 1]]
-    for group in groups:
-        for sequence, keywords in _GROUPS.items():
-            for item in (group.get(sequence) or [])[:1]:
-                for keyword in keywords:
-                    if keyword in item:
-                        setattr(elements, keyword, item[keyword].value)
-    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        if keyword in elements:
-            del elements[keyword]
-
-
-def _drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
-    """Of an angiogram or fluoroscopy the table may lead back to the exposure: not for display (PS3.3 C.8.7.1.1.2)."""
-    modality, relation = (
-        str(elements.get(keyword) or "").strip().upper() for keyword in ("Modality", "PixelIntensityRelationship")
-    )
-    if modality not in ("XA", "XRF") or relation not in ("LOG", "DISP") or "ModalityLUTSequence" not in elements:
-        return ()
-    del elements.ModalityLUTSequence
-    return (f"The modality lookup table is not for display (pixel intensity relationship {relation}): not applied.",)
 
 
 def guarded(path: Path, work: Callable[[], T], what: str) -> T:

@@ -26,7 +26,7 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
         What is to be said with the picture: that there is padding behind the pixels.
 
     Raises:
-        UserError: Fewer bytes, or more of which some are not 0, which padding is.
+        UserError: Fewer bytes, or more of which some are not 0, which padding is; or compressed pixels.
     """
     if header.syntax.is_encapsulated:
         return ()
@@ -58,7 +58,9 @@ def _in_file(path: Path, header: Header, wanted: int) -> tuple[int, bool]:
         told = int.from_bytes(file.read(4), "little" if header.syntax.is_little_endian else "big")
         there = path.stat().st_size - header.pixels_at
         if told == _UNDEFINED:
-            return there, True
+            raise UserError(
+                f"{path}: its pixels are compressed and its header does not say how; convert it to uncompressed DICOM"
+            )
         there = min(there, told)
         file.seek(header.pixels_at + wanted)
         left = there - wanted

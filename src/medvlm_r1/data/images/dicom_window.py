@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.pixels.processing import apply_modality_lut
 
 from medvlm_r1.data.images.dicom_header import Header
 from medvlm_r1.data.images.dicom_table import read_table
@@ -22,6 +21,9 @@ from medvlm_r1.data.images.windowing import (
 )
 from medvlm_r1.errors import UserError
 
+# Under this grey value nothing can be seen; of so few pixels neither.
+_DARKEST = 4
+_LEAST_SHARE = 0.001
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 # Parts of BodyPartExamined's codes. A CT of any other part, or of none, is shown in the soft tissue window.
 _CT_PRESETS = {
@@ -30,11 +32,12 @@ _CT_PRESETS = {
 }
 
 
-def choose_window(path: Path, header: Header, asked: str | None, values: Array, counts: Array) -> Window:
-    """The window asked for, else the stored one, else what suits the modality.
+def show_grey(
+    path: Path, header: Header, asked: str | None, values: Array, counts: Array
+) -> tuple[Array, Window, tuple[str, ...]]:
+    """Values to grey through the window asked for, the stored one, or the one that suits the modality.
 
-    Without a stored window: a preset for CT in Hounsfield units; the range of the bits for images of at most 8 bits
-    other than MR; the percentiles 1 to 99 for everything else.
+    A stored window or preset that nobody asked for gives way to the percentiles if it leaves nothing to see.
 
     Args:
         path: Named in errors.
@@ -43,10 +46,35 @@ def choose_window(path: Path, header: Header, asked: str | None, values: Array, 
         values: Shape (n,): after the modality transformation, without padding.
         counts: Shape (n,): how many pixels have each.
 
+    Returns:
+        uint8, shape (n,); the window; sentences for the note.
+
     Raises:
         UserError: A preset in Hounsfield units is asked of other values, or a stored window of a file without one.
         UsageError: The window cannot be understood.
     """
+    window = _choose(path, header, asked, values, counts)
+    grey, said = _to_grey(header, values, window)
+    if window.unit == HOUNSFIELD and not header.rescale_type and "RescaleType" in header.elements:
+        said = (*said, "The rescale type does not name Hounsfield units: this CT was taken for one in them.")
+    if window.name in ("percentile", "full") or _shows_something(grey, counts):
+        return grey, window, said
+    told = "its lookup table" if window.centre is None else f"{window.centre:g}/{window.width:g}"
+    seen = f"Under the {window.name} window ({told}) practically all pixels are black or white"
+    if asked is not None:
+        return grey, window, (*said, f"{seen}.")
+    said = (f"{seen}: shown through the percentiles instead. The window {window.name} shows it as it is.",)
+    window = percentile_window(values, counts, window.unit)
+    return to_grey(values, window), window, said
+
+
+def _shows_something(grey: Array, counts: Array) -> bool:
+    """Whether a picture of three or more values has pixels that can be told from black and white."""
+    between = int(counts[(grey >= _DARKEST) & (grey <= 255 - _DARKEST)].sum())
+    return bool(np.count_nonzero(counts) < 3 or between > _LEAST_SHARE * int(counts.sum()))
+
+
+def _choose(path: Path, header: Header, asked: str | None, values: Array, counts: Array) -> Window:
     choice = None if asked is None else parse_window(asked)
     unit = header.unit
     if isinstance(choice, tuple):
@@ -70,58 +98,38 @@ def choose_window(path: Path, header: Header, asked: str | None, values: Array, 
     return _default(header, values, counts)
 
 
-def to_grey_by_file(header: Header, values: Array, window: Window) -> tuple[Array, tuple[str, ...]]:
-    """Values (n,) to uint8 through a window, or through the file's own lookup table where the window stands for it.
-
-    Returns:
-        The grey values, and what is to be said about the table.
-    """
+def _to_grey(header: Header, values: Array, window: Window) -> tuple[Array, tuple[str, ...]]:
+    """Through a window, or through the file's own lookup table where the window stands for it; and what to say."""
     if window.function != "LUT":
         return to_grey(values, window), ()
-    signed = min(*_ends(header), float(values.min())) < 0
+    signed = min(header.value_range[0], float(values.min())) < 0
     table = read_table(_table(header), little=header.syntax.is_little_endian, signed=signed)
     return table.grey(values), table.said
 
 
 def _default(header: Header, values: Array, counts: Array) -> Window:
-    if header.modality == "CT" and header.unit == HOUNSFIELD:
+    if header.is_plain_ct and header.unit == HOUNSFIELD:
         for name, parts in _CT_PRESETS.items():
             for part in parts:
                 if part in header.body_part:
                     return preset(name, HOUNSFIELD, f"CT of {part.lower()}, no window stored")
         return preset("soft-tissue", HOUNSFIELD, "CT, no window stored")
-    if header.modality != "MR" and _bits(header) <= 8:
+    if header.modality != "MR" and header.bits <= 8:
         return _full(header, values, counts)
     return percentile_window(values, counts, header.unit)
 
 
 def _full(header: Header, values: Array, counts: Array) -> Window:
-    bits = _bits(header)
+    bits = header.bits
     if bits <= 8:
-        return full_range(*_ends(header), header.unit, f"of {bits} bits")
+        return full_range(*header.value_range, header.unit, f"of {bits} bits")
     there = values[counts > 0]
     return full_range(float(there.min()), float(there.max()), header.unit, "smallest to largest value")
 
 
-def _ends(header: Header) -> tuple[float, float]:
-    """What the smallest and the largest number that the bits can hold become by the modality transformation."""
-    bits, signed = _bits(header), header.elements.get("PixelRepresentation") == 1
-    ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
-    low, high = (float(end) for end in apply_modality_lut(ends, header.elements))
-    return low, high
-
-
-def _bits(header: Header) -> int:
-    # Floating-point pixels have bits allocated and none stored.
-    return int(header.elements.get("BitsStored") or header.elements.BitsAllocated)
-
-
 def _table(header: Header) -> Any:
     """The first VOI lookup table; None if there is none."""
-    for item in (header.elements.get("VOILUTSequence") or [])[:1]:
-        if "LUTDescriptor" in item and "LUTData" in item:
-            return item
-    return None
+    return next(iter(header.elements.get("VOILUTSequence", [])), None)
 
 
 def _stored(header: Header) -> Window | None:

@@ -1,31 +1,74 @@
-"""What a file is, by its first bytes; by its suffix only where DICOM and NIfTI may come without a mark."""
+"""What a file is, by its first bytes; by its suffix only where DICOM and NIfTI may come without a mark.
 
+A gzip file is of the kind of what it holds.
+"""
+
+import zlib
 from pathlib import Path
 from typing import Literal
 
-HEAD = 352
+# A DICOM or NIfTI header can be told from its first 352 bytes. Twice as many, since they may be compressed.
+HEAD = 704
+GZIP = b"\x1f\x8b"
 
+_DICM = b"DICM"
 _RASTER_MARKS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_NIFTI_SUFFIX = ".nii"
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
+_TO_NIFTI = "convert it to NIfTI, for example with 3D Slicer"
+_TO_PNG = "convert it to PNG"
+_UNPACK = "unpack it"
+_GIVE_IMAGE = "give the path of an image"
+# First bytes, name and advice of kinds that are not read.
+_FOREIGN = (
+    (b"NRRD000", "an NRRD volume", _TO_NIFTI),
+    (b"ObjectType =", "a MetaImage volume", _TO_NIFTI),
+    (b"NDims =", "a MetaImage volume", _TO_NIFTI),
+    (b"CDF\1", "a MINC volume", _TO_NIFTI),
+    (b"\x89HDF", "an HDF5 or MINC 2 file", _TO_NIFTI),
+    (b"\0\0\0\1\0\0", "an MGH volume", _TO_NIFTI),
+    ((348).to_bytes(4, "little"), "the header of an Analyze volume", _TO_NIFTI),
+    ((348).to_bytes(4, "big"), "the header of an Analyze volume", _TO_NIFTI),
+    (b"# === DATA DESCRIPTION FILE", "the header of a PAR/REC volume", _TO_NIFTI),
+    (b"PK\3\4", "a ZIP archive", _UNPACK),
+    (b"BZh", "a bzip2 file", _UNPACK),
+    (b"\xfd7zXZ", "an xz file", _UNPACK),
+    (b"7z\xbc\xaf", "a 7z archive", _UNPACK),
+    (GZIP, "a gzip file inside a gzip file", _UNPACK),
+    (b"GIF8", "a GIF picture", _TO_PNG),
+    (b"RIFF", "a WebP picture or another RIFF file", _TO_PNG),
+    (b"\0\0\0\x0cjP", "a JPEG 2000 picture", _TO_PNG),
+    (b"%PDF", "a PDF document", _GIVE_IMAGE),
+)
 # Value representations of the elements that may come first in an explicit file without a preamble.
 _FIRST_REPRESENTATIONS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"DA")
 
 
 def kind_of(path: Path, head: bytes) -> Literal["DICOM", "NIfTI"] | None:
     """DICOM or NIfTI by the first `HEAD` bytes of a file and its name; None for anything else."""
-    name = path.name.lower()
+    name = path.name.lower().removesuffix(".gz")
+    head = unzipped_head(head)
     # First, since a DICOM file may carry a TIFF header in its preamble.
-    if head[128:132] == b"DICM":
+    if head[128:132] == _DICM:
         return "DICOM"
     if head.startswith(_RASTER_MARKS):
         return None
-    if name.endswith(_NIFTI_SUFFIXES) or is_nifti(head):
+    if name.endswith(_NIFTI_SUFFIX) or is_nifti(head):
         return "NIfTI"
     if name.endswith(_DICOM_SUFFIXES) or _starts_like_dicom(head):
         return "DICOM"
     return None
+
+
+def unzipped_head(head: bytes) -> bytes:
+    """The first bytes of what a gzip file holds, as far as they can be told; those of any other file as they are."""
+    if not head.startswith(GZIP):
+        return head
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, HEAD)
+    except zlib.error:
+        return b""
 
 
 def is_nifti(head: bytes) -> bool:
@@ -44,3 +87,27 @@ def _starts_like_dicom(head: bytes) -> bool:
             if explicit or int.from_bytes(head[4:8], order) <= 128:
                 return True
     return False
+
+
+def foreign_kind(head: bytes) -> tuple[str, str] | None:
+    """What a file is that is not read, and what to do about it.
+
+    Args:
+        head: Its first bytes: the more, the longer a header before DICOM is recognized.
+
+    Returns:
+        The name of the kind and an advice; None for a file that is read, or of a kind that is not known.
+    """
+    if head[128:132] == _DICM or head.startswith(_RASTER_MARKS) or is_nifti(head):
+        return None
+    for mark, name, advice in _FOREIGN:
+        if head.startswith(mark):
+            return name, advice
+    # The marker and the first element of the file meta information, behind the header of another program.
+    at = head.find(_DICM + b"\2\0")
+    if at >= 0:
+        other = at - 128 if at > 128 else at + 4
+        return f"DICOM behind {other} bytes of another header", f"remove them (tail -c +{other + 1} OLD > NEW.dcm)"
+    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+        return "plain text", _GIVE_IMAGE
+    return None

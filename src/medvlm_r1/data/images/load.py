@@ -1,19 +1,28 @@
 """The door to the loader: sends a file to the reader of its kind."""
 
+import gzip
+import zlib
 from pathlib import Path
 
 from PIL import Image
 
-from medvlm_r1.data.images.kind import HEAD, kind_of
+from medvlm_r1.data.images.bounded import MOST_INFLATED
+from medvlm_r1.data.images.held import Held
+from medvlm_r1.data.images.kind import GZIP, HEAD, foreign_kind, kind_of
 from medvlm_r1.data.images.picture import Picture, View
 from medvlm_r1.errors import UserError
+
+_FORMATS = "PNG, JPEG, TIFF, BMP, DICOM or NIfTI image"
+# How far a header of another program before a DICOM file is looked through.
+_FOREIGN_HEAD = 2**16
+_BLOCK = 2**20
 
 
 def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B008 - frozen
     """Decode one picture.
 
     Args:
-        path: A PNG, JPEG, TIFF, BMP, DICOM or NIfTI file.
+        path: A PNG, JPEG, TIFF, BMP, DICOM or NIfTI file, or a gzip file of one.
         view: Which frame or slice to show, and through which window.
 
     Returns:
@@ -30,7 +39,7 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
     try:
         size = path.stat().st_size
         regular = path.is_file()
-        head = _head(path) if regular else b""
+        head = _head(path, _FOREIGN_HEAD) if regular else b""
     except PermissionError as error:
         raise UserError(f"{path}: may not be read; check its permissions") from error
     except (OSError, ValueError) as error:
@@ -39,7 +48,14 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
         raise UserError(f"{path}: not a file; give the path of one image")
     if size == 0:
         raise UserError(f"{path}: the image file is empty (0 bytes); copy it again")
-    match kind_of(path, head):
+    kind = kind_of(path, head[:HEAD])
+    # NIfTI is unzipped by its reader, which need not hold a whole series in memory.
+    if head.startswith(GZIP) and kind != "NIfTI":
+        path = _unzipped(path)
+        head = _head(path, _FOREIGN_HEAD)
+    if kind != "NIfTI" and (foreign := foreign_kind(head)):
+        raise UserError(f"{path}: not a {_FORMATS} but {foreign[0]}; {foreign[1]}")
+    match kind:
         # Imported only when met: most data sets are PNGs, and neither library is quick to load.
         case "DICOM":
             from medvlm_r1.data.images.dicom import load_dicom as load
@@ -70,6 +86,26 @@ def is_medical(path: str | Path) -> bool:
     return kind_of(path, head) is not None
 
 
-def _head(path: Path) -> bytes:
+def _head(path: Path, size: int = HEAD) -> bytes:
     with path.open("rb") as file:
-        return file.read(HEAD)
+        return file.read(size)
+
+
+def _unzipped(path: Path) -> Held:
+    """What a gzip file holds, in memory and under the file's own name.
+
+    Raises:
+        UserError: It is damaged, or holds more than is read.
+    """
+    data = bytearray()
+    try:
+        with path.open("rb") as raw, gzip.open(raw) as file:
+            while block := file.read(_BLOCK):
+                data += block
+                if len(data) > MOST_INFLATED:
+                    raise UserError(f"{path}: the gzip file holds over {MOST_INFLATED // 2**20} MB; unpack it")
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: the gzip file is damaged or cut short; copy it again") from error
+    if not data:
+        raise UserError(f"{path}: the gzip file holds an empty file (0 bytes); copy it again")
+    return Held.of(bytes(data), str(path))

@@ -10,7 +10,7 @@ from nibabel.nifti1 import Nifti1Image
 from nibabel.nifti2 import Nifti2Image
 
 from medvlm_r1.data.images.held import Held
-from medvlm_r1.data.images.kind import is_nifti
+from medvlm_r1.data.images.kind import GZIP, is_nifti
 from medvlm_r1.data.images.picture import TooLarge
 from medvlm_r1.errors import UserError
 
@@ -35,7 +35,8 @@ def open_volume(path: Path) -> Volume:
         UserError: It is no NIfTI file or cut short, or of a shape that cannot be shown.
         TooLarge: It has over 8 GB, or over 2 GB where it was sent instead of named.
     """
-    zipped = path.name.lower().endswith(".gz")
+    with path.open("rb") as file:
+        zipped = file.read(len(GZIP)) == GZIP
     with _stream(path, zipped=zipped) as file:
         head = file.read(_HEADER_BYTES)
     kind = Nifti2Image if head[4:7] in (b"n+2", b"ni2") else Nifti1Image
@@ -54,9 +55,8 @@ def open_volume(path: Path) -> Volume:
         raise UserError(
             f"{path}: its voxels are cut short ({path.stat().st_size} bytes of {start + size}); copy it again"
         )
-    # A held file has no name that nibabel could open.
-    held = isinstance(path, Held)
-    holder = FileHolder(fileobj=_stream(path, zipped=zipped)) if held else FileHolder(str(path))
+    # Not by its name, which need not tell whether it is zipped.
+    holder = FileHolder(fileobj=_stream(path, zipped=zipped))
     # Kept open: a sagittal slice is read plane by plane, and a .gz would be inflated from its start for each.
     return kind.from_file_map({"image": holder}, mmap=False, keep_file_open=True)
 

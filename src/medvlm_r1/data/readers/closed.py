@@ -5,6 +5,12 @@ answer. So all answers that mean yes or no are written alike, and a choice is re
 """
 
 import re
+from collections import Counter
+from dataclasses import replace
+
+from medvlm_r1.data.draft import Draft
+from medvlm_r1.data.names import folded
+from medvlm_r1.data.sample import LETTERS
 
 YES_NO = ("Yes", "No")
 YES_NO_CHINESE = ("是", "否")
@@ -21,6 +27,8 @@ _CHOICE = re.compile(rf"(?:(\S+)\s+)?(?:({_ARTICLE}))?([\w-]+)\s+or\s+(?:{_ARTIC
 _OPENERS = frozenset(
     ["is", "are", "was", "were", "it", "this", "that", "these", "a", "an", "the", "on", "in", "more", "from", "by"]
 )
+_LIST = re.compile(rf"\b((?:[\w-]+,\s*)*[\w-]+),?\s+or\s+(?:{_ARTICLE})?([\w-]+)", re.IGNORECASE)
+_FEWEST = 2
 _CONTRASTS = (
     {"left", "right"},
     {"male", "female"},
@@ -65,6 +73,78 @@ def closed_options(question: str, answer: str, *, choice: bool) -> tuple[tuple[s
         if word.casefold() == bare.casefold():
             return words, word
     return (), answer
+
+
+class ClosedQuestions:
+    """The closed questions of an import that are answered by something other than yes or no.
+
+    With `choices`, the candidates of a question are those that its text names and all answers that the set gives to
+    the same question (case, white space and closing punctuation aside). Two to ten candidates become the options of
+    every closed question with that text, capitalized and in alphabetical order. No candidate is made up, and none
+    depends on which answer is right in the row.
+
+    Attributes:
+        kept_open: Questions without options: reason to answers to number of questions.
+    """
+
+    def __init__(self, *, choices: bool) -> None:
+        """Make the collection.
+
+        Args:
+            choices: Give options to the questions whose candidates are known.
+        """
+        self.kept_open: dict[str, Counter[str]] = {}
+        self._choices = choices
+        self._candidates: dict[str, dict[str, str]] = {}
+
+    def collected(self, draft: Draft) -> Draft:
+        """First pass: collect the candidates of a row; return its draft unchanged."""
+        if self._choices and _is_choice(draft):
+            known = self._candidates.setdefault(_family(draft.question), {})
+            for text in (*_named_words(draft.question), draft.answer.strip()):
+                # One spelling for all rows, and one style: how an option is written must not tell where it is from.
+                text = text[:1].upper() + text[1:]
+                known[folded(text)] = min(text, known.get(folded(text), text))
+        return draft
+
+    def with_options(self, draft: Draft) -> Draft:
+        """Second pass: give a row the options of its question, or count why it has none."""
+        if not _is_choice(draft):
+            return draft
+        known = self._candidates.get(_family(draft.question), {})
+        answer = known.get(folded(draft.answer))
+        if answer is not None and _FEWEST <= len(known) <= len(LETTERS):
+            record = draft.record if answer == draft.answer else {"answer": draft.answer, **draft.record}
+            return replace(draft, options=tuple(sorted(known.values(), key=str.casefold)), answer=answer, record=record)
+        if not draft.options:
+            if len(known) > len(LETTERS):
+                reason = f"the set has more than {len(LETTERS)} answers to the question"
+            elif self._choices:
+                reason = "the question names no candidates, and the set has one answer to it"
+            elif _two_words(draft.question):
+                reason = "the answer is not one of the two words that the question names"
+            else:
+                reason = "the question does not end in two words to choose from"
+            self.kept_open.setdefault(reason, Counter())[draft.answer.strip()] += 1
+        return draft
+
+
+def _is_choice(draft: Draft) -> bool:
+    return draft.closed and draft.options not in (YES_NO, YES_NO_CHINESE)
+
+
+def _family(question: str) -> str:
+    return folded(question).rstrip(" ?？。")
+
+
+def _named_words(question: str) -> tuple[str, ...]:
+    """The words that a question names as candidates: two at its end, or known contrasts anywhere in it."""
+    lists = list(_LIST.finditer(question))
+    if words := _two_words(question):
+        return words
+    words = (*re.split(r",\s*", lists[0][1]), lists[0][2]) if len(lists) == 1 else ()
+    lowered = {word.casefold() for word in words}
+    return words if any(lowered <= contrast for contrast in _CONTRASTS) else ()
 
 
 def _two_words(question: str) -> tuple[str, ...]:

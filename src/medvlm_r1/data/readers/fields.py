@@ -1,10 +1,16 @@
 """Fields of a row, taken with a check. The messages name the field; the caller adds file and row."""
 
+import base64
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medvlm_r1.data.finder import Embedded
 from medvlm_r1.data.names import did_you_mean
+
+# A name of a file so long has a dot, which base64 has not.
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_LEAST_BASE64 = 100
 
 
 def needed(row: Mapping[str, Any], name: str) -> Any:
@@ -67,14 +73,29 @@ def image(row: Mapping[str, Any], name: str = "image") -> str | Embedded:
     Raises:
         ValueError: It is neither.
     """
-    value = needed(row, name)
+    return as_image(needed(row, name), name)
+
+
+def as_image(value: Any, name: str) -> str | Embedded:
+    """One image: the name of a file, its bytes, its base64 text, or the hub's `{"bytes": ..., "path": ...}`.
+
+    Raises:
+        ValueError: It is none of these, or the base64 text is damaged.
+    """
+    held = value
     if isinstance(value, dict):
-        if isinstance(value.get("bytes"), bytes):
-            return Embedded(value["bytes"])
-        value = value.get("path")
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"field {name!r} must be the name of a file or its bytes, saw {_short(row[name])}")
-    return value
+        held = value["bytes"] if isinstance(value.get("bytes"), bytes) else value.get("path")
+    if isinstance(held, bytes):
+        return Embedded(held)
+    if not isinstance(held, str) or not held.strip():
+        raise ValueError(f"field {name!r} must be the name of a file or its bytes, saw {_short(value)}")
+    head, comma, data = held.partition(",") if held.startswith("data:") else ("", "", held)
+    if comma or (len(held) >= _LEAST_BASE64 and _BASE64.fullmatch(held)):
+        try:
+            return Embedded(base64.b64decode("".join(data.split()), validate=True))
+        except ValueError as error:
+            raise ValueError(f"field {name!r} holds damaged base64 ({error}): {_short(head or data)}") from error
+    return held
 
 
 def only(row: Mapping[str, Any], name: str, known: Sequence[str]) -> str:

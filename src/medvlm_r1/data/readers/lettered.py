@@ -1,20 +1,64 @@
-"""Options that carry their letters, and answers given as a letter or as a text."""
+"""Options that carry their letters, and answers given as a letter, a number or a text."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medvlm_r1.data.names import folded
+from medvlm_r1.data.question import MIN_OPTIONS
 from medvlm_r1.data.readers.fields import words
 from medvlm_r1.data.sample import LETTERS
 
 _STYLES = (r"\(([A-J])\)", r"([A-J])\)", r"([A-J])\.(?=\s)", r"([A-J]):")
-_LEAST_OPTIONS = 2
+_FIRST = re.compile(r"A[).:]")
+# A letter alone, as answers write it: B, b, (B), B., [B], **B**, Option B, option_b, choice B.
+_LETTER = re.compile(
+    r"[\s(\[*_'\"]*(?:(?:option|choice|opt|answer)[\s_.-]*)?[(\[]?([A-J])[\s)\].:*_'\"]*", re.IGNORECASE
+)
+_NUMBER = re.compile(r"\s*\+?(\d+)(?:\.0+)?\s*")
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_CHOICES_FOLLOW = re.compile(r"\s*\b(?:answer\s+)?(?:choices|options)\s*(?:are)?\s*:?\s*$", re.IGNORECASE)
 
 
 def without_letter(option: str, letter: str) -> str:
     """An option's text without the letter in front of it: ` A:text ` to `text`. Another letter is left alone."""
     return re.sub(rf"^\(?{letter}\s*[:.)]\s*", "", option.strip()).strip()
+
+
+def bare_options(options: Sequence[str]) -> tuple[str, ...]:
+    """The options without the letters in front of them (`A. text`), where every one carries its own letter."""
+    if not options or not options[0].lstrip(" (").startswith("A"):
+        return tuple(options)
+    bare = tuple(without_letter(option, letter) for letter, option in zip(LETTERS, options, strict=False))
+    carried = len(bare) == len(options) and all(
+        text and text != option.strip() for text, option in zip(bare, options, strict=True)
+    )
+    return bare if carried else tuple(options)
+
+
+def answer_letter(answer: str) -> str | None:
+    """The letter of an answer that is nothing else (`B`, `b`, `(B)`, `Option B`); None for any other."""
+    match = _LETTER.fullmatch(unicodedata.normalize("NFKC", answer))
+    return match[1].upper() if match else None
+
+
+def answer_number(answer: str) -> int | None:
+    """The number of an answer that is a whole number (`2`, `2.0`); None for any other."""
+    match = _NUMBER.fullmatch(answer)
+    return int(match[1]) if match else None
+
+
+def tagged_answer(text: str) -> str:
+    """What a text holds between `<answer>` and `</answer>`; the text itself without tags.
+
+    Raises:
+        ValueError: It holds several answers.
+    """
+    tagged = _TAGGED.findall(text)
+    if len(tagged) > 1:
+        raise ValueError(f"the answer {text!r} holds several answers; expected one <answer> tag")
+    return str(tagged[0] if tagged else text).strip()
 
 
 def right_option(answer: str, options: Sequence[str], *, letter_first: bool = False) -> str:
@@ -31,7 +75,7 @@ def right_option(answer: str, options: Sequence[str], *, letter_first: bool = Fa
     """
     if answer in options and not letter_first:
         return answer
-    letter = answer.strip().strip("().:").strip().upper()
+    letter = answer_letter(answer)
     named = {option for place, option in zip(LETTERS, options, strict=False) if letter == place}
     if letter_first and named:
         return named.pop()
@@ -44,49 +88,88 @@ def right_option(answer: str, options: Sequence[str], *, letter_first: bool = Fa
     raise ValueError(f"answer {answer!r} {what} {list(options)}")
 
 
-def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
-    """Question and options of a text that holds both, `question A) one B) two` on one line or several.
+def numbered_option(answer: str, options: Sequence[str], first: int | None) -> str | None:
+    """The option a number names; None for an answer that is no number, or is the text of an option.
+
+    Args:
+        answer: The answer.
+        options: Texts without letters.
+        first: The number of the first option; None where nothing says it.
 
     Raises:
-        ValueError: The options cannot be told apart for sure: no run of letters A, B, ... in one style is there, or
-            more than one.
+        ValueError: It is a number that nothing says how to count, or one that no option has.
     """
+    number = answer_number(answer)
+    if number is None or (first is None and any(folded(option) == folded(answer) for option in options)):
+        return None
+    if first is None:
+        raise ValueError(
+            f"answer {answer!r} is a number, and the file does not say whether options are counted from 0 or from 1; "
+            "add --first-option 0 or --first-option 1"
+        )
+    if not first <= number < first + len(options):
+        raise ValueError(
+            f"answer {answer!r} is no number from {first} to {first + len(options) - 1}, as the options have"
+        )
+    return options[number - first]
+
+
+def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
+    """What stands before the options of a text, and the options: `A) one B) two` on one line or several.
+
+    Returns:
+        None where the options cannot be told apart for sure: no run of letters A, B, ... in one style is there.
+    """
+    if not _FIRST.search(text):
+        return None
     for start in (r"(?:^|(?<=[\s,;?]))", r"^\s*"):
         for style in _STYLES:
-            marks = list(re.finditer(start + style, problem, re.MULTILINE))
+            marks = list(re.finditer(start + style, text, re.MULTILINE))
             letters = "".join(mark[1] for mark in marks)
-            if len(marks) >= _LEAST_OPTIONS and letters == LETTERS[: len(marks)]:
-                ends = [mark.start() for mark in marks[1:]] + [len(problem)]
-                texts = [problem[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
+            if len(marks) >= MIN_OPTIONS and letters == LETTERS[: len(marks)]:
+                ends = [mark.start() for mark in marks[1:]] + [len(text)]
+                texts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
                 # On one line a comma parts the options; the last one has none.
                 options = tuple(text.strip().removesuffix(",").removesuffix(";").strip() for text in texts)
-                question = problem[: marks[0].start()].strip()
-                if question and all(options):
-                    return question, options
-    raise ValueError(f"the options cannot be read out of the text {problem!r}; wanted 'question A) one B) two ...'")
+                if all(options):
+                    return text[: marks[0].start()].strip(), options
+    return None
 
 
-def lettered_columns(row: Mapping[str, Any], *patterns: str) -> tuple[str, ...]:
-    """Options kept in one column each, such as `option_A`, `option_B`, ...
+def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
+    """Question and options of a text that holds both. A closing `Answer Choices:` is not part of the question.
+
+    Raises:
+        ValueError: The options cannot be told apart for sure, or nothing stands before them.
+    """
+    question, options = split_options(problem) or ("", ())
+    question = _CHOICES_FOLLOW.sub("", question)
+    if not question:
+        raise ValueError(f"the options cannot be read out of the text {problem!r}; wanted 'question A) one B) two ...'")
+    return question, options
+
+
+def options_of(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
+    """Options kept in one column each.
 
     Args:
         row: The row.
-        patterns: Names of the columns with `{}` for the letter; the first that has an A is used.
+        columns: The columns in order. The last ones may be absent or empty, as in rows with fewer options.
 
     Returns:
-        The texts without white space around them; empty when there is no such column. The last ones may be absent or
-        empty, as in rows with fewer options.
+        The texts without white space around them.
 
     Raises:
         ValueError: A column is empty with a filled one behind it, or holds no text.
     """
-    pattern = next((pattern for pattern in patterns if pattern.format("A") in row), None)
-    if pattern is None:
-        return ()
-    columns = [pattern.format(letter) for letter in LETTERS]
     filled = [name for name in columns if row.get(name) not in (None, "")]
     options = tuple(words(row, name) for name in filled)
-    if filled != columns[: len(filled)]:
+    if filled != list(columns[: len(filled)]):
         gap = next(name for name, wanted in zip(columns, filled, strict=False) if name != wanted)
         raise ValueError(f"option {gap!r} is empty, but {filled[-1]!r} is not")
     return options
+
+
+def lettered_columns(row: Mapping[str, Any], pattern: str) -> tuple[str, ...]:
+    """Options kept in one column for each letter, such as `option_A`, `option_B`, ...; `{}` stands for the letter."""
+    return options_of(row, [pattern.format(letter) for letter in LETTERS])

@@ -13,11 +13,10 @@ from medvlm_r1.data.importing import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality
 from medvlm_r1.data.readers.fields import image, text
 from medvlm_r1.data.readers.layout import absent, parts_of
-from medvlm_r1.data.readers.lettered import right_option, split_problem
+from medvlm_r1.data.readers.lettered import right_option, split_problem, tagged_answer
 
 _BY_MODALITY = "modality"
 _BY_TYPE = "question_type"
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _SPLIT_IN_NAME = re.compile(r"[ _-]*(train|test)$|^(train|test)[ _-]*", re.IGNORECASE)
 
 
@@ -43,14 +42,10 @@ def _modality(row: Row, part: Part) -> str:
 
 def _draft(row: Row, part: Part) -> Draft:
     question, options = split_problem(text(row, "problem"))
-    solution = text(row, "solution")
-    tagged = _TAGGED.findall(solution)
-    if len(tagged) > 1:
-        raise ValueError(f"field 'solution' holds several answers: {solution!r}")
     return Draft(
         question=question,
         options=options,
-        answer=right_option((tagged[0] if tagged else solution).strip(), options, letter_first=True),
+        answer=right_option(tagged_answer(text(row, "solution")), options, letter_first=True),
         images=(image(row),),
         question_type=_subject_of(part) if _BY_TYPE in part.file.parts else "",
     )

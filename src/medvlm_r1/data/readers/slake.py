@@ -39,6 +39,7 @@ def _draft(row: Row, part: Part) -> Draft:
         question=question,
         options=options,
         answer=answer,
+        closed=closed,
         images=(text(row, "img_name"),),
         record={"language": language} | kept(row, *_KEPT) | ({"answer": given} if given != answer else {}),
     )

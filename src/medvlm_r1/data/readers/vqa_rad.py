@@ -38,6 +38,7 @@ def _draft(row: Row, part: Part) -> Draft:
         question=question,
         options=options,
         answer=answer,
+        closed=closed,
         images=(text(row, "image_name") if original else image(row),),
         split=("test" if phrase.startswith("test") else "train") if original else "",
         record=kept(row, *_KEPT) | ({"answer": given} if given != answer else {}),

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from medvlm_r1.data.check.overlap import warn_of_overlap
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.policy.load import locate
+from medvlm_r1.policy.processor import ImageFit, load_processor
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.dataset import load_samples
-from medvlm_r1.training.loop import bound_pixels
+from medvlm_r1.training.loop import bound_pixels, load_sets
+from medvlm_r1.training.options import training_arguments
 from medvlm_r1.training.plan import memory
 from medvlm_r1.training.plan.cards import BANDWIDTH_SHARE, CARDS, CPU, MATRIX_SHARE, TOKEN_SECONDS, Card, seconds
 from medvlm_r1.training.plan.launch import Launch
@@ -175,14 +177,19 @@ def make_plan(
         UserError: Data or model cannot be read, or the run would cut prompts off or could never earn a reward.
             Whether it fits is for `refuse.refuse_memory`.
     """
-    samples = load_samples(config.data.train, modality=config.data.modality, skip_missing=config.data.skip_missing)
+    training_arguments(config, processes=launch.processes)
     folder = locate(config.model, weights=False)
     shape = read_shape(folder, config)
     processor = _processor(folder)
     bound_pixels(config, processor.image_processor)
-    prompts = measure(processor, config.data.train, samples, config.template, progress)
+    sets = load_sets(config, ImageFit(model=config.model, processor=processor.image_processor))
+    samples = sets["train"]
     batch = read_batch(config, len(samples), launch.processes)
+    prompts = measure(processor, config.data.train, samples, config.template, progress)
     notes: list[str] = []
+    if config.data.eval is not None:
+        warning = warn_of_overlap(config.data.train, samples, config.data.eval, sets["eval"])
+        notes += [warning] if warning else []
     shares = read_shares(config, launch, notes)
     run = read_run(config, batch, completion, read_kept(shape, prompts, batch), notes)
     plan = Plan(
@@ -207,12 +214,7 @@ def _on_cpu(cards: Sequence[Card]) -> bool:
 
 
 def _processor(folder: Any) -> Any:
-    from transformers import AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{folder}: its processor cannot be loaded: {error}") from error
-    if not hasattr(processor, "image_processor") or not hasattr(processor, "_get_num_multimodal_tokens"):
+    processor = load_processor(folder)
+    if not hasattr(processor, "_get_num_multimodal_tokens"):
         raise UserError(f"{folder}: its processor does not say how many tokens an image takes; the dry run needs that.")
     return processor

@@ -22,7 +22,7 @@ def read_batch(config: RunConfig, samples: int, processes: int) -> Batch:
     """How the run is cut into steps.
 
     Raises:
-        UserError: Groups do not fit a generation, or there are too few samples for one.
+        UserError: There are too few samples for one generation.
     """
     option = functools.partial(options.value, config.method, config.trainer)
     rows, accumulation = option("per_device_train_batch_size"), option("gradient_accumulation_steps")
@@ -43,12 +43,6 @@ def read_batch(config: RunConfig, samples: int, processes: int) -> Batch:
         keeps_rest=config.method == "sft",
         max_steps=option("max_steps"),
     )
-    if batch.generation_rows % group:
-        raise UserError(
-            f"One generation makes {batch.generation_rows} completions ({rows} rows x {processes} devices x "
-            f"{batch.passes_per_generation} passes), which groups of {group} do not divide; change "
-            "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
-        )
     if config.method == "grpo" and batch.generation_prompts > samples:
         raise UserError(
             f"One generation takes {batch.generation_prompts} prompts and the data have {samples}; lower "

@@ -53,7 +53,10 @@ def read_shape(folder: Path, config: RunConfig) -> Shape:
             with torch.device("meta"), warnings.catch_warnings():
                 # peft and transformers tell each other of renamed attributes.
                 warnings.simplefilter("ignore", FutureWarning)
-                model = AutoModelForImageTextToText.from_config(settings)
+                # Flash attention need not be installed where a run is planned.
+                attention = (config.trainer.get("model_init_kwargs") or {}).get("attn_implementation")
+                known = {} if "flash" in str(attention) else {"attn_implementation": attention}
+                model = AutoModelForImageTextToText.from_config(settings, **known)
                 if config.lora is not None:
                     model = _adapted(model, config)
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -1,0 +1,198 @@
+"""The columns of a table of one's own: which of them hold what, whatever they are called."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from medvlm_r1.data.names import did_you_mean, nearest
+from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.data.subjects import subject_level
+from medvlm_r1.errors import UsageError
+
+NEEDED = ("image", "question", "answer")
+TEXTS = ("question_type", "subject", "split", "id")
+NUMBERS = ("frame", "slice")
+VIEW = (*NUMBERS, "plane", "window")
+FIELDS = (*NEEDED, "options", "modality", *TEXTS, *VIEW)
+
+_OPTION_FIELDS = tuple(f"option_{letter}" for letter in LETTERS)
+_NEAR = 0.85
+# Names of other data sets. They are only suggested: what they hold differs from set to set.
+_ALSO_CALLED = {
+    "image": (
+        *("image_path", "img_path", "image_file", "image_name", "img_name", "img", "file_name", "filename", "file"),
+        *("filepath", "file_path", "path", "figure_path", "picture", "image_id"),
+    ),
+    "question": ("problem", "query", "prompt", "question_text", "text"),
+    "answer": (
+        *("answer_label", "label", "gt_answer", "solution", "correct_answer", "correct_option", "answer_letter"),
+        *("answer_idx", "answer_index", "correct", "cop", "ground_truth", "gt", "target", "response"),
+    ),
+    "options": ("choices", "candidates", "alternatives", "answer_choices", "multiple_choices", "answers"),
+}
+# Atomic, or the plural of `choices` would be the letter of an option.
+_OPTION = re.compile(
+    r"((?:answer_?)?(?>options?|choices?|opts?|op|alternatives?|candidates?)|(?>answers?|ans)(?=[_.]?[a-z]$)|)"
+    r"[_.]*\(?([a-z]|\d{1,2})\)?"
+)
+_LIKE_OPTION = re.compile(r"option|choice|distractor|(?:^|_)(?:alternative|candidate|opt)[a-j]?(?:_|\d|$)")
+_NUMBERED_IMAGE = re.compile(r"(?:image|img)_?(\d{1,2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of a table hold what.
+
+    Attributes:
+        fields: Our field to their column.
+        options: Columns that hold one option each, in order.
+        first_option: The number in the name of the first of them; None where they have letters.
+        images: Columns that hold one image each, where `image` is not among the fields.
+        others: The columns without a meaning here, kept in the record.
+        faults: What is wrong with the names.
+    """
+
+    fields: Mapping[str, str]
+    options: tuple[str, ...]
+    first_option: int | None
+    images: tuple[str, ...]
+    others: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def parse_columns(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Read `image=image_path`, our field before their column.
+
+    Raises:
+        UsageError: A text is not that, names a field that is not known, or a field is given twice.
+    """
+    columns: dict[str, str] = {}
+    for text in texts:
+        field, equals, column = text.partition("=")
+        if not equals or not column:
+            raise UsageError(f"--map {text!r}; wanted FIELD=COLUMN, such as image=image_path")
+        if field not in FIELDS and field not in _OPTION_FIELDS:
+            raise UsageError(f"--map {text!r}: there is no field {field!r}; {did_you_mean(field, FIELDS)}")
+        if columns.setdefault(field, column) != column:
+            raise UsageError(f"--map names two columns for {field!r}, {columns[field]!r} and {column!r}; give one")
+    return tuple(columns.items())
+
+
+@lru_cache(maxsize=256)
+def find_columns(names: tuple[str, ...], chosen: tuple[tuple[str, str], ...] = ()) -> Columns:
+    """Tell what each column of a table holds, by its name.
+
+    Upper and lower case, spaces and hyphens do not matter. Options may be lettered (`A`, `option_a`, `Choice A`,
+    `opa`) or numbered from 0 or 1 (`option1`, `choice_1`); a letter or number alone needs at least two such columns.
+
+    Args:
+        names: The columns.
+        chosen: Our field and their column, which goes before what a name says.
+    """
+    faults: list[str] = []
+    fields: dict[str, str] = {}
+    for field, column in chosen:
+        if column in names:
+            fields[field] = column
+        else:
+            faults.append(
+                f"there is no column {column!r}, which --map {field}={column} names; {did_you_mean(column, names)}"
+            )
+    free = [name for name in names if name not in fields.values()]
+    for name in [*(name for name in free if name in FIELDS), *free]:
+        field = {"images": "image"}.get(_key(name), _key(name))
+        if field not in FIELDS or name in fields.values():
+            continue
+        if field not in fields:
+            fields[field] = name
+        elif field not in dict(chosen):
+            faults.append(f"columns {fields[field]!r} and {name!r} both name the {field}; add --map {field}=COLUMN")
+    free = [name for name in free if name not in fields.values()]
+    images: dict[int, str] = {}
+    if "image" not in fields:
+        matches = [(name, _NUMBERED_IMAGE.fullmatch(_key(name))) for name in free]
+        images = {int(match[1]): name for name, match in matches if match}
+    options, first = tuple(fields.pop(field) for field in _OPTION_FIELDS if field in fields), None
+    if not options and "options" not in dict(chosen):
+        options, first = option_columns(free, faults)
+    used = {*images.values(), *options}
+    others = tuple(name for name in free if name and name not in used)
+    like = [name for name in others if _LIKE_OPTION.search(_key(name)) or _key(name) in _ALSO_CALLED["options"]]
+    if like and not options and "options" not in fields:
+        advice = f"add --map options={like[0]}" if _key(like[0]) in _ALSO_CALLED["options"] else "or in one, 'options'"
+        faults.append(
+            f"column {like[0]!r} seems to hold options, but its name is not understood; give all options in columns "
+            f"option_A, option_B, ..., {advice}, or rename it if it holds something else"
+        )
+    faults += _missing([name for name in NEEDED if name not in fields and not (name == "image" and images)], others)
+    for name in others:
+        near = (
+            None
+            if name in like or subject_level(name) is not None
+            else nearest(name, [field for field in FIELDS if field not in NEEDED], cutoff=_NEAR)
+        )
+        if near is not None and near not in fields:
+            faults.append(f"unknown column {name!r}; did you mean {near!r}? If not, name it otherwise")
+    ordered = tuple(images[number] for number in sorted(images))
+    return Columns(fields, options, first, ordered, others, tuple(faults))
+
+
+def option_columns(names: Iterable[str], faults: list[str]) -> tuple[tuple[str, ...], int | None]:
+    """The columns with one option each, in order, and the number of the first if they are numbered.
+
+    Args:
+        names: The columns.
+        faults: What is wrong with them is added here.
+    """
+    styles: dict[tuple[str, bool], dict[int, str]] = {}
+    for name in names:
+        match = _OPTION.fullmatch(_key(name))
+        if match:
+            prefix, label = match[1], match[2]
+            place = int(label) if label.isdecimal() else ord(label) - ord("a")
+            taken = styles.setdefault((prefix, label.isdecimal()), {})
+            if place in taken:
+                faults.append(f"columns {taken[place]!r} and {name!r} are the same option; remove one")
+            taken[place] = name
+    # A letter or number alone is an option only beside its neighbor: x, y and z may be coordinates.
+    held = {
+        (prefix, numbered): taken
+        for (prefix, numbered), taken in styles.items()
+        if prefix or {0, 1} <= taken.keys() or (numbered and {1, 2} <= taken.keys())
+    }
+    if len(held) > 1:
+        seen = " and ".join(repr(next(iter(taken.values()))) for taken in held.values())
+        faults.append(f"two sets of option columns, with {seen}; remove one, or add --map options=COLUMN")
+    for (prefix, numbered), taken in held.items():
+        first = min(taken)
+        run = [place for place in range(first, max(taken) + 1) if all(p in taken for p in range(first, place + 1))]
+        beyond = [place for place in taken if place not in run and (prefix or place < len(LETTERS))]
+        if beyond or first > (1 if numbered else 0):
+            seen = ", ".join(map(repr, taken.values()))
+            faults.append(f"the option columns {seen} do not follow one another from the first; name them in order")
+        return tuple(taken[place] for place in run), first if numbered else None
+    return (), None
+
+
+def _missing(fields: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The messages for needed columns that are not there: which ones the file has instead."""
+    keys = {_key(name): name for name in reversed(names)}
+    faults = []
+    for field in fields:
+        likely = next((keys[name] for name in _ALSO_CALLED[field] if name in keys), None) or nearest(field, names)
+        if likely is not None:
+            hint = f"did you mean {likely!r}, which the file has? Add --map {field}={likely}"
+        elif len(fields) == len(NEEDED):
+            hint = "the first line of a table must name its columns, separated by commas, semicolons or tabs"
+        else:
+            hint = f"choose one of the file's other columns with --map {field}=COLUMN"
+        held = "" if likely is not None else f" (the file has {', '.join(map(repr, names)) or 'no other columns'})"
+        faults.append(f"field {field!r} is missing{held}; {hint}")
+    if len(fields) == len(NEEDED) and not any("--map" in fault for fault in faults):
+        return [faults[0].replace(f"field {NEEDED[0]!r} is", f"fields {', '.join(map(repr, NEEDED))} are")]
+    return faults
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip().casefold())

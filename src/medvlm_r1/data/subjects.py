@@ -1,0 +1,286 @@
+"""Subjects of imported samples: patient columns of a table, and salted hashes of DICOM identifiers.
+
+A subject is the unit that must not be in two splits. It comes from a patient column of the row; otherwise from the
+DICOM header of its first DICOM image; otherwise it is the name of the image file.
+"""
+
+import gzip
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.data.images.bounded import Bounded
+from medvlm_r1.data.images.quiet import quiet
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
+
+FILE_NAMES = "file names"
+DICOM_HEADERS = "DICOM headers (salted hash)"
+
+_KEY = r"(id|ids|uid|no|nr|num|number|code|key|hash|index|identifier|pseudonym)"
+# Most general first: a patient has studies, a study has series or volumes.
+_LEVELS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"subject|(anon\w*|deid\w*|dicom|id)?(patient|patienten|subject|participant|case|pt|患者|病人){_KEY}*|id(pat|patient)|pat{_KEY}|pid|mrn",
+        rf"accession|(anon\w*|deid\w*|dicom)?(study|exam|examination|accession|encounter|visit)(instance)?{_KEY}+",
+        rf"volume{_KEY}*|(series|scan|stack)(instance)?{_KEY}+",
+    )
+)
+# These may tell subjects apart, or describe them.
+_AMBIGUOUS = re.compile(r"study|exam|examination|encounter|visit|series|scan|stack|(patient|subject|participant)s?name")
+_NOT_GIVEN = frozenset(("", "nan", "none", "null", "n/a", "na"))
+
+_GZIP = b"\x1f\x8b"
+_IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+_SALT_BYTES = 32
+_FEWEST_SALT_BYTES = 16
+_MANY_STUDIES = 10
+
+
+@lru_cache(maxsize=1024)
+def subject_level(column: str) -> int | None:
+    """Whether a column names a patient (0), a study (1), or a series or volume (2); None for other columns."""
+    return next((level for level, pattern in enumerate(_LEVELS) if pattern.fullmatch(_bare(column))), None)
+
+
+def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The subject a row of a table names, and the column it is from.
+
+    The columns of the most general level that the row fills are used: a patient's before a study's.
+
+    Args:
+        row: Column name to value.
+
+    Returns:
+        Subject and column; two empty texts when no column names one.
+
+    Raises:
+        ValueError: Two columns of that level hold different values, one holds neither text nor a number, or no column
+            names a subject for sure and one may, such as `study`.
+    """
+    levels: dict[int, dict[str, str]] = {}
+    for column, value in row.items():
+        level = subject_level(column)
+        if level is None or value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError(f"column {column!r} must name the subject by text or a number, saw {value!r}")
+        text = str(value).strip()
+        if text.lower() not in _NOT_GIVEN:
+            levels.setdefault(level, {})[column] = text
+    if not levels:
+        for column in row:
+            if _AMBIGUOUS.fullmatch(_bare(column)):
+                raise ValueError(
+                    f"column {column!r} may tell patients apart, or describe them; if it does tell them apart, name it "
+                    "'subject' (a pseudonym, not a name), otherwise name it 'note'"
+                )
+        return "", ""
+    (column, subject), *others = levels[min(levels)].items()
+    for other, value in others:
+        if value != subject:
+            raise ValueError(
+                f"columns {column!r} ({subject!r}) and {other!r} ({value!r}) both name the subject and differ; "
+                "remove or rename the one that does not tell patients apart"
+            )
+    return subject, column
+
+
+def column_origin(column: str) -> str:
+    """The origin of a subject that a column names, in words."""
+    kinds = {1: " (studies, not patients)", 2: " (series or volumes, not patients)"}
+    return f"column {column!r}{kinds.get(subject_level(column) or 0, '')}"
+
+
+def _bare(column: str) -> str:
+    return re.sub(r"[\W_]+", "", column).lower()
+
+
+class SubjectHasher:
+    """Makes subjects of DICOM identifiers by a salted hash, so that no identifier is written."""
+
+    def __init__(self, salt_file: str | Path | None = None) -> None:
+        """Make a hasher.
+
+        Args:
+            salt_file: File with the salt, which must be there; None for the user's own, which is read when it is first
+                needed and made when absent.
+
+        Raises:
+            UserError: The file cannot be read or is too short.
+        """
+        self._salt = b"" if salt_file is None else _read_salt(Path(salt_file))
+        self._studies: dict[str, set[str]] = {}
+        self._used = False
+
+    def subject_of(self, file: Path) -> str:
+        """The subject that a DICOM file which was decoded names.
+
+        The hash is taken of the PatientID; if that is empty of the StudyInstanceUID, then of the SeriesInstanceUID.
+
+        Returns:
+            `dicom-` and 20 hexadecimal digits; empty if the file has none of the three.
+
+        Raises:
+            UserError: The salt cannot be read or made.
+        """
+        values = _identifiers(file)
+        hashes = {level: self._hash(level, value) for level, value in values.items() if value}
+        if not hashes:
+            return ""
+        subject = next(iter(hashes.values()))
+        if "PatientID" in hashes:
+            study = hashes.get("StudyInstanceUID") or hashes.get("SeriesInstanceUID") or ""
+            self._studies.setdefault(subject, set()).add(study)
+        return subject
+
+    @property
+    def salt_name(self) -> str:
+        """What tells salts apart without telling them; empty as long as none was used."""
+        return self._hash("name", "")[-8:] if self._used else ""
+
+    def warning(self) -> str | None:
+        """What to say when one PatientID covers suspiciously many studies, as a placeholder such as ANON does."""
+        total = sum(map(len, self._studies.values()))
+        most = max(map(len, self._studies.values()), default=0)
+        alone = len(self._studies) == 1 and most > 1
+        if not alone and not (most >= _MANY_STUDIES and 2 * most > total):
+            return None
+        covered = f"all DICOM images, from {most} studies," if alone else f"{most} of {total} DICOM studies"
+        return (
+            f"One PatientID covers {covered} so they count as one subject. If it is a placeholder (such as ANON or 0), "
+            "give each row its patient in a column 'patient_id'."
+        )
+
+    def _hash(self, level: str, value: str) -> str:
+        if not self._salt:
+            self._salt = _own_salt()
+        self._used = True
+        return "dicom-" + hmac.new(self._salt, f"{level}\0{value}".encode(), hashlib.sha256).hexdigest()[:20]
+
+
+def subject_lines(report: Mapping[str, Any], *, own: bool) -> list[str]:
+    """How many subjects an import found, and where from; with a warning where they may be wrong.
+
+    Args:
+        report: `subjects`, `subjects_from` and `written` of an `ImportReport`, and `subject_warning` if it has one.
+        own: The rows are the user's own, so a column can be added.
+    """
+    origins: dict[str, int] = report["subjects_from"]
+    without = report["written"] - sum(origins.values())
+    shares = [f"{count} questions from {origin}" for origin, count in origins.items()]
+    if len(origins) == 1:
+        shares = [f"from {origin}" for origin in origins]
+    shares += [f"{without} questions without a subject"] if without else []
+    lines = ["  " + ", ".join([f"subjects: {report['subjects']}", *shares])]
+    if FILE_NAMES in origins:
+        advice = " If you know the patients, import with a column 'patient_id'." if own else ""
+        lines.append(f"    A file name is not a patient: images of one patient count as different subjects.{advice}")
+    if report.get("subject_warning"):
+        lines.append(f"    Warning: {report['subject_warning']}")
+    return lines
+
+
+def count_file_names(samples: Iterable[Sample], info: Mapping[str, Any]) -> int:
+    """Count the samples of a data folder whose subject is only the name of their first image's file.
+
+    Args:
+        samples: Its samples.
+        info: Its `info.json`. Of an import that does not tell where subjects are from, file names are suspected.
+    """
+    origins = info.get("subjects")
+    if not (FILE_NAMES in origins if isinstance(origins, dict) else "file" in info):
+        return 0
+    return sum(
+        sample.subject in sample.image_sources
+        or sample.images[0].removeprefix("images/").startswith(f"{sample.subject}.")
+        for sample in samples
+        if sample.subject and sample.images
+    )
+
+
+def file_names_warning(count: int) -> str:
+    """The warning for samples whose subject is only a file name."""
+    return (
+        f"Warning: the subject of {count} questions is only the file name of their image. Patients with several images "
+        "are not known, so parts may share patients unseen. If you know the patients, import again with a column "
+        "'patient_id'."
+    )
+
+
+def unlike_subjects(infos: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why the subjects of two data folders cannot be compared; empty if they can.
+
+    Args:
+        infos: Label of each folder to its `info.json`.
+    """
+    for (first, one), (second, other) in combinations(infos.items(), 2):
+        origins = [info["subjects"] if isinstance(info.get("subjects"), dict) else {} for info in (one, other)]
+        # Columns may be called otherwise and hold the same; hashes and file names never do.
+        kinds = [{"column" if origin.startswith("column") else origin for origin in each} for each in origins]
+        if all(kinds) and not kinds[0] & kinds[1]:
+            return (
+                f"the subjects of {first} are from {' and '.join(origins[0])}, those of {second} are from "
+                f"{' and '.join(origins[1])}. They cannot be compared: import both in one way."
+            )
+        salts = [info.get("subject_salt") for info in (one, other)]
+        if all(salts) and salts[0] != salts[1]:
+            return (
+                f"the DICOM subjects of {first} and {second} are hashed with different salts. They cannot be compared: "
+                "import both with one --salt-file."
+            )
+    return ""
+
+
+def _identifiers(file: Path) -> dict[str, str]:
+    from pydicom import dcmread
+
+    with quiet():
+        try:
+            with Bounded(file) as raw, gzip.open(raw) if raw.peek(2).startswith(_GZIP) else raw as stream:
+                header = dcmread(stream, stop_before_pixels=True, specific_tags=list(_IDENTIFIERS), force=True)
+            return {keyword: str(header.get(keyword) or "").strip(" \0") for keyword in _IDENTIFIERS}
+        # pydicom's messages quote the header; a damaged identifier is as good as none.
+        except Exception:
+            return {}
+
+
+def _own_salt() -> bytes:
+    """The user's salt on this machine, made at first use and readable by the user only."""
+    # An empty variable counts as unset, as the XDG specification says.
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    file = Path(base) / "medvlm-r1" / "subject-salt"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+            stream.write(secrets.token_hex(_SALT_BYTES) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{file}: the salt for DICOM subjects cannot be written ({error.strerror or error}); give a file with at "
+            "least 16 random characters by --salt-file"
+        ) from error
+    return _read_salt(file)
+
+
+def _read_salt(file: Path) -> bytes:
+    try:
+        salt = file.read_bytes().strip()
+    except OSError as error:
+        raise UserError(
+            f"{file}: the salt for DICOM subjects cannot be read ({error.strerror or error}); give a file with at "
+            f"least {_FEWEST_SALT_BYTES} random characters, the same on every machine"
+        ) from error
+    if len(salt) < _FEWEST_SALT_BYTES:
+        raise UserError(
+            f"{file}: the salt for DICOM subjects has {len(salt)} characters; wanted at least {_FEWEST_SALT_BYTES}"
+        )
+    return salt

@@ -1,0 +1,123 @@
+"""A user's reward function, checked: its signature before a model is loaded, its result at every step."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.errors import UsageError, UserError
+
+DATA_COLUMNS = ("images", "letter", "options", "sample_id", "modality")
+"""Columns of the data set beside the prompt (`training.dataset`)."""
+COLUMNS = (*DATA_COLUMNS, "blank_letter", "own_image")
+"""What a reward can name beside prompts and completions; the last two are made where one does."""
+FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+"""What TRL adds."""
+
+
+def check_signature(name: str, function: Callable[..., Any]) -> None:
+    """Refuse a function that cannot be called as a reward is.
+
+    Args:
+        name: Its name in the configuration.
+        function: The function.
+
+    Raises:
+        UsageError: It asks for a column that is not there, or does not take the columns that TRL hands over.
+    """
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"reward {name!r} is an async function; write it with 'def' instead of 'async def'")
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        # A function written in C tells nothing; what it returns is checked at each step.
+        return
+    known = (*FROM_TRL, *COLUMNS)
+    named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    for parameter in named:
+        if parameter.kind == parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
+            raise UsageError(
+                f"reward {name!r}: the parameter {parameter.name!r} is positional only; columns come by keyword"
+            )
+        if parameter.default is parameter.empty and parameter.name not in known:
+            raise UsageError(
+                f"reward {name!r} asks for the column {parameter.name!r}, which the data do not have; "
+                f"{did_you_mean(parameter.name, known)}"
+            )
+    if not any(one.kind == one.VAR_KEYWORD for one in parameters):
+        left = [column for column in (*FROM_TRL, *DATA_COLUMNS) if column not in {one.name for one in named}]
+        if left:
+            raise UsageError(
+                f"reward {name!r} does not take {', '.join(left)}, which every reward is handed; add '**columns' to "
+                "its parameters"
+            )
+
+
+def checked(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[float | None]]:
+    """The function with its failures and results told in terms of the configuration.
+
+    The wrapper raises `UserError` where the function raises, or returns anything but one number for each completion. A
+    None stands for a completion that it does not judge, as TRL has it; None for all of them is refused.
+
+    Args:
+        name: Its name in the configuration.
+        function: The function, called as TRL calls it.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **columns: Any) -> list[float | None]:
+        completions = columns["completions"] if "completions" in columns else args[1]
+        try:
+            result = function(*args, **columns)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"The reward {name!r} failed with {type(error).__name__}: {error} ({_where(error)}). Correct the "
+                "function, and try it on a few completions before the next run."
+            ) from error
+        return _numbers(name, result, len(completions))
+
+    return call
+
+
+def _numbers(name: str, result: Any, count: int) -> list[float | None]:
+    wanted = f"wanted a list of {count} numbers, one for each completion"
+    if isinstance(result, str | bytes | dict):
+        raise UserError(f"The reward {name!r} returned a {type(result).__name__}; {wanted}.")
+    try:
+        values: Sequence[Any] = list(result)
+    except TypeError:
+        raise UserError(f"The reward {name!r} returned {_shown(result)}; {wanted}.") from None
+    if len(values) != count:
+        raise UserError(f"The reward {name!r} returned {len(values)} values; {wanted}.")
+    numbers: list[float | None] = []
+    for index, value in enumerate(values):
+        try:
+            number = None if value is None else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if isinstance(value, str) or (number is not None and math.isnan(number)):
+            raise UserError(f"The reward {name!r} returned {_shown(value)} for completion {index}; {wanted}.")
+        numbers.append(number)
+    if numbers and all(number is None for number in numbers):
+        raise UserError(
+            f"The reward {name!r} returned None for all {count} completions, from which nothing is learned; {wanted}."
+        )
+    return numbers
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+
+
+def _where(error: Exception) -> str:
+    """File and line of the user's code that raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}, line {last.lineno}"

@@ -1,0 +1,135 @@
+"""The strict form of a completion: its parts and nothing else. Every reward that claims strictness reads it here."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medvlm_r1.rewards.completion import Completion, completion_text
+
+MIN_REASONING = 5
+"""Letters that a reasoning needs at least; an ideograph, kana or Hangul syllable counts as two. "It is B" has 5.
+Digits, punctuation and invisible characters do not count."""
+
+_TAG = re.compile(r"</?(?:think|answer)>")
+# Anything that a reader, a browser or a more patient parser could take for a tag or a comment.
+_LIKE_A_TAG = re.compile(r"<[\s/]*(?:think|answer)")
+_COMMENT = "<!"
+_ESCAPED = re.compile(r"&(?:lt|#0*60|#x0*3c);?|%3c|\\(?:u00|x)3c", re.IGNORECASE)
+_ANGLES = frozenset("<\N{LESS-THAN SIGN}‹〈⟨〈⧼❮❰❬《«≺﹤＜")
+# Cyrillic and Greek letters, and the dotless i, that look like those of a tag.
+_ALIKE = str.maketrans("аеѕіһкпԝтгıαικητ", "aesihknwtriaiknt")
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")
+_AROUND = "\ufeff" + "".join(filter(str.isspace, map(chr, range(0x3001))))
+
+_FORMS = {
+    ("<think>", "</think>", "<answer>", "</answer>"): ("reasoning", "answer"),
+    ("<answer>", "</answer>"): ("answer",),
+    ("<answer>", "</answer>", "<think>", "</think>"): ("answer", "reasoning"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StrictParts:
+    """A completion in a strict form.
+
+    Attributes:
+        order: Names of its parts in their order, "reasoning" and "answer" or "answer" alone.
+        reasoning: Text of the reasoning; "" without one.
+        answer: Text of the answer, white space around it removed.
+    """
+
+    order: tuple[str, ...]
+    reasoning: str
+    answer: str
+
+    @property
+    def reasoned(self) -> bool:
+        """Whether the reasoning has at least `MIN_REASONING` letters."""
+        return _letters(self.reasoning) >= MIN_REASONING
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answer has a letter or a digit that can be seen."""
+        return any(character.isalnum() and character not in _FILLERS for character in self.answer)
+
+
+def strict_parts(text: str) -> StrictParts | None:
+    """Take a completion in strict form apart, in time linear in its length.
+
+    The form is `<think>...</think><answer>...</answer>`, the same turned around, or the answer alone. White space and a
+    byte order mark may stand around the parts, white space between them. No part may hold a tag of either name, nor
+    what could be taken for one: other case, attributes, spaces or invisible characters inside, look-alike or escaped
+    brackets. A comment (`<!-- -->`) is refused anywhere.
+
+    Args:
+        text: The completion.
+
+    Returns:
+        Its parts; None where it has another form.
+    """
+    text = text.strip(_AROUND)
+    tags = list(_TAG.finditer(text))
+    if len(tags) > 4:
+        return None
+    order = _FORMS.get(tuple(tag[0] for tag in tags))
+    if order is None or tags[0].start() != 0 or tags[-1].end() != len(text):
+        return None
+    if len(tags) == 4 and text[tags[1].end() : tags[2].start()].strip():
+        return None
+    plain = _ESCAPED.sub("<", text.translate(_PLAIN))
+    if _COMMENT in plain or sum(1 for _ in _LIKE_A_TAG.finditer(plain)) != len(tags):
+        return None
+    pairs = zip(tags[::2], tags[1::2], strict=True)
+    parts = {name: text[opening.end() : closing.start()] for name, (opening, closing) in zip(order, pairs, strict=True)}
+    return StrictParts(order, parts.get("reasoning", ""), parts["answer"].strip())
+
+
+def strict_answer(text: str) -> str | None:
+    """The letter of a completion in strict form whose answer is one capital letter and nothing else; None otherwise."""
+    parts = strict_parts(text)
+    return parts.answer if parts is not None and re.fullmatch("[A-Z]", parts.answer) else None
+
+
+def in_form(completions: Sequence[Completion], order: tuple[str, ...]) -> list[float]:
+    """1.0 for each completion of strict form whose parts, in this order, have something in them; 0.0 otherwise."""
+    return [float(_filled(strict_parts(completion_text(completion)), order)) for completion in completions]
+
+
+def _filled(parts: StrictParts | None, order: tuple[str, ...]) -> bool:
+    if parts is None or parts.order != order:
+        return False
+    return parts.answered and (parts.reasoned or "reasoning" not in order)
+
+
+def _letters(text: str) -> int:
+    """Visible letters; one of a wide script (ideographs, kana, Hangul) counts as two."""
+    return sum(
+        2 if unicodedata.east_asian_width(character) == "W" else 1
+        for character in text
+        if character.isalpha() and character not in _FILLERS
+    )
+
+
+class _Plain(dict[int, str]):
+    """For `str.translate`: each character as a careless reader sees it. One at a time, which keeps the time linear."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        if character in _ANGLES:
+            plain = "<"
+        elif character.isspace():
+            plain = " "
+        else:
+            plain = "".join(
+                part
+                for part in unicodedata.normalize("NFKD", character).casefold().translate(_ALIKE)
+                if unicodedata.category(part) not in ("Mn", "Me", "Cf", "Cc", "Cn", "Co", "Cs") and part not in _FILLERS
+            )
+        self[code] = plain
+        return plain
+
+
+_PLAIN = _Plain()

@@ -1,0 +1,34 @@
+"""TRL's GRPO trainer with rows that have images and rows that have none in one batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+
+class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
+    """Let text-only rows share a batch with others.
+
+    TRL marks a row without images by None, which image processors refuse; they take an empty list. TRL also hands the
+    model an empty tensor of pixels for a part of a batch without images, which vision towers cannot encode.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                self.accelerator.unwrap_model(model).register_forward_pre_hook(_without_empty, with_kwargs=True)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
+        ids, images, fields = super()._tokenize_prompts(prompts)
+        return ids, images and [row or [] for row in images], fields
+
+
+def _without_empty(_: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Drop the vision inputs of a batch that has no image."""
+    pixels = kwargs.get("pixel_values")
+    if torch.is_tensor(pixels) and not len(pixels):
+        kwargs = {name: None if torch.is_tensor(value) and not len(value) else value for name, value in kwargs.items()}
+    return args, kwargs

@@ -1,0 +1,256 @@
+"""Tables as people have them: what each becomes, or why it is refused. Never a question that reads wrongly."""
+
+import base64
+import json
+
+import pytest
+
+from medvlm_r1.data.draft import Reading
+from medvlm_r1.errors import UserError
+
+ROW = {"image": "a.png", "question": "Which?", "options": ["x", "y", "z"], "answer": "B"}
+HEAD = "image,question,A,B,C,answer\n"
+
+
+@pytest.fixture
+def tables(put, picture, imported):
+    """Imports a file of this content; options, letter or answer, and modality of its only question."""
+    picture("a.png")
+
+    def read(name, content, **arguments):
+        [sample] = imported("csv", put(name, content), **arguments).samples
+        return sample
+
+    return read
+
+
+def row(**changes):
+    return json.dumps({name: value for name, value in {**ROW, **changes}.items() if value is not ...})
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        *("A,B", "a,b", "option_a,option_b", "Option A,Option B", "Option_A,Option_B", "optionA,optionB"),
+        *("choice_a,choice_b", "Choice A,Choice B", "option1,option2", "opt1,opt2", "option_0,option_1", "opa,opb"),
+        *("1,2", "answer_a,answer_b", "option-a,option-b", "(A),(B)", "OPTION 1,OPTION 2", "candidate a,candidate b"),
+    ],
+)
+@pytest.mark.parametrize("answer", ["A", "a", "(A)", "x"])
+def test_option_columns_by_any_usual_name(tables, columns, answer):
+    sample = tables("t.csv", f"image,question,{columns},answer\na.png,Which?,x,y,{answer}\n")
+    assert (sample.options, sample.letter, sample.record) == (("x", "y"), "A", {})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(" b ", "(b)", "B.", "[B]", "**B**", "Option B", "option_b", "\uff22", "B) y", "Y"),
+        *("<answer> B </answer>", "<think>It is A.</think><answer>B</answer>"),
+    ],
+)
+def test_answers_as_people_write_them(tables, answer):
+    assert tables("t.csv", HEAD + f"a.png,Which?,x,y,z,{answer}\n").letter == "B"
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "wanted"),
+    [
+        ({"A": "x", "B": "y"}, "B", ("x", "y")),
+        ({"A": "x", "B": "y", "C": None}, "B", ("x", "y")),
+        ({"1": "x", "2": "y"}, "2", ("x", "y")),
+        ({"0": "x", "1": "y"}, 1, ("x", "y")),
+        ("x|y", "B", ("x", "y")),
+        ('["x", "y"]', "B", ("x", "y")),
+        ('{"A": "x", "B": "y"}', "B", ("x", "y")),
+        ("['x', 'y']", "B", ("x", "y")),
+        ("A. x\nB. y", "B", ("x", "y")),
+        ("A) x B) y", "B", ("x", "y")),
+        (["A. x", "B. y"], "B", ("x", "y")),
+        (["x", "y", None], "B", ("x", "y")),
+        ([{"letter": "A", "content": "x"}, {"letter": "B", "content": "y"}], ["B"], ("x", "y")),
+        ([1, 2], 2, ("1", "2")),
+    ],
+)
+def test_options_in_one_column(tables, options, answer, wanted):
+    sample = tables("t.jsonl", row(options=options, answer=answer))
+    assert (sample.options, sample.letter) == (wanted, "B")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("utf16.csv", (HEAD + "a.png,Which?,x,y,z,B\n").encode("utf-16")),
+        ("bom.csv", "\ufeff" + HEAD + "a.png,Which?,x,y,z,B\n"),
+        ("semicolon.csv", (HEAD + "a.png,Which?,x,y,z,B\n").replace(",", ";")),
+        ("tab.tsv", (HEAD + "a.png,Which?,x,y,z,B\n").replace(",", "\t")),
+        ("trailing.csv", "image,question,A,B,C,answer,,\na.png,Which?,x,y,z,B,,\n"),
+        ("cells.csv", HEAD + "a.png,Which?,x,y,z,B,,,\n"),
+        ("caps.csv", "Image , Question , Choice A,Choice B,Choice C,ANSWER\na.png,Which?,x,y,z,B\n"),
+        ("array.json", f"[{row()}]"),
+        ("array.jsonl", f"[{row()}]"),
+        ("lines.json", row()),
+        ("lines.csv", row()),
+        ("table.jsonl", HEAD + "a.png,Which?,x,y,z,B\n"),
+        ("images.jsonl", row(image=..., images=["a.png"])),
+        ("placeholder.jsonl", row(question="<image>\nWhich?")),
+        ("inside.jsonl", row(question="Which? A) x B) y C) z", options=...)),
+        ("inside_text.jsonl", row(question="Which? A) x B) y C) z", options=..., answer="y")),
+        ("repeated.jsonl", row(question="Which?\nAnswer Choices: (A) x (B) y (C) z")),
+    ],
+)
+def test_files_of_one_question(tables, name, content):
+    sample = tables(name, content)
+    assert (sample.question, sample.options, sample.letter) == ("Which?", ("x", "y", "z"), "B")
+    assert (sample.images, sample.missing) == (("images/a.png",), False)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "modality"), [("MRI brain", "MRI"), ("Chest X ray", "X-ray"), ("T2 mr", "MRI"), ("CT, axial", "CT")]
+)
+def test_a_modality_among_other_words(tables, spelling, modality):
+    assert tables("t.jsonl", row(modality=spelling)).modality == modality
+
+
+def test_embedded_and_absolute_images(tables, put, picture_bytes):
+    encoded = base64.b64encode(picture_bytes(9)).decode()
+    uri = tables("t.jsonl", row(image=f"data:image/png;base64,{encoded}"))
+    assert uri.images == tables("t.jsonl", row(image=encoded)).images != ("images/a.png",)
+    assert not uri.missing
+    assert tables("t.jsonl", row(image=str(put.root / "a.png"))).images == ("images/a.png",)
+
+
+def test_numbers_as_answers_need_to_be_told_how_to_count(tables):
+    for first, letter in ((0, "B"), (1, "A")):
+        assert tables("t.jsonl", row(answer=1), reading=Reading(first_option=first)).letter == letter
+    with pytest.raises(UserError, match="answer '3' is no number from 0 to 2"):
+        tables("t.jsonl", row(answer=3), reading=Reading(first_option=0))
+
+
+def test_columns_are_named_and_missing_modalities_given(tables):
+    content = row(image=..., img="a.png", answer="z", label="B", options=..., choices=["x", "y"])
+    chosen = (("image", "img"), ("answer", "label"), ("options", "choices"))
+    sample = tables("t.jsonl", content, reading=Reading(columns=chosen, modality_for_missing="MRI"))
+    assert (sample.options, sample.letter, sample.modality) == (("x", "y"), "B", "MRI")
+    assert sample.record == {"answer": "z"}
+    named = tables("t.jsonl", row(modality="CT"), reading=Reading(modality_for_missing="MRI"))
+    assert named.modality == "CT"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        # Options.
+        (
+            "image,question,options,answer\na.png,Where?,brain; liver; knee,liver\n",
+            r"one option, 'brain; liver; knee'.*'\|'",
+        ),
+        (row(options="brain; liver; knee"), "holds one option"),
+        (row(options=["x"], answer="x"), r"one option \('x'\)"),
+        ("image,question,option_A,answer\na.png,q?,x,A\n", "one option"),
+        (row(options={"A": "x", "C": "y"}), r"the keys \['A', 'C'\]; expected A, B"),
+        (row(options={"first": "x", "second": "y"}), "the keys"),
+        (row(options="['x' 'y']"), "neither a JSON list nor a Python list"),
+        (row(options="[__import__('os').getcwd(), 'x']"), "neither a JSON list nor a Python list"),
+        (row(options=[["x", "y"]]), r"'options\[0\]' must be text"),
+        (row(options=["x", None, "z"]), r"'options\[1\]' must be text"),
+        (row(options=["x", "X"]), "option A and option B are the same"),
+        (row(options=["x", "nan"]), "option B holds 'nan'"),
+        ("image,question,A,B,C,D,answer\na.png,q?,x,y,nan,nan,B\n", "option C holds 'nan'"),
+        ("image,question,A,a,B,b,answer\na.png,q?,x,w,y,v,A\n", "columns 'A' and 'a' are the same option"),
+        ("image,question,A,B,option1,option2,answer\na.png,q?,x,y,x,y,A\n", "two sets of option columns"),
+        ("image,question,option_A,option_C,answer\na.png,q?,x,y,A\n", "do not follow one another"),
+        ("image,question,A,B,D,answer\na.png,q?,x,y,z,A\n", "do not follow one another"),
+        (f"image,question,{','.join('ABCDEFGHIJK')},answer\na.png,q?,{','.join('123456789')},x,y,A\n", "11 options"),
+        (HEAD + "a.png,q?,x,,z,A\n", "option 'B' is empty, but 'C' is not"),
+        (row(options=..., choices=["x", "y"], answer="x"), "'choices' seems to hold options.*--map options=choices"),
+        ("image,question,answer,distractor1\na.png,q?,x,y\n", "'distractor1' seems to hold options"),
+        # Answers.
+        ("image,question,answer\na.png,q?,A\n", "answer 'A' is a letter, but the row has no options"),
+        (row(options=[]), "answer 'B' is a letter, but the row has no options"),
+        (row(answer="E"), "neither the text nor the letter"),
+        (row(options=["B", "A", "O"]), "answer 'B' is the text of option A and the letter of another"),
+        (row(question="Which? A) y B) x C) z"), "the question lists the options in another order"),
+        (row(answer="B) x"), "neither"),
+        (row(answer="A,B"), "neither"),
+        (row(answer=["A", "B"]), "must be text"),
+        (row(answer=1), "--first-option 0 or --first-option 1"),
+        (row(answer="2"), "--first-option 0 or --first-option 1"),
+        (row(answer=1.0), "--first-option 0 or --first-option 1"),
+        (row(answer=True), "must be text, saw True"),
+        (row(answer=None), "'answer' is empty"),
+        # Columns.
+        (
+            row(image=..., image_path="a.png"),
+            "did you mean 'image_path', which the file has. Add --map image=image_path",
+        ),
+        (row(answer=..., label="B"), "--map answer=label"),
+        (row(A="x", B="y"), "options are given twice, in 'options' and in 'A'.*--map options=options"),
+        ("image|question|answer\na.png|q?|x\n", "fields 'image', 'question', 'answer' are missing"),
+        ("image,Image,question,answer\na.png,a.png,q?,x\n", "columns 'image' and 'Image' both name the image"),
+        # Images and the rest.
+        (row(image="https://example.org/a.png"), "is a URL, and nothing is downloaded"),
+        (row(image="folder"), "'folder' is a folder"),
+        (row(image="circle.png"), "circle.png: links that lead in a circle"),
+        (row(image="/etc/passwd"), "leaves the folder of images .*--images"),
+        (row(image="data:image/png;base64,%%%"), "damaged base64"),
+        (row(image=[[[1, 2], [3, 4]]]), "must be the name of a file or its bytes"),
+        (row(modality="PET/CT"), "'PET/CT'.*names several modalities"),
+        (row(split="nan"), "split holds 'nan'"),
+        (row(question="In <image> which?"), "control token '<image>'"),
+        # Files.
+        ((HEAD + "a.png,q?,x,y,z,B\n").encode("utf-16-le"), "holds zero bytes"),
+        ((HEAD + "a.png,Gr\xf6\xdfe?,x,y,z,B\n").encode("latin-1"), "not UTF-8.*CSV UTF-8"),
+        (b"PK\x03\x04" + bytes(40), "an Excel workbook"),
+        (b"\xd0\xcf\x11\xe0" + bytes(40), "an Excel workbook"),
+        (b"\x1f\x8b" + bytes(40), "a compressed file"),
+        (row().encode("utf-16"), "JSON in UTF-16"),
+        (json.dumps(ROW, indent=1), "one JSON object over several lines"),
+        (f"[{row()}] trailing", "text after the end of the array"),
+        (f"{row()},\n", "write one object a line, without commas"),
+        (row().replace('"answer"', '"answer": "A", "answer"'), "key 'answer' is given twice"),
+        (HEAD + 'a.png,"q?,x,y,z,B\n', "a double quote is opened and never closed"),
+        (HEAD + "a.png,q, or r?,x,y,z,B\n", "has 7 cells where the heading has 6"),
+        ("", "the file is empty"),
+        (HEAD, "there are no rows"),
+        ("[]", "there are no rows"),
+        (b"PAR1" + bytes(40), "cannot be read as parquet"),
+    ],
+)
+def test_refused_with_the_reason(tables, put, content, said):
+    put("folder/x.txt", "x")
+    (put.root / "circle.png").symlink_to("circle.png")
+    with pytest.raises(UserError, match=said):
+        tables("t.csv", content)
+
+
+def test_all_problems_of_a_file_are_in_one_message(tables):
+    lines = [
+        row(image="https://example.org/a.png", modality="brain", answer=3, options=["x", "x"]),
+        row(answer="Q"),
+        "{bad",
+        row(question=""),
+        row(),
+        *[row(modality="knee")] * 7,
+    ]
+    with pytest.raises(UserError) as refused:
+        tables("t.jsonl", "\n".join(lines))
+    message = str(refused.value)
+    for said in (
+        "11 rows cannot be used",
+        "t.jsonl, row 1: unknown modality 'brain'",
+        "t.jsonl, row 1: answer '3' is a number",
+        "t.jsonl, row 1: option A and option B are the same",
+        "t.jsonl, row 2: answer 'Q'",
+        "t.jsonl, row 3: malformed JSON",
+        "t.jsonl, row 4: question holds an empty text",
+        "(6 more such rows)",
+        "Nothing was written",
+    ):
+        assert said in message
+
+
+def test_the_message_stays_short(tables):
+    with pytest.raises(UserError, match="and 480 more faults") as refused:
+        tables("t.jsonl", "\n".join(row(answer=f"answer {number}") for number in range(500)))
+    assert len(str(refused.value).splitlines()) < 30

@@ -1,0 +1,310 @@
+"""Headers that real writers get wrong: each file is shown as its twin that is right, or refused for what it is."""
+
+import io
+
+import numpy as np
+import pytest
+from dicom_files import CT, dataset, greys, table
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+    UID_dictionary,
+)
+
+from medvlm_r1.data.images import View, load_image, load_picture
+from medvlm_r1.data.images.dicom_header import _KEYWORDS
+from medvlm_r1.errors import UserError
+
+STORED = np.array([[24, 864, 1064, 1263, 2024]], "<u2")  # -1000, -160, 40, 239 and 1000 HU
+SHOWN = [[0, 0, 128, 255, 255]]  # by the window 40/400
+SLOPE, INTERCEPT = {"RescaleSlope": 1}, {"RescaleIntercept": -1024}
+WINDOW = {"WindowCenter": 40, "WindowWidth": 400}
+NATIVE = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+
+
+def ct(**elements):
+    return dataset(STORED, Modality="CT", **elements)
+
+
+def notes(path, **view):
+    return " ".join(load_picture(path, View(**view)).note.warnings)
+
+
+@pytest.mark.parametrize(
+    ("elements", "said"),
+    [
+        ({"RescaleSlope": None, **INTERCEPT}, "RescaleSlope is missing or empty: 1 was used."),
+        (INTERCEPT, "RescaleSlope is missing or empty: 1 was used."),
+        ({"RescaleSlope": [1, 7], **INTERCEPT}, "RescaleSlope has several values: the first was used."),
+        ({**SLOPE, "RescaleIntercept": [-1024, 7]}, "RescaleIntercept has several values: the first was used."),
+    ],
+)
+def test_an_incomplete_rescale_is_completed_and_said(saved, elements, said):
+    path = saved(ct(**elements, **WINDOW))
+    assert greys(path) == SHOWN
+    assert load_picture(path).note.window.unit == "HU"
+    assert notes(path) == said
+
+
+@pytest.mark.parametrize("intercept", [{}, {"RescaleIntercept": None}])
+def test_a_slope_without_an_intercept(saved, intercept):
+    path = saved(dataset(np.uint16([[0, 50, 100]]), RescaleSlope=2, WindowCenter=100.5, WindowWidth=201, **intercept))
+    assert greys(path) == [[0, 128, 255]]
+    assert notes(path) == "RescaleIntercept is missing or empty: 0 was used."
+
+
+def test_an_empty_rescale_changes_nothing_and_makes_no_hounsfield_units(saved):
+    path = saved(ct(RescaleSlope=None, RescaleIntercept=None, WindowCenter=1064, WindowWidth=400))
+    assert greys(path) == SHOWN
+    assert load_picture(path).note.window.unit == "value"
+    assert "RescaleSlope is missing or empty: 1 was used." in notes(path)
+    assert "RescaleIntercept is missing or empty: 0 was used." in notes(path)
+
+
+@pytest.mark.parametrize("missing", ["LUTDescriptor", "LUTData", "both"])
+@pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_an_empty_lookup_table_is_an_absent_one_and_said(saved, keyword, missing):
+    items = table(0, 16, [9, 8, 7])
+    for part in ("LUTDescriptor", "LUTData") if missing == "both" else (missing,):
+        items[0][part].value = None
+    path = saved(ct(WindowCenter=1064, WindowWidth=400, **{keyword: items}))
+    assert greys(path) == SHOWN
+    assert f"The stored {'modality' if keyword[0] == 'M' else 'VOI'} lookup table is empty" in notes(path)
+
+
+# An empty table of offsets is refused with the pixels that it is for.
+@pytest.mark.parametrize("keyword", [keyword for keyword in _KEYWORDS if keyword != "ExtendedOffsetTable"])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_an_empty_element_is_an_absent_one(saved, syntax, keyword):
+    def seen(value):
+        ds = dataset(STORED, syntax, Modality="CT", **SLOPE, **INTERCEPT, RescaleType="HU")
+        if keyword in ds:
+            del ds[keyword]
+        if value is not None:
+            vr = dictionary_VR(keyword)
+            ds.add_new(tag_for_keyword(keyword), "US" if " or " in vr else vr, value if vr == "SQ" else None)
+        try:
+            return greys(saved(ds))
+        except UserError as error:
+            return str(error)
+
+    assert seen([]) == seen(None)
+
+
+@pytest.mark.parametrize("keyword", ["PixelRepresentation", "BitsStored", "PlanarConfiguration"])
+def test_elements_that_lay_out_the_pixels_are_named_when_they_are_missing(saved, keyword):
+    ds = dataset(np.zeros((2, 2, 3), np.uint8))
+    del ds[keyword]
+    with pytest.raises(UserError, match=f"without {keyword}; its pixels cannot be laid out"):
+        load_picture(saved(ds))
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
+def test_file_meta_information_without_a_preamble(tmp_path, syntax):
+    pixels = STORED.repeat(64, 0).repeat(16, 1)
+    native = ExplicitVRLittleEndian if syntax.is_encapsulated else syntax
+    ds = dataset(pixels, native, Modality="CT", **SLOPE, **INTERCEPT)
+    if syntax.is_encapsulated:
+        ds.compress(syntax)
+    stream = io.BytesIO()
+    ds.save_as(stream, enforce_file_format=True)
+    for name in ("x.dcm", "x"):
+        (tmp_path / name).write_bytes(stream.getvalue()[132:])
+        assert greys(tmp_path / name) == np.repeat(SHOWN, 16, 1).tolist() * 64
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("syntax", NATIVE)
+def test_a_palette_has_the_colors_of_its_little_endian_twin(saved, syntax, bits):
+    ds = dataset(np.uint8([[0, 1, 2, 3]]), syntax, PhotometricInterpretation="PALETTE COLOR")
+    words = {"Red": [255, 0, 51, 9], "Green": [0, 255, 102, 9], "Blue": [0, 0, 153, 9]}
+    for name, entries in words.items():
+        raw = (np.array(entries) * (1 if bits == 8 else 257)).astype("u1" if bits == 8 else "<u2").tobytes()
+        if syntax == ExplicitVRBigEndian:
+            raw = np.frombuffer(raw, "<u2").byteswap().tobytes()
+        ds.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [4, 0, bits])
+        ds.add_new(f"{name}PaletteColorLookupTableData", "OW", raw)
+    wanted = [[255, 0, 0], [0, 255, 0], [51, 102, 153], [9, 9, 9]]
+    assert np.asarray(load_image(saved(ds)))[0].tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("syntax", "kind"),
+    [(ExplicitVRLittleEndian, "<u2"), (ExplicitVRLittleEndian, "u1"), (ExplicitVRBigEndian, ">u2"), (None, "numbers")],
+)
+def test_modality_tables_however_they_are_packed(saved, syntax, kind):
+    entries = np.array([0, 51, 102, 153, 204, 255])
+    items = table(1, 8 if kind == "u1" else 16, entries if kind == "numbers" else entries.astype(kind).tobytes())
+    window = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
+    pixels = np.uint16([[0, 1, 3, 6, 99]])
+    path = saved(dataset(pixels, syntax or ImplicitVRLittleEndian, ModalityLUTSequence=items, **window))
+    assert greys(path) == [[0, 0, 102, 255, 255]]
+
+
+def test_an_8_bit_ct_is_not_taken_for_hounsfield_units(saved):
+    for rescale_type in ({}, {"RescaleType": "HU"}):
+        ds = dataset(np.uint8([[0, 70, 140]]), Modality="CT", RescaleSlope=1, RescaleIntercept=0, **rescale_type)
+        path = saved(ds)
+        assert greys(path) == [[0, 70, 140]]
+        assert load_picture(path).note.window.source == "full range: of 8 bits"
+        with pytest.raises(UserError, match="the lung window is in Hounsfield units and the values of this image are"):
+            load_picture(path, View(window="lung"))
+    # Eight bits can hold Hounsfield units, where the rescale says so.
+    path = saved(dataset(np.uint8([[0, 133, 255]]), Modality="CT", RescaleSlope=8, RescaleIntercept=-1024))
+    assert greys(path) == [[0, 128, 255]]
+
+
+def test_a_ct_whose_bits_do_not_reach_down_to_air_is_not_taken_for_hounsfield_units(saved):
+    path = saved(dataset(STORED, Modality="CT", RescaleSlope=1, RescaleIntercept=0))
+    assert load_picture(path).note.window.name == "percentile"
+    assert (
+        load_picture(
+            saved(dataset(STORED, Modality="CT", RescaleSlope=1, RescaleIntercept=0, RescaleType="HU"))
+        ).note.window.unit
+        == "HU"
+    )
+
+
+@pytest.mark.parametrize("kind", ["US", "UNSPECIFIED", "HU"])
+def test_presets_of_a_ct_by_its_rescale_type(saved, kind):
+    path = saved(ct(**SLOPE, **INTERCEPT, RescaleType=kind))
+    assert greys(path) == greys(path, View(window="soft-tissue")) == SHOWN
+    assert load_picture(path, View(window="lung")).note.window.unit == "HU"
+    for view in ({}, {"window": "lung"}):
+        assert ("The rescale type does not name Hounsfield units" in notes(path, **view)) == (kind != "HU")
+    with pytest.raises(UserError, match="the lung window is in Hounsfield units"):
+        load_picture(saved(ct(**SLOPE, **INTERCEPT, RescaleType="OD")), View(window="lung"))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "rescale_type", "name"),
+    [
+        (["ORIGINAL", "PRIMARY", "LOCALIZER"], "HU", "percentile"),
+        (["DERIVED", "PRIMARY", "PERFUSION"], "US", "percentile"),
+        (["DERIVED", "SECONDARY", "REFORMATTED"], "HU", "soft-tissue"),
+        (["ORIGINAL", "PRIMARY", "AXIAL"], "US", "soft-tissue"),
+    ],
+)
+def test_scout_images_and_maps_are_shown_through_their_percentiles(saved, kinds, rescale_type, name):
+    path = saved(ct(**SLOPE, **INTERCEPT, ImageType=kinds, RescaleType=rescale_type))
+    assert load_picture(path).note.window.name == name
+    assert load_picture(path, View(window="lung")).note.window.unit == "HU"
+
+
+RAMP = np.linspace(40_000, 59_000, 96).astype("<u2").reshape(8, 12)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize(
+    ("pixels", "stored"),
+    [
+        (RAMP, {"WindowCenter": 2725, "WindowWidth": 5310}),  # all white
+        (RAMP, {"WindowCenter": 65_000, "WindowWidth": 1000}),  # all black
+        (RAMP, {"WindowCenter": 50_000, "WindowWidth": 1}),  # black and white
+        (RAMP, {"WindowCenter": 40_000, "WindowWidth": 4_000_000, "RescaleIntercept": -2_000_000}),  # nearly black
+        (RAMP, {"VOILUTSequence": table(0, 12, [0, 4095])}),  # all white
+        (np.linspace(0, 1, 96, dtype=np.float32).reshape(8, 12), {"WindowCenter": 0.5, "WindowWidth": 1}),
+    ],
+)
+def test_a_stored_window_that_shows_nothing_gives_way_to_the_percentiles(saved, pixels, stored, inverted):
+    more = {"PhotometricInterpretation": "MONOCHROME1"} if inverted else {}
+    path = saved(dataset(pixels, Modality="DX", **stored, **more))
+    shown = load_picture(path)
+    assert shown.note.window.name == "percentile"
+    assert len(np.unique(np.asarray(shown.image))) > 80
+    assert "practically all pixels are black or white: shown through the percentiles instead" in notes(path)
+    as_stored = load_picture(path, View(window="stored"))
+    assert as_stored.note.window.source.startswith("stored")
+    grey = np.asarray(as_stored.image)
+    assert ((grey < 4) | (grey > 251)).all()
+    assert "practically all pixels are black or white." in notes(path, window="stored")
+
+
+def test_a_stored_window_that_shows_a_little_is_kept(saved):
+    pixels = RAMP.repeat(10, 0).copy()
+    pixels[0, 0] = 2725
+    path = saved(dataset(pixels, Modality="DX", WindowCenter=2725, WindowWidth=5310))
+    assert load_picture(path).note.window.name == "stored"
+    # A mask of two values is black and white, and is meant to be.
+    path = saved(dataset(np.uint16([[0, 1, 0]]), WindowCenter=0.5, WindowWidth=1))
+    assert greys(path) == [[0, 255, 0]]
+
+
+def test_a_preset_that_shows_nothing_gives_way_too(saved):
+    path = saved(dataset(np.arange(3000, 3096, dtype="<i2").reshape(8, 12), Modality="CT", **SLOPE, RescaleIntercept=0))
+    assert load_picture(path).note.window.name == "percentile"
+    assert load_picture(path, View(window="soft-tissue")).note.window.name == "soft-tissue"
+
+
+def with_syntax(uid):
+    """A file with one compressed frame and a transfer syntax that pydicom may not know."""
+    ds = dataset(np.zeros((8, 8), np.uint8), MPEG2MPML)
+    ds.PixelData = encapsulate([b"\0\1\2\3" * 8])
+    ds["PixelData"].is_undefined_length = True
+    stream = io.BytesIO()
+    ds.save_as(stream, enforce_file_format=True)
+    old = MPEG2MPML.encode().ljust(24, b"\0")
+    assert stream.getvalue().count(old) == 1
+    return stream.getvalue().replace(old, uid.encode().ljust(24, b"\0"))
+
+
+UNSUPPORTED = {
+    **{f"1.2.840.10008.1.2.4.{n}": "JPEG XL" for n in (110, 111, 112)},
+    "1.2.840.10008.1.2.4.94": "JPIP Referenced",
+    "1.2.840.10008.1.2.4.102": "MPEG-4 AVC/H.264 High Profile / Level 4.1",
+    "1.2.840.10008.1.2.4.107": "HEVC/H.265 Main Profile / Level 5.1",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+    "1.2.840.10008.1.2.1.98": "Encapsulated Uncompressed Explicit VR Little Endian",
+    "1.2.840.113619.5.2": "GE private, big-endian pixels",
+    "1.2.3.4.5.6": "a private transfer syntax",
+}
+
+
+@pytest.mark.parametrize(("uid", "name"), UNSUPPORTED.items())
+def test_compression_that_is_not_supported_is_named(tmp_path, uid, name):
+    (tmp_path / "x.dcm").write_bytes(with_syntax(uid))
+    with pytest.raises(UserError) as caught:
+        load_picture(tmp_path / "x.dcm")
+    assert f"x.dcm: compression not supported ({name}); convert it to" in str(caught.value)
+
+
+def test_no_transfer_syntax_of_the_standard_ends_in_a_traceback(tmp_path):
+    uids = [uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax" and len(uid) <= 24]
+    assert len(uids) > 50
+    for uid in uids:
+        (tmp_path / "x.dcm").write_bytes(with_syntax(uid))
+        with pytest.raises(UserError, match=r"x.dcm: "):
+            load_picture(tmp_path / "x.dcm")
+
+
+def test_compressed_pixels_of_a_file_that_names_no_compression(tmp_path):
+    (tmp_path / "x.dcm").write_bytes(with_syntax(ExplicitVRLittleEndian))
+    with pytest.raises(UserError, match="its pixels are compressed and its header does not say how"):
+        load_picture(tmp_path / "x.dcm")
+
+
+def test_empty_elements_of_a_frame_do_not_hide_those_of_the_file(saved):
+    transformation, group = Dataset(), Dataset()
+    transformation.RescaleSlope, transformation.RescaleIntercept = None, -1024
+    group.PixelValueTransformationSequence = [transformation]
+    ds = dataset(STORED[None], NumberOfFrames=1, Modality="CT", SOPClassUID=CT, **SLOPE, **WINDOW)
+    ds.PerFrameFunctionalGroupsSequence = [group]
+    assert greys(saved(ds)) == SHOWN
+
+
+@pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE"])
+@pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_presentation_table_that_contradicts_the_interpretation_is_said(saved, interpretation, shape):
+    pixels = np.uint8([[0, 100, 255]])
+    path = saved(dataset(pixels, PhotometricInterpretation=interpretation, PresentationLUTShape=shape))
+    inverted = interpretation == "MONOCHROME1"
+    assert greys(path) == ([[255, 155, 0]] if inverted else [[0, 100, 255]])
+    assert ("black may be white" in notes(path)) == (inverted != (shape == "INVERSE"))

@@ -1,0 +1,148 @@
+"""Gzip files are read like what they hold; what is not an image is refused for what it is."""
+
+import gzip
+import io
+import tracemalloc
+
+import numpy as np
+import pytest
+from dicom_files import HOUNSFIELD, RESCALED, dataset
+from nibabel.nifti1 import Nifti1Image
+from PIL import Image
+
+from medvlm_r1.data.images import View, is_medical, load_picture
+from medvlm_r1.data.images.held import Held
+from medvlm_r1.data.images.kind import HEAD, kind_of
+from medvlm_r1.errors import UserError
+
+
+def dicom():
+    stream = io.BytesIO()
+    dataset(HOUNSFIELD.repeat(40, 0), **RESCALED).save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def raster(kind):
+    stream = io.BytesIO()
+    Image.effect_noise((40, 30), 60).save(stream, kind)
+    return stream.getvalue()
+
+
+def nifti():
+    values = np.random.default_rng(0).integers(0, 900, (9, 8, 1)).astype(np.int16)
+    return Nifti1Image(values, np.eye(4)).to_bytes()
+
+
+CONTENT = {
+    "dcm": dicom(),
+    "nii": nifti(),
+    **{suffix: raster(kind) for suffix, kind in {"png": "PNG", "jpg": "JPEG", "tif": "TIFF", "bmp": "BMP"}.items()},
+}
+
+
+@pytest.mark.parametrize("suffix", CONTENT)
+@pytest.mark.parametrize("name", ["x.{}.gz", "x.{}", "x.gz", "x"])
+def test_a_gzip_file_is_read_like_what_it_holds(tmp_path, suffix, name):
+    (tmp_path / "plain").write_bytes(CONTENT[suffix])
+    path = tmp_path / name.format(suffix)
+    path.write_bytes(gzip.compress(CONTENT[suffix]))
+    plain, picture = load_picture(tmp_path / "plain"), load_picture(path)
+    assert picture.note == plain.note
+    np.testing.assert_array_equal(np.asarray(picture.image), np.asarray(plain.image))
+    # The importer converts by this; nothing of a header may be copied.
+    medical = suffix in ("dcm", "nii")
+    assert is_medical(path) == medical
+    assert (kind_of(path, path.read_bytes()[:HEAD]) is not None) == medical
+    assert load_picture(Held.of(path.read_bytes(), "upload")).note == plain.note
+
+
+def test_a_dicom_of_noise_is_known_inside_a_gzip_file(tmp_path):
+    # Text in the preamble, a private element of noise before the pixels: little of it can be compressed.
+    preamble = np.random.default_rng(1).bytes(128)
+    (tmp_path / "x.gz").write_bytes(gzip.compress(preamble + dicom()[128:]))
+    assert is_medical(tmp_path / "x.gz")
+    assert load_picture(tmp_path / "x.gz").note.format == "DICOM"
+
+
+def test_frames_of_a_gzip_file_are_chosen_as_of_any_other(tmp_path):
+    stream = io.BytesIO()
+    dataset(np.uint8([[[0, 0]], [[10, 20]]]), NumberOfFrames=2).save_as(stream, enforce_file_format=True)
+    (tmp_path / "x.dcm.gz").write_bytes(gzip.compress(stream.getvalue()))
+    with pytest.raises(UserError, match=r"x.dcm.gz: the image has 2 frames"):
+        load_picture(tmp_path / "x.dcm.gz")
+    assert load_picture(tmp_path / "x.dcm.gz", View(frame=1)).image.getpixel((1, 0)) == (20, 20, 20)
+
+
+def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("medvlm_r1.data.images.load.MOST_INFLATED", 2**22)
+    (tmp_path / "x.png.gz").write_bytes(gzip.compress(CONTENT["png"] + bytes(2**26)))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"x.png.gz: the gzip file holds over 4 MB; unpack it"):
+        load_picture(tmp_path / "x.png.gz")
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("suffix", ["dcm", "png", "nii"])
+def test_a_damaged_gzip_file_is_refused_by_name(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}.gz"
+    whole = gzip.compress(CONTENT[suffix])
+    for content in (
+        whole[:-30],
+        whole[:20],
+        whole[:10],
+        b"\x1f\x8b" + b"x" * 60,
+        whole[:-8] + bytes(8),
+        gzip.compress(b""),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"x.{suffix}.gz: "):
+            load_picture(path)
+
+
+def volume_header(magic):
+    return magic + b"type: short\ndimension: 3\nsizes: 4 4 4\nencoding: raw\n\n" + bytes(range(128))
+
+
+REFUSED = {
+    "an NRRD volume; convert it to NIfTI": volume_header(b"NRRD0004\n"),
+    "a MetaImage volume; convert it to NIfTI": volume_header(b"ObjectType = Image\nNDims = 3\n"),
+    "a MINC volume; convert it to NIfTI": b"CDF\1" + bytes(60),
+    "an HDF5 or MINC 2 file; convert it to NIfTI": b"\x89HDF\r\n\x1a\n" + bytes(60),
+    "an MGH volume; convert it to NIfTI": b"\0\0\0\1\0\0\0\3" + bytes(300),
+    "the header of an Analyze volume; convert it to NIfTI": b"\x5c\1\0\0" + bytes(344),
+    "the header of a PAR/REC volume; convert it to NIfTI": b"# === DATA DESCRIPTION FILE ====\n# Patient name: Doe\n",
+    "a ZIP archive; unpack it": b"PK\3\4" + bytes(60),
+    "a bzip2 file; unpack it": b"BZh91AY" + bytes(60),
+    "a gzip file inside a gzip file; unpack it": gzip.compress(gzip.compress(CONTENT["dcm"])),
+    "a GIF picture; convert it to PNG": b"GIF89a" + bytes(20),
+    "a PDF document; give the path of an image": b"%PDF-1.7\n" + bytes(20),
+    "plain text; give the path of an image": b"Name: Jane Doe, born 1899\r\n\tFinding: none\n",
+    "DICOM behind 512 bytes of another header; remove them (tail -c +513 ": b"VENDOR\0\1" * 64 + CONTENT["dcm"],
+    "DICOM behind 4 bytes of another header; remove them (tail -c +5 ": CONTENT["dcm"][128:],
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+@pytest.mark.parametrize("name", ["x", "x.png", "x.dcm"])
+def test_other_kinds_are_refused_by_name(tmp_path, name, reason):
+    (tmp_path / name).write_bytes(REFUSED[reason])
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(REFUSED[reason]))
+    for path in (tmp_path / name, tmp_path / f"{name}.gz"):
+        # A gzip file inside one becomes two inside another.
+        with pytest.raises(UserError) as caught:
+            load_picture(path)
+        assert f"{path}: not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image but {reason}" in str(caught.value)
+        assert "Doe" not in str(caught.value)
+
+
+def test_the_advice_for_dicom_behind_another_header_works(tmp_path):
+    (tmp_path / "x.dcm").write_bytes((b"VENDOR\0\1" * 64 + CONTENT["dcm"])[513 - 1 :])
+    assert load_picture(tmp_path / "x.dcm").note.format == "DICOM"
+
+
+def test_text_of_several_bytes_a_letter(tmp_path):
+    for encoding in ("utf-8", "latin-1"):
+        (tmp_path / "x.txt").write_bytes("Größe 5 µm, Läsion rechts\n".encode(encoding))
+        with pytest.raises(UserError, match="but plain text"):
+            load_picture(tmp_path / "x.txt")

@@ -1,0 +1,222 @@
+"""Every file that pydicom, pydicom-data and nibabel ship, against a reference made of their own functions.
+
+The reference knows the rules of `docs/reference/images.md` and nothing of the loader's code.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from pathlib import Path
+
+import data_store
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+
+from medvlm_r1.data.images import View, load_picture
+from medvlm_r1.errors import UserError
+
+SHIPPED = {
+    "pydicom": Path(pydicom.__file__).parent / "data",
+    "pydicom-data": Path(data_store.__file__).parent / "data",
+    "nibabel": Path(nib.__file__).parent / "tests/data",
+}
+FILES = [
+    (package, path.relative_to(root).as_posix())
+    for package, root in SHIPPED.items()
+    for path in sorted(root.rglob("*"))
+    if path.is_file() and path.suffix not in (".py", ".pyc")
+]
+IMAGES_PAGE = Path(__file__).parents[2] / "docs/reference/images.md"
+
+# Shown, but not as pydicom's functions show them; the page says what is shown instead.
+DIFFERS = [
+    "test_files/dicomdirtests/77654033/CT2/17166",
+    "test_files/dicomdirtests/77654033/CT2/17196",
+    "OBXXXX1A_expb.dcm",
+    "OBXXXX1A_expb_2frame.dcm",
+]
+# Reason, by a part of the message, and how many files are refused for it.
+REFUSED = {
+    # Of DICOM files. pydicom cannot decode the pixels of the last four either.
+    "a DICOM file without an image": 84,
+    "a DICOM file of which no element of an image can be read": 3,
+    "the DICOM header is damaged": 1,
+    "its pixels (JPEG Extended (Process 2 and 4)) are damaged": 1,
+    "the compressed frame is 3722445056 x 1024 pixels and the header says 256 x 1024": 1,
+    "its pixels are cut short": 1,
+    # Of other formats that nibabel reads, and of texts, tracks and profiles.
+    "a NIfTI file of 6 dimensions": 1,
+    "the header of a .hdr/.img pair": 2,
+    "the header of an Analyze volume": 1,
+    "the header of a PAR/REC volume": 32,
+    "an HDF5 or MINC 2 file": 6,
+    "a MINC volume": 4,
+    "an MGH volume": 1,
+    "plain text": 20,
+    "not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image; convert it to PNG": 21,
+}
+
+
+def dicom_frames(path):
+    """Number of frames, and a function from the number of one to its 8-bit picture.
+
+    Raises:
+        Exception: pydicom has no pixels for it.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        ds = pydicom.dcmread(file, force=True)
+        file.seek(0)
+        header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+    if "TransferSyntaxUID" not in ds.file_meta:
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    # pydicom takes GDCM where it is installed, whose lossy JPEG differs by a step or two.
+    syntax = ds.file_meta.TransferSyntaxUID
+    plugin = "pylibjpeg" if syntax.is_encapsulated and syntax != RLELossless else ""
+    header.file_meta = ds.file_meta
+    # A data set whose pixels have no end is empty; pydicom reads them from the file alone.
+    source = ds if any(keyword in ds for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")) else path
+    pixel_array(source, index=0, decoding_plugin=plugin)
+    frames = int(header.get("NumberOfFrames") or 1)
+    return frames, lambda n: dicom_picture(header, pixel_array(source, index=n, decoding_plugin=plugin), n)
+
+
+def dicom_picture(ds, pixels, frame):
+    colour = ds.PhotometricInterpretation
+    if colour == "PALETTE COLOR":
+        return to_8_bits(apply_color_lut(pixels, ds), 0, 2**16 - 1)
+    if ds.SamplesPerPixel == 3:
+        return to_8_bits(pixels, 0, 2**ds.BitsStored - 1)
+    elements = with_groups(ds, frame)
+    values = apply_modality_lut(pixels, elements)
+    low, high = output_range(elements)
+    if "VOILUTSequence" in elements:
+        grey = to_8_bits(apply_voi_lut(values, elements), 0, 2 ** elements.VOILUTSequence[0].LUTDescriptor[2] - 1)
+    elif "WindowCenter" in elements:
+        grey = to_8_bits(apply_voi_lut(values, elements), low, high)
+    elif ds.get("Modality") == "CT" and "RescaleSlope" in elements and low < 0:
+        elements.WindowCenter, elements.WindowWidth = 40, 400
+        grey = to_8_bits(apply_voi_lut(values, elements), low, high)
+    elif ds.BitsStored <= 8 and ds.get("Modality") != "MR":
+        grey = to_8_bits(values, 0, 2**ds.BitsStored - 1)
+    else:
+        low, high = np.percentile(values, [1, 99], method="inverted_cdf")
+        grey = to_8_bits(np.clip(values, low, high), low, high)
+    return 255 - grey if colour == "MONOCHROME1" else grey
+
+
+def with_groups(ds, frame):
+    """The elements, those of the frame's functional groups among them."""
+    elements = pydicom.Dataset(ds)
+    elements.file_meta = ds.file_meta
+    shared = ds.get("SharedFunctionalGroupsSequence", [])[:1]
+    own = ds.get("PerFrameFunctionalGroupsSequence", [])[frame : frame + 1]
+    for group in (*shared, *own):
+        for keyword in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+            for item in group.get(keyword, []):
+                elements.update(item)
+    return elements
+
+
+def output_range(ds):
+    bits = ds.BitsStored
+    ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if ds.PixelRepresentation else [0, 2**bits - 1])
+    return ends * ds.get("RescaleSlope", 1) + ds.get("RescaleIntercept", 0)
+
+
+def to_8_bits(values, low, high):
+    return np.floor((values.astype(float) - low) / (high - low) * 255 + 0.5 + 1e-9).astype(np.uint8)
+
+
+def nifti_frames(path):
+    """As `dicom_frames`, of the middle axial slice, from nibabel's canonical orientation."""
+    volume = nib.as_closest_canonical(nib.load(path))
+    data = np.atleast_3d(volume.get_fdata())
+    return (data.shape[3] if data.ndim > 3 else 1), lambda n: nifti_picture(data[..., n] if data.ndim > 3 else data)
+
+
+def nifti_picture(volume):
+    values = volume[:, :, volume.shape[2] // 2][::-1, ::-1].T
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, [1, 99], method="inverted_cdf")
+    if low == high:
+        low, high = finite.min(), finite.max()
+    if low == high:
+        return np.zeros(values.shape, np.uint8)
+    return to_8_bits(np.clip(np.nan_to_num(values, nan=low), low, high), low, high)
+
+
+def outcome(path):
+    """The largest difference in gray levels from the reference, or the reason why a file is refused."""
+    is_volume = path.name.endswith((".nii", ".nii.gz"))
+    try:
+        frames, picture_of = (nifti_frames if is_volume else dicom_frames)(path)
+    except Exception:
+        return refusal(path) or "shown, without a reference"
+    worst = 0
+    for frame in sorted({0, frames // 2, frames - 1}):
+        view = View(frame=frame)
+        if is_volume:
+            view = View(frame=frame, plane="axial", slice=nib.as_closest_canonical(nib.load(path)).shape[2] // 2)
+        picture = load_picture(path, view)
+        wanted = Image.fromarray(picture_of(frame)).convert("RGB")
+        if picture.note.aspect != 1:
+            wanted = wanted.resize(picture.note.size, Image.Resampling.BICUBIC)
+        worst = max(worst, int(np.abs(np.asarray(picture.image, int) - np.asarray(wanted, int)).max()))
+    return worst
+
+
+def refusal(path):
+    try:
+        load_picture(path, View(frame=0))
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_file_is_shown_as_the_reference_or_refused_with_a_reason():
+    outcomes = {name: outcome(SHIPPED[package] / name) for package, name in FILES}
+    shown = {name: found for name, found in outcomes.items() if isinstance(found, int)}
+    refused = {name: found for name, found in outcomes.items() if isinstance(found, str)}
+    assert [name for name, difference in shown.items() if difference > 1] == DIFFERS
+    assert len(DIFFERS) <= 0.03 * len(shown)
+    reasons = Counter(next((r for r in REFUSED if r in found), found) for found in refused.values())
+    assert reasons == REFUSED
+    # Of pydicom 3.0.2, pydicom-data 1.0.0 and nibabel 5.4.2. Others may ship more: then the page changes too.
+    text = IMAGES_PAGE.read_text(encoding="utf-8")
+    assert f"{len(FILES)} files: {len(shown)} are shown and {len(refused)} refused" in text
+    assert [name for name in DIFFERS if name not in text] == []
+
+
+def shown_as(name, **view):
+    return np.asarray(load_picture(SHIPPED["pydicom-data"] / name, View(**view)).image)
+
+
+def test_the_big_endian_palettes_that_pydicom_reads_in_the_order_of_the_machine_have_the_colors_of_their_twins():
+    for pair, frames in {
+        ("OBXXXX1A.dcm", "OBXXXX1A_expb.dcm"): 1,
+        ("OBXXXX1A_2frame.dcm", "OBXXXX1A_expb_2frame.dcm"): 2,
+    }.items():
+        for frame in range(frames):
+            little, big = (shown_as(name, frame=frame) for name in pair)
+            assert little.max() > 200
+            np.testing.assert_array_equal(big, little)
+
+
+def test_the_two_slices_whose_stored_window_shows_nothing_are_shown_through_their_percentiles():
+    for name in DIFFERS[:2]:
+        path = SHIPPED["pydicom"] / name
+        values = apply_modality_lut(pydicom.dcmread(path).pixel_array, pydicom.dcmread(path))
+        low, high = np.percentile(values, [1, 99], method="inverted_cdf")
+        picture = load_picture(path)
+        np.testing.assert_array_equal(
+            np.asarray(picture.image)[..., 0], to_8_bits(np.clip(values, low, high), low, high)
+        )
+        assert "Under the stored window (30/100) practically all pixels are black or white" in picture.note.summary()
+        assert (np.asarray(load_picture(path, View(window="stored")).image) == 255).all()

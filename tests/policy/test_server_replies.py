@@ -1,0 +1,277 @@
+"""What servers reply, in all the ways they do: an answer is read, anything else is an error that says what came."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_policy_server import SETTINGS, Raw, Server, completion, item
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.run import evaluate
+from medvlm_r1.policy.generate import Generation
+from medvlm_r1.policy.server import ServerGenerator
+
+WELL = "<think>seen</think><answer>A</answer>"
+HTML = "<html><body><h1>504 Gateway Time-out</h1>" + "<p>nginx</p>" * 500 + "</body></html>"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.close()
+
+
+def ask(server: Server) -> Generation:
+    return ServerGenerator(url=server.url, name="m", retries=1, pause=0).generate([item("Which organ?")], SETTINGS)[0]
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """A completion with other fields."""
+    return {**completion(WELL), **changes}
+
+
+def choice(**changes: Any) -> dict[str, Any]:
+    """A completion with other fields of its choice."""
+    whole = completion(WELL)
+    return {**whole, "choices": [{**whole["choices"][0], **changes}]}
+
+
+def parts(*content: Any) -> dict[str, Any]:
+    return completion(list(content))
+
+
+def text(value: Any, kind: str = "text") -> dict[str, Any]:
+    return {"type": kind, "text": value}
+
+
+READ: dict[str, tuple[Any, str]] = {
+    "text": (completion(WELL), WELL),
+    "empty text": (completion(""), ""),
+    "one part": (parts(text(WELL)), WELL),
+    "several parts": (
+        parts(text("<think>a</think>"), text("<answer>B</answer>")),
+        "<think>a</think><answer>B</answer>",
+    ),
+    "parts of Responses": (parts(text(WELL, "output_text")), WELL),
+    "bare texts as parts": (parts("<answer>", "C", "</answer>"), "<answer>C</answer>"),
+    "no parts": (parts(), ""),
+    "thinking part": (
+        parts({"type": "thinking", "thinking": [text("hm")]}, text("<answer>B</answer>")),
+        "<think>hm</think><answer>B</answer>",
+    ),
+    "reasoning_content": (
+        completion("<answer>B</answer>", reasoning_content="hm"),
+        "<think>hm</think><answer>B</answer>",
+    ),
+    "reasoning": (completion("<answer>B</answer>", reasoning="hm"), "<think>hm</think><answer>B</answer>"),
+    "reasoning as parts": (completion("B", reasoning_content=[text("h"), text("m")]), "<think>hm</think>B"),
+    "reasoning twice": (completion(WELL, reasoning_content="seen"), WELL),
+    "both names of reasoning": (completion("B", reasoning="hm", reasoning_content="hm"), "<think>hm</think>B"),
+    "empty reasoning": (completion(WELL, reasoning_content=""), WELL),
+    "null reasoning": (completion(WELL, reasoning_content=None), WELL),
+    "reasoning alone": (completion(None, reasoning_content="hm"), "<think>hm</think>"),
+    "reasoning cut off": (completion(None, "length", reasoning_content="hm"), "<think>hm"),
+    "null, cut off": (completion(None, "length"), ""),
+    "refusal": (completion(None, refusal="I cannot help with that."), "I cannot help with that."),
+    "no usage": (changed(usage=None), WELL),
+    "usage of another type": (changed(usage="many"), WELL),
+    "no finish_reason": (choice(finish_reason=None), WELL),
+    "finish_reason of another type": (choice(finish_reason=3), WELL),
+    "no role": (choice(message={"content": WELL}), WELL),
+    "null error": (changed(error=None), WELL),
+    "text/plain": (Raw(json.dumps(completion(WELL)).encode(), "text/plain"), WELL),
+    "no content type": (Raw(json.dumps(completion(WELL)).encode(), ""), WELL),
+    "byte order mark": (Raw(b"\xef\xbb\xbf" + json.dumps(completion(WELL)).encode()), WELL),
+    "compressed": (
+        Raw(gzip.compress(json.dumps(completion(WELL)).encode()), headers={"Content-Encoding": "gzip"}),
+        WELL,
+    ),
+    "half a surrogate pair": (Raw(json.dumps(completion("\ud83d")).encode()), "\ud83d"),
+    "an unknown field": (changed(kv_transfer_params={"a": [1]}), WELL),
+    "two choices": (changed(choices=completion(WELL)["choices"] + completion("other")["choices"]), WELL),
+}
+
+# A reply, what the error says, and how often it was asked for.
+REFUSED: dict[str, tuple[Any, str, int]] = {
+    "broken JSON": (Raw(b'{"choices": [{"mess'), "the reply is not JSON: .*mess", 3),
+    "empty body": (Raw(b""), r"not JSON: \(empty\)", 3),
+    "HTML": (Raw(HTML.encode(), "text/html"), "not JSON: <html>.*504", 3),
+    "HTML called JSON": (Raw(HTML.encode()), "not JSON: <html>", 3),
+    "events": (Raw(b'data: {"choices": []}\n\ndata: [DONE]\n\n', "text/event-stream"), "not JSON: data:", 3),
+    "not UTF-8": (Raw(b'{"a": "\xff\xfe"}'), "not JSON", 3),
+    "deep nesting": (Raw(b"[" * 100_000), "not JSON", 3),
+    "terminal controls": (Raw(b"\x1b[2J\x07 oops"), r"not JSON: \[2J oops", 3),
+    "null": (Raw(b"null"), "not a JSON object: null", 3),
+    "a list": ([completion(WELL)], "not a JSON object", 3),
+    "a text": ("A", "not a JSON object", 3),
+    "a number": (7, "not a JSON object", 3),
+    "empty object": ({}, "has no choices", 3),
+    "no choices": (changed(choices=[]), "has no choices", 3),
+    "null choices": (changed(choices=None), "has no choices", 3),
+    "choices as an object": (changed(choices={"0": {}}), "has no choices", 3),
+    "a choice that is a text": (changed(choices=["A"]), "has no message", 3),
+    "a choice that is null": (changed(choices=[None]), "has no message", 3),
+    "text completion": (changed(choices=[{"text": "A"}]), "has no message", 3),
+    "no message": (changed(choices=[{"finish_reason": "stop"}]), "has no message", 3),
+    "message as a text": (choice(message="A"), "has no message", 3),
+    "message as a list": (choice(message=["A"]), "has no message", 3),
+    "no content": (choice(message={"role": "assistant"}), "no text .content is null.", 3),
+    "null content": (completion(None), "no text .content is null.", 3),
+    "error object": ({"error": {"message": "CUDA out of memory", "code": 500}}, "is an error: CUDA out of memory", 3),
+    "error text": ({"error": "model not loaded"}, "is an error: model not loaded", 3),
+    "error list": ({"error": [{"msg": "x"}]}, "is an error: .*msg", 3),
+    "error beside an answer": (changed(error={"message": "overloaded"}), "is an error: overloaded", 3),
+    "ended by an error": (choice(finish_reason="error"), "ended the answer with an error", 3),
+    "truncated body": (Raw(b'{"choices"', promised=900), "does not answer", 2),
+    "broken compression": (Raw(b"no gzip", headers={"Content-Encoding": "gzip"}), "does not answer", 2),
+    "a number as content": (completion(7), "content holds a value of type int; wanted text", 1),
+    "an object as content": (completion({"type": "text", "text": "A"}), "content holds a part of type 'text'", 1),
+    "an image part": (parts({"type": "image_url", "image_url": {}}), "part of type 'image_url'", 1),
+    "a part without a text": (parts(text(None)), "part of type 'text'", 1),
+    "a null part": (parts(None), "value of type NoneType", 1),
+    "a number as reasoning": (completion("A", reasoning_content=7), "reasoning_content holds a value of type int", 1),
+    "a tool call": (completion(None, "tool_calls", tool_calls=[{"id": "1"}]), "called a tool", 1),
+    "content filter": (completion("<think>The", "content_filter"), "content filter withheld", 1),
+}
+
+
+def test_enough_replies_are_tried() -> None:
+    assert len(READ) + len(REFUSED) + len(STATUS) + len(STREAMS) >= 80
+
+
+@pytest.mark.parametrize("name", READ)
+def test_an_answer_is_read(server: Server, name: str) -> None:
+    reply, expected = READ[name]
+    server.reply = lambda _: (200, reply)
+    found = ask(server)
+    assert found.text == expected
+    assert found.n_tokens == (7 if "usage" not in name else len(WELL.split()))
+    assert found.truncated == ("cut off" in name)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_reply_without_an_answer_is_an_error_that_says_what_came(server: Server, name: str) -> None:
+    reply, message, requests = REFUSED[name]
+    server.reply = lambda _: (200, reply)
+    with pytest.raises(UserError, match=message) as error:
+        ask(server)
+    told = str(error.value)
+    assert server.url in told
+    assert len(told) < 800
+    assert told.isprintable()
+    assert "Which organ?" in told or "does not answer" in told
+    assert len(server.requests) == requests
+
+
+STATUS: dict[int, str] = {
+    301: "redirects to http://elsewhere.invalid/v1, which is not followed",
+    302: "redirects to",
+    307: "redirects to",
+    308: "redirects to",
+    400: "status 400: .*nginx",
+    401: "status 401",
+    404: "status 404",
+    413: "status 413",
+    422: "status 422",
+    429: "status 429",
+    500: "status 500",
+    503: "status 503",
+}
+
+
+@pytest.mark.parametrize("status", STATUS)
+def test_other_statuses_are_told_in_few_words_and_no_redirect_is_followed(server: Server, status: int) -> None:
+    other = Server()
+    try:
+        place = "http://elsewhere.invalid/v1" if status == 301 else f"{other.url}/chat/completions"
+        server.reply = lambda _: (status, Raw(HTML.encode(), "text/html", {"Location": place}))
+        with pytest.raises(UserError, match=STATUS[status]) as error:
+            ask(server)
+        assert len(str(error.value)) < 800
+        # Images and questions go nowhere but to the address that was named.
+        assert other.requests == []
+    finally:
+        other.close()
+
+
+def events(*chunks: Any) -> Raw:
+    body = "".join(f"data: {chunk if isinstance(chunk, str) else json.dumps(chunk)}\n\n" for chunk in chunks)
+    return Raw(body.encode(), "text/event-stream")
+
+
+def delta(reason: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"id": "1", "choices": [{"index": 0, "delta": fields, "finish_reason": reason}]}
+
+
+STREAMS: dict[str, tuple[Any, str]] = {
+    "HTML": (Raw(HTML.encode(), "text/html"), "no stream of chat completions"),
+    "nothing": (Raw(b"", "text/event-stream"), "no stream of chat completions"),
+    "broken JSON": (events(delta(content="A"), '{"choices": [{'), "the stream broke off"),
+    "an error": (events(delta(content="A"), {"error": {"message": "out of memory"}}), "out of memory"),
+    "null choices": (events({"choices": None}, "[DONE]"), "no stream of chat completions"),
+    "a number as content": (events(delta(content=7)), "content holds a value of type int"),
+    "a choice that is a text": (events({"choices": ["A"]}, "[DONE]"), ""),
+    "content filter": (events(delta(content="A"), delta("content_filter")), "content filter withheld"),
+    "cut off": (
+        Raw(events(delta(content="A")).body, "text/event-stream", promised=9000),
+        "the stream broke off|does not answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_broken_stream_is_an_error(server: Server, name: str) -> None:
+    reply, message = STREAMS[name]
+    server.reply = lambda _: (200, reply)
+    stream = ServerGenerator(url=server.url, name="m", retries=0).stream(item("Which organ?"), SETTINGS)
+    if not message:
+        assert list(stream) == []
+        assert stream.generation is not None
+        assert stream.generation.truncated
+        return
+    with pytest.raises(UserError, match=message):
+        list(stream)
+    assert stream.generation is None
+
+
+def test_a_stream_of_parts_is_read(server: Server) -> None:
+    chunks = [
+        delta(reasoning_content="h"),
+        delta(content=[text("<answer>B")]),
+        delta(content="</answer>"),
+        delta("stop"),
+    ]
+    server.reply = lambda _: (200, events(*chunks, "[DONE]"))
+    stream = ServerGenerator(url=server.url, name="m", retries=0).stream(item("q"), SETTINGS)
+    assert "".join(stream) == "<think>h</think><answer>B</answer>"
+    assert stream.generation is not None
+    assert not stream.generation.truncated
+
+
+def test_a_bad_reply_is_asked_for_again(server: Server) -> None:
+    replies = iter([Raw(b"{"), completion(None)])
+    server.reply = lambda _: (200, next(replies, completion(WELL)))
+    assert ask(server).text == WELL
+    assert len(server.requests) == 3
+
+
+def test_no_finished_answer_is_lost_to_a_bad_reply(server: Server, data_dir: Path, tmp_path: Path) -> None:
+    """One question of eight is filtered: the others are on disk, and nothing counts as wrong."""
+    count = iter(range(100))
+    server.reply = lambda _: (200, completion("", "content_filter") if next(count) == 3 else completion(WELL))
+    with pytest.raises(UserError, match=r"content filter withheld the answer\. It is not counted as wrong"):
+        evaluate(f"openai:{server.url}#m", data_dir, tmp_path / "run", batch_size=4)
+    lines = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    assert not (tmp_path / "run" / "results.json").exists()
+    server.reply = lambda _: (200, completion(WELL))
+    results = evaluate(f"openai:{server.url}#m", data_dir, tmp_path / "run", batch_size=4)
+    assert results["n"] == 8
+    assert len(server.requests) == 4 + 5

@@ -1,0 +1,170 @@
+"""A user's reward function that cannot be called, or does not return one number for each completion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.rewards import REGISTRY, resolve_reward
+from medvlm_r1.rewards.checked import DATA_COLUMNS, check_signature, checked
+from medvlm_r1.training.dataset import as_dataset
+
+
+def test_the_columns_are_those_of_the_data_set(data_dir: Path) -> None:
+    assert set(as_dataset(str(data_dir)).column_names) == {"prompt", *DATA_COLUMNS}
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_registered_rewards_can_be_called(name: str) -> None:
+    check_signature(name, REGISTRY[name])
+
+
+async def waiting(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+    return []
+
+
+def positional(completions: Any, extra: Any, /, **columns: Any) -> list[float]:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda prompts, completions, *, age, **columns: [], "asks for the column 'age', which the data do not have"),
+        (lambda completions, lettr, **columns: [], "asks for the column 'lettr'.*did you mean 'letter'"),
+        (lambda prompts, completions: [], r"does not take completion_ids.*add '\*\*columns'"),
+        (lambda prompts, completions, letter: [], r"does not take .*options.*add '\*\*columns'"),
+        (positional, "positional only"),
+        (waiting, "async function"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_refused(function: Callable[..., Any], words: str) -> None:
+    with pytest.raises(UsageError, match=f"reward 'mine:f'.*{words}"):
+        check_signature("mine:f", function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda prompts, completions, **columns: [],
+        lambda completions, *, letter, age=None, **columns: [],
+        lambda completions, blank_letter, own_image, log_metric, trainer_state, **columns: [],
+        lambda **columns: [],
+        # Its signature is not known.
+        max,
+    ],
+)
+def test_a_function_that_can_be_called_is_taken(function: Callable[..., Any]) -> None:
+    check_signature("mine:f", function)
+
+
+class Broken:
+    def __float__(self) -> float:
+        raise TypeError
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (1.0, r"returned 1.0 \(float\)"),
+        (None, r"returned None \(NoneType\)"),
+        ([], "returned 0 values"),
+        ([1.0], "returned 1 values"),
+        ([1.0] * 4, "returned 4 values"),
+        ("100", "returned a str"),
+        ({"a": 1, "b": 2, "c": 3}, "returned a dict"),
+        ([1.0, math.nan, 0.0], r"returned nan \(float\) for completion 1"),
+        ([1.0, 0.0, "1"], r"returned '1' \(str\) for completion 2"),
+        ([[1.0], [0.0], [1.0]], r"returned \[1.0\] \(list\) for completion 0"),
+        ([Broken(), 0.0, 1.0], r"returned .*Broken.* for completion 0"),
+        ([None, None, None], "returned None for all 3 completions"),
+        (np.array([1.0, np.nan, 0.0]), "returned .*nan.* for completion 1"),
+        (np.float64(1), "returned .*1.0"),
+    ],
+)
+def test_a_result_that_is_not_one_number_each_is_named(result: Any, words: str) -> None:
+    function = checked("mine:f", lambda prompts, completions, **columns: result)
+    with pytest.raises(UserError, match=f"The reward 'mine:f' {words}.*wanted a list of 3 numbers"):
+        function(prompts=["p"] * 3, completions=["c"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("result", "numbers"),
+    [
+        ([1, 0.5, True], [1.0, 0.5, 1.0]),
+        ((1.0, 0.0, 0.0), [1.0, 0.0, 0.0]),
+        (np.array([1, 2, 3]), [1.0, 2.0, 3.0]),
+        ([None, 1.0, None], [None, 1.0, None]),
+        ((float(x) for x in range(3)), [0.0, 1.0, 2.0]),
+    ],
+)
+def test_numbers_are_taken_in_any_list(result: Any, numbers: list[float | None]) -> None:
+    assert checked("f", lambda *_, **__: result)(["p"] * 3, ["c"] * 3) == numbers
+
+
+def test_what_the_function_raises_is_named_with_its_line() -> None:
+    def fails(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        return [columns["age"] for _ in completions]
+
+    with pytest.raises(UserError, match=r"'mine:f' failed with KeyError: 'age' \(.*test_checked.py, line \d+"):
+        checked("mine:f", fails)(prompts=[""], completions=[""])
+
+    def refuses(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        raise UserError("told already")
+
+    with pytest.raises(UserError, match=r"^told already$"):
+        checked("mine:f", refuses)(prompts=[""], completions=[""])
+
+
+RUN = """
+import math
+def missing(prompts, completions, *, age, **columns): return [1.0] * len(completions)
+def raises(prompts, completions, **columns): return [columns["age"][0]] * len(completions)
+def single(prompts, completions, **columns): return 1.0
+def nan(prompts, completions, **columns): return [math.nan] * len(completions)
+def none(prompts, completions, **columns): return [None] * len(completions)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("missing", 2, "asks for the column 'age', which the data do not have"),
+        ("raises", 1, "failed with KeyError: 'age'"),
+        ("single", 1, "returned 1.0 (float); wanted a list of 4 numbers"),
+        ("nan", 1, "returned nan (float) for completion 0; wanted a list of 4 numbers"),
+        ("none", 1, "returned None for all 4 completions"),
+    ],
+)
+def test_a_training_ends_with_one_message(
+    name: str,
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_config: Callable[..., Path],
+    command: Callable[..., tuple[int, str, str]],
+) -> None:
+    (tmp_path / "rewards_of_a_test.py").write_text(RUN)
+    monkeypatch.chdir(tmp_path)
+    model = {"model": str(tmp_path / "no model is here")} if name == "missing" else {}
+    config = write_config(rewards=[{"name": f"rewards_of_a_test:{name}"}], **model)
+    found, _, errors = command("train", "grpo", "--config", config)
+    told = " ".join(errors.split())
+    assert found == code
+    assert f"rewards_of_a_test:{name}" in told
+    assert words in told
+    assert "Traceback" not in told
+
+
+def test_a_reward_of_a_file_is_checked_when_it_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "more_rewards_of_a_test.py").write_text(RUN)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="'more_rewards_of_a_test:missing' asks for the column 'age'"):
+        resolve_reward("more_rewards_of_a_test:missing")
