@@ -20,12 +20,13 @@ from PIL import Image
 from benchmarks.command import run as run_command
 from benchmarks.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle
 from benchmarks.trained_models import text_only_model
-from medvlm_r1.audit.asking import Answers, ask_items, asked_items, audited, even_parts
-from medvlm_r1.audit.model import ITEMS_AT_ONCE, judged
+from medvlm_r1.audit.backends import Respondent
+from medvlm_r1.audit.collect import Answers, ask_items, asked_items, audited, even_parts
+from medvlm_r1.audit.open_backend import respondent_for
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
-from medvlm_r1.audit.respond import Respondent, respondent_for
-from medvlm_r1.cli_options import Json, folder_to_write
+from medvlm_r1.audit.runner import ITEMS_AT_ONCE, judged
+from medvlm_r1.cli.options import Json, folder_to_write
 from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.benchmark import DEFAULT_N, draw_questions, to_sample
 from medvlm_r1.phantom.scene import MODALITIES, render

@@ -12,15 +12,15 @@ import typer
 
 from benchmarks.audit import phantom_items
 from benchmarks.command import run
-from medvlm_r1.audit.asking import ask_items, even_parts
-from medvlm_r1.audit.model import ITEMS_AT_ONCE
+from medvlm_r1.audit.collect import ask_items, even_parts
+from medvlm_r1.audit.open_backend import local_respondent
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.registry import PROBES
-from medvlm_r1.audit.respond import local_respondent
-from medvlm_r1.cli_options import Json, OwnModel
-from medvlm_r1.dialogue.prompt import messages
-from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.policy.load import Policy, load_policy
+from medvlm_r1.audit.runner import ITEMS_AT_ONCE
+from medvlm_r1.cli.options import Json, OwnModel
+from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.models.load import Policy, load_policy
+from medvlm_r1.prompts.templates import messages
 
 BATCH = 32
 """Of the plain evaluation: the default of `eval`."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.training.resources import out_of_memory
+from medvlm_r1.training.reliability.resources import out_of_memory
 
 
 class OutOfMemory(UserError):

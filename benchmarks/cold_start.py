@@ -19,7 +19,7 @@ from benchmarks.base.language import weigh
 from benchmarks.known_models import asking
 from medvlm_r1.audit.claims import scene_of
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.policy.load import PHANTOM_BASE, load_policy, quiet_bars
+from medvlm_r1.models.load import PHANTOM_BASE, load_policy, quiet_bars
 from medvlm_r1.training.dataset import build_dataset, load_samples
 
 

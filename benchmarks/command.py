@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from medvlm_r1.cli_errors import run_told
-from medvlm_r1.cli_options import at_home, complete_recipe
+from medvlm_r1.cli.errors import run_told
+from medvlm_r1.cli.options import at_home, complete_recipe
 
 Recipe = Annotated[Path, typer.Option("--config", autocompletion=complete_recipe, help="A GRPO recipe.")]
 

@@ -23,7 +23,7 @@ import typer
 
 from benchmarks.cold_start import cold_start
 from benchmarks.command import run
-from medvlm_r1.cli_options import Json, folder_to_write
+from medvlm_r1.cli.options import Json, folder_to_write
 from medvlm_r1.console import Advance, TrainingProgress
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
@@ -32,9 +32,9 @@ from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.store import write_results
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.recipes import recipe
-from medvlm_r1.training.blank import BLANK_RIGHT
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.contrast import OTHER_RIGHT, OWN_RIGHT
+from medvlm_r1.training.counterfactual.blank_image import BLANK_RIGHT
+from medvlm_r1.training.counterfactual.other_image import OTHER_RIGHT, OWN_RIGHT
 from medvlm_r1.training.grpo import train_grpo
 
 ACCURACY = {"plain": "accuracy_paper", "gate": "grounded_gate", "grounded": "grounded"}

@@ -27,9 +27,9 @@ from benchmarks.counting import matrix_peak
 from benchmarks.presets import PRESETS, Preset
 from benchmarks.side import OURS, TRL, Written
 from benchmarks.turns import AGAIN, Figures, Side, Turns, fastest_first, fit_together, seconds
-from medvlm_r1.cli_options import Json
+from medvlm_r1.cli.options import Json
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.load import Policy
+from medvlm_r1.models.load import Policy
 
 PARTS = ("generation", "update", "step")
 

@@ -21,12 +21,12 @@ from medvlm_r1.audit.claims import read_claims, scene_of
 from medvlm_r1.audit.probes.cue import HINT, draw_hint
 from medvlm_r1.audit.variant import ANSWER_TAG, Variant, VariantAnswer, weighed, written
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.dialogue.conclusion import concluded_letter
-from medvlm_r1.dialogue.turn import split_sentences
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.questions import NO_FINDING, Question, describe, value
 from medvlm_r1.phantom.scene import REGIONS, Scene
 from medvlm_r1.phantom.shortcut import FAVOURED
+from medvlm_r1.prompts.assistant_response import split_sentences
+from medvlm_r1.prompts.conclusion import concluded_letter
 
 SURE = 0.97
 """Probability of an option that is concluded."""

@@ -13,10 +13,10 @@ from PIL import Image
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from benchmarks.base.architecture import CONTROL_TOKENS
-from medvlm_r1.dialogue.prompt import messages, render_prompt
+from medvlm_r1.models.load import PHANTOM_BASE, Policy, load_policy, quiet_bars
 from medvlm_r1.phantom.benchmark import draw_questions, to_sample
 from medvlm_r1.phantom.scene import render
-from medvlm_r1.policy.load import PHANTOM_BASE, Policy, load_policy, quiet_bars
+from medvlm_r1.prompts.templates import messages, render_prompt
 from medvlm_r1.recipes import recipe
 from medvlm_r1.training.config import load_config
 

@@ -24,7 +24,7 @@ from benchmarks.base.pool import build_pool
 from benchmarks.base.stages import PLAN, Report, Stage
 from benchmarks.base.tower import Heads
 from benchmarks.command import run
-from medvlm_r1.cli_options import Json, Out, folder_to_write
+from medvlm_r1.cli.options import Json, Out, folder_to_write
 from medvlm_r1.errors import UserError
 
 SUBJECTS = 36_000

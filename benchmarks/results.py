@@ -21,11 +21,11 @@ from benchmarks.grounded import Bar
 from benchmarks.results_demo import RunDemo
 from benchmarks.results_page import render_page
 from benchmarks.results_parts import DEFAULT_SIZES, NAMES, Part, Sizes, all_parts, chosen_names
-from medvlm_r1.cli_options import Json, folder_to_write
+from medvlm_r1.cli.options import Json, folder_to_write
 from medvlm_r1.disk import only_process, write_whole
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.store import write_results
-from medvlm_r1.training.plan.cards import this_machine
+from medvlm_r1.training.dry_run.cards import this_machine
 from medvlm_r1.training.run_folder import versions
 
 PAGE, FIGURES = "results.md", "results.json"

@@ -20,7 +20,7 @@ from medvlm_r1.evaluation.compare import compare_answers
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.score import share
 from medvlm_r1.evaluation.store import StoredAnswer, read_answers
-from medvlm_r1.policy.load import PHANTOM_BASE
+from medvlm_r1.models.load import PHANTOM_BASE
 from medvlm_r1.recipes import recipe
 from medvlm_r1.rewards.format_no_think import format_no_think
 from medvlm_r1.training.config import load_config

@@ -17,7 +17,7 @@ from benchmarks.results_demo import NO_THINK, NO_THINK_CHANGES, RunDemo, measure
 from benchmarks.step import bench_step
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError
-from medvlm_r1.policy.load import PHANTOM_BASE
+from medvlm_r1.models.load import PHANTOM_BASE
 from medvlm_r1.recipes import recipe
 
 COST = ("grpo-demo", "grpo-medium", "audit-cost", "step")

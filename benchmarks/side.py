@@ -20,7 +20,7 @@ from benchmarks.counting import Counter, operations
 from benchmarks.meter import forget_peak, now, peak_memory
 from benchmarks.presets import Preset
 from benchmarks.replay import Completions, replaying
-from medvlm_r1.policy.load import Policy, load_policy, quiet_bars
+from medvlm_r1.models.load import Policy, load_policy, quiet_bars
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.training.grpo import SharedPromptTrainer
 

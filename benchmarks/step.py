@@ -27,14 +27,14 @@ from benchmarks.child import Child, reported
 from benchmarks.command import Recipe, run
 from benchmarks.meter import forget_peak, memory_now, now, peak_memory, unused_memory
 from benchmarks.presets import PRESETS, Preset
-from medvlm_r1.cli_options import Json, Overrides, find_recipe
+from medvlm_r1.cli.options import Json, Overrides, find_recipe
 from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.training import options
 from medvlm_r1.training.config import RunConfig, load_config
+from medvlm_r1.training.dry_run.cards import CARDS, Card, this_machine
+from medvlm_r1.training.dry_run.plan import Plan, make_plan
 from medvlm_r1.training.grpo import train_grpo
-from medvlm_r1.training.plan.cards import CARDS, Card, this_machine
-from medvlm_r1.training.plan.plan import Plan, make_plan
 
 PHASES = ("generation", "update")
 

@@ -13,7 +13,7 @@ import torch
 from benchmarks.child import Child, OutOfMemory
 from benchmarks.presets import Preset
 from benchmarks.side import OURS, TRL, Written, serve
-from medvlm_r1.training.plan.cards import this_machine
+from medvlm_r1.training.dry_run.cards import this_machine
 
 Figures = dict[str, Any]
 """What a step took: see `side.py`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from medvlm_r1 import cli
+from medvlm_r1.cli import main as cli
 
 
 def parse_command(program: str, words: list[str]) -> None:

@@ -108,7 +108,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         from benchmarks import command
-        from medvlm_r1 import cli
+        from medvlm_r1.cli import main as cli
 
         program, _, name = str(arguments[0] if arguments else "").partition(".")
         monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments[1:] if name else arguments)])

@@ -42,7 +42,7 @@ for function in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "create_con
 
 def main() -> None:
     """Run them."""
-    from medvlm_r1 import cli
+    from medvlm_r1.cli import main as cli
     from medvlm_r1.serving import server
 
     served = server.Server.startup

@@ -13,7 +13,7 @@ import pytest
 def test_help_does_not_import_torch() -> None:
     code = (
         "import sys; sys.argv = ['medvlm-r1', '--help']\n"
-        "from medvlm_r1.cli import main\n"
+        "from medvlm_r1.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"

@@ -108,7 +108,7 @@ def test_no_torch_and_no_slow_library_on_the_way(folder: Path, tmp_path: Path) -
     code = (
         "import sys\n"
         f"sys.argv = ['medvlm-r1', 'audit', 'data', {str(folder)!r}, '--out', {str(tmp_path / 'page.html')!r}]\n"
-        "from medvlm_r1.cli import main\n"
+        "from medvlm_r1.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "slow = {'torch', 'transformers', 'matplotlib', 'scipy.stats', 'datasets', 'pandas'} & set(sys.modules)\n"

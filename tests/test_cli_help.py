@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 import typer
 
-from medvlm_r1 import cli, cli_audit, cli_data, cli_plan
-from medvlm_r1.cli_options import find_recipe
+from medvlm_r1.cli import audit as cli_audit
+from medvlm_r1.cli import data as cli_data
+from medvlm_r1.cli import dry_run as cli_plan
+from medvlm_r1.cli import main as cli
+from medvlm_r1.cli.options import find_recipe
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT: Any = typer.main.get_command(cli.app)
@@ -90,9 +93,9 @@ def test_verbs_are_in_the_order_of_use() -> None:
 def test_names_in_help_are_those_of_the_package() -> None:
     from medvlm_r1.audit.registry import PROBES
     from medvlm_r1.data.images.windowing import parse_window
+    from medvlm_r1.data.importing.registry import READERS
     from medvlm_r1.data.readers.own import OWN_READERS
-    from medvlm_r1.data.registry import READERS
-    from medvlm_r1.training.plan.cards import CARDS, CPU, card_named
+    from medvlm_r1.training.dry_run.cards import CARDS, CPU, card_named
 
     assert {*cli_data.PUBLIC, *cli_data.OWN} == set(READERS)
     assert set(cli_data.OWN) == set(OWN_READERS)
@@ -108,7 +111,7 @@ def completed(line: str) -> list[str]:
     """What bash is given for a line whose last word is begun."""
     words = line.split(" ")
     asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_MEDVLM_R1_COMPLETE": "complete_bash"}
-    code = "import sys; sys.argv = ['medvlm-r1']; from medvlm_r1.cli import main; main()"
+    code = "import sys; sys.argv = ['medvlm-r1']; from medvlm_r1.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
     assert done.stderr == ""
     return done.stdout.split()
@@ -139,7 +142,7 @@ def test_a_shell_completes(line: str, wanted: list[str]) -> None:
 def test_every_shell_is_answered_in_its_own_form(shell: str, wanted: list[str]) -> None:
     asked = {"_MEDVLM_R1_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": "medvlm-r1 train gr"}
     asked |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "COMP_WORDS": "medvlm-r1 train gr", "COMP_CWORD": "2"}
-    code = "import sys; sys.argv = ['medvlm-r1']; from medvlm_r1.cli import main; main()"
+    code = "import sys; sys.argv = ['medvlm-r1']; from medvlm_r1.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
     for part in wanted:
         assert part in done.stdout
@@ -178,7 +181,7 @@ SLOW = (
 def test_help_loads_nothing_slow(arguments: str, more: str) -> None:
     code = (
         f"import sys; sys.argv = ['medvlm-r1', *{arguments.split()!r}]\n"
-        "from medvlm_r1.cli import main\n"
+        "from medvlm_r1.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
         f"slow = {{*{(SLOW + ' ' + more).split()!r}}} & set(sys.modules)\n"

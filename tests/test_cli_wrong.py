@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from medvlm_r1.cli_errors import run_told
-from medvlm_r1.cli_options import at_home, find_recipe
+from medvlm_r1.cli.errors import run_told
+from medvlm_r1.cli.options import at_home, find_recipe
 from medvlm_r1.errors import UsageError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -151,7 +151,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(error: Exception) -> None:
 
 def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
     """`medvlm-r1 ... | head`, with more than a pipe holds."""
-    code = "import sys\nfrom medvlm_r1.cli_errors import run_told\nsys.exit(run_told(lambda: print('x' * 1_000_000)))\n"
+    code = "import sys\nfrom medvlm_r1.cli.errors import run_told\nsys.exit(run_told(lambda: print('x' * 1_000_000)))\n"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stderr is not None

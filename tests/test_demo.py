@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medvlm_r1 import demo
-from medvlm_r1.policy.load import phantom_base_dir
+from medvlm_r1.models.load import phantom_base_dir
 
 SMALL = demo.Sizes(
     train=12, test=2, held_out=1, overrides=("trainer.max_steps=1", "trainer.per_device_train_batch_size=8")

@@ -10,21 +10,20 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from medvlm_r1.audit.asking import audited
-from medvlm_r1.audit.model import audit_model
-from medvlm_r1.audit.respond import GeneratorRespondent
-from medvlm_r1.audit.respond_shared import LocalRespondent
+from medvlm_r1.audit.backends import GeneratorRespondent
+from medvlm_r1.audit.collect import audited
+from medvlm_r1.audit.local_backend import LocalRespondent
+from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.audit.store import AuditStore
 from medvlm_r1.audit.variant import Variant
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.dialogue.prompt import messages, opened_reasoning
-from medvlm_r1.dialogue.response import parse_response, with_reasoning_opened
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.score import read_as_asked
 from medvlm_r1.evaluation.store import ANSWERS
-from medvlm_r1.policy.generate import (
+from medvlm_r1.models.choice_logprobs import letter_probabilities
+from medvlm_r1.models.generate import (
     GenerationInput,
     GenerationSettings,
     LocalGenerator,
@@ -32,11 +31,12 @@ from medvlm_r1.policy.generate import (
     opened,
     prompt_and_turn,
 )
-from medvlm_r1.policy.letters import letter_probabilities
-from medvlm_r1.policy.load import Policy, load_policy
+from medvlm_r1.models.load import Policy, load_policy
+from medvlm_r1.prompts.parser import parse_response, with_reasoning_opened
+from medvlm_r1.prompts.templates import messages, opened_reasoning
 from medvlm_r1.serving.backend import LocalBackend
 from medvlm_r1.serving.medvlm import MedVLM, Question
-from medvlm_r1.serving.page_second_look import NO_REASONING_TURN
+from medvlm_r1.serving.page.second_look import NO_REASONING_TURN
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.sft import train_sft

@@ -13,7 +13,7 @@ import yaml
 from medvlm_r1.recipes import recipe
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.plan.launch import Launch, read_launch
+from medvlm_r1.training.dry_run.launch import Launch, read_launch
 from plan_models import write_model
 
 FOLDER = recipe("paper.yaml").parent
@@ -127,7 +127,7 @@ def test_grounded_on_phantomvqa_differs_from_the_demo_in_its_reward() -> None:
 
 def test_vllm_leaves_the_tower_alone(models: dict[str, Path]) -> None:
     """TRL does not empty vLLM's cache of image features, so they must not change."""
-    from medvlm_r1.training.plan.shape import read_shape
+    from medvlm_r1.training.dry_run.shape import read_shape
 
     for name in ("paper-vllm.yaml", "paper-vllm-server.yaml"):
         config = load_config(recipe(name))

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.dialogue.prompt import TEMPLATES, render_prompt
 from medvlm_r1.phantom.benchmark import SPLITS, to_sample
 from medvlm_r1.phantom.questions import PHRASINGS, Question, ask, describe
 from medvlm_r1.phantom.scene import MODALITIES
+from medvlm_r1.prompts.templates import TEMPLATES, render_prompt
 
 CAPTION_REQUEST = "Describe this image."
 

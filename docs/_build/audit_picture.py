@@ -6,18 +6,18 @@ import numpy as np
 from PIL import Image
 from svg_parts import BLUE, LINE, PALE, box, drawing, picture, words
 
-from medvlm_r1.audit.asking import item_seed
+from medvlm_r1.audit.collect import item_seed
+from medvlm_r1.audit.open_backend import respondent_for
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.probes.cue import IMAGE, TEXT
 from medvlm_r1.audit.probes.filler import FILLER
 from medvlm_r1.audit.probes.mistakes import MISTAKE
 from medvlm_r1.audit.registry import PROBES
-from medvlm_r1.audit.respond import respondent_for
 from medvlm_r1.audit.variant import Variant
-from medvlm_r1.dialogue.prompt import lettered
 from medvlm_r1.phantom.benchmark import to_sample
 from medvlm_r1.phantom.questions import ask
 from medvlm_r1.phantom.scene import render
+from medvlm_r1.prompts.templates import lettered
 
 _SEEDS = ((9, 12), (9, 28))
 _SIZE = 138

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from markdown_parts import RESEARCH_USE, block, code, prose, table
 
-from medvlm_r1 import cli
+from medvlm_r1.cli import main as cli
 
 PROGRAM = "medvlm-r1"
 _EXAMPLE = "Example: "

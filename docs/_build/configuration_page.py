@@ -11,7 +11,7 @@ import transformers
 import trl
 from markdown_parts import RESEARCH_USE, block, code, prose, table
 
-from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
+from medvlm_r1.prompts.templates import ALL_TEMPLATES
 from medvlm_r1.rewards import REGISTRY
 from medvlm_r1.training import options
 from medvlm_r1.training.config import RunConfig

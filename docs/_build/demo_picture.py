@@ -15,8 +15,8 @@ from PIL import Image
 from svg_parts import BLUE, GREEN, INK, LINE, PALE, RED, box, drawing, picture, words
 
 from medvlm_r1.demo import DOMAINS, STAGES
-from medvlm_r1.dialogue.response import parse_response
 from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.prompts.parser import parse_response
 
 TARGET = Path(__file__).parents[1] / "assets" / "demo.svg"
 WIDTH, HEIGHT, LEFT, RIGHT = 960, 330, 24, 520

@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 from svg_parts import BLUE, GREEN, PALE, RED, arrow, box, drawing, picture, words
 
-from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.models.load import load_policy
 from medvlm_r1.phantom.benchmark import to_sample
 from medvlm_r1.phantom.questions import ask
 from medvlm_r1.phantom.scene import render
-from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.policy.load import load_policy
+from medvlm_r1.prompts.templates import messages
 from medvlm_r1.rewards import resolve_reward
 
 GROUP = 4

@@ -1,5 +1,5 @@
 """`python -m medvlm_r1`."""
 
-from medvlm_r1.cli import main
+from medvlm_r1.cli.main import main
 
 main()

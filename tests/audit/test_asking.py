@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medvlm_r1.audit.asking import ask_items, asked_items, audited, partners
+from medvlm_r1.audit.collect import ask_items, asked_items, audited, partners
 from medvlm_r1.audit.probe import Asked, ProbeResult
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer, item_seed, weighed, written
 from medvlm_r1.data.sample import Sample

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from medvlm_r1.audit.data import audit_data
-from medvlm_r1.audit.fit import find_fit
+from medvlm_r1.audit.dataset.audit import audit_data
+from medvlm_r1.audit.dataset.prior_source import find_fit
 from medvlm_r1.data.folder import read_folder, write_folder
-from medvlm_r1.data.registry import find_reader
+from medvlm_r1.data.importing.registry import find_reader
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.phantom.benchmark import draw_questions, to_sample

@@ -11,16 +11,16 @@ import pytest
 from audited import item
 from audited import sample as question_of
 
-from medvlm_r1.audit.model import audit_model, judged
+from medvlm_r1.audit.backends import GeneratorRespondent
+from medvlm_r1.audit.local_backend import LocalRespondent
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
-from medvlm_r1.audit.respond import GeneratorRespondent
-from medvlm_r1.audit.respond_shared import LocalRespondent
+from medvlm_r1.audit.runner import audit_model, judged
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, weighed, written
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
-from medvlm_r1.policy.load import load_policy
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.models.load import load_policy
 
 WELL = "<think>It is seen. It is clear.</think><answer>A</answer>"
 

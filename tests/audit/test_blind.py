@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvlm_r1.audit.blind import BASELINES, blind_credits, chance, letters_right, majority_letter
+from medvlm_r1.audit.dataset.blind import BASELINES, blind_credits, chance, letters_right, majority_letter
 
 
 @dataclass(frozen=True)

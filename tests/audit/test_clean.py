@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from medvlm_r1.audit.clean import write_clean
-from medvlm_r1.audit.data import audit_data
-from medvlm_r1.audit.fit import find_fit
+from medvlm_r1.audit.dataset.audit import audit_data
+from medvlm_r1.audit.dataset.clean import write_clean
+from medvlm_r1.audit.dataset.prior_source import find_fit
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import UsageError, UserError
 

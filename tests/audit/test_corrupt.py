@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from benchmarks.base.language import reasoned
 from medvlm_r1.audit.claims import holds, read_claims
 from medvlm_r1.audit.corrupt import LONGEST, Mistake, corrupt
-from medvlm_r1.audit.corrupt_rules import RULES
-from medvlm_r1.dialogue.conclusion import concluded_letter
-from medvlm_r1.dialogue.turn import split_sentences, split_turn
+from medvlm_r1.audit.word_rules import RULES
 from medvlm_r1.phantom.questions import ask
+from medvlm_r1.prompts.assistant_response import split_sentences, split_turn
+from medvlm_r1.prompts.conclusion import concluded_letter
 
 FINDINGS = ("mass", "cyst", "no finding")
 

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 from scipy.stats import chisquare
 
-from medvlm_r1.audit.order import evenness, holm, order_tests
+from medvlm_r1.audit.dataset.order import evenness, holm, order_tests
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from medvlm_r1.audit.probes import contradiction, cue, early, filler, mistakes
 from medvlm_r1.audit.probes.reasoning import ReasoningProbe
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, weighed, written
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.dialogue.conclusion import concluded_letter
-from medvlm_r1.dialogue.turn import split_sentences, split_turn
+from medvlm_r1.prompts.assistant_response import split_sentences, split_turn
+from medvlm_r1.prompts.conclusion import concluded_letter
 
 probe = ReasoningProbe()
 REGIONS = ("head", "knee", "chest")

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from medvlm_r1.audit.respond import GeneratorRespondent, as_answered, local_respondent, respondent_for
-from medvlm_r1.audit.respond_shared import LocalRespondent
+from medvlm_r1.audit.backends import GeneratorRespondent, as_answered
+from medvlm_r1.audit.local_backend import LocalRespondent
+from medvlm_r1.audit.open_backend import local_respondent, respondent_for
 from medvlm_r1.audit.variant import Variant
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.policy.load import Policy, load_policy
-from medvlm_r1.training import shared_prefix
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.models.load import Policy, load_policy
+from medvlm_r1.models.sharing import forward as shared_prefix
 
 TOKENS = 12
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvlm_r1.audit.blind import blind_credits
-from medvlm_r1.audit.verdict import THRESHOLDS, Figure, figure, judge
+from medvlm_r1.audit.dataset.blind import blind_credits
+from medvlm_r1.audit.dataset.verdict import THRESHOLDS, Figure, figure, judge
 from medvlm_r1.evaluation.statistics import wilson
 
 

@@ -14,10 +14,10 @@ from benchmarks import audit
 from benchmarks.audit import KNOWN, audit_lines, bench_audit, phantom_items, unexpected
 from benchmarks.known_models import IgnoresImage
 from benchmarks.trained_models import text_only_model
-from medvlm_r1.audit.asking import ask_items, audited
-from medvlm_r1.audit.model import judged
+from medvlm_r1.audit.collect import ask_items, audited
 from medvlm_r1.audit.probes.image import ImageProbe
 from medvlm_r1.audit.registry import QUESTIONS
+from medvlm_r1.audit.runner import judged
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.errors import UsageError
 

@@ -13,10 +13,10 @@ from benchmarks.cold_start import written_from_label
 from benchmarks.grounded import ACCURACY, Sizes, bench_grounded, grounded_lines, shuffled
 from benchmarks.results_page import shortcut_section
 from medvlm_r1.data.folder import read_folder
-from medvlm_r1.dialogue.conclusion import concluded_letter
-from medvlm_r1.dialogue.response import parse_response
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.phantom.benchmark import write_benchmark
+from medvlm_r1.prompts.conclusion import concluded_letter
+from medvlm_r1.prompts.parser import parse_response
 
 SMALL = Sizes(
     train=6,

@@ -18,7 +18,7 @@ from benchmarks.results_page import step_section
 from benchmarks.step import bench_step, plan_of_stand_ins, spread, step_lines
 from medvlm_r1.errors import UserError
 from medvlm_r1.recipes import recipe
-from medvlm_r1.training.plan.cards import CARDS
+from medvlm_r1.training.dry_run.cards import CARDS
 
 SHAPE: dict[str, Any] = {
     "text_config": {

@@ -27,9 +27,9 @@ from medvlm_r1.audit.probes.image import BLIND, SHUFFLED, ImageProbe
 from medvlm_r1.audit.probes.options import OptionsProbe
 from medvlm_r1.audit.probes.reasoning import ReasoningProbe
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant
-from medvlm_r1.dialogue.conclusion import concluded_letter, contradicts
 from medvlm_r1.phantom.questions import NO_FINDING, value
 from medvlm_r1.phantom.scene import Scene
+from medvlm_r1.prompts.conclusion import concluded_letter, contradicts
 
 PROBES = (ImageProbe(), OptionsProbe(), ReasoningProbe())
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from medvlm_r1.cli import app
+from medvlm_r1.cli.main import app
 from medvlm_r1.data.folder import read_folder
-from medvlm_r1.data.registry import READERS
+from medvlm_r1.data.importing.registry import READERS
 from medvlm_r1.errors import UsageError
 
 

@@ -17,7 +17,7 @@ from fuzzing import Case, hammer, hammer_on, mutant
 from safetensors.torch import load_file
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.load import load_policy
+from medvlm_r1.models.load import load_policy
 
 SMALL_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "generation_config.json")
 WORDS = [

@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medvlm_r1 import cli
+from medvlm_r1.cli import main as cli
 from medvlm_r1.errors import RESEARCH_USE
-from medvlm_r1.policy.generate import Generation
+from medvlm_r1.models.generate import Generation
 
 QUESTION = ("--question", "Which organ?", "--option", "liver", "--option", "knee")
 

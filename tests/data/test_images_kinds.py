@@ -11,8 +11,7 @@ from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
 from medvlm_r1.data.images import View, is_medical, load_picture
-from medvlm_r1.data.images.held import Held
-from medvlm_r1.data.images.kind import HEAD, kind_of
+from medvlm_r1.data.images.files import HEAD, Held, kind_of
 from medvlm_r1.errors import UserError
 
 

@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from medvlm_r1.data.images.levels import levels_of
+from medvlm_r1.data.images.files import quiet
 from medvlm_r1.data.images.picture import Window
-from medvlm_r1.data.images.quiet import quiet
-from medvlm_r1.data.images.square import square_pixels
-from medvlm_r1.data.images.windowing import full_range, parse_window, percentile_window, to_bytes, to_grey
+from medvlm_r1.data.images.windowing import (
+    full_range,
+    levels_of,
+    parse_window,
+    percentile_window,
+    square_pixels,
+    to_bytes,
+    to_grey,
+)
 from medvlm_r1.errors import UsageError, UserError
 
 FINITE = {"allow_nan": False, "allow_infinity": False}
@@ -133,7 +139,7 @@ def test_levels_give_the_image_again(dtype):
 
 
 def test_levels_at_the_ends_of_16_bits_and_in_pieces(monkeypatch):
-    monkeypatch.setattr("medvlm_r1.data.images.levels._CHUNK", 2)
+    monkeypatch.setattr("medvlm_r1.data.images.windowing._CHUNK", 2)
     for dtype in (np.uint16, np.int16):
         ends = np.array([[np.iinfo(dtype).min, np.iinfo(dtype).max, np.iinfo(dtype).max]], dtype)
         levels = levels_of(ends)

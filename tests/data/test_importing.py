@@ -53,7 +53,7 @@ def test_a_picture_is_read_once(source, monkeypatch):
         read.append(path.name)
         return load_picture(path, *arguments)
 
-    monkeypatch.setattr("medvlm_r1.data.image_writer.load_picture", counting)
+    monkeypatch.setattr("medvlm_r1.data.importing.image_writer.load_picture", counting)
     run(source, *[{"image": "a.png"}] * 3)
     assert read == ["a.png"]
 

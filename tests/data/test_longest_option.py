@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from medvlm_r1.data.longest_option import longest_option
+from medvlm_r1.data.option_prior import longest_option
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 import pytest
 
+from medvlm_r1.data.importing.registry import READERS, find_reader
 from medvlm_r1.data.modality import MODALITIES, modality_name
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.readers.huatuo import import_huatuo
-from medvlm_r1.data.registry import READERS, find_reader
 from medvlm_r1.errors import UsageError
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from typer.testing import CliRunner
 
-from medvlm_r1.cli import app
+from medvlm_r1.cli.main import app
 from medvlm_r1.data import find_reader, read_folder
 from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.check.text import check_lines

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.base.language import reasoned
-from medvlm_r1.dialogue.conclusion import concluded_letter, contradicts
 from medvlm_r1.phantom.questions import ask
+from medvlm_r1.prompts.conclusion import concluded_letter, contradicts
 
 OPTIONS = ("brain", "knee", "chest")
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import medvlm_r1
-from medvlm_r1.dialogue.lenient import WINDOW, letter_in_prose
-from medvlm_r1.dialogue.response import parse_response
+from medvlm_r1.prompts.lenient import WINDOW, letter_in_prose
+from medvlm_r1.prompts.parser import parse_response
 
 ORGANS = ["Lung", "Liver", "Spleen", "Left kidney"]
 FRACTURE = ["Fracture", "No fracture", "Dislocation", "None of the above."]
@@ -281,8 +281,8 @@ def test_who_reads_the_lenient_letter():
     texts = {path.relative_to(src).as_posix(): path.read_text("utf-8") for path in src.rglob("*.py")}
     importers = {name for name, text in texts.items() if "dialogue.lenient" in text}
     readers = {name for name, text in texts.items() if "lenient_letter" in text}
-    assert importers == {"dialogue/response.py"}
-    assert readers == {"dialogue/response.py", "evaluation/score.py", "serving/answer.py", "serving/page_ask.py"}
+    assert importers == {"prompts/parser.py"}
+    assert readers == {"prompts/parser.py", "evaluation/score.py", "serving/answer.py", "serving/page/case.py"}
 
 
 def test_a_long_answer_is_read_at_its_start_and_end():

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from medvlm_r1.dialogue.conclusion import concluded_letter, weighings
-from medvlm_r1.dialogue.live import live_parts
-from medvlm_r1.dialogue.response import parse_response
-from medvlm_r1.dialogue.turn import split_sentences, split_turn
+from medvlm_r1.prompts.assistant_response import split_sentences, split_turn
+from medvlm_r1.prompts.conclusion import concluded_letter, weighings
+from medvlm_r1.prompts.live import live_parts
+from medvlm_r1.prompts.parser import parse_response
 
 OPTIONS = ("brain", "knee", "lung", "liver")
 N = 1_000_000

@@ -1,8 +1,8 @@
 import pytest
 
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.dialogue.prompt import TEMPLATES, lettered, messages, render_prompt
 from medvlm_r1.errors import UsageError
+from medvlm_r1.prompts.templates import TEMPLATES, lettered, messages, render_prompt
 
 
 def sample(**changes):

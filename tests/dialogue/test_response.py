@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.dialogue.response import answer_text, is_well_formed, parse_response, strict_letter
+from medvlm_r1.prompts.parser import answer_text, is_well_formed, parse_response, strict_letter
 
 # The release's own patterns, as facts to compare with: an independent second implementation.
 STRICT = re.compile(r"<answer>\s*([A-Z])\s*</answer>")

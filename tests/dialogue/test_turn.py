@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvlm_r1.dialogue.turn import split_sentences, split_turn
+from medvlm_r1.prompts.assistant_response import split_sentences, split_turn
 
 PROSE = st.text(st.sampled_from("aB1. \n,:!?()*ég"), max_size=80)
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import typer
 
-from medvlm_r1 import cli
 from medvlm_r1.audit.registry import PROBES
-from medvlm_r1.data.registry import READERS
-from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
+from medvlm_r1.cli import main as cli
+from medvlm_r1.data.importing.registry import READERS
+from medvlm_r1.prompts.templates import ALL_TEMPLATES
 from medvlm_r1.recipes import recipe
 from medvlm_r1.rewards import REGISTRY
 from medvlm_r1.training import options

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
 
 OPTIONS = ("liver", "kidney", "brain")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.evaluation.score import grade, order_modalities, score, share
 from medvlm_r1.evaluation.statistics import wilson
-from medvlm_r1.policy.generate import Generation
+from medvlm_r1.models.generate import Generation
 
 
 def sample(n: int, modality: str = "MRI", **changes: object) -> Sample:

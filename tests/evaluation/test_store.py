@@ -20,7 +20,7 @@ from medvlm_r1.evaluation.store import (
     read_results,
     write_results,
 )
-from medvlm_r1.policy.generate import Generation
+from medvlm_r1.models.generate import Generation
 
 KEY = AnswerKey(model="m", prompt="p", pixels="x", max_new_tokens=512, temperature=0.0, seed=0)
 SAMPLES = make_samples()

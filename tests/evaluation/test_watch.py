@@ -16,8 +16,8 @@ from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation import watch
 from medvlm_r1.evaluation.watch import HeldOut, contradiction
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
-from medvlm_r1.policy.load import Policy, load_policy
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.models.load import Policy, load_policy
 
 
 def said(text: str) -> Generation:

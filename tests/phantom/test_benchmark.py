@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from medvlm_r1.data.folder import read_folder
-from medvlm_r1.data.longest_option import longest_option
-from medvlm_r1.data.option_prior import option_prior
+from medvlm_r1.data.option_prior import longest_option, option_prior
 from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.benchmark import DEFAULT_N, SPLITS, draw_questions, write_benchmark
 from medvlm_r1.phantom.questions import TYPES, describe

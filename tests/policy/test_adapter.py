@@ -15,9 +15,9 @@ from torch import Tensor
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.policy import load
-from medvlm_r1.policy.adapter import CONFIG, WEIGHTS
-from medvlm_r1.policy.load import fingerprint, load_policy, locate, write_model
+from medvlm_r1.models import load
+from medvlm_r1.models.adapter import CONFIG, WEIGHTS
+from medvlm_r1.models.load import fingerprint, load_policy, locate, write_model
 from tiny_policy import build_tiny_adapter
 
 Command = Callable[..., tuple[int, str, str]]

@@ -23,9 +23,9 @@ from transformers import (
 from medvlm_r1.data import check_images, read_folder
 from medvlm_r1.data.check import check_folders
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.policy.load import load_policy
-from medvlm_r1.policy.processor import ImageFit, image_fit, load_processor
+from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.models.load import image_fit, load_policy
+from medvlm_r1.models.processor import ImageFit, load_processor
 
 SIZES = [(1, 1), (1, 300), (300, 1), (2000, 5), (5, 2000), (3000, 1), (20, 4000), (20, 4001), (64, 48)]
 NARROW = "row 3 (id 'q2'), images/2.png, 2000 x 5 pixels: absolute aspect ratio must be smaller than 200, got 400.0"

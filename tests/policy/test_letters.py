@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.dialogue.prompt import messages
-from medvlm_r1.policy.generate import GenerationInput
-from medvlm_r1.policy.letters import letter_place, letter_probabilities
-from medvlm_r1.policy.load import Policy, load_policy
+from medvlm_r1.models.choice_logprobs import letter_place, letter_probabilities
+from medvlm_r1.models.generate import GenerationInput
+from medvlm_r1.models.load import Policy, load_policy
+from medvlm_r1.prompts.templates import messages
 
 
 @pytest.fixture(scope="module")

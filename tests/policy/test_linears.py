@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from medvlm_r1.policy import linears
-from medvlm_r1.policy.linears import answering
+from medvlm_r1.models import onednn_linear as linears
+from medvlm_r1.models.onednn_linear import answering
 
 
 def model() -> nn.Sequential:

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.policy.load import Policy, load_policy, vision_token_ids
+from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.models.load import Policy, load_policy, vision_token_ids
 
 SHORT = GenerationSettings(max_new_tokens=6)
 

@@ -13,8 +13,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy import load
-from medvlm_r1.policy.load import fingerprint, load_policy, vision_token_ids
+from medvlm_r1.models import load
+from medvlm_r1.models.load import fingerprint, load_policy, vision_token_ids
 
 
 @pytest.fixture

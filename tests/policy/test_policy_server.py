@@ -17,8 +17,8 @@ from PIL import Image
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.policy.generate import GenerationInput, GenerationSettings
-from medvlm_r1.policy.server import ServerGenerator
+from medvlm_r1.models.generate import GenerationInput, GenerationSettings
+from medvlm_r1.models.remote import ServerGenerator
 
 Reply = Callable[[dict[str, Any]], tuple[int, Any]]
 SETTINGS = GenerationSettings(max_new_tokens=20)

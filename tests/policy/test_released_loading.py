@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from medvlm_r1.data import Sample, load_image, read_folder
-from medvlm_r1.dialogue.prompt import messages, render_prompt
+from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.models.load import PHANTOM_BASE, load_policy, phantom_base_dir
 from medvlm_r1.phantom.benchmark import write_benchmark
-from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.policy.load import PHANTOM_BASE, load_policy, phantom_base_dir
+from medvlm_r1.prompts.templates import messages, render_prompt
 from medvlm_r1.report.export import export
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo

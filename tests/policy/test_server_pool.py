@@ -11,8 +11,8 @@ from test_policy_server import SETTINGS, Server, completion, item
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.policy.server import ServerGenerator
-from medvlm_r1.policy.server_pool import ServerPool, server_generator
+from medvlm_r1.models.remote import ServerGenerator
+from medvlm_r1.models.remote_pool import ServerPool, server_generator
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from test_policy_server import SETTINGS, Raw, Server, completion, item
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.policy.generate import Generation
-from medvlm_r1.policy.server import ServerGenerator
+from medvlm_r1.models.generate import Generation
+from medvlm_r1.models.remote import ServerGenerator
 
 WELL = "<think>seen</think><answer>A</answer>"
 HTML = "<html><body><h1>504 Gateway Time-out</h1>" + "<p>nginx</p>" * 500 + "</body></html>"

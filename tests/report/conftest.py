@@ -12,7 +12,7 @@ from PIL import Image
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
 
 RunMaker = Callable[..., Path]
 CHROMIUM = shutil.which("chromium")

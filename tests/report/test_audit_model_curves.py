@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from medvlm_r1.audit.probe import Measure, ProbeResult
-from medvlm_r1.report.audit_charts import Share, share_chart
-from medvlm_r1.report.audit_model_curves import early_curve, reliability_curve, risk_curve
+from medvlm_r1.report.audit.charts import Share, share_chart
+from medvlm_r1.report.audit.model_curves import early_curve, reliability_curve, risk_curve
 
 
 def probe(**detail: Any) -> ProbeResult:

@@ -15,8 +15,8 @@ from PIL import Image
 from test_html import HOSTILE, Reader, read
 
 from benchmarks.known_models import Eyes, FollowsCues
-from medvlm_r1.audit.model import audit_model
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
+from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.audit.variant import Variant, VariantAnswer, weighed, written
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
@@ -24,10 +24,9 @@ from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.report import load_run, load_runs, render_report
 from medvlm_r1.report.album import Album
-from medvlm_r1.report.audit_model_choice import WRONG, choose, kinds_of
-from medvlm_r1.report.audit_model_items import build_audit_items
-from medvlm_r1.report.audit_model_page import PAGE, render_model_audit
-from medvlm_r1.report.audit_model_view import Pictures, load_audit
+from medvlm_r1.report.audit.model_items import WRONG, build_audit_items, choose, kinds_of
+from medvlm_r1.report.audit.model_page import PAGE, render_model_audit
+from medvlm_r1.report.audit.model_view import Pictures, load_audit
 
 ITEMS = 36
 RunMaker = Callable[..., Path]

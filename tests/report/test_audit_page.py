@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 from test_html import HOSTILE, Reader, assert_sealed, read
 
-from medvlm_r1.audit.clean import write_clean
-from medvlm_r1.audit.data import audit_data
-from medvlm_r1.audit.fit import find_fit
-from medvlm_r1.audit.verdict import Figure
+from medvlm_r1.audit.dataset.audit import audit_data
+from medvlm_r1.audit.dataset.clean import write_clean
+from medvlm_r1.audit.dataset.prior_source import find_fit
+from medvlm_r1.audit.dataset.verdict import Figure
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE
-from medvlm_r1.report.audit_charts import blind_chart, letter_chart
-from medvlm_r1.report.audit_data import render_data_audit
+from medvlm_r1.report.audit.charts import blind_chart, letter_chart
+from medvlm_r1.report.audit.data_page import render_data_audit
 
 
 def sample(number: int, options: tuple[str, ...], answer: str, modality: str = "MRI", **changes: Any) -> Sample:

@@ -73,7 +73,7 @@ def test_the_folder_loads_and_the_card_says_what_was_measured(made: tuple[Path, 
 def logits(folder: Path) -> Any:
     import torch
 
-    from medvlm_r1.policy.load import load_policy
+    from medvlm_r1.models.load import load_policy
 
     with torch.inference_mode():
         return load_policy(str(folder), device="cpu").model(input_ids=torch.arange(5, 25)[None]).logits

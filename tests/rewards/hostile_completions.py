@@ -4,7 +4,7 @@ The question has the options brain, knee, lung and liver; B, the knee, is right.
 their columns show which holes the strict ones close.
 """
 
-from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
+from medvlm_r1.prompts.templates import ALL_TEMPLATES
 
 OPTIONS = ("brain", "knee", "lung", "liver")
 T = "<think>A brain no, B knee yes.</think>"

@@ -13,7 +13,7 @@ from pathlib import Path
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parent))
-with atheris.instrument_imports(include=["medvlm_r1.dialogue", "medvlm_r1.rewards", "medvlm_r1.data.sample"]):
+with atheris.instrument_imports(include=["medvlm_r1.prompts", "medvlm_r1.rewards", "medvlm_r1.data.sample"]):
     import test_adversarial as adversarial
 
 

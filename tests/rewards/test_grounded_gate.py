@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.dialogue.response import strict_letter
+from medvlm_r1.prompts.parser import strict_letter
 from medvlm_r1.rewards import resolve_reward
 
 accuracy_strict, grounded_gate = resolve_reward("accuracy_strict"), resolve_reward("grounded_gate")

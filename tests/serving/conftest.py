@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from medvlm_r1.policy.load import load_policy
+from medvlm_r1.models.load import load_policy
 
 
 @pytest.fixture(scope="session")

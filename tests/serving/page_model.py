@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
 from medvlm_r1.serving.medvlm import MedVLM
 
 Say = Callable[[Image, str], str]

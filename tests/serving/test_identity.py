@@ -14,8 +14,8 @@ from pydicom.data import get_testdata_file
 
 from medvlm_r1.serving.answer import Answer
 from medvlm_r1.serving.medvlm import MedVLM, Question
-from medvlm_r1.serving.page_ask import Asked, ask, make_question
-from medvlm_r1.serving.page_image import AUTOMATIC, OWN, Choice, open_source
+from medvlm_r1.serving.page.case import Asked, ask, make_question
+from medvlm_r1.serving.page.image import AUTOMATIC, OWN, Choice, open_source
 
 PARTS = ("brain", "chest", "abdomen", "knee", "liver", "kidney", "lung", "heart", "spine", "femur")
 DICOM = Path(get_testdata_file("CT_small.dcm", download=False))

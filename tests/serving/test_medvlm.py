@@ -17,7 +17,7 @@ from pydicom.data import get_testdata_file
 
 from medvlm_r1.data.images import load_picture
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
-from medvlm_r1.policy.generate import Generation
+from medvlm_r1.models.generate import Generation
 from medvlm_r1.serving.answer import read_answer
 from medvlm_r1.serving.backend import Closed, LocalBackend
 from medvlm_r1.serving.medvlm import MedVLM, Question, prepare, turn_to_answer
@@ -66,7 +66,7 @@ def test_an_answer_holds_all_there_is(model: MedVLM, monkeypatch: pytest.MonkeyP
 def test_confidence_is_that_of_the_letters_after_the_model_s_own_text(
     model: MedVLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medvlm_r1.policy.letters import letter_probabilities
+    from medvlm_r1.models.choice_logprobs import letter_probabilities
 
     assert isinstance(model.backend, LocalBackend)
     asked = Question(image=Image.new("RGB", (40, 30)), question="Which organ?", options=OPTIONS)

@@ -10,10 +10,10 @@ from page_model import scripted
 from PIL import Image
 
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.serving.page_answer_events import keep
-from medvlm_r1.serving.page_ask import Asked, ask, make_question, read_options, shown_name
-from medvlm_r1.serving.page_image import Choice, Source, open_source
-from medvlm_r1.serving.page_looks import second_look
+from medvlm_r1.serving.page.answer_events import keep
+from medvlm_r1.serving.page.case import Asked, ask, make_question, read_options, shown_name
+from medvlm_r1.serving.page.image import Choice, Source, open_source
+from medvlm_r1.serving.page.second_look import second_look
 
 CHOICE = Choice(plane=None, slice=0, frame=0, window=None, centre=0, width=0)
 OPTIONS = ("brain", "knee", "chest")

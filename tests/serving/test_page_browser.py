@@ -24,8 +24,8 @@ from pydicom.data import get_testdata_file
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page import mount_page
-from medvlm_r1.serving.page_examples import EXAMPLES
-from medvlm_r1.serving.page_mount import private_uploads
+from medvlm_r1.serving.page.examples import EXAMPLES
+from medvlm_r1.serving.page.mount import private_uploads
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

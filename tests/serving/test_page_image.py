@@ -13,8 +13,8 @@ from pydicom.data import get_testdata_file
 
 from medvlm_r1.data.images import View
 from medvlm_r1.errors import UserError
-from medvlm_r1.serving.page_examples import EXAMPLES
-from medvlm_r1.serving.page_image import Choice, open_source
+from medvlm_r1.serving.page.examples import EXAMPLES
+from medvlm_r1.serving.page.image import Choice, open_source
 
 START: dict[str, Any] = {"plane": None, "slice": 0, "frame": 0, "window": "automatic", "centre": 0, "width": 0}
 

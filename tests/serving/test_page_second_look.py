@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medvlm_r1.serving.page_second_look import WAYS, Heard, judge
+from medvlm_r1.serving.page.case import Heard
+from medvlm_r1.serving.page.second_look import WAYS, judge
 
 CYST, MASS = Heard("A", "cyst"), Heard("B", "mass")
 

@@ -132,7 +132,7 @@ def test_a_missing_extra_says_what_to_install(missing: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
         "sys.argv = ['medvlm-r1', 'serve', 'phantom-base', '--port', '0']\n"
-        "from medvlm_r1.cli import main; main()"
+        "from medvlm_r1.cli.main import main; main()"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.returncode == 1

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.generate import GenerationSettings
-from medvlm_r1.policy.server import ServerGenerator
+from medvlm_r1.models.generate import GenerationSettings
+from medvlm_r1.models.remote import ServerGenerator
 from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
 
 ASKED = Question(question="Which organ?", options=("liver", "kidney"))

@@ -6,7 +6,7 @@ import sys
 
 import written_run
 
-from medvlm_r1.training import blank
+from medvlm_r1.training.counterfactual import blank_image as blank
 
 if __name__ == "__main__":
     blank.strict_letter = lambda text: text  # type: ignore[attr-defined]

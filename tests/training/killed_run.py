@@ -23,11 +23,11 @@ from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from medvlm_r1.audit.model import audit_model
-from medvlm_r1.audit.respond import LazyRespondent
+from medvlm_r1.audit.open_backend import LazyRespondent
+from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.evaluation import run
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.policy.load import load_policy
+from medvlm_r1.models.load import load_policy
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.sft import train_sft

@@ -16,11 +16,11 @@ from benchmarks.base.tower import HIDDEN, cells, crops, features, jitter, patche
 from benchmarks.pretrain import pretrain
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.load import load_policy
 from medvlm_r1.phantom.benchmark import SPLITS
 from medvlm_r1.phantom.findings import KINDS, NONE, SIZES
 from medvlm_r1.phantom.questions import PHRASINGS, Question, ask
 from medvlm_r1.phantom.scene import MODALITIES, Scene
-from medvlm_r1.policy.load import load_policy
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.format_paper import format_paper
 

@@ -20,17 +20,17 @@ from safetensors.torch import load_file
 from test_distributed import SCRIPT, TORCHRUN, _run
 from trl import GRPOTrainer
 
-from medvlm_r1.data.blank import blank_like
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.images import load_image
+from medvlm_r1.data.images.blank import blank_like
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.dialogue.prompt import messages
-from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.policy.load import load_policy
+from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.models.load import load_policy
+from medvlm_r1.prompts.templates import messages
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
-from medvlm_r1.training import blank
-from medvlm_r1.training.blank import AnswersBlank
 from medvlm_r1.training.config import RunConfig, load_config
+from medvlm_r1.training.counterfactual import blank_image as blank
+from medvlm_r1.training.counterfactual.blank_image import AnswersBlank
 from medvlm_r1.training.grpo import train_grpo
 
 ORGANS = ("liver", "kidney", "brain", "knee")

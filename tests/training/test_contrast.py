@@ -18,9 +18,9 @@ from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
-from medvlm_r1.training import contrast
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.contrast import ShowsOthers, check_contrast, contrasted
+from medvlm_r1.training.counterfactual import other_image as contrast
+from medvlm_r1.training.counterfactual.other_image import ShowsOthers, check_contrast, contrasted
 from medvlm_r1.training.grpo import train_grpo
 
 ASKING = {"name": "contrast_rewards:noting"}

@@ -10,9 +10,9 @@ import torch
 from test_sharing_generation import END, PROMPTS, completed, fits, inputs, settings
 from tiny_vlms import IMAGE, TINY, VOCABULARY
 
-from medvlm_r1.training.continuation import Continuation, write_on
-from medvlm_r1.training.drawn_generation import Draw, PromptStates, drawn_of_each
-from medvlm_r1.training.shared_generation import several_of_each
+from medvlm_r1.models.decoding.cached_prefix import Continuation, write_on
+from medvlm_r1.models.decoding.per_row_sampling import Draw, PromptStates, drawn_of_each
+from medvlm_r1.models.decoding.shared_generation import several_of_each
 
 ENDS = list(range(END, VOCABULARY))
 

@@ -10,7 +10,7 @@ import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from tiny_vlms import TINY
 
-from medvlm_r1.training.families import supports
+from medvlm_r1.models.families import supports
 
 
 def _dropout(model: Any) -> Any:

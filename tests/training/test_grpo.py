@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.load import Policy, load_policy, vision_token_ids
+from medvlm_r1.models.load import Policy, load_policy, vision_token_ids
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 

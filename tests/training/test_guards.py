@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.training.checkpoint import damage
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.finite import NonFinite
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.guards import GUARDS, Figures
+from medvlm_r1.training.reliability.checkpoint import damage
+from medvlm_r1.training.reliability.nan_guard import NonFinite
 from medvlm_r1.training.sft import train_sft
 
 WriteConfig = Callable[..., Path]

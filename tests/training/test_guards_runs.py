@@ -16,11 +16,11 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from trl import SFTTrainer
 
-from medvlm_r1.policy.load import load_policy
-from medvlm_r1.training.checkpoint import damage
+from medvlm_r1.models.load import load_policy
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.finite import NonFinite
 from medvlm_r1.training.grpo import train_grpo
+from medvlm_r1.training.reliability.checkpoint import damage
+from medvlm_r1.training.reliability.nan_guard import NonFinite
 from medvlm_r1.training.sft import train_sft
 
 WriteConfig = Callable[..., Path]

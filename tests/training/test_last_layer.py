@@ -12,8 +12,8 @@ import torch
 from tiny_vlms import TINY
 from torch import Tensor, nn
 
-from medvlm_r1.training.families import FAMILIES
-from medvlm_r1.training.last_layer import feeding_forward
+from medvlm_r1.models.families import FAMILIES
+from medvlm_r1.models.sharing.skip_unused_mlp import feeding_forward
 
 READ = torch.tensor([4, 2, 4])
 

@@ -17,17 +17,17 @@ from torch.distributed.tensor import distribute_tensor
 from transformers import GenerationConfig
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.training import shared_prefix
+from medvlm_r1.models.sharing import forward as shared_prefix
+from medvlm_r1.models.sharing.batch import _call, images_key
+from medvlm_r1.models.sharing.limits import not_generated, not_shared, same_tower
 from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.dry_run.batch import Batch
+from medvlm_r1.training.dry_run.launch import Launch
+from medvlm_r1.training.dry_run.memory import optimizer_bytes
+from medvlm_r1.training.dry_run.plan import _processor
+from medvlm_r1.training.dry_run.scale import spread
+from medvlm_r1.training.dry_run.settings import read_placement
 from medvlm_r1.training.grpo import _forbid_vision_tokens
-from medvlm_r1.training.plan.batch import Batch
-from medvlm_r1.training.plan.launch import Launch
-from medvlm_r1.training.plan.memory import optimizer_bytes
-from medvlm_r1.training.plan.plan import _processor
-from medvlm_r1.training.plan.scale import spread
-from medvlm_r1.training.plan.settings import read_placement
-from medvlm_r1.training.shared_batch import _call, images_key
-from medvlm_r1.training.sharing_limits import not_generated, not_shared, same_tower
 
 
 def trainer(**changes: Any) -> Any:

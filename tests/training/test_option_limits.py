@@ -16,10 +16,10 @@ from trl import GRPOTrainer
 
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training import options
+from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.limits import narrowed
-from medvlm_r1.training.options import training_arguments
 
 WriteConfig = Callable[..., Path]
 

@@ -13,13 +13,12 @@ from trl.trainer.utils import RepeatSampler
 
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.plan import memory
-from medvlm_r1.training.plan.batch import Batch
-from medvlm_r1.training.plan.cards import BANDWIDTH_SHARE, CARDS, MATRIX_SHARE, TOKEN_SECONDS, card_named, seconds
-from medvlm_r1.training.plan.launch import Launch, read_launch
-from medvlm_r1.training.plan.plan import Plan, make_plan
-from medvlm_r1.training.plan.refuse import refuse_memory
-from medvlm_r1.training.plan.work import total
+from medvlm_r1.training.dry_run import memory
+from medvlm_r1.training.dry_run.batch import Batch
+from medvlm_r1.training.dry_run.cards import BANDWIDTH_SHARE, CARDS, MATRIX_SHARE, TOKEN_SECONDS, card_named, seconds
+from medvlm_r1.training.dry_run.launch import Launch, read_launch
+from medvlm_r1.training.dry_run.plan import Plan, make_plan, refuse_memory
+from medvlm_r1.training.dry_run.work import total
 
 WriteConfig = Callable[..., Path]
 Command = Callable[..., tuple[int, str, str]]
@@ -115,8 +114,8 @@ def test_without_a_kl_term_there_is_no_reference(plan: Callable[..., Plan]) -> N
 
 
 def test_kept_features_are_the_trainers() -> None:
+    from medvlm_r1.training.dry_run.settings import FEATURES_BYTES
     from medvlm_r1.training.grpo import FEATURES_MB
-    from medvlm_r1.training.plan.settings import FEATURES_BYTES
 
     assert FEATURES_BYTES == FEATURES_MB * 1e6
 

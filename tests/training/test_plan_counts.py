@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.dialogue.prompt import messages
-from medvlm_r1.policy.load import load_policy
+from medvlm_r1.models.load import load_policy
+from medvlm_r1.prompts.templates import messages
 from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.dry_run.counts import causal, continued, head_forward, text_forward, tower_forward
+from medvlm_r1.training.dry_run.memory import Precision, keys_bytes, text_bytes, tower_bytes
+from medvlm_r1.training.dry_run.prompts import SHORTEST, measure, shortest_answer
+from medvlm_r1.training.dry_run.shape import Shape, read_shape
 from medvlm_r1.training.loop import lora_config
-from medvlm_r1.training.plan.counts import causal, continued, head_forward, text_forward, tower_forward
-from medvlm_r1.training.plan.memory import Precision, keys_bytes, text_bytes, tower_bytes
-from medvlm_r1.training.plan.prompts import SHORTEST, measure, shortest_answer
-from medvlm_r1.training.plan.shape import Shape, read_shape
 from plan_models import write_model
 
 KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -163,7 +163,7 @@ def test_tokens_are_the_processors(kind: str, template: str, folders: dict[str, 
 
 
 def test_the_shortest_answers_earn_the_format_rewards(folders: dict[str, Path]) -> None:
-    from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
+    from medvlm_r1.prompts.templates import ALL_TEMPLATES
     from medvlm_r1.rewards import resolve_reward
 
     assert SHORTEST.keys() == ALL_TEMPLATES.keys()

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.plan.batch import Batch
-from medvlm_r1.training.plan.cards import BANDWIDTH_SHARE, CARDS, LINK_SHARE, NETWORK, this_machine
-from medvlm_r1.training.plan.launch import Launch
-from medvlm_r1.training.plan.plan import Plan, make_plan
-from medvlm_r1.training.plan.scale import bandwidth, gradient_bytes, scale, spread, sync_bytes
+from medvlm_r1.training.dry_run.batch import Batch
+from medvlm_r1.training.dry_run.cards import BANDWIDTH_SHARE, CARDS, LINK_SHARE, NETWORK, this_machine
+from medvlm_r1.training.dry_run.launch import Launch
+from medvlm_r1.training.dry_run.plan import Plan, make_plan
+from medvlm_r1.training.dry_run.scale import bandwidth, gradient_bytes, scale, spread, sync_bytes
 
 CARD = CARDS["a100-80gb"]
 PAPER = Batch(samples=600, rows=4, accumulation=4, group=4, passes_per_generation=4, epochs=2.0)

@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from medvlm_r1.training import prefix_attention
-from medvlm_r1.training.joined_attention import joins
-from medvlm_r1.training.packed_layout import Layout
-from medvlm_r1.training.prefix_attention import PrefixMask, dense_mask
+from medvlm_r1.models.sharing import attention as prefix_attention
+from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask, joins
 
 layouts = st.lists(
     st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), max_size=3).map(tuple)), min_size=1, max_size=3

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.cache_utils import DynamicLayer
 
-from medvlm_r1.training.prompt_attention import SharedLayer, SharedStates, Siblings
+from medvlm_r1.models.decoding.prompt_attention import SharedLayer, SharedStates, Siblings
 
 HEADS, WIDTH, LENGTH = 2, 4, 5
 

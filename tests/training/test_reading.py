@@ -10,10 +10,10 @@ import torch
 from test_sharing_generation import PROMPTS, completed, inputs, settings
 from tiny_vlms import TINY, Prompt
 
-from medvlm_r1.training import reading
-from medvlm_r1.training.families import FAMILIES
-from medvlm_r1.training.shared_generation import several_of_each
-from medvlm_r1.training.shared_prefix import as_encoder_output, encode_images
+from medvlm_r1.models.decoding import prefill as reading
+from medvlm_r1.models.decoding.shared_generation import several_of_each
+from medvlm_r1.models.families import FAMILIES
+from medvlm_r1.models.sharing.forward import as_encoder_output, encode_images
 
 MIXED = [PROMPTS[0], Prompt(7, ()), Prompt(4, ((2, 2), (1, 3))), PROMPTS[1]]
 

@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 import torch
 
-from medvlm_r1.audit.model import audit_model
+from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.disk import only_process
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.stopping import Preempted
 from medvlm_r1.training import callbacks
-from medvlm_r1.training.checkpoint import damage, numbered
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
-from medvlm_r1.training.resources import explain
+from medvlm_r1.training.reliability.checkpoint import damage, numbered
+from medvlm_r1.training.reliability.resources import explain
 from medvlm_r1.training.sft import train_sft
 
 WriteConfig = Callable[..., Path]
@@ -162,7 +162,7 @@ def test_out_of_memory_names_what_to_lower_first(
         )
 
     if where == "completions":
-        monkeypatch.setattr("medvlm_r1.training.shared_generation.torch.multinomial", refuse)
+        monkeypatch.setattr("medvlm_r1.models.decoding.shared_generation.torch.multinomial", refuse)
     elif where == "pixels":
         monkeypatch.setattr("transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLVisionBlock.forward", refuse)
     elif where == "batch":

@@ -13,9 +13,9 @@ import pytest
 from lives import KILLED, Life, Lives, Trial, kill_and_resume
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.training.checkpoint import MANIFEST, damage, finish_rotation, newest_whole, seal
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
+from medvlm_r1.training.reliability.checkpoint import MANIFEST, damage, finish_rotation, newest_whole, seal
 from medvlm_r1.training.sft import train_sft
 
 WriteConfig = Callable[..., Path]

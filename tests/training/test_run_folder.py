@@ -12,8 +12,8 @@ import yaml
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.training import jsonl, run_folder
-from medvlm_r1.training.checkpoint import seal
 from medvlm_r1.training.config import load_config
+from medvlm_r1.training.reliability.checkpoint import seal
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
 
 WriteConfig = Callable[..., Path]

@@ -17,8 +17,8 @@ from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.training.families import FAMILIES
-from medvlm_r1.training.shared_prefix import encode_images, shared_logps, supports
+from medvlm_r1.models.families import FAMILIES
+from medvlm_r1.models.sharing.forward import encode_images, shared_logps, supports
 
 LOGPS, GRADIENTS = 1e-5, 1e-4
 few = settings(max_examples=10, deadline=None, derandomize=True)

@@ -19,13 +19,14 @@ from trl import GRPOConfig, GRPOTrainer
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError
-from medvlm_r1.policy.load import load_policy, vision_token_ids
-from medvlm_r1.training import grpo, sharing_limits
+from medvlm_r1.models.load import load_policy, vision_token_ids
+from medvlm_r1.models.sharing import limits as sharing_limits
+from medvlm_r1.models.sharing.batch import SharedBatch
+from medvlm_r1.training import grpo
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.dataset import build_dataset, load_samples
 from medvlm_r1.training.grpo import SharedPromptTrainer, train_grpo
 from medvlm_r1.training.rollouts import CompletesOpenedReasoning
-from medvlm_r1.training.shared_batch import SharedBatch
 
 WriteConfig = Callable[..., Path]
 Weights = dict[str, torch.Tensor]
@@ -245,7 +246,7 @@ def test_prompts_images_and_reference_features_are_computed_once(
 ) -> None:
     towers = Counted(grpo.encode_images)
     monkeypatch.setattr(grpo, "encode_images", towers)
-    monkeypatch.setattr("medvlm_r1.training.shared_prefix.encode_images", towers)
+    monkeypatch.setattr("medvlm_r1.models.sharing.forward.encode_images", towers)
     processors: list[Counted] = []
     build = grpo.SharedPromptTrainer.__init__
     trainers: list[Any] = []
@@ -273,7 +274,7 @@ def test_frozen_towers_run_once(
 ) -> None:
     towers = Counted(grpo.encode_images)
     monkeypatch.setattr(grpo, "encode_images", towers)
-    monkeypatch.setattr("medvlm_r1.training.shared_prefix.encode_images", towers)
+    monkeypatch.setattr("medvlm_r1.models.sharing.forward.encode_images", towers)
     load = load_policy
 
     def frozen(*args: Any, **kwargs: Any) -> Any:

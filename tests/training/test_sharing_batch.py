@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medvlm_r1.models.sharing.batch import FeatureStore, SharedBatch, distinct, images_key, joined, processed
 from medvlm_r1.training.grpo import SharedPromptTrainer
-from medvlm_r1.training.shared_batch import FeatureStore, SharedBatch, distinct, images_key, joined, processed
 
 
 def test_runs_of_equal_prompts_are_found() -> None:

@@ -11,7 +11,7 @@ from tiny_vlms import IMAGE, TINY, VOCABULARY, Prompt
 from torch import Tensor
 from transformers import GenerationConfig
 
-from medvlm_r1.training.shared_generation import refuses, several_of_each
+from medvlm_r1.models.decoding.shared_generation import refuses, several_of_each
 
 END = 80
 # Of unequal lengths, so that there is padding.
@@ -64,7 +64,7 @@ def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
 
 
 def test_a_cache_grows_past_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medvlm_r1.training.cache_layer._GROWTH", 3)
+    monkeypatch.setattr("medvlm_r1.models.decoding.cache._GROWTH", 3)
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS)
     expected = model.generate(**batch, generation_config=settings())

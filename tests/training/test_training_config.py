@@ -12,8 +12,8 @@ from trl import GRPOConfig
 
 from medvlm_r1.errors import UsageError
 from medvlm_r1.training import options
+from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.options import training_arguments
 
 WriteConfig = Callable[..., Path]
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from medvlm_r1.data import read_folder, write_folder
-from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UserError
+from medvlm_r1.prompts.templates import messages
 from medvlm_r1.training.dataset import build_dataset, describe, load_samples
 
 INFO = {"name": "tiny", "source": "made by the tests", "license": "CC0-1.0"}

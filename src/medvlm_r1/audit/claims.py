@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from medvlm_r1.audit.words import SIDE, SIZE
+from medvlm_r1.audit.word_rules import SIDE, SIZE
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.dialogue.conclusion import weighings
-from medvlm_r1.dialogue.turn import split_sentences
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.scene import MODALITIES, Scene
+from medvlm_r1.prompts.assistant_response import split_sentences
+from medvlm_r1.prompts.conclusion import weighings
 
 ATTRIBUTES = ("modality", "technique", "region", "plane", "finding", "side", "size")
 ANY = "any"

@@ -11,10 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from medvlm_r1.audit.corrupt_rules import NEGATIONS, RULES
-from medvlm_r1.audit.words import SIDE
+from medvlm_r1.audit.word_rules import NEGATIONS, RULES, SIDE
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.dialogue.conclusion import weighings
+from medvlm_r1.prompts.conclusion import weighings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

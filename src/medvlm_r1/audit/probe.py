@@ -77,7 +77,7 @@ class Asked:
         images: Its images, RGB, in order.
         others: Images of another item of the same modality, as many; empty when there is no other item.
         seed: A number of this item's own, the same in every run.
-        template: Name of the prompt template, as in `medvlm_r1.dialogue.prompt`.
+        template: Name of the prompt template, as in `medvlm_r1.prompts.templates`.
     """
 
     sample: Sample

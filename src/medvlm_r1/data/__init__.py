@@ -3,8 +3,8 @@
 from medvlm_r1.data.folder import folder_hash, read_folder, write_folder
 from medvlm_r1.data.folder_images import check_images
 from medvlm_r1.data.images import load_image
-from medvlm_r1.data.importing import ImportReport
-from medvlm_r1.data.registry import READERS, find_reader
+from medvlm_r1.data.importing.importer import ImportReport
+from medvlm_r1.data.importing.registry import READERS, find_reader
 from medvlm_r1.data.sample import LETTERS, Sample
 
 __all__ = [

@@ -74,3 +74,21 @@ def option_key(option: str) -> str:
     """What two spellings of one option text share: letters and digits, case folded; the text itself without any."""
     letters = "".join(character for character in option.casefold() if character.isalnum())
     return letters or option.strip()
+
+
+def longest_option(items: Iterable[Choice]) -> list[float]:
+    """Credit of choosing the longest option text of each item.
+
+    Args:
+        items: Items to answer.
+
+    Returns:
+        Per item 1 / (number of options that are the longest) if the right one is among them, else 0. Length is counted
+        in characters; a run of white space counts as one, at the ends as none.
+    """
+    credit = []
+    for item in items:
+        lengths = [len(" ".join(option.split())) for option in item.options]
+        longest = [option for option, length in zip(item.options, lengths, strict=True) if length == max(lengths)]
+        credit.append(1 / len(longest) if item.answer in longest else 0.0)
+    return credit

@@ -17,8 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.data.images.bounded import Bounded
-from medvlm_r1.data.images.quiet import quiet
+from medvlm_r1.data.images.files import Bounded, quiet
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 

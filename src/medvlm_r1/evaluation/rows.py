@@ -12,7 +12,8 @@ from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.processor import ImageFit, image_fit
+from medvlm_r1.models.load import image_fit
+from medvlm_r1.models.processor import ImageFit
 
 Row = tuple[int, Sample]
 """A sample and its number in the file, from 1."""

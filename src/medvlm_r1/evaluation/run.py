@@ -16,16 +16,16 @@ from PIL.Image import Image
 
 from medvlm_r1.data.folder import folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.score import score
 from medvlm_r1.evaluation.store import AnswerKey, AnswerStore, StoredAnswer, hash_pixels, hash_prompt, write_results
-from medvlm_r1.policy.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
-from medvlm_r1.policy.load import fingerprint, load_policy, processor_folder
-from medvlm_r1.policy.server import is_server
-from medvlm_r1.policy.server_pool import server_generator
-from medvlm_r1.policy.threads import limit_threads
+from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
+from medvlm_r1.models.load import fingerprint, load_policy, processor_folder
+from medvlm_r1.models.remote import is_server
+from medvlm_r1.models.remote_pool import server_generator
+from medvlm_r1.models.threads import limit_threads
+from medvlm_r1.prompts.templates import messages
 
 Progress = Callable[[int, int], None]
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")

@@ -11,9 +11,9 @@ from typing import Any
 
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.dialogue.response import Response, conclusion_text, parse_response
 from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, mean_interval, wilson, worth
-from medvlm_r1.policy.generate import Generation
+from medvlm_r1.models.generate import Generation
+from medvlm_r1.prompts.parser import Response, conclusion_text, parse_response
 
 ANSWER_ONLY = "answer-only"
 FIRST_MODALITIES = ("MRI", "CT", "X-ray")

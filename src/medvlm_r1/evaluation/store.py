@@ -21,7 +21,7 @@ from medvlm_r1.disk import write_whole
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.log import AppendedLog, read_log
 from medvlm_r1.evaluation.score import Graded, grade
-from medvlm_r1.policy.generate import Generation
+from medvlm_r1.models.generate import Generation
 
 ANSWERS = "samples.jsonl"
 RESULTS = "results.json"

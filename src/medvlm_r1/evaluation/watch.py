@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medvlm_r1.data.blank import blank_like
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
+from medvlm_r1.data.images.blank import blank_like
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.dialogue.conclusion import contradicts
-from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import grade, score
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.policy.load import Policy
-from medvlm_r1.policy.processor import ImageFit
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.models.load import Policy
+from medvlm_r1.models.processor import ImageFit
+from medvlm_r1.prompts.conclusion import contradicts
+from medvlm_r1.prompts.templates import messages
 
 
 class HeldOut:
@@ -37,7 +37,7 @@ class HeldOut:
       modalities; left out where no question has an image;
     * `well_formed`: answers in the release's format;
     * `contradiction`: answers to the real images whose reasoning concludes another option than is answered
-      (`dialogue.conclusion`), of those that conclude and answer; left out where none does.
+      (`prompts.conclusion`), of those that conclude and answer; left out where none does.
 
     It costs two completions a question each time.
     """

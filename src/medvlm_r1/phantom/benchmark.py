@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from medvlm_r1.data.folder import refuse_other, write_folder
-from medvlm_r1.data.longest_option import longest_option
-from medvlm_r1.data.option_prior import option_prior
+from medvlm_r1.data.option_prior import longest_option, option_prior
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.workers import work_on_images
 from medvlm_r1.errors import UsageError

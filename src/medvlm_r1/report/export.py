@@ -18,8 +18,8 @@ import yaml
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.store import read_results
-from medvlm_r1.policy.adapter import is_adapter
-from medvlm_r1.policy.load import base_name, fingerprint, write_model
+from medvlm_r1.models.adapter import is_adapter
+from medvlm_r1.models.load import base_name, fingerprint, write_model
 
 CONFIG = "training_config.yaml"
 _VERSIONS = ("medvlm-r1", "trl", "transformers", "torch")

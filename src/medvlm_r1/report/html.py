@@ -5,8 +5,8 @@ from pathlib import Path
 
 from medvlm_r1.report import tables
 from medvlm_r1.report.album import Album
-from medvlm_r1.report.audit_model import audit_part
-from medvlm_r1.report.audit_model_items import PICTURES_SHOWN
+from medvlm_r1.report.audit.model import audit_part
+from medvlm_r1.report.audit.model_items import PICTURES_SHOWN
 from medvlm_r1.report.items import build_items, choose_items
 from medvlm_r1.report.page import write_page
 from medvlm_r1.report.training_charts import build_panels

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.audit.model import FIGURES as AUDIT
+from medvlm_r1.audit.runner import FIGURES as AUDIT
 from medvlm_r1.audit.store import ANSWERS as AUDIT_ANSWERS
 from medvlm_r1.data.paths import telling_names
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.evaluation.log import read_log
 from medvlm_r1.evaluation.store import ANSWERS, RESULTS, StoredAnswer, read_answers, read_results
-from medvlm_r1.report.audit_model_view import AuditView, find_data, is_audit, load_audit
+from medvlm_r1.report.audit.model_view import AuditView, find_data, is_audit, load_audit
 
 METRICS = "metrics.jsonl"
 

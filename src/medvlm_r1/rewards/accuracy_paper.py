@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from medvlm_r1.dialogue.response import answer_text
+from medvlm_r1.prompts.parser import answer_text
 from medvlm_r1.rewards.completion import Completion, completion_text
 
 _LETTER = re.compile("[A-J]")

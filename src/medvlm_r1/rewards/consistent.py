@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from medvlm_r1.dialogue.conclusion import contradicts
+from medvlm_r1.prompts.conclusion import contradicts
 from medvlm_r1.rewards.completion import Completion, completion_text
 from medvlm_r1.rewards.strict import strict_parts
 
@@ -14,7 +14,7 @@ def consistent(
     """Whether the reasoning concludes the option that is answered.
 
     1 if the completion is in strict form (`rewards.strict`) and the one option that its reasoning concludes
-    (`dialogue.conclusion`) is the letter answered. 0 otherwise, also when the reasoning concludes nothing. It does not
+    (`prompts.conclusion`) is the letter answered. 0 otherwise, also when the reasoning concludes nothing. It does not
     look at which answer is right, so use it together with an accuracy reward: alone it rewards any option said twice.
     It costs no forward pass.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from medvlm_r1.dialogue.response import is_well_formed
+from medvlm_r1.prompts.parser import is_well_formed
 from medvlm_r1.rewards.completion import Completion, completion_text
 
 

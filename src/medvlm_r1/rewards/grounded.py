@@ -19,7 +19,7 @@ def grounded(
 ) -> list[float]:
     """Whether the completion gives the right answer to its own image, or does not give it to another item's.
 
-    Half of the completions of a group see their question beside the image of another item (`training.contrast`). With a
+    Half of the completions of a group see their question beside the image of another item (`training.counterfactual.other_image`). With a
     the letter answered, by the strict rule of `accuracy_strict`, and y the right one:
 
         own image:      r = 1 if a = y, else 0

@@ -30,7 +30,7 @@ def grounded_gate(
     It stops the learning of a shortcut and does not undo it: where the blank answer is right, all rewards of the group
     are 0. `grounded` does (docs/grounded.md compares them).
 
-    Cost: one more completion for each prompt and generation, not for each completion (`training.blank`).
+    Cost: one more completion for each prompt and generation, not for each completion (`training.counterfactual.blank_image`).
 
     Args:
         prompts: Not looked at.

@@ -8,9 +8,9 @@ from typing import Any
 
 from medvlm_r1.data.images import ImageNote
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.dialogue.response import parse_response
 from medvlm_r1.errors import RESEARCH_USE
-from medvlm_r1.policy.generate import Generation
+from medvlm_r1.models.generate import Generation
+from medvlm_r1.prompts.parser import parse_response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Question:
     window: str | None = None
     """Grey DICOM and NIfTI: brain, lung, soft-tissue, bone, percentile, full, stored, or CENTRE/WIDTH."""
     template: str = "medvlm-r1"
-    """A name in `medvlm_r1.dialogue.prompt.ALL_TEMPLATES`."""
+    """A name in `medvlm_r1.prompts.templates.ALL_TEMPLATES`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.generate import (
+from medvlm_r1.models.generate import (
     Generation,
     GenerationInput,
     GenerationSettings,
@@ -16,10 +16,10 @@ from medvlm_r1.policy.generate import (
     answer_opening,
     check_images,
 )
-from medvlm_r1.policy.server import ServerGenerator, is_server
+from medvlm_r1.models.remote import ServerGenerator, is_server
 
 if TYPE_CHECKING:
-    from medvlm_r1.policy.load import Policy
+    from medvlm_r1.models.load import Policy
 
 
 class Closed(UserError):
@@ -50,7 +50,7 @@ class Backend(Generator, Protocol):
     def letters(
         self, items: Sequence[GenerationInput], turns: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
-        """`medvlm_r1.policy.letters.letter_probabilities`; None where the backend cannot compute it."""
+        """`medvlm_r1.models.choice_logprobs.letter_probabilities`; None where the backend cannot compute it."""
         ...
 
     def close(self) -> None:
@@ -68,8 +68,8 @@ def open_backend(model: str, *, batch_size: int, dtype: Any, device: str | None)
         return RemoteBackend(ServerGenerator.parse(model, concurrency=batch_size))
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
-    from medvlm_r1.policy.load import load_policy
-    from medvlm_r1.policy.threads import limit_threads
+    from medvlm_r1.models.load import load_policy
+    from medvlm_r1.models.threads import limit_threads
 
     policy = load_policy(model, dtype=dtype, device=device)
     limit_threads(policy.model)
@@ -111,7 +111,7 @@ class LocalBackend:
         self, items: Sequence[GenerationInput], turns: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
         """Probabilities of the options' letters after each begun response; None when the letters are not tokens."""
-        from medvlm_r1.policy.letters import letter_probabilities
+        from medvlm_r1.models.choice_logprobs import letter_probabilities
 
         with self._lock:
             self._check_open()

@@ -18,9 +18,9 @@ from typing import Any, Self
 from medvlm_r1.data.images import Picture, View
 from medvlm_r1.data.readers.lettered import bare_options
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UsageError
-from medvlm_r1.policy.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
+from medvlm_r1.prompts.templates import messages
 from medvlm_r1.serving.answer import Answer, Question, read_answer
 from medvlm_r1.serving.backend import Backend, Pieces, open_backend
 from medvlm_r1.serving.pictures import load
@@ -81,7 +81,7 @@ class MedVLM(_Closing):
             model: A folder, a hub id, `phantom-base`, or `openai:URL#NAME` for a model on a server.
             max_new_tokens: Longest answer.
             batch_size: Questions answered at once; for a server, concurrent requests.
-            dtype: Of a local model, as `medvlm_r1.policy.load.load_policy` takes it.
+            dtype: Of a local model, as `medvlm_r1.models.load.load_policy` takes it.
             device: Of a local model; the best one present when None.
 
         Raises:
@@ -116,7 +116,7 @@ class MedVLM(_Closing):
             window: Grey DICOM and NIfTI: a preset's name or CENTRE/WIDTH; the file's own when None.
             frame: Of a file with several, from 0.
             plane: NIfTI: axial, coronal or sagittal.
-            template: A name in `medvlm_r1.dialogue.prompt.ALL_TEMPLATES`.
+            template: A name in `medvlm_r1.prompts.templates.ALL_TEMPLATES`.
             temperature: 0 is greedy.
             seed: Of the sampling.
 

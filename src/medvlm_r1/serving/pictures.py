@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.images import Picture, View, load_picture
-from medvlm_r1.data.images.held import Held
+from medvlm_r1.data.images.files import Held
 from medvlm_r1.errors import UserError
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.load import Policy
+from medvlm_r1.models.load import Policy
 from medvlm_r1.training import jsonl
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]

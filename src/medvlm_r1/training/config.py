@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from medvlm_r1.data.names import did_you_mean
-from medvlm_r1.dialogue.prompt import ALL_TEMPLATES
 from medvlm_r1.errors import UsageError
+from medvlm_r1.prompts.templates import ALL_TEMPLATES
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.training import options
 from medvlm_r1.training.overrides import apply_overrides, read_yaml, shortened
@@ -98,7 +98,7 @@ class RunConfig(_Section):
     """Reinforcement learning with rewards, or imitating the answer letter."""
     data: DataConfig
     template: Text = "medvlm-r1"
-    """The prompt template, one of `medvlm_r1.dialogue.prompt.ALL_TEMPLATES`; keep it the same in the evaluation."""
+    """The prompt template, one of `medvlm_r1.prompts.templates.ALL_TEMPLATES`; keep it the same in the evaluation."""
     rewards: list[RewardConfig] = []
     """GRPO only: summed by weight."""
     seed: Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_positive_int)] = 0

@@ -16,9 +16,9 @@ from typing import Any
 from medvlm_r1.data import Sample, folder_hash, load_image, read_folder
 from medvlm_r1.data.folder_images import image_sizes, unreadable_samples
 from medvlm_r1.data.paths import inside
-from medvlm_r1.dialogue.prompt import messages
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.processor import ImageFit
+from medvlm_r1.models.processor import ImageFit
+from medvlm_r1.prompts.templates import messages
 
 # A GRPO batch reads the same row once per completion; a few dozen decoded images spare most of that work.
 _CACHED_IMAGES = 64

@@ -24,19 +24,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.load import Policy, vision_token_ids
-from medvlm_r1.rewards import resolve_reward
-from medvlm_r1.rewards.checked import checked
-from medvlm_r1.training.blank import AnswersBlank
-from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
-from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.contrast import ShowsOthers, check_contrast
-from medvlm_r1.training.dependable import Dependable
-from medvlm_r1.training.loop import train
-from medvlm_r1.training.mixed_rows import MixedRowsTrainer
-from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
-from medvlm_r1.training.run_folder import RunFolder
-from medvlm_r1.training.shared_batch import (
+from medvlm_r1.models.decoding.shared_generation import several_of_each
+from medvlm_r1.models.load import Policy, vision_token_ids
+from medvlm_r1.models.sharing.batch import (
     FeatureStore,
     Processed,
     Prompt,
@@ -46,9 +36,19 @@ from medvlm_r1.training.shared_batch import (
     processed,
     split,
 )
-from medvlm_r1.training.shared_generation import several_of_each
-from medvlm_r1.training.shared_prefix import ImageFeatures, as_encoder_output, encode_images, shared_logps
-from medvlm_r1.training.sharing_limits import not_generated, not_shared, same_tower, tower_learns
+from medvlm_r1.models.sharing.forward import ImageFeatures, as_encoder_output, encode_images, shared_logps
+from medvlm_r1.models.sharing.limits import not_generated, not_shared, same_tower, tower_learns
+from medvlm_r1.rewards import resolve_reward
+from medvlm_r1.rewards.checked import checked
+from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
+from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.counterfactual.blank_image import AnswersBlank
+from medvlm_r1.training.counterfactual.other_image import ShowsOthers, check_contrast
+from medvlm_r1.training.loop import train
+from medvlm_r1.training.mixed_rows import MixedRowsTrainer
+from medvlm_r1.training.reliability.mixin import Dependable
+from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
+from medvlm_r1.training.run_folder import RunFolder
 
 FEATURES_MB = 512.0
 """Main memory for image features that do not change during a run: those of the reference, and of a frozen tower."""

@@ -2,7 +2,7 @@
 
 A detector is a pure function of the history of figures, one mapping per step, the oldest first; each needs its
 condition over `PATIENCE` steps or so, since a single batch says little. What is no number stops a run by itself
-(`training.finite`); here `on_guard` of the configuration decides between a line (`warn`) and the end (`stop`).
+(`training.reliability.nan_guard`); here `on_guard` of the configuration decides between a line (`warn`) and the end (`stop`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from medvlm_r1.training.checkpoint import between_generations
-from medvlm_r1.training.finite import last_completion
+from medvlm_r1.training.reliability.checkpoint import between_generations
+from medvlm_r1.training.reliability.nan_guard import last_completion
 
 Figures = Mapping[str, float | None]
 Detector = Callable[[Sequence[Figures]], str | None]

@@ -15,10 +15,11 @@ from medvlm_r1.data import Sample
 from medvlm_r1.data.check.overlap import warn_of_overlap
 from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.adapter import merge_adapter
-from medvlm_r1.policy.load import Policy, forget_last_batch, load_policy, locate, quiet_bars
-from medvlm_r1.policy.processor import ImageFit, image_fit
+from medvlm_r1.models.adapter import merge_adapter
+from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_policy, locate, quiet_bars
+from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.training import jsonl
+from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.callbacks import (
     AlreadyTrained,
     Evaluate,
@@ -28,14 +29,13 @@ from medvlm_r1.training.callbacks import (
     Progress,
     ProgressBridge,
 )
-from medvlm_r1.training.checkpoint import BetweenGenerations, ResumedFigures, finish_rotation
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dataset import build_dataset, describe, load_samples
-from medvlm_r1.training.finite import refuse_unless_finite
 from medvlm_r1.training.guards import Guards
-from medvlm_r1.training.interrupt import GracefulStop
-from medvlm_r1.training.options import training_arguments
-from medvlm_r1.training.resources import explained
+from medvlm_r1.training.reliability.checkpoint import BetweenGenerations, ResumedFigures, finish_rotation
+from medvlm_r1.training.reliability.interrupt import GracefulStop
+from medvlm_r1.training.reliability.nan_guard import refuse_unless_finite
+from medvlm_r1.training.reliability.resources import explained
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
 
 Build = Callable[..., Any]

@@ -10,21 +10,16 @@ import dataclasses
 import functools
 import types
 import typing
-import warnings
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from medvlm_r1.data.names import did_you_mean, nearest
-from medvlm_r1.errors import UsageError
 from medvlm_r1.training.limits import conflicts, narrowed
 from medvlm_r1.training.overrides import shortened
-
-if TYPE_CHECKING:
-    from medvlm_r1.training.config import RunConfig
 
 # Options that have a place of their own in the run configuration, or must not be changed.
 ELSEWHERE = {
@@ -53,11 +48,11 @@ REPORTERS = {
     "kubeflow": "",
 }
 _PACKAGES = {"comet_ml": "comet-ml", "azureml": "azureml-sdk"}
-_GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."
+GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."
 # Strategies whose value "no" YAML reads as false.
 _NO = ("eval_strategy", "save_strategy", "logging_strategy")
 # What depends on the machine of the run, which a dry run need not be on.
-_OF_THE_MACHINE = ("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "tf32", "deepspeed", "fsdp", "fsdp_config")
+OF_THE_MACHINE = ("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "tf32", "deepspeed", "fsdp", "fsdp_config")
 _CLASSES = {"grpo": ("GRPOConfig", "trainer/grpo_config.py"), "sft": ("SFTConfig", "trainer/sft_config.py")}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "grpo": {},
@@ -90,10 +85,10 @@ def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
             problems of a kind are in the message.
     """
     _raise([*_wrong_names(method, given), *_wrong_reporters(given.get("report_to"))])
-    known, values, wrong = _types(method), {}, []
+    known, values, wrong = types_of(method), {}, []
     for name, value in given.items():
         try:
-            values[name] = _typed(name, value, known[name])
+            values[name] = typed(name, value, known[name])
         except ValueError as error:
             wrong.append(str(error))
     _raise(wrong or conflicts(values))
@@ -181,101 +176,12 @@ def value(method: str, given: Mapping[str, Any], name: str) -> Any:
         given: The options under `trainer`, checked.
         name: An option of that method.
     """
-    field = _config_class(method).__dataclass_fields__[name]
+    field = config_class(method).__dataclass_fields__[name]
     default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
     return given.get(name, default)
 
 
-def training_arguments(config: RunConfig, *, processes: int | None = None) -> Any:
-    """Build TRL's configuration object for a run.
-
-    Without a GPU the run is set to the CPU in float32. Model arguments (`model_init_kwargs`) are left out: the policy
-    is loaded before the trainer is made.
-
-    Args:
-        config: The run.
-        processes: Only check the options for so many devices of another machine, for a dry run.
-
-    Raises:
-        UsageError: TRL or transformers refuse the options.
-    """
-    import torch
-
-    given = {**config.trainer}
-    given.pop("model_init_kwargs", None)
-    if processes is not None:
-        for name in _OF_THE_MACHINE:
-            given.pop(name, None)
-        given["use_cpu"] = True
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            given[name] = value(config.method, given, name) * processes
-    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
-        given.setdefault("use_cpu", True)
-    if given.get("use_cpu"):
-        given.setdefault("bf16", False)
-        given.setdefault("dataloader_pin_memory", False)
-    if config.method == "grpo":
-        given["reward_weights"] = [reward.weight for reward in config.rewards]
-    if str(given.get("eval_strategy", "no")) != "no" and config.data.eval is None:
-        raise UsageError("trainer.eval_strategy is set but data.eval names no folder to evaluate on")
-    try:
-        with warnings.catch_warnings():
-            # transformers 5 renames gradient_checkpointing; TRL and its users go by the old name.
-            warnings.simplefilter("ignore", FutureWarning)
-            args = _config_class(config.method)(
-                output_dir=str(Path(config.out) / "checkpoints"), seed=config.seed, **given
-            )
-            _try_optimizer(args, other_machine=processes is not None)
-            _try_generation(given)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError, OSError) as error:
-        hint = _GROUPS if "generation_batch_size (" in str(error) else ""
-        raise UsageError(f"TRL refuses the options under 'trainer': {error}{hint}") from error
-    return args
-
-
-def _try_optimizer(args: Any, *, other_machine: bool) -> None:
-    """Make the optimizer and its schedule once for one weight, which is where transformers checks their options."""
-    import torch
-    from transformers import Trainer, get_scheduler
-
-    weight = torch.nn.Parameter(torch.zeros(1))
-    try:
-        kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
-        optimizer = kind([weight], **{name: value for name, value in settings.items() if name != "optim_dict"})
-    except ImportError:
-        # bitsandbytes and the like need not be installed where a run is planned.
-        if not other_machine:
-            raise
-        optimizer = torch.optim.SGD([weight])
-    get_scheduler(
-        args.lr_scheduler_type,
-        optimizer=optimizer,
-        num_warmup_steps=0,
-        num_training_steps=100,
-        scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs or {}),
-    )
-
-
-def _try_generation(given: Mapping[str, Any]) -> None:
-    """Let transformers check the settings of generation beyond those with an option of their own."""
-    from transformers import GenerationConfig
-
-    more = dict(given.get("generation_kwargs") or {})
-    if given.get("use_vllm"):
-        return
-    unknown = sorted(more.keys() - GenerationConfig().__dict__.keys())
-    if unknown:
-        raise ValueError(
-            f"generation_kwargs has {unknown[0]!r}; {did_you_mean(unknown[0], GenerationConfig().__dict__)}"
-        )
-    known = _types("grpo")
-    more = {name: _typed(name, value, known[name]) if name in known else value for name, value in more.items()}
-    if given.get("cache_implementation"):
-        more["cache_implementation"] = given["cache_implementation"]
-    GenerationConfig(**{"max_new_tokens": 1, "do_sample": True, **more}).validate()
-
-
-def _typed(name: str, value: Any, wanted: Any) -> Any:
+def typed(name: str, value: Any, wanted: Any) -> Any:
     if value is False and name in _NO:
         value = "no"
     try:
@@ -323,8 +229,8 @@ _OF_THE_VALUE = (
 
 
 @functools.cache
-def _types(method: str) -> dict[str, Any]:
-    config = _config_class(method)
+def types_of(method: str) -> dict[str, Any]:
+    config = config_class(method)
     hints = typing.get_type_hints(config)
     found = {}
     for field in dataclasses.fields(config):
@@ -336,7 +242,7 @@ def _types(method: str) -> dict[str, Any]:
     return found
 
 
-def _config_class(method: str) -> Any:
+def config_class(method: str) -> Any:
     import trl
 
     return getattr(trl, _CLASSES[method][0])

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from medvlm_r1.dialogue.prompt import opened_reasoning
+from medvlm_r1.prompts.templates import opened_reasoning
 from medvlm_r1.rewards import Reward
 from medvlm_r1.rewards.completion import completion_text
 from medvlm_r1.training import jsonl
@@ -69,7 +69,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
             ids = columns["sample_id"]
             columns["log_extra"]("sample_id", list(ids))
             columns["log_extra"]("modality", list(columns["modality"]))
-            # Not in every run (`training.contrast`).
+            # Not in every run (`training.counterfactual.other_image`).
             if "own_image" in columns:
                 columns["log_extra"]("own_image", list(columns["own_image"]))
             columns["log_extra"]("generation", [self._generations] * len(ids))

@@ -6,7 +6,7 @@ data.json      hash and counts of each data folder
 metrics.jsonl  every log of the trainer
 samples.jsonl  every rollout (GRPO)
 tensorboard/   the logs for TensorBoard
-checkpoints/   TRL's checkpoints, each whole (`training.checkpoint`)
+checkpoints/   TRL's checkpoints, each whole (`training.reliability.checkpoint`)
 model/         the final model; it stands only when it is complete
 .lock          held by the process that trains
 """
@@ -28,8 +28,8 @@ import yaml
 
 from medvlm_r1.disk import LOCK, only_process, write_whole
 from medvlm_r1.errors import UserError
-from medvlm_r1.training.checkpoint import newest_whole, numbered
 from medvlm_r1.training.config import RunConfig
+from medvlm_r1.training.reliability.checkpoint import newest_whole, numbered
 
 _FIRST = ("data.json", "env.json", "config.yaml")
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy", "medvlm-r1")

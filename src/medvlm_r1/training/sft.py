@@ -12,14 +12,14 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from medvlm_r1.dialogue.prompt import opened_reasoning
 from medvlm_r1.errors import UserError
-from medvlm_r1.policy.load import Policy
+from medvlm_r1.models.load import Policy
+from medvlm_r1.prompts.templates import opened_reasoning
 from medvlm_r1.training.callbacks import Evaluate, Progress
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.dependable import Dependable
-from medvlm_r1.training.finite import SAMPLE_ID, NamedBatches
 from medvlm_r1.training.loop import train
+from medvlm_r1.training.reliability.mixin import Dependable
+from medvlm_r1.training.reliability.nan_guard import SAMPLE_ID, NamedBatches
 from medvlm_r1.training.run_folder import RunFolder
 
 

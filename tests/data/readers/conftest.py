@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from medvlm_r1.data import ImportReport, Sample, find_reader, read_folder
-from medvlm_r1.dialogue.prompt import messages
+from medvlm_r1.prompts.templates import messages
 from medvlm_r1.training.dataset import as_dataset
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from medvlm_r1.data.draft import Draft
+from medvlm_r1.data.importing.draft import Draft
 from medvlm_r1.data.readers.closed import ClosedQuestions, closed_options
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 from medvlm_r1.data import check_images, load_image, read_folder
 from medvlm_r1.data.readers.huatuo import import_huatuo
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.dialogue.prompt import lettered
 from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.prompts.templates import lettered
 
 # The published 900 questions are no part of the package; where they lie beside the checkout, they are tried too.
 RELEASE = Path(__file__).resolve().parents[3].parent / "shared/data/medvlm_r1_release"

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medvlm_r1.data.draft import Reading
+from medvlm_r1.data.importing.draft import Reading
 from medvlm_r1.errors import UserError
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from medvlm_r1.data.draft import Reading
+from medvlm_r1.data.importing.draft import Reading
 from medvlm_r1.errors import UserError
 
 ROW = {"image": "a.png", "question": "Which?", "options": ["x", "y", "z"], "answer": "B"}

@@ -23,7 +23,7 @@ from medvlm_r1.audit.measures import (
     too_few,
     unparsed,
 )
-from medvlm_r1.audit.part import Part, concluded
+from medvlm_r1.audit.partial_result import Part, concluded
 from medvlm_r1.audit.probe import Asked, AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.variant import ANSWER_TAG, REAL, AuditedItem, Variant, VariantAnswer
 from medvlm_r1.evaluation import calibration

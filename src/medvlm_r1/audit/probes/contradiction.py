@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medvlm_r1.audit.measures import cluster, share_of_pairs
-from medvlm_r1.audit.part import Part
+from medvlm_r1.audit.partial_result import Part
 from medvlm_r1.audit.variant import AuditedItem
-from medvlm_r1.dialogue.conclusion import contradicts
+from medvlm_r1.prompts.conclusion import contradicts
 
 
 def contradiction(item: AuditedItem) -> bool | None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from PIL import Image, ImageDraw, ImageFont
 
 from medvlm_r1.audit.measures import share_of
-from medvlm_r1.audit.part import Part, together
+from medvlm_r1.audit.partial_result import Part, together
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.variant import AuditedItem, Variant
 from medvlm_r1.data.sample import LETTERS

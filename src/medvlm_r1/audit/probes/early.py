@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from medvlm_r1.audit.measures import cluster, share
-from medvlm_r1.audit.part import Part
+from medvlm_r1.audit.partial_result import Part
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
-from medvlm_r1.dialogue.turn import Turn
+from medvlm_r1.prompts.assistant_response import Turn
 
 POINTS = 5
 """Cuts per item at most, none and all of the reasoning among them: quarters show the shape, and each costs one pass

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medvlm_r1.audit.measures import cluster, difference, share
-from medvlm_r1.audit.part import Part
+from medvlm_r1.audit.partial_result import Part
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.probes.early import NONE_LEFT
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
-from medvlm_r1.dialogue.turn import Turn
+from medvlm_r1.prompts.assistant_response import Turn
 
 FILLER = "filler"
 

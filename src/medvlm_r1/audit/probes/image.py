@@ -21,10 +21,10 @@ from medvlm_r1.audit.measures import (
     too_few,
     unparsed,
 )
-from medvlm_r1.audit.part import Part, concluded
+from medvlm_r1.audit.partial_result import Part, concluded
 from medvlm_r1.audit.probe import Asked, AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant
-from medvlm_r1.data.blank import blank_like
+from medvlm_r1.data.images.blank import blank_like
 
 BLANK, NOISE, SHUFFLED, ABSENT = "blank", "noise", "shuffled", "absent"
 REPLACED = (BLANK, NOISE, SHUFFLED)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from medvlm_r1.audit.corrupt import corrupt
 from medvlm_r1.audit.measures import share_of
-from medvlm_r1.audit.part import Part
+from medvlm_r1.audit.partial_result import Part
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
-from medvlm_r1.dialogue.turn import Turn
+from medvlm_r1.prompts.assistant_response import Turn
 
 MISTAKE = "mistake"
 

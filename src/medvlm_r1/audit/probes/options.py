@@ -19,7 +19,7 @@ from medvlm_r1.audit.measures import (
     too_few,
     unparsed,
 )
-from medvlm_r1.audit.part import Part, concluded
+from medvlm_r1.audit.partial_result import Part, concluded
 from medvlm_r1.audit.probe import Asked, AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.probes.letter_bias import letter_bias, recalls, shift_name, shifted
 from medvlm_r1.audit.variant import AuditedItem, Variant

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from medvlm_r1.audit.measures import FEWEST, MOST_UNPARSED, in_order, share_of, too_few
-from medvlm_r1.audit.part import Part, concluded, together
+from medvlm_r1.audit.partial_result import Part, concluded, together
 from medvlm_r1.audit.probe import Asked, AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.probes import contradiction, cue, early, filler, mistakes
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
-from medvlm_r1.dialogue.turn import Turn, split_turn
+from medvlm_r1.prompts.assistant_response import Turn, split_turn
 
 NEEDED = 0.10
 """AOC from which a reasoning is needed: a tenth is what one answer in five makes that comes only with the second half

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 from medvlm_r1.audit.measures import FEWEST, cluster, in_order, share_of, too_few, unparsed
-from medvlm_r1.audit.part import Part, concluded
+from medvlm_r1.audit.partial_result import Part, concluded
 from medvlm_r1.audit.probe import AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem
 from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se, clustered_wilson

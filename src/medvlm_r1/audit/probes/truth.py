@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from medvlm_r1.audit.claims import ATTRIBUTES, Claim, asked_attribute, claims_finding, holds, read_claims, scene_of
 from medvlm_r1.audit.measures import FEWEST, cluster, in_order, share, share_of_pairs, too_few
-from medvlm_r1.audit.part import Part, concluded
+from medvlm_r1.audit.partial_result import Part, concluded
 from medvlm_r1.audit.probe import AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.variant import AuditedItem
 from medvlm_r1.phantom.findings import NONE

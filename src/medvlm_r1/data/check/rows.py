@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medvlm_r1.data.check.findings import BadRow, Part
-from medvlm_r1.data.draft import YOUR_OWN
 from medvlm_r1.data.folder import SAMPLES, read_info
+from medvlm_r1.data.importing.draft import YOUR_OWN
 from medvlm_r1.data.rows import read_json_lines
 from medvlm_r1.data.sample import Sample, sample_from_row
 from medvlm_r1.errors import UserError

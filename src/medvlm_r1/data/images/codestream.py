@@ -5,8 +5,8 @@ from pathlib import Path
 from pydicom.encaps import get_frame
 from pydicom.uid import RLELossless
 
-from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.dicom_header import Header
+from medvlm_r1.data.images.files import Bounded
 from medvlm_r1.errors import UserError
 
 _J2K_START = b"\xff\x4f\xff\x51"

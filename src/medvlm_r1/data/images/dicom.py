@@ -13,16 +13,13 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import RLELossless
 
-from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.codestream import check_codestream
 from medvlm_r1.data.images.dicom_header import OVERLAYS, Header, guarded, read_header
 from medvlm_r1.data.images.dicom_length import check_length
 from medvlm_r1.data.images.dicom_window import show_grey
-from medvlm_r1.data.images.levels import Array, levels_of
+from medvlm_r1.data.images.files import Bounded, quiet
 from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window
-from medvlm_r1.data.images.quiet import quiet
-from medvlm_r1.data.images.square import square_pixels
-from medvlm_r1.data.images.windowing import to_bytes
+from medvlm_r1.data.images.windowing import Array, levels_of, square_pixels, to_bytes
 from medvlm_r1.errors import UsageError, UserError
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")

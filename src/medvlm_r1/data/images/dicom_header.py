@@ -18,7 +18,6 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitVR
 
-from medvlm_r1.data.images.bounded import MOST_INFLATED, Bounded
 from medvlm_r1.data.images.dicom_elements import (
     complete_rescale,
     drop_empty,
@@ -27,6 +26,7 @@ from medvlm_r1.data.images.dicom_elements import (
     lift_groups,
     read_tables,
 )
+from medvlm_r1.data.images.files import MOST_INFLATED, Bounded
 from medvlm_r1.data.images.picture import BurnedIn, View, check_frame, check_pixels
 from medvlm_r1.errors import UserError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydicom.pixels.utils import get_expected_length
 
-from medvlm_r1.data.images.bounded import Bounded
 from medvlm_r1.data.images.dicom_header import PIXELS, Header
+from medvlm_r1.data.images.files import Bounded
 from medvlm_r1.errors import UserError
 
 _UNDEFINED = 0xFFFFFFFF

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medvlm_r1.data.images.levels import Array
-from medvlm_r1.data.images.windowing import to_bytes
+from medvlm_r1.data.images.windowing import Array, to_bytes
 
 _BITS = (8, *range(10, 17))
 

@@ -7,11 +7,11 @@ import numpy as np
 
 from medvlm_r1.data.images.dicom_header import Header
 from medvlm_r1.data.images.dicom_table import read_table
-from medvlm_r1.data.images.levels import Array
 from medvlm_r1.data.images.picture import Window
 from medvlm_r1.data.images.windowing import (
     HOUNSFIELD,
     PRESETS,
+    Array,
     full_range,
     given,
     parse_window,

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from medvlm_r1.data.images.bounded import MOST_INFLATED
-from medvlm_r1.data.images.held import Held
-from medvlm_r1.data.images.kind import GZIP, HEAD, foreign_kind, kind_of
+from medvlm_r1.data.images.files import GZIP, HEAD, MOST_INFLATED, Held, foreign_kind, kind_of
 from medvlm_r1.data.images.picture import Picture, View
 from medvlm_r1.errors import UserError
 

@@ -14,7 +14,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation
 from PIL import Image
 
 from medvlm_r1.data.images.dicom_header import guarded
-from medvlm_r1.data.images.levels import Array, levels_of
+from medvlm_r1.data.images.files import quiet
 from medvlm_r1.data.images.nifti_file import Volume, open_volume
 from medvlm_r1.data.images.picture import (
     PLANES,
@@ -26,9 +26,18 @@ from medvlm_r1.data.images.picture import (
     check_frame,
     check_pixels,
 )
-from medvlm_r1.data.images.quiet import quiet
-from medvlm_r1.data.images.square import square_pixels
-from medvlm_r1.data.images.windowing import PRESETS, full_range, given, parse_window, percentile_window, preset, to_grey
+from medvlm_r1.data.images.windowing import (
+    PRESETS,
+    Array,
+    full_range,
+    given,
+    levels_of,
+    parse_window,
+    percentile_window,
+    preset,
+    square_pixels,
+    to_grey,
+)
 from medvlm_r1.errors import UsageError, UserError
 
 # The world axis (left to right, back to front, feet to head) that each plane is cut across.

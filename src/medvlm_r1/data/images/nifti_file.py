@@ -9,8 +9,7 @@ from nibabel.fileholders import FileHolder
 from nibabel.nifti1 import Nifti1Image
 from nibabel.nifti2 import Nifti2Image
 
-from medvlm_r1.data.images.held import Held
-from medvlm_r1.data.images.kind import GZIP, is_nifti
+from medvlm_r1.data.images.files import GZIP, Held, is_nifti
 from medvlm_r1.data.images.picture import TooLarge
 from medvlm_r1.errors import UserError
 

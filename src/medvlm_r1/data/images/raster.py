@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medvlm_r1.data.images.bounded import Bounded
+from medvlm_r1.data.images.files import Bounded, quiet
 from medvlm_r1.data.images.picture import (
     ImageNote,
     Picture,
@@ -24,7 +24,6 @@ from medvlm_r1.data.images.picture import (
     check_pixels,
     too_large,
 )
-from medvlm_r1.data.images.quiet import quiet
 from medvlm_r1.errors import UsageError, UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")

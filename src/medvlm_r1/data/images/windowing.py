@@ -1,18 +1,96 @@
-"""Values to grey: presets, percentiles and DICOM's window functions. Pure functions, no files.
-
-The formulas (DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3) are pydicom's own.
-"""
+"""Pixels that are not square to square ones."""
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_windowing
 from pydicom.valuerep import DSfloat
 
-from medvlm_r1.data.images.levels import Array
-from medvlm_r1.data.images.picture import Window
+from medvlm_r1.data.images.picture import Window, check_pixels
 from medvlm_r1.errors import UsageError
+
+_TOLERANCE = 0.01
+_MOST = 20.0
+
+
+def square_pixels(
+    path: Path, image: Image.Image, height: float, width: float, *, smooth: bool = True
+) -> tuple[Image.Image, float, tuple[str, ...]]:
+    """Enlarge the coarser side of a picture until its pixels are square.
+
+    Args:
+        path: Named if the result would be too large.
+        image: The picture.
+        height: Of one pixel, in the unit of `width`.
+        width: Of one pixel.
+        smooth: Interpolate (bicubic); False repeats pixels, for masks.
+
+    Returns:
+        The picture; height over width where it was resampled (they differ by over 1 %), else 1; warnings.
+
+    Raises:
+        UserError: The result would have over `MAX_PIXELS` pixels.
+    """
+    usable = all(math.isfinite(side) and side > 0 for side in (height, width))
+    ratio = height / width if usable else math.inf
+    if not 1 / _MOST <= ratio <= _MOST:
+        return image, 1.0, ("The stored pixel spacing is not plausible; pixels are shown as square.",)
+    if abs(ratio - 1) <= _TOLERANCE:
+        return image, 1.0, ()
+    columns, rows = image.size
+    size = (columns, round(rows * ratio)) if ratio > 1 else (round(columns / ratio), rows)
+    check_pixels(path, *size, what="image with square pixels")
+    filter_ = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return image.resize(size, filter_), ratio, ()
+
+
+Array = npt.NDArray[Any]
+_CHUNK = 2**22
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The values of an image: `values[index]` is the image again.
+
+    Attributes:
+        values: Shape (n,), ascending, int64 or float64; for 8 and 16 bits every integer between the extremes.
+        counts: Shape (n,): how many pixels have each.
+        index: Shape of the image: the place of each pixel's value in `values`.
+    """
+
+    values: Array
+    counts: Array
+    index: Array
+
+
+def levels_of(pixels: Array) -> Levels:
+    """Split an image into its values and their places.
+
+    A 16-bit mammogram of 30 megapixels so goes through the DICOM pipeline as at most 65,536 values instead of as
+    several copies of 240 MB.
+
+    Args:
+        pixels: Real numbers, any shape, not empty.
+    """
+    if pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2:
+        low, high = int(pixels.min()), int(pixels.max())
+        index = np.subtract(pixels, low, dtype=np.int32).astype(np.uint16)
+        counts = np.zeros(high - low + 1, dtype=np.int64)
+        flat = index.reshape(-1)
+        # bincount turns its input into int64: in pieces, or an image of 100 megapixels would take 800 MB more.
+        for start in range(0, flat.size, _CHUNK):
+            counts += np.bincount(flat[start : start + _CHUNK], minlength=counts.size)
+        return Levels(values=np.arange(low, high + 1, dtype=np.int64), counts=counts, index=index)
+    wide = pixels.astype(np.float64 if pixels.dtype.kind == "f" else np.int64, copy=False)
+    values, places, counts = np.unique(wide, return_inverse=True, return_counts=True)
+    return Levels(values=values, counts=counts, index=places.reshape(pixels.shape))
+
 
 HOUNSFIELD = "HU"
 PRESETS = {"brain": (40.0, 80.0), "lung": (-600.0, 1500.0), "soft-tissue": (40.0, 400.0), "bone": (400.0, 1800.0)}

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 
-from medvlm_r1.data.draft import Draft
+from medvlm_r1.data.importing.draft import Draft
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medvlm_r1.data.finder import Embedded
+from medvlm_r1.data.importing.finder import Embedded
 from medvlm_r1.data.names import did_you_mean
 
 # A name of a file so long has a dot, which base64 has not.

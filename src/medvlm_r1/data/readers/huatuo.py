@@ -6,8 +6,8 @@ questions that MedVLM-R1 (arXiv 2502.19634) released are rows of it with `proble
 
 from pathlib import Path
 
-from medvlm_r1.data.draft import Draft, Part, Row, Source
-from medvlm_r1.data.importing import Importer
+from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
+from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import known_modality, modality_name
 from medvlm_r1.data.readers.fields import kept, text, texts
 from medvlm_r1.data.readers.layout import one_file

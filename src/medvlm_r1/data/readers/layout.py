@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from medvlm_r1.data.draft import Part, Source
+from medvlm_r1.data.importing.draft import Part, Source
 from medvlm_r1.data.tables import rows_of
 from medvlm_r1.errors import UserError
 

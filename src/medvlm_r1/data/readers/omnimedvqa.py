@@ -8,8 +8,8 @@
 
 from pathlib import Path
 
-from medvlm_r1.data.draft import Draft, Part, Row, Source
-from medvlm_r1.data.importing import Importer
+from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
+from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import known_modality
 from medvlm_r1.data.readers.fields import kept, needed, text, words
 from medvlm_r1.data.readers.layout import absent, parts_of

@@ -16,10 +16,10 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medvlm_r1.data.draft import YOUR_OWN, Draft, Part, Row, Source
-from medvlm_r1.data.finder import FILE_VIEW, Embedded, checked_view
 from medvlm_r1.data.images import View
-from medvlm_r1.data.importing import Importer
+from medvlm_r1.data.importing.draft import YOUR_OWN, Draft, Part, Row, Source
+from medvlm_r1.data.importing.finder import FILE_VIEW, Embedded, checked_view
+from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality
 from medvlm_r1.data.question import MIN_OPTIONS, question_faults
 from medvlm_r1.data.readers.columns import NUMBERS, TEXTS, VIEW, Columns, find_columns, option_columns

@@ -5,8 +5,8 @@ The pictures are micrographs and photographs of specimens, and the set does not 
 
 from pathlib import Path
 
-from medvlm_r1.data.draft import Draft, Part, Row, Source
-from medvlm_r1.data.importing import Importer
+from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
+from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN
 from medvlm_r1.data.readers.closed import closed_options
 from medvlm_r1.data.readers.fields import image, words

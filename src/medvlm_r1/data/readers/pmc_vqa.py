@@ -7,8 +7,8 @@ first `Figure_path, Question, Answer, Choice A, ..., Choice D, Answer_label`. Th
 
 from pathlib import Path
 
-from medvlm_r1.data.draft import Draft, Part, Row, Source
-from medvlm_r1.data.importing import Importer
+from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
+from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN
 from medvlm_r1.data.readers.fields import kept, words
 from medvlm_r1.data.readers.layout import absent, parts_of

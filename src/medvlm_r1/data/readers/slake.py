@@ -6,8 +6,8 @@ A row is `{"img_id", "img_name": "xmlab102/source.jpg", "question", "answer", "q
 
 from pathlib import Path
 
-from medvlm_r1.data.draft import Draft, Part, Row, Source
-from medvlm_r1.data.importing import Importer
+from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
+from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import known_modality
 from medvlm_r1.data.readers.closed import closed_options
 from medvlm_r1.data.readers.fields import kept, only, text, words

@@ -7,8 +7,8 @@ with `test`. A row of the hub is `{"image": {"bytes", "path"}, "question", "answ
 
 from pathlib import Path
 
-from medvlm_r1.data.draft import Draft, Part, Row, Source
-from medvlm_r1.data.importing import Importer
+from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
+from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN
 from medvlm_r1.data.readers.closed import closed_options
 from medvlm_r1.data.readers.fields import image, kept, only, text, words

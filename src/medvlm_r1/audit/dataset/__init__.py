@@ -1,0 +1,1 @@
+"""The audit of a data set: what its questions reveal without the images."""

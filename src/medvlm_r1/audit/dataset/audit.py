@@ -1,0 +1,200 @@
+"""The audit of a data set: what its questions give away to a reader who never sees an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE, blind_credits, letters_right
+from medvlm_r1.audit.dataset.giveaway import TellingOption, telling_options
+from medvlm_r1.audit.dataset.order import OrderTest, order_tests
+from medvlm_r1.audit.dataset.prior_source import Fit
+from medvlm_r1.audit.dataset.verdict import THRESHOLDS, Figure, Verdict, figure, judge
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import RESEARCH_USE, UserError
+from medvlm_r1.evaluation.score import order_modalities
+
+SHOWN_TELLING = 20
+"""Telling options per modality in the JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModalityAudit:
+    """One modality.
+
+    Attributes:
+        items: Its questions with options.
+        n_open: Number of its open questions, which no baseline answers.
+        credits: By baseline, one credit per item.
+        figures: By baseline.
+        by_type: By question type, by baseline.
+        letters: How often each letter is right.
+        order: Tests of the order of options.
+        telling: All option texts, the most telling first.
+        verdict: None when all questions are open.
+    """
+
+    items: tuple[Sample, ...]
+    n_open: int
+    credits: dict[str, list[float]]
+    figures: dict[str, Figure]
+    by_type: dict[str, dict[str, Figure]]
+    letters: dict[str, int]
+    order: list[OrderTest]
+    telling: list[TellingOption]
+    verdict: Verdict | None
+
+    def solved(self, baseline: str) -> list[str]:
+        """Ids of the items a baseline solves: it picks the right option, and no other ties with it."""
+        return [
+            item.id for item, credit in zip(self.items, self.credits.get(baseline, ()), strict=False) if credit == 1
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataAudit:
+    """An audited data set; `modalities` are in the order of the paper's table, then by alphabet."""
+
+    modalities: dict[str, ModalityAudit]
+    fit: Fit | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of questions with options."""
+        return sum(len(part.items) for part in self.modalities.values())
+
+    @property
+    def n_open(self) -> int:
+        """Number of open questions."""
+        return sum(part.n_open for part in self.modalities.values())
+
+    @property
+    def shared_images(self) -> dict[str, int]:
+        """By modality, the questions about an image that the data of the fit show too, by its path."""
+        shown = self.fit.images if self.fit else frozenset()
+        return {
+            name: sum(not shown.isdisjoint(item.images) for item in part.items)
+            for name, part in self.modalities.items()
+            if part.items
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, and why."""
+        notes = []
+        if self.n_open:
+            notes.append(f"Open questions, which have no options to choose from, are left out: {self.n_open}.")
+        if self.fit is None:
+            notes.append("option_prior_fit is left out: no data to fit it on was named (--fit-on).")
+        elif self.fit.modality is not None:
+            notes.append(
+                f"option_prior_fit is left out for {self.fit.modality}, the questions it was counted on; "
+                "option_prior_loo is its honest figure there."
+            )
+        elif self.fit.shared:
+            notes.append(
+                f"Questions of {self.fit.name} that the audited set has too, left uncounted: {self.fit.shared}."
+            )
+        if shared := {name: count for name, count in self.shared_images.items() if count}:
+            parts = {name: (count, len(self.modalities[name].items)) for name, count in shared.items()}
+            told = ", ".join(f"{name} {k} of {n} ({100 * k / n:.1f} %)" for name, (k, n) in parts.items())
+            notes.append(
+                f"Questions about an image that {self.fit.name if self.fit else ''} shows too, by path: {told}."
+            )
+        return notes
+
+    def record(self) -> dict[str, Any]:
+        """All of it as values that JSON knows; see docs/reference/audit-data.md for the keys."""
+        parts = {name: part for name, part in self.modalities.items() if part.items}
+        names = [name for name in BASELINES if any(name in part.figures for part in parts.values())]
+        return {
+            "n": self.n,
+            "n_open": self.n_open,
+            "fit_on": self.fit
+            and {
+                "name": self.fit.name,
+                "n": len(self.fit.items),
+                "shared": self.fit.shared,
+                "shared_images": self.shared_images,
+            },
+            "baselines": {
+                name: {m: asdict(part.figures[name]) for m, part in parts.items() if name in part.figures}
+                for name in names
+            },
+            "by_type": {
+                m: {kind: {name: asdict(found) for name, found in figures.items()} for kind, figures in types.items()}
+                for m, types in ((m, part.by_type) for m, part in parts.items())
+            },
+            "verdicts": {m: asdict(part.verdict) for m, part in parts.items() if part.verdict},
+            "thresholds": THRESHOLDS,
+            "letters": {m: part.letters for m, part in parts.items()},
+            "order": {
+                m: [asdict(test) | {"n": test.n, "uneven": test.uneven} for test in part.order]
+                for m, part in parts.items()
+            },
+            "telling": {m: [asdict(option) for option in part.telling[:SHOWN_TELLING]] for m, part in parts.items()},
+            "solved": {
+                name: {m: part.solved(name) for m, part in parts.items() if name in part.figures} for name in names
+            },
+            "notes": self.notes,
+            "notice": RESEARCH_USE,
+        }
+
+
+def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
+    """Run every blind baseline on every modality.
+
+    Args:
+        samples: The data set.
+        fit: What the fitted option prior is counted on; see `find_fit`.
+
+    Returns:
+        The audit.
+
+    Raises:
+        UserError: No question has options.
+    """
+    names = order_modalities(sample.modality for sample in samples)
+    chosen = {name: tuple(s for s in samples if s.modality == name and s.options) for name in names}
+    if not any(chosen.values()):
+        raise UserError("no question has options, so there is nothing to guess; wanted at least one that has")
+    tests = dict(zip(chosen, order_tests(list(chosen.values())), strict=True))
+    parts = {}
+    for name, items in chosen.items():
+        # Fitted on themselves, counts would only repeat the answers.
+        foreign = None if fit is None or fit.modality == name else fit.items
+        credits = blind_credits(items, foreign) if items else {}
+        subjects = [item.cluster for item in items]
+        figures = _figures(credits, range(len(items)), subjects)
+        kinds = sorted({item.question_type for item in items} - {""})
+        members = {kind: [i for i, item in enumerate(items) if item.question_type == kind] for kind in kinds}
+        parts[name] = ModalityAudit(
+            items=items,
+            n_open=sum(s.modality == name and not s.options for s in samples),
+            credits=credits,
+            figures=figures,
+            by_type={kind: _figures(credits, places, subjects) for kind, places in members.items()},
+            letters=letters_right(items),
+            order=tests[name],
+            telling=telling_options(items),
+            verdict=judge(
+                name, figures, fit.name if fit else None, letters_uneven=any(test.uneven for test in tests[name])
+            )
+            if items
+            else None,
+        )
+    return DataAudit(modalities=parts, fit=fit)
+
+
+def _figures(credits: dict[str, list[float]], places: Sequence[int], subjects: Sequence[str]) -> dict[str, Figure]:
+    return {
+        name: figure([values[i] for i in places], [subjects[i] for i in places], known=name == CHANCE)
+        for name, values in credits.items()
+        if places
+    }
+
+
+def solved_ids(audit: DataAudit, baselines: Sequence[str]) -> set[str]:
+    """Ids of the items that any of the baselines solves."""
+    return {name for part in audit.modalities.values() for baseline in baselines for name in part.solved(baseline)}

@@ -1,0 +1,110 @@
+"""Whether the order of the options is exchangeable: is the right one equally often at each place?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medvlm_r1.audit.dataset.blind import letters_right
+from medvlm_r1.data.option_prior import Choice
+
+SIGNIFICANT = 0.05
+_DRAWS = 9_999
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderTest:
+    """The questions of one modality with one number of options.
+
+    Attributes:
+        options: Number of options, at least 2.
+        counts: How often each letter is right.
+        p: Chance of counts at least as uneven if every place were equally likely.
+        p_holm: The same, corrected for all tests of the audit (Holm 1979).
+    """
+
+    options: int
+    counts: dict[str, int]
+    p: float
+    p_holm: float
+
+    @property
+    def n(self) -> int:
+        """Number of questions."""
+        return sum(self.counts.values())
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the places differ by more than chance, at 5 % over all tests of the audit."""
+        return self.p_holm < SIGNIFICANT
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        seen = ", ".join(f"{letter} {count}" for letter, count in self.counts.items())
+        if self.uneven:
+            return f"The place of the right option is uneven ({seen}; p = {self.p_holm:.2g}): the order gives it away."
+        return f"The place of the right option is as even as chance would have it ({seen}; p = {self.p_holm:.2g})."
+
+
+def order_tests(groups: Sequence[Sequence[Choice]]) -> list[list[OrderTest]]:
+    """Test every group, apart by the number of options.
+
+    Args:
+        groups: Questions with options, one group per modality.
+
+    Returns:
+        Per group its tests by growing number of options; questions with a single option have no order.
+    """
+    counted = []
+    for items in groups:
+        sizes = sorted({len(item.options) for item in items} - {1})
+        counted.append([letters_right([item for item in items if len(item.options) == size]) for size in sizes])
+    p = [evenness(list(counts.values())) for tables in counted for counts in tables]
+    corrected = iter(zip(p, holm(p), strict=True))
+    result = []
+    for tables in counted:
+        tests = []
+        for counts in tables:
+            plain, adjusted = next(corrected)
+            tests.append(OrderTest(options=len(counts), counts=counts, p=plain, p_holm=adjusted))
+        result.append(tests)
+    return result
+
+
+def evenness(counts: Sequence[int]) -> float:
+    """Monte-Carlo multinomial test that all places are equally likely.
+
+    The statistic is Pearson's; its distribution is taken from 9,999 seeded draws, so that it holds for few questions
+    too.
+
+    Args:
+        counts: How often each place was seen.
+
+    Returns:
+        (1 + draws at least as uneven) / 10,000.
+    """
+    places = len(counts)
+    draws = np.random.default_rng(0).multinomial(sum(counts), [1 / places] * places, size=_DRAWS)
+    # With equal expectations Pearson's statistic grows with the sum of squares, which is a whole number: no rounding.
+    seen = sum(count * count for count in counts)
+    return (1 + int(np.count_nonzero((draws**2).sum(axis=1) >= seen))) / (_DRAWS + 1)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Scandinavian Journal of Statistics 6:65, 1979).
+
+    Args:
+        p: One p value per test.
+
+    Returns:
+        Corrected p values in the same order, at most 1.
+    """
+    corrected = [0.0] * len(p)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        running = max(running, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = running
+    return corrected

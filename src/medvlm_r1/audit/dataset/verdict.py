@@ -1,0 +1,149 @@
+"""A plain verdict on one modality of a data set: can its questions be answered without the image?"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from medvlm_r1.audit.dataset.blind import CHANCE, LONGEST, MAJORITY, PRIOR_FIT, PRIOR_LOO
+from medvlm_r1.evaluation.statistics import clustered_wilson, wilson
+
+MARGIN = 10.0
+"""Percentage points above chance from which a data set fails."""
+
+HOPELESS = 80.0
+"""Percent from which too little is left above a blind baseline for any accuracy to say something."""
+
+FAIL, WARN, NOT_RUN, PASS = "fail", "warn", "not run", "pass"
+
+THRESHOLDS = {
+    "fail": f"the interval of a blind baseline lies {MARGIN:.0f} points or more above chance",
+    "warn": "the interval of a blind baseline lies above chance, by less than that",
+    "not run": f"no interval lies above chance, but one reaches {MARGIN:.0f} points above: too few questions",
+    "pass": f"no interval lies above chance, and none reaches {MARGIN:.0f} points above it",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """How far one baseline gets.
+
+    Attributes:
+        n: Number of questions.
+        percent: Mean credit, percent.
+        ci95: 95 % interval, percent. That of chance is the figure itself: chance is known, not estimated.
+    """
+
+    n: int
+    percent: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the baselines say together.
+
+    Attributes:
+        level: "fail", "warn", "not run" or "pass"; see `THRESHOLDS`.
+        baseline: The one that says most: its interval begins highest, or for "not run" ends highest.
+        sentence: The verdict in words.
+    """
+
+    level: str
+    baseline: str
+    sentence: str
+
+
+def figure(credits: Sequence[float], clusters: Sequence[Hashable] | None = None, *, known: bool = False) -> Figure:
+    """Mean credit with its interval.
+
+    The Wilson interval of the expected number of right answers, several on one subject counted as the independent ones
+    they are worth: a credit of 1/m has less variance than a right answer
+    with probability 1/m, so ties make the interval too wide rather than too narrow.
+
+    Args:
+        credits: One per question, at least one.
+        clusters: The subject of each; by default each question has its own.
+        known: The mean is no estimate but known from the questions, as that of chance is.
+    """
+    n = len(credits)
+    # The sum of n thirds can pass n by a rounding error.
+    right = min(sum(credits), float(n))
+    low, high = (right / n, right / n) if known else clustered_wilson(credits, clusters or range(n))
+    return Figure(n=n, percent=100 * right / n, ci95=(100 * low, 100 * high))
+
+
+def questions_needed(chance: float) -> int:
+    """The fewest questions on which a baseline that is right at `chance` (percent) is shown to be within the margin."""
+    n = 1
+    while 100 * wilson(chance / 100 * n, n)[1] >= chance + MARGIN and chance + MARGIN <= 100:
+        n += 1
+    return n
+
+
+def label(baseline: str, fit: str | None = None) -> str:
+    """A baseline in words; `fit` names what the fitted option prior was counted on."""
+    return {
+        CHANCE: "chance",
+        MAJORITY: "majority letter",
+        LONGEST: "longest option",
+        PRIOR_FIT: f"option prior fitted on {fit or 'other questions'}",
+        PRIOR_LOO: "option prior, leave one out",
+    }[baseline]
+
+
+def judge(
+    modality: str, figures: Mapping[str, Figure], fit: str | None = None, *, letters_uneven: bool = True
+) -> Verdict:
+    """Judge one modality.
+
+    Args:
+        modality: Its name, for the sentence.
+        figures: By baseline; chance and at least one other that counts.
+        fit: What the fitted option prior was counted on, for the sentence.
+        letters_uneven: Whether the right option's place is uneven beyond chance. Where it is not, the majority letter
+            does not count: it was chosen on the answers themselves, which its interval knows nothing of.
+    """
+    chance = figures[CHANCE].percent
+    left_out = {CHANCE} if letters_uneven else {CHANCE, MAJORITY}
+    blind = {name: found for name, found in figures.items() if name not in left_out}
+    best = max(blind, key=lambda name: (blind[name].ci95[0], blind[name].percent))
+    low = blind[best].ci95[0]
+    # Floating point: a baseline exactly at a threshold must not fall on either side by a rounding error.
+    if low >= chance + MARGIN - 1e-9:
+        level = FAIL
+    elif low > chance + 1e-9:
+        level = WARN
+    elif max(found.ci95[1] for found in blind.values()) >= chance + MARGIN:
+        level = NOT_RUN
+        best = max(blind, key=lambda name: blind[name].ci95[1])
+    else:
+        level = PASS
+    n, percent = blind[best].n, blind[best].percent
+    source = f"{label(best, fit)}; chance {chance:.0f} %"
+    if level == FAIL:
+        worth = "an accuracy on this set" if percent >= HOPELESS else "an accuracy no better than that"
+        sentence = (
+            f"{percent:.0f} % of the {modality} questions can be answered without the image ({source}): "
+            f"{worth} is no evidence of looking."
+        )
+    elif level == WARN:
+        sentence = (
+            f"{percent:.0f} % of the {modality} questions can be answered without the image ({source}): "
+            "compare an accuracy with that figure, not with chance."
+        )
+    elif level == NOT_RUN:
+        sentence = (
+            f"{_counted(n, modality)} too few for a verdict; at least {questions_needed(chance)} are needed. "
+            f"A blind baseline gets {percent:.0f} % ({source}), and up to {blind[best].ci95[1]:.0f} % would fit."
+        )
+    else:
+        sentence = (
+            f"No blind baseline beats chance on the {n} {modality} questions: "
+            f"the best of them gets {percent:.0f} % ({source})."
+        )
+    return Verdict(level=level, baseline=best, sentence=sentence)
+
+
+def _counted(n: int, modality: str) -> str:
+    return f"One {modality} question is" if n == 1 else f"{n} {modality} questions are"

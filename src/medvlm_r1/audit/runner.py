@@ -1,0 +1,249 @@
+"""The audit of a model: does it look at the image, and does it mean its reasoning?
+
+Every probe says which variants of an item it wants to see answered; all of them are answered together, and what came
+back is kept (`audit.store`). The same command again goes on where it stood. The figures are pure functions of the
+answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.audit.backends import Respondent
+from medvlm_r1.audit.collect import Answers, ask_items, audited, even_parts, partners
+from medvlm_r1.audit.measures import too_few
+from medvlm_r1.audit.open_backend import respondent_for
+from medvlm_r1.audit.probe import Asked, Probe, ProbeResult
+from medvlm_r1.audit.registry import QUESTIONS, choose_probes
+from medvlm_r1.audit.store import AuditStore
+from medvlm_r1.audit.variant import AuditedItem, item_seed
+from medvlm_r1.data.folder import read_folder
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UsageError, UserError
+from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
+from medvlm_r1.evaluation.run import OF_AN_EVALUATION, identify, provenance, refuse_other_folder
+from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS
+from medvlm_r1.evaluation.store import AnswerKey, hash_pixels, hash_prompt, write_results
+from medvlm_r1.models.remote import is_server
+from medvlm_r1.prompts.templates import messages
+
+FIGURES = "audit.json"
+ITEMS_AT_ONCE = 128
+"""Questions a model of ours is asked at once at most, each in all its variants: enough rows that those still under way
+fill a pass to the end."""
+REQUESTS = 32
+"""Requests to a server under way."""
+
+
+def audit_model(
+    model: str,
+    data_dir: Path | str,
+    out: Path | str,
+    *,
+    probes: Sequence[str] = (),
+    limit: int | None = None,
+    batch_size: int | None = None,
+    max_new_tokens: int = 512,
+    template: str = "medvlm-r1",
+    skip_missing: bool = False,
+    progress: Callable[[int, int | None], None] | None = None,
+    respondent: Respondent | None = None,
+) -> dict[str, Any]:
+    """Ask every variant of every item and judge the answers.
+
+    Args:
+        model: A folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server, where probes that need
+            token access are not run). With a respondent given it only names the answers.
+        data_dir: A data folder; open questions are left out, and counted.
+        out: The run folder: `answers.jsonl` grows with every batch or reply, `audit.json` is written at the end.
+        probes: Names of those to run; all by default.
+        limit: Only the first so many questions with options.
+        batch_size: Items asked at once, each in all its variants; of a server, requests under way. By default
+            `ITEMS_AT_ONCE` and `REQUESTS`.
+        max_new_tokens: Longer completions are cut off, and counted.
+        template: Name of the prompt template.
+        skip_missing: Leave out rows whose images are not there, and count them, instead of stopping.
+        progress: Called with (answers there, answers expected in all); the second is None before the first answer,
+            and an estimate until the last items are asked about.
+        respondent: Answers instead of the model named.
+
+    Returns:
+        The content of `audit.json`; docs/reference/audit-model.md explains its keys.
+
+    Raises:
+        UsageError: An argument is out of range, or a probe unknown.
+        UserError: The data or the model cannot be used, a server does not answer, or the folder holds answers of
+            another model or data.
+    """
+    data_dir, out = Path(data_dir), Path(out)
+    chosen = choose_probes(probes)
+    for name, number in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}; wanted at least 1")
+    refuse_other_folder(data_dir, out, OF_AN_EVALUATION)
+    everything = list(enumerate(read_folder(data_dir), start=1))
+    closed = [row for row in everything if row[1].options][:limit]
+    if not closed:
+        raise UserError(f"{data_dir}: no question has options; an audit needs options to choose from")
+    local = None if respondent is not None or is_server(model) else model
+    rows = present_rows(data_dir, closed, skip_missing, local)
+    identity = identify(model, respondent)
+    at_once = batch_size or (REQUESTS if is_server(model) else ITEMS_AT_ONCE)
+    respondent = respondent or respondent_for(model, template, max_new_tokens, at_once)
+    partner = partners([sample for _, sample in rows])
+    parts = even_parts(len(rows), at_once)
+    plan = _plan(list(chosen), [[rows[place][1].id for place in part] for part in parts])
+    began = time.monotonic()
+    with AuditStore(out) as store:
+        if progress is not None:
+            progress(sum(len(item.answers) for item in store.items.values()), None)
+        done = 0
+        for places in parts:
+            asked = [_asked(data_dir, rows, place, partner[place], template) for place in places]
+            keys = {item.sample.id: (item.sample, _key(item, identity, max_new_tokens)) for item in asked}
+            for sample, key in keys.values():
+                store.check(sample, key)
+            before = {name: store.items[name].of_plan(plan) for name in keys if name in store.items}
+            ask_items(
+                asked,
+                chosen.values(),
+                respondent,
+                {name: others for name, (others, _) in before.items()},
+                resumed={name: this for name, (_, this) in before.items()},
+                save=_saving(store, plan, keys, progress, done=done, left=(len(rows) - places.stop) / len(places)),
+            )
+            done += sum(len(store.items[name].answers) for name in keys)
+        if progress is not None:
+            progress(done, done)
+        items = audited([sample for _, sample in rows], {name: item.answers for name, item in store.items.items()})
+    results = {
+        **provenance(model, identity, data_dir, out, template, max_new_tokens),
+        "n": len(items),
+        "n_open": sum(not sample.options for _, sample in everything),
+        "n_missing": len(closed) - len(rows),
+        "seconds": round(time.monotonic() - began, 3),
+        **judged(items, chosen, local=respondent.local),
+    }
+    write_results(out, results, FIGURES)
+    return results
+
+
+def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: bool) -> dict[str, Any]:
+    """The figures of answered items.
+
+    Args:
+        items: At least one.
+        probes: Those that were run, by name.
+        local: Whether the model gave access to its tokens.
+
+    Returns:
+        `verdicts` (of each question a reviewer asks), `answers` (how many of what kind came back), `probes` (the record
+        of each).
+    """
+    found = {
+        name: _of_enough(probe.measure(items), items) if local or not probe.local else _unreachable(name)
+        for name, probe in probes.items()
+    }
+    real = [item.real for item in items]
+    return {
+        "verdicts": {
+            verdict: found[name].verdict if name in found else "not run" for verdict, (name, _) in QUESTIONS.items()
+        },
+        "answers": {
+            "variants": sum(len(item.answers) for item in items),
+            "unparsed": sum(answer.letter is None for answer in real),
+            "cut_off": sum(answer.truncated for answer in real),
+            "empty": sum(answer.empty for answer in real),
+            "not_well_formed": sum(not item.real.response(item.sample.options).well_formed for item in items),
+        },
+        "probes": {name: result.record() for name, result in found.items()},
+    }
+
+
+def _of_enough(result: ProbeResult, items: Sequence[AuditedItem]) -> ProbeResult:
+    """No verdict on few subjects: intervals that resample them would be too narrow."""
+    subjects = len({item.sample.cluster for item in items})
+    if result.verdict == "not run" or subjects >= FEWEST_SUBJECTS:
+        return result
+    verdict, why = too_few(f"{subjects} subjects", FEWEST_SUBJECTS)
+    return replace(result, verdict=verdict, sentence=f"{why} {result.sentence}")
+
+
+def counted(record: Mapping[str, Any]) -> str:
+    """What came back in an audit, in one line: questions, variants, and what was no answer."""
+    answers = record["answers"]
+    return (
+        f"{record['n']} questions in {answers['variants']} variants; answers to the questions as they stand: "
+        f"{answers['unparsed']} unparsed, {answers['cut_off']} cut off, {answers['empty']} empty"
+    )
+
+
+def _unreachable(name: str) -> ProbeResult:
+    return ProbeResult(
+        name=name,
+        verdict="not run",
+        sentence=f"The probe {name!r} needs access to the model's tokens, which a server does not give; run it on the"
+        " model's folder.",
+    )
+
+
+def _asked(data_dir: Path, rows: Sequence[Row], place: int, partner: int | None, template: str) -> Asked:
+    _, sample = rows[place]
+    return Asked(
+        sample=sample,
+        images=tuple(load_row_images(data_dir, rows[place])),
+        others=() if partner is None else tuple(load_row_images(data_dir, rows[partner])),
+        seed=item_seed(sample),
+        template=template,
+    )
+
+
+def _plan(probes: Sequence[str], parts: Sequence[Sequence[str]]) -> str:
+    """A name for what decides the batches of an audit."""
+    return hashlib.sha256(json.dumps([probes, parts]).encode()).hexdigest()[:12]
+
+
+def _saving(
+    store: AuditStore,
+    plan: str,
+    keys: Mapping[str, tuple[Sample, AnswerKey]],
+    progress: Callable[[int, int | None], None] | None,
+    *,
+    done: int,
+    left: float,
+) -> Callable[[Mapping[str, Answers], int], None]:
+    """What stores answers as they come, and tells the progress.
+
+    Args:
+        store: Where they are stored.
+        plan: Under which plan.
+        keys: The items asked about, with their keys, by sample id.
+        progress: As `audit_model` has it.
+        done: Answers to the items before these.
+        left: Items after these, as a multiple of these.
+    """
+
+    def save(new: Mapping[str, Answers], expected: int) -> None:
+        store.append([(*keys[name], answers) for name, answers in new.items()], plan)
+        if progress is not None:
+            there = sum(len(store.items[name].answers) for name in keys if name in store.items)
+            progress(done + there, done + max(there, expected) + round(left * expected))
+
+    return save
+
+
+def _key(item: Asked, identity: str, max_new_tokens: int) -> AnswerKey:
+    return AnswerKey(
+        model=identity,
+        prompt=hash_prompt(messages(item.sample, item.template)),
+        pixels=hash_pixels([*item.images, *item.others]),
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+        seed=0,
+    )

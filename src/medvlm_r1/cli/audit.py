@@ -1,0 +1,213 @@
+"""The `audit` commands. As in `cli`, every verb imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medvlm_r1.cli.options import (
+    Data,
+    Json,
+    Limit,
+    Model,
+    NewTokens,
+    SkipMissing,
+    Template,
+    TemplateName,
+    completes,
+    folder_to_write,
+    page_or_folder,
+)
+from medvlm_r1.stopping import ends_on_sigterm
+
+if TYPE_CHECKING:
+    from medvlm_r1.audit.dataset.audit import DataAudit
+
+audit_app = typer.Typer(help="How far to trust a data set or a model.", no_args_is_help=True)
+
+PROBES = ("image", "options", "reasoning", "truth", "confidence", "subgroups")
+PAGE, FIGURES = "audit_data.html", "audit_data.json"
+MODEL_FIGURES = "audit.json"
+
+
+@audit_app.command("data")
+def audit_data_command(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
+    *,
+    fit_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR_OR_MODALITY", help="Where to count the fitted option prior: the training set, or MRI."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            callback=page_or_folder, help=f"The HTML file, or a folder for {PAGE} and {FIGURES}; {PAGE} by default."
+        ),
+    ] = None,
+    write_clean: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", callback=folder_to_write, help="Write the set without the questions blind baselines solve."
+        ),
+    ] = None,
+    clean_of: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BASELINE", help="With --write-clean: this baseline's alone; may be given several times."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Can the questions be answered without the image? Blind baselines by modality, and a plain verdict.
+
+    Baselines: majority (letter), longest (option), option_prior_loo (leave one out), option_prior_fit (with --fit-on).
+    With --json a page is written only where --out says so.
+
+    Example: medvlm-r1 audit data data/phantom/test --fit-on data/phantom/train
+    """
+    from medvlm_r1.audit.dataset.audit import audit_data
+    from medvlm_r1.audit.dataset.clean import write_clean as write
+    from medvlm_r1.audit.dataset.prior_source import find_fit
+    from medvlm_r1.console import stderr_console
+    from medvlm_r1.data.folder import read_folder
+    from medvlm_r1.errors import RESEARCH_USE, UsageError
+
+    if clean_of and write_clean is None:
+        raise UsageError("--clean-of says what --write-clean leaves out; give --write-clean DIR too.")
+    with stderr_console().status("Blind baselines"):
+        samples = read_folder(data)
+        fit = find_fit(fit_on, data, samples) if fit_on is not None else None
+        audit = audit_data(samples, fit)
+    clean = None
+    if write_clean is not None:
+        from medvlm_r1.console import progress_bar
+
+        with progress_bar("Clean set") as advance:
+            clean = write(data, write_clean, samples, audit, baselines=clean_of or (), progress=advance)
+    record = {"data": str(data), **audit.record(), "clean": clean.record() if clean else None}
+    written = None
+    if out is not None or not as_json:
+        from medvlm_r1.report.audit.data_page import render_data_audit
+
+        page = out or Path(PAGE)
+        if page.suffix.lower() not in (".html", ".htm"):
+            page = page / PAGE
+        written = render_data_audit(audit, page, data=data, clean=clean)
+        if out is not None and written.name == PAGE and out != written:
+            (out / FIGURES).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print(json.dumps(record))
+        return
+    print("\n".join(_lines(audit)))
+    if clean is not None:
+        kept, removed = sum(clean.kept.values()), sum(clean.removed.values())
+        print(f"Clean set: {clean.folder}, {kept} questions ({removed} left out; what is left is harder than chance)")
+        if clean.audit is not None:
+            print("\n".join(_table(clean.audit)))
+    print(f"Report: {written}\n{RESEARCH_USE}")
+
+
+def _lines(audit: DataAudit) -> list[str]:
+    parts = {name: part for name, part in audit.modalities.items() if part.items}
+    lines = [f"{part.verdict.level.upper():<8}{part.verdict.sentence}" for part in parts.values() if part.verdict]
+    lines += ["", *_table(audit), ""]
+    for name, part in parts.items():
+        lines += [f"{name}, {test.options} options: {test.sentence}" for test in part.order if test.uneven]
+        lines += [f"{name}: {option.text!r} was {option.record}" for option in part.telling[:1] if option.surprise]
+    return [*lines, *audit.notes]
+
+
+def _table(audit: DataAudit) -> list[str]:
+    lines = []
+    for name, part in audit.modalities.items():
+        for baseline, found in part.figures.items():
+            low, high = found.ci95
+            ends = f"[{low:.1f}, {high:.1f}]  {len(part.solved(baseline))} of {found.n} solved" if low < high else ""
+            lines.append(f"{name:<8} {baseline:<17} {found.percent:5.1f} %  {ends}".rstrip())
+    return lines
+
+
+@audit_app.command("model")
+def audit_model_command(
+    model: Model,
+    *,
+    data: Data,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="RUN", callback=folder_to_write, help=f"Run folder: the answers, and {MODEL_FIGURES}."),
+    ],
+    probes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROBE[,PROBE]", autocompletion=completes(*PROBES), help=f"{', '.join(PROBES)}; all by default."
+        ),
+    ] = None,
+    limit: Limit = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Questions at once, each in all its variants; 128 by default, 32 requests of a server."
+        ),
+    ] = None,
+    max_new_tokens: NewTokens = 512,
+    template: TemplateName = Template.medvlm_r1,
+    skip_missing: SkipMissing = False,
+    as_json: Json = False,
+) -> None:
+    """Does a model look at the image, and mean its reasoning? The same command again resumes.
+
+    Several probes: --probes image --probes options, or --probes image,options.
+
+    Example: medvlm-r1 audit model phantom-base --data data/phantom/test --out runs/audit --limit 60
+    """
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.errors import RESEARCH_USE, UsageError
+
+    names = [name for given in probes or () for name in given.split(",") if name]
+    if probes and not names:
+        raise UsageError(
+            f"--probes is {','.join(probes)!r}; wanted any of {', '.join(PROBES)}, or leave it out for all."
+        )
+    with ends_on_sigterm(out):
+        from medvlm_r1.audit.runner import FIGURES, audit_model
+        from medvlm_r1.report.audit.model_page import render_model_audit
+
+        with progress_bar("Answers") as advance:
+            record = audit_model(
+                model,
+                data,
+                out,
+                probes=names,
+                limit=limit,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                template=template.value,
+                skip_missing=skip_missing,
+                progress=advance,
+            )
+        page = render_model_audit(out)
+    if as_json:
+        print(json.dumps({**record, "page": str(page)}))
+        return
+    print("\n".join([*model_audit_lines(record), f"Figures: {out / FIGURES}   Report: {page}", RESEARCH_USE]))
+
+
+def model_audit_lines(record: Mapping[str, Any]) -> list[str]:
+    """The verdicts of a model's audit, one line each, and what came back that was no answer."""
+    from medvlm_r1.audit.registry import QUESTIONS
+    from medvlm_r1.audit.runner import counted
+
+    lines = []
+    for verdict, (probe, question) in QUESTIONS.items():
+        found = record["probes"].get(probe)
+        sentence = found["sentence"] if found else "The probe was not asked for."
+        lines.append(f"{record['verdicts'][verdict].upper():<8}{question} {sentence}")
+    for probe in record["probes"]:
+        if probe not in {name for name, _ in QUESTIONS.values()}:
+            found = record["probes"][probe]
+            lines.append(f"{found['verdict'].upper():<8}{probe.capitalize()}: {found['sentence']}")
+    return [*lines, counted(record)]

@@ -1,0 +1,349 @@
+"""The `data` commands. As in `cli`, every verb imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medvlm_r1.cli.options import Json, Out, completes, page_or_folder
+
+if TYPE_CHECKING:
+    from medvlm_r1.models.processor import ImageFit
+
+PUBLIC = ("huatuo", "omnimedvqa", "med-r1", "vqa-rad", "slake", "path-vqa", "pmc-vqa")
+OWN = ("csv", "tsv", "jsonl", "json", "parquet")
+_MODALITIES = completes("MRI", "CT", "X-ray")
+FitModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Also find images that the processor of this model (folder or hub id) cannot take."
+    ),
+]
+data_app = typer.Typer(help="Data folders: import, split, check.", no_args_is_help=True)
+
+
+@data_app.command("import")
+def data_import(
+    format: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            autocompletion=completes("phantom", *PUBLIC, *OWN),
+            help=f"phantom; or {', '.join(PUBLIC)}; or {', '.join(OWN)} for your own questions.",
+        ),
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="SOURCE", help="The file or folder that was downloaded (not for phantom)."),
+    ] = None,
+    *,
+    out: Out,
+    images: Annotated[Path | None, typer.Option(help="Folder of the image files, if not beside SOURCE.")] = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(autocompletion=_MODALITIES, help="Keep these modalities; may be given several times."),
+    ] = None,
+    modality_for_missing: Annotated[
+        str | None, typer.Option(autocompletion=_MODALITIES, help="Modality of the rows that name none.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FIELD=COLUMN", help="Own questions: which column holds a field. Repeatable."),
+    ] = None,
+    first_option: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="Own questions with numbers as answers: the number of the first option."),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and list them.")
+    ] = False,
+    closed_choices: Annotated[
+        bool,
+        typer.Option(
+            "--closed-choices",
+            help="slake, vqa-rad: give options to closed questions whose candidates the question or the set names.",
+        ),
+    ] = False,
+    salt_file: Annotated[
+        Path | None,
+        typer.Option(help="Salt for subjects hashed from DICOM headers; by default your own, kept on this machine."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(autocompletion=completes("train", "test"), help="phantom: train or test; test by default."),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", help="phantom: questions per modality (600 to train, 300 to test).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="phantom: seed of subjects and questions; 0 by default.")] = None,
+    shortcut: Annotated[
+        bool, typer.Option("--shortcut", help="phantom: let the options give the answers away, to test audits on.")
+    ] = False,
+    model: FitModel = None,
+    as_json: Json = False,
+) -> None:
+    """Make a data folder (samples.jsonl, images/) from a public format or from PhantomVQA.
+
+    Example: medvlm-r1 data import phantom --out data/phantom/train --split train
+    Example: medvlm-r1 data import slake Slake1.0 --out data/slake
+    Example: medvlm-r1 data import parquet test.parquet --map answer=answer_label --out data/mine
+    """
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.errors import UsageError
+
+    fit = _fit(model)
+    made = {"--split": split, "--n": n, "--seed": seed, "--shortcut": shortcut or None}
+    given = [name for name, value in made.items() if value is not None]
+    if given and format != "phantom":
+        raise UsageError(f"{' and '.join(given)} can be given for phantom only; {format} has the questions it has.")
+    if format == "phantom":
+        from medvlm_r1.phantom.benchmark import write_benchmark
+
+        own: dict[str, object] = {"SOURCE": source, "--images": images, "--map": columns, "--salt-file": salt_file}
+        own |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
+        if skip_bad or closed_choices or any(value is not None for value in own.values()):
+            raise UsageError(
+                f"phantom makes its own rows and images; leave out {', '.join(own)}, --skip-bad and --closed-choices."
+            )
+        with progress_bar("PhantomVQA") as advance:
+            samples = write_benchmark(
+                out,
+                split=split or "test",
+                modalities=modality or (),
+                n=n,
+                seed=seed or 0,
+                shortcut=shortcut,
+                progress=advance,
+            )
+        report: dict[str, Any] = {"rows": len(samples), "written": len(samples), "missing": 0}
+        report |= {
+            "subjects": len({sample.subject for sample in samples}),
+            "subjects_from": {"PhantomVQA": len(samples)},
+        }
+    else:
+        from dataclasses import asdict
+
+        from medvlm_r1.data.importing.draft import Reading
+        from medvlm_r1.data.importing.importer import chosen_modalities
+        from medvlm_r1.data.importing.registry import READERS, find_reader
+        from medvlm_r1.data.names import did_you_mean
+        from medvlm_r1.data.readers.columns import parse_columns
+
+        if format not in READERS:
+            raise UsageError(f"unknown data format {format!r}; {did_you_mean(format, [*READERS, 'phantom'])}")
+        if closed_choices and format not in ("slake", "vqa-rad"):
+            raise UsageError(f"--closed-choices is for slake and vqa-rad; {format} does not mark closed questions.")
+        if source is None:
+            raise UsageError(f"{format} needs SOURCE, the file or folder that was downloaded.")
+        reading = Reading(
+            columns=parse_columns(columns or ()),
+            first_option=first_option,
+            modality_for_missing=next(iter(chosen_modalities(modality_for_missing) or ()), None),
+        )
+        with progress_bar(f"Import {format}") as tell:
+            report = asdict(
+                find_reader(format)(
+                    source,
+                    out=out,
+                    images=images,
+                    modality=modality or None,
+                    skip_bad=skip_bad,
+                    reading=reading,
+                    closed_choices=closed_choices,
+                    salt_file=salt_file,
+                    progress=tell,
+                )
+            )
+    if fit is not None:
+        report["unfit"] = _unfit(out, fit)
+    if as_json:
+        print(json.dumps(report))
+        return
+    print(f"{out}: {report['written']} questions written, {report['missing']} of them without their image.")
+    from medvlm_r1.data.subjects import subject_lines
+
+    print("\n".join(subject_lines(report, own=format in OWN)))
+    _print_counts(report, closed_choices=closed_choices)
+
+
+@data_app.command("split")
+def data_split(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
+    *,
+    out: Out,
+    part: Annotated[
+        list[str], typer.Option(help="NAME=SIZE; a number of samples, a share (0.2), or rest. Once for each part.")
+    ],
+    by: Annotated[
+        str, typer.Option(help="Fields whose mix shall be alike in all parts, or none.")
+    ] = "modality,question_type",
+    modality: Annotated[
+        list[str] | None, typer.Option(autocompletion=_MODALITIES, help="Choose from these modalities only.")
+    ] = None,
+    question_type: Annotated[list[str] | None, typer.Option(help="Choose from these types of question only.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Split a data folder into parts that share no subject and no image.
+
+    Example: medvlm-r1 data split data/huatuo --out data/mri --modality MRI --part train=600 --part test=300
+    """
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.data.split import parse_wish
+    from medvlm_r1.data.split_folder import split_folder
+    from medvlm_r1.data.subjects import file_names_warning
+
+    fields = [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
+    wishes = [parse_wish(text) for text in part]
+    with progress_bar("Images copied") as advance:
+        report = split_folder(
+            folder,
+            out,
+            wishes,
+            by=fields,
+            modalities=modality or (),
+            question_types=question_type or (),
+            seed=seed,
+            progress=advance,
+        )
+    if as_json:
+        print(json.dumps(report.as_record()))
+        return
+    for name, written in report.parts.items():
+        off = "" if written.samples == written.wanted else f" (wanted {written.wanted}: groups are never divided)"
+        print(f"{name}: {written.samples} samples{off}, {written.missing} without their image, in {written.folder}")
+        for stratum, count in written.by_stratum.items():
+            print(f"  {stratum}: {count}")
+    print(
+        f"In no part: {report.left_out}. Groups that share a subject, a volume or an image: {report.clusters}; "
+        f"samples in the largest: {report.largest_cluster}."
+    )
+    if report.file_name_subjects:
+        print(file_names_warning(report.file_name_subjects))
+    if report.old_splits:
+        print(f"The samples came with splits of their own ({', '.join(report.old_splits)}), which these replace.")
+
+
+@data_app.command("check")
+def data_check(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Data folders, each checked and all compared.")
+    ],
+    *,
+    against: Annotated[list[Path] | None, typer.Option(help="A data folder to compare with only.")] = None,
+    near: Annotated[
+        int, typer.Option(help="Most bits of 64 in which the hashes of near pictures differ, 0 to 16.")
+    ] = 4,
+    allow_near: Annotated[
+        bool,
+        typer.Option("--allow-near", help="Near pictures in different parts are no problem (they were looked at)."),
+    ] = False,
+    model: FitModel = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", callback=page_or_folder, help="Report with a contact sheet: an .html file, or a folder for it."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find bad rows, images that cannot be shown, duplicates, and what parts share. Exit code 1 if there are problems.
+
+    Example: medvlm-r1 data check data/mri/train data/mri/test --out check.html
+    """
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.data.check import check_folders
+    from medvlm_r1.errors import RESEARCH_USE
+
+    with progress_bar("Check") as advance:
+        check = check_folders(
+            folders,
+            against=against or (),
+            near=near,
+            allow_near=allow_near,
+            refuses=_fit(model),
+            progress=lambda stage, done, total: advance(done, total, note=stage),
+        )
+    page = None
+    if out is not None:
+        from medvlm_r1.report.check import render_check
+
+        page = render_check(check, out if out.suffix.lower() in (".html", ".htm") else out / "check.html")
+    if as_json:
+        print(json.dumps(check.as_record() | {"report": str(page) if page else None}))
+    else:
+        from medvlm_r1.data.check.text import check_lines
+
+        print("\n".join([*check_lines(check), *([f"Report: {page}"] if page else []), RESEARCH_USE]))
+    if check.problems:
+        raise typer.Exit(1)
+
+
+def _fit(model: str | None) -> ImageFit | None:
+    """Which images a model takes; None without a model, or for one on a server."""
+    from medvlm_r1.models.load import image_fit
+    from medvlm_r1.models.remote import is_server
+
+    return None if model is None or is_server(model) else image_fit(model)
+
+
+def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
+    """The rows of a data folder with an image that a model cannot take; told on stderr."""
+    from medvlm_r1.data.folder import read_folder
+    from medvlm_r1.data.folder_images import image_sizes
+
+    samples = read_folder(folder)
+    unfit = fit.unfit(enumerate(samples, start=1), image_sizes(folder, samples))
+    if unfit:
+        message = fit.message(folder, unfit)
+        print(
+            f"{message}. Crop or pad them: `train` and `eval` refuse such rows.",
+            file=sys.stderr,
+        )
+    return unfit
+
+
+def _print_counts(report: dict[str, Any], *, closed_choices: bool) -> None:
+    """What an import read and wrote, below its first line."""
+    if "by_modality" not in report:
+        return
+    print(f"  rows read: {report['rows']}; open questions among those written: {report['open_questions']}")
+    others = report["rows"] - report["written"] - report["bad_rows"]
+    if others:
+        print(f"  left out as of other modalities, or of none: {others} rows")
+    for name, count in report["by_modality"].items():
+        print(f"  {name}: {count}")
+    for name, count in report["by_split"].items():
+        if name:
+            print(f"  split {name}: {count}")
+    if report["closed_kept_open"]:
+        _print_closed(report["closed_kept_open"], hint=not closed_choices)
+    if report["converted"]:
+        print(f"  images converted to PNG: {report['converted']}")
+    if report["stripped"]:
+        print(f"  images written without their metadata: {report['stripped']}")
+    if report["may_show_text"]:
+        print(
+            f"  {report['may_show_text']} of the DICOM images may show text burned into the picture, names among it: "
+            "look at them before you pass them on."
+        )
+    if report["bad_rows"]:
+        print(f"  left out as they cannot be read: {report['bad_rows']} rows")
+        for reason in report["reasons"]:
+            print(f"    {reason}")
+
+
+def _print_closed(kept_open: dict[str, dict[str, int]], *, hint: bool) -> None:
+    """The closed questions that have no options, with the most frequent answers."""
+    total = sum(sum(golds.values()) for golds in kept_open.values())
+    print(f"  closed questions without options, imported as open: {total}")
+    for reason, golds in kept_open.items():
+        shown = ", ".join(f"{gold!r} {count}" for gold, count in list(golds.items())[:5])
+        more = f", and {len(golds) - 5} other answers" if len(golds) > 5 else ""
+        print(f"    {sum(golds.values())}: {reason} (answers: {shown}{more})")
+    if hint:
+        print("    --closed-choices gives options to those whose candidates the question or the set names.")

@@ -1,0 +1,61 @@
+"""The `export` command. As in `cli`, it imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvlm_r1.cli.options import Json, Out
+
+
+def export_command(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="Run folder of a finished training, one of its checkpoints, or a folder with a LoRA adapter.",
+        ),
+    ],
+    *,
+    out: Out,
+    results: Annotated[
+        list[Path] | None, typer.Option(help="Run folder of an evaluation of it; may be given several times.")
+    ] = None,
+    audit: Annotated[list[Path] | None, typer.Option(help="JSON of `audit data`; may be given several times.")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it there; a new repository is private.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push-to-hub: a new repository is public.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a trained model as a folder fit for publishing, with a model card of what was measured.
+
+    A LoRA adapter is merged into its base model, in the base's dtype. FOLDER#BASE names another base model.
+
+    Example: medvlm-r1 export runs/phantom-grpo --results runs/grpo --out published/phantom-grpo
+    Example: medvlm-r1 export runs/lora/checkpoints/checkpoint-50 --out published/lora-50
+    """
+    from medvlm_r1.console import stderr_console
+    from medvlm_r1.errors import RESEARCH_USE, UsageError
+
+    if public and push_to_hub is None:
+        raise UsageError("--public says who may see an upload; give --push-to-hub OWNER/NAME too.")
+    with stderr_console().status("Writing model and card"):
+        from medvlm_r1.report.export import export
+        from medvlm_r1.report.export import push_to_hub as push
+
+        folder = export(run, out, evaluations=results or (), audits=audit or (), name=push_to_hub)
+    uploaded = None
+    if push_to_hub is not None:
+        with stderr_console().status(f"Uploading to {push_to_hub}"):
+            uploaded = push(folder, push_to_hub, public=public)
+    if as_json:
+        print(json.dumps({"folder": str(folder), "uploaded": uploaded, "notice": RESEARCH_USE}))
+        return
+    print(f"Model and card: {folder}")
+    if uploaded is not None:
+        print(f"Uploaded: {uploaded}")
+    print(RESEARCH_USE)

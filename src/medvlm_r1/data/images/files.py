@@ -1,0 +1,229 @@
+"""A file held in memory, for what must not be written to disk."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import stat
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    _Path = Path
+else:
+    # Up to Python 3.11 only the classes for one system can be derived from.
+    _Path = type(Path())
+
+
+class _Stream(io.BytesIO):
+    """Bytes with a name, which readers ask a file for."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+class Held(_Path):
+    """Bytes in the place of a path: the readers open it, ask its size and name it in messages, and do no more."""
+
+    _data: bytes
+
+    @classmethod
+    def of(cls, data: bytes, name: str) -> Held:
+        """Hold bytes.
+
+        Args:
+            data: Content of the file.
+            name: What messages call it. Its suffix may tell the kind where the content does not.
+        """
+        held = cls(name)
+        held._data = data
+        return held
+
+    def open(self, *args: Any, **kwargs: Any) -> Any:
+        """A stream over the bytes, whatever the mode."""
+        return _Stream(self._data, str(self))
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """The size, as of a regular file."""
+        return os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, len(self._data), 0, 0, 0))
+
+    def is_file(self, *args: Any, **kwargs: Any) -> bool:
+        """True."""
+        return True
+
+
+# Of a compressed file that is held in memory as a whole.
+MOST_INFLATED = 2**29
+_WORTH_ASKING = 2**20
+
+
+class Bounded(io.BufferedReader):
+    """A file opened for readers that believe its header.
+
+    Python makes room for as many bytes as it is asked for before it reads any: a damaged length of 4 GB would take
+    4 GB.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file.
+
+        Args:
+            path: May be a `Held`.
+        """
+        super().__init__(path.open("rb", buffering=0))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes, and at most what is left."""
+        if size is not None and size > _WORTH_ASKING:
+            size = min(size, max(0, self._size - self.tell()))
+        return super().read(size)
+
+
+# A DICOM or NIfTI header can be told from its first 352 bytes. Twice as many, since they may be compressed.
+HEAD = 704
+GZIP = b"\x1f\x8b"
+
+_DICM = b"DICM"
+_RASTER_MARKS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_NIFTI_SUFFIX = ".nii"
+_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
+_TO_NIFTI = "convert it to NIfTI, for example with 3D Slicer"
+_TO_PNG = "convert it to PNG"
+_UNPACK = "unpack it"
+_GIVE_IMAGE = "give the path of an image"
+# First bytes, name and advice of kinds that are not read.
+_FOREIGN = (
+    (b"NRRD000", "an NRRD volume", _TO_NIFTI),
+    (b"ObjectType =", "a MetaImage volume", _TO_NIFTI),
+    (b"NDims =", "a MetaImage volume", _TO_NIFTI),
+    (b"CDF\1", "a MINC volume", _TO_NIFTI),
+    (b"\x89HDF", "an HDF5 or MINC 2 file", _TO_NIFTI),
+    (b"\0\0\0\1\0\0", "an MGH volume", _TO_NIFTI),
+    ((348).to_bytes(4, "little"), "the header of an Analyze volume", _TO_NIFTI),
+    ((348).to_bytes(4, "big"), "the header of an Analyze volume", _TO_NIFTI),
+    (b"# === DATA DESCRIPTION FILE", "the header of a PAR/REC volume", _TO_NIFTI),
+    (b"PK\3\4", "a ZIP archive", _UNPACK),
+    (b"BZh", "a bzip2 file", _UNPACK),
+    (b"\xfd7zXZ", "an xz file", _UNPACK),
+    (b"7z\xbc\xaf", "a 7z archive", _UNPACK),
+    (GZIP, "a gzip file inside a gzip file", _UNPACK),
+    (b"GIF8", "a GIF picture", _TO_PNG),
+    (b"RIFF", "a WebP picture or another RIFF file", _TO_PNG),
+    (b"\0\0\0\x0cjP", "a JPEG 2000 picture", _TO_PNG),
+    (b"%PDF", "a PDF document", _GIVE_IMAGE),
+)
+# Value representations of the elements that may come first in an explicit file without a preamble.
+_FIRST_REPRESENTATIONS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"DA")
+
+
+def kind_of(path: Path, head: bytes) -> Literal["DICOM", "NIfTI"] | None:
+    """DICOM or NIfTI by the first `HEAD` bytes of a file and its name; None for anything else."""
+    name = path.name.lower().removesuffix(".gz")
+    head = unzipped_head(head)
+    # First, since a DICOM file may carry a TIFF header in its preamble.
+    if head[128:132] == _DICM:
+        return "DICOM"
+    if head.startswith(_RASTER_MARKS):
+        return None
+    if name.endswith(_NIFTI_SUFFIX) or is_nifti(head):
+        return "NIfTI"
+    if name.endswith(_DICOM_SUFFIXES) or _starts_like_dicom(head):
+        return "DICOM"
+    return None
+
+
+def unzipped_head(head: bytes) -> bytes:
+    """The first bytes of what a gzip file holds, as far as they can be told; those of any other file as they are."""
+    if not head.startswith(GZIP):
+        return head
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, HEAD)
+    except zlib.error:
+        return b""
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether the first bytes are the header of a NIfTI-1 or NIfTI-2 file, or of a .hdr/.img pair."""
+    return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def _starts_like_dicom(head: bytes) -> bool:
+    """Old files lack the preamble: they begin with an element of group 2 or 8, whose value has a plausible length."""
+    if len(head) < 8:
+        return False
+    for order in _ORDERS:
+        group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))
+        if group in (2, 8) and element <= 0x18:
+            explicit = head[4:6] in _FIRST_REPRESENTATIONS
+            if explicit or int.from_bytes(head[4:8], order) <= 128:
+                return True
+    return False
+
+
+def foreign_kind(head: bytes) -> tuple[str, str] | None:
+    """What a file is that is not read, and what to do about it.
+
+    Args:
+        head: Its first bytes: the more, the longer a header before DICOM is recognized.
+
+    Returns:
+        The name of the kind and an advice; None for a file that is read, or of a kind that is not known.
+    """
+    if head[128:132] == _DICM or head.startswith(_RASTER_MARKS) or is_nifti(head):
+        return None
+    for mark, name, advice in _FOREIGN:
+        if head.startswith(mark):
+            return name, advice
+    # The marker and the first element of the file meta information, behind the header of another program.
+    at = head.find(_DICM + b"\2\0")
+    if at >= 0:
+        other = at - 128 if at > 128 else at + 4
+        return f"DICOM behind {other} bytes of another header", f"remove them (tail -c +{other + 1} OLD > NEW.dcm)"
+    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+        return "plain text", _GIVE_IMAGE
+    return None
+
+
+_LOGGERS = ("pydicom", "pylibjpeg", "nibabel", "nibabel.global")
+_lock = threading.Lock()
+_depth = 0
+_restore = ExitStack()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No Python warning and no log line while it is entered, by whichever thread.
+
+    Warning filters belong to the process: the first thread in sets them and the last one out puts them back, so that
+    threads that overlap can neither let a warning slip nor leave the filters changed.
+    """
+    global _depth
+    with _lock:
+        if _depth == 0:
+            _silence()
+        _depth += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                _restore.close()
+
+
+def _silence() -> None:
+    _restore.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        _restore.callback(setattr, logger, "disabled", logger.disabled)
+        logger.disabled = True

@@ -1,0 +1,127 @@
+"""What a reader of a format says: where the rows of a source lie, and what a row means."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.data.folder import IMAGES
+from medvlm_r1.data.images import View
+from medvlm_r1.data.importing.finder import FILE_VIEW, Embedded
+
+Row = dict[str, Any]
+
+YOUR_OWN = "your own"
+"""Origin of what is not published."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a reader makes of a row.
+
+    Attributes:
+        question: The question alone.
+        answer: The text of the right option, or the open answer.
+        options: Option texts without letters; empty for an open question.
+        images: Names in the source, or the bytes of the files.
+        view: What to show of an image that is a volume or has several frames.
+        question_type: One of OmniMedVQA's five, or empty.
+        subject: Patient or volume; when empty, the import takes it from the DICOM header or the first image's name.
+        subject_column: The column that names the subject, where there is one.
+        closed: The set calls the question closed, so its answer is one of a few.
+        split: The part's when empty.
+        id: Made from format, part and row when empty.
+        missing: The source has no image for this row, though the question is about one.
+        record: Further fields to keep. JSON values only.
+    """
+
+    question: str
+    answer: str
+    options: tuple[str, ...] = ()
+    images: tuple[str | Embedded, ...] = ()
+    view: View = FILE_VIEW
+    question_type: str = ""
+    subject: str = ""
+    subject_column: str = "subject"
+    closed: bool = False
+    split: str = ""
+    id: str = ""
+    missing: bool = False
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a user says about the columns of a table.
+
+    Attributes:
+        columns: Our field and their column, such as `("image", "image_path")`.
+        first_option: What a number as an answer calls the first option, 0 or 1; None where no answer is a number.
+        modality_for_missing: The modality of rows that name none.
+    """
+
+    columns: tuple[tuple[str, str], ...] = ()
+    first_option: int | None = None
+    modality_for_missing: str | None = None
+
+
+NOTHING_SAID = Reading()
+"""For columns that say themselves what they hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One file of a source.
+
+    Attributes:
+        file: The file.
+        rows: Its rows, counted from 1.
+        split: Name of the split that the file is, or empty.
+        label: Tells the ids of this part's rows from others'; empty when the source is one file.
+        reading: What the user says about its columns.
+    """
+
+    file: Path
+    rows: Callable[[Path], Iterator[tuple[int, Row]]]
+    split: str = ""
+    label: str = ""
+    reading: Reading = NOTHING_SAID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What lies at the path the user gave.
+
+    Attributes:
+        root: The folder image names are relative to, if the user names no other.
+        parts: The files with rows.
+    """
+
+    root: Path
+    parts: list[Part]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """A format: where its files lie and how a row maps. The rest is alike for all and done here.
+
+    Attributes:
+        name: On the command line and in the ids.
+        origin: Where the data is published.
+        license: As published.
+        find: The files at the path the user gave.
+        modality: The modality of a row, as `MODALITIES` spells it; None if the row names none, which only those who
+            choose modalities may leave out.
+        draft: What a row says. Called for the rows that are wanted.
+        folders: Where below the root of the source image names may begin.
+        own_columns: Whether a user may say which column holds what.
+    """
+
+    name: str
+    origin: str
+    license: str
+    find: Callable[[Path], Source]
+    modality: Callable[[Row, Part], str | None]
+    draft: Callable[[Row, Part], Draft]
+    folders: tuple[str, ...] = ("", IMAGES)
+    own_columns: bool = False

@@ -1,0 +1,1 @@
+"""Generation that runs each prompt once: prefill, shared-prefix decoding, per-row sampling."""

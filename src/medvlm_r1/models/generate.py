@@ -1,0 +1,290 @@
+"""Generation behind one protocol: prompts and images in, completions out, in the order they came.
+
+`LocalGenerator` runs in this process. Items of like size share a batch, so little is padded, and every batch is
+padded on the left. The tokens that stand for images are never sampled (see `medvlm_r1.models.load.vision_token_ids`).
+The generation settings a checkpoint ships (Qwen2-VL: top_p 0.001, temperature 0.01) are not used: what is asked for
+here is what runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from PIL.Image import Image
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.models.load import Policy, vision_token_ids
+from medvlm_r1.models.processor import ImageFit
+from medvlm_r1.prompts.templates import opened_reasoning
+
+_COLDEST = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationInput:
+    """One conversation to complete."""
+
+    prompt: Sequence[Mapping[str, Any]]
+    """Chat messages, as `medvlm_r1.prompts.templates.messages` renders them: one image placeholder per image."""
+    images: Sequence[Image] = ()
+    """RGB images in the order of their placeholders; the processor resizes them."""
+    turn: str = ""
+    """How the assistant's response begins; the model continues from there. It replaces what the chat template opens."""
+    seed: int = 0
+    """Added to the settings' seed, so that conversations sampled one by one do not share their draws."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSettings:
+    """How to complete."""
+
+    max_new_tokens: int = 512
+    """Completions longer than this are cut off and marked so."""
+    temperature: float = 0.0
+    """0 (and less than 1e-5) is greedy; above, the whole distribution is sampled (no top-k, no top-p)."""
+    seed: int = 0
+    """Seed of the sampling; without meaning when greedy."""
+
+    @property
+    def samples(self) -> bool:
+        """Whether the temperature is high enough to sample; a number divided by less would leave its range."""
+        return self.temperature >= _COLDEST
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or above.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One completion."""
+
+    text: str
+    """The completion without special tokens. It begins with the `<think>` that the chat template opens, if it does.
+    Where `GenerationInput.turn` was given, it is what comes after that."""
+    n_tokens: int
+    """Tokens generated, without the end token; of a server that does not tell them, words, or pieces of a stream."""
+    truncated: bool
+    """True when the limit came before the end token."""
+
+
+class Generator(Protocol):
+    """Anything that completes conversations."""
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        """Complete every item; the results stand in the order of the items."""
+        ...
+
+
+@runtime_checkable
+class StreamingGenerator(Protocol):
+    """A generator that hands completions over as soon as they are finished."""
+
+    def iterate(
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """Complete every item but those in `done`, which may be completed again where that keeps the others the same.
+
+        Yields:
+            Indices of items with their completions, for each batch or request that is finished.
+        """
+        ...
+
+
+def as_finished(
+    generator: Generator, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
+) -> Iterator[list[tuple[int, Generation]]]:
+    """As `StreamingGenerator.iterate`, of any generator; one that does not stream hands everything over at its end."""
+    if isinstance(generator, StreamingGenerator):
+        yield from generator.iterate(items, settings, done)
+        return
+    wanted = [index for index in range(len(items)) if index not in done]
+    if wanted:
+        yield list(zip(wanted, generator.generate([items[index] for index in wanted], settings), strict=True))
+
+
+def in_order(finished: Iterator[list[tuple[int, Generation]]]) -> list[Generation]:
+    """Completions in the order of their items."""
+    results = dict(pair for pairs in finished for pair in pairs)
+    return [results[index] for index in range(len(results))]
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalGenerator:
+    """Completes with a loaded policy, in batches."""
+
+    policy: Policy
+    batch_size: int = 8
+    """Items per batch at most."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of transformers' `generate`, such as `stopping_criteria`."""
+    _suppressed: list[int] = field(init=False)
+    _fit: ImageFit = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}; it must be at least 1.")
+        self._suppressed = vision_token_ids(self.policy.model, self.policy.processor)
+        self._fit = ImageFit(model=self.policy.name, processor=self.policy.processor.image_processor)
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        """Complete every item; the results stand in the order of the items.
+
+        Raises:
+            UserError: an item has another number of images than of image placeholders.
+        """
+        return in_order(self.iterate(items, settings))
+
+    def iterate(
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """As `StreamingGenerator`: batches stay as they are without `done`, and one that is done is left out.
+
+        Raises:
+            UserError: as `generate`.
+        """
+        import torch
+
+        for index, item in enumerate(items):
+            check_images(index, item, self._fit)
+        cuda = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
+        states: list[Any] = []
+        for batch in _batches(items, self.batch_size):
+            # Sampled batches share one sequence of random numbers, so none of them can be left out.
+            if not settings.samples and all(index in done for index in batch):
+                continue
+            # The caller's random state stays untouched, so evaluating during a training does not change the training.
+            with torch.random.fork_rng(devices=cuda), torch.inference_mode():
+                if states:
+                    torch.set_rng_state(states[0])
+                    for device, state in zip(cuda, states[1:], strict=True):
+                        torch.cuda.set_rng_state(state, device)
+                else:
+                    torch.manual_seed(settings.seed + items[0].seed)
+                completions = self._complete([items[index] for index in batch], settings)
+                states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda)]
+            yield list(zip(batch, completions, strict=True))
+
+    def _complete(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        model, processor = self.policy.model, self.policy.processor
+        texts = [opened(processor, item) for item in items]
+        images = [list(item.images) for item in items] if items[0].images else None
+        inputs = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
+        ends = end_tokens(model, processor.tokenizer)
+        config = generation_config(self.policy, settings, self._suppressed)
+        output = model.generate(**inputs.to(model.device), generation_config=config, **self.options)
+        rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+        openings = [answer_opening(processor, item) for item in items]
+        return [cut(row, ends, processor.tokenizer, opening) for row, opening in zip(rows, openings, strict=True)]
+
+
+def _batches(items: Sequence[GenerationInput], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the items: those without images apart, the largest first so that memory fails early if at all."""
+
+    def size(index: int) -> tuple[int, int]:
+        item = items[index]
+        return sum(image.width * image.height for image in item.images), len(str(item.prompt))
+
+    for illustrated in (True, False):
+        chosen = sorted((i for i, item in enumerate(items) if bool(item.images) == illustrated), key=size, reverse=True)
+        for start in range(0, len(chosen), batch_size):
+            yield chosen[start : start + batch_size]
+
+
+def check_images(index: int, item: GenerationInput, fit: ImageFit | None = None) -> None:
+    """Stop if an item has another number of images than of image placeholders, or one that the model cannot take.
+
+    Raises:
+        UserError: it has; the message names the item by its index.
+    """
+    for image in item.images:
+        reason = fit(image.size) if fit else None
+        if fit and reason:
+            raise UserError(
+                f"Item {index}: {fit.model} cannot take its image of {image.width} x {image.height} pixels: {reason}. "
+                "Crop or pad the image."
+            )
+    contents = [message["content"] for message in item.prompt]
+    parts = [part for content in contents if not isinstance(content, str) for part in content]
+    placeholders = sum(part["type"] == "image" for part in parts)
+    if placeholders != len(item.images):
+        raise UserError(
+            f"Item {index} has {placeholders} image placeholders in its prompt and {len(item.images)} images."
+        )
+
+
+def prompt_and_turn(processor: Any, item: GenerationInput) -> tuple[str, str]:
+    """The rendered prompt, and what of the item's turn comes after it.
+
+    Where the chat template opens the reasoning and the turn begins with the same text, the prompt keeps it. Where the
+    turn begins otherwise, it replaces what the template opens.
+    """
+    text = str(processor.apply_chat_template(list(item.prompt), add_generation_prompt=True))
+    opening = opened_reasoning(text)
+    if not item.turn or item.turn.startswith(opening):
+        return text, item.turn.removeprefix(opening)
+    return text.removesuffix(opening), item.turn
+
+
+def opened(processor: Any, item: GenerationInput) -> str:
+    """The conversation as the processor takes it, up to where the model goes on writing."""
+    return "".join(prompt_and_turn(processor, item))
+
+
+def answer_opening(processor: Any, item: GenerationInput) -> str:
+    """The part of the response that the chat template writes for the model; "" where the item begins the response."""
+    return "" if item.turn else opened_reasoning(opened(processor, item))
+
+
+_NOTHING_ELSE = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "use_cache": True,
+    "guidance_scale": 1.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "min_length": 0,
+}
+"""What a model's own `generation_config.json` could add where nothing is said."""
+
+
+def generation_config(policy: Policy, settings: GenerationSettings, suppressed: Sequence[int]) -> Any:
+    """The settings of transformers for `settings` and nothing else; the tokens in `suppressed` are never written."""
+    from transformers import GenerationConfig
+
+    sampling = settings.samples
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=sampling,
+        temperature=settings.temperature if sampling else 1.0,
+        top_k=0 if sampling else 50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        **_NOTHING_ELSE,
+        suppress_tokens=list(suppressed),
+        eos_token_id=end_tokens(policy.model, policy.processor.tokenizer),
+        pad_token_id=policy.processor.tokenizer.pad_token_id,
+    )
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Ids of the tokens that end a completion."""
+    declared = model.generation_config.eos_token_id
+    ends = declared if isinstance(declared, list) else [declared]
+    return sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
+
+
+def cut(row: list[int], ends: list[int], tokenizer: Any, opening: str = "") -> Generation:
+    """What was written, from the ids of a completion and the padding after it; `opening` is put in front."""
+    length = next((position for position, token in enumerate(row) if token in ends), len(row))
+    text = tokenizer.decode(row[:length], skip_special_tokens=True)
+    return Generation(text=opening + text, n_tokens=length, truncated=length == len(row))

@@ -1,0 +1,400 @@
+"""Find and load a policy: a vision-language model and its processor.
+
+A policy is named by a folder, a hub id ("owner/name") or `phantom-base`, the small base inside this package. A folder
+with a LoRA adapter is loaded with its base model; `FOLDER#BASE` names another base. Only transformers' Auto classes are
+used, so any image-text-to-text family works; code shipped with a model is never run, and weights are read from
+safetensors files alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.data.names import nearest
+from medvlm_r1.errors import UserError
+from medvlm_r1.models.adapter import base_candidates, is_adapter, key_problems, merge_adapter
+from medvlm_r1.models.mistral3 import keep_single_tokens
+from medvlm_r1.models.processor import ImageFit, load_processor
+
+PHANTOM_BASE = "phantom-base"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_VISION_KEY = re.compile(r"(image|video|vision)\w*_token_(id|index)")
+_VISION_TOKEN = re.compile(r"<\|?(image|video|vision)\w*\|?>")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# The weights first.
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A model that answers, and the processor that prepares its input."""
+
+    model: Any
+    """An image-text-to-text model of transformers, in evaluation mode."""
+    processor: Any
+    """Its processor (tokenizer, image processor and chat template), padding on the left."""
+    name: str
+    """The name it was asked for by."""
+
+
+def phantom_base_dir() -> Path:
+    """The folder of the base model shipped inside the package."""
+    return Path(__file__).parent / "phantom_base"
+
+
+def locate(model: str, *, weights: bool = True) -> Path:
+    """The local folder of a model; a hub id is downloaded (or taken from the hub cache).
+
+    Args:
+        model: a folder, a hub id, or `phantom-base`. A folder wins over a hub id of the same name.
+        weights: whether its weights are needed; without, only its small files are downloaded.
+
+    Raises:
+        UserError: no such folder, the hub cannot be reached, or the folder holds no complete model, or an adapter.
+    """
+    return _checked(_folder(model, weights=weights), weights=weights)
+
+
+def _checked(folder: Path, *, weights: bool = True) -> Path:
+    if is_adapter(folder):
+        raise UserError(
+            f"{folder} holds a LoRA adapter, not a whole model. Merge it into its base model first: "
+            f"medvlm-r1 export {folder} --out MERGED, then name that folder."
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is not a model folder: it has no config.json. {_models_inside(folder)}")
+    if weights and not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} has no *.safetensors weights{_pickled(folder)}")
+    if weights:
+        _check_indexes(folder)
+    return folder
+
+
+def locate_with_base(model: str) -> tuple[Path, Path | None]:
+    """The folder of a model's full weights, and that of the LoRA adapter on top of them, if there is one.
+
+    Args:
+        model: as `locate` takes it, or the same for an adapter. `ADAPTER#BASE` names the adapter's base model. Without
+            it the base is the one on record (see `base_candidates`), which is never downloaded.
+
+    Raises:
+        UserError: as `locate`, or the base model of an adapter is not on this machine.
+    """
+    name, base = _split(model)
+    folder = _folder(name)
+    if not is_adapter(folder):
+        if base:
+            raise UserError(f"{folder} is not a LoRA adapter, so it takes no base model; leave out '#{base}'.")
+        return _checked(folder), None
+    if base:
+        return locate(base), folder
+    candidates = base_candidates(folder)
+    for candidate in candidates:
+        if candidate == PHANTOM_BASE or Path(candidate).expanduser().is_dir():
+            return locate(candidate), folder
+        if _HUB_ID.fullmatch(candidate):
+            with contextlib.suppress(UserError):
+                return _checked(_download(candidate, _MODEL_FILES, cached=True)), folder
+    seen = f"on record as {' and '.join(map(repr, candidates))}" if candidates else "not on record"
+    raise UserError(
+        f"{folder} is a LoRA adapter, and its base model is not on this machine ({seen}). Nothing is downloaded "
+        f"unasked: name the base as '{name}#BASE', where BASE is a folder or a hub id."
+    )
+
+
+def base_name(adapter: str) -> str:
+    """The name of an adapter's base model: as it was given (`ADAPTER#BASE`), or the first on record."""
+    name, base = _split(adapter)
+    return base or next(iter(base_candidates(_folder(name))), "unknown")
+
+
+def _split(model: str) -> tuple[str, str]:
+    """The parts of `ADAPTER#BASE`; the second is empty for any other name."""
+    name, mark, base = model.rpartition("#")
+    return (name, base) if mark and not Path(model).expanduser().is_dir() else (model, "")
+
+
+def _folder(model: str, *, weights: bool = True) -> Path:
+    folder = phantom_base_dir() if model == PHANTOM_BASE else Path(model).expanduser()
+    if model != PHANTOM_BASE and not folder.is_dir():
+        folder = _download(model, _MODEL_FILES if weights else _MODEL_FILES[1:])
+    return folder
+
+
+def _models_inside(folder: Path) -> str:
+    """What to name instead of a run folder."""
+    inside = [folder / "model", *folder.glob("checkpoints/checkpoint-*"), *folder.glob("checkpoint-*")]
+    models = [path for path in inside if (path / "config.json").is_file() or (path / "adapter_config.json").is_file()]
+    if models:
+        return f"Name a model in it: {', '.join(map(str, sorted(models)))}."
+    return "Name a folder that save_pretrained wrote."
+
+
+def _check_indexes(folder: Path) -> None:
+    """A list of weight files may name a pickle, which transformers would then open."""
+    for index in folder.glob("*.index.json"):
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            wrong = sorted(str(name) for name in named if Path(name).suffix != ".safetensors")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{index}: the list of weight files is damaged ({error}); copy the folder again") from error
+        if wrong and "safetensors" in index.name:
+            raise UserError(f"{index}: it names {wrong[0]} as weights; only safetensors files are read")
+
+
+def _pickled(folder: Path) -> str:
+    """What is there in place of safetensors files, and what to do."""
+    found = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    if not found:
+        return ". Copy the whole folder again, or name one that save_pretrained wrote."
+    return (
+        f", only {found[0]}. That is a pickle, which can run any code when it is read, so it never is. If you trust "
+        "where it comes from, convert it once, best in a container without network: "
+        'python -c "from transformers import AutoModelForImageTextToText as M, AutoProcessor as P; '
+        f"[K.from_pretrained('{folder}').save_pretrained('safe') for K in (M, P)]\" "
+        "- then name the folder 'safe'."
+    )
+
+
+def _download(model: str, files: Sequence[str], *, cached: bool = False) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if not _HUB_ID.fullmatch(model):
+        near = nearest(model, [PHANTOM_BASE])
+        raise UserError(
+            f"No model folder {model!r}, and it is not a hub id (owner/name) nor {PHANTOM_BASE!r}"
+            + (f"; did you mean {near!r}?" if near else ".")
+        )
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(files), local_files_only=cached))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise UserError(
+            f"No folder {model!r} here, and the hub model {model!r} could not be fetched ({type(error).__name__}). "
+            "Check the name and the connection, or give the folder of a downloaded copy."
+        ) from error
+
+
+def load_policy(
+    model: str, *, dtype: Any = "auto", device: str | None = None, model_init: Mapping[str, Any] | None = None
+) -> Policy:
+    """Load a model with its processor. A LoRA adapter is merged into its base model.
+
+    Args:
+        model: a folder, a hub id, or `phantom-base`; for an adapter as `locate_with_base` takes it.
+        dtype: a torch dtype, its name, or "auto": the checkpoint's own on a GPU, float32 on a CPU, where halves are
+            slower.
+        device: "cpu", "cuda", "cuda:1", "mps"; the best one present when None.
+        model_init: further arguments of `from_pretrained`, such as `attn_implementation`.
+
+    Raises:
+        UserError: the model cannot be found, is not an image-text-to-text model, its files are damaged or incomplete,
+            or a tensor in them belongs to no layer.
+    """
+    device = device or _best_device()
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    network, processor = _load(model, dtype, model_init or {})
+    tokenizer = processor.tokenizer
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Policy(model=network.to(device).eval(), processor=processor, name=model)
+
+
+def write_model(model: str, out: Path) -> None:
+    """Write a model and its processor to a new folder: adapters merged, in the dtype of the base model.
+
+    Args:
+        model: as `load_policy` takes it.
+        out: the folder.
+
+    Raises:
+        UserError: as `load_policy`.
+    """
+    network, processor = _load(model, "auto", {})
+    forget_last_batch(processor)
+    network.save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def forget_last_batch(processor: Any) -> None:
+    """Take the padding of the last batch out of the tokenizer, which would keep it in its file."""
+    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()
+
+
+def _load(model: str, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The model on the CPU, with its adapter merged, and the processor."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+
+    folder, adapter = locate_with_base(model)
+    fixed = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        # Its table of keys would come before `_check_keys` says the same.
+        with quiet_bars(warnings=False):
+            network, info = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **init,
+                **fixed,
+            )
+            processor = load_processor(_processor_folder(folder, adapter))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be loaded as an image-text-to-text model: {error}") from error
+    except (MemoryError, UserError):
+        raise
+    # A damaged config.json makes transformers raise nearly anything: KeyError, TypeError, ZeroDivisionError, ...
+    except Exception as error:
+        raise UserError(
+            f"{folder} cannot be loaded as an image-text-to-text model: {type(error).__name__}: {error}; its files do "
+            "not fit together or are damaged, copy the folder again"
+        ) from error
+    _check_keys(folder, info)
+    if network.config.model_type == "mistral3":
+        keep_single_tokens()
+    if not hasattr(processor, "image_processor"):
+        raise UserError(
+            f"{folder} has no image processor (preprocessor_config.json); copy the base model's processor files."
+        )
+    if adapter is not None:
+        stored = network.dtype
+        network = merge_adapter(network.float(), adapter).to(stored)
+    return network, processor
+
+
+def processor_folder(model: str) -> Path:
+    """The folder whose processor a model uses: its own, that of its adapter, or that of the adapter's base model.
+
+    Args:
+        model: as `load_policy` takes it; full weights need not be there.
+
+    Raises:
+        UserError: as `locate`.
+    """
+    if is_adapter(_folder(_split(model)[0])):
+        return _processor_folder(*locate_with_base(model))
+    return locate(model, weights=False)
+
+
+def image_fit(model: str, prepare: Callable[[Any], None] = lambda processor: None) -> ImageFit:
+    """What images a local model takes.
+
+    Args:
+        model: A folder, a hub id, or `phantom-base`; its weights are not needed.
+        prepare: Changes the image processor first, such as its pixel bounds.
+
+    Raises:
+        UserError: The model cannot be found, or its processor cannot be loaded.
+    """
+    processor = load_processor(processor_folder(model)).image_processor
+    prepare(processor)
+    return ImageFit(model=model, processor=processor)
+
+
+def _processor_folder(folder: Path, adapter: Path | None) -> Path:
+    """The adapter's folder where it holds a whole processor, whose pixel bounds may differ from the base model's."""
+    names = ("preprocessor_config.json", "processor_config.json")
+    return adapter if adapter and any((adapter / name).is_file() for name in names) else folder
+
+
+def _check_keys(folder: Path, info: Mapping[str, Any]) -> None:
+    """Stop unless every tensor was read into a layer and every layer was read.
+
+    transformers leaves out of its lists what a family may lack or bring (tied output layers, old buffers).
+    """
+    unexpected = info["unexpected_keys"]
+    problems = key_problems(
+        missing=info["missing_keys"],
+        unexpected=unexpected,
+        mismatched=[key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]],
+    )
+    if not problems:
+        return
+    todo = "Copy the whole folder again, or name one that save_pretrained wrote for this config.json."
+    if any("lora_" in key for key in unexpected):
+        todo = (
+            "These are LoRA weights that were not merged, and would be left out. Merge them with peft's "
+            "merge_and_unload, or save them as an adapter (peft's save_pretrained) and name that folder."
+        )
+    raise UserError(f"{folder}: its weights do not match its config.json: {problems}. {todo}")
+
+
+@contextlib.contextmanager
+def quiet_bars(*, warnings: bool = True) -> Iterator[None]:
+    """Hide transformers' bars over weight files, which say nothing a user of a command wants to know.
+
+    Args:
+        warnings: whether its warnings are shown.
+    """
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    if not warnings:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def fingerprint(model: str) -> str:
+    """SHA-256 over the weights, configuration and processor files of a model, for cache keys.
+
+    Args:
+        model: as `load_policy` takes it; the files of an adapter count together with its base model's.
+    """
+    total = hashlib.sha256()
+    for folder in filter(None, locate_with_base(model)):
+        for file in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
+            with file.open("rb") as stream:
+                total.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def vision_token_ids(*sources: Any) -> list[int]:
+    """Ids of the tokens that stand for images and videos: the pads and their start and end markers.
+
+    A policy that samples one of them crashes the next forward pass, because no image features belong to it; pass the
+    ids as `suppress_tokens` wherever text is sampled.
+
+    Args:
+        sources: models and processors; the ids of all of them are joined.
+
+    Returns:
+        Sorted ids without repeats.
+    """
+    found: set[int] = set()
+    for source in sources:
+        if hasattr(source, "config"):
+            config = source.config.to_dict()
+            for settings in [config, *(value for value in config.values() if isinstance(value, dict))]:
+                found.update(v for k, v in settings.items() if _VISION_KEY.fullmatch(str(k)) and isinstance(v, int))
+        if hasattr(source, "tokenizer"):
+            vocabulary = source.tokenizer.get_added_vocab()
+            found.update(index for token, index in vocabulary.items() if _VISION_TOKEN.fullmatch(token))
+    return sorted(found)

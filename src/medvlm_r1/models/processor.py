@@ -1,0 +1,103 @@
+"""The processor of a model without its weights, and which images it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from medvlm_r1.data.folder import SAMPLES
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+_EXTRAS = {"num2words": "smolvlm"}
+_SHOWN = 20
+
+
+def load_processor(folder: Path) -> Any:
+    """Load the processor of a model folder: tokenizer, image processor and chat template.
+
+    Raises:
+        UserError: Its files are damaged, it has no image processor, or it needs a package that is not installed.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except ImportError as error:
+        wanted = next((extra for package, extra in _EXTRAS.items() if package in str(error)), None)
+        hint = f" Run `pip install 'medvlm-r1[{wanted}]'`." if wanted else ""
+        raise UserError(f"{folder}: its processor needs a package that is not installed: {error}{hint}") from error
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise UserError(f"{folder}: its processor cannot be loaded: {error}") from error
+    if not hasattr(processor, "image_processor"):
+        raise UserError(
+            f"{folder} has no image processor (preprocessor_config.json); copy the base model's processor files."
+        )
+    return processor
+
+
+@dataclass(slots=True, kw_only=True)
+class ImageFit:
+    """Which sizes of image a model takes. The processor itself is asked, once for each size.
+
+    Attributes:
+        model: The model as it was named, for messages.
+        processor: Its image processor.
+    """
+
+    model: str
+    processor: Any
+    _known: dict[Size, str | None] = field(default_factory=dict)
+
+    def __call__(self, size: Size) -> str | None:
+        """The reason why an image of this size cannot be processed; None where it can."""
+        if size not in self._known:
+            self._known[size] = self._try(size)
+        return self._known[size]
+
+    def _try(self, size: Size) -> str | None:
+        try:
+            if hasattr(self.processor, "get_number_of_image_patches"):
+                # The processor's own rule, without the pixels.
+                self.processor.get_number_of_image_patches(size[1], size[0], {})
+            else:
+                self.processor(images=[Image.new("RGB", size)], return_tensors="pt")
+        except (ValueError, TypeError, ZeroDivisionError, RuntimeError, OverflowError) as error:
+            return str(error)
+        return None
+
+    def unfit(self, rows: Iterable[tuple[int, Sample]], sizes: Mapping[str, Size | None]) -> dict[str, str]:
+        """Find the rows with an image that the model cannot take.
+
+        Args:
+            rows: Samples with their numbers in the file.
+            sizes: Of their images by name; None for one that is not readable, which is not looked at here.
+
+        Returns:
+            Id of the sample to row, image, size and reason.
+        """
+        found: dict[str, str] = {}
+        for number, sample in rows:
+            for name in sample.images:
+                size = sizes.get(name)
+                reason = self(size) if size else None
+                if size and reason:
+                    shown = f"row {number} (id {sample.id!r}), {name}, {size[0]} x {size[1]} pixels: {reason}"
+                    found.setdefault(sample.id, shown)
+        return found
+
+    def message(self, folder: str | Path, unfit: Mapping[str, str]) -> str:
+        """What `unfit` found, as one text without advice."""
+        lines = [*unfit.values()][:_SHOWN]
+        more = f"; and {len(unfit) - _SHOWN} more" if len(unfit) > _SHOWN else ""
+        rows = f"{len(unfit)} row{'' if len(unfit) == 1 else 's'}"
+        return (
+            f"{Path(folder) / SAMPLES}: the image processor of {self.model} cannot take images of {rows}: "
+            f"{'; '.join(lines)}{more}"
+        )

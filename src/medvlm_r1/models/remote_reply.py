@@ -1,0 +1,144 @@
+"""Read the replies of servers with OpenAI's chat interface, which differ in what they send and how they fail."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from medvlm_r1.models.generate import Generation
+from medvlm_r1.prompts.parser import with_reasoning_opened
+
+_SHOWN = 300
+_TEXT_PARTS = ("text", "output_text")
+_REASONING_PARTS = ("thinking", "reasoning")
+
+
+class BadReply(Exception):
+    """A reply that holds no answer; the message says what it holds.
+
+    Attributes:
+        again: Whether the same request may be answered properly the next time.
+    """
+
+    def __init__(self, message: str, *, again: bool = True) -> None:
+        super().__init__(message)
+        self.again = again
+
+
+def read_reply(body: bytes) -> Generation:
+    """The completion in the body of a reply.
+
+    Content is a text, or a list of text parts, which are joined. Reasoning that the server hands over apart, as
+    `reasoning_content`, `reasoning` or a part of the content, gets its `<think>` tags back.
+
+    Raises:
+        BadReply: There is none.
+    """
+    try:
+        reply = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadReply(f"the reply is not JSON: {shorten(body.decode(errors='replace')) or '(empty)'}") from None
+    seen = shorten(json.dumps(reply))
+    if not isinstance(reply, dict):
+        raise BadReply(f"the reply is not a JSON object: {seen}")
+    raise_error(reply)
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise BadReply(f"the reply has no choices: {seen}")
+    message = field(choices[0], "message")
+    if not isinstance(message, dict):
+        raise BadReply(f"the reply has no message: {seen}")
+    reason = finish(choices[0])
+    reasoning, text = texts(message)
+    if text is None and reasoning is None and reason != "length":
+        if message.get("tool_calls") or message.get("function_call"):
+            raise BadReply(f"the model called a tool instead of answering: {seen}", again=False)
+        raise BadReply(f"the reply has no text (content is null): {seen}")
+    whole = text or ""
+    if reasoning and not whole.lstrip().startswith("<think>"):
+        # Reasoning that was cut off has no end.
+        whole = f"<think>{reasoning}" + (f"</think>{whole}" if whole or reason != "length" else "")
+    whole = with_reasoning_opened(whole)
+    used = field(reply.get("usage"), "completion_tokens")
+    counted = isinstance(used, int) and not isinstance(used, bool) and used >= 0
+    return Generation(text=whole, n_tokens=used if counted else len(whole.split()), truncated=reason == "length")
+
+
+def raise_error(reply: Any) -> None:
+    """Stop at an error that came with status 200.
+
+    Raises:
+        BadReply: It is one.
+    """
+    error = field(reply, "error")
+    if error:
+        told = field(error, "message") or error
+        raise BadReply(f"the reply is an error: {shorten(told if isinstance(told, str) else json.dumps(told))}")
+
+
+def finish(choice: Any) -> str | None:
+    """Why the completion ended.
+
+    Raises:
+        BadReply: A filter of the server withheld some of it.
+    """
+    reason = field(choice, "finish_reason")
+    if reason == "content_filter":
+        raise BadReply("the server's content filter withheld the answer", again=False)
+    if reason == "error":
+        raise BadReply("the server ended the answer with an error")
+    return reason if isinstance(reason, str) else None
+
+
+def texts(message: Any) -> tuple[str | None, str | None]:
+    """Reasoning and text of a message, or of a piece of one; None for what is not there.
+
+    Raises:
+        BadReply: The content is something other than text.
+    """
+    content = field(message, "content")
+    reasoning: list[str] = []
+    text: list[str] = []
+    for name in ("reasoning_content", "reasoning"):
+        apart = field(message, name)
+        if apart and not reasoning:
+            reasoning.extend(_parts(apart, name)[1])
+    if content is not None:
+        thought, said = _parts(content, "content")
+        reasoning.extend(thought)
+        text.extend(said)
+    refusal = field(message, "refusal")
+    if not text and isinstance(refusal, str) and refusal:
+        text.append(refusal)
+    return "".join(reasoning) if reasoning else None, "".join(text) if text or content is not None else None
+
+
+def _parts(content: Any, name: str) -> tuple[list[str], list[str]]:
+    """Reasoning and text of a content."""
+    reasoning: list[str] = []
+    text: list[str] = []
+    for part in content if isinstance(content, list) else [content]:
+        kind = field(part, "type")
+        if isinstance(part, str):
+            text.append(part)
+        elif isinstance(content, list) and kind in _TEXT_PARTS and isinstance(field(part, "text"), str):
+            text.append(field(part, "text"))
+        elif isinstance(content, list) and kind in _REASONING_PARTS:
+            told = field(part, kind) or field(part, "text") or field(part, "summary")
+            reasoning.extend(_parts(told, str(kind))[1])
+        else:
+            what = f"a part of type {kind!r}" if isinstance(kind, str) else f"a value of type {type(part).__name__}"
+            raise BadReply(f"the reply's {name} holds {what}; wanted text", again=False)
+    return reasoning, text
+
+
+def field(value: Any, name: str) -> Any:
+    """A field of a JSON object, or of the client's object for one; None where there is none."""
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def shorten(text: str) -> str:
+    """What a server said, on one line without control characters, cut to a length that fits a message."""
+    line = "".join(character if character.isprintable() else " " for character in text[: 20 * _SHOWN])
+    line = " ".join(line.split())
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..."

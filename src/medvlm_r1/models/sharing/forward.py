@@ -1,0 +1,359 @@
+"""Log-probabilities of the G completions of a prompt with the prompt and its images computed once.
+
+Prompt states do not depend on the completions, and every parameter acts token by token, so the sum over G rows of
+[prompt, completion] equals one pass over [prompt, completion 1, ..., completion G] in which each completion sees the
+prompt and itself (PrefixGrouper, arXiv 2506.05433, lemma 2.1). Exact, up to the order of sums, without dropout.
+
+All prompts of a batch lie in one packed row without padding, so the matrix products see real tokens only; attention
+goes by blocks (`prefix_attention`), so a longer row costs nothing extra. The head runs on the tokens that predict a
+completion token, in tiles that the backward computes again (TRL's own kernel): no tensor of completion tokens by
+vocabulary exists.
+
+    features = encode_images(model, vision)          # may be kept while the tower does not change
+    logps, entropies = shared_logps(model, input_ids=..., attention_mask=..., logits_to_keep=..., group_sizes=[8, 8],
+                                    vision=vision, image_features=features)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NotRequired, TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from trl.kernels import ChunkedLogProbFunction
+from trl.trainer.utils import maybe_gather_lm_head_ctx
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.models.families import Family, open_model, supports
+from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask
+from medvlm_r1.models.sharing.skip_unused_mlp import feeding_forward
+
+__all__ = ["ImageFeatures", "SharedRows", "encode_images", "next_logits", "shared_logps", "supports"]
+
+ImageFeatures = list[tuple[Tensor, ...]]
+"""The features of images in order: one entry for each unit of the tower (Qwen, LLaVA and Mistral 3: image; InternVL:
+tile; Gemma 3: crop; SmolVLM and Idefics3: all images of a prompt). An entry holds the embeddings that take the image's
+place, (tokens, width), and the deepstack features of the early layers where the family has them. Lists of several
+prompts are joined by `+`, in the order of the prompts."""
+
+
+class SharedRows(TypedDict):
+    """Completions with their prompts, B rows, as one batch."""
+
+    input_ids: Tensor
+    """(B, P + C) int64: the prompt, padded on the left, then the completion, padded on the right."""
+    attention_mask: Tensor
+    """(B, P + C), 0 on padding. A row without completion tokens is allowed where not said otherwise."""
+    logits_to_keep: int
+    """C."""
+    group_sizes: Sequence[int]
+    """Rows that share one prompt, group after group; their sum is B."""
+    vision: Mapping[str, Tensor]
+    """What the processor made of the images of the prompts, each prompt once, in order: `pixel_values`,
+    `image_grid_thw` and so on; empty without images. Beside `image_features` the pixels may be left out."""
+    image_features: NotRequired[ImageFeatures | None]
+    """What `encode_images` gave for these prompts; computed from `vision` when None."""
+
+
+def shared_logps(
+    model: Any,
+    *,
+    temperature: float = 1.0,
+    compute_entropy: bool = False,
+    chunk: int | None = None,
+    head_fp32: bool = False,
+    **rows: Unpack[SharedRows],
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities and entropies of completions, each prompt and image computed once.
+
+    Args:
+        model: a model that `supports` accepts; LoRA adapters act as they stand (active, or disabled by the caller).
+        temperature: divides the logits.
+        compute_entropy: also give entropies; gradients flow through them.
+        chunk: columns of the vocabulary the head computes at a time, for at most 4096 tokens; by default 1024, on a CPU
+            512.
+        head_fp32: compute the head in float32 outside autocast (TRL's `cast_lm_head_to_fp32`).
+        **rows: the completions; see `SharedRows`.
+
+    Returns:
+        Log-probabilities (B, C) float32 of the completion tokens, and their entropies in nats (B, C) or None. Both are
+        0 where `attention_mask` is.
+
+    Raises:
+        ValueError: the family is unknown, or rows of a group differ in their prompt.
+        UserError: a completion holds an image token.
+    """
+    inner, family = open_model(model)
+    packed = _pack(rows)
+    if (packed.targets == inner.config.image_token_id).any():
+        raise UserError(
+            f"A completion holds the image token (id {inner.config.image_token_id}), for which there is no image. "
+            "Forbid it while sampling (generation_kwargs: suppress_tokens)."
+        )
+    hidden = _hidden(model, inner, family, packed, rows, packed.predictors)
+    head = inner.get_output_embeddings()
+    predicting = hidden.to(head.weight.device).index_select(0, packed.predictors)
+    logps, entropies = _head(
+        head, predicting, packed.targets, temperature=temperature, entropy=compute_entropy, chunk=chunk, fp32=head_fp32
+    )
+
+    def aligned(values: Tensor) -> Tensor:
+        # Tied to the model even when no token is left, so that backward of an empty batch gives zeros.
+        return values.new_zeros(packed.scored.shape).masked_scatter(packed.scored, values)
+
+    return aligned(logps), None if entropies is None else aligned(entropies)
+
+
+@torch.inference_mode()
+def next_logits(model: Any, **rows: Unpack[SharedRows]) -> Tensor:
+    """Logits of the token that would follow each row, each prompt and image computed once.
+
+    Args:
+        model: a model that `supports` accepts.
+        **rows: the completions, each with at least one token; see `SharedRows`.
+
+    Returns:
+        Logits (B, vocabulary), in the head's type.
+
+    Raises:
+        ValueError: the family is unknown, rows of a group differ in their prompt, or a row has no completion.
+    """
+    inner, family = open_model(model)
+    packed = _pack(rows)
+    if not bool(packed.scored.any(dim=1).all()):
+        raise ValueError("A row has no completion token after which to look.")
+    # The kept tokens of a row end with its last completion token.
+    last = packed.keep.sum(dim=1).cumsum(0) - 1
+    hidden = _hidden(model, inner, family, packed, rows, last)
+    head = inner.get_output_embeddings()
+    logits: Tensor = head(hidden.to(head.weight.device).index_select(0, last))
+    return logits
+
+
+def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows, read: Tensor) -> Tensor:
+    """(L, width) the language model's last states of the packed row, which are right at the places to be read."""
+    vision, image_features = rows["vision"], rows.get("image_features")
+    if image_features is None and vision.get("pixel_values") is not None:
+        image_features = encode_images(model, vision)
+    with feeding_forward(inner, read):
+        states: Tensor = inner.base_model(
+            input_ids=packed.ids,
+            attention_mask=_masks(inner, family, packed),
+            position_ids=_positions(inner, family, packed, vision),
+            mm_encoder_outputs={"image": _as_encoder_output(image_features, family)} if image_features else None,
+            use_cache=False,
+        ).last_hidden_state[0]
+    return states
+
+
+def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
+    """Run the vision tower, and what joins it to the language model, over images.
+
+    Args:
+        model: a model that `supports` accepts.
+        vision: the processor's outputs for the images, `pixel_values` among them; others than the tower's are ignored.
+
+    Returns:
+        Features in order, with gradients if they are enabled; see `ImageFeatures`.
+    """
+    inner, family = open_model(model)
+    inputs = {key: vision[key] for key in family.vision if vision.get(key) is not None}
+    with _patches_by_linear(inner.base_model):
+        output = inner.base_model.get_image_features(**inputs, return_dict=True)
+    deepstack = getattr(output, "deepstack_features", None) or []
+    return list(zip(output.pooler_output, *deepstack, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Packed:
+    """One row of tokens, L long, from B padded rows."""
+
+    ids: Tensor
+    """(1, L) int64."""
+    keep: Tensor
+    """(B, P + C) bool: the tokens of the row, in row-major order; the prompt is kept in the first row of a group."""
+    first: Tensor
+    """(groups,) the first rows."""
+    group: Tensor
+    """(B,) the group of each row."""
+    prompts: tuple[Tensor, Tensor]
+    """(groups, P) ids and mask of the prompts, padded on the left."""
+    scored: Tensor
+    """(B, C) bool: the completion tokens."""
+    predictors: Tensor
+    """(N,) for each of them, in row-major order, the place in the row of the token before it."""
+    targets: Tensor
+    """(N,) their ids."""
+    layout: Layout
+    """Where prompts and completions lie in the row."""
+
+
+def _pack(rows: SharedRows) -> _Packed:
+    ids, mask = rows["input_ids"], rows["attention_mask"].bool()
+    kept, group_sizes = rows["logits_to_keep"], rows["group_sizes"]
+    sizes = torch.tensor(list(group_sizes), device=ids.device)
+    if int(sizes.sum()) != len(ids) or int(sizes.min()) < 1:
+        raise ValueError(
+            f"group_sizes {list(group_sizes)} do not add up to the {len(ids)} rows in groups of 1 or more."
+        )
+    prompt = ids.shape[1] - kept
+    first = sizes.cumsum(0) - sizes
+    group = torch.arange(len(sizes), device=ids.device).repeat_interleave(sizes)
+    tokens = torch.where(mask, ids, -1)[:, :prompt]
+    prompts, scored = (ids[first, :prompt], mask[first, :prompt]), mask[:, prompt:]
+    if not bool((tokens == tokens[first][group]).all()) or not bool(prompts[1].any(dim=1).all()):
+        raise ValueError("The rows of a group differ in their prompt, or a prompt is empty.")
+    keep = mask.clone()
+    keep[:, :prompt] = False
+    keep[first, :prompt] = prompts[1]
+    place = keep.flatten().cumsum(0).view_as(keep) - 1
+    # The token before: the last one of the prompt for the first of a completion, else its neighbour in the packed row.
+    before = torch.where(scored.cumsum(1) == 1, place[first, prompt - 1][group][:, None], place[:, prompt:] - 1)
+    lengths = torch.split(scored.sum(1), list(group_sizes))
+    return _Packed(
+        ids=ids[keep][None],
+        keep=keep,
+        first=first,
+        group=group,
+        prompts=prompts,
+        scored=scored,
+        predictors=before[scored],
+        targets=ids[:, prompt:][scored],
+        layout=Layout(
+            tuple(
+                (size, tuple(length for length in completions.tolist() if length))
+                for size, completions in zip(prompts[1].sum(1).tolist(), lengths, strict=True)
+            )
+        ),
+    )
+
+
+def _positions(inner: Any, family: Family, packed: _Packed, vision: Mapping[str, Tensor]) -> Tensor:
+    """Positions of the packed row, (1, L), or (3, 1, L) in three dimensions; each prompt starts at 0."""
+    ids, mask = packed.prompts
+    grid = vision.get("image_grid_thw") if family.rope_3d else None
+    if grid is None:
+        prompts = (mask.cumsum(1) - 1)[None].expand(3 if family.rope_3d else 1, -1, -1)
+    else:
+        kinds = (ids == inner.config.image_token_id).int()
+        prompts, _ = inner.base_model.get_rope_index(
+            ids, image_grid_thw=grid, attention_mask=mask, mm_token_type_ids=kinds
+        )
+    # A completion goes on after the largest position of its prompt, which an image makes smaller than its length.
+    start = prompts.masked_fill(~mask, 0).amax(dim=(0, 2)) + 1
+    positions = prompts.new_zeros((len(prompts), *packed.keep.shape))
+    positions[:, packed.first, : ids.shape[1]] = prompts
+    positions[:, :, ids.shape[1] :] = start[packed.group][:, None] + packed.scored.cumsum(1) - 1
+    row = positions[:, packed.keep]
+    return row[:, None] if family.rope_3d else row
+
+
+def _masks(inner: Any, family: Family, packed: _Packed) -> Tensor | dict[str, Tensor]:
+    """The attention mask, or one for each kind of layer."""
+    text = inner.config.get_text_config()
+    device = packed.ids.device
+    # The scores' type: that of the embeddings or, under autocast, the one of the matrix products.
+    dtype = inner.get_input_embeddings().weight.dtype
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+    blocks = _image_blocks(packed.ids[0], inner.config.image_token_id) if family.two_way_images else None
+    full: Tensor
+    if text._attn_implementation == "sdpa" and blocks is None:
+        full = PrefixMask(packed.layout, device)
+    else:
+        full = dense_mask(packed.layout, dtype=dtype, device=device, blocks=blocks)
+    if not family.layer_masks:
+        return full
+    masks = {"full_attention": full}
+    if "sliding_attention" in text.layer_types:
+        masks["sliding_attention"] = dense_mask(
+            packed.layout, dtype=dtype, device=device, window=text.sliding_window, blocks=blocks
+        )
+    return masks
+
+
+def _image_blocks(ids: Tensor, image_token: int) -> Tensor:
+    """(L,) the number of the run of image tokens a token belongs to, -1 for text."""
+    image = ids == image_token
+    starts = image & ~image.roll(1)
+    starts[0] = image[0]
+    return torch.where(image, starts.cumsum(0) - 1, -1)
+
+
+def as_encoder_output(model: Any, features: ImageFeatures) -> SimpleNamespace:
+    """Features in the form a model's forward and `generate` take as `mm_encoder_outputs["image"]`."""
+    return _as_encoder_output(features, open_model(model)[1])
+
+
+def _as_encoder_output(features: ImageFeatures, family: Family) -> SimpleNamespace:
+    """What the model's forward reads of a tower's output (transformers' `mm_encoder_outputs`)."""
+    pooled, *deepstack = ([torch.cat(level)] for level in zip(*features, strict=True))
+    return SimpleNamespace(pooler_output=pooled[0] if family.joined else pooled, deepstack_features=deepstack)
+
+
+def _head(
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float,
+    entropy: bool,
+    chunk: int | None,
+    fp32: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities and entropies (N,) by TRL's tiled head, prepared as TRL's `add_fused_lm_head` prepares it."""
+    weight: Any = head.weight
+    bias: Any = getattr(head, "bias", None)
+    if isinstance(weight, DTensor):
+        weight = weight.full_tensor()
+        bias = bias if bias is None else bias.full_tensor()
+    autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if fp32:
+        hidden, autocast = hidden.float(), torch.autocast(hidden.device.type, enabled=False)
+    # Narrow tiles stay in the processor's cache while the softmax passes over them.
+    chunk = chunk or (512 if weight.device.type == "cpu" else 1024)
+    width = min(chunk, weight.shape[0]) or chunk
+    outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
+    with autocast, maybe_gather_lm_head_ctx(weight, bias):
+        logps, entropies, *_ = ChunkedLogProbFunction.apply(
+            hidden, weight, bias, targets.to(hidden.device), temperature, width, None, 1.0, outputs
+        )
+    return logps, entropies
+
+
+@contextlib.contextmanager
+def _patches_by_linear(backbone: nn.Module) -> Iterator[None]:
+    """Compute convolutions over single patches (Qwen's patch embedding) as the matrix product they are.
+
+    On a CPU this is seven times as fast as PyTorch's three-dimensional convolution.
+    """
+
+    def as_product(conv: nn.Conv3d) -> Any:
+        def forward(x: Tensor) -> Tensor:
+            if tuple(x.shape[2:]) != conv.kernel_size:
+                return nn.Conv3d.forward(conv, x)
+            return nn.functional.linear(x.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None, None]
+
+        return forward
+
+    convs = [
+        module
+        for module in backbone.modules()
+        if type(module) is nn.Conv3d
+        and "forward" not in vars(module)  # one that accelerate has hooked stays as it is
+        and module.groups == 1
+        and module.padding == (0, 0, 0)
+        and module.dilation == (1, 1, 1)
+    ]
+    for conv in convs:
+        conv.forward = as_product(conv)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for conv in convs:
+            del conv.forward

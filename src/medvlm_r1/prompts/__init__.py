@@ -1,0 +1,6 @@
+"""The prompt renderer and the response parser: the only places that know the template and the tags."""
+
+from medvlm_r1.prompts.parser import Response, parse_response
+from medvlm_r1.prompts.templates import TEMPLATES, lettered, messages, render_prompt
+
+__all__ = ["TEMPLATES", "Response", "lettered", "messages", "parse_response", "render_prompt"]

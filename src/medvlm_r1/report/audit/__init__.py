@@ -1,0 +1,1 @@
+"""The audits of data sets and models as HTML pages."""

@@ -1,0 +1,35 @@
+"""A model's audit as one self-contained HTML file of its own, in its run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medvlm_r1.report.audit.model_view import load_audit
+from medvlm_r1.report.html import render_report
+from medvlm_r1.report.table import short
+from medvlm_r1.report.views import RunView
+
+PAGE = "audit.html"
+
+
+def render_model_audit(folder: Path, *, items: int = 12) -> Path:
+    """Write an audit's page into its run folder.
+
+    Args:
+        folder: Of a finished audit.
+        items: How many items to show in full.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: The folder holds no finished audit, or the file cannot be written.
+    """
+    view = load_audit(folder)
+    return render_report(
+        {folder.resolve().name: RunView(audit=view)},
+        folder / PAGE,
+        title=f"How far to trust {short(view.record['model'])}",
+        summary=f"An audit on {short(view.record['data'])}: every question asked again in many ways.",
+        items=items,
+    )

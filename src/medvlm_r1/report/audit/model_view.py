@@ -1,0 +1,150 @@
+"""What a report shows of a model's audit, read from its run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.audit.collect import partners
+from medvlm_r1.audit.probe import Asked, Measure, ProbeResult
+from medvlm_r1.audit.registry import QUESTIONS
+from medvlm_r1.audit.runner import FIGURES
+from medvlm_r1.audit.store import ANSWERS, StoredItem, read_items
+from medvlm_r1.audit.variant import item_seed
+from medvlm_r1.data.folder import read_folder
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.rows import load_row_images
+from medvlm_r1.evaluation.store import hash_pixels
+
+_LEVELS = ("pass", "warn", "fail", "not run")
+_NEEDED = ("model", "data", "data_from_run", "template", "max_new_tokens", "n", "n_open", "n_missing", "verdicts")
+_COUNTS = ("variants", "unparsed", "cut_off", "empty", "not_well_formed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditView:
+    """One audit.
+
+    Attributes:
+        record: `audit.json`, without its probes.
+        probes: What each found, by name.
+        items: The answers behind it, by sample id.
+        data: The data folder, None when it is not there any more.
+    """
+
+    record: Mapping[str, Any]
+    probes: Mapping[str, ProbeResult]
+    items: Mapping[str, StoredItem]
+    data: Path | None
+
+
+class Pictures:
+    """The images of an audit's items, from the data folder as it is now.
+
+    Args:
+        view: The audit.
+    """
+
+    def __init__(self, view: AuditView) -> None:
+        self._view = view
+        self._rows: dict[str, tuple[int, Sample]] = {}
+        self.note = (
+            "" if view.data else "The data folder is not there any more: the questions are shown without images."
+        )
+        """Why images are not shown, for people; empty when they can be."""
+        if view.data:
+            try:
+                rows = enumerate(read_folder(view.data), start=1)
+                self._rows = {sample.id: (row, sample) for row, sample in rows if sample.id in view.items}
+            except UserError:
+                self.note = "The data folder cannot be read any more: the questions are shown without images."
+        samples = [sample for _, sample in self._rows.values()]
+        self._partner = {
+            sample.id: None if place is None else samples[place].id
+            for sample, place in zip(samples, partners(samples), strict=True)
+        }
+
+    def sample(self, sample_id: str) -> Sample | None:
+        """The question of an item; None where neither the answers nor the data folder have it."""
+        stored = self._view.items[sample_id].sample
+        return self._rows[sample_id][1] if stored is None and sample_id in self._rows else stored
+
+    def asked(self, sample_id: str) -> Asked | None:
+        """What the probes made their variants from; None where the images are gone or are others by now."""
+        if sample_id not in self._rows:
+            return None
+        _, sample = self._rows[sample_id]
+        partner = self._partner[sample_id]
+        try:
+            shown, others = self._load(sample_id), [] if partner is None else self._load(partner)
+        except UserError:
+            return None
+        if hash_pixels([*shown, *others]) != self._view.items[sample_id].key.pixels:
+            return None
+        return Asked(
+            sample=sample,
+            images=tuple(shown),
+            others=tuple(others),
+            seed=item_seed(sample),
+            template=self._view.record["template"],
+        )
+
+    def _load(self, sample_id: str) -> Sequence[Any]:
+        assert self._view.data is not None
+        return load_row_images(self._view.data, self._rows[sample_id])
+
+
+def is_audit(folder: Path) -> bool:
+    """Whether a folder holds a finished audit of a model."""
+    return (folder / FIGURES).is_file()
+
+
+def load_audit(folder: Path) -> AuditView:
+    """Read a finished audit.
+
+    Raises:
+        UserError: A file is missing or cannot be read as what it should be.
+    """
+    path = folder / FIGURES
+    again = "run the same `medvlm-r1 audit model` again to rewrite it"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        absent = [name for name in _NEEDED if name not in record]
+        absent += [f"answers.{name}" for name in _COUNTS if name not in record["answers"]]
+        absent += [f"verdicts.{name}" for name in QUESTIONS if record["verdicts"].get(name) not in _LEVELS]
+        if absent:
+            raise UserError(f"{path}: no {', '.join(absent)} in it; {again}")
+        probes = {name: _result(found) for name, found in record.pop("probes").items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not the figures of an audit ({error!r}); {again}") from error
+    log = folder / ANSWERS
+    if not log.is_file():
+        raise UserError(f"{log}: no such file; wanted the answers behind {FIGURES}")
+    return AuditView(record=record, probes=probes, items=read_items(log), data=find_data(folder, record))
+
+
+def find_data(folder: Path, results: Mapping[str, Any]) -> Path | None:
+    """The data folder as it was named, or where it lies from the run when both were moved together."""
+    candidates = (Path(results["data"]), folder / results["data_from_run"])
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+def _result(given: Mapping[str, Any]) -> ProbeResult:
+    names = {field.name for field in fields(ProbeResult)}
+    values = {name: value for name, value in given.items() if name in names}
+    if values["verdict"] not in _LEVELS:
+        raise ValueError(f"verdict {values['verdict']!r}; wanted one of {', '.join(_LEVELS)}")
+    values["measures"] = {name: _measure(measure) for name, measure in given["measures"].items()}
+    return ProbeResult(**values)
+
+
+def _measure(given: Mapping[str, Any]) -> Measure:
+    ends = given["ci95"]
+    numbers = [given["value"], *(ends or ())]
+    if not all(isinstance(number, int | float) for number in numbers) or len(numbers) not in (1, 3):
+        raise ValueError(f"a measure of {given['value']!r} {ends!r}; wanted a number and an interval")
+    return Measure(**{**given, "ci95": None if ends is None else (ends[0], ends[1])})

@@ -1,0 +1,212 @@
+"""The reader page on an application, and what keeps it safe there.
+
+gradio serves more than the page needs: files by path, addresses on the network fetched through the server, calls
+without the page; and where an application is mounted instead of launched it does not check which file an event names.
+A gate in front of it lets through what the page uses and nothing else, and only files that were uploaded. Uploads go
+to a folder of this process alone, in memory where the system has a place for that, and are deleted once they are read.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import shutil
+import tempfile
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from medvlm_r1.report.page import template_text
+from medvlm_r1.serving.page.layout import theme
+
+_READ = re.compile(
+    r"/|/config/?|/theme\.css|/(?:assets|static)/.*|/favicon\.ico|/manifest\.json|/robots\.txt"
+    r"|/gradio_api/(?:startup-events|heartbeat/\w+|queue/data|upload_progress|theme\.css|info/?)"
+)
+_WRITE = re.compile(r"/gradio_api/(?:upload|queue/join|cancel|reset/?)")
+_MOST_JSON = 2**20
+_LEAST_MEMORY = 2**30
+# The folder that `private_uploads` made, if it did.
+_own: list[Path] = []
+
+# gradio's own scripts build functions from text, hence unsafe-eval; nothing may be loaded from elsewhere.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    b"content-security-policy": _POLICY.encode(),
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+    b"cache-control": b"no-store",
+}
+
+
+def mount(app: FastAPI, page: gr.Blocks, path: str, *, max_upload: int) -> FastAPI:
+    """Put a page of `medvlm_r1.serving.page.build_page` on an application, behind the gate.
+
+    Args:
+        app: The application.
+        page: The page.
+        path: Where it stands.
+        max_upload: Largest file in bytes.
+
+    Returns:
+        The same application.
+    """
+    gr.mount_gradio_app(
+        app,
+        page,
+        path,
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[],
+        show_error=False,
+        max_file_size=max_upload,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        css=template_text("case.css") + _beside("page.css"),
+        js=_beside("page.js"),
+    )
+    # What `launch` would set: without it gradio takes any path an event names.
+    page.has_launched = True
+    mounted = app.router.routes[-1]
+    assert isinstance(mounted, Mount)
+    mounted.app = Gate(mounted.app)
+    return app
+
+
+@cache
+def private_uploads() -> Path:
+    """The folder where gradio puts uploads of this process: for its user alone, emptied when it ends.
+
+    A place in memory is taken where there is one. Somebody who sets `GRADIO_TEMP_DIR` has chosen another folder.
+    """
+    chosen = os.environ.get("GRADIO_TEMP_DIR")
+    if chosen:
+        return Path(chosen)
+    memory = Path("/dev/shm")
+    # In a container it may be too small for one upload.
+    fits = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _LEAST_MEMORY
+    folder = Path(tempfile.mkdtemp(prefix="medvlm-r1-", dir=memory if fits else None))
+    _own.append(folder)
+    atexit.register(discard_uploads)
+    # gradio knows no other way to be told.
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
+
+
+def discard_uploads() -> None:
+    """Remove the folder of `private_uploads`, where it is not one that somebody has chosen."""
+    for folder in _own:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Gate:
+    """Lets through what the page needs. Everything else is not there; an event that names another file is refused."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            # The page uses no web socket.
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        reading = scope["method"] in ("GET", "HEAD")
+        if not (_READ if reading else _WRITE).fullmatch(path) or scope["method"] not in ("GET", "HEAD", "POST"):
+            await PlainTextResponse("Not found", status_code=404)(scope, receive, send)
+            return
+        if path == "/gradio_api/queue/join":
+            body = await _body(receive)
+            event = None if body is None else _read_event(body)
+            if event is None:
+                refusal = ("Too much text.", 413) if body is None else ("This event is not one of the page's.", 400)
+                await PlainTextResponse(refusal[0], status_code=refusal[1])(scope, receive, send)
+                return
+            # Written anew: what was checked is what is read.
+            receive = _again(json.dumps(event).encode(), receive)
+        await self.app(scope, receive, _sealed(send, page=path == "/"))
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The body of a request; None where it is longer than any the page sends."""
+    body, more = b"", True
+    while more:
+        part = await receive()
+        body += part.get("body", b"")
+        more = part.get("more_body", False)
+        if len(body) > _MOST_JSON:
+            return None
+    return body
+
+
+def _read_event(body: bytes) -> Any:
+    """An event of the page; None where it is none, or names a file that was not uploaded."""
+    try:
+        event = json.loads(body)
+        waiting = [event]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, dict):
+                if "path" in one and not is_upload(one["path"]):
+                    return None
+                waiting += one.values()
+            elif isinstance(one, list):
+                waiting += one
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def is_upload(path: Any) -> bool:
+    """Whether this names a file below the folder of the uploads; an address on the network does not."""
+    if not isinstance(path, str) or "\0" in path or "://" in path:
+        return False
+    folder = private_uploads().resolve()
+    return folder in Path(path).resolve().parents
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """The body once more, then what follows it."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _sealed(send: Send, *, page: bool) -> Send:
+    """Adds the headers that keep the page to itself."""
+    added = _HEADERS if page else {b"x-content-type-options": b"nosniff"}
+
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [(name, value) for name, value in message["headers"] if name.lower() not in added]
+            message = {**message, "headers": [*kept, *added.items()]}
+        await send(message)
+
+    return with_headers
+
+
+def _beside(name: str) -> str:
+    return files("medvlm_r1.serving.page").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,125 @@
+"""The policy's own answers to blank images, for rewards that want to know whether the image was needed.
+
+A reward asks for them by naming the column `blank_letter` in its signature, as it would name one of the data set; a
+user's own function can too. Without such a reward nothing here runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from medvlm_r1.data.images.blank import blank_like
+from medvlm_r1.models.sharing.batch import distinct
+from medvlm_r1.prompts.parser import strict_letter
+from medvlm_r1.rewards import asks, resolve_reward
+
+COLUMN = "blank_letter"
+BLANK_RIGHT = "blank_right"
+"""Key in `metrics.jsonl`: share of the prompts with an image whose answer to a blank image is right (0 to 1)."""
+
+
+class AnswersBlank:
+    """Mixin before a `GRPOTrainer` whose rewards stand under the names of the configuration.
+
+    Where a reward asks for it, each distinct prompt of a generation batch is completed once more, greedily, by the
+    policy as it is, every image replaced by a mid-grey one of its size. It goes the way the trainer's own completions
+    go (shared prompts, autocast, gathered weights), with dropout off, and leaves the random state as it was, so that a
+    resumed run takes the same steps. Every process answers for the prompts it has. A prompt without an image is not
+    asked again; its `blank_letter` is None.
+    """
+
+    _said_no_image = False
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: Any
+    ) -> Any:
+        trainer: Any = self
+        if any(asks(resolve_reward(name), COLUMN) for name in trainer.reward_func_names):
+            letters = self._blank_letters(inputs, prompts)
+            inputs = [{**row, COLUMN: letter} for row, letter in zip(inputs, letters, strict=True)]
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # type: ignore[misc]
+
+    def _blank_letters(self, inputs: Sequence[Mapping[str, Any]], prompts: Sequence[Any]) -> list[str | None]:
+        """For each row the letter answered to its prompt with blank images."""
+        trainer: Any = self
+        blanks = [_blanked(prompt) for prompt in prompts]
+        rows = [row for row, blank in enumerate(blanks) if blank is not None]
+        if len(rows) < len(prompts) and not self._said_no_image and trainer.accelerator.is_main_process:
+            self._said_no_image = True
+            print(
+                "Some prompts have no image; there a reward that compares with a blank image compares with nothing "
+                "(`grounded_gate` pays what accuracy does).",
+                file=sys.stderr,
+            )
+        letters: list[str | None] = [None] * len(prompts)
+        if not rows:
+            return letters
+        firsts, owner = distinct([blanks[row] for row in rows])
+        found = self._greedy([blanks[rows[first]] for first in firsts])
+        for row, number in zip(rows, owner, strict=True):
+            letters[row] = found[number]
+        right = [letters[row] == inputs[row]["letter"] for row in rows]
+        trainer._log_metric(BLANK_RIGHT, sum(right) / len(right))
+        return letters
+
+    def _greedy(self, prompts: list[Any]) -> list[str | None]:
+        trainer: Any = self
+        device = trainer.accelerator.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), self._greedily():
+            ids, _ = trainer._generate_single_turn(*trainer._tokenize_prompts(prompts), 1)
+        return [strict_letter(text) for text in trainer.processing_class.batch_decode(ids, skip_special_tokens=True)]
+
+    @contextmanager
+    def _greedily(self) -> Iterator[None]:
+        """Greedy and without dropout; what the trainer keeps of the batch under way stays."""
+        trainer: Any = self
+        training, batch = trainer.model.training, vars(trainer).get("_batch")
+        config = getattr(trainer, "generation_config", None)
+        vllm = trainer.vllm_generation if trainer.use_vllm else None
+        warmth = vllm.temperature if vllm is not None else None
+        trainer.model.eval()
+        if config is not None:
+            trainer.generation_config = _greedy_config(config)
+        if vllm is not None:
+            vllm.temperature = 0.0
+        try:
+            yield
+        finally:
+            trainer.model.train(training)
+            if config is not None:
+                trainer.generation_config = config
+            if vllm is not None:
+                vllm.temperature = warmth
+            if batch is not None:
+                trainer._batch = batch
+
+
+def _greedy_config(config: Any) -> Any:
+    greedy = copy.deepcopy(config)
+    # At transformers' own defaults, which say nothing, or it warns of settings that greedy decoding does not read.
+    greedy.update(do_sample=False, temperature=1.0, top_k=50, top_p=1.0, min_p=None)
+    return greedy
+
+
+def _blanked(prompt: Any) -> Any:
+    """A prompt (chat messages, images inside) with its images blank; None when it has none."""
+    if isinstance(prompt, str):
+        return None
+    shown = [
+        {**message, "content": [_blanked_part(part) for part in message["content"]]}
+        if isinstance(message["content"], list)
+        else message
+        for message in prompt
+    ]
+    parts = [part for message in shown if isinstance(message["content"], list) for part in message["content"]]
+    return shown if any(part["type"] == "image" for part in parts) else None
+
+
+def _blanked_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**part, "image": blank_like(part["image"])} if part["type"] == "image" else part

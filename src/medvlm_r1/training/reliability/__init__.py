@@ -1,0 +1,1 @@
+"""Atomic checkpoints, resuming, the NaN guard, interrupts, and messages about exhausted resources."""

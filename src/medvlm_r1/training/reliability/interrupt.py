@@ -1,0 +1,89 @@
+"""Ctrl-C and SIGTERM during a training: finish the step, save a checkpoint, stop. A second Ctrl-C quits at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+from transformers import TrainerCallback
+
+from medvlm_r1.stopping import Preempted
+from medvlm_r1.training.reliability.checkpoint import between_generations
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class GracefulStop(TrainerCallback):  # type: ignore[misc]
+    """Context manager around a whole training, and the last callback in it.
+
+    During the steps a signal lets the step under way end (and those that learn from the same completions); before and
+    after them it stops at once.
+
+    Attributes:
+        stopped_at: The step whose checkpoint was saved on request, None when the training ran to its end.
+    """
+
+    def __init__(self) -> None:
+        self.stopped_at: int | None = None
+        self._asked = 0
+        self._stepping = False
+        self._trainer: Any = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def attach(self, trainer: Any) -> None:
+        """Name the trainer; it exists only after the context is entered."""
+        self._trainer = trainer
+
+    def __enter__(self) -> Self:
+        # Python allows handlers in the main thread alone; elsewhere the caller handles signals.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+        if isinstance(error, KeyboardInterrupt) and self._asked == signal.SIGTERM:
+            raise Preempted(str(error) or "Stopped between the steps; the same command goes on.") from error
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if not self._stepping:
+            self._asked = number
+            # No UserError: libraries catch those.
+            raise KeyboardInterrupt
+        if self._asked:
+            # A launcher hands SIGTERM on to processes that had it already; a key is pressed twice on purpose.
+            if number == signal.SIGINT:
+                self._asked = number
+                raise KeyboardInterrupt("Quit at once; the last checkpoint stands.")
+            return
+        self._asked = number
+        # Not `print`, which must not be entered again while it is at work.
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _SAID)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """From here on a signal waits for the end of a step."""
+        self._stepping = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """No step is left to wait for."""
+        self._stepping = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask the trainer to save and stop when a signal came; all processes together."""
+        if args.world_size > 1:
+            asked = torch.tensor(self._asked, device=args.device)
+            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+            self._asked = int(asked.item())
+        if self._asked and state.global_step < state.max_steps and between_generations(self._trainer):
+            self.stopped_at = state.global_step
+            control.should_save = control.should_training_stop = True
+
+
+_SAID = b"\nStopping after this step with a checkpoint; Ctrl-C once more to quit at once.\n"

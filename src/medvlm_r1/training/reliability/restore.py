@@ -1,0 +1,43 @@
+"""Weights from checkpoints, under the names the model has in memory.
+
+transformers saves Qwen2-VL (and every family whose modules were renamed since its release) under the names of the
+hub's files, which `from_pretrained` maps back. `Trainer` in transformers 5.23 does not: it calls
+`load_state_dict(strict=False)`, so a resumed training would go on from the weights it was begun with, with no more
+than a warning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medvlm_r1.models.load import load_policy
+
+
+class RestoresWeights:
+    """Mixin before a transformers `Trainer`: full weights are read by `from_pretrained` and must match one by one.
+
+    Adapters and the state of FSDP and DeepSpeed keep the names in memory; they are left to the trainer.
+    """
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._names_differ_on_disk():
+            self._restore(resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def _load_best_model(self) -> None:
+        if self._names_differ_on_disk():
+            trainer: Any = self
+            self._restore(trainer.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()  # type: ignore[misc]
+
+    def _names_differ_on_disk(self) -> bool:
+        trainer: Any = self
+        distributed = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        return not distributed and not hasattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config")
+
+    def _restore(self, folder: str) -> None:
+        trainer: Any = self
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        model.load_state_dict(load_policy(folder, dtype=model.dtype, device="cpu").model.state_dict())
