@@ -151,7 +151,7 @@ def test_rewards_and_rollouts_of_a_training_see_the_opening(
     trainer = {"max_steps": 1, "max_completion_length": 48, "temperature": 0.1}
     config = load_config(write_config(model=str(folder), rewards=rewards, sharing=sharing, trainer=trainer))
     run = train_grpo(config).parent
-    rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert {row["completion"] for row in rows} == {WHOLE}
     for row in rows:
         assert row["rewards"]["format_paper"] == row["rewards"]["format_strict"] == row["rewards"]["consistent"] == 1

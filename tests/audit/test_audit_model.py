@@ -147,7 +147,7 @@ def test_another_right_answer_stops_the_audit(data_dir: Path, tmp_path: Path) ->
     other = next(option for option in first.options if option != first.answer)
     write_folder(data, [replace(first, answer=other), *others], info={})
     with pytest.raises(
-        UserError, match=rf"another right answer \(then {first.answer!r}, now {other!r}\); give another"
+        UserError, match=rf"another correct answer \(then {first.answer!r}, now {other!r}\); give another"
     ):
         audit_model("m", data, run, respondent=Scripted(), probes=["reasoning"])
 
@@ -168,17 +168,17 @@ def test_few_subjects_have_no_verdict() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("7", "row 9: expected a JSON object"),
-        ('{"id": "q0", "key": {}, "answers": {}}', "row 9: not a line of `medvlm-r1 audit model`"),
-        ('{"id": "q0", "answers": {"real": {"text": ""}}, "key": KEY}', "row 9: not a line of"),
-        ('{"id": "q0", "answers": {}, "key": OTHER}', "row 9: another key than in an earlier row of 'q0'"),
+        ("7", "row 41: expected a JSON object"),
+        ('{"id": "q0", "key": {}, "plan": ""}', "row 41: not an answer of `medvlm-r1 audit model`"),
+        ('{"id": "q0", "answers": {"real": {"text": ""}}}', "row 41: written by version 0.1.*into another folder"),
+        ("OTHER", "row 41: another key than in an earlier row of 'q0'"),
     ],
 )
 def test_a_damaged_line_is_named(data_dir: Path, tmp_path: Path, line: str, said: str) -> None:
     audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["image"])
     log = tmp_path / "answers.jsonl"
-    key = json.loads(log.read_text().splitlines()[0])["key"]
-    line = line.replace("KEY", json.dumps(key)).replace("OTHER", json.dumps({**key, "seed": 1}))
+    row = json.loads(log.read_text().splitlines()[0])
+    line = line.replace("OTHER", json.dumps({**row, "key": {**row["key"], "seed": 1}}))
     log.write_text(log.read_text() + line + "\n")
     with pytest.raises(UserError, match=said):
         audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["image"])
@@ -215,7 +215,7 @@ def test_a_server_that_dies_loses_nothing_that_was_answered(data_dir: Path, tmp_
 
     with pytest.raises(UserError, match="does not answer"):
         run(DyingServer(2))
-    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 4
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 20
     rest = DyingServer(99)
     found = run(rest)
     assert 99 - rest.left == 2

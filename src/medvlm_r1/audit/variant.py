@@ -11,10 +11,9 @@ from PIL.Image import Image
 
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.evaluation.score import read_as_asked
+from medvlm_r1.evaluation.store import REAL as REAL
 from medvlm_r1.prompts.parser import Response, parse_response
 
-REAL = "real"
-"""Name of the variant that asks the question as it stands; every item has it, and it is asked first."""
 ANSWER_TAG = "<answer>"
 """What a prefix ends with when the next thing wanted is the letter."""
 

@@ -110,7 +110,7 @@ def _clash(first: StoredAnswer, second: StoredAnswer) -> str:
         how = "the same options in another order" if sorted(a.options) == sorted(b.options) else "different options"
         return f"{how} ({' / '.join(a.options)} and {' / '.join(b.options)})"
     if a.answer != b.answer:
-        return f"different right answers ({a.answer!r} and {b.answer!r})"
+        return f"different correct answers ({a.answer!r} and {b.answer!r})"
     return "" if first.key.pixels == second.key.pixels else "different images (the pixels are not the same)"
 
 

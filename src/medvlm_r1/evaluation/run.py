@@ -14,12 +14,22 @@ from typing import Any
 
 from PIL.Image import Image
 
-from medvlm_r1.data.folder import folder_hash, read_folder
+from medvlm_r1.data.folder import SAMPLES, folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.score import score
-from medvlm_r1.evaluation.store import AnswerKey, AnswerStore, StoredAnswer, hash_pixels, hash_prompt, write_results
+from medvlm_r1.evaluation.store import (
+    ANSWERS,
+    RESULTS,
+    AnswerKey,
+    AnswerStore,
+    StoredAnswer,
+    answers_kind,
+    hash_pixels,
+    hash_prompt,
+    write_results,
+)
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
 from medvlm_r1.models.load import fingerprint, load_policy, processor_folder
 from medvlm_r1.models.remote import is_server
@@ -91,7 +101,7 @@ def evaluate(
         model: a folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server). With a generator given it
             only names the answers, so two generators need two names.
         data_dir: a data folder (`samples.jsonl`, `images/`).
-        out: the run folder; `samples.jsonl` grows as answers come, `results.json` is written at the end.
+        out: the run folder; each answer is appended to `answers.jsonl`, and `results.json` is written at the end.
         skip_missing: leave out rows whose images are not there, and count them, instead of stopping.
         limit: only the first so many rows.
         batch_size: questions answered at once; of a server, requests under way.
@@ -167,27 +177,29 @@ def identify(model: str, generator: object | None = None) -> str:
     return f"server {model}" if is_server(model) else fingerprint(model)
 
 
-OF_AN_AUDIT = {"answers.jsonl": "a model audit", "audit.json": "a model audit"}
-OF_AN_EVALUATION = {"samples.jsonl": "an evaluation", "results.json": "an evaluation"}
+OF_AN_AUDIT = {"audit.json": "a model audit"}
+OF_AN_EVALUATION = {RESULTS: "an evaluation", SAMPLES: "an evaluation"}
 _OF_OTHERS = {"config.yaml": "a training", "info.json": "a data set"}
 
 
 def refuse_other_folder(data_dir: Path, out: Path, other: Mapping[str, str]) -> None:
-    """Stop if answers would be written into the data folder, or into the folder of a run of another kind.
+    """Refuse to write answers into the data folder or into the folder of another kind of run.
 
     Args:
         data_dir: The data folder.
         out: The run folder.
-        other: File name to the kind of run it belongs to, for runs that share no folder with this one.
+        other: `OF_AN_AUDIT` or `OF_AN_EVALUATION`: the kind of run that may not be there, by file name.
 
     Raises:
-        UsageError: They would.
+        UsageError: The folder is one of these.
     """
     if data_dir.resolve() == out.resolve():
         raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
-    for name, kind in {**_OF_OTHERS, **other}.items():
-        if (out / name).exists():
-            raise UsageError(f"{out} holds {kind} ({name}); give another folder with --out")
+    kinds = {name: kind for name, kind in {**_OF_OTHERS, **other}.items() if (out / name).exists()}
+    if (kind := answers_kind(out / ANSWERS)) in other.values():
+        kinds[ANSWERS] = str(kind)
+    for name, kind in kinds.items():
+        raise UsageError(f"{out} holds {kind} ({name}); give another folder with --out")
 
 
 def provenance(
@@ -263,7 +275,7 @@ def _check_stored(store: AnswerStore, everything: Sequence[Sample], rows: Sequen
             continue
         differences = stored.key.differences(asking.key(sample, load_row_images(asking.data_dir, row)))
         if stored.sample.answer != sample.answer:
-            differences.append(f"right answer (then {stored.sample.answer!r}, now {sample.answer!r})")
+            differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")
         if differences:
             named = (
                 f" its model was named {stored.model!r}, now {asking.model!r};" if stored.model != asking.model else ""

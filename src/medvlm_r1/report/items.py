@@ -93,7 +93,7 @@ def _item(
     owner = next((run for run, answers in answered.items() if name in answers), None)
     if owner is None:
         raise UserError(
-            f"item {name!r}: no run of the report has answered it; wanted an id from one of their samples.jsonl"
+            f"item {name!r}: no run of the report has answered it; wanted an id from one of their answers.jsonl"
         )
     sample = answered[owner][name].sample
     replies = []
