@@ -101,7 +101,7 @@ class LocalRespondent(StreamingRespondent):
 
     def _restore(self, batch: _Batch, fresh: dict[str, Any]) -> list[tuple[int, VariantAnswer]]:
         """Leave behind what a batch left behind when it was answered."""
-        if not batch.known and any(one.variant.name == REAL for one in batch.asked):
+        if not batch.known and any(_as_it_is(one.variant) for one in batch.asked):
             # The states are those before the first token, so one is enough.
             list(self._write(batch.asked, fresh, max_new_tokens=1))
         elif not batch.known:
@@ -193,7 +193,7 @@ class LocalRespondent(StreamingRespondent):
 
             fields["mm_encoder_outputs"] = {"image": as_encoder_output(model, features)}
         kept: dict[int, Any] = {}
-        wanted = {row for row, group in enumerate(groups) if any(one.variant.name == REAL for one in group)}
+        wanted = {row for row, group in enumerate(groups) if any(_as_it_is(one.variant) for one in group)}
         output = model.generate(
             input_ids=input_ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -274,6 +274,14 @@ class LocalRespondent(StreamingRespondent):
                 self._store.put(prompt, entries[: len(prompt.images)])
                 entries = entries[len(prompt.images) :]
         return fields, self._store.get(prompts, lambda one: encode_images(model, joined([one])), model.device)
+
+
+def _as_it_is(variant: Variant) -> bool:
+    """Whether a variant asks the question as it is: variants of the second step continue from its prompt.
+
+    The real answer may have come from an evaluation. The sampled answers, which have the same prompt, then remain.
+    """
+    return variant.name == REAL or variant.temperature > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,8 +21,9 @@ from medvlm_r1.audit.measures import too_few
 from medvlm_r1.audit.open_backend import respondent_for
 from medvlm_r1.audit.probe import Asked, Probe, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS, choose_probes
+from medvlm_r1.audit.reuse import PLAN, EvaluationAnswers
 from medvlm_r1.audit.store import AuditStore
-from medvlm_r1.audit.variant import AuditedItem, item_seed
+from medvlm_r1.audit.variant import REAL, AuditedItem, item_seed
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
@@ -52,6 +53,7 @@ def audit_model(
     max_new_tokens: int = 512,
     template: str = "medvlm-r1",
     skip_missing: bool = False,
+    evaluation: Path | str | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     respondent: Respondent | None = None,
 ) -> dict[str, Any]:
@@ -69,6 +71,8 @@ def audit_model(
         max_new_tokens: Longer completions are cut off, and counted.
         template: Name of the prompt template.
         skip_missing: Leave out rows whose images are not there, and count them, instead of stopping.
+        evaluation: Folder of an evaluation of the same model, data and settings. Its answers to the questions as they
+            are are reused; a question that it did not answer is answered here.
         progress: Called with (answers there, answers expected in all); the second is None before the first answer,
             and an estimate until the last items are asked about.
         respondent: Answers instead of the model named.
@@ -79,7 +83,7 @@ def audit_model(
     Raises:
         UsageError: An argument is out of range, or a probe unknown.
         UserError: The data or the model cannot be used, a server does not answer, or the folder holds answers of
-            another model or data.
+            another model or data. The evaluation's answers were made with another model, prompt, image or setting.
     """
     data_dir, out = Path(data_dir), Path(out)
     chosen = choose_probes(probes)
@@ -97,6 +101,7 @@ def audit_model(
     at_once = batch_size or (REQUESTS if is_server(model) else ITEMS_AT_ONCE)
     respondent = respondent or respondent_for(model, template, max_new_tokens, at_once)
     partner = partners([sample for _, sample in rows])
+    reusable = EvaluationAnswers(None if evaluation is None else Path(evaluation), [sample.id for _, sample in rows])
     parts = even_parts(len(rows), at_once)
     plan = _plan(list(chosen), [[rows[place][1].id for place in part] for part in parts])
     began = time.monotonic()
@@ -109,6 +114,13 @@ def audit_model(
             keys = {item.sample.id: (item.sample, _key(item, identity, max_new_tokens)) for item in asked}
             for sample, key in keys.values():
                 store.check(sample, key)
+            reused = [
+                (*keys[item.sample.id], {REAL: answer})
+                for item in asked
+                if not store.has(item.sample.id, REAL)
+                if (answer := reusable.find(item, keys[item.sample.id][1]))
+            ]
+            store.append(reused, PLAN)
             before = {name: store.items[name].of_plan(plan) for name in keys if name in store.items}
             ask_items(
                 asked,
@@ -127,6 +139,7 @@ def audit_model(
         "n": len(items),
         "n_open": sum(not sample.options for _, sample in everything),
         "n_missing": len(closed) - len(rows),
+        "n_reused": sum(store.items[item.sample.id].plans[REAL] == PLAN for item in items),
         "seconds": round(time.monotonic() - began, 3),
         **judged(items, chosen, local=respondent.local),
     }

@@ -59,6 +59,10 @@ class AuditStore(AppendOnlyFile):
         if self.path.exists():
             self.items = read_items(self.path)
 
+    def has(self, sample_id: str, name: str) -> bool:
+        """Whether an answer to a variant of an item is stored."""
+        return sample_id in self.items and name in self.items[sample_id].answers
+
     def check(self, sample: Sample, key: AnswerKey) -> None:
         """Refuse to mix answers: the stored ones must have today's key and correct option.
 
@@ -89,7 +93,8 @@ class AuditStore(AppendOnlyFile):
             item = self.items.setdefault(sample.id, StoredItem(sample=sample, key=key))
             item.answers |= variants
             item.plans |= dict.fromkeys(variants, plan)
-        append_rows(self.path, rows)
+        if rows:
+            append_rows(self.path, rows)
 
 
 def read_items(path: Path) -> dict[str, StoredItem]:

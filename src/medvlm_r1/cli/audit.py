@@ -156,6 +156,12 @@ def audit_model_command(
     max_new_tokens: NewTokens = 512,
     template: TemplateName = Template.medvlm_r1,
     skip_missing: SkipMissing = False,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Reuse the answers of this evaluation; model, data and settings must be the same."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Does a model look at the image, and mean its reasoning? The same command again resumes.
@@ -187,6 +193,7 @@ def audit_model_command(
                 max_new_tokens=max_new_tokens,
                 template=template.value,
                 skip_missing=skip_missing,
+                evaluation=evaluation,
                 progress=advance,
             )
         page = render_model_audit(out)
