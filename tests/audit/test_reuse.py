@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medvlm_r1.audit.backends import GeneratorRespondent
+from medvlm_r1.audit.backends import GeneratorAuditBackend
 from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
@@ -33,10 +33,10 @@ def test_an_audit_with_an_evaluation_asks_less_and_finds_the_same(data_dir: Path
     run, alone, after = tmp_path / "eval", Counting(), Counting()
     evaluate("m", data_dir, run, generator=Counting(), limit=6)
     before = (run / "answers.jsonl").read_bytes()
-    plain = audit_model("m", data_dir, tmp_path / "a", respondent=GeneratorRespondent(generator=alone))
+    plain = audit_model("m", data_dir, tmp_path / "a", backend=GeneratorAuditBackend(generator=alone))
     for _ in range(2):
         found = audit_model(
-            "m", data_dir, tmp_path / "b", respondent=GeneratorRespondent(generator=after), evaluation=run
+            "m", data_dir, tmp_path / "b", backend=GeneratorAuditBackend(generator=after), evaluation=run
         )
         assert compared(found) == compared(plain)
         assert (plain["n_reused"], found["n_reused"]) == (0, 6)
@@ -56,12 +56,12 @@ def test_a_local_model_finds_the_same(data_dir: Path, tmp_path: Path, tiny_polic
 def test_answers_made_otherwise_are_refused(data_dir: Path, tmp_path: Path) -> None:
     run = tmp_path / "eval"
     evaluate("m", data_dir, run, generator=Counting(), max_new_tokens=64)
-    backend = GeneratorRespondent(generator=Counting())
+    backend = GeneratorAuditBackend(generator=Counting())
     with pytest.raises(
         UserError, match=r"'q0' was made with another max_new_tokens \(then 64, now 512\); give another"
     ):
-        audit_model("m", data_dir, tmp_path / "a", respondent=backend, evaluation=run)
+        audit_model("m", data_dir, tmp_path / "a", backend=backend, evaluation=run)
     with pytest.raises(UserError, match=r"another model \(then generator m, now generator n\)"):
-        audit_model("n", data_dir, tmp_path / "b", respondent=backend, evaluation=run, max_new_tokens=64)
+        audit_model("n", data_dir, tmp_path / "b", backend=backend, evaluation=run, max_new_tokens=64)
     with pytest.raises(UserError, match="no such file"):
-        audit_model("m", data_dir, tmp_path / "c", respondent=backend, evaluation=tmp_path / "nowhere")
+        audit_model("m", data_dir, tmp_path / "c", backend=backend, evaluation=tmp_path / "nowhere")

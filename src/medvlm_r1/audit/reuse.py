@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from medvlm_r1.audit.probe import Asked
-from medvlm_r1.audit.variant import Variant, VariantAnswer, written
+from medvlm_r1.audit.probe import ProbeInput
+from medvlm_r1.audit.variant import Variant, VariantAnswer, parsed_answer
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.store import REAL, AnswerKey, hash_pixels, read_answers
 
@@ -34,7 +34,7 @@ class EvaluationAnswers:
                 f"{folder}: no answer to any of these questions; give an evaluation on the same data folder"
             )
 
-    def find(self, item: Asked, key: AnswerKey) -> VariantAnswer | None:
+    def find(self, item: ProbeInput, key: AnswerKey) -> VariantAnswer | None:
         """The answer to an item as the audit stores it; None where the evaluation did not answer it.
 
         Args:
@@ -56,7 +56,7 @@ class EvaluationAnswers:
                 f"{', another '.join(differences)}; give another --evaluation, or leave it out"
             )
         generation = answer.generation
-        return written(
+        return parsed_answer(
             Variant(name=REAL, sample=item.sample, images=item.images),
             generation.text,
             n_tokens=generation.n_tokens,

@@ -93,8 +93,7 @@ class AuditStore(AppendOnlyFile):
             item = self.items.setdefault(sample.id, StoredItem(sample=sample, key=key))
             item.answers |= variants
             item.plans |= dict.fromkeys(variants, plan)
-        if rows:
-            append_rows(self.path, rows)
+        append_rows(self.path, rows)
 
 
 def read_items(path: Path) -> dict[str, StoredItem]:

@@ -71,7 +71,7 @@ def audit_data_command(
     """
     from medvlm_r1.audit.dataset.audit import audit_data
     from medvlm_r1.audit.dataset.clean import write_clean as write
-    from medvlm_r1.audit.dataset.prior_source import find_fit
+    from medvlm_r1.audit.dataset.prior_source import find_prior_source
     from medvlm_r1.console import stderr_console
     from medvlm_r1.data.folder import read_folder
     from medvlm_r1.errors import RESEARCH_USE, UsageError
@@ -80,7 +80,7 @@ def audit_data_command(
         raise UsageError("--clean-of says what --write-clean leaves out; give --write-clean DIR too.")
     with stderr_console().status("Blind baselines"):
         samples = read_folder(data)
-        fit = find_fit(fit_on, data, samples) if fit_on is not None else None
+        fit = find_prior_source(fit_on, data, samples) if fit_on is not None else None
         audit = audit_data(samples, fit)
     clean = None
     if write_clean is not None:
@@ -117,7 +117,7 @@ def _lines(audit: DataAudit) -> list[str]:
     lines += ["", *_table(audit), ""]
     for name, part in parts.items():
         lines += [f"{name}, {test.options} options: {test.sentence}" for test in part.order if test.uneven]
-        lines += [f"{name}: {option.text!r} was {option.record}" for option in part.telling[:1] if option.surprise]
+        lines += [f"{name}: {option.text!r} was {option.record}" for option in part.giveaways[:1] if option.surprise]
     return [*lines, *audit.notes]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL.Image import Image
 
 from medvlm_r1.audit.claims import holds, read_claims, scene_of
-from medvlm_r1.audit.probe import Asked
+from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes import cue, early, filler, image, mistakes
 from medvlm_r1.audit.probes.confidence import STATED, VOTE
 from medvlm_r1.audit.probes.letter_bias import shifted
@@ -177,7 +177,7 @@ def _item(view: AuditView, pictures: Pictures, name: str, kinds: tuple[str, ...]
     )
 
 
-def _shown(asked: Asked) -> dict[str, tuple[Image, ...]]:
+def _shown(asked: ProbeInput) -> dict[str, tuple[Image, ...]]:
     """What each variant shows, made again as the probes made it."""
     made = [variant for probe in PROBES.values() for variant in probe.first(asked)]
     return {REAL: asked.images, mistakes.MISTAKE: ()} | {
@@ -189,7 +189,7 @@ def _card(
     name: str,
     answers: Mapping[str, VariantAnswer],
     sample: Sample,
-    asked: Asked | None,
+    asked: ProbeInput | None,
     shown: tuple[Image, ...] | None,
     album: Album,
 ) -> Card:

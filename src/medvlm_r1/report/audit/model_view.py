@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.audit.collect import partners
-from medvlm_r1.audit.probe import Asked, Measure, ProbeResult
+from medvlm_r1.audit.probe import Measure, ProbeInput, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS
 from medvlm_r1.audit.runner import FIGURES
 from medvlm_r1.audit.store import StoredItem, read_items
@@ -68,7 +68,7 @@ class Pictures:
             for sample, place in zip(samples, partners(samples), strict=True)
         }
 
-    def asked(self, sample_id: str) -> Asked | None:
+    def asked(self, sample_id: str) -> ProbeInput | None:
         """What the probes made their variants from; None where the images are gone or are others by now."""
         if sample_id not in self._rows:
             return None
@@ -80,7 +80,7 @@ class Pictures:
             return None
         if hash_pixels([*shown, *others]) != self._view.items[sample_id].key.pixels:
             return None
-        return Asked(
+        return ProbeInput(
             sample=sample,
             images=tuple(shown),
             others=tuple(others),
