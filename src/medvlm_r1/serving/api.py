@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.policy.generate import GenerationInput, GenerationSettings
 from medvlm_r1.serving.api_errors import ApiError, from_exception, on_api_error, on_http_error, on_invalid
 from medvlm_r1.serving.backend import LocalBackend
@@ -185,6 +185,8 @@ def _add_chat(app: FastAPI, engine: Engine, medvlm: MedVLM, limits: Limits) -> N
             engine.submit(job, bounded=True)
         except Busy as error:
             raise from_exception(error) from error
+        except UserError as error:
+            raise ApiError(400, str(error)) from error
         if not asked.stream:
             return JSONResponse(await _unless_gone(request, _answer(reply), job))
         await _unless_gone(request, reply.start(), job)
