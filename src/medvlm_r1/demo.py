@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medvlm_r1.console import TrainingProgress, print_whole, progress_bar
-from medvlm_r1.disk import write_whole
+from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.recipes import recipe
 
@@ -89,7 +89,7 @@ def run_demo(out: Path, *, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, A
 def _claim(out: Path, seed: int) -> None:
     file = out / "demo.json"
     if not file.exists():
-        write_whole(file, json.dumps({"seed": seed}))
+        atomic_write(file, json.dumps({"seed": seed}))
     kept = _kept(file).get("seed")
     if kept != seed:
         raise UserError(
@@ -176,7 +176,7 @@ def _finish(out: Path, clock: _Clock) -> dict[str, Any]:
     with clock.stage("report"):
         _report(out)
     results["seconds"] = clock.seconds
-    write_whole(out / "results.json", json.dumps(results, indent=1))
+    atomic_write(out / "results.json", json.dumps(results, indent=1))
     return results
 
 
@@ -248,4 +248,4 @@ class _Clock:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 2)
-            write_whole(self._file, json.dumps(self.seconds))
+            atomic_write(self._file, json.dumps(self.seconds))

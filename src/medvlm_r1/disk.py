@@ -21,7 +21,7 @@ _NO_ROOM = re.compile(r"No space left|os error 28|Disk quota|os error 122", re.I
 _NO_LEAVE = re.compile(r"Read-only file system|Permission denied|os error (30|13)\b", re.IGNORECASE)
 
 
-def refusal(error: BaseException) -> str | None:
+def describe_os_error(error: BaseException) -> str | None:
     """What a disk has refused, and what to do about it; None for any other error."""
     number = error.errno if isinstance(error, OSError) else None
     said = str(error).strip().split("\n")[0]
@@ -52,7 +52,7 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
-def write_whole(file: Path, text: str) -> None:
+def atomic_write(file: Path, text: str) -> None:
     """Write a file beside its place, force it to disk and rename it: readers see the old content or the new."""
     temporary = file.with_name(file.name + ".tmp")
     temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -62,7 +62,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 @contextmanager
-def only_process(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Be the only process that writes into a run folder, which is made if it is not there.
 
     Args:

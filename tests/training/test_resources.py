@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from medvlm_r1.audit.runner import audit_model
-from medvlm_r1.disk import only_process
+from medvlm_r1.disk import exclusive_lock
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.stopping import Preempted
@@ -201,8 +201,8 @@ def test_two_runs_do_not_share_a_folder(
 ) -> None:
     # A process of its own: a lock is a process's.
     hold = (
-        "import sys; from pathlib import Path; from medvlm_r1.disk import only_process\n"
-        "with only_process(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from medvlm_r1.disk import exclusive_lock\n"
+        "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     config = load_config(write_config())
     out = Path(config.out)
@@ -235,7 +235,7 @@ def test_a_foreign_folder_gets_no_lock(write_config: WriteConfig, tmp_path: Path
 
 def test_a_lock_is_given_back(tmp_path: Path) -> None:
     for _ in range(2):
-        with only_process(tmp_path), pytest.raises(UserError), only_process(tmp_path):
+        with exclusive_lock(tmp_path), pytest.raises(UserError), exclusive_lock(tmp_path):
             pass
 
 

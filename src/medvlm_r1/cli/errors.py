@@ -105,9 +105,9 @@ def _refused(error: Any, context: Any) -> str:
 
 
 def _of_the_disk(error: OSError) -> str | None:
-    from medvlm_r1.disk import refusal
+    from medvlm_r1.disk import describe_os_error
 
-    said = refusal(error)
+    said = describe_os_error(error)
     if said is not None:
         return f"{said}; the same command goes on from there."
     place = _PLACES.get(error.errno or 0)
