@@ -22,10 +22,10 @@ from benchmarks.results_demo import RunDemo
 from benchmarks.results_page import render_page
 from benchmarks.results_parts import DEFAULT_SIZES, NAMES, Part, Sizes, all_parts, chosen_names
 from medvlm_r1.cli.options import Json, folder_to_write
-from medvlm_r1.disk import exclusive_lock, atomic_write
+from medvlm_r1.disk import atomic_write, exclusive_lock
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.store import write_results
-from medvlm_r1.training.dry_run.cards import this_machine
+from medvlm_r1.training.dry_run.memory import machine_memory
 from medvlm_r1.training.run_folder import versions
 
 PAGE, FIGURES = "results.md", "results.json"
@@ -116,7 +116,7 @@ def _machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gb": round(this_machine().memory / 1e9, 1),
+        "memory_gb": round(machine_memory() / 1e9, 1),
         "devices": found["devices"],
         "system": f"{platform.system()} {platform.machine()}",
         "python": found["python"],

@@ -40,7 +40,7 @@ def test_what_was_read_is_printed(source, tmp_path):
     result = call("csv", source(2), "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
-        f"{tmp_path / 'out'}: 2 questions written, 1 of them without their image.",
+        f"{tmp_path / 'out'}: 2 questions written, 1 of them without images.",
         "  subjects: 2, from file names",
         "    A file name is not a patient: images of one patient count as different subjects. If you know the "
         "patients, import with a column 'patient_id'.",

@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_a_whole_checkpoint_and_says_how_to_go_on(
     config = load_config(write_config("sft", out=str(small_disk / "run"), trainer=trainer))
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (SMALL - 48_000 - room))
-    with pytest.raises(UserError, match="no room is left on the disk") as stopped:
+    with pytest.raises(UserError, match="no space left on the disk") as stopped:
         train_sft(config)
     checkpoints = Path(config.out) / "checkpoints"
     assert all(damage(path) is None for _, path in numbered(checkpoints))
@@ -99,8 +99,8 @@ def test_questions_asked_on_a_full_disk_keep_their_answers(
     settings = ("--data", data_dir, "--out", out, "--batch-size", 1, "--max-new-tokens", 4)
     code, _, err = command(*words, tiny_policy_dir, *settings)
     assert code == 1
-    assert "no room is left on the disk" in err
-    assert "the same command goes on from there" in err
+    assert "no space left on the disk" in err
+    assert "re-run to resume" in err
     kept = (out / name).read_bytes()
     assert 0 < kept.count(b"\n") < 8
     (small_disk / "filler").unlink()
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     out = small_disk / "run"
     # A configuration's folder is tried by the run; one of the command line is looked at before any work.
     tried_by_run = (1, r"run: not to be written.*Read-only file system.*give a folder")
-    looked_at = (2, r"small may not be written to.*give another folder")
+    looked_at = (2, r"small is not writable.*give another folder")
     for words, (wanted, message) in (
         (("train", "grpo", "--config", write_config(out=str(out))), tried_by_run),
         (("eval", tiny_policy_dir, "--data", data_dir, "--out", out), looked_at),

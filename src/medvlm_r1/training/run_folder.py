@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from medvlm_r1.disk import LOCK, exclusive_lock, atomic_write
+from medvlm_r1.disk import LOCK, atomic_write, exclusive_lock
 from medvlm_r1.errors import UserError
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.reliability.checkpoint import newest_whole, numbered
