@@ -32,7 +32,7 @@ def test_split_then_check(command: Command, source: Path, tmp_path: Path) -> Non
     assert code == 0
     assert "train: 6 samples, 0 without images" in out
     assert "  MRI, anatomy: 6" in out
-    assert "samples in the largest: 2" in out
+    assert "samples in the largest group: 2" in out
     code, out, _ = command("check", tmp_path / "train", tmp_path / "test", "--json")
     assert code == 0
     assert json.loads(out)["ok"] is True
@@ -45,7 +45,7 @@ def test_split_says_what_clusters_made_of_the_wish(command: Command, tmp_path: P
     source = make_folder(tmp_path / "s", [sample(f"s{i}", subject=f"p{i // 2}") for i in range(8)])
     code, out, _ = command("split", source, "--out", tmp_path / "o", "--part", "train=3", "--by", "none")
     assert code == 0
-    assert "(wanted 3: groups are never divided)" in out
+    assert "(wanted 3; groups are never divided)" in out
     code, out, _ = command("split", source, "--out", tmp_path / "p", "--part", "train=3", "--json")
     written = json.loads(out)["parts"]["train"]
     assert written["wanted"] == 3

@@ -213,7 +213,7 @@ def test_a_run_of_open_questions_alone_says_so(make_run: RunMaker, samples_dir: 
     assert "Of these open (no options), not in the accuracy 4" in render({"run": view}, tmp_path).text
     assert view.results is not None
     lines = accuracy_lines(view.results)
-    assert lines[0] == "No question has options: there is no accuracy, and nothing to compare with chance."
+    assert lines[0] == "No question has options, so there is no accuracy."
     assert lines[-1].startswith("open questions (without options) 4, included above only in")
 
 

@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     out = small_disk / "run"
     # A configuration's folder is tried by the run; one of the command line is looked at before any work.
-    tried_by_run = (1, r"run: not to be written.*Read-only file system.*give a folder")
+    tried_by_run = (1, r"run: no permission to read or write.*Read-only file system.*give another folder")
     looked_at = (2, r"small is not writable.*give another folder")
     for words, (wanted, message) in (
         (("train", "grpo", "--config", write_config(out=str(out))), tried_by_run),
@@ -215,7 +215,7 @@ def test_two_runs_do_not_share_a_folder(
             lambda: evaluate(str(tiny_policy_dir), data_dir, out),
             lambda: audit_model(str(tiny_policy_dir), data_dir, out),
         ):
-            with pytest.raises(UserError, match="is in use: another process is writing into it"):
+            with pytest.raises(UserError, match="is in use: another process has locked"):
                 attempt()
             tried("locked", 1)
         assert [path.name for path in out.iterdir()] == [".lock"]

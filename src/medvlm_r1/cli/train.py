@@ -148,7 +148,7 @@ def _print_plan(plan: Plan) -> None:
     runtime = plan.memory(shared=plan.shares)["runtime"] / 2**30
     estimate = (
         "Steps, parameters and tokens are counted. Memory is an estimate for the longest prompt and completions; "
-        f"{runtime:.2g} GiB of it is assumed for libraries and fragmentation."
+        f"{runtime:.2g} GiB of it stands for libraries and fragmentation."
     )
     for line in (estimate, *plan.notes):
         console.print(line, soft_wrap=True, highlight=False)
@@ -158,7 +158,8 @@ def _plan_lines(plan: Plan) -> list[str]:
     counts, batch = plan.record()["prompts"], plan.run.batch
     sharded = "" if plan.placement.sharding == "none" else f", sharded with {plan.placement.sharding}"
     kind = "CPU" if plan.placement.cpu else "GPU"
-    size = "" if plan.device is None else f" with {plan.device / 2**30:.1f} GiB each"
+    each = " each" if batch.processes > 1 else ""
+    size = "" if plan.device is None else f" with {plan.device / 2**30:.1f} GiB{each}"
 
     def spread(values: dict[str, float]) -> str:
         return f"mean {values['mean']:,.0f}, median {values['median']:,}, 95 % {values['p95']:,}, max {values['max']:,}"
@@ -190,7 +191,8 @@ def _memory_table(plan: Plan) -> Table:
     for name in columns:
         table.add_column(headings[name], justify="right")
     for part in next(iter(columns.values())):
-        table.add_row(part, *(f"{sizes[part] / 2**30:.2f}" for sizes in columns.values()))
+        if any(sizes[part] for sizes in columns.values()):
+            table.add_row(part, *(f"{sizes[part] / 2**30:.2f}" for sizes in columns.values()))
     table.add_section()
     for phase in ("generation", "update") if plan.run.generates else ("update",):
         peaks = (plan.phases(shared=shared)[phase] for shared in plan.columns.values())
