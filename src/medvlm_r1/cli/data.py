@@ -177,7 +177,7 @@ def data_split(
         list[str],
         typer.Option(help="NAME=SIZE: a number of samples, a fraction (0.2) or rest; repeatable."),
     ],
-    by: Annotated[str, typer.Option(help="Fields to stratify by, or none.")] = "modality,question_type",
+    by: Annotated[str, typer.Option(help="Comma-separated fields to stratify by, or none.")] = "modality,question_type",
     modality: Annotated[
         list[str] | None, typer.Option(autocompletion=_MODALITIES, help="Use only this modality; repeatable.")
     ] = None,

@@ -12,7 +12,7 @@ from medvlm_r1.cli.options import complete_recipe, find_recipe
 
 def recipes_command(
     name: Annotated[
-        Path | None, typer.Argument(metavar="[NAME]", autocompletion=complete_recipe, help="Recipe to show.")
+        Path | None, typer.Argument(metavar="NAME", autocompletion=complete_recipe, help="Recipe to show.")
     ] = None,
     copy: Annotated[Path | None, typer.Option(metavar="FILE", help="Copy the recipe to a new file.")] = None,
 ) -> None:
