@@ -37,7 +37,7 @@ not patients.
 
 What it does not show: this is not a reproduction of the paper's clinical results, which need Qwen2-VL-2B, the public
 data and a GPU. The embedded base model was deliberately trained to answer worse than it could; its habits are
-documented. The demo shows the method on a benchmark of our own. It says nothing about any model on real patients.
+documented. The demo shows the method on a benchmark of our own. It is not evidence about any model on real patients.
 """
 
 

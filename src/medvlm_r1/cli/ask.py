@@ -55,7 +55,7 @@ def ask_command(
     from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
 
     if faults := question_faults(question, option or ()):
-        raise UsageError(f"this cannot be asked: {'; '.join(faults)}.")
+        raise UsageError(f"invalid question: {'; '.join(faults)}.")
     picture = load_picture(image, View(frame=frame, plane=plane, slice=slice_, window=window))
     query = Question(image=picture, question=question, options=option or ())
     # Check the question before a model is loaded.

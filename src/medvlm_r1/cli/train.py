@@ -148,7 +148,7 @@ def _print_plan(plan: Plan) -> None:
     runtime = plan.memory(shared=plan.shares)["runtime"] / 2**30
     estimate = (
         "Steps, parameters and tokens are counted. Memory is an estimate for the longest prompt and completions; "
-        f"{runtime:.2g} GiB of it stands for libraries and fragmentation."
+        f"{runtime:.2g} GiB of it is for libraries and fragmentation."
     )
     for line in (estimate, *plan.notes):
         console.print(line, soft_wrap=True, highlight=False)

@@ -107,11 +107,11 @@ def read_placement(config: RunConfig, shape: Shape, launch: Launch, *, cpu: bool
         UserError: The dtype of the weights is not supported.
     """
     option = functools.partial(options.value, config.method, config.trainer)
-    asked = str((config.trainer.get("model_init_kwargs") or {}).get("dtype", "float32")).removeprefix("torch.")
-    weights = _BYTES.get(shape.dtype if asked == "auto" else asked)
+    dtype = str((config.trainer.get("model_init_kwargs") or {}).get("dtype", "float32")).removeprefix("torch.")
+    weights = _BYTES.get(shape.dtype if dtype == "auto" else dtype)
     if weights is None:
         raise UserError(
-            f"trainer.model_init_kwargs: dtype {asked!r} is not supported; wanted {', '.join(_BYTES)} or auto."
+            f"trainer.model_init_kwargs: dtype {dtype!r} is not supported; wanted {', '.join(_BYTES)} or auto."
         )
     # TRL's default is bf16. On a CPU the default is float32 (`arguments.training_arguments`).
     half = bool(option("fp16")) or (option("bf16") is True if cpu else option("bf16") is not False)
