@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn, Self
 
-from medvlm_r1.disk import only_process, sync
+from medvlm_r1.disk import exclusive_lock, sync
 from medvlm_r1.errors import UserError
 
 MAX_ROW = 16 * 2**20
@@ -126,7 +126,7 @@ class AppendOnlyFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with ExitStack() as opening:
-            opening.enter_context(only_process(path.parent))
+            opening.enter_context(exclusive_lock(path.parent))
             self.read()
             if path.exists():
                 content = path.read_bytes()
