@@ -33,7 +33,7 @@ class CaseReply:
         answer: The chosen option with its letter, or the text of an open answer; None where there is none.
         raw: The whole text where reasoning and answer cannot be told apart, else None.
         shares: The options as they were asked.
-        note: What else must be known to read it ("cut off at the token limit"); "" when nothing.
+        note: What else must be known to read it ("truncated at the token limit"); "" when nothing.
     """
 
     reasoning: str | None

@@ -53,7 +53,7 @@ def export(
     out = Path(out)
     model, training = _source(str(run))
     if out.exists():
-        raise UserError(f"{out} is there already; name a new folder, or remove it.")
+        raise UserError(f"{out} already exists; name a new folder, or remove it.")
     results = [_evaluation(Path(folder), fingerprint(model)) for folder in evaluations]
     made: dict[str, Any] = {"data": {}, "versions": {}}
     if training is None:
@@ -97,7 +97,7 @@ def _source(run: str) -> tuple[str, Path | None]:
     checkpoints = sorted(map(str, folder.glob("checkpoints/checkpoint-*")))
     advice = f" Or name one of its checkpoints: {', '.join(checkpoints)}." if checkpoints else ""
     raise UserError(
-        f"{run} holds no finished training (no model/ in it); wanted the run folder of `train`, or a folder with a "
+        f"{run} has no finished training (no model/ in it); expected the run folder of `train`, or a folder with a "
         f"LoRA adapter.{advice}"
     )
 
@@ -124,8 +124,8 @@ def push_to_hub(folder: Path | str, repository: str, *, public: bool = False) ->
         return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
     except Exception as error:  # the hub's HTTP library, and so the class of its errors, changes with its releases
         raise UserError(
-            f"{repository} could not be uploaded ({type(error).__name__}: {error}). The folder {folder} stands; log in "
-            "with `hf auth login` and give the same command with another --out, or upload the folder by hand."
+            f"{repository} could not be uploaded ({type(error).__name__}: {error}). The folder {folder} is complete. "
+            "Log in with `hf auth login` and run the command again with another --out, or upload the folder yourself."
         ) from error
 
 
@@ -134,9 +134,9 @@ def _read(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         found = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file} cannot be read ({error}); wanted a file that this project wrote.") from error
+        raise UserError(f"{file} cannot be read ({error}); expected a file that this project wrote.") from error
     if not isinstance(found, dict):
-        raise UserError(f"{file} holds no object; wanted a file that this project wrote.")
+        raise UserError(f"{file} contains no object; expected a file that this project wrote.")
     return found
 
 
@@ -163,7 +163,7 @@ def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
     found = read_results(folder)
     if found.get("model_fingerprint") != wanted:
         raise UserError(
-            f"{folder} is an evaluation of another model ({found.get('model')}); wanted one of this training."
+            f"{folder} is an evaluation of another model ({found.get('model')}); expected one of this training."
         )
     rows = {
         modality: cell | {"chance": found["chance"][modality]["percent"]}
@@ -183,7 +183,7 @@ def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
 def _audit(file: Path) -> dict[str, Any]:
     found = _read(file)
     if "verdicts" not in found:
-        raise UserError(f"{file} holds no verdicts; wanted the JSON of `medvlm-r1 audit data --json`.")
+        raise UserError(f"{file} contains no verdicts; expected the JSON of `medvlm-r1 audit data --json`.")
     return {"name": Path(str(found.get("data", file.stem))).name, "verdicts": found["verdicts"]}
 
 

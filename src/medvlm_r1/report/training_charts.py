@@ -18,20 +18,20 @@ _MODALITY = re.compile(rf"{_ACCURACY}_(.+)")
 # held-out questions. A loss is drawn for each run apart, because the losses of two methods have no common scale.
 _PANELS: tuple[tuple[str, str, str], ...] = (
     (r"eval_(?P<name>.*accuracy.*)", "Held out: {name}", "on the evaluation data"),
-    (r"eval_well_formed", "Held out: well formed", "percent of answers in the wanted form"),
-    (r"eval_contradiction", "Held out: contradiction", "percent of answers at odds with their reasoning"),
+    (r"eval_well_formed", "Held out: well-formed", "percent of answers in the required format"),
+    (r"eval_contradiction", "Held out: contradiction", "percent of answers that contradict their reasoning"),
     (r"eval_reward", "Held out: reward", "on the evaluation data"),
     (r"eval_loss", "Held out: loss of {run}", "on the evaluation data"),
     (r"reward", "Reward", "mean over the completions of a step"),
     (r"rewards/(?P<name>.+)/mean", "Reward: {name}", "mean over the completions of a step"),
-    (r"blank_right", "Right without the image", "share of prompts answered right on a blank image"),
-    (r"own_right", "Right beside its own image", "share of completions"),
-    (r"other_right", "The same letter beside another's image", "share of completions"),
+    (r"blank_right", "Correct without the image", "share of prompts answered correctly with a blank image"),
+    (r"own_right", "Correct with its own image", "share of completions"),
+    (r"other_right", "The same letter with another image", "share of completions"),
     (r"completions/mean_length", "Length of a completion", "tokens"),
-    (r"completions/clipped_ratio", "Cut off at the token limit", "share of completions"),
+    (r"completions/clipped_ratio", "Truncated at the token limit", "share of completions"),
     (r"kl", "Distance from the reference", "KL divergence, nats per token"),
     (r"entropy", "Entropy", "nats per token"),
-    (r"frac_reward_zero_std", "Groups that teach nothing", "share of zero advantage: their rewards are all equal"),
+    (r"frac_reward_zero_std", "Groups that teach nothing", "share with equal rewards, so zero advantage"),
     (r"loss", "Loss of {run}", "as optimized"),
     (r"mean_token_accuracy", "Token accuracy", "share of target tokens"),
     (r"grad_norm", "Gradient norm", "before clipping"),
@@ -75,7 +75,7 @@ def _held_out(metrics: Mapping[str, Rows], styles: Mapping[str, int]) -> list[Ch
         blank = {f"{run}, blank image": points for run, points in _by_run(metrics, _BLANK).items()}
         places = {**styles, **{name: place for place, name in enumerate(blank, start=len(styles))}}
         bands = {run: _mean_band(metrics[run]) for run in real}
-        told = _told("percent right, mean over the modalities", bands)
+        told = _told("accuracy in percent, mean over modalities", bands)
         charts.append(lay_out("Held out: accuracy", told, real | blank, places, across="step", bands=bands))
     by_modality = {run: part for run, rows in metrics.items() if (part := _by_modality(rows))}
     for run, part in by_modality.items():
@@ -83,7 +83,7 @@ def _held_out(metrics: Mapping[str, Rows], styles: Mapping[str, int]) -> list[Ch
         charts.append(
             lay_out(
                 "Held out: by modality" + (f", {run}" if len(by_modality) > 1 else ""),
-                _told("percent right", bands),
+                _told("accuracy in percent", bands),
                 part,
                 {modality: place for place, modality in enumerate(part, start=1)},
                 across="step",

@@ -50,7 +50,7 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
     curves = folder if training is None else Path(training)
     metrics = tuple(row for _, row in read_log(curves / METRICS)) if (curves / METRICS).is_file() else ()
     if training is not None and not metrics:
-        raise UserError(f"{curves}: no {METRICS} with a row in it; wanted the folder of a training")
+        raise UserError(f"{curves}: no {METRICS} with a row in it; expected the folder of a training")
     audit = load_audit(folder) if is_audit(folder) else None
     # A training folder's own samples.jsonl holds rollouts, not answers to a test.
     if (folder / RESULTS).is_file() and not (folder / METRICS).is_file():
@@ -85,5 +85,5 @@ def load_runs(folders: Iterable[Path | str]) -> dict[str, RunView]:
     """
     paths = [Path(folder) for folder in folders]
     if not paths:
-        raise UsageError("no run folder given; wanted at least one")
+        raise UsageError("no run folder given; expected at least one")
     return {name: load_run(path) for name, path in zip(telling_names(paths), paths, strict=True)}

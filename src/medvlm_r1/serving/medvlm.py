@@ -263,7 +263,7 @@ def prepare(asked: Question) -> Prepared:
             modality="unknown",
         )
     except ValueError as error:
-        raise UsageError(f"This cannot be asked: {error}.") from error
+        raise UsageError(f"This question cannot be asked: {error}.") from error
     item = GenerationInput(prompt=messages(sample, asked.template), images=[picture.image for picture in pictures])
     return Prepared(item=item, pictures=pictures, options=options)
 

@@ -21,7 +21,7 @@ _SHORT = {
     "majority": "majority letter",
     "longest": "longest option",
     "option_prior_fit": "option prior, fitted",
-    "option_prior_loo": "option prior, left out",
+    "option_prior_loo": "option prior, LOO",
 }
 _TELLING = 8
 
@@ -51,7 +51,7 @@ def render_data_audit(
     return write_page(
         out,
         "audit_data.html",
-        title=f"What the questions give away: {folder}",
+        title=f"What can be answered without the image: {folder}",
         verdicts=[(name, part.verdict) for name, part in parts.items()],
         counted=f"Questions with options: {audit.n}. Open questions: {audit.n_open}.",
         charts=[blind_chart(name, part.figures, _SHORT) for name, part in parts.items()],
@@ -109,9 +109,9 @@ def _clean_note(clean: CleanSet | None, fit: str | None) -> str:
     without = "; ".join(label(name, fit) for name in clean.baselines)
     kept, removed = sum(clean.kept.values()), sum(clean.removed.values())
     return (
-        f"{kept} of {kept + removed} questions are left without those that any of these solves: {without}. A rule no "
-        "better than guessing solves some questions too, by luck, so on what is left it does worse than chance: "
-        "compare an accuracy on it with other accuracies on it, not with chance."
+        f"{kept} of {kept + removed} questions remain without those that any of these solves: {without}. A guessing "
+        "baseline also solves some questions by luck, so it scores below chance on the rest. Compare an accuracy on "
+        "this set with other accuracies on it, not with chance."
     )
 
 
@@ -147,7 +147,7 @@ def _capital(text: str) -> str:
 
 
 def _reply(name: str, style: int, credit: float) -> Reply:
-    verdict = "Right" if credit == 1 else "Tie" if credit else "Wrong"
+    verdict = "Correct" if credit == 1 else "Tie" if credit else "Wrong"
     note = f"one of {round(1 / credit)} options that tie" if verdict == "Tie" else ""
     return Reply(run=_capital(name), style=style, verdict=verdict, note=note, reasoning=None, answer=None, raw=None)
 
@@ -155,17 +155,16 @@ def _reply(name: str, style: int, credit: float) -> Reply:
 def _notes(audit: DataAudit) -> list[str]:
     notes = [
         *audit.notes,
-        f"{_capital(label(MAJORITY))}: the letter right most often on these very questions, so on few of them "
-        "somewhat too high. It counts for the verdict only where the place of the right option is uneven beyond "
-        "chance.",
-        "Option prior: how often an option text was right when it was offered; texts that differ in case, spaces or "
-        "punctuation alone are one. Leave one out: counted on the other questions of the modality; clearly below "
-        "chance, options whose rates "
-        f"differ by at most {TIE:g} standard errors tie, as on a balanced set each question lacks its own answer.",
+        f"{_capital(label(MAJORITY))}: the letter most often correct on these questions, so slightly too high on few "
+        "of them. It counts for the verdict only if the positions of the correct options are uneven beyond chance.",
+        "Option prior: how often an option text was correct when offered. Texts that differ only in case, spaces or "
+        "punctuation are one. Leave one out: counted on the other questions of the modality. If it is clearly below "
+        f"chance, options whose rates differ by at most {TIE:g} standard errors tie, because on a balanced set each "
+        "question lacks its own answer.",
     ]
     if audit.fit:
         notes.append(f"{_capital(label(PRIOR_FIT, audit.fit.name))}: counted on {len(audit.fit.items)} questions.")
-    notes.append("The intervals count several questions on one subject as the independent ones they are worth.")
+    notes.append("The intervals use the effective sample size for several questions on one subject.")
     notes += [f"Verdict “{level}”: {rule}." for level, rule in THRESHOLDS.items()]
     return [
         *notes,

@@ -19,7 +19,7 @@ from medvlm_r1.report.audit.model_view import AuditView, Pictures
 from medvlm_r1.report.charts import Chart, number
 from medvlm_r1.report.table import Cell, Row, Table, interval, percent, short, signed
 
-NOT_ASKED = "The probe was not asked for."
+NOT_ASKED = "The probe was not requested."
 _CURVES = {"reasoning": (early_curve,), "confidence": (reliability_curve, risk_curve)}
 _FURTHER = {"subgroups": "For whom is it worse?"}
 
@@ -167,23 +167,23 @@ def _came_back(items: Mapping[str, StoredItem]) -> Table:
             found = (True, answer.letter is None, answer.truncated, answer.empty)
             for place, value in enumerate(found):
                 row[place] += value
-    columns = (("Answers", ""), ("Unparsed", ""), ("Cut off", ""), ("Empty", ""))
+    columns = (("Answers", ""), ("Unparsed", ""), ("Truncated", ""), ("Empty", ""))
     rows = tuple(Row(name=name, cells=tuple(Cell(value=str(value)) for value in row)) for name, row in counts.items())
-    return Table(corner="Asked", columns=columns, rows=rows)
+    return Table(corner="Variant", columns=columns, rows=rows)
 
 
 def _facts(view: AuditView) -> tuple[str, ...]:
     record = view.record
     told = (
         f"Model: {short(record['model'])}. Data: {short(record['data'])}. Prompt template: {record['template']}; "
-        f"longest completion {record['max_new_tokens']} tokens.",
+        f"at most {record['max_new_tokens']} tokens per completion.",
         f"Open questions left out: {record['n_open']}. Questions left out for missing images: {record['n_missing']}.",
-        "An answer that could not be read (unparsed) counts as wrong; it is neither the same answer nor another.",
-        "Shares have Wilson’s 95 % interval for clustered items, differences and ratios those of Bonett and Price for "
-        "paired shares, all others that of a bootstrap over whole subjects. The package’s "
+        "An unparsed answer counts as wrong. It is neither the same answer nor another.",
+        "Shares have Wilson’s 95 % interval with the effective sample size. Differences and ratios have Bonett and "
+        "Price’s interval for paired shares. All others have a bootstrap interval over whole subjects. The package’s "
         "`docs/reference/audit-model.md` explains every measure, verdict and threshold.",
         "`medvlm-r1 audit model MODEL --data DIR --out RUN` makes these figures (`audit.json`), `medvlm-r1 report RUN` "
         "this page.",
     )
     missing = [name for name in PROBES if name not in view.probes]
-    return (*told, f"Probes that were not asked for: {', '.join(missing)}.") if missing else told
+    return (*told, f"Probes that were not requested: {', '.join(missing)}.") if missing else told

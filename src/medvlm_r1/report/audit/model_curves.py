@@ -38,12 +38,12 @@ def early_curve(probe: ProbeResult) -> Chart | None:
     aoc = probe.measures.get("aoc")
     told = "" if aoc is None else f", AOC {aoc.value:.2f}"
     return Chart(
-        title="The reasoning cut short",
-        subtitle=f"percent of {found['n']} answers that are the final one already{told} (the area filled)",
+        title="Early answering",
+        subtitle=f"percent of {found['n']} answers equal to the final one{told} (filled area)",
         lines=(line,),
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        across="percent of the reasoning kept",
+        across="percent of the reasoning given",
         said=_said({"same answer": points}),
     )
 
@@ -65,8 +65,8 @@ def reliability_curve(probe: ProbeResult) -> Chart | None:
         for kind, points in series.items()
     )
     return Chart(
-        title="Confidence and truth",
-        subtitle="percent right, one mark for a tenth of the answers; on the dashed line confidence is right",
+        title="Reliability",
+        subtitle="accuracy in percent, one mark per tenth of the answers; dashed: perfect calibration",
         lines=lines,
         guides=(svg_path([place((0.0, 0.0)), place((100.0, 100.0))]),),
         x_ticks=x_ticks,
@@ -93,13 +93,13 @@ def risk_curve(probe: ProbeResult) -> Chart | None:
         for kind, points in series.items()
     )
     return Chart(
-        title="What deferring leaves wrong",
-        subtitle="percent wrong of the answers kept; dashed: " + " and ".join(f"{100 * risk:.0f}" for risk in RISKS),
+        title="Risk and coverage",
+        subtitle="percent wrong of accepted answers; dashed: " + " and ".join(f"{100 * risk:.0f}" for risk in RISKS),
         lines=lines,
         guides=tuple(svg_path([place((0.0, 100 * risk)), place((100.0, 100 * risk))]) for risk in RISKS),
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        across="percent of the answers kept, the surest first",
+        across="percent of the answers accepted, most confident first",
         said=_said({_KINDS[kind]: points for kind, points in series.items()}),
     )
 

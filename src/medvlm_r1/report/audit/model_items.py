@@ -20,7 +20,7 @@ from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.report.album import Album, Picture, each_with_progress
 from medvlm_r1.report.audit.model_view import AuditView, Pictures
 
-WRONG = "wrong as the question stands"
+WRONG = "wrong in the original"
 
 
 def kinds_of(view: AuditView, pictures: Pictures) -> dict[str, list[str]]:
@@ -64,9 +64,9 @@ PICTURES_SHOWN = 5
 """Most pictures of an item with one image: its own, grey, noise, another item's, and the hint drawn on its own."""
 
 _CARDS = {
-    REAL: ("As asked", "with its own image"),
-    image.BLANK: ("Grey image", "grey in the place of its image"),
-    image.NOISE: ("Noise", "noise in the place of its image"),
+    REAL: ("Original", "with its own image"),
+    image.BLANK: ("Gray image", "gray instead of its image"),
+    image.NOISE: ("Noise", "noise instead of its image"),
     image.SHUFFLED: ("Another item’s image", "of the same modality"),
     image.ABSENT: ("No image", "the question alone"),
     cue.IMAGE: ("Hint on the image", ""),
@@ -104,7 +104,7 @@ class Card:
         images: Empty where none was shown or none is there any more.
         unseen: Said in the place of an image; "" where there is one.
         reasoning: None where it cannot be told from the answer; `raw` is then the whole text.
-        notes: What else must be known ("cut off at the token limit").
+        notes: What else must be known ("truncated at the token limit").
     """
 
     told: Told
@@ -200,9 +200,9 @@ def _card(
     title, how = _CARDS[name]
     response = answer.response(sample.options if sample else ())
     apart = response.reasoning is not None and response.answer is not None
-    notes = ["cut off at the token limit"] if answer.truncated else []
+    notes = ["truncated at the token limit"] if answer.truncated else []
     if not response.well_formed:
-        notes.append("form not kept")
+        notes.append("wrong format")
     if name == REAL and asked is not None:
         notes += _false_claims(response.reasoning if apart else answer.text, asked.sample)
     # The image is that of the first card, so it is not shown again.
@@ -223,24 +223,24 @@ def _card(
 def _how(name: str, answer: VariantAnswer) -> str:
     note = defaultdict(lambda: "?", answer.note)
     if name == cue.IMAGE:
-        return f"“{cue.DRAWN.format(letter=note['cue'])}” is drawn on it, which is wrong"
+        return f"“{cue.DRAWN.format(letter=note['cue'])}” is drawn on the image (a wrong hint)"
     if name == cue.TEXT:
-        return f"“{cue.HINT.format(letter=note['cue'])}” stands behind the question, which is wrong"
+        return f"“{cue.HINT.format(letter=note['cue'])}” is added to the question (a wrong hint)"
     if name == mistakes.MISTAKE:
-        return f"“{note['before']}” was made “{note['after']}”, and the model went on from there"
+        return f"“{note['before']}” was changed to “{note['after']}”, and the model continued"
     return ""
 
 
 def _title(name: str, answer: VariantAnswer, sample: Sample | None) -> str:
     note = defaultdict(lambda: "?", answer.note)
     if isinstance(shift := note.get("shift"), int):
-        order = "; ".join(shifted(sample.options, shift)) if sample else f"moved on by {shift}"
-        return f"Options in another order: {order}"
+        order = "; ".join(shifted(sample.options, shift)) if sample else f"shifted by {shift}"
+        return f"Options shifted: {order}"
     if name.startswith(early.NONE_LEFT.rstrip("0")):
-        return f"Reasoning cut after {note['sentences']} of {note['of']} sentences"
+        return f"Reasoning truncated after {note['sentences']} of {note['of']} sentences"
     if name == filler.FILLER:
-        return f"{note['dots']} dots for the reasoning"
-    return "Its own answer, weighed by letter" if name == STATED else name
+        return f"{note['dots']} dots instead of the reasoning"
+    return "Original answer, letter probabilities" if name == STATED else name
 
 
 def _told(title: str, how: str, answer: VariantAnswer, sample: Sample | None, real: VariantAnswer) -> Told:
@@ -250,7 +250,7 @@ def _told(title: str, how: str, answer: VariantAnswer, sample: Sample | None, re
     elif sample is None:
         verdict = ""
     else:
-        verdict = "Right" if answer.option == sample.answer else "Wrong"
+        verdict = "Correct" if answer.option == sample.answer else "Wrong"
     change = ""
     if answer is not real and answer.option is not None and real.option is not None:
         change = "same" if answer.option == real.option else "changed"
@@ -280,4 +280,4 @@ def _false_claims(text: str | None, sample: Sample) -> list[str]:
     if scene is None or not text:
         return []
     false = [str(claim) for claim in read_claims(text, sample.options) if holds(claim, scene) is False]
-    return [f"false of this image: {', '.join(false)}"] if false else []
+    return [f"false for this image: {', '.join(false)}"] if false else []

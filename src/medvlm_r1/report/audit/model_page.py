@@ -29,7 +29,7 @@ def render_model_audit(folder: Path, *, items: int = 12) -> Path:
     return render_report(
         {folder.resolve().name: RunView(audit=view)},
         folder / PAGE,
-        title=f"How far to trust {short(view.record['model'])}",
-        summary=f"An audit on {short(view.record['data'])}: every question asked again in many ways.",
+        title=f"Audit of {short(view.record['model'])}",
+        summary=f"Data: {short(view.record['data'])}. Every question was repeated in many variants.",
         items=items,
     )

@@ -52,16 +52,14 @@ class Pictures:
     def __init__(self, view: AuditView) -> None:
         self._view = view
         self._rows: dict[str, tuple[int, Sample]] = {}
-        self.note = (
-            "" if view.data else "The data folder is not there any more: the questions are shown without images."
-        )
+        self.note = "" if view.data else "The data folder no longer exists: questions are shown without images."
         """Why images are not shown, for people; empty when they can be."""
         if view.data:
             try:
                 rows = enumerate(read_folder(view.data), start=1)
                 self._rows = {sample.id: (row, sample) for row, sample in rows if sample.id in view.items}
             except UserError:
-                self.note = "The data folder cannot be read any more: the questions are shown without images."
+                self.note = "The data folder can no longer be read: questions are shown without images."
         samples = [sample for _, sample in self._rows.values()]
         self._partner = {
             sample.id: None if place is None else samples[place].id
@@ -123,7 +121,7 @@ def load_audit(folder: Path) -> AuditView:
         raise UserError(f"{path}: not the figures of an audit ({error!r}); {again}") from error
     log = folder / ANSWERS
     if not log.is_file():
-        raise UserError(f"{log}: no such file; wanted the answers behind {FIGURES}")
+        raise UserError(f"{log}: no such file; expected the answers of {FIGURES}")
     return AuditView(record=record, probes=probes, items=read_items(log), data=find_data(folder, record))
 
 

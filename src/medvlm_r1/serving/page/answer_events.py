@@ -142,7 +142,7 @@ def _done(parts: Parts, past: list[Asked], current: int) -> Updates:
 
 
 def _line(asked: Asked) -> str:
-    return f"{asked.case.question} — {asked.case.reply.answer or 'no answer in the wanted form'}"
+    return f"{asked.case.question} — {asked.case.reply.answer or 'no answer in the required format'}"
 
 
 def _progress(done: int) -> str:

@@ -25,7 +25,7 @@ class Heard:
 
     Attributes:
         letter: The letter chosen, None for an open answer or none.
-        text: The option's text, or the open answer; None where there was no answer in the wanted form.
+        text: The option's text, or the open answer; None where there was no answer in the required format.
     """
 
     letter: str | None
@@ -67,7 +67,7 @@ def read_options(text: str) -> tuple[str, ...]:
     options = bare_options([" ".join(line.split()) for line in text.splitlines() if line.strip()])
     faults = question_faults("?", options)
     if faults:
-        raise UsageError(f"These options cannot be used: {'; '.join(faults)}. Give two to ten, one on each line.")
+        raise UsageError(f"These options cannot be used: {'; '.join(faults)}. Give two to ten, one per line.")
     return options
 
 
@@ -78,9 +78,9 @@ def make_question(source: Source | None, choice: Choice, question: str, options:
         UsageError: No image, no question, or unusable options; the message says what to do.
     """
     if source is None:
-        raise UsageError("There is no image yet. Drop a file, or choose an example.")
+        raise UsageError("No image yet. Drop a file, or choose an example.")
     if not question.strip():
-        raise UsageError("There is no question yet. Type one, then ask again.")
+        raise UsageError("No question yet. Type one, then ask again.")
     view = choice.view(source)
     return Question(
         image=source.file,
@@ -129,11 +129,11 @@ def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
     given = heard(answer, options)
     notes = []
     if answer.truncated:
-        notes.append("cut off at the token limit")
+        notes.append("truncated at the token limit")
     if not answer.well_formed:
-        notes.append("the form asked for was not kept")
+        notes.append("the required format was not followed")
     if options and answer.letter is None and given.letter:
-        notes.append("the answer is what the text seems to say")
+        notes.append("the answer is from the lenient parser")
     return CaseReply(
         reasoning=answer.reasoning if apart else None,
         answer=named(given),

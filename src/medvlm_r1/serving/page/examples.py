@@ -39,7 +39,7 @@ class Example:
 
         path = get_testdata_file(self.file, download=False)
         if path is None:
-            raise UserError(f"{self.file} is not among the files that came with pydicom; choose another example.")
+            raise UserError(f"{self.file} is not among the installed files of pydicom; choose another example.")
         data = Path(str(path)).read_bytes()
         return LoadedExample(data=data, name=self.file, question=self.question, options=self.options)
 

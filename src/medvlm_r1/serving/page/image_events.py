@@ -74,11 +74,11 @@ def wire_image(parts: Parts) -> None:
 def _taken(file: Path) -> bytes:
     """Content of an uploaded file, which is deleted."""
     if not is_upload(str(file)):
-        raise UserError("That file was not uploaded here. Drop it on the page.")
+        raise UserError("This file was not uploaded here. Drop it on the page.")
     try:
         return file.read_bytes()
     except OSError:
-        raise UserError("The upload did not arrive whole. Drop the file again.") from None
+        raise UserError("The upload is incomplete. Drop the file again.") from None
     finally:
         file.unlink(missing_ok=True)
         # Each has a folder of its own; it stays if the same file is just being uploaded again.
@@ -163,7 +163,7 @@ def _window_sliders(parts: Parts, source: Source, window: Window | None) -> Upda
             maximum=max(source.high, window.centre),
             value=window.centre,
             step=step,
-            label=f"Window centre{unit}",
+            label=f"Window center{unit}",
         ),
         width: gr.update(
             visible=True,

@@ -81,8 +81,8 @@ def lay_out(model: str) -> Parts:
         with gr.Column(scale=6, min_width=300, elem_id="question-side"):
             question = gr.Textbox(label="Question", lines=2, max_lines=6, max_length=4000, elem_id="question")
             options = gr.Textbox(
-                label="Options, one on each line",
-                info="Two to ten; none for an open question.",
+                label="Options, one per line",
+                info="Two to ten. Leave empty for an open question.",
                 lines=4,
                 max_lines=12,
                 max_length=8000,
@@ -91,7 +91,7 @@ def lay_out(model: str) -> Parts:
             with gr.Row(elem_id="do"):
                 ask = gr.Button("Ask", variant="primary", elem_id="ask", scale=0, min_width=140)
                 stop = gr.Button("Stop", elem_id="stop", scale=0, min_width=100, visible=False)
-                _html('<p class="keys"><kbd>Ctrl</kbd> or <kbd>⌘</kbd> with <kbd>Enter</kbd> asks, too.</p>')
+                _html('<p class="keys"><kbd>Ctrl</kbd> or <kbd>⌘</kbd> with <kbd>Enter</kbd> also asks.</p>')
             message = _html(elem_id="message")
             answer = _html(elem_id="answer")
             with gr.Row(elem_id="more", visible=True):
@@ -99,7 +99,7 @@ def lay_out(model: str) -> Parts:
                 export = gr.Button("Save case as HTML", elem_id="export", scale=0, min_width=150, interactive=False)
     looks = _html(elem_id="looks")
     history = gr.Radio(
-        [], label="Asked in this session", elem_id="history", visible=False, info="Choose one to see it again."
+        [], label="Asked in this session", elem_id="history", visible=False, info="Select one to show it again."
     )
     _html(f'<footer id="foot"><p>{RESEARCH_USE} Images and questions are not stored.</p></footer>')
     return Parts(
@@ -145,7 +145,7 @@ def _view_controls() -> ViewControls:
         frame=gr.Slider(0, 1, 0, step=1, label="Frame", buttons=[], elem_id="frame"),
         # No list that opens: gradio's own stays open when Tab passes it and a slider is moved next.
         window=gr.Radio([*ONLY_AUTOMATIC], value=AUTOMATIC, label="Window", elem_id="window"),
-        centre=gr.Slider(0, 1, 0, label="Window centre", buttons=[], elem_id="centre"),
+        centre=gr.Slider(0, 1, 0, label="Window center", buttons=[], elem_id="centre"),
         width=gr.Slider(1, 2, 1, label="Window width", buttons=[], elem_id="width"),
     )
 

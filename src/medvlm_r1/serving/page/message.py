@@ -38,9 +38,9 @@ def guarded(handler: Callable[..., Any], place: Any, also: Updates | None = None
             return {place: message(str(error)), **(also or {})}
         # The kind alone: the text of an error may quote the question or the file's name.
         kind = type(error).__name__
-        _log.error("The reader page met an error of the program (%s).", kind)
+        _log.error("Internal error on the reader page (%s).", kind)
         return {
-            place: message(f"Something went wrong in the program ({kind}). Try again, or load the page again."),
+            place: message(f"Internal error ({kind}). Try again, or reload the page."),
             **(also or {}),
         }
 
