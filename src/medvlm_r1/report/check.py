@@ -1,4 +1,4 @@
-"""The check of a data set as one self-contained HTML file: what is wrong, and a contact sheet of what parts share."""
+"""HTML page of `data check`: findings, and a contact sheet of images that parts share."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _MOST_PICTURES = 3 * _PAIRS + 2 * _PAIRS_WITHIN
 
 @dataclass(frozen=True, slots=True)
 class Print:
-    """One picture of the contact sheet; `image` is None where the file cannot be read any more."""
+    """One image of the contact sheet; `image` is None if the file can no longer be read."""
 
     image: Picture | None
     places: tuple[Place, ...]
@@ -29,18 +29,18 @@ class Print:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Pictures side by side under one caption."""
+    """Images side by side under one caption."""
 
     caption: str
     prints: tuple[Print, ...]
 
 
 def render_check(check: Check, out: Path | str) -> Path:
-    """Write the report. It needs no network and no other file, and prints as it reads.
+    """Write the report. It works offline and needs no other file.
 
     Args:
-        check: The findings. Their pictures are read again, for the contact sheet.
-        out: The HTML file; written at once or not at all.
+        check: The findings. Their images are read again for the contact sheet.
+        out: The HTML file; written atomically.
 
     Returns:
         The path of the file.
@@ -129,7 +129,7 @@ def _counts(counts: Mapping[str, int]) -> Cell:
 
 
 def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
-    """A table whose first column is the row's name."""
+    """Return a table whose first column is the row name."""
     corner, *columns = headings
     return Table(
         corner=corner,

@@ -1,9 +1,9 @@
-"""A finished training, or one of its checkpoints, as a folder fit for publishing: model, configuration and model card.
+"""Export of a training or checkpoint for publishing: model, configuration and model card.
 
 A LoRA adapter is merged into its base model.
 
-The card holds what was measured and nothing else: results of evaluations of this very model, verdicts of data audits,
-and plain words where either is lacking. Of folders only the last part of the name is written.
+The card contains only what was measured: evaluations of this model and verdicts of data audits. It states when either
+is missing. Of folders only the last part of the name is written.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def export(
     Args:
         run: Run folder of a finished training, a checkpoint folder in it, or any folder with a LoRA adapter
             (`FOLDER#BASE` names the base model to merge it into).
-        out: Folder to write; it must not stand yet.
+        out: Folder to write; it must not exist.
         evaluations: Run folders of evaluations of this model.
         audits: JSON files of `audit data`.
-        name: What the card calls the model, such as its hub id; by default the folder's name.
+        name: Name of the model on the card, such as its hub id; by default the folder's name.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: The training is not finished, the adapter's base model is not there, `out` exists, or an evaluation
-            is of another model.
+        UserError: The training is not finished, the adapter's base model is missing, `out` exists, or an evaluation is
+            of another model.
     """
     out = Path(out)
     model, training = _source(str(run))
@@ -74,7 +74,7 @@ def export(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     if model == str(run):
-        # A checkpoint: its optimizer and other states are not published.
+        # Optimizer and other states of a checkpoint are not published.
         write_model(model, partial)
     else:
         shutil.copytree(model, partial)
@@ -86,7 +86,7 @@ def export(
 
 
 def _source(run: str) -> tuple[str, Path | None]:
-    """The model to export, and the run folder of its training; None for an adapter that was trained elsewhere."""
+    """Return the model to export and its training run; None for an adapter trained elsewhere."""
     if (Path(run) / "model").is_dir():
         return str(Path(run) / "model"), Path(run)
     folder = Path(run if Path(run).is_dir() else run.rpartition("#")[0] or run)
@@ -107,8 +107,8 @@ def push_to_hub(folder: Path | str, repository: str, *, public: bool = False) ->
 
     Args:
         folder: What `export` wrote.
-        repository: The hub id, "owner/name"; made when it is not there.
-        public: Whether a new repository can be seen by everyone; an existing one stays as it is.
+        repository: The hub id, "owner/name"; created if missing.
+        public: Whether a new repository is public; an existing one is not changed.
 
     Returns:
         The address of the upload.
@@ -141,13 +141,13 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _published(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without the folders of the machine it ran on."""
+    """Return the configuration without local folders."""
     data = {name: _last(config["data"].get(name)) for name in ("train", "eval")}
     return {**config, "data": config["data"] | data, "out": _last(config["out"]), "model": _named(config["model"])}
 
 
 def _named(model: str) -> str:
-    """A model folder by its last part; a hub id ("owner/name") is no folder."""
+    """Return the last part of a model folder; a hub id ("owner/name") is unchanged."""
     return Path(model).name if Path(model).is_absolute() or Path(model).is_dir() else model
 
 

@@ -1,4 +1,4 @@
-"""What a report shows of a run, read from its folder."""
+"""Runs of a report, read from their folders."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One row of the report. Any part may be absent: a training has curves, an evaluation figures and answers.
+    """One run of the report. A training has curves, an evaluation has figures and answers.
 
     Attributes:
         results: the figures of an evaluation, as in its `results.json`.
         answers: its answers.
-        data: the data folder with the images, None when it is not there any more.
+        data: the data folder with the images, or None if it no longer exists.
         metrics: rows of a training's `metrics.jsonl`.
         audit: the audit of a model.
     """
@@ -36,12 +36,12 @@ class RunView:
 
 
 def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunView:
-    """Read an evaluation, a training or an audit folder, or an evaluation together with the training it belongs to.
+    """Read an evaluation, training or audit folder, or an evaluation with its training.
 
     Args:
         folder: an evaluation (`results.json`, `samples.jsonl`), a training (`metrics.jsonl`) or the audit of a model
             (`audit.json`, `answers.jsonl`).
-        training: where the curves are, when `folder` is an evaluation.
+        training: folder of the curves, if `folder` is an evaluation.
 
     Raises:
         UserError: the folder is none of these, or a file in it cannot be read.
@@ -77,7 +77,7 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
 
 
 def load_runs(folders: Iterable[Path | str]) -> dict[str, RunView]:
-    """Read several run folders, named after the folder, with its parents' names where two would be called the same.
+    """Read several run folders, named after the folder (with parents if names collide).
 
     Raises:
         UsageError: a folder is given twice, or none at all.

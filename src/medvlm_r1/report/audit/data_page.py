@@ -1,4 +1,4 @@
-"""The audit of a data set as one self-contained HTML file."""
+"""HTML page of `audit data`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _TELLING = 8
 def render_data_audit(
     audit: DataAudit, out: Path | str, *, data: Path, clean: CleanSet | None = None, items: int = 6
 ) -> Path:
-    """Write the page. It needs no network and no other file, and prints as it reads.
+    """Write the page. It works offline and needs no other file.
 
     Args:
         audit: The audit.
-        out: The HTML file; written at once or not at all.
-        data: The audited data folder; images of the questions shown are taken from it.
-        clean: The set that was written without the solved questions, if one was.
-        items: How many questions to show in full.
+        out: The HTML file; written atomically.
+        data: The audited data folder, for the images of the questions shown.
+        clean: The set without the solved questions, if it was written.
+        items: Number of questions to show in full.
 
     Returns:
         The path of the file.
@@ -142,7 +142,7 @@ def _items(parts: dict[str, ModalityAudit], fit: str | None, data: Path, count: 
 
 
 def _capital(text: str) -> str:
-    """With a capital first letter; the others stay as they are, unlike with `str.capitalize`."""
+    """Capitalize the first letter only; unlike `str.capitalize`, keep the others."""
     return text[:1].upper() + text[1:]
 
 

@@ -1,4 +1,4 @@
-"""The shares that a model's audit draws, question by question: which measures, under which name, against which line."""
+"""Charts of a model audit by probe: measures, labels and reference lines."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _BY = {"stated": "by letter", "vote": "by vote"}
 
 
 def image_charts(probe: ProbeResult) -> list[BlindChart]:
-    """Accuracy by what was shown, against guessing; and how many answers change with it."""
+    """Accuracy by image variant compared with chance, and changed answers."""
     chance = probe.measures.get("chance")
     line = None if chance is None else 100 * chance.value
     return _present(
@@ -69,7 +69,7 @@ def image_charts(probe: ProbeResult) -> list[BlindChart]:
 
 
 def options_charts(probe: ProbeResult) -> list[BlindChart]:
-    """Accuracy as asked and in every order, flips, and recall by letter."""
+    """Accuracy in the original and in every order, flips, and recall by letter."""
     limit = 100 * FLIPS_FEW
     charts = _present(
         _chart("Accuracy by option order", "percent of the questions", probe, _ORDER),
@@ -90,7 +90,7 @@ def options_charts(probe: ProbeResult) -> list[BlindChart]:
 
 
 def reasoning_charts(probe: ProbeResult) -> list[BlindChart]:
-    """Accuracy without the reasoning, what moves an answer, and whether answer and reasoning agree."""
+    """Accuracy without the reasoning, effects of mistakes and hints, and contradictions."""
     return _present(
         _chart("Accuracy by reasoning", "percent of the questions", probe, _WITHOUT),
         _chart("Answers that follow", "percent of the answers that change, or follow the hint", probe, _MOVED),
@@ -99,7 +99,7 @@ def reasoning_charts(probe: ProbeResult) -> list[BlindChart]:
 
 
 def truth_charts(probe: ProbeResult) -> list[BlindChart]:
-    """True claims by attribute, and how answers and claims go together."""
+    """True claims by attribute, and answers compared with claims."""
     names = {
         name: f"{name.removeprefix('true_')}, {found.n}"
         for name, found in probe.measures.items()
@@ -119,13 +119,13 @@ def truth_charts(probe: ProbeResult) -> list[BlindChart]:
 
 
 def confidence_charts(probe: ProbeResult) -> list[BlindChart]:
-    """What deferring keeps, and what is wrong at a high confidence."""
+    """Coverage at fixed risk, and confidently wrong answers."""
     names = {f"{kind}_{name}": f"{label}, {by}" for name, label in _KEPT.items() for kind, by in _BY.items()}
     return _present(_chart("Selective prediction", "percent of the answers", probe, names))
 
 
 def subgroup_charts(probe: ProbeResult) -> list[BlindChart]:
-    """Accuracy by each grouping, against that of all."""
+    """Accuracy by subgroup compared with all items."""
     overall = probe.measures.get("accuracy")
     line = None if overall is None else 100 * overall.value
     charts = []
@@ -158,7 +158,7 @@ CHARTS = {
 def _chart(
     title: str, subtitle: str, probe: ProbeResult, names: Mapping[str, str], *, line: float | None = None
 ) -> BlindChart | None:
-    """The measures that are there; None when none is."""
+    """Chart of the available measures; None if there are none."""
     found = {name: probe.measures[name] for name in names if name in probe.measures and probe.measures[name].n}
     shares = [_share(names[name], measure) for name, measure in found.items()]
     return share_chart(title, subtitle, shares, line=line) if shares else None

@@ -1,4 +1,4 @@
-"""Which items of a model's audit a report shows: those behind the findings of its probes, each kind in turn."""
+"""Items of a model audit in a report, selected by what the probes found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WRONG = "wrong in the original"
 
 
 def kinds_of(view: AuditView, pictures: Pictures) -> dict[str, list[str]]:
-    """Ids of items by what they show, as the probes name it, and those that are wrong."""
+    """Return item ids by finding, as the probes name it, including wrong answers."""
     found: dict[str, list[str]] = {}
     for probe in view.probes.values():
         for kind, ids in probe.items.items():
@@ -40,9 +40,9 @@ def kinds_of(view: AuditView, pictures: Pictures) -> dict[str, list[str]]:
 
 
 def choose(kinds: Mapping[str, Sequence[str]], count: int) -> list[str]:
-    """One item of every kind, the rarest kind first, then a second of every kind, until there are enough.
+    """Select one item of every kind, the rarest first, then a second of every kind, up to `count`.
 
-    Within a kind the order is that of a hash of the ids.
+    Within a kind the order is by hash of the ids.
     """
     ordered = [
         sorted(ids, key=lambda name: hashlib.sha256(name.encode(errors="replace")).digest())
@@ -57,11 +57,10 @@ def choose(kinds: Mapping[str, Sequence[str]], count: int) -> list[str]:
 
 
 _SIDE, _NOISE_SIDE = 224, 80
-"""Longest side of a picture in pixels: several stand side by side. Noise cannot be compressed, and of noise there is
-nothing to be seen."""
+"""Longest side of an image in pixels. Noise is smaller, because it cannot be compressed."""
 
 PICTURES_SHOWN = 5
-"""Most pictures of an item with one image: its own, grey, noise, another item's, and the hint drawn on its own."""
+"""Maximum number of images per item: its own, gray, noise, another item's, and with the drawn hint."""
 
 _CARDS = {
     REAL: ("Original", "with its own image"),
@@ -80,12 +79,12 @@ class Told:
     """One answer.
 
     Attributes:
-        title: How it was asked, in a few words.
-        how: What was changed; "" where the title says it.
-        answer: Letter and option; None where none could be read.
-        verdict: "Right", "Wrong", "No answer", or "" where the question is not known.
-        change: "same" or "changed" against the real answer; "" where that cannot be said.
-        shares: (letter, percent, chosen) of each option, for an answer weighed letter by letter.
+        title: Name of the variant.
+        how: Description of the change, or "".
+        answer: Letter and option; None if unparsed.
+        verdict: "Correct", "Wrong", "No answer", or "" if the question is unknown.
+        change: "same" or "changed" compared with the real answer; "" if unknown.
+        shares: (letter, percent, chosen) of each option, for a scored choice.
     """
 
     title: str
@@ -98,13 +97,13 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """An answer that was written out, with what was shown.
+    """A generated answer with its images.
 
     Attributes:
-        images: Empty where none was shown or none is there any more.
-        unseen: Said in the place of an image; "" where there is one.
-        reasoning: None where it cannot be told from the answer; `raw` is then the whole text.
-        notes: What else must be known ("truncated at the token limit").
+        images: Empty if none was shown or none is available.
+        unseen: Text instead of an image, or "".
+        reasoning: None if it cannot be separated from the answer; `raw` is then the full text.
+        notes: Remarks such as "truncated at the token limit".
     """
 
     told: Told
@@ -117,7 +116,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditItem:
-    """One item; `sample` is None where its question is not known, `kinds` what it shows, `votes` its samples."""
+    """One item; `sample` is None if its question is unknown, `kinds` are its findings, `votes` its samples."""
 
     id: str
     sample: Sample | None
@@ -131,17 +130,17 @@ class AuditItem:
 def build_audit_items(
     view: AuditView, pictures: Pictures, wanted: int | Sequence[str], album: Album
 ) -> list[AuditItem]:
-    """The items to show.
+    """Build the items to show.
 
     Args:
         view: The audit.
         pictures: Its images.
-        wanted: How many, or their ids; ids the audit does not know are left out.
-        album: Makes the pictures.
+        wanted: Number of items, or their ids; unknown ids are left out.
+        album: Encodes the images.
     """
     kinds = kinds_of(view, pictures)
     if isinstance(wanted, int):
-        # Where no probe names an item, any will do.
+        # If no probe names an item, use any.
         ids = choose(kinds or {"": list(view.items)}, wanted)
     else:
         ids = [name for name in wanted if name in view.items]
@@ -181,7 +180,7 @@ def _item(view: AuditView, pictures: Pictures, name: str, kinds: tuple[str, ...]
 
 
 def _shown(asked: Asked) -> dict[str, tuple[Image, ...]]:
-    """What each variant shows, made again as the probes made it."""
+    """Recreate the images of each variant with the probes."""
     made = [variant for probe in PROBES.values() for variant in probe.first(asked)]
     return {REAL: asked.images, mistakes.MISTAKE: ()} | {
         variant.name: variant.images for variant in made if variant.name in _CARDS
@@ -205,7 +204,7 @@ def _card(
         notes.append("wrong format")
     if name == REAL and asked is not None:
         notes += _false_claims(response.reasoning if apart else answer.text, asked.sample)
-    # The image is that of the first card, so it is not shown again.
+    # These variants use the first card's image, which is not repeated.
     side = _NOISE_SIDE if name == image.NOISE else _SIDE
     same = name in (cue.TEXT, mistakes.MISTAKE)
     pictures = () if same or not shown else tuple(album.picture(picture, side) for picture in shown)
@@ -266,7 +265,7 @@ def _told(title: str, how: str, answer: VariantAnswer, sample: Sample | None, re
 
 
 def _votes(votes: Sequence[VariantAnswer], real: VariantAnswer) -> str:
-    """The samples in one line; empty where there are none."""
+    """Summarize the sampled votes in one line; "" if there are none."""
     if not votes:
         return ""
     agree = sum(vote.option is not None and vote.option == real.option for vote in votes)
@@ -275,7 +274,7 @@ def _votes(votes: Sequence[VariantAnswer], real: VariantAnswer) -> str:
 
 
 def _false_claims(text: str | None, sample: Sample) -> list[str]:
-    """The false claims of a reasoning about an image whose record is known."""
+    """Return the false claims of a reasoning about an image with known ground truth."""
     scene = scene_of(sample)
     if scene is None or not text:
         return []

@@ -1,4 +1,4 @@
-"""What a report shows of a model's audit, read from its run folder."""
+"""Model audit of a report, read from its run folder."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class AuditView:
 
     Attributes:
         record: `audit.json`, without its probes.
-        probes: What each found, by name.
-        items: The answers behind it, by sample id.
-        data: The data folder, None when it is not there any more.
+        probes: Results by probe name.
+        items: Answers by sample id.
+        data: The data folder, or None if it no longer exists.
     """
 
     record: Mapping[str, Any]
@@ -43,7 +43,7 @@ class AuditView:
 
 
 class Pictures:
-    """The images of an audit's items, from the data folder as it is now.
+    """Images of an audit's items, from the current data folder.
 
     Args:
         view: The audit.
@@ -53,7 +53,7 @@ class Pictures:
         self._view = view
         self._rows: dict[str, tuple[int, Sample]] = {}
         self.note = "" if view.data else "The data folder no longer exists: questions are shown without images."
-        """Why images are not shown, for people; empty when they can be."""
+        """Why images are not shown, as a message; empty if they are."""
         if view.data:
             try:
                 rows = enumerate(read_folder(view.data), start=1)
@@ -67,12 +67,12 @@ class Pictures:
         }
 
     def sample(self, sample_id: str) -> Sample | None:
-        """The question of an item; None where neither the answers nor the data folder have it."""
+        """Return the question of an item; None if neither the answers nor the data folder have it."""
         stored = self._view.items[sample_id].sample
         return self._rows[sample_id][1] if stored is None and sample_id in self._rows else stored
 
     def asked(self, sample_id: str) -> Asked | None:
-        """What the probes made their variants from; None where the images are gone or are others by now."""
+        """Return the probe input of an item; None if its images are gone or have changed."""
         if sample_id not in self._rows:
             return None
         _, sample = self._rows[sample_id]
@@ -97,7 +97,7 @@ class Pictures:
 
 
 def is_audit(folder: Path) -> bool:
-    """Whether a folder holds a finished audit of a model."""
+    """Whether a folder contains a finished model audit."""
     return (folder / FIGURES).is_file()
 
 
@@ -105,7 +105,7 @@ def load_audit(folder: Path) -> AuditView:
     """Read a finished audit.
 
     Raises:
-        UserError: A file is missing or cannot be read as what it should be.
+        UserError: A file is missing or malformed.
     """
     path = folder / FIGURES
     again = "run the same `medvlm-r1 audit model` again to rewrite it"
@@ -126,7 +126,7 @@ def load_audit(folder: Path) -> AuditView:
 
 
 def find_data(folder: Path, results: Mapping[str, Any]) -> Path | None:
-    """The data folder as it was named, or where it lies from the run when both were moved together."""
+    """Return the data folder by its stored path, or relative to the run if both were moved."""
     candidates = (Path(results["data"]), folder / results["data_from_run"])
     return next((path for path in candidates if path.is_dir()), None)
 
