@@ -1,4 +1,4 @@
-"""Whatever holds an image, through the one image loader. Nothing is written to disk on the way."""
+"""Image inputs of `MedVLM`, loaded by the shared image loader. Nothing is written to disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medvlm_r1.errors import UserError
 
 
 def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
-    """One image as a picture with its note.
+    """Load one image with its note.
 
     Args:
         image: A path; the bytes of a file; a PIL image; a numpy array (rows, columns) of uint8, uint16 or bool or
@@ -63,7 +63,7 @@ def _pil(array: Any) -> Any:
 
 
 def _tiff(image: Any) -> bytes:
-    """A file of the kind that holds every mode of Pillow's without loss."""
+    """Encode a Pillow image of any mode as TIFF, without loss."""
     from PIL import ImageOps
 
     stream = io.BytesIO()

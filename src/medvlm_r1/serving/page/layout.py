@@ -1,4 +1,4 @@
-"""What stands on the reader page, and where. Nothing is wired here."""
+"""Layout of the reader page; event handlers are elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HINT = Markup('<p class="label">{}</p>')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewControls:
-    """What part of a file is shown, in the order in which `medvlm_r1.serving.page.image.Choice` names it."""
+    """View controls, in the field order of `medvlm_r1.serving.page.image.Choice`."""
 
     plane: gr.Radio
     slice: gr.Slider
@@ -29,7 +29,7 @@ class ViewControls:
     width: gr.Slider
 
     def all(self) -> list[Any]:
-        """The controls, in that order."""
+        """Return the controls in field order."""
         return [getattr(self, field.name) for field in fields(self)]
 
 
@@ -59,10 +59,10 @@ class Parts:
 
 
 def lay_out(model: str) -> Parts:
-    """Put the components into the page that is being built.
+    """Create the components of the page.
 
     Args:
-        model: Name of the model, shown beside the notice.
+        model: Name of the model, shown next to the notice.
     """
     _html(_head(model), elem_id="notice")
     _html(Markup('<h1 class="title">Ask about an image</h1>'))
@@ -121,13 +121,13 @@ def lay_out(model: str) -> Parts:
         source=gr.State(None),
         past=gr.State([]),
         current=gr.State(None),
-        # Carries the exported file to the browser; never shown.
+        # Transfers the exported file to the browser; never shown.
         file=gr.Textbox(visible=False),
     )
 
 
 def _html(value: str = "", elem_id: str | None = None) -> gr.HTML:
-    """HTML in the page's own style alone, which does not react to clicks."""
+    """Return an HTML component with the page's own style only."""
     return gr.HTML(value, elem_id=elem_id, apply_default_css=False, js_on_load=None)
 
 
@@ -143,7 +143,7 @@ def _view_controls() -> ViewControls:
         plane=gr.Radio([(name.capitalize(), name) for name in PLANES], label="Plane", elem_id="plane"),
         slice=gr.Slider(0, 1, 0, step=1, label="Slice", buttons=[], elem_id="slice"),
         frame=gr.Slider(0, 1, 0, step=1, label="Frame", buttons=[], elem_id="frame"),
-        # No list that opens: gradio's own stays open when Tab passes it and a slider is moved next.
+        # Not a dropdown: gradio's stays open when Tab leaves it.
         window=gr.Radio([*ONLY_AUTOMATIC], value=AUTOMATIC, label="Window", elem_id="window"),
         centre=gr.Slider(0, 1, 0, label="Window center", buttons=[], elem_id="centre"),
         width=gr.Slider(1, 2, 1, label="Window width", buttons=[], elem_id="width"),

@@ -1,7 +1,4 @@
-"""The second look of the reader page: the same question put to the model in four other ways.
-
-What each way is, and what its answer says, stands in `medvlm_r1.serving.page.second_look`.
-"""
+"""Consistency checks of the reader page: the same question with four changes."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ _LOOK_SIDE = 256
 
 
 def second_look(model: MedVLM, asked: Asked) -> Iterator[Asked]:
-    """Ask again in the other ways; the case grows by one look each time.
+    """Run the checks; yield the case after each.
 
     Raises:
         UserError: As `MedVLM.ask`.
@@ -67,7 +64,7 @@ def _look(model: MedVLM, asked: Asked, way: Way, picture: Picture) -> CaseLook:
 
 
 def _without_reasoning(model: MedVLM, asked: Asked, again: Question) -> CaseLook:
-    """The letters weighed after an empty reasoning; where they cannot be, the letter alone asked for."""
+    """Score the letters after an empty reasoning; without probabilities, use the `answer-only` template."""
     options = tuple(again.options)
     found = model.backend.letters([model.prepare(again).item], [NO_REASONING_TURN], [len(options)])
     if found is None:
@@ -115,28 +112,28 @@ TITLES: dict[Way, str] = {
     "no reasoning": "No reasoning",
 }
 NO_REASONING_TURN = "<think></think><answer>"
-"""How the model's turn begins where it must not reason."""
+"""Assistant prefill with an empty reasoning."""
 
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One sentence, and how it is coloured."""
+    """One sentence and its color."""
 
     sentence: str
     tone: Tone
 
 
 def judge(way: Way, real: Heard, again: Heard, *, question: str = "", options: Sequence[str] = ()) -> Verdict:
-    """What the second answer says about the first.
+    """Compare the changed answer with the original.
 
     Args:
-        way: How it was asked again.
-        real: The answer to the question as it stands.
-        again: The other answer.
-        question: As it was asked: whether it is about a side decides what a mirrored image should do.
-        options: As they were asked first.
+        way: The check.
+        real: The original answer.
+        again: The answer after the change.
+        question: The question; one about a side should change its answer with a mirrored image.
+        options: The original options.
     """
     if real.text is None:
         return Verdict("There was no answer in the required format to compare with.", "plain")
