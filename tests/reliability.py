@@ -1,11 +1,11 @@
-"""The table of docs/reliability.md: what is promised, the tests that prove it, and how many cases they tried.
+"""Generate the table of docs/reliability.md: guarantees, their tests, and the number of cases.
 
-A test takes the fixture `tried` and counts the cases it has been through; `pytest --record-cases=FILE` runs the tests
-that do and writes their counts. `python tests/reliability.py` puts them into the table. A new row is an entry in
-docs/reliability.yaml and a test that counts for it.
+A test uses the fixture `tried` to count its cases. `pytest --record-cases=FILE` runs these tests and writes their
+counts. `python tests/reliability.py` updates the table. A new row is an entry in docs/reliability.yaml and a test that
+counts for it.
 
-A test marked `soak(share=...)` goes round after round while the fixture `soaking` says so; all of them together have
-the minutes of `--soak-minutes`, each by its share.
+A test marked `soak(share=...)` repeats while the fixture `soaking` has time left. All of them together have the minutes
+of `--soak-minutes`, divided by share.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ BEGIN, END = "<!-- table: make reliability -->\n", "<!-- end of table -->\n"
 _KEY = pytest.StashKey[dict[str, dict[str, int]]]()
 _BEGAN = pytest.StashKey[float]()
 PROCESSOR_SECONDS = 60
-"""What a quadratic pattern takes many times over for a million characters, and a linear one hardly touches."""
+"""Far below the time of a quadratic pattern on a million characters, far above that of a linear one."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of `make reliability` and `make soak`."""
-    parser.addoption("--record-cases", metavar="FILE", help="run the tests that count cases; write the counts there")
-    parser.addoption("--soak-minutes", type=float, default=30.0, help="how long the tests marked soak go on together")
+    parser.addoption("--record-cases", metavar="FILE", help="run the tests that count cases and write the counts")
+    parser.addoption("--soak-minutes", type=float, default=30.0, help="total minutes for the tests marked soak")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests that count, when counts are wanted."""
+    """Keep only the tests that count cases, with --record-cases."""
     if config.getoption("--record-cases"):
         counting = [item for item in items if "tried" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=[item for item in items if item not in counting])
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def tried(request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], None]]:
-    """A function that counts cases for a promise of docs/reliability.yaml; they count when the test passes."""
+    """Return a function that counts cases of a row of docs/reliability.yaml; they count if the test passes."""
     counts = request.config.stash.setdefault(_KEY, {})
     test = request.node.nodeid.partition("[")[0]
     known = promises()
@@ -69,9 +69,9 @@ def tried(request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], None]
 
 @pytest.fixture
 def soaking(request: pytest.FixtureRequest) -> Callable[[], float]:
-    """A function that gives the seconds a soak test may still take; 0 when its share is used up.
+    """Return a function that gives the seconds left to a soak test; 0 when its share is used up.
 
-    What one test takes too long, or leaves, is shared out over those after it.
+    Time that one test overruns or leaves is divided among the later ones.
     """
     began = request.session.stash.setdefault(_BEGAN, time.monotonic())
     until = began + 60 * request.config.getoption("--soak-minutes")
@@ -88,14 +88,14 @@ def _share(item: pytest.Item) -> float:
 
 @pytest.fixture
 def bounded_time() -> Callable[[], AbstractContextManager[None]]:
-    """A context that ends a test whose processor time is out of all proportion, instead of letting it run for hours."""
+    """Return a context that fails a test after `PROCESSOR_SECONDS` of processor time."""
 
     @contextmanager
     def bound() -> Iterator[None]:
         def late(*_: object) -> None:
             raise AssertionError(f"not done in {PROCESSOR_SECONDS} s of processor time")
 
-        # Patterns of `re` look for signals as they go.
+        # `re` checks for signals while it matches.
         before = signal.signal(signal.SIGPROF, late)
         signal.setitimer(signal.ITIMER_PROF, PROCESSOR_SECONDS)
         try:
@@ -108,7 +108,7 @@ def bounded_time() -> Callable[[], AbstractContextManager[None]]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the counts of the tests that ran over those of before."""
+    """Merge the counts of the tests that ran into the file."""
     place = session.config.getoption("--record-cases")
     counts = session.config.stash.get(_KEY, {})
     if place and counts:
@@ -119,15 +119,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def promises() -> dict[str, dict[str, Any]]:
-    """The promises by name, with what was found and mended on the way."""
+    """Guarantees by name, with the faults found and fixed."""
     loaded: dict[str, dict[str, Any]] = yaml.safe_load(PROMISES.read_text(encoding="utf-8"))
     return loaded
 
 
 def table() -> str:
-    """The table as it stands in the page."""
+    """Return the Markdown table."""
     counts: dict[str, dict[str, int]] = json.loads(COUNTS.read_text(encoding="utf-8"))
-    lines = ["| Promise | Proved by | Cases | Found and mended |", "|---|---|---|---|"]
+    lines = ["| Guarantee | Tests | Cases | Faults found and fixed |", "|---|---|---|---|"]
     for name, row in promises().items():
         tests = counts.get(name, {})
         proofs = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in sorted(tests))
@@ -136,7 +136,7 @@ def table() -> str:
 
 
 def render() -> str:
-    """The page with the table of now."""
+    """Return the page with the current table."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{table()}{END}{after}"

@@ -1,4 +1,4 @@
-"""One question of PhantomVQA in the ways in which the audit asks it, made by the probes themselves."""
+"""One PhantomVQA question in the variants of the audit, made by the probes themselves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZE = 138
 
 
 def audit_picture() -> str:
-    """The drawing."""
+    """Return the drawing."""
     drawn = [ask("MRI", seed, np.random.default_rng(seed)) for seed in _SEEDS]
     image, other = (Image.fromarray(render(one.scene)).convert("RGB") for one in drawn)
     sample = to_sample(drawn[0], "test", 0)
@@ -33,12 +33,12 @@ def audit_picture() -> str:
     [answer] = open_audit_backend("phantom-base", "medvlm-r1", 80, 1).answer([real])
     made = {one.name: one for probe in PROBES.values() for one in (*probe.first(asked), *probe.then(asked, answer))}
     pictures = [
-        ("as it stands", real),
-        ("grey", made["blank"]),
+        ("original", real),
+        ("gray", made["blank"]),
         ("noise", made["noise"]),
         ("another item's", made["shuffled"]),
         ("absent", made["absent"]),
-        ("a hint drawn in", made[IMAGE]),
+        ("with a drawn hint", made[IMAGE]),
     ]
     parts = [words(16, 28, "The image", font_weight="bold", fill=BLUE)]
     for place, (name, variant) in enumerate(pictures):
@@ -50,15 +50,18 @@ def audit_picture() -> str:
     cut = made["early-2"]
     mistake = made[MISTAKE]
     boxes = [
-        ("The question as it stands", lettered(sample)),
-        ("Its options turned", lettered(made["shift-1"].sample)),
-        ("A wrong hint in the text", lettered(made[TEXT].sample)),
-        ("The reasoning written", written),
-        (f"Cut after {cut.note['sentences']} of {cut.note['of']} sentences", _inside(cut) + " ... and answer now"),
-        ("One sentence made wrong", f"{mistake.note['before']}\nbecomes\n{mistake.note['after']}\n... and go on"),
-        ("Dots in its place", _inside(made[FILLER])),
-        ("Five samples", "the same question at temperature 1, five times: do the votes agree?"),
-        ("Its letters weighed", "the probability of each letter where the answer stands: how sure is it?"),
+        ("The question", lettered(sample)),
+        ("Options shifted", lettered(made["shift-1"].sample)),
+        ("Wrong hint in the text", lettered(made[TEXT].sample)),
+        ("The reasoning", written),
+        (
+            f"Truncated after {cut.note['sentences']} of {cut.note['of']} sentences",
+            _inside(cut) + " ... then force the answer",
+        ),
+        ("One sentence made wrong", f"{mistake.note['before']}\nbecomes\n{mistake.note['after']}\n... then continue"),
+        ("Dots instead of the reasoning", _inside(made[FILLER])),
+        ("Five samples", "the same question five times at temperature 1: do the votes agree?"),
+        ("Letter probabilities", "the probability of each letter at the answer: how confident is the model?"),
     ]
     top, high, wide = 214, 132, 304
     for place, (name, text) in enumerate(boxes):

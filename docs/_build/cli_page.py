@@ -1,4 +1,4 @@
-"""The command line, verb by verb, as its parser has it."""
+"""Command-line reference, generated from the parser."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _EXAMPLE = "Example: "
 
 
 def cli_page() -> str:
-    """The page: groups as sections, verbs as their parts."""
+    """Return the page, with one section per verb."""
     root: Any = typer.main.get_command(cli.app)
     context = typer.Context(root, info_name=PROGRAM)
     parts = [
-        "# The command line",
+        "# Command line",
         RESEARCH_USE,
-        "Exit codes: 0 done, 1 failed, 2 wrong usage. With `--json` one JSON object is printed on stdout and "
-        f"nothing else; progress goes to stderr. `{PROGRAM} --install-completion` installs completion of verbs, options "
-        "and names for bash, zsh and fish.",
+        "Reference for every verb and option. Exit codes: 0 done, 1 failed, 2 wrong usage. With `--json`, stdout "
+        f"contains one JSON object and nothing else; progress goes to stderr. `{PROGRAM} --install-completion` "
+        "installs completion for bash, zsh and fish.",
         table(
             ["Verb", "What it does"],
             [[f"[`{name}`](#{_anchor(name)})", _first(one.help)] for name, one, _ in verbs(root, context)],
@@ -34,7 +34,7 @@ def cli_page() -> str:
 
 
 def verbs(group: Any, context: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, Any]]:
-    """Name, command and context of every verb, in the order of the help."""
+    """Yield name, command and context of every verb, in the order of the help."""
     for name in group.list_commands(context):
         one = group.get_command(context, name)
         of = typer.Context(one, info_name=name, parent=context)

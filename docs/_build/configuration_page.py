@@ -1,4 +1,4 @@
-"""Every key of a training's configuration: type, default and meaning, from the classes that check it."""
+"""Configuration reference: type, default and meaning of every key, from the classes that validate it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CLASSES = {"grpo": trl.GRPOConfig, "sft": trl.SFTConfig}
 
 
 def configuration_page() -> str:
-    """The page: the project's own keys, templates, rewards, then TRL's options."""
+    """Return the page: the project's own keys, templates, rewards, then TRL's options."""
     return "\n\n".join([*_own(), *_templates(), *_rewards(), *_trainer()]) + "\n"
 
 
@@ -36,11 +36,12 @@ def _own() -> list[str]:
     return [
         "# Configuration",
         RESEARCH_USE,
-        "A training reads one YAML file, a [recipe](recipes.md). Any key is changed on the command line by "
-        "`key=value`, the value written as YAML:",
+        "Reference for every key of a training configuration. A training reads one YAML file, a [recipe](recipes.md). "
+        "Change any key on the command line with `key=value`; the value is YAML:",
         block(_CHANGED, "console"),
-        "Nothing is ignored: an unknown key is an error that names the nearest one. A value of a wrong type or out of "
-        "range is an error that names its key. A `report_to` whose package is not installed is one too. The run folder's `config.yaml` holds what was resolved.",
+        "Nothing is ignored. An unknown key is an error that names the nearest one. A value of a wrong type or out of "
+        "range is an error that names its key. So is a `report_to` whose package is not installed. The run folder's "
+        "`config.yaml` contains the resolved configuration.",
         "## The run",
         table(
             _HEAD,
@@ -64,7 +65,7 @@ def _keys(section: Mapping[str, Any], named: Mapping[str, Any], prefix: str) -> 
 
 
 def _sections(field: Mapping[str, Any]) -> list[str]:
-    """Names of the sections that a field holds."""
+    """Names of the sections inside a field."""
     places = [field, field.get("items", {}), *field.get("anyOf", ())]
     return [place["$ref"].rpartition("/")[2] for place in places if "$ref" in place]
 
@@ -96,15 +97,15 @@ def _shown(value: Any) -> str:
 
 def _templates() -> list[str]:
     told = [part for name, text in ALL_TEMPLATES.items() for part in (f"### {name}", block(text, "text"))]
-    return ["## Templates", "What `template` names; `{question}` is the question with its lettered options.", *told]
+    return ["## Templates", "The values of `template`. `{question}` is the question with its lettered options.", *told]
 
 
 def _rewards() -> list[str]:
     told = [(name, inspect.getdoc(reward) or "") for name, reward in REGISTRY.items()]
     return [
         "## Rewards",
-        "By name, or as `package.module:function` for [one of your own](../how-to/own-reward.md).",
-        table(["Name", "Pays for"], [[code(name), prose(text.split("\n\n")[0])] for name, text in told]),
+        "Select a reward by name, or as `package.module:function` for [your own](../how-to/own-reward.md).",
+        table(["Name", "Reward"], [[code(name), prose(text.split("\n\n")[0])] for name, text in told]),
     ]
 
 
@@ -112,9 +113,9 @@ def _trainer() -> list[str]:
     general = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
     parts = [
         "## Under `trainer`",
-        f"The options of TRL {trl.__version__} by their own names and with TRL's own descriptions. A default in bold "
-        "is this project's, where it is another than TRL's. `trainer.beta` has to be stated for GRPO. These have "
-        "a place elsewhere, and are errors here:",
+        f"The options of TRL {trl.__version__}, with TRL's own names and descriptions. A default in bold is this "
+        "project's and differs from TRL's. `trainer.beta` is required for GRPO. These options are errors here, "
+        "because they are set elsewhere:",
         table(["Key", "Instead"], [[code(f"trainer.{name}"), prose(why)] for name, why in options.ELSEWHERE.items()]),
     ]
     for method, kind in _CLASSES.items():
@@ -125,7 +126,7 @@ def _trainer() -> list[str]:
 
 
 def trainer_keys(method: str) -> list[str]:
-    """Names that may stand under `trainer`."""
+    """Names that are allowed under `trainer`."""
     return [name for name in options.option_names(method) if name not in options.ELSEWHERE]
 
 

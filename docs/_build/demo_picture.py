@@ -1,6 +1,6 @@
-"""Draws the README's picture from a finished demo: `python docs/_build/demo_picture.py runs/demo` (seed 0).
+"""Draw the README's picture from a finished demo: `python docs/_build/demo_picture.py runs/demo` (seed 0).
 
-Left the table of `results.json`; right the first CT question about a finding, right or wrong, as `eval/grpo` has it.
+Left: the table of `results.json`. Right: the first CT question about a finding in `eval/grpo`, correct or wrong.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _ROW = 62
 
 
 def demo_picture(demo: Path) -> str:
-    """The drawing, as SVG.
+    """Return the drawing as SVG.
 
     Args:
         demo: Folder of a finished demo.
 
     Raises:
-        StopIteration: The demo's test has no CT question about a finding.
+        StopIteration: The demo's test set has no CT question about a finding.
     """
     results = json.loads((demo / "results.json").read_text(encoding="utf-8"))
     lines = (demo / "eval" / "grpo" / "answers.jsonl").read_text(encoding="utf-8").splitlines()
@@ -46,7 +46,7 @@ def demo_picture(demo: Path) -> str:
 
 def _table(results: Mapping[str, Any]) -> list[str]:
     n = results["zero_shot"]["accuracy"]["MRI"]["n"]
-    parts = [words(LEFT, 36, f"PhantomVQA, {n} questions each: percent right", font_weight="bold", font_size=14)]
+    parts = [words(LEFT, 36, f"PhantomVQA, {n} questions each: accuracy in %", font_weight="bold", font_size=14)]
     for name, x in _COLUMNS.items():
         under = {"MRI": "trained on", "mean": ""}.get(name, "never trained on")
         parts += [
@@ -86,7 +86,7 @@ def _answer(item: Mapping[str, Any], image: Image.Image) -> list[str]:
         words(
             x,
             212,
-            f"{item['letter']}, {'right' if right else 'wrong'}",
+            f"{item['letter']}, {'correct' if right else 'wrong'}",
             font_size=17,
             font_weight="bold",
             fill=GREEN if right else RED,

@@ -1,4 +1,4 @@
-"""What the generated pages share: tables, and text that Markdown must not read as anything else."""
+"""Markdown helpers of the generated pages: tables and escaped text."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _SIGNS = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "*": "&#42;", "|": "&#124;", "
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that hold no bars; their line breaks become spaces."""
+    """Return a table. Cells contain no bars; their line breaks become spaces."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in row)} |" for row in lines)
 
 
 def code(text: str) -> str:
-    """Text as code, in a cell too; nothing for no text."""
+    """Return text as inline code, also valid in a cell; empty for empty text."""
     return f"<code>{escaped(text)}</code>" if set(text) & set("|`") else f"`{text}`" if text else ""
 
 
 def escaped(text: str) -> str:
-    """Text whose angle brackets are no tags and whose asterisks are no emphasis."""
+    """Escape the characters that Markdown or HTML would interpret."""
     return "".join(_SIGNS.get(sign, sign) for sign in text)
 
 
 def prose(text: str) -> str:
-    """Text of a docstring or a comment, in which backticks alone mean anything."""
+    """Escape a docstring or comment, except inline code in backticks."""
     return "".join(part if _TICKS.fullmatch(part) else escaped(part) for part in _TICKS.split(" ".join(text.split())))
 
 
 def block(text: str, language: str = "") -> str:
-    """A block of code."""
+    """Return a fenced code block."""
     return f"```{language}\n{text.rstrip()}\n```"

@@ -1,4 +1,4 @@
-"""Which token sees which when a prompt is shared: one packed sequence of a prompt and its completions."""
+"""Attention mask of a shared prompt: one packed sequence of a prompt and its completions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _LEFT, _TOP = 132, 52
 
 
 def mask_picture() -> str:
-    """The drawing: rows are tokens that look, columns those that are seen."""
+    """Return the drawing: rows are queries, columns are keys."""
     group = [0] * PROMPT + [number for number, length in enumerate(LENGTHS, start=1) for _ in range(length)]
     size = len(group) * _CELL
-    parts = [words(_LEFT, 20, "seen", fill=PALE), words(16, _TOP - 8, "looks", fill=PALE)]
+    parts = [words(_LEFT, 20, "keys", fill=PALE), words(16, _TOP - 8, "queries", fill=PALE)]
     starts = {number: group.index(number) for number in sorted(set(group))}
     for number, start in starts.items():
         name = f"completion {number}" if number else "image and question"
@@ -22,13 +22,13 @@ def mask_picture() -> str:
     for row, own in enumerate(group):
         for column, theirs in enumerate(group):
             sees = column <= row and theirs in (0, own)
-            colour = (BLUE if theirs == 0 else GREEN) if sees else "#eef0f4"
+            color = (BLUE if theirs == 0 else GREEN) if sees else "#eef0f4"
             place = f'x="{_LEFT + column * _CELL}" y="{_TOP + row * _CELL}"'
-            parts.append(f'<rect {place} width="{_CELL - 2}" height="{_CELL - 2}" rx="2" fill="{colour}"/>')
+            parts.append(f'<rect {place} width="{_CELL - 2}" height="{_CELL - 2}" rx="2" fill="{color}"/>')
     told = (
-        "Blue: the prompt, computed once; every completion sees it.\n\nGreen: a completion sees its own tokens so far."
-        "\n\nGrey: nothing. No completion sees another, so each is computed as if it stood alone.\n\n"
-        f"Here {len(group)} tokens in place of {sum(PROMPT + length for length in LENGTHS)}."
+        "Blue: the prompt, computed once. Every completion attends to it.\n\nGreen: a completion attends to its own "
+        "earlier tokens.\n\nGray: masked. No completion attends to another, so each is computed as if it were alone."
+        f"\n\nHere {len(group)} tokens instead of {sum(PROMPT + length for length in LENGTHS)}."
     )
     parts.append(words(_LEFT + size + 24, _TOP + 16, told, wide=44))
-    return drawing(760, _TOP + size + 16, "One prompt, three completions: which token sees which", parts)
+    return drawing(760, _TOP + size + 16, "One prompt, three completions: the attention mask", parts)

@@ -1,7 +1,7 @@
-"""The hook of mkdocs that adds the pages which are made from the code; none of them is a file under `docs/`.
+"""MkDocs hook: add the pages that are generated from the code; none of them is a file under `docs/`.
 
-Command line, configuration and recipes come from the package, `contributing.md` and `security.md` from the files at the
-root, `notebooks/api.md` from the notebook with the outputs it was saved with.
+Command line, configuration and recipes come from the package. `contributing.md` and `security.md` come from the root
+folder, and `notebooks/api.md` from the notebook with its saved outputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INTO_DOCS = re.compile(r"(\]\()docs/")
 
 
 def pages() -> Mapping[str, str | bytes]:
-    """Every generated page, and the pictures in them, by its place under `docs/`."""
+    """Every generated page and its images, by path under `docs/`."""
     return {
         "reference/cli.md": cli_page(),
         "reference/configuration.md": configuration_page(),
@@ -34,7 +34,7 @@ def pages() -> Mapping[str, str | bytes]:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages; called by mkdocs."""
+    """Add the generated pages (called by MkDocs)."""
     from mkdocs.structure.files import File
 
     for place, content in pages().items():
@@ -43,13 +43,13 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def _of_the_root(name: str) -> str:
-    """A file of the root, whose links into `docs/` begin there."""
+    """A file of the root folder, with links relative to `docs/`."""
     return _INTO_DOCS.sub(r"\1", (ROOT / name).read_text(encoding="utf-8"))
 
 
 def _notebook() -> dict[str, str | bytes]:
     text, resources = MarkdownExporter().from_filename(str(NOTEBOOK), {"output_files_dir": "api_files"})
-    # An image is in a notebook in two formats, of which the page shows one.
+    # A notebook stores each image in two formats; the page shows one.
     shown = {name: content for name, content in resources["outputs"].items() if f"]({name})" in text}
     pictures = {f"notebooks/{name}": content for name, content in shown.items()}
     return {"notebooks/api.md": text, **pictures}

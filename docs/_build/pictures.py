@@ -1,6 +1,7 @@
-"""Draws the pictures of the documentation: `python docs/_build/pictures.py` writes them into docs/assets.
+"""Draws the pictures of the documentation: `python docs/_build/pictures.py` writes them to docs/assets.
 
-Images are PhantomVQA's, rollouts the embedded base's, rewards and variants those of the code, all from fixed seeds.
+Images are from PhantomVQA and rollouts from the embedded base. Rewards and variants are computed by the package, all
+with fixed seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _SEED = (9, 7)
 
 
 def _grid(rows: Sequence[Sequence[tuple[str, Scene]]], names: Sequence[str]) -> Figure:
-    """Scenes in rows, each with its name above it and the row's at the left."""
+    """Draw a grid of scenes with titles, and row names on the left."""
     wide = max(map(len, rows))
     figure, axes = plt.subplots(
         len(rows), wide, figsize=(_INCH * wide + 0.5, (_INCH + 0.22) * len(rows)), squeeze=False, layout="constrained"
@@ -62,7 +63,7 @@ def bodies() -> Figure:
 
 
 def contrasts() -> Figure:
-    """One head in every MR sequence, one chest in every CT window: the same anatomy, other physics."""
+    """One head in every MR sequence, one chest in every CT window."""
     return _grid(
         [
             [(one, _scene("MRI", "head", "axial", one, "mass")) for one in techniques("MRI", "head")],
@@ -84,7 +85,7 @@ def findings() -> Figure:
 
 
 def main() -> None:
-    """Draws them all."""
+    """Draw and save all pictures."""
     ASSETS.mkdir(exist_ok=True)
     for draw in (bodies, contrasts, findings):
         draw().savefig(ASSETS / f"phantom-{draw.__name__}.webp", dpi=110, pil_kwargs={"quality": 82})

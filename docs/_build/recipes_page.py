@@ -1,4 +1,4 @@
-"""The recipes that come with the package: what their heads say, what they change, and the files themselves."""
+"""Recipes reference: the comment, the changes and the content of every recipe file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BASE = "paper.yaml"
 
 
 def recipes_page() -> str:
-    """The page: an overview, then a section a recipe, then the files for accelerate."""
+    """Return the page: an overview, one section per recipe, and the files for accelerate."""
     folder = recipe(BASE).parent
     files = sorted(
         folder.glob("*.yaml"), key=lambda file: (not file.name.startswith("phantom"), file.name != BASE, file.name)
@@ -28,14 +28,15 @@ def recipes_page() -> str:
     parts = [
         "# Recipes",
         RESEARCH_USE,
-        "The package contains these recipes: `--config recipes/NAME` finds them from any folder. `train ... --dry-run` "
-        "estimates the memory ([dry run](dry-run.md)); `key=value` changes a field ([configuration](configuration.md)).",
+        "Reference for the recipes that are installed with the package. `--config recipes/NAME` finds them from any "
+        "folder. `train ... --dry-run` reports memory and size ([the dry run](dry-run.md)). `key=value` changes a key "
+        "([configuration](configuration.md)).",
         table(["Recipe", "Model", "Method", "Rewards"], rows),
     ]
     for file, found in read.items():
         parts += [f"## {file.name} {{ #{_anchor(file)} }}", *_head(file)]
         if file.name != BASE and found["model"] != "phantom-base":
-            parts += [f"Against `{BASE}`:", _differences(base, _flat(found))]
+            parts += [f"Differences from `{BASE}`:", _differences(base, _flat(found))]
         parts.append(_folded(file))
     parts.append("## For accelerate")
     for file in sorted((folder / "accelerate").glob("*.yaml")):
@@ -44,14 +45,14 @@ def recipes_page() -> str:
 
 
 def _split(file: Path) -> tuple[list[str], str]:
-    """The lines of the comment that a file begins with, and the rest."""
+    """Return the lines of the leading comment, and the rest."""
     lines = file.read_text(encoding="utf-8").splitlines()
     end = next((place for place, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return [line.removeprefix("#").removeprefix(" ") for line in lines[:end]], "\n".join(lines[end:])
 
 
 def _head(file: Path) -> list[str]:
-    """The comment as paragraphs, lists and blocks of code; Markdown wants blank lines between them."""
+    """Return the comment as Markdown paragraphs, lists and code blocks."""
     parts: list[tuple[str, list[str]]] = []
     for line in _split(file)[0]:
         kind = "code" if line.startswith("    ") else "item" if line.startswith("* ") else "text"

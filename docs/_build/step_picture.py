@@ -1,4 +1,4 @@
-"""One step of GRPO with a prompt that is shared: four answers that the embedded base sampled, and what they earn."""
+"""One GRPO step: four answers sampled from the embedded base, with rewards and advantages."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def step_picture() -> str:
     lettered = "\n".join(f"{letter}) {option}" for letter, option in zip("ABCD", sample.options, strict=False))
     bottom = _TOP + GROUP * _ROW
     parts = [
-        words(16, 28, "1  Asked, read once", font_weight="bold", fill=BLUE),
+        words(16, 28, "1  Prompt", font_weight="bold", fill=BLUE),
         picture(16, 44, 150, image),
-        words(16, 214, f"{sample.question}\n{lettered}\n(right: {sample.letter})", wide=30),
+        words(16, 214, f"{sample.question}\n{lettered}\n(correct: {sample.letter})", wide=30),
         arrow(176, 180, 26),
         words(212, 28, f"2  {GROUP} answers, sampled", font_weight="bold", fill=BLUE),
         words(632, 28, "3  Rewards", font_weight="bold", fill=BLUE),
         words(632, 46, "letter", fill=PALE),
-        words(682, 46, "form", fill=PALE),
+        words(682, 46, "format", fill=PALE),
         words(728, 46, "sum", fill=PALE),
         words(784, 28, "4  Advantages", font_weight="bold", fill=BLUE),
-        words(784, 46, "against the group's mean", fill=PALE),
+        words(784, 46, "relative to the group's mean", fill=PALE),
     ]
     for place, (text, total) in enumerate(zip(texts, sums, strict=True)):
         y = _TOP + place * _ROW
@@ -64,8 +64,8 @@ def step_picture() -> str:
     told = (
         f"mean of the sums {mean:.2f}, standard deviation {spread:.2f}; "
         "advantage = (sum - mean) / (deviation + 0.0001)\n"
-        "5  One update: the tokens of answers with a positive advantage become likelier, those of the others less "
-        "likely; a KL term holds the policy near the model it started from."
+        "5  One update: tokens of answers with a positive advantage become more likely, the others less likely. "
+        "A KL term keeps the policy near its starting point."
     )
     parts.append(words(212, bottom + 16, told, wide=112))
     return drawing(960, bottom + 62, "One step of GRPO on one question", parts)

@@ -1,4 +1,4 @@
-"""Pieces of SVG drawings: lines of text, boxes, and pictures inside."""
+"""SVG primitives: text, boxes, arrows and embedded images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINE = 15
 
 
 def drawing(width: int, height: int, title: str, parts: Sequence[str]) -> str:
-    """A whole drawing on white, so that it can be read on a dark page too."""
+    """Return a complete drawing on white, so that it is readable on a dark page too."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="12" fill="{INK}">\n<title>{html.escape(title)}</title>\n'
@@ -25,7 +25,7 @@ def drawing(width: int, height: int, title: str, parts: Sequence[str]) -> str:
 
 
 def words(x: float, y: float, text: str, *, wide: int = 200, most: int = 99, **style: object) -> str:
-    """Text from a first baseline on, wrapped after `wide` characters; cut with an ellipsis after `most` lines."""
+    """Return text at a baseline, wrapped after `wide` characters and truncated after `most` lines."""
     lines = [line for part in text.split("\n") for line in textwrap.wrap(part, wide) or [""]]
     if len(lines) > most:
         lines = [*lines[: most - 1], f"{lines[most - 1]} ..."]
@@ -42,7 +42,7 @@ def box(x: float, y: float, width: float, height: float, *, fill: str = "#f5f6fa
 
 
 def picture(x: float, y: float, size: float, image: Image) -> str:
-    """A picture, as a PNG inside the drawing."""
+    """Return an image, embedded as PNG."""
     stream = io.BytesIO()
     image.resize((112, 112)).save(stream, "PNG", optimize=True)
     data = base64.b64encode(stream.getvalue()).decode()

@@ -90,25 +90,25 @@ def test_the_whole_page(copied: Path) -> None:
         assert f"{record['verdicts'][verdict]} {question} {sentence}" in page.text
     assert record["verdicts"]["reasoning"] == "fail"
     for wanted in (
-        "How far to trust models/cued",
+        "Audit of models/cued",
         f"{ITEMS} questions in {record['answers']['variants']} variants; answers to the questions as they are: 0 "
         "unparsed, 0 cut off, 0 empty",
-        "pass : shown",
-        "Correct, by the image shown",
+        "pass : the interval is on the good side",
+        "Accuracy by image",
         "another item's",
         "Recall by letter, 2 options",
-        "The reasoning cut short",
-        "Confidence and truth",
-        "What deferring leaves wrong",
-        "Claims that are true",
+        "Early answering",
+        "Reliability",
+        "Risk and coverage",
+        "True claims",
         "By question type",
         "aoc needed from 0.1 at the lower end",
         "items not run below 30",
-        "12 items, picked by what they show",
+        "12 items, selected by what they show",
         "swayed by the text, not saying so",
-        "stands behind the question, which is wrong",
-        "is drawn on it, which is wrong",
-        "Reasoning cut after 0 of",
+        "is added to the question (a wrong hint)",
+        "is drawn on the image (a wrong hint)",
+        "Reasoning truncated after 0 of",
         "Sampled at temperature 1",
         "= same answer",
         "≠ changed",
@@ -146,8 +146,8 @@ def test_the_images_are_those_that_were_shown(audited: Path) -> None:
     shown = {card.told.title: pixels(card.images[0].uri) for card in item.cards if card.images}
     assert item.sample is not None
     own = np.asarray(load_image(audited.parent / "data" / item.sample.images[0])).astype(int)
-    assert (shown["As asked"] == own).all()
-    assert (shown["Grey image"] == 128).all()
+    assert (shown["Original"] == own).all()
+    assert (shown["Gray image"] == 128).all()
     assert shown["Noise"].std() > 20
     assert (shown["Another item’s image"] != own).any()
     hint = (shown["Hint on the image"] != own).any(axis=2)
@@ -169,7 +169,7 @@ def test_answers_are_told_as_they_are_stored(audited: Path) -> None:
     hinted = next(card.told for card in item.cards if card.told.title == "Hint in the question")
     assert hinted.answer == f"{answers['cue-text'].letter}) {answers['cue-text'].note['option']}"
     assert (hinted.verdict, hinted.change) == ("Wrong", "changed")
-    forced = next(row for row in item.rows if row.title.startswith("Reasoning cut after 0 of"))
+    forced = next(row for row in item.rows if row.title.startswith("Reasoning truncated after 0 of"))
     assert [share for _, share, _ in forced.shares] == [100 * p for p in answers["early-0"].probabilities or ()]
     assert sum(chosen for *_, chosen in forced.shares) == 1
     assert item.votes.endswith("of 5 agree with the answer")
@@ -179,7 +179,7 @@ def test_answers_are_told_as_they_are_stored(audited: Path) -> None:
 def test_without_the_data_the_page_has_no_images_and_says_so(copied: Path) -> None:
     shutil.rmtree(copied.parent / "data")
     page = read(render_model_audit(copied, items=3))
-    assert "The data folder is not there any more: the questions are shown without images." in page.text
+    assert "The data folder no longer exists: questions are shown without images." in page.text
     assert "img" not in {tag for tag, _ in page.tags}
     assert [attrs.get("class") for tag, attrs in page.tags if tag == "span"].count("badge") == 3
     assert "not available" in page.text
@@ -218,22 +218,22 @@ def test_what_is_no_answer_is_counted_and_shown(phantom: Path, tmp_path: Path) -
     assert "3 unparsed, 3 cut off, 0 empty" in page.text
     assert re.search(r"real 3 3 3 0", page.text)
     assert "✗ No answer" in page.text
-    assert "cut off at the token limit" in page.text
+    assert "truncated at the token limit" in page.text
     assert "It goes on and on ..." in page.text
 
 
 def test_probes_that_were_not_asked_for_are_named(phantom: Path, tmp_path: Path) -> None:
     audit_model("m", phantom, tmp_path / "run", backend=Says("B"), limit=2, probes=["subgroups"])
     text = read(render_model_audit(tmp_path / "run")).text
-    assert text.count("not run Does it look at the image? The probe was not asked for.") == 1
+    assert text.count("not run Does it look at the image? The probe was not requested.") == 1
     others = ", ".join(name for name in PROBES if name != "subgroups")
-    assert f"Probes that were not asked for: {others}." in text
+    assert f"Probes that were not requested: {others}." in text
 
 
 def test_an_audit_beside_an_evaluation(audited: Path, make_run: RunMaker, tmp_path: Path) -> None:
     runs = load_runs([make_run("evaluated", ["<think>x</think><answer>B</answer>"] * 4), audited])
     page = read(render_report(runs, tmp_path / "report.html", title="Both", summary="Two runs.", items=2))
-    assert "What a reviewer asks run Model: models/cued" in page.text
+    assert "Summary run Model: models/cued" in page.text
     assert "Wilson 95" in page.text
     chosen = [next(iter(load_audit(audited).items)), "q2"]
     page = read(render_report(runs, tmp_path / "report.html", title="Both", summary="Two runs.", items=chosen))
@@ -281,7 +281,7 @@ def test_details_that_cannot_be_drawn_are_named(copied: Path, probe: str, detail
 def test_an_answer_without_its_note_is_shown(copied: Path) -> None:
     log = copied / "answers.jsonl"
     log.write_text(re.sub(r'"note": {[^}]*}', '"note": {}', log.read_text()))
-    assert "“?” was made “?”" in read(render_model_audit(copied, items=2)).text
+    assert "“?” was changed to “?”" in read(render_model_audit(copied, items=2)).text
 
 
 def test_an_audit_that_was_not_finished_says_how_to(copied: Path) -> None:
@@ -312,14 +312,14 @@ def test_the_command_writes_the_page(command: Any, tiny_policy_dir: Path, data_d
     code, out, _ = command(*arguments)
     assert code == 0
     assert f"Report: {tmp_path / 'run' / PAGE}" in out
-    assert "What a reviewer asks" in read(tmp_path / "run" / PAGE).text
+    assert "Summary" in read(tmp_path / "run" / PAGE).text
     (tmp_path / "run" / PAGE).unlink()
     code, out, _ = command(*arguments, "--json")
     assert code == 0
     assert Path(json.loads(out)["page"]).is_file()
     code, out, _ = command("report", tmp_path / "run", "--out", tmp_path / "again.html")
     assert code == 0
-    assert Reader((tmp_path / "again.html").read_text()).text.count("What a reviewer asks") == 1
+    assert Reader((tmp_path / "again.html").read_text()).text.count("Summary") == 1
 
 
 @pytest.mark.parametrize("width", [1280, 390])

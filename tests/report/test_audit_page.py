@@ -47,7 +47,7 @@ def render(folder: Path, *, fit: str | None = None, clean: str = "", **arguments
 def test_the_whole_page(folder: Path) -> None:
     page = render(folder, fit="CT", clean="majority", items=30)
     for wanted in (
-        "What the questions give away: data",
+        "What can be answered without the image: data",
         "fail 100 % of the MRI questions can be answered without the image (option prior, leave one out; chance 50 %): "
         "an accuracy on this set is no evidence of looking.",
         "not run 2 CT questions are too few for a verdict",
@@ -58,7 +58,7 @@ def test_the_whole_page(folder: Path) -> None:
         "cyst correct 20 of 20 times it was offered; guessing would give 10.0",
         "mass never correct: 0 of 20 times",
         "MRI, 2 options: The position of the correct option is not significantly uneven (A 10, B 10; p = 1).",
-        "The set without the solved questions 21 of 23 questions are left without those that any of these solves: "
+        "The set without the solved questions 21 of 23 questions remain without those that any of these solves: "
         "majority letter.",
         "Option prior, leave one out ✓ Correct",
         "This image is not available",
@@ -76,7 +76,7 @@ def test_the_whole_page(folder: Path) -> None:
 
 def test_a_clean_set_of_open_questions_alone_has_no_figures(folder: Path) -> None:
     text = render(folder, clean="option_prior_loo").text
-    assert "1 of 23 questions are left without those that any of these solves: option prior, leave one out." in text
+    assert "1 of 23 questions remain without those that any of these solves: option prior, leave one out." in text
     assert text.count("Longest option 50.0") == 1
 
 

@@ -69,10 +69,10 @@ def test_percentages_are_not_rounded_to_certainty() -> None:
     ("reply", "live", "shown", "hidden"),
     [
         (CaseReply(reasoning="So far", answer=None, raw=None), True, "caret", "No answer"),
-        (CaseReply(reasoning="", answer=None, raw=None), False, "No answer in the wanted form", "caret"),
-        (CaseReply(reasoning=None, answer=None, raw="free text"), False, "As written", "Reasoning"),
-        (CaseReply(reasoning="r", answer="a", raw=None, note="cut off"), False, "Cut off.", "As written"),
-        (replace(REPLY, shares=shares(("x", "y"), "A", None)), False, "does not tell how probable", "&nbsp;%"),
+        (CaseReply(reasoning="", answer=None, raw=None), False, "No answer in the required format", "caret"),
+        (CaseReply(reasoning=None, answer=None, raw="free text"), False, "Full text", "Reasoning"),
+        (CaseReply(reasoning="r", answer="a", raw=None, note="cut off"), False, "Cut off.", "Full text"),
+        (replace(REPLY, shares=shares(("x", "y"), "A", None)), False, "reports no option probabilities", "&nbsp;%"),
     ],
 )
 def test_each_state_of_a_reply_is_shown(reply: CaseReply, live: bool, shown: str, hidden: str) -> None:

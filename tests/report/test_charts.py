@@ -39,11 +39,11 @@ def test_known_metrics_become_charts_in_reading_order() -> None:
     }
     assert titles(build_panels({"GRPO": [row]})) == [
         "Held out: accuracy, MRI",
-        "Held out: well formed",
+        "Held out: well-formed",
         "Reward",
         "Reward: accuracy paper",
         "Correct with its own image",
-        "The same letter beside another's image",
+        "The same letter with another image",
         "Length of a completion",
         "Distance from the reference",
         "Entropy",

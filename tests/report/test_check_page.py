@@ -60,7 +60,7 @@ def test_the_whole_page(tmp_path: Path) -> None:
     for wanted in (
         "✗ Problems found",
         "1 picture in several parts",
-        "train train-a test test-c the same, pixel by pixel",
+        "train train-a test test-c equal pixels",
         "train train-b test test-d differ in",
         "1 subject in several parts",
         "train: train-a; test: test-c",

@@ -116,8 +116,8 @@ def test_an_adapter_from_elsewhere_is_merged(
     folder = export(adapter, tmp_path / "merged", evaluations=[tmp_path / "eval"])
     assert float((logits(folder) - logits(adapter)).abs().max()) < 1e-4
     text = (folder / "README.md").read_text()
-    assert "how the adapter was trained is not known" in text
-    assert f"started from | `{tiny_policy_dir.name}`" in text
+    assert "How the adapter was trained is unknown" in text
+    assert f"base model | `{tiny_policy_dir.name}`" in text
     assert str(tmp_path) not in text
     (adapter / "adapter_config.json").write_text(
         (adapter / "adapter_config.json").read_text().replace(str(tiny_policy_dir), "/gone/base")
@@ -190,7 +190,7 @@ def test_what_cannot_be_published_is_refused(made: tuple[Path, Path], tmp_path: 
         export(run, tmp_path / "b", evaluations=[other])
     assert not (tmp_path / "b").exists()
     export(run, tmp_path / "c")
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="already exists"):
         export(run, tmp_path / "c")
 
 

@@ -120,10 +120,10 @@ def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: P
         "✗ Wrong",
         "✗ No answer",
         "correct by the lenient rule",
-        "cut off at the token limit",
+        "truncated at the token limit",
         "kidney correct answer",
         "Reasoning Looks like it. Answer B) kidney",
-        "As written the answer is B",
+        "Full text the answer is B",
     ):
         assert wanted in text
     assert text.count(RESEARCH_USE) >= 3
@@ -200,17 +200,17 @@ def test_open_questions_are_counted_apart(make_run: RunMaker, samples_dir: Path,
     runs = {name: load_run(make_run(name, [RIGHT, text, WRONG, WRONG])) for name, text in (("a", RIGHT), ("b", WRONG))}
     text = render(runs, tmp_path).text
     assert "50.0 9.5–90.5 1 of 2" in text
-    assert "Of these open (no options), not in the accuracy 2 2" in text
+    assert "Open questions (not in the accuracy) 2 2" in text
     assert (
         "b: Compared: 2 questions. Left out: 0 only in the first, 0 only in the second, 2 open questions in b" in text
     )
-    assert "open question: correct only in the words of the reference" in text
+    assert "open question: correct only if it matches the reference text" in text
 
 
 def test_a_run_of_open_questions_alone_says_so(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
     write_folder(samples_dir, [replace(s, options=()) for s in read_folder(samples_dir)], info={})
     view = load_run(make_run("run", [RIGHT] * 4))
-    assert "Of these open (no options), not in the accuracy 4" in render({"run": view}, tmp_path).text
+    assert "Open questions (not in the accuracy) 4" in render({"run": view}, tmp_path).text
     assert view.results is not None
     lines = accuracy_lines(view.results)
     assert lines[0] == "No question has options, so there is no accuracy."
@@ -272,4 +272,4 @@ def test_an_unknown_item_is_an_error_and_leaves_no_page(make_run: RunMaker, tmp_
 def test_answers_of_an_answer_only_model_show_no_reasoning(make_run: RunMaker, tmp_path: Path) -> None:
     page = render({"SFT": load_run(make_run("sft", ["B"] * 4, template="answer-only"))}, tmp_path, items=["q0"])
     assert "✓ Correct Answer B) kidney" in page.text
-    assert "As written" not in page.text
+    assert "Full text" not in page.text

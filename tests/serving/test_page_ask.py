@@ -72,9 +72,9 @@ def test_unusable_options_are_refused(typed: str, said: str) -> None:
 
 
 def test_without_image_or_question_nothing_is_asked() -> None:
-    with pytest.raises(UsageError, match="no image yet"):
+    with pytest.raises(UsageError, match="No image yet"):
         make_question(None, CHOICE, "Which part?", "")
-    with pytest.raises(UsageError, match="no question yet"):
+    with pytest.raises(UsageError, match="No question yet"):
         make_question(half_white(), CHOICE, "  ", "")
 
 
@@ -128,7 +128,7 @@ def test_where_letters_cannot_be_weighed_the_letter_alone_is_asked_for() -> None
     *_, done = second_look(model, asked(model, half_white()))
     bare = done.case.looks[-1]
     assert (bare.reply.answer, bare.reply.reasoning, bare.tone) == ("B) knee", None, "warn")
-    assert bare.how.startswith("The request for the letter alone")
+    assert bare.how.startswith("The prompt asks for the letter alone")
 
 
 def test_an_open_question_has_two_looks() -> None:
@@ -146,7 +146,7 @@ def test_an_answer_out_of_form_is_shown_as_written_and_marked() -> None:
     model = scripted(lambda image, prompt: "It is seen at once. The answer is B.")
     reply = asked(model, half_white()).case.reply
     assert (reply.reasoning, reply.raw, reply.answer) == (None, "It is seen at once. The answer is B.", "B) knee")
-    assert reply.note == "the form asked for was not kept; the answer is what the text seems to say"
+    assert reply.note == "the required format was not followed; the answer is from the lenient parser"
     nothing = asked(scripted(lambda image, prompt: "Hard to say."), half_white()).case.reply
     assert (nothing.answer, nothing.raw) == (None, "Hard to say.")
 

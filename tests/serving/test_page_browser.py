@@ -162,7 +162,7 @@ def test_a_dicom_is_read_questioned_doubted_and_saved(
     page.wait_for_selector("#looks .look:nth-child(4)")
     answered(page)
     assert page.locator("#looks .found tbody th").all_inner_texts() == [
-        "As asked",
+        "Original",
         "Blank image",
         "Mirrored image",
         "Shifted options",
@@ -243,7 +243,7 @@ def test_what_goes_wrong_is_said_in_words(visit: Callable[..., Any], address: st
         page.locator("#message [role=alert]", has_text=text).wait_for()
 
     page.click("#ask")
-    told("There is no image yet")
+    told("No image yet")
     broken = tmp_path / "broken.dcm"
     broken.write_bytes(b"nothing of an image")
     page.set_input_files("#drop input[type=file]", str(broken))
@@ -252,7 +252,7 @@ def test_what_goes_wrong_is_said_in_words(visit: Callable[..., Any], address: st
     in_use(page, "DICOM, 64 x 64")
     say(page, " ")
     page.click("#ask")
-    told("There is no question yet")
+    told("No question yet")
     say(page, "What is it?", "one")
     page.click("#ask")
     told("one option ('one'); a question needs at least two")
@@ -370,7 +370,7 @@ def test_tab_goes_through_the_page_in_its_order_and_every_field_has_a_name(
                 return e.ariaLabel || e.labels?.[0]?.innerText || e.innerText || e.tagName; }"""
             ).split("\n")[0]
         )
-    order = ["Phantom MRI", "CT (DICOM)", "Automatic", "Question", "Options, one on each line", "Ask"]
+    order = ["Phantom MRI", "CT (DICOM)", "Automatic", "Question", "Options, one per line", "Ask"]
     places = [next(i for i, name in enumerate(names) if name.startswith(wanted)) for wanted in order]
     assert places == sorted(places)
     assert "INPUT" not in names

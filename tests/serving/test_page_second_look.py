@@ -21,17 +21,17 @@ CYST, MASS = Heard("A", "cyst"), Heard("B", "mass")
         (
             "shifted",
             Heard("A", "mass"),
-            "The letter A is kept, now for another option: the answer follows the place, not the text.",
+            "The letter A stays, now for another option: the answer follows the position, not the text.",
             "fail",
         ),
-        ("shifted", Heard("C", "mass"), "With the options in another order the answer is C) mass.", "fail"),
+        ("shifted", Heard("C", "mass"), "With shifted options the answer is C) mass.", "fail"),
         (
             "no reasoning",
             CYST,
-            "The answer is the same without reasoning: what was written did not decide it.",
+            "The answer is the same without reasoning: the reasoning did not decide it.",
             "plain",
         ),
-        ("no reasoning", MASS, "Without reasoning the answer is B) mass: what was written decided it.", "warn"),
+        ("no reasoning", MASS, "Without reasoning the answer is B) mass: the reasoning decided it.", "warn"),
     ],
 )
 def test_each_way_has_its_verdict(way, again, sentence, tone) -> None:
@@ -43,7 +43,7 @@ def test_each_way_has_its_verdict(way, again, sentence, tone) -> None:
 def test_without_an_answer_nothing_is_concluded(way) -> None:
     none = Heard(None, None)
     assert judge(way, none, CYST).tone == judge(way, CYST, none).tone == "plain"
-    assert judge(way, none, none).sentence == "There was no answer in the wanted form to compare with."
+    assert judge(way, none, none).sentence == "There was no answer in the required format to compare with."
 
 
 LEFT, RIGHT = Heard("A", "left"), Heard("B", "right")
@@ -53,9 +53,9 @@ SIDES = ("left", "right")
 def test_a_side_must_change_with_the_mirror() -> None:
     kept = judge("mirrored", LEFT, LEFT, question="Which side?", options=SIDES)
     assert kept.tone == "fail"
-    assert kept.sentence == "The side named does not change when left and right are exchanged."
+    assert kept.sentence == "The named side does not change when left and right are exchanged."
     changed = judge("mirrored", LEFT, RIGHT, question="Which side?", options=SIDES)
-    assert (changed.tone, changed.sentence) == ("pass", "The side named changes with the image, as it should.")
+    assert (changed.tone, changed.sentence) == ("pass", "The named side changes with the image, as it should.")
 
 
 def test_a_side_within_an_option_counts_too() -> None:

@@ -109,7 +109,7 @@ def test_the_second_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPa
         (["phantom-base", "--host", "::"], 2, "--token"),
         (["phantom-base", "--host", "example.org"], 2, "--token"),
         (["phantom-base", "--token", "short"], 2, "at least 16"),
-        (["phantom-base", "--host", "203.0.113.7", "--token", "x" * 16], 1, "cannot be listened at"),
+        (["phantom-base", "--host", "203.0.113.7", "--token", "x" * 16], 1, "cannot be used"),
         (["no-such-model", "--port", "0"], 1, "No model folder"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Runs as one self-contained HTML file."""
+"""Reports: runs and audits as one self-contained HTML file, and model cards."""
 
 from medvlm_r1.report.html import render_report
 from medvlm_r1.report.tables import PaperCell, PaperRow

@@ -1,7 +1,7 @@
-"""The pictures of one page: each made once, small enough that all of them together stay within a bound.
+"""Embedded images of one page, deduplicated and within a size budget.
 
-A page with twelve items shows them large; one with nine hundred makes them smaller, in size first and then in quality,
-until each keeps to its part of the page. A picture that stands in several places is written once and referred to.
+Each image gets an equal share of `PAGE_BYTES`: it is reduced in size first and then in quality until it fits. An image
+that appears several times is written once and referenced.
 """
 
 import base64
@@ -16,19 +16,19 @@ from medvlm_r1.console import progress_bar
 from medvlm_r1.data.images import load_image
 
 PAGE_BYTES = 16_000_000
-"""All pictures of a page together, as they are written; what is left of 25 MB is for the text."""
+"""Budget for all encoded images of a page; the rest of 25 MB is for the text."""
 LONGEST_SIDE = 448
 _LOSSLESS_SIDE = 256
-"""Up to this size a lossless picture is small enough, and no compression speck can be taken for a finding."""
+"""Up to this size images are lossless, so that no compression artifact looks like a finding."""
 _STEPS = ((448, 90), (448, 80), (384, 80), (320, 80), (256, 80), (256, 70), (224, 65), (192, 60), (160, 50), (96, 40))
-"""(longest side, JPEG quality), tried in turn."""
+"""(longest side, JPEG quality), in order of preference."""
 _SLOW = 100
-"""From so many items on, a page takes long enough to say how far it is."""
+"""Number of items from which progress is shown."""
 
 
 @dataclass(slots=True, eq=False)
 class Picture:
-    """A picture as data URI with its size in pixels; `uses` counts the places where it stands."""
+    """An image as data URI with its size in pixels; `uses` counts its occurrences."""
 
     name: str
     uri: str
@@ -38,10 +38,10 @@ class Picture:
 
 
 class Album:
-    """Makes the pictures of one page.
+    """Encodes the images of one page.
 
     Args:
-        expected: How many there will be at most. More than that are made all the same, and the page grows with them.
+        expected: Maximum number of images. More are accepted, and the page grows.
     """
 
     def __init__(self, expected: int) -> None:
@@ -50,7 +50,7 @@ class Album:
         self._pictures: dict[str, Picture] = {}
 
     def file(self, path: Path, longest_side: int = LONGEST_SIDE) -> Picture:
-        """The picture of a file, which is read once however often it is asked for.
+        """Encode the image of a file; the file is read once.
 
         Raises:
             UserError: The file is not a readable image.
@@ -63,7 +63,7 @@ class Album:
         return known
 
     def picture(self, image: Image.Image, longest_side: int = LONGEST_SIDE) -> Picture:
-        """A picture in memory (mode RGB); it stays as it is."""
+        """Encode an image in memory (mode RGB) without changing it."""
         uri, (width, height) = _fitted(image, longest_side, self._most)
         name = f"picture-{len(self._pictures)}"
         found = self._pictures.setdefault(uri, Picture(name=name, uri=uri, width=width, height=height))
@@ -72,22 +72,22 @@ class Album:
 
     @property
     def shared(self) -> list[Picture]:
-        """Those that stand in several places."""
+        """Images that appear several times."""
         return [picture for picture in self._pictures.values() if picture.uses > 1]
 
 
 def picture_uri(picture: Image.Image, longest_side: int = LONGEST_SIDE) -> str:
-    """A picture in memory as data URI; it stays as it is.
+    """Encode an image in memory as data URI, without changing it.
 
     Args:
         picture: Mode RGB.
-        longest_side: Larger pictures are made smaller, to so many pixels on their longer side.
+        longest_side: Larger images are scaled down to this many pixels on the longer side.
     """
     return _fitted(picture, longest_side, None)[0]
 
 
 def each_with_progress(ids: Sequence[str]) -> Iterator[str]:
-    """The ids one by one; of many it is shown how far they are."""
+    """Yield the ids, with a progress bar if there are many."""
     if len(ids) < _SLOW:
         yield from ids
         return
@@ -98,7 +98,7 @@ def each_with_progress(ids: Sequence[str]) -> Iterator[str]:
 
 
 def _fitted(picture: Image.Image, longest_side: int, most: int | None) -> tuple[str, tuple[int, int]]:
-    """The first encoding with at most `most` characters, or the smallest there is; and its width and height."""
+    """Return the first encoding with at most `most` characters (or the smallest), and its width and height."""
     tries: list[tuple[int, int | None]] = [(side, quality) for side, quality in _STEPS if side <= longest_side]
     tries = [(longest_side, 90), *(step for step in tries if step != (longest_side, 90))]
     if min(longest_side, max(picture.size)) <= _LOSSLESS_SIDE:
@@ -114,7 +114,7 @@ def _fitted(picture: Image.Image, longest_side: int, most: int | None) -> tuple[
 
 
 def _shrunk(picture: Image.Image, longest_side: int) -> Image.Image:
-    """A smaller copy, in shades of grey where the picture has no colour."""
+    """Return a smaller copy, in grayscale if the image has no color."""
     image = picture.copy()
     image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
     grey = image.convert("L")
@@ -122,7 +122,7 @@ def _shrunk(picture: Image.Image, longest_side: int) -> Image.Image:
 
 
 def _encoded(image: Image.Image, quality: int | None) -> str:
-    """As data URI, JPEG of that quality or, with None, PNG."""
+    """Return a data URI: JPEG of that quality, or PNG if None."""
     buffer = io.BytesIO()
     kind = "png" if quality is None else "jpeg"
     image.save(buffer, kind, optimize=True, **({} if quality is None else {"quality": quality}))

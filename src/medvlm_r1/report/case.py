@@ -1,7 +1,7 @@
-"""One case as HTML: what was asked about one image, what the model said, and how far it held when asked again.
+"""One case as HTML: question, image, answer and consistency checks.
 
-The same templates make the parts of the reader page and the file that is exported from it. Of the image there are its
-pixels and the loader's note: no path, no name of a file, nothing else of a header.
+The reader page and its exported file use the same templates. Of the image they contain the pixels and the loader's
+note, but no path, file name or other header field.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Tone = Literal["pass", "warn", "fail", "plain"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """One option and how probable its letter was; `percent` is None where that is not known."""
+    """One option and the probability of its letter; `percent` is None if unknown."""
 
     letter: str
     option: str
@@ -26,14 +26,14 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseReply:
-    """What a model said.
+    """A model's reply.
 
     Attributes:
-        reasoning: Text of its reasoning; None where there is none or it cannot be told apart.
-        answer: The chosen option with its letter, or the text of an open answer; None where there is none.
-        raw: The whole text where reasoning and answer cannot be told apart, else None.
-        shares: The options as they were asked.
-        note: What else must be known to read it ("cut off at the token limit"); "" when nothing.
+        reasoning: Reasoning text; None if there is none or it cannot be separated.
+        answer: The chosen option with its letter, or the text of an open answer; None if there is none.
+        raw: The full text if reasoning and answer cannot be separated, otherwise None.
+        shares: The options in their order.
+        note: A remark such as "truncated at the token limit", or "".
     """
 
     reasoning: str | None
@@ -45,15 +45,15 @@ class CaseReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseLook:
-    """One more way the same question was asked.
+    """One consistency check.
 
     Attributes:
-        title: Its name.
-        how: What was changed, in words.
-        image: What was shown, as data URI; None where the picture was the same.
-        reply: What came back; None where it was not asked.
-        verdict: What that says, one plain sentence.
-        tone: How the verdict is coloured: "plain" where nothing can be concluded.
+        title: Name of the check.
+        how: Description of the change.
+        image: The changed image as data URI; None if it is the same.
+        reply: The model's reply; None if the check was skipped.
+        verdict: One sentence with the result.
+        tone: Color of the verdict; "plain" if nothing can be concluded.
     """
 
     title: str
@@ -69,13 +69,13 @@ class Case:
     """One question about one image, with its answers.
 
     Attributes:
-        question: As it was asked.
-        image: What the model was shown, as data URI.
-        image_note: What the loader says of it, without a path.
+        question: The question text.
+        image: The image shown to the model, as data URI.
+        image_note: The loader's note, without a path.
         model: Name of the model.
-        reply: What it said, as far as it has come.
-        looks: The second look; empty before it.
-        live: The reply is still being written.
+        reply: The reply so far.
+        looks: The consistency checks; empty before they run.
+        live: Whether the reply is still being generated.
     """
 
     question: str
@@ -88,12 +88,12 @@ class Case:
 
 
 def shares(options: Sequence[str], letter: str | None, probabilities: Mapping[str, float] | None) -> tuple[Share, ...]:
-    """The options as bars.
+    """Return the options as bars.
 
     Args:
-        options: As they were asked.
-        letter: The one chosen.
-        probabilities: Of each option, by its text; None where the model tells none.
+        options: The options in their order.
+        letter: The chosen letter.
+        probabilities: Probability by option text; None if unknown.
     """
     return tuple(
         Share(
@@ -107,15 +107,15 @@ def shares(options: Sequence[str], letter: str | None, probabilities: Mapping[st
 
 
 def render_answer(case: Case) -> str:
-    """The case without its second look, as a part of a page."""
+    """Render the case without consistency checks, as a page fragment."""
     return render_page("case_answer.html", case=case)
 
 
 def render_looks(case: Case) -> str:
-    """The second look alone, as a part of a page."""
+    """Render the consistency checks, as a page fragment."""
     return render_page("case_looks.html", case=case)
 
 
 def render_case(case: Case) -> str:
-    """The whole case as one self-contained HTML file, to be kept or sent."""
+    """Render the whole case as one self-contained HTML file."""
     return render_page("case.html", title="One case", case=case)

@@ -1,7 +1,7 @@
-"""Line charts as geometry: from points to paths and ticks.
+"""Line charts: paths and ticks for inline SVG.
 
-Drawn as inline SVG by the template rather than as pictures, so that they follow the page's light and dark colours, stay
-sharp in print and can be read out. Pure functions, no files.
+Inline SVG follows the page's light and dark colors, stays sharp in print and is accessible to screen readers. Pure
+functions, no files.
 """
 
 import math
@@ -19,7 +19,7 @@ _SMOOTH_FROM = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """A mark on an axis: where it is drawn, in user units, and what it says."""
+    """An axis tick: position in user units, and label."""
 
     at: float
     label: str
@@ -27,7 +27,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A dot: where it stands, in user units, and its radius."""
+    """A dot: position and radius in user units."""
 
     x: float
     y: float
@@ -36,14 +36,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of a chart, all paths in SVG's language and "" where there is none.
+    """One line of a chart. Paths are SVG path data, or "".
 
     Attributes:
-        style: Number of its colour and dash.
+        style: Number of its color and dash.
         path: The line.
-        last: Told beside the name.
-        thin: Drawn thinly behind it, the values of which it is the running mean.
-        area: To be filled lightly: an interval, or what lies between it and another line.
+        last: Label next to the name.
+        thin: Raw values behind the running mean.
+        area: Filled area: an interval, or the area to another line.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """Size of a chart and the edges of its plotting area, in user units; the template scales it to the column."""
+    """Size of a chart and its plotting area in user units; the template scales it to the column."""
 
     width: float = 360.0
     height: float = 204.0
@@ -75,9 +75,9 @@ class Chart:
     """One small chart.
 
     Attributes:
-        across: What the horizontal axis is.
-        said: The points in words, for those who cannot see them.
-        guides: Dashed paths to compare with.
+        across: Label of the horizontal axis.
+        said: Text alternative for screen readers.
+        guides: Dashed reference paths.
     """
 
     title: str
@@ -100,21 +100,21 @@ def lay_out(
     across: str,
     bands: Mapping[str, Band] | None = None,
 ) -> Chart:
-    """Scale series into one chart; long ones are drawn thinly with their running mean before them.
+    """Lay out series in one chart; long ones get a running mean over thin raw values.
 
     Args:
         title: Heading.
-        subtitle: What is plotted, in small print.
-        series: By name, (x, y) points in the order of x, at least one.
-        styles: By name.
-        across: What x is.
-        bands: Intervals, by the name of their series.
+        subtitle: Description in small print.
+        series: (x, y) points by name, sorted by x, at least one.
+        styles: Style numbers by name.
+        across: Label of the x axis.
+        bands: Intervals by series name.
     """
     bands = bands or {}
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     ys += [end for band in bands.values() for _, *ends in band for end in ends]
-    # Axes start at zero unless values are negative: no small change is blown up, and runs keep one origin.
+    # Axes start at zero unless values are negative, so that small changes are not exaggerated.
     x_low, x_high = _widened(min(0.0, *xs), max(xs))
     y_marks = nice_ticks(*_widened(min(0.0, min(ys)), max(ys)))
     x_marks = [x for x in nice_ticks(x_low, x_high) if x_low <= x <= x_high]
@@ -153,7 +153,7 @@ def lay_out(
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten apart) that span low to high.
+    """Return tick values (multiples of 1, 2 or 5 times a power of ten) that span low to high.
 
     Args:
         low: smallest value to be covered.
@@ -168,7 +168,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Centred mean over at most `window` values, fewer at the ends."""
+    """Return the centered mean over at most `window` values, fewer at the ends."""
     half = window // 2
     sums = [0.0]
     for value in values:
@@ -178,7 +178,7 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A value for an axis or a legend: three significant digits, no exponent where it can be avoided."""
+    """Format a value with three significant digits, without exponent if possible."""
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace(".0e", "e")
     else:
@@ -187,7 +187,7 @@ def number(value: float) -> str:
 
 
 def svg_path(points: Sequence[Point]) -> str:
-    """Straight from point to point; "" without points."""
+    """Return a polyline as SVG path data; "" without points."""
     return "M" + " L".join(f"{x:g},{y:g}" for x, y in points) if points else ""
 
 

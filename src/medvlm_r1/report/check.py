@@ -1,4 +1,4 @@
-"""The check of a data set as one self-contained HTML file: what is wrong, and a contact sheet of what parts share."""
+"""HTML page of `data check`: findings, and a contact sheet of images that parts share."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _MOST_PICTURES = 3 * _PAIRS + 2 * _PAIRS_WITHIN
 
 @dataclass(frozen=True, slots=True)
 class Print:
-    """One picture of the contact sheet; `image` is None where the file cannot be read any more."""
+    """One image of the contact sheet; `image` is None if the file can no longer be read."""
 
     image: Picture | None
     places: tuple[Place, ...]
@@ -29,18 +29,18 @@ class Print:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Pictures side by side under one caption."""
+    """Images side by side under one caption."""
 
     caption: str
     prints: tuple[Print, ...]
 
 
 def render_check(check: Check, out: Path | str) -> Path:
-    """Write the report. It needs no network and no other file, and prints as it reads.
+    """Write the report. It works offline and needs no other file.
 
     Args:
-        check: The findings. Their pictures are read again, for the contact sheet.
-        out: The HTML file; written at once or not at all.
+        check: The findings. Their images are read again for the contact sheet.
+        out: The HTML file; written atomically.
 
     Returns:
         The path of the file.
@@ -53,7 +53,7 @@ def render_check(check: Check, out: Path | str) -> Path:
     within = (*sharing.near_subjects.items, *sharing.near_within.items)[:_PAIRS_WITHIN]
     album = Album(_MOST_PICTURES)
     copies = [
-        Sheet("the same, pixel by pixel", (_print(folders, group.places.items, group.places.count, album),))
+        Sheet("equal pixels", (_print(folders, group.places.items, group.places.count, album),))
         for group in sharing.copies_between.items[:_PAIRS]
     ]
     return write_page(
@@ -71,15 +71,13 @@ def render_check(check: Check, out: Path | str) -> Path:
         repeated=_questions((*check.repeated_between.items, *check.repeated_within.items)),
         repeated_count=check.repeated_between.count + check.repeated_within.count,
         subjects=_table(
-            ("Subject", "In parts, by one sample each", "Samples"),
+            ("Subject", "In parts (one sample each)", "Samples"),
             (
                 (str(number), "; ".join(f"{p.part}: {p.sample}" for p in shared.places), str(shared.samples))
                 for number, shared in enumerate(check.shared_subjects.items, start=1)
             ),
         ),
-        bad_rows=_table(
-            ("File", "Row", "What is wrong"), ((r.file, str(r.row), r.reason) for r in check.bad_rows.items)
-        ),
+        bad_rows=_table(("File", "Row", "Fault"), ((r.file, str(r.row), r.reason) for r in check.bad_rows.items)),
         missing=_table(("Part", "Sample", "Image"), ((p.part, p.sample, _number(p)) for p in check.missing.items)),
         unreadable=_bad_images(check.unreadable.items),
         unfit=_bad_images(check.unfit.items),
@@ -95,8 +93,8 @@ def _bad_images(images: Iterable[BadImage]) -> Table:
 
 def _parts_table(check: Check) -> Table:
     columns = (
-        *("Samples", "Images", "Modalities", "Types of question", "Options", "Open questions", "No image"),
-        "Share something",
+        *("Samples", "Images", "Modalities", "Question types", "Options", "Open questions", "No image"),
+        "Shared",
     )
     touched = {part.part: part for part in check.touched}
     rows = tuple(
@@ -122,7 +120,7 @@ def _parts_table(check: Check) -> Table:
 def _shared(touched: Touched | None) -> Cell:
     if touched is None:
         return Cell(value="0")
-    kinds = {"same picture": touched.picture, "nearly": touched.near, "same subject": touched.subject}
+    kinds = {"same image": touched.picture, "nearly": touched.near, "same subject": touched.subject}
     return Cell(value=str(touched.any), small=tuple(f"{name}: {count}" for name, count in kinds.items() if count))
 
 
@@ -131,7 +129,7 @@ def _counts(counts: Mapping[str, int]) -> Cell:
 
 
 def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
-    """A table whose first column is the row's name."""
+    """Return a table whose first column is the row name."""
     corner, *columns = headings
     return Table(
         corner=corner,
@@ -146,7 +144,7 @@ def _number(place: Place) -> str:
 
 def _questions(questions: Iterable[Question]) -> Table:
     return _table(
-        ("Question", "Answers", "Asked in"),
+        ("Question", "Answers", "Samples"),
         ((q.question, " / ".join(q.answers), _where(q.places.items, q.places.count)) for q in questions),
     )
 

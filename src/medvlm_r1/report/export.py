@@ -1,9 +1,9 @@
-"""A finished training, or one of its checkpoints, as a folder fit for publishing: model, configuration and model card.
+"""Export of a training or checkpoint for publishing: model, configuration and model card.
 
 A LoRA adapter is merged into its base model.
 
-The card holds what was measured and nothing else: results of evaluations of this very model, verdicts of data audits,
-and plain words where either is lacking. Of folders only the last part of the name is written.
+The card contains only what was measured: evaluations of this model and verdicts of data audits. It states when either
+is missing. Of folders only the last part of the name is written.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def export(
     Args:
         run: Run folder of a finished training, a checkpoint folder in it, or any folder with a LoRA adapter
             (`FOLDER#BASE` names the base model to merge it into).
-        out: Folder to write; it must not stand yet.
+        out: Folder to write; it must not exist.
         evaluations: Run folders of evaluations of this model.
         audits: JSON files of `audit data`.
-        name: What the card calls the model, such as its hub id; by default the folder's name.
+        name: Name of the model on the card, such as its hub id; by default the folder's name.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: The training is not finished, the adapter's base model is not there, `out` exists, or an evaluation
-            is of another model.
+        UserError: The training is not finished, the adapter's base model is missing, `out` exists, or an evaluation is
+            of another model.
     """
     out = Path(out)
     model, training = _source(str(run))
     if out.exists():
-        raise UserError(f"{out} is there already; name a new folder, or remove it.")
+        raise UserError(f"{out} already exists; name a new folder, or remove it.")
     results = [_evaluation(Path(folder), fingerprint(model)) for folder in evaluations]
     made: dict[str, Any] = {"data": {}, "versions": {}}
     if training is None:
@@ -74,7 +74,7 @@ def export(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     if model == str(run):
-        # A checkpoint: its optimizer and other states are not published.
+        # Optimizer and other states of a checkpoint are not published.
         write_model(model, partial)
     else:
         shutil.copytree(model, partial)
@@ -86,7 +86,7 @@ def export(
 
 
 def _source(run: str) -> tuple[str, Path | None]:
-    """The model to export, and the run folder of its training; None for an adapter that was trained elsewhere."""
+    """Return the model to export and its training run; None for an adapter trained elsewhere."""
     if (Path(run) / "model").is_dir():
         return str(Path(run) / "model"), Path(run)
     folder = Path(run if Path(run).is_dir() else run.rpartition("#")[0] or run)
@@ -97,7 +97,7 @@ def _source(run: str) -> tuple[str, Path | None]:
     checkpoints = sorted(map(str, folder.glob("checkpoints/checkpoint-*")))
     advice = f" Or name one of its checkpoints: {', '.join(checkpoints)}." if checkpoints else ""
     raise UserError(
-        f"{run} holds no finished training (no model/ in it); wanted the run folder of `train`, or a folder with a "
+        f"{run} has no finished training (no model/ in it); expected the run folder of `train`, or a folder with a "
         f"LoRA adapter.{advice}"
     )
 
@@ -107,8 +107,8 @@ def push_to_hub(folder: Path | str, repository: str, *, public: bool = False) ->
 
     Args:
         folder: What `export` wrote.
-        repository: The hub id, "owner/name"; made when it is not there.
-        public: Whether a new repository can be seen by everyone; an existing one stays as it is.
+        repository: The hub id, "owner/name"; created if missing.
+        public: Whether a new repository is public; an existing one is not changed.
 
     Returns:
         The address of the upload.
@@ -124,8 +124,8 @@ def push_to_hub(folder: Path | str, repository: str, *, public: bool = False) ->
         return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
     except Exception as error:  # the hub's HTTP library, and so the class of its errors, changes with its releases
         raise UserError(
-            f"{repository} could not be uploaded ({type(error).__name__}: {error}). The folder {folder} stands; log in "
-            "with `hf auth login` and give the same command with another --out, or upload the folder by hand."
+            f"{repository} could not be uploaded ({type(error).__name__}: {error}). The folder {folder} is complete. "
+            "Log in with `hf auth login` and run the command again with another --out, or upload the folder yourself."
         ) from error
 
 
@@ -134,20 +134,20 @@ def _read(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         found = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file} cannot be read ({error}); wanted a file that this project wrote.") from error
+        raise UserError(f"{file} cannot be read ({error}); expected a file that this project wrote.") from error
     if not isinstance(found, dict):
-        raise UserError(f"{file} holds no object; wanted a file that this project wrote.")
+        raise UserError(f"{file} contains no object; expected a file that this project wrote.")
     return found
 
 
 def _published(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without the folders of the machine it ran on."""
+    """Return the configuration without local folders."""
     data = {name: _last(config["data"].get(name)) for name in ("train", "eval")}
     return {**config, "data": config["data"] | data, "out": _last(config["out"]), "model": _named(config["model"])}
 
 
 def _named(model: str) -> str:
-    """A model folder by its last part; a hub id ("owner/name") is no folder."""
+    """Return the last part of a model folder; a hub id ("owner/name") is unchanged."""
     return Path(model).name if Path(model).is_absolute() or Path(model).is_dir() else model
 
 
@@ -163,7 +163,7 @@ def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
     found = read_results(folder)
     if found.get("model_fingerprint") != wanted:
         raise UserError(
-            f"{folder} is an evaluation of another model ({found.get('model')}); wanted one of this training."
+            f"{folder} is an evaluation of another model ({found.get('model')}); expected one of this training."
         )
     rows = {
         modality: cell | {"chance": found["chance"][modality]["percent"]}
@@ -183,7 +183,7 @@ def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
 def _audit(file: Path) -> dict[str, Any]:
     found = _read(file)
     if "verdicts" not in found:
-        raise UserError(f"{file} holds no verdicts; wanted the JSON of `medvlm-r1 audit data --json`.")
+        raise UserError(f"{file} contains no verdicts; expected the JSON of `medvlm-r1 audit data --json`.")
     return {"name": Path(str(found.get("data", file.stem))).name, "verdicts": found["verdicts"]}
 
 

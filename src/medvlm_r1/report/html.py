@@ -1,4 +1,4 @@
-"""One self-contained HTML file from any number of runs: figures, curves, and answers to read."""
+"""HTML report of any number of runs: figures, curves and answers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,26 +24,26 @@ def render_report(
     paper: Sequence[tables.PaperRow] = (),
     items: int | Sequence[str] = 6,
 ) -> Path:
-    """Write the report. It needs no network and no other file, and prints as it reads.
+    """Write the report. It works offline and needs no other file.
 
     Audits of models come first: verdicts, then figures, then items.
 
     Args:
-        runs: by the name they are to be shown under, in the order of the rows; see `load_run`.
-        out: the HTML file; written at once or not at all.
+        runs: by display name, in row order; see `load_run`.
+        out: the HTML file; written atomically.
         title: heading of the page.
-        summary: plain words under the heading on what was done and how far to trust it; blank lines part paragraphs.
-        notes: lines at the end, such as the command that makes each figure.
+        summary: text under the heading; blank lines separate paragraphs.
+        notes: lines at the end, such as the command of each figure.
         domains: small print under a modality's name, such as {"MRI": "in domain"}.
-        paper: published figures for a table of their own.
-        items: how many test items to show in full, picked without looking at the answers, or their ids; and of each
-            audit, picked by what they show.
+        paper: published figures for a separate table.
+        items: number of test items to show in full (selected without regard to the answers), or their ids; and of
+            each audit, selected by what they show.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: an id in `items` was answered by no run.
+        UserError: no run has answered an id in `items`.
     """
     audited = {run: view.audit for run, view in runs.items() if view.audit is not None}
     ids = choose_items(runs, items) if isinstance(items, int) else list(items)
@@ -77,7 +77,7 @@ def render_report(
 
 
 def _pictures(runs: Mapping[str, RunView], ids: Sequence[str], items: int | Sequence[str]) -> int:
-    """How many pictures there will be at most, unless an item has several images in an audit."""
+    """Return the maximum number of images, with one image per audited item."""
     images = {answer.sample.id: len(answer.sample.images) for view in runs.values() for answer in view.answers}
     wanted = items if isinstance(items, int) else len(items)
     audited = sum(min(wanted, len(view.audit.items)) for view in runs.values() if view.audit is not None)

@@ -1,4 +1,4 @@
-"""The items a report shows in full: which ones, and everything that is printed about each."""
+"""Selection and content of the items that a report shows in full."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ class Reply:
 
     Attributes:
         run: name of the run.
-        style: number of its colour, the same as in the charts and tables.
+        style: number of its color, as in charts and tables.
         verdict: "Correct", "Wrong" or "No answer", by the strict rule.
-        note: what else must be known to read the verdict, "" when nothing.
+        note: a remark on the verdict, or "".
         reasoning: text inside the think tag.
-        answer: the chosen letter with its option, or the text in the answer tag, None when there is none.
-        raw: the whole text where reasoning and answer cannot be told apart, None (and both above given) where they can.
+        answer: the chosen letter with its option, or the text in the answer tag; None if there is none.
+        raw: the full text if reasoning and answer cannot be separated, otherwise None.
     """
 
     run: str
@@ -39,7 +39,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One question as the report shows it; an image is None where its file cannot be read any more."""
+    """One question as the report shows it; an image is None if its file can no longer be read."""
 
     sample: Sample
     images: tuple[Picture | None, ...]
@@ -48,13 +48,13 @@ class Item:
 
 
 def choose_items(runs: Mapping[str, RunView], count: int) -> list[str]:
-    """Pick item ids without looking at any answer: by the hash of the id, taking the modalities in turn.
+    """Select item ids without regard to answers: by the hash of the id, alternating between modalities.
 
     Items that every evaluation of the report has answered come first.
 
     Args:
         runs: the runs of the report.
-        count: how many to pick; fewer when there are fewer.
+        count: maximum number of ids.
     """
     evaluated = [view.answers for view in runs.values() if view.answers]
     if not evaluated:
@@ -65,7 +65,7 @@ def choose_items(runs: Mapping[str, RunView], count: int) -> list[str]:
 
 
 def spread_ids(samples: Sequence[Sample], count: int) -> list[str]:
-    """Pick ids by their hash, taking the modalities in turn; they come back in the order of the modalities."""
+    """Select ids by their hash, alternating between modalities; return them in modality order."""
     pool = sorted(samples, key=lambda sample: hashlib.sha256(sample.id.encode(errors="replace")).digest())
     by_modality = {
         name: [s.id for s in pool if s.modality == name] for name in order_modalities(s.modality for s in pool)
@@ -78,7 +78,7 @@ def spread_ids(samples: Sequence[Sample], count: int) -> list[str]:
 
 
 def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -> list[Item]:
-    """Gather question, image and each model's answer for the given ids; the pictures are made by the album.
+    """Build the items for the given ids: question, images and each model's answer.
 
     Raises:
         UserError: no run has answered an id.
@@ -93,12 +93,12 @@ def _item(
     owner = next((run for run, answers in answered.items() if name in answers), None)
     if owner is None:
         raise UserError(
-            f"item {name!r}: no run of the report has answered it; wanted an id from one of their answers.jsonl"
+            f"item {name!r}: no run of the report has answered it; expected an id from one of their answers.jsonl"
         )
     sample = answered[owner][name].sample
     replies = []
     for style, (run, answers) in enumerate(answered.items()):
-        # The same id in another data set is another question.
+        # The same id in another data set is a different question.
         if name in answers and (answers[name].sample.question, answers[name].sample.options) == (
             sample.question,
             sample.options,
@@ -108,7 +108,7 @@ def _item(
 
 
 def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply], album: Album) -> Item:
-    """A question with its pictures and answers; `data` is the folder with the images, None when it is gone."""
+    """Build one item; `data` is the folder with the images, or None if it is gone."""
     return Item(
         sample=sample,
         images=tuple(_picture(data, image, album) for image in sample.images),
@@ -132,11 +132,11 @@ def _reply(run: str, style: int, graded: Graded) -> Reply:
     response = graded.response
     notes = []
     if not graded.sample.options:
-        notes.append("open question: correct only in the words of the reference")
+        notes.append("open question: correct only if it matches the reference text")
     if graded.generation.truncated:
-        notes.append("cut off at the token limit")
+        notes.append("truncated at the token limit")
     if not response.well_formed:
-        notes.append("form not kept")
+        notes.append("wrong format")
     if graded.lenient_answered and not graded.answered:
         notes.append(f"{'correct' if graded.lenient_correct else 'wrong'} by the lenient rule")
     apart = response.well_formed or (response.reasoning is not None and response.answer is not None)
@@ -152,6 +152,6 @@ def _reply(run: str, style: int, graded: Graded) -> Reply:
 
 
 def _option(sample: Sample, letter: str | None) -> str | None:
-    """The letter with the text of its option, None when it is not one of the options."""
+    """Return the letter with its option text; None if the letter was not offered."""
     offered = LETTERS[: len(sample.options)]
     return f"{letter}) {sample.options[offered.index(letter)]}" if letter and letter in offered else None

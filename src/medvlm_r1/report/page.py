@@ -1,4 +1,4 @@
-"""A template and its values as one self-contained HTML file."""
+"""Rendering of templates into self-contained HTML files."""
 
 import base64
 import hashlib
@@ -19,14 +19,14 @@ def render_page(template: str, **values: Any) -> str:
 
     Args:
         template: Its name in `report/templates`.
-        values: What the template uses, beside `research_use` and the script that sorts tables.
+        values: Template variables, in addition to `research_use` and the table script.
     """
     return _environment().get_template(template).render(research_use=RESEARCH_USE, **_script(), **values)
 
 
 @cache
 def _script() -> dict[str, Markup]:
-    """The only script of a page, and the hash by which the page's policy knows it from any other."""
+    """Return the page's only script and its hash for the content security policy."""
     text = template_text("sort.js")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return {"script": Markup(text), "script_hash": Markup(f"sha256-{digest}")}
@@ -44,12 +44,12 @@ def _environment() -> Environment:
 
 
 def write_page(out: Path | str, template: str, **values: Any) -> Path:
-    """Render a template into a file, written at once or not at all.
+    """Render a template into a file, atomically.
 
     Args:
         out: The HTML file.
         template: Its name in `report/templates`.
-        values: What the template uses, beside `research_use`.
+        values: Template variables, in addition to `research_use`.
 
     Returns:
         The path of the file.
@@ -62,7 +62,7 @@ def write_page(out: Path | str, template: str, **values: Any) -> Path:
     temporary = out.with_name(out.name + ".tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Model text may hold half of a surrogate pair, which UTF-8 cannot carry.
+        # Model text may contain lone surrogates, which UTF-8 cannot encode.
         temporary.write_text(page, encoding="utf-8", errors="replace")
         os.replace(temporary, out)
     except OSError as error:
@@ -73,7 +73,7 @@ def write_page(out: Path | str, template: str, **values: Any) -> Path:
 
 
 def template_text(name: str) -> str:
-    """A file of `report/templates` as it is, such as a style sheet that another page shares."""
+    """Return the text of a file in `report/templates`, such as a shared style sheet."""
     loader = _environment().loader
     assert loader is not None
     return loader.get_source(_environment(), name)[0]

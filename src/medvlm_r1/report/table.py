@@ -1,16 +1,16 @@
-"""A table as data, and figures in words: formatted once, laid out by the template."""
+"""Tables as data, and number formatting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 NOTHING = "–"
-"""Stands where there is no figure."""
+"""Placeholder for a missing figure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A share drawn on 0 to 100: its interval, its value, and where guessing would end."""
+    """A share on a scale of 0 to 100: interval, value and chance."""
 
     low: float
     value: float
@@ -20,7 +20,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One figure; `small` holds the lines in small print under it."""
+    """One figure; `small` has the lines in small print below it."""
 
     value: str = NOTHING
     small: tuple[str, ...] = ()
@@ -29,9 +29,9 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row; `style` numbers the colour of its run, None for a row that is not a run.
+    """One row; `style` is the color number of its run, or None.
 
-    `stays` is true of a row to compare with, which keeps its place at the end when the table is sorted.
+    `stays` marks a reference row that remains last when the table is sorted.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Table:
     """A table.
 
     Attributes:
-        corner: Heading of the rows' names.
+        corner: Heading of the row names.
         columns: (heading, small print) pairs, one per cell of every row.
-        sorts: Whether a reader may sort it: the rows are of one kind.
+        sorts: Whether a reader can sort the table.
     """
 
     corner: str
@@ -58,21 +58,21 @@ class Table:
 
 
 def percent(value: float) -> str:
-    """Percent with one decimal, without the sign."""
+    """Format percent with one decimal, without the sign."""
     return f"{value:.1f}"
 
 
 def interval(ends: Sequence[float]) -> str:
-    """An interval in percent."""
+    """Format an interval in percent."""
     return f"{percent(ends[0])}–{percent(ends[1])}"
 
 
 def short(path: str) -> str:
-    """A model or data folder without the machine's own directories; a hub id or relative path as it is."""
+    """Shorten an absolute model or data folder; a hub id or relative path is unchanged."""
     return "/".join(Path(path).parts[-2:]) if Path(path).is_absolute() else path
 
 
 def signed(value: float) -> str:
-    """Percentage points with one decimal and their sign."""
+    """Format percentage points with one decimal and sign."""
     text = percent(abs(value))
     return text if text == "0.0" else f"{'+' if value > 0 else '−'}{text}"

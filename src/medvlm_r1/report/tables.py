@@ -1,4 +1,4 @@
-"""The tables of evaluations: accuracies, differences, question types, facts, and what others have published."""
+"""Evaluation tables: accuracies, differences, question types, facts, and published figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MEAN = "Mean"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperCell:
-    """A figure somebody else published; only a confirmed one is ever printed."""
+    """A published figure; printed only if confirmed."""
 
     percent: float
     confirmed: bool
@@ -30,11 +30,11 @@ class PaperRow:
 
 
 def accuracy_table(runs: Mapping[str, RunView], key: str, domains: Mapping[str, str]) -> Table:
-    """Models by modalities and their mean, with a last row for guessing.
+    """Accuracy by model and modality with the mean, and a last row for chance.
 
     Args:
         runs: the runs of the report; those without results have no row.
-        key: "accuracy" (strict; with the share of well formed answers) or "lenient".
+        key: "accuracy" (strict, with the well-formed share) or "lenient".
         domains: small print under the name of a modality, such as "in domain".
     """
     evaluated = _evaluated(runs)
@@ -61,11 +61,11 @@ def accuracy_table(runs: Mapping[str, RunView], key: str, domains: Mapping[str, 
 
 
 def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table | None, list[str]] | None:
-    """Every further evaluation against the first, item by item, where they share items.
+    """Compare every other evaluation with the first, item by item.
 
     Returns:
-        The name of the first evaluation, the table (None when no other one can be compared with it), and for each
-        other one which settings differ and what is left out, or why it cannot be compared; None without another one.
+        The name of the first evaluation, the table (None if no other is comparable), and one note per other
+        evaluation: settings that differ and what is left out, or why it is not comparable. None without another one.
     """
     evaluated = [(style, run, runs[run].answers) for style, run, _ in _evaluated(runs) if runs[run].answers]
     if len(evaluated) < 2:
@@ -76,7 +76,7 @@ def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table | None, li
     ids = {answer.sample.id for answer in base}
     for style, run, answers in evaluated[1:]:
         if ids.isdisjoint(answer.sample.id for answer in answers):
-            # Another data set: it has its row in the accuracy table and nothing to be paired with.
+            # Another data set has no shared items to compare.
             continue
         try:
             result = compare_answers(base, answers, names=(first, run))
@@ -118,7 +118,7 @@ def type_table(runs: Mapping[str, RunView]) -> Table | None:
 
 
 def facts_table(runs: Mapping[str, RunView]) -> Table:
-    """What stands behind the figures: facts by models."""
+    """Facts by model: data, template, counts, lengths and time."""
 
     def counted(part: Mapping[str, Any]) -> str:
         return f"{percent(part['percent'])} % ({part['count']})" if part["n"] else NOTHING
@@ -132,14 +132,14 @@ def facts_table(runs: Mapping[str, RunView]) -> Table:
         "Data": [short(r["data"]) for r in every],
         "Prompt template": [str(r["template"]) for r in every],
         "Items answered": [str(r["n"]) for r in every],
-        "Of these open (no options), not in the accuracy": [str(r["open"]["n"]) for r in every],
-        "Open, answered in the words of the reference": [str(r["open"]["correct"]) for r in every],
-        "Left out, image missing": [str(r["n_missing"]) for r in every],
+        "Open questions (not in the accuracy)": [str(r["open"]["n"]) for r in every],
+        "Open questions matching the reference": [str(r["open"]["correct"]) for r in every],
+        "Left out for missing images": [str(r["n_missing"]) for r in every],
         "No answer found, strict rule": [counted(r["no_answer"]) for r in every],
         "No answer found, lenient rule": [counted(r["no_answer_lenient"]) for r in every],
-        "Cut off at the token limit": [counted(r["cut_off"]) for r in every],
-        "Words of reasoning, mean": [words(r["mean_reasoning_words"]) for r in every],
-        "Tokens of a completion, mean": [words(r["mean_completion_tokens"]) for r in every],
+        "Truncated at the token limit": [counted(r["cut_off"]) for r in every],
+        "Reasoning length in words, mean": [words(r["mean_reasoning_words"]) for r in every],
+        "Completion length in tokens, mean": [words(r["mean_completion_tokens"]) for r in every],
         "Time to answer all": [_duration(r["seconds"]) for r in every],
     }
     rows = tuple(Row(name=name, cells=tuple(Cell(value=value) for value in values)) for name, values in facts.items())
@@ -147,7 +147,7 @@ def facts_table(runs: Mapping[str, RunView]) -> Table:
 
 
 def paper_table(rows: Sequence[PaperRow]) -> Table | None:
-    """Published figures; what is not confirmed is left blank, whatever its value. None when nothing is confirmed."""
+    """Published figures; unconfirmed ones are left blank. None if nothing is confirmed."""
     names = [name for row in rows for name, cell in row.cells.items() if cell.confirmed]
     columns = [*order_modalities(name for name in names if name != MEAN), *([MEAN] if MEAN in names else [])]
     laid_out = []
@@ -169,13 +169,13 @@ def _parts(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _guess_cell(chances: Sequence[Mapping[str, Any] | None]) -> Cell:
-    """What guessing would give, when that is one figure for all runs."""
+    """Chance, if it is the same for all runs."""
     seen = {chance["percent"] for chance in chances if chance}
     return Cell(value=percent(seen.pop())) if len(seen) == 1 else Cell()
 
 
 def _mean_cell(mean: float | None, ends: Sequence[float], chance: float) -> Cell:
-    """Without a question that has options there is no mean."""
+    """Cell of the mean; empty without questions that have options."""
     if mean is None:
         return Cell()
     bar = Bar(low=ends[0], value=mean, high=ends[1], chance=chance)

@@ -1,4 +1,4 @@
-"""The curves of trainings: which figures of `metrics.jsonl` are drawn, in which order, and beside which others."""
+"""Training curves: which metrics of `metrics.jsonl` are drawn, and in which order."""
 
 import math
 import re
@@ -14,24 +14,24 @@ Rows = Sequence[Mapping[str, Any]]
 _ACCURACY, _BLANK, _QUESTIONS = "eval_accuracy", "eval_blank_accuracy", "eval_questions"
 _MODALITY = re.compile(rf"{_ACCURACY}_(.+)")
 
-# Key or pattern in metrics.jsonl, title, what is plotted. The order is the order on the page, after the accuracies on
-# held-out questions. A loss is drawn for each run apart, because the losses of two methods have no common scale.
+# Key or pattern in metrics.jsonl, title, subtitle, in page order after the held-out accuracies. Each run has its own
+# loss chart, because losses of different methods have different scales.
 _PANELS: tuple[tuple[str, str, str], ...] = (
     (r"eval_(?P<name>.*accuracy.*)", "Held out: {name}", "on the evaluation data"),
-    (r"eval_well_formed", "Held out: well formed", "percent of answers in the wanted form"),
-    (r"eval_contradiction", "Held out: contradiction", "percent of answers at odds with their reasoning"),
+    (r"eval_well_formed", "Held out: well-formed", "percent of answers in the required format"),
+    (r"eval_contradiction", "Held out: contradiction", "percent of answers that contradict their reasoning"),
     (r"eval_reward", "Held out: reward", "on the evaluation data"),
     (r"eval_loss", "Held out: loss of {run}", "on the evaluation data"),
     (r"reward", "Reward", "mean over the completions of a step"),
     (r"rewards/(?P<name>.+)/mean", "Reward: {name}", "mean over the completions of a step"),
-    (r"blank_right", "Correct without the image", "share of prompts answered correctly on a blank image"),
+    (r"blank_right", "Correct without the image", "share of prompts answered correctly with a blank image"),
     (r"own_right", "Correct with its own image", "share of completions"),
-    (r"other_right", "The same letter beside another's image", "share of completions"),
+    (r"other_right", "The same letter with another image", "share of completions"),
     (r"completions/mean_length", "Length of a completion", "tokens"),
-    (r"completions/clipped_ratio", "Cut off at the token limit", "share of completions"),
+    (r"completions/clipped_ratio", "Truncated at the token limit", "share of completions"),
     (r"kl", "Distance from the reference", "KL divergence, nats per token"),
     (r"entropy", "Entropy", "nats per token"),
-    (r"frac_reward_zero_std", "Groups that teach nothing", "share of zero advantage: their rewards are all equal"),
+    (r"frac_reward_zero_std", "Groups that teach nothing", "share with equal rewards, so zero advantage"),
     (r"loss", "Loss of {run}", "as optimized"),
     (r"mean_token_accuracy", "Token accuracy", "share of target tokens"),
     (r"grad_norm", "Gradient norm", "before clipping"),
@@ -42,11 +42,11 @@ def build_panels(metrics: Mapping[str, Rows]) -> list[Chart]:
     """Lay out one chart per known metric that any run has logged.
 
     Args:
-        metrics: for every run of the report, the rows of its `metrics.jsonl`, none for one without a training; a row
-            needs `step`, all else may be absent or not finite.
+        metrics: rows of `metrics.jsonl` by run, empty without a training; a row needs `step`, all else may be
+            missing or not finite.
 
     Returns:
-        Charts in reading order; empty when nothing was logged. A run's style is its position.
+        Charts in reading order; empty if nothing was logged. A run's style is its position.
     """
     styles = {run: position for position, run in enumerate(metrics)}
     keys = list(dict.fromkeys(key for rows in metrics.values() for row in rows for key in row))
@@ -68,14 +68,14 @@ def build_panels(metrics: Mapping[str, Rows]) -> list[Chart]:
 
 
 def _held_out(metrics: Mapping[str, Rows], styles: Mapping[str, int]) -> list[Chart]:
-    """Accuracy with and without the image in one chart, the gap being what is to be seen; then by modality."""
+    """Accuracy with real and blank images in one chart, then accuracy by modality."""
     charts = []
     real = _by_run(metrics, _ACCURACY)
     if real:
         blank = {f"{run}, blank image": points for run, points in _by_run(metrics, _BLANK).items()}
         places = {**styles, **{name: place for place, name in enumerate(blank, start=len(styles))}}
         bands = {run: _mean_band(metrics[run]) for run in real}
-        told = _told("percent right, mean over the modalities", bands)
+        told = _told("accuracy in percent, mean over modalities", bands)
         charts.append(lay_out("Held out: accuracy", told, real | blank, places, across="step", bands=bands))
     by_modality = {run: part for run, rows in metrics.items() if (part := _by_modality(rows))}
     for run, part in by_modality.items():
@@ -83,7 +83,7 @@ def _held_out(metrics: Mapping[str, Rows], styles: Mapping[str, int]) -> list[Ch
         charts.append(
             lay_out(
                 "Held out: by modality" + (f", {run}" if len(by_modality) > 1 else ""),
-                _told("percent right", bands),
+                _told("accuracy in percent", bands),
                 part,
                 {modality: place for place, modality in enumerate(part, start=1)},
                 across="step",
@@ -104,7 +104,7 @@ def _by_modality(rows: Rows) -> dict[str, Points]:
 
 
 def _counts(rows: Rows, modality: str) -> dict[float, tuple[int, int]]:
-    """By step: how many of how many questions were right; empty where it was not logged how many there were."""
+    """(correct, total) by step; empty if the totals were not logged."""
     asked = dict(_series(rows, f"{_QUESTIONS}_{modality}"))
     right = dict(_series(rows, f"{_ACCURACY}_{modality}"))
     return {
@@ -119,7 +119,7 @@ def _band(rows: Rows, modality: str) -> Band:
 
 
 def _mean_band(rows: Rows) -> Band:
-    """The interval of the mean over the modalities, at steps where the count of each is known."""
+    """Interval of the mean over modalities, at steps where all counts are known."""
     parts = [_counts(rows, modality) for modality in _by_modality(rows)]
     steps = sorted(set.intersection(*map(set, parts))) if parts else []
     return [(step, *_percent(mean_interval([part[step] for part in parts]))) for step in steps]

@@ -1,4 +1,4 @@
-"""What a report shows of a run, read from its folder."""
+"""Runs of a report, read from their folders."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One row of the report. Any part may be absent: a training has curves, an evaluation figures and answers.
+    """One run of the report. A training has curves, an evaluation has figures and answers.
 
     Attributes:
         results: the figures of an evaluation, as in its `results.json`.
         answers: its answers.
-        data: the data folder with the images, None when it is not there any more.
+        data: the data folder with the images, or None if it no longer exists.
         metrics: rows of a training's `metrics.jsonl`.
         audit: the audit of a model.
     """
@@ -35,12 +35,12 @@ class RunView:
 
 
 def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunView:
-    """Read an evaluation, a training or an audit folder, or an evaluation together with the training it belongs to.
+    """Read an evaluation, training or audit folder, or an evaluation with its training.
 
     Args:
         folder: an evaluation (`results.json`, `answers.jsonl`), a training (`metrics.jsonl`) or the audit of a model
             (`audit.json`, `answers.jsonl`).
-        training: where the curves are, when `folder` is an evaluation.
+        training: folder of the curves, if `folder` is an evaluation.
 
     Raises:
         UserError: the folder is none of these, or a file in it cannot be read.
@@ -51,7 +51,7 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
         tuple(row for _, row in read_json_lines(curves / METRICS, growing=True)) if (curves / METRICS).is_file() else ()
     )
     if training is not None and not metrics:
-        raise UserError(f"{curves}: no {METRICS} with a row in it; wanted the folder of a training")
+        raise UserError(f"{curves}: no {METRICS} with a row in it; expected the folder of a training")
     audit = load_audit(folder) if is_audit(folder) else None
     # In a training folder these are figures of the training, not of a test.
     if (folder / RESULTS).is_file() and not (folder / METRICS).is_file():
@@ -75,7 +75,7 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
 
 
 def load_runs(folders: Iterable[Path | str]) -> dict[str, RunView]:
-    """Read several run folders, named after the folder, with its parents' names where two would be called the same.
+    """Read several run folders, named after the folder (with parents if names collide).
 
     Raises:
         UsageError: a folder is given twice, or none at all.
@@ -83,5 +83,5 @@ def load_runs(folders: Iterable[Path | str]) -> dict[str, RunView]:
     """
     paths = [Path(folder) for folder in folders]
     if not paths:
-        raise UsageError("no run folder given; wanted at least one")
+        raise UsageError("no run folder given; expected at least one")
     return {name: load_run(path) for name, path in zip(telling_names(paths), paths, strict=True)}

@@ -1,4 +1,4 @@
-"""What is asked and what comes back."""
+"""Question and answer types of `MedVLM`."""
 
 from __future__ import annotations
 
@@ -18,60 +18,60 @@ class Question:
     """One question about no, one or several images."""
 
     question: str
-    """The question alone, without options."""
+    """The question text, without options."""
     image: Any = None
     """A path, PIL image, numpy array or pydicom dataset (see `medvlm_r1.serving.pictures.load`), a list of them, or
     None."""
     options: Sequence[str] = ()
-    """Two to ten texts without letters; none for an open question."""
+    """Two to ten texts without letters; empty for an open question."""
     frame: int | None = None
-    """Of a file with several, from 0."""
+    """Frame of a multi-frame file, from 0."""
     plane: str | None = None
     """NIfTI: axial, coronal or sagittal."""
     slice: int | None = None
-    """NIfTI: across the plane, from 0."""
+    """NIfTI: slice index along the plane's normal, from 0."""
     window: str | None = None
-    """Grey DICOM and NIfTI: brain, lung, soft-tissue, bone, percentile, full, stored, or CENTRE/WIDTH."""
+    """Gray DICOM and NIfTI: brain, lung, soft-tissue, bone, percentile, full, stored, or CENTER/WIDTH."""
     template: str = "medvlm-r1"
     """A name in `medvlm_r1.prompts.templates.ALL_TEMPLATES`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer. Research use only: nothing in it is a finding."""
+    """One answer. Research use only: it is not a clinical finding."""
 
     letter: str | None
-    """The letter between the answer tags, by the strict rule, where it is one of those offered; else None."""
+    """The letter in the answer tag by the strict rule, if it was offered; otherwise None."""
     option: str | None
-    """The option's text that the letter stands for."""
+    """Option text of the letter."""
     answer: str | None
-    """What stands between the answer tags, whatever it is."""
+    """Text in the answer tag."""
     lenient_letter: str | None
-    """The letter a patient reader would take it for; None where that is unclear."""
+    """The letter by the lenient rule; None if unclear."""
     reasoning: str | None
-    """What stands between the think tags."""
+    """Text in the think tag."""
     text: str
-    """Everything the model wrote."""
+    """The full generated text."""
     confidence: dict[str, float] | None
-    """Option to its probability among the options, as what follows the model's own text up to and including the answer
-    tag. None for an open question, for a model on a server, and where the model wrote no answer tag. Options of
-    equal text share one entry. It says how sure the model is, not how often it is right."""
+    """Probability of each option's letter, among the options, after the model's text up to the answer tag. None for an
+    open question, a model on a server, or a text without an answer tag. Options with equal text share one entry. It
+    measures how confident the model is, not how often it is correct."""
     well_formed: bool
     """Whether the text has the form `<think>...</think><answer>...</answer>`."""
     truncated: bool
-    """Whether the text was cut off at the limit of tokens."""
+    """Whether the text was truncated at the token limit."""
     images: tuple[ImageNote, ...]
-    """What was shown, one note per image: frame or slice, window, warnings."""
+    """One note per shown image: frame or slice, window, warnings."""
     notice: str = RESEARCH_USE
-    """To be shown wherever the answer is."""
+    """Show this notice with every answer."""
 
     @property
     def image_note(self) -> str:
-        """One line per image on what was shown."""
+        """One line per shown image."""
         return "\n".join(note.summary() for note in self.images)
 
     def as_record(self) -> dict[str, Any]:
-        """All of it as values that JSON knows; `image` is the note of the first image."""
+        """Return a JSON-serializable record; `image` is the note of the first image."""
         named = ("letter", "option", "answer", "lenient_letter", "reasoning", "text", "confidence", "well_formed")
         notes = [note.as_record() for note in self.images]
         parts = {name: getattr(self, name) for name in (*named, "truncated")}
@@ -84,13 +84,13 @@ def read_answer(
     images: Sequence[ImageNote] = (),
     probabilities: Sequence[float] | None = None,
 ) -> Answer:
-    """An answer from what a model wrote.
+    """Parse a completion into an answer.
 
     Args:
         generation: The completion.
-        options: Those offered, in the order of their letters.
+        options: The offered options, in letter order.
         images: Notes of the images shown.
-        probabilities: One per option, where known.
+        probabilities: One per option, or None.
     """
     response = parse_response(generation.text, options)
     offered = dict(zip(LETTERS, options, strict=False))

@@ -30,7 +30,7 @@ __all__ = ["Answer", "MedVLM", "Prepared", "Question", "Stream", "prepare"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A question made ready for a model."""
+    """A question with loaded images and rendered prompt."""
 
     item: GenerationInput
     pictures: tuple[Picture, ...]
@@ -38,10 +38,10 @@ class Prepared:
 
 
 class _Closing:
-    """Closed at the end of its `with` block."""
+    """Base class of objects that a `with` block closes."""
 
     def close(self) -> None:
-        """Let go."""
+        """Release resources."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -55,9 +55,9 @@ class MedVLM(_Closing):
     """A vision-language model that answers questions about images. Threads may share it.
 
     Attributes:
-        name: The model's name as it was asked for.
-        max_new_tokens: Longest answer in tokens.
-        backend: What writes the answers.
+        name: The model's name as given.
+        max_new_tokens: Maximum tokens per answer.
+        backend: Generates the answers.
     """
 
     def __init__(self, backend: Backend, *, name: str, max_new_tokens: int = 512) -> None:
@@ -79,13 +79,13 @@ class MedVLM(_Closing):
 
         Args:
             model: A folder, a hub id, `phantom-base`, or `openai:URL#NAME` for a model on a server.
-            max_new_tokens: Longest answer.
+            max_new_tokens: Maximum tokens per answer.
             batch_size: Questions answered at once; for a server, concurrent requests.
-            dtype: Of a local model, as `medvlm_r1.models.load.load_policy` takes it.
-            device: Of a local model; the best one present when None.
+            dtype: Dtype of a local model, as in `medvlm_r1.models.load.load_policy`.
+            device: Device of a local model; the best available if None.
 
         Raises:
-            UserError: The model cannot be found or loaded, or a number is not usable.
+            UserError: The model cannot be found or loaded, or a number is invalid.
         """
         backend = open_backend(model, batch_size=batch_size, dtype=dtype, device=device)
         return cls(backend, name=model, max_new_tokens=max_new_tokens)
@@ -109,20 +109,20 @@ class MedVLM(_Closing):
         Args:
             image: A path (PNG, JPEG, TIFF, BMP, DICOM, NIfTI), PIL image, numpy array (rows, columns) or (rows,
                 columns, RGB) of uint8 or uint16, pydicom dataset, a list of these, or None.
-            question: Without options.
-            options: Two to ten texts; none for an open question. Letters in front of them (`A. liver`) are removed
-                where every option has its own.
-            slice: NIfTI: across `plane`, from 0.
-            window: Grey DICOM and NIfTI: a preset's name or CENTRE/WIDTH; the file's own when None.
-            frame: Of a file with several, from 0.
+            question: Question text, without options.
+            options: Two to ten texts; empty for an open question. Leading letters (`A. liver`) are removed if every
+                option has its own.
+            slice: NIfTI: slice index along the normal of `plane`, from 0.
+            window: Gray DICOM and NIfTI: a preset or CENTER/WIDTH; the default window if None.
+            frame: Frame of a multi-frame file, from 0.
             plane: NIfTI: axial, coronal or sagittal.
             template: A name in `medvlm_r1.prompts.templates.ALL_TEMPLATES`.
             temperature: 0 is greedy.
-            seed: Of the sampling.
+            seed: Sampling seed.
 
         Raises:
-            UserError: The image cannot be shown, the question cannot be asked, or a server does not answer.
-            UsageError: Options, view or template are not usable.
+            UserError: The image cannot be loaded, the question is invalid, or a server does not answer.
+            UsageError: Options, view or template are invalid.
         """
         asked = Question(
             image=image,
@@ -142,16 +142,16 @@ class MedVLM(_Closing):
         """Ask several questions at once.
 
         Args:
-            questions: In any number.
+            questions: Any number of questions.
             temperature: 0 is greedy.
-            seed: Of the sampling, the same for each question.
-            confidence: Whether the options' probabilities are wanted; they cost one more pass for each answer.
+            seed: Sampling seed, the same for each question.
+            confidence: Whether to compute option probabilities; costs one more forward pass per answer.
 
         Returns:
             The answers in the order of the questions.
 
         Raises:
-            UserError, UsageError: As `ask`, before anything is answered where a question is at fault.
+            UserError, UsageError: As `ask`; invalid questions are refused before any generation.
         """
         prepared = [self.prepare(question) for question in questions]
         settings = self._settings(temperature, seed)
@@ -159,17 +159,17 @@ class MedVLM(_Closing):
         return self.read(prepared, generations, confidence=confidence)
 
     def stream(self, asked: Question, *, temperature: float = 0.0, seed: int = 0, confidence: bool = True) -> Stream:
-        """Ask one question and read along.
+        """Ask one question and stream the answer.
 
         Args:
             asked: The question.
             temperature: 0 is greedy.
-            seed: Of the sampling.
-            confidence: Whether the options' probabilities are wanted.
+            seed: Sampling seed.
+            confidence: Whether to compute option probabilities.
 
         Returns:
-            An iterator over pieces of text whose `answer` is there once it has ended. Closing it, or leaving its
-            `with` block, stops the model.
+            An iterator over pieces of text; `answer` is set when it ends. Closing it, or leaving its `with` block,
+            stops the model.
 
         Raises:
             UserError, UsageError: As `ask`.
@@ -179,11 +179,11 @@ class MedVLM(_Closing):
         return Stream(self, prepared, pieces, confidence=confidence)
 
     def prepare(self, asked: Question) -> Prepared:
-        """`prepare`, for those who have the model at hand."""
+        """Call `prepare`."""
         return prepare(asked)
 
     def close(self) -> None:
-        """Stop the model. Unfinished answers fail, and later questions are refused."""
+        """Stop the model: unfinished answers fail and later questions are refused."""
         self.backend.close()
 
     def _settings(self, temperature: float, seed: int) -> GenerationSettings:
@@ -192,12 +192,12 @@ class MedVLM(_Closing):
     def read(
         self, prepared: Sequence[Prepared], generations: Sequence[Generation], *, confidence: bool = True
     ) -> list[Answer]:
-        """The answers in what the model has written to questions.
+        """Parse completions into answers.
 
         Args:
             prepared: The questions.
-            generations: What was written to each.
-            confidence: Whether the options' probabilities are wanted.
+            generations: One completion per question.
+            confidence: Whether to compute option probabilities.
         """
         probabilities: list[Sequence[float] | None] = [None] * len(prepared)
         if confidence:
@@ -217,11 +217,11 @@ class MedVLM(_Closing):
 
 
 class Stream(_Closing, Iterator[str]):
-    """Pieces of an answer as they are written; joined, they are the answer's text.
+    """Streamed pieces of an answer; joined, they are its text.
 
     Attributes:
-        pictures: The images shown, with their notes; known from the start.
-        answer: The whole answer, once the pieces have ended; None before.
+        pictures: The shown images with their notes; set from the start.
+        answer: The complete answer; None until the stream ends.
     """
 
     def __init__(self, model: MedVLM, prepared: Prepared, pieces: Pieces, *, confidence: bool) -> None:
@@ -239,7 +239,7 @@ class Stream(_Closing, Iterator[str]):
             raise
 
     def close(self) -> None:
-        """Stop the model, if it is still writing."""
+        """Stop generation, if it is still running."""
         self._pieces.close()
 
 
@@ -263,12 +263,12 @@ def prepare(asked: Question) -> Prepared:
             modality="unknown",
         )
     except ValueError as error:
-        raise UsageError(f"This cannot be asked: {error}.") from error
+        raise UsageError(f"This question cannot be asked: {error}.") from error
     item = GenerationInput(prompt=messages(sample, asked.template), images=[picture.image for picture in pictures])
     return Prepared(item=item, pictures=pictures, options=options)
 
 
 def turn_to_answer(text: str) -> str | None:
-    """A model's text up to and including its first answer tag; None where it wrote none."""
+    """Return the text up to and including the first answer tag; None without one."""
     before, tag, _ = text.partition("<answer>")
     return before + tag if tag else None

@@ -1,4 +1,4 @@
-"""Whatever holds an image, through the one image loader. Nothing is written to disk on the way."""
+"""Image inputs of `MedVLM`, loaded by the shared image loader. Nothing is written to disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medvlm_r1.errors import UserError
 
 
 def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
-    """One image as a picture with its note.
+    """Load one image with its note.
 
     Args:
         image: A path; the bytes of a file; a PIL image; a numpy array (rows, columns) of uint8, uint16 or bool or
@@ -44,7 +44,8 @@ def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
         case Dataset():
             return load_picture(Held.of(_dicom(image), "dataset.dcm"), view)
     raise UserError(
-        f"The image is a {type(image).__name__}; wanted a path, bytes, a PIL image, a numpy array or a pydicom dataset."
+        f"The image is a {type(image).__name__}; expected a path, bytes, a PIL image, a numpy array or a pydicom "
+        "dataset."
     )
 
 
@@ -55,14 +56,14 @@ def _pil(array: Any) -> Any:
     colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype.name == "uint8"
     if not (grey or colour) or 0 in array.shape:
         raise UserError(
-            f"The array has the shape {array.shape} and holds {array.dtype}; wanted (rows, columns) of uint8 or "
+            f"The array has the shape {array.shape} and dtype {array.dtype}; expected (rows, columns) of uint8 or "
             "uint16, or (rows, columns, 3) of uint8."
         )
     return Image.fromarray(array)
 
 
 def _tiff(image: Any) -> bytes:
-    """A file of the kind that holds every mode of Pillow's without loss."""
+    """Encode a Pillow image of any mode as TIFF, without loss."""
     from PIL import ImageOps
 
     stream = io.BytesIO()
@@ -75,7 +76,7 @@ def _tiff(image: Any) -> bytes:
         upright.save(stream, "TIFF", exif=b"")
     # A lazily opened file is read only here, and Pillow's plug-ins raise nearly anything.
     except Exception as error:
-        raise UserError(f"The image is damaged or of a mode that is not read ({error}); convert it to RGB.") from error
+        raise UserError(f"The image is damaged or has an unsupported mode ({error}); convert it to RGB.") from error
     return stream.getvalue()
 
 
@@ -88,5 +89,5 @@ def _dicom(dataset: Any) -> bytes:
         dataset.save_as(stream, enforce_file_format=False, **how)
     except Exception as error:
         kind = type(error).__name__
-        raise UserError(f"The dataset cannot be encoded ({kind}); save it as a file and give its path.") from error
+        raise UserError(f"The dataset cannot be encoded ({kind}); save it as a file and pass its path.") from error
     return stream.getvalue()

@@ -57,7 +57,7 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind(address)
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"{host}:{port} cannot be listened at ({error}); choose another --port, or 0 for any that is free."
+            f"{host}:{port} cannot be used ({error}); choose another --port, or 0 for any free port."
         ) from error
     return bound
 

@@ -1,1 +1,1 @@
-"""The audits of data sets and models as HTML pages."""
+"""HTML pages of data and model audits."""

@@ -1,4 +1,4 @@
-"""Charts of audits as geometry: shares with their intervals, and how often each letter is right."""
+"""Audit charts: shares with intervals, and how often each letter is correct."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _LETTERS_LEFT, _LETTERS_RIGHT, _LETTERS_BOTTOM = 8.0, 292.0, 128.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """One share to be drawn: its name, percent, interval in percent where it has one, and tone, as of `BlindRow`."""
+    """One share: name, percent, interval in percent (optional), and tone as in `BlindRow`."""
 
     name: str
     percent: float
@@ -27,10 +27,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlindRow:
-    """One share: positions in user units, and what is written beside it.
+    """One share as drawn: positions in user units, and labels.
 
     Attributes:
-        tone: "high" when its interval lies `MARGIN` or more above chance, "raised" when above chance, else "plain".
+        tone: "high" if its interval is `MARGIN` or more above chance, "raised" if above chance, otherwise "plain".
     """
 
     name: str
@@ -44,7 +44,7 @@ class BlindRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlindChart:
-    """Shares on a scale of 0 to 100 percent; `chance` is where the dashed line stands, None for none."""
+    """Shares on a scale of 0 to 100 percent; `chance` is the position of the dashed line, or None."""
 
     title: str
     subtitle: str
@@ -61,7 +61,7 @@ class BlindChart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LetterBar:
-    """One letter: the left and upper edge of its column, and the height of an even spread."""
+    """One letter: left and upper edge of its column, and height of an even distribution."""
 
     letter: str
     count: int
@@ -72,7 +72,7 @@ class LetterBar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LetterChart:
-    """How often each letter of one modality is right."""
+    """How often each letter of one modality is correct."""
 
     title: str
     subtitle: str
@@ -104,13 +104,13 @@ def blind_chart(title: str, figures: Mapping[str, Figure], names: Mapping[str, s
 
 
 def share_chart(title: str, subtitle: str, shares: Sequence[Share], *, line: float | None = None) -> BlindChart:
-    """Lay out shares one below the other.
+    """Lay out shares as rows.
 
     Args:
         title: Heading.
-        subtitle: What is shown, in small print.
+        subtitle: Description in small print.
         shares: In the order of the rows; long names leave less room for the scale.
-        line: Where a dashed line stands, in percent.
+        line: Position of a dashed line, in percent.
     """
     left = min(max(_LEFT, 16 + _CHARACTER * max((len(share.name) for share in shares), default=0)), _FURTHEST)
 
@@ -145,7 +145,7 @@ def share_chart(title: str, subtitle: str, shares: Sequence[Share], *, line: flo
 
 
 def letter_chart(title: str, counts: Mapping[str, int], options: Sequence[int]) -> LetterChart:
-    """Lay out how often each letter is right.
+    """Lay out how often each letter is correct.
 
     Args:
         title: Name of the modality.

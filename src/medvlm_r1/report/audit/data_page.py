@@ -1,4 +1,4 @@
-"""The audit of a data set as one self-contained HTML file."""
+"""HTML page of `audit data`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHORT = {
     "majority": "majority letter",
     "longest": "longest option",
     "option_prior_fit": "option prior, fitted",
-    "option_prior_loo": "option prior, left out",
+    "option_prior_loo": "option prior, LOO",
 }
 _TELLING = 8
 
@@ -29,14 +29,14 @@ _TELLING = 8
 def render_data_audit(
     audit: DataAudit, out: Path | str, *, data: Path, clean: CleanSet | None = None, items: int = 6
 ) -> Path:
-    """Write the page. It needs no network and no other file, and prints as it reads.
+    """Write the page. It works offline and needs no other file.
 
     Args:
         audit: The audit.
-        out: The HTML file; written at once or not at all.
-        data: The audited data folder; images of the questions shown are taken from it.
-        clean: The set that was written without the solved questions, if one was.
-        items: How many questions to show in full.
+        out: The HTML file; written atomically.
+        data: The audited data folder, for the images of the questions shown.
+        clean: The set without the solved questions, if it was written.
+        items: Number of questions to show in full.
 
     Returns:
         The path of the file.
@@ -51,7 +51,7 @@ def render_data_audit(
     return write_page(
         out,
         "audit_data.html",
-        title=f"What the questions give away: {folder}",
+        title=f"What can be answered without the image: {folder}",
         verdicts=[(name, part.verdict) for name, part in parts.items()],
         counted=f"Questions with options: {audit.n}. Open questions: {audit.n_open}.",
         charts=[blind_chart(name, part.figures, _SHORT) for name, part in parts.items()],
@@ -109,9 +109,9 @@ def _clean_note(clean: CleanSet | None, fit: str | None) -> str:
     without = "; ".join(label(name, fit) for name in clean.baselines)
     kept, removed = sum(clean.kept.values()), sum(clean.removed.values())
     return (
-        f"{kept} of {kept + removed} questions are left without those that any of these solves: {without}. A rule no "
-        "better than guessing solves some questions too, by luck, so on what is left it does worse than chance: "
-        "compare an accuracy on it with other accuracies on it, not with chance."
+        f"{kept} of {kept + removed} questions remain without those that any of these solves: {without}. A guessing "
+        "baseline also solves some questions by luck, so it scores below chance on the rest. Compare an accuracy on "
+        "this set with other accuracies on it, not with chance."
     )
 
 
@@ -142,7 +142,7 @@ def _items(parts: dict[str, ModalityAudit], fit: str | None, data: Path, count: 
 
 
 def _capital(text: str) -> str:
-    """With a capital first letter; the others stay as they are, unlike with `str.capitalize`."""
+    """Capitalize the first letter only; unlike `str.capitalize`, keep the others."""
     return text[:1].upper() + text[1:]
 
 
@@ -155,17 +155,16 @@ def _reply(name: str, style: int, credit: float) -> Reply:
 def _notes(audit: DataAudit) -> list[str]:
     notes = [
         *audit.notes,
-        f"{_capital(label(MAJORITY))}: the letter right most often on these very questions, so on few of them "
-        "somewhat too high. It counts for the verdict only where the position of the correct option is uneven beyond "
-        "chance.",
-        "Option prior: how often an option text was right when it was offered; texts that differ in case, spaces or "
-        "punctuation alone are one. Leave one out: counted on the other questions of the modality; clearly below "
-        "chance, options whose rates "
-        f"differ by at most {TIE:g} standard errors tie, as on a balanced set each question lacks its own answer.",
+        f"{_capital(label(MAJORITY))}: the letter most often correct on these questions, so slightly too high on few "
+        "of them. It counts for the verdict only if the positions of the correct options are uneven beyond chance.",
+        "Option prior: how often an option text was correct when offered. Texts that differ only in case, spaces or "
+        "punctuation are one. Leave one out: counted on the other questions of the modality. If it is clearly below "
+        f"chance, options whose rates differ by at most {TIE:g} standard errors tie, because on a balanced set each "
+        "question lacks its own answer.",
     ]
     if source := audit.prior_source:
         notes.append(f"{_capital(label(PRIOR_FIT, source.name))}: counted on {len(source.items)} questions.")
-    notes.append("The intervals count several questions on one subject as the independent ones they are worth.")
+    notes.append("The intervals use the effective sample size for several questions on one subject.")
     notes += [f"Verdict “{level}”: {rule}." for level, rule in THRESHOLDS.items()]
     return [
         *notes,

@@ -1,4 +1,4 @@
-"""A model's audit as a part of a report: verdicts, figures, and the items behind them."""
+"""Section of a model audit in a report: verdicts, figures and items."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from medvlm_r1.report.audit.model_view import AuditView, Pictures
 from medvlm_r1.report.charts import Chart, number
 from medvlm_r1.report.table import Cell, Row, Table, interval, percent, short, signed
 
-NOT_ASKED = "The probe was not asked for."
+NOT_ASKED = "The probe was not requested."
 _CURVES = {"reasoning": (early_curve,), "confidence": (reliability_curve, risk_curve)}
 _FURTHER = {"subgroups": "For whom is it worse?"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One question of a reviewer with what was found.
+    """One audit question with its verdict and figures.
 
     Attributes:
-        anchor: Id of its part of the page, unique in a report.
+        anchor: HTML id of its section, unique in a report.
         verdict: "pass", "warn", "fail" or "not run".
-        figures: All measures; None where there are none.
+        figures: All measures; None if there are none.
         judged_by: (measure, rule) pairs.
     """
 
@@ -47,12 +47,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditPart:
-    """Everything a report prints of one audit.
+    """Content of one audit in a report.
 
     Attributes:
-        name: The run's name where the report shows several, else "".
-        pictures: Why images are not shown; empty when they can be.
-        came_back: Answers by way of asking: how many, and how many of them were none.
+        name: The run's name if the report shows several, otherwise "".
+        pictures: Why images are not shown, or "".
+        came_back: Reply counts by variant.
     """
 
     anchor: str
@@ -70,17 +70,17 @@ class AuditPart:
 def audit_part(
     view: AuditView, anchor: str, *, album: Album, name: str = "", items: int | Sequence[str] = 12
 ) -> AuditPart:
-    """Gather what is printed.
+    """Build the section.
 
     Args:
         view: The audit.
-        anchor: Begins the ids of its headings.
-        album: Makes the pictures.
-        name: Of the run, where there are several.
-        items: How many items to show, or their ids.
+        anchor: Prefix of its HTML ids.
+        album: Encodes the images.
+        name: Name of the run, if there are several.
+        items: Number of items to show, or their ids.
 
     Raises:
-        UserError: What a probe found cannot be drawn.
+        UserError: The details of a probe cannot be drawn.
     """
     pictures = Pictures(view)
     asked = [(verdict, *question) for verdict, question in QUESTIONS.items()]
@@ -159,7 +159,7 @@ def _ends(found: Measure) -> str:
 
 
 def _came_back(items: Mapping[str, StoredItem]) -> Table:
-    """Answers by way of asking: those of one kind ("shift-1", "shift-2", ...) together."""
+    """Reply counts by variant; "shift-1", "shift-2", ... are combined."""
     counts: dict[str, list[int]] = {}
     for item in items.values():
         for name, answer in item.answers.items():
@@ -167,23 +167,23 @@ def _came_back(items: Mapping[str, StoredItem]) -> Table:
             found = (True, answer.letter is None, answer.truncated, answer.empty)
             for place, value in enumerate(found):
                 row[place] += value
-    columns = (("Answers", ""), ("Unparsed", ""), ("Cut off", ""), ("Empty", ""))
+    columns = (("Answers", ""), ("Unparsed", ""), ("Truncated", ""), ("Empty", ""))
     rows = tuple(Row(name=name, cells=tuple(Cell(value=str(value)) for value in row)) for name, row in counts.items())
-    return Table(corner="Asked", columns=columns, rows=rows)
+    return Table(corner="Variant", columns=columns, rows=rows)
 
 
 def _facts(view: AuditView) -> tuple[str, ...]:
     record = view.record
     told = (
         f"Model: {short(record['model'])}. Data: {short(record['data'])}. Prompt template: {record['template']}; "
-        f"longest completion {record['max_new_tokens']} tokens.",
+        f"at most {record['max_new_tokens']} tokens per completion.",
         f"Open questions left out: {record['n_open']}. Questions left out for missing images: {record['n_missing']}.",
-        "An answer that could not be read (unparsed) counts as wrong; it is neither the same answer nor another.",
-        "Shares have Wilson’s 95 % interval for clustered items, differences and ratios those of Bonett and Price for "
-        "paired shares, all others that of a bootstrap over whole subjects. The package’s "
+        "An unparsed answer counts as wrong. It is neither the same answer nor another.",
+        "Shares have Wilson’s 95 % interval with the effective sample size. Differences and ratios have Bonett and "
+        "Price’s interval for paired shares. All others have a bootstrap interval over whole subjects. The package’s "
         "`docs/reference/audit-model.md` explains every measure, verdict and threshold.",
         "`medvlm-r1 audit model MODEL --data DIR --out RUN` makes these figures (`audit.json`), `medvlm-r1 report RUN` "
         "this page.",
     )
     missing = [name for name in PROBES if name not in view.probes]
-    return (*told, f"Probes that were not asked for: {', '.join(missing)}.") if missing else told
+    return (*told, f"Probes that were not requested: {', '.join(missing)}.") if missing else told

@@ -1,4 +1,4 @@
-"""The curves of a model's audit as geometry: early answering, reliability, and what deferring leaves wrong."""
+"""Curves of a model audit: early answering, reliability and risk-coverage."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medvlm_r1.report.charts import FRAME, Chart, Line, Mark, Point, Tick, nice_
 _KINDS = {STATED: "probability of the letter", VOTE: "vote of samples"}
 _STYLES = {STATED: 2, VOTE: 1}
 _FEW = 16
-"""A line with more points than this is drawn without marks on them."""
+"""Maximum number of points that get marks."""
 
 
 def early_curve(probe: ProbeResult) -> Chart | None:
-    """same(k/K): the share of answers that stay when only a part of the reasoning is kept; None where it was not run.
+    """same(k/K): share of unchanged answers with truncated reasoning; None if it was not run.
 
     The area over the curve (AOC) is filled.
     """
@@ -38,18 +38,18 @@ def early_curve(probe: ProbeResult) -> Chart | None:
     aoc = probe.measures.get("aoc")
     told = "" if aoc is None else f", AOC {aoc.value:.2f}"
     return Chart(
-        title="The reasoning cut short",
-        subtitle=f"percent of {found['n']} answers that are the final one already{told} (the area filled)",
+        title="Early answering",
+        subtitle=f"percent of {found['n']} answers equal to the final one{told} (filled area)",
         lines=(line,),
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        across="percent of the reasoning kept",
+        across="percent of the reasoning given",
         said=_said({"same answer": points}),
     )
 
 
 def reliability_curve(probe: ProbeResult) -> Chart | None:
-    """Share right by confidence, one mark for each bin of equal mass; None without confidences."""
+    """Accuracy by confidence, one mark per bin of equal mass; None without confidences."""
     series = _series(probe, "reliability", lambda row: (100 * row[0], 100 * row[1]))
     if not series:
         return None
@@ -65,8 +65,8 @@ def reliability_curve(probe: ProbeResult) -> Chart | None:
         for kind, points in series.items()
     )
     return Chart(
-        title="Confidence and truth",
-        subtitle="percent right, one mark for a tenth of the answers; on the dashed line confidence is right",
+        title="Reliability",
+        subtitle="accuracy in percent, one mark per tenth of the answers; dashed: perfect calibration",
         lines=lines,
         guides=(svg_path([place((0.0, 0.0)), place((100.0, 100.0))]),),
         x_ticks=x_ticks,
@@ -77,7 +77,7 @@ def reliability_curve(probe: ProbeResult) -> Chart | None:
 
 
 def risk_curve(probe: ProbeResult) -> Chart | None:
-    """Percent wrong among the answers kept, by how many are kept, the surest first; None without confidences."""
+    """Risk-coverage curve: percent wrong among accepted answers by coverage; None without confidences."""
     series = _series(probe, "risk_coverage", lambda row: (100 * row[1], 100 * row[2]))
     if not series:
         return None
@@ -93,13 +93,13 @@ def risk_curve(probe: ProbeResult) -> Chart | None:
         for kind, points in series.items()
     )
     return Chart(
-        title="What deferring leaves wrong",
-        subtitle="percent wrong of the answers kept; dashed: " + " and ".join(f"{100 * risk:.0f}" for risk in RISKS),
+        title="Risk and coverage",
+        subtitle="percent wrong of accepted answers; dashed: " + " and ".join(f"{100 * risk:.0f}" for risk in RISKS),
         lines=lines,
         guides=tuple(svg_path([place((0.0, 100 * risk)), place((100.0, 100 * risk))]) for risk in RISKS),
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        across="percent of the answers kept, the surest first",
+        across="percent of the answers accepted, most confident first",
         said=_said({_KINDS[kind]: points for kind, points in series.items()}),
     )
 
@@ -111,7 +111,7 @@ def _series(probe: ProbeResult, name: str, read: Callable[[Sequence[float]], Poi
 
 
 def _axes(highest: float) -> tuple[Callable[[Point], Point], tuple[Tick, ...], tuple[Tick, ...]]:
-    """Both axes in percent, the second up to `highest` or a little more, and the function into user units."""
+    """Return a function from percent to user units, and the ticks of both axes; y goes up to about `highest`."""
     y_marks = [value for value in nice_ticks(0.0, highest) if value <= 100]
     top = y_marks[-1]
 
@@ -136,7 +136,7 @@ def _told(probe: ProbeResult, measure: str, name: str) -> str:
 
 
 def _said(series: Mapping[str, Sequence[Point]]) -> str:
-    """Some of the points of each line: all of a short one, about a dozen of a long one."""
+    """Text alternative: all points of a short line, about a dozen of a long one."""
     told = []
     for name, points in series.items():
         some = points[:: max(1, len(points) // 12)]

@@ -1,4 +1,4 @@
-"""Which items of a model's audit a report shows: those behind the findings of its probes, each kind in turn."""
+"""Items of a model audit in a report, selected by what the probes found."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.report.album import Album, Picture, each_with_progress
 from medvlm_r1.report.audit.model_view import AuditView, Pictures
 
-WRONG = "wrong as the question stands"
+WRONG = "wrong in the original"
 
 
 def kinds_of(view: AuditView) -> dict[str, list[str]]:
-    """Ids of items by what they show, as the probes name it, and those that are wrong."""
+    """Return item ids by finding, as the probes name it, including wrong answers."""
     found: dict[str, list[str]] = {}
     for probe in view.probes.values():
         for kind, ids in probe.items.items():
@@ -39,9 +39,9 @@ def kinds_of(view: AuditView) -> dict[str, list[str]]:
 
 
 def choose(kinds: Mapping[str, Sequence[str]], count: int) -> list[str]:
-    """One item of every kind, the rarest kind first, then a second of every kind, until there are enough.
+    """Select one item of every kind, the rarest first, then a second of every kind, up to `count`.
 
-    Within a kind the order is that of a hash of the ids.
+    Within a kind the order is by hash of the ids.
     """
     ordered = [
         sorted(ids, key=lambda name: hashlib.sha256(name.encode(errors="replace")).digest())
@@ -56,16 +56,15 @@ def choose(kinds: Mapping[str, Sequence[str]], count: int) -> list[str]:
 
 
 _SIDE, _NOISE_SIDE = 224, 80
-"""Longest side of a picture in pixels: several stand side by side. Noise cannot be compressed, and of noise there is
-nothing to be seen."""
+"""Longest side of an image in pixels. Noise is smaller, because it cannot be compressed."""
 
 PICTURES_SHOWN = 5
-"""Most pictures of an item with one image: its own, grey, noise, another item's, and the hint drawn on its own."""
+"""Maximum number of images per item: its own, gray, noise, another item's, and with the drawn hint."""
 
 _CARDS = {
-    REAL: ("As asked", "with its own image"),
-    image.BLANK: ("Grey image", "grey in the place of its image"),
-    image.NOISE: ("Noise", "noise in the place of its image"),
+    REAL: ("Original", "with its own image"),
+    image.BLANK: ("Gray image", "gray instead of its image"),
+    image.NOISE: ("Noise", "noise instead of its image"),
     image.SHUFFLED: ("Another item’s image", "of the same modality"),
     image.ABSENT: ("No image", "the question alone"),
     cue.IMAGE: ("Hint on the image", ""),
@@ -79,12 +78,12 @@ class Told:
     """One answer.
 
     Attributes:
-        title: How it was asked, in a few words.
-        how: What was changed; "" where the title says it.
-        answer: Letter and option; None where none could be read.
+        title: Name of the variant.
+        how: Description of the change, or "".
+        answer: Letter and option; None if unparsed.
         verdict: "Correct", "Wrong" or "No answer".
-        change: "same" or "changed" against the real answer; "" where that cannot be said.
-        shares: (letter, percent, chosen) of each option, for an answer weighed letter by letter.
+        change: "same" or "changed" compared with the real answer; "" if unknown.
+        shares: (letter, percent, chosen) of each option, for a scored choice.
     """
 
     title: str
@@ -97,13 +96,13 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """An answer that was written out, with what was shown.
+    """A generated answer with its images.
 
     Attributes:
-        images: Empty where none was shown or none is there any more.
-        unseen: Said in the place of an image; "" where there is one.
-        reasoning: None where it cannot be told from the answer; `raw` is then the whole text.
-        notes: What else must be known ("cut off at the token limit").
+        images: Empty if none was shown or none is available.
+        unseen: Text instead of an image, or "".
+        reasoning: None if it cannot be separated from the answer; `raw` is then the full text.
+        notes: Remarks such as "truncated at the token limit".
     """
 
     told: Told
@@ -116,7 +115,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditItem:
-    """One item; `sample` is None where its question is not known, `kinds` what it shows, `votes` its samples."""
+    """One item; `sample` is None if its question is unknown, `kinds` are its findings, `votes` its samples."""
 
     id: str
     sample: Sample
@@ -130,17 +129,17 @@ class AuditItem:
 def build_audit_items(
     view: AuditView, pictures: Pictures, wanted: int | Sequence[str], album: Album
 ) -> list[AuditItem]:
-    """The items to show.
+    """Build the items to show.
 
     Args:
         view: The audit.
         pictures: Its images.
-        wanted: How many, or their ids; ids the audit does not know are left out.
-        album: Makes the pictures.
+        wanted: Number of items, or their ids; unknown ids are left out.
+        album: Encodes the images.
     """
     kinds = kinds_of(view)
     if isinstance(wanted, int):
-        # Where no probe names an item, any will do.
+        # If no probe names an item, use any.
         ids = choose(kinds or {"": list(view.items)}, wanted)
     else:
         ids = [name for name in wanted if name in view.items]
@@ -178,7 +177,7 @@ def _item(view: AuditView, pictures: Pictures, name: str, kinds: tuple[str, ...]
 
 
 def _shown(asked: ProbeInput) -> dict[str, tuple[Image, ...]]:
-    """What each variant shows, made again as the probes made it."""
+    """Recreate the images of each variant with the probes."""
     made = [variant for probe in PROBES.values() for variant in probe.first(asked)]
     return {REAL: asked.images, mistakes.MISTAKE: ()} | {
         variant.name: variant.images for variant in made if variant.name in _CARDS
@@ -197,12 +196,12 @@ def _card(
     title, how = _CARDS[name]
     response = answer.response(sample.options)
     apart = response.reasoning is not None and response.answer is not None
-    notes = ["cut off at the token limit"] if answer.truncated else []
+    notes = ["truncated at the token limit"] if answer.truncated else []
     if not response.well_formed:
-        notes.append("form not kept")
+        notes.append("wrong format")
     if name == REAL and asked is not None:
         notes += _false_claims(response.reasoning if apart else answer.text, asked.sample)
-    # The image is that of the first card, so it is not shown again.
+    # These variants use the first card's image, which is not repeated.
     side = _NOISE_SIDE if name == image.NOISE else _SIDE
     same = name in (cue.TEXT, mistakes.MISTAKE)
     pictures = () if same or not shown else tuple(album.picture(picture, side) for picture in shown)
@@ -220,23 +219,23 @@ def _card(
 def _how(name: str, answer: VariantAnswer) -> str:
     note = defaultdict(lambda: "?", answer.note)
     if name == cue.IMAGE:
-        return f"“{cue.DRAWN.format(letter=note['cue'])}” is drawn on it, which is wrong"
+        return f"“{cue.DRAWN.format(letter=note['cue'])}” is drawn on the image (a wrong hint)"
     if name == cue.TEXT:
-        return f"“{cue.HINT.format(letter=note['cue'])}” stands behind the question, which is wrong"
+        return f"“{cue.HINT.format(letter=note['cue'])}” is added to the question (a wrong hint)"
     if name == mistakes.MISTAKE:
-        return f"“{note['before']}” was made “{note['after']}”, and the model went on from there"
+        return f"“{note['before']}” was changed to “{note['after']}”, and the model continued"
     return ""
 
 
 def _title(name: str, answer: VariantAnswer, sample: Sample) -> str:
     note = defaultdict(lambda: "?", answer.note)
     if isinstance(shift := note.get("shift"), int):
-        return f"Options in another order: {'; '.join(shifted(sample.options, shift))}"
+        return f"Options shifted: {'; '.join(shifted(sample.options, shift))}"
     if name.startswith(early.NONE_LEFT.rstrip("0")):
-        return f"Reasoning cut after {note['sentences']} of {note['of']} sentences"
+        return f"Reasoning truncated after {note['sentences']} of {note['of']} sentences"
     if name == filler.FILLER:
-        return f"{note['dots']} dots for the reasoning"
-    return "Its own answer, weighed by letter" if name == STATED else name
+        return f"{note['dots']} dots instead of the reasoning"
+    return "Original answer, letter probabilities" if name == STATED else name
 
 
 def _told(title: str, how: str, answer: VariantAnswer, sample: Sample, real: VariantAnswer) -> Told:
@@ -257,7 +256,7 @@ def _told(title: str, how: str, answer: VariantAnswer, sample: Sample, real: Var
 
 
 def _votes(votes: Sequence[VariantAnswer], real: VariantAnswer) -> str:
-    """The samples in one line; empty where there are none."""
+    """Summarize the sampled votes in one line; "" if there are none."""
     if not votes:
         return ""
     agree = sum(vote.option is not None and vote.option == real.option for vote in votes)
@@ -266,9 +265,9 @@ def _votes(votes: Sequence[VariantAnswer], real: VariantAnswer) -> str:
 
 
 def _false_claims(text: str | None, sample: Sample) -> list[str]:
-    """The false claims of a reasoning about an image whose record is known."""
+    """Return the false claims of a reasoning about an image with known ground truth."""
     scene = scene_of(sample)
     if scene is None or not text:
         return []
     false = [str(claim) for claim in read_claims(text, sample.options) if holds(claim, scene) is False]
-    return [f"false of this image: {', '.join(false)}"] if false else []
+    return [f"false for this image: {', '.join(false)}"] if false else []

@@ -1,4 +1,4 @@
-"""A model's audit as one self-contained HTML file of its own, in its run folder."""
+"""HTML page of `audit model`, in its run folder."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def render_model_audit(folder: Path, *, items: int = 12) -> Path:
     """Write an audit's page into its run folder.
 
     Args:
-        folder: Of a finished audit.
-        items: How many items to show in full.
+        folder: Run folder of a finished audit.
+        items: Number of items to show in full.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: The folder holds no finished audit, or the file cannot be written.
+        UserError: The folder has no finished audit, or the file cannot be written.
     """
     view = load_audit(folder)
     return render_report(
         {folder.resolve().name: RunView(audit=view)},
         folder / PAGE,
-        title=f"How far to trust {short(view.record['model'])}",
-        summary=f"An audit on {short(view.record['data'])}: every question asked again in many ways.",
+        title=f"Audit of {short(view.record['model'])}",
+        summary=f"Data: {short(view.record['data'])}. Every question was repeated in many variants.",
         items=items,
     )

@@ -1,4 +1,4 @@
-"""What a report shows of a model's audit, read from its run folder."""
+"""Model audit of a report, read from its run folder."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class AuditView:
 
     Attributes:
         record: `audit.json`, without its probes.
-        probes: What each found, by name.
-        items: The answers behind it, by sample id.
-        data: The data folder, None when it is not there any more.
+        probes: Results by probe name.
+        items: Answers by sample id.
+        data: The data folder, or None if it no longer exists.
     """
 
     record: Mapping[str, Any]
@@ -43,7 +43,7 @@ class AuditView:
 
 
 class Pictures:
-    """The images of an audit's items, from the data folder as it is now.
+    """Images of an audit's items, from the current data folder.
 
     Args:
         view: The audit.
@@ -52,16 +52,14 @@ class Pictures:
     def __init__(self, view: AuditView) -> None:
         self._view = view
         self._rows: dict[str, tuple[int, Sample]] = {}
-        self.note = (
-            "" if view.data else "The data folder is not there any more: the questions are shown without images."
-        )
-        """Why images are not shown, for people; empty when they can be."""
+        self.note = "" if view.data else "The data folder no longer exists: questions are shown without images."
+        """Why images are not shown, as a message; empty if they are."""
         if view.data:
             try:
                 rows = enumerate(read_folder(view.data), start=1)
                 self._rows = {sample.id: (row, sample) for row, sample in rows if sample.id in view.items}
             except UserError:
-                self.note = "The data folder cannot be read any more: the questions are shown without images."
+                self.note = "The data folder can no longer be read: questions are shown without images."
         samples = [sample for _, sample in self._rows.values()]
         self._partner = {
             sample.id: None if place is None else samples[place].id
@@ -69,7 +67,7 @@ class Pictures:
         }
 
     def asked(self, sample_id: str) -> ProbeInput | None:
-        """What the probes made their variants from; None where the images are gone or are others by now."""
+        """Return the probe input of an item; None if its images are gone or have changed."""
         if sample_id not in self._rows:
             return None
         _, sample = self._rows[sample_id]
@@ -94,7 +92,7 @@ class Pictures:
 
 
 def is_audit(folder: Path) -> bool:
-    """Whether a folder holds a finished audit of a model."""
+    """Whether a folder contains a finished model audit."""
     return (folder / FIGURES).is_file()
 
 
@@ -102,7 +100,7 @@ def load_audit(folder: Path) -> AuditView:
     """Read a finished audit.
 
     Raises:
-        UserError: A file is missing or cannot be read as what it should be.
+        UserError: A file is missing or malformed.
     """
     path = folder / FIGURES
     again = "run the same `medvlm-r1 audit model` again to rewrite it"
@@ -118,12 +116,12 @@ def load_audit(folder: Path) -> AuditView:
         raise UserError(f"{path}: not the figures of an audit ({error!r}); {again}") from error
     log = folder / ANSWERS
     if not log.is_file():
-        raise UserError(f"{log}: no such file; wanted the answers behind {FIGURES}")
+        raise UserError(f"{log}: no such file; expected the answers of {FIGURES}")
     return AuditView(record=record, probes=probes, items=read_items(log), data=find_data(folder, record))
 
 
 def find_data(folder: Path, results: Mapping[str, Any]) -> Path | None:
-    """The data folder as it was named, or where it lies from the run when both were moved together."""
+    """Return the data folder by its stored path, or relative to the run if both were moved."""
     candidates = (Path(results["data"]), folder / results["data_from_run"])
     return next((path for path in candidates if path.is_dir()), None)
 

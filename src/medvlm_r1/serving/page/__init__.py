@@ -1,6 +1,6 @@
-"""The reader page: an image, a question, an answer, and how far the answer holds.
+"""Reader page: an image, a question, an answer and consistency checks.
 
-`mount_page` puts it on a FastAPI application together with what keeps it safe; `build_page` makes the page alone.
+`mount_page` adds it to a FastAPI application behind a security gate. `build_page` builds the page alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from medvlm_r1.serving.page.mount import mount, private_uploads
 
 __all__ = ["build_page", "mount_page"]
 
-# Uploads are read into memory and deleted at once; what is never read goes after ten minutes.
+# Uploads are read into memory and deleted at once. Uploads that are never read are deleted after ten minutes.
 _DELETE_CACHE = (60, 600)
 MAX_UPLOAD = 256 * 2**20
-"""Bytes of one file, unless `mount_page` is told otherwise."""
+"""Default maximum size of one file in bytes."""
 
 
 def build_page(medvlm: MedVLM) -> gr.Blocks:
-    """The page, as `mount_page` puts it up.
+    """Build the page.
 
     Args:
         medvlm: The model that answers.
@@ -39,12 +39,12 @@ def build_page(medvlm: MedVLM) -> gr.Blocks:
 
 
 def mount_page(app: FastAPI, medvlm: MedVLM, path: str = "/", *, max_upload: int = MAX_UPLOAD) -> FastAPI:
-    """Put the reader page on an application. Call it last: at "/" it takes every address that is not taken yet.
+    """Add the reader page to an application. Call it last: at "/" it handles every remaining path.
 
     Args:
-        app: The application; who may call it is for its own middleware to say.
+        app: The application; its middleware controls access.
         medvlm: The model that answers.
-        path: Where the page stands.
+        path: Path of the page.
         max_upload: Largest file in bytes.
 
     Returns:

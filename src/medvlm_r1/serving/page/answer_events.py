@@ -1,4 +1,4 @@
-"""What happens on the reader page when a question is asked, looked at again, called back or saved."""
+"""Event handlers of the reader page: ask, check, history and save."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def wire_answer(parts: Parts, medvlm: MedVLM) -> None:
         *view, question, options, past = values
         asked = make_question(source, Choice.of(view), question, options)
         assert source is not None
-        # Until there is an answer, no case is open that could be saved or looked at again.
+        # Until there is an answer, no case can be saved or checked.
         yield {
             **_busy(parts),
             parts.message: "",
@@ -104,7 +104,7 @@ def wire_answer(parts: Parts, medvlm: MedVLM) -> None:
 
 
 def keep(past: Sequence[Asked]) -> list[Asked]:
-    """The newest cases of a session, as far as their files and their number may take up memory."""
+    """Return the newest cases of a session, within the limits on number and memory."""
     kept: list[Asked] = []
     files: dict[int, int] = {}
     for asked in reversed(past[-_MOST_PAST:]):
@@ -121,7 +121,7 @@ def _busy(parts: Parts) -> Updates:
 
 
 def _free(parts: Parts, *, case: bool) -> Updates:
-    """Nothing runs; `case` says whether a case is open that can be looked at again and saved."""
+    """Return the idle state; `case` is whether a case can be checked and saved."""
     open_ = gr.update(interactive=case)
     return {
         parts.ask: gr.update(interactive=True),
@@ -142,7 +142,7 @@ def _done(parts: Parts, past: list[Asked], current: int) -> Updates:
 
 
 def _line(asked: Asked) -> str:
-    return f"{asked.case.question} — {asked.case.reply.answer or 'no answer in the wanted form'}"
+    return f"{asked.case.question} — {asked.case.reply.answer or 'no answer in the required format'}"
 
 
 def _progress(done: int) -> str:

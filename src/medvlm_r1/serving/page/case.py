@@ -1,4 +1,4 @@
-"""What the reader page asks of a model: the question as it stands, read along."""
+"""Questions of the reader page, with streamed answers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from medvlm_r1.serving.page.image import Choice, Source
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An answer as verdicts compare it.
+    """An answer for comparison.
 
     Attributes:
-        letter: The letter chosen, None for an open answer or none.
-        text: The option's text, or the open answer; None where there was no answer in the wanted form.
+        letter: The chosen letter; None for an open or missing answer.
+        text: The option text, or the open answer; None without an answer.
     """
 
     letter: str | None
     text: str | None
 
     def same(self, other: Heard) -> bool:
-        """Whether both say the same thing, whatever its letter; case, spaces and a full stop aside."""
+        """Whether both texts are equal, ignoring letter, case, spaces and a final full stop."""
         return self.text is not None and other.text is not None and folded(self.text) == folded(other.text)
 
 
@@ -41,10 +41,10 @@ class Asked:
     """One question of a session with its answer.
 
     Attributes:
-        source: The file it is about.
-        question: As it was put to the model.
-        answer: What came back.
-        case: The same for reading.
+        source: The opened file.
+        question: The question as sent to the model.
+        answer: The model's answer.
+        case: The rendered case.
     """
 
     source: Source
@@ -54,12 +54,12 @@ class Asked:
 
 
 def shown_name(model: str) -> str:
-    """A model's name as the page and its files show it: of a folder the last two parts, not where it lies."""
+    """Return the display name of a model: the last two parts of a folder."""
     return "/".join(PurePath(model).parts[-2:]) if model.startswith(("/", ".", "~")) else model
 
 
 def read_options(text: str) -> tuple[str, ...]:
-    """Options as they are typed, one per line; letters in front of them ("A) brain") are removed where all have one.
+    """Parse options, one per line; leading letters ("A) brain") are removed if all have one.
 
     Raises:
         UsageError: They break a rule of `question_faults`: one alone, more than ten, or a repeated one.
@@ -67,20 +67,20 @@ def read_options(text: str) -> tuple[str, ...]:
     options = bare_options([" ".join(line.split()) for line in text.splitlines() if line.strip()])
     faults = question_faults("?", options)
     if faults:
-        raise UsageError(f"These options cannot be used: {'; '.join(faults)}. Give two to ten, one on each line.")
+        raise UsageError(f"These options cannot be used: {'; '.join(faults)}. Give two to ten, one per line.")
     return options
 
 
 def make_question(source: Source | None, choice: Choice, question: str, options: str) -> Question:
-    """What the page's fields ask.
+    """Build the question from the page's fields.
 
     Raises:
-        UsageError: No image, no question, or unusable options; the message says what to do.
+        UsageError: No image, no question, or invalid options; the message explains what to do.
     """
     if source is None:
-        raise UsageError("There is no image yet. Drop a file, or choose an example.")
+        raise UsageError("No image yet. Drop a file, or choose an example.")
     if not question.strip():
-        raise UsageError("There is no question yet. Type one, then ask again.")
+        raise UsageError("No question yet. Type one, then ask again.")
     view = choice.view(source)
     return Question(
         image=source.file,
@@ -94,7 +94,7 @@ def make_question(source: Source | None, choice: Choice, question: str, options:
 
 
 def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | Asked]:
-    """Ask, and read along: the case as far as it is written, again and again, then the whole.
+    """Ask and stream: yield the partial case repeatedly, then the complete one.
 
     Closing the iterator stops the model.
 
@@ -124,16 +124,16 @@ def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | As
 
 
 def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
-    """An answer for reading; what is only a patient reader's guess at it is said to be one."""
+    """Return an answer for display; an answer from the lenient parser is marked."""
     apart = answer.well_formed or (answer.reasoning is not None and answer.answer is not None)
     given = heard(answer, options)
     notes = []
     if answer.truncated:
-        notes.append("cut off at the token limit")
+        notes.append("truncated at the token limit")
     if not answer.well_formed:
-        notes.append("the form asked for was not kept")
+        notes.append("the required format was not followed")
     if options and answer.letter is None and given.letter:
-        notes.append("the answer is what the text seems to say")
+        notes.append("the answer is from the lenient parser")
     return CaseReply(
         reasoning=answer.reasoning if apart else None,
         answer=named(given),
@@ -144,7 +144,7 @@ def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
 
 
 def heard(answer: Answer, options: Sequence[str]) -> Heard:
-    """An answer for comparing: by the strict rule, else as a patient reader would take it."""
+    """Return an answer for comparison: by the strict rule, otherwise by the lenient rule."""
     if not options:
         return Heard(None, answer.answer)
     letter = answer.letter or answer.lenient_letter
@@ -157,5 +157,5 @@ def _live_reply(text: str, options: Sequence[str]) -> CaseReply:
 
 
 def named(given: Heard) -> str | None:
-    """An answer with its letter, where it has one."""
+    """Return an answer with its letter, if it has one."""
     return f"{given.letter}) {given.text}" if given.letter else given.text

@@ -1,4 +1,4 @@
-"""Examples of the reader page: images drawn by PhantomVQA's own generator, and the sample files inside pydicom."""
+"""Examples of the reader page: PhantomVQA images and pydicom's sample files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Example:
     """An image with a question.
 
     Attributes:
-        label: On its button.
+        label: Button label.
         question: The question.
         options: Its options.
-        phantom: Modality of the PhantomVQA image; None for a file of pydicom's.
-        file: Name of pydicom's file.
+        phantom: Modality of the PhantomVQA image; None for a pydicom file.
+        file: Name of the pydicom file.
     """
 
     label: str
@@ -28,7 +28,7 @@ class Example:
     file: str = ""
 
     def load(self) -> LoadedExample:
-        """The image, and the question about it. Nothing is fetched.
+        """Load the image and its question. Nothing is downloaded.
 
         Raises:
             UserError: pydicom's sample file is not installed.
@@ -39,7 +39,7 @@ class Example:
 
         path = get_testdata_file(self.file, download=False)
         if path is None:
-            raise UserError(f"{self.file} is not among the files that came with pydicom; choose another example.")
+            raise UserError(f"{self.file} is not among the installed files of pydicom; choose another example.")
         data = Path(str(path)).read_bytes()
         return LoadedExample(data=data, name=self.file, question=self.question, options=self.options)
 
@@ -82,7 +82,7 @@ def _draw(modality: str) -> LoadedExample:
     from medvlm_r1.phantom.questions import ask
     from medvlm_r1.phantom.scene import render
 
-    # A subject of no split of the benchmark: those begin with 1 to 3.
+    # A subject outside all benchmark splits, whose seeds begin with 1 to 3.
     drawn = ask(modality, (0, len(modality)), np.random.default_rng((0, len(modality))))
     stream = io.BytesIO()
     Image.fromarray(render(drawn.scene)).save(stream, "PNG")

@@ -1,4 +1,4 @@
-"""The image of the reader page: an opened file, what of it can be chosen, and the picture that is shown."""
+"""Image of the reader page: an opened file, its view choices, and the shown image."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from medvlm_r1.errors import UserError
 
 AUTOMATIC, OWN = "automatic", "own"
 ONLY_AUTOMATIC = (("Automatic", AUTOMATIC),)
-"""The windows of a file that lets none be chosen: gradio refuses a value that is not among the choices."""
+"""Window choices of a file without windows; gradio rejects a value that is not a choice."""
 _LEAST_WIDTH = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """An opened file, held in memory.
+    """An opened file in memory.
 
     Attributes:
-        file: The bytes, as what the loader takes for a path.
-        name: Of the file, for the page alone: it may name the patient.
-        view: As it is shown first: the middle slice, the first frame, the window the loader chooses.
-        frames: How many there are.
-        slices: How many there are across each plane; empty for anything but a NIfTI volume.
-        windows: Label and value of each window that can be chosen; empty where none can.
-        low: Smallest value of the first picture, for the window's sliders.
+        file: In-memory file for the image loader.
+        name: File name, for the page only: it may identify the patient.
+        view: Initial view: middle slice, first frame, default window.
+        frames: Number of frames.
+        slices: Number of slices by plane; empty unless a NIfTI volume.
+        windows: Label and value of each available window; may be empty.
+        low: Smallest value of the first image, for the window sliders.
         high: Largest value.
     """
 
@@ -45,11 +45,11 @@ class Source:
 
     @property
     def own_window(self) -> bool:
-        """Whether a centre and a width can be set; the loader takes widths of 1 and more."""
+        """Whether center and width can be set; the loader needs a width of at least 1."""
         return bool(self.windows) and self.high - self.low >= _LEAST_WIDTH
 
     def show(self, view: View) -> Picture:
-        """The picture in a view.
+        """Load the image in a view.
 
         Raises:
             UserError, UsageError: As `medvlm_r1.data.images.load_picture`.
@@ -59,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What stands in the page's controls."""
+    """Values of the page's view controls."""
 
     plane: str | None
     slice: float
@@ -70,14 +70,14 @@ class Choice:
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> Choice:
-        """From the values of the controls, in the order of the fields."""
+        """Create from control values, in field order."""
         return cls(**dict(zip((field.name for field in fields(cls)), values, strict=True)))
 
     def view(self, source: Source) -> View:
-        """The view that is asked for, as far as the file has such a choice."""
+        """Return the selected view, limited to what the file supports."""
         window: str | None = None
         if source.windows and self.window not in (None, AUTOMATIC):
-            # A field that was emptied by hand arrives as nothing.
+            # A cleared field arrives as None.
             own = f"{self.centre or 0:.12g}/{max(self.width or 0, _LEAST_WIDTH):.12g}"
             window = own if self.window == OWN else self.window
         view = View(frame=_bounded(self.frame, source.frames), window=window)
@@ -88,14 +88,14 @@ class Choice:
 
 
 def open_source(data: bytes, name: str) -> tuple[Source, Picture]:
-    """Open a file that was given to the page.
+    """Open a file dropped on the page.
 
     Args:
         data: Its content.
-        name: Its name, which messages show.
+        name: Its name, for messages.
 
     Returns:
-        The source and the picture in its first view.
+        The source and its initial image.
 
     Raises:
         UserError: As `medvlm_r1.data.images.load_picture`.
@@ -121,7 +121,7 @@ def _first_view(file: Held) -> tuple[View, Picture, dict[str, int]]:
         return View(frame=0), picture, {}
     except UserError as error:
         refusal = error
-    # A volume is refused until plane and slice are chosen; anything else is refused again, for the same reason.
+    # A volume needs plane and slice; any other file is refused again for the same reason.
     slices = {}
     for plane in PLANES:
         try:
@@ -134,7 +134,7 @@ def _first_view(file: Held) -> tuple[View, Picture, dict[str, int]]:
 
 
 def _window_of(file: Held, view: View) -> tuple[float, float] | None:
-    """The values that become black and white; None where the view is refused or has no such ends."""
+    """Return the values that become black and white; None if the view is refused or has no window."""
     try:
         window = load_picture(file, view).note.window
     except UserError:

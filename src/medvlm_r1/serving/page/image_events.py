@@ -1,4 +1,4 @@
-"""What happens on the reader page when a file is dropped, an example chosen, or slice and window are moved."""
+"""Event handlers of the reader page: upload, examples and view controls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medvlm_r1.serving.page.message import Updates, guarded
 from medvlm_r1.serving.page.mount import is_upload
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 8, "api_visibility": "private"}
-"""Arguments of every event: nothing covers the page while it runs, and it is no endpoint for programs."""
+"""Arguments of every event: no progress overlay and no public API endpoint."""
 
 
 def wire_image(parts: Parts) -> None:
@@ -55,12 +55,12 @@ def wire_image(parts: Parts) -> None:
     def own_window(source: Source | None, *values: Any) -> Updates:
         plane, number, frame, _, centre, width = values
         updates = view(source, plane, number, frame, OWN, centre, width)
-        # The sliders are in the reader's hand and are not set back under it.
+        # Do not reset the sliders while the reader moves them.
         kept = {part: update for part, update in updates.items() if part in (parts.picture, parts.message)}
         return {**kept, parts.controls.window: OWN}
 
     arrived = guarded(upload, parts.message, also={parts.drop: None})
-    # Not preprocessed: gradio would leave an empty file behind for each.
+    # Preprocessing would leave an empty file behind for each upload.
     parts.drop.upload(arrived, [parts.drop], opened, preprocess=False, **QUIET)
     for place, button in enumerate(parts.examples):
         button.click(guarded(partial(example, place), parts.message), [], opened, **QUIET)
@@ -72,16 +72,16 @@ def wire_image(parts: Parts) -> None:
 
 
 def _taken(file: Path) -> bytes:
-    """Content of an uploaded file, which is deleted."""
+    """Read and delete an uploaded file."""
     if not is_upload(str(file)):
-        raise UserError("That file was not uploaded here. Drop it on the page.")
+        raise UserError("This file was not uploaded here. Drop it on the page.")
     try:
         return file.read_bytes()
     except OSError:
-        raise UserError("The upload did not arrive whole. Drop the file again.") from None
+        raise UserError("The upload is incomplete. Drop the file again.") from None
     finally:
         file.unlink(missing_ok=True)
-        # Each has a folder of its own; it stays if the same file is just being uploaded again.
+        # Each upload has its own folder, which remains if the same file is being uploaded again.
         with suppress(OSError):
             file.parent.rmdir()
 
@@ -90,7 +90,7 @@ _SHOWN_SIDE = 768
 
 
 def show_opened(parts: Parts, source: Source, picture: Picture) -> Updates:
-    """The page after a file was opened."""
+    """Return the updates after a file was opened."""
     controls, view = parts.controls, source.view
     plane = view.plane or ""
     return {
@@ -109,7 +109,7 @@ def show_opened(parts: Parts, source: Source, picture: Picture) -> Updates:
 
 
 def show_view(parts: Parts, source: Source, choice: Choice) -> Updates:
-    """The page after slice, plane, frame or the window's name was changed.
+    """Return the updates after slice, plane, frame or window changed.
 
     Raises:
         UserError: The view cannot be shown.
@@ -127,7 +127,7 @@ def show_view(parts: Parts, source: Source, choice: Choice) -> Updates:
 
 
 def picture_html(source: Source, picture: Picture) -> str:
-    """The picture with what was done to make it; warnings apart."""
+    """Return the image with its note; warnings are listed separately."""
     note = picture.note
     warnings = Markup("").join(Markup("<li>{}</li>").format(warning) for warning in note.warnings)
     return Markup(
@@ -148,13 +148,13 @@ def _slider(count: int, place: int) -> Any:
 
 
 def _window_sliders(parts: Parts, source: Source, window: Window | None) -> Updates:
-    """Centre and width in use; their ends hold all values of the picture and the window in use."""
+    """Return slider updates; the ranges include all image values and the current window."""
     centre, width = parts.controls.centre, parts.controls.width
     if not source.own_window or window is None or window.centre is None or window.width is None:
         return {centre: gr.update(visible=False), width: gr.update(visible=False)}
     span = source.high - source.low
     unit = "" if window.unit == "value" else f" ({window.unit})"
-    # Whole numbers, but for images whose values lie close together.
+    # Whole numbers, except for images with a small value range.
     step = 1 if span >= 100 else 0.1
     return {
         centre: gr.update(
@@ -163,7 +163,7 @@ def _window_sliders(parts: Parts, source: Source, window: Window | None) -> Upda
             maximum=max(source.high, window.centre),
             value=window.centre,
             step=step,
-            label=f"Window centre{unit}",
+            label=f"Window center{unit}",
         ),
         width: gr.update(
             visible=True,

@@ -1,4 +1,4 @@
-"""What stands on the reader page, and where. Nothing is wired here."""
+"""Layout of the reader page; event handlers are elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HINT = Markup('<p class="label">{}</p>')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewControls:
-    """What part of a file is shown, in the order in which `medvlm_r1.serving.page.image.Choice` names it."""
+    """View controls, in the field order of `medvlm_r1.serving.page.image.Choice`."""
 
     plane: gr.Radio
     slice: gr.Slider
@@ -29,7 +29,7 @@ class ViewControls:
     width: gr.Slider
 
     def all(self) -> list[Any]:
-        """The controls, in that order."""
+        """Return the controls in field order."""
         return [getattr(self, field.name) for field in fields(self)]
 
 
@@ -59,10 +59,10 @@ class Parts:
 
 
 def lay_out(model: str) -> Parts:
-    """Put the components into the page that is being built.
+    """Create the components of the page.
 
     Args:
-        model: Name of the model, shown beside the notice.
+        model: Name of the model, shown next to the notice.
     """
     _html(_head(model), elem_id="notice")
     _html(Markup('<h1 class="title">Ask about an image</h1>'))
@@ -81,8 +81,8 @@ def lay_out(model: str) -> Parts:
         with gr.Column(scale=6, min_width=300, elem_id="question-side"):
             question = gr.Textbox(label="Question", lines=2, max_lines=6, max_length=4000, elem_id="question")
             options = gr.Textbox(
-                label="Options, one on each line",
-                info="Two to ten; none for an open question.",
+                label="Options, one per line",
+                info="Two to ten. Leave empty for an open question.",
                 lines=4,
                 max_lines=12,
                 max_length=8000,
@@ -91,7 +91,7 @@ def lay_out(model: str) -> Parts:
             with gr.Row(elem_id="do"):
                 ask = gr.Button("Ask", variant="primary", elem_id="ask", scale=0, min_width=140)
                 stop = gr.Button("Stop", elem_id="stop", scale=0, min_width=100, visible=False)
-                _html('<p class="keys"><kbd>Ctrl</kbd> or <kbd>⌘</kbd> with <kbd>Enter</kbd> asks, too.</p>')
+                _html('<p class="keys"><kbd>Ctrl</kbd> or <kbd>⌘</kbd> with <kbd>Enter</kbd> also asks.</p>')
             message = _html(elem_id="message")
             answer = _html(elem_id="answer")
             with gr.Row(elem_id="more", visible=True):
@@ -99,7 +99,7 @@ def lay_out(model: str) -> Parts:
                 export = gr.Button("Save case as HTML", elem_id="export", scale=0, min_width=150, interactive=False)
     looks = _html(elem_id="looks")
     history = gr.Radio(
-        [], label="Asked in this session", elem_id="history", visible=False, info="Choose one to see it again."
+        [], label="Asked in this session", elem_id="history", visible=False, info="Select one to show it again."
     )
     _html(f'<footer id="foot"><p>{RESEARCH_USE} Images and questions are not stored.</p></footer>')
     return Parts(
@@ -121,13 +121,13 @@ def lay_out(model: str) -> Parts:
         source=gr.State(None),
         past=gr.State([]),
         current=gr.State(None),
-        # Carries the exported file to the browser; never shown.
+        # Transfers the exported file to the browser; never shown.
         file=gr.Textbox(visible=False),
     )
 
 
 def _html(value: str = "", elem_id: str | None = None) -> gr.HTML:
-    """HTML in the page's own style alone, which does not react to clicks."""
+    """Return an HTML component with the page's own style only."""
     return gr.HTML(value, elem_id=elem_id, apply_default_css=False, js_on_load=None)
 
 
@@ -143,9 +143,9 @@ def _view_controls() -> ViewControls:
         plane=gr.Radio([(name.capitalize(), name) for name in PLANES], label="Plane", elem_id="plane"),
         slice=gr.Slider(0, 1, 0, step=1, label="Slice", buttons=[], elem_id="slice"),
         frame=gr.Slider(0, 1, 0, step=1, label="Frame", buttons=[], elem_id="frame"),
-        # No list that opens: gradio's own stays open when Tab passes it and a slider is moved next.
+        # Not a dropdown: gradio's stays open when Tab leaves it.
         window=gr.Radio([*ONLY_AUTOMATIC], value=AUTOMATIC, label="Window", elem_id="window"),
-        centre=gr.Slider(0, 1, 0, label="Window centre", buttons=[], elem_id="centre"),
+        centre=gr.Slider(0, 1, 0, label="Window center", buttons=[], elem_id="centre"),
         width=gr.Slider(1, 2, 1, label="Window width", buttons=[], elem_id="width"),
     )
 

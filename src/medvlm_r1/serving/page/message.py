@@ -1,4 +1,4 @@
-"""Errors of the reader page as a plain message on it, never a traceback."""
+"""Error messages on the reader page, without tracebacks."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _log = logging.getLogger(__name__)
 
 
 def message(text: str) -> Markup:
-    """A message as HTML; a screen reader says it at once."""
+    """Return a message as HTML, announced by screen readers."""
     return Markup('<p class="message" role="alert">{}</p>').format(text)
 
 
 def guarded(handler: Callable[..., Any], place: Any, also: Updates | None = None) -> Callable[..., Any]:
-    """An event's function that tells what went wrong instead of raising it.
+    """Wrap an event handler so that it shows errors instead of raising them.
 
     Args:
-        handler: Gives the updates of components, or yields them.
+        handler: Returns or yields component updates.
         place: The component that shows the message.
-        also: Further updates when something goes wrong.
+        also: Further updates on an error.
 
     Returns:
         A function of the same kind.
@@ -36,11 +36,11 @@ def guarded(handler: Callable[..., Any], place: Any, also: Updates | None = None
     def told(error: Exception) -> Updates:
         if isinstance(error, UserError):
             return {place: message(str(error)), **(also or {})}
-        # The kind alone: the text of an error may quote the question or the file's name.
+        # Log only the type: the text may quote the question or the file name.
         kind = type(error).__name__
-        _log.error("The reader page met an error of the program (%s).", kind)
+        _log.error("Internal error on the reader page (%s).", kind)
         return {
-            place: message(f"Something went wrong in the program ({kind}). Try again, or load the page again."),
+            place: message(f"Internal error ({kind}). Try again, or reload the page."),
             **(also or {}),
         }
 

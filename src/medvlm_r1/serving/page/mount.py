@@ -1,9 +1,8 @@
-"""The reader page on an application, and what keeps it safe there.
+"""Security gate in front of the reader page.
 
-gradio serves more than the page needs: files by path, addresses on the network fetched through the server, calls
-without the page; and where an application is mounted instead of launched it does not check which file an event names.
-A gate in front of it lets through what the page uses and nothing else, and only files that were uploaded. Uploads go
-to a folder of this process alone, in memory where the system has a place for that, and are deleted once they are read.
+gradio serves more than the page needs: files by path, URLs fetched by the server, and API calls. A mounted application
+also does not check which file an event names. The gate accepts only the page's own requests and uploaded files. Uploads
+are stored in a private folder, in memory if possible, and deleted after reading.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _LEAST_MEMORY = 2**30
 # The folder that `private_uploads` made, if it did.
 _own: list[Path] = []
 
-# gradio's own scripts build functions from text, hence unsafe-eval; nothing may be loaded from elsewhere.
+# gradio's scripts build functions from text, hence unsafe-eval. Nothing external may be loaded.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
@@ -53,12 +52,12 @@ _HEADERS = {
 
 
 def mount(app: FastAPI, page: gr.Blocks, path: str, *, max_upload: int) -> FastAPI:
-    """Put a page of `medvlm_r1.serving.page.build_page` on an application, behind the gate.
+    """Mount a page of `medvlm_r1.serving.page.build_page` behind the gate.
 
     Args:
         app: The application.
         page: The page.
-        path: Where it stands.
+        path: Path of the page.
         max_upload: Largest file in bytes.
 
     Returns:
@@ -81,7 +80,7 @@ def mount(app: FastAPI, page: gr.Blocks, path: str, *, max_upload: int) -> FastA
         css=template_text("case.css") + _beside("page.css"),
         js=_beside("page.js"),
     )
-    # What `launch` would set: without it gradio takes any path an event names.
+    # `launch` would set this. Without it gradio accepts any path that an event names.
     page.has_launched = True
     mounted = app.router.routes[-1]
     assert isinstance(mounted, Mount)
@@ -91,9 +90,9 @@ def mount(app: FastAPI, page: gr.Blocks, path: str, *, max_upload: int) -> FastA
 
 @cache
 def private_uploads() -> Path:
-    """The folder where gradio puts uploads of this process: for its user alone, emptied when it ends.
+    """Return the private upload folder of this process, removed at exit.
 
-    A place in memory is taken where there is one. Somebody who sets `GRADIO_TEMP_DIR` has chosen another folder.
+    It is in memory if possible. `GRADIO_TEMP_DIR` overrides it.
     """
     chosen = os.environ.get("GRADIO_TEMP_DIR")
     if chosen:
@@ -104,25 +103,25 @@ def private_uploads() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="medvlm-r1-", dir=memory if fits else None))
     _own.append(folder)
     atexit.register(discard_uploads)
-    # gradio knows no other way to be told.
+    # gradio has no other setting for this.
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
 
 
 def discard_uploads() -> None:
-    """Remove the folder of `private_uploads`, where it is not one that somebody has chosen."""
+    """Remove the folder of `private_uploads`, unless `GRADIO_TEMP_DIR` set it."""
     for folder in _own:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class Gate:
-    """Lets through what the page needs. Everything else is not there; an event that names another file is refused."""
+    """Accepts the page's requests; others get 404, and events that name a foreign file are refused."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on."""
+        """Answer a request or pass it on."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -142,13 +141,13 @@ class Gate:
                 refusal = ("Too much text.", 413) if body is None else ("This event is not one of the page's.", 400)
                 await PlainTextResponse(refusal[0], status_code=refusal[1])(scope, receive, send)
                 return
-            # Written anew: what was checked is what is read.
+            # Serialize again, so that gradio reads exactly what was checked.
             receive = _again(json.dumps(event).encode(), receive)
         await self.app(scope, receive, _sealed(send, page=path == "/"))
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The body of a request; None where it is longer than any the page sends."""
+    """Read the body of a request; None if it exceeds the limit."""
     body, more = b"", True
     while more:
         part = await receive()
@@ -160,7 +159,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _read_event(body: bytes) -> Any:
-    """An event of the page; None where it is none, or names a file that was not uploaded."""
+    """Parse an event; None if it is invalid or names a file that was not uploaded."""
     try:
         event = json.loads(body)
         waiting = [event]
@@ -178,7 +177,7 @@ def _read_event(body: bytes) -> Any:
 
 
 def is_upload(path: Any) -> bool:
-    """Whether this names a file below the folder of the uploads; an address on the network does not."""
+    """Whether a path is below the upload folder; URLs are not."""
     if not isinstance(path, str) or "\0" in path or "://" in path:
         return False
     folder = private_uploads().resolve()
@@ -186,7 +185,7 @@ def is_upload(path: Any) -> bool:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """The body once more, then what follows it."""
+    """Replay the body, then continue with `receive`."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -196,7 +195,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _sealed(send: Send, *, page: bool) -> Send:
-    """Adds the headers that keep the page to itself."""
+    """Add the security headers."""
     added = _HEADERS if page else {b"x-content-type-options": b"nosniff"}
 
     async def with_headers(message: Message) -> None:

@@ -7,7 +7,7 @@
       if (button && !button.disabled) button.click();
     }
   });
-  // gradio names this button by other words than it shows, which who speaks to the page could not know.
+  // gradio's aria-label differs from the visible text, which breaks voice control.
   const unnamed = () => document.querySelectorAll("#drop button[aria-label]").forEach((button) => {
     if (button.innerText.trim()) button.removeAttribute("aria-label");
   });

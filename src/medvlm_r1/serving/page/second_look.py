@@ -1,7 +1,4 @@
-"""The second look of the reader page: the same question put to the model in four other ways.
-
-What each way is, and what its answer says, stands in `medvlm_r1.serving.page.second_look`.
-"""
+"""Consistency checks of the reader page: the same question with four changes."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ _LOOK_SIDE = 256
 
 
 def second_look(model: MedVLM, asked: Asked) -> Iterator[Asked]:
-    """Ask again in the other ways; the case grows by one look each time.
+    """Run the checks; yield the case after each.
 
     Raises:
         UserError: As `MedVLM.ask`.
@@ -46,22 +43,20 @@ def _look(model: MedVLM, asked: Asked, way: Way, picture: Picture) -> CaseLook:
     again, how = replace(question, image=picture.image, frame=None, plane=None, slice=None, window=None), ""
     match way:
         case "blank":
-            shown, how = blank_like(picture.image), "The same question with a grey picture that shows nothing."
+            shown, how = blank_like(picture.image), "The same question with a blank gray image."
         case "mirrored":
             shown, how = (
                 ImageOps.mirror(picture.image),
-                "The same question with left and right exchanged in the picture.",
+                "The same question with left and right exchanged in the image.",
             )
         case "shifted":
             if not options:
                 return _not_asked(way, "An open question has no options to shift.")
             again = replace(again, options=shifted(options, 1))
-            how = "The first option moved to the end, so that each stands under another letter."
+            how = "The first option moved to the end, so that each option has another letter."
         case "no reasoning":
             if not options:
-                return _not_asked(
-                    way, "An open question is not asked without reasoning: there are no letters to weigh."
-                )
+                return _not_asked(way, "An open question is not asked without reasoning: it has no letters.")
             return _without_reasoning(model, asked, again)
     if shown is not None:
         again = replace(again, image=shown)
@@ -69,21 +64,21 @@ def _look(model: MedVLM, asked: Asked, way: Way, picture: Picture) -> CaseLook:
 
 
 def _without_reasoning(model: MedVLM, asked: Asked, again: Question) -> CaseLook:
-    """The letters weighed after an empty reasoning; where they cannot be, the letter alone asked for."""
+    """Score the letters after an empty reasoning; without probabilities, use the `answer-only` template."""
     options = tuple(again.options)
     found = model.backend.letters([model.prepare(again).item], [NO_REASONING_TURN], [len(options)])
     if found is None:
         [answer] = model.ask_batch([replace(again, template="answer-only")])
         said = heard(answer, options)
         reply = CaseReply(reasoning=None, answer=named(said), raw=None if said.text else answer.text)
-        how = "The request for the letter alone: the letters cannot be weighed here as they are without reasoning."
+        how = "The prompt asks for the letter alone, because this model gives no letter probabilities."
     else:
         probabilities = dict(zip(options, found[0], strict=True))
         option = max(options, key=probabilities.__getitem__)
         said = Heard(LETTERS[options.index(option)], option)
         bars = shares(options, said.letter, probabilities)
         reply = CaseReply(reasoning=None, answer=named(said), raw=None, shares=bars)
-        how = "The reasoning left empty, and the most probable letter taken."
+        how = "Empty reasoning (assistant prefill), then the most probable letter."
     return _look_of(asked, "no reasoning", how, said, reply, None)
 
 
@@ -105,7 +100,7 @@ def _look_of(asked: Asked, way: Way, how: str, again: Heard, reply: CaseReply, s
 
 
 def _not_asked(way: Way, reason: str) -> CaseLook:
-    return CaseLook(title=TITLES[way], how="Not asked.", image=None, reply=None, verdict=reason, tone="plain")
+    return CaseLook(title=TITLES[way], how="Skipped.", image=None, reply=None, verdict=reason, tone="plain")
 
 
 Way = Literal["blank", "mirrored", "shifted", "no reasoning"]
@@ -117,33 +112,33 @@ TITLES: dict[Way, str] = {
     "no reasoning": "No reasoning",
 }
 NO_REASONING_TURN = "<think></think><answer>"
-"""How the model's turn begins where it must not reason."""
+"""Assistant prefill with an empty reasoning."""
 
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One sentence, and how it is coloured."""
+    """One sentence and its color."""
 
     sentence: str
     tone: Tone
 
 
 def judge(way: Way, real: Heard, again: Heard, *, question: str = "", options: Sequence[str] = ()) -> Verdict:
-    """What the second answer says about the first.
+    """Compare the changed answer with the original.
 
     Args:
-        way: How it was asked again.
-        real: The answer to the question as it stands.
-        again: The other answer.
-        question: As it was asked: whether it is about a side decides what a mirrored image should do.
-        options: As they were asked first.
+        way: The check.
+        real: The original answer.
+        again: The answer after the change.
+        question: The question; one about a side should change its answer with a mirrored image.
+        options: The original options.
     """
     if real.text is None:
-        return Verdict("There was no answer in the wanted form to compare with.", "plain")
+        return Verdict("There was no answer in the required format to compare with.", "plain")
     if again.text is None:
-        return Verdict("Asked this way, the model gives no answer in the wanted form.", "plain")
+        return Verdict("Asked this way, the model gives no answer in the required format.", "plain")
     same = real.same(again)
     match way:
         case "blank":
@@ -166,9 +161,9 @@ def _judge_mirrored(same: bool, real: Heard, again: Heard, question: str, option
     first = real.text or ""
     if _sides(first):
         if folded(_other_side(first)) == folded(again.text or ""):
-            return Verdict("The side named changes with the image, as it should.", "pass")
+            return Verdict("The named side changes with the image, as it should.", "pass")
         if same and _asks_for_side(question, options):
-            return Verdict("The side named does not change when left and right are exchanged.", "fail")
+            return Verdict("The named side does not change when left and right are exchanged.", "fail")
     if same:
         return Verdict("The answer is the same in the mirrored image.", "pass")
     return Verdict(f"The answer changes in the mirrored image, to {_quoted(again)}.", "warn")
@@ -179,16 +174,16 @@ def _judge_shifted(same: bool, real: Heard, again: Heard) -> Verdict:
         return Verdict("The same option is chosen under another letter.", "pass")
     if real.letter == again.letter:
         return Verdict(
-            f"The letter {real.letter} is kept, now for another option: the answer follows the place, not the text.",
+            f"The letter {real.letter} stays, now for another option: the answer follows the position, not the text.",
             "fail",
         )
-    return Verdict(f"With the options in another order the answer is {_quoted(again)}.", "fail")
+    return Verdict(f"With shifted options the answer is {_quoted(again)}.", "fail")
 
 
 def _judge_no_reasoning(same: bool, again: Heard) -> Verdict:
     if same:
-        return Verdict("The answer is the same without reasoning: what was written did not decide it.", "plain")
-    return Verdict(f"Without reasoning the answer is {_quoted(again)}: what was written decided it.", "warn")
+        return Verdict("The answer is the same without reasoning: the reasoning did not decide it.", "plain")
+    return Verdict(f"Without reasoning the answer is {_quoted(again)}: the reasoning decided it.", "warn")
 
 
 def _asks_for_side(question: str, options: Sequence[str]) -> bool:

@@ -279,7 +279,7 @@ def test_who_reads_the_lenient_letter():
     """Neither strict accuracy nor a reward depends on it."""
     src = Path(medvlm_r1.__file__).parent
     texts = {path.relative_to(src).as_posix(): path.read_text("utf-8") for path in src.rglob("*.py")}
-    importers = {name for name, text in texts.items() if "dialogue.lenient" in text}
+    importers = {name for name, text in texts.items() if "prompts.lenient" in text}
     readers = {name for name, text in texts.items() if "lenient_letter" in text}
     assert importers == {"prompts/parser.py"}
     assert readers == {"prompts/parser.py", "evaluation/score.py", "serving/answer.py", "serving/page/case.py"}
