@@ -116,7 +116,7 @@ def test_a_blank_image_has_the_size_and_shows_nothing(size: tuple[int, int], mod
 
 def test_a_reward_asks_by_naming_the_column() -> None:
     for name in REGISTRY:
-        assert asks(resolve_reward(name), blank.COLUMN) == (name == "grounded_gate")
+        assert not asks(resolve_reward(name), blank.COLUMN)
     assert asks(blank_rewards.noting, blank.COLUMN)
     assert not asks(sample_rewards.distinct_tokens, blank.COLUMN)
 
@@ -249,16 +249,11 @@ def test_questions_without_images_are_not_asked_again(
     assert capsys.readouterr().err.count("Some prompts have no image") == 1
 
 
-def test_the_share_that_is_right_is_logged_and_pays_nothing(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Every completion is right; the blank answer is A always, which is right for two questions of the eight.
+def test_the_share_of_correct_blank_answers_is_logged(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The blank answer is always A, which is correct for two questions of the eight.
     monkeypatch.setattr(blank, "strict_letter", lambda text: "A")
-    monkeypatch.setattr(
-        "medvlm_r1.rewards.grounded_gate.accuracy_strict", lambda prompts, completions, *, letter: [1.0] * len(letter)
-    )
     config = configure(
-        rewards=[{"name": "grounded_gate"}],
+        rewards=[{"name": "blank_rewards:unlike_blank"}],
         trainer={"max_steps": 1, "gradient_accumulation_steps": 4, "logging_steps": 1},
     )
     run = train_grpo(config).parent

@@ -17,7 +17,6 @@ from medvlm_r1.rewards.consistent import consistent
 from medvlm_r1.rewards.format_paper import format_paper
 from medvlm_r1.rewards.format_strict import format_strict
 from medvlm_r1.rewards.grounded import grounded
-from medvlm_r1.rewards.grounded_gate import grounded_gate
 
 Reward = Callable[..., Sequence[float | None]]
 """`f(prompts, completions, **columns)`, as TRL calls it: to each prompt its completion, and to each column of the data
@@ -31,7 +30,6 @@ REGISTRY: dict[str, Reward] = {
     "format_strict": format_strict,
     "consistent": consistent,
     "grounded": grounded,
-    "grounded_gate": grounded_gate,
 }
 
 

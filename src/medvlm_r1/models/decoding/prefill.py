@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from medvlm_r1.models.decoding.loop import Decoding
-from medvlm_r1.models.sharing.skip_unused_mlp import feeding_forward
 
 _TOKENS = 4096
 _CACHES = ("past_key_values", "cache")  # its name up to transformers 5.23, and from 5.24 on
@@ -39,8 +38,7 @@ def read_prompts(model: Any, input_ids: Tensor, given: Decoding) -> tuple[Tensor
     if input_ids.device.type == "cpu":
         rows = max(1, _TOKENS // input_ids.shape[1])
     parts = [first] if len(input_ids) <= rows or not _divides(first) else list(_in_parts(model, first, rows))
-    with feeding_forward(model, torch.tensor([input_ids.shape[1] - 1])):
-        outputs = [model(**part, return_dict=True) for part in parts]
+    outputs = [model(**part, return_dict=True) for part in parts]
     output = outputs[0]
     for name in _CACHES:
         if name in output and len(outputs) > 1:

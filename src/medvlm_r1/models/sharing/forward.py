@@ -31,7 +31,6 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.families import Family, open_model, supports
 from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask
-from medvlm_r1.models.sharing.skip_unused_mlp import feeding_forward
 
 __all__ = ["ImageFeatures", "SharedRows", "encode_images", "next_logits", "shared_logps", "supports"]
 
@@ -95,7 +94,7 @@ def shared_logps(
             f"A completion holds the image token (id {inner.config.image_token_id}), for which there is no image. "
             "Forbid it while sampling (generation_kwargs: suppress_tokens)."
         )
-    hidden = _hidden(model, inner, family, packed, rows, packed.predictors)
+    hidden = _hidden(model, inner, family, packed, rows)
     head = inner.get_output_embeddings()
     predicting = hidden.to(head.weight.device).index_select(0, packed.predictors)
     logps, entropies = _head(
@@ -129,25 +128,24 @@ def next_logits(model: Any, **rows: Unpack[SharedRows]) -> Tensor:
         raise ValueError("A row has no completion token after which to look.")
     # The kept tokens of a row end with its last completion token.
     last = packed.keep.sum(dim=1).cumsum(0) - 1
-    hidden = _hidden(model, inner, family, packed, rows, last)
+    hidden = _hidden(model, inner, family, packed, rows)
     head = inner.get_output_embeddings()
     logits: Tensor = head(hidden.to(head.weight.device).index_select(0, last))
     return logits
 
 
-def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows, read: Tensor) -> Tensor:
-    """(L, width) the language model's last states of the packed row, which are right at the places to be read."""
+def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows) -> Tensor:
+    """Last hidden states of the language model for the packed row, (L, width)."""
     vision, image_features = rows["vision"], rows.get("image_features")
     if image_features is None and vision.get("pixel_values") is not None:
         image_features = encode_images(model, vision)
-    with feeding_forward(inner, read):
-        states: Tensor = inner.base_model(
-            input_ids=packed.ids,
-            attention_mask=_masks(inner, family, packed),
-            position_ids=_positions(inner, family, packed, vision),
-            mm_encoder_outputs={"image": _as_encoder_output(image_features, family)} if image_features else None,
-            use_cache=False,
-        ).last_hidden_state[0]
+    states: Tensor = inner.base_model(
+        input_ids=packed.ids,
+        attention_mask=_masks(inner, family, packed),
+        position_ids=_positions(inner, family, packed, vision),
+        mm_encoder_outputs={"image": _as_encoder_output(image_features, family)} if image_features else None,
+        use_cache=False,
+    ).last_hidden_state[0]
     return states
 
 

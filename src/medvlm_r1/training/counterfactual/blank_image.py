@@ -53,8 +53,7 @@ class AnswersBlank:
         if len(rows) < len(prompts) and not self._said_no_image and trainer.accelerator.is_main_process:
             self._said_no_image = True
             print(
-                "Some prompts have no image; there a reward that compares with a blank image compares with nothing "
-                "(`grounded_gate` pays what accuracy does).",
+                "Some prompts have no image. A reward that reads `blank_letter` gets None for them.",
                 file=sys.stderr,
             )
         letters: list[str | None] = [None] * len(prompts)

@@ -148,15 +148,12 @@ def tower_bytes(tower: Tower, precision: Precision) -> float:
     return float(width * tower.width + tower.inner_kept * precision.compute * tower.inner + 4 * tower.heads)
 
 
-def activations(
-    model: Model, prompts: Prompts, run: Run, precision: Precision, *, shared: bool, joined: bool = False
-) -> dict[str, float]:
+def activations(model: Model, prompts: Prompts, run: Run, precision: Precision, *, shared: bool) -> dict[str, float]:
     """Bytes autograd keeps of one forward pass of the update, for the longest prompt with the longest completions.
 
     Rows without sharing are padded to [prompt, completion] each. With sharing the packed row holds each prompt once;
-    attention keeps keys and values of [prompt, completion] for every completion all the same (`prefix_attention`),
-    unless they are `joined` (`joined_attention`). With checkpointing a layer keeps its input, and one layer at a time
-    all of the above.
+    attention still keeps keys and values of [prompt, completion] for every completion (`models.sharing.attention`).
+    With checkpointing every layer keeps its input, and one layer at a time keeps all of the above.
 
     Returns:
         Bytes of `text` and `tower`.
@@ -165,7 +162,7 @@ def activations(
     length = prompts.longest + run.completion
     count = run.batch.prompts_in(rows) if shared else rows
     tokens = count * prompts.longest + rows * run.completion if shared else rows * length
-    keys = tokens if shared and joined else rows * length + (count * prompts.longest if shared else 0)
+    keys = rows * length + (count * prompts.longest if shared else 0)
     layer = tokens * text_bytes(text, precision) + keys * keys_bytes(text, precision)
     block = count * prompts.most_patches * tower_bytes(tower, precision)
     stream = 4 if precision.weights == 4 else 2
@@ -193,8 +190,7 @@ def parts(
     master = 4.0 if placement.deepspeed and weight == 2 else 0.0
     copied = parameters.total if precision.compute < weight else 0
     copied += parameters.adapters if precision.compute < learned else 0
-    joined = placement.cpu and precision.kind == "float32"
-    kept = activations(model, prompts, run, precision, shared=shared, joined=joined)
+    kept = activations(model, prompts, run, precision, shared=shared)
     scored = run.batch.rows * run.completion
     tile = min(scored, _TILE_TOKENS) * (_TILE_SHARED if shared else _TILE_PLAIN) * precision.compute
     head = tile + 4.0 * scored * model.text.hidden
