@@ -125,8 +125,8 @@ def test_a_reward_asks_by_naming_the_column() -> None:
 def test_the_answers_are_the_policys_own(
     configure: Configure, tiny_policy_dir: Path, questions: Path, sharing: str
 ) -> None:
-    # Nothing is learned in the one step, so the final model is the one that was asked.
-    config = configure(rewards=[ASKING], sharing=sharing, trainer={"max_steps": 2, "learning_rate": 0.0})
+    # With a learning rate of 0 the final model is the one that answered.
+    config = configure(rewards=[PAYING, ASKING], sharing=sharing, trainer={"max_steps": 2, "learning_rate": 0.0})
     train_grpo(config)
     expected = blank_answers(str(tiny_policy_dir), questions, read_folder(questions))
     assert len(blank_rewards.SEEN) == 8

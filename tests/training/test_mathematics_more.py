@@ -19,7 +19,7 @@ from transformers import GenerationConfig
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.sharing import forward as shared_prefix
 from medvlm_r1.models.sharing.batch import _call, images_key
-from medvlm_r1.models.sharing.limits import not_generated, not_shared, same_tower
+from medvlm_r1.models.sharing.limits import not_generated, not_shared
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dry_run.batch import Batch
 from medvlm_r1.training.dry_run.launch import Launch
@@ -102,17 +102,6 @@ def test_what_the_model_itself_states_of_generation_counts_too(stated: dict[str,
         assert not_generated(trainer(generation_kwargs={"num_beams": 1}), model) is None
 
 
-def test_towers_are_compared_and_language_models_not() -> None:
-    policy, reference = TINY["qwen2_vl"].model(), TINY["qwen2_vl"].model()
-    reference.load_state_dict(policy.state_dict())
-    with torch.no_grad():
-        policy.model.language_model.norm.weight += 1
-    assert same_tower(policy, reference)
-    with torch.no_grad():
-        next(policy.model.visual.parameters()).view(-1)[0] += 1
-    assert not same_tower(policy, reference)
-
-
 @pytest.mark.parametrize(
     ("vllm", "given", "wanted"),
     [
@@ -170,7 +159,7 @@ def test_a_processor_that_is_not_there_or_not_one_for_images(tmp_path: Any, monk
     with pytest.raises(UserError, match="processor cannot be loaded"):
         _processor(tmp_path)
     monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: SimpleNamespace())
-    with pytest.raises(UserError, match="how many tokens an image takes"):
+    with pytest.raises(UserError, match="no image processor"):
         _processor(tmp_path)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,11 +35,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedBatch:
-    """Which prompt each row of a batch completes."""
+    """The record of one batch: its prompts, and which of them each row completes."""
 
     prompts: tuple[Prompt, ...]
     owner: tuple[int, ...]
     """For each row the number of its prompt; rows of a prompt are adjacent where it matters."""
+    moving: tuple[int, ...] | None = None
+    """Rows that the update computes; all when None."""
+    old_logps: Tensor | None = None
+    """Log-probabilities of the policy that generated, (B, C), which stand in for rows that are not computed."""
 
     def take(self, rows: Iterable[int]) -> SharedBatch:
         """The batch of these rows."""
@@ -63,44 +66,44 @@ class SharedBatch:
 
 
 def distinct(prompts: Sequence[Any]) -> tuple[list[int], list[int]]:
-    """The first row of each run of equal prompts, and for each row the number of its run.
+    """Find the groups: runs of equal neighboring prompts.
 
     Args:
-        prompts: chat messages (images among them) or texts.
+        prompts: Chat messages with their images inside, or texts.
+
+    Returns:
+        The first row of each run, and for each row the number of its run.
     """
-    name = _Names()
-    runs = [list(run) for _, run in itertools.groupby(range(len(prompts)), key=lambda row: name(prompts[row]))]
-    return [run[0] for run in runs], [number for number, run in enumerate(runs) for _ in run]
+    new = [row == 0 or not _equal(prompts[row - 1], prompt) for row, prompt in enumerate(prompts)]
+    firsts = [row for row, begins in enumerate(new) if begins]
+    return firsts, [number - 1 for number in itertools.accumulate(map(int, new))]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except ValueError:
+        # Images given as arrays. Treating them as unequal costs speed only.
+        return False
 
 
 def images_key(images: Sequence[Any] | None) -> str:
-    """A name of images in order, equal for equal ones."""
-    return _Names()(images) if images else ""
+    """Cache key of a list of images; "" without images. Equal images in equal order give equal keys."""
+    return "|".join(map(_image_key, images or ()))
 
 
-class _Names:
-    """Names of nested lists and mappings by content; an image object seen before is not read again."""
-
-    def __init__(self) -> None:
-        self._seen: dict[int, str] = {}
-
-    def __call__(self, value: Any) -> str:
-        return json.dumps(value, default=self._other)
-
-    def _other(self, value: Any) -> str:
-        if id(value) not in self._seen:
-            if isinstance(value, Image):
-                # The values of a palette image are numbers of colours.
-                pixels = value.convert("RGBA") if value.mode in ("P", "PA") else value
-                kind, content = f"{value.mode} {value.size}", pixels.tobytes()
-            elif isinstance(value, np.ndarray | Tensor):
-                array = np.ascontiguousarray(value)
-                kind, content = f"{array.dtype} {array.shape}", array.tobytes()
-            else:
-                # Equal to itself alone, which costs speed and nothing else.
-                kind, content = f"object {id(value)}", b""
-            self._seen[id(value)] = kind + hashlib.blake2b(content, digest_size=16).hexdigest()
-        return self._seen[id(value)]
+def _image_key(image: Any) -> str:
+    if isinstance(image, Image):
+        # The values of a palette image are color numbers.
+        pixels = image.convert("RGBA") if image.mode in ("P", "PA") else image
+        header, content = f"{image.mode} {image.size}", pixels.tobytes()
+    elif isinstance(image, np.ndarray | Tensor):
+        array = np.ascontiguousarray(image)
+        header, content = f"{array.dtype} {array.shape}", array.tobytes()
+    else:
+        # Equal to itself only, which costs speed and nothing else.
+        return f"object {id(image)}"
+    return header + hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def processed(ids: Sequence[int], images: Sequence[Any] | None, fields: Mapping[str, Any], device: Any) -> Prompt:
@@ -130,8 +133,6 @@ def process_together(
         images: of each, in order; for some none.
         device: where tensors go.
     """
-    name = _Names()
-    keys = [name(list(shown)) if shown else "" for shown in images]
     prompts: dict[int, Prompt] = {}
     for illustrated in (True, False):
         chosen = [place for place, shown in enumerate(images) if bool(shown) == illustrated]
@@ -140,7 +141,7 @@ def process_together(
             for place, (ids, fields) in zip(chosen, made, strict=True):
                 shown = list(images[place]) or None
                 tensors = {n: v.to(device) if torch.is_tensor(v) else v for n, v in fields.items()}
-                prompts[place] = Prompt(ids=ids, images=shown, key=keys[place], fields=tensors)
+                prompts[place] = Prompt(ids=ids, images=shown, key=images_key(shown), fields=tensors)
     return [prompts[place] for place in range(len(texts))]
 
 
@@ -214,72 +215,64 @@ def split(scored: Mapping[str, Any], order: Sequence[int], parts: int) -> list[d
     return [{name: of(value, rows) for name, value in scored.items()} for rows in chosen]
 
 
-class Processed:
-    """A processor for prompts with images that are processed already: TRL's second call for them does nothing."""
-
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._processor, name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL reads the number of axes of the pixels and passes them on; the `SharedBatch` has them."""
-        return {"pixel_values": torch.empty(0)} if "images" in kwargs else self._processor(*args, **kwargs)
-
-
 class FeatureStore:
-    """Image features that stay the same while a run lasts, by the prompt's images; the least used are let go first.
-
-    They are kept in main memory and count with their own size.
-    """
+    """LRU cache of image features that do not change during a run, in main memory, bounded in megabytes."""
 
     def __init__(self, megabytes: float) -> None:
         self._budget = megabytes * 1e6
         self._size = 0
-        self._kept: OrderedDict[str, ImageFeatures] = OrderedDict()
+        self._stored: OrderedDict[str, ImageFeatures] = OrderedDict()
 
-    def get(self, prompts: Sequence[Prompt], encode: Callable[[Prompt], ImageFeatures], device: Any) -> ImageFeatures:
-        """The features of the prompts' images, joined in order; what is missing is encoded and kept.
+    def get(
+        self,
+        prompts: Sequence[Prompt],
+        encode: Callable[[Prompt], ImageFeatures],
+        device: Any,
+        *,
+        tower: str = "",
+    ) -> ImageFeatures:
+        """Features of the prompts' images, joined in order; missing ones are encoded and stored.
 
         Args:
-            prompts: those without images are passed over.
-            encode: gives the features of one prompt's images; called without gradients.
-            device: where the features are wanted.
+            prompts: Those without images are skipped.
+            encode: Encodes the images of one prompt; called without gradients.
+            device: Device of the result.
+            tower: Name of the vision tower, if one store serves several.
         """
         result: ImageFeatures = []
         for prompt in prompts:
             if prompt.images is None:
                 continue
-            found = self._kept.get(prompt.key)
-            if found is None:
+            key = tower + prompt.key
+            features = self._stored.get(key)
+            if features is None:
                 with torch.no_grad():
-                    found = encode(prompt)
-                self._keep(prompt.key, found)
+                    features = encode(prompt)
+                self._store(key, features)
             else:
-                self._kept.move_to_end(prompt.key)
-            result += [tuple(part.to(device) for part in entry) for entry in found]
+                self._stored.move_to_end(key)
+            result += [tuple(part.to(device) for part in entry) for entry in features]
         return result
 
     def missing(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """One prompt for each set of images whose features are not kept."""
-        absent = {prompt.key: prompt for prompt in prompts if prompt.images and prompt.key not in self._kept}
+        """One prompt for each set of images without stored features."""
+        absent = {prompt.key: prompt for prompt in prompts if prompt.images and prompt.key not in self._stored}
         return list(absent.values())
 
     def put(self, prompt: Prompt, features: ImageFeatures) -> None:
-        """Keep the features of a prompt's images."""
-        if prompt.key not in self._kept:
-            self._keep(prompt.key, features)
+        """Store the features of a prompt's images."""
+        if prompt.key not in self._stored:
+            self._store(prompt.key, features)
 
-    def _keep(self, key: str, features: ImageFeatures) -> None:
-        self._kept[key] = [tuple(part.detach().cpu() for part in entry) for entry in features]
+    def _store(self, key: str, features: ImageFeatures) -> None:
+        self._stored[key] = [tuple(part.detach().cpu() for part in entry) for entry in features]
         self._size += _bytes(features)
         while self._size > self._budget:
-            _, oldest = self._kept.popitem(last=False)
+            _, oldest = self._stored.popitem(last=False)
             self._size -= _bytes(oldest)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._stored)
 
 
 def _bytes(features: ImageFeatures) -> int:

@@ -76,9 +76,9 @@ class AnswersBlank:
 
     @contextmanager
     def _greedily(self) -> Iterator[None]:
-        """Greedy and without dropout; what the trainer keeps of the batch under way stays."""
+        """Decode greedily and without dropout."""
         trainer: Any = self
-        training, batch = trainer.model.training, vars(trainer).get("_batch")
+        training = trainer.model.training
         config = getattr(trainer, "generation_config", None)
         vllm = trainer.vllm_generation if trainer.use_vllm else None
         warmth = vllm.temperature if vllm is not None else None
@@ -95,8 +95,6 @@ class AnswersBlank:
                 trainer.generation_config = config
             if vllm is not None:
                 vllm.temperature = warmth
-            if batch is not None:
-                trainer._batch = batch
 
 
 def _greedy_config(config: Any) -> Any:
