@@ -30,7 +30,7 @@ from medvlm_r1.prompts.templates import messages
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
 from medvlm_r1.training.config import RunConfig, load_config
 from medvlm_r1.training.counterfactual import blank_image as blank
-from medvlm_r1.training.counterfactual.blank_image import AnswersBlank
+from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
 from medvlm_r1.training.grpo import train_grpo
 
 ORGANS = ("liver", "kidney", "brain", "knee")
@@ -168,13 +168,13 @@ def test_once_a_prompt_and_generation(
     prompts: int,
 ) -> None:
     asked: list[int] = []
-    plain = AnswersBlank._greedy
+    plain = BlankImageBaseline._greedy
 
-    def greedy(self: AnswersBlank, blanks: list[Any]) -> list[str | None]:
+    def greedy(self: BlankImageBaseline, blanks: list[Any]) -> list[str | None]:
         asked.append(len(blanks))
         return plain(self, blanks)
 
-    monkeypatch.setattr(AnswersBlank, "_greedy", greedy)
+    monkeypatch.setattr(BlankImageBaseline, "_greedy", greedy)
     run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=trainer)).parent
     assert asked == [prompts] * generations
     rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
@@ -195,8 +195,8 @@ def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: 
 def test_nothing_is_asked_where_no_reward_wants_it(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, sharing: str
 ) -> None:
-    asked = Counted(AnswersBlank._blank_letters)
-    monkeypatch.setattr(AnswersBlank, "_blank_letters", asked)
+    asked = Counted(BlankImageBaseline._blank_letters)
+    monkeypatch.setattr(BlankImageBaseline, "_blank_letters", asked)
     run = train_grpo(configure(rewards=[PAYING], sharing=sharing)).parent
     assert asked.calls == []
     assert "blank_right" not in (run / "metrics.jsonl").read_text()

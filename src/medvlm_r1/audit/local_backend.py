@@ -1,8 +1,9 @@
 """Answers to the variants of an audit with their work shared.
 
 An image is encoded once for all variants that show it, and a prompt goes through the model once for everything that is
-written after it (`drawn_of_each`). Turns that begin in another way after a prompt read before take up its keys and
-values (`Continuation`). The answers are those of `LocalGenerator` and `letter_probabilities`, up to the order of sums.
+written after it (`sample_per_row`). Turns that begin in another way after a prompt read before take up its keys and
+values (`CachedPrefixRows`). The answers are those of `LocalGenerator` and `letter_probabilities`, up to the order of
+sums.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from medvlm_r1.audit.variant import REAL, Variant, VariantAnswer, item_seed, wei
 from medvlm_r1.models.choice_logprobs import LetterPlace, letter_place
 from medvlm_r1.models.generate import GenerationSettings, cut, end_tokens, generation_config, prompt_and_turn
 from medvlm_r1.models.load import Policy, vision_token_ids
-from medvlm_r1.models.onednn_linear import answering
+from medvlm_r1.models.onednn_linear import fast_inference
 from medvlm_r1.prompts.templates import opened_reasoning
 
 # Rows of one pass over turns: of more, the longest would be further from the shortest.
@@ -66,7 +67,7 @@ class LocalRespondent(StreamingRespondent):
         fresh: dict[str, Any] = {}
         with ExitStack() as stack:
             with torch.inference_mode():
-                stack.enter_context(answering(self.policy.model))
+                stack.enter_context(fast_inference(self.policy.model))
                 batches = list(self._batches(self._asked(variants)))
             for batch in batches:
                 again = all(one.place in done for one in batch.asked)
@@ -168,7 +169,7 @@ class LocalRespondent(StreamingRespondent):
         """Complete the variants, each prompt (with the start of the turn) run once; real ones leave their states."""
         import torch
 
-        from medvlm_r1.models.decoding.per_row_sampling import drawn_of_each
+        from medvlm_r1.models.decoding.per_row_sampling import sample_per_row
 
         model, tokenizer = self.policy.model, self.policy.processor.tokenizer
         groups = _runs(asked, lambda one: (one.key, one.turn))
@@ -200,7 +201,7 @@ class LocalRespondent(StreamingRespondent):
             generation_config=generation_config(
                 self.policy, GenerationSettings(max_new_tokens=max_new_tokens or self.max_new_tokens), self._suppressed
             ),
-            custom_generate=drawn_of_each([[_draw(one.variant) for one in group] for group in groups], wanted, kept),
+            custom_generate=sample_per_row([[_draw(one.variant) for one in group] for group in groups], wanted, kept),
             **fields,
         )
         fresh.update({groups[row][0].key: states for row, states in kept.items()})
@@ -209,10 +210,10 @@ class LocalRespondent(StreamingRespondent):
             yield one.place, generated(one.variant, cut(row, ends, tokenizer, one.opening), self.template)
 
     def _going_on(self, asked: Sequence[_Asked]) -> Any:
-        from medvlm_r1.models.decoding.cached_prefix import Continuation
+        from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows
 
         keys = list(dict.fromkeys(one.key for one in asked))
-        return Continuation(
+        return CachedPrefixRows(
             self.policy.model,
             [self._states[key] for key in keys],
             [keys.index(one.key) for one in asked],
@@ -221,11 +222,11 @@ class LocalRespondent(StreamingRespondent):
 
     def _write_on(self, asked: Sequence[_Asked]) -> Iterator[tuple[int, VariantAnswer]]:
         """Complete turns that begin after prompts read before."""
-        from medvlm_r1.models.decoding.cached_prefix import write_on
+        from medvlm_r1.models.decoding.cached_prefix import decode_cached_prefix
 
         tokenizer = self.policy.processor.tokenizer
         ends = end_tokens(self.policy.model, tokenizer)
-        rows = write_on(
+        rows = decode_cached_prefix(
             self._going_on(asked), max_new_tokens=self.max_new_tokens, ends=ends, suppressed=self._suppressed
         )
         for one, row in zip(asked, rows, strict=True):
@@ -321,12 +322,12 @@ def _new_store() -> Any:
 
 
 def _draw(variant: Variant) -> Any:
-    from medvlm_r1.models.decoding.per_row_sampling import Draw
+    from medvlm_r1.models.decoding.per_row_sampling import RowSampling
 
     if variant.temperature == 0:
         return None
     # The item's own number beside the variant's: otherwise all items would be drawn by the same random numbers.
-    return Draw(temperature=variant.temperature, seed=(item_seed(variant.sample) + variant.seed) % 2**63)
+    return RowSampling(temperature=variant.temperature, seed=(item_seed(variant.sample) + variant.seed) % 2**63)
 
 
 def _weighed(asked: Sequence[_Asked], logits: Any) -> Iterator[tuple[int, VariantAnswer]]:

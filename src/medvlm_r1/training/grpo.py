@@ -26,7 +26,7 @@ from torch import Tensor
 from trl.data_utils import prepare_multimodal_messages
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.decoding.shared_generation import several_of_each
+from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.models.sharing.batch import FeatureStore, Prompt, SharedBatch, distinct, joined, processed, split
 from medvlm_r1.models.sharing.forward import ImageFeatures, as_encoder_output, encode_images, shared_logps
@@ -35,11 +35,11 @@ from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.rewards.checked import checked
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.counterfactual.blank_image import AnswersBlank
-from medvlm_r1.training.counterfactual.other_image import ShowsOthers, check_contrast
+from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
+from medvlm_r1.training.counterfactual.other_image import CounterfactualImages, check_counterfactual
 from medvlm_r1.training.loop import train
 from medvlm_r1.training.mixed_rows import MixedRowsTrainer
-from medvlm_r1.training.reliability.mixin import Dependable
+from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
 from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
 from medvlm_r1.training.run_folder import RunFolder
 
@@ -179,7 +179,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
                 with self.accelerator.autocast():
                     features = self._image_features(model, prompts) or encode_images(model, joined(prompts))
                 kwargs["mm_encoder_outputs"] = {"image": as_encoder_output(model, features)}
-            return type(model).generate(model, *args, custom_generate=several_of_each(sizes), **kwargs)
+            return type(model).generate(model, *args, custom_generate=n_per_prompt(sizes), **kwargs)
 
         model.generate = generate
         try:
@@ -336,28 +336,32 @@ def _without_adapter(model: Any) -> bool:
     return bool(layer.disable_adapters or model.active_adapter == "ref")
 
 
-class _PlainTrainer(ShowsOthers, AnswersBlank, CompletesOpenedReasoning, Dependable, MixedRowsTrainer):
+class _Mixins(CounterfactualImages, BlankImageBaseline, CompletesOpenedReasoning, ReliableTrainerMixin):
     pass
 
 
-class _SharingTrainer(ShowsOthers, AnswersBlank, CompletesOpenedReasoning, Dependable, SharedPromptTrainer):
+class _PlainTrainer(_Mixins, MixedRowsTrainer):
+    pass
+
+
+class _SharingTrainer(_Mixins, SharedPromptTrainer):
     pass
 
 
 def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
-    """Train with GRPO; the same call again resumes, and returns at once when the model stands.
+    """Train with GRPO. The same call again resumes, or returns at once if the run is complete.
 
     Args:
-        config: a configuration of method "grpo".
-        progress: is told of every step; the trainer's own bars and prints are off then.
-        evaluate: called every `config.evaluate_every` steps with the policy and the step.
+        config: A configuration of method "grpo".
+        progress: Receives every step, instead of the trainer's own progress bar and prints.
+        evaluate: Called every `config.evaluate_every` steps with the policy and the step.
 
     Returns:
         The folder of the final model, `<out>/model`.
 
     Raises:
-        UserError: the run folder belongs to another run, the data are unusable, or TRL refuses the configuration.
-        KeyboardInterrupt: stopped by a signal after a checkpoint; the message says how to go on.
+        UserError: The run folder belongs to another run, the data are unusable, or TRL rejects the configuration.
+        KeyboardInterrupt: Stopped by a signal after a checkpoint; the message tells how to resume.
     """
     assert config.method == "grpo", config.method
 
@@ -371,7 +375,7 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
                 f"One generation batch takes {prompts} prompts and the data have {len(train_dataset)}; lower "
                 "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
             )
-        check_contrast([reward.name for reward in config.rewards], args)
+        check_counterfactual([reward.name for reward in config.rewards], args)
         _forbid_vision_tokens(args, policy)
         log = RolloutLog(run.samples)
         rewards = [named(checked(reward.name, resolve_reward(reward.name)), reward.name) for reward in config.rewards]
@@ -392,11 +396,11 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
 
 
 def _forbid_vision_tokens(args: Any, policy: Policy) -> None:
-    """Forbid sampling image and video tokens: one makes the forward pass look for an image that is not there."""
+    """Forbid sampling image and video tokens: the forward pass would look for an image that does not exist."""
     ids = vision_token_ids(policy.model, policy.processor)
     given = dict(args.generation_kwargs or {})
     if args.use_vllm:
-        # vLLM has no suppress_tokens; it forbids by text.
+        # vLLM has no suppress_tokens, only bad_words.
         words = policy.processor.tokenizer.convert_ids_to_tokens(ids)
         given["bad_words"] = [*given.get("bad_words", []), *words]
     else:

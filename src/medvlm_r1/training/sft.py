@@ -18,12 +18,12 @@ from medvlm_r1.prompts.templates import opened_reasoning
 from medvlm_r1.training.callbacks import Evaluate, Progress
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.loop import train
-from medvlm_r1.training.reliability.mixin import Dependable
+from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
 from medvlm_r1.training.reliability.nan_guard import SAMPLE_ID, NamedBatches
 from medvlm_r1.training.run_folder import RunFolder
 
 
-class _Trainer(Dependable, SFTTrainer):  # type: ignore[misc]
+class _Trainer(ReliableTrainerMixin, SFTTrainer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.data_collator: Any = NamedBatches(self.data_collator)

@@ -132,7 +132,7 @@ def _set_aside(path: Path) -> None:
     path.replace(place)
 
 
-class WholeCheckpoints:
+class AtomicCheckpoints:
     """Mixin before a transformers `Trainer`: its checkpoints are written beside their place and renamed."""
 
     _staging: Path | None = None
@@ -193,7 +193,7 @@ class WholeCheckpoints:
 
 
 class ResumedFigures(TrainerCallback):  # type: ignore[misc]
-    """Puts back what a checkpoint of `WholeCheckpoints` holds beside transformers' own."""
+    """Puts back what a checkpoint of `AtomicCheckpoints` holds beside transformers' own."""
 
     def __init__(self, trainer: Any, checkpoint: Path | None) -> None:
         self._trainer = trainer

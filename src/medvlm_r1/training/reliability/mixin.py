@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from medvlm_r1.training.reliability.checkpoint import WholeCheckpoints
-from medvlm_r1.training.reliability.nan_guard import StopsAtNonFinite
+from medvlm_r1.training.reliability.checkpoint import AtomicCheckpoints
+from medvlm_r1.training.reliability.nan_guard import NanGuard
 from medvlm_r1.training.reliability.restore import RestoresWeights
 
 
-class Dependable(RestoresWeights, StopsAtNonFinite, WholeCheckpoints):
+class ReliableTrainerMixin(RestoresWeights, NanGuard, AtomicCheckpoints):
     """Mixin before a TRL trainer: weights read back as they were, whole checkpoints, no step by what is no number."""

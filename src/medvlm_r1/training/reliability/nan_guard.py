@@ -27,7 +27,7 @@ class NonFinite(UserError):
     """A number of the training is NaN or infinite."""
 
 
-class StopsAtNonFinite:
+class NanGuard:
     """Mixin before a transformers `Trainer`: raises `NonFinite` before the optimizer takes such a step.
 
     With fp16 gradients are scaled, and an infinite one is how the scaler finds its scale; it leaves such a step out by
@@ -76,7 +76,7 @@ class StopsAtNonFinite:
 
 
 class NamedBatches:
-    """A collator whose batches say which samples they hold; `StopsAtNonFinite` takes the names out again."""
+    """A collator whose batches say which samples they hold; `NanGuard` takes the names out again."""
 
     def __init__(self, collate: Any) -> None:
         self._collate = collate

@@ -30,7 +30,7 @@ _LITTLE = 1 << 20
 # Names of functions on the way to the failure, the nearest first, and what runs there.
 _PLACES = (
     (re.compile(r"get_image_features|encode_images|_image_features"), "pixels", "while images went through the tower"),
-    (re.compile(r"^(generate|_generate.*|several_of_each)$"), "completions", "while completions were written"),
+    (re.compile(r"^(generate|_generate.*|n_per_prompt)$"), "completions", "while completions were written"),
     (re.compile(r"^(training_step|backward|_compute_loss|compute_loss)$"), "batch", "in the update"),
 )
 
