@@ -1,4 +1,4 @@
-"""JSON Lines files that grow as a training goes on and are cut back when it resumes."""
+"""JSON Lines logs that are appended during training and truncated on resume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvlm_r1.disk import sync
 
 
 def append(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows and force them to disk; numbers JSON cannot hold (NaN, infinities) become null."""
+    """Append rows and flush them to disk; NaN and Inf become null."""
     with file.open("a", encoding="utf-8", newline="\n") as stream:
         for row in rows:
             stream.write(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n")
@@ -23,13 +23,13 @@ def append(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def cut_back(file: Path, step: int) -> None:
-    """Keep what a training wrote up to a step, so that a resumed run repeats no row.
+    """Truncate a log to a step, so that a resumed run does not repeat rows.
 
-    Rows after the step and a last row cut short go.
+    Rows after the step and an incomplete last row are removed.
 
     Args:
-        file: rows with a `step` each; it need not be there.
-        step: the last step kept, 0 for none.
+        file: Log whose rows have a `step`; may be missing.
+        step: Last step to keep, 0 for none.
     """
     if not file.is_file():
         return

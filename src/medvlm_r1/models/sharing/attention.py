@@ -1,4 +1,4 @@
-"""Where everything lies in a packed row [prompt 1, its completions, prompt 2, its completions, ...]."""
+"""Layout and attention of a packed row [prompt 1, its completions, prompt 2, its completions, ...]."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from torch.nn.functional import scaled_dot_product_attention
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where prompts and completions lie in the packed row."""
+    """Lengths of the prompts and completions in a packed row."""
 
     groups: tuple[tuple[int, tuple[int, ...]], ...]
-    """For each prompt its tokens, and those of each of its completions; none is 0."""
+    """For each prompt its number of tokens, and those of its completions; all above 0."""
 
     def segments(self) -> Iterator[tuple[int, int, int, int]]:
-        """Group, number in the group (0 is the prompt), tokens and tokens before it in its own row, in packed order."""
+        """Group, number in the group (0: prompt), length, and preceding tokens of its own row, in packed order."""
         for group, (prompt, completions) in enumerate(self.groups):
             yield group, 0, prompt, 0
             for number, length in enumerate(completions, 1):
                 yield group, number, length, prompt
 
     def sizes(self) -> list[int]:
-        """Tokens of every segment, in packed order."""
+        """Lengths of all segments, in packed order."""
         return [length for _, _, length, _ in self.segments()]
 
 
 def dense_mask(
     layout: Layout, *, dtype: torch.dtype, device: torch.device, window: int | None = None, blocks: Tensor | None = None
 ) -> Tensor:
-    """The mask written out, to be added to the attention scores.
+    """The dense attention mask, which is added to the scores.
 
     Args:
-        layout: of the packed row of L tokens.
-        dtype: of the scores.
-        device: of the scores.
-        window: a token sees this many tokens of its own row, itself among them; all before it when None.
-        blocks: (L,), the number of the image a token belongs to, -1 for text; the tokens of one image see each other
-            both ways.
+        layout: Layout of the packed row of L tokens.
+        dtype: Dtype of the scores.
+        device: Device of the scores.
+        window: Size of a sliding window over the tokens of a row, including the token itself; None for no window.
+        blocks: (L,) number of the image that a token belongs to, -1 for text. Tokens of an image attend to each other
+            in both directions.
 
     Returns:
-        (1, 1, L, L): 0 where the query (row) sees the key (column), minus infinity elsewhere.
+        (1, 1, L, L): 0 where the query (row) attends to the key (column), minus infinity elsewhere.
     """
 
     def per_token(values: Sequence[int]) -> Tensor:
@@ -64,18 +64,18 @@ def dense_mask(
 
 
 class PrefixMask(torch.Tensor):
-    """A mask of shape (1, 1, L, L) without storage, which SDPA answers by computing the allowed blocks alone.
+    """A mask of shape (1, 1, L, L) without storage, for which SDPA computes only the allowed blocks.
 
-    PyTorch's own `torch.nn.attention.bias.CausalBias` works the same way. The layers pass it on like any mask, also
-    when gradient checkpointing runs them again, and the model's configuration stays untouched.
+    It works like PyTorch's `torch.nn.attention.bias.CausalBias`. The layers pass it on like any mask, also under
+    gradient checkpointing, and the configuration of the model does not change.
     """
 
-    packing: Layout  # `layout` is taken by torch.Tensor
+    packing: Layout  # torch.Tensor has an attribute `layout`
     _own: dict[tuple[int, int], Tensor]
 
     @staticmethod
     def __new__(cls, layout: Layout, device: torch.device) -> PrefixMask:
-        """One number seen as (1, 1, length, length), so that the mask takes no memory."""
+        """A single number expanded to (1, 1, length, length), which takes no memory."""
         length = sum(layout.sizes())
         return torch.Tensor._make_subclass(
             cls, torch.ones((), dtype=torch.bool, device=device).expand(1, 1, length, length)
@@ -96,8 +96,8 @@ class PrefixMask(torch.Tensor):
             raise RuntimeError(f"{func} reads a PrefixMask, whose values are not stored; only SDPA can.")
         return out
 
-    def own_part(self, length: int, before: int, like: Tensor) -> Tensor | None:
-        """The mask of one completion over the keys [prompt, completion]; None when it hides nothing."""
+    def completion_mask(self, length: int, before: int, like: Tensor) -> Tensor | None:
+        """The mask of a completion over the keys [prompt, completion]; None if everything is visible."""
         if length == 1:
             return None
         if (length, before) not in self._own:
@@ -107,11 +107,11 @@ class PrefixMask(torch.Tensor):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: PrefixMask, **options: Any) -> Tensor:
-    """Attention over the allowed blocks; tensors (1, heads, L, width of a head)."""
+    """Attention over the allowed blocks; tensors are (1, heads, L, head width)."""
     sizes = attn_mask.packing.sizes()
-    # One split, not a slice for each segment: its backward writes every gradient once.
+    # One split instead of a slice per segment: its backward writes each gradient once.
     parts = zip(attn_mask.packing.segments(), *(torch.split(t, sizes, dim=2) for t in (query, key, value)), strict=True)
-    done = []
+    outputs = []
     prompt_key = prompt_value = query.new_empty(0)
     options.pop("is_causal", None)
     for (_, number, length, before), q, k, v in parts:
@@ -120,7 +120,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: PrefixMask, **
             part = scaled_dot_product_attention(q, k, v, is_causal=True, **options)
         else:
             k, v = torch.cat((prompt_key, k), dim=2), torch.cat((prompt_value, v), dim=2)
-            part = scaled_dot_product_attention(q, k, v, attn_mask=attn_mask.own_part(length, before, q), **options)
-        # Heads inside tokens is the order the output projection reads; joined so, it needs no copy.
-        done.append(part.transpose(1, 2))
-    return torch.cat(done, dim=1).transpose(1, 2)
+            part = scaled_dot_product_attention(
+                q, k, v, attn_mask=attn_mask.completion_mask(length, before, q), **options
+            )
+        # The output projection reads (tokens, heads), so this order avoids a copy.
+        outputs.append(part.transpose(1, 2))
+    return torch.cat(outputs, dim=1).transpose(1, 2)

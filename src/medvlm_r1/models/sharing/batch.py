@@ -1,4 +1,4 @@
-"""What the GRPO trainer keeps of a batch whose rows share prompts: each prompt once, and what does not change."""
+"""Batches whose rows share prompts: each prompt once, and a cache of image features."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One prompt as the processor made it."""
+    """One processed prompt."""
 
     ids: list[int]
-    """Its tokens, the placeholders of its images among them."""
+    """Its tokens, including image placeholders."""
     images: list[Any] | None
-    """Its images, None without."""
+    """Its images; None without."""
     key: str
-    """Names its images: equal for equal images in equal order."""
+    """Cache key of its images: equal for equal images in equal order."""
     fields: Mapping[str, Any]
-    """What the processor gave beside the ids: token types as lists, all else as tensors."""
+    """Further outputs of the processor: token types as lists, all others as tensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class SharedBatch:
 
     prompts: tuple[Prompt, ...]
     owner: tuple[int, ...]
-    """For each row the number of its prompt; rows of a prompt are adjacent where it matters."""
+    """For each row the index of its prompt; rows of a prompt are adjacent."""
     moving: tuple[int, ...] | None = None
     """Rows that the update computes; all when None."""
     old_logps: Tensor | None = None
@@ -50,16 +50,16 @@ class SharedBatch:
         return SharedBatch(prompts=self.prompts, owner=tuple(self.owner[row] for row in rows))
 
     def groups(self) -> tuple[list[Prompt], list[int]]:
-        """The prompt of each run of rows that share one, and the lengths of the runs."""
+        """The prompt of each group of adjacent rows, and the sizes of the groups."""
         runs = [(self.prompts[number], len(list(run))) for number, run in itertools.groupby(self.owner)]
         return [prompt for prompt, _ in runs], [size for _, size in runs]
 
     def illustrated(self) -> list[bool]:
-        """For each row whether its prompt has an image."""
+        """Whether the prompt of each row has an image."""
         return [bool(self.prompts[number].images) for number in self.owner]
 
     def shuffled(self) -> list[int]:
-        """A random order of the rows in which the rows of a prompt stay together (from torch's random state)."""
+        """A random order of the rows that keeps groups together (torch's global random state)."""
         order = torch.randperm(len(self.owner))
         rank = torch.randperm(len(self.prompts))[torch.tensor(self.owner)[order]]
         return [int(row) for row in order[torch.argsort(rank, stable=True)]]
@@ -107,9 +107,9 @@ def _image_key(image: Any) -> str:
 
 
 def processed(ids: Sequence[int], images: Sequence[Any] | None, fields: Mapping[str, Any], device: Any) -> Prompt:
-    """A prompt from what a processor gave for it alone; tensors go to the device."""
+    """Make a prompt from the processor outputs for it alone; tensors are moved to the device."""
 
-    def kept(name: str, value: Any) -> Any:
+    def field(name: str, value: Any) -> Any:
         if name in _TOKEN_TYPES:
             return [int(kind) for kind in value[0]]
         return (value if torch.is_tensor(value) else torch.tensor(np.array(value))).to(device)
@@ -118,20 +118,20 @@ def processed(ids: Sequence[int], images: Sequence[Any] | None, fields: Mapping[
         ids=[int(token) for token in ids],
         images=list(images) if images else None,
         key=images_key(images),
-        fields={name: kept(name, value) for name, value in fields.items()},
+        fields={name: field(name, value) for name, value in fields.items()},
     )
 
 
 def process_together(
     processor: Any, texts: Sequence[str], images: Sequence[Sequence[Any]], device: Any
 ) -> list[Prompt]:
-    """Process prompts, in one call of the processor where its outputs can be told apart again (Qwen's can).
+    """Process prompts in one call, if the outputs of the processor can be split again (Qwen's can).
 
     Args:
-        processor: the policy's.
-        texts: the rendered conversations.
-        images: of each, in order; for some none.
-        device: where tensors go.
+        processor: Processor of the policy.
+        texts: Rendered conversations.
+        images: Images of each, in order; may be empty.
+        device: Device of the tensors.
     """
     prompts: dict[int, Prompt] = {}
     for illustrated in (True, False):
@@ -148,7 +148,7 @@ def process_together(
 def _call(
     processor: Any, texts: Sequence[str], images: Sequence[Sequence[Any]]
 ) -> list[tuple[list[int], dict[str, Any]]]:
-    """Ids and other outputs of each prompt; either all have images or none."""
+    """Ids and other outputs of each prompt; either all prompts have images or none."""
     shown = [list(some) for some in images] if images[0] else None
     made = dict(processor(text=list(texts), images=shown, padding=True, padding_side="left", return_tensors="pt"))
     whole = {"input_ids", "attention_mask", *_TOKEN_TYPES, *(("pixel_values", "image_grid_thw") if shown else ())}
@@ -172,11 +172,11 @@ def _stripped(values: Tensor, real: Tensor) -> list[list[int]]:
 
 
 def joined(prompts: Sequence[Prompt], *, token_types: bool = False) -> dict[str, Any]:
-    """The processor's outputs of several prompts in order, as one call for all of them would give.
+    """Processor outputs of several prompts, as one call for all of them would give.
 
     Args:
-        prompts: those without images add nothing but token types.
-        token_types: also give the token types, one list a prompt.
+        prompts: Prompts in order; those without images add only token types.
+        token_types: Also return the token types, one list per prompt.
     """
     result: dict[str, Any] = {}
     for name in dict.fromkeys(name for prompt in prompts for name in prompt.fields):
@@ -189,7 +189,7 @@ def joined(prompts: Sequence[Prompt], *, token_types: bool = False) -> dict[str,
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Joined along the first axis; the others are filled up with zeros, as processors do for unequal counts."""
+    """Concatenate along the first axis; pad the others with zeros, as processors do for unequal counts."""
     shape = [max(lengths) for lengths in zip(*(part.shape[1:] for part in parts), strict=True)]
     if any(list(part.shape[1:]) != shape for part in parts):
         parts = [_filled(part, shape) for part in parts]
@@ -203,7 +203,7 @@ def _filled(part: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def split(scored: Mapping[str, Any], order: Sequence[int], parts: int) -> list[dict[str, Any]]:
-    """A scored batch in equal parts of its rows, in this order; what belongs to the whole batch goes to each part."""
+    """Split a scored batch into equal parts of its rows, in this order; whole-batch values go to each part."""
     size = len(order) // parts
 
     def of(value: Any, rows: Sequence[int]) -> Any:

@@ -1,4 +1,4 @@
-"""What this project adds to any of TRL's trainers so that a run can be trusted."""
+"""The reliable trainer mixin, for every trainer of TRL."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from medvlm_r1.training.reliability.restore import RestoresWeights
 
 
 class ReliableTrainerMixin(RestoresWeights, NanGuard, AtomicCheckpoints):
-    """Mixin before a TRL trainer: weights read back as they were, whole checkpoints, no step by what is no number."""
+    """Mixin before a TRL trainer: exact restore of weights, atomic checkpoints, NaN guard."""
