@@ -1,15 +1,15 @@
-"""Errors meant for users, and the notice every answer carries."""
+"""Errors for users, and the research-use notice."""
 
 RESEARCH_USE = "Research use only. Not a medical device."
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what was seen, what was wanted, where, and what to do."""
+    """An error that the user can fix. The message has what was seen, what was expected, where, and what to do."""
 
     exit_code = 1
 
 
 class UsageError(UserError):
-    """The command, configuration or argument itself is wrong."""
+    """A wrong command, configuration or argument."""
 
     exit_code = 2

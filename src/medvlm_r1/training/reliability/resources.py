@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from medvlm_r1.disk import refusal
+from medvlm_r1.disk import describe_os_error
 from medvlm_r1.errors import UserError
 from medvlm_r1.training import options
 from medvlm_r1.training.config import RunConfig
@@ -66,9 +66,9 @@ def explain(error: BaseException, config: RunConfig) -> str | None:
     if out_of_memory(error):
         return _memory(error, config)
     out = Path(config.out)
-    message = refusal(error)
+    message = describe_os_error(error)
     if message is None and _torch_disk_full(error, out):
-        message = refusal(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        message = describe_os_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     return f"{out}: {message}. {_how_to_resume(out)}" if message else None
 
 
