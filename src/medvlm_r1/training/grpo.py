@@ -4,7 +4,7 @@ TRL's `GRPOTrainer` decides what is computed; `SharedPromptTrainer` changes how 
 through the model once for each completion; here that happens once for each prompt, in generation and for the
 log-probabilities of the policy, the old policy and the reference. The results are TRL's, up to the order of sums.
 
-Image and video tokens are never sampled, every rollout is written to `samples.jsonl`, and a resumed run continues
+Image and video tokens are never sampled, every rollout is written to `rollouts.jsonl`, and a resumed run continues
 with the same weights and the same order of data. `sharing: off` selects TRL's own trainer (with `mixed_rows`).
 """
 
@@ -377,7 +377,7 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
             )
         check_counterfactual([reward.name for reward in config.rewards], args)
         _forbid_vision_tokens(args, policy)
-        log = RolloutLog(run.samples)
+        log = RolloutLog(run.rollouts)
         rewards = [named(checked(reward.name, resolve_reward(reward.name)), reward.name) for reward in config.rewards]
         rewards[0] = named(log.watched(rewards[0]), config.rewards[0].name)
         trainer = (_SharingTrainer if config.sharing else _PlainTrainer)(
