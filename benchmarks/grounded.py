@@ -1,9 +1,9 @@
 """`python -m benchmarks.grounded`: rewards for looking where the training questions give their answers away.
 
 PhantomVQA with its shortcut planted is the training set: in 97 of 100 questions one option is recognised by its text
-alone. From a start that knows the form of an answer and half looks (`cold_start`), GRPO goes on three times on the same
-questions, with the demo's rewards and with `grounded_gate` and `grounded` in place of accuracy, all else equal; then
-all answer clean questions, where the shortcut is worth nothing, with their own images and with those of other items.
+alone. From a start that knows the form of an answer and half looks (`cold_start`), GRPO goes on twice on the same
+questions, with the demo's rewards and with `grounded` instead of accuracy, everything else equal. Then both answer
+clean questions, where the shortcut is worth nothing, with their own images and with those of other items.
 
 A folder holds all of it; the same call again goes on where it stood.
 """
@@ -33,14 +33,13 @@ from medvlm_r1.evaluation.store import write_results
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.recipes import recipe
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.counterfactual.blank_image import BLANK_RIGHT
 from medvlm_r1.training.counterfactual.other_image import OTHER_RIGHT, OWN_RIGHT
 from medvlm_r1.training.grpo import train_grpo
 
-ACCURACY = {"plain": "accuracy_paper", "gate": "grounded_gate", "grounded": "grounded"}
+ACCURACY = {"plain": "accuracy_paper", "grounded": "grounded"}
 """The reward of each arm that stands for accuracy."""
 START = "start"
-LOGGED = (BLANK_RIGHT, OWN_RIGHT, OTHER_RIGHT)
+LOGGED = (OWN_RIGHT, OTHER_RIGHT)
 OUT_OF_DOMAIN = ("CT", "X-ray")
 MAX_NEW_TOKENS = 80
 
@@ -78,7 +77,7 @@ def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes(), bar: Ba
         bar: Shows progress.
 
     Returns:
-        The content of `results.json`: `seeds` (for each, and for `start`, `plain`, `gate` and `grounded` in it:
+        The content of `results.json`: `seeds` (for each, and for `start`, `plain` and `grounded` in it:
         `accuracy` and `shuffled` by modality in percent, `reliance` by modality and its mean (accuracy less accuracy
         with shuffled images, points), `out_of_domain` (mean of CT and X-ray), and of the last 10 logs the means of
         those of `LOGGED` that are there), `means` (the same over the seeds) and `gain` (`out_of_domain` of grounded

@@ -45,12 +45,12 @@ def test_it_ends_with_a_table_and_goes_on_after_an_interruption(
     written = weights.stat().st_mtime_ns
     found = bench_grounded(tmp_path, seeds=1, sizes=SMALL)
     assert weights.stat().st_mtime_ns == written
-    assert asked == [[name, "format_paper"] for name in ("accuracy_paper", "grounded_gate", *ACCURACY.values())]
+    assert asked == [[name, "format_paper"] for name in ("accuracy_paper", "grounded", *ACCURACY.values())]
     assert json.loads((tmp_path / "results.json").read_text()) == found
     [seed] = found["seeds"]
-    assert set(seed) == {"start", "plain", "gate", "grounded"}
+    assert set(seed) == {"start", "plain", "grounded"}
     logged = {arm: {name for name in bench.LOGGED if name in part} for arm, part in seed.items()}
-    assert logged == {"start": set(), "plain": set(), "gate": {"blank_right"}, "grounded": {"own_right", "other_right"}}
+    assert logged == {"start": set(), "plain": set(), "grounded": {"own_right", "other_right"}}
     for part in seed.values():
         for name in ("MRI", "CT", "X-ray"):
             assert part["reliance"][name] == part["accuracy"][name] - part["shuffled"][name]
@@ -63,7 +63,7 @@ def test_it_ends_with_a_table_and_goes_on_after_an_interruption(
     ]
     lines = grounded_lines(found)
     assert RESEARCH_USE in lines
-    assert [line.split()[0] for line in lines[2:6]] == ["start", "plain", "gate", "grounded"]
+    assert [line.split()[0] for line in lines[2:5]] == ["start", "plain", "grounded"]
 
 
 def test_means_are_taken_leaf_by_leaf() -> None:

@@ -43,16 +43,14 @@ def rewards(
 @pytest.mark.parametrize(("text", "wanted"), WANTED.values(), ids=list(WANTED))
 def test_the_wanted_rewards(tried: Callable[[str, int], None], text: str, wanted: tuple[float, ...]) -> None:
     assert tuple(rewards(name, text) for name in COLUMNS) == wanted
-    assert rewards("grounded_gate", text) == wanted[0]
-    assert rewards("grounded_gate", text, blank="B") == 0
     # Text that is no answer to its own image is none to another's.
     assert rewards("grounded", text) == wanted[0]
     assert rewards("grounded", text, own=False) <= any(rewards("accuracy_strict", text, letter=x) for x in "ACD")
-    tried("rewards-by-hand", len(COLUMNS) + 4)
+    tried("rewards-by-hand", len(COLUMNS) + 2)
 
 
 def test_every_registered_reward_is_tried() -> None:
-    assert {*COLUMNS, "grounded", "grounded_gate"} == REGISTRY.keys()
+    assert {*COLUMNS, "grounded"} == REGISTRY.keys()
 
 
 N = 1_000_000
@@ -124,7 +122,6 @@ def check(completion: Any, letter: str, blank: str | None, options: list[str]) -
         assert value in ((0, 0.5, 1) if name == "accuracy_paper" else (0, 1)), name
     # What is strict pays for nothing that the paper's does not pay for in full.
     assert found["accuracy_strict"] <= (found["accuracy_paper"] == 1)
-    assert found["grounded_gate"] <= found["accuracy_strict"]
     assert found["grounded"] <= found["accuracy_strict"]
     if isinstance(completion, str):
         bare = completion.strip("".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff")

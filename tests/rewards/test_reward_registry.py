@@ -22,7 +22,7 @@ def own_rewards(tmp_path, monkeypatch):
 
 
 def test_names():
-    strict = ["accuracy_strict", "format_strict", "consistent", "grounded", "grounded_gate"]
+    strict = ["accuracy_strict", "format_strict", "consistent", "grounded"]
     assert list(REGISTRY) == ["accuracy_paper", "format_paper", *strict]
     for name, reward in REGISTRY.items():
         assert resolve_reward(name) is reward

@@ -16,6 +16,11 @@ def noting(
     return [0.0] * len(completions)
 
 
+def unlike_blank(completions: list[Any], *, blank_letter: list[str | None], **columns: Any) -> list[float]:
+    """1 where the blank answer is not the correct letter."""
+    return [float(blank != letter) for blank, letter in zip(blank_letter, columns["letter"], strict=True)]
+
+
 def by_blank(completion_ids: list[list[int]], *, blank_letter: list[str | None], **columns: Any) -> list[float]:
     """Pays for length, and how well, the blank answer decides."""
     rates = [1 + zlib.crc32(str(text).encode()) % 5 for text in blank_letter]

@@ -30,7 +30,7 @@ from medvlm_r1.prompts.templates import messages
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
 from medvlm_r1.training.config import RunConfig, load_config
 from medvlm_r1.training.counterfactual import blank_image as blank
-from medvlm_r1.training.counterfactual.blank_image import AnswersBlank
+from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
 from medvlm_r1.training.grpo import train_grpo
 
 ORGANS = ("liver", "kidney", "brain", "knee")
@@ -116,7 +116,7 @@ def test_a_blank_image_has_the_size_and_shows_nothing(size: tuple[int, int], mod
 
 def test_a_reward_asks_by_naming_the_column() -> None:
     for name in REGISTRY:
-        assert asks(resolve_reward(name), blank.COLUMN) == (name == "grounded_gate")
+        assert not asks(resolve_reward(name), blank.COLUMN)
     assert asks(blank_rewards.noting, blank.COLUMN)
     assert not asks(sample_rewards.distinct_tokens, blank.COLUMN)
 
@@ -125,10 +125,8 @@ def test_a_reward_asks_by_naming_the_column() -> None:
 def test_the_answers_are_the_policys_own(
     configure: Configure, tiny_policy_dir: Path, questions: Path, sharing: str
 ) -> None:
-    # Nothing is learned in the one step, so the final model is the one that was asked.
-    config = configure(
-        rewards=[ASKING | {"weight": 1.0}], sharing=sharing, trainer={"max_steps": 2, "learning_rate": 0.0}
-    )
+    # With a learning rate of 0 the final model is the one that answered.
+    config = configure(rewards=[PAYING, ASKING], sharing=sharing, trainer={"max_steps": 2, "learning_rate": 0.0})
     train_grpo(config)
     expected = blank_answers(str(tiny_policy_dir), questions, read_folder(questions))
     assert len(blank_rewards.SEEN) == 8
@@ -170,13 +168,13 @@ def test_once_a_prompt_and_generation(
     prompts: int,
 ) -> None:
     asked: list[int] = []
-    plain = AnswersBlank._greedy
+    plain = BlankImageBaseline._greedy
 
-    def greedy(self: AnswersBlank, blanks: list[Any]) -> list[str | None]:
+    def greedy(self: BlankImageBaseline, blanks: list[Any]) -> list[str | None]:
         asked.append(len(blanks))
         return plain(self, blanks)
 
-    monkeypatch.setattr(AnswersBlank, "_greedy", greedy)
+    monkeypatch.setattr(BlankImageBaseline, "_greedy", greedy)
     run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=trainer)).parent
     assert asked == [prompts] * generations
     rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
@@ -197,8 +195,8 @@ def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: 
 def test_nothing_is_asked_where_no_reward_wants_it(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, sharing: str
 ) -> None:
-    asked = Counted(AnswersBlank._blank_letters)
-    monkeypatch.setattr(AnswersBlank, "_blank_letters", asked)
+    asked = Counted(BlankImageBaseline._blank_letters)
+    monkeypatch.setattr(BlankImageBaseline, "_blank_letters", asked)
     run = train_grpo(configure(rewards=[PAYING], sharing=sharing)).parent
     assert asked.calls == []
     assert "blank_right" not in (run / "metrics.jsonl").read_text()
@@ -251,16 +249,11 @@ def test_questions_without_images_are_not_asked_again(
     assert capsys.readouterr().err.count("Some prompts have no image") == 1
 
 
-def test_the_share_that_is_right_is_logged_and_pays_nothing(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Every completion is right; the blank answer is A always, which is right for two questions of the eight.
+def test_the_share_of_correct_blank_answers_is_logged(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The blank answer is always A, which is correct for two questions of the eight.
     monkeypatch.setattr(blank, "strict_letter", lambda text: "A")
-    monkeypatch.setattr(
-        "medvlm_r1.rewards.grounded_gate.accuracy_strict", lambda prompts, completions, *, letter: [1.0] * len(letter)
-    )
     config = configure(
-        rewards=[{"name": "grounded_gate"}],
+        rewards=[{"name": "blank_rewards:unlike_blank"}],
         trainer={"max_steps": 1, "gradient_accumulation_steps": 4, "logging_steps": 1},
     )
     run = train_grpo(config).parent

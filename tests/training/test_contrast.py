@@ -20,7 +20,11 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.counterfactual import other_image as contrast
-from medvlm_r1.training.counterfactual.other_image import ShowsOthers, check_contrast, contrasted
+from medvlm_r1.training.counterfactual.other_image import (
+    CounterfactualImages,
+    check_counterfactual,
+    with_counterfactual_images,
+)
 from medvlm_r1.training.grpo import train_grpo
 
 ASKING = {"name": "contrast_rewards:noting"}
@@ -36,7 +40,10 @@ def row(*shades: int, modality: str = "MRI") -> dict[str, Any]:
 
 
 def shown(rows: list[dict[str, Any]], own: list[bool]) -> list[tuple[bool, list[int]]]:
-    return [(row["own_image"], [image.getpixel((0, 0))[0] for image in row["images"]]) for row in contrasted(rows, own)]
+    return [
+        (row["own_image"], [image.getpixel((0, 0))[0] for image in row["images"]])
+        for row in with_counterfactual_images(rows, own)
+    ]
 
 
 def test_the_next_prompts_image_is_shown_and_the_last_takes_the_firsts() -> None:
@@ -59,7 +66,7 @@ def test_another_image_is_another_one_of_the_same_kind() -> None:
 
 def test_grey_is_shown_where_there_is_no_other() -> None:
     alone = {"images": [picture(1, (30, 20))], "modality": "MRI"}
-    [found] = contrasted([alone], [False])
+    [found] = with_counterfactual_images([alone], [False])
     assert found["own_image"] is False
     assert found["images"][0].size == (30, 20)
     assert found["images"][0].getcolors() == [(600, (128, 128, 128))]
@@ -68,7 +75,7 @@ def test_grey_is_shown_where_there_is_no_other() -> None:
 @pytest.mark.parametrize("images", [[], None])
 def test_a_question_without_an_image_is_its_own(images: Any) -> None:
     rows = [{"images": images, "modality": "MRI"}, row(1)]
-    found = contrasted(rows, [False, False])
+    found = with_counterfactual_images(rows, [False, False])
     assert (found[0]["own_image"], found[0]["images"]) == (True, images)
     # And lends none.
     assert found[1]["images"][0].getpixel((0, 0)) == (128, 128, 128)
@@ -138,8 +145,8 @@ def test_rows_of_a_group_that_lie_on_two_processes(
 def test_nothing_is_shown_where_no_reward_asks(
     write_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called = Counted(contrast.contrasted)
-    monkeypatch.setattr(contrast, "contrasted", called)
+    called = Counted(contrast.with_counterfactual_images)
+    monkeypatch.setattr(contrast, "with_counterfactual_images", called)
     run = train_grpo(load_config(write_config())).parent
     assert called.calls == []
     assert "own_image" not in (run / "rollouts.jsonl").read_text()
@@ -158,7 +165,7 @@ class _Sent:
         return num_generations
 
 
-class _Shows(ShowsOthers, _Sent):
+class _Shows(CounterfactualImages, _Sent):
     pass
 
 
@@ -176,8 +183,8 @@ def test_vllm_is_sent_both_halves(name: str, vllm: bool, given: int, sent: int) 
 
 
 def test_vllm_wants_equal_halves() -> None:
-    check_contrast(["grounded"], SimpleNamespace(use_vllm=True, num_generations=8))
-    check_contrast(["grounded"], SimpleNamespace(use_vllm=False, num_generations=7))
-    check_contrast(["accuracy_strict"], SimpleNamespace(use_vllm=True, num_generations=7))
+    check_counterfactual(["grounded"], SimpleNamespace(use_vllm=True, num_generations=8))
+    check_counterfactual(["grounded"], SimpleNamespace(use_vllm=False, num_generations=7))
+    check_counterfactual(["accuracy_strict"], SimpleNamespace(use_vllm=True, num_generations=7))
     with pytest.raises(UserError, match=r"is 7.*Set it to 8"):
-        check_contrast(["grounded"], SimpleNamespace(use_vllm=True, num_generations=7))
+        check_counterfactual(["grounded"], SimpleNamespace(use_vllm=True, num_generations=7))

@@ -127,7 +127,7 @@ def test_interrupted_run_resumes_to_the_same_weights(write_config: WriteConfig, 
     sample_rewards.SEEN_SAMPLES.clear()
     # A shell that starts a job in the background leaves SIGINT ignored, so the handler before is not always Python's.
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 6 of 8.*same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 6 of 8.*same command resumes"):
         train_grpo(config, progress=Recorder(stop_after=6))
     assert signal.getsignal(signal.SIGINT) is before
     resumed = train_grpo(config)

@@ -143,7 +143,7 @@ def test_zero_rewards_and_cut_off_completions_are_said_once_with_a_sample(
 
 def test_a_guard_that_stops_leaves_a_checkpoint_to_go_on_from(write_config: WriteConfig, tried: Tried) -> None:
     changes = {"rewards": [{"name": "sample_rewards:nothing"}], "trainer": {"max_steps": 9}}
-    with pytest.raises(UserError, match=r"(?s)zero rewards\) at step 5.*on_guard=warn goes on") as stopped:
+    with pytest.raises(UserError, match=r"(?s)zero rewards\) at step 5.*on_guard=warn resumes") as stopped:
         train_grpo(load_config(write_config(on_guard="stop", **changes)))
     assert stopped.value.exit_code == 1
     run = Path(load_config(write_config(**changes)).out)
@@ -206,7 +206,7 @@ def test_weights_that_burst_reach_neither_checkpoint_nor_model(
     with pytest.raises(NonFinite, match=r"After step 1 of 4, the weight .* is not finite") as stopped:
         (train_grpo if method == "grpo" else train_sft)(config)
     assert "The batch: q" in str(stopped.value)
-    assert "no checkpoint was there yet" in str(stopped.value)
+    assert "there is no checkpoint yet" in str(stopped.value)
     run = Path(config.out)
     assert not list((run / "checkpoints").glob("*checkpoint*"))
     assert not (run / "model").exists()
@@ -232,7 +232,7 @@ def test_sampling_from_what_is_no_distribution_is_explained(
 ) -> None:
     multinomial = torch.multinomial
     monkeypatch.setattr(torch, "multinomial", lambda given, *args, **kw: multinomial(given * math.nan, *args, **kw))
-    with pytest.raises(NonFinite, match="the probabilities of the next token is no numbers"):
+    with pytest.raises(NonFinite, match="the distribution of the next token is NaN or Inf"):
         train_grpo(load_config(write_config()))
     tried("guards-non-finite", 1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -11,18 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from medvlm_r1.models.sharing import attention as prefix_attention
-from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask, joins
+from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask
 
 layouts = st.lists(
     st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), max_size=3).map(tuple)), min_size=1, max_size=3
 ).map(lambda groups: Layout(tuple(groups)))
 
 
-@pytest.mark.parametrize("joined", [True, False])
 @given(layout=layouts)
 @settings(max_examples=20, deadline=None, derandomize=True)
-def test_attention_by_blocks_is_attention_with_the_square(joined: bool, layout: Layout) -> None:
+def test_attention_by_blocks_is_attention_with_the_square(layout: Layout) -> None:
     length = sum(layout.sizes())
     q, k, v = torch.randn(3, 1, 2, length, 4, dtype=torch.float64).unbind()
     square = dense_mask(layout, dtype=torch.float64, device=q.device)
@@ -34,22 +31,9 @@ def test_attention_by_blocks_is_attention_with_the_square(joined: bool, layout: 
         return [out.detach(), *torch.autograd.grad(out, inputs, weight)]
 
     want = with_gradients(square)
-    with mock.patch.object(prefix_attention, "joins", joins if joined else lambda *_: False):
-        got = with_gradients(PrefixMask(layout, q.device))
+    got = with_gradients(PrefixMask(layout, q.device))
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
-
-
-def test_completions_are_joined_to_their_prompt_where_that_adds_no_rounding() -> None:
-    single = torch.randn(1, 2, 3, 4)
-    assert joins(single, single, single)
-    half = single.bfloat16()
-    assert not joins(half, half, half)
-    assert not joins(single, single[:, :1], single[:, :1])
-    assert not joins(single, single, single[..., :2])
-    assert not joins(single, single, single.double())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not joins(single, single, single)
 
 
 def test_a_gradient_without_memory_of_its_own_is_taken() -> None:

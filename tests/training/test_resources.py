@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_a_whole_checkpoint_and_says_how_to_go_on(
     assert all(damage(path) is None for _, path in numbered(checkpoints))
     assert not list(checkpoints.glob("*.partial"))
     stands = numbered(checkpoints)
-    assert ("goes on from " + stands[0][1].name if stands else "starts again") in str(stopped.value)
+    assert ("resumes from " + stands[0][1].name if stands else "starts again") in str(stopped.value)
     filler.unlink()
     model = train_sft(config)
     assert [json.loads(line)["step"] for line in (model.parent / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
@@ -282,7 +282,7 @@ def test_a_scheduler_gets_a_checkpoint_and_exit_code_0(
         for _ in range(times):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Preempted, match=r"Stopped after step 2 of 4.*The same command goes on from there") as stopped:
+    with pytest.raises(Preempted, match=r"Stopped after step 2 of 4.*The same command resumes from there") as stopped:
         train_grpo(config, progress=At(2, term))
     assert stopped.value.exit_code == 0
     assert "Stopping after this step with a checkpoint" in capfd.readouterr().err
@@ -317,7 +317,7 @@ def test_a_signal_before_and_after_the_steps_ends_at_once(
     config = load_config(write_config(rewards=REWARD))
     with monkeypatch.context() as patched:
         patched.setattr(f"medvlm_r1.training.loop.{moment}", term)
-        with pytest.raises(Preempted, match="the same command goes on"):
+        with pytest.raises(Preempted, match="the same command resumes"):
             train_grpo(config)
     assert signal.getsignal(signal.SIGTERM) is before
     assert train_grpo(config).is_dir()
@@ -335,4 +335,4 @@ def test_the_command_exits_with_0(write_config: WriteConfig, command: Any, monke
     code, _, err = command("train", "grpo", "--config", write_config(rewards=REWARD))
     assert code == 0
     assert "Stopped after step 1 of 2" in err
-    assert "The same command goes on from there." in err
+    assert "The same command resumes from there." in err

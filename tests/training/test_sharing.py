@@ -34,6 +34,7 @@ Weights = dict[str, torch.Tensor]
 # The methods of TRL that are overridden, as they were when it was done. Where TRL changes one, read what changed and
 # bring `SharedPromptTrainer` in line before the new signature goes in here.
 SIGNATURES = {
+    "_calculate_rewards": "(self, inputs, prompts, completions, completion_ids_list)",
     "_compute_loss": "(self, model, inputs)",
     "_generate": "(self, prompts: list)",
     "_generate_and_score_completions": (
@@ -269,6 +270,28 @@ def test_prompts_images_and_reference_features_are_computed_once(
     assert len(towers.calls) - len(reference) == 8 * 2
 
 
+def test_rewards_and_logs_get_the_images(
+    policy_dir: Path, dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        seen.append(columns)
+        return [float(row % 2) for row in range(len(completions))]
+
+    monkeypatch.setitem(globals(), "parity", reward)
+    monkeypatch.setattr("trl.trainer.grpo_trainer.print_prompt_completions_sample", lambda *_, **__: None)
+    options: dict[str, Any] = {"max_steps": 1, "log_completions": True}
+    trainers = [
+        trained(kind, policy_dir, dataset, tmp_path, False, **options)[0] for kind in (GRPOTrainer, SharedPromptTrainer)
+    ]
+    plain, shared = seen
+    assert plain.keys() == shared.keys()
+    assert plain["images"] == shared["images"]
+    logged = [list(trainer._logs["images"]) for trainer in trainers]
+    assert logged[0] == logged[1] == plain["images"]
+
+
 def test_frozen_towers_run_once(
     policy_dir: Path, dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +307,8 @@ def test_frozen_towers_run_once(
 
     monkeypatch.setitem(globals(), "load_policy", frozen)
     compare(policy_dir, dataset, tmp_path, monkeypatch, beta=0.04, max_steps=8)
-    assert len(towers.calls) == 8
+    # Once an image for the policy and once for the reference, which is a model of its own.
+    assert len(towers.calls) == 2 * 8
 
 
 def test_a_reference_with_another_tower_has_features_of_its_own(

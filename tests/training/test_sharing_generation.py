@@ -11,7 +11,7 @@ from tiny_vlms import IMAGE, TINY, VOCABULARY, Prompt
 from torch import Tensor
 from transformers import GenerationConfig
 
-from medvlm_r1.models.decoding.shared_generation import refuses, several_of_each
+from medvlm_r1.models.decoding.shared_generation import n_per_prompt, refuses
 
 END = 80
 # Of unequal lengths, so that there is padding.
@@ -55,7 +55,7 @@ def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
     for changes in ({}, penalty, {"min_new_tokens": 3, "repetition_penalty": 1.3}):
         expected = completed(model.generate(**batch, generation_config=settings(**changes)), length)
         found = completed(
-            model.generate(**batch, generation_config=settings(**changes), custom_generate=several_of_each([2, 1, 3])),
+            model.generate(**batch, generation_config=settings(**changes), custom_generate=n_per_prompt([2, 1, 3])),
             length,
         )
         assert found == [expected[0]] * 2 + [expected[1]] + [expected[2]] * 3
@@ -64,11 +64,11 @@ def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
 
 
 def test_a_cache_grows_past_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medvlm_r1.models.decoding.cache._GROWTH", 3)
+    monkeypatch.setattr("medvlm_r1.models.decoding.kv_cache._GROWTH", 3)
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS)
     expected = model.generate(**batch, generation_config=settings())
-    found = model.generate(**batch, generation_config=settings(), custom_generate=several_of_each([1, 1, 1]))
+    found = model.generate(**batch, generation_config=settings(), custom_generate=n_per_prompt([1, 1, 1]))
     assert torch.equal(found, expected)
 
 
@@ -81,7 +81,7 @@ def test_draws_are_those_of_transformers_for_one_completion(changes: dict[str, A
         torch.manual_seed(seed)
         expected = model.generate(**batch, generation_config=config)
         torch.manual_seed(seed)
-        found = model.generate(**batch, generation_config=config, custom_generate=several_of_each([1]))
+        found = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([1]))
         assert torch.equal(found, expected)
 
 
@@ -91,7 +91,7 @@ def test_samples_follow_the_models_distribution() -> None:
     config = settings(do_sample=True, top_k=0, max_new_tokens=2)
     copies = 4000
     torch.manual_seed(0)
-    output = model.generate(**batch, generation_config=config, custom_generate=several_of_each([copies] * 3))
+    output = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([copies] * 3))
     # The second token of rows that did not end, given the first: the cache of the right prompt was read.
     length = batch["input_ids"].shape[1]
     for number in range(3):
@@ -132,6 +132,4 @@ def test_prompts_that_were_multiplied_before_are_refused() -> None:
     model = TINY["qwen2_vl"].model().eval()
     config = settings(num_return_sequences=2, do_sample=True)
     with pytest.raises(ValueError, match="wanted 3 prompts, one for each number of completions, got 6"):
-        model.generate(
-            **inputs("qwen2_vl", PROMPTS), generation_config=config, custom_generate=several_of_each([1, 1, 1])
-        )
+        model.generate(**inputs("qwen2_vl", PROMPTS), generation_config=config, custom_generate=n_per_prompt([1, 1, 1]))

@@ -1,8 +1,8 @@
 """Audit backend of a model in this process, which shares work between the variants of an item.
 
 An image is encoded once for all variants that show it. A prompt is prefilled once for all its completions
-(`drawn_of_each`). Variants with an assistant prefill continue from the prompt's stored KV cache (`Continuation`). The
-answers equal those of `LocalGenerator` and `letter_probabilities`, up to the order of floating-point sums.
+(`sample_per_row`). Variants with an assistant prefill continue from the prompt's stored KV cache (`CachedPrefixRows`).
+The answers equal those of `LocalGenerator` and `letter_probabilities`, up to the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medvlm_r1.audit.variant import REAL, Variant, VariantAnswer, item_seed, sco
 from medvlm_r1.models.choice_logprobs import LetterPlace, letter_place
 from medvlm_r1.models.generate import GenerationSettings, cut, end_tokens, generation_config, prompt_and_turn
 from medvlm_r1.models.load import Policy, vision_token_ids
-from medvlm_r1.models.onednn_linear import answering
+from medvlm_r1.models.onednn_linear import fast_inference
 from medvlm_r1.prompts.templates import opened_reasoning
 
 # Rows of one pass over assistant prefills. More rows would need more padding.
@@ -66,7 +66,7 @@ class LocalAuditBackend(StreamingAuditBackend):
         fresh: dict[str, Any] = {}
         with ExitStack() as stack:
             with torch.inference_mode():
-                stack.enter_context(answering(self.policy.model))
+                stack.enter_context(fast_inference(self.policy.model))
                 batches = list(self._batches(self._prepare(variants)))
             for batch in batches:
                 again = all(entry.index in done for entry in batch.rows)
@@ -170,7 +170,7 @@ class LocalAuditBackend(StreamingAuditBackend):
         """Complete the variants with one prefill per prompt; keep the KV caches of the questions as they are."""
         import torch
 
-        from medvlm_r1.models.decoding.per_row_sampling import drawn_of_each
+        from medvlm_r1.models.decoding.per_row_sampling import sample_per_row
 
         model, tokenizer = self.policy.model, self.policy.processor.tokenizer
         groups = _runs(prepared, lambda entry: (entry.key, entry.turn))
@@ -202,7 +202,7 @@ class LocalAuditBackend(StreamingAuditBackend):
             generation_config=generation_config(
                 self.policy, GenerationSettings(max_new_tokens=max_new_tokens or self.max_new_tokens), self._suppressed
             ),
-            custom_generate=drawn_of_each(
+            custom_generate=sample_per_row(
                 [[_draw(entry.variant) for entry in group] for group in groups], wanted, kept
             ),
             **fields,
@@ -216,10 +216,10 @@ class LocalAuditBackend(StreamingAuditBackend):
             )
 
     def _continuation(self, prepared: Sequence[_Prepared]) -> Any:
-        from medvlm_r1.models.decoding.cached_prefix import Continuation
+        from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows
 
         keys = list(dict.fromkeys(entry.key for entry in prepared))
-        return Continuation(
+        return CachedPrefixRows(
             self.policy.model,
             [self._states[key] for key in keys],
             [keys.index(entry.key) for entry in prepared],
@@ -228,11 +228,11 @@ class LocalAuditBackend(StreamingAuditBackend):
 
     def _continue_text(self, prepared: Sequence[_Prepared]) -> Iterator[tuple[int, VariantAnswer]]:
         """Complete prefills after prompts with a stored KV cache."""
-        from medvlm_r1.models.decoding.cached_prefix import write_on
+        from medvlm_r1.models.decoding.cached_prefix import decode_cached_prefix
 
         tokenizer = self.policy.processor.tokenizer
         ends = end_tokens(self.policy.model, tokenizer)
-        rows = write_on(
+        rows = decode_cached_prefix(
             self._continuation(prepared), max_new_tokens=self.max_new_tokens, ends=ends, suppressed=self._suppressed
         )
         for entry, row in zip(prepared, rows, strict=True):
@@ -339,12 +339,12 @@ def _new_store() -> Any:
 
 
 def _draw(variant: Variant) -> Any:
-    from medvlm_r1.models.decoding.per_row_sampling import Draw
+    from medvlm_r1.models.decoding.per_row_sampling import RowSampling
 
     if variant.temperature == 0:
         return None
     # With the variant's seed alone, all items would share their random numbers.
-    return Draw(temperature=variant.temperature, seed=(item_seed(variant.sample) + variant.seed) % 2**63)
+    return RowSampling(temperature=variant.temperature, seed=(item_seed(variant.sample) + variant.seed) % 2**63)
 
 
 def _scored(prepared: Sequence[_Prepared], logits: Any) -> Iterator[tuple[int, VariantAnswer]]:

@@ -1,7 +1,7 @@
-"""LoRA adapters as peft writes them: where their base model is, and how they are merged into it.
+"""LoRA adapters in peft's format: find their base model and merge them into it.
 
-An adapter folder holds `adapter_config.json` and `adapter_model.safetensors`, as the `checkpoint-*` folders of a LoRA
-training do. A model always runs with the adapter merged, so every way of generating works as for full weights.
+An adapter folder has `adapter_config.json` and `adapter_model.safetensors`, like the `checkpoint-*` folders of a LoRA
+training. A model always runs with the adapter merged, so generation works as for full weights.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _check_fit(folder: Path, missing: Iterable[str], unexpected: Iterable[str]) 
 
 
 def key_problems(*, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str] = ()) -> str:
-    """Which tensors of a file and of a model do not match, in words: counts and the first names.
+    """Describe tensors of a file and a model that do not match: counts and the first names.
 
     Args:
         missing: In the model and not in the file.
@@ -135,10 +135,10 @@ def key_problems(*, missing: Iterable[str], unexpected: Iterable[str], mismatche
         ("in the file that match no layer of the model", unexpected),
         ("of another shape than the model's", mismatched),
     )
-    told = []
+    problems = []
     for words, keys in parts:
         names = sorted(keys)
         if names:
             more = ", ..." if len(names) > _NAMED else ""
-            told.append(f"{len(names)} tensor{'s' * (len(names) > 1)} {words} ({', '.join(names[:_NAMED])}{more})")
-    return "; ".join(told)
+            problems.append(f"{len(names)} tensor{'s' * (len(names) > 1)} {words} ({', '.join(names[:_NAMED])}{more})")
+    return "; ".join(problems)

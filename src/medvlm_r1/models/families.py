@@ -1,7 +1,7 @@
-"""The model families whose prompts can be shared, and why a model is refused.
+"""Model families that support shared prompts, and the reasons for rejecting a model.
 
-The table is explicit. A family stands in it because `tests/training/test_shared_prefix.py` holds its log-probabilities
-and gradients against the plain forward; one that is not in it is refused by name, never tried.
+The table is explicit. `tests/training/test_shared_prefix.py` compares the log-probabilities and gradients of every
+listed family with the plain forward. Other families are rejected by name.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Any
 from torch import nn
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
-# Their angles do not depend on the length of the sequence, so a prompt may start at position 0 whatever its padding.
 _RATES = ("attention_dropout", "dropout")
+# The angles do not depend on the sequence length, so a prompt starts at position 0 with any padding.
 _FIXED_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
-# Not read by the heads of the families below; other families scale or cap their logits with them.
+# Not supported by the heads of the families below; others scale or cap their logits with them.
 _HEAD_SETTINGS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """What the shared forward must know of a model family."""
+    """Properties of a model family for the shared forward."""
 
     vision: tuple[str, ...]
-    """The processor's outputs its vision tower takes."""
+    """Processor outputs for its vision tower."""
     text: tuple[str, ...]
-    """`model_type` of the language models it may carry."""
+    """`model_type` of its supported language models."""
     rope_3d: bool = False
-    """Positions are three-dimensional (M-RoPE): the model's own `get_rope_index` gives them."""
+    """Whether positions are three-dimensional (M-RoPE), from the model's `get_rope_index`."""
     layer_masks: bool = False
-    """Takes one attention mask for each kind of layer; the others take a single one, so none of their layers may look
-    through a sliding window."""
+    """Whether it takes one attention mask per layer type. Other families take one mask, so their layers may not have a
+    sliding window."""
     joined: bool = False
-    """Takes its image features as one tensor; the others take a list."""
+    """Whether it takes image features as one tensor instead of a list."""
     two_way_images: bool = False
-    """The tokens of an image see each other in both directions (Gemma 3)."""
+    """Whether the tokens of an image attend to each other in both directions (Gemma 3)."""
 
 
 _PIXELS = ("pixel_values",)
@@ -57,10 +57,10 @@ FAMILIES = {
 
 
 def open_model(model: Any) -> tuple[Any, Family]:
-    """The transformers model under LoRA adapters, which stay as they are, and its family.
+    """The transformers model under LoRA adapters, and its family.
 
     Raises:
-        ValueError: the family is not in the table. `supports` says it in words.
+        ValueError: The family is not in the table; `supports` gives the reason.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     kind = inner.config.model_type
@@ -70,20 +70,20 @@ def open_model(model: Any) -> tuple[Any, Family]:
 
 
 def supports(model: Any) -> str | None:
-    """Whether sharing the prompt gives this model's own log-probabilities and gradients.
+    """Check whether the shared forward gives the log-probabilities and gradients of the plain forward.
 
     Args:
-        model: a transformers image-text-to-text model, with or without LoRA adapters, not wrapped for distribution.
+        model: A transformers image-text-to-text model, with or without LoRA adapters, not wrapped for distribution.
 
     Returns:
-        None when it does, else the reason and the way out, for the user.
+        None if it does; otherwise the reason and a remedy, for the user.
     """
     reason = unsupported(model)
     return reason and f"{reason} Set `sharing: off` to train it the plain way."
 
 
 def unsupported(model: Any) -> str | None:
-    """The reason alone that `supports` gives."""
+    """The reason of `supports`, without the remedy."""
     for name, adapter in getattr(model, "peft_config", {}).items():
         if adapter.is_prompt_learning:
             return f"The adapter {name!r} puts learned tokens before the prompt, which the shared forward does not do."
@@ -107,7 +107,7 @@ def unsupported(model: Any) -> str | None:
 
 
 def _unusual_settings(text: Any, family: Family) -> str | None:
-    """Settings under which the table's promise was not tested."""
+    """The first setting for which the family was not tested; None without one."""
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     window = getattr(text, "sliding_window", None) and not hasattr(text, "layer_types")
     if window or not kinds <= ({"full_attention", "sliding_attention"} if family.layer_masks else {"full_attention"}):
@@ -128,7 +128,7 @@ def _unusual_settings(text: Any, family: Family) -> str | None:
 
 
 def _unusual_modules(inner: Any) -> str | None:
-    """Modules whose work is random, or that the head's weight alone does not describe."""
+    """The first module that is random, or replaces the output head; None without one."""
     for name, module in inner.named_modules():
         # Attention keeps its rate as a number, under one name or the other (CLIP, SigLIP and Pixtral: `dropout`).
         rates = [module.p] if isinstance(module, nn.Dropout) else [getattr(module, one, 0.0) for one in _RATES]

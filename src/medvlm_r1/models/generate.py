@@ -1,9 +1,8 @@
-"""Generation behind one protocol: prompts and images in, completions out, in the order they came.
+"""Generation behind one protocol: prompts and images in, completions out, in the same order.
 
-`LocalGenerator` runs in this process. Items of like size share a batch, so little is padded, and every batch is
-padded on the left. The tokens that stand for images are never sampled (see `medvlm_r1.models.load.vision_token_ids`).
-The generation settings a checkpoint ships (Qwen2-VL: top_p 0.001, temperature 0.01) are not used: what is asked for
-here is what runs.
+`LocalGenerator` runs in this process. Items of similar size share a batch, which keeps padding low; batches are padded
+on the left. Image tokens are never sampled (see `medvlm_r1.models.load.vision_token_ids`). The generation settings of a
+checkpoint (Qwen2-VL: top_p 0.001, temperature 0.01) are ignored.
 """
 
 from __future__ import annotations
@@ -32,25 +31,25 @@ class GenerationInput:
     images: Sequence[Image] = ()
     """RGB images in the order of their placeholders; the processor resizes them."""
     turn: str = ""
-    """How the assistant's response begins; the model continues from there. It replaces what the chat template opens."""
+    """Assistant prefill: the model continues from there. It replaces what the chat template opens."""
     seed: int = 0
     """Added to the settings' seed, so that conversations sampled one by one do not share their draws."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSettings:
-    """How to complete."""
+    """Length limit and sampling settings."""
 
     max_new_tokens: int = 512
-    """Completions longer than this are cut off and marked so."""
+    """Length limit; longer completions are marked as truncated."""
     temperature: float = 0.0
-    """0 (and less than 1e-5) is greedy; above, the whole distribution is sampled (no top-k, no top-p)."""
+    """Below 1e-5: greedy. Otherwise the whole distribution is sampled (no top-k, no top-p)."""
     seed: int = 0
-    """Seed of the sampling; without meaning when greedy."""
+    """Seed of the sampling; ignored if greedy."""
 
     @property
     def samples(self) -> bool:
-        """Whether the temperature is high enough to sample; a number divided by less would leave its range."""
+        """Whether to sample; division by a lower temperature would overflow."""
         return self.temperature >= _COLDEST
 
     def __post_init__(self) -> None:
@@ -68,27 +67,27 @@ class Generation:
     """The completion without special tokens. It begins with the `<think>` that the chat template opens, if it does.
     Where `GenerationInput.turn` was given, it is what comes after that."""
     n_tokens: int
-    """Tokens generated, without the end token; of a server that does not tell them, words, or pieces of a stream."""
+    """Tokens generated, without the end token. Words, or chunks of a stream, if a server does not report tokens."""
     truncated: bool
-    """True when the limit came before the end token."""
+    """Whether the limit was reached before the end token."""
 
 
 class Generator(Protocol):
     """Anything that completes conversations."""
 
     def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        """Complete every item; the results stand in the order of the items."""
+        """Complete every item; return the results in the order of the items."""
         ...
 
 
 @runtime_checkable
 class StreamingGenerator(Protocol):
-    """A generator that hands completions over as soon as they are finished."""
+    """A generator that yields completions as soon as they are finished."""
 
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
-        """Complete every item but those in `done`, which may be completed again where that keeps the others the same.
+        """Complete every item except those in `done`, which may be repeated to keep the others reproducible.
 
         Yields:
             Indices of items with their completions, for each batch or request that is finished.
@@ -99,7 +98,7 @@ class StreamingGenerator(Protocol):
 def as_finished(
     generator: Generator, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
 ) -> Iterator[list[tuple[int, Generation]]]:
-    """As `StreamingGenerator.iterate`, of any generator; one that does not stream hands everything over at its end."""
+    """`StreamingGenerator.iterate` for any generator; one that does not stream yields everything at the end."""
     if isinstance(generator, StreamingGenerator):
         yield from generator.iterate(items, settings, done)
         return
@@ -116,7 +115,7 @@ def in_order(finished: Iterator[list[tuple[int, Generation]]]) -> list[Generatio
 
 @dataclass(slots=True, kw_only=True)
 class LocalGenerator:
-    """Completes with a loaded policy, in batches."""
+    """Generate with a loaded policy, in batches."""
 
     policy: Policy
     batch_size: int = 8
@@ -133,17 +132,17 @@ class LocalGenerator:
         self._fit = ImageFit(model=self.policy.name, processor=self.policy.processor.image_processor)
 
     def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        """Complete every item; the results stand in the order of the items.
+        """Complete every item; return the results in the order of the items.
 
         Raises:
-            UserError: an item has another number of images than of image placeholders.
+            UserError: The number of images of an item differs from its image placeholders.
         """
         return in_order(self.iterate(items, settings))
 
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
-        """As `StreamingGenerator`: batches stay as they are without `done`, and one that is done is left out.
+        """As `StreamingGenerator`. Batches do not depend on `done`; a batch that is done is skipped.
 
         Raises:
             UserError: as `generate`.
@@ -155,10 +154,10 @@ class LocalGenerator:
         cuda = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
         states: list[Any] = []
         for batch in _batches(items, self.batch_size):
-            # Sampled batches share one sequence of random numbers, so none of them can be left out.
+            # Sampled batches share one sequence of random numbers, so none can be skipped.
             if not settings.samples and all(index in done for index in batch):
                 continue
-            # The caller's random state stays untouched, so evaluating during a training does not change the training.
+            # The random state of the caller is restored, so an evaluation does not change the training around it.
             with torch.random.fork_rng(devices=cuda), torch.inference_mode():
                 if states:
                     torch.set_rng_state(states[0])
@@ -184,7 +183,7 @@ class LocalGenerator:
 
 
 def _batches(items: Sequence[GenerationInput], batch_size: int) -> Iterator[list[int]]:
-    """Indices of the items: those without images apart, the largest first so that memory fails early if at all."""
+    """Item indices by batch: items without images apart, the largest first, so that memory runs out early if at all."""
 
     def size(index: int) -> tuple[int, int]:
         item = items[index]
@@ -197,10 +196,10 @@ def _batches(items: Sequence[GenerationInput], batch_size: int) -> Iterator[list
 
 
 def check_images(index: int, item: GenerationInput, fit: ImageFit | None = None) -> None:
-    """Stop if an item has another number of images than of image placeholders, or one that the model cannot take.
+    """Check the number of images of an item and their sizes.
 
     Raises:
-        UserError: it has; the message names the item by its index.
+        UserError: The number differs from the image placeholders, or the model does not accept an image.
     """
     for image in item.images:
         reason = fit(image.size) if fit else None
@@ -219,10 +218,10 @@ def check_images(index: int, item: GenerationInput, fit: ImageFit | None = None)
 
 
 def prompt_and_turn(processor: Any, item: GenerationInput) -> tuple[str, str]:
-    """The rendered prompt, and what of the item's turn comes after it.
+    """The rendered prompt, and the rest of the assistant prefill after it.
 
-    Where the chat template opens the reasoning and the turn begins with the same text, the prompt keeps it. Where the
-    turn begins otherwise, it replaces what the template opens.
+    If the chat template opens the reasoning and the prefill starts with the same text, that text stays in the prompt.
+    Otherwise the prefill replaces what the template opens.
     """
     text = str(processor.apply_chat_template(list(item.prompt), add_generation_prompt=True))
     opening = opened_reasoning(text)
@@ -232,12 +231,12 @@ def prompt_and_turn(processor: Any, item: GenerationInput) -> tuple[str, str]:
 
 
 def opened(processor: Any, item: GenerationInput) -> str:
-    """The conversation as the processor takes it, up to where the model goes on writing."""
+    """The rendered conversation up to the point where the model continues."""
     return "".join(prompt_and_turn(processor, item))
 
 
 def answer_opening(processor: Any, item: GenerationInput) -> str:
-    """The part of the response that the chat template writes for the model; "" where the item begins the response."""
+    """The part of the response that the chat template writes; "" if the item has an assistant prefill."""
     return "" if item.turn else opened_reasoning(opened(processor, item))
 
 
@@ -254,11 +253,11 @@ _NOTHING_ELSE = {
     "encoder_repetition_penalty": 1.0,
     "min_length": 0,
 }
-"""What a model's own `generation_config.json` could add where nothing is said."""
+"""Settings that a model's own `generation_config.json` would otherwise change."""
 
 
 def generation_config(policy: Policy, settings: GenerationSettings, suppressed: Sequence[int]) -> Any:
-    """The settings of transformers for `settings` and nothing else; the tokens in `suppressed` are never written."""
+    """The transformers configuration for `settings` alone; tokens in `suppressed` are never generated."""
     from transformers import GenerationConfig
 
     sampling = settings.samples
@@ -284,7 +283,7 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def cut(row: list[int], ends: list[int], tokenizer: Any, opening: str = "") -> Generation:
-    """What was written, from the ids of a completion and the padding after it; `opening` is put in front."""
+    """Decode the ids of a completion up to its end token; `opening` is prepended."""
     length = next((position for position, token in enumerate(row) if token in ends), len(row))
     text = tokenizer.decode(row[:length], skip_special_tokens=True)
     return Generation(text=opening + text, n_tokens=length, truncated=length == len(row))

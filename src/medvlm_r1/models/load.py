@@ -1,9 +1,9 @@
 """Find and load a policy: a vision-language model and its processor.
 
-A policy is named by a folder, a hub id ("owner/name") or `phantom-base`, the small base inside this package. A folder
-with a LoRA adapter is loaded with its base model; `FOLDER#BASE` names another base. Only transformers' Auto classes are
-used, so any image-text-to-text family works; code shipped with a model is never run, and weights are read from
-safetensors files alone.
+A policy is a folder, a hub id ("owner/name") or `phantom-base`, the small base model of this package. A folder with a
+LoRA adapter is loaded with its base model; `FOLDER#BASE` names another base. Only transformers' Auto classes are used,
+so every image-text-to-text family works. Code shipped with a model is never run, and weights are read from safetensors
+files only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Policy:
     processor: Any
     """Its processor (tokenizer, image processor and chat template), padding on the left."""
     name: str
-    """The name it was asked for by."""
+    """The name under which it was requested."""
 
 
 def phantom_base_dir() -> Path:
@@ -312,9 +312,9 @@ def _processor_folder(folder: Path, adapter: Path | None) -> Path:
 
 
 def _check_keys(folder: Path, info: Mapping[str, Any]) -> None:
-    """Stop unless every tensor was read into a layer and every layer was read.
+    """Check that every tensor of the files was loaded into a layer, and every layer from a tensor.
 
-    transformers leaves out of its lists what a family may lack or bring (tied output layers, old buffers).
+    transformers omits from its lists what a family may lack or add (tied output layers, old buffers).
     """
     unexpected = info["unexpected_keys"]
     problems = key_problems(
@@ -335,7 +335,7 @@ def _check_keys(folder: Path, info: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def quiet_bars(*, warnings: bool = True) -> Iterator[None]:
-    """Hide transformers' bars over weight files, which say nothing a user of a command wants to know.
+    """Hide transformers' progress bars for weight files.
 
     Args:
         warnings: whether its warnings are shown.
@@ -377,16 +377,16 @@ def fingerprint(model: str) -> str:
 
 
 def vision_token_ids(*sources: Any) -> list[int]:
-    """Ids of the tokens that stand for images and videos: the pads and their start and end markers.
+    """Ids of image and video tokens: placeholders, start and end markers.
 
-    A policy that samples one of them crashes the next forward pass, because no image features belong to it; pass the
-    ids as `suppress_tokens` wherever text is sampled.
+    A sampled one crashes the next forward pass, because it has no image features. Pass the ids as `suppress_tokens`
+    wherever text is sampled.
 
     Args:
-        sources: models and processors; the ids of all of them are joined.
+        sources: Models and processors.
 
     Returns:
-        Sorted ids without repeats.
+        Sorted ids of all sources.
     """
     found: set[int] = set()
     for source in sources:

@@ -1,4 +1,4 @@
-"""A repair of transformers' Mistral 3: a single image of one token."""
+"""A fix for transformers' Mistral 3: a single image of one token."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def keep_single_tokens() -> None:
-    """Let a Mistral 3 model take one image that is a single token, whether alone or in a batch.
+    """Let a Mistral 3 model process a single image of one token.
 
     `Mistral3Model.get_image_features` squeezes the first dimension of the (tokens, hidden) features of all images.
-    Where there is one token in all, that removes the tokens. With a leading dimension of 1 the squeeze removes that.
+    With one token in total, this removes the token dimension. A leading dimension of 1 is removed instead.
     """
     from transformers.models.mistral3.modeling_mistral3 import Mistral3MultiModalProjector
 

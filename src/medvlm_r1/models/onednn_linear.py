@@ -1,8 +1,8 @@
-"""Matrix products of a model that only answers, on a CPU in float32, by oneDNN with its weights laid out beforehand.
+"""Pre-packed oneDNN linear layers for float32 CPU inference.
 
-PyTorch gives float32 products to MKL, and lays a weight out anew at each. A few rows at a time, as decoding has them,
-oneDNN with a layout made once took a third to a half of the time (AMD EPYC); sums are of the same precision, in another
-order.
+PyTorch computes float32 products with MKL, which packs the weights again at every call. For the few rows of a decoding
+step, oneDNN with weights packed once took a third to a half of the time (AMD EPYC). Sums have the same precision, in
+another order.
 """
 
 from __future__ import annotations
@@ -14,21 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Of copies with the other layout. Weights past it are laid out at each product, which is still the faster way.
+# Limit of the packed copies. Weights beyond it are packed at every product, which is still faster than MKL.
 _MOST_BYTES = 1 << 30
 
 
 @contextmanager
-def answering(model: Any, *, most_rows: int | None = None) -> Iterator[None]:
-    """Let the linear layers of a model use oneDNN while it generates; its weights must not change meanwhile.
+def fast_inference(model: Any) -> Iterator[None]:
+    """Run the linear layers of a model with oneDNN; its weights must not change meanwhile.
 
-    Layers on other devices, of other types, sharded or replaced (a quantised one, say) stay as they are, and so does
-    everything while gradients are wanted. Inside itself it does nothing more.
-
-    Args:
-        model: Any module.
-        most_rows: Products of more rows stay with MKL. oneDNN keeps something of every shape it has met, which a server
-            that reads prompts of all lengths would pay for in memory.
+    Layers on other devices, of other dtypes, sharded or replaced (quantized, for example) are left unchanged, and so is
+    everything while gradients are enabled. Nesting is allowed.
     """
     changed: list[nn.Linear] = []
     try:
@@ -39,11 +34,11 @@ def answering(model: Any, *, most_rows: int | None = None) -> Iterator[None]:
                 if not _takes(module):
                     continue
                 weight = module.weight.detach()
-                laid_out = known.get(weight.data_ptr(), weight)
-                if laid_out is weight and room >= weight.nbytes:
+                packed = known.get(weight.data_ptr(), weight)
+                if packed is weight and room >= weight.nbytes:
                     room -= weight.nbytes
-                    laid_out = known[weight.data_ptr()] = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-                module.forward = _product(module, laid_out, most_rows)
+                    packed = known[weight.data_ptr()] = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+                module.forward = _product(module, packed)
                 changed.append(module)
         yield
     finally:
@@ -59,16 +54,13 @@ def _takes(module: nn.Module) -> bool:
     return plain and weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > 0
 
 
-def _product(module: nn.Linear, weight: Tensor, most_rows: int | None) -> Callable[[Tensor], Tensor]:
+def _product(module: nn.Linear, weight: Tensor) -> Callable[[Tensor], Tensor]:
     plain, bias = type(module).forward, None if module.bias is None else module.bias.detach()
 
-    def fits(rows: Tensor) -> bool:
-        few = most_rows is None or rows.numel() <= most_rows * rows.shape[-1]
-        return few and rows.dtype == torch.float32 and rows.ndim > 1 and rows.numel() > 0
-
     def forward(rows: Tensor) -> Tensor:
-        # Under autocast a product is of another type than its rows.
-        if torch.is_grad_enabled() or not fits(rows) or torch.is_autocast_enabled("cpu"):
+        supported = rows.dtype == torch.float32 and rows.ndim > 1 and rows.numel() > 0
+        # Under autocast a product has another dtype than its rows.
+        if torch.is_grad_enabled() or not supported or torch.is_autocast_enabled("cpu"):
             return plain(module, rows)
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return result

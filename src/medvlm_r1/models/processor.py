@@ -1,4 +1,4 @@
-"""The processor of a model without its weights, and which images it takes."""
+"""Load a processor without its model, and check which image sizes it accepts."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def load_processor(folder: Path) -> Any:
 
 @dataclass(slots=True, kw_only=True)
 class ImageFit:
-    """Which sizes of image a model takes. The processor itself is asked, once for each size.
+    """Check whether a model accepts images of a size, by its own processor; results are cached per size.
 
     Attributes:
-        model: The model as it was named, for messages.
+        model: Name of the model, for messages.
         processor: Its image processor.
     """
 
@@ -56,7 +56,7 @@ class ImageFit:
     _known: dict[Size, str | None] = field(default_factory=dict)
 
     def __call__(self, size: Size) -> str | None:
-        """The reason why an image of this size cannot be processed; None where it can."""
+        """Reason why an image of this size cannot be processed; None if it can."""
         if size not in self._known:
             self._known[size] = self._try(size)
         return self._known[size]
@@ -64,7 +64,7 @@ class ImageFit:
     def _try(self, size: Size) -> str | None:
         try:
             if hasattr(self.processor, "get_number_of_image_patches"):
-                # The processor's own rule, without the pixels.
+                # The rule of the processor, without computing pixels.
                 self.processor.get_number_of_image_patches(size[1], size[0], {})
             else:
                 self.processor(images=[Image.new("RGB", size)], return_tensors="pt")
@@ -73,27 +73,27 @@ class ImageFit:
         return None
 
     def unfit(self, rows: Iterable[tuple[int, Sample]], sizes: Mapping[str, Size | None]) -> dict[str, str]:
-        """Find the rows with an image that the model cannot take.
+        """Find the rows with an image that the model does not accept.
 
         Args:
             rows: Samples with their numbers in the file.
-            sizes: Of their images by name; None for one that is not readable, which is not looked at here.
+            sizes: Sizes of their images by name; None for an unreadable image, which is skipped.
 
         Returns:
-            Id of the sample to row, image, size and reason.
+            Messages with row, image, size and reason, by sample id.
         """
-        found: dict[str, str] = {}
+        messages: dict[str, str] = {}
         for number, sample in rows:
             for name in sample.images:
                 size = sizes.get(name)
                 reason = self(size) if size else None
                 if size and reason:
-                    shown = f"row {number} (id {sample.id!r}), {name}, {size[0]} x {size[1]} pixels: {reason}"
-                    found.setdefault(sample.id, shown)
-        return found
+                    line = f"row {number} (id {sample.id!r}), {name}, {size[0]} x {size[1]} pixels: {reason}"
+                    messages.setdefault(sample.id, line)
+        return messages
 
     def message(self, folder: str | Path, unfit: Mapping[str, str]) -> str:
-        """What `unfit` found, as one text without advice."""
+        """One message for the result of `unfit`, without advice."""
         lines = [*unfit.values()][:_SHOWN]
         more = f"; and {len(unfit) - _SHOWN} more" if len(unfit) > _SHOWN else ""
         rows = f"{len(unfit)} row{'' if len(unfit) == 1 else 's'}"

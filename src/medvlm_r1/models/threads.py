@@ -1,7 +1,7 @@
-"""How many threads a model on the CPU computes with.
+"""Number of CPU threads for a model.
 
-The threads of a matrix product wait for the slowest of them. While other work holds the cores, a small model spends
-most of its time in that wait. On a quiet machine two threads are a little faster than one.
+The threads of a matrix product wait for the slowest one. On busy cores a small model spends most of its time waiting.
+On an idle machine two threads are slightly faster than one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 SMALL = 100_000_000
-"""Parameters. A larger model has products long enough to gain from every core it can get."""
+"""Largest number of parameters of a small model; larger ones gain from every core."""
 _NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -19,29 +19,29 @@ def choose_threads(parameters: int, *, load: float, cores: int, threads: int) ->
     """The number of threads for a model.
 
     Args:
-        parameters: Of the model.
-        load: Processes that want a core, apart from this one.
-        cores: That this process may use.
-        threads: The default.
+        parameters: Number of parameters of the model.
+        load: Number of other runnable processes.
+        cores: Number of cores available to this process.
+        threads: Default number of threads.
 
     Returns:
-        1 for a small model when fewer than `threads` cores are free, to the nearest core; otherwise `threads`.
+        1 for a small model if fewer than `threads` cores are free, to the nearest core; otherwise `threads`.
     """
     busy = cores - load < threads - 0.5
     return 1 if parameters <= SMALL and busy else threads
 
 
 def limit_threads(model: Any) -> None:
-    """Set the number of threads for a loaded model, and report it on stderr when it is less than the default.
+    """Set the number of threads for a loaded model; report it on stderr if it is below the default.
 
-    Nothing is changed for a model on another device, or where an environment variable sets the number.
+    Has no effect for a model on another device, or if an environment variable sets the number.
     """
     import torch
 
     threads = torch.get_num_threads()
     if model.device.type != "cpu" or threads == 1 or any(os.environ.get(name) for name in _NAMES):
         return
-    # Neither is there on Windows; there the machine counts as quiet.
+    # Windows has neither function and counts as idle.
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = choose_threads(model.num_parameters(), load=load, cores=cores, threads=threads)

@@ -13,11 +13,11 @@ _LETTER = re.compile("[A-J]")
 def accuracy_paper(
     prompts: Sequence[Any], completions: Sequence[Completion], *, letter: Sequence[str], **columns: Any
 ) -> list[float]:
-    """Whether the answer tag holds the right letter and no other.
+    """Reward the correct letter in the answer tag, and no other letter.
 
     The text of the first `<answer>...</answer>` (tags in any case, across lines) is upper-cased and searched for A to
-    J, inside words too. Exactly one such character, and the right one, gives 1.0 when nothing else but white space is
-    left and 0.5 when other text is left; all else gives 0.0. So `B.` gives 0.5, but `B) Lung` gives 0.0: it holds a G.
+    J, also inside words. If the correct letter is the only match, the reward is 1.0 without further text and 0.5 with
+    it. Otherwise it is 0.0. So `B.` gives 0.5, but `B) Lung` gives 0.0 because of its G.
 
     Returns:
         One reward in {0.0, 0.5, 1.0} per completion.

@@ -1,4 +1,4 @@
-"""An accuracy reward for the right letter, alone, in a completion of strict form: 1 or 0."""
+"""An accuracy reward for the correct letter alone in a completion of strict form: 1 or 0."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from medvlm_r1.rewards.strict import strict_answer
 def accuracy_strict(
     prompts: Sequence[Any], completions: Sequence[Completion], *, letter: Sequence[str], **columns: Any
 ) -> list[float]:
-    """Whether the completion answers once, with the right letter and nothing else.
+    """Reward a single answer that is the correct letter and nothing else.
 
     The completion has to be in strict form (`rewards.strict`): one answer tag, with or without one reasoning before or
-    after it, and only white space or a byte order mark around them. So text before or after the tags, a second tag in
-    any spelling and a comment give 0. So do lower-case letters and tags, which the evaluation does not read, and a
-    letter in other text. What the reasoning says is not looked at; `format_strict` wants one.
+    after it, and only white space or a byte order mark around them. Text outside the tags, a second tag in any spelling
+    and a comment give 0. Lower-case letters and tags, which the evaluation does not parse, and a letter within other
+    text also give 0. The reasoning is ignored; `format_strict` requires one.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

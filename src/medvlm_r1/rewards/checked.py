@@ -1,4 +1,4 @@
-"""A user's reward function, checked: its signature before a model is loaded, its result at every step."""
+"""Checks of user-defined rewards: the signature before a model is loaded, the result at every step."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError, UserError
 
 DATA_COLUMNS = ("images", "letter", "options", "sample_id", "modality")
-"""Columns of the data set beside the prompt (`training.dataset`)."""
+"""Columns of the dataset besides the prompt (`training.dataset`)."""
 COLUMNS = (*DATA_COLUMNS, "blank_letter", "own_image")
-"""What a reward can name beside prompts and completions; the last two are made where one does."""
+"""Columns that a reward can name besides prompts and completions. The last two are generated only on request."""
 FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
-"""What TRL adds."""
+"""Arguments that TRL adds."""
 
 
 def check_signature(name: str, function: Callable[..., Any]) -> None:
-    """Refuse a function that cannot be called as a reward is.
+    """Reject a function that cannot be called as a reward.
 
     Args:
         name: Its name in the configuration.
         function: The function.
 
     Raises:
-        UsageError: It asks for a column that is not there, or does not take the columns that TRL hands over.
+        UsageError: It requires a missing column, or does not accept the columns that TRL passes.
     """
     if inspect.iscoroutinefunction(function):
         raise UsageError(f"reward {name!r} is an async function; write it with 'def' instead of 'async def'")
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        # A function written in C tells nothing; what it returns is checked at each step.
+        # A C function has no signature; its result is checked at each step.
         return
     known = (*FROM_TRL, *COLUMNS)
     named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
@@ -59,10 +59,10 @@ def check_signature(name: str, function: Callable[..., Any]) -> None:
 
 
 def checked(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[float | None]]:
-    """The function with its failures and results told in terms of the configuration.
+    """Wrap a reward so that failures and invalid results name it as the configuration does.
 
-    The wrapper raises `UserError` where the function raises, or returns anything but one number for each completion. A
-    None stands for a completion that it does not judge, as TRL has it; None for all of them is refused.
+    The wrapper raises `UserError` if the function raises, or returns anything but one number for each completion. As in
+    TRL, None means that a completion is not judged; None for all completions is an error.
 
     Args:
         name: Its name in the configuration.
@@ -107,7 +107,7 @@ def _numbers(name: str, result: Any, count: int) -> list[float | None]:
         numbers.append(number)
     if numbers and all(number is None for number in numbers):
         raise UserError(
-            f"The reward {name!r} returned None for all {count} completions, from which nothing is learned; {wanted}."
+            f"The reward {name!r} returned None for all {count} completions, so nothing is learned; {wanted}."
         )
     return numbers
 

@@ -1,4 +1,4 @@
-"""The text of a completion, in either shape in which TRL hands it to a reward."""
+"""The text of a completion, in both forms that TRL passes to rewards."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,14 +7,14 @@ Completion = str | Iterable[Mapping[str, Any]]
 
 
 def completion_text(completion: Completion) -> str:
-    """Text that the assistant wrote.
+    """The text of the assistant.
 
     Args:
         completion: A string, or messages `[{"role": "assistant", "content": ...}]` whose content is a string or
             parts `[{"type": "text", "text": ...}]`.
 
     Returns:
-        The texts of all assistant messages, joined without separator; other roles and parts are left out.
+        The texts of all assistant messages, joined without a separator; other roles and parts are skipped.
     """
     if isinstance(completion, str):
         return completion

@@ -11,12 +11,12 @@ from medvlm_r1.rewards.strict import strict_parts
 def consistent(
     prompts: Sequence[Any], completions: Sequence[Completion], *, options: Sequence[Sequence[str]], **columns: Any
 ) -> list[float]:
-    """Whether the reasoning concludes the option that is answered.
+    """Reward an answer that is the option which the reasoning concludes.
 
     1 if the completion is in strict form (`rewards.strict`) and the one option that its reasoning concludes
-    (`prompts.conclusion`) is the letter answered. 0 otherwise, also when the reasoning concludes nothing. It does not
-    look at which answer is right, so use it together with an accuracy reward: alone it rewards any option said twice.
-    It costs no forward pass.
+    (`prompts.conclusion`) is the letter answered. 0 otherwise, also if the reasoning concludes nothing. It ignores
+    which answer is correct, so combine it with an accuracy reward. Alone it rewards any option that is stated twice.
+    It needs no forward pass.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

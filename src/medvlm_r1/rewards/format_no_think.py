@@ -8,10 +8,10 @@ from medvlm_r1.rewards.strict import in_form
 
 
 def format_no_think(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float]:
-    """Whether the whole completion is one `<answer>...</answer>` with a letter or digit, in strict form.
+    """Reward a completion that is one `<answer>...</answer>` with a letter or digit, in strict form.
 
     The strict form is that of `format_strict`: only white space or a byte order mark around the tags, and nothing
-    inside that could be taken for a tag. Not Med-R1's, whose format reward without thinking was not found.
+    inside that resembles a tag. It is not Med-R1's format reward without thinking, which was not found.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

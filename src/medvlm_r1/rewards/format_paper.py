@@ -8,7 +8,7 @@ from medvlm_r1.rewards.completion import Completion, completion_text
 
 
 def format_paper(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float]:
-    r"""Whether the whole completion is `<think>...</think>`, white space, `<answer>...</answer>`.
+    r"""Reward a completion that is `<think>...</think>`, white space, `<answer>...</answer>`.
 
     A full match of `<think>.*?</think>\s*<answer>.*?</answer>`, dots matching newlines: a leading space or a trailing
     newline gives 0.0, while empty tags, or further tags inside the outer ones, give 1.0.

@@ -8,12 +8,12 @@ from medvlm_r1.rewards.strict import in_form
 
 
 def format_strict(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float]:
-    """Whether the completion is one reasoning and one answer, both with something in them, and nothing else.
+    """Reward a completion that is one non-empty reasoning and one non-empty answer, and nothing else.
 
     The strict form (`rewards.strict`): `<think>...</think>`, white space, `<answer>...</answer>`, with only white space
     or a byte order mark around them. The reasoning has at least `MIN_REASONING` (5) letters, an ideograph counted as
-    two; digits, punctuation and invisible characters do not count. The answer has a letter or digit. Anything inside
-    that could be taken for a further tag, and any comment, gives 0.
+    two; digits, punctuation and invisible characters do not count. The answer has a letter or digit. Text inside
+    that resembles another tag, and any comment, gives 0.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

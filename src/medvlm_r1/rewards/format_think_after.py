@@ -8,7 +8,7 @@ from medvlm_r1.rewards.strict import in_form
 
 
 def format_think_after(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float]:
-    """Whether the whole completion is `<answer>...</answer>`, white space, `<think>...</think>`, in strict form.
+    """Reward a completion that is `<answer>...</answer>`, white space, `<think>...</think>`, in strict form.
 
     The strict form is that of `format_strict`, with the same least number of letters in the reasoning. Not Med-R1's,
     whose format reward for thinking afterwards was not found.

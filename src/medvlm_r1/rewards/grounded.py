@@ -1,4 +1,4 @@
-"""An accuracy reward that pays for an answer only so far as it depends on the image."""
+"""`grounded`: an accuracy reward for answers that depend on the image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,32 +17,31 @@ def grounded(
     own_image: Sequence[bool],
     **columns: Any,
 ) -> list[float]:
-    """Whether the completion gives the right answer to its own image, or does not give it to another item's.
+    """Reward the correct answer to the item's own image, and any other answer to another item's image.
 
-    Half of the completions of a group see their question beside the image of another item (`training.counterfactual.other_image`). With a
-    the letter answered, by the strict rule of `accuracy_strict`, and y the right one:
+    Half of the completions of a group see another item's image (`training.counterfactual.other_image`). Let a be the
+    letter answered, by the strict rule of `accuracy_strict`, and y the correct letter:
 
         own image:      r = 1 if a = y, else 0
-        another's:      r = 1 if a is a letter of an option and a != y, else 0
+        other image:    r = 1 if a is a letter of an option and a != y, else 0
 
-    One baseline serves the whole group, so an answer that comes whatever is shown earns 1 on one half and 0 on the
-    other, right or wrong: in sum over a row of each half, every answer given blindly is paid 1. What a policy takes
-    from the text alone therefore moves it nowhere on average; what makes it say y to this image and not to another one
-    does. It is paid for that from the first step, also where a shortcut already answers every question, which a gate on
-    the answer to a blank image (`grounded_gate`) does not do. Not from the paper.
+    The whole group shares one baseline. An answer that ignores the image earns 1 on one half and 0 on the other,
+    whether it is correct or not. What a policy reads from the text alone therefore gets no gradient on average. What
+    ties the answer to the image does, from the first step, also where a shortcut already answers every question. Not
+    from the paper.
 
-    A question whose answer is the same for every image has nothing to teach here. A question without an image is all
-    own: `accuracy_strict`.
+    A question whose answer is the same for every image teaches nothing here. A question without an image always counts
+    as own image, which makes the reward `accuracy_strict`.
 
-    Cost: no more completions; two prompts in place of one for each group.
+    Cost: no additional completions; two prompts instead of one for each group.
 
     Args:
-        prompts: Not looked at.
+        prompts: Ignored.
         completions: One per prompt.
-        letter: The right letter of each.
+        letter: The correct letter of each.
         options: The options of each.
-        own_image: Whether each saw the image that belongs to its question.
-        **columns: Not looked at.
+        own_image: Whether each completion saw the image of its own question.
+        **columns: Ignored.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

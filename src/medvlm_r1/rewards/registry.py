@@ -1,4 +1,4 @@
-"""Rewards by name, the project's own and the user's."""
+"""Registry of rewards by name, and user-defined rewards by dotted path."""
 
 import importlib
 import inspect
@@ -17,12 +17,11 @@ from medvlm_r1.rewards.consistent import consistent
 from medvlm_r1.rewards.format_paper import format_paper
 from medvlm_r1.rewards.format_strict import format_strict
 from medvlm_r1.rewards.grounded import grounded
-from medvlm_r1.rewards.grounded_gate import grounded_gate
 
 Reward = Callable[..., Sequence[float | None]]
-"""`f(prompts, completions, **columns)`, as TRL calls it: to each prompt its completion, and to each column of the data
-set, by name, its values. No reward of the project looks at the prompts; the columns it does look at are the keyword
-arguments that it names. It returns one number per completion; None for one that it does not judge."""
+"""TRL's reward signature `f(prompts, completions, **columns)`: one completion per prompt, dataset columns by keyword.
+It returns one number per completion, or None for a completion that it does not judge. The built-in rewards ignore the
+prompts and name the columns they need."""
 
 REGISTRY: dict[str, Reward] = {
     "accuracy_paper": accuracy_paper,
@@ -31,7 +30,6 @@ REGISTRY: dict[str, Reward] = {
     "format_strict": format_strict,
     "consistent": consistent,
     "grounded": grounded,
-    "grounded_gate": grounded_gate,
 }
 
 

@@ -1,4 +1,4 @@
-"""The strict form of a completion: its parts and nothing else. Every reward that claims strictness reads it here."""
+"""The strict form of a completion: its parts and nothing else. All strict rewards use it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MIN_REASONING = 5
 Digits, punctuation and invisible characters do not count."""
 
 _TAG = re.compile(r"</?(?:think|answer)>")
-# Anything that a reader, a browser or a more patient parser could take for a tag or a comment.
+# Text that a reader, a browser or a lenient parser could take for a tag or a comment.
 _LIKE_A_TAG = re.compile(r"<[\s/]*(?:think|answer)")
 _COMMENT = "<!"
 _ESCAPED = re.compile(r"&(?:lt|#0*60|#x0*3c);?|%3c|\\(?:u00|x)3c", re.IGNORECASE)
 _ANGLES = frozenset("<\N{LESS-THAN SIGN}‹〈⟨〈⧼❮❰❬《«≺﹤＜")
-# Cyrillic and Greek letters, and the dotless i, that look like those of a tag.
+# Cyrillic and Greek letters, and the dotless i, that resemble those of a tag.
 _ALIKE = str.maketrans("аеѕіһкпԝтгıαικητ", "aesihknwtriaiknt")
 _FILLERS = frozenset("\u115f\u1160\u3164\uffa0")
 _AROUND = "\ufeff" + "".join(filter(str.isspace, map(chr, range(0x3001))))
@@ -57,7 +57,7 @@ class StrictParts:
 
 
 def strict_parts(text: str) -> StrictParts | None:
-    """Take a completion in strict form apart, in time linear in its length.
+    """Parse a completion in strict form, in time linear in its length.
 
     The form is `<think>...</think><answer>...</answer>`, the same turned around, or the answer alone. White space and a
     byte order mark may stand around the parts, white space between them. No part may hold a tag of either name, nor
@@ -68,7 +68,7 @@ def strict_parts(text: str) -> StrictParts | None:
         text: The completion.
 
     Returns:
-        Its parts; None where it has another form.
+        Its parts; None for any other form.
     """
     text = text.strip(_AROUND)
     tags = list(_TAG.finditer(text))

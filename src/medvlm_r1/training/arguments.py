@@ -1,4 +1,4 @@
-"""TRL's configuration object for a run, checked by TRL and transformers before anything is loaded."""
+"""TRL's configuration object for a run, validated before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from medvlm_r1.training.config import RunConfig
 def training_arguments(config: RunConfig, *, processes: int | None = None) -> Any:
     """Build TRL's configuration object for a run.
 
-    Without a GPU the run is set to the CPU in float32. Model arguments (`model_init_kwargs`) are left out: the policy
-    is loaded before the trainer is made.
+    Without a GPU the run uses the CPU in float32. Model arguments (`model_init_kwargs`) are omitted, because the policy
+    is loaded before the trainer is built.
 
     Args:
-        config: The run.
-        processes: Only check the options for so many devices of another machine, for a dry run.
+        config: Configuration of the run.
+        processes: Number of devices of another machine, for a dry run: the options are only checked.
 
     Raises:
-        UsageError: TRL or transformers refuse the options.
+        UsageError: TRL or transformers reject the options.
     """
     import torch
 
@@ -61,7 +61,7 @@ def training_arguments(config: RunConfig, *, processes: int | None = None) -> An
 
 
 def _try_optimizer(args: Any, *, other_machine: bool) -> None:
-    """Make the optimizer and its schedule once for one weight, which is where transformers checks their options."""
+    """Build the optimizer and schedule for a single weight, which makes transformers check their options."""
     import torch
     from transformers import Trainer, get_scheduler
 
@@ -70,7 +70,7 @@ def _try_optimizer(args: Any, *, other_machine: bool) -> None:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
         optimizer = kind([weight], **{name: value for name, value in settings.items() if name != "optim_dict"})
     except ImportError:
-        # bitsandbytes and the like need not be installed where a run is planned.
+        # A dry run does not need bitsandbytes and similar packages.
         if not other_machine:
             raise
         optimizer = torch.optim.SGD([weight])
@@ -84,7 +84,7 @@ def _try_optimizer(args: Any, *, other_machine: bool) -> None:
 
 
 def _try_generation(given: Mapping[str, Any]) -> None:
-    """Let transformers check the settings of generation beyond those with an option of their own."""
+    """Let transformers check `generation_kwargs`."""
     from transformers import GenerationConfig
 
     more = dict(given.get("generation_kwargs") or {})

@@ -1,4 +1,4 @@
-"""What a run writes and reports while the trainer works, and the order of its data on resume."""
+"""Trainer callbacks: metrics log, progress, periodic evaluation, data order on resume."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]
-"""Measures the policy as it is after a step; the figures are logged with the prefix `eval_` (`evaluation.watch` names
-them: `eval_accuracy` and `eval_blank_accuracy` in percent, `eval_contradiction`, ...)."""
+"""Evaluates the policy after a step. The figures are logged with the prefix `eval_` (named in `evaluation.watch`:
+`eval_accuracy` and `eval_blank_accuracy` in percent, `eval_contradiction`, ...)."""
 
 
 class Progress(Protocol):
-    """Whoever shows how far a training is."""
+    """A display of training progress."""
 
     def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-        """Called after every optimizer step with empty logs, and once more for a step whose figures are logged."""
+        """Called after every optimizer step with empty logs, and again with the logs if the step is logged."""
         ...
 
 
 class AlreadyTrained(Exception):
-    """The checkpoint a run resumes from is that of its last step."""
+    """The run resumes from the checkpoint of its last step."""
 
 
 class LastStepGuard(TrainerCallback):  # type: ignore[misc]
-    """Stops a run that resumes from its last step before it takes one more; let it be the first callback.
+    """Stop a run that resumes from its last step before it takes another; has to be the first callback.
 
-    transformers looks at `max_steps` only after a step. It happens when a run was ended between its last checkpoint
-    and its final model; the trainer has the checkpoint's weights by then.
+    transformers checks `max_steps` only after a step. This case occurs if a run ends between its last checkpoint and
+    its final model. The trainer has already loaded the weights.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Raise `AlreadyTrained` when no step is left."""
+        """Raise `AlreadyTrained` if no step is left."""
         if state.global_step >= state.max_steps:
             raise AlreadyTrained
 
 
 class MetricsLog(TrainerCallback):  # type: ignore[misc]
-    """Writes `metrics.jsonl`: one row per log of the trainer, with its `step`.
+    """Write `metrics.jsonl`: one row per log of the trainer, with its `step`.
 
-    The trainer's closing log is left out: it tells of the session, by the wall clock, and not of the run.
+    The final log of the trainer is skipped, because its timings describe the session, not the run.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Cut the file back to the step a run resumes from."""
+        """Truncate the file to the step that the run resumes from."""
         if state.is_world_process_zero:
             drop_rows_after(self._file, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Have the last steps logged, wherever `logging_steps` would have come next."""
+        """Log the last step even if it is no multiple of `logging_steps`."""
         if state.global_step >= state.max_steps:
             control.should_log = True
 
@@ -69,7 +69,7 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]
 
 
 class ProgressBridge(TrainerCallback):  # type: ignore[misc]
-    """Tells a `Progress` of steps and figures."""
+    """Forward steps and logs to a `Progress`."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -80,13 +80,13 @@ class ProgressBridge(TrainerCallback):  # type: ignore[misc]
             self._progress.on_step(state.global_step, state.max_steps, {})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
-        """Report the figures."""
+        """Report the logs."""
         if state.is_world_process_zero:
             self._progress.on_step(state.global_step, state.max_steps, dict(logs))
 
 
 class PeriodicEvaluation(TrainerCallback):  # type: ignore[misc]
-    """Calls an evaluation every so many steps and logs its figures."""
+    """Evaluate every N steps and log the figures."""
 
     def __init__(self, every: int, evaluate: Evaluate, policy: Policy) -> None:
         self._every = every
@@ -95,7 +95,7 @@ class PeriodicEvaluation(TrainerCallback):  # type: ignore[misc]
         self._trainer: Any = None
 
     def attach(self, trainer: Any) -> None:
-        """Name the trainer; it exists only after its callbacks."""
+        """Set the trainer, which exists only after its callbacks."""
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise UserError(
                 "evaluate_every needs the whole model in one process; leave it out with FSDP and DeepSpeed."
@@ -103,12 +103,12 @@ class PeriodicEvaluation(TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate when the step is due."""
+        """Evaluate if an evaluation is due."""
         if state.global_step % self._every:
             return
         trainer = self._trainer
         model = trainer.accelerator.unwrap_model(trainer.model)
-        # In evaluation mode TRL keeps the training figures gathered so far out of this log.
+        # In evaluation mode TRL does not include the training metrics in this log.
         model.eval()
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -117,22 +117,21 @@ class PeriodicEvaluation(TrainerCallback):  # type: ignore[misc]
                 figures = self._evaluate(policy, state.global_step)
                 due = control.should_log
                 trainer.log({f"eval_{name.removeprefix('eval_')}": value for name, value in figures.items()})
-                # Logging takes the order to log as carried out; the training figures of this step are still to come.
+                # `log` resets `should_log`, but the training metrics of this step are not logged yet.
                 control.should_log = due
             trainer.accelerator.wait_for_everyone()
         model.train()
 
 
 class SamplerOrder(TrainerCallback):  # type: ignore[misc]
-    """Takes TRL's `RepeatSampler` to the epoch a run resumes in.
+    """Advance TRL's `RepeatSampler` to the epoch that a run resumes in.
 
-    The sampler draws one permutation per epoch from its own generator, which no checkpoint stores: without this, a
-    run resumed in its second epoch goes through the order of the first, and some samples are seen twice and others
-    not at all.
+    The sampler draws one permutation per epoch from its own generator, which checkpoints do not store. Without this, a
+    run resumed in its second epoch would repeat the order of the first.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        """Draw the permutations of the epochs that are over."""
+        """Draw the permutations of the completed epochs."""
         sampler = train_dataloader
         while sampler is not None and not hasattr(sampler, "mini_repeat_count"):
             sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)

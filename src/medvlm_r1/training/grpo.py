@@ -4,9 +4,8 @@ TRL's `GRPOTrainer` decides what is computed; `SharedPromptTrainer` changes how 
 through the model once for each completion; here that happens once for each prompt, in generation and for the
 log-probabilities of the policy, the old policy and the reference. The results are TRL's, up to the order of sums.
 
-Around both: the tokens that stand for images and videos can never be sampled, every rollout is written to
-`rollouts.jsonl`, and a resumed run has the weights and the order of data it would have had. `sharing: off` in the
-configuration is TRL's trainer (with `mixed_rows`).
+Image and video tokens are never sampled, every rollout is written to `rollouts.jsonl`, and a resumed run continues
+with the same weights and the same order of data. `sharing: off` selects TRL's own trainer (with `mixed_rows`).
 """
 
 from __future__ import annotations
@@ -16,102 +15,90 @@ import sys
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
+from trl.data_utils import prepare_multimodal_messages
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.decoding.shared_generation import several_of_each
+from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.models.load import Policy, vision_token_ids
-from medvlm_r1.models.sharing.batch import (
-    FeatureStore,
-    Processed,
-    Prompt,
-    SharedBatch,
-    distinct,
-    joined,
-    processed,
-    split,
-)
+from medvlm_r1.models.sharing.batch import FeatureStore, Prompt, SharedBatch, distinct, joined, processed, split
 from medvlm_r1.models.sharing.forward import ImageFeatures, as_encoder_output, encode_images, shared_logps
-from medvlm_r1.models.sharing.limits import not_generated, not_shared, same_tower, tower_learns
+from medvlm_r1.models.sharing.limits import not_generated, not_shared, tower_learns
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.rewards.checked import checked
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.counterfactual.blank_image import AnswersBlank
-from medvlm_r1.training.counterfactual.other_image import ShowsOthers, check_contrast
+from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
+from medvlm_r1.training.counterfactual.other_image import CounterfactualImages, check_counterfactual
 from medvlm_r1.training.loop import train
 from medvlm_r1.training.mixed_rows import MixedRowsTrainer
-from medvlm_r1.training.reliability.mixin import Dependable
+from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
 from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
 from medvlm_r1.training.run_folder import RunFolder
 
 FEATURES_MB = 512.0
-"""Main memory for image features that do not change during a run: those of the reference, and of a frozen tower."""
+"""Main memory for image features that do not change during a run: those of the reference and of a frozen tower."""
 
 
 class SharedPromptTrainer(MixedRowsTrainer):
-    """TRL's GRPO trainer that computes each prompt and each image once.
+    """TRL's GRPO trainer, with each prompt and each image computed once.
 
     * The image processor runs once for each prompt of a generation batch.
-    * The rows of a prompt stay together when a generation batch is shuffled and split, so that an update step sees
-      whole groups: groups are drawn at random, where TRL draws rows. A group is cut only where
-      `per_device_train_batch_size` is no multiple of it; below `num_generations` there is little left to share.
-    * Generation runs each prompt once and drops rows as they end (`shared_generation`).
-    * Log-probabilities come from `shared_prefix`.
-    * Image features of the reference are kept for the run, and the policy's where nothing of the tower is trained, up
-      to `FEATURES_MB` (the least used go first); not the reference's where `sync_ref_model` changes it.
-    * Rows that cannot move the policy are left out of the update: those without an unmasked token, and, when beta is 0
-      and there is no entropy bonus and no quantile of entropies over the batch (`top_entropy_quantile` of 1), those
-      with an advantage of exactly 0 (but under VESPO, which logs a figure of them). Their terms of the loss and of its
-      gradient are 0, and they go on counting in its denominators. Where all are such, or all with an image, the
-      shortest stays, so that every weight gets its gradient of 0 and the optimizer moves on as it would have. The
-      logged entropy is then that of the rows computed.
+    * Rows of a prompt stay together when a generation batch is shuffled and split, so an update step sees whole groups.
+      TRL shuffles rows; this trainer shuffles groups. A group is cut if `per_device_train_batch_size` is not a multiple
+      of it.
+    * Generation runs each prompt once and drops finished rows (`models.decoding.shared_generation`).
+    * Log-probabilities come from `models.sharing.forward`.
+    * Image features of the reference are cached for the run, and those of the policy if its tower is frozen
+      (`FEATURES_MB`, least recently used first out). With `sync_ref_model` the reference is not cached.
+    * Rows that cannot move the policy are skipped in the update: rows without an unmasked token, and rows with an
+      advantage of exactly 0. The latter are skipped only if beta is 0, there is no entropy bonus,
+      `top_entropy_quantile` is 1 and the loss is not VESPO, which logs a metric of them. Skipped rows contribute 0 to
+      the loss and its gradient, and still count in its denominators. If all rows are such, or all rows with an image,
+      the shortest is computed, so that every weight gets its gradient of 0 and the optimizer advances as it would
+      have. The logged entropy is that of the computed rows.
 
-    What cannot be shared (`sharing_limits`: tools, environments, a model that `supports` refuses, weights sharded over
-    processes, ...) goes TRL's way, and one line on stderr says so; with vLLM, or generation settings only transformers
-    knows, the same holds for generation alone.
+    What cannot be shared (`models.sharing.limits`: tools, environments, unsupported models, sharded weights, ...) runs
+    as in TRL, with one line on stderr. With vLLM, or generation settings that only transformers knows, this holds for
+    generation alone.
     """
 
-    processing_class: Any
     _buffered_inputs: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # The batch being scored or learned from. TRL calls `_get_per_token_logps_and_entropies` with tensors only.
         self._batch: SharedBatch | None = None
-        self._kept_rows: Tensor | None = None
-        self._old_logps: Tensor | None = None
         bare = self._bare(self.model)
         why = not_shared(self, self.accelerator.unwrap_model(self.model))
         self._shares = why is None
         not_here = not_generated(self, bare) if why is None else None
         self._generates = why is None and not_here is None
         if why is not None:
-            self._say(f"Prompts are computed once per completion, TRL's way: {why}")
+            self._notice(f"Prompts are computed once per completion, TRL's way: {why}")
             return
         if not_here is not None:
-            self._say(f"Prompts are shared in the update; generation goes TRL's way: {not_here}")
+            self._notice(f"Prompts are shared in the update; generation goes TRL's way: {not_here}")
         size, group = self.args.per_device_train_batch_size, self.num_generations
         if size < group:
-            self._say(
+            self._notice(
                 f"per_device_train_batch_size ({size}) is below num_generations ({group}), so each prompt is computed "
                 f"{-(-group // size)} times in an update; with {group} it is computed once."
             )
         self._tower_learns = tower_learns(bare)
-        self._features = self._reference_features = FeatureStore(FEATURES_MB)
-        _take_shared_calls(bare)
+        self._features = FeatureStore(FEATURES_MB)
+        _accept_shared_prompts(bare)
         if self.ref_model is not None:
-            reference = self._bare(self.ref_model)
-            _take_shared_calls(reference)
-            # TRL's reference has the weights of the model's folder, which the policy may have been given others than.
-            if not self._tower_learns and not same_tower(bare, reference):
-                self._reference_features = FeatureStore(FEATURES_MB)
+            _accept_shared_prompts(self._bare(self.ref_model))
 
-    def _say(self, line: str) -> None:
+    def _notice(self, line: str) -> None:
         if self.accelerator.is_main_process:
             print(line, file=sys.stderr)
 
@@ -125,16 +112,26 @@ class SharedPromptTrainer(MixedRowsTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self._shares:
             return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
-        processor = self.processing_class
-        self.processing_class = Processed(processor)
-        self._kept_rows = None
-        try:
-            output = super()._generate_and_score_completions(inputs)
-        finally:
-            self.processing_class = processor
-        # The pixels of the prompts are in the batch; what stands for them here is `Processed`'s.
-        output = {name: value for name, value in output.items() if name not in ("pixel_values", "num_images")}
+        # TRL runs the image processor once more over the images of all rows, unless their column is missing.
+        output: dict[str, Any] = super()._generate_and_score_completions(_with_images_in_prompts(inputs))
         return output | {"shared": self._batch}
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: Any
+    ) -> Any:
+        if self._shares:
+            inputs = [{**row, **row[_COLUMNS]} for row in inputs]
+            inputs = [{name: value for name, value in row.items() if name != _COLUMNS} for row in inputs]
+            if self.log_completions and self.log_multimodal and self._batch is not None and _IMAGES[0] in inputs[0]:
+                self._logs["images"].extend(gather_object([row[_IMAGES[0]] for row in inputs]))
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        if not self._shares:
+            return super()._generate(prompts)
+        # What `_tokenize_prompts` returns as the images comes back here unread.
+        *result, self._batch, tool_images = super()._generate(prompts)
+        return (*result, None, tool_images)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
         if not self._shares:
@@ -144,33 +141,37 @@ class SharedPromptTrainer(MixedRowsTrainer):
         for row in firsts:
             ids, images, fields = super()._tokenize_prompts([prompts[row]])
             made.append(processed(ids[0], images[0] if images else None, fields, self.accelerator.device))
-        self._batch = SharedBatch(prompts=tuple(made), owner=tuple(owner))
-        rows = [made[number] for number in owner]
-        images = [prompt.images for prompt in rows] if any(prompt.images for prompt in made) else None
-        # The loop of transformers wants the images of every row; ours takes those of the prompts.
-        fields = {} if self._generates or self.use_vllm else joined(rows, token_types=True)
-        return [prompt.ids for prompt in rows], images, fields
+        batch = SharedBatch(prompts=tuple(made), owner=tuple(owner))
+        return [made[number].ids for number in owner], batch, {}
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> tuple[list[list[int]], Any]:
+        if not self._shares:
+            return super()._generate_single_turn(  # type: ignore[no-any-return]
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
+        batch: SharedBatch = images
         if self._generates:
-            assert self._batch is not None
-            prompts, sizes = self._batch.groups()
-            prompt_ids, images = [prompt.ids for prompt in prompts], [prompt.images for prompt in prompts]
-            multimodal_fields = joined(prompts, token_types=True)
-            pixels = multimodal_fields.pop("pixel_values", None)
+            prompts, sizes = batch.groups()
+            fields = joined(prompts, token_types=True)
+            pixels = fields.pop("pixel_values", None)
             with self._completing(prompts, sizes, encode=pixels is not None):
                 return super()._generate_single_turn(  # type: ignore[no-any-return]
-                    prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+                    [prompt.ids for prompt in prompts], None, fields, num_generations
                 )
-        return super()._generate_single_turn(  # type: ignore[no-any-return]
-            prompt_ids, images, multimodal_fields, num_generations, has_tool_images
-        )
+        rows = [batch.prompts[number] for number in batch.owner]
+        shown = [prompt.images for prompt in rows] if any(prompt.images for prompt in rows) else None
+        # transformers wants the images of every row, vLLM none of these tensors.
+        fields = {} if self.use_vllm else joined(rows, token_types=True)
+        return super()._generate_single_turn(prompt_ids, shown, fields, num_generations)  # type: ignore[no-any-return]
 
     @contextmanager
     def _completing(self, prompts: list[Prompt], sizes: list[int], *, encode: bool) -> Iterator[None]:
-        """Let the policy's `generate` complete each prompt several times."""
+        """Let the policy's `generate` complete each prompt several times.
+
+        It is patched because TRL passes it tensors only, and calls it where sharded weights are gathered.
+        """
         model = self._bare(self.model_wrapped)
 
         def generate(*args: Any, **kwargs: Any) -> Any:
@@ -178,7 +179,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
                 with self.accelerator.autocast():
                     features = self._image_features(model, prompts) or encode_images(model, joined(prompts))
                 kwargs["mm_encoder_outputs"] = {"image": as_encoder_output(model, features)}
-            return type(model).generate(model, *args, custom_generate=several_of_each(sizes), **kwargs)
+            return type(model).generate(model, *args, custom_generate=n_per_prompt(sizes), **kwargs)
 
         model.generate = generate
         try:
@@ -199,13 +200,12 @@ class SharedPromptTrainer(MixedRowsTrainer):
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
         if self._shares:
-            self._batch = inputs["shared"]
-            self._kept_rows = self._moving(inputs)
-            self._old_logps = inputs.get("old_per_token_logps")
+            moving = tuple(self._moving(inputs).nonzero().squeeze(1).tolist())
+            self._batch = replace(inputs["shared"], moving=moving, old_logps=inputs.get("old_per_token_logps"))
         return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
 
     def _moving(self, inputs: Mapping[str, Any]) -> Tensor:
-        """(B,) True for the rows that can move the policy; at least one is."""
+        """Rows that can move the policy: (B,) bool, at least one True."""
         tokens = inputs["completion_mask"].sum(dim=1)
         moving: Tensor = tokens > 0
         if (
@@ -246,17 +246,18 @@ class SharedPromptTrainer(MixedRowsTrainer):
             )
         assert self._batch is not None
         total = len(input_ids)
-        rows = list(range(total)) if self._kept_rows is None else self._kept_rows.nonzero().squeeze(1).tolist()
+        rows = list(range(total) if self._batch.moving is None else self._batch.moving)
+        old_logps = self._batch.old_logps
         parts = []
         for start in range(0, len(rows), batch_size or total):
-            some = rows[start : start + (batch_size or total)]
-            prompts, sizes = self._batch.take(some).groups()
+            chunk = rows[start : start + (batch_size or total)]
+            prompts, sizes = self._batch.take(chunk).groups()
             with self.accelerator.autocast():
                 parts.append(
                     model(
                         shared_prompts={
-                            "input_ids": input_ids[some],
-                            "attention_mask": attention_mask[some],
+                            "input_ids": input_ids[chunk],
+                            "attention_mask": attention_mask[chunk],
                             "logits_to_keep": logits_to_keep,
                             "group_sizes": sizes,
                             "vision": joined(prompts),
@@ -271,31 +272,52 @@ class SharedPromptTrainer(MixedRowsTrainer):
         entropies = torch.cat([part[1] for part in parts]) if compute_entropy else None
         if len(rows) == total:
             return logps, entropies, None
-        place = torch.tensor(rows, device=logps.device)
-        # A ratio of 1 to the old policy, whatever the advantage of 0 is multiplied with.
-        others = logps.new_zeros(total, logits_to_keep) if self._old_logps is None else self._old_logps.to(logps)
-        logps = others.index_copy(0, place, logps)
+        index = torch.tensor(rows, device=logps.device)
+        # The other rows get a ratio of 1 to the old policy, which their advantage of 0 is multiplied with.
+        others = logps.new_zeros(total, logits_to_keep) if old_logps is None else old_logps.to(logps)
+        logps = others.index_copy(0, index, logps)
         if entropies is not None:
-            mask = attention_mask[place, -logits_to_keep:]
+            mask = attention_mask[index, -logits_to_keep:]
             mean = ((entropies * mask).sum() / mask.sum().clamp(min=1)).detach()
-            entropies = mean.expand(total, logits_to_keep).index_copy(0, place, entropies)
+            entropies = mean.expand(total, logits_to_keep).index_copy(0, index, entropies)
         return logps, entropies, None
 
     def _image_features(self, model: Any, prompts: list[Prompt]) -> ImageFeatures | None:
-        """Features that stay the same while the run lasts, or None where the tower has to run."""
+        """Features that do not change during the run; None where the tower has to run."""
         reference = model is self.ref_model or _without_adapter(self.accelerator.unwrap_model(model))
         if not any(prompt.images for prompt in prompts):
             return None
         if self._tower_learns and (not reference or self.args.sync_ref_model):
             return None
-        bare, kept = self._bare(model), self._reference_features if reference else self._features
-        return kept.get(prompts, lambda one: encode_images(bare, joined([one])), self.accelerator.device)
+        bare = self._bare(model)
+        # TRL loads the reference from the model's folder, so its tower may differ from that of the policy.
+        tower = "reference " if model is self.ref_model else ""
+        return self._features.get(
+            prompts, lambda prompt: encode_images(bare, joined([prompt])), self.accelerator.device, tower=tower
+        )
 
 
-def _take_shared_calls(model: Any) -> None:
+_IMAGES = ("images", "image")
+_COLUMNS = "image columns"
+
+
+def _with_images_in_prompts(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a generation batch whose images are in their chat messages; `_COLUMNS` holds their image columns."""
+    result = []
+    lists = [row["images"] if "images" in row else [row["image"]] if row.get("image") else [] for row in inputs]
+    illustrated = any(lists)
+    for row, images in zip(inputs, lists, strict=True):
+        columns = {name: row[name] for name in _IMAGES if name in row}
+        rest = {name: value for name, value in row.items() if name not in _IMAGES}
+        prompt = prepare_multimodal_messages(row["prompt"], images=images or []) if illustrated else row["prompt"]
+        result.append(rest | {"prompt": prompt, _COLUMNS: columns})
+    return result
+
+
+def _accept_shared_prompts(model: Any) -> None:
     """Let `model(shared_prompts=...)` run `shared_logps`.
 
-    The call goes through the model's own entry, so that wrappers for distribution see a forward pass.
+    `forward` is patched because only a call of the wrapped model is a forward pass to DDP and accelerate.
     """
     plain = model.forward
 
@@ -307,35 +329,39 @@ def _take_shared_calls(model: Any) -> None:
 
 
 def _without_adapter(model: Any) -> bool:
-    """Whether a model with adapters stands as TRL's reference: all of them off, or its copy "ref" active."""
+    """Whether a model with adapters acts as TRL's reference: adapters disabled, or its copy "ref" active."""
     if not hasattr(model, "get_base_model"):
         return False
     layer = next(module for module in model.modules() if isinstance(module, BaseTunerLayer))
     return bool(layer.disable_adapters or model.active_adapter == "ref")
 
 
-class _PlainTrainer(ShowsOthers, AnswersBlank, CompletesOpenedReasoning, Dependable, MixedRowsTrainer):
+class _Mixins(CounterfactualImages, BlankImageBaseline, CompletesOpenedReasoning, ReliableTrainerMixin):
     pass
 
 
-class _SharingTrainer(ShowsOthers, AnswersBlank, CompletesOpenedReasoning, Dependable, SharedPromptTrainer):
+class _PlainTrainer(_Mixins, MixedRowsTrainer):
+    pass
+
+
+class _SharingTrainer(_Mixins, SharedPromptTrainer):
     pass
 
 
 def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
-    """Train with GRPO; the same call again resumes, and returns at once when the model stands.
+    """Train with GRPO. The same call again resumes, or returns at once if the run is complete.
 
     Args:
-        config: a configuration of method "grpo".
-        progress: is told of every step; the trainer's own bars and prints are off then.
-        evaluate: called every `config.evaluate_every` steps with the policy and the step.
+        config: A configuration of method "grpo".
+        progress: Receives every step, instead of the trainer's own progress bar and prints.
+        evaluate: Called every `config.evaluate_every` steps with the policy and the step.
 
     Returns:
         The folder of the final model, `<out>/model`.
 
     Raises:
-        UserError: the run folder belongs to another run, the data are unusable, or TRL refuses the configuration.
-        KeyboardInterrupt: stopped by a signal after a checkpoint; the message says how to go on.
+        UserError: The run folder belongs to another run, the data are unusable, or TRL rejects the configuration.
+        KeyboardInterrupt: Stopped by a signal after a checkpoint; the message tells how to resume.
     """
     assert config.method == "grpo", config.method
 
@@ -349,7 +375,7 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
                 f"One generation batch takes {prompts} prompts and the data have {len(train_dataset)}; lower "
                 "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
             )
-        check_contrast([reward.name for reward in config.rewards], args)
+        check_counterfactual([reward.name for reward in config.rewards], args)
         _forbid_vision_tokens(args, policy)
         log = RolloutLog(run.rollouts)
         rewards = [named(checked(reward.name, resolve_reward(reward.name)), reward.name) for reward in config.rewards]
@@ -370,11 +396,11 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
 
 
 def _forbid_vision_tokens(args: Any, policy: Policy) -> None:
-    """Forbid sampling image and video tokens: one makes the forward pass look for an image that is not there."""
+    """Forbid sampling image and video tokens: the forward pass would look for an image that does not exist."""
     ids = vision_token_ids(policy.model, policy.processor)
     given = dict(args.generation_kwargs or {})
     if args.use_vllm:
-        # vLLM has no suppress_tokens; it forbids by text.
+        # vLLM has no suppress_tokens, only bad_words.
         words = policy.processor.tokenizer.convert_ids_to_tokens(ids)
         given["bad_words"] = [*given.get("bad_words", []), *words]
     else:

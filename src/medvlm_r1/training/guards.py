@@ -1,8 +1,8 @@
-"""Watches over a GRPO run: what goes wrong in it without an error, said within ten steps of its beginning.
+"""Training guards: detect a GRPO run that fails without an error, within ten steps.
 
-A detector is a pure function of the history of figures, one mapping per step, the oldest first; each needs its
-condition over `PATIENCE` steps or so, since a single batch says little. What is no number stops a run by itself
-(`training.reliability.nan_guard`); here `on_guard` of the configuration decides between a line (`warn`) and the end (`stop`).
+A detector is a pure function of the metric history: one mapping per step, the oldest first. Each condition has to hold
+for about `PATIENCE` steps, because a single batch is noisy. The configuration's `on_guard` decides whether a guard
+prints a warning (`warn`) or ends the run (`stop`). NaN and Inf always end it (`training.reliability.nan_guard`).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from medvlm_r1.training.reliability.nan_guard import last_completion
 
 Figures = Mapping[str, float | None]
 Detector = Callable[[Sequence[Figures]], str | None]
-"""Says what is wrong at the end of a history, None when nothing is."""
+"""Describes the problem at the end of a history; None without one."""
 
 PATIENCE = 5
-"""Steps a condition has to hold; ten are the promise."""
+"""Steps for which a condition has to hold."""
 NO_ADVANTAGE_PATIENCE = 8
-"""A policy that is nearly always right has such steps now and then."""
+"""Longer, because a policy that is nearly always correct has such steps now and then."""
 COLLAPSE = 0.3
 """Share of the usual length below which completions have collapsed."""
 KL_FLOOR, KL_FACTOR, KL_CEILING = 1.0, 10.0, 3.0
-"""A run-away is above so many nats per token, and above so many times the usual or above the ceiling. Where the usual
-is high, ten times that is hardly ever reached; 3 nats make a token twenty times as likely as it was."""
+"""A run-away KL is above the floor (nats per token), and above the factor times its median or above the ceiling. 3 nats
+make a token twenty times as likely as under the reference."""
 GAP_WORTH, GAP_LOST = 15.0, 10.0
-"""Points between accuracy with and without the image: what a gap has to have been, and what it has to lose."""
+"""Gap between accuracy with and without the image, in points: its least maximum, and its least drop."""
 _REPEAT = 50
 _KEPT = 1000
 
@@ -49,7 +49,7 @@ def zero_rewards(history: Sequence[Figures]) -> str | None:
 
 
 def no_advantage(history: Sequence[Figures]) -> str | None:
-    """The completions of every group have equal rewards, though not all of them 0 (`zero_rewards` says that)."""
+    """The completions of every group have equal rewards, not all of them 0 (see `zero_rewards`)."""
     rows = _last(history, NO_ADVANTAGE_PATIENCE, "frac_reward_zero_std", "reward")
     if rows and all(share >= 1 for share, _ in rows) and any(reward != 0 for _, reward in rows):
         mean = statistics.fmean(reward for _, reward in rows)
@@ -61,7 +61,7 @@ def no_advantage(history: Sequence[Figures]) -> str | None:
 
 
 def all_cut_off(history: Sequence[Figures]) -> str | None:
-    """No completion came to its end."""
+    """Every completion reached the length limit."""
     rows = _last(history, PATIENCE, "completions/clipped_ratio")
     if rows and all(share >= 1 for (share,) in rows):
         return f"every completion of the last {PATIENCE} generations was cut off at max_completion_length"
@@ -69,7 +69,7 @@ def all_cut_off(history: Sequence[Figures]) -> str | None:
 
 
 def length_collapse(history: Sequence[Figures]) -> str | None:
-    """Completions are far shorter than they used to be."""
+    """Completions are far shorter than before."""
     lengths = _values(history, "completions/mean_length")
     before, now = lengths[:-PATIENCE], lengths[-PATIENCE:]
     if len(before) < PATIENCE:
@@ -81,7 +81,7 @@ def length_collapse(history: Sequence[Figures]) -> str | None:
 
 
 def kl_runaway(history: Sequence[Figures]) -> str | None:
-    """The policy leaves the reference behind."""
+    """The KL divergence from the reference grows without bound."""
     values = _values(history, "kl")
     before, now = values[:-PATIENCE], values[-PATIENCE:]
     if len(now) < PATIENCE:
@@ -93,9 +93,9 @@ def kl_runaway(history: Sequence[Figures]) -> str | None:
 
 
 def image_gap_shrinking(history: Sequence[Figures]) -> str | None:
-    """Right answers come more and more without the image.
+    """The accuracy gained by the image shrinks.
 
-    Rows with `eval_accuracy` and `eval_blank_accuracy` (percent) are evaluations; others are passed over.
+    Evaluations are the rows with `eval_accuracy` and `eval_blank_accuracy` (percent); other rows are skipped.
     """
     pairs = [(row.get("eval_accuracy"), row.get("eval_blank_accuracy")) for row in history]
     gaps = [shown - blank for shown, blank in pairs if shown is not None and blank is not None]
@@ -109,7 +109,7 @@ def image_gap_shrinking(history: Sequence[Figures]) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """A detector with what to try when it speaks."""
+    """A detector and the advice printed with its warning."""
 
     detector: Detector
     advice: str
@@ -145,10 +145,10 @@ GUARDS: dict[str, Guard] = {
 
 
 class Guards(TrainerCallback):  # type: ignore[misc]
-    """Looks at every step of a trainer and speaks once about each trouble, and again when it is back after a while.
+    """Run all detectors after every step; warn once about each problem, and again if it returns later.
 
     Attributes:
-        stopped: What the run was ended for, None when it was not.
+        stopped: The warning that ended the run; None if none did.
     """
 
     def __init__(self, trainer: Any, *, stop: bool, metrics: Path) -> None:
@@ -162,29 +162,29 @@ class Guards(TrainerCallback):  # type: ignore[misc]
         self.stopped: str | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Know the steps before a break; `metrics.jsonl` ends at the step a run resumes from by now."""
+        """Read the history of a resumed run; `metrics.jsonl` is already cut back to the step it resumes from."""
         if self._metrics.is_file():
             self._history.extend(json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
-        """Take an evaluation's figures, and know that those of the training begin anew."""
+        """Record an evaluation's metrics; TRL clears those of the training when it logs."""
         if "loss" in logs:
             self._read = {}
         elif any(name.startswith("eval_") for name in logs):
             self._history.append(dict(logs))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Add the step to the history, ask every detector, and speak or stop."""
+        """Add the step to the history, run every detector, and warn or stop."""
         self._history.append(self._figures())
         history = list(self._history)
         for name, guard in GUARDS.items():
-            said = guard.detector(history)
-            if said is None:
+            problem = guard.detector(history)
+            if problem is None:
                 continue
             last = self._spoke.get(name)
             self._spoke[name] = state.global_step
             if last is None or state.global_step - last > _REPEAT:
-                line = _line(name, state.global_step, said, guard.advice, last_completion(self._trainer))
+                line = _line(name, state.global_step, problem, guard.advice, last_completion(self._trainer))
                 self._wanted = self._wanted or line
                 if state.is_world_process_zero and not self._stop:
                     print(line, file=sys.stderr)
@@ -195,20 +195,20 @@ class Guards(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Say what came too late to stop for."""
+        """Print a warning that came too late to stop the run."""
         if self._stop and self._wanted and self.stopped is None and state.is_world_process_zero:
             print(self._wanted, file=sys.stderr)
 
     def _figures(self) -> Figures:
-        """Means over what the trainer gathered since the step before."""
+        """Means of the metrics gathered since the previous step."""
         gathered = self._trainer._metrics["train"]
         new = {name: values[self._read.get(name, 0) :] for name, values in gathered.items()}
         self._read = {name: len(values) for name, values in gathered.items()}
         return {name: statistics.fmean(values) for name, values in new.items() if values}
 
 
-def _line(name: str, step: int, said: str, advice: str, sample: str | None) -> str:
-    return f"Guard ({name}) at step {step}: {said}. Try {advice}." + (f" {sample}" if sample else "")
+def _line(name: str, step: int, problem: str, advice: str, sample: str | None) -> str:
+    return f"Guard ({name}) at step {step}: {problem}. Try {advice}." + (f" {sample}" if sample else "")
 
 
 def _values(history: Sequence[Figures], name: str) -> list[float]:
@@ -217,7 +217,7 @@ def _values(history: Sequence[Figures], name: str) -> list[float]:
 
 
 def _last(history: Sequence[Figures], count: int, *names: str) -> list[tuple[float, ...]]:
-    """The last so many rows that have all of some figures; none when there are fewer."""
+    """The last `count` rows that have all these metrics; empty if there are fewer."""
     rows = []
     for row in reversed(history):
         values = tuple(value for name in names if (value := row.get(name)) is not None)

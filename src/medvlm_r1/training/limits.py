@@ -1,7 +1,6 @@
-"""The range of each TRL option, where TRL and transformers themselves accept anything of the right type.
+"""Ranges of TRL options for which TRL and transformers check only the type.
 
-Options whose values the libraries list (`choices` of the dataclass field, the enums of transformers) are not repeated
-here: `options` reads those from the libraries.
+`options` reads listed values (`choices` of a dataclass field, enums of transformers) from the libraries.
 """
 
 from __future__ import annotations
@@ -101,10 +100,10 @@ def narrowed(method: str, name: str, declared: Any) -> Any:
 
 
 def conflicts(given: Mapping[str, Any]) -> list[str]:
-    """What is wrong with options that are right one by one.
+    """Describe conflicts between options that are valid one by one.
 
     Args:
-        given: The options under `trainer`, checked.
+        given: The checked options under `trainer`.
     """
     found = [f"'trainer.{name}' cannot be used here: {why}" for name, why in _UNUSABLE.items() if given.get(name)]
     if given.get("bf16") and given.get("fp16"):

@@ -1,4 +1,4 @@
-"""What GRPO and SFT share: load, train or resume, write the final model."""
+"""Training loop of GRPO and SFT: load, train or resume, write the final model."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ from medvlm_r1.training.reliability.resources import explained
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
 
 Build = Callable[..., Any]
-"""Makes a trainer from keyword arguments `policy`, `args`, `run`, and `train_dataset`, `eval_dataset`, `callbacks` and
-`peft_config` of TRL."""
+"""Builds a trainer from the keyword arguments `policy`, `args`, `run`, and TRL's `train_dataset`, `eval_dataset`,
+`callbacks` and `peft_config`."""
 
 
 def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluate: Evaluate | None) -> Path:
-    """Run a training from its configuration to the final model, resuming where an earlier call stopped.
+    """Train from a configuration to the final model; resume where an earlier call stopped.
 
     Args:
-        config: the resolved configuration.
-        build: makes the TRL trainer.
-        progress: is told of every step; the trainer's own bars and prints are off then.
-        evaluate: called every `config.evaluate_every` steps.
+        config: The resolved configuration.
+        build: Builds the TRL trainer.
+        progress: Receives every step, instead of the trainer's own progress bar and prints.
+        evaluate: Called every `config.evaluate_every` steps.
 
     Returns:
         The folder of the final model.
 
     Raises:
-        UserError: the run folder belongs to another run or is in use, the data are unusable, TRL refuses the
-            configuration, a guard ended the run, or the machine has no more memory or room.
-        Preempted: stopped by SIGTERM after a checkpoint; the message says how to go on.
-        KeyboardInterrupt: the same by Ctrl-C.
+        UserError: The run folder belongs to another run or is in use, the data are unusable, TRL rejects the
+            configuration, a guard ended the run, or memory or disk space is exhausted.
+        Preempted: Stopped by SIGTERM after a checkpoint; the message tells how to resume.
+        KeyboardInterrupt: The same by Ctrl-C.
     """
     if config.evaluate_every and evaluate is None:
-        raise UserError("evaluate_every is set, but this command has no evaluation to call; leave it out.")
+        raise UserError("evaluate_every is set, but this command has no evaluation to call; remove it.")
     with quiet_bars(), warnings.catch_warnings():
-        # The libraries tell each other of renamed arguments; the user of a configuration can do nothing about it.
+        # These warnings concern renamed arguments between libraries, which the user cannot change.
         warnings.simplefilter("ignore", FutureWarning)
         args = training_arguments(config)
         held = RunFolder(path=Path(config.out)).held(main=args.process_index == 0)
@@ -76,12 +76,12 @@ def _train(
     config: RunConfig, args: Any, build: Build, progress: Progress | None, evaluate: Evaluate | None, stop: GracefulStop
 ) -> Path:
     fit = None
-    # A finished run can be asked for where its base model is not.
+    # The base model of a finished run may be missing.
     if config.data.skip_missing or not RunFolder(path=Path(config.out)).complete:
         fit = image_fit(config.model, functools.partial(bound_pixels, config))
     datasets, described = _datasets(config, load_sets(config, fit), main=args.process_index == 0)
     main = args.process_index == 0
-    # Of all processes, not of each machine's: the folder is one.
+    # First on all machines, because they share the folder.
     with args.main_process_first(local=False):
         new = not (Path(config.out) / "config.yaml").is_file()
         run = prepare_run(config, described)
@@ -115,19 +115,19 @@ def _train(
         evaluation.attach(trainer)
     guards = Guards(trainer, stop=config.on_guard == "stop", metrics=run.metrics)
     stop.attach(trainer)
-    # The stop last but one, so that a signal that comes during the others still counts for this step.
+    # GracefulStop comes late, so that a signal during the other callbacks still counts for this step.
     for callback in (ResumedFigures(trainer, checkpoint), guards, stop, BetweenGenerations(trainer)):
         trainer.add_callback(callback)
     _fit(trainer, run, checkpoint)
     if guards.stopped is not None:
         raise UserError(
             f"{guards.stopped} The run was ended (on_guard: stop) with a checkpoint in {run.checkpoints}; the same "
-            "command with on_guard=warn goes on from there."
+            "command with on_guard=warn resumes from there."
         )
     if stop.stopped_at is not None:
         raise KeyboardInterrupt(
             f"Stopped after step {stop.stopped_at} of {trainer.state.max_steps}; the checkpoint is in "
-            f"{run.checkpoints}. The same command goes on from there."
+            f"{run.checkpoints}. The same command resumes from there."
         )
     _write_model(trainer, config, run, policy)
     return run.model
@@ -150,9 +150,9 @@ def load_sets(config: RunConfig, fit: ImageFit | None) -> dict[str, list[Sample]
 def _datasets(
     config: RunConfig, loaded: Mapping[str, list[Sample]], *, main: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """TRL's data sets by argument name, and what data.json says of their folders.
+    """TRL's datasets by argument name, and the content of data.json.
 
-    The main process warns of what the evaluation shares with the training.
+    The main process warns of an overlap between evaluation and training data.
     """
     folders = {"train": config.data.train, "eval": config.data.eval or ""}
     sets: dict[str, Any] = {}
@@ -172,7 +172,7 @@ def _datasets(
 
 
 def _policy(config: RunConfig) -> Policy:
-    # An adapter is refused: new adapters would name its base model as theirs.
+    # Rejects an adapter: new adapters would record its base model as theirs.
     locate(config.model)
     # TRL's default: float32 weights; on a GPU the work runs in bf16 by autocast.
     init = {"dtype": "float32", **(config.trainer.get("model_init_kwargs") or {})}
@@ -182,14 +182,14 @@ def _policy(config: RunConfig) -> Policy:
 
 
 def bound_pixels(config: RunConfig, processor: Any) -> None:
-    """Set a configuration's bounds on the pixels of an image in an image processor.
+    """Set the pixel bounds of a configuration in an image processor.
 
     Raises:
-        UserError: the processor has no such bounds, or they contradict its others.
+        UserError: The processor has no such bounds, or they contradict its own.
     """
     bounds = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
     given = {edge: pixels for edge, pixels in bounds.items() if pixels is not None}
-    # Qwen's processors keep numbers of pixels under the names of edges, where those of others keep lengths.
+    # Qwen's processors store numbers of pixels under names of edges; others store lengths.
     if given and "max_pixels" not in processor.valid_kwargs.__annotations__:
         raise UserError(
             f"{config.model}: its image processor has no pixel bounds; leave out min_pixels and max_pixels."
@@ -199,7 +199,7 @@ def bound_pixels(config: RunConfig, processor: Any) -> None:
     if not given:
         return
     least, most = processor.size["shortest_edge"], processor.size["longest_edge"]
-    # An image of one token, if only the processor's own rule of sizes is left.
+    # Pixels of the smallest image: one token.
     token = (processor.patch_size * processor.merge_size) ** 2
     if most < max(least, token):
         why = f"min_pixels ({least})" if least >= token else f"the pixels of one image token ({token})"
@@ -210,7 +210,7 @@ def bound_pixels(config: RunConfig, processor: Any) -> None:
 
 
 def lora_config(config: RunConfig) -> Any:
-    """The adapters of a configuration as peft takes them; None without."""
+    """The adapter configuration of peft; None without adapters."""
     if config.lora is None:
         return None
     from peft import LoraConfig
@@ -229,13 +229,13 @@ def _tensorboard(run: RunFolder, checkpoint: Path | None, *, main: bool) -> Any:
     from transformers.integrations import TensorBoardCallback
 
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    # Points after the step a run resumes from are about to be written again.
+    # Points after the resumed step will be written again.
     writer = SummaryWriter(log_dir=str(run.tensorboard), purge_step=step + 1) if main else None
     return TensorBoardCallback(tb_writer=writer)
 
 
 def _no_telemetry() -> None:
-    """TRL reports each trainer to its makers unless it is told not to. Nothing leaves a hospital unasked."""
+    """Disable TRL's telemetry. Nothing leaves a hospital without consent."""
     import huggingface_hub.constants
 
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -249,7 +249,7 @@ def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except AlreadyTrained:
-        # The callbacks that cut the files back were not asked.
+        # The callbacks that truncate the logs did not run.
         for file in (run.metrics, run.rollouts):
             if trainer.args.process_index == 0:
                 drop_rows_after(file, trainer.state.global_step)
@@ -258,7 +258,7 @@ def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None) -> None:
 
 
 def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy) -> None:
-    """Write `model/`: made beside its place and renamed, so that it stands only when complete."""
+    """Write `model/` atomically: to a temporary folder that is renamed when complete."""
     refuse_unless_finite(trainer)
     forget_last_batch(policy.processor)
     partial = run.path / "model.partial"
@@ -270,7 +270,7 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
         if config.lora is not None:
             _merge(config, partial)
         policy.processor.save_pretrained(partial)
-        # A pickle of TRL's options; config.yaml says the same to a reader.
+        # A pickle of TRL's options, which config.yaml already holds.
         with suppress(FileNotFoundError):
             (partial / "training_args.bin").unlink()
         sync_tree(partial)
@@ -280,9 +280,9 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
 
 
 def _merge(config: RunConfig, folder: Path) -> None:
-    """Replace the adapter in a folder by the base model with the adapter merged in.
+    """Replace the adapter in a folder by the base model merged with it.
 
-    Merging into a fresh copy works the same for every way the training was distributed.
+    Merging into a fresh copy works for every kind of distributed training.
     """
     merged = merge_adapter(load_policy(config.model, device="cpu").model, folder)
     shutil.rmtree(folder)

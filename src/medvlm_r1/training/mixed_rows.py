@@ -1,4 +1,4 @@
-"""TRL's GRPO trainer with rows that have images and rows that have none in one batch."""
+"""TRL's GRPO trainer for batches that mix rows with and without images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from trl import GRPOTrainer
 
 
 class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
-    """Let text-only rows share a batch with others.
+    """Allow rows without images in a batch.
 
-    TRL marks a row without images by None, which image processors refuse; they take an empty list. TRL also hands the
-    model an empty tensor of pixels for a part of a batch without images, which vision towers cannot encode.
+    TRL marks such a row by None, but image processors expect an empty list. For a part of a batch without images TRL
+    passes an empty tensor of pixels, which vision towers cannot encode.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -27,7 +27,7 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
 
 
 def _without_empty(_: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Drop the vision inputs of a batch that has no image."""
+    """Drop the vision inputs of a batch without images."""
     pixels = kwargs.get("pixel_values")
     if torch.is_tensor(pixels) and not len(pixels):
         kwargs = {name: None if torch.is_tensor(value) and not len(value) else value for name, value in kwargs.items()}

@@ -1,6 +1,6 @@
-"""The options of TRL's trainers: which there are, of what type, this project's defaults, and the object TRL takes.
+"""Names, types, ranges and defaults of the options under `trainer`.
 
-TRL's configuration classes are plain dataclasses that accept any value for any field, so types are checked here.
+TRL's configuration classes are plain dataclasses that accept any value, so types are checked here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medvlm_r1.data.names import did_you_mean, nearest
 from medvlm_r1.training.limits import conflicts, narrowed
 from medvlm_r1.training.overrides import shortened
 
-# Options that have a place of their own in the run configuration, or must not be changed.
+# Options that are set elsewhere in the run configuration, or must not be changed.
 ELSEWHERE = {
     "output_dir": "set 'out', the run folder",
     "seed": "set 'seed' beside 'trainer'",
@@ -30,7 +30,7 @@ ELSEWHERE = {
     "save_only_model": "a checkpoint without its optimizer cannot be resumed from",
     "trust_remote_code": "code shipped with a model is never run",
 }
-# What `report_to` may name, and the module each needs.
+# Values of `report_to`, and the module each needs.
 REPORTERS = {
     "tensorboard": "tensorboard",
     "wandb": "wandb",
@@ -51,7 +51,7 @@ _PACKAGES = {"comet_ml": "comet-ml", "azureml": "azureml-sdk"}
 GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."
 # Strategies whose value "no" YAML reads as false.
 _NO = ("eval_strategy", "save_strategy", "logging_strategy")
-# What depends on the machine of the run, which a dry run need not be on.
+# Options that depend on the machine; a dry run may run on another one.
 OF_THE_MACHINE = ("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "tf32", "deepspeed", "fsdp", "fsdp_config")
 _CLASSES = {"grpo": ("GRPOConfig", "trainer/grpo_config.py"), "sft": ("SFTConfig", "trainer/sft_config.py")}
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -70,19 +70,19 @@ _SHARED_DEFAULTS: dict[str, Any] = {
 def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Check names, types and ranges of trainer options and fill in the project's defaults.
 
-    Names come first, without importing TRL, which takes seconds.
+    Names are checked first, before TRL is imported, which takes seconds.
 
     Args:
         method: "grpo" or "sft".
-        given: Option to value, as read from YAML.
+        given: Options by name, as read from YAML.
 
     Returns:
-        The options in the types TRL declares, the defaults first.
+        The defaults, then the given options in the types that TRL declares.
 
     Raises:
-        ValueError: Unknown options (with the nearest), those that have a place elsewhere, values of the wrong type or
-            out of range, values that contradict each other, or a `report_to` whose package is not installed. All
-            problems of a kind are in the message.
+        ValueError: Unknown options (with the nearest name), options that are set elsewhere, values of the wrong type or
+            out of range, contradicting values, or a `report_to` whose package is not installed. The message lists all
+            problems of one kind.
     """
     _raise([*_wrong_names(method, given), *_wrong_reporters(given.get("report_to"))])
     known, values, wrong = types_of(method), {}, []
@@ -118,7 +118,7 @@ def _wrong_names(method: str, given: Mapping[str, Any]) -> list[str]:
 
 
 def _abbreviated(name: str, names: Iterable[str]) -> str | None:
-    """The option whose initials these are (lr), or one that holds the name (epochs, batch_size), best of training."""
+    """The option with these initials (lr), or one that contains the name (epochs); options of training first."""
     held = sorted((one for one in names if len(name) > 3 and name in one), key=lambda one: "train" not in one)
     return next((one for one in names if "".join(word[0] for word in one.split("_")) == name), next(iter(held), None))
 
@@ -143,9 +143,9 @@ def _wrong_reporters(value: Any) -> list[str]:
 
 @functools.cache
 def option_names(method: str) -> tuple[str, ...]:
-    """All options of TRL's trainer of a method, "grpo" or "sft", those that have a place elsewhere too.
+    """All options of TRL's trainer for a method ("grpo" or "sft"), including those that are set elsewhere.
 
-    They are read from the sources of TRL and transformers: importing those takes seconds.
+    The names are parsed from the sources of TRL and transformers, because importing them takes seconds.
     """
     names: list[str] = []
     for package, file, wanted in (
@@ -169,7 +169,7 @@ def is_option(name: str) -> bool:
 
 
 def value(method: str, given: Mapping[str, Any], name: str) -> Any:
-    """An option of a run: what is given, else TRL's own default.
+    """The value of an option in a run: the given one, otherwise TRL's default.
 
     Args:
         method: "grpo" or "sft".
@@ -182,6 +182,11 @@ def value(method: str, given: Mapping[str, Any], name: str) -> Any:
 
 
 def typed(name: str, value: Any, wanted: Any) -> Any:
+    """The value of option `name` converted to the type `wanted`.
+
+    Raises:
+        ValueError: It has another type, or is out of range.
+    """
     if value is False and name in _NO:
         value = "no"
     try:
@@ -198,7 +203,7 @@ def typed(name: str, value: Any, wanted: Any) -> Any:
 
 
 def _wanted(error: Exception, wanted: Any) -> str:
-    """What an option takes: the range or the choices where the type is right, else the type."""
+    """The expected range or choices if the type is correct, otherwise the expected type."""
     found = error.errors() if isinstance(error, ValidationError) else []
     if found and all(item["type"] in _OF_THE_VALUE for item in found):
         return " or ".join(item["msg"].removeprefix("Input should be ") for item in found)
@@ -230,6 +235,7 @@ _OF_THE_VALUE = (
 
 @functools.cache
 def types_of(method: str) -> dict[str, Any]:
+    """The declared type of every option of a method."""
     config = config_class(method)
     hints = typing.get_type_hints(config)
     found = {}
@@ -243,6 +249,7 @@ def types_of(method: str) -> dict[str, Any]:
 
 
 def config_class(method: str) -> Any:
+    """TRL's configuration class of a method."""
     import trl
 
     return getattr(trl, _CLASSES[method][0])

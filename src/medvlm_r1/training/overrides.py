@@ -1,4 +1,4 @@
-"""YAML as this project reads it, and changes to it from the command line."""
+"""YAML configuration files, and overrides from the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvlm_r1.errors import UsageError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with two of its traps closed: `1e-5` is a number, and a key given twice is an error."""
+    """YAML 1.1, except that `1e-5` is a number and a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
@@ -54,12 +54,12 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str], source: st
     """Set `a.b=value` in a nested mapping.
 
     Args:
-        config: The mapping to start from; left as it is.
+        config: The mapping to copy and change.
         overrides: Dotted key, equals sign, value as YAML: `trainer.learning_rate=1e-5`.
-        source: Where the mapping came from, for messages.
+        source: Origin of the mapping, for messages.
 
     Raises:
-        UsageError: Without an equals sign or key, malformed value, or a key below something that is no mapping.
+        UsageError: Missing equals sign or key, malformed value, or a key below a value that is not a mapping.
     """
     result = copy.deepcopy(config)
     for override in overrides:
@@ -82,7 +82,7 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str], source: st
 
 
 def shortened(value: Any) -> str:
-    """A value as a message shows it, cut short where it is long or deep."""
+    """The repr of a value for messages, shortened if it is long or deeply nested."""
     brief = reprlib.Repr()
     brief.maxlevel, brief.maxdict, brief.maxlist, brief.maxstring, brief.maxother = 2, 8, 8, 200, 200
     return brief.repr(value)
@@ -96,7 +96,7 @@ def _parse(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"{source}{line}: malformed YAML ({getattr(error, 'problem', None) or error})") from error
-    # What PyYAML lets through of a value that its tag or pattern does not fit: "!!int ''", the date 2001-99-99.
+    # PyYAML raises these for values that do not fit their tag: "!!int ''", the date 2001-99-99.
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else f"a value does not fit its tag: {error}"
         raise UsageError(f"{source}: malformed YAML ({what})") from error

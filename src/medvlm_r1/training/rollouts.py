@@ -1,7 +1,7 @@
-"""Every rollout of a GRPO run, written down: what the policy said, what it got for it, and what was made of that.
+"""Rollout log of a GRPO run: every completion with its rewards and advantage.
 
-TRL tells no callback about its completions, so two seams of `GRPOTrainer` are used: `log_extra`, which it hands to
-reward functions for columns of its completion table, and `_logs`, where that table stands after each generation.
+TRL passes completions to no callback, so two seams of `GRPOTrainer` are used. `log_extra` lets reward functions add
+columns to its completion table, and `_logs` holds that table after each generation.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from medvlm_r1.rewards import Reward
 from medvlm_r1.rewards.completion import completion_text
 
 _TAIL = 16
-"""Tokens at the end of a prompt that can hold `<think>` and the white space after it."""
+"""Number of tokens at the end of a prompt that are searched for `<think>`."""
 
 
 class CompletesOpenedReasoning:
-    """Mixin before a `GRPOTrainer`: completions begin with the reasoning tag that the chat template opens.
+    """Mixin before a `GRPOTrainer`: prepend the reasoning tag that the chat template opens to completions.
 
-    Rewards and `rollouts.jsonl` then see the assistant's whole response. The tag is part of the prompt, so it is not
+    Rewards and the rollout log then see the whole assistant response. The tag belongs to the prompt, so it is not
     trained on.
     """
 
@@ -58,18 +58,18 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
         self._written = 0
 
     def attach(self, trainer: Any) -> None:
-        """Name the trainer whose rollouts are written; it exists only after its callbacks."""
+        """Set the trainer, which exists only after its callbacks."""
         self._trainer = trainer
 
     def watched(self, reward: Reward) -> Reward:
-        """The same reward function, noting which samples are scored; wrap one of a trainer's rewards."""
+        """Wrap one reward of the trainer so that it records which samples are scored."""
 
         def noting(*args: Any, **columns: Any) -> Sequence[float | None]:
             self._generations += 1
             ids = columns["sample_id"]
             columns["log_extra"]("sample_id", list(ids))
             columns["log_extra"]("modality", list(columns["modality"]))
-            # Not in every run (`training.counterfactual.other_image`).
+            # Only with counterfactual images.
             if "own_image" in columns:
                 columns["log_extra"]("own_image", list(columns["own_image"]))
             columns["log_extra"]("generation", [self._generations] * len(ids))
@@ -78,20 +78,20 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
         return noting
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Cut the file back to the step a run resumes from."""
+        """Truncate the file to the step that the run resumes from."""
         if state.is_world_process_zero:
             drop_rows_after(self._file, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write what was generated for the step that has just ended."""
+        """Write the completions of the step that has just ended."""
         self._write(state, state.global_step)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write before a second generation within one step takes the place of the first."""
+        """Write before a second generation within one step overwrites the first."""
         self._write(state, state.global_step + 1)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Pass over what TRL's own evaluation generated."""
+        """Skip the completions of TRL's own evaluation."""
         self._written = self._generations
 
     def _write(self, state: Any, step: int) -> None:
@@ -122,7 +122,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
 
 
 def named(reward: Reward, name: str) -> Reward:
-    """The same function under the name the configuration uses, which is the one TRL logs."""
+    """The function under its name in the configuration, which TRL logs."""
 
     # TRL names a `functools.partial` by what it wraps.
     def call(*args: Any, **columns: Any) -> Sequence[float | None]:

@@ -1,7 +1,7 @@
-"""The paper's baseline: imitate the answer letter, nothing else (supervised fine-tuning with TRL's `SFTTrainer`).
+"""Supervised fine-tuning on the answer letter alone, the paper's baseline (TRL's `SFTTrainer`).
 
-The completion is the bare letter, and the loss falls on it alone. The prompt template is the configuration's, so the
-evaluation can ask in the same words.
+The completion is the bare letter, and the loss is computed on it only. The configuration sets the prompt template, so
+that the evaluation can use the same one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from medvlm_r1.prompts.templates import opened_reasoning
 from medvlm_r1.training.callbacks import Evaluate, Progress
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.loop import train
-from medvlm_r1.training.reliability.mixin import Dependable
+from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
 from medvlm_r1.training.reliability.nan_guard import SAMPLE_ID, NamedBatches
 from medvlm_r1.training.run_folder import RunFolder
 
 
-class _Trainer(Dependable, SFTTrainer):  # type: ignore[misc]
+class _Trainer(ReliableTrainerMixin, SFTTrainer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.data_collator: Any = NamedBatches(self.data_collator)
@@ -35,7 +35,7 @@ class _Trainer(Dependable, SFTTrainer):  # type: ignore[misc]
 
 
 def train_sft(config: RunConfig, *, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
-    """Train on the answer letters; the same call again resumes, and returns at once when the model stands.
+    """Train on the answer letters. The same call again resumes, or returns at once if the run is complete.
 
     Arguments, result and errors are those of `training.grpo.train_grpo`, for a configuration of method "sft".
     """
@@ -49,10 +49,10 @@ def train_sft(config: RunConfig, *, progress: Progress | None = None, evaluate: 
 
 
 def _check_opening(model: str, processor: Any, row: Mapping[str, Any]) -> None:
-    """Refuse a chat template that opens the reasoning in the prompt and leaves it out before an answer that is given.
+    """Reject a chat template that opens the reasoning in a prompt but not before a given answer.
 
     Raises:
-        UserError: It does: the model would be trained without the tag and evaluated with it.
+        UserError: The model would be trained without the tag and evaluated with it.
     """
     prompt = processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
     answer = [{"role": "assistant", "content": [{"type": "text", "text": row["completion"][0]["content"]}]}]

@@ -1,7 +1,7 @@
-"""What a model says after prompts it has read before: their keys and values are taken up, not computed again.
+"""Cached-prefix decoding: decode from the stored KV cache of a prompt instead of another prefill.
 
-`drawn_of_each` keeps the states of its prompts; a turn that begins in another way (a reasoning cut short, a changed
-sentence) goes on from there, and only its own tokens are run.
+`sample_per_row` stores the caches of its prompts. An assistant prefill (a truncated reasoning, a changed sentence) is
+then appended to the cache, so that only its own tokens are computed.
 """
 
 from __future__ import annotations
@@ -13,52 +13,52 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from medvlm_r1.models.decoding.cache import InPlaceLayer
-from medvlm_r1.models.decoding.per_row_sampling import PromptStates
+from medvlm_r1.models.decoding.kv_cache import InPlaceLayer
+from medvlm_r1.models.decoding.per_row_sampling import PromptKV
 from medvlm_r1.models.families import open_model
 
 
-class Continuation:
-    """Rows that each go on from a prompt with a turn of their own.
+class CachedPrefixRows:
+    """Rows that each start from a cached prompt and an assistant prefill of their own.
 
     Args:
-        model: A model that `supports` accepts.
-        prompts: The states of the prompts.
-        owner: For each row the place of its prompt in `prompts`.
-        turns: The tokens each turn begins with, one at least.
+        model: A model that `models.families.supports` accepts.
+        prompts: Caches of the prompts.
+        owner: For each row the index of its prompt in `prompts`.
+        prefills: Tokens of each assistant prefill, at least one.
     """
 
     def __init__(
-        self, model: Any, prompts: Sequence[PromptStates], owner: Sequence[int], turns: Sequence[Sequence[int]]
+        self, model: Any, prompts: Sequence[PromptKV], owner: Sequence[int], prefills: Sequence[Sequence[int]]
     ) -> None:
         self._model, family = open_model(model)
         self._device = prompts[0].layers[0][0].device
         self._axes = 3 if family.rope_3d else 1
-        longest, most = max(p.layers[0][0].shape[1] for p in prompts), max(map(len, turns))
-        self._rows = torch.arange(len(turns), device=self._device)
-        self._lengths = torch.tensor([len(turn) for turn in turns], device=self._device)
-        starts = torch.tensor([prompts[place].next_position for place in owner], device=self._device)
+        longest, most = max(p.layers[0][0].shape[1] for p in prompts), max(map(len, prefills))
+        self._rows = torch.arange(len(prefills), device=self._device)
+        self._lengths = torch.tensor([len(tokens) for tokens in prefills], device=self._device)
+        starts = torch.tensor([prompts[index].next_position for index in owner], device=self._device)
         steps = torch.arange(most, device=self._device)
-        # Prompts stand at the right of their room, turns at the left of theirs.
-        self._mask = torch.ones(len(turns), longest + most, dtype=torch.long, device=self._device)
+        # Prompts are padded on the left, prefills on the right.
+        self._mask = torch.ones(len(prefills), longest + most, dtype=torch.long, device=self._device)
         self._mask[:, longest:] = steps < self._lengths[:, None]
-        ids = torch.zeros(len(turns), most, dtype=torch.long)
-        for row, (place, turn) in enumerate(zip(owner, turns, strict=True)):
-            self._mask[row, : longest - prompts[place].layers[0][0].shape[1]] = 0
-            ids[row, : len(turn)] = torch.tensor(turn)
+        ids = torch.zeros(len(prefills), most, dtype=torch.long)
+        for row, (index, tokens) in enumerate(zip(owner, prefills, strict=True)):
+            self._mask[row, : longest - prompts[index].layers[0][0].shape[1]] = 0
+            ids[row, : len(tokens)] = torch.tensor(tokens)
         self._cache = _stacked(prompts, owner, longest)
         self._next = starts + self._lengths
         states = self._run(ids.to(self._device), starts[:, None] + steps)
         self._last = states[self._rows, self._lengths - 1]
 
     def logits(self) -> Tensor:
-        """Logits of the next token (rows under way, vocabulary), in the head's type."""
+        """Next-token logits of the active rows, (rows, vocabulary), in the dtype of the head."""
         head = self._model.get_output_embeddings()
         result: Tensor = head(self._last.to(head.weight.device))
         return result
 
     def append(self, tokens: Tensor, alive: Tensor) -> None:
-        """Take up one more token for the rows where `alive` (rows under way,) holds; the others leave."""
+        """Append a token to the rows where `alive`, (rows,), is True; drop the others."""
         if not bool(alive.all()):
             keep = alive.nonzero().squeeze(1)
             for layer in self._cache.layers:
@@ -79,41 +79,41 @@ class Continuation:
         return states
 
 
-def write_on(
-    continuation: Continuation, *, max_new_tokens: int, ends: Sequence[int], suppressed: Sequence[int]
+def decode_cached_prefix(
+    rows: CachedPrefixRows, *, max_new_tokens: int, ends: Sequence[int], suppressed: Sequence[int]
 ) -> list[list[int]]:
-    """Greedy completions of the rows.
+    """Decode the rows greedily.
 
     Args:
-        continuation: Rows that wrote nothing yet; used up.
-        max_new_tokens: Longest completion.
-        ends: Tokens that end one.
-        suppressed: Tokens that are never written.
+        rows: Rows without generated tokens; consumed.
+        max_new_tokens: Length limit of a completion.
+        ends: End tokens.
+        suppressed: Tokens that are never generated.
 
     Returns:
-        For each row the tokens written, the end token as the last where it came before the limit.
+        The generated tokens of each row, including the end token if it came before the limit.
     """
-    under_way: list[int] | None = None
-    written: list[list[int]] = []
+    active: list[int] | None = None
+    generated: list[list[int]] = []
     for _ in range(max_new_tokens):
-        logits = continuation.logits().float()
+        logits = rows.logits().float()
         logits[:, list(suppressed)] = float("-inf")
         tokens = logits.argmax(dim=-1)
-        if under_way is None:
-            under_way, written = list(range(len(tokens))), [[] for _ in tokens]
+        if active is None:
+            active, generated = list(range(len(tokens))), [[] for _ in tokens]
         chosen = tokens.tolist()
-        for row, token in zip(under_way, chosen, strict=True):
-            written[row].append(token)
-        going = [token not in ends for token in chosen]
-        if not any(going) or max(map(len, written)) == max_new_tokens:
+        for row, token in zip(active, chosen, strict=True):
+            generated[row].append(token)
+        alive = [token not in ends for token in chosen]
+        if not any(alive) or max(map(len, generated)) == max_new_tokens:
             break
-        continuation.append(tokens, torch.tensor(going, device=tokens.device))
-        under_way = [row for row, on in zip(under_way, going, strict=True) if on]
-    return written
+        rows.append(tokens, torch.tensor(alive, device=tokens.device))
+        active = [row for row, unfinished in zip(active, alive, strict=True) if unfinished]
+    return generated
 
 
-def _stacked(prompts: Sequence[PromptStates], owner: Sequence[int], longest: int) -> Any:
-    """A cache with the states of each row's prompt, padded on the left."""
+def _stacked(prompts: Sequence[PromptKV], owner: Sequence[int], longest: int) -> Any:
+    """A cache with the prompt of each row, padded on the left."""
     cache = DynamicCache()
     rows = torch.tensor(list(owner), device=prompts[0].layers[0][0].device)
     for layers in zip(*(prompt.layers for prompt in prompts), strict=True):

@@ -1,62 +1,112 @@
-"""Reads the prompts of a generation: all they leave is their cache and what the last token of each predicts.
+"""Prefill: run the prompts of a `generate` call once.
 
-On a CPU a few thousand tokens go through the model at a time: of more, what the layers hand on leaves the processor's
-caches. 256 prompts of 133 tokens took 1.75 s in one piece and 1.25 s in pieces of 32 (5 layers, width 192, two cores).
+On a CPU a few thousand tokens go through the model at a time, because the activations of more do not fit the cache of
+the processor: 256 prompts of 133 tokens took 1.75 s at once and 1.25 s in parts of 32 (5 layers, width 192, two cores).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medvlm_r1.models.decoding.loop import Decoding
-from medvlm_r1.models.sharing.skip_unused_mlp import feeding_forward
+from medvlm_r1.models.onednn_linear import fast_inference
 
 _TOKENS = 4096
 _CACHES = ("past_key_values", "cache")  # its name up to transformers 5.23, and from 5.24 on
 _BY_ROW = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "position_ids")
 
 
-def read_prompts(model: Any, input_ids: Tensor, given: Decoding) -> tuple[Tensor, dict[str, Any]]:
-    """Run the prompts once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateCall:
+    """Arguments that `generate` passes to a decoding function, besides the model and the prompts.
+
+    Attributes:
+        inputs: Further inputs of the model, including the cache.
+        logits_processor: Changes the scores of the next token, (rows, vocabulary).
+        stopping_criteria: Tells for each row whether it has ended.
+        config: Generation settings.
+    """
+
+    inputs: dict[str, Any]
+    logits_processor: Any
+    stopping_criteria: Any
+    config: Any
+
+
+def as_custom_generate(decode: Callable[[Any, Tensor, GenerateCall], Tensor]) -> Callable[..., Tensor]:
+    """Wrap a decoding function for `generate(custom_generate=...)`.
 
     Args:
-        model: What `generate` was called on.
+        decode: Maps the model, the prompt ids (rows, length) and the call to the ids that `generate` returns. It runs
+            without gradients, on one process, without a streamer.
+    """
+
+    @torch.no_grad()
+    def custom_generate(
+        model: Any,
+        input_ids: Tensor,
+        *,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **inputs: Any,
+    ) -> Tensor:
+        assert not synced_gpus
+        assert streamer is None
+        call = GenerateCall(
+            inputs=inputs,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            config=generation_config,
+        )
+        with fast_inference(model):
+            return decode(model, input_ids, call)
+
+    return custom_generate
+
+
+def prefill(model: Any, input_ids: Tensor, call: GenerateCall) -> tuple[Tensor, dict[str, Any]]:
+    """Run the prompts once; return their next-token logits and KV cache.
+
+    Args:
+        model: Model that `generate` was called on.
         input_ids: (prompts, length), padded on the left.
-        given: What `generate` handed over.
+        call: Arguments of `generate`.
 
     Returns:
-        Logits (prompts, vocabulary) of the token that follows each, and the model's further inputs for that token, the
-        prompts' cache among them.
+        Logits (prompts, vocabulary) of the token after each prompt, and the further inputs of the model for that token,
+        including the cache.
     """
-    first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **given.inputs)
+    first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **call.inputs)
     rows = len(input_ids)
     if input_ids.device.type == "cpu":
         rows = max(1, _TOKENS // input_ids.shape[1])
     parts = [first] if len(input_ids) <= rows or not _divides(first) else list(_in_parts(model, first, rows))
-    with feeding_forward(model, torch.tensor([input_ids.shape[1] - 1])):
-        outputs = [model(**part, return_dict=True) for part in parts]
+    outputs = [model(**part, return_dict=True) for part in parts]
     output = outputs[0]
     for name in _CACHES:
         if name in output and len(outputs) > 1:
-            _join([one[name] for one in outputs])
-    # What is past belongs to all prompts from here on.
-    inputs = model._update_model_kwargs_for_generation(output, given.inputs)
-    return torch.cat([one.logits[:, -1] for one in outputs]).float(), inputs
+            _join([part[name] for part in outputs])
+    # The joined cache belongs to all prompts from here on.
+    inputs = model._update_model_kwargs_for_generation(output, call.inputs)
+    return torch.cat([part.logits[:, -1] for part in outputs]).float(), inputs
 
 
 def _divides(first: Mapping[str, Any]) -> bool:
-    """Whether it is known of everything which prompt it belongs to."""
+    """Whether every input can be split by prompt."""
     return all(
         name in (*_BY_ROW, *_CACHES)
         or value is None
         or isinstance(value, bool | int)
-        # The form of `as_encoder_output`; towers of transformers give each their own.
+        # The form of `as_encoder_output`; the towers of transformers return other types.
         or (name == "mm_encoder_outputs" and set(value) == {"image"} and type(value["image"]) is SimpleNamespace)
         for name, value in first.items()
     )
@@ -81,16 +131,16 @@ def _in_parts(model: Any, first: Mapping[str, Any], rows: int) -> Iterator[dict[
 
 
 def _features(output: Any, start: int, stop: int) -> SimpleNamespace:
-    """Those of some image tokens, of the form that `as_encoder_output` gives."""
+    """The features of a range of image tokens, in the form of `as_encoder_output`."""
     pooled = output.pooler_output
     joined = torch.is_tensor(pooled)
-    some = [level[start:stop] for level in ([pooled] if joined else pooled)]
-    deepstack = [[level[start:stop] for level in one] for one in output.deepstack_features]
-    return SimpleNamespace(pooler_output=some[0] if joined else some, deepstack_features=deepstack)
+    parts = [level[start:stop] for level in ([pooled] if joined else pooled)]
+    deepstack = [[level[start:stop] for level in levels] for levels in output.deepstack_features]
+    return SimpleNamespace(pooler_output=parts[0] if joined else parts, deepstack_features=deepstack)
 
 
 def _join(caches: list[Any]) -> None:
-    """Put the keys and values of all into the first."""
+    """Concatenate the keys and values of all caches into the first."""
     for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
         layer.keys = torch.cat([layer.keys, *(other.keys for other in others)])
         layer.values = torch.cat([layer.values, *(other.values for other in others)])

@@ -1,10 +1,9 @@
-"""Generation that runs each prompt once.
+"""Shared-prompt generation under transformers' `generate`.
 
-transformers' `generate` repeats a prompt with its images for every completion asked of it, and keeps computing rows
-that have ended until the last one has. Here the prompt goes through the model once, its key/value cache is copied to
-its completions, and a row leaves the batch as it ends. Everything else stays with `generate`: `several_of_each` makes
-the decoding function it accepts as `custom_generate`, so generation settings, logits processors, stopping criteria,
-position ids and the encoding of images are transformers' own.
+`generate` repeats a prompt with its images for each of its completions, and computes finished rows until the last one
+ends. Here each prompt is prefilled once, its completions share its KV cache, and finished rows leave the batch.
+`n_per_prompt` makes the decoding function that `generate` takes as `custom_generate`, so generation settings, logits
+processors, stopping criteria, position ids and image encoding stay those of transformers.
 """
 
 from __future__ import annotations
@@ -15,21 +14,19 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from medvlm_r1.models.decoding.cache import InPlaceLayer
-from medvlm_r1.models.decoding.loop import Decoding, as_custom_generate
-from medvlm_r1.models.decoding.prefill import read_prompts
-from medvlm_r1.models.decoding.prompt_attention import SharedLayer, Siblings
+from medvlm_r1.models.decoding.kv_cache import GroupIndex, InPlaceLayer, SharedLayer
+from medvlm_r1.models.decoding.prefill import GenerateCall, as_custom_generate, prefill
 
-# Settings whose processors look at each row alone, so that rows can be multiplied and dropped.
+# Settings whose processors read each row alone, so that rows can be repeated and dropped.
 _ROW_BY_ROW = """
     max_new_tokens do_sample pad_token_id bos_token_id eos_token_id temperature top_p top_k top_h min_p typical_p
     epsilon_cutoff eta_cutoff repetition_penalty no_repeat_ngram_size suppress_tokens begin_suppress_tokens
     bad_words_ids sequence_bias min_length min_new_tokens forced_eos_token_id remove_invalid_values
     exponential_decay_length_penalty renormalize_logits
-""".split()  # noqa: SIM905 (twenty-five lines of one word each say no more)
+""".split()  # noqa: SIM905 (shorter than a list)
 
 
-# Other settings that change nothing at these values, and those that no token depends on.
+# Further settings that have no effect at these values.
 _WITHOUT_EFFECT = {
     "use_cache": True,
     "num_beams": 1,
@@ -44,7 +41,7 @@ _WITHOUT_EFFECT = {
     "low_memory": False,
     "token_healing": False,
     "is_assistant": False,
-    # What transformers itself takes for unset.
+    # transformers treats this value as unset.
     "cache_implementation": "hybrid",
     "return_dict_in_generate": False,
     "output_scores": False,
@@ -59,10 +56,10 @@ _UNUSED = """
 
 
 def refuses(settings: dict[str, Any]) -> str | None:
-    """The first generation setting that needs transformers' own loop (beams, guidance, ...), or None.
+    """The first generation setting that only transformers' own loop supports (beams, guidance, ...), or None.
 
     Args:
-        settings: by name, as in a `generation_config.json`; None is unset.
+        settings: Values by name, as in a `generation_config.json`; None is unset.
     """
     given = {name: value for name, value in settings.items() if value is not None and not name.startswith("_")}
     return next((name for name, value in given.items() if not _row_by_row(name, value)), None)
@@ -72,42 +69,66 @@ def _row_by_row(name: str, value: Any) -> bool:
     return name in _ROW_BY_ROW or name in _UNUSED or (name in _WITHOUT_EFFECT and value == _WITHOUT_EFFECT[name])
 
 
-def several_of_each(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
-    """A decoding function for `model.generate(..., custom_generate=...)`.
+def n_per_prompt(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
+    """Make a decoding function for `model.generate(..., custom_generate=...)` with several completions per prompt.
 
-    Greedy decoding gives the tokens `generate` gives. Sampling draws from the same distributions; the draws themselves
-    are the same when every prompt is completed once and no row ends before another.
+    Greedy decoding gives the same tokens as `generate`. Sampling draws from the same distributions. The draws are the
+    same if every prompt has one completion and no row ends before another.
 
     Args:
-        sizes: completions wanted of each prompt of the batch.
+        sizes: Number of completions of each prompt of the batch.
 
     Returns:
-        A function that returns token ids (sum of `sizes`, prompt + longest completion): rows of a prompt are adjacent,
+        A function that returns token ids (sum of `sizes`, prompt + longest completion). Rows of a prompt are adjacent,
         and padded on the right.
     """
 
-    def decode(model: Any, input_ids: torch.Tensor, given: Decoding) -> torch.Tensor:
+    def decode(model: Any, input_ids: torch.Tensor, call: GenerateCall) -> torch.Tensor:
         if len(input_ids) != len(sizes):
             raise ValueError(f"wanted {len(sizes)} prompts, one for each number of completions, got {len(input_ids)}")
-        logits, inputs = read_prompts(model, input_ids, given)
-        rows = Rows(model, input_ids, sizes, inputs, given.config)
-        rows.begin(model, given.config)
-        logits = logits[rows.prompt]
-        penalties = [(one, one.prompt_ignore_length) for one in given.logits_processor if _per_prompt(one)]
-        while True:
+        logits, inputs = prefill(model, input_ids, call)
+        rows = ActiveSequences(model, input_ids, sizes, inputs, call.config)
+        rows.begin(model, call.config)
+        penalties = [(part, part.prompt_ignore_length) for part in call.logits_processor if _per_prompt(part)]
+
+        def advance(logits: torch.Tensor) -> None:
             for processor, lengths in penalties:
                 processor.prompt_ignore_length = lengths[rows.prompt]
-            scores = given.logits_processor(rows.seen(), logits)
-            if given.config.do_sample:
-                tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
+            scores = call.logits_processor(rows.tokens(), logits)
+            if call.config.do_sample:
+                rows.append(torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1))
             else:
-                tokens = scores.argmax(dim=-1)
-            rows.append(tokens)
-            if not rows.go_on(given.stopping_criteria):
-                return rows.everything()
-            logits = model(**rows.step(), return_dict=True).logits[:, -1].float()
+                rows.append(scores.argmax(dim=-1))
+
+        return decode_rows(model, rows, logits[rows.prompt], call, advance)
 
     return as_custom_generate(decode)
+
+
+def decode_rows(
+    model: Any,
+    rows: ActiveSequences,
+    logits: torch.Tensor,
+    call: GenerateCall,
+    advance: Callable[[torch.Tensor], None],
+) -> torch.Tensor:
+    """The decoding loop: append a token to every active row and drop finished rows, until none is left.
+
+    Args:
+        model: Model that `generate` was called on.
+        rows: Active rows, after prefill.
+        logits: Next-token logits of the rows, (rows, vocabulary).
+        call: Arguments of `generate`.
+        advance: Chooses the next tokens from logits and appends them to the rows.
+
+    Returns:
+        Token ids of all rows, (rows, prompt + longest completion).
+    """
+    while True:
+        advance(logits)
+        if not rows.drop_finished(call.stopping_criteria):
+            return rows.finish()
+        logits = model(**rows.step(), return_dict=True).logits[:, -1].float()
 
 
 def _per_prompt(processor: Any) -> bool:
@@ -116,54 +137,54 @@ def _per_prompt(processor: Any) -> bool:
     )
 
 
-class Rows:
-    """The completions under way, in any order: the place of an ended row is taken by the last one."""
+class ActiveSequences:
+    """Rows that are being decoded, in any order: the last row moves into the slot of a finished one."""
 
     def __init__(self, model: Any, input_ids: torch.Tensor, sizes: Sequence[int], inputs: Any, config: Any) -> None:
         device = input_ids.device
         self.prompt = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
-        self._place = torch.arange(len(self.prompt), device=device)
+        self._slot = torch.arange(len(self.prompt), device=device)
         self._length = input_ids.shape[1]
         self._ids = input_ids.new_full((len(self.prompt), config.max_length), int(config._pad_token_tensor))
         self._ids[:, : self._length] = input_ids[self.prompt]
         self._done = self._ids.clone()
 
-        # What the model is given for the token after the prompt; for later ones only the parts below change.
+        # Inputs of the model for the token after the prompt; `step` updates them for later tokens.
         token = input_ids.new_zeros((len(input_ids), 1))
         self._step = model.prepare_inputs_for_generation(
             torch.cat([input_ids, token], dim=1), next_sequence_length=1, **inputs
         )
-        # The cache's name up to transformers 5.23, and from 5.24 on.
+        # Named `cache` from transformers 5.24 on.
         self._cache = self._step["past_key_values" if "past_key_values" in self._step else "cache"]
         self._full = all(type(layer) is DynamicLayer for layer in self._cache.layers)
-        self._siblings: Siblings | None = None
+        self._groups: GroupIndex | None = None
 
     def begin(self, model: Any, config: Any) -> None:
-        """Copy the prompts' cache to their rows."""
+        """Give every row the cache of its prompt."""
         layers = self._cache.layers
-        if self._reads_prompts_once(model):
-            self._siblings = Siblings(self.prompt)
+        if self._shares_prompts(model):
+            self._groups = GroupIndex(self.prompt)
             for index, layer in enumerate(layers):
-                layers[index] = SharedLayer(layer, self._siblings)
+                layers[index] = SharedLayer(layer, self._groups)
         for index, layer in enumerate(layers):
             if type(layer) is DynamicLayer:
                 layers[index] = InPlaceLayer(layer, self.prompt, len(self._ids))
-            elif self._siblings is None:
+            elif self._groups is None:
                 layer.batch_select_indices(self.prompt)
         self._mask: torch.Tensor | None = self._attention_mask(model, config.max_length)
         self._select(self.prompt)
-        # Positions are those of the first completion token; each step moves them on by one.
+        # Positions of the first completion token; every step adds one.
         self._first_position = self._step.get("position_ids")
         self._prompt_length = self._length
 
-    def _reads_prompts_once(self, model: Any) -> bool:
-        """Whether attention goes by `prompt_attention`; on a GPU its small steps would cost more than they save."""
+    def _shares_prompts(self, model: Any) -> bool:
+        """Whether rows share the KV cache of their prompt; on a GPU the small steps would cost more than they save."""
         attention = model.config.get_text_config()._attn_implementation
         several = len(self.prompt) >= 2 * len(torch.unique(self.prompt))
         return self._full and several and attention == "sdpa" and self.prompt.device.type == "cpu"
 
     def _attention_mask(self, model: Any, length: int) -> torch.Tensor | None:
-        """Which positions count, for prompts (U, length) of unequal length; None when all do."""
+        """Mask of the real tokens for prompts of unequal length, (prompts, length); None without padding."""
         mask = self._step.pop("attention_mask", None)
         self._four = self._full and model.config.get_text_config()._attn_implementation == "sdpa"
         if mask is None or bool(mask.all()):
@@ -180,30 +201,30 @@ class Rows:
         if self._mask is not None:
             self._mask = self._mask[rows]
 
-    def seen(self) -> torch.Tensor:
-        """Token ids of the rows under way, prompt included (rows, length)."""
-        return self._ids[: len(self._place), : self._length]
+    def tokens(self) -> torch.Tensor:
+        """Token ids of the active rows, prompt included, (rows, length)."""
+        return self._ids[: len(self._slot), : self._length]
 
     def append(self, tokens: torch.Tensor) -> None:
-        """Write the next token of each row, (rows,)."""
-        self._ids[: len(self._place), self._length] = tokens
+        """Append the next token of each row, (rows,)."""
+        self._ids[: len(self._slot), self._length] = tokens
         self._length += 1
 
     def step(self) -> dict[str, Any]:
-        """The model's inputs for the token appended last."""
+        """Inputs of the model for the last token."""
         step = dict(self._step)
-        step["input_ids"] = self._ids[: len(self._place), self._length - 1 : self._length]
+        step["input_ids"] = self._ids[: len(self._slot), self._length - 1 : self._length]
         if self._first_position is not None:
             step["position_ids"] = step["position_ids"] + (self._length - 1 - self._prompt_length)
         if self._mask is not None:
             mask = self._mask[:, : self._length]
-            # The mask of one query is its row of the padding mask; saying so spares the model from working it out.
+            # A single query needs only its row of the padding mask, which the model would have to derive.
             step["attention_mask"] = mask[:, None, None, :].bool() if self._four else mask
         return step
 
-    def go_on(self, stopping_criteria: Any) -> bool:
-        """Take out the rows that have ended; False, and nothing taken out, when all have."""
-        ended = stopping_criteria(self.seen(), None)
+    def drop_finished(self, stopping_criteria: Any) -> bool:
+        """Drop finished rows. If all are finished, drop none and return False."""
+        ended = stopping_criteria(self.tokens(), None)
         if bool(ended.all()):
             return False
         if bool(ended.any()):
@@ -211,25 +232,25 @@ class Rows:
         return True
 
     def drop(self, ended: torch.Tensor) -> None:
-        """Take the ended rows out."""
+        """Drop the rows where `ended` is True."""
         over = ended.nonzero().squeeze(1)
-        self._finish(over)
+        self._record(over)
         alive = (~ended).nonzero().squeeze(1)
         count = len(alive)
         keep = torch.arange(count, device=alive.device)
         keep[over[over < count]] = alive[alive >= count]
         moved = (keep != torch.arange(count, device=keep.device)).nonzero().squeeze(1)
         self._ids[moved, : self._length] = self._ids[keep[moved], : self._length]
-        self._place, self.prompt = self._place[keep], self.prompt[keep]
-        if self._siblings is not None:
-            self._siblings.regroup(self.prompt)
+        self._slot, self.prompt = self._slot[keep], self.prompt[keep]
+        if self._groups is not None:
+            self._groups.regroup(self.prompt)
         self._cache.batch_select_indices(keep)
         self._select(keep)
 
-    def everything(self) -> torch.Tensor:
-        """All rows in their first order, prompt included; ends the generation."""
-        self._finish(torch.arange(len(self._place), device=self._place.device))
+    def finish(self) -> torch.Tensor:
+        """End the generation: all rows in their original order, prompt included."""
+        self._record(torch.arange(len(self._slot), device=self._slot.device))
         return self._done[:, : self._length]
 
-    def _finish(self, rows: torch.Tensor) -> None:
-        self._done[self._place[rows], : self._length] = self._ids[rows, : self._length]
+    def _record(self, rows: torch.Tensor) -> None:
+        self._done[self._slot[rows], : self._length] = self._ids[rows, : self._length]

@@ -1,15 +1,16 @@
-"""Log-probabilities of the G completions of a prompt with the prompt and its images computed once.
+"""The shared forward: log-probabilities of the G completions of a prompt, with the prompt and its images computed once.
 
-Prompt states do not depend on the completions, and every parameter acts token by token, so the sum over G rows of
-[prompt, completion] equals one pass over [prompt, completion 1, ..., completion G] in which each completion sees the
-prompt and itself (PrefixGrouper, arXiv 2506.05433, lemma 2.1). Exact, up to the order of sums, without dropout.
+Prompt states do not depend on the completions, and every parameter acts token by token. So G rows of
+[prompt, completion] equal one pass over [prompt, completion 1, ..., completion G] in which each completion attends to
+the prompt and to itself (PrefixGrouper, arXiv 2506.05433, lemma 2.1). This is exact up to the order of sums, without
+dropout.
 
-All prompts of a batch lie in one packed row without padding, so the matrix products see real tokens only; attention
-goes by blocks (`prefix_attention`), so a longer row costs nothing extra. The head runs on the tokens that predict a
-completion token, in tiles that the backward computes again (TRL's own kernel): no tensor of completion tokens by
-vocabulary exists.
+All prompts of a batch form one packed row without padding, so matrix products process real tokens only. Attention is
+computed by blocks (`models.sharing.attention`), so a longer row has no extra cost. The head runs on the tokens that
+predict a completion token, in tiles that the backward recomputes (TRL's kernel). So there is no tensor of completion
+tokens by vocabulary.
 
-    features = encode_images(model, vision)          # may be kept while the tower does not change
+    features = encode_images(model, vision)          # reusable while the tower does not change
     logps, entropies = shared_logps(model, input_ids=..., attention_mask=..., logits_to_keep=..., group_sizes=[8, 8],
                                     vision=vision, image_features=features)
 """
@@ -31,15 +32,14 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.families import Family, open_model, supports
 from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask
-from medvlm_r1.models.sharing.skip_unused_mlp import feeding_forward
 
 __all__ = ["ImageFeatures", "SharedRows", "encode_images", "next_logits", "shared_logps", "supports"]
 
 ImageFeatures = list[tuple[Tensor, ...]]
-"""The features of images in order: one entry for each unit of the tower (Qwen, LLaVA and Mistral 3: image; InternVL:
-tile; Gemma 3: crop; SmolVLM and Idefics3: all images of a prompt). An entry holds the embeddings that take the image's
-place, (tokens, width), and the deepstack features of the early layers where the family has them. Lists of several
-prompts are joined by `+`, in the order of the prompts."""
+"""Features of images in order, one entry per unit of the tower (Qwen, LLaVA and Mistral 3: image; InternVL: tile;
+Gemma 3: crop; SmolVLM and Idefics3: all images of a prompt). An entry holds the embeddings that replace the image
+tokens, (tokens, width), and the deepstack features of families that have them. Lists of several prompts are joined by
+`+`, in the order of the prompts."""
 
 
 class SharedRows(TypedDict):
@@ -48,16 +48,16 @@ class SharedRows(TypedDict):
     input_ids: Tensor
     """(B, P + C) int64: the prompt, padded on the left, then the completion, padded on the right."""
     attention_mask: Tensor
-    """(B, P + C), 0 on padding. A row without completion tokens is allowed where not said otherwise."""
+    """(B, P + C), 0 on padding. A row may have no completion tokens unless stated otherwise."""
     logits_to_keep: int
     """C."""
     group_sizes: Sequence[int]
     """Rows that share one prompt, group after group; their sum is B."""
     vision: Mapping[str, Tensor]
-    """What the processor made of the images of the prompts, each prompt once, in order: `pixel_values`,
-    `image_grid_thw` and so on; empty without images. Beside `image_features` the pixels may be left out."""
+    """Processor outputs for the images of the prompts, each prompt once, in order: `pixel_values`, `image_grid_thw` and
+    so on; empty without images. The pixels may be omitted if `image_features` are given."""
     image_features: NotRequired[ImageFeatures | None]
-    """What `encode_images` gave for these prompts; computed from `vision` when None."""
+    """Result of `encode_images` for these prompts; computed from `vision` if None."""
 
 
 def shared_logps(
@@ -72,21 +72,21 @@ def shared_logps(
     """Log-probabilities and entropies of completions, each prompt and image computed once.
 
     Args:
-        model: a model that `supports` accepts; LoRA adapters act as they stand (active, or disabled by the caller).
-        temperature: divides the logits.
-        compute_entropy: also give entropies; gradients flow through them.
-        chunk: columns of the vocabulary the head computes at a time, for at most 4096 tokens; by default 1024, on a CPU
-            512.
-        head_fp32: compute the head in float32 outside autocast (TRL's `cast_lm_head_to_fp32`).
-        **rows: the completions; see `SharedRows`.
+        model: A model that `supports` accepts. LoRA adapters apply if the caller has not disabled them.
+        temperature: Divides the logits.
+        compute_entropy: Also return entropies; gradients flow through them.
+        chunk: Columns of the vocabulary that the head computes at a time, for at most 4096 tokens. Default: 1024, on a
+            CPU 512.
+        head_fp32: Compute the head in float32 outside autocast (TRL's `cast_lm_head_to_fp32`).
+        **rows: The completions; see `SharedRows`.
 
     Returns:
         Log-probabilities (B, C) float32 of the completion tokens, and their entropies in nats (B, C) or None. Both are
         0 where `attention_mask` is.
 
     Raises:
-        ValueError: the family is unknown, or rows of a group differ in their prompt.
-        UserError: a completion holds an image token.
+        ValueError: The family is unknown, or rows of a group differ in their prompt.
+        UserError: A completion contains an image token.
     """
     inner, family = open_model(model)
     packed = _pack(rows)
@@ -95,7 +95,7 @@ def shared_logps(
             f"A completion holds the image token (id {inner.config.image_token_id}), for which there is no image. "
             "Forbid it while sampling (generation_kwargs: suppress_tokens)."
         )
-    hidden = _hidden(model, inner, family, packed, rows, packed.predictors)
+    hidden = _hidden(model, inner, family, packed, rows)
     head = inner.get_output_embeddings()
     predicting = hidden.to(head.weight.device).index_select(0, packed.predictors)
     logps, entropies = _head(
@@ -103,7 +103,7 @@ def shared_logps(
     )
 
     def aligned(values: Tensor) -> Tensor:
-        # Tied to the model even when no token is left, so that backward of an empty batch gives zeros.
+        # Connected to the model even without tokens, so that the backward of an empty batch gives zeros.
         return values.new_zeros(packed.scored.shape).masked_scatter(packed.scored, values)
 
     return aligned(logps), None if entropies is None else aligned(entropies)
@@ -111,55 +111,54 @@ def shared_logps(
 
 @torch.inference_mode()
 def next_logits(model: Any, **rows: Unpack[SharedRows]) -> Tensor:
-    """Logits of the token that would follow each row, each prompt and image computed once.
+    """Next-token logits of each row, each prompt and image computed once.
 
     Args:
-        model: a model that `supports` accepts.
-        **rows: the completions, each with at least one token; see `SharedRows`.
+        model: A model that `supports` accepts.
+        **rows: The completions, each with at least one token; see `SharedRows`.
 
     Returns:
-        Logits (B, vocabulary), in the head's type.
+        Logits (B, vocabulary), in the dtype of the head.
 
     Raises:
-        ValueError: the family is unknown, rows of a group differ in their prompt, or a row has no completion.
+        ValueError: The family is unknown, rows of a group differ in their prompt, or a row has no completion.
     """
     inner, family = open_model(model)
     packed = _pack(rows)
     if not bool(packed.scored.any(dim=1).all()):
-        raise ValueError("A row has no completion token after which to look.")
-    # The kept tokens of a row end with its last completion token.
+        raise ValueError("A row has no completion token.")
+    # The tokens of a row end with its last completion token.
     last = packed.keep.sum(dim=1).cumsum(0) - 1
-    hidden = _hidden(model, inner, family, packed, rows, last)
+    hidden = _hidden(model, inner, family, packed, rows)
     head = inner.get_output_embeddings()
     logits: Tensor = head(hidden.to(head.weight.device).index_select(0, last))
     return logits
 
 
-def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows, read: Tensor) -> Tensor:
-    """(L, width) the language model's last states of the packed row, which are right at the places to be read."""
+def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows) -> Tensor:
+    """Last hidden states of the language model for the packed row, (L, width)."""
     vision, image_features = rows["vision"], rows.get("image_features")
     if image_features is None and vision.get("pixel_values") is not None:
         image_features = encode_images(model, vision)
-    with feeding_forward(inner, read):
-        states: Tensor = inner.base_model(
-            input_ids=packed.ids,
-            attention_mask=_masks(inner, family, packed),
-            position_ids=_positions(inner, family, packed, vision),
-            mm_encoder_outputs={"image": _as_encoder_output(image_features, family)} if image_features else None,
-            use_cache=False,
-        ).last_hidden_state[0]
+    states: Tensor = inner.base_model(
+        input_ids=packed.ids,
+        attention_mask=_masks(inner, family, packed),
+        position_ids=_positions(inner, family, packed, vision),
+        mm_encoder_outputs={"image": _as_encoder_output(image_features, family)} if image_features else None,
+        use_cache=False,
+    ).last_hidden_state[0]
     return states
 
 
 def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
-    """Run the vision tower, and what joins it to the language model, over images.
+    """Run the vision tower and its projection into the language model.
 
     Args:
-        model: a model that `supports` accepts.
-        vision: the processor's outputs for the images, `pixel_values` among them; others than the tower's are ignored.
+        model: A model that `supports` accepts.
+        vision: Processor outputs for the images, including `pixel_values`; outputs for other modules are ignored.
 
     Returns:
-        Features in order, with gradients if they are enabled; see `ImageFeatures`.
+        Features in order, with gradients if enabled; see `ImageFeatures`.
     """
     inner, family = open_model(model)
     inputs = {key: vision[key] for key in family.vision if vision.get(key) is not None}
@@ -176,7 +175,7 @@ class _Packed:
     ids: Tensor
     """(1, L) int64."""
     keep: Tensor
-    """(B, P + C) bool: the tokens of the row, in row-major order; the prompt is kept in the first row of a group."""
+    """(B, P + C) bool: tokens of the packed row, in row-major order; only the first row of a group has its prompt."""
     first: Tensor
     """(groups,) the first rows."""
     group: Tensor
@@ -186,11 +185,11 @@ class _Packed:
     scored: Tensor
     """(B, C) bool: the completion tokens."""
     predictors: Tensor
-    """(N,) for each of them, in row-major order, the place in the row of the token before it."""
+    """(N,) for each of them, in row-major order, the index of the preceding token in the packed row."""
     targets: Tensor
     """(N,) their ids."""
     layout: Layout
-    """Where prompts and completions lie in the row."""
+    """Lengths of prompts and completions."""
 
 
 def _pack(rows: SharedRows) -> _Packed:
@@ -212,7 +211,7 @@ def _pack(rows: SharedRows) -> _Packed:
     keep[:, :prompt] = False
     keep[first, :prompt] = prompts[1]
     place = keep.flatten().cumsum(0).view_as(keep) - 1
-    # The token before: the last one of the prompt for the first of a completion, else its neighbour in the packed row.
+    # The first token of a completion follows the last one of its prompt, any other its neighbor in the packed row.
     before = torch.where(scored.cumsum(1) == 1, place[first, prompt - 1][group][:, None], place[:, prompt:] - 1)
     lengths = torch.split(scored.sum(1), list(group_sizes))
     return _Packed(
@@ -244,7 +243,7 @@ def _positions(inner: Any, family: Family, packed: _Packed, vision: Mapping[str,
         prompts, _ = inner.base_model.get_rope_index(
             ids, image_grid_thw=grid, attention_mask=mask, mm_token_type_ids=kinds
         )
-    # A completion goes on after the largest position of its prompt, which an image makes smaller than its length.
+    # A completion starts after the largest position of its prompt, which with images is smaller than its length.
     start = prompts.masked_fill(~mask, 0).amax(dim=(0, 2)) + 1
     positions = prompts.new_zeros((len(prompts), *packed.keep.shape))
     positions[:, packed.first, : ids.shape[1]] = prompts
@@ -254,10 +253,10 @@ def _positions(inner: Any, family: Family, packed: _Packed, vision: Mapping[str,
 
 
 def _masks(inner: Any, family: Family, packed: _Packed) -> Tensor | dict[str, Tensor]:
-    """The attention mask, or one for each kind of layer."""
+    """The attention mask, or one for each layer type."""
     text = inner.config.get_text_config()
     device = packed.ids.device
-    # The scores' type: that of the embeddings or, under autocast, the one of the matrix products.
+    # Dtype of the scores: that of the embeddings or, under autocast, of the matrix products.
     dtype = inner.get_input_embeddings().weight.dtype
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
@@ -278,7 +277,7 @@ def _masks(inner: Any, family: Family, packed: _Packed) -> Tensor | dict[str, Te
 
 
 def _image_blocks(ids: Tensor, image_token: int) -> Tensor:
-    """(L,) the number of the run of image tokens a token belongs to, -1 for text."""
+    """(L,) number of the run of image tokens that a token belongs to, -1 for text."""
     image = ids == image_token
     starts = image & ~image.roll(1)
     starts[0] = image[0]
@@ -286,12 +285,12 @@ def _image_blocks(ids: Tensor, image_token: int) -> Tensor:
 
 
 def as_encoder_output(model: Any, features: ImageFeatures) -> SimpleNamespace:
-    """Features in the form a model's forward and `generate` take as `mm_encoder_outputs["image"]`."""
+    """Features in the form of `mm_encoder_outputs["image"]`, for a model's forward and `generate`."""
     return _as_encoder_output(features, open_model(model)[1])
 
 
 def _as_encoder_output(features: ImageFeatures, family: Family) -> SimpleNamespace:
-    """What the model's forward reads of a tower's output (transformers' `mm_encoder_outputs`)."""
+    """The fields of a tower's output that the model's forward reads (transformers' `mm_encoder_outputs`)."""
     pooled, *deepstack = ([torch.cat(level)] for level in zip(*features, strict=True))
     return SimpleNamespace(pooler_output=pooled[0] if family.joined else pooled, deepstack_features=deepstack)
 
@@ -315,7 +314,7 @@ def _head(
     autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if fp32:
         hidden, autocast = hidden.float(), torch.autocast(hidden.device.type, enabled=False)
-    # Narrow tiles stay in the processor's cache while the softmax passes over them.
+    # Narrow tiles fit the cache of the CPU during the softmax.
     chunk = chunk or (512 if weight.device.type == "cpu" else 1024)
     width = min(chunk, weight.shape[0]) or chunk
     outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
@@ -328,9 +327,9 @@ def _head(
 
 @contextlib.contextmanager
 def _patches_by_linear(backbone: nn.Module) -> Iterator[None]:
-    """Compute convolutions over single patches (Qwen's patch embedding) as the matrix product they are.
+    """Compute convolutions over single patches (Qwen's patch embedding) as matrix products.
 
-    On a CPU this is seven times as fast as PyTorch's three-dimensional convolution.
+    On a CPU this is seven times as fast as PyTorch's 3D convolution.
     """
 
     def as_product(conv: nn.Conv3d) -> Any:
@@ -345,7 +344,7 @@ def _patches_by_linear(backbone: nn.Module) -> Iterator[None]:
         module
         for module in backbone.modules()
         if type(module) is nn.Conv3d
-        and "forward" not in vars(module)  # one that accelerate has hooked stays as it is
+        and "forward" not in vars(module)  # not if hooked by accelerate
         and module.groups == 1
         and module.padding == (0, 0, 0)
         and module.dilation == (1, 1, 1)

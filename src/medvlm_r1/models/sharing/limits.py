@@ -1,21 +1,19 @@
-"""What of a run cannot be shared, in words: the trainer then goes TRL's way and says so."""
+"""Reasons why a run cannot share prompts; the trainer then runs as TRL does and prints the reason."""
 
 from __future__ import annotations
 
 from typing import Any
-
-import torch
 
 from medvlm_r1.models.decoding.shared_generation import refuses
 from medvlm_r1.models.families import unsupported
 
 
 def not_shared(trainer: Any, model: Any) -> str | None:
-    """Why no prompt is computed once, or None.
+    """Reason why prompts cannot be shared; None if they can.
 
     Args:
-        trainer: a `GRPOTrainer` that is set up.
-        model: its policy under wrappers for distribution, with its adapters.
+        trainer: An initialized `GRPOTrainer`.
+        model: Its policy with its adapters, without wrappers for distribution.
     """
     if trainer.tools or trainer.environment_factories is not None:
         return "tools and environments change the prompt as they run."
@@ -26,9 +24,9 @@ def not_shared(trainer: Any, model: Any) -> str | None:
     if trainer.is_fsdp_enabled or trainer._dist.is_zero3:
         return "weights sharded over processes (FSDP, ZeRO-3) need every process to make the same calls."
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
-        return "the layers stand on several devices."
+        return "the layers are on several devices."
     if trainer.args.torch_compile:
-        return "a compiled model (torch_compile) was never tried with it."
+        return "it was never run with a compiled model (torch_compile)."
     if trainer.args.neftune_noise_alpha:
         return "the noise of NEFTune (neftune_noise_alpha) depends on the length of a row."
     if not trainer._is_vlm:
@@ -37,11 +35,11 @@ def not_shared(trainer: Any, model: Any) -> str | None:
 
 
 def not_generated(trainer: Any, model: Any) -> str | None:
-    """Why generation does not run each prompt once, or None.
+    """Reason why generation cannot share prompts; None if it can.
 
     Args:
-        trainer: a `GRPOTrainer` that is set up.
-        model: its policy, bare: what it states in its own generation settings holds where TRL gives none.
+        trainer: An initialized `GRPOTrainer`.
+        model: Its policy without adapters; its own generation settings apply where TRL gives none.
     """
     if trainer.use_vllm:
         return "vLLM generates, and shares prompts in its own way."
@@ -50,19 +48,8 @@ def not_generated(trainer: Any, model: Any) -> str | None:
     return None if name is None else f"generation setting {name!r} is for transformers' own loop."
 
 
-def same_tower(model: Any, other: Any) -> bool:
-    """Whether two models of a family have the same weights outside their language models and heads."""
-    theirs = dict(other.named_parameters())
-    return all(torch.equal(weight, theirs[name].to(weight.device)) for name, weight in outside_language(model))
-
-
 def tower_learns(model: Any) -> bool:
-    """Whether anything outside the language model and its head is trained."""
-    return any(weight.requires_grad for _, weight in outside_language(model))
-
-
-def outside_language(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    """The named weights outside the language model and its head: those of the tower and of what joins it."""
+    """Whether any weight outside the language model and its head is trained."""
     language = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
     known = {id(parameter) for module in language for parameter in module.parameters()}
-    return [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) not in known]
+    return any(weight.requires_grad for weight in model.parameters() if id(weight) not in known)

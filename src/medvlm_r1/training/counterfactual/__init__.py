@@ -1,1 +1,1 @@
-"""Rollouts with a blank image or with the image of another item, for rewards that need them."""
+"""Counterfactual rollouts: answers to blank images and to the images of other items, for rewards that need them."""

@@ -1,7 +1,6 @@
-"""The policy's own answers to blank images, for rewards that want to know whether the image was needed.
+"""Blank-image baseline: the policy's own answers to blank images, for rewards that compare with them.
 
-A reward asks for them by naming the column `blank_letter` in its signature, as it would name one of the data set; a
-user's own function can too. Without such a reward nothing here runs.
+A reward requests them by a parameter named `blank_letter`. Without such a reward nothing here runs.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from medvlm_r1.rewards import asks, resolve_reward
 
 COLUMN = "blank_letter"
 BLANK_RIGHT = "blank_right"
-"""Key in `metrics.jsonl`: share of the prompts with an image whose answer to a blank image is right (0 to 1)."""
+"""Key in `metrics.jsonl`: share of the prompts with an image whose blank-image answer is correct (0 to 1)."""
 
 
-class AnswersBlank:
-    """Mixin before a `GRPOTrainer` whose rewards stand under the names of the configuration.
+class BlankImageBaseline:
+    """Mixin before a `GRPOTrainer` whose rewards carry their names in the configuration.
 
-    Where a reward asks for it, each distinct prompt of a generation batch is completed once more, greedily, by the
-    policy as it is, every image replaced by a mid-grey one of its size. It goes the way the trainer's own completions
-    go (shared prompts, autocast, gathered weights), with dropout off, and leaves the random state as it was, so that a
-    resumed run takes the same steps. Every process answers for the prompts it has. A prompt without an image is not
-    asked again; its `blank_letter` is None.
+    If a reward requests it, the current policy greedily completes each distinct prompt of a generation batch once more,
+    with every image replaced by a mid-gray one of the same size. These completions are generated like all others
+    (shared prompts, autocast, gathered weights), with dropout off. The random state is restored afterwards, so that a
+    resumed run takes the same steps. Every process completes its own prompts. A prompt without an image has the
+    `blank_letter` None.
     """
 
-    _said_no_image = False
+    _noticed = False
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: Any
@@ -46,26 +45,25 @@ class AnswersBlank:
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # type: ignore[misc]
 
     def _blank_letters(self, inputs: Sequence[Mapping[str, Any]], prompts: Sequence[Any]) -> list[str | None]:
-        """For each row the letter answered to its prompt with blank images."""
+        """The letter answered to the prompt of each row with blank images."""
         trainer: Any = self
         blanks = [_blanked(prompt) for prompt in prompts]
         rows = [row for row, blank in enumerate(blanks) if blank is not None]
-        if len(rows) < len(prompts) and not self._said_no_image and trainer.accelerator.is_main_process:
-            self._said_no_image = True
+        if len(rows) < len(prompts) and not self._noticed and trainer.accelerator.is_main_process:
+            self._noticed = True
             print(
-                "Some prompts have no image; there a reward that compares with a blank image compares with nothing "
-                "(`grounded_gate` pays what accuracy does).",
+                "Some prompts have no image. A reward that reads `blank_letter` gets None for them.",
                 file=sys.stderr,
             )
         letters: list[str | None] = [None] * len(prompts)
         if not rows:
             return letters
         firsts, owner = distinct([blanks[row] for row in rows])
-        found = self._greedy([blanks[rows[first]] for first in firsts])
+        answers = self._greedy([blanks[rows[first]] for first in firsts])
         for row, number in zip(rows, owner, strict=True):
-            letters[row] = found[number]
-        right = [letters[row] == inputs[row]["letter"] for row in rows]
-        trainer._log_metric(BLANK_RIGHT, sum(right) / len(right))
+            letters[row] = answers[number]
+        correct = [letters[row] == inputs[row]["letter"] for row in rows]
+        trainer._log_metric(BLANK_RIGHT, sum(correct) / len(correct))
         return letters
 
     def _greedy(self, prompts: list[Any]) -> list[str | None]:
@@ -77,12 +75,12 @@ class AnswersBlank:
 
     @contextmanager
     def _greedily(self) -> Iterator[None]:
-        """Greedy and without dropout; what the trainer keeps of the batch under way stays."""
+        """Decode greedily and without dropout."""
         trainer: Any = self
-        training, batch = trainer.model.training, vars(trainer).get("_batch")
+        training = trainer.model.training
         config = getattr(trainer, "generation_config", None)
         vllm = trainer.vllm_generation if trainer.use_vllm else None
-        warmth = vllm.temperature if vllm is not None else None
+        temperature = vllm.temperature if vllm is not None else None
         trainer.model.eval()
         if config is not None:
             trainer.generation_config = _greedy_config(config)
@@ -95,30 +93,28 @@ class AnswersBlank:
             if config is not None:
                 trainer.generation_config = config
             if vllm is not None:
-                vllm.temperature = warmth
-            if batch is not None:
-                trainer._batch = batch
+                vllm.temperature = temperature
 
 
 def _greedy_config(config: Any) -> Any:
     greedy = copy.deepcopy(config)
-    # At transformers' own defaults, which say nothing, or it warns of settings that greedy decoding does not read.
+    # transformers warns of sampling settings other than its defaults in greedy decoding.
     greedy.update(do_sample=False, temperature=1.0, top_k=50, top_p=1.0, min_p=None)
     return greedy
 
 
 def _blanked(prompt: Any) -> Any:
-    """A prompt (chat messages, images inside) with its images blank; None when it has none."""
+    """Chat messages with their images replaced by blank ones; None if there are none."""
     if isinstance(prompt, str):
         return None
-    shown = [
+    messages = [
         {**message, "content": [_blanked_part(part) for part in message["content"]]}
         if isinstance(message["content"], list)
         else message
         for message in prompt
     ]
-    parts = [part for message in shown if isinstance(message["content"], list) for part in message["content"]]
-    return shown if any(part["type"] == "image" for part in parts) else None
+    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    return messages if any(part["type"] == "image" for part in parts) else None
 
 
 def _blanked_part(part: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -140,20 +140,18 @@ def tower_bytes(tower: Tower, precision: Precision) -> float:
     return float(width * tower.width + tower.inner_kept * precision.compute * tower.inner + 4 * tower.heads)
 
 
-def activations(
-    shape: Shape, prompts: Prompts, run: Run, precision: Precision, *, shared: bool, joined: bool = False
-) -> float:
+def activations(shape: Shape, prompts: Prompts, run: Run, precision: Precision, *, shared: bool) -> float:
     """Bytes that autograd saves in one forward pass of the update, for the longest prompt and longest completions.
 
     Without sharing, every row is [prompt, completion]. With sharing, the packed row holds each prompt once, but
-    attention saves keys and values of [prompt, completion] for every completion (`prefix_attention`), unless they are
-    `joined` (`joined_attention`). With checkpointing, every layer saves its input, and one layer at a time saves all.
+    attention saves keys and values of [prompt, completion] for every completion (`models.sharing.attention`). With
+    checkpointing, every layer saves its input, and one layer at a time saves all.
     """
     text, tower, rows = shape.text, shape.tower, run.batch.rows
     length = prompts.longest + run.completion
     count = run.batch.prompts_in(rows) if shared else rows
     tokens = count * prompts.longest + rows * run.completion if shared else rows * length
-    keys = tokens if shared and joined else rows * length + (count * prompts.longest if shared else 0)
+    keys = rows * length + (count * prompts.longest if shared else 0)
     patches = count * prompts.most_patches if shape.trains_tower else 0
     layer = tokens * text_bytes(text, precision) + keys * keys_bytes(text, precision)
     block = patches * tower_bytes(tower, precision)
@@ -178,7 +176,6 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
     master = 4.0 if placement.deepspeed and weight == 2 else 0.0
     copied = parameters.total if precision.compute < weight else 0
     copied += parameters.adapters if precision.compute < learned else 0
-    joined = placement.cpu and precision.kind == "float32"
     scored = run.batch.rows * run.completion
     tile = min(scored, _TILE_TOKENS) * (_TILE_SHARED if shared else _TILE_PLAIN) * precision.compute
     head = tile + 4.0 * scored * shape.text.hidden
@@ -195,7 +192,7 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
         # Autocast caches a bf16 copy of every trained float32 weight until the forward pass ends, adapters included.
         # FSDP2 gathers in bf16.
         "copies": copied * precision.compute if shards == 1 else 0.0,
-        "activations": activations(shape, prompts, run, precision, shared=shared, joined=joined),
+        "activations": activations(shape, prompts, run, precision, shared=shared),
         "head": head,
         "cache": 0.0,
         "logits": 0.0,

@@ -1,11 +1,11 @@
-"""Checkpoints that stand whole or not at all, and hold what a resumed run needs to be the same run.
+"""Atomic checkpoints: written completely or not at all, with everything that an exact resume needs.
 
-transformers writes a checkpoint file by file into its place, so a process ended meanwhile leaves one that looks like
-any other. Here it is written into `checkpoint.partial/`, gets a list of its files with their hashes, is forced to disk
-and then renamed. Older ones go only after that.
+transformers writes a checkpoint file by file in place, so an interrupted process leaves one that looks complete. Here
+it is written to `checkpoint.partial/`, gets a manifest with hashes, is flushed to disk and then renamed. Older
+checkpoints are deleted only after that.
 
-Beside what transformers keeps, a checkpoint holds the figures gathered since the last log (the next log is then that
-of the run without a break, whatever `logging_steps` is) and, with `sync_ref_model`, the reference as it is.
+A checkpoint additionally holds the metrics gathered since the last log, so that the next log equals that of an
+uninterrupted run. With `sync_ref_model` it also holds the current reference.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HASHING_THREADS = 4
 
 
 def seal(folder: Path) -> None:
-    """Write the list of a checkpoint's files (bytes and sha256 each) and force everything to disk."""
+    """Write the manifest of a checkpoint (bytes and sha256 of each file) and flush everything to disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with ThreadPoolExecutor(_HASHING_THREADS) as threads:
         facts = threads.map(_facts, files)
@@ -44,7 +44,7 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None when it is as it was written."""
+    """Describe the damage of a checkpoint; None if it is intact."""
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         wanted = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in listed.items()}
@@ -80,16 +80,16 @@ def numbered(folder: Path) -> list[tuple[int, Path]]:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is as it was written; damaged ones are named on stderr and moved out of the way.
+    """The newest intact checkpoint. Damaged ones are reported on stderr and renamed.
 
     Args:
-        folder: of the checkpoints; it need not be there.
+        folder: Folder of the checkpoints; may be missing.
 
     Returns:
-        The checkpoint; None when there is none.
+        The checkpoint; None if there is none.
 
     Raises:
-        UserError: there are checkpoints, and every one is damaged.
+        UserError: Every checkpoint is damaged.
     """
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     damaged: list[tuple[Path, str]] = []
@@ -114,15 +114,15 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def finish_rotation(checkpoint: Path, limit: int | None) -> None:
-    """Delete the older checkpoints that a process was about to delete when it was ended.
+    """Delete the older checkpoints that an interrupted process was about to delete.
 
     Args:
-        checkpoint: that a run resumes from.
-        limit: how many are kept, None for all.
+        checkpoint: Checkpoint that the run resumes from.
+        limit: Number of checkpoints to keep; None for all.
     """
     state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
     best = state.get("best_model_checkpoint")
-    # The folder may be spelt in another way than it was then.
+    # The path of the folder may have changed.
     rotate_checkpoints(str(checkpoint.parent), limit, str(checkpoint.parent / Path(best).name) if best else None)
 
 
@@ -132,8 +132,8 @@ def _set_aside(path: Path) -> None:
     path.replace(place)
 
 
-class WholeCheckpoints:
-    """Mixin before a transformers `Trainer`: its checkpoints are written beside their place and renamed."""
+class AtomicCheckpoints:
+    """Mixin before a transformers `Trainer`: write checkpoints to a temporary folder and rename them."""
 
     _staging: Path | None = None
 
@@ -141,7 +141,7 @@ class WholeCheckpoints:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)  # type: ignore[misc]
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # What is pushed in the background must not be renamed meanwhile.
+        # A folder must not be renamed while it is pushed in the background.
         if self._staging is None:
             super()._push_from_checkpoint(checkpoint_folder)  # type: ignore[misc]
 
@@ -149,7 +149,7 @@ class WholeCheckpoints:
         trainer: Any = self
         home = Path(self._get_output_dir(trial))
         place = home / f"checkpoint-{trainer.state.global_step}"
-        # The end of an epoch asks again for what its last step was saved for.
+        # transformers saves again at the end of an epoch.
         if place.exists():
             return
         if trainer.args.should_save:
@@ -161,21 +161,21 @@ class WholeCheckpoints:
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
             self._complete(self._staging / place.name, place)
         except BaseException:
-            # Room on a full disk, most of all.
+            # Mostly a full disk.
             shutil.rmtree(home / PARTIAL, ignore_errors=True)
             raise
         finally:
             self._staging = None
             trainer.args.save_total_limit = limit
         if trainer.args.should_save:
-            # By step: times of files go backwards when a clock is set.
+            # Ordered by step, because a changed clock makes file times unreliable.
             rotate_checkpoints(str(home), limit, trainer.state.best_model_checkpoint)
         trainer.accelerator.wait_for_everyone()
         if trainer.args.push_to_hub:
             self._push_from_checkpoint(str(place))
 
     def _complete(self, staged: Path, place: Path) -> None:
-        """Add what transformers leaves out, seal the checkpoint and put it in its place."""
+        """Add the files that transformers does not write, seal the checkpoint and rename it."""
         trainer: Any = self
         _figures_file(staged, trainer).write_text(json.dumps(_figures(trainer)) + "\n", encoding="utf-8")
         if _keeps_reference(trainer) and trainer.args.should_save:
@@ -193,19 +193,19 @@ class WholeCheckpoints:
 
 
 class ResumedFigures(TrainerCallback):  # type: ignore[misc]
-    """Puts back what a checkpoint of `WholeCheckpoints` holds beside transformers' own."""
+    """Restore what a checkpoint of `AtomicCheckpoints` holds in addition to that of transformers."""
 
     def __init__(self, trainer: Any, checkpoint: Path | None) -> None:
         self._trainer = trainer
         self._checkpoint = checkpoint
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Go on with the figures since the last log, and with the reference as it was."""
+        """Restore the metrics gathered since the last log, and the reference."""
         if self._checkpoint is None:
             return
         trainer = self._trainer
         file = _figures_file(self._checkpoint, trainer)
-        # Another number of processes than before: their figures start anew.
+        # Missing if the number of processes has changed; the metrics then start empty.
         if file.is_file():
             figures = json.loads(file.read_text(encoding="utf-8"))
             trainer._tr_loss.fill_(figures["loss"])
@@ -218,10 +218,10 @@ class ResumedFigures(TrainerCallback):  # type: ignore[misc]
 
 
 class BetweenGenerations(TrainerCallback):  # type: ignore[misc]
-    """Puts a checkpoint off to a step after which new completions are written.
+    """Postpone a checkpoint to a step after which new completions are generated.
 
-    With `num_iterations` or `steps_per_generation` above their defaults several steps learn from the same completions.
-    Those are in no checkpoint: a run resumed in between would write others, and become another run.
+    With `num_iterations` or `steps_per_generation` above their defaults, several steps learn from the same completions.
+    Checkpoints do not hold these, so a run resumed in between would generate others and diverge.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -229,7 +229,7 @@ class BetweenGenerations(TrainerCallback):  # type: ignore[misc]
         self._owed = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Hold the order to save back, or give it."""
+        """Postpone a save that is due, or carry out a postponed one."""
         between = between_generations(self._trainer) or state.global_step >= state.max_steps
         due = control.should_save or self._owed
         control.should_save = due and between
@@ -237,7 +237,7 @@ class BetweenGenerations(TrainerCallback):  # type: ignore[misc]
 
 
 def between_generations(trainer: Any) -> bool:
-    """Whether the next step writes completions of its own; always so without any."""
+    """Whether the next step generates new completions; always True for SFT."""
     per_generation = getattr(trainer.args, "steps_per_generation", None)
     return per_generation is None or trainer._step % (per_generation * trainer.num_iterations) == 0
 
@@ -256,6 +256,6 @@ def _figures(trainer: Any) -> dict[str, Any]:
 
 
 def _keeps_reference(trainer: Any) -> bool:
-    """Whether the reference changes as the run goes on and lies whole in one process."""
+    """Whether the reference changes during the run and is not sharded."""
     changes = getattr(trainer.args, "sync_ref_model", False)
     return changes and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)

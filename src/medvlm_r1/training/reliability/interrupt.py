@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: finish the step, save a checkpoint, stop. A second Ctrl-C quits at once."""
+"""Graceful stop on Ctrl-C and SIGTERM: finish the step, save a checkpoint, exit. A second Ctrl-C quits at once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class GracefulStop(TrainerCallback):  # type: ignore[misc]
     """Context manager around a whole training, and the last callback in it.
 
-    During the steps a signal lets the step under way end (and those that learn from the same completions); before and
-    after them it stops at once.
+    During training a signal lets the current step end, and the steps that learn from the same completions. Before and
+    after training it stops at once.
 
     Attributes:
-        stopped_at: The step whose checkpoint was saved on request, None when the training ran to its end.
+        stopped_at: Step of the checkpoint that was saved on request; None if the training ran to its end.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
         self._before: dict[signal.Signals, Any] = {}
 
     def attach(self, trainer: Any) -> None:
-        """Name the trainer; it exists only after the context is entered."""
+        """Set the trainer, which exists only after the context is entered."""
         self._trainer = trainer
 
     def __enter__(self) -> Self:
-        # Python allows handlers in the main thread alone; elsewhere the caller handles signals.
+        # Python allows signal handlers in the main thread only; elsewhere the caller handles signals.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in _SIGNALS}
         return self
@@ -50,33 +50,33 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
             signal.signal(number, handler)
         self._before = {}
         if isinstance(error, KeyboardInterrupt) and self._asked == signal.SIGTERM:
-            raise Preempted(str(error) or "Stopped between the steps; the same command goes on.") from error
+            raise Preempted(str(error) or "Stopped between the steps; the same command resumes.") from error
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if not self._stepping:
             self._asked = number
-            # No UserError: libraries catch those.
+            # Not a UserError, which libraries would catch.
             raise KeyboardInterrupt
         if self._asked:
-            # A launcher hands SIGTERM on to processes that had it already; a key is pressed twice on purpose.
+            # A launcher may forward SIGTERM twice; a second Ctrl-C is deliberate.
             if number == signal.SIGINT:
                 self._asked = number
-                raise KeyboardInterrupt("Quit at once; the last checkpoint stands.")
+                raise KeyboardInterrupt("Quit at once; the last checkpoint is intact.")
             return
         self._asked = number
-        # Not `print`, which must not be entered again while it is at work.
+        # Not `print`, which is not reentrant.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _SAID)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """From here on a signal waits for the end of a step."""
+        """Let signals wait for the end of a step."""
         self._stepping = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """No step is left to wait for."""
+        """Let signals stop at once again."""
         self._stepping = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask the trainer to save and stop when a signal came; all processes together."""
+        """Save and stop in all processes if one of them received a signal."""
         if args.world_size > 1:
             asked = torch.tensor(self._asked, device=args.device)
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)

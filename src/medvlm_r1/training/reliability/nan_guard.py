@@ -1,7 +1,7 @@
-"""A training stops before a loss, a gradient or a weight that is no number reaches the weights or a checkpoint.
+"""NaN guard: abort training on a NaN or Inf loss, gradient or weight before it is applied or saved.
 
-transformers replaces such a loss by the mean of those before it in its logs (`logging_nan_inf_filter`) and takes the
-step all the same; from then on every weight is NaN, and the checkpoints with it.
+transformers replaces such a loss in its logs by the mean of earlier ones (`logging_nan_inf_filter`) and takes the step.
+From then on every weight is NaN, also in the checkpoints.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from medvlm_r1.training.reliability.checkpoint import numbered
 
 SAMPLE_ID = "sample_id"
 _SHOWN = 8
-# What torch says when it is to sample from logits that are no numbers.
+# torch's message when it samples from NaN or Inf logits.
 _NO_DISTRIBUTION = "probability tensor contains either"
 
 
 class NonFinite(UserError):
-    """A number of the training is NaN or infinite."""
+    """A loss, gradient, weight or reward is NaN or Inf."""
 
 
-class StopsAtNonFinite:
-    """Mixin before a transformers `Trainer`: raises `NonFinite` before the optimizer takes such a step.
+class NanGuard:
+    """Mixin before a transformers `Trainer`: raise `NonFinite` before the optimizer step.
 
-    With fp16 gradients are scaled, and an infinite one is how the scaler finds its scale; it leaves such a step out by
-    itself, so gradients are not looked at then.
+    Gradients are not checked with fp16: the loss scaler provokes infinite ones to find its scale, and skips such a step
+    itself.
     """
 
     _sample_ids: tuple[str, ...] = ()
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """The loss of a micro-batch, its gradients added.
+        """Compute the loss of a micro-batch and accumulate its gradients.
 
         Raises:
-            NonFinite: the loss is no number, or the policy sampled from logits that are none.
+            NonFinite: The loss, a reward, or the logits that the policy sampled from are NaN or Inf.
         """
         trainer: Any = self
         self._sample_ids = _ids(inputs)
@@ -49,20 +49,20 @@ class StopsAtNonFinite:
         except RuntimeError as error:
             if _NO_DISTRIBUTION not in str(error):
                 raise
-            raise NonFinite(_told(trainer, "the probabilities of the next token", "no numbers")) from error
-        # TRL turns the advantages it would give into 0 and goes on.
+            raise NonFinite(_report(trainer, "the distribution of the next token", "NaN or Inf")) from error
+        # TRL replaces the advantages of an infinite reward by 0.
         for name, rewards in getattr(self, "_logs", {}).get("rewards", {}).items():
             if any(map(math.isinf, rewards)):
-                raise NonFinite(_told(trainer, f"a reward {name}", next(filter(math.isinf, rewards))))
+                raise NonFinite(_report(trainer, f"a reward {name}", next(filter(math.isinf, rewards))))
         if not torch.isfinite(loss).all():
-            raise NonFinite(_told(trainer, "the loss", loss.item()))
+            raise NonFinite(_report(trainer, "the loss", loss.item()))
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         trainer: Any = self
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
         if norm is not None and trainer.accelerator.scaler is None and not math.isfinite(float(norm)):
-            raise NonFinite(_told(trainer, "the norm of the gradient", float(norm)))
+            raise NonFinite(_report(trainer, "the norm of the gradient", float(norm)))
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -76,57 +76,57 @@ class StopsAtNonFinite:
 
 
 class NamedBatches:
-    """A collator whose batches say which samples they hold; `StopsAtNonFinite` takes the names out again."""
+    """A collator that adds the sample ids to its batches; `NanGuard` removes them again."""
 
     def __init__(self, collate: Any) -> None:
         self._collate = collate
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """One batch with its `sample_id`s."""
+        """Collate one batch, with its `sample_id`s."""
         ids = [row[SAMPLE_ID] for row in rows]
         return {**self._collate(rows), SAMPLE_ID: ids}
 
 
 def refuse_unless_finite(trainer: Any) -> None:
-    """Look at every weight before it is written.
+    """Check every weight before it is written.
 
     Raises:
-        NonFinite: one is no number; which, and after which step.
+        NonFinite: A weight is NaN or Inf; the message names it and the step.
     """
     for name, weight in trainer.accelerator.unwrap_model(trainer.model).named_parameters():
         if not torch.isfinite(weight).all():
-            raise NonFinite(_told(trainer, f"the weight {name}", "not finite"))
+            raise NonFinite(_report(trainer, f"the weight {name}", "not finite"))
 
 
 def _ids(inputs: Any) -> tuple[str, ...]:
-    """The samples of a batch: of TRL's list of rows (GRPO), or of a batch of `NamedBatches`."""
+    """The sample ids of a batch: a list of rows (GRPO), or a batch of `NamedBatches`."""
     if isinstance(inputs, Mapping):
-        found = inputs.get(SAMPLE_ID, ())
+        ids = inputs.get(SAMPLE_ID, ())
     else:
-        found = [row[SAMPLE_ID] for row in inputs if SAMPLE_ID in row]
-    return tuple(dict.fromkeys(found))
+        ids = [row[SAMPLE_ID] for row in inputs if SAMPLE_ID in row]
+    return tuple(dict.fromkeys(ids))
 
 
-def _told(trainer: Any, what: str, value: Any) -> str:
+def _report(trainer: Any, what: str, value: Any) -> str:
     args, state = trainer.args, trainer.state
     ids = trainer._sample_ids
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     good = next((str(path) for _, path in numbered(Path(args.output_dir))), None)
-    stands = f"{good} is good, and a run can begin from it as 'model'" if good else "no checkpoint was there yet"
+    last = f"{good} is good, and a new run can start from it as 'model'" if good else "there is no checkpoint yet"
     lines = [
         f"After step {state.global_step} of {state.max_steps}, {what} is {value}. The batch: "
-        f"{', '.join(ids[:_SHOWN]) or 'unknown'}{more}. Nothing of it was kept: {stands}.",
-        "What to try, in a new 'out' (the same command would come to the same): a lower trainer.learning_rate "
+        f"{', '.join(ids[:_SHOWN]) or 'unknown'}{more}. It was not applied: {last}.",
+        "Try in a new 'out' (the same command would fail again): a lower trainer.learning_rate "
         f"(now {args.learning_rate:g}), trainer.max_grad_norm (now {args.max_grad_norm:g}; 0 is none) or "
-        f"trainer.warmup_steps{', bf16 in place of fp16' if args.fp16 else ''}; rewards that are finite; and a look at "
-        "these samples (`medvlm-r1 data check`).",
+        f"trainer.warmup_steps{', bf16 instead of fp16' if args.fp16 else ''}; finite rewards; and a check "
+        "of these samples (`medvlm-r1 data check`).",
     ]
     shown = last_completion(trainer)
     return " ".join(lines) + (f" {shown}" if shown else "")
 
 
 def last_completion(trainer: Any, limit: int = 160) -> str | None:
-    """The last completion written, with its sample and rewards, in one line; None where none is (SFT)."""
+    """The last completion, with its sample and rewards, in one line; None for SFT."""
     logs = getattr(trainer, "_logs", None)
     if not logs or not logs["completion"]:
         return None

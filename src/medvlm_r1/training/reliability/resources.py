@@ -1,4 +1,4 @@
-"""What a training says when the machine has no more of something: memory, room on the disk, leave to write."""
+"""User errors for exhausted resources: memory, disk space, write permission."""
 
 from __future__ import annotations
 
@@ -23,68 +23,68 @@ from medvlm_r1.training.reliability.checkpoint import numbered
 _MEMORY = re.compile(
     r"out of memory|DefaultCPUAllocator|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE
 )
-# torch's writer says no more than that it could not.
+# torch's writer does not report the reason.
 _TORCH_WRITE = re.compile(r"PytorchStreamWriter|unexpected pos|basic_ios|iostream error")
 _LITTLE = 1 << 20
 
-# Names of functions on the way to the failure, the nearest first, and what runs there.
-_PLACES = (
+# Functions in the traceback, and the phase that they belong to.
+_PHASES = (
     (re.compile(r"get_image_features|encode_images|_image_features"), "pixels", "while images went through the tower"),
-    (re.compile(r"^(generate|_generate.*|several_of_each)$"), "completions", "while completions were written"),
+    (re.compile(r"^(generate|_generate.*|n_per_prompt)$"), "completions", "while completions were written"),
     (re.compile(r"^(training_step|backward|_compute_loss|compute_loss)$"), "batch", "in the update"),
 )
 
 
 @contextmanager
 def explained(config: RunConfig) -> Iterator[None]:
-    """Turn what the machine refuses into a `UserError` that says what to lower, free or mend.
+    """Turn resource failures into a `UserError` that tells what to lower, free or repair.
 
     Args:
-        config: of the run that is under way.
+        config: Configuration of the current run.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        # The libraries in Rust tell of a full disk by errors of their own kinds.
-        said = explain(error, config)
-        if said is None:
+        # Libraries in Rust report a full disk with exception types of their own.
+        message = explain(error, config)
+        if message is None:
             raise
-        raise UserError(said) from error
+        raise UserError(message) from error
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory was asked for that is not there, of the machine or of a GPU."""
+    """Whether an allocation failed, in main memory or on a GPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and _MEMORY.search(str(error)) is not None
     )
 
 
 def explain(error: BaseException, config: RunConfig) -> str | None:
-    """What a failure of the machine means for a run; None when it is of another kind."""
+    """Message for a resource failure; None for other errors."""
     if out_of_memory(error):
         return _memory(error, config)
     out = Path(config.out)
-    said = describe_os_error(error)
-    if said is None and _torch_found_no_room(error, out):
-        said = describe_os_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    return f"{out}: {said}. {_standing(out)}" if said else None
+    message = describe_os_error(error)
+    if message is None and _torch_disk_full(error, out):
+        message = describe_os_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    return f"{out}: {message}. {_how_to_resume(out)}" if message else None
 
 
-def _torch_found_no_room(error: BaseException, out: Path) -> bool:
+def _torch_disk_full(error: BaseException, out: Path) -> bool:
     return bool(_TORCH_WRITE.search(str(error))) and out.is_dir() and shutil.disk_usage(out).free < _LITTLE
 
 
-def _standing(out: Path) -> str:
+def _how_to_resume(out: Path) -> str:
     checkpoints = numbered(out / "checkpoints")
-    stands = f"goes on from {checkpoints[0][1].name}" if checkpoints else "starts again, no checkpoint was there yet"
-    return f"The same command then {stands}."
+    effect = f"resumes from {checkpoints[0][1].name}" if checkpoints else "starts again, as there is no checkpoint yet"
+    return f"The same command then {effect}."
 
 
 def _memory(error: BaseException, config: RunConfig) -> str:
     given = {name: options.value(config.method, config.trainer, name) for name in _options_of(config)}
-    place, where = _where(error)
+    phase, where = _where(error)
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+|\d+ bytes)", str(error))
     asked = f" ({wanted.group(1)} more were asked for)" if wanted else ""
     levers = _levers(config, given)
@@ -93,12 +93,12 @@ def _memory(error: BaseException, config: RunConfig) -> str:
         "completions": ("completions", "batch", "pixels", "rest"),
         "batch": ("batch", "completions", "pixels", "rest"),
         "model": ("rest", "batch", "completions", "pixels"),
-    }[place]
-    told = "; ".join(levers[name] for name in order if levers.get(name))
+    }[phase]
+    advice = "; ".join(levers[name] for name in order if levers.get(name))
     return (
-        f"Out of memory {where}{asked}. Lower, the first in the list first: {told}. A changed configuration is another "
-        "run: give it a new 'out' (it can begin from a checkpoint of this one, named as 'model'). "
-        "`--dry-run` estimates the memory of a configuration before it runs."
+        f"Out of memory {where}{asked}. Lower, the first in the list first: {advice}. "
+        "A changed configuration is another run: give it a new 'out' (it can start from a checkpoint of this one, "
+        "named as 'model'). `--dry-run` estimates the memory of a configuration before it runs."
     )
 
 
@@ -108,7 +108,7 @@ def _options_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def _levers(config: RunConfig, given: dict[str, Any]) -> dict[str, str]:
-    """What can be lowered, with the present values."""
+    """Settings that can be lowered, with their current values."""
     rows, steps = given["per_device_train_batch_size"], given["gradient_accumulation_steps"]
     levers = {
         "batch": f"batch: trainer.per_device_train_batch_size (now {rows}) with trainer.gradient_accumulation_steps "
@@ -121,15 +121,15 @@ def _levers(config: RunConfig, given: dict[str, Any]) -> dict[str, str]:
             f"trainer.num_generations (now {given['num_generations']})"
         )
     rest = [] if given["gradient_checkpointing"] else ["trainer.gradient_checkpointing=true"]
-    rest += [] if config.lora else ["adapters in place of full weights (lora: {r: 16})"]
+    rest += [] if config.lora else ["adapters instead of full weights (lora: {r: 16})"]
     levers["rest"] = " or ".join(rest)
     return levers
 
 
 def _where(error: BaseException) -> tuple[str, str]:
-    """The part of the work a failure came from, by the functions it passed through."""
+    """The phase in which a failure happened, from the functions in its traceback."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        for pattern, place, words in _PLACES:
+        for pattern, phase, words in _PHASES:
             if pattern.search(frame.f_code.co_name):
-                return place, words
+                return phase, words
     return "model", "while the model was loaded, moved or written"

@@ -1,9 +1,8 @@
-"""Weights from checkpoints, under the names the model has in memory.
+"""Restore weights from checkpoints under the parameter names of the model in memory.
 
-transformers saves Qwen2-VL (and every family whose modules were renamed since its release) under the names of the
-hub's files, which `from_pretrained` maps back. `Trainer` in transformers 5.23 does not: it calls
-`load_state_dict(strict=False)`, so a resumed training would go on from the weights it was begun with, with no more
-than a warning.
+transformers saves Qwen2-VL (and every family whose modules were renamed after its release) under the names of the hub
+files, which `from_pretrained` maps back. `Trainer` in transformers 5.23 does not: it calls
+`load_state_dict(strict=False)`. A resumed training would continue from its initial weights, with a warning only.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from medvlm_r1.models.load import load_policy
 
 
 class RestoresWeights:
-    """Mixin before a transformers `Trainer`: full weights are read by `from_pretrained` and must match one by one.
+    """Mixin before a transformers `Trainer`: read full weights with `from_pretrained` and require every key to match.
 
-    Adapters and the state of FSDP and DeepSpeed keep the names in memory; they are left to the trainer.
+    Adapters and the states of FSDP and DeepSpeed keep the names in memory, so the trainer loads them itself.
     """
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -11,7 +11,7 @@ from test_sharing_generation import PROMPTS, completed, inputs, settings
 from tiny_vlms import TINY, Prompt
 
 from medvlm_r1.models.decoding import prefill as reading
-from medvlm_r1.models.decoding.shared_generation import several_of_each
+from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing.forward import as_encoder_output, encode_images
 
@@ -53,7 +53,7 @@ def test_the_same_is_written_after_prompts_read_two_at_a_time(family: str, monke
         with torch.inference_mode():
             batch = with_features(model, family, prompts)
             sizes = [2] * len(prompts)
-            output = model.generate(**batch, generation_config=settings(), custom_generate=several_of_each(sizes))
+            output = model.generate(**batch, generation_config=settings(), custom_generate=n_per_prompt(sizes))
         return completed(output, batch["input_ids"].shape[1])
 
     together = written()
@@ -66,7 +66,5 @@ def test_what_cannot_be_told_apart_is_read_together(monkeypatch: pytest.MonkeyPa
     model = TINY["qwen2_vl"].model().eval()
     rows = rows_read(model, monkeypatch)
     monkeypatch.setattr(reading, "_TOKENS", 1)
-    model.generate(
-        **inputs("qwen2_vl", PROMPTS), generation_config=settings(), custom_generate=several_of_each([1, 1, 1])
-    )
+    model.generate(**inputs("qwen2_vl", PROMPTS), generation_config=settings(), custom_generate=n_per_prompt([1, 1, 1]))
     assert rows == [3]

@@ -10,20 +10,20 @@ import torch
 from test_sharing_generation import END, PROMPTS, completed, fits, inputs, settings
 from tiny_vlms import IMAGE, TINY, VOCABULARY
 
-from medvlm_r1.models.decoding.cached_prefix import Continuation, write_on
-from medvlm_r1.models.decoding.per_row_sampling import Draw, PromptStates, drawn_of_each
-from medvlm_r1.models.decoding.shared_generation import several_of_each
+from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
+from medvlm_r1.models.decoding.per_row_sampling import PromptKV, RowSampling, sample_per_row
+from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 
 ENDS = list(range(END, VOCABULARY))
 
 
-def drawn(seeds: list[int], temperature: float = 1.0) -> list[Draw | None]:
-    return [Draw(temperature=temperature, seed=seed) for seed in seeds]
+def drawn(seeds: list[int], temperature: float = 1.0) -> list[RowSampling | None]:
+    return [RowSampling(temperature=temperature, seed=seed) for seed in seeds]
 
 
-def completions(model: Any, groups: list[list[Draw | None]], family: str = "qwen2_vl", **changes: Any) -> Any:
+def completions(model: Any, groups: list[list[RowSampling | None]], family: str = "qwen2_vl", **changes: Any) -> Any:
     batch = inputs(family, PROMPTS)
-    output = model.generate(**batch, generation_config=settings(**changes), custom_generate=drawn_of_each(groups))
+    output = model.generate(**batch, generation_config=settings(**changes), custom_generate=sample_per_row(groups))
     return completed(output, batch["input_ids"].shape[1])
 
 
@@ -31,7 +31,7 @@ def completions(model: Any, groups: list[list[Draw | None]], family: str = "qwen
 def test_greedy_completions_are_those_of_each_prompt_alone(family: str) -> None:
     model = TINY[family].model().eval()
     batch = inputs(family, PROMPTS)
-    plain = model.generate(**batch, generation_config=settings(), custom_generate=several_of_each([1, 1, 1]))
+    plain = model.generate(**batch, generation_config=settings(), custom_generate=n_per_prompt([1, 1, 1]))
     expected = completed(plain, batch["input_ids"].shape[1])
     found = completions(model, [[None], [*drawn([1, 2]), None], [None, None]], family)
     assert [found[0], found[3], found[4], found[5]] == [expected[0], expected[1], expected[2], expected[2]]
@@ -41,8 +41,8 @@ def test_a_completion_does_not_depend_on_those_beside_it() -> None:
     model = TINY["qwen2_vl"].model().eval()
     together = completions(model, [drawn([1, 2, 3]), [None, *drawn([4, 4, 5])], drawn([1])], max_new_tokens=40)
     for place, (prompt, seed) in enumerate([(0, 1), (0, 2), (0, 3), (1, None), (1, 4), (1, 4), (1, 5), (2, 1)]):
-        groups: list[list[Draw | None]] = [[None], [None], [None]]
-        groups[prompt] = [None if seed is None else Draw(temperature=1.0, seed=seed)]
+        groups: list[list[RowSampling | None]] = [[None], [None], [None]]
+        groups[prompt] = [None if seed is None else RowSampling(temperature=1.0, seed=seed)]
         assert completions(model, groups, max_new_tokens=40)[prompt] == together[place]
     assert together[4] == together[5]
     assert len({tuple(row) for row in together[:3]}) > 1
@@ -83,17 +83,17 @@ def test_a_forbidden_token_is_never_drawn() -> None:
 def test_turns_go_on_from_kept_prompts_as_if_they_were_read_again(family: str) -> None:
     model = TINY[family].model().eval()
     batch = inputs(family, PROMPTS)
-    kept: dict[int, PromptStates] = {}
-    decode = drawn_of_each([[None], [None], [None]], range(3), kept)
+    kept: dict[int, PromptKV] = {}
+    decode = sample_per_row([[None], [None], [None]], range(3), kept)
     model.generate(**batch, generation_config=settings(max_new_tokens=2), custom_generate=decode)
     if not kept:
         assert "sliding_attention" in model.config.get_text_config().layer_types
         return
     owner, turns = [0, 0, 1, 2], [[11, 12, 13, 14], [15], [16, 17], [11, 12, 13]]
     with torch.inference_mode():
-        logits = Continuation(model, [kept[n] for n in range(3)], owner, turns).logits()
-        rows = write_on(
-            Continuation(model, [kept[n] for n in range(3)], owner, turns),
+        logits = CachedPrefixRows(model, [kept[n] for n in range(3)], owner, turns).logits()
+        rows = decode_cached_prefix(
+            CachedPrefixRows(model, [kept[n] for n in range(3)], owner, turns),
             max_new_tokens=20,
             ends=ENDS,
             suppressed=[IMAGE],

@@ -1,0 +1,214 @@
+"""KV caches for decoding: keys and values written in place, and those of a shared prompt stored once.
+
+A decoding step is bound by memory traffic. With one cache per row, the keys and values of a prompt are read once per
+completion. Here the queries of all its completions read them once together (Hydragen, arXiv 2402.05099), and each row
+reads its own tokens. One softmax runs over both, so the result equals plain attention up to the order of sums. Scores
+are float32 for every model dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._pytree import tree_map
+from transformers.cache_utils import DynamicLayer
+
+# Tokens by which the cache of a row grows: one copy every so often instead of one per token.
+_GROWTH = 128
+
+
+class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of a layer, (rows, heads, length, width), written in place into preallocated memory."""
+
+    def __init__(self, prompts: DynamicLayer, prompt_of_row: torch.Tensor, most_rows: int | None = None) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
+        self._rows, self._length = len(prompt_of_row), prompts.keys.shape[-2]
+        most = max(self._rows, most_rows or 0)
+        self._room = [self._grown(states[prompt_of_row], most) for states in (prompts.keys, prompts.values)]
+        self._show()
+
+    def _grown(self, states: torch.Tensor, most_rows: int) -> torch.Tensor:
+        _, heads, length, width = states.shape
+        room = states.new_empty((most_rows, heads, length + _GROWTH, width))
+        room[: self._rows, :, :length] = states[: self._rows]
+        return room
+
+    def _show(self) -> None:
+        self.keys, self.values = (room[: self._rows, :, : self._length] for room in self._room)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the keys and values of new tokens; return all of them."""
+        end = self._length + key_states.shape[-2]
+        if end > self._room[0].shape[-2]:
+            self._room = [self._grown(room, len(room)) for room in self._room]
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[: self._rows, :, self._length : end] = states
+        self._length = end
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows, in this order. A repeated index copies its row, up to `most_rows`."""
+        self._rows = len(indices)
+        moved = (indices != torch.arange(self._rows, device=indices.device)).nonzero().squeeze(1)
+        for room in self._room:
+            room[moved, :, : self._length] = room[indices[moved], :, : self._length]
+        self._show()
+
+
+class GroupIndex:
+    """Group index: which rows belong to which prompt, as slots of a table (prompts, rows of the largest group).
+
+    Attributes:
+        prompts: (prompts,) numbers of the prompts that have rows, in ascending order.
+        owner: (rows,) index of each row's prompt in `prompts`.
+        most: Number of rows of the largest group.
+    """
+
+    def __init__(self, prompt_of_row: Tensor) -> None:
+        self.regroup(prompt_of_row)
+
+    def regroup(self, prompt_of_row: Tensor) -> None:
+        """Rebuild the index after rows were dropped or moved; `prompt_of_row` is (rows,) int64."""
+        self.prompts, self.owner = torch.unique(prompt_of_row, return_inverse=True)
+        owner, counts = self.owner, self.owner.bincount()
+        self.most = int(counts.max())
+        order = owner.argsort(stable=True)
+        first = (counts.cumsum(0) - counts)[owner[order]]
+        self._slot = torch.empty_like(order)
+        self._slot[order] = owner[order] * self.most + torch.arange(len(order), device=order.device) - first
+        slots = torch.arange(len(self.prompts) * self.most, device=order.device)
+        self._in_order = torch.equal(self._slot, slots)
+
+    def by_prompt(self, rows: Tensor) -> Tensor:
+        """From (rows, heads, n, width) to (prompts, heads, most * n, width); empty slots are zero."""
+        if not self._in_order:
+            table = rows.new_zeros(len(self.prompts) * self.most, *rows.shape[1:])
+            rows = table.index_copy_(0, self._slot, rows)
+        table = rows.view(len(self.prompts), self.most, *rows.shape[1:])
+        return table.transpose(1, 2).flatten(2, 3)
+
+    def by_row(self, table: Tensor) -> Tensor:
+        """The inverse of `by_prompt`."""
+        prompts, heads, _, width = table.shape
+        rows = table.view(prompts, heads, self.most, -1, width).transpose(1, 2).flatten(0, 1)
+        return rows if self._in_order else rows[self._slot]
+
+
+# Attributes and methods that do not read the values, which are not stored.
+_METADATA = {
+    *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout")),
+    *(getattr(torch.Tensor, name) for name in ("size", "dim", "numel", "__len__", "is_floating_point")),
+}
+
+
+class SharedKV(torch.Tensor):
+    """Keys or values (rows, heads, prompt + own, width), with those of the prompt stored once.
+
+    SDPA reads them in this form; every other function gets the whole tensor.
+    """
+
+    prompt: Tensor  # (prompts, heads, P, width)
+    own: Tensor  # (rows, heads, T, width)
+    groups: GroupIndex
+
+    @staticmethod
+    def __new__(cls, prompt: Tensor, own: Tensor, groups: GroupIndex) -> SharedKV:
+        """A single number expanded to the whole shape, which takes no memory."""
+        rows, heads, length, width = own.shape
+        shape = (rows, heads, prompt.shape[2] + length, width)
+        return torch.Tensor._make_subclass(cls, own.new_zeros(()).expand(shape))
+
+    def __init__(self, prompt: Tensor, own: Tensor, groups: GroupIndex) -> None:
+        self.prompt, self.own, self.groups = prompt, own, groups
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is scaled_dot_product_attention and all(isinstance(one, cls) for one in args[1:3]):
+            return _attend(*args, **kwargs)
+        if func in _METADATA:
+            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+        args, kwargs = tree_map(lambda one: one.whole() if isinstance(one, cls) else one, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def whole(self) -> Tensor:
+        """(rows, heads, prompt + own, width)."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return torch.cat([self.prompt[self.groups.owner], self.own], dim=2)
+
+
+class SharedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of a layer: those of the prompts once, and those of the rows in an `InPlaceLayer`.
+
+    Args:
+        prompts: Keys and values of the prompts, (prompts, heads, P, width), each with at least one row.
+        groups: Which row belongs to which prompt; shared by all layers.
+    """
+
+    def __init__(self, prompts: DynamicLayer, groups: GroupIndex) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
+        self._prompts, self._groups, self._kept = (prompts.keys, prompts.values), groups, groups.prompts
+        begun = DynamicLayer()
+        begun.keys, begun.values = prompts.keys[:, :, :0], prompts.values[:, :, :0]
+        self._own = InPlaceLayer(begun, groups.owner)
+        self.keys, self.values = self._joined(self._own.keys, self._own.values)
+
+    def _joined(self, keys: Tensor, values: Tensor) -> tuple[SharedKV, SharedKV]:
+        if len(self._kept) > len(self._groups.prompts):
+            # Prompts whose rows have all finished are not read any more.
+            still = torch.isin(self._kept, self._groups.prompts)
+            self._prompts, self._kept = (self._prompts[0][still], self._prompts[1][still]), self._groups.prompts
+        key, value = (
+            SharedKV(prompt, own, self._groups) for prompt, own in zip(self._prompts, (keys, values), strict=True)
+        )
+        return key, value
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append the keys and values of new tokens; return all of them."""
+        self.keys, self.values = self._joined(*self._own.update(key_states, value_states, *args, **kwargs))
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, in this order; `groups` is already up to date."""
+        self._own.batch_select_indices(indices)
+        self.keys, self.values = self._joined(self._own.keys, self._own.values)
+
+
+def _attend(
+    query: Tensor,
+    key: SharedKV,
+    value: SharedKV,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention of one new token per row; `query` is (rows, heads, 1, width), or its heads grouped by key head."""
+    assert dropout_p == 0
+    assert not is_causal
+    # Autocast would compute the products in a shorter type.
+    with torch.autocast(query.device.type, enabled=False):
+        groups, (rows, heads, _, width) = key.groups, key.shape
+        queries = query.reshape(rows, heads, -1, width).float() * (width**-0.5 if scale is None else scale)
+        to_prompt = groups.by_row(groups.by_prompt(queries) @ key.prompt.float().transpose(2, 3))
+        scores = torch.cat([to_prompt, queries @ key.own.float().transpose(2, 3)], dim=-1)
+        if attn_mask is not None:
+            blocked = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, -torch.inf) if blocked else scores + attn_mask.float()
+        shares = scores.softmax(dim=-1)
+        to_prompt, to_own = torch.split(shares, [key.prompt.shape[2], key.own.shape[2]], dim=-1)
+        out = groups.by_row(groups.by_prompt(to_prompt) @ value.prompt.float()) + to_own @ value.own.float()
+    return out.to(query.dtype).reshape(query.shape)
