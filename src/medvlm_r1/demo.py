@@ -18,7 +18,7 @@ from rich.table import Table
 
 from medvlm_r1.console import TrainingProgress, print_whole, progress_bar
 from medvlm_r1.disk import write_whole
-from medvlm_r1.errors import RESEARCH_USE, UserError
+from medvlm_r1.errors import RESEARCH_USE, UserError, require_extra
 from medvlm_r1.recipes import recipe
 
 BASE = "phantom-base"
@@ -69,6 +69,8 @@ def run_demo(out: Path, *, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, A
         UserError: The folder holds a demo of another seed, or a file of it is damaged.
         KeyboardInterrupt: Interrupted; everything finished is kept.
     """
+    # The images alone take a minute, which nobody should spend before a message.
+    require_extra("train")
     out.mkdir(parents=True, exist_ok=True)
     clock = _Clock(out / "seconds.json")
     _claim(out, seed)

@@ -6,9 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from medvlm_r1.audit.backends import GeneratorRespondent, Respondent, StreamingRespondent, as_answered
-from medvlm_r1.audit.local_backend import LocalRespondent
 from medvlm_r1.audit.variant import Variant, VariantAnswer
-from medvlm_r1.models.families import supports
 from medvlm_r1.models.generate import LocalGenerator
 from medvlm_r1.models.load import Policy, load_policy
 from medvlm_r1.models.remote import is_server
@@ -58,6 +56,10 @@ def respondent_for(model: str, template: str, max_new_tokens: int, concurrency: 
 
 def local_respondent(policy: Policy, *, template: str, max_new_tokens: int) -> Respondent:
     """The fastest respondent that gives a loaded policy's own answers."""
+    # Both import torch; the audit of a model on a server runs without it.
+    from medvlm_r1.audit.local_backend import LocalRespondent
+    from medvlm_r1.models.families import supports
+
     limit_threads(policy.model)
     settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
     if supports(policy.model) is None:

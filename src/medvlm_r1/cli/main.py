@@ -284,7 +284,7 @@ def env(as_json: Json = False) -> None:
     Example: medvlm-r1 env --json
     """
     from medvlm_r1.console import stderr_console
-    from medvlm_r1.training.run_folder import versions
+    from medvlm_r1.models.environment import versions
 
     # torch, which knows the devices, takes seconds to load.
     with stderr_console().status("Looking for devices"):
