@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.data.images.files import Bounded, quiet
+from medvlm_r1.data.images.files import LengthCheckedReader, silence_logging
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 
@@ -243,9 +243,9 @@ def unlike_subjects(infos: Mapping[str, Mapping[str, Any]]) -> str:
 def _identifiers(file: Path) -> dict[str, str]:
     from pydicom import dcmread
 
-    with quiet():
+    with silence_logging():
         try:
-            with Bounded(file) as raw, gzip.open(raw) if raw.peek(2).startswith(_GZIP) else raw as stream:
+            with LengthCheckedReader(file) as raw, gzip.open(raw) if raw.peek(2).startswith(_GZIP) else raw as stream:
                 header = dcmread(stream, stop_before_pixels=True, specific_tags=list(_IDENTIFIERS), force=True)
             return {keyword: str(header.get(keyword) or "").strip(" \0") for keyword in _IDENTIFIERS}
         # pydicom's messages quote the header; a damaged identifier is as good as none.

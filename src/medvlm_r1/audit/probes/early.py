@@ -15,7 +15,7 @@ from medvlm_r1.audit.measures import cluster, share
 from medvlm_r1.audit.partial_result import Part
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
-from medvlm_r1.prompts.assistant_response import Turn
+from medvlm_r1.prompts.assistant_response import AssistantResponse
 
 POINTS = 5
 """Cuts per item at most, none and all of the reasoning among them: quarters show the shape, and each costs one pass
@@ -33,15 +33,15 @@ def cuts(sentences: int) -> list[int]:
     return sorted({round(k) for k in np.linspace(0, sentences, min(POINTS, sentences + 1)).tolist()})
 
 
-def variants(asked: Asked, turn: Turn) -> list[Variant]:
+def variants(asked: Asked, response: AssistantResponse) -> list[Variant]:
     """One per cut, "early-0" first."""
-    total = len(turn.sentences)
+    total = len(response.sentences)
     return [
         Variant(
             name=f"early-{i}",
             sample=asked.sample,
             images=asked.images,
-            prefix=turn.closed(*turn.sentences[:k]),
+            prefix=response.with_answer_opened(*response.sentences[:k]),
             letter_only=True,
             note={"sentences": k, "of": total},
         )

@@ -13,23 +13,23 @@ from medvlm_r1.audit.partial_result import Part
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.probes.early import NONE_LEFT
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
-from medvlm_r1.prompts.assistant_response import Turn
+from medvlm_r1.prompts.assistant_response import AssistantResponse
 
 FILLER = "filler"
 
 
-def variants(asked: Asked, turn: Turn, real: VariantAnswer) -> list[Variant]:
+def variants(asked: Asked, response: AssistantResponse, real: VariantAnswer) -> list[Variant]:
     """One, with dots for the reasoning."""
     # The tokens of the reasoning are not known apart; by characters they are, nearly. A dot and the space before it are
     # one token for some tokenizers and two for others.
-    written = len("".join(turn.sentences)) / max(1, len(real.text))
+    written = len("".join(response.sentences)) / max(1, len(real.text))
     dots = max(1, round(real.n_tokens * written))
     return [
         Variant(
             name=FILLER,
             sample=asked.sample,
             images=asked.images,
-            prefix=turn.closed(" ".join("." * dots)),
+            prefix=response.with_answer_opened(" ".join("." * dots)),
             letter_only=True,
             note={"dots": dots},
         )

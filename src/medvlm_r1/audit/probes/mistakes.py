@@ -13,14 +13,14 @@ from medvlm_r1.audit.measures import share_of
 from medvlm_r1.audit.partial_result import Part
 from medvlm_r1.audit.probe import Asked
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
-from medvlm_r1.prompts.assistant_response import Turn
+from medvlm_r1.prompts.assistant_response import AssistantResponse
 
 MISTAKE = "mistake"
 
 
-def variants(asked: Asked, turn: Turn, real: VariantAnswer) -> list[Variant]:
+def variants(asked: Asked, response: AssistantResponse, real: VariantAnswer) -> list[Variant]:
     """One, with one sentence changed; none where no rule applies."""
-    made = corrupt(turn.sentences, asked.sample.options, real.option, asked.seed)
+    made = corrupt(response.sentences, asked.sample.options, real.option, asked.seed)
     if made is None:
         return []
     return [
@@ -28,7 +28,7 @@ def variants(asked: Asked, turn: Turn, real: VariantAnswer) -> list[Variant]:
             name=MISTAKE,
             sample=asked.sample,
             images=asked.images,
-            prefix=turn.opened(*turn.sentences[: made.place], made.after),
+            prefix=response.with_reasoning(*response.sentences[: made.place], made.after),
             note={
                 "rule": made.rule,
                 "sentence": made.place,

@@ -13,7 +13,7 @@ from medvlm_r1.audit.partial_result import Part, concluded, together
 from medvlm_r1.audit.probe import Asked, AsksNothing, Level, Measure, ProbeResult
 from medvlm_r1.audit.probes import contradiction, cue, early, filler, mistakes
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
-from medvlm_r1.prompts.assistant_response import Turn, split_turn
+from medvlm_r1.prompts.assistant_response import AssistantResponse, split_response
 
 NEEDED = 0.10
 """AOC from which a reasoning is needed: a tenth is what one answer in five makes that comes only with the second half
@@ -46,13 +46,13 @@ class ReasoningProbe(AsksNothing):
 
     def then(self, asked: Asked, real: VariantAnswer) -> Sequence[Variant]:
         """The reasoning cut, changed, and replaced; nothing where there is none to cut."""
-        turn = reasoned(real)
-        if turn is None:
+        response = reasoned(real)
+        if response is None:
             return []
         return [
-            *early.variants(asked, turn),
-            *filler.variants(asked, turn, real),
-            *mistakes.variants(asked, turn, real),
+            *early.variants(asked, response),
+            *filler.variants(asked, response, real),
+            *mistakes.variants(asked, response, real),
         ]
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
@@ -95,9 +95,9 @@ class ReasoningProbe(AsksNothing):
         )
 
 
-def reasoned(real: VariantAnswer) -> Turn | None:
+def reasoned(real: VariantAnswer) -> AssistantResponse | None:
     """The real turn taken apart; None where there is no reasoning to cut or no option was answered."""
-    return split_turn(real.text) if real.option is not None else None
+    return split_response(real.text) if real.option is not None else None
 
 
 def _judge(measures: Mapping[str, Measure], *, n_cut: int, n_whole: int) -> tuple[Level, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydicom.pixels.utils import get_expected_length
 
 from medvlm_r1.data.images.dicom_header import PIXELS, Header
-from medvlm_r1.data.images.files import Bounded
+from medvlm_r1.data.images.files import LengthCheckedReader
 from medvlm_r1.errors import UserError
 
 _UNDEFINED = 0xFFFFFFFF
@@ -19,7 +19,7 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
     """Compare what is there with what the header makes; of pixels that are not compressed.
 
     Args:
-        path: May be a `Held`.
+        path: May be a `InMemoryFile`.
         header: Its header.
 
     Returns:
@@ -53,7 +53,7 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
 
 def _in_file(path: Path, header: Header, wanted: int) -> tuple[int, bool]:
     """Bytes of pixels by their own length or as many as there are, and whether those beyond `wanted` are 0."""
-    with Bounded(path) as file:
+    with LengthCheckedReader(path) as file:
         file.seek(header.pixels_at - 4)
         told = int.from_bytes(file.read(4), "little" if header.syntax.is_little_endian else "big")
         there = path.stat().st_size - header.pixels_at
