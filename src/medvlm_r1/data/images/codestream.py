@@ -1,4 +1,4 @@
-"""The size a compressed frame gives of itself, against the header's: a decoder makes room for the former unasked."""
+"""Compare the size in a compressed frame with the DICOM header. A decoder trusts the former."""
 
 from pathlib import Path
 

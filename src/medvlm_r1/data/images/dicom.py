@@ -1,4 +1,4 @@
-"""DICOM to 8-bit RGB: modality transformation, window, MONOCHROME1 turned round, square pixels, in this order.
+"""DICOM to 8-bit RGB: modality transformation, window, MONOCHROME1 inversion, isotropic pixels, in this order.
 
 Decoding, lookup tables and colour spaces are pydicom's. Only the chosen frame is decoded, only the elements that
 `dicom_header` lists are read, and nothing of the header goes into a message or note except codes of the standard.

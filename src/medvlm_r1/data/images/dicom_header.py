@@ -65,7 +65,7 @@ _SYNTAX_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the loader knows of a DICOM file.
+    """The checked header elements of a DICOM file.
 
     Attributes:
         elements: The allowed elements alone, those of the frame's functional groups among them.
@@ -288,7 +288,7 @@ def _kind(elements: Dataset) -> str:
 
 
 def guarded(path: Path, work: Callable[[], T], what: str) -> T:
-    """Run `work`; whatever the libraries raise becomes a refusal that quotes none of their text.
+    """Run `work`; turn any library error into a `UserError` that quotes none of its text, which may name a patient.
 
     pydicom's messages repeat header values, and Python would print them below ours in a traceback.
 

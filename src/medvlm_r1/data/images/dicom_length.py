@@ -1,4 +1,4 @@
-"""Whether the bytes of a DICOM file's pixels are as many as its rows, columns, bits and frames make.
+"""Check the length of DICOM pixel data against rows, columns, bits and frames.
 
 A file that tells of fewer rows, columns or bits than it holds would be shown all the same: cut off, aslant or as noise.
 """
@@ -16,7 +16,7 @@ _BLOCK = 2**20
 
 
 def check_length(path: Path, header: Header) -> tuple[str, ...]:
-    """Compare what is there with what the header makes; of pixels that are not compressed.
+    """Compare the length of uncompressed pixel data with the header.
 
     Args:
         path: May be a `InMemoryFile`.

@@ -1,4 +1,4 @@
-"""A NIfTI file opened: its header is checked against the file before a library believes it."""
+"""Open a NIfTI file after checking its header against the file."""
 
 import gzip
 from pathlib import Path

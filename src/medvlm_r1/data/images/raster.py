@@ -1,4 +1,4 @@
-"""Ordinary picture files to 8-bit RGB.
+"""Raster image files to 8-bit RGB.
 
 PNG, JPEG, TIFF and BMP are read; the content decides, not the suffix. Grey files deeper than 8 bits are mapped
 linearly, zero to black, and to white the top of the smallest bit depth that holds the brightest pixel: a 12-bit

@@ -1,4 +1,4 @@
-"""Pixels that are not square to square ones."""
+"""Windowing and isotropic resampling, as pure functions."""
 
 import math
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ _OTHERS = ("percentile", "full", "stored")
 
 
 def parse_window(text: str) -> str | tuple[float, float]:
-    """A window as a user writes it.
+    """Parse a window as a user writes it.
 
     Args:
         text: A preset's name, percentile, full, stored, or CENTRE/WIDTH.
