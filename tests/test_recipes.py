@@ -149,7 +149,7 @@ def test_vllm_leaves_the_tower_alone(models: dict[str, Path]) -> None:
         ("<answer> . </answer>", 0.0, 0.0),
         ("<answer>(B)</answer>", 1.0, 0.0),
         ("<think>It is bright.</think><answer>B</answer>", 0.0, 0.0),
-        ("<answer>B</answer>\n", 0.0, 0.0),
+        ("<answer>B</answer>\n", 1.0, 0.0),
         ("<answer><answer>B</answer>", 0.0, 0.0),
         ("<answer>B</answer><think>a</think>b<think>c</think>", 0.0, 0.0),
         ("B", 0.0, 0.0),

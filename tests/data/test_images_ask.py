@@ -32,6 +32,7 @@ def ask(monkeypatch, capsys):
             pass
 
     monkeypatch.setattr("medvlm_r1.serving.medvlm.open_backend", lambda model, **_: Backend())
+    monkeypatch.setattr("medvlm_r1.models.load.image_fit", lambda model: None)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["medvlm-r1", "ask", "a-model", *QUESTION, *map(str, arguments)])

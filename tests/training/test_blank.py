@@ -126,7 +126,9 @@ def test_the_answers_are_the_policys_own(
     configure: Configure, tiny_policy_dir: Path, questions: Path, sharing: str
 ) -> None:
     # Nothing is learned in the one step, so the final model is the one that was asked.
-    config = configure(rewards=[ASKING], sharing=sharing, trainer={"max_steps": 2, "learning_rate": 0.0})
+    config = configure(
+        rewards=[ASKING | {"weight": 1.0}], sharing=sharing, trainer={"max_steps": 2, "learning_rate": 0.0}
+    )
     train_grpo(config)
     expected = blank_answers(str(tiny_policy_dir), questions, read_folder(questions))
     assert len(blank_rewards.SEEN) == 8

@@ -169,7 +169,9 @@ def test_a_type_of_weights_that_is_not_counted() -> None:
 def test_a_processor_that_is_not_there_or_not_one_for_images(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="processor cannot be loaded"):
         _processor(tmp_path)
-    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr(
+        "transformers.AutoProcessor.from_pretrained", lambda *_, **__: SimpleNamespace(image_processor=None)
+    )
     with pytest.raises(UserError, match="how many tokens an image takes"):
         _processor(tmp_path)
 

@@ -174,10 +174,10 @@ def test_the_shortest_answers_earn_the_format_rewards(folders: dict[str, Path]) 
     }
     for template, name in rewards.items():
         others = [text for other, text in SHORTEST.items() if other != template]
-        given = [SHORTEST[template], *others, f" {SHORTEST[template]}", SHORTEST[template] * 2]
+        given = [SHORTEST[template], *others, SHORTEST[template] * 2]
         scores = resolve_reward(name)(prompts=[""] * len(given), completions=given, letter=["A"] * len(given))
         assert scores[0] == 1.0
-        assert scores[1 : len(others) + 2] == [0.0] * (len(others) + 1)
+        assert scores[1 : len(others) + 1] == [0.0] * len(others)
     processor = load_policy(str(folders["qwen2_vl"]), device="cpu").processor
     text, tokens = shortest_answer(processor, "medvlm-r1")
     assert tokens == len(processor.tokenizer(text + "<|im_end|>")["input_ids"])

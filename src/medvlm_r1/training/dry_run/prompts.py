@@ -58,6 +58,6 @@ def shortest_answer(processor: Any, template: str) -> tuple[str, int]:
 SHORTEST = {
     "medvlm-r1": "<think></think><answer>A</answer>",
     "no-think": "<answer>A</answer>",
-    "think-after": "<answer>A</answer><think>A</think>",
+    "think-after": "<answer>A</answer><think>ABCDE</think>",
     "answer-only": "A",
 }
