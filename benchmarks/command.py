@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from medvlm_r1.cli.errors import run_told
-from medvlm_r1.cli.options import at_home, complete_recipe
+from medvlm_r1.cli.errors import run_command
+from medvlm_r1.cli.options import complete_recipe, expand_home
 
 Recipe = Annotated[Path, typer.Option("--config", autocompletion=complete_recipe, help="A GRPO recipe.")]
 
@@ -24,5 +24,5 @@ def run(command: Callable[..., Any], name: str) -> None:
     """
     app = typer.Typer(add_completion=False)
     app.command()(command)
-    arguments = at_home(sys.argv[1:])
-    sys.exit(run_told(lambda: app(arguments, prog_name=f"python -m benchmarks.{name}", standalone_mode=False)))
+    arguments = expand_home(sys.argv[1:])
+    sys.exit(run_command(lambda: app(arguments, prog_name=f"python -m benchmarks.{name}", standalone_mode=False)))

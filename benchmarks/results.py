@@ -22,11 +22,11 @@ from benchmarks.results_demo import RunDemo
 from benchmarks.results_page import render_page
 from benchmarks.results_parts import DEFAULT_SIZES, NAMES, Part, Sizes, all_parts, chosen_names
 from medvlm_r1.cli.options import Json, folder_to_write
-from medvlm_r1.disk import only_process, write_whole
+from medvlm_r1.disk import atomic_write, exclusive_lock
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.store import write_results
 from medvlm_r1.models.environment import versions
-from medvlm_r1.training.dry_run.cards import this_machine
+from medvlm_r1.training.dry_run.memory import machine_memory
 
 PAGE, FIGURES = "results.md", "results.json"
 
@@ -65,7 +65,7 @@ def bench_results(
     """
     wanted = chosen_names(parts)
     known = all_parts(seeds=seeds, run_demo=run_demo, sizes=sizes)
-    with only_process(out):
+    with exclusive_lock(out):
         results = _write(out, page or out)
         for name in wanted:
             if _stands(results["parts"][name], known[name]):
@@ -92,7 +92,7 @@ def _write(out: Path, page: Path) -> dict[str, Any]:
     results = {"research_use": RESEARCH_USE, "parts": {name: _read(out / "parts" / f"{name}.json") for name in NAMES}}
     page.mkdir(parents=True, exist_ok=True)
     write_results(page, results, FIGURES)
-    write_whole(page / PAGE, render_page(results))
+    atomic_write(page / PAGE, render_page(results))
     return results
 
 
@@ -116,7 +116,7 @@ def _machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gb": round(this_machine().memory / 1e9, 1),
+        "memory_gb": round(machine_memory() / 1e9, 1),
         "devices": found["devices"],
         "system": f"{platform.system()} {platform.machine()}",
         "python": found["python"],

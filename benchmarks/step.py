@@ -1,8 +1,8 @@
-"""`python -m benchmarks.step`: the first step of a recipe's training, measured, beside what the dry run says it takes.
+"""`python -m benchmarks.step`: one measured training step of a recipe, compared with the dry run's memory estimate.
 
-The step runs in a process of its own, through `train_grpo` as `medvlm-r1 train grpo` calls it: recipe, data folder,
-model folder. It ends after the optimizer's step; the final model is not written. With stand-ins the recipe needs no
-download: random weights in the shape of Qwen2-VL-2B and made-up questions in place of its model and data.
+The step runs in a child process through `train_grpo`, as in `medvlm-r1 train grpo`. It ends after the optimizer step,
+before the final model is written. With stand-ins the recipe needs no download: random weights in the shape of
+Qwen2-VL-2B and synthetic questions replace its model and data.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.training import options
 from medvlm_r1.training.config import RunConfig, load_config
-from medvlm_r1.training.dry_run.cards import CARDS, Card, this_machine
-from medvlm_r1.training.dry_run.plan import Plan, make_plan
+from medvlm_r1.training.dry_run.plan import make_plan
 from medvlm_r1.training.grpo import train_grpo
 
 PHASES = ("generation", "update")
@@ -51,18 +50,18 @@ def bench_step(
     """Measure one step of a recipe.
 
     Args:
-        config: The recipe, of method grpo.
-        overrides: `a.b=value` on top of it.
-        stand_ins: The shape of random weights that stand in for its model; made-up questions for its data. None for its
-            own model and data, with completions as long as the recipe allows.
-        pixels: Side of the made-up images.
-        completion: Tokens of every completion beside made-up questions.
-        progress: Told of (done, total, what runs).
+        config: A GRPO recipe.
+        overrides: `a.b=value` overrides of the recipe.
+        stand_ins: Shape of a random model that replaces the model of the recipe, with synthetic questions as its data.
+            None for the recipe's own model and data, with completions up to the limit of the recipe.
+        pixels: Side of the synthetic images.
+        completion: Tokens per completion with synthetic questions.
+        progress: Called with (done, total, current stage).
 
     Returns:
-        `measured` (seconds and peak bytes by phase; bytes of the libraries, before the step, and unused in the heap
-        after it; the step's logged figures), `planned` (the dry run's parts and peaks for the same configuration on
-        this device), and `ratio` of the planned to the measured peak.
+        `measured` (seconds and peak bytes by phase; bytes of the libraries, before the step, and unused heap bytes
+        after it; the logged metrics of the step), `planned` (parts and peaks that the dry run estimates for the same
+        configuration and device), and `ratio` of the planned to the measured peak.
 
     Raises:
         UserError: The training failed, or the plan refuses the configuration.
@@ -78,18 +77,16 @@ def bench_step(
             changes += _one_pass(folder, load_config(config, overrides), pixels, completion)
         settings = load_config(config, [*changes, *overrides, f"out={folder / 'run'}"])
         if settings.method != "grpo":
-            raise UsageError(f"{config} says method: {settings.method}; bench step measures method grpo.")
+            raise UsageError(f"{config} has method: {settings.method}; benchmarks.step needs method: grpo.")
         progress(1, 3, "dry run")
-        # A GPU's own memory is measured; what the dry run estimates for it does not depend on which card it is.
-        card = next(iter(CARDS.values())) if torch.cuda.is_available() else this_machine()
-        plan = make_plan(settings, cards=[card])
+        plan = make_plan(settings, cpu=not torch.cuda.is_available())
         progress(2, 3, "one step")
         with Child(_train, settings.model_dump(mode="json")) as child:
             measured = child.answer()
     progress(3, 3, "done")
     parts, phases = plan.memory(shared=plan.shares), plan.phases(shared=plan.shares)
     if torch.cuda.is_available():
-        # Context and libraries are not the allocator's.
+        # The allocator does not count the CUDA context and the libraries.
         phases = {phase: size - parts["runtime"] for phase, size in phases.items()}
     planned = {"parts": parts, "phases": phases, "peak": max(phases.values())}
     peak = max(measured["peak"].values())
@@ -107,49 +104,15 @@ def bench_step(
         "peak": peak,
         "ratio": planned["peak"] / peak,
         "machine": {
-            "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else card.label,
+            "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU",
             "threads": torch.get_num_threads(),
             **{name: version(name) for name in ("torch", "transformers", "trl", "peft")},
         },
     }
 
 
-def plan_of_stand_ins(
-    config: Path,
-    overrides: Sequence[str] = (),
-    *,
-    stand_in: Preset = PRESETS["paper"],
-    pixels: int = 384,
-    completion: int | None = None,
-    questions: int = 600,
-    cards: Sequence[Card] = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Plan:
-    """The dry run of a recipe whose model and data are not at hand.
-
-    Args:
-        config: The recipe.
-        overrides: `a.b=value` on top of it.
-        stand_in: The shape of the model; no weights are made.
-        pixels: Side of the made-up images.
-        completion: Tokens assumed for every completion; by default the recipe's limit.
-        questions: Made-up questions; the paper has 600.
-        cards: As `make_plan` takes them.
-        progress: Told of (prompts measured, prompts).
-
-    Raises:
-        UserError: The plan refuses the configuration.
-    """
-    with tempfile.TemporaryDirectory(prefix="bench-scale-") as made:
-        folder = Path(made)
-        presets.lay_out(stand_in, folder / "model")
-        changes = _questions(folder, questions, pixels)
-        settings = load_config(config, [*changes, *overrides])
-        return make_plan(settings, cards=cards, completion=completion, progress=progress)
-
-
 def _questions(folder: Path, count: int, pixels: int) -> list[str]:
-    """Write made-up MRI questions; the changes that put them and the model of the folder in place."""
+    """Write synthetic MRI questions; return overrides that select them and the model of the folder."""
     for sample in write_benchmark(folder / "data", split="train", n=count):
         file = folder / "data" / sample.images[0]
         with Image.open(file) as image:
@@ -159,7 +122,7 @@ def _questions(folder: Path, count: int, pixels: int) -> list[str]:
 
 
 def _one_pass(folder: Path, config: RunConfig, pixels: int, completion: int) -> list[str]:
-    """The changes that make a step one pass over made-up questions."""
+    """Overrides for a step of one pass over synthetic questions."""
     rows, group = (
         options.value("grpo", config.trainer, name) for name in ("per_device_train_batch_size", "num_generations")
     )
@@ -168,9 +131,9 @@ def _one_pass(folder: Path, config: RunConfig, pixels: int, completion: int) -> 
         *_questions(folder, max(1, rows // group), pixels),
         "trainer.gradient_accumulation_steps=1",
         f"trainer.max_completion_length={completion}",
-        # Random weights would rarely end a text by themselves; so none is shorter.
+        # Random weights rarely end a completion; this prevents shorter ones.
         f"trainer.generation_kwargs={{min_new_tokens: {completion}}}",
-        # And none earns the recipe's rewards, so the step would be one of zeros.
+        # Random completions earn no reward of the recipe, so all advantages would be 0.
         f"rewards={json.dumps(rewards)}",
     ]
 
@@ -182,12 +145,12 @@ def _write_model(pipe: Any, preset: Preset, folder: Path) -> None:
 
 
 def spread(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """A reward that differs from one random completion to another."""
+    """A reward that differs between random completions."""
     return [sum(ids) % 97 / 97 for ids in completion_ids]
 
 
 class _Measured(Exception):
-    """The step is done; nothing more is wanted of the training."""
+    """Raised after the measured step to end the training."""
 
 
 def _train(pipe: Any, config: Mapping[str, Any]) -> None:
@@ -203,7 +166,7 @@ def _train(pipe: Any, config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _timed_generation(figures: dict[str, Any]) -> Iterator[None]:
-    """Note time and peak of the first generation, and begin the update's."""
+    """Record time and peak memory of generation; the update starts when it ends."""
     plain = GRPOTrainer._generate
 
     def generate(*args: Any, **kwargs: Any) -> Any:
@@ -222,7 +185,7 @@ def _timed_generation(figures: dict[str, Any]) -> Iterator[None]:
 
 
 class _FirstStep:
-    """Ends the training after its first step."""
+    """End the training after its first step."""
 
     def __init__(self, figures: dict[str, Any]) -> None:
         self._figures = figures
@@ -238,14 +201,14 @@ class _FirstStep:
             raise _Measured
 
 
-def step_lines(found: Mapping[str, Any]) -> list[str]:
-    """What `bench_step` found, as text."""
-    measured, planned, machine = found["measured"], found["planned"], found["machine"]
+def step_lines(result: Mapping[str, Any]) -> list[str]:
+    """Result of `bench_step` as text."""
+    measured, planned, machine = result["measured"], result["planned"], result["machine"]
     lines = [
-        f"{found['recipe']}: {found['parameters']:,} parameters, {found['trained']:,} trained"
-        + (f" ({found['stand_ins']})" if found["stand_ins"] else ""),
-        f"{found['completions']} completions of {found['completion_tokens']} tokens; prompts of up to "
-        f"{found['prompt_tokens']} tokens, {found['image_tokens']} of the image.",
+        f"{result['recipe']}: {result['parameters']:,} parameters, {result['trained']:,} trained"
+        + (f" ({result['stand_ins']})" if result["stand_ins"] else ""),
+        f"{result['completions']} completions of {result['completion_tokens']} tokens; prompts of up to "
+        f"{result['prompt_tokens']} tokens, {result['image_tokens']} of them image tokens.",
         f"On {machine['device']} with {machine['threads']} threads, torch {machine['torch']}, transformers "
         f"{machine['transformers']}, TRL {machine['trl']}, PEFT {machine['peft']}.",
         f"{'':<14}{'seconds':>10}{'peak GB':>10}{'planned':>10}",
@@ -254,11 +217,11 @@ def step_lines(found: Mapping[str, Any]) -> list[str]:
         peak, guess = measured["peak"][phase] / 1e9, planned["phases"][phase] / 1e9
         lines.append(f"{phase:<14}{measured['seconds'][phase]:>10.1f}{peak:>10.2f}{guess:>10.2f}")
     seconds = sum(measured["seconds"].values())
-    lines.append(f"{'step':<14}{seconds:>10.1f}{found['peak'] / 1e9:>10.2f}{planned['peak'] / 1e9:>10.2f}")
-    lines.append(f"The dry run's estimate is {found['ratio']:.2f} of what was measured.")
+    lines.append(f"{'step':<14}{seconds:>10.1f}{result['peak'] / 1e9:>10.2f}{planned['peak'] / 1e9:>10.2f}")
+    lines.append(f"The estimate of the dry run is {result['ratio']:.2f} times the measured peak.")
     if measured["unused"] is not None:
         lines.append(
-            f"After the step the heap holds {measured['unused'] / 1e9:.2f} GB that nothing uses; not estimated."
+            f"After the step the heap holds {measured['unused'] / 1e9:.2f} GB of unused memory, which is not estimated."
         )
     return lines
 
@@ -271,15 +234,15 @@ def main(
         bool,
         typer.Option(
             "--own",
-            help="The recipe's own model and data. Without it: random weights in the shape of Qwen2-VL-2B "
-            "(4.4 GB on disk while it runs) and one made-up question.",
+            help="Use the recipe's own model and data. Otherwise: random weights in the shape of Qwen2-VL-2B "
+            "(4.4 GB on disk during the run) and one synthetic question.",
         ),
     ] = False,
-    pixels: Annotated[int, typer.Option(min=28, help="Side of the made-up image.")] = 384,
-    completion_tokens: Annotated[int, typer.Option(min=1, help="Tokens of every completion, without --own.")] = 16,
+    pixels: Annotated[int, typer.Option(min=28, help="Side of the synthetic image.")] = 384,
+    completion_tokens: Annotated[int, typer.Option(min=1, help="Tokens per completion, without --own.")] = 16,
     as_json: Json = False,
 ) -> None:
-    """One step of a recipe, measured, beside the memory that `train grpo --dry-run` estimates for it.
+    """Measure one training step of a recipe, and compare it with the memory estimate of `--dry-run`.
 
     Example: python -m benchmarks.step --config recipes/paper-lora-24gb.yaml --json
     """
@@ -287,7 +250,7 @@ def main(
     from medvlm_r1.console import progress_bar
     from medvlm_r1.training.config import load_config
 
-    # What is wrong with the recipe is told before gigabytes of stand-in weights are written.
+    # Check the recipe before gigabytes of random weights are written.
     load_config(find_recipe(config), overrides or [])
     with progress_bar("Measuring") as advance:
         found = bench_step(

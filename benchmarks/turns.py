@@ -13,7 +13,7 @@ import torch
 from benchmarks.child import Child, OutOfMemory
 from benchmarks.presets import Preset
 from benchmarks.side import OURS, TRL, Written, serve
-from medvlm_r1.training.dry_run.cards import this_machine
+from medvlm_r1.training.dry_run.memory import machine_memory
 
 Figures = dict[str, Any]
 """What a step took: see `side.py`."""
@@ -76,10 +76,8 @@ def fit_together(sizes: Sequence[float]) -> bool:
 
     Resident sizes count shared pages more than once, so this errs towards no.
     """
-    if torch.cuda.is_available():
-        memory = float(torch.cuda.get_device_properties(0).total_memory)
-    else:
-        memory = this_machine().memory
+    on_gpu = torch.cuda.is_available()
+    memory = float(torch.cuda.get_device_properties(0).total_memory) if on_gpu else machine_memory()
     return sum(sizes) < _SHARE * memory
 
 

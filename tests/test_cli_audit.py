@@ -127,4 +127,4 @@ def test_a_shortcut_is_planted_from_the_command_line(command: Any, tmp_path: Pat
     assert "shortcut" not in plain
     code, _, err = command("data", "import", "slake", tmp_path, "--shortcut", "--out", tmp_path / "d")
     assert code == 2
-    assert "--shortcut can be given for phantom only" in err
+    assert "--shortcut: for phantom only" in err

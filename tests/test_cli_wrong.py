@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from medvlm_r1.cli.errors import run_told
-from medvlm_r1.cli.options import at_home, find_recipe
+from medvlm_r1.cli.errors import run_command
+from medvlm_r1.cli.options import expand_home, find_recipe
 from medvlm_r1.errors import UsageError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -40,9 +40,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Pat
         ("eval phantom-base --dta d", ["no such option '--dta'; did you mean '--data'?", "medvlm-r1 eval --help"]),
         ("eval phantom-base --qqqq d", ["no such option '--qqqq'; known: '--batch-size'"]),
         ("eval phantom-base --data d", ["missing option '--out': Folder to write."]),
-        ("report", ["missing argument 'RUN...': Folders of evaluations"]),
-        ("compare", ["missing argument 'RUN_A': Folder of an evaluation."]),
-        ("eval", ["missing argument 'MODEL': A folder of a model or LoRA adapter"]),
+        ("report", ["missing argument 'RUN...': Run folders of evaluations"]),
+        ("compare", ["missing argument 'RUN_A': Run folder of an evaluation."]),
+        ("eval", ["missing argument 'MODEL': Folder of a model or LoRA adapter"]),
         ("eval phantom-base --data d --out", ["Option '--out' requires an argument."]),
         ("eval phantom-base --data d --out r --limit few", ["'--limit' is 'few'; wanted a valid integer."]),
         ("eval phantom-base --data d --out r --limit 0", ["'--limit' is '0'; wanted greater than or equal to 1."]),
@@ -56,15 +56,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Pat
         ),
         ("train grpo --config phantm.yaml", ["phantm.yaml: no such file", "did you mean 'phantom.yaml'?"]),
         ("train grpo --config elsewhere/phantom.yaml", ["elsewhere/phantom.yaml: no such file"]),
-        ("train grpo --config empty", ["empty: a folder; wanted a YAML file"]),
-        ("train grpo --config phantom.yaml --scale 8", ["belong to --dry-run"]),
+        ("train grpo --config empty", ["empty is a folder; wanted a YAML file"]),
+        ("train grpo --config phantom.yaml --memory 8", ["require --dry-run"]),
         ("benchmarks.step --config phantom.yaml traner.beta=1", ["unknown key", "trainer"]),
         ("benchmarks.step --config nowhere.yaml", ["nowhere.yaml: no such file"]),
         (
             "train grpo --config phantom.yaml data.train=d --dry-run --launch file",
             ["file: not a", "no keys with values"],
         ),
-        ("export run --out new --public", ["--public says", "--push-to-hub"]),
+        ("export run --out new --public", ["--public requires --push-to-hub"]),
     ],
 )
 def test_wrong_usage_is_exit_code_2(here: Path, command: Command, line: str, words: list[str]) -> None:
@@ -97,7 +97,7 @@ def test_a_file_where_a_folder_is_to_be_written_is_told_before_the_work(
 ) -> None:
     code, out, err = command(*line.split())
     assert (code, out) == (2, "")
-    assert "file is no folder" in err
+    assert "file is not a folder" in err
     assert sorted(path.name for path in here.iterdir()) == ["d", "empty", "file", "page.html"]
 
 
@@ -105,26 +105,26 @@ def test_a_folder_where_a_page_is_to_be_written(here: Path, command: Command) ->
     for line in ("report r --out page.html", "report r --out empty", "audit data d --out page.html"):
         code, _, err = command(*line.split())
         assert code == 2
-        assert "a folder; give the name of the HTML file" in err
+        assert "is a folder; give the name of the HTML file" in err
 
 
 def test_a_folder_without_rights(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda place, mode: not str(place).startswith("empty"))
     code, _, err = command("data", "import", "phantom", "--n", 1, "--out", "empty/new")
     assert code == 2
-    assert "empty may not be written to" in err
+    assert "empty is not writable" in err
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (FileExistsError(17, "File exists", "a/b"), "a/b: a file stands where a folder is wanted"),
-        (NotADirectoryError(20, "Not a directory", "a/b"), "a/b: a file stands where a folder is wanted"),
-        (IsADirectoryError(21, "Is a directory", "a/b"), "a/b: a folder stands where a file is wanted"),
+        (FileExistsError(17, "File exists", "a/b"), "a/b: a file is in the place of a folder"),
+        (NotADirectoryError(20, "Not a directory", "a/b"), "a/b: a file is in the place of a folder"),
+        (IsADirectoryError(21, "Is a directory", "a/b"), "a/b: a folder is in the place of a file"),
         (FileNotFoundError(2, "No such file", b"a/b"), "a/b: no such file or folder"),
-        (OSError(36, "File name too long", "aaa"), "aaa: the name is longer"),
-        (OSError(28, "No space left on device"), "no room is left on the disk"),
-        (PermissionError(13, "Permission denied", "a/b"), "not to be written or read"),
+        (OSError(36, "File name too long", "aaa"), "aaa: the name is too long"),
+        (OSError(28, "No space left on device"), "no space left on the disk"),
+        (PermissionError(13, "Permission denied", "a/b"), "no permission to read or write"),
         (typer.Abort(), "Nothing was done."),
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), r"('\udcff'); rename"),
     ],
@@ -133,7 +133,7 @@ def test_what_a_disk_refuses_is_one_message(error: Exception, words: str, capsys
     def fails() -> None:
         raise error
 
-    assert run_told(fails) == 1
+    assert run_command(fails) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert words in said.err
@@ -146,12 +146,15 @@ def test_a_fault_of_the_program_keeps_its_traceback(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)):
-        run_told(fails)
+        run_command(fails)
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
     """`medvlm-r1 ... | head`, with more than a pipe holds."""
-    code = "import sys\nfrom medvlm_r1.cli.errors import run_told\nsys.exit(run_told(lambda: print('x' * 1_000_000)))\n"
+    code = (
+        "import sys\nfrom medvlm_r1.cli.errors import run_command\n"
+        "sys.exit(run_command(lambda: print('x' * 1_000_000)))\n"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stderr is not None
@@ -190,7 +193,7 @@ def test_a_tilde_that_the_shell_left_is_the_home_folder(
     monkeypatch.setenv("HOME", str(here))
     given = ["~", "~/d", "--out=~/d", "data.train=~/d", "./~/d", "--question", "~5 mm", "is it ~/d?", "a~/b", "-x=~y"]
     home = str(here)
-    assert at_home(given) == [home, f"{home}/d", f"--out={home}/d", f"data.train={home}/d", *given[4:]]
+    assert expand_home(given) == [home, f"{home}/d", f"--out={home}/d", f"data.train={home}/d", *given[4:]]
     code, out, _ = command("data", "check", "~/d", "--out=~/check.html", "--json")
     assert code == 0
     assert json.loads(out)["report"] == f"{home}/check.html"
@@ -266,5 +269,5 @@ def test_ctrl_c_while_arguments_are_read(monkeypatch: pytest.MonkeyPatch, capsys
     def interrupted() -> Any:
         raise KeyboardInterrupt
 
-    assert run_told(interrupted) == 130
-    assert "the same command again goes on from there" in capsys.readouterr().err
+    assert run_command(interrupted) == 130
+    assert "re-run to resume" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_the_demos_table(
     monkeypatch.setenv("COLUMNS", "20")
     code, out, _ = command("demo", "--out", tmp_path)
     assert code == 0
-    for words in ("[46.0, 56.0]", "78.22", "grpo 123 s", "no reproduction of the paper's figures", RESEARCH_USE):
+    for words in ("[46.0, 56.0]", "78.22", "grpo 123 s", "not a reproduction of the paper's results", RESEARCH_USE):
         assert words in " ".join(out.split())
     assert f"Report: {tmp_path / 'report.html'}" in out
     code, out, _ = command("demo", "--out", tmp_path, "--json")
@@ -83,7 +83,7 @@ def test_pretraining_shows_its_stage_and_names_its_model(
         report("tower", 3, 9, {"loss": 0.25, "seconds": 4.0})
 
     monkeypatch.setattr("benchmarks.pretrain.pretrain", build)
-    arguments = ("phantom", "pretrain", "--out", tmp_path / "base", "--work", tmp_path / "work")
+    arguments = ("benchmarks.pretrain", "--out", tmp_path / "base", "--work", tmp_path / "work")
     code, out, err = command(*arguments)
     assert (code, out) == (0, f"Model: {tmp_path / 'base'}\n")
     assert "Base model: 3 of 9  tower  loss 0.25\n" in err
@@ -104,7 +104,7 @@ def test_training_and_export_print_one_object(
 
 
 def test_versions_for_people(command: Command) -> None:
-    code, out, _ = command("env")
+    code, out, _ = command("doctor")
     assert code == 0
     assert "packages: torch " in out
     assert "{" not in out

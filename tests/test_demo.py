@@ -53,7 +53,7 @@ def test_demo_ends_with_results_and_report_and_goes_on_after_an_interruption(
     assert {"zero_shot", "sft", "grpo"} <= set(results["seconds"])
     page = (tmp_path / "report.html").read_text()
     assert "Not a medical device" in page
-    assert "no reproduction of the paper" in page
+    assert "not a reproduction of the paper" in page
 
 
 def test_demo_of_another_seed_in_the_same_folder_is_refused(tmp_path: Path) -> None:

@@ -70,8 +70,7 @@ def test_the_dry_run_passes(name: str, models: dict[str, Path], data_dir: Path, 
     assert record["prompts_per_step"] == 4
     assert record["completions_per_step"] == 16
     assert record["shares"] is True
-    parts = record["operations_per_step"]
-    assert sum(parts["shared"]["update"].values()) < sum(parts["plain"]["update"].values())
+    assert record["memory"]["shared"]["activations"] < record["memory"]["plain"]["activations"]
 
 
 def test_the_papers_settings() -> None:
@@ -133,8 +132,8 @@ def test_vllm_leaves_the_tower_alone(models: dict[str, Path]) -> None:
         config = load_config(recipe(name))
         assert config.trainer["use_vllm"] is True
         shape = read_shape(models["qwen2_vl"], config)
-        assert not shape.model.tower_learns
-        assert shape.model.text.adapters > 0
+        assert not shape.trains_tower
+        assert shape.parameters.adapters > 0
 
 
 @pytest.mark.parametrize(
@@ -189,3 +188,22 @@ def test_the_dry_run_takes_a_launch_file(models: dict[str, Path], data_dir: Path
     assert code == 0, error
     record = json.loads(out)
     assert (record["devices"], record["sharding"], record["prompts_per_step"]) == (2, "zero2", 4)
+
+
+def test_recipes_are_listed_shown_and_copied(command: Command, tmp_path: Path) -> None:
+    code, out, _ = command("recipes")
+    assert code == 0
+    assert out.splitlines() == [f"recipes/{file.name}" for file in sorted(FOLDER.glob("*.yaml"))]
+    text = (FOLDER / "paper.yaml").read_text(encoding="utf-8")
+    assert command("recipes", "paper.yaml")[:2] == (0, text)
+    copy = tmp_path / "mine.yaml"
+    assert command("recipes", "recipes/paper.yaml", "--copy", copy)[0] == 0
+    assert copy.read_text(encoding="utf-8") == text
+    for arguments, words in (
+        (("paper.yaml", "--copy", copy), "exists; give the name of a new file"),
+        (("--copy", copy), "needs the NAME"),
+        (("papr.yaml",), "did you mean 'paper.yaml'"),
+    ):
+        code, _, error = command("recipes", *arguments)
+        assert code == 2
+        assert words in error

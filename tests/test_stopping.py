@@ -14,7 +14,7 @@ import pytest
 
 from medvlm_r1.audit.store import AuditStore
 from medvlm_r1.evaluation.store import AnswerStore
-from medvlm_r1.stopping import Preempted, ends_on_sigterm
+from medvlm_r1.stopping import Preempted, stop_on_sigterm
 
 Command = Callable[..., tuple[int, str, str]]
 COMMANDS: dict[str, tuple[tuple[str, ...], Any, str, str]] = {
@@ -56,9 +56,7 @@ def test_a_scheduler_ends_it_and_the_same_command_goes_on(
         patched.setattr(store, "__exit__", be_told_again)
         code, _, err = command(*words, tiny_policy_dir, *settings)
     assert code == 0
-    assert f"Stopped by SIGTERM. What is finished is kept in {out}; the same command goes on from there." in " ".join(
-        err.split()
-    )
+    assert f"Stopped by SIGTERM. Finished work is kept in {out}; re-run to resume." in " ".join(err.split())
     assert "Traceback" not in err
     assert signal.getsignal(signal.SIGTERM) is before
     kept = (out / answers).read_bytes()
@@ -83,7 +81,7 @@ def heard() -> Iterator[None]:
 
 @pytest.mark.usefixtures("heard")
 def test_a_key_pressed_stays_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), ends_on_sigterm(tmp_path):
+    with pytest.raises(KeyboardInterrupt), stop_on_sigterm(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -91,7 +89,7 @@ def test_another_thread_is_left_alone(tmp_path: Path) -> None:
     seen: list[Any] = []
 
     def work() -> None:
-        with ends_on_sigterm(tmp_path):
+        with stop_on_sigterm(tmp_path):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)

@@ -22,8 +22,8 @@ def cli_page() -> str:
         "# The command line",
         RESEARCH_USE,
         "Exit codes: 0 done, 1 failed, 2 wrong usage. With `--json` one JSON object is printed on stdout and "
-        f"nothing else; progress goes to stderr. `{PROGRAM} completion` prints a script that completes verbs, options "
-        "and names in bash, zsh and fish.",
+        f"nothing else; progress goes to stderr. `{PROGRAM} --install-completion` installs completion of verbs, options "
+        "and names for bash, zsh and fish.",
         table(
             ["Verb", "What it does"],
             [[f"[`{name}`](#{_anchor(name)})", _first(one.help)] for name, one, _ in verbs(root, context)],

@@ -28,8 +28,8 @@ def recipes_page() -> str:
     parts = [
         "# Recipes",
         RESEARCH_USE,
-        "They come with the package: `--config recipes/NAME` finds them from any folder. `train ... --dry-run` says "
-        "what one takes ([the dry run](dry-run.md)), `key=value` changes it ([configuration](configuration.md)).",
+        "The package contains these recipes: `--config recipes/NAME` finds them from any folder. `train ... --dry-run` "
+        "estimates the memory ([dry run](dry-run.md)); `key=value` changes a field ([configuration](configuration.md)).",
         table(["Recipe", "Model", "Method", "Rewards"], rows),
     ]
     for file, found in read.items():

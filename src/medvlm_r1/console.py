@@ -1,4 +1,4 @@
-"""Progress and tables on the terminal: rich bars for people, one plain line now and then for logs."""
+"""Progress and tables: rich bars on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _PLAIN_SECONDS = 15.0
 
 
 class Advance(Protocol):
-    """Told of (done, total), and of a note to show beside them. The total may not be known yet."""
+    """Progress callback: (done, total) and an optional note. The total may be unknown."""
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Show it."""
+        """Report progress."""
         ...
 
 
 def stderr_console() -> Console:
-    """Where progress goes, so that stdout holds results alone."""
+    """Console on stderr, for progress; stdout holds results only."""
     return Console(file=sys.stderr)
 
 
-def print_whole(console: Console, table: Table) -> None:
-    """Print a table at the width of its figures: where the window is narrower, rich would cut them off."""
+def print_uncropped(console: Console, table: Table) -> None:
+    """Print a table in full width: in a narrower window, rich would crop its numbers."""
     needed = console.measure(table, options=console.options.update(width=10_000)).maximum
     console.width = max(console.width, needed)
     console.print(table)
@@ -37,13 +37,13 @@ def print_whole(console: Console, table: Table) -> None:
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Advance]:
-    """A bar on a terminal; elsewhere a line at the start, every 15 seconds and at the end.
+    """Progress bar on a terminal; elsewhere a line at the start, every 15 seconds and at the end.
 
     Args:
-        name: What is being done.
+        name: Label of the bar.
 
     Yields:
-        A function to call with (done, total), and optionally a note.
+        A callback for (done, total) and an optional note.
     """
     console = stderr_console()
     if not console.is_terminal:
@@ -81,16 +81,16 @@ class _PlainLines:
 
 
 class TrainingProgress:
-    """Shows a training's steps and its latest reward or loss (the `Progress` of `training.callbacks`)."""
+    """Progress of a training: steps and the latest reward or loss (the `Progress` of `training.callbacks`)."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
         self._note = ""
 
     def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-        """Called after every optimizer step, and again with the figures of a logged one."""
-        shown = {"reward": "reward", "eval_accuracy": "held-out accuracy", "loss": "loss"}
-        parts = [f"{label} {logs[key]:.2f}" for key, label in shown.items() if key in logs]
+        """Called after every optimizer step, and again with the metrics of a logged step."""
+        labels = {"reward": "reward", "eval_accuracy": "held-out accuracy", "loss": "loss"}
+        parts = [f"{label} {logs[key]:.2f}" for key, label in labels.items() if key in logs]
         if "reward" in logs:
             parts = [part for part in parts if not part.startswith("loss")]
         self._note = "  ".join(parts) or self._note
@@ -98,29 +98,29 @@ class TrainingProgress:
 
 
 def accuracy_lines(results: Mapping[str, Any]) -> list[str]:
-    """An evaluation's figures as lines of text, each accuracy with its 95 % interval; open questions are apart."""
-    lines, unlettered = [], results["open"]
+    """Results of an evaluation as text: accuracies with 95 % intervals, and open questions separately."""
+    lines, open_questions = [], results["open"]
     for modality, cell in results["accuracy"].items():
         if modality == "mean":
             continue
         low, high = cell["ci95"]
         lenient = results["lenient"][modality]["percent"]
         lines.append(
-            f"{modality:<8} {cell['percent']:5.1f} %  [{low:.1f}, {high:.1f}]  {cell['correct']} of {cell['n']} right"
+            f"{modality:<8} {cell['percent']:5.1f} %  [{low:.1f}, {high:.1f}]  {cell['correct']} of {cell['n']} correct"
             f"  (lenient {lenient:.1f} %, chance {results['chance'][modality]['percent']:.1f} %)"
         )
     if lines:
         lines.append(f"{'mean':<8} {results['accuracy']['mean']:5.1f} %")
-        formed = f"well formed {results['well_formed']['percent']:.1f} %, "
+        formed = f"well-formed {results['well_formed']['percent']:.1f} %, "
     else:
-        lines.append("No question has options: there is no accuracy, and nothing to compare with chance.")
+        lines.append("No question has options, so there is no accuracy.")
         formed = ""
     lines.append(
-        f"{formed}cut off {results['cut_off']['percent']:.1f} %, left out for missing images {results['n_missing']}"
+        f"{formed}cut off {results['cut_off']['percent']:.1f} %, skipped for missing images {results['n_missing']}"
     )
-    if unlettered["n"]:
+    if open_questions["n"]:
         lines.append(
-            f'open questions (no options) {unlettered["n"]}, in none of the figures above but "cut off";'
-            f" answered in the words of the reference {unlettered['correct']}"
+            f'open questions (without options) {open_questions["n"]}, included above only in "cut off";'
+            f" identical to the reference {open_questions['correct']}"
         )
     return lines

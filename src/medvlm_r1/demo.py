@@ -1,7 +1,4 @@
-"""The paper's experiment on PhantomVQA: zero-shot, SFT, GRPO; a table and a report.
-
-Started again after an interruption, it goes on where it stood.
-"""
+"""The paper's experiment on PhantomVQA: zero-shot, SFT and GRPO, with a table and a report. Re-run to resume."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from medvlm_r1.console import TrainingProgress, print_whole, progress_bar
-from medvlm_r1.disk import write_whole
+from medvlm_r1.console import TrainingProgress, print_uncropped, progress_bar
+from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import RESEARCH_USE, UserError, require_extra
 from medvlm_r1.recipes import recipe
 
@@ -25,28 +22,28 @@ BASE = "phantom-base"
 DOMAINS = {"MRI": "in domain", "CT": "out of domain", "X-ray": "out of domain"}
 STAGES = {"zero_shot": "Zero-shot", "sft": "SFT", "grpo": "GRPO"}
 
-# The two figures of the paper (arXiv 2502.19634, abstract) that stand beside ours: means over the three modalities.
+# Accuracies of the paper (arXiv 2502.19634, abstract): means over the three modalities, in percent.
 PAPER_MEANS = {"zero_shot": 55.11, "grpo": 78.22}
 
-# The demo's questions never need more; the table counts what is cut off.
+# Enough for every question of the demo; the results count answers that are cut off.
 MAX_NEW_TOKENS = 80
 
 SUMMARY = f"""{RESEARCH_USE}
 
-What this shows: a vision-language model that knows more than it says is taught by GRPO, with rewards for the right
-letter and the right form alone and no written reasoning, on 600 MRI questions, to reason before it answers; and how far
-that carries over to CT and X-ray, which it was not trained on. The images are PhantomVQA: computed phantoms whose truth
-is known, not patients.
+What this shows: GRPO teaches a vision-language model to reason before it answers. The rewards are for the correct
+letter and the required format only; there is no written reasoning. Training uses 600 MRI questions. The test includes
+CT and X-ray, which the model was not trained on. The images are PhantomVQA: computed phantoms with known ground truth,
+not patients.
 
-What it does not show: the embedded base model was built to know more than it says (its careless habits are documented
-and deliberate), so this is the method at work on a benchmark of our own. It is no reproduction of the paper's clinical
-figures; those need Qwen2-VL-2B, the public data and a GPU. Nothing here says how any model would do on real patients.
+What it does not show: this is not a reproduction of the paper's clinical results, which need Qwen2-VL-2B, the public
+data and a GPU. The embedded base model was deliberately trained to answer worse than it could; its habits are
+documented. The demo shows the method on a benchmark of our own. It is not evidence about any model on real patients.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Questions per modality, and changes to the recipes: the demo's own by default."""
+    """Questions per modality, and overrides of the recipes."""
 
     train: int = 600
     test: int = 300
@@ -55,19 +52,19 @@ class Sizes:
 
 
 def run_demo(out: Path, *, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, Any]:
-    """Runs whatever of the demo is not done yet.
+    """Run the stages of the demo that are not finished.
 
     Args:
-        out: Folder of the demo: `data/`, one folder a stage, `results.json`, `report.html`.
-        seed: Seed of the trainings; the benchmark stays the same.
-        sizes: How much of everything.
+        out: Folder for `data/`, one folder per stage, `results.json` and `report.html`.
+        seed: Seed of the training runs; the benchmark does not change.
+        sizes: Number of questions, and overrides of the recipes.
 
     Returns:
-        The content of `results.json`.
+        Content of `results.json`.
 
     Raises:
-        UserError: The folder holds a demo of another seed, or a file of it is damaged.
-        KeyboardInterrupt: Interrupted; everything finished is kept.
+        UserError: The folder has a demo with another seed, or one of its files is damaged.
+        KeyboardInterrupt: Interrupted; finished work is kept.
     """
     # The images alone take a minute, which nobody should spend before a message.
     require_extra("train")
@@ -91,30 +88,28 @@ def run_demo(out: Path, *, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, A
 def _claim(out: Path, seed: int) -> None:
     file = out / "demo.json"
     if not file.exists():
-        write_whole(file, json.dumps({"seed": seed}))
-    kept = _kept(file).get("seed")
-    if kept != seed:
+        atomic_write(file, json.dumps({"seed": seed}))
+    previous = _read(file).get("seed")
+    if previous != seed:
         raise UserError(
-            f"{out} holds the demo of seed {kept}, wanted seed {seed}; give another --out or delete the folder."
+            f"{out} has a demo with seed {previous}, wanted seed {seed}; give another --out or delete the folder."
         )
 
 
-def _kept(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); delete it and run the same command again.") from error
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{file} holds {found!r}, wanted what the demo wrote; delete it and run the same command again."
-        )
-    return found
+        raise UserError(f"{file} is damaged ({error}); delete it and re-run the command.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} contains {content!r}, wanted a JSON object; delete it and re-run the command.")
+    return content
 
 
 def _data(out: Path, sizes: Sizes) -> None:
     from medvlm_r1.phantom.benchmark import write_benchmark
 
-    # The held-out questions watch the training; their subjects are not the test's.
+    # The held-out questions are evaluated during training; they share no subject with the test.
     for name, split, n, seed in (
         ("train", "train", sizes.train, 0),
         ("test", "test", sizes.test, 0),
@@ -173,12 +168,12 @@ def _finish(out: Path, clock: _Clock) -> dict[str, Any]:
     for stage in STAGES:
         file = out / "eval" / stage / "results.json"
         if not file.exists():
-            raise UserError(f"{file} is not there yet; run `medvlm-r1 demo --out {out}` to its end first.")
-        results[stage] = _kept(file)
+            raise UserError(f"{file} is missing; run `medvlm-r1 demo --out {out}` until it finishes.")
+        results[stage] = _read(file)
     with clock.stage("report"):
         _report(out)
     results["seconds"] = clock.seconds
-    write_whole(out / "results.json", json.dumps(results, indent=1))
+    atomic_write(out / "results.json", json.dumps(results, indent=1))
     return results
 
 
@@ -200,9 +195,9 @@ def _report(out: Path) -> None:
         title="MedVLM-R1 demo on PhantomVQA",
         summary=SUMMARY,
         notes=(
-            "Made by `medvlm-r1 demo`; each stage's own figures are in its results.json.",
-            f"GRPO against zero-shot on the same {gain['n']} items: {gain['difference']:+.1f} points, 95 % interval"
-            f" [{low:.1f}, {high:.1f}] (Bonett-Price); exact {gain['test']} p = {gain['p']:.1e}.",
+            "Written by `medvlm-r1 demo`. Each stage has its own results.json.",
+            f"GRPO compared with zero-shot on the same {gain['n']} items: {gain['difference']:+.1f} points, 95 %"
+            f" interval [{low:.1f}, {high:.1f}] (Bonett-Price); exact {gain['test']} p = {gain['p']:.1e}.",
         ),
         domains=DOMAINS,
         paper=[
@@ -214,40 +209,39 @@ def _report(out: Path) -> None:
 
 
 def print_table(results: Mapping[str, Any], console: Console) -> None:
-    """Prints the paper's table with our figures, and the paper's own means beside them."""
-    table = Table(title="PhantomVQA: percent right, 95 % interval in brackets", show_lines=True, caption=RESEARCH_USE)
-    for column in ("", "MRI\n(trained)", "CT", "X-ray", "mean", "well\nformed", "paper's\nown mean*"):
+    """Print accuracies by stage and modality, with the means of the paper."""
+    table = Table(title="PhantomVQA: percent correct, with 95 % intervals", show_lines=True, caption=RESEARCH_USE)
+    for column in ("", "MRI\n(trained)", "CT", "X-ray", "mean", "well-\nformed", "paper's\nmean*"):
         table.add_column(column, justify="left" if not column else "right")
     for stage, name in STAGES.items():
         figures = results[stage]
         cells = [figures["accuracy"][m] for m in DOMAINS]
-        shown = [f"{c['percent']:.1f}\n[{c['ci95'][0]:.1f}, {c['ci95'][1]:.1f}]" for c in cells]
+        accuracies = [f"{c['percent']:.1f}\n[{c['ci95'][0]:.1f}, {c['ci95'][1]:.1f}]" for c in cells]
         paper = f"{PAPER_MEANS[stage]:.2f}" if stage in PAPER_MEANS else "-"
         table.add_row(
-            name, *shown, f"{figures['accuracy']['mean']:.1f}", f"{figures['well_formed']['percent']:.1f}", paper
+            name, *accuracies, f"{figures['accuracy']['mean']:.1f}", f"{figures['well_formed']['percent']:.1f}", paper
         )
-    print_whole(console, table)
+    print_uncropped(console, table)
     console.print(
-        "* MedVLM-R1 (arXiv 2502.19634): Qwen2-VL-2B on clinical images, another model and another benchmark. This"
-        " demo's base was built to know more than it says; it shows the method at work and is no reproduction of the"
-        " paper's figures."
+        "* MedVLM-R1 (arXiv 2502.19634): Qwen2-VL-2B on clinical images, which is another model and another benchmark."
+        " This demo shows the method; it is not a reproduction of the paper's results."
     )
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["seconds"].items())
     console.print(f"Time: {times}.")
 
 
 class _Clock:
-    """Seconds per stage, added up over interruptions."""
+    """Seconds per stage, summed over interrupted runs."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.seconds: dict[str, float] = _kept(file) if file.exists() else {}
+        self.seconds: dict[str, float] = _read(file) if file.exists() else {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 2)
-            write_whole(self._file, json.dumps(self.seconds))
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 2)
+            atomic_write(self._file, json.dumps(self.seconds))

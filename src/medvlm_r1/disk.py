@@ -1,4 +1,4 @@
-"""Files that stand whole or not at all, whenever the process or the machine is ended, and folders for one process."""
+"""Atomic file writes, exclusive folder locks, and messages for disk errors."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from filelock import FileLock, Timeout
 from medvlm_r1.errors import UserError
 
 LOCK = ".lock"
-"""The file a process holds while it writes into a run folder. It stays; what counts is whether it is held."""
+"""Lock file of a run folder. The file itself remains; only the lock on it counts."""
 
-# safetensors and torch tell of such errors in words alone.
-_NO_ROOM = re.compile(r"No space left|os error 28|Disk quota|os error 122", re.IGNORECASE)
-_NO_LEAVE = re.compile(r"Read-only file system|Permission denied|os error (30|13)\b", re.IGNORECASE)
+# safetensors and torch report such errors without an errno.
+_NO_SPACE = re.compile(r"No space left|os error 28|Disk quota|os error 122", re.IGNORECASE)
+_NO_PERMISSION = re.compile(r"Read-only file system|Permission denied|os error (30|13)\b", re.IGNORECASE)
 
 
-def refusal(error: BaseException) -> str | None:
-    """What a disk has refused, and what to do about it; None for any other error."""
+def describe_os_error(error: BaseException) -> str | None:
+    """Message for a full disk or missing permissions, with what to do; None for any other error."""
     number = error.errno if isinstance(error, OSError) else None
-    said = str(error).strip().split("\n")[0]
-    if number in (errno.ENOSPC, errno.EDQUOT) or _NO_ROOM.search(said):
-        return f"no room is left on the disk ({said}). Free some; what is finished is kept"
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM) or _NO_LEAVE.search(said):
-        return f"not to be written or read ({said}). Mend the rights, or give a folder of this account"
+    text = str(error).strip().split("\n")[0]
+    if number in (errno.ENOSPC, errno.EDQUOT) or _NO_SPACE.search(text):
+        return f"no space left on the disk ({text}). Free some space"
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM) or _NO_PERMISSION.search(text):
+        return f"no permission to read or write ({text}). Change the permissions, or give another folder"
     return None
 
 
 def sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:
-        # Some network file systems keep no folder entries back and refuse to be asked.
+        # Some network file systems cannot fsync folders.
         if not path.is_dir():
             raise
     finally:
@@ -46,14 +46,14 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force a folder with everything in it to disk, the innermost first."""
+    """Flush a folder and everything in it to disk, innermost first."""
     for path in sorted(folder.rglob("*"), reverse=True):
         sync(path)
     sync(folder)
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file beside its place, force it to disk and rename it: readers see the old content or the new."""
+def atomic_write(file: Path, text: str) -> None:
+    """Write a file atomically: readers, and a crash, see either the old content or the new."""
     temporary = file.with_name(file.name + ".tmp")
     temporary.write_text(text, encoding="utf-8", newline="\n")
     sync(temporary)
@@ -62,14 +62,14 @@ def write_whole(file: Path, text: str) -> None:
 
 
 @contextmanager
-def only_process(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into a run folder, which is made if it is not there.
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Lock a run folder for this process. The folder is created if needed.
 
     Args:
-        folder: the run folder.
+        folder: The run folder.
 
     Raises:
-        UserError: another process holds it.
+        UserError: Another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
@@ -77,8 +77,8 @@ def only_process(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
-            f"{folder} is in use: another process is writing into it and holds {lock.lock_file}. Wait for it, end it, "
-            "or give another folder; two at once would mix their results."
+            f"{folder} is in use: another process has locked {lock.lock_file}. Wait for it or stop it, or give another "
+            "folder."
         ) from error
     try:
         yield

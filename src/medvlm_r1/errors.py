@@ -1,4 +1,4 @@
-"""Errors meant for users, and the notice that accompanies every answer."""
+"""Errors for users, and the research-use notice."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _EXTRAS = {
 
 
 class UserError(Exception):
-    """An error the user can fix. The message states what was seen, what was expected, where, and what to do."""
+    """An error that the user can fix. The message has what was seen, what was expected, where, and what to do."""
 
     exit_code = 1
 
 
 class UsageError(UserError):
-    """The command, configuration or argument itself is wrong."""
+    """A wrong command, configuration or argument."""
 
     exit_code = 2
 

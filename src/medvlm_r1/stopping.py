@@ -1,4 +1,4 @@
-"""SIGTERM during work that keeps what is finished: the end at once, exit code 0, and a line that says how to go on."""
+"""SIGTERM during resumable work: stop at once with exit code 0 and a message."""
 
 from __future__ import annotations
 
@@ -13,44 +13,42 @@ from medvlm_r1.errors import UserError
 
 
 class Preempted(UserError):
-    """A scheduler asked the work to end, and nothing is lost: no failure, so the exit code is 0."""
+    """A scheduler stopped the process. Finished work is kept, so the exit code is 0."""
 
     exit_code = 0
 
 
 @contextmanager
-def ends_on_sigterm(folder: Path) -> Iterator[None]:
-    """End on SIGTERM as Ctrl-C does, but with another exit code; a second SIGTERM changes nothing.
+def stop_on_sigterm(folder: Path) -> Iterator[None]:
+    """Stop on SIGTERM as on Ctrl-C, but with exit code 0. A second SIGTERM is ignored.
 
-    Python gives signals to the main thread alone; in another one nothing is done, and the caller handles them.
+    Python delivers signals to the main thread only; in any other thread this does nothing.
 
     Args:
-        folder: Of the run, whose finished items are on disk at any time.
+        folder: Run folder that holds the finished items.
 
     Raises:
-        Preempted: SIGTERM came.
+        Preempted: SIGTERM was received.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    received = False
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        # A launcher hands the signal on to processes that had it already.
-        if not asked:
-            asked = True
-            # No UserError: libraries catch those.
+    def interrupt_once(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        # A launcher may forward a signal that this process has already received.
+        if not received:
+            received = True
+            # Not a UserError: libraries catch those.
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, ask)
+    before = signal.signal(signal.SIGTERM, interrupt_once)
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        if not asked:
+        if not received:
             raise
-        raise Preempted(
-            f"Stopped by SIGTERM. What is finished is kept in {folder}; the same command goes on from there."
-        ) from interrupt
+        raise Preempted(f"Stopped by SIGTERM. Finished work is kept in {folder}; re-run to resume.") from interrupt
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -24,7 +24,8 @@ compare a b
 ask SERVER {ASK}
 audit model SERVER --data own --out audit
 report a b audit --out report.html
-env
+doctor
+recipes
 """
 NEEDS_TRAIN = f"""
 eval phantom-base --data own --out c

@@ -40,11 +40,11 @@ def test_what_was_read_is_printed(source, tmp_path):
     result = call("csv", source(2), "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
-        f"{tmp_path / 'out'}: 2 questions written, 1 of them without their image.",
+        f"{tmp_path / 'out'}: 2 questions written, 1 of them without images.",
         "  subjects: 2, from file names",
         "    A file name is not a patient: images of one patient count as different subjects. If you know the "
         "patients, import with a column 'patient_id'.",
-        "  rows read: 2; open questions among those written: 1",
+        "  rows read: 2; open questions written: 1",
         "  CT: 1",
         "  MRI: 1",
         "  split test: 1",
@@ -78,13 +78,13 @@ def test_json(source, tmp_path):
 
 def test_rows_left_out_are_listed(source, tmp_path):
     lines = call("csv", source(3), "--out", tmp_path / "out", "--skip-bad").stdout.splitlines()
-    assert lines[-2] == "  left out as they cannot be read: 1 rows"
+    assert lines[-2] == "  skipped, not readable: 1 rows"
     assert "row 3: answer 'z'" in lines[-1]
 
 
 def test_rows_of_other_modalities_are_counted(source, tmp_path):
     lines = call("csv", source(3), "--out", tmp_path / "out", "--skip-bad", "--modality", "MRI").stdout.splitlines()
-    assert "  left out as of other modalities, or of none: 2 rows" in lines
+    assert "  skipped, other or no modality: 2 rows" in lines
 
 
 def test_images_lie_elsewhere(source, tmp_path):
@@ -125,7 +125,7 @@ def test_wrong_columns_are_refused(source, tmp_path, options, said):
 def test_what_is_for_phantom_alone_is_not_ignored(source, tmp_path, option):
     result = call("csv", source(1), "--out", tmp_path / "out", *option)
     assert isinstance(result.exception, UsageError)
-    assert f"{option[0]} can be given for phantom only" in str(result.exception)
+    assert f"{option[0]}: for phantom only" in str(result.exception)
     assert not (tmp_path / "out").exists()
 
 

@@ -30,9 +30,9 @@ def test_split_then_check(command: Command, source: Path, tmp_path: Path) -> Non
         "split", source, "--out", tmp_path, "--part", "train=0.6", "--part", "test=rest", "--seed", 1
     )
     assert code == 0
-    assert "train: 6 samples, 0 without their image" in out
+    assert "train: 6 samples, 0 without images" in out
     assert "  MRI, anatomy: 6" in out
-    assert "samples in the largest: 2" in out
+    assert "samples in the largest group: 2" in out
     code, out, _ = command("check", tmp_path / "train", tmp_path / "test", "--json")
     assert code == 0
     assert json.loads(out)["ok"] is True
@@ -45,7 +45,7 @@ def test_split_says_what_clusters_made_of_the_wish(command: Command, tmp_path: P
     source = make_folder(tmp_path / "s", [sample(f"s{i}", subject=f"p{i // 2}") for i in range(8)])
     code, out, _ = command("split", source, "--out", tmp_path / "o", "--part", "train=3", "--by", "none")
     assert code == 0
-    assert "(wanted 3: groups are never divided)" in out
+    assert "(wanted 3; groups are never divided)" in out
     code, out, _ = command("split", source, "--out", tmp_path / "p", "--part", "train=3", "--json")
     written = json.loads(out)["parts"]["train"]
     assert written["wanted"] == 3
@@ -75,7 +75,7 @@ def test_a_split_keeps_what_misses_an_image_its_source_does_not_name(command: Co
     source = make_folder(tmp_path / "source", [sample(f"s{i}", images=(), missing=i < 2) for i in range(4)])
     code, out, _ = command("split", source, "--out", tmp_path, "--part", "all=4")
     assert code == 0
-    assert "all: 4 samples, 2 without their image" in out
+    assert "all: 4 samples, 2 without images" in out
     assert [s.missing for s in read_folder(tmp_path / "all")] == [True, True, False, False]
 
 

@@ -213,8 +213,8 @@ def test_a_run_of_open_questions_alone_says_so(make_run: RunMaker, samples_dir: 
     assert "Of these open (no options), not in the accuracy 4" in render({"run": view}, tmp_path).text
     assert view.results is not None
     lines = accuracy_lines(view.results)
-    assert lines[0] == "No question has options: there is no accuracy, and nothing to compare with chance."
-    assert lines[-1].startswith("open questions (no options) 4, in none of the figures above")
+    assert lines[0] == "No question has options, so there is no accuracy."
+    assert lines[-1].startswith("open questions (without options) 4, included above only in")
 
 
 def test_what_differs_between_compared_runs_is_said(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from medvlm_r1.audit.runner import audit_model
-from medvlm_r1.disk import only_process
+from medvlm_r1.disk import exclusive_lock
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.stopping import Preempted
@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_a_whole_checkpoint_and_says_how_to_go_on(
     config = load_config(write_config("sft", out=str(small_disk / "run"), trainer=trainer))
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (SMALL - 48_000 - room))
-    with pytest.raises(UserError, match="no room is left on the disk") as stopped:
+    with pytest.raises(UserError, match="no space left on the disk") as stopped:
         train_sft(config)
     checkpoints = Path(config.out) / "checkpoints"
     assert all(damage(path) is None for _, path in numbered(checkpoints))
@@ -99,8 +99,8 @@ def test_questions_asked_on_a_full_disk_keep_their_answers(
     settings = ("--data", data_dir, "--out", out, "--batch-size", 1, "--max-new-tokens", 4)
     code, _, err = command(*words, tiny_policy_dir, *settings)
     assert code == 1
-    assert "no room is left on the disk" in err
-    assert "the same command goes on from there" in err
+    assert "no space left on the disk" in err
+    assert "re-run to resume" in err
     kept = (out / name).read_bytes()
     assert 0 < kept.count(b"\n") < 8
     (small_disk / "filler").unlink()
@@ -118,8 +118,8 @@ def test_a_folder_that_cannot_be_written_is_named(
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     out = small_disk / "run"
     # A configuration's folder is tried by the run; one of the command line is looked at before any work.
-    tried_by_run = (1, r"run: not to be written.*Read-only file system.*give a folder")
-    looked_at = (2, r"small may not be written to.*give another folder")
+    tried_by_run = (1, r"run: no permission to read or write.*Read-only file system.*give another folder")
+    looked_at = (2, r"small is not writable.*give another folder")
     for words, (wanted, message) in (
         (("train", "grpo", "--config", write_config(out=str(out))), tried_by_run),
         (("eval", tiny_policy_dir, "--data", data_dir, "--out", out), looked_at),
@@ -201,8 +201,8 @@ def test_two_runs_do_not_share_a_folder(
 ) -> None:
     # A process of its own: a lock is a process's.
     hold = (
-        "import sys; from pathlib import Path; from medvlm_r1.disk import only_process\n"
-        "with only_process(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from medvlm_r1.disk import exclusive_lock\n"
+        "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     config = load_config(write_config())
     out = Path(config.out)
@@ -215,7 +215,7 @@ def test_two_runs_do_not_share_a_folder(
             lambda: evaluate(str(tiny_policy_dir), data_dir, out),
             lambda: audit_model(str(tiny_policy_dir), data_dir, out),
         ):
-            with pytest.raises(UserError, match="is in use: another process is writing into it"):
+            with pytest.raises(UserError, match="is in use: another process has locked"):
                 attempt()
             tried("locked", 1)
         assert [path.name for path in out.iterdir()] == [".lock"]
@@ -235,7 +235,7 @@ def test_a_foreign_folder_gets_no_lock(write_config: WriteConfig, tmp_path: Path
 
 def test_a_lock_is_given_back(tmp_path: Path) -> None:
     for _ in range(2):
-        with only_process(tmp_path), pytest.raises(UserError), only_process(tmp_path):
+        with exclusive_lock(tmp_path), pytest.raises(UserError), exclusive_lock(tmp_path):
             pass
 
 

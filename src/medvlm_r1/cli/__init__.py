@@ -1,1 +1,4 @@
-"""The command line: one module per group of verbs; shared options, error messages and console output."""
+"""Command line: one module per verb, with shared options and error messages.
+
+Every verb imports what it needs when it runs, so that help answers without loading torch.
+"""

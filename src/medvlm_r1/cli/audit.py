@@ -1,4 +1,4 @@
-"""The `audit` commands. As in `cli`, every verb imports what it needs when it runs."""
+"""The `audit` commands."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from medvlm_r1.cli.options import (
     SkipMissing,
     Template,
     TemplateName,
-    completes,
+    completion,
     folder_to_write,
     page_or_folder,
 )
-from medvlm_r1.stopping import ends_on_sigterm
+from medvlm_r1.stopping import stop_on_sigterm
 
 if TYPE_CHECKING:
     from medvlm_r1.audit.dataset.audit import DataAudit
 
-audit_app = typer.Typer(help="How far to trust a data set or a model.", no_args_is_help=True)
+audit_app = typer.Typer(help="Audit a data set or a model.", no_args_is_help=True)
 
 PROBES = ("image", "options", "reasoning", "truth", "confidence", "subgroups")
 PAGE, FIGURES = "audit_data.html", "audit_data.json"
@@ -41,31 +41,34 @@ def audit_data_command(
     fit_on: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR_OR_MODALITY", help="Where to count the fitted option prior: the training set, or MRI."
+            metavar="DIR_OR_MODALITY",
+            help="Prior source of option_prior_fit: a training set, or a modality such as MRI.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            callback=page_or_folder, help=f"The HTML file, or a folder for {PAGE} and {FIGURES}; {PAGE} by default."
+            callback=page_or_folder, help=f"HTML file, or a folder for {PAGE} and {FIGURES} (default: {PAGE})."
         ),
     ] = None,
     write_clean: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", callback=folder_to_write, help="Write the set without the questions blind baselines solve."
+            metavar="DIR",
+            callback=folder_to_write,
+            help="Write the data set without questions that blind baselines solve.",
         ),
     ] = None,
     clean_of: Annotated[
         list[str] | None,
-        typer.Option(metavar="BASELINE", help="With --write-clean: this baseline's alone; may be given several times."),
+        typer.Option(metavar="BASELINE", help="With --write-clean: use this baseline only; repeatable."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Can the questions be answered without the image? Blind baselines by modality, and a plain verdict.
+    """Test whether questions can be answered without the image: blind baselines by modality, with a verdict.
 
     Baselines: majority (letter), longest (option), option_prior_loo (leave one out), option_prior_fit (with --fit-on).
-    With --json a page is written only where --out says so.
+    With --json, a page is written only if --out is given.
 
     Example: medvlm-r1 audit data data/phantom/test --fit-on data/phantom/train
     """
@@ -77,7 +80,7 @@ def audit_data_command(
     from medvlm_r1.errors import RESEARCH_USE, UsageError
 
     if clean_of and write_clean is None:
-        raise UsageError("--clean-of says what --write-clean leaves out; give --write-clean DIR too.")
+        raise UsageError("--clean-of requires --write-clean DIR.")
     with stderr_console().status("Blind baselines"):
         samples = read_folder(data)
         fit = find_fit(fit_on, data, samples) if fit_on is not None else None
@@ -105,7 +108,7 @@ def audit_data_command(
     print("\n".join(_lines(audit)))
     if clean is not None:
         kept, removed = sum(clean.kept.values()), sum(clean.removed.values())
-        print(f"Clean set: {clean.folder}, {kept} questions ({removed} left out; what is left is harder than chance)")
+        print(f"Clean set: {clean.folder}, {kept} questions ({removed} removed; the rest are harder than chance)")
         if clean.audit is not None:
             print("\n".join(_table(clean.audit)))
     print(f"Report: {written}\n{RESEARCH_USE}")
@@ -124,10 +127,10 @@ def _lines(audit: DataAudit) -> list[str]:
 def _table(audit: DataAudit) -> list[str]:
     lines = []
     for name, part in audit.modalities.items():
-        for baseline, found in part.figures.items():
-            low, high = found.ci95
-            ends = f"[{low:.1f}, {high:.1f}]  {len(part.solved(baseline))} of {found.n} solved" if low < high else ""
-            lines.append(f"{name:<8} {baseline:<17} {found.percent:5.1f} %  {ends}".rstrip())
+        for baseline, accuracy in part.figures.items():
+            low, high = accuracy.ci95
+            ends = f"[{low:.1f}, {high:.1f}]  {len(part.solved(baseline))} of {accuracy.n} solved" if low < high else ""
+            lines.append(f"{name:<8} {baseline:<17} {accuracy.percent:5.1f} %  {ends}".rstrip())
     return lines
 
 
@@ -138,19 +141,19 @@ def audit_model_command(
     data: Data,
     out: Annotated[
         Path,
-        typer.Option(metavar="RUN", callback=folder_to_write, help=f"Run folder: the answers, and {MODEL_FIGURES}."),
+        typer.Option(metavar="RUN", callback=folder_to_write, help=f"Run folder for the answers and {MODEL_FIGURES}."),
     ],
     probes: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PROBE[,PROBE]", autocompletion=completes(*PROBES), help=f"{', '.join(PROBES)}; all by default."
+            metavar="PROBE[,PROBE]", autocompletion=completion(*PROBES), help=f"{', '.join(PROBES)} (default: all)."
         ),
     ] = None,
     limit: Limit = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Questions at once, each in all its variants; 128 by default, 32 requests of a server."
+            min=1, help="Questions per batch, each in all variants (default: 128; for a server, 32 requests)."
         ),
     ] = None,
     max_new_tokens: NewTokens = 512,
@@ -158,9 +161,9 @@ def audit_model_command(
     skip_missing: SkipMissing = False,
     as_json: Json = False,
 ) -> None:
-    """Does a model look at the image, and mean its reasoning? The same command again resumes.
+    """Audit whether answers depend on the image and on the stated reasoning. Re-run to resume.
 
-    Several probes: --probes image --probes options, or --probes image,options.
+    Select probes with --probes image,options, or by repeating --probes.
 
     Example: medvlm-r1 audit model phantom-base --data data/phantom/test --out runs/audit --limit 60
     """
@@ -170,9 +173,9 @@ def audit_model_command(
     names = [name for given in probes or () for name in given.split(",") if name]
     if probes and not names:
         raise UsageError(
-            f"--probes is {','.join(probes)!r}; wanted any of {', '.join(PROBES)}, or leave it out for all."
+            f"--probes is {','.join(probes)!r}; wanted any of {', '.join(PROBES)}, or no --probes for all."
         )
-    with ends_on_sigterm(out):
+    with stop_on_sigterm(out):
         from medvlm_r1.audit.runner import FIGURES, audit_model
         from medvlm_r1.report.audit.model_page import render_model_audit
 
@@ -193,21 +196,21 @@ def audit_model_command(
     if as_json:
         print(json.dumps({**record, "page": str(page)}))
         return
-    print("\n".join([*model_audit_lines(record), f"Figures: {out / FIGURES}   Report: {page}", RESEARCH_USE]))
+    print("\n".join([*model_audit_lines(record), f"Results: {out / FIGURES}   Report: {page}", RESEARCH_USE]))
 
 
 def model_audit_lines(record: Mapping[str, Any]) -> list[str]:
-    """The verdicts of a model's audit, one line each, and what came back that was no answer."""
+    """Verdicts of a model audit, one line each, and the counts of failed and unparsed answers."""
     from medvlm_r1.audit.registry import QUESTIONS
     from medvlm_r1.audit.runner import counted
 
     lines = []
     for verdict, (probe, question) in QUESTIONS.items():
-        found = record["probes"].get(probe)
-        sentence = found["sentence"] if found else "The probe was not asked for."
+        result = record["probes"].get(probe)
+        sentence = result["sentence"] if result else "The probe was not selected."
         lines.append(f"{record['verdicts'][verdict].upper():<8}{question} {sentence}")
     for probe in record["probes"]:
         if probe not in {name for name, _ in QUESTIONS.values()}:
-            found = record["probes"][probe]
-            lines.append(f"{found['verdict'].upper():<8}{probe.capitalize()}: {found['sentence']}")
+            result = record["probes"][probe]
+            lines.append(f"{result['verdict'].upper():<8}{probe.capitalize()}: {result['sentence']}")
     return [*lines, counted(record)]

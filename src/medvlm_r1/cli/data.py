@@ -1,4 +1,4 @@
-"""The `data` commands. As in `cli`, every verb imports what it needs when it runs."""
+"""The `data` commands."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvlm_r1.cli.options import Json, Out, completes, page_or_folder
+from medvlm_r1.cli.options import Json, Out, completion, page_or_folder
 
 if TYPE_CHECKING:
     from medvlm_r1.models.processor import ImageFit
 
 PUBLIC = ("huatuo", "omnimedvqa", "med-r1", "vqa-rad", "slake", "path-vqa", "pmc-vqa")
 OWN = ("csv", "tsv", "jsonl", "json", "parquet")
-_MODALITIES = completes("MRI", "CT", "X-ray")
+_MODALITIES = completion("MRI", "CT", "X-ray")
 FitModel = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL", help="Also find images that the processor of this model (folder or hub id) cannot take."
+        metavar="MODEL", help="Also report images that the processor of this model (folder or hub id) cannot process."
     ),
 ]
-data_app = typer.Typer(help="Data folders: import, split, check.", no_args_is_help=True)
+data_app = typer.Typer(help="Import, split and check data folders.", no_args_is_help=True)
 
 
 @data_app.command("import")
@@ -32,61 +32,59 @@ def data_import(
         str,
         typer.Argument(
             metavar="FORMAT",
-            autocompletion=completes("phantom", *PUBLIC, *OWN),
-            help=f"phantom; or {', '.join(PUBLIC)}; or {', '.join(OWN)} for your own questions.",
+            autocompletion=completion("phantom", *PUBLIC, *OWN),
+            help=f"phantom; a public format ({', '.join(PUBLIC)}); or your own questions ({', '.join(OWN)}).",
         ),
     ],
     source: Annotated[
         Path | None,
-        typer.Argument(metavar="SOURCE", help="The file or folder that was downloaded (not for phantom)."),
+        typer.Argument(metavar="SOURCE", help="Downloaded file or folder (not for phantom)."),
     ] = None,
     *,
     out: Out,
-    images: Annotated[Path | None, typer.Option(help="Folder of the image files, if not beside SOURCE.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, if not next to SOURCE.")] = None,
     modality: Annotated[
         list[str] | None,
-        typer.Option(autocompletion=_MODALITIES, help="Keep these modalities; may be given several times."),
+        typer.Option(autocompletion=_MODALITIES, help="Keep only this modality; repeatable."),
     ] = None,
     modality_for_missing: Annotated[
-        str | None, typer.Option(autocompletion=_MODALITIES, help="Modality of the rows that name none.")
+        str | None, typer.Option(autocompletion=_MODALITIES, help="Modality of rows without one.")
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="FIELD=COLUMN", help="Own questions: which column holds a field. Repeatable."),
+        typer.Option("--map", metavar="FIELD=COLUMN", help="Own questions: column of a field; repeatable."),
     ] = None,
     first_option: Annotated[
         int | None,
-        typer.Option(min=0, max=1, help="Own questions with numbers as answers: the number of the first option."),
+        typer.Option(min=0, max=1, help="Own questions with numbers as answers: number of the first option."),
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read, and list them.")
-    ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip and list rows that cannot be read.")] = False,
     closed_choices: Annotated[
         bool,
         typer.Option(
             "--closed-choices",
-            help="slake, vqa-rad: give options to closed questions whose candidates the question or the set names.",
+            help="slake, vqa-rad: add options to closed questions, taken from the question or the data set.",
         ),
     ] = False,
     salt_file: Annotated[
         Path | None,
-        typer.Option(help="Salt for subjects hashed from DICOM headers; by default your own, kept on this machine."),
+        typer.Option(help="Salt for hashing subjects from DICOM headers (default: a private one on this machine)."),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(autocompletion=completes("train", "test"), help="phantom: train or test; test by default."),
+        typer.Option(autocompletion=completion("train", "test"), help="phantom: train or test (default: test)."),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("--n", help="phantom: questions per modality (600 to train, 300 to test).")
+        int | None, typer.Option("--n", help="phantom: questions per modality (default: 600 for train, 300 for test).")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="phantom: seed of subjects and questions; 0 by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="phantom: seed of subjects and questions (default: 0).")] = None,
     shortcut: Annotated[
-        bool, typer.Option("--shortcut", help="phantom: let the options give the answers away, to test audits on.")
+        bool, typer.Option("--shortcut", help="phantom: make options give the answers away, to test audits.")
     ] = False,
     model: FitModel = None,
     as_json: Json = False,
 ) -> None:
-    """Make a data folder (samples.jsonl, images/) from a public format or from PhantomVQA.
+    """Write a data folder (samples.jsonl, images/) from a public format, your own questions or PhantomVQA.
 
     Example: medvlm-r1 data import phantom --out data/phantom/train --split train
     Example: medvlm-r1 data import slake Slake1.0 --out data/slake
@@ -96,10 +94,10 @@ def data_import(
     from medvlm_r1.errors import UsageError
 
     fit = _fit(model)
-    made = {"--split": split, "--n": n, "--seed": seed, "--shortcut": shortcut or None}
-    given = [name for name, value in made.items() if value is not None]
+    phantom_only = {"--split": split, "--n": n, "--seed": seed, "--shortcut": shortcut or None}
+    given = [name for name, value in phantom_only.items() if value is not None]
     if given and format != "phantom":
-        raise UsageError(f"{' and '.join(given)} can be given for phantom only; {format} has the questions it has.")
+        raise UsageError(f"{' and '.join(given)}: for phantom only, not for {format}.")
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
@@ -107,7 +105,7 @@ def data_import(
         own |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
         if skip_bad or closed_choices or any(value is not None for value in own.values()):
             raise UsageError(
-                f"phantom makes its own rows and images; leave out {', '.join(own)}, --skip-bad and --closed-choices."
+                f"phantom creates its own rows and images; omit {', '.join(own)}, --skip-bad and --closed-choices."
             )
         with progress_bar("PhantomVQA") as advance:
             samples = write_benchmark(
@@ -138,13 +136,13 @@ def data_import(
         if closed_choices and format not in ("slake", "vqa-rad"):
             raise UsageError(f"--closed-choices is for slake and vqa-rad; {format} does not mark closed questions.")
         if source is None:
-            raise UsageError(f"{format} needs SOURCE, the file or folder that was downloaded.")
+            raise UsageError(f"{format} needs SOURCE, the downloaded file or folder.")
         reading = Reading(
             columns=parse_columns(columns or ()),
             first_option=first_option,
             modality_for_missing=next(iter(chosen_modalities(modality_for_missing) or ()), None),
         )
-        with progress_bar(f"Import {format}") as tell:
+        with progress_bar(f"Import {format}") as advance:
             report = asdict(
                 find_reader(format)(
                     source,
@@ -155,7 +153,7 @@ def data_import(
                     reading=reading,
                     closed_choices=closed_choices,
                     salt_file=salt_file,
-                    progress=tell,
+                    progress=advance,
                 )
             )
     if fit is not None:
@@ -163,7 +161,7 @@ def data_import(
     if as_json:
         print(json.dumps(report))
         return
-    print(f"{out}: {report['written']} questions written, {report['missing']} of them without their image.")
+    print(f"{out}: {report['written']} questions written, {report['missing']} of them without images.")
     from medvlm_r1.data.subjects import subject_lines
 
     print("\n".join(subject_lines(report, own=format in OWN)))
@@ -176,16 +174,15 @@ def data_split(
     *,
     out: Out,
     part: Annotated[
-        list[str], typer.Option(help="NAME=SIZE; a number of samples, a share (0.2), or rest. Once for each part.")
+        list[str],
+        typer.Option(help="NAME=SIZE: a number of samples, a fraction (0.2) or rest; repeatable."),
     ],
-    by: Annotated[
-        str, typer.Option(help="Fields whose mix shall be alike in all parts, or none.")
-    ] = "modality,question_type",
+    by: Annotated[str, typer.Option(help="Comma-separated fields to stratify by, or none.")] = "modality,question_type",
     modality: Annotated[
-        list[str] | None, typer.Option(autocompletion=_MODALITIES, help="Choose from these modalities only.")
+        list[str] | None, typer.Option(autocompletion=_MODALITIES, help="Use only this modality; repeatable.")
     ] = None,
-    question_type: Annotated[list[str] | None, typer.Option(help="Choose from these types of question only.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    question_type: Annotated[list[str] | None, typer.Option(help="Use only this question type; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Split a data folder into parts that share no subject and no image.
@@ -214,44 +211,44 @@ def data_split(
         print(json.dumps(report.as_record()))
         return
     for name, written in report.parts.items():
-        off = "" if written.samples == written.wanted else f" (wanted {written.wanted}: groups are never divided)"
-        print(f"{name}: {written.samples} samples{off}, {written.missing} without their image, in {written.folder}")
+        off = "" if written.samples == written.wanted else f" (wanted {written.wanted}; groups are never divided)"
+        print(f"{name}: {written.samples} samples{off}, {written.missing} without images, in {written.folder}")
         for stratum, count in written.by_stratum.items():
             print(f"  {stratum}: {count}")
     print(
-        f"In no part: {report.left_out}. Groups that share a subject, a volume or an image: {report.clusters}; "
-        f"samples in the largest: {report.largest_cluster}."
+        f"In no part: {report.left_out}. Groups that share a subject, volume or image: {report.clusters}; "
+        f"samples in the largest group: {report.largest_cluster}."
     )
     if report.file_name_subjects:
         print(file_names_warning(report.file_name_subjects))
     if report.old_splits:
-        print(f"The samples came with splits of their own ({', '.join(report.old_splits)}), which these replace.")
+        print(f"These parts replace the original splits of the samples ({', '.join(report.old_splits)}).")
 
 
 @data_app.command("check")
 def data_check(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Data folders, each checked and all compared.")
+        list[Path], typer.Argument(metavar="DIR...", help="Data folders to check and to compare with each other.")
     ],
     *,
-    against: Annotated[list[Path] | None, typer.Option(help="A data folder to compare with only.")] = None,
+    against: Annotated[list[Path] | None, typer.Option(help="Compare with this folder, but do not check it.")] = None,
     near: Annotated[
-        int, typer.Option(help="Most bits of 64 in which the hashes of near pictures differ, 0 to 16.")
+        int, typer.Option(help="Maximum Hamming distance (0 to 16 of 64 bits) between hashes of near-duplicate images.")
     ] = 4,
     allow_near: Annotated[
         bool,
-        typer.Option("--allow-near", help="Near pictures in different parts are no problem (they were looked at)."),
+        typer.Option("--allow-near", help="Do not report near-duplicates across folders as problems."),
     ] = False,
     model: FitModel = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", callback=page_or_folder, help="Report with a contact sheet: an .html file, or a folder for it."
+            "--out", callback=page_or_folder, help="Report with a contact sheet: an HTML file, or a folder for it."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find bad rows, images that cannot be shown, duplicates, and what parts share. Exit code 1 if there are problems.
+    """Find bad rows, unreadable images, duplicates, and overlap between folders. Exit code 1 if there are problems.
 
     Example: medvlm-r1 data check data/mri/train data/mri/test --out check.html
     """
@@ -284,7 +281,7 @@ def data_check(
 
 
 def _fit(model: str | None) -> ImageFit | None:
-    """Which images a model takes; None without a model, or for one on a server."""
+    """Image size check of a model; None without a model, or for a model on a server."""
     from medvlm_r1.models.load import image_fit
     from medvlm_r1.models.remote import is_server
 
@@ -292,7 +289,7 @@ def _fit(model: str | None) -> ImageFit | None:
 
 
 def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
-    """The rows of a data folder with an image that a model cannot take; told on stderr."""
+    """Rows whose images a model cannot process; also reported on stderr."""
     from medvlm_r1.data.folder import read_folder
     from medvlm_r1.data.folder_images import image_sizes
 
@@ -300,21 +297,18 @@ def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
     unfit = fit.unfit(enumerate(samples, start=1), image_sizes(folder, samples))
     if unfit:
         message = fit.message(folder, unfit)
-        print(
-            f"{message}. Crop or pad them: `train` and `eval` refuse such rows.",
-            file=sys.stderr,
-        )
+        print(f"{message}. Crop or pad them: `train` and `eval` refuse such rows.", file=sys.stderr)
     return unfit
 
 
 def _print_counts(report: dict[str, Any], *, closed_choices: bool) -> None:
-    """What an import read and wrote, below its first line."""
+    """Print the counts of an import, below its first line."""
     if "by_modality" not in report:
         return
-    print(f"  rows read: {report['rows']}; open questions among those written: {report['open_questions']}")
+    print(f"  rows read: {report['rows']}; open questions written: {report['open_questions']}")
     others = report["rows"] - report["written"] - report["bad_rows"]
     if others:
-        print(f"  left out as of other modalities, or of none: {others} rows")
+        print(f"  skipped, other or no modality: {others} rows")
     for name, count in report["by_modality"].items():
         print(f"  {name}: {count}")
     for name, count in report["by_split"].items():
@@ -328,22 +322,22 @@ def _print_counts(report: dict[str, Any], *, closed_choices: bool) -> None:
         print(f"  images written without their metadata: {report['stripped']}")
     if report["may_show_text"]:
         print(
-            f"  {report['may_show_text']} of the DICOM images may show text burned into the picture, names among it: "
-            "look at them before you pass them on."
+            f"  {report['may_show_text']} DICOM images may contain burned-in text, such as patient names. "
+            "Inspect them before you share them."
         )
     if report["bad_rows"]:
-        print(f"  left out as they cannot be read: {report['bad_rows']} rows")
+        print(f"  skipped, not readable: {report['bad_rows']} rows")
         for reason in report["reasons"]:
             print(f"    {reason}")
 
 
 def _print_closed(kept_open: dict[str, dict[str, int]], *, hint: bool) -> None:
-    """The closed questions that have no options, with the most frequent answers."""
+    """Print the closed questions without options, with their most frequent answers."""
     total = sum(sum(golds.values()) for golds in kept_open.values())
     print(f"  closed questions without options, imported as open: {total}")
     for reason, golds in kept_open.items():
-        shown = ", ".join(f"{gold!r} {count}" for gold, count in list(golds.items())[:5])
+        frequent = ", ".join(f"{gold!r} {count}" for gold, count in list(golds.items())[:5])
         more = f", and {len(golds) - 5} other answers" if len(golds) > 5 else ""
-        print(f"    {sum(golds.values())}: {reason} (answers: {shown}{more})")
+        print(f"    {sum(golds.values())}: {reason} (answers: {frequent}{more})")
     if hint:
-        print("    --closed-choices gives options to those whose candidates the question or the set names.")
+        print("    --closed-choices adds options, taken from the question or the data set.")

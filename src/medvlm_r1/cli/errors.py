@@ -1,4 +1,4 @@
-"""What a command says when it cannot go on: one message on stderr and an exit code, whatever was wrong."""
+"""Error messages of commands: one message on stderr and an exit code for every error that a user can fix."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ import typer
 
 from medvlm_r1.errors import UserError, explain_missing_extra
 
-_IN_THE_WAY = "a file stands where a folder is wanted; give another path, or move the file away"
-_PLACES = {
-    errno.EEXIST: _IN_THE_WAY,
-    errno.ENOTDIR: _IN_THE_WAY,
-    errno.EISDIR: "a folder stands where a file is wanted; give the path of a file",
-    errno.ENOENT: "no such file or folder, and none can be made there; check the path",
-    errno.ENAMETOOLONG: "the name is longer than the disk takes; give a shorter one",
-    errno.ELOOP: "links that lead in a circle; give the path they were meant for",
+_NOT_A_FOLDER = "a file is in the place of a folder; give another path, or move the file away"
+_PATH_ERRORS = {
+    errno.EEXIST: _NOT_A_FOLDER,
+    errno.ENOTDIR: _NOT_A_FOLDER,
+    errno.EISDIR: "a folder is in the place of a file; give the path of a file",
+    errno.ENOENT: "no such file or folder; check the path",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+    errno.ELOOP: "a circle of symbolic links; give the real path",
 }
 
 
 class Interrupted(Exception):
-    """Ctrl-C with what it says; typer keeps a KeyboardInterrupt to itself and says nothing."""
+    """Ctrl-C, with a message. Typer would swallow a KeyboardInterrupt."""
 
 
-def run_told(command: Callable[[], object]) -> int:
-    """Run a command; what stops it is told on stderr, in one message without a traceback.
+def run_command(command: Callable[[], object]) -> int:
+    """Run a command and report errors on stderr, in one message without a traceback.
 
     Args:
-        command: gives its exit code, or nothing when it is done.
+        command: Returns its exit code, or None when it is done.
 
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
     Raises:
-        Exception: nothing a user could mend, so a fault of this program: its traceback belongs in a report.
+        Exception: A bug of this program. Its traceback belongs in a bug report.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A terminal's own encoding may lack letters of a file's name or of what a model wrote.
+        # The encoding of a terminal may lack characters of a file name or an answer.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -50,52 +50,52 @@ def run_told(command: Callable[[], object]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except UserError as error:
-        return _say(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _say(wrong_usage(error), error.exit_code)
+        return _print_error(usage_message(error), error.exit_code)
     except typer.Abort:
-        return _say("Nothing was done.", 1)
+        return _print_error("Nothing was done.", 1)
     except BrokenPipeError:
-        # The reader has gone (`| head`); Python would complain of it at its end.
+        # The reader has closed the pipe (`| head`). Python would print an error when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        said = _of_the_disk(error)
-        if said is None:
+        message = _os_error_message(error)
+        if message is None:
             raise
-        return _say(said, 1)
+        return _print_error(message, 1)
     except UnicodeEncodeError as error:
-        bytes_ = ascii(error.object[error.start : error.end])
-        return _say(f"a name holds bytes that are no {error.encoding} ({bytes_}); rename the file or folder.", 1)
+        invalid = ascii(error.object[error.start : error.end])
+        return _print_error(f"a name has invalid {error.encoding} bytes ({invalid}); rename the file or folder.", 1)
     except (KeyboardInterrupt, Interrupted) as interrupt:
-        said = str(interrupt) or "Interrupted. What is finished is kept; the same command again goes on from there."
         print(file=sys.stderr)
-        return _say(said, 130)
+        return _print_error(str(interrupt) or "Interrupted. Finished work is kept; re-run to resume.", 130)
 
 
-def wrong_usage(error: typer.TyperException) -> str:
-    """What the parser refused: what was seen, what is wanted, and where to read on; empty where it showed the help."""
+def usage_message(error: typer.TyperException) -> str:
+    """Message for wrong usage: seen, expected, and where the help is. Empty where the help was printed."""
     context = getattr(error, "ctx", None)
-    said = _refused(error, context).rstrip(".")
-    if not said:
+    message = _parser_message(error, context).rstrip(".")
+    if not message:
         return ""
-    return f"{said}{'' if said.endswith('?') else '.'} See `{context.command_path if context else 'medvlm-r1'} --help`."
+    command = context.command_path if context else "medvlm-r1"
+    return f"{message}{'' if message.endswith('?') else '.'} See `{command} --help`."
 
 
-def _refused(error: Any, context: Any) -> str:
+def _parser_message(error: Any, context: Any) -> str:
     from medvlm_r1.data.names import did_you_mean
 
-    said: str = error.format_message()
-    if context is not None and hasattr(error, "option_name") and said.startswith("No such option"):
-        options = [name for one in context.command.get_params(context) for name in one.opts if name.startswith("--")]
+    message: str = error.format_message()
+    if context is not None and hasattr(error, "option_name") and message.startswith("No such option"):
+        options = [name for param in context.command.get_params(context) for name in param.opts if name[:2] == "--"]
         return f"no such option {error.option_name!r}; {did_you_mean(error.option_name, options)}"
-    if said.startswith("No such command") and "Did you mean" not in said:
-        return f"{said} Known: {', '.join(context.command.list_commands(context))}"
+    if message.startswith("No such command") and "Did you mean" not in message:
+        return f"{message} Known: {', '.join(context.command.list_commands(context))}"
     parameter = getattr(error, "param", None)
     if parameter is None:
-        return said
+        return message
     hint = parameter.get_error_hint()
-    if said.startswith("Missing"):
+    if message.startswith("Missing"):
         about = (parameter.help or "").rstrip(".")
         return f"missing {parameter.param_type_name} {hint}" + (f": {about}" if about else "")
     wanted = str(error.message).removeprefix("Value error, ").partition(", unable to parse")[0]
@@ -105,17 +105,17 @@ def _refused(error: Any, context: Any) -> str:
     return f"{hint}: {wanted}" if not seen or seen in wanted else f"{hint} is {seen}; {wanted}"
 
 
-def _of_the_disk(error: OSError) -> str | None:
-    from medvlm_r1.disk import refusal
+def _os_error_message(error: OSError) -> str | None:
+    from medvlm_r1.disk import describe_os_error
 
-    said = refusal(error)
-    if said is not None:
-        return f"{said}; the same command goes on from there."
-    place = _PLACES.get(error.errno or 0)
-    return None if place is None or error.filename is None else f"{os.fsdecode(error.filename)}: {place}."
+    message = describe_os_error(error)
+    if message is not None:
+        return f"{message}. Finished work is kept; re-run to resume."
+    advice = _PATH_ERRORS.get(error.errno or 0)
+    return None if advice is None or error.filename is None else f"{os.fsdecode(error.filename)}: {advice}."
 
 
-def _say(said: str, code: int) -> int:
-    if said:
-        print(f"medvlm-r1: {said}", file=sys.stderr)
+def _print_error(message: str, code: int) -> int:
+    if message:
+        print(f"medvlm-r1: {message}", file=sys.stderr)
     return code

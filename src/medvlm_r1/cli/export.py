@@ -1,4 +1,4 @@
-"""The `export` command. As in `cli`, it imports what it needs when it runs."""
+"""The `export` command."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ def export_command(
         str,
         typer.Argument(
             metavar="RUN",
-            help="Run folder of a finished training, one of its checkpoints, or a folder with a LoRA adapter.",
+            help="Run folder of a finished training, a checkpoint, or a folder with a LoRA adapter.",
         ),
     ],
     *,
     out: Out,
     results: Annotated[
-        list[Path] | None, typer.Option(help="Run folder of an evaluation of it; may be given several times.")
+        list[Path] | None, typer.Option(help="Run folder of an evaluation of the model; repeatable.")
     ] = None,
-    audit: Annotated[list[Path] | None, typer.Option(help="JSON of `audit data`; may be given several times.")] = None,
+    audit: Annotated[list[Path] | None, typer.Option(help="JSON file of `audit data`; repeatable.")] = None,
     push_to_hub: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it there; a new repository is private.")
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload to this Hub repository; a new one is private.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="With --push-to-hub: a new repository is public.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="With --push-to-hub: make a new repository public.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a trained model as a folder fit for publishing, with a model card of what was measured.
+    """Write a trained model as a folder to publish, with a model card that reports the measured results.
 
-    A LoRA adapter is merged into its base model, in the base's dtype. FOLDER#BASE names another base model.
+    A LoRA adapter is merged into its base model, in the dtype of the base. FOLDER#BASE selects another base model.
 
     Example: medvlm-r1 export runs/phantom-grpo --results runs/grpo --out published/phantom-grpo
     Example: medvlm-r1 export runs/lora/checkpoints/checkpoint-50 --out published/lora-50
@@ -42,7 +42,7 @@ def export_command(
     from medvlm_r1.errors import RESEARCH_USE, UsageError
 
     if public and push_to_hub is None:
-        raise UsageError("--public says who may see an upload; give --push-to-hub OWNER/NAME too.")
+        raise UsageError("--public requires --push-to-hub OWNER/NAME.")
     with stderr_console().status("Writing model and card"):
         from medvlm_r1.report.export import export
         from medvlm_r1.report.export import push_to_hub as push

@@ -1,4 +1,4 @@
-"""Options that several commands share, with what completes them in a shell, and the paths they name."""
+"""Options shared by several commands, their shell completion, and checks of the paths they name."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ import typer
 from medvlm_r1.errors import UsageError
 
 _HTML = (".html", ".htm")
-# A shell leaves the tilde of --out=~/x and of data.train=~/x alone.
+# Shells do not expand the tilde of --out=~/x and data.train=~/x.
 _HOME = re.compile(r"((?:--)?[\w.-]+=)?(~(?:/.*)?)", re.DOTALL)
 
 
-def at_home(arguments: Sequence[str]) -> list[str]:
-    """Arguments with the home folder in place of a leading `~`, after `NAME=` too."""
-    found = [(argument, _HOME.fullmatch(argument)) for argument in arguments]
-    return [
-        f"{match[1] or ''}{Path(match[2]).expanduser()}" if match else argument for argument, match in found
-    ]  # fmt: skip
+def expand_home(arguments: Sequence[str]) -> list[str]:
+    """Expand a leading `~` of every argument, also after `NAME=`."""
+    matches = [(argument, _HOME.fullmatch(argument)) for argument in arguments]
+    return [f"{match[1] or ''}{Path(match[2]).expanduser()}" if match else text for text, match in matches]
 
 
-def completes(*names: str) -> Callable[[str], list[str]]:
-    """What completes one of these names in a shell."""
+def completion(*names: str) -> Callable[[str], list[str]]:
+    """Shell completion for a fixed set of names."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
@@ -36,12 +34,12 @@ def completes(*names: str) -> Callable[[str], list[str]]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """The embedded model once its first letters are there; before, the shell's own file names are of more use."""
+    """Complete `phantom-base`. Without a first letter, leave it to the shell to complete file names."""
     return [name for name in ("phantom-base",) if incomplete and name.startswith(incomplete)]
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """The recipes that come with the package, as they may be named anywhere."""
+    """Complete the recipes of the package, as `recipes/NAME`."""
     from medvlm_r1.recipes import recipe
 
     names = (f"recipes/{file.name}" for file in sorted(recipe("paper.yaml").parent.glob("*.yaml")))
@@ -49,86 +47,86 @@ def complete_recipe(incomplete: str) -> list[str]:
 
 
 def find_recipe(file: Path) -> Path:
-    """The file, or the one that comes with the package, for `NAME` and `recipes/NAME`.
+    """Path of a recipe: the file itself, or `NAME` or `recipes/NAME` of the package.
 
     Raises:
-        UsageError: there is neither, or a folder stands there.
+        UsageError: There is no such recipe, or the path is a folder.
     """
     from medvlm_r1.data.names import did_you_mean
     from medvlm_r1.recipes import recipe
 
     if file.is_dir():
-        raise UsageError(f"{file}: a folder; wanted a YAML file.")
+        raise UsageError(f"{file} is a folder; wanted a YAML file.")
     if file.exists():
         return file
     name = file.as_posix().removeprefix("recipes/")
     packaged = recipe(name)
     if packaged.is_file():
         return packaged
-    known = [str(one.relative_to(recipe(""))) for one in recipe("").rglob("*.yaml")]
-    raise UsageError(f"{file}: no such file, here or among the recipes of the package; {did_you_mean(name, known)}")
+    known = [str(path.relative_to(recipe(""))) for path in recipe("").rglob("*.yaml")]
+    raise UsageError(f"{file}: no such file, nor a recipe of the package; {did_you_mean(name, known)}")
 
 
 def folder_to_write(context: typer.Context, path: Path | None) -> Path | None:
-    """A path where a folder is or can be made: told before the work, not after it.
+    """Check, before the work starts, that a folder exists or can be created at a path.
 
     Raises:
-        UsageError: a file stands there or on the way, or the place may not be written to.
+        UsageError: The path or a parent is a file, or is not writable.
     """
     if path is None or context.resilient_parsing:
         return path
-    for place in (path, *path.parents):
-        seen = f"{path}" if place == path else f"{path}: {place}"
-        if place.is_dir():
-            if not os.access(place, os.W_OK | os.X_OK):
-                raise UsageError(f"{seen} may not be written to; mend its rights, or give another folder.")
+    for ancestor in (path, *path.parents):
+        name = f"{path}" if ancestor == path else f"{path}: {ancestor}"
+        if ancestor.is_dir():
+            if not os.access(ancestor, os.W_OK | os.X_OK):
+                raise UsageError(f"{name} is not writable; change its permissions, or give another folder.")
             return path
-        if os.path.lexists(place):
-            raise UsageError(f"{seen} is no folder; give another one to write into, or move it away.")
+        if os.path.lexists(ancestor):
+            raise UsageError(f"{name} is not a folder; give another folder, or move the file away.")
     return path
 
 
 def page_or_folder(context: typer.Context, path: Path | None) -> Path | None:
-    """A path for an HTML file, or for a folder to hold it; raises as `folder_to_write`."""
+    """Check the path of an HTML file, or of a folder for it, as `folder_to_write` does."""
     if path is None or path.suffix.lower() not in _HTML:
         return folder_to_write(context, path)
     return page_to_write(context, path)
 
 
 def page_to_write(context: typer.Context, path: Path) -> Path:
-    """A path for an HTML file; raises as `folder_to_write`."""
+    """Check the path of an HTML file, as `folder_to_write` does."""
     if path.is_dir() and not context.resilient_parsing:
-        raise UsageError(f"{path}: a folder; give the name of the HTML file, such as {path / 'report.html'}.")
+        raise UsageError(f"{path} is a folder; give the name of the HTML file, such as {path / 'report.html'}.")
     folder_to_write(context, path.parent)
     return path
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Out = Annotated[Path, typer.Option("--out", callback=folder_to_write, help="Folder to write.")]
-Data = Annotated[Path, typer.Option(metavar="DIR", help="Data folder, as `data import` makes it.")]
+Data = Annotated[Path, typer.Option(metavar="DIR", help="Data folder, as written by `data import`.")]
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
         autocompletion=complete_model,
-        help="A folder of a model or LoRA adapter, a hub id, phantom-base, or openai:URL#NAME for a model on a server.",
+        help="Folder of a model or LoRA adapter, hub id, phantom-base, or openai:URL#NAME for a model on a server.",
     ),
 ]
 OwnModel = Annotated[
     str,
-    typer.Argument(metavar="MODEL", autocompletion=complete_model, help="A folder, a hub id, or phantom-base."),
+    typer.Argument(metavar="MODEL", autocompletion=complete_model, help="Model folder, hub id, or phantom-base."),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions. All by default.")]
-NewTokens = Annotated[int, typer.Option(min=1, help="Tokens of the longest completion; longer ones are cut off.")]
+Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Evaluate at most N questions (default: all).")]
+NewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Generate at most N tokens per answer.")]
 SkipMissing = Annotated[
     bool,
     typer.Option(
         "--skip-missing",
-        help="Leave out and count questions whose images are missing, or of a size the model cannot process.",
+        help="Skip and count questions whose images are missing, or of a size that the model cannot process.",
     ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Changes, such as trainer.beta=0.1.")
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as trainer.beta=0.1.")
 ]
 
 

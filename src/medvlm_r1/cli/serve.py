@@ -1,4 +1,4 @@
-"""The `serve` command. As in `cli`, it imports what it needs when it runs."""
+"""The `serve` command."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def serve_command(
     model: Model,
     *,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any other than 127.0.0.1 needs --token.")
+        str, typer.Option(help="Address to listen on; any address but 127.0.0.1 needs --token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 for any free one.", min=0, max=65535)] = 8000,
-    token: Annotated[str | None, typer.Option(help="Password that every client must send.")] = None,
+    port: Annotated[int, typer.Option(help="Port; 0 for a free one.", min=0, max=65535)] = 8000,
+    token: Annotated[str | None, typer.Option(help="Password that clients must send.")] = None,
     max_new_tokens: NewTokens = 512,
 ) -> None:
-    """Open the reader page: one image, one question, one answer, and checks of that answer.
+    """Serve the reader page: ask one question about an image, and check the answer.
 
-    The model runs in this process, or behind a server (openai:URL#NAME). For an HTTP API run `vllm serve DIR` or
+    The model runs in this process or on a server (openai:URL#NAME). For an HTTP API, run `vllm serve DIR` or
     `transformers serve`. Ctrl-C stops the page; a second Ctrl-C does not wait for open connections.
 
     Example: medvlm-r1 serve phantom-base
@@ -41,7 +41,7 @@ def serve_command(
         app = build_app(medvlm, token=token, local=is_local(host))
 
     def started() -> None:
-        print(f"Page: {address_of(listening)}/" + ("   (any user name; the token is the password)" if token else ""))
+        print(f"Page: {address_of(listening)}/" + ("   (any user name, with the token as password)" if token else ""))
         print(RESEARCH_USE, flush=True)
 
     def at_once() -> None:

@@ -1,92 +1,55 @@
-"""The `train` commands. As in `cli`, every verb imports what it needs when it runs."""
+"""The `train` commands, and `train ... --dry-run`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvlm_r1.cli.dry_run import Cards, DryRun, LaunchFile, Scales, Tokens
 from medvlm_r1.cli.options import Json, Overrides, complete_recipe, find_recipe
 
-train_app = typer.Typer(help="Train a policy by GRPO or SFT.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rich.table import Table
 
+    from medvlm_r1.training.config import RunConfig
+    from medvlm_r1.training.dry_run.plan import Plan
 
-def _train(
-    method: str, config: Path, overrides: list[str] | None, plan: dict[str, Any] | None, *, as_json: bool
-) -> None:
-    from medvlm_r1.console import TrainingProgress, progress_bar
-    from medvlm_r1.errors import UsageError
-    from medvlm_r1.training.config import load_config
-
-    settings = load_config(find_recipe(config), overrides or [])
-    if settings.method != method:
-        raise UsageError(f"{config} says method: {settings.method}; wanted {method}, or use `train {settings.method}`.")
-    if settings.evaluate_every and settings.data.eval is None:
-        raise UsageError(f"{config}: evaluate_every is set, and data.eval names no folder to evaluate on.")
-    if plan is not None:
-        from medvlm_r1.cli.dry_run import dry_run
-
-        dry_run(settings, **plan)
-        return
-    with progress_bar(f"{method.upper()} training") as advance:
-        progress = TrainingProgress(advance)
-        if method == "grpo":
-            from medvlm_r1.training.grpo import train_grpo as run
-        else:
-            from medvlm_r1.training.sft import train_sft as run
-        watch = None
-        if settings.evaluate_every and settings.data.eval:
-            from functools import partial
-
-            from medvlm_r1.evaluation.watch import HeldOut
-            from medvlm_r1.models.load import image_fit
-            from medvlm_r1.training.loop import bound_pixels
-
-            # Without `skip_missing` the training refuses such images before it starts.
-            fit = image_fit(settings.model, partial(bound_pixels, settings)) if settings.data.skip_missing else None
-            tokens = int(settings.trainer.get("max_completion_length", 512))
-            watch = HeldOut(Path(settings.data.eval), template=settings.template, max_new_tokens=tokens, fit=fit)
-        model = run(settings, progress=progress, evaluate=watch)
-    print(json.dumps({"model": str(model)}) if as_json else f"Model: {model}")
-
-
-def _plan(
-    dry_run: bool,
-    cards: list[str] | None,
-    launch: Path | None,
-    completion: int | None,
-    as_json: bool,
-    scales: list[int] | None = None,
-) -> dict[str, Any] | None:
-    from medvlm_r1.errors import UsageError
-
-    if dry_run:
-        given = {"cards": cards or [], "launch": launch, "completion": completion, "as_json": as_json}
-        return {**given, "scales": scales or []}
-    if cards or launch or completion or scales:
-        raise UsageError("--card, --launch, --completion-tokens and --scale belong to --dry-run; give that too.")
-    return None
-
+train_app = typer.Typer(help="Train a policy with GRPO or SFT.", no_args_is_help=True)
 
 Config = Annotated[
     Path,
     typer.Option(
         "--config",
         autocompletion=complete_recipe,
-        help="A YAML recipe: a file, or one that comes with the package, such as recipes/phantom.yaml.",
+        help="YAML recipe: a file, or one of the package, such as recipes/phantom.yaml.",
     ),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Train nothing. Print steps, tokens and memory, or why the run is refused.")
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        "--memory", metavar="GIB", min=0.1, help="Dry run: GiB of each device. Refuse a run that does not fit."
+    ),
+]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Dry run: plan for the CPU and the memory of this machine.")]
+LaunchFile = Annotated[
+    Path | None, typer.Option("--launch", help="Dry run: accelerate file, such as recipes/accelerate/zero3.yaml.")
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option("--completion-tokens", min=1, help="Dry run: tokens per completion (default: the limit)."),
+]
 
-
-_GRPO = """Reinforcement learning from answers alone. The same command again goes on where it stood.
+_GRPO = """Train with GRPO: reinforcement learning from answers, without written reasoning. Re-run to resume.
 
 Example: medvlm-r1 train grpo --config recipes/phantom.yaml trainer.learning_rate=5e-5
-Example: medvlm-r1 train grpo --config recipes/paper.yaml --dry-run --card rtx-4090
+Example: medvlm-r1 train grpo --config recipes/paper-lora-24gb.yaml --dry-run --memory 24
 """
-_SFT = """Imitation of the answer letter alone, the paper's baseline. The same command again goes on where it stood.
+_SFT = """Train with SFT on the answer letter only, the paper's baseline. Re-run to resume.
 
 Example: medvlm-r1 train sft --config recipes/phantom-sft.yaml
 """
@@ -100,12 +63,138 @@ def train_command(
     overrides: Overrides = None,
     *,
     dry_run: DryRun = False,
-    card: Cards = None,
+    memory: Memory = None,
+    cpu: Cpu = False,
     launch: LaunchFile = None,
     completion_tokens: Tokens = None,
-    scale: Scales = None,
     as_json: Json = False,
 ) -> None:
-    """Train by the method that the verb is named for."""
-    plan = _plan(dry_run, card, launch, completion_tokens, as_json, scale)
-    _train(str(context.info_name), config, overrides, plan, as_json=as_json)
+    """Train with the method that the verb is named after."""
+    from medvlm_r1.errors import UsageError
+    from medvlm_r1.training.config import load_config
+
+    method = str(context.info_name)
+    if not dry_run and (memory or cpu or launch or completion_tokens):
+        raise UsageError("--memory, --cpu, --launch and --completion-tokens require --dry-run.")
+    settings = load_config(find_recipe(config), overrides or [])
+    if settings.method != method:
+        raise UsageError(f"{config} has method: {settings.method}. Use `train {settings.method}`, or change it.")
+    if settings.evaluate_every and settings.data.eval is None:
+        raise UsageError(f"{config}: evaluate_every is set, but data.eval names no folder to evaluate on.")
+    if dry_run:
+        _dry_run(settings, memory, launch, completion_tokens, cpu=cpu, as_json=as_json)
+    else:
+        _train(settings, as_json=as_json)
+
+
+def _train(settings: RunConfig, *, as_json: bool) -> None:
+    from medvlm_r1.console import TrainingProgress, progress_bar
+
+    with progress_bar(f"{settings.method.upper()} training") as advance:
+        progress = TrainingProgress(advance)
+        if settings.method == "grpo":
+            from medvlm_r1.training.grpo import train_grpo as run
+        else:
+            from medvlm_r1.training.sft import train_sft as run
+        watch = None
+        if settings.evaluate_every and settings.data.eval:
+            from functools import partial
+
+            from medvlm_r1.evaluation.watch import HeldOut
+            from medvlm_r1.models.load import image_fit
+            from medvlm_r1.training.loop import bound_pixels
+
+            # Without `skip_missing`, training refuses unusable images before it starts.
+            fit = image_fit(settings.model, partial(bound_pixels, settings)) if settings.data.skip_missing else None
+            tokens = int(settings.trainer.get("max_completion_length", 512))
+            watch = HeldOut(Path(settings.data.eval), template=settings.template, max_new_tokens=tokens, fit=fit)
+        model = run(settings, progress=progress, evaluate=watch)
+    print(json.dumps({"model": str(model)}) if as_json else f"Model: {model}")
+
+
+def _dry_run(
+    settings: RunConfig, memory: float | None, launch: Path | None, completion: int | None, *, cpu: bool, as_json: bool
+) -> None:
+    from medvlm_r1.console import progress_bar
+    from medvlm_r1.training.dry_run.launch import Launch, read_launch
+    from medvlm_r1.training.dry_run.plan import make_plan, refuse_memory
+
+    devices = read_launch(find_recipe(launch)) if launch else Launch()
+    with progress_bar("Prompts measured") as advance:
+        plan = make_plan(
+            settings,
+            launch=devices,
+            cpu=cpu,
+            device=memory * 2**30 if memory else None,
+            completion=completion,
+            progress=advance,
+        )
+    if as_json:
+        print(json.dumps(plan.record()))
+    else:
+        _print_plan(plan)
+    refuse_memory(plan)
+
+
+def _print_plan(plan: Plan) -> None:
+    from rich.console import Console
+
+    from medvlm_r1.console import print_uncropped
+
+    console = Console()
+    for line in _plan_lines(plan):
+        console.print(line, soft_wrap=True, highlight=False)
+    print_uncropped(console, _memory_table(plan))
+    runtime = plan.memory(shared=plan.shares)["runtime"] / 2**30
+    estimate = (
+        "Steps, parameters and tokens are counted. Memory is an estimate for the longest prompt and completions; "
+        f"{runtime:.2g} GiB of it is for libraries and fragmentation."
+    )
+    for line in (estimate, *plan.notes):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    counts, batch = plan.record()["prompts"], plan.run.batch
+    sharded = "" if plan.placement.sharding == "none" else f", sharded with {plan.placement.sharding}"
+    kind = "CPU" if plan.placement.cpu else "GPU"
+    each = " each" if batch.processes > 1 else ""
+    size = "" if plan.device is None else f" with {plan.device / 2**30:.1f} GiB{each}"
+
+    def spread(values: dict[str, float]) -> str:
+        return f"mean {values['mean']:,.0f}, median {values['median']:,}, 95 % {values['p95']:,}, max {values['max']:,}"
+
+    lines = [
+        f"Model         {plan.config.model}: {plan.shape.family}, {plan.shape.parameters.total:,} parameters, "
+        f"{plan.shape.parameters.trained:,} trained",
+        f"Devices       {batch.processes} {kind}{size}{sharded}",
+        f"Steps         {batch.steps:,} of {batch.step_prompts:g} prompts"
+        + (f" x {batch.group} completions" if plan.run.generates else "")
+        + f" ({len(plan.prompts):,} prompts, {batch.epochs_done:.3g} epochs)",
+        f"Prompt tokens {spread(counts['tokens'])}",
+        f"Image tokens  {spread(counts['image_tokens'])} per prompt",
+        f"Step tokens   {batch.step_prompts * (plan.prompts.mean + batch.group * plan.run.completion):,.0f}, with each "
+        "prompt counted once",
+    ]
+    if plan.run.generates:
+        lines.append(f"Prompts       computed once per {'prompt (sharing: true)' if plan.shares else 'completion'}")
+    return lines
+
+
+def _memory_table(plan: Plan) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Memory of each device (GiB, estimated)", title_justify="left")
+    table.add_column("")
+    columns = {name: plan.memory(shared=shared) for name, shared in plan.columns.items()}
+    headings = {"shared": "prompts shared", "plain": "not shared"} if len(columns) > 1 else {"plain": "GiB"}
+    for name in columns:
+        table.add_column(headings[name], justify="right")
+    for part in next(iter(columns.values())):
+        if any(sizes[part] for sizes in columns.values()):
+            table.add_row(part, *(f"{sizes[part] / 2**30:.2f}" for sizes in columns.values()))
+    table.add_section()
+    for phase in ("generation", "update") if plan.run.generates else ("update",):
+        peaks = (plan.phases(shared=shared)[phase] for shared in plan.columns.values())
+        table.add_row(f"peak, {phase}", *(f"{size / 2**30:.2f}" for size in peaks))
+    return table

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from medvlm_r1.data.rows import bad_row
-from medvlm_r1.disk import only_process
+from medvlm_r1.disk import exclusive_lock
 
 
 def read_log(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -43,7 +43,7 @@ class AppendedLog:
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
         with ExitStack() as opening:
-            opening.enter_context(only_process(folder))
+            opening.enter_context(exclusive_lock(folder))
             if self.path.exists():
                 self.read()
             self._file = opening.enter_context(_open(self.path))

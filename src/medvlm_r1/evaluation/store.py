@@ -17,7 +17,7 @@ from PIL import Image
 
 from medvlm_r1.data.rows import bad_row
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
-from medvlm_r1.disk import write_whole
+from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.log import AppendedLog, read_log
 from medvlm_r1.evaluation.score import Graded, grade
@@ -169,7 +169,7 @@ class AnswerStore(AppendedLog):
 
 def write_results(folder: Path, results: Mapping[str, Any], name: str = RESULTS) -> None:
     """Write `results.json`, or another file of figures, at once or not at all."""
-    write_whole(folder / name, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write(folder / name, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_results(folder: Path) -> dict[str, Any]:

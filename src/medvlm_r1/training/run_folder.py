@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from medvlm_r1.disk import LOCK, only_process, write_whole
+from medvlm_r1.disk import LOCK, atomic_write, exclusive_lock
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.environment import versions
 from medvlm_r1.training.config import RunConfig
@@ -83,7 +83,7 @@ class RunFolder:
             return
         # Before anything is put into it, the lock included.
         _refuse_foreign(self.path)
-        with only_process(self.path):
+        with exclusive_lock(self.path):
             yield
 
     @contextmanager
@@ -138,12 +138,12 @@ def prepare_run(config: RunConfig, data: Mapping[str, Any]) -> RunFolder:
     else:
         _refuse_foreign(run.path)
         run.path.mkdir(parents=True, exist_ok=True)
-        write_whole(run.path / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+        atomic_write(run.path / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     if not run.complete:
         _record_environment(run.path / "env.json", config)
     # Written last: a folder with a config.yaml has the others too, whenever the process was ended.
     if not file.is_file():
-        write_whole(file, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
+        atomic_write(file, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
     return run
 
 
@@ -182,11 +182,11 @@ def _record_environment(file: Path, config: RunConfig) -> None:
     now = {**versions(), "seeds": {"seed": config.seed, "data_seed": config.trainer.get("data_seed")}}
     before = _read(file) if file.is_file() else None
     if before is None:
-        write_whole(file, json.dumps(now, indent=2) + "\n")
+        atomic_write(file, json.dumps(now, indent=2) + "\n")
         return
     resumed = before.pop("resumed_with", [])
     if now != (resumed[-1] if resumed else before):
-        write_whole(file, json.dumps({**before, "resumed_with": [*resumed, now]}, indent=2) + "\n")
+        atomic_write(file, json.dumps({**before, "resumed_with": [*resumed, now]}, indent=2) + "\n")
 
 
 def _read(file: Path) -> dict[str, Any]:

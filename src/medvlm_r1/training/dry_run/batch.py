@@ -1,4 +1,4 @@
-"""The shape of a training's steps, as TRL 1.16 and this project's trainer cut them."""
+"""How TRL 1.16 and this project's trainer divide a training into optimizer steps."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """How a training is cut into steps. For SFT a group has one row, its answer."""
+    """Size of an optimizer step and number of steps. For SFT a group has one row: the answer."""
 
     samples: int
-    """Questions of the data set."""
+    """Questions in the data set."""
     rows: int
-    """Rows of a forward and backward pass on a device (`per_device_train_batch_size`)."""
+    """Rows per forward and backward pass on a device (`per_device_train_batch_size`)."""
     accumulation: int
-    """Passes of an optimizer step (`gradient_accumulation_steps`)."""
+    """Passes per optimizer step (`gradient_accumulation_steps`)."""
     group: int
-    """Completions of a prompt (`num_generations`)."""
+    """Completions per prompt (`num_generations`)."""
     processes: int = 1
-    """Devices, each with a process."""
+    """Devices, one process each."""
     passes_per_generation: int
-    """Passes that one generation feeds (`steps_per_generation`)."""
+    """Passes that use the completions of one generation (`steps_per_generation`)."""
     iterations: int = 1
-    """Times a generation is used (`num_iterations`)."""
+    """Number of times each generation is used (`num_iterations`)."""
     epochs: float = 1.0
     keeps_rest: bool = False
-    """An incomplete last batch is used (SFT)."""
+    """Whether an incomplete last batch is used (SFT)."""
     max_steps: int = -1
-    """Steps when above 0; the epochs do not count then."""
+    """Number of steps if above 0; it overrides `epochs`."""
 
     @property
     def generation_rows(self) -> int:
@@ -42,7 +42,7 @@ class Batch:
 
     @property
     def passes_per_epoch(self) -> int:
-        """Passes of an epoch on a device; of GRPO an incomplete last generation is dropped (TRL's `RepeatSampler`)."""
+        """Passes per epoch on a device. GRPO drops an incomplete last generation (TRL's `RepeatSampler`)."""
         if self.keeps_rest:
             return math.ceil(self.samples / self.generation_prompts)
         generations = self.samples // self.generation_prompts
@@ -50,46 +50,38 @@ class Batch:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run, as transformers' `Trainer.set_initial_training_values` counts them."""
+        """Optimizer steps of the run, as in transformers' `Trainer.set_initial_training_values`."""
         if self.max_steps > 0:
             return self.max_steps
         return math.ceil(self.epochs * max(math.ceil(self.passes_per_epoch / self.accumulation), 1))
 
     @property
-    def step_rows(self) -> int:
-        """Completions of an optimizer step on a device."""
-        return self.rows * self.accumulation
-
-    @property
-    def new_rows(self) -> float:
-        """Completions that have to be generated for an optimizer step on a device."""
-        return self.step_rows / self.iterations
-
-    @property
     def step_prompts(self) -> float:
-        """Prompts of an optimizer step, over all devices."""
-        return self.new_rows * self.processes / self.group
+        """New prompts per optimizer step, over all devices."""
+        return self.rows * self.accumulation * self.processes / (self.iterations * self.group)
 
     @property
     def epochs_done(self) -> float:
-        """Times the data are gone through."""
+        """Number of passes over the data."""
         return self.steps * self.step_prompts / self.samples
 
     def prompts_in(self, rows: int) -> int:
-        """Prompts that `rows` adjacent rows of a device belong to, groups whole where they can be."""
+        """Number of prompts among adjacent rows of a device."""
         return max(1, math.ceil(rows / self.group))
 
-    def prompt_passes(self, *, shared: bool) -> float:
-        """How often a prompt goes through the model in the passes of an optimizer step on a device."""
-        return self.accumulation * float(self.prompts_in(self.rows) if shared else self.rows)
 
-    def prefills(self, *, shared: bool) -> float:
-        """How often a prompt goes through the model in the generation for an optimizer step on a device."""
-        rows = self.rows * self.passes_per_generation
-        computed = self.prompts_in(rows) if shared else rows
-        return self.new_rows * computed / rows
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Settings of a training that its memory depends on."""
 
-    @property
-    def scores_old_policy(self) -> bool:
-        """Whether TRL scores the policy that generated once more: unless every update follows its own generation."""
-        return self.accumulation % (self.passes_per_generation * self.iterations) != 0
+    batch: Batch
+    completion: int
+    """Tokens per completion."""
+    reference: bool
+    """Whether a reference model is used (beta above 0)."""
+    generates: bool = True
+    """Whether completions are generated; False for SFT."""
+    vllm: bool = False
+    """Whether vLLM generates, with its own memory for weights and KV cache."""
+    checkpointing: bool = False
+    """Whether layers are recomputed in the backward pass (`gradient_checkpointing`)."""

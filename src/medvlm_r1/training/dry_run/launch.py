@@ -1,12 +1,14 @@
-"""What a file of `accelerate launch` says of the devices: how many, and what is sharded over them."""
+"""Number of devices and sharding, from an `accelerate launch` file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from medvlm_r1.errors import UsageError
-from medvlm_r1.training.dry_run.memory import Sharding
+
+Sharding = Literal["none", "zero2", "zero3", "fsdp2"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +23,16 @@ def read_launch(path: Path) -> Launch:
     """Read one of recipes/accelerate/*.yaml, or a file of the same kind.
 
     Raises:
-        UsageError: accelerate cannot read it, or it asks for what the dry run does not count (FSDP1, ZeRO-1).
+        UsageError: accelerate cannot read it, or the dry run does not support its sharding (FSDP1, ZeRO-1).
     """
     from accelerate.commands.config.config_args import load_config_from_file
 
     try:
         config = load_config_from_file(str(path))
-    # PyYAML and accelerate raise whatever the file makes them.
+    # PyYAML and accelerate raise exceptions of many types.
     except Exception as error:
-        # Of a file that is empty or a list it says that None or a list has no attribute.
-        why = "no keys with values are in it" if isinstance(error, AttributeError) else error
+        # An empty file, or a list, ends in an AttributeError of accelerate.
+        why = "it has no keys with values" if isinstance(error, AttributeError) else error
         raise UsageError(f"{path}: not a configuration of accelerate launch ({why})") from error
     kind = str(getattr(config.distributed_type, "value", config.distributed_type))
     processes = max(1, int(config.num_processes))
@@ -43,6 +45,6 @@ def read_launch(path: Path) -> Launch:
     if kind == "FSDP" and version == 2:
         return Launch(processes=processes, sharding="fsdp2")
     raise UsageError(
-        f"{path}: distributed_type {kind} (ZeRO stage {stage}, FSDP version {version}); the dry run counts one device, "
-        "MULTI_GPU, ZeRO-2, ZeRO-3 and FSDP2."
+        f"{path}: distributed_type {kind} (ZeRO stage {stage}, FSDP version {version}); the dry run supports one "
+        "device, MULTI_GPU, ZeRO-2, ZeRO-3 and FSDP2."
     )

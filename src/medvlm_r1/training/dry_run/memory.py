@@ -1,117 +1,109 @@
-"""Bytes on each device, by part.
+"""Memory of each device, by part.
 
-Weights, gradients and optimizer state are exact for the precision and the sharding. Activations are what autograd keeps
-of a forward pass, counted layer by layer below; the cache and the head's tile are the sizes of their tensors. What the
-allocator loses to fragments, and short-lived tensors inside a layer, is not counted: `RUNTIME` stands for them and for
-the libraries. So the sum is an estimate.
+Weights, gradients and optimizer state are exact for the precision and the sharding. Activations are the tensors that
+autograd saves in a forward pass, counted per layer below. KV cache and LM-head tile are the sizes of their tensors.
+Allocator fragmentation and short-lived tensors inside a layer are not counted: `RUNTIME` stands for them and for the
+libraries. The sum is therefore an estimate.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Literal
 
-from medvlm_r1.training.dry_run.counts import Text, Tower
-from medvlm_r1.training.dry_run.work import Model, Prompts, Run
+from medvlm_r1.training.dry_run.batch import Run
+from medvlm_r1.training.dry_run.launch import Sharding
+from medvlm_r1.training.dry_run.prompts import Prompts
+from medvlm_r1.training.dry_run.shape import Shape, Text, Tower
 
 RUNTIME = 1.5 * 2**30
-"""Assumed for the CUDA context, the libraries' workspaces and what the allocator loses; ours, not measured on a GPU."""
+"""Bytes assumed for the CUDA context, library workspaces and fragmentation. Not measured on a GPU."""
 RUNTIME_CPU = 0.95 * 2**30
-"""Python with the libraries of a training, as `python -m benchmarks.step` measured it for 0.1 M weights."""
+"""Bytes of Python with the training libraries: `python -m benchmarks.step` measured them with 0.1 M weights."""
 _TILE_TOKENS = 4096
-"""TRL's `TOKEN_CHUNK_SIZE`: tokens of the head's tile at most."""
+"""TRL's `TOKEN_CHUNK_SIZE`: at most this many tokens in a tile of the LM head."""
 _TILE_SHARED, _TILE_PLAIN = 1024, 32768
 """Columns of the tile: `shared_logps`' `chunk`, and TRL's `VOCAB_CHUNK_SIZE`."""
 _CACHE_ROOM = 128
-"""Tokens a row of the cache is kept longer than it is (`shared_generation`)."""
+"""Spare tokens in each row of the KV cache (`shared_generation`)."""
 
-Sharding = Literal["none", "zero2", "zero3", "fsdp2"]
-
-# Bytes that autograd keeps for each token in a layer of a Llama-like decoder, by the width they go with: hidden, query,
-# inner. Float32: the input of each of two norms (8), its normalised values (8) and the scaled ones, which are the
-# input of the projections (8); queries and the output of attention (8); gate, up, their activation and product (16).
-# Under autocast every projection keeps a bf16 copy of its float32 input: 5 of hidden (10) in place of 8. In bf16 norms
-# keep a float32 copy of their input (8) and bf16 values twice (8). With adapters on frozen bf16 weights the norms keep
-# their input alone (8), adapters the bf16 inputs of 5 projections (10), and of the output projection (2 more of query).
+# Bytes that autograd saves per token in a layer of a Llama-like decoder, for each unit of (hidden, query, inner) width.
+# Float32: inputs of both norms (8), normalized values (8) and scaled values, which are the inputs of the projections
+# (8); queries and attention output (8); gate, up, activation and product (16).
+# Autocast: every projection saves a bf16 copy of its float32 input, 5 of width hidden (10) instead of 8.
+# Half: norms save a float32 copy of their input (8) and two bf16 values (8).
+# Adapters on frozen bf16 weights: norms save their input only (8), adapters the bf16 inputs of 5 projections (10) and
+# of the output projection (2 more of query).
 _TEXT = {"float32": (24, 8, 16), "autocast": (26, 4, 8), "half": (16, 4, 8), "adapters": (18, 6, 8)}
-# In a block of a tower for each patch, by its width and by the width inside its feed-forward part. Layer norms are
-# computed in float32 on a GPU under autocast and keep a copy of their input (on a CPU they do not, which is 4 less).
+# The same per patch in a block of the tower, for each unit of its width; its feed-forward part is counted separately.
+# Under autocast on a GPU, layer norms run in float32 and save a copy of their input (4 bytes more than on a CPU).
 _TOWER = {
     "layer": {"float32": 44, "autocast": 26, "half": 26, "adapters": 26},
     "rms": {"float32": 52, "autocast": 32, "half": 30, "adapters": 30},
 }
-# The same for norms of queries and keys, head by head.
+# The same for per-head norms of queries and keys.
 _HEAD_NORM = {"float32": 8, "autocast": 6, "half": 6, "adapters": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """The types a run computes in."""
+    """Bytes of weights and activations."""
 
     weights: int
-    """Bytes of a weight."""
+    """Bytes per weight."""
     compute: int
-    """Bytes of an activation in a matrix product."""
+    """Bytes per activation in a matrix product."""
     adapters: bool = False
-    """Low-rank adapters are trained, in float32, and nothing else."""
+    """Whether only low-rank adapters are trained, in float32."""
 
     @property
     def kind(self) -> str:
-        """The column of the tables above."""
+        """Key of the tables above."""
         if self.weights == 4:
             return "float32" if self.compute == 4 else "autocast"
         return "adapters" if self.adapters else "half"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters:
-    """How many weights there are."""
-
-    total: int
-    """Of the model, adapters left out."""
-    trained: int
-    """That the optimizer moves, adapters among them."""
-    adapters: int
-    largest: int
-    """Of the largest part that is gathered at once when weights are sharded: a layer, or the embedding and the head."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """How a run lies on its devices."""
+    """Devices of a run: precision, sharding and optimizer."""
 
     precision: Precision
     processes: int = 1
     sharding: Sharding = "none"
     optimizer: str = "adamw_torch_fused"
     vllm_share: float = 0.0
-    """Share of a device's memory that a colocated vLLM takes."""
+    """Share of the device memory reserved by a colocated vLLM."""
     vllm_sleeps: bool = False
-    """It gives its memory back during the update."""
+    """Whether vLLM releases its memory during the update."""
     cpu: bool = False
-    """The device is a CPU, whose memory holds the libraries too."""
+    """Whether the device is a CPU, whose memory also holds the libraries."""
 
     @property
     def weight(self) -> int:
-        """Bytes of a weight of the model's own."""
+        """Bytes per weight of the base model."""
         return 2 if self.deepspeed and self.precision.compute == 2 else self.precision.weights
 
     @property
     def learned(self) -> int:
-        """Bytes of a weight that learns, and of its gradient."""
+        """Bytes per trained weight, and per gradient."""
         return 4 if self.precision.adapters and not self.deepspeed else self.weight
 
     @property
     def deepspeed(self) -> bool:
-        """Under DeepSpeed the weights are bf16 and the optimizer keeps float32 ones."""
+        """Whether DeepSpeed is used: bf16 weights, and float32 master weights in the optimizer."""
         return self.sharding in ("zero2", "zero3")
 
 
 def optimizer_bytes(optimizer: str, weight: int) -> float:
-    """Bytes of optimizer state for each trained weight of so many bytes.
+    """Bytes of optimizer state per trained weight.
 
-    Adam keeps two moments in the type of the weight (torch.optim), its 8-bit forms two bytes (Dettmers et al., arXiv
-    2110.02861), Adafactor about none (rows and columns alone), SGD none without momentum.
+    Adam keeps two moments in the type of the weight (torch.optim), its 8-bit versions two bytes (Dettmers et al., arXiv
+    2110.02861). Adafactor keeps row and column sums only, counted as 0. SGD without momentum keeps nothing.
+
+    Args:
+        optimizer: Name as in `trainer.optim`.
+        weight: Bytes per trained weight.
     """
     name = optimizer.lower()
     if "8bit" in name:
@@ -122,9 +114,9 @@ def optimizer_bytes(optimizer: str, weight: int) -> float:
 
 
 def text_bytes(text: Text, precision: Precision) -> float:
-    """What a decoder layer keeps for each token, its keys and values left out (`keys_bytes`).
+    """Bytes that a decoder layer saves per token, without keys and values (`keys_bytes`).
 
-    The log-sum of attention, 4 bytes for each head, comes on top of the table.
+    The log-sum-exp of attention, 4 bytes per head, is added to the table.
     """
     hidden, query, inner = _TEXT[precision.kind]
     kept = hidden * text.hidden + query * text.query + inner * text.inner + 4 * text.heads
@@ -134,58 +126,51 @@ def text_bytes(text: Text, precision: Precision) -> float:
 
 
 def keys_bytes(text: Text, precision: Precision) -> float:
-    """Keys and values of one token in one layer, as attention keeps them.
+    """Bytes of the keys and values that attention saves per token and layer.
 
-    transformers repeats the heads of keys and values for attention with a mask (`use_gqa_in_sdpa`), so they are as wide
-    as the queries.
+    transformers repeats key and value heads for attention with a mask (`use_gqa_in_sdpa`), so they are as wide as the
+    queries.
     """
     return 2.0 * precision.compute * text.query
 
 
 def tower_bytes(tower: Tower, precision: Precision) -> float:
-    """What a block of the tower keeps for each patch."""
+    """Bytes that a block of the tower saves per patch."""
     width = _TOWER[tower.norm][precision.kind]
     return float(width * tower.width + tower.inner_kept * precision.compute * tower.inner + 4 * tower.heads)
 
 
 def activations(
-    model: Model, prompts: Prompts, run: Run, precision: Precision, *, shared: bool, joined: bool = False
-) -> dict[str, float]:
-    """Bytes autograd keeps of one forward pass of the update, for the longest prompt with the longest completions.
+    shape: Shape, prompts: Prompts, run: Run, precision: Precision, *, shared: bool, joined: bool = False
+) -> float:
+    """Bytes that autograd saves in one forward pass of the update, for the longest prompt and longest completions.
 
-    Rows without sharing are padded to [prompt, completion] each. With sharing the packed row holds each prompt once;
-    attention keeps keys and values of [prompt, completion] for every completion all the same (`prefix_attention`),
-    unless they are `joined` (`joined_attention`). With checkpointing a layer keeps its input, and one layer at a time
-    all of the above.
-
-    Returns:
-        Bytes of `text` and `tower`.
+    Without sharing, every row is [prompt, completion]. With sharing, the packed row holds each prompt once, but
+    attention saves keys and values of [prompt, completion] for every completion (`prefix_attention`), unless they are
+    `joined` (`joined_attention`). With checkpointing, every layer saves its input, and one layer at a time saves all.
     """
-    text, tower, rows = model.text, model.tower, run.batch.rows
+    text, tower, rows = shape.text, shape.tower, run.batch.rows
     length = prompts.longest + run.completion
     count = run.batch.prompts_in(rows) if shared else rows
     tokens = count * prompts.longest + rows * run.completion if shared else rows * length
     keys = tokens if shared and joined else rows * length + (count * prompts.longest if shared else 0)
+    patches = count * prompts.most_patches if shape.trains_tower else 0
     layer = tokens * text_bytes(text, precision) + keys * keys_bytes(text, precision)
-    block = count * prompts.most_patches * tower_bytes(tower, precision)
+    block = patches * tower_bytes(tower, precision)
+    if not run.checkpointing:
+        return text.layers * layer + tower.blocks * block
     stream = 4 if precision.weights == 4 else 2
-    if run.checkpointing:
-        kept = text.layers * tokens * text.hidden * stream + layer
-        seen = tower.blocks * count * prompts.most_patches * tower.width * stream + block
-    else:
-        kept, seen = text.layers * layer, tower.blocks * block
-    return {"text": kept, "tower": seen if model.tower_learns else 0.0}
+    inputs = text.layers * tokens * text.hidden + tower.blocks * patches * tower.width
+    return inputs * stream + layer + block
 
 
-def parts(
-    model: Model, parameters: Parameters, prompts: Prompts, run: Run, placement: Placement, *, shared: bool
-) -> dict[str, float]:
-    """Bytes on a device by part; `phases` adds what is there at one time.
+def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, shared: bool) -> dict[str, float]:
+    """Bytes on a device by part; `phases` adds up those that are allocated at the same time.
 
-    ZeRO-2 shards gradients and optimizer state, ZeRO-3 and FSDP2 weights too (Rajbhandari et al., arXiv 1910.02054);
-    what is gathered at once then comes on top.
+    ZeRO-2 shards gradients and optimizer state; ZeRO-3 and FSDP2 also shard weights (Rajbhandari et al., arXiv
+    1910.02054), and gather the largest unit at a time.
     """
-    precision, n = placement.precision, placement.processes
+    precision, n, parameters = placement.precision, placement.processes, shape.parameters
     weight, learned = placement.weight, placement.learned
     shards = n if placement.sharding in ("zero3", "fsdp2") else 1
     slices = n if placement.sharding != "none" else 1
@@ -194,50 +179,54 @@ def parts(
     copied = parameters.total if precision.compute < weight else 0
     copied += parameters.adapters if precision.compute < learned else 0
     joined = placement.cpu and precision.kind == "float32"
-    kept = activations(model, prompts, run, precision, shared=shared, joined=joined)
     scored = run.batch.rows * run.completion
     tile = min(scored, _TILE_TOKENS) * (_TILE_SHARED if shared else _TILE_PLAIN) * precision.compute
-    head = tile + 4.0 * scored * model.text.hidden
-    if model.trained.head:
-        head += 4.0 * model.text.hidden * model.text.vocabulary
+    head = tile + 4.0 * scored * shape.text.hidden
+    if shape.trains_head:
+        head += 4.0 * shape.text.hidden * shape.text.vocabulary
     result = {
         "weights": (parameters.total * weight + parameters.adapters * learned) / shards,
         "gathered": parameters.largest * precision.compute if shards > 1 else 0.0,
         "gradients": parameters.trained * learned / slices,
-        # DistributedDataParallel averages gradients in buckets of their own.
+        # DistributedDataParallel averages gradients in separate buckets.
         "buckets": parameters.trained * learned if n > 1 and slices == 1 else 0.0,
         "optimizer": parameters.trained * (state + master) / slices,
         "reference": parameters.total * weight / shards if run.reference and not precision.adapters else 0.0,
-        # Autocast keeps a copy of every float32 weight that learns until the forward pass is over, adapters among them;
+        # Autocast caches a bf16 copy of every trained float32 weight until the forward pass ends, adapters included.
         # FSDP2 gathers in bf16.
         "copies": copied * precision.compute if shards == 1 else 0.0,
-        "activations": kept["text"] + kept["tower"],
+        "activations": activations(shape, prompts, run, precision, shared=shared, joined=joined),
         "head": head,
         "cache": 0.0,
         "logits": 0.0,
         "runtime": RUNTIME_CPU if placement.cpu else RUNTIME,
     }
-    if run.generates and not run.prefix_cached:
+    if run.generates and not run.vllm:
         rows = run.batch.rows * run.batch.passes_per_generation
-        long = prompts.longest + run.completion + (_CACHE_ROOM if shared else 0)
-        result["cache"] = rows * long * model.text.layers * 2.0 * model.text.keys * precision.compute
-        # The model's own, their float32 copy, the processed scores and their softmax.
-        result["logits"] = rows * model.text.vocabulary * (precision.compute + 3 * 4.0)
+        length = prompts.longest + run.completion + (_CACHE_ROOM if shared else 0)
+        result["cache"] = rows * length * shape.text.layers * 2.0 * shape.text.keys * precision.compute
+        # Model logits, their float32 copy, the processed scores and their softmax.
+        result["logits"] = rows * shape.text.vocabulary * (precision.compute + 3 * 4.0)
     return result
 
 
-def phases(part: dict[str, float], placement: Placement, memory: float | None = None) -> dict[str, float]:
-    """Bytes at two times: while completions are written (`generation`), and at the fullest of the `update`.
+def phases(part: dict[str, float], placement: Placement, device: float | None = None) -> dict[str, float]:
+    """Bytes in use during `generation`, and at the peak of the `update`.
 
     Args:
-        part: What `parts` gave.
-        placement: The placement.
-        memory: Bytes of the card, of which a colocated vLLM takes its share.
+        part: Result of `parts`.
+        placement: The devices.
+        device: Bytes of a device, of which a colocated vLLM reserves its share.
     """
     always = sum(part[name] for name in ("weights", "gathered", "optimizer", "reference", "runtime"))
-    vllm = placement.vllm_share * (memory or 0.0)
+    vllm = placement.vllm_share * (device or 0.0)
     update = sum(part[name] for name in ("gradients", "buckets", "copies", "activations", "head"))
     return {
         "generation": always + part["cache"] + part["logits"] + vllm,
         "update": always + update + (0.0 if placement.vllm_sleeps else vllm),
     }
+
+
+def machine_memory() -> float:
+    """Bytes of main memory of this machine."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,14 +1,44 @@
-"""The tokens of a data set's prompts, by the model's own processor, from the sizes of the images alone."""
+"""Tokens of a data set's prompts, from the model's processor and the image sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from medvlm_r1.data import Sample, load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.prompts.templates import messages
-from medvlm_r1.training.dry_run.work import Prompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """Token counts of the prompts of a data set."""
+
+    tokens: tuple[int, ...]
+    """Of each prompt, image tokens included."""
+    image_tokens: tuple[int, ...]
+    """Of each prompt, image tokens only."""
+    patches: tuple[tuple[int, ...], ...]
+    """Of each image of each prompt."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens of a prompt."""
+        return sum(self.tokens) / len(self.tokens)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(self.tokens)
+
+    @property
+    def most_patches(self) -> int:
+        """Largest number of image patches in one prompt."""
+        return max(sum(images) for images in self.patches)
 
 
 def measure(
@@ -20,15 +50,15 @@ def measure(
 ) -> Prompts:
     """Count the tokens of every prompt.
 
-    The chat template and the tokenizer give the text, with one placeholder for an image; how many tokens and patches
-    take its place the image processor works out from the image's size (its rule, not its resizing).
+    The chat template and the tokenizer give the text, with one placeholder per image. The image processor computes
+    the number of tokens and patches from the image size; no image is resized.
 
     Args:
-        processor: The model's processor, its pixel bounds set.
+        processor: The model's processor, with its pixel bounds set.
         folder: The data folder.
         samples: The questions.
         template: Name of the prompt template.
-        progress: Told of (done, total).
+        progress: Called with (done, total).
     """
     known: dict[str, tuple[int, int]] = {}
     tokens, images, patches = [], [], []
@@ -50,7 +80,7 @@ def measure(
 
 
 def shortest_answer(processor: Any, template: str) -> tuple[str, int]:
-    """The shortest completion in the form a template asks for, and its tokens with the one that ends it."""
+    """The shortest well-formed completion for a template, and its number of tokens with the end token."""
     text = SHORTEST.get(template, "A")
     return text, len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
 

@@ -1,4 +1,4 @@
-"""What of a configuration the arithmetic needs: the batch, the run and how it lies on its devices."""
+"""Batch, run and devices of a configuration, with TRL's defaults."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import functools
 from medvlm_r1.errors import UserError
 from medvlm_r1.training import options
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.dry_run.batch import Batch
+from medvlm_r1.training.dry_run.batch import Batch, Run
 from medvlm_r1.training.dry_run.launch import Launch
 from medvlm_r1.training.dry_run.memory import Placement, Precision
 from medvlm_r1.training.dry_run.shape import Shape
-from medvlm_r1.training.dry_run.work import Prompts, Run
 
-FEATURES_BYTES = 512e6
-"""`training.grpo.FEATURES_MB`, which the tests hold this against: importing it would import the whole trainer."""
 _BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16": 2, "half": 2}
 
 
 def read_batch(config: RunConfig, samples: int, processes: int) -> Batch:
-    """How the run is cut into steps.
+    """Size and number of the optimizer steps.
 
     Raises:
-        UserError: There are too few samples for one generation.
+        UserError: There are fewer samples than prompts in one generation.
     """
     option = functools.partial(options.value, config.method, config.trainer)
     rows, accumulation = option("per_device_train_batch_size"), option("gradient_accumulation_steps")
@@ -45,18 +42,18 @@ def read_batch(config: RunConfig, samples: int, processes: int) -> Batch:
     )
     if config.method == "grpo" and batch.generation_prompts > samples:
         raise UserError(
-            f"One generation takes {batch.generation_prompts} prompts and the data have {samples}; lower "
+            f"One generation needs {batch.generation_prompts} prompts, and the data set has {samples}. Lower "
             "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
         )
     return batch
 
 
 def read_shares(config: RunConfig, launch: Launch, notes: list[str]) -> bool:
-    """Whether this run shares its prompts; a note says why not where it would be expected."""
+    """Whether the run shares its prompts. A note explains why sharing is off or incomplete."""
     if config.method != "grpo" or not config.sharing:
         return False
     if launch.sharding in ("zero3", "fsdp2"):
-        notes.append(f"Weights are sharded ({launch.sharding}): prompts are computed once per completion, TRL's way.")
+        notes.append(f"Weights are sharded ({launch.sharding}): prompts are computed once per completion, as in TRL.")
         return False
     rows, group = (
         options.value(config.method, config.trainer, name)
@@ -64,67 +61,59 @@ def read_shares(config: RunConfig, launch: Launch, notes: list[str]) -> bool:
     )
     if rows < group:
         notes.append(
-            f"per_device_train_batch_size ({rows}) is below num_generations ({group}): in the update a prompt is "
-            f"computed {-(-group // rows)} times; with {group} it is computed once."
+            f"per_device_train_batch_size ({rows}) is below num_generations ({group}). Each prompt is therefore "
+            f"computed {-(-group // rows)} times in the update; with {group} it is computed once."
         )
     return True
 
 
-def read_kept(shape: Shape, prompts: Prompts, batch: Batch) -> float:
-    """Share of the images whose features are not kept from an earlier epoch (`training.grpo.FEATURES_MB`)."""
-    size = sum(prompts.image_tokens) * shape.model.text.hidden * shape.model.tower.levels * 2
-    return min(1.0, 1.0 / batch.epochs_done) if size <= FEATURES_BYTES and batch.epochs_done else 1.0
-
-
-def read_run(config: RunConfig, batch: Batch, completion: int | None, kept: float, notes: list[str]) -> Run:
-    """What is computed of the batch. `completion` replaces the limit on the tokens of a completion."""
+def read_run(config: RunConfig, batch: Batch, completion: int | None, notes: list[str]) -> Run:
+    """Settings that determine the memory. `completion` replaces the limit on the tokens of a completion."""
     option = functools.partial(options.value, config.method, config.trainer)
     checkpointing = bool(option("gradient_checkpointing"))
     if config.method == "sft":
-        # The letter and the token that ends the turn.
-        return Run(
-            batch=batch, completion=completion or 2, reference=False, old_policy=False, generates=False,
-            checkpointing=checkpointing, kept=1.0,
-        )  # fmt: skip
+        # The letter and the end token.
+        tokens = completion or 2
+        return Run(batch=batch, completion=tokens, reference=False, generates=False, checkpointing=checkpointing)
     vllm = bool(option("use_vllm"))
     notes.append(
-        f"Completions are counted with {completion} tokens each, as asked."
+        f"Assumes {completion} tokens per completion (--completion-tokens)."
         if completion
-        else "Every completion is counted with its full length, which bounds the cost from above."
+        else "Assumes completions of the maximum length: an upper bound."
     )
-    if vllm:
-        notes.append("vLLM writes the completions and computes a prompt once by itself, in both columns.")
-        if option("vllm_mode") == "server":
-            notes.append("The vLLM server runs on devices of its own; its work is counted, its memory is not.")
-        else:
-            notes.append("The share of the memory that vLLM takes is in the figures of the cards alone.")
-    if option("beta") == 0.0:
-        notes.append("beta is 0: no reference; groups of equal rewards would be left out, which is not counted.")
+    if vllm and option("vllm_mode") == "server":
+        notes.append("The vLLM server runs on other devices; its memory is not counted.")
+    elif vllm:
+        notes.append("The memory that vLLM reserves is counted only when --memory is given.")
     return Run(
         batch=batch,
         completion=completion or option("max_completion_length"),
         reference=option("beta") != 0.0,
-        old_policy=batch.scores_old_policy or (vllm and option("vllm_importance_sampling_correction")),
-        prefix_cached=vllm,
+        vllm=vllm,
         checkpointing=checkpointing,
-        kept=1.0 if option("sync_ref_model") else kept,
     )
 
 
 def read_placement(config: RunConfig, shape: Shape, launch: Launch, *, cpu: bool = False) -> Placement:
-    """Types, sharding and optimizer; `cpu` when the run has no GPU.
+    """Precision, sharding and optimizer.
+
+    Args:
+        config: The run.
+        shape: Its model.
+        launch: Its devices.
+        cpu: Whether it runs on a CPU.
 
     Raises:
-        UserError: A type of weights that is not counted.
+        UserError: The dtype of the weights is not supported.
     """
     option = functools.partial(options.value, config.method, config.trainer)
-    asked = str((config.trainer.get("model_init_kwargs") or {}).get("dtype", "float32")).removeprefix("torch.")
-    weights = _BYTES.get(shape.dtype if asked == "auto" else asked)
+    dtype = str((config.trainer.get("model_init_kwargs") or {}).get("dtype", "float32")).removeprefix("torch.")
+    weights = _BYTES.get(shape.dtype if dtype == "auto" else dtype)
     if weights is None:
         raise UserError(
-            f"trainer.model_init_kwargs: dtype {asked!r} is not counted; wanted {', '.join(_BYTES)} or auto."
+            f"trainer.model_init_kwargs: dtype {dtype!r} is not supported; wanted {', '.join(_BYTES)} or auto."
         )
-    # TRL: bf16 unless fp16 is asked for; on a CPU where it is asked for (`arguments.training_arguments`).
+    # TRL's default is bf16. On a CPU the default is float32 (`arguments.training_arguments`).
     half = bool(option("fp16")) or (option("bf16") is True if cpu else option("bf16") is not False)
     colocated = config.method == "grpo" and option("use_vllm") and option("vllm_mode") == "colocate"
     return Placement(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from medvlm_r1.disk import refusal
+from medvlm_r1.disk import describe_os_error
 from medvlm_r1.errors import UserError
 from medvlm_r1.training import options
 from medvlm_r1.training.config import RunConfig
@@ -66,9 +66,9 @@ def explain(error: BaseException, config: RunConfig) -> str | None:
     if out_of_memory(error):
         return _memory(error, config)
     out = Path(config.out)
-    said = refusal(error)
+    said = describe_os_error(error)
     if said is None and _torch_found_no_room(error, out):
-        said = refusal(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        said = describe_os_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     return f"{out}: {said}. {_standing(out)}" if said else None
 
 

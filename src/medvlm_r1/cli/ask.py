@@ -1,0 +1,77 @@
+"""The `ask` command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvlm_r1.cli.options import Json, Model, NewTokens, completion
+
+PLANES = ("axial", "coronal", "sagittal")
+WINDOWS = ("brain", "lung", "soft-tissue", "bone", "percentile", "full", "stored")
+
+
+def ask_command(
+    model: Model,
+    *,
+    image: Annotated[Path, typer.Option(help="Image file: PNG, JPEG, TIFF, BMP, DICOM or NIfTI.")],
+    question: Annotated[str, typer.Option(help="The question.")],
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="One option without its letter; repeatable. Without options the question is open."),
+    ] = None,
+    frame: Annotated[int | None, typer.Option(help="Frame of a multi-frame file, counted from 0.")] = None,
+    plane: Annotated[
+        str | None,
+        typer.Option(autocompletion=completion(*PLANES), help="NIfTI: axial, coronal or sagittal."),
+    ] = None,
+    slice_: Annotated[
+        int | None, typer.Option("--slice", help="NIfTI: slice number in that plane, counted from 0.")
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=completion(*WINDOWS), help=f"{', '.join(WINDOWS)}, or CENTER/WIDTH in stored units."
+        ),
+    ] = None,
+    max_new_tokens: NewTokens = 512,
+    as_json: Json = False,
+) -> None:
+    """Ask one question about one image.
+
+    Example: medvlm-r1 ask phantom-base --image ct.png --question "Which organ?" --option liver --option kidney
+    Example: medvlm-r1 ask phantom-base --image ct.dcm --window 40/400 --question "What is seen?"
+    """
+    from medvlm_r1.console import stderr_console
+    from medvlm_r1.data.images import View, load_picture
+    from medvlm_r1.data.question import question_faults
+    from medvlm_r1.errors import UsageError
+    from medvlm_r1.models.generate import check_images
+    from medvlm_r1.models.load import image_fit
+    from medvlm_r1.models.remote import is_server
+    from medvlm_r1.serving.medvlm import MedVLM, Question, prepare
+
+    if faults := question_faults(question, option or ()):
+        raise UsageError(f"invalid question: {'; '.join(faults)}.")
+    picture = load_picture(image, View(frame=frame, plane=plane, slice=slice_, window=window))
+    query = Question(image=picture, question=question, options=option or ())
+    # Check the question before a model is loaded.
+    prepared = prepare(query)
+    if not is_server(model):
+        check_images(0, prepared.item, image_fit(model))
+    with stderr_console().status(f"Asking {model}"), MedVLM.load(model, max_new_tokens=max_new_tokens) as medvlm:
+        [answer] = medvlm.ask_batch([query])
+    if as_json:
+        print(json.dumps(answer.as_record()))
+        return
+    text = f"{answer.letter}) {answer.option}" if answer.option else answer.answer if not option else None
+    print(f"Image:      {answer.image_note}")
+    print(f"Reasoning:  {answer.reasoning or '(none)'}")
+    print(f"Answer:     {text or f'none that is well-formed; the model wrote: {answer.text}'}")
+    if answer.confidence is not None:
+        shares = (f"{letter} {share:.1%}".replace("%", " %") for letter, share in answer.confidence.items())
+        print(f"Confidence: {', '.join(shares)} (the model's own probability, not its accuracy)")
+    print(answer.notice)
