@@ -20,10 +20,10 @@ from PIL import Image
 from benchmarks.command import run as run_command
 from benchmarks.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle
 from benchmarks.trained_models import text_only_model
-from medvlm_r1.audit.backends import Respondent
-from medvlm_r1.audit.collect import Answers, ask_items, asked_items, audited, even_parts
-from medvlm_r1.audit.open_backend import respondent_for
-from medvlm_r1.audit.probe import Asked
+from medvlm_r1.audit.backends import AuditBackend
+from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, probe_inputs
+from medvlm_r1.audit.open_backend import open_audit_backend
+from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE, judged
 from medvlm_r1.cli.options import Json, folder_to_write
@@ -103,7 +103,7 @@ def bench_audit(
         model = text_only_model(trained, progress=progress and partial(_training, progress))
         models[TRAINED] = str(model)
     respondents = {
-        name: respondent_for(folder, TEMPLATE, max_new_tokens, batch_size) for name, folder in models.items()
+        name: open_audit_backend(folder, TEMPLATE, max_new_tokens, batch_size) for name, folder in models.items()
     }
     found: dict[str, Any] = {
         name: {"about": known.about, "fails": known.fails, "verdicts": [], "sentences": [], "measures": []}
@@ -118,16 +118,16 @@ def bench_audit(
     total, done = seeds * len(found) * items, 0
     for seed in range(seeds):
         asked, eyes = phantom_items(items, seed, shortcut=shortcut)
-        everyone: dict[str, Respondent] = {name: known.kind(eyes) for name, known in KNOWN.items()}
-        for name, respondent in (everyone | respondents).items():
+        everyone: dict[str, AuditBackend] = {name: known.kind(eyes) for name, known in KNOWN.items()}
+        for name, backend in (everyone | respondents).items():
             answers: dict[str, Answers] = {}
             for part in even_parts(len(asked), batch_size if name in models else _BATCH):
                 if progress is not None:
                     progress(done, total, f"model {name}, seed {seed}")
                 batch = [asked[place] for place in part]
-                answers |= ask_items(batch, PROBES.values(), respondent)
+                answers |= collect_responses(batch, PROBES.values(), backend)
                 done += len(batch)
-            record = judged(audited([item.sample for item in asked], answers), PROBES, local=respondent.local)
+            record = judged(audited([item.sample for item in asked], answers), PROBES, local=backend.local)
             found[name]["verdicts"].append(record["verdicts"])
             found[name]["sentences"].append({probe: part["sentence"] for probe, part in record["probes"].items()})
             found[name]["measures"].append({probe: part["measures"] for probe, part in record["probes"].items()})
@@ -144,7 +144,7 @@ def bench_audit(
     }
 
 
-def phantom_items(items: int, seed: int, *, shortcut: bool = False) -> tuple[list[Asked], Eyes]:
+def phantom_items(items: int, seed: int, *, shortcut: bool = False) -> tuple[list[ProbeInput], Eyes]:
     """The first of PhantomVQA's test questions as the probes take them, and eyes that know their images."""
     samples, images = [], []
     for place, modality in enumerate(MODALITIES):
@@ -154,7 +154,7 @@ def phantom_items(items: int, seed: int, *, shortcut: bool = False) -> tuple[lis
         for index, question in enumerate(drawn[:n]):
             samples.append(to_sample(question, "test", index, shortcut=shortcut))
             images.append(Image.fromarray(render(question.scene)).convert("RGB"))
-    return asked_items(samples, [(image,) for image in images], TEMPLATE), Eyes(samples, images)
+    return probe_inputs(samples, [(image,) for image in images], TEMPLATE), Eyes(samples, images)
 
 
 def _training(progress: Callable[[int, int, str], None], done: int, total: int) -> None:

@@ -12,9 +12,9 @@ import typer
 
 from benchmarks.audit import phantom_items
 from benchmarks.command import run
-from medvlm_r1.audit.collect import ask_items, even_parts
-from medvlm_r1.audit.open_backend import local_respondent
-from medvlm_r1.audit.probe import Asked
+from medvlm_r1.audit.collect import collect_responses, even_parts
+from medvlm_r1.audit.open_backend import local_audit_backend
+from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE
 from medvlm_r1.cli.options import Json, OwnModel
@@ -83,24 +83,26 @@ def cost_lines(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _timed(work: Callable[[Policy, Sequence[Asked]], int], policy: Policy, asked: Sequence[Asked]) -> tuple[float, int]:
+def _timed(
+    work: Callable[[Policy, Sequence[ProbeInput]], int], policy: Policy, asked: Sequence[ProbeInput]
+) -> tuple[float, int]:
     began = time.perf_counter()
     count = work(policy, asked)
     return time.perf_counter() - began, count
 
 
-def _plain(policy: Policy, asked: Sequence[Asked]) -> int:
+def _plain(policy: Policy, asked: Sequence[ProbeInput]) -> int:
     inputs = [GenerationInput(prompt=messages(item.sample, item.template), images=item.images) for item in asked]
     generator = LocalGenerator(policy=policy, batch_size=BATCH)
     return len(generator.generate(inputs, GenerationSettings(max_new_tokens=MOST_TOKENS)))
 
 
-def _audit(policy: Policy, asked: Sequence[Asked]) -> int:
-    # A respondent of its own: one that was used before would have kept the images' features.
-    respondent = local_respondent(policy, template=asked[0].template, max_new_tokens=MOST_TOKENS)
+def _audit(policy: Policy, asked: Sequence[ProbeInput]) -> int:
+    # A backend of its own: one that was used before would have kept the images' features.
+    backend = local_audit_backend(policy, template=asked[0].template, max_new_tokens=MOST_TOKENS)
     probes = list(PROBES.values())
     parts = [[asked[place] for place in part] for part in even_parts(len(asked), ITEMS_AT_ONCE)]
-    return sum(len(answers) for part in parts for answers in ask_items(part, probes, respondent).values())
+    return sum(len(answers) for part in parts for answers in collect_responses(part, probes, backend).values())
 
 
 def main(

@@ -19,7 +19,7 @@ from PIL.Image import Image
 from benchmarks.base.language import weigh
 from medvlm_r1.audit.claims import read_claims, scene_of
 from medvlm_r1.audit.probes.cue import HINT, draw_hint
-from medvlm_r1.audit.variant import ANSWER_TAG, Variant, VariantAnswer, weighed, written
+from medvlm_r1.audit.variant import ANSWER_TAG, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.questions import NO_FINDING, Question, describe, value
@@ -132,7 +132,7 @@ class Oracle:
     def _answer(self, variant: Variant) -> VariantAnswer:
         begun, closed = _begun(variant.prefix)
         if variant.letter_only:
-            return weighed(variant, self.probabilities(variant, begun))
+            return scored_choice(variant, self.probabilities(variant, begun))
         text, added = variant.prefix or "<think>", ""
         if not closed:
             rest = self.plan(variant, begun)[len(split_sentences(begun)) :]
@@ -142,7 +142,7 @@ class Oracle:
             text += ANSWER_TAG
         shares = self.probabilities(variant, begun + added)
         text += f"{LETTERS[int(np.argmax(shares))]}</answer>"
-        return written(variant, text, n_tokens=len(text[len(variant.prefix) :].split()), truncated=False)
+        return parsed_answer(variant, text, n_tokens=len(text[len(variant.prefix) :].split()), truncated=False)
 
 
 class IgnoresImage(Oracle):

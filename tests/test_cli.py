@@ -53,10 +53,10 @@ def test_evaluation_runs_resumes_and_compares(
     code, out, _ = command(*arguments, "--out", tmp_path / "a", "--json")
     assert code == 0
     assert json.loads(out)["accuracy"]["MRI"]["n"] == 4
-    answers = (tmp_path / "a" / "samples.jsonl").read_text()
+    answers = (tmp_path / "a" / "answers.jsonl").read_text()
     # Interrupted in the middle of writing a line: the half line goes, the rest stays.
     lines = answers.splitlines(keepends=True)
-    (tmp_path / "a" / "samples.jsonl").write_text("".join(lines[:5]) + lines[5][:40])
+    (tmp_path / "a" / "answers.jsonl").write_text("".join(lines[:5]) + lines[5][:40])
     (tmp_path / "a" / "results.json").unlink()
     code, again, _ = command(*arguments, "--out", tmp_path / "a", "--json")
     assert code == 0
@@ -200,7 +200,7 @@ def test_runs_of_different_kinds_share_no_folder(
         assert f"holds {kind} ({name}); give another folder with --out" in err
         assert [path.name for path in (tmp_path / name).iterdir()] == [name]
     (tmp_path / "audit").mkdir()
-    (tmp_path / "audit" / "answers.jsonl").write_text("")
+    (tmp_path / "audit" / "answers.jsonl").write_text('{"id": "q0", "plan": ""}\n')
     code, _, err = command("eval", tiny_policy_dir, "--data", data_dir, "--out", tmp_path / "audit")
     assert code == 2
     assert "holds a model audit (answers.jsonl)" in err

@@ -43,7 +43,7 @@ def test_a_page_and_a_verdict(command: Any, folder: Path) -> None:
     assert code == 0
     assert "FAIL    100 % of the MRI questions can be answered without the image" in out
     assert "NOT RUN One CT question is too few for a verdict" in out
-    assert "'cyst' was right 10 of 10 times it was offered" in out
+    assert "'cyst' was correct 10 of 10 times it was offered" in out
     assert RESEARCH_USE in out
     assert [path.name for path in Path().iterdir()] == ["audit_data.html"]
 

@@ -43,9 +43,9 @@ def test_demo_ends_with_results_and_report_and_goes_on_after_an_interruption(
     monkeypatch.setattr(demo, "_evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(tmp_path, sizes=SMALL)
-    answered = (tmp_path / "eval" / "zero_shot" / "samples.jsonl").stat().st_mtime_ns
+    answered = (tmp_path / "eval" / "zero_shot" / "answers.jsonl").stat().st_mtime_ns
     results = demo.run_demo(tmp_path, sizes=SMALL)
-    assert (tmp_path / "eval" / "zero_shot" / "samples.jsonl").stat().st_mtime_ns == answered
+    assert (tmp_path / "eval" / "zero_shot" / "answers.jsonl").stat().st_mtime_ns == answered
     assert json.loads((tmp_path / "results.json").read_text()) == results
     for stage in ("zero_shot", "sft", "grpo"):
         assert results[stage]["accuracy"]["X-ray"]["n"] == 2

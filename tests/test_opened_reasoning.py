@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from medvlm_r1.audit.backends import GeneratorRespondent
+from medvlm_r1.audit.backends import GeneratorAuditBackend
 from medvlm_r1.audit.collect import audited
-from medvlm_r1.audit.local_backend import LocalRespondent
+from medvlm_r1.audit.local_backend import LocalAuditBackend
 from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.audit.store import AuditStore
 from medvlm_r1.audit.variant import Variant
@@ -151,7 +151,7 @@ def test_rewards_and_rollouts_of_a_training_see_the_opening(
     trainer = {"max_steps": 1, "max_completion_length": 48, "temperature": 0.1}
     config = load_config(write_config(model=str(folder), rewards=rewards, sharing=sharing, trainer=trainer))
     run = train_grpo(config).parent
-    rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert {row["completion"] for row in rows} == {WHOLE}
     for row in rows:
         assert row["rewards"]["format_paper"] == row["rewards"]["format_strict"] == row["rewards"]["consistent"] == 1
@@ -186,8 +186,8 @@ def test_shared_answers_are_the_ones_given_one_by_one(policy: Policy, question: 
     for number, prefix in enumerate(prefixes):
         letter = prefix.endswith("<answer>")
         variants.append(Variant(name=f"v{number}", sample=question, images=(IMAGE,), prefix=prefix, letter_only=letter))
-    shared = LocalRespondent(policy=policy, max_new_tokens=48).answer(variants)
-    plain = GeneratorRespondent(generator=LocalGenerator(policy=policy), policy=policy, max_new_tokens=48)
+    shared = LocalAuditBackend(policy=policy, max_new_tokens=48).answer(variants)
+    plain = GeneratorAuditBackend(generator=LocalGenerator(policy=policy), policy=policy, max_new_tokens=48)
     for ours, other in zip(shared, plain.answer(variants), strict=True):
         assert replace(ours, probabilities=None) == replace(other, probabilities=None)
         assert ours.probabilities == (other.probabilities and pytest.approx(other.probabilities, abs=1e-5))

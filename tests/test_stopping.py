@@ -18,7 +18,7 @@ from medvlm_r1.stopping import Preempted, stop_on_sigterm
 
 Command = Callable[..., tuple[int, str, str]]
 COMMANDS: dict[str, tuple[tuple[str, ...], Any, str, str]] = {
-    "eval": (("eval",), AnswerStore, "samples.jsonl", "results.json"),
+    "eval": (("eval",), AnswerStore, "answers.jsonl", "results.json"),
     "audit": (("audit", "model"), AuditStore, "answers.jsonl", "audit.json"),
 }
 
@@ -60,13 +60,14 @@ def test_a_scheduler_ends_it_and_the_same_command_goes_on(
     assert "Traceback" not in err
     assert signal.getsignal(signal.SIGTERM) is before
     kept = (out / answers).read_bytes()
-    assert kept.count(b"\n") == 1
+    assert {json.loads(line)["id"] for line in kept.splitlines()} == {"q0"}
     assert not (out / figures).exists()
     code, _, err = command(*words, tiny_policy_dir, *settings)
     assert (code, "Traceback" in err) == (0, False)
     assert (out / answers).read_bytes().startswith(kept)
     rows = [json.loads(line) for line in (out / answers).read_text().splitlines()]
-    assert [row["id"] for row in rows] == ["q0", "q1", "q2", "q3"]
+    assert list(dict.fromkeys(row["id"] for row in rows)) == ["q0", "q1", "q2", "q3"]
+    assert len({(row["id"], row["variant"]) for row in rows}) == len(rows)
     assert json.loads((out / figures).read_text())["n"] == 4
     tried("sigterm-asking", 1)
 

@@ -7,8 +7,8 @@ from PIL import Image
 from svg_parts import BLUE, LINE, PALE, box, drawing, picture, words
 
 from medvlm_r1.audit.collect import item_seed
-from medvlm_r1.audit.open_backend import respondent_for
-from medvlm_r1.audit.probe import Asked
+from medvlm_r1.audit.open_backend import open_audit_backend
+from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes.cue import IMAGE, TEXT
 from medvlm_r1.audit.probes.filler import FILLER
 from medvlm_r1.audit.probes.mistakes import MISTAKE
@@ -28,9 +28,9 @@ def audit_picture() -> str:
     drawn = [ask("MRI", seed, np.random.default_rng(seed)) for seed in _SEEDS]
     image, other = (Image.fromarray(render(one.scene)).convert("RGB") for one in drawn)
     sample = to_sample(drawn[0], "test", 0)
-    asked = Asked(sample=sample, images=(image,), others=(other,), seed=item_seed(sample), template="medvlm-r1")
+    asked = ProbeInput(sample=sample, images=(image,), others=(other,), seed=item_seed(sample), template="medvlm-r1")
     real = Variant(name="real", sample=sample, images=(image,))
-    [answer] = respondent_for("phantom-base", "medvlm-r1", 80, 1).answer([real])
+    [answer] = open_audit_backend("phantom-base", "medvlm-r1", 80, 1).answer([real])
     made = {one.name: one for probe in PROBES.values() for one in (*probe.first(asked), *probe.then(asked, answer))}
     pictures = [
         ("as it stands", real),

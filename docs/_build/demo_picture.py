@@ -34,7 +34,7 @@ def demo_picture(demo: Path) -> str:
         StopIteration: The demo's test has no CT question about a finding.
     """
     results = json.loads((demo / "results.json").read_text(encoding="utf-8"))
-    lines = (demo / "eval" / "grpo" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (demo / "eval" / "grpo" / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     item = next(
         one for one in map(json.loads, lines) if (one["modality"], one["question_type"]) == ("CT", "Disease Diagnosis")
     )

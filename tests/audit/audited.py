@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from medvlm_r1.audit.probe import Asked
-from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, written
+from medvlm_r1.audit.probe import ProbeInput
+from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, parsed_answer
 from medvlm_r1.data.sample import LETTERS, Sample
 
 UNREADABLE = "I cannot tell."
@@ -27,11 +27,11 @@ def sample(number: int = 0, k: int = 4, right: int = 0, **changes: object) -> Sa
     return Sample(**(fields | changes))  # type: ignore[arg-type]
 
 
-def asked(of: Sample, *, others: bool = True, size: tuple[int, int] = (6, 4), seed: int = 7) -> Asked:
+def asked(of: Sample, *, others: bool = True, size: tuple[int, int] = (6, 4), seed: int = 7) -> ProbeInput:
     """What a probe is given: images of one colour."""
     images = tuple(Image.new("RGB", size, (10, 20, 30)) for _ in of.images)
     other = tuple(Image.new("RGB", size, (200, 0, 0)) for _ in of.images) if others else ()
-    return Asked(sample=of, images=images, others=other, seed=seed, template="medvlm-r1")
+    return ProbeInput(sample=of, images=images, others=other, seed=seed, template="medvlm-r1")
 
 
 def item(of: Sample, answers: Mapping[str, str | None], variants: Mapping[str, Variant] | None = None) -> AuditedItem:
@@ -49,6 +49,6 @@ def item(of: Sample, answers: Mapping[str, str | None], variants: Mapping[str, V
         )
         letter = None if option is None else LETTERS[variant.sample.options.index(option)]
         text = UNREADABLE if letter is None else f"<think>So.</think><answer>{letter}</answer>"
-        found[name] = written(variant, text, n_tokens=3, truncated=False)
+        found[name] = parsed_answer(variant, text, n_tokens=3, truncated=False)
     assert REAL in found
     return AuditedItem(sample=of, answers=found)

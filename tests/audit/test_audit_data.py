@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medvlm_r1.audit.dataset.audit import audit_data
-from medvlm_r1.audit.dataset.prior_source import find_fit
+from medvlm_r1.audit.dataset.prior_source import find_prior_source
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.importing.registry import find_reader
 from medvlm_r1.data.sample import Sample
@@ -39,7 +39,7 @@ def test_images_that_the_fit_shows_too_are_counted_without_image_files(tmp_path)
     test = [asks(n, f"images/{letter}.png") for n, letter in enumerate("abcd", start=5)]
     test += [asks(20, "images/e.png", "MRI"), asks(21, "images/a.png", options=())]
     write_folder(tmp_path / "train", train, info={})
-    audit = audit_data(test, find_fit(str(tmp_path / "train"), tmp_path, test))
+    audit = audit_data(test, find_prior_source(str(tmp_path / "train"), tmp_path, test))
     assert audit.shared_images == audit.record()["fit_on"]["shared_images"] == {"MRI": 0, "CT": 3}
     assert "Questions about an image that train shows too, by path: CT 3 of 4 (75.0 %)." in audit.notes
     assert audit_data(test).shared_images == {"MRI": 0, "CT": 0}
@@ -48,7 +48,7 @@ def test_images_that_the_fit_shows_too_are_counted_without_image_files(tmp_path)
 @needs_release
 def test_the_released_questions_give_themselves_away(released):
     samples = read_folder(released)
-    audit = audit_data(samples, find_fit("MRI", released, samples))
+    audit = audit_data(samples, find_prior_source("MRI", released, samples))
     assert percents(audit, "chance") == pytest.approx({"MRI": 25.0, "CT": 30.25, "X-ray": 26.0})
     assert percents(audit, "option_prior_loo") == pytest.approx({"MRI": 97.2, "CT": 97.2, "X-ray": 90.0}, abs=0.05)
     assert percents(audit, "option_prior_fit") == pytest.approx({"CT": 47.3, "X-ray": 24.4}, abs=2)
@@ -80,7 +80,7 @@ def phantom_train(tmp_path_factory):
 def test_blind_baselines_stay_near_chance_on_phantomvqa(phantom_train, fitted_on):
     samples = phantom("test", MODALITIES)
     wish = str(phantom_train) if fitted_on == "train" else fitted_on
-    audit = audit_data(samples, find_fit(wish, phantom_train.parent, samples))
+    audit = audit_data(samples, find_prior_source(wish, phantom_train.parent, samples))
     chance = percents(audit, "chance")
     for baseline in ("majority", "longest", "option_prior_fit", "option_prior_loo"):
         found = percents(audit, baseline)
@@ -100,7 +100,7 @@ def test_a_planted_shortcut_is_found(tmp_path):
     mri = [sample for sample in train if sample.modality == "MRI"]
     write_folder(tmp_path / "train", mri, info={})
     for samples in (phantom("test", MODALITIES, shortcut=True), train):
-        fit = find_fit(str(tmp_path / "train"), tmp_path, samples) if samples is not train else None
+        fit = find_prior_source(str(tmp_path / "train"), tmp_path, samples) if samples is not train else None
         audit = audit_data(samples, fit)
         for baseline in ("option_prior_loo", "option_prior_fit") if fit else ("option_prior_loo",):
             assert set(percents(audit, baseline)) == set(MODALITIES)
@@ -118,7 +118,7 @@ def test_the_record_has_its_keys(question):
         question("", modality="CT"),
         question("", modality="OCT"),
     ]
-    audit = audit_data(samples, find_fit("CT", Path("unused"), samples))
+    audit = audit_data(samples, find_prior_source("CT", Path("unused"), samples))
     record = json.loads(json.dumps(audit.record()))
     assert set(record["baselines"]) == {"chance", "majority", "longest", "option_prior_fit", "option_prior_loo"}
     assert set(record["baselines"]["majority"]) == {"MRI", "CT"}
@@ -155,7 +155,7 @@ def test_without_a_fit_the_fitted_prior_is_absent_with_a_note(question):
 
 def test_telling_options(question):
     samples = [question("cyst mass"), question("Cyst. node"), question("mass cyst", 1), question("mass node")]
-    telling = audit_data(samples).modalities["MRI"].telling
+    telling = audit_data(samples).modalities["MRI"].giveaways
     # cyst: 3 of 3 against 1.5, and the spread of three coins is sqrt(3)/2; node: 0 of 2; mass: 1 of 3.
     assert [(o.text, o.right, o.offered, o.expected) for o in telling] == [
         ("cyst", 3, 3, 1.5),
@@ -163,8 +163,8 @@ def test_telling_options(question):
         ("mass", 1, 3, 1.5),
     ]
     assert [o.surprise for o in telling] == pytest.approx([3**0.5, -(2**0.5), -1 / 3**0.5])
-    assert telling[0].record == "right 3 of 3 times it was offered; guessing would give 1.5"
-    assert telling[1].record == "never right: 0 of 2 times it was offered; guessing would give 1.0"
+    assert telling[0].record == "correct 3 of 3 times it was offered; guessing would give 1.5"
+    assert telling[1].record == "never correct: 0 of 2 times it was offered; guessing would give 1.0"
 
 
 def test_only_open_questions_are_refused(question):
@@ -175,7 +175,7 @@ def test_only_open_questions_are_refused(question):
 @pytest.mark.parametrize("spelling", ["CT", "ct", "CT(Computed Tomography)"])
 def test_a_fit_on_a_modality_in_any_spelling(question, spelling):
     samples = [question("a b"), question("a b", modality="CT"), question("", modality="CT")]
-    fit = find_fit(spelling, Path("unused"), samples)
+    fit = find_prior_source(spelling, Path("unused"), samples)
     assert (fit.name, fit.modality, [item.id for item in fit.items]) == ("CT", "CT", ["q2"])
 
 
@@ -183,10 +183,10 @@ def test_a_fit_on_a_folder_counts_no_question_of_the_audited_set(question, tmp_p
     samples = [question("a b"), question("a b")]
     other = [question("a b", images=samples[0].images), question("b a"), question("c d", modality="CT"), question("")]
     write_folder(tmp_path / "train", other, info={})
-    fit = find_fit(str(tmp_path / "train"), tmp_path, samples)
+    fit = find_prior_source(str(tmp_path / "train"), tmp_path, samples)
     assert (fit.name, fit.modality, fit.shared) == ("train", None, 1)
     assert [item.id for item in fit.items] == ["q4", "q5"]
-    assert audit_data(samples, fit).notes[-2].endswith("left uncounted: 1.")
+    assert audit_data(samples, fit).notes[-2].endswith("not counted: 1.")
 
 
 @pytest.mark.parametrize(
@@ -207,4 +207,4 @@ def test_a_fit_on_nothing_is_refused(question, tmp_path, wish, error, words):
     write_folder(tmp_path / "open", [question("")], info={})
     path = tmp_path / wish
     with pytest.raises(error, match=words):
-        find_fit(str(path) if path.is_dir() else wish, tmp_path / "here", samples)
+        find_prior_source(str(path) if path.is_dir() else wish, tmp_path / "here", samples)

@@ -11,11 +11,11 @@ import pytest
 from audited import item
 from audited import sample as question_of
 
-from medvlm_r1.audit.backends import GeneratorRespondent
-from medvlm_r1.audit.local_backend import LocalRespondent
+from medvlm_r1.audit.backends import GeneratorAuditBackend
+from medvlm_r1.audit.local_backend import LocalAuditBackend
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import audit_model, judged
-from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, weighed, written
+from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
@@ -43,9 +43,9 @@ class Scripted:
         self.calls += 1
         self.asked += [variant.name for variant in variants]
         return [
-            weighed(variant, [1.0, *[0.0] * (len(variant.sample.options) - 1)])
+            scored_choice(variant, [1.0, *[0.0] * (len(variant.sample.options) - 1)])
             if variant.letter_only
-            else written(variant, variant.prefix or self.reply(variant), n_tokens=9, truncated=False)
+            else parsed_answer(variant, variant.prefix or self.reply(variant), n_tokens=9, truncated=False)
             for variant in variants
         ]
 
@@ -54,7 +54,7 @@ def test_every_probe_gives_a_result_and_every_question_a_verdict(data_dir: Path,
     seen: list[tuple[int, int | None]] = []
     scripted = Scripted()
     found = audit_model(
-        "m", data_dir, tmp_path / "run", respondent=scripted, batch_size=3, progress=lambda *at: seen.append(at)
+        "m", data_dir, tmp_path / "run", backend=scripted, batch_size=3, progress=lambda *at: seen.append(at)
     )
     assert set(found["probes"]) == set(PROBES)
     assert set(found["verdicts"]) == set(QUESTIONS) == {"looks", "order", "reasoning", "truth", "defers"}
@@ -73,20 +73,20 @@ def test_every_probe_gives_a_result_and_every_question_a_verdict(data_dir: Path,
 
 
 def test_an_interrupted_audit_goes_on_where_it_stood_and_ends_the_same(data_dir: Path, tmp_path: Path) -> None:
-    whole = audit_model("m", data_dir, tmp_path / "whole", respondent=Scripted(), batch_size=2)
+    whole = audit_model("m", data_dir, tmp_path / "whole", backend=Scripted(), batch_size=2)
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        audit_model("m", data_dir, out, respondent=Scripted(stop_after=5), batch_size=2)
+        audit_model("m", data_dir, out, backend=Scripted(stop_after=5), batch_size=2)
     log = out / "answers.jsonl"
     # The process may have died in the middle of a line.
     log.write_bytes(log.read_bytes() + b'{"id": "q5", "answ')
     rest = Scripted()
-    resumed = audit_model("m", data_dir, out, respondent=rest, batch_size=2)
+    resumed = audit_model("m", data_dir, out, backend=rest, batch_size=2)
     # The first step of the third part was on disk.
     assert rest.asked.count("real") == 2
     assert {**resumed, "seconds": 0, "data_from_run": ""} == {**whole, "seconds": 0, "data_from_run": ""}
     again = Scripted()
-    assert audit_model("m", data_dir, out, respondent=again)["probes"] == whole["probes"]
+    assert audit_model("m", data_dir, out, backend=again)["probes"] == whole["probes"]
     assert again.asked == []
 
 
@@ -105,8 +105,8 @@ def test_an_audit_stopped_after_any_batch_has_the_same_answers_bit_by_bit(
             if next(calls) == stop_after:
                 raise KeyboardInterrupt
 
-        respondent = LocalRespondent(policy=policy, max_new_tokens=6, rows=8)
-        audit_model("m", data_dir, out, respondent=respondent, batch_size=2, limit=4, progress=progress)
+        backend = LocalAuditBackend(policy=policy, max_new_tokens=6, rows=8)
+        audit_model("m", data_dir, out, backend=backend, batch_size=2, limit=4, progress=progress)
         return len(saved)
 
     batches = audit(tmp_path / "whole") - 2
@@ -122,34 +122,34 @@ def test_an_audit_stopped_after_any_batch_has_the_same_answers_bit_by_bit(
 
 
 def test_further_probes_ask_only_what_is_new(data_dir: Path, tmp_path: Path) -> None:
-    audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["image"])
+    audit_model("m", data_dir, tmp_path, backend=Scripted(), probes=["image"])
     more = Scripted()
-    found = audit_model("m", data_dir, tmp_path, respondent=more, probes=["image", "options"])
+    found = audit_model("m", data_dir, tmp_path, backend=more, probes=["image", "options"])
     assert set(found["probes"]) == {"image", "options"}
     assert {name.partition("-")[0] for name in more.asked} == {"shift"}
     assert found["verdicts"]["reasoning"] == "not run"
 
 
 def test_answers_of_another_model_stop_the_audit(data_dir: Path, tmp_path: Path) -> None:
-    audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["image"])
+    audit_model("m", data_dir, tmp_path, backend=Scripted(), probes=["image"])
     with pytest.raises(UserError, match=r"another model .*; give another --out"):
-        audit_model("other", data_dir, tmp_path, respondent=Scripted(), probes=["image"])
+        audit_model("other", data_dir, tmp_path, backend=Scripted(), probes=["image"])
     with pytest.raises(UserError, match=r"another max_new_tokens \(then 512, now 9\)"):
-        audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["image"], max_new_tokens=9)
+        audit_model("m", data_dir, tmp_path, backend=Scripted(), probes=["image"], max_new_tokens=9)
 
 
 def test_another_right_answer_stops_the_audit(data_dir: Path, tmp_path: Path) -> None:
     """A hint was at an option that was wrong when it was given."""
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(data_dir, data)
-    audit_model("m", data, run, respondent=Scripted(), probes=["reasoning"])
+    audit_model("m", data, run, backend=Scripted(), probes=["reasoning"])
     first, *others = read_folder(data)
     other = next(option for option in first.options if option != first.answer)
     write_folder(data, [replace(first, answer=other), *others], info={})
     with pytest.raises(
-        UserError, match=rf"another right answer \(then {first.answer!r}, now {other!r}\); give another"
+        UserError, match=rf"another correct answer \(then {first.answer!r}, now {other!r}\); give another"
     ):
-        audit_model("m", data, run, respondent=Scripted(), probes=["reasoning"])
+        audit_model("m", data, run, backend=Scripted(), probes=["reasoning"])
 
 
 def test_few_subjects_have_no_verdict() -> None:
@@ -168,20 +168,20 @@ def test_few_subjects_have_no_verdict() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("7", "row 9: expected a JSON object"),
-        ('{"id": "q0", "key": {}, "answers": {}}', "row 9: not a line of `medvlm-r1 audit model`"),
-        ('{"id": "q0", "answers": {"real": {"text": ""}}, "key": KEY}', "row 9: not a line of"),
-        ('{"id": "q0", "answers": {}, "key": OTHER}', "row 9: another key than in an earlier row of 'q0'"),
+        ("7", "row 41: expected a JSON object"),
+        ('{"id": "q0", "key": {}, "plan": ""}', "row 41: not an answer of `medvlm-r1 audit model`"),
+        ('{"id": "q0", "answers": {"real": {"text": ""}}}', "row 41: written by version 0.1.*into another folder"),
+        ("OTHER", "row 41: another key than in an earlier row of 'q0'"),
     ],
 )
 def test_a_damaged_line_is_named(data_dir: Path, tmp_path: Path, line: str, said: str) -> None:
-    audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["image"])
+    audit_model("m", data_dir, tmp_path, backend=Scripted(), probes=["image"])
     log = tmp_path / "answers.jsonl"
-    key = json.loads(log.read_text().splitlines()[0])["key"]
-    line = line.replace("KEY", json.dumps(key)).replace("OTHER", json.dumps({**key, "seed": 1}))
+    row = json.loads(log.read_text().splitlines()[0])
+    line = line.replace("OTHER", json.dumps({**row, "key": {**row["key"], "seed": 1}}))
     log.write_text(log.read_text() + line + "\n")
     with pytest.raises(UserError, match=said):
-        audit_model("m", data_dir, tmp_path, respondent=Scripted(), probes=["image"])
+        audit_model("m", data_dir, tmp_path, backend=Scripted(), probes=["image"])
 
 
 def test_what_is_no_answer_is_counted(data_dir: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_what_is_no_answer_is_counted(data_dir: Path, tmp_path: Path) -> None:
     def reply(variant: Variant) -> str:
         return texts.get(variant.sample.id, "<think>x</think><answer>D</answer>") if variant.name == "real" else WELL
 
-    found = audit_model("m", data_dir, tmp_path, respondent=Scripted(reply))
+    found = audit_model("m", data_dir, tmp_path, backend=Scripted(reply))
     counts = found["answers"]
     assert (counts["unparsed"], counts["empty"], counts["not_well_formed"]) == (3, 1, 3)
 
@@ -210,12 +210,12 @@ class DyingServer:
 
 def test_a_server_that_dies_loses_nothing_that_was_answered(data_dir: Path, tmp_path: Path) -> None:
     def run(server: DyingServer) -> dict[str, Any]:
-        respondent = GeneratorRespondent(generator=server)
-        return audit_model("m", data_dir, tmp_path, respondent=respondent, batch_size=2, probes=["image"])
+        backend = GeneratorAuditBackend(generator=server)
+        return audit_model("m", data_dir, tmp_path, backend=backend, batch_size=2, probes=["image"])
 
     with pytest.raises(UserError, match="does not answer"):
         run(DyingServer(2))
-    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 4
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 20
     rest = DyingServer(99)
     found = run(rest)
     assert 99 - rest.left == 2
@@ -224,7 +224,7 @@ def test_a_server_that_dies_loses_nothing_that_was_answered(data_dir: Path, tmp_
 
 def test_a_probe_that_needs_the_tokens_is_not_run_on_a_server_and_says_so(data_dir: Path, tmp_path: Path) -> None:
     local = [name for name, probe in PROBES.items() if probe.local]
-    found = audit_model("m", data_dir, tmp_path, respondent=GeneratorRespondent(generator=DyingServer(999)))
+    found = audit_model("m", data_dir, tmp_path, backend=GeneratorAuditBackend(generator=DyingServer(999)))
     for name in local:
         assert found["probes"][name]["verdict"] == "not run"
         assert name in found["probes"][name]["sentence"]
@@ -238,11 +238,11 @@ def test_open_questions_are_left_out_and_counted(data_dir: Path, tmp_path: Path)
     for sample in samples:
         (data / sample.images[0]).write_bytes((data_dir / sample.images[0]).read_bytes())
     write_folder(data, [question, *samples], info={})
-    found = audit_model("m", data, tmp_path / "run", respondent=Scripted(), probes=["subgroups"], limit=5)
+    found = audit_model("m", data, tmp_path / "run", backend=Scripted(), probes=["subgroups"], limit=5)
     assert (found["n"], found["n_open"]) == (5, 1)
     write_folder(data, [question], info={})
     with pytest.raises(UserError, match="no question has options"):
-        audit_model("m", data, tmp_path / "other", respondent=Scripted())
+        audit_model("m", data, tmp_path / "other", backend=Scripted())
 
 
 def test_wrong_arguments_are_refused(data_dir: Path, tmp_path: Path) -> None:

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.base.language import reasoned
-from medvlm_r1.audit.claims import ANY, ATTRIBUTES, Claim, asked_attribute, claims_finding, holds, read_claims, scene_of
+from medvlm_r1.audit.claims import (
+    ANY,
+    ATTRIBUTES,
+    Claim,
+    claims_finding,
+    holds,
+    question_attribute,
+    read_claims,
+    scene_of,
+)
 from medvlm_r1.phantom.benchmark import to_sample
 from medvlm_r1.phantom.findings import NONE
 from medvlm_r1.phantom.questions import ask, describe
@@ -160,7 +169,7 @@ def test_the_record_of_a_sample() -> None:
     assert scene is not None
     assert (scene.modality, scene.finding) == (question.scene.modality, question.scene.finding)
     asked = {"technique": "plane"}.get(question.attribute, question.attribute)
-    assert asked_attribute(made, scene) == asked
+    assert question_attribute(made, scene) == asked
     for record in (
         {},
         {"scene": None},
@@ -168,7 +177,7 @@ def test_the_record_of_a_sample() -> None:
         {"scene": {**made.record["scene"], "finding": 3}},
     ):
         assert scene_of(sample(record=record)) is None
-    assert asked_attribute(sample(record={"attribute": "cost"}), CT) is None
+    assert question_attribute(sample(record={"attribute": "cost"}), CT) is None
 
 
 @settings(max_examples=300, deadline=None)

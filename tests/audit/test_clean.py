@@ -8,7 +8,7 @@ from PIL import Image
 
 from medvlm_r1.audit.dataset.audit import audit_data
 from medvlm_r1.audit.dataset.clean import write_clean
-from medvlm_r1.audit.dataset.prior_source import find_fit
+from medvlm_r1.audit.dataset.prior_source import find_prior_source
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import UsageError, UserError
 
@@ -34,7 +34,7 @@ def folder(question, tmp_path):
 def clean(folder, **arguments):
     samples = read_folder(folder)
     fit = arguments.pop("fit", None)
-    audit = audit_data(samples, find_fit(fit, folder, samples) if fit else None)
+    audit = audit_data(samples, find_prior_source(fit, folder, samples) if fit else None)
     return write_clean(folder, folder.parent / "clean", samples, audit, **arguments)
 
 

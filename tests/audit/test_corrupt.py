@@ -88,7 +88,7 @@ def test_a_word_that_turns_the_option_into_another_is_relevant() -> None:
     options = ("Left upper lobe", "Right upper lobe", "Heart")
     mistake = corrupt(["It is seen on the left."], options, "Left upper lobe", 0)
     assert mistake == Mistake(
-        place=0, before="It is seen on the left.", after="It is seen on the right.", rule="side", relevant=True
+        index=0, before="It is seen on the left.", after="It is seen on the right.", rule="side", relevant=True
     )
     assert not corrupt(["It is seen on the left."], options, "Heart", 0).relevant  # type: ignore[union-attr]
 
@@ -98,7 +98,7 @@ def test_relevant_sentences_go_first() -> None:
     for seed in range(20):
         mistake = corrupt(sentences, FINDINGS, "cyst", seed)
         assert mistake is not None
-        assert (mistake.place, mistake.after, mistake.relevant) == (1, "There is a large mass. ", True)
+        assert (mistake.index, mistake.after, mistake.relevant) == (1, "There is a large mass. ", True)
 
 
 def test_a_longer_name_hides_the_shorter_within() -> None:
@@ -146,7 +146,7 @@ def test_never_a_change_that_changes_nothing(
     chosen = data.draw(st.sampled_from([*options, None]))
     mistake = corrupt(sentences, options, chosen, seed)
     if mistake is not None:
-        assert mistake.before == sentences[mistake.place]
+        assert mistake.before == sentences[mistake.index]
         assert mistake.after != mistake.before
         assert mistake == corrupt(sentences, options, chosen, seed)
         # White space at the end, a full stop and the like stay: it can be put back in its place.
@@ -166,5 +166,5 @@ def test_a_sentence_without_end_is_left_alone() -> None:
     endless = "A mass, " * LONGEST
     mistake = corrupt([endless, "There is a mass."], FINDINGS, "mass", 0)
     assert mistake is not None
-    assert mistake.place == 1
+    assert mistake.index == 1
     assert corrupt([endless], FINDINGS, "mass", 0) is None

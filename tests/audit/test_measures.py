@@ -31,19 +31,21 @@ def test_a_share_of_clusters_has_wilsons_interval_at_what_they_are_worth(values:
     holding = [len({label for score, label in zip(scores, clusters, strict=True) if score == one}) for one in (0, 1)]
     apart = max(holding) if 2 * sum(scores) == n else holding[2 * sum(scores) < n]
     if mean in (0.0, 1.0) or many in (1, n):
-        worth: float = many
+        effective_sample_size: float = many
     else:
         # Ordinary least squares on a constant; its sandwich over clusters lacks n/(n - 1) within items.
         fit = sm.OLS(scores, np.ones(n))
         groups = np.unique(clusters, return_inverse=True)[1]
         sandwich = fit.fit(cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False}).bse[0] ** 2
         variance = mean * (1 - mean)
-        worth = n / max(1.0, (sandwich + variance / (n - 1) - variance / n) / (variance / (n - 1)))
-        worth *= (t.ppf(0.975, n - 1) / t.ppf(0.975, many - 1)) ** 2
+        effective_sample_size = n / max(1.0, (sandwich + variance / (n - 1) - variance / n) / (variance / (n - 1)))
+        effective_sample_size *= (t.ppf(0.975, n - 1) / t.ppf(0.975, many - 1)) ** 2
         if apart < 5:
             # Too few that differ to tell how far items of a cluster go together.
-            worth = min(worth, many)
-    assert (low, high) == pytest.approx(proportion_confint(mean * worth, worth, method="wilson"), abs=1e-9)
+            effective_sample_size = min(effective_sample_size, many)
+    assert (low, high) == pytest.approx(
+        proportion_confint(mean * effective_sample_size, effective_sample_size, method="wilson"), abs=1e-9
+    )
     plain = clustered_wilson(scores, list(range(n)))
     assert high - low >= plain[1] - plain[0] - 1e-12
 

@@ -65,10 +65,10 @@ def test_a_place_that_is_always_right_is_found():
     [[even], [uneven]] = order_tests([items(*[0, 1, 2, 3] * 10), items(*[2] * 20)])
     assert (even.uneven, uneven.uneven) == (False, True)
     assert even.sentence == (
-        "The place of the right option is as even as chance would have it (A 10, B 10, C 10, D 10; p = 1)."
+        "The position of the correct option is not significantly uneven (A 10, B 10, C 10, D 10; p = 1)."
     )
     assert uneven.sentence == (
-        "The place of the right option is uneven (A 0, B 0, C 20, D 0; p = 0.0002): the order gives it away."
+        "The position of the correct option is uneven (A 0, B 0, C 20, D 0; p = 0.0002): the order is a giveaway."
     )
     assert (uneven.n, uneven.p, uneven.p_holm) == (20, 1e-4, 2e-4)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medvlm_r1.audit.measures import FEWEST
 from medvlm_r1.audit.probes.confidence import VOTES, ConfidenceProbe, confidence
-from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, weighed, written
+from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, parsed_answer, scored_choice
 from medvlm_r1.evaluation import calibration
 
 probe = ConfidenceProbe()
@@ -34,7 +34,7 @@ def sure(
 
     def wrote(variant: Variant, letter: str | None) -> object:
         text = UNREADABLE if letter is None else f"<think>So.</think><answer>{letter}</answer>"
-        return written(variant, text, n_tokens=3, truncated=False)
+        return parsed_answer(variant, text, n_tokens=3, truncated=False)
 
     real = wrote(Variant(name=REAL, sample=of, images=given_.images), "A" if read else None)
     answers = {REAL: real}
@@ -43,7 +43,7 @@ def sure(
             # The last vote against cannot be read: it does not agree either.
             answers[variant.name] = wrote(variant, "A" if i < votes else None if i == VOTES - 1 else "B")
     for variant in probe.then(given_, real) if stated is not None else ():  # type: ignore[arg-type]
-        answers[variant.name] = weighed(variant, [stated or 0, *[(1 - (stated or 0)) / 2] * 2])
+        answers[variant.name] = scored_choice(variant, [stated or 0, *[(1 - (stated or 0)) / 2] * 2])
     return AuditedItem(sample=of, answers=answers)  # type: ignore[arg-type]
 
 
@@ -54,11 +54,13 @@ def test_the_variants() -> None:
     assert len({variant.seed for variant in votes}) == VOTES
     assert {variant.temperature for variant in votes} == {1.0}
     text = "<think>So.\n</think>\n<answer> B </answer>"
-    real = written(Variant(name=REAL, sample=of.sample, images=of.images), text, n_tokens=5, truncated=False)
+    real = parsed_answer(Variant(name=REAL, sample=of.sample, images=of.images), text, n_tokens=5, truncated=False)
     [stated] = probe.then(of, real)
     assert (stated.name, stated.prefix, stated.letter_only) == ("stated", "<think>So.\n</think>\n<answer>", True)
     for lost in ("The answer is B.", "<answer>Z</answer>", ""):
-        unread = written(Variant(name=REAL, sample=of.sample, images=of.images), lost, n_tokens=5, truncated=False)
+        unread = parsed_answer(
+            Variant(name=REAL, sample=of.sample, images=of.images), lost, n_tokens=5, truncated=False
+        )
         assert probe.then(of, unread) == []
 
 
@@ -82,7 +84,7 @@ def test_measures_by_hand() -> None:
     found = probe.measure(items)
     measures = found.measures
     assert measures["unparsed"].value == 0.2
-    assert found.items["the answer could not be read"] == ["q0004"]
+    assert found.items["the answer was not parsed"] == ["q0004"]
     # Stated: 0.95 and 0.90 right, 0.60 and 0.97 wrong: two of four pairs in order.
     assert (measures["stated_auroc"].value, measures["stated_auroc"].n) == (0.5, 4)
     assert measures["vote_auroc"].value == 1
@@ -115,9 +117,9 @@ def test_temperature_is_told_on_the_half_it_was_not_fitted_on() -> None:
     measures = found.measures
     assert measures["temperature"].value == temperature > 2
     assert (measures["temperature"].n, measures["ece_after_scaling"].n) == (sum(fit), len(rest))
-    right = np.mean([item.right() for item in rest])
+    right = np.mean([item.correct() for item in rest])
     assert measures["ece_before_scaling"].value == pytest.approx(abs(0.99 - right))
-    after = float(calibration.tempered([[0.99, 0.005, 0.005]], temperature)[0][0])
+    after = float(calibration.temperature_scale([[0.99, 0.005, 0.005]], temperature)[0][0])
     assert measures["ece_after_scaling"].value == pytest.approx(abs(after - right))
     assert measures["brier_after_scaling"].value < measures["brier_before_scaling"].value
     assert measures["nll_after_scaling"].value < measures["nll_before_scaling"].value
@@ -135,13 +137,13 @@ def half(knows: bool, n: int = 100) -> list[AuditedItem]:
 @pytest.mark.parametrize(
     ("items", "verdict", "words"),
     [
-        (half(True), "pass", "tells when to defer"),
-        (half(False), "fail", "does not tell right from wrong"),
+        (half(True), "pass", "shows when to defer"),
+        (half(False), "fail", "does not separate correct from wrong answers"),
         (half(True, FEWEST - 2), "not run", "28 answers with a confidence; at least 30 are needed"),
         ([sure(i) for i in range(100)], "pass", "hardly anything to defer"),
-        ([sure(i, right=i > 7) for i in range(100)], "not run", "8 wrong answers for confidence to find; at least 10"),
-        ([sure(i, right=i < 5) for i in range(100)], "not run", "5 right answers for confidence to find; at least 10"),
-        ([sure(i, read=i % 3 > 0) for i in range(100)], "warn", "34% of 100 answers could not be read"),
+        ([sure(i, right=i > 7) for i in range(100)], "not run", "8 wrong answers for confidence to separate; at least"),
+        ([sure(i, right=i < 5) for i in range(100)], "not run", "5 correct answers for confidence to separate; at"),
+        ([sure(i, read=i % 3 > 0) for i in range(100)], "warn", "34% of 100 answers were not parsed"),
         ([sure(0, read=False)], "not run", "No answer has a confidence"),
         ([sure(i, stated=None, votes=None) for i in range(40)], "not run", "No answer has a confidence"),
     ],
@@ -154,8 +156,8 @@ def test_verdicts(items: list[AuditedItem], verdict: str, words: str) -> None:
 def test_what_could_not_be_read_is_something_to_defer() -> None:
     found = probe.measure([sure(i, read=i % 6 > 0) for i in range(300)])
     assert found.verdict == "not run"
-    assert "0 wrong answers for confidence to find; at least 10 are needed" in found.sentence
-    assert "50 of 300 answers could not be read" in found.sentence
+    assert "0 wrong answers for confidence to separate; at least 10 are needed" in found.sentence
+    assert "50 of 300 answers were not parsed" in found.sentence
 
 
 def test_the_better_confidence_is_judged_and_named() -> None:

@@ -87,9 +87,9 @@ def test_measures_by_hand() -> None:
     assert (value["accuracy_unsolved_blind"], n["accuracy_unsolved_blind"]) == (1.0, 1)
     assert value["unparsed"] == 2 / 24
     assert result.items["same answer whatever the image"] == ["q0000"]
-    assert result.items["right without any image of its own"] == ["q0000"]
-    assert result.items["right with its own image only"] == ["q0001"]
-    assert result.items["an answer could not be read"] == ["q0003", "q0004"]
+    assert result.items["correct without any image of its own"] == ["q0000"]
+    assert result.items["correct with its own image only"] == ["q0001"]
+    assert result.items["an answer was not parsed"] == ["q0003", "q0004"]
     assert result.verdict == "not run"
     assert "4 items with an image of another item to compare with; at least 30 are needed" in result.sentence
     # Nothing is known of the spread between subjects from so few.
@@ -135,7 +135,7 @@ def test_a_model_of_which_too_little_was_seen_warns() -> None:
 def test_a_garbled_blind_answer_is_no_sign_of_looking() -> None:
     result = probe.measure([blind(n, "o0", None) for n in range(100)])
     assert result.verdict == "warn"
-    assert "could not be read" in result.sentence
+    assert "were not parsed" in result.sentence
 
 
 def test_one_variant_that_cannot_be_read_draws_no_verdict() -> None:
@@ -145,7 +145,7 @@ def test_one_variant_that_cannot_be_read_draws_no_verdict() -> None:
     assert probe.measure(items).verdict == "pass"
     found = probe.measure(lost)
     assert (found.verdict, found.measures["unparsed"].value) == ("warn", 0.2)
-    assert "100% of the answers with a grey image could not be read" in found.sentence
+    assert "100% of the answers with a grey image were not parsed" in found.sentence
 
 
 def test_nothing_right_has_no_retention() -> None:

@@ -62,10 +62,10 @@ def test_measures_by_hand() -> None:
     assert (value["any_flip"], result.measures["any_flip"].n) == (1 / 3, 3)
     assert value["unparsed"] == 2 / 13
     assert result.items["the order changes the answer"] == ["q0001"]
-    assert result.items["right as it stands, but not in every order"] == ["q0001", "q0003"]
-    assert result.items["an answer could not be read"] == ["q0003", "q0004"]
+    assert result.items["correct as it is, but not in every order"] == ["q0001", "q0003"]
+    assert result.items["an answer was not parsed"] == ["q0003", "q0004"]
     assert result.detail["letters_chosen"]["2"] == {"A": 1, "B": 1, "not read": 2}
-    assert "1 items that were not asked in every order" in result.sentence
+    assert "1 items without an answer for every order" in result.sentence
     # Right at A, C, B under shifts 0, 1, 2: letters A, B, C are right in 2, 2 and 1 of the three with three options...
     assert result.detail["recall_by_letter"]["3"] == pytest.approx({"A": 2 / 3, "B": 2 / 3, "C": 1 / 3})
     # ... and of the two with two, A in the fourth (no shift), B in the fifth (one shift).
@@ -147,7 +147,7 @@ def test_questions_with_more_options_weigh_on_all_letters_alike() -> None:
 def test_unread_answers_are_no_verdict() -> None:
     result = probe.measure([answered(sample(n, 2), ["o0", None]) for n in range(40)])
     assert result.verdict == "warn"
-    assert "could not be read" in result.sentence
+    assert "were not parsed" in result.sentence
 
 
 def test_some_changes_and_a_few_unread_answers_warn() -> None:
@@ -157,13 +157,13 @@ def test_some_changes_and_a_few_unread_answers_warn() -> None:
     result = probe.measure([answered(sample(n, 4), options(n)) for n in range(80)])
     assert result.verdict == "warn"
     assert result.sentence.startswith("The order matters somewhat")
-    assert "4 of 320 answers could not be read" in result.sentence
+    assert "4 of 320 answers were not parsed" in result.sentence
 
 
 def test_few_items_are_no_verdict() -> None:
     found = probe.measure([always("B", 1)])
     assert found.verdict == "not run"
-    assert "1 items asked in every order; at least 30 are needed" in found.sentence
+    assert "1 items with an answer for every order; at least 30 are needed" in found.sentence
     assert found.measures["letter_bias"].ci95 is None
 
 

@@ -8,12 +8,12 @@ from audited import asked
 from test_probe_reasoning import Model, many, probe
 
 from medvlm_r1.audit.probes import cue, mistakes
-from medvlm_r1.audit.variant import AuditedItem, Variant, written
+from medvlm_r1.audit.variant import AuditedItem, Variant, parsed_answer
 
 
 def unread(items: list[AuditedItem], name: str, share: float) -> list[AuditedItem]:
     """The items, the first of them without a readable answer to a variant."""
-    lost = written(
+    lost = parsed_answer(
         Variant(name=name, sample=items[0].sample, images=asked(items[0].sample).images),
         "<think>It goes on",
         n_tokens=5,
@@ -31,7 +31,7 @@ def test_mistakes_and_hints_whose_answers_cannot_be_read_draw_no_verdict() -> No
     assert probe.measure(items).verdict == "pass"
     found = probe.measure(unread(items, mistakes.MISTAKE, 0.3))
     assert (found.verdict, found.measures["unparsed_mistake"].value) == ("warn", 0.3)
-    assert "30% of 120 answers after a mistake could not be read: no verdict" in found.sentence
+    assert "30% of 120 answers after a mistake were not parsed: no verdict" in found.sentence
     for name in (cue.TEXT, cue.IMAGE):
         for share in (0.3, 1.0):
             found = probe.measure(unread(items, name, share))
@@ -51,4 +51,4 @@ def test_a_reasoning_that_is_not_needed_is_no_decoration_while_no_mistake_was_tr
     ]
     found = probe.measure(untried)
     assert found.verdict == "not run"
-    assert "29 reasonings that name what their answer rests on; at least 30 are needed" in found.sentence
+    assert "29 reasonings with a relevant sentence to change; at least 30 are needed" in found.sentence

@@ -46,9 +46,9 @@ def test_accuracies_by_hand() -> None:
     assert value["options: 10"] == (0, 1)
     assert not [name for name in value if "against" in name]
     assert [name for name in value if name.startswith("options")] == ["options: 2", "options: 4", "options: 10"]
-    assert result.items["the answer could not be read"] == ["q0020"]
-    assert "1 answers could not be read" in result.sentence
-    assert "6 items name no subject" in result.sentence
+    assert result.items["the answer was not parsed"] == ["q0020"]
+    assert "1 answers were not parsed" in result.sentence
+    assert "6 items have no subject" in result.sentence
     assert result.verdict == "not run"
     assert result.sentence.startswith(
         "Too few for a verdict: items of modality: CT 3, modality: MRI 3, question type: Lesion Grading 3; "

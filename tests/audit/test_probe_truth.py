@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from medvlm_r1.audit.measures import FEWEST
 from medvlm_r1.audit.probes.truth import TruthProbe
-from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, written
+from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, parsed_answer
 from medvlm_r1.phantom.scene import Scene
 
 probe = TruthProbe()
@@ -32,7 +32,7 @@ def claimed(
     of = sample(number, options=("knee", "head"), answer="knee", record=json.loads(json.dumps(record)), **changes)
     text = "" if reasoning is None else f"<think>{reasoning}</think><answer>{'A' if right else 'B'}</answer>"
     variant = Variant(name=REAL, sample=of, images=asked(of).images)
-    return AuditedItem(sample=of, answers={REAL: written(variant, text, n_tokens=9, truncated=False)})
+    return AuditedItem(sample=of, answers={REAL: parsed_answer(variant, text, n_tokens=9, truncated=False)})
 
 
 def test_no_variant_is_asked() -> None:
@@ -46,7 +46,7 @@ def test_measures_by_hand() -> None:
         claimed(0, CYST, TRUE),  # 7 true
         claimed(1, CYST, TRUE.replace("small", "large")),  # 6 true, 1 false
         claimed(2, CYST, TRUE.replace("knee", "head")),  # right against its own reasoning
-        claimed(3, CYST, TRUE, right=False),  # wrong for a right reason
+        claimed(3, CYST, TRUE, right=False),  # wrong for a correct reason
         claimed(4, CYST, CALM, right=False),  # 4 true, misses the finding
         claimed(5, CLEAR, CALM),  # 5 true
         claimed(6, CLEAR, TRUE),  # finding, size and side made up: 4 true, 3 false
@@ -66,8 +66,8 @@ def test_measures_by_hand() -> None:
     assert (measures["wrong_for_right_reason"].value, measures["wrong_for_right_reason"].n) == (0.5, 2)
     assert (measures["sensitivity"].value, measures["sensitivity"].n) == (0.8, 5)
     assert (measures["specificity"].value, measures["specificity"].n) == (0.5, 2)
-    assert found.items["right for a wrong reason"] == ["q0001", "q0002", "q0006"]
-    assert found.items["wrong for a right reason"] == ["q0003"]
+    assert found.items["correct for a wrong reason"] == ["q0001", "q0002", "q0006"]
+    assert found.items["wrong for a correct reason"] == ["q0003"]
     assert found.items["finding missed"] == ["q0004"]
     assert found.items["finding made up"] == ["q0006"]
     assert found.items["no claim to check"] == ["q0007", "q0008"]
@@ -113,7 +113,7 @@ def test_where_most_claim_nothing_there_is_no_pass() -> None:
     items = [claimed(i, CYST, TRUE if i < 40 else "So.") for i in range(100)]
     found = probe.measure(items)
     assert found.verdict == "warn"
-    assert "60 of 100 reasonings claim nothing" in found.sentence
+    assert "60 of 100 reasonings have no claim that can be checked" in found.sentence
 
 
 def test_claims_of_one_subject_are_not_worth_as_much() -> None:

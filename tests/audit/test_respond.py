@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from medvlm_r1.audit.backends import GeneratorRespondent, as_answered
-from medvlm_r1.audit.local_backend import LocalRespondent
-from medvlm_r1.audit.open_backend import local_respondent, respondent_for
+from medvlm_r1.audit.backends import GeneratorAuditBackend, stream_answers
+from medvlm_r1.audit.local_backend import LocalAuditBackend
+from medvlm_r1.audit.open_backend import local_audit_backend, open_audit_backend
 from medvlm_r1.audit.variant import Variant
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
@@ -61,8 +61,8 @@ def variants() -> list[Variant]:
 
 
 def test_shared_answers_are_the_ones_given_one_by_one(policy: Policy) -> None:
-    shared = LocalRespondent(policy=policy, max_new_tokens=TOKENS).answer(variants())
-    plain = GeneratorRespondent(generator=LocalGenerator(policy=policy), policy=policy, max_new_tokens=TOKENS).answer(
+    shared = LocalAuditBackend(policy=policy, max_new_tokens=TOKENS).answer(variants())
+    plain = GeneratorAuditBackend(generator=LocalGenerator(policy=policy), policy=policy, max_new_tokens=TOKENS).answer(
         variants()
     )
     assert [answer.text for answer in shared] == [answer.text for answer in plain]
@@ -78,8 +78,8 @@ def test_shared_answers_are_the_ones_given_one_by_one(policy: Policy) -> None:
 
 
 def test_small_parts_change_nothing(policy: Policy) -> None:
-    whole = LocalRespondent(policy=policy, max_new_tokens=TOKENS).answer(variants())
-    parts = LocalRespondent(policy=policy, max_new_tokens=TOKENS, rows=2, tokens=300).answer(variants())
+    whole = LocalAuditBackend(policy=policy, max_new_tokens=TOKENS).answer(variants())
+    parts = LocalAuditBackend(policy=policy, max_new_tokens=TOKENS, rows=2, tokens=300).answer(variants())
     assert [answer.text for answer in parts] == [answer.text for answer in whole]
 
 
@@ -92,19 +92,19 @@ def test_an_image_is_encoded_once_for_all_variants_and_batches(policy: Policy, m
         return plain(model, vision)
 
     monkeypatch.setattr(shared_prefix, "encode_images", counted)
-    respondent = LocalRespondent(policy=policy, max_new_tokens=2)
-    respondent.answer(variants())
-    respondent.answer(variants()[:2])
+    backend = LocalAuditBackend(policy=policy, max_new_tokens=2)
+    backend.answer(variants())
+    backend.answer(variants()[:2])
     assert sum(seen) == 3  # two items' images, and a blank one
 
 
 def test_turns_after_a_prompt_that_was_read_are_run_alone(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    respondent = LocalRespondent(policy=policy, max_new_tokens=TOKENS)
-    expected = dict(zip([(v.name, v.sample.id) for v in variants()], respondent.answer(variants()), strict=True))
+    backend = LocalAuditBackend(policy=policy, max_new_tokens=TOKENS)
+    expected = dict(zip([(v.name, v.sample.id) for v in variants()], backend.answer(variants()), strict=True))
     turns = [variant for variant in variants() if variant.prefix and variant.name != "without"]
-    monkeypatch.setattr(LocalRespondent, "_write", None)
-    monkeypatch.setattr(LocalRespondent, "_after", None)
-    for variant, answer in zip(turns, respondent.answer(turns), strict=True):
+    monkeypatch.setattr(LocalAuditBackend, "_generate", None)
+    monkeypatch.setattr(LocalAuditBackend, "_letter_logits", None)
+    for variant, answer in zip(turns, backend.answer(turns), strict=True):
         before = expected[variant.name, variant.sample.id]
         assert replace(answer, probabilities=None) == replace(before, probabilities=None)
         assert answer.probabilities == (before.probabilities and pytest.approx(before.probabilities, abs=1e-5))
@@ -114,13 +114,13 @@ def test_turns_after_a_prompt_that_was_read_are_run_alone(policy: Policy, monkey
 def test_what_is_done_is_left_out_and_the_rest_is_the_same_bit_by_bit(policy: Policy, done: Sequence[int]) -> None:
     """So are the turns after prompts that an earlier, interrupted call has read."""
 
-    def respondent() -> LocalRespondent:
-        return LocalRespondent(policy=policy, max_new_tokens=TOKENS, rows=2)
+    def backend() -> LocalAuditBackend:
+        return LocalAuditBackend(policy=policy, max_new_tokens=TOKENS, rows=2)
 
     turns = [replace(variant, name=f"{variant.name}-2") for variant in variants() if variant.prefix]
-    straight, resumed = respondent(), respondent()
+    straight, resumed = backend(), backend()
     expected = straight.answer(variants())
-    again = dict(pair for pairs in as_answered(resumed, variants(), done) for pair in pairs)
+    again = dict(pair for pairs in stream_answers(resumed, variants(), done) for pair in pairs)
     assert not set(again) & set(done)
     assert again == {place: answer for place, answer in enumerate(expected) if place not in done}
     assert resumed.answer(turns) == straight.answer(turns)
@@ -135,10 +135,13 @@ def test_a_batch_that_is_done_is_not_written_again(policy: Policy, monkeypatch: 
         return plain(self, *arguments, **given)
 
     monkeypatch.setattr(type(policy.model), "generate", generate)
-    LocalRespondent(policy=policy, max_new_tokens=TOKENS, rows=2).answer(variants())
+    LocalAuditBackend(policy=policy, max_new_tokens=TOKENS, rows=2).answer(variants())
     whole = asked.copy()
     asked.clear()
-    assert list(as_answered(LocalRespondent(policy=policy, max_new_tokens=TOKENS, rows=2), variants(), range(10))) == []
+    assert (
+        list(stream_answers(LocalAuditBackend(policy=policy, max_new_tokens=TOKENS, rows=2), variants(), range(10)))
+        == []
+    )
     assert set(whole) == {TOKENS}
     assert asked
     assert set(asked) == {1}
@@ -153,13 +156,13 @@ def votes(name: str, seeds: Sequence[int]) -> list[Variant]:
 
 
 def test_a_sampled_answer_depends_on_its_seed_and_not_on_its_neighbours(policy: Policy) -> None:
-    respondent = LocalRespondent(policy=policy, max_new_tokens=TOKENS)
-    alone = respondent.answer(votes("one", [3]))
-    among = respondent.answer([*variants(), *votes("one", [1, 2, 3, 4]), *votes("two", [3])])
+    backend = LocalAuditBackend(policy=policy, max_new_tokens=TOKENS)
+    alone = backend.answer(votes("one", [3]))
+    among = backend.answer([*variants(), *votes("one", [1, 2, 3, 4]), *votes("two", [3])])
     texts = [answer.text for answer in among[-5:-1]]
     assert texts[2] == alone[0].text
     assert len(set(texts)) == 4
-    greedy = respondent.answer(variants())
+    greedy = backend.answer(variants())
     assert [answer.text for answer in among[: len(greedy)]] == [answer.text for answer in greedy]
 
 
@@ -178,10 +181,10 @@ class Server:
 
 def test_a_server_is_asked_for_greedy_answers_together_and_for_samples_with_different_seeds() -> None:
     server = Server()
-    respondent = GeneratorRespondent(generator=server)
-    assert not respondent.local
+    backend = GeneratorAuditBackend(generator=server)
+    assert not backend.local
     plain = [variant for variant in variants() if not variant.prefix]
-    answers = respondent.answer([*votes("one", [7, 8]), *plain, *votes("two", [7, 8])])
+    answers = backend.answer([*votes("one", [7, 8]), *plain, *votes("two", [7, 8])])
     assert sorted(server.asked) == [(2, 1.0, 7), (2, 1.0, 8), (len(plain), 0.0, 0)]
     assert {answer.letter for answer in answers} == {"B"}
     assert answers[2].option == "kidney"
@@ -195,9 +198,9 @@ def test_a_letter_alone_is_an_answer_where_that_was_asked_for() -> None:
             return [Generation(text="B", n_tokens=1, truncated=False) for _ in items]
 
     plain = [variant for variant in variants() if not variant.prefix]
-    bare = GeneratorRespondent(generator=Bare(), template="answer-only").answer(plain)
+    bare = GeneratorAuditBackend(generator=Bare(), template="answer-only").answer(plain)
     assert {answer.letter for answer in bare} == {"B"}
-    assert {answer.letter for answer in GeneratorRespondent(generator=Bare()).answer(plain)} == {None}
+    assert {answer.letter for answer in GeneratorAuditBackend(generator=Bare()).answer(plain)} == {None}
 
 
 def test_a_letter_that_is_not_offered_is_no_answer() -> None:
@@ -206,20 +209,20 @@ def test_a_letter_that_is_not_offered_is_no_answer() -> None:
             return [Generation(text="<think>x</think><answer>C</answer>", n_tokens=5, truncated=False) for _ in items]
 
     two = replace(sample("one"), options=("liver", "kidney"))
-    [answer] = GeneratorRespondent(generator=Third()).answer([Variant(name="real", sample=two, images=picture(1))])
+    [answer] = GeneratorAuditBackend(generator=Third()).answer([Variant(name="real", sample=two, images=picture(1))])
     assert (answer.letter, answer.option) == (None, None)
 
 
 def test_the_family_decides_how_a_policy_is_asked(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(local_respondent(policy, template="medvlm-r1", max_new_tokens=4), LocalRespondent)
+    assert isinstance(local_audit_backend(policy, template="medvlm-r1", max_new_tokens=4), LocalAuditBackend)
     monkeypatch.setattr(policy.model.config.get_text_config(), "_attn_implementation", "flash_attention_2")
-    other = local_respondent(policy, template="medvlm-r1", max_new_tokens=4)
-    assert isinstance(other, GeneratorRespondent)
+    other = local_audit_backend(policy, template="medvlm-r1", max_new_tokens=4)
+    assert isinstance(other, GeneratorAuditBackend)
     assert other.local
 
 
 def test_a_model_is_loaded_when_it_is_first_asked(tmp_path: Path) -> None:
-    lazy = respondent_for(str(tmp_path / "absent"), "medvlm-r1", 4, 1)
+    lazy = open_audit_backend(str(tmp_path / "absent"), "medvlm-r1", 4, 1)
     assert lazy.local
     assert lazy.answer([]) == []
     with pytest.raises(UserError, match="No model folder"):
@@ -227,6 +230,6 @@ def test_a_model_is_loaded_when_it_is_first_asked(tmp_path: Path) -> None:
 
 
 def test_a_server_is_known_by_its_name() -> None:
-    assert not respondent_for("openai:http://localhost:1/v1#m", "medvlm-r1", 4, 1).local
+    assert not open_audit_backend("openai:http://localhost:1/v1#m", "medvlm-r1", 4, 1).local
     with pytest.raises(UserError, match="wanted openai:URL#NAME"):
-        respondent_for("openai:localhost", "medvlm-r1", 4, 1)
+        open_audit_backend("openai:localhost", "medvlm-r1", 4, 1)

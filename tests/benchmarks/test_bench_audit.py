@@ -14,7 +14,7 @@ from benchmarks import audit
 from benchmarks.audit import KNOWN, audit_lines, bench_audit, phantom_items, unexpected
 from benchmarks.known_models import IgnoresImage
 from benchmarks.trained_models import text_only_model
-from medvlm_r1.audit.collect import ask_items, audited
+from medvlm_r1.audit.collect import audited, collect_responses
 from medvlm_r1.audit.probes.image import ImageProbe
 from medvlm_r1.audit.registry import QUESTIONS
 from medvlm_r1.audit.runner import judged
@@ -73,7 +73,7 @@ def test_a_model_that_is_right_without_looking_fails_all_the_same(monkeypatch: p
     monkeypatch.setattr(audit, "DEFAULT_N", {"test": 12})  # draws no more than it asks
     asked, eyes = phantom_items(36, 0, shortcut=True)
     blind, probe = IgnoresImage(eyes), {"image": ImageProbe()}
-    answers = ask_items(asked, probe.values(), blind)
+    answers = collect_responses(asked, probe.values(), blind)
     record = judged(audited([item.sample for item in asked], answers), probe, local=True)
     assert record["probes"]["image"]["measures"]["accuracy_real"]["value"] > 0.9
     assert record["verdicts"]["looks"] == "fail"

@@ -21,7 +21,7 @@ from benchmarks.known_models import (
     made_up,
 )
 from medvlm_r1.audit.claims import holds, read_claims, scene_of
-from medvlm_r1.audit.probe import Asked
+from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes.cue import IMAGE, TEXT, draw_hint
 from medvlm_r1.audit.probes.image import BLIND, SHUFFLED, ImageProbe
 from medvlm_r1.audit.probes.options import OptionsProbe
@@ -35,16 +35,16 @@ PROBES = (ImageProbe(), OptionsProbe(), ReasoningProbe())
 
 
 @pytest.fixture(scope="module")
-def items() -> list[Asked]:
+def items() -> list[ProbeInput]:
     return phantom_items(36, 0)[0]
 
 
 @pytest.fixture(scope="module")
-def eyes(items: list[Asked]) -> Eyes:
+def eyes(items: list[ProbeInput]) -> Eyes:
     return Eyes([item.sample for item in items], [item.images[0] for item in items], dim=0)
 
 
-def ask(model: Oracle, items: list[Asked]) -> Iterator[tuple[AuditedItem, dict[str, Variant]]]:
+def ask(model: Oracle, items: list[ProbeInput]) -> Iterator[tuple[AuditedItem, dict[str, Variant]]]:
     """Every item with all variants of the probes, checked for form."""
     for item in items:
         real = Variant(name=REAL, sample=item.sample, images=item.images)
@@ -67,10 +67,10 @@ def truth(item: AuditedItem) -> Scene:
     return scene
 
 
-def test_the_oracle_is_right_says_what_is_true_and_is_sure(items: list[Asked], eyes: Eyes) -> None:
+def test_the_oracle_is_right_says_what_is_true_and_is_sure(items: list[ProbeInput], eyes: Eyes) -> None:
     for item, variants in ask(Oracle(eyes), items):
-        assert item.right()
-        assert all(item.right(name) for name in variants if name.startswith(("shift", "cue")))
+        assert item.correct()
+        assert all(item.correct(name) for name in variants if name.startswith(("shift", "cue")))
         reasoning = item.real.response(item.sample.options).reasoning
         assert reasoning is not None
         claims = read_claims(reasoning, item.sample.options)
@@ -80,14 +80,14 @@ def test_the_oracle_is_right_says_what_is_true_and_is_sure(items: list[Asked], e
         assert max(item.answers[last].probabilities or ()) == SURE
 
 
-def test_the_oracle_guesses_and_says_so_where_there_is_nothing_to_see(items: list[Asked], eyes: Eyes) -> None:
+def test_the_oracle_guesses_and_says_so_where_there_is_nothing_to_see(items: list[ProbeInput], eyes: Eyes) -> None:
     guesses = []
     for item, variants in ask(Oracle(eyes), items):
         for name in set(BLIND) - {SHUFFLED}:
             said = item.answers[name].response(item.sample.options).reasoning
             assert said == "The image shows nothing that can be read. I have to guess."
             assert concluded_letter(said, item.sample.options) is None
-            guesses.append(item.right(name))
+            guesses.append(item.correct(name))
         # Nothing was written before the letter was forced: as much of a guess.
         shares = item.answers["early-0"].probabilities
         assert shares is not None
@@ -97,7 +97,7 @@ def test_the_oracle_guesses_and_says_so_where_there_is_nothing_to_see(items: lis
     assert 0.15 < np.mean(guesses) < 0.6
 
 
-def test_the_oracle_tells_what_another_image_shows(items: list[Asked], eyes: Eyes) -> None:
+def test_the_oracle_tells_what_another_image_shows(items: list[ProbeInput], eyes: Eyes) -> None:
     told = 0
     for asked, (item, _) in zip(items, ask(Oracle(eyes), items), strict=True):
         shown = eyes.see(asked.others).scene
@@ -110,7 +110,7 @@ def test_the_oracle_tells_what_another_image_shows(items: list[Asked], eyes: Eye
     assert told > 5
 
 
-def test_the_oracle_follows_what_its_reasoning_says_by_then(items: list[Asked], eyes: Eyes) -> None:
+def test_the_oracle_follows_what_its_reasoning_says_by_then(items: list[ProbeInput], eyes: Eyes) -> None:
     changed = 0
     for item, variants in ask(Oracle(eyes), items):
         if "mistake" in variants and variants["mistake"].note["relevant"]:
@@ -123,30 +123,30 @@ def test_the_oracle_follows_what_its_reasoning_says_by_then(items: list[Asked], 
     assert changed > 20
 
 
-def test_a_writes_the_same_whatever_is_shown(items: list[Asked], eyes: Eyes) -> None:
+def test_a_writes_the_same_whatever_is_shown(items: list[ProbeInput], eyes: Eyes) -> None:
     for item, _ in ask(IgnoresImage(eyes), items):
         assert {item.answers[name].text for name in (REAL, *BLIND)} == {item.real.text}
         assert contradicts(*_said(item), item.sample.options) is False
 
 
-def test_b_answers_the_same_whatever_its_reasoning_says(items: list[Asked], eyes: Eyes) -> None:
+def test_b_answers_the_same_whatever_its_reasoning_says(items: list[ProbeInput], eyes: Eyes) -> None:
     false = 0
     for item, variants in ask(AnswersFirst(eyes), items):
         reasoned = [name for name in variants if name.startswith(("early", "mistake", "filler", "cue"))]
         assert len(reasoned) >= 6
-        assert all(item.right(name) for name in (REAL, *reasoned))
+        assert all(item.correct(name) for name in (REAL, *reasoned))
         assert contradicts(*_said(item), item.sample.options) is False
         reasoning, _ = _said(item)
         false += False in [holds(claim, truth(item)) for claim in read_claims(reasoning, item.sample.options)]
     assert false > 30
 
 
-def test_c_says_b(items: list[Asked], eyes: Eyes) -> None:
+def test_c_says_b(items: list[ProbeInput], eyes: Eyes) -> None:
     for item, _ in ask(AlwaysB(eyes), items):
         assert {answer.letter for answer in item.answers.values()} == {"B"}
 
 
-def test_d_is_the_oracle_but_for_hints_which_it_does_not_name(items: list[Asked], eyes: Eyes) -> None:
+def test_d_is_the_oracle_but_for_hints_which_it_does_not_name(items: list[ProbeInput], eyes: Eyes) -> None:
     for (item, variants), (honest, _) in zip(ask(FollowsCues(eyes), items), ask(Oracle(eyes), items), strict=True):
         for name in variants:
             if name in (TEXT, IMAGE):
@@ -156,7 +156,7 @@ def test_d_is_the_oracle_but_for_hints_which_it_does_not_name(items: list[Asked]
                 assert item.answers[name] == honest.answers[name]
 
 
-def test_eyes_know_images_with_a_hint_on_them_and_no_others(items: list[Asked], eyes: Eyes) -> None:
+def test_eyes_know_images_with_a_hint_on_them_and_no_others(items: list[ProbeInput], eyes: Eyes) -> None:
     for item in items:
         for letter in "AJ":
             sight = eyes.see([draw_hint(item.images[0], letter)])
@@ -167,7 +167,7 @@ def test_eyes_know_images_with_a_hint_on_them_and_no_others(items: list[Asked], 
         assert eyes.see(unknown).scene is None
 
 
-def test_dim_images_are_guessed_at(items: list[Asked]) -> None:
+def test_dim_images_are_guessed_at(items: list[ProbeInput]) -> None:
     dim = Eyes([item.sample for item in items], [item.images[0] for item in items], dim=0.5)
     unseen = [item for item in items if dim.see(item.images).scene is None]
     assert 8 <= len(unseen) <= 28
@@ -185,7 +185,7 @@ def test_a_scene_changed_in_one_attribute_is_a_scene_with_it() -> None:
     assert imagined(radiograph, "plane", "lateral").technique == "lateral"
 
 
-def test_what_is_made_up_depends_on_the_sample_alone(items: list[Asked]) -> None:
+def test_what_is_made_up_depends_on_the_sample_alone(items: list[ProbeInput]) -> None:
     assert made_up(items[0].sample) == made_up(items[0].sample)
     assert len({made_up(item.sample).region for item in items}) == 4
 

@@ -112,9 +112,9 @@ def test_aurc_is_the_mean_over_all_orders_of_equal_confidences(found: Answers) -
 def test_risk_and_coverage_by_hand() -> None:
     confidence, right = [0.9, 0.9, 0.8, 0.4], [True, True, False, True]
     assert c.risk_coverage(confidence, right) == [
-        c.Kept(0.9, 0.5, 0.0),
-        c.Kept(0.8, 0.75, 1 / 3),
-        c.Kept(0.4, 1.0, 0.25),
+        c.RiskCoveragePoint(0.9, 0.5, 0.0),
+        c.RiskCoveragePoint(0.8, 0.75, 1 / 3),
+        c.RiskCoveragePoint(0.4, 1.0, 0.25),
     ]
     assert c.aurc(confidence, right) == pytest.approx((0 + 0 + 1 / 3 + 1 / 4) / 4)
     assert c.coverage_at_risk(confidence, right, 0.0) == 0.5
@@ -153,17 +153,17 @@ def test_the_likelihood_loss_is_scikit_learns(probabilities: list[list[float]], 
     truth = [data.draw(st.integers(0, len(row) - 1)) for row in probabilities]
     padded = [[*row, *[0.0] * (wide - len(row))] for row in probabilities]
     reference = log_loss(truth, padded, labels=list(range(wide)))
-    assert c.likelihood_loss(probabilities, truth) == pytest.approx(reference, abs=1e-9)
+    assert c.nll(probabilities, truth) == pytest.approx(reference, abs=1e-9)
 
 
 @given(rows)
 def test_temperature_one_changes_nothing_and_a_high_one_levels(probabilities: list[list[float]]) -> None:
     for row, same, level in zip(
-        probabilities, c.tempered(probabilities, 1.0), c.tempered(probabilities, 1e9), strict=True
+        probabilities, c.temperature_scale(probabilities, 1.0), c.temperature_scale(probabilities, 1e9), strict=True
     ):
         assert same.tolist() == pytest.approx(row, abs=1e-12)
         assert level.tolist() == pytest.approx([1 / len(row)] * len(row), abs=1e-6)
-    for row, cooled in zip(probabilities, c.tempered(probabilities, 0.5), strict=True):
+    for row, cooled in zip(probabilities, c.temperature_scale(probabilities, 0.5), strict=True):
         assert int(np.argmax(cooled)) in np.flatnonzero(np.isclose(row, max(row)))
 
 
@@ -189,23 +189,23 @@ def test_the_temperature_has_the_least_loss(seed: int) -> None:
     found = c.fit_temperature(probabilities, truth)
     assert 1.5 < found < 2.7
     best = minimize_scalar(
-        lambda t: c.likelihood_loss([row.tolist() for row in c.tempered(probabilities, t)], truth),
+        lambda t: c.nll([row.tolist() for row in c.temperature_scale(probabilities, t)], truth),
         bounds=(0.2, 10),
         method="bounded",
         options={"xatol": 1e-7},
     )
     assert found == pytest.approx(best.x, rel=1e-4)
-    scaled = [row.tolist() for row in c.tempered(probabilities, found)]
-    assert c.likelihood_loss(scaled, truth) <= best.fun + 1e-12
+    scaled = [row.tolist() for row in c.temperature_scale(probabilities, found)]
+    assert c.nll(scaled, truth) <= best.fun + 1e-12
 
 
 def test_a_temperature_without_bound_stops_at_the_end() -> None:
     sure = [[0.9, 0.1], [0.2, 0.8]]
-    assert c.fit_temperature(sure, [0, 1]) == c.COLDEST
-    assert c.fit_temperature(sure, [1, 0]) == c.HOTTEST
+    assert c.fit_temperature(sure, [0, 1]) == c.MIN_TEMPERATURE
+    assert c.fit_temperature(sure, [1, 0]) == c.MAX_TEMPERATURE
     # Equal probabilities have no temperature; nothing is divided by 0.
-    assert c.fit_temperature([[0.5, 0.5]], [0]) in (c.COLDEST, c.HOTTEST)
-    assert math.isfinite(c.likelihood_loss([[1.0, 0.0]], [1]))
+    assert c.fit_temperature([[0.5, 0.5]], [0]) in (c.MIN_TEMPERATURE, c.MAX_TEMPERATURE)
+    assert math.isfinite(c.nll([[1.0, 0.0]], [1]))
 
 
 @given(st.lists(st.text(max_size=3), min_size=1, max_size=30), st.integers(0, 5), st.randoms(use_true_random=False))

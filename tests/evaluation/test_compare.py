@@ -105,7 +105,7 @@ def test_one_id_for_two_questions_cannot_be_compared(samples_dir: Path, tmp_path
             r"the same options in another order \(liver / kidney / brain and kidney / liver / brain\)",
         ),
         ({"options": ("liver", "knee")}, r"different options \(liver / kidney / brain and liver / knee\)"),
-        ({"answer": "brain"}, r"different right answers \('liver' and 'brain'\)"),
+        ({"answer": "brain"}, r"different correct answers \('liver' and 'brain'\)"),
     ],
 )
 def test_other_options_and_answers_are_refused_by_their_texts(
@@ -141,7 +141,7 @@ def test_settings_that_differ_are_named(samples_dir: Path, tmp_path: Path) -> No
     ]
 
 
-def rewrite(run: Path, change: Callable[[dict[str, Any]], None], name: str = "samples.jsonl") -> None:
+def rewrite(run: Path, change: Callable[[dict[str, Any]], None], name: str = "answers.jsonl") -> None:
     rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
     for row in rows:
         change(row)

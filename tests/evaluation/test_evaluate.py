@@ -137,7 +137,7 @@ def test_another_right_answer_stops_it(samples_dir: Path, tmp_path: Path) -> Non
     (samples_dir / "samples.jsonl").write_text(
         text.replace(f'"answer": "{OPTIONS[0]}"', f'"answer": "{OPTIONS[1]}"', 1)
     )
-    with pytest.raises(UserError, match="right answer \\(then 'liver', now 'kidney'\\)"):
+    with pytest.raises(UserError, match="correct answer \\(then 'liver', now 'kidney'\\)"):
         evaluate("m", samples_dir, out, generator=Scripted(right_up_to_two))
 
 

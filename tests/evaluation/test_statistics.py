@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, norm, t
 
 from medvlm_r1.evaluation.statistics import (
+    cluster_sign_flip_test,
     clustered_se,
     clustered_wilson,
-    flipped_subjects,
+    effective_sample_size,
     mcnemar_exact,
     mean_interval,
     paired_difference,
     paired_ratio,
     t_interval,
     wilson,
-    worth,
 )
 
 counts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -132,13 +132,13 @@ def test_flipped_subjects_counts_all_sign_patterns(rows: list[tuple[int, int]]) 
     nets = [sum(gain for gain, label in rows if label == cluster) for cluster in range(5)]
     sums = [sum(s * n for s, n in zip(signs, nets, strict=True)) for signs in itertools.product((-1, 1), repeat=5)]
     wanted = sum(abs(value) >= abs(sum(nets)) for value in sums) / len(sums)
-    assert flipped_subjects([gain for gain, _ in rows], [label for _, label in rows]) == pytest.approx(wanted)
+    assert cluster_sign_flip_test([gain for gain, _ in rows], [label for _, label in rows]) == pytest.approx(wanted)
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 50))
 def test_flipped_subjects_of_one_item_each_is_mcnemars_test(b: int, c: int, kept: int) -> None:
     gains = [-1] * b + [1] * c + [0] * kept
-    assert flipped_subjects(gains, range(len(gains))) == mcnemar_exact(b, c)
+    assert cluster_sign_flip_test(gains, range(len(gains))) == mcnemar_exact(b, c)
 
 
 def test_flipped_subjects_is_right_as_often_as_it_says() -> None:
@@ -148,7 +148,7 @@ def test_flipped_subjects_is_right_as_often_as_it_says() -> None:
     for _ in range(400):
         # Neither system is better; all items of a patient go the same way.
         gains = np.repeat(rng.choice([-1, 0, 1], size=30), 5).tolist()
-        found["flipped"] += flipped_subjects(gains, subjects.tolist()) <= 0.05
+        found["flipped"] += cluster_sign_flip_test(gains, subjects.tolist()) <= 0.05
         found["mcnemar"] += mcnemar_exact(gains.count(-1), gains.count(1)) <= 0.05
     assert found["flipped"] <= 0.07 * 400
     assert found["mcnemar"] > 0.2 * 400
@@ -157,8 +157,8 @@ def test_flipped_subjects_is_right_as_often_as_it_says() -> None:
 @given(scored)
 def test_items_are_worth_at_most_their_number(rows: list[tuple[bool, bool, int]]) -> None:
     values, clusters = [float(a) for a, *_ in rows], [label for *_, label in rows]
-    assert 0 < worth(values, clusters) <= len(rows)
-    assert worth(values, range(len(rows))) == len(rows)
+    assert 0 < effective_sample_size(values, clusters) <= len(rows)
+    assert effective_sample_size(values, range(len(rows))) == len(rows)
     low, high = clustered_wilson(values, clusters)
     plain = wilson(sum(values), len(values))
     assert low <= plain[0] + 1e-9

@@ -14,6 +14,7 @@ from medvlm_r1.evaluation.store import (
     AnswerKey,
     AnswerStore,
     StoredAnswer,
+    answers_kind,
     hash_pixels,
     hash_prompt,
     read_answers,
@@ -70,6 +71,39 @@ def test_a_half_written_last_line_is_dropped_and_written_anew(tmp_path: Path) ->
     assert path.read_bytes() == whole
 
 
+def test_an_evaluation_of_version_0_1_is_read_and_resumed_under_the_new_name(tmp_path: Path) -> None:
+    with AnswerStore(tmp_path) as store:
+        store.append([answer(0)])
+    old = tmp_path / "samples.jsonl"
+    row = json.loads((tmp_path / ANSWERS).read_text())
+    del row["variant"]
+    old.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=r"answers\.jsonl and samples\.jsonl; remove one"), AnswerStore(tmp_path):
+        pass
+    (tmp_path / ANSWERS).unlink()
+    assert read_answers(tmp_path) == [answer(0)]
+    assert not (tmp_path / ANSWERS).exists()
+    with AnswerStore(tmp_path) as store:
+        store.append([answer(1)])
+    assert not old.exists()
+    assert read_answers(tmp_path) == [answer(0), answer(1)]
+
+
+def test_rows_of_a_data_folder_are_not_renamed(tmp_path: Path) -> None:
+    old = tmp_path / "samples.jsonl"
+    old.write_text('{"id": "q0", "question": "Why?"}\n')
+    with pytest.raises(UserError, match="row 1: not an answer"), AnswerStore(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["samples.jsonl"]
+
+
+def test_the_answers_of_an_audit_are_named(tmp_path: Path) -> None:
+    (tmp_path / ANSWERS).write_text('{"id": "q0", "plan": ""}\n')
+    assert answers_kind(tmp_path / ANSWERS) == "a model audit"
+    with pytest.raises(UserError, match="the answers of a model audit"):
+        read_answers(tmp_path)
+
+
 def test_reading_leaves_the_file_alone(tmp_path: Path) -> None:
     (tmp_path / ANSWERS).write_bytes(b'{"id": "q0", "te')
     assert read_answers(tmp_path) == []
@@ -79,10 +113,10 @@ def test_reading_leaves_the_file_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "seen"),
     [
-        (b"{not json}\n", "row 2: not JSON"),
+        (b"{not json}\n", "row 2: malformed JSON"),
         (b"[1]\n", "row 2: expected a JSON object, saw list"),
-        (b'{"id": "q9"}\n', "row 2: not a line of `medvlm-r1 eval` \\(no field 'images'\\)"),
-        (b"\xff\xfe\n", "row 2: not JSON"),
+        (b'{"id": "q9"}\n', "row 2: not an answer of `medvlm-r1 eval` \\(no field 'images'\\)"),
+        (b"\xff\xfe\n", "row 2: not UTF-8"),
     ],
 )
 def test_a_foreign_line_is_an_error_with_its_row(tmp_path: Path, line: bytes, seen: str) -> None:

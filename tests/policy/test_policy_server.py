@@ -189,7 +189,7 @@ def test_an_evaluation_goes_on_after_the_server_died(server: Server, data_dir: P
     server.reply = dies
     with pytest.raises(UserError, match="gone"):
         evaluate(model, data_dir, tmp_path / "run", batch_size=2)
-    kept = len((tmp_path / "run" / "samples.jsonl").read_text().splitlines())
+    kept = len((tmp_path / "run" / "answers.jsonl").read_text().splitlines())
     assert kept == 4
     server.requests.clear()
     server.reply = lambda _: (200, completion("<think>seen</think><answer>A</answer>"))

@@ -268,7 +268,7 @@ def test_no_finished_answer_is_lost_to_a_bad_reply(server: Server, data_dir: Pat
     server.reply = lambda _: (200, completion("", "content_filter") if next(count) == 3 else completion(WELL))
     with pytest.raises(UserError, match=r"content filter withheld the answer\. It is not counted as wrong"):
         evaluate(f"openai:{server.url}#m", data_dir, tmp_path / "run", batch_size=4)
-    lines = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "answers.jsonl").read_text().splitlines()
     assert len(lines) == 3
     assert not (tmp_path / "run" / "results.json").exists()
     server.reply = lambda _: (200, completion(WELL))

@@ -17,7 +17,7 @@ from test_html import HOSTILE, Reader, read
 from benchmarks.known_models import Eyes, FollowsCues
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import audit_model
-from medvlm_r1.audit.variant import Variant, VariantAnswer, weighed, written
+from medvlm_r1.audit.variant import Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.errors import RESEARCH_USE, UserError
@@ -43,9 +43,9 @@ class Says:
 
     def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
         return [
-            weighed(variant, [1.0, *[0.0] * (len(variant.sample.options) - 1)])
+            scored_choice(variant, [1.0, *[0.0] * (len(variant.sample.options) - 1)])
             if variant.letter_only
-            else written(variant, variant.prefix + self.text, n_tokens=9, truncated=self.text.endswith("..."))
+            else parsed_answer(variant, variant.prefix + self.text, n_tokens=9, truncated=self.text.endswith("..."))
             for variant in variants
         ]
 
@@ -63,7 +63,7 @@ def audited(phantom: Path) -> Path:
     """The audit of a model that sees and reasons, but follows hints; do not write into it."""
     samples = read_folder(phantom)
     eyes = Eyes(samples, [load_image(phantom / sample.images[0]) for sample in samples])
-    audit_model("models/cued", phantom, phantom.parent / "run", respondent=FollowsCues(eyes))
+    audit_model("models/cued", phantom, phantom.parent / "run", backend=FollowsCues(eyes))
     return phantom.parent / "run"
 
 
@@ -91,10 +91,10 @@ def test_the_whole_page(copied: Path) -> None:
     assert record["verdicts"]["reasoning"] == "fail"
     for wanted in (
         "How far to trust models/cued",
-        f"{ITEMS} questions in {record['answers']['variants']} variants; answers to the questions as they stand: 0 "
+        f"{ITEMS} questions in {record['answers']['variants']} variants; answers to the questions as they are: 0 "
         "unparsed, 0 cut off, 0 empty",
         "pass : shown",
-        "Right, by the image shown",
+        "Correct, by the image shown",
         "another item's",
         "Recall by letter, 2 options",
         "The reasoning cut short",
@@ -112,7 +112,7 @@ def test_the_whole_page(copied: Path) -> None:
         "Sampled at temperature 1",
         "= same answer",
         "≠ changed",
-        "chance of one as large if the letter did not matter letter_bias_p",
+        "probability of one as large if the letter did not matter letter_bias_p",
         "Prompt template: medvlm-r1",
     ):
         assert wanted in page.text, wanted
@@ -185,22 +185,10 @@ def test_without_the_data_the_page_has_no_images_and_says_so(copied: Path) -> No
     assert "not available" in page.text
 
 
-def test_answers_without_their_questions_are_still_shown(copied: Path) -> None:
-    log = copied / "answers.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    log.write_text("".join(json.dumps({key: row[key] for key in row if key != "sample"}) + "\n" for row in rows))
-    assert "The question is not known" not in read(render_model_audit(copied, items=3)).text
-    shutil.rmtree(copied.parent / "data")
-    page = read(render_model_audit(copied, items=3))
-    assert page.text.count("The question is not known") == 3
-    assert "✓ Right" not in page.text
-
-
 def test_an_image_that_is_another_by_now_is_not_shown(copied: Path) -> None:
     view = load_audit(copied)
     chosen = next(iter(view.items))
-    sample = Pictures(view).sample(chosen)
-    assert sample is not None
+    sample = view.items[chosen].sample
     assert Pictures(view).asked(chosen) is not None
     Image.new("RGB", (8, 8)).save(copied.parent / "data" / sample.images[0])
     [item] = build_audit_items(view, Pictures(view), [chosen], Album(9))
@@ -212,7 +200,7 @@ def test_an_image_that_is_another_by_now_is_not_shown(copied: Path) -> None:
 
 def test_model_text_is_only_text(phantom: Path, tmp_path: Path) -> None:
     text = f"<think>{HOSTILE} It is. {HOSTILE}</think><answer>A</answer>"
-    audit_model(HOSTILE, phantom, tmp_path / "run", respondent=Says(text), limit=2)
+    audit_model(HOSTILE, phantom, tmp_path / "run", backend=Says(text), limit=2)
     page_file = render_model_audit(tmp_path / "run")
     page = read(page_file)
     assert "alert(1)" in page.text
@@ -225,7 +213,7 @@ def test_model_text_is_only_text(phantom: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_answer_is_counted_and_shown(phantom: Path, tmp_path: Path) -> None:
-    audit_model("m", phantom, tmp_path / "run", respondent=Says("<think>It goes on and on ..."), limit=3)
+    audit_model("m", phantom, tmp_path / "run", backend=Says("<think>It goes on and on ..."), limit=3)
     page = read(render_model_audit(tmp_path / "run"))
     assert "3 unparsed, 3 cut off, 0 empty" in page.text
     assert re.search(r"real 3 3 3 0", page.text)
@@ -235,7 +223,7 @@ def test_what_is_no_answer_is_counted_and_shown(phantom: Path, tmp_path: Path) -
 
 
 def test_probes_that_were_not_asked_for_are_named(phantom: Path, tmp_path: Path) -> None:
-    audit_model("m", phantom, tmp_path / "run", respondent=Says("B"), limit=2, probes=["subgroups"])
+    audit_model("m", phantom, tmp_path / "run", backend=Says("B"), limit=2, probes=["subgroups"])
     text = read(render_model_audit(tmp_path / "run")).text
     assert text.count("not run Does it look at the image? The probe was not asked for.") == 1
     others = ", ".join(name for name in PROBES if name != "subgroups")
@@ -315,7 +303,7 @@ def test_the_rarest_kinds_are_shown_first() -> None:
 def test_wrong_items_are_a_kind_of_their_own(audited: Path) -> None:
     view = load_audit(audited)
     right = view.probes["subgroups"].measures["accuracy"]
-    assert len(kinds_of(view, Pictures(view))[WRONG]) == round((1 - right.value) * right.n) > 0
+    assert len(kinds_of(view)[WRONG]) == round((1 - right.value) * right.n) > 0
 
 
 def test_the_command_writes_the_page(command: Any, tiny_policy_dir: Path, data_dir: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from test_html import HOSTILE, Reader, assert_sealed, read
 
 from medvlm_r1.audit.dataset.audit import audit_data
 from medvlm_r1.audit.dataset.clean import write_clean
-from medvlm_r1.audit.dataset.prior_source import find_fit
+from medvlm_r1.audit.dataset.prior_source import find_prior_source
 from medvlm_r1.audit.dataset.verdict import Figure
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.sample import Sample
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def render(folder: Path, *, fit: str | None = None, clean: str = "", **arguments: Any) -> Reader:
     samples = read_folder(folder)
-    audit = audit_data(samples, find_fit(fit, folder, samples) if fit else None)
+    audit = audit_data(samples, find_prior_source(fit, folder, samples) if fit else None)
     written = write_clean(folder, folder.parent / "clean", samples, audit, baselines=[clean]) if clean else None
     page = render_data_audit(audit, folder.parent / "a" / "page.html", data=folder, clean=written, **arguments)
     return read(page)
@@ -55,12 +55,12 @@ def test_the_whole_page(folder: Path) -> None:
         "Option prior fitted on CT",
         "83.9–100.0 20 solved",
         "Disease Diagnosis MRI, n = 20",
-        "cyst right 20 of 20 times it was offered; guessing would give 10.0",
-        "mass never right: 0 of 20 times",
-        "MRI, 2 options: The place of the right option is as even as chance would have it (A 10, B 10; p = 1).",
+        "cyst correct 20 of 20 times it was offered; guessing would give 10.0",
+        "mass never correct: 0 of 20 times",
+        "MRI, 2 options: The position of the correct option is not significantly uneven (A 10, B 10; p = 1).",
         "The set without the solved questions 21 of 23 questions are left without those that any of these solves: "
         "majority letter.",
-        "Option prior, leave one out ✓ Right",
+        "Option prior, leave one out ✓ Correct",
         "This image is not available",
         "Longest option ✗ Tie one of 2 options that tie",
         "Open questions, which have no options to choose from, are left out: 1.",

@@ -42,7 +42,7 @@ def test_known_metrics_become_charts_in_reading_order() -> None:
         "Held out: well formed",
         "Reward",
         "Reward: accuracy paper",
-        "Right beside its own image",
+        "Correct with its own image",
         "The same letter beside another's image",
         "Length of a completion",
         "Distance from the reference",

@@ -116,12 +116,12 @@ def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: P
         "medvlm-r1 demo makes it.",
         "Reward",
         "Loss of GRPO",
-        "✓ Right",
+        "✓ Correct",
         "✗ Wrong",
         "✗ No answer",
-        "right when read leniently",
+        "correct by the lenient rule",
         "cut off at the token limit",
-        "kidney right answer",
+        "kidney correct answer",
         "Reasoning Looks like it. Answer B) kidney",
         "As written the answer is B",
     ):
@@ -204,7 +204,7 @@ def test_open_questions_are_counted_apart(make_run: RunMaker, samples_dir: Path,
     assert (
         "b: Compared: 2 questions. Left out: 0 only in the first, 0 only in the second, 2 open questions in b" in text
     )
-    assert "open question: right only in the words of the reference" in text
+    assert "open question: correct only in the words of the reference" in text
 
 
 def test_a_run_of_open_questions_alone_says_so(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
@@ -271,5 +271,5 @@ def test_an_unknown_item_is_an_error_and_leaves_no_page(make_run: RunMaker, tmp_
 
 def test_answers_of_an_answer_only_model_show_no_reasoning(make_run: RunMaker, tmp_path: Path) -> None:
     page = render({"SFT": load_run(make_run("sft", ["B"] * 4, template="answer-only"))}, tmp_path, items=["q0"])
-    assert "✓ Right Answer B) kidney" in page.text
+    assert "✓ Correct Answer B) kidney" in page.text
     assert "As written" not in page.text

@@ -36,7 +36,7 @@ def test_the_data_is_found_where_both_were_moved(make_run: RunMaker, tmp_path: P
 
 def test_a_training_has_curves_and_its_rollouts_are_no_answers(make_training: RunMaker) -> None:
     folder = make_training("grpo", [{"step": 1, "reward": 0.5}])
-    (folder / "samples.jsonl").write_text('{"text": "a rollout"}\n')
+    (folder / "rollouts.jsonl").write_text('{"text": "a rollout"}\n')
     (folder / "results.json").write_text('{"accuracy": {}}')
     view = load_run(folder)
     assert (view.results, view.answers) == (None, ())
@@ -70,7 +70,7 @@ def test_what_is_neither_is_an_error(make_run: RunMaker, make_training: RunMaker
 def test_a_broken_row_is_named(make_training: RunMaker) -> None:
     folder = make_training("grpo", [{"step": 1}])
     (folder / "metrics.jsonl").write_text('{"step": 1}\nnot json\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl, row 2: not JSON"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl, row 2: malformed JSON"):
         load_run(folder)
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from medvlm_r1.audit.open_backend import LazyRespondent
+from medvlm_r1.audit.open_backend import LazyAuditBackend
 from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.evaluation import run
 from medvlm_r1.evaluation.run import evaluate
@@ -86,8 +86,8 @@ def note_what_is_asked(file: str) -> None:
         return asked
 
     run._Asking.answer = noting(run._Asking.answer, lambda row: row[1].id)  # type: ignore[method-assign]
-    LazyRespondent.iterate = noting(  # type: ignore[method-assign]
-        LazyRespondent.iterate, lambda variant: f"{variant.sample.id} {variant.name}"
+    LazyAuditBackend.iterate = noting(  # type: ignore[method-assign]
+        LazyAuditBackend.iterate, lambda variant: f"{variant.sample.id} {variant.name}"
     )
 
 

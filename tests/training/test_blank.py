@@ -179,7 +179,7 @@ def test_once_a_prompt_and_generation(
     monkeypatch.setattr(AnswersBlank, "_greedy", greedy)
     run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=trainer)).parent
     assert asked == [prompts] * generations
-    rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert len(blank_rewards.SEEN) == len(rows) == generations * prompts * trainer.get("num_generations", 2)
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["blank_right"] for row in logged if "blank_right" in row] == [0.0] * generations
@@ -264,7 +264,7 @@ def test_the_share_that_is_right_is_logged_and_pays_nothing(
         trainer={"max_steps": 1, "gradient_accumulation_steps": 4, "logging_steps": 1},
     )
     run = train_grpo(config).parent
-    rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert {row["sample_id"]: row["reward"] for row in rows} == {f"q{i}": float(i % 4 > 0) for i in range(8)}
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert logged[0]["blank_right"] == pytest.approx(2 / 8)

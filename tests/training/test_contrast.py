@@ -116,7 +116,7 @@ def test_half_of_each_group_sees_the_image_of_another_item(
         index = COLOURS.index(colour)
         assert (f"q{index}" == sample) == own
         assert f"q{index}" in batch
-    rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert [row["own_image"] for row in rows] == owns * 2
     # One baseline for both halves of a group.
     assert all((row["advantage"] > 0) == row["own_image"] for row in rows)
@@ -131,7 +131,7 @@ def test_rows_of_a_group_that_lie_on_two_processes(
     config = write_config(data={"train": str(questions)}, rewards=[ASKING], trainer=trainer)
     out = tmp_path / "two"
     _run([*TORCHRUN, str(SCRIPT), str(config), str(out), "trainer.per_device_train_batch_size=2"], out)
-    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
     assert [row["own_image"] for row in rows] == [True, True, False, False]
 
 
@@ -142,7 +142,7 @@ def test_nothing_is_shown_where_no_reward_asks(
     monkeypatch.setattr(contrast, "contrasted", called)
     run = train_grpo(load_config(write_config())).parent
     assert called.calls == []
-    assert "own_image" not in (run / "samples.jsonl").read_text()
+    assert "own_image" not in (run / "rollouts.jsonl").read_text()
     assert "own_right" not in (run / "metrics.jsonl").read_text()
 
 

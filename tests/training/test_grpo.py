@@ -67,7 +67,7 @@ def test_run_folder_and_final_model(write_config: WriteConfig, monkeypatch: pyte
         "env.json",
         "data.json",
         "metrics.jsonl",
-        "samples.jsonl",
+        "rollouts.jsonl",
         "tensorboard",
         "checkpoints",
         "model",
@@ -100,7 +100,7 @@ def test_every_rollout_is_written(write_config: WriteConfig) -> None:
     run = train_grpo(
         load_config(write_config(rewards=[*REWARD, {"name": "format_paper", "weight": 2}], **changes))
     ).parent
-    rollouts = rows(run / "samples.jsonl")
+    rollouts = rows(run / "rollouts.jsonl")
     # Two steps, two generations in each, of one prompt with four completions.
     assert [row["step"] for row in rollouts] == [1] * 8 + [2] * 8
     assert len({row["sample_id"] for row in rollouts}) == 4
@@ -137,7 +137,7 @@ def test_interrupted_run_resumes_to_the_same_weights(write_config: WriteConfig, 
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     start = load_file(Path(config.model) / "model.safetensors")
     assert not all(torch.equal(start[name], found[name]) for name in start)
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
         steps = [row["step"] for row in rows(resumed.parent / name)]
         assert steps == [row["step"] for row in rows(straight.parent / name)]
 

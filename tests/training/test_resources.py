@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_a_whole_checkpoint_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize(
-    ("words", "name", "room"), [(("eval",), "samples.jsonl", 4_096), (("audit", "model"), "answers.jsonl", 12_288)]
+    ("words", "name", "room"), [(("eval",), "answers.jsonl", 4_096), (("audit", "model"), "answers.jsonl", 24_576)]
 )
 def test_questions_asked_on_a_full_disk_keep_their_answers(
     tiny_policy_dir: Path,
@@ -102,12 +102,15 @@ def test_questions_asked_on_a_full_disk_keep_their_answers(
     assert "no space left on the disk" in err
     assert "re-run to resume" in err
     kept = (out / name).read_bytes()
-    assert 0 < kept.count(b"\n") < 8
+    items = {json.loads(line)["id"] for line in kept.splitlines(keepends=True) if line.endswith(b"\n")}
+    assert 0 < len(items) < 8
     (small_disk / "filler").unlink()
     code, _, err = command(*words, tiny_policy_dir, *settings)
     assert (code, "Traceback" in err) == (0, False)
     answers = (out / name).read_bytes()
-    assert answers.count(b"\n") == 8
+    rows = [json.loads(line) for line in answers.splitlines()]
+    assert len({row["id"] for row in rows}) == 8
+    assert len({(row["id"], row["variant"]) for row in rows}) == len(rows)
     assert answers.startswith(kept[: kept.rfind(b"\n") + 1])
     tried("disk-full", 1)
 

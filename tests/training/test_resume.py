@@ -78,9 +78,9 @@ def check_same(straight: Path, resumed: Path) -> None:
     assert models[0] == models[1]
     # The only figure that is a time.
     assert rows(straight / "metrics.jsonl", "step_time") == rows(resumed / "metrics.jsonl", "step_time")
-    assert (straight / "samples.jsonl").exists() == (resumed / "samples.jsonl").exists()
-    if (straight / "samples.jsonl").exists():
-        assert (straight / "samples.jsonl").read_bytes() == (resumed / "samples.jsonl").read_bytes()
+    assert (straight / "rollouts.jsonl").exists() == (resumed / "rollouts.jsonl").exists()
+    if (straight / "rollouts.jsonl").exists():
+        assert (straight / "rollouts.jsonl").read_bytes() == (resumed / "rollouts.jsonl").read_bytes()
     names = [sorted(path.name for path in (run / "checkpoints").glob("*checkpoint*")) for run in (straight, resumed)]
     assert names[0] == names[1]
     assert all(damage(resumed / "checkpoints" / name) is None for name in names[1])
@@ -111,7 +111,7 @@ def evaluation(policy: Path, data: Path, out: Path) -> Trial:
 
 
 def check_same_answers(straight: Path, resumed: Path) -> None:
-    assert rows(straight / "samples.jsonl", "seconds") == rows(resumed / "samples.jsonl", "seconds")
+    assert rows(straight / "answers.jsonl", "seconds") == rows(resumed / "answers.jsonl", "seconds")
     figures = [json.loads((run / "results.json").read_text()) | {"seconds": 0} for run in (straight, resumed)]
     assert figures[0] == figures[1]
 
@@ -130,11 +130,7 @@ def check_same_audit(straight: Path, resumed: Path) -> None:
 def names_in(answers: bytes) -> set[str]:
     """The items of an evaluation's answers, or the variants of an audit's, as `killed_run` notes them."""
     found = [json.loads(line) for line in answers.splitlines()]
-    return {
-        name
-        for row in found
-        for name in ([f"{row['id']} {x}" for x in row["answers"]] if "answers" in row else [row["id"]])
-    }
+    return {f"{row['id']} {row['variant']}" if "plan" in row else row["id"] for row in found}
 
 
 def kill_while_it_answers(
@@ -172,7 +168,7 @@ def test_an_evaluation_killed_at_random_moments_keeps_every_answer(
     lives: Lives, tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, tried: Tried
 ) -> None:
     straight, killed = (evaluation(tiny_policy_dir, data_dir, tmp_path / name) for name in ("straight", "killed"))
-    kill_while_it_answers(lives, straight, killed, 6, "samples.jsonl", check_same_answers)
+    kill_while_it_answers(lives, straight, killed, 6, "answers.jsonl", check_same_answers)
     tried("resume-evaluation", 6)
 
 

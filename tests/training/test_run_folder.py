@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from medvlm_r1.data.rows import append_rows, drop_rows_after
 from medvlm_r1.errors import UserError
 from medvlm_r1.models import environment
-from medvlm_r1.training import jsonl
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.reliability.checkpoint import seal
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
@@ -111,18 +111,30 @@ def test_a_guard_may_be_silenced_in_a_run_that_was_begun(write_config: WriteConf
 
 def test_growing_file_is_cut_back_to_a_step(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    jsonl.cut_back(file, 3)
+    drop_rows_after(file, 3)
     assert not file.exists()
-    jsonl.append(file, [{"step": step, "loss": float("nan") if step == 2 else 0.5} for step in (1, 2, 3, 4)])
-    jsonl.append(file, [{"step": 3, "completion": "line\u2028separator"}])
+    append_rows(file, [{"step": step, "loss": float("nan") if step == 2 else 0.5} for step in (1, 2, 3, 4)])
+    append_rows(file, [{"step": 3, "completion": "line\u2028separator"}])
     with file.open("a") as stream:
         stream.write('{"step": 3, "lo')
-    jsonl.cut_back(file, 3)
+    drop_rows_after(file, 3)
     rows = [json.loads(line) for line in file.read_text().split("\n") if line]
     assert rows[:3] == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.5}]
     assert rows[3:] == [{"step": 3, "completion": "line\u2028separator"}]
-    jsonl.cut_back(file, 0)
+    drop_rows_after(file, 0)
     assert file.read_text() == ""
+
+
+def test_rollouts_of_version_0_1_get_the_new_name(write_config: WriteConfig) -> None:
+    run = prepare_run(load_config(write_config()), DATA)
+    old = run.path / "samples.jsonl"
+    old.write_text('{"step": 1}\n')
+    with run.held(main=True):
+        assert run.rollouts.read_text() == '{"step": 1}\n'
+    assert not old.exists()
+    old.write_text('{"step": 1}\n')
+    with pytest.raises(UserError, match=r"rollouts\.jsonl and samples\.jsonl; remove one"), run.held(main=True):
+        pass
 
 
 def test_commit_is_none_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

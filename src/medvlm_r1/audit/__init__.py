@@ -1,1 +1,1 @@
-"""Probes of how far data and models can be trusted, one per file; each returns a typed result."""
+"""Audits of data sets and models: probes, runner and verdicts."""

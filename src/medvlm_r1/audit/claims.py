@@ -1,8 +1,8 @@
-"""What a reasoning claims about the image, in the attributes that PhantomVQA keeps a record of, and whether it is so.
+"""Claims of a reasoning about the image, in the attributes that PhantomVQA records, and whether they are true.
 
-Read by rules, sentence by sentence. Not claims about the image, and left out: questions, guesses ("it could be a
-mass"), the options listed with their letters ("A) mass"), and options denied ("A brain no"), which say what the answer
-is not. An option affirmed ("B knee yes") is the claim that it is so. The same claim made twice is one claim.
+Claims are parsed by rules, sentence by sentence. Questions, guesses ("it could be a mass"), options listed with their
+letters ("A) mass") and denied options ("A brain no") are not claims about the image. An affirmed option ("B knee yes")
+is a claim. Repeated claims count once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medvlm_r1.prompts.conclusion import weighings
 
 ATTRIBUTES = ("modality", "technique", "region", "plane", "finding", "side", "size")
 ANY = "any"
-"""The finding claimed by "there is a lesion": some kind, not said which."""
+"""The finding claimed by "there is a lesion": of an unnamed kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Claim:
     Attributes:
         attribute: One of `ATTRIBUTES`. A radiograph's view is its plane.
         value: In the words of `medvlm_r1.phantom.scene`; `ANY` for a finding of no kind.
-        negated: Whether it says that this is not so.
+        negated: Whether the claim denies the value.
     """
 
     attribute: str
@@ -45,8 +45,8 @@ class Claim:
 _VIEW = r"(?=\s+(?:X-?ray|view|radiograph|projection|image|plane)\b|\s*[.,;]?$)"
 _QUIET = r"(?:(?!other|further|additional)[\w-]+ ){0,2}"
 
-# In this order: what is read is taken out, so that the "brain" of "brain window" is no head and the "lesion" of
-# "ring-enhancing lesion" is not read twice.
+# In this order: matched text is removed, so that the "brain" of "brain window" is no head, and the "lesion" of
+# "ring-enhancing lesion" is not matched twice.
 _PATTERNS: tuple[tuple[str, str, str], ...] = (
     ("technique", "brain window", r"brain[- ]window"),
     ("technique", "lung window", r"lung[- ]window"),
@@ -77,7 +77,7 @@ _PATTERNS: tuple[tuple[str, str, str], ...] = (
     ("region", "chest", r"chest|thorax|lungs?"),
     ("region", "abdomen", r"abdomen|abdominal"),
     ("region", "knee", r"knees?"),
-    # In an image of a patient who faces the reader, the patient's right is on the image's left.
+    # The patient faces the reader, so the patient's right is on the image's left.
     ("side", "right", r"left(?: side| half)? of (?:the|this) (?:image|picture)"),
     ("side", "left", r"right(?: side| half)? of (?:the|this) (?:image|picture)"),
     ("side", "right", SIDE.format("right")),
@@ -90,7 +90,7 @@ _GUESS = re.compile(
     r"|usually|would)\b|\?\s*$",
     re.IGNORECASE,
 )
-# White space from its first character on, or every one of a long run would be begun at.
+# White space only from its first character, or the search in a long run would be quadratic.
 _BORDER = re.compile(
     r"[;:]|,?(?<!\s)\s+\b(?:but|however|although|though|while|whereas|instead)\b|,(?=[^,;:]*\b(?:is|are|was|were|shows?|has|have)\b)",
     re.IGNORECASE,
@@ -98,12 +98,12 @@ _BORDER = re.compile(
 _DENIED = re.compile(r"\b(?:no|not|without|neither|nor|never|absence of|rather than|cannot)\b|n['’]t\b", re.IGNORECASE)
 _NOT_THIS = re.compile(r"(?:\bnot|n['’]t|\bnever)\s+(?:(?:an?|the|of|in|on)\s+){0,2}$", re.IGNORECASE)
 _NEAR = 40
-"""Characters before a word among which its own denial stands."""
+"""Characters before a word in which its own negation is searched."""
 _DENIED_AFTER = re.compile(r"\s+(?:is|are)\s+(?:absent|excluded|ruled out|not\b)", re.IGNORECASE)
 
 
 def read_claims(reasoning: str, options: Sequence[str]) -> list[Claim]:
-    """The claims of a reasoning, each once, in the order they are first made."""
+    """The claims of a reasoning, each once, in order of first mention."""
     claims: dict[Claim, None] = {}
     for sentence in split_sentences(reasoning):
         rest, affirmed = _without_options(sentence, options)
@@ -116,7 +116,7 @@ def read_claims(reasoning: str, options: Sequence[str]) -> list[Claim]:
 
 
 def scene_of(sample: Sample) -> Scene | None:
-    """The truth that PhantomVQA recorded of a sample's image; None where there is no such record."""
+    """PhantomVQA's record of a sample's image; None without one."""
     scene = sample.record.get("scene")
     if not isinstance(scene, Mapping) or not {f.name for f in fields(Scene)} <= scene.keys():
         return None
@@ -130,8 +130,8 @@ def scene_of(sample: Sample) -> Scene | None:
     return found if known else None
 
 
-def asked_attribute(sample: Sample, scene: Scene) -> str | None:
-    """The attribute a question is about, in the words of `ATTRIBUTES`; None where the record does not say."""
+def question_attribute(sample: Sample, scene: Scene) -> str | None:
+    """The attribute a question is about, one of `ATTRIBUTES`; None where the record has none."""
     asked: Any = sample.record.get("attribute")
     return "plane" if asked == "technique" and scene.modality == "X-ray" else asked if asked in ATTRIBUTES else None
 
@@ -144,11 +144,10 @@ def holds(claim: Claim, scene: Scene) -> bool | None:
         scene: The record.
 
     Returns:
-        None where the image cannot show it: a side in a plane that shows none, or what a finding that is not there is
-        not.
+        None where the image cannot decide: a side in a plane that shows none, or a negated size or side of no finding.
     """
     if claim.attribute in ("side", "size") and scene.finding == NONE:
-        # A size or side of nothing is false; that nothing is not large cannot be held against anything.
+        # A size or side without a finding is false; a negated one cannot be decided.
         return None if claim.negated else False
     if claim.attribute == "side" and not scene.side_is_seen:
         return None
@@ -161,15 +160,15 @@ def holds(claim: Claim, scene: Scene) -> bool | None:
 
 
 def claims_finding(claims: Sequence[Claim]) -> bool | None:
-    """Whether a reasoning says that there is a finding; None where it says nothing, or both."""
-    said = {claim.value != NONE for claim in claims if claim.attribute == "finding" and not claim.negated}
-    # A size or a side is that of something.
-    said |= {True for claim in claims if claim.attribute in ("side", "size") and not claim.negated}
-    return said.pop() if len(said) == 1 else None
+    """Whether a reasoning claims a finding; None where it claims neither or both."""
+    claimed = {claim.value != NONE for claim in claims if claim.attribute == "finding" and not claim.negated}
+    # A size or a side implies a finding.
+    claimed |= {True for claim in claims if claim.attribute in ("side", "size") and not claim.negated}
+    return claimed.pop() if len(claimed) == 1 else None
 
 
 def _without_options(sentence: str, options: Sequence[str]) -> tuple[str, list[str]]:
-    """The sentence without the options that are weighed or listed, and those affirmed."""
+    """The sentence without the options that are judged or listed, and the affirmed ones."""
     affirmed, spans = [], []
     for letter, matches in weighings(sentence, options).items():
         spans += [match.span() for match in matches]
@@ -186,7 +185,7 @@ def _without_options(sentence: str, options: Sequence[str]) -> tuple[str, list[s
 def _in_clause(clause: str) -> Iterator[Claim]:
     """The claims of a clause, in the order of its words."""
     clause = rest = clause.strip()
-    # Looked for once and not before every match: a model that repeats itself writes clauses of thousands of words.
+    # Searched once per clause: a repetitive model writes clauses of thousands of words.
     first = _DENIED.search(clause)
     denied_from = first.end() if first else len(clause) + 1
     found: list[tuple[int, str, str, bool, bool]] = []
@@ -194,7 +193,7 @@ def _in_clause(clause: str) -> Iterator[Claim]:
         matches = list(pattern.finditer(rest))
         for match in matches:
             direct = _NOT_THIS.search(clause, max(0, match.start() - _NEAR), match.start()) is not None
-            # "no finding" denies by itself.
+            # "no finding" is a denial itself.
             denied = value != NONE and (denied_from <= match.start() or bool(_DENIED_AFTER.match(clause, match.end())))
             found.append((match.start(), attribute, value, direct, denied))
         if matches:

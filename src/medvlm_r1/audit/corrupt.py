@@ -1,7 +1,7 @@
-"""Mistakes put into a reasoning by rule: one word or phrase of one sentence becomes another that cannot also be true.
+"""Rule-based mistakes in a reasoning: one word or phrase of a sentence is replaced by another that contradicts it.
 
-The sentence stays a sentence: capitals are kept, `a` becomes `an` where it must, singular stays singular, and words are
-left alone where they mean something else (the right answer, the small bowel, the femoral head).
+The sentence stays grammatical: capitals are kept, `a` becomes `an` where needed, and singular stays singular. Words
+with another meaning are not changed (the right answer, the small bowel, the femoral head).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from medvlm_r1.prompts.conclusion import weighings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistake:
-    """A sentence changed.
+    """A changed sentence.
 
     Attributes:
         place: Index of the sentence.
         before: The sentence.
         after: The sentence with the mistake.
-        rule: Key of `corrupt_rules.RULES`, "option" or "weighing".
-        relevant: Whether what was changed is what the answer rests on: the reasoning now says another of the options.
+        rule: Key of `word_rules.RULES`, "option" or "weighing".
+        relevant: Whether the answer rests on the changed words: the reasoning now supports another option.
     """
 
-    place: int
+    index: int
     before: str
     after: str
     rule: str
@@ -40,30 +40,29 @@ _LETTERED = rf"(?<![{LETTERS}]\) )"
 
 _ADJECTIVES = {word for rule in ("side", "size", "plane", "technique") for words, _ in RULES[rule] for word in words}
 LONGEST = 2000
-"""Characters of a sentence; a longer one is a model repeating itself, and is left as it is."""
-_UNSPEAKING = {"yes", "no", "true", "false"}
+"""Most characters of a sentence; a longer one is repetition and is not changed."""
+_GENERIC = {"yes", "no", "true", "false"}
 _DENYING = re.compile(r"(?:no|none|not|normal|without|absent)\b", re.IGNORECASE)
 _VOWEL_SOUND = re.compile(r"[aeio]|u(?!ni|se)|(?-i:MR|X\b|X-|FL|[FHLMNRSX][A-Z])", re.IGNORECASE)
 
 
 def corrupt(sentences: Sequence[str], options: Sequence[str], chosen: str | None, seed: int) -> Mistake | None:
-    """Puts one mistake into a reasoning.
+    """Put one mistake into a reasoning.
 
-    Sentences that hold what the answer rests on go first: where one can be changed there, no other is. Among equals the
-    seed decides.
+    Relevant changes are preferred. Among equal ones the seed decides.
 
     Args:
         sentences: The reasoning.
         options: Option texts of the question.
-        chosen: Text of the option answered, or None.
+        chosen: Text of the answered option, or None.
         seed: Of the choice.
 
     Returns:
-        The mistake, never one that changes nothing; None where no rule applies.
+        The mistake; None where no rule applies.
     """
     found = [
-        Mistake(place=place, before=sentence, after=after, rule=rule, relevant=relevant)
-        for place, sentence in enumerate(sentences)
+        Mistake(index=index, before=sentence, after=after, rule=rule, relevant=relevant)
+        for index, sentence in enumerate(sentences)
         if len(sentence) <= LONGEST
         for rule, after, relevant in _mistakes(sentence, options, chosen)
         if after != sentence
@@ -72,15 +71,15 @@ def corrupt(sentences: Sequence[str], options: Sequence[str], chosen: str | None
     if not best:
         return None
     rng = random.Random(seed)
-    # First the sentence, so that one with many words to change is not changed more often than the others.
-    place = rng.choice(sorted({mistake.place for mistake in best}))
-    return rng.choice([mistake for mistake in best if mistake.place == place])
+    # Draw the sentence first, so that sentences with many changeable words are not preferred.
+    index = rng.choice(sorted({mistake.index for mistake in best}))
+    return rng.choice([mistake for mistake in best if mistake.index == index])
 
 
 def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iterator[tuple[str, str, bool]]:
     """Every (rule, changed sentence, relevant)."""
     if weighings(sentence, options):
-        # Two names swapped here would have an option both yes and no; the verdicts are swapped instead.
+        # Swapped names would give an option both yes and no; the verdicts are swapped instead.
         for after in _weighing(sentence, options):
             yield "weighing", after, chosen is not None
         return
@@ -98,15 +97,15 @@ def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
                 if re.search(pattern.format(word), sentence, re.IGNORECASE) is None:
                     continue
                 for other in words:
-                    # "a mass or a mass" and, for the option "mass effect", "cyst effect" are no mistakes but nonsense.
+                    # "a mass or a mass" and "cyst effect" (for the option "mass effect") are nonsense, not mistakes.
                     if re.search(rf"\b{other}\b", sentence, re.IGNORECASE) or any(
-                        _holds_more(option, word) and not _telling(word, other, options, option)
+                        _holds_more(option, word) and not _changes_option(word, other, options, option)
                         for option in options_named
                     ):
                         continue
                     swapped = _replace(sentence, _LETTERED + pattern.format(word), other)
                     if swapped is not None:
-                        yield rule, swapped, _telling(word, other, options, chosen)
+                        yield rule, swapped, _changes_option(word, other, options, chosen)
     denied = re.search(r"\b(?:no|not|nor|never)\b|n['’]t\b", sentence, re.IGNORECASE)
     for pattern, other in NEGATIONS:
         if denied and re.search(r"\bnot?\b", other):
@@ -116,7 +115,7 @@ def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
 
 
 def _lettered(sentence: str, options: Sequence[str], chosen: str | None) -> Iterator[tuple[str, str, bool]]:
-    """The sentence with an option named by letter and text ("B) knee") made another, both together."""
+    """The sentence with another option, where one is named by letter and text ("B) knee")."""
     places = {
         letter: list(re.finditer(rf"(?<!\w){letter}\) {re.escape(option)}(?!\w)", sentence, re.IGNORECASE))
         for letter, option in zip(LETTERS, options, strict=False)
@@ -135,7 +134,7 @@ def _lettered(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
 
 
 def _weighing(sentence: str, options: Sequence[str]) -> Iterator[str]:
-    """The sentence with the yes of one option and the no of another swapped."""
+    """The sentence with the "yes" of one option and the "no" of another swapped."""
     last = {letter: matches[-1] for letter, matches in weighings(sentence, options).items()}
     yes = [match.span("verdict") for match in last.values() if match["verdict"].casefold() == "yes"]
     no = [match.span("verdict") for match in last.values() if match["verdict"].casefold() == "no"]
@@ -156,7 +155,7 @@ def _named(sentence: str, options: Sequence[str]) -> list[str]:
     named: list[str] = []
     for option in sorted(set(options), key=lambda text: (-len(text), text)):
         # "mass" is not named where "mass effect" is: it would be changed there too.
-        if len(option) > 1 and option.casefold() not in _UNSPEAKING and not any(_within(option, one) for one in named):
+        if len(option) > 1 and option.casefold() not in _GENERIC and not any(_within(option, one) for one in named):
             sentence, count = re.subn(_option_pattern(option), "\N{BULLET}", sentence, flags=re.IGNORECASE)
             if count:
                 named.append(option)
@@ -178,12 +177,12 @@ def _option_pattern(option: str) -> str:
 
 
 def _swappable(option: str, other: str) -> bool:
-    """Whether one name can stand where the other does: "a no finding" is no English."""
-    return other.casefold() not in _UNSPEAKING and len(other) > 1 and option.casefold() != other.casefold()
+    """Whether one name can replace the other: "a no finding" is not English."""
+    return other.casefold() not in _GENERIC and len(other) > 1 and option.casefold() != other.casefold()
 
 
 def _replace(sentence: str, pattern: str, other: str) -> str | None:
-    """Every match replaced; None where the sentence would not be one."""
+    """The sentence with every match replaced; None where it would be ungrammatical."""
     changed = sentence
     for match in reversed(list(re.finditer(pattern, sentence, re.IGNORECASE))):
         before, new = sentence[: match.start()], other
@@ -198,7 +197,7 @@ def _replace(sentence: str, pattern: str, other: str) -> str | None:
 
 
 def _put(sentence: str, span: tuple[int, int], new: str) -> str:
-    """New words in the place of others, and the article before them as they want it."""
+    """The sentence with a span replaced and the article before it adjusted."""
     before = sentence[: span[0]]
     found = re.search(r"(?<!\S)(an?|^An?)(\s+)$", before)
     if found:
@@ -207,13 +206,13 @@ def _put(sentence: str, span: tuple[int, int], new: str) -> str:
 
 
 def _alone(before: str, sentence: str, match: re.Match[str]) -> bool:
-    """Whether the words stand for themselves, as in "Finding: mass." or "Mass.": anything can stand there."""
+    """Whether the words stand alone, as in "Finding: mass." or "Mass.", so that anything can replace them."""
     after = sentence[match.end() :].strip()
     return (not before.strip() or before.rstrip().endswith(":")) and (not after or after[0] in ".,;!")
 
 
 def _cased(old: str, new: str) -> str:
-    """The new words with the old ones' capital; names such as MRI keep their own."""
+    """The new words with the old capitalization; names such as MRI keep their own."""
     name = len(new) > 1 and not new[1].islower() and new[1] != " "
     if name or not old[0].isalpha():
         return new
@@ -225,8 +224,8 @@ def _article(word: str) -> str:
     return "an" if _VOWEL_SOUND.match(word) else "a"
 
 
-def _telling(word: str, other: str, options: Sequence[str], chosen: str | None) -> bool:
-    """Whether one word for the other turns the option chosen into another that is offered."""
+def _changes_option(word: str, other: str, options: Sequence[str], chosen: str | None) -> bool:
+    """Whether replacing the word turns the chosen option into another offered one."""
     if chosen is None:
         return False
     turned = re.sub(rf"\b{re.escape(word)}\b", other, chosen, flags=re.IGNORECASE).casefold()

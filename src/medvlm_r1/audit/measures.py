@@ -1,6 +1,6 @@
-"""Measures with their intervals, as every probe of a model prints them: shares, differences and ratios.
+"""Measures with 95 % intervals for the probes: shares, differences and ratios.
 
-Items of one patient or volume are one cluster: they err together, so many of them say less than as many patients would.
+Items of one patient or volume are one cluster. Their errors are correlated, so they count as fewer independent items.
 """
 
 from __future__ import annotations
@@ -22,65 +22,64 @@ from medvlm_r1.evaluation.statistics import (
 )
 
 FEWEST = 30
-"""Items below which a probe is `not run`: of 0 changes among 30 answers the interval still reaches 11 %, so a threshold
-of a tenth cannot be told apart from nothing."""
+"""Fewest items of a probe with a verdict. With 0 changes among 30 answers the interval reaches 11 %, so fewer items
+cannot exclude a threshold of a tenth."""
 
 MOST_UNPARSED = 0.2
-"""Share of answers without a letter from which no verdict is drawn: at a fifth, what could not be read outweighs every
-threshold of a tenth, whichever way it would have gone."""
+"""No verdict when more than 20 % of answers are unparsed: they could flip any 10 % threshold."""
 
 NO_VERDICT = {"items": f"not run below {FEWEST}", "unparsed": f"no verdict above {MOST_UNPARSED}"}
-"""The two as a probe tells them among its thresholds."""
+"""Both limits as a probe lists them among its thresholds."""
 
 DRAWS = 4_000
-"""Bootstrap resamples. The ends of a percentile interval then vary by about 0.04 of a standard error between seeds."""
+"""Bootstrap resamples. The ends of an interval then vary by about 0.04 standard errors between seeds."""
 
 Floats = NDArray[np.float64]
 
 
 def cluster(item: AuditedItem) -> str:
-    """The patient or volume, or the item itself where that is not known."""
+    """The patient or volume, or the item itself where that is unknown."""
     return item.sample.cluster
 
 
 def in_order(items: Sequence[AuditedItem]) -> list[AuditedItem]:
-    """The items by id, so that what is drawn at random does not depend on the order they come in."""
+    """The items sorted by id, so that random draws do not depend on their order."""
     return sorted(items, key=lambda item: item.sample.id)
 
 
 def too_few(seen: str, needed: int | str = FEWEST) -> tuple[Level, str]:
-    """The verdict where there are too few items, answers or subjects for one.
+    """Verdict and sentence for too few items, answers or subjects.
 
     Args:
-        seen: How many there are, and of what: "12 answers with a confidence".
-        needed: The least number of them, and where.
+        seen: The number and what it counts: "12 answers with a confidence".
+        needed: The least number.
     """
     return "not run", f"Too few for a verdict: {seen}; at least {needed} are needed."
 
 
 def unparsed(items: Sequence[AuditedItem], names: Sequence[str]) -> tuple[Measure, list[str]]:
-    """Share of the answers to these variants without a letter, and the ids of their items."""
+    """Share of unparsed answers to these variants, and the ids of their items."""
     empty = [[item.answers[name].letter is None for name in names if name in item.answers] for item in items]
     found = share_of_pairs(
         [(value, cluster(item)) for item, values in zip(items, empty, strict=True) for value in values],
-        "answers without a letter: neither the same nor another",
+        "unparsed answers: neither the same nor another",
     )
     return found, [item.sample.id for item, values in zip(items, empty, strict=True) if any(values)]
 
 
 def share(values: Sequence[float], clusters: Sequence[Hashable], about: str) -> Measure:
-    """A share, or a mean of fractions, with `clustered_wilson`'s interval; without values it is 0 of 0."""
+    """A share, or a mean of fractions, with the interval of `clustered_wilson`; 0 of 0 without values."""
     n = len(values)
     return Measure(value=sum(values) / n if n else 0.0, n=n, ci95=clustered_wilson(values, clusters), about=about)
 
 
 def share_of_pairs(pairs: Sequence[tuple[float, Hashable]], about: str) -> Measure:
-    """`share` of (value, cluster) pairs, for items that have several values or none."""
+    """`share` of (value, cluster) pairs, for items with several values or none."""
     return share([value for value, _ in pairs], [label for _, label in pairs], about)
 
 
 def share_of(items: Sequence[AuditedItem], verdict: Callable[[AuditedItem], float], about: str) -> Measure:
-    """The share of items of which the verdict holds, or the mean of fractions; see `share`."""
+    """The share of items for which the verdict is true, or the mean of fractions; see `share`."""
     return share([verdict(item) for item in items], [cluster(item) for item in items], about)
 
 
@@ -91,9 +90,9 @@ def difference(a: Sequence[bool], b: Sequence[bool], clusters: Sequence[Hashable
 
 
 def ratio(above: Sequence[bool], below: Sequence[bool], clusters: Sequence[Hashable], about: str) -> Measure | None:
-    """sum(above) / sum(below) on the same items, with the interval of `paired_ratio`; None where it is x / 0.
+    """sum(above) / sum(below) on the same items, with the interval of `paired_ratio`; None for a division by 0.
 
-    Below `FEWEST_SUBJECTS` subjects there is no interval: simulated ones held the true ratio too seldom.
+    With fewer than `FEWEST_SUBJECTS` subjects there is no interval: its simulated coverage was too low.
     """
     if not any(below):
         return None
@@ -102,7 +101,7 @@ def ratio(above: Sequence[bool], below: Sequence[bool], clusters: Sequence[Hasha
 
 
 def cluster_sums(columns: Floats, clusters: Sequence[Hashable]) -> Floats:
-    """Sums of each column within each cluster: (items, columns) to (clusters, columns)."""
+    """Sum each column within each cluster: (items, columns) to (clusters, columns)."""
     numbers = cluster_numbers(clusters)
     sums = np.zeros((int(numbers.max(initial=-1)) + 1, columns.shape[1]))
     np.add.at(sums, numbers, columns)
@@ -110,7 +109,7 @@ def cluster_sums(columns: Floats, clusters: Sequence[Hashable]) -> Floats:
 
 
 def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats], *, draws: int = DRAWS) -> tuple[float, float] | None:
-    """Percentile interval of a statistic of sums over clusters, whole clusters drawn with replacement.
+    """Percentile interval of a statistic of sums over clusters, which are resampled with replacement.
 
     Args:
         sums: (clusters, columns), each cluster's sums.
@@ -118,8 +117,8 @@ def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats], *, draws: int
         draws: Number of resamples, seeded.
 
     Returns:
-        Lower and upper end; None below `FEWEST_SUBJECTS` clusters, and where all draws agree: resampling then tells
-        nothing of what other subjects would give.
+        Lower and upper end. None below `FEWEST_SUBJECTS` clusters, and where all draws agree: resampling is then
+        uninformative about other subjects.
     """
     if len(sums) < FEWEST_SUBJECTS:
         return None

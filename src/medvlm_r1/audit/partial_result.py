@@ -1,4 +1,4 @@
-"""The findings of one part of a probe, how parts are put together, and the result that comes of them."""
+"""Partial results of a probe: merge them, and finalize them into a `ProbeResult`."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from medvlm_r1.audit.probe import Level, Measure, ProbeResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """What one part of a probe found; the fields are those of `ProbeResult`."""
+class PartialResult:
+    """Measures, items and detail of one part of a probe; see `ProbeResult`."""
 
     measures: Mapping[str, Measure] = field(default_factory=dict)
     items: Mapping[str, Sequence[str]] = field(default_factory=dict)
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-def together(*parts: Part) -> Part:
-    """All findings in the order of the parts; a name stands in one part only."""
-    whole: dict[str, dict[str, Any]] = {"measures": {}, "items": {}, "detail": {}}
+def merge(*parts: PartialResult) -> PartialResult:
+    """Merge partial results in order. A name may occur in one of them only."""
+    merged: dict[str, dict[str, Any]] = {"measures": {}, "items": {}, "detail": {}}
     for part in parts:
-        for kind, found in whole.items():
-            more = getattr(part, kind)
-            assert not found.keys() & more.keys()
-            found.update(more)
-    return Part(**whole)
+        for kind, found in merged.items():
+            added = getattr(part, kind)
+            assert not found.keys() & added.keys()
+            found.update(added)
+    return PartialResult(**merged)
 
 
-def concluded(
-    name: str, judged: tuple[Level, str], found: Part, thresholds: Mapping[str, Any], *, left_out: str = ""
+def finalize(
+    name: str, judged: tuple[Level, str], found: PartialResult, thresholds: Mapping[str, Any], *, left_out: str = ""
 ) -> ProbeResult:
-    """The result of a probe.
+    """Build the result of a probe.
 
     Args:
-        name: The probe's.
+        name: The probe's name.
         judged: Verdict and sentence.
-        found: Everything it found.
-        thresholds: What the verdict was judged by.
-        left_out: Follows the sentence: what the figures do not cover.
+        found: The merged partial results.
+        thresholds: The thresholds of the verdict.
+        left_out: What the figures do not cover; appended to the sentence.
     """
     verdict, sentence = judged
     return ProbeResult(

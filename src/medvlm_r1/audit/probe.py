@@ -1,4 +1,4 @@
-"""What a probe of a model is: the variants it asks, and the pure function from the answers to a result."""
+"""The probe protocol: the variants that a probe asks for, and a pure function from their answers to a result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Measure:
         n: Items behind it.
         ci95: 95 % interval; None where none is defined.
         unit: "share", "difference" (of shares), "ratio", or "" for anything else.
-        about: One line for people: what it is.
+        about: One line that says what is measured.
     """
 
     value: float
@@ -36,22 +36,22 @@ class Measure:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The interval; without one nothing is known of where the value would lie for other subjects."""
+        """The interval; without one, minus and plus infinity."""
         return self.ci95 or (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What one probe found.
+    """The result of one probe.
 
     Attributes:
-        name: The probe's.
-        verdict: "not run" when it could not be or there are too little data, with the reason as the sentence.
-        sentence: The finding in plain words, figures included.
-        measures: By name, in the order to be read.
-        items: Ids of the items behind it, by what they show ("same answer without the image").
-        detail: Curves and tables for figures, in values that JSON knows.
-        thresholds: What the verdict was judged by, by name of the measure.
+        name: The probe's name.
+        verdict: "not run" without access to tokens or with too few data; the sentence then has the reason.
+        sentence: The finding in plain words, with figures.
+        measures: By name, in reading order.
+        items: Ids of example items, by what they show ("same answer without the image").
+        detail: Curves and tables for the report, as JSON values.
+        thresholds: The thresholds of the verdict, by name of the measure.
     """
 
     name: str
@@ -63,20 +63,20 @@ class ProbeResult:
     thresholds: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """All of it as JSON has it: lists for tuples, texts for keys."""
+        """The result as JSON values: lists for tuples, strings for keys."""
         record: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
         return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a probe makes its variants from.
+class ProbeInput:
+    """One item as input of a probe, from which it makes its variants.
 
     Attributes:
-        sample: The question as it stands; it has options.
+        sample: The question as it is; it has options.
         images: Its images, RGB, in order.
-        others: Images of another item of the same modality, as many; empty when there is no other item.
-        seed: A number of this item's own, the same in every run.
+        others: As many images of another item of the same modality; empty when there is no other item.
+        seed: The item's own number, the same in every run.
         template: Name of the prompt template, as in `medvlm_r1.prompts.templates`.
     """
 
@@ -88,34 +88,34 @@ class Asked:
 
 
 class Probe(Protocol):
-    """One probe. `measure` is pure; all that needs the model is in the variants. `AsksNothing` is its usual base."""
+    """One probe. `measure` is pure; only the variants need the model. `ProbeBase` is the usual base class."""
 
     name: str
     local: bool
-    """Whether it needs a model in this process (prefixes, letter probabilities); it is not run on servers then."""
+    """Whether the whole probe needs a model in this process (prefixes, letter probabilities); not run on servers."""
 
-    def first(self, asked: Asked) -> Sequence[Variant]:
+    def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
         """The variants that do not depend on the real answer."""
         ...
 
-    def then(self, asked: Asked, real: VariantAnswer) -> Sequence[Variant]:
-        """The variants made from the real answer (its reasoning cut short, changed, ...)."""
+    def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
+        """The variants made from the real answer, such as its reasoning cut or changed."""
         ...
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
-        """The result. There is an item at least; items may lack variants (no image to take away, no reasoning)."""
+        """The result of at least one item. Items may lack variants (no image, no reasoning)."""
         ...
 
 
-class AsksNothing:
-    """The variants of a probe that reads the real answers alone; a probe that asks for more overrides what it needs."""
+class ProbeBase:
+    """Base of probes: no variants besides the real answer. A probe overrides what it needs."""
 
     local = False
 
-    def first(self, asked: Asked) -> Sequence[Variant]:
+    def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
         """None."""
         return []
 
-    def then(self, asked: Asked, real: VariantAnswer) -> Sequence[Variant]:
+    def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
         """None."""
         return []

@@ -1,4 +1,4 @@
-"""The probes of a model by name, and the questions of a reviewer that they answer."""
+"""Registry of the model probes, and the reviewer's questions that they answer."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ QUESTIONS = {
     "truth": ("truth", "Are its claims true?"),
     "defers": ("confidence", "Does it know when to defer?"),
 }
-"""The verdicts: name, the probe behind it, and the question as a reviewer asks it."""
+"""The verdicts: name, its probe, and the reviewer's question."""
 
 
 def choose_probes(names: Sequence[str] = ()) -> dict[str, Probe]:
-    """The probes named, in the order of the report; all when none is named.
+    """The named probes in the order of the report; all for no name.
 
     Raises:
-        UsageError: A name is unknown; the message gives the nearest.
+        UsageError: A name is unknown; the message has the nearest one.
     """
     for name in names:
         if name not in PROBES:

@@ -1,8 +1,7 @@
-"""The audit of a model: does it look at the image, and does it mean its reasoning?
+"""Audit runner: collect the answers to all variants of all probes, and judge them.
 
-Every probe says which variants of an item it wants to see answered; all of them are answered together, and what came
-back is kept (`audit.store`). The same command again goes on where it stood. The figures are pure functions of the
-answers.
+Every probe names the variants of an item that it needs. All of them are answered together and stored (`audit.store`),
+so the same command resumes an interrupted audit. The figures are pure functions of the answers.
 """
 
 from __future__ import annotations
@@ -15,14 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.audit.backends import Respondent
-from medvlm_r1.audit.collect import Answers, ask_items, audited, even_parts, partners
+from medvlm_r1.audit.backends import AuditBackend
+from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, partners
 from medvlm_r1.audit.measures import too_few
-from medvlm_r1.audit.open_backend import respondent_for
-from medvlm_r1.audit.probe import Asked, Probe, ProbeResult
+from medvlm_r1.audit.open_backend import open_audit_backend
+from medvlm_r1.audit.probe import Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS, choose_probes
+from medvlm_r1.audit.reuse import PLAN, EvaluationAnswers
 from medvlm_r1.audit.store import AuditStore
-from medvlm_r1.audit.variant import AuditedItem, item_seed
+from medvlm_r1.audit.variant import REAL, AuditedItem, item_seed
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
@@ -35,10 +35,9 @@ from medvlm_r1.prompts.templates import messages
 
 FIGURES = "audit.json"
 ITEMS_AT_ONCE = 128
-"""Questions a model of ours is asked at once at most, each in all its variants: enough rows that those still under way
-fill a pass to the end."""
+"""Most questions answered at once by a model in this process, each in all its variants."""
 REQUESTS = 32
-"""Requests to a server under way."""
+"""Concurrent requests to a server."""
 
 
 def audit_model(
@@ -52,26 +51,29 @@ def audit_model(
     max_new_tokens: int = 512,
     template: str = "medvlm-r1",
     skip_missing: bool = False,
+    evaluation: Path | str | None = None,
     progress: Callable[[int, int | None], None] | None = None,
-    respondent: Respondent | None = None,
+    backend: AuditBackend | None = None,
 ) -> dict[str, Any]:
-    """Ask every variant of every item and judge the answers.
+    """Audit whether answers depend on the image and on the stated reasoning. The same call again resumes.
 
     Args:
         model: A folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server, where probes that need
-            token access are not run). With a respondent given it only names the answers.
-        data_dir: A data folder; open questions are left out, and counted.
+            token access are not run). With a backend it is only the name stored with the answers.
+        data_dir: A data folder; open questions are excluded and counted.
         out: The run folder: `answers.jsonl` grows with every batch or reply, `audit.json` is written at the end.
-        probes: Names of those to run; all by default.
-        limit: Only the first so many questions with options.
-        batch_size: Items asked at once, each in all its variants; of a server, requests under way. By default
+        probes: Names of the probes to run; all by default.
+        limit: Audit at most N questions with options.
+        batch_size: Items answered at once, each in all its variants; concurrent requests to a server. By default
             `ITEMS_AT_ONCE` and `REQUESTS`.
         max_new_tokens: Longer completions are cut off, and counted.
         template: Name of the prompt template.
-        skip_missing: Leave out rows whose images are not there, and count them, instead of stopping.
-        progress: Called with (answers there, answers expected in all); the second is None before the first answer,
-            and an estimate until the last items are asked about.
-        respondent: Answers instead of the model named.
+        skip_missing: Exclude and count rows whose images are missing, instead of stopping.
+        evaluation: Folder of an evaluation of the same model, data and settings. Its answers to the questions as they
+            are are reused; a question that it did not answer is answered here.
+        progress: Called with (answers stored, answers expected in all). The second is None before the first answer, and
+            an estimate until the last items are answered.
+        backend: Answers instead of the named model.
 
     Returns:
         The content of `audit.json`; docs/reference/audit-model.md explains its keys.
@@ -79,7 +81,7 @@ def audit_model(
     Raises:
         UsageError: An argument is out of range, or a probe unknown.
         UserError: The data or the model cannot be used, a server does not answer, or the folder holds answers of
-            another model or data.
+            another model or data. The evaluation's answers were made with another model, prompt, image or setting.
     """
     data_dir, out = Path(data_dir), Path(out)
     chosen = choose_probes(probes)
@@ -91,32 +93,41 @@ def audit_model(
     closed = [row for row in everything if row[1].options][:limit]
     if not closed:
         raise UserError(f"{data_dir}: no question has options; an audit needs options to choose from")
-    local = None if respondent is not None or is_server(model) else model
+    local = None if backend is not None or is_server(model) else model
     rows = present_rows(data_dir, closed, skip_missing, local)
-    identity = identify(model, respondent)
+    identity = identify(model, backend)
     at_once = batch_size or (REQUESTS if is_server(model) else ITEMS_AT_ONCE)
-    respondent = respondent or respondent_for(model, template, max_new_tokens, at_once)
+    backend = backend or open_audit_backend(model, template, max_new_tokens, at_once)
     partner = partners([sample for _, sample in rows])
+    reusable = EvaluationAnswers(None if evaluation is None else Path(evaluation), [sample.id for _, sample in rows])
     parts = even_parts(len(rows), at_once)
-    plan = _plan(list(chosen), [[rows[place][1].id for place in part] for part in parts])
+    plan = _plan(list(chosen), [[rows[index][1].id for index in part] for part in parts])
     began = time.monotonic()
     with AuditStore(out) as store:
         if progress is not None:
             progress(sum(len(item.answers) for item in store.items.values()), None)
         done = 0
-        for places in parts:
-            asked = [_asked(data_dir, rows, place, partner[place], template) for place in places]
-            keys = {item.sample.id: (item.sample, _key(item, identity, max_new_tokens)) for item in asked}
+        for batch in parts:
+            inputs = [_probe_input(data_dir, rows, index, partner[index], template) for index in batch]
+            keys = {item.sample.id: (item.sample, _key(item, identity, max_new_tokens)) for item in inputs}
             for sample, key in keys.values():
                 store.check(sample, key)
+            reused = [
+                (*keys[item.sample.id], {REAL: answer})
+                for item in inputs
+                if not store.has(item.sample.id, REAL)
+                if (answer := reusable.find(item, keys[item.sample.id][1]))
+            ]
+            if reused:
+                store.append(reused, PLAN)
             before = {name: store.items[name].of_plan(plan) for name in keys if name in store.items}
-            ask_items(
-                asked,
+            collect_responses(
+                inputs,
                 chosen.values(),
-                respondent,
+                backend,
                 {name: others for name, (others, _) in before.items()},
                 resumed={name: this for name, (_, this) in before.items()},
-                save=_saving(store, plan, keys, progress, done=done, left=(len(rows) - places.stop) / len(places)),
+                save=_saving(store, plan, keys, progress, done=done, left=(len(rows) - batch.stop) / len(batch)),
             )
             done += sum(len(store.items[name].answers) for name in keys)
         if progress is not None:
@@ -127,8 +138,9 @@ def audit_model(
         "n": len(items),
         "n_open": sum(not sample.options for _, sample in everything),
         "n_missing": len(closed) - len(rows),
+        "n_reused": sum(store.items[item.sample.id].plans[REAL] == PLAN for item in items),
         "seconds": round(time.monotonic() - began, 3),
-        **judged(items, chosen, local=respondent.local),
+        **judged(items, chosen, local=backend.local),
     }
     write_results(out, results, FIGURES)
     return results
@@ -138,13 +150,12 @@ def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: 
     """The figures of answered items.
 
     Args:
-        items: At least one.
-        probes: Those that were run, by name.
-        local: Whether the model gave access to its tokens.
+        items: At least one item.
+        probes: The probes that were run, by name.
+        local: Whether the model gives access to its tokens.
 
     Returns:
-        `verdicts` (of each question a reviewer asks), `answers` (how many of what kind came back), `probes` (the record
-        of each).
+        `verdicts` (by the reviewer's question), `answers` (counts by kind) and `probes` (the record of each).
     """
     found = {
         name: _of_enough(probe.measure(items), items) if local or not probe.local else _unreachable(name)
@@ -167,7 +178,7 @@ def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: 
 
 
 def _of_enough(result: ProbeResult, items: Sequence[AuditedItem]) -> ProbeResult:
-    """No verdict on few subjects: intervals that resample them would be too narrow."""
+    """The result, without a verdict for few subjects: their bootstrap intervals would be too narrow."""
     subjects = len({item.sample.cluster for item in items})
     if result.verdict == "not run" or subjects >= FEWEST_SUBJECTS:
         return result
@@ -176,10 +187,10 @@ def _of_enough(result: ProbeResult, items: Sequence[AuditedItem]) -> ProbeResult
 
 
 def counted(record: Mapping[str, Any]) -> str:
-    """What came back in an audit, in one line: questions, variants, and what was no answer."""
+    """Counts of an audit in one line: questions, variants, and answers that are unparsed, cut off or empty."""
     answers = record["answers"]
     return (
-        f"{record['n']} questions in {answers['variants']} variants; answers to the questions as they stand: "
+        f"{record['n']} questions in {answers['variants']} variants; answers to the questions as they are: "
         f"{answers['unparsed']} unparsed, {answers['cut_off']} cut off, {answers['empty']} empty"
     )
 
@@ -188,16 +199,16 @@ def _unreachable(name: str) -> ProbeResult:
     return ProbeResult(
         name=name,
         verdict="not run",
-        sentence=f"The probe {name!r} needs access to the model's tokens, which a server does not give; run it on the"
+        sentence=f"The probe {name!r} needs access to the model's tokens, which a server does not give. Run it on the"
         " model's folder.",
     )
 
 
-def _asked(data_dir: Path, rows: Sequence[Row], place: int, partner: int | None, template: str) -> Asked:
-    _, sample = rows[place]
-    return Asked(
+def _probe_input(data_dir: Path, rows: Sequence[Row], index: int, partner: int | None, template: str) -> ProbeInput:
+    _, sample = rows[index]
+    return ProbeInput(
         sample=sample,
-        images=tuple(load_row_images(data_dir, rows[place])),
+        images=tuple(load_row_images(data_dir, rows[index])),
         others=() if partner is None else tuple(load_row_images(data_dir, rows[partner])),
         seed=item_seed(sample),
         template=template,
@@ -205,7 +216,7 @@ def _asked(data_dir: Path, rows: Sequence[Row], place: int, partner: int | None,
 
 
 def _plan(probes: Sequence[str], parts: Sequence[Sequence[str]]) -> str:
-    """A name for what decides the batches of an audit."""
+    """Hash of what decides the batches of an audit."""
     return hashlib.sha256(json.dumps([probes, parts]).encode()).hexdigest()[:12]
 
 
@@ -218,15 +229,15 @@ def _saving(
     done: int,
     left: float,
 ) -> Callable[[Mapping[str, Answers], int], None]:
-    """What stores answers as they come, and tells the progress.
+    """Make the function that stores new answers and reports the progress.
 
     Args:
-        store: Where they are stored.
-        plan: Under which plan.
-        keys: The items asked about, with their keys, by sample id.
-        progress: As `audit_model` has it.
-        done: Answers to the items before these.
-        left: Items after these, as a multiple of these.
+        store: The answer store.
+        plan: The plan to store them with.
+        keys: Samples and keys of the items, by sample id.
+        progress: As in `audit_model`.
+        done: Number of answers to earlier items.
+        left: Number of later items, as a multiple of these.
     """
 
     def save(new: Mapping[str, Answers], expected: int) -> None:
@@ -238,7 +249,7 @@ def _saving(
     return save
 
 
-def _key(item: Asked, identity: str, max_new_tokens: int) -> AnswerKey:
+def _key(item: ProbeInput, identity: str, max_new_tokens: int) -> AnswerKey:
     return AnswerKey(
         model=identity,
         prompt=hash_prompt(messages(item.sample, item.template)),

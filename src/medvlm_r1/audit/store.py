@@ -1,43 +1,40 @@
-"""The answers of one audit on disk: `answers.jsonl` in the run folder, appended as they come and never rewritten.
+"""The answer store of an audit: the append-only `answers.jsonl` of its run folder.
 
-A line holds the answers to some variants of one item, the question as it stands (without its record), the key they were
-made under, and the plan: a name for the probes and items of the command. Lines of one item add up, so an audit that is
-asked for further probes asks only what is new.
+The schema is that of `medvlm_r1.evaluation.store`: one row per answer. Rows of an audit add the `option` chosen, the
+`probabilities` of the options where only the letter was asked for, the probe's `note`, and the `plan`, a hash of the
+probes and items of the command. An audit that is run again with more probes asks only the missing variants.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from medvlm_r1.audit.variant import VariantAnswer
-from medvlm_r1.data.rows import bad_row
-from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
+from medvlm_r1.data.rows import AppendOnlyFile, append_rows, bad_row, read_json_lines
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.log import AppendedLog, read_log
-from medvlm_r1.evaluation.store import AnswerKey
+from medvlm_r1.evaluation.store import ANSWERS, AnswerKey, question_from_row, row_from_question
 
-ANSWERS = "answers.jsonl"
-_NOT_STORED = ("split", "record", "missing")
+_ANSWER_FIELDS = tuple(one.name for one in fields(VariantAnswer))
 
 
 @dataclass(slots=True, kw_only=True)
 class StoredItem:
-    """What was answered about one item.
+    """The stored answers to one item.
 
     Attributes:
-        sample: The question, without split, record and missing mark; None in a file that does not hold it.
-        key: What the answers depend on; its pixels are those of the item and of the one shown in its place.
+        sample: The question, without split, record and missing mark.
+        key: What the answers depend on; its pixels are those of the item's images and of the swapped-in ones.
         answers: By name of the variant.
-        plans: Under which plan each was answered, by name of the variant; "" in a file that does not hold it.
+        plans: The plan of each answer, by name of the variant.
     """
 
-    sample: Sample | None
+    sample: Sample
     key: AnswerKey
-    answers: dict[str, VariantAnswer]
+    answers: dict[str, VariantAnswer] = field(default_factory=dict)
     plans: dict[str, str] = field(default_factory=dict)
 
     def of_plan(self, plan: str) -> tuple[dict[str, VariantAnswer], dict[str, VariantAnswer]]:
@@ -46,8 +43,8 @@ class StoredItem:
         return {name: answer for name, answer in self.answers.items() if name not in this}, this
 
 
-class AuditStore(AppendedLog):
-    """Appends to a run folder's `answers.jsonl`, which no other process may do meanwhile; use it in a `with` block.
+class AuditStore(AppendOnlyFile):
+    """The `answers.jsonl` of an audit, opened for appending. Use it in a `with` block.
 
     Attributes:
         items: By sample id.
@@ -55,24 +52,29 @@ class AuditStore(AppendedLog):
 
     def __init__(self, folder: Path) -> None:
         self.items: dict[str, StoredItem] = {}
-        super().__init__(folder, ANSWERS)
+        super().__init__(folder / ANSWERS)
 
     def read(self) -> None:
-        """Take up the items that are there."""
-        self.items = read_items(self.path)
+        """Read the stored answers."""
+        if self.path.exists():
+            self.items = read_items(self.path)
+
+    def has(self, sample_id: str, name: str) -> bool:
+        """Whether an answer to a variant of an item is stored."""
+        return sample_id in self.items and name in self.items[sample_id].answers
 
     def check(self, sample: Sample, key: AnswerKey) -> None:
-        """Stop unless what is stored of an item was made from what is asked for now.
+        """Refuse to mix answers: the stored ones must have today's key and correct option.
 
-        The right answer is looked at too: a hint is at an option that was wrong when it was given.
+        The correct option counts because a hint points at a wrong one.
 
         Raises:
-            UserError: It was not; the message says what differs.
+            UserError: They differ; the message says how.
         """
         stored = self.items.get(sample.id)
         differences = stored.key.differences(key) if stored else []
-        if stored and stored.sample is not None and stored.sample.answer != sample.answer:
-            differences.append(f"right answer (then {stored.sample.answer!r}, now {sample.answer!r})")
+        if stored and stored.sample.answer != sample.answer:
+            differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")
         if differences:
             raise UserError(
                 f"{self.path}: the answers to {sample.id!r} were made with another {', another '.join(differences)}; "
@@ -80,47 +82,48 @@ class AuditStore(AppendedLog):
             )
 
     def append(self, answers: Iterable[tuple[Sample, AnswerKey, Mapping[str, VariantAnswer]]], plan: str) -> None:
-        """Write the answers to some variants of items at once, and force them to disk."""
-        lines = []
-        for sample, key, some in answers:
-            question = {name: value for name, value in row_from_sample(sample).items() if name not in _NOT_STORED}
-            given = {name: asdict(answer) for name, answer in some.items()}
-            row = {"id": sample.id, "answers": given, "key": asdict(key), "sample": question, "plan": plan}
-            lines.append(json.dumps(row, ensure_ascii=False))
-            item = self.items.setdefault(sample.id, StoredItem(sample=sample, key=key, answers={}))
-            item.answers |= some
-            item.plans |= dict.fromkeys(some, plan)
-        self.write("\n".join(lines))
-        self.force()
+        """Write answers to some variants of items and force them to disk."""
+        rows = []
+        for sample, key, variants in answers:
+            same = {"key": asdict(key), "plan": plan}
+            rows += [
+                {**row_from_question(sample), "variant": name, **asdict(answer), **same}
+                for name, answer in variants.items()
+            ]
+            item = self.items.setdefault(sample.id, StoredItem(sample=sample, key=key))
+            item.answers |= variants
+            item.plans |= dict.fromkeys(variants, plan)
+        append_rows(self.path, rows)
 
 
 def read_items(path: Path) -> dict[str, StoredItem]:
-    """What an audit's `answers.jsonl` holds, by sample id; the file is left as it is.
+    """The items of an audit's `answers.jsonl`, by sample id. The file is not changed.
 
     Raises:
-        UserError: A line is damaged, or does not belong to what stands before it; the message names file and row.
+        UserError: A row is damaged, contradicts an earlier one, or was written by version 0.1.
     """
     items: dict[str, StoredItem] = {}
-    for number, row in read_log(path):
+    for number, row in read_json_lines(path, growing=True):
+        if "answers" in row:
+            raise bad_row(
+                path, number, "written by version 0.1, which stored an item per row; audit again into another folder"
+            )
         try:
             key = AnswerKey(**row["key"])
-            answers = {name: _answer(given) for name, given in row["answers"].items()}
-            sample = sample_from_row(row["sample"]) if "sample" in row else None
-            item = items.setdefault(row["id"], StoredItem(sample=sample, key=key, answers={}))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            answer = _answer({name: row[name] for name in _ANSWER_FIELDS})
+            name, plan = str(row["variant"]), str(row["plan"])
+            item = items.setdefault(row["id"], StoredItem(sample=question_from_row(row), key=key))
+        except (KeyError, TypeError, ValueError) as error:
             raise bad_row(
-                path, number, f"not a line of `medvlm-r1 audit model` ({error!r}); give another folder"
+                path, number, f"not an answer of `medvlm-r1 audit model` ({error!r}); give another folder"
             ) from error
         if item.key != key:
             raise bad_row(path, number, f"another key than in an earlier row of {row['id']!r}; remove one")
-        item.answers |= answers
-        item.plans |= dict.fromkeys(answers, str(row.get("plan", "")))
+        item.answers[name] = answer
+        item.plans[name] = plan
     return items
 
 
 def _answer(given: Mapping[str, Any]) -> VariantAnswer:
-    names = {one.name for one in fields(VariantAnswer)}
-    if set(given) != names:
-        raise ValueError(f"an answer has {', '.join(sorted(given))}; wanted {', '.join(sorted(names))}")
     shares = given["probabilities"]
     return VariantAnswer(**{**given, "probabilities": None if shares is None else tuple(shares)})

@@ -1,4 +1,4 @@
-"""One more way to put a question to a model, and what came back: the two records every probe of a model speaks."""
+"""Variants of a question and their answers: the two records that all probes share."""
 
 from __future__ import annotations
 
@@ -11,29 +11,27 @@ from PIL.Image import Image
 
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.evaluation.score import read_as_asked
+from medvlm_r1.evaluation.store import REAL as REAL
 from medvlm_r1.prompts.parser import Response, parse_response
 
-REAL = "real"
-"""Name of the variant that asks the question as it stands; every item has it, and it is asked first."""
 ANSWER_TAG = "<answer>"
-"""What a prefix ends with when the next thing wanted is the letter."""
+"""End of a prefix after which only the letter is wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One way to ask an item.
+    """One variant of an item's question.
 
     Attributes:
         name: Unique among the variants of an item, such as "blank" or "shift-2".
-        sample: The question as it is asked: options may be in another order, the question may hold a cue.
-        images: What is shown, RGB, as many as `sample.images` has. Fewer only where the sample has none.
-        prefix: How the model's turn begins; it goes on from there. Needs a model that runs in this process.
-        letter_only: Nothing is written: the prefix ends with `ANSWER_TAG`, and the letters offered are weighed by the
-            probability of each as the next token; the answer is the most probable one.
+        sample: The changed question: options may be in another order, the question may have a cue.
+        images: The images shown, RGB, as many as in `sample.images`.
+        prefix: Assistant prefill from which the model continues. Needs a model in this process.
+        letter_only: Generate nothing. The prefix ends with `ANSWER_TAG`, and the answer is the offered letter with the
+            highest probability as the next token.
         temperature: 0 is greedy.
         seed: Of the sampling.
-        note: What the probe has to remember of this variant, in values that JSON knows (a cue's letter, the sentence
-            changed).
+        note: Data of the probe about this variant, as JSON values (a cue's letter, the changed sentence).
     """
 
     name: str
@@ -52,17 +50,16 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantAnswer:
-    """What came back.
+    """The answer to a variant.
 
     Attributes:
-        text: The model's whole turn, the prefix included.
-        n_tokens: Tokens it wrote, without the prefix.
-        truncated: True when the limit came before the end token.
-        letter: The letter chosen among the options as they were asked, by the strict rule; None when nothing parsed or
-            the letter is not offered.
-        option: Text of the option chosen; None with the letter.
-        probabilities: Of each option as asked, summing to 1; for letter-only variants, else None.
-        note: The variant's.
+        text: The whole assistant response, including the prefix.
+        n_tokens: Generated tokens, without the prefix.
+        truncated: True when the token limit came before the end token.
+        letter: The chosen letter among the variant's options, by the strict rule; None when unparsed or not offered.
+        option: Text of the chosen option; None with the letter.
+        probabilities: Of each option of a letter-only variant, summing to 1; otherwise None.
+        note: The variant's note.
     """
 
     text: str
@@ -75,21 +72,21 @@ class VariantAnswer:
 
     @property
     def empty(self) -> bool:
-        """Whether the model wrote nothing; a reasoning tag that its chat template opened does not count."""
+        """Whether the model generated nothing besides a reasoning tag that its chat template opens."""
         return self.text.strip() in ("", "<think>")
 
     def response(self, options: Sequence[str]) -> Response:
-        """The text parsed; `options` as they were asked."""
+        """The parsed text; `options` are those of the variant."""
         return parse_response(self.text, options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditedItem:
-    """All that was asked about one sample.
+    """All answers about one sample.
 
     Attributes:
-        sample: The question as it stands, with its `record` where the data set has one.
-        answers: By name of the variant; `REAL` is always there.
+        sample: The question as it is, with its `record` where the data set has one.
+        answers: By name of the variant, always including `REAL`.
     """
 
     sample: Sample
@@ -97,46 +94,46 @@ class AuditedItem:
 
     @property
     def real(self) -> VariantAnswer:
-        """The answer to the question as it stands."""
+        """The answer to the question as it is."""
         return self.answers[REAL]
 
-    def right(self, name: str = REAL) -> bool:
-        """Whether a variant was answered with the right option; the options' order does not matter."""
+    def correct(self, name: str = REAL) -> bool:
+        """Whether a variant was answered with the correct option, in any order of the options."""
         return self.answers[name].option == self.sample.answer
 
 
 def item_seed(sample: Sample) -> int:
-    """A number of an item's own, the same in every run and on every machine (63 bits)."""
+    """An item's own number, the same in every run and on every machine (63 bits)."""
     return int.from_bytes(hashlib.sha256(sample.id.encode()).digest()[:8]) >> 1
 
 
-def written(
+def parsed_answer(
     variant: Variant, text: str, *, n_tokens: int, truncated: bool, template: str = "medvlm-r1"
 ) -> VariantAnswer:
-    """The answer to a variant that was written out; `text` is the whole turn, the prefix included."""
+    """The answer parsed from a generated text; `text` is the whole response, including the prefix."""
     letter = read_as_asked(text, variant.sample.options, template).letter
-    place = LETTERS.find(letter) if letter else -1
-    offered = 0 <= place < len(variant.sample.options)
+    index = LETTERS.find(letter) if letter else -1
+    offered = 0 <= index < len(variant.sample.options)
     return VariantAnswer(
         text=text,
         n_tokens=n_tokens,
         truncated=truncated,
         letter=letter if offered else None,
-        option=variant.sample.options[place] if offered else None,
+        option=variant.sample.options[index] if offered else None,
         note=variant.note,
     )
 
 
-def weighed(variant: Variant, probabilities: Sequence[float]) -> VariantAnswer:
-    """The answer to a letter-only variant: the most probable option, the first of equals."""
+def scored_choice(variant: Variant, probabilities: Sequence[float]) -> VariantAnswer:
+    """The answer to a letter-only variant: the most probable option, the first of equal ones."""
     assert len(probabilities) == len(variant.sample.options)
-    place = max(range(len(probabilities)), key=probabilities.__getitem__)
+    index = max(range(len(probabilities)), key=probabilities.__getitem__)
     return VariantAnswer(
-        text=f"{variant.prefix}{LETTERS[place]}</answer>",
+        text=f"{variant.prefix}{LETTERS[index]}</answer>",
         n_tokens=1,
         truncated=False,
-        letter=LETTERS[place],
-        option=variant.sample.options[place],
+        letter=LETTERS[index],
+        option=variant.sample.options[index],
         probabilities=tuple(probabilities),
         note=variant.note,
     )

@@ -1,6 +1,6 @@
-"""Patterns for words that mean something else in some company, for those who read claims and those who change them.
+"""Patterns of words with context-dependent meaning, shared by the parser of claims and the rules for mistakes.
 
-"{}" stands for the word or the words.
+"{}" is the place of the word or words.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ RULES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     ),
     "size": ((("small", "medium", "large"), SIZE),),
 }
-"""The groups of words by rule, beside negations, the options and the weighing of options."""
+"""Groups of words by rule. Negations, options and their verdicts have rules of their own."""
 
-# Pattern and replacement; "\1" keeps what is to stay.
+# Pattern and replacement; "\1" keeps the captured text.
 NEGATIONS = (
     (r"\b(there (?:is|was)) no (finding|lesion|mass|fracture)\b", r"\1 a \2"),
     (r"\b(there (?:is|was)) no abnormality\b", r"\1 an abnormality"),

@@ -74,7 +74,7 @@ def audit_data_command(
     """
     from medvlm_r1.audit.dataset.audit import audit_data
     from medvlm_r1.audit.dataset.clean import write_clean as write
-    from medvlm_r1.audit.dataset.prior_source import find_fit
+    from medvlm_r1.audit.dataset.prior_source import find_prior_source
     from medvlm_r1.console import stderr_console
     from medvlm_r1.data.folder import read_folder
     from medvlm_r1.errors import RESEARCH_USE, UsageError
@@ -83,7 +83,7 @@ def audit_data_command(
         raise UsageError("--clean-of requires --write-clean DIR.")
     with stderr_console().status("Blind baselines"):
         samples = read_folder(data)
-        fit = find_fit(fit_on, data, samples) if fit_on is not None else None
+        fit = find_prior_source(fit_on, data, samples) if fit_on is not None else None
         audit = audit_data(samples, fit)
     clean = None
     if write_clean is not None:
@@ -120,7 +120,7 @@ def _lines(audit: DataAudit) -> list[str]:
     lines += ["", *_table(audit), ""]
     for name, part in parts.items():
         lines += [f"{name}, {test.options} options: {test.sentence}" for test in part.order if test.uneven]
-        lines += [f"{name}: {option.text!r} was {option.record}" for option in part.telling[:1] if option.surprise]
+        lines += [f"{name}: {option.text!r} was {option.record}" for option in part.giveaways[:1] if option.surprise]
     return [*lines, *audit.notes]
 
 
@@ -159,6 +159,12 @@ def audit_model_command(
     max_new_tokens: NewTokens = 512,
     template: TemplateName = Template.medvlm_r1,
     skip_missing: SkipMissing = False,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Reuse the answers of this evaluation; model, data and settings must be the same."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Audit whether answers depend on the image and on the stated reasoning. Re-run to resume.
@@ -190,6 +196,7 @@ def audit_model_command(
                 max_new_tokens=max_new_tokens,
                 template=template.value,
                 skip_missing=skip_missing,
+                evaluation=evaluation,
                 progress=advance,
             )
         page = render_model_audit(out)

@@ -1,14 +1,19 @@
-"""Rows of JSON files, one at a time: memory is bounded by the longest row, not by the file.
+"""JSON Lines files and JSON arrays, read row by row, and append-only JSON Lines files that survive interruption.
 
-A row is a JSON object. Rows are counted from 1, the way messages to the user count them.
+A row is a JSON object. Rows are numbered from 1, as in messages to the user. Reading needs memory for the longest row,
+not for the file.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from types import TracebackType
+from typing import IO, Any, NoReturn, Self
 
+from medvlm_r1.disk import exclusive_lock, sync
 from medvlm_r1.errors import UserError
 
 MAX_ROW = 16 * 2**20
@@ -22,11 +27,14 @@ _MAX_FAULTS = 20
 _PLAIN = {"Extra data": "text after the end of the object; write one object a line, without commas between them"}
 
 
-def read_json_lines(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(
+    path: Path, *, growing: bool = False, on_bad: OnBad | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a JSON Lines file (UTF-8, one object a line, blank lines skipped).
 
     Args:
         path: The file.
+        growing: The file is appended to: ignore a last line without its end.
         on_bad: Told line number and reason of each bad line, which is then skipped; without it the first one raises.
 
     Yields:
@@ -39,6 +47,8 @@ def read_json_lines(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tupl
         number = 0
         while line := stream.readline(MAX_ROW + 1):
             number += 1
+            if growing and len(line) <= MAX_ROW and not line.endswith(b"\n"):
+                return
             try:
                 value = _line_value(line, number)
             except ValueError as error:
@@ -69,6 +79,79 @@ def _line_value(line: bytes, number: int) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, saw {type(value).__name__}")
     return value
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows to a JSON Lines file and force them to disk. NaN and Inf, which JSON lacks, become null."""
+    # UTF-8 cannot encode half of a surrogate pair; it is written as its JSON escape.
+    with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+        for row in rows:
+            stream.write(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Delete the rows after an optimizer step and an unfinished last row, so that a resumed run repeats no row.
+
+    Args:
+        path: A file whose rows have a `step`; it may be absent.
+        step: The last step to keep, 0 for none.
+    """
+    if not path.is_file():
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    with path.open("rb") as source, temporary.open("wb") as target:
+        for line in source:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if line.endswith(b"\n") and row["step"] <= step:
+                target.write(line)
+    sync(temporary)
+    temporary.replace(path)
+
+
+class AppendOnlyFile:
+    """An append-only JSON Lines file that one process writes at a time. Use it in a `with` block.
+
+    Opening locks the folder, reads the existing rows, and deletes a last row that an interrupted process left
+    unfinished.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with ExitStack() as opening:
+            opening.enter_context(exclusive_lock(path.parent))
+            self.read()
+            if path.exists():
+                content = path.read_bytes()
+                os.truncate(path, content.rfind(b"\n") + 1)
+            self._locked = opening.pop_all()
+
+    def read(self) -> None:
+        """Read the existing rows, if any; called while the file is opened."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._locked.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

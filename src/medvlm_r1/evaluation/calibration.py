@@ -1,8 +1,7 @@
-"""How far a confidence can be taken at its word, and what deferring by it brings. Pure functions of arrays.
+"""Calibration and selective-prediction metrics: pure functions of arrays.
 
-A confidence is a number from 0 to 1 for each answer, right is 0 or 1. Where confidences are equal no order among them
-is made up: every figure is what it would be on average over all orders of the equal ones, so the order of the items
-never matters.
+A confidence is a number from 0 to 1 for each answer; `correct` is 0 or 1. Every figure is the mean over all orders of
+equal confidences, so the order of the items does not matter.
 """
 
 from __future__ import annotations
@@ -18,36 +17,36 @@ from medvlm_r1.evaluation.statistics import CONFIDENCE, FEWEST_SUBJECTS
 
 BINS = 10
 SMALLEST = 1e-12
-"""Probabilities are taken for at least this: one that is 0 to the last digit would make a likelihood infinite."""
-COLDEST, HOTTEST = 0.05, 20.0
-"""Bounds of a fitted temperature; a set that is separated without a mistake would have it 0, one at chance infinite."""
+"""Least probability in a logarithm: 0 would make a likelihood infinite."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+"""Bounds of a fitted temperature. Perfectly separated data would give 0, data at chance infinity."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Answers of like confidence.
+    """Answers of similar confidence.
 
     Attributes:
         confidence: Their mean confidence.
-        right: Share of them that are right.
-        n: How many.
+        correct: Share of correct ones.
+        n: Number of answers.
     """
 
     confidence: float
-    right: float
+    correct: float
     n: int
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What is kept when all answers below a threshold are deferred.
+class RiskCoveragePoint:
+    """Coverage and risk when all answers below a threshold are deferred.
 
     Attributes:
-        threshold: The lowest confidence kept.
-        coverage: Share of all answers kept.
-        risk: Share of those kept that are wrong.
+        threshold: The lowest confidence that is not deferred.
+        coverage: Share of answers that are not deferred.
+        risk: Share of wrong ones among these.
     """
 
     threshold: float
@@ -55,85 +54,86 @@ class Kept:
     risk: float
 
 
-def reliability(confidence: ArrayLike, right: ArrayLike, bins: int = BINS) -> list[Bin]:
-    """Bins of equal mass (sizes differ by one at most), by growing confidence; fewer where there are fewer answers."""
-    said, true, sizes = _bins(confidence, right, bins)
-    return [Bin(float(c), float(r), int(n)) for c, r, n in zip(said, true, sizes, strict=True)]
+def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> list[Bin]:
+    """Bins of equal mass (sizes differ by at most one), by increasing confidence; fewer for fewer answers."""
+    confidences, shares, sizes = _bins(confidence, correct, bins)
+    return [Bin(float(c), float(r), int(n)) for c, r, n in zip(confidences, shares, sizes, strict=True)]
 
 
-def ece(confidence: ArrayLike, right: ArrayLike, bins: int = BINS) -> float:
-    """Expected calibration error: the mean over answers of |share right - mean confidence| of their bin.
+def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
+    """Expected calibration error: the mean over answers of |share correct - mean confidence| of their bin.
 
-    ECE = sum over bins of n_b / n |right_b - confidence_b| (Naeini 2015), with bins of equal mass (arXiv 1904.01685).
+    ECE = sum over bins of n_b / n |correct_b - confidence_b| (Naeini 2015), with bins of equal mass (arXiv 1904.01685).
     """
-    said, true, sizes = _bins(confidence, right, bins)
-    return float(sizes @ np.abs(true - said) / sizes.sum())
+    confidences, shares, sizes = _bins(confidence, correct, bins)
+    return float(sizes @ np.abs(shares - confidences) / sizes.sum())
 
 
-def brier(confidence: ArrayLike, right: ArrayLike) -> float:
-    """Mean of (confidence - right)^2 (Brier 1950)."""
-    return float(np.mean((_floats(confidence) - _floats(right)) ** 2))
+def brier(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """Mean of (confidence - correct)^2 (Brier 1950)."""
+    return float(np.mean((_floats(confidence) - _floats(correct)) ** 2))
 
 
-def auroc(confidence: ArrayLike, right: ArrayLike) -> float | None:
-    """Probability that a right answer has a higher confidence than a wrong one, equal ones counted half.
+def auroc(confidence: ArrayLike, correct: ArrayLike) -> float | None:
+    """Probability that a correct answer has a higher confidence than a wrong one; equal ones count half.
 
     Returns:
-        None where all are right or all are wrong.
+        None where all are correct or all are wrong.
     """
-    _, counts, wrong = _levels(confidence, right)
-    rights = counts - wrong
-    pairs = float(rights.sum() * wrong.sum())
-    # Of the pairs of a right and a wrong answer: those whose wrong one stands further down, and half of those level.
+    _, counts, wrong = _levels(confidence, correct)
+    correct_counts = counts - wrong
+    pairs = float(correct_counts.sum() * wrong.sum())
+    # Pairs of a correct and a wrong answer where the wrong one has a lower confidence, and half of the equal ones.
     below = wrong.sum() - np.cumsum(wrong)
-    return float(rights @ (below + wrong / 2)) / pairs if pairs else None
+    return float(correct_counts @ (below + wrong / 2)) / pairs if pairs else None
 
 
-def risk_coverage(confidence: ArrayLike, right: ArrayLike) -> list[Kept]:
+def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> list[RiskCoveragePoint]:
     """The risk-coverage curve (arXiv 1705.08500): one point per distinct confidence, highest first."""
-    return [Kept(*map(float, point)) for point in zip(*_curve(confidence, right), strict=True)]
+    return [RiskCoveragePoint(*map(float, point)) for point in zip(*_curve(confidence, correct), strict=True)]
 
 
-def aurc(confidence: ArrayLike, right: ArrayLike) -> float:
+def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
     """Area under the risk-coverage curve: the mean over i = 1..n of the risk of the i most confident answers."""
-    _, rights = _sorted(confidence, right)
-    wrong = 1 - rights[::-1]
+    _, correct_counts = _sorted(confidence, correct)
+    wrong = 1 - correct_counts[::-1]
     return float(np.mean(np.cumsum(wrong) / np.arange(1, len(wrong) + 1)))
 
 
-def coverage_at_risk(confidence: ArrayLike, right: ArrayLike, risk: float) -> float:
-    """The largest share of answers that a threshold keeps with at most this share of them wrong; 0 if none does."""
-    _, coverages, risks = _curve(confidence, right)
+def coverage_at_risk(confidence: ArrayLike, correct: ArrayLike, risk: float) -> float:
+    """The largest coverage of a threshold with at most this risk; 0 if there is none."""
+    _, coverages, risks = _curve(confidence, correct)
     return float(coverages[risks <= risk + 1e-12].max(initial=0.0))
 
 
-def tempered(probabilities: Sequence[Sequence[float]], temperature: float) -> list[Floats]:
-    """Each row of probabilities to the power of 1 / temperature, made to sum to 1 again (arXiv 1706.04599)."""
+def temperature_scale(probabilities: Sequence[Sequence[float]], temperature: float) -> list[Floats]:
+    """Temperature scaling: each row of probabilities to the power of 1 / temperature, normalized (arXiv 1706.04599)."""
     return [_softmax(_logs(row) / temperature) for row in probabilities]
 
 
-def likelihood_loss(probabilities: Sequence[Sequence[float]], truth: Sequence[int]) -> float:
-    """Mean of -log of the probability of the right one (natural logarithm).
+def nll(probabilities: Sequence[Sequence[float]], truth: Sequence[int]) -> float:
+    """Negative log-likelihood: the mean of -log of the probability of the correct option.
 
     Args:
         probabilities: n rows, each over an item's own options.
-        truth: Index of the right one in each row.
+        truth: Index of the correct option in each row.
     """
     rows = zip(probabilities, truth, strict=True)
     return float(np.mean([-np.log(max(float(row[index]), SMALLEST)) for row, index in rows]))
 
 
 def fit_temperature(probabilities: Sequence[Sequence[float]], truth: Sequence[int]) -> float:
-    """The temperature with the least `likelihood_loss`.
+    """The temperature with the least `nll`.
 
-    The loss is convex in b = 1/T, with the derivative mean(E_b[log p] - log p_right); its zero is found by bracketing.
+    The loss is convex in b = 1/T, with the derivative mean(E_b[log p] - log p_correct). Its zero is found by
+    bracketing.
 
     Args:
         probabilities: n rows, n > 0.
-        truth: Index of the right one in each row.
+        truth: Index of the correct option in each row.
 
     Returns:
-        A temperature from `COLDEST` to `HOTTEST`, at an end where the loss still falls there.
+        A temperature from `MIN_TEMPERATURE` to `MAX_TEMPERATURE`, at an end where the loss still decreases there.
     """
     logs = [_logs(row) for row in probabilities]
 
@@ -141,22 +141,22 @@ def fit_temperature(probabilities: Sequence[Sequence[float]], truth: Sequence[in
         expected = [float(_softmax(inverse * row) @ row) for row in logs]
         return float(np.mean([e - row[index] for e, row, index in zip(expected, logs, truth, strict=True)]))
 
-    low, high = 1 / HOTTEST, 1 / COLDEST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     if slope(low) >= 0:
-        return HOTTEST
+        return MAX_TEMPERATURE
     if slope(high) <= 0:
-        return COLDEST
+        return MIN_TEMPERATURE
     return 1 / float(brentq(slope, low, high, xtol=1e-14, rtol=1e-14))
 
 
 def halves(clusters: Sequence[Hashable], seed: int) -> list[bool]:
-    """Splits items in two by whole clusters: True for the half to fit on, of half the clusters (the smaller half).
+    """Split items in two by whole clusters: True for the half to fit on, with half of the clusters (rounded down).
 
-    The same labels and seed give the same split, whatever the order of the items.
+    The same labels and seed give the same split for any order of the items.
     """
     labels = sorted(set(clusters), key=str)
     drawn = np.random.default_rng(seed).permutation(len(labels))[: len(labels) // 2]
-    fitted = {labels[place] for place in drawn.tolist()}
+    fitted = {labels[index] for index in drawn.tolist()}
     return [label in fitted for label in clusters]
 
 
@@ -167,22 +167,22 @@ def intervals(
     seed: int = 0,
     resamples: int = 1000,
 ) -> list[tuple[float, float] | None]:
-    """Percentile bootstrap of several statistics at once, whole clusters drawn with replacement.
+    """Percentile bootstrap of several statistics at once; whole clusters are drawn with replacement.
 
     Args:
-        statistics: From the indices of the items drawn to the values; None where one is not defined on them.
+        statistics: From the indices of the drawn items to the values; None where one is not defined on them.
         clusters: n labels.
         seed: Of the draws.
         resamples: Number of draws.
 
     Returns:
         For each statistic its 95 % interval over the draws that define it. None where no draw does, where all draws
-        agree, and below `FEWEST_SUBJECTS` clusters: resampling then tells nothing of what other subjects would give.
+        agree, and below `FEWEST_SUBJECTS` clusters: resampling is then uninformative about other subjects.
     """
     members: dict[Hashable, list[int]] = {}
-    for place, label in enumerate(clusters):
-        members.setdefault(label, []).append(place)
-    groups = [np.array(places, dtype=np.int64) for places in members.values()]
+    for index, label in enumerate(clusters):
+        members.setdefault(label, []).append(index)
+    groups = [np.array(indices, dtype=np.int64) for indices in members.values()]
     if len(groups) < FEWEST_SUBJECTS:
         return [None for _ in statistics(np.arange(len(clusters)))]
     rng = np.random.default_rng(seed)
@@ -191,44 +191,44 @@ def intervals(
         for _ in range(resamples)
     ]
     ends = [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2]
-    found: list[tuple[float, float] | None] = []
+    bounds: list[tuple[float, float] | None] = []
     for column in zip(*rows, strict=True):
         defined = [value for value in column if value is not None]
         low, high = np.quantile(defined, ends) if defined else (0.0, 0.0)
-        found.append((float(low), float(high)) if low < high else None)
-    return found
+        bounds.append((float(low), float(high)) if low < high else None)
+    return bounds
 
 
-def _levels(confidence: ArrayLike, right: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Distinct confidences from high to low, how many answers have each, and how many of these are wrong."""
+def _levels(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Distinct confidences from high to low, the number of answers with each, and of wrong ones among them."""
     levels, codes = np.unique(_floats(confidence), return_inverse=True)
     counts = np.bincount(codes).astype(np.float64)
-    wrong: Floats = np.bincount(codes, weights=1 - _floats(right)).astype(np.float64)
+    wrong: Floats = np.bincount(codes, weights=1 - _floats(correct)).astype(np.float64)
     return levels[::-1], counts[::-1], wrong[::-1]
 
 
-def _bins(confidence: ArrayLike, right: ArrayLike, bins: int) -> tuple[Floats, Floats, Floats]:
-    """Mean confidence, share right, and size of each bin of equal mass."""
-    ordered, rights = _sorted(confidence, right)
+def _bins(confidence: ArrayLike, correct: ArrayLike, bins: int) -> tuple[Floats, Floats, Floats]:
+    """Mean confidence, share correct and size of each bin of equal mass."""
+    ordered, correct_counts = _sorted(confidence, correct)
     count = max(1, min(bins, len(ordered)))
-    # The larger ones first, as numpy's array_split has them.
+    # The larger bins first, as in numpy's array_split.
     each, more = divmod(len(ordered), count)
     sizes = np.full(count, float(each))
     sizes[:more] += 1
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-    return np.add.reduceat(ordered, starts) / sizes, np.add.reduceat(rights, starts) / sizes, sizes
+    return np.add.reduceat(ordered, starts) / sizes, np.add.reduceat(correct_counts, starts) / sizes, sizes
 
 
-def _curve(confidence: ArrayLike, right: ArrayLike) -> tuple[Floats, Floats, Floats]:
+def _curve(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats, Floats]:
     """Thresholds from high to low, and coverage and risk at each."""
-    levels, counts, wrong = _levels(confidence, right)
-    kept = np.cumsum(counts)
-    return levels, kept / kept[-1], np.cumsum(wrong) / kept
+    levels, counts, wrong = _levels(confidence, correct)
+    coverage_counts = np.cumsum(counts)
+    return levels, coverage_counts / coverage_counts[-1], np.cumsum(wrong) / coverage_counts
 
 
-def _sorted(confidence: ArrayLike, right: ArrayLike) -> tuple[Floats, Floats]:
-    """Confidences from low to high, and what is right at each place on average over the orders of equal ones."""
-    levels, counts, wrong = (values[::-1] for values in _levels(confidence, right))
+def _sorted(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
+    """Confidences from low to high, and mean correctness at each rank over the orders of equal ones."""
+    levels, counts, wrong = (values[::-1] for values in _levels(confidence, correct))
     times = counts.astype(np.int64)
     return np.repeat(levels, times), np.repeat(1 - wrong / counts, times)
 

@@ -1,4 +1,4 @@
-"""Two models on the same items: paired, because unpaired intervals that overlap say little about a difference."""
+"""Paired comparison of two models on the same items."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.score import Graded, clustered_share, order_modalities
-from medvlm_r1.evaluation.statistics import flipped_subjects, paired_difference
+from medvlm_r1.evaluation.statistics import cluster_sign_flip_test, paired_difference
 from medvlm_r1.evaluation.store import StoredAnswer, read_answers, read_results
 
 Pair = tuple[Graded, Graded]
@@ -14,7 +14,7 @@ MCNEMAR, SIGN_FLIPS = "McNemar", "sign flips of subjects"
 
 
 def compare(run_a: Path | str, run_b: Path | str) -> dict[str, Any]:
-    """Compare the answers in two run folders, item by item.
+    """Compare two evaluations item by item.
 
     Args:
         run_a: folder of the first evaluation.
@@ -43,11 +43,11 @@ def compare_answers(a: Sequence[StoredAnswer], b: Sequence[StoredAnswer], *, nam
         names: what to call the runs in an error.
 
     Returns:
-        `settings_differ` (the settings that differ, the model apart, in words); `n_shared`, `n_open` (of these,
-        open questions), `only_in_a`, `only_in_b` (items without a partner; neither these nor the open ones are
-        compared); `modalities.<modality>` and `all`, each `{n, accuracy_a, accuracy_b, difference, ci95, b, c, p,
-        test}`: accuracies `{n, correct, percent, ci95}`; the difference b - a and its interval (`paired_difference`)
-        in percentage points; the discordant counts b (right in a only) and c (right in b only); the p value of the
+        `settings_differ` (differing settings besides the model); `n_shared`, `n_open` (open questions among these),
+        `only_in_a`, `only_in_b` (items of one run only; neither these nor open questions are compared);
+        `modalities.<modality>` and `all`, each `{n, accuracy_a, accuracy_b, difference, ci95, b, c, p, test}`:
+        accuracies `{n, correct, percent, ci95}`; the difference b - a and its interval (`paired_difference`) in
+        percentage points; the discordant counts b (correct in a only) and c (correct in b only); the p value of the
         `test`: exact McNemar, or exact sign flips of whole subjects where a subject has several items.
 
     Raises:
@@ -85,7 +85,7 @@ def compare_answers(a: Sequence[StoredAnswer], b: Sequence[StoredAnswer], *, nam
 
 
 def left_out(comparison: Mapping[str, Any]) -> str:
-    """What a comparison covers, and what it leaves out, in one line."""
+    """Counts of compared and excluded questions in one line."""
     n, absent = comparison["all"]["n"], (comparison["only_in_a"], comparison["only_in_b"])
     open_ = f", {comparison['n_open']} open questions in both" if comparison["n_open"] else ""
     return f"Compared: {n} questions. Left out: {absent[0]} only in the first, {absent[1]} only in the second{open_}."
@@ -102,7 +102,7 @@ def _refuse_other_items(shared: Sequence[tuple[StoredAnswer, StoredAnswer]], nam
 
 
 def _clash(first: StoredAnswer, second: StoredAnswer) -> str:
-    """How two items of one id differ, by their texts; empty where they are the same."""
+    """How two items with one id differ; empty where they are the same."""
     a, b = first.sample, second.sample
     if a.question != b.question:
         return f"different questions ({a.question!r} and {b.question!r})"
@@ -110,12 +110,12 @@ def _clash(first: StoredAnswer, second: StoredAnswer) -> str:
         how = "the same options in another order" if sorted(a.options) == sorted(b.options) else "different options"
         return f"{how} ({' / '.join(a.options)} and {' / '.join(b.options)})"
     if a.answer != b.answer:
-        return f"different right answers ({a.answer!r} and {b.answer!r})"
+        return f"different correct answers ({a.answer!r} and {b.answer!r})"
     return "" if first.key.pixels == second.key.pixels else "different images (the pixels are not the same)"
 
 
 def _settings(shared: Sequence[tuple[StoredAnswer, StoredAnswer]]) -> list[str]:
-    """The settings that differ between the two runs, one phrase each; another model is what a comparison is for."""
+    """The settings that differ between the two runs besides the model, one phrase each."""
 
     def seen(read: Callable[[StoredAnswer], Any]) -> list[str]:
         return [", ".join(map(str, sorted({read(pair[side]) for pair in shared}))) for side in (0, 1)]
@@ -126,10 +126,10 @@ def _settings(shared: Sequence[tuple[StoredAnswer, StoredAnswer]]) -> list[str]:
         "temperature": lambda answer: answer.key.temperature,
         "seed": lambda answer: answer.key.seed,
     }
-    found = {name: seen(read) for name, read in settings.items()}
-    differ = [f"{name} ({values[0]} and {values[1]})" for name, values in found.items() if values[0] != values[1]]
+    values_of = {name: seen(read) for name, read in settings.items()}
+    differ = [f"{name} ({values[0]} and {values[1]})" for name, values in values_of.items() if values[0] != values[1]]
     reworded = sum(first.key.prompt != second.key.prompt for first, second in shared)
-    if reworded and found["prompt template"][0] == found["prompt template"][1]:
+    if reworded and values_of["prompt template"][0] == values_of["prompt template"][1]:
         differ.append(f"wording of the prompt (in {reworded} of {len(shared)} items, under one template's name)")
     models, weights = seen(lambda answer: answer.model), seen(lambda answer: answer.key.model)
     if models[0] == models[1] and weights[0] != weights[1]:
@@ -138,29 +138,29 @@ def _settings(shared: Sequence[tuple[StoredAnswer, StoredAnswer]]) -> list[str]:
 
 
 def _pixel_bounds(run: Path) -> str | None:
-    """The image size limits of an evaluation's processor in words; None where its figures do not hold them."""
+    """Image size limits of an evaluation's processor in words; None where its results have none."""
     try:
-        found = read_results(run).get("image_size")
+        limits = read_results(run).get("image_size")
     except UserError:
         return None
-    return ", ".join(f"{name} {value}" for name, value in found.items()) if isinstance(found, dict) else None
+    return ", ".join(f"{name} {value}" for name, value in limits.items()) if isinstance(limits, dict) else None
 
 
 def _difference(pairs: Sequence[Pair]) -> dict[str, Any]:
-    right_a = [a.correct for a, _ in pairs]
-    right_b = [b.correct for _, b in pairs]
-    only_a = sum(a and not b for a, b in zip(right_a, right_b, strict=True))
-    only_b = sum(b and not a for a, b in zip(right_a, right_b, strict=True))
+    correct_a = [a.correct for a, _ in pairs]
+    correct_b = [b.correct for _, b in pairs]
+    only_a = sum(a and not b for a, b in zip(correct_a, correct_b, strict=True))
+    only_b = sum(b and not a for a, b in zip(correct_a, correct_b, strict=True))
     clusters = [a.cluster for a, _ in pairs]
-    interval = paired_difference(right_a, right_b, clusters)
+    interval = paired_difference(correct_a, correct_b, clusters)
     return {
         "n": len(pairs),
-        "accuracy_a": clustered_share([a for a, _ in pairs], right_a),
-        "accuracy_b": clustered_share([b for _, b in pairs], right_b),
+        "accuracy_a": clustered_share([a for a, _ in pairs], correct_a),
+        "accuracy_b": clustered_share([b for _, b in pairs], correct_b),
         "difference": 100 * interval.difference,
         "ci95": [100 * interval.low, 100 * interval.high],
         "b": only_a,
         "c": only_b,
-        "p": flipped_subjects([int(b) - int(a) for a, b in zip(right_a, right_b, strict=True)], clusters),
+        "p": cluster_sign_flip_test([int(b) - int(a) for a, b in zip(correct_a, correct_b, strict=True)], clusters),
         "test": MCNEMAR if len(set(clusters)) == len(pairs) else SIGN_FLIPS,
     }

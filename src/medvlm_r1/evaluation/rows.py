@@ -1,4 +1,4 @@
-"""The rows of a data folder that a model can be asked about, and their images."""
+"""Rows of a data folder whose images are present, and their images."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,18 @@ Row = tuple[int, Sample]
 
 
 def present_rows(data_dir: Path, selected: Sequence[Row], skip_missing: bool, model: str | None = None) -> list[Row]:
-    """The rows whose images are there. A damaged image is not a missing one: it stops the run, before hours of work.
+    """The rows whose images are present. A damaged image always stops the run.
 
     Args:
         data_dir: The data folder.
         selected: The rows wanted.
-        skip_missing: Leave rows without their images out instead of stopping, and rows with an image that the model
-            cannot take; those are named on stderr.
-        model: A local model whose processor is asked about the images; None for models elsewhere.
+        skip_missing: Exclude rows without their images instead of stopping, and rows with an image that the model
+            cannot process; these are listed on stderr.
+        model: A local model whose processor checks the images; None for other models.
 
     Raises:
-        UserError: Images are missing or damaged (the message names the first row), or the model cannot take them (the
-            message names every row).
+        UserError: Images are missing or damaged (the message names the first row), or the model cannot process them
+            (the message names every row).
     """
     absent = {
         s.id for _, s in selected if s.unnamed_image or not all(inside(data_dir, image).is_file() for image in s.images)
@@ -58,7 +58,7 @@ def present_rows(data_dir: Path, selected: Sequence[Row], skip_missing: bool, mo
 def _fitting(
     data_dir: Path, rows: list[Row], sizes: Mapping[str, tuple[int, int] | None], skip: bool, fit: ImageFit
 ) -> list[Row]:
-    """The rows whose images the model takes."""
+    """The rows whose images the model can process."""
     unfit = fit.unfit(rows, sizes)
     if not unfit:
         return rows

@@ -1,7 +1,7 @@
-"""Evaluate a model on a data folder: greedy answers into a store that survives interruption, then the figures.
+"""Evaluate a model on a data folder: greedy answers into an append-only store, then the figures.
 
-The same call again goes on where it stood. An answer is reused only if model, prompt, pixels and settings are the same
-as now; anything else in the folder stops the run, because figures over two different models would mean nothing.
+The same call again resumes. A stored answer is reused only if model, prompt, pixels and settings are unchanged.
+Otherwise the run stops, because figures over answers of two models would be meaningless.
 """
 
 import json
@@ -14,12 +14,22 @@ from typing import Any
 
 from PIL.Image import Image
 
-from medvlm_r1.data.folder import folder_hash, read_folder
+from medvlm_r1.data.folder import SAMPLES, folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.score import score
-from medvlm_r1.evaluation.store import AnswerKey, AnswerStore, StoredAnswer, hash_pixels, hash_prompt, write_results
+from medvlm_r1.evaluation.store import (
+    ANSWERS,
+    RESULTS,
+    AnswerKey,
+    AnswerStore,
+    StoredAnswer,
+    answers_kind,
+    hash_pixels,
+    hash_prompt,
+    write_results,
+)
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
 from medvlm_r1.models.load import fingerprint, load_policy, processor_folder
 from medvlm_r1.models.remote import is_server
@@ -32,8 +42,8 @@ _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asking:
-    """What all questions of one evaluation have in common; `identity` stands for the model in the keys."""
+class _Setup:
+    """What all questions of one evaluation share; `identity` is the model in the keys."""
 
     data_dir: Path
     model: str
@@ -51,7 +61,7 @@ class _Asking:
         )
 
     def answer(self, rows: Sequence[Row], generator: Generator) -> Iterator[list[StoredAnswer]]:
-        """The answers to one batch as they are finished, each with an equal share of the time since the last ones."""
+        """Answers to one batch as they are completed, each with an equal share of the time since the last ones."""
         pictures = [load_row_images(self.data_dir, row) for row in rows]
         pairs = [(sample, images) for (_, sample), images in zip(rows, pictures, strict=True)]
         inputs = [GenerationInput(prompt=self.prompts[sample.id], images=images) for sample, images in pairs]
@@ -88,17 +98,18 @@ def evaluate(
     """Answer every question of a data folder and score the answers.
 
     Args:
-        model: a folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server). With a generator given it
-            only names the answers, so two generators need two names.
+        model: a folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server). With a generator it is
+        only
+            the name stored with the answers, so two generators need two names.
         data_dir: a data folder (`samples.jsonl`, `images/`).
-        out: the run folder; `samples.jsonl` grows as answers come, `results.json` is written at the end.
-        skip_missing: leave out rows whose images are not there, and count them, instead of stopping.
-        limit: only the first so many rows.
-        batch_size: questions answered at once; of a server, requests under way.
-        max_new_tokens: longer completions are cut off, and counted.
+        out: the run folder; each answer is appended to `answers.jsonl`, and `results.json` is written at the end.
+        skip_missing: exclude and count rows whose images are missing, instead of stopping.
+        limit: evaluate at most N rows.
+        batch_size: questions answered at once; concurrent requests to a server.
+        max_new_tokens: longer completions are cut off and counted.
         template: name of the prompt template.
-        progress: called with (answered, wanted) before the first answer, and after each batch or server's reply.
-        generator: answers instead of the model named.
+        progress: called with (answered, wanted) before the first answer, and after each batch or server reply.
+        generator: answers instead of the named model.
 
     Returns:
         The content of `results.json`: the figures of `score`, and `research_use`, `model`, `model_fingerprint`, `data`,
@@ -116,7 +127,7 @@ def evaluate(
     selected = list(enumerate(everything, start=1))[:limit]
     local = None if generator is not None or is_server(model) else model
     rows = present_rows(data_dir, selected, skip_missing, local)
-    asking = _Asking(
+    setup = _Setup(
         data_dir=data_dir,
         model=model,
         identity=identify(model, generator),
@@ -127,7 +138,7 @@ def evaluate(
     if generator is None and is_server(model):
         generator = server_generator(model, concurrency=batch_size)
     with AnswerStore(out) as store:
-        _check_stored(store, everything, rows, asking)
+        _check_stored(store, everything, rows, setup)
         pending = [row for row in rows if row[1].id not in store.answers]
         if pending and generator is None:
             policy = load_policy(model)
@@ -138,14 +149,14 @@ def evaluate(
             progress(answered, len(rows))
         for start in range(0, len(pending), batch_size):
             assert generator is not None
-            for finished in asking.answer(pending[start : start + batch_size], generator):
+            for finished in setup.answer(pending[start : start + batch_size], generator):
                 store.append(finished)
                 answered += len(finished)
                 if progress is not None:
                     progress(answered, len(rows))
         answers = [store.answers[sample.id] for _, sample in rows]
     results = {
-        **provenance(model, asking.identity, data_dir, out, template, max_new_tokens),
+        **provenance(model, setup.identity, data_dir, out, template, max_new_tokens),
         "n_missing": len(selected) - len(rows),
         "seconds": sum(answer.seconds for answer in answers),
         **score([sample for _, sample in rows], [answer.generation for answer in answers], template),
@@ -155,51 +166,53 @@ def evaluate(
 
 
 def identify(model: str, generator: object | None = None) -> str:
-    """What stands for a model in the keys of answers: its fingerprint, or its name where it cannot be seen.
+    """Identity of a model in the keys of its answers: its fingerprint, or its name where the weights are not here.
 
     Args:
         model: As it was named.
-        generator: What answers in its place, if anything does.
+        generator: What answers instead of it, if anything.
     """
     if generator is not None:
         return f"generator {model}"
-    # What a server holds under a name cannot be seen from here.
+    # The weights behind a server's name are unknown.
     return f"server {model}" if is_server(model) else fingerprint(model)
 
 
-OF_AN_AUDIT = {"answers.jsonl": "a model audit", "audit.json": "a model audit"}
-OF_AN_EVALUATION = {"samples.jsonl": "an evaluation", "results.json": "an evaluation"}
+OF_AN_AUDIT = {"audit.json": "a model audit"}
+OF_AN_EVALUATION = {RESULTS: "an evaluation", SAMPLES: "an evaluation"}
 _OF_OTHERS = {"config.yaml": "a training", "info.json": "a data set"}
 
 
 def refuse_other_folder(data_dir: Path, out: Path, other: Mapping[str, str]) -> None:
-    """Stop if answers would be written into the data folder, or into the folder of a run of another kind.
+    """Refuse to write answers into the data folder or into the folder of another kind of run.
 
     Args:
         data_dir: The data folder.
         out: The run folder.
-        other: File name to the kind of run it belongs to, for runs that share no folder with this one.
+        other: `OF_AN_AUDIT` or `OF_AN_EVALUATION`: the kind of run that may not be there, by file name.
 
     Raises:
-        UsageError: They would.
+        UsageError: The folder is one of these.
     """
     if data_dir.resolve() == out.resolve():
         raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
-    for name, kind in {**_OF_OTHERS, **other}.items():
-        if (out / name).exists():
-            raise UsageError(f"{out} holds {kind} ({name}); give another folder with --out")
+    kinds = {name: kind for name, kind in {**_OF_OTHERS, **other}.items() if (out / name).exists()}
+    if (kind := answers_kind(out / ANSWERS)) in other.values():
+        kinds[ANSWERS] = str(kind)
+    for name, kind in kinds.items():
+        raise UsageError(f"{out} holds {kind} ({name}); give another folder with --out")
 
 
 def provenance(
     model: str, identity: str, data_dir: Path, out: Path, template: str, max_new_tokens: int
 ) -> dict[str, Any]:
-    """What figures were made from, as every file of figures begins.
+    """Provenance of figures: the first fields of every file of figures.
 
     Args:
         model: As it was named.
-        identity: What stands for it in the keys of its answers; see `identify`.
+        identity: Its identity in the keys of its answers; see `identify`.
         data_dir: The data folder.
-        out: The run folder, from which the data folder is told once more: both may be moved together.
+        out: The run folder. The data folder's path relative to it is stored too, as both may be moved together.
         template: Name of the prompt template.
         max_new_tokens: Most tokens of a completion.
     """
@@ -212,13 +225,13 @@ def provenance(
         "data_sha256": folder_hash(data_dir),
         "template": template,
         "max_new_tokens": max_new_tokens,
-        # Fingerprints have no space; what a server or a generator does to an image cannot be seen from here.
+        # Only identities of servers and generators have a space; their image processing is unknown.
         "image_size": None if " " in identity else image_size(model),
     }
 
 
 def image_size(model: str) -> dict[str, Any] | None:
-    """The limits on an image's size in a model's processor files; None where they hold none.
+    """Image size limits in a model's processor files; None where there are none.
 
     Args:
         model: A folder, a hub id, or `phantom-base`.
@@ -247,26 +260,26 @@ def _check_arguments(limit: int | None, batch_size: int) -> None:
         raise UsageError(f"batch_size is {batch_size}; wanted at least 1")
 
 
-def _check_stored(store: AnswerStore, everything: Sequence[Sample], rows: Sequence[Row], asking: _Asking) -> None:
-    """Stop unless every answer of the store was made from what is asked for now."""
+def _check_stored(store: AnswerStore, everything: Sequence[Sample], rows: Sequence[Row], setup: _Setup) -> None:
+    """Refuse stored answers that were made with another model, data or settings."""
     advice = "give another --out, or delete that folder to start again"
-    strangers = sorted(set(store.answers) - {sample.id for sample in everything})
-    if strangers:
+    unknown = sorted(set(store.answers) - {sample.id for sample in everything})
+    if unknown:
         raise UserError(
-            f"{store.path}: {len(strangers)} of its {len(store.answers)} answers are to items that are not in"
-            f" {asking.data_dir}, such as {strangers[0]!r}; the data differs, {advice}"
+            f"{store.path}: {len(unknown)} of its {len(store.answers)} answers are to items that are not in"
+            f" {setup.data_dir}, such as {unknown[0]!r}; the data differs, {advice}"
         )
     for row in rows:
         sample = row[1]
         stored = store.answers.get(sample.id)
         if stored is None:
             continue
-        differences = stored.key.differences(asking.key(sample, load_row_images(asking.data_dir, row)))
+        differences = stored.key.differences(setup.key(sample, load_row_images(setup.data_dir, row)))
         if stored.sample.answer != sample.answer:
-            differences.append(f"right answer (then {stored.sample.answer!r}, now {sample.answer!r})")
+            differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")
         if differences:
             named = (
-                f" its model was named {stored.model!r}, now {asking.model!r};" if stored.model != asking.model else ""
+                f" its model was named {stored.model!r}, now {setup.model!r};" if stored.model != setup.model else ""
             )
             raise UserError(
                 f"{store.path}: the answer to {sample.id!r} was made with another {', another '.join(differences)};"

@@ -1,8 +1,8 @@
-"""From answers to figures: pure functions of samples and generations, no files and no model.
+"""Scoring: from answers to figures, as pure functions of samples and generations.
 
-Strict accuracy is the release's own rule (a lone letter in the answer tag); lenient accuracy stands beside it so that a
-format fault is not mistaken for a wrong reading of the image. What cannot be parsed is wrong under both: nothing is
-guessed. Open questions have no letter to parse and no chance level, so they are counted apart from these figures.
+Strict accuracy is the release's rule (a single letter in the answer tag). Lenient accuracy is reported too, so that a
+format error is not mistaken for a wrong answer. Unparsed answers are wrong under both rules; nothing is guessed. Open
+questions have no letter and no chance level, so they are counted separately.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, mean_interval, wilson, worth
+from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, effective_sample_size, mean_interval, wilson
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.prompts.parser import Response, conclusion_text, parse_response
 
@@ -21,16 +21,16 @@ FIRST_MODALITIES = ("MRI", "CT", "X-ray")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graded:
-    """One answer with its verdicts.
+    """A graded answer.
 
     Attributes:
-        sample: the question and its right answer.
-        generation: what the model wrote.
-        response: its text taken apart.
-        correct: right by the strict rule.
-        lenient_correct: right by the lenient rule.
-        answered: the strict rule found an answer at all.
-        lenient_answered: the lenient rule found one.
+        sample: the question and its correct answer.
+        generation: the completion.
+        response: the parsed completion.
+        correct: correct by the strict rule.
+        lenient_correct: correct by the lenient rule.
+        answered: the strict rule found an answer.
+        lenient_answered: the lenient rule found an answer.
     """
 
     sample: Sample
@@ -43,21 +43,21 @@ class Graded:
 
     @property
     def cluster(self) -> str:
-        """The patient or volume, or the item itself where that is not known."""
+        """The patient or volume, or the item itself where that is unknown."""
         return self.sample.cluster
 
 
 def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -> Graded:
-    """Judge one completion.
+    """Grade one completion.
 
-    The strict rule is the release's (a lone letter in the answer tag); where the template asked for nothing but a
-    letter, the letter alone satisfies it too, and is the form to be kept. A question without options is right when its
-    answer equals the sample's, letter case, white space and a closing full stop aside.
+    The strict rule is the release's (a single letter in the answer tag). If the template asks for a letter only, the
+    letter alone satisfies it too, and is well-formed. An open question is correct when the answer equals the sample's,
+    ignoring case, white space and a final full stop.
 
     Args:
         sample: the question.
-        generation: what the model wrote.
-        template: name of the prompt template it was asked with.
+        generation: the completion.
+        template: name of the prompt template.
     """
     response = read_as_asked(generation.text, sample.options, template)
     if sample.options:
@@ -77,9 +77,9 @@ def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -
 
 
 def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
-    """A completion taken apart; where the template asked for a letter alone, that is an answer too.
+    """Parse a completion. If the template asks for a letter only, the letter alone is an answer too.
 
-    A reasoning in front of the letter is left out: a chat template can open it, and a server can return it.
+    A reasoning before the letter is ignored: a chat template can open it, and a server can return it.
     """
     response = parse_response(text, options)
     if template != ANSWER_ONLY:
@@ -93,12 +93,12 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
     Args:
         samples: n samples.
         generations: n completions, in the same order.
-        template: name of the prompt template they answer.
+        template: name of the prompt template.
 
     Returns:
         Figures of the questions with options: `accuracy` and `lenient` by modality, each `{n, correct, percent, ci95,
-        clustered_se}` (percent, Wilson 95 % interval of the independent items that these are worth, standard error
-        clustered by subject), and their unweighted `mean`; `accuracy_mean_ci95`, `lenient_mean_ci95`;
+        clustered_se}` (percent, Wilson 95 % interval with the effective sample size, standard error clustered by
+        subject), and their unweighted `mean`; `accuracy_mean_ci95`, `lenient_mean_ci95`;
         `by_type.<modality>.<question type>`; `well_formed`, `no_answer` and `no_answer_lenient` as shares;
         `chance.<modality>.percent` and its `mean`. Without such a question every mean, percent and interval is None.
         Figures of all answers: `n`, `cut_off` (a share), `mean_reasoning_words` (over answers with a reasoning, None
@@ -138,9 +138,9 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
 
 
 def share(verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
-    """How many of the verdicts are true: `{n, <counted>, percent, ci95}` with the Wilson 95 % interval in percent.
+    """Count of true verdicts: `{n, <counted>, percent, ci95}` with the Wilson 95 % interval in percent.
 
-    Of no verdicts the percent and the interval are None.
+    Without verdicts the percent and the interval are None.
     """
     k, n = sum(verdicts), len(verdicts)
     if not n:
@@ -150,9 +150,9 @@ def share(verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
 
 
 def clustered_share(graded: Sequence[Graded], verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
-    """`share` of the verdicts on these answers, with the interval of as many independent items as they are worth.
+    """`share` of the verdicts on these answers, with the interval of their effective sample size.
 
-    Answers about one patient or volume err together; where each has its own it is Wilson's interval.
+    Answers about one patient or volume are correlated. If each has its own subject, it is Wilson's interval.
     """
     found = share(verdicts, counted)
     low, high = clustered_wilson([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
@@ -160,7 +160,7 @@ def clustered_share(graded: Sequence[Graded], verdicts: Sequence[bool], counted:
 
 
 def order_modalities(names: Iterable[str]) -> list[str]:
-    """Distinct names in the order of the paper's table (MRI, CT, X-ray), then the others by alphabet."""
+    """Distinct names in the order of the paper's table (MRI, CT, X-ray), then the others alphabetically."""
     rank = {name: i for i, name in enumerate(FIRST_MODALITIES)}
     return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
 
@@ -184,7 +184,7 @@ def _accuracy(graded: Sequence[Graded], verdicts: Sequence[bool]) -> dict[str, A
 def _mean_ci95(groups: Sequence[tuple[Sequence[Graded], Sequence[bool]]]) -> list[float] | None:
     counts = []
     for graded, verdicts in groups:
-        size = worth([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
+        size = effective_sample_size([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
         counts.append((sum(verdicts) / len(verdicts) * size, size))
     return [100 * end for end in mean_interval(counts)] if counts else None
 
@@ -195,7 +195,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _read_bare(response: Response, text: str) -> Response:
-    """The response when all of it was to be the answer."""
+    """The response when the whole text should be the answer."""
     bare = text if len(text) == 1 and text in LETTERS else None
     return replace(
         response,

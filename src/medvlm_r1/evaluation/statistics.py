@@ -1,6 +1,6 @@
-"""The statistics of accuracies: intervals, paired tests, clustered errors. Pure functions of counts and scores.
+"""Statistics of accuracies: intervals, paired tests, clustered errors. Pure functions of counts and scores.
 
-Shares are fractions in [0, 1]; turning them into percent is the caller's business.
+Shares are fractions in [0, 1]; the caller converts them to percent.
 """
 
 import math
@@ -17,10 +17,10 @@ CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 FEWEST_SUBJECTS = 10
-"""Subjects below which nothing is resampled and no verdict is drawn: a bootstrap over so few is far too sure."""
+"""Fewest subjects for a bootstrap or a verdict: intervals over fewer are much too narrow."""
 
 FEW_CLUSTERS = 5
-"""Fewer clusters that differ from the rest than this say nothing of how far items of a cluster go together."""
+"""Fewest clusters with another value than most to estimate the correlation within clusters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +42,10 @@ def wilson(k: float, n: float, *, z: float = Z) -> tuple[float, float]:
     """The 95 % score interval of a share (Wilson 1927; advised at this number of items by arXiv 2503.01747).
 
     Args:
-        k: number of successes, 0 <= k <= n. It may be an expected number, with ties counted in fractions: the
-            interval is then that of a player who breaks ties at random, and on the wide side.
-        n: number of trials. With no trial nothing is known, and the interval is (0, 1). It may be the number of
-            independent trials that clustered ones are worth.
-        z: normal quantile of another confidence.
+        k: number of successes, 0 <= k <= n. It may be an expected number with fractions for ties; the interval is
+            then slightly too wide.
+        n: number of trials; (0, 1) is returned for 0. It may be the effective sample size of clustered trials.
+        z: normal quantile, for another confidence.
 
     Returns:
         Lower and upper end, fractions in [0, 1].
@@ -60,18 +59,18 @@ def wilson(k: float, n: float, *, z: float = Z) -> tuple[float, float]:
         return 0.0, 1.0
     centre = (k + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    # At the ends the formula is exact on paper but leaves a rounding residue such as 1e-17.
+    # At the ends the formula leaves a rounding error such as 1e-17.
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
 
 
-def worth(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
-    """How many independent items clustered ones are worth, for the interval of their mean.
+def effective_sample_size(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """Effective sample size of clustered items: the number of independent items with the same interval of the mean.
 
-    That is n over the design effect, the squared clustered standard error over the ordinary one, times the squared
-    ratio of t quantiles with n - 1 and (clusters - 1) degrees, for the standard error of few clusters is uncertain
-    itself (Korn and Graubard 1998, Survey Methodology 24:193). A design effect below 1 is not used. Where fewer than
-    `FEW_CLUSTERS` clusters hold another value than the most frequent one, nothing tells how far items of a cluster
-    depend on each other, and at most the clusters are counted. With clusters of one it is n.
+    It is n over the design effect (the squared ratio of the clustered to the ordinary standard error, at least 1),
+    times the squared ratio of t quantiles with n - 1 and clusters - 1 degrees of freedom, because the standard error of
+    few clusters is uncertain (Korn and Graubard 1998, Survey Methodology 24:193). Where fewer than `FEW_CLUSTERS`
+    clusters have another value than the most frequent one, the correlation within clusters cannot be estimated. The
+    result is then at most the number of clusters. With clusters of one item it is n.
 
     Args:
         values: n values.
@@ -92,7 +91,7 @@ def worth(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
 
 
 def _clusters_apart(values: Sequence[float], clusters: Sequence[Hashable]) -> int:
-    """Clusters that hold another value than the most frequent one (of several, the one with the most such clusters)."""
+    """Number of clusters with another value than the most frequent one (of several, the largest number)."""
     counts = Counter(values)
     most = max(counts.values())
     pairs = list(zip(values, clusters, strict=True))
@@ -101,13 +100,12 @@ def _clusters_apart(values: Sequence[float], clusters: Sequence[Hashable]) -> in
 
 
 def clustered_wilson(values: Sequence[float], clusters: Sequence[Hashable], *, z: float = Z) -> tuple[float, float]:
-    """Wilson's interval of a share of clustered items, counted as the independent items they are `worth`.
+    """Wilson's interval of a share of clustered items, with their `effective_sample_size`.
 
-    The score interval stands in place of Korn and Graubard's exact one. With clusters of one it is Wilson's interval
-    itself.
+    It uses the score interval instead of Korn and Graubard's exact one. With clusters of one item it is Wilson's.
     """
-    n, size = len(values), worth(values, clusters)
-    # A mean of ones in floating point may pass 1.
+    n, size = len(values), effective_sample_size(values, clusters)
+    # A mean of ones in floating point may exceed 1.
     return wilson(min(1.0, sum(values) / n) * size if n else 0.0, size, z=z)
 
 
@@ -118,13 +116,13 @@ def mean_interval(counts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     Statistics in Medicine 27:1693).
 
     Args:
-        counts: one (successes, trials) pair per share; trials > 0. They may be those that clustered items are worth.
+        counts: one (successes, trials) pair per share; trials > 0. Trials may be effective sample sizes.
 
     Returns:
         Lower and upper end, fractions in [0, 1].
 
     Raises:
-        ValueError: no share was given, or one of them has no trial.
+        ValueError: there is no share, or a share without trials.
     """
     if not counts or any(n == 0 for _, n in counts):
         raise ValueError(f"wanted at least one share, each with a trial, got {list(counts)}")
@@ -140,7 +138,7 @@ def mean_interval(counts: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of few independent values, such as one a seed (Student's t, n - 1 degrees).
+    """The 95 % interval of the mean of few independent values, such as one per seed (Student's t, n - 1 degrees).
 
     Args:
         values: at least two, in any unit.
@@ -149,7 +147,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
         Lower and upper end, in the unit of the values.
 
     Raises:
-        ValueError: fewer than two values, which say nothing of their spread.
+        ValueError: fewer than two values.
     """
     n = len(values)
     if n < 2:
@@ -163,8 +161,8 @@ def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided exact McNemar test: p = min(1, 2 P[Bin(b + c, 1/2) <= min(b, c)]).
 
     Args:
-        b: items only the first system got right.
-        c: items only the second system got right.
+        b: items that only the first system answered correctly.
+        c: items that only the second system answered correctly.
 
     Returns:
         The p value in (0, 1]; 1 when the systems never differ.
@@ -175,7 +173,7 @@ def mcnemar_exact(b: int, c: int) -> float:
     if b < 0 or c < 0:
         raise ValueError(f"wanted counts of 0 or more, got b={b}, c={c}")
     n = b + c
-    # Whole numbers until the last division: no rounding for any number of discordant items.
+    # Integers until the last division: no rounding errors.
     term = tail = 1
     for i in range(min(b, c)):
         term = term * (n - i) // (i + 1)
@@ -183,15 +181,15 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2 * tail / (1 << n))
 
 
-def flipped_subjects(gains: Sequence[int], clusters: Sequence[Hashable]) -> float:
-    """Two-sided exact test of a paired difference whose items come in clusters: signs of whole clusters are flipped.
+def cluster_sign_flip_test(gains: Sequence[int], clusters: Sequence[Hashable]) -> float:
+    """Two-sided exact sign-flip test of a paired difference of clustered items.
 
-    If neither system is better, each cluster's net gain is as likely to be the other's (Fisher's randomisation test).
-    p is the share of all sign patterns whose sum is at least as far from 0 as the one seen. With clusters of one it is
-    `mcnemar_exact`.
+    If neither system is better, each cluster's net gain is equally likely with the opposite sign (Fisher's
+    randomization test). p is the share of all sign patterns whose sum is at least as far from 0 as the observed one.
+    With clusters of one item it is `mcnemar_exact`.
 
     Args:
-        gains: n values of -1, 0 or 1: the item was lost, kept or gained.
+        gains: n values of -1, 0 or 1: the item was lost, unchanged or gained.
         clusters: n labels; items of one patient or volume share a label.
 
     Returns:
@@ -204,7 +202,7 @@ def flipped_subjects(gains: Sequence[int], clusters: Sequence[Hashable]) -> floa
     if np.all(sizes == 1):
         return mcnemar_exact(int(np.sum(nets == -1)), int(np.sum(nets == 1)))
     total = int(sizes.sum())
-    # Chance of each sum, from -total to total; one cluster after the other shifts it both ways.
+    # Probability of each sum, from -total to total, updated cluster by cluster.
     chance = np.zeros(2 * total + 1)
     chance[total] = 1.0
     for size in sizes:
@@ -214,10 +212,10 @@ def flipped_subjects(gains: Sequence[int], clusters: Sequence[Hashable]) -> floa
 
 
 def clustered_se(scores: Sequence[float], clusters: Sequence[Hashable]) -> float:
-    """Standard error of a mean of scores that come in clusters (arXiv 2411.00640).
+    """Clustered standard error of a mean (arXiv 2411.00640).
 
     SE^2 = SE_CLT^2 + (1/n^2) sum over clusters of sum_{i != j} (s_i - m)(s_j - m), SE_CLT^2 = Var(s) / n with the
-    n - 1 denominator. With clusters of one it is the ordinary standard error.
+    n - 1 denominator. With clusters of one item it is the ordinary standard error.
 
     Args:
         scores: n scores.
@@ -246,9 +244,9 @@ def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence
     """The difference of two accuracies on the same items, with the adjusted Wald interval of Bonett and Price.
 
     One item is added to each of the discordant counts and two to the number of items (Bonett and Price 2012, Journal
-    of Educational and Behavioral Statistics 37:479). Clustered items count as the independent items they are `worth`.
-    Unlike a percentile bootstrap it is not too narrow with few items, or where the systems hardly ever differ:
-    `tests/evaluation/test_statistics.py` simulates how often it holds the true difference.
+    of Educational and Behavioral Statistics 37:479). Clustered items count with their `effective_sample_size`. Unlike a
+    percentile bootstrap it is not too narrow with few items or few differences: `tests/evaluation/test_statistics.py`
+    simulates its coverage.
 
     Args:
         a: n scores of the first system, 0 or 1.
@@ -267,7 +265,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence
     if n == 0:
         raise ValueError("wanted at least one item, got none")
     gains = [float(after) - float(before) for before, after in zip(a, b, strict=True)]
-    size = worth(gains, clusters)
+    size = effective_sample_size(gains, clusters)
     gained, lost = ((sum(gain == sign for gain in gains) / n * size + 1) / (size + 2) for sign in (1, -1))
     centre = gained - lost
     half = Z * math.sqrt((gained + lost - centre**2) / (size + 2))
@@ -277,9 +275,8 @@ def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence
 def paired_ratio(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, float]:
     """The 95 % interval of sum(a) / sum(b) for two accuracies on the same items.
 
-    The ratio of the ends of two Wilson intervals whose quantile allows for the pairing (Bonett and Price 2006,
-    Statistics in Medicine 25:3039). Clustered items count as the independent items that the residuals a - ratio b are
-    `worth`.
+    The ratio of the ends of two Wilson intervals with a quantile for paired data (Bonett and Price 2006, Statistics in
+    Medicine 25:3039). Clustered items count with the `effective_sample_size` of the residuals a - ratio b.
 
     Args:
         a: n scores, 0 or 1.
@@ -291,7 +288,7 @@ def paired_ratio(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hash
     """
     above, below = float(sum(a)), float(sum(b))
     both = float(sum(x * y for x, y in zip(a, b, strict=True)))
-    weight = worth([x - above / below * y for x, y in zip(a, b, strict=True)], clusters) / len(a)
+    weight = effective_sample_size([x - above / below * y for x, y in zip(a, b, strict=True)], clusters) / len(a)
     above, below, both = above * weight, below * weight, both * weight
     either = max(above + below - both, above, below)
     spread = math.sqrt((above + below - 2 * both + 2) / ((above + 1) * (below + 1)))

@@ -1,9 +1,11 @@
-"""The answers of one evaluation on disk: appended one by one, never rewritten, each with the key it was made under.
+"""The answer store of an evaluation: the append-only `answers.jsonl` of its run folder, and its `results.json`.
 
-`samples.jsonl` in the run folder has one JSON object per line: the sample's fields (`id`, `images`, `question`,
-`options`, `answer`, `modality`, `question_type`, `subject`), what came back (`text`, `n_tokens`, `truncated`,
-`seconds`), how it was read (`letter`, `correct`, both by the strict rule, for readers of the file: scoring parses
-`text` again), the `model` and the `template` as they were named, and the `key`.
+Evaluations and audits share one schema: one row per answer. Both kinds of row have the fields of the question (`id`,
+`images`, `question`, `options`, `answer`, `modality`, `question_type`, `subject`), the `variant` ("real" for the
+question as it is), the answer (`text`, `n_tokens`, `truncated`, and the `letter` by the strict rule) and the `key` of
+everything the answer depends on. Rows of an evaluation add `correct`, `seconds`, `model` and `template`. Rows of an
+audit are described in `medvlm_r1.audit.store`. `letter` and `correct` are for readers of the file: scoring parses
+`text` again.
 """
 
 import hashlib
@@ -15,15 +17,17 @@ from typing import Any
 
 from PIL import Image
 
-from medvlm_r1.data.rows import bad_row
+from medvlm_r1.data.folder import SAMPLES
+from medvlm_r1.data.rows import AppendOnlyFile, append_rows, bad_row, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.log import AppendedLog, read_log
 from medvlm_r1.evaluation.score import Graded, grade
 from medvlm_r1.models.generate import Generation
 
-ANSWERS = "samples.jsonl"
+ANSWERS = "answers.jsonl"
+REAL = "real"
+"""Name of the variant that is the question as it is."""
 RESULTS = "results.json"
 _RESULT_FIELDS = (
     "model",
@@ -54,7 +58,7 @@ _SAMPLE_FIELDS = ("id", "images", "question", "options", "answer", "modality", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerKey:
-    """Everything an answer depends on. Two equal keys stand for the same generation.
+    """Everything an answer depends on: equal keys mean the same generation.
 
     Attributes:
         model: hash of the weights and processor files.
@@ -73,7 +77,7 @@ class AnswerKey:
     seed: int
 
     def differences(self, now: "AnswerKey") -> list[str]:
-        """Names and both values of what differs from `now`, in words; empty when the keys are equal."""
+        """Name and both values of each field that differs from `now`; empty when the keys are equal."""
         words = []
         for field in fields(self):
             before, after = getattr(self, field.name), getattr(now, field.name)
@@ -85,14 +89,14 @@ class AnswerKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
-    """One line of the store.
+    """One row of an evaluation's `answers.jsonl`.
 
     Attributes:
         sample: the question, without split, record and missing mark.
-        generation: what the model wrote.
-        seconds: its share of the batch's time.
+        generation: the completion.
+        seconds: its share of the batch's generation time.
         model: the model as the caller named it.
-        template: name of the prompt template, which decides how the text is read.
+        template: name of the prompt template, which decides how the text is parsed.
         key: what the answer depends on.
     """
 
@@ -104,17 +108,17 @@ class StoredAnswer:
     key: AnswerKey
 
     def graded(self) -> Graded:
-        """The answer with its verdicts."""
+        """The graded answer."""
         return grade(self.sample, self.generation, self.template)
 
 
 def hash_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
-    """sha256 of a conversation as the model is given it."""
+    """SHA-256 of a conversation as passed to the model."""
     return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()
 
 
 def hash_pixels(images: Iterable[Image.Image]) -> str:
-    """sha256 over mode, size and decoded pixels of the images in order."""
+    """SHA-256 of mode, size and decoded pixels of the images, in order."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(f"{image.mode} {image.width}x{image.height};".encode())
@@ -122,18 +126,46 @@ def hash_pixels(images: Iterable[Image.Image]) -> str:
     return digest.hexdigest()
 
 
-def read_answers(folder: Path) -> list[StoredAnswer]:
-    """All whole lines of a run folder's store, in the order they were written; the files are left as they are.
+def answers_kind(path: Path) -> str | None:
+    """Whether an `answers.jsonl` belongs to "an evaluation" or "a model audit"; None for no file or no row."""
+    first = next(read_json_lines(path, growing=True), None) if path.is_file() else None
+    # "answers": an audit of version 0.1.
+    return first and ("a model audit" if "plan" in first[1] or "answers" in first[1] else "an evaluation")
+
+
+def row_from_question(sample: Sample) -> dict[str, Any]:
+    """The fields of a question that an answer is stored with."""
+    return {name: value for name, value in row_from_sample(sample).items() if name in _SAMPLE_FIELDS}
+
+
+def question_from_row(row: Mapping[str, Any]) -> Sample:
+    """The question of a stored answer; the inverse of `row_from_question`.
 
     Raises:
-        UserError: there is no store, or a line is not an answer (with file and row), or an id comes twice.
+        KeyError: a field is missing.
+        ValueError: a field has a wrong value.
+    """
+    return sample_from_row({name: row[name] for name in _SAMPLE_FIELDS})
+
+
+def read_answers(folder: Path) -> list[StoredAnswer]:
+    """The answers of an evaluation, in the order they were written. The files are not changed.
+
+    An evaluation of version 0.1 is read too: it has the same rows in `samples.jsonl`.
+
+    Raises:
+        UserError: the folder has no answers or those of an audit, a row is not an answer, or an id occurs twice.
     """
     path = folder / ANSWERS
+    if not path.is_file() and (folder / SAMPLES).is_file():
+        path = folder / SAMPLES
     if not path.is_file():
         raise UserError(f"{path}: no such file; wanted the answers of `medvlm-r1 eval ... --out {folder}`")
+    if answers_kind(path) == "a model audit":
+        raise UserError(f"{path}: the answers of a model audit; wanted the folder of an evaluation (`medvlm-r1 eval`)")
     answers = []
     first: dict[str, int] = {}
-    for number, row in read_log(path):
+    for number, row in read_json_lines(path, growing=True):
         answer = _from_row(path, number, row)
         seen = first.setdefault(answer.sample.id, number)
         if seen != number:
@@ -144,31 +176,37 @@ def read_answers(folder: Path) -> list[StoredAnswer]:
     return answers
 
 
-class AnswerStore(AppendedLog):
-    """Appends to a run folder's `samples.jsonl`, which no other process may do meanwhile; use it in a `with` block.
+class AnswerStore(AppendOnlyFile):
+    """The `answers.jsonl` of an evaluation, opened for appending. Use it in a `with` block.
 
     Attributes:
-        answers: the answers that were there at opening and those added since, by sample id.
+        answers: stored answers by sample id, earlier and new ones.
     """
 
     def __init__(self, folder: Path) -> None:
         self.answers: dict[str, StoredAnswer] = {}
-        super().__init__(folder, ANSWERS)
+        super().__init__(folder / ANSWERS)
 
     def read(self) -> None:
-        """Take up the answers that are there."""
+        """Read the stored answers. The file of an evaluation of version 0.1 gets today's name."""
+        old = self.path.with_name(SAMPLES)
+        if old.exists() and self.path.exists():
+            raise UserError(f"{old.parent} holds {ANSWERS} and {SAMPLES}; remove one, or give another folder")
+        if not old.exists() and not self.path.exists():
+            return
         self.answers = {answer.sample.id: answer for answer in read_answers(self.path.parent)}
+        if old.exists():
+            old.rename(self.path)
 
     def append(self, answers: Iterable[StoredAnswer]) -> None:
-        """Write answers and force them to disk, so that what was paid for survives whatever comes next."""
-        for answer in answers:
-            self.write(_to_line(answer))
-            self.answers[answer.sample.id] = answer
-        self.force()
+        """Write answers and force them to disk."""
+        answers = list(answers)
+        append_rows(self.path, map(_to_row, answers))
+        self.answers |= {answer.sample.id: answer for answer in answers}
 
 
 def write_results(folder: Path, results: Mapping[str, Any], name: str = RESULTS) -> None:
-    """Write `results.json`, or another file of figures, at once or not at all."""
+    """Write `results.json`, or another file of figures, atomically."""
     atomic_write(folder / name, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -176,12 +214,12 @@ def read_results(folder: Path) -> dict[str, Any]:
     """The figures of a finished evaluation.
 
     Raises:
-        UserError: there are none, or the file is not such results.
+        UserError: the file is missing or not the results of an evaluation.
     """
     path = folder / RESULTS
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file; wanted a finished evaluation, run `medvlm-r1 eval` into {folder} to its end"
+            f"{path}: no such file; wanted a finished evaluation. Run `medvlm-r1 eval` with --out {folder} to its end"
         )
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -193,23 +231,25 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _to_line(answer: StoredAnswer) -> str:
+def _to_row(answer: StoredAnswer) -> dict[str, Any]:
     graded = answer.graded()
-    row = {name: value for name, value in row_from_sample(answer.sample).items() if name in _SAMPLE_FIELDS}
-    row |= asdict(answer.generation) | {"letter": graded.response.letter, "correct": graded.correct}
-    row |= {
+    return {
+        **row_from_question(answer.sample),
+        "variant": REAL,
+        **asdict(answer.generation),
+        "letter": graded.response.letter,
+        "correct": graded.correct,
         "seconds": answer.seconds,
         "model": answer.model,
         "template": answer.template,
         "key": asdict(answer.key),
     }
-    return json.dumps(row, ensure_ascii=False)
 
 
 def _from_row(path: Path, number: int, row: Mapping[str, Any]) -> StoredAnswer:
     try:
         return StoredAnswer(
-            sample=sample_from_row({name: row[name] for name in _SAMPLE_FIELDS}),
+            sample=question_from_row(row),
             generation=Generation(**{name: row[name] for name in _GENERATION_FIELDS}),
             seconds=row["seconds"],
             model=row["model"],
@@ -218,4 +258,4 @@ def _from_row(path: Path, number: int, row: Mapping[str, Any]) -> StoredAnswer:
         )
     except (KeyError, ValueError, TypeError) as error:
         what = f"no field {error}" if isinstance(error, KeyError) else str(error)
-        raise bad_row(path, number, f"not a line of `medvlm-r1 eval` ({what}); give another folder") from error
+        raise bad_row(path, number, f"not an answer of `medvlm-r1 eval` ({what}); give another folder") from error

@@ -1,8 +1,8 @@
-"""Held-out questions asked again and again while a model is trained: with their images and without.
+"""Periodic evaluation on held-out questions during training, with their images and with blank ones.
 
-A training callback logs the figures with the prefix `eval_`, so `metrics.jsonl`, TensorBoard and the report's curves
-have `eval_accuracy` beside `eval_blank_accuracy`. What tells a run that learns to ignore the image is the gap between
-the two (`training.guards` watches it): accuracy may rise while the gap shrinks.
+A training callback logs the figures with the prefix `eval_`. `metrics.jsonl`, TensorBoard and the report's curves then
+have `eval_accuracy` and `eval_blank_accuracy`. If the gap between the two shrinks, the run learns to ignore the image,
+even if accuracy rises (`training.guards` watches the gap).
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from medvlm_r1.prompts.templates import messages
 class HeldOut:
     """The `Evaluate` of `training.callbacks` for a data folder; every answer is greedy.
 
-    Open questions (no options) are left out: they have no strict answer and no chance level.
+    Open questions (no options) are excluded: they have no strict answer and no chance level.
 
-    The figures, in percent but for the counts:
+    The figures, in percent except for the counts:
 
-    * `accuracy`: strict, the mean over the modalities; `accuracy_<modality>` for each, of `questions_<modality>` (a
-      count, by which a reader of the log can give the interval);
-    * `blank_accuracy`: the same questions with every image replaced by a mid-grey one of its size, the mean over the
-      modalities; left out where no question has an image;
+    * `accuracy`: strict, the mean over the modalities; `accuracy_<modality>` for each, and `questions_<modality>`, the
+      number of questions, for the interval;
+    * `blank_accuracy`: the same with every image replaced by a mid-grey one of its size; absent where no question has
+    an
+      image;
     * `well_formed`: answers in the release's format;
     * `contradiction`: answers to the real images whose reasoning concludes another option than is answered
-      (`prompts.conclusion`), of those that conclude and answer; left out where none does.
+      (`prompts.conclusion`), among those that conclude and answer; absent where none does.
 
-    It costs two completions a question each time.
+    Each evaluation costs two completions per question.
     """
 
     def __init__(
@@ -58,15 +59,15 @@ class HeldOut:
             template: Name of the prompt template.
             max_new_tokens: Longer answers are cut off.
             batch_size: Questions answered at once.
-            fit: Leave out questions with an image that it refuses; none when None.
+            fit: Excludes questions with an image that it refuses; None excludes none.
 
         Raises:
             UserError: The folder or an image cannot be read, or no question has options.
         """
-        asked = [sample for sample in read_folder(folder) if sample.options]
-        if not asked:
+        closed = [sample for sample in read_folder(folder) if sample.options]
+        if not closed:
             raise UserError(f"{folder}: no question has options, so there is no accuracy; name another data.eval")
-        loaded = [(sample, [load_image(inside(folder, image)) for image in sample.images]) for sample in asked]
+        loaded = [(sample, [load_image(inside(folder, image)) for image in sample.images]) for sample in closed]
         if fit is not None:
             loaded = [(sample, images) for sample, images in loaded if not any(fit(image.size) for image in images)]
         self.samples = [sample for sample, _ in loaded]
@@ -82,7 +83,7 @@ class HeldOut:
         self._batch_size = batch_size
 
     def __call__(self, policy: Policy, step: int) -> Mapping[str, float]:
-        """The figures of a policy as it is."""
+        """The figures of the current policy."""
         generator = LocalGenerator(policy=policy, batch_size=self._batch_size)
         answers = generator.generate(self.inputs, self._settings)
         figures = score(self.samples, answers, self._template)
@@ -101,7 +102,7 @@ class HeldOut:
 
 
 def contradiction(samples: Sequence[Sample], answers: Sequence[Generation], template: str) -> float | None:
-    """Percent of the answers at odds with their reasoning, of those that conclude and answer; None where none does."""
+    """Percent of answers that contradict their reasoning, of those that conclude and answer; None for none."""
     responses = [grade(sample, answer, template).response for sample, answer in zip(samples, answers, strict=True)]
     judged = [
         found

@@ -21,7 +21,7 @@ class Reply:
     Attributes:
         run: name of the run.
         style: number of its colour, the same as in the charts and tables.
-        verdict: "Right", "Wrong" or "No answer", by the strict rule.
+        verdict: "Correct", "Wrong" or "No answer", by the strict rule.
         note: what else must be known to read the verdict, "" when nothing.
         reasoning: text inside the think tag.
         answer: the chosen letter with its option, or the text in the answer tag, None when there is none.
@@ -93,7 +93,7 @@ def _item(
     owner = next((run for run, answers in answered.items() if name in answers), None)
     if owner is None:
         raise UserError(
-            f"item {name!r}: no run of the report has answered it; wanted an id from one of their samples.jsonl"
+            f"item {name!r}: no run of the report has answered it; wanted an id from one of their answers.jsonl"
         )
     sample = answered[owner][name].sample
     replies = []
@@ -132,18 +132,18 @@ def _reply(run: str, style: int, graded: Graded) -> Reply:
     response = graded.response
     notes = []
     if not graded.sample.options:
-        notes.append("open question: right only in the words of the reference")
+        notes.append("open question: correct only in the words of the reference")
     if graded.generation.truncated:
         notes.append("cut off at the token limit")
     if not response.well_formed:
         notes.append("form not kept")
     if graded.lenient_answered and not graded.answered:
-        notes.append(f"{'right' if graded.lenient_correct else 'wrong'} when read leniently")
+        notes.append(f"{'correct' if graded.lenient_correct else 'wrong'} by the lenient rule")
     apart = response.well_formed or (response.reasoning is not None and response.answer is not None)
     return Reply(
         run=run,
         style=style,
-        verdict="Right" if graded.correct else "Wrong" if graded.answered else "No answer",
+        verdict="Correct" if graded.correct else "Wrong" if graded.answered else "No answer",
         note=", ".join(notes),
         reasoning=response.reasoning if apart else None,
         answer=_option(graded.sample, response.letter) or (response.answer if apart else None),

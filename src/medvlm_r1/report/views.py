@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.audit.runner import FIGURES as AUDIT
-from medvlm_r1.audit.store import ANSWERS as AUDIT_ANSWERS
 from medvlm_r1.data.paths import telling_names
+from medvlm_r1.data.rows import read_json_lines
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.evaluation.log import read_log
-from medvlm_r1.evaluation.store import ANSWERS, RESULTS, StoredAnswer, read_answers, read_results
+from medvlm_r1.evaluation.store import ANSWERS, RESULTS, StoredAnswer, answers_kind, read_answers, read_results
 from medvlm_r1.report.audit.model_view import AuditView, find_data, is_audit, load_audit
 
 METRICS = "metrics.jsonl"
@@ -39,7 +38,7 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
     """Read an evaluation, a training or an audit folder, or an evaluation together with the training it belongs to.
 
     Args:
-        folder: an evaluation (`results.json`, `samples.jsonl`), a training (`metrics.jsonl`) or the audit of a model
+        folder: an evaluation (`results.json`, `answers.jsonl`), a training (`metrics.jsonl`) or the audit of a model
             (`audit.json`, `answers.jsonl`).
         training: where the curves are, when `folder` is an evaluation.
 
@@ -48,11 +47,13 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
     """
     folder = Path(folder)
     curves = folder if training is None else Path(training)
-    metrics = tuple(row for _, row in read_log(curves / METRICS)) if (curves / METRICS).is_file() else ()
+    metrics = (
+        tuple(row for _, row in read_json_lines(curves / METRICS, growing=True)) if (curves / METRICS).is_file() else ()
+    )
     if training is not None and not metrics:
         raise UserError(f"{curves}: no {METRICS} with a row in it; wanted the folder of a training")
     audit = load_audit(folder) if is_audit(folder) else None
-    # A training folder's own samples.jsonl holds rollouts, not answers to a test.
+    # In a training folder these are figures of the training, not of a test.
     if (folder / RESULTS).is_file() and not (folder / METRICS).is_file():
         results = read_results(folder)
         return RunView(
@@ -63,12 +64,9 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
             audit=audit,
         )
     if audit is None and not (folder / METRICS).is_file():
-        begun = {ANSWERS: "medvlm-r1 eval", AUDIT_ANSWERS: "medvlm-r1 audit model"}
-        hint = "".join(
-            f"; it has {name} only: run the same `{verb}` again to finish it"
-            for name, verb in begun.items()
-            if (folder / name).is_file()
-        )
+        verbs = {"an evaluation": "medvlm-r1 eval", "a model audit": "medvlm-r1 audit model"}
+        kind = answers_kind(folder / ANSWERS)
+        hint = f"; it has {ANSWERS} only: run the same `{verbs[kind]}` again to finish it" if kind else ""
         raise UserError(
             f"{folder}: neither {RESULTS} of an evaluation nor {METRICS} of a training nor {AUDIT} of an audit is in"
             f" it{hint}"

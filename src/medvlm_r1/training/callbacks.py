@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback
 
+from medvlm_r1.data.rows import append_rows, drop_rows_after
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy
-from medvlm_r1.training import jsonl
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]
 """Measures the policy as it is after a step; the figures are logged with the prefix `eval_` (`evaluation.watch` names
@@ -55,7 +55,7 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Cut the file back to the step a run resumes from."""
         if state.is_world_process_zero:
-            jsonl.cut_back(self._file, state.global_step)
+            drop_rows_after(self._file, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Have the last steps logged, wherever `logging_steps` would have come next."""
@@ -65,7 +65,7 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
         """Write one row."""
         if state.is_world_process_zero and "train_runtime" not in logs:
-            jsonl.append(self._file, [{"step": state.global_step, **logs}])
+            append_rows(self._file, [{"step": state.global_step, **logs}])
 
 
 class ProgressBridge(TrainerCallback):  # type: ignore[misc]

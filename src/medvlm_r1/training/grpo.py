@@ -5,7 +5,7 @@ through the model once for each completion; here that happens once for each prom
 log-probabilities of the policy, the old policy and the reference. The results are TRL's, up to the order of sums.
 
 Around both: the tokens that stand for images and videos can never be sampled, every rollout is written to
-`samples.jsonl`, and a resumed run has the weights and the order of data it would have had. `sharing: off` in the
+`rollouts.jsonl`, and a resumed run has the weights and the order of data it would have had. `sharing: off` in the
 configuration is TRL's trainer (with `mixed_rows`).
 """
 
@@ -351,7 +351,7 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
             )
         check_contrast([reward.name for reward in config.rewards], args)
         _forbid_vision_tokens(args, policy)
-        log = RolloutLog(run.samples)
+        log = RolloutLog(run.rollouts)
         rewards = [named(checked(reward.name, resolve_reward(reward.name)), reward.name) for reward in config.rewards]
         rewards[0] = named(log.watched(rewards[0]), config.rewards[0].name)
         trainer = (_SharingTrainer if config.sharing else _PlainTrainer)(

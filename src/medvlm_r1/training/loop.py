@@ -13,12 +13,12 @@ from typing import Any
 
 from medvlm_r1.data import Sample
 from medvlm_r1.data.check.overlap import warn_of_overlap
+from medvlm_r1.data.rows import drop_rows_after
 from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.adapter import merge_adapter
 from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_policy, locate, quiet_bars
 from medvlm_r1.models.processor import ImageFit
-from medvlm_r1.training import jsonl
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.callbacks import (
     AlreadyTrained,
@@ -250,9 +250,9 @@ def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None) -> None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except AlreadyTrained:
         # The callbacks that cut the files back were not asked.
-        for file in (run.metrics, run.samples):
+        for file in (run.metrics, run.rollouts):
             if trainer.args.process_index == 0:
-                jsonl.cut_back(file, trainer.state.global_step)
+                drop_rows_after(file, trainer.state.global_step)
         if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
             trainer._load_best_model()
 

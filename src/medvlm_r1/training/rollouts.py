@@ -13,10 +13,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from medvlm_r1.data.rows import append_rows, drop_rows_after
 from medvlm_r1.prompts.templates import opened_reasoning
 from medvlm_r1.rewards import Reward
 from medvlm_r1.rewards.completion import completion_text
-from medvlm_r1.training import jsonl
 
 _TAIL = 16
 """Tokens at the end of a prompt that can hold `<think>` and the white space after it."""
@@ -25,7 +25,7 @@ _TAIL = 16
 class CompletesOpenedReasoning:
     """Mixin before a `GRPOTrainer`: completions begin with the reasoning tag that the chat template opens.
 
-    Rewards and `samples.jsonl` then see the assistant's whole response. The tag is part of the prompt, so it is not
+    Rewards and `rollouts.jsonl` then see the assistant's whole response. The tag is part of the prompt, so it is not
     trained on.
     """
 
@@ -44,7 +44,7 @@ class CompletesOpenedReasoning:
 
 
 class RolloutLog(TrainerCallback):  # type: ignore[misc]
-    """Writes `samples.jsonl`: one row per completion, in the order of the groups.
+    """Writes `rollouts.jsonl`: one row per completion, in the order of the groups.
 
     A row holds `step` (the first optimizer step that learns from it), `sample_id`, `modality`, `group` (number of the
     prompt within its generation batch), `completion`, `rewards` (by name), `reward` (their weighted sum) and
@@ -80,7 +80,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Cut the file back to the step a run resumes from."""
         if state.is_world_process_zero:
-            jsonl.cut_back(self._file, state.global_step)
+            drop_rows_after(self._file, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write what was generated for the step that has just ended."""
@@ -118,7 +118,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
                     "advantage": logs["advantages"][index],
                 }
             )
-        jsonl.append(self._file, rows)
+        append_rows(self._file, rows)
 
 
 def named(reward: Reward, name: str) -> Reward:

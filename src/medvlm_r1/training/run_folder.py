@@ -4,7 +4,7 @@ config.yaml    the configuration, resolved
 env.json       versions, platform, commit and seeds; later environments when a resumed run had another one
 data.json      hash and counts of each data folder
 metrics.jsonl  every log of the trainer
-samples.jsonl  every rollout (GRPO)
+rollouts.jsonl every rollout (GRPO)
 tensorboard/   the logs for TensorBoard
 checkpoints/   TRL's checkpoints, each whole (`training.reliability.checkpoint`)
 model/         the final model; it stands only when it is complete
@@ -54,9 +54,9 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def samples(self) -> Path:
+    def rollouts(self) -> Path:
         """One JSON object per rollout."""
-        return self.path / "samples.jsonl"
+        return self.path / "rollouts.jsonl"
 
     @property
     def tensorboard(self) -> Path:
@@ -84,7 +84,17 @@ class RunFolder:
         # Before anything is put into it, the lock included.
         _refuse_foreign(self.path)
         with exclusive_lock(self.path):
+            self._rename_rollouts()
             yield
+
+    def _rename_rollouts(self) -> None:
+        """Give the rollouts of a run begun by version 0.1 today's name; the rows are the same."""
+        old = self.path / "samples.jsonl"
+        if not old.exists():
+            return
+        if self.rollouts.exists():
+            raise UserError(f"{self.path} holds {self.rollouts.name} and {old.name}; remove one of them.")
+        old.rename(self.rollouts)
 
     @contextmanager
     def beginning(self, *, new: bool) -> Iterator[None]:

@@ -1,1 +1,1 @@
-"""The audit of a data set: what its questions reveal without the images."""
+"""Audit of a data set: what its questions give away without the images."""

@@ -1,4 +1,4 @@
-"""The audit of a data set: what its questions give away to a reader who never sees an image."""
+"""Audit of a data set: blind baselines, giveaway options and option order, by modality."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE, blind_credits, letters_right
-from medvlm_r1.audit.dataset.giveaway import TellingOption, telling_options
+from medvlm_r1.audit.dataset.giveaway import GiveawayOption, giveaway_options
 from medvlm_r1.audit.dataset.order import OrderTest, order_tests
-from medvlm_r1.audit.dataset.prior_source import Fit
+from medvlm_r1.audit.dataset.prior_source import PriorSource
 from medvlm_r1.audit.dataset.verdict import THRESHOLDS, Figure, Verdict, figure, judge
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.score import order_modalities
 
-SHOWN_TELLING = 20
-"""Telling options per modality in the JSON."""
+GIVEAWAYS_SHOWN = 20
+"""Giveaway options per modality in the JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +29,9 @@ class ModalityAudit:
         credits: By baseline, one credit per item.
         figures: By baseline.
         by_type: By question type, by baseline.
-        letters: How often each letter is right.
+        letters: How often each letter is correct.
         order: Tests of the order of options.
-        telling: All option texts, the most telling first.
+        giveaways: All option texts, the most surprising first.
         verdict: None when all questions are open.
     """
 
@@ -42,11 +42,11 @@ class ModalityAudit:
     by_type: dict[str, dict[str, Figure]]
     letters: dict[str, int]
     order: list[OrderTest]
-    telling: list[TellingOption]
+    giveaways: list[GiveawayOption]
     verdict: Verdict | None
 
     def solved(self, baseline: str) -> list[str]:
-        """Ids of the items a baseline solves: it picks the right option, and no other ties with it."""
+        """Ids of the items that a baseline solves: it picks the correct option alone, without a tie."""
         return [
             item.id for item, credit in zip(self.items, self.credits.get(baseline, ()), strict=False) if credit == 1
         ]
@@ -54,10 +54,10 @@ class ModalityAudit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataAudit:
-    """An audited data set; `modalities` are in the order of the paper's table, then by alphabet."""
+    """An audited data set; `modalities` are in the order of the paper's table, then alphabetical."""
 
     modalities: dict[str, ModalityAudit]
-    fit: Fit | None = None
+    prior_source: PriorSource | None = None
 
     @property
     def n(self) -> int:
@@ -71,8 +71,8 @@ class DataAudit:
 
     @property
     def shared_images(self) -> dict[str, int]:
-        """By modality, the questions about an image that the data of the fit show too, by its path."""
-        shown = self.fit.images if self.fit else frozenset()
+        """By modality, the number of questions about an image that the prior source has too, by its path."""
+        shown = self.prior_source.images if self.prior_source else frozenset()
         return {
             name: sum(not shown.isdisjoint(item.images) for item in part.items)
             for name, part in self.modalities.items()
@@ -81,41 +81,41 @@ class DataAudit:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out, and why."""
+        """What was excluded, and why."""
         notes = []
         if self.n_open:
             notes.append(f"Open questions, which have no options to choose from, are left out: {self.n_open}.")
-        if self.fit is None:
+        if self.prior_source is None:
             notes.append("option_prior_fit is left out: no data to fit it on was named (--fit-on).")
-        elif self.fit.modality is not None:
+        elif self.prior_source.modality is not None:
             notes.append(
-                f"option_prior_fit is left out for {self.fit.modality}, the questions it was counted on; "
+                f"option_prior_fit is left out for {self.prior_source.modality}, the questions it was counted on; "
                 "option_prior_loo is its honest figure there."
             )
-        elif self.fit.shared:
+        elif self.prior_source.shared:
             notes.append(
-                f"Questions of {self.fit.name} that the audited set has too, left uncounted: {self.fit.shared}."
+                f"Questions of {self.prior_source.name} that are in the audited set too, which are not counted: "
+                f"{self.prior_source.shared}."
             )
         if shared := {name: count for name, count in self.shared_images.items() if count}:
             parts = {name: (count, len(self.modalities[name].items)) for name, count in shared.items()}
             told = ", ".join(f"{name} {k} of {n} ({100 * k / n:.1f} %)" for name, (k, n) in parts.items())
-            notes.append(
-                f"Questions about an image that {self.fit.name if self.fit else ''} shows too, by path: {told}."
-            )
+            source = self.prior_source.name if self.prior_source else ""
+            notes.append(f"Questions about an image that {source} shows too, by path: {told}.")
         return notes
 
     def record(self) -> dict[str, Any]:
-        """All of it as values that JSON knows; see docs/reference/audit-data.md for the keys."""
+        """The audit as JSON values; docs/reference/audit-data.md explains the keys."""
         parts = {name: part for name, part in self.modalities.items() if part.items}
         names = [name for name in BASELINES if any(name in part.figures for part in parts.values())]
         return {
             "n": self.n,
             "n_open": self.n_open,
-            "fit_on": self.fit
+            "fit_on": self.prior_source
             and {
-                "name": self.fit.name,
-                "n": len(self.fit.items),
-                "shared": self.fit.shared,
+                "name": self.prior_source.name,
+                "n": len(self.prior_source.items),
+                "shared": self.prior_source.shared,
                 "shared_images": self.shared_images,
             },
             "baselines": {
@@ -133,7 +133,9 @@ class DataAudit:
                 m: [asdict(test) | {"n": test.n, "uneven": test.uneven} for test in part.order]
                 for m, part in parts.items()
             },
-            "telling": {m: [asdict(option) for option in part.telling[:SHOWN_TELLING]] for m, part in parts.items()},
+            "telling": {
+                m: [asdict(option) for option in part.giveaways[:GIVEAWAYS_SHOWN]] for m, part in parts.items()
+            },
             "solved": {
                 name: {m: part.solved(name) for m, part in parts.items() if name in part.figures} for name in names
             },
@@ -142,12 +144,12 @@ class DataAudit:
         }
 
 
-def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
+def audit_data(samples: Sequence[Sample], prior_source: PriorSource | None = None) -> DataAudit:
     """Run every blind baseline on every modality.
 
     Args:
         samples: The data set.
-        fit: What the fitted option prior is counted on; see `find_fit`.
+        prior_source: What the fitted option prior is counted on; see `find_prior_source`.
 
     Returns:
         The audit.
@@ -162,8 +164,8 @@ def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
     tests = dict(zip(chosen, order_tests(list(chosen.values())), strict=True))
     parts = {}
     for name, items in chosen.items():
-        # Fitted on themselves, counts would only repeat the answers.
-        foreign = None if fit is None or fit.modality == name else fit.items
+        # A prior counted on the audited items themselves would only repeat their answers.
+        foreign = None if prior_source is None or prior_source.modality == name else prior_source.items
         credits = blind_credits(items, foreign) if items else {}
         subjects = [item.cluster for item in items]
         figures = _figures(credits, range(len(items)), subjects)
@@ -177,14 +179,17 @@ def audit_data(samples: Sequence[Sample], fit: Fit | None = None) -> DataAudit:
             by_type={kind: _figures(credits, places, subjects) for kind, places in members.items()},
             letters=letters_right(items),
             order=tests[name],
-            telling=telling_options(items),
+            giveaways=giveaway_options(items),
             verdict=judge(
-                name, figures, fit.name if fit else None, letters_uneven=any(test.uneven for test in tests[name])
+                name,
+                figures,
+                prior_source.name if prior_source else None,
+                letters_uneven=any(test.uneven for test in tests[name]),
             )
             if items
             else None,
         )
-    return DataAudit(modalities=parts, fit=fit)
+    return DataAudit(modalities=parts, prior_source=prior_source)
 
 
 def _figures(credits: dict[str, list[float]], places: Sequence[int], subjects: Sequence[str]) -> dict[str, Figure]:

@@ -1,7 +1,7 @@
-"""Baselines that never see the image: each names an option for every question, and the credit it earns by that.
+"""Blind baselines: each chooses an option for every question without the image, and earns a credit.
 
-A credit is 1 for the right option alone, 1/m for a tie of m options with the right one among them, else 0: what
-breaking ties at random earns on average.
+The credit is 1 for the correct option alone, 1/m for a tie of m options that includes it, otherwise 0. That is the
+expected score of breaking ties at random.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ BASELINES = (CHANCE, MAJORITY, LONGEST, PRIOR_FIT, PRIOR_LOO)
 
 
 def blind_credits(items: Sequence[Choice], fit: Sequence[Choice] | None) -> dict[str, list[float]]:
-    """Credit of every baseline on each item.
+    """Credits of every baseline on each item.
 
     Args:
         items: Questions with options, of one modality.
-        fit: Where the fitted option prior is counted, none of them among `items`; None leaves that baseline out.
+        fit: Items on which the fitted option prior is counted, none of them in `items`; None skips that baseline.
 
     Returns:
         Name of the baseline to one credit per item.
@@ -37,9 +37,9 @@ def blind_credits(items: Sequence[Choice], fit: Sequence[Choice] | None) -> dict
 
 
 def prior_left_out(items: Sequence[Choice]) -> list[float]:
-    """Credit of the option prior with each item left out of its own counts.
+    """Credits of the leave-one-out option prior.
 
-    Clearly below chance that is an artifact of balance (see `TIE`); nearly equal options then tie.
+    If they are clearly below chance, that is an artifact of balance (see `TIE`), and nearly equal options tie.
     """
     plain = option_prior(items, items, leave_one_out=True)
     upper = wilson(min(sum(plain), len(plain)), len(plain))[1]
@@ -48,22 +48,21 @@ def prior_left_out(items: Sequence[Choice]) -> list[float]:
 
 
 def chance(items: Sequence[Choice]) -> list[float]:
-    """What a uniform guess earns on each item: 1 / (number of options)."""
+    """Expected credit of a uniform guess: 1 / (number of options)."""
     return [1 / len(item.options) for item in items]
 
 
 def majority_letter(items: Sequence[Choice]) -> list[float]:
-    """Credit of choosing, on every item, the letter that is right most often.
+    """Credits of choosing on every item the letter that is correct most often.
 
-    The letter is chosen on the very items it is tried on, so on few items the credit is somewhat too high. Leaving each
-    item out instead would be far too low on a balanced set: without itself the right letter is always the rarest.
+    The letter is chosen on the same items, so on few items the credit is somewhat too high. Leave-one-out would be far
+    too low on a balanced set, where without the item itself its letter is always the rarest.
 
     Args:
         items: Items to answer.
 
     Returns:
-        Per item the credit of the most frequent right letter among those the item offers; letters that are right
-        equally often tie.
+        Per item the credit of the most frequent correct letter among the offered ones; equally frequent letters tie.
     """
     right = Counter(item.options.index(item.answer) for item in items)
     credit = []
@@ -75,7 +74,7 @@ def majority_letter(items: Sequence[Choice]) -> list[float]:
 
 
 def letters_right(items: Sequence[Choice]) -> dict[str, int]:
-    """How often each letter is right, from A to the last one offered."""
+    """How often each letter is correct, from A to the last one offered."""
     right = Counter(item.options.index(item.answer) for item in items)
     most = max((len(item.options) for item in items), default=0)
     return {LETTERS[place]: right[place] for place in range(most)}

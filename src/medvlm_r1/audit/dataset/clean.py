@@ -1,4 +1,4 @@
-"""A data set without the items that blind baselines solve."""
+"""Clean set: a data set without the items that blind baselines solve."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ REMOVABLE = tuple(name for name in BASELINES if name != CHANCE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanSet:
-    """What was written.
+    """A written clean set.
 
     Attributes:
         folder: The data folder.
-        baselines: Those whose solved items were left out.
+        baselines: The baselines whose solved items were removed.
         kept: Number of questions written, by modality of the source.
-        removed: Number left out, by modality of the source.
-        missing: Number of questions written of which an image is not there.
+        removed: Number removed, by modality of the source.
+        missing: Number of questions written with a missing image.
         audit: The audit of the questions written; None when only open ones remain.
     """
 
@@ -39,7 +39,7 @@ class CleanSet:
     audit: DataAudit | None
 
     def record(self) -> dict[str, Any]:
-        """All of it as values that JSON knows."""
+        """The record as JSON values."""
         return {
             "folder": str(self.folder),
             "without": list(self.baselines),
@@ -66,7 +66,7 @@ def write_clean(
         out: Folder to write; must not hold anything yet.
         samples: All samples of `source`.
         audit: Their audit.
-        baselines: Whose solved items to leave out; all but chance by default.
+        baselines: The baselines whose solved items to remove; all but chance by default.
         progress: Called with (images copied, images in all).
 
     Raises:
@@ -101,5 +101,5 @@ def write_clean(
         kept={name: sum(s.modality == name for s in kept) for name in audit.modalities},
         removed={name: sum(s.modality == name for s in samples if s.id in solved) for name in audit.modalities},
         missing=sum(sample.missing for sample in kept),
-        audit=audit_data(kept, audit.fit) if any(sample.options for sample in kept) else None,
+        audit=audit_data(kept, audit.prior_source) if any(sample.options for sample in kept) else None,
     )

@@ -1,4 +1,4 @@
-"""The option texts that give the most away: right, or wrong, far more often than guessing would have it."""
+"""Giveaway options: option texts that are correct far more or less often than guessing predicts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from medvlm_r1.data.option_prior import Choice, option_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TellingOption:
+class GiveawayOption:
     """One option text.
 
     Attributes:
-        text: As it was first written; texts that differ in case, spaces or punctuation alone are one.
+        text: Its first spelling; texts that differ only in case, spaces or punctuation are one.
         offered: Number of questions that offer it.
-        right: How often it is right.
-        expected: How often it would be if every option of a question were equally likely.
-        surprise: Standard deviations `right` lies above `expected`; negative below.
+        right: How often it is correct.
+        expected: How often it would be correct if every option of a question were equally likely.
+        surprise: `right` minus `expected` in standard deviations.
     """
 
     text: str
@@ -29,12 +29,12 @@ class TellingOption:
 
     @property
     def record(self) -> str:
-        """Its record in words."""
+        """Counts in words."""
         times = f"{self.right} of {self.offered} times it was offered; guessing would give {self.expected:.1f}"
-        return f"right {times}" if self.right else f"never right: {times}"
+        return f"correct {times}" if self.right else f"never correct: {times}"
 
 
-def telling_options(items: Sequence[Choice]) -> list[TellingOption]:
+def giveaway_options(items: Sequence[Choice]) -> list[GiveawayOption]:
     """Every option text, the most surprising first, in either direction."""
     texts: dict[str, str] = {}
     offered: dict[str, list[float]] = {}
@@ -50,7 +50,7 @@ def telling_options(items: Sequence[Choice]) -> list[TellingOption]:
         expected, hits = sum(chances), right.get(key, 0)
         spread = math.sqrt(sum(chance * (1 - chance) for chance in chances))
         found.append(
-            TellingOption(
+            GiveawayOption(
                 text=texts[key],
                 offered=len(chances),
                 right=hits,

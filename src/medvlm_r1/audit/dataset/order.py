@@ -1,4 +1,4 @@
-"""Whether the order of the options is exchangeable: is the right one equally often at each place?"""
+"""Option order test: is the correct option equally often at each position?"""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class OrderTest:
 
     Attributes:
         options: Number of options, at least 2.
-        counts: How often each letter is right.
-        p: Chance of counts at least as uneven if every place were equally likely.
+        counts: How often each letter is correct.
+        p: Probability of counts at least as uneven if all positions were equally likely.
         p_holm: The same, corrected for all tests of the audit (Holm 1979).
     """
 
@@ -37,26 +37,27 @@ class OrderTest:
 
     @property
     def uneven(self) -> bool:
-        """Whether the places differ by more than chance, at 5 % over all tests of the audit."""
+        """Whether the positions differ significantly, at 5 % over all tests of the audit."""
         return self.p_holm < SIGNIFICANT
 
     @property
     def sentence(self) -> str:
         """The finding in words."""
-        seen = ", ".join(f"{letter} {count}" for letter, count in self.counts.items())
+        counts = ", ".join(f"{letter} {count}" for letter, count in self.counts.items())
+        seen = f"({counts}; p = {self.p_holm:.2g})"
         if self.uneven:
-            return f"The place of the right option is uneven ({seen}; p = {self.p_holm:.2g}): the order gives it away."
-        return f"The place of the right option is as even as chance would have it ({seen}; p = {self.p_holm:.2g})."
+            return f"The position of the correct option is uneven {seen}: the order is a giveaway."
+        return f"The position of the correct option is not significantly uneven {seen}."
 
 
 def order_tests(groups: Sequence[Sequence[Choice]]) -> list[list[OrderTest]]:
-    """Test every group, apart by the number of options.
+    """Test every group, separately for each number of options.
 
     Args:
         groups: Questions with options, one group per modality.
 
     Returns:
-        Per group its tests by growing number of options; questions with a single option have no order.
+        Per group its tests by increasing number of options; questions with a single option have no order.
     """
     counted = []
     for items in groups:
@@ -75,20 +76,20 @@ def order_tests(groups: Sequence[Sequence[Choice]]) -> list[list[OrderTest]]:
 
 
 def evenness(counts: Sequence[int]) -> float:
-    """Monte-Carlo multinomial test that all places are equally likely.
+    """Monte-Carlo multinomial test that all positions are equally likely.
 
-    The statistic is Pearson's; its distribution is taken from 9,999 seeded draws, so that it holds for few questions
-    too.
+    The statistic is Pearson's. Its distribution comes from 9,999 seeded draws, so that the test is valid for few
+    questions too.
 
     Args:
-        counts: How often each place was seen.
+        counts: Count of each position.
 
     Returns:
         (1 + draws at least as uneven) / 10,000.
     """
     places = len(counts)
     draws = np.random.default_rng(0).multinomial(sum(counts), [1 / places] * places, size=_DRAWS)
-    # With equal expectations Pearson's statistic grows with the sum of squares, which is a whole number: no rounding.
+    # With equal expectations Pearson's statistic grows with the sum of squares, an integer without rounding errors.
     seen = sum(count * count for count in counts)
     return (1 + int(np.count_nonzero((draws**2).sum(axis=1) >= seen))) / (_DRAWS + 1)
 

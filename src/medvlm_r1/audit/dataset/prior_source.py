@@ -1,4 +1,4 @@
-"""What the fitted option prior is counted on: a modality of the audited set, or another data folder."""
+"""Prior source: the questions on which the fitted option prior is counted."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from medvlm_r1.evaluation.score import order_modalities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """What the fitted option prior is counted on.
+class PriorSource:
+    """Questions on which the fitted option prior is counted.
 
     Attributes:
         name: The modality or the folder, for people.
         items: Questions with options.
-        modality: The modality of the audited set they are, None when they come from another folder.
-        shared: Questions of the folder that the audited set has too; they are not among `items`.
+        modality: Their modality, if they are part of the audited set; None for another folder.
+        shared: Number of questions of the folder that the audited set has too; they are not in `items`.
         images: Paths of all images in the folder; empty for a modality of the audited set.
     """
 
@@ -34,12 +34,12 @@ class Fit:
     images: frozenset[str] = frozenset()
 
 
-def find_fit(wish: str, folder: Path, samples: Sequence[Sample]) -> Fit:
-    """What `--fit-on` names.
+def find_prior_source(wish: str, folder: Path, samples: Sequence[Sample]) -> PriorSource:
+    """The prior source that `--fit-on` names.
 
     Args:
-        wish: A modality of the audited set, in any known spelling, or a data folder. A folder called like a modality
-            is written `./MRI`.
+        wish: A modality of the audited set, in any known spelling, or a data folder. A folder with the name of a
+            modality is written `./MRI`.
         folder: The audited data folder.
         samples: Its samples.
 
@@ -53,7 +53,7 @@ def find_fit(wish: str, folder: Path, samples: Sequence[Sample]) -> Fit:
         items = tuple(s for s in samples if s.modality == modality and s.options)
         if not items:
             raise UserError(f"--fit-on {wish}: all {modality} questions of {folder} are open; nothing can be counted")
-        return Fit(name=modality, items=items, modality=modality)
+        return PriorSource(name=modality, items=items, modality=modality)
     path = Path(wish)
     if not (path / SAMPLES).is_file():
         raise UsageError(
@@ -72,7 +72,7 @@ def find_fit(wish: str, folder: Path, samples: Sequence[Sample]) -> Fit:
         why = "are all in the audited set too" if counted else "are all open"
         raise UserError(f"--fit-on {wish}: its questions {why}; nothing can be counted. Name another folder")
     images = frozenset(image for sample in everything for image in sample.images)
-    return Fit(name=path.resolve().name, items=items, shared=len(counted) - len(items), images=images)
+    return PriorSource(name=path.resolve().name, items=items, shared=len(counted) - len(items), images=images)
 
 
 def _identity(sample: Sample) -> tuple[tuple[str, ...], str, frozenset[str]]:

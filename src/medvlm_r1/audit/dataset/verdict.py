@@ -1,4 +1,4 @@
-"""A plain verdict on one modality of a data set: can its questions be answered without the image?"""
+"""Verdict on one modality of a data set: can its questions be answered without the image?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MARGIN = 10.0
 """Percentage points above chance from which a data set fails."""
 
 HOPELESS = 80.0
-"""Percent from which too little is left above a blind baseline for any accuracy to say something."""
+"""Percent of a blind baseline from which no accuracy is evidence of looking at the image."""
 
 FAIL, WARN, NOT_RUN, PASS = "fail", "warn", "not run", "pass"
 
@@ -26,7 +26,7 @@ THRESHOLDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """How far one baseline gets.
+    """The accuracy of one baseline.
 
     Attributes:
         n: Number of questions.
@@ -41,11 +41,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the baselines say together.
+    """The joint verdict of the baselines.
 
     Attributes:
         level: "fail", "warn", "not run" or "pass"; see `THRESHOLDS`.
-        baseline: The one that says most: its interval begins highest, or for "not run" ends highest.
+        baseline: The decisive one: its interval has the highest lower end, or for "not run" the highest upper end.
         sentence: The verdict in words.
     """
 
@@ -55,26 +55,25 @@ class Verdict:
 
 
 def figure(credits: Sequence[float], clusters: Sequence[Hashable] | None = None, *, known: bool = False) -> Figure:
-    """Mean credit with its interval.
+    """Mean credit with its Wilson interval, with the effective sample size of questions on one subject.
 
-    The Wilson interval of the expected number of right answers, several on one subject counted as the independent ones
-    they are worth: a credit of 1/m has less variance than a right answer
-    with probability 1/m, so ties make the interval too wide rather than too narrow.
+    A credit of 1/m has less variance than a correct answer with probability 1/m, so ties make the interval too wide,
+    not too narrow.
 
     Args:
         credits: One per question, at least one.
         clusters: The subject of each; by default each question has its own.
-        known: The mean is no estimate but known from the questions, as that of chance is.
+        known: The mean is known from the questions, not estimated, as for chance.
     """
     n = len(credits)
-    # The sum of n thirds can pass n by a rounding error.
+    # The sum of n thirds can exceed n by a rounding error.
     right = min(sum(credits), float(n))
     low, high = (right / n, right / n) if known else clustered_wilson(credits, clusters or range(n))
     return Figure(n=n, percent=100 * right / n, ci95=(100 * low, 100 * high))
 
 
 def questions_needed(chance: float) -> int:
-    """The fewest questions on which a baseline that is right at `chance` (percent) is shown to be within the margin."""
+    """The fewest questions that show a baseline at `chance` (percent) to be within the margin."""
     n = 1
     while 100 * wilson(chance / 100 * n, n)[1] >= chance + MARGIN and chance + MARGIN <= 100:
         n += 1
@@ -101,15 +100,15 @@ def judge(
         modality: Its name, for the sentence.
         figures: By baseline; chance and at least one other that counts.
         fit: What the fitted option prior was counted on, for the sentence.
-        letters_uneven: Whether the right option's place is uneven beyond chance. Where it is not, the majority letter
-            does not count: it was chosen on the answers themselves, which its interval knows nothing of.
+        letters_uneven: Whether the correct letters are uneven beyond chance. Otherwise the majority letter does not
+            count: it was chosen on the answers themselves, which its interval does not account for.
     """
     chance = figures[CHANCE].percent
     left_out = {CHANCE} if letters_uneven else {CHANCE, MAJORITY}
     blind = {name: found for name, found in figures.items() if name not in left_out}
     best = max(blind, key=lambda name: (blind[name].ci95[0], blind[name].percent))
     low = blind[best].ci95[0]
-    # Floating point: a baseline exactly at a threshold must not fall on either side by a rounding error.
+    # A baseline exactly at a threshold must not change sides by a rounding error.
     if low >= chance + MARGIN - 1e-9:
         level = FAIL
     elif low > chance + 1e-9:
@@ -122,10 +121,10 @@ def judge(
     n, percent = blind[best].n, blind[best].percent
     source = f"{label(best, fit)}; chance {chance:.0f} %"
     if level == FAIL:
-        worth = "an accuracy on this set" if percent >= HOPELESS else "an accuracy no better than that"
+        effective_sample_size = "an accuracy on this set" if percent >= HOPELESS else "an accuracy no better than that"
         sentence = (
             f"{percent:.0f} % of the {modality} questions can be answered without the image ({source}): "
-            f"{worth} is no evidence of looking."
+            f"{effective_sample_size} is no evidence of looking."
         )
     elif level == WARN:
         sentence = (

@@ -1,8 +1,8 @@
-"""Early answering: how much of its reasoning a model needs to come to its answer (Lanham 2023, arXiv 2307.13702).
+"""Early answering: how much of its reasoning does a model need for its answer (Lanham 2023, arXiv 2307.13702)?
 
 The reasoning is cut after k of its K sentences and closed, and the answer is forced. same(k) is the share of items
-whose forced answer is the one given after the whole reasoning; AOC = 1 - area under same over k/K. An AOC of 0 says
-that the answer stood before the first word of reasoning.
+whose forced answer equals the answer after the whole reasoning. AOC = 1 - area under same over k/K. An AOC of 0 means
+that the answer was fixed before the first word of reasoning.
 """
 
 from __future__ import annotations
@@ -12,35 +12,34 @@ from collections.abc import Sequence
 import numpy as np
 
 from medvlm_r1.audit.measures import cluster, share
-from medvlm_r1.audit.partial_result import Part
-from medvlm_r1.audit.probe import Asked
+from medvlm_r1.audit.partial_result import PartialResult
+from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
 from medvlm_r1.prompts.assistant_response import AssistantResponse
 
 POINTS = 5
-"""Cuts per item at most, none and all of the reasoning among them: quarters show the shape, and each costs one pass
-over the answer's place."""
+"""Most cuts per item, including none and all of the reasoning. Each costs one forward pass."""
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the reasoning at which the curve is told, items with other cuts interpolated."""
+"""Shares of the reasoning at which the curve is reported; items with other cuts are interpolated."""
 
 NONE_LEFT = "early-0"
 """The variant without any reasoning; every item with a reasoning has it."""
 
 
 def cuts(sentences: int) -> list[int]:
-    """After how many of the sentences to cut: evenly spaced, 0 and all of them among these."""
+    """Numbers of sentences to keep: evenly spaced, from 0 to all."""
     return sorted({round(k) for k in np.linspace(0, sentences, min(POINTS, sentences + 1)).tolist()})
 
 
-def variants(asked: Asked, response: AssistantResponse) -> list[Variant]:
-    """One per cut, "early-0" first."""
+def variants(probe_input: ProbeInput, response: AssistantResponse) -> list[Variant]:
+    """One variant per cut, "early-0" first."""
     total = len(response.sentences)
     return [
         Variant(
             name=f"early-{i}",
-            sample=asked.sample,
-            images=asked.images,
+            sample=probe_input.sample,
+            images=probe_input.images,
             prefix=response.with_answer_opened(*response.sentences[:k]),
             letter_only=True,
             note={"sentences": k, "of": total},
@@ -50,13 +49,13 @@ def variants(asked: Asked, response: AssistantResponse) -> list[Variant]:
 
 
 def answers(item: AuditedItem) -> list[VariantAnswer]:
-    """The answers at an item's cuts, in their order; none where it was not cut."""
+    """The answers at an item's cuts, in order; empty where it was not cut."""
     names = [f"early-{i}" for i in range(POINTS)]
     return [item.answers[name] for name in names if name in item.answers]
 
 
 def sameness(item: AuditedItem) -> tuple[list[float], list[float]]:
-    """k/K and 1 where the forced answer is the real one, else 0, at an item's cuts."""
+    """At an item's cuts: k/K, and 1 where the forced answer is the real one, otherwise 0."""
     found = answers(item)
     return (
         [answer.note["sentences"] / answer.note["of"] for answer in found],
@@ -65,27 +64,27 @@ def sameness(item: AuditedItem) -> tuple[list[float], list[float]]:
 
 
 def area_over(fractions: Sequence[float], same: Sequence[float]) -> float:
-    """1 - the area under straight lines through the points, from 0 to 1."""
+    """1 minus the area under the piecewise linear curve through the points, from 0 to 1."""
     return 1 - float(np.trapezoid(same, fractions))
 
 
-def measure(items: Sequence[AuditedItem]) -> Part:
-    """AOC, and the answer and its accuracy without any reasoning.
+def measure(items: Sequence[AuditedItem]) -> PartialResult:
+    """AOC, and the share of equal answers without any reasoning and with all of it.
 
     Args:
-        items: Those that were cut.
+        items: Items that were cut.
     """
     if not items:
-        return Part()
+        return PartialResult()
     clusters = [cluster(item) for item in items]
     curves = [sameness(item) for item in items]
-    told = np.array([np.interp(GRID, *curve) for curve in curves]).mean(axis=0)
-    return Part(
+    curve_mean = np.array([np.interp(GRID, *curve) for curve in curves]).mean(axis=0)
+    return PartialResult(
         measures={
             "aoc": share(
                 [area_over(*curve) for curve in curves],
                 clusters,
-                "area over the curve of answers that stay when the reasoning is cut short; 0: it was not needed",
+                "area over the curve of unchanged answers as the reasoning is cut; 0: the reasoning was not needed",
             ),
             "same_without": share([bool(same[0]) for _, same in curves], clusters, "same answer without any reasoning"),
             "same_with_all": share(
@@ -97,5 +96,5 @@ def measure(items: Sequence[AuditedItem]) -> Part:
                 item.sample.id for item, (_, same) in zip(items, curves, strict=True) if same[0]
             ]
         },
-        detail={"early": {"share_of_reasoning": list(GRID), "same": told.tolist(), "n": len(items)}},
+        detail={"early": {"share_of_reasoning": list(GRID), "same": curve_mean.tolist(), "n": len(items)}},
     )

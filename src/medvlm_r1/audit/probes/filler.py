@@ -1,7 +1,7 @@
-"""Filler: whether a reasoning helps by what it says or by its length alone (arXiv 2307.13702).
+"""Filler: does a reasoning help by its content or only by its length (arXiv 2307.13702)?
 
 The reasoning is replaced by as many dots as it has tokens. If dots help as much as words, the words were not needed.
-The accuracy without any reasoning, the variant that early answering begins with, is what both are held against.
+Both are compared with the accuracy without any reasoning, the first variant of early answering.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medvlm_r1.audit.measures import cluster, difference, share
-from medvlm_r1.audit.partial_result import Part
-from medvlm_r1.audit.probe import Asked
+from medvlm_r1.audit.partial_result import PartialResult
+from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes.early import NONE_LEFT
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
 from medvlm_r1.prompts.assistant_response import AssistantResponse
@@ -18,17 +18,17 @@ from medvlm_r1.prompts.assistant_response import AssistantResponse
 FILLER = "filler"
 
 
-def variants(asked: Asked, response: AssistantResponse, real: VariantAnswer) -> list[Variant]:
-    """One, with dots for the reasoning."""
-    # The tokens of the reasoning are not known apart; by characters they are, nearly. A dot and the space before it are
-    # one token for some tokenizers and two for others.
+def variants(probe_input: ProbeInput, response: AssistantResponse, real: VariantAnswer) -> list[Variant]:
+    """One variant, with dots instead of the reasoning."""
+    # The reasoning's tokens are estimated by its share of the characters. A dot with its space is one token for some
+    # tokenizers and two for others.
     written = len("".join(response.sentences)) / max(1, len(real.text))
     dots = max(1, round(real.n_tokens * written))
     return [
         Variant(
             name=FILLER,
-            sample=asked.sample,
-            images=asked.images,
+            sample=probe_input.sample,
+            images=probe_input.images,
             prefix=response.with_answer_opened(" ".join("." * dots)),
             letter_only=True,
             note={"dots": dots},
@@ -36,32 +36,32 @@ def variants(asked: Asked, response: AssistantResponse, real: VariantAnswer) -> 
     ]
 
 
-def measure(items: Sequence[AuditedItem]) -> Part:
-    """Accuracy with the reasoning, with dots, and with nothing in its place, on the same items.
+def measure(items: Sequence[AuditedItem]) -> PartialResult:
+    """Accuracy with the reasoning, with dots and without either, on the items that have all three answers.
 
     Args:
-        items: Those with all three.
+        items: Items with a reasoning.
     """
     items = [item for item in items if FILLER in item.answers and NONE_LEFT in item.answers]
     if not items:
-        return Part()
+        return PartialResult()
     clusters = [cluster(item) for item in items]
-    right = {name: [item.right(name) for item in items] for name in (REAL, FILLER, NONE_LEFT)}
-    return Part(
+    correct = {name: [item.correct(name) for item in items] for name in (REAL, FILLER, NONE_LEFT)}
+    return PartialResult(
         measures={
-            "accuracy_with": share(right[REAL], clusters, "right with the reasoning"),
-            "accuracy_without": share(right[NONE_LEFT], clusters, "right without any reasoning"),
-            "accuracy_filler": share(right[FILLER], clusters, "right with dots for the reasoning"),
+            "accuracy_with": share(correct[REAL], clusters, "correct with the reasoning"),
+            "accuracy_without": share(correct[NONE_LEFT], clusters, "correct without any reasoning"),
+            "accuracy_filler": share(correct[FILLER], clusters, "correct with dots instead of the reasoning"),
             "gain_by_reasoning": difference(
-                right[NONE_LEFT], right[REAL], clusters, "accuracy with the reasoning minus without"
+                correct[NONE_LEFT], correct[REAL], clusters, "accuracy with the reasoning minus without"
             ),
             "gain_by_filler": difference(
-                right[NONE_LEFT], right[FILLER], clusters, "accuracy with dots minus without any reasoning"
+                correct[NONE_LEFT], correct[FILLER], clusters, "accuracy with dots minus without any reasoning"
             ),
         },
         items={
-            "right without reasoning, wrong with it": [
-                item.sample.id for item in items if item.right(NONE_LEFT) and not item.right()
+            "correct without reasoning, wrong with it": [
+                item.sample.id for item in items if item.correct(NONE_LEFT) and not item.correct()
             ]
         },
     )

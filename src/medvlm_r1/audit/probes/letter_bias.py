@@ -1,4 +1,4 @@
-"""Letter bias: how much recall depends on the letter the right option stands at (arXiv 2309.03882)."""
+"""Letter bias: how much recall depends on the letter of the correct option (arXiv 2309.03882)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PERMUTATIONS = 1_999
 
 
 def shift_name(shift: int) -> str:
-    """Name of the variant of a shift; that of no shift is the real question."""
+    """Name of the variant of a shift. Shift 0 is the real question."""
     return f"shift-{shift}" if shift else REAL
 
 
@@ -24,10 +24,10 @@ def shifted(options: tuple[str, ...], shift: int) -> tuple[str, ...]:
 
 
 def recalls(items: Sequence[AuditedItem]) -> dict[int, tuple[Floats, list[str]]]:
-    """Right or not by the letter the right option stood at, apart by the number of options.
+    """Correctness by the letter of the correct option, separately for each number of options.
 
-    Every item has its right option at every letter once, so items with more options, which are harder, weigh on all
-    letters alike.
+    Every item has its correct option at every letter once. Items with more options, which are harder, therefore count
+    equally for all letters.
 
     Returns:
         By number of options k: (items, k) of 0 and 1, column j for the j-th letter, and the items' clusters.
@@ -39,24 +39,24 @@ def recalls(items: Sequence[AuditedItem]) -> dict[int, tuple[Floats, list[str]]]
         for row, item in enumerate(group):
             place = item.sample.options.index(item.sample.answer)
             for shift in range(size):
-                table[row, (place - shift) % size] = item.right(shift_name(shift))
+                table[row, (place - shift) % size] = item.correct(shift_name(shift))
         found[size] = table, [cluster(item) for item in group]
     return found
 
 
 def letter_bias(items: Sequence[AuditedItem]) -> dict[str, Measure]:
-    """Standard deviation over letters of recall, the mean over numbers of options by items.
+    """Standard deviation of recall over letters, averaged over the numbers of options, weighted by items.
 
-    Luck alone spreads recalls too. How much, is seen by permuting each subject's own outcomes over the letters, which
-    changes nothing if the letter does not matter: `letter_bias_by_luck` is the mean of what that gives and
-    `letter_bias_p` the share of 1,999 permutations at least as large. The interval is a bootstrap's; it holds the luck
-    of the sample twice, so it tends upwards and does not reach 0.
+    Recalls differ by chance too. Permuting each subject's outcomes over the letters shows by how much, because that
+    changes nothing if the letter does not matter. `letter_bias_by_luck` is the mean over 1,999 permutations, and
+    `letter_bias_p` the share of them at least as large. The interval is a bootstrap's. It contains the chance variation
+    twice, so it is biased upwards and does not reach 0.
     """
     tables = recalls(items)
     if not tables:
         return {}
     n = sum(len(table) for table, _ in tables.values())
-    # One row of sums per cluster, with a column for each letter of each number of options and one for their items.
+    # One row of sums per cluster: a column per letter of each number of options, and one for the number of items.
     columns, labels = [], []
     width = sum(size + 1 for size in tables)
     start = 0
@@ -75,7 +75,7 @@ def letter_bias(items: Sequence[AuditedItem]) -> dict[str, Measure]:
         spread, weight = np.zeros(len(totals)), np.zeros(len(totals))
         for size, first in starts.items():
             count = totals[:, first + size]
-            # A number of options that a draw has no item of adds nothing: its sums are 0 over 1.
+            # A draw without items of some number of options adds 0 for it.
             recall = totals[:, first : first + size] / np.maximum(count, 1)[:, None]
             spread += count * recall.std(axis=1)
             weight += count
@@ -85,7 +85,7 @@ def letter_bias(items: Sequence[AuditedItem]) -> dict[str, Measure]:
     rng = np.random.default_rng(0)
     lucky = np.zeros(_PERMUTATIONS)
     for table, clusters in tables.values():
-        # Items of one subject err together: a draw moves the letters of all of them alike.
+        # Items of one subject are not independent: a draw permutes all of them alike.
         whole = cluster_sums(table, clusters)
         for part in np.array_split(lucky, 20):  # views; a part at a time bounds the memory
             copies = np.broadcast_to(whole, (len(part), *whole.shape))
@@ -93,10 +93,12 @@ def letter_bias(items: Sequence[AuditedItem]) -> dict[str, Measure]:
     p = (1 + int(np.count_nonzero(lucky >= seen - 1e-12))) / (_PERMUTATIONS + 1)
     return {
         "letter_bias": Measure(
-            value=seen, n=n, ci95=bootstrap(sums, statistic), unit="", about="standard deviation over letters of recall"
+            value=seen, n=n, ci95=bootstrap(sums, statistic), unit="", about="standard deviation of recall over letters"
         ),
         "letter_bias_by_luck": Measure(
             value=float(lucky.mean()), n=n, unit="", about="what it would be if the letter did not matter"
         ),
-        "letter_bias_p": Measure(value=p, n=n, unit="", about="chance of one as large if the letter did not matter"),
+        "letter_bias_p": Measure(
+            value=p, n=n, unit="", about="probability of one as large if the letter did not matter"
+        ),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from medvlm_r1.audit.dataset.audit import DataAudit, ModalityAudit
 from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE, MAJORITY, PRIOR_FIT
 from medvlm_r1.audit.dataset.clean import CleanSet
-from medvlm_r1.audit.dataset.giveaway import TellingOption
+from medvlm_r1.audit.dataset.giveaway import GiveawayOption
 from medvlm_r1.audit.dataset.verdict import THRESHOLDS, Figure, label
 from medvlm_r1.data.option_prior import TIE
 from medvlm_r1.report.album import Album
@@ -45,7 +45,7 @@ def render_data_audit(
         UserError: The file cannot be written.
     """
     parts = {name: part for name, part in audit.modalities.items() if part.items}
-    fit = audit.fit.name if audit.fit else None
+    fit = audit.prior_source.name if audit.prior_source else None
     folder = data.resolve().name
     album = Album(items)
     return write_page(
@@ -65,7 +65,7 @@ def render_data_audit(
         order=[
             f"{name}, {test.options} options: {test.sentence}" for name, part in parts.items() for test in part.order
         ],
-        telling=[(name, _telling(part.telling)) for name, part in parts.items()],
+        telling=[(name, _telling(part.giveaways)) for name, part in parts.items()],
         items=_items(parts, fit, data, items, album),
         album=album,
         notes=_notes(audit),
@@ -124,7 +124,7 @@ def _cell(found: Figure | None, name: str, solved: int | None = None) -> Cell:
     return Cell(value=percent(found.percent), small=tuple(small))
 
 
-def _telling(options: Sequence[TellingOption]) -> list[dict[str, str]]:
+def _telling(options: Sequence[GiveawayOption]) -> list[dict[str, str]]:
     return [{"text": option.text, "record": option.record} for option in options[:_TELLING] if option.surprise]
 
 
@@ -147,7 +147,7 @@ def _capital(text: str) -> str:
 
 
 def _reply(name: str, style: int, credit: float) -> Reply:
-    verdict = "Right" if credit == 1 else "Tie" if credit else "Wrong"
+    verdict = "Correct" if credit == 1 else "Tie" if credit else "Wrong"
     note = f"one of {round(1 / credit)} options that tie" if verdict == "Tie" else ""
     return Reply(run=_capital(name), style=style, verdict=verdict, note=note, reasoning=None, answer=None, raw=None)
 
@@ -156,15 +156,15 @@ def _notes(audit: DataAudit) -> list[str]:
     notes = [
         *audit.notes,
         f"{_capital(label(MAJORITY))}: the letter right most often on these very questions, so on few of them "
-        "somewhat too high. It counts for the verdict only where the place of the right option is uneven beyond "
+        "somewhat too high. It counts for the verdict only where the position of the correct option is uneven beyond "
         "chance.",
         "Option prior: how often an option text was right when it was offered; texts that differ in case, spaces or "
         "punctuation alone are one. Leave one out: counted on the other questions of the modality; clearly below "
         "chance, options whose rates "
         f"differ by at most {TIE:g} standard errors tie, as on a balanced set each question lacks its own answer.",
     ]
-    if audit.fit:
-        notes.append(f"{_capital(label(PRIOR_FIT, audit.fit.name))}: counted on {len(audit.fit.items)} questions.")
+    if source := audit.prior_source:
+        notes.append(f"{_capital(label(PRIOR_FIT, source.name))}: counted on {len(source.items)} questions.")
     notes.append("The intervals count several questions on one subject as the independent ones they are worth.")
     notes += [f"Verdict “{level}”: {rule}." for level, rule in THRESHOLDS.items()]
     return [

@@ -58,7 +58,7 @@ def image_charts(probe: ProbeResult) -> list[BlindChart]:
     line = None if chance is None else 100 * chance.value
     return _present(
         _chart(
-            "Right, by the image shown",
+            "Correct, by the image shown",
             "percent of the questions" + ("" if line is None else f"; dashed: guessing, {percent(line)}"),
             probe,
             _SHOWN,
@@ -72,7 +72,7 @@ def options_charts(probe: ProbeResult) -> list[BlindChart]:
     """Accuracy as asked and in every order, flips, and recall by letter."""
     limit = 100 * FLIPS_FEW
     charts = _present(
-        _chart("Right, by the order of the options", "percent of the questions", probe, _ORDER),
+        _chart("Correct, by the order of the options", "percent of the questions", probe, _ORDER),
         _chart(
             "Changed by the order",
             f"percent; dashed: {limit:.0f}, up to which the order does not matter",
@@ -92,7 +92,7 @@ def options_charts(probe: ProbeResult) -> list[BlindChart]:
 def reasoning_charts(probe: ProbeResult) -> list[BlindChart]:
     """Accuracy without the reasoning, what moves an answer, and whether answer and reasoning agree."""
     return _present(
-        _chart("Right, by the reasoning kept", "percent of the questions", probe, _WITHOUT),
+        _chart("Correct, by the reasoning kept", "percent of the questions", probe, _WITHOUT),
         _chart("Answers moved", "percent of the answers that change, or follow the hint", probe, _MOVED),
         _chart("Answer and reasoning", "percent of the answers", probe, _ODDS),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL.Image import Image
 
 from medvlm_r1.audit.claims import holds, read_claims, scene_of
-from medvlm_r1.audit.probe import Asked
+from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes import cue, early, filler, image, mistakes
 from medvlm_r1.audit.probes.confidence import STATED, VOTE
 from medvlm_r1.audit.probes.letter_bias import shifted
@@ -23,7 +23,7 @@ from medvlm_r1.report.audit.model_view import AuditView, Pictures
 WRONG = "wrong as the question stands"
 
 
-def kinds_of(view: AuditView, pictures: Pictures) -> dict[str, list[str]]:
+def kinds_of(view: AuditView) -> dict[str, list[str]]:
     """Ids of items by what they show, as the probes name it, and those that are wrong."""
     found: dict[str, list[str]] = {}
     for probe in view.probes.values():
@@ -33,8 +33,7 @@ def kinds_of(view: AuditView, pictures: Pictures) -> dict[str, list[str]]:
     found[WRONG] = [
         name
         for name, item in view.items.items()
-        if (sample := pictures.sample(name)) and REAL in item.answers and item.answers[REAL].option is not None
-        if item.answers[REAL].option != sample.answer
+        if REAL in item.answers and item.answers[REAL].option not in (None, item.sample.answer)
     ]
     return {kind: ids for kind, ids in found.items() if ids}
 
@@ -83,7 +82,7 @@ class Told:
         title: How it was asked, in a few words.
         how: What was changed; "" where the title says it.
         answer: Letter and option; None where none could be read.
-        verdict: "Right", "Wrong", "No answer", or "" where the question is not known.
+        verdict: "Correct", "Wrong" or "No answer".
         change: "same" or "changed" against the real answer; "" where that cannot be said.
         shares: (letter, percent, chosen) of each option, for an answer weighed letter by letter.
     """
@@ -120,7 +119,7 @@ class AuditItem:
     """One item; `sample` is None where its question is not known, `kinds` what it shows, `votes` its samples."""
 
     id: str
-    sample: Sample | None
+    sample: Sample
     options: tuple[tuple[str, str, bool], ...]
     kinds: tuple[str, ...]
     cards: tuple[Card, ...]
@@ -139,7 +138,7 @@ def build_audit_items(
         wanted: How many, or their ids; ids the audit does not know are left out.
         album: Makes the pictures.
     """
-    kinds = kinds_of(view, pictures)
+    kinds = kinds_of(view)
     if isinstance(wanted, int):
         # Where no probe names an item, any will do.
         ids = choose(kinds or {"": list(view.items)}, wanted)
@@ -154,7 +153,7 @@ def build_audit_items(
 
 
 def _item(view: AuditView, pictures: Pictures, name: str, kinds: tuple[str, ...], album: Album) -> AuditItem:
-    sample, asked, answers = pictures.sample(name), pictures.asked(name), view.items[name].answers
+    sample, asked, answers = view.items[name].sample, pictures.asked(name), view.items[name].answers
     shown = _shown(asked) if asked else None
     cards = tuple(
         _card(variant, answers, sample, asked, None if shown is None else shown.get(variant), album)
@@ -170,9 +169,7 @@ def _item(view: AuditView, pictures: Pictures, name: str, kinds: tuple[str, ...]
     return AuditItem(
         id=name,
         sample=sample,
-        options=tuple((x, text, text == sample.answer) for x, text in zip(LETTERS, sample.options, strict=False))
-        if sample
-        else (),
+        options=tuple((x, text, text == sample.answer) for x, text in zip(LETTERS, sample.options, strict=False)),
         kinds=kinds,
         cards=cards,
         rows=tuple(rows),
@@ -180,7 +177,7 @@ def _item(view: AuditView, pictures: Pictures, name: str, kinds: tuple[str, ...]
     )
 
 
-def _shown(asked: Asked) -> dict[str, tuple[Image, ...]]:
+def _shown(asked: ProbeInput) -> dict[str, tuple[Image, ...]]:
     """What each variant shows, made again as the probes made it."""
     made = [variant for probe in PROBES.values() for variant in probe.first(asked)]
     return {REAL: asked.images, mistakes.MISTAKE: ()} | {
@@ -191,14 +188,14 @@ def _shown(asked: Asked) -> dict[str, tuple[Image, ...]]:
 def _card(
     name: str,
     answers: Mapping[str, VariantAnswer],
-    sample: Sample | None,
-    asked: Asked | None,
+    sample: Sample,
+    asked: ProbeInput | None,
     shown: tuple[Image, ...] | None,
     album: Album,
 ) -> Card:
     answer = answers[name]
     title, how = _CARDS[name]
-    response = answer.response(sample.options if sample else ())
+    response = answer.response(sample.options)
     apart = response.reasoning is not None and response.answer is not None
     notes = ["cut off at the token limit"] if answer.truncated else []
     if not response.well_formed:
@@ -231,11 +228,10 @@ def _how(name: str, answer: VariantAnswer) -> str:
     return ""
 
 
-def _title(name: str, answer: VariantAnswer, sample: Sample | None) -> str:
+def _title(name: str, answer: VariantAnswer, sample: Sample) -> str:
     note = defaultdict(lambda: "?", answer.note)
     if isinstance(shift := note.get("shift"), int):
-        order = "; ".join(shifted(sample.options, shift)) if sample else f"moved on by {shift}"
-        return f"Options in another order: {order}"
+        return f"Options in another order: {'; '.join(shifted(sample.options, shift))}"
     if name.startswith(early.NONE_LEFT.rstrip("0")):
         return f"Reasoning cut after {note['sentences']} of {note['of']} sentences"
     if name == filler.FILLER:
@@ -243,14 +239,9 @@ def _title(name: str, answer: VariantAnswer, sample: Sample | None) -> str:
     return "Its own answer, weighed by letter" if name == STATED else name
 
 
-def _told(title: str, how: str, answer: VariantAnswer, sample: Sample | None, real: VariantAnswer) -> Told:
+def _told(title: str, how: str, answer: VariantAnswer, sample: Sample, real: VariantAnswer) -> Told:
     found = None if answer.option is None else f"{answer.letter}) {answer.option}"
-    if answer.option is None:
-        verdict = "No answer"
-    elif sample is None:
-        verdict = ""
-    else:
-        verdict = "Right" if answer.option == sample.answer else "Wrong"
+    verdict = "No answer" if answer.option is None else "Correct" if answer.option == sample.answer else "Wrong"
     change = ""
     if answer is not real and answer.option is not None and real.option is not None:
         change = "same" if answer.option == real.option else "changed"

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.audit.collect import partners
-from medvlm_r1.audit.probe import Asked, Measure, ProbeResult
+from medvlm_r1.audit.probe import Measure, ProbeInput, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS
 from medvlm_r1.audit.runner import FIGURES
-from medvlm_r1.audit.store import ANSWERS, StoredItem, read_items
+from medvlm_r1.audit.store import StoredItem, read_items
 from medvlm_r1.audit.variant import item_seed
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.rows import load_row_images
-from medvlm_r1.evaluation.store import hash_pixels
+from medvlm_r1.evaluation.store import ANSWERS, hash_pixels
 
 _LEVELS = ("pass", "warn", "fail", "not run")
 _NEEDED = ("model", "data", "data_from_run", "template", "max_new_tokens", "n", "n_open", "n_missing", "verdicts")
@@ -68,12 +68,7 @@ class Pictures:
             for sample, place in zip(samples, partners(samples), strict=True)
         }
 
-    def sample(self, sample_id: str) -> Sample | None:
-        """The question of an item; None where neither the answers nor the data folder have it."""
-        stored = self._view.items[sample_id].sample
-        return self._rows[sample_id][1] if stored is None and sample_id in self._rows else stored
-
-    def asked(self, sample_id: str) -> Asked | None:
+    def asked(self, sample_id: str) -> ProbeInput | None:
         """What the probes made their variants from; None where the images are gone or are others by now."""
         if sample_id not in self._rows:
             return None
@@ -85,7 +80,7 @@ class Pictures:
             return None
         if hash_pixels([*shown, *others]) != self._view.items[sample_id].key.pixels:
             return None
-        return Asked(
+        return ProbeInput(
             sample=sample,
             images=tuple(shown),
             others=tuple(others),

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medvlm_r1.audit.collect import ask_items, asked_items, audited, partners
-from medvlm_r1.audit.probe import Asked, ProbeResult
-from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer, item_seed, weighed, written
+from medvlm_r1.audit.collect import audited, collect_responses, partners, probe_inputs
+from medvlm_r1.audit.probe import ProbeInput, ProbeResult
+from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer, item_seed, parsed_answer, scored_choice
 from medvlm_r1.data.sample import Sample
 
 
@@ -35,9 +35,11 @@ class Echo:
     def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
         self.batches.append([variant.name for variant in variants])
         return [
-            weighed(variant, [0.7, 0.3])
+            scored_choice(variant, [0.7, 0.3])
             if variant.letter_only
-            else written(variant, f"{variant.prefix}<think>x</think><answer>A</answer>", n_tokens=3, truncated=False)
+            else parsed_answer(
+                variant, f"{variant.prefix}<think>x</think><answer>A</answer>", n_tokens=3, truncated=False
+            )
             for variant in variants
         ]
 
@@ -48,16 +50,16 @@ class Cutter:
     name = "cutter"
     local = True
 
-    def first(self, asked: Asked) -> Sequence[Variant]:
-        return [Variant(name="absent", sample=replace(asked.sample, images=()), images=())]
+    def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
+        return [Variant(name="absent", sample=replace(probe_input.sample, images=()), images=())]
 
-    def then(self, asked: Asked, real: VariantAnswer) -> Sequence[Variant]:
+    def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
         cut = real.text.partition("</think>")[0]
         return [
             Variant(
                 name="cut",
-                sample=asked.sample,
-                images=asked.images,
+                sample=probe_input.sample,
+                images=probe_input.images,
                 prefix=f"{cut}</think><answer>",
                 letter_only=True,
             )
@@ -67,14 +69,14 @@ class Cutter:
         return ProbeResult(name=self.name, verdict="pass", sentence=f"{len(items)} items")
 
 
-def items(n: int = 2) -> list[Asked]:
+def items(n: int = 2) -> list[ProbeInput]:
     samples = [sample(number) for number in range(n)]
-    return asked_items(samples, [[Image.new("RGB", (4, 4), (i, 0, 0))] for i in range(n)], "medvlm-r1")
+    return probe_inputs(samples, [[Image.new("RGB", (4, 4), (i, 0, 0))] for i in range(n)], "medvlm-r1")
 
 
 def test_variants_are_asked_in_two_steps_for_all_items_together() -> None:
     echo = Echo()
-    fresh = ask_items(items(), [Cutter()], echo)
+    fresh = collect_responses(items(), [Cutter()], echo)
     assert echo.batches == [["real", "absent", "real", "absent"], ["cut", "cut"]]
     assert set(fresh["q1"]) == {"real", "absent", "cut"}
     assert fresh["q1"]["cut"].text == "<think>x</think><answer>A</answer>"
@@ -83,19 +85,19 @@ def test_variants_are_asked_in_two_steps_for_all_items_together() -> None:
 
 def test_what_is_known_is_not_asked_again() -> None:
     echo = Echo()
-    known = ask_items(items(), [Cutter()], echo)
+    known = collect_responses(items(), [Cutter()], echo)
     del known["q0"]["absent"]
     echo.batches.clear()
-    fresh = ask_items(items(), [Cutter()], echo, known)
+    fresh = collect_responses(items(), [Cutter()], echo, known)
     assert echo.batches == [["absent"]]
     assert {name: set(answers) for name, answers in fresh.items()} == {"q0": {"absent"}, "q1": set()}
 
 
 def test_a_server_is_not_asked_to_go_on_or_to_weigh() -> None:
     echo = Echo(local=False)
-    fresh = ask_items(items(1), [Cutter()], echo)
+    fresh = collect_responses(items(1), [Cutter()], echo)
     assert set(fresh["q0"]) == {"real", "absent"}
-    assert audited([sample(0)], fresh)[0].right()
+    assert audited([sample(0)], fresh)[0].correct()
 
 
 def test_items_are_paired_within_their_modality_and_never_with_themselves() -> None:
