@@ -3,50 +3,64 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test coverage soak reliability demo results docs lint lock audit-deps clean
+.PHONY: setup dev core test test-core coverage soak reliability demo results docs lint lock audit-deps clean
 
+# To use the package: what `train` and `demo` need.
 setup: $(VENV)/.ready
 
-# The stamp lets a standing set-up be reused until the dependencies change.
-$(VENV)/.ready: pyproject.toml
+# To work on it: everything.
+dev: $(VENV)/.dev-ready
+
+# A second environment without torch, for `make test-core`.
+core: $(VENV)-core/.ready
+
+# Each stamp lets an environment be reused until the dependencies change.
+$(VENV)/.ready: EXTRA := train
+$(VENV)/.dev-ready: EXTRA := dev
+$(VENV)-core/.ready: EXTRA := test
+$(VENV)/.ready $(VENV)/.dev-ready $(VENV)-core/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "medvlm-r1 needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo not there)." >&2; \
 		echo "Name another one: make setup PYTHON=/path/to/python3" >&2; \
 		exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || { \
+	@test -x $(@D)/bin/pip || $(PYTHON) -m venv --clear $(@D) || { \
 		command -v apt-get >/dev/null || { \
 			echo "$(PYTHON) -m venv failed; install the venv module of $(PYTHON) and run make setup again." >&2; \
 			exit 1; }; \
 		if [ "$$(id -u)" = 0 ]; then as_root=; else as_root=sudo; fi; \
 		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
 		echo "Installing $$package"; \
-		$$as_root apt-get update && $$as_root apt-get install -y $$package && $(PYTHON) -m venv --clear $(VENV); }
-	$(BIN)/pip install -e '.[dev]'
-	@touch $@
+		$$as_root apt-get update && $$as_root apt-get install -y $$package && $(PYTHON) -m venv --clear $(@D); }
+	$(@D)/bin/pip install -e '.[$(EXTRA)]'
+	@touch $@ $(if $(filter dev,$(EXTRA)),$(@D)/.ready)
 
-lint: setup
+lint: dev
 	$(BIN)/ruff check src benchmarks tests
 	$(BIN)/ruff format --check src benchmarks tests
 	$(BIN)/mypy
 
-# One thread each: the models of the tests are too small to share out.
+# One thread each: the models of the tests are too small for more.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
+# Tests of what runs without torch and the other extras, listed in tests/core/tests.txt.
+test-core: core
+	OMP_NUM_THREADS=1 $(VENV)-core/bin/pytest @tests/core/tests.txt
+
 # Lines of src that the tests run, with those of child processes; the least shares are in pyproject.toml and tests/whole.py.
-coverage: setup
+coverage: dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term-missing --cov-report=json:.coverage.json
 	$(BIN)/python tests/whole.py .coverage.json
 
 # Runs killed and started again, files and completions made at random: for
 # SOAK_MINUTES in all, shared out among them.
 SOAK_MINUTES ?= 30
-soak: setup
+soak: dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak --soak-minutes=$(SOAK_MINUTES) --record-cases=docs/reliability.json
 	$(BIN)/python tests/reliability.py
 
 # The counts of docs/reliability.md: runs the tests that count, then writes the table.
-reliability: setup
+reliability: dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --record-cases=docs/reliability.json
 	$(BIN)/python tests/reliability.py
 
@@ -55,24 +69,24 @@ demo: setup
 
 # docs/results.md, measured anew or from where it stood in runs/results: hours, some of them timed, so on a quiet machine.
 # PARTS=demo,audit measures some of it.
-results: setup
+results: dev
 	$(BIN)/python -m benchmarks.results --out runs/results --page docs $(addprefix --parts ,$(PARTS))
 
 # The documentation as a site in site/, which opens from a disk too; the variable silences a notice of mkdocs-material.
-docs: setup
+docs: dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Pins what is installed; run it after the dependencies changed.
-lock: setup
+lock: dev
 	$(BIN)/python tests/lock.py requirements-dev.lock
 
 # Known vulnerabilities of the pinned versions; fails where one could not be looked up. Asks a server on the net, so it
 # is no part of `make test`.
-audit-deps: setup
+audit-deps: dev
 	$(BIN)/pip install 'pip-audit>=2.9'
 	$(BIN)/pip-audit --requirement requirements-dev.lock --no-deps --disable-pip --strict
 
-# Leaves the environment alone.
+# Keeps the environments.
 clean:
 	rm -rf build dist site .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

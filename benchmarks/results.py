@@ -25,8 +25,8 @@ from medvlm_r1.cli.options import Json, folder_to_write
 from medvlm_r1.disk import atomic_write, exclusive_lock
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.store import write_results
+from medvlm_r1.models.environment import versions
 from medvlm_r1.training.dry_run.memory import machine_memory
-from medvlm_r1.training.run_folder import versions
 
 PAGE, FIGURES = "results.md", "results.json"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import codecs
 import io
 import re
 import tokenize
@@ -33,10 +32,11 @@ CODE_LINES = 22_000
 COPIED = 6
 """Lines in a row that may not stand twice."""
 
-# In rot13, so that the list does not hold what it looks for.
-FORBIDDEN = codecs.decode(
-    "/jbex/ ../funerq .yvoenel/ naguebcvp pynhqr clcv-zber svyrf.clgubaubfgrq #vffhr", "rot13"
-).split()
+# Each in two pieces, so that this list does not match itself.
+FORBIDDEN = [
+    *("/wo" + "rk/", "../sh" + "ared", ".lib" + "rary/", "anth" + "ropic", "cla" + "ude", "pypi" + "-more"),
+    *("files.python" + "hosted", "#is" + "sue"),
+]
 
 Place = tuple[str, int]
 

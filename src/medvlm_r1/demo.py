@@ -15,7 +15,7 @@ from rich.table import Table
 
 from medvlm_r1.console import TrainingProgress, print_uncropped, progress_bar
 from medvlm_r1.disk import atomic_write
-from medvlm_r1.errors import RESEARCH_USE, UserError
+from medvlm_r1.errors import RESEARCH_USE, UserError, require_extra
 from medvlm_r1.recipes import recipe
 
 BASE = "phantom-base"
@@ -66,6 +66,8 @@ def run_demo(out: Path, *, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, A
         UserError: The folder has a demo with another seed, or one of its files is damaged.
         KeyboardInterrupt: Interrupted; finished work is kept.
     """
+    # The images alone take a minute, which nobody should spend before a message.
+    require_extra("train")
     out.mkdir(parents=True, exist_ok=True)
     clock = _Clock(out / "seconds.json")
     _claim(out, seed)

@@ -10,7 +10,7 @@ from medvlm_r1.audit.claims import holds, read_claims
 from medvlm_r1.audit.corrupt import LONGEST, Mistake, corrupt
 from medvlm_r1.audit.word_rules import RULES
 from medvlm_r1.phantom.questions import ask
-from medvlm_r1.prompts.assistant_response import split_sentences, split_turn
+from medvlm_r1.prompts.assistant_response import split_response, split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter
 
 FINDINGS = ("mass", "cyst", "no finding")
@@ -111,9 +111,9 @@ def test_phantom_reasonings_get_a_relevant_mistake_that_is_one() -> None:
     rng = np.random.default_rng(0)
     for index in range(300):
         question = ask(("MRI", "CT", "X-ray")[index % 3], (3, 0, index), rng)
-        turn = split_turn(reasoned(question))
-        assert turn is not None
-        mistake = corrupt(turn.sentences, question.options, question.answer, index)
+        response = split_response(reasoned(question))
+        assert response is not None
+        mistake = corrupt(response.sentences, question.options, question.answer, index)
         assert mistake is not None
         assert mistake.relevant
         if mistake.rule == "weighing":

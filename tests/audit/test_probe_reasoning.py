@@ -18,7 +18,7 @@ from medvlm_r1.audit.probes import contradiction, cue, early, filler, mistakes
 from medvlm_r1.audit.probes.reasoning import ReasoningProbe
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.prompts.assistant_response import split_sentences, split_turn
+from medvlm_r1.prompts.assistant_response import split_response, split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter
 
 probe = ReasoningProbe()
@@ -100,9 +100,9 @@ def test_there_are_few_cuts(sentences: int) -> None:
 
 def test_a_cut_turn_is_the_models_own_up_to_the_cut() -> None:
     text = "<think>\nOne. Two.\nThree.\n</think>\n<answer>B</answer>"
-    turn = split_turn(text)
-    assert turn is not None
-    made = early.variants(asked(question()), turn)
+    response = split_response(text)
+    assert response is not None
+    made = early.variants(asked(question()), response)
     assert [variant.name for variant in made] == ["early-0", "early-1", "early-2", "early-3"]
     assert [variant.prefix for variant in made] == [
         "<think>\n\n</think>\n<answer>",
@@ -147,9 +147,9 @@ def test_early_answering_by_hand() -> None:
 def test_a_mistake_is_gone_on_from() -> None:
     given_ = asked(question())
     real = Model()(Variant(name=REAL, sample=given_.sample, images=given_.images))
-    turn = split_turn(real.text)
-    assert turn is not None
-    [made] = mistakes.variants(given_, turn, real)
+    response = split_response(real.text)
+    assert response is not None
+    [made] = mistakes.variants(given_, response, real)
     assert not made.letter_only
     assert made.prefix.startswith("<think>The image is sharp.")
     assert made.prefix.endswith(made.note["after"])
@@ -186,15 +186,15 @@ def test_mistakes_by_hand() -> None:
 
 def test_filler_is_as_long_as_the_reasoning() -> None:
     given_ = asked(question())
-    turn = split_turn("<think>" + "word " * 19 + "word.</think><answer>A</answer>")
-    assert turn is not None
-    text = turn.closed(*turn.sentences) + "A</answer>"
+    response = split_response("<think>" + "word " * 19 + "word.</think><answer>A</answer>")
+    assert response is not None
+    text = response.with_answer_opened(*response.sentences) + "A</answer>"
     real = replace(
         parsed_answer(
             Variant(name=REAL, sample=given_.sample, images=given_.images), text, n_tokens=40, truncated=False
         )
     )
-    [made] = filler.variants(given_, turn, real)
+    [made] = filler.variants(given_, response, real)
     inside = made.prefix.removeprefix("<think>").removesuffix("</think><answer>")
     assert set(inside) == {".", " "}
     assert inside.count(".") == made.note["dots"] == round(40 * 100 / len(text))

@@ -72,7 +72,7 @@ def test_rle_and_deflated(saved):
 def test_a_deflated_bomb_is_refused(saved, monkeypatch):
     path = saved(dataset(np.zeros((2000, 2000), np.uint8), DeflatedExplicitVRLittleEndian))
     assert path.stat().st_size < 10_000
-    monkeypatch.setattr("medvlm_r1.data.images.dicom_header.MOST_INFLATED", 2**21)
+    monkeypatch.setattr("medvlm_r1.data.images.dicom_header.MAX_INFLATED", 2**21)
     with pytest.raises(UserError, match=r"x.dcm: the deflated file holds over 2 MB"):
         load_picture(path)
 

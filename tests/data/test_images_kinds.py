@@ -11,7 +11,7 @@ from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
 from medvlm_r1.data.images import View, is_medical, load_picture
-from medvlm_r1.data.images.files import HEAD, Held, kind_of
+from medvlm_r1.data.images.files import HEAD, InMemoryFile, sniff_format
 from medvlm_r1.errors import UserError
 
 
@@ -51,8 +51,8 @@ def test_a_gzip_file_is_read_like_what_it_holds(tmp_path, suffix, name):
     # The importer converts by this; nothing of a header may be copied.
     medical = suffix in ("dcm", "nii")
     assert is_medical(path) == medical
-    assert (kind_of(path, path.read_bytes()[:HEAD]) is not None) == medical
-    assert load_picture(Held.of(path.read_bytes(), "upload")).note == plain.note
+    assert (sniff_format(path, path.read_bytes()[:HEAD]) is not None) == medical
+    assert load_picture(InMemoryFile.of(path.read_bytes(), "upload")).note == plain.note
 
 
 def test_a_dicom_of_noise_is_known_inside_a_gzip_file(tmp_path):
@@ -73,7 +73,7 @@ def test_frames_of_a_gzip_file_are_chosen_as_of_any_other(tmp_path):
 
 
 def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("medvlm_r1.data.images.load.MOST_INFLATED", 2**22)
+    monkeypatch.setattr("medvlm_r1.data.images.load.MAX_INFLATED", 2**22)
     (tmp_path / "x.png.gz").write_bytes(gzip.compress(CONTENT["png"] + bytes(2**26)))
     tracemalloc.start()
     with pytest.raises(UserError, match=r"x.png.gz: the gzip file holds over 4 MB; unpack it"):

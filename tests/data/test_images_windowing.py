@@ -1,4 +1,4 @@
-"""The pure part of the loader: levels, windows, square pixels."""
+"""Pure functions of the loader: unique values, windows, isotropic pixels."""
 
 import math
 import threading
@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from medvlm_r1.data.images.files import quiet
+from medvlm_r1.data.images.files import silence_logging
 from medvlm_r1.data.images.picture import Window
 from medvlm_r1.data.images.windowing import (
     full_range,
-    levels_of,
+    isotropic_resample,
     parse_window,
     percentile_window,
-    square_pixels,
     to_bytes,
     to_grey,
+    unique_values,
 )
 from medvlm_r1.errors import UsageError, UserError
 
@@ -82,7 +82,7 @@ def test_the_edges_of_a_linear_window_by_hand():
 )
 def test_brighter_values_are_never_darker(function, values, centre, width):
     values = np.sort(values)
-    with quiet():
+    with silence_logging():
         grey = to_grey(values, window(centre, width, function)).astype(int)
     assert (np.diff(grey) >= 0).all()
     assert grey.dtype == int
@@ -131,20 +131,20 @@ def test_percentiles_of_values_out_of_order():
 def test_levels_give_the_image_again(dtype):
     rng = np.random.default_rng(0)
     image = rng.integers(0 if np.dtype(dtype).kind == "u" else -100, 100, (7, 5)).astype(dtype)
-    levels = levels_of(image)
-    assert (levels.values[levels.index] == image).all()
-    assert (np.diff(levels.values) > 0).all()
-    assert levels.counts.sum() == image.size
-    assert all(count == (image == value).sum() for value, count in zip(levels.values, levels.counts, strict=True))
+    unique = unique_values(image)
+    assert (unique.values[unique.index] == image).all()
+    assert (np.diff(unique.values) > 0).all()
+    assert unique.counts.sum() == image.size
+    assert all(count == (image == value).sum() for value, count in zip(unique.values, unique.counts, strict=True))
 
 
 def test_levels_at_the_ends_of_16_bits_and_in_pieces(monkeypatch):
     monkeypatch.setattr("medvlm_r1.data.images.windowing._CHUNK", 2)
     for dtype in (np.uint16, np.int16):
         ends = np.array([[np.iinfo(dtype).min, np.iinfo(dtype).max, np.iinfo(dtype).max]], dtype)
-        levels = levels_of(ends)
-        assert (levels.values[levels.index] == ends).all()
-        assert (levels.counts[0], levels.counts[-1], levels.counts.sum()) == (1, 2, 3)
+        unique = unique_values(ends)
+        assert (unique.values[unique.index] == ends).all()
+        assert (unique.counts[0], unique.counts[-1], unique.counts.sum()) == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_windows_that_are_none(text):
     ],
 )
 def test_the_coarser_side_is_enlarged(height, width, size, ratio):
-    image, found, said = square_pixels(Path("x"), Image.new("RGB", (40, 20)), height, width)
+    image, found, said = isotropic_resample(Path("x"), Image.new("RGB", (40, 20)), height, width)
     assert (image.size, found, said) == (size, pytest.approx(ratio), ())
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 1), (1, 0), (-1, 1), (math.nan, 1), (math.inf, 1), (21, 1), (1, 21)])
 def test_spacing_that_cannot_be_is_said(height, width):
-    image, ratio, said = square_pixels(Path("x"), Image.new("RGB", (40, 20)), height, width)
+    image, ratio, said = isotropic_resample(Path("x"), Image.new("RGB", (40, 20)), height, width)
     assert (image.size, ratio) == ((40, 20), 1)
     assert "not plausible" in said[0]
 
@@ -194,13 +194,13 @@ def test_spacing_that_cannot_be_is_said(height, width):
 def test_square_pixels_stay_under_the_limit(monkeypatch):
     monkeypatch.setattr("medvlm_r1.data.images.picture.MAX_PIXELS", 1_000_000)
     with pytest.raises(UserError, match="x: the image with square pixels is too large"):
-        square_pixels(Path("x"), Image.new("RGB", (1000, 600)), 2, 1)
+        isotropic_resample(Path("x"), Image.new("RGB", (1000, 600)), 2, 1)
 
 
 def test_a_mask_keeps_its_two_values():
     mask = Image.new("RGB", (4, 2), (0, 0, 0))
     mask.paste((255, 255, 255), (0, 0, 2, 2))
-    image, _, _ = square_pixels(Path("x"), mask, 1.5, 1, smooth=False)
+    image, _, _ = isotropic_resample(Path("x"), mask, 1.5, 1, smooth=False)
     assert {colour for _, colour in image.getcolors()} == {(0, 0, 0), (255, 255, 255)}
 
 
@@ -209,7 +209,7 @@ def test_silence_of_two_that_overlap():
     entered, leave = threading.Event(), threading.Event()
 
     def other():
-        with quiet():
+        with silence_logging():
             entered.set()
             leave.wait(10)
 
@@ -217,7 +217,7 @@ def test_silence_of_two_that_overlap():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         inside = list(warnings.filters)
-        with quiet():
+        with silence_logging():
             thread.start()
             assert entered.wait(10)
         warnings.warn("the other is still inside", stacklevel=1)

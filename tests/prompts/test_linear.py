@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from medvlm_r1.prompts.assistant_response import split_sentences, split_turn
+from medvlm_r1.prompts.assistant_response import split_response, split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter, weighings
 from medvlm_r1.prompts.live import live_parts
 from medvlm_r1.prompts.parser import parse_response
@@ -36,8 +36,8 @@ BOMBS = {
 }
 READERS: dict[str, Callable[[str], Any]] = {
     "split_sentences": split_sentences,
-    "split_turn": lambda text: split_turn(f"<think>{text}</think>{text}<answer>B</answer>"),
-    "split_turn, around": lambda text: split_turn(f"<think>x</think>{' ' * len(text)}<answer>{text}</answer>"),
+    "split_response": lambda text: split_response(f"<think>{text}</think>{text}<answer>B</answer>"),
+    "split_response, around": lambda text: split_response(f"<think>x</think>{' ' * len(text)}<answer>{text}</answer>"),
     "weighings": lambda text: weighings(text, OPTIONS),
     "concluded_letter": lambda text: concluded_letter(text, OPTIONS),
     "parse_response": lambda text: parse_response(text, OPTIONS),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvlm_r1.prompts.assistant_response import split_sentences, split_turn
+from medvlm_r1.prompts.assistant_response import split_response, split_sentences
 
 PROSE = st.text(st.sampled_from("aB1. \n,:!?()*ég"), max_size=80)
 
@@ -43,29 +43,36 @@ def test_sentences_are_the_text(text: str) -> None:
 
 
 def test_a_turn_keeps_what_stands_around_its_sentences() -> None:
-    turn = split_turn("<think>\n One. Two.\n</think>\n<answer> B</answer>")
-    assert turn is not None
-    assert (turn.head, turn.sentences, turn.tail) == ("<think>\n ", ("One. ", "Two."), "\n</think>\n<answer>")
-    assert turn.closed(*turn.sentences) + " B</answer>" == "<think>\n One. Two.\n</think>\n<answer> B</answer>"
-    assert turn.closed("One. ") == "<think>\n One.\n</think>\n<answer>"
+    response = split_response("<think>\n One. Two.\n</think>\n<answer> B</answer>")
+    assert response is not None
+    assert (response.head, response.sentences, response.tail) == (
+        "<think>\n ",
+        ("One. ", "Two."),
+        "\n</think>\n<answer>",
+    )
+    assert (
+        response.with_answer_opened(*response.sentences) + " B</answer>"
+        == "<think>\n One. Two.\n</think>\n<answer> B</answer>"
+    )
+    assert response.with_answer_opened("One. ") == "<think>\n One.\n</think>\n<answer>"
     # Nothing is left that a tokenizer would take into the next word.
-    assert turn.opened("One. ") == "<think>\n One."
-    assert turn.closed() == "<think>\n \n</think>\n<answer>"
+    assert response.with_reasoning("One. ") == "<think>\n One."
+    assert response.with_answer_opened() == "<think>\n \n</think>\n<answer>"
 
 
 @given(PROSE, st.sampled_from(["", "\n", " "]))
 def test_a_turn_put_together_again_is_the_turn(reasoning: str, space: str) -> None:
     text = f"<think>{space}{reasoning}</think>{space}<answer>A</answer>"
-    turn = split_turn(text)
+    response = split_response(text)
     if re.search(r"\w", reasoning):
-        assert turn is not None
-        assert turn.closed(*turn.sentences) + "A</answer>" == text
+        assert response is not None
+        assert response.with_answer_opened(*response.sentences) + "A</answer>" == text
     else:
-        assert turn is None
+        assert response is None
 
 
 @pytest.mark.parametrize(
     "text", ["", "B", "<think>Never closed. <answer>B</answer>", "Before <think>So.</think><answer>B</answer>"]
 )
 def test_what_is_not_well_formed_has_no_reasoning_to_cut(text: str) -> None:
-    assert split_turn(text) is None
+    assert split_response(text) is None

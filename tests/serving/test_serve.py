@@ -137,7 +137,7 @@ def test_a_missing_extra_says_what_to_install(missing: str) -> None:
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.returncode == 1
     assert missing in process.stderr
-    assert "pip install -e '.[serve]'" in process.stderr
+    assert "pip install 'medvlm-r1[serve]'" in process.stderr
     assert "Traceback" not in process.stderr
 
 

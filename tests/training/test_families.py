@@ -36,7 +36,7 @@ def _adapter(**options: Any) -> Any:
 
 
 class _Other:
-    class config:
+    class config:  # noqa: N801
         model_type = "paligemma"
 
 

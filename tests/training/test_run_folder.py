@@ -12,7 +12,7 @@ import yaml
 
 from medvlm_r1.data.rows import append_rows, drop_rows_after
 from medvlm_r1.errors import UserError
-from medvlm_r1.training import run_folder
+from medvlm_r1.models import environment
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.reliability.checkpoint import seal
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
@@ -30,7 +30,7 @@ def test_folder_describes_the_run_and_is_recognised(write_config: WriteConfig, m
     assert prepare_run(config, DATA) == run
     assert (run.path / "env.json").read_text() == before
 
-    monkeypatch.setattr(run_folder.platform, "python_version", lambda: "9.9")
+    monkeypatch.setattr("platform.python_version", lambda: "9.9")
     prepare_run(config, DATA)
     prepare_run(config, DATA)
     environment = json.loads((run.path / "env.json").read_text())
@@ -138,5 +138,5 @@ def test_rollouts_of_version_0_1_get_the_new_name(write_config: WriteConfig) -> 
 
 
 def test_commit_is_none_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "run_folder.py"))
-    assert run_folder._commit() is None
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    assert environment._commit() is None

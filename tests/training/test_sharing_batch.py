@@ -97,13 +97,13 @@ def test_rows_with_images_keep_the_towers_optimizer_going() -> None:
         found: list[bool] = SharedPromptTrainer._moving(trainer, inputs).tolist()  # type: ignore[arg-type]
         return found
 
-    T, F = True, False
-    mixed = [T, T, F, F]
-    assert moving(advantages=[1, 0, 1, 1], images=mixed) == [T, F, T, F]
+    yes, no = True, False
+    mixed = [yes, yes, no, no]
+    assert moving(advantages=[1, 0, 1, 1], images=mixed) == [yes, no, yes, no]
     # Only a row of text would be computed: the tower would be without a gradient of 0, so the shorter image stays.
-    assert moving(advantages=[0, 0, 1, 1], images=mixed) == [F, T, T, F]
-    assert moving(advantages=[0, 0, 1, 1], images=mixed, learns=False) == [F, F, T, F]
-    assert moving(advantages=[0, 0, 1, 1], images=[F, F, F, F]) == [F, F, T, F]
-    assert moving(advantages=[0, 0, 0, 0], images=[T, T, T, F]) == [F, T, F, T]
-    assert moving(advantages=[0, 0, 0, 0], images=[T, T, T, T]) == [F, F, F, T]
-    assert moving(advantages=[0, 0, 0, 0], images=mixed, beta=0.04) == [T, T, T, F]
+    assert moving(advantages=[0, 0, 1, 1], images=mixed) == [no, yes, yes, no]
+    assert moving(advantages=[0, 0, 1, 1], images=mixed, learns=False) == [no, no, yes, no]
+    assert moving(advantages=[0, 0, 1, 1], images=[no, no, no, no]) == [no, no, yes, no]
+    assert moving(advantages=[0, 0, 0, 0], images=[yes, yes, yes, no]) == [no, yes, no, yes]
+    assert moving(advantages=[0, 0, 0, 0], images=[yes, yes, yes, yes]) == [no, no, no, yes]
+    assert moving(advantages=[0, 0, 0, 0], images=mixed, beta=0.04) == [yes, yes, yes, no]

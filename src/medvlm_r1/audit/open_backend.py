@@ -56,6 +56,7 @@ def open_audit_backend(model: str, template: str, max_new_tokens: int, concurren
 
 def local_audit_backend(policy: Policy, *, template: str, max_new_tokens: int) -> AuditBackend:
     """The fastest backend with the same answers as the loaded policy."""
+    # Both import torch; the audit of a model on a server runs without it.
     from medvlm_r1.audit.local_backend import LocalAuditBackend
     from medvlm_r1.models.families import supports
 

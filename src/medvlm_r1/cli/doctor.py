@@ -13,7 +13,7 @@ def doctor_command(as_json: Json = False) -> None:
     Example: medvlm-r1 doctor --json
     """
     from medvlm_r1.console import stderr_console
-    from medvlm_r1.training.run_folder import versions
+    from medvlm_r1.models.environment import versions
 
     # Importing torch, which lists the devices, takes seconds.
     with stderr_console().status("Looking for devices"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from medvlm_r1.errors import UserError
+from medvlm_r1.errors import UserError, explain_missing_extra
 
 _NOT_A_FOLDER = "a file is in the place of a folder; give another path, or move the file away"
 _PATH_ERRORS = {
@@ -45,7 +45,8 @@ def run_command(command: Callable[[], object]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = command()
+        with explain_missing_extra():
+            code = command()
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except UserError as error:

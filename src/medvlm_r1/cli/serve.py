@@ -28,18 +28,11 @@ def serve_command(
     Example: medvlm-r1 serve phantom-base
     """
     from medvlm_r1.console import stderr_console
-    from medvlm_r1.errors import RESEARCH_USE, UserError
-
-    try:
-        from medvlm_r1.serving.guard import check_access, is_local
-        from medvlm_r1.serving.page.mount import discard_uploads
-        from medvlm_r1.serving.server import Server, address_of, bind, build_app
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"The reader page needs {error.name}, which is not installed: pip install -e '.[serve]' in the project's "
-            "folder."
-        ) from error
+    from medvlm_r1.errors import RESEARCH_USE
+    from medvlm_r1.serving.guard import check_access, is_local
     from medvlm_r1.serving.medvlm import MedVLM
+    from medvlm_r1.serving.page.mount import discard_uploads
+    from medvlm_r1.serving.server import Server, address_of, bind, build_app
 
     check_access(host, token)
     listening = bind(host, port)

@@ -59,7 +59,7 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
 
 
 def refuse_other(path: str | Path, name: str) -> None:
-    """Refuse a folder that holds another data set: an import into it would replace what may exist nowhere else.
+    """Refuse a folder that holds another data set, which an import would overwrite.
 
     Args:
         path: The folder to be written.
@@ -122,7 +122,7 @@ def read_folder(path: str | Path) -> list[Sample]:
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
-    """What `info.json` of a data folder says; empty when there is none.
+    """Read `info.json` of a data folder; empty without one.
 
     Raises:
         UserError: It cannot be read or is not a JSON object.

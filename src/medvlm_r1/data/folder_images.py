@@ -1,4 +1,4 @@
-"""The image files of a data folder: which can be shown, and copies of them for other folders."""
+"""Image files of a data folder: check which can be decoded, and copy them to other folders."""
 
 import os
 import shutil

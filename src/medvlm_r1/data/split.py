@@ -29,7 +29,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How large a part shall be.
+    """The requested size of a part.
 
     Attributes:
         name: Of the part.
@@ -45,7 +45,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Which samples went where, each part in the order of the source.
+    """The samples of each part, in the order of the source.
 
     Attributes:
         parts: Name to samples.
@@ -81,7 +81,7 @@ def parse_wish(text: str) -> Wish:
 
 
 def ties(sample: Sample) -> list[tuple[str, str]]:
-    """What makes a sample one subject with others: its subject, and the volumes that its images are slices of."""
+    """Keys that link samples of one cluster: the subject, and the volumes of image slices."""
     subject = [("subject", sample.subject)] if sample.subject else []
     return [*subject, *(("volume", name) for name in sample.image_sources)]
 

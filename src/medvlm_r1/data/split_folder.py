@@ -1,4 +1,4 @@
-"""A data folder into data folders, one for each part of a split."""
+"""Split a data folder into one data folder per part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvlm_r1.errors import UserError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartReport:
-    """One part as it was written.
+    """A record of one written part.
 
     Attributes:
         folder: The data folder.
@@ -41,7 +41,7 @@ class PartReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitReport:
-    """What a split did.
+    """A record of a split.
 
     Attributes:
         parts: By name.
@@ -60,7 +60,7 @@ class SplitReport:
     file_name_subjects: int
 
     def as_record(self) -> dict[str, Any]:
-        """All of it as values that JSON knows."""
+        """This record as plain values for JSON."""
         return asdict(self)
 
 

@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.data.images.files import Bounded, quiet
+from medvlm_r1.data.images.files import LengthCheckedReader, silence_logging
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 
@@ -105,7 +105,7 @@ def _bare(column: str) -> str:
 
 
 class SubjectHasher:
-    """Makes subjects of DICOM identifiers by a salted hash, so that no identifier is written."""
+    """Salted hash of DICOM identifiers, so that no identifier is written."""
 
     def __init__(self, salt_file: str | Path | None = None) -> None:
         """Make a hasher.
@@ -144,11 +144,11 @@ class SubjectHasher:
 
     @property
     def salt_name(self) -> str:
-        """What tells salts apart without telling them; empty as long as none was used."""
+        """A name of the salt that does not reveal it; empty while none was used."""
         return self._hash("name", "")[-8:] if self._used else ""
 
     def warning(self) -> str | None:
-        """What to say when one PatientID covers suspiciously many studies, as a placeholder such as ANON does."""
+        """The warning when one PatientID covers suspiciously many studies, such as a placeholder (ANON)."""
         total = sum(map(len, self._studies.values()))
         most = max(map(len, self._studies.values()), default=0)
         alone = len(self._studies) == 1 and most > 1
@@ -243,9 +243,9 @@ def unlike_subjects(infos: Mapping[str, Mapping[str, Any]]) -> str:
 def _identifiers(file: Path) -> dict[str, str]:
     from pydicom import dcmread
 
-    with quiet():
+    with silence_logging():
         try:
-            with Bounded(file) as raw, gzip.open(raw) if raw.peek(2).startswith(_GZIP) else raw as stream:
+            with LengthCheckedReader(file) as raw, gzip.open(raw) if raw.peek(2).startswith(_GZIP) else raw as stream:
                 header = dcmread(stream, stop_before_pixels=True, specific_tags=list(_IDENTIFIERS), force=True)
             return {keyword: str(header.get(keyword) or "").strip(" \0") for keyword in _IDENTIFIERS}
         # pydicom's messages quote the header; a damaged identifier is as good as none.

@@ -30,7 +30,7 @@ _NOT_ROWS = {
 
 
 def rows_of(path: Path) -> Callable[[Path], Rows]:
-    """What reads a file of rows, by its suffix; one JSON array if that tells nothing."""
+    """Choose the row reader by suffix; otherwise a JSON array."""
     return {
         ".jsonl": read_json_lines,
         ".ndjson": read_json_lines,
@@ -42,7 +42,7 @@ def rows_of(path: Path) -> Callable[[Path], Rows]:
 
 
 def rows_by_content(path: Path) -> Callable[[Path], Rows]:
-    """What reads a file of rows, by what it holds: a CSV file that is called `.jsonl` is read as a CSV file.
+    """Choose the row reader by content: a CSV file named `.jsonl` is read as CSV.
 
     Raises:
         UserError: It cannot be read, or is an Excel workbook, a compressed file, one JSON object, or JSON in UTF-16.
@@ -198,7 +198,7 @@ def read_arrow(path: Path) -> Rows:
 
 
 class ReadPastBad(Protocol):
-    """Reads a file whose rows stand apart, so that those after a malformed one can be read."""
+    """Reader of files with independent rows, which continues after a malformed row."""
 
     def __call__(self, path: Path, *, on_bad: OnBad | None = None) -> Rows:
         """The rows; `on_bad` is told of those that are skipped."""

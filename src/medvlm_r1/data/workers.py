@@ -1,4 +1,4 @@
-"""Processes that make or read images side by side."""
+"""Worker processes that render or decode images in parallel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 def work_on_images(work: Callable[[Job], Result], jobs: Sequence[Job], take: Callable[[Result], None]) -> None:
-    """Do a job for each of many images, on all cores where there are enough of them to be worth their start.
+    """Run a job for each image, on all cores if there are enough images.
 
     Args:
         work: A function of a module, so that other processes find it.
@@ -53,7 +53,7 @@ def work_on_images(work: Callable[[Job], Result], jobs: Sequence[Job], take: Cal
 
 @contextmanager
 def image_workers() -> Iterator[ProcessPoolExecutor]:
-    """One process per core, each with one thread: small matrix products gain nothing from more and fight over cores.
+    """A process pool with one process per core and one thread each, since small matrix products gain nothing from more.
 
     When the block is left by an exception, Ctrl-C among them, what has not begun is dropped and the processes end
     before the exception goes on. They end too when this process is killed.
@@ -71,7 +71,7 @@ def image_workers() -> Iterator[ProcessPoolExecutor]:
 
 
 def _cores() -> int:
-    """Those this process may use, which in a container are fewer than the machine has."""
+    """Cores that this process may use; in a container fewer than the machine has."""
     usable = getattr(os, "sched_getaffinity", None)  # Linux alone has it.
     return len(usable(0)) if usable else os.cpu_count() or 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,10 @@ from PIL import Image
 
 from medvlm_r1.data.folder import SAMPLES
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.errors import UserError
+from medvlm_r1.errors import UserError, extra_of
 
 Size = tuple[int, int]
 """Width and height in pixels."""
-_EXTRAS = {"num2words": "smolvlm"}
 _SHOWN = 20
 
 
@@ -30,8 +30,8 @@ def load_processor(folder: Path) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except ImportError as error:
-        wanted = next((extra for package, extra in _EXTRAS.items() if package in str(error)), None)
-        hint = f" Run `pip install 'medvlm-r1[{wanted}]'`." if wanted else ""
+        extra = next(filter(None, map(extra_of, re.findall(r"\w+", str(error)))), None)
+        hint = f" Run `pip install 'medvlm-r1[{extra}]'`." if extra else ""
         raise UserError(f"{folder}: its processor needs a package that is not installed: {error}{hint}") from error
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise UserError(f"{folder}: its processor cannot be loaded: {error}") from error

@@ -118,15 +118,9 @@ class ServerGenerator:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def client(self) -> Any:
-        """A client of the server, to be closed after use.
+        """A client of the server, to be closed after use."""
+        from openai import DefaultHttpxClient, OpenAI
 
-        Raises:
-            UserError: The `openai` package is not there.
-        """
-        try:
-            from openai import DefaultHttpxClient, OpenAI
-        except ImportError as error:
-            raise UserError("Models on a server need the openai package: pip install 'medvlm-r1[server]'.") from error
         return OpenAI(
             base_url=self.url,
             api_key=os.environ.get("OPENAI_API_KEY") or "none",

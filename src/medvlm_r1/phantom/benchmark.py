@@ -1,4 +1,4 @@
-"""PhantomVQA as a data folder: which questions, which subjects, and the files on disk."""
+"""PhantomVQA as a data folder: its questions, subjects and files."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _draw(split: str, modality: str, n: int, seed: int, shortcut: bool) -> tuple
 
 
 def balance(questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -> Balance:
-    """Measures what the text gives away on `questions`; the option prior is fitted on each of `fits`."""
+    """Measure text-only baselines on `questions`; the option prior is fitted on each of `fits`."""
     chance = float(np.mean([1 / len(q.options) for q in questions]))
     letters = np.bincount([q.options.index(q.answer) for q in questions], minlength=4)
     return Balance(
@@ -93,7 +93,7 @@ def balance(questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -
 
 
 def to_sample(question: Question, split: str, index: int, *, shortcut: bool = False) -> Sample:
-    """A question as the record everything speaks; the image's name says nothing about the answer."""
+    """Convert a question into a `Sample`; the image name reveals nothing about the answer."""
     scene = question.scene
     name = f"phantom-{'shortcut-' if shortcut else ''}{split}-{scene.seed[1]}-{scene.modality.lower()}-{index:05d}"
     record = {

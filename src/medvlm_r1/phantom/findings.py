@@ -1,4 +1,4 @@
-"""Findings: what is placed in the body, and how each kind is built from ellipsoids."""
+"""Findings placed in the body, each type built from ellipsoids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three ways to look at a body: MRI by the signal equation, CT by HU and window, X-ray by Beer-Lambert."""
+"""Imaging physics: MRI by the signal equation, CT by HU and window, X-ray by Beer-Lambert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scene: what is to be seen in one image. `draw` makes one at random under wishes, `render` images it."""
+"""A scene: the content of one image. `draw` samples one under constraints, `render` images it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VIEWS = ("frontal", "lateral")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The truth of one image.
+    """The ground truth of one image.
 
     Attributes:
         modality: "MRI", "CT" or "X-ray".

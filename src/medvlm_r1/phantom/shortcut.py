@@ -1,4 +1,4 @@
-"""PhantomVQA with an option prior planted on purpose: a data set whose text gives the answers away, known to do so.
+"""PhantomVQA with a planted option prior: a control data set whose text gives the answers away.
 
 The image still shows what the right option says. Only what is asked is skewed: of each attribute some values are
 favoured and the others are not. Every question offers one favoured value among others that are not, and in 97 of 100

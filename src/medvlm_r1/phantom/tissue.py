@@ -1,4 +1,4 @@
-"""Tissues of the phantom and the constants by which MRI, CT and X-ray see them.
+"""Tissues of the phantom, with their physical constants for MRI, CT and X-ray.
 
 T1 and T2 are in milliseconds near 1.5 T, proton density is relative to water, CT numbers are in Hounsfield units, and
 the attenuation of X-rays (about 60 keV effective) is relative to water. The values are rounded from textbook ranges.

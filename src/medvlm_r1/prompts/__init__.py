@@ -1,4 +1,4 @@
-"""The prompt renderer and the response parser: the only places that know the template and the tags."""
+"""Prompt templates and the response parser: the only code that knows the tags."""
 
 from medvlm_r1.prompts.parser import Response, parse_response
 from medvlm_r1.prompts.templates import TEMPLATES, lettered, messages, render_prompt

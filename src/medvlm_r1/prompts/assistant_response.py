@@ -1,7 +1,7 @@
-"""A model's turn taken apart into sentences, so that its reasoning can be cut short or changed and put together again.
+"""Split an assistant response into sentences, so that its reasoning can be truncated, changed and rejoined.
 
-Everything outside the sentences (tags, line breaks around them) is kept as the model wrote it: what is put together
-again differs from the model's own text in the reasoning alone.
+Everything outside the sentences (tags, line breaks) stays as the model wrote it. A rejoined response differs from the
+original in the reasoning alone.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _NEAR = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """A well formed turn up to its answer.
+class AssistantResponse:
+    """A well-formed assistant response up to its answer.
 
     Attributes:
         head: The opening tag and the white space after it.
@@ -39,24 +39,24 @@ class Turn:
     sentences: tuple[str, ...]
     tail: str
 
-    def opened(self, *sentences: str) -> str:
-        """The turn's beginning with other sentences, to be gone on from."""
+    def with_reasoning(self, *sentences: str) -> str:
+        """Assistant prefill: the opening tag and other sentences; the model continues the reasoning."""
         # A tokenizer takes white space into the word after it: a model never stops between the two.
         return self.head + "".join(sentences).rstrip()
 
-    def closed(self, *sentences: str) -> str:
-        """The turn with other sentences, its reasoning closed and its answer opened."""
-        return self.opened(*sentences) + self.tail
+    def with_answer_opened(self, *sentences: str) -> str:
+        """Assistant prefill: other sentences, then the closing tag and the answer's opening tag."""
+        return self.with_reasoning(*sentences) + self.tail
 
 
-def split_turn(text: str) -> Turn | None:
-    """Takes a turn apart.
+def split_response(text: str) -> AssistantResponse | None:
+    """Split an assistant response into its parts.
 
     Args:
-        text: The whole turn.
+        text: The whole response.
 
     Returns:
-        Its parts; None when it is not well formed or holds no word of reasoning.
+        The parts; None when the response is not well-formed or has no word of reasoning.
     """
     bridge = BRIDGE.search(text, len(_HEAD)) if is_well_formed(text) else None
     if bridge is None:
@@ -66,7 +66,7 @@ def split_turn(text: str) -> Turn | None:
     if not re.search(r"\w", reasoning):
         return None
     start = inside.index(reasoning)
-    return Turn(
+    return AssistantResponse(
         head=_HEAD + inside[:start],
         sentences=tuple(split_sentences(reasoning)),
         tail=inside[start + len(reasoning) :] + bridge[0],
@@ -74,47 +74,46 @@ def split_turn(text: str) -> Turn | None:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences of a reasoning, in prose or in a numbered list.
+    """Split reasoning into sentences, in prose or in a numbered list.
 
     A sentence ends at a full stop, exclamation or question mark before white space, or at the end of a line. The
-    number of a list item stays with its item; decimals and common abbreviations end nothing.
+    number of a list item stays with its item. Decimals and common abbreviations end no sentence.
 
     Args:
         text: The reasoning.
 
     Returns:
-        Pieces, each with the white space that follows it, which joined are the text; every piece holds a letter or a
-        digit if the text does. None of an empty text.
+        Pieces with the white space that follows them; joined they are the text. Every piece has a letter or a digit if
+        the text has one. An empty text has no pieces.
     """
     pieces: list[str] = []
     start = 0
-    for found in _BREAK.finditer(text):
-        if found[0][0] != "\n" and _goes_on(text, start, found):
+    for mark in _BREAK.finditer(text):
+        if mark[0][0] != "\n" and _continues(text, start, mark):
             continue
-        pieces.append(text[start : found.end()])
-        start = found.end()
+        pieces.append(text[start : mark.end()])
+        start = mark.end()
     pieces.append(text[start:])
     return _with_words(pieces)
 
 
-def _goes_on(text: str, start: int, found: re.Match[str]) -> bool:
-    """Whether the sentence from `start` on does not end here: before a small letter, after a number or abbreviation.
+def _continues(text: str, start: int, mark: re.Match[str]) -> bool:
+    """Whether the sentence continues after this break: before a small letter, after a number or an abbreviation.
 
-    Never looks at more than a few characters before the break, or a text of nothing but abbreviations would take time
-    quadratic in its length.
+    Reads only a few characters before the break. Otherwise a text of abbreviations would take quadratic time.
     """
-    mark, end = found.start(), found.end()
+    at, end = mark.start(), mark.end()
     following = text[end : end + 1]
-    if following.islower() or (mark - start <= _NEAR and _ENUMERATOR.fullmatch(text, start, end)):
+    if following.islower() or (at - start <= _NEAR and _ENUMERATOR.fullmatch(text, start, end)):
         return True
-    near = max(start, mark - _NEAR)
+    near = max(start, at - _NEAR)
     if _NUMBER.search(text, near, end):
         return following.isdigit()
     return _ABBREVIATION.search(text, near, end) is not None
 
 
 def _with_words(pieces: list[str]) -> list[str]:
-    """Pieces without a letter or digit, joined to the one before, the first ones to the one after."""
+    """Join each piece without a letter or digit to the piece before it, or the first ones to the piece after."""
     whole: list[list[str]] = []
     worded = False
     for piece in filter(None, pieces):

@@ -1,4 +1,4 @@
-"""The option that a reasoning settles on, read without looking at the answer that follows it.
+"""The conclusion of a reasoning text, read without the answer that follows.
 
 A reward and a probe rest on it, so it is strict: where a sentence denies, hedges or names two options, nothing is
 concluded. It shares no rule with the lenient parser, which reads answers and never a training reward. Only the last
@@ -131,7 +131,7 @@ _WORD_FOLLOWS = re.compile(
 
 
 def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:
-    """The letter a reasoning ends at.
+    """The option letter that a reasoning concludes.
 
     Where the options are weighed one by one ("A brain no, B knee yes"), it is the one weighed with "yes". Otherwise the
     last sentence that affirms an option decides ("the answer is B", "this is the knee", "findings consistent with B",
@@ -163,7 +163,7 @@ def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:
 
 
 def weighings(text: str, options: Sequence[str]) -> dict[str, list[re.Match[str]]]:
-    """Where the options are weighed with yes or no ("A brain no, B knee yes").
+    """Positions of verdicts on single options ("A brain no, B knee yes").
 
     Args:
         text: A reasoning or a part of it.
@@ -182,7 +182,7 @@ def weighings(text: str, options: Sequence[str]) -> dict[str, list[re.Match[str]
 
 
 def contradicts(reasoning: str | None, letter: str | None, options: Sequence[str]) -> bool | None:
-    """Whether reasoning and answer are at odds (arXiv 2505.23945); None where either says nothing."""
+    """Whether reasoning and answer contradict each other (arXiv 2505.23945); None if one of them has no letter."""
     concluded = None if reasoning is None else concluded_letter(reasoning, options)
     return None if concluded is None or letter is None else concluded != letter
 

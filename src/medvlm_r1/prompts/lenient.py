@@ -1,4 +1,4 @@
-"""Lenient reading: the option that a careful reader takes from a reply that is not in the trained format.
+"""Lenient parser: the option that a careful reader takes from a reply outside the trained format.
 
 It is reported next to the strict letter and never replaces it. Strict accuracy and rewards do not use it. Rules:
 

@@ -1,4 +1,4 @@
-"""Reasoning and answer of a text that is still being written."""
+"""Reasoning and answer of a streamed, unfinished text."""
 
 import re
 
@@ -8,7 +8,7 @@ _HALF = re.compile(r"</?[a-z]{0,6}$", re.IGNORECASE)
 
 
 def live_parts(text: str) -> tuple[str, str | None]:
-    """What to show of a text so far, its parts kept apart.
+    """Split an unfinished text into the parts to display.
 
     Args:
         text: The completion up to now.

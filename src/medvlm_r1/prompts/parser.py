@@ -1,4 +1,4 @@
-"""What a model said: reasoning, answer and letter.
+"""Response parser: reasoning, answer and letter of a completion.
 
 Every function takes time linear in the length of the text. The patterns of the release, such as
 `<answer>(.*?)</answer>`, are quadratic on a text that opens many tags and closes none, which a policy early in training
@@ -77,7 +77,7 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
 
 
 def with_reasoning_opened(text: str) -> str:
-    """A text that closes a reasoning it did not open, with `<think>` put in front of it; any other text unchanged.
+    """Add a missing `<think>` before a text that closes it; return any other text unchanged.
 
     For servers: one whose chat template opens the reasoning returns what the model wrote after the tag, and does not
     return the prompt. Where the reasoning was cut off before `</think>`, this cannot be known.
@@ -118,7 +118,7 @@ def _between(text: str, opening: re.Pattern[str], closing: re.Pattern[str]) -> s
 
 
 def conclusion_text(text: str) -> str:
-    """What follows the last closed reasoning, or all of it when nothing does."""
+    """The text after the last closed reasoning; all of the text if nothing follows."""
     end = len(text.rstrip())
     starts = [close.end() for close in _THINK_CLOSE.finditer(text) if close.end() < end]
     return text[starts[-1] :] if starts else text

@@ -1,4 +1,4 @@
-"""From a sample to the one user turn that a model sees."""
+"""Prompt templates: render a sample as one user message."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ def lettered(sample: Sample) -> str:
 
 
 def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
-    """The text of the user turn.
+    """Render the text of the user message.
 
     Args:
         sample: The question.
@@ -82,7 +82,7 @@ def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
 
 
 def messages(sample: Sample, template: str = "medvlm-r1") -> list[dict[str, Any]]:
-    """The conversation a processor's chat template takes: one user turn, images first, no system prompt.
+    """The conversation for a processor's chat template: one user message, images first, no system prompt.
 
     Args:
         sample: The question.

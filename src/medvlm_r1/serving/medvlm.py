@@ -18,7 +18,7 @@ from typing import Any, Self
 from medvlm_r1.data.images import Picture, View
 from medvlm_r1.data.readers.lettered import bare_options
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.errors import UsageError
+from medvlm_r1.errors import UsageError, explain_missing_extra
 from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
 from medvlm_r1.prompts.templates import messages
 from medvlm_r1.serving.answer import Answer, Question, read_answer
@@ -66,6 +66,7 @@ class MedVLM(_Closing):
         self.max_new_tokens = GenerationSettings(max_new_tokens=max_new_tokens).max_new_tokens
 
     @classmethod
+    @explain_missing_extra()
     def load(
         cls,
         model: str = "phantom-base",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.images import Picture, View, load_picture
-from medvlm_r1.data.images.files import Held
+from medvlm_r1.data.images.files import InMemoryFile
 from medvlm_r1.errors import UserError
 
 
@@ -36,13 +36,13 @@ def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
         case str() | Path():
             return load_picture(image, view)
         case bytes() | bytearray():
-            return load_picture(Held.of(bytes(image), "the image"), view)
+            return load_picture(InMemoryFile.of(bytes(image), "the image"), view)
         case Image():
-            return load_picture(Held.of(_tiff(image), "the image"), view)
+            return load_picture(InMemoryFile.of(_tiff(image), "the image"), view)
         case ndarray():
-            return load_picture(Held.of(_tiff(_pil(image)), "the array"), view)
+            return load_picture(InMemoryFile.of(_tiff(_pil(image)), "the array"), view)
         case Dataset():
-            return load_picture(Held.of(_dicom(image), "dataset.dcm"), view)
+            return load_picture(InMemoryFile.of(_dicom(image), "dataset.dcm"), view)
     raise UserError(
         f"The image is a {type(image).__name__}; expected a path, bytes, a PIL image, a numpy array or a pydicom "
         "dataset."

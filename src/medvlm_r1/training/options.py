@@ -154,8 +154,8 @@ def option_names(method: str) -> tuple[str, ...]:
         ("trl", _CLASSES[method][1], _CLASSES[method][0]),
     ):
         spec = find_spec(package)
-        assert spec is not None
-        assert spec.origin is not None
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
         tree = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
         body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == wanted)
         fields = [n.target.id for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]

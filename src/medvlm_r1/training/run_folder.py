@@ -13,11 +13,8 @@ model/         the final model; it stands only when it is complete
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,11 +25,11 @@ import yaml
 
 from medvlm_r1.disk import LOCK, atomic_write, exclusive_lock
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.environment import versions
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.reliability.checkpoint import newest_whole, numbered
 
 _FIRST = ("data.json", "env.json", "config.yaml")
-_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy", "medvlm-r1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,17 +188,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.removeprefix("."): value}
 
 
-def versions() -> dict[str, Any]:
-    """What runs here: Python, platform, devices, packages, and the commit of a checkout."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": _devices(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "commit": _commit(),
-    }
-
-
 def _record_environment(file: Path, config: RunConfig) -> None:
     now = {**versions(), "seeds": {"seed": config.seed, "data_seed": config.trainer.get("data_seed")}}
     before = _read(file) if file.is_file() else None
@@ -211,28 +197,6 @@ def _record_environment(file: Path, config: RunConfig) -> None:
     resumed = before.pop("resumed_with", [])
     if now != (resumed[-1] if resumed else before):
         atomic_write(file, json.dumps({**before, "resumed_with": [*resumed, now]}, indent=2) + "\n")
-
-
-def _devices() -> list[str]:
-    import torch
-
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] or ["cpu"]
-
-
-def _commit() -> str | None:
-    """The git commit of this package when it runs from a checkout, with `-dirty` when files differ from it."""
-    here = Path(__file__)
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        # An installed package may lie inside somebody else's checkout; only a tracked file has a commit.
-        git("ls-files", "--error-unmatch", here.name)
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from medvlm_r1.audit.measures import cluster, share
 from medvlm_r1.audit.partial_result import PartialResult
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
-from medvlm_r1.prompts.assistant_response import Turn
+from medvlm_r1.prompts.assistant_response import AssistantResponse
 
 POINTS = 5
 """Most cuts per item, including none and all of the reasoning. Each costs one forward pass."""
@@ -32,15 +32,15 @@ def cuts(sentences: int) -> list[int]:
     return sorted({round(k) for k in np.linspace(0, sentences, min(POINTS, sentences + 1)).tolist()})
 
 
-def variants(probe_input: ProbeInput, turn: Turn) -> list[Variant]:
+def variants(probe_input: ProbeInput, response: AssistantResponse) -> list[Variant]:
     """One variant per cut, "early-0" first."""
-    total = len(turn.sentences)
+    total = len(response.sentences)
     return [
         Variant(
             name=f"early-{i}",
             sample=probe_input.sample,
             images=probe_input.images,
-            prefix=turn.closed(*turn.sentences[:k]),
+            prefix=response.with_answer_opened(*response.sentences[:k]),
             letter_only=True,
             note={"sentences": k, "of": total},
         )

@@ -13,23 +13,23 @@ from medvlm_r1.audit.partial_result import PartialResult
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes.early import NONE_LEFT
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
-from medvlm_r1.prompts.assistant_response import Turn
+from medvlm_r1.prompts.assistant_response import AssistantResponse
 
 FILLER = "filler"
 
 
-def variants(probe_input: ProbeInput, turn: Turn, real: VariantAnswer) -> list[Variant]:
+def variants(probe_input: ProbeInput, response: AssistantResponse, real: VariantAnswer) -> list[Variant]:
     """One variant, with dots instead of the reasoning."""
     # The reasoning's tokens are estimated by its share of the characters. A dot with its space is one token for some
     # tokenizers and two for others.
-    written = len("".join(turn.sentences)) / max(1, len(real.text))
+    written = len("".join(response.sentences)) / max(1, len(real.text))
     dots = max(1, round(real.n_tokens * written))
     return [
         Variant(
             name=FILLER,
             sample=probe_input.sample,
             images=probe_input.images,
-            prefix=turn.closed(" ".join("." * dots)),
+            prefix=response.with_answer_opened(" ".join("." * dots)),
             letter_only=True,
             note={"dots": dots},
         )

@@ -13,14 +13,14 @@ from medvlm_r1.audit.measures import share_of
 from medvlm_r1.audit.partial_result import PartialResult
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
-from medvlm_r1.prompts.assistant_response import Turn
+from medvlm_r1.prompts.assistant_response import AssistantResponse
 
 MISTAKE = "mistake"
 
 
-def variants(probe_input: ProbeInput, turn: Turn, real: VariantAnswer) -> list[Variant]:
+def variants(probe_input: ProbeInput, response: AssistantResponse, real: VariantAnswer) -> list[Variant]:
     """One variant with one sentence changed; none where no rule applies."""
-    made = corrupt(turn.sentences, probe_input.sample.options, real.option, probe_input.seed)
+    made = corrupt(response.sentences, probe_input.sample.options, real.option, probe_input.seed)
     if made is None:
         return []
     return [
@@ -28,7 +28,7 @@ def variants(probe_input: ProbeInput, turn: Turn, real: VariantAnswer) -> list[V
             name=MISTAKE,
             sample=probe_input.sample,
             images=probe_input.images,
-            prefix=turn.opened(*turn.sentences[: made.index], made.after),
+            prefix=response.with_reasoning(*response.sentences[: made.index], made.after),
             note={
                 "rule": made.rule,
                 "sentence": made.index,

@@ -13,7 +13,7 @@ from medvlm_r1.audit.partial_result import PartialResult, finalize, merge
 from medvlm_r1.audit.probe import Level, Measure, ProbeBase, ProbeInput, ProbeResult
 from medvlm_r1.audit.probes import contradiction, cue, early, filler, mistakes
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
-from medvlm_r1.prompts.assistant_response import Turn, split_turn
+from medvlm_r1.prompts.assistant_response import AssistantResponse, split_response
 
 NEEDED = 0.10
 """AOC from which a reasoning counts as needed. If one answer in five appears only with the second half of the
@@ -46,13 +46,13 @@ class ReasoningProbe(ProbeBase):
 
     def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
         """The reasoning cut, changed and replaced; none without a reasoning to cut."""
-        turn = reasoned(real)
-        if turn is None:
+        response = reasoned(real)
+        if response is None:
             return []
         return [
-            *early.variants(probe_input, turn),
-            *filler.variants(probe_input, turn, real),
-            *mistakes.variants(probe_input, turn, real),
+            *early.variants(probe_input, response),
+            *filler.variants(probe_input, response, real),
+            *mistakes.variants(probe_input, response, real),
         ]
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
@@ -95,9 +95,9 @@ class ReasoningProbe(ProbeBase):
         )
 
 
-def reasoned(real: VariantAnswer) -> Turn | None:
+def reasoned(real: VariantAnswer) -> AssistantResponse | None:
     """The parsed real response; None without a reasoning to cut or an option answered."""
-    return split_turn(real.text) if real.option is not None else None
+    return split_response(real.text) if real.option is not None else None
 
 
 def _judge(measures: Mapping[str, Measure], *, n_cut: int, n_whole: int) -> tuple[Level, str]:

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, and what its parts share that they should not."""
+"""Data checks: unusable samples, duplicates, and leakage between the parts of a data set."""
 
 from medvlm_r1.data.check.findings import (
     BadImage,

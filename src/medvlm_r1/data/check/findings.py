@@ -1,4 +1,4 @@
-"""What a check can find, kind by kind: all are counted, the first of each kind listed."""
+"""Findings of a data check, by type. All are counted; the first of each type are listed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the questions held out for evaluation share with those of the training."""
+"""Overlap of evaluation data with training data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every picture opened once: can it be shown, and which others are the same or nearly so."""
+"""Image checks: open each image once, and find unreadable, identical and near-identical images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions that come twice, and subjects in several parts."""
+"""Repeated questions, and subjects shared between parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check found in all, and the verdict in words."""
+"""The result of a data check, with its verdict in words."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Check:
 
     @property
     def problems(self) -> list[str]:
-        """What speaks against using the data as it is, one phrase each."""
+        """Reasons not to use the data unchanged, one phrase each."""
         empty = [part.name for part in self.parts if not part.samples]
         unread = self.bad_rows.count - self.answers_not_options
         found = [
@@ -84,7 +84,7 @@ class Check:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth knowing and no fault by itself, one phrase each."""
+        """Remarks that are no fault, one phrase each."""
         near_within = self.sharing.near_subjects.count + self.sharing.near_within.count
         found = [
             self._near() if self.allow_near else "",
@@ -98,7 +98,7 @@ class Check:
 
     @property
     def only_near(self) -> bool:
-        """Whether nearly alike pictures are the one problem: a matter for the eye, not a certain fault."""
+        """Whether near-identical images are the only problem. A person has to judge those."""
         return bool(self.problems) and self.problems == [self._near()]
 
     @property
@@ -116,7 +116,7 @@ class Check:
         return f"No problems found: all of {looked_at} can be used{shared}."
 
     def as_record(self) -> dict[str, Any]:
-        """All of it as values that JSON knows."""
+        """This record as plain values for JSON."""
         record = {"ok": not self.problems, "verdict": self.verdict, "problems": self.problems, "notes": self.notes}
         return record | asdict(self)
 

@@ -1,4 +1,4 @@
-"""The rows of a data folder: the good ones, the bad ones with the reason, and the parts they form."""
+"""Rows of a data folder: usable rows, faulty rows with reasons, and the parts they form."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Folder:
 
 
 def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
-    """Read a data folder as far as it can be read.
+    """Read the usable rows of a data folder, and collect the faults of the others.
 
     Args:
         path: The data folder.

@@ -12,7 +12,7 @@ _SHOWN = 5
 
 
 def check_lines(check: Check) -> list[str]:
-    """What was checked, the first of each kind of problem, and the verdict, for a terminal."""
+    """Format a check for a terminal: what was checked, examples of each problem, and the verdict."""
     sharing = check.sharing
     copies, near = sharing.copies_between, sharing.near_between
     lines = [_part(part) for part in check.parts]

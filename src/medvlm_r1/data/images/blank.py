@@ -1,4 +1,4 @@
-"""The image that shows nothing."""
+"""The blank image, a baseline without visual information."""
 
 from PIL import Image
 
@@ -7,5 +7,5 @@ GREY = 128
 
 
 def blank_like(image: Image.Image) -> Image.Image:
-    """A mid-grey RGB image of the same width and height: a model gets as many image tokens for it as for the other."""
+    """Make a mid-gray RGB image of the same size, which gives the same number of image tokens."""
     return Image.new("RGB", image.size, (GREY, GREY, GREY))

@@ -1,4 +1,4 @@
-"""The size a compressed frame gives of itself, against the header's: a decoder makes room for the former unasked."""
+"""Compare the size in a compressed frame with the DICOM header. A decoder trusts the former."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pydicom.encaps import get_frame
 from pydicom.uid import RLELossless
 
 from medvlm_r1.data.images.dicom_header import Header
-from medvlm_r1.data.images.files import Bounded
+from medvlm_r1.data.images.files import LengthCheckedReader
 from medvlm_r1.errors import UserError
 
 _J2K_START = b"\xff\x4f\xff\x51"
@@ -24,7 +24,7 @@ def check_codestream(path: Path, header: Header) -> None:
         return  # has no size of its own
     elements = header.elements
     tables = (elements.get("ExtendedOffsetTable"), elements.get("ExtendedOffsetTableLengths"))
-    with Bounded(path) as file:
+    with LengthCheckedReader(path) as file:
         file.seek(header.pixels_at)
         frame = get_frame(
             file,

@@ -1,4 +1,4 @@
-"""DICOM to 8-bit RGB: modality transformation, window, MONOCHROME1 turned round, square pixels, in this order.
+"""DICOM to 8-bit RGB: modality transformation, window, MONOCHROME1 inversion, isotropic pixels, in this order.
 
 Decoding, lookup tables and colour spaces are pydicom's. Only the chosen frame is decoded, only the elements that
 `dicom_header` lists are read, and nothing of the header goes into a message or note except codes of the standard.
@@ -17,9 +17,9 @@ from medvlm_r1.data.images.codestream import check_codestream
 from medvlm_r1.data.images.dicom_header import OVERLAYS, Header, guarded, read_header
 from medvlm_r1.data.images.dicom_length import check_length
 from medvlm_r1.data.images.dicom_window import show_grey
-from medvlm_r1.data.images.files import Bounded, quiet
+from medvlm_r1.data.images.files import LengthCheckedReader, silence_logging
 from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window
-from medvlm_r1.data.images.windowing import Array, levels_of, square_pixels, to_bytes
+from medvlm_r1.data.images.windowing import Array, isotropic_resample, to_bytes, unique_values
 from medvlm_r1.errors import UsageError, UserError
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -59,7 +59,7 @@ def load_dicom(path: Path, view: View) -> Picture:
     for name in ("plane", "slice"):
         if getattr(view, name) is not None:
             raise UsageError(f"{path}: a {name} can be chosen for NIfTI only; of a DICOM file choose the frame")
-    with quiet():
+    with silence_logging():
         header = guarded(path, lambda: read_header(path, view), "the DICOM header is damaged or incomplete")
         if header.colour not in (*_GREY, _PALETTE, *_COLOUR):
             raise UserError(f"{path}: its photometric interpretation is none of those that can be shown")
@@ -87,7 +87,7 @@ def _decode_frame(path: Path, header: Header) -> Array:
     plugin = compressed if header.syntax.is_encapsulated else ""
     if header.whole:
         return pixel_array(header.elements, index=header.frame, decoding_plugin=plugin)
-    with Bounded(path) as file:
+    with LengthCheckedReader(path) as file:
         return pixel_array(file, index=header.frame, decoding_plugin=plugin, transfer_syntax_uid=header.syntax)
 
 
@@ -99,7 +99,7 @@ def _picture(path: Path, header: Header, pixels: Array, view: View, said: tuple[
     else:
         shown = _palette(path, header, pixels) if header.colour == _PALETTE else _colour(header, pixels)
     image = Image.fromarray(shown.pixels).convert("RGB")
-    image, aspect, warnings = square_pixels(path, image, *_pixel_sides(header), smooth=_is_smooth(header))
+    image, aspect, warnings = isotropic_resample(path, image, *_pixel_sides(header), smooth=_is_smooth(header))
     note = ImageNote(
         format="DICOM",
         size=image.size,
@@ -116,23 +116,23 @@ def _picture(path: Path, header: Header, pixels: Array, view: View, said: tuple[
 
 
 def _grey(path: Path, header: Header, pixels: Array, view: View) -> _Shown:
-    levels = levels_of(pixels)
-    inside = np.isfinite(levels.values) & ~_is_padding(header, levels.values)
+    unique = unique_values(pixels)
+    inside = np.isfinite(unique.values) & ~_is_padding(header, unique.values)
     if not inside.any():
         return _Shown(np.zeros(pixels.shape, dtype=np.uint8), warnings=("All pixels are padding.",))
-    values, counts = apply_modality_lut(levels.values[inside], header.elements), levels.counts[inside]
+    values, counts = apply_modality_lut(unique.values[inside], header.elements), unique.counts[inside]
     if not np.isfinite(values).all():
         raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
     shade, window, said = show_grey(path, header, view.window, values, counts)
     if header.colour == "MONOCHROME1":
         shade = 255 - shade
     # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
-    table = np.zeros(levels.values.shape, dtype=np.uint8)
+    table = np.zeros(unique.values.shape, dtype=np.uint8)
     table[inside] = shade
     # A rescale slope of 0 makes one value of all, which no window need tell.
     there = values[counts > 0]
     constant = (_CONSTANT,) if window.width == 0 or (there.size > 1 and np.ptp(there) == 0) else ()
-    return _Shown(table[levels.index], window=window, warnings=(*constant, *said))
+    return _Shown(table[unique.index], window=window, warnings=(*constant, *said))
 
 
 def _is_padding(header: Header, values: Array) -> Array:
@@ -156,11 +156,11 @@ def _padding(header: Header, keyword: str) -> float | None:
 
 
 def _palette(path: Path, header: Header, pixels: Array) -> _Shown:
-    levels = levels_of(pixels)
+    unique = unique_values(pixels)
     entries, first, bits = (int(n) for n in header.elements.RedPaletteColorLookupTableDescriptor)
     entries = entries or 2**16
     # Values outside the table take its ends; done here because pydicom's own way can wrap round in a narrow type.
-    colours = apply_color_lut(np.clip(levels.values, first, first + entries - 1), header.elements)[:, :3]
+    colours = apply_color_lut(np.clip(unique.values, first, first + entries - 1), header.elements)[:, :3]
     if colours.dtype == np.uint8:
         if entries > 2**8:
             raise UserError(f"{path}: its palette has {entries} entries of 8 bits, which is not read")
@@ -168,7 +168,7 @@ def _palette(path: Path, header: Header, pixels: Array) -> _Shown:
     # Some writers say 16 bits and mean it, some say 8 and store 16: the entries decide.
     white = 2**bits - 1 if int(colours.max()) < 2**bits else np.iinfo(colours.dtype).max
     table = to_bytes(colours * (255 / white))
-    return _Shown(table[levels.index], colour="palette to RGB")
+    return _Shown(table[unique.index], colour="palette to RGB")
 
 
 def _colour(header: Header, pixels: Array) -> _Shown:

@@ -26,7 +26,7 @@ from medvlm_r1.data.images.dicom_elements import (
     lift_groups,
     read_tables,
 )
-from medvlm_r1.data.images.files import MOST_INFLATED, Bounded
+from medvlm_r1.data.images.files import MAX_INFLATED, LengthCheckedReader
 from medvlm_r1.data.images.picture import BurnedIn, View, check_frame, check_pixels
 from medvlm_r1.errors import UserError
 
@@ -65,7 +65,7 @@ _SYNTAX_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the loader knows of a DICOM file.
+    """The checked header elements of a DICOM file.
 
     Attributes:
         elements: The allowed elements alone, those of the frame's functional groups among them.
@@ -161,7 +161,7 @@ def read_header(path: Path, view: View) -> Header:
     syntax = named or ImplicitVR
     pixels_at, whole = 0, named == DeflatedExplicitVRLittleEndian
     if not whole:
-        with Bounded(path) as file:
+        with LengthCheckedReader(path) as file:
             elements = dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
             # The reading stopped at the pixels, or else at the end of the file.
             pixels_at = file.tell()
@@ -173,7 +173,7 @@ def read_header(path: Path, view: View) -> Header:
         # Some files are implicit and say explicit: pydicom finds out, but only where it reads the file at once.
         whole = has_pixels and syntax.is_transfer_syntax and implicit != syntax.is_implicit_VR
     if whole:
-        with Bounded(path) as file:
+        with LengthCheckedReader(path) as file:
             elements = dcmread(file, specific_tags=[*TAGS, *PIXELS], force=True)
         has_pixels = any(keyword in elements for keyword in PIXELS)
     empty = drop_empty(elements)
@@ -204,7 +204,7 @@ def read_header(path: Path, view: View) -> Header:
 
 def _named_syntax(path: Path) -> UID | None:
     # pydicom's read_file_meta_info, which opens paths only and wants a preamble.
-    with Bounded(path) as file:
+    with LengthCheckedReader(path) as file:
         read_preamble(file, True)
         meta = _read_file_meta_info(file)
         start = file.tell()
@@ -218,15 +218,15 @@ def _check_inflated(path: Path, start: int) -> None:
     """A deflated file of a megabyte may hold a gigabyte: measured in pieces before pydicom inflates it at once."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     size = 0
-    with Bounded(path) as file:
+    with LengthCheckedReader(path) as file:
         file.seek(start)
         while block := file.read(2**16):
-            while block and size <= MOST_INFLATED:
+            while block and size <= MAX_INFLATED:
                 size += len(inflater.decompress(block, 2**20))
                 block = inflater.unconsumed_tail
-            if size > MOST_INFLATED:
+            if size > MAX_INFLATED:
                 raise UserError(
-                    f"{path}: the deflated file holds over {MOST_INFLATED // 2**20} MB; save it uncompressed"
+                    f"{path}: the deflated file holds over {MAX_INFLATED // 2**20} MB; save it uncompressed"
                 )
 
 
@@ -288,7 +288,7 @@ def _kind(elements: Dataset) -> str:
 
 
 def guarded(path: Path, work: Callable[[], T], what: str) -> T:
-    """Run `work`; whatever the libraries raise becomes a refusal that quotes none of their text.
+    """Run `work`; turn any library error into a `UserError` that quotes none of its text, which may name a patient.
 
     pydicom's messages repeat header values, and Python would print them below ours in a traceback.
 

@@ -1,4 +1,4 @@
-"""Whether the bytes of a DICOM file's pixels are as many as its rows, columns, bits and frames make.
+"""Check the length of DICOM pixel data against rows, columns, bits and frames.
 
 A file that tells of fewer rows, columns or bits than it holds would be shown all the same: cut off, aslant or as noise.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 from pydicom.pixels.utils import get_expected_length
 
 from medvlm_r1.data.images.dicom_header import PIXELS, Header
-from medvlm_r1.data.images.files import Bounded
+from medvlm_r1.data.images.files import LengthCheckedReader
 from medvlm_r1.errors import UserError
 
 _UNDEFINED = 0xFFFFFFFF
@@ -16,10 +16,10 @@ _BLOCK = 2**20
 
 
 def check_length(path: Path, header: Header) -> tuple[str, ...]:
-    """Compare what is there with what the header makes; of pixels that are not compressed.
+    """Compare the length of uncompressed pixel data with the header.
 
     Args:
-        path: May be a `Held`.
+        path: May be a `InMemoryFile`.
         header: Its header.
 
     Returns:
@@ -53,7 +53,7 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
 
 def _in_file(path: Path, header: Header, wanted: int) -> tuple[int, bool]:
     """Bytes of pixels by their own length or as many as there are, and whether those beyond `wanted` are 0."""
-    with Bounded(path) as file:
+    with LengthCheckedReader(path) as file:
         file.seek(header.pixels_at - 4)
         told = int.from_bytes(file.read(4), "little" if header.syntax.is_little_endian else "big")
         there = path.stat().st_size - header.pixels_at

@@ -1,4 +1,4 @@
-"""A stored VOI lookup table, however it is packed.
+"""VOI lookup tables of DICOM files, in any packing.
 
 Not by pydicom's `apply_voi`: it counts entries in their own type, so that more than 256 of 8 bits wrap round, and
 unpacks 16 bits whatever there are.

@@ -1,4 +1,4 @@
-"""Which window a grey DICOM image is shown through, and its grey values under that window."""
+"""The display window of a grayscale DICOM image, and its gray values under that window."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ _CT_PRESETS = {
 def show_grey(
     path: Path, header: Header, asked: str | None, values: Array, counts: Array
 ) -> tuple[Array, Window, tuple[str, ...]]:
-    """Values to grey through the window asked for, the stored one, or the one that suits the modality.
+    """Map values to gray: through the requested window, the stored one, or the modality's default.
 
     A stored window or preset that nobody asked for gives way to the percentiles if it leaves nothing to see.
 

@@ -1,4 +1,4 @@
-"""A file held in memory, for what must not be written to disk."""
+"""Files in memory, a reader that checks lengths, format detection by content, and silenced library logs."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class _Stream(io.BytesIO):
         self.name = name
 
 
-class Held(_Path):
-    """Bytes in the place of a path: the readers open it, ask its size and name it in messages, and do no more."""
+class InMemoryFile(_Path):
+    """A path whose content is in memory, never on disk. Readers open it, ask for its size and name it in messages."""
 
     _data: bytes
 
     @classmethod
-    def of(cls, data: bytes, name: str) -> Held:
-        """Hold bytes.
+    def of(cls, data: bytes, name: str) -> InMemoryFile:
+        """Wrap bytes.
 
         Args:
             data: Content of the file.
-            name: What messages call it. Its suffix may tell the kind where the content does not.
+            name: Shown in messages. Its suffix decides the format where the content does not.
         """
-        held = cls(name)
-        held._data = data
-        return held
+        file = cls(name)
+        file._data = data
+        return file
 
     def open(self, *args: Any, **kwargs: Any) -> Any:
         """A stream over the bytes, whatever the mode."""
@@ -59,35 +59,35 @@ class Held(_Path):
         return True
 
 
-# Of a compressed file that is held in memory as a whole.
-MOST_INFLATED = 2**29
+# Bytes of a compressed file that is unpacked in memory.
+MAX_INFLATED = 2**29
 _WORTH_ASKING = 2**20
 
 
-class Bounded(io.BufferedReader):
-    """A file opened for readers that believe its header.
+class LengthCheckedReader(io.BufferedReader):
+    """A file reader that limits each read to the bytes left in the file.
 
-    Python makes room for as many bytes as it is asked for before it reads any: a damaged length of 4 GB would take
-    4 GB.
+    Python allocates as many bytes as it is asked for before it reads any. A damaged header with a length of 4 GB would
+    allocate 4 GB.
     """
 
     def __init__(self, path: Path) -> None:
         """Open a file.
 
         Args:
-            path: May be a `Held`.
+            path: May be an `InMemoryFile`.
         """
         super().__init__(path.open("rb", buffering=0))
         self._size = path.stat().st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """At most `size` bytes, and at most what is left."""
+        """Read at most `size` bytes, and at most what is left."""
         if size is not None and size > _WORTH_ASKING:
             size = min(size, max(0, self._size - self.tell()))
         return super().read(size)
 
 
-# A DICOM or NIfTI header can be told from its first 352 bytes. Twice as many, since they may be compressed.
+# The first 352 bytes identify a DICOM or NIfTI file. Twice as many, since they may be compressed.
 HEAD = 704
 GZIP = b"\x1f\x8b"
 
@@ -100,7 +100,7 @@ _TO_NIFTI = "convert it to NIfTI, for example with 3D Slicer"
 _TO_PNG = "convert it to PNG"
 _UNPACK = "unpack it"
 _GIVE_IMAGE = "give the path of an image"
-# First bytes, name and advice of kinds that are not read.
+# First bytes, name and advice of formats that are not supported.
 _FOREIGN = (
     (b"NRRD000", "an NRRD volume", _TO_NIFTI),
     (b"ObjectType =", "a MetaImage volume", _TO_NIFTI),
@@ -125,8 +125,8 @@ _FOREIGN = (
 _FIRST_REPRESENTATIONS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"DA")
 
 
-def kind_of(path: Path, head: bytes) -> Literal["DICOM", "NIfTI"] | None:
-    """DICOM or NIfTI by the first `HEAD` bytes of a file and its name; None for anything else."""
+def sniff_format(path: Path, head: bytes) -> Literal["DICOM", "NIfTI"] | None:
+    """Detect DICOM or NIfTI from the first `HEAD` bytes of a file and its name; None for anything else."""
     name = path.name.lower().removesuffix(".gz")
     head = unzipped_head(head)
     # First, since a DICOM file may carry a TIFF header in its preamble.
@@ -142,7 +142,7 @@ def kind_of(path: Path, head: bytes) -> Literal["DICOM", "NIfTI"] | None:
 
 
 def unzipped_head(head: bytes) -> bytes:
-    """The first bytes of what a gzip file holds, as far as they can be told; those of any other file as they are."""
+    """Decompress the first bytes of a gzip file; return those of any other file unchanged."""
     if not head.startswith(GZIP):
         return head
     try:
@@ -157,7 +157,7 @@ def is_nifti(head: bytes) -> bool:
 
 
 def _starts_like_dicom(head: bytes) -> bool:
-    """Old files lack the preamble: they begin with an element of group 2 or 8, whose value has a plausible length."""
+    """Whether this is a DICOM file without a preamble: an element of group 2 or 8 with a plausible length."""
     if len(head) < 8:
         return False
     for order in _ORDERS:
@@ -169,14 +169,14 @@ def _starts_like_dicom(head: bytes) -> bool:
     return False
 
 
-def foreign_kind(head: bytes) -> tuple[str, str] | None:
-    """What a file is that is not read, and what to do about it.
+def sniff_foreign_format(head: bytes) -> tuple[str, str] | None:
+    """Detect the format of a file that is not supported, with advice.
 
     Args:
-        head: Its first bytes: the more, the longer a header before DICOM is recognized.
+        head: Its first bytes. With more bytes, a longer header before DICOM is recognized.
 
     Returns:
-        The name of the kind and an advice; None for a file that is read, or of a kind that is not known.
+        The name of the format and advice; None for a supported file or an unknown format.
     """
     if head[128:132] == _DICM or head.startswith(_RASTER_MARKS) or is_nifti(head):
         return None
@@ -200,11 +200,11 @@ _restore = ExitStack()
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No Python warning and no log line while it is entered, by whichever thread.
+def silence_logging() -> Iterator[None]:
+    """Suppress Python warnings and the log lines of image libraries, in all threads.
 
-    Warning filters belong to the process: the first thread in sets them and the last one out puts them back, so that
-    threads that overlap can neither let a warning slip nor leave the filters changed.
+    Warning filters belong to the process. The first thread that enters sets them, and the last one that leaves restores
+    them, so that threads that overlap cannot leave them changed.
     """
     global _depth
     with _lock:

@@ -1,4 +1,4 @@
-"""The door to the loader: sends a file to the reader of its kind."""
+"""Load an image: detect the format of a file and call its reader."""
 
 import gzip
 import zlib
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from medvlm_r1.data.images.files import GZIP, HEAD, MOST_INFLATED, Held, foreign_kind, kind_of
+from medvlm_r1.data.images.files import GZIP, HEAD, MAX_INFLATED, InMemoryFile, sniff_foreign_format, sniff_format
 from medvlm_r1.data.images.picture import Picture, View
 from medvlm_r1.errors import UserError
 
 _FORMATS = "PNG, JPEG, TIFF, BMP, DICOM or NIfTI image"
-# How far a header of another program before a DICOM file is looked through.
+# Bytes searched for a DICOM file behind the header of another program.
 _FOREIGN_HEAD = 2**16
 _BLOCK = 2**20
 
 
 def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B008 - frozen
-    """Decode one picture.
+    """Decode one image.
 
     Args:
         path: A PNG, JPEG, TIFF, BMP, DICOM or NIfTI file, or a gzip file of one.
@@ -32,7 +32,7 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
             nothing of its header that could name a patient.
         UsageError: `view` asks for what this kind of file does not have.
     """
-    # A Path stays what it is: it may be a `Held`, whose bytes are in memory.
+    # Keep a Path as it is: it may be an `InMemoryFile`.
     path = path if isinstance(path, Path) else Path(path)
     try:
         size = path.stat().st_size
@@ -46,15 +46,15 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
         raise UserError(f"{path}: not a file; give the path of one image")
     if size == 0:
         raise UserError(f"{path}: the image file is empty (0 bytes); copy it again")
-    kind = kind_of(path, head[:HEAD])
+    kind = sniff_format(path, head[:HEAD])
     # NIfTI is unzipped by its reader, which need not hold a whole series in memory.
     if head.startswith(GZIP) and kind != "NIfTI":
         path = _unzipped(path)
         head = _head(path, _FOREIGN_HEAD)
-    if kind != "NIfTI" and (foreign := foreign_kind(head)):
+    if kind != "NIfTI" and (foreign := sniff_foreign_format(head)):
         raise UserError(f"{path}: not a {_FORMATS} but {foreign[0]}; {foreign[1]}")
     match kind:
-        # Imported only when met: most data sets are PNGs, and neither library is quick to load.
+        # Imported on first use: most data sets are PNGs, and both libraries load slowly.
         case "DICOM":
             from medvlm_r1.data.images.dicom import load_dicom as load
         case "NIfTI":
@@ -64,7 +64,7 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
     try:
         return load(path, view)
     except MemoryError:
-        # The file is sound for all that is known: it must not be taken for damaged.
+        # The file may be sound, so it must not be reported as damaged.
         message = f"{path}: there is not enough memory to open it; free some, or make the image smaller"
     raise UserError(message)
 
@@ -75,13 +75,13 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def is_medical(path: str | Path) -> bool:
-    """Whether a file is DICOM or NIfTI, by its first bytes; by its suffix if they do not tell or it is not there."""
+    """Whether a file is DICOM or NIfTI: by its first bytes, otherwise by its suffix."""
     path = Path(path)
     try:
         head = _head(path)
     except (OSError, ValueError):
         head = b""
-    return kind_of(path, head) is not None
+    return sniff_format(path, head) is not None
 
 
 def _head(path: Path, size: int = HEAD) -> bytes:
@@ -89,21 +89,21 @@ def _head(path: Path, size: int = HEAD) -> bytes:
         return file.read(size)
 
 
-def _unzipped(path: Path) -> Held:
-    """What a gzip file holds, in memory and under the file's own name.
+def _unzipped(path: Path) -> InMemoryFile:
+    """Unpack a gzip file in memory, under the file's own name.
 
     Raises:
-        UserError: It is damaged, or holds more than is read.
+        UserError: It is damaged, or larger than `MAX_INFLATED`.
     """
     data = bytearray()
     try:
         with path.open("rb") as raw, gzip.open(raw) as file:
             while block := file.read(_BLOCK):
                 data += block
-                if len(data) > MOST_INFLATED:
-                    raise UserError(f"{path}: the gzip file holds over {MOST_INFLATED // 2**20} MB; unpack it")
+                if len(data) > MAX_INFLATED:
+                    raise UserError(f"{path}: the gzip file holds over {MAX_INFLATED // 2**20} MB; unpack it")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: the gzip file is damaged or cut short; copy it again") from error
     if not data:
         raise UserError(f"{path}: the gzip file holds an empty file (0 bytes); copy it again")
-    return Held.of(bytes(data), str(path))
+    return InMemoryFile.of(bytes(data), str(path))

@@ -14,7 +14,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation
 from PIL import Image
 
 from medvlm_r1.data.images.dicom_header import guarded
-from medvlm_r1.data.images.files import quiet
+from medvlm_r1.data.images.files import silence_logging
 from medvlm_r1.data.images.nifti_file import Volume, open_volume
 from medvlm_r1.data.images.picture import (
     PLANES,
@@ -31,12 +31,12 @@ from medvlm_r1.data.images.windowing import (
     Array,
     full_range,
     given,
-    levels_of,
+    isotropic_resample,
     parse_window,
     percentile_window,
     preset,
-    square_pixels,
     to_grey,
+    unique_values,
 )
 from medvlm_r1.errors import UsageError, UserError
 
@@ -80,7 +80,7 @@ def load_nifti(path: Path, view: View) -> Picture:
             8 GB or 100 megapixels a slice, or plane, slice or frame must be chosen. The message tells the shape.
         UsageError: The window cannot be understood, or is asked of a colour volume.
     """
-    with quiet():
+    with silence_logging():
         volume = guarded(path, lambda: open_volume(path), "the NIfTI header is damaged")
         cut = guarded(path, lambda: _choose(path, volume, view), "the NIfTI affine is damaged")
         reason = "the NIfTI voxels are damaged or cut short"
@@ -169,7 +169,7 @@ def _picture(path: Path, volume: Volume, cut: _Cut, pixels: Array, view: View) -
     sides = voxel_sizes(volume.affine)
     # Rows follow the later of the two world axes in the slice, columns the earlier.
     across, up = (sides[_axis(io_orientation(volume.affine), name)] for name in _in_plane(cut.plane))
-    image, aspect, warnings = square_pixels(path, image, up, across)
+    image, aspect, warnings = isotropic_resample(path, image, up, across)
     note = ImageNote(
         format="NIfTI",
         size=image.size,
@@ -193,20 +193,20 @@ def _in_plane(plane: str) -> list[str]:
 
 
 def _grey(path: Path, volume: Volume, pixels: Array, view: View) -> tuple[Array, Window, list[str]]:
-    levels = levels_of(pixels)
-    finite = np.isfinite(levels.values)
+    unique = unique_values(pixels)
+    finite = np.isfinite(unique.values)
     said = [] if finite.all() else ["Voxels that are not numbers are shown black."]
-    table = np.zeros(levels.values.shape, dtype=np.uint8)
+    table = np.zeros(unique.values.shape, dtype=np.uint8)
     if not finite.any():
-        return table[levels.index], full_range(0, 0, "value", "no voxel is a number"), said
-    values = levels.values[finite]
-    window = _window(path, volume, view.window, values, levels.counts[finite])
+        return table[unique.index], full_range(0, 0, "value", "no voxel is a number"), said
+    values = unique.values[finite]
+    window = _window(path, volume, view.window, values, unique.counts[finite])
     table[finite] = to_grey(values, window)
     if window.width == 0:
         said.append("All voxels of the slice have the same value.")
     if window.name in PRESETS:
         said.append("A NIfTI does not say what its values are: they were taken for Hounsfield units.")
-    return table[levels.index], window, said
+    return table[unique.index], window, said
 
 
 def _window(path: Path, volume: Volume, asked: str | None, values: Array, counts: Array) -> Window:

@@ -1,4 +1,4 @@
-"""A NIfTI file opened: its header is checked against the file before a library believes it."""
+"""Open a NIfTI file after checking its header against the file."""
 
 import gzip
 from pathlib import Path
@@ -9,7 +9,7 @@ from nibabel.fileholders import FileHolder
 from nibabel.nifti1 import Nifti1Image
 from nibabel.nifti2 import Nifti2Image
 
-from medvlm_r1.data.images.files import GZIP, Held, is_nifti
+from medvlm_r1.data.images.files import GZIP, InMemoryFile, is_nifti
 from medvlm_r1.data.images.picture import TooLarge
 from medvlm_r1.errors import UserError
 
@@ -70,6 +70,6 @@ def _check_shape(path: Path, shape: tuple[int, ...], size: int) -> None:
         raise UserError(f"{path}: a NIfTI volume of shape ({told}) has no voxels")
     if len(shape) > 4 and max(shape[4:]) > 1:
         raise UserError(f"{path}: a NIfTI file of {len(shape)} dimensions ({told}); wanted 2, 3 or 4")
-    most = _MOST_HELD_BYTES if isinstance(path, Held) else _MOST_BYTES
+    most = _MOST_HELD_BYTES if isinstance(path, InMemoryFile) else _MOST_BYTES
     if size > most:
         raise TooLarge(f"{path}: the volume is too large ({told}, {size} bytes); at most {most // 2**30} GB")

@@ -1,4 +1,4 @@
-"""What a caller asks of the image loader (`View`) and what it gets back (`Picture` with its `ImageNote`)."""
+"""Input and output of the image loader: `View`, and `Picture` with its `ImageNote`."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ BurnedIn = Literal["yes", "no", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Which part of a file to show, and how. What is left None is decided by the file, and told in the note.
+    """Which frame, slice and window to show. The file decides what is None, and the note records it.
 
     Attributes:
         frame: Of a file with several (DICOM, TIFF, the volumes of a 4-D NIfTI), counted from 0.
@@ -67,7 +67,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageNote:
-    """What the loader did, in plain values for display. Nothing in it comes from a field that names a patient.
+    """A record of the decoding, for display. No value comes from a field that names a patient.
 
     Attributes:
         format: PNG, JPEG, MPO, TIFF, BMP, DICOM or NIfTI.
@@ -102,7 +102,7 @@ class ImageNote:
     warnings: tuple[str, ...] = field(default=())
 
     def as_record(self) -> dict[str, Any]:
-        """All of it as values that JSON knows."""
+        """This record as plain values for JSON."""
         return {**asdict(self), "size": list(self.size), "warnings": list(self.warnings)}
 
     def summary(self) -> str:
@@ -137,15 +137,15 @@ class Picture:
 
 
 class TooLarge(UserError):
-    """A picture of more pixels than are read."""
+    """An image above the pixel limit."""
 
 
 class NeedsChoice(UserError):
-    """A file with several frames or slices, of which the view names none."""
+    """A file with several frames or slices, without a choice in the view."""
 
 
 def check_pixels(path: Path, width: int, height: int, what: str = "image") -> None:
-    """Refuse a picture that is too large before anything of it is decoded.
+    """Refuse an image above the pixel limit before decoding it.
 
     Raises:
         TooLarge: It has over `MAX_PIXELS` pixels.

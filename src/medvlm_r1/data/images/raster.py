@@ -1,4 +1,4 @@
-"""Ordinary picture files to 8-bit RGB.
+"""Raster image files to 8-bit RGB.
 
 PNG, JPEG, TIFF and BMP are read; the content decides, not the suffix. Grey files deeper than 8 bits are mapped
 linearly, zero to black, and to white the top of the smallest bit depth that holds the brightest pixel: a 12-bit
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medvlm_r1.data.images.files import Bounded, quiet
+from medvlm_r1.data.images.files import LengthCheckedReader, silence_logging
 from medvlm_r1.data.images.picture import (
     ImageNote,
     Picture,
@@ -60,7 +60,7 @@ def load_raster(path: Path, view: View) -> Picture:
     """
     try:
         # Pillow warns of odd metadata, which may name a patient, and of pictures below our own limit of size.
-        with quiet(), Bounded(path) as file, Image.open(file, formats=FORMATS) as image:
+        with silence_logging(), LengthCheckedReader(path) as file, Image.open(file, formats=FORMATS) as image:
             _check_view(path, view)
             check_pixels(path, *image.size)
             frames = getattr(image, "n_frames", 1)

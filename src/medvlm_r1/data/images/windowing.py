@@ -1,4 +1,4 @@
-"""Pixels that are not square to square ones."""
+"""Windowing and isotropic resampling, as pure functions."""
 
 import math
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ _TOLERANCE = 0.01
 _MOST = 20.0
 
 
-def square_pixels(
+def isotropic_resample(
     path: Path, image: Image.Image, height: float, width: float, *, smooth: bool = True
 ) -> tuple[Image.Image, float, tuple[str, ...]]:
-    """Enlarge the coarser side of a picture until its pixels are square.
+    """Resample an image to isotropic (square) pixels by enlarging its coarser side.
 
     Args:
         path: Named if the result would be too large.
@@ -55,8 +55,8 @@ _CHUNK = 2**22
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
-    """The values of an image: `values[index]` is the image again.
+class UniqueValues:
+    """The unique values of an image; `values[index]` is the image.
 
     Attributes:
         values: Shape (n,), ascending, int64 or float64; for 8 and 16 bits every integer between the extremes.
@@ -69,11 +69,10 @@ class Levels:
     index: Array
 
 
-def levels_of(pixels: Array) -> Levels:
-    """Split an image into its values and their places.
+def unique_values(pixels: Array) -> UniqueValues:
+    """Find the unique values of an image, their counts and the index of each pixel.
 
-    A 16-bit mammogram of 30 megapixels so goes through the DICOM pipeline as at most 65,536 values instead of as
-    several copies of 240 MB.
+    The DICOM pipeline then maps at most 65,536 values of a 16-bit mammogram, instead of several copies of 240 MB.
 
     Args:
         pixels: Real numbers, any shape, not empty.
@@ -86,10 +85,10 @@ def levels_of(pixels: Array) -> Levels:
         # bincount turns its input into int64: in pieces, or an image of 100 megapixels would take 800 MB more.
         for start in range(0, flat.size, _CHUNK):
             counts += np.bincount(flat[start : start + _CHUNK], minlength=counts.size)
-        return Levels(values=np.arange(low, high + 1, dtype=np.int64), counts=counts, index=index)
+        return UniqueValues(values=np.arange(low, high + 1, dtype=np.int64), counts=counts, index=index)
     wide = pixels.astype(np.float64 if pixels.dtype.kind == "f" else np.int64, copy=False)
     values, places, counts = np.unique(wide, return_inverse=True, return_counts=True)
-    return Levels(values=values, counts=counts, index=places.reshape(pixels.shape))
+    return UniqueValues(values=values, counts=counts, index=places.reshape(pixels.shape))
 
 
 HOUNSFIELD = "HU"
@@ -99,7 +98,7 @@ _OTHERS = ("percentile", "full", "stored")
 
 
 def parse_window(text: str) -> str | tuple[float, float]:
-    """A window as a user writes it.
+    """Parse a window as a user writes it.
 
     Args:
         text: A preset's name, percentile, full, stored, or CENTRE/WIDTH.

@@ -1,1 +1,1 @@
-"""From a source as it was downloaded to a data folder: find rows and images, convert, write, report."""
+"""Import a downloaded source into a data folder: find rows and images, convert, write, report."""

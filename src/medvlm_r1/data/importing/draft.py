@@ -1,4 +1,4 @@
-"""What a reader of a format says: where the rows of a source lie, and what a row means."""
+"""The output of a format's reader: where a source has its rows, and what a row means."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ YOUR_OWN = "your own"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What a reader makes of a row.
+    """One row as a reader understood it.
 
     Attributes:
         question: The question alone.
@@ -52,7 +52,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a user says about the columns of a table.
+    """A user's settings for the columns of a table.
 
     Attributes:
         columns: Our field and their column, such as `("image", "image_path")`.
@@ -90,7 +90,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What lies at the path the user gave.
+    """The files at the path that the user gave.
 
     Attributes:
         root: The folder image names are relative to, if the user names no other.

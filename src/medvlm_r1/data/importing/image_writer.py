@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.images import Picture, load_picture
-from medvlm_r1.data.images.files import Held
+from medvlm_r1.data.images.files import InMemoryFile
 from medvlm_r1.data.importing.finder import FILE_VIEW, Placed
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.subjects import SubjectHasher
@@ -71,7 +71,7 @@ class ImageWriter:
         original = source if isinstance(source, bytes) else _compressed_bytes(source)
         # What is decoded is what is written, even if the file changes meanwhile.
         shown = "the image in the row" if isinstance(source, bytes) else source
-        file = Path(shown) if original is None else Held.of(original, shown)
+        file = Path(shown) if original is None else InMemoryFile.of(original, shown)
         picture = load_picture(file, image.view)
         data = None
         if original is not None and image.view == FILE_VIEW and picture.note.format in _COMPRESSED:
@@ -112,7 +112,7 @@ def _pixels_only(data: bytes, picture: Picture) -> bytes | None:
     if pixels == data:
         return data
     try:
-        again = load_picture(Held.of(pixels, "image")).image
+        again = load_picture(InMemoryFile.of(pixels, "image")).image
     except UserError:
         return None
     same = again.size == picture.image.size and again.tobytes() == picture.image.tobytes()

@@ -1,4 +1,4 @@
-"""What an anatomy hands to the imaging: shapes in paint order, curves, fields, and where findings may sit."""
+"""Input of the imaging: shapes in paint order, curves, fields, and sites for findings."""
 
 from __future__ import annotations
 

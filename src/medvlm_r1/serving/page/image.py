@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from medvlm_r1.data.images import Picture, View
-from medvlm_r1.data.images.files import Held
+from medvlm_r1.data.images.files import InMemoryFile
 from medvlm_r1.data.images.load import load_picture
 from medvlm_r1.data.images.picture import PLANES
 from medvlm_r1.data.images.windowing import HOUNSFIELD, PRESETS
@@ -34,7 +34,7 @@ class Source:
         high: Largest value.
     """
 
-    file: Held
+    file: InMemoryFile
     name: str
     view: View
     frames: int
@@ -100,7 +100,7 @@ def open_source(data: bytes, name: str) -> tuple[Source, Picture]:
     Raises:
         UserError: As `medvlm_r1.data.images.load_picture`.
     """
-    file = Held.of(data, name)
+    file = InMemoryFile.of(data, name)
     view, picture, slices = _first_view(file)
     note = picture.note
     windows: tuple[tuple[str, str], ...] = ()
@@ -115,7 +115,7 @@ def open_source(data: bytes, name: str) -> tuple[Source, Picture]:
     return source, picture
 
 
-def _first_view(file: Held) -> tuple[View, Picture, dict[str, int]]:
+def _first_view(file: InMemoryFile) -> tuple[View, Picture, dict[str, int]]:
     try:
         picture = load_picture(file, View(frame=0))
         return View(frame=0), picture, {}
@@ -133,7 +133,7 @@ def _first_view(file: Held) -> tuple[View, Picture, dict[str, int]]:
     return view, load_picture(file, view), slices
 
 
-def _window_of(file: Held, view: View) -> tuple[float, float] | None:
+def _window_of(file: InMemoryFile, view: View) -> tuple[float, float] | None:
     """Return the values that become black and white; None if the view is refused or has no window."""
     try:
         window = load_picture(file, view).note.window
