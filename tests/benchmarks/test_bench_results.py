@@ -223,7 +223,6 @@ def test_the_shortcut_takes_whatever_arms_there_are() -> None:
     assert "|  | start | plain | another |" in text
     assert "| accuracy MRI | 51.0 [38.3, 63.7] | 61.0 [48.3, 73.7] | 61.0 [48.3, 73.7] |" in text
     assert "| reliance mean | - | +21.0 [+8.3, +33.7] |" in text
-    assert "| blank right | - | 0.40 [0.40, 0.40] |" in text
     assert "+2.0 [-10.7, +14.7] points (seeds: +1.0, +3.0)" in text
     assert "| plain | -9.0 [-21.7, +3.7] | - |" in text
     assert "| another | +11.0 [-1.7, +23.7] | +20.0 [+20.0, +20.0] |" in text

@@ -57,8 +57,8 @@ def test_the_slice_is_named_and_the_note_printed(ask, volume):
     code, out, _, given = ask("--image", volume, "--plane", "coronal", "--slice", 2, "--window", "-600/1500")
     assert code == 0
     assert given == [(3, 5)]
-    assert "Image:     NIfTI, 3 x 5; coronal slice 2 of 4 (from 0); window given -600/1500 (given)" in out
-    assert "Answer:    A) liver" in out
+    assert "Image:      NIfTI, 3 x 5; coronal slice 2 of 4 (from 0); window given -600/1500 (given)" in out
+    assert "Answer:     A) liver" in out
     assert "liver 75.0 %, knee 25.0 %" in out
     assert RESEARCH_USE in out
 

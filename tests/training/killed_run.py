@@ -85,7 +85,7 @@ def note_what_is_asked(file: str) -> None:
 
         return asked
 
-    run._Asking.answer = noting(run._Asking.answer, lambda row: row[1].id)  # type: ignore[method-assign]
+    run._Setup.answer = noting(run._Setup.answer, lambda row: row[1].id)  # type: ignore[method-assign]
     LazyAuditBackend.iterate = noting(  # type: ignore[method-assign]
         LazyAuditBackend.iterate, lambda variant: f"{variant.sample.id} {variant.name}"
     )

@@ -178,7 +178,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step(
         train_sft(config, progress=At(ONSET, trouble.begin))
     assert "The batch: q" in str(stopped.value)
     assert f"checkpoint-{ONSET} is good" in str(stopped.value)
-    assert "What to try" in str(stopped.value)
+    assert "finite rewards" in str(stopped.value)
     assert damage(Path(config.out) / "checkpoints" / f"checkpoint-{ONSET}") is None
     assert not (Path(config.out) / "model").exists()
     tried("guards-non-finite", 1)

@@ -128,7 +128,7 @@ def test_no_is_a_strategy_and_not_false(write_config: WriteConfig) -> None:
 
 def test_names_and_choices_are_those_of_the_libraries() -> None:
     for method in ("grpo", "sft"):
-        assert set(options.option_names(method)) == set(options._types(method))
+        assert set(options.option_names(method)) == set(options.types_of(method))
     assert set(options.REPORTERS) == set(INTEGRATION_TO_CALLBACK)
     source = inspect.getsource(GRPOTrainer._compute_loss)
     tested = re.findall(r'self\.loss_type (?:==|in) (?:"(\w+)"|\[([^\]]+)\])', source)

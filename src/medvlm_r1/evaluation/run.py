@@ -99,8 +99,7 @@ def evaluate(
 
     Args:
         model: a folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server). With a generator it is
-        only
-            the name stored with the answers, so two generators need two names.
+            only the name stored with the answers, so two generators need two names.
         data_dir: a data folder (`samples.jsonl`, `images/`).
         out: the run folder; each answer is appended to `answers.jsonl`, and `results.json` is written at the end.
         skip_missing: exclude and count rows whose images are missing, instead of stopping.
