@@ -110,3 +110,11 @@ def test_every_optional_package_belongs_to_an_extra() -> None:
             package = requirement.partition(">")[0]
             # jinja2, which the core has, installs markupsafe.
             assert extra_of(package) == (None if package == "markupsafe" else extra)
+
+
+def test_the_listed_tests_are_there() -> None:
+    root = Path(__file__).parents[2]
+    lines = (root / "tests" / "core" / "tests.txt").read_text(encoding="utf-8").split()
+    names = [line.removeprefix("--deselect=").partition("::")[0] for line in lines]
+    assert len(names) > 20
+    assert [name for name in names if not (root / name).exists()] == []
