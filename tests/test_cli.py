@@ -144,7 +144,7 @@ def test_ask_answers_one_question(command: Any, tiny_policy_dir: Path, data_dir:
 
 
 def test_doctor_names_versions(command: Any) -> None:
-    code, out, _ = command("doctor", "--json")
+    code, out, _ = command("doctor", "--versions", "--json")
     assert code == 0
     assert "torch" in json.loads(out)["packages"]
 

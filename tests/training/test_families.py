@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
-from tiny_vlms import TINY
+from medvlm_r1.training.self_check.tiny_models import TINY
 
 from medvlm_r1.models.families import supports
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_vlms import TINY, VOCABULARY, Prompt
+from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_vlms import TINY, Prompt
+from medvlm_r1.training.self_check.tiny_models import TINY, Prompt
 
 from medvlm_r1.data import read_folder, write_folder
 from medvlm_r1.models.mistral3 import keep_single_tokens

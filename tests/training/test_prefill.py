@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from test_sharing_generation import PROMPTS, completed, inputs, settings
-from tiny_vlms import TINY, Prompt
+from medvlm_r1.training.self_check.tiny_models import TINY, Prompt
 
 from medvlm_r1.models.decoding import prefill as reading
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt

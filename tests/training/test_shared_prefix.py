@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from tiny_vlms import IMAGE, TINY, VOCABULARY, Prompt
+from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import chisquare
-from tiny_vlms import IMAGE, TINY, VOCABULARY, Prompt
+from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 from torch import Tensor
 from transformers import GenerationConfig
 
