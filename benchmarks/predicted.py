@@ -1,4 +1,4 @@
-"""`python -m benchmarks.predicted`: the speedup over TRL that operation counts predict for an A100. Nothing is measured.
+"""`python -m benchmarks.predicted`: the speedup over TRL that operation counts predict for an A100; not measured.
 
 The work of a GRPO step of Qwen2-VL-2B is counted for plain TRL and for the shared trainer, and divided by the rates
 below. The two sides differ in how often prompts and images are computed, in the casts of weights during generation,
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-
 
 from benchmarks.command import run
 from medvlm_r1.cli.options import Json

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
@@ -26,6 +25,7 @@ from medvlm_r1.training.dry_run.memory import optimizer_bytes
 from medvlm_r1.training.dry_run.plan import _processor
 from medvlm_r1.training.dry_run.settings import read_placement
 from medvlm_r1.training.grpo import _forbid_vision_tokens
+from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
 
 
 def trainer(**changes: Any) -> Any:

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing.forward import encode_images, shared_logps, supports
+from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 
 LOGPS, GRADIENTS = 1e-5, 1e-4
 few = settings(max_examples=10, deadline=None, derandomize=True)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import chisquare
-from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 from torch import Tensor
 from transformers import GenerationConfig
 
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt, refuses
+from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 
 END = 80
 # Of unequal lengths, so that there is padding.

@@ -225,7 +225,7 @@ class _Watch:
         self._generated = 0.0
         self._begun = self._now()
         self._step = 0
-        self._flops = FlopCounterMode(display=False)
+        self._flops, self._counting = FlopCounterMode(display=False), contextlib.ExitStack()
         self._operations = [0, 0]
 
     def _now(self) -> float:
@@ -258,9 +258,9 @@ class _Watch:
         self._step = step
         now = self._now()
         if step == 1:
-            self._flops.__enter__()
+            self._counting.enter_context(self._flops)
         elif step == 2:
-            self._flops.__exit__(None, None, None)
+            self._counting.close()
             self._operations[1] = self._flops.get_total_flops() - self._operations[0]
             _forget_peak(self._device)
         else:
