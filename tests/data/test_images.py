@@ -253,7 +253,7 @@ def test_the_note_says_what_was_done(tmp_path):
 @pytest.mark.parametrize("view", [View(plane="axial"), View(slice=3), View(window="brain")])
 def test_views_of_other_kinds_of_file_are_refused(tmp_path, view):
     two_pixels().save(tmp_path / "x.png")
-    with pytest.raises(UsageError, match=r"x.png: a .* can be chosen for DICOM or NIfTI only"):
+    with pytest.raises(UsageError, match=r"x.png: a .* can be chosen for DICOM and volumes only"):
         load_picture(tmp_path / "x.png", view)
     assert load_picture(tmp_path / "x.png", View(frame=0)).image.size == (2, 1)
 

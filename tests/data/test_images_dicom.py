@@ -289,7 +289,7 @@ def test_several_frames_are_chosen_never_guessed(saved):
         load_picture(path, View(frame=3))
     with pytest.raises(UsageError, match="frame -1; wanted 0 or more"):
         View(frame=-1)
-    with pytest.raises(UsageError, match="a plane can be chosen for NIfTI only; of a DICOM file choose the frame"):
+    with pytest.raises(UsageError, match="a plane can be chosen for volumes only; of a DICOM file choose the frame"):
         load_picture(path, View(plane="axial", slice=1))
 
 

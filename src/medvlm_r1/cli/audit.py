@@ -36,13 +36,15 @@ MODEL_FIGURES = "audit.json"
 
 @audit_app.command("data")
 def audit_data_command(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Data folder, or FORMAT:SOURCE for published questions (med-r1:FILE).")
+    ],
     *,
     fit_on: Annotated[
         str | None,
         typer.Option(
             metavar="DIR_OR_MODALITY",
-            help="Prior source of option_prior_fit: a training set, or a modality such as MRI.",
+            help="Prior source of option_prior_fit: a training set (also FORMAT:SOURCE), or a modality such as MRI.",
         ),
     ] = None,
     out: Annotated[
@@ -77,13 +79,20 @@ def audit_data_command(
     from medvlm_r1.audit.dataset.prior_source import find_prior_source
     from medvlm_r1.console import stderr_console
     from medvlm_r1.data.folder import read_folder
+    from medvlm_r1.data.importing.registry import open_folder
     from medvlm_r1.errors import RESEARCH_USE, UsageError
 
     if clean_of and write_clean is None:
         raise UsageError("--clean-of requires --write-clean DIR.")
-    with stderr_console().status("Blind baselines"):
-        samples = read_folder(data)
-        fit = find_prior_source(fit_on, data, samples) if fit_on is not None else None
+    with (
+        stderr_console().status("Blind baselines"),
+        open_folder(str(data)) as (folder, left_out),
+        open_folder(fit_on or "") as (wish, also_left_out),
+    ):
+        if write_clean is not None and folder != str(data):
+            raise UsageError(f"--write-clean requires a data folder; import {data} with 'medvlm-r1 data import'.")
+        samples = read_folder(folder)
+        fit = find_prior_source(wish, Path(folder), samples) if fit_on is not None else None
         audit = audit_data(samples, fit)
     clean = None
     if write_clean is not None:
@@ -91,7 +100,12 @@ def audit_data_command(
 
         with progress_bar("Clean set") as advance:
             clean = write(data, write_clean, samples, audit, baselines=clean_of or (), progress=advance)
-    record = {"data": str(data), **audit.record(), "clean": clean.record() if clean else None}
+    record = {
+        "data": str(data),
+        "left_out": [*left_out, *also_left_out],
+        **audit.record(),
+        "clean": clean.record() if clean else None,
+    }
     written = None
     if out is not None or not as_json:
         from medvlm_r1.report.audit.data_page import render_data_audit
@@ -105,7 +119,7 @@ def audit_data_command(
     if as_json:
         print(json.dumps(record))
         return
-    print("\n".join(_lines(audit)))
+    print("\n".join([*_lines(audit), *record["left_out"]]))
     if clean is not None:
         kept, removed = sum(clean.kept.values()), sum(clean.removed.values())
         print(f"Clean set: {clean.folder}, {kept} questions ({removed} removed; the rest are harder than chance)")

@@ -64,3 +64,24 @@ def test_a_file_name_that_is_no_modality(imported, put):
     put("Splits/modality/train/MRT_train.json", [row()])
     with pytest.raises(UserError, match=r"unknown modality 'MRT' in 'the file name MRT_train.json'"):
         imported("med-r1", put.root)
+
+
+def test_published_files_are_audited_by_one_command(command, put, tmp_path):
+    def rows(*pictures):
+        return [row(image=f"Images/{name}.png", problem=f"What is {name}? A) x{name} B) y") for name in pictures]
+
+    twins = row(problem="What? A) the same B) The Same")
+    test = put("Splits/modality/test/CT_test.json", [*rows("a", "b", "c", "d"), twins])
+    train = put("Splits/modality/train/CT_train.json", rows("d", "e"))
+    train.write_text(train.read_text().replace("What is d", "Is it d"))
+    out = tmp_path / "audit.html"
+    for source, prior in ((test, train), (test.parent, train.parent)):
+        code, printed, _ = command("audit", "data", f"med-r1:{source}", "--fit-on", f"med-r1:{prior}", "--out", out)
+        assert code == 0
+        assert f"Questions about an image that {prior.name} shows too, by path: CT 1 of 4 (25.0 %)." in printed
+        assert f"Rows of {source} left out: 1. The first: {test}, row 5: option A and option B are the same" in printed
+    assert "CT       option_prior_fit  100.0 %" in printed
+    assert out.exists()
+    assert list(tmp_path.glob("**/samples.jsonl")) == []
+    code, _, message = command("audit", "data", f"med-r1:{test}", "--write-clean", tmp_path / "clean", "--out", out)
+    assert (code, "--write-clean requires a data folder" in message) == (2, True)

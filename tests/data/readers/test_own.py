@@ -95,7 +95,7 @@ def test_csv_as_spreadsheets_write_it(imported, put, text):
         (row(frame="x"), "column 'frame' must be a whole number from 0, saw 'x'"),
         (row(plane="oblique"), "plane 'oblique'; wanted one of axial"),
         (row(slice=-1), "column 'slice' must be a whole number from 0, saw -1"),
-        (row(plane="axial"), "a plane can be chosen for DICOM or NIfTI only"),
+        (row(plane="axial"), "a plane can be chosen for DICOM and volumes only"),
     ],
 )
 def test_bad_rows(imported, lines, bad, said):

@@ -58,7 +58,7 @@ def load_dicom(path: Path, view: View) -> Picture:
     """
     for name in ("plane", "slice"):
         if getattr(view, name) is not None:
-            raise UsageError(f"{path}: a {name} can be chosen for NIfTI only; of a DICOM file choose the frame")
+            raise UsageError(f"{path}: a {name} can be chosen for volumes only; of a DICOM file choose the frame")
     with silence_logging():
         header = guarded(path, lambda: read_header(path, view), "the DICOM header is damaged or incomplete")
         if header.colour not in (*_GREY, _PALETTE, *_COLOUR):

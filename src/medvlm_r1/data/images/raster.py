@@ -87,7 +87,7 @@ def load_raster(path: Path, view: View) -> Picture:
 def _check_view(path: Path, view: View) -> None:
     for name in ("plane", "slice", "window"):
         if getattr(view, name) is not None:
-            raise UsageError(f"{path}: a {name} can be chosen for DICOM or NIfTI only; this is a picture file")
+            raise UsageError(f"{path}: a {name} can be chosen for DICOM and volumes only; this is a picture file")
 
 
 def _to_rgb(path: Path, image: Image.Image, note: ImageNote) -> Picture:

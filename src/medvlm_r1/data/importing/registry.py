@@ -1,5 +1,10 @@
 """Readers of public formats, by the name the command line uses."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.readers.huatuo import import_huatuo
@@ -33,3 +38,28 @@ def find_reader(name: str) -> Importer:
     if name not in READERS:
         raise UsageError(f"unknown data format {name!r}; {did_you_mean(name, READERS)}")
     return READERS[name]
+
+
+@contextmanager
+def open_folder(name: str) -> Iterator[tuple[str, list[str]]]:
+    """A data folder, or the questions of a published source as a temporary data folder without images.
+
+    Args:
+        name: A data folder, or `FORMAT:SOURCE` with a format of `READERS`, such as `med-r1:Splits/modality/test`.
+
+    Yields:
+        The path of the folder, `name` itself or a temporary one whose last part is the name of the source; and a
+        sentence about the rows of the source that cannot be used, if any.
+
+    Raises:
+        UserError: As `Importer`.
+    """
+    format, _, source = name.partition(":")
+    if format not in READERS or not source:
+        yield name, []
+        return
+    with TemporaryDirectory() as empty, TemporaryDirectory() as parent:
+        folder = Path(parent) / Path(source).resolve().name
+        report = READERS[format](source, out=folder, images=empty, skip_bad=True)
+        first = report.reasons[:1]
+        yield str(folder), [f"Rows of {source} left out: {report.bad_rows}. The first: {reason}" for reason in first]

@@ -28,7 +28,7 @@ class Source:
         name: File name, for the page only: it may identify the patient.
         view: Initial view: middle slice, first frame, default window.
         frames: Number of frames.
-        slices: Number of slices by plane; empty unless a NIfTI volume.
+        slices: Number of slices by plane; empty unless a volume.
         windows: Label and value of each available window; may be empty.
         low: Smallest value of the first image, for the window sliders.
         high: Largest value.
@@ -105,7 +105,11 @@ def open_source(data: bytes, name: str) -> tuple[Source, Picture]:
     note = picture.note
     windows: tuple[tuple[str, str], ...] = ()
     low = high = 0.0
-    full = _window_of(file, replace(view, window="full")) if note.format in ("DICOM", "NIfTI") and note.window else None
+    full = (
+        _window_of(file, replace(view, window="full"))
+        if note.window and (note.plane or note.format == "DICOM")
+        else None
+    )
     if full is not None:
         low, high = full
         windows = _windows(picture, lambda name: _window_of(file, replace(view, window=name)) is not None)
@@ -148,7 +152,7 @@ def _windows(picture: Picture, works: Callable[[str], bool]) -> tuple[tuple[str,
     note = picture.note
     assert note.window is not None
     choices = [(f"Automatic: {note.window.name}", AUTOMATIC)]
-    if note.window.unit == HOUNSFIELD or note.format == "NIfTI":
+    if note.window.unit == HOUNSFIELD or note.plane:
         choices += [
             (f"{name.capitalize()} {centre:.0f}/{width:.0f} HU", name) for name, (centre, width) in PRESETS.items()
         ]

@@ -1,4 +1,4 @@
-"""One slice of a NIfTI volume to 8-bit RGB, in radiological convention.
+"""One slice of a volume (NIfTI, MGH, MINC 1, AFNI, PAR/REC) to 8-bit RGB, in radiological convention.
 
 The affine decides where a slice lies, whatever the order and direction of the stored axes: axial and coronal slices are
 shown with the patient's right on the left of the picture, sagittal ones with the front on the left; up is the front
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from nibabel.affines import obliquity, voxel_sizes
+from nibabel.nifti1 import Nifti1Header
 from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation
 from PIL import Image
 
 from medvlm_r1.data.images.dicom_header import guarded
 from medvlm_r1.data.images.files import silence_logging
-from medvlm_r1.data.images.nifti_file import Volume, open_volume
 from medvlm_r1.data.images.picture import (
     PLANES,
     ImageNote,
@@ -26,6 +26,7 @@ from medvlm_r1.data.images.picture import (
     check_frame,
     check_pixels,
 )
+from medvlm_r1.data.images.volume_file import Volume, open_volume
 from medvlm_r1.data.images.windowing import (
     PRESETS,
     Array,
@@ -64,13 +65,14 @@ class _Cut:
     frames: int
 
 
-def load_nifti(path: Path, view: View) -> Picture:
-    """Show one slice of a NIfTI-1 or NIfTI-2 file.
+def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
+    """Show one slice of a volume.
 
     Args:
-        path: .nii or .nii.gz; 2-D, 3-D or 4-D (then `view.frame` chooses the volume).
+        path: 2-D, 3-D or 4-D (then `view.frame` chooses the volume). Of a format with two files, either of them.
         view: `plane` and `slice` must be given unless the volume has one slice; `window` is percentile (1 to 99 of the
             slice) unless given, and the presets take the values for Hounsfield units.
+        kind: The format: NIfTI, MGH, MINC, AFNI or PAR/REC.
 
     Returns:
         The picture and its note.
@@ -81,11 +83,11 @@ def load_nifti(path: Path, view: View) -> Picture:
         UsageError: The window cannot be understood, or is asked of a colour volume.
     """
     with silence_logging():
-        volume = guarded(path, lambda: open_volume(path), "the NIfTI header is damaged")
-        cut = guarded(path, lambda: _choose(path, volume, view), "the NIfTI affine is damaged")
-        reason = "the NIfTI voxels are damaged or cut short"
+        volume = guarded(path, lambda: open_volume(path, kind), f"the {kind} header is damaged")
+        cut = guarded(path, lambda: _choose(path, volume, view, kind), f"the {kind} affine is damaged")
+        reason = f"the {kind} voxels are damaged or cut short"
         pixels = guarded(path, lambda: _oriented(volume, cut), reason)
-        return guarded(path, lambda: _picture(path, volume, cut, pixels, view), reason)
+        return guarded(path, lambda: _picture(path, volume, cut, pixels, view, kind), reason)
 
 
 def _shape(volume: Volume) -> tuple[int, int, int, int]:
@@ -95,7 +97,7 @@ def _shape(volume: Volume) -> tuple[int, int, int, int]:
     return x, y, z, frames
 
 
-def _choose(path: Path, volume: Volume, view: View) -> _Cut:
+def _choose(path: Path, volume: Volume, view: View, kind: str) -> _Cut:
     shape = _shape(volume)
     affine = volume.affine
     sides = voxel_sizes(affine)
@@ -111,7 +113,7 @@ def _choose(path: Path, volume: Volume, view: View) -> _Cut:
     number = 0 if view.slice is None and plane is not None and lengths[plane] == 1 else view.slice
     if plane is None or number is None:
         raise NeedsChoice(
-            f"{path}: a NIfTI volume with slices: {told}; choose a plane and a slice, counted from 0 "
+            f"{path}: {kind} volume with slices: {told}; choose a plane and a slice, counted from 0 "
             "(--plane axial --slice N)"
         )
     if number >= lengths[plane]:
@@ -152,7 +154,7 @@ def _oriented(volume: Volume, cut: _Cut) -> Array:
     return np.ascontiguousarray(canonical[::-1, ::-1].T)
 
 
-def _picture(path: Path, volume: Volume, cut: _Cut, pixels: Array, view: View) -> Picture:
+def _picture(path: Path, volume: Volume, cut: _Cut, pixels: Array, view: View, kind: str) -> Picture:
     window: Window | None = None
     colour: str | None = None
     said: list[str] = []
@@ -171,7 +173,7 @@ def _picture(path: Path, volume: Volume, cut: _Cut, pixels: Array, view: View) -
     across, up = (sides[_axis(io_orientation(volume.affine), name)] for name in _in_plane(cut.plane))
     image, aspect, warnings = isotropic_resample(path, image, up, across)
     note = ImageNote(
-        format="NIfTI",
+        format=kind,
         size=image.size,
         window=window,
         frame=cut.frame,
@@ -205,7 +207,7 @@ def _grey(path: Path, volume: Volume, pixels: Array, view: View) -> tuple[Array,
     if window.width == 0:
         said.append("All voxels of the slice have the same value.")
     if window.name in PRESETS:
-        said.append("A NIfTI does not say what its values are: they were taken for Hounsfield units.")
+        said.append("The file does not say what its values are: they were taken for Hounsfield units.")
     return table[unique.index], window, said
 
 
@@ -216,7 +218,8 @@ def _window(path: Path, volume: Volume, asked: str | None, values: Array, counts
     if choice in PRESETS:
         return preset(choice, "HU")
     if choice == "stored":
-        low, high = float(volume.header["cal_min"]), float(volume.header["cal_max"])
+        header = volume.header if isinstance(volume.header, Nifti1Header) else {"cal_min": 0, "cal_max": 0}
+        low, high = float(header["cal_min"]), float(header["cal_max"])
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             raise UserError(f"{path}: no display range is stored; give a preset, percentile, full, or CENTRE/WIDTH")
         return Window(
@@ -231,7 +234,9 @@ def _window(path: Path, volume: Volume, asked: str | None, values: Array, counts
 def _geometry_warnings(volume: Volume) -> list[str]:
     said = []
     header = volume.header
-    if header["qform_code"] == 0 and header["sform_code"] == 0:
+    if not isinstance(header, Nifti1Header):
+        pass
+    elif header["qform_code"] == 0 and header["sform_code"] == 0:
         said.append("No orientation is stored: left and right are a guess.")
     elif header["qform_code"] > 0 and header["sform_code"] > 0:
         codes = [aff2axcodes(affine) for affine in (header.get_qform(), header.get_sform())]

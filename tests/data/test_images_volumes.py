@@ -1,9 +1,12 @@
-"""NIfTI: a marked voxel must be displayed where the affine says, whatever the order of the stored axes."""
+"""Volumes: a marked voxel must be displayed where the affine says, whatever the order of the stored axes."""
 
 import gzip
 import itertools
 import json
+import re
+import shutil
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +16,7 @@ from nibabel.nifti1 import Nifti1Extension
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from medvlm_r1.data.images import View, is_medical, load_image, load_picture
+from medvlm_r1.data.images.files import InMemoryFile
 from medvlm_r1.errors import UsageError, UserError
 
 SHAPE = (4, 5, 6)  # right to left, back to front, feet to head
@@ -105,7 +109,7 @@ def test_aspect_from_the_affine(saved, codes):
 def test_plane_and_slice_are_chosen_never_guessed(saved):
     path = saved(stored_as("LPS", ras_volume()))
     told = (
-        r"x.nii: a NIfTI volume with slices: axial 6, coronal 5, sagittal 4; choose a plane and a slice, counted from 0"
+        r"x.nii: NIfTI volume with slices: axial 6, coronal 5, sagittal 4; choose a plane and a slice, counted from 0"
     )
     for view in (View(), View(plane="axial"), View(slice=2)):
         with pytest.raises(UserError, match=told):
@@ -248,7 +252,7 @@ def header_of(shape, dtype=np.int16, **fields):
     [
         (header_of((5, 5, 5)) + b"\0" * 10, "its voxels are cut short"),
         (header_of((32000, 32000, 32000)), "the volume is too large"),
-        (header_of((2, 2, 2, 1, 3)) + b"\0" * 48, "a NIfTI file of 5 dimensions"),
+        (header_of((2, 2, 2, 1, 3)) + b"\0" * 48, "a volume of 5 dimensions"),
         (header_of((2, 2, 2), vox_offset=1e9) + b"\0" * 16, "its header says the voxels begin at byte 1000000000"),
         (header_of((2, 2, 2), srow_x=0) + b"\0" * 16, "its affine is not usable"),
         (header_of((2, 2, 2), srow_x=np.nan) + b"\0" * 16, "its affine is not usable"),
@@ -294,44 +298,54 @@ def test_a_slice_takes_the_memory_of_a_slice(tmp_path):
         assert peak < 30e6  # of 105 MB
 
 
-SHIPPED = {
-    "anatomical.nii": ("axial 25, coronal 41, sagittal 33", 1),
-    "example4d.nii.gz": ("axial 24, coronal 96, sagittal 128", 2),
-    "example_nifti2.nii.gz": ("axial 12, coronal 20, sagittal 32", 2),
-    "functional.nii": ("axial 3, coronal 21, sagittal 17", 20),
-    "reoriented_anat_moved.nii": ("axial 22, coronal 26, sagittal 21", 1),
-    "resampled_anat_moved.nii": ("axial 3, coronal 21, sagittal 17", 1),
-    "standard.nii.gz": ("axial 7, coronal 5, sagittal 4", 1),
-}
 NIBABEL = Path(nib.__file__).parent / "tests/data"
+PAIRS = [("phantom_varscale.PAR", "phantom_varscale.REC"), ("scaled+tlrc.HEAD", "scaled+tlrc.BRIK")]
+MIDDLE = View(frame=0, plane="axial", slice=4)
 
 
-def test_the_table_holds_every_volume_that_nibabel_ships():
-    there = {p.name for p in NIBABEL.iterdir() if p.name.endswith((".nii", ".nii.gz"))}
-    assert there == {*SHIPPED, "row_major.dconn.nii"}  # the last has 6 dimensions and is refused
+@pytest.mark.parametrize(("header", "voxels"), PAIRS)
+def test_a_volume_of_two_files_is_read_from_its_own_folder_only(tmp_path, header, voxels):
+    for name in (header, voxels):
+        shutil.copy(NIBABEL / name, tmp_path)
+    first, second = (load_picture(tmp_path / name, MIDDLE).image for name in (header, voxels))
+    assert first.tobytes() == second.tobytes()
+    message = f"the other file of the volume, {voxels}, is not beside it; put it there"
+    (tmp_path / voxels).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_picture(tmp_path / header, MIDDLE)
+    (tmp_path / voxels).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_picture(tmp_path / header, MIDDLE)
+    (tmp_path / voxels).unlink()
+    (tmp_path / voxels).write_bytes((tmp_path / "elsewhere").read_bytes()[:-1])
+    with pytest.raises(UserError, match="its voxels are cut short"):
+        load_picture(tmp_path / header, MIDDLE)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_nibabels_files_are_shown_as_nibabel_orients_them(name):
+def test_a_file_sent_without_its_path_finds_no_second_file_on_this_machine(tmp_path, monkeypatch):
+    for name in PAIRS[0]:
+        shutil.copy(NIBABEL / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    sent = InMemoryFile.of(Path(PAIRS[0][0]).read_bytes(), PAIRS[0][0])
+    with pytest.raises(UserError, match="one of two files that make the volume"):
+        load_picture(sent, MIDDLE)
+
+
+@pytest.mark.parametrize("name", ["test.mgz", "tiny.mnc", "minc1_4d.mnc"])
+def test_a_volume_of_one_file_may_be_sent(name):
     path = NIBABEL / name
-    told, frames = SHIPPED[name]
-    frame = frames - 1
-    with pytest.raises(UserError, match=f"with slices: {told}"):
-        load_picture(path, View(frame=frame))
-    volume = nib.as_closest_canonical(nib.load(path)).get_fdata()
-    volume = volume[..., frame] if frames > 1 else volume
-    for axis, plane in enumerate(("sagittal", "coronal", "axial")):
-        middle = volume.shape[axis] // 2
-        wanted = np.nan_to_num(volume.take(middle, axis=axis), nan=-np.inf)[::-1, ::-1].T
-        low, high = wanted[np.isfinite(wanted)].min(), wanted.max()
-        picture = load_picture(path, View(frame=frame, plane=plane, slice=middle, window="full"))
-        shown = np.asarray(picture.image)[..., 0]
-        grey = np.floor(np.clip((wanted - low) / (high - low), 0, 1) * 255 + 0.5 + 1e-9) if high > low else wanted * 0
-        if picture.note.aspect == 1:
-            np.testing.assert_array_equal(shown, grey)
-        else:
-            rows, columns = grey.shape
-            assert shown.shape in (
-                (round(rows * picture.note.aspect), columns),
-                (rows, round(columns / picture.note.aspect)),
-            )
+    view = View(frame=0, plane="axial", slice=1)
+    picture = load_picture(InMemoryFile.of(path.read_bytes(), "x"), view)
+    assert picture.image.tobytes() == load_picture(path, view).image.tobytes()
+    assert picture.note.format == ("MGH" if name.endswith("z") else "MINC")
+    with pytest.raises(UserError, match="no display range is stored"):
+        load_picture(path, replace(view, window="stored"))
+
+
+def test_the_size_of_an_mgh_volume_is_checked_before_it_is_read(tmp_path):
+    for shape, reason in (((32000, 32000, 32000), "the volume is too large"), ((5, 5, 5), "its voxels are cut short")):
+        header = nib.freesurfer.mghformat.MGHHeader()
+        header.set_data_shape(shape)
+        (tmp_path / "x.mgh").write_bytes(header.binaryblock + b"\0" * 100)
+        with pytest.raises(UserError, match=reason):
+            load_picture(tmp_path / "x.mgh", MIDDLE)
