@@ -16,7 +16,7 @@ from pictures import picture
 from PIL import Image
 
 from medvlm_r1.data.images import View, load_picture
-from medvlm_r1.data.images.picture import MAX_PIXELS, NeedsChoice, Picture
+from medvlm_r1.data.images.picture import MAX_PIXELS, Picture
 
 SMALL = 40_000
 
@@ -98,7 +98,9 @@ def show_nifti(path: Path) -> None:
     """As a user goes on who is told to choose a slice."""
     try:
         show(path)
-    except NeedsChoice:
+    except UserError as error:
+        if "choose a plane" not in str(error) and "choose one" not in str(error):
+            raise
         for plane in ("axial", "sagittal"):
             show(path, View(frame=0, plane=plane, slice=0))
 
@@ -107,7 +109,9 @@ def show_first(path: Path) -> None:
     """As a user goes on who is told to choose a frame."""
     try:
         show(path)
-    except NeedsChoice:
+    except UserError as error:
+        if "choose one" not in str(error):
+            raise
         show(path, View(frame=0))
 
 

@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 
 from medvlm_r1.data.images import View, dicom, is_medical, load_picture
-from medvlm_r1.data.images.codestream import codestream_size
+from medvlm_r1.data.images.dicom_checks import codestream_size
 from medvlm_r1.errors import UserError
 
 MARKER = "ZZTOPSECRET"

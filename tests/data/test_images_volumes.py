@@ -170,7 +170,7 @@ def test_scaled_values_and_windows(saved, plane, name, kind):
     _, note = shown("soft-tissue")
     assert note.window.unit == "HU"
     assert any("taken for Hounsfield units" in warning for warning in note.warnings)
-    with pytest.raises(UserError, match="no display range is stored"):
+    with pytest.raises(UserError, match="no usable window is stored"):
         shown("stored")
     with pytest.raises(UsageError, match="wanted one of brain"):
         shown("liver")
@@ -338,7 +338,7 @@ def test_a_volume_of_one_file_may_be_sent(name):
     picture = load_picture(InMemoryFile.of(path.read_bytes(), "x"), view)
     assert picture.image.tobytes() == load_picture(path, view).image.tobytes()
     assert picture.note.format == ("MGH" if name.endswith("z") else "MINC")
-    with pytest.raises(UserError, match="no display range is stored"):
+    with pytest.raises(UserError, match="no usable window is stored"):
         load_picture(path, replace(view, window="stored"))
 
 

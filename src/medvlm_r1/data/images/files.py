@@ -9,16 +9,21 @@ import stat
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from medvlm_r1.errors import UserError
 
 if TYPE_CHECKING:
     _Path = Path
 else:
     # Up to Python 3.11 only the classes for one system can be derived from.
     _Path = type(Path())
+
+
+T = TypeVar("T")
 
 
 class _Stream(io.BytesIO):
@@ -198,6 +203,24 @@ def sniff_foreign_format(head: bytes) -> tuple[str, str] | None:
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         return "plain text", _GIVE_IMAGE
     return None
+
+
+def guarded(path: Path, work: Callable[[], T], what: str) -> T:
+    """Run `work`; turn any library error into a `UserError` that quotes none of its text, which may name a patient.
+
+    pydicom's messages repeat header values, and Python would print them below ours in a traceback.
+
+    Raises:
+        UserError: `work` failed.
+        MemoryError: There was too little for it, which is no fault of the file.
+    """
+    try:
+        return work()
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+    raise UserError(f"{path}: {what} ({kind}); copy the file again or convert it with its vendor's software")
 
 
 _LOGGERS = ("pydicom", "pylibjpeg", "nibabel", "nibabel.global")

@@ -140,10 +140,6 @@ class TooLarge(UserError):
     """An image above the pixel limit."""
 
 
-class NeedsChoice(UserError):
-    """A file with several frames or slices, without a choice in the view."""
-
-
 def check_pixels(path: Path, width: int, height: int, what: str = "image") -> None:
     """Refuse an image above the pixel limit before decoding it.
 
@@ -163,13 +159,10 @@ def check_frame(path: Path, frame: int | None, frames: int, advice: str = "") ->
     """The frame to show.
 
     Raises:
-        NeedsChoice: The file has several frames and none was chosen.
-        UserError: It has not the one that was.
+        UserError: The file has several frames and none was chosen, or it lacks the chosen one.
     """
     if frame is None and frames > 1:
-        raise NeedsChoice(
-            f"{path}: the image has {frames} frames; {advice}choose one: frame 0 to {frames - 1} (--frame)"
-        )
+        raise UserError(f"{path}: the image has {frames} frames; {advice}choose one: frame 0 to {frames - 1} (--frame)")
     if frame is not None and frame >= frames:
         raise UserError(f"{path}: frame {frame} of an image with {frames}; wanted 0 to {frames - 1}")
     return frame or 0

@@ -5,7 +5,6 @@ shown with the patient's right on the left of the picture, sagittal ones with th
 (axial) or the head (coronal, sagittal). Of the header only geometry, data type, scale and display range are used.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +13,18 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation
 from PIL import Image
 
-from medvlm_r1.data.images.dicom_header import guarded
-from medvlm_r1.data.images.files import silence_logging
-from medvlm_r1.data.images.picture import (
-    PLANES,
-    ImageNote,
-    NeedsChoice,
-    Picture,
-    View,
-    Window,
-    check_frame,
-    check_pixels,
-)
+from medvlm_r1.data.images.files import guarded, silence_logging
+from medvlm_r1.data.images.picture import PLANES, ImageNote, Picture, View, Window, check_frame, check_pixels
 from medvlm_r1.data.images.volume_file import Volume, open_volume
 from medvlm_r1.data.images.windowing import (
     PRESETS,
     Array,
+    choose_window,
     full_range,
-    given,
     isotropic_resample,
-    parse_window,
-    percentile_window,
-    preset,
     to_grey,
     unique_values,
+    value_range,
 )
 from medvlm_r1.errors import UsageError, UserError
 
@@ -50,19 +37,6 @@ _CONVENTION = {
 }
 _OBLIQUE_DEGREES = 1.0
 _FLAT = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """One slice: the plane, where it lies, and the axis and place in the stored array."""
-
-    plane: str
-    slice: int
-    slices: int
-    axis: int
-    place: int
-    frame: int
-    frames: int
 
 
 def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
@@ -84,165 +58,144 @@ def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
     """
     with silence_logging():
         volume = guarded(path, lambda: open_volume(path, kind), f"the {kind} header is damaged")
-        cut = guarded(path, lambda: _choose(path, volume, view, kind), f"the {kind} affine is damaged")
         reason = f"the {kind} voxels are damaged or cut short"
-        pixels = guarded(path, lambda: _oriented(volume, cut), reason)
-        return guarded(path, lambda: _picture(path, volume, cut, pixels, view, kind), reason)
+        return guarded(path, lambda: _show(path, volume, view, kind), reason)
 
 
-def _shape(volume: Volume) -> tuple[int, int, int, int]:
-    """Three spatial lengths and the number of volumes."""
-    lengths: tuple[int, ...] = volume.shape
-    x, y, z, frames, *_ = (*lengths, 1, 1, 1, 1)
-    return x, y, z, frames
-
-
-def _choose(path: Path, volume: Volume, view: View, kind: str) -> _Cut:
-    shape = _shape(volume)
-    affine = volume.affine
-    sides = voxel_sizes(affine)
+def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
+    shape: tuple[int, ...] = volume.shape
+    x, y, z, frames, *_ = (*shape, 1, 1, 1, 1)
+    sides = voxel_sizes(volume.affine)
     # A determinant far under the product of the sides: two axes of the volume run the same way.
-    if not (np.isfinite(sides).all() and abs(np.linalg.det(affine[:3, :3])) > _FLAT * sides.prod()):
+    if not (np.isfinite(sides).all() and abs(np.linalg.det(volume.affine[:3, :3])) > _FLAT * sides.prod()):
         raise UserError(f"{path}: its affine is not usable; the orientation of the volume is unknown")
-    orientation = io_orientation(affine)
-    lengths = {plane: shape[_axis(orientation, plane)] for plane in PLANES}
-    told = ", ".join(f"{plane} {lengths[plane]}" for plane in PLANES)
-    frame = check_frame(path, view.frame, shape[3])
+    orientation = io_orientation(volume.affine)
+    # The stored axis that runs across each plane, and its length.
+    axes = {plane: int(np.flatnonzero(orientation[:, 0] == _ACROSS[plane])[0]) for plane in PLANES}
+    lengths = {plane: int((x, y, z)[axes[plane]]) for plane in PLANES}
+    frame = check_frame(path, view.frame, frames)
+    plane, number = _choose_slice(path, view, lengths, kind)
+    width, height = (length for name, length in lengths.items() if name != plane)
+    check_pixels(path, width, height, what="slice")
+    check_pixels(path, x, y, what="plane in which the slice is stored")
+    backward = orientation[axes[plane], 1] < 0
+    block = _read(volume, axes[plane], lengths[plane] - 1 - number if backward else number, frame)
+    canonical = apply_orientation(block, orientation).squeeze(_ACROSS[plane])
+    # What is left runs right or forward, and forward or up; the picture runs from the right or front, and from the top.
+    pixels, window, colour, warnings = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view)
+    # Rows follow the later of the two world axes in the slice, columns the earlier.
+    across, up = (sides[axes[name]] for name in _ACROSS if name != plane)
+    image, aspect, spacing_warnings = isotropic_resample(path, Image.fromarray(pixels).convert("RGB"), up, across)
+    note = ImageNote(
+        format=kind,
+        size=image.size,
+        window=window,
+        frame=frame,
+        frames=frames,
+        plane=plane,
+        slice=number,
+        slices=lengths[plane],
+        aspect=aspect,
+        colour=colour,
+        orientation=f"{_CONVENTION[plane]}; stored {''.join(aff2axcodes(volume.affine))}",
+        warnings=(*warnings, *spacing_warnings, *_geometry_warnings(volume)),
+    )
+    return Picture(image=image, note=note)
+
+
+def _choose_slice(path: Path, view: View, lengths: dict[str, int], kind: str) -> tuple[str, int]:
     single = [plane for plane in PLANES if lengths[plane] == 1]
     plane = view.plane or (single[0] if len(single) == 1 else None)
-    number = 0 if view.slice is None and plane is not None and lengths[plane] == 1 else view.slice
+    number = 0 if view.slice is None and plane in single else view.slice
     if plane is None or number is None:
-        raise NeedsChoice(
-            f"{path}: {kind} volume with slices: {told}; choose a plane and a slice, counted from 0 "
+        slices = ", ".join(f"{name} {lengths[name]}" for name in PLANES)
+        raise UserError(
+            f"{path}: {kind} volume with slices: {slices}; choose a plane and a slice, counted from 0 "
             "(--plane axial --slice N)"
         )
     if number >= lengths[plane]:
         raise UserError(
             f"{path}: {plane} slice {number} of a volume with {lengths[plane]}; wanted 0 to {lengths[plane] - 1}"
         )
-    axis = _axis(orientation, plane)
-    place = number if orientation[axis, 1] > 0 else lengths[plane] - 1 - number
-    width, height = (length for name, length in lengths.items() if name != plane)
-    check_pixels(path, width, height, what="slice")
-    check_pixels(path, shape[0], shape[1], what="plane in which the slice is stored")
-    return _Cut(plane, number, lengths[plane], axis, place, frame, shape[3])
+    return plane, number
 
 
-def _axis(orientation: Array, plane: str) -> int:
-    """The stored axis that runs across a plane."""
-    return int(np.flatnonzero(orientation[:, 0] == _ACROSS[plane])[0])
-
-
-def _oriented(volume: Volume, cut: _Cut) -> Array:
-    """The slice as it is displayed: (rows, columns), or with R, G, B as fields for a colour volume."""
-    shape = _shape(volume)
-    # Of a fifth and further dimension there is one place.
-    rest = (cut.frame, 0, 0, 0)[: max(0, len(volume.shape) - 3)]
+def _read(volume: Volume, axis: int, index: int, frame: int) -> Array:
+    """One slice of the stored array, three-dimensional with a length of 1 along `axis`."""
+    shape: tuple[int, ...] = volume.shape
+    x, y, depth, *_ = (*shape, 1, 1)
+    # Of a fifth and further dimension there is one index.
+    rest = (frame, 0, 0, 0)[: max(0, len(shape) - 3)]
 
     def plane_of(z: int) -> Array:
-        spatial = (slice(None), slice(None), z)[: len(volume.shape)]
-        return np.asarray(volume.dataobj[(*spatial, *rest)]).reshape(shape[0], shape[1])
+        spatial = (slice(None), slice(None), z)[: len(shape)]
+        return np.asarray(volume.dataobj[(*spatial, *rest)]).reshape(x, y)
 
-    if cut.axis == 2:
-        block = plane_of(cut.place)[:, :, None]
-    else:
-        # Stored with x running fastest: plane by plane is one pass through the file, with one plane in memory.
-        lines = [plane_of(z).take([cut.place], axis=cut.axis).copy() for z in range(shape[2])]
-        block = np.stack(lines, axis=2)
-    canonical = apply_orientation(block, io_orientation(volume.affine)).squeeze(_ACROSS[cut.plane])
-    # What is left runs right or forward, and forward or up; the picture runs from the right or front, and from the top.
-    return np.ascontiguousarray(canonical[::-1, ::-1].T)
+    if axis == 2:
+        return plane_of(index)[:, :, None]
+    # Stored with x running fastest: plane by plane is one pass through the file, with one plane in memory.
+    return np.stack([plane_of(number).take([index], axis=axis).copy() for number in range(depth)], axis=2)
 
 
-def _picture(path: Path, volume: Volume, cut: _Cut, pixels: Array, view: View, kind: str) -> Picture:
-    window: Window | None = None
-    colour: str | None = None
-    said: list[str] = []
+def _to_8_bits(
+    path: Path, volume: Volume, pixels: Array, view: View
+) -> tuple[Array, Window | None, str | None, list[str]]:
+    """The slice as uint8, its window, how color was made, and warnings."""
     if pixels.dtype.fields:
         if view.window is not None:
             raise UsageError(f"{path}: a window can be chosen for a grey volume only; this one is in colour")
-        pixels = np.stack([pixels[name] for name in ("R", "G", "B")], axis=-1)
-        colour = "stored as RGB"
-    elif pixels.dtype.kind not in "iuf":
+        return np.stack([pixels[name] for name in ("R", "G", "B")], axis=-1), None, "stored as RGB", []
+    if pixels.dtype.kind not in "iuf":
         raise UserError(f"{path}: its voxels are not real numbers; take their magnitude or phase first")
-    else:
-        pixels, window, said = _grey(path, volume, pixels, view)
-    image = Image.fromarray(pixels).convert("RGB")
-    sides = voxel_sizes(volume.affine)
-    # Rows follow the later of the two world axes in the slice, columns the earlier.
-    across, up = (sides[_axis(io_orientation(volume.affine), name)] for name in _in_plane(cut.plane))
-    image, aspect, warnings = isotropic_resample(path, image, up, across)
-    note = ImageNote(
-        format=kind,
-        size=image.size,
-        window=window,
-        frame=cut.frame,
-        frames=cut.frames,
-        plane=cut.plane,
-        slice=cut.slice,
-        slices=cut.slices,
-        aspect=aspect,
-        colour=colour,
-        orientation=f"{_CONVENTION[cut.plane]}; stored {''.join(aff2axcodes(volume.affine))}",
-        warnings=(*said, *warnings, *_geometry_warnings(volume)),
-    )
-    return Picture(image=image, note=note)
-
-
-def _in_plane(plane: str) -> list[str]:
-    """The planes across the picture's columns and rows: their world axes, in order."""
-    return sorted((name for name in PLANES if name != plane), key=_ACROSS.__getitem__)
-
-
-def _grey(path: Path, volume: Volume, pixels: Array, view: View) -> tuple[Array, Window, list[str]]:
     unique = unique_values(pixels)
     finite = np.isfinite(unique.values)
-    said = [] if finite.all() else ["Voxels that are not numbers are shown black."]
+    warnings = [] if finite.all() else ["Voxels that are not numbers are shown black."]
     table = np.zeros(unique.values.shape, dtype=np.uint8)
     if not finite.any():
-        return table[unique.index], full_range(0, 0, "value", "no voxel is a number"), said
-    values = unique.values[finite]
-    window = _window(path, volume, view.window, values, unique.counts[finite])
+        return table[unique.index], full_range(0, 0, "value", "no voxel is a number"), None, warnings
+    values, counts = unique.values[finite], unique.counts[finite]
+    full = value_range(values, counts, "value", "smallest to largest value of the slice")
+    window = choose_window(
+        path,
+        view.window or "percentile",
+        values,
+        counts,
+        unit="value",
+        full=full,
+        stored=_display_range(volume),
+        default=full,
+        any_unit=True,
+    )
     table[finite] = to_grey(values, window)
     if window.width == 0:
-        said.append("All voxels of the slice have the same value.")
+        warnings.append("All voxels of the slice have the same value.")
     if window.name in PRESETS:
-        said.append("The file does not say what its values are: they were taken for Hounsfield units.")
-    return table[unique.index], window, said
+        warnings.append("The file does not say what its values are: they were taken for Hounsfield units.")
+    return table[unique.index], window, None, warnings
 
 
-def _window(path: Path, volume: Volume, asked: str | None, values: Array, counts: Array) -> Window:
-    choice = parse_window(asked or "percentile")
-    if isinstance(choice, tuple):
-        return given(choice, "value")
-    if choice in PRESETS:
-        return preset(choice, "HU")
-    if choice == "stored":
-        header = volume.header if isinstance(volume.header, Nifti1Header) else {"cal_min": 0, "cal_max": 0}
-        low, high = float(header["cal_min"]), float(header["cal_max"])
-        if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise UserError(f"{path}: no display range is stored; give a preset, percentile, full, or CENTRE/WIDTH")
-        return Window(
-            name="stored", centre=(low + high) / 2, width=high - low, unit="value", source="stored: cal_min to cal_max"
-        )
-    if choice == "full":
-        there = values[counts > 0]
-        return full_range(float(there.min()), float(there.max()), "value", "smallest to largest value of the slice")
-    return percentile_window(values, counts, "value")
+def _display_range(volume: Volume) -> Window | None:
+    if not isinstance(volume.header, Nifti1Header):
+        return None
+    low, high = float(volume.header["cal_min"]), float(volume.header["cal_max"])
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        return None
+    return Window(
+        name="stored", centre=(low + high) / 2, width=high - low, unit="value", source="stored: cal_min to cal_max"
+    )
 
 
 def _geometry_warnings(volume: Volume) -> list[str]:
-    said = []
+    warnings = []
     header = volume.header
-    if not isinstance(header, Nifti1Header):
-        pass
-    elif header["qform_code"] == 0 and header["sform_code"] == 0:
-        said.append("No orientation is stored: left and right are a guess.")
-    elif header["qform_code"] > 0 and header["sform_code"] > 0:
-        codes = [aff2axcodes(affine) for affine in (header.get_qform(), header.get_sform())]
-        if codes[0] != codes[1]:
-            said.append("The two orientations that are stored (qform and sform) disagree; the sform was used.")
+    if isinstance(header, Nifti1Header):
+        if header["qform_code"] == 0 and header["sform_code"] == 0:
+            warnings.append("No orientation is stored: left and right are a guess.")
+        elif header["qform_code"] > 0 and header["sform_code"] > 0:
+            codes = [aff2axcodes(affine) for affine in (header.get_qform(), header.get_sform())]
+            if codes[0] != codes[1]:
+                warnings.append("The two orientations that are stored (qform and sform) disagree; the sform was used.")
     tilt = float(np.degrees(obliquity(volume.affine).max()))
     if tilt > _OBLIQUE_DEGREES:
-        said.append(f"The slices are oblique by {tilt:.0f} degrees and are shown along the stored axes.")
-    return said
+        warnings.append(f"The slices are oblique by {tilt:.0f} degrees and are shown along the stored axes.")
+    return warnings
