@@ -17,6 +17,7 @@ from PIL import Image
 
 from medvlm_r1.data.images import View, load_picture
 from medvlm_r1.data.images.picture import MAX_PIXELS, Picture
+from medvlm_r1.errors import UserError
 
 SMALL = 40_000
 
