@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from medvlm_r1.data import check_images, load_image, read_folder
-from medvlm_r1.data.readers.huatuo import import_huatuo
+from medvlm_r1.data.importing.registry import READERS
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.prompts.templates import lettered
@@ -47,7 +47,7 @@ def source(tmp_path):
 
 
 def run(source, *rows, **arguments):
-    return import_huatuo(source(*rows), **{"images": source.root, "out": source.out, **arguments})
+    return READERS["huatuo"](source(*rows), **{"images": source.root, "out": source.out, **arguments})
 
 
 def test_hand_made_collection(source):
@@ -137,7 +137,7 @@ def test_malformed_file(source):
     path = source(row(), row())
     path.write_text(path.read_text()[:-40])
     with pytest.raises(UserError, match=r"rows.json, row 2: malformed JSON"):
-        import_huatuo(path, images=source.root, out=source.out)
+        READERS["huatuo"](path, images=source.root, out=source.out)
 
 
 def test_nothing_to_import(source):
@@ -165,7 +165,7 @@ def test_import_again_and_in_place(source):
 @needs_release
 def test_the_released_questions(tmp_path):
     [file] = RELEASE.glob("*.json")
-    report = import_huatuo(file, images=RELEASE, out=tmp_path)
+    report = READERS["huatuo"](file, images=RELEASE, out=tmp_path)
     by_modality = {"CT": 300, "MRI": 300, "X-ray": 300}
     assert (report.rows, report.written, report.missing, report.open_questions) == (900, 900, 888, 0)
     assert report.by_modality == by_modality
@@ -188,7 +188,7 @@ def test_the_released_questions(tmp_path):
 @needs_release
 def test_the_released_images(tmp_path):
     [file] = RELEASE.glob("*.json")
-    import_huatuo(file, images=RELEASE / "images", out=tmp_path)
+    READERS["huatuo"](file, images=RELEASE / "images", out=tmp_path)
     samples = read_folder(tmp_path)
     there = [s for s in samples if not s.missing]
     assert len(there) == 12

@@ -40,14 +40,12 @@ class Placed:
     Attributes:
         name: Its name in the data folder, `images/x.png`.
         stem: Its place in the source without the suffix; all slices of one file share it.
-        there: Whether there is anything to write.
         source: The file, or its bytes; None when it is not there.
         view: What to show of it.
     """
 
     name: str
     stem: str
-    there: bool
     source: str | bytes | None
     view: View = FILE_VIEW
 
@@ -55,10 +53,7 @@ class Placed:
 class ImageFinder:
     """Finds the files behind the image names of a source.
 
-    What it finds is remembered by name, and `settled` makes a second pass over the rows rely on that.
-
-    Attributes:
-        settled: Look at the disk no more; what was not found is absent.
+    No two files may get the same name in the data folder.
     """
 
     def __init__(self, root: str | Path, folders: Sequence[str] = ("", IMAGES)) -> None:
@@ -73,12 +68,11 @@ class ImageFinder:
         """
         if not os.path.isdir(root):
             raise UserError(f"{root}: no such folder of images; give the folder that holds the image files (--images)")
-        self.settled = False
         self._root = os.fspath(root)
         self._real_root = os.path.realpath(root)
         self._folders = [f for f in dict.fromkeys((*folders, "")) if os.path.isdir(os.path.join(self._root, f))]
         self._prefixes = {IMAGES, *(folder.casefold() for folder in folders if folder)}
-        self._found: dict[str, str] = {}
+        self._files: dict[str, str] = {}
         self._inside: dict[str, bool] = {}
         # Most sets ask several questions about a picture, one after the other.
         self._named = lru_cache(maxsize=_REMEMBERED)(self._place)
@@ -113,14 +107,10 @@ class ImageFinder:
         name = "/".join((IMAGES, *inner))
         stem = _STEM.sub("", "/".join(inner))
         name = f"{name}{_suffix(view)}.png" if view != FILE_VIEW else _written_name(name)
-        file = self._found.get(name) if self.settled else self._search(name, parts, inner)
-        return Placed(name=name, stem=stem, there=file is not None, source=file, view=view)
-
-    def _search(self, name: str, parts: Sequence[str], inner: Sequence[str]) -> str | None:
         file = self._look(parts, inner)
-        if file is not None and self._found.setdefault(name, file) != file:
-            raise ValueError(f"{file} and {self._found[name]} would both be copied to {name}")
-        return file
+        if file is not None and self._files.setdefault(name, file) != file:
+            raise ValueError(f"{file} and {self._files[name]} would both be copied to {name}")
+        return Placed(name=name, stem=stem, source=file, view=view)
 
     def _look(self, parts: Sequence[str], inner: Sequence[str]) -> str | None:
         for ending in (parts, inner) if inner is not parts else (parts,):
@@ -164,7 +154,7 @@ def _embedded(data: bytes) -> Placed:
     if suffix is None:
         raise ValueError("the image in the row is not a PNG, JPEG, TIFF or BMP file; take it out of the table")
     stem = hashlib.sha256(data).hexdigest()[:24]
-    return Placed(name=_written_name(f"{IMAGES}/{stem}{suffix}"), stem=stem, there=True, source=data)
+    return Placed(name=_written_name(f"{IMAGES}/{stem}{suffix}"), stem=stem, source=data)
 
 
 def _suffix(view: View) -> str:
