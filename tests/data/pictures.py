@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medvlm_r1.data.check import Check, Listed
+from medvlm_r1.data.check.findings import Check, Listed
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
 

@@ -10,8 +10,8 @@ import pytest
 from pictures import as_jpeg, brighter, counts, make_folder, picture, sample
 from PIL import Image
 
-from medvlm_r1.data.check import Touched, check_folders
-from medvlm_r1.data.check.overlap import warn_of_overlap
+from medvlm_r1.data.check import check_folders, warn_of_overlap
+from medvlm_r1.data.check.findings import Touched
 from medvlm_r1.data.check.text import check_lines
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.leakage import FLIPS

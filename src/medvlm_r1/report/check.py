@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvlm_r1.data.check import BadImage, Check, NearPair, Place, Question, Touched
+from medvlm_r1.data.check.findings import BadImage, Check, NearPair, Place, Question, Touched
 from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import Album, Picture

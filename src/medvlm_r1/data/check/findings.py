@@ -1,11 +1,13 @@
-"""Findings of a data check, by type. All are counted; the first of each type are listed."""
+"""Findings of a data check, by type, and its verdict. All are counted; the first of each type are listed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
+
+from medvlm_r1.errors import RESEARCH_USE
 
 LISTED = 100
 """Findings of one kind that are listed; all are counted."""
@@ -26,14 +28,11 @@ class Listed(Generic[Item]):
     items: tuple[Item, ...] = ()
 
     @classmethod
-    def of(cls, found: Iterable[Item]) -> Listed[Item]:
+    def of(cls, findings: Iterable[Item]) -> Listed[Item]:
         """Count all, keep the first."""
-        iterator = iter(found)
+        iterator = iter(findings)
         items = tuple(islice(iterator, LISTED))
         return cls(len(items) + sum(1 for _ in iterator), items)
-
-    def __bool__(self) -> bool:
-        return self.count > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,3 +189,114 @@ class Sharing:
     near_between: Listed[NearPair]
     near_subjects: Listed[NearPair]
     near_within: Listed[NearPair]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """All findings. `problems` make the check fail, `notes` do not.
+
+    Attributes:
+        parts: What was checked.
+        images: Different image files looked for.
+        bad_rows: Rows that cannot be used; they are left out of all else.
+        answers_not_options: Of these, rows whose answer is not one of the options.
+        missing: Images that are not there, or that the source of a row does not even name.
+        unreadable: Images that are there and cannot be shown.
+        unfit: Images of a size that the model asked about cannot process.
+        contradictory: The same question about the same pictures with different answers.
+        repeated_between: The same with the same answer, in several parts.
+        repeated_within: The same with the same answer, in one part.
+        shared_subjects: The same subject in several parts.
+        sharing: Pictures that are the same, or nearly.
+        touched: How many questions of each part share something with another part.
+        file_name_subjects: Samples whose subject is only the name of an image file.
+        unlike_subjects: Why the subjects of two folders cannot be compared; empty if they can.
+        near_distance: Most bits in which near pictures differ.
+        allow_near: Whether near pairs between parts are a note and no problem.
+    """
+
+    parts: tuple[Part, ...]
+    images: int
+    bad_rows: Listed[BadRow]
+    answers_not_options: int
+    missing: Listed[Place]
+    unreadable: Listed[BadImage]
+    unfit: Listed[BadImage]
+    contradictory: Listed[Question]
+    repeated_between: Listed[Question]
+    repeated_within: Listed[Question]
+    shared_subjects: Listed[SharedSubject]
+    sharing: Sharing
+    touched: tuple[Touched, ...]
+    file_name_subjects: int
+    unlike_subjects: str
+    near_distance: int
+    allow_near: bool = False
+    notice: str = field(default=RESEARCH_USE)
+
+    @property
+    def problems(self) -> list[str]:
+        """Reasons not to use the data unchanged, one phrase each."""
+        empty = [part.name for part in self.parts if not part.samples]
+        unread = self.bad_rows.count - self.answers_not_options
+        problems = [
+            f"no usable row in {', '.join(empty)}" if empty else "",
+            _count(self.answers_not_options, "{} with an answer that is not one of its options", "row"),
+            _count(unread, "{} that cannot be read", "row"),
+            _count(self.missing.count, "{} not there", "image"),
+            _count(self.unreadable.count, "{} that cannot be shown", "image"),
+            _count(self.unfit.count, "{} of a size that the model cannot process", "image"),
+            _count(self.contradictory.count, "{} with contradictory answers", "question"),
+            _count(self.sharing.copies_between.count, "{} in several parts", "picture"),
+            _count(self.shared_subjects.count, "{} in several parts", "subject"),
+            _count(self.repeated_between.count, "{} about one picture in several parts", "question"),
+            "" if self.allow_near else self._near(),
+        ]
+        return [phrase for phrase in problems if phrase]
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks that are no fault, one phrase each."""
+        near_within = self.sharing.near_subjects.count + self.sharing.near_within.count
+        notes = [
+            self._near() if self.allow_near else "",
+            _count(self.repeated_within.count, "{} asked more than once in a part", "question"),
+            _count(self.sharing.copies_within.count, "{} kept in several files of one part", "picture"),
+            _count(near_within, "{} of nearly alike pictures within a part", "pair"),
+            _count(self.sharing.blank.count, "{} of one colour all over", "picture"),
+            _count(self.sharing.faint.count, "{} with hardly any contrast", "picture"),
+        ]
+        return [phrase for phrase in notes if phrase]
+
+    @property
+    def only_near(self) -> bool:
+        """Whether near-identical images are the only problem. A person has to judge those."""
+        return bool(self.problems) and self.problems == [self._near()]
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence."""
+        samples, parts = sum(part.samples for part in self.parts), len(self.parts)
+        extent = f"{samples} samples and {self.images} images"
+        if self.problems:
+            summary = "No certain fault" if self.only_near else "Problems found"
+            return f"{summary} in {extent}{', but' if self.only_near else ':'} {'; '.join(self.problems)}."
+        unknown = self.file_name_subjects or self.unlike_subjects
+        what = "picture or question" if unknown else "picture, question or subject"
+        unsure = "; whether they share patients is not known" if unknown else ""
+        shared = f", and the {parts} parts share no {what}{unsure}" if parts > 1 else ""
+        return f"No problems found: all of {extent} can be used{shared}."
+
+    def as_record(self) -> dict[str, Any]:
+        """This record as plain values for JSON."""
+        record = {"ok": not self.problems, "verdict": self.verdict, "problems": self.problems, "notes": self.notes}
+        return record | asdict(self)
+
+    def _near(self) -> str:
+        return _count(
+            self.sharing.near_between.count, "{} of nearly alike pictures in different parts, to be looked at", "pair"
+        )
+
+
+def _count(number: int, phrase: str, noun: str) -> str:
+    return phrase.format(f"{number} {noun}{'' if number == 1 else 's'}") if number else ""

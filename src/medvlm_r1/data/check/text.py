@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from medvlm_r1.data.check.findings import NearPair, Part, Place, Question, Touched
-from medvlm_r1.data.check.result import Check
+from medvlm_r1.data.check.findings import Check, NearPair, Part, Place, Question, Touched
 from medvlm_r1.data.subjects import file_names_warning
 
 _SHOWN = 5
