@@ -4,8 +4,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from medvlm_r1.data.folder import folder_hash, read_folder, write_folder
-from medvlm_r1.data.folder_images import check_images
+from medvlm_r1.data.folder import folder_hash, image_sizes, read_folder, unreadable_samples, write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 
@@ -148,9 +147,13 @@ def test_hash_does_not_depend_on_the_place(folder, tmp_path):
     assert folder_hash(twin) == folder_hash(folder)
 
 
-def test_check_images_looks_at_the_files_as_they_are_now(folder):
+def unreadable(folder, samples):
+    return [s.id for s in unreadable_samples(samples, image_sizes(folder, samples))]
+
+
+def test_unreadable_samples_looks_at_the_files_as_they_are_now(folder):
     samples = read_folder(folder)
-    assert [s.id for s in check_images(folder, samples)] == ["s3"]
+    assert unreadable(folder, samples) == ["s3"]
 
     Image.new("L", (4, 4)).save(folder / "images/3.png")
     whole = (folder / "images/2.png").read_bytes()
@@ -158,16 +161,16 @@ def test_check_images_looks_at_the_files_as_they_are_now(folder):
     both = sample(4, images=("images/1.png", "images/2.png"))
     text_only = sample(5, images=())
     unnamed = sample(6, images=(), missing=True)
-    assert [s.id for s in check_images(folder, [*samples, both, text_only, unnamed])] == ["s2", "s4", "s6"]
+    assert unreadable(folder, [*samples, both, text_only, unnamed]) == ["s2", "s4", "s6"]
 
 
-def test_check_images_decodes_each_file_once(folder, monkeypatch):
+def test_image_sizes_decodes_each_file_once(folder, monkeypatch):
     loaded = []
 
     def load(path):
         loaded.append(path)
         return Image.new("RGB", (1, 1))
 
-    monkeypatch.setattr("medvlm_r1.data.folder_images.load_image", load)
-    check_images(folder, [sample(1), replace(sample(1), id="again")])
+    monkeypatch.setattr("medvlm_r1.data.folder.load_image", load)
+    image_sizes(folder, [sample(1), replace(sample(1), id="again")])
     assert [path.name for path in loaded] == ["1.png"]

@@ -11,8 +11,7 @@ from pictures import make_folder, sample
 
 from medvlm_r1.data.folder import folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.data.split import Wish, clusters, parse_wish, split_samples
-from medvlm_r1.data.split_folder import split_folder
+from medvlm_r1.data.split import Wish, clusters, parse_wish, split_folder, split_samples
 from medvlm_r1.errors import UsageError, UserError
 
 

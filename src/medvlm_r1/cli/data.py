@@ -190,8 +190,7 @@ def data_split(
     Example: medvlm-r1 data split data/huatuo --out data/mri --modality MRI --part train=600 --part test=300
     """
     from medvlm_r1.console import progress_bar
-    from medvlm_r1.data.split import parse_wish
-    from medvlm_r1.data.split_folder import split_folder
+    from medvlm_r1.data.split import parse_wish, split_folder
     from medvlm_r1.data.subjects import file_names_warning
 
     fields = [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
@@ -290,8 +289,7 @@ def _fit(model: str | None) -> ImageFit | None:
 
 def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
     """Rows whose images a model cannot process; also reported on stderr."""
-    from medvlm_r1.data.folder import read_folder
-    from medvlm_r1.data.folder_images import image_sizes
+    from medvlm_r1.data.folder import image_sizes, read_folder
 
     samples = read_folder(folder)
     unfit = fit.unfit(enumerate(samples, start=1), image_sizes(folder, samples))

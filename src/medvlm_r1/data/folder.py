@@ -3,15 +3,18 @@
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
+from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 
 SAMPLES = "samples.jsonl"
@@ -52,8 +55,7 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
                 raise UserError(f"{path / SAMPLES}: there are no samples to write")
         totals = {"samples": len(seen), "missing": missing, "by_modality": dict(sorted(counts.items()))}
         described = {**info, "counts": {**info.get("counts", {}), **totals}}
-        with _replaced(path / INFO) as stream:
-            stream.write(json.dumps(described, ensure_ascii=False, indent=2) + "\n")
+        atomic_write(path / INFO, json.dumps(described, ensure_ascii=False, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
@@ -72,12 +74,14 @@ def refuse_other(path: str | Path, name: str) -> None:
     if not (path / SAMPLES).exists():
         return
     try:
-        found = json.loads((path / INFO).read_text(encoding="utf-8"))["name"]
+        present = json.loads((path / INFO).read_text(encoding="utf-8"))["name"]
     except (OSError, ValueError, KeyError, TypeError):
-        found = None
-    if found != name:
-        held = "samples without a name in info.json" if found is None else f"the data set {found!r}"
-        raise UserError(f"{path}: holds {held}, which {name!r} would replace; give another folder, or delete this one")
+        present = None
+    if present != name:
+        content = "samples without a name in info.json" if present is None else f"the data set {present!r}"
+        raise UserError(
+            f"{path}: holds {content}, which {name!r} would replace; give another folder, or delete this one"
+        )
 
 
 def read_folder(path: str | Path) -> list[Sample]:
@@ -158,6 +162,64 @@ def folder_hash(path: str | Path) -> str:
     for name in names:
         total.update(f"\n{name}\0{_file_hash(inside(path, name))}".encode())
     return total.hexdigest()
+
+
+def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[int, int] | None]:
+    """Decode every image of some samples once, so that a file that is cut short is found before a training.
+
+    Args:
+        path: The data folder.
+        samples: Samples of that folder.
+
+    Returns:
+        Name of each image to its width and height; None where it is not there or not readable.
+    """
+    sizes: dict[str, tuple[int, int] | None] = {}
+    for name in dict.fromkeys(name for sample in samples for name in sample.images):
+        try:
+            sizes[name] = load_image(inside(path, name)).size
+        except UserError:
+            sizes[name] = None
+    return sizes
+
+
+def unreadable_samples(samples: Iterable[Sample], sizes: Mapping[str, tuple[int, int] | None]) -> list[Sample]:
+    """The samples of which an image has no size in `image_sizes`, or is not named by the source."""
+    return [sample for sample in samples if sample.unnamed_image or not all(sizes[name] for name in sample.images)]
+
+
+def copy_images(
+    source: str | Path, copies: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None = None
+) -> set[str]:
+    """Copy images from a data folder to others, under the same names.
+
+    Args:
+        source: The data folder they are in.
+        copies: Name of an image, such as `images/x.png`, and the data folder it goes to.
+        progress: Called with (images copied, images in all).
+
+    Returns:
+        Names of those that are not there.
+
+    Raises:
+        UserError: A path leads out of a folder, before anything is copied; or the disk refuses.
+    """
+    for name, _ in copies:
+        inside(source, name)
+    absent = set()
+    for done, (name, target) in enumerate(copies, start=1):
+        file, copy = inside(source, name), inside(target, name)
+        try:
+            if os.path.isfile(file):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            else:
+                absent.add(name)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be copied to {copy} ({error.strerror or error})") from error
+        if progress is not None:
+            progress(done, len(copies))
+    return absent
 
 
 def _file_hash(path: Path) -> str:

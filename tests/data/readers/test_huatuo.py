@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from medvlm_r1.data import check_images, load_image, read_folder
+from medvlm_r1.data import load_image, read_folder
+from medvlm_r1.data.folder import image_sizes, unreadable_samples
 from medvlm_r1.data.importing.registry import READERS
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UsageError, UserError
@@ -192,6 +193,6 @@ def test_the_released_images(tmp_path):
     samples = read_folder(tmp_path)
     there = [s for s in samples if not s.missing]
     assert len(there) == 12
-    assert check_images(tmp_path, samples) == [s for s in samples if s.missing]
+    assert unreadable_samples(samples, image_sizes(tmp_path, samples)) == [s for s in samples if s.missing]
     assert all(load_image(tmp_path / s.images[0]).mode == "RGB" for s in there)
     assert len(list((tmp_path / "images").iterdir())) == 12

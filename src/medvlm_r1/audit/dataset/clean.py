@@ -9,8 +9,7 @@ from typing import Any
 
 from medvlm_r1.audit.dataset.audit import DataAudit, audit_data, solved_ids
 from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE
-from medvlm_r1.data.folder import read_info, write_folder
-from medvlm_r1.data.folder_images import copy_images
+from medvlm_r1.data.folder import copy_images, read_info, write_folder
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
