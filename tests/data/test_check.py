@@ -11,9 +11,8 @@ from pictures import as_jpeg, brighter, counts, cropped, make_folder, picture, s
 from PIL import Image
 
 from medvlm_r1.data.check import check_folders
-from medvlm_r1.data.check.findings import Place
+from medvlm_r1.data.check.findings import Place, check_lines
 from medvlm_r1.data.check.questions import plain
-from medvlm_r1.data.check.text import check_lines
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
 

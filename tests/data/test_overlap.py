@@ -11,8 +11,7 @@ from pictures import as_jpeg, brighter, counts, make_folder, picture, sample
 from PIL import Image
 
 from medvlm_r1.data.check import check_folders, warn_of_overlap
-from medvlm_r1.data.check.findings import Touched
-from medvlm_r1.data.check.text import check_lines
+from medvlm_r1.data.check.findings import Touched, check_lines
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.leakage import FLIPS
 from medvlm_r1.data.sample import Sample

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from medvlm_r1.cli.main import app
 from medvlm_r1.data import find_reader, read_folder
 from medvlm_r1.data.check import check_folders
-from medvlm_r1.data.check.text import check_lines
+from medvlm_r1.data.check.findings import check_lines
 from medvlm_r1.data.folder import read_info
 from medvlm_r1.data.split import clusters
 from medvlm_r1.data.subjects import SubjectHasher, subject_level

@@ -272,7 +272,7 @@ def data_check(
     if as_json:
         print(json.dumps(check.as_record() | {"report": str(page) if page else None}))
     else:
-        from medvlm_r1.data.check.text import check_lines
+        from medvlm_r1.data.check.findings import check_lines
 
         print("\n".join([*check_lines(check), *([f"Report: {page}"] if page else []), RESEARCH_USE]))
     if check.problems:

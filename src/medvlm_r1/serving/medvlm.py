@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from medvlm_r1.data.images import Picture, View
-from medvlm_r1.data.readers.lettered import bare_options
+from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, explain_missing_extra
 from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings

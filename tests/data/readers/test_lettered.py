@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvlm_r1.data.question import text_fault
-from medvlm_r1.data.readers.lettered import lettered_columns, right_option, split_problem, without_letter
+from medvlm_r1.data.readers.fields import lettered_columns, right_option, split_problem, without_letter
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.prompts.templates import lettered
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medvlm_r1.data.check.findings import LISTED, Copies, Listed, NearPair, Place, Sharing
-from medvlm_r1.data.check.rows import Folder
+from medvlm_r1.data.check.questions import Folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.leakage import FLIPS, Fingerprint, Indices, fingerprint, flipped_pairs, near_pairs
 from medvlm_r1.data.paths import inside

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from medvlm_r1.data.check.findings import BadImage, Check, Listed, Place
 from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, Use, compare, examine, list_uses, no_progress
-from medvlm_r1.data.check.questions import count_touched, find_repeated, find_shared_subjects
-from medvlm_r1.data.check.rows import read_rows
+from medvlm_r1.data.check.questions import count_touched, find_repeated, find_shared_subjects, read_rows
 from medvlm_r1.data.leakage import MOST_DISTANCE, Fingerprint
 from medvlm_r1.data.paths import telling_names
 from medvlm_r1.data.sample import Sample

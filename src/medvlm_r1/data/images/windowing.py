@@ -154,14 +154,9 @@ def percentile_window(values: Array, counts: Array, unit: str) -> Window:
     wanted = np.ceil(np.asarray(PERCENTILES) / 100 * ranks[-1])
     low, high = (float(values[order[index]]) for index in np.searchsorted(ranks, wanted))
     if low == high:
-        return value_range(values, counts, unit, "the percentiles 1 and 99 are equal")
+        present = values[counts > 0]
+        return full_range(float(present.min()), float(present.max()), unit, "the percentiles 1 and 99 are equal")
     return _between("percentile", low, high, unit, "percentile: 1 to 99")
-
-
-def value_range(values: Array, counts: Array, unit: str, why: str) -> Window:
-    """From the smallest to the largest value that a pixel has. Arguments as of `percentile_window`."""
-    present = values[counts > 0]
-    return full_range(float(present.min()), float(present.max()), unit, why)
 
 
 def choose_window(
@@ -171,9 +166,9 @@ def choose_window(
     counts: Array,
     *,
     unit: str,
-    full: Window,
     stored: Window | None,
-    default: Window,
+    full: Window | None = None,
+    default: Window | None = None,
     any_unit: bool = False,
 ) -> Window:
     """The window that the user requested; otherwise the file's own, otherwise the default.
@@ -184,9 +179,9 @@ def choose_window(
         values: As of `percentile_window`.
         counts: As of `percentile_window`.
         unit: Of the values.
-        full: The window for `full`.
         stored: The file's own.
-        default: For a file without one.
+        full: The window for `full`; from the smallest to the largest value by default.
+        default: For a file without its own; the percentiles by default.
         any_unit: Whether the presets are offered for values that are not in Hounsfield units.
 
     Raises:
@@ -203,11 +198,14 @@ def choose_window(
                 "give percentile, full, or CENTRE/WIDTH"
             )
         return preset(choice)
-    if choice == "stored" and stored is None:
+    if choice in (None, "stored") and stored is not None:
+        return stored
+    if choice == "stored":
         raise UserError(f"{path}: no usable window is stored; give a preset, percentile, full, or CENTRE/WIDTH")
-    if choice == "percentile":
-        return percentile_window(values, counts, unit)
-    return full if choice == "full" else stored or default
+    if choice == "full":
+        present = values[counts > 0]
+        return full or full_range(float(present.min()), float(present.max()), unit, "smallest to largest value")
+    return (choice is None and default) or percentile_window(values, counts, unit)
 
 
 def to_grey(values: Array, window: Window) -> Array:

@@ -27,15 +27,20 @@ from pathlib import Path
 from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality, modality_name
-from medvlm_r1.data.readers.fields import image, kept, needed, text, texts, words
-from medvlm_r1.data.readers.layout import find_files, one_file
-from medvlm_r1.data.readers.lettered import (
+from medvlm_r1.data.readers.fields import (
+    image,
+    kept,
     lettered_columns,
+    needed,
     right_option,
     split_problem,
     tagged_answer,
+    text,
+    texts,
     without_letter,
+    words,
 )
+from medvlm_r1.data.readers.layout import find_files, one_file
 from medvlm_r1.data.sample import LETTERS
 
 _RESTRICTED = "Restricted-access"

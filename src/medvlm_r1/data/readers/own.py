@@ -23,10 +23,9 @@ from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality
 from medvlm_r1.data.question import MIN_OPTIONS, question_faults
 from medvlm_r1.data.readers.columns import NUMBERS, TEXTS, VIEW, Columns, find_columns, option_columns
-from medvlm_r1.data.readers.fields import as_image, words
-from medvlm_r1.data.readers.layout import hub_tables
-from medvlm_r1.data.readers.lettered import (
+from medvlm_r1.data.readers.fields import (
     answer_letter,
+    as_image,
     bare_options,
     numbered_option,
     options_of,
@@ -34,7 +33,9 @@ from medvlm_r1.data.readers.lettered import (
     split_options,
     split_problem,
     tagged_answer,
+    words,
 )
+from medvlm_r1.data.readers.layout import hub_tables
 from medvlm_r1.data.rows import RowFaults
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.data.subjects import subject_column

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.question import question_faults
-from medvlm_r1.data.readers.lettered import bare_options
+from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.prompts.live import live_parts
