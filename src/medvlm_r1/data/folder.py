@@ -107,7 +107,7 @@ def read_folder(path: str | Path) -> list[Sample]:
     samples: list[Sample] = []
     rows: dict[str, int] = {}
     bad = BadRows()
-    for number, row in read_json_lines(file, on_bad=lambda row, reason: bad.add(file, row, ValueError(reason))):
+    for number, row in read_json_lines(file, on_bad=lambda row, reason: bad.add(file, row, reason)):
         try:
             sample = sample_from_row(row)
         except ValueError as error:
@@ -115,8 +115,7 @@ def read_folder(path: str | Path) -> list[Sample]:
             continue
         first = rows.setdefault(sample.id, number)
         if first != number:
-            reason = f"the id {sample.id!r} is used in row {first} already; make the ids unique"
-            bad.add(file, number, ValueError(reason))
+            bad.add(file, number, f"the id {sample.id!r} is used in row {first} already; make the ids unique")
         samples.append(sample)
     if bad.count:
         raise bad.error("Correct the source and import it again; 'medvlm-r1 data check' lists these rows too.")

@@ -234,10 +234,11 @@ class BadRows:
         self._more = 0
         self._faults: dict[str, tuple[str, int]] = {}
 
-    def add(self, path: Path, number: int, error: Exception) -> None:
+    def add(self, path: Path, number: int, *errors: Exception | str) -> None:
         """Add one row and what is wrong with it."""
         self.count += 1
-        for fault in dict.fromkeys(error.faults if isinstance(error, RowFaults) else (str(error),)):
+        faults = [error.faults if isinstance(error, RowFaults) else (str(error),) for error in errors]
+        for fault in dict.fromkeys(fault for group in faults for fault in group):
             first, times = self._faults.get(fault, (str(bad_row(path, number, fault)), 0))
             if times or len(self._faults) < _MAX_FAULTS:
                 self._faults[fault] = first, times + 1

@@ -18,7 +18,7 @@ from medvlm_r1.data.importing.finder import FILE_VIEW, ImageFinder, Placed
 from medvlm_r1.data.importing.image_writer import ImageWriter
 from medvlm_r1.data.modality import MODALITIES, UNKNOWN, modality_name
 from medvlm_r1.data.readers.closed import ClosedQuestions
-from medvlm_r1.data.rows import BadRows, RowFaults
+from medvlm_r1.data.rows import BadRows
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.subjects import DICOM_HEADERS, FILE_NAMES, SubjectHasher, column_origin
 from medvlm_r1.errors import UsageError, UserError
@@ -157,7 +157,8 @@ class Importer:
         rows = run.check(source, out)
         info = {"name": self.name, "source": self.origin, "license": self.license, "file": source.name}
         write_folder(out, run.write(rows, info), info=info)
-        return run.report(rows)
+        assert run.report is not None
+        return run.report
 
 
 def chosen_modalities(modality: str | Iterable[str] | None) -> frozenset[str] | None:
@@ -178,7 +179,7 @@ def chosen_modalities(modality: str | Iterable[str] | None) -> frozenset[str] | 
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """One import under way: `check`, then `write`, then `report`."""
+    """One import under way: `check`, then `write`, which makes the report."""
 
     format: Importer
     finder: ImageFinder
@@ -191,12 +192,7 @@ class _Run:
     writing: bool = False
     bad: BadRows = field(default_factory=BadRows)
     malformed: int = 0
-    modalities: Counter[str] = field(default_factory=Counter)
-    splits: Counter[str] = field(default_factory=Counter)
-    missing: int = 0
-    open_questions: int = 0
-    subjects: set[str] = field(default_factory=set)
-    origins: Counter[str] = field(default_factory=Counter)
+    report: ImportReport | None = None
 
     def check(self, source: Path, out: Path) -> int:
         """Read every row once; number of rows."""
@@ -214,8 +210,7 @@ class _Run:
                 position = f"row {number}" + (f" of {part.file.name}" if part.label else "")
                 first = ids.setdefault(sample.id, position)
                 if first != position:
-                    fault = f"the id {sample.id!r} is used in {first} already; make it unique"
-                    self.bad.add(part.file, number, ValueError(fault))
+                    self.bad.add(part.file, number, f"the id {sample.id!r} is used in {first} already; make it unique")
         rows += self.malformed
         if self.bad.count and not self.skip_bad:
             raise self.bad.error(_ADVICE)
@@ -228,9 +223,11 @@ class _Run:
         return rows
 
     def write(self, rows: int, info: dict[str, Any]) -> Iterator[Sample]:
-        """Read every row again; copy its images, then yield its sample. Completes `info` at the end."""
+        """Read every row again; copy its images, then yield its sample. Completes `info` and the report at the end."""
         self.bad, self.writing = BadRows(), True
-        notes = self.writer.notes
+        writer, notes = self.writer, self.writer.notes
+        counts: dict[str, Counter[str]] = {name: Counter() for name in ("modality", "split", "origin", "flag")}
+        subjects = set()
         for part, number, row in self._rows(rows):
             result = self._read(part, number, row)
             if result is None:
@@ -238,40 +235,43 @@ class _Run:
             sample, images, draft = result
             try:
                 for image in images:
-                    self.writer.write(image)
+                    writer.write(image)
             except UserError as error:
                 self.bad.add(part.file, number, error)
                 continue
-            sample = self._with_subject(sample, draft)
+            subject, origin = sample.subject, FILE_NAMES
+            if draft.subject:
+                origin = column_origin(draft.subject_column)
+            elif hashed := next(filter(None, map(writer.subjects.get, sample.images)), ""):
+                subject, origin = hashed, DICOM_HEADERS
+            if subject:
+                subjects.add(subject)
+                counts["origin"][origin] += 1
+            record = sample.record
             if converted := {name: notes[name] for name in sample.images if name in notes}:
-                sample = replace(sample, record={**sample.record, "image_notes": converted})
-            self.modalities[sample.modality] += 1
-            self.splits[sample.split] += 1
-            self.missing += sample.missing
-            self.open_questions += not sample.options
-            yield sample
+                record = {**record, "image_notes": converted}
+            counts["modality"][sample.modality] += 1
+            counts["split"][sample.split] += 1
+            counts["flag"].update(missing=int(sample.missing), open=int(not sample.options))
+            yield replace(sample, subject=subject, record=record)
         if self.bad.count and not self.skip_bad:
             raise self.bad.error("Correct these images, or leave such rows out with --skip-bad.")
-        info["subjects"] = dict(self.origins.most_common())
-        if self.writer.hasher.salt_name:
-            info["subject_salt"] = self.writer.hasher.salt_name
-
-    def report(self, rows: int) -> ImportReport:
-        """The figures of what `write` did."""
-        notes = self.writer.notes.values()
-        return ImportReport(
+        info["subjects"] = dict(counts["origin"].most_common())
+        if writer.hasher.salt_name:
+            info["subject_salt"] = writer.hasher.salt_name
+        self.report = ImportReport(
             rows=rows,
-            written=self.modalities.total(),
-            missing=self.missing,
-            by_modality=dict(sorted(self.modalities.items())),
-            open_questions=self.open_questions,
-            by_split=dict(sorted(self.splits.items())),
+            written=counts["modality"].total(),
+            missing=counts["flag"]["missing"],
+            by_modality=dict(sorted(counts["modality"].items())),
+            open_questions=counts["flag"]["open"],
+            by_split=dict(sorted(counts["split"].items())),
             converted=len(notes),
-            stripped=len(self.writer.stripped),
-            may_show_text=sum(note["format"] == "DICOM" and note["burned_in"] != "no" for note in notes),
-            subjects=len(self.subjects),
-            subjects_from=dict(self.origins.most_common()),
-            subject_warning=self.writer.hasher.warning() or "",
+            stripped=len(writer.stripped),
+            may_show_text=sum(n["format"] == "DICOM" and n["burned_in"] != "no" for n in notes.values()),
+            subjects=len(subjects),
+            subjects_from=info["subjects"],
+            subject_warning=writer.hasher.warning() or "",
             closed_kept_open={reason: dict(answers.most_common()) for reason, answers in self.closed.kept_open.items()},
             bad_rows=self.bad.count,
             reasons=tuple(self.bad.lines()),
@@ -285,7 +285,7 @@ class _Run:
 
             def count(number: int, reason: str, file: Path = part.file) -> None:
                 self.malformed += 1
-                self.bad.add(file, number, ValueError(reason))
+                self.bad.add(file, number, reason)
 
             try:
                 for number, row in part.rows(part.file, on_bad=count):
@@ -322,41 +322,25 @@ class _Run:
             draft = self.format.draft(row, part)
             draft = self.closed.with_options(draft) if self.writing else self.closed.collected(draft)
             images = [self.finder.place(image, draft.view) for image in draft.images]
-            sample = self._sample(draft, modality or UNKNOWN, part, number, images)
+            # Slices of one volume have other names, and the subject may be the row's own or another image's.
+            sources = list(dict.fromkeys(image.stem for image in images if image.view != FILE_VIEW))
+            sample = Sample(
+                id=draft.id or "-".join(filter(None, (self.format.name, part.label, f"{number:06d}"))),
+                images=tuple(image.name for image in images),
+                question=draft.question,
+                options=draft.options,
+                answer=draft.answer,
+                modality=modality or UNKNOWN,
+                question_type=draft.question_type,
+                # The DICOM header may tell more, once the image is written.
+                subject=draft.subject or (images[0].stem if images else ""),
+                split=draft.split or part.split,
+                missing=draft.missing or any(image.source is None for image in images),
+                record={**draft.record, "image_sources": sources} if sources else draft.record,
+            )
         except ValueError as error:
             faults.append(error)
         if faults:
-            each = [error.faults if isinstance(error, RowFaults) else (str(error),) for error in faults]
-            self.bad.add(part.file, number, RowFaults(fault for group in each for fault in group))
+            self.bad.add(part.file, number, *faults)
             return None
         return sample, images, draft
-
-    def _sample(self, draft: Draft, modality: str, part: Part, number: int, images: list[Placed]) -> Sample:
-        # Slices of one volume have other names, and the subject may be the row's own or another image's.
-        sources = list(dict.fromkeys(image.stem for image in images if image.view != FILE_VIEW))
-        return Sample(
-            id=draft.id or "-".join(filter(None, (self.format.name, part.label, f"{number:06d}"))),
-            images=tuple(image.name for image in images),
-            question=draft.question,
-            options=draft.options,
-            answer=draft.answer,
-            modality=modality,
-            question_type=draft.question_type,
-            # The DICOM header may tell more, once the image is written.
-            subject=draft.subject or (images[0].stem if images else ""),
-            split=draft.split or part.split,
-            missing=draft.missing or any(image.source is None for image in images),
-            record={**draft.record, "image_sources": sources} if sources else draft.record,
-        )
-
-    def _with_subject(self, sample: Sample, draft: Draft) -> Sample:
-        """The sample with the subject of its DICOM images where its row names none; counts where subjects are from."""
-        subject, origin = sample.subject, FILE_NAMES
-        if draft.subject:
-            origin = column_origin(draft.subject_column)
-        elif hashed := next(filter(None, map(self.writer.subjects.get, sample.images)), ""):
-            subject, origin = hashed, DICOM_HEADERS
-        if subject:
-            self.subjects.add(subject)
-            self.origins[origin] += 1
-        return replace(sample, subject=subject)

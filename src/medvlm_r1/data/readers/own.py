@@ -50,7 +50,7 @@ Value = TypeVar("Value")
 
 def _modality(row: Row, part: Part) -> str:
     column = find_columns(tuple(row), part.reading.columns).fields.get("modality")
-    given = "" if column is None else _text(row, column)
+    given = _text(row, column)
     return known_modality(given, column or "modality") if given else UNKNOWN
 
 
