@@ -15,11 +15,7 @@ from medvlm_r1.errors import UsageError
 @pytest.fixture
 def source(tmp_path):
     Image.new("L", (5, 4), 1).save(tmp_path / "a.png")
-    rows = [
-        "a.png,q?,x|y,x,CT,train",
-        "absent.png,q?,,a cyst,MR,test",
-        "a.png,q?,x|y,z,CT,train",
-    ]
+    rows = ["a.png,q?,x|y,x,CT,train", "absent.png,q?,,a cyst,MR,test", "a.png,q?,x|y,z,CT,train"]
     file = tmp_path / "mine.csv"
 
     def write(count):

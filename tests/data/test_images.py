@@ -107,8 +107,7 @@ def test_white_is_zero(tmp_path, image):
 
 
 @pytest.mark.parametrize(
-    "image",
-    [Image.fromarray(np.array([[0.5, 1.0]], np.float32)), Image.fromarray(np.array([[-1000, 400]], np.int32))],
+    "image", [Image.fromarray(np.array([[0.5, 1.0]], np.float32)), Image.fromarray(np.array([[-1000, 400]], np.int32))]
 )
 def test_values_without_black_and_white_are_refused(tmp_path, image):
     image.save(tmp_path / "x.tif")

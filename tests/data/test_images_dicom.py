@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 from dicom_files import HOUNSFIELD, RESCALED, dataset, greys, table
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medvlm_r1.data.images import View, is_medical, load_image, load_picture
 from medvlm_r1.errors import UsageError, UserError

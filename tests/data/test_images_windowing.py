@@ -51,11 +51,7 @@ def by_the_standard(x, c, w, function):
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @settings(deadline=None)
-@given(
-    x=st.integers(-3000, 3000),
-    c=st.integers(-1000, 1000),
-    w=st.integers(1, 4000),
-)
+@given(x=st.integers(-3000, 3000), c=st.integers(-1000, 1000), w=st.integers(1, 4000))
 def test_the_formulas_of_the_standard(function, x, c, w):
     # SIGMOID's exponential overflows a float beyond some 170 widths.
     if function == "SIGMOID" and abs(x - c) > 100 * w:

@@ -23,10 +23,7 @@ def test_splits_as_published(imported, put, picture):
     assert done.report.by_split == {"test": 1, "train": 2}
     mri, first, second = done.samples
     assert (mri.modality, mri.split, mri.missing) == ("MRI", "test", True)
-    assert (first.question, first.options) == (
-        "What is seen in the image?",
-        ("Tumor, left", "Normal lung", "Fracture"),
-    )
+    assert (first.question, first.options) == ("What is seen in the image?", ("Tumor, left", "Normal lung", "Fracture"))
     assert [first.letter, second.letter] == ["B", "A"]
     assert first.images == ("images/Chest CT Scan/test/000001.png",)
 

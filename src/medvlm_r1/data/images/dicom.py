@@ -214,10 +214,7 @@ _DARKEST = 4
 _LEAST_SHARE = 0.001
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 # Parts of BodyPartExamined's codes. A CT of any other part, or of none, is shown in the soft tissue window.
-_CT_PRESETS = {
-    "brain": ("BRAIN", "HEAD", "SKULL"),
-    "lung": ("CHEST", "LUNG", "THORAX"),
-}
+_CT_PRESETS = {"brain": ("BRAIN", "HEAD", "SKULL"), "lung": ("CHEST", "LUNG", "THORAX")}
 
 
 def show_grey(
