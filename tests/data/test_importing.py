@@ -37,13 +37,6 @@ def run(source, *rows, **arguments):
     return report, read_folder(source.out)
 
 
-def test_clean_pictures_keep_their_bytes(source):
-    Image.new("L", (5, 4), 3).save(source.root / "c.jpg")
-    report, samples = run(source, {"image": "a.png"}, {"image": "deep/b.png"}, {"image": "c.jpg"})
-    for sample in samples:
-        name = sample.images[0].removeprefix("images/")
-        assert (source.out / sample.images[0]).read_bytes() == (source.root / name).read_bytes()
-    assert (report.converted, report.stripped) == (0, 0)
 
 
 def test_a_picture_is_read_once(source, monkeypatch):
@@ -138,20 +131,8 @@ def test_a_window_is_part_of_the_name(source, dicom):
         run(source, {"image": "scan.dcm", "window": "../../out"})
 
 
-def test_a_frame_of_a_tiff(source):
-    frames = [Image.new("L", (5, 4), value) for value in (10, 200)]
-    frames[0].save(source.root / "two.tiff", save_all=True, append_images=frames[1:])
-    _, [sample] = run(source, {"image": "two.tiff", "frame": 1})
-    assert load_image(source.out / sample.images[0]).getpixel((0, 0)) == (200, 200, 200)
 
 
-def test_a_damaged_dicom_is_named_or_left_out(source):
-    (source.root / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"x" * 50)
-    rows = [{"image": "a.png"}, {"image": "bad.dcm"}]
-    with pytest.raises(UserError, match=r"rows.jsonl, row 2: .*bad.dcm"):
-        run(source, *rows)
-    report, samples = run(source, *rows, skip_bad=True)
-    assert (report.rows, report.written, report.bad_rows, len(samples)) == (2, 1, 1, 1)
 
 
 def test_dicom_that_is_not_there_keeps_the_name_it_will_have(source):
@@ -243,10 +224,6 @@ def test_only_bad_rows(source):
         run(source, {"image": "a.png", "answer": "z"}, {"image": "a.png", "answer": "z"}, skip_bad=True)
 
 
-def test_progress_ends_at_the_total(source):
-    told = []
-    run(source, *[{"image": "a.png"}] * 5, progress=lambda done, total, note="": told.append((done, total)))
-    assert told[-1] == (5, 5)
 
 
 def test_import_in_place(source):
