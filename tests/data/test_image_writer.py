@@ -217,5 +217,3 @@ def test_an_import_in_place_never_replaces_the_original(tmp_path, name):
     with pytest.raises(UserError, match=r"would replace the original.*--out"):
         find_reader("jsonl")(rows, out=tmp_path)
     assert (tmp_path / "images" / name).read_bytes() == STRIPPED[name]
-
-

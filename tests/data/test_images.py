@@ -6,8 +6,6 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from medvlm_r1.data.images import View, is_medical, load_image, load_picture
@@ -154,8 +152,6 @@ def test_absent_empty_and_folder(tmp_path):
         load_image(tmp_path / "zero.png")
 
 
-
-
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
 def test_truncated(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
@@ -192,10 +188,6 @@ def test_several_frames(tmp_path):
         load_picture(tmp_path / "y.tif", View(frame=2))
     two_pixels().save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[two_pixels()])
     assert load_image(tmp_path / "x.jpg").size == (2, 1)
-
-
-
-
 
 
 def note_of(image, path, **options):

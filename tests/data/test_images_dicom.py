@@ -63,8 +63,6 @@ def test_percentiles_leave_out_the_extremes(saved):
     assert "percentile 499/980" in note.summary()
 
 
-
-
 def test_a_rescale_that_makes_one_value_of_all_is_said(saved):
     path = saved(dataset(HOUNSFIELD, Modality="CT", RescaleSlope=0, RescaleIntercept=40))
     assert load_picture(path).note.warnings == ("All pixels have the same value.",)
@@ -128,8 +126,6 @@ def test_stored_table_goes_before_the_stored_window(saved):
     assert greys(path) == [[0, 0, 255, 128, 128]]
     assert load_picture(path).note.summary().startswith("DICOM, 5 x 1; window stored (stored LUT).")
     assert load_picture(path, View(window="10/4")).note.window.name == "given"
-
-
 
 
 def test_negative_slope_turns_the_values_not_the_window(saved):

@@ -13,8 +13,6 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import HOUNSFIELD, RESCALED, dataset, greys, without_meta
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -25,7 +23,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medvlm_r1.data.images import View, dicom, is_medical, load_picture
+from medvlm_r1.data.images import dicom, is_medical, load_picture
 from medvlm_r1.data.images.dicom_checks import codestream_size
 from medvlm_r1.errors import UserError
 
@@ -242,8 +240,6 @@ def test_no_header_text_leaves_the_loader(saved, capfd, caplog):
     assert len(refused) >= 4
 
 
-
-
 def test_the_libraries_are_heard_again_afterwards(saved):
     before = list(warnings.filters)
     load_picture(saved(dataset(HOUNSFIELD, **RESCALED)))
@@ -295,5 +291,3 @@ def test_the_decoder_does_not_depend_on_what_is_installed(monkeypatch, name, plu
     monkeypatch.setattr(dicom, "pixel_array", watched)
     load_picture(SHIPPED / name)
     assert used == [plugin]
-
-

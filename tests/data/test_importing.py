@@ -37,8 +37,6 @@ def run(source, *rows, **arguments):
     return report, read_folder(source.out)
 
 
-
-
 def test_a_picture_is_read_once(source, monkeypatch):
     read = []
 
@@ -131,10 +129,6 @@ def test_a_window_is_part_of_the_name(source, dicom):
         run(source, {"image": "scan.dcm", "window": "../../out"})
 
 
-
-
-
-
 def test_dicom_that_is_not_there_keeps_the_name_it_will_have(source):
     _, [sample] = run(source, {"image": "absent.dcm"})
     assert (sample.images, sample.missing) == (("images/absent.dcm.png",), True)
@@ -222,8 +216,6 @@ def test_only_bad_rows(source):
         UserError, match=r"none of the 2 rows could be read; nothing was written.*\n.*row 1: answer 'z'"
     ):
         run(source, {"image": "a.png", "answer": "z"}, {"image": "a.png", "answer": "z"}, skip_bad=True)
-
-
 
 
 def test_import_in_place(source):

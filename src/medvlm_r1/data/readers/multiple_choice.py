@@ -73,7 +73,7 @@ def _huatuo_draft(row: Row, part: Part) -> Draft:
 
 def _find_med_r1(source: Path) -> Source:
     # The folder by question type holds the same rows once more.
-    names = ("*.json",) if source.name in ("train", "test") else ("**/train/*.json", "**/test/*.json")
+    names = ("*.json",) if source.name in ("train", "test") else ("train/*.json", "test/*.json")
     files = find_files(source, ("Splits/modality", "modality"), names)
     root = next((up.parent for up in (source, *source.parents) if up.name == "Splits"), files.root)
     return replace(files, root=root)
