@@ -60,26 +60,22 @@ def test_every_bad_row_is_listed_and_the_good_ones_are_used(folders: tuple[Path,
     add_line(one, as_row(answer="c"))
     add_line(one, b'{"id": "\xff"}')
     add_line(one, "[1]")
-    add_line(one, as_row(images=["../x.png"]))
     add_line(one, as_row(id="a"))
-    add_line(one, as_row(options=["a"] * 11))
     add_line(one, as_row(id="good"))
     check = check_folders([one])
     reasons = {row.row: row.reason for row in check.bad_rows.items}
-    assert list(reasons) == [3, 4, 5, 6, 7, 8, 9]
-    for row, said in (
-        (3, "malformed JSON"),
-        (4, "answer 'c' is not among the options ['a', 'b']"),
-        (5, "not UTF-8"),
-        (6, "expected a JSON object, saw list"),
-        (7, "leaves the data folder"),
-        (8, "used in row 1 already"),
-        (9, "at most 10"),
-    ):
-        assert said in reasons[row]
+    expected = (
+        "malformed JSON",
+        "answer 'c' is not among",
+        "not UTF-8",
+        "expected a JSON object",
+        "used in row 1 already",
+    )
+    assert list(reasons) == [3, 4, 5, 6, 7]
+    assert [message for message, reason in zip(expected, reasons.values(), strict=True) if message not in reason] == []
     assert check.answers_not_options == 1
     assert check.parts[0].samples == 3
-    assert check.problems == ["1 row with an answer that is not one of its options", "6 rows that cannot be read"]
+    assert check.problems == ["1 row with an answer that is not one of its options", "4 rows that cannot be read"]
     assert "  train/samples.jsonl, row 4: answer 'c' is not among the options ['a', 'b']" in check_lines(check)
 
 

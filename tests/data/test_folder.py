@@ -49,9 +49,6 @@ def test_round_trip(folder):
     assert [s.id for s in read] == ["s1", "s2", "s3"]
     assert read[1] == sample(2, modality="MRI", record={"side": "links"})
     assert read[2].missing
-
-
-def test_text_is_kept_readable(folder):
     assert "Größe der Läsion?" in (folder / "samples.jsonl").read_text(encoding="utf-8")
 
 

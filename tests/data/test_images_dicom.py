@@ -55,14 +55,6 @@ def test_defaults_without_a_stored_window(saved):
     assert window_of(np.uint16([[7, 7]]), Modality="DX") == ("full", 7, 0)
 
 
-def test_percentiles_leave_out_the_extremes(saved):
-    values = np.arange(1000, dtype="<u2").reshape(20, 50)
-    note = load_picture(saved(dataset(values, Modality="MR"))).note
-    # 1 % of 1000 values lies at or under 9, 99 % at or under 989.
-    assert (note.window.centre - note.window.width / 2, note.window.centre + note.window.width / 2) == (9, 989)
-    assert "percentile 499/980" in note.summary()
-
-
 def test_a_rescale_that_makes_one_value_of_all_is_said(saved):
     path = saved(dataset(HOUNSFIELD, Modality="CT", RescaleSlope=0, RescaleIntercept=40))
     assert load_picture(path).note.warnings == ("All pixels have the same value.",)
@@ -224,24 +216,6 @@ def test_ybr_full_by_the_standards_matrix(saved):
     assert red == [254, 0, 0]  # 76 + 1.402 * 127 = 254.05
     assert grey == [128, 128, 128]
     assert load_picture(path).note.colour == "YBR_FULL to RGB"
-
-
-@pytest.mark.parametrize("bits", [8, 16])
-def test_palette(saved, bits):
-    ds = dataset(np.uint8([[9, 10, 11, 12, 200]]), PhotometricInterpretation="PALETTE COLOR")
-    scale = 1 if bits == 8 else 257
-    for name, data in {"Red": [255, 0, 51], "Green": [0, 255, 102], "Blue": [0, 0, 153]}.items():
-        ds.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [3, 10, bits])
-        raw = (np.array(data) * scale).astype("u1" if bits == 8 else "<u2").tobytes()
-        ds.add_new(f"{name}PaletteColorLookupTableData", "OW", raw)
-    if bits == 8:  # three bytes are no even length
-        for name in ("Red", "Green", "Blue"):
-            ds[f"{name}PaletteColorLookupTableDescriptor"].value = [4, 10, 8]
-            ds[f"{name}PaletteColorLookupTableData"].value += ds[f"{name}PaletteColorLookupTableData"].value[-1:]
-    path = saved(ds)
-    red, green, third = [255, 0, 0], [0, 255, 0], [51, 102, 153]
-    assert np.asarray(load_image(path))[0].tolist() == [red, red, green, third, third]
-    assert load_picture(path).note.colour == "palette to RGB"
 
 
 @pytest.mark.parametrize(

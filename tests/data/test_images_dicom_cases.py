@@ -19,7 +19,7 @@ from pydicom.uid import (
     UID_dictionary,
 )
 
-from medvlm_r1.data.images import View, load_image, load_picture
+from medvlm_r1.data.images import View, load_picture
 from medvlm_r1.data.images.dicom_header import _KEYWORDS
 from medvlm_r1.errors import UserError
 
@@ -124,16 +124,19 @@ def test_file_meta_information_without_a_preamble(tmp_path, syntax):
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("syntax", NATIVE)
 def test_a_palette_has_the_colors_of_its_little_endian_twin(saved, syntax, bits):
-    ds = dataset(np.uint8([[0, 1, 2, 3]]), syntax, PhotometricInterpretation="PALETTE COLOR")
+    # Values before and behind the table take its ends.
+    ds = dataset(np.uint8([[9, 10, 11, 12, 200]]), syntax, PhotometricInterpretation="PALETTE COLOR")
     words = {"Red": [255, 0, 51, 9], "Green": [0, 255, 102, 9], "Blue": [0, 0, 153, 9]}
     for name, entries in words.items():
         raw = (np.array(entries) * (1 if bits == 8 else 257)).astype("u1" if bits == 8 else "<u2").tobytes()
         if syntax == ExplicitVRBigEndian:
             raw = np.frombuffer(raw, "<u2").byteswap().tobytes()
-        ds.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [4, 0, bits])
+        ds.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [4, 10, bits])
         ds.add_new(f"{name}PaletteColorLookupTableData", "OW", raw)
-    wanted = [[255, 0, 0], [0, 255, 0], [51, 102, 153], [9, 9, 9]]
-    assert np.asarray(load_image(saved(ds)))[0].tolist() == wanted
+    wanted = [[255, 0, 0], [255, 0, 0], [0, 255, 0], [51, 102, 153], [9, 9, 9]]
+    picture = load_picture(saved(ds))
+    assert np.asarray(picture.image)[0].tolist() == wanted
+    assert picture.note.colour == "palette to RGB"
 
 
 @pytest.mark.parametrize(

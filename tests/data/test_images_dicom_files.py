@@ -6,7 +6,6 @@ import sys
 import traceback
 import tracemalloc
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -173,13 +172,6 @@ def test_an_odd_number_of_bytes_may_be_made_even_by_anything(saved):
     assert not any("padding" in said for said in load_picture(saved(ds)).note.warnings)
 
 
-def test_nonsense_with_the_suffix(tmp_path):
-    for content in (b"\0" * 200, b"hello" * 100, bytes(range(256)) * 4, b"\0" * 128 + b"DICM"):
-        (tmp_path / "x.dcm").write_bytes(content)
-        with pytest.raises(UserError, match=r"x.dcm: "):
-            load_picture(tmp_path / "x.dcm")
-
-
 def marked(**elements):
     """A file with the marker in every kind of element that could name a person."""
     ds = dataset(HOUNSFIELD, **{**RESCALED, **elements})
@@ -238,21 +230,6 @@ def test_no_header_text_leaves_the_loader(saved, capfd, caplog):
         assert not any(secret in text for secret in SECRETS), text
     refused = [text for text in seen if "UserError" in text]
     assert len(refused) >= 4
-
-
-def test_the_libraries_are_heard_again_afterwards(saved):
-    before = list(warnings.filters)
-    load_picture(saved(dataset(HOUNSFIELD, **RESCALED)))
-    assert warnings.filters == before
-    assert not logging.getLogger("pydicom").disabled
-
-
-def test_zlib_is_what_deflated_means(saved):
-    path = saved(dataset(HOUNSFIELD, DeflatedExplicitVRLittleEndian, **RESCALED))
-    content = path.read_bytes()
-    path.write_bytes(content[:-6] + zlib.compress(b"x"))
-    with pytest.raises(UserError, match=r"x.dcm: "):
-        load_picture(path)
 
 
 def test_damaged_rle_is_refused(saved):

@@ -11,7 +11,7 @@ from dicom_files import HOUNSFIELD, RESCALED, dataset
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
-from medvlm_r1.data.images import View, is_medical, load_picture
+from medvlm_r1.data.images import is_medical, load_picture
 from medvlm_r1.data.images.files import HEAD, InMemoryFile, sniff_format
 from medvlm_r1.errors import UserError
 
@@ -62,15 +62,6 @@ def test_a_dicom_of_noise_is_known_inside_a_gzip_file(tmp_path):
     (tmp_path / "x.gz").write_bytes(gzip.compress(preamble + dicom()[128:]))
     assert is_medical(tmp_path / "x.gz")
     assert load_picture(tmp_path / "x.gz").note.format == "DICOM"
-
-
-def test_frames_of_a_gzip_file_are_chosen_as_of_any_other(tmp_path):
-    stream = io.BytesIO()
-    dataset(np.uint8([[[0, 0]], [[10, 20]]]), NumberOfFrames=2).save_as(stream, enforce_file_format=True)
-    (tmp_path / "x.dcm.gz").write_bytes(gzip.compress(stream.getvalue()))
-    with pytest.raises(UserError, match=r"x.dcm.gz: the image has 2 frames"):
-        load_picture(tmp_path / "x.dcm.gz")
-    assert load_picture(tmp_path / "x.dcm.gz", View(frame=1)).image.getpixel((1, 0)) == (20, 20, 20)
 
 
 def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):

@@ -241,3 +241,34 @@ def test_the_two_slices_whose_stored_window_shows_nothing_are_shown_through_thei
         )
         assert "Under the stored window (30/100) practically all pixels are black or white" in picture.note.summary()
         assert (np.asarray(load_picture(path, View(window="stored")).image) == 255).all()
+
+
+BARS = {
+    5: (255, 0, 0),
+    15: (255, 128, 128),
+    25: (0, 255, 0),
+    35: (128, 255, 128),
+    45: (0, 0, 255),
+    55: (128, 128, 255),
+    65: (0, 0, 0),
+    75: (64, 64, 64),
+    85: (192, 192, 192),
+    95: (255, 255, 255),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("SC_rgb_rle.dcm", 0),
+        ("SC_rgb_gdcm_KY.dcm", 1),
+        ("SC_ybr_full_422_uncompressed.dcm", 6),
+        ("SC_rgb_jpeg_dcmtk.dcm", 6),
+        ("SC_rgb_dcmtk_+eb+cy+np.dcm", 6),
+        ("SC_rgb_jls_lossy_line.dcm", 10),
+    ],
+)
+def test_the_colour_bars_have_their_colours(name, tolerance):
+    image = load_picture(SHIPPED["pydicom"] / "test_files" / name).image
+    for row, colour in BARS.items():
+        np.testing.assert_allclose(image.getpixel((50, row)), colour, atol=tolerance)

@@ -204,13 +204,6 @@ def test_a_table_row_with_a_cell_too_many_is_left_out_and_counted(source):
     assert "rows.csv, row 2: has 4 cells" in report.reasons[0]
 
 
-def test_only_malformed_lines(source):
-    path = source()
-    path.write_text("{bad\n{\n")
-    with pytest.raises(UserError, match=r"none of the 2 rows could be read"):
-        find_reader("jsonl")(path, out=source.out, skip_bad=True)
-
-
 def test_only_bad_rows(source):
     with pytest.raises(
         UserError, match=r"none of the 2 rows could be read; nothing was written.*\n.*row 1: answer 'z'"

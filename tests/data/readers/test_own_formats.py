@@ -190,9 +190,3 @@ def test_a_parquet_file_as_pandas_leaves_it(imported, parquet, picture):
     [sample] = imported("parquet", parquet("x.parquet", types, row)).samples
     # What JSON cannot hold is left out of the record.
     assert (sample.letter, sample.modality, sample.record) == ("B", "Unknown", {"taken": "2020-01-02"})
-
-
-def test_a_folder_of_parquet_files_or_nothing(imported, put):
-    put("empty/readme.md", "nothing")
-    with pytest.raises(UserError, match="a folder without parquet files"):
-        imported("parquet", put.root / "empty")
