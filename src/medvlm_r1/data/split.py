@@ -186,11 +186,10 @@ def _misfit(
 def _sizes(wishes: Sequence[Wish], n: int) -> dict[str, int]:
     if not wishes:
         raise UsageError("no part was asked for; give at least one, such as --part train=600")
-    sizes: dict[str, int] = {}
-    for wish in wishes:
-        if wish.name in sizes:
-            raise UsageError(f"part {wish.name!r} was asked for twice; give each part once")
-        sizes[wish.name] = 0 if wish.size == "rest" else wish.size if isinstance(wish.size, int) else -1
+    names = [wish.name for wish in wishes]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"part {name!r} was asked for twice; give each part once")
     shares = {wish.name: wish.size for wish in wishes if isinstance(wish.size, float)}
     rest = [wish.name for wish in wishes if wish.size == "rest"]
     if len(rest) > 1:
@@ -198,8 +197,8 @@ def _sizes(wishes: Sequence[Wish], n: int) -> dict[str, int]:
     if sum(shares.values()) > 1 + 1e-9:
         raise UserError(f"the shares add up to {sum(shares.values()):.6g}; they can be at most 1")
     # Largest remainder with what no share takes as one more: shares that add up to 1 take every sample.
-    sizes |= _apportion({**shares, _LEFT_OUT: max(0.0, 1 - sum(shares.values()))}, n)
-    del sizes[_LEFT_OUT]
+    portions = _apportion({**shares, _LEFT_OUT: max(0.0, 1 - sum(shares.values()))}, n)
+    sizes = {wish.name: wish.size if isinstance(wish.size, int) else portions.get(wish.name, 0) for wish in wishes}
     total = sum(sizes.values())
     request = ", ".join(map(str, wishes))
     if total > n or (rest and total == n):

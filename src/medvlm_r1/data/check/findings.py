@@ -5,7 +5,7 @@ All findings are counted; the first of each type are listed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
@@ -306,43 +306,28 @@ def _count(number: int, phrase: str, noun: str) -> str:
     return phrase.format(f"{number} {noun}{'' if number == 1 else 's'}") if number else ""
 
 
-_SHOWN = 5
+_EXAMPLES = 5
 
 
 def check_lines(check: Check) -> list[str]:
     """Format a check for a terminal: what was checked, examples of each problem, and the verdict."""
-    sharing = check.sharing
-    copies, near = sharing.copies_between, sharing.near_between
     lines = [_part(part) for part in check.parts]
-    found: list[tuple[str, int, Iterable[str]]] = [
-        ("Rows", check.bad_rows.count, (f"{row.file}, row {row.row}: {row.reason}" for row in check.bad_rows.items)),
-        ("Images not there", check.missing.count, map(_place, check.missing.items)),
-        (
-            "Images that cannot be shown",
-            check.unreadable.count,
-            (f"{_place(bad.place)}: {bad.reason}" for bad in check.unreadable.items),
-        ),
-        (
-            "Images that the model cannot process",
-            check.unfit.count,
-            (f"{_place(bad.place)}: {bad.reason}" for bad in check.unfit.items),
-        ),
-        ("Contradictory answers", check.contradictory.count, map(_question, check.contradictory.items)),
-        ("The same picture", copies.count, (_places(group.places.items, group.places.count) for group in copies.items)),
-        (
-            "Nearly the same picture in two parts",
-            near.count,
-            (f"{_place(pair.a)} and {_place(pair.b)} {_how_near(pair)}" for pair in near.items),
-        ),
-        (
-            "The same subject",
-            check.shared_subjects.count,
-            (_places(shared.places, len(shared.places)) for shared in check.shared_subjects.items),
-        ),
-        ("The same question", check.repeated_between.count, map(_question, check.repeated_between.items)),
-    ]
-    for title, count, texts in found:
-        lines += _first(title, count, texts)
+    sections: tuple[tuple[str, Listed[Any], Callable[[Any], str]], ...] = (
+        ("Rows", check.bad_rows, lambda row: f"{row.file}, row {row.row}: {row.reason}"),
+        ("Images not there", check.missing, _place),
+        ("Images that cannot be shown", check.unreadable, lambda bad: f"{_place(bad.place)}: {bad.reason}"),
+        ("Images that the model cannot process", check.unfit, lambda bad: f"{_place(bad.place)}: {bad.reason}"),
+        ("Contradictory answers", check.contradictory, _question),
+        ("The same picture", check.sharing.copies_between, lambda copies: _places(copies.places)),
+        ("Nearly the same picture in two parts", check.sharing.near_between, _near_pair),
+        ("The same subject", check.shared_subjects, lambda shared: _places(Listed.of(shared.places))),
+        ("The same question", check.repeated_between, _question),
+    )
+    for title, listed, text in sections:
+        if listed.count:
+            lines += [f"{title}:", *(f"  {text(item)}" for item in listed.items[:_EXAMPLES])]
+        if listed.count > _EXAMPLES:
+            lines.append(f"  ... and {listed.count - _EXAMPLES} more")
     lines += _touched(check.touched)
     if check.file_name_subjects:
         lines.append(file_names_warning(check.file_name_subjects))
@@ -362,14 +347,6 @@ def _part(part: Part) -> str:
     return f"{part.name}{reference}: {part.samples} samples, {part.images} images. {described}".rstrip(". ") + "."
 
 
-def _first(title: str, count: int, texts: Iterable[str]) -> list[str]:
-    if not count:
-        return []
-    shown = [f"  {text}" for text, _ in zip(texts, range(_SHOWN), strict=False)]
-    more = [f"  ... and {count - _SHOWN} more"] if count > _SHOWN else []
-    return [f"{title}:", *shown, *more]
-
-
 def _touched(touched: Iterable[Touched]) -> list[str]:
     lines = [
         f"  {part.part}: {part.any} of {part.samples} (the same picture {part.picture}, nearly the same picture "
@@ -379,18 +356,19 @@ def _touched(touched: Iterable[Touched]) -> list[str]:
     return ["Questions that share something with another part:", *lines] if lines else []
 
 
-def _how_near(pair: NearPair) -> str:
-    return f"differ in {pair.distance} of 64 bits" + (f", the second {pair.flip}" if pair.flip else "")
+def _near_pair(pair: NearPair) -> str:
+    flip = f", the second {pair.flip}" if pair.flip else ""
+    return f"{_place(pair.a)} and {_place(pair.b)} differ in {pair.distance} of 64 bits{flip}"
 
 
 def _question(question: Question) -> str:
     answers = f" answered {' / '.join(question.answers)}" if len(question.answers) > 1 else ""
-    return f"{question.question!r}{answers}: {_places(question.places.items, question.places.count)}"
+    return f"{question.question!r}{answers}: {_places(question.places)}"
 
 
-def _places(places: tuple[Place, ...], count: int) -> str:
-    more = f", and {count - _SHOWN} more" if count > _SHOWN else ""
-    return ", ".join(map(_place, places[:_SHOWN])) + more
+def _places(places: Listed[Place]) -> str:
+    more = f", and {places.count - _EXAMPLES} more" if places.count > _EXAMPLES else ""
+    return ", ".join(map(_place, places.items[:_EXAMPLES])) + more
 
 
 def _place(place: Place) -> str:

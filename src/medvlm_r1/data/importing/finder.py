@@ -5,10 +5,9 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from medvlm_r1.data.folder import IMAGES
 from medvlm_r1.data.images import View
@@ -161,15 +160,3 @@ def _suffix(view: View) -> str:
     parts = [view.plane, view.slice, view.frame, view.window]
     words = [f"{word}{part}" for word, part in zip(("", "", "frame", ""), parts, strict=True) if part is not None]
     return "".join("." + re.sub(r"[^\w.+-]", "-", word) for word in words)
-
-
-def checked_view(**values: Any) -> View:
-    """A `View` of a row's columns.
-
-    Raises:
-        ValueError: A value is out of range.
-    """
-    try:
-        return replace(FILE_VIEW, **values)
-    except UserError as error:
-        raise ValueError(str(error)) from error

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from medvlm_r1.data.images import View
 from medvlm_r1.data.importing.draft import YOUR_OWN, Draft, Part, Row, Source
-from medvlm_r1.data.importing.finder import FILE_VIEW, Embedded, checked_view
+from medvlm_r1.data.importing.finder import FILE_VIEW, Embedded
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality
 from medvlm_r1.data.question import MIN_OPTIONS, question_faults
@@ -258,7 +258,10 @@ def _view(row: Row, fields: Mapping[str, str]) -> View:
             if not chosen[name].isdecimal():
                 raise ValueError(f"column {name!r} must be a whole number from 0, saw {row[fields[name]]!r}")
             chosen[name] = int(chosen[name])
-    return checked_view(**chosen) if chosen else FILE_VIEW
+    try:
+        return View(**chosen)
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 def _is_nan(value: object) -> bool:
