@@ -56,8 +56,10 @@ def _modality(row: Row, part: Part) -> str:
 
 def _draft(row: Row, part: Part) -> Draft:
     columns = find_columns(tuple(row), part.reading.columns)
+    if columns.faults:
+        raise RowFaults(columns.faults)
     fields = columns.fields
-    faults = list(columns.faults)
+    faults: list[str] = []
 
     def attempt(read: Callable[..., Value], *arguments: Any) -> Value | None:
         """One field; what is wrong with it is reported together with the row's other faults."""
@@ -69,8 +71,11 @@ def _draft(row: Row, part: Part) -> Draft:
 
     row = {name: None if _is_nan(value) else value for name, value in row.items()}
     images = attempt(_images, row, columns)
-    question = attempt(_question, row, fields, bool(images))
-    offered, answer = attempt(_options, row, columns), attempt(_answer, row, fields)
+    question = attempt(words, row, fields["question"])
+    if images and question:
+        # In other formats `<image>` before or after the question stands for the picture.
+        question = _PLACEHOLDER.sub("", question)
+    offered, answer = attempt(_options, row, columns), attempt(_answer, row, fields["answer"])
     matched = None
     if question is not None and offered is not None and answer is not None:
         options, first = offered
@@ -79,21 +84,18 @@ def _draft(row: Row, part: Part) -> Draft:
     texts = {name: attempt(_text, row, fields.get(name)) or "" for name in TEXTS}
     subject, subject_from = attempt(_subject, row, part) or ("", "")
     view = attempt(_view, row, fields)
-    if faults or matched is None:
+    if matched is None or faults:
         unmatched = question_faults("?" if question is None else question, offered[0] if offered else ())
         raise RowFaults(dict.fromkeys([*faults, *unmatched]))
     question, options, answer = matched
+    record = {name: _recorded(row[name]) for name in columns.others if name != subject_from}
     return Draft(
         question=question,
         options=options,
         answer=answer,
         images=images or (),
         view=view or FILE_VIEW,
-        record={
-            name: value
-            for name in columns.others
-            if name != subject_from and (value := _recorded(row[name])) not in (None, "")
-        },
+        record={name: value for name, value in record.items() if value not in (None, "")},
         question_type=texts["question_type"],
         subject=subject,
         subject_column=subject_from,
@@ -113,14 +115,6 @@ def _images(row: Row, columns: Columns) -> tuple[str | Embedded, ...]:
     if value is None:
         return ()
     return tuple(as_image(item, name) for item in (value if isinstance(value, list) else [value]))
-
-
-def _question(row: Row, fields: Mapping[str, str], pictured: bool) -> str | None:
-    """The question, without the `<image>` in front of it or behind it that stands for the picture in other formats."""
-    if "question" not in fields:
-        return None
-    question = words(row, fields["question"])
-    return _PLACEHOLDER.sub("", question) if pictured else question
 
 
 def _options(row: Row, columns: Columns) -> tuple[tuple[str, ...], int | None]:
@@ -198,10 +192,7 @@ def _labels(options: Mapping[str, Any], name: str) -> tuple[list[str], int | Non
     return labels, first
 
 
-def _answer(row: Row, fields: Mapping[str, str]) -> str | None:
-    if "answer" not in fields:
-        return None
-    name = fields["answer"]
+def _answer(row: Row, name: str) -> str:
     value = row[name]
     if value in (None, "", []):
         raise ValueError(f"field {name!r} is empty; every question needs its answer")
