@@ -40,20 +40,20 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
     path = Path(path)
     counts: Counter[str] = Counter()
     missing = 0
-    seen: set[str] = set()
+    ids: set[str] = set()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with _replaced(path / SAMPLES) as stream:
             for sample in samples:
-                if sample.id in seen:
+                if sample.id in ids:
                     raise UserError(f"{path / SAMPLES}: the id {sample.id!r} is used twice; make the ids unique")
-                seen.add(sample.id)
+                ids.add(sample.id)
                 counts[sample.modality] += 1
                 missing += sample.missing
                 stream.write(_line(path, sample))
-            if not seen:
+            if not ids:
                 raise UserError(f"{path / SAMPLES}: there are no samples to write")
-        totals = {"samples": len(seen), "missing": missing, "by_modality": dict(sorted(counts.items()))}
+        totals = {"samples": len(ids), "missing": missing, "by_modality": dict(sorted(counts.items()))}
         described = {**info, "counts": {**info.get("counts", {}), **totals}}
         atomic_write(path / INFO, json.dumps(described, ensure_ascii=False, indent=2) + "\n")
     except OSError as error:

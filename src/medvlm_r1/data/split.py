@@ -99,7 +99,9 @@ def grouped(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
     Returns:
         Positions in `keys`, in ascending order within a group; groups by their first position.
     """
-    nodes: list[list[Hashable]] = [[position, *(("key", key) for key in mine)] for position, mine in enumerate(keys)]
+    nodes: list[list[Hashable]] = [
+        [position, *(("key", key) for key in own_keys)] for position, own_keys in enumerate(keys)
+    ]
     joined = DisjointSet(dict.fromkeys(node for group in nodes for node in group))
     for group in nodes:
         for first, second in pairwise(group):

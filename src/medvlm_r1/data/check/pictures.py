@@ -195,9 +195,9 @@ class _Pairs:
         differ = (first != second) & (first >= 0) & (second >= 0)
         rows = np.stack([bits, a, b, np.full_like(a, flip)], axis=1)
         for kind, chosen in zip(self._KINDS, (between, ~between & differ, ~between & ~differ), strict=True):
-            mine = rows[own & chosen]
-            self._count[kind] += len(mine)
-            nearest = np.concatenate([self._nearest[kind], mine])
+            chosen_rows = rows[own & chosen]
+            self._count[kind] += len(chosen_rows)
+            nearest = np.concatenate([self._nearest[kind], chosen_rows])
             self._nearest[kind] = nearest[np.lexsort(nearest.T[::-1])][:LISTED]
 
     def listed(self, kind: str) -> Listed[NearPair]:

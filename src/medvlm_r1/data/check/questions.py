@@ -98,8 +98,8 @@ def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
     first_rows: dict[str, int] = {}
 
     def add_bad(row: int, reason: str, *, answer: bool = False) -> None:
-        shown = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
-        bad.append(BadRow(file=f"{label}/{SAMPLES}", row=row, kind="answer" if answer else "row", reason=shown))
+        shortened = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
+        bad.append(BadRow(file=f"{label}/{SAMPLES}", row=row, kind="answer" if answer else "row", reason=shortened))
 
     for number, row in read_json_lines(file, on_bad=add_bad):
         try:
@@ -181,15 +181,15 @@ def find_shared_subjects(folders: Sequence[Folder]) -> tuple[Listed[SharedSubjec
         The subjects, and part and id of every sample of theirs.
     """
     samples = [(folder, sample) for folder in folders for sample in folder.samples]
-    found, touched = [], set()
+    shared, touched = [], set()
     for positions in grouped([[(folder.source, tie) for tie in ties(sample)] for folder, sample in samples]):
         group = [samples[position] for position in positions]
         by_part = {folder.part_of(sample): (folder, sample) for folder, sample in reversed(group)}
         if len(by_part) > 1 and not all(folder.reference for folder, _ in group):
             touched |= {(folder.part_of(sample), sample.id) for folder, sample in group}
             places = tuple(_place(folder, sample) for folder, sample in reversed(by_part.values()))
-            found.append(SharedSubject(places=places, samples=len(group)))
-    return Listed.of(found), touched
+            shared.append(SharedSubject(places=places, samples=len(group)))
+    return Listed.of(shared), touched
 
 
 def count_touched(
@@ -209,7 +209,7 @@ def count_touched(
     Returns:
         The parts that have such questions.
     """
-    shown = {}
+    pixels_by_sample = {}
     parts: dict[str, set[str]] = {}
     for folder in folders:
         for sample in folder.samples:
@@ -217,11 +217,11 @@ def count_touched(
             # All pictures of one colour are equal: they are the same if they are one file.
             pixels = [str(file) if prints[file].blank else prints[file].pixels for file in files if file in prints]
             part = folder.part_of(sample)
-            shown[part, sample.id] = pixels
+            pixels_by_sample[part, sample.id] = pixels
             for picture in pixels:
                 parts.setdefault(picture, set()).add(part)
     counts: dict[str, Counter[str]] = {}
-    for (part, id), pixels in shown.items():
+    for (part, id), pixels in pixels_by_sample.items():
         kinds = {
             "picture": any(parts[picture] - {part} for picture in pixels),
             "near": any(near_parts.get(picture, set()) - {part} for picture in pixels),

@@ -54,23 +54,23 @@ def check_folders(
         raise UsageError("no data folder was given; wanted at least one")
     paths = [Path(path) for path in (*folders, *against)]
     labels = telling_names(paths)
-    read = [
+    data_folders = [
         read_rows(path, label, reference=number >= len(folders))
         for number, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
-    parts = [part for folder in read for part in folder.parts()]
+    parts = [part for folder in data_folders for part in folder.parts()]
     if len(parts) > MOST_PARTS:
         raise UsageError(f"{len(parts)} parts (folders, or splits in them); at most {MOST_PARTS} can be compared")
-    uses = [use for folder in read for use in list_uses(folder)]
+    uses = [use for folder in data_folders for use in list_uses(folder)]
     first = {use.file: use.place for use in reversed(uses)}
-    results = examine(read, progress)
+    results = examine(data_folders, progress)
     prints = _fingerprints(results)
     references = {part.name: part.reference for part in parts}
     sharing, near_parts = compare(uses, prints, references, near=near, progress=progress)
-    shared_subjects, subjects = find_shared_subjects(read)
-    contradictory, repeated_between, repeated_within = find_repeated(read, prints)
-    bad = [row for folder in read for row in folder.bad]
-    unnamed = [Place(folder.part_of(s), s.id) for folder in read for s in folder.samples if s.unnamed_image]
+    shared_subjects, subjects = find_shared_subjects(data_folders)
+    contradictory, repeated_between, repeated_within = find_repeated(data_folders, prints)
+    bad = [row for folder in data_folders for row in folder.bad]
+    unnamed = [Place(folder.part_of(s), s.id) for folder in data_folders for s in folder.samples if s.unnamed_image]
     return Check(
         parts=tuple(parts),
         images=len(results),
@@ -86,9 +86,9 @@ def check_folders(
         repeated_within=repeated_within,
         shared_subjects=shared_subjects,
         sharing=sharing,
-        touched=count_touched(read, prints, near_parts, subjects),
-        file_name_subjects=sum(count_file_names(folder.samples, folder.info) for folder in read),
-        unlike_subjects=unlike_subjects({folder.label: folder.info for folder in read}),
+        touched=count_touched(data_folders, prints, near_parts, subjects),
+        file_name_subjects=sum(count_file_names(folder.samples, folder.info) for folder in data_folders),
+        unlike_subjects=unlike_subjects({folder.label: folder.info for folder in data_folders}),
         near_distance=near,
         allow_near=allow_near,
     )

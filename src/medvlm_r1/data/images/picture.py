@@ -150,9 +150,9 @@ def check_pixels(path: Path, width: int, height: int, what: str = "image") -> No
         raise TooLarge(too_large(path, f"{width} x {height} pixels", what))
 
 
-def too_large(path: Path, seen: str, what: str = "image") -> str:
+def too_large(path: Path, size_text: str, what: str = "image") -> str:
     """The message for a picture over the limit."""
-    return f"{path}: the {what} is too large ({seen}); at most {MAX_PIXELS // 10**6} megapixels, make it smaller"
+    return f"{path}: the {what} is too large ({size_text}); at most {MAX_PIXELS // 10**6} megapixels, make it smaller"
 
 
 def check_frame(path: Path, frame: int | None, frames: int, advice: str = "") -> int:

@@ -97,7 +97,7 @@ def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
     check_pixels(path, width, height, what="slice")
     check_pixels(path, x, y, what="plane in which the slice is stored")
     backward = orientation[axes[plane], 1] < 0
-    block = _read(volume, axes[plane], lengths[plane] - 1 - number if backward else number, frame)
+    block = _read_slice(volume, axes[plane], lengths[plane] - 1 - number if backward else number, frame)
     canonical = apply_orientation(block, orientation).squeeze(_ACROSS[plane])
     # What is left runs right or forward, and forward or up; the picture runs from the right or front, and from the top.
     pixels, window, colour, warnings = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view)
@@ -138,7 +138,7 @@ def _choose_slice(path: Path, view: View, lengths: dict[str, int], kind: str) ->
     return plane, number
 
 
-def _read(volume: Volume, axis: int, index: int, frame: int) -> Array:
+def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
     """One slice of the stored array, three-dimensional with a length of 1 along `axis`."""
     shape: tuple[int, ...] = volume.shape
     x, y, depth, *_ = (*shape, 1, 1)

@@ -33,7 +33,7 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
+class SourceImage:
     """One image of a row.
 
     Attributes:
@@ -74,9 +74,9 @@ class ImageFinder:
         self._files: dict[str, str] = {}
         self._inside: dict[str, bool] = {}
         # Most sets ask several questions about a picture, one after the other.
-        self._named = lru_cache(maxsize=_REMEMBERED)(self._place)
+        self._named = lru_cache(maxsize=_REMEMBERED)(self._locate)
 
-    def place(self, image: str | Embedded, view: View = FILE_VIEW) -> Placed:
+    def locate(self, image: str | Embedded, view: View = FILE_VIEW) -> SourceImage:
         """Give an image its name in the data folder.
 
         Args:
@@ -89,7 +89,7 @@ class ImageFinder:
         """
         return _embedded(image.data) if isinstance(image, Embedded) else self._named(image, view)
 
-    def _place(self, image: str, view: View) -> Placed:
+    def _locate(self, image: str, view: View) -> SourceImage:
         if _URL.match(image):
             raise ValueError(f"image {image!r} is a URL, and nothing is downloaded here; download it and give the file")
         if os.path.isabs(image):
@@ -106,12 +106,12 @@ class ImageFinder:
         name = "/".join((IMAGES, *inner))
         stem = _STEM.sub("", "/".join(inner))
         name = f"{name}{_suffix(view)}.png" if view != FILE_VIEW else _written_name(name)
-        file = self._look(parts, inner)
+        file = self._find(parts, inner)
         if file is not None and self._files.setdefault(name, file) != file:
             raise ValueError(f"{file} and {self._files[name]} would both be copied to {name}")
-        return Placed(name=name, stem=stem, source=file, view=view)
+        return SourceImage(name=name, stem=stem, source=file, view=view)
 
-    def _look(self, parts: Sequence[str], inner: Sequence[str]) -> str | None:
+    def _find(self, parts: Sequence[str], inner: Sequence[str]) -> str | None:
         for ending in (parts, inner) if inner is not parts else (parts,):
             for folder in self._folders:
                 file = os.path.join(self._root, folder, *ending)
@@ -147,16 +147,16 @@ def _written_name(name: str) -> str:
     return name if name.lower().endswith(_KEPT) else f"{name}.png"
 
 
-def _embedded(data: bytes) -> Placed:
+def _embedded(data: bytes) -> SourceImage:
     """Named by its content: the questions about one picture then share it."""
     suffix = next((suffix for mark, suffix in _MARKS if data.startswith(mark)), None)
     if suffix is None:
         raise ValueError("the image in the row is not a PNG, JPEG, TIFF or BMP file; take it out of the table")
     stem = hashlib.sha256(data).hexdigest()[:24]
-    return Placed(name=_written_name(f"{IMAGES}/{stem}{suffix}"), stem=stem, source=data)
+    return SourceImage(name=_written_name(f"{IMAGES}/{stem}{suffix}"), stem=stem, source=data)
 
 
 def _suffix(view: View) -> str:
     parts = [view.plane, view.slice, view.frame, view.window]
-    words = [f"{word}{part}" for word, part in zip(("", "", "frame", ""), parts, strict=True) if part is not None]
+    words = [f"{word}{value}" for word, value in zip(("", "", "frame", ""), parts, strict=True) if value is not None]
     return "".join("." + re.sub(r"[^\w.+-]", "-", word) for word in words)

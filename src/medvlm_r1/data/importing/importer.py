@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from medvlm_r1.data.folder import IMAGES, refuse_other, write_folder
 from medvlm_r1.data.importing.draft import Draft, Part, Reading, Row, Source
-from medvlm_r1.data.importing.finder import FILE_VIEW, ImageFinder, Placed
+from medvlm_r1.data.importing.finder import FILE_VIEW, ImageFinder, SourceImage
 from medvlm_r1.data.importing.image_writer import ImageWriter
 from medvlm_r1.data.modality import MODALITIES, UNKNOWN, modality_name
 from medvlm_r1.data.readers.closed import ClosedQuestions
@@ -301,7 +301,7 @@ class _Run:
         if self.progress is not None and total is not None:
             self.progress(done + self.malformed, total, note)
 
-    def _read(self, part: Part, number: int, row: Row) -> tuple[Sample, list[Placed], Draft] | None:
+    def _read(self, part: Part, number: int, row: Row) -> tuple[Sample, list[SourceImage], Draft] | None:
         """Sample, its images, and the draft it was made from; None for a row that is left out."""
         faults: list[ValueError] = []
         modality: str | None = UNKNOWN
@@ -321,7 +321,7 @@ class _Run:
         try:
             draft = self.format.draft(row, part)
             draft = self.closed.with_options(draft) if self.writing else self.closed.collected(draft)
-            images = [self.finder.place(image, draft.view) for image in draft.images]
+            images = [self.finder.locate(image, draft.view) for image in draft.images]
             # Slices of one volume have other names, and the subject may be the row's own or another image's.
             sources = list(dict.fromkeys(image.stem for image in images if image.view != FILE_VIEW))
             sample = Sample(

@@ -68,7 +68,7 @@ def texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def kept(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def present_fields(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Those of the fields that are there and hold something, to be kept in a sample's record."""
     return {name: row[name] for name in names if row.get(name) not in (None, "")}
 
@@ -88,20 +88,20 @@ def as_image(value: Any, name: str) -> str | Embedded:
     Raises:
         ValueError: It is none of these, or the base64 text is damaged.
     """
-    held = value
+    content = value
     if isinstance(value, dict):
-        held = value["bytes"] if isinstance(value.get("bytes"), bytes) else value.get("path")
-    if isinstance(held, bytes):
-        return Embedded(held)
-    if not isinstance(held, str) or not held.strip():
+        content = value["bytes"] if isinstance(value.get("bytes"), bytes) else value.get("path")
+    if isinstance(content, bytes):
+        return Embedded(content)
+    if not isinstance(content, str) or not content.strip():
         raise ValueError(f"field {name!r} must be the name of a file or its bytes, saw {_short(value)}")
-    head, comma, data = held.partition(",") if held.startswith("data:") else ("", "", held)
-    if comma or (len(held) >= _LEAST_BASE64 and _BASE64.fullmatch(held)):
+    head, comma, data = content.partition(",") if content.startswith("data:") else ("", "", content)
+    if comma or (len(content) >= _LEAST_BASE64 and _BASE64.fullmatch(content)):
         try:
             return Embedded(base64.b64decode("".join(data.split()), validate=True))
         except ValueError as error:
             raise ValueError(f"field {name!r} holds damaged base64 ({error}): {_short(head or data)}") from error
-    return held
+    return content
 
 
 def only(row: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
@@ -117,8 +117,8 @@ def only(row: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}..."
+    text_of_value = repr(value)
+    return text_of_value if len(text_of_value) <= 80 else f"{text_of_value[:80]}..."
 
 
 _STYLES = (r"\(([A-J])\)", r"([A-J])\)", r"([A-J])\.(?=\s)", r"([A-J]):")
@@ -187,11 +187,11 @@ def right_option(answer: str, options: Sequence[str], *, letter_first: bool = Fa
     if answer in options and not letter_first:
         return answer
     letter = answer_letter(answer)
-    named = {option for place, option in zip(LETTERS, options, strict=False) if letter == place}
+    named = {option for label, option in zip(LETTERS, options, strict=False) if letter == label}
     if letter_first and named:
         return named.pop()
-    for place, option in zip(LETTERS, options, strict=False):
-        if folded(option) in (folded(answer), folded(without_letter(answer, place))):
+    for label, option in zip(LETTERS, options, strict=False):
+        if folded(option) in (folded(answer), folded(without_letter(answer, label))):
             named.add(option)
     if len(named) == 1:
         return named.pop()

@@ -29,9 +29,9 @@ from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality, modality_name
 from medvlm_r1.data.readers.fields import (
     image,
-    kept,
     lettered_columns,
     needed,
+    present_fields,
     right_option,
     split_problem,
     tagged_answer,
@@ -67,7 +67,11 @@ def _huatuo_draft(row: Row, part: Part) -> Draft:
         if row["solution"] != letter:
             raise ValueError(f"solution {row['solution']!r} contradicts the answer, which is option {letter!r}")
     return Draft(
-        question=question, images=images, options=options, answer=answer, record=kept(row, "dataset", "subset")
+        question=question,
+        images=images,
+        options=options,
+        answer=answer,
+        record=present_fields(row, "dataset", "subset"),
     )
 
 
@@ -123,7 +127,7 @@ def _omnimedvqa_draft(row: Row, part: Part) -> Draft:
         images=(text(row, "image_path"),) if pictured else (),
         missing=not pictured,
         question_type=words(row, "question_type"),
-        record=kept(row, "dataset", "question_id") | {"access": "restricted" if restricted else "open"},
+        record=present_fields(row, "dataset", "question_id") | {"access": "restricted" if restricted else "open"},
     )
 
 
@@ -144,7 +148,7 @@ def _pmc_vqa_draft(row: Row, part: Part) -> Draft:
         answer=answer,
         images=(words(row, "Figure_path"),),
         split=str(row.get("split", "")).strip(),
-        record=kept(row, "index", "Caption"),
+        record=present_fields(row, "index", "Caption"),
     )
 
 

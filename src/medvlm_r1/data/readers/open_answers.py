@@ -21,11 +21,11 @@ from medvlm_r1.data.importing.finder import Embedded
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import known_modality
 from medvlm_r1.data.readers.closed import closed_options
-from medvlm_r1.data.readers.fields import image, kept, only, text, words
+from medvlm_r1.data.readers.fields import image, only, present_fields, text, words
 from medvlm_r1.data.readers.layout import absent, find_files, hub_tables, one_file
 
-_SLAKE_KEPT = ("qid", "location", "answer_type", "base_type", "content_type", "triple")
-_VQA_RAD_KEPT = ("qid", "image_organ", "question_type", "phrase_type", "answer_type")
+_SLAKE_FIELDS = ("qid", "location", "answer_type", "base_type", "content_type", "triple")
+_VQA_RAD_FIELDS = ("qid", "image_organ", "question_type", "phrase_type", "answer_type")
 
 
 def _draft(row: Row, image: str | Embedded, record: dict[str, Any], *, closed: bool = False, split: str = "") -> Draft:
@@ -57,7 +57,7 @@ def _slake_modality(row: Row, part: Part) -> str:
 
 def _slake_draft(row: Row, part: Part) -> Draft:
     language = only(row, "q_lang", ("EN", "ZH")).lower()
-    record = {"language": language} | kept(row, *_SLAKE_KEPT)
+    record = {"language": language} | present_fields(row, *_SLAKE_FIELDS)
     return _draft(row, text(row, "img_name"), record, closed=_is_closed(row))
 
 
@@ -67,9 +67,9 @@ def _find_vqa_rad(source: Path) -> Source:
 
 def _vqa_rad_draft(row: Row, part: Part) -> Draft:
     if "image_name" not in row:
-        return _draft(row, image(row), kept(row, *_VQA_RAD_KEPT))
+        return _draft(row, image(row), present_fields(row, *_VQA_RAD_FIELDS))
     test = str(row.get("phrase_type", "")).strip().lower().startswith("test")
-    record, split = kept(row, *_VQA_RAD_KEPT), "test" if test else "train"
+    record, split = present_fields(row, *_VQA_RAD_FIELDS), "test" if test else "train"
     return _draft(row, text(row, "image_name"), record, closed=_is_closed(row), split=split)
 
 

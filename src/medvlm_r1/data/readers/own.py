@@ -61,10 +61,10 @@ def _draft(row: Row, part: Part) -> Draft:
     fields = columns.fields
     faults: list[str] = []
 
-    def attempt(read: Callable[..., Value], *arguments: Any) -> Value | None:
+    def attempt(parse: Callable[..., Value], *arguments: Any) -> Value | None:
         """One field; what is wrong with it is reported together with the row's other faults."""
         try:
-            return read(*arguments)
+            return parse(*arguments)
         except ValueError as error:
             faults.append(str(error))
             return None
@@ -140,7 +140,7 @@ def _options(row: Row, columns: Columns) -> tuple[tuple[str, ...], int | None]:
         raise ValueError(f"field {name!r} must be a list, saw {value!r}")
     while value and value[-1] in (None, ""):
         value = value[:-1]
-    texts = [words({f"{name}[{place}]": item}, f"{name}[{place}]") for place, item in enumerate(value)]
+    texts = [words({f"{name}[{index}]": item}, f"{name}[{index}]") for index, item in enumerate(value)]
     return bare_options(texts), first
 
 
@@ -159,9 +159,9 @@ def _split(text: str, name: str) -> Any:
 
 def _listed(text: str, name: str) -> Any:
     """A list or object in a text, as JSON or as Python writes it. It is read as data, never run."""
-    for read in (json.loads, ast.literal_eval):
+    for parse in (json.loads, ast.literal_eval):
         try:
-            value = read(text)
+            value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         # Python reads numpy's ['a' 'b'] as one text.
