@@ -19,23 +19,7 @@ from medvlm_r1.training.overrides import read_yaml
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 JSON_WORDS = [
-    *(
-        b'"',
-        b"\\",
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b",",
-        b":",
-        b"\n",
-        b"\r\n",
-        b"null",
-        b"NaN",
-        b"-Infinity",
-        b"1e999",
-        b"true",
-    ),
+    *(b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\r\n", b"null", b"NaN", b"-Infinity", b"1e999"),
     *(b"\\ud800", b"\\u0000", b"\xff\xfe", b"\xef\xbb\xbf", b'"images":"/etc/passwd"', b'"../../x.png"', b"[" * 5000),
     *(b"9" * 5000, b'{"a":' * 3000, b'"id":', b'"answer":', b"/**/", b"'", b"-", b"\xc3", b"\0"),
 ]

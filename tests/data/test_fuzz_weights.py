@@ -23,17 +23,7 @@ SMALL_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", 
 WORDS = [
     *(b'"F32"', b'"I64"', b'"F8"', b'"shape":[]', b"[0,0]", b"-1", b"9" * 30, b"[1,9223372036854775807]", b"null"),
     *(b"{", b"}", b'"', b"[" * 3000, b"\xff", b"NaN", b"true", b'"dtype"', b'"data_offsets"', b'"__metadata__"'),
-    *(
-        b"\\u0000",
-        b"qwen2",
-        b"0",
-        b"1e9",
-        b"vocab_size",
-        b"auto_map",
-        b"trust_remote_code",
-        b"hidden_size",
-        b'"transformers"',
-    ),
+    *(b"\\u0000", b"qwen2", b"0", b"1e9", b"vocab_size", b"auto_map", b"trust_remote_code", b"hidden_size"),
 ]
 CASES = 60
 

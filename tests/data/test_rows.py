@@ -99,15 +99,3 @@ reused = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_array_equals_json_load(file, values, indent):
     path = file(json.dumps(values, indent=indent, ensure_ascii=False))
     assert list(read_json_array(path)) == list(enumerate(values, 1))
-
-
-@reused
-@given(content=st.binary(max_size=60) | st.text('[]{}",: a1\n\\u', max_size=30).map(str.encode))
-def test_any_bytes_give_rows_or_a_user_error(file, content):
-    path = file(content)
-    for read in READERS:
-        try:
-            outcome = {type(row) for _, row in read(path)}
-        except UserError as error:
-            outcome = str(error)
-        assert outcome in (set(), {dict}) or "data.json" in outcome
