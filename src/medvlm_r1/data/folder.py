@@ -104,23 +104,35 @@ def read_folder(path: str | Path) -> list[Sample]:
             f"{file}: no such file; a data folder holds {SAMPLES} and {IMAGES}/, "
             "make one with 'medvlm-r1 data import FORMAT SOURCE --out DIR'"
         )
-    samples: list[Sample] = []
-    rows: dict[str, int] = {}
     bad = BadRows()
-    for number, row in read_json_lines(file, on_bad=lambda row, reason: bad.add(file, row, reason)):
-        try:
-            sample = sample_from_row(row)
-        except ValueError as error:
-            bad.add(file, number, error)
-            continue
-        first = rows.setdefault(sample.id, number)
-        if first != number:
-            bad.add(file, number, f"the id {sample.id!r} is used in row {first} already; make the ids unique")
-        samples.append(sample)
+    samples = read_samples(file, lambda number, error, _: bad.add(file, number, error))
     if bad.count:
         raise bad.error("Correct the source and import it again; 'medvlm-r1 data check' lists these rows too.")
     if not samples:
         raise UserError(f"{file}: the file is empty; import the data again")
+    return samples
+
+
+def read_samples(file: Path, on_bad: Callable[[int, ValueError | str, dict[str, Any]], None]) -> list[Sample]:
+    """Read the usable rows of a `samples.jsonl`.
+
+    Args:
+        file: The file.
+        on_bad: Called with number, fault and content of every other row; the content is empty if it is malformed.
+    """
+    samples: list[Sample] = []
+    first_rows: dict[str, int] = {}
+    for number, row in read_json_lines(file, on_bad=lambda number, reason: on_bad(number, reason, {})):
+        try:
+            sample = sample_from_row(row)
+        except ValueError as error:
+            on_bad(number, error, row)
+            continue
+        first = first_rows.setdefault(sample.id, number)
+        if first == number:
+            samples.append(sample)
+        else:
+            on_bad(number, f"the id {sample.id!r} is used in row {first} already; make the ids unique", {})
     return samples
 
 

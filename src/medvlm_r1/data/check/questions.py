@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medvlm_r1.data.check.findings import BadRow, Listed, Part, Place, Question, SharedSubject, Touched
-from medvlm_r1.data.folder import SAMPLES, read_info
+from medvlm_r1.data.folder import SAMPLES, read_info, read_samples
 from medvlm_r1.data.importing.draft import YOUR_OWN
 from medvlm_r1.data.leakage import Fingerprint
-from medvlm_r1.data.rows import read_json_lines
-from medvlm_r1.data.sample import Sample, sample_from_row
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.split import grouped, ties
 from medvlm_r1.errors import UserError
 
@@ -93,25 +92,16 @@ def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
         raise UserError(f"{file}: no such file; give a data folder, as 'medvlm-r1 data import' makes it")
     info = read_info(path)
     name, source = str(info.get("name", "")), str(info.get("source", ""))
-    samples: list[Sample] = []
     bad: list[BadRow] = []
-    first_rows: dict[str, int] = {}
 
-    def add_bad(row: int, reason: str, *, answer: bool = False) -> None:
-        shortened = reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + " ..."
-        bad.append(BadRow(file=f"{label}/{SAMPLES}", row=row, kind="answer" if answer else "row", reason=shortened))
+    def add_bad(number: int, error: ValueError | str, row: dict[str, Any]) -> None:
+        options, answer, reason = row.get("options"), row.get("answer"), str(error)
+        no_option = isinstance(options, list) and options and isinstance(answer, str) and answer not in options
+        if len(reason) > _LONGEST_REASON:
+            reason = reason[:_LONGEST_REASON] + " ..."
+        bad.append(BadRow(file=f"{label}/{SAMPLES}", row=number, kind="answer" if no_option else "row", reason=reason))
 
-    for number, row in read_json_lines(file, on_bad=add_bad):
-        try:
-            sample = sample_from_row(row)
-        except ValueError as error:
-            add_bad(number, str(error), answer=_answer_is_no_option(row))
-            continue
-        first = first_rows.setdefault(sample.id, number)
-        if first != number:
-            add_bad(number, f"the id {sample.id!r} is used in row {first} already; make the ids unique")
-            continue
-        samples.append(sample)
+    samples = read_samples(file, add_bad)
     return Folder(
         path=path,
         label=label,
@@ -122,11 +112,6 @@ def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
         splits=tuple(dict.fromkeys(sample.split for sample in samples)),
         info=info,
     )
-
-
-def _answer_is_no_option(row: dict[str, Any]) -> bool:
-    options, answer = row.get("options"), row.get("answer")
-    return isinstance(options, list) and bool(options) and isinstance(answer, str) and answer not in options
 
 
 def _counts(values: Iterable[Value]) -> dict[Value, int]:

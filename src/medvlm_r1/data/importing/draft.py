@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.images import View
-from medvlm_r1.data.importing.finder import FILE_VIEW, Embedded
+from medvlm_r1.data.importing.finder import FILE_VIEW
 from medvlm_r1.data.tables import RowReader
 
 Row = dict[str, Any]
@@ -37,7 +37,7 @@ class Draft:
     question: str
     answer: str
     options: tuple[str, ...] = ()
-    images: tuple[str | Embedded, ...] = ()
+    images: tuple[str | bytes, ...] = ()
     view: View = FILE_VIEW
     question_type: str = ""
     subject: str = ""

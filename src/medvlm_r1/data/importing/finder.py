@@ -25,13 +25,6 @@ _STEM = re.compile(r"(?<=[^/])((\.[A-Za-z]\w*)?\.gz|\.[A-Za-z]\w*)$", re.IGNOREC
 _MARKS = ((b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"BM", ".bmp"))
 
 
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """The bytes of an image file, kept in a table."""
-
-    data: bytes
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceImage:
     """One image of a row.
@@ -76,7 +69,7 @@ class ImageFinder:
         # Most sets ask several questions about a picture, one after the other.
         self._named = lru_cache(maxsize=_REMEMBERED)(self._locate)
 
-    def locate(self, image: str | Embedded, view: View = FILE_VIEW) -> SourceImage:
+    def locate(self, image: str | bytes, view: View = FILE_VIEW) -> SourceImage:
         """Give an image its name in the data folder.
 
         Args:
@@ -87,7 +80,7 @@ class ImageFinder:
             ValueError: The name leaves the folder of images, by its letters or by a link; two different files would
                 get the same name; or the bytes are not a picture.
         """
-        return _embedded(image.data) if isinstance(image, Embedded) else self._named(image, view)
+        return _embedded(image) if isinstance(image, bytes) else self._named(image, view)
 
     def _locate(self, image: str, view: View) -> SourceImage:
         if _URL.match(image):

@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medvlm_r1.data.importing.finder import Embedded
 from medvlm_r1.data.names import did_you_mean, folded
 from medvlm_r1.data.question import MIN_OPTIONS
 from medvlm_r1.data.sample import LETTERS
@@ -73,7 +72,7 @@ def present_fields(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: row[name] for name in names if row.get(name) not in (None, "")}
 
 
-def image(row: Mapping[str, Any], name: str = "image") -> str | Embedded:
+def image(row: Mapping[str, Any], name: str = "image") -> str | bytes:
     """An image as the hub's tables hold it, `{"bytes": ..., "path": ...}`, or the name of a file.
 
     Raises:
@@ -82,7 +81,7 @@ def image(row: Mapping[str, Any], name: str = "image") -> str | Embedded:
     return as_image(needed(row, name), name)
 
 
-def as_image(value: Any, name: str) -> str | Embedded:
+def as_image(value: Any, name: str) -> str | bytes:
     """One image: the name of a file, its bytes, its base64 text, or the hub's `{"bytes": ..., "path": ...}`.
 
     Raises:
@@ -92,13 +91,13 @@ def as_image(value: Any, name: str) -> str | Embedded:
     if isinstance(value, dict):
         content = value["bytes"] if isinstance(value.get("bytes"), bytes) else value.get("path")
     if isinstance(content, bytes):
-        return Embedded(content)
+        return content
     if not isinstance(content, str) or not content.strip():
         raise ValueError(f"field {name!r} must be the name of a file or its bytes, saw {_short(value)}")
     head, comma, data = content.partition(",") if content.startswith("data:") else ("", "", content)
     if comma or (len(content) >= _LEAST_BASE64 and _BASE64.fullmatch(content)):
         try:
-            return Embedded(base64.b64decode("".join(data.split()), validate=True))
+            return base64.b64decode("".join(data.split()), validate=True)
         except ValueError as error:
             raise ValueError(f"field {name!r} holds damaged base64 ({error}): {_short(head or data)}") from error
     return content

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
-from medvlm_r1.data.importing.finder import Embedded
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import known_modality
 from medvlm_r1.data.readers.closed import closed_options
@@ -28,7 +27,7 @@ _SLAKE_FIELDS = ("qid", "location", "answer_type", "base_type", "content_type", 
 _VQA_RAD_FIELDS = ("qid", "image_organ", "question_type", "phrase_type", "answer_type")
 
 
-def _draft(row: Row, image: str | Embedded, record: dict[str, Any], *, closed: bool = False, split: str = "") -> Draft:
+def _draft(row: Row, image: str | bytes, record: dict[str, Any], *, closed: bool = False, split: str = "") -> Draft:
     """A question, with options if it is answered by yes or no or by one of two words it names."""
     question, given = words(row, "question"), words(row, "answer")
     options, answer = closed_options(question, given, choice=closed)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from medvlm_r1.data.images import View
 from medvlm_r1.data.importing.draft import YOUR_OWN, Draft, Part, Row, Source
-from medvlm_r1.data.importing.finder import FILE_VIEW, Embedded
+from medvlm_r1.data.importing.finder import FILE_VIEW
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality
 from medvlm_r1.data.question import MIN_OPTIONS, question_faults
@@ -104,7 +104,7 @@ def _draft(row: Row, part: Part) -> Draft:
     )
 
 
-def _images(row: Row, columns: Columns) -> tuple[str | Embedded, ...]:
+def _images(row: Row, columns: Columns) -> tuple[str | bytes, ...]:
     if "image" not in columns.fields:
         return tuple(as_image(row[name], name) for name in columns.images if row[name] not in (None, ""))
     name = columns.fields["image"]
