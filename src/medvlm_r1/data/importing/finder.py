@@ -1,6 +1,5 @@
 """The images of a source: where each lies, and what it is called in the data folder."""
 
-import errno
 import hashlib
 import os
 import re
@@ -65,7 +64,6 @@ class ImageFinder:
         self._folders = [f for f in dict.fromkeys((*folders, "")) if os.path.isdir(os.path.join(self._root, f))]
         self._prefixes = {IMAGES, *(folder.casefold() for folder in folders if folder)}
         self._files: dict[str, str] = {}
-        self._inside: dict[str, bool] = {}
         # Most sets ask several questions about a picture, one after the other.
         self._named = lru_cache(maxsize=_REMEMBERED)(self._locate)
 
@@ -108,32 +106,17 @@ class ImageFinder:
         for ending in (parts, inner) if inner is not parts else (parts,):
             for folder in self._folders:
                 file = os.path.join(self._root, folder, *ending)
-                if os.path.lexists(file):
-                    self._check_link(file)
-                    if os.path.isfile(file):
-                        return file
-                    if os.path.isdir(file):
-                        raise ValueError(f"image {'/'.join(parts)!r} is a folder; give the path of an image file")
-                    _check_circle(file)
+                if not os.path.lexists(file):
+                    continue
+                if not is_within(os.path.realpath(file), self._real_root):
+                    raise ValueError(link_leads_out(file, self._root))
+                if os.path.isfile(file):
+                    return file
+                if os.path.isdir(file):
+                    raise ValueError(f"image {'/'.join(parts)!r} is a folder; give the path of an image file")
+                if os.path.islink(os.path.realpath(file)):
+                    raise ValueError(f"{file}: links that lead in a circle; put the file itself there")
         return None
-
-    def _check_link(self, file: str) -> None:
-        folder = os.path.dirname(file)
-        if folder not in self._inside:
-            self._inside[folder] = is_within(os.path.realpath(folder), self._real_root)
-        fine = self._inside[folder]
-        if fine and os.path.islink(file):
-            fine = is_within(os.path.realpath(file), self._real_root)
-        if not fine:
-            raise ValueError(link_leads_out(file, self._root))
-
-
-def _check_circle(file: str) -> None:
-    try:
-        os.stat(file)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ValueError(f"{file}: links that lead in a circle; put the file itself there") from error
 
 
 def _written_name(name: str) -> str:

@@ -5,7 +5,6 @@ untouched; the second writes. No row is kept in between, only the names of image
 source gives, so memory is bounded by the longest row and by some 300 bytes for each of those.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,6 @@ from medvlm_r1.data.subjects import DICOM_HEADERS, FILE_NAMES, SubjectHasher, co
 from medvlm_r1.errors import UsageError, UserError
 
 _ADVICE = "Nothing was written. Correct the source, or leave such rows out with --skip-bad."
-_PROGRESS_SECONDS = 0.2
 
 
 class Progress(Protocol):
@@ -279,7 +277,7 @@ class _Run:
 
     def _rows(self, total: int | None) -> Iterator[tuple[Part, int, Row]]:
         """All rows; those that are malformed are counted where the rows after them can be read."""
-        done, reported, self.malformed = 0, time.monotonic(), 0
+        done, self.malformed = 0, 0
         note = "rows checked" if total is None else "rows written"
         for part in self.parts:
 
@@ -290,10 +288,9 @@ class _Run:
             try:
                 for number, row in part.rows(part.file, on_bad=count):
                     yield part, number, row
-                    done += 1
-                    if self.progress is not None and time.monotonic() - reported > _PROGRESS_SECONDS:
-                        reported = time.monotonic()
+                    if self.progress is not None:
                         self.progress(done + self.malformed, total, note)
+                    done += 1
             except UserError as error:
                 if not self.bad.count or self.skip_bad:
                     raise
