@@ -17,7 +17,7 @@ WINDOWS = ("brain", "lung", "soft-tissue", "bone", "percentile", "full", "stored
 def ask_command(
     model: Model,
     *,
-    image: Annotated[Path, typer.Option(help="Image file: PNG, JPEG, TIFF, BMP, DICOM or NIfTI.")],
+    image: Annotated[Path, typer.Option(help="Image file: PNG, JPEG, TIFF, BMP, DICOM or a volume such as NIfTI.")],
     question: Annotated[str, typer.Option(help="The question.")],
     option: Annotated[
         list[str] | None,
@@ -26,10 +26,10 @@ def ask_command(
     frame: Annotated[int | None, typer.Option(help="Frame of a multi-frame file, counted from 0.")] = None,
     plane: Annotated[
         str | None,
-        typer.Option(autocompletion=completion(*PLANES), help="NIfTI: axial, coronal or sagittal."),
+        typer.Option(autocompletion=completion(*PLANES), help="Volumes: axial, coronal or sagittal."),
     ] = None,
     slice_: Annotated[
-        int | None, typer.Option("--slice", help="NIfTI: slice number in that plane, counted from 0.")
+        int | None, typer.Option("--slice", help="Volumes: slice number in that plane, counted from 0.")
     ] = None,
     window: Annotated[
         str | None,
