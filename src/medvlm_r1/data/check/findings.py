@@ -38,6 +38,9 @@ class Listed(Generic[Item]):
         items = tuple(islice(iterator, LISTED))
         return cls(len(items) + sum(1 for _ in iterator), items)
 
+    def __bool__(self) -> bool:
+        return self.count > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
