@@ -69,7 +69,7 @@ def failing():
 
 
 @pytest.mark.parametrize(
-    ("samples", "error", "said"),
+    ("samples", "error", "reason"),
     [
         ([sample(1), sample(1)], UserError, "the id 's1' is used twice"),
         ([], UserError, "no samples to write"),
@@ -79,9 +79,9 @@ def failing():
         (failing(), KeyboardInterrupt, None),
     ],
 )
-def test_a_failed_write_leaves_the_old_data_set(folder, samples, error, said):
+def test_a_failed_write_leaves_the_old_data_set(folder, samples, error, reason):
     before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=reason):
         write_folder(folder, samples, info=INFO)
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
 
@@ -93,15 +93,15 @@ def test_unwritable_place_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "reason"),
     [
         ('{"id": "s9", ', r"samples.jsonl, row 4: malformed JSON"),
         (row(id="s2"), "row 4: the id 's2' is used in row 2 already"),
     ],
 )
-def test_bad_rows_name_file_and_row(folder, line, said):
+def test_bad_rows_name_file_and_row(folder, line, reason):
     append(folder, line)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=reason):
         read_folder(folder)
 
 

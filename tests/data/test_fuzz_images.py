@@ -88,11 +88,11 @@ def niftis() -> list[bytes]:
 
 
 def show(path: Path, view: View = View()) -> Picture:  # noqa: B008 - frozen
-    shown = load_picture(path, view)
-    assert shown.image.mode == "RGB"
-    assert 0 < shown.image.width * shown.image.height <= MAX_PIXELS
-    assert shown.note.summary()
-    return shown
+    displayed = load_picture(path, view)
+    assert displayed.image.mode == "RGB"
+    assert 0 < displayed.image.width * displayed.image.height <= MAX_PIXELS
+    assert displayed.note.summary()
+    return displayed
 
 
 def show_nifti(path: Path) -> None:
@@ -153,9 +153,9 @@ def test_sound_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_damaged_pictures(tmp_path: Path, tried: Callable[[str, int], None], name: str) -> None:
     case, read, cases = CASES[name]
-    found = hammer(case, range(cases), tmp_path / name, read)
+    result = hammer(case, range(cases), tmp_path / name, read)
     # Both must come about, or the changes are too crude or too timid to try anything.
-    assert min(found["read"], found["refused"]) > cases // 50, found
+    assert min(result["read"], result["refused"]) > cases // 50, result
     tried("lying-pictures", cases)
 
 

@@ -60,8 +60,8 @@ def case_of(file: Path) -> Case:
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_damaged_models(model: Path, tried: Callable[[str, int], None], name: str) -> None:
     load_policy(str(model))
-    found = hammer(case_of(model / name), range(CASES), model / name, loading)
-    assert found["refused"] > CASES // 4, found
+    result = hammer(case_of(model / name), range(CASES), model / name, loading)
+    assert result["refused"] > CASES // 4, result
     tried("lying-weights", CASES)
 
 

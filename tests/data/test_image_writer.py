@@ -50,9 +50,9 @@ def without_pixels(sop_class, **elements):
     return stream.getvalue()
 
 
-def orientation(turn):
+def orientation(rotation):
     exif = Image.Exif()
-    exif[0x010E], exif[0x0112] = SECRET.decode(), turn
+    exif[0x010E], exif[0x0112] = SECRET.decode(), rotation
     return exif
 
 

@@ -137,9 +137,9 @@ RAMP = np.linspace(40_000, 59_000, 96).astype("<u2").reshape(8, 12)
 def test_a_stored_window_that_shows_nothing_gives_way_to_the_percentiles(saved, pixels, stored, inverted):
     more = {"PhotometricInterpretation": "MONOCHROME1"} if inverted else {}
     path = saved(dataset(pixels, Modality="DX", **stored, **more))
-    shown = load_picture(path)
-    assert shown.note.window.name == "percentile"
-    assert len(np.unique(np.asarray(shown.image))) > 80
+    displayed = load_picture(path)
+    assert displayed.note.window.name == "percentile"
+    assert len(np.unique(np.asarray(displayed.image))) > 80
     assert "practically all pixels are black or white: shown through the percentiles instead" in notes(path)
     as_stored = load_picture(path, View(window="stored"))
     assert as_stored.note.window.source.startswith("stored")

@@ -30,15 +30,17 @@ MARKER = "ZZTOPSECRET"
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
-@pytest.mark.parametrize(("said", "found"), [("YES", "yes"), ("NO", "no"), (None, "unknown"), ("maybe", "unknown")])
-def test_burned_in_annotation(saved, said, found):
+@pytest.mark.parametrize(
+    ("annotation", "burned_in"), [("YES", "yes"), ("NO", "no"), (None, "unknown"), ("maybe", "unknown")]
+)
+def test_burned_in_annotation(saved, annotation, burned_in):
     ds = dataset(np.uint8([[0, 255]]))
     del ds.BurnedInAnnotation
-    if said:
-        ds.BurnedInAnnotation = said
+    if annotation:
+        ds.BurnedInAnnotation = annotation
     note = load_picture(saved(ds)).note
-    assert note.burned_in == found
-    assert any("may name the patient" in warning for warning in note.warnings) == (found != "no")
+    assert note.burned_in == burned_in
+    assert any("may name the patient" in warning for warning in note.warnings) == (burned_in != "no")
 
 
 @pytest.mark.parametrize("group", [0x6000, 0x6002, 0x601E])
@@ -159,7 +161,7 @@ def test_padding_behind_the_pixels_is_said_and_other_lengths_refused(saved, trie
     padded = load_picture(saved(ds))
     assert padded.image.tobytes() == sound.image.tobytes()
     assert "10 bytes of padding follow the pixels." in padded.note.warnings
-    assert not any("padding follow" in said for said in sound.note.warnings)
+    assert not any("padding follow" in warning for warning in sound.note.warnings)
     ds.PixelData = ds.PixelData[:126]
     with pytest.raises(UserError, match=r"x.dcm: its pixels are cut short \(126 bytes of the 128"):
         load_picture(saved(ds))
@@ -169,7 +171,7 @@ def test_padding_behind_the_pixels_is_said_and_other_lengths_refused(saved, trie
 def test_an_odd_number_of_bytes_may_be_made_even_by_anything(saved):
     ds = dataset(np.uint8([[1, 2, 3]]))
     ds.PixelData = ds.PixelData[:3] + b"\x01"
-    assert not any("padding" in said for said in load_picture(saved(ds)).note.warnings)
+    assert not any("padding" in warning for warning in load_picture(saved(ds)).note.warnings)
 
 
 def marked(**elements):

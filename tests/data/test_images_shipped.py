@@ -202,16 +202,16 @@ def refusal(path):
 @pytest.mark.filterwarnings("ignore")
 def test_every_file_is_shown_as_the_reference_or_refused_with_a_reason():
     outcomes = {name: outcome(SHIPPED[package] / name) for package, name in FILES}
-    shown = {name: found for name, found in outcomes.items() if isinstance(found, int)}
-    refused = {name: found for name, found in outcomes.items() if isinstance(found, str)}
-    assert [name for name, difference in shown.items() if difference > 1] == DIFFERS
+    displayed = {name: result for name, result in outcomes.items() if isinstance(result, int)}
+    refused = {name: result for name, result in outcomes.items() if isinstance(result, str)}
+    assert [name for name, difference in displayed.items() if difference > 1] == DIFFERS
     assert set(READABLE) <= refused.keys()
-    assert len(DIFFERS + READABLE) <= 0.03 * len([*shown, *READABLE])
-    reasons = Counter(next((r for r in REFUSED if r in found), found) for found in refused.values())
+    assert len(DIFFERS + READABLE) <= 0.03 * len([*displayed, *READABLE])
+    reasons = Counter(next((r for r in REFUSED if r in result), result) for result in refused.values())
     assert reasons == REFUSED
     # Of pydicom 3.0.2, pydicom-data 1.0.0 and nibabel 5.4.2. Others may ship more: then the page changes too.
     text = IMAGES_PAGE.read_text(encoding="utf-8")
-    assert f"{len(FILES)} files: {len(shown)} are shown and {len(refused)} refused" in text
+    assert f"{len(FILES)} files: {len(displayed)} are shown and {len(refused)} refused" in text
     assert [name for name in DIFFERS + READABLE if name not in text] == []
 
 

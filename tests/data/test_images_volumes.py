@@ -33,10 +33,10 @@ def ras_volume():
 
 def stored_as(codes, volume, affine=None):
     """The same anatomy in another order and direction of the stored axes."""
-    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    rotation = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
     affine = np.eye(4) if affine is None else affine
-    data = nib.apply_orientation(volume, turn)
-    return nib.Nifti1Image(data, affine @ inv_ornt_aff(turn, volume.shape))
+    data = nib.apply_orientation(volume, rotation)
+    return nib.Nifti1Image(data, affine @ inv_ornt_aff(rotation, volume.shape))
 
 
 @pytest.fixture
@@ -87,9 +87,9 @@ def test_the_patients_left_and_right_by_hand(saved):
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
 def test_oblique_volumes_lie_along_the_nearest_axes(saved, codes):
     angle = np.radians(20)
-    turn = np.eye(4)
-    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    path = saved(stored_as(codes, ras_volume(), turn))
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    path = saved(stored_as(codes, ras_volume(), rotation))
     view = View(plane="axial", slice=4, window="full")
     assert white(path, view) == ([[3, 0]], (5, 4))
     assert load_picture(path, view).note.warnings == (
@@ -108,11 +108,11 @@ def test_aspect_from_the_affine(saved, codes):
 
 def test_plane_and_slice_are_chosen_never_guessed(saved):
     path = saved(stored_as("LPS", ras_volume()))
-    told = (
+    message = (
         r"x.nii: NIfTI volume with slices: axial 6, coronal 5, sagittal 4; choose a plane and a slice, counted from 0"
     )
     for view in (View(), View(plane="axial"), View(slice=2)):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             load_picture(path, view)
     with pytest.raises(UserError, match="coronal slice 5 of a volume with 5; wanted 0 to 4"):
         load_picture(path, View(plane="coronal", slice=5))
@@ -155,25 +155,25 @@ def test_scaled_values_and_windows(saved, plane, name, kind):
     across = {"sagittal": volume[1], "coronal": volume[:, 1], "axial": volume[:, :, 1]}[plane]
     wanted = across[::-1, ::-1].T
 
-    def shown(window):
+    def show(window):
         picture = load_picture(path, View(plane=plane, slice=1, window=window))
         return np.asarray(picture.image)[..., 0], picture.note
 
     assert volume.max() == 490
-    pixels, note = shown("100/200")
+    pixels, note = show("100/200")
     np.testing.assert_array_equal(pixels, np.floor(np.clip((wanted - 99.5) / 199 + 0.5, 0, 1) * 255 + 0.5))
     assert (note.window.name, note.window.source, note.window.unit) == ("given", "given", "value")
-    pixels, note = shown(None)
+    pixels, note = show(None)
     low, high = np.percentile(wanted, [1, 99], method="inverted_cdf")
     np.testing.assert_array_equal(pixels, np.floor(np.clip((wanted - low) / (high - low), 0, 1) * 255 + 0.5 + 1e-9))
     assert note.window.source == "percentile: 1 to 99"
-    _, note = shown("soft-tissue")
+    _, note = show("soft-tissue")
     assert note.window.unit == "HU"
     assert any("taken for Hounsfield units" in warning for warning in note.warnings)
     with pytest.raises(UserError, match="no usable window is stored"):
-        shown("stored")
+        show("stored")
     with pytest.raises(UsageError, match="wanted one of brain"):
-        shown("liver")
+        show("liver")
 
 
 def test_stored_display_range(saved):
@@ -228,11 +228,11 @@ def test_no_text_of_the_header_leaves_the_loader(saved):
     path = saved(image)
     assert path.read_bytes().count(b"ZZTOP") == 5
     picture = load_picture(path)
-    told = [repr(picture.note), picture.note.summary(), json.dumps(picture.note.as_record()), str(picture.image.info)]
+    texts = [repr(picture.note), picture.note.summary(), json.dumps(picture.note.as_record()), str(picture.image.info)]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError) as caught:
         load_picture(path)
-    assert not any("ZZTOP" in text for text in (*told, str(caught.value)))
+    assert not any("ZZTOP" in text for text in (*texts, str(caught.value)))
 
 
 def header_of(shape, dtype=np.int16, **fields):

@@ -83,11 +83,11 @@ def test_a_half_is_rounded_up():
 def test_percentiles_are_numpys(values):
     there, counts = np.unique(values, return_counts=True)
     low, high = np.percentile(values, [1, 99], method="inverted_cdf")
-    found = percentile_window(there, counts, "value")
+    result = percentile_window(there, counts, "value")
     if low == high:
-        assert (found.name, found.width) == ("full", values.max() - values.min())
+        assert (result.name, result.width) == ("full", values.max() - values.min())
     else:
-        assert (found.centre, found.width) == ((low + high) / 2, high - low)
+        assert (result.centre, result.width) == ((low + high) / 2, high - low)
 
 
 def test_percentiles_of_values_out_of_order():
@@ -151,15 +151,15 @@ def test_windows_that_are_none(text):
     ],
 )
 def test_the_coarser_side_is_enlarged(height, width, size, ratio):
-    image, found, said = isotropic_resample(Path("x"), Image.new("RGB", (40, 20)), height, width)
-    assert (image.size, found, said) == (size, pytest.approx(ratio), ())
+    image, aspect, warnings_ = isotropic_resample(Path("x"), Image.new("RGB", (40, 20)), height, width)
+    assert (image.size, aspect, warnings_) == (size, pytest.approx(ratio), ())
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 1), (1, 0), (-1, 1), (math.nan, 1), (math.inf, 1), (21, 1), (1, 21)])
 def test_spacing_that_cannot_be_is_said(height, width):
-    image, ratio, said = isotropic_resample(Path("x"), Image.new("RGB", (40, 20)), height, width)
+    image, ratio, warnings_ = isotropic_resample(Path("x"), Image.new("RGB", (40, 20)), height, width)
     assert (image.size, ratio) == ((40, 20), 1)
-    assert "not plausible" in said[0]
+    assert "not plausible" in warnings_[0]
 
 
 def test_square_pixels_stay_under_the_limit(monkeypatch):

@@ -74,7 +74,7 @@ def test_dicom_becomes_a_png_without_tags(source, dicom, name):
     assert first.images == second.images == (f"images/{placed}",)
     content = (source.out / first.images[0]).read_bytes()
     assert content.startswith(b"\x89PNG")
-    assert all(b"Secret" not in kept.read_bytes() for kept in source.out.rglob("*") if kept.is_file())
+    assert all(b"Secret" not in file.read_bytes() for file in source.out.rglob("*") if file.is_file())
     expected = load_picture(file)
     assert np.array_equal(np.asarray(load_image(source.out / first.images[0])), np.asarray(expected.image))
     note = json.loads(json.dumps(expected.note.as_record()))
@@ -184,13 +184,13 @@ def test_a_malformed_line_is_left_out_and_counted(source):
     path.write_text(path.read_text().replace("\n", '\n{"image": \n', 1))
     with pytest.raises(UserError, match=r"rows.jsonl, row 2: malformed JSON"):
         find_reader("jsonl")(path, out=source.out)
-    told = []
+    calls = []
     report = find_reader("jsonl")(
-        path, out=source.out, skip_bad=True, progress=lambda done, total, note="": told.append((done, total))
+        path, out=source.out, skip_bad=True, progress=lambda done, total, note="": calls.append((done, total))
     )
     assert (report.rows, report.written, report.bad_rows) == (3, 2, 1)
     assert "rows.jsonl, row 2: malformed JSON" in report.reasons[0]
-    assert told[-1] == (3, 3)
+    assert calls[-1] == (3, 3)
     assert [sample.id for sample in read_folder(source.out)] == ["jsonl-000001", "jsonl-000003"]
 
 

@@ -7,7 +7,7 @@ from medvlm_r1.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("huatu", "did you mean 'huatuo'?"),
         ("HUATUO", "did you mean 'huatuo'?"),
@@ -15,8 +15,8 @@ from medvlm_r1.errors import UsageError
         ("", "known: 'huatuo', 'slake'"),
     ],
 )
-def test_did_you_mean(word, said):
-    assert did_you_mean(word, ["slake", "huatuo", "slake"]) == said
+def test_did_you_mean(word, message):
+    assert did_you_mean(word, ["slake", "huatuo", "slake"]) == message
 
 
 def test_did_you_mean_without_names():

@@ -32,7 +32,7 @@ def test_byte_order_mark(file):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ('[{"a": 1}, {"a": }]', r"data.json, row 2: malformed JSON \(Expecting value\)"),
         ('[{"a": 1}, {"a": 2', "row 2: malformed JSON"),
@@ -50,13 +50,13 @@ def test_byte_order_mark(file):
         (b'[{"a": "\xff"}]', "not UTF-8"),
     ],
 )
-def test_bad_array(file, content, said):
-    with pytest.raises(UserError, match=said):
+def test_bad_array(file, content, message):
+    with pytest.raises(UserError, match=message):
         list(read_json_array(file(content)))
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ('{"a": 1}\n{"a": \n', r"data.json, row 2: malformed JSON"),
         ('{"a": 1}\n[1]\n', "row 2: expected a JSON object, saw list"),
@@ -66,8 +66,8 @@ def test_bad_array(file, content, said):
         (b'{"a": 1}\n{"a": "\xff"}\n', "row 2: not UTF-8"),
     ],
 )
-def test_bad_lines(file, content, said):
-    with pytest.raises(UserError, match=said):
+def test_bad_lines(file, content, message):
+    with pytest.raises(UserError, match=message):
         list(read_json_lines(file(content)))
 
 

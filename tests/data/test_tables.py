@@ -16,7 +16,7 @@ def test_csv(file):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("a,b\n1,2\n1,2,3\n", "data.csv, row 2: has 3 cells where the heading has 2"),
         ("a,b\n1\n", "row 1: has 1 cells where the heading has 2"),
@@ -27,8 +27,8 @@ def test_csv(file):
         (b"a,b\n1,\xff\n", "not UTF-8 after row 0"),
     ],
 )
-def test_bad_csv(file, content, said):
-    with pytest.raises(UserError, match=said):
+def test_bad_csv(file, content, message):
+    with pytest.raises(UserError, match=message):
         list(read_csv(file(content)))
 
 

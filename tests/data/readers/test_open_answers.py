@@ -39,8 +39,8 @@ def test_vqa_rad(imported, put, picture, tmp_path):
     yes, scan, choice, lobe, count = done.samples
     assert (yes.options, yes.letter, yes.id) == (YES_NO, "A", "vqa-rad-000001")
     assert yes.images == ("images/synpic54610.jpg",)
-    kept = {"qid": "0", "image_organ": "HEAD", "question_type": "PRES", "phrase_type": "freeform"}
-    assert yes.record == kept | {"answer_type": "CLOSED"}
+    fields = {"qid": "0", "image_organ": "HEAD", "question_type": "PRES", "phrase_type": "freeform"}
+    assert yes.record == fields | {"answer_type": "CLOSED"}
     # "CT scan?" has two words, so what the second choice is cannot be read for sure.
     assert (scan.options, scan.answer) == ((), "CT")
     assert (choice.options, choice.letter, choice.record["answer"]) == (("MRI", "CT"), "B", "ct")

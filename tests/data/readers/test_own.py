@@ -66,7 +66,7 @@ def test_csv(imported, put, picture):
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         (row(question=...), "field 'question' is missing .the file has no other columns.; choose one"),
         (row(options=..., optoins=["Cyst", "Mass"]), "unknown column 'optoins'; did you mean 'options'"),
@@ -80,8 +80,8 @@ def test_csv(imported, put, picture):
         (row(plane="axial"), "a plane can be chosen for DICOM and volumes only"),
     ],
 )
-def test_bad_rows(imported, lines, bad, said):
-    with pytest.raises(UserError, match=rf"mine.jsonl, row 2: .*{said}"):
+def test_bad_rows(imported, lines, bad, message):
+    with pytest.raises(UserError, match=rf"mine.jsonl, row 2: .*{message}"):
         imported("jsonl", lines(row(), bad))
 
 
