@@ -95,7 +95,7 @@ def show(path: Path, view: View = View()) -> Picture:  # noqa: B008 - frozen
     return displayed
 
 
-def show_nifti(path: Path) -> None:
+def show_volume(path: Path) -> None:
     """As a user goes on who is told to choose a slice."""
     try:
         show(path)
@@ -125,14 +125,21 @@ def nifti(number: int) -> bytes:
     return mutant(NIFTIS, number, within=None if number % 4 == 0 else 560)
 
 
+def volumes(*names: str) -> list[bytes]:
+    return [(Path(nibabel.__file__).parent / "tests/data" / name).read_bytes() for name in names]
+
+
+MINCS, MGH = volumes("tiny.mnc", "minc1_4d.mnc"), [gzip.decompress(volumes("test.mgz")[0])]
 PNGS, JPEGS, OTHERS, DICOMS, NIFTIS = pngs(), jpegs(), others(), dicoms(), niftis()
 CASES = {
     "x.png": (png, show_first, 1500),
     "x.jpg": (lambda number: mutant(JPEGS, number), show_first, 1500),
     "x.tif": (lambda number: mutant(OTHERS, number), show_first, 800),
     "x.dcm": (lambda number: mutant(DICOMS, number), show_first, 1500),
-    "x.nii": (nifti, show_nifti, 1000),
-    "x.nii.gz": (lambda number: gzip.compress(nifti(number), 1), show_nifti, 300),
+    "x.mnc": (lambda number: mutant(MINCS, number), show_volume, 300),
+    "x.mgh": (lambda number: mutant(MGH, number, within=60), show_volume, 300),
+    "x.nii": (nifti, show_volume, 1000),
+    "x.nii.gz": (lambda number: gzip.compress(nifti(number), 1), show_volume, 300),
 }
 
 
@@ -142,7 +149,7 @@ def test_sound_files_are_read(tmp_path: Path) -> None:
         ("x.png", PNGS, show_first),
         ("x.jpg", JPEGS, show_first),
         ("x.tif", OTHERS, show_first),
-        ("x.nii", NIFTIS, show_nifti),
+        ("x.nii", NIFTIS, show_volume),
     ]:
         for data in seeds:
             (tmp_path / name).write_bytes(data)
