@@ -82,7 +82,7 @@ def on_page(
         slice=slice,
         frame=0,
         window=OWN if width else window or AUTOMATIC,
-        centre=float(centre) if width else 0,
+        center=float(centre) if width else 0,
         width=float(width or 0),
     )
     lettered = "\n".join(f"{letter}) {option}" for letter, option in zip("ABCDEFGHIJ", options, strict=False))
