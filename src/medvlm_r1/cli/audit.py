@@ -183,7 +183,7 @@ def audit_model_command(
         )
     with stop_on_sigterm(out):
         from medvlm_r1.audit.runner import FIGURES, audit_model
-        from medvlm_r1.report.audit.model_page import render_model_audit
+        from medvlm_r1.report.html import render_model_audit
 
         with progress_bar("Answers") as advance:
             record = audit_model(

@@ -62,25 +62,25 @@ class Pictures:
                 self.note = "The data folder can no longer be read: questions are shown without images."
         samples = [sample for _, sample in self._rows.values()]
         self._partner = {
-            sample.id: None if place is None else samples[place].id
-            for sample, place in zip(samples, partners(samples), strict=True)
+            sample.id: None if index is None else samples[index].id
+            for sample, index in zip(samples, partners(samples), strict=True)
         }
 
-    def asked(self, sample_id: str) -> ProbeInput | None:
+    def inputs(self, sample_id: str) -> ProbeInput | None:
         """Return the probe input of an item; None if its images are gone or have changed."""
         if sample_id not in self._rows:
             return None
         _, sample = self._rows[sample_id]
         partner = self._partner[sample_id]
         try:
-            shown, others = self._load(sample_id), [] if partner is None else self._load(partner)
+            images, others = self._load(sample_id), [] if partner is None else self._load(partner)
         except UserError:
             return None
-        if hash_pixels([*shown, *others]) != self._view.items[sample_id].key.pixels:
+        if hash_pixels([*images, *others]) != self._view.items[sample_id].key.pixels:
             return None
         return ProbeInput(
             sample=sample,
-            images=tuple(shown),
+            images=tuple(images),
             others=tuple(others),
             seed=item_seed(sample),
             template=self._view.record["template"],
@@ -111,7 +111,7 @@ def load_audit(folder: Path) -> AuditView:
         absent += [f"verdicts.{name}" for name in QUESTIONS if record["verdicts"].get(name) not in _LEVELS]
         if absent:
             raise UserError(f"{path}: no {', '.join(absent)} in it; {again}")
-        probes = {name: _result(found) for name, found in record.pop("probes").items()}
+        probes = {name: _result(result) for name, result in record.pop("probes").items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not the figures of an audit ({error!r}); {again}") from error
     log = folder / ANSWERS
