@@ -1,6 +1,6 @@
-"""Builds the embedded base from nothing: `python -m benchmarks.pretrain`.
+"""`python -m benchmarks.pretrain`: build the embedded base from random weights.
 
-Every stage is kept, so a run goes on where it stood.
+Every stage is saved. Re-run to resume.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.base.pool import build_pool
 from benchmarks.base.stages import PLAN, Report, Stage
 from benchmarks.base.tower import Heads
 from benchmarks.command import run
-from medvlm_r1.cli.options import Json, Out, folder_to_write
+from medvlm_r1.cli.options import Json, Out, folder_to_write, print_result
 from medvlm_r1.errors import UserError
 
 SUBJECTS = 36_000
@@ -60,12 +60,12 @@ def pretrain(
     words = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     lengths = {name: asdict(stage) for name, stage in plan.items()}
     settings = json.dumps({"seed": seed, "subjects": subjects, "tokenizer": words, "plan": lengths}, indent=1)
-    kept = work / "settings.json"
-    if kept.exists() and kept.read_text() != settings:
+    stored = work / "settings.json"
+    if stored.exists() and stored.read_text() != settings:
         raise UserError(
-            f"{work} holds stages made with other settings ({kept}); wanted an empty folder or the same settings."
+            f"{work} holds stages made with other settings ({stored}); wanted an empty folder or the same settings."
         )
-    kept.write_text(settings)
+    stored.write_text(settings)
     torch.manual_seed(seed)
     model = build_model(tokenizer)
     model.train()
@@ -99,12 +99,12 @@ def main(
     out: Out = Path("runs/phantom-base"),
     work: Annotated[
         Path,
-        typer.Option(callback=folder_to_write, help="Folder of the stages; the same command again goes on from there."),
+        typer.Option(callback=folder_to_write, help="Folder of the stages. Re-run to resume."),
     ] = Path("runs/pretrain"),
     seed: Annotated[int, typer.Option(help="Seed of weights, subjects and texts.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Build the embedded base model from nothing, in five stages: 84 minutes on 2 cores.
+    """Build the embedded base model from random weights, in five stages: 84 minutes on 2 cores.
 
     Example: python -m benchmarks.pretrain --out runs/phantom-base
     """
@@ -113,11 +113,11 @@ def main(
     with progress_bar("Base model") as advance:
 
         def show(stage: str, step: int, steps: int, figures: dict[str, float]) -> None:
-            shown = "".join(f"  {name} {number:.2f}" for name, number in figures.items() if name != "seconds")
-            advance(step, steps, note=stage + shown)
+            text = "".join(f"  {name} {number:.2f}" for name, number in figures.items() if name != "seconds")
+            advance(step, steps, note=stage + text)
 
         pretrain(out, work, seed=seed, report=show)
-    print(json.dumps({"model": str(out)}) if as_json else f"Model: {out}")
+    print_result({"model": str(out)}, [f"Model: {out}"], as_json=as_json)
 
 
 if __name__ == "__main__":

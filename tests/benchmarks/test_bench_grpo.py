@@ -13,13 +13,12 @@ import pytest
 import torch
 
 from benchmarks import grpo
-from benchmarks.child import Child, OutOfMemory, reported
-from benchmarks.counting import matrix_peak, operations
+from benchmarks.grpo import Alternating, fastest_first, fit_together
 from benchmarks.presets import PRESETS, Preset, build, random_completions, rows
+from benchmarks.process import Child, OutOfMemory, reported
 from benchmarks.replay import Replay
-from benchmarks.results_page import grpo_section
-from benchmarks.side import varied_rewards
-from benchmarks.turns import Turns, fastest_first, fit_together
+from benchmarks.results_page import render_part
+from benchmarks.side import matrix_peak, operations, varied_rewards
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.statistics import t_interval
 
@@ -123,7 +122,7 @@ def test_a_process_says_whether_memory_was_what_it_lacked(error: Exception, memo
 
 def test_a_process_that_dies_is_taken_for_one_without_memory() -> None:
     with Child(_dies) as child, pytest.raises(OutOfMemory, match="died"):
-        child.answer()
+        child.receive()
 
 
 def _dies(pipe: Any) -> None:
@@ -151,7 +150,7 @@ def test_sides_that_do_not_fit_together_take_turns_alone(together: bool) -> None
             told.append((self._side, self._steps, len(standing)))
             return {"steps": self._steps}
 
-    with Turns(Fake, together=together) as turns:  # type: ignore[arg-type]
+    with Alternating(Fake, together=together) as turns:  # type: ignore[arg-type]
         # The first step of a process warms it up and is nobody's figure.
         taken = [turns.step(side)["steps"] for side in ("trl", "ours", "trl", "ours")]
     assert not standing
@@ -243,7 +242,7 @@ def test_the_matrix_peak_is_a_rate() -> None:
 def test_the_command_prints_the_table(
     found: dict[str, Any], command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpo, "bench_grpo", lambda preset, **_: found | {"preset": preset})
+    monkeypatch.setattr(grpo, "bench_grpo", lambda preset, **_: found | {"preset": preset.name})
     code, out, _ = command("benchmarks.grpo", "--preset", "demo")
     assert code == 0
     assert "peak memory, GB" in out
@@ -262,7 +261,7 @@ def test_the_demo_replays_what_the_base_samples() -> None:
 
 def test_the_results_page_shows_every_ratio_with_its_interval(found: dict[str, Any]) -> None:
     # Of one round there is no interval.
-    assert f"| {found['speedup']['update']:.2f} | - |" in "\n".join(grpo_section(found))
+    assert f"| {found['speedup']['update']:.2f} | - |" in render_part("grpo-demo", found)
     sides = {name: side | {"rounds": [*side["rounds"], *side["rounds"]]} for name, side in found["sides"].items()}
     # Two rounds of ratios r and 4 r have the geometric mean 2 r, and an interval on the scale of logarithms.
     twice = {name: side | {"rounds": list(side["rounds"])} for name, side in found["sides"].items()}
@@ -270,8 +269,7 @@ def test_the_results_page_shows_every_ratio_with_its_interval(found: dict[str, A
     twice["ours"]["rounds"] *= 2
     low, high = (math.exp(end) for end in t_interval([0.0, math.log(4)]))
     step = found["speedup"]["step"]
-    assert f"| {2 * step:.2f} | [{low * step:.2f},\u00a0{high * step:.2f}] |" in "\n".join(
-        grpo_section(found | {"sides": twice, "rounds": 2})
-    )
+    page = render_part("grpo-demo", found | {"sides": twice, "rounds": 2})
+    assert f"| {2 * step:.2f} | [{low * step:.2f},\u00a0{high * step:.2f}] |" in page
     ratio = f"{found['speedup']['step']:.2f}"
-    assert f"| {ratio} | [{ratio},\u00a0{ratio}] |" in "\n".join(grpo_section(found | {"sides": sides, "rounds": 2}))
+    assert f"| {ratio} | [{ratio},\u00a0{ratio}] |" in render_part("grpo-demo", found | {"sides": sides, "rounds": 2})

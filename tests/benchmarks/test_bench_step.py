@@ -14,7 +14,7 @@ from test_bench_grpo import TINY
 
 from benchmarks import step
 from benchmarks.presets import PRESETS
-from benchmarks.results_page import step_section
+from benchmarks.results_page import render_part
 from benchmarks.step import bench_step, spread, step_lines
 from medvlm_r1.errors import UserError
 from medvlm_r1.recipes import recipe
@@ -51,7 +51,7 @@ def test_the_step_is_a_whole_one(found: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory by phase is read from /proc")
 def test_the_results_page_shows_every_phase(found: dict[str, Any]) -> None:
-    rows = [line.split(" | ") for line in step_section(found) if line.startswith("| ")]
+    rows = [line.split(" | ") for line in render_part("step", found).splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows] == ["| ", "| generation", "| update", "| step"]
     assert rows[-1][-1] == f"{found['ratio']:.2f} |"
 

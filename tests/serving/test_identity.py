@@ -14,7 +14,7 @@ from pydicom.data import get_testdata_file
 
 from medvlm_r1.serving.answer import Answer
 from medvlm_r1.serving.medvlm import MedVLM, Question
-from medvlm_r1.serving.page.case import Asked, ask, make_question
+from medvlm_r1.serving.page.case import Entry, ask, make_question
 from medvlm_r1.serving.page.image import AUTOMATIC, OWN, Choice, open_source
 
 PARTS = ("brain", "chest", "abdomen", "knee", "liver", "kidney", "lung", "heart", "spine", "femur")
@@ -87,5 +87,5 @@ def on_page(
     )
     lettered = "\n".join(f"{letter}) {option}" for letter, option in zip("ABCDEFGHIJ", options, strict=False))
     *_, last = ask(base, source, make_question(source, choice, question, lettered))
-    assert isinstance(last, Asked)
+    assert isinstance(last, Entry)
     return last.answer

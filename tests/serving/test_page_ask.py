@@ -10,7 +10,7 @@ from page_model import scripted
 from PIL import Image
 
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.serving.page.case import Asked, ask, make_question, read_options, shown_name
+from medvlm_r1.serving.page.case import Entry, ask, make_question, read_options, shown_name
 from medvlm_r1.serving.page.checks import run_checks
 from medvlm_r1.serving.page.events import newest
 from medvlm_r1.serving.page.image import Choice, Source, open_source
@@ -36,7 +36,7 @@ def look(image: Image.Image, prompt: str) -> str:
     return f"<think>It is a {part}.</think><answer>{letter}</answer>"
 
 
-def asked(model, source: Source, options: str = "\n".join(OPTIONS)) -> Asked:
+def asked(model, source: Source, options: str = "\n".join(OPTIONS)) -> Entry:
     *live, done = ask(model, source, make_question(source, CHOICE, " Which part? ", options))
     assert all(case.live for case in live)
     return done
@@ -98,7 +98,7 @@ def test_the_reasoning_grows_and_the_end_is_what_the_model_answers() -> None:
     assert done.case.image_note == "PNG, 60 x 40."
 
 
-def test_the_second_look_asks_four_times_and_judges_each() -> None:
+def test_the_checks_ask_four_times_and_judges_each() -> None:
     model = scripted(look, weigh=(0.1, 0.7, 0.2))
     steps = list(run_checks(model, asked(model, half_white())))
     assert [len(step.case.checks) for step in steps] == [1, 2, 3, 4]

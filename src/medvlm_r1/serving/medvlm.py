@@ -112,8 +112,8 @@ class MedVLM:
             UsageError: Options, view or template are invalid.
         """
         view: dict[str, Any] = {"slice": slice, "window": window, "frame": frame, "plane": plane}
-        asked = Question(image=image, question=question, options=options, template=template, **view)
-        return self.ask_batch([asked], temperature=temperature, seed=seed)[0]
+        query = Question(image=image, question=question, options=options, template=template, **view)
+        return self.ask_batch([query], temperature=temperature, seed=seed)[0]
 
     def ask_batch(
         self, questions: Sequence[Question], *, temperature: float = 0.0, seed: int = 0, confidence: bool = True
@@ -137,11 +137,11 @@ class MedVLM:
         generations = self.backend.generate([question.item for question in prepared], settings)
         return self.read(prepared, generations, confidence=confidence)
 
-    def stream(self, asked: Question, *, temperature: float = 0.0, seed: int = 0, confidence: bool = True) -> Stream:
+    def stream(self, query: Question, *, temperature: float = 0.0, seed: int = 0, confidence: bool = True) -> Stream:
         """Ask one question and stream the answer.
 
         Args:
-            asked: The question.
+            query: The question.
             temperature: 0 is greedy.
             seed: Sampling seed.
             confidence: Whether to compute option probabilities.
@@ -153,7 +153,7 @@ class MedVLM:
         Raises:
             UserError, UsageError: As `ask`.
         """
-        prepared = prepare(asked)
+        prepared = prepare(query)
         pieces = self.backend.stream(prepared.item, self._settings(temperature, seed))
         return Stream(self, prepared, pieces, confidence=confidence)
 
@@ -230,28 +230,28 @@ class Stream(Iterator[str]):
         self.close()
 
 
-def prepare(asked: Question) -> Prepared:
+def prepare(query: Question) -> Prepared:
     """Load the images of a question and render it.
 
     Raises:
         UserError, UsageError: As `MedVLM.ask`.
     """
-    options = bare_options(asked.options)
-    view = View(frame=asked.frame, plane=asked.plane, slice=asked.slice, window=asked.window)
-    given = asked.image if isinstance(asked.image, list | tuple) else [asked.image]
+    options = bare_options(query.options)
+    view = View(frame=query.frame, plane=query.plane, slice=query.slice, window=query.window)
+    given = query.image if isinstance(query.image, list | tuple) else [query.image]
     pictures = tuple(load(image, view) for image in given if image is not None)
     try:
         sample = Sample(
             id="ask",
             images=tuple(f"images/{index}" for index in range(len(pictures))),
-            question=asked.question,
+            question=query.question,
             options=options,
             answer=options[0] if options else "unknown",
             modality="unknown",
         )
     except ValueError as error:
         raise UsageError(f"This question cannot be asked: {error}.") from error
-    item = GenerationInput(prompt=messages(sample, asked.template), images=[picture.image for picture in pictures])
+    item = GenerationInput(prompt=messages(sample, query.template), images=[picture.image for picture in pictures])
     return Prepared(item=item, pictures=pictures, options=options)
 
 

@@ -19,7 +19,7 @@ from medvlm_r1.serving.page.image import Choice, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Entry:
     """One question of a session with its answer.
 
     Attributes:
@@ -67,7 +67,7 @@ def make_question(source: Source | None, choice: Choice, question: str, options:
     return Question(image=source.file, question=question.strip(), options=read_options(options), **view)
 
 
-def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | Asked]:
+def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | Entry]:
     """Ask and stream: yield the partial case repeatedly, then the complete one.
 
     Closing the iterator stops the model.
@@ -94,7 +94,7 @@ def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | As
     if answer is None:
         raise UserError("The model stopped before its answer was complete. Ask again.")
     finished = replace(case, reply=case_reply(answer, question.options), live=False)
-    yield Asked(source=source, question=question, answer=answer, case=finished)
+    yield Entry(source=source, question=question, answer=answer, case=finished)
 
 
 def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:

@@ -18,7 +18,7 @@ from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import CaseCheck, CaseReply, Tone, shares
 from medvlm_r1.serving.answer import Question
 from medvlm_r1.serving.medvlm import MedVLM, prepare
-from medvlm_r1.serving.page.case import Asked, case_reply
+from medvlm_r1.serving.page.case import Entry, case_reply
 
 Check = Literal["blank", "mirrored", "shifted", "no reasoning"]
 TITLES: dict[Check, str] = {
@@ -38,26 +38,26 @@ _IMAGE_SIDE = 256
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
-def run_checks(model: MedVLM, asked: Asked) -> Iterator[Asked]:
+def run_checks(model: MedVLM, entry: Entry) -> Iterator[Entry]:
     """Run the checks; yield the case after each.
 
     Raises:
         UserError: As `MedVLM.ask`.
     """
-    image = prepare(asked.question).pictures[0].image
+    image = prepare(entry.question).pictures[0].image
     checks: tuple[CaseCheck, ...] = ()
     for check in TITLES:
-        checks = (*checks, _run(model, asked, check, image))
-        yield replace(asked, case=replace(asked.case, checks=checks))
+        checks = (*checks, _run(model, entry, check, image))
+        yield replace(entry, case=replace(entry.case, checks=checks))
 
 
-def _run(model: MedVLM, asked: Asked, check: Check, image: Image) -> CaseCheck:
-    options = tuple(asked.question.options)
+def _run(model: MedVLM, entry: Entry, check: Check, image: Image) -> CaseCheck:
+    options = tuple(entry.question.options)
     if not options and check in _SKIPPED:
         return CaseCheck(
             title=TITLES[check], how="Skipped.", image=None, reply=None, verdict=_SKIPPED[check], tone="plain"
         )
-    question = replace(asked.question, image=image, frame=None, plane=None, slice=None, window=None)
+    question = replace(entry.question, image=image, frame=None, plane=None, slice=None, window=None)
     changed: Image | None = None
     match check:
         case "blank":
@@ -73,7 +73,7 @@ def _run(model: MedVLM, asked: Asked, check: Check, image: Image) -> CaseCheck:
         [answer] = model.ask_batch([replace(question, image=changed or image, options=options)])
         reply = case_reply(answer, options)
     verdict = judge(
-        check, asked.case.reply, reply, question=asked.question.question, options=tuple(asked.question.options)
+        check, entry.case.reply, reply, question=entry.question.question, options=tuple(entry.question.options)
     )
     return CaseCheck(
         title=TITLES[check],

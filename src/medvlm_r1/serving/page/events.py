@@ -20,7 +20,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import render_answer, render_case, render_checks
 from medvlm_r1.serving.medvlm import MedVLM
-from medvlm_r1.serving.page.case import Asked, ask, make_question
+from medvlm_r1.serving.page.case import Entry, ask, make_question
 from medvlm_r1.serving.page.checks import TITLES, run_checks
 from medvlm_r1.serving.page.examples import EXAMPLES
 from medvlm_r1.serving.page.gate import is_upload
@@ -220,38 +220,38 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
 
     def on_ask(source: Source | None, *values: Any) -> Iterator[Updates]:
         *view, question, options, past = values
-        asked = make_question(source, Choice(*view), question, options)
+        query = make_question(source, Choice(*view), question, options)
         assert source is not None
         # Until there is an answer, no case can be saved or checked.
         reset = {page.message: "", page.checks: "", page.current: None, page.history: gr.update(value=None)}
         yield {**_busy(page), **reset}
         last = 0.0
-        for step in ask(medvlm, source, asked):
-            if isinstance(step, Asked):
+        for step in ask(medvlm, source, query):
+            if isinstance(step, Entry):
                 cases = newest([*past, step])
                 yield {**_done(page, cases, len(cases) - 1), page.answer: render_answer(step.case)}
             elif time.monotonic() - last >= _REDRAW_SECONDS:
                 yield {page.answer: render_answer(step)}
                 last = time.monotonic()
 
-    def on_check(past: Sequence[Asked], current: int | None) -> Iterator[Updates]:
+    def on_check(past: Sequence[Entry], current: int | None) -> Iterator[Updates]:
         if current is None:
             return
         yield {**_busy(page), page.message: _progress(0)}
         cases = list(past)
-        for done, asked in enumerate(run_checks(medvlm, past[current]), start=1):
-            cases[current] = asked
-            yield {page.checks: render_checks(asked.case), page.message: _progress(done)}
+        for done, entry in enumerate(run_checks(medvlm, past[current]), start=1):
+            cases[current] = entry
+            yield {page.checks: render_checks(entry.case), page.message: _progress(done)}
         yield {**_done(page, cases, current), page.message: ""}
 
-    def on_history(chosen: int | None, past: Sequence[Asked]) -> Updates:
+    def on_history(chosen: int | None, past: Sequence[Entry]) -> Updates:
         if chosen is None:
             return {}
         case = past[chosen].case
         html = {page.answer: render_answer(case), page.checks: render_checks(case), page.message: ""}
         return {**html, **_idle(page, case=True), page.current: chosen}
 
-    def on_export(past: Sequence[Asked], current: int | None) -> Updates:
+    def on_export(past: Sequence[Entry], current: int | None) -> Updates:
         return {page.file: "" if current is None else render_case(past[current].case)}
 
     def on_stop(current: int | None) -> Updates:
@@ -277,15 +277,15 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
     saved.then(None, [page.file, page.current], [], js=_SAVE)
 
 
-def newest(past: Sequence[Asked]) -> list[Asked]:
+def newest(past: Sequence[Entry]) -> list[Entry]:
     """Return the newest cases of a session, within the limits on number and memory."""
-    cases: list[Asked] = []
+    cases: list[Entry] = []
     files: dict[int, int] = {}
-    for asked in reversed(past[-_MAX_CASES:]):
-        files[id(asked.source.file)] = asked.source.file.stat().st_size
+    for entry in reversed(past[-_MAX_CASES:]):
+        files[id(entry.source.file)] = entry.source.file.stat().st_size
         if cases and sum(files.values()) > _MAX_BYTES:
             break
-        cases.insert(0, asked)
+        cases.insert(0, entry)
     return cases
 
 
@@ -305,10 +305,10 @@ def _idle(page: Layout, *, case: bool) -> Updates:
     }
 
 
-def _done(page: Layout, past: list[Asked], current: int) -> Updates:
+def _done(page: Layout, past: list[Entry], current: int) -> Updates:
     labels = [
-        (f"{n}. {asked.case.question} — {asked.case.reply.answer or 'no answer in the required format'}", n - 1)
-        for n, asked in enumerate(past, start=1)
+        (f"{n}. {entry.case.question} — {entry.case.reply.answer or 'no answer in the required format'}", n - 1)
+        for n, entry in enumerate(past, start=1)
     ]
     return {
         **_idle(page, case=True),
