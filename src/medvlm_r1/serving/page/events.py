@@ -257,19 +257,19 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
     def on_stop(current: int | None) -> Updates:
         return {**_idle(page, case=current is not None), page.message: _message("Stopped.")}
 
-    asking = page.ask.click(
+    ask_event = page.ask.click(
         guarded(on_ask, page.message, also=_idle(page, case=False)),
         [page.source, *page.controls, page.question, page.options, page.past],
         [*outputs, *session],
         **_QUIET,
     )
-    checking = page.check.click(
+    check_event = page.check.click(
         guarded(on_check, page.message, also=_idle(page, case=True)),
         [page.past, page.current],
         [*outputs, *session],
         **_QUIET,
     )
-    page.stop.click(on_stop, [page.current], outputs, cancels=[asking, checking], **_QUIET)
+    page.stop.click(on_stop, [page.current], outputs, cancels=[ask_event, check_event], **_QUIET)
     page.history.input(guarded(on_history, page.message), [page.history, page.past], [*outputs, page.current], **_QUIET)
     saved = page.export.click(
         guarded(on_export, page.message), [page.past, page.current], [page.file, page.message], **_QUIET
