@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
-from medvlm_r1.report.table import number
+from medvlm_r1.report.table import number, short
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -42,7 +42,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "short": short}
     return environment
 
 

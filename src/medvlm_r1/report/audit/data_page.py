@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medvlm_r1.audit.dataset.audit import DataAudit, ModalityAudit
-from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE, MAJORITY, PRIOR_FIT
+from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE
 from medvlm_r1.audit.dataset.clean import CleanSet
 from medvlm_r1.audit.dataset.verdict import MARGIN, THRESHOLDS, Figure, label
 from medvlm_r1.data.option_prior import TIE
@@ -56,7 +56,7 @@ def render_data_audit(
         figures=_figures(modalities, fit),
         types=_types(modalities, fit),
         clean=_figures(_answerable(clean.audit), fit) if clean and clean.audit else None,
-        clean_note=_clean_note(clean, fit) if clean else "",
+        clean_set=clean,
         letters=[
             letter_chart(name, modality.letters, [len(item.options) for item in modality.items])
             for name, modality in modalities.items()
@@ -72,7 +72,10 @@ def render_data_audit(
         ],
         items=_items(modalities, fit, data, items, album),
         album=album,
-        notes=_notes(audit),
+        audit=audit,
+        label=lambda baseline: _capital(label(baseline, fit)),
+        thresholds=THRESHOLDS,
+        tie=TIE,
     )
 
 
@@ -123,16 +126,6 @@ def _types(modalities: Mapping[str, ModalityAudit], fit: str | None) -> Table | 
     return Table("Type", [(_capital(label(name, fit)), "") for name in names], rows) if rows else None
 
 
-def _clean_note(clean: CleanSet, fit: str | None) -> str:
-    baselines = "; ".join(label(name, fit) for name in clean.baselines)
-    remaining, removed = sum(clean.kept.values()), sum(clean.removed.values())
-    return (
-        f"{remaining} of {remaining + removed} questions remain without those that any of these solves: {baselines}. A "
-        "guessing baseline also solves some questions by luck, so it scores below chance on the rest. Compare an "
-        "accuracy on this set with other accuracies on it, not with chance."
-    )
-
-
 def _cell(figure: Figure | None, name: str, solved: int | None = None) -> Cell:
     if figure is None:
         return Cell()
@@ -164,23 +157,3 @@ def _reply(name: str, style: int, credit: float) -> Reply:
     verdict = "Correct" if credit == 1 else "Tie" if credit else "Wrong"
     note = f"one of {round(1 / credit)} options that tie" if verdict == "Tie" else ""
     return Reply(run=_capital(name), style=style, verdict=verdict, note=note)
-
-
-def _notes(audit: DataAudit) -> list[str]:
-    notes = [
-        *audit.notes,
-        f"{_capital(label(MAJORITY))}: the letter most often correct on these questions, so slightly too high on few "
-        "of them. It counts for the verdict only if the positions of the correct options are uneven beyond chance.",
-        "Option prior: how often an option text was correct when offered. Texts that differ only in case, spaces or "
-        "punctuation are one. Leave one out: counted on the other questions of the modality. If it is clearly below "
-        f"chance, options whose rates differ by at most {TIE:g} standard errors tie, because on a balanced set each "
-        "question lacks its own answer.",
-    ]
-    if source := audit.prior_source:
-        notes.append(f"{_capital(label(PRIOR_FIT, source.name))}: counted on {len(source.items)} questions.")
-    notes.append("The intervals use the effective sample size for several questions on one subject.")
-    notes += [f"Verdict “{level}”: {rule}." for level, rule in THRESHOLDS.items()]
-    return [
-        *notes,
-        "`medvlm-r1 audit data DIR` makes this page; with `--json` it prints the figures and the solved items.",
-    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from medvlm_r1.audit.probe import Measure, ProbeResult
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
@@ -55,7 +56,8 @@ class AuditPart:
         picked: Whether the items were selected by what they show.
         pictures: Why images are not shown, or "".
         replies: Reply counts by variant.
-        facts: Notes at the end.
+        record: Figures of the audit, without its probes.
+        missing: Probes that were not requested.
     """
 
     anchor: str
@@ -67,7 +69,8 @@ class AuditPart:
     picked: bool
     pictures: str
     replies: Table
-    facts: list[str]
+    record: Mapping[str, Any]
+    missing: list[str]
 
 
 def audit_part(
@@ -101,7 +104,8 @@ def audit_part(
         picked=isinstance(items, int),
         pictures=pictures.note,
         replies=_replies(view.items),
-        facts=_facts(view),
+        record=view.record,
+        missing=[probe for probe in PROBES if probe not in view.probes],
     )
 
 
@@ -159,21 +163,3 @@ def _replies(items: Mapping[str, StoredItem]) -> Table:
                 row[column] += value
     rows = [(name, *map(str, row)) for name, row in counts.items()]
     return text_table(("Variant", "Answers", "Unparsed", "Truncated", "Empty"), rows)
-
-
-def _facts(view: AuditView) -> list[str]:
-    record = view.record
-    facts = [
-        f"Model: {short(record['model'])}. Data: {short(record['data'])}. Prompt template: {record['template']}; "
-        f"at most {record['max_new_tokens']} tokens per completion.",
-        f"Open questions left out: {record['n_open']}. Questions left out for missing images: {record['n_missing']}.",
-        "An unparsed answer counts as wrong. It is neither the same answer nor another.",
-        "Shares have Wilson’s 95 % interval with the effective sample size. Differences and ratios have Bonett and "
-        "Price’s interval for paired shares. All others have a bootstrap interval over whole subjects. The package’s "
-        "`docs/reference/audit-model.md` explains every measure, verdict and threshold.",
-        "`medvlm-r1 audit model MODEL --data DIR --out RUN` makes these figures (`audit.json`), `medvlm-r1 report RUN` "
-        "this page.",
-    ]
-    if missing := [name for name in PROBES if name not in view.probes]:
-        facts.append(f"Probes that were not requested: {', '.join(missing)}.")
-    return facts

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount
@@ -16,7 +14,7 @@ from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page.case import shown_name
 from medvlm_r1.serving.page.events import wire_answer, wire_image
 from medvlm_r1.serving.page.gate import Gate, private_uploads
-from medvlm_r1.serving.page.layout import Layout, theme
+from medvlm_r1.serving.page.layout import Layout, page_file, theme
 
 __all__ = ["build_page", "mount_page"]
 
@@ -56,7 +54,6 @@ def mount_page(app: FastAPI, medvlm: MedVLM, path: str = "/", *, max_upload: int
         The same application.
     """
     page = build_page(medvlm)
-    here = files(__name__)
     gr.mount_gradio_app(
         app,
         page,
@@ -71,8 +68,8 @@ def mount_page(app: FastAPI, medvlm: MedVLM, path: str = "/", *, max_upload: int
         pwa=False,
         mcp_server=False,
         theme=theme(),
-        css=template_text("case.css") + here.joinpath("page.css").read_text(encoding="utf-8"),
-        js=here.joinpath("page.js").read_text(encoding="utf-8"),
+        css=template_text("case.css") + page_file("page.css"),
+        js=page_file("page.js"),
     )
     # `launch` would set this. Without it gradio accepts any path that an event names.
     page.has_launched = True

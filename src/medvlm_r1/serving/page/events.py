@@ -25,7 +25,7 @@ from medvlm_r1.serving.page.checks import TITLES, run_checks
 from medvlm_r1.serving.page.examples import EXAMPLES
 from medvlm_r1.serving.page.gate import is_upload
 from medvlm_r1.serving.page.image import AUTOMATIC, ONLY_AUTOMATIC, OWN, Choice, Source, open_source
-from medvlm_r1.serving.page.layout import Layout
+from medvlm_r1.serving.page.layout import Layout, page_file
 
 Updates = dict[Any, Any]
 
@@ -36,14 +36,6 @@ _REDRAW_SECONDS = 0.08
 _MAX_CASES = 50
 _MAX_BYTES = 2**29
 
-_SAVE = """(html, number) => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([html], {type: "text/html"}));
-  link.download = `case-${(number ?? 0) + 1}.html`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  return [];
-}"""
 _log = logging.getLogger(__name__)
 
 
@@ -274,7 +266,7 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
     saved = page.export.click(
         guarded(on_export, page.message), [page.past, page.current], [page.file, page.message], **_QUIET
     )
-    saved.then(None, [page.file, page.current], [], js=_SAVE)
+    saved.then(None, [page.file, page.current], [], js=page_file("save.js"))
 
 
 def newest(past: Sequence[Entry]) -> list[Entry]:

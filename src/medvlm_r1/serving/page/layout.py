@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -94,53 +96,16 @@ def _html(value: str = "", elem_id: str | None = None) -> gr.HTML:
 _SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
-# Light and dark, as in report/templates/style.css.
-_COLORS = {
-    "body_background_fill": ("#fbfaf7", "#14171b"),
-    "body_text_color": ("#1d2228", "#e4e6e9"),
-    "body_text_color_subdued": ("#5a636d", "#a0a8b1"),
-    "background_fill_primary": ("#ffffff", "#1b1f25"),
-    "background_fill_secondary": ("#efede7", "#23282f"),
-    "block_background_fill": ("#fbfaf7", "#14171b"),
-    "block_border_color": ("#dcd9d2", "#343a42"),
-    "block_label_background_fill": ("#fbfaf7", "#14171b"),
-    "block_label_text_color": ("#5a636d", "#a0a8b1"),
-    "block_title_text_color": ("#1d2228", "#e4e6e9"),
-    "block_info_text_color": ("#5a636d", "#a0a8b1"),
-    "border_color_primary": ("#dcd9d2", "#343a42"),
-    "input_background_fill": ("#ffffff", "#1b1f25"),
-    "input_border_color": ("#8b8f94", "#69727c"),
-    "input_border_color_focus": ("#24527a", "#8fbde6"),
-    "color_accent": ("#24527a", None),
-    "slider_color": ("#24527a", "#8fbde6"),
-    "button_primary_background_fill": ("#24527a", "#8fbde6"),
-    "button_primary_background_fill_hover": ("#1b4062", "#a9cdec"),
-    "button_primary_text_color": ("#ffffff", "#14171b"),
-    "button_secondary_background_fill": ("#ffffff", "#23282f"),
-    "button_secondary_background_fill_hover": ("#efede7", "#343a42"),
-    "button_secondary_border_color": ("#8b8f94", "#69727c"),
-    "button_secondary_text_color": ("#1d2228", "#e4e6e9"),
-    "checkbox_background_color_selected": ("#24527a", "#8fbde6"),
-    "checkbox_border_color_selected": ("#24527a", "#8fbde6"),
-    "checkbox_label_background_fill_selected": ("#efede7", "#343a42"),
-    "checkbox_label_text_color_selected": ("#1d2228", "#e4e6e9"),
-}
-
 
 def theme() -> gr.themes.Base:
-    """The theme."""
-    dark = {f"{name}_dark": dark for name, (_, dark) in _COLORS.items() if dark}
+    """The theme: `theme.json` has its colors, light and dark, as in report/templates/style.css."""
     plain = gr.themes.Base(
         primary_hue="slate", neutral_hue="slate", radius_size="sm", font=list(_SANS), font_mono=list(_MONO)
     )
-    plain.set(
-        **{name: light for name, (light, _) in _COLORS.items()},
-        **dark,
-        block_shadow="none",
-        button_border_width="1px",
-        input_border_width="1px",
-        block_border_width="0px",
-        block_padding="0px",
-        layout_gap="1rem",
-    )
+    plain.set(**json.loads(page_file("theme.json")))
     return plain
+
+
+def page_file(name: str) -> str:
+    """Text of a file next to this module."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
