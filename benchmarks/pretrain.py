@@ -16,12 +16,11 @@ import typer
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from benchmarks.base import stages
 from benchmarks.base.architecture import build_model, build_processor, save, train_tokenizer
 from benchmarks.base.batches import Rows
 from benchmarks.base.language import corpus
 from benchmarks.base.pool import build_pool
-from benchmarks.base.stages import PLAN, Report, Stage
+from benchmarks.base.stages import PLAN, Pretraining, Report, Stage
 from benchmarks.base.tower import Heads
 from benchmarks.command import run
 from medvlm_r1.cli.options import Json, Out, folder_to_write, print_result
@@ -70,25 +69,17 @@ def pretrain(
     model = build_model(tokenizer)
     model.train()
     heads = Heads(model.config.text_config.hidden_size)
-    rows = Rows(tokenizer)
     pool = build_pool(
         work / "pool", subjects, seed, lambda done, n: report("pool", done, n, {}) if done % 500 == 0 else None
     )
-    log = work / "log.jsonl"
-    run = {
-        "lesions": lambda s: stages.lesions(model, heads, pool, s, seed, log, report),
-        "tower": lambda s: stages.tower(model, heads, pool, s, seed, log, report),
-        "options": lambda s: stages.options(model, rows, s, seed, log, report),
-        "reading": lambda s: stages.reading(model, rows, pool, s, seed, log, report),
-        "habits": lambda s: stages.habits(model, rows, pool, s, seed, log, report),
-    }
+    training = Pretraining(model, heads, Rows(tokenizer), pool, seed, work / "log.jsonl", report)
     both = nn.ModuleDict({"model": model, "heads": heads})
     for name, stage in plan.items():
         checkpoint = work / f"{name}.safetensors"
         if checkpoint.exists():
             load_model(both, checkpoint)
             continue
-        run[name](stage)
+        training.run(name, stage)
         partial = checkpoint.with_suffix(".partial")
         save_model(both, str(partial))
         partial.rename(checkpoint)

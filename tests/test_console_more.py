@@ -108,6 +108,7 @@ def test_versions_for_people(command: Command) -> None:
     assert code == 0
     assert "packages: torch " in out
     assert "{" not in out
+    assert "torch" in json.loads(command("doctor", "--json")[1])["packages"]
 
 
 def test_memory_where_the_system_says_little(monkeypatch: pytest.MonkeyPatch) -> None:

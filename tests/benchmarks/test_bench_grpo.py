@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import grpo
 from benchmarks.grpo import Alternating, fastest_first, fit_together
-from benchmarks.presets import PRESETS, Preset, build, random_completions, rows
+from benchmarks.presets import PRESETS, Preset, build, qwen2_vl, random_completions, rows
 from benchmarks.process import Child, OutOfMemory, reported
 from benchmarks.replay import Replay
 from benchmarks.results_page import render_part
@@ -25,18 +25,7 @@ from medvlm_r1.evaluation.statistics import t_interval
 TINY = Preset(
     name="tiny",
     about="two layers",
-    shape={
-        "text_config": {
-            "vocab_size": 1024,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
-        },
-        "vision_config": {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
-    },
+    shape=qwen2_vl((1024, 32, 64, 2, 2, 2), (1, 32, 2, 2), sections=[2, 3, 3]),
     pixels=56,
     text_tokens=30,
     completion=(3, 9),

@@ -244,7 +244,10 @@ def test_an_audit_beside_an_evaluation(audited: Path, make_run: RunMaker, tmp_pa
         (lambda record: record.pop("template"), "no template in it"),
         (lambda record: record["verdicts"].update(looks="fine"), r"no verdicts\.looks in it"),
         (lambda record: record["probes"]["image"].update(verdict="<b>"), "not the figures of an audit"),
-        (lambda record: record["probes"]["image"]["measures"]["chance"].update(value="x"), r"image\.measures\.chance\.value: Input should be a valid number"),
+        (
+            lambda record: record["probes"]["image"]["measures"]["chance"].update(value="x"),
+            r"chance\.value: Input",
+        ),
     ],
 )
 def test_damaged_figures_are_named(copied: Path, change: Callable[[dict[str, Any]], Any], said: str) -> None:
