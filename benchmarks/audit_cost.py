@@ -16,7 +16,7 @@ from medvlm_r1.audit.open_backend import local_audit_backend
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE
-from medvlm_r1.cli.options import Json, OwnModel, print_result
+from medvlm_r1.cli.options import Json, complete_model, print_result
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import Policy, load_policy
 from medvlm_r1.prompts.templates import messages
@@ -96,7 +96,10 @@ def _audit(policy: Policy, inputs: Sequence[ProbeInput]) -> int:
 
 
 def main(
-    model: OwnModel = "phantom-base",
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", autocompletion=complete_model, help="Model folder, hub id, or phantom-base."),
+    ] = "phantom-base",
     items: Annotated[int, typer.Option(min=1, help="PhantomVQA questions.")] = 300,
     rounds: Annotated[int, typer.Option(min=1, help="Timed repetitions.")] = 3,
     as_json: Json = False,

@@ -118,10 +118,6 @@ Model = Annotated[
         help="Folder of a model or LoRA adapter, hub id, phantom-base, or openai:URL#NAME for a model on a server.",
     ),
 ]
-OwnModel = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", autocompletion=complete_model, help="Model folder, hub id, or phantom-base."),
-]
 Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Evaluate at most N questions (default: all).")]
 NewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Generate at most N tokens per answer.")]
 SkipMissing = Annotated[
