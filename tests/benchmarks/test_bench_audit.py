@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks import audit
-from benchmarks.audit import KNOWN, audit_lines, bench_audit, phantom_items, unexpected
+from benchmarks.audit import KNOWN, audit_lines, bench_audit, phantom_items, text_only_model, unexpected
 from benchmarks.known_models import IgnoresImage
-from benchmarks.trained_models import text_only_model
 from medvlm_r1.audit.collect import audited, collect_responses
 from medvlm_r1.audit.probes.image import ImageProbe
 from medvlm_r1.audit.registry import QUESTIONS

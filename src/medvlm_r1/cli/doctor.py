@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from medvlm_r1.cli.options import Json
+from medvlm_r1.cli.options import Json, print_result
 
 
 def doctor_command(as_json: Json = False) -> None:
@@ -18,9 +16,8 @@ def doctor_command(as_json: Json = False) -> None:
     # Importing torch, which lists the devices, takes seconds.
     with stderr_console().status("Looking for devices"):
         environment = versions()
-    if as_json:
-        print(json.dumps(environment))
-        return
+    lines = []
     for name, value in environment.items():
         items = [f"{key} {version}" for key, version in value.items()] if isinstance(value, dict) else value
-        print(f"{name}: {', '.join(items) if isinstance(items, list) else items}")
+        lines.append(f"{name}: {', '.join(items) if isinstance(items, list) else items}")
+    print_result(environment, lines, as_json=as_json)

@@ -14,18 +14,11 @@ import re
 import shutil
 import tempfile
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
-from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from medvlm_r1.report.page import template_text
-from medvlm_r1.serving.page.layout import theme
 
 _READ = re.compile(
     r"/|/config/?|/theme\.css|/(?:assets|static)/.*|/favicon\.ico|/manifest\.json|/robots\.txt"
@@ -49,43 +42,6 @@ _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"cache-control": b"no-store",
 }
-
-
-def mount(app: FastAPI, page: gr.Blocks, path: str, *, max_upload: int) -> FastAPI:
-    """Mount a page of `medvlm_r1.serving.page.build_page` behind the gate.
-
-    Args:
-        app: The application.
-        page: The page.
-        path: Path of the page.
-        max_upload: Largest file in bytes.
-
-    Returns:
-        The same application.
-    """
-    gr.mount_gradio_app(
-        app,
-        page,
-        path,
-        footer_links=[],
-        run_history=False,
-        allowed_paths=[],
-        show_error=False,
-        max_file_size=max_upload,
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-        mcp_server=False,
-        theme=theme(),
-        css=template_text("case.css") + _beside("page.css"),
-        js=_beside("page.js"),
-    )
-    # `launch` would set this. Without it gradio accepts any path that an event names.
-    page.has_launched = True
-    mounted = app.router.routes[-1]
-    assert isinstance(mounted, Mount)
-    mounted.app = Gate(mounted.app)
-    return app
 
 
 @cache
@@ -136,10 +92,12 @@ class Gate:
             return
         if path == "/gradio_api/queue/join":
             body = await _body(receive)
-            event = None if body is None else _read_event(body)
+            if body is None:
+                await PlainTextResponse("Too much text.", status_code=413)(scope, receive, send)
+                return
+            event = _read_event(body)
             if event is None:
-                refusal = ("Too much text.", 413) if body is None else ("This event is not one of the page's.", 400)
-                await PlainTextResponse(refusal[0], status_code=refusal[1])(scope, receive, send)
+                await PlainTextResponse("This event is not one of the page's.", status_code=400)(scope, receive, send)
                 return
             # Serialize again, so that gradio reads exactly what was checked.
             receive = _again(json.dumps(event).encode(), receive)
@@ -150,9 +108,9 @@ async def _body(receive: Receive) -> bytes | None:
     """Read the body of a request; None if it exceeds the limit."""
     body, more = b"", True
     while more:
-        part = await receive()
-        body += part.get("body", b"")
-        more = part.get("more_body", False)
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(body) > _MOST_JSON:
             return None
     return body
@@ -162,15 +120,15 @@ def _read_event(body: bytes) -> Any:
     """Parse an event; None if it is invalid or names a file that was not uploaded."""
     try:
         event = json.loads(body)
-        waiting = [event]
-        while waiting:
-            one = waiting.pop()
-            if isinstance(one, dict):
-                if "path" in one and not is_upload(one["path"]):
+        values = [event]
+        while values:
+            value = values.pop()
+            if isinstance(value, dict):
+                if "path" in value and not is_upload(value["path"]):
                     return None
-                waiting += one.values()
-            elif isinstance(one, list):
-                waiting += one
+                values += value.values()
+            elif isinstance(value, list):
+                values += value
     except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) else None
@@ -186,10 +144,10 @@ def is_upload(path: Any) -> bool:
 
 def _again(body: bytes, receive: Receive) -> Receive:
     """Replay the body, then continue with `receive`."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        return waiting.pop() if waiting else await receive()
+        return messages.pop() if messages else await receive()
 
     return replay
 
@@ -200,12 +158,8 @@ def _sealed(send: Send, *, page: bool) -> Send:
 
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            kept = [(name, value) for name, value in message["headers"] if name.lower() not in added]
-            message = {**message, "headers": [*kept, *added.items()]}
+            others = [(name, value) for name, value in message["headers"] if name.lower() not in added]
+            message = {**message, "headers": [*others, *added.items()]}
         await send(message)
 
     return with_headers
-
-
-def _beside(name: str) -> str:
-    return files("medvlm_r1.serving.page").joinpath(name).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.serving.page.message import guarded
+from medvlm_r1.serving.page.events import guarded
 
 
 def test_an_error_for_users_is_shown_as_text() -> None:
