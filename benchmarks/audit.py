@@ -20,12 +20,12 @@ from PIL import Image
 from benchmarks.command import run as run_command
 from benchmarks.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle
 from benchmarks.trained_models import text_only_model
-from medvlm_r1.audit.backends import AuditBackend
+from medvlm_r1.audit.backends import open_audit_backend
 from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, probe_inputs
-from medvlm_r1.audit.open_backend import open_audit_backend
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE, judged
+from medvlm_r1.audit.variant import AuditBackend
 from medvlm_r1.cli.options import Json, folder_to_write
 from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.benchmark import DEFAULT_N, draw_questions, to_sample
@@ -127,7 +127,7 @@ def bench_audit(
                 batch = [asked[place] for place in part]
                 answers |= collect_responses(batch, PROBES.values(), backend)
                 done += len(batch)
-            record = judged(audited([item.sample for item in asked], answers), PROBES, local=backend.local)
+            record = judged(audited([item.sample for item in asked], answers), PROBES)
             found[name]["verdicts"].append(record["verdicts"])
             found[name]["sentences"].append({probe: part["sentence"] for probe, part in record["probes"].items()})
             found[name]["measures"].append({probe: part["measures"] for probe, part in record["probes"].items()})

@@ -152,13 +152,13 @@ def _difference(pairs: Sequence[Pair]) -> dict[str, Any]:
     only_a = sum(a and not b for a, b in zip(correct_a, correct_b, strict=True))
     only_b = sum(b and not a for a, b in zip(correct_a, correct_b, strict=True))
     clusters = [a.cluster for a, _ in pairs]
-    interval = paired_difference(correct_a, correct_b, clusters)
+    difference, low, high = (100 * value for value in paired_difference(correct_a, correct_b, clusters))
     return {
         "n": len(pairs),
         "accuracy_a": clustered_share([a for a, _ in pairs], correct_a),
         "accuracy_b": clustered_share([b for _, b in pairs], correct_b),
-        "difference": 100 * interval.difference,
-        "ci95": [100 * interval.low, 100 * interval.high],
+        "difference": difference,
+        "ci95": [low, high],
         "b": only_a,
         "c": only_b,
         "p": cluster_sign_flip_test([int(b) - int(a) for a, b in zip(correct_a, correct_b, strict=True)], clusters),
