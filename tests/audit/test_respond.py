@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from medvlm_r1.audit.backends import GeneratorAuditBackend, stream_answers
+from medvlm_r1.audit.backends import GeneratorAuditBackend, local_audit_backend, open_audit_backend, stream_answers
 from medvlm_r1.audit.local_backend import LocalAuditBackend
-from medvlm_r1.audit.open_backend import local_audit_backend, open_audit_backend
 from medvlm_r1.audit.variant import Variant
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError

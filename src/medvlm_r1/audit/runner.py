@@ -27,9 +27,9 @@ from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.run import OF_AN_EVALUATION, identify, provenance, refuse_other_folder
 from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS
-from medvlm_r1.evaluation.store import AnswerKey, hash_pixels, hash_prompt, write_results
+from medvlm_r1.evaluation.store import AnswerKey, answer_key, write_results
+from medvlm_r1.models.generate import GenerationSettings
 from medvlm_r1.models.remote import is_server
-from medvlm_r1.prompts.templates import messages
 
 FIGURES = "audit.json"
 ITEMS_AT_ONCE = 128
@@ -100,6 +100,7 @@ def audit_model(
     reusable = EvaluationAnswers(None if evaluation is None else Path(evaluation), [sample.id for _, sample in rows])
     parts = even_parts(len(rows), at_once)
     plan = _plan(list(chosen), [[rows[index][1].id for index in part] for part in parts])
+    settings = GenerationSettings(max_new_tokens=max_new_tokens)
     began = time.monotonic()
     with AuditStore(out) as store:
         if progress is not None:
@@ -107,7 +108,13 @@ def audit_model(
         done = 0
         for part in parts:
             inputs = [_probe_input(data_dir, rows, index, partner[index], template) for index in part]
-            keys = {item.sample.id: (item.sample, _key(item, identity, max_new_tokens)) for item in inputs}
+            keys = {
+                item.sample.id: (
+                    item.sample,
+                    answer_key(identity, item.sample, [*item.images, *item.others], template, settings),
+                )
+                for item in inputs
+            }
             for sample, key in keys.values():
                 store.check(sample, key)
             reused = [
@@ -226,14 +233,3 @@ def _saving(
             progress(done + stored, done + max(stored, expected) + round(left * expected))
 
     return save
-
-
-def _key(item: ProbeInput, identity: str, max_new_tokens: int) -> AnswerKey:
-    return AnswerKey(
-        model=identity,
-        prompt=hash_prompt(messages(item.sample, item.template)),
-        pixels=hash_pixels([*item.images, *item.others]),
-        max_new_tokens=max_new_tokens,
-        temperature=0.0,
-        seed=0,
-    )

@@ -19,11 +19,14 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.store import (
     ANSWERS,
     REAL,
+    START_AGAIN,
     AnswerKey,
+    StoredQuestion,
     hash_pixels,
     question_from_row,
     read_answers,
     row_from_question,
+    stored_differences,
 )
 
 REUSED = "evaluation"
@@ -33,18 +36,14 @@ _ANSWER_FIELDS = tuple(field.name for field in fields(VariantAnswer))
 
 
 @dataclass(slots=True, kw_only=True)
-class StoredItem:
-    """The stored answers to one item.
+class StoredItem(StoredQuestion):
+    """The stored answers to one item. The pixels of its key are those of its images and of the swapped-in ones.
 
     Attributes:
-        sample: The question, without split, record and missing mark.
-        key: What the answers depend on; its pixels are those of the item's images and of the swapped-in ones.
         answers: By name of the variant.
         plans: The plan of each answer, by name of the variant.
     """
 
-    sample: Sample
-    key: AnswerKey
     answers: dict[str, VariantAnswer] = field(default_factory=dict)
     plans: dict[str, str] = field(default_factory=dict)
 
@@ -83,13 +82,10 @@ class AuditStore(AppendOnlyFile):
             UserError: They differ; the message says how.
         """
         stored = self.items.get(sample.id)
-        differences = stored.key.differences(key) if stored else []
-        if stored and stored.sample.answer != sample.answer:
-            differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")
-        if differences:
+        if stored and (differences := stored_differences(stored, sample, key)):
             raise UserError(
                 f"{self.path}: the answers to {sample.id!r} were made with another {', another '.join(differences)}; "
-                "give another --out, or delete that folder to start again"
+                f"{START_AGAIN}"
             )
 
     def append(self, answers: Iterable[tuple[Sample, AnswerKey, Mapping[str, VariantAnswer]]], plan: str) -> None:
