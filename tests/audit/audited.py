@@ -4,17 +4,55 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from medvlm_r1.audit.probe import Probe, ProbeInput, ProbeResult
-from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, parsed_answer
+from medvlm_r1.audit.variant import (
+    REAL,
+    AuditBackend,
+    AuditedItem,
+    Variant,
+    VariantAnswer,
+    parsed_answer,
+    scored_choice,
+)
 from medvlm_r1.data.sample import LETTERS, Sample
 
 UNREADABLE = "I cannot tell."
+WELL = "<think>It is seen. It is clear.</think><answer>A</answer>"
+
+
+class Scripted(AuditBackend):
+    """Answers as `reply` says, and A where a letter is scored; stops like a key press after so many calls.
+
+    Attributes:
+        batches: The names of the variants of each call.
+    """
+
+    local = True
+
+    def __init__(self, reply: Callable[[Variant], str] = lambda _: WELL, stop_after: int | None = None) -> None:
+        self.reply, self.stop_after = reply, stop_after
+        self.batches: list[list[str]] = []
+
+    @property
+    def names(self) -> list[str]:
+        return [name for batch in self.batches for name in batch]
+
+    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
+        if len(self.batches) == self.stop_after:
+            raise KeyboardInterrupt
+        self.batches.append([variant.name for variant in variants])
+        return [
+            scored_choice(variant, [1.0, *[0.0] * (len(variant.sample.options) - 1)])
+            if variant.letter_only
+            else parsed_answer(variant, variant.prefix or self.reply(variant), n_tokens=9, truncated=False)
+            for variant in variants
+        ]
 
 
 def sample(number: int = 0, k: int = 4, right: int = 0, **changes: object) -> Sample:

@@ -153,8 +153,8 @@ def test_items_of_one_subject_are_one_cluster() -> None:
     wide, ten = result.measures["accuracy"].ci95, alone.measures["accuracy"].ci95
     assert wide is not None
     assert ten is not None
-    # A hundred items of ten patients count no more than ten items of ten patients, and a little less: their correlation is
-    # known from ten patients alone.
+    # A hundred items of ten patients count no more than ten items of ten patients, and a little less: their
+    # correlation is known from ten patients alone.
     assert ten[1] - ten[0] < wide[1] - wide[0] < 1.15 * (ten[1] - ten[0])
     assert "name no subject" not in result.sentence
 
