@@ -117,7 +117,7 @@ def test_the_record_has_its_keys(question):
     record = json.loads(json.dumps(audit.record()))
     baselines = record["baselines"]
     assert {name: set(by_modality) for name, by_modality in baselines.items()} == {
-        **dict.fromkeys(["chance", "majority", "longest", "option_prior_loo"], {"MRI", "CT"}),
+        **{name: {"MRI", "CT"} for name in ("chance", "majority", "longest", "option_prior_loo")},
         "option_prior_fit": {"MRI"},
     }
     assert baselines["longest"]["MRI"] == {"n": 3, "percent": 100.0, "ci95": [pytest.approx(43.85, abs=0.01), 100]}

@@ -20,9 +20,9 @@ def test_the_columns_are_those_of_the_data_set(data_dir: Path) -> None:
     assert set(as_dataset(str(data_dir)).column_names) == {"prompt", *DATA_COLUMNS}
 
 
-@pytest.mark.parametrize("name", REGISTRY)
-def test_registered_rewards_can_be_called(name: str) -> None:
-    check_signature(name, REGISTRY[name])
+@pytest.mark.parametrize("name", [*REGISTRY, "format_no_think", "format_think_after"])
+def test_built_in_rewards_can_be_called(name: str) -> None:
+    check_signature(name, resolve_reward(f"medvlm_r1.rewards.{name}:{name}"))
 
 
 async def waiting(prompts: Any, completions: Any, **columns: Any) -> list[float]:
