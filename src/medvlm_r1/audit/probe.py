@@ -140,3 +140,14 @@ class Probe:
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """The result of at least one item, as a pure function. Items may lack variants (no image, no reasoning)."""
         raise NotImplementedError
+
+    def result(self, judged: Judged, *, excluded: str = "", **fields: Any) -> ProbeResult:
+        """Build the result.
+
+        Args:
+            judged: Verdict and sentence.
+            excluded: What the figures do not cover; appended to the sentence.
+            **fields: Other fields of `ProbeResult`.
+        """
+        verdict, sentence = judged
+        return ProbeResult(name=self.name, verdict=verdict, sentence=f"{sentence} {excluded}".rstrip(), **fields)

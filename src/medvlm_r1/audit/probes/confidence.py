@@ -84,11 +84,8 @@ class ConfidenceProbe(Probe):
                 )
         scaled, detail["temperature"] = _temperature([item for item in answered if STATED in item.answers])
         measures |= scaled
-        verdict, sentence = _judge(measures)
-        return ProbeResult(
-            name=self.name,
-            verdict=verdict,
-            sentence=sentence,
+        return self.result(
+            _judge(measures),
             measures=measures,
             items=examples,
             detail=detail,

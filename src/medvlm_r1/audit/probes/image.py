@@ -74,7 +74,7 @@ class ImageProbe(Probe):
         """The measures and the verdict "looks". Items without an image are excluded and counted."""
         seen = in_order([item for item in items if BLANK in item.answers])
         if not seen:
-            return ProbeResult(name=self.name, verdict="not run", sentence="No item has an image to take away.")
+            return self.result(("not run", "No item has an image to take away."))
         measures = {f"accuracy_{name}": accuracy(seen, f"correct {_WITH[name]}", name) for name in (REAL, *BLIND)}
         guess = sum(1 / len(item.sample.options) for item in seen) / len(seen)
         measures["chance"] = Measure(value=guess, n=len(seen), about="correct by a uniform guess")
@@ -95,13 +95,11 @@ class ImageProbe(Probe):
             unsolved, f"correct {_WITH[REAL]}, on the items that no blind variant solves"
         )
         measures["unparsed"], empty = unparsed(seen, (REAL, *BLIND))
-        verdict, sentence = _judge(measures, {name: unparsed(seen, (name,))[0].value for name in (REAL, *BLIND)})
-        if len(seen) < len(items):
-            sentence += f" {len(items) - len(seen)} items without an image were excluded."
-        return ProbeResult(
-            name=self.name,
-            verdict=verdict,
-            sentence=sentence,
+        unparsed_of = {name: unparsed(seen, (name,))[0].value for name in (REAL, *BLIND)}
+        excluded = len(items) - len(seen)
+        return self.result(
+            _judge(measures, unparsed_of),
+            excluded=f"{excluded} items without an image were excluded." if excluded else "",
             measures={name: measure for name, measure in measures.items() if measure.n},
             items={
                 "same answer whatever the image": ids(

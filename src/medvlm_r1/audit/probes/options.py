@@ -59,7 +59,7 @@ class OptionsProbe(Probe):
         """The measures and the verdict "order". Items without an answer for every order are excluded and counted."""
         whole = in_order([item for item in items if len(item.sample.options) > 1 and _names(item) <= set(item.answers)])
         if not whole:
-            return ProbeResult(name=self.name, verdict="not run", sentence="No item has an answer for every order.")
+            return self.result(("not run", "No item has an answer for every order."))
         flips = {item.sample.id: _flips(item) for item in whole}
         measures = {
             "accuracy": accuracy(whole, "correct with the options as they are"),
@@ -76,13 +76,10 @@ class OptionsProbe(Probe):
             **letter_bias(whole),
         }
         measures["unparsed"], empty = unparsed(whole, sorted(set().union(*map(_names, whole))))
-        verdict, sentence = _judge(measures)
-        if len(whole) < len(items):
-            sentence += f" {len(items) - len(whole)} items without an answer for every order were excluded."
-        return ProbeResult(
-            name=self.name,
-            verdict=verdict,
-            sentence=sentence,
+        excluded = len(items) - len(whole)
+        return self.result(
+            _judge(measures),
+            excluded=f"{excluded} items without an answer for every order were excluded." if excluded else "",
             measures={name: measure for name, measure in measures.items() if measure.n},
             items={
                 "the order changes the answer": ids(item for item in whole if any(flips[item.sample.id])),

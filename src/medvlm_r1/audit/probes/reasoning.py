@@ -73,11 +73,8 @@ class ReasoningProbe(Probe):
             contradictions(items),
             cue.measure(items),
         )
-        verdict, sentence = _judge(merged.measures, n_cut=len(cut), n_whole=len(whole))
-        return ProbeResult(
-            name=self.name,
-            verdict=verdict,
-            sentence=sentence,
+        return self.result(
+            _judge(merged.measures, n_cut=len(cut), n_whole=len(whole)),
             measures=merged.measures,
             items=merged.items,
             detail=merged.detail,

@@ -68,17 +68,13 @@ class SubgroupsProbe(Probe):
             if gap.value <= -LOWER and gap.ends[1] < 0:
                 lower[name] = gap
         measures["unparsed"], empty = unparsed(items, (REAL,))
-        verdict, sentence = _judge(measures, lower, small, compared=bool(pairs))
         without = sum(not item.sample.subject for item in items)
-        if without:
-            sentence += f" {without} items have no subject and count as one each."
-        if empty:
-            sentence += f" {len(empty)} answers were not parsed and count as wrong."
+        notes = [f"{without} items have no subject and count as one each."] if without else []
+        notes += [f"{len(empty)} answers were not parsed and count as wrong."] if empty else []
         wrong = {f"wrong, {name}": ids(item for item in groups[name] if not item.correct()) for name in lower}
-        return ProbeResult(
-            name=self.name,
-            verdict=verdict,
-            sentence=sentence,
+        return self.result(
+            _judge(measures, lower, small, compared=bool(pairs)),
+            excluded=" ".join(notes),
             measures=measures,
             items={**wrong, "the answer was not parsed": empty},
             thresholds={

@@ -73,20 +73,20 @@ class TruthProbe(Probe):
         """Shares of true claims, in all and by attribute, and the relation of answers and claims."""
         read = [reasoning for item in in_order(items) if (reasoning := _read(item)) is not None]
         if not read:
-            return self._not_run("The data have no record of what the images show: the truth of claims is unknown.")
+            return self.result(
+                ("not run", "The data have no record of what the images show: the truth of claims is unknown.")
+            )
         claiming = [reasoning for reasoning in read if reasoning.verdicts()]
         if not claiming:
-            return self._not_run(f"None of {len(read)} reasonings makes a claim that the record can decide.")
+            why = f"None of {len(read)} reasonings makes a claim that the record can decide."
+            return self.result(("not run", why))
 
         def ids(reasonings: Sequence[_Reasoning], test: _Test) -> list[str]:
             return [reasoning.item.sample.id for reasoning in reasonings if test(reasoning)]
 
         measures = _measures(read, claiming)
-        verdict, sentence = _judge(measures)
-        return ProbeResult(
-            name=self.name,
-            verdict=verdict,
-            sentence=sentence,
+        return self.result(
+            _judge(measures),
             measures=measures,
             items={
                 "correct for a wrong reason": ids(claiming, lambda r: r.correct and r.has_false),
@@ -101,9 +101,6 @@ class TruthProbe(Probe):
                 "claiming": f"not run below {FEWEST} reasonings with claims; no pass where half make none",
             },
         )
-
-    def _not_run(self, why: str) -> ProbeResult:
-        return ProbeResult(name=self.name, verdict="not run", sentence=why)
 
 
 def _read(item: AuditedItem) -> _Reasoning | None:
