@@ -155,7 +155,7 @@ def probe_inputs(samples: Sequence[Sample], images: Sequence[Sequence[Image]], t
 def even_parts(n: int, at_once: int) -> list[range]:
     """Indices 0 to n - 1 in the fewest parts of at most `at_once`, of nearly equal size."""
     count = -(-n // at_once)
-    return [range(n * part // count, n * (part + 1) // count) for part in range(count)]
+    return [range(n * number // count, n * (number + 1) // count) for number in range(count)]
 
 
 def audited(samples: Sequence[Sample], answers: Mapping[str, Mapping[str, VariantAnswer]]) -> list[AuditedItem]:

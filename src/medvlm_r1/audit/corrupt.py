@@ -110,8 +110,8 @@ def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
     for pattern, other in NEGATIONS:
         if denied and re.search(r"\bnot?\b", other):
             continue  # "is not not seen"
-        if found := re.search(pattern, sentence, re.IGNORECASE):
-            yield "negation", _put(sentence, found.span(), _cased(found[0], found.expand(other))), False
+        if match := re.search(pattern, sentence, re.IGNORECASE):
+            yield "negation", _put(sentence, match.span(), _cased(match[0], match.expand(other))), False
 
 
 def _lettered(sentence: str, options: Sequence[str], chosen: str | None) -> Iterator[tuple[str, str, bool]]:

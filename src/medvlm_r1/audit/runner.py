@@ -99,15 +99,15 @@ def audit_model(
     partner = partners([sample for _, sample in rows])
     reusable = EvaluationAnswers(None if evaluation is None else Path(evaluation), [sample.id for _, sample in rows])
     parts = even_parts(len(rows), at_once)
-    plan = _plan(list(chosen), [[rows[index][1].id for index in part] for part in parts])
+    plan = _plan(list(chosen), [[rows[index][1].id for index in batch] for batch in parts])
     settings = GenerationSettings(max_new_tokens=max_new_tokens)
     began = time.monotonic()
     with AuditStore(out) as store:
         if progress is not None:
             progress(sum(len(item.answers) for item in store.items.values()), None)
         done = 0
-        for part in parts:
-            inputs = [_probe_input(data_dir, rows, index, partner[index], template) for index in part]
+        for batch in parts:
+            inputs = [_probe_input(data_dir, rows, index, partner[index], template) for index in batch]
             keys = {
                 item.sample.id: (
                     item.sample,
@@ -132,7 +132,7 @@ def audit_model(
                 backend,
                 {name: others for name, (others, _) in before.items()},
                 resumed={name: this for name, (_, this) in before.items()},
-                save=_saving(store, plan, keys, progress, done=done, left=(len(rows) - part.stop) / len(part)),
+                save=_saving(store, plan, keys, progress, done=done, left=(len(rows) - batch.stop) / len(batch)),
             )
             done += sum(len(store.items[name].answers) for name in keys)
         if progress is not None:

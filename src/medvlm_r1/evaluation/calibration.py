@@ -131,8 +131,8 @@ def halves(clusters: Sequence[Hashable], seed: int) -> list[bool]:
     The same labels and seed give the same split for any order of the items.
     """
     labels = sorted(set(clusters), key=str)
-    drawn = np.random.default_rng(seed).permutation(len(labels))[: len(labels) // 2]
-    fitted = {labels[index] for index in drawn.tolist()}
+    chosen = np.random.default_rng(seed).permutation(len(labels))[: len(labels) // 2]
+    fitted = {labels[index] for index in chosen.tolist()}
     return [label in fitted for label in clusters]
 
 

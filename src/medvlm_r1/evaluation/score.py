@@ -132,7 +132,7 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
         "cut_off": clustered_share(graded, lambda g: g.generation.truncated, "count"),
         "mean_reasoning_words": _mean(len(g.response.reasoning.split()) for g in graded if g.response.reasoning),
         "mean_completion_tokens": _mean(g.generation.n_tokens for g in graded),
-        "chance": chance | {"mean": _mean(part["percent"] for part in chance.values())},
+        "chance": chance | {"mean": _mean(entry["percent"] for entry in chance.values())},
     }
 
 

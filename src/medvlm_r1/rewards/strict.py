@@ -118,9 +118,9 @@ class _Plain(dict[int, str]):
             plain = " "
         else:
             plain = "".join(
-                part
-                for part in unicodedata.normalize("NFKD", character).casefold().translate(_ALIKE)
-                if unicodedata.category(part) not in ("Mn", "Me", "Cf", "Cc", "Cn", "Co", "Cs") and part not in _FILLERS
+                mark
+                for mark in unicodedata.normalize("NFKD", character).casefold().translate(_ALIKE)
+                if unicodedata.category(mark) not in ("Mn", "Me", "Cf", "Cc", "Cn", "Co", "Cs") and mark not in _FILLERS
             )
         self[code] = plain
         return plain

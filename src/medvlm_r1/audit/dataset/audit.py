@@ -62,24 +62,24 @@ class DataAudit:
     @property
     def closed(self) -> dict[str, ModalityAudit]:
         """The modalities that have questions with options."""
-        return {name: part for name, part in self.modalities.items() if part.items}
+        return {name: entry for name, entry in self.modalities.items() if entry.items}
 
     @property
     def n(self) -> int:
         """Number of questions with options."""
-        return sum(len(part.items) for part in self.modalities.values())
+        return sum(len(entry.items) for entry in self.modalities.values())
 
     @property
     def n_open(self) -> int:
         """Number of open questions."""
-        return sum(part.n_open for part in self.modalities.values())
+        return sum(entry.n_open for entry in self.modalities.values())
 
     @property
     def shared_images(self) -> dict[str, int]:
         """By modality, the number of questions about an image that the prior source has too, by its path."""
         images = self.prior_source.images if self.prior_source else frozenset()
         return {
-            name: sum(not images.isdisjoint(item.images) for item in part.items) for name, part in self.closed.items()
+            name: sum(not images.isdisjoint(item.images) for item in entry.items) for name, entry in self.closed.items()
         }
 
     @property
@@ -109,7 +109,7 @@ class DataAudit:
     def record(self) -> dict[str, Any]:
         """The audit as JSON values; docs/reference/audit-data.md explains the keys."""
         parts, source = self.closed, self.prior_source
-        names = [name for name in BASELINES if any(name in part.figures for part in parts.values())]
+        names = [name for name in BASELINES if any(name in entry.figures for entry in parts.values())]
         return {
             "n": self.n,
             "n_open": self.n_open,
@@ -121,26 +121,26 @@ class DataAudit:
                 "shared_images": self.shared_images,
             },
             "baselines": {
-                name: {m: asdict(part.figures[name]) for m, part in parts.items() if name in part.figures}
+                name: {m: asdict(entry.figures[name]) for m, entry in parts.items() if name in entry.figures}
                 for name in names
             },
             "by_type": {
                 m: {
                     kind: {name: asdict(accuracy) for name, accuracy in figures.items()}
-                    for kind, figures in part.by_type.items()
+                    for kind, figures in entry.by_type.items()
                 }
-                for m, part in parts.items()
+                for m, entry in parts.items()
             },
-            "verdicts": {m: asdict(part.verdict) for m, part in parts.items() if part.verdict},
+            "verdicts": {m: asdict(entry.verdict) for m, entry in parts.items() if entry.verdict},
             "thresholds": THRESHOLDS,
-            "letters": {m: part.letters for m, part in parts.items()},
+            "letters": {m: entry.letters for m, entry in parts.items()},
             "order": {
-                m: [asdict(test) | {"n": test.n, "uneven": test.uneven} for test in part.order]
-                for m, part in parts.items()
+                m: [asdict(test) | {"n": test.n, "uneven": test.uneven} for test in entry.order]
+                for m, entry in parts.items()
             },
-            "telling": {m: list(map(asdict, part.giveaways[:GIVEAWAYS_SHOWN])) for m, part in parts.items()},
+            "telling": {m: list(map(asdict, entry.giveaways[:GIVEAWAYS_SHOWN])) for m, entry in parts.items()},
             "solved": {
-                name: {m: part.solved(name) for m, part in parts.items() if name in part.figures} for name in names
+                name: {m: entry.solved(name) for m, entry in parts.items() if name in entry.figures} for name in names
             },
             "notes": self.notes,
             "notice": RESEARCH_USE,

@@ -82,7 +82,7 @@ def write_clean(
             raise UsageError(f"--clean-of {name}: it was not run; name what to fit it on with --fit-on")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something already; name a new or empty folder for the clean set")
-    solved = {name for part in audit.modalities.values() for baseline in chosen for name in part.solved(baseline)}
+    solved = {name for entry in audit.modalities.values() for baseline in chosen for name in entry.solved(baseline)}
     rest = [sample for sample in samples if sample.id not in solved]
     if not rest:
         raise UserError(
