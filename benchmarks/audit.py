@@ -20,12 +20,12 @@ from benchmarks.cold_start import cold_start
 from benchmarks.command import run as run_command
 from benchmarks.grounded import exchange, shuffled
 from benchmarks.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle
-from medvlm_r1.audit.backends import AuditBackend
+from medvlm_r1.audit.backends import open_audit_backend
 from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, probe_inputs
-from medvlm_r1.audit.open_backend import open_audit_backend
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE, judged
+from medvlm_r1.audit.variant import AuditBackend
 from medvlm_r1.cli.options import Json, folder_to_write, print_result
 from medvlm_r1.errors import RESEARCH_USE, UsageError
 from medvlm_r1.phantom.benchmark import DEFAULT_N, draw_questions, to_sample, write_benchmark
@@ -120,7 +120,7 @@ def bench_audit(
                 progress(done, total, f"model {name}, seed {seed}")
                 answers |= collect_responses([inputs[row] for row in rows], PROBES.values(), backend)
                 done += len(rows)
-            record = judged(audited([item.sample for item in inputs], answers), PROBES, local=backend.local)
+            record = judged(audited([item.sample for item in inputs], answers), PROBES)
             results[name]["verdicts"].append(record["verdicts"])
             for key in ("sentence", "measures"):
                 values = {probe: result[key] for probe, result in record["probes"].items()}

@@ -11,8 +11,8 @@ import typer
 
 from benchmarks.audit import phantom_items
 from benchmarks.command import run
+from medvlm_r1.audit.backends import local_audit_backend
 from medvlm_r1.audit.collect import collect_responses, even_parts
-from medvlm_r1.audit.open_backend import local_audit_backend
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE

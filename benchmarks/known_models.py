@@ -19,7 +19,7 @@ from PIL.Image import Image
 from benchmarks.base.language import weigh
 from medvlm_r1.audit.claims import read_claims, scene_of
 from medvlm_r1.audit.probes.cue import HINT, draw_hint
-from medvlm_r1.audit.variant import ANSWER_TAG, Variant, VariantAnswer, parsed_answer, scored_choice
+from medvlm_r1.audit.variant import ANSWER_TAG, AuditBackend, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.questions import NO_FINDING, Question, describe, value
@@ -89,7 +89,7 @@ class Eyes:
 
 
 @dataclass(frozen=True, slots=True)
-class Oracle:
+class Oracle(AuditBackend):
     """(f) Tells the truth: describes the scene, concludes from its own text, and reports when it has to guess.
 
     Attributes:

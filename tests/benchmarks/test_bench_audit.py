@@ -73,7 +73,7 @@ def test_a_model_that_is_right_without_looking_fails_all_the_same(monkeypatch: p
     asked, eyes = phantom_items(36, 0, shortcut=True)
     blind, probe = IgnoresImage(eyes), {"image": ImageProbe()}
     answers = collect_responses(asked, probe.values(), blind)
-    record = judged(audited([item.sample for item in asked], answers), probe, local=True)
+    record = judged(audited([item.sample for item in asked], answers), probe)
     assert record["probes"]["image"]["measures"]["accuracy_real"]["value"] > 0.9
     assert record["verdicts"]["looks"] == "fail"
 

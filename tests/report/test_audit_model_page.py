@@ -17,7 +17,7 @@ from test_html import HOSTILE, Reader, assert_only_text, assert_sealed, read
 from benchmarks.known_models import Eyes, FollowsCues
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import audit_model
-from medvlm_r1.audit.variant import Variant, VariantAnswer, parsed_answer, scored_choice
+from medvlm_r1.audit.variant import AuditBackend, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.errors import RESEARCH_USE, UserError
@@ -33,7 +33,7 @@ RunMaker = Callable[..., Path]
 Browse = Callable[[Path, int], Any]
 
 
-class Says:
+class Says(AuditBackend):
     """Answers every question with one text."""
 
     local = True

@@ -42,18 +42,13 @@ def test_sentences_are_the_text(text: str) -> None:
         assert all(re.search(r"\w", piece) for piece in pieces)
 
 
-def test_a_turn_keeps_what_stands_around_its_sentences() -> None:
-    response = split_response("<think>\n One. Two.\n</think>\n<answer> B</answer>")
+def test_a_response_keeps_the_text_around_its_sentences() -> None:
+    text = "<think>\n One. Two.\n</think>\n<answer> B</answer>"
+    response = split_response(text)
     assert response is not None
-    assert (response.head, response.sentences, response.tail) == (
-        "<think>\n ",
-        ("One. ", "Two."),
-        "\n</think>\n<answer>",
-    )
-    assert (
-        response.with_answer_opened(*response.sentences) + " B</answer>"
-        == "<think>\n One. Two.\n</think>\n<answer> B</answer>"
-    )
+    assert (response.head, response.sentences) == ("<think>\n ", ("One. ", "Two."))
+    assert response.tail == "\n</think>\n<answer>"
+    assert response.with_answer_opened(*response.sentences) + " B</answer>" == text
     assert response.with_answer_opened("One. ") == "<think>\n One.\n</think>\n<answer>"
     # Nothing is left that a tokenizer would take into the next word.
     assert response.with_reasoning("One. ") == "<think>\n One."
@@ -61,7 +56,7 @@ def test_a_turn_keeps_what_stands_around_its_sentences() -> None:
 
 
 @given(PROSE, st.sampled_from(["", "\n", " "]))
-def test_a_turn_put_together_again_is_the_turn(reasoning: str, space: str) -> None:
+def test_a_rejoined_response_is_the_response(reasoning: str, space: str) -> None:
     text = f"<think>{space}{reasoning}</think>{space}<answer>A</answer>"
     response = split_response(text)
     if re.search(r"\w", reasoning):
