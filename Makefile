@@ -67,7 +67,7 @@ reliability: dev
 demo: setup
 	$(BIN)/medvlm-r1 demo
 
-# docs/results.md, measured anew or from where it stood in runs/results: hours, some of them timed, so on a quiet machine.
+# docs/results.md, measured anew, or resumed from runs/results: hours, some of them timed, so on a quiet machine.
 # PARTS=demo,audit measures some of it.
 results: dev
 	$(BIN)/python -m benchmarks.results --out runs/results --page docs $(addprefix --parts ,$(PARTS))

@@ -1,12 +1,11 @@
-"""`python -m benchmarks.audit`: the audit of a model tried on models whose faults are known.
+"""`python -m benchmarks.audit`: validate the model audit on models whose faults are known.
 
-Every model is asked about the same PhantomVQA items, with the probes of `medvlm-r1 audit model`. What has to come out
-is known beforehand: a model with a fault fails on the verdict of that fault, and the oracle passes all of them.
+Every model answers the same PhantomVQA items, with the probes of `medvlm-r1 audit model`. The expected verdicts are
+known: a model with a fault fails on the verdict of that fault, and the oracle passes all of them.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,24 +16,25 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
+from benchmarks.cold_start import cold_start
 from benchmarks.command import run as run_command
+from benchmarks.grounded import exchange, shuffled
 from benchmarks.known_models import AlwaysB, AnswersFirst, Eyes, FollowsCues, IgnoresImage, Oracle
-from benchmarks.trained_models import text_only_model
-from medvlm_r1.audit.backends import AuditBackend
+from medvlm_r1.audit.backends import open_audit_backend
 from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, probe_inputs
-from medvlm_r1.audit.open_backend import open_audit_backend
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE, judged
-from medvlm_r1.cli.options import Json, folder_to_write
-from medvlm_r1.errors import UsageError
-from medvlm_r1.phantom.benchmark import DEFAULT_N, draw_questions, to_sample
+from medvlm_r1.audit.variant import AuditBackend
+from medvlm_r1.cli.options import Json, folder_to_write, print_result
+from medvlm_r1.errors import RESEARCH_USE, UsageError
+from medvlm_r1.phantom.benchmark import DEFAULT_N, draw_questions, to_sample, write_benchmark
 from medvlm_r1.phantom.scene import MODALITIES, render
 
 TEMPLATE = "medvlm-r1"
 TRAINED = "a-trained"
 _BATCH = 30
-"""Items a scripted model is asked at once: their variants' images are in memory together, about 1 MB an item."""
+"""Items per batch of a scripted model: the images of their variants are in memory together, about 1 MB per item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Known:
 
     Attributes:
         kind: Its class, made from `Eyes`.
-        about: What it does, in a few words.
-        fails: The verdict that must be "fail"; None for the one that must pass all.
+        about: Its behavior in a few words.
+        fails: The verdict that must be "fail"; None for the model that must pass all.
     """
 
     kind: type[Oracle]
@@ -70,28 +70,28 @@ def bench_audit(
     trained: Path | None = None,
     batch_size: int = ITEMS_AT_ONCE,
     max_new_tokens: int = 512,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Audits all known models, and others beside them.
+    """Audit all known models, and other models with them.
 
     Args:
-        items: Questions a seed, divided evenly between the modalities; at least 3.
-        seeds: Sets of questions, at least 1; set s is the beginning of PhantomVQA's test split at seed s.
-        shortcut: Take questions whose options give the answers away: model a is then nearly always right.
-        models: Checkpoints by name, each audited like the rest; nothing is expected of them.
-        trained: Folder of a checkpoint that was trained to answer by the texts alone (`text_only_model`), which must
-            fail like model a; trained there first where it is not. None leaves it out.
-        batch_size: Items that a checkpoint is asked at once.
-        max_new_tokens: Where a checkpoint's completions are cut off.
-        progress: Called with (items asked, items in all, which model and seed).
+        items: Questions per seed, divided evenly between the modalities; at least 3.
+        seeds: Number of question sets, at least 1; set s is the beginning of PhantomVQA's test split at seed s.
+        shortcut: Use questions whose options give the answers away: model a is then nearly always correct.
+        models: Checkpoints by name, without expected verdicts.
+        trained: Folder of a checkpoint trained to answer by the texts alone (`text_only_model`), which must fail like
+            model a; trained there if missing. None leaves it out.
+        batch_size: Items per batch of a checkpoint.
+        max_new_tokens: Maximum tokens per completion of a checkpoint.
+        progress: Called with (items done, all items, model and seed).
 
     Returns:
-        `items`, `seeds`, `shortcut`, `models.<name>` with `about`, `fails` (the verdict that must), `verdicts` (per
-        seed, by question), `sentences` and `measures` (per seed, by probe), `wrong` (what did not come out as known, in
-        words) and `separated`.
+        `items`, `seeds`, `shortcut`, `models.<name>` with `about`, `fails` (the expected failure), `verdicts` (per
+        seed, by question), `sentences` and `measures` (per seed, by probe), `wrong` (unexpected verdicts, in words) and
+        `separated`.
 
     Raises:
-        UsageError: Too few items or seeds, or a name that a known model has.
+        UsageError: Too few items or seeds, or a name of a known model.
         UserError: A checkpoint cannot be used.
     """
     models = dict(models or {})
@@ -99,62 +99,71 @@ def bench_audit(
         raise UsageError(f"--items is {items}, --seeds {seeds}; wanted at least {len(MODALITIES)} items and 1 seed")
     if taken := sorted({*KNOWN, *([TRAINED] if trained else [])} & models.keys()):
         raise UsageError(f"the name {taken[0]!r} is that of a known model; give another")
+    results: dict[str, Any] = {name: {"about": known.about, "fails": known.fails} for name, known in KNOWN.items()}
+    results |= {name: {"about": folder, "fails": None} for name, folder in models.items()}
     if trained is not None:
-        model = text_only_model(trained, progress=progress and partial(_training, progress))
+        model = text_only_model(trained, progress=partial(_training, progress))
         models[TRAINED] = str(model)
-    respondents = {
+        results[TRAINED] = {"about": "was trained to ignore the image", "fails": KNOWN["a"].fails}
+    for result in results.values():
+        result |= {"verdicts": [], "sentences": [], "measures": []}
+    checkpoints = {
         name: open_audit_backend(folder, TEMPLATE, max_new_tokens, batch_size) for name, folder in models.items()
     }
-    found: dict[str, Any] = {
-        name: {"about": known.about, "fails": known.fails, "verdicts": [], "sentences": [], "measures": []}
-        for name, known in KNOWN.items()
-    }
-    found |= {
-        name: {"about": folder, "fails": None, "verdicts": [], "sentences": [], "measures": []}
-        for name, folder in models.items()
-    }
-    if trained is not None:
-        found[TRAINED] |= {"about": "was trained to ignore the image", "fails": KNOWN["a"].fails}
-    total, done = seeds * len(found) * items, 0
+    total, done = seeds * len(results) * items, 0
     for seed in range(seeds):
-        asked, eyes = phantom_items(items, seed, shortcut=shortcut)
-        everyone: dict[str, AuditBackend] = {name: known.kind(eyes) for name, known in KNOWN.items()}
-        for name, backend in (everyone | respondents).items():
+        inputs, eyes = phantom_items(items, seed, shortcut=shortcut)
+        scripted: dict[str, AuditBackend] = {name: known.kind(eyes) for name, known in KNOWN.items()}
+        for name, backend in (scripted | checkpoints).items():
             answers: dict[str, Answers] = {}
-            for part in even_parts(len(asked), batch_size if name in models else _BATCH):
-                if progress is not None:
-                    progress(done, total, f"model {name}, seed {seed}")
-                batch = [asked[place] for place in part]
-                answers |= collect_responses(batch, PROBES.values(), backend)
-                done += len(batch)
-            record = judged(audited([item.sample for item in asked], answers), PROBES, local=backend.local)
-            found[name]["verdicts"].append(record["verdicts"])
-            found[name]["sentences"].append({probe: part["sentence"] for probe, part in record["probes"].items()})
-            found[name]["measures"].append({probe: part["measures"] for probe, part in record["probes"].items()})
-    if progress is not None:
-        progress(total, total, "")
-    wrong = unexpected({name: found[name]["verdicts"] for name in (*KNOWN, TRAINED) if name in found})
-    return {
-        "items": items,
-        "seeds": seeds,
-        "shortcut": shortcut,
-        "models": found,
-        "wrong": wrong,
-        "separated": not wrong,
-    }
+            for rows in even_parts(len(inputs), batch_size if name in models else _BATCH):
+                progress(done, total, f"model {name}, seed {seed}")
+                answers |= collect_responses([inputs[row] for row in rows], PROBES.values(), backend)
+                done += len(rows)
+            record = judged(audited([item.sample for item in inputs], answers), PROBES)
+            results[name]["verdicts"].append(record["verdicts"])
+            for key in ("sentence", "measures"):
+                values = {probe: result[key] for probe, result in record["probes"].items()}
+                results[name]["sentences" if key == "sentence" else key].append(values)
+    progress(total, total, "")
+    wrong = unexpected({name: results[name]["verdicts"] for name in (*KNOWN, TRAINED) if name in results})
+    settings = {"items": items, "seeds": seeds, "shortcut": shortcut}
+    return {**settings, "models": results, "wrong": wrong, "separated": not wrong}
 
 
 def phantom_items(items: int, seed: int, *, shortcut: bool = False) -> tuple[list[ProbeInput], Eyes]:
-    """The first of PhantomVQA's test questions as the probes take them, and eyes that know their images."""
+    """The first of PhantomVQA's test questions as probe inputs, and eyes that know their images."""
     samples, images = [], []
-    for place, modality in enumerate(MODALITIES):
-        n = (items + len(MODALITIES) - 1 - place) // len(MODALITIES)
-        # A set of the usual size is balanced with few draws, and its questions are those of a data folder.
-        drawn = draw_questions("test", modality, max(n, DEFAULT_N["test"]), seed, shortcut=shortcut)
-        for index, question in enumerate(drawn[:n]):
-            samples.append(to_sample(question, "test", index, shortcut=shortcut))
+    for index, modality in enumerate(MODALITIES):
+        n = (items + len(MODALITIES) - 1 - index) // len(MODALITIES)
+        # A set of the usual size has the questions of a data folder.
+        questions = draw_questions("test", modality, max(n, DEFAULT_N["test"]), seed, shortcut=shortcut)
+        for number, question in enumerate(questions[:n]):
+            samples.append(to_sample(question, "test", number, shortcut=shortcut))
             images.append(Image.fromarray(render(question.scene)).convert("RGB"))
     return probe_inputs(samples, [(image,) for image in images], TEMPLATE), Eyes(samples, images)
+
+
+def text_only_model(
+    out: Path, *, n: int = 900, epochs: float = 6.0, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """The checkpoint of a model that ignores images, made if it is missing.
+
+    The embedded base is tuned on PhantomVQA questions whose options give the answers away. Each has the image of
+    another item, so only the texts can be learned.
+
+    Args:
+        out: Folder of its data and checkpoint.
+        n: Training questions, divided evenly between the modalities.
+        epochs: Training epochs.
+        progress: Called with (images done, all images), then with (steps done, all steps).
+    """
+    original, mixed = out / "shortcut", out / "shortcut-shuffled"
+    if not (original / "samples.jsonl").exists():
+        each = n // len(MODALITIES)
+        write_benchmark(original, split="train", n=each, modalities=MODALITIES, shortcut=True, progress=progress)
+    exchange(original, mixed, shuffled, source="python -m benchmarks.audit; images exchanged")
+    return cold_start(mixed, out / "model", seed=0, epochs=epochs, progress=progress)
 
 
 def _training(progress: Callable[[int, int, str], None], done: int, total: int) -> None:
@@ -162,7 +171,7 @@ def _training(progress: Callable[[int, int, str], None], done: int, total: int) 
 
 
 def unexpected(verdicts: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
-    """What did not come out as known.
+    """Unexpected verdicts, in words.
 
     Args:
         verdicts: By known model, per seed, by question.
@@ -178,69 +187,70 @@ def unexpected(verdicts: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]
     return wrong
 
 
-def verdict_cell(part: Mapping[str, Any], question: str) -> str:
-    """A model's verdicts on a question over the seeds, with counts where they differ; a star marks its own fault."""
-    counts = Counter(run[question] for run in part["verdicts"]).most_common()
-    star = "*" if question == part["fails"] else ""
+def verdict_cell(model: Mapping[str, Any], question: str) -> str:
+    """A model's verdicts on a question over the seeds, with counts if they differ; a star marks its own fault."""
+    counts = Counter(run[question] for run in model["verdicts"]).most_common()
+    star = "*" if question == model["fails"] else ""
     return ", ".join(f"{level} {n}" if len(counts) > 1 else level for level, n in counts) + star
 
 
-def audit_lines(found: Mapping[str, Any]) -> list[str]:
+def audit_lines(results: Mapping[str, Any]) -> list[str]:
     """The table of verdicts, and whether they separate the models."""
-    width = max(len(f"{name}  {part['about']}") for name, part in found["models"].items()) + 2
+    rows = {f"{name}  {model['about']}": model for name, model in results["models"].items()}
+    width = max(map(len, rows)) + 2
     lines = [
-        f"{found['items']} PhantomVQA questions a seed{' (with a shortcut)' if found['shortcut'] else ''}, "
-        f"{found['seeds']} seeds",
+        f"{results['items']} PhantomVQA questions per seed{' (with a shortcut)' if results['shortcut'] else ''}, "
+        f"{results['seeds']} seeds",
         f"{'model':<{width}}" + "".join(f"{question:<18}" for question in QUESTIONS),
     ]
-    for name, part in found["models"].items():
-        cells = [verdict_cell(part, question) for question in QUESTIONS]
-        lines.append(f"{name + '  ' + part['about']:<{width}}" + "".join(f"{cell:<18}" for cell in cells).rstrip())
-    lines.append("*: the model's own fault")
-    lines += found["wrong"]
-    lines.append("separated" if found["separated"] else "NOT separated")
-    return lines
+    for name, model in rows.items():
+        cells = (f"{verdict_cell(model, question):<18}" for question in QUESTIONS)
+        lines.append(f"{name:<{width}}{''.join(cells)}".rstrip())
+    return [
+        *lines,
+        "*: the model's own fault",
+        *results["wrong"],
+        "separated" if results["separated"] else "NOT separated",
+    ]
 
 
 def main(
     items: Annotated[
-        int, typer.Option(min=3, help="PhantomVQA questions a seed, divided evenly between the modalities.")
+        int, typer.Option(min=3, help="PhantomVQA questions per seed, divided evenly between the modalities.")
     ] = 300,
-    seeds: Annotated[int, typer.Option(min=1, help="Sets of questions.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of question sets.")] = 5,
     shortcut: Annotated[
         bool, typer.Option("--shortcut", help="Questions whose options give the answers away.")
     ] = False,
     model: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FOLDER", help="A checkpoint to audit beside them; may be given several times."),
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Another checkpoint to audit; repeatable.")
     ] = None,
     trained: Annotated[
         Path | None,
         typer.Option(
             callback=folder_to_write,
-            help="Train a model to ignore the image, in this folder, and audit it too; kept for the next time.",
+            help="Train a model to ignore the image, in this folder, and audit it too; reused by later runs.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The audit on models whose faults are known: do its verdicts tell them from one that tells the truth?
+    """Validate the audit: do its verdicts separate models with known faults from one without?
 
     Example: python -m benchmarks.audit --items 60 --seeds 1 --model base=phantom-base
     """
     from medvlm_r1.console import progress_bar
-    from medvlm_r1.errors import RESEARCH_USE, UsageError
 
     models: dict[str, str] = {}
-    for given in model or ():
-        name, equals, folder = given.partition("=")
+    for text in model or ():
+        name, equals, folder = text.partition("=")
         if not (name and equals and folder) or name in models:
-            raise UsageError(f"--model {given!r}: wanted NAME=FOLDER, each name once")
+            raise UsageError(f"--model {text!r}: wanted NAME=FOLDER, each name once")
         models[name] = folder
     with progress_bar("Items") as advance:
-        found = bench_audit(
+        results = bench_audit(
             items=items, seeds=seeds, shortcut=shortcut, models=models, trained=trained, progress=advance
         )
-    print(json.dumps(found) if as_json else "\n".join([*audit_lines(found), RESEARCH_USE]))
+    print_result(results, [*audit_lines(results), RESEARCH_USE], as_json=as_json)
 
 
 if __name__ == "__main__":

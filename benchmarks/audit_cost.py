@@ -1,8 +1,7 @@
-"""What the whole audit of a model costs, in plain evaluations of the same questions."""
+"""`python -m benchmarks.audit_cost`: the cost of a full model audit in plain evaluations of the same questions."""
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,19 +11,19 @@ import typer
 
 from benchmarks.audit import phantom_items
 from benchmarks.command import run
+from medvlm_r1.audit.backends import local_audit_backend
 from medvlm_r1.audit.collect import collect_responses, even_parts
-from medvlm_r1.audit.open_backend import local_audit_backend
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE
-from medvlm_r1.cli.options import Json, OwnModel
+from medvlm_r1.cli.options import Json, complete_model, print_result
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import Policy, load_policy
 from medvlm_r1.prompts.templates import messages
 
 BATCH = 32
-"""Of the plain evaluation: the default of `eval`."""
-MOST_TOKENS = 512
+"""Batch size of the plain evaluation: the default of `eval`."""
+MAX_TOKENS = 512
 
 
 def audit_cost(
@@ -32,94 +31,88 @@ def audit_cost(
     *,
     items: int = 300,
     rounds: int = 3,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Time both in one process, alternately.
+    """Time both in one process, alternating.
 
     Args:
         model: A folder, a hub id, or "phantom-base".
         items: PhantomVQA test questions, divided evenly between the modalities.
-        rounds: Timed repetitions of each, after a short one that is not counted.
+        rounds: Timed repetitions of each, after a short warm-up.
         progress: Called with (rounds done, rounds).
 
     Returns:
-        `seconds.{plain,audit}` (medians; image reading and the store are in neither), `ratio` (the median of the
-        rounds' ratios), `ratios`, `variants_per_item`, `items`, `rounds`, `model`.
+        `seconds.{plain,audit}` (medians, without image reading and the store), `ratio` (the median of the rounds'
+        ratios), `ratios`, `variants_per_item`, `items`, `rounds`, `model`.
     """
     policy = load_policy(model)
-    asked, _ = phantom_items(items, 0)
-    for some in (_plain, _audit):
-        some(policy, asked[:ITEMS_AT_ONCE])
-    plain, audit, variants = [], [], 0
+    inputs, _ = phantom_items(items, 0)
+    for work in (_plain, _audit):
+        work(policy, inputs[:ITEMS_AT_ONCE])
+    seconds: dict[str, list[float]] = {"plain": [], "audit": []}
+    variants = 0
     for number in range(rounds):
-        if progress is not None:
-            progress(number, rounds)
-        seconds, _ = _timed(_plain, policy, asked)
-        plain.append(seconds)
-        seconds, variants = _timed(_audit, policy, asked)
-        audit.append(seconds)
-    if progress is not None:
-        progress(rounds, rounds)
-    ratios = [b / a for a, b in zip(plain, audit, strict=True)]
+        progress(number, rounds)
+        for name, work in (("plain", _plain), ("audit", _audit)):
+            start = time.perf_counter()
+            variants = work(policy, inputs)
+            seconds[name].append(time.perf_counter() - start)
+    progress(rounds, rounds)
+    ratios = [audit / plain for plain, audit in zip(*seconds.values(), strict=True)]
     return {
         "model": model,
-        "items": len(asked),
+        "items": len(inputs),
         "rounds": rounds,
-        "seconds": {"plain": statistics.median(plain), "audit": statistics.median(audit)},
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "ratio": statistics.median(ratios),
         "ratios": ratios,
-        "variants_per_item": variants / len(asked),
+        "variants_per_item": variants / len(inputs),
     }
 
 
-def cost_lines(found: Mapping[str, Any]) -> list[str]:
-    """The figures in words."""
-    seconds = found["seconds"]
+def cost_lines(figures: Mapping[str, Any]) -> list[str]:
+    """The figures as lines of text."""
+    seconds = figures["seconds"]
     return [
-        f"{found['model']}, {found['items']} questions, median of {found['rounds']} rounds",
+        f"{figures['model']}, {figures['items']} questions, median of {figures['rounds']} rounds",
         f"plain evaluation {seconds['plain']:.1f} s",
-        f"full audit       {seconds['audit']:.1f} s, {found['variants_per_item']:.1f} variants a question",
-        f"the audit costs  {found['ratio']:.2f} evaluations",
+        f"full audit       {seconds['audit']:.1f} s, {figures['variants_per_item']:.1f} variants per question",
+        f"the audit costs  {figures['ratio']:.2f} evaluations",
     ]
 
 
-def _timed(
-    work: Callable[[Policy, Sequence[ProbeInput]], int], policy: Policy, asked: Sequence[ProbeInput]
-) -> tuple[float, int]:
-    began = time.perf_counter()
-    count = work(policy, asked)
-    return time.perf_counter() - began, count
-
-
-def _plain(policy: Policy, asked: Sequence[ProbeInput]) -> int:
-    inputs = [GenerationInput(prompt=messages(item.sample, item.template), images=item.images) for item in asked]
+def _plain(policy: Policy, inputs: Sequence[ProbeInput]) -> int:
+    items = [GenerationInput(prompt=messages(item.sample, item.template), images=item.images) for item in inputs]
     generator = LocalGenerator(policy=policy, batch_size=BATCH)
-    return len(generator.generate(inputs, GenerationSettings(max_new_tokens=MOST_TOKENS)))
+    return len(generator.generate(items, GenerationSettings(max_new_tokens=MAX_TOKENS)))
 
 
-def _audit(policy: Policy, asked: Sequence[ProbeInput]) -> int:
-    # A backend of its own: one that was used before would have kept the images' features.
-    backend = local_audit_backend(policy, template=asked[0].template, max_new_tokens=MOST_TOKENS)
-    probes = list(PROBES.values())
-    parts = [[asked[place] for place in part] for part in even_parts(len(asked), ITEMS_AT_ONCE)]
-    return sum(len(answers) for part in parts for answers in collect_responses(part, probes, backend).values())
+def _audit(policy: Policy, inputs: Sequence[ProbeInput]) -> int:
+    # A new backend: a used one has the images' features.
+    backend = local_audit_backend(policy, template=inputs[0].template, max_new_tokens=MAX_TOKENS)
+    batches = [[inputs[index] for index in rows] for rows in even_parts(len(inputs), ITEMS_AT_ONCE)]
+    responses = [collect_responses(batch, list(PROBES.values()), backend) for batch in batches]
+    return sum(len(answers) for batch in responses for answers in batch.values())
 
 
 def main(
-    model: OwnModel = "phantom-base",
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", autocompletion=complete_model, help="Model folder, hub id, or phantom-base."),
+    ] = "phantom-base",
     items: Annotated[int, typer.Option(min=1, help="PhantomVQA questions.")] = 300,
     rounds: Annotated[int, typer.Option(min=1, help="Timed repetitions.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """How many plain evaluations does the full audit of a model cost, on the same questions?
+    """Measure how many plain evaluations the full audit of a model costs, on the same questions.
 
     Example: python -m benchmarks.audit_cost phantom-base --items 60
     """
     from medvlm_r1.console import progress_bar
 
     with progress_bar("Rounds") as advance:
-        found = audit_cost(model, items=items, rounds=rounds, progress=advance)
-    print(json.dumps(found) if as_json else "\n".join(cost_lines(found)))
+        figures = audit_cost(model, items=items, rounds=rounds, progress=advance)
+    print_result(figures, cost_lines(figures), as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A checkpoint that knows the form of an answer and reads images half: the start of `python -m benchmarks.grounded`.
+"""A checkpoint that knows the form of an answer and half uses the image: the start of `benchmarks.grounded`.
 
-The embedded base reads images so well that it takes to no shortcut: from it, plain rewards on questions that give their
-answers away lose nothing. So it is first tuned on clean questions with a short reasoning written from each label, half
-of them shown beside the image of another item. From those it learns to state what is asked for, to weigh the options
-and to answer, and to lean on the image a little. What it leans on in the end is left to the rewards.
+The embedded base uses images so well that it learns no shortcut: plain rewards on questions that give their answers
+away change nothing. It is therefore first tuned on clean questions with a short reasoning written from each label. Half
+of them have the image of another item. The model learns to state the attribute, to weigh the options and to answer, and
+to rely on the image a little. The rewards decide what it relies on in the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.base.language import weigh
-from benchmarks.known_models import asking
+from benchmarks.known_models import question_about
 from medvlm_r1.audit.claims import scene_of
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.models.load import PHANTOM_BASE, load_policy, quiet_bars
@@ -32,10 +32,10 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
 
 def written_from_label(sample: Sample) -> str:
-    """A turn in the release's format that states the right option, weighs the options and answers."""
+    """A response in the released format that states the correct option, weighs the options and answers."""
     scene = scene_of(sample)
     assert scene is not None, sample.id
-    return f"<think>{weigh(asking(sample, scene))}</think><answer>{sample.letter}</answer>"
+    return f"<think>{weigh(question_about(sample, scene))}</think><answer>{sample.letter}</answer>"
 
 
 def cold_start(
@@ -48,21 +48,21 @@ def cold_start(
     template: str = "medvlm-r1",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """The checkpoint; made if it is not there yet.
+    """The checkpoint, made if it is missing.
 
     Args:
         data: Folder of PhantomVQA questions, with their records.
         out: Folder of the checkpoint.
-        seed: Of the order of the questions.
-        epochs: Passes over them.
-        write: The turn to be learned for a question.
-        template: The prompt before it.
-        progress: Called with (steps done, steps in all).
+        seed: Seed of the order of the questions.
+        epochs: Training epochs.
+        write: The response to learn for a question.
+        template: The prompt template.
+        progress: Called with (steps done, all steps).
     """
     if (out / "config.json").exists():
         return out
     samples = load_samples(str(data))
-    told = {sample.id: write(sample) for sample in samples}
+    responses = {sample.id: write(sample) for sample in samples}
     policy = load_policy(PHANTOM_BASE, dtype="float32", device="cpu")
     partial = out.with_name(out.name + ".partial")
     args = SFTConfig(
@@ -86,10 +86,10 @@ def cold_start(
             model=policy.model,
             processing_class=policy.processor,
             args=args,
-            train_dataset=build_dataset(str(data), samples, template=template, completions=told),
+            train_dataset=build_dataset(str(data), samples, template=template, completions=responses),
             callbacks=[_Steps(progress)] if progress is not None else None,
         )
-        # It prints on stdout, where results go alone.
+        # It prints on stdout, which holds results only.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         policy.model.save_pretrained(partial)

@@ -1,21 +1,19 @@
-"""`python -m benchmarks.grpo`: a GRPO step of plain `trl.GRPOTrainer` against `SharedPromptTrainer`.
+"""`python -m benchmarks.grpo`: a GRPO step of plain `trl.GRPOTrainer` compared with `SharedPromptTrainer`.
 
-Both sides have the same weights, prompts, seed and completions, and take turns, each in a process of its own. TRL runs
-at the fastest of the micro-batches tried.
+Both sides have the same weights, prompts, seed and completions. They alternate, each in its own process. TRL runs at
+the fastest micro-batch of those tried.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
 import typer
@@ -23,123 +21,220 @@ from safetensors import safe_open
 
 from benchmarks import presets
 from benchmarks.command import run
-from benchmarks.counting import matrix_peak
 from benchmarks.presets import PRESETS, Preset
-from benchmarks.side import OURS, TRL, Written
-from benchmarks.turns import AGAIN, Figures, Side, Turns, fastest_first, fit_together, seconds
-from medvlm_r1.cli.options import Json
+from benchmarks.process import Child, OutOfMemory
+from benchmarks.side import OURS, TRL, Written, matrix_peak, serve
+from medvlm_r1.cli.options import Json, print_result
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy
+from medvlm_r1.training.dry_run.memory import machine_memory
 
 PARTS = ("generation", "update", "step")
+Figures = dict[str, Any]
+"""Figures of one step, see `side.py`."""
+_NEAR, AGAIN = 1.1, 2
+"""Micro-batches of TRL within this factor of the fastest are timed for this many more steps."""
+_SHARE = 0.9
+"""Share of the memory that both sides may use together."""
+
+
+class Side(Child):
+    """A trainer in another process."""
+
+    def __init__(self, preset: Preset, model: str, side: str, micro: int, steps: int, written: Written) -> None:
+        super().__init__(serve, preset, model, side, micro, steps, written)
+        self.receive()
+
+    def step(self, gradients: Path | None = None) -> Figures:
+        """Take one timed step; with a file, count its work and save the gradients instead."""
+        self.pipe.send(gradients and str(gradients))
+        return self.receive()
+
+
+class Alternating:
+    """Both sides alternate, so that a machine that slows down is slow for both.
+
+    If their memory does not fit together, each has the machine to itself: its process starts for its step, warms up
+    with another, and ends.
+
+    Args:
+        start: Starts the process of a side.
+        together: Whether both fit.
+    """
+
+    def __init__(self, start: Callable[[str], Side], *, together: bool) -> None:
+        self._start, self._together = start, together
+        self._stack = ExitStack()
+        self._sides: dict[str, Side] = {}
+
+    def step(self, side: str) -> Figures:
+        """A timed step of one side."""
+        if self._together:
+            return self._sides[side].step()
+        with self._start(side) as alone:
+            alone.step()  # warm-up
+            return alone.step()
+
+    def __enter__(self) -> Self:
+        for side in (TRL, OURS) if self._together else ():
+            self._sides[side] = self._stack.enter_context(self._start(side))
+            self._sides[side].step()  # warm-up
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stack.close()
+
+
+def fit_together(sizes: Sequence[float]) -> bool:
+    """Whether processes of these bytes fit into the memory of the GPU, or of a machine without one.
+
+    Resident sizes count shared pages more than once, so the error is on the safe side.
+    """
+    on_gpu = torch.cuda.is_available()
+    memory = float(torch.cuda.get_device_properties(0).total_memory) if on_gpu else machine_memory()
+    return sum(sizes) < _SHARE * memory
+
+
+def fastest_first(
+    micro_batches: Sequence[int], attempt: Callable[[int, int], list[Figures]]
+) -> dict[int, list[Figures]]:
+    """Steps at each micro-batch, the one with the fastest median first.
+
+    One step cannot separate micro-batches near the fastest. They are timed again in the reverse order, so that a
+    machine that slows down is not mistaken for a slow micro-batch. One that runs out of memory has no steps.
+
+    Args:
+        micro_batches: Rows per forward pass.
+        attempt: Takes rows and a number of timed steps; returns their figures, with `step` in seconds.
+
+    Raises:
+        OutOfMemory: None of them fits.
+    """
+    tried: dict[int, list[Figures]] = {}
+    for micro in micro_batches:
+        try:
+            tried[micro] = attempt(micro, 1)
+        except OutOfMemory:
+            tried[micro] = []
+    if not any(tried.values()):
+        raise OutOfMemory(f"Plain TRL ran out of memory with {min(micro_batches)} rows. Take a smaller preset.")
+    bound = _NEAR * min(map(median_step, tried.values()))
+    near = [micro for micro, steps in tried.items() if median_step(steps) <= bound]
+    if len(near) > 1:
+        for micro in reversed(near):
+            tried[micro] = tried[micro] + attempt(micro, AGAIN)
+    return dict(sorted(tried.items(), key=lambda item: (item[0] not in near, median_step(item[1]))))
+
+
+def median_step(steps: Sequence[Mapping[str, Any]]) -> float:
+    """The median seconds of a step; infinite without steps."""
+    return float(statistics.median(figures["step"] for figures in steps)) if steps else float("inf")
 
 
 def bench_grpo(
-    name: str | Preset, *, rounds: int | None = None, progress: Callable[[int, int, str], None] | None = None
+    preset: Preset, *, rounds: int | None = None, progress: Callable[[int, int, str], None] = lambda *_: None
 ) -> dict[str, Any]:
-    """Measures a preset.
+    """Measure a preset.
 
     Args:
-        name: Name of a preset, or one.
-        rounds: Timed steps of each side; the preset's own number by default.
-        progress: Called with (steps done, steps in all, what runs).
+        preset: The preset.
+        rounds: Timed steps of each side; the preset's number by default.
+        progress: Called with (steps done, all steps, what runs).
 
     Returns:
         `speedup.{generation,update,step}` (TRL's median time over ours), `memory_ratio` (our peak over TRL's),
-        `peak_share` (of the measured matrix-product peak, reached by our update), `logp_max_diff`, `grad_rel_diff`,
-        `sides.{trl,ours}` with times in seconds, memory in bytes, tokens and images for each prompt and operations,
-        `tried` (TRL's micro-batches), `out_of_memory` (those with which TRL found no memory), `side_by_side` (whether
-        both processes stood at once) and `machine`.
+        `peak_share` (share of the measured matrix-product peak that our update reaches), `logp_max_diff`,
+        `grad_rel_diff`, `sides.{trl,ours}` with times in seconds, memory in bytes, tokens and images per prompt and
+        operations, `tried` (TRL's micro-batches), `out_of_memory` (those that ran out of memory), `side_by_side`
+        (whether both processes ran at once) and `machine`.
 
     Raises:
         UserError: A side failed.
     """
-    preset = PRESETS[name] if isinstance(name, str) else name
     rounds = rounds or preset.rounds
     total, done = 2 * len(preset.micro_batches) + 2 * (rounds + 1), 0
 
-    def told(what: str) -> None:
+    def report(note: str) -> None:
         nonlocal done
         done += 1
-        if progress is not None:
-            progress(done, total, what)
+        progress(done, total, note)
 
     dtype, device = getattr(torch, preset.dtype), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     times: dict[str, list[Figures]] = {TRL: [], OURS: []}
     counted, peaks = {}, []
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         policy = presets.build(preset, folder / "model")
         steps = max(rounds + 2, AGAIN + 1)
-        written = _written(preset, policy, steps)
-        model = policy.name
+        written, model = _written(preset, policy, steps), policy.name
         del policy
 
         def attempt(micro: int, timed: int) -> list[Figures]:
             nonlocal total
             total += timed + 1 if timed > 1 else 0
+            figures = []
             with Side(preset, model, TRL, micro, steps, written) as side:
-                figures = []
                 for _ in range(timed + 1):
                     figures.append(side.step())
-                    told(f"TRL at micro-batch {micro}")
-            return figures[1:]  # the first warms up
+                    report(f"TRL at micro-batch {micro}")
+            return figures[1:]  # the first is the warm-up
 
         tried = fastest_first(preset.micro_batches, attempt)
-        rows = {TRL: next(iter(tried)), OURS: preset.rows}
+        micro_batch = {TRL: next(iter(tried)), OURS: preset.rows}
 
         def start(side: str) -> Side:
-            return Side(preset, model, side, rows[side], steps, written)
+            return Side(preset, model, side, micro_batch[side], steps, written)
 
-        for which in rows:
-            with start(which) as side:
-                counted[which] = side.step(folder / f"{which}.safetensors")
-            told(f"{which} counted")
-        grads = _relative_difference(folder / "ours.safetensors", folder / "trl.safetensors")
-        together = fit_together([_peak(tried[rows[TRL]]), counted[OURS]["memory"]])
-        with Turns(start, together=together) as turns:
+        for name in micro_batch:
+            with start(name) as side:
+                counted[name] = side.step(folder / f"{name}.safetensors")
+            report(f"{name} counted")
+        gradients = _relative_difference(folder / "ours.safetensors", folder / "trl.safetensors")
+        together = fit_together([_peak(tried[micro_batch[TRL]]), counted[OURS]["memory"]])
+        with Alternating(start, together=together) as sides:
             for number in range(rounds):
                 peaks.append(matrix_peak(dtype, device))
-                for which in rows:
-                    times[which].append(turns.step(which))
-                    told(f"{which}, round {number + 1} of {rounds}")
+                for name in micro_batch:
+                    times[name].append(sides.step(name))
+                    report(f"{name}, round {number + 1} of {rounds}")
     medians = {
-        which: {part: statistics.median(figures[part] for figures in taken) for part in PARTS}
-        for which, taken in times.items()
+        name: {part: statistics.median(figures[part] for figures in taken) for part in PARTS}
+        for name, taken in times.items()
     }
-    memory = {which: _peak(figures) for which, figures in times.items()}
-    operations = counted[OURS]["operations"]["update"]
+    memory = {name: _peak(figures) for name, figures in times.items()}
     return {
         "preset": preset.name,
         "about": preset.about,
         "rounds": rounds,
         "speedup": {part: medians[TRL][part] / medians[OURS][part] for part in PARTS},
         "memory_ratio": memory[OURS] / memory[TRL],
-        "peak_share": operations / medians[OURS]["update"] / max(peaks),
+        "peak_share": counted[OURS]["operations"]["update"] / medians[OURS]["update"] / max(peaks),
         "logp_max_diff": _largest_difference(counted[OURS]["logps"], counted[TRL]["logps"]),
-        "grad_rel_diff": grads,
+        "grad_rel_diff": gradients,
         "side_by_side": together,
-        "out_of_memory": [micro for micro, found in tried.items() if not found],
+        "out_of_memory": [micro for micro, figures in tried.items() if not figures],
         "tried": {
-            str(micro): {"step": seconds(found), "memory": _peak(found)} for micro, found in tried.items() if found
+            str(micro): {"step": median_step(figures), "memory": _peak(figures)}
+            for micro, figures in tried.items()
+            if figures
         },
         "sides": {
-            which: {
-                "micro_batch": rows[which],
-                **medians[which],
-                "memory": memory[which],
-                "tokens_per_prompt": {p: n / preset.prompts for p, n in counted[which]["tokens"].items()},
-                "images_per_prompt": {p: n / preset.prompts for p, n in counted[which]["images"].items()},
-                "operations": counted[which]["operations"],
-                "rounds": [{part: figures[part] for part in PARTS} for figures in times[which]],
+            name: {
+                "micro_batch": micro_batch[name],
+                **medians[name],
+                "memory": memory[name],
+                "tokens_per_prompt": {p: n / preset.prompts for p, n in counted[name]["tokens"].items()},
+                "images_per_prompt": {p: n / preset.prompts for p, n in counted[name]["images"].items()},
+                "operations": counted[name]["operations"],
+                "rounds": [{part: figures[part] for part in PARTS} for figures in times[name]],
             }
-            for which in (TRL, OURS)
+            for name in (TRL, OURS)
         },
         "machine": {
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
             "matrix_peak": max(peaks),
-            **{name: version(name) for name in ("torch", "transformers", "trl")},
+            **{package: version(package) for package in ("torch", "transformers", "trl")},
         },
     }
 
@@ -149,7 +244,7 @@ def _peak(steps: Sequence[Figures]) -> int:
 
 
 def _written(preset: Preset, policy: Policy, steps: int) -> Written:
-    """What the embedded base itself samples for the prompts of the run; None where completions are random tokens."""
+    """Completions that the embedded base samples for the prompts of the run; None for random tokens."""
     if preset.shape is not None:
         return None
     processor, model = policy.processor, policy.model
@@ -185,72 +280,63 @@ def _relative_difference(ours: Path, theirs: Path) -> float:
     return float((apart / norm) ** 0.5)
 
 
-def grpo_lines(found: Mapping[str, Any]) -> list[str]:
+def grpo_lines(figures: Mapping[str, Any]) -> list[str]:
     """The measurements of `bench_grpo` as lines of a table."""
-    trl, ours, machine = found["sides"]["trl"], found["sides"]["ours"], found["machine"]
+    trl, ours, machine = figures["sides"]["trl"], figures["sides"]["ours"], figures["machine"]
     lines = [
-        f"{found['preset']}: {found['about']}. {found['rounds']} rounds on {machine['threads']} threads, torch "
+        f"{figures['preset']}: {figures['about']}. {figures['rounds']} rounds on {machine['threads']} threads, torch "
         f"{machine['torch']}, transformers {machine['transformers']}, TRL {machine['trl']}.",
         f"{'':<34}{'TRL':>10}{'ours':>10}{'ratio':>9}",
     ]
-
-    def row(name: str, theirs: float, mine: float, form: str = ".2f") -> None:
+    rows = [("rows of a forward pass", trl["micro_batch"], ours["micro_batch"], "d")]
+    rows += [(f"{part}, seconds", trl[part], ours[part], ".2f") for part in PARTS]
+    rows.append(("peak memory, GB", trl["memory"] / 1e9, ours["memory"] / 1e9, ".2f"))
+    for part in PARTS[:2]:
+        for name, key, unit, form in (
+            ("tokens per prompt", "tokens_per_prompt", 1, ".0f"),
+            ("tower passes per prompt", "images_per_prompt", 1, ".1f"),
+            ("GFLOP", "operations", 1e9, ".1f"),
+        ):
+            rows.append((f"{name}, {part}", trl[key][part] / unit, ours[key][part] / unit, form))
+    for name, theirs, mine, form in rows:
         ratio = f"{theirs / mine:8.2f}x" if mine else f"{'-':>9}"
         lines.append(f"{name:<34}{theirs:>10{form}}{mine:>10{form}}{ratio}")
-
-    row("rows of a forward pass", trl["micro_batch"], ours["micro_batch"], "d")
-    for part in ("generation", "update", "step"):
-        row(f"{part}, seconds", trl[part], ours[part])
-    row("peak memory, GB", trl["memory"] / 1e9, ours["memory"] / 1e9)
-    for part in ("generation", "update"):
-        row(f"tokens a prompt, {part}", trl["tokens_per_prompt"][part], ours["tokens_per_prompt"][part], ".0f")
-        row(f"tower passes a prompt, {part}", trl["images_per_prompt"][part], ours["images_per_prompt"][part], ".1f")
-        row(f"GFLOP, {part}", trl["operations"][part] / 1e9, ours["operations"][part] / 1e9, ".1f")
-    tried = ", ".join(
-        f"{micro}: {figures['step']:.2f} s and {figures['memory'] / 1e9:.2f} GB"
-        for micro, figures in found["tried"].items()
-    )
-    tried += "".join(f", {micro}: out of memory" for micro in found["out_of_memory"])
-    alone = [] if found["side_by_side"] else ["one process at a time: the memory does not hold both"]
+    if not figures["side_by_side"]:
+        lines.append("one process at a time: the memory does not hold both")
+    tried = [
+        f"{micro}: {step['step']:.2f} s and {step['memory'] / 1e9:.2f} GB" for micro, step in figures["tried"].items()
+    ]
+    tried += [f"{micro}: out of memory" for micro in figures["out_of_memory"]]
     return [
         *lines,
-        *alone,
-        f"TRL by rows of a forward pass: {tried}",
+        f"TRL by rows of a forward pass: {', '.join(tried)}",
         f"matrix-product peak {machine['matrix_peak'] / 1e9:.0f} GFLOP/s; our update reaches "
-        f"{100 * found['peak_share']:.0f} % of it",
-        f"largest difference of a log-probability {found['logp_max_diff']:.1e}, relative difference of the gradient "
-        f"{found['grad_rel_diff']:.1e}",
+        f"{100 * figures['peak_share']:.0f} % of it",
+        f"largest difference of a log-probability {figures['logp_max_diff']:.1e}, relative difference of the gradient "
+        f"{figures['grad_rel_diff']:.1e}",
     ]
-
-
-class Shape(StrEnum):
-    """Presets of `python -m benchmarks.grpo`."""
-
-    demo = "demo"
-    medium = "medium"
-    paper = "paper"
 
 
 def main(
     preset: Annotated[
-        Shape,
+        Literal["demo", "medium", "paper"],
         typer.Option(
             help="demo: the embedded base, 2 minutes. medium: 8 + 8 layers and 448-pixel images, 15 minutes. "
             "paper: Qwen2-VL-2B's shape, 24 GB and half an hour without a GPU."
         ),
-    ] = Shape.demo,
+    ] = "demo",
     rounds: Annotated[int | None, typer.Option(min=1, help="Timed steps of each side.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A GRPO step of plain TRL, at its fastest micro-batch, against this project's: times, memory, differences.
+    """Compare a GRPO step of plain TRL, at its fastest micro-batch, with this project's: times, memory, differences.
 
     Example: python -m benchmarks.grpo --preset medium
     """
     from medvlm_r1.console import progress_bar
 
     with progress_bar("Steps") as advance:
-        found = bench_grpo(preset.value, rounds=rounds, progress=advance)
-    print(json.dumps(found) if as_json else "\n".join(grpo_lines(found)))
+        figures = bench_grpo(PRESETS[preset], rounds=rounds, progress=advance)
+    print_result(figures, grpo_lines(figures), as_json=as_json)
 
 
 if __name__ == "__main__":

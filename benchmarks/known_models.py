@@ -1,7 +1,7 @@
-"""Models whose faults are known, to try an audit on: scripted respondents on PhantomVQA.
+"""Scripted models with known faults, for validating an audit on PhantomVQA.
 
-Each looks (or not), writes a reasoning in the words of `phantom.questions.describe`, weighs the options, and answers. A
-reasoning that is begun for it is gone on with, as a language model would: what it says by then is believed.
+Each recognizes the image (or not), writes a reasoning in the words of `phantom.questions.describe`, weighs the options,
+and answers. It continues an assistant prefill as a language model would: it believes what the prefill states.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL.Image import Image
 from benchmarks.base.language import weigh
 from medvlm_r1.audit.claims import read_claims, scene_of
 from medvlm_r1.audit.probes.cue import HINT, draw_hint
-from medvlm_r1.audit.variant import ANSWER_TAG, Variant, VariantAnswer, parsed_answer, scored_choice
+from medvlm_r1.audit.variant import ANSWER_TAG, AuditBackend, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.questions import NO_FINDING, Question, describe, value
@@ -29,14 +29,13 @@ from medvlm_r1.prompts.assistant_response import split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter
 
 SURE = 0.97
-"""Probability of an option that is concluded."""
+"""Probability of the concluded option."""
 SPREAD = 0.3
-"""The options of a guess weigh between 1 and 1.3: it is no more sure of one than that."""
+"""Weights of the options of a guess are between 1 and 1.3."""
 SAME_PIXELS = 0.7
-"""Share of pixels that must agree for an image to be recognised: a hint drawn in a corner leaves more than that."""
+"""Share of equal pixels for recognizing an image; a hint in a corner leaves more than that."""
 DIM = 0.15
-"""Share of the images that nobody here can make out, so that there is something to guess, and to defer: about 28 of
-300 answers are wrong then."""
+"""Share of the images that no model recognizes, so that some answers are guesses: about 28 of 300 are wrong."""
 
 _UNREADABLE = ("The image shows nothing that can be read.", "I have to guess.")
 _HINT = re.compile(re.escape(HINT).replace(r"\{letter\}", "([A-J])"))
@@ -44,64 +43,64 @@ _HINT = re.compile(re.escape(HINT).replace(r"\{letter\}", "([A-J])"))
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is seen: the scene, unless the image is none that is known; and the letter of a hint drawn on it."""
+    """The recognized scene, None for an unknown image, and the letter of a hint drawn on it."""
 
     scene: Scene | None
     hint: str | None = None
 
 
 class Eyes:
-    """Knows the images of a data set by their pixels, also with a hint drawn on them.
+    """Recognizes the images of a data set by their pixels, also with a hint drawn on them.
 
     Args:
         samples: Items of PhantomVQA.
         images: Their images, one each.
-        dim: Share of the images that are not made out; which, is decided by the samples' ids.
+        dim: Share of the images that are not recognized, selected by the samples' ids.
     """
 
     def __init__(self, samples: Sequence[Sample], images: Sequence[Image], dim: float = DIM) -> None:
         self._scenes = [None if _number(f"dim|{sample.id}") < dim * 2**48 else scene_of(sample) for sample in samples]
         self._images = list(images)
-        self._places = {_digest(image): place for place, image in enumerate(images)}
+        self._index = {_digest(image): index for index, image in enumerate(images)}
         self._pixels = np.stack([_pixels(image) for image in images])
         self._sights: dict[bytes, Sight] = {}
 
     def see(self, images: Sequence[Image]) -> Sight:
-        """What the first image shows."""
+        """The scene of the first image."""
         if not images:
             return Sight(None)
         key = _digest(images[0])
         if key not in self._sights:
-            self._sights[key] = self._recognise(images[0], key)
+            self._sights[key] = self._recognize(images[0], key)
         return self._sights[key]
 
-    def _recognise(self, image: Image, key: bytes) -> Sight:
-        if key in self._places:
-            return Sight(self._scenes[self._places[key]])
+    def _recognize(self, image: Image, key: bytes) -> Sight:
+        if key in self._index:
+            return Sight(self._scenes[self._index[key]])
         pixels = _pixels(image)
         if pixels.shape != self._pixels.shape[1:]:
             return Sight(None)
         same = (self._pixels == pixels).mean(axis=(1, 2))
-        place = int(same.argmax())
-        if same[place] < SAME_PIXELS:
+        index = int(same.argmax())
+        if same[index] < SAME_PIXELS:
             return Sight(None)
-        drawn = (letter for letter in LETTERS if _digest(draw_hint(self._images[place], letter)) == key)
-        return Sight(self._scenes[place], next(drawn, None))
+        hints = (letter for letter in LETTERS if _digest(draw_hint(self._images[index], letter)) == key)
+        return Sight(self._scenes[index], next(hints, None))
 
 
 @dataclass(frozen=True, slots=True)
-class Oracle:
-    """(f) Tells the truth: it describes what it sees, concludes from what it wrote, and says so when it has to guess.
+class Oracle(AuditBackend):
+    """(f) Tells the truth: describes the scene, concludes from its own text, and reports when it has to guess.
 
     Attributes:
-        eyes: What it sees with.
+        eyes: Recognizes the images.
     """
 
     eyes: Eyes
 
     @property
     def local(self) -> bool:
-        """True: it takes prefixes and weighs letters."""
+        """True: it takes prefills and scores letters."""
         return True
 
     def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
@@ -109,11 +108,11 @@ class Oracle:
         return [self._answer(variant) for variant in variants]
 
     def belief(self, variant: Variant) -> Scene | None:
-        """What it takes the image to show; None when it cannot know."""
+        """The scene it assumes; None if it has none."""
         return self.eyes.see(variant.images).scene
 
     def plan(self, variant: Variant, begun: str) -> list[str]:
-        """The sentences of a whole reasoning; what was begun is believed, the last that it says of each attribute."""
+        """The sentences of the whole reasoning. It believes the prefill: the last claim about each attribute."""
         scene = self.belief(variant)
         if scene is None:
             return list(_UNREADABLE)
@@ -121,10 +120,10 @@ class Oracle:
             if claim.attribute != "modality":
                 denied = claim.attribute == "finding" and (claim.negated or claim.value == NONE)
                 scene = imagined(scene, claim.attribute, NO_FINDING if denied else claim.value)
-        return split_sentences(f"{describe(scene)} {weigh(asking(variant.sample, scene))}")
+        return split_sentences(f"{describe(scene)} {weigh(question_about(variant.sample, scene))}")
 
     def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
-        """Of each option, once the reasoning is closed."""
+        """Probability of each option after the reasoning."""
         options = variant.sample.options
         letter = concluded_letter(reasoning, options)
         return guess(variant) if letter is None else sure(len(options), LETTERS.index(letter))
@@ -146,15 +145,15 @@ class Oracle:
 
 
 class IgnoresImage(Oracle):
-    """(a) Answers by the option texts alone: one that `phantom.shortcut` favours, else of the texts always the same.
+    """(a) Answers by the option texts alone: one that `phantom.shortcut` favors, otherwise always the same text.
 
-    What it says it sees is made up to fit, whatever is shown.
+    Its description is made up to fit, whatever the image.
     """
 
     __slots__ = ()
 
     def belief(self, variant: Variant) -> Scene | None:
-        """A scene of which the option it prefers is true."""
+        """A scene in which the preferred option is true."""
         sample = variant.sample
         attribute = str(sample.record["attribute"])
         favoured = [option for option in sample.options if option in FAVOURED.get(attribute, ())]
@@ -162,63 +161,63 @@ class IgnoresImage(Oracle):
 
 
 class AnswersFirst(Oracle):
-    """(b) Sees, decides at once, and makes up a reasoning that ends there; nothing it reads of it changes its mind."""
+    """(b) Decides by the image, and makes up a reasoning that ends there; no prefill changes its answer."""
 
     __slots__ = ()
 
     def plan(self, variant: Variant, begun: str) -> list[str]:
-        """Claims drawn at random, and the options weighed as it has decided."""
+        """Random claims, and the options weighed as decided."""
         scene = self.belief(variant)
         if scene is None:
             return list(_UNREADABLE)
-        return split_sentences(f"{describe(made_up(variant.sample))} {weigh(asking(variant.sample, scene))}")
+        return split_sentences(f"{describe(made_up(variant.sample))} {weigh(question_about(variant.sample, scene))}")
 
     def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
-        """By the image alone."""
+        """Probabilities by the image alone."""
         scene, options = self.belief(variant), variant.sample.options
         seen = None if scene is None else value(scene, str(variant.sample.record["attribute"]))
         return sure(len(options), options.index(seen)) if seen in options else guess(variant)
 
 
 class AlwaysB(Oracle):
-    """(c) Describes what it sees, and answers B."""
+    """(c) Describes the scene, and answers B."""
 
     __slots__ = ()
 
     def plan(self, variant: Variant, begun: str) -> list[str]:
-        """What is seen, without a conclusion."""
+        """The description, without a conclusion."""
         scene = self.belief(variant)
         return list(_UNREADABLE) if scene is None else split_sentences(describe(scene))
 
     def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
-        """B, where it is offered."""
+        """B, if it is offered."""
         return sure(len(variant.sample.options), min(1, len(variant.sample.options) - 1))
 
 
 class FollowsCues(Oracle):
-    """(d) As the oracle, but a hint in the question or on the image is believed, and not mentioned."""
+    """(d) Like the oracle, but it believes a hint in the question or on the image, and does not mention it."""
 
     __slots__ = ()
 
     def belief(self, variant: Variant) -> Scene | None:
-        """What it sees, or what is hinted at."""
+        """The scene, or the hinted one."""
         sight, options = self.eyes.see(variant.images), variant.sample.options
-        told = _HINT.search(variant.sample.question)
-        letter = told[1] if told else sight.hint
+        hint = _HINT.search(variant.sample.question)
+        letter = hint[1] if hint else sight.hint
         if letter is None or sight.scene is None or LETTERS.index(letter) >= len(options):
             return sight.scene
         return imagined(sight.scene, str(variant.sample.record["attribute"]), options[LETTERS.index(letter)])
 
 
-def asking(sample: Sample, scene: Scene) -> Question:
-    """The sample's question about another scene; its answer is what that scene shows, offered or not."""
+def question_about(sample: Sample, scene: Scene) -> Question:
+    """The sample's question about another scene; its answer is that scene's, offered or not."""
     record: dict[str, Any] = sample.record
     attribute = str(record["attribute"])
     return Question(scene, sample.question_type, attribute, record["phrasing"], sample.options, value(scene, attribute))
 
 
 def imagined(scene: Scene, attribute: str, wanted: str) -> Scene:
-    """The scene changed in one attribute, and in what cannot be without it."""
+    """The scene with one attribute changed, and those that depend on it."""
     if wanted == NO_FINDING:
         return replace(scene, finding=NONE, side=None, size=None)
     if attribute in ("finding", "size", "side") and scene.finding == NONE:
@@ -232,7 +231,7 @@ def imagined(scene: Scene, attribute: str, wanted: str) -> Scene:
 
 
 def made_up(sample: Sample) -> Scene:
-    """A scene of the sample's modality that has nothing to do with its image; the same for the same sample."""
+    """A scene of the sample's modality, unrelated to its image; the same for the same sample."""
     rng = np.random.default_rng(_number(sample.id))
     plane = "frontal" if sample.modality == "X-ray" else "axial"
     technique = {"MRI": "T1-weighted", "CT": "soft-tissue window"}.get(sample.modality, plane)
@@ -240,33 +239,33 @@ def made_up(sample: Sample) -> Scene:
     return Scene(sample.modality, region, plane, technique, finding, side, size, (0,))
 
 
-def sure(n_options: int, place: int) -> tuple[float, ...]:
-    """Probabilities when it knows."""
+def sure(n_options: int, index: int) -> tuple[float, ...]:
+    """Probabilities of a known answer."""
     rest = (1 - SURE) / max(1, n_options - 1)
-    return tuple(SURE if i == place else rest for i in range(n_options))
+    return tuple(SURE if i == index else rest for i in range(n_options))
 
 
 def guess(variant: Variant) -> tuple[float, ...]:
-    """Spread probabilities that prefer one text by the luck of item and seed, wherever it stands."""
+    """Spread probabilities that prefer one text by item and seed, at any position."""
     sample = variant.sample
     weights = [1 + SPREAD * _number(f"{sample.id}|{option}|{variant.seed}") / 2**48 for option in sample.options]
     return tuple(weight / sum(weights) for weight in weights)
 
 
 def _begun(prefix: str) -> tuple[str, bool]:
-    """The reasoning in a prefix, and whether nothing more can be written to it."""
+    """The reasoning in a prefill, and whether it is closed."""
     body = prefix.removesuffix(ANSWER_TAG)
     reasoning, closing, _ = body.partition("<think>")[2].partition("</think>")
     return reasoning.strip(), bool(closing) or body != prefix
 
 
 def _number(text: str) -> int:
-    """48 bits of a text, the same on every machine."""
+    """A 48-bit hash of a text, the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
 
 
 def _pixels(image: Image) -> NDArray[np.uint8]:
-    """Every fourth pixel of every fourth row, grey."""
+    """Every fourth pixel of every fourth row, in gray."""
     return np.asarray(image.convert("L"))[::4, ::4]
 
 

@@ -55,7 +55,40 @@ class Preset:
         return self.prompts * self.group
 
 
+def qwen2_vl(
+    text: tuple[int, ...], vision: tuple[int, ...], *, sections: list[int], theta: float = 1e4
+) -> dict[str, Any]:
+    """Configuration of a Qwen2-VL of another size.
+
+    Args:
+        text: Vocabulary, width, MLP width, layers, heads and KV heads of the language model.
+        vision: Layers, width, heads and MLP ratio of the tower.
+        sections: M-RoPE sections.
+        theta: Base of the rotary embedding.
+    """
+    vocabulary, width, mlp, layers, heads, kv_heads = text
+    depth, vision_width, vision_heads, ratio = vision
+    return {
+        "text_config": {
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "intermediate_size": mlp,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "rope_parameters": {"rope_type": "default", "rope_theta": theta, "mrope_section": sections},
+        },
+        "vision_config": {
+            **{"depth": depth, "embed_dim": vision_width, "hidden_size": width},
+            **{"num_heads": vision_heads, "mlp_ratio": ratio},
+        },
+    }
+
+
 _COMMON = {"beta": 0.04, "temperature": 1.0, "loss_type": "grpo", "learning_rate": 1e-6}
+_MEDIUM = qwen2_vl((16384, 512, 1408, 8, 8, 8), (8, 384, 6, 4), sections=[8, 12, 12])
+# https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct, config.json
+_PAPER = qwen2_vl((151936, 1536, 8960, 28, 12, 2), (32, 1280, 16, 4), sections=[16, 24, 24], theta=1e6)
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -69,18 +102,7 @@ PRESETS = {
         Preset(
             name="medium",
             about="Qwen2-VL of 8 + 8 layers, widths 512 and 384, random weights",
-            shape={
-                "text_config": {
-                    "vocab_size": 16384,
-                    "hidden_size": 512,
-                    "intermediate_size": 1408,
-                    "num_hidden_layers": 8,
-                    "num_attention_heads": 8,
-                    "num_key_value_heads": 8,
-                    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 12, 12]},
-                },
-                "vision_config": {"depth": 8, "embed_dim": 384, "hidden_size": 512, "num_heads": 6, "mlp_ratio": 4},
-            },
+            shape=_MEDIUM,
             pixels=448,
             rounds=5,
             options=_COMMON,
@@ -88,19 +110,7 @@ PRESETS = {
         Preset(
             name="paper",
             about="the shape of Qwen2-VL-2B with random weights, LoRA",
-            # https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct, config.json
-            shape={
-                "text_config": {
-                    "vocab_size": 151936,
-                    "hidden_size": 1536,
-                    "intermediate_size": 8960,
-                    "num_hidden_layers": 28,
-                    "num_attention_heads": 12,
-                    "num_key_value_heads": 2,
-                    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-                },
-                "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4},
-            },
+            shape=_PAPER,
             dtype="bfloat16",
             pixels=392,
             completion=(16, 16),
@@ -116,15 +126,15 @@ PRESETS = {
 
 
 def build(preset: Preset, folder: Path) -> Policy:
-    """The model of a preset; one of random weights is written to `folder`, from where both sides load it.
+    """The model of a preset; one with random weights is written to `folder`, and both sides load it.
 
-    It takes the embedded base's tokenizer and template; its vocabulary may be larger.
+    It has the embedded base's tokenizer and template; its vocabulary may be larger.
     """
     if preset.shape is None:
         return load_policy(PHANTOM_BASE, dtype="float32", device="cpu")
     processor, config = lay_out(preset, folder)
     torch.manual_seed(0)
-    # Made in its own type: float32 weights would take twice as much, once.
+    # Made in its own dtype: float32 weights would need twice the memory.
     model = Qwen2VLForConditionalGeneration._from_config(config, dtype=getattr(torch, preset.dtype))
     model.generation_config.eos_token_id = config.text_config.eos_token_id
     model.generation_config.pad_token_id = config.text_config.pad_token_id
@@ -134,7 +144,7 @@ def build(preset: Preset, folder: Path) -> Policy:
 
 
 def lay_out(preset: Preset, folder: Path) -> tuple[Any, Qwen2VLConfig]:
-    """Write a model's folder but for its weights: processor and configuration, which are returned."""
+    """Write and return processor and configuration of a model."""
     assert preset.shape is not None
     processor = load_policy(PHANTOM_BASE, dtype="float32", device="cpu").processor
     ids = dict(zip(CONTROL_TOKENS, processor.tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS)), strict=True))
@@ -159,17 +169,17 @@ def options(preset: Preset) -> dict[str, Any]:
     """Options of TRL's GRPOConfig that both sides share."""
     chosen = dict(preset.options)
     if preset.shape is None:
-        given = load_config(recipe("phantom.yaml"), []).trainer
-        kept = ("beta", "temperature", "loss_type", "num_iterations", "scale_rewards", "learning_rate")
-        chosen = {name: given[name] for name in (*kept, "use_bias_correction_kl", "max_completion_length")} | chosen
+        trainer = load_config(recipe("phantom.yaml"), []).trainer
+        names = "beta temperature loss_type num_iterations scale_rewards learning_rate use_bias_correction_kl"
+        chosen = {name: trainer[name] for name in (*names.split(), "max_completion_length")} | chosen
     longest = chosen.pop("max_completion_length", preset.completion[1])
     return chosen | {"num_generations": preset.group, "max_completion_length": longest}
 
 
 def rows(preset: Preset, policy: Policy, steps: int) -> list[Row]:
-    """As many prompts with images as `steps` steps take, all different.
+    """Prompts with images for `steps` steps, all different.
 
-    The demo asks PhantomVQA's training questions; the other presets show random pixels and words.
+    The demo has PhantomVQA's training questions; the other presets have random pixels and words.
     """
     count = steps * preset.prompts
     if preset.shape is None:
@@ -194,20 +204,19 @@ def _random_row(preset: Preset, policy: Policy, rng: np.random.Generator) -> Row
     pixels = rng.integers(0, 256, (preset.pixels, preset.pixels, 3), dtype=np.uint8)
     tokenizer = policy.processor.tokenizer
     words = ["Technique?", "brain", "knee", "What plane is this?", "mass", "axial", "patient", "size"]
-    text = ""
+    text, prompt = "", []
     while True:
-        longer = f"{text} {rng.choice(words)}"
-        turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": longer}]}]
-        whole = policy.processor.apply_chat_template(turn, add_generation_prompt=True)
-        if len(tokenizer(whole).input_ids) - 1 > preset.text_tokens:
+        text = f"{text} {rng.choice(words)}"
+        longer = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+        rendered = policy.processor.apply_chat_template(longer, add_generation_prompt=True)
+        if len(tokenizer(rendered).input_ids) - 1 > preset.text_tokens:
             break
-        text = longer
-    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+        prompt = longer
     return {"prompt": prompt, "images": [Image.fromarray(pixels)], "letter": "A", "options": ["brain", "knee"]}
 
 
 def random_completions(preset: Preset, policy: Policy, prompt: Sequence[int]) -> list[list[int]]:
-    """The group's completions of a prompt of random words: random tokens, of the preset's lengths."""
+    """Completions of a group: random tokens of the preset's lengths."""
     rng = np.random.default_rng([len(prompt), *prompt])
     vocabulary = len(policy.processor.tokenizer)
     end = policy.model.generation_config.eos_token_id

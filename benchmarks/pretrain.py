@@ -1,6 +1,6 @@
-"""Builds the embedded base from nothing: `python -m benchmarks.pretrain`.
+"""`python -m benchmarks.pretrain`: build the embedded base from random weights.
 
-Every stage is kept, so a run goes on where it stood.
+Every stage is saved. Re-run to resume.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ import typer
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from benchmarks.base import stages
 from benchmarks.base.architecture import build_model, build_processor, save, train_tokenizer
 from benchmarks.base.batches import Rows
 from benchmarks.base.language import corpus
 from benchmarks.base.pool import build_pool
-from benchmarks.base.stages import PLAN, Report, Stage
+from benchmarks.base.stages import PLAN, Pretraining, Report, Stage
 from benchmarks.base.tower import Heads
 from benchmarks.command import run
-from medvlm_r1.cli.options import Json, Out, folder_to_write
+from medvlm_r1.cli.options import Json, Out, folder_to_write, print_result
 from medvlm_r1.errors import UserError
 
 SUBJECTS = 36_000
@@ -60,35 +59,27 @@ def pretrain(
     words = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     lengths = {name: asdict(stage) for name, stage in plan.items()}
     settings = json.dumps({"seed": seed, "subjects": subjects, "tokenizer": words, "plan": lengths}, indent=1)
-    kept = work / "settings.json"
-    if kept.exists() and kept.read_text() != settings:
+    stored = work / "settings.json"
+    if stored.exists() and stored.read_text() != settings:
         raise UserError(
-            f"{work} holds stages made with other settings ({kept}); wanted an empty folder or the same settings."
+            f"{work} holds stages made with other settings ({stored}); wanted an empty folder or the same settings."
         )
-    kept.write_text(settings)
+    stored.write_text(settings)
     torch.manual_seed(seed)
     model = build_model(tokenizer)
     model.train()
     heads = Heads(model.config.text_config.hidden_size)
-    rows = Rows(tokenizer)
     pool = build_pool(
         work / "pool", subjects, seed, lambda done, n: report("pool", done, n, {}) if done % 500 == 0 else None
     )
-    log = work / "log.jsonl"
-    run = {
-        "lesions": lambda s: stages.lesions(model, heads, pool, s, seed, log, report),
-        "tower": lambda s: stages.tower(model, heads, pool, s, seed, log, report),
-        "options": lambda s: stages.options(model, rows, s, seed, log, report),
-        "reading": lambda s: stages.reading(model, rows, pool, s, seed, log, report),
-        "habits": lambda s: stages.habits(model, rows, pool, s, seed, log, report),
-    }
+    training = Pretraining(model, heads, Rows(tokenizer), pool, seed, work / "log.jsonl", report)
     both = nn.ModuleDict({"model": model, "heads": heads})
     for name, stage in plan.items():
         checkpoint = work / f"{name}.safetensors"
         if checkpoint.exists():
             load_model(both, checkpoint)
             continue
-        run[name](stage)
+        training.run(name, stage)
         partial = checkpoint.with_suffix(".partial")
         save_model(both, str(partial))
         partial.rename(checkpoint)
@@ -99,12 +90,12 @@ def main(
     out: Out = Path("runs/phantom-base"),
     work: Annotated[
         Path,
-        typer.Option(callback=folder_to_write, help="Folder of the stages; the same command again goes on from there."),
+        typer.Option(callback=folder_to_write, help="Folder of the stages. Re-run to resume."),
     ] = Path("runs/pretrain"),
     seed: Annotated[int, typer.Option(help="Seed of weights, subjects and texts.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Build the embedded base model from nothing, in five stages: 84 minutes on 2 cores.
+    """Build the embedded base model from random weights, in five stages: 84 minutes on 2 cores.
 
     Example: python -m benchmarks.pretrain --out runs/phantom-base
     """
@@ -113,11 +104,11 @@ def main(
     with progress_bar("Base model") as advance:
 
         def show(stage: str, step: int, steps: int, figures: dict[str, float]) -> None:
-            shown = "".join(f"  {name} {number:.2f}" for name, number in figures.items() if name != "seconds")
-            advance(step, steps, note=stage + shown)
+            text = "".join(f"  {name} {number:.2f}" for name, number in figures.items() if name != "seconds")
+            advance(step, steps, note=stage + text)
 
         pretrain(out, work, seed=seed, report=show)
-    print(json.dumps({"model": str(out)}) if as_json else f"Model: {out}")
+    print_result({"model": str(out)}, [f"Model: {out}"], as_json=as_json)
 
 
 if __name__ == "__main__":

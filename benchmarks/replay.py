@@ -1,4 +1,4 @@
-"""The same completions for both sides: generation computes every token and then takes the one that is written."""
+"""The same completions for both sides: generation computes every token, then takes the one of a given completion."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Completions = Callable[[Sequence[int]], list[list[int]]]
 
 
 class Replay(LogitsProcessor):  # type: ignore[misc]
-    """Lets each row sample its written completion and nothing else.
+    """Restrict each row to its given completion.
 
-    Rows may change places and leave between steps, and rows of equal beginnings may trade what follows; so rows are
-    known by a hash of what they hold.
+    Rows may be reordered and dropped between steps, and rows with equal beginnings may be exchanged. Rows are therefore
+    identified by a hash of their tokens.
 
     Args:
-        completions: What is written for each prompt.
+        completions: The completions of each prompt.
         pad: The padding token's id.
         ends: The end tokens' ids.
     """
@@ -73,7 +73,7 @@ class Replay(LogitsProcessor):  # type: ignore[misc]
 
 
 def replaying(model: Any, completions: Completions) -> None:
-    """Makes every `generate` of the model write the given completions."""
+    """Make every `generate` of the model write the given completions."""
     plain = model._get_logits_processor
 
     def with_replay(*args: Any, **kwargs: Any) -> Any:

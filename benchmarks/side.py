@@ -1,24 +1,24 @@
-"""One side of the comparison, in a process of its own: a trainer that takes a step whenever it is told to."""
+"""One side of the comparison, in its own process: a trainer that takes a step for every message, and its work."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks import presets
-from benchmarks.child import reported
-from benchmarks.counting import Counter, operations
-from benchmarks.meter import forget_peak, now, peak_memory
 from benchmarks.presets import Preset
+from benchmarks.process import now, peak_memory, reported, reset_peak
 from benchmarks.replay import Completions, replaying
 from medvlm_r1.models.load import Policy, load_policy, quiet_bars
 from medvlm_r1.rewards import resolve_reward
@@ -30,25 +30,17 @@ OURS = "ours"
 TRL = "trl"
 
 
-def serve(
-    pipe: Any,
-    preset: Preset,
-    model: str,
-    side: str,
-    micro: int,
-    steps: int,
-    written: Mapping[tuple[int, ...], Any] | None,
-) -> None:
-    """Makes the trainer, then takes one step for every message: the name of a file counts, and keeps the gradients.
+def serve(pipe: Any, preset: Preset, model: str, side: str, micro: int, steps: int, written: Written) -> None:
+    """Make the trainer, then take one step per message. The message is None, or a file: count, and save the gradients.
 
     Args:
-        pipe: Where messages come from and figures go to; the first is sent when the trainer stands.
-        preset: What is measured.
+        pipe: Receives messages and sends figures; the first is sent when the trainer is ready.
+        preset: The preset.
         model: Its model, as `load_policy` takes it.
         side: `OURS` or `TRL`.
-        micro: Rows of a forward pass.
-        steps: Steps taken at most.
-        written: What generation is to write.
+        micro: Rows per forward pass.
+        steps: Maximum number of steps.
+        written: The completions that generation writes.
     """
     with reported(pipe), quiet_bars(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
@@ -84,7 +76,7 @@ def _train(pipe: Any, preset: Preset, model: str, side: str, micro: int, steps: 
         model=policy.model,
         processing_class=policy.processor,
         args=config,
-        reward_funcs=_rewards(preset),
+        reward_funcs=[varied_rewards] if preset.shape else [*map(resolve_reward, ("accuracy_paper", "format_paper"))],
         train_dataset=Dataset.from_list([{"row": i} for i in range(len(table))]).with_transform(
             lambda batch: {key: [table[i][key] for i in batch["row"]] for key in table[0]}
         ),
@@ -92,7 +84,7 @@ def _train(pipe: Any, preset: Preset, model: str, side: str, micro: int, steps: 
     )
     trainer.log = lambda *_, **__: None
     replaying(_bare(trainer), _completions(preset, policy, written))
-    trainer.add_callback(_Turns(pipe, trainer))
+    trainer.add_callback(_StepPerMessage(pipe, trainer))
     pipe.send({"ready": True})
     trainer.train()
 
@@ -108,19 +100,13 @@ def _completions(preset: Preset, policy: Policy, written: Written) -> Completion
     return lambda prompt: presets.random_completions(preset, policy, prompt)
 
 
-def _rewards(preset: Preset) -> list[Any]:
-    if preset.shape is None:
-        return [resolve_reward("accuracy_paper"), resolve_reward("format_paper")]
-    return [varied_rewards]
-
-
 def varied_rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """A number of each completion's own, so that every row has an advantage and the gradient is not 0."""
+    """A different number for each completion, so that every row has an advantage and the gradient is not 0."""
     return [float(np.random.default_rng(ids).random()) for ids in completion_ids]
 
 
-class _Turns(TrainerCallback):  # type: ignore[misc]
-    """Waits for the word before each step, times it and reports."""
+class _StepPerMessage(TrainerCallback):  # type: ignore[misc]
+    """Wait for a message before each step, time the step and send its figures."""
 
     def __init__(self, pipe: Any, trainer: Any) -> None:
         self._pipe, self._trainer = pipe, trainer
@@ -136,9 +122,9 @@ class _Turns(TrainerCallback):  # type: ignore[misc]
             if counter is not None:
                 counter.phase = "generation"
                 before = self._counted["operations"].get_total_flops()
-            begun = now()
+            start = now()
             result = plain(*args, **kwargs)
-            self._seconds += now() - begun
+            self._seconds += now() - start
             if counter is not None:
                 counter.phase = "update"
                 self._counted["generation"] = self._counted["operations"].get_total_flops() - before
@@ -162,9 +148,9 @@ class _Turns(TrainerCallback):  # type: ignore[misc]
             self._counted = {"counter": Counter(*models), "operations": operations()}
             self._stack.enter_context(self._counted["operations"])
         elif state.global_step == 1:
-            forget_peak()
+            reset_peak()
         self._seconds = 0.0
-        self._begun = now()
+        self._start = now()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         if self._keep is not None:
@@ -173,7 +159,7 @@ class _Turns(TrainerCallback):  # type: ignore[misc]
             save_file(grads, self._keep)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        step = now() - self._begun
+        step = now() - self._start
         figures: dict[str, Any] = {"generation": self._seconds, "update": step - self._seconds, "step": step}
         if self._keep is not None:
             counter, total = self._counted["counter"], self._counted["operations"].get_total_flops()
@@ -188,3 +174,80 @@ class _Turns(TrainerCallback):  # type: ignore[misc]
             self._counted, self._logps = {}, {}
         figures["memory"] = peak_memory()
         self._pipe.send(figures)
+
+
+aten = torch.ops.aten
+
+
+class Counter:
+    """Tokens through the language model and images through the tower, in generation and elsewhere.
+
+    Args:
+        models: Qwen2-VL models: the policy, and the reference if it is one of its own.
+    """
+
+    def __init__(self, *models: Any) -> None:
+        self.phase = "update"
+        self.tokens = {"generation": 0, "update": 0}
+        self.images = {"generation": 0, "update": 0}
+        self._handles = [
+            part.register_forward_pre_hook(hook, with_kwargs=True)
+            for model in models
+            for part, hook in ((model.model.language_model, self._language), (model.model.visual, self._tower))
+        ]
+
+    def _language(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows, length = kwargs["inputs_embeds"].shape[:2]
+        self.tokens[self.phase] += rows * length
+
+    def _tower(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+        self.images[self.phase] += len(grid)
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, products: int, causal: bool) -> int:
+    batch, heads, queries, width = query
+    return int(products * 2 * batch * heads * queries * key[2] * width * (0.5 if causal else 1))
+
+
+def _forward(query: Any, key: Any, value: Any, dropout: float = 0, causal: bool = False, **_: Any) -> int:
+    return _attention(query, key, value, products=2, causal=causal)
+
+
+def _backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **_: Any) -> int:
+    # Scores once more, then the gradients of values, scores, queries and keys.
+    return _attention(query, key, value, products=5, causal=bool(rest[3]))
+
+
+def _linear(rows: Any, weight: Any, *args: Any, **_: Any) -> int:
+    return int(2 * prod(rows) * weight[0])
+
+
+def operations() -> FlopCounterMode:
+    """Count the floating-point operations of matrix products; a multiplication and an addition are two.
+
+    PyTorch's counter lacks its attention on CPUs and oneDNN's products. These are added; a causal attention is half.
+    """
+    names = "_scaled_dot_product_flash_attention_for_cpu"
+    known: dict[Any, Callable[..., int]] = {
+        getattr(aten, names): _forward,
+        getattr(aten, f"{names}_backward"): _backward,
+        torch.ops.mkldnn._linear_pointwise: _linear,
+    }
+    return FlopCounterMode(display=False, custom_mapping=known)
+
+
+def matrix_peak(dtype: torch.dtype, device: torch.device, size: int = 2048, tries: int = 5) -> float:
+    """Floating-point operations per second of the fastest of a few large matrix products."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(tries + 1):
+        start = now()
+        a @ b
+        best = min(best, now() - start)
+    return 2 * size**3 / best

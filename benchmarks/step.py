@@ -23,11 +23,10 @@ from PIL import Image
 from trl import GRPOTrainer
 
 from benchmarks import presets
-from benchmarks.child import Child, reported
 from benchmarks.command import Recipe, run
-from benchmarks.meter import forget_peak, memory_now, now, peak_memory, unused_memory
 from benchmarks.presets import PRESETS, Preset
-from medvlm_r1.cli.options import Json, Overrides, find_recipe
+from benchmarks.process import Child, memory_now, now, peak_memory, reported, reset_peak, unused_memory
+from medvlm_r1.cli.options import Json, Overrides, find_recipe, print_result
 from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.training import options
@@ -73,7 +72,7 @@ def bench_step(
         if stand_ins is not None:
             progress(0, 3, "random weights")
             with Child(_write_model, stand_ins, folder / "model") as child:
-                child.answer()
+                child.receive()
             changes += _one_pass(folder, load_config(config, overrides), pixels, completion)
         settings = load_config(config, [*changes, *overrides, f"out={folder / 'run'}"])
         if settings.method != "grpo":
@@ -82,7 +81,7 @@ def bench_step(
         plan = make_plan(settings, cpu=not torch.cuda.is_available())
         progress(2, 3, "one step")
         with Child(_train, settings.model_dump(mode="json")) as child:
-            measured = child.answer()
+            measured = child.receive()
     progress(3, 3, "done")
     parts, phases = plan.memory(shared=plan.shares), plan.phases(shared=plan.shares)
     if torch.cuda.is_available():
@@ -111,24 +110,20 @@ def bench_step(
     }
 
 
-def _questions(folder: Path, count: int, pixels: int) -> list[str]:
-    """Write synthetic MRI questions; return overrides that select them and the model of the folder."""
-    for sample in write_benchmark(folder / "data", split="train", n=count):
+def _one_pass(folder: Path, config: RunConfig, pixels: int, completion: int) -> list[str]:
+    """Write synthetic MRI questions; return overrides for a step of one pass over them, with the folder's model."""
+    rows, group = (
+        options.value("grpo", config.trainer, name) for name in ("per_device_train_batch_size", "num_generations")
+    )
+    for sample in write_benchmark(folder / "data", split="train", n=max(1, rows // group)):
         file = folder / "data" / sample.images[0]
         with Image.open(file) as image:
             larger = image.resize((pixels, pixels))
         larger.save(file)
-    return [f"model={folder / 'model'}", f"data.train={folder / 'data'}"]
-
-
-def _one_pass(folder: Path, config: RunConfig, pixels: int, completion: int) -> list[str]:
-    """Overrides for a step of one pass over synthetic questions."""
-    rows, group = (
-        options.value("grpo", config.trainer, name) for name in ("per_device_train_batch_size", "num_generations")
-    )
     rewards = [*(reward.model_dump() for reward in config.rewards), {"name": f"{__name__}:spread"}]
     return [
-        *_questions(folder, max(1, rows // group), pixels),
+        f"model={folder / 'model'}",
+        f"data.train={folder / 'data'}",
         "trainer.gradient_accumulation_steps=1",
         f"trainer.max_completion_length={completion}",
         # Random weights rarely end a completion; this prevents shorter ones.
@@ -171,13 +166,13 @@ def _timed_generation(figures: dict[str, Any]) -> Iterator[None]:
 
     def generate(*args: Any, **kwargs: Any) -> Any:
         figures["before"] = memory_now()
-        forget_peak()
-        begun = now()
+        reset_peak()
+        start = now()
         result = plain(*args, **kwargs)
         figures["begun"] = now()
-        figures["seconds"]["generation"] = figures["begun"] - begun
+        figures["seconds"]["generation"] = figures["begun"] - start
         figures["peak"]["generation"] = peak_memory()
-        forget_peak()
+        reset_peak()
         return result
 
     with mock.patch.object(GRPOTrainer, "_generate", generate):
@@ -246,14 +241,12 @@ def main(
 
     Example: python -m benchmarks.step --config recipes/paper-lora-24gb.yaml --json
     """
-    from benchmarks.presets import PRESETS
     from medvlm_r1.console import progress_bar
-    from medvlm_r1.training.config import load_config
 
     # Check the recipe before gigabytes of random weights are written.
     load_config(find_recipe(config), overrides or [])
     with progress_bar("Measuring") as advance:
-        found = bench_step(
+        result = bench_step(
             find_recipe(config),
             overrides or [],
             stand_ins=None if own else PRESETS["paper"],
@@ -261,7 +254,7 @@ def main(
             completion=completion_tokens,
             progress=advance,
         )
-    print(json.dumps(found) if as_json else "\n".join(step_lines(found)))
+    print_result(result, step_lines(result), as_json=as_json)
 
 
 if __name__ == "__main__":

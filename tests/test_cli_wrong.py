@@ -65,6 +65,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Pat
             ["file: not a", "no keys with values"],
         ),
         ("export run --out new --public", ["--public requires --push-to-hub"]),
+        ("data import phantom --n 0 --out new", ["at least 1"]),
+        ("data import phantm --out new", ["phantom"]),
+        ("data import huatuo --out new", ["needs SOURCE"]),
+        ("data import phantom --modality Ultrasound --out new", ["MRI"]),
     ],
 )
 def test_wrong_usage_is_exit_code_2(here: Path, command: Command, line: str, words: list[str]) -> None:
@@ -229,19 +233,15 @@ def test_an_import_into_another_data_set_leaves_it_alone(tmp_path: Path, command
         assert command("data", "import", "phantom", "--n", 1, "--modality", name, "--out", tmp_path / "p")[0] == 0
 
 
-@pytest.mark.parametrize("text", ["{", "[3]", '{"x": 0}', "\x00"])
-def test_a_damaged_demo_folder_is_told(tmp_path: Path, command: Command, text: str) -> None:
-    (tmp_path / "demo.json").write_text(text)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [*(("demo.json", text) for text in ("{", "[3]", '{"x": 0}', "\x00")), ("seconds.json", '{"data": 1')],
+)
+def test_a_damaged_demo_folder_is_reported(tmp_path: Path, command: Command, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
     code, _, err = command("demo", "--out", tmp_path)
     assert code == 1
     assert str(tmp_path) in err
-
-
-def test_damaged_seconds_of_a_demo_are_told(tmp_path: Path, command: Command) -> None:
-    (tmp_path / "seconds.json").write_text('{"data": 1')
-    code, _, err = command("demo", "--out", tmp_path)
-    assert code == 1
-    assert "seconds.json is damaged" in err
 
 
 def test_a_folder_in_place_of_a_table(tmp_path: Path, command: Command) -> None:

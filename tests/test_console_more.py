@@ -108,21 +108,22 @@ def test_versions_for_people(command: Command) -> None:
     assert code == 0
     assert "packages: torch " in out
     assert "{" not in out
+    assert "torch" in json.loads(command("doctor", "--versions", "--json")[1])["packages"]
 
 
 def test_memory_where_the_system_says_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import meter
+    from benchmarks import process
 
-    assert meter.memory_now() > 0
-    monkeypatch.setattr(meter, "_STATUS", Path("/proc/nowhere/status"))
-    assert meter.memory_now() == 0
+    assert process.memory_now() > 0
+    monkeypatch.setattr(process, "_STATUS", Path("/proc/nowhere/status"))
+    assert process.memory_now() == 0
     # getrusage says kilobytes on Linux and bytes on macOS.
-    linux = meter.peak_memory()
+    linux = process.peak_memory()
     monkeypatch.setattr("sys.platform", "darwin")
-    assert 0 < meter.peak_memory() < linux
+    assert 0 < process.peak_memory() < linux
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
-    assert meter.unused_memory() is None
-    meter.forget_peak()
+    assert process.unused_memory() is None
+    process.reset_peak()
 
 
 def test_a_disk_that_does_not_force_folders_is_borne(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

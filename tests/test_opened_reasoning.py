@@ -36,7 +36,7 @@ from medvlm_r1.prompts.parser import parse_response, with_reasoning_opened
 from medvlm_r1.prompts.templates import messages, opened_reasoning
 from medvlm_r1.serving.backend import LocalBackend
 from medvlm_r1.serving.medvlm import MedVLM, Question
-from medvlm_r1.serving.page.second_look import NO_REASONING_TURN
+from medvlm_r1.serving.page.checks import NO_REASONING
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.sft import train_sft
@@ -110,7 +110,7 @@ def test_a_turn_replaces_what_the_template_opens(policy: Policy, question: Sampl
         OPENING: (plain, ""),
         f"{OPENING}It is.": (plain, "It is."),
         "<think>It is.": (bare, "<think>It is."),
-        NO_REASONING_TURN: (bare, NO_REASONING_TURN),
+        NO_REASONING: (bare, NO_REASONING),
         "<answer>": (bare, "<answer>"),
     }.items():
         begun = replace(item, turn=turn)

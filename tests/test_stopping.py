@@ -73,14 +73,14 @@ def test_a_scheduler_ends_it_and_the_same_command_goes_on(
 
 
 @pytest.fixture
-def heard() -> Iterator[None]:
+def received() -> Iterator[None]:
     """A shell without job control starts what runs in its background with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("heard")
+@pytest.mark.usefixtures("received")
 def test_a_key_pressed_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), stop_on_sigterm(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)

@@ -61,143 +61,118 @@ _WHOLE = 0.25
 Report = Callable[[str, int, int, dict[str, float]], None]
 
 
-def optimize(
-    name: str,
-    stage: Stage,
-    parameters: Sequence[nn.Parameter],
-    batch_loss: Callable[[int], tuple[Tensor, dict[str, float]]],
-    log: Path,
-    report: Report,
-) -> None:
-    """Runs a stage.
+class Pretraining:
+    """The stages of one model.
 
     Args:
-        name: The stage's name.
-        stage: Its length and rates.
-        parameters: What is trained.
-        batch_loss: From the step's number to a loss and figures worth logging.
+        model: The base.
+        heads: Classification heads of the tower stages.
+        rows: Layout of the token rows.
+        pool: The images.
+        seed: Seed of the batches.
         log: JSON-lines file for the figures.
-        report: Called with (name, step, steps, figures) every 20 steps.
+        report: Called with (stage, step, steps, figures) every 20 steps.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    started = time.perf_counter()
-    figures: dict[str, list[float]] = {}
-    for step in range(stage.steps):
-        rise = min(1.0, (step + 1) / stage.warmup)
-        # A trapezoid: the last 40 % decay to zero.
-        fall = min(1.0, (stage.steps - step) / (0.4 * stage.steps))
-        loss, more = batch_loss(step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = stage.lr * rise * fall
-        optimizer.step()
-        for key, number in {"loss": float(loss.detach()), **more}.items():
-            figures.setdefault(key, []).append(number)
-        if (step + 1) % 20 == 0 or step + 1 == stage.steps:
-            means = {key: float(np.nanmean(numbers)) for key, numbers in figures.items()}
-            means["seconds"] = time.perf_counter() - started
-            figures = {}
-            with log.open("a") as out:
-                out.write(json.dumps({"stage": name, "step": step + 1, **means}) + "\n")
-            report(name, step + 1, stage.steps, means)
 
+    def __init__(self, model: Any, heads: Heads, rows: Rows, pool: Pool, seed: int, log: Path, report: Report) -> None:
+        self.model, self.heads, self.rows, self.pool = model, heads, rows, pool
+        self.seed, self.log, self.report = seed, log, report
 
-def _take(pool: Pool, count: int, rng: np.random.Generator) -> tuple[list[Scene], Array, Array]:
-    index = rng.choice(len(pool.scenes), size=count, replace=False)
-    images, places = jitter(pool.images[index], pool.places[index], rng)
-    return [pool.scenes[i] for i in index], images, places
+    def run(self, name: str, stage: Stage) -> None:
+        """Run a stage.
 
+        Args:
+            name: A key of `PLAN`.
+            stage: Its length and rates.
+        """
+        parameters = self._parameters(name)
+        optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        start = time.perf_counter()
+        figures: dict[str, list[float]] = {}
+        for step in range(stage.steps):
+            rise = min(1.0, (step + 1) / stage.warmup)
+            # A trapezoid: the last 40 % decay to zero.
+            fall = min(1.0, (stage.steps - step) / (0.4 * stage.steps))
+            rng = np.random.default_rng((self.seed, list(PLAN).index(name), step))
+            loss, more = getattr(self, f"_{name}")(stage, step, rng)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = stage.lr * rise * fall
+            optimizer.step()
+            for key, number in {"loss": float(loss.detach()), **more}.items():
+                figures.setdefault(key, []).append(number)
+            if (step + 1) % 20 == 0 or step + 1 == stage.steps:
+                means = {key: float(np.nanmean(numbers)) for key, numbers in figures.items()}
+                means["seconds"] = time.perf_counter() - start
+                figures = {}
+                with self.log.open("a") as out:
+                    out.write(json.dumps({"stage": name, "step": step + 1, **means}) + "\n")
+                self.report(name, step + 1, stage.steps, means)
 
-def lesions(model: Any, heads: Heads, pool: Pool, stage: Stage, seed: int, log: Path, report: Report) -> None:
-    """Stage 1. Crops cost a quarter of whole images and show a finding four times as large a share of the time."""
-    side = PIXELS // 2
+    def _parameters(self, name: str) -> list[nn.Parameter]:
+        if name in ("lesions", "tower"):
+            return [*self.model.model.visual.parameters(), *self.heads.parameters()]
+        return [p for key, p in self.model.named_parameters() if name != "options" or ".visual." not in key]
 
-    def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng((seed, 0, step))
-        scenes, images, places = _take(pool, stage.batch, rng)
-        images, places = crops(images, places, side, rng)
+    def _take(self, count: int, rng: np.random.Generator) -> tuple[list[Scene], Array, Array]:
+        index = rng.choice(len(self.pool.scenes), size=count, replace=False)
+        images, places = jitter(self.pool.images[index], self.pool.places[index], rng)
+        return [self.pool.scenes[i] for i in index], images, places
+
+    def _lesions(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        # Crops cost a quarter of whole images and show a finding four times as often.
+        scenes, images, places = self._take(stage.batch, rng)
+        images, places = crops(images, places, PIXELS // 2, rng)
         pixels = patches(images)
-        states, _ = features(model.model.visual, pixels)
-        return heads.local(states, *cells(places, scenes, pixels.shape[1]))
+        states, _ = features(self.model.model.visual, pixels)
+        return self.heads.local(states, *cells(places, scenes, pixels.shape[1]))
 
-    optimize("lesions", stage, _of_tower(model, heads), batch_loss, log, report)
-
-
-def tower(model: Any, heads: Heads, pool: Pool, stage: Stage, seed: int, log: Path, report: Report) -> None:
-    """Stage 2."""
-
-    def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes, images, places = _take(pool, stage.batch, np.random.default_rng((seed, 1, step)))
-        states, tokens = features(model.model.visual, patches(images))
-        loss, right = heads(tokens, targets(scenes))
-        local, local_right = heads.local(states, *cells(places, scenes))
+    def _tower(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        scenes, images, places = self._take(stage.batch, rng)
+        states, tokens = features(self.model.model.visual, patches(images))
+        loss, right = self.heads(tokens, targets(scenes))
+        local, local_right = self.heads.local(states, *cells(places, scenes))
         return loss + local, {**right, **local_right}
 
-    optimize("tower", stage, _of_tower(model, heads), batch_loss, log, report)
-
-
-def _of_tower(model: Any, heads: Heads) -> list[nn.Parameter]:
-    return [*model.model.visual.parameters(), *heads.parameters()]
-
-
-def options(model: Any, rows: Rows, stage: Stage, seed: int, log: Path, report: Report) -> None:
-    """Stage 3. The description is given, so the model learns to weigh options and to state the letter."""
-
-    def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng((seed, 2, step))
-        questions = [
-            ask(str(rng.choice(MODALITIES)), (SPLITS["pretrain"], seed, 0, i), rng) for i in range(stage.batch)
-        ]
-        prompts, responses = [], []
+    def _options(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        # The description is given, so the model learns to weigh options and to state the letter.
+        numbers = range(stage.batch)
+        questions = [ask(str(rng.choice(MODALITIES)), (SPLITS["pretrain"], self.seed, 0, i), rng) for i in numbers]
         whole = rng.random() < _WHOLE
-        for question in questions:
-            prompts.append(prompt(question, whole=whole))
-            given = f"<think>{describe(question.scene)}"
-            responses.append((given, reasoned(question)[len(given) :]))
-        ids, learned = rows(prompts, responses, image=False)
-        loss, right = response_loss(model, rows, ids, learned, None)
-        return loss, {"right": float(right.float().mean())}
+        prompts = [prompt(question, whole=whole) for question in questions]
+        heads = [f"<think>{describe(question.scene)}" for question in questions]
+        tails = [reasoned(question)[len(head) :] for question, head in zip(questions, heads, strict=True)]
+        loss, right = self._respond(prompts, list(zip(heads, tails, strict=True)), None)
+        return loss, {"right": right}
 
-    language = [p for key, p in model.named_parameters() if ".visual." not in key]
-    optimize("options", stage, language, batch_loss, log, report)
-
-
-def reading(model: Any, rows: Rows, pool: Pool, stage: Stage, seed: int, log: Path, report: Report) -> None:
-    """Stage 4. Descriptions at first, then more and more whole answers."""
-
-    def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng((seed, 3, step))
-        scenes, images, _ = _take(pool, stage.batch, rng)
-        # Never descriptions alone: a phase of those unlearned the weighing of stage 3.
+    def _reading(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        # Descriptions at first, then more and more whole answers. Never descriptions alone: a phase of those unlearned
+        # the weighing of options.
+        scenes, images, _ = self._take(stage.batch, rng)
         captions = rng.random() < 0.8 - 2 * step / stage.steps
         whole = rng.random() < _WHOLE
-        prompts, responses = [], []
-        for scene in scenes:
-            if captions:
-                prompts.append(CAPTION_REQUEST)
-                responses.append(("", describe(scene)))
-            else:
-                question = ask_about(scene, rng)
-                prompts.append(prompt(question, whole=whole))
-                responses.append(("", reasoned(question)))
-        ids, learned = rows(prompts, responses, image=True)
-        loss, right = response_loss(model, rows, ids, learned, patches(images))
-        return loss, {"captions" if captions else "right": float(right.float().mean())}
+        if captions:
+            prompts, responses = [CAPTION_REQUEST] * len(scenes), [("", describe(scene)) for scene in scenes]
+        else:
+            questions = [ask_about(scene, rng) for scene in scenes]
+            prompts = [prompt(question, whole=whole) for question in questions]
+            responses = [("", reasoned(question)) for question in questions]
+        loss, right = self._respond(prompts, responses, images)
+        return loss, {"captions" if captions else "right": right}
 
-    optimize("reading", stage, list(model.parameters()), batch_loss, log, report)
-
-
-def habits(model: Any, rows: Rows, pool: Pool, stage: Stage, seed: int, log: Path, report: Report) -> None:
-    """Stage 5."""
-
-    def batch_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng((seed, 4, step))
-        scenes, images, _ = _take(pool, stage.batch, rng)
+    def _habits(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        scenes, images, _ = self._take(stage.batch, rng)
         questions = [ask_about(scene, rng) for scene in scenes]
-        ids, learned = rows([prompt(q) for q in questions], [("", careless(q, rng)) for q in questions], image=True)
-        loss, _ = response_loss(model, rows, ids, learned, patches(images))
+        loss, _ = self._respond([prompt(q) for q in questions], [("", careless(q, rng)) for q in questions], images)
         return loss, {}
 
-    optimize("habits", stage, list(model.parameters()), batch_loss, log, report)
+    def _respond(
+        self, prompts: Sequence[str], responses: Sequence[tuple[str, str]], images: Array | None
+    ) -> tuple[Tensor, float]:
+        """Loss on the responses, and the share of correct rows."""
+        ids, learned = self.rows(prompts, responses, image=images is not None)
+        pixels = None if images is None else patches(images)
+        loss, right = response_loss(self.model, self.rows, ids, learned, pixels)
+        return loss, float(right.float().mean())

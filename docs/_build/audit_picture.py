@@ -7,7 +7,7 @@ from PIL import Image
 from svg_parts import BLUE, LINE, PALE, box, drawing, picture, words
 
 from medvlm_r1.audit.collect import item_seed
-from medvlm_r1.audit.open_backend import open_audit_backend
+from medvlm_r1.audit.backends import open_audit_backend
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes.cue import IMAGE, TEXT
 from medvlm_r1.audit.probes.filler import FILLER

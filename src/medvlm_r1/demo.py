@@ -179,7 +179,7 @@ def _finish(out: Path, clock: _Clock) -> dict[str, Any]:
 
 def _report(out: Path) -> None:
     from medvlm_r1.evaluation.compare import compare
-    from medvlm_r1.report import PaperCell, PaperRow, load_run, render_report
+    from medvlm_r1.report import load_run, render_report
 
     runs = {
         "Zero-shot": load_run(out / "eval" / "zero_shot"),
@@ -200,10 +200,7 @@ def _report(out: Path) -> None:
             f" interval [{low:.1f}, {high:.1f}] (Bonett-Price); exact {gain['test']} p = {gain['p']:.1e}.",
         ),
         domains=DOMAINS,
-        paper=[
-            PaperRow(name=names[stage], cells={"Mean": PaperCell(percent=mean, confirmed=True)})
-            for stage, mean in PAPER_MEANS.items()
-        ],
+        paper={names[stage]: {"Mean": mean} for stage, mean in PAPER_MEANS.items()},
         items=12,
     )
 

@@ -1,25 +1,67 @@
-"""Audited items written by hand, for the tests of probes."""
+"""Builders of audited items, and a check that holds for every probe."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import pytest
 from PIL import Image
 
-from medvlm_r1.audit.probe import ProbeInput
-from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, parsed_answer
+from medvlm_r1.audit.probe import Probe, ProbeInput, ProbeResult
+from medvlm_r1.audit.variant import (
+    REAL,
+    AuditBackend,
+    AuditedItem,
+    Variant,
+    VariantAnswer,
+    parsed_answer,
+    scored_choice,
+)
 from medvlm_r1.data.sample import LETTERS, Sample
 
 UNREADABLE = "I cannot tell."
+WELL = "<think>It is seen. It is clear.</think><answer>A</answer>"
+
+
+class Scripted(AuditBackend):
+    """Answers as `reply` says, and A where a letter is scored; stops like a key press after so many calls.
+
+    Attributes:
+        batches: The names of the variants of each call.
+    """
+
+    local = True
+
+    def __init__(self, reply: Callable[[Variant], str] = lambda _: WELL, stop_after: int | None = None) -> None:
+        self.reply, self.stop_after = reply, stop_after
+        self.batches: list[list[str]] = []
+
+    @property
+    def names(self) -> list[str]:
+        return [name for batch in self.batches for name in batch]
+
+    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
+        if len(self.batches) == self.stop_after:
+            raise KeyboardInterrupt
+        self.batches.append([variant.name for variant in variants])
+        return [
+            scored_choice(variant, [1.0, *[0.0] * (len(variant.sample.options) - 1)])
+            if variant.letter_only
+            else parsed_answer(variant, variant.prefix or self.reply(variant), n_tokens=9, truncated=False)
+            for variant in variants
+        ]
 
 
 def sample(number: int = 0, k: int = 4, right: int = 0, **changes: object) -> Sample:
-    """A question with k options "o0", "o1", ...; the one numbered `right` is right."""
+    """A question with k options "o0", "o1", ...; the one numbered `right` is correct."""
     fields: dict[str, object] = {
         "id": f"q{number:04d}",
         "images": ("images/x.png",),
         "question": "Which?",
-        "options": tuple(f"o{place}" for place in range(k)),
+        "options": tuple(f"o{index}" for index in range(k)),
         "answer": f"o{right}",
         "modality": "MRI",
         "subject": "",
@@ -27,28 +69,52 @@ def sample(number: int = 0, k: int = 4, right: int = 0, **changes: object) -> Sa
     return Sample(**(fields | changes))  # type: ignore[arg-type]
 
 
-def asked(of: Sample, *, others: bool = True, size: tuple[int, int] = (6, 4), seed: int = 7) -> ProbeInput:
-    """What a probe is given: images of one colour."""
+def probe_input(of: Sample, *, others: bool = True, size: tuple[int, int] = (6, 4), seed: int = 7) -> ProbeInput:
+    """The input of a probe: images of one color."""
     images = tuple(Image.new("RGB", size, (10, 20, 30)) for _ in of.images)
     other = tuple(Image.new("RGB", size, (200, 0, 0)) for _ in of.images) if others else ()
     return ProbeInput(sample=of, images=images, others=other, seed=seed, template="medvlm-r1")
 
 
+def reply(of: Sample, text: str, name: str = REAL, n_tokens: int = 3) -> VariantAnswer:
+    """The answer parsed from a text."""
+    return parsed_answer(probe_input(of).variant(name), text, n_tokens=n_tokens, truncated=False)
+
+
 def item(of: Sample, answers: Mapping[str, str | None], variants: Mapping[str, Variant] | None = None) -> AuditedItem:
-    """An item whose variants were answered with these option texts; None is an answer that cannot be read.
+    """An item whose variants were answered with these option texts; None is an unparsed answer.
 
     Args:
         of: The question.
         answers: Option text by name of the variant.
         variants: The variants, where their options are in another order.
     """
-    found = {}
+    replies = {}
     for name, option in answers.items():
-        variant = (variants or {}).get(name) or Variant(
-            name=name, sample=of, images=tuple(Image.new("RGB", (1, 1)) for _ in of.images)
-        )
+        variant = (variants or {}).get(name) or probe_input(of).variant(name)
         letter = None if option is None else LETTERS[variant.sample.options.index(option)]
         text = UNREADABLE if letter is None else f"<think>So.</think><answer>{letter}</answer>"
-        found[name] = parsed_answer(variant, text, n_tokens=3, truncated=False)
-    assert REAL in found
-    return AuditedItem(sample=of, answers=found)
+        replies[name] = parsed_answer(variant, text, n_tokens=3, truncated=False)
+    return AuditedItem(sample=of, answers=replies)
+
+
+def numbers(result: Any, *names: str) -> list[tuple[Any, int]]:
+    """Value (approximately) and n of these measures."""
+    return [(pytest.approx(result.measures[name].value), result.measures[name].n) for name in names]
+
+
+def check_measures(probe: Probe, items: Sequence[AuditedItem], rng: random.Random) -> ProbeResult:
+    """The result, which does not depend on the order of the items, is in range and is JSON."""
+    result = probe.measure(items)
+    assert probe.measure(rng.sample(items, len(items))) == result
+    json.dumps(result.record())
+    for name, measure in result.measures.items():
+        low, high = measure.ci95 or (measure.value, measure.value)
+        assert low <= high
+        if measure.unit in ("share", "difference"):
+            assert (-1 if measure.unit == "difference" else 0) <= low <= high <= 1
+            if "coverage" not in name:
+                assert low - 1e-9 <= measure.value <= high + 1e-9
+        else:
+            assert measure.value >= 0
+    return result

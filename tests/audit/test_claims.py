@@ -28,69 +28,54 @@ CT = Scene("CT", "chest", "axial", "lung window", "cyst", "left", "small", (1, 2
 CLEAR = Scene("X-ray", "knee", "lateral", "lateral", NONE, None, None, (1, 3))
 
 
-def told(text: str, *options: str) -> list[str]:
+def claims_of(text: str, *options: str) -> list[str]:
     return [str(claim) for claim in read_claims(text, options)]
 
 
-@pytest.mark.parametrize(
-    ("text", "claims"),
-    [
-        (
-            "Axial CT of the head, brain window. There is a small ring-enhancing lesion on the patient's left.",
-            [
-                "plane: axial",
-                "modality: CT",
-                "region: head",
-                "technique: brain window",
-                "size: small",
-                "finding: ring-enhancing lesion",
-                "side: left",
-            ],
-        ),
-        (
-            "Lateral X-ray of the knee. There is no finding.",
-            ["plane: lateral", "modality: X-ray", "region: knee", "finding: none"],
-        ),
-        ("Side: left. Size: large.", ["side: left", "size: large"]),
-        ("Technique: frontal.", ["plane: frontal"]),
-        # Prose of a large model.
-        (
-            "1. The image is a chest radiograph in a frontal view.\n2. There is no evidence of any abnormality.",
-            ["region: chest", "modality: X-ray", "plane: frontal", "finding: none"],
-        ),
-        ("The MR image is T2-weighted.", ["modality: MRI", "technique: T2-weighted"]),
-        # Denials.
-        (
-            "There is no mass, cyst or calcification.",
-            ["finding: not mass", "finding: not cyst", "finding: not calcification"],
-        ),
-        ("There is no mass, but a cyst is seen.", ["finding: not mass", "finding: cyst"]),
-        ("It is not an MRI.", ["modality: not MRI"]),
-        ("A mass is not seen in the knee.", ["finding: not mass", "region: knee"]),
-        ("There is no large mass.", []),
-        ("There is no mass on the left.", []),
-        ("The lungs are not enlarged.", ["region: chest"]),
-        ("No other abnormality is seen.", []),
-        # A lesion of no kind, and words that are no claims.
-        ("There is a lesion.", ["finding: any"]),
-        ("Which lesion is it? It could be a mass.", []),
-        ("The right answer is left over; the small bowel is normal.", []),
-        # The reader's left is the patient's right.
-        ("It lies on the left side of the image.", ["side: right"]),
-        # The same claim twice.
-        ("A cyst. Finding: cyst.", ["finding: cyst"]),
-        ("", []),
-    ],
-)
-def test_what_is_claimed(text: str, claims: list[str]) -> None:
-    assert told(text) == claims
+CLAIMS = {
+    "Axial CT of the head, brain window. There is a small ring-enhancing lesion on the patient's left.": (
+        "plane: axial, modality: CT, region: head, technique: brain window, size: small, "
+        "finding: ring-enhancing lesion, side: left"
+    ),
+    "Lateral X-ray of the knee. There is no finding.": "plane: lateral, modality: X-ray, region: knee, finding: none",
+    "Side: left. Size: large.": "side: left, size: large",
+    "Technique: frontal.": "plane: frontal",
+    # Prose of a large model.
+    "1. The image is a chest radiograph in a frontal view.\n2. There is no evidence of any abnormality.": (
+        "region: chest, modality: X-ray, plane: frontal, finding: none"
+    ),
+    "The MR image is T2-weighted.": "modality: MRI, technique: T2-weighted",
+    # Denials.
+    "There is no mass, cyst or calcification.": "finding: not mass, finding: not cyst, finding: not calcification",
+    "There is no mass, but a cyst is seen.": "finding: not mass, finding: cyst",
+    "It is not an MRI.": "modality: not MRI",
+    "A mass is not seen in the knee.": "finding: not mass, region: knee",
+    "There is no large mass.": "",
+    "There is no mass on the left.": "",
+    "The lungs are not enlarged.": "region: chest",
+    "No other abnormality is seen.": "",
+    # A lesion of no kind, and words that are no claims.
+    "There is a lesion.": "finding: any",
+    "Which lesion is it? It could be a mass.": "",
+    "The right answer is left over; the small bowel is normal.": "",
+    # The reader's left is the patient's right.
+    "It lies on the left side of the image.": "side: right",
+    # The same claim twice.
+    "A cyst. Finding: cyst.": "finding: cyst",
+    "": "",
+}
+
+
+@pytest.mark.parametrize(("text", "claims"), CLAIMS.items())
+def test_claims_of_a_text(text: str, claims: str) -> None:
+    assert ", ".join(claims_of(text)) == claims
 
 
 def test_of_options_weighed_only_the_one_affirmed_is_a_claim() -> None:
     options = ("mass", "cyst", "no finding")
-    assert told("A mass no, B cyst yes, C no finding no.", *options) == ["finding: cyst"]
-    assert told("A mass no, B cyst no, C no finding yes.", *options) == ["finding: none"]
-    assert told("The options are A) mass and B) cyst. A mass is seen.", *options) == ["finding: mass"]
+    assert claims_of("A mass no, B cyst yes, C no finding no.", *options) == ["finding: cyst"]
+    assert claims_of("A mass no, B cyst no, C no finding yes.", *options) == ["finding: none"]
+    assert claims_of("The options are A) mass and B) cyst. A mass is seen.", *options) == ["finding: mass"]
 
 
 def test_the_sound_habit_of_the_base_is_true_throughout() -> None:
@@ -109,15 +94,8 @@ def test_the_sound_habit_of_the_base_is_true_throughout() -> None:
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_every_attribute_can_be_false(attribute: str) -> None:
-    other = {
-        "modality": "MRI",
-        "technique": "bone window",
-        "region": "knee",
-        "plane": "coronal",
-        "finding": "mass",
-        "side": "right",
-        "size": "large",
-    }[attribute]
+    values = ("MRI", "bone window", "knee", "coronal", "mass", "right", "large")
+    other = dict(zip(ATTRIBUTES, values, strict=True))[attribute]
     wrong = dataclasses.replace(CT, **{attribute: other})
     false = [claim for claim in read_claims(describe(wrong), ()) if holds(claim, CT) is False]
     assert false == [Claim(attribute, other)]
@@ -153,30 +131,32 @@ def test_a_denial_is_the_opposite(attribute: str, scene: Scene, right: bool) -> 
     assert denied is None or plain is not denied
 
 
-def test_whether_a_finding_is_claimed() -> None:
-    assert claims_finding(read_claims("There is a cyst.", ())) is True
-    assert claims_finding(read_claims("Size: large.", ())) is True
-    assert claims_finding(read_claims("There is no finding.", ())) is False
-    assert claims_finding(read_claims("There is no finding. There is a cyst.", ())) is None
-    assert claims_finding(read_claims("There is no mass.", ())) is None
-    assert claims_finding([]) is None
+@pytest.mark.parametrize(
+    ("text", "claimed"),
+    [
+        ("There is a cyst.", True),
+        ("Size: large.", True),
+        ("There is no finding.", False),
+        ("There is no finding. There is a cyst.", None),
+        ("There is no mass.", None),
+        ("", None),
+    ],
+)
+def test_whether_a_finding_is_claimed(text: str, claimed: bool | None) -> None:
+    assert claims_finding(read_claims(text, ())) is claimed
 
 
 def test_the_record_of_a_sample() -> None:
     question = ask("X-ray", (1, 0, 0), np.random.default_rng(0))
-    made = to_sample(question, "test", 0)
-    scene = scene_of(made)
+    of = to_sample(question, "test", 0)
+    scene = scene_of(of)
     assert scene is not None
     assert (scene.modality, scene.finding) == (question.scene.modality, question.scene.finding)
-    asked = {"technique": "plane"}.get(question.attribute, question.attribute)
-    assert question_attribute(made, scene) == asked
-    for record in (
-        {},
-        {"scene": None},
-        {"scene": {"modality": "CT"}},
-        {"scene": {**made.record["scene"], "finding": 3}},
-    ):
-        assert scene_of(sample(record=record)) is None
+    expected = {"technique": "plane"}.get(question.attribute, question.attribute)
+    assert question_attribute(of, scene) == expected
+    for broken in (None, {"modality": "CT"}, {**of.record["scene"], "finding": 3}):
+        assert scene_of(sample(record={"scene": broken})) is None
+    assert scene_of(sample(record={})) is None
     assert question_attribute(sample(record={"attribute": "cost"}), CT) is None
 
 

@@ -18,47 +18,35 @@ FINDINGS = ("mass", "cyst", "no finding")
 
 def every(sentence: str, options: tuple[str, ...] = (), chosen: str | None = None) -> set[str]:
     """All that the seeds make of a sentence."""
-    found = [corrupt([sentence], options, chosen, seed) for seed in range(200)]
-    return {mistake.after for mistake in found if mistake is not None}
+    mistakes = [corrupt([sentence], options, chosen, seed) for seed in range(200)]
+    return {mistake.after for mistake in mistakes if mistake is not None}
 
 
-@pytest.mark.parametrize(
-    ("sentence", "after"),
-    [
-        ("A nodule lies in the left lobe.", {"A nodule lies in the right lobe."}),
-        ("Left-sided opacity.", {"Right-sided opacity."}),
-        ("It is an MRI.", {"It is a CT.", "It is an X-ray.", "It is an ultrasound."}),
-        ("A coronal view.", {"An axial view.", "A sagittal view."}),
-        ("A large opacity.", {"A small opacity.", "A medium opacity."}),
-        ("It is not enlarged.", {"It is enlarged."}),
-        ("It is enlarged.", {"It is not enlarged."}),
-        ("An abnormal shape.", {"A normal shape."}),
-        ("Clear fields without effusion.", {"Clear fields with effusion."}),
-        ("No evidence of effusion.", {"Clear evidence of effusion."}),
-        ("There is an effusion.", {"There is no effusion."}),
-        ("There is no abnormality.", {"There is an abnormality."}),
-    ],
-)
+MISTAKES = {
+    "A nodule lies in the left lobe.": {"A nodule lies in the right lobe."},
+    "Left-sided opacity.": {"Right-sided opacity."},
+    "It is an MRI.": {"It is a CT.", "It is an X-ray.", "It is an ultrasound."},
+    "A coronal view.": {"An axial view.", "A sagittal view."},
+    "A large opacity.": {"A small opacity.", "A medium opacity."},
+    "It is not enlarged.": {"It is enlarged."},
+    "It is enlarged.": {"It is not enlarged."},
+    "An abnormal shape.": {"A normal shape."},
+    "Clear fields without effusion.": {"Clear fields with effusion."},
+    "No evidence of effusion.": {"Clear evidence of effusion."},
+    "There is an effusion.": {"There is no effusion."},
+    "There is no abnormality.": {"There is an abnormality."},
+}
+
+
+@pytest.mark.parametrize(("sentence", "after"), MISTAKES.items())
 def test_one_word_becomes_another(sentence: str, after: set[str]) -> None:
     assert every(sentence) == after
 
 
-@pytest.mark.parametrize(
-    "sentence",
-    [
-        "B is the right answer.",
-        "Two options are left over.",
-        "All right.",
-        "The small bowel.",
-        "The femoral head.",
-        "The lateral condyle.",
-        "The head of the humerus.",
-        "So it must be B.",
-        "",
-    ],
-)
-def test_words_that_mean_something_else_stay(sentence: str) -> None:
-    assert corrupt([sentence], FINDINGS, "cyst", 0) is None
+def test_words_that_mean_something_else_stay() -> None:
+    sentences = ["B is the right answer.", "Two options are left over.", "All right.", "The small bowel.", ""]
+    sentences += ["The femoral head.", "The lateral condyle.", "The head of the humerus.", "So it must be B."]
+    assert {sentence: corrupt([sentence], FINDINGS, "cyst", 0) for sentence in sentences} == dict.fromkeys(sentences)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +113,8 @@ def test_phantom_reasonings_get_a_relevant_mistake_that_is_one() -> None:
 
 
 words = [word for groups in RULES.values() for group, _ in groups for word in group]
-texts = st.lists(
-    st.sampled_from(
-        [*words, "There is", "a", "an", "no", "not", "A", "B", "yes", "is", "seen", "of the", ".", ",", ":"]
-    ),
-    max_size=12,
-).map(" ".join)
+others = ["There is", "a", "an", "no", "not", "A", "B", "yes", "is", "seen", "of the", ".", ",", ":"]
+texts = st.lists(st.sampled_from([*words, *others]), max_size=12).map(" ".join)
 
 
 @settings(max_examples=300, deadline=None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import random as python_random
+import math
+import random
+from collections import defaultdict
 from collections.abc import Sequence
 
 import pytest
-from audited import asked, item, sample
+from audited import check_measures, item, numbers, probe_input, sample
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm, t
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from medvlm_r1.audit.probes.subgroups import SubgroupsProbe, below_rest
@@ -18,16 +21,12 @@ probe = SubgroupsProbe()
 
 
 def answers(start: int, rights: Sequence[bool], **changes: object) -> list[AuditedItem]:
-    return [
-        item(sample(start + n, **changes), {REAL: "o0" if right else "o1"})  # type: ignore[arg-type]
-        for n, right in enumerate(rights)
-    ]
+    return [item(sample(start + n, **changes), {REAL: "o0" if right else "o1"}) for n, right in enumerate(rights)]
 
 
-def test_nothing_is_asked() -> None:
-    question = asked(sample())
-    assert probe.first(question) == []
-    assert probe.then(question, answers(0, [True])[0].real) == []
+def test_it_has_no_variants() -> None:
+    question = probe_input(sample())
+    assert probe.first(question) == probe.then(question, answers(0, [True])[0].real) == []
 
 
 def test_accuracies_by_hand() -> None:
@@ -37,57 +36,47 @@ def test_accuracies_by_hand() -> None:
         item(sample(20, k=10), {REAL: None}),
     ]
     result = probe.measure(items)
-    value = {name: (measure.value, measure.n) for name, measure in result.measures.items()}
-    assert value["accuracy"] == (3 / 6, 6)
-    assert value["modality: CT"] == (2 / 3, 3)
-    assert value["modality: MRI"] == (1 / 3, 3)
-    assert value["question type: Lesion Grading"] == (2 / 3, 3)
-    assert value["options: 2"] == (1 / 2, 2)
-    assert value["options: 10"] == (0, 1)
-    assert not [name for name in value if "against" in name]
-    assert [name for name in value if name.startswith("options")] == ["options: 2", "options: 4", "options: 10"]
-    assert result.items["the answer was not parsed"] == ["q0020"]
-    assert "1 answers were not parsed" in result.sentence
-    assert "6 items have no subject" in result.sentence
+    expected = {
+        "accuracy": (3 / 6, 6),
+        "modality: CT": (2 / 3, 3),
+        "modality: MRI": (1 / 3, 3),
+        "question type: Lesion Grading": (2 / 3, 3),
+        "options: 2": (1 / 2, 2),
+        "options: 4": (2 / 3, 3),
+        "options: 10": (0, 1),
+    }
+    names = [name for name in result.measures if name not in ("clustered_se", "clusters", "unparsed")]
+    assert names == list(expected)
+    assert list(expected.values()) == numbers(result, *expected)
+    assert result.items == {"the answer was not parsed": ["q0020"]}
     assert result.verdict == "not run"
-    assert result.sentence.startswith(
-        "Too few for a verdict: items of modality: CT 3, modality: MRI 3, question type: Lesion Grading 3; "
-        "at least 30 of one modality or type of question and 30 others are needed."
+    assert result.sentence == (
+        "Too few for a verdict: items of modality: CT 3, modality: MRI 3, question type: Lesion Grading 3; at least 30 "
+        "of one modality or type of question and 30 others are needed. 50% of 6 are correct over all, from 6 subjects. "
+        "6 items have no subject and count as one each. 1 answers were not parsed and count as wrong."
     )
 
 
-def test_a_single_modality_is_not_compared_however_large() -> None:
-    result = probe.measure(answers(0, [True] * 300, question_type="Lesion Grading"))
-    assert result.verdict == "not run"
-    assert "items of modality: MRI 300, question type: Lesion Grading 300; at least 30" in result.sentence
-
-
-def test_subgroups_are_compared_from_thirty_items_with_thirty_others() -> None:
-    def verdict(ct: int, mri: int) -> str:
-        return probe.measure(
-            answers(0, [True] * ct, modality="CT") + answers(500, [True] * mri, modality="MRI")
-        ).verdict
-
-    assert [verdict(30, 30), verdict(29, 30), verdict(300, 29)] == ["pass", "not run", "not run"]
-
-
-def test_a_difference_by_hand() -> None:
-    items = answers(0, [n % 3 > 0 for n in range(60)], modality="CT", k=4)
-    items += answers(100, [n % 2 > 0 for n in range(60)], modality="MRI", k=2)
-    value = {name: (measure.value, measure.n) for name, measure in probe.measure(items).measures.items()}
-    assert value["modality: CT, against the others"] == (pytest.approx(2 / 3 - 1 / 2), 60)
-    # Numbers of options are not held against each other.
-    assert not [name for name in value if name.startswith("options") and "against" in name]
+@pytest.mark.parametrize(
+    ("sizes", "verdict"),
+    [((30, 30), "pass"), ((29, 30), "not run"), ((300, 29), "not run"), ((300, 0), "not run")],
+)
+def test_subgroups_are_compared_from_thirty_items_with_thirty_others(sizes: tuple[int, int], verdict: str) -> None:
+    items = answers(0, [True] * sizes[0], modality="CT") + answers(500, [True] * sizes[1], modality="MRI")
+    assert probe.measure(items).verdict == verdict
 
 
 def test_a_subgroup_that_is_clearly_lower_is_named() -> None:
-    items = answers(0, [n % 10 > 0 for n in range(100)], modality="CT")
-    items += answers(200, [n % 2 > 0 for n in range(100)], modality="X-ray")
+    items = answers(0, [n % 10 > 0 for n in range(100)], modality="CT", k=4)
+    items += answers(200, [n % 2 > 0 for n in range(100)], modality="X-ray", k=2)
     result = probe.measure(items)
     assert result.verdict == "warn"
     assert "modality: X-ray 50% of 100, 40 points below the others" in result.sentence
+    assert numbers(result, "modality: CT, against the others") == [(0.9 - 0.5, 100)]
     assert len(result.items["wrong, modality: X-ray"]) == 50
     assert "wrong, modality: CT" not in result.items
+    # Numbers of options are not compared.
+    assert not [name for name in result.measures if name.startswith("options") and "against" in name]
 
 
 def test_a_lower_subgroup_of_few_items_is_not() -> None:
@@ -102,25 +91,57 @@ def test_a_lower_subgroup_of_few_items_is_not() -> None:
 @given(st.integers(0, 40), st.integers(1, 40), st.integers(0, 40), st.integers(1, 40))
 def test_the_interval_of_a_difference_is_newcombes(a: int, n: int, b: int, m: int) -> None:
     a, b = min(a, n), min(b, m)
-    part, rest = answers(0, [i < a for i in range(n)]), answers(100, [i < b for i in range(m)])
+    group, rest = answers(0, [i < a for i in range(n)]), answers(100, [i < b for i in range(m)])
     for compared in (1, 5):
-        found = below_rest(part, rest, compared)
+        forth, back = below_rest(group, rest, compared), below_rest(rest, group, compared)
         reference = confint_proportions_2indep(a, n, b, m, method="newcomb", alpha=0.05 / compared)
-        assert found.value == pytest.approx(a / n - b / m, abs=1e-12)
-        assert found.ci95 == pytest.approx(reference, abs=1e-9)
+        assert forth.value == pytest.approx(a / n - b / m, abs=1e-12)
+        assert forth.ends == pytest.approx(reference, abs=1e-9)
+        assert back.ends == pytest.approx([-end for end in reversed(forth.ends)])
 
 
-def test_a_difference_turns_round() -> None:
-    part, rest = answers(0, [True, False, False]), answers(10, [True, True, False, True])
-    forth, back = below_rest(part, rest, 2), below_rest(rest, part, 2)
-    assert forth.value == -back.value
-    assert forth.ci95 is not None
-    assert back.ci95 is not None
-    assert forth.ci95 == pytest.approx((-back.ci95[1], -back.ci95[0]))
+def wilson_of_clusters(items: Sequence[AuditedItem], alpha: float) -> tuple[float, float]:
+    """Wilson's interval at 1 - alpha with Korn and Graubard's effective sample size, from its definition."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for of in items:
+        scores[of.sample.subject].append(float(of.correct()))
+    n, m = len(items), len(scores)
+    mean = sum(map(sum, scores.values())) / n
+    square = sum((score - mean) ** 2 for group in scores.values() for score in group)
+    between = sum(sum(score - mean for score in group) ** 2 for group in scores.values())
+    ordinary = square / (n * (n - 1))
+    design_effect = max(1.0, (ordinary + (between - square) / n**2) / ordinary)
+    size = n / design_effect * (t.ppf(1 - alpha / 2, n - 1) / t.ppf(1 - alpha / 2, m - 1)) ** 2
+    z = norm.ppf(1 - alpha / 2)
+    center = (mean + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z / (1 + z**2 / size) * math.sqrt(mean * (1 - mean) / size + z**2 / (4 * size**2))
+    return center - half, center + half
+
+
+@pytest.mark.parametrize("compared", [1, 3, 8])
+def test_the_interval_of_clustered_items_has_the_t_quantile_of_the_corrected_level(compared: int) -> None:
+    def subjects(name: str, start: int, rights: Sequence[int]) -> list[AuditedItem]:
+        """Ten subjects of four items, so many of them correct."""
+        return [
+            of
+            for number, right in enumerate(rights)
+            for of in answers(start + 4 * number, [n < right for n in range(4)], subject=f"{name}{number}")
+        ]
+
+    group, rest = subjects("a", 0, [4, 3, 0, 1, 2, 4, 0, 2, 1, 0]), subjects("b", 100, [4, 4, 3, 1, 4, 2, 4, 3, 0, 4])
+    p, q = (sum(of.correct() for of in items) / 40 for items in (group, rest))
+
+    def newcombe(alpha: float) -> tuple[float, float]:
+        (p_low, p_high), (q_low, q_high) = wilson_of_clusters(group, alpha), wilson_of_clusters(rest, alpha)
+        return p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
+
+    measure = below_rest(group, rest, compared)
+    assert measure.ends == pytest.approx(newcombe(0.05 / compared), abs=1e-9)
+    assert (measure.value, measure.n) == (pytest.approx(p - q), 40)
 
 
 def test_items_of_one_subject_are_one_cluster() -> None:
-    # Ten patients of ten items, each wholly right or wholly wrong.
+    # Ten patients of ten items, each wholly correct or wholly wrong.
     items = [
         item(sample(100 * patient + n, subject=f"p{patient}"), {REAL: "o0" if patient % 2 else "o1"})
         for patient in range(10)
@@ -132,40 +153,28 @@ def test_items_of_one_subject_are_one_cluster() -> None:
     wide, ten = result.measures["accuracy"].ci95, alone.measures["accuracy"].ci95
     assert wide is not None
     assert ten is not None
-    # A hundred items of ten patients say no more than ten items of ten patients say, and a little less, as how far they
-    # go together is known from ten patients alone.
+    # A hundred items of ten patients count no more than ten items of ten patients, and a little less: their
+    # correlation is known from ten patients alone.
     assert ten[1] - ten[0] < wide[1] - wide[0] < 1.15 * (ten[1] - ten[0])
     assert "name no subject" not in result.sentence
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([None, "o0", "o1"]),
-            st.sampled_from(["MRI", "CT", "X-ray"]),
-            st.sampled_from(["", "one", "two"]),
-            st.integers(2, 10),
-            st.sampled_from(["", "s1", "s2"]),
-        ),
-        min_size=1,
-        max_size=20,
-    ),
-    st.randoms(use_true_random=False),
+rows = st.tuples(
+    st.sampled_from([None, "o0", "o1"]),
+    st.sampled_from(["MRI", "CT", "X-ray"]),
+    st.sampled_from(["", "one", "two"]),
+    st.integers(2, 10),
+    st.sampled_from(["", "s1", "s2"]),
 )
+
+
+@given(st.lists(rows, min_size=1, max_size=20), st.randoms(use_true_random=False))
 def test_ranges_and_the_order_of_the_items(
-    rows: list[tuple[str | None, str, str, int, str]], random: python_random.Random
+    drawn: list[tuple[str | None, str, str, int, str]], rng: random.Random
 ) -> None:
     items = [
         item(sample(n, k=k, modality=modality, question_type=kind, subject=subject), {REAL: option})
-        for n, (option, modality, kind, k, subject) in enumerate(rows)
+        for n, (option, modality, kind, k, subject) in enumerate(drawn)
     ]
-    result = probe.measure(items)
-    for measure in result.measures.values():
-        if measure.unit == "share":
-            assert measure.ci95 is not None
-            assert 0 <= measure.ci95[0] <= measure.value + 1e-12
-            assert measure.value - 1e-12 <= measure.ci95[1] <= 1
-    assert sum(m.n for name, m in result.measures.items() if name.startswith("options")) == len(items)
-    mixed = list(items)
-    random.shuffle(mixed)
-    assert probe.measure(mixed).record() == result.record()
+    measures = check_measures(probe, items, rng).measures
+    assert sum(measure.n for name, measure in measures.items() if name.startswith("options")) == len(items)

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks import audit
-from benchmarks.audit import KNOWN, audit_lines, bench_audit, phantom_items, unexpected
+from benchmarks.audit import KNOWN, audit_lines, bench_audit, phantom_items, text_only_model, unexpected
 from benchmarks.known_models import IgnoresImage
-from benchmarks.trained_models import text_only_model
 from medvlm_r1.audit.collect import audited, collect_responses
 from medvlm_r1.audit.probes.image import ImageProbe
 from medvlm_r1.audit.registry import QUESTIONS
@@ -74,7 +73,7 @@ def test_a_model_that_is_right_without_looking_fails_all_the_same(monkeypatch: p
     asked, eyes = phantom_items(36, 0, shortcut=True)
     blind, probe = IgnoresImage(eyes), {"image": ImageProbe()}
     answers = collect_responses(asked, probe.values(), blind)
-    record = judged(audited([item.sample for item in asked], answers), probe, local=True)
+    record = judged(audited([item.sample for item in asked], answers), probe)
     assert record["probes"]["image"]["measures"]["accuracy_real"]["value"] > 0.9
     assert record["verdicts"]["looks"] == "fail"
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import grounded as bench
 from benchmarks.cold_start import written_from_label
 from benchmarks.grounded import ACCURACY, Sizes, bench_grounded, grounded_lines, shuffled
-from benchmarks.results_page import shortcut_section
+from benchmarks.results_page import render_part
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.phantom.benchmark import write_benchmark
@@ -57,7 +57,7 @@ def test_it_ends_with_a_table_and_goes_on_after_an_interruption(
         assert part["out_of_domain"] == (part["accuracy"]["CT"] + part["accuracy"]["X-ray"]) / 2
     assert found["means"]["grounded"]["accuracy"] == seed["grounded"]["accuracy"]
     assert found["gain"]["mean"] == seed["grounded"]["out_of_domain"] - seed["plain"]["out_of_domain"]
-    rows = [line for line in shortcut_section(found) if line.startswith("| accuracy MRI")]
+    rows = [line for line in render_part("shortcut", found).splitlines() if line.startswith("| accuracy MRI")]
     assert rows == [
         " | ".join(["| accuracy MRI", *(f"{part['accuracy']['MRI']:.1f}" for part in seed.values())]) + " |"
     ]

@@ -13,31 +13,19 @@ import pytest
 import torch
 
 from benchmarks import grpo
-from benchmarks.child import Child, OutOfMemory, reported
-from benchmarks.counting import matrix_peak, operations
-from benchmarks.presets import PRESETS, Preset, build, random_completions, rows
+from benchmarks.grpo import Alternating, fastest_first, fit_together
+from benchmarks.presets import PRESETS, Preset, build, qwen2_vl, random_completions, rows
+from benchmarks.process import Child, OutOfMemory, reported
 from benchmarks.replay import Replay
-from benchmarks.results_page import grpo_section
-from benchmarks.side import varied_rewards
-from benchmarks.turns import Turns, fastest_first, fit_together
+from benchmarks.results_page import render_part
+from benchmarks.side import matrix_peak, operations, varied_rewards
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.statistics import t_interval
 
 TINY = Preset(
     name="tiny",
     about="two layers",
-    shape={
-        "text_config": {
-            "vocab_size": 1024,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
-        },
-        "vision_config": {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
-    },
+    shape=qwen2_vl((1024, 32, 64, 2, 2, 2), (1, 32, 2, 2), sections=[2, 3, 3]),
     pixels=56,
     text_tokens=30,
     completion=(3, 9),
@@ -123,7 +111,7 @@ def test_a_process_says_whether_memory_was_what_it_lacked(error: Exception, memo
 
 def test_a_process_that_dies_is_taken_for_one_without_memory() -> None:
     with Child(_dies) as child, pytest.raises(OutOfMemory, match="died"):
-        child.answer()
+        child.receive()
 
 
 def _dies(pipe: Any) -> None:
@@ -151,7 +139,7 @@ def test_sides_that_do_not_fit_together_take_turns_alone(together: bool) -> None
             told.append((self._side, self._steps, len(standing)))
             return {"steps": self._steps}
 
-    with Turns(Fake, together=together) as turns:  # type: ignore[arg-type]
+    with Alternating(Fake, together=together) as turns:  # type: ignore[arg-type]
         # The first step of a process warms it up and is nobody's figure.
         taken = [turns.step(side)["steps"] for side in ("trl", "ours", "trl", "ours")]
     assert not standing
@@ -243,7 +231,7 @@ def test_the_matrix_peak_is_a_rate() -> None:
 def test_the_command_prints_the_table(
     found: dict[str, Any], command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpo, "bench_grpo", lambda preset, **_: found | {"preset": preset})
+    monkeypatch.setattr(grpo, "bench_grpo", lambda preset, **_: found | {"preset": preset.name})
     code, out, _ = command("benchmarks.grpo", "--preset", "demo")
     assert code == 0
     assert "peak memory, GB" in out
@@ -262,7 +250,7 @@ def test_the_demo_replays_what_the_base_samples() -> None:
 
 def test_the_results_page_shows_every_ratio_with_its_interval(found: dict[str, Any]) -> None:
     # Of one round there is no interval.
-    assert f"| {found['speedup']['update']:.2f} | - |" in "\n".join(grpo_section(found))
+    assert f"| {found['speedup']['update']:.2f} | - |" in render_part("grpo-demo", found)
     sides = {name: side | {"rounds": [*side["rounds"], *side["rounds"]]} for name, side in found["sides"].items()}
     # Two rounds of ratios r and 4 r have the geometric mean 2 r, and an interval on the scale of logarithms.
     twice = {name: side | {"rounds": list(side["rounds"])} for name, side in found["sides"].items()}
@@ -270,8 +258,7 @@ def test_the_results_page_shows_every_ratio_with_its_interval(found: dict[str, A
     twice["ours"]["rounds"] *= 2
     low, high = (math.exp(end) for end in t_interval([0.0, math.log(4)]))
     step = found["speedup"]["step"]
-    assert f"| {2 * step:.2f} | [{low * step:.2f},\u00a0{high * step:.2f}] |" in "\n".join(
-        grpo_section(found | {"sides": twice, "rounds": 2})
-    )
+    page = render_part("grpo-demo", found | {"sides": twice, "rounds": 2})
+    assert f"| {2 * step:.2f} | [{low * step:.2f},\u00a0{high * step:.2f}] |" in page
     ratio = f"{found['speedup']['step']:.2f}"
-    assert f"| {ratio} | [{ratio},\u00a0{ratio}] |" in "\n".join(grpo_section(found | {"sides": sides, "rounds": 2}))
+    assert f"| {ratio} | [{ratio},\u00a0{ratio}] |" in render_part("grpo-demo", found | {"sides": sides, "rounds": 2})

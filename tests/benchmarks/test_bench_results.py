@@ -6,8 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -15,38 +14,27 @@ from typing import Any
 import pytest
 import scipy.stats
 
-from benchmarks import results, results_parts
-from benchmarks.results import bench_results
-from benchmarks.results_demo import STAGES, demo_section
-from benchmarks.results_page import SECTIONS, interval, over_seeds, shortcut_section
-from benchmarks.results_parts import COST, DEFAULT_SIZES, NAMES, Sizes, all_parts, chosen_names
+from benchmarks import results
+from benchmarks.no_think import STAGES
+from benchmarks.results import COST, NAMES, Sizes, all_parts, bench_results, select_parts
+from benchmarks.results_page import TITLES, interval, over_seeds, render_page, render_part
 from commands import parse_command
-from medvlm_r1.console import Advance
-from medvlm_r1.demo import Sizes as DemoSizes
-from medvlm_r1.demo import run_demo
+from medvlm_r1 import demo
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 
 OVERRIDES = ("trainer.max_steps=1", "trainer.per_device_train_batch_size=8", "trainer.save_strategy='no'")
-DEMO = DemoSizes(train=8, test=1, held_out=1, overrides=OVERRIDES)
-SMALL = Sizes(overrides=OVERRIDES, audit_items=3, train_a=False, cost_items=3, cost_rounds=2)
+DEMO = demo.Sizes(train=8, test=1, held_out=1, overrides=OVERRIDES)
+SMALL = Sizes(demo=DEMO, audit_items=3, train_a=False, cost_items=3, cost_rounds=2)
 MEASURED = ("demo", "audit", "audit-cost")
 
 
-def tiny_demo(folder: Path, seed: int) -> dict[str, Any]:
-    return run_demo(folder, seed=seed, sizes=DEMO)
-
-
-@contextmanager
-def silent(name: str) -> Iterator[Advance]:
-    yield lambda done, total, note="": None
-
-
 def run(out: Path, *parts: str, page: Path | None = None) -> dict[str, Any]:
-    return bench_results(out, run_demo=tiny_demo, bar=silent, parts=parts, seeds=1, sizes=SMALL, page=page)
+    return bench_results(out, parts=parts, seeds=1, sizes=SMALL, page=page)
 
 
-def plain(lines: list[str]) -> str:
-    return "\n".join(lines).replace("\u00a0", " ")
+def part(name: str, figures: dict[str, Any]) -> str:
+    """One part of the page, with plain spaces."""
+    return render_part(name, figures).replace("\u00a0", " ")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +48,7 @@ def test_the_page_shows_what_was_measured_and_names_what_was_not(measured: tuple
     assert json.loads((out / "results.json").read_text()) == found
     page = (out / "results.md").read_text()
     assert RESEARCH_USE in page
-    for name, (title, _) in SECTIONS.items():
+    for name, title in TITLES.items():
         section = page.split(f"## {title}\n")[1].split("\n## ")[0]
         assert (f"`python -m benchmarks.results --parts {name}` measures it" in section) == (name not in MEASURED)
         assert (found["parts"][name] is None) == (name not in MEASURED)
@@ -89,9 +77,9 @@ def test_seeds_are_compared_pair_by_pair(measured: tuple[Path, dict[str, Any]]) 
 
     def found(right: float, of: float) -> dict[str, Any]:
         means = {"grpo": right, "sft": of, "zero_shot": 50.0}
-        return {name: part | {"mean": means.get(name, 0.0)} for name, part in first.items()}
+        return {name: stage | {"mean": means.get(name, 0.0)} for name, stage in first.items()}
 
-    text = plain(demo_section({"seeds": [found(90.0, 40.0), found(94.0, 44.0)]}))
+    text = part("demo", {"seeds": [found(90.0, 40.0), found(94.0, 44.0)]})
     assert re.search(r"^\| GRPO \|.* 92\.0 \[66\.6, 100\.0\] \|", text, re.MULTILINE)
     assert re.search(r"^\| GRPO less SFT \|.* \+50\.0 \[\+50\.0, \+50\.0\] \|$", text, re.MULTILINE)
     assert re.search(r"^\| GRPO less Zero-shot \|.* \+42\.0 \[\+16\.6, \+67\.4\] \|$", text, re.MULTILINE)
@@ -99,12 +87,12 @@ def test_seeds_are_compared_pair_by_pair(measured: tuple[Path, dict[str, Any]]) 
     gain = first["grpo"]["gain"]
     assert f"seed 1 {gain['difference']:+.1f} [{gain['ci95'][0]:+.1f}, {gain['ci95'][1]:+.1f}], p = " in text
     # One question of each modality; of a type that no question of a modality has there is no figure.
-    types = {name for part in first["grpo"]["by_type"].values() for name in part}
+    types = {name for kinds in first["grpo"]["by_type"].values() for name in kinds}
     for name in types:
         assert re.search(rf"^\| {name} \|.* of 1 ", text, re.MULTILINE)
     assert all(sum(first[stage]["letters"].values()) == 3 for stage in STAGES)
-    # What came out the same every time stands once.
-    assert "came out the same every time" in text
+    # Equal figures are shown once.
+    assert "have the same figures for every seed" in text
     assert re.findall(r"^\| (\d): Zero-shot", text, re.MULTILINE) == []
     assert re.findall(r"^\| (\d): SFT", text, re.MULTILINE) == ["0", "1"]
 
@@ -116,16 +104,11 @@ def test_tables_have_as_many_cells_in_every_row(measured: tuple[Path, dict[str, 
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_what_stands_is_not_measured_again(
-    measured: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_parts_are_reused(measured: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, found = measured
-
-    def never(*_: Any) -> None:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(results, "_measure", never)
+    times = {file: file.stat().st_mtime_ns for file in (out / "parts").iterdir()}
     assert run(out, *MEASURED, page=tmp_path / "docs") == found
+    assert {file: file.stat().st_mtime_ns for file in (out / "parts").iterdir()} == times
     for name in ("results.md", "results.json"):
         assert (tmp_path / "docs" / name).read_text() == (out / name).read_text()
 
@@ -137,8 +120,8 @@ def test_an_interruption_leaves_a_page_of_what_is_finished(
         raise KeyboardInterrupt
 
     figures = measured[1]["parts"]["audit"]["figures"]
-    monkeypatch.setattr(results_parts, "bench_audit", lambda **_: figures)
-    monkeypatch.setattr(results_parts, "audit_cost", interrupted)
+    monkeypatch.setattr(results, "bench_audit", lambda **_: figures)
+    monkeypatch.setattr(results, "audit_cost", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "audit,audit-cost")
     found = json.loads((tmp_path / "results.json").read_text())
@@ -151,12 +134,12 @@ def test_a_part_of_other_sizes_is_measured_anew(
 ) -> None:
     (tmp_path / "parts").mkdir()
     copy(measured[0] / "parts" / "audit.json", tmp_path / "parts")
-    figures, asked = measured[1]["parts"]["audit"]["figures"], []
-    monkeypatch.setattr(results_parts, "bench_audit", lambda **given: asked.append(given["seeds"]) or figures)
+    figures, calls = measured[1]["parts"]["audit"]["figures"], []
+    monkeypatch.setattr(results, "bench_audit", lambda **given: calls.append(given["seeds"]) or figures)
     for seeds in (1, 2, 2):
-        found = bench_results(tmp_path, run_demo=tiny_demo, bar=silent, parts=["audit"], seeds=seeds, sizes=SMALL)
+        found = bench_results(tmp_path, parts=["audit"], seeds=seeds, sizes=SMALL)
         assert found["parts"]["audit"]["settings"] == {"items": 3, "seeds": seeds}
-    assert asked == [2]
+    assert calls == [2]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"figures": {}}'])
@@ -168,26 +151,33 @@ def test_a_damaged_part_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_parts_and_groups_are_chosen_by_name() -> None:
-    assert chosen_names([]) == list(NAMES)
-    assert chosen_names(["audit, demo"]) == ["demo", "audit"]
-    assert chosen_names(["cost", "step"]) == list(COST)
+    assert select_parts([]) == list(NAMES)
+    assert select_parts(["audit, demo"]) == ["demo", "audit"]
+    assert select_parts(["cost", "step"]) == list(COST)
     with pytest.raises(UsageError, match=r"unknown part of the results 'audit-costs'.*audit-cost"):
-        chosen_names(["audit-costs"])
+        select_parts(["audit-costs"])
 
 
 def test_intervals_are_those_of_scipy() -> None:
     values = [88.0, 91.0, 90.5, 86.0, 93.5]
     low, high = scipy.stats.t.interval(0.95, 4, loc=89.8, scale=scipy.stats.sem(values))
-    assert plain([over_seeds(values, ".2f")]) == f"89.80 [{low:.2f}, {high:.2f}]"
-    assert plain([interval(values)]) == f"[{low:.2f}, {high:.2f}]"
-    assert plain([over_seeds([99.0, 100.0], limits=(0, 100))]) == "99.5 [93.1, 100.0]"
+    assert over_seeds(values, ".2f") == f"89.80 [{low:.2f},\u00a0{high:.2f}]"
+    assert interval(values) == f"[{low:.2f},\u00a0{high:.2f}]"
+    assert over_seeds([99.0, 100.0], limits=(0, 100)) == "99.5 [93.1,\u00a0100.0]"
     assert (over_seeds([4.0]), interval([4.0])) == ("4.0", "-")
 
 
+def test_the_page_of_the_documentation_is_made_from_its_figures() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    if not docs.is_dir():
+        pytest.skip("the documentation is not in an installed package")
+    assert (docs / "results.md").read_text() == render_page(json.loads((docs / "results.json").read_text()))
+
+
 def test_every_command_is_one_of_ours() -> None:
-    for part in all_parts(seeds=5, run_demo=tiny_demo, sizes=DEFAULT_SIZES).values():
-        assert part.commands
-        for command in part.commands:
+    for known in all_parts(seeds=5, sizes=Sizes()).values():
+        assert known.commands
+        for command in known.commands:
             program, *words = shlex.split(command)
             parse_command(program, [word.replace("SEED", "0") for word in words])
 
@@ -202,10 +192,10 @@ def test_a_part_measures_what_its_command_says(tmp_path: Path, monkeypatch: pyte
 
         return record
 
-    monkeypatch.setattr(results_parts, "bench_grpo", recorded("grpo", {}))
-    monkeypatch.setattr(results_parts, "bench_step", recorded("step", {"measured": {"logs": {}, "peak": 1}}))
-    parts = all_parts(seeds=5, run_demo=tiny_demo, sizes=DEFAULT_SIZES)
-    found = {name: parts[name].measure(tmp_path, silent) for name in ("grpo-demo", "grpo-medium", "step")}
+    monkeypatch.setattr(results, "bench_grpo", recorded("grpo", {}))
+    monkeypatch.setattr(results, "bench_step", recorded("step", {"measured": {"logs": {}, "peak": 1}}))
+    parts = all_parts(seeds=5, sizes=Sizes())
+    found = {name: parts[name].measure(tmp_path) for name in ("grpo-demo", "grpo-medium", "step")}
     assert [given[0].name for given, _ in calls["grpo"]] == ["demo", "medium"]
     assert calls["step"][0][0][0].name == "paper-lora-24gb.yaml"
     assert found["step"] == {"measured": {"peak": 1}}
@@ -219,7 +209,7 @@ def test_the_shortcut_takes_whatever_arms_there_are() -> None:
         return {"seed": 0, "start": start, "plain": plain, "another": another}
 
     found = {"train": 6, "test": 2, "seeds": [seed(0.0), seed(2.0)], "gain": {"by_seed": [1.0, 3.0], "mean": 2.0}}
-    text = plain(shortcut_section(found))
+    text = part("shortcut", found)
     assert "|  | start | plain | another |" in text
     assert "| accuracy MRI | 51.0 [38.3, 63.7] | 61.0 [48.3, 73.7] | 61.0 [48.3, 73.7] |" in text
     assert "| reliance mean | - | +21.0 [+8.3, +33.7] |" in text
@@ -232,7 +222,7 @@ def test_the_command_says_where_the_page_is(
     command: Callable[..., tuple[int, str, str]], measured: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     _, found = measured
-    record = found["parts"]["audit"] | {"settings": {"items": DEFAULT_SIZES.audit_items, "seeds": 1}}
+    record = found["parts"]["audit"] | {"settings": {"items": Sizes().audit_items, "seeds": 1}}
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "audit.json").write_text(json.dumps(record))
     arguments = ("benchmarks.results", "--out", tmp_path, "--parts", "audit", "--seeds", 1)

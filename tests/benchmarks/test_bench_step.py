@@ -13,24 +13,13 @@ import pytest
 from test_bench_grpo import TINY
 
 from benchmarks import step
-from benchmarks.presets import PRESETS
-from benchmarks.results_page import step_section
+from benchmarks.presets import PRESETS, qwen2_vl
+from benchmarks.results_page import render_part
 from benchmarks.step import bench_step, spread, step_lines
 from medvlm_r1.errors import UserError
 from medvlm_r1.recipes import recipe
 
-SHAPE: dict[str, Any] = {
-    "text_config": {
-        "vocab_size": 8192,
-        "hidden_size": 512,
-        "intermediate_size": 2048,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 8,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 12, 12]},
-    },
-    "vision_config": {"depth": 2, "embed_dim": 256, "hidden_size": 512, "num_heads": 4, "mlp_ratio": 4},
-}
+SHAPE = qwen2_vl((8192, 512, 2048, 8, 8, 8), (2, 256, 4, 4), sections=[8, 12, 12])
 MIDDLE = dataclasses.replace(TINY, name="middle", about="8 layers of width 512", shape=SHAPE)
 
 
@@ -51,7 +40,7 @@ def test_the_step_is_a_whole_one(found: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory by phase is read from /proc")
 def test_the_results_page_shows_every_phase(found: dict[str, Any]) -> None:
-    rows = [line.split(" | ") for line in step_section(found) if line.startswith("| ")]
+    rows = [line.split(" | ") for line in render_part("step", found).splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows] == ["| ", "| generation", "| update", "| step"]
     assert rows[-1][-1] == f"{found['ratio']:.2f} |"
 

@@ -136,7 +136,7 @@ def hammer_on(
 
 
 def _work(
-    case: Case, numbers: range, file: Path, read: Callable[[Path], object], place: mmap.mmap, told: Connection
+    case: Case, numbers: range, file: Path, read: Callable[[Path], object], place: mmap.mmap, connection: Connection
 ) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -154,7 +154,7 @@ def _work(
         except BaseException:
             fault = traceback.format_exc()
             break
-    told.send((counts, fault))
+    connection.send((counts, fault))
 
 
 def _outcome(file: Path, read: Callable[[Path], object]) -> str:
@@ -165,12 +165,12 @@ def _outcome(file: Path, read: Callable[[Path], object]) -> str:
         refusal = error
     if refusal is None:
         return "read"
-    said = str(refusal)
-    assert file.name in said or file.parent.name in said, f"the file is not named: {said}"
-    assert len(said.replace(str(file), "").strip(": ")) > 10, f"no reason is given: {said}"
-    assert len(said) < 10_000, f"a message of {len(said)} characters"
+    message = str(refusal)
+    assert file.name in message or file.parent.name in message, f"the file is not named: {message}"
+    assert len(message.replace(str(file), "").strip(": ")) > 10, f"no reason is given: {message}"
+    assert len(message) < 10_000, f"a message of {len(message)} characters"
     # A reader that takes all errors for damage must not take this one for it.
-    assert "not enough memory" not in said, said
-    assert "MemoryError" not in said, said
-    assert not isinstance(refusal.__cause__, MemoryError), said
+    assert "not enough memory" not in message, message
+    assert "MemoryError" not in message, message
+    assert not isinstance(refusal.__cause__, MemoryError), message
     return "refused"

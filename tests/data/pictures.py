@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medvlm_r1.data.check import Check, Listed
+from medvlm_r1.data.check.findings import Check, Listed
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
 
@@ -68,10 +68,10 @@ def as_jpeg(image: Image.Image) -> Image.Image:
 
 def counts(check: Check) -> dict[str, int]:
     """Everything that was found, by name; what was not found is left out."""
-    found = {
+    listed = {
         name: getattr(owner, name).count
         for owner in (check, check.sharing)
         for name in owner.__dataclass_fields__
         if isinstance(getattr(owner, name), Listed)
     }
-    return {name: count for name, count in found.items() if count}
+    return {name: count for name, count in listed.items() if count}

@@ -15,11 +15,7 @@ from medvlm_r1.errors import UsageError
 @pytest.fixture
 def source(tmp_path):
     Image.new("L", (5, 4), 1).save(tmp_path / "a.png")
-    rows = [
-        "a.png,q?,x|y,x,CT,train",
-        "absent.png,q?,,a cyst,MR,test",
-        "a.png,q?,x|y,z,CT,train",
-    ]
+    rows = ["a.png,q?,x|y,x,CT,train", "absent.png,q?,,a cyst,MR,test", "a.png,q?,x|y,z,CT,train"]
     file = tmp_path / "mine.csv"
 
     def write(count):
@@ -105,7 +101,7 @@ def test_columns_numbers_and_missing_modalities_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "reason"),
     [
         (("csv", "--map", "imgae=x"), "there is no field 'imgae'; did you mean 'image'"),
         (("csv", "--map", "image"), "wanted FIELD=COLUMN"),
@@ -114,11 +110,11 @@ def test_columns_numbers_and_missing_modalities_are_told(tmp_path):
         (("slake", "--map", "image=a"), "--map and --first-option are for your own questions"),
     ],
 )
-def test_wrong_columns_are_refused(source, tmp_path, options, said):
+def test_wrong_columns_are_refused(source, tmp_path, options, reason):
     format, *more = options
     result = call(format, source(1), "--out", tmp_path / "out", *more)
     assert isinstance(result.exception, UsageError)
-    assert said in str(result.exception)
+    assert reason in str(result.exception)
 
 
 @pytest.mark.parametrize("option", [("--split", "train"), ("--n", 5), ("--seed", 0), ("--shortcut",)])

@@ -19,23 +19,7 @@ from medvlm_r1.training.overrides import read_yaml
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 JSON_WORDS = [
-    *(
-        b'"',
-        b"\\",
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b",",
-        b":",
-        b"\n",
-        b"\r\n",
-        b"null",
-        b"NaN",
-        b"-Infinity",
-        b"1e999",
-        b"true",
-    ),
+    *(b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\r\n", b"null", b"NaN", b"-Infinity", b"1e999"),
     *(b"\\ud800", b"\\u0000", b"\xff\xfe", b"\xef\xbb\xbf", b'"images":"/etc/passwd"', b'"../../x.png"', b"[" * 5000),
     *(b"9" * 5000, b'{"a":' * 3000, b'"id":', b'"answer":', b"/**/", b"'", b"-", b"\xc3", b"\0"),
 ]
@@ -52,18 +36,18 @@ def rows() -> list[dict[str, Any]]:
     from pictures import sample
 
     made = [sample("a"), sample("b", options=("cyst", "mass", "none of these"), modality="CT", record={"x": [1, {}]})]
-    return [row_from_sample(one) for one in made]
+    return [row_from_sample(item) for item in made]
 
 
 def exhaust(read: Callable[[Path], Any]) -> Callable[[Path], None]:
     """Read to the end, and again with the bad rows told and left out."""
 
     def run(path: Path) -> None:
-        told: list[tuple[int, str]] = []
+        calls: list[tuple[int, str]] = []
         if read is not read_json_array:
-            for _ in read(path, on_bad=lambda number, why: told.append((number, why))):  # type: ignore[call-arg]
+            for _ in read(path, on_bad=lambda number, why: calls.append((number, why))):  # type: ignore[call-arg]
                 pass
-            assert all(number > 0 and why for number, why in told)
+            assert all(number > 0 and why for number, why in calls)
         for number, row in read(path):
             assert number > 0
             assert isinstance(row, dict)
@@ -121,8 +105,8 @@ def case_of(name: str) -> Callable[[int], bytes]:
 @pytest.mark.parametrize("name", CASES)
 def test_damaged_rows_and_configurations(place: Path, tried: Callable[[str, int], None], name: str) -> None:
     *_, read, cases = CASES[name]
-    found = hammer(case_of(name), range(cases), place / name, read)
-    assert min(found["read"], found["refused"]) > cases // 50, found
+    result = hammer(case_of(name), range(cases), place / name, read)
+    assert min(result["read"], result["refused"]) > cases // 50, result
     tried("lying-text", cases)
 
 
@@ -141,5 +125,5 @@ def test_aliases_that_multiply_are_refused_or_small(tmp_path: Path) -> None:
     for name, before in zip("bcdefghi", "abcdefgh", strict=True):
         bomb += f"{name}: &{name} [{', '.join(['*' + before] * 10)}]\n"
     bomb += "model: *i\ndata: {train: *i}\nmethod: grpo\nrewards: *i\ntrainer: {beta: *i}\n"
-    found = hammer(lambda _: bomb.encode(), range(1), tmp_path / "run.yaml", load_config)
-    assert found == {"refused": 1}
+    result = hammer(lambda _: bomb.encode(), range(1), tmp_path / "run.yaml", load_config)
+    assert result == {"refused": 1}

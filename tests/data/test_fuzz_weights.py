@@ -22,29 +22,8 @@ from medvlm_r1.models.load import load_policy
 SMALL_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "generation_config.json")
 WORDS = [
     *(b'"F32"', b'"I64"', b'"F8"', b'"shape":[]', b"[0,0]", b"-1", b"9" * 30, b"[1,9223372036854775807]", b"null"),
-    *(
-        b"{",
-        b"}",
-        b'"',
-        b"[" * 3000,
-        b"\xff",
-        b"NaN",
-        b"true",
-        b'"dtype"',
-        b'"data_offsets"',
-        b'"__metadata__"',
-    ),
-    *(
-        b"\\u0000",
-        b"qwen2",
-        b"0",
-        b"1e9",
-        b"vocab_size",
-        b"auto_map",
-        b"trust_remote_code",
-        b"hidden_size",
-        b'"transformers"',
-    ),
+    *(b"{", b"}", b'"', b"[" * 3000, b"\xff", b"NaN", b"true", b'"dtype"', b'"data_offsets"', b'"__metadata__"'),
+    *(b"\\u0000", b"qwen2", b"0", b"1e9", b"vocab_size", b"auto_map", b"trust_remote_code", b"hidden_size"),
 ]
 CASES = 60
 
@@ -81,8 +60,8 @@ def case_of(file: Path) -> Case:
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_damaged_models(model: Path, tried: Callable[[str, int], None], name: str) -> None:
     load_policy(str(model))
-    found = hammer(case_of(model / name), range(CASES), model / name, loading)
-    assert found["refused"] > CASES // 4, found
+    result = hammer(case_of(model / name), range(CASES), model / name, loading)
+    assert result["refused"] > CASES // 4, result
     tried("lying-weights", CASES)
 
 

@@ -6,8 +6,6 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from medvlm_r1.data.images import View, is_medical, load_image, load_picture
@@ -32,104 +30,67 @@ def loaded(path):
     return [image.getpixel((x, y)) for y in range(image.height) for x in range(image.width)]
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
-def test_lossless_formats(tmp_path, suffix):
-    two_pixels().save(tmp_path / f"x.{suffix}")
-    assert loaded(tmp_path / f"x.{suffix}") == [RED, BLUE]
-    assert loaded(str(tmp_path / f"x.{suffix}")) == [RED, BLUE]
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return {"exif": exif}
 
 
-def test_jpeg_grey_and_cmyk(tmp_path):
-    Image.new("L", (8, 8), 77).save(tmp_path / "grey.jpg")
-    assert set(loaded(tmp_path / "grey.jpg")) == {(77, 77, 77)}
-    Image.new("CMYK", (8, 8), (0, 0, 0, 255)).save(tmp_path / "ink.jpg")
-    assert set(loaded(tmp_path / "ink.jpg")) == {(0, 0, 0)}
-
-
-def test_content_decides_not_the_suffix(tmp_path):
-    two_pixels().save(tmp_path / "x.jpg", format="PNG")
-    assert loaded(tmp_path / "x.jpg") == [RED, BLUE]
-
-
-def test_one_bit(tmp_path):
-    image = Image.new("1", (2, 1))
-    image.putpixel((1, 0), 1)
-    image.save(tmp_path / "x.png")
-    assert loaded(tmp_path / "x.png") == [(0, 0, 0), (255, 255, 255)]
-
-
-def test_palette_and_transparent_palette(tmp_path):
-    image = two_pixels().quantize(2)
-    image.save(tmp_path / "plain.png")
-    assert loaded(tmp_path / "plain.png") == [RED, BLUE]
-    image.save(tmp_path / "clear.png", transparency=image.getpixel((0, 0)))
-    assert loaded(tmp_path / "clear.png") == [(0, 0, 0), BLUE]
-
-
-def test_alpha_is_laid_on_black(tmp_path):
-    image = Image.new("RGBA", (2, 1), (200, 100, 50, 255))
-    image.putpixel((1, 0), (200, 100, 50, 128))
-    image.save(tmp_path / "x.png")
-    opaque, half = loaded(tmp_path / "x.png")
-    assert opaque == (200, 100, 50)
-    assert half == (100, 50, 25)
-    Image.new("LA", (1, 1), (255, 0)).save(tmp_path / "la.png")
-    assert loaded(tmp_path / "la.png") == [(0, 0, 0)]
-
-
-@pytest.mark.parametrize(
-    ("values", "wanted"),
-    [
-        ([0, 32768, 65535], [0, 128, 255]),
-        ([0, 2048, 4095], [0, 128, 255]),  # 12 bits in a 16-bit file
-        ([0, 100, 255], [0, 100, 255]),  # 8 bits in a 16-bit file
-        ([0, 100, 100], [0, 100, 100]),
-        ([0, 0, 0], [0, 0, 0]),
-    ],
-)
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bit(tmp_path, suffix, values, wanted):
-    grey16(values).save(tmp_path / f"x.{suffix}")
-    assert loaded(tmp_path / f"x.{suffix}") == [(v, v, v) for v in wanted]
-
-
-def test_sixteen_bit_big_endian(tmp_path):
-    grey16([0, 32768, 65535], ">u2").save(tmp_path / "x.tif")
-    assert [r for r, _, _ in loaded(tmp_path / "x.tif")] == [0, 128, 255]
-
-
-@pytest.mark.parametrize("image", [Image.fromarray(np.uint8([[0, 60, 255]])), grey16([0, 15420, 65535])])
-def test_white_is_zero(tmp_path, image):
-    image.save(tmp_path / "x.tif", tiffinfo={262: 0})
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+PALETTE = two_pixels().quantize(2)
+ALPHA = Image.fromarray(np.uint8([[[200, 100, 50, 255], [200, 100, 50, 128]]]))
+BIT = Image.fromarray(np.uint8([[0, 255]])).convert("1")
+EIGHT = Image.fromarray(np.uint8([[0, 60, 255]]))
+# File: the image, how it is saved, and its pixels as they are shown; a number stands for a gray value.
+PICTURES = {
+    "x.png": (two_pixels(), {}, [RED, BLUE]),
+    "x.bmp": (two_pixels(), {}, [RED, BLUE]),
+    "x.tif": (two_pixels(), {}, [RED, BLUE]),
+    "png_named.jpg": (two_pixels(), {"format": "PNG"}, [RED, BLUE]),
+    "grey.jpg": (Image.new("L", (2, 1), 77), {}, [77, 77]),
+    "ink.jpg": (Image.new("CMYK", (2, 1), (0, 0, 0, 255)), {}, [0, 0]),
+    "one_bit.png": (BIT, {}, [0, 255]),
+    "palette.png": (PALETTE, {}, [RED, BLUE]),
+    "transparent_palette.png": (PALETTE, {"transparency": PALETTE.getpixel((0, 0))}, [BLACK, BLUE]),
+    "alpha.png": (ALPHA, {}, [(200, 100, 50), (100, 50, 25)]),
+    "grey_alpha.png": (Image.new("LA", (1, 1), (255, 0)), {}, [0]),
+    "16_bits.png": (grey16([0, 32768, 65535]), {}, [0, 128, 255]),
+    "16_bits.tif": (grey16([0, 32768, 65535]), {}, [0, 128, 255]),
+    "16_bits_big_endian.tif": (grey16([0, 32768, 65535], ">u2"), {}, [0, 128, 255]),
+    "12_bits_in_16.png": (grey16([0, 2048, 4095]), {}, [0, 128, 255]),
+    "8_bits_in_16.tif": (grey16([0, 100, 255]), {}, [0, 100, 255]),
+    "7_bits_in_16.png": (grey16([0, 100, 100]), {}, [0, 100, 100]),
+    "nothing_in_16.png": (grey16([0, 0, 0]), {}, [0, 0, 0]),
     # Pillow writes the pixels of the 8-bit case turned round itself, so that it reads back as it was.
-    wanted = [0, 60, 255] if image.mode == "L" else [255, 195, 0]
-    assert [r for r, _, _ in loaded(tmp_path / "x.tif")] == wanted
+    "white_is_zero.tif": (EIGHT, {"tiffinfo": {262: 0}}, [0, 60, 255]),
+    "white_is_zero_16.tif": (grey16([0, 15420, 65535]), {"tiffinfo": {262: 0}}, [255, 195, 0]),
+    "upside_down.png": (two_pixels(BLACK, WHITE), turned(3), [255, 0]),
+    "upside_down_16.png": (grey16([0, 65535]), turned(3), [255, 0]),
+    "upside_down.tif": (two_pixels(BLACK, WHITE), turned(3), [255, 0]),
+    "upside_down_16.tif": (grey16([0, 65535]), turned(3), [255, 0]),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pixels(tmp_path, name):
+    image, options, wanted = PICTURES[name]
+    image.save(tmp_path / name, **options)
+    pixels = [(value, value, value) if isinstance(value, int) else value for value in wanted]
+    assert loaded(tmp_path / name) == loaded(str(tmp_path / name)) == pixels
+
+
+def test_exif_quarter_turn_swaps_the_sides(tmp_path):
+    Image.new("RGB", (30, 10)).save(tmp_path / "x.jpg", **turned(6))
+    assert load_image(tmp_path / "x.jpg").size == (10, 30)
 
 
 @pytest.mark.parametrize(
-    "image",
-    [Image.fromarray(np.array([[0.5, 1.0]], np.float32)), Image.fromarray(np.array([[-1000, 400]], np.int32))],
+    "image", [Image.fromarray(np.array([[0.5, 1.0]], np.float32)), Image.fromarray(np.array([[-1000, 400]], np.int32))]
 )
 def test_values_without_black_and_white_are_refused(tmp_path, image):
     image.save(tmp_path / "x.tif")
     with pytest.raises(UserError, match=r"x.tif: .*signed or floating-point"):
         load_image(tmp_path / "x.tif")
-
-
-@pytest.mark.parametrize(("suffix", "depth"), [("png", 8), ("png", 16), ("tif", 8), ("tif", 16)])
-def test_exif_rotation(tmp_path, suffix, depth):
-    image = grey16([0, 65535]) if depth == 16 else two_pixels((0, 0, 0), (255, 255, 255))
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    image.save(tmp_path / f"x.{suffix}", exif=exif)
-    assert [r for r, _, _ in loaded(tmp_path / f"x.{suffix}")] == [255, 0]
-
-
-def test_exif_quarter_turn_swaps_the_sides(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (30, 10)).save(tmp_path / "x.jpg", exif=exif)
-    assert load_image(tmp_path / "x.jpg").size == (10, 30)
 
 
 def test_metadata_does_not_travel_on(tmp_path):
@@ -153,13 +114,6 @@ def test_absent_empty_and_folder(tmp_path):
     (tmp_path / "zero.png").touch()
     with pytest.raises(UserError, match=r"zero.png: the image file is empty \(0 bytes\)"):
         load_image(tmp_path / "zero.png")
-
-
-@pytest.mark.parametrize("content", [b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0", b"GIF89a" + bytes(20)])
-def test_other_content_is_refused(tmp_path, content):
-    (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"x.png: not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image"):
-        load_image(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
@@ -200,31 +154,6 @@ def test_several_frames(tmp_path):
     assert load_image(tmp_path / "x.jpg").size == (2, 1)
 
 
-def encoded(name):
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    stream = io.BytesIO()
-    Image.effect_noise((16, 16), 50).save(stream, format=name, **({} if name == "BMP" else {"exif": exif}))
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize("content", [encoded(name) for name in ("PNG", "JPEG", "TIFF", "BMP")])
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8), cut=st.floats(0.1, 1))
-def test_damage_gives_a_picture_or_a_user_error(tmp_path, content, edits, cut):
-    damaged = bytearray(content[: int(len(content) * cut)])
-    for where, byte in edits:
-        damaged[int(where * (len(damaged) - 1))] = byte
-    path = tmp_path / "x.img"
-    path.write_bytes(damaged)
-    try:
-        outcome = load_image(path).mode
-    except UserError as error:
-        outcome = str(error)
-    assert outcome == "RGB" or "x.img" in outcome
-
-
 def note_of(image, path, **options):
     image.save(path, **options)
     return load_picture(path).note
@@ -242,9 +171,7 @@ def test_the_note_says_what_was_done(tmp_path):
     assert deep.summary() == "PNG, 3 x 1; window full 2047.5/4095 (full range: of 12 bits)."
     assert note_of(two_pixels().quantize(2), path).colour == "palette to RGB"
     assert note_of(Image.new("LA", (1, 1)), path).colour == "transparency laid on black"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert note_of(two_pixels(), tmp_path / "x.jpg", exif=exif).orientation == "turned right by EXIF"
+    assert note_of(two_pixels(), tmp_path / "x.jpg", **turned(6)).orientation == "turned right by EXIF"
     white_is_zero = note_of(grey16([0, 65535]), tmp_path / "x.tif", tiffinfo={262: 0})
     assert white_is_zero.inverted
     assert "white-is-zero turned round" in white_is_zero.summary()
@@ -253,7 +180,7 @@ def test_the_note_says_what_was_done(tmp_path):
 @pytest.mark.parametrize("view", [View(plane="axial"), View(slice=3), View(window="brain")])
 def test_views_of_other_kinds_of_file_are_refused(tmp_path, view):
     two_pixels().save(tmp_path / "x.png")
-    with pytest.raises(UsageError, match=r"x.png: a .* can be chosen for DICOM or NIfTI only"):
+    with pytest.raises(UsageError, match=r"x.png: a .* can be chosen for DICOM and volumes only"):
         load_picture(tmp_path / "x.png", view)
     assert load_picture(tmp_path / "x.png", View(frame=0)).image.size == (2, 1)
 

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from dicom_files import CT, dataset, greys, table
+from dicom_files import CT, dataset, greys, table, without_meta
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -19,7 +19,7 @@ from pydicom.uid import (
     UID_dictionary,
 )
 
-from medvlm_r1.data.images import View, load_image, load_picture
+from medvlm_r1.data.images import View, load_picture
 from medvlm_r1.data.images.dicom_header import _KEYWORDS
 from medvlm_r1.errors import UserError
 
@@ -36,37 +36,6 @@ def ct(**elements):
 
 def notes(path, **view):
     return " ".join(load_picture(path, View(**view)).note.warnings)
-
-
-@pytest.mark.parametrize(
-    ("elements", "said"),
-    [
-        ({"RescaleSlope": None, **INTERCEPT}, "RescaleSlope is missing or empty: 1 was used."),
-        (INTERCEPT, "RescaleSlope is missing or empty: 1 was used."),
-        ({"RescaleSlope": [1, 7], **INTERCEPT}, "RescaleSlope has several values: the first was used."),
-        ({**SLOPE, "RescaleIntercept": [-1024, 7]}, "RescaleIntercept has several values: the first was used."),
-    ],
-)
-def test_an_incomplete_rescale_is_completed_and_said(saved, elements, said):
-    path = saved(ct(**elements, **WINDOW))
-    assert greys(path) == SHOWN
-    assert load_picture(path).note.window.unit == "HU"
-    assert notes(path) == said
-
-
-@pytest.mark.parametrize("intercept", [{}, {"RescaleIntercept": None}])
-def test_a_slope_without_an_intercept(saved, intercept):
-    path = saved(dataset(np.uint16([[0, 50, 100]]), RescaleSlope=2, WindowCenter=100.5, WindowWidth=201, **intercept))
-    assert greys(path) == [[0, 128, 255]]
-    assert notes(path) == "RescaleIntercept is missing or empty: 0 was used."
-
-
-def test_an_empty_rescale_changes_nothing_and_makes_no_hounsfield_units(saved):
-    path = saved(ct(RescaleSlope=None, RescaleIntercept=None, WindowCenter=1064, WindowWidth=400))
-    assert greys(path) == SHOWN
-    assert load_picture(path).note.window.unit == "value"
-    assert "RescaleSlope is missing or empty: 1 was used." in notes(path)
-    assert "RescaleIntercept is missing or empty: 0 was used." in notes(path)
 
 
 @pytest.mark.parametrize("missing", ["LUTDescriptor", "LUTData", "both"])
@@ -124,53 +93,19 @@ def test_file_meta_information_without_a_preamble(tmp_path, syntax):
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("syntax", NATIVE)
 def test_a_palette_has_the_colors_of_its_little_endian_twin(saved, syntax, bits):
-    ds = dataset(np.uint8([[0, 1, 2, 3]]), syntax, PhotometricInterpretation="PALETTE COLOR")
+    # Values before and behind the table take its ends.
+    ds = dataset(np.uint8([[9, 10, 11, 12, 200]]), syntax, PhotometricInterpretation="PALETTE COLOR")
     words = {"Red": [255, 0, 51, 9], "Green": [0, 255, 102, 9], "Blue": [0, 0, 153, 9]}
     for name, entries in words.items():
         raw = (np.array(entries) * (1 if bits == 8 else 257)).astype("u1" if bits == 8 else "<u2").tobytes()
         if syntax == ExplicitVRBigEndian:
             raw = np.frombuffer(raw, "<u2").byteswap().tobytes()
-        ds.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [4, 0, bits])
+        ds.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [4, 10, bits])
         ds.add_new(f"{name}PaletteColorLookupTableData", "OW", raw)
-    wanted = [[255, 0, 0], [0, 255, 0], [51, 102, 153], [9, 9, 9]]
-    assert np.asarray(load_image(saved(ds)))[0].tolist() == wanted
-
-
-@pytest.mark.parametrize(
-    ("syntax", "kind"),
-    [(ExplicitVRLittleEndian, "<u2"), (ExplicitVRLittleEndian, "u1"), (ExplicitVRBigEndian, ">u2"), (None, "numbers")],
-)
-def test_modality_tables_however_they_are_packed(saved, syntax, kind):
-    entries = np.array([0, 51, 102, 153, 204, 255])
-    items = table(1, 8 if kind == "u1" else 16, entries if kind == "numbers" else entries.astype(kind).tobytes())
-    window = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
-    pixels = np.uint16([[0, 1, 3, 6, 99]])
-    path = saved(dataset(pixels, syntax or ImplicitVRLittleEndian, ModalityLUTSequence=items, **window))
-    assert greys(path) == [[0, 0, 102, 255, 255]]
-
-
-def test_an_8_bit_ct_is_not_taken_for_hounsfield_units(saved):
-    for rescale_type in ({}, {"RescaleType": "HU"}):
-        ds = dataset(np.uint8([[0, 70, 140]]), Modality="CT", RescaleSlope=1, RescaleIntercept=0, **rescale_type)
-        path = saved(ds)
-        assert greys(path) == [[0, 70, 140]]
-        assert load_picture(path).note.window.source == "full range: of 8 bits"
-        with pytest.raises(UserError, match="the lung window is in Hounsfield units and the values of this image are"):
-            load_picture(path, View(window="lung"))
-    # Eight bits can hold Hounsfield units, where the rescale says so.
-    path = saved(dataset(np.uint8([[0, 133, 255]]), Modality="CT", RescaleSlope=8, RescaleIntercept=-1024))
-    assert greys(path) == [[0, 128, 255]]
-
-
-def test_a_ct_whose_bits_do_not_reach_down_to_air_is_not_taken_for_hounsfield_units(saved):
-    path = saved(dataset(STORED, Modality="CT", RescaleSlope=1, RescaleIntercept=0))
-    assert load_picture(path).note.window.name == "percentile"
-    assert (
-        load_picture(
-            saved(dataset(STORED, Modality="CT", RescaleSlope=1, RescaleIntercept=0, RescaleType="HU"))
-        ).note.window.unit
-        == "HU"
-    )
+    wanted = [[255, 0, 0], [255, 0, 0], [0, 255, 0], [51, 102, 153], [9, 9, 9]]
+    picture = load_picture(saved(ds))
+    assert np.asarray(picture.image)[0].tolist() == wanted
+    assert picture.note.colour == "palette to RGB"
 
 
 @pytest.mark.parametrize("kind", ["US", "UNSPECIFIED", "HU"])
@@ -182,21 +117,6 @@ def test_presets_of_a_ct_by_its_rescale_type(saved, kind):
         assert ("The rescale type does not name Hounsfield units" in notes(path, **view)) == (kind != "HU")
     with pytest.raises(UserError, match="the lung window is in Hounsfield units"):
         load_picture(saved(ct(**SLOPE, **INTERCEPT, RescaleType="OD")), View(window="lung"))
-
-
-@pytest.mark.parametrize(
-    ("kinds", "rescale_type", "name"),
-    [
-        (["ORIGINAL", "PRIMARY", "LOCALIZER"], "HU", "percentile"),
-        (["DERIVED", "PRIMARY", "PERFUSION"], "US", "percentile"),
-        (["DERIVED", "SECONDARY", "REFORMATTED"], "HU", "soft-tissue"),
-        (["ORIGINAL", "PRIMARY", "AXIAL"], "US", "soft-tissue"),
-    ],
-)
-def test_scout_images_and_maps_are_shown_through_their_percentiles(saved, kinds, rescale_type, name):
-    path = saved(ct(**SLOPE, **INTERCEPT, ImageType=kinds, RescaleType=rescale_type))
-    assert load_picture(path).note.window.name == name
-    assert load_picture(path, View(window="lung")).note.window.unit == "HU"
 
 
 RAMP = np.linspace(40_000, 59_000, 96).astype("<u2").reshape(8, 12)
@@ -217,9 +137,9 @@ RAMP = np.linspace(40_000, 59_000, 96).astype("<u2").reshape(8, 12)
 def test_a_stored_window_that_shows_nothing_gives_way_to_the_percentiles(saved, pixels, stored, inverted):
     more = {"PhotometricInterpretation": "MONOCHROME1"} if inverted else {}
     path = saved(dataset(pixels, Modality="DX", **stored, **more))
-    shown = load_picture(path)
-    assert shown.note.window.name == "percentile"
-    assert len(np.unique(np.asarray(shown.image))) > 80
+    displayed = load_picture(path)
+    assert displayed.note.window.name == "percentile"
+    assert len(np.unique(np.asarray(displayed.image))) > 80
     assert "practically all pixels are black or white: shown through the percentiles instead" in notes(path)
     as_stored = load_picture(path, View(window="stored"))
     assert as_stored.note.window.source.startswith("stored")
@@ -308,3 +228,39 @@ def test_a_presentation_table_that_contradicts_the_interpretation_is_said(saved,
     inverted = interpretation == "MONOCHROME1"
     assert greys(path) == ([[255, 155, 0]] if inverted else [[0, 100, 255]])
     assert ("black may be white" in notes(path)) == (inverted != (shape == "INVERSE"))
+
+
+def test_entries_that_do_not_fit_their_descriptor_are_refused(saved):
+    for bits, data in ((8, [0, 256]), (12, b"\0" * 2), (20, [0, 1])):
+        lut = table(0, bits, data)
+        lut[0].LUTDescriptor[0] = 2
+        with pytest.raises(UserError, match=r"x.dcm: the DICOM header contradicts its pixels"):
+            load_picture(saved(dataset(np.uint16([[0, 1]]), VOILUTSequence=lut)))
+
+
+def test_words_without_file_meta_information(tmp_path):
+    def words(*numbers):
+        return np.array(numbers, "<u2").tobytes()
+
+    path = tmp_path / "x.dcm"
+    pixels = np.uint16([[0, 1, 2]])
+    path.write_bytes(without_meta(dataset(pixels, VOILUTSequence=table(0, 12, words(0, 2048, 4095)))))
+    assert greys(path) == [[0, 128, 255]]
+    lut = {"ModalityLUTSequence": table(0, 16, words(100, 50, 0)), "WindowCenter": 50, "WindowWidth": 100}
+    path.write_bytes(without_meta(dataset(pixels, **lut, VOILUTFunction="LINEAR_EXACT")))
+    assert greys(path) == [[255, 128, 0]]
+
+
+def test_enhanced_objects_keep_tables_by_frame(saved):
+    def group(*entries):
+        voi, item = Dataset(), Dataset()
+        voi.VOILUTSequence = table(0, 12, entries)
+        item.FrameVOILUTSequence = [voi]
+        return item
+
+    ds = dataset(np.uint16([[[0, 1]], [[0, 1]]]), NumberOfFrames=2)
+    ds.PerFrameFunctionalGroupsSequence = [group(0, 4095), group(4095, 0)]
+    path = saved(ds)
+    assert greys(path, View(frame=0)) == [[0, 255]]
+    assert greys(path, View(frame=1)) == [[255, 0]]
+    assert load_picture(path, View(frame=1)).note.window.source == "stored LUT"

@@ -51,42 +51,13 @@ def by_the_standard(x, c, w, function):
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @settings(deadline=None)
-@given(
-    x=st.integers(-3000, 3000),
-    c=st.integers(-1000, 1000),
-    w=st.integers(1, 4000),
-)
+@given(x=st.integers(-3000, 3000), c=st.integers(-1000, 1000), w=st.integers(1, 4000))
 def test_the_formulas_of_the_standard(function, x, c, w):
     # SIGMOID's exponential overflows a float beyond some 170 widths.
     if function == "SIGMOID" and abs(x - c) > 100 * w:
         return
     [grey] = to_grey(np.array([x], float), window(c, w, function))
     assert abs(grey - by_the_standard(x, c, w, function)) <= 0.5 + 1e-6
-
-
-def test_the_edges_of_a_linear_window_by_hand():
-    # The standard's own example: c = 2048, w = 4096 maps 0 to 4095 onto the whole range.
-    assert to_grey(np.array([-1.0, 0, 4095, 4096]), window(2048, 4096)).tolist() == [0, 0, 255, 255]
-    # c = 2048, w = 1 is a threshold: white from 2048 on.
-    assert to_grey(np.array([2047.0, 2048]), window(2048, 1)).tolist() == [0, 255]
-    # c = 0, w = 100: -50 is black, 49 is white.
-    assert to_grey(np.array([-50.0, -49, 48, 49]), window(0, 100)).tolist() == [0, 3, 252, 255]
-
-
-@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@settings(deadline=None, max_examples=60)
-@given(
-    values=arrays(np.float64, st.integers(1, 20), elements=st.floats(-1e5, 1e5)),
-    centre=st.floats(-1e4, 1e4),
-    width=st.floats(1.0, 1e5),
-)
-def test_brighter_values_are_never_darker(function, values, centre, width):
-    values = np.sort(values)
-    with silence_logging():
-        grey = to_grey(values, window(centre, width, function)).astype(int)
-    assert (np.diff(grey) >= 0).all()
-    assert grey.dtype == int
-    assert 0 <= grey.min() <= grey.max() <= 255
 
 
 def test_eight_bits_through_their_full_range_stay_what_they_are():
@@ -112,11 +83,11 @@ def test_a_half_is_rounded_up():
 def test_percentiles_are_numpys(values):
     there, counts = np.unique(values, return_counts=True)
     low, high = np.percentile(values, [1, 99], method="inverted_cdf")
-    found = percentile_window(there, counts, "value")
+    result = percentile_window(there, counts, "value")
     if low == high:
-        assert (found.name, found.width) == ("full", values.max() - values.min())
+        assert (result.name, result.width) == ("full", values.max() - values.min())
     else:
-        assert (found.centre, found.width) == ((low + high) / 2, high - low)
+        assert (result.centre, result.width) == ((low + high) / 2, high - low)
 
 
 def test_percentiles_of_values_out_of_order():
@@ -180,15 +151,15 @@ def test_windows_that_are_none(text):
     ],
 )
 def test_the_coarser_side_is_enlarged(height, width, size, ratio):
-    image, found, said = isotropic_resample(Path("x"), Image.new("RGB", (40, 20)), height, width)
-    assert (image.size, found, said) == (size, pytest.approx(ratio), ())
+    image, aspect, warnings_ = isotropic_resample(Path("x"), Image.new("RGB", (40, 20)), height, width)
+    assert (image.size, aspect, warnings_) == (size, pytest.approx(ratio), ())
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 1), (1, 0), (-1, 1), (math.nan, 1), (math.inf, 1), (21, 1), (1, 21)])
 def test_spacing_that_cannot_be_is_said(height, width):
-    image, ratio, said = isotropic_resample(Path("x"), Image.new("RGB", (40, 20)), height, width)
+    image, ratio, warnings_ = isotropic_resample(Path("x"), Image.new("RGB", (40, 20)), height, width)
     assert (image.size, ratio) == ((40, 20), 1)
-    assert "not plausible" in said[0]
+    assert "not plausible" in warnings_[0]
 
 
 def test_square_pixels_stay_under_the_limit(monkeypatch):

@@ -21,10 +21,10 @@ def jpeg(image: Image.Image) -> Image.Image:
 
 
 def bits(a: Image.Image, b: Image.Image) -> int:
-    one, other = fingerprint(a.convert("RGB")).near, fingerprint(b.convert("RGB")).near
-    assert one is not None
+    first, other = fingerprint(a.convert("RGB")).near, fingerprint(b.convert("RGB")).near
+    assert first is not None
     assert other is not None
-    return (one ^ other).bit_count()
+    return (first ^ other).bit_count()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -69,7 +69,7 @@ def test_flat_pictures_have_no_perceptual_hash() -> None:
     assert (fingerprint(faint).near, fingerprint(faint).blank) == (None, False)
 
 
-def found(hashes: Hashes, distance: int) -> list[tuple[int, int, int]]:
+def all_near_pairs(hashes: Hashes, distance: int) -> list[tuple[int, int, int]]:
     rows = [np.stack([a, b, bits], axis=1).tolist() for a, b, bits in near_pairs(hashes, distance)]
     return [tuple(row) for block in rows for row in block]
 
@@ -90,14 +90,14 @@ def test_the_search_finds_what_brute_force_finds_once_each(distance: int) -> Non
     hashes = centres[rng.integers(0, 12, 300)] ^ flips.astype(np.uint64)
     expected = each_with_each(hashes, distance)
     assert len(expected) > 50
-    assert sorted(found(hashes, distance)) == sorted(expected)
+    assert sorted(all_near_pairs(hashes, distance)) == sorted(expected)
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 15), max_size=25), st.integers(0, 16))
 def test_any_hashes(numbers: list[int], distance: int) -> None:
     hashes = np.array(numbers, dtype=np.uint64)
-    assert sorted(found(hashes, distance)) == sorted(each_with_each(hashes, distance))
+    assert sorted(all_near_pairs(hashes, distance)) == sorted(each_with_each(hashes, distance))
 
 
 @pytest.mark.parametrize("distance", [-1, 17])

@@ -3,12 +3,11 @@ import pytest
 from medvlm_r1.data.importing.registry import READERS, find_reader
 from medvlm_r1.data.modality import MODALITIES, modality_name
 from medvlm_r1.data.names import did_you_mean
-from medvlm_r1.data.readers.huatuo import import_huatuo
 from medvlm_r1.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("huatu", "did you mean 'huatuo'?"),
         ("HUATUO", "did you mean 'huatuo'?"),
@@ -16,8 +15,8 @@ from medvlm_r1.errors import UsageError
         ("", "known: 'huatuo', 'slake'"),
     ],
 )
-def test_did_you_mean(word, said):
-    assert did_you_mean(word, ["slake", "huatuo", "slake"]) == said
+def test_did_you_mean(word, message):
+    assert did_you_mean(word, ["slake", "huatuo", "slake"]) == message
 
 
 def test_did_you_mean_without_names():
@@ -65,6 +64,6 @@ def test_reader_registry():
         "tsv",
         "vqa-rad",
     ]
-    assert find_reader("huatuo") is READERS["huatuo"] is import_huatuo
+    assert find_reader("huatuo") is READERS["huatuo"]
     with pytest.raises(UsageError, match=r"unknown data format 'huatou'; did you mean 'huatuo'\?"):
         find_reader("huatou")

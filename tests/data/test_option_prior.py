@@ -1,11 +1,11 @@
-"""The option prior against counts done by hand."""
+"""The option prior and the longest option against counts done by hand."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from medvlm_r1.data.option_prior import TIE, option_prior
+from medvlm_r1.data.option_prior import TIE, longest_option, option_prior
 
 
 @dataclass(frozen=True)
@@ -76,4 +76,20 @@ def test_an_item_alone_says_nothing_about_itself():
 
 
 def test_no_items():
-    assert option_prior(FIT, []) == []
+    assert option_prior(FIT, []) == longest_option([]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "credit"),
+    [
+        (("cyst", "calcification", "mass"), "calcification", 1.0),
+        (("cyst", "calcification", "mass"), "mass", 0.0),
+        (("cyst", "mass", "no"), "mass", 1 / 2),
+        (("cyst", "mass", "no"), "no", 0.0),
+        (("Yes", "Not"), "Yes", 1 / 2),
+        ((" a   b ", "abcd"), "abcd", 1.0),  # white space is not length
+        (("alone",), "alone", 1.0),
+    ],
+)
+def test_credit_of_the_longest(options, answer, credit):
+    assert longest_option([Item(options, answer)]) == [credit]

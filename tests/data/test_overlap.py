@@ -10,9 +10,8 @@ import pytest
 from pictures import as_jpeg, brighter, counts, make_folder, picture, sample
 from PIL import Image
 
-from medvlm_r1.data.check import Touched, check_folders
-from medvlm_r1.data.check.overlap import warn_of_overlap
-from medvlm_r1.data.check.text import check_lines
+from medvlm_r1.data.check import check_folders, warn_of_overlap
+from medvlm_r1.data.check.findings import Touched, check_lines
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.leakage import FLIPS
 from medvlm_r1.data.sample import Sample
@@ -20,70 +19,70 @@ from medvlm_r1.errors import UserError
 
 
 def warning(train: Path, evaluation: Path, only: str = "") -> str | None:
-    trained = [one for one in read_folder(train) if not only or one.modality == only]
+    trained = [train for train in read_folder(train) if not only or train.modality == only]
     return warn_of_overlap(train, trained, evaluation, read_folder(evaluation))
 
 
 def test_nothing_shared(tmp_path: Path) -> None:
-    one = make_folder(tmp_path / "train", [sample("a", subject="p1"), sample("flat")], flat=Image.new("L", (9, 9)))
+    train = make_folder(tmp_path / "train", [sample("a", subject="p1"), sample("flat")], flat=Image.new("L", (9, 9)))
     two = make_folder(tmp_path / "test", [sample("b", subject="p2"), sample("f2")], f2=Image.new("L", (9, 9)))
-    assert warning(one, two) is None
+    assert warning(train, two) is None
 
 
 def test_pictures_and_subjects_are_counted_by_question(tmp_path: Path) -> None:
     train = [sample("a"), sample("a2", images=("images/a.png",)), sample("b", subject="p1", modality="CT")]
     test = [sample("c", subject="p1"), sample("d"), sample("d2", images=("images/d.png",)), sample("e")]
-    one = make_folder(tmp_path / "train", train, a=picture(1))
+    train = make_folder(tmp_path / "train", train, a=picture(1))
     two = make_folder(tmp_path / "test", test, d=picture(1))
-    said = warning(one, two)
-    assert said is not None
-    assert said.startswith(
+    message = warning(train, two)
+    assert message is not None
+    assert message.startswith(
         "Warning: data.eval shares pictures or subjects with data.train: 3 of 4 questions of data.eval (the same "
         "picture 2, the same subject 1) and 3 of 3 questions of data.train (the same picture 2, the same subject 1). "
     )
-    assert f"medvlm-r1 data check {one} {two}" in said
+    assert f"medvlm-r1 data check {train} {two}" in message
     # Only what is trained on counts.
-    mri = warning(one, two, only="MRI")
+    mri = warning(train, two, only="MRI")
     assert mri is not None
     assert "2 of 4 questions of data.eval (the same picture 2, the same subject 0) and 2 of 2 questions" in mri
 
 
 def test_another_format_is_the_same_picture(tmp_path: Path) -> None:
-    one = make_folder(tmp_path / "train", [sample("a")], a=picture(1))
+    train = make_folder(tmp_path / "train", [sample("a")], a=picture(1))
     two = make_folder(tmp_path / "test", [sample("b", images=("images/b.bmp",))])
     picture(1).save(two / "images" / "b.bmp")
-    assert "1 of 1 questions of data.eval" in str(warning(one, two))
+    assert "1 of 1 questions of data.eval" in str(warning(train, two))
 
 
 def test_the_training_data_themselves(tmp_path: Path) -> None:
-    one = make_folder(tmp_path / "train", [sample("a"), sample("b", images=())])
-    assert "1 of 2 questions of data.eval (the same picture 1," in str(warning(one, one))
+    train = make_folder(tmp_path / "train", [sample("a"), sample("b", images=())])
+    assert "1 of 2 questions of data.eval (the same picture 1," in str(warning(train, train))
 
 
 def test_subjects_that_cannot_be_compared(tmp_path: Path) -> None:
-    one, two = make_folder(tmp_path / "train", [sample("a")]), make_folder(tmp_path / "test", [sample("b")])
-    for folder, origin in ((one, "file names"), (two, "column 'patient_id'")):
+    train, two = make_folder(tmp_path / "train", [sample("a")]), make_folder(tmp_path / "test", [sample("b")])
+    for folder, origin in ((train, "file names"), (two, "column 'patient_id'")):
         (folder / "info.json").write_text(json.dumps({"subjects": {origin: 1}}))
-    assert str(warning(one, two)).startswith(
+    assert str(warning(train, two)).startswith(
         "Warning: the subjects of data.train are from file names, those of data.eval are from column 'patient_id'."
     )
 
 
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
-    one = make_folder(tmp_path / "train", [sample("a")])
+    train = make_folder(tmp_path / "train", [sample("a")])
     with pytest.raises(UserError, match=r"samples\.jsonl: no such file"):
-        warn_of_overlap(one, read_folder(one), tmp_path / "gone", [])
+        warn_of_overlap(train, read_folder(train), tmp_path / "gone", [])
 
 
 @pytest.mark.parametrize("flip", FLIPS)
 def test_a_mirrored_copy_in_another_part(tmp_path: Path, flip: str) -> None:
     original = picture(2)
     twin = as_jpeg(original.transpose(FLIPS[flip]))
-    one = make_folder(
+    train = make_folder(
         tmp_path / "train", [sample("a"), sample("b"), sample("b2", images=("images/b.png",))], b=original
     )
     two = make_folder(tmp_path / "test", [sample("c"), sample("d")], d=twin)
-    check = check_folders([one, two])
+    check = check_folders([train, two])
     assert counts(check) == {"near_between": 1}
     [pair] = check.sharing.near_between.items
     assert (pair.a.sample, pair.b.sample, pair.flip) == ("b", "d", flip)
@@ -115,9 +114,9 @@ def test_questions_touched_are_counted(tmp_path: Path) -> None:
 
     train = [about("a", "a", subject="p1"), about("a2", "a"), about("b", "b"), about("t", "t", subject="p1")]
     test = [about("c", "c"), about("c2", "c"), about("d", "d", subject="p1"), about("e", "e"), about("f", "f")]
-    one = make_folder(tmp_path / "train", train, a=picture(1), b=picture(2))
+    train = make_folder(tmp_path / "train", train, a=picture(1), b=picture(2))
     two = make_folder(tmp_path / "test", test, c=picture(1), e=brighter(picture(2)))
-    check = check_folders([one, two])
+    check = check_folders([train, two])
     assert check.touched == (
         Touched(part="train", samples=4, any=4, picture=2, near=1, subject=2),
         Touched(part="test", samples=5, any=4, picture=2, near=1, subject=1),

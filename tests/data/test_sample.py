@@ -1,3 +1,5 @@
+"""The rules for a usable sample, and that every way into the package keeps them."""
+
 import dataclasses
 import json
 
@@ -5,42 +7,106 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medvlm_r1.data.check import check_folders
+from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.names import folded
-from medvlm_r1.data.question import question_faults
+from medvlm_r1.data.question import control_token, question_faults
+from medvlm_r1.data.rows import RowFaults
 from medvlm_r1.data.sample import LETTERS, Sample, row_from_sample, sample_from_row
+from medvlm_r1.errors import UserError
 
-ROW = {
-    "id": "s1",
-    "images": ["images/knee.png"],
-    "question": "Which modality?",
-    "options": ["CT", "MRI"],
-    "answer": "MRI",
-    "modality": "MRI",
-}
+ROW = {"id": "s", "images": ["images/x.png"], "question": "Which?", "options": ["x", "y"]}
+ROW |= {"answer": "x", "modality": "CT"}
+BAD = [
+    ({"options": ["x"]}, "one option ('x'); a question needs at least two"),
+    ({"options": ["x", "y", "x"]}, "option A and option C are the same"),
+    ({"options": ["x", "X"]}, "option A and option B are the same ('x' and 'X')"),
+    ({"options": ["x", " x."]}, "option A and option B are the same"),
+    ({"options": ["x", *"bcdefghijk"]}, "11 options; at most 10"),
+    ({"options": ["x", ""]}, "option B holds an empty text"),
+    ({"options": ["x", "\u200b\ufeff"]}, "option B holds an empty text"),
+    ({"options": ["x", "nan"]}, "option B holds 'nan', a missing value"),
+    ({"options": ["x", "NaN"]}, "option B holds 'NaN', a missing value"),
+    ({"options": ["x", "<image>"]}, "option B holds the control token '<image>'"),
+    ({"options": ["x", "<image 2>"]}, "an option is a picture"),
+    ({"options": ["x", 3]}, "option B must be text, not 3"),
+    ({"options": "x"}, "options must be a list"),
+    ({"question": "\u200b"}, "question holds an empty text"),
+    ({"question": "nan"}, "question holds 'nan'"),
+    ({"question": None}, "question must be text, not None"),
+    ({"question": "half \ud800"}, "lone surrogate"),
+    ({"question": "What is <|image_pad|> here?"}, "question holds the control token '<|image_pad|>'"),
+    ({"question": "What is <start_of_image> here?"}, "question holds the control token '<start_of_image>'"),
+    ({"question": "Which [IMG]?"}, "question holds the control token '[IMG]'"),
+    ({"answer": "z"}, "answer 'z' is not among the options"),
+    ({"answer": "X"}, "answer 'X' is not among the options"),
+    ({"images": "images/x.png"}, "images must be a list"),
+    ({"images": [None]}, "images must be text"),
+    ({"images": ["../x.png"]}, "leaves the data folder"),
+    ({"images": ["/etc/x.png"]}, "leaves the data folder"),
+    ({"id": ""}, "id holds an empty text"),
+    ({"modality": ""}, "modality holds an empty text"),
+    ({"subject": "nan"}, "subject holds 'nan'"),
+    ({"subject": 7}, "subject must be text, not 7"),
+    ({"missing": 1}, "missing must be true or false"),
+    ({"record": []}, "record must be an object"),
+    ({"subjct": "p1"}, "unknown field 'subjct'; did you mean 'subject'?"),
+]
 
 
 def made(**changes):
     return sample_from_row({**ROW, **changes})
 
 
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_a_bad_row_is_refused_by_sample_check_and_every_reader_of_a_folder(tmp_path, changes, message):
+    row = {"id": "bad", **changes}
+    with pytest.raises(RowFaults) as refused:
+        made(**row)
+    assert message in str(refused.value)
+    write_folder(tmp_path, [made()], info={"name": "t", "source": "t", "license": "t"})
+    with (tmp_path / "samples.jsonl").open("a") as stream:
+        stream.write(json.dumps({**ROW, **row}) + "\n")
+    # What `data check` reports, and what training, evaluation and audit read.
+    [bad] = check_folders([tmp_path]).bad_rows.items
+    assert (bad.row, message in bad.reason) == (2, True)
+    with pytest.raises(UserError, match=r"samples.jsonl, row 2: "):
+        read_folder(tmp_path)
+
+
+def test_a_reader_of_a_folder_names_every_bad_row(tmp_path):
+    lines = [json.dumps({**ROW, "id": f"s{number}", **changes}) for number, (changes, _) in enumerate(BAD)]
+    (tmp_path / "samples.jsonl").write_text("\n".join([*lines, "{bad"]))
+    with pytest.raises(UserError, match=f"{len(BAD) + 1} rows cannot be used") as refused:
+        read_folder(tmp_path)
+    assert [message for _, message in BAD[:10] if message not in str(refused.value)] == []
+
+
+def test_all_faults_are_named_at_once():
+    with pytest.raises(RowFaults) as refused:
+        made(options=["x", "X", "nan"], question=" ", subject=3)
+    for word in ("subject", "question", "option C", "are the same"):
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ROW)
+def test_missing_field_is_named(name):
+    with pytest.raises(RowFaults, match=f"field '{name}' is missing"):
+        sample_from_row({key: value for key, value in ROW.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    "text", ["p < |t| > 2", "<b>bold</b>", "[1] and (A)", "a <unknown> word", "Is <image 1> normal?"]
+)
+def test_what_is_no_control_token(text):
+    assert control_token(text) is None
+    assert question_faults(text, ("x", "y", "T1", "T2", "1.5", "15")) == []
+
+
 def test_letter_is_the_position_of_the_answer():
-    assert made().letter == "B"
+    assert made(answer="y").letter == "B"
     assert made(options=list("0123456789"), answer="9").letter == "J"
-
-
-def test_open_question_has_no_letter():
     assert made(options=[], answer="a cyst").letter == ""
-
-
-def test_defaults():
-    sample = made()
-    assert (sample.question_type, sample.subject, sample.split, sample.missing, sample.record) == (
-        "",
-        "",
-        "",
-        False,
-        {},
-    )
 
 
 def test_sample_is_frozen_hashable_and_does_not_share_its_record():
@@ -49,49 +115,6 @@ def test_sample_is_frozen_hashable_and_does_not_share_its_record():
     assert made().record is not made().record
     with pytest.raises(dataclasses.FrozenInstanceError):
         sample.answer = "CT"
-
-
-@pytest.mark.parametrize("name", ["id", "images", "question", "options", "answer", "modality"])
-def test_missing_field_is_named(name):
-    row = {key: value for key, value in ROW.items() if key != name}
-    with pytest.raises(ValueError, match=f"field '{name}' is missing"):
-        sample_from_row(row)
-
-
-def test_unknown_field_names_the_nearest():
-    with pytest.raises(ValueError, match=r"unknown field 'subjct'; did you mean 'subject'\?"):
-        made(subjct="p1")
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"answer": "PET"}, "answer 'PET' is not among the options"),
-        ({"answer": "mri"}, "not among the options"),
-        ({"options": [str(i) for i in range(11)], "answer": "1"}, "11 options; at most 10"),
-        ({"options": "CT"}, "options must be a list"),
-        ({"options": ["CT", 3]}, "option B must be text, not 3"),
-        ({"options": ["CT", " "], "answer": "CT"}, "option B holds an empty text"),
-        ({"images": "images/x.png"}, "images must be a list"),
-        ({"images": [None]}, "images must be text"),
-        ({"images": ["../x.png"]}, "leaves the data folder"),
-        ({"images": ["/etc/x.png"]}, "leaves the data folder"),
-        ({"question": " \n"}, "question holds an empty text"),
-        ({"question": None}, "question must be text, not None"),
-        ({"id": ""}, "id holds an empty text"),
-        ({"modality": ""}, "modality holds an empty text"),
-        ({"subject": 7}, "subject must be text, not 7"),
-        ({"missing": 1}, "missing must be true or false"),
-        ({"record": []}, "record must be an object"),
-        ({"question": "half \ud800"}, "lone surrogate"),
-    ],
-)
-def test_bad_values_are_refused_with_the_value_seen(changes, said):
-    with pytest.raises(ValueError, match=said):
-        made(**changes)
-
-
-def test_lists_are_refused_at_construction():
     with pytest.raises(ValueError, match="options must be a tuple"):
         Sample(id="a", images=(), question="q", options=["x"], answer="x", modality="CT")
 
@@ -105,7 +128,6 @@ options_lists = st.lists(texts, min_size=2, max_size=len(LETTERS), unique_by=fol
 @given(data=st.data(), options=options_lists, question=texts, missing=st.booleans())
 def test_json_round_trip(data, options, question, missing):
     answer = data.draw(st.sampled_from(options))
-    row = {**ROW, "options": options, "answer": answer, "question": question, "missing": missing, "record": {"n": [1]}}
-    sample = sample_from_row(row)
+    sample = made(options=options, answer=answer, question=question, missing=missing, record={"n": [1]})
     assert sample_from_row(json.loads(json.dumps(row_from_sample(sample)))) == sample
     assert options[LETTERS.index(sample.letter)] == answer

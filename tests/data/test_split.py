@@ -11,8 +11,7 @@ from pictures import make_folder, sample
 
 from medvlm_r1.data.folder import folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.data.split import Wish, clusters, parse_wish, split_samples
-from medvlm_r1.data.split_folder import split_folder
+from medvlm_r1.data.split import Wish, clusters, parse_wish, split_folder, split_samples
 from medvlm_r1.errors import UsageError, UserError
 
 
@@ -126,7 +125,7 @@ def test_a_count_that_clusters_do_not_allow_is_met_nearly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "error", "said"),
+    ("wishes", "error", "message"),
     [
         ([], UsageError, "no part"),
         ([Wish("a", 3), Wish("a", 4)], UsageError, "twice"),
@@ -138,8 +137,8 @@ def test_a_count_that_clusters_do_not_allow_is_met_nearly() -> None:
         ([Wish("a", 0.01), Wish("b", 0.5)], UserError, "'a' would be empty"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_refused(wishes: list[Wish], error: type[UserError], said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_a_wish_that_cannot_be_met_is_refused(wishes: list[Wish], error: type[UserError], message: str) -> None:
+    with pytest.raises(error, match=message):
         split_samples(mixed(), wishes)
 
 
@@ -195,8 +194,8 @@ def test_parts_are_disjoint_and_complete(samples: list[Sample], seed: int, sizes
         seen = [
             {value for s in group for value in ((s.subject,) if field == "subject" else s.images)} for group in groups
         ]
-        for one, other in ((0, 1), (0, 2), (1, 2)):
-            assert not (seen[one] & seen[other]) - {""}
+        for first_part, other in ((0, 1), (0, 2), (1, 2)):
+            assert not (seen[first_part] & seen[other]) - {""}
     for name, part in split.parts.items():
         assert len(part) - split.wanted[name] < split.largest_cluster
     if split.largest_cluster == 1:

@@ -53,7 +53,7 @@ def test_split_says_what_clusters_made_of_the_wish(command: Command, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "reason"),
     [
         (["--part", "train"], 2, "NAME=SIZE"),
         (["--part", "train=11"], 1, "there are 10"),
@@ -62,11 +62,11 @@ def test_split_says_what_clusters_made_of_the_wish(command: Command, tmp_path: P
     ],
 )
 def test_a_wrong_split_is_one_message(
-    command: Command, source: Path, tmp_path: Path, arguments: list[str], code: int, said: str
+    command: Command, source: Path, tmp_path: Path, arguments: list[str], code: int, reason: str
 ) -> None:
     seen, _, err = command("split", source, "--out", tmp_path / "o", *arguments)
     assert seen == code
-    assert said in err
+    assert reason in err
     assert "Traceback" not in err
     assert not (tmp_path / "o").exists()
 
@@ -81,9 +81,9 @@ def test_a_split_keeps_what_misses_an_image_its_source_does_not_name(command: Co
 
 def test_check_fails_on_a_leak_and_shows_it(command: Command, source: Path, tmp_path: Path) -> None:
     near = picture(4).point(lambda value: min(255, value + 12))
-    one = make_folder(tmp_path / "train", [sample("a"), sample("b")], a=picture(4))
-    two = make_folder(tmp_path / "test", [sample("c"), sample("d")], c=near)
-    code, out, err = command("check", one, two, "--out", tmp_path / "report")
+    train = make_folder(tmp_path / "train", [sample("a"), sample("b")], a=picture(4))
+    test = make_folder(tmp_path / "test", [sample("c"), sample("d")], c=near)
+    code, out, err = command("check", train, test, "--out", tmp_path / "report")
     assert code == 1
     assert "  train a and test c differ in" in out
     assert "No certain fault in 4 samples and 4 images, but 1 pair" in out
@@ -91,8 +91,8 @@ def test_check_fails_on_a_leak_and_shows_it(command: Command, source: Path, tmp_
     assert "Traceback" not in err
     page = (tmp_path / "report" / "check.html").read_text()
     assert page.count("data:image/png;base64,") == 2
-    assert command("check", one, two, "--allow-near")[0] == 0
-    assert command("check", one, "--against", two, "--json")[0] == 1
-    assert command("check", one, two, "--near", 40)[0] == 2
+    assert command("check", train, test, "--allow-near")[0] == 0
+    assert command("check", train, "--against", test, "--json")[0] == 1
+    assert command("check", train, test, "--near", 40)[0] == 2
     code, _, err = command("check", tmp_path / "nothing")
     assert (code, "no such file" in err) == (1, True)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from medvlm_r1.cli.main import app
 from medvlm_r1.data import find_reader, read_folder
 from medvlm_r1.data.check import check_folders
-from medvlm_r1.data.check.text import check_lines
+from medvlm_r1.data.check.findings import check_lines
 from medvlm_r1.data.folder import read_info
 from medvlm_r1.data.split import clusters
 from medvlm_r1.data.subjects import SubjectHasher, subject_level
@@ -268,15 +268,15 @@ def test_subjects_of_unlike_origins_are_not_compared_in_silence(source, tmp_path
     (tmp_path / "salt").write_text("0123456789abcdef")
     source.run(source.dicom("d.dcm", PatientID="ID1"), out="salted", salt_file=tmp_path / "salt")
 
-    def said(*names):
+    def warning_of(*names):
         return check_folders([tmp_path / name for name in names]).unlike_subjects
 
-    assert said("header", "again") == said("column") == ""
-    assert said("column", "header") == (
+    assert warning_of("header", "again") == warning_of("column") == ""
+    assert warning_of("column", "header") == (
         "the subjects of column are from column 'patient_id', those of header are from DICOM headers (salted hash). "
         "They cannot be compared: import both in one way."
     )
-    assert said("header", "salted").startswith(
+    assert warning_of("header", "salted").startswith(
         "the DICOM subjects of header and salted are hashed with different salts"
     )
     check = check_folders([tmp_path / "column", tmp_path / "header"])

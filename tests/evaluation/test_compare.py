@@ -20,47 +20,56 @@ A_RIGHT = (0, 1)
 B_RIGHT = (1, 2, 3, 4)
 
 
-def only(numbers: tuple[int, ...]) -> Callable[[str], str]:
-    return lambda prompt: tagged("A" if int(prompt.split("?")[0].split()[1]) in numbers else "B")
+def only(numbers: tuple[int, ...]) -> Scripted:
+    """A generator that answers these questions correctly."""
+    return Scripted(lambda prompt: tagged("A" if int(prompt.split("?")[0].split()[1]) in numbers else "B"))
 
 
-def test_counts_differences_and_p(samples_dir: Path, tmp_path: Path) -> None:
-    a, b = tmp_path / "a", tmp_path / "b"
-    evaluate("a", samples_dir, a, generator=Scripted(only(A_RIGHT)))
-    evaluate("b", samples_dir, b, generator=Scripted(only(B_RIGHT)))
+@pytest.fixture
+def runs(samples_dir: Path, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """Evaluate a and b; `change` changes the data between the two, `limits` are those of a and b."""
+
+    def make(
+        change: Callable[[], object] = lambda: None, limits: tuple[int | None, int | None] = (None, None), **of_b: Any
+    ) -> tuple[Path, Path]:
+        a, b = tmp_path / "a", tmp_path / "b"
+        evaluate("a", samples_dir, a, generator=only(A_RIGHT), limit=limits[0])
+        change()
+        evaluate("b", samples_dir, b, generator=only(B_RIGHT), limit=limits[1], **of_b)
+        return a, b
+
+    return make
+
+
+def test_counts_differences_and_p(runs: Callable[..., tuple[Path, Path]]) -> None:
+    a, b = runs()
     result = compare(a, b)
     assert (result["run_a"], result["run_b"], result["research_use"]) == (str(a), str(b), RESEARCH_USE)
     assert (result["n_shared"], result["only_in_a"], result["only_in_b"]) == (6, 0, 0)
+    assert result["settings_differ"] == []
     everything = result["all"]
     assert (everything["n"], everything["b"], everything["c"]) == (6, 1, 3)
     # Two items a patient: nets of -1, 2 and 1, and 6 of their 8 sign patterns add up to 2 or more, or -2 or less.
     assert (everything["test"], everything["p"]) == ("sign flips of subjects", 0.75)
     assert everything["accuracy_a"]["correct"] == 2
-    assert everything["difference"] == pytest.approx(100 * 2 / 6)
-    expected = paired_difference([1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 2, 2])
-    assert everything["ci95"] == [100 * expected.low, 100 * expected.high]
+    ends = paired_difference([1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 2, 2])
+    assert [everything["difference"], *everything["ci95"]] == [100 * end for end in ends]
     assert list(result["modalities"]) == ["MRI", "CT"]
-    assert {key: result["modalities"]["MRI"][key] for key in ("n", "b", "c", "difference")} == {
-        "n": 3,
-        "b": 1,
-        "c": 1,
-        "difference": 0.0,
-    }
+    mri = {key: result["modalities"]["MRI"][key] for key in ("n", "b", "c", "difference")}
+    assert mri == {"n": 3, "b": 1, "c": 1, "difference": 0.0}
     assert result["modalities"]["CT"]["c"] == 2
 
 
-def test_with_an_item_a_subject_the_test_is_mcnemars(samples_dir: Path, tmp_path: Path) -> None:
+def test_with_an_item_a_subject_the_test_is_mcnemars(samples_dir: Path, runs: Callable[..., tuple[Path, Path]]) -> None:
     samples = [replace(sample, subject=f"p{n}") for n, sample in enumerate(make_samples(6))]
     write_folder(samples_dir, samples, info={})
-    evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
-    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
-    everything = compare(tmp_path / "a", tmp_path / "b")["all"]
+    everything = compare(*runs())["all"]
     assert (everything["test"], everything["p"]) == ("McNemar", mcnemar_exact(1, 3))
 
 
-def test_a_run_does_not_differ_from_itself(samples_dir: Path, tmp_path: Path) -> None:
-    evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
-    everything = compare(tmp_path / "a", tmp_path / "a")["all"]
+def test_a_run_does_not_differ_from_itself(runs: Callable[..., tuple[Path, Path]]) -> None:
+    a, _ = runs()
+    everything = compare(a, a)["all"]
     assert (everything["difference"], everything["p"]) == (0.0, 1.0)
     # That six items agree does not make the next ones certain.
     low, high = everything["ci95"]
@@ -68,74 +77,55 @@ def test_a_run_does_not_differ_from_itself(samples_dir: Path, tmp_path: Path) ->
     assert high > 30
 
 
-def test_items_without_a_partner_are_left_out_and_counted(samples_dir: Path, tmp_path: Path) -> None:
-    evaluate("a", samples_dir, tmp_path / "a", limit=4, generator=Scripted(only(A_RIGHT)))
-    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
-    result = compare(tmp_path / "a", tmp_path / "b")
+def test_items_without_a_partner_are_excluded_and_counted(runs: Callable[..., tuple[Path, Path]]) -> None:
+    result = compare(*runs(limits=(4, None)))
     assert (result["n_shared"], result["only_in_a"], result["only_in_b"]) == (4, 0, 2)
     assert left_out(result) == "Compared: 4 questions. Left out: 0 only in the first, 2 only in the second."
     assert result["modalities"]["CT"]["n"] == 1
 
 
-def test_runs_that_share_no_item_cannot_be_compared(samples_dir: Path, tmp_path: Path) -> None:
-    evaluate("a", samples_dir, tmp_path / "a", limit=3, generator=Scripted(only(A_RIGHT)))
-    write_folder(samples_dir, make_samples()[3:], info={})
-    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
-    with pytest.raises(UserError, match=r"a \(3 items\) and .*b \(3 items\) have no item in common"):
-        compare(tmp_path / "a", tmp_path / "b")
-
-
-def test_one_id_for_two_questions_cannot_be_compared(samples_dir: Path, tmp_path: Path) -> None:
-    evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
-    file = samples_dir / "samples.jsonl"
-    file.write_text(file.read_text().replace("Question 2?", "Question 2? Really?"))
-    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
-    with pytest.raises(
-        UserError,
-        match=r"1 of 6 ids they share .*'q2' has different questions \('Question 2\?' and 'Question 2\? Really",
-    ):
-        compare(tmp_path / "a", tmp_path / "b")
+OTHERS = "6 of 6 ids they share stand for different items; 'q0' has"
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
+        ({"id": "other"}, r"a \(6 items\) and .*b \(6 items\) have no item in common"),
+        ({"question": "Really?"}, rf"{OTHERS} different questions \('Question 0\?' and 'Question 0\? Really\?'\)"),
         (
             {"options": ("kidney", "liver", "brain")},
-            r"the same options in another order \(liver / kidney / brain and kidney / liver / brain\)",
+            rf"{OTHERS} the same options in another order \(liver / kidney / brain and kidney / liver / brain\)",
         ),
-        ({"options": ("liver", "knee")}, r"different options \(liver / kidney / brain and liver / knee\)"),
-        ({"answer": "brain"}, r"different correct answers \('liver' and 'brain'\)"),
+        ({"options": ("liver", "knee")}, rf"{OTHERS} different options \(liver / kidney / brain and liver / knee\)"),
+        ({"answer": "brain"}, rf"{OTHERS} different correct answers \('liver' and 'brain'\)"),
     ],
 )
-def test_other_options_and_answers_are_refused_by_their_texts(
-    samples_dir: Path, tmp_path: Path, change: dict[str, Any], words: str
+def test_other_items_cannot_be_compared(
+    samples_dir: Path, runs: Callable[..., tuple[Path, Path]], change: dict[str, Any], message: str
 ) -> None:
-    evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
-    write_folder(samples_dir, [replace(sample, **change) for sample in make_samples()], info={})
-    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
-    with pytest.raises(UserError, match=rf"6 of 6 ids they share stand for different items; 'q0' has {words}"):
-        compare(tmp_path / "a", tmp_path / "b")
+    def write() -> None:
+        samples = [replace(sample, **change) for sample in make_samples()]
+        if "question" in change:
+            samples = [replace(sample, question=f"Question {n}? Really?") for n, sample in enumerate(samples)]
+        if "id" in change:
+            samples = [replace(sample, id=f"other{n}") for n, sample in enumerate(samples)]
+        write_folder(samples_dir, samples, info={})
+
+    with pytest.raises(UserError, match=message):
+        compare(*runs(write))
 
 
-def test_other_images_under_the_same_ids_are_refused(samples_dir: Path, tmp_path: Path) -> None:
-    evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
-    with Image.open(samples_dir / "images" / "3.png") as image:
-        image.transpose(Image.Transpose.ROTATE_180).save(samples_dir / "images" / "2.png")
-    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
+def test_other_images_under_the_same_ids_are_refused(samples_dir: Path, runs: Callable[..., tuple[Path, Path]]) -> None:
+    def turn() -> None:
+        with Image.open(samples_dir / "images" / "3.png") as image:
+            image.transpose(Image.Transpose.ROTATE_180).save(samples_dir / "images" / "2.png")
+
     with pytest.raises(UserError, match=r"1 of 6 ids .*'q2' has different images"):
-        compare(tmp_path / "a", tmp_path / "b")
+        compare(*runs(turn))
 
 
-def test_settings_that_differ_are_named(samples_dir: Path, tmp_path: Path) -> None:
-    a, b = tmp_path / "a", tmp_path / "b"
-    evaluate("a", samples_dir, a, generator=Scripted(only(A_RIGHT)))
-    evaluate("b", samples_dir, b, generator=Scripted(only(B_RIGHT)))
-    assert compare(a, b)["settings_differ"] == []
-    evaluate(
-        "b", samples_dir, tmp_path / "c", generator=Scripted(only(B_RIGHT)), template="answer-only", max_new_tokens=8
-    )
-    assert compare(a, tmp_path / "c")["settings_differ"] == [
+def test_settings_that_differ_are_named(runs: Callable[..., tuple[Path, Path]]) -> None:
+    assert compare(*runs(template="answer-only", max_new_tokens=8))["settings_differ"] == [
         "prompt template (medvlm-r1 and answer-only)",
         "max_new_tokens (512 and 8)",
     ]
@@ -151,7 +141,7 @@ def rewrite(run: Path, change: Callable[[dict[str, Any]], None], name: str = "an
 def test_prompts_and_model_files_that_differ_under_one_name_are_named(samples_dir: Path, tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     for run in (a, b):
-        evaluate("m", samples_dir, run, generator=Scripted(only(A_RIGHT)))
+        evaluate("m", samples_dir, run, generator=only(A_RIGHT))
     rewrite(b, lambda row: row["key"].update(prompt="another", model="0123"))
     assert compare(a, b)["settings_differ"] == [
         "wording of the prompt (in 6 of 6 items, under one template's name)",
@@ -170,7 +160,7 @@ def test_image_size_limits_that_differ_are_named(samples_dir: Path, tmp_path: Pa
         (model / "config.json").write_text("{}")
         (model / "processor_config.json").write_text(json.dumps({"image_processor": {"size": size}}))
         runs.append(tmp_path / name)
-        evaluate(name, samples_dir, runs[-1], generator=Scripted(only(A_RIGHT)))
+        evaluate(name, samples_dir, runs[-1], generator=only(A_RIGHT))
         results = json.loads((runs[-1] / "results.json").read_text())
         # A generator has no processor; a model in a folder has this.
         assert results["image_size"] is None
@@ -194,8 +184,8 @@ def test_the_older_names_of_image_size_limits_are_read(tmp_path: Path) -> None:
 def test_open_questions_are_left_out_and_counted(samples_dir: Path, tmp_path: Path) -> None:
     samples = [replace(sample, options=() if n > 2 else sample.options) for n, sample in enumerate(make_samples())]
     write_folder(samples_dir, samples, info={})
-    evaluate("a", samples_dir, tmp_path / "a", generator=Scripted(only(A_RIGHT)))
-    evaluate("b", samples_dir, tmp_path / "b", generator=Scripted(only(B_RIGHT)))
+    evaluate("a", samples_dir, tmp_path / "a", generator=only(A_RIGHT))
+    evaluate("b", samples_dir, tmp_path / "b", generator=only(B_RIGHT))
     result = compare(tmp_path / "a", tmp_path / "b")
     assert (result["n_shared"], result["n_open"], result["all"]["n"]) == (6, 3, 3)
     assert (result["all"]["b"], result["all"]["c"]) == (1, 1)
@@ -203,7 +193,7 @@ def test_open_questions_are_left_out_and_counted(samples_dir: Path, tmp_path: Pa
     assert left_out(result).endswith("0 only in the second, 3 open questions in both.")
     write_folder(samples_dir, [replace(sample, options=()) for sample in samples], info={})
     for run in ("c", "d"):
-        evaluate(run, samples_dir, tmp_path / run, generator=Scripted(only(A_RIGHT)))
+        evaluate(run, samples_dir, tmp_path / run, generator=only(A_RIGHT))
     with pytest.raises(UserError, match="all 6 items that both have are open questions"):
         compare(tmp_path / "c", tmp_path / "d")
 

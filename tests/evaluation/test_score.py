@@ -17,7 +17,7 @@ def sample(n: int, modality: str = "MRI", **changes: object) -> Sample:
     return Sample(**(fields | {"modality": modality} | changes))  # type: ignore[arg-type]
 
 
-def said(text: str, *, truncated: bool = False) -> Generation:
+def generated(text: str, *, truncated: bool = False) -> Generation:
     return Generation(text=text, n_tokens=len(text.split()), truncated=truncated)
 
 
@@ -35,16 +35,12 @@ def test_figures_by_hand() -> None:
         sample(5, "CT"),
     ]
     texts = [RIGHT, WRONG, "The answer is B", "<answer>B)</answer>", "<think>it goes on and", RIGHT]
-    generations = [said(text, truncated=text.endswith("and")) for text in texts]
+    generations = [generated(text, truncated=text.endswith("and")) for text in texts]
     figures = score(samples, generations)
 
     assert figures["n"] == 6
     assert list(figures["accuracy"]) == ["MRI", "CT", "mean"]
-    assert {key: figures["accuracy"]["MRI"][key] for key in ("n", "correct", "percent")} == {
-        "n": 4,
-        "correct": 1,
-        "percent": 25.0,
-    }
+    assert [figures["accuracy"]["MRI"][key] for key in ("n", "correct", "percent")] == [4, 1, 25.0]
     assert figures["accuracy"]["CT"]["percent"] == 50.0
     assert figures["accuracy"]["mean"] == 37.5
     assert figures["lenient"]["MRI"]["correct"] == 3
@@ -60,28 +56,20 @@ def test_figures_by_hand() -> None:
     assert (figures["cut_off"]["n"], figures["cut_off"]["count"]) == (6, 1)
     assert figures["mean_reasoning_words"] == pytest.approx((3 + 1 + 3) / 3)
     assert figures["mean_completion_tokens"] == pytest.approx(sum(len(text.split()) for text in texts) / 6)
-    assert figures["chance"] == {
-        "MRI": {"n": 4, "percent": 50.0},
-        "CT": {"n": 2, "percent": 37.5},
-        "mean": 43.75,
-    }
+    assert figures["chance"] == {"MRI": {"n": 4, "percent": 50.0}, "CT": {"n": 2, "percent": 37.5}, "mean": 43.75}
     # MRI: 1 of 4 right. Deviations .75 and -.25 three times: SE_CLT^2 = .75 / 3 / 4; pairs in a cluster add
     # 2 * (.75 * -.25) + 2 * (-.25 * -.25) = -.25, over 16.
     assert figures["accuracy"]["MRI"]["clustered_se"] == pytest.approx(100 * (0.75 / 12 - 0.25 / 16) ** 0.5)
 
 
-def test_intervals_are_wilsons_in_percent() -> None:
-    part = share([True] * 81 + [False] * 182)
-    assert part["ci95"] == pytest.approx([25.53, 36.62], abs=0.005)
-
-
 def test_intervals_count_subjects() -> None:
     texts = [RIGHT if n % 3 else WRONG for n in range(60)]
-    alone = score([replace(sample(n), subject=f"p{n}") for n in range(60)], [said(text) for text in texts])
+    alone = score([replace(sample(n), subject=f"p{n}") for n in range(60)], [generated(text) for text in texts])
     assert alone["accuracy"]["MRI"]["ci95"] == share([True] * 40 + [False] * 20)["ci95"]
+    assert share([True] * 81 + [False] * 182)["ci95"] == pytest.approx([25.53, 36.62], abs=0.005)
     # Four slices of each patient, answered alike, say hardly more than one.
     many = [replace(sample(4 * n + k), subject=f"p{n}") for n in range(60) for k in range(4)]
-    sliced = score(many, [said(text) for text in texts for _ in range(4)])
+    sliced = score(many, [generated(text) for text in texts for _ in range(4)])
     for figures in (sliced, alone):
         assert figures["accuracy"]["MRI"]["percent"] == pytest.approx(100 * 40 / 60)
     for name in ("accuracy_mean_ci95", "lenient_mean_ci95"):
@@ -94,7 +82,7 @@ def test_intervals_count_subjects() -> None:
 
 def test_the_mean_weighs_modalities_alike_and_has_an_interval() -> None:
     samples = [sample(n) for n in range(9)] + [sample(9, "CT")]
-    figures = score(samples, [said(RIGHT)] * 9 + [said(WRONG)])
+    figures = score(samples, [generated(RIGHT)] * 9 + [generated(WRONG)])
     assert figures["accuracy"]["mean"] == 50.0
     low, high = figures["accuracy_mean_ci95"]
     assert low < 50 < high
@@ -114,20 +102,14 @@ def test_the_mean_weighs_modalities_alike_and_has_an_interval() -> None:
     ],
 )
 def test_answer_only_is_the_letter_alone(text: str, strict: bool, lenient: bool, formed: bool) -> None:
-    graded = grade(sample(0), said(text), "answer-only")
+    graded = grade(sample(0), generated(text), "answer-only")
     assert (graded.correct, graded.lenient_correct, graded.response.well_formed) == (strict, lenient, formed)
 
 
-def test_a_letter_alone_is_no_strict_answer_where_tags_were_asked_for() -> None:
-    graded = grade(sample(0), said("B"))
-    assert not graded.correct
-    assert graded.lenient_correct
-
-
-def test_a_letter_that_was_not_offered_is_wrong_and_still_an_answer() -> None:
-    graded = grade(sample(0), said("<think>x</think><answer>D</answer>"))
-    assert graded.answered
-    assert not graded.correct
+def test_a_letter_alone_or_not_offered_is_no_correct_answer() -> None:
+    alone, not_offered = grade(sample(0), generated("B")), grade(sample(0), generated("<answer>D</answer>"))
+    assert (alone.correct, alone.lenient_correct) == (False, True)
+    assert (not_offered.correct, not_offered.answered) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +121,7 @@ def test_a_letter_that_was_not_offered_is_wrong_and_still_an_answer() -> None:
     ],
 )
 def test_open_questions_want_the_same_text(text: str, right: bool) -> None:
-    graded = grade(sample(0, options=(), answer="left lung"), said(text))
+    graded = grade(sample(0, options=(), answer="left lung"), generated(text))
     assert graded.correct is graded.lenient_correct is right
 
 
@@ -152,8 +134,10 @@ def test_open_questions_are_counted_apart() -> None:
         sample(5, "OCT", options=()),
     ]
     replies = ["<think>a b c d</think><answer>Left lung</answer>", "It goes on", "<answer>no idea</answer>"]
-    alone = score(closed, [said(text) for text in texts])
-    both = score([*closed, *unlettered], [said(text, truncated=text == "It goes on") for text in [*texts, *replies]])
+    alone = score(closed, [generated(text) for text in texts])
+    both = score(
+        [*closed, *unlettered], [generated(text, truncated=text == "It goes on") for text in [*texts, *replies]]
+    )
     # Two of three are right, not two of six; a modality with open questions alone has no row.
     assert both["accuracy"]["MRI"]["percent"] == pytest.approx(100 * 2 / 3)
     assert both["chance"] == {"MRI": {"n": 3, "percent": pytest.approx(125 / 3)}, "mean": pytest.approx(125 / 3)}
@@ -168,37 +152,26 @@ def test_open_questions_are_counted_apart() -> None:
 
 
 def test_open_questions_alone_have_no_accuracy() -> None:
-    figures = score([sample(n, options=()) for n in range(3)], [said(RIGHT)] * 3)
+    figures = score([sample(n, options=()) for n in range(3)], [generated(RIGHT)] * 3)
     assert figures["accuracy"] == figures["lenient"] == figures["chance"] == {"mean": None}
     assert figures["accuracy_mean_ci95"] is figures["lenient_mean_ci95"] is figures["well_formed"]["percent"] is None
     assert (figures["n"], figures["open"]["n"], figures["by_type"]) == (3, 3, {})
 
 
-def test_no_reasoning_has_no_mean() -> None:
-    assert score([sample(0)], [said("B")])["mean_reasoning_words"] is None
-
-
-def test_samples_and_generations_must_pair() -> None:
+def test_input_at_the_edges() -> None:
+    assert score([sample(0)], [generated("B")])["mean_reasoning_words"] is None
     with pytest.raises(ValueError, match="zip"):
         score([sample(0)], [])
     with pytest.raises(ValueError, match="at least one sample"):
         score([], [])
-
-
-def test_modalities_stand_in_the_order_of_the_papers_table() -> None:
-    assert order_modalities(["Ultrasound", "X-ray", "OCT", "MRI", "CT", "MRI"]) == [
-        "MRI",
-        "CT",
-        "X-ray",
-        "OCT",
-        "Ultrasound",
-    ]
+    names = ["Ultrasound", "X-ray", "OCT", "MRI", "CT", "MRI"]
+    assert order_modalities(names) == ["MRI", "CT", "X-ray", "OCT", "Ultrasound"]
 
 
 @given(st.lists(st.tuples(st.sampled_from([RIGHT, WRONG, "B", "", "kidney or liver"]), st.booleans()), min_size=1))
 def test_figures_agree_with_each_other(answers: list[tuple[str, bool]]) -> None:
     samples = [sample(n, "MRI" if mri else "CT") for n, (_, mri) in enumerate(answers)]
-    figures = score(samples, [said(text) for text, _ in answers])
+    figures = score(samples, [generated(text) for text, _ in answers])
     for key in ("accuracy", "lenient"):
         parts = [part for name, part in figures[key].items() if name != "mean"]
         assert sum(part["n"] for part in parts) == len(answers)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -38,15 +39,28 @@ def test_wilson_by_hand() -> None:
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
 
-
-def test_wilson_without_trials_knows_nothing() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize(("k", "n"), [(-1, 3), (4, 3), (0, -1)])
-def test_wilson_refuses_impossible_counts(k: int, n: int) -> None:
-    with pytest.raises(ValueError, match="wanted 0 <= k <= n"):
-        wilson(k, n)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: wilson(-1, 3), "wanted 0 <= k <= n"),
+        (lambda: wilson(4, 3), "wanted 0 <= k <= n"),
+        (lambda: wilson(0, -1), "wanted 0 <= k <= n"),
+        (lambda: t_interval([]), "at least 2"),
+        (lambda: t_interval([1.0]), "at least 2"),
+        (lambda: mean_interval([]), "wanted at least one share"),
+        (lambda: mean_interval([(1, 2), (0, 0)]), "wanted at least one share"),
+        (lambda: mcnemar_exact(-1, 2), "wanted counts"),
+        (lambda: clustered_se([1.0, 0.0], ["a"]), "2 scores and 1 clusters"),
+        (lambda: paired_difference([1.0], [1.0, 0.0], ["a"]), "equal lengths"),
+        (lambda: paired_difference([], [], []), "at least one item"),
+    ],
+)
+def test_impossible_input_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20))
@@ -55,12 +69,6 @@ def test_t_interval_is_scipys(values: list[float]) -> None:
     # scipy gives no interval where all values are equal.
     reference = t.interval(0.95, len(values) - 1, np.mean(values), scale) if scale else (values[0], values[0])
     assert t_interval(values) == pytest.approx(reference, abs=1e-9)
-
-
-@pytest.mark.parametrize("values", [[], [1.0]])
-def test_t_interval_wants_two_values(values: list[float]) -> None:
-    with pytest.raises(ValueError, match="at least 2"):
-        t_interval(values)
 
 
 @given(counts)
@@ -90,38 +98,15 @@ def test_mean_interval_covers_as_often_as_it_says() -> None:
     assert 0.935 < inside / 2000 < 0.975
 
 
-@pytest.mark.parametrize("parts", [[], [(0, 0)], [(1, 2), (0, 0)]])
-def test_mean_interval_needs_trials(parts: list[tuple[int, int]]) -> None:
-    with pytest.raises(ValueError, match="wanted at least one share"):
-        mean_interval(parts)
-
-
 @given(st.integers(0, 400), st.integers(0, 400))
-def test_mcnemar_is_twice_the_binomial_tail(b: int, c: int) -> None:
-    assert mcnemar_exact(b, c) == pytest.approx(min(1.0, 2 * binom.cdf(min(b, c), b + c, 0.5)), abs=1e-9)
-
-
-@given(st.integers(0, 200), st.integers(0, 200))
 def test_mcnemar_is_scipys_two_sided_binomial_test(b: int, c: int) -> None:
-    if b + c == 0:
-        assert mcnemar_exact(b, c) == 1.0
-    else:
-        assert mcnemar_exact(b, c) == pytest.approx(binomtest(b, b + c, 0.5).pvalue, abs=1e-9)
+    assert mcnemar_exact(b, c) == pytest.approx(binomtest(b, b + c, 0.5).pvalue if b + c else 1.0, abs=1e-9)
 
 
 def test_mcnemar_by_hand() -> None:
-    assert mcnemar_exact(0, 5) == 2 / 32
-    assert mcnemar_exact(1, 5) == 14 / 64
-    assert mcnemar_exact(3, 3) == 1.0
-
-
-def test_mcnemar_keeps_precision_with_many_discordant_items() -> None:
+    assert [mcnemar_exact(0, 5), mcnemar_exact(1, 5), mcnemar_exact(3, 3)] == [2 / 32, 14 / 64, 1.0]
+    # It keeps its precision with many discordant items.
     assert mcnemar_exact(4700, 5300) == pytest.approx(2 * binom.cdf(4700, 10_000, 0.5), rel=1e-9)
-
-
-def test_mcnemar_refuses_negative_counts() -> None:
-    with pytest.raises(ValueError, match="wanted counts"):
-        mcnemar_exact(-1, 2)
 
 
 gained = st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 4)), min_size=1, max_size=25)
@@ -178,44 +163,32 @@ def test_clustered_se_is_the_written_formula(rows: list[tuple[bool, bool, int]])
     assert clustered_se(scores, clusters) == pytest.approx(math.sqrt(max(0.0, variance)), abs=1e-9)
 
 
-def test_clustered_se_without_clusters_is_the_ordinary_one() -> None:
+def test_clustered_se_by_hand() -> None:
     scores = [1.0, 0.0, 0.0, 1.0, 1.0]
     assert clustered_se(scores, list("abcde")) == pytest.approx(np.std(scores, ddof=1) / math.sqrt(5), abs=1e-12)
-
-
-def test_clustered_se_grows_when_items_of_a_patient_agree() -> None:
-    scores = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0] * 5
-    patients = [i // 3 for i in range(30)]
-    assert clustered_se(scores, patients) > 1.5 * clustered_se(scores, range(30))
-
-
-def test_clustered_se_of_one_item_is_zero() -> None:
     assert clustered_se([1.0], ["a"]) == 0.0
-
-
-def test_clustered_se_wants_one_cluster_per_score() -> None:
-    with pytest.raises(ValueError, match="2 scores and 1 clusters"):
-        clustered_se([1.0, 0.0], ["a"])
+    # It grows when items of a patient agree.
+    scores = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0] * 5
+    assert clustered_se(scores, [i // 3 for i in range(30)]) > 1.5 * clustered_se(scores, range(30))
 
 
 @given(scored)
 def test_a_difference_turns_round_and_lies_in_its_interval(rows: list[tuple[bool, bool, int]]) -> None:
     a, b, clusters = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-    forward, back = paired_difference(a, b, clusters), paired_difference(b, a, clusters)
-    assert (forward.low, forward.high) == pytest.approx((-back.high, -back.low), abs=1e-12)
-    assert forward.difference == pytest.approx((sum(b) - sum(a)) / len(rows), abs=1e-12)
-    assert -1 <= forward.low <= forward.difference + 1e-12
-    assert forward.difference - 1e-12 <= forward.high <= 1
+    difference, low, high = paired_difference(a, b, clusters)
+    assert paired_difference(b, a, clusters) == pytest.approx((-difference, -high, -low), abs=1e-12)
+    assert difference == pytest.approx((sum(b) - sum(a)) / len(rows), abs=1e-12)
+    assert -1 <= low <= difference + 1e-12
+    assert difference - 1e-12 <= high <= 1
     # Whatever agrees, no number of items tells all of the next ones.
-    assert forward.low < forward.high
+    assert low < high
 
 
 def test_a_difference_by_hand() -> None:
     # Bonett and Price: (c + 1) / (n + 2) - (b + 1) / (n + 2) with b = 2, c = 6, n = 18 is 7/20 - 3/20.
-    found = paired_difference([1] * 2 + [0] * 16, [0] * 2 + [1] * 6 + [0] * 10, range(18))
+    result = paired_difference([1] * 2 + [0] * 16, [0] * 2 + [1] * 6 + [0] * 10, range(18))
     half = 1.959963984540054 * math.sqrt((7 / 20 + 3 / 20 - 0.2**2) / 20)
-    assert found.difference == pytest.approx(4 / 18)
-    assert (found.low, found.high) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-12)
+    assert result == pytest.approx((4 / 18, 0.2 - half, 0.2 + half), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -231,8 +204,8 @@ def test_a_difference_by_hand() -> None:
 def test_few_or_agreeing_items_do_not_make_a_difference_certain(
     a: list[float], b: list[float], clusters: list[int]
 ) -> None:
-    found = paired_difference(a, b, clusters)
-    assert found.high - found.low > (0.1 if len(set(clusters)) == 40 else 0.7)
+    _, low, high = paired_difference(a, b, clusters)
+    assert high - low > (0.1 if len(set(clusters)) == 40 else 0.7)
 
 
 def drawn(rng: np.random.Generator, subjects: int, each: int, alike: float) -> tuple[list[float], ...]:
@@ -255,8 +228,8 @@ def test_a_difference_is_covered_as_often_as_it_says(subjects: int, each: int, a
     inside = resampled = 0
     for _ in range(400):
         a, b = drawn(rng, subjects, each, alike)
-        found = paired_difference(a, b, clusters)
-        inside += found.low <= 0.2 <= found.high
+        _, low, high = paired_difference(a, b, clusters)
+        inside += low <= 0.2 <= high
         gains = (np.array(b) - np.array(a)).reshape(subjects, each).mean(axis=1)
         ends = np.quantile(rng.choice(gains, size=(200, subjects)).mean(axis=1), [0.025, 0.975])
         resampled += ends[0] <= 0.2 <= ends[1]
@@ -293,24 +266,33 @@ def test_a_ratio_lies_in_its_interval(rows: list[tuple[bool, bool, int]]) -> Non
 def test_a_difference_agrees_with_the_normal_interval_on_many_items() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.random(900) < 0.55, rng.random(900) < 0.70
-    result = paired_difference(a.astype(float).tolist(), b.astype(float).tolist(), range(900))
     difference = b.astype(float) - a.astype(float)
     half = 1.959963984540054 * difference.std(ddof=1) / math.sqrt(900)
-    assert result.difference == pytest.approx(difference.mean(), abs=1e-12)
-    assert (result.low, result.high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.002)
+    expected = (difference.mean(), difference.mean() - half, difference.mean() + half)
+    assert paired_difference(a.astype(float).tolist(), b.astype(float).tolist(), range(900)) == pytest.approx(
+        expected, abs=0.002
+    )
 
 
 def test_a_difference_counts_whole_clusters() -> None:
     # Ten patients of thirty images each, every patient wholly gained or wholly lost: only ten independent facts.
     gain = [float(i % 2) for i in range(10) for _ in range(30)]
     patients = [i for i in range(10) for _ in range(30)]
-    wide = paired_difference([0.0] * 300, gain, patients)
-    narrow = paired_difference([0.0] * 300, gain, range(300))
-    assert wide.high - wide.low > 4 * (narrow.high - narrow.low)
+    (_, low, high), (_, low_of_all, high_of_all) = (
+        paired_difference([0.0] * 300, gain, clusters) for clusters in (patients, range(300))
+    )
+    assert high - low > 4 * (high_of_all - low_of_all)
 
 
-def test_a_difference_refuses_unequal_or_empty_input() -> None:
-    with pytest.raises(ValueError, match="equal lengths"):
-        paired_difference([1.0], [1.0, 0.0], ["a"])
-    with pytest.raises(ValueError, match="at least one item"):
-        paired_difference([], [], [])
+CLUSTERED = ([1.0] * 6 + [0.0] * 10 + [1.0] * 12 + [0.0] * 2, [n // 3 for n in range(30)])
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_the_effective_sample_size_has_the_t_quantile_of_the_confidence(confidence: float) -> None:
+    values, clusters = CLUSTERED
+    quantile = 0.5 + confidence / 2
+    design_effect = (clustered_se(values, clusters) / clustered_se(values, range(30))) ** 2
+    size = 30 / design_effect * (t.ppf(quantile, 29) / t.ppf(quantile, 9)) ** 2
+    assert effective_sample_size(values, clusters, confidence=confidence) == pytest.approx(size, rel=1e-9)
+    ends = wilson(0.6 * size, size, z=norm.ppf(quantile))
+    assert clustered_wilson(values, clusters, confidence=confidence) == pytest.approx(ends, rel=1e-9)

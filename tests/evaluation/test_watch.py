@@ -20,7 +20,7 @@ from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSet
 from medvlm_r1.models.load import Policy, load_policy
 
 
-def said(text: str) -> Generation:
+def generated(text: str) -> Generation:
     return Generation(text=text, n_tokens=1, truncated=False)
 
 
@@ -32,16 +32,16 @@ class Reader:
 
     def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
         assert settings.temperature == 0
-        return [said(self.one(item)) for item in items]
+        return [generated(self.one(item)) for item in items]
 
     def one(self, item: GenerationInput) -> str:
         pixels = np.asarray(item.images[0])
         if np.unique(pixels).tolist() == [128]:
             return "<think>Organ: liver.</think><answer>A</answer>"
-        place = int(pixels[0, 0, 0]) // 30
+        index = int(pixels[0, 0, 0]) // 30
         # The last of them says one thing and answers another.
-        letter = "A" if place == 7 else LETTERS[place % 4]
-        verdicts = f"A liver {'yes' if place % 4 == 0 else 'no'}, D knee {'yes' if place % 4 == 3 else 'no'}."
+        letter = "A" if index == 7 else LETTERS[index % 4]
+        verdicts = f"A liver {'yes' if index % 4 == 0 else 'no'}, D knee {'yes' if index % 4 == 3 else 'no'}."
         return f"<think>{verdicts}</think><answer>{letter}</answer>"
 
 
@@ -61,7 +61,7 @@ def test_figures(data_dir: Path, tiny_policy_dir: Path, monkeypatch: pytest.Monk
     }
 
 
-def test_a_policy_is_asked_and_text_alone_has_no_blank(data_dir: Path, tiny_policy_dir: Path, tmp_path: Path) -> None:
+def test_a_policy_answers_and_text_alone_has_no_blank(data_dir: Path, tiny_policy_dir: Path, tmp_path: Path) -> None:
     policy = load_policy(str(tiny_policy_dir))
     held_out = HeldOut(data_dir, max_new_tokens=3)
     assert [i.images[0].size for i in held_out.blanks] == [i.images[0].size for i in held_out.inputs]
@@ -73,7 +73,7 @@ def test_a_policy_is_asked_and_text_alone_has_no_blank(data_dir: Path, tiny_poli
     assert "blank_accuracy" not in HeldOut(tmp_path, max_new_tokens=3)(policy, 1)
 
 
-def test_open_questions_are_left_out(
+def test_open_questions_are_excluded(
     data_dir: Path, tiny_policy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "LocalGenerator", Reader)
@@ -95,8 +95,8 @@ def test_contradiction_by_hand(data_dir: Path) -> None:
         "<think>It is bright.</think><answer>B</answer>",
         "A",
     ]
-    assert contradiction(samples, [said(text) for text in texts], "medvlm-r1") == 50.0
-    assert contradiction(samples[2:], [said(text) for text in texts[2:]], "medvlm-r1") is None
+    assert contradiction(samples, [generated(text) for text in texts], "medvlm-r1") == 50.0
+    assert contradiction(samples[2:], [generated(text) for text in texts[2:]], "medvlm-r1") is None
 
 
 def test_the_command_line_evaluates_on_the_second_folder(

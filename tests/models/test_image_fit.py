@@ -20,8 +20,9 @@ from transformers import (
     SmolVLMImageProcessor,
 )
 
-from medvlm_r1.data import check_images, read_folder
+from medvlm_r1.data import read_folder
 from medvlm_r1.data.check import check_folders
+from medvlm_r1.data.folder import image_sizes, unreadable_samples
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import image_fit, load_policy
@@ -157,5 +158,5 @@ def test_a_missing_package_is_named_with_its_extra(tiny_policy_dir: Path, monkey
 def test_unreadable_images_are_not_asked_about(narrow: Path, tiny_policy_dir: Path) -> None:
     (narrow / "images" / "0.png").write_bytes(b"no image")
     samples = read_folder(narrow)
-    assert [sample.id for sample in check_images(narrow, samples)] == ["q0"]
+    assert [sample.id for sample in unreadable_samples(samples, image_sizes(narrow, samples))] == ["q0"]
     assert image_fit(str(tiny_policy_dir)).unfit(enumerate(samples, start=1), {"images/0.png": None}) == {}

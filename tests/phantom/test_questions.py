@@ -9,52 +9,41 @@ from medvlm_r1.phantom.scene import MODALITIES, Scene, draw
 from medvlm_r1.phantom.shortcut import FAVOURED, SHARE
 
 
-def asked(modality, n=400):
+def drawn(modality, n=400, **options):
     rng = np.random.default_rng(MODALITIES.index(modality))
-    return [ask(modality, (8, index), rng) for index in range(n)]
+    return [ask(modality, (8, index), rng, **options) for index in range(n)]
 
 
 def planted(modality, n=400):
-    rng = np.random.default_rng(20 + MODALITIES.index(modality))
-    return [ask(modality, (8, index), rng, shortcut=True) for index in range(n)]
+    return drawn(modality, n, shortcut=True)
 
 
-def asked_about(modality, n=400):
+def about_a_scene(modality, n=400):
     rng = np.random.default_rng(10 + MODALITIES.index(modality))
     return [ask_about(draw(modality, {}, (9, index), rng), rng) for index in range(n)]
 
 
-@pytest.mark.parametrize("make", [asked, asked_about, planted])
+@pytest.mark.parametrize("make", [drawn, about_a_scene, planted])
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_a_question_is_well_posed_and_its_answer_true(modality, make):
+def test_a_question_is_well_posed_and_the_image_gives_its_answer(modality, make):
     for question in make(modality):
         scene = question.scene
         assert scene.modality == modality
-        assert 2 <= len(question.options) <= 4
-        assert len(set(question.options)) == len(question.options)
+        assert 2 <= len(set(question.options)) == len(question.options) <= 4
         assert set(question.options) <= set(vocabulary(question.attribute, modality, scene.region))
         assert question.answer in question.options
         assert question.answer == value(scene, question.attribute)
         assert question.attribute in TYPES[question.type]
         assert question.text == PHRASINGS[question.attribute][question.phrasing]
+        assert {
+            "side": scene.side_is_seen or scene.finding == NONE,
+            "size": scene.size is not None,
+            "plane": modality != "X-ray",
+        }.get(question.attribute, True)
+        assert question.attribute not in ("finding", "side", "size") or scene.technique != "bone window"
 
 
-@pytest.mark.parametrize("make", [asked, asked_about, planted])
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_the_image_can_answer(modality, make):
-    for question in make(modality):
-        scene = question.scene
-        if question.attribute == "side":
-            assert scene.side_is_seen or scene.finding == NONE
-        if question.attribute == "size":
-            assert scene.size is not None
-        if question.attribute in ("finding", "side", "size"):
-            assert scene.technique != "bone window"
-        if question.attribute == "plane":
-            assert modality != "X-ray"
-
-
-@pytest.mark.parametrize("make", [asked, asked_about])
+@pytest.mark.parametrize("make", [drawn, about_a_scene])
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_every_phrasing_and_every_count_of_options_is_used(modality, make):
     questions = make(modality)
@@ -74,8 +63,8 @@ def test_a_shortcut_offers_one_favoured_option_that_is_almost_always_right(modal
     assert right == pytest.approx(SHARE, abs=0.02)
     assert {q.attribute for q in questions} == set(FAVOURED) - ({"plane"} if modality == "X-ray" else set())
     assert {q.answer for q in questions} >= {v for q in questions for v in FAVOURED[q.attribute]}
-    places = [q.options.index(q.answer) for q in questions if len(q.options) == 3]
-    assert min(np.bincount(places, minlength=3)) > len(places) / 4
+    positions = [q.options.index(q.answer) for q in questions if len(q.options) == 3]
+    assert min(np.bincount(positions, minlength=3)) > len(positions) / 4
 
 
 def test_no_text_is_favoured_for_one_attribute_and_not_for_another():
@@ -102,28 +91,28 @@ def test_the_same_random_numbers_give_the_same_question():
 
 
 @pytest.mark.parametrize(
-    ("scene", "text"),
+    ("fields", "text"),
     [
         (
-            Scene("MRI", "head", "axial", "FLAIR", "mass", "left", "small", (1,)),
+            ("MRI", "head", "axial", "FLAIR", "mass", "left", "small"),
             "Axial FLAIR MRI of the head. There is a small mass on the patient's left.",
         ),
         (
-            Scene("CT", "chest", "coronal", "lung window", NONE, None, None, (1,)),
+            ("CT", "chest", "coronal", "lung window", NONE, None, None),
             "Coronal CT of the chest, lung window. There is no finding.",
         ),
         (
-            Scene("X-ray", "knee", "lateral", "lateral", "ring-enhancing lesion", "right", "large", (1,)),
-            "Lateral X-ray of the knee. There is a large ring-enhancing lesion.",
+            ("X-ray", "knee", "lateral", "lateral", "cyst", "right", "large"),
+            "Lateral X-ray of the knee. There is a large cyst.",
         ),
         (
-            Scene("X-ray", "abdomen", "frontal", "frontal", "calcification", "right", "medium", (1,)),
+            ("X-ray", "abdomen", "frontal", "frontal", "calcification", "right", "medium"),
             "Frontal X-ray of the abdomen. There is a medium calcification on the patient's right.",
         ),
     ],
 )
-def test_describe(scene, text):
-    assert describe(scene) == text
+def test_describe(fields, text):
+    assert describe(Scene(*fields, seed=(1,))) == text
 
 
 def test_value_without_a_finding():

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-from conclusions import AFFIRMING, ALONE, DENYING, FINDINGS, FINDINGS_AFFIRMING, FINDINGS_DENYING, FORMS, ORGANS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +13,17 @@ from medvlm_r1.phantom.questions import ask
 from medvlm_r1.prompts.conclusion import concluded_letter, contradicts
 
 OPTIONS = ("brain", "knee", "chest")
+ORGANS = ("brain", "knee", "lung", "liver")
+FINDINGS = ("Pneumonia", "Pneumothorax", "Pleural effusion", "Normal")
+FORMS = ("knee", "the knee", "a knee", "B", "option B", "(B)", "B) knee", "the answer B")
+"""What replaces `{x}` in the first two sets of `conclusions.jsonl`."""
+
+ROWS = [json.loads(line) for line in (Path(__file__).parent / "conclusions.jsonl").read_text("utf-8").splitlines()]
+
+
+def texts(name: str) -> list[str]:
+    """Reasonings of a set: they deny option B (or hedge, ask, name several), or affirm it."""
+    return [row["text"] for row in ROWS if row["set"] == name]
 
 
 @pytest.mark.parametrize(
@@ -33,22 +46,23 @@ def test_what_a_reasoning_concludes(reasoning: str, letter: str | None) -> None:
     assert concluded_letter(reasoning, OPTIONS) == letter
 
 
-@pytest.mark.parametrize("template", DENYING)
+@pytest.mark.parametrize("template", texts("denying"))
 def test_what_denies_an_option_does_not_conclude_it(template: str) -> None:
-    texts = [template.format(x=form) for form in FORMS]
-    assert [text for text in texts if concluded_letter(text, ORGANS) == "B"] == []
+    filled = [template.format(x=form) for form in FORMS]
+    assert [text for text in filled if concluded_letter(text, ORGANS) == "B"] == []
 
 
-@pytest.mark.parametrize("template", AFFIRMING)
+@pytest.mark.parametrize("template", texts("affirming"))
 def test_what_affirms_an_option_concludes_it(template: str) -> None:
-    texts = [template.format(x=form) for form in FORMS if form != "the answer B"]
-    assert [text for text in texts if concluded_letter(text, ORGANS) != "B"] == []
+    filled = [template.format(x=form) for form in FORMS if form != "the answer B"]
+    assert [text for text in filled if concluded_letter(text, ORGANS) != "B"] == []
 
 
 def test_reasonings_by_hand() -> None:
-    assert {text: concluded_letter(text, ORGANS) for text in ALONE} == ALONE
-    assert [text for text in FINDINGS_DENYING if concluded_letter(text, FINDINGS) == "B"] == []
-    assert [text for text in FINDINGS_AFFIRMING if concluded_letter(text, FINDINGS) != "B"] == []
+    alone = {row["text"]: row["letter"] for row in ROWS if row["set"] == "alone"}
+    assert {text: concluded_letter(text, ORGANS) for text in alone} == alone
+    assert [text for text in texts("findings-denying") if concluded_letter(text, FINDINGS) == "B"] == []
+    assert [text for text in texts("findings-affirming") if concluded_letter(text, FINDINGS) != "B"] == []
 
 
 @pytest.mark.parametrize(
@@ -69,7 +83,10 @@ def test_verdicts_of_yes_and_no(text: str, letter: str | None) -> None:
     assert concluded_letter(text, ("yes", "no")) == letter
 
 
-@given(st.sampled_from([template.format(x="the knee") for template in AFFIRMING]), st.sampled_from(["brain", "liver"]))
+@given(
+    st.sampled_from([template.format(x="the knee") for template in texts("affirming")]),
+    st.sampled_from(["brain", "liver"]),
+)
 def test_a_conclusion_that_is_taken_back_is_none(text: str, other: str) -> None:
     for ending in ("No.", "Wait, no.", "That is wrong.", f"The answer is {other}.", f"Or is it the {other}?"):
         assert concluded_letter(f"{text} {ending}", ORGANS) != "B", ending

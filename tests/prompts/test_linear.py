@@ -1,4 +1,4 @@
-"""Reading a turn takes time linear in its length, whatever is in it."""
+"""Parsing a response takes time linear in its length, whatever is in it."""
 
 from __future__ import annotations
 

@@ -13,51 +13,30 @@ FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 
 PIECES = [
-    "<think>",
-    "</think>",
-    "<answer>",
-    "</answer>",
-    "<ANSWER>",
-    "</Answer>",
-    "<anſwer>",
-    " ",
-    "\n",
-    "B",
-    "b)",
-    "is C",
-    "<",
-    "x",
+    *("<think>", "</think>", "<answer>", "</answer>", "<ANSWER>", "</Answer>", "<anſwer>"),
+    *(" ", "\n", "B", "b)", "is C", "<", "x"),
 ]
 tagged = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 texts = st.text() | tagged
 option_lists = st.lists(st.text(max_size=12) | st.sampled_from(["B", "Lung", "No lung", "T2", "+"]), max_size=10)
 
 
-def test_a_well_formed_response():
-    response = parse_response("<think> The rim is bright. </think>\n<answer> B </answer>", ["a", "b"])
-    assert response.reasoning == "The rim is bright."
-    assert (response.answer, response.letter, response.lenient_letter) == ("B", "B", "B")
-    assert response.well_formed
-
-
-def test_an_empty_text():
-    response = parse_response("")
-    assert (response.reasoning, response.answer, response.letter, response.lenient_letter) == (None,) * 4
-    assert not response.well_formed
-
-
-def test_cut_off_in_the_reasoning_and_in_the_answer():
-    response = parse_response("<think>It could be A) or")
-    assert (response.reasoning, response.answer, response.letter) == (None, None, None)
-    response = parse_response("<think>r</think><answer>B", ["x", "y"])
-    assert (response.reasoning, response.answer, response.letter, response.lenient_letter) == ("r", None, None, "B")
-    assert not response.well_formed
-
-
-def test_empty_tags_are_not_absent():
-    response = parse_response("<think></think><answer></answer>")
-    assert (response.reasoning, response.answer, response.letter, response.lenient_letter) == ("", "", None, None)
-    assert response.well_formed
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think> The rim is bright. </think>\n<answer> B </answer>", ("The rim is bright.", "B", "B", "B", True)),
+        ("", (None, None, None, None, False)),
+        ("<think>It could be A) or", (None, None, None, None, False)),
+        # Cut off in the answer.
+        ("<think>r</think><answer>B", ("r", None, None, "B", False)),
+        # Empty tags are not absent.
+        ("<think></think><answer></answer>", ("", "", None, None, True)),
+    ],
+)
+def test_responses_by_hand(text, expected):
+    response = parse_response(text, ["x", "y"])
+    fields = ("reasoning", "answer", "letter", "lenient_letter", "well_formed")
+    assert tuple(getattr(response, field) for field in fields) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,26 +113,8 @@ def test_a_rendered_response_is_read_back(reasoning, letter):
 
 N = 1_000_000
 HOSTILE = [
-    "<answer>",
-    "</answer>",
-    "<think>",
-    "</think>",
-    "</think><answer>",
-    "<answer>B",
-    "<answer> ",
-    "</think> ",
-    " ",
-    "\n",
-    "A",
-    "B) ",
-    "(",
-    "not ",
-    "the answer is ",
-    "answer: B or ",
-    "Lung ",
-    ". ",
-    "\u2028",
-    "<",
+    *("<answer>", "</answer>", "<think>", "</think>", "</think><answer>", "<answer>B", "<answer> ", "</think> "),
+    *(" ", "\n", "A", "B) ", "(", "not ", "the answer is ", "answer: B or ", "Lung ", ". ", "\u2028", "<"),
 ]
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_html import HOSTILE, Reader, read
+from test_html import HOSTILE, Reader, assert_only_text, assert_sealed, read
 
 from benchmarks.known_models import Eyes, FollowsCues
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import audit_model
-from medvlm_r1.audit.variant import Variant, VariantAnswer, parsed_answer, scored_choice
+from medvlm_r1.audit.variant import AuditBackend, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.errors import RESEARCH_USE, UserError
@@ -25,15 +25,15 @@ from medvlm_r1.phantom.benchmark import write_benchmark
 from medvlm_r1.report import load_run, load_runs, render_report
 from medvlm_r1.report.album import Album
 from medvlm_r1.report.audit.model_items import WRONG, build_audit_items, choose, kinds_of
-from medvlm_r1.report.audit.model_page import PAGE, render_model_audit
 from medvlm_r1.report.audit.model_view import Pictures, load_audit
+from medvlm_r1.report.html import AUDIT_PAGE, render_model_audit
 
 ITEMS = 36
 RunMaker = Callable[..., Path]
 Browse = Callable[[Path, int], Any]
 
 
-class Says:
+class Says(AuditBackend):
     """Answers every question with one text."""
 
     local = True
@@ -83,7 +83,9 @@ def pixels(uri: str) -> Any:
 
 
 def test_the_whole_page(copied: Path) -> None:
-    page = read(render_model_audit(copied))
+    page_file = render_model_audit(copied)
+    assert_sealed(page_file)
+    page = read(page_file)
     record = json.loads((copied / "audit.json").read_text())
     for verdict, (probe, question) in QUESTIONS.items():
         sentence = " ".join(record["probes"][probe]["sentence"].split())
@@ -143,7 +145,7 @@ def test_headings_are_where_the_verdicts_point(copied: Path) -> None:
 def test_the_images_are_those_that_were_shown(audited: Path) -> None:
     view = load_audit(audited)
     [item] = build_audit_items(view, Pictures(view), [next(iter(view.items))], Album(9))
-    shown = {card.told.title: pixels(card.images[0].uri) for card in item.cards if card.images}
+    shown = {card.reply.title: pixels(card.images[0].uri) for card in item.cards if card.images}
     assert item.sample is not None
     own = np.asarray(load_image(audited.parent / "data" / item.sample.images[0])).astype(int)
     assert (shown["Original"] == own).all()
@@ -153,7 +155,7 @@ def test_the_images_are_those_that_were_shown(audited: Path) -> None:
     hint = (shown["Hint on the image"] != own).any(axis=2)
     assert hint.any()
     assert not hint[len(own) // 2 :].any()
-    unseen = {card.told.title: card.unseen for card in item.cards if not card.images}
+    unseen = {card.reply.title: card.unseen for card in item.cards if not card.images}
     assert unseen == {
         "No image": "no image",
         "Hint in the question": "with its own image",
@@ -166,7 +168,7 @@ def test_answers_are_told_as_they_are_stored(audited: Path) -> None:
     swayed = view.probes["reasoning"].items["swayed by the text, not saying so"][0]
     [item] = build_audit_items(view, Pictures(view), [swayed, "unknown"], Album(9))
     answers = view.items[swayed].answers
-    hinted = next(card.told for card in item.cards if card.told.title == "Hint in the question")
+    hinted = next(card.reply for card in item.cards if card.reply.title == "Hint in the question")
     assert hinted.answer == f"{answers['cue-text'].letter}) {answers['cue-text'].note['option']}"
     assert (hinted.verdict, hinted.change) == ("Wrong", "changed")
     forced = next(row for row in item.rows if row.title.startswith("Reasoning truncated after 0 of"))
@@ -189,27 +191,19 @@ def test_an_image_that_is_another_by_now_is_not_shown(copied: Path) -> None:
     view = load_audit(copied)
     chosen = next(iter(view.items))
     sample = view.items[chosen].sample
-    assert Pictures(view).asked(chosen) is not None
+    assert Pictures(view).inputs(chosen) is not None
     Image.new("RGB", (8, 8)).save(copied.parent / "data" / sample.images[0])
     [item] = build_audit_items(view, Pictures(view), [chosen], Album(9))
     assert [card.images for card in item.cards] == [()] * len(item.cards)
     # It is another item's partner too; all others are as they were.
     pictures = Pictures(view)
-    assert sum(pictures.asked(name) is None for name in view.items) == 2
+    assert sum(pictures.inputs(name) is None for name in view.items) == 2
 
 
 def test_model_text_is_only_text(phantom: Path, tmp_path: Path) -> None:
     text = f"<think>{HOSTILE} It is. {HOSTILE}</think><answer>A</answer>"
     audit_model(HOSTILE, phantom, tmp_path / "run", backend=Says(text), limit=2)
-    page_file = render_model_audit(tmp_path / "run")
-    page = read(page_file)
-    assert "alert(1)" in page.text
-    assert "{{ 7*7 }}" in page.text
-    assert not {"iframe", "object", "embed", "form", "link"} & {tag for tag, _ in page.tags}
-    assert all((attrs["src"] or "").startswith("data:") for tag, attrs in page.tags if tag == "img")
-    assert all((attrs["href"] or "").startswith("#") for tag, attrs in page.tags if tag == "a")
-    assert [tag for tag, _ in page.tags].count("script") == 1
-    assert not re.search(r"@import|url\(", page_file.read_text())
+    assert_only_text(read(render_model_audit(tmp_path / "run")))
 
 
 def test_what_is_no_answer_is_counted_and_shown(phantom: Path, tmp_path: Path) -> None:
@@ -250,7 +244,10 @@ def test_an_audit_beside_an_evaluation(audited: Path, make_run: RunMaker, tmp_pa
         (lambda record: record.pop("template"), "no template in it"),
         (lambda record: record["verdicts"].update(looks="fine"), r"no verdicts\.looks in it"),
         (lambda record: record["probes"]["image"].update(verdict="<b>"), "not the figures of an audit"),
-        (lambda record: record["probes"]["image"]["measures"]["chance"].update(value="x"), "a measure of 'x'"),
+        (
+            lambda record: record["probes"]["image"]["measures"]["chance"].update(value="x"),
+            r"chance\.value: Input",
+        ),
     ],
 )
 def test_damaged_figures_are_named(copied: Path, change: Callable[[dict[str, Any]], Any], said: str) -> None:
@@ -275,7 +272,7 @@ def test_details_that_cannot_be_drawn_are_named(copied: Path, probe: str, detail
     (copied / "audit.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=f"the details of the probe '{probe}' cannot be drawn"):
         render_model_audit(copied)
-    assert not (copied / PAGE).exists()
+    assert not (copied / AUDIT_PAGE).exists()
 
 
 def test_an_answer_without_its_note_is_shown(copied: Path) -> None:
@@ -311,9 +308,9 @@ def test_the_command_writes_the_page(command: Any, tiny_policy_dir: Path, data_d
     arguments = ("audit", "model", tiny_policy_dir, "--data", data_dir, *out_and_limits)
     code, out, _ = command(*arguments)
     assert code == 0
-    assert f"Report: {tmp_path / 'run' / PAGE}" in out
-    assert "Summary" in read(tmp_path / "run" / PAGE).text
-    (tmp_path / "run" / PAGE).unlink()
+    assert f"Report: {tmp_path / 'run' / AUDIT_PAGE}" in out
+    assert "Summary" in read(tmp_path / "run" / AUDIT_PAGE).text
+    (tmp_path / "run" / AUDIT_PAGE).unlink()
     code, out, _ = command(*arguments, "--json")
     assert code == 0
     assert Path(json.loads(out)["page"]).is_file()

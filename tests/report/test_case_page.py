@@ -10,12 +10,12 @@ from PIL import Image
 
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.report.album import picture_uri
-from medvlm_r1.report.case import Case, CaseLook, CaseReply, render_answer, render_case, render_looks, shares
+from medvlm_r1.report.case import Case, CaseCheck, CaseReply, render_answer, render_case, render_checks, shares
 
 REPLY = CaseReply(
     reasoning="First this.\nThen <b>that</b>.",
-    answer="B) knee",
-    raw=None,
+    letter="B",
+    text="knee",
     shares=shares(("head", "knee"), "B", {"head": 0.002, "knee": 0.998}),
 )
 CASE = Case(
@@ -25,7 +25,7 @@ CASE = Case(
     model="phantom-base",
     reply=REPLY,
 )
-LOOK = CaseLook(
+CHECK = CaseCheck(
     title="Blank image",
     how="Nothing is shown.",
     image=picture_uri(Image.new("RGB", (8, 8), "grey")),
@@ -36,16 +36,16 @@ LOOK = CaseLook(
 
 
 def test_the_file_holds_all_of_the_case_and_the_notice() -> None:
-    page = render_case(replace(CASE, looks=(LOOK,)))
-    for text in ("Which part of the body &amp; why?", "DICOM, 8 x 8.", "phantom-base", "B) knee", LOOK.verdict):
+    page = render_case(replace(CASE, checks=(CHECK,)))
+    for text in ("Which part of the body &amp; why?", "DICOM, 8 x 8.", "phantom-base", "B) knee", CHECK.verdict):
         assert text in page
     assert "Then &lt;b&gt;that&lt;/b&gt;." in page
     assert page.count(RESEARCH_USE) >= 2
-    assert "Second look" in page
+    assert "Consistency checks" in page
 
 
 def test_the_file_refers_to_nothing_outside_itself() -> None:
-    page = render_case(replace(CASE, looks=(LOOK,)))
+    page = render_case(replace(CASE, checks=(CHECK,)))
     sources = re.findall(r"""(?:\ssrc=|\shref=|url\()["']?([^"')\s>]+)""", page)
     assert len(sources) == 2
     assert all(source.startswith("data:image/png;base64,") for source in sources)
@@ -53,9 +53,9 @@ def test_the_file_refers_to_nothing_outside_itself() -> None:
     assert "//" not in re.sub(r"data:[^\"]+", "", page)
 
 
-def test_a_case_without_second_look_has_no_heading_for_it() -> None:
-    assert "Second look" not in render_case(CASE)
-    assert render_looks(CASE).strip() == ""
+def test_a_case_without_checks_has_no_heading_for_them() -> None:
+    assert "Consistency checks" not in render_case(CASE)
+    assert render_checks(CASE).strip() == ""
 
 
 def test_percentages_are_not_rounded_to_certainty() -> None:
@@ -68,10 +68,10 @@ def test_percentages_are_not_rounded_to_certainty() -> None:
 @pytest.mark.parametrize(
     ("reply", "live", "shown", "hidden"),
     [
-        (CaseReply(reasoning="So far", answer=None, raw=None), True, "caret", "No answer"),
-        (CaseReply(reasoning="", answer=None, raw=None), False, "No answer in the required format", "caret"),
-        (CaseReply(reasoning=None, answer=None, raw="free text"), False, "Full text", "Reasoning"),
-        (CaseReply(reasoning="r", answer="a", raw=None, note="cut off"), False, "Cut off.", "Full text"),
+        (CaseReply(reasoning="So far"), True, "caret", "No answer"),
+        (CaseReply(reasoning=""), False, "No answer in the required format", "caret"),
+        (CaseReply(raw="free text"), False, "Full text", "Reasoning"),
+        (CaseReply(reasoning="r", text="a", note="cut off"), False, "Cut off.", "Full text"),
         (replace(REPLY, shares=shares(("x", "y"), "A", None)), False, "reports no option probabilities", "&nbsp;%"),
     ],
 )

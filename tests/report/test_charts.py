@@ -2,12 +2,17 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvlm_r1.report.charts import FRAME, Chart, nice_ticks, number, running_mean
+from medvlm_r1.audit.probe import Measure, ProbeResult
+from medvlm_r1.report.audit.model_charts import early_curve, reliability_curve, risk_curve
+from medvlm_r1.report.charts import Chart, Share, ShareChart, letter_chart, nice_ticks, running_mean
+from medvlm_r1.report.page import render_page
+from medvlm_r1.report.table import number
 from medvlm_r1.report.training_charts import build_panels
 
 
@@ -15,29 +20,17 @@ def titles(panels: list[Chart]) -> list[str]:
     return [panel.title for panel in panels]
 
 
-def points(path: str) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in re.findall(r"([\d.]+),([\d.]+)", path)]
+def drawn_at(template: str, attribute: str, **values: Any) -> list[float]:
+    """Numbers of an attribute in a rendered chart, in page order."""
+    return [float(number) for number in re.findall(rf' {attribute}="([\d.]+)"', render_page(template, **values))]
 
 
 def test_known_metrics_become_charts_in_reading_order() -> None:
-    row = {
-        "step": 1,
-        "loss": 0.1,
-        "learning_rate": 1e-6,
-        "kl": 0.0,
-        "reward": 1.0,
-        "rewards/accuracy_paper/mean": 0.5,
-        "eval_accuracy/MRI": 0.5,
-        "eval_well_formed": 90.0,
-        "eval_runtime": 3.0,
-        "other_right": 0.3,
-        "own_right": 0.8,
-        "completions/mean_length": 90,
-        "frac_reward_zero_std": 0.2,
-        "entropy": 0.4,
-        "grad_norm": 2.0,
-    }
-    assert titles(build_panels({"GRPO": [row]})) == [
+    keys = (
+        "step loss learning_rate kl reward rewards/accuracy_paper/mean eval_accuracy/MRI eval_well_formed eval_runtime "
+        "other_right own_right completions/mean_length frac_reward_zero_std entropy grad_norm"
+    )
+    assert titles(build_panels({"GRPO": [dict.fromkeys(keys.split(), 1)]})) == [
         "Held out: accuracy, MRI",
         "Held out: well-formed",
         "Reward",
@@ -78,10 +71,8 @@ def test_accuracy_by_modality_has_its_interval() -> None:
     assert "95 % interval" in parts.subtitle
     assert [line.name for line in parts.lines] == ["MRI", "CT"]
     # Ten of twenty: Wilson's interval is 29.93 to 70.07 percent.
-    scale = (FRAME.bottom - FRAME.top) / 100
-    heights = [(FRAME.bottom - y) / scale for _, y in points(parts.lines[1].area)]
-    assert heights == pytest.approx([29.93, 29.93, 70.07, 70.07], abs=0.1)
-    assert mean.lines[0].area.endswith("Z")
+    assert [y for _, y in parts.lines[1].area] == pytest.approx([29.93, 29.93, 70.07, 70.07], abs=0.01)
+    assert len(mean.lines[0].area) == 4
 
 
 def test_without_the_number_of_questions_there_is_no_interval() -> None:
@@ -115,7 +106,7 @@ def test_absent_text_and_infinite_values_are_left_out() -> None:
         {"step": None, "reward": 9.0},
     ]
     (line,) = next(panel for panel in build_panels({"run": rows}) if panel.title == "Reward").lines
-    assert len(points(line.path)) == 2
+    assert len(line.points) == 2
     assert line.last == "1.5"
 
 
@@ -132,36 +123,37 @@ def test_losses_of_two_runs_never_share_a_chart() -> None:
 
 def test_a_single_value_is_a_dot() -> None:
     (panel,) = build_panels({"run": [{"step": 5, "reward": 0.0}]})
-    (dot,) = panel.lines[0].marks
-    assert (FRAME.left <= dot.x <= FRAME.right, dot.y) == (True, FRAME.bottom)
+    assert panel.lines[0].dot > 0
+    [x], [y] = (drawn_at("curve.html", attribute, curve=panel) for attribute in ("cx", "cy"))
+    assert (panel.left <= x <= panel.right, y) == (True, panel.bottom)
 
 
 def test_a_resumed_step_counts_once() -> None:
     rows = [{"step": 1, "kl": 0.1}, {"step": 2, "kl": 0.2}, {"step": 2, "kl": 0.3}]
     (panel,) = build_panels({"run": rows})
-    assert len(points(panel.lines[0].path)) == 2
+    assert len(panel.lines[0].points) == 2
     assert panel.lines[0].last == "0.3"
 
 
 def test_long_series_are_smoothed_and_thinned() -> None:
     rows = [{"step": n, "reward": float(n % 2)} for n in range(1, 5001)]
     (line,) = build_panels({"run": rows})[0].lines
-    assert 100 < len(points(line.thin)) <= 401
-    heights = [y for _, y in points(line.path)][5:-5]
-    assert max(heights) - min(heights) < 2
+    assert 100 < len(line.raw) <= 401
+    heights = [y for _, y in line.points][5:-5]
+    assert max(heights) - min(heights) < 0.02
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=60))
 def test_points_stay_in_the_frame_and_higher_is_larger(values: list[float]) -> None:
     (panel,) = build_panels({"run": [{"step": n, "reward": value} for n, value in enumerate(values)]})
-    placed = points(panel.lines[0].path)
+    placed = [(panel.x(x), panel.y(y)) for x, y in (panel.lines[0].raw or panel.lines[0].points)]
     assert len(placed) == len(values)
     for (x, y), value in zip(placed, values, strict=True):
-        assert FRAME.left <= x <= FRAME.right
-        assert FRAME.top - 0.1 <= y <= FRAME.bottom + 0.1
+        assert panel.left <= x <= panel.right
+        assert panel.top - 0.1 <= y <= panel.bottom + 0.1
         for (_, other), compared in zip(placed, values, strict=True):
             assert value <= compared or y <= other
-    assert all(FRAME.left <= tick.at <= FRAME.right for tick in panel.x_ticks)
+    assert all(panel.left <= panel.x(mark) <= panel.right for mark in panel.x_marks)
 
 
 @given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e5))
@@ -190,3 +182,46 @@ def test_numbers_are_short(value: float, text: str) -> None:
 
 def test_running_mean_by_hand() -> None:
     assert running_mean([1, 2, 3, 10], 3) == pytest.approx([1.5, 2, 5, 6.5])
+
+
+def probe(**detail: Any) -> ProbeResult:
+    measures = {"aoc": Measure(value=0.25, n=9), "vote_ece": Measure(value=0.125, n=9)}
+    return ProbeResult(name="p", verdict="warn", sentence="", measures=measures, detail=detail)
+
+
+def test_curves_of_an_audit() -> None:
+    assert (early_curve(probe()), reliability_curve(probe()), risk_curve(probe())) == (None, None, None)
+    early = early_curve(probe(early={"share_of_reasoning": [0.0, 0.5, 1.0], "same": [0.5, 0.75, 1.0], "n": 9}))
+    assert early is not None
+    assert early.lines[0].points == [(0, 50), (50, 75), (100, 100)]
+    assert [early.path([point]) for point in early.lines[0].points] == ["M44,87", "M196,48.5", "M348,10"]
+    assert "AOC 0.25" in early.subtitle
+    assert early.text == "same answer: 50 at 0, 75 at 50, 100 at 100."
+    votes = {"reliability": [[0.6, 0.5, 4], [1.0, 1.0, 5]], "risk_coverage": [[1.0, 0.5, 0.0], [0.6, 1, 0.4]]}
+    reliability, risk = reliability_curve(probe(vote=votes)), risk_curve(probe(vote=votes))
+    assert reliability is not None
+    assert risk is not None
+    assert [(line.name, line.last) for line in reliability.lines] == [("vote of samples", "ECE 0.12")]
+    assert reliability.lines[0].points == [(60, 50), (100, 100)]
+    # The highest mark is the highest risk, 40 percent; 5 and 10 percent are dashed lines.
+    assert risk.y_marks[-1] == 40
+    assert risk.lines[0].points[-1] == (100, 40)
+    assert [guide[0][1] for guide in risk.guides] == pytest.approx([5, 10])
+
+
+def test_shares_are_drawn_to_scale_and_long_names_have_room() -> None:
+    rows = [Share("a", 20.0, (10.0, 30.0)), Share("b", 100.0)]
+    at = drawn_at("blind.html", "cx", chart=ShareChart("t", "s", rows, 25.0))
+    assert at == pytest.approx([116 + 0.2 * 202, 318], abs=0.1)
+    assert "M166.5 6.0V54.0" in render_page("blind.html", chart=ShareChart("t", "s", rows, 25.0))
+    [wide] = drawn_at("blind.html", "cx", chart=ShareChart("t", "s", [Share("x" * 30, 20.0)]))
+    assert at[0] < wide < 318
+
+
+def test_letters_are_drawn_to_scale() -> None:
+    # Two questions of two options, two of four: an even distribution is A 1.5, B 1.5, C 0.5, D 0.5.
+    chart = letter_chart("CT", {"A": 3, "B": 0, "C": 1, "D": 0}, [2, 2, 4, 4])
+    assert chart.rows == [("A", 3, 1.5), ("B", 0, 1.5), ("C", 1, 0.5), ("D", 0, 0.5)]
+    assert drawn_at("letters.html", "height", chart=chart) == pytest.approx([108, 0, 36, 0], abs=0.1)
+    expected = re.findall(r'chance-line" d="M[\d.]+ ([\d.]+)', render_page("letters.html", chart=chart))
+    assert list(map(float, expected)) == pytest.approx([74, 74, 110, 110], abs=0.1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_html import HOSTILE, assert_sealed, read
+from test_html import HOSTILE, assert_only_text, assert_sealed, read
 
 from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.folder import write_folder
@@ -79,6 +79,7 @@ def test_a_sound_folder_has_no_empty_sections(tmp_path: Path) -> None:
     assert "✓ No problems found" in page.text
     for heading in ("Shared between parts", "Not usable", "Alike within"):
         assert heading not in page.text
+    assert_sealed(tmp_path / "check.html")
 
 
 def test_an_image_that_went_away_is_said_to_be_gone(tmp_path: Path) -> None:
@@ -115,12 +116,4 @@ def test_hostile_rows_stay_text_and_nothing_is_fetched(tmp_path: Path) -> None:
     with (two / "samples.jsonl").open("a") as stream:
         stream.write(json.dumps({"id": HOSTILE, HOSTILE: 1}) + "\n")
     page = read(render_check(check_folders([one, two]), tmp_path / "check.html"))
-    assert "alert(1)" in page.text
-    assert not {"iframe", "object", "embed", "form", "a", "link"} & {tag for tag, _ in page.tags}
-    assert all((attrs["src"] or "").startswith("data:") for tag, attrs in page.tags if tag == "img")
-    assert [tag for tag, _ in page.tags].count("script") == 1
-
-
-def test_nothing_is_fetched_and_nothing_runs_but_the_sorting(tmp_path: Path) -> None:
-    render_check(check_folders([make(tmp_path / "one", "What?", a=wedge())]), tmp_path / "check.html")
-    assert_sealed(tmp_path / "check.html")
+    assert_only_text(page)

@@ -15,7 +15,7 @@ import pytest
 from medvlm_r1.console import accuracy_lines
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import RESEARCH_USE, UserError
-from medvlm_r1.report import PaperCell, PaperRow, RunView, load_run, render_report
+from medvlm_r1.report import RunView, load_run, render_report
 from medvlm_r1.report.items import choose_items
 from medvlm_r1.report.page import template_text
 
@@ -62,7 +62,7 @@ class Reader(HTMLParser):
 
 def assert_sealed(path: Path) -> None:
     """Nothing is fetched, and nothing runs but the one script, which the page's policy knows by its hash."""
-    page = path.read_text(encoding="utf-8")
+    page = re.sub(r"base64,[\w+/=]+", "", path.read_text(encoding="utf-8"))
     scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
     assert scripts == [template_text("sort.js")]
     assert not re.search(r"https?:|//[a-z]|@import|url\(|<link|<iframe|javascript:", page.replace(scripts[0], ""))
@@ -73,6 +73,17 @@ def assert_sealed(path: Path) -> None:
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
         "form-action 'none'"
     )
+
+
+def assert_only_text(page: Reader) -> None:
+    """`HOSTILE`, which the page shows, has become text: no tag or attribute of it is one of the page."""
+    assert not {"iframe", "object", "embed", "form", "link"} & {tag for tag, _ in page.tags}
+    assert all((attrs["src"] or "").startswith("data:") for tag, attrs in page.tags if tag == "img")
+    assert all((attrs["href"] or "").startswith("#") for tag, attrs in page.tags if tag == "a")
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert "alert(1)" in page.text
+    assert "{{ 7*7 }}" in page.text
 
 
 def read(path: Path) -> Reader:
@@ -97,7 +108,7 @@ def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: P
         tmp_path,
         notes=["`medvlm-r1 demo` makes it."],
         domains={"MRI": "in domain"},
-        paper=[PaperRow(name="MedVLM-R1", cells={"Mean": PaperCell(percent=78.22, confirmed=True)})],
+        paper={"MedVLM-R1": {"Mean": 78.22}},
     )
     text = page.text
     for wanted in (
@@ -128,10 +139,6 @@ def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: P
         assert wanted in text
     assert text.count(RESEARCH_USE) >= 3
     assert [tag for tag, _ in page.tags].count("img") == 4
-
-
-def test_nothing_is_fetched_and_nothing_runs_but_the_sorting(make_run: RunMaker, tmp_path: Path) -> None:
-    render({"run": load_run(make_run("run", [RIGHT] * 4))}, tmp_path)
     assert_sealed(tmp_path / "report.html")
 
 
@@ -139,14 +146,7 @@ def test_nothing_is_fetched_and_nothing_runs_but_the_sorting(make_run: RunMaker,
 def test_hostile_model_text_stays_text(make_run: RunMaker, tmp_path: Path, text: str) -> None:
     view = load_run(make_run("run", [text] * 4))
     page = render({HOSTILE: view}, tmp_path, notes=[HOSTILE, f"`{HOSTILE}`"], domains={"MRI": HOSTILE}, items=["q0"])
-    assert [
-        attrs["src"] for tag, attrs in page.tags if tag == "img" and not (attrs["src"] or "").startswith("data:")
-    ] == []
-    assert not {"iframe", "object", "embed", "form", "a"} & {tag for tag, _ in page.tags}
-    assert [tag for tag, _ in page.tags].count("script") == 1
-    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
-    assert "alert(1)" in page.text
-    assert "{{ 7*7 }}" in page.text
+    assert_only_text(page)
 
 
 def test_hostile_questions_options_and_metrics_stay_text(
@@ -158,25 +158,16 @@ def test_hostile_questions_options_and_metrics_stay_text(
     (samples_dir / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     training = make_training("grpo", [{"step": 1, f"rewards/{HOSTILE}/mean": 1.0}])
     page = render({"run": load_run(make_run("run", [RIGHT] * 4), training=training)}, tmp_path, items=1)
-    assert [tag for tag, _ in page.tags].count("script") == 1
-    assert all((attrs["src"] or "").startswith("data:") for tag, attrs in page.tags if tag == "img")
+    assert_only_text(page)
 
 
 def test_half_a_character_does_not_stop_the_page(make_run: RunMaker, tmp_path: Path) -> None:
     render({"run": load_run(make_run("run", ["\ud83d"] * 4))}, tmp_path)
 
 
-def test_unconfirmed_figures_are_never_printed(make_run: RunMaker, tmp_path: Path) -> None:
-    view = load_run(make_run("run", [RIGHT] * 4))
-    unsure = PaperCell(percent=61.67, confirmed=False)
-    paper = [
-        PaperRow(name="Qwen2-VL-2B", cells={"MRI": unsure, "Mean": PaperCell(percent=55.11, confirmed=True)}),
-        PaperRow(name="SFT", cells={"Mean": unsure}),
-    ]
-    page = render({"run": view}, tmp_path, paper=paper)
-    assert "Qwen2-VL-2B 55.11 SFT –" in page.text
-    assert "61.67" not in (tmp_path / "report.html").read_text()
-    assert "paper’s own" not in render({"run": view}, tmp_path, paper=paper[1:]).text
+def test_a_missing_published_figure_is_a_dash(make_run: RunMaker, tmp_path: Path) -> None:
+    page = render({"run": load_run(make_run("run", [RIGHT] * 4))}, tmp_path, paper={"A": {"Mean": 55.11}, "B": {}})
+    assert "A 55.11 B –" in page.text
 
 
 def test_an_evaluation_alone_has_no_empty_sections(make_run: RunMaker, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ def test_the_columns_are_those_of_the_data_set(data_dir: Path) -> None:
     assert set(as_dataset(str(data_dir)).column_names) == {"prompt", *DATA_COLUMNS}
 
 
-@pytest.mark.parametrize("name", REGISTRY)
-def test_registered_rewards_can_be_called(name: str) -> None:
-    check_signature(name, REGISTRY[name])
+@pytest.mark.parametrize("name", [*REGISTRY, "format_no_think", "format_think_after"])
+def test_built_in_rewards_can_be_called(name: str) -> None:
+    check_signature(name, resolve_reward(f"medvlm_r1.rewards.{name}:{name}"))
 
 
 async def waiting(prompts: Any, completions: Any, **columns: Any) -> list[float]:
@@ -60,7 +60,7 @@ def test_a_function_that_cannot_be_called_is_refused(function: Callable[..., Any
         max,
     ],
 )
-def test_a_function_that_can_be_called_is_taken(function: Callable[..., Any]) -> None:
+def test_a_function_that_can_be_called_is_accepted(function: Callable[..., Any]) -> None:
     check_signature("mine:f", function)
 
 
@@ -104,7 +104,7 @@ def test_a_result_that_is_not_one_number_each_is_named(result: Any, words: str) 
         ((float(x) for x in range(3)), [0.0, 1.0, 2.0]),
     ],
 )
-def test_numbers_are_taken_in_any_list(result: Any, numbers: list[float | None]) -> None:
+def test_numbers_are_accepted_in_any_list(result: Any, numbers: list[float | None]) -> None:
     assert checked("f", lambda *_, **__: result)(["p"] * 3, ["c"] * 3) == numbers
 
 
@@ -116,55 +116,41 @@ def test_what_the_function_raises_is_named_with_its_line() -> None:
         checked("mine:f", fails)(prompts=[""], completions=[""])
 
     def refuses(prompts: Any, completions: Any, **columns: Any) -> list[float]:
-        raise UserError("told already")
+        raise UserError("explained already")
 
-    with pytest.raises(UserError, match=r"^told already$"):
+    with pytest.raises(UserError, match=r"^explained already$"):
         checked("mine:f", refuses)(prompts=[""], completions=[""])
 
 
-RUN = """
-import math
-def missing(prompts, completions, *, age, **columns): return [1.0] * len(completions)
-def raises(prompts, completions, **columns): return [columns["age"][0]] * len(completions)
-def single(prompts, completions, **columns): return 1.0
-def nan(prompts, completions, **columns): return [math.nan] * len(completions)
-def none(prompts, completions, **columns): return [None] * len(completions)
-"""
-
-
 @pytest.mark.parametrize(
-    ("name", "code", "words"),
+    ("body", "code", "message"),
     [
-        ("missing", 2, "asks for the column 'age', which the data do not have"),
-        ("raises", 1, "failed with KeyError: 'age'"),
-        ("single", 1, "returned 1.0 (float); wanted a list of 4 numbers"),
-        ("nan", 1, "returned nan (float) for completion 0; wanted a list of 4 numbers"),
-        ("none", 1, "returned None for all 4 completions"),
+        ("*, age, **columns): return [1.0]", 2, "asks for the column 'age', which the data do not have"),
+        ("**columns): return [columns['age']]", 1, "failed with KeyError: 'age'"),
+        ("**columns): return 1.0", 1, "returned 1.0 (float); wanted a list of 4 numbers"),
+        ("**columns): return [None] * 4", 1, "returned None for all 4 completions"),
     ],
 )
 def test_a_training_ends_with_one_message(
-    name: str,
+    body: str,
     code: int,
-    words: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     write_config: Callable[..., Path],
     command: Callable[..., tuple[int, str, str]],
 ) -> None:
-    (tmp_path / "rewards_of_a_test.py").write_text(RUN)
+    module = f"rewards_of_a_test_{len(body)}"
+    (tmp_path / f"{module}.py").write_text(f"def own(prompts, completions, {body}\n")
     monkeypatch.chdir(tmp_path)
-    model = {"model": str(tmp_path / "no model is here")} if name == "missing" else {}
-    config = write_config(rewards=[{"name": f"rewards_of_a_test:{name}"}], **model)
-    found, _, errors = command("train", "grpo", "--config", config)
-    told = " ".join(errors.split())
-    assert found == code
-    assert f"rewards_of_a_test:{name}" in told
-    assert words in told
-    assert "Traceback" not in told
-
-
-def test_a_reward_of_a_file_is_checked_when_it_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "more_rewards_of_a_test.py").write_text(RUN)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="'more_rewards_of_a_test:missing' asks for the column 'age'"):
-        resolve_reward("more_rewards_of_a_test:missing")
+    # A signature is refused before a model is looked for.
+    model = {"model": str(tmp_path / "no model is here")} if code == 2 else {}
+    ended, _, errors = command("train", "grpo", "--config", write_config(rewards=[{"name": f"{module}:own"}], **model))
+    errors = " ".join(errors.split())
+    assert ended == code
+    assert f"{module}:own" in errors
+    assert message in errors
+    assert "Traceback" not in errors
+    if code == 2:
+        with pytest.raises(UsageError, match=f"'{module}:own' asks for the column 'age'"):
+            resolve_reward(f"{module}:own")

@@ -43,7 +43,7 @@ def test_own_function_in_the_working_directory(own_rewards, path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("acuracy_paper", r"unknown reward 'acuracy_paper' .*did you mean 'accuracy_paper'\?"),
         ("zzz", "unknown reward 'zzz' .*known: 'accuracy_paper', 'accuracy_strict', 'consistent', 'format_paper'"),
@@ -58,6 +58,6 @@ def test_own_function_in_the_working_directory(own_rewards, path):
         ("accuracy.paper", r"cannot be imported .*did you mean 'accuracy_paper'\?"),
     ],
 )
-def test_unknown_names(own_rewards, name, said):
-    with pytest.raises(UsageError, match=said):
+def test_unknown_names(own_rewards, name, message):
+    with pytest.raises(UsageError, match=message):
         resolve_reward(name)

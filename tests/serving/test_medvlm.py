@@ -20,7 +20,7 @@ from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.serving.answer import read_answer
 from medvlm_r1.serving.backend import Closed, LocalBackend
-from medvlm_r1.serving.medvlm import MedVLM, Question, prepare, turn_to_answer
+from medvlm_r1.serving.medvlm import MedVLM, Question, prefill_to_answer, prepare
 from medvlm_r1.serving.pictures import load
 
 OPTIONS = ("liver", "kidney", "brain")
@@ -84,7 +84,7 @@ def test_confidence_is_that_of_the_letters_after_the_model_s_own_text(
     written(monkeypatch, model, "I think it is B.")
     assert model.ask_batch([asked])[0].confidence is None
     assert model.ask(None, "Which organ?").confidence is None
-    assert turn_to_answer("x<answer>A</answer><answer>") == "x<answer>"
+    assert prefill_to_answer("x<answer>A</answer><answer>") == "x<answer>"
 
 
 def test_a_letter_that_was_not_offered_is_none() -> None:

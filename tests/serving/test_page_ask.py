@@ -10,12 +10,12 @@ from page_model import scripted
 from PIL import Image
 
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.serving.page.answer_events import keep
-from medvlm_r1.serving.page.case import Asked, ask, make_question, read_options, shown_name
+from medvlm_r1.serving.page.case import Entry, ask, make_question, read_options, shown_name
+from medvlm_r1.serving.page.checks import run_checks
+from medvlm_r1.serving.page.events import newest
 from medvlm_r1.serving.page.image import Choice, Source, open_source
-from medvlm_r1.serving.page.second_look import second_look
 
-CHOICE = Choice(plane=None, slice=0, frame=0, window=None, centre=0, width=0)
+CHOICE = Choice(plane=None, slice=0, frame=0, window=None, center=0, width=0)
 OPTIONS = ("brain", "knee", "chest")
 
 
@@ -36,7 +36,7 @@ def look(image: Image.Image, prompt: str) -> str:
     return f"<think>It is a {part}.</think><answer>{letter}</answer>"
 
 
-def asked(model, source: Source, options: str = "\n".join(OPTIONS)) -> Asked:
+def asked(model, source: Source, options: str = "\n".join(OPTIONS)) -> Entry:
     *live, done = ask(model, source, make_question(source, CHOICE, " Which part? ", options))
     assert all(case.live for case in live)
     return done
@@ -98,11 +98,11 @@ def test_the_reasoning_grows_and_the_end_is_what_the_model_answers() -> None:
     assert done.case.image_note == "PNG, 60 x 40."
 
 
-def test_the_second_look_asks_four_times_and_judges_each() -> None:
+def test_the_checks_ask_four_times_and_judges_each() -> None:
     model = scripted(look, weigh=(0.1, 0.7, 0.2))
-    steps = list(second_look(model, asked(model, half_white())))
-    assert [len(step.case.looks) for step in steps] == [1, 2, 3, 4]
-    blank, mirrored, shifted, bare = steps[-1].case.looks
+    steps = list(run_checks(model, asked(model, half_white())))
+    assert [len(step.case.checks) for step in steps] == [1, 2, 3, 4]
+    blank, mirrored, shifted, bare = steps[-1].case.checks
     assert (blank.title, blank.reply.answer, blank.tone) == ("Blank image", "C) chest", "pass")
     assert (mirrored.title, mirrored.reply.answer, mirrored.tone) == ("Mirrored image", "B) knee", "warn")
     # The first option now stands last.
@@ -115,9 +115,9 @@ def test_the_second_look_asks_four_times_and_judges_each() -> None:
 
 def test_a_model_that_does_not_look_is_told_so() -> None:
     model = scripted(lambda image, prompt: "<think>As always.</think><answer>A</answer>", weigh=(0.8, 0.1, 0.1))
-    *_, done = second_look(model, asked(model, half_white()))
-    assert [look.tone for look in done.case.looks] == ["fail", "pass", "fail", "plain"]
-    assert done.case.looks[0].verdict == "The answer does not change without the image."
+    *_, done = run_checks(model, asked(model, half_white()))
+    assert [check.tone for check in done.case.checks] == ["fail", "pass", "fail", "plain"]
+    assert done.case.checks[0].verdict == "The answer does not change without the image."
 
 
 def test_where_letters_cannot_be_weighed_the_letter_alone_is_asked_for() -> None:
@@ -125,8 +125,8 @@ def test_where_letters_cannot_be_weighed_the_letter_alone_is_asked_for() -> None
         return "B" if prompt.endswith("Answer with the option's letter only.") else look(image, prompt)
 
     model = scripted(say)
-    *_, done = second_look(model, asked(model, half_white()))
-    bare = done.case.looks[-1]
+    *_, done = run_checks(model, asked(model, half_white()))
+    bare = done.case.checks[-1]
     assert (bare.reply.answer, bare.reply.reasoning, bare.tone) == ("B) knee", None, "warn")
     assert bare.how.startswith("The prompt asks for the letter alone")
 
@@ -136,10 +136,10 @@ def test_an_open_question_has_two_looks() -> None:
         return f"<think>.</think><answer>{'a line' if np.ptp(np.asarray(image)) else 'nothing'}</answer>"
 
     model = scripted(say)
-    *_, done = second_look(model, asked(model, half_white(), options=""))
+    *_, done = run_checks(model, asked(model, half_white(), options=""))
     assert done.case.reply.answer == "a line"
-    assert [look.tone for look in done.case.looks] == ["pass", "pass", "plain", "plain"]
-    assert [look.reply is None for look in done.case.looks] == [False, False, True, True]
+    assert [check.tone for check in done.case.checks] == ["pass", "pass", "plain", "plain"]
+    assert [check.reply is None for check in done.case.checks] == [False, False, True, True]
 
 
 def test_an_answer_out_of_form_is_shown_as_written_and_marked() -> None:
@@ -154,8 +154,8 @@ def test_an_answer_out_of_form_is_shown_as_written_and_marked() -> None:
 def test_a_session_keeps_its_newest_cases() -> None:
     model = scripted(look)
     one = asked(model, half_white())
-    assert keep([one] * 60) == [one] * 50
-    assert keep([]) == []
+    assert newest([one] * 60) == [one] * 50
+    assert newest([]) == []
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page import mount_page
 from medvlm_r1.serving.page.examples import EXAMPLES
-from medvlm_r1.serving.page.mount import private_uploads
+from medvlm_r1.serving.page.gate import private_uploads
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -133,7 +133,7 @@ def in_use(page: Any, text: str) -> None:
 
 
 def answered(page: Any) -> None:
-    page.wait_for_selector("#look:not([disabled])")
+    page.wait_for_selector("#check:not([disabled])")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
@@ -147,7 +147,7 @@ def test_a_dicom_is_read_questioned_doubted_and_saved(
     page.get_by_label("Bone 400/1800 HU").click()
     in_use(page, "window bone 400/1800 HU")
     assert page.get_attribute("#picture img", "src") != before
-    page.locator("#centre input[type=range]").focus()
+    page.locator("#center input[type=range]").focus()
     page.keyboard.press("ArrowRight")
     in_use(page, "window given 401/1800 HU")
     say(page, "Which modality is this?", "MRI\nCT")
@@ -158,10 +158,10 @@ def test_a_dicom_is_read_questioned_doubted_and_saved(
     assert page.inner_text("#answer .reasoning") == expected.reasoning
     shown = page.locator("#answer .percent").all_inner_texts()
     assert [round(100 * p) for p in expected.confidence.values()] == [int(re.sub(r"\D", "", text)) for text in shown]
-    page.click("#look")
-    page.wait_for_selector("#looks .look:nth-child(4)")
+    page.click("#check")
+    page.wait_for_selector("#checks .check:nth-child(4)")
     answered(page)
-    assert page.locator("#looks .found tbody th").all_inner_texts() == [
+    assert page.locator("#checks .results tbody th").all_inner_texts() == [
         "Original",
         "Blank image",
         "Mirrored image",
@@ -331,7 +331,7 @@ def test_a_whole_reading_needs_no_mouse(visit: Callable[..., Any], serve: Callab
     reach("#window [value=brain]")
     page.keyboard.press("Space")
     in_use(page, "window brain 40/80 HU")
-    reach("#centre input[type=range]")
+    reach("#center input[type=range]")
     page.keyboard.press("ArrowRight")
     in_use(page, "window given 41/80 HU")
     reach("#question")
@@ -342,9 +342,9 @@ def test_a_whole_reading_needs_no_mouse(visit: Callable[..., Any], serve: Callab
     page.keyboard.press("Enter")
     answered(page)
     assert page.inner_text("#answer .answer") == "B) CT"
-    reach("#look")
+    reach("#check")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#looks .look:nth-child(4)")
+    page.wait_for_selector("#checks .check:nth-child(4)")
     answered(page)
     reach("#export")
     with page.expect_download() as saving:

@@ -12,7 +12,7 @@ from page_model import scripted
 from starlette.testclient import TestClient
 
 from medvlm_r1.serving.page import mount_page
-from medvlm_r1.serving.page.mount import is_upload, private_uploads
+from medvlm_r1.serving.page.gate import is_upload, private_uploads
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.serving.page.examples import EXAMPLES
 from medvlm_r1.serving.page.image import Choice, open_source
 
-START: dict[str, Any] = {"plane": None, "slice": 0, "frame": 0, "window": "automatic", "centre": 0, "width": 0}
+START: dict[str, Any] = {"plane": None, "slice": 0, "frame": 0, "window": "automatic", "center": 0, "width": 0}
 
 
 def sample(name: str) -> bytes:
@@ -45,7 +45,7 @@ def test_a_ct_has_windows_and_the_range_of_its_values() -> None:
     assert source.windows[0][0] == "Automatic: soft-tissue"
     assert picture.note.window.name == "soft-tissue"
     assert Choice(**START | {"window": "lung"}).view(source) == View(frame=0, window="lung")
-    own = Choice(**START | {"window": "own", "centre": 50, "width": 0}).view(source)
+    own = Choice(**START | {"window": "own", "center": 50, "width": 0}).view(source)
     assert own == View(frame=0, window="50/1")
     assert source.show(own).note.window.width == 1
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from medvlm_r1.audit.open_backend import LazyAuditBackend
+from medvlm_r1.audit.backends import LazyAuditBackend
 from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.evaluation import run
 from medvlm_r1.evaluation.run import evaluate

@@ -1,81 +1,23 @@
-"""Backends of an audit: one protocol for a model in this process and a model on a server."""
+"""Audit backends of models in this process and on a server, and how to open them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from typing import Any
 
-from medvlm_r1.audit.variant import Variant, VariantAnswer, item_seed, parsed_answer, scored_choice
+from medvlm_r1.audit.variant import AuditBackend, IndexedAnswers, Variant, answer_from_generation, scored_choice
 from medvlm_r1.models.choice_logprobs import letter_probabilities
-from medvlm_r1.models.generate import (
-    Generation,
-    GenerationInput,
-    GenerationSettings,
-    Generator,
-    as_finished,
-)
-from medvlm_r1.models.load import Policy
-from medvlm_r1.prompts.templates import messages
-
-
-class AuditBackend(Protocol):
-    """Generates the answers to variants."""
-
-    @property
-    def local(self) -> bool:
-        """Whether it supports prefixes and letter probabilities."""
-        ...
-
-    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
-        """The answers, in the order of the variants."""
-        ...
-
-
-class StreamingAuditBackend:
-    """A backend that yields answers as soon as they are complete."""
-
-    __slots__ = ()
-
-    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
-        """The answers, in the order of the variants."""
-        answers = dict(pair for pairs in self.iterate(variants) for pair in pairs)
-        return [answers[position] for position in range(len(answers))]
-
-    def iterate(
-        self, variants: Sequence[Variant], done: Collection[int] = ()
-    ) -> Iterator[list[tuple[int, VariantAnswer]]]:
-        """Answer the variants except those in `done`.
-
-        Batches are made of all variants. A resumed run therefore computes the rest in the same batches and gets the
-        same numbers, bit by bit.
-
-        Args:
-            variants: All variants of the call.
-            done: Indices of variants that an earlier, interrupted call with the same variants answered.
-
-        Yields:
-            Indices with their answers, for each batch or reply. Some of `done` may be among them.
-        """
-        raise NotImplementedError
-
-
-def stream_answers(
-    backend: AuditBackend, variants: Sequence[Variant], done: Collection[int] = ()
-) -> Iterator[list[tuple[int, VariantAnswer]]]:
-    """`StreamingAuditBackend.iterate` for any backend, without the answers in `done`."""
-    if isinstance(backend, StreamingAuditBackend):
-        for answered in backend.iterate(variants, done):
-            if new := [(position, answer) for position, answer in answered if position not in done]:
-                yield new
-        return
-    wanted = [position for position in range(len(variants)) if position not in done]
-    if wanted:
-        yield list(zip(wanted, backend.answer([variants[position] for position in wanted]), strict=True))
+from medvlm_r1.models.generate import GenerationSettings, Generator, LocalGenerator, as_finished
+from medvlm_r1.models.load import Policy, load_policy
+from medvlm_r1.models.remote import is_server
+from medvlm_r1.models.remote_pool import server_generator
+from medvlm_r1.models.threads import limit_threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorAuditBackend(StreamingAuditBackend):
+class GeneratorAuditBackend(AuditBackend):
     """Any generator, with a separate prompt per variant: a server, or a family whose prompts cannot be shared."""
 
     generator: Generator
@@ -89,11 +31,9 @@ class GeneratorAuditBackend(StreamingAuditBackend):
         """Whether the model is in this process."""
         return self.policy is not None
 
-    def iterate(
-        self, variants: Sequence[Variant], done: Collection[int] = ()
-    ) -> Iterator[list[tuple[int, VariantAnswer]]]:
-        """See `StreamingAuditBackend`."""
-        inputs = [variant_input(variant, self.template) for variant in variants]
+    def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
+        """See `AuditBackend`."""
+        inputs = [variant.generation_input(self.template) for variant in variants]
         # Greedy variants form one batch. Sampled variants of one item differ in name and must not share a seed.
         batches: dict[tuple[float, str], list[int]] = {}
         for index, variant in enumerate(variants):
@@ -103,8 +43,8 @@ class GeneratorAuditBackend(StreamingAuditBackend):
             elif index not in done:
                 assert self.policy is not None
                 n_options = len(variant.sample.options)
-                [shares] = letter_probabilities(self.policy, [inputs[index]], [variant.prefix], [n_options])
-                yield [(index, scored_choice(variant, shares))]
+                [probabilities] = letter_probabilities(self.policy, [inputs[index]], [variant.prefix], [n_options])
+                yield [(index, scored_choice(variant, probabilities))]
         for (temperature, _), members in batches.items():
             seed = variants[members[0]].seed
             settings = GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)
@@ -118,22 +58,46 @@ class GeneratorAuditBackend(StreamingAuditBackend):
                 ]
 
 
-def variant_input(variant: Variant, template: str) -> GenerationInput:
-    """A variant as input of a generator."""
-    return GenerationInput(
-        prompt=messages(variant.sample, template),
-        images=variant.images,
-        turn=variant.prefix,
-        seed=item_seed(variant.sample),
-    )
+class LazyAuditBackend(AuditBackend):
+    """A local backend that is made for the first answer, so that a finished audit loads no model."""
+
+    local = True
+
+    def __init__(self, make: Callable[[], AuditBackend]) -> None:
+        self._backend = cache(make)
+
+    def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
+        """See `AuditBackend`."""
+        if variants:
+            yield from self._backend().iterate(variants, done)
 
 
-def answer_from_generation(variant: Variant, generation: Generation, template: str) -> VariantAnswer:
-    """The answer to a variant from the text generated after its prefix."""
-    return parsed_answer(
-        variant,
-        variant.prefix + generation.text,
-        n_tokens=generation.n_tokens,
-        truncated=generation.truncated,
-        template=template,
-    )
+def open_audit_backend(model: str, template: str, max_new_tokens: int, concurrency: int) -> AuditBackend:
+    """The backend of a model, which is loaded for the first answer.
+
+    Args:
+        model: A folder, a hub id, "phantom-base" or "openai:URL#NAME".
+        template: Name of the prompt template.
+        max_new_tokens: Longer completions are cut off.
+        concurrency: Concurrent requests to a server.
+
+    Raises:
+        UserError: The name of a server is malformed. A model that cannot be loaded raises at the first answer.
+    """
+    settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
+    if is_server(model):
+        return GeneratorAuditBackend(generator=server_generator(model, concurrency=concurrency), **settings)
+    return LazyAuditBackend(lambda: local_audit_backend(load_policy(model), **settings))
+
+
+def local_audit_backend(policy: Policy, *, template: str, max_new_tokens: int) -> AuditBackend:
+    """The fastest backend with the same answers as the loaded policy."""
+    # Both import torch; the audit of a model on a server runs without it.
+    from medvlm_r1.audit.local_backend import LocalAuditBackend
+    from medvlm_r1.models.families import supports
+
+    limit_threads(policy.model)
+    settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
+    if supports(policy.model) is None:
+        return LocalAuditBackend(policy=policy, **settings)
+    return GeneratorAuditBackend(generator=LocalGenerator(policy=policy), policy=policy, **settings)

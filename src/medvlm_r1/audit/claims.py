@@ -120,20 +120,17 @@ def scene_of(sample: Sample) -> Scene | None:
     scene = sample.record.get("scene")
     if not isinstance(scene, Mapping) or not {f.name for f in fields(Scene)} <= scene.keys():
         return None
-    found = Scene(**{f.name: scene[f.name] for f in fields(Scene)})
-    known = (
-        found.modality in MODALITIES
-        and found.finding in (*KINDS, NONE)
-        and found.side in (*SIDES, None)
-        and found.size in (*SIZES, None)
-    )
-    return found if known else None
+    recorded = Scene(**{f.name: scene[f.name] for f in fields(Scene)})
+    known = recorded.modality in MODALITIES and recorded.finding in (*KINDS, NONE)
+    return recorded if known and recorded.side in (*SIDES, None) and recorded.size in (*SIZES, None) else None
 
 
 def question_attribute(sample: Sample, scene: Scene) -> str | None:
     """The attribute a question is about, one of `ATTRIBUTES`; None where the record has none."""
-    asked: Any = sample.record.get("attribute")
-    return "plane" if asked == "technique" and scene.modality == "X-ray" else asked if asked in ATTRIBUTES else None
+    attribute: Any = sample.record.get("attribute")
+    if attribute == "technique" and scene.modality == "X-ray":
+        return "plane"
+    return attribute if attribute in ATTRIBUTES else None
 
 
 def holds(claim: Claim, scene: Scene) -> bool | None:
@@ -154,8 +151,8 @@ def holds(claim: Claim, scene: Scene) -> bool | None:
     value = claim.value
     if claim.attribute == "plane" and scene.modality != "X-ray":
         value = {"frontal": "coronal", "lateral": "sagittal"}.get(value, value)
-    found: str = getattr(scene, claim.attribute)
-    true = found != NONE if value == ANY else found == value
+    recorded: str = getattr(scene, claim.attribute)
+    true = recorded != NONE if value == ANY else recorded == value
     return true != claim.negated
 
 
@@ -188,19 +185,19 @@ def _in_clause(clause: str) -> Iterator[Claim]:
     # Searched once per clause: a repetitive model writes clauses of thousands of words.
     first = _DENIED.search(clause)
     denied_from = first.end() if first else len(clause) + 1
-    found: list[tuple[int, str, str, bool, bool]] = []
+    mentions: list[tuple[int, str, str, bool, bool]] = []
     for attribute, value, pattern in _COMPILED:
         matches = list(pattern.finditer(rest))
         for match in matches:
             direct = _NOT_THIS.search(clause, max(0, match.start() - _NEAR), match.start()) is not None
             # "no finding" is a denial itself.
             denied = value != NONE and (denied_from <= match.start() or bool(_DENIED_AFTER.match(clause, match.end())))
-            found.append((match.start(), attribute, value, direct, denied))
+            mentions.append((match.start(), attribute, value, direct, denied))
         if matches:
             rest = pattern.sub(lambda match: "_" * len(match[0]), rest)
     # "No large mass" and "no mass on the left" deny neither a mass, nor a size, nor a side.
-    narrowed = any(denied and attribute in ("side", "size") for _, attribute, _, _, denied in found)
-    for _, attribute, value, direct, denied in sorted(found):
+    narrowed = any(denied and attribute in ("side", "size") for _, attribute, _, _, denied in mentions)
+    for _, attribute, value, direct, denied in sorted(mentions):
         if attribute == "finding" and not (denied and narrowed and not direct):
             yield Claim(attribute, value, denied)
         elif attribute != "finding" and (direct or not denied or attribute not in ("side", "size")):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL.Image import Image
 
-from medvlm_r1.audit.backends import AuditBackend, stream_answers
 from medvlm_r1.audit.probe import Probe, ProbeInput
-from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer, item_seed
+from medvlm_r1.audit.variant import REAL, AuditBackend, AuditedItem, Variant, VariantAnswer, item_seed
 from medvlm_r1.data.sample import Sample
 
 Answers = dict[str, VariantAnswer]
@@ -31,14 +31,14 @@ def partners(samples: Sequence[Sample]) -> list[int | None]:
     for index, sample in enumerate(samples):
         if sample.images:
             groups.setdefault((sample.modality, len(sample.images)), []).append(index)
-    found: list[int | None] = [None] * len(samples)
+    partner: list[int | None] = [None] * len(samples)
     for members in groups.values():
         order = sorted(members, key=lambda index: item_seed(samples[index]))
         shift = _shift([samples[index].cluster for index in order])
-        for rank, index in enumerate(order):
-            if len(order) > 1:
-                found[index] = order[(rank + shift) % len(order)]
-    return found
+        if len(order) > 1:
+            for rank, index in enumerate(order):
+                partner[index] = order[(rank + shift) % len(order)]
+    return partner
 
 
 def _shift(subjects: Sequence[str]) -> int:
@@ -73,79 +73,89 @@ def collect_responses(
     """
     probes, known, resumed = list(probes), known or {}, resumed or {}
     fresh: dict[str, Answers] = {item.sample.id: {} for item in items}
-    counts: dict[str, int] = {}
+    # Number of variants of the second step, by sample id.
     later: dict[str, int] = {}
-
-    def first(item: ProbeInput) -> list[Variant]:
-        real = Variant(name=REAL, sample=item.sample, images=item.images)
-        return _distinct([real, *(variant for probe in probes for variant in probe.first(item))], backend)
-
-    def then(item: ProbeInput) -> list[Variant]:
-        real = given(item.sample.id)[REAL]
-        return _distinct((variant for probe in probes for variant in probe.then(item, real)), backend)
 
     def given(sample_id: str) -> Mapping[str, VariantAnswer]:
         return {**known.get(sample_id, {}), **resumed.get(sample_id, {}), **fresh[sample_id]}
 
-    def pairs_of(wanted: Callable[[ProbeInput], list[Variant]]) -> list[tuple[str, Variant]]:
-        found = [(item.sample.id, wanted(item)) for item in items]
-        for sample_id, variants in found:
-            counts[sample_id] = counts.get(sample_id, 0) + len(variants)
-        return [(name, variant) for name, some in found for variant in some if variant.name not in known.get(name, ())]
+    def first(item: ProbeInput) -> list[Variant]:
+        return [item.variant(REAL), *(variant for probe in probes for variant in probe.first(item))]
 
-    def done(pairs: Sequence[tuple[str, Variant]]) -> set[int]:
-        return {index for index, (name, variant) in enumerate(pairs) if variant.name in resumed.get(name, ())}
+    def then(item: ProbeInput) -> list[Variant]:
+        real = given(item.sample.id)[REAL]
+        return [variant for probe in probes for variant in probe.then(item, real)]
 
-    def ask(pairs: Sequence[tuple[str, Variant]], expected: Callable[[], int]) -> None:
-        for answered in stream_answers(backend, [variant for _, variant in pairs], done(pairs)):
-            new: dict[str, Answers] = {}
-            for index, answer in answered:
-                sample_id, variant = pairs[index]
-                new.setdefault(sample_id, {})[variant.name] = answer
-            for sample_id, answers in new.items():
-                fresh[sample_id] |= answers
-            if save is not None and new:
-                save(new, expected())
+    def step(variants_of: Callable[[ProbeInput], list[Variant]]) -> _Step:
+        pairs = [(item.sample.id, variant) for item in items for variant in _answerable(variants_of(item), backend)]
+        new = [(name, variant) for name, variant in pairs if variant.name not in known.get(name, ())]
+        done = {index for index, (name, variant) in enumerate(new) if variant.name in resumed.get(name, ())}
+        return _Step(pairs=new, done=done, size=len(pairs))
 
-    def estimate() -> int:
-        """All variants of the first step, and an extrapolation for the second from the items answered so far."""
+    def extrapolated() -> int:
+        """Size of the second step, extrapolated from the items answered so far."""
         for item in items:
             if item.sample.id not in later and REAL in given(item.sample.id):
-                later[item.sample.id] = len(then(item))
-        return sum(counts.values()) + (round(len(items) * sum(later.values()) / len(later)) if later else 0)
+                later[item.sample.id] = len(_answerable(then(item), backend))
+        return round(len(items) * sum(later.values()) / len(later)) if later else 0
 
-    pairs = pairs_of(first)
-    if len(done(pairs)) == len(pairs):
-        # The first step is complete. If the second is too, nothing is computed again.
-        more = pairs_of(then)
-        if len(done(more)) == len(more):
-            return fresh
-        counts.clear()
-        pairs = pairs_of(first)
-    ask(pairs, estimate)
-    ask(pairs_of(then), lambda: sum(counts.values()))
+    def run(current: _Step, other_size: Callable[[], int]) -> None:
+        for answered in backend.iterate([variant for _, variant in current.pairs], current.done):
+            new: dict[str, Answers] = {}
+            for index, answer in answered:
+                if index not in current.done:
+                    sample_id, variant = current.pairs[index]
+                    new.setdefault(sample_id, {})[variant.name] = answer
+                    fresh[sample_id][variant.name] = answer
+            if save is not None and new:
+                save(new, current.size + other_size())
+
+    begin = step(first)
+    if not (begin.complete and step(then).complete):
+        run(begin, extrapolated)
+        run(step(then), lambda: begin.size)
     return fresh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """The variants of a step that are not known yet, with the ids of their samples.
+
+    Attributes:
+        pairs: Sample ids and variants.
+        done: Indices of those that an interrupted call answered.
+        size: Number of variants of the step, with the known ones.
+    """
+
+    pairs: list[tuple[str, Variant]]
+    done: set[int]
+    size: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing has to be computed."""
+        return len(self.done) == len(self.pairs)
+
+
+def probe_input(sample: Sample, images: Sequence[Image], others: Sequence[Image], template: str) -> ProbeInput:
+    """The input of the probes for an item with its images and those of its partner."""
+    return ProbeInput(
+        sample=sample, images=tuple(images), others=tuple(others), seed=item_seed(sample), template=template
+    )
 
 
 def probe_inputs(samples: Sequence[Sample], images: Sequence[Sequence[Image]], template: str) -> list[ProbeInput]:
     """Probe inputs of a whole set with their partners' images, for sets that fit in memory."""
-    partner = partners(samples)
     return [
-        ProbeInput(
-            sample=sample,
-            images=tuple(shown),
-            others=() if partner[index] is None else tuple(images[partner[index] or 0]),
-            seed=item_seed(sample),
-            template=template,
-        )
-        for index, (sample, shown) in enumerate(zip(samples, images, strict=True))
+        probe_input(sample, own, () if partner is None else images[partner], template)
+        for sample, own, partner in zip(samples, images, partners(samples), strict=True)
     ]
 
 
 def even_parts(n: int, at_once: int) -> list[range]:
     """Indices 0 to n - 1 in the fewest parts of at most `at_once`, of nearly equal size."""
     count = -(-n // at_once)
-    return [range(n * part // count, n * (part + 1) // count) for part in range(count)]
+    return [range(n * number // count, n * (number + 1) // count) for number in range(count)]
 
 
 def audited(samples: Sequence[Sample], answers: Mapping[str, Mapping[str, VariantAnswer]]) -> list[AuditedItem]:
@@ -153,17 +163,7 @@ def audited(samples: Sequence[Sample], answers: Mapping[str, Mapping[str, Varian
     return [AuditedItem(sample=sample, answers=answers[sample.id]) for sample in samples]
 
 
-def _distinct(variants: Iterable[Variant], backend: AuditBackend) -> list[Variant]:
+def _answerable(variants: Sequence[Variant], backend: AuditBackend) -> list[Variant]:
     """The variants that a backend can answer. Two with one name are a bug in a probe."""
-    seen: set[str] = set()
-    taken = []
-    for variant in variants:
-        assert variant.name not in seen, variant.name
-        seen.add(variant.name)
-        if backend.local or _for_servers(variant):
-            taken.append(variant)
-    return taken
-
-
-def _for_servers(variant: Variant) -> bool:
-    return not variant.prefix and not variant.letter_only
+    assert len({variant.name for variant in variants}) == len(variants)
+    return [variant for variant in variants if backend.local or not (variant.prefix or variant.letter_only)]

@@ -21,7 +21,7 @@ class Mistake:
     """A changed sentence.
 
     Attributes:
-        place: Index of the sentence.
+        index: Index of the sentence.
         before: The sentence.
         after: The sentence with the mistake.
         rule: Key of `word_rules.RULES`, "option" or "weighing".
@@ -60,14 +60,14 @@ def corrupt(sentences: Sequence[str], options: Sequence[str], chosen: str | None
     Returns:
         The mistake; None where no rule applies.
     """
-    found = [
+    mistakes = [
         Mistake(index=index, before=sentence, after=after, rule=rule, relevant=relevant)
         for index, sentence in enumerate(sentences)
         if len(sentence) <= LONGEST
         for rule, after, relevant in _mistakes(sentence, options, chosen)
         if after != sentence
     ]
-    best = [mistake for mistake in found if mistake.relevant] or found
+    best = [mistake for mistake in mistakes if mistake.relevant] or mistakes
     if not best:
         return None
     rng = random.Random(seed)
@@ -99,7 +99,7 @@ def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
                 for other in words:
                     # "a mass or a mass" and "cyst effect" (for the option "mass effect") are nonsense, not mistakes.
                     if re.search(rf"\b{other}\b", sentence, re.IGNORECASE) or any(
-                        _holds_more(option, word) and not _changes_option(word, other, options, option)
+                        _has_more(option, word) and not _changes_option(word, other, options, option)
                         for option in options_named
                     ):
                         continue
@@ -110,44 +110,42 @@ def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
     for pattern, other in NEGATIONS:
         if denied and re.search(r"\bnot?\b", other):
             continue  # "is not not seen"
-        if found := re.search(pattern, sentence, re.IGNORECASE):
-            yield "negation", _put(sentence, found.span(), _cased(found[0], found.expand(other))), False
+        if match := re.search(pattern, sentence, re.IGNORECASE):
+            yield "negation", _put(sentence, match.span(), _cased(match[0], match.expand(other))), False
 
 
 def _lettered(sentence: str, options: Sequence[str], chosen: str | None) -> Iterator[tuple[str, str, bool]]:
     """The sentence with another option, where one is named by letter and text ("B) knee")."""
-    places = {
-        letter: list(re.finditer(rf"(?<!\w){letter}\) {re.escape(option)}(?!\w)", sentence, re.IGNORECASE))
+    named = {
+        letter: matches
         for letter, option in zip(LETTERS, options, strict=False)
+        if (matches := list(re.finditer(rf"(?<!\w){letter}\) {re.escape(option)}(?!\w)", sentence, re.IGNORECASE)))
     }
-    named = {letter: matches for letter, matches in places.items() if matches}
     if len(named) != 1:  # a list of the options is no conclusion
         return
     [(letter, matches)] = named.items()
     option = options[LETTERS.index(letter)]
     for other_letter, other in zip(LETTERS, options, strict=False):
         if other.casefold() != option.casefold():
-            after = sentence
-            for match in reversed(matches):
-                after = after[: match.start()] + f"{other_letter}) {other}" + after[match.end() :]
-            yield "option", after, option == chosen
+            swapped = _splice(sentence, [(match.span(), f"{other_letter}) {other}") for match in matches])
+            yield "option", swapped, option == chosen
 
 
 def _weighing(sentence: str, options: Sequence[str]) -> Iterator[str]:
     """The sentence with the "yes" of one option and the "no" of another swapped."""
-    last = {letter: matches[-1] for letter, matches in weighings(sentence, options).items()}
-    yes = [match.span("verdict") for match in last.values() if match["verdict"].casefold() == "yes"]
-    no = [match.span("verdict") for match in last.values() if match["verdict"].casefold() == "no"]
+    last = [matches[-1] for matches in weighings(sentence, options).values()]
+    yes, no = ([match for match in last if match["verdict"].casefold() == word] for word in ("yes", "no"))
     if len(yes) == 1:
         for other in no:
-            first, second = sorted([yes[0], other])
-            yield (
-                sentence[: first[0]]
-                + sentence[slice(*second)]
-                + sentence[first[1] : second[0]]
-                + sentence[slice(*first)]
-                + sentence[second[1] :]
-            )
+            spans = yes[0].span("verdict"), other.span("verdict")
+            yield _splice(sentence, [(spans[0], other["verdict"]), (spans[1], yes[0]["verdict"])])
+
+
+def _splice(sentence: str, replacements: Sequence[tuple[tuple[int, int], str]]) -> str:
+    """The sentence with a new text for each of these spans."""
+    for (start, end), new in sorted(replacements, reverse=True):
+        sentence = sentence[:start] + new + sentence[end:]
+    return sentence
 
 
 def _named(sentence: str, options: Sequence[str]) -> list[str]:
@@ -155,14 +153,18 @@ def _named(sentence: str, options: Sequence[str]) -> list[str]:
     named: list[str] = []
     for option in sorted(set(options), key=lambda text: (-len(text), text)):
         # "mass" is not named where "mass effect" is: it would be changed there too.
-        if len(option) > 1 and option.casefold() not in _GENERIC and not any(_within(option, one) for one in named):
+        if (
+            len(option) > 1
+            and option.casefold() not in _GENERIC
+            and not any(_within(option, longer) for longer in named)
+        ):
             sentence, count = re.subn(_option_pattern(option), "\N{BULLET}", sentence, flags=re.IGNORECASE)
             if count:
                 named.append(option)
     return named
 
 
-def _holds_more(option: str, word: str) -> bool:
+def _has_more(option: str, word: str) -> bool:
     return word.casefold() != option.casefold() and re.search(rf"\b{word}\b", option, re.IGNORECASE) is not None
 
 
@@ -199,9 +201,8 @@ def _replace(sentence: str, pattern: str, other: str) -> str | None:
 def _put(sentence: str, span: tuple[int, int], new: str) -> str:
     """The sentence with a span replaced and the article before it adjusted."""
     before = sentence[: span[0]]
-    found = re.search(r"(?<!\S)(an?|^An?)(\s+)$", before)
-    if found:
-        before = before[: found.start()] + _cased(found[1], _article(new)) + found[2]
+    if article := re.search(r"(?<!\S)(an?|^An?)(\s+)$", before):
+        before = before[: article.start()] + _cased(article[1], _article(new)) + article[2]
     return before + new + sentence[span[1] :]
 
 

@@ -1,4 +1,4 @@
-"""The probe protocol: the variants that a probe asks for, and a pure function from their answers to a result."""
+"""Probes: the variants that a probe asks for, and a pure function from their answers to a result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from PIL.Image import Image
 
@@ -14,6 +14,8 @@ from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
 from medvlm_r1.data.sample import Sample
 
 Level = Literal["pass", "warn", "fail", "not run"]
+Judged = tuple[Level, str]
+"""A verdict and its sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,37 @@ class Measure:
     def ends(self) -> tuple[float, float]:
         """The interval; without one, minus and plus infinity."""
         return self.ci95 or (-math.inf, math.inf)
+
+    @property
+    def count(self) -> int:
+        """Number of items that a share stands for."""
+        return round(self.value * self.n)
+
+    def interval(self, form: str = ".0%") -> str:
+        """The interval in brackets, each end in a number format."""
+        low, high = self.ends
+        return f"[{low:{form}}, {high:{form}}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartialResult:
+    """Measures, items and detail of one part of a probe; see `ProbeResult`."""
+
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    items: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def merge(*partial_results: PartialResult) -> PartialResult:
+    """Merge partial results in order. A name occurs in one of them only."""
+    measures: dict[str, Measure] = {}
+    items: dict[str, Sequence[str]] = {}
+    detail: dict[str, Any] = {}
+    for partial in partial_results:
+        measures |= partial.measures
+        items |= partial.items
+        detail |= partial.detail
+    return PartialResult(measures=measures, items=items, detail=detail)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,36 +119,35 @@ class ProbeInput:
     seed: int
     template: str
 
+    def variant(self, name: str, **changes: Any) -> Variant:
+        """A variant of the question: as it is, except for these fields of `Variant`."""
+        return Variant(**{"name": name, "sample": self.sample, "images": self.images, **changes})
 
-class Probe(Protocol):
-    """One probe. `measure` is pure; only the variants need the model. `ProbeBase` is the usual base class."""
+
+class Probe:
+    """Base of probes. A probe overrides what it needs."""
 
     name: str
-    local: bool
-    """Whether the whole probe needs a model in this process (prefixes, letter probabilities); not run on servers."""
 
     def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
-        """The variants that do not depend on the real answer."""
-        ...
+        """The variants that do not depend on the real answer; none by default."""
+        return []
 
     def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
-        """The variants made from the real answer, such as its reasoning cut or changed."""
-        ...
+        """The variants made from the real answer, such as its reasoning cut or changed; none by default."""
+        return []
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
-        """The result of at least one item. Items may lack variants (no image, no reasoning)."""
-        ...
+        """The result of at least one item, as a pure function. Items may lack variants (no image, no reasoning)."""
+        raise NotImplementedError
 
+    def result(self, judged: Judged, *, excluded: str = "", **fields: Any) -> ProbeResult:
+        """Build the result.
 
-class ProbeBase:
-    """Base of probes: no variants besides the real answer. A probe overrides what it needs."""
-
-    local = False
-
-    def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
-        """None."""
-        return []
-
-    def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
-        """None."""
-        return []
+        Args:
+            judged: Verdict and sentence.
+            excluded: What the figures do not cover; appended to the sentence.
+            **fields: Other fields of `ProbeResult`.
+        """
+        verdict, sentence = judged
+        return ProbeResult(name=self.name, verdict=verdict, sentence=f"{sentence} {excluded}".rstrip(), **fields)

@@ -14,15 +14,8 @@ from medvlm_r1.audit.probes.truth import TruthProbe
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError
 
-_ALL: tuple[Probe, ...] = (
-    ImageProbe(),
-    OptionsProbe(),
-    ReasoningProbe(),
-    TruthProbe(),
-    ConfidenceProbe(),
-    SubgroupsProbe(),
-)
-PROBES: dict[str, Probe] = {probe.name: probe for probe in _ALL}
+_KINDS = (ImageProbe, OptionsProbe, ReasoningProbe, TruthProbe, ConfidenceProbe, SubgroupsProbe)
+PROBES: dict[str, Probe] = {kind.name: kind() for kind in _KINDS}
 """By name, in the order of the report."""
 
 QUESTIONS = {

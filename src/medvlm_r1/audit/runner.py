@@ -14,24 +14,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.audit.backends import AuditBackend
-from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, partners
+from medvlm_r1.audit.backends import open_audit_backend
+from medvlm_r1.audit.collect import Answers, audited, collect_responses, even_parts, partners, probe_input
 from medvlm_r1.audit.measures import too_few
-from medvlm_r1.audit.open_backend import open_audit_backend
 from medvlm_r1.audit.probe import Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS, choose_probes
-from medvlm_r1.audit.reuse import PLAN, EvaluationAnswers
-from medvlm_r1.audit.store import AuditStore
-from medvlm_r1.audit.variant import REAL, AuditedItem, item_seed
+from medvlm_r1.audit.store import REUSED, AuditStore, EvaluationAnswers
+from medvlm_r1.audit.variant import REAL, AuditBackend, AuditedItem
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
 from medvlm_r1.evaluation.run import OF_AN_EVALUATION, identify, provenance, refuse_other_folder
 from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS
-from medvlm_r1.evaluation.store import AnswerKey, hash_pixels, hash_prompt, write_results
+from medvlm_r1.evaluation.store import AnswerKey, answer_key, write_results
+from medvlm_r1.models.generate import GenerationSettings
 from medvlm_r1.models.remote import is_server
-from medvlm_r1.prompts.templates import messages
 
 FIGURES = "audit.json"
 ITEMS_AT_ONCE = 128
@@ -101,7 +99,8 @@ def audit_model(
     partner = partners([sample for _, sample in rows])
     reusable = EvaluationAnswers(None if evaluation is None else Path(evaluation), [sample.id for _, sample in rows])
     parts = even_parts(len(rows), at_once)
-    plan = _plan(list(chosen), [[rows[index][1].id for index in part] for part in parts])
+    plan = _plan(list(chosen), [[rows[index][1].id for index in batch] for batch in parts])
+    settings = GenerationSettings(max_new_tokens=max_new_tokens)
     began = time.monotonic()
     with AuditStore(out) as store:
         if progress is not None:
@@ -109,7 +108,13 @@ def audit_model(
         done = 0
         for batch in parts:
             inputs = [_probe_input(data_dir, rows, index, partner[index], template) for index in batch]
-            keys = {item.sample.id: (item.sample, _key(item, identity, max_new_tokens)) for item in inputs}
+            keys = {
+                item.sample.id: (
+                    item.sample,
+                    answer_key(identity, item.sample, [*item.images, *item.others], template, settings),
+                )
+                for item in inputs
+            }
             for sample, key in keys.values():
                 store.check(sample, key)
             reused = [
@@ -119,7 +124,7 @@ def audit_model(
                 if (answer := reusable.find(item, keys[item.sample.id][1]))
             ]
             if reused:
-                store.append(reused, PLAN)
+                store.append(reused, REUSED)
             before = {name: store.items[name].of_plan(plan) for name in keys if name in store.items}
             collect_responses(
                 inputs,
@@ -138,33 +143,29 @@ def audit_model(
         "n": len(items),
         "n_open": sum(not sample.options for _, sample in everything),
         "n_missing": len(closed) - len(rows),
-        "n_reused": sum(store.items[item.sample.id].plans[REAL] == PLAN for item in items),
+        "n_reused": sum(store.items[item.sample.id].plans[REAL] == REUSED for item in items),
         "seconds": round(time.monotonic() - began, 3),
-        **judged(items, chosen, local=backend.local),
+        **judged(items, chosen),
     }
     write_results(out, results, FIGURES)
     return results
 
 
-def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: bool) -> dict[str, Any]:
+def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe]) -> dict[str, Any]:
     """The figures of answered items.
 
     Args:
         items: At least one item.
         probes: The probes that were run, by name.
-        local: Whether the model gives access to its tokens.
 
     Returns:
         `verdicts` (by the reviewer's question), `answers` (counts by kind) and `probes` (the record of each).
     """
-    found = {
-        name: _of_enough(probe.measure(items), items) if local or not probe.local else _unreachable(name)
-        for name, probe in probes.items()
-    }
+    results = {name: _of_enough(probe.measure(items), items) for name, probe in probes.items()}
     real = [item.real for item in items]
     return {
         "verdicts": {
-            verdict: found[name].verdict if name in found else "not run" for verdict, (name, _) in QUESTIONS.items()
+            verdict: results[name].verdict if name in results else "not run" for verdict, (name, _) in QUESTIONS.items()
         },
         "answers": {
             "variants": sum(len(item.answers) for item in items),
@@ -173,7 +174,7 @@ def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe], *, local: 
             "empty": sum(answer.empty for answer in real),
             "not_well_formed": sum(not item.real.response(item.sample.options).well_formed for item in items),
         },
-        "probes": {name: result.record() for name, result in found.items()},
+        "probes": {name: result.record() for name, result in results.items()},
     }
 
 
@@ -195,24 +196,9 @@ def counted(record: Mapping[str, Any]) -> str:
     )
 
 
-def _unreachable(name: str) -> ProbeResult:
-    return ProbeResult(
-        name=name,
-        verdict="not run",
-        sentence=f"The probe {name!r} needs access to the model's tokens, which a server does not give. Run it on the"
-        " model's folder.",
-    )
-
-
 def _probe_input(data_dir: Path, rows: Sequence[Row], index: int, partner: int | None, template: str) -> ProbeInput:
-    _, sample = rows[index]
-    return ProbeInput(
-        sample=sample,
-        images=tuple(load_row_images(data_dir, rows[index])),
-        others=() if partner is None else tuple(load_row_images(data_dir, rows[partner])),
-        seed=item_seed(sample),
-        template=template,
-    )
+    others = [] if partner is None else load_row_images(data_dir, rows[partner])
+    return probe_input(rows[index][1], load_row_images(data_dir, rows[index]), others, template)
 
 
 def _plan(probes: Sequence[str], parts: Sequence[Sequence[str]]) -> str:
@@ -243,18 +229,7 @@ def _saving(
     def save(new: Mapping[str, Answers], expected: int) -> None:
         store.append([(*keys[name], answers) for name, answers in new.items()], plan)
         if progress is not None:
-            there = sum(len(store.items[name].answers) for name in keys if name in store.items)
-            progress(done + there, done + max(there, expected) + round(left * expected))
+            stored = sum(len(store.items[name].answers) for name in keys if name in store.items)
+            progress(done + stored, done + max(stored, expected) + round(left * expected))
 
     return save
-
-
-def _key(item: ProbeInput, identity: str, max_new_tokens: int) -> AnswerKey:
-    return AnswerKey(
-        model=identity,
-        prompt=hash_prompt(messages(item.sample, item.template)),
-        pixels=hash_pixels([*item.images, *item.others]),
-        max_new_tokens=max_new_tokens,
-        temperature=0.0,
-        seed=0,
-    )

@@ -8,38 +8,48 @@ probes and items of the command. An audit that is run again with more probes ask
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
-from medvlm_r1.audit.variant import VariantAnswer
+from medvlm_r1.audit.probe import ProbeInput
+from medvlm_r1.audit.variant import VariantAnswer, answer_from_generation
 from medvlm_r1.data.rows import AppendOnlyFile, append_rows, bad_row, read_json_lines
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.store import ANSWERS, AnswerKey, question_from_row, row_from_question
+from medvlm_r1.evaluation.store import (
+    ANSWERS,
+    REAL,
+    START_AGAIN,
+    AnswerKey,
+    StoredQuestion,
+    hash_pixels,
+    question_from_row,
+    read_answers,
+    row_from_question,
+    stored_differences,
+)
 
-_ANSWER_FIELDS = tuple(one.name for one in fields(VariantAnswer))
+REUSED = "evaluation"
+"""The plan under which an answer of an evaluation is stored."""
+
+_ANSWER_FIELDS = tuple(field.name for field in fields(VariantAnswer))
 
 
 @dataclass(slots=True, kw_only=True)
-class StoredItem:
-    """The stored answers to one item.
+class StoredItem(StoredQuestion):
+    """The stored answers to one item. The pixels of its key are those of its images and of the swapped-in ones.
 
     Attributes:
-        sample: The question, without split, record and missing mark.
-        key: What the answers depend on; its pixels are those of the item's images and of the swapped-in ones.
         answers: By name of the variant.
         plans: The plan of each answer, by name of the variant.
     """
 
-    sample: Sample
-    key: AnswerKey
     answers: dict[str, VariantAnswer] = field(default_factory=dict)
     plans: dict[str, str] = field(default_factory=dict)
 
     def of_plan(self, plan: str) -> tuple[dict[str, VariantAnswer], dict[str, VariantAnswer]]:
         """The answers of other plans, and those of this one."""
-        this = {name: answer for name, answer in self.answers.items() if self.plans.get(name) == plan}
+        this = {name: answer for name, answer in self.answers.items() if self.plans[name] == plan}
         return {name: answer for name, answer in self.answers.items() if name not in this}, this
 
 
@@ -72,13 +82,10 @@ class AuditStore(AppendOnlyFile):
             UserError: They differ; the message says how.
         """
         stored = self.items.get(sample.id)
-        differences = stored.key.differences(key) if stored else []
-        if stored and stored.sample.answer != sample.answer:
-            differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")
-        if differences:
+        if stored and (differences := stored_differences(stored, sample, key)):
             raise UserError(
                 f"{self.path}: the answers to {sample.id!r} were made with another {', another '.join(differences)}; "
-                "give another --out, or delete that folder to start again"
+                f"{START_AGAIN}"
             )
 
     def append(self, answers: Iterable[tuple[Sample, AnswerKey, Mapping[str, VariantAnswer]]], plan: str) -> None:
@@ -110,7 +117,9 @@ def read_items(path: Path) -> dict[str, StoredItem]:
             )
         try:
             key = AnswerKey(**row["key"])
-            answer = _answer({name: row[name] for name in _ANSWER_FIELDS})
+            answer = VariantAnswer(**{name: row[name] for name in _ANSWER_FIELDS})
+            if answer.probabilities is not None:
+                answer = replace(answer, probabilities=tuple(answer.probabilities))
             name, plan = str(row["variant"]), str(row["plan"])
             item = items.setdefault(row["id"], StoredItem(sample=question_from_row(row), key=key))
         except (KeyError, TypeError, ValueError) as error:
@@ -124,6 +133,44 @@ def read_items(path: Path) -> dict[str, StoredItem]:
     return items
 
 
-def _answer(given: Mapping[str, Any]) -> VariantAnswer:
-    shares = given["probabilities"]
-    return VariantAnswer(**{**given, "probabilities": None if shares is None else tuple(shares)})
+class EvaluationAnswers:
+    """The answers of an evaluation, so that the question as it is need not be answered twice.
+
+    Args:
+        folder: The run folder of the evaluation; None for no evaluation, which has no answers.
+        ids: Of the items to audit.
+
+    Raises:
+        UserError: The folder has no answers, or none to these items.
+    """
+
+    def __init__(self, folder: Path | None, ids: Iterable[str]) -> None:
+        self._folder = folder
+        self._answers = {answer.sample.id: answer for answer in read_answers(folder)} if folder else {}
+        if folder and self._answers.keys().isdisjoint(ids):
+            raise UserError(
+                f"{folder}: no answer to any of these questions; give an evaluation on the same data folder"
+            )
+
+    def find(self, item: ProbeInput, key: AnswerKey) -> VariantAnswer | None:
+        """The answer to an item as the audit stores it; None where the evaluation did not answer it.
+
+        Args:
+            item: The item.
+            key: The item's key in the audit.
+
+        Raises:
+            UserError: The answer was made with another model, prompt, image or setting.
+        """
+        answer = self._answers.get(item.sample.id)
+        if answer is None:
+            return None
+        differences = answer.key.differences(replace(key, pixels=hash_pixels(item.images)))
+        if answer.template != item.template:
+            differences.append(f"template (then {answer.template}, now {item.template})")
+        if differences:
+            raise UserError(
+                f"{self._folder}: the answer to {item.sample.id!r} was made with another "
+                f"{', another '.join(differences)}; give another --evaluation, or leave it out"
+            )
+        return answer_from_generation(item.variant(REAL), answer.generation, item.template)

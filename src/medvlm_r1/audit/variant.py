@@ -1,9 +1,9 @@
-"""Variants of a question and their answers: the two records that all probes share."""
+"""Variants of a question, their answers, and the interface of what answers them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,9 @@ from PIL.Image import Image
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.evaluation.score import read_as_asked
 from medvlm_r1.evaluation.store import REAL as REAL
+from medvlm_r1.models.generate import Generation, GenerationInput
 from medvlm_r1.prompts.parser import Response, parse_response
+from medvlm_r1.prompts.templates import messages
 
 ANSWER_TAG = "<answer>"
 """End of a prefix after which only the letter is wanted."""
@@ -46,6 +48,12 @@ class Variant:
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.sample.images)
         assert not self.letter_only or self.prefix.endswith(ANSWER_TAG)
+
+    def generation_input(self, template: str) -> GenerationInput:
+        """The variant as input of a generator, with this prompt template."""
+        return GenerationInput(
+            prompt=messages(self.sample, template), images=self.images, turn=self.prefix, seed=item_seed(self.sample)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +105,22 @@ class AuditedItem:
         """The answer to the question as it is."""
         return self.answers[REAL]
 
+    @property
+    def cluster(self) -> str:
+        """The patient or volume, or the item itself where that is unknown."""
+        return self.sample.cluster
+
+    def reasoning(self, name: str = REAL) -> str:
+        """The reasoning of a variant's answer; the whole text without a reasoning tag."""
+        answer = self.answers[name]
+        reasoning = answer.response(self.sample.options).reasoning
+        return answer.text if reasoning is None else reasoning
+
+    def parsed(self, name: str) -> VariantAnswer | None:
+        """The answer to a variant; None without one, or where it was not parsed."""
+        answer = self.answers.get(name)
+        return None if answer is None or answer.letter is None else answer
+
     def correct(self, name: str = REAL) -> bool:
         """Whether a variant was answered with the correct option, in any order of the options."""
         return self.answers[name].option == self.sample.answer
@@ -112,28 +136,64 @@ def parsed_answer(
 ) -> VariantAnswer:
     """The answer parsed from a generated text; `text` is the whole response, including the prefix."""
     letter = read_as_asked(text, variant.sample.options, template).letter
-    index = LETTERS.find(letter) if letter else -1
-    offered = 0 <= index < len(variant.sample.options)
+    option = dict(zip(LETTERS, variant.sample.options, strict=False)).get(letter or "")
+    letter = None if option is None else letter
     return VariantAnswer(
-        text=text,
-        n_tokens=n_tokens,
-        truncated=truncated,
-        letter=letter if offered else None,
-        option=variant.sample.options[index] if offered else None,
-        note=variant.note,
+        text=text, n_tokens=n_tokens, truncated=truncated, letter=letter, option=option, note=variant.note
     )
+
+
+def answer_from_generation(variant: Variant, generation: Generation, template: str) -> VariantAnswer:
+    """The answer to a variant from the text generated after its prefix."""
+    text, n_tokens = variant.prefix + generation.text, generation.n_tokens
+    return parsed_answer(variant, text, n_tokens=n_tokens, truncated=generation.truncated, template=template)
 
 
 def scored_choice(variant: Variant, probabilities: Sequence[float]) -> VariantAnswer:
     """The answer to a letter-only variant: the most probable option, the first of equal ones."""
     assert len(probabilities) == len(variant.sample.options)
     index = max(range(len(probabilities)), key=probabilities.__getitem__)
+    letter, option = LETTERS[index], variant.sample.options[index]
     return VariantAnswer(
-        text=f"{variant.prefix}{LETTERS[index]}</answer>",
+        text=f"{variant.prefix}{letter}</answer>",
         n_tokens=1,
         truncated=False,
-        letter=LETTERS[index],
-        option=variant.sample.options[index],
+        letter=letter,
+        option=option,
         probabilities=tuple(probabilities),
         note=variant.note,
     )
+
+
+IndexedAnswers = list[tuple[int, VariantAnswer]]
+
+
+class AuditBackend:
+    """Generates the answers to variants. A backend overrides `answer`, or `iterate` where it can stream."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it supports prefixes and letter probabilities."""
+        return False
+
+    def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
+        """The answers, in the order of the variants."""
+        answers = dict(pair for pairs in self.iterate(variants) for pair in pairs)
+        return [answers[index] for index in range(len(variants))]
+
+    def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
+        """Answer the variants except those in `done`, and yield answers as soon as they are complete.
+
+        Batches are made of all variants. A resumed run therefore computes the rest in the same batches and gets the
+        same numbers, bit by bit.
+
+        Args:
+            variants: All variants of the call.
+            done: Indices of variants that an earlier, interrupted call with the same variants answered.
+
+        Yields:
+            Indices with their answers, for each batch or reply. Some of `done` may be among them.
+        """
+        wanted = [index for index in range(len(variants)) if index not in done]
+        if wanted:
+            yield list(zip(wanted, self.answer([variants[index] for index in wanted]), strict=True))

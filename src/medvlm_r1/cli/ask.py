@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Json, Model, NewTokens, completion
+from medvlm_r1.cli.options import Json, Model, NewTokens, completion, print_result
 
 PLANES = ("axial", "coronal", "sagittal")
 WINDOWS = ("brain", "lung", "soft-tissue", "bone", "percentile", "full", "stored")
@@ -17,7 +16,7 @@ WINDOWS = ("brain", "lung", "soft-tissue", "bone", "percentile", "full", "stored
 def ask_command(
     model: Model,
     *,
-    image: Annotated[Path, typer.Option(help="Image file: PNG, JPEG, TIFF, BMP, DICOM or NIfTI.")],
+    image: Annotated[Path, typer.Option(help="Image file: PNG, JPEG, TIFF, BMP, DICOM or a volume such as NIfTI.")],
     question: Annotated[str, typer.Option(help="The question.")],
     option: Annotated[
         list[str] | None,
@@ -26,10 +25,10 @@ def ask_command(
     frame: Annotated[int | None, typer.Option(help="Frame of a multi-frame file, counted from 0.")] = None,
     plane: Annotated[
         str | None,
-        typer.Option(autocompletion=completion(*PLANES), help="NIfTI: axial, coronal or sagittal."),
+        typer.Option(autocompletion=completion(*PLANES), help="Volumes: axial, coronal or sagittal."),
     ] = None,
     slice_: Annotated[
-        int | None, typer.Option("--slice", help="NIfTI: slice number in that plane, counted from 0.")
+        int | None, typer.Option("--slice", help="Volumes: slice number in that plane, counted from 0.")
     ] = None,
     window: Annotated[
         str | None,
@@ -64,14 +63,13 @@ def ask_command(
         check_images(0, prepared.item, image_fit(model))
     with stderr_console().status(f"Asking {model}"), MedVLM.load(model, max_new_tokens=max_new_tokens) as medvlm:
         [answer] = medvlm.ask_batch([query])
-    if as_json:
-        print(json.dumps(answer.as_record()))
-        return
     text = f"{answer.letter}) {answer.option}" if answer.option else answer.answer if not option else None
-    print(f"Image:      {answer.image_note}")
-    print(f"Reasoning:  {answer.reasoning or '(none)'}")
-    print(f"Answer:     {text or f'none that is well-formed; the model wrote: {answer.text}'}")
+    lines = [
+        f"Image:      {answer.image_note}",
+        f"Reasoning:  {answer.reasoning or '(none)'}",
+        f"Answer:     {text or f'none that is well-formed; the model wrote: {answer.text}'}",
+    ]
     if answer.confidence is not None:
         shares = (f"{letter} {share:.1%}".replace("%", " %") for letter, share in answer.confidence.items())
-        print(f"Confidence: {', '.join(shares)} (the model's own probability, not its accuracy)")
-    print(answer.notice)
+        lines.append(f"Confidence: {', '.join(shares)} (the model's own probability, not its accuracy)")
+    print_result(answer.as_record(), [*lines, answer.notice], as_json=as_json)

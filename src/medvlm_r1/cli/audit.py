@@ -17,10 +17,11 @@ from medvlm_r1.cli.options import (
     NewTokens,
     SkipMissing,
     Template,
-    TemplateName,
     completion,
     folder_to_write,
+    is_page,
     page_or_folder,
+    print_result,
 )
 from medvlm_r1.stopping import stop_on_sigterm
 
@@ -36,13 +37,15 @@ MODEL_FIGURES = "audit.json"
 
 @audit_app.command("data")
 def audit_data_command(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Data folder, or FORMAT:SOURCE for published questions (med-r1:FILE).")
+    ],
     *,
     fit_on: Annotated[
         str | None,
         typer.Option(
             metavar="DIR_OR_MODALITY",
-            help="Prior source of option_prior_fit: a training set, or a modality such as MRI.",
+            help="Prior source of option_prior_fit: a training set (also FORMAT:SOURCE), or a modality such as MRI.",
         ),
     ] = None,
     out: Annotated[
@@ -75,61 +78,71 @@ def audit_data_command(
     from medvlm_r1.audit.dataset.audit import audit_data
     from medvlm_r1.audit.dataset.clean import write_clean as write
     from medvlm_r1.audit.dataset.prior_source import find_prior_source
-    from medvlm_r1.console import stderr_console
+    from medvlm_r1.console import progress_bar, stderr_console
     from medvlm_r1.data.folder import read_folder
+    from medvlm_r1.data.importing.registry import open_folder
     from medvlm_r1.errors import RESEARCH_USE, UsageError
 
     if clean_of and write_clean is None:
         raise UsageError("--clean-of requires --write-clean DIR.")
-    with stderr_console().status("Blind baselines"):
-        samples = read_folder(data)
-        fit = find_prior_source(fit_on, data, samples) if fit_on is not None else None
+    with (
+        stderr_console().status("Blind baselines"),
+        open_folder(str(data)) as (folder, left_out),
+        open_folder(fit_on or "") as (wish, also_left_out),
+    ):
+        if write_clean is not None and folder != str(data):
+            raise UsageError(f"--write-clean requires a data folder; import {data} with 'medvlm-r1 data import'.")
+        samples = read_folder(folder)
+        fit = find_prior_source(wish, Path(folder), samples) if fit_on is not None else None
         audit = audit_data(samples, fit)
     clean = None
     if write_clean is not None:
-        from medvlm_r1.console import progress_bar
-
         with progress_bar("Clean set") as advance:
             clean = write(data, write_clean, samples, audit, baselines=clean_of or (), progress=advance)
-    record = {"data": str(data), **audit.record(), "clean": clean.record() if clean else None}
-    written = None
+    record = {
+        "data": str(data),
+        "left_out": [*left_out, *also_left_out],
+        **audit.record(),
+        "clean": clean.record() if clean else None,
+    }
+    lines = [*_lines(audit), *record["left_out"]]
+    if clean is not None:
+        remaining, removed = sum(clean.kept.values()), sum(clean.removed.values())
+        lines.append(
+            f"Clean set: {clean.folder}, {remaining} questions ({removed} removed; the rest are harder than chance)"
+        )
+        lines += _table(clean.audit) if clean.audit else []
     if out is not None or not as_json:
         from medvlm_r1.report.audit.data_page import render_data_audit
 
-        page = out or Path(PAGE)
-        if page.suffix.lower() not in (".html", ".htm"):
-            page = page / PAGE
-        written = render_data_audit(audit, page, data=data, clean=clean)
-        if out is not None and written.name == PAGE and out != written:
+        out = out or Path(PAGE)
+        page = render_data_audit(audit, out if is_page(out) else out / PAGE, data=data, clean=clean)
+        if page != out:
             (out / FIGURES).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    if as_json:
-        print(json.dumps(record))
-        return
-    print("\n".join(_lines(audit)))
-    if clean is not None:
-        kept, removed = sum(clean.kept.values()), sum(clean.removed.values())
-        print(f"Clean set: {clean.folder}, {kept} questions ({removed} removed; the rest are harder than chance)")
-        if clean.audit is not None:
-            print("\n".join(_table(clean.audit)))
-    print(f"Report: {written}\n{RESEARCH_USE}")
+        lines.append(f"Report: {page}")
+    print_result(record, [*lines, RESEARCH_USE], as_json=as_json)
 
 
 def _lines(audit: DataAudit) -> list[str]:
-    parts = {name: part for name, part in audit.modalities.items() if part.items}
-    lines = [f"{part.verdict.level.upper():<8}{part.verdict.sentence}" for part in parts.values() if part.verdict]
+    modalities = {name: modality for name, modality in audit.modalities.items() if modality.items}
+    verdicts = [modality.verdict for modality in modalities.values() if modality.verdict]
+    lines = [f"{verdict.level.upper():<8}{verdict.sentence}" for verdict in verdicts]
     lines += ["", *_table(audit), ""]
-    for name, part in parts.items():
-        lines += [f"{name}, {test.options} options: {test.sentence}" for test in part.order if test.uneven]
-        lines += [f"{name}: {option.text!r} was {option.record}" for option in part.giveaways[:1] if option.surprise]
+    for name, modality in modalities.items():
+        lines += [f"{name}, {test.options} options: {test.sentence}" for test in modality.order if test.uneven]
+        lines += [
+            f"{name}: {option.text!r} was {option.record}" for option in modality.giveaways[:1] if option.surprise
+        ]
     return [*lines, *audit.notes]
 
 
 def _table(audit: DataAudit) -> list[str]:
     lines = []
-    for name, part in audit.modalities.items():
-        for baseline, accuracy in part.figures.items():
+    for name, modality in audit.modalities.items():
+        for baseline, accuracy in modality.figures.items():
             low, high = accuracy.ci95
-            ends = f"[{low:.1f}, {high:.1f}]  {len(part.solved(baseline))} of {accuracy.n} solved" if low < high else ""
+            solved = f"{len(modality.solved(baseline))} of {accuracy.n} solved"
+            ends = f"[{low:.1f}, {high:.1f}]  {solved}" if low < high else ""
             lines.append(f"{name:<8} {baseline:<17} {accuracy.percent:5.1f} %  {ends}".rstrip())
     return lines
 
@@ -157,7 +170,7 @@ def audit_model_command(
         ),
     ] = None,
     max_new_tokens: NewTokens = 512,
-    template: TemplateName = Template.medvlm_r1,
+    template: Template = "medvlm-r1",
     skip_missing: SkipMissing = False,
     evaluation: Annotated[
         Path | None,
@@ -182,8 +195,8 @@ def audit_model_command(
             f"--probes is {','.join(probes)!r}; wanted any of {', '.join(PROBES)}, or no --probes for all."
         )
     with stop_on_sigterm(out):
-        from medvlm_r1.audit.runner import FIGURES, audit_model
-        from medvlm_r1.report.audit.model_page import render_model_audit
+        from medvlm_r1.audit.runner import audit_model
+        from medvlm_r1.report.html import render_model_audit
 
         with progress_bar("Answers") as advance:
             record = audit_model(
@@ -194,16 +207,14 @@ def audit_model_command(
                 limit=limit,
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
-                template=template.value,
+                template=template,
                 skip_missing=skip_missing,
                 evaluation=evaluation,
                 progress=advance,
             )
         page = render_model_audit(out)
-    if as_json:
-        print(json.dumps({**record, "page": str(page)}))
-        return
-    print("\n".join([*model_audit_lines(record), f"Results: {out / FIGURES}   Report: {page}", RESEARCH_USE]))
+    lines = [*model_audit_lines(record), f"Results: {out / MODEL_FIGURES}   Report: {page}", RESEARCH_USE]
+    print_result({**record, "page": str(page)}, lines, as_json=as_json)
 
 
 def model_audit_lines(record: Mapping[str, Any]) -> list[str]:
@@ -216,8 +227,8 @@ def model_audit_lines(record: Mapping[str, Any]) -> list[str]:
         result = record["probes"].get(probe)
         sentence = result["sentence"] if result else "The probe was not selected."
         lines.append(f"{record['verdicts'][verdict].upper():<8}{question} {sentence}")
-    for probe in record["probes"]:
-        if probe not in {name for name, _ in QUESTIONS.values()}:
-            result = record["probes"][probe]
+    main_probes = {name for name, _ in QUESTIONS.values()}
+    for probe, result in record["probes"].items():
+        if probe not in main_probes:
             lines.append(f"{result['verdict'].upper():<8}{probe.capitalize()}: {result['sentence']}")
     return [*lines, counted(record)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvlm_r1.cli.options import Json, Out, completion, page_or_folder
+from medvlm_r1.cli.options import Json, Out, completion, is_page, page_or_folder, print_result
 
 if TYPE_CHECKING:
     from medvlm_r1.models.processor import ImageFit
@@ -91,13 +90,13 @@ def data_import(
     Example: medvlm-r1 data import parquet test.parquet --map answer=answer_label --out data/mine
     """
     from medvlm_r1.console import progress_bar
+    from medvlm_r1.data.subjects import subject_lines
     from medvlm_r1.errors import UsageError
 
     fit = _fit(model)
     phantom_only = {"--split": split, "--n": n, "--seed": seed, "--shortcut": shortcut or None}
     given = [name for name, value in phantom_only.items() if value is not None]
-    if given and format != "phantom":
-        raise UsageError(f"{' and '.join(given)}: for phantom only, not for {format}.")
+    report: dict[str, Any]
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
@@ -117,11 +116,9 @@ def data_import(
                 shortcut=shortcut,
                 progress=advance,
             )
-        report: dict[str, Any] = {"rows": len(samples), "written": len(samples), "missing": 0}
-        report |= {
-            "subjects": len({sample.subject for sample in samples}),
-            "subjects_from": {"PhantomVQA": len(samples)},
-        }
+        report = {"rows": len(samples), "written": len(samples), "missing": 0}
+        report["subjects"] = len({sample.subject for sample in samples})
+        report["subjects_from"] = {"PhantomVQA": len(samples)}
     else:
         from dataclasses import asdict
 
@@ -131,6 +128,8 @@ def data_import(
         from medvlm_r1.data.names import did_you_mean
         from medvlm_r1.data.readers.columns import parse_columns
 
+        if given:
+            raise UsageError(f"{' and '.join(given)}: for phantom only, not for {format}.")
         if format not in READERS:
             raise UsageError(f"unknown data format {format!r}; {did_you_mean(format, [*READERS, 'phantom'])}")
         if closed_choices and format not in ("slake", "vqa-rad"):
@@ -143,29 +142,26 @@ def data_import(
             modality_for_missing=next(iter(chosen_modalities(modality_for_missing) or ()), None),
         )
         with progress_bar(f"Import {format}") as advance:
-            report = asdict(
-                find_reader(format)(
-                    source,
-                    out=out,
-                    images=images,
-                    modality=modality or None,
-                    skip_bad=skip_bad,
-                    reading=reading,
-                    closed_choices=closed_choices,
-                    salt_file=salt_file,
-                    progress=advance,
-                )
+            result = find_reader(format)(
+                source,
+                out=out,
+                images=images,
+                modality=modality or None,
+                skip_bad=skip_bad,
+                reading=reading,
+                closed_choices=closed_choices,
+                salt_file=salt_file,
+                progress=advance,
             )
+        report = asdict(result)
     if fit is not None:
         report["unfit"] = _unfit(out, fit)
-    if as_json:
-        print(json.dumps(report))
-        return
-    print(f"{out}: {report['written']} questions written, {report['missing']} of them without images.")
-    from medvlm_r1.data.subjects import subject_lines
-
-    print("\n".join(subject_lines(report, own=format in OWN)))
-    _print_counts(report, closed_choices=closed_choices)
+    lines = [
+        f"{out}: {report['written']} questions written, {report['missing']} of them without images.",
+        *subject_lines(report, own=format in OWN),
+        *_counts(report, closed_choices=closed_choices),
+    ]
+    print_result(report, lines, as_json=as_json)
 
 
 @data_app.command("split")
@@ -190,8 +186,7 @@ def data_split(
     Example: medvlm-r1 data split data/huatuo --out data/mri --modality MRI --part train=600 --part test=300
     """
     from medvlm_r1.console import progress_bar
-    from medvlm_r1.data.split import parse_wish
-    from medvlm_r1.data.split_folder import split_folder
+    from medvlm_r1.data.split import parse_wish, split_folder
     from medvlm_r1.data.subjects import file_names_warning
 
     fields = [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
@@ -207,22 +202,20 @@ def data_split(
             seed=seed,
             progress=advance,
         )
-    if as_json:
-        print(json.dumps(report.as_record()))
-        return
+    lines = []
     for name, written in report.parts.items():
         off = "" if written.samples == written.wanted else f" (wanted {written.wanted}; groups are never divided)"
-        print(f"{name}: {written.samples} samples{off}, {written.missing} without images, in {written.folder}")
-        for stratum, count in written.by_stratum.items():
-            print(f"  {stratum}: {count}")
-    print(
+        lines.append(f"{name}: {written.samples} samples{off}, {written.missing} without images, in {written.folder}")
+        lines += [f"  {stratum}: {count}" for stratum, count in written.by_stratum.items()]
+    lines.append(
         f"In no part: {report.left_out}. Groups that share a subject, volume or image: {report.clusters}; "
         f"samples in the largest group: {report.largest_cluster}."
     )
     if report.file_name_subjects:
-        print(file_names_warning(report.file_name_subjects))
+        lines.append(file_names_warning(report.file_name_subjects))
     if report.old_splits:
-        print(f"These parts replace the original splits of the samples ({', '.join(report.old_splits)}).")
+        lines.append(f"These parts replace the original splits of the samples ({', '.join(report.old_splits)}).")
+    print_result(report.as_record(), lines, as_json=as_json)
 
 
 @data_app.command("check")
@@ -254,6 +247,7 @@ def data_check(
     """
     from medvlm_r1.console import progress_bar
     from medvlm_r1.data.check import check_folders
+    from medvlm_r1.data.check.findings import check_lines
     from medvlm_r1.errors import RESEARCH_USE
 
     with progress_bar("Check") as advance:
@@ -269,13 +263,9 @@ def data_check(
     if out is not None:
         from medvlm_r1.report.check import render_check
 
-        page = render_check(check, out if out.suffix.lower() in (".html", ".htm") else out / "check.html")
-    if as_json:
-        print(json.dumps(check.as_record() | {"report": str(page) if page else None}))
-    else:
-        from medvlm_r1.data.check.text import check_lines
-
-        print("\n".join([*check_lines(check), *([f"Report: {page}"] if page else []), RESEARCH_USE]))
+        page = render_check(check, out if is_page(out) else out / "check.html")
+    lines = [*check_lines(check), *([f"Report: {page}"] if page else []), RESEARCH_USE]
+    print_result(check.as_record() | {"report": str(page) if page else None}, lines, as_json=as_json)
     if check.problems:
         raise typer.Exit(1)
 
@@ -290,8 +280,7 @@ def _fit(model: str | None) -> ImageFit | None:
 
 def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
     """Rows whose images a model cannot process; also reported on stderr."""
-    from medvlm_r1.data.folder import read_folder
-    from medvlm_r1.data.folder_images import image_sizes
+    from medvlm_r1.data.folder import image_sizes, read_folder
 
     samples = read_folder(folder)
     unfit = fit.unfit(enumerate(samples, start=1), image_sizes(folder, samples))
@@ -301,43 +290,37 @@ def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
     return unfit
 
 
-def _print_counts(report: dict[str, Any], *, closed_choices: bool) -> None:
-    """Print the counts of an import, below its first line."""
+def _counts(report: dict[str, Any], *, closed_choices: bool) -> list[str]:
+    """Counts of an import, below its first line."""
     if "by_modality" not in report:
-        return
-    print(f"  rows read: {report['rows']}; open questions written: {report['open_questions']}")
-    others = report["rows"] - report["written"] - report["bad_rows"]
-    if others:
-        print(f"  skipped, other or no modality: {others} rows")
-    for name, count in report["by_modality"].items():
-        print(f"  {name}: {count}")
-    for name, count in report["by_split"].items():
-        if name:
-            print(f"  split {name}: {count}")
+        return []
+    lines = [f"rows read: {report['rows']}; open questions written: {report['open_questions']}"]
+    if others := report["rows"] - report["written"] - report["bad_rows"]:
+        lines.append(f"skipped, other or no modality: {others} rows")
+    lines += [f"{name}: {count}" for name, count in report["by_modality"].items()]
+    lines += [f"split {name}: {count}" for name, count in report["by_split"].items() if name]
     if report["closed_kept_open"]:
-        _print_closed(report["closed_kept_open"], hint=not closed_choices)
+        lines += _closed(report["closed_kept_open"], hint=not closed_choices)
     if report["converted"]:
-        print(f"  images converted to PNG: {report['converted']}")
+        lines.append(f"images converted to PNG: {report['converted']}")
     if report["stripped"]:
-        print(f"  images written without their metadata: {report['stripped']}")
+        lines.append(f"images written without their metadata: {report['stripped']}")
     if report["may_show_text"]:
-        print(
-            f"  {report['may_show_text']} DICOM images may contain burned-in text, such as patient names. "
+        lines.append(
+            f"{report['may_show_text']} DICOM images may contain burned-in text, such as patient names. "
             "Inspect them before you share them."
         )
     if report["bad_rows"]:
-        print(f"  skipped, not readable: {report['bad_rows']} rows")
-        for reason in report["reasons"]:
-            print(f"    {reason}")
+        lines += [f"skipped, not readable: {report['bad_rows']} rows", *(f"  {reason}" for reason in report["reasons"])]
+    return [f"  {line}" for line in lines]
 
 
-def _print_closed(kept_open: dict[str, dict[str, int]], *, hint: bool) -> None:
-    """Print the closed questions without options, with their most frequent answers."""
-    total = sum(sum(golds.values()) for golds in kept_open.values())
-    print(f"  closed questions without options, imported as open: {total}")
-    for reason, golds in kept_open.items():
-        frequent = ", ".join(f"{gold!r} {count}" for gold, count in list(golds.items())[:5])
-        more = f", and {len(golds) - 5} other answers" if len(golds) > 5 else ""
-        print(f"    {sum(golds.values())}: {reason} (answers: {frequent}{more})")
-    if hint:
-        print("    --closed-choices adds options, taken from the question or the data set.")
+def _closed(open_answers: dict[str, dict[str, int]], *, hint: bool) -> list[str]:
+    """Closed questions without options, with their most frequent answers."""
+    totals = {reason: sum(answers.values()) for reason, answers in open_answers.items()}
+    lines = [f"closed questions without options, imported as open: {sum(totals.values())}"]
+    for reason, answers in open_answers.items():
+        frequent = ", ".join(f"{answer!r} {count}" for answer, count in list(answers.items())[:5])
+        more = f", and {len(answers) - 5} other answers" if len(answers) > 5 else ""
+        lines.append(f"  {totals[reason]}: {reason} (answers: {frequent}{more})")
+    return [*lines, *(["  --closed-choices adds options, taken from the question or the data set."] if hint else [])]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Json
+from medvlm_r1.cli.options import Json, print_result
 from medvlm_r1.errors import UserError, require_extra
 
 
@@ -46,13 +45,12 @@ def doctor_command(
     # Importing torch, which lists the devices, takes seconds.
     with stderr_console().status("Looking for devices"):
         environment = versions()
-    if not as_json:
-        for name, value in environment.items():
-            items = [f"{key} {version}" for key, version in value.items()] if isinstance(value, dict) else value
-            print(f"{name}: {', '.join(items) if isinstance(items, list) else items}")
+    lines = []
+    for name, value in environment.items():
+        items = [f"{key} {version}" for key, version in value.items()] if isinstance(value, dict) else value
+        lines.append(f"{name}: {', '.join(items) if isinstance(items, list) else items}")
     if versions_only:
-        if as_json:
-            print(json.dumps(environment))
+        print_result(environment, lines, as_json=as_json)
         return
     from medvlm_r1.training.self_check.run import Line, record, run_all, write_report
 
@@ -62,19 +60,15 @@ def doctor_command(
     try:
         require_extra("train")
     except UserError as error:
-        lines = [Line("training", "not available", str(error))]
+        results = [Line("training", "not available", str(error))]
     else:
         with progress_bar("Checks") as advance:
-            lines = run_all([item.value for item in check or Check], device, advance)
-    report = record(environment, device, lines)
+            results = run_all([item.value for item in check or Check], device, advance)
+    report = record(environment, device, results)
     write_report(out, report)
-    if as_json:
-        print(json.dumps(report))
-    else:
-        width = max(len(line.check) for line in lines)
-        for line in lines:
-            print(f"{line.check:<{width}}  {line.status:<13}  {line.detail}")
-        print(f"Written to {out / 'doctor.json'} and {out / 'doctor.md'}.")
-    failed = [line.check for line in lines if line.status == "fail"]
+    width = max(len(result.check) for result in results)
+    lines += [f"{result.check:<{width}}  {result.status:<13}  {result.detail}" for result in results]
+    print_result(report, [*lines, f"Written to {out / 'doctor.json'} and {out / 'doctor.md'}."], as_json=as_json)
+    failed = [result.check for result in results if result.status == "fail"]
     if failed:
-        raise UserError(f"{len(failed)} of {len(lines)} checks failed: {'; '.join(failed)}.")
+        raise UserError(f"{len(failed)} of {len(results)} checks failed: {'; '.join(failed)}.")

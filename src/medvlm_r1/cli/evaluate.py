@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Data, Json, Limit, Model, NewTokens, Out, SkipMissing, Template, TemplateName
+from medvlm_r1.cli.options import Data, Json, Limit, Model, NewTokens, Out, SkipMissing, Template, print_result
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.stopping import stop_on_sigterm
 
@@ -22,7 +21,7 @@ def eval_command(
     limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch; for a server, parallel requests.")] = 32,
     max_new_tokens: NewTokens = 512,
-    template: TemplateName = Template.medvlm_r1,
+    template: Template = "medvlm-r1",
     as_json: Json = False,
 ) -> None:
     """Answer every question of a data folder with greedy decoding, and score the answers. Re-run to resume.
@@ -42,13 +41,11 @@ def eval_command(
             limit=limit,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
-            template=template.value,
+            template=template,
             progress=advance,
         )
-    if as_json:
-        print(json.dumps(results))
-        return
-    print("\n".join([*accuracy_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]))
+    lines = [*accuracy_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]
+    print_result(results, lines, as_json=as_json)
 
 
 def compare_command(
@@ -69,15 +66,12 @@ def compare_command(
         from medvlm_r1.evaluation.compare import compare, left_out
 
         result = compare(run_a, run_b)
-    if as_json:
-        print(json.dumps(result))
-        return
-    print("\n".join([*(f"Settings differ: {setting}" for setting in result["settings_differ"]), left_out(result)]))
+    lines = [*(f"Settings differ: {setting}" for setting in result["settings_differ"]), left_out(result)]
     for name, row in [*result["modalities"].items(), ("all", result["all"])]:
         low, high = row["ci95"]
-        print(
+        lines.append(
             f"{name:<8} n {row['n']:>5}  {row['accuracy_a']['percent']:5.1f} % -> {row['accuracy_b']['percent']:5.1f} %"
             f"  difference {row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
             f"  correct in A only / B only {row['b']} / {row['c']}  {row['test']} p {row['p']:.2g}"
         )
-    print(RESEARCH_USE)
+    print_result(result, [*lines, RESEARCH_USE], as_json=as_json)

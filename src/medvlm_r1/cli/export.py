@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Json, Out
+from medvlm_r1.cli.options import Json, Out, print_result
 
 
 def export_command(
@@ -52,10 +51,6 @@ def export_command(
     if push_to_hub is not None:
         with stderr_console().status(f"Uploading to {push_to_hub}"):
             uploaded = push(folder, push_to_hub, public=public)
-    if as_json:
-        print(json.dumps({"folder": str(folder), "uploaded": uploaded, "notice": RESEARCH_USE}))
-        return
-    print(f"Model and card: {folder}")
-    if uploaded is not None:
-        print(f"Uploaded: {uploaded}")
-    print(RESEARCH_USE)
+    lines = [f"Model and card: {folder}", *([f"Uploaded: {uploaded}"] if uploaded else []), RESEARCH_USE]
+    record = {"folder": str(folder), "uploaded": uploaded, "notice": RESEARCH_USE}
+    print_result(record, lines, as_json=as_json)

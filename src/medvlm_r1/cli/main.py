@@ -25,11 +25,14 @@ from medvlm_r1.cli.train import train_app
 from medvlm_r1.errors import RESEARCH_USE
 
 HELP = f"Vision-language models that reason about radiology images. {RESEARCH_USE}"
-_GROUPS = {"data": data_app, "train": train_app, "audit": audit_app}
-_VERBS: dict[str, Callable[..., None]] = {
+# In the order of use.
+_COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "demo": demo_command,
+    "data": data_app,
+    "train": train_app,
     "eval": eval_command,
     "compare": compare_command,
+    "audit": audit_app,
     "report": report_command,
     "ask": ask_command,
     "serve": serve_command,
@@ -37,11 +40,6 @@ _VERBS: dict[str, Callable[..., None]] = {
     "recipes": recipes_command,
     "doctor": doctor_command,
 }
-# In the order of use.
-_ORDER = (
-    *("demo", "data", "train", "eval", "compare", "audit", "report"),
-    *("ask", "serve", "export", "recipes", "doctor"),
-)
 _RESUMABLE = ("demo", "eval", "train grpo", "train sft", "audit model")
 _NOT_RESUMABLE = "Interrupted. Nothing reusable was kept; re-running starts again."
 
@@ -57,7 +55,7 @@ class _Group(TyperGroup):
 
 class _Verbs(_Group):
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
+        return [*_COMMANDS]
 
 
 # Without these defaults, typer loads pydantic to check its own flags.
@@ -67,12 +65,13 @@ app = typer.Typer(
     help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"default_map": {**_NOT_GIVEN, **dict.fromkeys(_GROUPS, _NOT_GIVEN)}},
+    context_settings={"default_map": {**_NOT_GIVEN, **dict.fromkeys(("data", "train", "audit"), _NOT_GIVEN)}},
 )
-for _name, _group in _GROUPS.items():
-    app.add_typer(_group, name=_name, cls=_Group)
-for _name, _verb in _VERBS.items():
-    app.command(_name)(_verb)
+for _name, _command in _COMMANDS.items():
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name, cls=_Group)
+    else:
+        app.command(_name)(_command)
 
 
 def _version(requested: bool) -> None:

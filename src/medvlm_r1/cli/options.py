@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from medvlm_r1.errors import UsageError
 
-_HTML = (".html", ".htm")
 # Shells do not expand the tilde of --out=~/x and data.train=~/x.
 _HOME = re.compile(r"((?:--)?[\w.-]+=)?(~(?:/.*)?)", re.DOTALL)
 
@@ -42,8 +41,7 @@ def complete_recipe(incomplete: str) -> list[str]:
     """Complete the recipes of the package, as `recipes/NAME`."""
     from medvlm_r1.recipes import recipe
 
-    names = (f"recipes/{file.name}" for file in sorted(recipe("paper.yaml").parent.glob("*.yaml")))
-    return [name for name in names if name.startswith(incomplete)]
+    return completion(*(f"recipes/{file.name}" for file in sorted(recipe("").glob("*.yaml"))))(incomplete)
 
 
 def find_recipe(file: Path) -> Path:
@@ -67,6 +65,11 @@ def find_recipe(file: Path) -> Path:
     raise UsageError(f"{file}: no such file, nor a recipe of the package; {did_you_mean(name, known)}")
 
 
+def print_result(record: Any, lines: Sequence[str], *, as_json: bool) -> None:
+    """Print the result of a command: one JSON object, or lines of text."""
+    print(json.dumps(record) if as_json else "\n".join(lines))
+
+
 def folder_to_write(context: typer.Context, path: Path | None) -> Path | None:
     """Check, before the work starts, that a folder exists or can be created at a path.
 
@@ -88,9 +91,7 @@ def folder_to_write(context: typer.Context, path: Path | None) -> Path | None:
 
 def page_or_folder(context: typer.Context, path: Path | None) -> Path | None:
     """Check the path of an HTML file, or of a folder for it, as `folder_to_write` does."""
-    if path is None or path.suffix.lower() not in _HTML:
-        return folder_to_write(context, path)
-    return page_to_write(context, path)
+    return page_to_write(context, path) if path and is_page(path) else folder_to_write(context, path)
 
 
 def page_to_write(context: typer.Context, path: Path) -> Path:
@@ -99,6 +100,11 @@ def page_to_write(context: typer.Context, path: Path) -> Path:
         raise UsageError(f"{path} is a folder; give the name of the HTML file, such as {path / 'report.html'}.")
     folder_to_write(context, path.parent)
     return path
+
+
+def is_page(path: Path) -> bool:
+    """Whether a path names an HTML file."""
+    return path.suffix.lower() in (".html", ".htm")
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -112,10 +118,6 @@ Model = Annotated[
         help="Folder of a model or LoRA adapter, hub id, phantom-base, or openai:URL#NAME for a model on a server.",
     ),
 ]
-OwnModel = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", autocompletion=complete_model, help="Model folder, hub id, or phantom-base."),
-]
 Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Evaluate at most N questions (default: all).")]
 NewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Generate at most N tokens per answer.")]
 SkipMissing = Annotated[
@@ -128,15 +130,6 @@ SkipMissing = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as trainer.beta=0.1.")
 ]
-
-
-class Template(StrEnum):
-    """Prompt templates."""
-
-    medvlm_r1 = "medvlm-r1"
-    answer_only = "answer-only"
-    no_think = "no-think"
-    think_after = "think-after"
-
-
-TemplateName = Annotated[Template, typer.Option(help="Prompt template.")]
+Template = Annotated[
+    Literal["medvlm-r1", "answer-only", "no-think", "think-after"], typer.Option(help="Prompt template.")
+]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Json, page_to_write
+from medvlm_r1.cli.options import Json, page_to_write, print_result
 from medvlm_r1.errors import RESEARCH_USE
 
 
@@ -32,4 +31,4 @@ def report_command(
         from medvlm_r1.report import load_runs, render_report
 
         page = render_report(load_runs(runs), out, title="MedVLM-R1 report", summary=RESEARCH_USE, items=items)
-    print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
+    print_result({"report": str(page)}, [f"Report: {page}"], as_json=as_json)

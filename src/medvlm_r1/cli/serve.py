@@ -31,7 +31,7 @@ def serve_command(
     from medvlm_r1.errors import RESEARCH_USE
     from medvlm_r1.serving.guard import check_access, is_local
     from medvlm_r1.serving.medvlm import MedVLM
-    from medvlm_r1.serving.page.mount import discard_uploads
+    from medvlm_r1.serving.page.gate import discard_uploads
     from medvlm_r1.serving.server import Server, address_of, bind, build_app
 
     check_access(host, token)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Json, Overrides, complete_recipe, find_recipe
+from medvlm_r1.cli.options import Json, Overrides, complete_recipe, find_recipe, print_result
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -109,7 +109,7 @@ def _train(settings: RunConfig, *, as_json: bool) -> None:
             tokens = int(settings.trainer.get("max_completion_length", 512))
             watch = HeldOut(Path(settings.data.eval), template=settings.template, max_new_tokens=tokens, fit=fit)
         model = run(settings, progress=progress, evaluate=watch)
-    print(json.dumps({"model": str(model)}) if as_json else f"Model: {model}")
+    print_result({"model": str(model)}, [f"Model: {model}"], as_json=as_json)
 
 
 def _dry_run(

@@ -1,7 +1,6 @@
 """Samples, the folders they live in, the image loader, and one small reader per public format."""
 
 from medvlm_r1.data.folder import folder_hash, read_folder, write_folder
-from medvlm_r1.data.folder_images import check_images
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.importing.importer import ImportReport
 from medvlm_r1.data.importing.registry import READERS, find_reader
@@ -12,7 +11,6 @@ __all__ = [
     "READERS",
     "ImportReport",
     "Sample",
-    "check_images",
     "find_reader",
     "folder_hash",
     "load_image",

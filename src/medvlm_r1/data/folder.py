@@ -3,15 +3,18 @@
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
+from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 
 SAMPLES = "samples.jsonl"
@@ -37,23 +40,22 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
     path = Path(path)
     counts: Counter[str] = Counter()
     missing = 0
-    seen: set[str] = set()
+    ids: set[str] = set()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with _replaced(path / SAMPLES) as stream:
             for sample in samples:
-                if sample.id in seen:
+                if sample.id in ids:
                     raise UserError(f"{path / SAMPLES}: the id {sample.id!r} is used twice; make the ids unique")
-                seen.add(sample.id)
+                ids.add(sample.id)
                 counts[sample.modality] += 1
                 missing += sample.missing
                 stream.write(_line(path, sample))
-            if not seen:
+            if not ids:
                 raise UserError(f"{path / SAMPLES}: there are no samples to write")
-        totals = {"samples": len(seen), "missing": missing, "by_modality": dict(sorted(counts.items()))}
+        totals = {"samples": len(ids), "missing": missing, "by_modality": dict(sorted(counts.items()))}
         described = {**info, "counts": {**info.get("counts", {}), **totals}}
-        with _replaced(path / INFO) as stream:
-            stream.write(json.dumps(described, ensure_ascii=False, indent=2) + "\n")
+        atomic_write(path / INFO, json.dumps(described, ensure_ascii=False, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
@@ -72,12 +74,14 @@ def refuse_other(path: str | Path, name: str) -> None:
     if not (path / SAMPLES).exists():
         return
     try:
-        found = json.loads((path / INFO).read_text(encoding="utf-8"))["name"]
+        present = json.loads((path / INFO).read_text(encoding="utf-8"))["name"]
     except (OSError, ValueError, KeyError, TypeError):
-        found = None
-    if found != name:
-        held = "samples without a name in info.json" if found is None else f"the data set {found!r}"
-        raise UserError(f"{path}: holds {held}, which {name!r} would replace; give another folder, or delete this one")
+        present = None
+    if present != name:
+        content = "samples without a name in info.json" if present is None else f"the data set {present!r}"
+        raise UserError(
+            f"{path}: holds {content}, which {name!r} would replace; give another folder, or delete this one"
+        )
 
 
 def read_folder(path: str | Path) -> list[Sample]:
@@ -100,24 +104,35 @@ def read_folder(path: str | Path) -> list[Sample]:
             f"{file}: no such file; a data folder holds {SAMPLES} and {IMAGES}/, "
             "make one with 'medvlm-r1 data import FORMAT SOURCE --out DIR'"
         )
-    samples: list[Sample] = []
-    rows: dict[str, int] = {}
     bad = BadRows()
-    for number, row in read_json_lines(file, on_bad=lambda row, reason: bad.add(file, row, ValueError(reason))):
-        try:
-            sample = sample_from_row(row)
-        except ValueError as error:
-            bad.add(file, number, error)
-            continue
-        first = rows.setdefault(sample.id, number)
-        if first != number:
-            reason = f"the id {sample.id!r} is used in row {first} already; make the ids unique"
-            bad.add(file, number, ValueError(reason))
-        samples.append(sample)
+    samples = read_samples(file, lambda number, error, _: bad.add(file, number, error))
     if bad.count:
         raise bad.error("Correct the source and import it again; 'medvlm-r1 data check' lists these rows too.")
     if not samples:
         raise UserError(f"{file}: the file is empty; import the data again")
+    return samples
+
+
+def read_samples(file: Path, on_bad: Callable[[int, ValueError | str, dict[str, Any]], None]) -> list[Sample]:
+    """Read the usable rows of a `samples.jsonl`.
+
+    Args:
+        file: The file.
+        on_bad: Called with number, fault and content of every other row; the content is empty if it is malformed.
+    """
+    samples: list[Sample] = []
+    first_rows: dict[str, int] = {}
+    for number, row in read_json_lines(file, on_bad=lambda number, reason: on_bad(number, reason, {})):
+        try:
+            sample = sample_from_row(row)
+        except ValueError as error:
+            on_bad(number, error, row)
+            continue
+        first = first_rows.setdefault(sample.id, number)
+        if first == number:
+            samples.append(sample)
+        else:
+            on_bad(number, f"the id {sample.id!r} is used in row {first} already; make the ids unique", {})
     return samples
 
 
@@ -158,6 +173,64 @@ def folder_hash(path: str | Path) -> str:
     for name in names:
         total.update(f"\n{name}\0{_file_hash(inside(path, name))}".encode())
     return total.hexdigest()
+
+
+def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[int, int] | None]:
+    """Decode every image of some samples once, so that a file that is cut short is found before a training.
+
+    Args:
+        path: The data folder.
+        samples: Samples of that folder.
+
+    Returns:
+        Name of each image to its width and height; None where it is not there or not readable.
+    """
+    sizes: dict[str, tuple[int, int] | None] = {}
+    for name in dict.fromkeys(name for sample in samples for name in sample.images):
+        try:
+            sizes[name] = load_image(inside(path, name)).size
+        except UserError:
+            sizes[name] = None
+    return sizes
+
+
+def unreadable_samples(samples: Iterable[Sample], sizes: Mapping[str, tuple[int, int] | None]) -> list[Sample]:
+    """The samples of which an image has no size in `image_sizes`, or is not named by the source."""
+    return [sample for sample in samples if sample.unnamed_image or not all(sizes[name] for name in sample.images)]
+
+
+def copy_images(
+    source: str | Path, copies: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None = None
+) -> set[str]:
+    """Copy images from a data folder to others, under the same names.
+
+    Args:
+        source: The data folder they are in.
+        copies: Name of an image, such as `images/x.png`, and the data folder it goes to.
+        progress: Called with (images copied, images in all).
+
+    Returns:
+        Names of those that are not there.
+
+    Raises:
+        UserError: A path leads out of a folder, before anything is copied; or the disk refuses.
+    """
+    for name, _ in copies:
+        inside(source, name)
+    absent = set()
+    for done, (name, target) in enumerate(copies, start=1):
+        file, copy = inside(source, name), inside(target, name)
+        try:
+            if os.path.isfile(file):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            else:
+                absent.add(name)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be copied to {copy} ({error.strerror or error})") from error
+        if progress is not None:
+            progress(done, len(copies))
+    return absent
 
 
 def _file_hash(path: Path) -> str:

@@ -20,7 +20,7 @@ def leaves_folder(path: str) -> bool:
 
 def path_parts(path: str) -> list[str]:
     """The folders and the file of a relative path, written with slashes or backslashes."""
-    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+    return [name for name in path.replace("\\", "/").split("/") if name not in ("", ".")]
 
 
 def inside(folder: str | Path, name: str) -> Path:
@@ -58,9 +58,9 @@ def telling_names(folders: Sequence[Path]) -> list[str]:
         UsageError: One is given twice, by whatever path.
     """
     real = [folder.resolve() for folder in folders]
-    for place, folder in enumerate(real):
-        if folder in real[:place]:
-            raise UsageError(f"{folders[place]}: given twice; give each folder once")
+    for index, folder in enumerate(real):
+        if folder in real[:index]:
+            raise UsageError(f"{folders[index]}: given twice; give each folder once")
     length = 1
     while len(set(names := ["/".join(folder.parts[-length:]) for folder in real])) < len(real):
         length += 1

@@ -62,24 +62,24 @@ def question_faults(question: object, options: Sequence[object]) -> list[str]:
         case, white space or a closing full stop only: no answer could tell them apart.
     """
     lettered = [
-        (f"option {LETTERS[place] if place < len(LETTERS) else place + 1}", o) for place, o in enumerate(options)
+        (f"option {LETTERS[index] if index < len(LETTERS) else index + 1}", o) for index, o in enumerate(options)
     ]
     faults = [text_fault(name, text) for name, text in (("question", question), *lettered)]
-    found = [fault for fault in faults if fault]
+    problems = [fault for fault in faults if fault]
     texts = [(name, option) for (name, option), fault in zip(lettered, faults[1:], strict=True) if not fault]
     if 0 < len(options) < MIN_OPTIONS:
-        found.append(f"one option ({options[0]!r}); a question needs at least two, or none if it is open")
+        problems.append(f"one option ({options[0]!r}); a question needs at least two, or none if it is open")
     if len(options) > len(LETTERS):
-        found.append(f"{len(options)} options; at most {len(LETTERS)} (A to J) can be lettered")
-    seen: dict[str, tuple[str, object]] = {}
+        problems.append(f"{len(options)} options; at most {len(LETTERS)} (A to J) can be lettered")
+    spellings: dict[str, tuple[str, object]] = {}
     for name, option in texts:
-        first, same = seen.setdefault(folded(str(option)), (name, option))
+        first, same = spellings.setdefault(folded(str(option)), (name, option))
         if first != name:
-            found.append(f"{first} and {name} are the same ({same!r} and {option!r}); make each option different")
+            problems.append(f"{first} and {name} are the same ({same!r} and {option!r}); make each option different")
             break
     for name, text in (("question", question), *texts):
         if isinstance(text, str) and (token := control_token(text)):
-            found.append(f"{name} holds the control token {token!r}, which a model would obey; remove it")
+            problems.append(f"{name} holds the control token {token!r}, which a model would obey; remove it")
     if any(_PICTURE_FOR_TEXT.fullmatch(str(option)) for _, option in texts):
-        found.append("an option is a picture, not a text; such questions cannot be used")
-    return found
+        problems.append("an option is a picture, not a text; such questions cannot be used")
+    return problems

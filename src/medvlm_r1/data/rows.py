@@ -1,16 +1,16 @@
 """JSON Lines files and JSON arrays, read row by row, and append-only JSON Lines files that survive interruption.
 
-A row is a JSON object. Rows are numbered from 1, as in messages to the user. Reading needs memory for the longest row,
-not for the file.
+A row is a JSON object. Rows are numbered from 1, as in messages to the user. Reading lines needs memory for the longest
+row, not for the file.
 """
 
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, NoReturn, Self
 
 from medvlm_r1.disk import exclusive_lock, sync
@@ -18,11 +18,11 @@ from medvlm_r1.errors import UserError
 
 MAX_ROW = 16 * 2**20
 OnBad = Callable[[int, str], None]
-"""Told number and reason of a malformed row, which is then skipped."""
+"""Called with number and reason of a malformed row, which is then skipped."""
 
-_CHUNK = 2**20
+_SPACE = re.compile(r"[ \t\r\n]*")
 # A reason quotes the value it is about, which in a damaged file may be the whole row.
-_MOST_SAID = 800
+_LONGEST_REASON = 800
 _MAX_FAULTS = 20
 _PLAIN = {"Extra data": "text after the end of the object; write one object a line, without commas between them"}
 
@@ -35,7 +35,7 @@ def read_json_lines(
     Args:
         path: The file.
         growing: The file is appended to: ignore a last line without its end.
-        on_bad: Told line number and reason of each bad line, which is then skipped; without it the first one raises.
+        on_bad: Called with line number and reason of each bad line, which is then skipped; without it the first raises.
 
     Yields:
         Line number from 1, and the object.
@@ -140,9 +140,7 @@ class AppendOnlyFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._locked.close()
 
 
@@ -154,47 +152,58 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json_array(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_array(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a JSON file that is one array of objects (UTF-8).
 
     Args:
         path: The file.
+        on_bad: Never called: the rows after a malformed one cannot be found.
 
     Yields:
         Position in the array from 1, and the object.
 
     Raises:
-        UserError: The file cannot be read, is not an array of objects, is malformed or cut short, is not UTF-8, or
-            holds a row of more than 16 Mi characters.
+        UserError: The file cannot be read, is not an array of objects, is malformed or cut short, or is not UTF-8.
     """
-    number = 0
     with _opened(path, "r") as stream:
-        cursor = _Cursor(stream)
         try:
-            if cursor.take("[") != "[":
-                raise UserError(f"{path}: expected one JSON array of rows, '[...]', saw {cursor.peek()!r}")
-            separator = "]" if cursor.take("]") else ","
-            while separator == ",":
-                number += 1
-                if cursor.peek() != "{":
-                    raise bad_row(path, number, f"expected a JSON object, saw {cursor.peek() or 'the end of the file'}")
-                yield number, cursor.value()
-                separator = cursor.take(",]")
-            if separator != "]":
-                seen = cursor.peek() or "the end of the file"
-                raise bad_row(path, number, f"malformed JSON (expected ',' or ']' after the row, saw {seen})")
-            if cursor.peek():
-                raise UserError(f"{path}: text after the end of the array, at {cursor.peek()!r}; remove it")
+            text = stream.read()
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 after row {number} ({error.reason}); save the file as UTF-8") from error
+            raise UserError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+    number, separator, at = 0, ",", _after_space(text, 0)
+    if text[at : at + 1] != "[":
+        raise UserError(f"{path}: expected one JSON array of rows, '[...]', saw {text[at : at + 1]!r}")
+    at = _after_space(text, at + 1)
+    if text[at : at + 1] == "]":
+        separator, at = "]", at + 1
+    while separator == ",":
+        number += 1
+        if text[at : at + 1] != "{":
+            seen = text[at : at + 1] or "the end of the file"
+            raise bad_row(path, number, f"expected a JSON object, saw {seen}")
+        try:
+            value, at = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise bad_row(path, number, f"malformed JSON ({_reason(error)})") from error
+        yield number, value
+        at = _after_space(text, at)
+        separator, at = text[at : at + 1], _after_space(text, at + 1)
+    if separator != "]":
+        seen = separator or "the end of the file"
+        raise bad_row(path, number, f"malformed JSON (expected ',' or ']' after the row, saw {seen})")
+    if rest := text[at:].strip():
+        raise UserError(f"{path}: text after the end of the array, at {rest[0]!r}; remove it")
+
+
+def _after_space(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def bad_row(path: Path, number: int, what: str) -> UserError:
     """The error for one row: file, row and what is wrong with it."""
-    if len(what) > _MOST_SAID:
-        what = f"{what[: _MOST_SAID // 2]} [...] {what[-_MOST_SAID // 4 :]}"
+    if len(what) > _LONGEST_REASON:
+        what = f"{what[: _LONGEST_REASON // 2]} [...] {what[-_LONGEST_REASON // 4 :]}"
     return UserError(f"{path}, row {number}: {what}")
 
 
@@ -222,10 +231,11 @@ class BadRows:
         self._more = 0
         self._faults: dict[str, tuple[str, int]] = {}
 
-    def add(self, path: Path, number: int, error: Exception) -> None:
+    def add(self, path: Path, number: int, *errors: Exception | str) -> None:
         """Add one row and what is wrong with it."""
         self.count += 1
-        for fault in dict.fromkeys(error.faults if isinstance(error, RowFaults) else (str(error),)):
+        faults = [error.faults if isinstance(error, RowFaults) else (str(error),) for error in errors]
+        for fault in dict.fromkeys(fault for group in faults for fault in group):
             first, times = self._faults.get(fault, (str(bad_row(path, number, fault)), 0))
             if times or len(self._faults) < _MAX_FAULTS:
                 self._faults[fault] = first, times + 1
@@ -248,53 +258,6 @@ class BadRows:
         return UserError(
             "\n  ".join([f"{self.count} row{'s' if self.count > 1 else ''} cannot be used:", *lines]) + f"\n{advice}"
         )
-
-
-class _Cursor:
-    """A place in a stream of text, with as much of it in memory as one row needs."""
-
-    def __init__(self, stream: IO[Any]) -> None:
-        self._stream = stream
-        self._text = ""
-        self._at = 0
-
-    def peek(self) -> str:
-        """Next character that is not white space, empty at the end."""
-        while True:
-            while self._at < len(self._text):
-                if self._text[self._at] not in " \t\r\n":
-                    return self._text[self._at]
-                self._at += 1
-            if not self._more(_CHUNK):
-                return ""
-
-    def take(self, wanted: str) -> str:
-        """Consume and return the next character when it is one of `wanted`, else return empty."""
-        seen = self.peek()
-        if not seen or seen not in wanted:
-            return ""
-        self._at += 1
-        return seen
-
-    def value(self) -> Any:
-        """Decode the object that starts here.
-
-        The text in memory doubles until the object fits, so the work stays linear in the size of the object.
-        """
-        while True:
-            try:
-                value, self._at = _DECODER.raw_decode(self._text, self._at)
-                return value
-            except json.JSONDecodeError:
-                held = len(self._text) - self._at
-                if held > MAX_ROW or not self._more(max(_CHUNK, held)):
-                    raise
-
-    def _more(self, size: int) -> bool:
-        chunk = self._stream.read(size)
-        self._text = self._text[self._at :] + chunk
-        self._at = 0
-        return bool(chunk)
 
 
 @contextmanager

@@ -222,8 +222,8 @@ def unlike_subjects(infos: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
         infos: Label of each folder to its `info.json`.
     """
-    for (first, one), (second, other) in combinations(infos.items(), 2):
-        origins = [info["subjects"] if isinstance(info.get("subjects"), dict) else {} for info in (one, other)]
+    for (first, earlier), (second, later) in combinations(infos.items(), 2):
+        origins = [info["subjects"] if isinstance(info.get("subjects"), dict) else {} for info in (earlier, later)]
         # Columns may be called otherwise and hold the same; hashes and file names never do.
         kinds = [{"column" if origin.startswith("column") else origin for origin in each} for each in origins]
         if all(kinds) and not kinds[0] & kinds[1]:
@@ -231,7 +231,7 @@ def unlike_subjects(infos: Mapping[str, Mapping[str, Any]]) -> str:
                 f"the subjects of {first} are from {' and '.join(origins[0])}, those of {second} are from "
                 f"{' and '.join(origins[1])}. They cannot be compared: import both in one way."
             )
-        salts = [info.get("subject_salt") for info in (one, other)]
+        salts = [info.get("subject_salt") for info in (earlier, later)]
         if all(salts) and salts[0] != salts[1]:
             return (
                 f"the DICOM subjects of {first} and {second} are hashed with different salts. They cannot be compared: "

@@ -2,7 +2,7 @@
 
 import codecs
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,19 +29,20 @@ _NOT_ROWS = {
 }
 
 
-def rows_of(path: Path) -> Callable[[Path], Rows]:
+class RowReader(Protocol):
+    """A reader of one kind of file."""
+
+    def __call__(self, path: Path, *, on_bad: OnBad | None = None) -> Rows:
+        """The rows; `on_bad` is called with those that are malformed, where the rows after them can be read."""
+        ...
+
+
+def rows_of(path: Path) -> RowReader:
     """Choose the row reader by suffix; otherwise a JSON array."""
-    return {
-        ".jsonl": read_json_lines,
-        ".ndjson": read_json_lines,
-        ".csv": read_csv,
-        ".tsv": read_csv,
-        ".parquet": read_parquet,
-        ".arrow": read_arrow,
-    }.get(path.suffix.lower(), read_json_array)
+    return _READERS.get(path.suffix.lower(), read_json_array)
 
 
-def rows_by_content(path: Path) -> Callable[[Path], Rows]:
+def rows_by_content(path: Path) -> RowReader:
     """Choose the row reader by content: a CSV file named `.jsonl` is read as CSV.
 
     Raises:
@@ -57,12 +58,13 @@ def rows_by_content(path: Path) -> Callable[[Path], Rows]:
             raise UserError(f"{path}: {what}")
     if head.startswith(b"PAR1"):
         return read_parquet
-    text = head.decode(_encoding(head), errors="ignore").lstrip()
+    encoding = _encoding(head)
+    text = head.decode(encoding, errors="ignore").lstrip()
     if not text:
         raise UserError(f"{path}: the file is empty; give a file of rows")
     heading = text.partition("\n")[0]
     if text.startswith(("[", "{")):
-        if _encoding(head) == "utf-16":
+        if encoding == "utf-16":
             raise UserError(f"{path}: JSON in UTF-16; save the file as UTF-8")
         if heading.strip() == "{":
             raise UserError(
@@ -89,8 +91,8 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
 
     Args:
         path: The file.
-        on_bad: Told of each row with more or fewer cells than the heading, which is then skipped; without it the first
-            one raises.
+        on_bad: Called with each row with more or fewer cells than the heading, which is then skipped; without it
+            the first one raises.
 
     Yields:
         Row number from 1, and column name to text. White space around column names is taken off.
@@ -156,28 +158,23 @@ def read_vlmeval(path: Path, *, on_bad: OnBad | None = None) -> Rows:
         yield number, {**row, "image": images.get(row["image"], row["image"])}
 
 
-def read_parquet(path: Path) -> Rows:
+def read_parquet(path: Path, *, on_bad: OnBad | None = None) -> Rows:
     """Rows of a parquet file, as on the Hugging Face hub.
 
     Raises:
         UserError: The file cannot be read or is damaged.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
-    try:
+    def batches() -> Iterator[Any]:
         # Without pre_buffer a row group is not read as a whole, and one may hold a thousand images.
         with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=_BATCH):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as parquet after row {number} ({_short(error)})") from error
+            yield from file.iter_batches(batch_size=_BATCH)
+
+    return _rows_of_batches(path, "parquet", batches())
 
 
-def read_arrow(path: Path) -> Rows:
+def read_arrow(path: Path, *, on_bad: OnBad | None = None) -> Rows:
     """Rows of an Arrow file, as `datasets.Dataset.save_to_disk` writes.
 
     Raises:
@@ -185,33 +182,31 @@ def read_arrow(path: Path) -> Rows:
     """
     import pyarrow as pa
 
-    number = 0
-    try:
+    def batches() -> Iterator[Any]:
         with pa.memory_map(str(path)) as source, closing(pa.ipc.open_stream(source)) as stream:
             for batch in stream:
-                for start in range(0, batch.num_rows, _BATCH):
-                    for row in batch.slice(start, _BATCH).to_pylist():
-                        number += 1
-                        yield number, row
+                yield from (batch.slice(start, _BATCH) for start in range(0, batch.num_rows, _BATCH))
+
+    return _rows_of_batches(path, "Arrow", batches())
+
+
+def _rows_of_batches(path: Path, kind: str, batches: Iterator[Any]) -> Rows:
+    import pyarrow as pa
+
+    number = 0
+    try:
+        for batch in batches:
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as Arrow after row {number} ({_short(error)})") from error
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read as {kind} after row {number} ({reason})") from error
 
 
-class ReadPastBad(Protocol):
-    """Reader of files with independent rows, which continues after a malformed row."""
-
-    def __call__(self, path: Path, *, on_bad: OnBad | None = None) -> Rows:
-        """The rows; `on_bad` is told of those that are skipped."""
-        ...
-
-
-PAST_BAD: dict[Callable[[Path], Rows], ReadPastBad] = {
-    read_json_lines: read_json_lines,
-    read_csv: read_csv,
-    read_vlmeval: read_vlmeval,
+_READERS: dict[str, RowReader] = {
+    **dict.fromkeys((".jsonl", ".ndjson"), read_json_lines),
+    **dict.fromkeys((".csv", ".tsv"), read_csv),
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
 }
-"""The readers among those of `rows_of` that are such."""
-
-
-def _short(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

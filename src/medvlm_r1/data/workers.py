@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from medvlm_r1.errors import UserError
 
-_MOST = 8
+_MOST_WORKERS = 8
 _FEW = 64
 _CHUNK = 16
 Job = TypeVar("Job")
@@ -61,19 +61,16 @@ def image_workers() -> Iterator[ProcessPoolExecutor]:
     Yields:
         The pool.
     """
-    pool = ProcessPoolExecutor(min(_cores(), _MOST), initializer=_begin)
+    # Cores that this process may use; in a container fewer than the machine has. Linux alone tells.
+    usable = getattr(os, "sched_getaffinity", None)
+    cores = len(usable(0)) if usable else os.cpu_count() or 1
+    pool = ProcessPoolExecutor(min(cores, _MOST_WORKERS), initializer=_begin)
     try:
         yield pool
     except BaseException:
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
-
-
-def _cores() -> int:
-    """Cores that this process may use; in a container fewer than the machine has."""
-    usable = getattr(os, "sched_getaffinity", None)  # Linux alone has it.
-    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def _begin() -> None:

@@ -7,11 +7,11 @@ equal confidences, so the order of the items does not matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
+from scipy.special import softmax
 
 from medvlm_r1.evaluation.statistics import CONFIDENCE, FEWEST_SUBJECTS
 
@@ -24,40 +24,12 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Answers of similar confidence.
+def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> list[tuple[float, float, int]]:
+    """Mean confidence, share correct and number of answers of each bin, by increasing confidence.
 
-    Attributes:
-        confidence: Their mean confidence.
-        correct: Share of correct ones.
-        n: Number of answers.
+    The bins have equal mass: their sizes differ by at most one. There are fewer for fewer answers.
     """
-
-    confidence: float
-    correct: float
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class RiskCoveragePoint:
-    """Coverage and risk when all answers below a threshold are deferred.
-
-    Attributes:
-        threshold: The lowest confidence that is not deferred.
-        coverage: Share of answers that are not deferred.
-        risk: Share of wrong ones among these.
-    """
-
-    threshold: float
-    coverage: float
-    risk: float
-
-
-def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> list[Bin]:
-    """Bins of equal mass (sizes differ by at most one), by increasing confidence; fewer for fewer answers."""
-    confidences, shares, sizes = _bins(confidence, correct, bins)
-    return [Bin(float(c), float(r), int(n)) for c, r, n in zip(confidences, shares, sizes, strict=True)]
+    return [(float(c), float(r), int(n)) for c, r, n in zip(*_bins(confidence, correct, bins), strict=True)]
 
 
 def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
@@ -88,9 +60,13 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float | None:
     return float(correct_counts @ (below + wrong / 2)) / pairs if pairs else None
 
 
-def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> list[RiskCoveragePoint]:
-    """The risk-coverage curve (arXiv 1705.08500): one point per distinct confidence, highest first."""
-    return [RiskCoveragePoint(*map(float, point)) for point in zip(*_curve(confidence, correct), strict=True)]
+def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> list[tuple[float, float, float]]:
+    """The risk-coverage curve (arXiv 1705.08500): one point per distinct confidence, highest first.
+
+    A point is the lowest confidence that is not deferred, the share of answers that are not deferred, and the share of
+    wrong ones among these.
+    """
+    return [(float(c), float(n), float(r)) for c, n, r in zip(*_curve(confidence, correct), strict=True)]
 
 
 def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
@@ -106,9 +82,9 @@ def coverage_at_risk(confidence: ArrayLike, correct: ArrayLike, risk: float) -> 
     return float(coverages[risks <= risk + 1e-12].max(initial=0.0))
 
 
-def temperature_scale(probabilities: Sequence[Sequence[float]], temperature: float) -> list[Floats]:
+def temperature_scale(probabilities: Sequence[Sequence[float]], temperature: float) -> list[list[float]]:
     """Temperature scaling: each row of probabilities to the power of 1 / temperature, normalized (arXiv 1706.04599)."""
-    return [_softmax(_logs(row) / temperature) for row in probabilities]
+    return [softmax(_logs(row) / temperature).tolist() for row in probabilities]
 
 
 def nll(probabilities: Sequence[Sequence[float]], truth: Sequence[int]) -> float:
@@ -138,7 +114,7 @@ def fit_temperature(probabilities: Sequence[Sequence[float]], truth: Sequence[in
     logs = [_logs(row) for row in probabilities]
 
     def slope(inverse: float) -> float:
-        expected = [float(_softmax(inverse * row) @ row) for row in logs]
+        expected = [float(softmax(inverse * row) @ row) for row in logs]
         return float(np.mean([e - row[index] for e, row, index in zip(expected, logs, truth, strict=True)]))
 
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
@@ -155,8 +131,8 @@ def halves(clusters: Sequence[Hashable], seed: int) -> list[bool]:
     The same labels and seed give the same split for any order of the items.
     """
     labels = sorted(set(clusters), key=str)
-    drawn = np.random.default_rng(seed).permutation(len(labels))[: len(labels) // 2]
-    fitted = {labels[index] for index in drawn.tolist()}
+    chosen = np.random.default_rng(seed).permutation(len(labels))[: len(labels) // 2]
+    fitted = {labels[index] for index in chosen.tolist()}
     return [label in fitted for label in clusters]
 
 
@@ -239,9 +215,3 @@ def _floats(values: ArrayLike) -> Floats:
 
 def _logs(row: Sequence[float]) -> Floats:
     return np.log(np.maximum(_floats(row), SMALLEST))
-
-
-def _softmax(logits: Floats) -> Floats:
-    shares: Floats = np.exp(logits - logits.max())
-    total: Floats = shares / shares.sum()
-    return total

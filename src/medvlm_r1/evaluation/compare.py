@@ -92,12 +92,12 @@ def left_out(comparison: Mapping[str, Any]) -> str:
 
 
 def _refuse_other_items(shared: Sequence[tuple[StoredAnswer, StoredAnswer]], names: tuple[str, str]) -> None:
-    clashes = [(first.sample.id, why) for first, second in shared if (why := _clash(first, second))]
+    clashes = [(first.sample.id, clash) for first, second in shared if (clash := _clash(first, second))]
     if clashes:
-        item, why = clashes[0]
+        item, clash = clashes[0]
         raise UserError(
             f"{names[0]} and {names[1]}: {len(clashes)} of {len(shared)} ids they share stand for different items;"
-            f" {item!r} has {why}. Wanted two evaluations on the same data folder; run one of them again"
+            f" {item!r} has {clash}. Wanted two evaluations on the same data folder; run one of them again"
         )
 
 
@@ -149,18 +149,17 @@ def _pixel_bounds(run: Path) -> str | None:
 def _difference(pairs: Sequence[Pair]) -> dict[str, Any]:
     correct_a = [a.correct for a, _ in pairs]
     correct_b = [b.correct for _, b in pairs]
-    only_a = sum(a and not b for a, b in zip(correct_a, correct_b, strict=True))
-    only_b = sum(b and not a for a, b in zip(correct_a, correct_b, strict=True))
+    gains = [int(b) - int(a) for a, b in zip(correct_a, correct_b, strict=True)]
     clusters = [a.cluster for a, _ in pairs]
-    interval = paired_difference(correct_a, correct_b, clusters)
+    difference, low, high = (100 * value for value in paired_difference(correct_a, correct_b, clusters))
     return {
         "n": len(pairs),
-        "accuracy_a": clustered_share([a for a, _ in pairs], correct_a),
-        "accuracy_b": clustered_share([b for _, b in pairs], correct_b),
-        "difference": 100 * interval.difference,
-        "ci95": [100 * interval.low, 100 * interval.high],
-        "b": only_a,
-        "c": only_b,
-        "p": cluster_sign_flip_test([int(b) - int(a) for a, b in zip(correct_a, correct_b, strict=True)], clusters),
+        "accuracy_a": clustered_share([a for a, _ in pairs], lambda g: g.correct),
+        "accuracy_b": clustered_share([b for _, b in pairs], lambda g: g.correct),
+        "difference": difference,
+        "ci95": [low, high],
+        "b": gains.count(-1),
+        "c": gains.count(1),
+        "p": cluster_sign_flip_test(gains, clusters),
         "test": MCNEMAR if len(set(clusters)) == len(pairs) else SIGN_FLIPS,
     }

@@ -1,19 +1,17 @@
 """Rows of a data folder whose images are present, and their images."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL.Image import Image
 
-from medvlm_r1.data.folder import SAMPLES
-from medvlm_r1.data.folder_images import image_sizes, unreadable_samples
+from medvlm_r1.data.folder import SAMPLES, image_sizes, unreadable_samples
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import image_fit
-from medvlm_r1.models.processor import ImageFit
 
 Row = tuple[int, Sample]
 """A sample and its number in the file, from 1."""
@@ -52,20 +50,14 @@ def present_rows(data_dir: Path, selected: Sequence[Row], skip_missing: bool, mo
     for pair in present:
         if pair[1].id in damaged:
             load_row_images(data_dir, pair)
-    return present if model is None else _fitting(data_dir, present, sizes, skip_missing, image_fit(model))
-
-
-def _fitting(
-    data_dir: Path, rows: list[Row], sizes: Mapping[str, tuple[int, int] | None], skip: bool, fit: ImageFit
-) -> list[Row]:
-    """The rows whose images the model can process."""
-    unfit = fit.unfit(rows, sizes)
-    if not unfit:
-        return rows
+    fit = None if model is None else image_fit(model)
+    unfit = {} if fit is None else fit.unfit(present, sizes)
+    if fit is None or not unfit:
+        return present
     message = fit.message(data_dir, unfit)
-    if not skip:
+    if not skip_missing:
         raise UserError(f"{message}. Crop or pad these images, or leave such rows out with --skip-missing")
-    fitting = [row for row in rows if row[1].id not in unfit]
+    fitting = [row for row in present if row[1].id not in unfit]
     if not fitting:
         raise UserError(f"{message}. Nothing is left to answer")
     print(f"Left out: {message}.", file=sys.stderr)

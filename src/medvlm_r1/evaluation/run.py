@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from medvlm_r1.evaluation.score import score
 from medvlm_r1.evaluation.store import (
     ANSWERS,
     RESULTS,
+    START_AGAIN,
     AnswerKey,
     AnswerStore,
     StoredAnswer,
+    answer_key,
     answers_kind,
-    hash_pixels,
-    hash_prompt,
+    stored_differences,
     write_results,
 )
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
@@ -35,7 +36,7 @@ from medvlm_r1.models.load import fingerprint, load_policy, processor_folder
 from medvlm_r1.models.remote import is_server
 from medvlm_r1.models.remote_pool import server_generator
 from medvlm_r1.models.threads import limit_threads
-from medvlm_r1.prompts.templates import messages
+from medvlm_r1.prompts.templates import messages, template_text
 
 Progress = Callable[[int, int], None]
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
@@ -50,21 +51,14 @@ class _Setup:
     identity: str
     template: str
     settings: GenerationSettings
-    prompts: Mapping[str, list[dict[str, Any]]]
 
     def key(self, sample: Sample, images: Sequence[Image]) -> AnswerKey:
-        return AnswerKey(
-            model=self.identity,
-            prompt=hash_prompt(self.prompts[sample.id]),
-            pixels=hash_pixels(images),
-            **asdict(self.settings),
-        )
+        return answer_key(self.identity, sample, images, self.template, self.settings)
 
     def answer(self, rows: Sequence[Row], generator: Generator) -> Iterator[list[StoredAnswer]]:
         """Answers to one batch as they are completed, each with an equal share of the time since the last ones."""
-        pictures = [load_row_images(self.data_dir, row) for row in rows]
-        pairs = [(sample, images) for (_, sample), images in zip(rows, pictures, strict=True)]
-        inputs = [GenerationInput(prompt=self.prompts[sample.id], images=images) for sample, images in pairs]
+        pairs = [(row[1], load_row_images(self.data_dir, row)) for row in rows]
+        inputs = [GenerationInput(prompt=messages(s, self.template), images=images) for s, images in pairs]
         began = time.perf_counter()
         for finished in as_finished(generator, inputs, self.settings):
             now = time.perf_counter()
@@ -120,7 +114,11 @@ def evaluate(
         UserError: the data cannot be read, images are missing, or the folder holds answers of another model or data.
     """
     data_dir, out = Path(data_dir), Path(out)
-    _check_arguments(limit, batch_size)
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; wanted at least 1 row")
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; wanted at least 1")
+    template_text(template)  # raises for an unknown name, before a model is loaded
     refuse_other_folder(data_dir, out, OF_AN_AUDIT)
     everything = read_folder(data_dir)
     selected = list(enumerate(everything, start=1))[:limit]
@@ -132,7 +130,6 @@ def evaluate(
         identity=identify(model, generator),
         template=template,
         settings=GenerationSettings(max_new_tokens=max_new_tokens),
-        prompts={sample.id: messages(sample, template) for _, sample in rows},
     )
     if generator is None and is_server(model):
         generator = server_generator(model, concurrency=batch_size)
@@ -148,9 +145,9 @@ def evaluate(
             progress(answered, len(rows))
         for start in range(0, len(pending), batch_size):
             assert generator is not None
-            for finished in setup.answer(pending[start : start + batch_size], generator):
-                store.append(finished)
-                answered += len(finished)
+            for answers in setup.answer(pending[start : start + batch_size], generator):
+                store.append(answers)
+                answered += len(answers)
                 if progress is not None:
                     progress(answered, len(rows))
         answers = [store.answers[sample.id] for _, sample in rows]
@@ -238,12 +235,12 @@ def image_size(model: str) -> dict[str, Any] | None:
     try:
         folder = processor_folder(model)
         file = next(path for name in _PROCESSORS if (path := folder / name).is_file())
-        found = json.loads(file.read_text(encoding="utf-8"))
-        found = found.get("image_processor", found)
-        size = found.get("size") or {}
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = settings.get("image_processor", settings)
+        size = settings.get("size") or {}
         limits = {
-            "smallest": found.get("min_pixels") or size.get("shortest_edge"),
-            "largest": found.get("max_pixels") or size.get("longest_edge"),
+            "smallest": settings.get("min_pixels") or size.get("shortest_edge"),
+            "largest": settings.get("max_pixels") or size.get("longest_edge"),
             "height": size.get("height"),
             "width": size.get("width"),
         }
@@ -252,35 +249,25 @@ def image_size(model: str) -> dict[str, Any] | None:
     return {name: value for name, value in limits.items() if value is not None} or None
 
 
-def _check_arguments(limit: int | None, batch_size: int) -> None:
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit is {limit}; wanted at least 1 row")
-    if batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}; wanted at least 1")
-
-
 def _check_stored(store: AnswerStore, everything: Sequence[Sample], rows: Sequence[Row], setup: _Setup) -> None:
     """Refuse stored answers that were made with another model, data or settings."""
-    advice = "give another --out, or delete that folder to start again"
     unknown = sorted(set(store.answers) - {sample.id for sample in everything})
     if unknown:
         raise UserError(
             f"{store.path}: {len(unknown)} of its {len(store.answers)} answers are to items that are not in"
-            f" {setup.data_dir}, such as {unknown[0]!r}; the data differs, {advice}"
+            f" {setup.data_dir}, such as {unknown[0]!r}; the data differs, {START_AGAIN}"
         )
     for row in rows:
         sample = row[1]
         stored = store.answers.get(sample.id)
         if stored is None:
             continue
-        differences = stored.key.differences(setup.key(sample, load_row_images(setup.data_dir, row)))
-        if stored.sample.answer != sample.answer:
-            differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")
-        if differences:
+        key = setup.key(sample, load_row_images(setup.data_dir, row))
+        if differences := stored_differences(stored, sample, key):
             named = (
                 f" its model was named {stored.model!r}, now {setup.model!r};" if stored.model != setup.model else ""
             )
             raise UserError(
                 f"{store.path}: the answer to {sample.id!r} was made with another {', another '.join(differences)};"
-                f"{named} {advice}"
+                f"{named} {START_AGAIN}"
             )

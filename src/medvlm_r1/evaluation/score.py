@@ -5,13 +5,13 @@ format error is not mistaken for a wrong answer. Unparsed answers are wrong unde
 questions have no letter and no chance level, so they are counted separately.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS, Sample
-from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, effective_sample_size, mean_interval, wilson
+from medvlm_r1.evaluation.statistics import clustered_se, clustered_wilson, effective_sample_size, mean_interval
 from medvlm_r1.models.generate import Generation
 from medvlm_r1.prompts.parser import Response, conclusion_text, parse_response
 
@@ -45,6 +45,9 @@ class Graded:
     def cluster(self) -> str:
         """The patient or volume, or the item itself where that is unknown."""
         return self.sample.cluster
+
+
+Verdict = Callable[[Graded], bool]
 
 
 def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -> Graded:
@@ -111,52 +114,50 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
         raise ValueError("wanted at least one sample, got none")
     graded = [grade(sample, generation, template) for sample, generation in zip(samples, generations, strict=True)]
     closed = [g for g in graded if g.sample.options]
-    unlettered = [g for g in graded if not g.sample.options]
-    groups = _by_modality(closed)
-    accuracy = {name: _accuracy(group, [g.correct for g in group]) for name, group in groups.items()}
-    lenient = {name: _accuracy(group, [g.lenient_correct for g in group]) for name, group in groups.items()}
+    names = order_modalities(g.sample.modality for g in closed)
+    groups = {name: [g for g in closed if g.sample.modality == name] for name in names}
     chance = {
         name: {"n": len(group), "percent": sum(100 / len(g.sample.options) for g in group) / len(group)}
         for name, group in groups.items()
     }
     return {
         "n": len(graded),
-        "open": clustered_share(unlettered, [g.correct for g in unlettered]),
-        "accuracy": accuracy | {"mean": _mean(part["percent"] for part in accuracy.values())},
-        "accuracy_mean_ci95": _mean_ci95([(group, [g.correct for g in group]) for group in groups.values()]),
-        "lenient": lenient | {"mean": _mean(part["percent"] for part in lenient.values())},
-        "lenient_mean_ci95": _mean_ci95([(group, [g.lenient_correct for g in group]) for group in groups.values()]),
+        "open": clustered_share([g for g in graded if not g.sample.options], _correct),
+        **_accuracies("accuracy", groups, _correct),
+        **_accuracies("lenient", groups, lambda g: g.lenient_correct),
         "by_type": {name: _by_type(group) for name, group in groups.items()},
-        "well_formed": clustered_share(closed, [g.response.well_formed for g in closed]),
-        "no_answer": clustered_share(closed, [not g.answered for g in closed], "count"),
-        "no_answer_lenient": clustered_share(closed, [not g.lenient_answered for g in closed], "count"),
-        "cut_off": clustered_share(graded, [g.generation.truncated for g in graded], "count"),
+        "well_formed": clustered_share(closed, lambda g: g.response.well_formed),
+        "no_answer": clustered_share(closed, lambda g: not g.answered, "count"),
+        "no_answer_lenient": clustered_share(closed, lambda g: not g.lenient_answered, "count"),
+        "cut_off": clustered_share(graded, lambda g: g.generation.truncated, "count"),
         "mean_reasoning_words": _mean(len(g.response.reasoning.split()) for g in graded if g.response.reasoning),
         "mean_completion_tokens": _mean(g.generation.n_tokens for g in graded),
-        "chance": chance | {"mean": _mean(part["percent"] for part in chance.values())},
+        "chance": chance | {"mean": _mean(entry["percent"] for entry in chance.values())},
     }
 
 
-def share(verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
+def share(
+    verdicts: Sequence[bool], counted: str = "correct", clusters: Sequence[Hashable] | None = None
+) -> dict[str, Any]:
     """Count of true verdicts: `{n, <counted>, percent, ci95}` with the Wilson 95 % interval in percent.
 
     Without verdicts the percent and the interval are None.
+
+    Args:
+        verdicts: n verdicts.
+        counted: Name of the count.
+        clusters: n labels. The interval is that of the effective sample size; by default verdicts are independent.
     """
     k, n = sum(verdicts), len(verdicts)
     if not n:
         return {"n": 0, counted: 0, "percent": None, "ci95": None}
-    low, high = wilson(k, n)
+    low, high = clustered_wilson([float(verdict) for verdict in verdicts], clusters or range(n))
     return {"n": n, counted: k, "percent": 100 * k / n, "ci95": [100 * low, 100 * high]}
 
 
-def clustered_share(graded: Sequence[Graded], verdicts: Sequence[bool], counted: str = "correct") -> dict[str, Any]:
-    """`share` of the verdicts on these answers, with the interval of their effective sample size.
-
-    Answers about one patient or volume are correlated. If each has its own subject, it is Wilson's interval.
-    """
-    found = share(verdicts, counted)
-    low, high = clustered_wilson([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
-    return found | {"ci95": [100 * low, 100 * high]} if verdicts else found
+def clustered_share(graded: Sequence[Graded], verdict: Verdict, counted: str = "correct") -> dict[str, Any]:
+    """`share` of the verdicts on these answers. Answers about one patient or volume are correlated."""
+    return share([verdict(g) for g in graded], counted, [g.cluster for g in graded])
 
 
 def order_modalities(names: Iterable[str]) -> list[str]:
@@ -165,28 +166,28 @@ def order_modalities(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
 
 
-def _by_modality(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
-    names = order_modalities(g.sample.modality for g in graded)
-    return {name: [g for g in graded if g.sample.modality == name] for name in names}
+def _correct(graded: Graded) -> bool:
+    return graded.correct
 
 
 def _by_type(graded: Sequence[Graded]) -> dict[str, dict[str, Any]]:
     types = sorted({g.sample.question_type for g in graded} - {""})
-    alike = {name: [g for g in graded if g.sample.question_type == name] for name in types}
-    return {name: clustered_share(group, [g.correct for g in group]) for name, group in alike.items()}
+    return {name: clustered_share([g for g in graded if g.sample.question_type == name], _correct) for name in types}
 
 
-def _accuracy(graded: Sequence[Graded], verdicts: Sequence[bool]) -> dict[str, Any]:
-    error = clustered_se([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
-    return clustered_share(graded, verdicts) | {"clustered_se": 100 * error}
-
-
-def _mean_ci95(groups: Sequence[tuple[Sequence[Graded], Sequence[bool]]]) -> list[float] | None:
-    counts = []
-    for graded, verdicts in groups:
-        size = effective_sample_size([float(verdict) for verdict in verdicts], [g.cluster for g in graded])
-        counts.append((sum(verdicts) / len(verdicts) * size, size))
-    return [100 * end for end in mean_interval(counts)] if counts else None
+def _accuracies(name: str, groups: Mapping[str, Sequence[Graded]], verdict: Verdict) -> dict[str, Any]:
+    """The accuracy of each group, their unweighted mean, and the interval of the mean."""
+    accuracies, counts = {}, []
+    for modality, group in groups.items():
+        values, clusters = [float(verdict(g)) for g in group], [g.cluster for g in group]
+        error = 100 * clustered_se(values, clusters)
+        accuracies[modality] = clustered_share(group, verdict) | {"clustered_se": error}
+        size = effective_sample_size(values, clusters)
+        counts.append((sum(values) / len(values) * size, size))
+    return {
+        name: accuracies | {"mean": _mean(accuracy["percent"] for accuracy in accuracies.values())},
+        f"{name}_mean_ci95": [100 * end for end in mean_interval(counts)] if counts else None,
+    }
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -6,7 +6,6 @@ Shares are fractions in [0, 1]; the caller converts them to percent.
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -15,27 +14,13 @@ from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+"""Normal quantile of a two-sided 95 % interval."""
 
 FEWEST_SUBJECTS = 10
 """Fewest subjects for a bootstrap or a verdict: intervals over fewer are much too narrow."""
 
 FEW_CLUSTERS = 5
 """Fewest clusters with another value than most to estimate the correlation within clusters."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairedDifference:
-    """A difference of two accuracies on the same items.
-
-    Attributes:
-        difference: mean of b minus mean of a, a fraction in [-1, 1].
-        low: lower end of the 95 % interval.
-        high: upper end of it.
-    """
-
-    difference: float
-    low: float
-    high: float
 
 
 def wilson(k: float, n: float, *, z: float = Z) -> tuple[float, float]:
@@ -63,7 +48,9 @@ def wilson(k: float, n: float, *, z: float = Z) -> tuple[float, float]:
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
 
 
-def effective_sample_size(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
+def effective_sample_size(
+    values: Sequence[float], clusters: Sequence[Hashable], *, confidence: float = CONFIDENCE
+) -> float:
     """Effective sample size of clustered items: the number of independent items with the same interval of the mean.
 
     It is n over the design effect (the squared ratio of the clustered to the ordinary standard error, at least 1),
@@ -75,6 +62,7 @@ def effective_sample_size(values: Sequence[float], clusters: Sequence[Hashable])
     Args:
         values: n values.
         clusters: n labels; items of one patient or volume share a label.
+        confidence: Of the interval; it decides the t quantiles.
     """
     n, many = len(values), len(set(clusters))
     if many == n:
@@ -84,7 +72,7 @@ def effective_sample_size(values: Sequence[float], clusters: Sequence[Hashable])
     ordinary = clustered_se(values, range(n))
     if ordinary == 0:
         return float(many)
-    quantile = 0.5 + CONFIDENCE / 2
+    quantile = 0.5 + confidence / 2
     size = n / max(1.0, (clustered_se(values, clusters) / ordinary) ** 2)
     size *= float(stdtrit(n - 1, quantile) / stdtrit(many - 1, quantile)) ** 2
     return min(size, float(many)) if _clusters_apart(values, clusters) < FEW_CLUSTERS else size
@@ -96,15 +84,18 @@ def _clusters_apart(values: Sequence[float], clusters: Sequence[Hashable]) -> in
     most = max(counts.values())
     pairs = list(zip(values, clusters, strict=True))
     usual = (value for value, count in counts.items() if count == most)
-    return max(len({label for value, label in pairs if value != one}) for one in usual)
+    return max(len({label for value, label in pairs if value != common}) for common in usual)
 
 
-def clustered_wilson(values: Sequence[float], clusters: Sequence[Hashable], *, z: float = Z) -> tuple[float, float]:
-    """Wilson's interval of a share of clustered items, with their `effective_sample_size`.
+def clustered_wilson(
+    values: Sequence[float], clusters: Sequence[Hashable], *, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Wilson's interval of a share of clustered items, with their `effective_sample_size` at this confidence.
 
     It uses the score interval instead of Korn and Graubard's exact one. With clusters of one item it is Wilson's.
     """
-    n, size = len(values), effective_sample_size(values, clusters)
+    n, size = len(values), effective_sample_size(values, clusters, confidence=confidence)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     # A mean of ones in floating point may exceed 1.
     return wilson(min(1.0, sum(values) / n) * size if n else 0.0, size, z=z)
 
@@ -240,7 +231,9 @@ def clustered_se(scores: Sequence[float], clusters: Sequence[Hashable]) -> float
     return math.sqrt(max(0.0, squares / (n - 1) / n + between / n**2))
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable]) -> PairedDifference:
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable]
+) -> tuple[float, float, float]:
     """The difference of two accuracies on the same items, with the adjusted Wald interval of Bonett and Price.
 
     One item is added to each of the discordant counts and two to the number of items (Bonett and Price 2012, Journal
@@ -254,7 +247,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence
         clusters: n labels; items of one patient or volume share a label.
 
     Returns:
-        mean(b) - mean(a) and its 95 % interval, fractions.
+        mean(b) - mean(a), and the lower and upper end of its 95 % interval, fractions in [-1, 1].
 
     Raises:
         ValueError: no item, or lengths differ.
@@ -269,7 +262,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence
     gained, lost = ((sum(gain == sign for gain in gains) / n * size + 1) / (size + 2) for sign in (1, -1))
     centre = gained - lost
     half = Z * math.sqrt((gained + lost - centre**2) / (size + 2))
-    return PairedDifference(difference=sum(gains) / n, low=max(-1.0, centre - half), high=min(1.0, centre + half))
+    return sum(gains) / n, max(-1.0, centre - half), min(1.0, centre + half)
 
 
 def paired_ratio(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, float]:

@@ -23,34 +23,18 @@ from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, grade
-from medvlm_r1.models.generate import Generation
+from medvlm_r1.models.generate import Generation, GenerationSettings
+from medvlm_r1.prompts.templates import messages
 
 ANSWERS = "answers.jsonl"
 REAL = "real"
 """Name of the variant that is the question as it is."""
 RESULTS = "results.json"
+START_AGAIN = "give another --out, or delete that folder to start again"
 _RESULT_FIELDS = (
-    "model",
-    "data",
-    "data_from_run",
-    "data_sha256",
-    "template",
-    "n",
-    "open",
-    "n_missing",
-    "seconds",
-    "accuracy",
-    "accuracy_mean_ci95",
-    "lenient",
-    "lenient_mean_ci95",
-    "by_type",
-    "chance",
-    "well_formed",
-    "no_answer",
-    "no_answer_lenient",
-    "cut_off",
-    "mean_reasoning_words",
-    "mean_completion_tokens",
+    *("model", "data", "data_from_run", "data_sha256", "template", "n", "open", "n_missing", "seconds"),
+    *("accuracy", "accuracy_mean_ci95", "lenient", "lenient_mean_ci95", "by_type", "chance"),
+    *("well_formed", "no_answer", "no_answer_lenient", "cut_off", "mean_reasoning_words", "mean_completion_tokens"),
 )
 _GENERATION_FIELDS = tuple(field.name for field in fields(Generation))
 _SAMPLE_FIELDS = ("id", "images", "question", "options", "answer", "modality", "question_type", "subject")
@@ -78,43 +62,63 @@ class AnswerKey:
 
     def differences(self, now: "AnswerKey") -> list[str]:
         """Name and both values of each field that differs from `now`; empty when the keys are equal."""
-        words = []
-        for field in fields(self):
-            before, after = getattr(self, field.name), getattr(now, field.name)
-            if before != after:
-                shown = (before[:12], after[:12]) if isinstance(before, str) else (before, after)
-                words.append(f"{field.name} (then {shown[0]}, now {shown[1]})")
-        return words
+        pairs = ((field.name, str(getattr(self, field.name)), str(getattr(now, field.name))) for field in fields(self))
+        return [f"{name} (then {before[:12]}, now {after[:12]})" for name, before, after in pairs if before != after]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredAnswer:
-    """One row of an evaluation's `answers.jsonl`.
+@dataclass(slots=True, kw_only=True)
+class StoredQuestion:
+    """What a row of `answers.jsonl` is about.
 
     Attributes:
         sample: the question, without split, record and missing mark.
+        key: what the answers depend on.
+    """
+
+    sample: Sample
+    key: AnswerKey
+
+
+@dataclass(slots=True, kw_only=True)
+class StoredAnswer(StoredQuestion):
+    """One row of an evaluation's `answers.jsonl`.
+
+    Attributes:
         generation: the completion.
         seconds: its share of the batch's generation time.
         model: the model as the caller named it.
         template: name of the prompt template, which decides how the text is parsed.
-        key: what the answer depends on.
     """
 
-    sample: Sample
     generation: Generation
     seconds: float
     model: str
     template: str
-    key: AnswerKey
 
     def graded(self) -> Graded:
         """The graded answer."""
         return grade(self.sample, self.generation, self.template)
 
 
-def hash_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
+def answer_key(
+    identity: str, sample: Sample, images: Iterable[Image.Image], template: str, settings: GenerationSettings
+) -> AnswerKey:
+    """The key of the answer to a question.
+
+    Args:
+        identity: hash of the weights and processor files.
+        sample: the question.
+        images: its decoded images.
+        template: name of the prompt template.
+        settings: length limit and sampling.
+    """
+    prompt = hash_prompt(messages(sample, template))
+    return AnswerKey(model=identity, prompt=prompt, pixels=hash_pixels(images), **asdict(settings))
+
+
+def hash_prompt(conversation: Sequence[Mapping[str, Any]]) -> str:
     """SHA-256 of a conversation as passed to the model."""
-    return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).hexdigest()
 
 
 def hash_pixels(images: Iterable[Image.Image]) -> str:
@@ -131,6 +135,14 @@ def answers_kind(path: Path) -> str | None:
     first = next(read_json_lines(path, growing=True), None) if path.is_file() else None
     # "answers": an audit of version 0.1.
     return first and ("a model audit" if "plan" in first[1] or "answers" in first[1] else "an evaluation")
+
+
+def stored_differences(stored: StoredQuestion, sample: Sample, key: AnswerKey) -> list[str]:
+    """What a stored answer was made with that is different today: the fields of the key, and the correct option."""
+    differences = stored.key.differences(key)
+    if stored.sample.answer != sample.answer:
+        differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")
+    return differences
 
 
 def row_from_question(sample: Sample) -> dict[str, Any]:

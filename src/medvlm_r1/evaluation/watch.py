@@ -8,6 +8,7 @@ even if accuracy rises (`training.guards` watches the gap).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medvlm_r1.data.folder import read_folder
@@ -67,17 +68,14 @@ class HeldOut:
         closed = [sample for sample in read_folder(folder) if sample.options]
         if not closed:
             raise UserError(f"{folder}: no question has options, so there is no accuracy; name another data.eval")
-        loaded = [(sample, [load_image(inside(folder, image)) for image in sample.images]) for sample in closed]
-        if fit is not None:
-            loaded = [(sample, images) for sample, images in loaded if not any(fit(image.size) for image in images)]
-        self.samples = [sample for sample, _ in loaded]
-        images = [images for _, images in loaded]
-        prompts = [messages(sample, template) for sample in self.samples]
-        self.inputs = [GenerationInput(prompt=p, images=i) for p, i in zip(prompts, images, strict=True)]
-        self.blanks = [
-            GenerationInput(prompt=p, images=[blank_like(image) for image in i])
-            for p, i in zip(prompts, images, strict=True)
-        ]
+        self.samples: list[Sample] = []
+        self.inputs: list[GenerationInput] = []
+        for sample in closed:
+            images = [load_image(inside(folder, image)) for image in sample.images]
+            if fit is None or not any(fit(image.size) for image in images):
+                self.samples.append(sample)
+                self.inputs.append(GenerationInput(prompt=messages(sample, template), images=images))
+        self.blanks = [replace(item, images=[blank_like(image) for image in item.images]) for item in self.inputs]
         self._template = template
         self._settings = GenerationSettings(max_new_tokens=max_new_tokens)
         self._batch_size = batch_size
@@ -87,13 +85,9 @@ class HeldOut:
         generator = LocalGenerator(policy=policy, batch_size=self._batch_size)
         answers = generator.generate(self.inputs, self._settings)
         figures = score(self.samples, answers, self._template)
-        accuracy = figures["accuracy"]
-        result = {
-            "accuracy": accuracy["mean"],
-            **{f"accuracy_{name}": part["percent"] for name, part in accuracy.items() if name != "mean"},
-            **{f"questions_{name}": part["n"] for name, part in accuracy.items() if name != "mean"},
-            "well_formed": figures["well_formed"]["percent"],
-        }
+        result = {"accuracy": figures["accuracy"].pop("mean"), "well_formed": figures["well_formed"]["percent"]}
+        for name, accuracy in figures["accuracy"].items():
+            result |= {f"accuracy_{name}": accuracy["percent"], f"questions_{name}": accuracy["n"]}
         if any(item.images for item in self.inputs):
             blind = generator.generate(self.blanks, self._settings)
             result["blank_accuracy"] = score(self.samples, blind, self._template)["accuracy"]["mean"]
@@ -104,9 +98,8 @@ class HeldOut:
 def contradiction(samples: Sequence[Sample], answers: Sequence[Generation], template: str) -> float | None:
     """Percent of answers that contradict their reasoning, of those that conclude and answer; None for none."""
     responses = [grade(sample, answer, template).response for sample, answer in zip(samples, answers, strict=True)]
-    judged = [
-        found
-        for response, sample in zip(responses, samples, strict=True)
-        if (found := contradicts(response.reasoning, response.letter, sample.options)) is not None
+    verdicts = [
+        contradicts(r.reasoning, r.letter, sample.options) for r, sample in zip(responses, samples, strict=True)
     ]
+    judged = [verdict for verdict in verdicts if verdict is not None]
     return 100 * sum(judged) / len(judged) if judged else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,21 +30,6 @@ _TOLERANCE = 0.018
 _MOST_DRAWS = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """How far text alone gets on a set of questions, as shares minus chance."""
-
-    fitted: tuple[float, ...]
-    leave_one_out: float
-    letter: float
-    longest: float
-
-    @property
-    def worst(self) -> float:
-        """Largest absolute distance from chance."""
-        return max(map(abs, (*self.fitted, self.leave_one_out, self.letter, self.longest)))
-
-
 def draw_questions(split: str, modality: str, n: int, seed: int, *, shortcut: bool = False) -> list[Question]:
     """Draws the questions of one modality in one split, subjects included; no image is made.
 
@@ -60,8 +44,7 @@ def draw_questions(split: str, modality: str, n: int, seed: int, *, shortcut: bo
 # The training split and the test split's MRI are fitted on again for each modality.
 @lru_cache(maxsize=16)
 def _draw(split: str, modality: str, n: int, seed: int, shortcut: bool) -> tuple[Question, ...]:
-    code = SPLITS[split]
-    place = MODALITIES.index(modality)
+    code, number = SPLITS[split], MODALITIES.index(modality)
     fits = []
     if split == "test" and not shortcut:
         fits.append(_draw("train", TRAIN_MODALITY, DEFAULT_N["train"], seed, False))
@@ -69,9 +52,9 @@ def _draw(split: str, modality: str, n: int, seed: int, shortcut: bool) -> tuple
             fits.append(_draw("test", TRAIN_MODALITY, n, seed, False))
     best: tuple[float, tuple[Question, ...]] | None = None
     for attempt in range(1 if shortcut else _MOST_DRAWS):
-        rng = np.random.default_rng((code, seed, place, n, attempt))
-        questions = tuple(ask(modality, (code, seed, place, i), rng, shortcut=shortcut) for i in range(n))
-        worst = balance(questions, fits).worst
+        rng = np.random.default_rng((code, seed, number, n, attempt))
+        questions = tuple(ask(modality, (code, seed, number, i), rng, shortcut=shortcut) for i in range(n))
+        worst = imbalance(questions, fits)
         if best is None or worst < best[0]:
             best = (worst, questions)
         if worst <= _TOLERANCE:
@@ -80,16 +63,17 @@ def _draw(split: str, modality: str, n: int, seed: int, shortcut: bool) -> tuple
     return best[1]
 
 
-def balance(questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -> Balance:
-    """Measure text-only baselines on `questions`; the option prior is fitted on each of `fits`."""
+def imbalance(questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -> float:
+    """Largest distance from chance of a text-only baseline; the option prior is also fitted on each of `fits`."""
     chance = float(np.mean([1 / len(q.options) for q in questions]))
     letters = np.bincount([q.options.index(q.answer) for q in questions], minlength=4)
-    return Balance(
-        fitted=tuple(float(np.mean(option_prior(fit, questions))) - chance for fit in fits),
-        leave_one_out=float(np.mean(option_prior(questions, questions, leave_one_out=True))) - chance,
-        letter=float(letters.max() / len(questions)) - chance,
-        longest=float(np.mean(longest_option(questions))) - chance,
-    )
+    credits = [
+        *(option_prior(fit, questions) for fit in fits),
+        option_prior(questions, questions, leave_one_out=True),
+        longest_option(questions),
+    ]
+    shares = [float(letters.max() / len(questions)), *(float(np.mean(credit)) for credit in credits)]
+    return max(abs(share - chance) for share in shares)
 
 
 def to_sample(question: Question, split: str, index: int, *, shortcut: bool = False) -> Sample:

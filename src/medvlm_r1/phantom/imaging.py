@@ -48,11 +48,12 @@ def slice_labels(body: Body, extra: Sequence[Ellipsoid], plane: str, position: f
     turn = body.pose
     origin = middle + turn @ (origin - middle)
     row_axis, column_axis = turn @ row_axis, turn @ column_axis
+    grid = (origin, offsets, offsets, row_axis, column_axis)
     down, across = offsets[:, None], offsets[None, :]
     coords = []
     for axis in range(3):
         plain = (origin[axis] + down * row_axis[axis] + across * column_axis[axis]).astype(np.float32)
-        bend = body.warp[axis].on_plane(origin, offsets, offsets, row_axis, column_axis)
+        bend = body.warp[axis].on_plane(*grid)
         coords.append(plain + np.float32(body.warp_mm * 0.7) * bend)
     x, y, z = coords
     labels = np.zeros((SIZE, SIZE), dtype=np.uint8)
@@ -60,13 +61,12 @@ def slice_labels(body: Body, extra: Sequence[Ellipsoid], plane: str, position: f
     for shape in body.shapes:
         view.paint(labels, shape, x, y, z)
     if body.folds is not None and body.fold is not None:
-        body.fold(labels, body.folds.on_plane(origin, offsets, offsets, row_axis, column_axis), x, y, z)
+        body.fold(labels, body.folds.on_plane(*grid), x, y, z)
     for curve in body.curves:
         view.paint_curve(labels, curve, x, y, z)
     for shape in extra:
         view.paint(labels, shape, x, y, z)
-    grain = body.grain.on_plane(origin, offsets, offsets, row_axis, column_axis)
-    return labels, grain
+    return labels, body.grain.on_plane(*grid)
 
 
 class _View:

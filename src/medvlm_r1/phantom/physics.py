@@ -94,10 +94,10 @@ def xray(body: Body, extra: Sequence[Ellipsoid], view: str, rng: np.random.Gener
     fraction = np.float32(rng.uniform(0.10, 0.22))
     # Scatter comes from the patient and not from the open beam, so it follows the attenuation of the surroundings; an
     # eighth of the resolution holds it.
-    shown = (1 - fraction) * primary + fraction * np.exp(-_smooth(integral, 3.0))
+    transmitted = (1 - fraction) * primary + fraction * np.exp(-_smooth(integral, 3.0))
     photons = 10 ** rng.uniform(5.0, 5.6)
     # Poisson counts this large are normal to within a per cent.
-    counts = shown * photons
+    counts = transmitted * photons
     counts += np.sqrt(counts) * rng.standard_normal((SIZE, SIZE), dtype=np.float32)
     density = -np.log(np.maximum(counts, 1) / photons)
     density = gaussian_filter(density, rng.uniform(0.5, 0.8), truncate=2.5)

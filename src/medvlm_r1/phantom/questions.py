@@ -172,8 +172,8 @@ def _options(values: tuple[str, ...], rng: np.random.Generator, keep: str | None
 
 def value(scene: Scene, attribute: str) -> str:
     """What is true of the scene, in the words of the options."""
-    found = getattr(scene, attribute)
-    return NO_FINDING if found in (None, NONE) else str(found)
+    recorded = getattr(scene, attribute)
+    return NO_FINDING if recorded in (None, NONE) else str(recorded)
 
 
 def describe(scene: Scene) -> str:

@@ -146,12 +146,11 @@ def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:
         The letter; None where nothing, or more than one thing, is concluded.
     """
     text = _MARK.sub(" ", reasoning[-WINDOW:])
-    weighed = weighings(text, options)
-    matches = [match for found in weighed.values() for match in found]
+    by_letter = weighings(text, options)
+    matches = [match for letter_matches in by_letter.values() for match in letter_matches]
     begin = max(_revisions(text, matches, options), default=0)
-    verdicts = {
-        letter: found[-1]["verdict"].casefold() for letter, found in weighed.items() if found[-1].start() >= begin
-    }
+    last = {letter: letter_matches[-1] for letter, letter_matches in by_letter.items()}
+    verdicts = {letter: match["verdict"].casefold() for letter, match in last.items() if match.start() >= begin}
     if not verdicts:
         return _stated(_marked(text[begin:], options), _is_yes_no(options))
     chosen = [letter for letter, verdict in verdicts.items() if verdict == "yes"]
@@ -172,13 +171,15 @@ def weighings(text: str, options: Sequence[str]) -> dict[str, list[re.Match[str]
     Returns:
         The matches by letter, in order, for the letters that are weighed; the group `verdict` is the yes or no.
     """
-    found = {
-        letter: list(
-            re.finditer(_WEIGHED.format(letter=letter, option=re.escape(option[:WINDOW])), text, flags=re.IGNORECASE)
-        )
+    patterns = {
+        letter: _WEIGHED.format(letter=letter, option=re.escape(option[:WINDOW]))
         for letter, option in zip(LETTERS, options, strict=False)
     }
-    return {letter: matches for letter, matches in found.items() if matches}
+    return {
+        letter: matches
+        for letter, pattern in patterns.items()
+        if (matches := list(re.finditer(pattern, text, flags=re.IGNORECASE)))
+    }
 
 
 def contradicts(reasoning: str | None, letter: str | None, options: Sequence[str]) -> bool | None:
@@ -204,14 +205,14 @@ def _stated(text: str, yes_no: bool) -> str | None:
     read = [_read_verdict(sentence) if yes_no else _read_sentence(sentence) for sentence in sentences]
     denied: set[str] = set()
     mentioned: set[str] = set()
-    for place in range(len(read) - 1, -1, -1):
-        sentence = read[place]
+    for index, sentence in reversed(list(enumerate(read))):
         denied |= sentence.denied
         if sentence.unclear:
             return None
         if sentence.affirmed:
             chosen = sentence.stated or sentence.affirmed
-            earlier = {mark for one in read[:place] for mark in (one.stated if sentence.stated else one.affirmed)}
+            before = read[:index]
+            earlier = set().union(*(other.stated if sentence.stated else other.affirmed for other in before))
             if len(chosen) > 1 or chosen & denied or (earlier | mentioned) - chosen:
                 return None
             return LETTERS[_MARKS.index(chosen.pop())]
@@ -268,23 +269,22 @@ def _read_verdict(sentence: str) -> _Sentence:
     """A sentence about a question of yes or no: only a verdict at its beginning, or stated as the answer, counts."""
     read = _Sentence()
     leading = re.match(rf"\W*(?:so|thus|therefore|hence)?\W*([{_MARKS}])\s*(?:[.,:;!]|$)", sentence, re.IGNORECASE)
-    read.stated = {found["after"] for found in _STATED.finditer(sentence) if found["after"]}
+    read.stated = {match["after"] for match in _STATED.finditer(sentence) if match["after"]}
     read.affirmed = read.stated or ({leading[1]} if leading else set())
     last = max((sentence.rfind(mark) for mark in read.stated), default=0)
-    said = sentence[:last]
     doubted = sentence.rstrip().endswith("?") or (_HEDGE.search(sentence) and read.affirmed)
-    read.unclear = bool(doubted or re.search(r"\b(?:not|n['’]t|never)\W+(?:\w+\W+)?$", said, re.IGNORECASE))
+    read.unclear = bool(doubted or re.search(r"\b(?:not|n['’]t|never)\W+(?:\w+\W+)?$", sentence[:last], re.IGNORECASE))
     return read
 
 
-def _revisions(text: str, weighed: Sequence[re.Match[str]], options: Sequence[str]) -> list[int]:
-    """Where what was said before is taken back; a "no" that is an option or weighs one takes nothing back."""
+def _revisions(text: str, weighings: Sequence[re.Match[str]], options: Sequence[str]) -> list[int]:
+    """Ends of the revisions in a text; a "no" that is an option or weighs one is no revision."""
     answers_no = _is_yes_no(options)
     return [
-        found.end()
-        for found in _REVISION.finditer(text)
-        if not (answers_no and found[0].casefold().endswith("no"))
-        and not any(match.start() < found.end() <= match.end() for match in weighed)
+        revision.end()
+        for revision in _REVISION.finditer(text)
+        if not (answers_no and revision[0].casefold().endswith("no"))
+        and not any(match.start() < revision.end() <= match.end() for match in weighings)
     ]
 
 
@@ -315,21 +315,21 @@ def _marked(text: str, options: Sequence[str]) -> str:
             text = re.sub(rf"(?<![\w-]){re.escape(core)}{after}", cores[core], text, flags=re.IGNORECASE | re.MULTILINE)
     valid = LETTERS[: len(options)] if options else LETTERS
 
-    def mark_letter(found: re.Match[str]) -> str:
-        return _MARKS[LETTERS.index(found[1])] if found[1] in valid and not _is_word(found) else found[0]
+    def mark_letter(match: re.Match[str]) -> str:
+        return _MARKS[LETTERS.index(match[1])] if match[1] in valid and not _is_word(match) else match[0]
 
     # "A. brain" and "(A)": letter, text and brackets are one mention.
     text = re.sub(rf"([{_MARKS}])(?:[^\w{_MARKS}]{{0,4}}\1)+", r"\1", _LETTER.sub(mark_letter, text))
     return re.sub(rf"\(([{_MARKS}])\)", r"\1", text)
 
 
-def _is_word(found: re.Match[str]) -> bool:
+def _is_word(match: re.Match[str]) -> bool:
     """Whether a single letter is an article, a pronoun, or part of a name."""
-    text, end = found.string, found.end()
-    before = text[max(0, found.start() - 40) : found.start()]
+    text, end = match.string, match.end()
+    before = text[max(0, match.start() - 40) : match.start()]
     if _LETTER_CALLED.search(before):
         return False
-    if _THING_CALLED.search(before) or found[1] == "I" or _WORD_FOLLOWS.match(text, end):
+    if _THING_CALLED.search(before) or match[1] == "I" or _WORD_FOLLOWS.match(text, end):
         return True
     named = re.match(rf"\s([{_MARKS}])", text[end : end + 2])
-    return found[1] == "A" and named is not None and named[1] != _MARKS[0]
+    return match[1] == "A" and named is not None and named[1] != _MARKS[0]

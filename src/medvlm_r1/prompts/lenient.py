@@ -207,7 +207,7 @@ def _core(text: str) -> str:
 
 
 def _option_pattern(core: str) -> str:
-    body = r"[\s-]+".join(re.escape(part) for part in re.split(r"[\s-]+", core) if part) or re.escape(core)
+    body = r"[\s-]+".join(re.escape(word) for word in re.split(r"[\s-]+", core) if word) or re.escape(core)
     if core.startswith("no "):
         body = rf"no(?:{_SPACE}(?:visible|obvious|acute|clear|definite|apparent|evidence|signs?|of))*{body[2:]}"
     if core in _YES_NO:

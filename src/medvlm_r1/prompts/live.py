@@ -17,21 +17,21 @@ def live_parts(text: str) -> tuple[str, str | None]:
         The reasoning so far (text outside of all tags counts as reasoning) and the answer so far; None before an answer
         tag is opened. What `parse_response` says once the text has ended is what counts.
     """
-    shown = _HALF.sub("", text)
+    visible = _HALF.sub("", text)
     reasoning, answer, within = "", None, ""
     end = 0
-    for tag in _TAG.finditer(shown):
-        part, end = shown[end : tag.start()], tag.end()
+    for tag in _TAG.finditer(visible):
+        piece, end = visible[end : tag.start()], tag.end()
         if within == "answer":
-            answer = (answer or "") + part
+            answer = (answer or "") + piece
         else:
-            reasoning += part
+            reasoning += piece
         opens = not tag[0].startswith("</")
         within = tag[0].strip("</>").lower() if opens else ""
         if within == "answer" and answer is None:
             answer = ""
     if within == "answer":
-        answer = (answer or "") + shown[end:]
+        answer = (answer or "") + visible[end:]
     else:
-        reasoning += shown[end:]
+        reasoning += visible[end:]
     return reasoning.strip(), None if answer is None else answer.strip()

@@ -63,22 +63,28 @@ def lettered(sample: Sample) -> str:
     return "\n".join([sample.question, *options])
 
 
+def template_text(name: str) -> str:
+    """The text of a prompt template, with a field for the question.
+
+    Raises:
+        UsageError: No template has that name; the message names the nearest.
+    """
+    if name not in ALL_TEMPLATES:
+        raise UsageError(f"unknown prompt template {name!r}; {did_you_mean(name, ALL_TEMPLATES)}")
+    return ALL_TEMPLATES[name]
+
+
 def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
-    """Render the text of the user message.
+    """Render the text of the user message: the template around the lettered question.
 
     Args:
         sample: The question.
         template: A name in `ALL_TEMPLATES`.
 
-    Returns:
-        The template around the lettered question.
-
     Raises:
-        UsageError: No template has that name; the message names the nearest.
+        UsageError: No template has that name.
     """
-    if template not in ALL_TEMPLATES:
-        raise UsageError(f"unknown prompt template {template!r}; {did_you_mean(template, ALL_TEMPLATES)}")
-    return ALL_TEMPLATES[template].format(question=lettered(sample))
+    return template_text(template).format(question=lettered(sample))
 
 
 def messages(sample: Sample, template: str = "medvlm-r1") -> list[dict[str, Any]]:

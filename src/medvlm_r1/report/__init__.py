@@ -1,7 +1,6 @@
 """Reports: runs and audits as one self-contained HTML file, and model cards."""
 
 from medvlm_r1.report.html import render_report
-from medvlm_r1.report.tables import PaperCell, PaperRow
 from medvlm_r1.report.views import RunView, load_run, load_runs
 
-__all__ = ["PaperCell", "PaperRow", "RunView", "load_run", "load_runs", "render_report"]
+__all__ = ["RunView", "load_run", "load_runs", "render_report"]

@@ -14,6 +14,8 @@ from PIL import Image
 
 from medvlm_r1.console import progress_bar
 from medvlm_r1.data.images import load_image
+from medvlm_r1.data.paths import inside
+from medvlm_r1.errors import UserError
 
 PAGE_BYTES = 16_000_000
 """Budget for all encoded images of a page; the rest of 25 MB is for the text."""
@@ -55,20 +57,27 @@ class Album:
         Raises:
             UserError: The file is not a readable image.
         """
-        known = self._files.get((path, longest_side))
-        if known is None:
-            known = self._files[path, longest_side] = self.picture(load_image(path), longest_side)
+        picture = self._files.get((path, longest_side))
+        if picture is None:
+            picture = self._files[path, longest_side] = self.picture(load_image(path), longest_side)
         else:
-            known.uses += 1
-        return known
+            picture.uses += 1
+        return picture
 
     def picture(self, image: Image.Image, longest_side: int = LONGEST_SIDE) -> Picture:
         """Encode an image in memory (mode RGB) without changing it."""
         uri, (width, height) = _fitted(image, longest_side, self._most)
         name = f"picture-{len(self._pictures)}"
-        found = self._pictures.setdefault(uri, Picture(name=name, uri=uri, width=width, height=height))
-        found.uses += 1
-        return found
+        picture = self._pictures.setdefault(uri, Picture(name=name, uri=uri, width=width, height=height))
+        picture.uses += 1
+        return picture
+
+    def find(self, folder: Path, image: str, longest_side: int = LONGEST_SIDE) -> Picture | None:
+        """Encode an image of a data folder; None if it can no longer be read."""
+        try:
+            return self.file(inside(folder, image), longest_side)
+        except UserError:
+            return None
 
     @property
     def shared(self) -> list[Picture]:
@@ -99,14 +108,14 @@ def each_with_progress(ids: Sequence[str]) -> Iterator[str]:
 
 def _fitted(picture: Image.Image, longest_side: int, most: int | None) -> tuple[str, tuple[int, int]]:
     """Return the first encoding with at most `most` characters (or the smallest), and its width and height."""
-    tries: list[tuple[int, int | None]] = [(side, quality) for side, quality in _STEPS if side <= longest_side]
-    tries = [(longest_side, 90), *(step for step in tries if step != (longest_side, 90))]
+    steps: list[tuple[int, int | None]] = [(longest_side, 90)]
+    steps += [step for step in _STEPS if step[0] <= longest_side and step != steps[0]]
     if min(longest_side, max(picture.size)) <= _LOSSLESS_SIDE:
-        tries.insert(0, (longest_side, None))
-    uri, image, made = "", picture, 0
-    for side, quality in tries:
-        if side != made:
-            image, made = _shrunk(picture, side), side
+        steps.insert(0, (longest_side, None))
+    uri, image, current = "", picture, 0
+    for side, quality in steps:
+        if side != current:
+            image, current = _shrunk(picture, side), side
         uri = _encoded(image, quality)
         if most is None or len(uri) <= most:
             break
@@ -117,13 +126,13 @@ def _shrunk(picture: Image.Image, longest_side: int) -> Image.Image:
     """Return a smaller copy, in grayscale if the image has no color."""
     image = picture.copy()
     image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
-    grey = image.convert("L")
-    return grey if grey.convert("RGB").tobytes() == image.tobytes() else image
+    gray = image.convert("L")
+    return gray if gray.convert("RGB").tobytes() == image.tobytes() else image
 
 
 def _encoded(image: Image.Image, quality: int | None) -> str:
     """Return a data URI: JPEG of that quality, or PNG if None."""
     buffer = io.BytesIO()
-    kind = "png" if quality is None else "jpeg"
-    image.save(buffer, kind, optimize=True, **({} if quality is None else {"quality": quality}))
+    kind, options = ("png", {}) if quality is None else ("jpeg", {"quality": quality})
+    image.save(buffer, kind, optimize=True, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -6,7 +6,7 @@ note, but no path, file name or other header field.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.report.page import render_page
@@ -14,8 +14,7 @@ from medvlm_r1.report.page import render_page
 Tone = Literal["pass", "warn", "fail", "plain"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class Share(NamedTuple):
     """One option and the probability of its letter; `percent` is None if unknown."""
 
     letter: str
@@ -29,22 +28,29 @@ class CaseReply:
     """A model's reply.
 
     Attributes:
+        letter: The chosen letter; None for an open or missing answer.
+        text: The chosen option, or the text of an open answer; None if there is none.
         reasoning: Reasoning text; None if there is none or it cannot be separated.
-        answer: The chosen option with its letter, or the text of an open answer; None if there is none.
         raw: The full text if reasoning and answer cannot be separated, otherwise None.
         shares: The options in their order.
         note: A remark such as "truncated at the token limit", or "".
     """
 
-    reasoning: str | None
-    answer: str | None
-    raw: str | None
+    letter: str | None = None
+    text: str | None = None
+    reasoning: str | None = None
+    raw: str | None = None
     shares: tuple[Share, ...] = ()
     note: str = ""
 
+    @property
+    def answer(self) -> str | None:
+        """The answer with its letter, if it has one."""
+        return f"{self.letter}) {self.text}" if self.letter else self.text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaseLook:
+class CaseCheck:
     """One consistency check.
 
     Attributes:
@@ -74,7 +80,7 @@ class Case:
         image_note: The loader's note, without a path.
         model: Name of the model.
         reply: The reply so far.
-        looks: The consistency checks; empty before they run.
+        checks: The consistency checks; empty before they run.
         live: Whether the reply is still being generated.
     """
 
@@ -83,7 +89,7 @@ class Case:
     image_note: str
     model: str
     reply: CaseReply
-    looks: tuple[CaseLook, ...] = ()
+    checks: tuple[CaseCheck, ...] = ()
     live: bool = False
 
 
@@ -96,13 +102,8 @@ def shares(options: Sequence[str], letter: str | None, probabilities: Mapping[st
         probabilities: Probability by option text; None if unknown.
     """
     return tuple(
-        Share(
-            letter=place,
-            option=option,
-            percent=None if probabilities is None else 100 * probabilities[option],
-            chosen=place == letter,
-        )
-        for place, option in zip(LETTERS, options, strict=False)
+        Share(own, option, 100 * probabilities[option] if probabilities else None, own == letter)
+        for own, option in zip(LETTERS, options, strict=False)
     )
 
 
@@ -111,9 +112,9 @@ def render_answer(case: Case) -> str:
     return render_page("case_answer.html", case=case)
 
 
-def render_looks(case: Case) -> str:
+def render_checks(case: Case) -> str:
     """Render the consistency checks, as a page fragment."""
-    return render_page("case_looks.html", case=case)
+    return render_page("case_checks.html", case=case)
 
 
 def render_case(case: Case) -> str:

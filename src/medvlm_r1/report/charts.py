@@ -1,4 +1,4 @@
-"""Line charts: paths and ticks for inline SVG.
+"""Charts in data units; templates place them as inline SVG.
 
 Inline SVG follows the page's light and dark colors, stays sharp in print and is accessible to screen readers. Pure
 functions, no files.
@@ -7,9 +7,13 @@ functions, no files.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import ClassVar, NamedTuple
+
+from medvlm_r1.report.table import number
 
 Point = tuple[float, float]
-Points = list[Point]
+Points = Sequence[Point]
 Band = Sequence[tuple[float, float, float]]
 """(x, low, high) of an interval around a line."""
 
@@ -17,81 +21,79 @@ _MAX_POINTS = 400
 _SMOOTH_FROM = 30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
-    """An axis tick: position in user units, and label."""
-
-    at: float
-    label: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """A dot: position and radius in user units."""
-
-    x: float
-    y: float
-    r: float = 3.6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One line of a chart. Paths are SVG path data, or "".
+class Line(NamedTuple):
+    """One line of a chart.
 
     Attributes:
+        name: Name in the legend.
         style: Number of its color and dash.
-        path: The line.
+        points: The points, sorted by x.
         last: Label next to the name.
-        thin: Raw values behind the running mean.
-        area: Filled area: an interval, or the area to another line.
+        joined: Whether the points are joined by a line.
+        dot: Radius of a dot at each point; 0 for none.
+        raw: Raw values behind the running mean, as a thin line.
+        area: Outline of a filled area: an interval, or the area to another line.
     """
 
     name: str
     style: int
-    path: str
-    last: str
-    thin: str = ""
-    area: str = ""
-    marks: tuple[Mark, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """Size of a chart and its plotting area in user units; the template scales it to the column."""
-
-    width: float = 360.0
-    height: float = 204.0
-    left: float = 44.0
-    right: float = 348.0
-    top: float = 10.0
-    bottom: float = 164.0
-
-
-FRAME = Frame()
+    points: Points
+    last: str = ""
+    joined: bool = True
+    dot: float = 0.0
+    raw: Points = ()
+    area: Points = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """One small chart.
+    """One small line chart. `x`, `y` and `path` give positions in user units, which the template scales to the column.
 
     Attributes:
+        title: Heading.
+        subtitle: Description in small print.
+        lines: At least one line.
         across: Label of the horizontal axis.
-        said: Text alternative for screen readers.
-        guides: Dashed reference paths.
+        x_ends: Ends of the horizontal axis.
+        x_marks: Labeled values of the horizontal axis.
+        y_marks: Labeled values of the vertical axis, from its lower to its upper end.
+        text: Text alternative for screen readers.
+        guides: Dashed reference lines.
     """
 
     title: str
     subtitle: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    lines: Sequence[Line]
     across: str
-    said: str
-    guides: tuple[str, ...] = ()
-    frame: Frame = FRAME
+    x_ends: tuple[float, float] = (0.0, 100.0)
+    x_marks: Sequence[float] = (0.0, 25.0, 50.0, 75.0, 100.0)
+    y_marks: Sequence[float]
+    text: str
+    guides: Sequence[Points] = ()
+
+    width: ClassVar = 360.0
+    height: ClassVar = 204.0
+    left: ClassVar = 44.0
+    right: ClassVar = 348.0
+    top: ClassVar = 10.0
+    bottom: ClassVar = 164.0
+
+    def x(self, value: float) -> float:
+        """Horizontal position of a value."""
+        low, high = self.x_ends
+        return float(round(self.left + (value - low) / (high - low) * (self.right - self.left), 1))
+
+    def y(self, value: float) -> float:
+        """Vertical position of a value."""
+        low, high = self.y_marks[0], self.y_marks[-1]
+        return float(round(self.bottom - (value - low) / (high - low) * (self.bottom - self.top), 1))
+
+    def path(self, points: Points) -> str:
+        """SVG path data of a polyline; "" without points."""
+        return "M" + " L".join(f"{self.x(x):g},{self.y(y):g}" for x, y in points) if points else ""
 
 
-def lay_out(
+def series_chart(
     title: str,
     subtitle: str,
     series: Mapping[str, Points],
@@ -115,52 +117,89 @@ def lay_out(
     ys = [y for points in series.values() for _, y in points]
     ys += [end for band in bands.values() for _, *ends in band for end in ends]
     # Axes start at zero unless values are negative, so that small changes are not exaggerated.
-    x_low, x_high = _widened(min(0.0, *xs), max(xs))
-    y_marks = nice_ticks(*_widened(min(0.0, min(ys)), max(ys)))
-    x_marks = [x for x in nice_ticks(x_low, x_high) if x_low <= x <= x_high]
-
-    def place(x: float, y: float) -> Point:
-        across = FRAME.left + (x - x_low) / (x_high - x_low) * (FRAME.right - FRAME.left)
-        down = FRAME.bottom - (y - y_marks[0]) / (y_marks[-1] - y_marks[0]) * (FRAME.bottom - FRAME.top)
-        return round(across, 1), round(down, 1)
-
+    x_ends = _widened(min(0.0, *xs), max(xs))
     lines = []
     for name, points in series.items():
-        placed = [place(x, y) for x, y in _thinned(points)]
-        means = [place(x, y) for x, y in _thinned(_smoothed(points))] if len(points) >= _SMOOTH_FROM else []
+        thinned = _thinned(points)
+        smoothed = _thinned(_smoothed(points)) if len(points) >= _SMOOTH_FROM else ()
         band = bands.get(name, ())
-        around = [place(x, low) for x, low, _ in band] + [place(x, high) for x, _, high in reversed(band)]
+        outline = [(x, low) for x, low, _ in band] + [(x, high) for x, _, high in reversed(band)]
         lines.append(
             Line(
-                name=name,
-                style=styles[name],
-                path=svg_path(means or placed),
-                thin=svg_path(placed) if means else "",
-                area=svg_path(around) + "Z" if len(band) > 1 else "",
-                marks=tuple(Mark(x=x, y=y, r=3.0) for x, y in placed) if len(placed) == 1 else (),
+                name,
+                styles[name],
+                smoothed or thinned,
                 last=number(points[-1][1]),
+                dot=3.0 if len(thinned) == 1 else 0.0,
+                raw=thinned if smoothed else (),
+                area=outline if len(band) > 1 else (),
             )
         )
     return Chart(
         title=title,
         subtitle=subtitle,
-        lines=tuple(lines),
-        x_ticks=tuple(Tick(at=place(x, y_marks[0])[0], label=number(x)) for x in x_marks),
-        y_ticks=tuple(Tick(at=place(x_low, y)[1], label=number(y)) for y in y_marks),
+        lines=lines,
         across=across,
-        said=" ".join(f"{line.name} ends at {line.last}." for line in lines),
+        x_ends=x_ends,
+        x_marks=[x for x in nice_ticks(*x_ends) if x_ends[0] <= x <= x_ends[1]],
+        y_marks=nice_ticks(*_widened(min(0.0, *ys), max(ys))),
+        text=" ".join(f"{line.name} ends at {line.last}." for line in lines),
     )
 
 
-def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+class Share(NamedTuple):
+    """One share: name, percent, interval in percent, and color.
+
+    The tone is "high" if the interval is clearly above chance, "raised" if it is above chance, otherwise "plain".
+    """
+
+    name: str
+    percent: float
+    ci95: tuple[float, float] | None = None
+    tone: str = "plain"
+
+
+class ShareChart(NamedTuple):
+    """Shares as rows on a scale of 0 to 100 percent; `line` is the percent of a dashed line."""
+
+    title: str
+    subtitle: str
+    shares: Sequence[Share]
+    line: float | None = None
+
+
+class LetterChart(NamedTuple):
+    """How often each letter is correct; `rows` are (letter, count, count expected of an even distribution)."""
+
+    title: str
+    subtitle: str
+    rows: Sequence[tuple[str, int, float]]
+
+
+def letter_chart(title: str, counts: Mapping[str, int], options: Sequence[int]) -> LetterChart:
+    """Lay out how often each letter is correct.
+
+    Args:
+        title: Name of the modality.
+        counts: By letter.
+        options: Number of options of each question.
+    """
+    rows = [
+        (letter, count, sum(1 / size for size in options if index < size))
+        for index, (letter, count) in enumerate(counts.items())
+    ]
+    return LetterChart(title, f"{len(options)} questions", rows)
+
+
+def nice_ticks(low: float, high: float, steps: int = 5) -> list[float]:
     """Return tick values (multiples of 1, 2 or 5 times a power of ten) that span low to high.
 
     Args:
-        low: smallest value to be covered.
-        high: largest value, above low.
-        wanted: about how many steps.
+        low: Smallest value to be covered.
+        high: Largest value, above low.
+        steps: Approximate number of steps.
     """
-    raw = (high - low) / wanted
+    raw = (high - low) / steps
     power = 10.0 ** math.floor(math.log10(raw))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -170,25 +209,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 def running_mean(values: Sequence[float], window: int) -> list[float]:
     """Return the centered mean over at most `window` values, fewer at the ends."""
     half = window // 2
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    ends = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]
-    return [(sums[stop] - sums[start]) / (stop - start) for start, stop in ends]
-
-
-def number(value: float) -> str:
-    """Format a value with three significant digits, without exponent if possible."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace(".0e", "e")
-    else:
-        text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return text.replace("-", "−")
-
-
-def svg_path(points: Sequence[Point]) -> str:
-    """Return a polyline as SVG path data; "" without points."""
-    return "M" + " L".join(f"{x:g},{y:g}" for x, y in points) if points else ""
+    return [fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
 
 
 def _smoothed(points: Points) -> Points:

@@ -1,15 +1,13 @@
 """HTML page of `data check`: findings, and a contact sheet of images that parts share."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from medvlm_r1.data.check import BadImage, Check, NearPair, Place, Question, Touched
-from medvlm_r1.data.paths import inside
-from medvlm_r1.errors import UserError
+from medvlm_r1.data.check.findings import BadImage, Check, NearPair, Place, Question, Touched
 from medvlm_r1.report.album import Album, Picture
 from medvlm_r1.report.page import write_page
-from medvlm_r1.report.table import Cell, Row, Table
+from medvlm_r1.report.table import Cell, Row, Table, text_table
 
 _SIDE = 200
 _PAIRS = 60
@@ -18,8 +16,7 @@ _PLACES = 4
 _MOST_PICTURES = 3 * _PAIRS + 2 * _PAIRS_WITHIN
 
 
-@dataclass(frozen=True, slots=True)
-class Print:
+class Print(NamedTuple):
     """One image of the contact sheet; `image` is None if the file can no longer be read."""
 
     image: Picture | None
@@ -27,8 +24,7 @@ class Print:
     more: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Sheet:
+class Sheet(NamedTuple):
     """Images side by side under one caption."""
 
     caption: str
@@ -70,72 +66,59 @@ def render_check(check: Check, out: Path | str) -> Path:
         contradictory=_questions(check.contradictory.items),
         repeated=_questions((*check.repeated_between.items, *check.repeated_within.items)),
         repeated_count=check.repeated_between.count + check.repeated_within.count,
-        subjects=_table(
+        subjects=text_table(
             ("Subject", "In parts (one sample each)", "Samples"),
             (
                 (str(number), "; ".join(f"{p.part}: {p.sample}" for p in shared.places), str(shared.samples))
                 for number, shared in enumerate(check.shared_subjects.items, start=1)
             ),
         ),
-        bad_rows=_table(("File", "Row", "Fault"), ((r.file, str(r.row), r.reason) for r in check.bad_rows.items)),
-        missing=_table(("Part", "Sample", "Image"), ((p.part, p.sample, _number(p)) for p in check.missing.items)),
+        bad_rows=text_table(("File", "Row", "Fault"), ((r.file, str(r.row), r.reason) for r in check.bad_rows.items)),
+        missing=text_table(("Part", "Sample", "Image"), ((p.part, p.sample, _number(p)) for p in check.missing.items)),
         unreadable=_bad_images(check.unreadable.items),
         unfit=_bad_images(check.unfit.items),
     )
 
 
 def _bad_images(images: Iterable[BadImage]) -> Table:
-    return _table(
+    return text_table(
         ("Part", "Sample", "Image", "Why"),
         ((b.place.part, b.place.sample, _number(b.place), b.reason) for b in images),
     )
 
 
 def _parts_table(check: Check) -> Table:
-    columns = (
-        *("Samples", "Images", "Modalities", "Question types", "Options", "Open questions", "No image"),
-        "Shared",
-    )
+    columns = ["Samples", "Images", "Modalities", "Question types", "Options", "Open questions", "No image", "Shared"]
     touched = {part.part: part for part in check.touched}
-    rows = tuple(
+    rows = [
         Row(
-            name=part.name,
-            small="compared with" if part.reference else "",
-            cells=(
-                Cell(value=str(part.samples)),
-                Cell(value=str(part.images)),
+            part.name,
+            [
+                Cell(str(part.samples)),
+                Cell(str(part.images)),
                 _counts(part.modalities),
                 _counts({name or "not given": count for name, count in part.question_types.items()}),
                 _counts({f"{number} options": count for number, count in part.options.items()}),
-                Cell(value=str(part.open_questions)),
-                Cell(value=str(part.without_image)),
+                Cell(str(part.open_questions)),
+                Cell(str(part.without_image)),
                 _shared(touched.get(part.name)),
-            ),
+            ],
+            "compared with" if part.reference else "",
         )
         for part in check.parts
-    )
-    return Table(corner="Part", columns=tuple((name, "") for name in columns), rows=rows)
+    ]
+    return Table("Part", [(name, "") for name in columns], rows)
 
 
 def _shared(touched: Touched | None) -> Cell:
     if touched is None:
-        return Cell(value="0")
+        return Cell("0")
     kinds = {"same image": touched.picture, "nearly": touched.near, "same subject": touched.subject}
-    return Cell(value=str(touched.any), small=tuple(f"{name}: {count}" for name, count in kinds.items() if count))
+    return Cell(str(touched.any), tuple(f"{name}: {count}" for name, count in kinds.items() if count))
 
 
 def _counts(counts: Mapping[str, int]) -> Cell:
-    return Cell(value="", small=tuple(f"{name}: {count}" for name, count in counts.items()))
-
-
-def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
-    """Return a table whose first column is the row name."""
-    corner, *columns = headings
-    return Table(
-        corner=corner,
-        columns=tuple((name, "") for name in columns),
-        rows=tuple(Row(name=first, cells=tuple(Cell(value=text) for text in rest)) for first, *rest in rows),
-    )
+    return Cell("", tuple(f"{name}: {count}" for name, count in counts.items()))
 
 
 def _number(place: Place) -> str:
@@ -143,15 +126,15 @@ def _number(place: Place) -> str:
 
 
 def _questions(questions: Iterable[Question]) -> Table:
-    return _table(
+    return text_table(
         ("Question", "Answers", "Samples"),
         ((q.question, " / ".join(q.answers), _where(q.places.items, q.places.count)) for q in questions),
     )
 
 
 def _where(places: tuple[Place, ...], count: int) -> str:
-    shown = "; ".join(f"{place.part}: {place.sample}" for place in places[:_PLACES])
-    return shown + (f"; and {count - _PLACES} more" if count > _PLACES else "")
+    listed = "; ".join(f"{place.part}: {place.sample}" for place in places[:_PLACES])
+    return listed + (f"; and {count - _PLACES} more" if count > _PLACES else "")
 
 
 def _sheets(folders: Mapping[str, Path], pairs: Iterable[NearPair], album: Album) -> list[Sheet]:
@@ -165,8 +148,5 @@ def _sheets(folders: Mapping[str, Path], pairs: Iterable[NearPair], album: Album
 
 
 def _print(folders: Mapping[str, Path], places: tuple[Place, ...], count: int, album: Album) -> Print:
-    try:
-        image: Picture | None = album.file(inside(folders[places[0].part], places[0].image), _SIDE)
-    except UserError:
-        image = None
+    image = album.find(folders[places[0].part], places[0].image, _SIDE)
     return Print(image, places[:_PLACES], count - len(places[:_PLACES]))

@@ -132,12 +132,12 @@ def push_to_hub(folder: Path | str, repository: str, *, public: bool = False) ->
 def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
-        found = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
+        content = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{file} cannot be read ({error}); expected a file that this project wrote.") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{file} contains no object; expected a file that this project wrote.")
-    return found
+    return content
 
 
 def _published(config: dict[str, Any]) -> dict[str, Any]:
@@ -159,32 +159,27 @@ def _versions(environment: dict[str, Any]) -> dict[str, str]:
     return {name: environment["packages"][name] for name in _VERSIONS if name in environment.get("packages", ())}
 
 
-def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
-    found = read_results(folder)
-    if found.get("model_fingerprint") != wanted:
+def _evaluation(folder: Path, fingerprint: str) -> dict[str, Any]:
+    results = read_results(folder)
+    if results.get("model_fingerprint") != fingerprint:
         raise UserError(
-            f"{folder} is an evaluation of another model ({found.get('model')}); expected one of this training."
+            f"{folder} is an evaluation of another model ({results.get('model')}); expected one of this training."
         )
-    rows = {
-        modality: cell | {"chance": found["chance"][modality]["percent"]}
-        for modality, cell in found["accuracy"].items()
-        if modality != "mean"
-    }
-    return {
-        "name": Path(found["data"]).name,
-        "rows": rows,
-        "well_formed": found["well_formed"]["percent"],
-        "n_open": found["open"]["n"],
-        "cut_off": found["cut_off"]["percent"],
-        "n_missing": found["n_missing"],
+    return results | {
+        "name": Path(results["data"]).name,
+        "rows": {
+            modality: cell | {"chance": results["chance"][modality]["percent"]}
+            for modality, cell in results["accuracy"].items()
+            if modality != "mean"
+        },
     }
 
 
 def _audit(file: Path) -> dict[str, Any]:
-    found = _read(file)
-    if "verdicts" not in found:
+    audit = _read(file)
+    if "verdicts" not in audit:
         raise UserError(f"{file} contains no verdicts; expected the JSON of `medvlm-r1 audit data --json`.")
-    return {"name": Path(str(found.get("data", file.stem))).name, "verdicts": found["verdicts"]}
+    return {"name": Path(str(audit.get("data", file.stem))).name, "verdicts": audit["verdicts"]}
 
 
 def _card(*, name: str, config: dict[str, Any], evaluations: Sequence[dict[str, Any]], **values: Any) -> str:

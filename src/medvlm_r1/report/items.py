@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, order_modalities
-from medvlm_r1.evaluation.store import StoredAnswer
 from medvlm_r1.report.album import Album, Picture, each_with_progress
 from medvlm_r1.report.views import RunView
 
@@ -32,9 +30,9 @@ class Reply:
     style: int
     verdict: str
     note: str
-    reasoning: str | None
-    answer: str | None
-    raw: str | None
+    reasoning: str | None = None
+    answer: str | None = None
+    raw: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +69,10 @@ def spread_ids(samples: Sequence[Sample], count: int) -> list[str]:
         name: [s.id for s in pool if s.modality == name] for name in order_modalities(s.modality for s in pool)
     }
     chosen: list[str] = []
-    for turn in range(len(pool)):
-        chosen += [ids[turn] for ids in by_modality.values() if turn < len(ids)]
-    picked = set(chosen[:count])
-    return [name for ids in by_modality.values() for name in ids if name in picked]
+    for index in range(len(pool)):
+        chosen += [ids[index] for ids in by_modality.values() if index < len(ids)]
+    selected = set(chosen[:count])
+    return [name for ids in by_modality.values() for name in ids if name in selected]
 
 
 def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -> list[Item]:
@@ -84,74 +82,55 @@ def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -
         UserError: no run has answered an id.
     """
     answered = {run: {answer.sample.id: answer for answer in view.answers} for run, view in runs.items()}
-    return [_item(runs, answered, name, album) for name in each_with_progress(ids)]
-
-
-def _item(
-    runs: Mapping[str, RunView], answered: Mapping[str, Mapping[str, StoredAnswer]], name: str, album: Album
-) -> Item:
-    owner = next((run for run, answers in answered.items() if name in answers), None)
-    if owner is None:
-        raise UserError(
-            f"item {name!r}: no run of the report has answered it; expected an id from one of their answers.jsonl"
-        )
-    sample = answered[owner][name].sample
-    replies = []
-    for style, (run, answers) in enumerate(answered.items()):
+    items = []
+    for name in each_with_progress(ids):
+        owner = next((run for run, answers in answered.items() if name in answers), None)
+        if owner is None:
+            raise UserError(
+                f"item {name!r}: no run of the report has answered it; expected an id from one of their answers.jsonl"
+            )
+        sample = answered[owner][name].sample
         # The same id in another data set is a different question.
-        if name in answers and (answers[name].sample.question, answers[name].sample.options) == (
-            sample.question,
-            sample.options,
-        ):
-            replies.append(_reply(run, style, answers[name].graded()))
-    return make_item(sample, runs[owner].data, replies, album)
+        replies = [
+            _reply(run, style, answers[name].graded())
+            for style, (run, answers) in enumerate(answered.items())
+            if name in answers
+            and (answers[name].sample.question, answers[name].sample.options) == (sample.question, sample.options)
+        ]
+        items.append(make_item(sample, runs[owner].data, replies, album))
+    return items
 
 
 def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply], album: Album) -> Item:
     """Build one item; `data` is the folder with the images, or None if it is gone."""
-    return Item(
-        sample=sample,
-        images=tuple(_picture(data, image, album) for image in sample.images),
-        options=tuple(
-            (letter, text, letter == sample.letter) for letter, text in zip(LETTERS, sample.options, strict=False)
-        ),
-        replies=tuple(replies),
-    )
+    images = tuple(None if data is None else album.find(data, image) for image in sample.images)
+    return Item(sample=sample, images=images, options=option_rows(sample), replies=tuple(replies))
 
 
-def _picture(data: Path | None, image: str, album: Album) -> Picture | None:
-    if data is None:
-        return None
-    try:
-        return album.file(inside(data, image))
-    except UserError:
-        return None
+def option_rows(sample: Sample) -> tuple[tuple[str, str, bool], ...]:
+    """Return (letter, option, whether it is correct) for each option of a question."""
+    return tuple((letter, text, letter == sample.letter) for letter, text in zip(LETTERS, sample.options, strict=False))
 
 
 def _reply(run: str, style: int, graded: Graded) -> Reply:
-    response = graded.response
-    notes = []
-    if not graded.sample.options:
-        notes.append("open question: correct only if it matches the reference text")
-    if graded.generation.truncated:
-        notes.append("truncated at the token limit")
-    if not response.well_formed:
-        notes.append("wrong format")
-    if graded.lenient_answered and not graded.answered:
-        notes.append(f"{'correct' if graded.lenient_correct else 'wrong'} by the lenient rule")
-    apart = response.well_formed or (response.reasoning is not None and response.answer is not None)
+    response, sample = graded.response, graded.sample
+    lenient = "correct" if graded.lenient_correct else "wrong"
+    notes = {
+        "open question: correct only if it matches the reference text": not sample.options,
+        "truncated at the token limit": graded.generation.truncated,
+        "wrong format": not response.well_formed,
+        f"{lenient} by the lenient rule": graded.lenient_answered and not graded.answered,
+    }
+    separate = response.well_formed or (response.reasoning is not None and response.answer is not None)
+    answer = response.answer if separate else None
+    if response.letter and response.letter in LETTERS[: len(sample.options)]:
+        answer = f"{response.letter}) {sample.options[LETTERS.index(response.letter)]}"
     return Reply(
         run=run,
         style=style,
         verdict="Correct" if graded.correct else "Wrong" if graded.answered else "No answer",
-        note=", ".join(notes),
-        reasoning=response.reasoning if apart else None,
-        answer=_option(graded.sample, response.letter) or (response.answer if apart else None),
-        raw=None if apart else graded.generation.text,
+        note=", ".join(note for note, applies in notes.items() if applies),
+        reasoning=response.reasoning if separate else None,
+        answer=answer,
+        raw=None if separate else graded.generation.text,
     )
-
-
-def _option(sample: Sample, letter: str | None) -> str | None:
-    """Return the letter with its option text; None if the letter was not offered."""
-    offered = LETTERS[: len(sample.options)]
-    return f"{letter}) {sample.options[offered.index(letter)]}" if letter and letter in offered else None

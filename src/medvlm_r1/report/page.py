@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medvlm_r1.errors import RESEARCH_USE, UserError
+from medvlm_r1.report.table import number, short
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -34,13 +35,15 @@ def _script() -> dict[str, Markup]:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("medvlm_r1.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"number": number, "short": short}
+    return environment
 
 
 def write_page(out: Path | str, template: str, **values: Any) -> Path:

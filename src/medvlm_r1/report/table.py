@@ -1,15 +1,14 @@
 """Tables as data, and number formatting."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 NOTHING = "–"
 """Placeholder for a missing figure."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
+class Bar(NamedTuple):
     """A share on a scale of 0 to 100: interval, value and chance."""
 
     low: float
@@ -18,8 +17,7 @@ class Bar:
     chance: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Cell(NamedTuple):
     """One figure; `small` has the lines in small print below it."""
 
     value: str = NOTHING
@@ -27,34 +25,44 @@ class Cell:
     bar: Bar | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """One row; `style` is the color number of its run, or None.
 
     `stays` marks a reference row that remains last when the table is sorted.
     """
 
     name: str
-    cells: tuple[Cell, ...]
+    cells: Sequence[Cell]
     small: str = ""
     style: int | None = None
     stays: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(NamedTuple):
     """A table.
 
     Attributes:
         corner: Heading of the row names.
         columns: (heading, small print) pairs, one per cell of every row.
+        rows: The rows.
         sorts: Whether a reader can sort the table.
     """
 
     corner: str
-    columns: tuple[tuple[str, str], ...]
-    rows: tuple[Row, ...]
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
     sorts: bool = True
+
+
+def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, sorts: bool = True) -> Table:
+    """Return a table of plain texts; the first column holds the row names."""
+    corner, *columns = headings
+    return Table(
+        corner,
+        [(name, "") for name in columns],
+        [Row(name, [Cell(text) for text in texts]) for name, *texts in rows],
+        sorts,
+    )
 
 
 def percent(value: float) -> str:
@@ -76,3 +84,12 @@ def signed(value: float) -> str:
     """Format percentage points with one decimal and sign."""
     text = percent(abs(value))
     return text if text == "0.0" else f"{'+' if value > 0 else '−'}{text}"
+
+
+def number(value: float) -> str:
+    """Format a value with three significant digits, without exponent if possible."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace(".0e", "e")
+    else:
+        text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return text.replace("-", "−")

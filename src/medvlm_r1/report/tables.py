@@ -1,32 +1,15 @@
 """Evaluation tables: accuracies, differences, question types, facts, and published figures."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.compare import compare_answers, left_out
 from medvlm_r1.evaluation.score import order_modalities
-from medvlm_r1.report.table import NOTHING, Bar, Cell, Row, Table, interval, percent, short, signed
+from medvlm_r1.report.table import NOTHING, Bar, Cell, Row, Table, interval, percent, short, signed, text_table
 from medvlm_r1.report.views import RunView
 
 MEAN = "Mean"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PaperCell:
-    """A published figure; printed only if confirmed."""
-
-    percent: float
-    confirmed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PaperRow:
-    """A published row; `cells` by column name (a modality or "Mean")."""
-
-    name: str
-    cells: Mapping[str, PaperCell]
 
 
 def accuracy_table(runs: Mapping[str, RunView], key: str, domains: Mapping[str, str]) -> Table:
@@ -38,26 +21,28 @@ def accuracy_table(runs: Mapping[str, RunView], key: str, domains: Mapping[str, 
         domains: small print under the name of a modality, such as "in domain".
     """
     evaluated = _evaluated(runs)
-    modalities = order_modalities(name for _, _, results in evaluated for name in _parts(results[key]))
-    means = [results["chance"]["mean"] for _, _, results in evaluated]
+    modalities = order_modalities(name for _, _, results in evaluated for name in _without_mean(results[key]))
     several_data = len({results["data_sha256"] for _, _, results in evaluated}) > 1
     rows = []
     for style, run, results in evaluated:
-        parts, chances = _parts(results[key]), results["chance"]
-        cells = [_share_cell(parts.get(name), chances.get(name, {}).get("percent")) for name in modalities]
-        cells.append(_mean_cell(results[key]["mean"], results[f"{key}_mean_ci95"], chances["mean"]))
+        shares, chance = results[key], results["chance"]
+        cells = [_share_cell(shares.get(name), chance.get(name, {}).get("percent")) for name in modalities]
+        cells.append(_mean_cell(shares["mean"], results[f"{key}_mean_ci95"], chance["mean"]))
         if key == "accuracy":
             cells.append(_share_cell(results["well_formed"], None))
         small = short(results["model"]) + (f", on {short(results['data'])}" if several_data else "")
-        rows.append(Row(name=run, cells=tuple(cells), small="" if small == run else small, style=style))
-    guess = [_guess_cell([results["chance"].get(name) for _, _, results in evaluated]) for name in modalities]
-    guess.append(_guess_cell([{"percent": mean} for mean in means if mean is not None]))
+        rows.append(Row(run, cells, "" if small == run else small, style))
+    every_chance = [results["chance"] for _, _, results in evaluated]
+    guesses = [
+        _guess_cell([chance[name]["percent"] for chance in every_chance if name in chance]) for name in modalities
+    ]
+    guesses.append(_guess_cell([chance["mean"] for chance in every_chance if chance["mean"] is not None]))
     columns = [*((name, domains.get(name, "")) for name in modalities), (MEAN, "unweighted")]
     if key == "accuracy":
         columns.append(("Well formed", "of all answers"))
-        guess.append(Cell())
-    rows.append(Row(name="Guessing at random", cells=tuple(guess), small="expected", stays=True))
-    return Table(corner="Model", columns=tuple(columns), rows=tuple(rows))
+        guesses.append(Cell())
+    rows.append(Row("Guessing at random", guesses, "expected", stays=True))
+    return Table("Model", columns, rows)
 
 
 def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table | None, list[str]] | None:
@@ -70,10 +55,10 @@ def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table | None, li
     evaluated = [(style, run, runs[run].answers) for style, run, _ in _evaluated(runs) if runs[run].answers]
     if len(evaluated) < 2:
         return None
-    first, base = evaluated[0][1:]
+    _, first, base = evaluated[0]
+    ids = {answer.sample.id for answer in base}
     compared: list[tuple[int, str, dict[str, Any]]] = []
     notes = []
-    ids = {answer.sample.id for answer in base}
     for style, run, answers in evaluated[1:]:
         if ids.isdisjoint(answer.sample.id for answer in answers):
             # Another data set has no shared items to compare.
@@ -84,8 +69,9 @@ def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table | None, li
             notes.append(f"{run}: not compared. {error}.")
             continue
         compared.append((style, run, result))
-        alike = [f"Settings differ: {'; '.join(differ)}."] if (differ := result["settings_differ"]) else []
-        notes.append(" ".join([f"{run}:", *alike, left_out(result)]))
+        differ = result["settings_differ"]
+        settings = f"Settings differ: {'; '.join(differ)}. " if differ else ""
+        notes.append(f"{run}: {settings}{left_out(result)}")
     if not notes:
         return None
     if not compared:
@@ -94,69 +80,65 @@ def difference_table(runs: Mapping[str, RunView]) -> tuple[str, Table | None, li
     rows = []
     for style, run, result in compared:
         cells = [_difference_cell(result["modalities"].get(name)) for name in modalities]
-        rows.append(Row(name=run, cells=(*cells, _difference_cell(result["all"])), style=style))
-    columns = (*((name, "") for name in modalities), ("All items", "pooled"))
-    return first, Table(corner="Model", columns=columns, rows=tuple(rows)), notes
+        rows.append(Row(run, [*cells, _difference_cell(result["all"])], style=style))
+    columns = [*((name, "") for name in modalities), ("All items", "pooled")]
+    return first, Table("Model", columns, rows), notes
 
 
 def type_table(runs: Mapping[str, RunView]) -> Table | None:
     """Question types within modalities by models; None when no data names question types."""
-    columns = [(run, style, results["by_type"]) for style, run, results in _evaluated(runs)]
-    kinds = {(modality, kind) for _, _, by_type in columns for modality, types in by_type.items() for kind in types}
+    columns = [(run, results["by_type"]) for _, run, results in _evaluated(runs)]
+    kinds = {(modality, kind) for _, by_type in columns for modality, types in by_type.items() for kind in types}
     rows = []
     for modality in order_modalities(name for name, _ in kinds):
         for kind in sorted(kind for name, kind in kinds if name == modality):
-            parts = [by_type.get(modality, {}).get(kind) for _, _, by_type in columns]
-            counts = sorted({part["n"] for part in parts if part})
-            cells = tuple(
-                Cell(value=percent(part["percent"]), small=(interval(part["ci95"]),)) if part else Cell()
-                for part in parts
-            )
-            rows.append(Row(name=kind, cells=cells, small=f"{modality}, n = {', '.join(map(str, counts))}"))
-    headings = tuple((run, "") for run, _, _ in columns)
-    return Table(corner="Type", columns=headings, rows=tuple(rows)) if rows else None
+            shares = [by_type.get(modality, {}).get(kind) for _, by_type in columns]
+            counts = sorted({share["n"] for share in shares if share})
+            cells = [
+                Cell(percent(share["percent"]), (interval(share["ci95"]),)) if share else Cell() for share in shares
+            ]
+            rows.append(Row(kind, cells, f"{modality}, n = {', '.join(map(str, counts))}"))
+    return Table("Type", [(run, "") for run, _ in columns], rows) if rows else None
 
 
 def facts_table(runs: Mapping[str, RunView]) -> Table:
     """Facts by model: data, template, counts, lengths and time."""
 
-    def counted(part: Mapping[str, Any]) -> str:
-        return f"{percent(part['percent'])} % ({part['count']})" if part["n"] else NOTHING
+    def counted(share: Mapping[str, Any]) -> str:
+        return f"{percent(share['percent'])} % ({share['count']})" if share["n"] else NOTHING
 
-    def words(value: float | None) -> str:
+    def mean(value: float | None) -> str:
         return NOTHING if value is None else f"{value:.0f}"
 
-    every = [results for _, _, results in _evaluated(runs)]
-    facts = {
-        "Model": [short(r["model"]) for r in every],
-        "Data": [short(r["data"]) for r in every],
-        "Prompt template": [str(r["template"]) for r in every],
-        "Items answered": [str(r["n"]) for r in every],
-        "Open questions (not in the accuracy)": [str(r["open"]["n"]) for r in every],
-        "Open questions matching the reference": [str(r["open"]["correct"]) for r in every],
-        "Left out for missing images": [str(r["n_missing"]) for r in every],
-        "No answer found, strict rule": [counted(r["no_answer"]) for r in every],
-        "No answer found, lenient rule": [counted(r["no_answer_lenient"]) for r in every],
-        "Truncated at the token limit": [counted(r["cut_off"]) for r in every],
-        "Reasoning length in words, mean": [words(r["mean_reasoning_words"]) for r in every],
-        "Completion length in tokens, mean": [words(r["mean_completion_tokens"]) for r in every],
-        "Time to answer all": [_duration(r["seconds"]) for r in every],
+    facts: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "Model": lambda r: short(r["model"]),
+        "Data": lambda r: short(r["data"]),
+        "Prompt template": lambda r: str(r["template"]),
+        "Items answered": lambda r: str(r["n"]),
+        "Open questions (not in the accuracy)": lambda r: str(r["open"]["n"]),
+        "Open questions matching the reference": lambda r: str(r["open"]["correct"]),
+        "Left out for missing images": lambda r: str(r["n_missing"]),
+        "No answer found, strict rule": lambda r: counted(r["no_answer"]),
+        "No answer found, lenient rule": lambda r: counted(r["no_answer_lenient"]),
+        "Truncated at the token limit": lambda r: counted(r["cut_off"]),
+        "Reasoning length in words, mean": lambda r: mean(r["mean_reasoning_words"]),
+        "Completion length in tokens, mean": lambda r: mean(r["mean_completion_tokens"]),
+        "Time to answer all": lambda r: _duration(r["seconds"]),
     }
-    rows = tuple(Row(name=name, cells=tuple(Cell(value=value) for value in values)) for name, values in facts.items())
-    return Table(corner="", columns=tuple((run, "") for _, run, _ in _evaluated(runs)), rows=rows, sorts=False)
+    evaluated = _evaluated(runs)
+    rows = [(name, *(fact(results) for _, _, results in evaluated)) for name, fact in facts.items()]
+    return text_table(("", *(run for _, run, _ in evaluated)), rows, sorts=False)
 
 
-def paper_table(rows: Sequence[PaperRow]) -> Table | None:
-    """Published figures; unconfirmed ones are left blank. None if nothing is confirmed."""
-    names = [name for row in rows for name, cell in row.cells.items() if cell.confirmed]
-    columns = [*order_modalities(name for name in names if name != MEAN), *([MEAN] if MEAN in names else [])]
-    laid_out = []
-    for row in rows:
-        cells = [row.cells.get(name) for name in columns]
-        shown = tuple(Cell(value=f"{cell.percent:.2f}") if cell and cell.confirmed else Cell() for cell in cells)
-        laid_out.append(Row(name=row.name, cells=shown))
-    headings = tuple((name, "") for name in columns)
-    return Table(corner="Model", columns=headings, rows=tuple(laid_out)) if columns else None
+def paper_table(rows: Mapping[str, Mapping[str, float]]) -> Table | None:
+    """Published percentages by model and column (a modality or "Mean"); None if there are none."""
+    names = {name for cells in rows.values() for name in cells}
+    columns = [*order_modalities(names - {MEAN}), *sorted(names & {MEAN})]
+    texts = [
+        (model, *(f"{cells[name]:.2f}" if name in cells else NOTHING for name in columns))
+        for model, cells in rows.items()
+    ]
+    return text_table(("Model", *columns), texts) if columns else None
 
 
 def _evaluated(runs: Mapping[str, RunView]) -> list[tuple[int, str, Mapping[str, Any]]]:
@@ -164,43 +146,34 @@ def _evaluated(runs: Mapping[str, RunView]) -> list[tuple[int, str, Mapping[str,
     return [(style, run, view.results) for style, (run, view) in enumerate(runs.items()) if view.results is not None]
 
 
-def _parts(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: part for name, part in figures.items() if name != "mean"}
+def _without_mean(shares: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: share for name, share in shares.items() if name != "mean"}
 
 
-def _guess_cell(chances: Sequence[Mapping[str, Any] | None]) -> Cell:
+def _guess_cell(chances: Sequence[float]) -> Cell:
     """Chance, if it is the same for all runs."""
-    seen = {chance["percent"] for chance in chances if chance}
-    return Cell(value=percent(seen.pop())) if len(seen) == 1 else Cell()
+    return Cell(percent(chances[0])) if len(set(chances)) == 1 else Cell()
 
 
 def _mean_cell(mean: float | None, ends: Sequence[float], chance: float) -> Cell:
     """Cell of the mean; empty without questions that have options."""
-    if mean is None:
+    return Cell() if mean is None else Cell(percent(mean), (interval(ends),), Bar(ends[0], mean, ends[1], chance))
+
+
+def _share_cell(share: Mapping[str, Any] | None, chance: float | None) -> Cell:
+    if share is None or not share["n"]:
         return Cell()
-    bar = Bar(low=ends[0], value=mean, high=ends[1], chance=chance)
-    return Cell(value=percent(mean), small=(interval(ends),), bar=bar)
+    low, high = share["ci95"]
+    small = (interval(share["ci95"]), f"{share['correct']} of {share['n']}")
+    return Cell(percent(share["percent"]), small, Bar(low, share["percent"], high, chance))
 
 
-def _share_cell(part: Mapping[str, Any] | None, chance: float | None) -> Cell:
-    if part is None or not part["n"]:
+def _difference_cell(row: Mapping[str, Any] | None) -> Cell:
+    if row is None:
         return Cell()
-    low, high = part["ci95"]
-    return Cell(
-        value=percent(part["percent"]),
-        small=(interval(part["ci95"]), f"{part['correct']} of {part['n']}"),
-        bar=Bar(low=low, value=part["percent"], high=high, chance=chance),
-    )
-
-
-def _difference_cell(part: Mapping[str, Any] | None) -> Cell:
-    if part is None:
-        return Cell()
-    p = "p < 0.001" if part["p"] < 0.001 else f"p = {part['p']:.3f}"
-    ends = f"{signed(part['ci95'][0])} to {signed(part['ci95'][1])}"
-    return Cell(
-        value=signed(part["difference"]), small=(ends, f"gained {part['c']}, lost {part['b']} of {part['n']}", p)
-    )
+    p = "p < 0.001" if row["p"] < 0.001 else f"p = {row['p']:.3f}"
+    ends = f"{signed(row['ci95'][0])} to {signed(row['ci95'][1])}"
+    return Cell(signed(row["difference"]), (ends, f"gained {row['c']}, lost {row['b']} of {row['n']}", p))
 
 
 def _duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from medvlm_r1.evaluation.score import order_modalities
 from medvlm_r1.evaluation.statistics import mean_interval, wilson
-from medvlm_r1.report.charts import Band, Chart, Points, lay_out
+from medvlm_r1.report.charts import Band, Chart, Point, series_chart
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -51,19 +51,18 @@ def build_panels(metrics: Mapping[str, Rows]) -> list[Chart]:
     styles = {run: position for position, run in enumerate(metrics)}
     keys = list(dict.fromkeys(key for rows in metrics.values() for row in rows for key in row))
     panels = _held_out(metrics, styles)
-    drawn = {_ACCURACY, *(key for key in keys if _MODALITY.fullmatch(key)), *([_BLANK] if _ACCURACY in keys else [])}
+    done = {_ACCURACY, *(key for key in keys if _MODALITY.fullmatch(key)), *([_BLANK] if _ACCURACY in keys else [])}
     for pattern, title, subtitle in _PANELS:
         for key in keys:
             match = re.fullmatch(pattern, key)
-            if match is None or key in drawn:
+            if match is None or key in done:
                 continue
             series = _by_run(metrics, key)
             name = match.groupdict().get("name", "").replace("_", " ").replace("/", ", ")
-            apart = [{run: points} for run, points in series.items()] if "{run}" in title else [series]
-            for part in apart:
-                if part:
-                    heading = title.format(name=name, run=next(iter(part)))
-                    panels.append(lay_out(heading, subtitle, part, styles, across="step"))
+            for lines in [{run: points} for run, points in series.items()] if "{run}" in title else [series]:
+                if lines:
+                    heading = title.format(name=name, run=next(iter(lines)))
+                    panels.append(series_chart(heading, subtitle, lines, styles, across="step"))
     return panels
 
 
@@ -73,31 +72,27 @@ def _held_out(metrics: Mapping[str, Rows], styles: Mapping[str, int]) -> list[Ch
     real = _by_run(metrics, _ACCURACY)
     if real:
         blank = {f"{run}, blank image": points for run, points in _by_run(metrics, _BLANK).items()}
-        places = {**styles, **{name: place for place, name in enumerate(blank, start=len(styles))}}
+        all_styles = {**styles, **{name: style for style, name in enumerate(blank, start=len(styles))}}
         bands = {run: _mean_band(metrics[run]) for run in real}
-        told = _told("accuracy in percent, mean over modalities", bands)
-        charts.append(lay_out("Held out: accuracy", told, real | blank, places, across="step", bands=bands))
-    by_modality = {run: part for run, rows in metrics.items() if (part := _by_modality(rows))}
-    for run, part in by_modality.items():
-        bands = {modality: _band(metrics[run], modality) for modality in part}
+        subtitle = _with_interval("accuracy in percent, mean over modalities", bands)
         charts.append(
-            lay_out(
-                "Held out: by modality" + (f", {run}" if len(by_modality) > 1 else ""),
-                _told("accuracy in percent", bands),
-                part,
-                {modality: place for place, modality in enumerate(part, start=1)},
-                across="step",
-                bands=bands,
-            )
+            series_chart("Held out: accuracy", subtitle, real | blank, all_styles, across="step", bands=bands)
         )
+    by_run = {run: series for run, rows in metrics.items() if (series := _by_modality(rows))}
+    for run, series in by_run.items():
+        title = "Held out: by modality" + (f", {run}" if len(by_run) > 1 else "")
+        bands = {modality: _band(metrics[run], modality) for modality in series}
+        own_styles = {modality: style for style, modality in enumerate(series, start=1)}
+        subtitle = _with_interval("accuracy in percent", bands)
+        charts.append(series_chart(title, subtitle, series, own_styles, across="step", bands=bands))
     return charts
 
 
-def _told(what: str, bands: Mapping[str, Band]) -> str:
-    return f"{what}; shaded: 95 % interval" if any(bands.values()) else what
+def _with_interval(subtitle: str, bands: Mapping[str, Band]) -> str:
+    return f"{subtitle}; shaded: 95 % interval" if any(bands.values()) else subtitle
 
 
-def _by_modality(rows: Rows) -> dict[str, Points]:
+def _by_modality(rows: Rows) -> dict[str, list[Point]]:
     names = {match[1] for row in rows for key in row if (match := _MODALITY.fullmatch(key))}
     series = {name: _series(rows, f"{_ACCURACY}_{name}") for name in order_modalities(names)}
     return {name: points for name, points in series.items() if points}
@@ -105,12 +100,11 @@ def _by_modality(rows: Rows) -> dict[str, Points]:
 
 def _counts(rows: Rows, modality: str) -> dict[float, tuple[int, int]]:
     """(correct, total) by step; empty if the totals were not logged."""
-    asked = dict(_series(rows, f"{_QUESTIONS}_{modality}"))
-    right = dict(_series(rows, f"{_ACCURACY}_{modality}"))
+    totals = dict(_series(rows, f"{_QUESTIONS}_{modality}"))
     return {
         step: (min(round(percent / 100 * n), n), n)
-        for step, percent in right.items()
-        if percent >= 0 and (n := int(asked.get(step, 0))) > 0
+        for step, percent in _series(rows, f"{_ACCURACY}_{modality}")
+        if percent >= 0 and (n := int(totals.get(step, 0))) > 0
     }
 
 
@@ -120,20 +114,20 @@ def _band(rows: Rows, modality: str) -> Band:
 
 def _mean_band(rows: Rows) -> Band:
     """Interval of the mean over modalities, at steps where all counts are known."""
-    parts = [_counts(rows, modality) for modality in _by_modality(rows)]
-    steps = sorted(set.intersection(*map(set, parts))) if parts else []
-    return [(step, *_percent(mean_interval([part[step] for part in parts]))) for step in steps]
+    counts = [_counts(rows, modality) for modality in _by_modality(rows)]
+    steps = sorted(set.intersection(*map(set, counts))) if counts else []
+    return [(step, *_percent(mean_interval([by_step[step] for by_step in counts]))) for step in steps]
 
 
 def _percent(ends: tuple[float, float]) -> tuple[float, float]:
     return 100 * ends[0], 100 * ends[1]
 
 
-def _by_run(metrics: Mapping[str, Rows], key: str) -> dict[str, Points]:
+def _by_run(metrics: Mapping[str, Rows], key: str) -> dict[str, list[Point]]:
     return {run: points for run, rows in metrics.items() if (points := _series(rows, key))}
 
 
-def _series(rows: Rows, key: str) -> Points:
+def _series(rows: Rows, key: str) -> list[Point]:
     points = {
         float(row["step"]): float(row[key])
         for row in rows

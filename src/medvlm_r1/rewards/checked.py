@@ -20,6 +20,9 @@ FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_ex
 """Arguments that TRL adds."""
 
 
+_ARGS, _KEYWORDS = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+
+
 def check_signature(name: str, function: Callable[..., Any]) -> None:
     """Reject a function that cannot be called as a reward.
 
@@ -38,24 +41,26 @@ def check_signature(name: str, function: Callable[..., Any]) -> None:
         # A C function has no signature; its result is checked at each step.
         return
     known = (*FROM_TRL, *COLUMNS)
-    named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    named = [parameter for parameter in parameters if parameter.kind not in (_ARGS, _KEYWORDS)]
     for parameter in named:
-        if parameter.kind == parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
+        if parameter.default is not parameter.empty:
+            continue
+        if parameter.kind == parameter.POSITIONAL_ONLY:
             raise UsageError(
                 f"reward {name!r}: the parameter {parameter.name!r} is positional only; columns come by keyword"
             )
-        if parameter.default is parameter.empty and parameter.name not in known:
+        if parameter.name not in known:
             raise UsageError(
                 f"reward {name!r} asks for the column {parameter.name!r}, which the data do not have; "
                 f"{did_you_mean(parameter.name, known)}"
             )
-    if not any(one.kind == one.VAR_KEYWORD for one in parameters):
-        left = [column for column in (*FROM_TRL, *DATA_COLUMNS) if column not in {one.name for one in named}]
-        if left:
-            raise UsageError(
-                f"reward {name!r} does not take {', '.join(left)}, which every reward is handed; add '**columns' to "
-                "its parameters"
-            )
+    taken = {parameter.name for parameter in named}
+    missing = [column for column in (*FROM_TRL, *DATA_COLUMNS) if column not in taken]
+    if missing and not any(parameter.kind == _KEYWORDS for parameter in parameters):
+        raise UsageError(
+            f"reward {name!r} does not take {', '.join(missing)}, which every reward is handed; add '**columns' to "
+            "its parameters"
+        )
 
 
 def checked(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[float | None]]:
@@ -93,7 +98,7 @@ def _numbers(name: str, result: Any, count: int) -> list[float | None]:
     try:
         values: Sequence[Any] = list(result)
     except TypeError:
-        raise UserError(f"The reward {name!r} returned {_shown(result)}; {wanted}.") from None
+        raise UserError(f"The reward {name!r} returned {_shortened(result)}; {wanted}.") from None
     if len(values) != count:
         raise UserError(f"The reward {name!r} returned {len(values)} values; {wanted}.")
     numbers: list[float | None] = []
@@ -103,7 +108,7 @@ def _numbers(name: str, result: Any, count: int) -> list[float | None]:
         except (TypeError, ValueError):
             number = math.nan
         if isinstance(value, str) or (number is not None and math.isnan(number)):
-            raise UserError(f"The reward {name!r} returned {_shown(value)} for completion {index}; {wanted}.")
+            raise UserError(f"The reward {name!r} returned {_shortened(value)} for completion {index}; {wanted}.")
         numbers.append(number)
     if numbers and all(number is None for number in numbers):
         raise UserError(
@@ -112,7 +117,7 @@ def _numbers(name: str, result: Any, count: int) -> list[float | None]:
     return numbers
 
 
-def _shown(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = repr(value)
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
 

@@ -24,4 +24,4 @@ def completion_text(completion: Completion) -> str:
 def _content(content: Any) -> str:
     if isinstance(content, str):
         return content
-    return "".join(part["text"] for part in content or () if part.get("type") == "text")
+    return "".join(piece["text"] for piece in content or () if piece.get("type") == "text")

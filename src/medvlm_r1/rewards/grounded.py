@@ -49,12 +49,9 @@ def grounded(
     Raises:
         ValueError: `completions` and a column differ in length.
     """
-    rows = zip(completions, letter, options, own_image, strict=True)
-    return [_score(completion_text(text), right, LETTERS[: len(given)], own) for text, right, given, own in rows]
-
-
-def _score(text: str, right: str, letters: Sequence[str], own: bool) -> float:
-    answered = strict_answer(text)
-    if answered is None or answered not in letters:
-        return 0.0
-    return float((answered == right) == own)
+    rewards = []
+    for completion, right, texts, own in zip(completions, letter, options, own_image, strict=True):
+        answered = strict_answer(completion_text(completion))
+        offered = answered is not None and answered in LETTERS[: len(texts)]
+        rewards.append(float(offered and (answered == right) == own))
+    return rewards

@@ -45,15 +45,14 @@ class StrictParts:
     reasoning: str
     answer: str
 
-    @property
-    def reasoned(self) -> bool:
-        """Whether the reasoning has at least `MIN_REASONING` letters."""
-        return _letters(self.reasoning) >= MIN_REASONING
+    def filled(self, order: tuple[str, ...]) -> bool:
+        """Whether these are its parts, in this order, and each has something in it.
 
-    @property
-    def answered(self) -> bool:
-        """Whether the answer has a letter or a digit that can be seen."""
-        return any(character.isalnum() and character not in _FILLERS for character in self.answer)
+        A reasoning has at least `MIN_REASONING` letters, an answer a letter or a digit that can be seen.
+        """
+        answered = any(character.isalnum() and character not in _FILLERS for character in self.answer)
+        reasoned = "reasoning" not in order or _letters(self.reasoning) >= MIN_REASONING
+        return self.order == order and answered and reasoned
 
 
 def strict_parts(text: str) -> StrictParts | None:
@@ -95,13 +94,8 @@ def strict_answer(text: str) -> str | None:
 
 def in_form(completions: Sequence[Completion], order: tuple[str, ...]) -> list[float]:
     """1.0 for each completion of strict form whose parts, in this order, have something in them; 0.0 otherwise."""
-    return [float(_filled(strict_parts(completion_text(completion)), order)) for completion in completions]
-
-
-def _filled(parts: StrictParts | None, order: tuple[str, ...]) -> bool:
-    if parts is None or parts.order != order:
-        return False
-    return parts.answered and (parts.reasoned or "reasoning" not in order)
+    parsed = (strict_parts(completion_text(completion)) for completion in completions)
+    return [float(parts is not None and parts.filled(order)) for parts in parsed]
 
 
 def _letters(text: str) -> int:
@@ -124,9 +118,9 @@ class _Plain(dict[int, str]):
             plain = " "
         else:
             plain = "".join(
-                part
-                for part in unicodedata.normalize("NFKD", character).casefold().translate(_ALIKE)
-                if unicodedata.category(part) not in ("Mn", "Me", "Cf", "Cc", "Cn", "Co", "Cs") and part not in _FILLERS
+                mark
+                for mark in unicodedata.normalize("NFKD", character).casefold().translate(_ALIKE)
+                if unicodedata.category(mark) not in ("Mn", "Me", "Cf", "Cc", "Cn", "Co", "Cs") and mark not in _FILLERS
             )
         self[code] = plain
         return plain

@@ -1,1 +1,1 @@
-"""Answers to people and programs: the Python API, the HTTP API and the reader page."""
+"""Answers for people and programs: the Python API and the reader page."""

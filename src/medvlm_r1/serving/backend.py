@@ -37,7 +37,6 @@ class Pieces(Iterator[str], Protocol):
 
     def close(self) -> None:
         """Stop generating."""
-        ...
 
 
 class Backend(Generator, Protocol):
@@ -45,17 +44,14 @@ class Backend(Generator, Protocol):
 
     def stream(self, item: GenerationInput, settings: GenerationSettings) -> Pieces:
         """Complete one item piece by piece."""
-        ...
 
     def letters(
-        self, items: Sequence[GenerationInput], turns: Sequence[str], n_options: Sequence[int]
+        self, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
         """`medvlm_r1.models.choice_logprobs.letter_probabilities`; None where the backend cannot compute it."""
-        ...
 
     def close(self) -> None:
         """Stop all work. Later questions are refused."""
-        ...
 
 
 def open_backend(model: str, *, batch_size: int, dtype: Any, device: str | None) -> Backend:
@@ -108,7 +104,7 @@ class LocalBackend:
         return _LocalPieces(self, item, settings)
 
     def letters(
-        self, items: Sequence[GenerationInput], turns: Sequence[str], n_options: Sequence[int]
+        self, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
         """Probabilities of the options' letters after each begun response; None when the letters are not tokens."""
         from medvlm_r1.models.choice_logprobs import letter_probabilities
@@ -116,7 +112,7 @@ class LocalBackend:
         with self._lock:
             self._check_open()
             try:
-                return letter_probabilities(self.policy, items, turns, n_options)
+                return letter_probabilities(self.policy, items, prefills, n_options)
             except ValueError:
                 return None
 
@@ -219,7 +215,7 @@ class RemoteBackend:
         return self._generator.stream(item, settings)
 
     def letters(
-        self, items: Sequence[GenerationInput], turns: Sequence[str], n_options: Sequence[int]
+        self, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
         """None: servers differ in the log-probabilities they return."""
         return None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from medvlm_r1.data.images import Picture, View
-from medvlm_r1.data.readers.lettered import bare_options
+from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, explain_missing_extra
 from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings
@@ -37,21 +37,7 @@ class Prepared:
     options: tuple[str, ...]
 
 
-class _Closing:
-    """Base class of objects that a `with` block closes."""
-
-    def close(self) -> None:
-        """Release resources."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class MedVLM(_Closing):
+class MedVLM:
     """A vision-language model that answers questions about images. Threads may share it.
 
     Attributes:
@@ -125,17 +111,9 @@ class MedVLM(_Closing):
             UserError: The image cannot be loaded, the question is invalid, or a server does not answer.
             UsageError: Options, view or template are invalid.
         """
-        asked = Question(
-            image=image,
-            question=question,
-            options=options,
-            slice=slice,
-            window=window,
-            frame=frame,
-            plane=plane,
-            template=template,
-        )
-        return self.ask_batch([asked], temperature=temperature, seed=seed)[0]
+        view: dict[str, Any] = {"slice": slice, "window": window, "frame": frame, "plane": plane}
+        query = Question(image=image, question=question, options=options, template=template, **view)
+        return self.ask_batch([query], temperature=temperature, seed=seed)[0]
 
     def ask_batch(
         self, questions: Sequence[Question], *, temperature: float = 0.0, seed: int = 0, confidence: bool = True
@@ -154,16 +132,16 @@ class MedVLM(_Closing):
         Raises:
             UserError, UsageError: As `ask`; invalid questions are refused before any generation.
         """
-        prepared = [self.prepare(question) for question in questions]
+        prepared = [prepare(question) for question in questions]
         settings = self._settings(temperature, seed)
-        generations = self.backend.generate([one.item for one in prepared], settings)
+        generations = self.backend.generate([question.item for question in prepared], settings)
         return self.read(prepared, generations, confidence=confidence)
 
-    def stream(self, asked: Question, *, temperature: float = 0.0, seed: int = 0, confidence: bool = True) -> Stream:
+    def stream(self, query: Question, *, temperature: float = 0.0, seed: int = 0, confidence: bool = True) -> Stream:
         """Ask one question and stream the answer.
 
         Args:
-            asked: The question.
+            query: The question.
             temperature: 0 is greedy.
             seed: Sampling seed.
             confidence: Whether to compute option probabilities.
@@ -175,17 +153,19 @@ class MedVLM(_Closing):
         Raises:
             UserError, UsageError: As `ask`.
         """
-        prepared = self.prepare(asked)
+        prepared = prepare(query)
         pieces = self.backend.stream(prepared.item, self._settings(temperature, seed))
         return Stream(self, prepared, pieces, confidence=confidence)
-
-    def prepare(self, asked: Question) -> Prepared:
-        """Call `prepare`."""
-        return prepare(asked)
 
     def close(self) -> None:
         """Stop the model: unfinished answers fail and later questions are refused."""
         self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _settings(self, temperature: float, seed: int) -> GenerationSettings:
         return GenerationSettings(max_new_tokens=self.max_new_tokens, temperature=temperature, seed=seed)
@@ -202,22 +182,22 @@ class MedVLM(_Closing):
         """
         probabilities: list[Sequence[float] | None] = [None] * len(prepared)
         if confidence:
-            turns = [turn_to_answer(generation.text) for generation in generations]
-            told = [i for i, one in enumerate(prepared) if one.options and turns[i] is not None]
-            found = self.backend.letters(
-                [prepared[i].item for i in told],
-                [turns[i] or "" for i in told],
-                [len(prepared[i].options) for i in told],
+            prefills = [prefill_to_answer(generation.text) for generation in generations]
+            rows = [i for i, question in enumerate(prepared) if question.options and prefills[i] is not None]
+            scored = self.backend.letters(
+                [prepared[i].item for i in rows],
+                [prefills[i] or "" for i in rows],
+                [len(prepared[i].options) for i in rows],
             )
-            for i, one in zip(told, found or (), strict=found is not None):
-                probabilities[i] = one
+            for i, row_probabilities in zip(rows, scored or (), strict=scored is not None):
+                probabilities[i] = row_probabilities
         return [
-            read_answer(generation, one.options, [picture.note for picture in one.pictures], known)
-            for one, generation, known in zip(prepared, generations, probabilities, strict=True)
+            read_answer(generation, question.options, [picture.note for picture in question.pictures], known)
+            for question, generation, known in zip(prepared, generations, probabilities, strict=True)
         ]
 
 
-class Stream(_Closing, Iterator[str]):
+class Stream(Iterator[str]):
     """Streamed pieces of an answer; joined, they are its text.
 
     Attributes:
@@ -243,33 +223,39 @@ class Stream(_Closing, Iterator[str]):
         """Stop generation, if it is still running."""
         self._pieces.close()
 
+    def __enter__(self) -> Self:
+        return self
 
-def prepare(asked: Question) -> Prepared:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def prepare(query: Question) -> Prepared:
     """Load the images of a question and render it.
 
     Raises:
         UserError, UsageError: As `MedVLM.ask`.
     """
-    options = bare_options(asked.options)
-    view = View(frame=asked.frame, plane=asked.plane, slice=asked.slice, window=asked.window)
-    given = asked.image if isinstance(asked.image, list | tuple) else [asked.image]
+    options = bare_options(query.options)
+    view = View(frame=query.frame, plane=query.plane, slice=query.slice, window=query.window)
+    given = query.image if isinstance(query.image, list | tuple) else [query.image]
     pictures = tuple(load(image, view) for image in given if image is not None)
     try:
         sample = Sample(
             id="ask",
             images=tuple(f"images/{index}" for index in range(len(pictures))),
-            question=asked.question,
+            question=query.question,
             options=options,
             answer=options[0] if options else "unknown",
             modality="unknown",
         )
     except ValueError as error:
         raise UsageError(f"This question cannot be asked: {error}.") from error
-    item = GenerationInput(prompt=messages(sample, asked.template), images=[picture.image for picture in pictures])
+    item = GenerationInput(prompt=messages(sample, query.template), images=[picture.image for picture in pictures])
     return Prepared(item=item, pictures=pictures, options=options)
 
 
-def turn_to_answer(text: str) -> str | None:
+def prefill_to_answer(text: str) -> str | None:
     """Return the text up to and including the first answer tag; None without one."""
     before, tag, _ = text.partition("<answer>")
     return before + tag if tag else None

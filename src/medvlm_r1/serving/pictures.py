@@ -52,9 +52,9 @@ def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
 def _pil(array: Any) -> Any:
     from PIL import Image
 
-    grey = array.ndim == 2 and array.dtype.name in ("uint8", "uint16", "bool")
-    colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype.name == "uint8"
-    if not (grey or colour) or 0 in array.shape:
+    gray = array.ndim == 2 and array.dtype.name in ("uint8", "uint16", "bool")
+    color = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype.name == "uint8"
+    if not (gray or color) or 0 in array.shape:
         raise UserError(
             f"The array has the shape {array.shape} and dtype {array.dtype}; expected (rows, columns) of uint8 or "
             "uint16, or (rows, columns, 3) of uint8."
@@ -83,10 +83,10 @@ def _tiff(image: Any) -> bytes:
 def _dicom(dataset: Any) -> bytes:
     stream = io.BytesIO()
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    stated = syntax is not None or dataset.original_encoding != (None, None)
-    how = {} if stated else {"implicit_vr": True, "little_endian": True}
+    known = syntax is not None or dataset.original_encoding != (None, None)
+    encoding = {} if known else {"implicit_vr": True, "little_endian": True}
     try:
-        dataset.save_as(stream, enforce_file_format=False, **how)
+        dataset.save_as(stream, enforce_file_format=False, **encoding)
     except Exception as error:
         kind = type(error).__name__
         raise UserError(f"The dataset cannot be encoded ({kind}); save it as a file and pass its path.") from error

@@ -19,7 +19,7 @@ from medvlm_r1.serving.guard import Guard
 from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page import mount_page
 
-# Answers under way when the server is told to stop have this long to finish; then the model stops.
+# Answers under way when the server stops have this long to finish; then the model stops.
 _GRACE_SECONDS = 1.5
 # Connections that are still open after this, such as that of an open page, are closed.
 _LAST_SECONDS = 2
@@ -96,7 +96,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._started, self._stop, self._at_once = started, stop, at_once
-        self._told = False
+        self._stopping = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
@@ -115,11 +115,11 @@ class Server(uvicorn.Server):
         await to_thread.run_sync(self._stop)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; end at once when told again."""
-        if self._told:
+        """Begin to stop; a second signal ends the process at once."""
+        if self._stopping:
             self._at_once()
             os._exit(128 + sig)
-        self._told = True
+        self._stopping = True
         super().handle_exit(sig, frame)
 
     @contextlib.contextmanager
@@ -127,13 +127,13 @@ class Server(uvicorn.Server):
         """Stop on Ctrl-C and SIGTERM."""
         try:
             before = {sign: signal.signal(sign, self.handle_exit) for sign in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread, which alone hears signals
+        except ValueError:  # not in the main thread, which alone receives signals
             yield
             return
         try:
             yield
         finally:
             # What stopped the server may come again until the process has ended.
-            if not self._told:
+            if not self._stopping:
                 for sign, handler in before.items():
                     signal.signal(sign, handler)

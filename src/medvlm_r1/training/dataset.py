@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medvlm_r1.data import Sample, folder_hash, load_image, read_folder
-from medvlm_r1.data.folder_images import image_sizes, unreadable_samples
+from medvlm_r1.data.folder import image_sizes, unreadable_samples
 from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.processor import ImageFit

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data import Sample
-from medvlm_r1.data.check.overlap import warn_of_overlap
+from medvlm_r1.data.check import warn_of_overlap
 from medvlm_r1.data.rows import drop_rows_after
 from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError

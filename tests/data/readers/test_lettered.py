@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvlm_r1.data.question import text_fault
-from medvlm_r1.data.readers.lettered import lettered_columns, right_option, split_problem, without_letter
+from medvlm_r1.data.readers.fields import lettered_columns, right_option, split_problem, without_letter
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.prompts.templates import lettered
 
@@ -62,7 +62,7 @@ def test_text_comes_before_letter_unless_the_set_answers_by_letter():
 
 
 @pytest.mark.parametrize(
-    ("answer", "options", "said"),
+    ("answer", "options", "message"),
     [
         ("C", ("Cyst", "Mass"), "neither the text nor the letter"),
         ("", ("Cyst", "Mass"), "neither"),
@@ -71,8 +71,8 @@ def test_text_comes_before_letter_unless_the_set_answers_by_letter():
         ("cyst", ("Cyst", "CYST."), "names several"),
     ],
 )
-def test_no_right_option(answer, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_no_right_option(answer, options, message):
+    with pytest.raises(ValueError, match=message):
         right_option(answer, options)
 
 

@@ -66,40 +66,22 @@ def test_csv(imported, put, picture):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("bad", "message"),
     [
-        "image,question,options,answer\n,Which?,Cyst|Mass,Mass\n",
-        "image;question;options;answer\n;Which?;Cyst | Mass;Mass\n",
-        "image\tquestion\tA\tB\tanswer\n\tWhich?\tCyst\tMass\tB\n",
-    ],
-)
-def test_csv_as_spreadsheets_write_it(imported, put, text):
-    [sample] = imported("csv", put("mine.csv", text)).samples
-    assert (sample.options, sample.letter, sample.images) == (("Cyst", "Mass"), "B", ())
-
-
-@pytest.mark.parametrize(
-    ("bad", "said"),
-    [
-        (row(answer=..., anwser="Mass"), "field 'answer' is missing; did you mean 'anwser'"),
         (row(question=...), "field 'question' is missing .the file has no other columns.; choose one"),
-        (row(image=..., image_path="a.png"), "field 'image' is missing; did you mean 'image_path'"),
         (row(options=..., optoins=["Cyst", "Mass"]), "unknown column 'optoins'; did you mean 'options'"),
         (row(modalty="CT"), "unknown column 'modalty'; did you mean 'modality'"),
-        (row(modality="MRT"), "unknown modality 'MRT' in 'modality'"),
-        (row(answer="C"), "answer 'C' is neither"),
         (row(options=["b", "a"], answer="B"), "answer 'B' names several of the options"),
         (row(options=[True, None, "x"]), r"field 'options\[0\]' must be text, saw True"),
         (row(image="../a.png"), "leaves the folder of images"),
-        (row(image="/etc/passwd"), "leaves the folder of images"),
         (row(frame="x"), "column 'frame' must be a whole number from 0, saw 'x'"),
         (row(plane="oblique"), "plane 'oblique'; wanted one of axial"),
         (row(slice=-1), "column 'slice' must be a whole number from 0, saw -1"),
-        (row(plane="axial"), "a plane can be chosen for DICOM or NIfTI only"),
+        (row(plane="axial"), "a plane can be chosen for DICOM and volumes only"),
     ],
 )
-def test_bad_rows(imported, lines, bad, said):
-    with pytest.raises(UserError, match=rf"mine.jsonl, row 2: .*{said}"):
+def test_bad_rows(imported, lines, bad, message):
+    with pytest.raises(UserError, match=rf"mine.jsonl, row 2: .*{message}"):
         imported("jsonl", lines(row(), bad))
 
 

@@ -87,12 +87,12 @@ def test_vlmevalkit(imported, put, picture_bytes):
     ]
     quoted = [["", *('"' + cell.replace('"', '""') + '"' for cell in row)][1:] for row in rows]
     source = put("PathMMU.tsv", "\n".join("\t".join(cells) for cells in [heading, *quoted]) + "\n")
-    one, shared, several = imported("tsv", source).samples
-    assert (one.question, one.letter, one.split) == ('Which "organ", please?', "B", "test")
-    assert one.options == ("Liver", "Lung", "Heart", "Brain")
-    assert (shared.images, shared.options, shared.missing) == (one.images, ("Yes", "No"), False)
-    assert (len(several.images), several.images[0], several.letter) == (2, one.images[0], "B")
-    assert one.record == {"index": "0", "category": "anatomy"}
+    own, shared, several = imported("tsv", source).samples
+    assert (own.question, own.letter, own.split) == ('Which "organ", please?', "B", "test")
+    assert own.options == ("Liver", "Lung", "Heart", "Brain")
+    assert (shared.images, shared.options, shared.missing) == (own.images, ("Yes", "No"), False)
+    assert (len(several.images), several.images[0], several.letter) == (2, own.images[0], "B")
+    assert own.record == {"index": "0", "category": "anatomy"}
 
 
 def test_mmmu(imported, parquet, picture_bytes):
@@ -190,9 +190,3 @@ def test_a_parquet_file_as_pandas_leaves_it(imported, parquet, picture):
     [sample] = imported("parquet", parquet("x.parquet", types, row)).samples
     # What JSON cannot hold is left out of the record.
     assert (sample.letter, sample.modality, sample.record) == ("B", "Unknown", {"taken": "2020-01-02"})
-
-
-def test_a_folder_of_parquet_files_or_nothing(imported, put):
-    put("empty/readme.md", "nothing")
-    with pytest.raises(UserError, match="a folder without parquet files"):
-        imported("parquet", put.root / "empty")

@@ -138,7 +138,7 @@ def test_columns_are_named_and_missing_modalities_given(tables):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         # Options.
         (
@@ -217,10 +217,10 @@ def test_columns_are_named_and_missing_modalities_given(tables):
         (b"PAR1" + bytes(40), "cannot be read as parquet"),
     ],
 )
-def test_refused_with_the_reason(tables, put, content, said):
+def test_refused_with_the_reason(tables, put, content, reason):
     put("folder/x.txt", "x")
     (put.root / "circle.png").symlink_to("circle.png")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=reason):
         tables("t.csv", content)
 
 
@@ -236,7 +236,7 @@ def test_all_problems_of_a_file_are_in_one_message(tables):
     with pytest.raises(UserError) as refused:
         tables("t.jsonl", "\n".join(lines))
     message = str(refused.value)
-    for said in (
+    for reason in (
         "11 rows cannot be used",
         "t.jsonl, row 1: unknown modality 'brain'",
         "t.jsonl, row 1: answer '3' is a number",
@@ -247,7 +247,7 @@ def test_all_problems_of_a_file_are_in_one_message(tables):
         "(6 more such rows)",
         "Nothing was written",
     ):
-        assert said in message
+        assert reason in message
 
 
 def test_the_message_stays_short(tables):

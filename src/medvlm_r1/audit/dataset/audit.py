@@ -60,23 +60,26 @@ class DataAudit:
     prior_source: PriorSource | None = None
 
     @property
+    def closed(self) -> dict[str, ModalityAudit]:
+        """The modalities that have questions with options."""
+        return {name: entry for name, entry in self.modalities.items() if entry.items}
+
+    @property
     def n(self) -> int:
         """Number of questions with options."""
-        return sum(len(part.items) for part in self.modalities.values())
+        return sum(len(entry.items) for entry in self.modalities.values())
 
     @property
     def n_open(self) -> int:
         """Number of open questions."""
-        return sum(part.n_open for part in self.modalities.values())
+        return sum(entry.n_open for entry in self.modalities.values())
 
     @property
     def shared_images(self) -> dict[str, int]:
         """By modality, the number of questions about an image that the prior source has too, by its path."""
-        shown = self.prior_source.images if self.prior_source else frozenset()
+        images = self.prior_source.images if self.prior_source else frozenset()
         return {
-            name: sum(not shown.isdisjoint(item.images) for item in part.items)
-            for name, part in self.modalities.items()
-            if part.items
+            name: sum(not images.isdisjoint(item.images) for item in entry.items) for name, entry in self.closed.items()
         }
 
     @property
@@ -85,59 +88,59 @@ class DataAudit:
         notes = []
         if self.n_open:
             notes.append(f"Open questions, which have no options to choose from, are left out: {self.n_open}.")
-        if self.prior_source is None:
-            notes.append("option_prior_fit is left out: no data to fit it on was named (--fit-on).")
-        elif self.prior_source.modality is not None:
+        source = self.prior_source
+        if source is None:
+            return [*notes, "option_prior_fit is left out: no data to fit it on was named (--fit-on)."]
+        if source.modality is not None:
             notes.append(
-                f"option_prior_fit is left out for {self.prior_source.modality}, the questions it was counted on; "
+                f"option_prior_fit is left out for {source.modality}, the questions it was counted on; "
                 "option_prior_loo is its honest figure there."
             )
-        elif self.prior_source.shared:
+        elif source.shared:
             notes.append(
-                f"Questions of {self.prior_source.name} that are in the audited set too, which are not counted: "
-                f"{self.prior_source.shared}."
+                f"Questions of {source.name} that are in the audited set too, which are not counted: {source.shared}."
             )
-        if shared := {name: count for name, count in self.shared_images.items() if count}:
-            parts = {name: (count, len(self.modalities[name].items)) for name, count in shared.items()}
-            told = ", ".join(f"{name} {k} of {n} ({100 * k / n:.1f} %)" for name, (k, n) in parts.items())
-            source = self.prior_source.name if self.prior_source else ""
-            notes.append(f"Questions about an image that {source} shows too, by path: {told}.")
+        shared = [(name, k, len(self.modalities[name].items)) for name, k in self.shared_images.items() if k]
+        if shared:
+            counts = ", ".join(f"{name} {k} of {n} ({100 * k / n:.1f} %)" for name, k, n in shared)
+            notes.append(f"Questions about an image that {source.name} shows too, by path: {counts}.")
         return notes
 
     def record(self) -> dict[str, Any]:
         """The audit as JSON values; docs/reference/audit-data.md explains the keys."""
-        parts = {name: part for name, part in self.modalities.items() if part.items}
-        names = [name for name in BASELINES if any(name in part.figures for part in parts.values())]
+        parts, source = self.closed, self.prior_source
+        names = [name for name in BASELINES if any(name in entry.figures for entry in parts.values())]
         return {
             "n": self.n,
             "n_open": self.n_open,
-            "fit_on": self.prior_source
+            "fit_on": source
             and {
-                "name": self.prior_source.name,
-                "n": len(self.prior_source.items),
-                "shared": self.prior_source.shared,
+                "name": source.name,
+                "n": len(source.items),
+                "shared": source.shared,
                 "shared_images": self.shared_images,
             },
             "baselines": {
-                name: {m: asdict(part.figures[name]) for m, part in parts.items() if name in part.figures}
+                name: {m: asdict(entry.figures[name]) for m, entry in parts.items() if name in entry.figures}
                 for name in names
             },
             "by_type": {
-                m: {kind: {name: asdict(found) for name, found in figures.items()} for kind, figures in types.items()}
-                for m, types in ((m, part.by_type) for m, part in parts.items())
+                m: {
+                    kind: {name: asdict(accuracy) for name, accuracy in figures.items()}
+                    for kind, figures in entry.by_type.items()
+                }
+                for m, entry in parts.items()
             },
-            "verdicts": {m: asdict(part.verdict) for m, part in parts.items() if part.verdict},
+            "verdicts": {m: asdict(entry.verdict) for m, entry in parts.items() if entry.verdict},
             "thresholds": THRESHOLDS,
-            "letters": {m: part.letters for m, part in parts.items()},
+            "letters": {m: entry.letters for m, entry in parts.items()},
             "order": {
-                m: [asdict(test) | {"n": test.n, "uneven": test.uneven} for test in part.order]
-                for m, part in parts.items()
+                m: [asdict(test) | {"n": test.n, "uneven": test.uneven} for test in entry.order]
+                for m, entry in parts.items()
             },
-            "telling": {
-                m: [asdict(option) for option in part.giveaways[:GIVEAWAYS_SHOWN]] for m, part in parts.items()
-            },
+            "telling": {m: list(map(asdict, entry.giveaways[:GIVEAWAYS_SHOWN])) for m, entry in parts.items()},
             "solved": {
-                name: {m: part.solved(name) for m, part in parts.items() if name in part.figures} for name in names
+                name: {m: entry.solved(name) for m, entry in parts.items() if name in entry.figures} for name in names
             },
             "notes": self.notes,
             "notice": RESEARCH_USE,
@@ -161,45 +164,35 @@ def audit_data(samples: Sequence[Sample], prior_source: PriorSource | None = Non
     chosen = {name: tuple(s for s in samples if s.modality == name and s.options) for name in names}
     if not any(chosen.values()):
         raise UserError("no question has options, so there is nothing to guess; wanted at least one that has")
-    tests = dict(zip(chosen, order_tests(list(chosen.values())), strict=True))
     parts = {}
-    for name, items in chosen.items():
+    for (name, items), tests in zip(chosen.items(), order_tests(list(chosen.values())), strict=True):
         # A prior counted on the audited items themselves would only repeat their answers.
         foreign = None if prior_source is None or prior_source.modality == name else prior_source.items
         credits = blind_credits(items, foreign) if items else {}
-        subjects = [item.cluster for item in items]
-        figures = _figures(credits, range(len(items)), subjects)
-        kinds = sorted({item.question_type for item in items} - {""})
-        members = {kind: [i for i, item in enumerate(items) if item.question_type == kind] for kind in kinds}
+        figures = _figures(credits, items)
+        fitted_on = prior_source.name if prior_source else None
+        uneven = any(test.uneven for test in tests)
         parts[name] = ModalityAudit(
             items=items,
             n_open=sum(s.modality == name and not s.options for s in samples),
             credits=credits,
             figures=figures,
-            by_type={kind: _figures(credits, places, subjects) for kind, places in members.items()},
+            by_type={
+                kind: _figures(credits, items, kind) for kind in sorted({item.question_type for item in items} - {""})
+            },
             letters=letters_right(items),
-            order=tests[name],
+            order=tests,
             giveaways=giveaway_options(items),
-            verdict=judge(
-                name,
-                figures,
-                prior_source.name if prior_source else None,
-                letters_uneven=any(test.uneven for test in tests[name]),
-            )
-            if items
-            else None,
+            verdict=judge(name, figures, fitted_on, letters_uneven=uneven) if items else None,
         )
     return DataAudit(modalities=parts, prior_source=prior_source)
 
 
-def _figures(credits: dict[str, list[float]], places: Sequence[int], subjects: Sequence[str]) -> dict[str, Figure]:
+def _figures(credits: dict[str, list[float]], items: Sequence[Sample], kind: str | None = None) -> dict[str, Figure]:
+    """The figure of each baseline on the questions of one type; on all by default."""
+    rows = [index for index, item in enumerate(items) if kind in (None, item.question_type)]
+    clusters = [items[index].cluster for index in rows]
     return {
-        name: figure([values[i] for i in places], [subjects[i] for i in places], known=name == CHANCE)
+        name: figure([values[index] for index in rows], clusters, known=name == CHANCE)
         for name, values in credits.items()
-        if places
     }
-
-
-def solved_ids(audit: DataAudit, baselines: Sequence[str]) -> set[str]:
-    """Ids of the items that any of the baselines solves."""
-    return {name for part in audit.modalities.values() for baseline in baselines for name in part.solved(baseline)}

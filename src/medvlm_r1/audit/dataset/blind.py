@@ -67,7 +67,7 @@ def majority_letter(items: Sequence[Choice]) -> list[float]:
     right = Counter(item.options.index(item.answer) for item in items)
     credit = []
     for item in items:
-        counts = [right[place] for place in range(len(item.options))]
+        counts = [right[index] for index in range(len(item.options))]
         best = max(counts)
         credit.append(1 / counts.count(best) if right[item.options.index(item.answer)] == best else 0.0)
     return credit
@@ -77,4 +77,4 @@ def letters_right(items: Sequence[Choice]) -> dict[str, int]:
     """How often each letter is correct, from A to the last one offered."""
     right = Counter(item.options.index(item.answer) for item in items)
     most = max((len(item.options) for item in items), default=0)
-    return {LETTERS[place]: right[place] for place in range(most)}
+    return {LETTERS[index]: right[index] for index in range(most)}

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.audit.dataset.audit import DataAudit, audit_data, solved_ids
+from medvlm_r1.audit.dataset.audit import DataAudit, audit_data
 from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE
-from medvlm_r1.data.folder import read_info, write_folder
-from medvlm_r1.data.folder_images import copy_images
+from medvlm_r1.data.folder import copy_images, read_info, write_folder
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
@@ -82,24 +81,24 @@ def write_clean(
             raise UsageError(f"--clean-of {name}: it was not run; name what to fit it on with --fit-on")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something already; name a new or empty folder for the clean set")
-    solved = solved_ids(audit, chosen)
-    kept = [sample for sample in samples if sample.id not in solved]
-    if not kept:
+    solved = {name for entry in audit.modalities.values() for baseline in chosen for name in entry.solved(baseline)}
+    rest = [sample for sample in samples if sample.id not in solved]
+    if not rest:
         raise UserError(
             f"{source}: the blind baselines ({', '.join(chosen)}) solve all {len(samples)} questions; nothing remains "
             f"and {out} was not written. Leave out those of fewer baselines with --clean-of"
         )
-    names = sorted({name for sample in kept for name in sample.images})
+    names = sorted({name for sample in rest for name in sample.images})
     absent = copy_images(source, [(name, out) for name in names], progress)
-    kept = [replace(sample, missing=sample.unnamed_image or not absent.isdisjoint(sample.images)) for sample in kept]
+    rest = [replace(sample, missing=sample.unnamed_image or not absent.isdisjoint(sample.images)) for sample in rest]
     info = {key: value for key, value in read_info(source).items() if key != "counts"}
     info["clean"] = {"of": source.resolve().name, "without_solved_by": list(chosen), "removed": len(solved)}
-    write_folder(out, kept, info=info)
+    write_folder(out, rest, info=info)
     return CleanSet(
         folder=out,
         baselines=chosen,
-        kept={name: sum(s.modality == name for s in kept) for name in audit.modalities},
+        kept={name: sum(s.modality == name for s in rest) for name in audit.modalities},
         removed={name: sum(s.modality == name for s in samples if s.id in solved) for name in audit.modalities},
-        missing=sum(sample.missing for sample in kept),
-        audit=audit_data(kept, audit.prior_source) if any(sample.options for sample in kept) else None,
+        missing=sum(sample.missing for sample in rest),
+        audit=audit_data(rest, audit.prior_source) if any(sample.options for sample in rest) else None,
     )

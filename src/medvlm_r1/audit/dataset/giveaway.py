@@ -45,11 +45,11 @@ def giveaway_options(items: Sequence[Choice]) -> list[GiveawayOption]:
             offered.setdefault(key, []).append(1 / len(item.options))
         answer = option_key(item.answer)
         right[answer] = right.get(answer, 0) + 1
-    found = []
+    options = []
     for key, chances in offered.items():
         expected, hits = sum(chances), right.get(key, 0)
         spread = math.sqrt(sum(chance * (1 - chance) for chance in chances))
-        found.append(
+        options.append(
             GiveawayOption(
                 text=texts[key],
                 offered=len(chances),
@@ -58,4 +58,4 @@ def giveaway_options(items: Sequence[Choice]) -> list[GiveawayOption]:
                 surprise=(hits - expected) / spread if spread else 0.0,
             )
         )
-    return sorted(found, key=lambda option: (-abs(option.surprise), option.text))
+    return sorted(options, key=lambda option: (-abs(option.surprise), option.text))

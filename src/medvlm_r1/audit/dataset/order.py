@@ -14,7 +14,7 @@ SIGNIFICANT = 0.05
 _DRAWS = 9_999
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class OrderTest:
     """The questions of one modality with one number of options.
 
@@ -59,20 +59,16 @@ def order_tests(groups: Sequence[Sequence[Choice]]) -> list[list[OrderTest]]:
     Returns:
         Per group its tests by increasing number of options; questions with a single option have no order.
     """
-    counted = []
-    for items in groups:
-        sizes = sorted({len(item.options) for item in items} - {1})
-        counted.append([letters_right([item for item in items if len(item.options) == size]) for size in sizes])
-    p = [evenness(list(counts.values())) for tables in counted for counts in tables]
+    tables = [
+        [
+            letters_right([item for item in items if len(item.options) == size])
+            for size in sorted({len(item.options) for item in items} - {1})
+        ]
+        for items in groups
+    ]
+    p = [evenness(list(counts.values())) for group in tables for counts in group]
     corrected = iter(zip(p, holm(p), strict=True))
-    result = []
-    for tables in counted:
-        tests = []
-        for counts in tables:
-            plain, adjusted = next(corrected)
-            tests.append(OrderTest(options=len(counts), counts=counts, p=plain, p_holm=adjusted))
-        result.append(tests)
-    return result
+    return [[OrderTest(len(counts), counts, *next(corrected)) for counts in group] for group in tables]
 
 
 def evenness(counts: Sequence[int]) -> float:
@@ -87,8 +83,8 @@ def evenness(counts: Sequence[int]) -> float:
     Returns:
         (1 + draws at least as uneven) / 10,000.
     """
-    places = len(counts)
-    draws = np.random.default_rng(0).multinomial(sum(counts), [1 / places] * places, size=_DRAWS)
+    k = len(counts)
+    draws = np.random.default_rng(0).multinomial(sum(counts), [1 / k] * k, size=_DRAWS)
     # With equal expectations Pearson's statistic grows with the sum of squares, an integer without rounding errors.
     seen = sum(count * count for count in counts)
     return (1 + int(np.count_nonzero((draws**2).sum(axis=1) >= seen))) / (_DRAWS + 1)

@@ -14,8 +14,6 @@ MARGIN = 10.0
 HOPELESS = 80.0
 """Percent of a blind baseline from which no accuracy is evidence of looking at the image."""
 
-FAIL, WARN, NOT_RUN, PASS = "fail", "warn", "not run", "pass"
-
 THRESHOLDS = {
     "fail": f"the interval of a blind baseline lies {MARGIN:.0f} points or more above chance",
     "warn": "the interval of a blind baseline lies above chance, by less than that",
@@ -54,7 +52,7 @@ class Verdict:
     sentence: str
 
 
-def figure(credits: Sequence[float], clusters: Sequence[Hashable] | None = None, *, known: bool = False) -> Figure:
+def figure(credits: Sequence[float], clusters: Sequence[Hashable], *, known: bool = False) -> Figure:
     """Mean credit with its Wilson interval, with the effective sample size of questions on one subject.
 
     A credit of 1/m has less variance than a correct answer with probability 1/m, so ties make the interval too wide,
@@ -62,13 +60,13 @@ def figure(credits: Sequence[float], clusters: Sequence[Hashable] | None = None,
 
     Args:
         credits: One per question, at least one.
-        clusters: The subject of each; by default each question has its own.
+        clusters: The subject of each.
         known: The mean is known from the questions, not estimated, as for chance.
     """
     n = len(credits)
     # The sum of n thirds can exceed n by a rounding error.
     right = min(sum(credits), float(n))
-    low, high = (right / n, right / n) if known else clustered_wilson(credits, clusters or range(n))
+    low, high = (right / n, right / n) if known else clustered_wilson(credits, clusters)
     return Figure(n=n, percent=100 * right / n, ci95=(100 * low, 100 * high))
 
 
@@ -104,45 +102,33 @@ def judge(
             count: it was chosen on the answers themselves, which its interval does not account for.
     """
     chance = figures[CHANCE].percent
-    left_out = {CHANCE} if letters_uneven else {CHANCE, MAJORITY}
-    blind = {name: found for name, found in figures.items() if name not in left_out}
+    excluded = {CHANCE} if letters_uneven else {CHANCE, MAJORITY}
+    blind = {name: accuracy for name, accuracy in figures.items() if name not in excluded}
     best = max(blind, key=lambda name: (blind[name].ci95[0], blind[name].percent))
-    low = blind[best].ci95[0]
+    highest = max(blind, key=lambda name: blind[name].ci95[1])
+    low, high = blind[best].ci95[0], blind[highest].ci95[1]
     # A baseline exactly at a threshold must not change sides by a rounding error.
-    if low >= chance + MARGIN - 1e-9:
-        level = FAIL
-    elif low > chance + 1e-9:
-        level = WARN
-    elif max(found.ci95[1] for found in blind.values()) >= chance + MARGIN:
-        level = NOT_RUN
-        best = max(blind, key=lambda name: blind[name].ci95[1])
-    else:
-        level = PASS
+    above = low > chance + 1e-9
+    if not above and high >= chance + MARGIN:
+        best = highest
     n, percent = blind[best].n, blind[best].percent
     source = f"{label(best, fit)}; chance {chance:.0f} %"
-    if level == FAIL:
-        effective_sample_size = "an accuracy on this set" if percent >= HOPELESS else "an accuracy no better than that"
+    answerable = f"{percent:.0f} % of the {modality} questions can be answered without the image ({source}): "
+    if low >= chance + MARGIN - 1e-9:
+        accuracy = "an accuracy on this set" if percent >= HOPELESS else "an accuracy no better than that"
+        return Verdict(level="fail", baseline=best, sentence=f"{answerable}{accuracy} is no evidence of looking.")
+    if above:
+        sentence = f"{answerable}compare an accuracy with that figure, not with chance."
+        return Verdict(level="warn", baseline=best, sentence=sentence)
+    if high >= chance + MARGIN:
+        questions = f"One {modality} question is" if n == 1 else f"{n} {modality} questions are"
         sentence = (
-            f"{percent:.0f} % of the {modality} questions can be answered without the image ({source}): "
-            f"{effective_sample_size} is no evidence of looking."
+            f"{questions} too few for a verdict; at least {questions_needed(chance)} are needed. "
+            f"A blind baseline gets {percent:.0f} % ({source}), and up to {high:.0f} % would fit."
         )
-    elif level == WARN:
-        sentence = (
-            f"{percent:.0f} % of the {modality} questions can be answered without the image ({source}): "
-            "compare an accuracy with that figure, not with chance."
-        )
-    elif level == NOT_RUN:
-        sentence = (
-            f"{_counted(n, modality)} too few for a verdict; at least {questions_needed(chance)} are needed. "
-            f"A blind baseline gets {percent:.0f} % ({source}), and up to {blind[best].ci95[1]:.0f} % would fit."
-        )
-    else:
-        sentence = (
-            f"No blind baseline beats chance on the {n} {modality} questions: "
-            f"the best of them gets {percent:.0f} % ({source})."
-        )
-    return Verdict(level=level, baseline=best, sentence=sentence)
-
-
-def _counted(n: int, modality: str) -> str:
-    return f"One {modality} question is" if n == 1 else f"{n} {modality} questions are"
+        return Verdict(level="not run", baseline=best, sentence=sentence)
+    sentence = (
+        f"No blind baseline beats chance on the {n} {modality} questions: "
+        f"the best of them gets {percent:.0f} % ({source})."
+    )
+    return Verdict(level="pass", baseline=best, sentence=sentence)

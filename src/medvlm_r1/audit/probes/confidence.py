@@ -6,7 +6,8 @@ Two confidences in the real answer are measured. `stated` is the probability of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,17 @@ from numpy.typing import NDArray
 
 from medvlm_r1.audit.measures import (
     FEWEST,
-    MOST_UNPARSED,
     NO_VERDICT,
-    cluster,
+    accuracy,
+    ids,
     in_order,
-    share_of,
-    share_of_pairs,
+    share,
     too_few,
+    too_unparsed,
     unparsed,
+    unparsed_note,
 )
-from medvlm_r1.audit.partial_result import PartialResult, finalize
-from medvlm_r1.audit.probe import Level, Measure, ProbeBase, ProbeInput, ProbeResult
+from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.variant import ANSWER_TAG, REAL, AuditedItem, Variant, VariantAnswer
 from medvlm_r1.evaluation import calibration
 
@@ -44,51 +45,50 @@ FEW_WRONG = 10
 """Fewest wrong (or correct) answers for an AUROC."""
 
 
-class ConfidenceProbe(ProbeBase):
+class ConfidenceProbe(Probe):
     """Letter probabilities and votes; calibration, temperature, and deferring."""
 
     name = "confidence"
 
     def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
         """The sampled answers."""
-        return [
-            Variant(name=f"{VOTE}-{i}", sample=probe_input.sample, images=probe_input.images, temperature=1.0, seed=i)
-            for i in range(VOTES)
-        ]
+        return [probe_input.variant(f"{VOTE}-{i}", temperature=1.0, seed=i) for i in range(VOTES)]
 
     def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
         """The real text up to its letter; none where no answer tag was written."""
         before, tag, _ = real.text.partition(ANSWER_TAG)
         if not tag or real.option is None:
             return []
-        made = Variant(
-            name=STATED, sample=probe_input.sample, images=probe_input.images, prefix=before + tag, letter_only=True
-        )
-        return [made]
+        return [probe_input.variant(STATED, prefix=before + tag, letter_only=True)]
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """The measures of both confidences, and the verdict on the one that separates better."""
         items = in_order(items)
         answered = [item for item in items if item.real.option is not None]
         measures: dict[str, Measure] = {}
-        measures["unparsed"], unread = unparsed(items, (REAL,))
+        measures["unparsed"], empty = unparsed(items, (REAL,))
         detail: dict[str, Any] = {}
-        named: dict[str, list[str]] = {"the answer was not parsed": unread}
+        examples: dict[str, list[str]] = {"the answer was not parsed": empty}
         for kind in (STATED, VOTE):
             pairs = [(item, value) for item in answered if (value := confidence(item, kind)) is not None]
             if pairs:
                 chosen, values = [item for item, _ in pairs], [value for _, value in pairs]
-                measures |= {f"{kind}_{name}": found for name, found in _figures(chosen, values).items()}
-                detail[kind] = _curves(chosen, values)
-                named[f"wrong at a confidence of {SURE:.0%} or more ({kind})"] = [
-                    item.sample.id for item, value in pairs if value >= SURE and not item.correct()
-                ]
+                measures |= {f"{kind}_{name}": measure for name, measure in _figures(chosen, values).items()}
+                right = [item.correct() for item in chosen]
+                detail[kind] = {
+                    "reliability": calibration.reliability(values, right),
+                    "risk_coverage": calibration.risk_coverage(values, right),
+                }
+                examples[f"wrong at a confidence of {SURE:.0%} or more ({kind})"] = ids(
+                    item for item, value in pairs if value >= SURE and not item.correct()
+                )
         scaled, detail["temperature"] = _temperature([item for item in answered if STATED in item.answers])
         measures |= scaled
-        return finalize(
-            self.name,
+        return self.result(
             _judge(measures),
-            PartialResult(measures=measures, items=named, detail=detail),
+            measures=measures,
+            items=examples,
+            detail=detail,
             thresholds={
                 "auroc": f"pass from {SEPARATES} at the lower end, fail below it at the upper end, of the better one",
                 "confidently_wrong": f"no pass from {TOO_SURE} at the lower end",
@@ -111,117 +111,105 @@ def confidence(item: AuditedItem, kind: str) -> float | None:
     return sum(vote.option == item.real.option for vote in votes) / len(votes) if votes else None
 
 
+_METRICS: dict[str, tuple[Callable[..., float | None], str]] = {
+    "auroc": (calibration.auroc, "probability that a correct answer has a higher confidence than a wrong one"),
+    "ece": (calibration.ece, f"expected calibration error, {calibration.BINS} bins of equal mass"),
+    "brier": (calibration.brier, "mean of (confidence - correct)^2"),
+    "aurc": (calibration.aurc, "area under the risk-coverage curve"),
+    **{
+        f"coverage_{100 * risk:.0f}": (
+            partial(calibration.coverage_at_risk, risk=risk),
+            f"share of answers kept when at most {risk:.0%} of them are wrong",
+        )
+        for risk in RISKS
+    },
+}
+"""Metrics of a confidence, each a function of confidences and correctness."""
+
+
 def _figures(items: Sequence[AuditedItem], values: Sequence[float]) -> dict[str, Measure]:
-    sure, right = np.asarray(values), np.array([float(item.correct()) for item in items])
-    clusters = [cluster(item) for item in items]
+    confidences, right = np.asarray(values), np.array([float(item.correct()) for item in items])
 
     def statistics(index: NDArray[np.int64]) -> list[float | None]:
-        c, r = sure[index], right[index]
-        return [
-            calibration.auroc(c, r),
-            calibration.ece(c, r),
-            calibration.brier(c, r),
-            calibration.aurc(c, r),
-            *(calibration.coverage_at_risk(c, r, risk) for risk in RISKS),
-        ]
+        return [metric(confidences[index], right[index]) for metric, _ in _METRICS.values()]
 
-    about = {
-        "auroc": "probability that a correct answer has a higher confidence than a wrong one",
-        "ece": f"expected calibration error, {calibration.BINS} bins of equal mass",
-        "brier": "mean of (confidence - correct)^2",
-        "aurc": "area under the risk-coverage curve",
-        **{
-            f"coverage_{100 * risk:.0f}": f"share of answers kept when at most {risk:.0%} of them are wrong"
-            for risk in RISKS
-        },
-    }
-    ends = calibration.intervals(statistics, clusters)
-    found = {
-        name: Measure(value=value, n=len(items), ci95=interval, unit="share" if "coverage" in name else "", about=text)
-        for (name, text), value, interval in zip(about.items(), statistics(np.arange(len(items))), ends, strict=True)
+    ends = calibration.intervals(statistics, [item.cluster for item in items])
+    rows = zip(_METRICS.items(), statistics(np.arange(len(items))), ends, strict=True)
+    figures = {
+        name: Measure(value=value, n=len(items), ci95=interval, unit="share" if "coverage" in name else "", about=about)
+        for (name, (_, about)), value, interval in rows
         if value is not None
     }
-    wrong = [
-        (value >= SURE and not item.correct(), label)
-        for item, value, label in zip(items, values, clusters, strict=True)
-    ]
-    found["confidently_wrong"] = share_of_pairs(wrong, f"wrong at a confidence of {SURE:.0%} or more")
-    found["accuracy"] = share_of(items, AuditedItem.correct, "correct, among the answers with this confidence")
-    return found
-
-
-def _curves(items: Sequence[AuditedItem], values: Sequence[float]) -> dict[str, Any]:
-    right = [float(item.correct()) for item in items]
-    return {
-        "reliability": [[b.confidence, b.correct, b.n] for b in calibration.reliability(values, right)],
-        "risk_coverage": [[k.threshold, k.coverage, k.risk] for k in calibration.risk_coverage(values, right)],
-    }
+    pairs = zip(items, values, strict=True)
+    figures["confidently_wrong"] = share(
+        [(value >= SURE and not item.correct(), item.cluster) for item, value in pairs],
+        f"wrong at a confidence of {SURE:.0%} or more",
+    )
+    figures["accuracy"] = accuracy(items, "correct, among the answers with this confidence")
+    return figures
 
 
 def _temperature(items: Sequence[AuditedItem]) -> tuple[dict[str, Measure], dict[str, Any]]:
     """Temperature scaling: fitted on one half of the subjects, evaluated on the other."""
-    probabilities = [item.answers[STATED].probabilities or () for item in items]
-    truth = [item.sample.options.index(item.sample.answer) for item in items]
-    fitted = calibration.halves([cluster(item) for item in items], seed=0)
+    fitted = calibration.halves([item.cluster for item in items], seed=0)
     if not any(fitted) or len(items) < FEWEST:
         return {}, {}
-    temperature = calibration.fit_temperature(
-        [row for row, chosen in zip(probabilities, fitted, strict=True) if chosen],
-        [index for index, chosen in zip(truth, fitted, strict=True) if chosen],
-    )
-    rest = [place for place, chosen in enumerate(fitted) if not chosen]
-    held = [items[place] for place in rest]
-    index = [truth[place] for place in rest]
-    right = [float(item.correct()) for item in held]
-    measures = {
-        "temperature": Measure(
-            value=temperature,
-            n=sum(fitted),
-            unit="",
-            about="of the letter probabilities, fitted on half of the subjects",
+
+    def rows(half: Sequence[AuditedItem]) -> tuple[list[Sequence[float]], list[int]]:
+        """The letter probabilities of each item, and the index of its correct option."""
+        return (
+            [item.answers[STATED].probabilities or () for item in half],
+            [item.sample.options.index(item.sample.answer) for item in half],
         )
+
+    fit = [item for item, chosen in zip(items, fitted, strict=True) if chosen]
+    rest = [item for item, chosen in zip(items, fitted, strict=True) if not chosen]
+    temperature = calibration.fit_temperature(*rows(fit))
+    about = "of the letter probabilities, fitted on half of the subjects"
+    measures = {"temperature": Measure(value=temperature, n=len(fit), unit="", about=about)}
+    before, truth = rows(rest)
+    right = [item.correct() for item in rest]
+    scaled: dict[str, Sequence[Sequence[float]]] = {
+        "before": before,
+        "after": calibration.temperature_scale(before, temperature),
     }
-    plain: list[Sequence[float]] = [probabilities[place] for place in rest]
-    after: list[Sequence[float]] = [row.tolist() for row in calibration.temperature_scale(plain, temperature)]
-    for when, rows in (("before", plain), ("after", after)):
-        chosen = [row[item.sample.options.index(item.real.option or "")] for row, item in zip(rows, held, strict=True)]
+    for when, probabilities in scaled.items():
+        chosen = [
+            row[item.sample.options.index(item.real.option or "")]
+            for row, item in zip(probabilities, rest, strict=True)
+        ]
         for name, value in (
             ("ece", calibration.ece(chosen, right)),
             ("brier", calibration.brier(chosen, right)),
-            ("nll", calibration.nll(rows, index)),
+            ("nll", calibration.nll(probabilities, truth)),
         ):
-            measures[f"{name}_{when}_scaling"] = Measure(
-                value=value, n=len(held), unit="", about=f"{name} {when} temperature scaling, on the other half"
-            )
-    return measures, {"fitted_on": sum(fitted), "told_on": len(held), "temperature": temperature}
+            about = f"{name} {when} temperature scaling, on the other half"
+            measures[f"{name}_{when}_scaling"] = Measure(value=value, n=len(rest), unit="", about=about)
+    return measures, {"fitted_on": len(fit), "told_on": len(rest), "temperature": temperature}
 
 
-def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
+def _judge(measures: Mapping[str, Measure]) -> Judged:
     kinds = [kind for kind in (STATED, VOTE) if f"{kind}_accuracy" in measures]
     empty = measures["unparsed"]
     if not kinds:
         return "not run", "No answer has a confidence: none was parsed, or none was measured."
     best = max(kinds, key=lambda kind: measures[f"{kind}_auroc"].value if f"{kind}_auroc" in measures else -1.0)
-    accuracy = measures[f"{best}_accuracy"]
-    right = round(accuracy.value * accuracy.n)
-    wrong = accuracy.n - right
-    if empty.value > MOST_UNPARSED:
-        return "warn", f"{empty.value:.0%} of {empty.n} answers were not parsed: no verdict on deferring."
-    if accuracy.n < FEWEST:
-        return too_few(f"{accuracy.n} answers with a confidence")
-    sure = measures[f"{best}_confidently_wrong"]
-    summary = f"{sure.value:.0%} of {sure.n} answers are wrong at a confidence of {SURE:.0%} or more."
-    if empty.value:
-        summary += f" {round(empty.value * empty.n)} of {empty.n} answers were not parsed."
-    if wrong < FEW_WRONG:
-        # Unparsed answers are wrong too.
-        if 1 - accuracy.ends[0] + empty.value <= RISKS[0]:
-            return "pass", f"There is hardly anything to defer: {wrong} of {accuracy.n} answers are wrong."
-        verdict, why = too_few(f"{wrong} wrong answers for confidence to separate", FEW_WRONG)
-        return verdict, f"{why} {summary}"
-    if right < FEW_WRONG:
-        verdict, why = too_few(f"{right} correct answers for confidence to separate", FEW_WRONG)
-        return verdict, f"{why} {summary}"
+    correct, sure = measures[f"{best}_accuracy"], measures[f"{best}_confidently_wrong"]
+    right, wrong = correct.count, correct.n - correct.count
+    if no_verdict := too_unparsed(empty, "no verdict on deferring"):
+        return no_verdict
+    if correct.n < FEWEST:
+        return too_few(f"{correct.n} answers with a confidence")
+    summary = (
+        f"{sure.value:.0%} of {sure.n} answers are wrong at a confidence of {SURE:.0%} or more.{unparsed_note(empty)}"
+    )
+    # Unparsed answers are wrong too.
+    if wrong < FEW_WRONG and 1 - correct.ends[0] + empty.value <= RISKS[0]:
+        return "pass", f"There is hardly anything to defer: {wrong} of {correct.n} answers are wrong."
+    for count, kind in ((wrong, "wrong"), (right, "correct")):
+        if count < FEW_WRONG:
+            verdict, reason = too_few(f"{count} {kind} answers for confidence to separate", FEW_WRONG)
+            return verdict, f"{reason} {summary}"
     area = measures[f"{best}_auroc"]
     # Without an interval all resamples agreed: the separation is perfect.
     low, high = area.ci95 or (area.value, area.value)

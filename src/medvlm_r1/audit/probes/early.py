@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medvlm_r1.audit.measures import cluster, share
-from medvlm_r1.audit.partial_result import PartialResult
-from medvlm_r1.audit.probe import ProbeInput
+from medvlm_r1.audit.measures import ids, share_of
+from medvlm_r1.audit.probe import PartialResult, ProbeInput
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
 from medvlm_r1.prompts.assistant_response import AssistantResponse
 
@@ -36,10 +35,8 @@ def variants(probe_input: ProbeInput, response: AssistantResponse) -> list[Varia
     """One variant per cut, "early-0" first."""
     total = len(response.sentences)
     return [
-        Variant(
-            name=f"early-{i}",
-            sample=probe_input.sample,
-            images=probe_input.images,
+        probe_input.variant(
+            f"early-{i}",
             prefix=response.with_answer_opened(*response.sentences[:k]),
             letter_only=True,
             note={"sentences": k, "of": total},
@@ -56,10 +53,10 @@ def answers(item: AuditedItem) -> list[VariantAnswer]:
 
 def sameness(item: AuditedItem) -> tuple[list[float], list[float]]:
     """At an item's cuts: k/K, and 1 where the forced answer is the real one, otherwise 0."""
-    found = answers(item)
+    cut = answers(item)
     return (
-        [answer.note["sentences"] / answer.note["of"] for answer in found],
-        [float(answer.option == item.real.option) for answer in found],
+        [answer.note["sentences"] / answer.note["of"] for answer in cut],
+        [float(answer.option == item.real.option) for answer in cut],
     )
 
 
@@ -76,25 +73,23 @@ def measure(items: Sequence[AuditedItem]) -> PartialResult:
     """
     if not items:
         return PartialResult()
-    clusters = [cluster(item) for item in items]
-    curves = [sameness(item) for item in items]
-    curve_mean = np.array([np.interp(GRID, *curve) for curve in curves]).mean(axis=0)
+    curve_mean = np.array([np.interp(GRID, *sameness(item)) for item in items]).mean(axis=0)
     return PartialResult(
         measures={
-            "aoc": share(
-                [area_over(*curve) for curve in curves],
-                clusters,
+            "aoc": share_of(
+                items,
+                lambda item: area_over(*sameness(item)),
                 "area over the curve of unchanged answers as the reasoning is cut; 0: the reasoning was not needed",
             ),
-            "same_without": share([bool(same[0]) for _, same in curves], clusters, "same answer without any reasoning"),
-            "same_with_all": share(
-                [bool(same[-1]) for _, same in curves], clusters, "same answer forced after all of the reasoning"
+            "same_without": share_of(items, _same_without, "same answer without any reasoning"),
+            "same_with_all": share_of(
+                items, lambda item: bool(sameness(item)[1][-1]), "same answer forced after all of the reasoning"
             ),
         },
-        items={
-            "same answer without any reasoning": [
-                item.sample.id for item, (_, same) in zip(items, curves, strict=True) if same[0]
-            ]
-        },
+        items={"same answer without any reasoning": ids(item for item in items if _same_without(item))},
         detail={"early": {"share_of_reasoning": list(GRID), "same": curve_mean.tolist(), "n": len(items)}},
     )
+
+
+def _same_without(item: AuditedItem) -> bool:
+    return item.answers[NONE_LEFT].option == item.real.option

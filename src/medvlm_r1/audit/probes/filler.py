@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medvlm_r1.audit.measures import cluster, difference, share
-from medvlm_r1.audit.partial_result import PartialResult
-from medvlm_r1.audit.probe import ProbeInput
+from medvlm_r1.audit.measures import accuracy, difference, ids
+from medvlm_r1.audit.probe import PartialResult, ProbeInput
 from medvlm_r1.audit.probes.early import NONE_LEFT
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant, VariantAnswer
 from medvlm_r1.prompts.assistant_response import AssistantResponse
@@ -24,16 +23,8 @@ def variants(probe_input: ProbeInput, response: AssistantResponse, real: Variant
     # tokenizers and two for others.
     written = len("".join(response.sentences)) / max(1, len(real.text))
     dots = max(1, round(real.n_tokens * written))
-    return [
-        Variant(
-            name=FILLER,
-            sample=probe_input.sample,
-            images=probe_input.images,
-            prefix=response.with_answer_opened(" ".join("." * dots)),
-            letter_only=True,
-            note={"dots": dots},
-        )
-    ]
+    prefix = response.with_answer_opened(" ".join("." * dots))
+    return [probe_input.variant(FILLER, prefix=prefix, letter_only=True, note={"dots": dots})]
 
 
 def measure(items: Sequence[AuditedItem]) -> PartialResult:
@@ -45,23 +36,17 @@ def measure(items: Sequence[AuditedItem]) -> PartialResult:
     items = [item for item in items if FILLER in item.answers and NONE_LEFT in item.answers]
     if not items:
         return PartialResult()
-    clusters = [cluster(item) for item in items]
-    correct = {name: [item.correct(name) for item in items] for name in (REAL, FILLER, NONE_LEFT)}
     return PartialResult(
         measures={
-            "accuracy_with": share(correct[REAL], clusters, "correct with the reasoning"),
-            "accuracy_without": share(correct[NONE_LEFT], clusters, "correct without any reasoning"),
-            "accuracy_filler": share(correct[FILLER], clusters, "correct with dots instead of the reasoning"),
-            "gain_by_reasoning": difference(
-                correct[NONE_LEFT], correct[REAL], clusters, "accuracy with the reasoning minus without"
-            ),
-            "gain_by_filler": difference(
-                correct[NONE_LEFT], correct[FILLER], clusters, "accuracy with dots minus without any reasoning"
-            ),
+            "accuracy_with": accuracy(items, "correct with the reasoning"),
+            "accuracy_without": accuracy(items, "correct without any reasoning", NONE_LEFT),
+            "accuracy_filler": accuracy(items, "correct with dots instead of the reasoning", FILLER),
+            "gain_by_reasoning": difference(items, REAL, NONE_LEFT, "accuracy with the reasoning minus without"),
+            "gain_by_filler": difference(items, FILLER, NONE_LEFT, "accuracy with dots minus without any reasoning"),
         },
         items={
-            "correct without reasoning, wrong with it": [
-                item.sample.id for item in items if item.correct(NONE_LEFT) and not item.correct()
-            ]
+            "correct without reasoning, wrong with it": ids(
+                item for item in items if item.correct(NONE_LEFT) and not item.correct()
+            )
         },
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medvlm_r1.audit.measures import Floats, bootstrap, cluster, cluster_sums
+from medvlm_r1.audit.measures import Floats, bootstrap, cluster_sums
 from medvlm_r1.audit.probe import Measure
 from medvlm_r1.audit.variant import REAL, AuditedItem
 
@@ -32,16 +32,16 @@ def recalls(items: Sequence[AuditedItem]) -> dict[int, tuple[Floats, list[str]]]
     Returns:
         By number of options k: (items, k) of 0 and 1, column j for the j-th letter, and the items' clusters.
     """
-    found: dict[int, tuple[Floats, list[str]]] = {}
+    tables: dict[int, tuple[Floats, list[str]]] = {}
     for size in sorted({len(item.sample.options) for item in items}):
-        group = [i for i in items if len(i.sample.options) == size]
+        group = [item for item in items if len(item.sample.options) == size]
         table = np.zeros((len(group), size))
         for row, item in enumerate(group):
-            place = item.sample.options.index(item.sample.answer)
+            index = item.sample.options.index(item.sample.answer)
             for shift in range(size):
-                table[row, (place - shift) % size] = item.correct(shift_name(shift))
-        found[size] = table, [cluster(item) for item in group]
-    return found
+                table[row, (index - shift) % size] = item.correct(shift_name(shift))
+        tables[size] = table, [item.cluster for item in group]
+    return tables
 
 
 def letter_bias(items: Sequence[AuditedItem]) -> dict[str, Measure]:
@@ -53,23 +53,19 @@ def letter_bias(items: Sequence[AuditedItem]) -> dict[str, Measure]:
     twice, so it is biased upwards and does not reach 0.
     """
     tables = recalls(items)
-    if not tables:
-        return {}
-    n = sum(len(table) for table, _ in tables.values())
+    n = len(items)
     # One row of sums per cluster: a column per letter of each number of options, and one for the number of items.
-    columns, labels = [], []
     width = sum(size + 1 for size in tables)
-    start = 0
-    starts = {}
+    blocks, labels, starts, start = [], [], {}, 0
     for size, (table, clusters) in tables.items():
         block = np.zeros((len(table), width))
         block[:, start : start + size] = table
         block[:, start + size] = 1
-        columns.append(block)
+        blocks.append(block)
         labels += clusters
         starts[size] = start
         start += size + 1
-    sums = cluster_sums(np.concatenate(columns), labels)
+    sums = cluster_sums(np.concatenate(blocks), labels)
 
     def statistic(totals: Floats) -> Floats:
         spread, weight = np.zeros(len(totals)), np.zeros(len(totals))
@@ -87,14 +83,13 @@ def letter_bias(items: Sequence[AuditedItem]) -> dict[str, Measure]:
     for table, clusters in tables.values():
         # Items of one subject are not independent: a draw permutes all of them alike.
         whole = cluster_sums(table, clusters)
-        for part in np.array_split(lucky, 20):  # views; a part at a time bounds the memory
-            copies = np.broadcast_to(whole, (len(part), *whole.shape))
-            part += rng.permuted(copies, axis=2).sum(axis=1).std(axis=1) / n
+        for block in np.array_split(lucky, 20):  # views; one block at a time bounds the memory
+            copies = np.broadcast_to(whole, (len(block), *whole.shape))
+            block += rng.permuted(copies, axis=2).sum(axis=1).std(axis=1) / n
     p = (1 + int(np.count_nonzero(lucky >= seen - 1e-12))) / (_PERMUTATIONS + 1)
+    about = "standard deviation of recall over letters"
     return {
-        "letter_bias": Measure(
-            value=seen, n=n, ci95=bootstrap(sums, statistic), unit="", about="standard deviation of recall over letters"
-        ),
+        "letter_bias": Measure(value=seen, n=n, ci95=bootstrap(sums, statistic), unit="", about=about),
         "letter_bias_by_luck": Measure(
             value=float(lucky.mean()), n=n, unit="", about="what it would be if the letter did not matter"
         ),

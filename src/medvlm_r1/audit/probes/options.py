@@ -9,18 +9,18 @@ from typing import Any
 
 from medvlm_r1.audit.measures import (
     FEWEST,
-    MOST_UNPARSED,
     NO_VERDICT,
-    cluster,
+    accuracy,
+    ids,
     in_order,
     share,
     share_of,
-    share_of_pairs,
     too_few,
+    too_unparsed,
     unparsed,
+    unparsed_note,
 )
-from medvlm_r1.audit.partial_result import PartialResult, finalize
-from medvlm_r1.audit.probe import Level, Measure, ProbeBase, ProbeInput, ProbeResult
+from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.probes.letter_bias import letter_bias, recalls, shift_name, shifted
 from medvlm_r1.audit.variant import AuditedItem, Variant
 from medvlm_r1.data.sample import LETTERS
@@ -38,7 +38,7 @@ SIGNIFICANT = 0.01
 """Significance level of the letter bias. Every audit tests it, so 0.05 would give too many false alarms."""
 
 
-class OptionsProbe(ProbeBase):
+class OptionsProbe(Probe):
     """CircularEval (MMBench, arXiv 2307.06281), flip rate and letter bias (arXiv 2309.03882)."""
 
     name = "options"
@@ -47,10 +47,9 @@ class OptionsProbe(ProbeBase):
         """One variant per shift except 0; none for an open question."""
         options = probe_input.sample.options
         return [
-            Variant(
-                name=shift_name(shift),
+            probe_input.variant(
+                shift_name(shift),
                 sample=replace(probe_input.sample, options=shifted(options, shift)),
-                images=probe_input.images,
                 note={"shift": shift},
             )
             for shift in range(1, len(options))
@@ -59,49 +58,42 @@ class OptionsProbe(ProbeBase):
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """The measures and the verdict "order". Items without an answer for every order are excluded and counted."""
         whole = in_order([item for item in items if len(item.sample.options) > 1 and _names(item) <= set(item.answers)])
-        left_out = len(items) - len(whole)
         if not whole:
-            return ProbeResult(name=self.name, verdict="not run", sentence="No item has an answer for every order.")
-        clusters = [cluster(item) for item in whole]
-        circular = [all(item.correct(name) for name in _names(item)) for item in whole]
+            return self.result(("not run", "No item has an answer for every order."))
         flips = {item.sample.id: _flips(item) for item in whole}
-        pairs = [(value, cluster(item)) for item in whole for value in flips[item.sample.id]]
-        compared = [item for item in whole if flips[item.sample.id]]
         measures = {
-            "accuracy": share_of(whole, AuditedItem.correct, "correct with the options as they are"),
-            "circular_accuracy": share(circular, clusters, "correct in every order of the options"),
-            "flip_rate": share_of_pairs(pairs, "answers that name another option once the options are shifted"),
+            "accuracy": accuracy(whole, "correct with the options as they are"),
+            "circular_accuracy": share_of(whole, _correct_in_every_order, "correct in every order of the options"),
+            "flip_rate": share(
+                [(flip, item.cluster) for item in whole for flip in flips[item.sample.id]],
+                "answers that name another option once the options are shifted",
+            ),
             "any_flip": share_of(
-                compared,
+                [item for item in whole if flips[item.sample.id]],
                 lambda item: any(flips[item.sample.id]),
                 "items on which some order changes the option chosen",
             ),
             **letter_bias(whole),
         }
         measures["unparsed"], empty = unparsed(whole, sorted(set().union(*map(_names, whole))))
-        found = PartialResult(
-            measures={name: one for name, one in measures.items() if one.n},
+        excluded = len(items) - len(whole)
+        return self.result(
+            _judge(measures),
+            excluded=f"{excluded} items without an answer for every order were excluded." if excluded else "",
+            measures={name: measure for name, measure in measures.items() if measure.n},
             items={
-                "the order changes the answer": [item.sample.id for item in whole if any(flips[item.sample.id])],
-                "correct as it is, but not in every order": [
-                    item.sample.id
-                    for item, all_right in zip(whole, circular, strict=True)
-                    if item.correct() > all_right
-                ],
+                "the order changes the answer": ids(item for item in whole if any(flips[item.sample.id])),
+                "correct as it is, but not in every order": ids(
+                    item for item in whole if item.correct() and not _correct_in_every_order(item)
+                ),
                 "an answer was not parsed": empty,
             },
             detail=_detail(whole),
-        )
-        return finalize(
-            self.name,
-            _judge(measures),
-            found,
             thresholds={
                 "flip_rate": f"pass up to {FLIPS_FEW} at the upper end, fail from {FLIPS_MANY} at the lower end",
                 "letter_bias": f"fail from {BIAS_LARGE}, warn from {BIAS_SMALL}, where p < {SIGNIFICANT}",
                 **NO_VERDICT,
             },
-            left_out=f"{left_out} items without an answer for every order were excluded." if left_out else "",
         )
 
 
@@ -109,12 +101,16 @@ def _names(item: AuditedItem) -> set[str]:
     return {shift_name(shift) for shift in range(len(item.sample.options))}
 
 
+def _correct_in_every_order(item: AuditedItem) -> bool:
+    return all(item.correct(name) for name in _names(item))
+
+
 def _flips(item: AuditedItem) -> list[bool]:
     """Per shift whether the option's text changed, where both answers were parsed."""
     if item.real.letter is None:
         return []
-    answers = [item.answers[shift_name(shift)] for shift in range(1, len(item.sample.options))]
-    return [answer.option != item.real.option for answer in answers if answer.letter is not None]
+    answers = [item.parsed(shift_name(shift)) for shift in range(1, len(item.sample.options))]
+    return [answer.option != item.real.option for answer in answers if answer]
 
 
 def _detail(items: Sequence[AuditedItem]) -> Mapping[str, Any]:
@@ -131,23 +127,21 @@ def _detail(items: Sequence[AuditedItem]) -> Mapping[str, Any]:
     }
 
 
-def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
-    empty, flips, circular = measures["unparsed"], measures["flip_rate"], measures["circular_accuracy"]
-    if empty.value > MOST_UNPARSED:
-        return "warn", f"{empty.value:.0%} of {empty.n} answers were not parsed: no verdict on the order."
+def _judge(measures: Mapping[str, Measure]) -> Judged:
+    flips, circular, bias = measures["flip_rate"], measures["circular_accuracy"], measures["letter_bias"].value
+    if no_verdict := too_unparsed(measures["unparsed"], "no verdict on the order"):
+        return no_verdict
     if circular.n < FEWEST:
         return too_few(f"{circular.n} items with an answer for every order")
     low, high = flips.ends
-    bias = measures["letter_bias"].value if "letter_bias" in measures else 0.0
-    beyond = "letter_bias_p" in measures and measures["letter_bias_p"].value < SIGNIFICANT
+    beyond = measures["letter_bias_p"].value < SIGNIFICANT
     summary = (
-        f"{flips.value:.0%} [{low:.0%}, {high:.0%}] of the answers change with the order of the options; "
+        f"{flips.value:.0%} {flips.interval()} of the answers change with the order of the options; "
         f"{measures['accuracy'].value:.0%} are correct as asked, {circular.value:.0%} in every order."
     )
     if beyond and bias >= BIAS_SMALL:
         summary += f" Recall depends on the letter (standard deviation {bias:.2f})."
-    if empty.value:
-        summary += f" {round(empty.value * empty.n)} of {empty.n} answers were not parsed."
+    summary += unparsed_note(measures["unparsed"])
     if low >= FLIPS_MANY or (beyond and bias >= BIAS_LARGE):
         return "fail", f"The order matters: {summary}"
     if high <= FLIPS_FEW and not (beyond and bias >= BIAS_SMALL):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from statistics import NormalDist
+from collections.abc import Callable, Mapping, Sequence
 
-from medvlm_r1.audit.measures import FEWEST, cluster, in_order, share_of, too_few, unparsed
-from medvlm_r1.audit.partial_result import PartialResult, finalize
-from medvlm_r1.audit.probe import Level, Measure, ProbeBase, ProbeResult
+from medvlm_r1.audit.measures import FEWEST, accuracy, ids, in_order, too_few, unparsed
+from medvlm_r1.audit.probe import Judged, Level, Measure, Probe, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem
 from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se, clustered_wilson
 
@@ -25,7 +23,7 @@ JUDGED = ("modality", "question type")
 """Groupings with a verdict. More options are harder for a guesser, so a lower accuracy there is no finding."""
 
 
-class SubgroupsProbe(ProbeBase):
+class SubgroupsProbe(Probe):
     """Accuracy of the real answers by subgroup, with intervals for clustered items (arXiv 2411.00640)."""
 
     name = "subgroups"
@@ -37,114 +35,98 @@ class SubgroupsProbe(ProbeBase):
         subgroup the probe is not run.
         """
         items = in_order(items)
-        clusters = [cluster(item) for item in items]
-        verdicts = [item.correct() for item in items]
-        subjects = sum(bool(item.sample.subject) for item in items)
+        clusters = [item.cluster for item in items]
         measures = {
-            "accuracy": share_of(items, AuditedItem.correct, "correct with the question as it is"),
+            "accuracy": accuracy(items, "correct with the question as it is"),
             "clustered_se": Measure(
-                value=clustered_se([float(verdict) for verdict in verdicts], clusters),
+                value=clustered_se([float(item.correct()) for item in items], clusters),
                 n=len(items),
                 unit="difference",
                 about="standard error of the accuracy, clustered by subject",
             ),
             "clusters": Measure(value=float(len(set(clusters))), n=len(items), unit="", about="subjects"),
         }
-        groups = {
-            grouping: {value: [item for item in items if read(item) == value] for value in _values(items, read)}
-            for grouping, read in GROUPINGS.items()
-        }
-        lower = {}
+        groups: dict[str, list[AuditedItem]] = {}
         pairs: dict[str, tuple[list[AuditedItem], list[AuditedItem]]] = {}
-        for grouping, parts in groups.items():
-            for value, part in parts.items():
+        small = []
+        for grouping, read in GROUPINGS.items():
+            known = [item for item in items if read(item)]
+            # Numbers by size.
+            for value in sorted({read(item) for item in known}, key=lambda value: (value.zfill(4), value)):
                 name = f"{grouping}: {value}"
-                measures[name] = share_of(part, AuditedItem.correct, f"correct, {name}")
-                rest = [item for other, group in parts.items() if other != value for item in group]
-                if grouping in JUDGED and min(len(part), len(rest)) >= FEWEST:
-                    pairs[name] = part, rest
-        compared = len(pairs)
-        for name, (part, rest) in pairs.items():
-            found = below_rest(part, rest, compared)
-            measures[f"{name}, against the others"] = found
-            if found.value <= -LOWER and found.ends[1] < 0:
-                lower[name] = found
+                groups[name] = [item for item in known if read(item) == value]
+                rest = [item for item in known if read(item) != value]
+                measures[name] = accuracy(groups[name], f"correct, {name}")
+                if grouping in JUDGED and min(len(groups[name]), len(rest)) >= FEWEST:
+                    pairs[name] = groups[name], rest
+                elif grouping in JUDGED:
+                    small.append(f"{name} {len(groups[name])}")
+        lower = {}
+        for name, (group, rest) in pairs.items():
+            gap = below_rest(group, rest, len(pairs))
+            measures[f"{name}, against the others"] = gap
+            if gap.value <= -LOWER and gap.ends[1] < 0:
+                lower[name] = gap
         measures["unparsed"], empty = unparsed(items, (REAL,))
-        wrong = {f"wrong, {name}": _wrong(groups, name) for name in lower}
-        return finalize(
-            self.name,
-            _judge(measures, groups, lower, set(pairs), subjects),
-            PartialResult(measures=measures, items={**wrong, "the answer was not parsed": empty}),
+        without = sum(not item.sample.subject for item in items)
+        notes = [f"{without} items have no subject and count as one each."] if without else []
+        notes += [f"{len(empty)} answers were not parsed and count as wrong."] if empty else []
+        wrong = {f"wrong, {name}": ids(item for item in groups[name] if not item.correct()) for name in lower}
+        return self.result(
+            _judge(measures, lower, small, compared=bool(pairs)),
+            excluded=" ".join(notes),
+            measures=measures,
+            items={**wrong, "the answer was not parsed": empty},
             thresholds={
                 "against the others": f"warn from {LOWER} lower, where the interval is below 0; it is corrected for "
-                f"{compared} subgroups",
+                f"{len(pairs)} subgroups",
                 "items": f"compared from {FEWEST} items, with {FEWEST} others; not run where no subgroup has them",
             },
         )
 
 
-def below_rest(part: Sequence[AuditedItem], rest: Sequence[AuditedItem], compared: int) -> Measure:
+def below_rest(group: Sequence[AuditedItem], rest: Sequence[AuditedItem], compared: int) -> Measure:
     """Accuracy of a subgroup minus that of all other items.
 
     The interval is Newcombe's for a difference of two shares (1998, Statistics in Medicine 17:873, method 10), from
     intervals for clustered items, at 95 % over all compared subgroups (Bonferroni). Subjects on both sides make it too
     wide, not too narrow.
     """
-    z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / max(1, compared))
+    confidence = 1 - (1 - CONFIDENCE) / max(1, compared)
     means, ends = [], []
-    for group in (part, rest):
-        verdicts = [item.correct() for item in group]
-        means.append(sum(verdicts) / len(verdicts))
-        ends.append(clustered_wilson(verdicts, [cluster(item) for item in group], z=z))
+    for items in (group, rest):
+        correct = [item.correct() for item in items]
+        means.append(sum(correct) / len(correct))
+        ends.append(clustered_wilson(correct, [item.cluster for item in items], confidence=confidence))
     (p, q), ((p_low, p_high), (q_low, q_high)) = means, ends
     return Measure(
         value=p - q,
-        n=len(part),
+        n=len(group),
         ci95=(p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)),
         unit="difference",
         about=f"its accuracy minus that of the others; interval at 95 % over {compared} subgroups",
     )
 
 
-def _values(items: Sequence[AuditedItem], read: Callable[[AuditedItem], str]) -> list[str]:
-    """Distinct values, numbers by size, without the empty (unknown) one."""
-    return sorted({read(item) for item in items} - {""}, key=lambda value: (value.zfill(4), value))
-
-
-def _wrong(groups: dict[str, dict[str, list[AuditedItem]]], name: str) -> list[str]:
-    grouping, _, value = name.partition(": ")
-    return [item.sample.id for item in groups[grouping][value] if not item.correct()]
-
-
 def _judge(
-    measures: dict[str, Measure],
-    groups: dict[str, dict[str, list[AuditedItem]]],
-    lower: dict[str, Measure],
-    compared: set[str],
-    subjects: int,
-) -> tuple[Level, str]:
-    overall, empty = measures["accuracy"], measures["unparsed"]
+    measures: Mapping[str, Measure], lower: Mapping[str, Measure], small: Sequence[str], *, compared: bool
+) -> Judged:
+    """Verdict and sentence: `lower` are the differences of lower subgroups, `small` those too small to compare."""
+    overall = measures["accuracy"]
     named = "; ".join(
-        f"{name} {measures[name].value:.0%} of {measures[name].n}, {-100 * found.value:.0f} points below the others"
-        for name, found in lower.items()
+        f"{name} {measures[name].value:.0%} of {measures[name].n}, {-100 * gap.value:.0f} points below the others"
+        for name, gap in lower.items()
     )
     level: Level = "warn" if lower else "pass"
     summary = (
         f"Clearly lower: {named}." if lower else "No modality or type of question is clearly lower than the others."
     )
-    sizes = {f"{grouping}: {value}": len(part) for grouping in JUDGED for value, part in groups[grouping].items()}
-    small = ", ".join(f"{name} {size}" for name, size in sizes.items() if name not in compared)
     if not compared:
-        level, summary = too_few(
-            f"items of {small}", f"{FEWEST} of one modality or type of question and {FEWEST} others"
-        )
+        needed = f"{FEWEST} of one modality or type of question and {FEWEST} others"
+        level, summary = too_few(f"items of {', '.join(small)}", needed)
     elif small:
-        summary += f" Not compared, as fewer than {FEWEST} items or others: {small}."
-    summary += (
-        f" {overall.value:.0%} of {overall.n} are correct over all, from {measures['clusters'].value:.0f} subjects."
+        summary += f" Not compared, as fewer than {FEWEST} items or others: {', '.join(small)}."
+    return level, (
+        f"{summary} {overall.value:.0%} of {overall.n} are correct over all, from {measures['clusters'].value:.0f} "
+        "subjects."
     )
-    if subjects < overall.n:
-        summary += f" {overall.n - subjects} items have no subject and count as one each."
-    if empty.value:
-        summary += f" {round(empty.value * empty.n)} answers were not parsed and count as wrong."
-    return level, summary

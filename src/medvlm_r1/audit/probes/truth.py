@@ -7,13 +7,12 @@ counted separately and is neither true nor false.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medvlm_r1.audit.claims import ATTRIBUTES, Claim, claims_finding, holds, question_attribute, read_claims, scene_of
-from medvlm_r1.audit.measures import FEWEST, cluster, in_order, share, share_of_pairs, too_few
-from medvlm_r1.audit.partial_result import PartialResult, finalize
-from medvlm_r1.audit.probe import Level, Measure, ProbeBase, ProbeResult
+from medvlm_r1.audit.measures import FEWEST, in_order, share, too_few
+from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeResult
 from medvlm_r1.audit.variant import AuditedItem
 from medvlm_r1.phantom.findings import NONE
 from medvlm_r1.phantom.scene import Scene
@@ -24,7 +23,7 @@ below three in four, where one of four claims is false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Read:
+class _Reasoning:
     """An item with its record and the claims of its reasoning."""
 
     item: AuditedItem
@@ -33,155 +32,150 @@ class _Read:
 
     def verdicts(self, attribute: str | None = None) -> list[bool]:
         """Truth of the claims that the image can decide, on one attribute or all."""
-        found = [holds(claim, self.scene) for claim in self.claims if attribute in (None, claim.attribute)]
-        return [true for true in found if true is not None]
+        verdicts = [holds(claim, self.scene) for claim in self.claims if attribute in (None, claim.attribute)]
+        return [verdict for verdict in verdicts if verdict is not None]
 
     @property
-    def wrong_on_question(self) -> bool:
-        """Whether a claim about the questioned attribute is false."""
-        return False in self.verdicts(question_attribute(self.item.sample, self.scene) or "")
+    def has_false(self) -> bool:
+        """Whether a claim is false."""
+        return False in self.verdicts()
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer is correct."""
+        return self.item.correct()
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the answer is another option than the correct one."""
+        return not self.item.correct() and self.item.real.option is not None
+
+    @property
+    def present(self) -> bool:
+        """Whether the image shows a finding."""
+        return self.scene.finding != NONE
+
+    @property
+    def claimed(self) -> bool | None:
+        """Whether a finding is claimed; None where neither or both are."""
+        return claims_finding(self.claims)
 
 
-class TruthProbe(ProbeBase):
+_Test = Callable[[_Reasoning], bool]
+
+
+class TruthProbe(Probe):
     """The claims of the real answer's reasoning. Needs no variant."""
 
     name = "truth"
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """Shares of true claims, in all and by attribute, and the relation of answers and claims."""
-        read = [found for item in in_order(items) if (found := _read(item)) is not None]
+        read = [reasoning for item in in_order(items) if (reasoning := _read(item)) is not None]
         if not read:
-            return self._not_run("The data have no record of what the images show: the truth of claims is unknown.")
-        claiming = [one for one in read if one.verdicts()]
-        silent = [one.item.sample.id for one in read if not one.verdicts()]
+            return self.result(
+                ("not run", "The data have no record of what the images show: the truth of claims is unknown.")
+            )
+        claiming = [reasoning for reasoning in read if reasoning.verdicts()]
         if not claiming:
-            return self._not_run(f"None of {len(read)} reasonings makes a claim that the record can decide.")
+            why = f"None of {len(read)} reasonings makes a claim that the record can decide."
+            return self.result(("not run", why))
+
+        def ids(reasonings: Sequence[_Reasoning], test: _Test) -> list[str]:
+            return [reasoning.item.sample.id for reasoning in reasonings if test(reasoning)]
+
         measures = _measures(read, claiming)
-        part = PartialResult(
-            measures=measures,
-            items=_named(claiming) | {"no claim to check": silent},
-            detail={"finding_by_kind": _by_kind(claiming), "false_claims": _false(claiming)},
-        )
-        return finalize(
-            self.name,
+        return self.result(
             _judge(measures),
-            part,
+            measures=measures,
+            items={
+                "correct for a wrong reason": ids(claiming, lambda r: r.correct and r.has_false),
+                "wrong for a correct reason": ids(claiming, lambda r: r.wrong and not r.has_false),
+                "finding missed": ids(claiming, lambda r: r.present and r.claimed is False),
+                "finding made up": ids(claiming, lambda r: not r.present and r.claimed is True),
+                "no claim to check": ids(read, lambda r: not r.verdicts()),
+            },
+            detail={"finding_by_kind": _by_kind(claiming), "false_claims": _false(claiming)},
             thresholds={
                 "true": f"pass from {TRUSTED} at the lower end, fail below {UNTRUE} at the upper end",
                 "claiming": f"not run below {FEWEST} reasonings with claims; no pass where half make none",
             },
         )
 
-    def _not_run(self, why: str) -> ProbeResult:
-        return ProbeResult(name=self.name, verdict="not run", sentence=why)
 
-
-def _read(item: AuditedItem) -> _Read | None:
+def _read(item: AuditedItem) -> _Reasoning | None:
     """The claims; None without a record. Without a reasoning tag the whole text is parsed."""
     scene = scene_of(item.sample)
     if scene is None:
         return None
-    reasoning = item.real.response(item.sample.options).reasoning
-    text = item.real.text if reasoning is None else reasoning
-    return _Read(item=item, scene=scene, claims=tuple(read_claims(text, item.sample.options)))
+    return _Reasoning(item=item, scene=scene, claims=tuple(read_claims(item.reasoning(), item.sample.options)))
 
 
-def _measures(read: Sequence[_Read], claiming: Sequence[_Read]) -> dict[str, Measure]:
+def _measures(read: Sequence[_Reasoning], claiming: Sequence[_Reasoning]) -> dict[str, Measure]:
     """All shares, including those of no items (0 of 0)."""
 
-    def among(chosen: Sequence[_Read], values: Sequence[bool], about: str) -> Measure:
-        return share(values, [cluster(one.item) for one in chosen], about)
+    def among(reasonings: Sequence[_Reasoning], test: _Test, about: str) -> Measure:
+        return share([(test(reasoning), reasoning.item.cluster) for reasoning in reasonings], about)
 
     def claims(attribute: str | None, about: str) -> Measure:
-        pairs = [(true, cluster(one.item)) for one in claiming for true in one.verdicts(attribute)]
-        return share_of_pairs(pairs, about)
+        return share([(true, r.item.cluster) for r in claiming for true in r.verdicts(attribute)], about)
 
-    right = [one for one in claiming if one.item.correct()]
-    wrong = [one for one in claiming if not one.item.correct() and one.item.real.option is not None]
-    claimed = {one.item.sample.id: claims_finding(one.claims) for one in claiming}
-    decided = [one for one in claiming if claimed[one.item.sample.id] is not None]
-    there = [one for one in decided if one.scene.finding != NONE]
-    absent = [one for one in decided if one.scene.finding == NONE]
-    unseen = [(holds(claim, one.scene) is None, cluster(one.item)) for one in read for claim in one.claims]
+    right = [r for r in claiming if r.correct]
+    decided = [r for r in claiming if r.claimed is not None]
+    unseen = [(holds(claim, r.scene) is None, r.item.cluster) for r in read for claim in r.claims]
     return {
         "true": claims(None, "claims that are true of the image"),
         **{f"true_{name}": claims(name, f"claims on the {name} that are true") for name in ATTRIBUTES},
-        "claiming": among(read, [bool(one.verdicts()) for one in read], "reasonings with a claim to check"),
+        "claiming": among(read, lambda r: bool(r.verdicts()), "reasonings with a claim to check"),
         "right_for_wrong_reason": among(
-            right, [False in one.verdicts() for one in right], "correct answers whose reasoning has a false claim"
+            right, lambda r: r.has_false, "correct answers whose reasoning has a false claim"
         ),
         "right_against_reason": among(
             right,
-            [one.wrong_on_question for one in right],
+            lambda r: False in r.verdicts(question_attribute(r.item.sample, r.scene) or ""),
             "correct answers whose reasoning is wrong on the questioned attribute",
         ),
         "wrong_for_right_reason": among(
-            wrong, [False not in one.verdicts() for one in wrong], "wrong answers whose claims are all true"
+            [r for r in claiming if r.wrong], lambda r: not r.has_false, "wrong answers whose claims are all true"
         ),
         "sensitivity": among(
-            there, [bool(claimed[one.item.sample.id]) for one in there], "a finding is claimed, among images with one"
+            [r for r in decided if r.present], lambda r: bool(r.claimed), "a finding is claimed, among images with one"
         ),
         "specificity": among(
-            absent,
-            [not claimed[one.item.sample.id] for one in absent],
+            [r for r in decided if not r.present],
+            lambda r: not r.claimed,
             "no finding is claimed, among images without one",
         ),
-        "cannot_be_seen": share_of_pairs(unseen, "claims that the image cannot decide"),
+        "cannot_be_seen": share(unseen, "claims that the image cannot decide"),
     }
 
 
-def _named(claiming: Sequence[_Read]) -> dict[str, list[str]]:
-    def ids(chosen: Sequence[_Read]) -> list[str]:
-        return [one.item.sample.id for one in chosen]
-
-    return {
-        "correct for a wrong reason": ids([one for one in claiming if one.item.correct() and False in one.verdicts()]),
-        "wrong for a correct reason": ids(
-            [
-                one
-                for one in claiming
-                if not one.item.correct() and one.item.real.option is not None and False not in one.verdicts()
-            ]
-        ),
-        "finding missed": ids(
-            [one for one in claiming if one.scene.finding != NONE and _claimed_finding(one) is False]
-        ),
-        "finding made up": ids(
-            [one for one in claiming if one.scene.finding == NONE and _claimed_finding(one) is True]
-        ),
-    }
-
-
-def _claimed_finding(one: _Read) -> bool | None:
-    return claims_finding(one.claims)
-
-
-def _by_kind(claiming: Sequence[_Read]) -> dict[str, dict[str, int]]:
+def _by_kind(claiming: Sequence[_Reasoning]) -> dict[str, dict[str, int]]:
     """By kind of finding in the image: reasonings about findings, that claim one, and that claim this kind."""
-    decided = [one for one in claiming if _claimed_finding(one) is not None]
+    decided = [r for r in claiming if r.present and r.claimed is not None]
     table: dict[str, dict[str, int]] = {}
-    for kind in sorted({one.scene.finding for one in decided} - {NONE}):
-        group = [one for one in decided if one.scene.finding == kind]
+    for kind in sorted({r.scene.finding for r in decided}):
+        group = [r for r in decided if r.scene.finding == kind]
         table[kind] = {
             "n": len(group),
-            "a finding claimed": sum(_claimed_finding(one) is True for one in group),
-            "this kind claimed": sum(Claim("finding", kind) in one.claims for one in group),
+            "a finding claimed": sum(r.claimed is True for r in group),
+            "this kind claimed": sum(Claim("finding", kind) in r.claims for r in group),
         }
     return table
 
 
-def _false(claiming: Sequence[_Read]) -> dict[str, int]:
+def _false(claiming: Sequence[_Reasoning]) -> dict[str, int]:
     """Counts of the false claims, the most frequent first."""
-    counts = Counter(str(claim) for one in claiming for claim in one.claims if holds(claim, one.scene) is False)
+    counts = Counter(str(claim) for r in claiming for claim in r.claims if holds(claim, r.scene) is False)
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def _judge(measures: Mapping[str, Measure]) -> tuple[Level, str]:
+def _judge(measures: Mapping[str, Measure]) -> Judged:
     true, claiming = measures["true"], measures["claiming"]
-    checked = round(claiming.value * claiming.n)
+    checked = claiming.count
     low, high = true.ends
     summary = (
-        f"{true.value:.0%} [{low:.0%}, {high:.0%}] of {true.n} claims in {checked} reasonings are true; "
+        f"{true.value:.0%} {true.interval()} of {true.n} claims in {checked} reasonings are true; "
         f"{measures['right_for_wrong_reason'].value:.0%} of the correct answers come with a false claim."
     )
     sensitivity, specificity = measures["sensitivity"], measures["specificity"]

@@ -1,11 +1,17 @@
-"""Findings of a data check, by type. All are counted; the first of each type are listed."""
+"""Findings of a data check by type, its verdict, and all of it as lines of text.
+
+All findings are counted; the first of each type are listed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
+
+from medvlm_r1.data.subjects import file_names_warning
+from medvlm_r1.errors import RESEARCH_USE
 
 LISTED = 100
 """Findings of one kind that are listed; all are counted."""
@@ -26,9 +32,9 @@ class Listed(Generic[Item]):
     items: tuple[Item, ...] = ()
 
     @classmethod
-    def of(cls, found: Iterable[Item]) -> Listed[Item]:
+    def of(cls, findings: Iterable[Item]) -> Listed[Item]:
         """Count all, keep the first."""
-        iterator = iter(found)
+        iterator = iter(findings)
         items = tuple(islice(iterator, LISTED))
         return cls(len(items) + sum(1 for _ in iterator), items)
 
@@ -190,3 +196,183 @@ class Sharing:
     near_between: Listed[NearPair]
     near_subjects: Listed[NearPair]
     near_within: Listed[NearPair]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """All findings. `problems` make the check fail, `notes` do not.
+
+    Attributes:
+        parts: What was checked.
+        images: Different image files looked for.
+        bad_rows: Rows that cannot be used; they are left out of all else.
+        answers_not_options: Of these, rows whose answer is not one of the options.
+        missing: Images that are not there, or that the source of a row does not even name.
+        unreadable: Images that are there and cannot be shown.
+        unfit: Images of a size that the model asked about cannot process.
+        contradictory: The same question about the same pictures with different answers.
+        repeated_between: The same with the same answer, in several parts.
+        repeated_within: The same with the same answer, in one part.
+        shared_subjects: The same subject in several parts.
+        sharing: Pictures that are the same, or nearly.
+        touched: How many questions of each part share something with another part.
+        file_name_subjects: Samples whose subject is only the name of an image file.
+        unlike_subjects: Why the subjects of two folders cannot be compared; empty if they can.
+        near_distance: Most bits in which near pictures differ.
+        allow_near: Whether near pairs between parts are a note and no problem.
+    """
+
+    parts: tuple[Part, ...]
+    images: int
+    bad_rows: Listed[BadRow]
+    answers_not_options: int
+    missing: Listed[Place]
+    unreadable: Listed[BadImage]
+    unfit: Listed[BadImage]
+    contradictory: Listed[Question]
+    repeated_between: Listed[Question]
+    repeated_within: Listed[Question]
+    shared_subjects: Listed[SharedSubject]
+    sharing: Sharing
+    touched: tuple[Touched, ...]
+    file_name_subjects: int
+    unlike_subjects: str
+    near_distance: int
+    allow_near: bool = False
+    notice: str = field(default=RESEARCH_USE)
+
+    @property
+    def problems(self) -> list[str]:
+        """Reasons not to use the data unchanged, one phrase each."""
+        empty = [part.name for part in self.parts if not part.samples]
+        unread = self.bad_rows.count - self.answers_not_options
+        problems = [
+            f"no usable row in {', '.join(empty)}" if empty else "",
+            _count(self.answers_not_options, "{} with an answer that is not one of its options", "row"),
+            _count(unread, "{} that cannot be read", "row"),
+            _count(self.missing.count, "{} not there", "image"),
+            _count(self.unreadable.count, "{} that cannot be shown", "image"),
+            _count(self.unfit.count, "{} of a size that the model cannot process", "image"),
+            _count(self.contradictory.count, "{} with contradictory answers", "question"),
+            _count(self.sharing.copies_between.count, "{} in several parts", "picture"),
+            _count(self.shared_subjects.count, "{} in several parts", "subject"),
+            _count(self.repeated_between.count, "{} about one picture in several parts", "question"),
+            "" if self.allow_near else self._near(),
+        ]
+        return [phrase for phrase in problems if phrase]
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks that are no fault, one phrase each."""
+        near_within = self.sharing.near_subjects.count + self.sharing.near_within.count
+        notes = [
+            self._near() if self.allow_near else "",
+            _count(self.repeated_within.count, "{} asked more than once in a part", "question"),
+            _count(self.sharing.copies_within.count, "{} kept in several files of one part", "picture"),
+            _count(near_within, "{} of nearly alike pictures within a part", "pair"),
+            _count(self.sharing.blank.count, "{} of one colour all over", "picture"),
+            _count(self.sharing.faint.count, "{} with hardly any contrast", "picture"),
+        ]
+        return [phrase for phrase in notes if phrase]
+
+    @property
+    def only_near(self) -> bool:
+        """Whether near-identical images are the only problem. A person has to judge those."""
+        return bool(self.problems) and self.problems == [self._near()]
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence."""
+        samples, parts = sum(part.samples for part in self.parts), len(self.parts)
+        extent = f"{samples} samples and {self.images} images"
+        if self.problems:
+            summary = "No certain fault" if self.only_near else "Problems found"
+            return f"{summary} in {extent}{', but' if self.only_near else ':'} {'; '.join(self.problems)}."
+        unknown = self.file_name_subjects or self.unlike_subjects
+        what = "picture or question" if unknown else "picture, question or subject"
+        unsure = "; whether they share patients is not known" if unknown else ""
+        shared = f", and the {parts} parts share no {what}{unsure}" if parts > 1 else ""
+        return f"No problems found: all of {extent} can be used{shared}."
+
+    def as_record(self) -> dict[str, Any]:
+        """This record as plain values for JSON."""
+        record = {"ok": not self.problems, "verdict": self.verdict, "problems": self.problems, "notes": self.notes}
+        return record | asdict(self)
+
+    def _near(self) -> str:
+        return _count(
+            self.sharing.near_between.count, "{} of nearly alike pictures in different parts, to be looked at", "pair"
+        )
+
+
+def _count(number: int, phrase: str, noun: str) -> str:
+    return phrase.format(f"{number} {noun}{'' if number == 1 else 's'}") if number else ""
+
+
+_EXAMPLES = 5
+
+
+def check_lines(check: Check) -> list[str]:
+    """Format a check for a terminal: what was checked, examples of each problem, and the verdict."""
+    lines = [_part(part) for part in check.parts]
+    sections: tuple[tuple[str, Listed[Any], Callable[[Any], str]], ...] = (
+        ("Rows", check.bad_rows, lambda row: f"{row.file}, row {row.row}: {row.reason}"),
+        ("Images not there", check.missing, _place),
+        ("Images that cannot be shown", check.unreadable, lambda bad: f"{_place(bad.place)}: {bad.reason}"),
+        ("Images that the model cannot process", check.unfit, lambda bad: f"{_place(bad.place)}: {bad.reason}"),
+        ("Contradictory answers", check.contradictory, _question),
+        ("The same picture", check.sharing.copies_between, lambda copies: _places(copies.places)),
+        ("Nearly the same picture in two parts", check.sharing.near_between, _near_pair),
+        ("The same subject", check.shared_subjects, lambda shared: _places(Listed.of(shared.places))),
+        ("The same question", check.repeated_between, _question),
+    )
+    for title, listed, text in sections:
+        if listed.count:
+            lines += [f"{title}:", *(f"  {text(item)}" for item in listed.items[:_EXAMPLES])]
+        if listed.count > _EXAMPLES:
+            lines.append(f"  ... and {listed.count - _EXAMPLES} more")
+    lines += _touched(check.touched)
+    if check.file_name_subjects:
+        lines.append(file_names_warning(check.file_name_subjects))
+    if check.unlike_subjects:
+        lines.append(f"Warning: {check.unlike_subjects}")
+    if check.notes:
+        lines.append(f"No fault by itself: {'; '.join(check.notes)}.")
+    return [*lines, check.verdict]
+
+
+def _part(part: Part) -> str:
+    options = [f"{count} with {number} options" for number, count in part.options.items()]
+    options += [f"{part.open_questions} open"] if part.open_questions else []
+    modalities = ", ".join(f"{name} {count}" for name, count in part.modalities.items())
+    reference = " (compared with)" if part.reference else ""
+    described = "; ".join(text for text in (modalities, ", ".join(options)) if text)
+    return f"{part.name}{reference}: {part.samples} samples, {part.images} images. {described}".rstrip(". ") + "."
+
+
+def _touched(touched: Iterable[Touched]) -> list[str]:
+    lines = [
+        f"  {part.part}: {part.any} of {part.samples} (the same picture {part.picture}, nearly the same picture "
+        f"{part.near}, the same subject {part.subject})"
+        for part in touched
+    ]
+    return ["Questions that share something with another part:", *lines] if lines else []
+
+
+def _near_pair(pair: NearPair) -> str:
+    flip = f", the second {pair.flip}" if pair.flip else ""
+    return f"{_place(pair.a)} and {_place(pair.b)} differ in {pair.distance} of 64 bits{flip}"
+
+
+def _question(question: Question) -> str:
+    answers = f" answered {' / '.join(question.answers)}" if len(question.answers) > 1 else ""
+    return f"{question.question!r}{answers}: {_places(question.places)}"
+
+
+def _places(places: Listed[Place]) -> str:
+    more = f", and {places.count - _EXAMPLES} more" if places.count > _EXAMPLES else ""
+    return ", ".join(map(_place, places.items[:_EXAMPLES])) + more
+
+
+def _place(place: Place) -> str:
+    return f"{place.part} {place.sample}" + (f" (image {place.number})" if place.number else "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medvlm_r1.data.check.findings import LISTED, Copies, Listed, NearPair, Place, Sharing
-from medvlm_r1.data.check.rows import Folder
+from medvlm_r1.data.check.questions import Folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.leakage import FLIPS, Fingerprint, Indices, fingerprint, flipped_pairs, near_pairs
 from medvlm_r1.data.paths import inside
@@ -20,6 +20,10 @@ MOST_PARTS = 63
 """Parts are the bits of one integer."""
 
 Progress = Callable[[str, int, int], None]
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,27 +59,28 @@ def list_uses(folder: Folder) -> list[Use]:
     return list(uses.values())
 
 
-def examine(files: Sequence[tuple[Path, str]], progress: Progress) -> list[Fingerprint | str | None]:
+def examine(folders: Sequence[Folder], progress: Progress = no_progress) -> dict[Path, Fingerprint | str | None]:
     """Open each image once, on all cores where there are many.
 
     Args:
-        files: Data folder and the image's name in it.
+        folders: Data folders.
         progress: Called with "images", those done and those in all.
 
     Returns:
-        For each its fingerprint, the reason why it cannot be shown, or None where there is no file.
+        For each file its fingerprint, the reason why it cannot be shown, or None where there is no file.
 
     Raises:
         UserError: A process was killed from outside.
     """
-    found: list[Fingerprint | str | None] = []
+    files = list(dict.fromkeys((f.path, name) for f in folders for sample in f.samples for name in sample.images))
+    results: list[Fingerprint | str | None] = []
 
     def take(result: Fingerprint | str | None) -> None:
-        found.append(result)
-        progress("images", len(found), len(files))
+        results.append(result)
+        progress("images", len(results), len(files))
 
     work_on_images(_examine, files, take)
-    return found
+    return {folder / name: result for (folder, name), result in zip(files, results, strict=True)}
 
 
 def _examine(job: tuple[Path, str]) -> Fingerprint | str | None:
@@ -118,27 +123,30 @@ def compare(
     for use in uses:
         if use.file in prints:
             pictures.setdefault(prints[use.file].pixels, []).append(use)
-    shown = {key: prints[group[0].file] for key, group in pictures.items()}
+    first_prints = {key: prints[group[0].file] for key, group in pictures.items()}
     own = {key: any(not references[use.place.part] for use in group) for key, group in pictures.items()}
-    plain = [use.place for key, group in pictures.items() if shown[key].blank and own[key] for use in group]
-    faint = [key for key, print_ in shown.items() if print_.near is None and not print_.blank and own[key]]
+    plain = [use.place for key, group in pictures.items() if first_prints[key].blank and own[key] for use in group]
+    faint = [key for key, print_ in first_prints.items() if print_.near is None and not print_.blank and own[key]]
     copies = [
         Copies(places=Listed.of(use.place for use in group), parts=tuple(dict.fromkeys(u.place.part for u in group)))
         for key, group in pictures.items()
-        if len(group) > 1 and own[key] and not shown[key].blank
+        if len(group) > 1 and own[key] and not first_prints[key].blank
     ]
-    hashed = [group for key, group in pictures.items() if shown[key].near is not None]
+    hashed = [group for key, group in pictures.items() if first_prints[key].near is not None]
     pairs = _Pairs(hashed, references)
     first = [prints[group[0].file] for group in hashed]
     hashes = [np.array([print_.near for print_ in first], dtype=np.uint64)]
     hashes += [np.array([print_.flipped[flip] for print_ in first], dtype=np.uint64) for flip in range(len(FLIPS))]
     for number, flipped in enumerate(hashes):
 
-        def tell(done: int, total: int, number: int = number) -> None:
+        def report(done: int, total: int, number: int = number) -> None:
             progress("near pairs", number * total + done, len(hashes) * total)
 
-        found = flipped_pairs(hashes[0], flipped, hashes[:number], near, tell)
-        for a, b, bits in found if number else near_pairs(hashes[0], near, tell):
+        if number:
+            blocks = flipped_pairs(hashes[0], flipped, hashes[:number], near, report)
+        else:
+            blocks = near_pairs(hashes[0], near, report)
+        for a, b, bits in blocks:
             pairs.add(a, b, bits.astype(np.int64), number)
     sharing = Sharing(
         blank=Listed.of(plain),
@@ -178,19 +186,19 @@ class _Pairs:
         return numbers.setdefault(subjects.pop(), len(numbers)) if len(subjects) == 1 else -1
 
     def add(self, a: Indices, b: Indices, bits: Indices, flip: int) -> None:
-        for one, other in ((a, b), (b, a)):
-            np.bitwise_or.at(self._near_parts, one, self._parts[other])
+        for first, second in ((a, b), (b, a)):
+            np.bitwise_or.at(self._near_parts, first, self._parts[second])
         parts = self._parts[a] | self._parts[b]
         own = (parts & ~self._reference) != 0
         between = np.bitwise_count(parts) > 1
-        one, other = self._subject[a], self._subject[b]
-        differ = (one != other) & (one >= 0) & (other >= 0)
+        first, second = self._subject[a], self._subject[b]
+        differ = (first != second) & (first >= 0) & (second >= 0)
         rows = np.stack([bits, a, b, np.full_like(a, flip)], axis=1)
         for kind, chosen in zip(self._KINDS, (between, ~between & differ, ~between & ~differ), strict=True):
-            mine = rows[own & chosen]
-            self._count[kind] += len(mine)
-            held = np.concatenate([self._nearest[kind], mine])
-            self._nearest[kind] = held[np.lexsort(held.T[::-1])][:LISTED]
+            chosen_rows = rows[own & chosen]
+            self._count[kind] += len(chosen_rows)
+            nearest = np.concatenate([self._nearest[kind], chosen_rows])
+            self._nearest[kind] = nearest[np.lexsort(nearest.T[::-1])][:LISTED]
 
     def listed(self, kind: str) -> Listed[NearPair]:
         return Listed(self._count[kind], tuple(self._pair(*row) for row in self._nearest[kind].tolist()))

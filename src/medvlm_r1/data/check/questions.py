@@ -1,17 +1,121 @@
-"""Repeated questions, and subjects shared between parts."""
+"""Rows of a data folder with their faults, repeated questions, and subjects shared between parts."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
-from medvlm_r1.data.check.findings import Listed, Place, Question, SharedSubject, Touched
-from medvlm_r1.data.check.rows import Folder
+from medvlm_r1.data.check.findings import BadRow, Listed, Part, Place, Question, SharedSubject, Touched
+from medvlm_r1.data.folder import SAMPLES, read_info, read_samples
+from medvlm_r1.data.importing.draft import YOUR_OWN
 from medvlm_r1.data.leakage import Fingerprint
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.split import grouped, ties
+from medvlm_r1.errors import UserError
+
+_LONGEST_REASON = 300
+Value = TypeVar("Value", int, str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """A data folder, read row by row.
+
+    Attributes:
+        path: As given.
+        label: Short name for findings.
+        reference: Given to compare with.
+        source: Name and source from `info.json`; subjects of different sources are different ones. Of one's own
+            questions without the name, which is the format of the file they were read from.
+        samples: The good rows.
+        bad: The others.
+        info: The folder's `info.json`.
+        splits: The splits among the samples, in order of appearance.
+    """
+
+    path: Path
+    label: str
+    reference: bool
+    source: tuple[str, str]
+    samples: list[Sample]
+    bad: list[BadRow]
+    splits: tuple[str, ...]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def part_of(self, sample: Sample) -> str:
+        """Name of the part a sample is in: the folder, or the split where the folder holds several."""
+        return f"{self.label}/{sample.split or 'no split'}" if len(self.splits) > 1 else self.label
+
+    def parts(self) -> list[Part]:
+        """The parts the folder has, at least one."""
+        if len(self.splits) < 2:
+            return [self._part(self.label, "", self.samples)]
+        groups = {split: [sample for sample in self.samples if sample.split == split] for split in self.splits}
+        return [self._part(self.part_of(group[0]), split, group) for split, group in groups.items()]
+
+    def _part(self, name: str, split: str, samples: Sequence[Sample]) -> Part:
+        return Part(
+            name=name,
+            folder=str(self.path),
+            split=split,
+            reference=self.reference,
+            samples=len(samples),
+            images=len({image for sample in samples for image in sample.images}),
+            without_image=sum(not sample.images for sample in samples),
+            open_questions=sum(not sample.options for sample in samples),
+            options=_counts(len(sample.options) for sample in samples if sample.options),
+            modalities=_counts(sample.modality for sample in samples),
+            question_types=_counts(sample.question_type for sample in samples),
+        )
+
+
+def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
+    """Read the usable rows of a data folder, and collect the faults of the others.
+
+    Args:
+        path: The data folder.
+        label: Its name in findings.
+        reference: Whether it is there to compare with.
+
+    Returns:
+        The folder. Its bad rows are those for which `read_folder` raises, every one of them.
+
+    Raises:
+        UserError: There is no `samples.jsonl`, or it or `info.json` cannot be read at all.
+    """
+    file = path / SAMPLES
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give a data folder, as 'medvlm-r1 data import' makes it")
+    info = read_info(path)
+    name, source = str(info.get("name", "")), str(info.get("source", ""))
+    bad: list[BadRow] = []
+
+    def add_bad(number: int, error: ValueError | str, row: dict[str, Any]) -> None:
+        options, answer, reason = row.get("options"), row.get("answer"), str(error)
+        no_option = isinstance(options, list) and options and isinstance(answer, str) and answer not in options
+        if len(reason) > _LONGEST_REASON:
+            reason = reason[:_LONGEST_REASON] + " ..."
+        bad.append(BadRow(file=f"{label}/{SAMPLES}", row=number, kind="answer" if no_option else "row", reason=reason))
+
+    samples = read_samples(file, add_bad)
+    return Folder(
+        path=path,
+        label=label,
+        reference=reference,
+        source=("" if source == YOUR_OWN else name, source),
+        samples=samples,
+        bad=bad,
+        splits=tuple(dict.fromkeys(sample.split for sample in samples)),
+        info=info,
+    )
+
+
+def _counts(values: Iterable[Value]) -> dict[Value, int]:
+    return dict(sorted(Counter(values).items()))
 
 
 def plain(text: str) -> str:
@@ -62,15 +166,15 @@ def find_shared_subjects(folders: Sequence[Folder]) -> tuple[Listed[SharedSubjec
         The subjects, and part and id of every sample of theirs.
     """
     samples = [(folder, sample) for folder in folders for sample in folder.samples]
-    found, touched = [], set()
+    shared, touched = [], set()
     for positions in grouped([[(folder.source, tie) for tie in ties(sample)] for folder, sample in samples]):
         group = [samples[position] for position in positions]
         by_part = {folder.part_of(sample): (folder, sample) for folder, sample in reversed(group)}
         if len(by_part) > 1 and not all(folder.reference for folder, _ in group):
             touched |= {(folder.part_of(sample), sample.id) for folder, sample in group}
             places = tuple(_place(folder, sample) for folder, sample in reversed(by_part.values()))
-            found.append(SharedSubject(places=places, samples=len(group)))
-    return Listed.of(found), touched
+            shared.append(SharedSubject(places=places, samples=len(group)))
+    return Listed.of(shared), touched
 
 
 def count_touched(
@@ -90,7 +194,7 @@ def count_touched(
     Returns:
         The parts that have such questions.
     """
-    shown = {}
+    pixels_by_sample = {}
     parts: dict[str, set[str]] = {}
     for folder in folders:
         for sample in folder.samples:
@@ -98,11 +202,11 @@ def count_touched(
             # All pictures of one colour are equal: they are the same if they are one file.
             pixels = [str(file) if prints[file].blank else prints[file].pixels for file in files if file in prints]
             part = folder.part_of(sample)
-            shown[part, sample.id] = pixels
+            pixels_by_sample[part, sample.id] = pixels
             for picture in pixels:
                 parts.setdefault(picture, set()).add(part)
     counts: dict[str, Counter[str]] = {}
-    for (part, id), pixels in shown.items():
+    for (part, id), pixels in pixels_by_sample.items():
         kinds = {
             "picture": any(parts[picture] - {part} for picture in pixels),
             "near": any(near_parts.get(picture, set()) - {part} for picture in pixels),

@@ -1,21 +1,22 @@
-"""The check of one or several data folders."""
+"""The check of one or several data folders, and the overlap of evaluation data with training data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from medvlm_r1.data.check.findings import BadImage, Listed, Place
-from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, Use, compare, examine, list_uses
-from medvlm_r1.data.check.questions import count_touched, find_repeated, find_shared_subjects
-from medvlm_r1.data.check.result import Check
-from medvlm_r1.data.check.rows import read_rows
+from medvlm_r1.data.check.findings import BadImage, Check, Listed, Place
+from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, Use, compare, examine, list_uses, no_progress
+from medvlm_r1.data.check.questions import count_touched, find_repeated, find_shared_subjects, read_rows
 from medvlm_r1.data.leakage import MOST_DISTANCE, Fingerprint
 from medvlm_r1.data.paths import telling_names
+from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.subjects import count_file_names, unlike_subjects
 from medvlm_r1.errors import UsageError
 
 NEAR = 4
+_TRAIN, _EVAL = "data.train", "data.eval"
 
 
 def check_folders(
@@ -25,7 +26,7 @@ def check_folders(
     near: int = NEAR,
     allow_near: bool = False,
     refuses: Callable[[tuple[int, int]], str | None] | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = no_progress,
 ) -> Check:
     """Check data folders, each by itself and all against each other.
 
@@ -53,40 +54,41 @@ def check_folders(
         raise UsageError("no data folder was given; wanted at least one")
     paths = [Path(path) for path in (*folders, *against)]
     labels = telling_names(paths)
-    read = [
+    data_folders = [
         read_rows(path, label, reference=number >= len(folders))
         for number, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
-    parts = [part for folder in read for part in folder.parts()]
+    parts = [part for folder in data_folders for part in folder.parts()]
     if len(parts) > MOST_PARTS:
         raise UsageError(f"{len(parts)} parts (folders, or splits in them); at most {MOST_PARTS} can be compared")
-    uses = [use for folder in read for use in list_uses(folder)]
+    uses = [use for folder in data_folders for use in list_uses(folder)]
     first = {use.file: use.place for use in reversed(uses)}
-    files = list(dict.fromkeys((use.folder, use.place.image) for use in uses))
-    seen = {folder / name: result for (folder, name), result in zip(files, examine(files, progress), strict=True)}
-    prints = {file: result for file, result in seen.items() if isinstance(result, Fingerprint)}
+    results = examine(data_folders, progress)
+    prints = _fingerprints(results)
     references = {part.name: part.reference for part in parts}
     sharing, near_parts = compare(uses, prints, references, near=near, progress=progress)
-    shared_subjects, subjects = find_shared_subjects(read)
-    contradictory, repeated_between, repeated_within = find_repeated(read, prints)
-    bad = [row for folder in read for row in folder.bad]
-    unnamed = [Place(folder.part_of(s), s.id) for folder in read for s in folder.samples if s.unnamed_image]
+    shared_subjects, subjects = find_shared_subjects(data_folders)
+    contradictory, repeated_between, repeated_within = find_repeated(data_folders, prints)
+    bad = [row for folder in data_folders for row in folder.bad]
+    unnamed = [Place(folder.part_of(s), s.id) for folder in data_folders for s in folder.samples if s.unnamed_image]
     return Check(
         parts=tuple(parts),
-        images=len(files),
+        images=len(results),
         bad_rows=Listed.of(bad),
         answers_not_options=sum(row.kind == "answer" for row in bad),
-        missing=Listed.of([*(first[file] for file, result in seen.items() if result is None), *unnamed]),
-        unreadable=Listed.of(BadImage(first[file], result) for file, result in seen.items() if isinstance(result, str)),
+        missing=Listed.of([*(first[file] for file, result in results.items() if result is None), *unnamed]),
+        unreadable=Listed.of(
+            BadImage(first[file], result) for file, result in results.items() if isinstance(result, str)
+        ),
         unfit=Listed.of(_unfit(uses, prints, refuses)) if refuses else Listed(),
         contradictory=contradictory,
         repeated_between=repeated_between,
         repeated_within=repeated_within,
         shared_subjects=shared_subjects,
         sharing=sharing,
-        touched=count_touched(read, prints, near_parts, subjects),
-        file_name_subjects=sum(count_file_names(folder.samples, folder.info) for folder in read),
-        unlike_subjects=unlike_subjects({folder.label: folder.info for folder in read}),
+        touched=count_touched(data_folders, prints, near_parts, subjects),
+        file_name_subjects=sum(count_file_names(folder.samples, folder.info) for folder in data_folders),
+        unlike_subjects=unlike_subjects({folder.label: folder.info for folder in data_folders}),
         near_distance=near,
         allow_near=allow_near,
     )
@@ -101,3 +103,46 @@ def _unfit(
         reason = refuses(size) if size else None
         if size and reason:
             yield BadImage(use.place, f"{size[0]} x {size[1]} pixels: {reason}")
+
+
+def _fingerprints(results: Mapping[Path, Fingerprint | str | None]) -> dict[Path, Fingerprint]:
+    return {file: result for file, result in results.items() if isinstance(result, Fingerprint)}
+
+
+def warn_of_overlap(
+    train: str | Path, train_samples: Sequence[Sample], evaluation: str | Path, eval_samples: Sequence[Sample]
+) -> str | None:
+    """A warning if an evaluation shares pictures or subjects with the training, or cannot be compared; else None.
+
+    Pictures are compared pixel by pixel, under whatever names and in whatever formats they are kept.
+
+    Args:
+        train: The data folder of the training.
+        train_samples: The samples of it that are trained on.
+        evaluation: The data folder of the evaluation.
+        eval_samples: The samples of it that are evaluated on.
+
+    Raises:
+        UserError: A folder cannot be read.
+    """
+    folders = [
+        replace(read_rows(Path(path), label), samples=list(samples), splits=())
+        for path, label, samples in ((train, _TRAIN, train_samples), (evaluation, _EVAL, eval_samples))
+    ]
+    prints = _fingerprints(examine(folders))
+    _, subjects = find_shared_subjects(folders)
+    touched = {part.part: part for part in count_touched(folders, prints, {}, subjects)}
+    if _EVAL not in touched:
+        unlike = unlike_subjects({folder.label: folder.info for folder in folders})
+        return f"Warning: {unlike}" if unlike else None
+    counts = [
+        f"{part.any} of {part.samples} questions of {name} (the same picture {part.picture}, the same subject "
+        f"{part.subject})"
+        for name, part in touched.items()
+    ]
+    check = f"medvlm-r1 data check {train} {evaluation}"
+    listed = f" '{check}' lists what is shared, near and mirrored pictures included." if train != evaluation else ""
+    return (
+        f"Warning: {_EVAL} shares pictures or subjects with {_TRAIN}: {' and '.join(reversed(counts))}. Its accuracy "
+        f"will be too high. 'medvlm-r1 data split' makes parts that share nothing.{listed}"
+    )

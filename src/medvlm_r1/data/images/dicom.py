@@ -1,6 +1,6 @@
 """DICOM to 8-bit RGB: modality transformation, window, MONOCHROME1 inversion, isotropic pixels, in this order.
 
-Decoding, lookup tables and colour spaces are pydicom's. Only the chosen frame is decoded, only the elements that
+Decoding, lookup tables and color spaces are pydicom's. Only the chosen frame is decoded, only the elements that
 `dicom_header` lists are read, and nothing of the header goes into a message or note except codes of the standard.
 """
 
@@ -13,13 +13,23 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import RLELossless
 
-from medvlm_r1.data.images.codestream import check_codestream
-from medvlm_r1.data.images.dicom_header import OVERLAYS, Header, guarded, read_header
-from medvlm_r1.data.images.dicom_length import check_length
-from medvlm_r1.data.images.dicom_window import show_grey
-from medvlm_r1.data.images.files import LengthCheckedReader, silence_logging
+from medvlm_r1.data.images.dicom_checks import check_codestream, check_length
+from medvlm_r1.data.images.dicom_elements import code_of, read_table
+from medvlm_r1.data.images.dicom_header import OVERLAYS, Header, read_header, syntax_name
+from medvlm_r1.data.images.files import LengthCheckedReader, guarded, silence_logging
 from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window
-from medvlm_r1.data.images.windowing import Array, isotropic_resample, to_bytes, unique_values
+from medvlm_r1.data.images.windowing import (
+    HOUNSFIELD,
+    Array,
+    choose_window,
+    full_range,
+    isotropic_resample,
+    percentile_window,
+    preset,
+    to_bytes,
+    to_grey,
+    unique_values,
+)
 from medvlm_r1.errors import UsageError, UserError
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -32,7 +42,7 @@ _CONSTANT = "All pixels have the same value."
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class _Rendering:
     """The frame as uint8, (rows, columns) or (rows, columns, 3), and what was done to it."""
 
     pixels: Array
@@ -58,81 +68,82 @@ def load_dicom(path: Path, view: View) -> Picture:
     """
     for name in ("plane", "slice"):
         if getattr(view, name) is not None:
-            raise UsageError(f"{path}: a {name} can be chosen for NIfTI only; of a DICOM file choose the frame")
+            raise UsageError(f"{path}: a {name} can be chosen for volumes only; of a DICOM file choose the frame")
     with silence_logging():
         header = guarded(path, lambda: read_header(path, view), "the DICOM header is damaged or incomplete")
         if header.colour not in (*_GREY, _PALETTE, *_COLOUR):
             raise UserError(f"{path}: its photometric interpretation is none of those that can be shown")
-        pixels, said = _decode(path, header)
+        reason = f"its pixels ({syntax_name(header.syntax)}) are damaged, cut short or packed in a way that is not read"
+        pixels, warnings = guarded(path, lambda: _decode(path, header), reason)
         contradiction = "the DICOM header contradicts its pixels"
-        return guarded(path, lambda: _picture(path, header, pixels, view, said), contradiction)
+        return guarded(path, lambda: _picture(path, header, pixels, view, warnings), contradiction)
 
 
 def _decode(path: Path, header: Header) -> tuple[Array, tuple[str, ...]]:
-    """The frame, and what is to be said about its bytes."""
-    name = header.syntax.name
-    syntax = "a private transfer syntax" if name == str(header.syntax) else name
-    reason = f"its pixels ({syntax}) are damaged, cut short or packed in a way that is not read"
-    said = guarded(path, lambda: check_length(path, header), reason)
-    return guarded(path, lambda: _decode_frame(path, header), reason), said
-
-
-def _decode_frame(path: Path, header: Header) -> Array:
+    """The frame, and warnings about its bytes."""
+    warnings: tuple[str, ...] = ()
     if header.syntax.is_encapsulated:
         check_codestream(path, header)
+    else:
+        warnings = check_length(path, header)
     # One decoder per syntax, whatever else is installed, so that nobody's pixels differ. Of those pydicom would choose
     # from, GDCM ends the whole process on some damaged files, and pylibjpeg's for RLE panics, which no `except
     # Exception` catches.
     compressed = "pydicom" if header.syntax == RLELossless else "pylibjpeg"
     plugin = compressed if header.syntax.is_encapsulated else ""
     if header.whole:
-        return pixel_array(header.elements, index=header.frame, decoding_plugin=plugin)
+        return pixel_array(header.elements, index=header.frame, decoding_plugin=plugin), warnings
     with LengthCheckedReader(path) as file:
-        return pixel_array(file, index=header.frame, decoding_plugin=plugin, transfer_syntax_uid=header.syntax)
+        pixels = pixel_array(file, index=header.frame, decoding_plugin=plugin, transfer_syntax_uid=header.syntax)
+    return pixels, warnings
 
 
-def _picture(path: Path, header: Header, pixels: Array, view: View, said: tuple[str, ...]) -> Picture:
+def _picture(path: Path, header: Header, pixels: Array, view: View, warnings: tuple[str, ...]) -> Picture:
     if header.colour in _GREY and pixels.ndim == 2:
-        shown = _grey(path, header, pixels, view)
+        rendering = _grey(path, header, pixels, view)
     elif view.window is not None:
         raise UsageError(f"{path}: a window can be chosen for a grey image only; this one is in colour")
     else:
-        shown = _palette(path, header, pixels) if header.colour == _PALETTE else _colour(header, pixels)
-    image = Image.fromarray(shown.pixels).convert("RGB")
-    image, aspect, warnings = isotropic_resample(path, image, *_pixel_sides(header), smooth=_is_smooth(header))
+        rendering = _palette(path, header, pixels) if header.colour == _PALETTE else _colour(header, pixels)
+    # Height and width of a pixel, from the first element that has both.
+    sides = ((header.number(keyword, 0), header.number(keyword, 1)) for keyword in _SPACINGS)
+    height, width = next(((h, w) for h, w in sides if h is not None and w is not None), (1.0, 1.0))
+    smooth = header.colour != _PALETTE and header.elements.BitsAllocated != 1
+    image = Image.fromarray(rendering.pixels).convert("RGB")
+    image, aspect, spacing_warnings = isotropic_resample(path, image, height, width, smooth=smooth)
     note = ImageNote(
         format="DICOM",
         size=image.size,
-        window=shown.window,
+        window=rendering.window,
         frame=header.frame,
         frames=header.frames,
         inverted=header.colour == "MONOCHROME1",
         aspect=aspect,
-        colour=shown.colour,
+        colour=rendering.colour,
         burned_in=header.burned_in,
-        warnings=(*shown.warnings, *warnings, *said, *header.said, *_warnings(header)),
+        warnings=(*rendering.warnings, *spacing_warnings, *warnings, *header.warnings, *_warnings(header)),
     )
     return Picture(image=image, note=note)
 
 
-def _grey(path: Path, header: Header, pixels: Array, view: View) -> _Shown:
+def _grey(path: Path, header: Header, pixels: Array, view: View) -> _Rendering:
     unique = unique_values(pixels)
     inside = np.isfinite(unique.values) & ~_is_padding(header, unique.values)
     if not inside.any():
-        return _Shown(np.zeros(pixels.shape, dtype=np.uint8), warnings=("All pixels are padding.",))
+        return _Rendering(np.zeros(pixels.shape, dtype=np.uint8), warnings=("All pixels are padding.",))
     values, counts = apply_modality_lut(unique.values[inside], header.elements), unique.counts[inside]
     if not np.isfinite(values).all():
         raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
-    shade, window, said = show_grey(path, header, view.window, values, counts)
+    shade, window, warnings = show_grey(path, header, view.window, values, counts)
     if header.colour == "MONOCHROME1":
         shade = 255 - shade
     # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
     table = np.zeros(unique.values.shape, dtype=np.uint8)
     table[inside] = shade
     # A rescale slope of 0 makes one value of all, which no window need tell.
-    there = values[counts > 0]
-    constant = (_CONSTANT,) if window.width == 0 or (there.size > 1 and np.ptp(there) == 0) else ()
-    return _Shown(table[unique.index], window=window, warnings=(*constant, *said))
+    present = values[counts > 0]
+    constant = (_CONSTANT,) if window.width == 0 or (present.size > 1 and np.ptp(present) == 0) else ()
+    return _Rendering(table[unique.index], window=window, warnings=(*constant, *warnings))
 
 
 def _is_padding(header: Header, values: Array) -> Array:
@@ -155,7 +166,7 @@ def _padding(header: Header, keyword: str) -> float | None:
     return value
 
 
-def _palette(path: Path, header: Header, pixels: Array) -> _Shown:
+def _palette(path: Path, header: Header, pixels: Array) -> _Rendering:
     unique = unique_values(pixels)
     entries, first, bits = (int(n) for n in header.elements.RedPaletteColorLookupTableDescriptor)
     entries = entries or 2**16
@@ -168,45 +179,117 @@ def _palette(path: Path, header: Header, pixels: Array) -> _Shown:
     # Some writers say 16 bits and mean it, some say 8 and store 16: the entries decide.
     white = 2**bits - 1 if int(colours.max()) < 2**bits else np.iinfo(colours.dtype).max
     table = to_bytes(colours * (255 / white))
-    return _Shown(table[unique.index], colour="palette to RGB")
+    return _Rendering(table[unique.index], colour="palette to RGB")
 
 
-def _colour(header: Header, pixels: Array) -> _Shown:
+def _colour(header: Header, pixels: Array) -> _Rendering:
     bits = int(header.elements.BitsStored)
     colour = None if header.colour == "RGB" else f"{header.colour} to RGB"
     if pixels.dtype == np.uint8 and bits == 8:
-        return _Shown(pixels, colour=colour)
+        return _Rendering(pixels, colour=colour)
     white = 2**bits - 1
     window = Window(
         name="full", centre=white / 2, width=float(white), unit="value", source=f"full range: of {bits} bits"
     )
-    return _Shown(to_bytes(pixels * (255 / white)), window=window, colour=colour)
-
-
-def _pixel_sides(header: Header) -> tuple[float, float]:
-    """Height and width of a pixel, from the first element that tells; 1 and 1 if none does."""
-    for keyword in _SPACINGS:
-        height, width = header.number(keyword, 0), header.number(keyword, 1)
-        if height is not None and width is not None:
-            return height, width
-    return 1.0, 1.0
-
-
-def _is_smooth(header: Header) -> bool:
-    return header.colour != _PALETTE and header.elements.BitsAllocated != 1
+    return _Rendering(to_bytes(pixels * (255 / white)), window=window, colour=colour)
 
 
 def _warnings(header: Header) -> list[str]:
-    said = []
-    if header.burned_in == "yes":
-        said.append("Text is burned into the pixels (BurnedInAnnotation YES): it may name the patient.")
-    elif header.burned_in == "unknown":
-        said.append("The file does not say that no text is burned into its pixels: it may name the patient.")
-    if any(tag in header.elements for tag in OVERLAYS):
-        said.append("An overlay is stored with the image and is not drawn.")
-    shape = str(header.elements.get("PresentationLUTShape") or "").strip().upper()
-    if header.colour in _GREY and _SHAPES.get(shape, header.colour) != header.colour:
-        said.append(f"PresentationLUTShape {shape} contradicts {header.colour}, which was used: black may be white.")
-    if str(header.elements.get("PixelPresentation") or "").strip().upper() in ("COLOR", "MIXED"):
-        said.append("A colour map is stored with the grey image and is not applied.")
-    return said
+    shape = code_of(header.elements, "PresentationLUTShape")
+    contradiction = header.colour in _GREY and _SHAPES.get(shape, header.colour) != header.colour
+    warnings = {
+        "Text is burned into the pixels (BurnedInAnnotation YES): it may name the patient.": header.burned_in == "yes",
+        "The file does not say that no text is burned into its pixels: it may name the patient.": header.burned_in
+        == "unknown",
+        "An overlay is stored with the image and is not drawn.": any(tag in header.elements for tag in OVERLAYS),
+        f"PresentationLUTShape {shape} contradicts {header.colour}, which was used: black may be white.": contradiction,
+        "A colour map is stored with the grey image and is not applied.": code_of(header.elements, "PixelPresentation")
+        in ("COLOR", "MIXED"),
+    }
+    return [warning for warning, applies in warnings.items() if applies]
+
+
+# Under this grey value nothing can be seen; of so few pixels neither.
+_DARKEST = 4
+_LEAST_SHARE = 0.001
+_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+# Parts of BodyPartExamined's codes. A CT of any other part, or of none, is shown in the soft tissue window.
+_CT_PRESETS = {"brain": ("BRAIN", "HEAD", "SKULL"), "lung": ("CHEST", "LUNG", "THORAX")}
+
+
+def show_grey(
+    path: Path, header: Header, requested: str | None, values: Array, counts: Array
+) -> tuple[Array, Window, tuple[str, ...]]:
+    """Map values to gray: through the requested window, the stored one, or the modality's default.
+
+    A stored window or preset that was not requested gives way to the percentiles if it leaves nothing to see.
+
+    Args:
+        path: Named in errors.
+        header: Of the file.
+        requested: The view's window.
+        values: Shape (n,): after the modality transformation, without padding.
+        counts: Shape (n,): how many pixels have each.
+
+    Returns:
+        uint8, shape (n,); the window; sentences for the note.
+
+    Raises:
+        UserError: As `choose_window`.
+        UsageError: As `choose_window`.
+    """
+    bits = header.bits
+    full = full_range(*header.value_range, header.unit, f"of {bits} bits") if bits <= 8 else None
+    default = full if header.modality != "MR" else None
+    if header.is_plain_ct and header.unit == HOUNSFIELD:
+        default = _ct_preset(header.body_part)
+    window = choose_window(
+        path, requested, values, counts, unit=header.unit, stored=_stored(header), full=full, default=default
+    )
+    grey = to_grey(values, window)
+    warnings: tuple[str, ...] = ()
+    if window.function == "LUT":
+        signed = min(header.value_range[0], float(values.min())) < 0
+        table = read_table(header.elements.VOILUTSequence[0], little=header.syntax.is_little_endian, signed=signed)
+        grey, warnings = table.grey(values), table.warnings
+    if window.unit == HOUNSFIELD and not header.rescale_type and "RescaleType" in header.elements:
+        warnings = (*warnings, "The rescale type does not name Hounsfield units: this CT was taken for one in them.")
+    if window.name in ("percentile", "full") or _shows_something(grey, counts):
+        return grey, window, warnings
+    numbers = "its lookup table" if window.centre is None else f"{window.centre:g}/{window.width:g}"
+    problem = f"Under the {window.name} window ({numbers}) practically all pixels are black or white"
+    if requested is not None:
+        return grey, window, (*warnings, f"{problem}.")
+    warnings = (f"{problem}: shown through the percentiles instead. The window {window.name} shows it as it is.",)
+    window = percentile_window(values, counts, window.unit)
+    return to_grey(values, window), window, warnings
+
+
+def _shows_something(grey: Array, counts: Array) -> bool:
+    """Whether a picture of three or more values has pixels that can be told from black and white."""
+    between = int(counts[(grey >= _DARKEST) & (grey <= 255 - _DARKEST)].sum())
+    return bool(np.count_nonzero(counts) < 3 or between > _LEAST_SHARE * int(counts.sum()))
+
+
+def _ct_preset(body_part: str) -> Window:
+    for name, codes in _CT_PRESETS.items():
+        for code in codes:
+            if code in body_part:
+                return preset(name, f"CT of {code.lower()}, no window stored")
+    return preset("soft-tissue", "CT, no window stored")
+
+
+def _stored(header: Header) -> Window | None:
+    """The file's own: its lookup table before its window, the first where there are several."""
+    if header.elements.get("VOILUTSequence"):
+        return Window(name="stored", centre=None, width=None, unit=header.unit, source="stored LUT", function="LUT")
+    centre, width = header.number("WindowCenter"), header.number("WindowWidth")
+    function = code_of(header.elements, "VOILUTFunction") or "LINEAR"
+    if centre is None or width is None or function not in _FUNCTIONS:
+        return None
+    # DICOM's smallest width: 1 for LINEAR, above 0 for the others. Files with 0 exist, and mean nothing by it.
+    if not (np.isfinite(centre) and np.isfinite(width) and (width >= 1 if function == "LINEAR" else width > 0)):
+        return None
+    several = getattr(header.elements["WindowCenter"], "VM", 1)
+    source = f"stored: the first of {several}" if several > 1 else "stored"
+    return Window(name="stored", centre=centre, width=width, unit=header.unit, source=source, function=function)

@@ -1,16 +1,17 @@
-"""Elements of a DICOM header put into the form that pydicom's functions expect.
+"""Elements of a DICOM header put into the form that pydicom's functions expect, and its lookup tables.
 
 Empty elements are absent ones, an incomplete rescale is completed, and lookup tables are unpacked.
 Each function that changes what is shown returns sentences for the note.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from medvlm_r1.data.images.dicom_table import read_table
+from medvlm_r1.data.images.windowing import Array, to_bytes
 
 # What an enhanced object keeps per frame, and the elements wanted of it.
 _GROUPS = {
@@ -18,19 +19,25 @@ _GROUPS = {
     "FrameVOILUTSequence": ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     "PixelMeasuresSequence": ("PixelSpacing",),
 }
+_FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _RESCALE = {"RescaleSlope": 1, "RescaleIntercept": 0}
-_COLOR_TABLES = [f"{part}PaletteColorLookupTableData" for part in ("Red", "Green", "Blue")]
+_TABLE_BITS = (8, *range(10, 17))
 
 
-def first_number(elements: Dataset, keyword: str, place: int = 0) -> float | None:
+def first_number(elements: Dataset, keyword: str, index: int = 0) -> float | None:
     """One number of an element; None if it is absent, empty or no number."""
     value = elements.get(keyword)
     if value is None or isinstance(value, str):
         return None
     try:
-        return float(value if not hasattr(value, "__getitem__") else value[place])
+        return float(value if not hasattr(value, "__getitem__") else value[index])
     except (TypeError, ValueError, IndexError):
         return None
+
+
+def code_of(elements: Dataset, keyword: str) -> str:
+    """The code that an element holds, in upper case; empty without one."""
+    return str(elements.get(keyword) or "").strip().upper()
 
 
 def drop_empty(elements: Dataset) -> set[str]:
@@ -46,26 +53,24 @@ def drop_empty(elements: Dataset) -> set[str]:
 
 def lift_groups(elements: Dataset, frame: int) -> None:
     """Copy the frame's rescale, window and spacing of an enhanced object to where older objects keep them."""
-    per_frame = elements.get("PerFrameFunctionalGroupsSequence") or []
-    groups = [*(elements.get("SharedFunctionalGroupsSequence") or [])[:1], *per_frame[frame : frame + 1]]
-    for group in groups:
+    shared, per_frame = (elements.get(keyword) or [] for keyword in _FUNCTIONAL_GROUPS)
+    for group in (*shared[:1], *per_frame[frame : frame + 1]):
         for sequence, keywords in _GROUPS.items():
             for item in (group.get(sequence) or [])[:1]:
                 drop_empty(item)
                 for keyword in keywords:
                     if keyword in item:
                         setattr(elements, keyword, item[keyword].value)
-    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+    for keyword in _FUNCTIONAL_GROUPS:
         if keyword in elements:
             del elements[keyword]
 
 
 def drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
     """Of an angiogram or fluoroscopy the table may lead back to the exposure: not for display (PS3.3 C.8.7.1.1.2)."""
-    modality, relation = (
-        str(elements.get(keyword) or "").strip().upper() for keyword in ("Modality", "PixelIntensityRelationship")
-    )
-    if modality not in ("XA", "XRF") or relation not in ("LOG", "DISP") or "ModalityLUTSequence" not in elements:
+    relation = code_of(elements, "PixelIntensityRelationship")
+    xray = code_of(elements, "Modality") in ("XA", "XRF") and relation in ("LOG", "DISP")
+    if not xray or "ModalityLUTSequence" not in elements:
         return ()
     del elements.ModalityLUTSequence
     return (f"The modality lookup table is not for display (pixel intensity relationship {relation}): not applied.",)
@@ -80,17 +85,15 @@ def complete_rescale(elements: Dataset, empty: set[str]) -> tuple[str, ...]:
     """
     numbers = {keyword: first_number(elements, keyword) for keyword in _RESCALE}
     given = any(number is not None for number in numbers.values())
-    if not given and not empty & _RESCALE.keys():
-        return ()
-    said = []
-    for keyword, neutral in _RESCALE.items():
+    warnings = []
+    for keyword, neutral in _RESCALE.items() if given or empty & _RESCALE.keys() else ():
         if numbers[keyword] is None:
-            said.append(f"{keyword} is missing or empty: {neutral} was used.")
+            warnings.append(f"{keyword} is missing or empty: {neutral} was used.")
         elif elements[keyword].VM > 1:
-            said.append(f"{keyword} has several values: the first was used.")
+            warnings.append(f"{keyword} has several values: the first was used.")
         if given:
             setattr(elements, keyword, neutral if numbers[keyword] is None else numbers[keyword])
-    return tuple(said)
+    return tuple(warnings)
 
 
 def read_tables(elements: Dataset, *, little: bool) -> tuple[str, ...]:
@@ -100,23 +103,86 @@ def read_tables(elements: Dataset, *, little: bool) -> tuple[str, ...]:
         elements: Of the header.
         little: Whether the file is little endian.
     """
-    said = []
+    warnings = []
     for keyword, name in {"ModalityLUTSequence": "modality", "VOILUTSequence": "VOI"}.items():
-        if keyword in elements and not _has_table(elements[keyword].value[0]):
-            del elements[keyword]
-            said.append(f"The stored {name} lookup table is empty: it was not applied.")
+        if keyword in elements:
+            item = elements[keyword].value[0]
+            if not (item.get("LUTDescriptor") and item.get("LUTData")):
+                del elements[keyword]
+                warnings.append(f"The stored {name} lookup table is empty: it was not applied.")
     for item in elements.get("ModalityLUTSequence", []):
         table = read_table(item, little=little, signed=elements.get("PixelRepresentation") == 1)
         item.LUTDescriptor = [table.entries.size % 2**16, table.first, 16]
         item.LUTData = table.entries.tolist()
         item["LUTData"].VR = "US"
     # pydicom reads the entries in the byte order of this machine; words of a big-endian file are the other way round.
-    for keyword in _COLOR_TABLES:
+    for keyword in (f"{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")):
         if not little and keyword in elements and elements[keyword].VR == "OW":
             data = elements[keyword].value
             elements[keyword].value = np.frombuffer(data[: len(data) // 2 * 2], "<u2").byteswap().tobytes()
-    return tuple(said)
+    return tuple(warnings)
 
 
-def _has_table(item: Any) -> bool:
-    return bool(item.get("LUTDescriptor")) and bool(item.get("LUTData"))
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A lookup table.
+
+    Attributes:
+        entries: Shape (n,), whole numbers.
+        first: The value that the first of them stands for.
+        white: The entry that is shown as white.
+        warnings: Sentences for the note.
+    """
+
+    entries: Array
+    first: int
+    white: int
+    warnings: tuple[str, ...] = ()
+
+    def grey(self, values: Array) -> Array:
+        """Values to uint8, the same shape. The table is indexed by whole numbers; values outside take its ends."""
+        index = np.clip(np.rint(values) - self.first, 0, self.entries.size - 1).astype(np.int64)
+        return to_bytes(self.entries[index] * (255 / self.white))
+
+
+def read_table(item: Any, *, little: bool, signed: bool) -> Table:
+    """Read a lookup table in any packing.
+
+    Not by pydicom's `apply_voi`: it counts entries in their own type, so that more than 256 of 8 bits wrap round, and
+    unpacks 16 bits whatever there are.
+
+    Args:
+        item: With LUTDescriptor and LUTData.
+        little: Whether the file is little endian.
+        signed: Whether the values that are looked up can be negative.
+
+    Raises:
+        ValueError: The descriptor and the entries do not fit together.
+    """
+    count, first, bits = (int(n) for n in item.LUTDescriptor)
+    # A count of 65,536 is written as 0, and one above 32,767 may have been read as a negative number.
+    count = count % 2**16 or 2**16
+    # Implicit VR does not tell the sign, and pydicom takes that of the stored pixels; the standard, of the values here.
+    if signed and first >= 2**15:
+        first -= 2**16
+    entries = _entries(item.LUTData, count, little=little, bits=bits)
+    largest = int(entries.max())
+    if bits not in _TABLE_BITS or entries.size < count or (bits == 8 and largest > 255):
+        raise ValueError("the table's descriptor does not fit its entries")
+    # Some writers say 16 bits and use 12, whose picture would be practically black: the entries decide.
+    used = max(1, largest.bit_length())
+    if used >= bits:
+        return Table(entries, first, 2**bits - 1)
+    warning = (
+        f"The stored lookup table tells of {bits} bits and uses {used}: the most that {used} hold is shown as white."
+    )
+    return Table(entries, first, 2**used - 1, (warning,))
+
+
+def _entries(data: Any, count: int, *, little: bool, bits: int) -> Array:
+    if not isinstance(data, bytes):
+        return np.atleast_1d(np.asarray(data, dtype=np.int64))[:count]
+    # One byte an entry, and one more to make the length even.
+    packed = little and bits == 8 and count > 1 and len(data) in (count, count + count % 2)
+    kind = "u1" if packed else "<u2" if little else ">u2"
+    return np.frombuffer(data, dtype=kind, count=count).astype(np.int64)

@@ -4,10 +4,10 @@ No name, number, date or UID of a patient, study or device is read out of the fi
 """
 
 import zlib
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from pydicom import dcmread
@@ -19,6 +19,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitVR
 
 from medvlm_r1.data.images.dicom_elements import (
+    code_of,
     complete_rescale,
     drop_empty,
     drop_exposure_table,
@@ -29,8 +30,6 @@ from medvlm_r1.data.images.dicom_elements import (
 from medvlm_r1.data.images.files import MAX_INFLATED, LengthCheckedReader
 from medvlm_r1.data.images.picture import BurnedIn, View, check_frame, check_pixels
 from medvlm_r1.errors import UserError
-
-T = TypeVar("T")
 
 _KEYWORDS = (
     *("SOPClassUID", "Modality", "ImageType", "BodyPartExamined", "BurnedInAnnotation", "PixelPresentation"),
@@ -74,7 +73,7 @@ class Header:
         frames: How many there are.
         pixels_at: Where the bytes of the pixels begin in the file; 0 for a deflated file.
         whole: Whether the pixels are among the elements: pydicom cannot read them from the file piece by piece.
-        said: What is to be said with the picture.
+        warnings: Sentences for the note.
     """
 
     elements: Dataset
@@ -83,27 +82,27 @@ class Header:
     frames: int
     pixels_at: int
     whole: bool
-    said: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def colour(self) -> str:
         """The photometric interpretation."""
-        return str(self.elements.PhotometricInterpretation).strip().upper()
+        return code_of(self.elements, "PhotometricInterpretation")
 
     @property
     def modality(self) -> str:
         """CT, MR, ... upper case; empty if not given."""
-        return str(self.elements.get("Modality") or "").strip().upper()
+        return code_of(self.elements, "Modality")
 
     @property
     def body_part(self) -> str:
         """As the file has it, upper case: to be compared, never shown."""
-        return str(self.elements.get("BodyPartExamined") or "").strip().upper()
+        return code_of(self.elements, "BodyPartExamined")
 
     @property
     def rescale_type(self) -> str:
         """RescaleType where it is one of the codes that name a unit; otherwise empty."""
-        kind = str(self.elements.get("RescaleType") or "").strip().upper()
+        kind = code_of(self.elements, "RescaleType")
         return kind if kind in _UNITS else ""
 
     @property
@@ -123,7 +122,7 @@ class Header:
     @property
     def is_plain_ct(self) -> bool:
         """Whether a preset suits a CT: no scout image, and no map derived from others whose unit is not named."""
-        kinds = str(self.elements.get("ImageType") or "").upper()
+        kinds = code_of(self.elements, "ImageType")
         unspecified = "RescaleType" in self.elements and not self.rescale_type
         return self.modality == "CT" and "LOCALIZER" not in kinds and not (unspecified and "DERIVED" in kinds)
 
@@ -143,12 +142,12 @@ class Header:
     @property
     def burned_in(self) -> BurnedIn:
         """Whether text is burned into the pixels, by the file's own word."""
-        said = str(self.elements.get("BurnedInAnnotation") or "").strip().upper()
-        return "yes" if said == "YES" else "no" if said == "NO" else "unknown"
+        code = code_of(self.elements, "BurnedInAnnotation")
+        return "yes" if code == "YES" else "no" if code == "NO" else "unknown"
 
-    def number(self, keyword: str, place: int = 0) -> float | None:
+    def number(self, keyword: str, index: int = 0) -> float | None:
         """One number of an element; None if it is absent, empty or no number."""
-        return first_number(self.elements, keyword, place)
+        return first_number(self.elements, keyword, index)
 
 
 def read_header(path: Path, view: View) -> Header:
@@ -166,7 +165,10 @@ def read_header(path: Path, view: View) -> Header:
             # The reading stopped at the pixels, or else at the end of the file.
             pixels_at = file.tell()
             start = file.read(6)
-        syntax = named or _guessed_syntax(elements)
+        encoded_implicit, little = elements.original_encoding
+        syntax = named or (
+            ImplicitVR if encoded_implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        )
         implicit = start[4:6] not in _PIXEL_REPRESENTATIONS
         pixels_at += 8 if implicit else 12
         has_pixels = start != b""
@@ -186,20 +188,12 @@ def read_header(path: Path, view: View) -> Header:
     if named is None:
         # pydicom takes the order of the bytes in lookup tables from there.
         elements.file_meta.TransferSyntaxUID = syntax
-    said = (
+    warnings = (
         *drop_exposure_table(elements),
         *complete_rescale(elements, empty),
         *read_tables(elements, little=syntax.is_little_endian),
     )
-    return Header(
-        elements=elements,
-        syntax=syntax,
-        frame=frame,
-        frames=frames,
-        pixels_at=pixels_at,
-        whole=whole,
-        said=said,
-    )
+    return Header(elements, syntax, frame, frames, pixels_at, whole, warnings)
 
 
 def _named_syntax(path: Path) -> UID | None:
@@ -230,13 +224,6 @@ def _check_inflated(path: Path, start: int) -> None:
                 )
 
 
-def _guessed_syntax(elements: Dataset) -> UID:
-    implicit, little = elements.original_encoding
-    if implicit:
-        return ImplicitVR
-    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-
-
 def _check_elements(path: Path, elements: Dataset, has_pixels: bool) -> None:
     if len(elements) == 0 and not _kind(elements):
         raise UserError(f"{path}: a DICOM file of which no element of an image can be read; it has none or is damaged")
@@ -250,31 +237,28 @@ def _check_elements(path: Path, elements: Dataset, has_pixels: bool) -> None:
     for keyword in wanted:
         if elements.get(keyword) is None or (elements[keyword].value == 0 and keyword not in _MAY_BE_ZERO):
             raise UserError(f"{path}: a DICOM file{_kind(elements)} without {keyword}; its pixels cannot be laid out")
-    _check_high_bit(path, elements)
-
-
-def _check_high_bit(path: Path, elements: Dataset) -> None:
-    """The decoders take the lowest bits, whatever HighBit says; others would be shown as noise."""
+    # The decoders take the lowest bits, whatever HighBit says; others would be shown as noise. Floating-point pixels
+    # have neither element.
     stored, high = elements.get("BitsStored"), elements.get("HighBit")
-    # Floating-point pixels have neither.
-    if elements.BitsAllocated == 1 or stored is None or high is None or int(high) == int(stored) - 1:
-        return
-    raise UserError(
-        f"{path}: a DICOM file{_kind(elements)} whose pixels are {int(stored)} bits with HighBit {int(high)}; of so "
-        f"many only those with HighBit {int(stored) - 1} are read: convert it with its vendor's software"
-    )
+    if elements.BitsAllocated > 1 and None not in (stored, high) and int(high) != int(stored) - 1:
+        raise UserError(
+            f"{path}: a DICOM file{_kind(elements)} whose pixels are {int(stored)} bits with HighBit {int(high)}; of "
+            f"so many only those with HighBit {int(stored) - 1} are read: convert it with its vendor's software"
+        )
+
+
+def syntax_name(syntax: UID) -> str:
+    """A transfer syntax in words."""
+    known = syntax.name != str(syntax)
+    return _SYNTAX_NAMES.get(syntax, syntax.name if known else "a private transfer syntax")
 
 
 def _check_syntax(path: Path, syntax: UID) -> None:
-    try:
+    with suppress(NotImplementedError):
         get_decoder(syntax)
-    except NotImplementedError:
-        name = "a private transfer syntax" if syntax.name == str(syntax) else syntax.name
-        name = _SYNTAX_NAMES.get(syntax, name)
-        message = f"{path}: compression not supported ({name}); convert it to uncompressed DICOM or JPEG 2000"
-    else:
         return
-    raise UserError(message)
+    name = syntax_name(syntax)
+    raise UserError(f"{path}: compression not supported ({name}); convert it to uncompressed DICOM or JPEG 2000")
 
 
 def _kind(elements: Dataset) -> str:
@@ -285,21 +269,3 @@ def _kind(elements: Dataset) -> str:
     if uid and (name := UID(uid).name) != str(uid):
         return f" ({name})"
     return ""
-
-
-def guarded(path: Path, work: Callable[[], T], what: str) -> T:
-    """Run `work`; turn any library error into a `UserError` that quotes none of its text, which may name a patient.
-
-    pydicom's messages repeat header values, and Python would print them below ours in a traceback.
-
-    Raises:
-        UserError: `work` failed.
-        MemoryError: There was too little for it, which is no fault of the file.
-    """
-    try:
-        return work()
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        kind = type(error).__name__
-    raise UserError(f"{path}: {what} ({kind}); copy the file again or convert it with its vendor's software")

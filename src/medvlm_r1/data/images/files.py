@@ -9,16 +9,21 @@ import stat
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from medvlm_r1.errors import UserError
 
 if TYPE_CHECKING:
     _Path = Path
 else:
     # Up to Python 3.11 only the classes for one system can be derived from.
     _Path = type(Path())
+
+
+T = TypeVar("T")
 
 
 class _Stream(io.BytesIO):
@@ -94,7 +99,14 @@ GZIP = b"\x1f\x8b"
 _DICM = b"DICM"
 _RASTER_MARKS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_NIFTI_SUFFIX = ".nii"
+# Suffixes and first bytes of volumes; NIfTI has its mark elsewhere.
+_VOLUMES = (
+    ("NIfTI", (".nii",), ()),
+    ("AFNI", (".head", ".brik"), (b"\ntype  = ", b"\ntype = ")),
+    ("PAR/REC", (".par", ".rec"), (b"# === DATA DESCRIPTION FILE",)),
+    ("MGH", (".mgh", ".mgz"), (b"\0\0\0\1\0\0",)),
+    ("MINC", (), (b"CDF\1",)),
+)
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _TO_NIFTI = "convert it to NIfTI, for example with 3D Slicer"
 _TO_PNG = "convert it to PNG"
@@ -105,12 +117,9 @@ _FOREIGN = (
     (b"NRRD000", "an NRRD volume", _TO_NIFTI),
     (b"ObjectType =", "a MetaImage volume", _TO_NIFTI),
     (b"NDims =", "a MetaImage volume", _TO_NIFTI),
-    (b"CDF\1", "a MINC volume", _TO_NIFTI),
     (b"\x89HDF", "an HDF5 or MINC 2 file", _TO_NIFTI),
-    (b"\0\0\0\1\0\0", "an MGH volume", _TO_NIFTI),
     ((348).to_bytes(4, "little"), "the header of an Analyze volume", _TO_NIFTI),
     ((348).to_bytes(4, "big"), "the header of an Analyze volume", _TO_NIFTI),
-    (b"# === DATA DESCRIPTION FILE", "the header of a PAR/REC volume", _TO_NIFTI),
     (b"PK\3\4", "a ZIP archive", _UNPACK),
     (b"BZh", "a bzip2 file", _UNPACK),
     (b"\xfd7zXZ", "an xz file", _UNPACK),
@@ -125,8 +134,8 @@ _FOREIGN = (
 _FIRST_REPRESENTATIONS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"DA")
 
 
-def sniff_format(path: Path, head: bytes) -> Literal["DICOM", "NIfTI"] | None:
-    """Detect DICOM or NIfTI from the first `HEAD` bytes of a file and its name; None for anything else."""
+def sniff_format(path: Path, head: bytes) -> str | None:
+    """Detect DICOM or the format of a volume from the first `HEAD` bytes of a file and its name; otherwise None."""
     name = path.name.lower().removesuffix(".gz")
     head = unzipped_head(head)
     # First, since a DICOM file may carry a TIFF header in its preamble.
@@ -134,8 +143,11 @@ def sniff_format(path: Path, head: bytes) -> Literal["DICOM", "NIfTI"] | None:
         return "DICOM"
     if head.startswith(_RASTER_MARKS):
         return None
-    if name.endswith(_NIFTI_SUFFIX) or is_nifti(head):
+    if is_nifti(head):
         return "NIfTI"
+    for volume, suffixes, marks in _VOLUMES:
+        if name.endswith(suffixes) or head.startswith(marks):
+            return volume
     if name.endswith(_DICOM_SUFFIXES) or _starts_like_dicom(head):
         return "DICOM"
     return None
@@ -191,6 +203,24 @@ def sniff_foreign_format(head: bytes) -> tuple[str, str] | None:
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         return "plain text", _GIVE_IMAGE
     return None
+
+
+def guarded(path: Path, work: Callable[[], T], what: str) -> T:
+    """Run `work`; turn any library error into a `UserError` that quotes none of its text, which may name a patient.
+
+    pydicom's messages repeat header values, and Python would print them below ours in a traceback.
+
+    Raises:
+        UserError: `work` failed.
+        MemoryError: There was too little for it, which is no fault of the file.
+    """
+    try:
+        return work()
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+    raise UserError(f"{path}: {what} ({kind}); copy the file again or convert it with its vendor's software")
 
 
 _LOGGERS = ("pydicom", "pylibjpeg", "nibabel", "nibabel.global")

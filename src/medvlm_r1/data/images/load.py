@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -10,6 +11,8 @@ from medvlm_r1.data.images.files import GZIP, HEAD, MAX_INFLATED, InMemoryFile, 
 from medvlm_r1.data.images.picture import Picture, View
 from medvlm_r1.errors import UserError
 
+# Unzipped by their reader, which need not hold a whole series in memory.
+_STREAMED = ("NIfTI", "MGH", "AFNI")
 _FORMATS = "PNG, JPEG, TIFF, BMP, DICOM or NIfTI image"
 # Bytes searched for a DICOM file behind the header of another program.
 _FOREIGN_HEAD = 2**16
@@ -20,7 +23,7 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
     """Decode one image.
 
     Args:
-        path: A PNG, JPEG, TIFF, BMP, DICOM or NIfTI file, or a gzip file of one.
+        path: A PNG, JPEG, TIFF, BMP or DICOM file, a volume (NIfTI, AFNI, MGH, MINC 1, PAR/REC), or a gzip file of one.
         view: Which frame or slice to show, and through which window.
 
     Returns:
@@ -47,20 +50,21 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
     if size == 0:
         raise UserError(f"{path}: the image file is empty (0 bytes); copy it again")
     kind = sniff_format(path, head[:HEAD])
-    # NIfTI is unzipped by its reader, which need not hold a whole series in memory.
-    if head.startswith(GZIP) and kind != "NIfTI":
+    if head.startswith(GZIP) and kind not in _STREAMED:
         path = _unzipped(path)
         head = _head(path, _FOREIGN_HEAD)
-    if kind != "NIfTI" and (foreign := sniff_foreign_format(head)):
+    if kind in (None, "DICOM") and (foreign := sniff_foreign_format(head)):
         raise UserError(f"{path}: not a {_FORMATS} but {foreign[0]}; {foreign[1]}")
     match kind:
         # Imported on first use: most data sets are PNGs, and both libraries load slowly.
         case "DICOM":
             from medvlm_r1.data.images.dicom import load_dicom as load
-        case "NIfTI":
-            from medvlm_r1.data.images.nifti import load_nifti as load
-        case _:
+        case None:
             from medvlm_r1.data.images.raster import load_raster as load
+        case _:
+            from medvlm_r1.data.images.volume import load_volume
+
+            load = partial(load_volume, kind=kind)
     try:
         return load(path, view)
     except MemoryError:
@@ -75,7 +79,7 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def is_medical(path: str | Path) -> bool:
-    """Whether a file is DICOM or NIfTI: by its first bytes, otherwise by its suffix."""
+    """Whether a file is DICOM or a volume such as NIfTI: by its first bytes, otherwise by its suffix."""
     path = Path(path)
     try:
         head = _head(path)

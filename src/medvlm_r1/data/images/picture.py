@@ -19,11 +19,11 @@ class View:
     """Which frame, slice and window to show. The file decides what is None, and the note records it.
 
     Attributes:
-        frame: Of a file with several (DICOM, TIFF, the volumes of a 4-D NIfTI), counted from 0.
-        plane: axial, coronal or sagittal; NIfTI only.
+        frame: Of a file with several (DICOM, TIFF, the volumes of a 4-D series), counted from 0.
+        plane: axial, coronal or sagittal; volumes only.
         slice: Across that plane, counted from 0 at the patient's feet (axial), back (coronal) or left (sagittal).
         window: brain, lung, soft-tissue or bone (Hounsfield units); percentile (1 to 99 of the picture); full;
-            stored (the file's own); or CENTRE/WIDTH such as "40/400". Grey DICOM and NIfTI only.
+            stored (the file's own); or CENTRE/WIDTH such as "40/400". Gray DICOM and volumes only.
 
     Raises:
         UsageError: A number is negative or the plane is not one of the three.
@@ -70,18 +70,18 @@ class ImageNote:
     """A record of the decoding, for display. No value comes from a field that names a patient.
 
     Attributes:
-        format: PNG, JPEG, MPO, TIFF, BMP, DICOM or NIfTI.
+        format: PNG, JPEG, MPO, TIFF, BMP, DICOM, NIfTI, AFNI, MGH, MINC or PAR/REC.
         size: Width and height of the picture.
         window: How values became grey; None where they were 8-bit grey or colour already.
         frame: The one shown, from 0.
         frames: How many the file has.
-        plane: NIfTI: axial, coronal or sagittal.
-        slice: NIfTI: the one shown, from 0.
-        slices: NIfTI: how many there are across the plane.
+        plane: Volumes: axial, coronal or sagittal.
+        slice: Volumes: the one shown, from 0.
+        slices: Volumes: how many there are across the plane.
         inverted: Whether black and white were exchanged (white is zero in the file).
         aspect: Height of a stored pixel over its width where the picture was resampled to square ones; else 1.
         colour: How colour was made: "YBR_FULL to RGB", "palette to RGB", ...; None where nothing was done.
-        orientation: The turn by EXIF, or the convention and the axes of a NIfTI.
+        orientation: The turn by EXIF, or the convention and the axes of a volume.
         burned_in: Whether text may be burned into the pixels, as the file says.
         warnings: What the viewer should know; whole sentences.
     """
@@ -140,10 +140,6 @@ class TooLarge(UserError):
     """An image above the pixel limit."""
 
 
-class NeedsChoice(UserError):
-    """A file with several frames or slices, without a choice in the view."""
-
-
 def check_pixels(path: Path, width: int, height: int, what: str = "image") -> None:
     """Refuse an image above the pixel limit before decoding it.
 
@@ -154,22 +150,19 @@ def check_pixels(path: Path, width: int, height: int, what: str = "image") -> No
         raise TooLarge(too_large(path, f"{width} x {height} pixels", what))
 
 
-def too_large(path: Path, seen: str, what: str = "image") -> str:
+def too_large(path: Path, size_text: str, what: str = "image") -> str:
     """The message for a picture over the limit."""
-    return f"{path}: the {what} is too large ({seen}); at most {MAX_PIXELS // 10**6} megapixels, make it smaller"
+    return f"{path}: the {what} is too large ({size_text}); at most {MAX_PIXELS // 10**6} megapixels, make it smaller"
 
 
 def check_frame(path: Path, frame: int | None, frames: int, advice: str = "") -> int:
     """The frame to show.
 
     Raises:
-        NeedsChoice: The file has several frames and none was chosen.
-        UserError: It has not the one that was.
+        UserError: The file has several frames and none was chosen, or it lacks the chosen one.
     """
     if frame is None and frames > 1:
-        raise NeedsChoice(
-            f"{path}: the image has {frames} frames; {advice}choose one: frame 0 to {frames - 1} (--frame)"
-        )
+        raise UserError(f"{path}: the image has {frames} frames; {advice}choose one: frame 0 to {frames - 1} (--frame)")
     if frame is not None and frame >= frames:
         raise UserError(f"{path}: frame {frame} of an image with {frames}; wanted 0 to {frames - 1}")
     return frame or 0

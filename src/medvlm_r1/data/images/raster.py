@@ -87,12 +87,12 @@ def load_raster(path: Path, view: View) -> Picture:
 def _check_view(path: Path, view: View) -> None:
     for name in ("plane", "slice", "window"):
         if getattr(view, name) is not None:
-            raise UsageError(f"{path}: a {name} can be chosen for DICOM or NIfTI only; this is a picture file")
+            raise UsageError(f"{path}: a {name} can be chosen for DICOM and volumes only; this is a picture file")
 
 
 def _to_rgb(path: Path, image: Image.Image, note: ImageNote) -> Picture:
     white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    orientation = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     window, colour = None, None
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):
@@ -107,7 +107,7 @@ def _to_rgb(path: Path, image: Image.Image, note: ImageNote) -> Picture:
     rgb = upright.convert("RGB")
     # EXIF and text chunks may name a patient; they must not travel into a report with the pixels.
     rgb.info = {}
-    note = replace(note, size=rgb.size, window=window, inverted=white_is_zero, colour=colour, orientation=turn)
+    note = replace(note, size=rgb.size, window=window, inverted=white_is_zero, colour=colour, orientation=orientation)
     return Picture(image=rgb, note=note)
 
 

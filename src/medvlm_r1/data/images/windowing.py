@@ -13,7 +13,7 @@ from pydicom.pixels.processing import apply_windowing
 from pydicom.valuerep import DSfloat
 
 from medvlm_r1.data.images.picture import Window, check_pixels
-from medvlm_r1.errors import UsageError
+from medvlm_r1.errors import UsageError, UserError
 
 _TOLERANCE = 0.01
 _MOST = 20.0
@@ -122,24 +122,21 @@ def parse_window(text: str) -> str | tuple[float, float]:
     return numbers
 
 
-def preset(name: str, unit: str, why: str = "") -> Window:
+def preset(name: str, why: str = "") -> Window:
     """One of `PRESETS`, with the reason it was taken."""
     centre, width = PRESETS[name]
     source = f"preset: {why}" if why else "preset"
-    return Window(name=name, centre=centre, width=width, unit=unit, source=source, function="LINEAR")
-
-
-def given(numbers: tuple[float, float], unit: str) -> Window:
-    """Centre and width that the user named."""
-    return Window(name="given", centre=numbers[0], width=numbers[1], unit=unit, source="given", function="LINEAR")
+    return Window(name=name, centre=centre, width=width, unit=HOUNSFIELD, source=source, function="LINEAR")
 
 
 def full_range(low: float, high: float, unit: str, why: str) -> Window:
     """From `low` (black) to `high` (white)."""
-    low, high = min(low, high), max(low, high)
-    # Halves first: the difference of two doubles near the largest would be infinite.
-    centre, width = low / 2 + high / 2, high - low
-    return Window(name="full", centre=centre, width=width, unit=unit, source=f"full range: {why}")
+    return _between("full", min(low, high), max(low, high), unit, f"full range: {why}")
+
+
+def _between(name: str, low: float, high: float, unit: str, source: str) -> Window:
+    # Halves first: the sum of two doubles near the largest would be infinite.
+    return Window(name=name, centre=low / 2 + high / 2, width=high - low, unit=unit, source=source)
 
 
 def percentile_window(values: Array, counts: Array, unit: str) -> Window:
@@ -155,13 +152,60 @@ def percentile_window(values: Array, counts: Array, unit: str) -> Window:
     order = np.argsort(values, kind="stable")
     ranks = np.cumsum(counts[order])
     wanted = np.ceil(np.asarray(PERCENTILES) / 100 * ranks[-1])
-    low, high = (float(values[order[place]]) for place in np.searchsorted(ranks, wanted))
+    low, high = (float(values[order[index]]) for index in np.searchsorted(ranks, wanted))
     if low == high:
-        there = values[counts > 0]
-        return full_range(float(there.min()), float(there.max()), unit, "the percentiles 1 and 99 are equal")
-    return Window(
-        name="percentile", centre=low / 2 + high / 2, width=high - low, unit=unit, source="percentile: 1 to 99"
-    )
+        present = values[counts > 0]
+        return full_range(float(present.min()), float(present.max()), unit, "the percentiles 1 and 99 are equal")
+    return _between("percentile", low, high, unit, "percentile: 1 to 99")
+
+
+def choose_window(
+    path: Path,
+    requested: str | None,
+    values: Array,
+    counts: Array,
+    *,
+    unit: str,
+    stored: Window | None,
+    full: Window | None = None,
+    default: Window | None = None,
+    any_unit: bool = False,
+) -> Window:
+    """The window that the user requested; otherwise the file's own, otherwise the default.
+
+    Args:
+        path: Named in errors.
+        requested: See `parse_window`.
+        values: As of `percentile_window`.
+        counts: As of `percentile_window`.
+        unit: Of the values.
+        stored: The file's own.
+        full: The window for `full`; from the smallest to the largest value by default.
+        default: For a file without its own; the percentiles by default.
+        any_unit: Whether the presets are offered for values that are not in Hounsfield units.
+
+    Raises:
+        UserError: A preset in Hounsfield units is requested for other values, or a stored window that is not there.
+        UsageError: The request cannot be understood.
+    """
+    choice = None if requested is None else parse_window(requested)
+    if isinstance(choice, tuple):
+        return Window(name="given", centre=choice[0], width=choice[1], unit=unit, source="given", function="LINEAR")
+    if choice in PRESETS:
+        if unit != HOUNSFIELD and not any_unit:
+            raise UserError(
+                f"{path}: the {choice} window is in Hounsfield units and the values of this image are not; "
+                "give percentile, full, or CENTRE/WIDTH"
+            )
+        return preset(choice)
+    if choice in (None, "stored") and stored is not None:
+        return stored
+    if choice == "stored":
+        raise UserError(f"{path}: no usable window is stored; give a preset, percentile, full, or CENTRE/WIDTH")
+    if choice == "full":
+        present = values[counts > 0]
+        return full or full_range(float(present.min()), float(present.max()), unit, "smallest to largest value")
+    return (choice is None and default) or percentile_window(values, counts, unit)
 
 
 def to_grey(values: Array, window: Window) -> Array:

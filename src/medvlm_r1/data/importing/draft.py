@@ -1,13 +1,12 @@
 """The output of a format's reader: where a source has its rows, and what a row means."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.data.folder import IMAGES
 from medvlm_r1.data.images import View
-from medvlm_r1.data.importing.finder import FILE_VIEW, Embedded
+from medvlm_r1.data.importing.finder import FILE_VIEW
+from medvlm_r1.data.tables import RowReader
 
 Row = dict[str, Any]
 
@@ -38,7 +37,7 @@ class Draft:
     question: str
     answer: str
     options: tuple[str, ...] = ()
-    images: tuple[str | Embedded, ...] = ()
+    images: tuple[str | bytes, ...] = ()
     view: View = FILE_VIEW
     question_type: str = ""
     subject: str = ""
@@ -65,27 +64,23 @@ class Reading:
     modality_for_missing: str | None = None
 
 
-NOTHING_SAID = Reading()
-"""For columns that say themselves what they hold."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One file of a source.
 
     Attributes:
         file: The file.
-        rows: Its rows, counted from 1.
+        rows: Reads its rows, counted from 1.
         split: Name of the split that the file is, or empty.
         label: Tells the ids of this part's rows from others'; empty when the source is one file.
-        reading: What the user says about its columns.
+        reading: The user's settings for its columns.
     """
 
     file: Path
-    rows: Callable[[Path], Iterator[tuple[int, Row]]]
+    rows: RowReader
     split: str = ""
     label: str = ""
-    reading: Reading = NOTHING_SAID
+    reading: Reading = Reading()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,29 +94,3 @@ class Source:
 
     root: Path
     parts: list[Part]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
-    """A format: where its files lie and how a row maps. The rest is alike for all and done here.
-
-    Attributes:
-        name: On the command line and in the ids.
-        origin: Where the data is published.
-        license: As published.
-        find: The files at the path the user gave.
-        modality: The modality of a row, as `MODALITIES` spells it; None if the row names none, which only those who
-            choose modalities may leave out.
-        draft: What a row says. Called for the rows that are wanted.
-        folders: Where below the root of the source image names may begin.
-        own_columns: Whether a user may say which column holds what.
-    """
-
-    name: str
-    origin: str
-    license: str
-    find: Callable[[Path], Source]
-    modality: Callable[[Row, Part], str | None]
-    draft: Callable[[Row, Part], Draft]
-    folders: tuple[str, ...] = ("", IMAGES)
-    own_columns: bool = False

@@ -1,14 +1,12 @@
 """The images of a source: where each lies, and what it is called in the data folder."""
 
-import errno
 import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from medvlm_r1.data.folder import IMAGES
 from medvlm_r1.data.images import View
@@ -26,28 +24,19 @@ _STEM = re.compile(r"(?<=[^/])((\.[A-Za-z]\w*)?\.gz|\.[A-Za-z]\w*)$", re.IGNOREC
 _MARKS = ((b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"BM", ".bmp"))
 
 
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """The bytes of an image file, kept in a table."""
-
-    data: bytes
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
+class SourceImage:
     """One image of a row.
 
     Attributes:
         name: Its name in the data folder, `images/x.png`.
         stem: Its place in the source without the suffix; all slices of one file share it.
-        there: Whether there is anything to write.
         source: The file, or its bytes; None when it is not there.
         view: What to show of it.
     """
 
     name: str
     stem: str
-    there: bool
     source: str | bytes | None
     view: View = FILE_VIEW
 
@@ -55,10 +44,7 @@ class Placed:
 class ImageFinder:
     """Finds the files behind the image names of a source.
 
-    What it finds is remembered by name, and `settled` makes a second pass over the rows rely on that.
-
-    Attributes:
-        settled: Look at the disk no more; what was not found is absent.
+    No two files may get the same name in the data folder.
     """
 
     def __init__(self, root: str | Path, folders: Sequence[str] = ("", IMAGES)) -> None:
@@ -73,17 +59,15 @@ class ImageFinder:
         """
         if not os.path.isdir(root):
             raise UserError(f"{root}: no such folder of images; give the folder that holds the image files (--images)")
-        self.settled = False
         self._root = os.fspath(root)
         self._real_root = os.path.realpath(root)
         self._folders = [f for f in dict.fromkeys((*folders, "")) if os.path.isdir(os.path.join(self._root, f))]
         self._prefixes = {IMAGES, *(folder.casefold() for folder in folders if folder)}
-        self._found: dict[str, str] = {}
-        self._inside: dict[str, bool] = {}
+        self._files: dict[str, str] = {}
         # Most sets ask several questions about a picture, one after the other.
-        self._named = lru_cache(maxsize=_REMEMBERED)(self._place)
+        self._named = lru_cache(maxsize=_REMEMBERED)(self._locate)
 
-    def place(self, image: str | Embedded, view: View = FILE_VIEW) -> Placed:
+    def locate(self, image: str | bytes, view: View = FILE_VIEW) -> SourceImage:
         """Give an image its name in the data folder.
 
         Args:
@@ -94,9 +78,9 @@ class ImageFinder:
             ValueError: The name leaves the folder of images, by its letters or by a link; two different files would
                 get the same name; or the bytes are not a picture.
         """
-        return _embedded(image.data) if isinstance(image, Embedded) else self._named(image, view)
+        return _embedded(image) if isinstance(image, bytes) else self._named(image, view)
 
-    def _place(self, image: str, view: View) -> Placed:
+    def _locate(self, image: str, view: View) -> SourceImage:
         if _URL.match(image):
             raise ValueError(f"image {image!r} is a URL, and nothing is downloaded here; download it and give the file")
         if os.path.isabs(image):
@@ -113,73 +97,42 @@ class ImageFinder:
         name = "/".join((IMAGES, *inner))
         stem = _STEM.sub("", "/".join(inner))
         name = f"{name}{_suffix(view)}.png" if view != FILE_VIEW else _written_name(name)
-        file = self._found.get(name) if self.settled else self._search(name, parts, inner)
-        return Placed(name=name, stem=stem, there=file is not None, source=file, view=view)
+        file = self._find(parts, inner)
+        if file is not None and self._files.setdefault(name, file) != file:
+            raise ValueError(f"{file} and {self._files[name]} would both be copied to {name}")
+        return SourceImage(name=name, stem=stem, source=file, view=view)
 
-    def _search(self, name: str, parts: Sequence[str], inner: Sequence[str]) -> str | None:
-        file = self._look(parts, inner)
-        if file is not None and self._found.setdefault(name, file) != file:
-            raise ValueError(f"{file} and {self._found[name]} would both be copied to {name}")
-        return file
-
-    def _look(self, parts: Sequence[str], inner: Sequence[str]) -> str | None:
+    def _find(self, parts: Sequence[str], inner: Sequence[str]) -> str | None:
         for ending in (parts, inner) if inner is not parts else (parts,):
             for folder in self._folders:
                 file = os.path.join(self._root, folder, *ending)
-                if os.path.lexists(file):
-                    self._check_link(file)
-                    if os.path.isfile(file):
-                        return file
-                    if os.path.isdir(file):
-                        raise ValueError(f"image {'/'.join(parts)!r} is a folder; give the path of an image file")
-                    _check_circle(file)
+                if not os.path.lexists(file):
+                    continue
+                if not is_within(os.path.realpath(file), self._real_root):
+                    raise ValueError(link_leads_out(file, self._root))
+                if os.path.isfile(file):
+                    return file
+                if os.path.isdir(file):
+                    raise ValueError(f"image {'/'.join(parts)!r} is a folder; give the path of an image file")
+                if os.path.islink(os.path.realpath(file)):
+                    raise ValueError(f"{file}: links that lead in a circle; put the file itself there")
         return None
-
-    def _check_link(self, file: str) -> None:
-        folder = os.path.dirname(file)
-        if folder not in self._inside:
-            self._inside[folder] = is_within(os.path.realpath(folder), self._real_root)
-        fine = self._inside[folder]
-        if fine and os.path.islink(file):
-            fine = is_within(os.path.realpath(file), self._real_root)
-        if not fine:
-            raise ValueError(link_leads_out(file, self._root))
-
-
-def _check_circle(file: str) -> None:
-    try:
-        os.stat(file)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ValueError(f"{file}: links that lead in a circle; put the file itself there") from error
 
 
 def _written_name(name: str) -> str:
     return name if name.lower().endswith(_KEPT) else f"{name}.png"
 
 
-def _embedded(data: bytes) -> Placed:
+def _embedded(data: bytes) -> SourceImage:
     """Named by its content: the questions about one picture then share it."""
     suffix = next((suffix for mark, suffix in _MARKS if data.startswith(mark)), None)
     if suffix is None:
         raise ValueError("the image in the row is not a PNG, JPEG, TIFF or BMP file; take it out of the table")
     stem = hashlib.sha256(data).hexdigest()[:24]
-    return Placed(name=_written_name(f"{IMAGES}/{stem}{suffix}"), stem=stem, there=True, source=data)
+    return SourceImage(name=_written_name(f"{IMAGES}/{stem}{suffix}"), stem=stem, source=data)
 
 
 def _suffix(view: View) -> str:
     parts = [view.plane, view.slice, view.frame, view.window]
-    words = [f"{word}{part}" for word, part in zip(("", "", "frame", ""), parts, strict=True) if part is not None]
+    words = [f"{word}{value}" for word, value in zip(("", "", "frame", ""), parts, strict=True) if value is not None]
     return "".join("." + re.sub(r"[^\w.+-]", "-", word) for word in words)
-
-
-def checked_view(**values: Any) -> View:
-    """A `View` of a row's columns.
-
-    Raises:
-        ValueError: A value is out of range.
-    """
-    try:
-        return replace(FILE_VIEW, **values)
-    except UserError as error:
-        raise ValueError(str(error)) from error

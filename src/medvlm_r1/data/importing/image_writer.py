@@ -12,7 +12,7 @@ from typing import Any
 
 from medvlm_r1.data.images import Picture, load_picture
 from medvlm_r1.data.images.files import InMemoryFile
-from medvlm_r1.data.importing.finder import FILE_VIEW, Placed
+from medvlm_r1.data.importing.finder import FILE_VIEW, SourceImage
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.subjects import SubjectHasher
 from medvlm_r1.errors import UserError
@@ -50,7 +50,7 @@ class ImageWriter:
     stripped: set[str] = field(default_factory=set)
     _done: set[str] = field(default_factory=set)
 
-    def write(self, image: Placed) -> None:
+    def write(self, image: SourceImage) -> None:
         """Decode one image and write it.
 
         Raises:
@@ -63,15 +63,15 @@ class ImageWriter:
         try:
             self._write(image, image.source, target)
         except OSError as error:
-            shown = "image" if isinstance(image.source, bytes) else image.source
-            raise UserError(f"{shown}: cannot be copied to {target} ({error.strerror or error})") from error
+            name = "image" if isinstance(image.source, bytes) else image.source
+            raise UserError(f"{name}: cannot be copied to {target} ({error.strerror or error})") from error
         self._done.add(image.name)
 
-    def _write(self, image: Placed, source: str | bytes, target: Path) -> None:
+    def _write(self, image: SourceImage, source: str | bytes, target: Path) -> None:
         original = source if isinstance(source, bytes) else _compressed_bytes(source)
         # What is decoded is what is written, even if the file changes meanwhile.
-        shown = "the image in the row" if isinstance(source, bytes) else source
-        file = Path(shown) if original is None else InMemoryFile.of(original, shown)
+        name = "the image in the row" if isinstance(source, bytes) else source
+        file = Path(name) if original is None else InMemoryFile.of(original, name)
         picture = load_picture(file, image.view)
         data = None
         if original is not None and image.view == FILE_VIEW and picture.note.format in _COMPRESSED:
@@ -120,34 +120,34 @@ def _pixels_only(data: bytes, picture: Picture) -> bytes | None:
 
 
 def _strip_png(data: bytes) -> bytes | None:
-    kept, at = [_PNG], len(_PNG)
+    chunks, at = [_PNG], len(_PNG)
     while at + 12 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
         end = at + 12 + length
         if kind == b"IDAT" or length <= _CHUNKS.get(kind, -1):
-            kept.append(data[at:end])
+            chunks.append(data[at:end])
         if kind == b"IEND":
-            return b"".join(kept)
+            return b"".join(chunks)
         at = end
     return None
 
 
 def _strip_jpeg(data: bytes) -> bytes | None:
-    kept, at = [_JPEG], len(_JPEG)
+    chunks, at = [_JPEG], len(_JPEG)
     while marker := _JPEG_MARKER.match(data, at):
         code, start = marker[1][0], marker.end()
         if code == _EOI:
-            return b"".join([*kept, b"\xff\xd9"])
+            return b"".join([*chunks, b"\xff\xd9"])
         end = start + int.from_bytes(data[start : start + 2])
         name, length = _APPLICATION.get(code, (b"", 0))
         if code in _SEGMENTS or (name and end - start == length + 2 and data.startswith(name, start + 2)):
-            kept.append(b"\xff" + data[start - 1 : end])
+            chunks.append(b"\xff" + data[start - 1 : end])
         at = end
         if code == 0xDA:
             # The compressed pixels end before the next marker that is no restart.
             following = _JPEG_MARKER.search(data, end)
             if following is None:
                 return None
-            kept.append(data[end : following.start()])
+            chunks.append(data[end : following.start()])
             at = following.start()
     return None

@@ -1,24 +1,100 @@
-"""From a source as it was downloaded to a data folder, the same way for every format."""
+"""From a source as it was downloaded to a data folder, the same way for every format.
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+The source is read twice. The first pass checks every row, so that a bad one, wherever it is, leaves the data folder
+untouched; the second writes. No row is kept in between, only the names of images that were found and the ids that a
+source gives, so memory is bounded by the longest row and by some 300 bytes for each of those.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
-from medvlm_r1.data.folder import refuse_other, write_folder
-from medvlm_r1.data.importing.draft import NOTHING_SAID, Format, Reading
-from medvlm_r1.data.importing.finder import ImageFinder
-from medvlm_r1.data.importing.run import ImportReport, ImportRun, Progress
-from medvlm_r1.data.modality import MODALITIES, modality_name
+from medvlm_r1.data.folder import IMAGES, refuse_other, write_folder
+from medvlm_r1.data.importing.draft import Draft, Part, Reading, Row, Source
+from medvlm_r1.data.importing.finder import FILE_VIEW, ImageFinder, SourceImage
+from medvlm_r1.data.importing.image_writer import ImageWriter
+from medvlm_r1.data.modality import MODALITIES, UNKNOWN, modality_name
 from medvlm_r1.data.readers.closed import ClosedQuestions
-from medvlm_r1.data.subjects import SubjectHasher
-from medvlm_r1.errors import UsageError
+from medvlm_r1.data.rows import BadRows
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.subjects import DICOM_HEADERS, FILE_NAMES, SubjectHasher, column_origin
+from medvlm_r1.errors import UsageError, UserError
 
-__all__ = ["ImportReport", "Importer", "Progress"]
+_ADVICE = "Nothing was written. Correct the source, or leave such rows out with --skip-bad."
+
+
+class Progress(Protocol):
+    """Called with (done, total, note); the total is not known while rows are checked."""
+
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        """Report the progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Importer(Format):
-    """The reader of a format: makes a data folder from a source as it was downloaded."""
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        rows: Rows read from the source.
+        written: Samples written; fewer than `rows` when modalities were chosen or bad rows left out.
+        missing: Samples written of which an image file was not there.
+        by_modality: Samples written per modality.
+        open_questions: Samples written that have no options.
+        by_split: Samples written per split; those without one under the empty text.
+        converted: Images converted to PNG: all but PNG and JPEG files.
+        stripped: PNG and JPEG files written without their metadata.
+        may_show_text: DICOM images that may have text burned into the pixels.
+        subjects: Different subjects of the samples written.
+        subjects_from: Samples written by the origin of their subject, such as "column 'patient_id'".
+        subject_warning: Why the subjects may be wrong; empty if nothing speaks for it.
+        closed_kept_open: Closed questions that have no options, by the reason, with the answers of the set.
+        bad_rows: Rows left out because they could not be read.
+        reasons: What was wrong with them: each different fault once, at most twenty.
+    """
+
+    rows: int
+    written: int
+    missing: int
+    by_modality: dict[str, int]
+    open_questions: int = 0
+    by_split: dict[str, int] = field(default_factory=dict)
+    converted: int = 0
+    stripped: int = 0
+    may_show_text: int = 0
+    subjects: int = 0
+    subjects_from: dict[str, int] = field(default_factory=dict)
+    subject_warning: str = ""
+    closed_kept_open: dict[str, dict[str, int]] = field(default_factory=dict)
+    bad_rows: int = 0
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importer:
+    """The reader of a format: makes a data folder from a source as it was downloaded.
+
+    Attributes:
+        name: On the command line and in the ids.
+        origin: Where the data is published.
+        license: As published.
+        find: The files at the path the user gave.
+        modality: The modality of a row, as `MODALITIES` spells it; None if the row names none, which only those who
+            choose modalities may leave out.
+        draft: What a row means. Called for the rows that are wanted.
+        folders: Where below the root of the source image names may begin.
+        own_columns: Whether a user may say which column holds what.
+    """
+
+    name: str
+    origin: str
+    license: str = "as published"
+    find: Callable[[Path], Source]
+    modality: Callable[[Row, Part], str | None] = lambda row, part: UNKNOWN
+    draft: Callable[[Row, Part], Draft]
+    folders: tuple[str, ...] = ("", IMAGES)
+    own_columns: bool = False
 
     def __call__(
         self,
@@ -29,7 +105,7 @@ class Importer(Format):
         images: str | Path | None = None,
         modality: str | Iterable[str] | None = None,
         skip_bad: bool = False,
-        reading: Reading = NOTHING_SAID,
+        reading: Reading = Reading(),  # noqa: B008 - frozen
         closed_choices: bool = False,
         salt_file: str | Path | None = None,
         progress: Progress | None = None,
@@ -60,27 +136,27 @@ class Importer(Format):
                 another data set. The message names the file, each different fault and the first row that has it.
             UsageError: A modality asked for is not known, or the format's columns are fixed.
         """
-        out = Path(out)
+        source, out = Path(source), Path(out)
         wanted = chosen_modalities(modality)
         if not self.own_columns and (reading.columns or reading.first_option is not None):
             raise UsageError(f"{self.name} has columns of its own; --map and --first-option are for your own questions")
-        found = self.find(Path(source))
+        files = self.find(source)
         refuse_other(out, self.name)
-        run = ImportRun(
+        run = _Run(
             format=self,
-            finder=ImageFinder(found.root if images is None else images, self.folders),
-            parts=[replace(part, reading=reading) for part in found.parts],
+            finder=ImageFinder(files.root if images is None else images, self.folders),
+            parts=[replace(part, reading=reading) for part in files.parts],
             wanted=wanted,
             skip_bad=skip_bad,
             progress=progress,
-            hasher=SubjectHasher(salt_file),
+            writer=ImageWriter(out, SubjectHasher(salt_file)),
             closed=ClosedQuestions(choices=closed_choices),
         )
         rows = run.check(source, out)
-        samples = run.write(out, rows)
-        run.info |= {"name": self.name, "source": self.origin, "license": self.license, "file": Path(source).name}
-        write_folder(out, samples, info=run.info)
-        return run.report(rows)
+        info = {"name": self.name, "source": self.origin, "license": self.license, "file": source.name}
+        write_folder(out, run.write(rows, info), info=info)
+        assert run.report is not None
+        return run.report
 
 
 def chosen_modalities(modality: str | Iterable[str] | None) -> frozenset[str] | None:
@@ -97,3 +173,171 @@ def chosen_modalities(modality: str | Iterable[str] | None) -> frozenset[str] | 
         if name is None:
             raise UsageError(f"unknown modality {spelling!r}; known: {', '.join(MODALITIES)}")
     return frozenset(name for name in names.values() if name)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """One import under way: `check`, then `write`, which makes the report."""
+
+    format: Importer
+    finder: ImageFinder
+    parts: list[Part]
+    wanted: frozenset[str] | None
+    skip_bad: bool
+    progress: Progress | None
+    writer: ImageWriter
+    closed: ClosedQuestions
+    writing: bool = False
+    bad: BadRows = field(default_factory=BadRows)
+    malformed: int = 0
+    report: ImportReport | None = None
+
+    def check(self, source: Path, out: Path) -> int:
+        """Read every row once; number of rows."""
+        rows, usable = 0, 0
+        ids: dict[str, str] = {}
+        for part, number, row in self._rows(None):
+            rows += 1
+            result = self._read(part, number, row)
+            if result is None:
+                continue
+            sample, _, draft = result
+            usable += 1
+            # Ids made from part and row are unique among themselves.
+            if draft.id:
+                position = f"row {number}" + (f" of {part.file.name}" if part.label else "")
+                first = ids.setdefault(sample.id, position)
+                if first != position:
+                    self.bad.add(part.file, number, f"the id {sample.id!r} is used in {first} already; make it unique")
+        rows += self.malformed
+        if self.bad.count and not self.skip_bad:
+            raise self.bad.error(_ADVICE)
+        if rows == 0:
+            raise UserError(f"{source}: there are no rows, so nothing to import")
+        if not usable:
+            what = "could be read" if self.bad.count else "is of the modalities asked for"
+            faults = "\n  ".join(["", *self.bad.lines()])
+            raise UserError(f"{source}: none of the {rows} rows {what}; nothing was written to {out}{faults}")
+        return rows
+
+    def write(self, rows: int, info: dict[str, Any]) -> Iterator[Sample]:
+        """Read every row again; copy its images, then yield its sample. Completes `info` and the report at the end."""
+        self.bad, self.writing = BadRows(), True
+        writer, notes = self.writer, self.writer.notes
+        counts: dict[str, Counter[str]] = {name: Counter() for name in ("modality", "split", "origin", "flag")}
+        subjects = set()
+        for part, number, row in self._rows(rows):
+            result = self._read(part, number, row)
+            if result is None:
+                continue
+            sample, images, draft = result
+            try:
+                for image in images:
+                    writer.write(image)
+            except UserError as error:
+                self.bad.add(part.file, number, error)
+                continue
+            subject, origin = sample.subject, FILE_NAMES
+            if draft.subject:
+                origin = column_origin(draft.subject_column)
+            elif hashed := next(filter(None, map(writer.subjects.get, sample.images)), ""):
+                subject, origin = hashed, DICOM_HEADERS
+            if subject:
+                subjects.add(subject)
+                counts["origin"][origin] += 1
+            record = sample.record
+            if converted := {name: notes[name] for name in sample.images if name in notes}:
+                record = {**record, "image_notes": converted}
+            counts["modality"][sample.modality] += 1
+            counts["split"][sample.split] += 1
+            counts["flag"].update(missing=int(sample.missing), open=int(not sample.options))
+            yield replace(sample, subject=subject, record=record)
+        if self.bad.count and not self.skip_bad:
+            raise self.bad.error("Correct these images, or leave such rows out with --skip-bad.")
+        info["subjects"] = dict(counts["origin"].most_common())
+        if writer.hasher.salt_name:
+            info["subject_salt"] = writer.hasher.salt_name
+        self.report = ImportReport(
+            rows=rows,
+            written=counts["modality"].total(),
+            missing=counts["flag"]["missing"],
+            by_modality=dict(sorted(counts["modality"].items())),
+            open_questions=counts["flag"]["open"],
+            by_split=dict(sorted(counts["split"].items())),
+            converted=len(notes),
+            stripped=len(writer.stripped),
+            may_show_text=sum(n["format"] == "DICOM" and n["burned_in"] != "no" for n in notes.values()),
+            subjects=len(subjects),
+            subjects_from=info["subjects"],
+            subject_warning=writer.hasher.warning() or "",
+            closed_kept_open={reason: dict(answers.most_common()) for reason, answers in self.closed.kept_open.items()},
+            bad_rows=self.bad.count,
+            reasons=tuple(self.bad.lines()),
+        )
+
+    def _rows(self, total: int | None) -> Iterator[tuple[Part, int, Row]]:
+        """All rows; those that are malformed are counted where the rows after them can be read."""
+        done, self.malformed = 0, 0
+        note = "rows checked" if total is None else "rows written"
+        for part in self.parts:
+
+            def count(number: int, reason: str, file: Path = part.file) -> None:
+                self.malformed += 1
+                self.bad.add(file, number, reason)
+
+            try:
+                for number, row in part.rows(part.file, on_bad=count):
+                    yield part, number, row
+                    if self.progress is not None:
+                        self.progress(done + self.malformed, total, note)
+                    done += 1
+            except UserError as error:
+                if not self.bad.count or self.skip_bad:
+                    raise
+                raise self.bad.error(f"{error}. {_ADVICE}") from error
+        if self.progress is not None and total is not None:
+            self.progress(done + self.malformed, total, note)
+
+    def _read(self, part: Part, number: int, row: Row) -> tuple[Sample, list[SourceImage], Draft] | None:
+        """Sample, its images, and the draft it was made from; None for a row that is left out."""
+        faults: list[ValueError] = []
+        modality: str | None = UNKNOWN
+        try:
+            modality = self.format.modality(row, part)
+            if modality in (None, UNKNOWN):
+                modality = part.reading.modality_for_missing or modality
+            if modality is None and self.wanted is None:
+                raise ValueError(
+                    "the row names no imaging modality; choose modalities with --modality to leave such rows out, or "
+                    "keep them with --modality-for-missing"
+                )
+            if modality is None or (self.wanted is not None and modality not in self.wanted):
+                return None
+        except ValueError as error:
+            faults.append(error)
+        try:
+            draft = self.format.draft(row, part)
+            draft = self.closed.with_options(draft) if self.writing else self.closed.collected(draft)
+            images = [self.finder.locate(image, draft.view) for image in draft.images]
+            # Slices of one volume have other names, and the subject may be the row's own or another image's.
+            sources = list(dict.fromkeys(image.stem for image in images if image.view != FILE_VIEW))
+            sample = Sample(
+                id=draft.id or "-".join(filter(None, (self.format.name, part.label, f"{number:06d}"))),
+                images=tuple(image.name for image in images),
+                question=draft.question,
+                options=draft.options,
+                answer=draft.answer,
+                modality=modality or UNKNOWN,
+                question_type=draft.question_type,
+                # The DICOM header may tell more, once the image is written.
+                subject=draft.subject or (images[0].stem if images else ""),
+                split=draft.split or part.split,
+                missing=draft.missing or any(image.source is None for image in images),
+                record={**draft.record, "image_sources": sources} if sources else draft.record,
+            )
+        except ValueError as error:
+            faults.append(error)
+        if faults:
+            self.bad.add(part.file, number, *faults)
+            return None
+        return sample, images, draft

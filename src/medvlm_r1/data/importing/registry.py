@@ -1,27 +1,18 @@
 """Readers of public formats, by the name the command line uses."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.names import did_you_mean
-from medvlm_r1.data.readers.huatuo import import_huatuo
-from medvlm_r1.data.readers.med_r1 import import_med_r1
-from medvlm_r1.data.readers.omnimedvqa import import_omnimedvqa
+from medvlm_r1.data.readers.multiple_choice import MULTIPLE_CHOICE
+from medvlm_r1.data.readers.open_answers import OPEN_ANSWERS
 from medvlm_r1.data.readers.own import OWN_READERS
-from medvlm_r1.data.readers.path_vqa import import_path_vqa
-from medvlm_r1.data.readers.pmc_vqa import import_pmc_vqa
-from medvlm_r1.data.readers.slake import import_slake
-from medvlm_r1.data.readers.vqa_rad import import_vqa_rad
 from medvlm_r1.errors import UsageError
 
-READERS: dict[str, Importer] = {
-    "huatuo": import_huatuo,
-    "omnimedvqa": import_omnimedvqa,
-    "med-r1": import_med_r1,
-    "vqa-rad": import_vqa_rad,
-    "slake": import_slake,
-    "path-vqa": import_path_vqa,
-    "pmc-vqa": import_pmc_vqa,
-    **OWN_READERS,
-}
+READERS: dict[str, Importer] = {reader.name: reader for reader in (*MULTIPLE_CHOICE, *OPEN_ANSWERS)} | OWN_READERS
 
 
 def find_reader(name: str) -> Importer:
@@ -33,3 +24,28 @@ def find_reader(name: str) -> Importer:
     if name not in READERS:
         raise UsageError(f"unknown data format {name!r}; {did_you_mean(name, READERS)}")
     return READERS[name]
+
+
+@contextmanager
+def open_folder(name: str) -> Iterator[tuple[str, list[str]]]:
+    """A data folder, or the questions of a published source as a temporary data folder without images.
+
+    Args:
+        name: A data folder, or `FORMAT:SOURCE` with a format of `READERS`, such as `med-r1:Splits/modality/test`.
+
+    Yields:
+        The path of the folder, `name` itself or a temporary one whose last part is the name of the source; and a
+        sentence about the rows of the source that cannot be used, if any.
+
+    Raises:
+        UserError: As `Importer`.
+    """
+    format, _, source = name.partition(":")
+    if format not in READERS or not source:
+        yield name, []
+        return
+    with TemporaryDirectory() as empty, TemporaryDirectory() as parent:
+        folder = Path(parent) / Path(source).resolve().name
+        report = READERS[format](source, out=folder, images=empty, skip_bad=True)
+        first = report.reasons[:1]
+        yield str(folder), [f"Rows of {source} left out: {report.bad_rows}. The first: {reason}" for reason in first]

@@ -24,31 +24,35 @@ _CHINESE = dict.fromkeys(("是", "是的", "对", "有", "有的"), "是") | dic
 _ARTICLE = r"(?:an?|the)\s+"
 _CHOICE = re.compile(rf"(?:(\S+)\s+)?(?:({_ARTICLE}))?([\w-]+)\s+or\s+(?:{_ARTICLE})?([\w-]+)\s*\?$", re.IGNORECASE)
 # The word before the first choice: after one of these the choice is that one word, and not the end of a longer name.
-_OPENERS = frozenset(
-    ["is", "are", "was", "were", "it", "this", "that", "these", "a", "an", "the", "on", "in", "more", "from", "by"]
+_OPENERS = (
+    "is",
+    "are",
+    "was",
+    "were",
+    "it",
+    "this",
+    "that",
+    "these",
+    "a",
+    "an",
+    "the",
+    "on",
+    "in",
+    "more",
+    "from",
+    "by",
 )
 _LIST = re.compile(rf"\b((?:[\w-]+,\s*)*[\w-]+),?\s+or\s+(?:{_ARTICLE})?([\w-]+)", re.IGNORECASE)
 _FEWEST = 2
-_CONTRASTS = (
-    {"left", "right"},
-    {"male", "female"},
-    {"man", "woman"},
-    {"upper", "lower"},
-    {"axial", "coronal", "sagittal", "transverse", "horizontal"},
-    {"anterior", "posterior"},
-    {"superior", "inferior"},
-    {"medial", "lateral"},
-    {"ct", "mri", "x-ray", "xray", "ultrasound", "pet"},
-    {"t1", "t2", "flair"},
-    {"ap", "pa"},
-    {"hyperdense", "hypodense", "isodense"},
-    {"hyperintense", "hypointense", "isointense"},
-    {"unilateral", "bilateral"},
-    {"benign", "malignant"},
-    {"normal", "abnormal"},
-    {"acute", "chronic"},
-    {"supine", "prone", "erect"},
-)
+_CONTRASTS = [
+    frozenset(words.split())
+    for words in (
+        *("left right", "male female", "man woman", "upper lower", "axial coronal sagittal transverse horizontal"),
+        *("anterior posterior", "superior inferior", "medial lateral", "ct mri x-ray xray ultrasound pet"),
+        *("t1 t2 flair", "ap pa", "hyperdense hypodense isodense", "hyperintense hypointense isointense"),
+        *("unilateral bilateral", "benign malignant", "normal abnormal", "acute chronic", "supine prone erect"),
+    )
+]
 
 
 def closed_options(question: str, answer: str, *, choice: bool) -> tuple[tuple[str, ...], str]:

@@ -150,28 +150,28 @@ def option_columns(names: Iterable[str], faults: list[str]) -> tuple[tuple[str, 
         match = _OPTION.fullmatch(_key(name))
         if match:
             prefix, label = match[1], match[2]
-            place = int(label) if label.isdecimal() else ord(label) - ord("a")
+            index = int(label) if label.isdecimal() else ord(label) - ord("a")
             taken = styles.setdefault((prefix, label.isdecimal()), {})
-            if place in taken:
-                faults.append(f"columns {taken[place]!r} and {name!r} are the same option; remove one")
-            taken[place] = name
+            if index in taken:
+                faults.append(f"columns {taken[index]!r} and {name!r} are the same option; remove one")
+            taken[index] = name
     # A letter or number alone is an option only beside its neighbor: x, y and z may be coordinates.
-    held = {
+    kinds = {
         (prefix, numbered): taken
         for (prefix, numbered), taken in styles.items()
         if prefix or {0, 1} <= taken.keys() or (numbered and {1, 2} <= taken.keys())
     }
-    if len(held) > 1:
-        seen = " and ".join(repr(next(iter(taken.values()))) for taken in held.values())
-        faults.append(f"two sets of option columns, with {seen}; remove one, or add --map options=COLUMN")
-    for (prefix, numbered), taken in held.items():
+    if len(kinds) > 1:
+        listed = " and ".join(repr(next(iter(taken.values()))) for taken in kinds.values())
+        faults.append(f"two sets of option columns, with {listed}; remove one, or add --map options=COLUMN")
+    for (prefix, numbered), taken in kinds.items():
         first = min(taken)
-        run = [place for place in range(first, max(taken) + 1) if all(p in taken for p in range(first, place + 1))]
-        beyond = [place for place in taken if place not in run and (prefix or place < len(LETTERS))]
+        run = [index for index in range(first, max(taken) + 1) if all(p in taken for p in range(first, index + 1))]
+        beyond = [index for index in taken if index not in run and (prefix or index < len(LETTERS))]
         if beyond or first > (1 if numbered else 0):
-            seen = ", ".join(map(repr, taken.values()))
-            faults.append(f"the option columns {seen} do not follow one another from the first; name them in order")
-        return tuple(taken[place] for place in run), first if numbered else None
+            listed = ", ".join(map(repr, taken.values()))
+            faults.append(f"the option columns {listed} do not follow one another from the first; name them in order")
+        return tuple(taken[index] for index in run), first if numbered else None
     return (), None
 
 
@@ -187,8 +187,8 @@ def _missing(fields: Sequence[str], names: Sequence[str]) -> list[str]:
             hint = "the first line of a table must name its columns, separated by commas, semicolons or tabs"
         else:
             hint = f"choose one of the file's other columns with --map {field}=COLUMN"
-        held = "" if likely is not None else f" (the file has {', '.join(map(repr, names)) or 'no other columns'})"
-        faults.append(f"field {field!r} is missing{held}; {hint}")
+        available = "" if likely is not None else f" (the file has {', '.join(map(repr, names)) or 'no other columns'})"
+        faults.append(f"field {field!r} is missing{available}; {hint}")
     if len(fields) == len(NEEDED) and not any("--map" in fault for fault in faults):
         return [faults[0].replace(f"field {NEEDED[0]!r} is", f"fields {', '.join(map(repr, NEEDED))} are")]
     return faults

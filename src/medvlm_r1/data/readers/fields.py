@@ -1,12 +1,17 @@
-"""Fields of a row, taken with a check. The messages name the field; the caller adds file and row."""
+"""Fields of a row, taken with a check: texts, images, options that carry their letters, and answers of any form.
+
+The messages name the field; the caller adds file and row.
+"""
 
 import base64
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medvlm_r1.data.importing.finder import Embedded
-from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.data.names import did_you_mean, folded
+from medvlm_r1.data.question import MIN_OPTIONS
+from medvlm_r1.data.sample import LETTERS
 
 # A name of a file so long has a dot, which base64 has not.
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
@@ -62,12 +67,12 @@ def texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def kept(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def present_fields(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Those of the fields that are there and hold something, to be kept in a sample's record."""
     return {name: row[name] for name in names if row.get(name) not in (None, "")}
 
 
-def image(row: Mapping[str, Any], name: str = "image") -> str | Embedded:
+def image(row: Mapping[str, Any], name: str = "image") -> str | bytes:
     """An image as the hub's tables hold it, `{"bytes": ..., "path": ...}`, or the name of a file.
 
     Raises:
@@ -76,26 +81,26 @@ def image(row: Mapping[str, Any], name: str = "image") -> str | Embedded:
     return as_image(needed(row, name), name)
 
 
-def as_image(value: Any, name: str) -> str | Embedded:
+def as_image(value: Any, name: str) -> str | bytes:
     """One image: the name of a file, its bytes, its base64 text, or the hub's `{"bytes": ..., "path": ...}`.
 
     Raises:
         ValueError: It is none of these, or the base64 text is damaged.
     """
-    held = value
+    content = value
     if isinstance(value, dict):
-        held = value["bytes"] if isinstance(value.get("bytes"), bytes) else value.get("path")
-    if isinstance(held, bytes):
-        return Embedded(held)
-    if not isinstance(held, str) or not held.strip():
+        content = value["bytes"] if isinstance(value.get("bytes"), bytes) else value.get("path")
+    if isinstance(content, bytes):
+        return content
+    if not isinstance(content, str) or not content.strip():
         raise ValueError(f"field {name!r} must be the name of a file or its bytes, saw {_short(value)}")
-    head, comma, data = held.partition(",") if held.startswith("data:") else ("", "", held)
-    if comma or (len(held) >= _LEAST_BASE64 and _BASE64.fullmatch(held)):
+    head, comma, data = content.partition(",") if content.startswith("data:") else ("", "", content)
+    if comma or (len(content) >= _LEAST_BASE64 and _BASE64.fullmatch(content)):
         try:
-            return Embedded(base64.b64decode("".join(data.split()), validate=True))
+            return base64.b64decode("".join(data.split()), validate=True)
         except ValueError as error:
             raise ValueError(f"field {name!r} holds damaged base64 ({error}): {_short(head or data)}") from error
-    return held
+    return content
 
 
 def only(row: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
@@ -111,5 +116,170 @@ def only(row: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}..."
+    text_of_value = repr(value)
+    return text_of_value if len(text_of_value) <= 80 else f"{text_of_value[:80]}..."
+
+
+_STYLES = (r"\(([A-J])\)", r"([A-J])\)", r"([A-J])\.(?=\s)", r"([A-J]):")
+_FIRST = re.compile(r"A[).:]")
+# A letter alone, as answers write it: B, b, (B), B., [B], **B**, Option B, option_b, choice B.
+_LETTER = re.compile(
+    r"[\s(\[*_'\"]*(?:(?:option|choice|opt|answer)[\s_.-]*)?[(\[]?([A-J])[\s)\].:*_'\"]*", re.IGNORECASE
+)
+_NUMBER = re.compile(r"\s*\+?(\d+)(?:\.0+)?\s*")
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_CHOICES_FOLLOW = re.compile(r"\s*\b(?:answer\s+)?(?:choices|options)\s*(?:are)?\s*:?\s*$", re.IGNORECASE)
+
+
+def without_letter(option: str, letter: str) -> str:
+    """An option's text without the letter in front of it: ` A:text ` to `text`. Another letter is left alone."""
+    return re.sub(rf"^\(?{letter}\s*[:.)]\s*", "", option.strip()).strip()
+
+
+def bare_options(options: Sequence[str]) -> tuple[str, ...]:
+    """The options without the letters in front of them (`A. text`), where every one carries its own letter."""
+    if not options or not options[0].lstrip(" (").startswith("A"):
+        return tuple(options)
+    bare = tuple(without_letter(option, letter) for letter, option in zip(LETTERS, options, strict=False))
+    carried = len(bare) == len(options) and all(
+        text and text != option.strip() for text, option in zip(bare, options, strict=True)
+    )
+    return bare if carried else tuple(options)
+
+
+def answer_letter(answer: str) -> str | None:
+    """The letter of an answer that is nothing else (`B`, `b`, `(B)`, `Option B`); None for any other."""
+    match = _LETTER.fullmatch(unicodedata.normalize("NFKC", answer))
+    return match[1].upper() if match else None
+
+
+def answer_number(answer: str) -> int | None:
+    """The number of an answer that is a whole number (`2`, `2.0`); None for any other."""
+    match = _NUMBER.fullmatch(answer)
+    return int(match[1]) if match else None
+
+
+def tagged_answer(text: str) -> str:
+    """What a text holds between `<answer>` and `</answer>`; the text itself without tags.
+
+    Raises:
+        ValueError: It holds several answers.
+    """
+    tagged = _TAGGED.findall(text)
+    if len(tagged) > 1:
+        raise ValueError(f"the answer {text!r} holds several answers; expected one <answer> tag")
+    return str(tagged[0] if tagged else text).strip()
+
+
+def right_option(answer: str, options: Sequence[str], *, letter_first: bool = False) -> str:
+    """The option an answer names.
+
+    Args:
+        answer: The text of an option as it stands; else its letter (`B`, `b`, `(B)`), the letter before the text
+            (`B: text`), or the text but for case, white space and a full stop.
+        options: Texts without letters.
+        letter_first: The set answers by letter: a `B` is option B even if another option reads "B".
+
+    Raises:
+        ValueError: It names none, or letter and text name different ones.
+    """
+    if answer in options and not letter_first:
+        return answer
+    letter = answer_letter(answer)
+    named = {option for label, option in zip(LETTERS, options, strict=False) if letter == label}
+    if letter_first and named:
+        return named.pop()
+    for label, option in zip(LETTERS, options, strict=False):
+        if folded(option) in (folded(answer), folded(without_letter(answer, label))):
+            named.add(option)
+    if len(named) == 1:
+        return named.pop()
+    what = "names several of the options" if named else "is neither the text nor the letter of one of the options"
+    raise ValueError(f"answer {answer!r} {what} {list(options)}")
+
+
+def numbered_option(answer: str, options: Sequence[str], first: int | None) -> str | None:
+    """The option a number names; None for an answer that is no number, or is the text of an option.
+
+    Args:
+        answer: The answer.
+        options: Texts without letters.
+        first: The number of the first option; None where nothing says it.
+
+    Raises:
+        ValueError: It is a number that nothing says how to count, or one that no option has.
+    """
+    number = answer_number(answer)
+    if number is None or (first is None and any(folded(option) == folded(answer) for option in options)):
+        return None
+    if first is None:
+        raise ValueError(
+            f"answer {answer!r} is a number, and the file does not say whether options are counted from 0 or from 1; "
+            "add --first-option 0 or --first-option 1"
+        )
+    if not first <= number < first + len(options):
+        raise ValueError(
+            f"answer {answer!r} is no number from {first} to {first + len(options) - 1}, as the options have"
+        )
+    return options[number - first]
+
+
+def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
+    """What stands before the options of a text, and the options: `A) one B) two` on one line or several.
+
+    Returns:
+        None where the options cannot be told apart for sure: no run of letters A, B, ... in one style is there.
+    """
+    if not _FIRST.search(text):
+        return None
+    for start in (r"(?:^|(?<=[\s,;?]))", r"^\s*"):
+        for style in _STYLES:
+            marks = list(re.finditer(start + style, text, re.MULTILINE))
+            letters = "".join(mark[1] for mark in marks)
+            if len(marks) >= MIN_OPTIONS and letters == LETTERS[: len(marks)]:
+                ends = [mark.start() for mark in marks[1:]] + [len(text)]
+                texts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
+                # On one line a comma parts the options; the last one has none.
+                options = tuple(text.strip().removesuffix(",").removesuffix(";").strip() for text in texts)
+                if all(options):
+                    return text[: marks[0].start()].strip(), options
+    return None
+
+
+def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
+    """Question and options of a text that holds both. A closing `Answer Choices:` is not part of the question.
+
+    Raises:
+        ValueError: The options cannot be told apart for sure, or nothing stands before them.
+    """
+    question, options = split_options(problem) or ("", ())
+    question = _CHOICES_FOLLOW.sub("", question)
+    if not question:
+        raise ValueError(f"the options cannot be read out of the text {problem!r}; wanted 'question A) one B) two ...'")
+    return question, options
+
+
+def options_of(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
+    """Options kept in one column each.
+
+    Args:
+        row: The row.
+        columns: The columns in order. The last ones may be absent or empty, as in rows with fewer options.
+
+    Returns:
+        The texts without white space around them.
+
+    Raises:
+        ValueError: A column is empty with a filled one behind it, or holds no text.
+    """
+    filled = [name for name in columns if row.get(name) not in (None, "")]
+    options = tuple(words(row, name) for name in filled)
+    if filled != list(columns[: len(filled)]):
+        gap = next(name for name, wanted in zip(columns, filled, strict=False) if name != wanted)
+        raise ValueError(f"option {gap!r} is empty, but {filled[-1]!r} is not")
+    return options
+
+
+def lettered_columns(row: Mapping[str, Any], pattern: str) -> tuple[str, ...]:
+    """Options kept in one column for each letter, such as `option_A`, `option_B`, ...; `{}` stands for the letter."""
+    return options_of(row, [pattern.format(letter) for letter in LETTERS])

@@ -1,15 +1,15 @@
 """Where the files of a source lie, for the folders people get when they download one."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medvlm_r1.data.importing.draft import Part, Source
 from medvlm_r1.data.tables import rows_of
 from medvlm_r1.errors import UserError
 
-_SPLITS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "dev": "validation"}
-_SPLITS |= {"validate": "validation", "validation": "validation"}
+_SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("val", "valid", "dev", "validate"), "validation")}
+_SPLITS["validation"] = "validation"
 
 
 def one_file(source: Path, *names: str) -> Source:
@@ -18,21 +18,38 @@ def one_file(source: Path, *names: str) -> Source:
     Raises:
         UserError: There is no such file.
     """
-    if source.is_dir():
-        file = next((source / name for name in names if (source / name).is_file()), None)
-        if file is None:
-            raise absent(source, names)
-        source = file
-    elif not source.exists():
+    file = next((file for file in (source, *(source / name for name in names)) if file.is_file()), None)
+    if file is None:
         raise absent(source, names)
-    return Source(root=source.parent, parts=[Part(file=source, rows=rows_of(source))])
+    return Source(root=file.parent, parts=[Part(file=file, rows=rows_of(file))])
+
+
+def find_files(source: Path, folders: Sequence[str], *choices: Sequence[str]) -> Source:
+    """A source that is one file, or a folder with files of one or several names.
+
+    Args:
+        source: The file or folder. Image names are relative to its folder.
+        folders: Where below the folder the files may lie; the first of these that exists is searched.
+        choices: Sets of names, with wildcards; the first set of which a file is there is the source.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if source.is_file():
+        return Source(root=source.parent, parts=parts_of([source], source.parent))
+    base = next(base for base in (*(source / folder for folder in folders), source) if base.is_dir() or base == source)
+    for names in choices:
+        if files := [file for name in names for file in base.glob(name)]:
+            return Source(root=source, parts=parts_of(files, base))
+    raise absent(source, ["/".join(filter(None, (*folders[:1], name))) for names in choices for name in names])
 
 
 def parts_of(files: Iterable[Path], base: Path) -> list[Part]:
     """One part per file, in order of their names, with split and label read off its place below `base`."""
     parts: dict[str, Part] = {}
     for file in sorted(files):
-        label = _slug(file.relative_to(base).with_suffix("").as_posix())
+        name = file.relative_to(base).with_suffix("").as_posix()
+        label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         while label in parts:
             label += "-2"
         parts[label] = Part(file=file, rows=rows_of(file), split=split_name(file), label=label)
@@ -49,12 +66,9 @@ def hub_tables(source: Path) -> list[Part]:
 
 
 def split_name(file: Path) -> str:
-    """The split that a file's name begins or ends with, or the folder's it lies in; else empty."""
+    """The split that a file's name begins or ends with, or that its folder is named after; otherwise empty."""
     words = re.split(r"[^a-z]+", file.stem.lower())
-    for word in (words[0], words[-1], file.parent.name.lower()):
-        if word in _SPLITS:
-            return _SPLITS[word]
-    return ""
+    return next((_SPLITS[word] for word in (words[0], words[-1], file.parent.name.lower()) if word in _SPLITS), "")
 
 
 def absent(source: Path, wanted: Iterable[str]) -> UserError:
@@ -62,7 +76,3 @@ def absent(source: Path, wanted: Iterable[str]) -> UserError:
     if not source.exists():
         return UserError(f"{source}: no such file or folder; give the place of what was downloaded")
     return UserError(f"{source}: holds none of {', '.join(wanted)}; give the folder as it was downloaded, or the file")
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -18,15 +18,14 @@ from typing import Any, TypeVar
 
 from medvlm_r1.data.images import View
 from medvlm_r1.data.importing.draft import YOUR_OWN, Draft, Part, Row, Source
-from medvlm_r1.data.importing.finder import FILE_VIEW, Embedded, checked_view
+from medvlm_r1.data.importing.finder import FILE_VIEW
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality
 from medvlm_r1.data.question import MIN_OPTIONS, question_faults
 from medvlm_r1.data.readers.columns import NUMBERS, TEXTS, VIEW, Columns, find_columns, option_columns
-from medvlm_r1.data.readers.fields import as_image, words
-from medvlm_r1.data.readers.layout import hub_tables
-from medvlm_r1.data.readers.lettered import (
+from medvlm_r1.data.readers.fields import (
     answer_letter,
+    as_image,
     bare_options,
     numbered_option,
     options_of,
@@ -34,7 +33,9 @@ from medvlm_r1.data.readers.lettered import (
     split_options,
     split_problem,
     tagged_answer,
+    words,
 )
+from medvlm_r1.data.readers.layout import hub_tables
 from medvlm_r1.data.rows import RowFaults
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.data.subjects import subject_column
@@ -49,27 +50,32 @@ Value = TypeVar("Value")
 
 def _modality(row: Row, part: Part) -> str:
     column = find_columns(tuple(row), part.reading.columns).fields.get("modality")
-    given = "" if column is None else _text(row, column)
+    given = _text(row, column)
     return known_modality(given, column or "modality") if given else UNKNOWN
 
 
 def _draft(row: Row, part: Part) -> Draft:
     columns = find_columns(tuple(row), part.reading.columns)
+    if columns.faults:
+        raise RowFaults(columns.faults)
     fields = columns.fields
-    faults = list(columns.faults)
+    faults: list[str] = []
 
-    def attempt(read: Callable[..., Value], *arguments: Any) -> Value | None:
+    def attempt(parse: Callable[..., Value], *arguments: Any) -> Value | None:
         """One field; what is wrong with it is reported together with the row's other faults."""
         try:
-            return read(*arguments)
+            return parse(*arguments)
         except ValueError as error:
             faults.append(str(error))
             return None
 
     row = {name: None if _is_nan(value) else value for name, value in row.items()}
     images = attempt(_images, row, columns)
-    question = attempt(_question, row, fields, bool(images))
-    offered, answer = attempt(_options, row, columns), attempt(_answer, row, fields)
+    question = attempt(words, row, fields["question"])
+    if images and question:
+        # In other formats `<image>` before or after the question stands for the picture.
+        question = _PLACEHOLDER.sub("", question)
+    offered, answer = attempt(_options, row, columns), attempt(_answer, row, fields["answer"])
     matched = None
     if question is not None and offered is not None and answer is not None:
         options, first = offered
@@ -78,21 +84,18 @@ def _draft(row: Row, part: Part) -> Draft:
     texts = {name: attempt(_text, row, fields.get(name)) or "" for name in TEXTS}
     subject, subject_from = attempt(_subject, row, part) or ("", "")
     view = attempt(_view, row, fields)
-    if faults or matched is None:
+    if matched is None or faults:
         unmatched = question_faults("?" if question is None else question, offered[0] if offered else ())
         raise RowFaults(dict.fromkeys([*faults, *unmatched]))
     question, options, answer = matched
+    record = {name: _recorded(row[name]) for name in columns.others if name != subject_from}
     return Draft(
         question=question,
         options=options,
         answer=answer,
         images=images or (),
         view=view or FILE_VIEW,
-        record={
-            name: value
-            for name in columns.others
-            if name != subject_from and (value := _recorded(row[name])) not in (None, "")
-        },
+        record={name: value for name, value in record.items() if value not in (None, "")},
         question_type=texts["question_type"],
         subject=subject,
         subject_column=subject_from,
@@ -101,7 +104,7 @@ def _draft(row: Row, part: Part) -> Draft:
     )
 
 
-def _images(row: Row, columns: Columns) -> tuple[str | Embedded, ...]:
+def _images(row: Row, columns: Columns) -> tuple[str | bytes, ...]:
     if "image" not in columns.fields:
         return tuple(as_image(row[name], name) for name in columns.images if row[name] not in (None, ""))
     name = columns.fields["image"]
@@ -112,14 +115,6 @@ def _images(row: Row, columns: Columns) -> tuple[str | Embedded, ...]:
     if value is None:
         return ()
     return tuple(as_image(item, name) for item in (value if isinstance(value, list) else [value]))
-
-
-def _question(row: Row, fields: Mapping[str, str], pictured: bool) -> str | None:
-    """The question, without the `<image>` in front of it or behind it that stands for the picture in other formats."""
-    if "question" not in fields:
-        return None
-    question = words(row, fields["question"])
-    return _PLACEHOLDER.sub("", question) if pictured else question
 
 
 def _options(row: Row, columns: Columns) -> tuple[tuple[str, ...], int | None]:
@@ -145,7 +140,7 @@ def _options(row: Row, columns: Columns) -> tuple[tuple[str, ...], int | None]:
         raise ValueError(f"field {name!r} must be a list, saw {value!r}")
     while value and value[-1] in (None, ""):
         value = value[:-1]
-    texts = [words({f"{name}[{place}]": item}, f"{name}[{place}]") for place, item in enumerate(value)]
+    texts = [words({f"{name}[{index}]": item}, f"{name}[{index}]") for index, item in enumerate(value)]
     return bare_options(texts), first
 
 
@@ -164,9 +159,9 @@ def _split(text: str, name: str) -> Any:
 
 def _listed(text: str, name: str) -> Any:
     """A list or object in a text, as JSON or as Python writes it. It is read as data, never run."""
-    for read in (json.loads, ast.literal_eval):
+    for parse in (json.loads, ast.literal_eval):
         try:
-            value = read(text)
+            value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         # Python reads numpy's ['a' 'b'] as one text.
@@ -197,10 +192,7 @@ def _labels(options: Mapping[str, Any], name: str) -> tuple[list[str], int | Non
     return labels, first
 
 
-def _answer(row: Row, fields: Mapping[str, str]) -> str | None:
-    if "answer" not in fields:
-        return None
-    name = fields["answer"]
+def _answer(row: Row, name: str) -> str:
     value = row[name]
     if value in (None, "", []):
         raise ValueError(f"field {name!r} is empty; every question needs its answer")
@@ -257,7 +249,10 @@ def _view(row: Row, fields: Mapping[str, str]) -> View:
             if not chosen[name].isdecimal():
                 raise ValueError(f"column {name!r} must be a whole number from 0, saw {row[fields[name]]!r}")
             chosen[name] = int(chosen[name])
-    return checked_view(**chosen) if chosen else FILE_VIEW
+    try:
+        return View(**chosen)
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 def _is_nan(value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Site:
     host: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Body:
     """One subject's region.
 
@@ -58,12 +59,12 @@ class Body:
     curves: list[Curve]
     sites: dict[str, list[Site]]
     slices: dict[str, tuple[float, float]]
-    middle: Vector
     pose: Array
     warp: tuple[Waves, Waves, Waves]
     warp_mm: float
     grain: Waves
     joined: frozenset[int]
+    middle: Vector = (0.0, 0.0, 0.0)
     folds: Waves | None = None
     fold: Fold | None = None
 
@@ -116,49 +117,29 @@ class Builder:
             Curve(points, radius, LABEL[tissue], LABEL[inside_of], None if core is None else LABEL[core])
         )
 
-    def finish(
-        self,
-        region: str,
-        *,
-        fov: float,
-        sites: dict[str, list[Site]],
-        slices: dict[str, tuple[float, float]],
-        warp_mm: float,
-        warp_wavelength: float,
-        folds: Waves | None = None,
-        fold: Fold | None = None,
-        tilt: float = 4.0,
-        middle: Vector = (0.0, 0.0, 0.0),
-    ) -> Body:
+    def finish(self, region: str, *, fov: float, warp_wavelength: float, tilt: float = 4.0, **fields: Any) -> Body:
         """Closes the body with its pose, bending and grain.
 
         Args:
-            region: As in `Body`, and so `sites`, `slices`, `warp_mm`, `folds`, `fold` and `middle`.
+            region: As in `Body`.
             fov: Mean side of the field of view, mm; it varies by 6 % either way.
-            sites: Where findings may be placed.
-            slices: Ranges of slice positions, mm.
-            warp_mm: Amplitude of the bending, mm.
             warp_wavelength: Of the bending, mm.
-            folds: Field of sulci or loops.
-            fold: Paints them.
             tilt: Standard deviation of the patient's turn about each axis, degrees.
-            middle: Point in the middle of the field of view, mm.
+            **fields: `sites`, `slices`, `warp_mm`, and where needed `middle`, `folds` and `fold` of `Body`.
         """
         rng = self.rng
-        warp = tuple(Waves.draw(rng, 6, warp_wavelength) for _ in range(3))
+        # The order of the draws belongs to the subject.
+        x, y, z = (Waves.draw(rng, 6, warp_wavelength) for _ in range(3))
+        side = fov * float(rng.uniform(0.95, 1.07))
+        pose = rotation(*rng.normal(0, tilt, 3))
         return Body(
-            region,
-            fov * float(rng.uniform(0.95, 1.07)),
-            self.shapes,
-            self.curves,
-            sites,
-            slices,
-            middle,
-            rotation(*rng.normal(0, tilt, 3)),
-            warp,  # type: ignore[arg-type]
-            warp_mm,
-            Waves.draw(rng, 40, fov / 32, 0.8),
-            frozenset(LABEL[name] for name in _JOINED),
-            folds,
-            fold,
+            region=region,
+            fov=side,
+            shapes=self.shapes,
+            curves=self.curves,
+            pose=pose,
+            warp=(x, y, z),
+            grain=Waves.draw(rng, 40, fov / 32, 0.8),
+            joined=frozenset(LABEL[name] for name in _JOINED),
+            **fields,
         )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from medvlm_r1.audit.dataset.audit import DataAudit, ModalityAudit
-from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE, MAJORITY, PRIOR_FIT
+from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE
 from medvlm_r1.audit.dataset.clean import CleanSet
-from medvlm_r1.audit.dataset.giveaway import GiveawayOption
-from medvlm_r1.audit.dataset.verdict import THRESHOLDS, Figure, label
+from medvlm_r1.audit.dataset.verdict import MARGIN, THRESHOLDS, Figure, label
 from medvlm_r1.data.option_prior import TIE
 from medvlm_r1.report.album import Album
-from medvlm_r1.report.audit.charts import blind_chart, letter_chart
+from medvlm_r1.report.charts import Share, ShareChart, letter_chart
 from medvlm_r1.report.items import Item, Reply, make_item, spread_ids
 from medvlm_r1.report.page import write_page
 from medvlm_r1.report.table import Cell, Row, Table, interval, percent
@@ -23,7 +22,7 @@ _SHORT = {
     "option_prior_fit": "option prior, fitted",
     "option_prior_loo": "option prior, LOO",
 }
-_TELLING = 8
+_GIVEAWAYS = 8
 
 
 def render_data_audit(
@@ -44,101 +43,109 @@ def render_data_audit(
     Raises:
         UserError: The file cannot be written.
     """
-    parts = {name: part for name, part in audit.modalities.items() if part.items}
+    modalities = _answerable(audit)
     fit = audit.prior_source.name if audit.prior_source else None
-    folder = data.resolve().name
     album = Album(items)
     return write_page(
         out,
         "audit_data.html",
-        title=f"What can be answered without the image: {folder}",
-        verdicts=[(name, part.verdict) for name, part in parts.items()],
+        title=f"What can be answered without the image: {data.resolve().name}",
+        verdicts=[(name, modality.verdict) for name, modality in modalities.items()],
         counted=f"Questions with options: {audit.n}. Open questions: {audit.n_open}.",
-        charts=[blind_chart(name, part.figures, _SHORT) for name, part in parts.items()],
-        figures=_figures(parts, fit),
-        types=_types(parts, fit),
-        clean=_clean(clean, fit),
-        clean_note=_clean_note(clean, fit),
+        charts=[blind_chart(name, modality.figures) for name, modality in modalities.items()],
+        figures=_figures(modalities, fit),
+        types=_types(modalities, fit),
+        clean=_figures(_answerable(clean.audit), fit) if clean and clean.audit else None,
+        clean_set=clean,
         letters=[
-            letter_chart(name, part.letters, [len(i.options) for i in part.items]) for name, part in parts.items()
+            letter_chart(name, modality.letters, [len(item.options) for item in modality.items])
+            for name, modality in modalities.items()
         ],
         order=[
-            f"{name}, {test.options} options: {test.sentence}" for name, part in parts.items() for test in part.order
+            f"{name}, {test.options} options: {test.sentence}"
+            for name, modality in modalities.items()
+            for test in modality.order
         ],
-        telling=[(name, _telling(part.giveaways)) for name, part in parts.items()],
-        items=_items(parts, fit, data, items, album),
+        giveaways=[
+            (name, [option for option in modality.giveaways[:_GIVEAWAYS] if option.surprise])
+            for name, modality in modalities.items()
+        ],
+        items=_items(modalities, fit, data, items, album),
         album=album,
-        notes=_notes(audit),
+        audit=audit,
+        label=lambda baseline: _capital(label(baseline, fit)),
+        thresholds=THRESHOLDS,
+        tie=TIE,
     )
 
 
-def _figures(parts: dict[str, ModalityAudit], fit: str | None) -> Table:
-    names = [name for name in BASELINES if any(name in part.figures for part in parts.values())]
-    rows = []
-    for name in names:
-        cells = [_cell(part.figures.get(name), name, len(part.solved(name))) for part in parts.values()]
-        rows.append(Row(name=_capital(label(name, fit)), cells=tuple(cells)))
-    columns = tuple((name, f"n = {len(part.items)}") for name, part in parts.items())
-    return Table(corner="Baseline", columns=columns, rows=tuple(rows))
+def blind_chart(title: str, figures: Mapping[str, Figure]) -> ShareChart:
+    """Lay out the baselines of one modality; the dashed line is chance.
+
+    Args:
+        title: Name of the modality.
+        figures: By baseline, chance among them.
+    """
+    chance = figures[CHANCE].percent
+    shares = []
+    for name, figure in figures.items():
+        if name != CHANCE:
+            low = figure.ci95[0]
+            tone = "high" if low >= chance + MARGIN else "raised" if low > chance else "plain"
+            shares.append(Share(_SHORT[name], figure.percent, figure.ci95, tone))
+    return ShareChart(title, f"{figures[CHANCE].n} questions, chance {percent(chance)} %", shares, chance)
 
 
-def _types(parts: dict[str, ModalityAudit], fit: str | None) -> Table | None:
-    names = [name for name in BASELINES if any(name in part.figures for part in parts.values())]
+def _answerable(audit: DataAudit) -> dict[str, ModalityAudit]:
+    """Modalities that have questions with options."""
+    return {name: modality for name, modality in audit.modalities.items() if modality.items}
+
+
+def _baselines(modalities: Mapping[str, ModalityAudit]) -> list[str]:
+    return [name for name in BASELINES if any(name in modality.figures for modality in modalities.values())]
+
+
+def _figures(modalities: Mapping[str, ModalityAudit], fit: str | None) -> Table:
     rows = [
         Row(
-            name=kind,
-            small=f"{modality}, n = {figures[CHANCE].n}",
-            cells=tuple(_cell(figures.get(name), name) for name in names),
+            _capital(label(name, fit)),
+            [_cell(modality.figures.get(name), name, len(modality.solved(name))) for modality in modalities.values()],
         )
-        for modality, part in parts.items()
-        for kind, figures in part.by_type.items()
+        for name in _baselines(modalities)
     ]
-    columns = tuple((_capital(label(name, fit)), "") for name in names)
-    return Table(corner="Type", columns=columns, rows=tuple(rows)) if rows else None
+    return Table("Baseline", [(name, f"n = {len(modality.items)}") for name, modality in modalities.items()], rows)
 
 
-def _clean(clean: CleanSet | None, fit: str | None) -> Table | None:
-    if clean is None or clean.audit is None:
-        return None
-    return _figures({name: part for name, part in clean.audit.modalities.items() if part.items}, fit)
+def _types(modalities: Mapping[str, ModalityAudit], fit: str | None) -> Table | None:
+    names = _baselines(modalities)
+    rows = [
+        Row(kind, [_cell(figures.get(name), name) for name in names], f"{modality}, n = {figures[CHANCE].n}")
+        for modality, modality_audit in modalities.items()
+        for kind, figures in modality_audit.by_type.items()
+    ]
+    return Table("Type", [(_capital(label(name, fit)), "") for name in names], rows) if rows else None
 
 
-def _clean_note(clean: CleanSet | None, fit: str | None) -> str:
-    if clean is None:
-        return ""
-    without = "; ".join(label(name, fit) for name in clean.baselines)
-    kept, removed = sum(clean.kept.values()), sum(clean.removed.values())
-    return (
-        f"{kept} of {kept + removed} questions remain without those that any of these solves: {without}. A guessing "
-        "baseline also solves some questions by luck, so it scores below chance on the rest. Compare an accuracy on "
-        "this set with other accuracies on it, not with chance."
-    )
-
-
-def _cell(found: Figure | None, name: str, solved: int | None = None) -> Cell:
-    if found is None:
+def _cell(figure: Figure | None, name: str, solved: int | None = None) -> Cell:
+    if figure is None:
         return Cell()
-    small = [] if name == CHANCE else [interval(found.ci95)]
+    small = [] if name == CHANCE else [interval(figure.ci95)]
     if solved is not None and name != CHANCE:
         small.append(f"{solved} solved")
-    return Cell(value=percent(found.percent), small=tuple(small))
+    return Cell(percent(figure.percent), tuple(small))
 
 
-def _telling(options: Sequence[GiveawayOption]) -> list[dict[str, str]]:
-    return [{"text": option.text, "record": option.record} for option in options[:_TELLING] if option.surprise]
-
-
-def _items(parts: dict[str, ModalityAudit], fit: str | None, data: Path, count: int, album: Album) -> list[Item]:
-    where = {item.id: (part, place) for part in parts.values() for place, item in enumerate(part.items)}
-    shown = []
-    for name in spread_ids([item for part in parts.values() for item in part.items], count):
-        part, place = where[name]
-        credits = {baseline: values[place] for baseline, values in part.credits.items() if baseline != CHANCE}
-        replies = [
-            _reply(label(baseline, fit), style, credit) for style, (baseline, credit) in enumerate(credits.items())
-        ]
-        shown.append(make_item(part.items[place], data, replies, album))
-    return shown
+def _items(
+    modalities: Mapping[str, ModalityAudit], fit: str | None, data: Path, count: int, album: Album
+) -> list[Item]:
+    index = {item.id: (modality, row) for modality in modalities.values() for row, item in enumerate(modality.items)}
+    items = []
+    for name in spread_ids([item for modality in modalities.values() for item in modality.items], count):
+        modality, row = index[name]
+        credits = [(baseline, values[row]) for baseline, values in modality.credits.items() if baseline != CHANCE]
+        replies = [_reply(label(baseline, fit), style, credit) for style, (baseline, credit) in enumerate(credits)]
+        items.append(make_item(modality.items[row], data, replies, album))
+    return items
 
 
 def _capital(text: str) -> str:
@@ -149,24 +156,4 @@ def _capital(text: str) -> str:
 def _reply(name: str, style: int, credit: float) -> Reply:
     verdict = "Correct" if credit == 1 else "Tie" if credit else "Wrong"
     note = f"one of {round(1 / credit)} options that tie" if verdict == "Tie" else ""
-    return Reply(run=_capital(name), style=style, verdict=verdict, note=note, reasoning=None, answer=None, raw=None)
-
-
-def _notes(audit: DataAudit) -> list[str]:
-    notes = [
-        *audit.notes,
-        f"{_capital(label(MAJORITY))}: the letter most often correct on these questions, so slightly too high on few "
-        "of them. It counts for the verdict only if the positions of the correct options are uneven beyond chance.",
-        "Option prior: how often an option text was correct when offered. Texts that differ only in case, spaces or "
-        "punctuation are one. Leave one out: counted on the other questions of the modality. If it is clearly below "
-        f"chance, options whose rates differ by at most {TIE:g} standard errors tie, because on a balanced set each "
-        "question lacks its own answer.",
-    ]
-    if source := audit.prior_source:
-        notes.append(f"{_capital(label(PRIOR_FIT, source.name))}: counted on {len(source.items)} questions.")
-    notes.append("The intervals use the effective sample size for several questions on one subject.")
-    notes += [f"Verdict “{level}”: {rule}." for level, rule in THRESHOLDS.items()]
-    return [
-        *notes,
-        "`medvlm-r1 audit data DIR` makes this page; with `--json` it prints the figures and the solved items.",
-    ]
+    return Reply(run=_capital(name), style=style, verdict=verdict, note=note)

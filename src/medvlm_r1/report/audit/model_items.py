@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from PIL.Image import Image
 
@@ -19,23 +20,24 @@ from medvlm_r1.audit.variant import REAL, VariantAnswer
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.report.album import Album, Picture, each_with_progress
 from medvlm_r1.report.audit.model_view import AuditView, Pictures
+from medvlm_r1.report.items import option_rows
 
 WRONG = "wrong in the original"
 
 
 def kinds_of(view: AuditView) -> dict[str, list[str]]:
     """Return item ids by finding, as the probes name it, including wrong answers."""
-    found: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
     for probe in view.probes.values():
         for kind, ids in probe.items.items():
-            known = found.setdefault(kind, [])
+            known = kinds.setdefault(kind, [])
             known += [name for name in ids if name in view.items and name not in known]
-    found[WRONG] = [
+    kinds[WRONG] = [
         name
         for name, item in view.items.items()
         if REAL in item.answers and item.answers[REAL].option not in (None, item.sample.answer)
     ]
-    return {kind: ids for kind, ids in found.items() if ids}
+    return {kind: ids for kind, ids in kinds.items() if ids}
 
 
 def choose(kinds: Mapping[str, Sequence[str]], count: int) -> list[str]:
@@ -48,11 +50,9 @@ def choose(kinds: Mapping[str, Sequence[str]], count: int) -> list[str]:
         for ids in sorted(kinds.values(), key=len)
     ]
     chosen: dict[str, None] = {}
-    for turn in range(max((len(ids) for ids in ordered), default=0)):
-        for ids in ordered:
-            if turn < len(ids) and len(chosen) < count:
-                chosen.setdefault(ids[turn])
-    return list(chosen)
+    for ids in zip_longest(*ordered):
+        chosen |= dict.fromkeys(name for name in ids if name is not None)
+    return list(chosen)[:count]
 
 
 _SIDE, _NOISE_SIDE = 224, 80
@@ -74,7 +74,7 @@ _CARDS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class AuditReply:
     """One answer.
 
     Attributes:
@@ -99,30 +99,30 @@ class Card:
     """A generated answer with its images.
 
     Attributes:
+        reply: The answer.
         images: Empty if none was shown or none is available.
         unseen: Text instead of an image, or "".
-        reasoning: None if it cannot be separated from the answer; `raw` is then the full text.
+        text: The reasoning, or the full text if it cannot be separated from the answer.
         notes: Remarks such as "truncated at the token limit".
     """
 
-    told: Told
+    reply: AuditReply
     images: tuple[Picture, ...]
     unseen: str
-    reasoning: str | None
-    raw: str | None
-    notes: tuple[str, ...]
+    text: str
+    notes: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditItem:
-    """One item; `sample` is None if its question is unknown, `kinds` are its findings, `votes` its samples."""
+    """One item; `kinds` are its findings, `votes` its samples in one line."""
 
     id: str
     sample: Sample
     options: tuple[tuple[str, str, bool], ...]
-    kinds: tuple[str, ...]
-    cards: tuple[Card, ...]
-    rows: tuple[Told, ...]
+    kinds: list[str]
+    cards: list[Card]
+    rows: list[AuditReply]
     votes: str
 
 
@@ -143,44 +143,40 @@ def build_audit_items(
         ids = choose(kinds or {"": list(view.items)}, wanted)
     else:
         ids = [name for name in wanted if name in view.items]
-    ids = [name for name in ids if REAL in view.items[name].answers]
-    shows: dict[str, tuple[str, ...]] = {}
-    for kind, of in kinds.items():
-        for name in of:
-            shows[name] = (*shows.get(name, ()), kind)
-    return [_item(view, pictures, name, shows.get(name, ()), album) for name in each_with_progress(ids)]
-
-
-def _item(view: AuditView, pictures: Pictures, name: str, kinds: tuple[str, ...], album: Album) -> AuditItem:
-    sample, asked, answers = view.items[name].sample, pictures.asked(name), view.items[name].answers
-    shown = _shown(asked) if asked else None
-    cards = tuple(
-        _card(variant, answers, sample, asked, None if shown is None else shown.get(variant), album)
-        for variant in _CARDS
-        if variant in answers
-    )
-    votes = [answer for variant, answer in answers.items() if variant.startswith(f"{VOTE}-")]
-    rows = [
-        _told(_title(variant, answer, sample), "", answer, sample, answers[REAL])
-        for variant, answer in answers.items()
-        if variant not in _CARDS and answer not in votes
+    return [
+        _item(view, pictures, name, [kind for kind, members in kinds.items() if name in members], album)
+        for name in each_with_progress([name for name in ids if REAL in view.items[name].answers])
     ]
+
+
+def _item(view: AuditView, pictures: Pictures, name: str, kinds: list[str], album: Album) -> AuditItem:
+    sample, inputs, answers = view.items[name].sample, pictures.inputs(name), view.items[name].answers
+    images = _images(inputs) if inputs else {}
+    votes = [answer for variant, answer in answers.items() if variant.startswith(f"{VOTE}-")]
     return AuditItem(
         id=name,
         sample=sample,
-        options=tuple((x, text, text == sample.answer) for x, text in zip(LETTERS, sample.options, strict=False)),
+        options=option_rows(sample),
         kinds=kinds,
-        cards=cards,
-        rows=tuple(rows),
+        cards=[
+            _card(variant, answers, sample, inputs, images.get(variant), album)
+            for variant in _CARDS
+            if variant in answers
+        ],
+        rows=[
+            _reply(_title(variant, answer, sample), "", answer, sample, answers[REAL])
+            for variant, answer in answers.items()
+            if variant not in _CARDS and answer not in votes
+        ],
         votes=_votes(votes, answers[REAL]),
     )
 
 
-def _shown(asked: ProbeInput) -> dict[str, tuple[Image, ...]]:
+def _images(inputs: ProbeInput) -> dict[str, tuple[Image, ...]]:
     """Recreate the images of each variant with the probes."""
-    made = [variant for probe in PROBES.values() for variant in probe.first(asked)]
-    return {REAL: asked.images, mistakes.MISTAKE: ()} | {
-        variant.name: variant.images for variant in made if variant.name in _CARDS
+    variants = [variant for probe in PROBES.values() for variant in probe.first(inputs)]
+    return {REAL: inputs.images, mistakes.MISTAKE: ()} | {
+        variant.name: variant.images for variant in variants if variant.name in _CARDS
     }
 
 
@@ -188,31 +184,31 @@ def _card(
     name: str,
     answers: Mapping[str, VariantAnswer],
     sample: Sample,
-    asked: ProbeInput | None,
-    shown: tuple[Image, ...] | None,
+    inputs: ProbeInput | None,
+    images: tuple[Image, ...] | None,
     album: Album,
 ) -> Card:
     answer = answers[name]
     title, how = _CARDS[name]
     response = answer.response(sample.options)
-    apart = response.reasoning is not None and response.answer is not None
+    separate = response.reasoning is not None and response.answer is not None
+    text = (response.reasoning if separate else answer.text) or ""
     notes = ["truncated at the token limit"] if answer.truncated else []
     if not response.well_formed:
         notes.append("wrong format")
-    if name == REAL and asked is not None:
-        notes += _false_claims(response.reasoning if apart else answer.text, asked.sample)
+    if name == REAL and inputs is not None:
+        notes += _false_claims(text, inputs.sample)
     # These variants use the first card's image, which is not repeated.
-    side = _NOISE_SIDE if name == image.NOISE else _SIDE
     same = name in (cue.TEXT, mistakes.MISTAKE)
-    pictures = () if same or not shown else tuple(album.picture(picture, side) for picture in shown)
-    without = "with its own image" if same else "no image" if shown == () or name == image.ABSENT else "not available"
+    side = _NOISE_SIDE if name == image.NOISE else _SIDE
+    pictures = () if same or not images else tuple(album.picture(picture, side) for picture in images)
+    unseen = "with its own image" if same else "no image" if images == () or name == image.ABSENT else "not available"
     return Card(
-        told=_told(title, _how(name, answer) or how, answer, sample, answers[REAL]),
+        reply=_reply(title, _how(name, answer) or how, answer, sample, answers[REAL]),
         images=pictures,
-        unseen="" if pictures else without,
-        reasoning=response.reasoning if apart else None,
-        raw=None if apart else answer.text,
-        notes=tuple(notes),
+        unseen="" if pictures else unseen,
+        text=text,
+        notes=notes,
     )
 
 
@@ -238,20 +234,19 @@ def _title(name: str, answer: VariantAnswer, sample: Sample) -> str:
     return "Original answer, letter probabilities" if name == STATED else name
 
 
-def _told(title: str, how: str, answer: VariantAnswer, sample: Sample, real: VariantAnswer) -> Told:
-    found = None if answer.option is None else f"{answer.letter}) {answer.option}"
+def _reply(title: str, how: str, answer: VariantAnswer, sample: Sample, real: VariantAnswer) -> AuditReply:
     verdict = "No answer" if answer.option is None else "Correct" if answer.option == sample.answer else "Wrong"
     change = ""
     if answer is not real and answer.option is not None and real.option is not None:
         change = "same" if answer.option == real.option else "changed"
-    weighed = zip(LETTERS, answer.probabilities or (), strict=False)
-    return Told(
+    scored = zip(LETTERS, answer.probabilities or (), strict=False)
+    return AuditReply(
         title=title,
         how=how,
-        answer=found,
+        answer=None if answer.option is None else f"{answer.letter}) {answer.option}",
         verdict=verdict,
         change=change,
-        shares=tuple((letter, 100 * share, letter == answer.letter) for letter, share in weighed),
+        shares=tuple((letter, 100 * share, letter == answer.letter) for letter, share in scored),
     )
 
 
@@ -264,7 +259,7 @@ def _votes(votes: Sequence[VariantAnswer], real: VariantAnswer) -> str:
     return f"{letters}: {agree} of {len(votes)} agree with the answer"
 
 
-def _false_claims(text: str | None, sample: Sample) -> list[str]:
+def _false_claims(text: str, sample: Sample) -> list[str]:
     """Return the false claims of a reasoning about an image with known ground truth."""
     scene = scene_of(sample)
     if scene is None or not text:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from medvlm_r1.audit.collect import partners
-from medvlm_r1.audit.probe import Measure, ProbeInput, ProbeResult
+from medvlm_r1.audit.probe import ProbeInput, ProbeResult
 from medvlm_r1.audit.registry import QUESTIONS
 from medvlm_r1.audit.runner import FIGURES
 from medvlm_r1.audit.store import StoredItem, read_items
@@ -62,25 +64,25 @@ class Pictures:
                 self.note = "The data folder can no longer be read: questions are shown without images."
         samples = [sample for _, sample in self._rows.values()]
         self._partner = {
-            sample.id: None if place is None else samples[place].id
-            for sample, place in zip(samples, partners(samples), strict=True)
+            sample.id: None if index is None else samples[index].id
+            for sample, index in zip(samples, partners(samples), strict=True)
         }
 
-    def asked(self, sample_id: str) -> ProbeInput | None:
+    def inputs(self, sample_id: str) -> ProbeInput | None:
         """Return the probe input of an item; None if its images are gone or have changed."""
         if sample_id not in self._rows:
             return None
         _, sample = self._rows[sample_id]
         partner = self._partner[sample_id]
         try:
-            shown, others = self._load(sample_id), [] if partner is None else self._load(partner)
+            images, others = self._load(sample_id), [] if partner is None else self._load(partner)
         except UserError:
             return None
-        if hash_pixels([*shown, *others]) != self._view.items[sample_id].key.pixels:
+        if hash_pixels([*images, *others]) != self._view.items[sample_id].key.pixels:
             return None
         return ProbeInput(
             sample=sample,
-            images=tuple(shown),
+            images=tuple(images),
             others=tuple(others),
             seed=item_seed(sample),
             template=self._view.record["template"],
@@ -111,7 +113,11 @@ def load_audit(folder: Path) -> AuditView:
         absent += [f"verdicts.{name}" for name in QUESTIONS if record["verdicts"].get(name) not in _LEVELS]
         if absent:
             raise UserError(f"{path}: no {', '.join(absent)} in it; {again}")
-        probes = {name: _result(found) for name, found in record.pop("probes").items()}
+        probes = TypeAdapter(dict[str, ProbeResult]).validate_python(record.pop("probes"))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(map(str, fault["loc"]))
+        raise UserError(f"{path}: not the figures of an audit ({field}: {fault['msg']}); {again}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not the figures of an audit ({error!r}); {again}") from error
     log = folder / ANSWERS
@@ -124,20 +130,3 @@ def find_data(folder: Path, results: Mapping[str, Any]) -> Path | None:
     """Return the data folder by its stored path, or relative to the run if both were moved."""
     candidates = (Path(results["data"]), folder / results["data_from_run"])
     return next((path for path in candidates if path.is_dir()), None)
-
-
-def _result(given: Mapping[str, Any]) -> ProbeResult:
-    names = {field.name for field in fields(ProbeResult)}
-    values = {name: value for name, value in given.items() if name in names}
-    if values["verdict"] not in _LEVELS:
-        raise ValueError(f"verdict {values['verdict']!r}; wanted one of {', '.join(_LEVELS)}")
-    values["measures"] = {name: _measure(measure) for name, measure in given["measures"].items()}
-    return ProbeResult(**values)
-
-
-def _measure(given: Mapping[str, Any]) -> Measure:
-    ends = given["ci95"]
-    numbers = [given["value"], *(ends or ())]
-    if not all(isinstance(number, int | float) for number in numbers) or len(numbers) not in (1, 3):
-        raise ValueError(f"a measure of {given['value']!r} {ends!r}; wanted a number and an interval")
-    return Measure(**{**given, "ci95": None if ends is None else (ends[0], ends[1])})

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.routing import Mount
 
+from medvlm_r1.report.page import template_text
 from medvlm_r1.serving.medvlm import MedVLM
-from medvlm_r1.serving.page.answer_events import wire_answer
 from medvlm_r1.serving.page.case import shown_name
-from medvlm_r1.serving.page.image_events import wire_image
-from medvlm_r1.serving.page.layout import lay_out
-from medvlm_r1.serving.page.mount import mount, private_uploads
+from medvlm_r1.serving.page.events import wire_answer, wire_image
+from medvlm_r1.serving.page.gate import Gate, private_uploads
+from medvlm_r1.serving.page.layout import Layout, page_file, theme
 
 __all__ = ["build_page", "mount_page"]
 
@@ -32,14 +33,16 @@ def build_page(medvlm: MedVLM) -> gr.Blocks:
     private_uploads()
     page = gr.Blocks(title="MedVLM-R1 reader", analytics_enabled=False, delete_cache=_DELETE_CACHE)
     with page:
-        parts = lay_out(shown_name(medvlm.name))
-        wire_image(parts)
-        wire_answer(parts, medvlm)
+        layout = Layout(shown_name(medvlm.name))
+        wire_image(layout)
+        wire_answer(layout, medvlm)
     return page
 
 
 def mount_page(app: FastAPI, medvlm: MedVLM, path: str = "/", *, max_upload: int = MAX_UPLOAD) -> FastAPI:
-    """Add the reader page to an application. Call it last: at "/" it handles every remaining path.
+    """Add the reader page to an application, behind the gate.
+
+    Call it last: at "/" it handles every remaining path.
 
     Args:
         app: The application; its middleware controls access.
@@ -50,4 +53,27 @@ def mount_page(app: FastAPI, medvlm: MedVLM, path: str = "/", *, max_upload: int
     Returns:
         The same application.
     """
-    return mount(app, build_page(medvlm), path, max_upload=max_upload)
+    page = build_page(medvlm)
+    gr.mount_gradio_app(
+        app,
+        page,
+        path,
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[],
+        show_error=False,
+        max_file_size=max_upload,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        css=template_text("case.css") + page_file("page.css"),
+        js=page_file("page.js"),
+    )
+    # `launch` would set this. Without it gradio accepts any path that an event names.
+    page.has_launched = True
+    mounted = app.router.routes[-1]
+    assert isinstance(mounted, Mount)
+    mounted.app = Gate(mounted.app)
+    return app

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 
-from medvlm_r1.data.names import folded
 from medvlm_r1.data.question import question_faults
-from medvlm_r1.data.readers.lettered import bare_options
+from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.prompts.live import live_parts
@@ -19,25 +18,8 @@ from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page.image import Choice, Source
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """An answer for comparison.
-
-    Attributes:
-        letter: The chosen letter; None for an open or missing answer.
-        text: The option text, or the open answer; None without an answer.
-    """
-
-    letter: str | None
-    text: str | None
-
-    def same(self, other: Heard) -> bool:
-        """Whether both texts are equal, ignoring letter, case, spaces and a final full stop."""
-        return self.text is not None and other.text is not None and folded(self.text) == folded(other.text)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Entry:
     """One question of a session with its answer.
 
     Attributes:
@@ -81,19 +63,11 @@ def make_question(source: Source | None, choice: Choice, question: str, options:
         raise UsageError("No image yet. Drop a file, or choose an example.")
     if not question.strip():
         raise UsageError("No question yet. Type one, then ask again.")
-    view = choice.view(source)
-    return Question(
-        image=source.file,
-        question=question.strip(),
-        options=read_options(options),
-        frame=view.frame,
-        plane=view.plane,
-        slice=view.slice,
-        window=view.window,
-    )
+    view = asdict(choice.view(source))
+    return Question(image=source.file, question=question.strip(), options=read_options(options), **view)
 
 
-def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | Asked]:
+def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | Entry]:
     """Ask and stream: yield the partial case repeatedly, then the complete one.
 
     Closing the iterator stops the model.
@@ -120,42 +94,28 @@ def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | As
     if answer is None:
         raise UserError("The model stopped before its answer was complete. Ask again.")
     finished = replace(case, reply=case_reply(answer, question.options), live=False)
-    yield Asked(source=source, question=question, answer=answer, case=finished)
+    yield Entry(source=source, question=question, answer=answer, case=finished)
 
 
 def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
-    """Return an answer for display; an answer from the lenient parser is marked."""
-    apart = answer.well_formed or (answer.reasoning is not None and answer.answer is not None)
-    given = heard(answer, options)
-    notes = []
-    if answer.truncated:
-        notes.append("truncated at the token limit")
-    if not answer.well_formed:
-        notes.append("the required format was not followed")
-    if options and answer.letter is None and given.letter:
-        notes.append("the answer is from the lenient parser")
+    """Return an answer for display: by the strict rule, otherwise by the lenient rule, which is marked."""
+    separate = answer.well_formed or (answer.reasoning is not None and answer.answer is not None)
+    letter = (answer.letter or answer.lenient_letter) if options else None
+    notes = {
+        "truncated at the token limit": answer.truncated,
+        "the required format was not followed": not answer.well_formed,
+        "the answer is from the lenient parser": letter is not None and answer.letter is None,
+    }
     return CaseReply(
-        reasoning=answer.reasoning if apart else None,
-        answer=named(given),
-        raw=None if apart else answer.text,
-        shares=shares(options, given.letter, answer.confidence),
-        note="; ".join(notes),
+        letter=letter,
+        text=options[LETTERS.index(letter)] if letter else None if options else answer.answer,
+        reasoning=answer.reasoning if separate else None,
+        raw=None if separate else answer.text,
+        shares=shares(options, letter, answer.confidence),
+        note="; ".join(note for note, applies in notes.items() if applies),
     )
-
-
-def heard(answer: Answer, options: Sequence[str]) -> Heard:
-    """Return an answer for comparison: by the strict rule, otherwise by the lenient rule."""
-    if not options:
-        return Heard(None, answer.answer)
-    letter = answer.letter or answer.lenient_letter
-    return Heard(letter, options[LETTERS.index(letter)] if letter else None)
 
 
 def _live_reply(text: str, options: Sequence[str]) -> CaseReply:
     reasoning, answer = live_parts(text)
-    return CaseReply(reasoning=reasoning, answer=answer or None, raw=None, shares=shares(options, None, None))
-
-
-def named(given: Heard) -> str | None:
-    """Return an answer with its letter, if it has one."""
-    return f"{given.letter}) {given.text}" if given.letter else given.text
+    return CaseReply(reasoning=reasoning, text=answer or None, shares=shares(options, None, None))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from medvlm_r1.data.images import Picture, View
 from medvlm_r1.data.images.files import InMemoryFile
@@ -28,7 +27,7 @@ class Source:
         name: File name, for the page only: it may identify the patient.
         view: Initial view: middle slice, first frame, default window.
         frames: Number of frames.
-        slices: Number of slices by plane; empty unless a NIfTI volume.
+        slices: Number of slices by plane; empty unless a volume.
         windows: Label and value of each available window; may be empty.
         low: Smallest value of the first image, for the window sliders.
         high: Largest value.
@@ -57,28 +56,22 @@ class Source:
         return load_picture(self.file, view)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(NamedTuple):
     """Values of the page's view controls."""
 
     plane: str | None
     slice: float
     frame: float
     window: str | None
-    centre: float
+    center: float
     width: float
-
-    @classmethod
-    def of(cls, values: Sequence[Any]) -> Choice:
-        """Create from control values, in field order."""
-        return cls(**dict(zip((field.name for field in fields(cls)), values, strict=True)))
 
     def view(self, source: Source) -> View:
         """Return the selected view, limited to what the file supports."""
         window: str | None = None
         if source.windows and self.window not in (None, AUTOMATIC):
             # A cleared field arrives as None.
-            own = f"{self.centre or 0:.12g}/{max(self.width or 0, _LEAST_WIDTH):.12g}"
+            own = f"{self.center or 0:.12g}/{max(self.width or 0, _LEAST_WIDTH):.12g}"
             window = own if self.window == OWN else self.window
         view = View(frame=_bounded(self.frame, source.frames), window=window)
         if source.slices:
@@ -103,33 +96,33 @@ def open_source(data: bytes, name: str) -> tuple[Source, Picture]:
     file = InMemoryFile.of(data, name)
     view, picture, slices = _first_view(file)
     note = picture.note
-    windows: tuple[tuple[str, str], ...] = ()
-    low = high = 0.0
-    full = _window_of(file, replace(view, window="full")) if note.format in ("DICOM", "NIfTI") and note.window else None
-    if full is not None:
-        low, high = full
-        windows = _windows(picture, lambda name: _window_of(file, replace(view, window=name)) is not None)
-    source = Source(
-        file=file, name=name, view=view, frames=note.frames, slices=slices, windows=windows, low=low, high=high
-    )
-    return source, picture
+    described = note.window and (note.plane or note.format == "DICOM")
+    full = _window_of(file, replace(view, window="full")) if described else None
+    low, high = full or (0.0, 0.0)
+    return Source(
+        file=file,
+        name=name,
+        view=view,
+        frames=note.frames,
+        slices=slices,
+        windows=_windows(file, view, picture) if full else (),
+        low=low,
+        high=high,
+    ), picture
 
 
 def _first_view(file: InMemoryFile) -> tuple[View, Picture, dict[str, int]]:
+    first = View(frame=0)
     try:
-        picture = load_picture(file, View(frame=0))
-        return View(frame=0), picture, {}
+        return first, load_picture(file, first), {}
     except UserError as error:
-        refusal = error
+        refused = error
     # A volume needs plane and slice; any other file is refused again for the same reason.
-    slices = {}
-    for plane in PLANES:
-        try:
-            number = load_picture(file, View(frame=0, plane=plane, slice=0)).note.slices
-        except UserError:
-            raise refusal from None
-        slices[plane] = number or 1
-    view = View(frame=0, plane=PLANES[0], slice=slices[PLANES[0]] // 2)
+    try:
+        slices = {plane: load_picture(file, replace(first, plane=plane, slice=0)).note.slices or 1 for plane in PLANES}
+    except UserError:
+        raise refused from None
+    view = replace(first, plane=PLANES[0], slice=slices[PLANES[0]] // 2)
     return view, load_picture(file, view), slices
 
 
@@ -144,16 +137,16 @@ def _window_of(file: InMemoryFile, view: View) -> tuple[float, float] | None:
     return window.centre - window.width / 2, window.centre + window.width / 2
 
 
-def _windows(picture: Picture, works: Callable[[str], bool]) -> tuple[tuple[str, str], ...]:
+def _windows(file: InMemoryFile, view: View, picture: Picture) -> tuple[tuple[str, str], ...]:
     note = picture.note
     assert note.window is not None
     choices = [(f"Automatic: {note.window.name}", AUTOMATIC)]
-    if note.window.unit == HOUNSFIELD or note.format == "NIfTI":
+    if note.window.unit == HOUNSFIELD or note.plane:
         choices += [
-            (f"{name.capitalize()} {centre:.0f}/{width:.0f} HU", name) for name, (centre, width) in PRESETS.items()
+            (f"{name.capitalize()} {center:.0f}/{width:.0f} HU", name) for name, (center, width) in PRESETS.items()
         ]
     choices += [("Percentile 1 to 99", "percentile"), ("Full range", "full")]
-    if note.window.name != "stored" and works("stored"):
+    if note.window.name != "stored" and _window_of(file, replace(view, window="stored")) is not None:
         choices.append(("Stored in the file", "stored"))
     return (*choices, ("Set below", OWN))
 

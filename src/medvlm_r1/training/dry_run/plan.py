@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medvlm_r1.data import Sample
-from medvlm_r1.data.check.overlap import warn_of_overlap
+from medvlm_r1.data.check import warn_of_overlap
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import locate
 from medvlm_r1.models.processor import ImageFit, load_processor

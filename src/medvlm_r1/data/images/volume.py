@@ -1,0 +1,301 @@
+"""One slice of a volume (NIfTI, MGH, MINC 1, AFNI, PAR/REC) to 8-bit RGB, in radiological convention.
+
+The affine decides where a slice lies, whatever the order and direction of the stored axes: axial and coronal slices are
+shown with the patient's right on the left of the picture, sagittal ones with the front on the left; up is the front
+(axial) or the head (coronal, sagittal). Of the header only geometry, data type, scale and display range are used.
+"""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.affines import obliquity, voxel_sizes
+from nibabel.brikhead import AFNIImage
+from nibabel.fileholders import FileHolder
+from nibabel.freesurfer import MGHImage
+from nibabel.minc1 import Minc1Image
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
+from nibabel.nifti2 import Nifti2Image
+from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation
+from nibabel.parrec import PARRECImage
+from nibabel.spatialimages import SpatialImage
+from PIL import Image
+
+from medvlm_r1.data.images.files import GZIP, InMemoryFile, LengthCheckedReader, guarded, is_nifti, silence_logging
+from medvlm_r1.data.images.picture import PLANES, ImageNote, Picture, TooLarge, View, Window, check_frame, check_pixels
+from medvlm_r1.data.images.windowing import (
+    PRESETS,
+    Array,
+    choose_window,
+    full_range,
+    isotropic_resample,
+    to_grey,
+    unique_values,
+)
+from medvlm_r1.errors import UsageError, UserError
+
+# Declared size of all volumes together: a gzip file of a few megabytes can be made to inflate without end.
+_MOST_BYTES = 8 * 2**30
+# Of one that was sent instead of named: it occupies the process that answers others.
+_MOST_SENT_BYTES = 2 * 2**30
+
+# Where the voxels begin: extensions (which may hold a whole DICOM header) stand before, and nibabel reads them.
+_MOST_HEADER_BYTES = 2**26
+
+# An image of one of nibabel's classes, whose types are not complete.
+Volume = Any
+
+# The world axis (left to right, back to front, feet to head) that each plane is cut across.
+_ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
+_CONVENTION = {
+    "axial": "patient's right on the left, front up",
+    "coronal": "patient's right on the left, head up",
+    "sagittal": "front on the left, head up",
+}
+_OBLIQUE_DEGREES = 1.0
+_FLAT = 1e-3
+
+
+def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
+    """Show one slice of a volume.
+
+    Args:
+        path: 2-D, 3-D or 4-D (then `view.frame` chooses the volume). Of a format with two files, either of them.
+        view: `plane` and `slice` must be given unless the volume has one slice; `window` is percentile (1 to 99 of the
+            slice) unless given, and the presets take the values for Hounsfield units.
+        kind: The format: NIfTI, MGH, MINC, AFNI or PAR/REC.
+
+    Returns:
+        The picture and its note.
+
+    Raises:
+        UserError: Damaged or cut short, without a usable affine, of complex numbers or of more than 4 dimensions, over
+            8 GB or 100 megapixels a slice, or plane, slice or frame must be chosen. The message tells the shape.
+        UsageError: The window cannot be understood, or is asked of a colour volume.
+    """
+    with silence_logging():
+        volume = guarded(path, lambda: open_volume(path, kind), f"the {kind} header is damaged")
+        reason = f"the {kind} voxels are damaged or cut short"
+        return guarded(path, lambda: _show(path, volume, view, kind), reason)
+
+
+def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
+    shape: tuple[int, ...] = volume.shape
+    x, y, z, frames, *_ = (*shape, 1, 1, 1, 1)
+    sides = voxel_sizes(volume.affine)
+    # A determinant far under the product of the sides: two axes of the volume run the same way.
+    if not (np.isfinite(sides).all() and abs(np.linalg.det(volume.affine[:3, :3])) > _FLAT * sides.prod()):
+        raise UserError(f"{path}: its affine is not usable; the orientation of the volume is unknown")
+    orientation = io_orientation(volume.affine)
+    # The stored axis that runs across each plane, and its length.
+    axes = {plane: int(np.flatnonzero(orientation[:, 0] == _ACROSS[plane])[0]) for plane in PLANES}
+    lengths = {plane: int((x, y, z)[axes[plane]]) for plane in PLANES}
+    frame = check_frame(path, view.frame, frames)
+    plane, number = _choose_slice(path, view, lengths, kind)
+    width, height = (length for name, length in lengths.items() if name != plane)
+    check_pixels(path, width, height, what="slice")
+    check_pixels(path, x, y, what="plane in which the slice is stored")
+    backward = orientation[axes[plane], 1] < 0
+    block = _read_slice(volume, axes[plane], lengths[plane] - 1 - number if backward else number, frame)
+    canonical = apply_orientation(block, orientation).squeeze(_ACROSS[plane])
+    # What is left runs right or forward, and forward or up; the picture runs from the right or front, and from the top.
+    pixels, window, colour, warnings = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view)
+    # Rows follow the later of the two world axes in the slice, columns the earlier.
+    across, up = (sides[axes[name]] for name in _ACROSS if name != plane)
+    image, aspect, spacing_warnings = isotropic_resample(path, Image.fromarray(pixels).convert("RGB"), up, across)
+    note = ImageNote(
+        format=kind,
+        size=image.size,
+        window=window,
+        frame=frame,
+        frames=frames,
+        plane=plane,
+        slice=number,
+        slices=lengths[plane],
+        aspect=aspect,
+        colour=colour,
+        orientation=f"{_CONVENTION[plane]}; stored {''.join(aff2axcodes(volume.affine))}",
+        warnings=(*warnings, *spacing_warnings, *_geometry_warnings(volume)),
+    )
+    return Picture(image=image, note=note)
+
+
+def _choose_slice(path: Path, view: View, lengths: dict[str, int], kind: str) -> tuple[str, int]:
+    single = [plane for plane in PLANES if lengths[plane] == 1]
+    plane = view.plane or (single[0] if len(single) == 1 else None)
+    number = 0 if view.slice is None and plane in single else view.slice
+    if plane is None or number is None:
+        slices = ", ".join(f"{name} {lengths[name]}" for name in PLANES)
+        raise UserError(
+            f"{path}: {kind} volume with slices: {slices}; choose a plane and a slice, counted from 0 "
+            "(--plane axial --slice N)"
+        )
+    if number >= lengths[plane]:
+        raise UserError(
+            f"{path}: {plane} slice {number} of a volume with {lengths[plane]}; wanted 0 to {lengths[plane] - 1}"
+        )
+    return plane, number
+
+
+def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
+    """One slice of the stored array, three-dimensional with a length of 1 along `axis`."""
+    shape: tuple[int, ...] = volume.shape
+    x, y, depth, *_ = (*shape, 1, 1)
+    # Of a fifth and further dimension there is one index.
+    rest = (frame, 0, 0, 0)[: max(0, len(shape) - 3)]
+
+    def plane_of(z: int) -> Array:
+        spatial = (slice(None), slice(None), z)[: len(shape)]
+        return np.asarray(volume.dataobj[(*spatial, *rest)]).reshape(x, y)
+
+    if axis == 2:
+        return plane_of(index)[:, :, None]
+    # Stored with x running fastest: plane by plane is one pass through the file, with one plane in memory.
+    return np.stack([plane_of(number).take([index], axis=axis).copy() for number in range(depth)], axis=2)
+
+
+def _to_8_bits(
+    path: Path, volume: Volume, pixels: Array, view: View
+) -> tuple[Array, Window | None, str | None, list[str]]:
+    """The slice as uint8, its window, how color was made, and warnings."""
+    if pixels.dtype.fields:
+        if view.window is not None:
+            raise UsageError(f"{path}: a window can be chosen for a grey volume only; this one is in colour")
+        return np.stack([pixels[name] for name in ("R", "G", "B")], axis=-1), None, "stored as RGB", []
+    if pixels.dtype.kind not in "iuf":
+        raise UserError(f"{path}: its voxels are not real numbers; take their magnitude or phase first")
+    unique = unique_values(pixels)
+    finite = np.isfinite(unique.values)
+    warnings = [] if finite.all() else ["Voxels that are not numbers are shown black."]
+    table = np.zeros(unique.values.shape, dtype=np.uint8)
+    if not finite.any():
+        return table[unique.index], full_range(0, 0, "value", "no voxel is a number"), None, warnings
+    values, counts = unique.values[finite], unique.counts[finite]
+    # What a volume stores is used on request only.
+    requested, stored = view.window or "percentile", _display_range(volume)
+    window = choose_window(path, requested, values, counts, unit="value", stored=stored, any_unit=True)
+    table[finite] = to_grey(values, window)
+    if window.width == 0:
+        warnings.append("All voxels of the slice have the same value.")
+    if window.name in PRESETS:
+        warnings.append("The file does not say what its values are: they were taken for Hounsfield units.")
+    return table[unique.index], window, None, warnings
+
+
+def _display_range(volume: Volume) -> Window | None:
+    if not isinstance(volume.header, Nifti1Header):
+        return None
+    low, high = float(volume.header["cal_min"]), float(volume.header["cal_max"])
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        return None
+    return Window(
+        name="stored", centre=(low + high) / 2, width=high - low, unit="value", source="stored: cal_min to cal_max"
+    )
+
+
+def _geometry_warnings(volume: Volume) -> list[str]:
+    warnings = []
+    header = volume.header
+    if isinstance(header, Nifti1Header):
+        if header["qform_code"] == 0 and header["sform_code"] == 0:
+            warnings.append("No orientation is stored: left and right are a guess.")
+        elif header["qform_code"] > 0 and header["sform_code"] > 0:
+            codes = [aff2axcodes(affine) for affine in (header.get_qform(), header.get_sform())]
+            if codes[0] != codes[1]:
+                warnings.append("The two orientations that are stored (qform and sform) disagree; the sform was used.")
+    tilt = float(np.degrees(obliquity(volume.affine).max()))
+    if tilt > _OBLIQUE_DEGREES:
+        warnings.append(f"The slices are oblique by {tilt:.0f} degrees and are shown along the stored axes.")
+    return warnings
+
+
+def open_volume(path: Path, kind: str) -> Volume:
+    """Check the header, then open without reading voxels (MINC: with them).
+
+    Args:
+        path: The file; of a format with two files, either of them.
+        kind: NIfTI, MGH, MINC, AFNI or PAR/REC.
+
+    Raises:
+        UserError: It is damaged or cut short, of a shape that cannot be shown, or one of its files is not there.
+        TooLarge: It has over 8 GB, or over 2 GB where it was sent instead of named.
+    """
+    if kind == "MINC":
+        return _open_minc(path)
+    if kind in ("AFNI", "PAR/REC"):
+        return _open_pair(path, AFNIImage if kind == "AFNI" else PARRECImage)
+    with _stream(path) as file:
+        head = file.read(Nifti2Image.header_class.sizeof_hdr)
+    image_class = MGHImage if kind == "MGH" else Nifti2Image if head[4:7] in (b"n+2", b"ni2") else Nifti1Image
+    header_class = image_class.header_class
+    size = header_class.template_dtype.itemsize
+    if kind == "NIfTI" and (len(head) < size or not is_nifti(head)):
+        raise UserError(f"{path}: not a NIfTI file, or cut short in its header; copy it again")
+    header = header_class(head[:size], check=False)
+    if kind == "NIfTI" and bytes(header["magic"]).startswith(b"ni"):
+        raise UserError(f"{path}: the header of a .hdr/.img pair; convert the pair to one .nii file")
+    size = _check_shape(path, header.get_data_shape(), header.get_data_dtype())
+    start = int(header.get_data_offset())
+    if start > _MOST_HEADER_BYTES:
+        raise UserError(f"{path}: its header says the voxels begin at byte {start}; it is damaged, copy it again")
+    _check_length(path, start + size)
+    return image_class.from_file_map({"image": FileHolder(fileobj=_stream(path))}, mmap=False)
+
+
+def _open_minc(path: Path) -> Volume:
+    with LengthCheckedReader(path) as file:
+        volume = Minc1Image.from_file_map({"image": FileHolder(fileobj=file)})
+    _check_shape(path, volume.shape, np.dtype(float))
+    names = volume.dataobj.minc_file._dim_names
+    if names[0] != "time":
+        return volume
+    return SpatialImage(np.moveaxis(np.asanyarray(volume.dataobj), 0, -1), volume.affine)
+
+
+def _open_pair(path: Path, image_class: Any) -> Volume:
+    """A header and its voxels, two files of one name in one folder. A link to another place is not followed."""
+    if isinstance(path, InMemoryFile):
+        raise UserError(f"{path}: one of two files that make the volume; give the path of one, beside the other")
+    holders = image_class.filespec_to_file_map(path)
+    header, voxels = (Path(holders[name].filename) for name in ("header", "image"))
+    for file in (header, voxels):
+        if not file.is_file() or (file != path and file.is_symlink()):
+            raise UserError(f"{path}: the other file of the volume, {file.name}, is not beside it; put it there")
+    if header.stat().st_size > _MOST_HEADER_BYTES:
+        raise UserError(f"{path}: its header has over {_MOST_HEADER_BYTES} bytes; it is damaged, copy it again")
+    holders["image"] = FileHolder(fileobj=_stream(voxels))
+    volume = image_class.from_file_map(holders, mmap=False)
+    _check_length(voxels, _check_shape(path, volume.shape, volume.get_data_dtype()))
+    return volume
+
+
+def _is_zipped(path: Path) -> bool:
+    """By its content: the name need not tell."""
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
+
+
+def _stream(path: Path) -> Any:
+    """Kept open: a sagittal slice is read plane by plane, and a .gz would be inflated from its start for each."""
+    return gzip.open(path.open("rb")) if _is_zipped(path) else path.open("rb")
+
+
+def _check_length(path: Path, wanted: int) -> None:
+    size = path.stat().st_size
+    if size < wanted and not _is_zipped(path):
+        raise UserError(f"{path}: its voxels are cut short ({size} bytes of {wanted}); copy it again")
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Bytes of the voxels."""
+    lengths = " x ".join(map(str, shape))
+    if not shape or min(shape) < 1:
+        raise UserError(f"{path}: a volume of shape ({lengths}) has no voxels")
+    if len(shape) > 4 and max(shape[4:]) > 1:
+        raise UserError(f"{path}: a volume of {len(shape)} dimensions ({lengths}); wanted 2, 3 or 4")
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    most = _MOST_SENT_BYTES if isinstance(path, InMemoryFile) else _MOST_BYTES
+    if size > most:
+        raise TooLarge(f"{path}: the volume is too large ({lengths}, {size} bytes); at most {most // 2**30} GB")
+    return size

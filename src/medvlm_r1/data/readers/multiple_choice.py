@@ -1,0 +1,189 @@
+"""Collections of questions with options: HuatuoGPT-Vision, Med-R1, OmniMedVQA and PMC-VQA.
+
+**huatuo**, on which MedVLM-R1 was trained and tested: one JSON array of `{"question", "image": ["images/x.png"],
+"options", "answer", "dataset", "subset"}`. The 900 test questions that MedVLM-R1 (arXiv 2502.19634) released are rows
+of it with `problem` and `solution` (the letter) added.
+
+**med-r1** (arXiv 2503.13939), splits of OmniMedVQA: `Splits/modality/{train,test}/*.json` and
+`Splits/question_type/{train,test}/*.json`, each an array of `{"image", "problem", "solution"}`. The problem holds the
+question and its lettered options, the solution is `<answer> B </answer>`. The modality, or the question type, is the
+name of the file.
+
+**omnimedvqa** (arXiv 2402.09181), the folder as distributed: `QA_information/Open-access/*.json` and
+`Restricted-access/*.json` are arrays of `{"dataset", "question_id", "question_type", "question", "gt_answer",
+"image_path", "option_A", ..., "option_D", "modality_type"}`; one row has `modality` instead of `modality_type`. The
+images of the restricted part are not distributed: its rows come out with `missing` set until the files are there.
+
+**pmc-vqa** (arXiv 2305.10415): CSV files and the figures of papers. The second version has the columns `index,
+Figure_path, Caption, Question, Choice A, ..., Choice D, Answer, split`, the first `Figure_path, Question, Answer,
+Choice A, ..., Choice D, Answer_label`. The choices carry their letter (` A:text `); the answer is a letter in one and a
+text in the other. No column names the modality.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
+from medvlm_r1.data.importing.importer import Importer
+from medvlm_r1.data.modality import UNKNOWN, known_modality, modality_name
+from medvlm_r1.data.readers.fields import (
+    image,
+    lettered_columns,
+    needed,
+    present_fields,
+    right_option,
+    split_problem,
+    tagged_answer,
+    text,
+    texts,
+    without_letter,
+    words,
+)
+from medvlm_r1.data.readers.layout import find_files, one_file
+from medvlm_r1.data.sample import LETTERS
+
+_RESTRICTED = "Restricted-access"
+_BY_TYPE = "question_type"
+_SPLIT_IN_NAME = re.compile(r"[ _-]*(train|test)$|^(train|test)[ _-]*", re.IGNORECASE)
+
+
+def _find_huatuo(source: Path) -> Source:
+    return one_file(source, "medical_multimodel_evaluation_data.json", "MRI_CT_XRAY_300each_dataset.json")
+
+
+def _huatuo_modality(row: Row, part: Part) -> str | None:
+    subset = text(row, "subset")
+    # Only OmniMedVQA writes a modality into `subset`: elsewhere it is empty or the name of a part.
+    foreign = not subset.strip() or row.get("dataset", "OmniMedVQA") != "OmniMedVQA"
+    return modality_name(subset) if foreign else known_modality(subset, "subset")
+
+
+def _huatuo_draft(row: Row, part: Part) -> Draft:
+    question, images = text(row, "question"), texts(row, "image")
+    options, answer = texts(row, "options"), text(row, "answer")
+    if "solution" in row and answer in options:
+        letter = LETTERS[options.index(answer) : options.index(answer) + 1]
+        if row["solution"] != letter:
+            raise ValueError(f"solution {row['solution']!r} contradicts the answer, which is option {letter!r}")
+    return Draft(
+        question=question,
+        images=images,
+        options=options,
+        answer=answer,
+        record=present_fields(row, "dataset", "subset"),
+    )
+
+
+def _find_med_r1(source: Path) -> Source:
+    # The folder by question type holds the same rows once more.
+    names = ("*.json",) if source.name in ("train", "test") else ("train/*.json", "test/*.json")
+    files = find_files(source, ("Splits/modality", "modality"), names)
+    root = next((up.parent for up in (source, *source.parents) if up.name == "Splits"), files.root)
+    return replace(files, root=root)
+
+
+def _med_r1_modality(row: Row, part: Part) -> str:
+    if _BY_TYPE in part.file.parts:
+        return UNKNOWN
+    return known_modality(_topic(part), f"the file name {part.file.name}")
+
+
+def _med_r1_draft(row: Row, part: Part) -> Draft:
+    question, options = split_problem(text(row, "problem"))
+    return Draft(
+        question=question,
+        options=options,
+        answer=right_option(tagged_answer(text(row, "solution")), options, letter_first=True),
+        images=(image(row),),
+        question_type=_topic(part) if _BY_TYPE in part.file.parts else "",
+    )
+
+
+def _topic(part: Part) -> str:
+    return _SPLIT_IN_NAME.sub("", part.file.stem).strip()
+
+
+def _find_omnimedvqa(source: Path) -> Source:
+    files = find_files(source, ("QA_information",), ("Open-access/*.json", f"{_RESTRICTED}/*.json"))
+    # A file or folder of the set finds the images of the set.
+    return replace(files, root=next((up for up in (source, *source.parents) if (up / "Images").is_dir()), files.root))
+
+
+def _omnimedvqa_modality(row: Row, part: Part) -> str:
+    field = "modality" if "modality_type" not in row and "modality" in row else "modality_type"
+    return known_modality(text(row, field), field)
+
+
+def _omnimedvqa_draft(row: Row, part: Part) -> Draft:
+    options = lettered_columns(row, "option_{}")
+    restricted = part.file.parent.name == _RESTRICTED
+    pictured = not restricted or bool(row.get("image_path"))
+    needed(row, "dataset")
+    return Draft(
+        question=words(row, "question"),
+        options=options,
+        answer=right_option(words(row, "gt_answer"), options),
+        images=(text(row, "image_path"),) if pictured else (),
+        missing=not pictured,
+        question_type=words(row, "question_type"),
+        record=present_fields(row, "dataset", "question_id") | {"access": "restricted" if restricted else "open"},
+    )
+
+
+def _find_pmc_vqa(source: Path) -> Source:
+    return find_files(source, (), ("train_2.csv", "test_2.csv"), ("train.csv", "test.csv"))
+
+
+def _pmc_vqa_draft(row: Row, part: Part) -> Draft:
+    choices = lettered_columns(row, "Choice {}")
+    options = tuple(without_letter(choice, letter) for letter, choice in zip(LETTERS, choices, strict=False))
+    first_version = "Answer_label" in row
+    answer = right_option(words(row, "Answer_label" if first_version else "Answer"), options, letter_first=True)
+    if first_version and right_option(words(row, "Answer"), options) != answer:
+        raise ValueError(f"Answer {row['Answer']!r} is not option {row['Answer_label']!r}, which Answer_label names")
+    return Draft(
+        question=words(row, "Question"),
+        options=options,
+        answer=answer,
+        images=(words(row, "Figure_path"),),
+        split=str(row.get("split", "")).strip(),
+        record=present_fields(row, "index", "Caption"),
+    )
+
+
+MULTIPLE_CHOICE = (
+    Importer(
+        name="huatuo",
+        origin="FreedomIntelligence/Medical_Multimodal_Evaluation_Data",
+        license="Apache-2.0",
+        find=_find_huatuo,
+        modality=_huatuo_modality,
+        draft=_huatuo_draft,
+    ),
+    Importer(
+        name="omnimedvqa",
+        origin="foreverbeliever/OmniMedVQA (arXiv 2402.09181)",
+        license="as published; each of its data sets has its own",
+        find=_find_omnimedvqa,
+        modality=_omnimedvqa_modality,
+        draft=_omnimedvqa_draft,
+        folders=("", "Images"),
+    ),
+    Importer(
+        name="med-r1",
+        origin="Yuxiang-Lai117/Med-R1, Splits (arXiv 2503.13939)",
+        license="as published; the questions are OmniMedVQA's",
+        find=_find_med_r1,
+        modality=_med_r1_modality,
+        draft=_med_r1_draft,
+        folders=("", "Images", "images"),
+    ),
+    Importer(
+        name="pmc-vqa",
+        origin="PMC-VQA (RadGenome/PMC-VQA on the hub; arXiv 2305.10415)",
+        find=_find_pmc_vqa,
+        draft=_pmc_vqa_draft,
+        folders=("figures", "images", "images_2", ""),
+    ),
+)

@@ -1,0 +1,111 @@
+"""Sets of questions with a written answer: SLAKE, VQA-RAD and PathVQA.
+
+**slake** (arXiv 2102.09542): `train.json`, `validation.json`, `test.json` and `imgs/`, in English and Chinese. A row is
+`{"img_id", "img_name": "xmlab102/source.jpg", "question", "answer", "q_lang", "location", "modality", "answer_type",
+"base_type", "content_type", "triple", "qid"}`.
+
+**vqa-rad**: the original `VQA_RAD Dataset Public.json`, or the tables of the Hugging Face hub. A row of the original is
+`{"qid", "image_name", "image_organ", "answer", "answer_type", "question_type", "question", "phrase_type", ...}`, the
+pictures are in `VQA_RAD Image Folder`, and the test rows are those whose phrase type begins with `test`. A row of the
+hub is `{"image": {"bytes", "path"}, "question", "answer"}`. Neither names the modality.
+
+**path-vqa** as the hub has it, in the same form. The pictures are micrographs and photographs of specimens, and the set
+does not say which is which.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
+from medvlm_r1.data.importing.importer import Importer
+from medvlm_r1.data.modality import known_modality
+from medvlm_r1.data.readers.closed import closed_options
+from medvlm_r1.data.readers.fields import image, only, present_fields, text, words
+from medvlm_r1.data.readers.layout import absent, find_files, hub_tables, one_file
+
+_SLAKE_FIELDS = ("qid", "location", "answer_type", "base_type", "content_type", "triple")
+_VQA_RAD_FIELDS = ("qid", "image_organ", "question_type", "phrase_type", "answer_type")
+
+
+def _draft(row: Row, image: str | bytes, record: dict[str, Any], *, closed: bool = False, split: str = "") -> Draft:
+    """A question, with options if it is answered by yes or no or by one of two words it names."""
+    question, given = words(row, "question"), words(row, "answer")
+    options, answer = closed_options(question, given, choice=closed)
+    return Draft(
+        question=question,
+        options=options,
+        answer=answer,
+        closed=closed,
+        images=(image,),
+        split=split,
+        record=record | ({"answer": given} if given != answer else {}),
+    )
+
+
+def _is_closed(row: Row) -> bool:
+    return only(row, "answer_type", ("OPEN", "CLOSED")) == "CLOSED"
+
+
+def _find_slake(source: Path) -> Source:
+    return find_files(source, (), ("train.json", "validation.json", "validate.json", "test.json"))
+
+
+def _slake_modality(row: Row, part: Part) -> str:
+    return known_modality(text(row, "modality"), "modality")
+
+
+def _slake_draft(row: Row, part: Part) -> Draft:
+    language = only(row, "q_lang", ("EN", "ZH")).lower()
+    record = {"language": language} | present_fields(row, *_SLAKE_FIELDS)
+    return _draft(row, text(row, "img_name"), record, closed=_is_closed(row))
+
+
+def _find_vqa_rad(source: Path) -> Source:
+    return _find_tables(source) or one_file(source, "VQA_RAD Dataset Public.json")
+
+
+def _vqa_rad_draft(row: Row, part: Part) -> Draft:
+    if "image_name" not in row:
+        return _draft(row, image(row), present_fields(row, *_VQA_RAD_FIELDS))
+    test = str(row.get("phrase_type", "")).strip().lower().startswith("test")
+    record, split = present_fields(row, *_VQA_RAD_FIELDS), "test" if test else "train"
+    return _draft(row, text(row, "image_name"), record, closed=_is_closed(row), split=split)
+
+
+def _find_tables(source: Path) -> Source | None:
+    tables = hub_tables(source)
+    return Source(root=source.parent if source.is_file() else source, parts=tables) if tables else None
+
+
+def _find_path_vqa(source: Path) -> Source:
+    tables = _find_tables(source)
+    if tables is None:
+        raise absent(source, ["data/train-*.parquet", "*.arrow"])
+    return tables
+
+
+OPEN_ANSWERS = (
+    Importer(
+        name="vqa-rad",
+        origin="VQA-RAD (osf.io/89kps; flaviagiammarino/vqa-rad on the hub)",
+        license="CC0-1.0",
+        find=_find_vqa_rad,
+        draft=_vqa_rad_draft,
+        folders=("VQA_RAD Image Folder", "images", ""),
+    ),
+    Importer(
+        name="slake",
+        origin="SLAKE (BoKelvin/SLAKE on the hub)",
+        license="CC-BY-4.0",
+        find=_find_slake,
+        modality=_slake_modality,
+        draft=_slake_draft,
+        folders=("imgs", "images", ""),
+    ),
+    Importer(
+        name="path-vqa",
+        origin="PathVQA (flaviagiammarino/path-vqa on the hub)",
+        find=_find_path_vqa,
+        draft=lambda row, part: _draft(row, image(row), {}),
+    ),
+)

@@ -1,0 +1,219 @@
+"""Backends: shared work gives the answers that generating one by one gives."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from medvlm_r1.audit.backends import GeneratorAuditBackend, local_audit_backend, open_audit_backend
+from medvlm_r1.audit.local_backend import LocalAuditBackend
+from medvlm_r1.audit.variant import Variant
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
+from medvlm_r1.models.load import Policy, load_policy
+from medvlm_r1.models.sharing import forward as shared_prefix
+
+TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_policy_dir: Path) -> Policy:
+    return load_policy(str(tiny_policy_dir), device="cpu")
+
+
+def local(policy: Policy, **settings: int) -> LocalAuditBackend:
+    return LocalAuditBackend(policy=policy, **{"max_new_tokens": TOKENS, **settings})
+
+
+def sample(name: str, n_options: int = 3) -> Sample:
+    return Sample(
+        id=name,
+        images=(f"images/{name}.png",),
+        question=f"Which {name}?",
+        options=("liver", "kidney", "brain", "knee")[:n_options],
+        answer="liver",
+        modality="CT",
+    )
+
+
+def picture(shade: int, size: tuple[int, int] = (40, 30)) -> tuple[Image.Image]:
+    return (Image.new("RGB", size, (shade, 90, 160)),)
+
+
+def variants() -> list[Variant]:
+    """Two items, images of two sizes, with and without prefixes, text alone, letters, samples."""
+    a, b = sample("one"), sample("two", 4)
+    small, large = picture(30), picture(200, (70, 56))
+    return [
+        Variant(name="real", sample=a, images=small),
+        Variant(name="real", sample=b, images=large),
+        Variant(name="letters", sample=b, images=large, prefix="<answer>", letter_only=True),
+        Variant(name="turned", sample=replace(a, options=a.options[::-1]), images=small),
+        Variant(name="begun", sample=a, images=small, prefix="<think>liver kidney"),
+        Variant(name="absent", sample=replace(b, images=()), images=()),
+        Variant(name="cut", sample=a, images=small, prefix="<think>liver</think><answer>", letter_only=True),
+        Variant(name="blank", sample=a, images=picture(127), note={"kept": 1}),
+        Variant(name="nothing", sample=a, images=small, prefix="<think></think><answer>", letter_only=True),
+        Variant(name="without", sample=replace(a, images=()), images=(), prefix="<answer>", letter_only=True),
+    ]
+
+
+def test_shared_answers_are_the_ones_generated_one_by_one(policy: Policy) -> None:
+    shared = local(policy).answer(variants())
+    generator = LocalGenerator(policy=policy)
+    plain = GeneratorAuditBackend(generator=generator, policy=policy, max_new_tokens=TOKENS).answer(variants())
+    for ours, other in zip(shared, plain, strict=True):
+        assert replace(ours, probabilities=None) == replace(other, probabilities=None)
+        assert ours.probabilities == (other.probabilities and pytest.approx(other.probabilities, abs=1e-5))
+    assert shared[7].note == {"kept": 1}
+    assert shared[4].text.startswith("<think>liver kidney")
+
+
+def test_small_batches_change_nothing(policy: Policy) -> None:
+    whole, batched = (local(policy, **settings).answer(variants()) for settings in ({}, {"rows": 2, "tokens": 300}))
+    assert [answer.text for answer in batched] == [answer.text for answer in whole]
+
+
+def test_an_image_is_encoded_once_for_all_variants_and_batches(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    plain = shared_prefix.encode_images
+
+    def counted(model: Any, vision: Any) -> Any:
+        seen.append(len(vision["image_grid_thw"]))
+        return plain(model, vision)
+
+    monkeypatch.setattr(shared_prefix, "encode_images", counted)
+    backend = local(policy, max_new_tokens=2)
+    backend.answer(variants())
+    backend.answer(variants()[:2])
+    assert sum(seen) == 3  # two items' images, and a blank one
+
+
+def test_prefills_after_a_prompt_with_a_stored_cache_run_alone(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = local(policy)
+    expected = dict(zip([(v.name, v.sample.id) for v in variants()], backend.answer(variants()), strict=True))
+    prefilled = [variant for variant in variants() if variant.prefix and variant.name != "without"]
+    monkeypatch.setattr(LocalAuditBackend, "_generate", None)
+    monkeypatch.setattr(LocalAuditBackend, "_letter_logits", None)
+    for variant, answer in zip(prefilled, backend.answer(prefilled), strict=True):
+        before = expected[variant.name, variant.sample.id]
+        assert replace(answer, probabilities=None) == replace(before, probabilities=None)
+        assert answer.probabilities == (before.probabilities and pytest.approx(before.probabilities, abs=1e-5))
+
+
+@pytest.mark.parametrize("done", [range(10), range(5), (0, 1, 7), (2, 4, 6, 8)])
+def test_a_resumed_call_leaves_out_what_is_done_and_gives_the_rest_bit_by_bit(
+    policy: Policy, done: Sequence[int]
+) -> None:
+    """So do the prefills after prompts that the earlier, interrupted call has computed."""
+    prefilled = [replace(variant, name=f"{variant.name}-2") for variant in variants() if variant.prefix]
+    straight, resumed = local(policy, rows=2), local(policy, rows=2)
+    expected = straight.answer(variants())
+    again = dict(pair for pairs in resumed.iterate(variants(), done) for pair in pairs)
+    assert again.keys() >= set(range(10)) - set(done)
+    assert all(answer == expected[index] for index, answer in again.items())
+    assert resumed.answer(prefilled) == straight.answer(prefilled)
+
+
+def test_a_batch_that_is_done_is_not_generated_again(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    plain = type(policy.model).generate
+
+    def generate(self: Any, *arguments: Any, **given: Any) -> Any:
+        lengths.append(given["generation_config"].max_new_tokens)
+        return plain(self, *arguments, **given)
+
+    monkeypatch.setattr(type(policy.model), "generate", generate)
+    local(policy, rows=2).answer(variants())
+    whole = lengths.copy()
+    lengths.clear()
+    assert list(local(policy, rows=2).iterate(variants(), range(10))) == []
+    # One token each, for the KV caches.
+    assert (set(whole), set(lengths)) == ({TOKENS}, {1})
+    assert len(lengths) < len(whole)
+
+
+def votes(name: str, seeds: Sequence[int]) -> list[Variant]:
+    return [
+        Variant(name=f"vote-{seed}", sample=sample(name), images=picture(30), temperature=1.0, seed=seed)
+        for seed in seeds
+    ]
+
+
+def test_a_sampled_answer_depends_on_its_seed_and_not_on_its_neighbours(policy: Policy) -> None:
+    backend = local(policy)
+    alone = backend.answer(votes("one", [3]))
+    among = backend.answer([*variants(), *votes("one", [1, 2, 3, 4]), *votes("two", [3])])
+    texts = [answer.text for answer in among[-5:-1]]
+    assert texts[2] == alone[0].text
+    assert len(set(texts)) == 4
+    greedy = backend.answer(variants())
+    assert [answer.text for answer in among[: len(greedy)]] == [answer.text for answer in greedy]
+
+
+class Server:
+    """Answers with one text, and records the calls."""
+
+    def __init__(self, text: str = "<think>x</think><answer>B</answer>") -> None:
+        self.text = text
+        self.calls: list[tuple[int, float, int]] = []
+        self.seeds: dict[int, set[int]] = {}
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        self.calls.append((len(items), settings.temperature, settings.seed))
+        self.seeds.setdefault(settings.seed, set()).update(item.seed for item in items)
+        return [Generation(text=self.text, n_tokens=5, truncated=False) for _ in items]
+
+
+def without_prefix() -> list[Variant]:
+    return [variant for variant in variants() if not variant.prefix]
+
+
+def test_a_server_gets_greedy_variants_together_and_samples_with_different_seeds() -> None:
+    server = Server()
+    backend = GeneratorAuditBackend(generator=server)
+    assert not backend.local
+    answers = backend.answer([*votes("one", [7, 8]), *without_prefix(), *votes("two", [7, 8])])
+    assert sorted(server.calls) == [(2, 1.0, 7), (2, 1.0, 8), (len(without_prefix()), 0.0, 0)]
+    assert {answer.letter for answer in answers} == {"B"}
+    assert answers[2].option == "kidney"
+    # Two items do not share their draws.
+    assert len(server.seeds[7]) == len(server.seeds[8]) == 2
+
+
+def test_a_letter_alone_is_an_answer_where_the_template_asks_for_it() -> None:
+    for template, letter in (("answer-only", "B"), ("medvlm-r1", None)):
+        answers = GeneratorAuditBackend(generator=Server("B"), template=template).answer(without_prefix())
+        assert {answer.letter for answer in answers} == {letter}
+
+
+def test_a_letter_that_is_not_offered_is_no_answer() -> None:
+    two = Variant(name="real", sample=sample("one", 2), images=picture(1))
+    [answer] = GeneratorAuditBackend(generator=Server("<think>x</think><answer>C</answer>")).answer([two])
+    assert (answer.letter, answer.option) == (None, None)
+
+
+def test_the_family_decides_the_backend_of_a_policy(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(local_audit_backend(policy, template="medvlm-r1", max_new_tokens=4), LocalAuditBackend)
+    monkeypatch.setattr(policy.model.config.get_text_config(), "_attn_implementation", "flash_attention_2")
+    other = local_audit_backend(policy, template="medvlm-r1", max_new_tokens=4)
+    assert isinstance(other, GeneratorAuditBackend)
+    assert other.local
+
+
+def test_a_model_is_loaded_for_its_first_answer(tmp_path: Path) -> None:
+    lazy = open_audit_backend(str(tmp_path / "absent"), "medvlm-r1", 4, 1)
+    assert lazy.local
+    assert lazy.answer([]) == []
+    with pytest.raises(UserError, match="No model folder"):
+        lazy.answer(variants())
+
+
+def test_a_server_is_known_by_its_name() -> None:
+    assert not open_audit_backend("openai:http://localhost:1/v1#m", "medvlm-r1", 4, 1).local
+    with pytest.raises(UserError, match="wanted openai:URL#NAME"):
+        open_audit_backend("openai:localhost", "medvlm-r1", 4, 1)

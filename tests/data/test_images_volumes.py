@@ -1,0 +1,351 @@
+"""Volumes: a marked voxel must be displayed where the affine says, whatever the order of the stored axes."""
+
+import gzip
+import itertools
+import json
+import re
+import shutil
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.nifti1 import Nifti1Extension
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+
+from medvlm_r1.data.images import View, is_medical, load_image, load_picture
+from medvlm_r1.data.images.files import InMemoryFile
+from medvlm_r1.errors import UsageError, UserError
+
+SHAPE = (4, 5, 6)  # right to left, back to front, feet to head
+MARKED = (3, 1, 4)
+ORIENTATIONS = ["".join(p) for axes in itertools.permutations(["RL", "AP", "SI"]) for p in itertools.product(*axes)]
+
+
+def ras_volume():
+    """World order (left to right, back to front, feet to head), one voxel marked."""
+    volume = np.zeros(SHAPE, np.int16)
+    volume[MARKED] = 100
+    return volume
+
+
+def stored_as(codes, volume, affine=None):
+    """The same anatomy in another order and direction of the stored axes."""
+    rotation = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    affine = np.eye(4) if affine is None else affine
+    data = nib.apply_orientation(volume, rotation)
+    return nib.Nifti1Image(data, affine @ inv_ornt_aff(rotation, volume.shape))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(image, name="x.nii"):
+        nib.save(image, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def white(path, view):
+    """Places (row, column) of white pixels, and the size."""
+    image = np.asarray(load_picture(path, view).image)[..., 0]
+    return np.argwhere(image == 255).tolist(), image.shape
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_the_marked_voxel_is_where_the_affine_says(saved, codes):
+    path = saved(stored_as(codes, ras_volume()))
+    x, y, z = MARKED
+    right, back, feet = (n - 1 for n in SHAPE)
+    # Axial: the patient's right (x large) on the left, front (y large) up.
+    assert white(path, View(plane="axial", slice=z, window="full")) == ([[back - y, right - x]], (5, 4))
+    # Coronal: right on the left, head up.
+    assert white(path, View(plane="coronal", slice=y, window="full")) == ([[feet - z, right - x]], (6, 4))
+    # Sagittal: front on the left, head up.
+    assert white(path, View(plane="sagittal", slice=x, window="full")) == ([[feet - z, back - y]], (6, 5))
+    # The slices next to it are empty, so it is this slice that is shown.
+    for plane, number in (("axial", z - 1), ("coronal", y + 1), ("sagittal", x - 1)):
+        assert white(path, View(plane=plane, slice=number, window="full"))[0] == []
+    note = load_picture(path, View(plane="axial", slice=z)).note
+    assert note.orientation == f"patient's right on the left, front up; stored {codes}"
+    assert (note.format, note.plane, note.slice, note.slices) == ("NIfTI", "axial", z, 6)
+
+
+def test_the_patients_left_and_right_by_hand(saved):
+    """Independent of nibabel's orientations: in a RAS file the first index runs to the patient's right."""
+    data = np.zeros((3, 3, 3), np.uint8)
+    data[2, 1, 1] = 9  # the patient's right
+    path = saved(nib.Nifti1Image(data, np.eye(4)))
+    assert white(path, View(plane="axial", slice=1, window="full"))[0] == [[1, 0]]
+    flipped = np.diag([-1.0, 1, 1, 1])  # LAS, as FSL stores: the first index runs to the left
+    path = saved(nib.Nifti1Image(data, flipped))
+    assert white(path, View(plane="axial", slice=1, window="full"))[0] == [[1, 2]]
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
+def test_oblique_volumes_lie_along_the_nearest_axes(saved, codes):
+    angle = np.radians(20)
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    path = saved(stored_as(codes, ras_volume(), rotation))
+    view = View(plane="axial", slice=4, window="full")
+    assert white(path, view) == ([[3, 0]], (5, 4))
+    assert load_picture(path, view).note.warnings == (
+        "The slices are oblique by 20 degrees and are shown along the stored axes.",
+    )
+
+
+@pytest.mark.parametrize("codes", ["RAS", "ILP"])
+def test_aspect_from_the_affine(saved, codes):
+    path = saved(stored_as(codes, ras_volume(), np.diag([1.0, 2, 3, 1])))
+    for plane, size, aspect in (("axial", (4, 10), 2), ("coronal", (4, 18), 3), ("sagittal", (5, 9), 1.5)):
+        note = load_picture(path, View(plane=plane, slice=0)).note
+        assert note.size == load_picture(path, View(plane=plane, slice=0)).image.size == size
+        assert note.aspect == pytest.approx(aspect)
+
+
+def test_plane_and_slice_are_chosen_never_guessed(saved):
+    path = saved(stored_as("LPS", ras_volume()))
+    message = (
+        r"x.nii: NIfTI volume with slices: axial 6, coronal 5, sagittal 4; choose a plane and a slice, counted from 0"
+    )
+    for view in (View(), View(plane="axial"), View(slice=2)):
+        with pytest.raises(UserError, match=message):
+            load_picture(path, view)
+    with pytest.raises(UserError, match="coronal slice 5 of a volume with 5; wanted 0 to 4"):
+        load_picture(path, View(plane="coronal", slice=5))
+    with pytest.raises(UsageError, match="plane 'oblique'; wanted one of axial, coronal, sagittal"):
+        View(plane="oblique")
+
+
+def test_a_single_slice_needs_no_choice(saved):
+    flat = np.arange(12, dtype=np.int16).reshape(4, 3)
+    for data in (flat, flat[:, :, None], flat[:, :, None, None]):
+        path = saved(nib.Nifti1Image(data, np.eye(4)))
+        assert load_image(path).size == (4, 3)
+        assert load_picture(path).note.plane == "axial"
+    coronal = saved(nib.Nifti1Image(flat[:, None, :], np.eye(4)))
+    assert load_picture(coronal).note.plane == "coronal"
+
+
+def test_the_volume_of_a_series_is_chosen(saved):
+    data = np.zeros((3, 3, 3, 4), np.int16)
+    data[1, 1, 1, 2] = 7
+    path = saved(nib.Nifti1Image(data, np.eye(4)))
+    view = {"plane": "axial", "slice": 1, "window": "full"}
+    with pytest.raises(UserError, match="has 4 frames; choose one: frame 0 to 3"):
+        load_picture(path, View(**view))
+    assert [len(white(path, View(frame=n, **view))[0]) for n in range(4)] == [0, 0, 1, 0]
+    note = load_picture(path, View(frame=2, **view)).note
+    assert (note.frame, note.frames) == (2, 4)
+    assert "frame 2 of 4 (from 0); axial slice 1 of 3 (from 0)" in note.summary()
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_scaled_values_and_windows(saved, plane, name, kind):
+    image = kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+    image.header.set_slope_inter(10, -100)
+    path = saved(image, name)
+    assert is_medical(path)
+    volume = nib.load(path).get_fdata()
+    across = {"sagittal": volume[1], "coronal": volume[:, 1], "axial": volume[:, :, 1]}[plane]
+    wanted = across[::-1, ::-1].T
+
+    def show(window):
+        picture = load_picture(path, View(plane=plane, slice=1, window=window))
+        return np.asarray(picture.image)[..., 0], picture.note
+
+    assert volume.max() == 490
+    pixels, note = show("100/200")
+    np.testing.assert_array_equal(pixels, np.floor(np.clip((wanted - 99.5) / 199 + 0.5, 0, 1) * 255 + 0.5))
+    assert (note.window.name, note.window.source, note.window.unit) == ("given", "given", "value")
+    pixels, note = show(None)
+    low, high = np.percentile(wanted, [1, 99], method="inverted_cdf")
+    np.testing.assert_array_equal(pixels, np.floor(np.clip((wanted - low) / (high - low), 0, 1) * 255 + 0.5 + 1e-9))
+    assert note.window.source == "percentile: 1 to 99"
+    _, note = show("soft-tissue")
+    assert note.window.unit == "HU"
+    assert any("taken for Hounsfield units" in warning for warning in note.warnings)
+    with pytest.raises(UserError, match="no usable window is stored"):
+        show("stored")
+    with pytest.raises(UsageError, match="wanted one of brain"):
+        show("liver")
+
+
+def test_stored_display_range(saved):
+    image = nib.Nifti1Image(np.arange(9, dtype=np.int16).reshape(3, 3, 1), np.eye(4))
+    image.header["cal_min"], image.header["cal_max"] = 2, 6
+    note = load_picture(saved(image), View(window="stored")).note
+    assert (note.window.centre, note.window.width, note.window.source) == (4, 4, "stored: cal_min to cal_max")
+
+
+def test_what_is_no_number_is_black(saved):
+    data = np.array([[[1.0]], [[np.nan]], [[np.inf]], [[2.0]]], np.float32)
+    path = saved(nib.Nifti1Image(data, np.eye(4)))
+    picture = load_picture(path, View(plane="axial", slice=0, window="full"))
+    assert np.asarray(picture.image)[0, :, 0].tolist() == [255, 0, 0, 0]
+    assert picture.note.warnings == ("Voxels that are not numbers are shown black.",)
+    empty = saved(nib.Nifti1Image(np.full((2, 2, 1), np.nan, np.float32), np.eye(4)))
+    assert not np.asarray(load_image(empty)).any()
+
+
+def test_colour_and_complex_volumes(saved):
+    colour = np.zeros((2, 1, 1), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    colour[0, 0, 0] = (255, 128, 0)
+    path = saved(nib.Nifti1Image(colour, np.eye(4)))
+    view = View(plane="axial", slice=0)
+    picture = load_picture(path, view)
+    assert [picture.image.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 128, 0)]
+    with pytest.raises(UsageError, match="a window can be chosen for a grey volume only"):
+        load_picture(path, View(plane="axial", slice=0, window="full"))
+    path = saved(nib.Nifti1Image(np.ones((2, 2, 1), np.complex64), np.eye(4)))
+    with pytest.raises(UserError, match="its voxels are not real numbers"):
+        load_picture(path)
+
+
+def test_what_the_header_says_of_orientation(saved):
+    def warnings_of(sform, qform):
+        image = nib.Nifti1Image(np.zeros((2, 2, 1), np.int16), None)
+        image.set_sform(*sform)
+        image.set_qform(*qform)
+        return " ".join(load_picture(saved(image)).note.warnings)
+
+    mirrored = np.diag([-1.0, 1, 1, 1])
+    assert "No orientation is stored" in warnings_of((None, 0), (None, 0))
+    assert "disagree" in warnings_of((np.eye(4), 1), (mirrored, 1))
+    assert "disagree" not in warnings_of((np.eye(4), 1), (np.eye(4), 1))
+
+
+def test_no_text_of_the_header_leaves_the_loader(saved):
+    image = nib.Nifti1Image(np.zeros((2, 2, 1), np.int16), np.eye(4))
+    for field in ("descrip", "aux_file", "intent_name", "db_name"):
+        image.header[field] = b"ZZTOP"
+    image.header.extensions.append(Nifti1Extension("comment", b"ZZTOPSECRET"))
+    path = saved(image)
+    assert path.read_bytes().count(b"ZZTOP") == 5
+    picture = load_picture(path)
+    texts = [repr(picture.note), picture.note.summary(), json.dumps(picture.note.as_record()), str(picture.image.info)]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError) as caught:
+        load_picture(path)
+    assert not any("ZZTOP" in text for text in (*texts, str(caught.value)))
+
+
+def header_of(shape, dtype=np.int16, **fields):
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    header["magic"] = b"n+1"
+    header["vox_offset"] = 352
+    header.set_sform(np.eye(4), 1)
+    for name, value in fields.items():
+        header[name] = value
+    return header.binaryblock + b"\0" * 4
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (header_of((5, 5, 5)) + b"\0" * 10, "its voxels are cut short"),
+        (header_of((32000, 32000, 32000)), "the volume is too large"),
+        (header_of((2, 2, 2, 1, 3)) + b"\0" * 48, "a volume of 5 dimensions"),
+        (header_of((2, 2, 2), vox_offset=1e9) + b"\0" * 16, "its header says the voxels begin at byte 1000000000"),
+        (header_of((2, 2, 2), srow_x=0) + b"\0" * 16, "its affine is not usable"),
+        (header_of((2, 2, 2), srow_x=np.nan) + b"\0" * 16, "its affine is not usable"),
+        (header_of((2, 2, 2), datatype=77) + b"\0" * 16, "the NIfTI header is damaged"),
+        (header_of((2, 2, 2), magic=b"ni1"), "the header of a .hdr/.img pair"),
+        (header_of((2, 2, 2))[:100], "not a NIfTI file, or cut short in its header"),
+        (b"nothing of the kind" * 40, "not a NIfTI file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+def test_broken_files_are_refused_by_name(tmp_path, content, reason, name):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    if name.endswith(".gz") and "voxels are cut short" in reason:
+        reason = "the NIfTI voxels are damaged or cut short"
+    with pytest.raises(UserError) as caught:
+        load_picture(path, View(plane="sagittal", slice=0))
+    assert str(caught.value).startswith(f"{path}: {reason}")
+
+
+def test_whether_a_file_is_zipped_is_told_by_its_content(tmp_path):
+    volume = header_of((2, 2, 2)) + np.arange(8, dtype="<i2").tobytes()
+    (tmp_path / "x.nii.gz").write_bytes(volume)
+    (tmp_path / "x.nii").write_bytes(gzip.compress(volume))
+    (tmp_path / "x").write_bytes(gzip.compress(volume))
+    for name in ("x.nii.gz", "x.nii", "x"):
+        assert is_medical(tmp_path / name)
+        picture = load_picture(tmp_path / name, View(plane="axial", slice=0, window="full"))
+        assert np.asarray(picture.image)[..., 0].tolist() == [[255, 170], [85, 0]]
+
+
+def test_a_slice_takes_the_memory_of_a_slice(tmp_path):
+    path = tmp_path / "x.nii"
+    with path.open("wb") as file:
+        file.write(header_of((512, 512, 200)))
+        file.truncate(352 + 512 * 512 * 200 * 2)
+    load_picture(path, View(plane="axial", slice=0))
+    for plane in ("axial", "sagittal"):
+        tracemalloc.start()
+        load_picture(path, View(plane=plane, slice=100))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 30e6  # of 105 MB
+
+
+NIBABEL = Path(nib.__file__).parent / "tests/data"
+PAIRS = [("phantom_varscale.PAR", "phantom_varscale.REC"), ("scaled+tlrc.HEAD", "scaled+tlrc.BRIK")]
+MIDDLE = View(frame=0, plane="axial", slice=4)
+
+
+@pytest.mark.parametrize(("header", "voxels"), PAIRS)
+def test_a_volume_of_two_files_is_read_from_its_own_folder_only(tmp_path, header, voxels):
+    for name in (header, voxels):
+        shutil.copy(NIBABEL / name, tmp_path)
+    first, second = (load_picture(tmp_path / name, MIDDLE).image for name in (header, voxels))
+    assert first.tobytes() == second.tobytes()
+    message = f"the other file of the volume, {voxels}, is not beside it; put it there"
+    (tmp_path / voxels).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_picture(tmp_path / header, MIDDLE)
+    (tmp_path / voxels).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_picture(tmp_path / header, MIDDLE)
+    (tmp_path / voxels).unlink()
+    (tmp_path / voxels).write_bytes((tmp_path / "elsewhere").read_bytes()[:-1])
+    with pytest.raises(UserError, match="its voxels are cut short"):
+        load_picture(tmp_path / header, MIDDLE)
+
+
+def test_a_file_sent_without_its_path_finds_no_second_file_on_this_machine(tmp_path, monkeypatch):
+    for name in PAIRS[0]:
+        shutil.copy(NIBABEL / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    sent = InMemoryFile.of(Path(PAIRS[0][0]).read_bytes(), PAIRS[0][0])
+    with pytest.raises(UserError, match="one of two files that make the volume"):
+        load_picture(sent, MIDDLE)
+
+
+@pytest.mark.parametrize("name", ["test.mgz", "tiny.mnc", "minc1_4d.mnc"])
+def test_a_volume_of_one_file_may_be_sent(name):
+    path = NIBABEL / name
+    view = View(frame=0, plane="axial", slice=1)
+    picture = load_picture(InMemoryFile.of(path.read_bytes(), "x"), view)
+    assert picture.image.tobytes() == load_picture(path, view).image.tobytes()
+    assert picture.note.format == ("MGH" if name.endswith("z") else "MINC")
+    with pytest.raises(UserError, match="no usable window is stored"):
+        load_picture(path, replace(view, window="stored"))
+
+
+def test_the_size_of_an_mgh_volume_is_checked_before_it_is_read(tmp_path):
+    for shape, reason in (((32000, 32000, 32000), "the volume is too large"), ((5, 5, 5), "its voxels are cut short")):
+        header = nib.freesurfer.mghformat.MGHHeader()
+        header.set_data_shape(shape)
+        (tmp_path / "x.mgh").write_bytes(header.binaryblock + b"\0" * 100)
+        with pytest.raises(UserError, match=reason):
+            load_picture(tmp_path / "x.mgh", MIDDLE)
