@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from medvlm_r1.training.vllm import ExactVLLM
+
 
 class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
     """Allow rows without images in a batch.
@@ -20,6 +22,8 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
         for model in (self.model, self.ref_model):
             if model is not None:
                 self.accelerator.unwrap_model(model).register_forward_pre_hook(_without_empty, with_kwargs=True)
+        if self.use_vllm:
+            self.vllm_generation.__class__ = ExactVLLM
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
         ids, images, fields = super()._tokenize_prompts(prompts)
