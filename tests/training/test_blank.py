@@ -16,11 +16,12 @@ import sample_rewards
 import torch
 from counted import Counted
 from PIL import Image
+from questions import write_questions
 from safetensors.torch import load_file
 from test_distributed import SCRIPT, TORCHRUN, _run
 from trl import GRPOTrainer
 
-from medvlm_r1.data.folder import read_folder, write_folder
+from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.images.blank import blank_like
 from medvlm_r1.data.sample import Sample
@@ -30,7 +31,6 @@ from medvlm_r1.prompts.templates import messages
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
 from medvlm_r1.training.config import RunConfig, load_config
 from medvlm_r1.training.counterfactual import blank_image as blank
-from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
 from medvlm_r1.training.grpo import train_grpo
 
 ORGANS = ("liver", "kidney", "brain", "knee")
@@ -50,27 +50,21 @@ def _nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight questions that differ in text and size of image; A, B, C and D are right twice each."""
-    return write_questions(tmp_path_factory.mktemp("questions"), illustrated=range(8))
+    return illustrated_questions(tmp_path_factory.mktemp("questions"), range(8))
 
 
-def write_questions(folder: Path, *, illustrated: Collection[int]) -> Path:
-    (folder / "images").mkdir()
-    samples = []
-    for index in range(8):
-        image = f"images/{index}.png"
-        Image.new("RGB", (28 + 14 * (index % 3), 40), (30 * index, 90, 160)).save(folder / image)
-        samples.append(
-            Sample(
-                id=f"q{index}",
-                images=(image,) if index in illustrated else (),
-                question="Which organ is shown?" + " Is there a lesion?" * index,
-                options=ORGANS,
-                answer=ORGANS[index % 4],
-                modality="MRI",
-            )
-        )
-    write_folder(folder, samples, info={"name": "blank", "source": "made by the tests", "license": "CC0-1.0"})
-    return folder
+def illustrated_questions(folder: Path, illustrated: Collection[int]) -> Path:
+    images = [
+        [Image.new("RGB", (28 + 14 * (index % 3), 40), (30 * index, 90, 160))] if index in illustrated else []
+        for index in range(8)
+    ]
+    return write_questions(
+        folder,
+        images,
+        question=["Which organ is shown?" + " Is there a lesion?" * index for index in range(8)],
+        options=[ORGANS] * 8,
+        answer=ORGANS * 2,
+    )
 
 
 @pytest.fixture
@@ -167,18 +161,15 @@ def test_once_a_prompt_and_generation(
     generations: int,
     prompts: int,
 ) -> None:
-    asked: list[int] = []
-    plain = BlankImageBaseline._greedy
-
-    def greedy(self: BlankImageBaseline, blanks: list[Any]) -> list[str | None]:
-        asked.append(len(blanks))
-        return plain(self, blanks)
-
-    monkeypatch.setattr(BlankImageBaseline, "_greedy", greedy)
+    calls = Counted(GRPOTrainer._generate_single_turn)
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda *args: calls(*args))
     run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=trainer)).parent
-    assert asked == [prompts] * generations
+    group = trainer.get("num_generations", 2)
+    # Shared generation takes the blank questions as further prompts of the same call.
+    counts = [2 * prompts] if sharing == "on" else [prompts * group, prompts]
+    assert [len(arguments[1]) for arguments in calls.calls] == counts * generations
     rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
-    assert len(blank_rewards.SEEN) == len(rows) == generations * prompts * trainer.get("num_generations", 2)
+    assert len(blank_rewards.SEEN) == len(rows) == generations * prompts * group
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["blank_right"] for row in logged if "blank_right" in row] == [0.0] * generations
 
@@ -191,14 +182,11 @@ def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: 
     assert same(without, train_grpo(config))
 
 
-@pytest.mark.parametrize("sharing", ["on", "off"])
-def test_nothing_is_asked_where_no_reward_wants_it(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch, sharing: str
-) -> None:
-    asked = Counted(BlankImageBaseline._blank_letters)
-    monkeypatch.setattr(BlankImageBaseline, "_blank_letters", asked)
-    run = train_grpo(configure(rewards=[PAYING], sharing=sharing)).parent
-    assert asked.calls == []
+def test_nothing_is_asked_where_no_reward_wants_it(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    blanks = Counted(blank._blanked)
+    monkeypatch.setattr(blank, "_blanked", blanks)
+    run = train_grpo(configure(rewards=[PAYING])).parent
+    assert blanks.calls == []
     assert "blank_right" not in (run / "metrics.jsonl").read_text()
 
 
@@ -239,7 +227,7 @@ def test_questions_without_images_are_not_asked_again(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str], sharing: str, illustrated: set[int]
 ) -> None:
     (tmp_path / "mixed").mkdir()
-    folder = write_questions(tmp_path / "mixed", illustrated=illustrated)
+    folder = illustrated_questions(tmp_path / "mixed", illustrated)
     train_grpo(
         configure(rewards=[PAYING, ASKING], sharing=sharing, data={"train": str(folder)}, trainer={"max_steps": 4})
     )

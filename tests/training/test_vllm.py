@@ -11,12 +11,10 @@ from typing import Any
 import fake_vllm
 import pytest
 import torch
-from PIL import Image
+from questions import noise, write_questions
 from test_distributed import TORCHRUN, _run
 from transformers import AutoProcessor, Qwen2VLImageProcessor
 
-from medvlm_r1.data.folder import write_folder
-from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
@@ -33,33 +31,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tiny_policy_dir: Path) -> None:
     fake_vllm.install(monkeypatch.setattr)
 
 
-def noise(width: int, height: int, seed: int) -> Image.Image:
-    pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed))
-    return Image.fromarray(pixels.to(torch.uint8).numpy())
-
-
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight questions with one, two or no images of two to four tokens each."""
-    folder = tmp_path_factory.mktemp("questions")
-    (folder / "images").mkdir()
-    samples = []
-    for index in range(8):
-        names = [f"images/{index}{part}.png" for part in ("a", "ab", "", "a")[index % 4]]
-        for number, name in enumerate(names):
-            noise(60 + 10 * index, 60, 10 * index + number).save(folder / name)
-        samples.append(
-            Sample(
-                id=f"q{index}",
-                images=tuple(names),
-                question="Which organ is shown?" + " Is there a lesion?" * (index % 3),
-                options=("liver", "kidney"),
-                answer="liver",
-                modality="MRI",
-            )
-        )
-    write_folder(folder, samples, info={"name": "vllm", "source": "made by the tests", "license": "CC0-1.0"})
-    return folder
+    images = [[noise(60 + 10 * row, 60, 10 * row + n) for n in range((1, 2, 0, 1)[row % 4])] for row in range(8)]
+    return write_questions(tmp_path_factory.mktemp("questions"), images)
 
 
 def configured(write_config: WriteConfig, questions: Path, mode: str, **changes: Any) -> Path:
@@ -134,8 +110,12 @@ def test_processes_with_and_without_images(
 
 
 def test_bounds_that_vllm_would_undo_are_refused(write_config: WriteConfig, questions: Path) -> None:
-    config = load_config(configured(write_config, questions, "colocate", max_pixels=28 * 28 * 9, min_pixels=28 * 28 * 9))
-    with pytest.raises(UserError, match=r"pixels, which the processor.*resize again.*at least 784 and max_pixels at most 3136"):
+    config = load_config(
+        configured(write_config, questions, "colocate", max_pixels=28 * 28 * 9, min_pixels=28 * 28 * 9)
+    )
+    with pytest.raises(
+        UserError, match=r"pixels, which the processor.*resize again.*at least 784 and max_pixels at most 3136"
+    ):
         train_grpo(config)
 
 

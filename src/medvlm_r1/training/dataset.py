@@ -107,6 +107,7 @@ def build_dataset(
         "options": List(text),
         "sample_id": text,
         "modality": text,
+        "subject": text,
     }
     rows: list[dict[str, Any]] = [
         {
@@ -116,6 +117,7 @@ def build_dataset(
             "options": list(sample.options),
             "sample_id": sample.id,
             "modality": sample.modality,
+            "subject": sample.cluster,
         }
         for sample in samples
     ]
@@ -149,7 +151,8 @@ class _Decode:
         self._load = functools.lru_cache(maxsize=_CACHED_IMAGES)(load_image)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        result = dict(batch)
+        # Read by `training.counterfactual` only.
+        result = {name: values for name, values in batch.items() if name != "subject"}
         if "images" in batch:
             result["images"] = [[self._load(path) for path in paths] for paths in batch["images"]]
         if "prompt" in batch:

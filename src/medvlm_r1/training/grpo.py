@@ -76,11 +76,14 @@ class SharedPromptTrainer(MixedRowsTrainer):
         super().__init__(*args, **kwargs)
         # The batch being scored or learned from. TRL calls `_get_per_token_logps_and_entropies` with tensors only.
         self._batch: SharedBatch | None = None
+        # Chat messages that the next shared generation completes greedily as well, and the completions.
+        self.greedy_prompts: list[Any] = []
+        self.greedy_ids: list[list[int]] = []
         bare = self._bare(self.model)
         why = not_shared(self, self.accelerator.unwrap_model(self.model))
         self._shares = why is None
         not_here = not_generated(self, bare) if why is None else None
-        self._generates = why is None and not_here is None
+        self.shares_generation = why is None and not_here is None
         if why is not None:
             self._notice(f"Prompts are computed once per completion, TRL's way: {why}")
             return
@@ -137,12 +140,12 @@ class SharedPromptTrainer(MixedRowsTrainer):
         if not self._shares:
             return super()._tokenize_prompts(prompts)
         firsts, owner = distinct(prompts)
-        made = []
-        for row in firsts:
-            ids, images, fields = super()._tokenize_prompts([prompts[row]])
-            made.append(processed(ids[0], images[0] if images else None, fields, self.accelerator.device))
-        batch = SharedBatch(prompts=tuple(made), owner=tuple(owner))
-        return [made[number].ids for number in owner], batch, {}
+        batch = SharedBatch(prompts=tuple(self._processed(prompts[row]) for row in firsts), owner=tuple(owner))
+        return [batch.prompts[number].ids for number in owner], batch, {}
+
+    def _processed(self, messages: Any) -> Prompt:
+        ids, images, fields = super()._tokenize_prompts([messages])
+        return processed(ids[0], images[0] if images else None, fields, self.accelerator.device)
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
@@ -152,14 +155,19 @@ class SharedPromptTrainer(MixedRowsTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
         batch: SharedBatch = images
-        if self._generates:
+        if self.shares_generation:
             prompts, sizes = batch.groups()
+            greedy = [self._processed(messages) for messages in self.greedy_prompts]
+            prompts, count = [*prompts, *greedy], len(batch.owner)
             fields = joined(prompts, token_types=True)
             pixels = fields.pop("pixel_values", None)
-            with self._completing(prompts, sizes, encode=pixels is not None):
-                return super()._generate_single_turn(  # type: ignore[no-any-return]
+            decode = n_per_prompt([*sizes, *[1] * len(greedy)], greedy=len(greedy))
+            with self._completing(prompts, decode, encode=pixels is not None):
+                ids, logps = super()._generate_single_turn(
                     [prompt.ids for prompt in prompts], None, fields, num_generations
                 )
+            self.greedy_ids = ids[count:]
+            return ids[:count], logps
         rows = [batch.prompts[number] for number in batch.owner]
         shown = [prompt.images for prompt in rows] if any(prompt.images for prompt in rows) else None
         # transformers wants the images of every row, vLLM none of these tensors.
@@ -167,8 +175,8 @@ class SharedPromptTrainer(MixedRowsTrainer):
         return super()._generate_single_turn(prompt_ids, shown, fields, num_generations)  # type: ignore[no-any-return]
 
     @contextmanager
-    def _completing(self, prompts: list[Prompt], sizes: list[int], *, encode: bool) -> Iterator[None]:
-        """Let the policy's `generate` complete each prompt several times.
+    def _completing(self, prompts: list[Prompt], decode: Any, *, encode: bool) -> Iterator[None]:
+        """Let the policy's `generate` complete the prompts with a decoding function.
 
         It is patched because TRL passes it tensors only, and calls it where sharded weights are gathered.
         """
@@ -179,7 +187,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
                 with self.accelerator.autocast():
                     features = self._image_features(model, prompts) or encode_images(model, joined(prompts))
                 kwargs["mm_encoder_outputs"] = {"image": as_encoder_output(model, features)}
-            return type(model).generate(model, *args, custom_generate=n_per_prompt(sizes), **kwargs)
+            return type(model).generate(model, *args, custom_generate=decode, **kwargs)
 
         model.generate = generate
         try:

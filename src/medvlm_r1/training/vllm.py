@@ -44,9 +44,7 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
             images = [[self._bounded(image) for image in row] if row else None for row in images]
             if self.mode == "colocate":
                 token = self.processing_class.image_token_id
-                sent = [
-                    collapse_images(ids, token, len(row or ())) for ids, row in zip(prompts, images, strict=True)
-                ]
+                sent = [collapse_images(ids, token, len(row or ())) for ids, row in zip(prompts, images, strict=True)]
         read, *rest = super().generate(sent, images, num_generations, profiler)
         for ours, theirs in zip(prompts, read, strict=True):
             if list(ours) != list(theirs):
