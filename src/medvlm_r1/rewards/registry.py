@@ -78,7 +78,8 @@ def _import(name: str, module_name: str) -> ModuleType:
     # A console script does not have the working directory on its path, where a user's own reward most often lies.
     # Last, so that nothing there can stand in for an installed package.
     here = str(Path.cwd())
-    sys.path.append(here)
+    added = [] if here in sys.path else [here]
+    sys.path.extend(added)
     try:
         return importlib.import_module(module_name)
     # Importing runs the user's own code, which may raise anything.
@@ -88,4 +89,5 @@ def _import(name: str, module_name: str) -> ModuleType:
             f"{did_you_mean(name, REGISTRY)}"
         ) from error
     finally:
-        sys.path.remove(here)
+        for path in added:
+            sys.path.remove(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +25,12 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
                 self.accelerator.unwrap_model(model).register_forward_pre_hook(_without_empty, with_kwargs=True)
         if self.use_vllm:
             self.vllm_generation.__class__ = ExactVLLM
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # Autocast keeps its casts of the weights until the outermost context ends. Without this one, every token casts
+        # them again.
+        with nullcontext() if self.use_vllm else self.accelerator.autocast():
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
         ids, images, fields = super()._tokenize_prompts(prompts)

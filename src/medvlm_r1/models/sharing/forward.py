@@ -18,7 +18,7 @@ tokens by vocabulary.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NotRequired, TypedDict, Unpack
@@ -162,8 +162,8 @@ def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
     """
     inner, family = open_model(model)
     inputs = {key: vision[key] for key in family.vision if vision.get(key) is not None}
-    with _patches_by_linear(inner.base_model):
-        output = inner.base_model.get_image_features(**inputs, return_dict=True)
+    _patches_by_linear(inner.base_model)
+    output = inner.base_model.get_image_features(**inputs, return_dict=True)
     deepstack = getattr(output, "deepstack_features", None) or []
     return list(zip(output.pooler_output, *deepstack, strict=True))
 
@@ -325,34 +325,26 @@ def _head(
     return logps, entropies
 
 
-@contextlib.contextmanager
-def _patches_by_linear(backbone: nn.Module) -> Iterator[None]:
-    """Compute convolutions over single patches (Qwen's patch embedding) as matrix products.
+class _PatchConv(nn.Conv3d):
+    """A convolution over single patches (Qwen's patch embedding) as a matrix product.
 
     On a CPU this is seven times as fast as PyTorch's 3D convolution.
     """
 
-    def as_product(conv: nn.Conv3d) -> Any:
-        def forward(x: Tensor) -> Tensor:
-            if tuple(x.shape[2:]) != conv.kernel_size:
-                return nn.Conv3d.forward(conv, x)
-            return nn.functional.linear(x.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None, None]
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != self.kernel_size:
+            return super().forward(x)
+        return nn.functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
 
-        return forward
 
-    convs = [
-        module
-        for module in backbone.modules()
-        if type(module) is nn.Conv3d
-        and "forward" not in vars(module)  # not if hooked by accelerate
-        and module.groups == 1
-        and module.padding == (0, 0, 0)
-        and module.dilation == (1, 1, 1)
-    ]
-    for conv in convs:
-        conv.forward = as_product(conv)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for conv in convs:
-            del conv.forward
+def _patches_by_linear(backbone: nn.Module) -> None:
+    """Make convolutions over patches `_PatchConv`s. They stay so, as threads may use the model at the same time."""
+    for module in backbone.modules():
+        if (
+            type(module) is nn.Conv3d
+            and "forward" not in vars(module)  # not if hooked by accelerate
+            and module.groups == 1
+            and module.padding == (0, 0, 0)
+            and module.dilation == (1, 1, 1)
+        ):
+            module.__class__ = _PatchConv

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
+from torch.distributed.tensor import DTensor
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.rewards.completion import completion_text
@@ -61,7 +63,8 @@ class NanGuard:
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         trainer: Any = self
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
-        if norm is not None and trainer.accelerator.scaler is None and not math.isfinite(float(norm)):
+        # DeepSpeed reports NaN and Inf as -1.
+        if norm is not None and trainer.accelerator.scaler is None and not 0 <= float(norm) < math.inf:
             raise NonFinite(_report(trainer, "the norm of the gradient", float(norm)))
         return norm
 
@@ -88,14 +91,21 @@ class NamedBatches:
 
 
 def refuse_unless_finite(trainer: Any) -> None:
-    """Check every weight before it is written.
+    """Check every weight before it is written; sharded weights on the processes that hold them.
 
     Raises:
-        NonFinite: A weight is NaN or Inf; the message names it and the step.
+        NonFinite: A weight is NaN or Inf, on any process; the message names it and the step.
     """
-    for name, weight in trainer.accelerator.unwrap_model(trainer.model).named_parameters():
-        if not torch.isfinite(weight).all():
-            raise NonFinite(_report(trainer, f"the weight {name}", "not finite"))
+    named = trainer.accelerator.unwrap_model(trainer.model).named_parameters()
+    names = gather_object([name for name, weight in named if not torch.isfinite(_local(weight)).all()])
+    if names:
+        raise NonFinite(_report(trainer, f"the weight {names[0]}", "not finite"))
+
+
+def _local(weight: Any) -> torch.Tensor:
+    """The part of a weight on this process: with ZeRO-3 (`ds_tensor`), with FSDP2, or all of it."""
+    shard: torch.Tensor = getattr(weight, "ds_tensor", weight)
+    return shard.to_local() if isinstance(shard, DTensor) else shard
 
 
 def _ids(inputs: Any) -> tuple[str, ...]:
@@ -110,12 +120,14 @@ def _ids(inputs: Any) -> tuple[str, ...]:
 def _report(trainer: Any, what: str, value: Any) -> str:
     args, state = trainer.args, trainer.state
     ids = trainer._sample_ids
+    # DeepSpeed takes the step within the backward pass.
+    reach = "saved" if trainer.is_deepspeed_enabled else "applied"
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     good = next((str(path) for _, path in numbered(Path(args.output_dir))), None)
     last = f"{good} is good, and a new run can start from it as 'model'" if good else "there is no checkpoint yet"
     lines = [
         f"After step {state.global_step} of {state.max_steps}, {what} is {value}. The batch: "
-        f"{', '.join(ids[:_SHOWN]) or 'unknown'}{more}. It was not applied: {last}.",
+        f"{', '.join(ids[:_SHOWN]) or 'unknown'}{more}. It was not {reach}: {last}.",
         "Try in a new 'out' (the same command would fail again): a lower trainer.learning_rate "
         f"(now {args.learning_rate:g}), trainer.max_grad_norm (now {args.max_grad_norm:g}; 0 is none) or "
         f"trainer.warmup_steps{', bf16 instead of fp16' if args.fp16 else ''}; finite rewards; and a check "
