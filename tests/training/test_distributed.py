@@ -37,7 +37,11 @@ def _run(arguments: list[str], out: Path) -> tuple[list[dict[str, float]], dict[
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     evaluated = {row["eval_processes"] for row in rows if "eval_processes" in row}
     assert evaluated in (set(), {arguments.count("torch.distributed.run") + 1})
-    return [row for row in rows if "loss" in row], load_file(out / "model" / "model.safetensors"), done.stdout
+    return (
+        [row for row in rows if "loss" in row],
+        load_file(out / "model" / "model.safetensors"),
+        done.stdout + done.stderr,
+    )
 
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -42,6 +42,7 @@ from medvlm_r1.training.mixed_rows import MixedRowsTrainer
 from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
 from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
 from medvlm_r1.training.run_folder import RunFolder
+from medvlm_r1.training.sharded import blank_messages, gathered, is_sharded, most_of_all
 
 FEATURES_MB = 512.0
 """Main memory for image features that do not change during a run: those of the reference and of a frozen tower."""
@@ -97,6 +98,11 @@ class SharedPromptTrainer(MixedRowsTrainer):
             )
         self._tower_learns = tower_learns(bare)
         self._features = FeatureStore(FEATURES_MB)
+        self._sharded = is_sharded(self)
+        # Processor outputs for a blank image. Every process has to run the tower, and to give it a gradient.
+        self._blank: Mapping[str, Any] = {}
+        if self._sharded or (self._tower_learns and self.accelerator.num_processes > 1):
+            self._blank = joined([self._processed(blank_messages())])
         _accept_shared_prompts(bare)
         if self.ref_model is not None:
             _accept_shared_prompts(self._bare(self.ref_model))
@@ -185,13 +191,16 @@ class SharedPromptTrainer(MixedRowsTrainer):
         def generate(*args: Any, **kwargs: Any) -> Any:
             if encode:
                 with self.accelerator.autocast():
-                    features = self._image_features(model, prompts) or encode_images(model, joined(prompts))
+                    features = self._image_features(model, prompts, gathered=True)
+                    features = features or encode_images(model, joined(prompts))
                 kwargs["mm_encoder_outputs"] = {"image": as_encoder_output(model, features)}
             return type(model).generate(model, *args, custom_generate=decode, **kwargs)
 
         model.generate = generate
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         try:
-            yield
+            with gathered(self.model_wrapped, reshards=bool(plugin and plugin.reshard_after_forward)):
+                yield
         finally:
             del model.generate
 
@@ -270,6 +279,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
                             "group_sizes": sizes,
                             "vision": joined(prompts),
                             "image_features": self._image_features(model, prompts),
+                            "blank": self._blank,
                             "temperature": self.temperature,
                             "compute_entropy": compute_entropy,
                             "head_fp32": self.args.cast_lm_head_to_fp32,
@@ -290,18 +300,36 @@ class SharedPromptTrainer(MixedRowsTrainer):
             entropies = mean.expand(total, logits_to_keep).index_copy(0, index, entropies)
         return logps, entropies, None
 
-    def _image_features(self, model: Any, prompts: list[Prompt]) -> ImageFeatures | None:
-        """Features that do not change during the run; None where the tower has to run."""
+    def _image_features(self, model: Any, prompts: list[Prompt], *, gathered: bool = False) -> ImageFeatures | None:
+        """Features that do not change during the run; None where the tower has to run.
+
+        Args:
+            model: The model with its wrappers, or the bare one whose weights are `gathered`.
+            prompts: The prompts; those without images have no features.
+            gathered: Whether every process has all weights, so that their calls may differ.
+        """
         reference = model is self.ref_model or _without_adapter(self.accelerator.unwrap_model(model))
-        if not any(prompt.images for prompt in prompts):
-            return None
         if self._tower_learns and (not reference or self.args.sync_ref_model):
             return None
-        bare = self._bare(model)
+        together = self._sharded and not gathered
+        if not together and not any(prompt.images for prompt in prompts):
+            return None
         # TRL loads the reference from the model's folder, so its tower may differ from that of the policy.
         tower = "reference " if model is self.ref_model else ""
+
+        def encode(vision: Mapping[str, Any]) -> ImageFeatures:
+            if not together:
+                return encode_images(self._bare(model), vision)
+            result: ImageFeatures = model(shared_images=vision)
+            return result
+
+        if together:
+            absent = len(self._features.missing(prompts, tower=tower))
+            for _ in range(most_of_all(self.accelerator, absent) - absent):
+                with torch.no_grad():
+                    encode(self._blank)
         return self._features.get(
-            prompts, lambda prompt: encode_images(bare, joined([prompt])), self.accelerator.device, tower=tower
+            prompts, lambda prompt: encode(joined([prompt])), self.accelerator.device, tower=tower
         )
 
 
@@ -323,14 +351,23 @@ def _with_images_in_prompts(inputs: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def _accept_shared_prompts(model: Any) -> None:
-    """Let `model(shared_prompts=...)` run `shared_logps`.
+    """Let `model(shared_prompts=...)` run `shared_logps`, and `model(shared_images=...)` run `encode_images`.
 
-    `forward` is patched because only a call of the wrapped model is a forward pass to DDP and accelerate.
+    `forward` is patched because only a call of the wrapped model is a forward pass to DDP, FSDP, DeepSpeed and
+    accelerate.
     """
     plain = model.forward
 
     @functools.wraps(type(model).forward)
-    def forward(self: Any, *args: Any, shared_prompts: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any,
+        *args: Any,
+        shared_prompts: dict[str, Any] | None = None,
+        shared_images: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if shared_images is not None:
+            return encode_images(self, shared_images)
         return plain(*args, **kwargs) if shared_prompts is None else shared_logps(self, **shared_prompts)
 
     model.forward = types.MethodType(forward, model)

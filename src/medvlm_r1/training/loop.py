@@ -37,6 +37,7 @@ from medvlm_r1.training.reliability.interrupt import GracefulStop
 from medvlm_r1.training.reliability.nan_guard import refuse_unless_finite
 from medvlm_r1.training.reliability.resources import explained
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
+from medvlm_r1.training.sharded import forget_unused_renames
 
 Build = Callable[..., Any]
 """Builds a trainer from the keyword arguments `policy`, `args`, `run`, and TRL's `train_dataset`, `eval_dataset`,
@@ -177,6 +178,7 @@ def _policy(config: RunConfig) -> Policy:
     # TRL's default: float32 weights; on a GPU the work runs in bf16 by autocast.
     init = {"dtype": "float32", **(config.trainer.get("model_init_kwargs") or {})}
     policy = load_policy(config.model, dtype=init.pop("dtype"), device="cpu", model_init=init)
+    forget_unused_renames(policy.model)
     bound_pixels(config, policy.processor.image_processor)
     return policy
 
@@ -259,6 +261,8 @@ def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None) -> None:
 
 def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy) -> None:
     """Write `model/` atomically: to a temporary folder that is renamed when complete."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
     refuse_unless_finite(trainer)
     forget_last_batch(policy.processor)
     partial = run.path / "model.partial"
@@ -266,6 +270,8 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
         shutil.rmtree(partial, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(partial))
+    # Under ZeRO-3 it would shard every model that is loaded, and the main process alone loads one.
+    unset_hf_deepspeed_config()
     if trainer.args.process_index == 0:
         if config.lora is not None:
             _merge(config, partial)
