@@ -99,7 +99,7 @@ def shared_logps(
         )
     hidden = _hidden(model, inner, family, packed, rows)
     head = inner.get_output_embeddings()
-    predicting = hidden.to(head.weight.device).index_select(0, packed.predictors)
+    predicting = hidden.index_select(0, packed.predictors)
     logps, entropies = _head(
         head, predicting, packed.targets, temperature=temperature, entropy=compute_entropy, chunk=chunk, fp32=head_fp32
     )
@@ -266,8 +266,9 @@ def _masks(inner: Any, family: Family, packed: _Packed) -> Tensor | dict[str, Te
     """The attention mask, or one for each layer type."""
     text = inner.config.get_text_config()
     device = packed.ids.device
-    # Dtype of the scores: that of the embeddings or, under autocast, of the matrix products.
-    dtype = inner.get_input_embeddings().weight.dtype
+    # Dtype of the scores: that of the weights or, under autocast, of the matrix products. ZeRO-3 gathers a weight that is
+    # read by its name, so it is not.
+    dtype = inner.base_model.dtype
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     blocks = _image_blocks(packed.ids[0], inner.config.image_token_id) if family.two_way_images else None
