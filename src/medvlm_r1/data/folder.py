@@ -139,11 +139,12 @@ def read_info(path: str | Path) -> dict[str, Any]:
     return info
 
 
-def folder_hash(path: str | Path) -> str:
+def folder_hash(path: str | Path, hashes: Mapping[str, str | None] | None = None) -> str:
     """Fingerprint of a data set: changes with any byte of `samples.jsonl` or of an image it names.
 
     Args:
         path: The data folder.
+        hashes: Hashes of images by name, as far as they are known (`file_hash`).
 
     Returns:
         SHA-256 in hexadecimal over the hash of `samples.jsonl` and, in path order, path and hash of each image. An
@@ -154,13 +155,19 @@ def folder_hash(path: str | Path) -> str:
     """
     path = Path(path)
     names = sorted({name for sample in read_folder(path) for name in sample.images})
-    total = hashlib.sha256(_file_hash(path / SAMPLES).encode())
+    known = hashes or {}
+    total = hashlib.sha256(file_hash(path / SAMPLES).encode())
     for name in names:
-        total.update(f"\n{name}\0{_file_hash(inside(path, name))}".encode())
+        total.update(f"\n{name}\0{known.get(name) or file_hash(inside(path, name))}".encode())
     return total.hexdigest()
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal; `absent` if there is none.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     if not os.path.isfile(path):
         return "absent"
     try:

@@ -135,8 +135,8 @@ def check_counterfactual(names: Sequence[str], args: Any) -> None:
     """
     if needs_counterfactual(names) and args.num_generations % 2:
         raise UserError(
-            f"trainer.num_generations is {args.num_generations}; `grounded` and rewards like it need an even number, as "
-            f"half of a group sees another image. Set it to {args.num_generations + 1}."
+            f"trainer.num_generations is {args.num_generations}; `grounded` and rewards like it need an even number, "
+            f"as half of a group sees another image. Set it to {args.num_generations + 1}."
         )
 
 
