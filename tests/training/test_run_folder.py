@@ -27,7 +27,7 @@ def test_folder_describes_the_run_and_is_recognised(write_config: WriteConfig, m
     assert yaml.safe_load((run.path / "config.yaml").read_text()) == config.model_dump(mode="json")
     assert json.loads((run.path / "data.json").read_text()) == DATA
     before = (run.path / "env.json").read_text()
-    assert prepare_run(config, DATA) == run
+    assert prepare_run(config, DATA).path == run.path
     assert (run.path / "env.json").read_text() == before
 
     monkeypatch.setattr("platform.python_version", lambda: "9.9")
@@ -72,7 +72,7 @@ def test_foreign_folder_is_left_alone_and_half_made_one_completed(write_config: 
 
 
 def test_last_checkpoint_is_the_last_whole_one(tmp_path: Path) -> None:
-    run = RunFolder(path=tmp_path)
+    run = RunFolder(tmp_path)
     assert run.last_checkpoint() is None
     for step in (9, 10, 20, 30):
         folder = run.checkpoints / f"checkpoint-{step}"

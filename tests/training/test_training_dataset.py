@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -12,9 +11,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from questions import write_questions
 
-from medvlm_r1.data import folder_hash, load_image, read_folder, write_folder
+from medvlm_r1.data import read_folder, write_folder
 from medvlm_r1.errors import UserError
 from medvlm_r1.prompts.templates import messages
 from medvlm_r1.training import dataset
@@ -83,62 +81,6 @@ def test_unreadable_images_and_open_questions(data_dir: Path, tmp_path: Path) ->
     write_folder(folder, [*samples[:3], replace(samples[3], options=())], info=INFO)
     with pytest.raises(UserError, match="1 open questions, the first 'q3'"):
         load_samples(str(folder))
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Names of the images that were decoded; the cache is empty."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    names: list[str] = []
-    monkeypatch.setattr(dataset, "load_image", lambda file: names.append(file.name) or load_image(file))
-    return names
-
-
-def test_unchanged_images_are_decoded_and_hashed_once(data_dir: Path, tmp_path: Path, decoded: list[str]) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(data_dir, folder)
-    samples = load_samples(str(folder))
-    first = describe(str(folder), samples)
-    assert decoded == [f"{index}.png" for index in range(8)]
-    assert first["hash"] == folder_hash(folder)
-    assert describe(str(folder), load_samples(str(folder))) == first
-    assert dataset.image_sizes(str(folder), samples)["images/3.png"] == (40, 30)
-    assert len(decoded) == 8
-    # Another file under the name, of the same length and other content, is another image.
-    content = bytearray((folder / "images/3.png").read_bytes())
-    content[-20] ^= 1
-    (folder / "images/3.png").write_bytes(content)
-    os.utime(folder / "images/3.png", ns=(0, 0))
-    with pytest.raises(UserError, match=r"images/3\.png of 'q3'"):
-        load_samples(str(folder))
-    assert decoded[8:] == ["3.png"]
-    assert describe(str(folder), samples)["hash"] == folder_hash(folder) != first["hash"]
-
-
-def test_images_of_other_modalities_are_hashed_only(data_dir: Path, decoded: list[str]) -> None:
-    samples = load_samples(str(data_dir), modality=["CT"])
-    assert describe(str(data_dir), samples)["hash"] == folder_hash(data_dir)
-    assert decoded == [f"{index}.png" for index in range(4, 8)]
-    load_samples(str(data_dir))
-    assert decoded[4:] == [f"{index}.png" for index in range(4)]
-
-
-def test_a_damaged_or_read_only_cache_costs_time_only(data_dir: Path, tmp_path: Path, decoded: list[str]) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    for _ in range(2):
-        load_samples(str(data_dir))
-    assert len(decoded) == 16
-
-
-def test_many_images_are_examined_in_workers_with_a_bar(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], decoded: list[str]
-) -> None:
-    monkeypatch.setattr(dataset, "_BAR_SECONDS", 0.0)
-    (tmp_path / "data").mkdir()
-    folder = str(write_questions(tmp_path / "data", [[Image.new("L", (28, 28), index)] for index in range(70)]))
-    assert len(load_samples(folder)) == 70
-    assert decoded == []
-    assert "Images checked" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("main", [True, False])

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from medvlm_r1.data.image_cache import file_hash, image_facts
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
@@ -139,12 +140,11 @@ def read_info(path: str | Path) -> dict[str, Any]:
     return info
 
 
-def folder_hash(path: str | Path, hashes: Mapping[str, str | None] | None = None) -> str:
+def folder_hash(path: str | Path) -> str:
     """Fingerprint of a data set: changes with any byte of `samples.jsonl` or of an image it names.
 
     Args:
         path: The data folder.
-        hashes: Hashes of images by name, as far as they are known (`file_hash`).
 
     Returns:
         SHA-256 in hexadecimal over the hash of `samples.jsonl` and, in path order, path and hash of each image. An
@@ -155,26 +155,11 @@ def folder_hash(path: str | Path, hashes: Mapping[str, str | None] | None = None
     """
     path = Path(path)
     names = sorted({name for sample in read_folder(path) for name in sample.images})
-    known = hashes or {}
+    facts = image_facts(path, names, decode=False)
     total = hashlib.sha256(file_hash(path / SAMPLES).encode())
     for name in names:
-        total.update(f"\n{name}\0{known.get(name) or file_hash(inside(path, name))}".encode())
+        total.update(f"\n{name}\0{facts[name]['hash'] or file_hash(inside(path, name))}".encode())
     return total.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal; `absent` if there is none.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    if not os.path.isfile(path):
-        return "absent"
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _line(path: Path, sample: Sample) -> str:

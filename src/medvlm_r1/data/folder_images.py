@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medvlm_r1.data.images import load_image
+from medvlm_r1.data.image_cache import image_facts
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
@@ -29,7 +29,7 @@ def check_images(path: str | Path, samples: Iterable[Sample]) -> list[Sample]:
 
 
 def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[int, int] | None]:
-    """Decode every image of some samples once.
+    """Decode every image of some samples, unless it is known from before.
 
     Args:
         path: The data folder.
@@ -38,8 +38,9 @@ def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[
     Returns:
         Name of each image to its width and height; None where it is not there or not readable.
     """
-    path = Path(path)
-    return {name: _size(path, name) for name in dict.fromkeys(name for sample in samples for name in sample.images)}
+    names = dict.fromkeys(name for sample in samples for name in sample.images)
+    facts = image_facts(path, names, decode=True)
+    return {name: tuple(entry["size"]) if entry["size"] else None for name, entry in facts.items()}
 
 
 def unreadable_samples(samples: Iterable[Sample], sizes: Mapping[str, tuple[int, int] | None]) -> list[Sample]:
@@ -84,10 +85,3 @@ def _copied(source: str | Path, name: str, target: Path) -> bool:
     except OSError as error:
         raise UserError(f"{file}: cannot be copied to {copy} ({error.strerror or error})") from error
     return True
-
-
-def _size(path: Path, name: str) -> tuple[int, int] | None:
-    try:
-        return load_image(inside(path, name)).size
-    except UserError:
-        return None

@@ -8,33 +8,24 @@ loader.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from tqdm import tqdm
 
 from medvlm_r1.data import Sample, folder_hash, load_image, read_folder
-from medvlm_r1.data.folder import file_hash
-from medvlm_r1.data.folder_images import unreadable_samples
+from medvlm_r1.data.folder_images import image_sizes, unreadable_samples
 from medvlm_r1.data.paths import inside
-from medvlm_r1.data.workers import work_on_images
-from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.prompts.templates import messages
 
 # A GRPO batch reads the same row once per completion; a few dozen decoded images spare most of that work.
 _CACHED_IMAGES = 64
-_BAR_SECONDS = 2.0
 Result = TypeVar("Result")
 
 
@@ -83,62 +74,6 @@ def load_samples(
     return samples
 
 
-def image_sizes(folder: str, samples: Sequence[Sample]) -> dict[str, tuple[int, int] | None]:
-    """Width and height of every image of some samples by name; None for an image that cannot be decoded."""
-    names = dict.fromkeys(name for sample in samples for name in sample.images)
-    facts = _image_facts(folder, names, decode=True)
-    return {name: entry["size"] and tuple(entry["size"]) for name, entry in facts.items()}
-
-
-def _image_facts(folder: str, names: Iterable[str], *, decode: bool) -> dict[str, dict[str, Any]]:
-    """Hash and, with `decode`, size of images by name, from a cache in the user's cache folder if they are unchanged.
-
-    An image is unchanged if its length and its time of modification are.
-    """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medvlm-r1" / "images"
-    file = root / f"{hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:32]}.json"
-    known: dict[str, dict[str, Any]] = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(file.read_text(encoding="utf-8"))
-    stamps = {name: _stamp(folder, name) for name in names}
-    jobs = [
-        (folder, name, decode)
-        for name, stamp in stamps.items()
-        if name not in known or known[name]["stamp"] != stamp or (decode and "size" not in known[name])
-    ]
-    with tqdm(total=len(jobs), desc="Images checked", delay=_BAR_SECONDS) as bar:
-
-        def take(result: tuple[str, dict[str, Any]]) -> None:
-            name, entry = result
-            known[name] = entry | {"stamp": stamps[name]}
-            bar.update()
-
-        work_on_images(_examine, jobs, take)
-    if jobs:
-        # A cache that cannot be written costs time only.
-        with suppress(OSError):
-            root.mkdir(parents=True, exist_ok=True)
-            atomic_write(file, json.dumps(known))
-    return {name: known[name] for name in stamps}
-
-
-def _stamp(folder: str, name: str) -> list[int] | None:
-    with suppress(OSError, UserError):
-        status = inside(folder, name).stat()
-        return [status.st_size, status.st_mtime_ns]
-    return None
-
-
-def _examine(job: tuple[str, str, bool]) -> tuple[str, dict[str, Any]]:
-    folder, name, decode = job
-    entry: dict[str, Any] = {"hash": None, **({"size": None} if decode else {})}
-    with suppress(UserError):
-        entry["hash"] = file_hash(inside(folder, name))
-        if decode:
-            entry["size"] = load_image(inside(folder, name)).size
-    return name, entry
-
-
 def on_main_process(work: Callable[[], Result]) -> Result:
     """Run a function on the main process of all machines; return its result, or raise its error, on every process."""
     outcome: list[Any] = [None]
@@ -148,19 +83,17 @@ def on_main_process(work: Callable[[], Result]) -> Result:
         except Exception as error:
             outcome = [(None, error)]
     broadcast_object_list(outcome)
-    result, error = outcome[0]
-    if error is not None:
-        raise error
+    result, failure = outcome[0]
+    if failure is not None:
+        raise failure
     return result  # type: ignore[no-any-return]
 
 
 def describe(folder: str, samples: Sequence[Sample]) -> dict[str, Any]:
     """What `data.json` records of a data folder and the samples taken from it."""
-    names = {name for sample in read_folder(folder) for name in sample.images}
-    hashes = {name: entry["hash"] for name, entry in _image_facts(folder, sorted(names), decode=False).items()}
     return {
         "folder": folder,
-        "hash": folder_hash(folder, hashes),
+        "hash": folder_hash(folder),
         "samples": len(samples),
         "by_modality": dict(sorted(Counter(sample.modality for sample in samples).items())),
     }
@@ -186,9 +119,9 @@ def build_dataset(
     from datasets import Dataset, Features, List, Value
 
     text = Value("string")
-    turn = {"role": text, "content": List({"type": text, "text": text})}
     columns: dict[str, Any] = {
-        "prompt": List(turn),
+        # Columns of Arrow would give every part of a message all keys.
+        "prompt": text,
         "images": List(text),
         "letter": text,
         "options": List(text),
@@ -198,7 +131,7 @@ def build_dataset(
     }
     rows: list[dict[str, Any]] = [
         {
-            "prompt": [_padded(message) for message in messages(sample, template)],
+            "prompt": json.dumps(messages(sample, template)),
             "images": [str(inside(folder, image)) for image in sample.images],
             "letter": sample.letter,
             "options": list(sample.options),
@@ -232,7 +165,7 @@ def as_dataset(folder: str, *, template: str = "medvlm-r1") -> Any:
 
 
 class _Decode:
-    """Turns stored rows into what a trainer reads: images decoded, and the fields Arrow adds to a part taken away."""
+    """Turns stored rows into what a trainer reads: images and prompts decoded."""
 
     def __init__(self) -> None:
         self._load = functools.lru_cache(maxsize=_CACHED_IMAGES)(load_image)
@@ -243,7 +176,7 @@ class _Decode:
         if "images" in batch:
             result["images"] = [[self._load(path) for path in paths] for paths in batch["images"]]
         if "prompt" in batch:
-            result["prompt"] = [[_stripped(message) for message in prompt] for prompt in batch["prompt"]]
+            result["prompt"] = [json.loads(prompt) for prompt in batch["prompt"]]
         return result
 
     def __getstate__(self) -> dict[str, Any]:
@@ -252,13 +185,3 @@ class _Decode:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
-
-
-def _padded(message: dict[str, Any]) -> dict[str, Any]:
-    parts = [{"type": part["type"], "text": part.get("text")} for part in message["content"]]
-    return {"role": message["role"], "content": parts}
-
-
-def _stripped(message: dict[str, Any]) -> dict[str, Any]:
-    parts = [{key: value for key, value in part.items() if value is not None} for part in message["content"]]
-    return {"role": message["role"], "content": parts}

@@ -48,7 +48,10 @@ _RANGES: list[tuple[Any, str]] = [
 ]
 _BY_NAME = {name: limit for limit, names in _RANGES for name in names.split()}
 
-_MAPPING = dict[str, Any] | None
+_MAPPINGS = (
+    "chat_template_kwargs dataset_kwargs generation_kwargs gradient_checkpointing_kwargs lr_scheduler_kwargs "
+    "activation_checkpointing_kwargs model_init_kwargs"
+)
 TYPES: dict[str, Any] = {
     # TRL turns True into "group" and False into "none" but declares text.
     "scale_rewards": bool | Literal["group", "batch", "none"],
@@ -56,18 +59,7 @@ TYPES: dict[str, Any] = {
     "max_completion_length": int,
     "pad_to_multiple_of": Annotated[int, _AT_LEAST_ONE] | Literal["auto"] | None,
     # TRL reads text here as JSON, for its own command line.
-    **dict.fromkeys(
-        (
-            "chat_template_kwargs",
-            "dataset_kwargs",
-            "generation_kwargs",
-            "gradient_checkpointing_kwargs",
-            "activation_checkpointing_kwargs",
-            "lr_scheduler_kwargs",
-            "model_init_kwargs",
-        ),
-        _MAPPING,
-    ),
+    **dict.fromkeys(_MAPPINGS.split(), dict[str, Any] | None),
 }
 """Narrower or wider types than TRL declares."""
 

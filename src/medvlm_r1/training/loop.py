@@ -67,7 +67,7 @@ def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluat
         # These warnings concern renamed arguments between libraries, which the user cannot change.
         warnings.simplefilter("ignore", FutureWarning)
         args = training_arguments(config)
-        held = RunFolder(path=Path(config.out)).held(main=args.process_index == 0)
+        held = RunFolder(Path(config.out)).held(main=args.process_index == 0)
         with explained(config), GracefulStop() as stop, held:
             return _train(config, args, build, progress, evaluate, stop)
 
@@ -148,7 +148,7 @@ def _load(config: RunConfig) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
     """The samples by role, and the content of data.json. Warns of an overlap between evaluation and training data."""
     fit = None
     # The base model of a finished run may be missing.
-    if config.data.skip_missing or not RunFolder(path=Path(config.out)).complete:
+    if config.data.skip_missing or not RunFolder(Path(config.out)).complete:
         fit = image_fit(config.model, functools.partial(bound_pixels, config))
     loaded = load_sets(config, fit)
     if config.data.eval is not None:

@@ -30,19 +30,9 @@ ELSEWHERE = {
     "save_only_model": "a checkpoint without its optimizer cannot be resumed from",
     "trust_remote_code": "code shipped with a model is never run",
 }
+_OF_THEIR_NAME = "tensorboard wandb trackio mlflow comet_ml clearml swanlab dvclive neptune codecarbon dagshub"
 # Values of `report_to`, and the module each needs.
-REPORTERS = {
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "trackio": "trackio",
-    "mlflow": "mlflow",
-    "comet_ml": "comet_ml",
-    "clearml": "clearml",
-    "swanlab": "swanlab",
-    "dvclive": "dvclive",
-    "neptune": "neptune",
-    "codecarbon": "codecarbon",
-    "dagshub": "dagshub",
+REPORTERS = {name: name for name in _OF_THEIR_NAME.split()} | {
     "azure_ml": "azureml",
     "flyte": "flytekit",
     "kubeflow": "",

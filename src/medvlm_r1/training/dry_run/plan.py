@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from medvlm_r1.data import Sample
 from medvlm_r1.data.check.overlap import warn_of_overlap
@@ -16,11 +19,16 @@ from medvlm_r1.training import options
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dry_run import memory
-from medvlm_r1.training.dry_run.batch import Run
-from medvlm_r1.training.dry_run.launch import Launch
-from medvlm_r1.training.dry_run.memory import Placement
 from medvlm_r1.training.dry_run.prompts import Prompts, measure, shortest_answer
-from medvlm_r1.training.dry_run.settings import read_batch, read_placement, read_run, read_shares
+from medvlm_r1.training.dry_run.settings import (
+    Launch,
+    Placement,
+    Run,
+    read_batch,
+    read_placement,
+    read_run,
+    read_shares,
+)
 from medvlm_r1.training.dry_run.shape import Shape, read_shape
 from medvlm_r1.training.loop import bound_pixels, load_sets
 
@@ -148,13 +156,8 @@ class Plan:
 
 
 def _spread(values: Sequence[int]) -> dict[str, float]:
-    ordered = sorted(values)
-
-    def at(share: float) -> int:
-        return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
-
-    mean = sum(ordered) / len(ordered)
-    return {"min": ordered[0], "median": at(0.5), "mean": mean, "p95": at(0.95), "max": ordered[-1]}
+    least, median, high, most = np.percentile(values, [0, 50, 95, 100], method="nearest").tolist()
+    return {"min": least, "median": median, "mean": statistics.fmean(values), "p95": high, "max": most}
 
 
 def make_plan(

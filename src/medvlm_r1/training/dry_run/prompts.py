@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from medvlm_r1.data import Sample
+from medvlm_r1.data.folder_images import image_sizes
 from medvlm_r1.prompts.templates import messages
-from medvlm_r1.training.dataset import image_sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
