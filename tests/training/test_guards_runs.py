@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_resources import At
+from runs import At
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers import Trainer
 from trl import SFTTrainer
 
 from medvlm_r1.errors import UserError
@@ -198,12 +199,7 @@ class _Sharded(nn.Module):
         self.weight.ds_tensor = torch.tensor([1.0, value])  # type: ignore[attr-defined]
 
 
-class _Norm:
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        return grad_norm
-
-
-class _Guarded(NanGuard, _Norm):
+class _Guarded(NanGuard):
     """As much of a trainer with DeepSpeed as the guard reads."""
 
     def __init__(self, folder: Path, value: float = 1.0) -> None:
@@ -225,7 +221,10 @@ def test_shards_of_every_process_are_checked(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("norm", [-1.0, math.nan, math.inf])
-def test_the_norm_that_deepspeed_reports_is_checked(tmp_path: Path, norm: float) -> None:
+def test_the_norm_that_deepspeed_reports_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, norm: float
+) -> None:
+    monkeypatch.setattr(Trainer, "_get_grad_norm", lambda self, model, grad_norm: grad_norm)
     trainer = _Guarded(tmp_path)
     assert trainer._get_grad_norm(None, 0.0) == 0.0
     with pytest.raises(NonFinite, match="the norm of the gradient is"):

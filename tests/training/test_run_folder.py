@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from runs import rows
 
 from medvlm_r1.data.rows import append_rows, drop_rows_after
 from medvlm_r1.errors import UserError
@@ -118,9 +119,9 @@ def test_growing_file_is_cut_back_to_a_step(tmp_path: Path) -> None:
     with file.open("a") as stream:
         stream.write('{"step": 3, "lo')
     drop_rows_after(file, 3)
-    rows = [json.loads(line) for line in file.read_text().split("\n") if line]
-    assert rows[:3] == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.5}]
-    assert rows[3:] == [{"step": 3, "completion": "line\u2028separator"}]
+    rollouts = rows(file)
+    assert rollouts[:3] == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.5}]
+    assert rollouts[3:] == [{"step": 3, "completion": "line\u2028separator"}]
     drop_rows_after(file, 0)
     assert file.read_text() == ""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import rows
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
@@ -45,8 +46,8 @@ def test_loss_falls_on_the_letter_alone(write_config: WriteConfig, monkeypatch: 
         "Which organ is shown?\nA) liver\n" in prompt and "Answer with the option's letter only." in prompt
         for prompt, _ in learned
     )
-    rows = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2]
+    rollouts = rows(model.parent / "metrics.jsonl")
+    assert [row["step"] for row in rollouts] == [1, 2]
 
 
 def test_learns_the_letters(write_config: WriteConfig) -> None:
@@ -94,8 +95,8 @@ def test_best_checkpoint_has_its_own_weights(
     model = train_sft(load_config(write_config("sft", data=data, trainer=trainer)))
     # The evaluation is on the training data here, and the user is told.
     assert "Warning: data.eval shares pictures or subjects with data.train: 8 of 8 questions" in capsys.readouterr().err
-    rows = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
-    losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    rollouts = rows(model.parent / "metrics.jsonl")
+    losses = {row["step"]: row["eval_loss"] for row in rollouts if "eval_loss" in row}
     assert losses[1] > losses[2]
     checkpoint = weights(model.parent / "checkpoints" / "checkpoint-1")
     assert all(torch.equal(tensor, checkpoint[name]) for name, tensor in weights(model).items())

@@ -12,6 +12,7 @@ import fake_vllm
 import pytest
 import torch
 from questions import noise, write_questions
+from runs import rows
 from test_distributed import TORCHRUN, _run
 from transformers import AutoProcessor, Qwen2VLImageProcessor
 
@@ -54,8 +55,8 @@ def configured(write_config: WriteConfig, questions: Path, mode: str, **changes:
 
 def differences(out: Path) -> list[float]:
     """Largest difference of a log-probability between vLLM and the policy, for each step."""
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [row["sampling/sampling_logp_difference/max"] for row in rows if "loss" in row]
+    rollouts = rows(out / "metrics.jsonl")
+    return [row["sampling/sampling_logp_difference/max"] for row in rollouts if "loss" in row]
 
 
 @pytest.mark.parametrize("bounds", [{}, {"max_pixels": 28 * 28 * 2}], ids=["own bounds", "bounded"])
@@ -92,8 +93,8 @@ def test_rows_that_are_left_out_do_not_change_the_step(
         config = configured(write_config, questions, "colocate", out=str(tmp_path / name), trainer=trainer)
         rewards = [{"name": "test_sharing:parity"}]
         out = train_grpo(load_config(config, [f"rewards={json.dumps(rewards)}"])).parent
-        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        losses.append((rows[0]["loss"], rows[0]["grad_norm"]))
+        rollouts = rows(out / "metrics.jsonl")
+        losses.append((rollouts[0]["loss"], rollouts[0]["grad_norm"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import Trainer
+
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.training.reliability.checkpoint import AtomicCheckpoints
 from medvlm_r1.training.reliability.nan_guard import NanGuard
 
 
-class RestoresWeights:
+class RestoresWeights(Trainer):  # type: ignore[misc]
     """Mixin before a transformers `Trainer`: read full weights with `from_pretrained` and require every key to match.
 
     Adapters and the states of FSDP and DeepSpeed keep the names in memory, so the trainer loads them itself.
@@ -24,23 +26,20 @@ class RestoresWeights:
         if self._names_differ_on_disk():
             self._restore(resume_from_checkpoint)
         else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         if self._names_differ_on_disk():
-            trainer: Any = self
-            self._restore(trainer.state.best_model_checkpoint)
+            self._restore(self.state.best_model_checkpoint)
         else:
-            super()._load_best_model()  # type: ignore[misc]
+            super()._load_best_model()
 
     def _names_differ_on_disk(self) -> bool:
-        trainer: Any = self
-        distributed = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-        return not distributed and not hasattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config")
+        distributed = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return not distributed and not hasattr(self.accelerator.unwrap_model(self.model), "peft_config")
 
     def _restore(self, folder: str) -> None:
-        trainer: Any = self
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        model = self.accelerator.unwrap_model(self.model)
         model.load_state_dict(load_policy(folder, dtype=model.dtype, device="cpu").model.state_dict())
 
 
