@@ -168,6 +168,6 @@ def test_check_images_decodes_each_file_once(folder, monkeypatch):
         loaded.append(path)
         return Image.new("RGB", (1, 1))
 
-    monkeypatch.setattr("medvlm_r1.data.image_cache.load_image", load)
+    monkeypatch.setattr("medvlm_r1.data.folder_images.load_image", load)
     check_images(folder, [sample(1), replace(sample(1), id="again")])
     assert [path.name for path in loaded] == ["1.png"]

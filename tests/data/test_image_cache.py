@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from medvlm_r1.data import folder_hash, image_cache, load_image, read_folder
+from medvlm_r1.data import folder_hash, folder_images, load_image, read_folder
 from medvlm_r1.data.folder_images import image_sizes
 
 
@@ -18,7 +18,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Names of the images that were decoded; the cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     names: list[str] = []
-    monkeypatch.setattr(image_cache, "load_image", lambda file: names.append(file.name) or load_image(file))
+    monkeypatch.setattr(folder_images, "load_image", lambda file: names.append(file.name) or load_image(file))
     return names
 
 
@@ -64,12 +64,12 @@ def test_a_damaged_or_read_only_cache_costs_time_only(data_dir: Path, tmp_path: 
 def test_many_images_are_examined_in_workers_with_a_bar(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], decoded: list[str]
 ) -> None:
-    monkeypatch.setattr(image_cache, "_BAR_SECONDS", 0.0)
+    monkeypatch.setattr(folder_images, "_BAR_SECONDS", 0.0)
     (tmp_path / "images").mkdir()
     names = [f"images/{index}.png" for index in range(70)]
     for index, name in enumerate(names):
         Image.new("L", (28, 28), index).save(tmp_path / name)
-    facts = image_cache.image_facts(tmp_path, names, decode=True)
+    facts = folder_images.image_facts(tmp_path, names, decode=True)
     assert {tuple(entry["size"]) for entry in facts.values()} == {(28, 28)}
     assert len({entry["hash"] for entry in facts.values()}) == 70
     assert decoded == []

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from medvlm_r1.data.image_cache import file_hash, image_facts
+from medvlm_r1.data.folder_images import file_hash, image_facts
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row

@@ -142,9 +142,9 @@ def build_dataset(
         for sample in samples
     ]
     if with_completion or completions is not None:
-        told = completions or {sample.id: sample.letter for sample in samples}
+        answers = completions or {sample.id: sample.letter for sample in samples}
         columns["completion"] = List({"role": text, "content": text})
-        rows = [row | {"completion": [{"role": "assistant", "content": told[row["sample_id"]]}]} for row in rows]
+        rows = [row | {"completion": [{"role": "assistant", "content": answers[row["sample_id"]]}]} for row in rows]
     return Dataset.from_list(rows, features=Features(columns)).with_transform(_Decode())
 
 

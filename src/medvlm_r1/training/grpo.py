@@ -160,10 +160,10 @@ class SharedPromptTrainer(MixedRowsTrainer):
             self.greedy_ids = ids[count:]
             return ids[:count], logps
         rows = [batch.prompts[number] for number in batch.owner]
-        shown = [prompt.images for prompt in rows] if any(prompt.images for prompt in rows) else None
+        pictures = [prompt.images for prompt in rows] if any(prompt.images for prompt in rows) else None
         # transformers wants the images of every row, vLLM none of these tensors.
         fields = {} if self.use_vllm else joined(rows, token_types=True)
-        return super()._generate_single_turn(prompt_ids, shown, fields, num_generations)  # type: ignore[no-any-return]
+        return super()._generate_single_turn(prompt_ids, pictures, fields, num_generations)  # type: ignore[no-any-return]
 
     @contextmanager
     def _completing(self, prompts: list[Prompt], decode: Any, *, encode: bool) -> Iterator[None]:

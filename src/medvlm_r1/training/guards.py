@@ -97,7 +97,7 @@ def image_gap_shrinking(history: Sequence[Figures]) -> str | None:
     Evaluations are the rows with `eval_accuracy` and `eval_blank_accuracy` (percent); other rows are skipped.
     """
     pairs = [(row.get("eval_accuracy"), row.get("eval_blank_accuracy")) for row in history]
-    gaps = [shown - blank for shown, blank in pairs if shown is not None and blank is not None]
+    gaps = [accuracy - blank for accuracy, blank in pairs if accuracy is not None and blank is not None]
     if len(gaps) < 2:
         return None
     best, now = max(gaps[:-1]), gaps[-1]

@@ -126,9 +126,9 @@ def prepare_run(config: RunConfig, data: Mapping[str, Any]) -> RunFolder:
     """
     run = RunFolder(Path(config.out))
     file = run.path / "config.yaml"
-    asked = config.model_dump(mode="json")
+    resolved = config.model_dump(mode="json")
     if file.is_file():
-        _check_same(run.path, _read(file), asked, what="configuration")
+        _check_same(run.path, _read(file), resolved, what="configuration")
         _check_same(run.path, _read(run.path / "data.json"), dict(data), what="data")
     else:
         _refuse_foreign(run.path)
@@ -138,7 +138,7 @@ def prepare_run(config: RunConfig, data: Mapping[str, Any]) -> RunFolder:
         _record_environment(run.path / "env.json", config)
     # Written last: a folder with a config.yaml has the others too, whenever the process was ended.
     if not file.is_file():
-        atomic_write(file, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
+        atomic_write(file, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     return run
 
 

@@ -67,10 +67,10 @@ def text_bytes(text: Text, precision: Precision) -> float:
     The log-sum-exp of attention, 4 bytes per head, is added to the table.
     """
     hidden, query, inner = _TEXT[precision.kind]
-    kept = hidden * text.hidden + query * text.query + inner * text.inner + 4 * text.heads
+    saved = hidden * text.hidden + query * text.query + inner * text.inner + 4 * text.heads
     if text.head_normed:
-        kept += _HEAD_NORM[precision.kind] * (text.query + text.keys)
-    return float(kept)
+        saved += _HEAD_NORM[precision.kind] * (text.query + text.keys)
+    return float(saved)
 
 
 def keys_bytes(text: Text, precision: Precision) -> float:

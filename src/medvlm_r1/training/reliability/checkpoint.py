@@ -76,8 +76,8 @@ def _facts(file: Path) -> dict[str, Any] | None:
 
 def numbered(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints in a folder with their steps, the newest first."""
-    found = [(path.name.rpartition("-")[2], path) for path in folder.glob("checkpoint-*") if path.is_dir()]
-    return sorted(((int(step), path) for step, path in found if step.isdigit()), reverse=True)
+    checkpoints = [(path.name.rpartition("-")[2], path) for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(((int(step), path) for step, path in checkpoints if step.isdigit()), reverse=True)
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -95,8 +95,8 @@ def newest_whole(folder: Path) -> Path | None:
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     damaged: list[tuple[Path, str]] = []
     for step, path in numbered(folder):
-        found = damage(path)
-        if found is None:
+        reason = damage(path)
+        if reason is None:
             for broken, why in damaged:
                 _set_aside(broken)
                 print(
@@ -104,11 +104,11 @@ def newest_whole(folder: Path) -> Path | None:
                     file=sys.stderr,
                 )
             return path
-        damaged.append((path, found))
+        damaged.append((path, reason))
     if damaged:
-        told = "; ".join(f"{path.name}: {why}" for path, why in damaged)
+        faults = "; ".join(f"{path.name}: {why}" for path, why in damaged)
         raise UserError(
-            f"{folder}: every checkpoint is damaged ({told}). Put back a whole one, or remove them all to start again "
+            f"{folder}: every checkpoint is damaged ({faults}). Put back a whole one, or remove them all to start again "
             "from the first step."
         )
     return None
@@ -128,9 +128,9 @@ def finish_rotation(checkpoint: Path, limit: int | None) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    place = path.with_name(f"damaged-{path.name}")
-    shutil.rmtree(place, ignore_errors=True)
-    path.replace(place)
+    target = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(target, ignore_errors=True)
+    path.replace(target)
 
 
 class AtomicCheckpoints(Trainer):  # type: ignore[misc]
@@ -148,9 +148,9 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         home = Path(self._get_output_dir(trial))
-        place = home / f"checkpoint-{self.state.global_step}"
+        target = home / f"checkpoint-{self.state.global_step}"
         # transformers saves again at the end of an epoch.
-        if place.exists():
+        if target.exists():
             return
         if self.args.should_save:
             shutil.rmtree(home / PARTIAL, ignore_errors=True)
@@ -159,7 +159,7 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
         self._staging = home / PARTIAL
         try:
             super()._save_checkpoint(model, trial)
-            self._complete(self._staging / place.name, place)
+            self._complete(self._staging / target.name, target)
         except BaseException:
             # Mostly a full disk.
             shutil.rmtree(home / PARTIAL, ignore_errors=True)
@@ -172,23 +172,23 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
             rotate_checkpoints(str(home), limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
-            self._push_from_checkpoint(str(place))
+            self._push_from_checkpoint(str(target))
 
-    def _complete(self, staged: Path, place: Path) -> None:
+    def _complete(self, staged: Path, target: Path) -> None:
         """Add the files that transformers does not write, seal the checkpoint and rename it."""
         _figures_file(staged, self).write_text(json.dumps(_figures(self)) + "\n", encoding="utf-8")
         if _keeps_reference(self) and self.args.should_save:
             save_model(self.accelerator.unwrap_model(self.ref_model), str(staged / REFERENCE))
         if self.state.best_model_checkpoint == str(staged):
-            self.state.best_model_checkpoint = str(place)
+            self.state.best_model_checkpoint = str(target)
             if self.args.should_save:
                 self.state.save_to_json(str(staged / _STATE))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal(staged)
-            staged.replace(place)
+            staged.replace(target)
             staged.parent.rmdir()
-            sync(place.parent)
+            sync(target.parent)
 
 
 class ResumedFigures(TrainerCallback):  # type: ignore[misc]

@@ -132,8 +132,8 @@ def _report(trainer: Any, what: str, value: Any) -> str:
         f"trainer.warmup_steps{', bf16 instead of fp16' if args.fp16 else ''}; finite rewards; and a check "
         "of these samples (`medvlm-r1 data check`).",
     ]
-    shown = last_completion(trainer)
-    return " ".join(lines) + (f" {shown}" if shown else "")
+    sample = last_completion(trainer)
+    return " ".join(lines) + (f" {sample}" if sample else "")
 
 
 def last_completion(trainer: Any, limit: int = 160) -> str | None:
