@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import blank_rewards
@@ -258,3 +259,33 @@ def test_two_processes_answer_for_the_prompts_they_have(
     for one, other in zip(*runs, strict=True):
         assert one == pytest.approx(other)
     assert len({reward for reward, _ in runs[0]}) == 2
+
+
+@pytest.mark.parametrize("illustrated", [2, 0])
+def test_every_process_sends_as_many_prompts_in_a_second_call(
+    monkeypatch: pytest.MonkeyPatch, illustrated: int
+) -> None:
+    """A process with fewer blank questions fills up; otherwise vLLM's server would answer those of another."""
+    sent: list[Any] = []
+
+    class Trainer(blank.BlankImageBaseline):
+        def __init__(self) -> None:
+            self.reward_func_names = ["blank_rewards:noting"]
+            self.accelerator = SimpleNamespace(is_main_process=False)
+            self.processing_class = SimpleNamespace(batch_decode=lambda ids, **_: ids)
+
+        def _greedy(self, prompts: list[Any]) -> list[Any]:
+            sent.extend(prompts)
+            return [f"answer {number}" for number in range(len(prompts))]
+
+    def prompt(number: int) -> list[dict[str, Any]]:
+        images = [{"type": "image", "image": Image.new("RGB", (8 + number, 8))}] if number < illustrated else []
+        return [{"role": "user", "content": [*images, {"type": "text", "text": f"question {number}"}]}]
+
+    monkeypatch.setattr(GRPOTrainer, "_generate", lambda self, prompts: "completions")
+    monkeypatch.setattr(blank, "gather_object", lambda counts: [*counts, 4])
+    trainer, prompts = Trainer(), [prompt(number) for number in range(3)]
+    assert trainer._generate(prompts) == "completions"
+    assert len(sent) == 4
+    assert sent[illustrated:] == prompts[:1] * (4 - illustrated)
+    assert trainer._blank_letters == [f"answer {number}" if number < illustrated else None for number in range(3)]

@@ -50,7 +50,7 @@ def configured(write_config: WriteConfig, questions: Path, mode: str, **changes:
         "learning_rate": 1e-2,
         **changes.pop("trainer", {}),
     }
-    return write_config(data={"train": str(questions)}, rewards=REWARD, trainer=trainer, **changes)
+    return write_config(**{"data": {"train": str(questions)}, "rewards": REWARD, **changes, "trainer": trainer})
 
 
 def differences(out: Path) -> list[float]:
@@ -102,9 +102,10 @@ def test_rows_that_are_left_out_do_not_change_the_step(
 def test_processes_with_and_without_images(
     write_config: WriteConfig, questions: Path, tiny_policy_dir: Path, tmp_path: Path, mode: str
 ) -> None:
-    """The first process has four prompts with images in each step; the second has some without."""
+    """The second process has a prompt without an image in each step, and so fewer blank questions."""
     trainer = {"per_device_train_batch_size": 4, "shuffle_dataset": False}
-    config = configured(write_config, questions, mode, max_pixels=28 * 28 * 2, trainer=trainer)
+    rewards = [*REWARD, {"name": "blank_rewards:noting", "weight": 0.0}]
+    config = configured(write_config, questions, mode, max_pixels=28 * 28 * 2, trainer=trainer, rewards=rewards)
     out = tmp_path / "two"
     _run([*TORCHRUN, fake_vllm.__file__, str(config), str(out), str(tiny_policy_dir)], out)
     assert max(differences(out)) < 1e-4

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
 from medvlm_r1.data.images.blank import blank_like
@@ -49,7 +50,10 @@ class BlankImageBaseline(GRPOTrainer):  # type: ignore[misc]
             self.greedy_prompts = questions
             result, ids = super()._generate(prompts), self.greedy_ids
         else:
-            result, ids = super()._generate(prompts), self._greedy(questions) if questions else []
+            result = super()._generate(prompts)
+            # vLLM and sharded weights want as many prompts of every process; any prompt fills up.
+            most = max(gather_object([len(questions)]))
+            ids = self._greedy([*questions, *prompts[:1] * (most - len(questions))]) if most else []
         texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
         letters = {row: strict_letter(texts[number]) for row, number in zip(rows, owner, strict=True)}
         self._blank_letters = [letters.get(row) for row in range(len(prompts))]

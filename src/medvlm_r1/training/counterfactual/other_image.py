@@ -95,7 +95,8 @@ class OtherImages:
         self._dataset, self._seed = dataset, seed
         self._subjects: dict[str, str] = {}
         self._rows: dict[tuple[str, int], list[tuple[int, str]]] = defaultdict(list)
-        for index, row in enumerate(dataset.with_format(None)):
+        columns = ["sample_id", "subject", "modality", "images"]
+        for index, row in enumerate(dataset.with_format(None).select_columns(columns)):
             self._subjects[row["sample_id"]] = row["subject"]
             self._rows[row["modality"], len(row["images"])].append((index, row["subject"]))
         alone = [rows for (_, images), rows in self._rows.items() if images and len({s for _, s in rows}) == 1]

@@ -108,8 +108,8 @@ def newest_whole(folder: Path) -> Path | None:
     if damaged:
         faults = "; ".join(f"{path.name}: {why}" for path, why in damaged)
         raise UserError(
-            f"{folder}: every checkpoint is damaged ({faults}). Put back a whole one, or remove them all to start again "
-            "from the first step."
+            f"{folder}: every checkpoint is damaged ({faults}). Put back a whole one, or remove them all to start "
+            "again from the first step."
         )
     return None
 
