@@ -78,12 +78,12 @@ def test_processes_share_the_questions_out(
     monkeypatch.setattr(watch, "LocalGenerator", Counting)
     policy, held_out = load_policy(str(tiny_policy_dir)), HeldOut(data_dir)
     expected = held_out(policy, 1)
-    sent: list[list[Any]] = []
+    sent: list[Any] = []
     for process in (0, 1, 2):
         state = SimpleNamespace(process_index=process, num_processes=3)
         monkeypatch.setattr(watch, "PartialState", lambda state=state: state)
         # Every process but the last sees its own answers only, which are not enough for figures.
-        monkeypatch.setattr(watch, "gather_object", lambda rows: sent.append(rows) or sum(sent, []))
+        monkeypatch.setattr(watch, "gather_object", lambda rows: sent.extend(rows) or list(sent))
         with nullcontext() if process == 2 else pytest.raises(KeyError):
             assert held_out(policy, 1) == expected
     assert calls == [16, 6, 5, 5]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import blank_rewards
 import numpy as np
 import pytest
 import sample_rewards
-import torch
 from counted import Counted
 from PIL import Image
 from questions import write_questions
-from safetensors.torch import load_file
+from runs import At, rows, same_weights
 from test_distributed import SCRIPT, TORCHRUN, _run
 from trl import GRPOTrainer
 
@@ -75,15 +72,6 @@ def configure(write_config: Callable[..., Path], questions: Path) -> Configure:
         return load_config(write_config(**{"data": {"train": str(questions)}, **changes}))
 
     return make
-
-
-def weights(model: Path) -> dict[str, torch.Tensor]:
-    return load_file(model / "model.safetensors")
-
-
-def same(one: Path, other: Path) -> bool:
-    a, b = weights(one), weights(other)
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def blank_answers(model: str, folder: Path, samples: list[Sample], tokens: int = 6) -> dict[str, str]:
@@ -168,9 +156,9 @@ def test_once_a_prompt_and_generation(
     # Shared generation takes the blank questions as further prompts of the same call.
     counts = [2 * prompts] if sharing == "on" else [prompts * group, prompts]
     assert [len(arguments[1]) for arguments in calls.calls] == counts * generations
-    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
-    assert len(blank_rewards.SEEN) == len(rows) == generations * prompts * group
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rollouts = rows(run / "rollouts.jsonl")
+    assert len(blank_rewards.SEEN) == len(rollouts) == generations * prompts * group
+    logged = rows(run / "metrics.jsonl")
     assert [row["blank_right"] for row in logged if "blank_right" in row] == [0.0] * generations
 
 
@@ -179,7 +167,7 @@ def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: 
     changes: dict[str, Any] = {"sharing": sharing, "trainer": {"max_steps": 4}}
     without = train_grpo(configure(rewards=[PAYING], out=str(tmp_path / "without"), **changes))
     config = configure(rewards=[PAYING, ASKING], out=str(tmp_path / "with"), **changes)
-    assert same(without, train_grpo(config))
+    assert same_weights(without, train_grpo(config))
 
 
 def test_nothing_is_asked_where_no_reward_wants_it(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,21 +179,16 @@ def test_nothing_is_asked_where_no_reward_wants_it(configure: Configure, monkeyp
 
 
 def test_a_resumed_run_takes_the_same_steps(configure: Configure, tmp_path: Path) -> None:
-    class StopAfter:
-        def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-            if step == 3 and not logs:
-                os.kill(os.getpid(), signal.SIGINT)
-
     settings: dict[str, Any] = {"rewards": [PAYING, ASKING], "trainer": {"max_steps": 6}}
     straight = train_grpo(configure(**settings, out=str(tmp_path / "straight")))
     expected = list(blank_rewards.SEEN)
     blank_rewards.SEEN.clear()
     config = configure(**settings, out=str(tmp_path / "stopped"))
     with pytest.raises(KeyboardInterrupt):
-        train_grpo(config, progress=StopAfter())
+        train_grpo(config, progress=At(3))
     resumed = train_grpo(config)
     assert expected == blank_rewards.SEEN
-    assert same(straight, resumed)
+    assert same_weights(straight, resumed)
 
 
 def test_dropout_is_off_for_the_blank_answers_alone(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,9 +228,9 @@ def test_the_share_of_correct_blank_answers_is_logged(configure: Configure, monk
         trainer={"max_steps": 1, "gradient_accumulation_steps": 4, "logging_steps": 1},
     )
     run = train_grpo(config).parent
-    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
-    assert {row["sample_id"]: row["reward"] for row in rows} == {f"q{i}": float(i % 4 > 0) for i in range(8)}
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rollouts = rows(run / "rollouts.jsonl")
+    assert {row["sample_id"]: row["reward"] for row in rollouts} == {f"q{i}": float(i % 4 > 0) for i in range(8)}
+    logged = rows(run / "metrics.jsonl")
     assert logged[0]["blank_right"] == pytest.approx(2 / 8)
 
 
@@ -276,3 +259,33 @@ def test_two_processes_answer_for_the_prompts_they_have(
     for one, other in zip(*runs, strict=True):
         assert one == pytest.approx(other)
     assert len({reward for reward, _ in runs[0]}) == 2
+
+
+@pytest.mark.parametrize("illustrated", [2, 0])
+def test_every_process_sends_as_many_prompts_in_a_second_call(
+    monkeypatch: pytest.MonkeyPatch, illustrated: int
+) -> None:
+    """A process with fewer blank questions fills up; otherwise vLLM's server would answer those of another."""
+    sent: list[Any] = []
+
+    class Trainer(blank.BlankImageBaseline):
+        def __init__(self) -> None:
+            self.reward_func_names = ["blank_rewards:noting"]
+            self.accelerator = SimpleNamespace(is_main_process=False)
+            self.processing_class = SimpleNamespace(batch_decode=lambda ids, **_: ids)
+
+        def _greedy(self, prompts: list[Any]) -> list[Any]:
+            sent.extend(prompts)
+            return [f"answer {number}" for number in range(len(prompts))]
+
+    def prompt(number: int) -> list[dict[str, Any]]:
+        images = [{"type": "image", "image": Image.new("RGB", (8 + number, 8))}] if number < illustrated else []
+        return [{"role": "user", "content": [*images, {"type": "text", "text": f"question {number}"}]}]
+
+    monkeypatch.setattr(GRPOTrainer, "_generate", lambda self, prompts: "completions")
+    monkeypatch.setattr(blank, "gather_object", lambda counts: [*counts, 4])
+    trainer, prompts = Trainer(), [prompt(number) for number in range(3)]
+    assert trainer._generate(prompts) == "completions"
+    assert len(sent) == 4
+    assert sent[illustrated:] == prompts[:1] * (4 - illustrated)
+    assert trainer._blank_letters == [f"answer {number}" if number < illustrated else None for number in range(3)]

@@ -6,14 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import contrast_rewards
 import pytest
 from counted import Counted
 from PIL import Image
 from questions import write_questions
+from runs import rows
 from test_distributed import SCRIPT, TORCHRUN, _run
+from trl import GRPOTrainer
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
@@ -122,10 +123,10 @@ def test_half_of_each_group_sees_the_image_of_another_question(
         else:
             assert SUBJECTS[COLORS.index(color)] != SUBJECTS[index]
     assert capsys.readouterr().err.count("2 questions have no other image") == 1
-    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
-    assert [row["own_image"] for row in rows] == owns * 6
+    rollouts = rows(run / "rollouts.jsonl")
+    assert [row["own_image"] for row in rollouts] == owns * 6
     # One baseline for both halves of a group.
-    assert all((row["advantage"] > 0) == row["own_image"] for row in rows)
+    assert all((row["advantage"] > 0) == row["own_image"] for row in rollouts)
     logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert (logged["own_right"], logged["other_right"]) == (0, 0)
 
@@ -139,10 +140,10 @@ def test_processes_with_one_prompt_show_real_images(
     config = write_config(data=data, rewards=[{"name": "contrast_rewards:color"}], trainer=trainer)
     out = tmp_path / "two"
     _run([*TORCHRUN, str(SCRIPT), str(config), str(out), f"trainer.per_device_train_batch_size={size}"], out)
-    rows = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
-    assert len(rows) == 4 * size
-    assert [row["own_image"] for row in rows] == [True, True, False, False] * size
-    for row in rows:
+    rollouts = rows(out / "rollouts.jsonl")
+    assert len(rollouts) == 4 * size
+    assert [row["own_image"] for row in rollouts] == [True, True, False, False] * size
+    for row in rollouts:
         # The reward is the red value of the image.
         seen, index = row["reward"] / 40, int(row["sample_id"][1])
         assert SUBJECTS[int(seen)] != SUBJECTS[index] or row["own_image"]
@@ -160,20 +161,11 @@ def test_nothing_is_shown_where_no_reward_asks(
     assert "own_right" not in (run / "metrics.jsonl").read_text()
 
 
-class _Sent:
-    """Stands for TRL's trainer with vLLM: returns how many rows it would take for one prompt."""
-
+class _Shows(CounterfactualImages):
     def __init__(self, name: str, *, vllm: bool) -> None:
         self.reward_func_names = [name]
         self.use_vllm = vllm
         self.model = SimpleNamespace(training=True)
-
-    def _generate_single_turn(self, prompts: Any, images: Any, fields: Any, num_generations: int) -> int:
-        return num_generations
-
-
-class _Shows(CounterfactualImages, _Sent):
-    pass
 
 
 @pytest.mark.parametrize(
@@ -185,7 +177,10 @@ class _Shows(CounterfactualImages, _Sent):
         ("accuracy_strict", True, 8, 8),
     ],
 )
-def test_vllm_is_sent_both_halves(name: str, vllm: bool, given: int, sent: int) -> None:
+def test_vllm_is_sent_both_halves(
+    monkeypatch: pytest.MonkeyPatch, name: str, vllm: bool, given: int, sent: int
+) -> None:
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda self, prompts, images, fields, rows: rows)
     assert _Shows(name, vllm=vllm)._generate_single_turn([], [], {}, given) == sent
 
 

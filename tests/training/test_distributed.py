@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import rows
 from safetensors.torch import load_file
 
 from medvlm_r1.recipes import recipe
@@ -34,11 +34,11 @@ def _run(arguments: list[str], out: Path) -> tuple[list[dict[str, float]], dict[
         [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    evaluated = {row["eval_processes"] for row in rows if "eval_processes" in row}
+    rollouts = rows(out / "metrics.jsonl")
+    evaluated = {row["eval_processes"] for row in rollouts if "eval_processes" in row}
     assert evaluated in (set(), {arguments.count("torch.distributed.run") + 1})
     return (
-        [row for row in rows if "loss" in row],
+        [row for row in rollouts if "loss" in row],
         load_file(out / "model" / "model.safetensors"),
         done.stdout + done.stderr,
     )

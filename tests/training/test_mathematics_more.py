@@ -22,10 +22,9 @@ from medvlm_r1.models.sharing import forward as shared_prefix
 from medvlm_r1.models.sharing.batch import _call, images_key
 from medvlm_r1.models.sharing.limits import not_generated, not_shared
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.dry_run.launch import Launch
 from medvlm_r1.training.dry_run.memory import optimizer_bytes
 from medvlm_r1.training.dry_run.plan import _processor
-from medvlm_r1.training.dry_run.settings import read_placement
+from medvlm_r1.training.dry_run.settings import Launch, read_placement
 from medvlm_r1.training.grpo import _forbid_vision_tokens
 
 

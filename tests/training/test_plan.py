@@ -14,9 +14,8 @@ from trl.trainer.utils import RepeatSampler
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.dry_run import memory
-from medvlm_r1.training.dry_run.batch import Batch
-from medvlm_r1.training.dry_run.launch import Launch, read_launch
 from medvlm_r1.training.dry_run.plan import Plan, make_plan, refuse_memory
+from medvlm_r1.training.dry_run.settings import Batch, Launch, read_launch
 
 WriteConfig = Callable[..., Path]
 Command = Callable[..., tuple[int, str, str]]

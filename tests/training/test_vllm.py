@@ -12,6 +12,7 @@ import fake_vllm
 import pytest
 import torch
 from questions import noise, write_questions
+from runs import rows
 from test_distributed import TORCHRUN, _run
 from transformers import AutoProcessor, Qwen2VLImageProcessor
 
@@ -49,13 +50,13 @@ def configured(write_config: WriteConfig, questions: Path, mode: str, **changes:
         "learning_rate": 1e-2,
         **changes.pop("trainer", {}),
     }
-    return write_config(data={"train": str(questions)}, rewards=REWARD, trainer=trainer, **changes)
+    return write_config(**{"data": {"train": str(questions)}, "rewards": REWARD, **changes, "trainer": trainer})
 
 
 def differences(out: Path) -> list[float]:
     """Largest difference of a log-probability between vLLM and the policy, for each step."""
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [row["sampling/sampling_logp_difference/max"] for row in rows if "loss" in row]
+    rollouts = rows(out / "metrics.jsonl")
+    return [row["sampling/sampling_logp_difference/max"] for row in rollouts if "loss" in row]
 
 
 @pytest.mark.parametrize("bounds", [{}, {"max_pixels": 28 * 28 * 2}], ids=["own bounds", "bounded"])
@@ -92,8 +93,8 @@ def test_rows_that_are_left_out_do_not_change_the_step(
         config = configured(write_config, questions, "colocate", out=str(tmp_path / name), trainer=trainer)
         rewards = [{"name": "test_sharing:parity"}]
         out = train_grpo(load_config(config, [f"rewards={json.dumps(rewards)}"])).parent
-        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        losses.append((rows[0]["loss"], rows[0]["grad_norm"]))
+        rollouts = rows(out / "metrics.jsonl")
+        losses.append((rollouts[0]["loss"], rollouts[0]["grad_norm"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -101,9 +102,10 @@ def test_rows_that_are_left_out_do_not_change_the_step(
 def test_processes_with_and_without_images(
     write_config: WriteConfig, questions: Path, tiny_policy_dir: Path, tmp_path: Path, mode: str
 ) -> None:
-    """The first process has four prompts with images in each step; the second has some without."""
+    """The second process has a prompt without an image in each step, and so fewer blank questions."""
     trainer = {"per_device_train_batch_size": 4, "shuffle_dataset": False}
-    config = configured(write_config, questions, mode, max_pixels=28 * 28 * 2, trainer=trainer)
+    rewards = [*REWARD, {"name": "blank_rewards:noting", "weight": 0.0}]
+    config = configured(write_config, questions, mode, max_pixels=28 * 28 * 2, trainer=trainer, rewards=rewards)
     out = tmp_path / "two"
     _run([*TORCHRUN, fake_vllm.__file__, str(config), str(out), str(tiny_policy_dir)], out)
     assert max(differences(out)) < 1e-4

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from medvlm_r1.data.folder_images import file_hash, image_facts
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
@@ -154,20 +155,11 @@ def folder_hash(path: str | Path) -> str:
     """
     path = Path(path)
     names = sorted({name for sample in read_folder(path) for name in sample.images})
-    total = hashlib.sha256(_file_hash(path / SAMPLES).encode())
+    facts = image_facts(path, names, decode=False)
+    total = hashlib.sha256(file_hash(path / SAMPLES).encode())
     for name in names:
-        total.update(f"\n{name}\0{_file_hash(inside(path, name))}".encode())
+        total.update(f"\n{name}\0{facts[name]['hash'] or file_hash(inside(path, name))}".encode())
     return total.hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    if not os.path.isfile(path):
-        return "absent"
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _line(path: Path, sample: Sample) -> str:

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,6 +72,11 @@ def resolve_reward(name: str) -> Reward:
 def asks(reward: Reward, column: str) -> bool:
     """Whether a reward names a column in its signature."""
     return column in inspect.signature(reward).parameters
+
+
+def any_asks(names: Iterable[str], column: str) -> bool:
+    """Whether one of these rewards names a column in its signature."""
+    return any(asks(resolve_reward(name), column) for name in names)
 
 
 def _import(name: str, module_name: str) -> ModuleType:

@@ -15,9 +15,9 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]
-"""Evaluates the policy after a step. Every process calls it, with the whole policy, so that it can share the questions
-out (`evaluation.watch`); the figures of the main process are logged. The figures are logged with the prefix `eval_` (named in `evaluation.watch`:
-`eval_accuracy` and `eval_blank_accuracy` in percent, `eval_contradiction`, ...)."""
+"""Evaluates the policy after a step. Every process calls it with the whole policy, so that it can share the questions
+out (`evaluation.watch`); the figures of the main process are logged, with the prefix `eval_` (`eval_accuracy` and
+`eval_blank_accuracy` in percent, `eval_contradiction`, ...)."""
 
 
 class Progress(Protocol):

@@ -72,6 +72,8 @@ class SharedPromptTrainer(MixedRowsTrainer):
     """
 
     _buffered_inputs: Any
+    without_sharing: type = MixedRowsTrainer
+    """The class of a trainer that cannot share: this one without `SharedPromptTrainer`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -81,15 +83,15 @@ class SharedPromptTrainer(MixedRowsTrainer):
         self.greedy_prompts: list[Any] = []
         self.greedy_ids: list[list[int]] = []
         bare = self._bare(self.model)
-        why = not_shared(self, self.accelerator.unwrap_model(self.model))
-        self._shares = why is None
-        not_here = not_generated(self, bare) if why is None else None
-        self.shares_generation = why is None and not_here is None
-        if why is not None:
-            self._notice(f"Prompts are computed once per completion, TRL's way: {why}")
+        reason = not_shared(self, self.accelerator.unwrap_model(self.model))
+        if reason is not None:
+            self._notice(f"Prompts are computed once per completion, TRL's way: {reason}")
+            self.__class__ = self.without_sharing
             return
-        if not_here is not None:
-            self._notice(f"Prompts are shared in the update; generation goes TRL's way: {not_here}")
+        reason = not_generated(self, bare)
+        self.shares_generation = reason is None
+        if reason is not None:
+            self._notice(f"Prompts are shared in the update; generation goes TRL's way: {reason}")
         size, group = self.args.per_device_train_batch_size, self.num_generations
         if size < group:
             self._notice(
@@ -119,8 +121,6 @@ class SharedPromptTrainer(MixedRowsTrainer):
     # Generation
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if not self._shares:
-            return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
         # TRL runs the image processor once more over the images of all rows, unless their column is missing.
         output: dict[str, Any] = super()._generate_and_score_completions(_with_images_in_prompts(inputs))
         return output | {"shared": self._batch}
@@ -128,23 +128,18 @@ class SharedPromptTrainer(MixedRowsTrainer):
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: Any
     ) -> Any:
-        if self._shares:
-            inputs = [{**row, **row[_COLUMNS]} for row in inputs]
-            inputs = [{name: value for name, value in row.items() if name != _COLUMNS} for row in inputs]
-            if self.log_completions and self.log_multimodal and self._batch is not None and _IMAGES[0] in inputs[0]:
-                self._logs["images"].extend(gather_object([row[_IMAGES[0]] for row in inputs]))
+        inputs = [{**row, **row[_COLUMNS]} for row in inputs]
+        inputs = [{name: value for name, value in row.items() if name != _COLUMNS} for row in inputs]
+        if self.log_completions and self.log_multimodal and _IMAGES[0] in inputs[0]:
+            self._logs["images"].extend(gather_object([row[_IMAGES[0]] for row in inputs]))
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _generate(self, prompts: list[Any]) -> Any:
-        if not self._shares:
-            return super()._generate(prompts)
         # What `_tokenize_prompts` returns as the images comes back here unread.
         *result, self._batch, tool_images = super()._generate(prompts)
         return (*result, None, tool_images)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
-        if not self._shares:
-            return super()._tokenize_prompts(prompts)
         firsts, owner = distinct(prompts)
         batch = SharedBatch(prompts=tuple(self._processed(prompts[row]) for row in firsts), owner=tuple(owner))
         return [batch.prompts[number].ids for number in owner], batch, {}
@@ -156,10 +151,6 @@ class SharedPromptTrainer(MixedRowsTrainer):
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> tuple[list[list[int]], Any]:
-        if not self._shares:
-            return super()._generate_single_turn(  # type: ignore[no-any-return]
-                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
-            )
         batch: SharedBatch = images
         if self.shares_generation:
             prompts, sizes = batch.groups()
@@ -175,10 +166,10 @@ class SharedPromptTrainer(MixedRowsTrainer):
             self.greedy_ids = ids[count:]
             return ids[:count], logps
         rows = [batch.prompts[number] for number in batch.owner]
-        shown = [prompt.images for prompt in rows] if any(prompt.images for prompt in rows) else None
+        pictures = [prompt.images for prompt in rows] if any(prompt.images for prompt in rows) else None
         # transformers wants the images of every row, vLLM none of these tensors.
         fields = {} if self.use_vllm else joined(rows, token_types=True)
-        return super()._generate_single_turn(prompt_ids, shown, fields, num_generations)  # type: ignore[no-any-return]
+        return super()._generate_single_turn(prompt_ids, pictures, fields, num_generations)  # type: ignore[no-any-return]
 
     @contextmanager
     def _completing(self, prompts: list[Prompt], decode: Any, *, encode: bool) -> Iterator[None]:
@@ -205,7 +196,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
             del model.generate
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        if not self._shares or not self.model.training:
+        if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         steps = self.args.steps_per_generation
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
@@ -216,9 +207,8 @@ class SharedPromptTrainer(MixedRowsTrainer):
     # The update
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
-        if self._shares:
-            moving = tuple(self._moving(inputs).nonzero().squeeze(1).tolist())
-            self._batch = replace(inputs["shared"], moving=moving, old_logps=inputs.get("old_per_token_logps"))
+        moving = tuple(self._moving(inputs).nonzero().squeeze(1).tolist())
+        self._batch = replace(inputs["shared"], moving=moving, old_logps=inputs.get("old_per_token_logps"))
         return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
 
     def _moving(self, inputs: Mapping[str, Any]) -> Tensor:
@@ -247,30 +237,18 @@ class SharedPromptTrainer(MixedRowsTrainer):
         logits_to_keep: int,
         batch_size: int | None = None,
         compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **vision: Any,
+        **unused: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if not self._shares:
-            return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size=batch_size,
-                compute_entropy=compute_entropy,
-                compute_aux_loss=compute_aux_loss,
-                **vision,
-            )
         assert self._batch is not None
         total = len(input_ids)
         rows = list(range(total) if self._batch.moving is None else self._batch.moving)
         old_logps = self._batch.old_logps
-        parts = []
+        results = []
         for start in range(0, len(rows), batch_size or total):
             chunk = rows[start : start + (batch_size or total)]
             prompts, sizes = self._batch.take(chunk).groups()
             with self.accelerator.autocast():
-                parts.append(
+                results.append(
                     model(
                         shared_prompts={
                             "input_ids": input_ids[chunk],
@@ -286,8 +264,8 @@ class SharedPromptTrainer(MixedRowsTrainer):
                         }
                     )
                 )
-        logps = torch.cat([part[0] for part in parts])
-        entropies = torch.cat([part[1] for part in parts]) if compute_entropy else None
+        logps = torch.cat([result[0] for result in results])
+        entropies = torch.cat([result[1] for result in results]) if compute_entropy else None
         if len(rows) == total:
             return logps, entropies, None
         index = torch.tensor(rows, device=logps.device)
@@ -390,7 +368,7 @@ class _PlainTrainer(_Mixins, MixedRowsTrainer):
 
 
 class _SharingTrainer(_Mixins, SharedPromptTrainer):
-    pass
+    without_sharing = _PlainTrainer
 
 
 def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:

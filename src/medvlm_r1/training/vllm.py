@@ -55,7 +55,7 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
         placed = super()._place_features(features, prompt_ids)
         if features is not None and placed is not None:
             theirs, ours = (
-                [run["length"] for run in place["mm_placeholders"]["image"]] for place in (features, placed)
+                [run["length"] for run in source["mm_placeholders"]["image"]] for source in (features, placed)
             )
             if ours != theirs:
                 raise _unequal(self.model.name_or_path, ours, theirs, "tokens of the images of a prompt")

@@ -12,10 +12,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trl import GRPOTrainer
+
 from medvlm_r1.data.images.blank import blank_like
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.sharing.batch import images_key
-from medvlm_r1.rewards import asks, resolve_reward
+from medvlm_r1.rewards import any_asks
 from medvlm_r1.rewards.accuracy_strict import accuracy_strict
 
 COLUMN = "own_image"
@@ -23,7 +25,7 @@ OWN_RIGHT, OTHER_RIGHT = "own_right", "other_right"
 """Keys in `metrics.jsonl`: share of completions with the correct letter (0 to 1), with the own and another image."""
 
 
-class CounterfactualImages:
+class CounterfactualImages(GRPOTrainer):  # type: ignore[misc]
     """Mixin before a `GRPOTrainer` whose rewards carry their names in the configuration.
 
     If a reward requests it, the second half of the completions of each prompt is generated with the images of another
@@ -33,9 +35,8 @@ class CounterfactualImages:
 
     @functools.cached_property
     def _other_images(self) -> OtherImages:
-        trainer: Any = self
-        others = OtherImages(trainer.train_dataset, trainer.args.seed)
-        if others.without and trainer.accelerator.is_main_process:
+        others = OtherImages(self.train_dataset, self.args.seed)
+        if others.without and self.accelerator.is_main_process:
             print(
                 f"{others.without} questions have no other image: no question of another subject has the same modality "
                 "and number of images. A mid-gray image is used, which a policy can tell from a real one.",
@@ -44,42 +45,37 @@ class CounterfactualImages:
         return others
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        trainer: Any = self
         if self._swaps_images():
-            size = trainer.num_generations
+            size = self.num_generations
             # Rows are distributed over processes in order, so a group may begin in one and end in the next.
-            first = trainer.accelerator.process_index * len(inputs)
+            first = self.accelerator.process_index * len(inputs)
             own = [(first + row) % size < size // 2 for row in range(len(inputs))]
-            draw = functools.partial(self._other_images, step=trainer.state.global_step)
+            draw = functools.partial(self._other_images, step=self.state.global_step)
             inputs = with_counterfactual_images(inputs, own, draw)
-        return super()._generate_and_score_completions(inputs)  # type: ignore[misc, no-any-return]
+        return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
 
     def _generate_single_turn(
-        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *more: Any, **named: Any
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *more: Any
     ) -> Any:
         # TRL sends one row per group to vLLM and takes the others for equal; here only half of a group is.
-        if self._swaps_images() and self.use_vllm and num_generations > 1:  # type: ignore[attr-defined]
+        if self._swaps_images() and self.use_vllm and num_generations > 1:
             num_generations //= 2
-        return super()._generate_single_turn(  # type: ignore[misc]
-            prompt_ids, images, multimodal_fields, num_generations, *more, **named
-        )
+        return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *more)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: Any
     ) -> Any:
-        trainer: Any = self
-        if needs_counterfactual(trainer.reward_func_names):
+        if any_asks(self.reward_func_names, COLUMN):
             inputs = [{COLUMN: True} | row for row in inputs]
             correct = accuracy_strict(prompts, completions, letter=[row["letter"] for row in inputs])
             for name, own in ((OWN_RIGHT, True), (OTHER_RIGHT, False)):
                 shares = [value for value, row in zip(correct, inputs, strict=True) if row[COLUMN] == own]
                 if shares:
-                    trainer._log_metric(name, sum(shares) / len(shares))
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # type: ignore[misc]
+                    self._log_metric(name, sum(shares) / len(shares))
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _swaps_images(self) -> bool:
-        trainer: Any = self
-        return bool(trainer.model.training) and needs_counterfactual(trainer.reward_func_names)
+        return bool(self.model.training) and any_asks(self.reward_func_names, COLUMN)
 
 
 class OtherImages:
@@ -99,7 +95,8 @@ class OtherImages:
         self._dataset, self._seed = dataset, seed
         self._subjects: dict[str, str] = {}
         self._rows: dict[tuple[str, int], list[tuple[int, str]]] = defaultdict(list)
-        for index, row in enumerate(dataset.with_format(None)):
+        columns = ["sample_id", "subject", "modality", "images"]
+        for index, row in enumerate(dataset.with_format(None).select_columns(columns)):
             self._subjects[row["sample_id"]] = row["subject"]
             self._rows[row["modality"], len(row["images"])].append((index, row["subject"]))
         alone = [rows for (_, images), rows in self._rows.items() if images and len({s for _, s in rows}) == 1]
@@ -118,11 +115,6 @@ class OtherImages:
         return None
 
 
-def needs_counterfactual(names: Sequence[str]) -> bool:
-    """Whether one of these rewards has a parameter `own_image`."""
-    return any(asks(resolve_reward(name), COLUMN) for name in names)
-
-
 def check_counterfactual(names: Sequence[str], args: Any) -> None:
     """Check that the groups of a run can be halved.
 
@@ -133,10 +125,10 @@ def check_counterfactual(names: Sequence[str], args: Any) -> None:
     Raises:
         UserError: A reward needs counterfactual images, and the group size is odd.
     """
-    if needs_counterfactual(names) and args.num_generations % 2:
+    if any_asks(names, COLUMN) and args.num_generations % 2:
         raise UserError(
-            f"trainer.num_generations is {args.num_generations}; `grounded` and rewards like it need an even number, as "
-            f"half of a group sees another image. Set it to {args.num_generations + 1}."
+            f"trainer.num_generations is {args.num_generations}; `grounded` and rewards like it need an even number, "
+            f"as half of a group sees another image. Set it to {args.num_generations + 1}."
         )
 
 
