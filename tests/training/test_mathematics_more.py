@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_vlms import TINY, VOCABULARY, Prompt
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import distribute_tensor
+from torch.distributed.fsdp import fully_shard
 from transformers import GenerationConfig
 
 from medvlm_r1.errors import UserError
@@ -35,8 +35,7 @@ def trainer(**changes: Any) -> Any:
         "environment_factories": None,
         "rollout_func": None,
         "aux_loss_enabled": False,
-        "is_fsdp_enabled": False,
-        "_dist": SimpleNamespace(is_zero3=False),
+        "_dist": SimpleNamespace(is_zero3=False, fsdp_version=None),
         "_is_vlm": True,
         "use_vllm": False,
         "generation_kwargs": {},
@@ -52,8 +51,7 @@ def trainer(**changes: Any) -> Any:
         ({"environment_factories": {}}, "environments"),
         ({"rollout_func": len}, "rollout function"),
         ({"aux_loss_enabled": True}, "load-balancing"),
-        ({"is_fsdp_enabled": True}, "sharded"),
-        ({"_dist": SimpleNamespace(is_zero3=True)}, "sharded"),
+        ({"_dist": SimpleNamespace(is_zero3=False, fsdp_version=1)}, "fsdp_version: 2"),
         ({"_is_vlm": False}, "no image processor"),
         ({"args": SimpleNamespace(torch_compile=True, neftune_noise_alpha=None)}, "torch_compile"),
         ({"args": SimpleNamespace(torch_compile=False, neftune_noise_alpha=5.0)}, "neftune_noise_alpha"),
@@ -77,6 +75,9 @@ def test_what_writes_completions_in_its_own_way_is_left_to_it() -> None:
     assert not_generated(trainer(), model) is None
     assert "vLLM generates" in (not_generated(trainer(use_vllm=True), model) or "")
     assert "'penalty_alpha'" in (not_generated(trainer(generation_kwargs={"penalty_alpha": 0.6}), model) or "")
+    alone = SimpleNamespace(ds3_gather_for_generation=False)
+    zero3 = trainer(_dist=SimpleNamespace(is_zero3=True, fsdp_version=None), args=alone)
+    assert "ds3_gather_for_generation" in (not_generated(zero3, model) or "")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def mesh() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_head_of_shards_is_gathered(mesh: Any, bias: bool) -> None:
+def test_a_sharded_head_is_gathered_by_its_hooks(mesh: Any, bias: bool) -> None:
     torch.manual_seed(0)
     head = nn.Linear(8, VOCABULARY, bias=bias)
     hidden, targets = torch.randn(5, 8), torch.randint(0, VOCABULARY, (5,))
@@ -214,10 +215,11 @@ def test_a_head_of_shards_is_gathered(mesh: Any, bias: bool) -> None:
     logps, entropies = shared_prefix._head(head, hidden, targets, **asked)
     plain = (head(hidden) / 0.7).log_softmax(-1)
     assert torch.allclose(logps, plain[torch.arange(5), targets], atol=1e-5)
-    head.weight = nn.Parameter(distribute_tensor(head.weight.detach(), mesh))
-    if bias:
-        head.bias = nn.Parameter(distribute_tensor(head.bias.detach(), mesh))
+    (wanted,) = torch.autograd.grad(logps.sum(), head.weight, retain_graph=True)
+    fully_shard(head, mesh=mesh)
     sharded, their_entropies = shared_prefix._head(head, hidden, targets, **asked)
+    sharded.sum().backward()
+    assert torch.allclose(head.weight.grad.full_tensor(), wanted)
     assert torch.equal(sharded, logps)
     assert entropies is not None
     assert their_entropies is not None

@@ -266,8 +266,8 @@ def _masks(inner: Any, family: Family, packed: _Packed) -> Tensor | dict[str, Te
     """The attention mask, or one for each layer type."""
     text = inner.config.get_text_config()
     device = packed.ids.device
-    # Dtype of the scores: that of the weights or, under autocast, of the matrix products. ZeRO-3 gathers a weight that is
-    # read by its name, so it is not.
+    # Dtype of the scores: that of the weights or, under autocast, of the matrix products. Reading a weight by its name
+    # would make ZeRO-3 gather it.
     dtype = inner.base_model.dtype
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
@@ -318,7 +318,13 @@ def _head(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and entropies (N,) by TRL's tiled head, prepared as TRL's `add_fused_lm_head` prepares it."""
     outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
-    tiles = {"targets": targets, "temperature": temperature, "chunk": chunk, "fp32": fp32, "outputs": outputs}
+    tiles: dict[str, Any] = {
+        "targets": targets,
+        "temperature": temperature,
+        "chunk": chunk,
+        "fp32": fp32,
+        "outputs": outputs,
+    }
     if "forward" not in vars(head):
         head.forward = types.MethodType(_head_forward, head)
     elif getattr(head.forward, "__func__", None) is not _head_forward:

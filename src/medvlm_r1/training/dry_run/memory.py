@@ -114,7 +114,7 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
     """Bytes on a device by part; `phases` adds up those that are allocated at the same time.
 
     ZeRO-2 shards gradients and optimizer state; ZeRO-3 and FSDP2 also shard weights (Rajbhandari et al., arXiv
-    1910.02054), and gather the largest unit at a time.
+    1910.02054), and gather the largest unit at a time. While completions are generated, all weights are gathered.
     """
     precision, n, parameters = placement.precision, placement.processes, shape.parameters
     weight, learned = placement.weight, placement.learned
@@ -142,6 +142,7 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
         "copies": copied * precision.compute if shards == 1 else 0.0,
         "activations": activations(shape, prompts, run, precision, shared=shared),
         "head": head,
+        "generation weights": 0.0,
         "cache": 0.0,
         "logits": 0.0,
         "runtime": RUNTIME_CPU if placement.cpu else RUNTIME,
@@ -152,6 +153,9 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
         result["cache"] = rows * length * shape.text.layers * 2.0 * shape.text.keys * precision.compute
         # Model logits, their float32 copy, the processed scores and their softmax.
         result["logits"] = rows * shape.text.vocabulary * (precision.compute + 3 * 4.0)
+        # TRL alone does not gather under FSDP2.
+        if shards > 1 and (shared or placement.deepspeed):
+            result["generation weights"] = parameters.total * (weight if placement.deepspeed else precision.compute)
     return result
 
 
@@ -163,11 +167,12 @@ def phases(part: dict[str, float], placement: Placement, device: float | None = 
         placement: The devices.
         device: Bytes of a device, of which a colocated vLLM reserves its share.
     """
-    always = sum(part[name] for name in ("weights", "gathered", "optimizer", "reference", "copies", "runtime"))
+    always = sum(part[name] for name in ("weights", "optimizer", "reference", "copies", "runtime"))
     vllm = placement.vllm_share * (device or 0.0)
-    update = sum(part[name] for name in ("gradients", "buckets", "activations", "head"))
+    update = sum(part[name] for name in ("gathered", "gradients", "buckets", "activations", "head"))
+    gathered = part["generation weights"] or part["gathered"]
     return {
-        "generation": always + part["cache"] + part["logits"] + vllm,
+        "generation": always + gathered + part["cache"] + part["logits"] + vllm,
         "update": always + update + (0.0 if placement.vllm_sleeps else vllm),
     }
 

@@ -227,8 +227,7 @@ def read_shares(config: RunConfig, launch: Launch, notes: list[str]) -> bool:
     if config.method != "grpo" or not config.sharing:
         return False
     if launch.sharding in ("zero3", "fsdp2"):
-        notes.append(f"Weights are sharded ({launch.sharding}): prompts are computed once per completion, as in TRL.")
-        return False
+        notes.append(f"Weights are sharded ({launch.sharding}), but every device holds all of them while it generates.")
     rows, group = (
         options.value(config.method, config.trainer, name)
         for name in ("per_device_train_batch_size", "num_generations")
