@@ -45,6 +45,15 @@ def test_layers_are_as_they_were_afterwards_whatever_happened() -> None:
             assert torch.allclose(layers(rows), nn.Sequential(*layers)(rows), atol=1e-6)
 
 
+def test_one_thread_at_a_time_replaces_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = []
+    takes = linears._takes
+    monkeypatch.setattr(linears, "_takes", lambda module: locked.append(linears._LOCK.locked()) or takes(module))
+    with torch.no_grad(), fast_inference(model()):
+        assert not linears._LOCK.locked()
+    assert locked == [True] * 4
+
+
 def test_a_tied_weight_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     one = nn.Linear(8, 8, bias=False)
     other = nn.Linear(8, 8, bias=False)

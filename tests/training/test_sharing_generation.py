@@ -85,6 +85,26 @@ def test_draws_are_those_of_transformers_for_one_completion(changes: dict[str, A
         assert torch.equal(found, expected)
 
 
+def test_greedy_rows_do_not_change_the_draws_of_the_others() -> None:
+    model = TINY["qwen2_vl"].model().eval()
+    config = settings(do_sample=True, top_k=0, temperature=2.0)
+    batch = inputs("qwen2_vl", PROMPTS)
+    length = batch["input_ids"].shape[1]
+    twice = {name: torch.cat([value, value]) for name, value in batch.items()}
+    greedy = completed(model.generate(**batch, generation_config=settings(temperature=2.0)), length)
+    ends = set()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        alone = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([3, 4, 2]))
+        torch.manual_seed(seed)
+        decode = n_per_prompt([3, 4, 2, 1, 1, 1], greedy=3)
+        together = completed(model.generate(**twice, generation_config=config, custom_generate=decode), length)
+        assert together == [*completed(alone, length), *greedy]
+        ends |= {len(row) for row in together[:9]}
+    # Rows ended at different times, so that others moved.
+    assert len(ends) > 2
+
+
 def test_samples_follow_the_models_distribution() -> None:
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS)

@@ -7,6 +7,7 @@ another order.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 # Limit of the packed copies. Weights beyond it are packed at every product, which is still faster than MKL.
 _MOST_BYTES = 1 << 30
+# Threads that use the same model must not replace a layer's `forward` at the same time.
+_LOCK = threading.Lock()
 
 
 @contextmanager
@@ -27,23 +30,31 @@ def fast_inference(model: Any) -> Iterator[None]:
     """
     changed: list[nn.Linear] = []
     try:
-        if torch.backends.mkldnn.is_available() and not torch.is_grad_enabled():  # type: ignore[no-untyped-call]
-            room = _MOST_BYTES
-            known: dict[int, Tensor] = {}
-            for module in model.modules():
-                if not _takes(module):
-                    continue
-                weight = module.weight.detach()
-                packed = known.get(weight.data_ptr(), weight)
-                if packed is weight and room >= weight.nbytes:
-                    room -= weight.nbytes
-                    packed = known[weight.data_ptr()] = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-                module.forward = _product(module, packed)
-                changed.append(module)
+        with _LOCK:
+            changed = _replace_forward(model)
         yield
     finally:
-        for module in changed:
-            del module.forward
+        with _LOCK:
+            for module in changed:
+                del module.forward
+
+
+def _replace_forward(model: Any) -> list[nn.Linear]:
+    """Replace `forward` of the layers that oneDNN can compute; return them."""
+    changed: list[nn.Linear] = []
+    if not torch.backends.mkldnn.is_available() or torch.is_grad_enabled():  # type: ignore[no-untyped-call]
+        return changed
+    room = _MOST_BYTES
+    known: dict[int, Tensor] = {}
+    for module in filter(_takes, model.modules()):
+        weight = module.weight.detach()
+        packed = known.get(weight.data_ptr(), weight)
+        if packed is weight and room >= weight.nbytes:
+            room -= weight.nbytes
+            packed = known[weight.data_ptr()] = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        module.forward = _product(module, packed)
+        changed.append(module)
+    return changed
 
 
 def _takes(module: nn.Module) -> bool:

@@ -69,7 +69,7 @@ def _row_by_row(name: str, value: Any) -> bool:
     return name in _ROW_BY_ROW or name in _UNUSED or (name in _WITHOUT_EFFECT and value == _WITHOUT_EFFECT[name])
 
 
-def n_per_prompt(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
+def n_per_prompt(sizes: Sequence[int], greedy: int = 0) -> Callable[..., torch.Tensor]:
     """Make a decoding function for `model.generate(..., custom_generate=...)` with several completions per prompt.
 
     Greedy decoding gives the same tokens as `generate`. Sampling draws from the same distributions. The draws are the
@@ -77,6 +77,8 @@ def n_per_prompt(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
 
     Args:
         sizes: Number of completions of each prompt of the batch.
+        greedy: Number of prompts at the end whose completions are greedy though the others are sampled. They do not
+            change the draws of the others.
 
     Returns:
         A function that returns token ids (sum of `sizes`, prompt + longest completion). Rows of a prompt are adjacent,
@@ -88,6 +90,7 @@ def n_per_prompt(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
             raise ValueError(f"wanted {len(sizes)} prompts, one for each number of completions, got {len(input_ids)}")
         logits, inputs = prefill(model, input_ids, call)
         rows = ActiveSequences(model, input_ids, sizes, inputs, call.config)
+        rows.sampled = sum(sizes[: len(sizes) - greedy])
         rows.begin(model, call.config)
         penalties = [(part, part.prompt_ignore_length) for part in call.logits_processor if _per_prompt(part)]
 
@@ -95,10 +98,11 @@ def n_per_prompt(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
             for processor, lengths in penalties:
                 processor.prompt_ignore_length = lengths[rows.prompt]
             scores = call.logits_processor(rows.tokens(), logits)
-            if call.config.do_sample:
-                rows.append(torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1))
-            else:
-                rows.append(scores.argmax(dim=-1))
+            tokens = scores[rows.sampled :].argmax(dim=-1) if call.config.do_sample else scores.argmax(dim=-1)
+            if call.config.do_sample and rows.sampled:
+                probabilities = torch.softmax(scores[: rows.sampled], dim=-1)
+                tokens = torch.cat([torch.multinomial(probabilities, num_samples=1).squeeze(1), tokens])
+            rows.append(tokens)
 
         return decode_rows(model, rows, logits[rows.prompt], call, advance)
 
@@ -138,11 +142,17 @@ def _per_prompt(processor: Any) -> bool:
 
 
 class ActiveSequences:
-    """Rows that are being decoded, in any order: the last row moves into the slot of a finished one."""
+    """Rows that are being decoded, in any order: the last row moves into the slot of a finished one.
+
+    Attributes:
+        prompt: Index of the prompt of each row.
+        sampled: Number of rows at the front that rows behind them never move into.
+    """
 
     def __init__(self, model: Any, input_ids: torch.Tensor, sizes: Sequence[int], inputs: Any, config: Any) -> None:
         device = input_ids.device
         self.prompt = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
+        self.sampled = len(self.prompt)
         self._slot = torch.arange(len(self.prompt), device=device)
         self._length = input_ids.shape[1]
         self._ids = input_ids.new_full((len(self.prompt), config.max_length), int(config._pad_token_tensor))
@@ -233,13 +243,11 @@ class ActiveSequences:
 
     def drop(self, ended: torch.Tensor) -> None:
         """Drop the rows where `ended` is True."""
-        over = ended.nonzero().squeeze(1)
-        self._record(over)
-        alive = (~ended).nonzero().squeeze(1)
-        count = len(alive)
-        keep = torch.arange(count, device=alive.device)
-        keep[over[over < count]] = alive[alive >= count]
-        moved = (keep != torch.arange(count, device=keep.device)).nonzero().squeeze(1)
+        self._record(ended.nonzero().squeeze(1))
+        front, back = _without(ended[: self.sampled]), _without(ended[self.sampled :])
+        keep = torch.cat([front, back + self.sampled])
+        self.sampled = len(front)
+        moved = (keep != torch.arange(len(keep), device=keep.device)).nonzero().squeeze(1)
         self._ids[moved, : self._length] = self._ids[keep[moved], : self._length]
         self._slot, self.prompt = self._slot[keep], self.prompt[keep]
         if self._groups is not None:
@@ -254,3 +262,12 @@ class ActiveSequences:
 
     def _record(self, rows: torch.Tensor) -> None:
         self._done[self._slot[rows], : self._length] = self._ids[rows, : self._length]
+
+
+def _without(ended: torch.Tensor) -> torch.Tensor:
+    """Rows that are left, in their new order: the last ones move into the slots of those that have ended."""
+    alive = (~ended).nonzero().squeeze(1)
+    keep = torch.arange(len(alive), device=alive.device)
+    slots = ended[: len(alive)].nonzero().squeeze(1)
+    keep[slots] = alive[alive >= len(alive)]
+    return keep

@@ -254,9 +254,9 @@ class FeatureStore:
             result += [tuple(part.to(device) for part in entry) for entry in features]
         return result
 
-    def missing(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+    def missing(self, prompts: Sequence[Prompt], *, tower: str = "") -> list[Prompt]:
         """One prompt for each set of images without stored features."""
-        absent = {prompt.key: prompt for prompt in prompts if prompt.images and prompt.key not in self._stored}
+        absent = {prompt.key: prompt for prompt in prompts if prompt.images and tower + prompt.key not in self._stored}
         return list(absent.values())
 
     def put(self, prompt: Prompt, features: ImageFeatures) -> None:

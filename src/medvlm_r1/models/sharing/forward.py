@@ -18,16 +18,15 @@ tokens by vocabulary.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from trl.kernels import ChunkedLogProbFunction
-from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.families import Family, open_model, supports
@@ -58,6 +57,9 @@ class SharedRows(TypedDict):
     so on; empty without images. The pixels may be omitted if `image_features` are given."""
     image_features: NotRequired[ImageFeatures | None]
     """Result of `encode_images` for these prompts; computed from `vision` if None."""
+    blank: NotRequired[Mapping[str, Tensor]]
+    """Processor outputs for any image. The tower runs on it, without effect, if it has no other image to run on: with
+    several processes, each has to run the tower."""
 
 
 def shared_logps(
@@ -97,7 +99,7 @@ def shared_logps(
         )
     hidden = _hidden(model, inner, family, packed, rows)
     head = inner.get_output_embeddings()
-    predicting = hidden.to(head.weight.device).index_select(0, packed.predictors)
+    predicting = hidden.index_select(0, packed.predictors)
     logps, entropies = _head(
         head, predicting, packed.targets, temperature=temperature, entropy=compute_entropy, chunk=chunk, fp32=head_fp32
     )
@@ -140,8 +142,16 @@ def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: Share
     vision, image_features = rows["vision"], rows.get("image_features")
     if image_features is None and vision.get("pixel_values") is not None:
         image_features = encode_images(model, vision)
+    tokens: dict[str, Tensor] = {"input_ids": packed.ids}
+    if image_features is None and rows.get("blank"):
+        # At the input, so that the backward pass meets the layers in the same order as with an image.
+        blank = encode_images(model, rows["blank"])
+        embedded = inner.get_input_embeddings()(packed.ids)
+        for feature in (feature for entry in blank for feature in entry):
+            embedded = embedded + 0.0 * feature.sum().to(embedded.dtype)
+        tokens = {"inputs_embeds": embedded}
     states: Tensor = inner.base_model(
-        input_ids=packed.ids,
+        **tokens,
         attention_mask=_masks(inner, family, packed),
         position_ids=_positions(inner, family, packed, vision),
         mm_encoder_outputs={"image": _as_encoder_output(image_features, family)} if image_features else None,
@@ -162,8 +172,8 @@ def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
     """
     inner, family = open_model(model)
     inputs = {key: vision[key] for key in family.vision if vision.get(key) is not None}
-    with _patches_by_linear(inner.base_model):
-        output = inner.base_model.get_image_features(**inputs, return_dict=True)
+    _patches_by_linear(inner.base_model)
+    output = inner.base_model.get_image_features(**inputs, return_dict=True)
     deepstack = getattr(output, "deepstack_features", None) or []
     return list(zip(output.pooler_output, *deepstack, strict=True))
 
@@ -256,8 +266,9 @@ def _masks(inner: Any, family: Family, packed: _Packed) -> Tensor | dict[str, Te
     """The attention mask, or one for each layer type."""
     text = inner.config.get_text_config()
     device = packed.ids.device
-    # Dtype of the scores: that of the embeddings or, under autocast, of the matrix products.
-    dtype = inner.get_input_embeddings().weight.dtype
+    # Dtype of the scores: that of the weights or, under autocast, of the matrix products. Reading a weight by its name
+    # would make ZeRO-3 gather it.
+    dtype = inner.base_model.dtype
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     blocks = _image_blocks(packed.ids[0], inner.config.image_token_id) if family.two_way_images else None
@@ -306,53 +317,80 @@ def _head(
     fp32: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and entropies (N,) by TRL's tiled head, prepared as TRL's `add_fused_lm_head` prepares it."""
+    outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
+    tiles: dict[str, Any] = {
+        "targets": targets,
+        "temperature": temperature,
+        "chunk": chunk,
+        "fp32": fp32,
+        "outputs": outputs,
+    }
+    if "forward" not in vars(head):
+        head.forward = types.MethodType(_head_forward, head)
+    elif getattr(head.forward, "__func__", None) is not _head_forward:
+        # Replaced by another library.
+        logps, entropies, *_ = _tiled(head, hidden, **tiles)
+        return logps, entropies
+    # A call of the module, so that FSDP and ZeRO-3 gather its weight, also in the backward pass.
+    logps, entropies, *_ = head(hidden, tiles)
+    return logps, entropies
+
+
+def _head_forward(self: nn.Module, hidden: Tensor, tiles: dict[str, Any] | None = None) -> Any:
+    return type(self).forward(self, hidden) if tiles is None else _tiled(self, hidden, **tiles)
+
+
+def _tiled(
+    head: nn.Module,
+    hidden: Tensor,
+    *,
+    targets: Tensor,
+    temperature: float,
+    chunk: int | None,
+    fp32: bool,
+    outputs: tuple[str, ...],
+) -> Any:
     weight: Any = head.weight
-    bias: Any = getattr(head, "bias", None)
-    if isinstance(weight, DTensor):
-        weight = weight.full_tensor()
-        bias = bias if bias is None else bias.full_tensor()
     autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if fp32:
         hidden, autocast = hidden.float(), torch.autocast(hidden.device.type, enabled=False)
     # Narrow tiles fit the cache of the CPU during the softmax.
     chunk = chunk or (512 if weight.device.type == "cpu" else 1024)
     width = min(chunk, weight.shape[0]) or chunk
-    outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
-    with autocast, maybe_gather_lm_head_ctx(weight, bias):
-        logps, entropies, *_ = ChunkedLogProbFunction.apply(
-            hidden, weight, bias, targets.to(hidden.device), temperature, width, None, 1.0, outputs
+    with autocast:
+        return ChunkedLogProbFunction.apply(
+            hidden,
+            weight,
+            getattr(head, "bias", None),
+            targets.to(hidden.device),
+            temperature,
+            width,
+            None,
+            1.0,
+            outputs,
         )
-    return logps, entropies
 
 
-@contextlib.contextmanager
-def _patches_by_linear(backbone: nn.Module) -> Iterator[None]:
-    """Compute convolutions over single patches (Qwen's patch embedding) as matrix products.
+class _PatchConv(nn.Conv3d):
+    """A convolution over single patches (Qwen's patch embedding) as a matrix product.
 
     On a CPU this is seven times as fast as PyTorch's 3D convolution.
     """
 
-    def as_product(conv: nn.Conv3d) -> Any:
-        def forward(x: Tensor) -> Tensor:
-            if tuple(x.shape[2:]) != conv.kernel_size:
-                return nn.Conv3d.forward(conv, x)
-            return nn.functional.linear(x.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None, None]
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != self.kernel_size:
+            return super().forward(x)
+        return nn.functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
 
-        return forward
 
-    convs = [
-        module
-        for module in backbone.modules()
-        if type(module) is nn.Conv3d
-        and "forward" not in vars(module)  # not if hooked by accelerate
-        and module.groups == 1
-        and module.padding == (0, 0, 0)
-        and module.dilation == (1, 1, 1)
-    ]
-    for conv in convs:
-        conv.forward = as_product(conv)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for conv in convs:
-            del conv.forward
+def _patches_by_linear(backbone: nn.Module) -> None:
+    """Make convolutions over patches `_PatchConv`s. They stay so, as threads may use the model at the same time."""
+    for module in backbone.modules():
+        if (
+            type(module) is nn.Conv3d
+            and "forward" not in vars(module)  # not if hooked by accelerate
+            and module.groups == 1
+            and module.padding == (0, 0, 0)
+            and module.dilation == (1, 1, 1)
+        ):
+            module.__class__ = _PatchConv
