@@ -36,7 +36,9 @@ class LazyAuditBackend(StreamingAuditBackend):
             yield from stream_answers(self._made, variants, done)
 
 
-def open_audit_backend(model: str, template: str, max_new_tokens: int, concurrency: int) -> AuditBackend:
+def open_audit_backend(
+    model: str, template: str, max_new_tokens: int, concurrency: int, dtype: str = "auto"
+) -> AuditBackend:
     """The backend of a model, which is loaded for the first answer.
 
     Args:
@@ -44,6 +46,7 @@ def open_audit_backend(model: str, template: str, max_new_tokens: int, concurren
         template: Name of the prompt template.
         max_new_tokens: Longer completions are cut off.
         concurrency: Concurrent requests to a server.
+        dtype: Dtype of a local model, as in `load_policy`.
 
     Raises:
         UserError: The name of a server is malformed. A model that cannot be loaded raises at the first answer.
@@ -51,7 +54,7 @@ def open_audit_backend(model: str, template: str, max_new_tokens: int, concurren
     settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
     if is_server(model):
         return GeneratorAuditBackend(generator=server_generator(model, concurrency=concurrency), **settings)
-    return LazyAuditBackend(lambda: local_audit_backend(load_policy(model), **settings), local=True)
+    return LazyAuditBackend(lambda: local_audit_backend(load_policy(model, dtype=dtype), **settings), local=True)
 
 
 def local_audit_backend(policy: Policy, *, template: str, max_new_tokens: int) -> AuditBackend:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Json, Model, NewTokens, completion
+from medvlm_r1.cli.options import Dtype, DtypeName, Json, Model, NewTokens, completion
 
 PLANES = ("axial", "coronal", "sagittal")
 WINDOWS = ("brain", "lung", "soft-tissue", "bone", "percentile", "full", "stored")
@@ -38,6 +38,7 @@ def ask_command(
         ),
     ] = None,
     max_new_tokens: NewTokens = 512,
+    dtype: Dtype = DtypeName.auto,
     as_json: Json = False,
 ) -> None:
     """Ask one question about one image.
@@ -62,7 +63,10 @@ def ask_command(
     prepared = prepare(query)
     if not is_server(model):
         check_images(0, prepared.item, image_fit(model))
-    with stderr_console().status(f"Asking {model}"), MedVLM.load(model, max_new_tokens=max_new_tokens) as medvlm:
+    with (
+        stderr_console().status(f"Asking {model}"),
+        MedVLM.load(model, max_new_tokens=max_new_tokens, dtype=dtype.value) as medvlm,
+    ):
         [answer] = medvlm.ask_batch([query])
     if as_json:
         print(json.dumps(answer.as_record()))

@@ -11,6 +11,8 @@ import typer
 
 from medvlm_r1.cli.options import (
     Data,
+    Dtype,
+    DtypeName,
     Json,
     Limit,
     Model,
@@ -158,6 +160,7 @@ def audit_model_command(
     ] = None,
     max_new_tokens: NewTokens = 512,
     template: TemplateName = Template.medvlm_r1,
+    dtype: Dtype = DtypeName.auto,
     skip_missing: SkipMissing = False,
     evaluation: Annotated[
         Path | None,
@@ -195,6 +198,7 @@ def audit_model_command(
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
                 template=template.value,
+                dtype=dtype.value,
                 skip_missing=skip_missing,
                 evaluation=evaluation,
                 progress=advance,

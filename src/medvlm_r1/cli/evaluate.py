@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Data, Json, Limit, Model, NewTokens, Out, SkipMissing, Template, TemplateName
+from medvlm_r1.cli.options import (
+    Data,
+    Dtype,
+    DtypeName,
+    Json,
+    Limit,
+    Model,
+    NewTokens,
+    Out,
+    SkipMissing,
+    Template,
+    TemplateName,
+)
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.stopping import stop_on_sigterm
 
@@ -23,6 +35,7 @@ def eval_command(
     batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch; for a server, parallel requests.")] = 32,
     max_new_tokens: NewTokens = 512,
     template: TemplateName = Template.medvlm_r1,
+    dtype: Dtype = DtypeName.auto,
     as_json: Json = False,
 ) -> None:
     """Answer every question of a data folder with greedy decoding, and score the answers. Re-run to resume.
@@ -43,6 +56,7 @@ def eval_command(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             template=template.value,
+            dtype=dtype.value,
             progress=advance,
         )
     if as_json:

@@ -125,6 +125,20 @@ SkipMissing = Annotated[
         help="Skip and count questions whose images are missing, or of a size that the model cannot process.",
     ),
 ]
+
+
+class DtypeName(StrEnum):
+    """Dtypes of a model in this process."""
+
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+Dtype = Annotated[
+    DtypeName, typer.Option(help="Dtype of a local model; auto is bfloat16 on a GPU and float32 on a CPU.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as trainer.beta=0.1.")
 ]

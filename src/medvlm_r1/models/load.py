@@ -20,6 +20,7 @@ from typing import Any
 from medvlm_r1.data.names import nearest
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.adapter import base_candidates, is_adapter, key_problems, merge_adapter
+from medvlm_r1.models.device import best_device, inference_dtype
 from medvlm_r1.models.mistral3 import keep_single_tokens
 from medvlm_r1.models.processor import ImageFit, load_processor
 
@@ -189,8 +190,7 @@ def load_policy(
 
     Args:
         model: a folder, a hub id, or `phantom-base`; for an adapter as `locate_with_base` takes it.
-        dtype: a torch dtype, its name, or "auto": the checkpoint's own on a GPU, float32 on a CPU, where halves are
-            slower.
+        dtype: a torch dtype, its name, or "auto" for `inference_dtype`: bfloat16 on a GPU, float32 on a CPU.
         device: "cpu", "cuda", "cuda:1", "mps"; the best one present when None.
         model_init: further arguments of `from_pretrained`, such as `attn_implementation`.
 
@@ -198,10 +198,11 @@ def load_policy(
         UserError: the model cannot be found, is not an image-text-to-text model, its files are damaged or incomplete,
             or a tensor in them belongs to no layer.
     """
-    device = device or _best_device()
-    if dtype == "auto" and device == "cpu":
-        dtype = "float32"
-    network, processor = _load(model, dtype, model_init or {})
+    device = device or best_device()
+    folder, adapter = locate_with_base(model)
+    if dtype == "auto":
+        dtype = inference_dtype(device.partition(":")[0], _stored_dtype(folder))
+    network, processor = _load(folder, adapter, dtype, model_init or {})
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
@@ -219,7 +220,7 @@ def write_model(model: str, out: Path) -> None:
     Raises:
         UserError: as `load_policy`.
     """
-    network, processor = _load(model, "auto", {})
+    network, processor = _load(*locate_with_base(model), "auto", {})
     forget_last_batch(processor)
     network.save_pretrained(out)
     processor.save_pretrained(out)
@@ -233,19 +234,40 @@ def forget_last_batch(processor: Any) -> None:
         backend.no_truncation()
 
 
-def _load(model: str, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The model on the CPU, with its adapter merged, and the processor."""
+def load_merged(base: str, adapter: Path) -> Any:
+    """A base model with an adapter merged, on the CPU, in the dtype of the base model's files.
+
+    Args:
+        base: as `locate` takes it.
+        adapter: the adapter folder.
+
+    Raises:
+        UserError: as `load_policy`.
+    """
+    return _load(locate(base), adapter, "auto", {})[0]
+
+
+def _stored_dtype(folder: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return config.get("dtype") or config.get("torch_dtype")
+    return None
+
+
+def _load(folder: Path, adapter: Path | None, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The model on the CPU, with its adapter merged, and the processor; "auto" is the stored dtype."""
+    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
-    folder, adapter = locate_with_base(model)
     fixed = {"trust_remote_code": False, "local_files_only": True}
     try:
         # Its table of keys would come before `_check_keys` says the same.
         with quiet_bars(warnings=False):
             network, info = AutoModelForImageTextToText.from_pretrained(
                 folder,
-                dtype=dtype,
+                # With an adapter the base model's exact weights, because the sum is rounded once.
+                dtype=dtype if adapter is None else "auto",
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -271,8 +293,11 @@ def _load(model: str, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
             f"{folder} has no image processor (preprocessor_config.json); copy the base model's processor files."
         )
     if adapter is not None:
-        stored = network.dtype
-        network = merge_adapter(network.float(), adapter).to(stored)
+        rounded = network.dtype if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch."))
+        network = merge_adapter(network.float(), adapter)
+        # Parameters only: rotary frequencies stay in float32, as `from_pretrained` keeps them.
+        for weight in network.parameters():
+            weight.data = weight.data.to(rounded)
     return network, processor
 
 
@@ -352,14 +377,6 @@ def quiet_bars(*, warnings: bool = True) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def fingerprint(model: str) -> str:

@@ -161,7 +161,8 @@ def _versions(environment: dict[str, Any]) -> dict[str, str]:
 
 def _evaluation(folder: Path, wanted: str) -> dict[str, Any]:
     found = read_results(folder)
-    if found.get("model_fingerprint") != wanted:
+    # A chosen dtype follows the fingerprint.
+    if str(found.get("model_fingerprint")).partition(":")[0] != wanted:
         raise UserError(
             f"{folder} is an evaluation of another model ({found.get('model')}); expected one of this training."
         )

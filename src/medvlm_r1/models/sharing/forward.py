@@ -30,6 +30,7 @@ from trl.kernels import ChunkedLogProbFunction
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.device import head_columns
 from medvlm_r1.models.families import Family, open_model, supports
 from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask
 
@@ -75,8 +76,7 @@ def shared_logps(
         model: A model that `supports` accepts. LoRA adapters apply if the caller has not disabled them.
         temperature: Divides the logits.
         compute_entropy: Also return entropies; gradients flow through them.
-        chunk: Columns of the vocabulary that the head computes at a time, for at most 4096 tokens. Default: 1024, on a
-            CPU 512.
+        chunk: Columns of the vocabulary that the head computes at a time; `head_columns` of its device if None.
         head_fp32: Compute the head in float32 outside autocast (TRL's `cast_lm_head_to_fp32`).
         **rows: The completions; see `SharedRows`.
 
@@ -314,8 +314,7 @@ def _head(
     autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if fp32:
         hidden, autocast = hidden.float(), torch.autocast(hidden.device.type, enabled=False)
-    # Narrow tiles fit the cache of the CPU during the softmax.
-    chunk = chunk or (512 if weight.device.type == "cpu" else 1024)
+    chunk = chunk or head_columns(weight.device.type)
     width = min(chunk, weight.shape[0]) or chunk
     outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
     with autocast, maybe_gather_lm_head_ctx(weight, bias):
