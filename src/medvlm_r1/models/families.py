@@ -6,9 +6,11 @@ listed family with the plain forward. Other families are rejected by name.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import transformers
 from torch import nn
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
@@ -91,6 +93,11 @@ def unsupported(model: Any) -> str | None:
     kind = inner.config.model_type
     if kind not in FAMILIES:
         return f"The prompt cannot be shared in {kind!r} models; it can in {', '.join(sorted(FAMILIES))}."
+    if "mm_encoder_outputs" not in inspect.signature(inner.base_model.forward).parameters:
+        return (
+            f"The prompt cannot be shared with transformers {transformers.__version__}: its {kind!r} models do not take "
+            "encoded images (mm_encoder_outputs). Install transformers 5.21 or newer."
+        )
     family = FAMILIES[kind]
     text = inner.config.get_text_config()
     if text.model_type not in family.text:
