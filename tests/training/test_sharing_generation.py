@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -9,8 +10,12 @@ import torch
 from scipy.stats import chisquare
 from tiny_vlms import IMAGE, TINY, VOCABULARY, Prompt
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
+from medvlm_r1.models.decoding import cached_prefix, per_row_sampling, shared_generation
+from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
+from medvlm_r1.models.decoding.per_row_sampling import PromptKV, RowSampling, sample_per_row
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt, refuses
 
 END = 80
@@ -134,3 +139,70 @@ def test_prompts_that_were_multiplied_before_are_refused() -> None:
     config = settings(num_return_sequences=2, do_sample=True)
     with pytest.raises(ValueError, match="wanted 3 prompts, one for each number of completions, got 6"):
         model.generate(**inputs("qwen2_vl", PROMPTS), generation_config=config, custom_generate=n_per_prompt([1, 1, 1]))
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a GPU: scalars, lists, and results whose size depends on values."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.count = 0
+        tolist = Tensor.tolist
+
+        def counted(tensor: Tensor) -> Any:
+            self.count += 1
+            return tolist(tensor)
+
+        monkeypatch.setattr(Tensor, "tolist", counted)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put_", "_index_put_impl_") else ()
+        by_mask = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+        self.count += by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("way", ["rows of their own", "shared prompts", "sampled by row", "cached prefixes"])
+def test_a_decoding_step_waits_for_the_device_once(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = {**TINY["qwen2_vl"].config["text_config"], "num_hidden_layers": 4}
+    model = TINY["qwen2_vl"].model(text_config=text).eval()
+    batch = inputs("qwen2_vl", PROMPTS)
+    rows: list[int] = []
+    forward, loop = type(model).forward, shared_generation.decode_rows
+
+    @functools.wraps(forward)
+    def counted_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(kwargs["input_ids"]))
+        return forward(self, *args, **kwargs)
+
+    waits = Waits(monkeypatch)
+
+    def counted_loop(*args: Any) -> Tensor:
+        rows.clear()
+        waits.count = 0
+        with waits:
+            output = loop(*args)
+        steps.append((len(rows) + 1, waits.count))
+        return output
+
+    steps: list[tuple[int, int]] = []
+    monkeypatch.setattr(type(model), "forward", counted_forward)
+    for module in (cached_prefix, per_row_sampling, shared_generation):
+        monkeypatch.setattr(module, "decode_rows", counted_loop)
+    torch.manual_seed(0)
+    kept: dict[int, PromptKV] = {}
+    sampled = [RowSampling(temperature=1.0, seed=seed) for seed in range(4)]
+    decode, sampling = {
+        "rows of their own": (n_per_prompt([1, 2, 1]), {"do_sample": True, "top_k": 0}),
+        "shared prompts": (n_per_prompt([4, 3, 2]), {"do_sample": True, "top_k": 0}),
+    }.get(way, (sample_per_row([[None, *sampled], sampled, [None]], range(3), kept), {}))
+    output = model.generate(**batch, generation_config=settings(**sampling), custom_generate=decode)
+    if way == "cached prefixes":
+        with torch.inference_mode():
+            turns = CachedPrefixRows(model, list(kept.values()), [0, 0, 1, 2], [[11, 12], [15], [16, 17], [18]])
+            decode_cached_prefix(turns, max_new_tokens=24, ends=list(range(END, VOCABULARY)), suppressed=[IMAGE])
+    assert len({len(row) for row in completed(output, batch["input_ids"].shape[1])}) > 1
+    count, waited = steps[-1]
+    assert min(rows) < max(rows)
+    assert 0 < waited <= count

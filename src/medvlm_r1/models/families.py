@@ -95,8 +95,8 @@ def unsupported(model: Any) -> str | None:
         return f"The prompt cannot be shared in {kind!r} models; it can in {', '.join(sorted(FAMILIES))}."
     if "mm_encoder_outputs" not in inspect.signature(inner.base_model.forward).parameters:
         return (
-            f"The prompt cannot be shared with transformers {transformers.__version__}: its {kind!r} models do not take "
-            "encoded images (mm_encoder_outputs). Install transformers 5.21 or newer."
+            f"The prompt cannot be shared with transformers {transformers.__version__}: its {kind!r} models do not "
+            "take encoded images (mm_encoder_outputs). Install transformers 5.21 or newer."
         )
     family = FAMILIES[kind]
     text = inner.config.get_text_config()

@@ -18,7 +18,7 @@ from torch import Tensor
 from medvlm_r1.models.onednn_linear import fast_inference
 
 _TOKENS = 4096
-_CACHES = ("past_key_values", "cache")  # its name up to transformers 5.23, and from 5.24 on
+CACHES = ("past_key_values", "cache")  # its name up to transformers 5.23, and from 5.24 on
 _BY_ROW = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "position_ids")
 
 
@@ -82,7 +82,7 @@ def prefill(model: Any, input_ids: Tensor, call: GenerateCall) -> tuple[Tensor, 
         call: Arguments of `generate`.
 
     Returns:
-        Logits (prompts, vocabulary) of the token after each prompt, and the further inputs of the model for that token,
+        Logits (prompts, vocabulary) of the token after each prompt, and the inputs of the model for that token,
         including the cache.
     """
     first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **call.inputs)
@@ -92,18 +92,20 @@ def prefill(model: Any, input_ids: Tensor, call: GenerateCall) -> tuple[Tensor, 
     parts = [first] if len(input_ids) <= rows or not _divides(first) else list(_in_parts(model, first, rows))
     outputs = [model(**part, return_dict=True) for part in parts]
     output = outputs[0]
-    for name in _CACHES:
+    for name in CACHES:
         if name in output and len(outputs) > 1:
             _join([part[name] for part in outputs])
     # The joined cache belongs to all prompts from here on.
     inputs = model._update_model_kwargs_for_generation(output, call.inputs)
-    return torch.cat([part.logits[:, -1] for part in outputs]).float(), inputs
+    longer = torch.nn.functional.pad(input_ids, (0, 1))
+    step = model.prepare_inputs_for_generation(longer, next_sequence_length=1, **inputs)
+    return torch.cat([part.logits[:, -1] for part in outputs]).float(), step
 
 
 def _divides(first: Mapping[str, Any]) -> bool:
     """Whether every input can be split by prompt."""
     return all(
-        name in (*_BY_ROW, *_CACHES)
+        name in (*_BY_ROW, *CACHES)
         or value is None
         or isinstance(value, bool | int)
         # The form of `as_encoder_output`; the towers of transformers return other types.
@@ -122,7 +124,7 @@ def _in_parts(model: Any, first: Mapping[str, Any], rows: int) -> Iterator[dict[
             if name in _BY_ROW and value is not None:
                 # Positions may have axes in front: (axes, prompts, length).
                 value = value[..., start:stop, :]
-            elif name in _CACHES:
+            elif name in CACHES:
                 value = copy.deepcopy(value)  # still empty
             elif name == "mm_encoder_outputs" and value is not None:
                 value = {"image": _features(value["image"], tokens[start], tokens[stop])}
