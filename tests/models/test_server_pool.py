@@ -11,8 +11,7 @@ from test_policy_server import SETTINGS, Server, completion, item
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.models.remote import ServerGenerator
-from medvlm_r1.models.remote_pool import ServerPool, server_generator
+from medvlm_r1.models.remote import ServerGenerator, ServerPool, server_generator
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from medvlm_r1.audit.backends import AuditBackend, GeneratorAuditBackend, Stream
 from medvlm_r1.audit.variant import Variant, VariantAnswer
 from medvlm_r1.models.generate import LocalGenerator
 from medvlm_r1.models.load import Policy, load_policy
-from medvlm_r1.models.remote import is_server
-from medvlm_r1.models.remote_pool import server_generator
+from medvlm_r1.models.remote import is_server, server_generator
 from medvlm_r1.models.threads import limit_threads
 
 

@@ -32,8 +32,7 @@ from medvlm_r1.evaluation.store import (
 )
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
 from medvlm_r1.models.load import fingerprint, load_policy, processor_folder
-from medvlm_r1.models.remote import is_server
-from medvlm_r1.models.remote_pool import server_generator
+from medvlm_r1.models.remote import is_server, server_generator
 from medvlm_r1.models.threads import limit_threads
 from medvlm_r1.prompts.templates import messages
 

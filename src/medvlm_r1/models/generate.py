@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from PIL.Image import Image
 
@@ -80,9 +80,19 @@ class Generator(Protocol):
         ...
 
 
-@runtime_checkable
-class StreamingGenerator(Protocol):
+class StreamingGenerator:
     """A generator that yields completions as soon as they are finished."""
+
+    __slots__ = ()
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        """Complete every item; return the results in the order of the items.
+
+        Raises:
+            UserError: As `iterate`.
+        """
+        completions = dict(pair for pairs in self.iterate(items, settings) for pair in pairs)
+        return [completions[index] for index in range(len(completions))]
 
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
@@ -92,7 +102,7 @@ class StreamingGenerator(Protocol):
         Yields:
             Indices of items with their completions, for each batch or request that is finished.
         """
-        ...
+        raise NotImplementedError
 
 
 def as_finished(
@@ -107,14 +117,8 @@ def as_finished(
         yield list(zip(wanted, generator.generate([items[index] for index in wanted], settings), strict=True))
 
 
-def in_order(finished: Iterator[list[tuple[int, Generation]]]) -> list[Generation]:
-    """Completions in the order of their items."""
-    results = dict(pair for pairs in finished for pair in pairs)
-    return [results[index] for index in range(len(results))]
-
-
 @dataclass(slots=True, kw_only=True)
-class LocalGenerator:
+class LocalGenerator(StreamingGenerator):
     """Generate with a loaded policy, in batches."""
 
     policy: Policy
@@ -131,21 +135,14 @@ class LocalGenerator:
         self._suppressed = vision_token_ids(self.policy.model, self.policy.processor)
         self._fit = ImageFit(model=self.policy.name, processor=self.policy.processor.image_processor)
 
-    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        """Complete every item; return the results in the order of the items.
-
-        Raises:
-            UserError: The number of images of an item differs from its image placeholders.
-        """
-        return in_order(self.iterate(items, settings))
-
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
         """As `StreamingGenerator`. Batches do not depend on `done`; a batch that is done is skipped.
 
         Raises:
-            UserError: as `generate`.
+            UserError: The number of images of an item differs from its image placeholders, or the model does not accept
+                an image.
         """
         import torch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from medvlm_r1.models.generate import Generation
@@ -72,8 +73,10 @@ def raise_error(reply: Any) -> None:
     """
     error = field(reply, "error")
     if error:
-        told = field(error, "message") or error
-        raise BadReply(f"the reply is an error: {shorten(told if isinstance(told, str) else json.dumps(told))}")
+        message = field(error, "message") or error
+        raise BadReply(
+            f"the reply is an error: {shorten(message if isinstance(message, str) else json.dumps(message))}"
+        )
 
 
 def finish(choice: Any) -> str | None:
@@ -124,12 +127,52 @@ def _parts(content: Any, name: str) -> tuple[list[str], list[str]]:
         elif isinstance(content, list) and kind in _TEXT_PARTS and isinstance(field(part, "text"), str):
             text.append(field(part, "text"))
         elif isinstance(content, list) and kind in _REASONING_PARTS:
-            told = field(part, kind) or field(part, "text") or field(part, "summary")
-            reasoning.extend(_parts(told, str(kind))[1])
+            thought = field(part, kind) or field(part, "text") or field(part, "summary")
+            reasoning.extend(_parts(thought, str(kind))[1])
         else:
             what = f"a part of type {kind!r}" if isinstance(kind, str) else f"a value of type {type(part).__name__}"
             raise BadReply(f"the reply's {name} holds {what}; wanted text", again=False)
     return reasoning, text
+
+
+def read_pieces(chunks: Any, pieces: list[str]) -> Generator[str, None, str | None]:
+    """The pieces of a stream, which are added to `pieces` too; returns why the completion ended.
+
+    Raises:
+        BadReply: A chunk is an error, or not in the form of OpenAI's, or there is none.
+    """
+    reason, thinking, empty = None, False, True
+    for chunk in _chunks(chunks):
+        choices = field(chunk, "choices")
+        for choice in choices if isinstance(choices, list) else ():
+            empty = False
+            reason = finish(choice) or reason
+            reasoning, text = texts(field(choice, "delta"))
+            piece = text or ""
+            if reasoning:
+                piece, thinking = ("" if thinking else "<think>") + reasoning, True
+            elif thinking and piece:
+                piece, thinking = f"</think>{piece}", False
+            if piece:
+                pieces.append(piece)
+                yield piece
+    if empty:
+        raise BadReply("the reply is no stream of chat completions")
+    return reason
+
+
+def _chunks(chunks: Any) -> Iterator[Any]:
+    from openai import OpenAIError
+
+    try:
+        for chunk in chunks:
+            raise_error(chunk)
+            yield chunk
+    except (OpenAIError, BadReply):
+        raise
+    # The HTTP library's errors are not those of the client, and their classes change with its version.
+    except Exception as error:
+        raise BadReply(f"the stream broke off ({type(error).__name__}: {shorten(str(error))})") from error
 
 
 def field(value: Any, name: str) -> Any:
