@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medvlm_r1.models.onednn_linear import fast_inference
-
 _TOKENS = 4096
 CACHES = ("past_key_values", "cache")  # its name up to transformers 5.23, and from 5.24 on
 _BY_ROW = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "position_ids")
@@ -67,8 +65,7 @@ def as_custom_generate(decode: Callable[[Any, Tensor, GenerateCall], Tensor]) ->
             stopping_criteria=stopping_criteria,
             config=generation_config,
         )
-        with fast_inference(model):
-            return decode(model, input_ids, call)
+        return decode(model, input_ids, call)
 
     return custom_generate
 
