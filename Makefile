@@ -55,7 +55,7 @@ test-lowest: dev
 	$(VENV)-lowest/bin/python -c 'import site, sys; print(site.getsitepackages()[0])' | xargs -I{} sh -c \
 		'$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > {}/borrowed.pth'
 	$(VENV)-lowest/bin/pip install -q -r $(VENV)-lowest/requirements.txt
-	PYTHONPATH=src OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest @tests/core/tests.txt tests/training/test_shared_prefix.py
+	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest @tests/core/tests.txt tests/training/test_shared_prefix.py
 
 # Lines of src that the tests run, with those of child processes; the least shares are in pyproject.toml and tests/whole.py.
 coverage: dev

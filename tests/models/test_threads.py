@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from medvlm_r1.models.device import SMALL, choose_threads, limit_threads
 from medvlm_r1.models.load import load_policy
-from medvlm_r1.models.threads import SMALL, choose_threads, limit_threads
 
 
 @pytest.mark.parametrize(

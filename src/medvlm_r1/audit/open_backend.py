@@ -7,10 +7,10 @@ from typing import Any
 
 from medvlm_r1.audit.backends import AuditBackend, GeneratorAuditBackend, StreamingAuditBackend, stream_answers
 from medvlm_r1.audit.variant import Variant, VariantAnswer
+from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import LocalGenerator
 from medvlm_r1.models.load import Policy, load_policy
 from medvlm_r1.models.remote import is_server, server_generator
-from medvlm_r1.models.threads import limit_threads
 
 
 class LazyAuditBackend(StreamingAuditBackend):

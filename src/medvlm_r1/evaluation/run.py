@@ -30,10 +30,10 @@ from medvlm_r1.evaluation.store import (
     hash_prompt,
     write_results,
 )
+from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
 from medvlm_r1.models.load import fingerprint, load_policy, processor_folder
 from medvlm_r1.models.remote import is_server, server_generator
-from medvlm_r1.models.threads import limit_threads
 from medvlm_r1.prompts.templates import messages
 
 Progress = Callable[[int, int], None]

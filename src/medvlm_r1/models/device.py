@@ -1,8 +1,19 @@
-"""Choices that depend on the device: pure functions of its type, so that a machine without a GPU can test them."""
+"""Choices that depend on the device: pure functions of its type, so that a machine without a GPU can test them.
+
+Also the number of CPU threads. The threads of a matrix product wait for the slowest one. On busy cores a small model
+spends most of its time waiting. On an idle machine two threads are slightly faster than one.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+from typing import Any
+
 _HALVES = ("bfloat16", "float16")
+SMALL = 100_000_000
+"""Largest number of parameters of a small model; larger ones gain from every core."""
+_NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def best_device() -> str:
@@ -38,3 +49,42 @@ def head_columns(device_type: str) -> int:
     Narrow tiles fit the cache of a CPU during the softmax. A GPU needs large products: this is TRL's own width.
     """
     return 512 if device_type == "cpu" else 32768
+
+
+def choose_threads(parameters: int, *, load: float, cores: int, threads: int) -> int:
+    """The number of threads for a model.
+
+    Args:
+        parameters: Number of parameters of the model.
+        load: Number of other runnable processes.
+        cores: Number of cores available to this process.
+        threads: Default number of threads.
+
+    Returns:
+        1 for a small model if fewer than `threads` cores are free, to the nearest core; otherwise `threads`.
+    """
+    busy = cores - load < threads - 0.5
+    return 1 if parameters <= SMALL and busy else threads
+
+
+def limit_threads(model: Any) -> None:
+    """Set the number of threads for a loaded model; report it on stderr if it is below the default.
+
+    Has no effect for a model on another device, or if an environment variable sets the number.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if model.device.type != "cpu" or threads == 1 or any(os.environ.get(name) for name in _NAMES):
+        return
+    # Windows has neither function and counts as idle.
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = choose_threads(model.num_parameters(), load=load, cores=cores, threads=threads)
+    if chosen < threads:
+        torch.set_num_threads(chosen)
+        print(
+            f"Other work keeps the processor busy (load {load:.1f} on {cores} cores), so this small model runs on one "
+            "thread. Set OMP_NUM_THREADS to choose the number.",
+            file=sys.stderr,
+        )

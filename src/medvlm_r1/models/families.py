@@ -6,6 +6,7 @@ listed family with the plain forward. Other families are rejected by name.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -146,3 +147,22 @@ def _unusual_modules(inner: Any) -> str | None:
     if hasattr(head, "base_layer"):
         return "The prompt cannot be shared with an adapter on the output layer, whose weight is read directly."
     return None
+
+
+def keep_single_tokens() -> None:
+    """Let a Mistral 3 model process a single image of one token.
+
+    `Mistral3Model.get_image_features` squeezes the first dimension of the (tokens, hidden) features of all images.
+    With one token in total, this removes the token dimension. A leading dimension of 1 is removed instead.
+    """
+    from transformers.models.mistral3.modeling_mistral3 import Mistral3MultiModalProjector
+
+    plain = Mistral3MultiModalProjector.forward
+    if hasattr(plain, "__wrapped__"):
+        return
+
+    @functools.wraps(plain)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return plain(self, *args, **kwargs).unsqueeze(0)
+
+    Mistral3MultiModalProjector.forward = forward

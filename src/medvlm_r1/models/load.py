@@ -21,7 +21,6 @@ from medvlm_r1.data.names import nearest
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.adapter import base_candidates, is_adapter, key_problems, merge_adapter
 from medvlm_r1.models.device import best_device, inference_dtype
-from medvlm_r1.models.mistral3 import keep_single_tokens
 from medvlm_r1.models.processor import ImageFit, load_processor
 
 PHANTOM_BASE = "phantom-base"
@@ -287,11 +286,9 @@ def _load(folder: Path, adapter: Path | None, dtype: Any, init: Mapping[str, Any
         ) from error
     _check_keys(folder, info)
     if network.config.model_type == "mistral3":
+        from medvlm_r1.models.families import keep_single_tokens
+
         keep_single_tokens()
-    if not hasattr(processor, "image_processor"):
-        raise UserError(
-            f"{folder} has no image processor (preprocessor_config.json); copy the base model's processor files."
-        )
     if adapter is not None:
         rounded = network.dtype if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch."))
         network = merge_adapter(network.float(), adapter)

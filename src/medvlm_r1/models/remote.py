@@ -1,7 +1,8 @@
-"""Generation by a server with OpenAI's chat interface (vLLM, SGLang and others), behind the same protocol.
+"""Generation by servers with OpenAI's chat interface (vLLM, SGLang and others), behind the same protocol.
 
-A model on a server is named `openai:URL#NAME`, as in `openai:http://localhost:8000/v1#Qwen/Qwen2-VL-2B-Instruct`;
-several servers with the same model `openai:URL,URL,...#NAME`. Only the addresses named are asked; a key is read from the environment variable OPENAI_API_KEY.
+A model on a server is named `openai:URL#NAME`, as in `openai:http://localhost:8000/v1#Qwen/Qwen2-VL-2B-Instruct`.
+`openai:URL,URL,...#NAME` names several servers with the same model. Only these addresses are asked. A key is read from
+the environment variable OPENAI_API_KEY.
 """
 
 from __future__ import annotations

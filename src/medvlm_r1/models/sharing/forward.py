@@ -18,7 +18,7 @@ tokens by vocabulary.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NotRequired, TypedDict, Unpack
@@ -144,7 +144,7 @@ def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: Share
         input_ids=packed.ids,
         attention_mask=_masks(inner, family, packed),
         position_ids=_positions(inner, family, packed, vision),
-        mm_encoder_outputs={"image": _as_encoder_output(image_features, family)} if image_features else None,
+        mm_encoder_outputs={"image": as_encoder_output(model, image_features)} if image_features else None,
         use_cache=False,
     ).last_hidden_state[0]
     return states
@@ -162,8 +162,12 @@ def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
     """
     inner, family = open_model(model)
     inputs = {key: vision[key] for key in family.vision if vision.get(key) is not None}
-    with _patches_by_linear(inner.base_model):
-        output = inner.base_model.get_image_features(**inputs, return_dict=True)
+    for module in inner.base_model.modules():
+        simple = type(module) is nn.Conv3d and module.groups == 1 and module.padding == (0, 0, 0)
+        if simple and module.dilation == (1, 1, 1):
+            # Once for good: nothing has to be undone while another thread uses the model.
+            module.__class__ = _PatchConv
+    output = inner.base_model.get_image_features(**inputs, return_dict=True)
     deepstack = getattr(output, "deepstack_features", None) or []
     return list(zip(output.pooler_output, *deepstack, strict=True))
 
@@ -285,14 +289,10 @@ def _image_blocks(ids: Tensor, image_token: int) -> Tensor:
 
 
 def as_encoder_output(model: Any, features: ImageFeatures) -> SimpleNamespace:
-    """Features in the form of `mm_encoder_outputs["image"]`, for a model's forward and `generate`."""
-    return _as_encoder_output(features, open_model(model)[1])
-
-
-def _as_encoder_output(features: ImageFeatures, family: Family) -> SimpleNamespace:
-    """The fields of a tower's output that the model's forward reads (transformers' `mm_encoder_outputs`)."""
+    """Features as `mm_encoder_outputs["image"]` of a model's forward and `generate`: the fields that they read."""
     pooled, *deepstack = ([torch.cat(level)] for level in zip(*features, strict=True))
-    return SimpleNamespace(pooler_output=pooled[0] if family.joined else pooled, deepstack_features=deepstack)
+    joined = open_model(model)[1].joined
+    return SimpleNamespace(pooler_output=pooled[0] if joined else pooled, deepstack_features=deepstack)
 
 
 def _head(
@@ -324,34 +324,13 @@ def _head(
     return logps, entropies
 
 
-@contextlib.contextmanager
-def _patches_by_linear(backbone: nn.Module) -> Iterator[None]:
-    """Compute convolutions over single patches (Qwen's patch embedding) as matrix products.
+class _PatchConv(nn.Conv3d):
+    """A convolution over single patches (Qwen's patch embedding) as a matrix product.
 
     On a CPU this is seven times as fast as PyTorch's 3D convolution.
     """
 
-    def as_product(conv: nn.Conv3d) -> Any:
-        def forward(x: Tensor) -> Tensor:
-            if tuple(x.shape[2:]) != conv.kernel_size:
-                return nn.Conv3d.forward(conv, x)
-            return nn.functional.linear(x.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None, None]
-
-        return forward
-
-    convs = [
-        module
-        for module in backbone.modules()
-        if type(module) is nn.Conv3d
-        and "forward" not in vars(module)  # not if hooked by accelerate
-        and module.groups == 1
-        and module.padding == (0, 0, 0)
-        and module.dilation == (1, 1, 1)
-    ]
-    for conv in convs:
-        conv.forward = as_product(conv)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for conv in convs:
-            del conv.forward
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != self.kernel_size:
+            return super().forward(x)
+        return nn.functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
