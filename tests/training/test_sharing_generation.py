@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from counted_waits import Waits
 from scipy.stats import chisquare
 from tiny_vlms import IMAGE, TINY, VOCABULARY, Prompt
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
 from medvlm_r1.models.decoding import cached_prefix, per_row_sampling, shared_generation
@@ -139,28 +139,6 @@ def test_prompts_that_were_multiplied_before_are_refused() -> None:
     config = settings(num_return_sequences=2, do_sample=True)
     with pytest.raises(ValueError, match="wanted 3 prompts, one for each number of completions, got 6"):
         model.generate(**inputs("qwen2_vl", PROMPTS), generation_config=config, custom_generate=n_per_prompt([1, 1, 1]))
-
-
-class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a GPU: scalars, lists, and results whose size depends on values."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__()
-        self.count = 0
-        tolist = Tensor.tolist
-
-        def counted(tensor: Tensor) -> Any:
-            self.count += 1
-            return tolist(tensor)
-
-        monkeypatch.setattr(Tensor, "tolist", counted)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        indices = args[1] if name in ("index", "index_put_", "_index_put_impl_") else ()
-        by_mask = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
-        self.count += by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("way", ["rows of their own", "shared prompts", "sampled by row", "cached prefixes"])

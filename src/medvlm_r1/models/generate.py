@@ -149,21 +149,14 @@ class LocalGenerator(StreamingGenerator):
         for index, item in enumerate(items):
             check_images(index, item, self._fit)
         cuda = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
-        states: list[Any] = []
-        for batch in _batches(items, self.batch_size):
-            # Sampled batches share one sequence of random numbers, so none can be skipped.
-            if not settings.samples and all(index in done for index in batch):
+        for number, batch in enumerate(_batches(items, self.batch_size)):
+            if all(index in done for index in batch):
                 continue
             # The random state of the caller is restored, so an evaluation does not change the training around it.
             with torch.random.fork_rng(devices=cuda), torch.inference_mode():
-                if states:
-                    torch.set_rng_state(states[0])
-                    for device, state in zip(cuda, states[1:], strict=True):
-                        torch.cuda.set_rng_state(state, device)
-                else:
-                    torch.manual_seed(settings.seed + items[0].seed)
+                # Batches far apart, because the next seeds are those of other samples.
+                torch.manual_seed((settings.seed + items[0].seed + (number << 32)) % 2**63)
                 completions = self._complete([items[index] for index in batch], settings)
-                states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda)]
             yield list(zip(batch, completions, strict=True))
 
     def _complete(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:

@@ -249,7 +249,8 @@ def load_merged(base: str, adapter: Path) -> Any:
 def _stored_dtype(folder: Path) -> str | None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config.get("dtype") or config.get("torch_dtype")
+        dtype: str | None = config.get("dtype") or config.get("torch_dtype")
+        return dtype
     return None
 
 

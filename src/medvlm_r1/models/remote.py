@@ -21,16 +21,8 @@ from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
-from PIL.Image import Image
-
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.generate import (
-    Generation,
-    GenerationInput,
-    GenerationSettings,
-    StreamingGenerator,
-    check_images,
-)
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, StreamingGenerator, check_images
 from medvlm_r1.models.remote_reply import BadReply, read_pieces, read_reply, shorten
 from medvlm_r1.prompts.parser import with_reasoning_opened
 
@@ -324,16 +316,12 @@ def _with_images(item: GenerationInput) -> list[dict[str, Any]]:
     def part(given: Mapping[str, Any]) -> dict[str, Any]:
         if given["type"] != "image":
             return dict(given)
-        return {"type": "image_url", "image_url": {"url": data_url(next(images))}}
+        stream = io.BytesIO()
+        next(images).save(stream, "PNG")
+        png = base64.b64encode(stream.getvalue()).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}
 
     return [
         {"role": m["role"], "content": m["content"] if isinstance(m["content"], str) else [*map(part, m["content"])]}
         for m in item.prompt
     ]
-
-
-def data_url(image: Image) -> str:
-    """An image as a `data:` address, PNG in base64."""
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medvlm_r1.models.decoding.prefill import CACHES, GenerateCall, as_custom_generate, prefill
+from medvlm_r1.models.decoding.prefill import GenerateCall, as_custom_generate, prefill
 from medvlm_r1.models.decoding.shared_generation import ActiveSequences, caches_all, decode_rows
 
 
@@ -88,7 +88,7 @@ def sample_per_row(
 
 def _prompt_kv(step: Mapping[str, Any], length: int, indices: Collection[int]) -> dict[int, PromptKV]:
     """KV caches of the prompts with these indices; empty if a layer does not cache the whole prompt."""
-    layers = next(step[name] for name in CACHES if name in step).layers
+    layers = step["past_key_values"].layers
     if not indices or not caches_all(layers):
         return {}
     mask, positions = step.get("attention_mask"), step.get("position_ids")

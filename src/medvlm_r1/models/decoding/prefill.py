@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 _TOKENS = 4096
-CACHES = ("past_key_values", "cache")  # its name up to transformers 5.23, and from 5.24 on
 _BY_ROW = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "position_ids")
 
 
@@ -89,9 +88,8 @@ def prefill(model: Any, input_ids: Tensor, call: GenerateCall) -> tuple[Tensor, 
     parts = [first] if len(input_ids) <= rows or not _divides(first) else list(_in_parts(model, first, rows))
     outputs = [model(**part, return_dict=True) for part in parts]
     output = outputs[0]
-    for name in CACHES:
-        if name in output and len(outputs) > 1:
-            _join([part[name] for part in outputs])
+    if len(outputs) > 1:
+        _join([part.past_key_values for part in outputs])
     # The joined cache belongs to all prompts from here on.
     inputs = model._update_model_kwargs_for_generation(output, call.inputs)
     longer = torch.nn.functional.pad(input_ids, (0, 1))
@@ -102,7 +100,7 @@ def prefill(model: Any, input_ids: Tensor, call: GenerateCall) -> tuple[Tensor, 
 def _divides(first: Mapping[str, Any]) -> bool:
     """Whether every input can be split by prompt."""
     return all(
-        name in (*_BY_ROW, *CACHES)
+        name in (*_BY_ROW, "past_key_values")
         or value is None
         or isinstance(value, bool | int)
         # The form of `as_encoder_output`; the towers of transformers return other types.
@@ -121,7 +119,7 @@ def _in_parts(model: Any, first: Mapping[str, Any], rows: int) -> Iterator[dict[
             if name in _BY_ROW and value is not None:
                 # Positions may have axes in front: (axes, prompts, length).
                 value = value[..., start:stop, :]
-            elif name in CACHES:
+            elif name == "past_key_values":
                 value = copy.deepcopy(value)  # still empty
             elif name == "mm_encoder_outputs" and value is not None:
                 value = {"image": _features(value["image"], tokens[start], tokens[stop])}

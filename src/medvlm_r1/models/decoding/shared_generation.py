@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from medvlm_r1.models.decoding.kv_cache import GroupIndex, InPlaceLayer, RowSelection, SharedLayer
-from medvlm_r1.models.decoding.prefill import CACHES, GenerateCall, as_custom_generate, prefill
+from medvlm_r1.models.decoding.prefill import GenerateCall, as_custom_generate, prefill
 
 # Settings whose processors read each row alone, so that rows can be repeated and dropped.
 _ROW_BY_ROW = """
@@ -179,7 +179,7 @@ class ActiveSequences:
         # Inputs of the model for the first completion token; `step` updates them for later tokens.
         self._step = dict(step)
         mask = self._step.pop("attention_mask", None)
-        self._layers: list[Any] = next(self._step[name] for name in CACHES if name in self._step).layers
+        self._layers: list[Any] = self._step["past_key_values"].layers
         self._simple = model.config.get_text_config()._attn_implementation == "sdpa" and caches_all(self._layers)
         # On a GPU the small steps of a shared cache would cost more than they save.
         shares = self._simple and self._device.type == "cpu" and len(owner) >= 2 * len(set(self.prompt))

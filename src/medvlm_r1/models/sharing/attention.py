@@ -49,7 +49,8 @@ def dense_mask(
     """
 
     def per_token(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, device=device).repeat_interleave(torch.tensor(layout.sizes(), device=device))
+        # On the CPU, because the length of the result depends on values.
+        return torch.tensor(values).repeat_interleave(torch.tensor(layout.sizes())).to(device)
 
     segments = list(layout.segments())
     group, number = per_token([s[0] for s in segments]), per_token([s[1] for s in segments])
@@ -121,7 +122,7 @@ def completion_mask(length: int, before: int, *, dtype: torch.dtype, device: tor
         (length, before + length).
     """
     if device.type == "cuda":
-        return causal_lower_right(length, before + length)  # type: ignore[no-untyped-call]
+        return causal_lower_right(length, before + length)
     return torch.full((length, before + length), -torch.inf, dtype=dtype, device=device).triu_(before + 1)
 
 

@@ -95,16 +95,26 @@ def shared_logps(
             f"A completion holds the image token (id {inner.config.image_token_id}), for which there is no image. "
             "Forbid it while sampling (generation_kwargs: suppress_tokens)."
         )
-    hidden = _hidden(model, inner, family, packed, rows)
     head = inner.get_output_embeddings()
-    predicting = hidden.to(head.weight.device).index_select(0, packed.predictors)
-    logps, entropies = _head(
-        head, predicting, packed.targets, temperature=temperature, entropy=compute_entropy, chunk=chunk, fp32=head_fp32
-    )
+    hidden = _hidden(model, inner, family, packed, rows, packed.predictors)
+    # TRL's tiled head, prepared as its `add_fused_lm_head` prepares it.
+    weight, bias = head.weight, getattr(head, "bias", None)
+    if isinstance(weight, DTensor):
+        weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
+    autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if head_fp32:
+        hidden, autocast = hidden.float(), torch.autocast(hidden.device.type, enabled=False)
+    outputs = ("log_probs", "entropy") if compute_entropy else ("log_probs",)
+    targets, scored = packed.targets.to(hidden.device), packed.scored.to(hidden.device)
+    with autocast, maybe_gather_lm_head_ctx(weight, bias):
+        width = min(chunk or head_columns(hidden.device.type), weight.shape[0])
+        logps, entropies, *_ = ChunkedLogProbFunction.apply(
+            hidden, weight, bias, targets, temperature, width, None, 1.0, outputs
+        )
 
     def aligned(values: Tensor) -> Tensor:
         # Connected to the model even without tokens, so that the backward of an empty batch gives zeros.
-        return values.new_zeros(packed.scored.shape).masked_scatter(packed.scored, values)
+        return values.new_zeros(scored.shape).masked_scatter(scored, values)
 
     return aligned(logps), None if entropies is None else aligned(entropies)
 
@@ -129,25 +139,24 @@ def next_logits(model: Any, **rows: Unpack[SharedRows]) -> Tensor:
         raise ValueError("A row has no completion token.")
     # The tokens of a row end with its last completion token.
     last = packed.keep.sum(dim=1).cumsum(0) - 1
-    hidden = _hidden(model, inner, family, packed, rows)
-    head = inner.get_output_embeddings()
-    logits: Tensor = head(hidden.to(head.weight.device).index_select(0, last))
+    logits: Tensor = inner.get_output_embeddings()(_hidden(model, inner, family, packed, rows, last))
     return logits
 
 
-def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows) -> Tensor:
-    """Last hidden states of the language model for the packed row, (L, width)."""
-    vision, image_features = rows["vision"], rows.get("image_features")
+def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows, indices: Tensor) -> Tensor:
+    """Last hidden states of the language model at these indices of the packed row, (N, width), where the head is."""
+    vision, image_features, device = rows["vision"], rows.get("image_features"), rows["input_ids"].device
     if image_features is None and vision.get("pixel_values") is not None:
         image_features = encode_images(model, vision)
     states: Tensor = inner.base_model(
-        input_ids=packed.ids,
-        attention_mask=_masks(inner, family, packed),
-        position_ids=_positions(inner, family, packed, vision),
+        input_ids=packed.ids.to(device),
+        attention_mask=_masks(inner, family, packed, device),
+        position_ids=_positions(inner, family, packed, vision).to(device),
         mm_encoder_outputs={"image": as_encoder_output(model, image_features)} if image_features else None,
         use_cache=False,
     ).last_hidden_state[0]
-    return states
+    device = inner.get_output_embeddings().weight.device
+    return states.to(device).index_select(0, indices.to(device))
 
 
 def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
@@ -174,7 +183,7 @@ def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Packed:
-    """One row of tokens, L long, from B padded rows."""
+    """One row of tokens, L long, from B padded rows. The tensors are on the CPU."""
 
     ids: Tensor
     """(1, L) int64."""
@@ -197,16 +206,17 @@ class _Packed:
 
 
 def _pack(rows: SharedRows) -> _Packed:
-    ids, mask = rows["input_ids"], rows["attention_mask"].bool()
-    kept, group_sizes = rows["logits_to_keep"], rows["group_sizes"]
-    sizes = torch.tensor(list(group_sizes), device=ids.device)
+    # The only point at which the host waits for the device: everything that depends on values is computed on the CPU.
+    ids, real = torch.stack([rows["input_ids"], rows["attention_mask"].to(rows["input_ids"].dtype)]).cpu()
+    mask, group_sizes = real.bool(), rows["group_sizes"]
+    sizes = torch.tensor(list(group_sizes))
     if int(sizes.sum()) != len(ids) or int(sizes.min()) < 1:
         raise ValueError(
             f"group_sizes {list(group_sizes)} do not add up to the {len(ids)} rows in groups of 1 or more."
         )
-    prompt = ids.shape[1] - kept
+    prompt = ids.shape[1] - rows["logits_to_keep"]
     first = sizes.cumsum(0) - sizes
-    group = torch.arange(len(sizes), device=ids.device).repeat_interleave(sizes)
+    group = torch.arange(len(sizes)).repeat_interleave(sizes)
     tokens = torch.where(mask, ids, -1)[:, :prompt]
     prompts, scored = (ids[first, :prompt], mask[first, :prompt]), mask[:, prompt:]
     if not bool((tokens == tokens[first][group]).all()) or not bool(prompts[1].any(dim=1).all()):
@@ -214,9 +224,9 @@ def _pack(rows: SharedRows) -> _Packed:
     keep = mask.clone()
     keep[:, :prompt] = False
     keep[first, :prompt] = prompts[1]
-    place = keep.flatten().cumsum(0).view_as(keep) - 1
+    index = keep.flatten().cumsum(0).view_as(keep) - 1
     # The first token of a completion follows the last one of its prompt, any other its neighbor in the packed row.
-    before = torch.where(scored.cumsum(1) == 1, place[first, prompt - 1][group][:, None], place[:, prompt:] - 1)
+    before = torch.where(scored.cumsum(1) == 1, index[first, prompt - 1][group][:, None], index[:, prompt:] - 1)
     lengths = torch.split(scored.sum(1), list(group_sizes))
     return _Packed(
         ids=ids[keep][None],
@@ -245,7 +255,7 @@ def _positions(inner: Any, family: Family, packed: _Packed, vision: Mapping[str,
     else:
         kinds = (ids == inner.config.image_token_id).int()
         prompts, _ = inner.base_model.get_rope_index(
-            ids, image_grid_thw=grid, attention_mask=mask, mm_token_type_ids=kinds
+            ids, image_grid_thw=grid.cpu(), attention_mask=mask, mm_token_type_ids=kinds
         )
     # A completion starts after the largest position of its prompt, which with images is smaller than its length.
     start = prompts.masked_fill(~mask, 0).amax(dim=(0, 2)) + 1
@@ -256,15 +266,14 @@ def _positions(inner: Any, family: Family, packed: _Packed, vision: Mapping[str,
     return row[:, None] if family.rope_3d else row
 
 
-def _masks(inner: Any, family: Family, packed: _Packed) -> Tensor | dict[str, Tensor]:
+def _masks(inner: Any, family: Family, packed: _Packed, device: torch.device) -> Tensor | dict[str, Tensor]:
     """The attention mask, or one for each layer type."""
     text = inner.config.get_text_config()
-    device = packed.ids.device
     # Dtype of the scores: that of the embeddings or, under autocast, of the matrix products.
     dtype = inner.get_input_embeddings().weight.dtype
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
-    blocks = _image_blocks(packed.ids[0], inner.config.image_token_id) if family.two_way_images else None
+    blocks = _image_blocks(packed.ids[0], inner.config.image_token_id).to(device) if family.two_way_images else None
     full: Tensor
     if text._attn_implementation == "sdpa" and blocks is None:
         full = PrefixMask(packed.layout, device)
@@ -293,35 +302,6 @@ def as_encoder_output(model: Any, features: ImageFeatures) -> SimpleNamespace:
     pooled, *deepstack = ([torch.cat(level)] for level in zip(*features, strict=True))
     joined = open_model(model)[1].joined
     return SimpleNamespace(pooler_output=pooled[0] if joined else pooled, deepstack_features=deepstack)
-
-
-def _head(
-    head: nn.Module,
-    hidden: Tensor,
-    targets: Tensor,
-    *,
-    temperature: float,
-    entropy: bool,
-    chunk: int | None,
-    fp32: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities and entropies (N,) by TRL's tiled head, prepared as TRL's `add_fused_lm_head` prepares it."""
-    weight: Any = head.weight
-    bias: Any = getattr(head, "bias", None)
-    if isinstance(weight, DTensor):
-        weight = weight.full_tensor()
-        bias = bias if bias is None else bias.full_tensor()
-    autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if fp32:
-        hidden, autocast = hidden.float(), torch.autocast(hidden.device.type, enabled=False)
-    chunk = chunk or head_columns(weight.device.type)
-    width = min(chunk, weight.shape[0]) or chunk
-    outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
-    with autocast, maybe_gather_lm_head_ctx(weight, bias):
-        logps, entropies, *_ = ChunkedLogProbFunction.apply(
-            hidden, weight, bias, targets.to(hidden.device), temperature, width, None, 1.0, outputs
-        )
-    return logps, entropies
 
 
 class _PatchConv(nn.Conv3d):
