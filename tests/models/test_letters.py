@@ -83,7 +83,7 @@ def test_of_one_letter_all_is_its_own(policy: Policy) -> None:
 
 
 def test_the_items_own_turn_is_not_read(policy: Policy) -> None:
-    begun = replace(item(), turn="liver liver")
+    begun = replace(item(), prefill="liver liver")
     assert letter_probabilities(policy, [begun], ["<answer>"], [2]) == letter_probabilities(
         policy, [item()], ["<answer>"], [2]
     )

@@ -123,7 +123,7 @@ def variant_input(variant: Variant, template: str) -> GenerationInput:
     return GenerationInput(
         prompt=messages(variant.sample, template),
         images=variant.images,
-        turn=variant.prefix,
+        prefill=variant.prefix,
         seed=item_seed(variant.sample),
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 from medvlm_r1.audit.backends import StreamingAuditBackend, answer_from_generation, variant_input
 from medvlm_r1.audit.variant import REAL, Variant, VariantAnswer, item_seed, scored_choice
 from medvlm_r1.models.choice_logprobs import LetterPlace, letter_place
-from medvlm_r1.models.generate import GenerationSettings, cut, end_tokens, generation_config, prompt_and_turn
+from medvlm_r1.models.generate import GenerationSettings, cut, end_tokens, generation_config, prompt_and_prefill
 from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.prompts.templates import opened_reasoning
 
@@ -120,7 +120,7 @@ class LocalAuditBackend(StreamingAuditBackend):
         turns = []
         contents: dict[str, tuple[str, Sequence[Any]]] = {}
         for variant in variants:
-            text, begun = prompt_and_turn(processor, variant_input(variant, self.template))
+            text, begun = prompt_and_prefill(processor, variant_input(variant, self.template))
             turns.append(begun)
             for image in variant.images:
                 if id(image) not in names:

@@ -139,7 +139,7 @@ def _unusual_modules(inner: Any) -> str | None:
     """The first module that is random, or replaces the output head; None without one."""
     for name, module in inner.named_modules():
         # Attention keeps its rate as a number, under one name or the other (CLIP, SigLIP and Pixtral: `dropout`).
-        rates = [module.p] if isinstance(module, nn.Dropout) else [getattr(module, one, 0.0) for one in _RATES]
+        rates = [module.p] if isinstance(module, nn.Dropout) else [getattr(module, name, 0.0) for name in _RATES]
         rate = max((rate for rate in rates if isinstance(rate, float | int)), default=0.0)
         if rate > 0:
             return f"The prompt cannot be shared with dropout ({rate:g} in {name}); set it to 0."

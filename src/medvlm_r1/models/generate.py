@@ -30,7 +30,7 @@ class GenerationInput:
     """Chat messages, as `medvlm_r1.prompts.templates.messages` renders them: one image placeholder per image."""
     images: Sequence[Image] = ()
     """RGB images in the order of their placeholders; the processor resizes them."""
-    turn: str = ""
+    prefill: str = ""
     """Assistant prefill: the model continues from there. It replaces what the chat template opens."""
     seed: int = 0
     """Added to the settings' seed, so that conversations sampled one by one do not share their draws."""
@@ -65,7 +65,7 @@ class Generation:
 
     text: str
     """The completion without special tokens. It begins with the `<think>` that the chat template opens, if it does.
-    Where `GenerationInput.turn` was given, it is what comes after that."""
+    Where `GenerationInput.prefill` was given, it is what comes after that."""
     n_tokens: int
     """Tokens generated, without the end token. Words, or chunks of a stream, if a server does not report tokens."""
     truncated: bool
@@ -199,15 +199,15 @@ def check_images(index: int, item: GenerationInput, fit: ImageFit | None = None)
                 "Crop or pad the image."
             )
     contents = [message["content"] for message in item.prompt]
-    parts = [part for content in contents if not isinstance(content, str) for part in content]
-    placeholders = sum(part["type"] == "image" for part in parts)
+    pieces = [piece for content in contents if not isinstance(content, str) for piece in content]
+    placeholders = sum(piece["type"] == "image" for piece in pieces)
     if placeholders != len(item.images):
         raise UserError(
             f"Item {index} has {placeholders} image placeholders in its prompt and {len(item.images)} images."
         )
 
 
-def prompt_and_turn(processor: Any, item: GenerationInput) -> tuple[str, str]:
+def prompt_and_prefill(processor: Any, item: GenerationInput) -> tuple[str, str]:
     """The rendered prompt, and the rest of the assistant prefill after it.
 
     If the chat template opens the reasoning and the prefill starts with the same text, that text stays in the prompt.
@@ -215,19 +215,19 @@ def prompt_and_turn(processor: Any, item: GenerationInput) -> tuple[str, str]:
     """
     text = str(processor.apply_chat_template(list(item.prompt), add_generation_prompt=True))
     opening = opened_reasoning(text)
-    if not item.turn or item.turn.startswith(opening):
-        return text, item.turn.removeprefix(opening)
-    return text.removesuffix(opening), item.turn
+    if not item.prefill or item.prefill.startswith(opening):
+        return text, item.prefill.removeprefix(opening)
+    return text.removesuffix(opening), item.prefill
 
 
 def opened(processor: Any, item: GenerationInput) -> str:
     """The rendered conversation up to the point where the model continues."""
-    return "".join(prompt_and_turn(processor, item))
+    return "".join(prompt_and_prefill(processor, item))
 
 
 def answer_opening(processor: Any, item: GenerationInput) -> str:
     """The part of the response that the chat template writes; "" if the item has an assistant prefill."""
-    return "" if item.turn else opened_reasoning(opened(processor, item))
+    return "" if item.prefill else opened_reasoning(opened(processor, item))
 
 
 _NOTHING_ELSE = {

@@ -150,12 +150,12 @@ def _check_indexes(folder: Path) -> None:
 
 
 def _pickled(folder: Path) -> str:
-    """What is there in place of safetensors files, and what to do."""
-    found = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
-    if not found:
+    """Pickles in a folder without safetensors files, and what to do about them."""
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    if not pickles:
         return ". Copy the whole folder again, or name one that save_pretrained wrote."
     return (
-        f", only {found[0]}. That is a pickle, which can run any code when it is read, so it never is. If you trust "
+        f", only {pickles[0]}. That is a pickle, which can run any code when it is read, so it never is. If you trust "
         "where it comes from, convert it once, best in a container without network: "
         'python -c "from transformers import AutoModelForImageTextToText as M, AutoProcessor as P; '
         f"[K.from_pretrained('{folder}').save_pretrained('safe') for K in (M, P)]\" "
@@ -365,7 +365,7 @@ def quiet_bars(*, warnings: bool = True) -> Iterator[None]:
     """
     from transformers.utils import logging
 
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    visible, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     if not warnings:
         logging.set_verbosity_error()
@@ -373,7 +373,7 @@ def quiet_bars(*, warnings: bool = True) -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if shown:
+        if visible:
             logging.enable_progress_bar()
 
 
@@ -403,13 +403,13 @@ def vision_token_ids(*sources: Any) -> list[int]:
     Returns:
         Sorted ids of all sources.
     """
-    found: set[int] = set()
+    ids: set[int] = set()
     for source in sources:
         if hasattr(source, "config"):
             config = source.config.to_dict()
             for settings in [config, *(value for value in config.values() if isinstance(value, dict))]:
-                found.update(v for k, v in settings.items() if _VISION_KEY.fullmatch(str(k)) and isinstance(v, int))
+                ids.update(v for k, v in settings.items() if _VISION_KEY.fullmatch(str(k)) and isinstance(v, int))
         if hasattr(source, "tokenizer"):
             vocabulary = source.tokenizer.get_added_vocab()
-            found.update(index for token, index in vocabulary.items() if _VISION_TOKEN.fullmatch(token))
-    return sorted(found)
+            ids.update(index for token, index in vocabulary.items() if _VISION_TOKEN.fullmatch(token))
+    return sorted(ids)

@@ -33,7 +33,7 @@ _SECONDS = 600.0
 
 
 def is_server(model: str) -> bool:
-    """Whether a model's name stands for one on a server."""
+    """Whether a name is that of a model on a server."""
     return model.startswith(PREFIX)
 
 
@@ -69,8 +69,8 @@ class ServerGenerator(StreamingGenerator):
             UserError: the text has another form.
         """
         url, mark, name = model.removeprefix(PREFIX).partition("#")
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.netloc and "," not in url
+        address = urlsplit(url)
+        known = address.scheme in ("http", "https") and address.netloc and "," not in url
         if not is_server(model) or not known or not mark or not name:
             raise UserError(
                 f"{model!r} does not name a model on a server; wanted openai:URL#NAME, "
@@ -102,7 +102,7 @@ class ServerGenerator(StreamingGenerator):
         )
 
     def stream(self, item: GenerationInput, settings: GenerationSettings) -> ServerPieces:
-        """Complete one item piece by piece; the server is asked when the first piece is.
+        """Complete one item piece by piece; the request is sent when the first piece is read.
 
         Raises:
             UserError: As `generate`, some of it only while the pieces are read.
@@ -131,7 +131,7 @@ class ServerGenerator(StreamingGenerator):
     def _no_answer(self, item: GenerationInput, error: BadReply) -> UserError:
         """The error for a reply without an answer, which names the question."""
         content = item.prompt[-1]["content"]
-        question = content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+        question = content if isinstance(content, str) else " ".join(piece.get("text", "") for piece in content)
         message = f"{self.url} gave no answer to {shorten(question)[:80]!r}: {error}"
         if not error.again:
             return UserError(f"{message}. It is not counted as wrong; take the question out, or ask another server.")
@@ -162,8 +162,8 @@ class ServerGenerator(StreamingGenerator):
             status = error.status_code
             message = shorten(error.message if isinstance(error.body, dict) else error.response.text or error.message)
             if 300 <= status < 400:
-                place = shorten(error.response.headers.get("location", "an address it does not tell"))
-                message = f"it redirects to {place}, which is not followed; name that address if you trust it"
+                target = shorten(error.response.headers.get("location", "an address it does not tell"))
+                message = f"it redirects to {target}, which is not followed; name that address if you trust it"
             kind = ServerGone if status >= 500 else UserError
             raise kind(f"{self.url} refuses {self.name!r} with status {status}: {message}") from error
         except OpenAIError as error:
@@ -191,8 +191,8 @@ class ServerPool(StreamingGenerator):
         """
         for index, item in enumerate(items):
             check_images(index, item)
-            if item.turn:
-                raise UserError(f"Item {index} begins the model's turn, which servers do not take; use a local model.")
+            if item.prefill:
+                raise UserError(f"Item {index} has an assistant prefill, which servers do not take; use a local model.")
         waiting = deque(index for index in range(len(items)) if index not in done)
         last = ""
         while waiting:
@@ -313,15 +313,15 @@ def _with_images(item: GenerationInput) -> list[dict[str, Any]]:
     """The conversation in OpenAI's form, each placeholder replaced by its image as a PNG in a data address."""
     images = iter(item.images)
 
-    def part(given: Mapping[str, Any]) -> dict[str, Any]:
-        if given["type"] != "image":
-            return dict(given)
+    def content(piece: Mapping[str, Any]) -> dict[str, Any]:
+        if piece["type"] != "image":
+            return dict(piece)
         stream = io.BytesIO()
         next(images).save(stream, "PNG")
         png = base64.b64encode(stream.getvalue()).decode()
         return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}
 
     return [
-        {"role": m["role"], "content": m["content"] if isinstance(m["content"], str) else [*map(part, m["content"])]}
+        {"role": m["role"], "content": m["content"] if isinstance(m["content"], str) else [*map(content, m["content"])]}
         for m in item.prompt
     ]

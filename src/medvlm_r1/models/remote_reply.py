@@ -29,7 +29,7 @@ class BadReply(Exception):
 def read_reply(body: bytes) -> Generation:
     """The completion in the body of a reply.
 
-    Content is a text, or a list of text parts, which are joined. Reasoning that the server hands over apart, as
+    Content is a text, or a list of text parts, which are joined. Reasoning that the server sends separately, as
     `reasoning_content`, `reasoning` or a part of the content, gets its `<think>` tags back.
 
     Raises:
@@ -107,9 +107,9 @@ def texts(message: Any) -> tuple[str | None, str | None]:
         if apart and not reasoning:
             reasoning.extend(_parts(apart, name)[1])
     if content is not None:
-        thought, said = _parts(content, "content")
-        reasoning.extend(thought)
-        text.extend(said)
+        thoughts, answer = _parts(content, "content")
+        reasoning.extend(thoughts)
+        text.extend(answer)
     refusal = field(message, "refusal")
     if not text and isinstance(refusal, str) and refusal:
         text.append(refusal)
@@ -120,17 +120,17 @@ def _parts(content: Any, name: str) -> tuple[list[str], list[str]]:
     """Reasoning and text of a content."""
     reasoning: list[str] = []
     text: list[str] = []
-    for part in content if isinstance(content, list) else [content]:
-        kind = field(part, "type")
-        if isinstance(part, str):
-            text.append(part)
-        elif isinstance(content, list) and kind in _TEXT_PARTS and isinstance(field(part, "text"), str):
-            text.append(field(part, "text"))
+    for piece in content if isinstance(content, list) else [content]:
+        kind = field(piece, "type")
+        if isinstance(piece, str):
+            text.append(piece)
+        elif isinstance(content, list) and kind in _TEXT_PARTS and isinstance(field(piece, "text"), str):
+            text.append(field(piece, "text"))
         elif isinstance(content, list) and kind in _REASONING_PARTS:
-            thought = field(part, kind) or field(part, "text") or field(part, "summary")
+            thought = field(piece, kind) or field(piece, "text") or field(piece, "summary")
             reasoning.extend(_parts(thought, str(kind))[1])
         else:
-            what = f"a part of type {kind!r}" if isinstance(kind, str) else f"a value of type {type(part).__name__}"
+            what = f"a part of type {kind!r}" if isinstance(kind, str) else f"a value of type {type(piece).__name__}"
             raise BadReply(f"the reply's {name} holds {what}; wanted text", again=False)
     return reasoning, text
 
@@ -181,7 +181,7 @@ def field(value: Any, name: str) -> Any:
 
 
 def shorten(text: str) -> str:
-    """What a server said, on one line without control characters, cut to a length that fits a message."""
+    """A text of a server on one line, without control characters, cut to a length that fits a message."""
     line = "".join(character if character.isprintable() else " " for character in text[: 20 * _SHOWN])
     line = " ".join(line.split())
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..."

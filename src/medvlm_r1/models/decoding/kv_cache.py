@@ -25,16 +25,16 @@ class RowSelection:
     """Which rows stay, computed once for all layers.
 
     Attributes:
-        rows: (n,) row that comes to each place. A repeated row is copied.
-        places: (m,) places whose row comes from another place.
-        sources: (m,) the rows that come to these places.
+        rows: (n,) row that comes to each slot. A repeated row is copied.
+        slots: (m,) slots whose row comes from another slot.
+        sources: (m,) the rows that come to these slots.
     """
 
     def __init__(self, rows: Sequence[int], device: torch.device) -> None:
-        moved = [place for place, row in enumerate(rows) if place != row]
-        self.rows, self.places, self.sources = (
+        moved = [slot for slot, row in enumerate(rows) if slot != row]
+        self.rows, self.slots, self.sources = (
             torch.tensor(list(indices), device=device, dtype=torch.long)
-            for indices in (rows, moved, [rows[place] for place in moved])
+            for indices in (rows, moved, [rows[slot] for slot in moved])
         )
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
         """Keep these rows, at most `most_rows`."""
         self._rows = len(selection)
         for room in self._room:
-            room[selection.places, :, : self._length] = room[selection.sources, :, : self._length]
+            room[selection.slots, :, : self._length] = room[selection.sources, :, : self._length]
         self._show()
 
 
@@ -165,11 +165,11 @@ class SharedKV(torch.Tensor):
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is scaled_dot_product_attention and all(isinstance(one, cls) for one in args[1:3]):
+        if func is scaled_dot_product_attention and all(isinstance(states, cls) for states in args[1:3]):
             return _attend(*args, **kwargs)
         if func in _METADATA:
             return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
-        args, kwargs = tree_map(lambda one: one.whole() if isinstance(one, cls) else one, (args, kwargs))
+        args, kwargs = tree_map(lambda value: value.whole() if isinstance(value, cls) else value, (args, kwargs))
         return func(*args, **kwargs)
 
     def whole(self) -> Tensor:

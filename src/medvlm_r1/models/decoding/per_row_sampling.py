@@ -110,7 +110,7 @@ def _prompt_kv(step: Mapping[str, Any], length: int, indices: Collection[int]) -
 
 
 class _Sampler:
-    """Chooses tokens from scores; the random numbers of a completion are drawn in advance, one per token."""
+    """Chooses tokens from scores; the random numbers of a completion are generated in advance, one per token."""
 
     def __init__(self, samplings: Sequence[RowSampling | None], length: int, device: Any) -> None:
         sampled = [(number, sampling) for number, sampling in enumerate(samplings) if sampling is not None]
@@ -139,8 +139,8 @@ class _Sampler:
             temperature, uniform = self._temperature[lines].to(self._device), self._uniform[lines, self._step]
             cumulated = torch.softmax(scores[rows][where].double() / temperature[:, None], dim=-1).cumsum(dim=-1)
             # The first token whose cumulated probability exceeds the number, so one of probability 0 is never chosen.
-            drawn = torch.searchsorted(cumulated, (uniform.to(cumulated) * cumulated[:, -1])[:, None], right=True)
-            ids = torch.cat([ids, drawn.squeeze(1).clamp(max=cumulated.shape[1] - 1)])
+            samples = torch.searchsorted(cumulated, (uniform.to(cumulated) * cumulated[:, -1])[:, None], right=True)
+            ids = torch.cat([ids, samples.squeeze(1).clamp(max=cumulated.shape[1] - 1)])
         chosen: list[int] = ids.tolist()
         tokens = [[chosen[row]] * len(numbers) for row, numbers in enumerate(members)]
         for (row, index, _), token in zip(sampled, chosen[len(members) :], strict=True):

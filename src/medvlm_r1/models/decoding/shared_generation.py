@@ -98,7 +98,7 @@ def n_per_prompt(sizes: Sequence[int]) -> Callable[..., Tensor]:
             max_length=call.config.max_length,
             pad=call.config._pad_token_tensor,
         )
-        penalties = [(part, part.prompt_ignore_length) for part in call.logits_processor if _per_prompt(part)]
+        penalties = [(each, each.prompt_ignore_length) for each in call.logits_processor if _per_prompt(each)]
 
         def advance(logits: Tensor) -> list[bool]:
             for processor, lengths in penalties:
@@ -145,7 +145,7 @@ def _per_prompt(processor: Any) -> bool:
 
 
 class ActiveSequences:
-    """Rows that are being decoded, in any order: the last row moves into the place of a finished one.
+    """Rows that are being decoded, in any order: the last row replaces a finished one.
 
     Args:
         model: The model.
@@ -251,7 +251,7 @@ class ActiveSequences:
         self._record([row for row, over in enumerate(ended) if over])
         alive = [row for row, over in enumerate(ended) if not over]
         last = iter([row for row in alive if row >= len(alive)])
-        rows = [next(last) if ended[place] else place for place in range(len(alive))]
+        rows = [next(last) if ended[slot] else slot for slot in range(len(alive))]
         self.members = [self.members[row] for row in rows]
         self._rearrange(rows)
 
@@ -261,9 +261,9 @@ class ActiveSequences:
         return self._done[:, : self._length]
 
     def _rearrange(self, rows: Sequence[int]) -> None:
-        """Move or copy a row to each place."""
+        """Move or copy a row to each slot."""
         selection = RowSelection(rows, self._device)
-        self._ids[selection.places, : self._length] = self._ids[selection.sources, : self._length]
+        self._ids[selection.slots, : self._length] = self._ids[selection.sources, : self._length]
         self.prompt = [self.prompt[row] for row in rows]
         if self._groups is not None:
             self._groups.regroup(self.prompt)
