@@ -113,6 +113,7 @@ def test_text_image_and_settings_are_sent_and_the_answer_comes_back(server: Serv
     (request,) = server.requests
     assert server.paths == ["/v1/chat/completions"]
     assert (request["model"], request["max_tokens"], request["temperature"]) == ("org/name", 20, 0.0)
+    assert (request["top_p"], request["top_k"], request["repetition_penalty"]) == (1.0, -1, 1.0)
     image, text = request["messages"][0]["content"]
     assert text == {"type": "text", "text": "Which organ?"}
     head, data = image["image_url"]["url"].split(",")
@@ -127,6 +128,14 @@ def test_answers_stand_in_the_order_of_the_questions_and_few_are_under_way(serve
     found = generator.generate([item(f"question {i}") for i in range(20)], SETTINGS)
     assert [one.text for one in found] == [f"question {i}" for i in range(20)]
     assert server.most <= 3
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_without_the_fields_of_vllm_is_asked_without_them(server: Server, status: int) -> None:
+    refused = (status, {"error": {"message": "Unrecognized request argument supplied: top_k"}})
+    server.reply = lambda body: refused if "top_k" in body else (200, completion("A"))
+    assert ServerGenerator(url=server.url, name="m").generate([item("q")], SETTINGS)[0].text == "A"
+    assert [request["top_p"] for request in server.requests] == [1.0, 1.0]
 
 
 def test_a_busy_server_is_asked_again(server: Server) -> None:

@@ -30,6 +30,8 @@ PREFIX = "openai:"
 _RETRIES = 5
 _BAD_REPLIES = 3
 _SECONDS = 600.0
+# Servers otherwise take these from the checkpoint's generation_config.json (Qwen2-VL: top_k 1).
+_WHOLE_DISTRIBUTION = {"top_k": -1, "repetition_penalty": 1.0}
 
 
 def is_server(model: str) -> bool:
@@ -119,7 +121,7 @@ class ServerGenerator(StreamingGenerator):
         """
         for attempt in range(1, _BAD_REPLIES + 1):
             with self._as_user_errors():
-                reply = client.chat.completions.with_raw_response.create(**self._request(item, settings))
+                reply = self._send(client.chat.completions.with_raw_response.create, item, settings)
             try:
                 return read_reply(reply.content)
             except BadReply as error:
@@ -137,14 +139,25 @@ class ServerGenerator(StreamingGenerator):
             return UserError(f"{message}. It is not counted as wrong; take the question out, or ask another server.")
         return ServerGone(f"{message}. Check the server, then run the same command again: finished answers are kept.")
 
-    def _request(self, item: GenerationInput, settings: GenerationSettings) -> dict[str, Any]:
-        return {
+    def _send(self, create: Any, item: GenerationInput, settings: GenerationSettings, **options: Any) -> Any:
+        """Send a request. A server that refuses fields which OpenAI does not have gets it again without them."""
+        from openai import BadRequestError, UnprocessableEntityError
+
+        request = {
             "model": self.name,
             "messages": _with_images(item),
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
+            "top_p": 1.0,
             "seed": (settings.seed + item.seed) % 2**31,
+            **options,
         }
+        try:
+            return create(**request, extra_body=_WHOLE_DISTRIBUTION)
+        except (BadRequestError, UnprocessableEntityError) as error:
+            if not any(name in str(error) for name in _WHOLE_DISTRIBUTION):
+                raise
+            return create(**request)
 
     @contextmanager
     def _as_user_errors(self) -> Iterator[None]:
@@ -281,7 +294,7 @@ class ServerPieces(Iterator[str]):
             with (
                 server.client() as client,
                 server._as_user_errors(),
-                client.chat.completions.create(**server._request(item, settings), stream=True) as chunks,
+                server._send(client.chat.completions.create, item, settings, stream=True) as chunks,
             ):
                 reason = yield from read_pieces(chunks, pieces)
         except BadReply as error:
