@@ -12,6 +12,7 @@ from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from medvlm_r1.models.sharing import attention
 from medvlm_r1.models.sharing.attention import Layout, PrefixMask, completion_mask, dense_mask
 
 layouts = st.lists(
@@ -98,6 +99,28 @@ def test_on_a_gpu_the_mask_of_a_completion_has_no_values(dtype: torch.dtype) -> 
     q, k, v = (torch.randn(1, 2, length, 8) for length in (3, 8, 8))
     masked = [scaled_dot_product_attention(q, k, v, attn_mask=mask) for mask in (bias, dense.float())]
     torch.testing.assert_close(*masked, atol=1e-6, rtol=0)
+
+
+def test_attention_with_the_masks_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(((5, (3, 1, 4)), (2, (2,))))
+    inputs = [tensor.requires_grad_() for tensor in torch.randn(3, 1, 2, sum(layout.sizes()), 8).unbind()]
+
+    def result() -> list[torch.Tensor]:
+        out = scaled_dot_product_attention(*inputs, attn_mask=PrefixMask(layout, torch.device("cpu")), scale=0.3)
+        return [out, *torch.autograd.grad(out.square().sum(), inputs)]
+
+    want, plain = result(), attention.completion_mask
+    made: list[type] = []
+
+    def on_a_gpu(*args: Any, **_: Any) -> torch.Tensor:
+        mask = plain(*args, dtype=torch.float32, device=torch.device("cuda"))
+        made.append(type(mask))
+        return mask
+
+    monkeypatch.setattr(attention, "completion_mask", on_a_gpu)
+    for got, expected in zip(result(), want, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+    assert made == [CausalBias] * 3
 
 
 def test_layers_share_the_mask_of_a_completion() -> None:
