@@ -24,7 +24,7 @@ RUNTIME_CPU = 0.95 * 2**30
 _TILE_TOKENS = 4096
 """TRL's `TOKEN_CHUNK_SIZE`: at most this many tokens in a tile of the LM head."""
 _TILE_PLAIN = 32768
-"""Columns of TRL's tile on every device; `head_columns` gives those of a shared forward."""
+"""Columns of TRL's tile, for any device and vocabulary; `head_columns` gives those of a shared forward."""
 _CACHE_ROOM = 128
 """Spare tokens in each row of the KV cache (`shared_generation`)."""
 
@@ -178,7 +178,8 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
     copied = parameters.total if precision.compute < weight else 0
     copied += parameters.adapters if precision.compute < learned else 0
     scored = run.batch.rows * run.completion
-    columns = head_columns("cpu" if placement.cpu else "cuda") if shared else _TILE_PLAIN
+    shared_columns = min(head_columns("cpu" if placement.cpu else "cuda"), shape.text.vocabulary)
+    columns = shared_columns if shared else _TILE_PLAIN
     tile = min(scored, _TILE_TOKENS) * columns * precision.compute
     head = tile + 4.0 * scored * shape.text.hidden
     if shape.trains_head:
