@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -208,18 +207,19 @@ def mesh() -> Iterator[Any]:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_sharded_head_is_gathered_by_its_hooks(mesh: Any, bias: bool) -> None:
-    torch.manual_seed(0)
-    head = nn.Linear(8, VOCABULARY, bias=bias)
-    hidden, targets = torch.randn(5, 8), torch.randint(0, VOCABULARY, (5,))
-    asked: dict[str, Any] = {"temperature": 0.7, "entropy": True, "chunk": 7, "fp32": False}
-    logps, entropies = shared_prefix._head(head, hidden, targets, **asked)
-    plain = (head(hidden) / 0.7).log_softmax(-1)
-    assert torch.allclose(logps, plain[torch.arange(5), targets], atol=1e-5)
+    model = TINY["qwen2_vl"].model()
+    model.lm_head = head = nn.Linear(32, VOCABULARY, bias=bias)
+    ids = torch.randint(10, VOCABULARY, (1, 9))
+    rows: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "logits_to_keep": 5}
+    rows |= {"group_sizes": [1], "vision": {}, "temperature": 0.7, "compute_entropy": True, "chunk": 7}
+    logps, entropies = shared_prefix.shared_logps(model, **rows)
+    plain = (model(input_ids=ids).logits[:, 3:-1] / 0.7).log_softmax(-1)
+    assert torch.allclose(logps, plain.gather(-1, ids[:, 4:, None])[..., 0], atol=1e-5)
     (wanted,) = torch.autograd.grad(logps.sum(), head.weight, retain_graph=True)
     fully_shard(head, mesh=mesh)
-    sharded, their_entropies = shared_prefix._head(head, hidden, targets, **asked)
+    sharded, their_entropies = shared_prefix.shared_logps(model, **rows)
     sharded.sum().backward()
-    assert torch.allclose(head.weight.grad.full_tensor(), wanted)
+    assert torch.allclose(head.weight.grad.full_tensor(), wanted, atol=1e-6)
     assert torch.equal(sharded, logps)
     assert entropies is not None
     assert their_entropies is not None
@@ -227,15 +227,13 @@ def test_a_sharded_head_is_gathered_by_its_hooks(mesh: Any, bias: bool) -> None:
 
 
 def test_patches_by_a_matrix_product_and_wider_ones_by_convolution() -> None:
-    torch.manual_seed(0)
-    conv = nn.Conv3d(3, 5, kernel_size=(2, 4, 4), stride=(2, 4, 4))
-    single, wide = torch.randn(6, 3, 2, 4, 4), torch.randn(6, 3, 2, 8, 4)
-    wanted = [conv(x) for x in (single, wide)]
-    shared_prefix._patches_by_linear(conv)
-    # Nothing is put back, which could happen while another thread uses the model. A copy has its own weights.
-    copied = copy.deepcopy(conv)
-    nn.init.zeros_(conv.weight)
-    found = [copied(x) for x in (single, wide)]
-    for one, other in zip(wanted, found, strict=True):
-        assert one.shape == other.shape
-        assert torch.allclose(one, other, atol=1e-5)
+    model = TINY["qwen2_vl"].model()
+    conv, plain = model.model.visual.patch_embed.proj, nn.Conv3d.forward
+    single = torch.randn(6, conv.in_channels, *conv.kernel_size)
+    wide = torch.cat([single, single], dim=-1)
+    wanted = [plain(conv, x) for x in (single, wide)]
+    shared_prefix.encode_images(model, TINY["qwen2_vl"].pixels([Prompt(1, ((1, 1),))]))
+    for expected, x in zip(wanted, (single, wide), strict=True):
+        assert conv(x).shape == expected.shape
+        assert torch.allclose(conv(x), expected, atol=1e-5)
+    assert type(conv) is shared_prefix._PatchConv

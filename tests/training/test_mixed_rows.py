@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from medvlm_r1.data import read_folder, write_folder
-from medvlm_r1.models.mistral3 import keep_single_tokens
+from medvlm_r1.models.families import keep_single_tokens
 from medvlm_r1.models.sharing.forward import encode_images
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo

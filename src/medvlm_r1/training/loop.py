@@ -16,8 +16,7 @@ from medvlm_r1.data.check import warn_of_overlap
 from medvlm_r1.data.rows import drop_rows_after
 from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.adapter import merge_adapter
-from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_policy, locate, quiet_bars
+from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_merged, load_policy, locate, quiet_bars
 from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.callbacks import (
@@ -289,10 +288,10 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
 
 
 def _merge(config: RunConfig, folder: Path) -> None:
-    """Replace the adapter in a folder by the base model merged with it.
+    """Replace the adapter in a folder by the base model merged with it, in the dtype of the base model.
 
     Merging into a fresh copy works for every kind of distributed training.
     """
-    merged = merge_adapter(load_policy(config.model, device="cpu").model, folder)
+    merged = load_merged(config.model, folder)
     shutil.rmtree(folder)
     merged.save_pretrained(folder)

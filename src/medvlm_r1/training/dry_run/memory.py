@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from medvlm_r1.models.device import head_columns
 from medvlm_r1.training.dry_run.prompts import Prompts
 from medvlm_r1.training.dry_run.settings import Placement, Precision, Run
 from medvlm_r1.training.dry_run.shape import Shape, Text, Tower
@@ -20,8 +21,8 @@ RUNTIME_CPU = 0.95 * 2**30
 """Bytes of Python with the training libraries: `python -m benchmarks.step` measured them with 0.1 M weights."""
 _TILE_TOKENS = 4096
 """TRL's `TOKEN_CHUNK_SIZE`: at most this many tokens in a tile of the LM head."""
-_TILE_SHARED, _TILE_PLAIN = 1024, 32768
-"""Columns of the tile: `shared_logps`' `chunk`, and TRL's `VOCAB_CHUNK_SIZE`."""
+_TILE_PLAIN = 32768
+"""Columns of TRL's tile, for any device and vocabulary; `head_columns` gives those of a shared forward."""
 _CACHE_ROOM = 128
 """Spare tokens in each row of the KV cache (`shared_generation`)."""
 
@@ -125,7 +126,9 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
     copied = parameters.total if precision.compute < weight else 0
     copied += parameters.adapters if precision.compute < learned else 0
     scored = run.batch.rows * run.completion
-    tile = min(scored, _TILE_TOKENS) * (_TILE_SHARED if shared else _TILE_PLAIN) * precision.compute
+    shared_columns = min(head_columns("cpu" if placement.cpu else "cuda"), shape.text.vocabulary)
+    columns = shared_columns if shared else _TILE_PLAIN
+    tile = min(scored, _TILE_TOKENS) * columns * precision.compute
     head = tile + 4.0 * scored * shape.text.hidden
     if shape.trains_head:
         head += 4.0 * shape.text.hidden * shape.text.vocabulary
