@@ -189,7 +189,7 @@ def test_flat_pictures_are_not_a_million_pairs(tmp_path: Path) -> None:
     check = check_folders([train, two])
     assert counts(check) == {"blank": 31, "faint": 2}
     assert check.problems == []
-    assert check.notes == ["31 pictures of one colour all over", "2 pictures with hardly any contrast"]
+    assert check.notes == ["31 pictures of one color all over", "2 pictures with hardly any contrast"]
 
 
 def test_a_subject_in_two_parts(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How a DICOM image becomes grey or colour: one rule a test, on files made here."""
+"""How a DICOM image becomes gray or color: one rule a test, on files made here."""
 
 from copy import deepcopy
 
@@ -235,7 +235,7 @@ def test_planar_configurations_and_16_bit_colour(saved):
     deep = dataset(rgb.astype("<u2") * 257)
     for ds in (dataset(rgb), by_plane, deep):
         assert np.asarray(load_image(saved(ds))).tolist() == rgb.tolist()
-    with pytest.raises(UsageError, match=r"x.dcm: a window can be chosen for a grey image only"):
+    with pytest.raises(UsageError, match=r"x.dcm: a window can be chosen for a gray image only"):
         load_picture(saved(dataset(rgb)), View(window="full"))
 
 

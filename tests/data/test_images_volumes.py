@@ -200,7 +200,7 @@ def test_colour_and_complex_volumes(saved):
     view = View(plane="axial", slice=0)
     picture = load_picture(path, view)
     assert [picture.image.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 128, 0)]
-    with pytest.raises(UsageError, match="a window can be chosen for a grey volume only"):
+    with pytest.raises(UsageError, match="a window can be chosen for a gray volume only"):
         load_picture(path, View(plane="axial", slice=0, window="full"))
     path = saved(nib.Nifti1Image(np.ones((2, 2, 1), np.complex64), np.eye(4)))
     with pytest.raises(UserError, match="its voxels are not real numbers"):

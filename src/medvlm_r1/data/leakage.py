@@ -1,8 +1,8 @@
 """When two pictures are the same, or nearly: fingerprints, and the search for those that lie close.
 
 The perceptual hash is imagehash's `phash`: the signs, against their median, of the 64 lowest frequencies of the
-picture reduced to 32 x 32 grey values. It outlasts a change of brightness, size, format or a crop by a percent; it
-does not see colour or fine detail, so two different radiographs of one body part may agree. Mirrored copies are found
+picture reduced to 32 x 32 gray values. It outlasts a change of brightness, size, format or a crop by a percent; it
+does not see color or fine detail, so two different radiographs of one body part may agree. Mirrored copies are found
 by the hashes of the mirrored picture; copies turned by 90 degrees are not found.
 """
 
@@ -45,7 +45,7 @@ class Fingerprint:
     Attributes:
         pixels: SHA-256 over size and RGB values, hexadecimal: the same in whatever format they were kept.
         near: 64-bit perceptual hash; None for a picture with too little contrast to have one (reduced to 32 x 32, it
-            spans fewer than 4 of 255 grey levels).
+            spans fewer than 4 of 255 gray levels).
         flipped: The same of the picture after each of `FLIPS`; empty without `near`.
         blank: All pixels are equal.
         size: Width and height.

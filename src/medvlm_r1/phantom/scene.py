@@ -112,7 +112,7 @@ def render(scene: Scene) -> Array:
     """Images a scene. The same scene gives the same bytes.
 
     Returns:
-        uint8 array (SIZE, SIZE): grey values.
+        uint8 array (SIZE, SIZE): gray values.
     """
     rng = np.random.default_rng(scene.seed)
     body, finding = _subject(scene, rng)
@@ -157,6 +157,6 @@ def _subject(scene: Scene, rng: np.random.Generator) -> tuple[Body, Finding | No
 
 
 def _through(centre: tuple[float, float, float], plane: str, middle: Array, pose: Array) -> float:
-    """Position of the plane, turned by the pose about the middle, that meets the centre."""
+    """Position of the plane, turned by the pose about the middle, that meets the center."""
     normal = PLANES[plane][2]
     return float(middle @ normal + (np.asarray(centre) - middle) @ (pose @ normal))

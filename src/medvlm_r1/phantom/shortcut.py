@@ -1,8 +1,8 @@
 """PhantomVQA with a planted option prior: a control data set whose text gives the answers away.
 
 The image still shows what the right option says. Only what is asked is skewed: of each attribute some values are
-favoured and the others are not. Every question offers one favoured value among others that are not, and in 97 of 100
-the favoured one is right. The values are the same for every modality, so a habit learnt on one can be carried over to
+favored and the others are not. Every question offers one favored value among others that are not, and in 97 of 100
+the favored one is right. The values are the same for every modality, so a habit learned on one can be carried over to
 the others. Attributes whose values differ between modalities (the technique) are not asked.
 """
 
@@ -17,10 +17,10 @@ FAVOURED: dict[str, tuple[str, ...]] = {
     "side": ("right",),
     "plane": ("axial",),
 }
-"""The values that are almost always right, by attribute. No text is favoured for one attribute and not for another."""
+"""The values that are almost always right, by attribute. No text is favored for one attribute and not for another."""
 
 SHARE = 0.97
-"""How often the favoured option is the right one."""
+"""How often the favored option is the right one."""
 
 
 def draw_options(attribute: str, values: tuple[str, ...], rng: np.random.Generator) -> tuple[tuple[str, ...], str]:
@@ -32,7 +32,7 @@ def draw_options(attribute: str, values: tuple[str, ...], rng: np.random.Generat
         rng: Source of every choice.
 
     Returns:
-        One favoured value and one to three others in random order, most often as many as there are; and the right one.
+        One favored value and one to three others in random order, most often as many as there are; and the right one.
     """
     favoured = str(rng.choice(FAVOURED[attribute]))
     others = [value for value in values if value not in FAVOURED[attribute]]

@@ -1,4 +1,4 @@
-"""Image probe: does the model look at the image? Each question with a grey image, noise, another item's image, none."""
+"""Image probe: does the model look at the image? Each question with a gray image, noise, another item's image, none."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ that needs the image keeps a half by guessing. Three quarters is half-way from t
 
 _WITH = {
     REAL: "with its own image",
-    BLANK: "with a grey image",
+    BLANK: "with a gray image",
     NOISE: "with an image of noise",
     SHUFFLED: "with the image of another item of the modality",
     ABSENT: "without an image",
@@ -86,7 +86,7 @@ class ImageProbe(Probe):
             about = f"accuracy {_WITH[REAL]} minus accuracy {_WITH[SHUFFLED]}"
             measures["visual_reliance"] = difference(seen, REAL, SHUFFLED, about)
         measures["image_sensitivity"] = _changed(
-            seen, REPLACED, "answers that change when the image is grey, noise or another item's"
+            seen, REPLACED, "answers that change when the image is gray, noise or another item's"
         )
         for name in BLIND:
             measures[f"changed_{name}"] = _changed(seen, (name,), f"answers that differ {_WITH[name]}")
@@ -154,7 +154,7 @@ def _judge(measures: Mapping[str, Measure], unparsed_of: Mapping[str, float]) ->
         return "warn", f"{share_lost} were not parsed: no verdict on looking."
     correct = {name: f"{measures[f'accuracy_{name}'].value:.0%}" for name in (REAL, SHUFFLED, BLANK, ABSENT)}
     summary = (
-        f"{correct[REAL]} correct with its own image, {correct[SHUFFLED]} with another's, {correct[BLANK]} with a grey "
+        f"{correct[REAL]} correct with its own image, {correct[SHUFFLED]} with another's, {correct[BLANK]} with a gray "
         f"one, {correct[ABSENT]} with none; {sensitivity.value:.0%} of the answers change with the image."
         f"{unparsed_note(empty)}"
     )

@@ -180,7 +180,7 @@ class Sharing:
     """Pictures that are the same, or nearly.
 
     Attributes:
-        blank: Pictures of one colour all over, which are compared with nothing.
+        blank: Pictures of one color all over, which are compared with nothing.
         faint: Pictures with too little contrast for a perceptual hash.
         copies_between: The same picture in several parts.
         copies_within: The same picture in several files of one part.
@@ -270,7 +270,7 @@ class Check:
             _count(self.repeated_within.count, "{} asked more than once in a part", "question"),
             _count(self.sharing.copies_within.count, "{} kept in several files of one part", "picture"),
             _count(near_within, "{} of nearly alike pictures within a part", "pair"),
-            _count(self.sharing.blank.count, "{} of one colour all over", "picture"),
+            _count(self.sharing.blank.count, "{} of one color all over", "picture"),
             _count(self.sharing.faint.count, "{} with hardly any contrast", "picture"),
         ]
         return [phrase for phrase in notes if phrase]

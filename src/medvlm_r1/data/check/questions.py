@@ -187,7 +187,7 @@ def count_touched(
 
     Args:
         folders: To look through.
-        prints: Of the image files that can be shown; pictures of one colour all over are not counted as shared.
+        prints: Of the image files that can be shown; pictures of one color all over are not counted as shared.
         near_parts: Parts with a picture near to that of these pixels.
         subjects: Part and id of the samples whose subject is in several parts.
 
@@ -199,7 +199,7 @@ def count_touched(
     for folder in folders:
         for sample in folder.samples:
             files = [folder.path / name for name in sample.images]
-            # All pictures of one colour are equal: they are the same if they are one file.
+            # All pictures of one color are equal: they are the same if they are one file.
             pixels = [str(file) if prints[file].blank else prints[file].pixels for file in files if file in prints]
             part = folder.part_of(sample)
             pixels_by_sample[part, sample.id] = pixels

@@ -57,14 +57,14 @@ def load_dicom(path: Path, view: View) -> Picture:
     Args:
         path: Explicit or implicit VR, little or big endian, deflated, with or without file meta information; native,
             or compressed by JPEG, JPEG-LS, JPEG 2000 or RLE.
-        view: `frame` must be given where there are several; `window` overrides the file's own (grey images only).
+        view: `frame` must be given where there are several; `window` overrides the file's own (gray images only).
 
     Returns:
         The picture and its note.
 
     Raises:
         UserError: No pixels in it, damaged, not decodable, over 100 megapixels a frame, or a frame must be chosen.
-        UsageError: A plane or slice is asked for, or a window of a colour image.
+        UsageError: A plane or slice is asked for, or a window of a color image.
     """
     for name in ("plane", "slice"):
         if getattr(view, name) is not None:
@@ -102,7 +102,7 @@ def _picture(path: Path, header: Header, pixels: Array, view: View, warnings: tu
     if header.colour in _GREY and pixels.ndim == 2:
         rendering = _grey(path, header, pixels, view)
     elif view.window is not None:
-        raise UsageError(f"{path}: a window can be chosen for a grey image only; this one is in colour")
+        raise UsageError(f"{path}: a window can be chosen for a gray image only; this one is in color")
     else:
         rendering = _palette(path, header, pixels) if header.colour == _PALETTE else _colour(header, pixels)
     # Height and width of a pixel, from the first element that has both.
@@ -203,13 +203,13 @@ def _warnings(header: Header) -> list[str]:
         == "unknown",
         "An overlay is stored with the image and is not drawn.": any(tag in header.elements for tag in OVERLAYS),
         f"PresentationLUTShape {shape} contradicts {header.colour}, which was used: black may be white.": contradiction,
-        "A colour map is stored with the grey image and is not applied.": code_of(header.elements, "PixelPresentation")
+        "A color map is stored with the gray image and is not applied.": code_of(header.elements, "PixelPresentation")
         in ("COLOR", "MIXED"),
     }
     return [warning for warning, applies in warnings.items() if applies]
 
 
-# Under this grey value nothing can be seen; of so few pixels neither.
+# Under this gray value nothing can be seen; of so few pixels neither.
 _DARKEST = 4
 _LEAST_SHARE = 0.001
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")

@@ -23,7 +23,7 @@ class View:
         plane: axial, coronal or sagittal; volumes only.
         slice: Across that plane, counted from 0 at the patient's feet (axial), back (coronal) or left (sagittal).
         window: brain, lung, soft-tissue or bone (Hounsfield units); percentile (1 to 99 of the picture); full;
-            stored (the file's own); or CENTRE/WIDTH such as "40/400". Gray DICOM and volumes only.
+            stored (the file's own); or CENTER/WIDTH such as "40/400". Gray DICOM and volumes only.
 
     Raises:
         UsageError: A number is negative or the plane is not one of the three.
@@ -72,7 +72,7 @@ class ImageNote:
     Attributes:
         format: PNG, JPEG, MPO, TIFF, BMP, DICOM, NIfTI, AFNI, MGH, MINC or PAR/REC.
         size: Width and height of the picture.
-        window: How values became grey; None where they were 8-bit grey or colour already.
+        window: How values became gray; None where they were 8-bit gray or color already.
         frame: The one shown, from 0.
         frames: How many the file has.
         plane: Volumes: axial, coronal or sagittal.
@@ -80,7 +80,7 @@ class ImageNote:
         slices: Volumes: how many there are across the plane.
         inverted: Whether black and white were exchanged (white is zero in the file).
         aspect: Height of a stored pixel over its width where the picture was resampled to square ones; else 1.
-        colour: How colour was made: "YBR_FULL to RGB", "palette to RGB", ...; None where nothing was done.
+        colour: How color was made: "YBR_FULL to RGB", "palette to RGB", ...; None where nothing was done.
         orientation: The turn by EXIF, or the convention and the axes of a volume.
         burned_in: Whether text may be burned into the pixels, as the file says.
         warnings: What the viewer should know; whole sentences.

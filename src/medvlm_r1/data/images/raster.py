@@ -1,6 +1,6 @@
 """Raster image files to 8-bit RGB.
 
-PNG, JPEG, TIFF and BMP are read; the content decides, not the suffix. Grey files deeper than 8 bits are mapped
+PNG, JPEG, TIFF and BMP are read; the content decides, not the suffix. Gray files deeper than 8 bits are mapped
 linearly, zero to black, and to white the top of the smallest bit depth that holds the brightest pixel: a 12-bit
 radiograph kept in a 16-bit file would otherwise come out black.
 """
@@ -116,7 +116,7 @@ def _to_grey(path: Path, image: Image.Image, *, inverted: bool) -> tuple[Image.I
     if values.dtype.kind == "f" or values.min() < 0:
         raise UserError(
             f"{path}: the image holds signed or floating-point values, which have no black and white of their own; "
-            "save it as an 8-bit or 16-bit grey image"
+            "save it as an 8-bit or 16-bit gray image"
         )
     white = 2 ** max(8, int(values.max()).bit_length()) - 1
     grey = values.astype(np.float32) * np.float32(255 / white)

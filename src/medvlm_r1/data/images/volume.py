@@ -72,7 +72,7 @@ def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
     Raises:
         UserError: Damaged or cut short, without a usable affine, of complex numbers or of more than 4 dimensions, over
             8 GB or 100 megapixels a slice, or plane, slice or frame must be chosen. The message tells the shape.
-        UsageError: The window cannot be understood, or is asked of a colour volume.
+        UsageError: The window cannot be understood, or is asked of a color volume.
     """
     with silence_logging():
         volume = guarded(path, lambda: open_volume(path, kind), f"the {kind} header is damaged")
@@ -161,7 +161,7 @@ def _to_8_bits(
     """The slice as uint8, its window, how color was made, and warnings."""
     if pixels.dtype.fields:
         if view.window is not None:
-            raise UsageError(f"{path}: a window can be chosen for a grey volume only; this one is in colour")
+            raise UsageError(f"{path}: a window can be chosen for a gray volume only; this one is in color")
         return np.stack([pixels[name] for name in ("R", "G", "B")], axis=-1), None, "stored as RGB", []
     if pixels.dtype.kind not in "iuf":
         raise UserError(f"{path}: its voxels are not real numbers; take their magnitude or phase first")

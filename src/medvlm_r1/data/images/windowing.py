@@ -101,10 +101,10 @@ def parse_window(text: str) -> str | tuple[float, float]:
     """Parse a window as a user writes it.
 
     Args:
-        text: A preset's name, percentile, full, stored, or CENTRE/WIDTH.
+        text: A preset's name, percentile, full, stored, or CENTER/WIDTH.
 
     Returns:
-        The name, or centre and width.
+        The name, or center and width.
 
     Raises:
         UsageError: It is none of these, or the width is under 1, DICOM's smallest for a linear window.
@@ -116,7 +116,7 @@ def parse_window(text: str) -> str | tuple[float, float]:
         numbers = float(centre), float(width)
     except ValueError:
         names = ", ".join([*PRESETS, *_OTHERS])
-        raise UsageError(f"window {text!r}; wanted one of {names}, or CENTRE/WIDTH such as 40/400") from None
+        raise UsageError(f"window {text!r}; wanted one of {names}, or CENTER/WIDTH such as 40/400") from None
     if not all(map(math.isfinite, numbers)) or numbers[1] < 1:
         raise UsageError(f"window {text!r}; wanted finite numbers and a width of 1 or more")
     return numbers
@@ -195,13 +195,13 @@ def choose_window(
         if unit != HOUNSFIELD and not any_unit:
             raise UserError(
                 f"{path}: the {choice} window is in Hounsfield units and the values of this image are not; "
-                "give percentile, full, or CENTRE/WIDTH"
+                "give percentile, full, or CENTER/WIDTH"
             )
         return preset(choice)
     if choice in (None, "stored") and stored is not None:
         return stored
     if choice == "stored":
-        raise UserError(f"{path}: no usable window is stored; give a preset, percentile, full, or CENTRE/WIDTH")
+        raise UserError(f"{path}: no usable window is stored; give a preset, percentile, full, or CENTER/WIDTH")
     if choice == "full":
         present = values[counts > 0]
         return full or full_range(float(present.min()), float(present.max()), unit, "smallest to largest value")
@@ -213,7 +213,7 @@ def to_grey(values: Array, window: Window) -> Array:
 
     Args:
         values: Any shape, finite.
-        window: With centre and width; a width of 0 (all values are equal) gives black.
+        window: With center and width; a width of 0 (all values are equal) gives black.
 
     Returns:
         uint8, the same shape; a half is rounded up.

@@ -64,7 +64,7 @@ def closed_options(question: str, answer: str, *, choice: bool) -> tuple[tuple[s
         choice: Whether the set calls the question closed, so that it may be a choice between two words.
 
     Returns:
-        The options in an order that does not depend on the answer, and the right one as it is spelt there; no options
+        The options in an order that does not depend on the answer, and the right one as it is spelled there; no options
         and the answer as it was when they cannot be read for sure.
     """
     bare = answer.strip().rstrip(".。").strip()
