@@ -128,7 +128,7 @@ SkipMissing = Annotated[
     ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as trainer.learning_rate=1e-5.")
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as seed=1.")
 ]
 Template = Annotated[
     Literal["medvlm-r1", "answer-only", "no-think", "think-after"], typer.Option(help="Prompt template.")

@@ -162,11 +162,11 @@ def evaluate(
 
 
 def identify(model: str, generator: object | None = None) -> str:
-    """Identity of a model in the keys of its answers: its fingerprint, or its name where the weights are not here.
+    """Identity of a model in the keys of its answers: its fingerprint, or its name if the weights are on a server.
 
     Args:
-        model: As it was named.
-        generator: What answers instead of it, if anything.
+        model: Name of the model, as given.
+        generator: The generator that answers instead of the model, or None.
     """
     if generator is not None:
         return f"generator {model}"

@@ -27,7 +27,7 @@ class Finding:
         kind: One of `KINDS`.
         side: The patient's side, "right" or "left".
         size: One of `SIZES`.
-        center: Center (x, y, z), mm.
+        centre: Center (x, y, z), mm.
         diameter: Largest extent, mm.
         shapes: What is painted, in order.
     """

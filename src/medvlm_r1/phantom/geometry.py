@@ -44,7 +44,7 @@ class Ellipsoid:
         self.extent = np.sqrt(((turn * radii) ** 2).sum(axis=1))
 
     def level(self, x: Array, y: Array, z: Array) -> Array:
-        """Squared normalized radius: below 1 inside. Arrays of any one shape, mm."""
+        """Squared normalized radius, below 1 inside. Coordinates are arrays of one common shape, in mm."""
         dx, dy, dz = x - np.float32(self.centre[0]), y - np.float32(self.centre[1]), z - np.float32(self.centre[2])
         if self.turn is None:
             kx, ky, kz = (np.float32(1.0 / r) for r in self.radii)

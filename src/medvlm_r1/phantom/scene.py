@@ -45,7 +45,7 @@ class Scene:
 
     @property
     def side_is_seen(self) -> bool:
-        """Whether the picture can tell the patient's sides apart."""
+        """Whether the image shows which side is left and which is right."""
         return self.plane in ("axial", "coronal", "frontal")
 
 
@@ -68,7 +68,7 @@ def unseen_kinds(modality: str, region: str) -> tuple[str, ...]:
 
 
 def draw(modality: str, wishes: Mapping[str, Any], seed: tuple[int, ...], rng: np.random.Generator) -> Scene:
-    """Draws a scene; every attribute not wished for is random.
+    """Draws a scene; every attribute without a requested value is random.
 
     Args:
         modality: "MRI", "CT" or "X-ray".
@@ -132,7 +132,7 @@ def locate(scene: Scene) -> tuple[float, float, float] | None:
 
     Returns:
         Row, column and diameter in pixels of an image of SIZE pixels, or None without a finding. The bending of the
-        anatomy is left out, so the place is right to a few pixels.
+        anatomy is ignored, so the position is accurate to a few pixels.
     """
     body, finding = _subject(scene, np.random.default_rng(scene.seed))
     if finding is None:

@@ -144,14 +144,14 @@ def _changed(items: Sequence[AuditedItem], names: Sequence[str], about: str) -> 
 def _judge(measures: Mapping[str, Measure], unparsed_of: Mapping[str, float]) -> Judged:
     """Verdict and sentence; `unparsed_of` is the share of unparsed answers by variant."""
     sensitivity, empty, reliance = measures["image_sensitivity"], measures["unparsed"], measures.get("visual_reliance")
-    if no_verdict := too_unparsed(empty, "no verdict on looking"):
+    if no_verdict := too_unparsed(empty, "no verdict on image use"):
         return no_verdict
     if reliance is None or reliance.n < FEWEST:
         return too_few(f"{reliance.n if reliance else 0} items with an image of another item to compare with")
     worst = max(unparsed_of, key=lambda name: unparsed_of[name])
     if unparsed_of[worst] > MOST_UNPARSED:
         share_lost = f"{unparsed_of[worst]:.0%} of the answers {_WITH[worst]}"
-        return "warn", f"{share_lost} were not parsed: no verdict on looking."
+        return "warn", f"{share_lost} were not parsed: no verdict on image use."
     correct = {name: f"{measures[f'accuracy_{name}'].value:.0%}" for name in (REAL, SHUFFLED, BLANK, ABSENT)}
     summary = (
         f"{correct[REAL]} correct with its own image, {correct[SHUFFLED]} with another's, {correct[BLANK]} with a gray "

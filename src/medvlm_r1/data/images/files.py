@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class _Stream(io.BytesIO):
-    """Bytes with a name, which readers ask a file for."""
+    """Bytes with a name, as readers expect of a file."""
 
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(data)
@@ -35,7 +35,7 @@ class _Stream(io.BytesIO):
 
 
 class InMemoryFile(_Path):
-    """A path whose content is in memory, never on disk. Readers open it, ask for its size and name it in messages."""
+    """A file in memory with the interface of a path: it can be opened and has a size and a name."""
 
     _data: bytes
 
@@ -212,7 +212,7 @@ def guarded(path: Path, work: Callable[[], T], what: str) -> T:
 
     Raises:
         UserError: `work` failed.
-        MemoryError: There was too little for it, which is no fault of the file.
+        MemoryError: Memory ran out, which is not a fault of the file.
     """
     try:
         return work()

@@ -1,8 +1,8 @@
 """Raster image files to 8-bit RGB.
 
 PNG, JPEG, TIFF and BMP are read; the content decides, not the suffix. Gray files deeper than 8 bits are mapped
-linearly, zero to black, and to white the top of the smallest bit depth that holds the brightest pixel: a 12-bit
-radiograph kept in a 16-bit file would otherwise come out black.
+linearly: zero becomes black, and the top of the smallest bit depth that holds the brightest pixel becomes white. A
+12-bit radiograph in a 16-bit file would otherwise be nearly black.
 """
 
 from dataclasses import replace
@@ -47,16 +47,16 @@ def load_raster(path: Path, view: View) -> Picture:
 
     Args:
         path: A PNG, JPEG, TIFF or BMP file.
-        view: May choose the frame of a TIFF that has several; nothing else applies.
+        view: Only `frame` applies, for a multi-page TIFF.
 
     Returns:
-        The picture turned upright by its EXIF orientation, transparency laid on black; its note.
+        The image, upright by its EXIF orientation and with transparency on black, and its note.
 
     Raises:
-        UserError: The file is not one of these formats, damaged or cut short, over 100 megapixels, has several frames
-            of which none was chosen, or holds signed or floating-point values, which have no black and white of their
-            own. The message names the file.
-        UsageError: The view asks for a plane, slice or window.
+        UserError: The file has another format, is damaged or truncated, exceeds 100 megapixels, has several frames of
+            which none was chosen, or holds signed or floating-point values, which define no black and white. The
+            message names the file.
+        UsageError: The view requests a plane, slice or window.
     """
     try:
         # Pillow warns of odd metadata, which may name a patient, and of pictures below our own limit of size.

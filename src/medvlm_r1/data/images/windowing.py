@@ -25,14 +25,14 @@ def isotropic_resample(
     """Resample an image to isotropic (square) pixels by enlarging its coarser side.
 
     Args:
-        path: Named if the result would be too large.
+        path: File named in the error.
         image: The picture.
-        height: Of one pixel, in the unit of `width`.
-        width: Of one pixel.
+        height: Height of a pixel, in the unit of `width`.
+        width: Width of a pixel.
         smooth: Interpolate (bicubic); False repeats pixels, for masks.
 
     Returns:
-        The picture; height over width where it was resampled (they differ by over 1 %), else 1; warnings.
+        The image; height over width if it was resampled (they differ by more than 1 %), otherwise 1; warnings.
 
     Raises:
         UserError: The result would have over `MAX_PIXELS` pixels.
@@ -61,7 +61,7 @@ class UniqueValues:
     Attributes:
         values: Shape (n,), ascending, int64 or float64; for 8 and 16 bits every integer between the extremes.
         counts: Shape (n,): how many pixels have each.
-        index: Shape of the image: the place of each pixel's value in `values`.
+        index: Index of each pixel's value in `values`; shape of the image.
     """
 
     values: Array
@@ -107,7 +107,7 @@ def parse_window(text: str) -> str | tuple[float, float]:
         The name, or center and width.
 
     Raises:
-        UsageError: It is none of these, or the width is under 1, DICOM's smallest for a linear window.
+        UsageError: It is none of these, or the width is below 1, the minimum of a linear window in DICOM.
     """
     if text in PRESETS or text in _OTHERS:
         return text
@@ -123,14 +123,14 @@ def parse_window(text: str) -> str | tuple[float, float]:
 
 
 def preset(name: str, why: str = "") -> Window:
-    """One of `PRESETS`, with the reason it was taken."""
+    """One of `PRESETS`, with the reason for using it."""
     centre, width = PRESETS[name]
     source = f"preset: {why}" if why else "preset"
     return Window(name=name, centre=centre, width=width, unit=HOUNSFIELD, source=source, function="LINEAR")
 
 
 def full_range(low: float, high: float, unit: str, why: str) -> Window:
-    """From `low` (black) to `high` (white)."""
+    """Window from `low` (black) to `high` (white)."""
     return _between("full", min(low, high), max(low, high), unit, f"full range: {why}")
 
 
@@ -140,9 +140,9 @@ def _between(name: str, low: float, high: float, unit: str, source: str) -> Wind
 
 
 def percentile_window(values: Array, counts: Array, unit: str) -> Window:
-    """From the 1st to the 99th percentile (inverted distribution function: always a value of the image).
+    """Window from the 1st to the 99th percentile (inverted distribution function: always a value of the image).
 
-    Where the two are equal, as in a mask that is nearly empty, from the smallest to the largest value.
+    If the two are equal, as in a mask that is nearly empty, the smallest and largest values are used.
 
     Args:
         values: Shape (n,), finite.
@@ -185,7 +185,7 @@ def choose_window(
         any_unit: Whether the presets are offered for values that are not in Hounsfield units.
 
     Raises:
-        UserError: A preset in Hounsfield units is requested for other values, or a stored window that is not there.
+        UserError: A preset in Hounsfield units is requested for other values, or a stored window that does not exist.
         UsageError: The request cannot be understood.
     """
     choice = None if requested is None else parse_window(requested)
@@ -209,7 +209,7 @@ def choose_window(
 
 
 def to_grey(values: Array, window: Window) -> Array:
-    """Values through a window.
+    """Map values through a window to gray.
 
     Args:
         values: Any shape, finite.
@@ -232,5 +232,5 @@ def to_grey(values: Array, window: Window) -> Array:
 
 
 def to_bytes(grey: Array) -> Array:
-    """0 to 255 as floats to uint8, a half rounded up however the sum that made it was ordered."""
+    """Convert floats from 0 to 255 to uint8. Halves are rounded up, with a margin for rounding errors."""
     return np.floor(np.clip(grey, 0, 255) + (0.5 + 1e-9)).clip(0, 255).astype(np.uint8)

@@ -19,7 +19,7 @@ _JOINED = ("skin", "fat", "muscle", "cartilage", "cortical_bone", "marrow", "liv
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A place a finding may take: a box of centers in one host tissue.
+    """A possible site of a finding: a box of centers in one host tissue.
 
     Attributes:
         low: Lower corner (x, y, z) of the centers, mm.
