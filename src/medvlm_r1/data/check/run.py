@@ -28,7 +28,7 @@ def check_folders(
     refuses: Callable[[tuple[int, int]], str | None] | None = None,
     progress: Progress = no_progress,
 ) -> Check:
-    """Check data folders, each by itself and all against each other.
+    """Check data folders, individually and against each other.
 
     A folder whose samples are of several splits counts as that many parts.
 
@@ -36,7 +36,7 @@ def check_folders(
         folders: Data folders.
         against: Data folders to compare with; what lies within them is not reported, except what cannot be read, since
             it could not be compared.
-        near: Most bits of 64 in which the perceptual hashes of near pictures differ, 0 to 16.
+        near: Maximum number of bits in which 64-bit perceptual hashes of near-duplicates differ, 0 to 16.
         allow_near: Report near-duplicates in different parts as a note, not as a problem.
         refuses: Gives the reason why a model cannot take an image of a width and height; None where it can.
         progress: Called with the stage ("images", "near pairs"), the steps done and the steps in all.

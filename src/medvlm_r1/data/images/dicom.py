@@ -52,19 +52,20 @@ class _Rendering:
 
 
 def load_dicom(path: Path, view: View) -> Picture:
-    """Decode one frame of a DICOM file and show it as a viewer would.
+    """Decode one frame of a DICOM file and convert it as a viewer would.
 
     Args:
         path: Explicit or implicit VR, little or big endian, deflated, with or without file meta information; native,
             or compressed by JPEG, JPEG-LS, JPEG 2000 or RLE.
-        view: `frame` must be given where there are several; `window` overrides the file's own (gray images only).
+        view: `frame` is required for a multi-frame file; `window` overrides the stored one (gray images only).
 
     Returns:
         The picture and its note.
 
     Raises:
-        UserError: No pixels in it, damaged, not decodable, over 100 megapixels a frame, or a frame must be chosen.
-        UsageError: A plane or slice is asked for, or a window of a color image.
+        UserError: The file has no pixels, is damaged, cannot be decoded, exceeds 100 megapixels per frame, or a frame
+            must be chosen.
+        UsageError: A plane or slice is requested, or a window for a color image.
     """
     for name in ("plane", "slice"):
         if getattr(view, name) is not None:
@@ -222,14 +223,14 @@ def show_grey(
 ) -> tuple[Array, Window, tuple[str, ...]]:
     """Map values to gray: through the requested window, the stored one, or the modality's default.
 
-    A stored window or preset that was not requested gives way to the percentiles if it leaves nothing to see.
+    A stored window or preset that was not requested is replaced by the percentiles if it leaves nothing visible.
 
     Args:
-        path: Named in errors.
-        header: Of the file.
-        requested: The view's window.
-        values: Shape (n,): after the modality transformation, without padding.
-        counts: Shape (n,): how many pixels have each.
+        path: File named in errors.
+        header: Header of the file.
+        requested: The requested window.
+        values: Unique values after the modality transformation, without padding, shape (n,).
+        counts: Number of pixels of each value, shape (n,).
 
     Returns:
         uint8, shape (n,); the window; sentences for the note.

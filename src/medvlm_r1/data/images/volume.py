@@ -58,21 +58,22 @@ _FLAT = 1e-3
 
 
 def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
-    """Show one slice of a volume.
+    """Load one slice of a volume.
 
     Args:
-        path: 2-D, 3-D or 4-D (then `view.frame` chooses the volume). Of a format with two files, either of them.
-        view: `plane` and `slice` must be given unless the volume has one slice; `window` is percentile (1 to 99 of the
-            slice) unless given, and the presets take the values for Hounsfield units.
+        path: A 2-D, 3-D or 4-D volume (in 4-D, `view.frame` selects one). For a format with two files, either of them.
+        view: `plane` and `slice` are required unless the volume has one slice. `window` is percentile (1 to 99 of the
+            slice) by default. Presets assume Hounsfield units.
         kind: The format: NIfTI, MGH, MINC, AFNI or PAR/REC.
 
     Returns:
         The picture and its note.
 
     Raises:
-        UserError: Damaged or cut short, without a usable affine, of complex numbers or of more than 4 dimensions, over
-            8 GB or 100 megapixels a slice, or plane, slice or frame must be chosen. The message tells the shape.
-        UsageError: The window cannot be understood, or is asked of a color volume.
+        UserError: The file is damaged or truncated, has no usable affine, complex numbers or more than 4 dimensions,
+            exceeds 8 GB or 100 megapixels per slice, or plane, slice or frame must be chosen. The message gives the
+            shape.
+        UsageError: The window is invalid, or is requested for a color volume.
     """
     with silence_logging():
         volume = guarded(path, lambda: open_volume(path, kind), f"the {kind} header is damaged")
@@ -218,8 +219,8 @@ def open_volume(path: Path, kind: str) -> Volume:
         kind: NIfTI, MGH, MINC, AFNI or PAR/REC.
 
     Raises:
-        UserError: It is damaged or cut short, of a shape that cannot be shown, or one of its files is not there.
-        TooLarge: It has over 8 GB, or over 2 GB where it was sent instead of named.
+        UserError: The file is damaged or truncated, has a shape that cannot be shown, or one of its files is missing.
+        TooLarge: It exceeds 8 GB, or 2 GB for an upload.
     """
     if kind == "MINC":
         return _open_minc(path)

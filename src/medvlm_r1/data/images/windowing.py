@@ -59,7 +59,7 @@ class UniqueValues:
     """The unique values of an image; `values[index]` is the image.
 
     Attributes:
-        values: Shape (n,), ascending, int64 or float64; for 8 and 16 bits every integer between the extremes.
+        values: Ascending values, shape (n,), int64 or float64; for 8 and 16 bits every integer between the extremes.
         counts: Shape (n,): how many pixels have each.
         index: Index of each pixel's value in `values`; shape of the image.
     """
