@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup dev core test test-core coverage soak reliability demo results docs lint lock audit-deps clean
+.PHONY: setup dev core test test-core test-lowest test-engines coverage soak reliability demo results docs lint lock audit-deps clean
 
 # To use the package: what `train` and `demo` need.
 setup: $(VENV)/.ready
@@ -46,6 +46,21 @@ test: lint
 # Tests of what runs without torch and the other extras, listed in tests/core/tests.txt.
 test-core: core
 	OMP_NUM_THREADS=1 $(VENV)-core/bin/pytest @tests/core/tests.txt
+
+# Distributed training on CPUs: DDP, DeepSpeed and FSDP2. About 20 minutes; writes docs/reference/engines.json.
+test-engines: dev
+	$(BIN)/pip install 'deepspeed>=0.19'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines tests/engines
+
+# The lowest versions that pyproject.toml allows: core tests, and the equality of shared and plain forward passes. torch
+# is too large to install again, so the environment borrows it from the first one.
+test-lowest: dev
+	test -x $(VENV)-lowest/bin/pip || $(PYTHON) -m venv $(VENV)-lowest
+	$(BIN)/python tests/lowest.py > $(VENV)-lowest/requirements.txt
+	$(VENV)-lowest/bin/python -c 'import site, sys; print(site.getsitepackages()[0])' | xargs -I{} sh -c \
+		'$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > {}/borrowed.pth'
+	$(VENV)-lowest/bin/pip install -q -r $(VENV)-lowest/requirements.txt
+	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest @tests/core/tests.txt tests/training/test_shared_prefix.py
 
 # Lines of src that the tests run, with those of child processes; the least shares are in pyproject.toml and tests/whole.py.
 coverage: dev

@@ -27,8 +27,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_config(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the salt of DICOM subjects out of the settings of whoever runs the tests."""
+    """Keep the salt of DICOM subjects and the sizes of images out of the folders of whoever runs the tests."""
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -104,11 +104,11 @@ def test_training_and_export_print_one_object(
 
 
 def test_versions_for_people(command: Command) -> None:
-    code, out, _ = command("doctor")
+    code, out, _ = command("doctor", "--versions")
     assert code == 0
     assert "packages: torch " in out
     assert "{" not in out
-    assert "torch" in json.loads(command("doctor", "--json")[1])["packages"]
+    assert "torch" in json.loads(command("doctor", "--versions", "--json")[1])["packages"]
 
 
 def test_memory_where_the_system_says_little(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_no_command_connects_on_local_input(
     grpo = write_config("grpo", trainer={"max_steps": 1}).rename(tmp_path / "grpo.yaml")
     short = ("--max-new-tokens", 4)
     commands: list[list[object]] = [
-        ["doctor", "--json"],
+        ["doctor", "--versions", "--json"],
         ["data", "import", "phantom", "--out", "phantom", "--n", 6, "--modality", "MRI"],
         ["data", "import", "jsonl", rows, "--out", "own", "--images", data_dir / "images"],
         ["data", "split", data_dir, "--out", "parts", "--part", "a=4", "--part", "b=rest"],

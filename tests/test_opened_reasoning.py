@@ -29,7 +29,7 @@ from medvlm_r1.models.generate import (
     LocalGenerator,
     answer_opening,
     opened,
-    prompt_and_turn,
+    prompt_and_prefill,
 )
 from medvlm_r1.models.load import Policy, load_policy
 from medvlm_r1.prompts.parser import parse_response, with_reasoning_opened
@@ -113,8 +113,8 @@ def test_a_turn_replaces_what_the_template_opens(policy: Policy, question: Sampl
         NO_REASONING: (bare, NO_REASONING),
         "<answer>": (bare, "<answer>"),
     }.items():
-        begun = replace(item, turn=turn)
-        assert prompt_and_turn(policy.processor, begun) == split
+        begun = replace(item, prefill=turn)
+        assert prompt_and_prefill(policy.processor, begun) == split
         assert opened(policy.processor, begun) == bare + turn
         assert answer_opening(policy.processor, begun) == ""
 
@@ -124,14 +124,14 @@ def test_generation_begins_with_the_opening_and_counts_no_token_for_it(policy: P
     item = GenerationInput(prompt=messages(question), images=[IMAGE])
     [whole] = generator.generate([item], SETTINGS)
     assert whole.text == WHOLE
-    [rest] = generator.generate([replace(item, turn=f"{OPENING}It is")], SETTINGS)
+    [rest] = generator.generate([replace(item, prefill=f"{OPENING}It is")], SETTINGS)
     assert rest.text == WRITTEN.removeprefix("It is")
     assert whole.n_tokens == rest.n_tokens + len(policy.processor.tokenizer("It is")["input_ids"])
     # The letters after a turn: those of the text written out by hand.
     turn = WHOLE.partition("D</answer>")[0]
     [shares] = letter_probabilities(policy, [item], [turn], [4])
     assert max(range(4), key=shares.__getitem__) == 3
-    assert opened(policy.processor, replace(item, turn=turn)).count(OPENING) == 1
+    assert opened(policy.processor, replace(item, prefill=turn)).count(OPENING) == 1
 
 
 def test_an_evaluation_finds_the_answers_well_formed(folder: Path, data_dir: Path, tmp_path: Path) -> None:

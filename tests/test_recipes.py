@@ -13,7 +13,7 @@ import yaml
 from medvlm_r1.recipes import recipe
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.training.config import load_config
-from medvlm_r1.training.dry_run.launch import Launch, read_launch
+from medvlm_r1.training.dry_run.settings import Launch, read_launch
 from plan_models import write_model
 
 FOLDER = recipe("paper.yaml").parent

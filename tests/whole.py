@@ -42,7 +42,6 @@ WHOLE = (
     "phantom/physics.py",
     "phantom/tissue.py",
     "models/choice_logprobs.py",
-    "models/onednn_linear.py",
     "rewards/*.py",
     "models/decoding/kv_cache.py",
     "training/counterfactual/other_image.py",

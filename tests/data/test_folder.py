@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from medvlm_r1.data.folder import folder_hash, image_sizes, read_folder, unreadable_samples, write_folder
+from medvlm_r1.data.folder import folder_hash, read_folder, write_folder
+from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 

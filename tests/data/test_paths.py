@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvlm_r1.data import folder_hash, write_folder
-from medvlm_r1.data.folder import image_sizes
+from medvlm_r1.data.image_facts import image_sizes
 from medvlm_r1.data.paths import inside, leaves_folder, path_parts
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError

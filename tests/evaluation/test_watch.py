@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +62,31 @@ def test_figures(data_dir: Path, tiny_policy_dir: Path, monkeypatch: pytest.Monk
         # Of the four that conclude (A, D, A, D) one is at odds.
         "contradiction": 25.0,
     }
+
+
+def test_processes_share_the_questions_out(
+    data_dir: Path, tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call of `generate` on each process, with real and blank questions; the figures are those of one process."""
+    calls: list[int] = []
+
+    class Counting(Reader):
+        def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+            calls.append(len(items))
+            return super().generate(items, settings)
+
+    monkeypatch.setattr(watch, "LocalGenerator", Counting)
+    policy, held_out = load_policy(str(tiny_policy_dir)), HeldOut(data_dir)
+    expected = held_out(policy, 1)
+    sent: list[Any] = []
+    for process in (0, 1, 2):
+        state = SimpleNamespace(process_index=process, num_processes=3)
+        monkeypatch.setattr(watch, "PartialState", lambda state=state: state)
+        # Every process but the last sees its own answers only, which are not enough for figures.
+        monkeypatch.setattr(watch, "gather_object", lambda rows: sent.extend(rows) or list(sent))
+        with nullcontext() if process == 2 else pytest.raises(KeyError):
+            assert held_out(policy, 1) == expected
+    assert calls == [16, 6, 5, 5]
 
 
 def test_a_policy_answers_and_text_alone_has_no_blank(data_dir: Path, tiny_policy_dir: Path, tmp_path: Path) -> None:

@@ -71,13 +71,7 @@ def test_a_loaded_adapter_gives_the_logits_of_peft(tiny_policy_dir: Path, tmp_pa
     assert not [name for name, _ in policy.model.named_modules() if "lora" in name]
 
 
-def test_a_merged_model_is_written_in_the_dtype_of_its_base(
-    tiny_policy_dir: Path, adapter: Path, tmp_path: Path
-) -> None:
-    half = tmp_path / "half"
-    policy = load_policy(str(tiny_policy_dir), dtype="bfloat16", device="cpu")
-    policy.model.save_pretrained(half)
-    policy.processor.save_pretrained(half)
+def test_a_merged_model_is_written_in_the_dtype_of_its_base(half: Path, adapter: Path, tmp_path: Path) -> None:
     write_model(f"{adapter}#{half}", tmp_path / "merged")
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
@@ -110,10 +104,10 @@ def test_the_base_is_found_on_record(tiny_policy_dir: Path, tmp_path: Path, monk
     expected = fingerprint(str(checkpoint))
     file = checkpoint / CONFIG
     rewrite(file, base_model_name_or_path="/gone/base")
-    asked: list[tuple[str, bool]] = []
+    names: list[tuple[str, bool]] = []
 
     def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
-        asked.append((name, local_files_only))
+        names.append((name, local_files_only))
         if name == "owner/absent":
             raise OSError("not in the cache")
         return str(tiny_policy_dir)
@@ -128,13 +122,13 @@ def test_the_base_is_found_on_record(tiny_policy_dir: Path, tmp_path: Path, monk
     config.write_text("model: owner/cached\n")
     load_policy(str(checkpoint), device="cpu")
     # What nobody named on the command line is looked for in the cache alone.
-    assert asked == [("owner/absent", True), ("owner/cached", True)]
+    assert names == [("owner/absent", True), ("owner/cached", True)]
     load_policy(f"{checkpoint}#owner/absent2", device="cpu")
-    assert asked[-1] == ("owner/absent2", False)
+    assert names[-1] == ("owner/absent2", False)
     config.write_text("model: phantom-base\n")
     monkeypatch.setattr(load, "phantom_base_dir", lambda: tiny_policy_dir)
     assert fingerprint(str(checkpoint)) != expected  # its own record of the base is one of its files
-    assert len(asked) == 3
+    assert len(names) == 3
 
 
 def _lost(folder: Path) -> None:

@@ -22,7 +22,7 @@ from transformers import (
 
 from medvlm_r1.data import read_folder
 from medvlm_r1.data.check import check_folders
-from medvlm_r1.data.folder import image_sizes, unreadable_samples
+from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import image_fit, load_policy

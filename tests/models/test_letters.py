@@ -1,7 +1,6 @@
 """How probable each letter is as the next token."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +9,8 @@ from PIL import Image
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.models.choice_logprobs import letter_place, letter_probabilities
 from medvlm_r1.models.generate import GenerationInput
-from medvlm_r1.models.load import Policy, load_policy
+from medvlm_r1.models.load import Policy
 from medvlm_r1.prompts.templates import messages
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_policy_dir: Path) -> Policy:
-    return load_policy(str(tiny_policy_dir), device="cpu")
 
 
 def item(size: tuple[int, int] = (40, 30)) -> GenerationInput:
@@ -41,15 +35,11 @@ class Letterless:
         return {"input_ids": [[1, 2, 3] for _ in texts]}
 
 
-def test_the_place_is_before_a_token_that_holds_the_letter_and_what_stands_before_it() -> None:
-    place = letter_place(Joining(), "so <a>", 3)
-    assert place.context == tuple(hash(character) for character in "so <a")
-    assert place.candidates == (hash(">A"), hash(">B"), hash(">C"))
-
-
-def test_a_single_letter_has_its_place() -> None:
-    place = letter_place(Joining(), "so <a>", 1)
-    assert (place.context, place.candidates) == (letter_place(Joining(), "so <a>", 3).context, (hash(">A"),))
+@pytest.mark.parametrize(("n_options", "letters"), [(3, "ABC"), (1, "A")])
+def test_the_position_is_before_a_token_that_joins_text_and_letter(n_options: int, letters: str) -> None:
+    position = letter_place(Joining(), "so <a>", n_options)
+    assert position.context == tuple(hash(character) for character in "so <a")
+    assert position.candidates == tuple(hash(f">{letter}") for letter in letters)
 
 
 def test_letters_that_no_single_token_tells_apart_are_refused() -> None:
@@ -58,10 +48,10 @@ def test_letters_that_no_single_token_tells_apart_are_refused() -> None:
 
 
 def test_the_probabilities_are_the_models_own_next_token_among_the_letters(policy: Policy) -> None:
-    turn = "<think>liver</think><answer>"
-    [shares] = letter_probabilities(policy, [item()], [turn], [3])
+    prefill = "<think>liver</think><answer>"
+    [shares] = letter_probabilities(policy, [item()], [prefill], [3])
     processor = policy.processor
-    text = processor.apply_chat_template(list(item().prompt), add_generation_prompt=True) + turn
+    text = processor.apply_chat_template(list(item().prompt), add_generation_prompt=True) + prefill
     inputs = processor(text=[text], images=[list(item().images)], return_tensors="pt")
     with torch.inference_mode():
         logits = policy.model(**inputs).logits[0, -1]
@@ -69,21 +59,13 @@ def test_the_probabilities_are_the_models_own_next_token_among_the_letters(polic
     assert shares == pytest.approx(torch.softmax(logits[tokens].double(), dim=0).tolist(), abs=1e-6)
 
 
-def test_an_item_is_weighed_alike_whatever_stands_beside_it(policy: Policy) -> None:
-    turn = "<answer>"
-    alone = letter_probabilities(policy, [item()], [turn], [3])
-    among = letter_probabilities(policy, [item((70, 56)), item()], ["<think>liver</think>" + turn, turn], [2, 3])
-    assert among[1] == alone[0]
-    assert len(among[0]) == 2
-    assert sum(among[0]) == pytest.approx(1)
-
-
-def test_of_one_letter_all_is_its_own(policy: Policy) -> None:
-    assert letter_probabilities(policy, [item()], ["<think>liver</think><answer>"], [1]) == [(1.0,)]
-
-
-def test_the_items_own_turn_is_not_read(policy: Policy) -> None:
-    begun = replace(item(), turn="liver liver")
-    assert letter_probabilities(policy, [begun], ["<answer>"], [2]) == letter_probabilities(
-        policy, [item()], ["<answer>"], [2]
-    )
+def test_an_item_has_the_same_probabilities_in_any_batch(policy: Policy) -> None:
+    prefill = "<answer>"
+    alone = letter_probabilities(policy, [item()], [prefill], [3])
+    pair = letter_probabilities(policy, [item((70, 56)), item()], ["<think>liver</think>" + prefill, prefill], [2, 3])
+    assert pair[1] == alone[0]
+    assert len(pair[0]) == 2
+    assert sum(pair[0]) == pytest.approx(1)
+    # The item's own prefill is not read.
+    assert letter_probabilities(policy, [replace(item(), prefill="liver liver")], [prefill], [3]) == alone
+    assert letter_probabilities(policy, [item()], [prefill], [1]) == [(1.0,)]

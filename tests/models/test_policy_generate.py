@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +10,9 @@ from PIL import Image
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.models.load import Policy, load_policy, vision_token_ids
+from medvlm_r1.models.load import Policy, vision_token_ids
 
 SHORT = GenerationSettings(max_new_tokens=6)
-
-
-@pytest.fixture
-def policy(tiny_policy_dir: Path) -> Policy:
-    """The tiny policy in evaluation mode."""
-    return load_policy(str(tiny_policy_dir), device="cpu")
 
 
 def question(text: str, *sizes: tuple[int, int]) -> GenerationInput:
@@ -51,9 +44,9 @@ def bias(policy: Policy, tokens: list[int], by: float) -> None:
 
 
 def test_equals_a_plain_loop_over_full_forwards(policy: Policy) -> None:
-    found = LocalGenerator(policy=policy, batch_size=3).generate(ITEMS, SHORT)
+    generations = LocalGenerator(policy=policy, batch_size=3).generate(ITEMS, SHORT)
     forbidden = vision_token_ids(policy.model)
-    for item, generation in zip(ITEMS, found, strict=True):
+    for item, generation in zip(ITEMS, generations, strict=True):
         text = policy.processor.apply_chat_template(list(item.prompt), add_generation_prompt=True)
         inputs = policy.processor(text=[text], images=list(item.images) or None, return_tensors="pt")
         length = inputs["input_ids"].shape[1]
@@ -70,7 +63,7 @@ def test_equals_a_plain_loop_over_full_forwards(policy: Policy) -> None:
         assert generation.text == policy.processor.tokenizer.decode(completion, skip_special_tokens=True)
         assert generation.n_tokens == len(completion)
         assert generation.truncated == (len(completion) == SHORT.max_new_tokens)
-    assert len({generation.text for generation in found}) > 3
+    assert len({generation.text for generation in generations}) > 3
 
 
 def test_batch_and_order_change_nothing(policy: Policy) -> None:

@@ -17,12 +17,6 @@ from medvlm_r1.models import load
 from medvlm_r1.models.load import fingerprint, load_policy, vision_token_ids
 
 
-@pytest.fixture
-def copy(tiny_policy_dir: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny policy that a test may damage."""
-    return Path(shutil.copytree(tiny_policy_dir, tmp_path / "copy"))
-
-
 def test_loads_ready_to_answer(tiny_policy_dir: Path) -> None:
     policy = load_policy(str(tiny_policy_dir), device="cpu")
     assert policy.name == str(tiny_policy_dir)
@@ -160,11 +154,11 @@ def test_tied_weights_and_what_a_family_no_longer_has_are_not_missed(
 def test_hub_is_asked_only_when_there_is_no_folder(
     tiny_policy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    names: list[str] = []
 
     def snapshot_download(name: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
         assert not local_files_only
-        asked.append(name)
+        names.append(name)
         assert not any(pattern.endswith((".py", ".bin")) for pattern in allow_patterns)
         if name == "owner/model":
             return str(tiny_policy_dir)
@@ -176,11 +170,11 @@ def test_hub_is_asked_only_when_there_is_no_folder(
     assert load_policy("here/policy").name == "here/policy"
     with pytest.raises(UserError, match="No model folder '/no/such/folder', and it is not a hub id"):
         load_policy("/no/such/folder")
-    assert asked == []
+    assert names == []
     assert load_policy("owner/model").name == "owner/model"
     with pytest.raises(UserError, match=r"'owner/other' could not be fetched \(LocalEntryNotFoundError\)"):
         load_policy("owner/other")
-    assert asked == ["owner/model", "owner/other"]
+    assert names == ["owner/model", "owner/other"]
 
 
 def test_phantom_base_is_the_folder_inside_the_package(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_policy_server import SETTINGS, Server, completion, item
+from chat_server import SETTINGS, Server, completion, item
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.models.remote import ServerGenerator
-from medvlm_r1.models.remote_pool import ServerPool, server_generator
-
-
-@pytest.fixture
-def servers() -> Iterator[list[Server]]:
-    running = [Server(), Server()]
-    yield running
-    for server in running:
-        server.close()
+from medvlm_r1.models.remote import ServerGenerator, ServerPool, server_generator
 
 
 def pool(servers: list[Server], concurrency: int = 2) -> ServerPool:
@@ -36,8 +26,8 @@ def echo(body: dict[str, Any]) -> tuple[int, Any]:
 def test_answers_stand_in_order_and_no_server_has_more_under_way_than_it_may(servers: list[Server]) -> None:
     for server in servers:
         server.reply = echo
-    found = pool(servers).generate([item(f"q{n}") for n in range(30)], SETTINGS)
-    assert [generation.text for generation in found] == [f"q{n}" for n in range(30)]
+    generations = pool(servers).generate([item(f"q{n}") for n in range(30)], SETTINGS)
+    assert [generation.text for generation in generations] == [f"q{n}" for n in range(30)]
     assert sum(len(server.requests) for server in servers) == 30
     assert max(server.most for server in servers) <= 2
 
@@ -50,12 +40,12 @@ def test_a_server_that_fails_is_named_and_its_questions_go_to_the_other(
     both = pool(servers)
     texts = [generation.text for generation in both.generate([item(f"q{n}") for n in range(12)], SETTINGS)]
     assert texts == [f"q{n}" for n in range(12)]
-    said = capsys.readouterr().err
-    assert said.count("Left out from here on") == 1
-    assert servers[0].url in said
-    asked = len(servers[0].requests)
+    errors = capsys.readouterr().err
+    assert errors.count("Left out from here on") == 1
+    assert servers[0].url in errors
+    before = len(servers[0].requests)
     both.generate([item("more")], SETTINGS)
-    assert len(servers[0].requests) == asked
+    assert len(servers[0].requests) == before
 
 
 def test_when_none_answers_all_are_named(servers: list[Server]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_policy_server import SETTINGS, Raw, Server, completion, item
+from chat_server import SETTINGS, Raw, Server, completion, item
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
@@ -18,13 +17,6 @@ from medvlm_r1.models.remote import ServerGenerator
 
 WELL = "<think>seen</think><answer>A</answer>"
 HTML = "<html><body><h1>504 Gateway Time-out</h1>" + "<p>nginx</p>" * 500 + "</body></html>"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
 
 
 def ask(server: Server) -> Generation:
@@ -75,6 +67,15 @@ READ: dict[str, tuple[Any, str]] = {
     "both names of reasoning": (completion("B", reasoning="hm", reasoning_content="hm"), "<think>hm</think>B"),
     "empty reasoning": (completion(WELL, reasoning_content=""), WELL),
     "null reasoning": (completion(WELL, reasoning_content=None), WELL),
+    "reasoning that a chat template opened": (
+        completion("hm</think>\n<answer>B</answer>"),
+        "<think>hm</think>\n<answer>B</answer>",
+    ),
+    "answer without reasoning": (completion("<answer>B</answer>"), "<answer>B</answer>"),
+    "cut off after reasoning": (
+        completion("<answer>B", "length", reasoning_content="hm"),
+        "<think>hm</think><answer>B",
+    ),
     "reasoning alone": (completion(None, reasoning_content="hm"), "<think>hm</think>"),
     "reasoning cut off": (completion(None, "length", reasoning_content="hm"), "<think>hm"),
     "null, cut off": (completion(None, "length"), ""),
@@ -149,10 +150,10 @@ def test_enough_replies_are_tried() -> None:
 def test_an_answer_is_read(server: Server, name: str) -> None:
     reply, expected = READ[name]
     server.reply = lambda _: (200, reply)
-    found = ask(server)
-    assert found.text == expected
-    assert found.n_tokens == (7 if "usage" not in name else len(WELL.split()))
-    assert found.truncated == ("cut off" in name)
+    generation = ask(server)
+    assert generation.text == expected
+    assert generation.n_tokens == (7 if "usage" not in name else len(WELL.split()))
+    assert generation.truncated == ("cut off" in name)
     assert len(server.requests) == 1
 
 
@@ -162,11 +163,11 @@ def test_a_reply_without_an_answer_is_an_error_that_says_what_came(server: Serve
     server.reply = lambda _: (200, reply)
     with pytest.raises(UserError, match=message) as error:
         ask(server)
-    told = str(error.value)
-    assert server.url in told
-    assert len(told) < 800
-    assert told.isprintable()
-    assert "Which organ?" in told or "does not answer" in told
+    text = str(error.value)
+    assert server.url in text
+    assert len(text) < 800
+    assert text.isprintable()
+    assert "Which organ?" in text or "does not answer" in text
     assert len(server.requests) == requests
 
 
@@ -190,8 +191,8 @@ STATUS: dict[int, str] = {
 def test_other_statuses_are_told_in_few_words_and_no_redirect_is_followed(server: Server, status: int) -> None:
     other = Server()
     try:
-        place = "http://elsewhere.invalid/v1" if status == 301 else f"{other.url}/chat/completions"
-        server.reply = lambda _: (status, Raw(HTML.encode(), "text/html", {"Location": place}))
+        target = "http://elsewhere.invalid/v1" if status == 301 else f"{other.url}/chat/completions"
+        server.reply = lambda _: (status, Raw(HTML.encode(), "text/html", {"Location": target}))
         with pytest.raises(UserError, match=STATUS[status]) as error:
             ask(server)
         assert len(str(error.value)) < 800

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,10 @@ def test_a_name_is_also_a_path():
 
 
 @pytest.mark.parametrize("path", ["my_rewards:brevity", "my_rewards.brevity"])
-def test_own_function_in_the_working_directory(own_rewards, path):
+@pytest.mark.parametrize("listed", [False, True])
+def test_own_function_in_the_working_directory(own_rewards, path, listed, monkeypatch):
+    if listed:
+        monkeypatch.syspath_prepend(str(Path.cwd()))
     before = list(sys.path)
     assert resolve_reward(path)(prompts=["", ""], completions=["ab", "abc"]) == [1.0, 0.0]
     assert sys.path == before

@@ -13,3 +13,9 @@ def noting(prompts: list[Any], completions: list[Any], *, own_image: list[bool],
         images = [part["image"] for message in prompt for part in message["content"] if part["type"] == "image"]
         SEEN.append((sample, own, [image.getpixel((0, 0)) for image in images]))
     return [float(own) for own in own_image]
+
+
+def color(prompts: list[Any], completions: list[Any], *, own_image: list[bool], **columns: Any) -> list[float]:
+    """The red value of the image that a completion saw."""
+    parts = [[part for message in prompt for part in message["content"]] for prompt in prompts]
+    return [float(next(part["image"] for part in row if part["type"] == "image").getpixel((0, 0))[0]) for row in parts]

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import blank_rewards
 import numpy as np
 import pytest
 import sample_rewards
-import torch
 from counted import Counted
 from PIL import Image
-from safetensors.torch import load_file
+from questions import write_questions
+from runs import At, rows, same_weights
 from test_distributed import SCRIPT, TORCHRUN, _run
 from trl import GRPOTrainer
 
-from medvlm_r1.data.folder import read_folder, write_folder
+from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.images.blank import blank_like
 from medvlm_r1.data.sample import Sample
@@ -30,7 +28,6 @@ from medvlm_r1.prompts.templates import messages
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
 from medvlm_r1.training.config import RunConfig, load_config
 from medvlm_r1.training.counterfactual import blank_image as blank
-from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
 from medvlm_r1.training.grpo import train_grpo
 
 ORGANS = ("liver", "kidney", "brain", "knee")
@@ -50,27 +47,21 @@ def _nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight questions that differ in text and size of image; A, B, C and D are right twice each."""
-    return write_questions(tmp_path_factory.mktemp("questions"), illustrated=range(8))
+    return illustrated_questions(tmp_path_factory.mktemp("questions"), range(8))
 
 
-def write_questions(folder: Path, *, illustrated: Collection[int]) -> Path:
-    (folder / "images").mkdir()
-    samples = []
-    for index in range(8):
-        image = f"images/{index}.png"
-        Image.new("RGB", (28 + 14 * (index % 3), 40), (30 * index, 90, 160)).save(folder / image)
-        samples.append(
-            Sample(
-                id=f"q{index}",
-                images=(image,) if index in illustrated else (),
-                question="Which organ is shown?" + " Is there a lesion?" * index,
-                options=ORGANS,
-                answer=ORGANS[index % 4],
-                modality="MRI",
-            )
-        )
-    write_folder(folder, samples, info={"name": "blank", "source": "made by the tests", "license": "CC0-1.0"})
-    return folder
+def illustrated_questions(folder: Path, illustrated: Collection[int]) -> Path:
+    images = [
+        [Image.new("RGB", (28 + 14 * (index % 3), 40), (30 * index, 90, 160))] if index in illustrated else []
+        for index in range(8)
+    ]
+    return write_questions(
+        folder,
+        images,
+        question=["Which organ is shown?" + " Is there a lesion?" * index for index in range(8)],
+        options=[ORGANS] * 8,
+        answer=ORGANS * 2,
+    )
 
 
 @pytest.fixture
@@ -81,15 +72,6 @@ def configure(write_config: Callable[..., Path], questions: Path) -> Configure:
         return load_config(write_config(**{"data": {"train": str(questions)}, **changes}))
 
     return make
-
-
-def weights(model: Path) -> dict[str, torch.Tensor]:
-    return load_file(model / "model.safetensors")
-
-
-def same(one: Path, other: Path) -> bool:
-    a, b = weights(one), weights(other)
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def blank_answers(model: str, folder: Path, samples: list[Sample], tokens: int = 6) -> dict[str, str]:
@@ -167,19 +149,16 @@ def test_once_a_prompt_and_generation(
     generations: int,
     prompts: int,
 ) -> None:
-    asked: list[int] = []
-    plain = BlankImageBaseline._greedy
-
-    def greedy(self: BlankImageBaseline, blanks: list[Any]) -> list[str | None]:
-        asked.append(len(blanks))
-        return plain(self, blanks)
-
-    monkeypatch.setattr(BlankImageBaseline, "_greedy", greedy)
+    calls = Counted(GRPOTrainer._generate_single_turn)
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda *args: calls(*args))
     run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=trainer)).parent
-    assert asked == [prompts] * generations
-    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
-    assert len(blank_rewards.SEEN) == len(rows) == generations * prompts * trainer.get("num_generations", 2)
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    group = trainer.get("num_generations", 2)
+    # Shared generation takes the blank questions as further prompts of the same call.
+    counts = [2 * prompts] if sharing == "on" else [prompts * group, prompts]
+    assert [len(arguments[1]) for arguments in calls.calls] == counts * generations
+    rollouts = rows(run / "rollouts.jsonl")
+    assert len(blank_rewards.SEEN) == len(rollouts) == generations * prompts * group
+    logged = rows(run / "metrics.jsonl")
     assert [row["blank_right"] for row in logged if "blank_right" in row] == [0.0] * generations
 
 
@@ -188,36 +167,28 @@ def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: 
     changes: dict[str, Any] = {"sharing": sharing, "trainer": {"max_steps": 4}}
     without = train_grpo(configure(rewards=[PAYING], out=str(tmp_path / "without"), **changes))
     config = configure(rewards=[PAYING, ASKING], out=str(tmp_path / "with"), **changes)
-    assert same(without, train_grpo(config))
+    assert same_weights(without, train_grpo(config))
 
 
-@pytest.mark.parametrize("sharing", ["on", "off"])
-def test_nothing_is_asked_where_no_reward_wants_it(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch, sharing: str
-) -> None:
-    asked = Counted(BlankImageBaseline._blank_letters)
-    monkeypatch.setattr(BlankImageBaseline, "_blank_letters", asked)
-    run = train_grpo(configure(rewards=[PAYING], sharing=sharing)).parent
-    assert asked.calls == []
+def test_nothing_is_asked_where_no_reward_wants_it(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    blanks = Counted(blank._blanked)
+    monkeypatch.setattr(blank, "_blanked", blanks)
+    run = train_grpo(configure(rewards=[PAYING])).parent
+    assert blanks.calls == []
     assert "blank_right" not in (run / "metrics.jsonl").read_text()
 
 
 def test_a_resumed_run_takes_the_same_steps(configure: Configure, tmp_path: Path) -> None:
-    class StopAfter:
-        def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-            if step == 3 and not logs:
-                os.kill(os.getpid(), signal.SIGINT)
-
     settings: dict[str, Any] = {"rewards": [PAYING, ASKING], "trainer": {"max_steps": 6}}
     straight = train_grpo(configure(**settings, out=str(tmp_path / "straight")))
     expected = list(blank_rewards.SEEN)
     blank_rewards.SEEN.clear()
     config = configure(**settings, out=str(tmp_path / "stopped"))
     with pytest.raises(KeyboardInterrupt):
-        train_grpo(config, progress=StopAfter())
+        train_grpo(config, progress=At(3))
     resumed = train_grpo(config)
     assert expected == blank_rewards.SEEN
-    assert same(straight, resumed)
+    assert same_weights(straight, resumed)
 
 
 def test_dropout_is_off_for_the_blank_answers_alone(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +210,7 @@ def test_questions_without_images_are_not_asked_again(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str], sharing: str, illustrated: set[int]
 ) -> None:
     (tmp_path / "mixed").mkdir()
-    folder = write_questions(tmp_path / "mixed", illustrated=illustrated)
+    folder = illustrated_questions(tmp_path / "mixed", illustrated)
     train_grpo(
         configure(rewards=[PAYING, ASKING], sharing=sharing, data={"train": str(folder)}, trainer={"max_steps": 4})
     )
@@ -257,9 +228,9 @@ def test_the_share_of_correct_blank_answers_is_logged(configure: Configure, monk
         trainer={"max_steps": 1, "gradient_accumulation_steps": 4, "logging_steps": 1},
     )
     run = train_grpo(config).parent
-    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
-    assert {row["sample_id"]: row["reward"] for row in rows} == {f"q{i}": float(i % 4 > 0) for i in range(8)}
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rollouts = rows(run / "rollouts.jsonl")
+    assert {row["sample_id"]: row["reward"] for row in rollouts} == {f"q{i}": float(i % 4 > 0) for i in range(8)}
+    logged = rows(run / "metrics.jsonl")
     assert logged[0]["blank_right"] == pytest.approx(2 / 8)
 
 
@@ -288,3 +259,33 @@ def test_two_processes_answer_for_the_prompts_they_have(
     for one, other in zip(*runs, strict=True):
         assert one == pytest.approx(other)
     assert len({reward for reward, _ in runs[0]}) == 2
+
+
+@pytest.mark.parametrize("illustrated", [2, 0])
+def test_every_process_sends_as_many_prompts_in_a_second_call(
+    monkeypatch: pytest.MonkeyPatch, illustrated: int
+) -> None:
+    """A process with fewer blank questions fills up; otherwise vLLM's server would answer those of another."""
+    sent: list[Any] = []
+
+    class Trainer(blank.BlankImageBaseline):
+        def __init__(self) -> None:
+            self.reward_func_names = ["blank_rewards:noting"]
+            self.accelerator = SimpleNamespace(is_main_process=False)
+            self.processing_class = SimpleNamespace(batch_decode=lambda ids, **_: ids)
+
+        def _greedy(self, prompts: list[Any]) -> list[Any]:
+            sent.extend(prompts)
+            return [f"answer {number}" for number in range(len(prompts))]
+
+    def prompt(number: int) -> list[dict[str, Any]]:
+        images = [{"type": "image", "image": Image.new("RGB", (8 + number, 8))}] if number < illustrated else []
+        return [{"role": "user", "content": [*images, {"type": "text", "text": f"question {number}"}]}]
+
+    monkeypatch.setattr(GRPOTrainer, "_generate", lambda self, prompts: "completions")
+    monkeypatch.setattr(blank, "gather_object", lambda counts: [*counts, 4])
+    trainer, prompts = Trainer(), [prompt(number) for number in range(3)]
+    assert trainer._generate(prompts) == "completions"
+    assert len(sent) == 4
+    assert sent[illustrated:] == prompts[:1] * (4 - illustrated)
+    assert trainer._blank_letters == [f"answer {number}" if number < illustrated else None for number in range(3)]

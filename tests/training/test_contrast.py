@@ -1,4 +1,4 @@
-"""Half of each group beside another's image: whose, of which rows, in which runs."""
+"""Half of each group with another question's image: whose, of which rows, in which runs."""
 
 from __future__ import annotations
 
@@ -6,79 +6,92 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import contrast_rewards
 import pytest
 from counted import Counted
 from PIL import Image
+from questions import write_questions
+from runs import rows
 from test_distributed import SCRIPT, TORCHRUN, _run
+from trl import GRPOTrainer
 
-from medvlm_r1.data.folder import write_folder
-from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.counterfactual import other_image as contrast
 from medvlm_r1.training.counterfactual.other_image import (
     CounterfactualImages,
+    OtherImages,
     check_counterfactual,
     with_counterfactual_images,
 )
+from medvlm_r1.training.dataset import build_dataset, load_samples
 from medvlm_r1.training.grpo import train_grpo
 
 ASKING = {"name": "contrast_rewards:noting"}
-COLOURS = [(40 * index, 90, 160) for index in range(4)]
+COLORS = [(40 * index, 90, 160) for index in range(6)]
+# Of the first four questions two are of one patient. The other two are alone with their modality.
+SUBJECTS = ["a", "a", "b", "c", "d", "d"]
+MODALITIES = ["MRI"] * 4 + ["CT"] * 2
 
 
-def picture(shade: int, size: tuple[int, int] = (4, 4)) -> Image.Image:
-    return Image.new("RGB", size, (shade, shade, shade))
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Six questions, each with an image of its own color."""
+    (tmp_path / "questions").mkdir()
+    images = [[Image.new("RGB", (28, 28), color)] for color in COLORS]
+    return write_questions(tmp_path / "questions", images, subject=SUBJECTS, modality=MODALITIES)
 
 
-def row(*shades: int, modality: str = "MRI") -> dict[str, Any]:
-    return {"images": [picture(shade) for shade in shades], "modality": modality}
+def others(folder: Path, seed: int = 0) -> OtherImages:
+    return OtherImages(build_dataset(str(folder), load_samples(str(folder)), template="medvlm-r1"), seed)
 
 
-def shown(rows: list[dict[str, Any]], own: list[bool]) -> list[tuple[bool, list[int]]]:
-    return [
-        (row["own_image"], [image.getpixel((0, 0))[0] for image in row["images"]])
-        for row in with_counterfactual_images(rows, own)
-    ]
+def drawn(folder: Path, index: int, step: int, seed: int = 0) -> int | None:
+    """The question whose image is drawn for a question."""
+    row = build_dataset(str(folder), load_samples(str(folder)), template="medvlm-r1")[index]
+    images = others(folder, seed)(row, step=step)
+    return None if images is None else COLORS.index(images[0].getpixel((0, 0)))
 
 
-def test_the_next_prompts_image_is_shown_and_the_last_takes_the_firsts() -> None:
-    a, b, c = row(1), row(2), row(3)
-    rows = [a, a, b, b, c, c]
-    assert shown(rows, [True, False] * 3) == [
-        (True, [1]), (False, [2]), (True, [2]), (False, [3]), (True, [3]), (False, [1]),
-    ]  # fmt: skip
-    assert [image.getpixel((0, 0))[0] for image in a["images"]] == [1]
+def test_another_image_is_of_another_subject_of_the_whole_data_set(questions: Path) -> None:
+    assert {drawn(questions, 0, step) for step in range(20)} == {2, 3}
+    assert {drawn(questions, 2, step) for step in range(20)} == {0, 1, 3}
 
 
-def test_another_image_is_another_one_of_the_same_kind() -> None:
-    first = row(1)
-    others = [row(1), row(5, modality="CT"), row(6, 7), row(9)]
-    # Equal pixels, another modality and another number of images are passed over.
-    assert shown([first, *others], [False, True, True, True, True])[0] == (False, [9])
-    two = [row(6, 7), row(1), row(8, 9)]
-    assert shown(two, [False, True, True])[0] == (False, [8, 9])
+def test_the_draw_depends_on_seed_step_and_question(questions: Path) -> None:
+    def draws(seed: int) -> list[int | None]:
+        return [drawn(questions, index, step, seed) for index in (2, 3) for step in range(8)]
+
+    assert draws(0) == draws(0)
+    assert draws(0) != draws(1)
+    assert draws(0)[:8] != draws(0)[8:]
 
 
-def test_grey_is_shown_where_there_is_no_other() -> None:
-    alone = {"images": [picture(1, (30, 20))], "modality": "MRI"}
-    [found] = with_counterfactual_images([alone], [False])
-    assert found["own_image"] is False
-    assert found["images"][0].size == (30, 20)
-    assert found["images"][0].getcolors() == [(600, (128, 128, 128))]
+def test_images_of_another_number_or_with_equal_pixels_are_passed_over(tmp_path: Path) -> None:
+    red, green, blue = (Image.new("RGB", (28, 28), color) for color in ("red", "green", "blue"))
+    folder = write_questions(tmp_path, [[red], [red], [red, green], [blue], []])
+    dataset = build_dataset(str(folder), load_samples(str(folder)), template="medvlm-r1")
+    other = OtherImages(dataset, 0)
+    assert all(other(dataset[0], step=step) == [blue] for step in range(8))
+    assert other(dataset[2], step=0) is None
+    assert other.without == 1
 
 
-@pytest.mark.parametrize("images", [[], None])
-def test_a_question_without_an_image_is_its_own(images: Any) -> None:
-    rows = [{"images": images, "modality": "MRI"}, row(1)]
-    found = with_counterfactual_images(rows, [False, False])
-    assert (found[0]["own_image"], found[0]["images"]) == (True, images)
-    # And lends none.
-    assert found[1]["images"][0].getpixel((0, 0)) == (128, 128, 128)
+def test_rows_are_swapped_and_gray_is_shown_where_there_is_no_other() -> None:
+    own, other = ([Image.new("RGB", (30, 20), color)] for color in ("red", "blue"))
+    rows = [{"images": images, "sample_id": name} for name, images in (("a", own), ("a", own), ("b", own), ("c", None))]
+    draw = Counted(lambda row: other if row["sample_id"] == "a" else None)
+    found = with_counterfactual_images([*rows, rows[1], rows[0]], [True, False, False, False, False, True], draw)
+    assert [row["own_image"] for row in found] == [True, False, False, True, False, True]
+    # One draw for each question, so that the rows of a group share a prompt.
+    assert [row["sample_id"] for (row,) in draw.calls] == ["a", "b"]
+    assert found[1]["images"] is found[4]["images"] is other
+    assert found[0]["images"] is found[5]["images"] is own
+    assert found[3]["images"] is None
+    [gray] = found[2]["images"]
+    assert (gray.size, gray.getcolors()) == ((30, 20), [(600, (128, 128, 128))])
 
 
 def test_a_reward_asks_by_naming_the_column() -> None:
@@ -86,60 +99,55 @@ def test_a_reward_asks_by_naming_the_column() -> None:
         assert asks(resolve_reward(name), contrast.COLUMN) == (name == "grounded")
 
 
-@pytest.fixture
-def questions(tmp_path: Path) -> Path:
-    """Four questions, each with an image of its own colour."""
-    folder = tmp_path / "questions"
-    (folder / "images").mkdir(parents=True)
-    samples = []
-    for index, colour in enumerate(COLOURS):
-        Image.new("RGB", (28, 28), colour).save(folder / f"images/{index}.png")
-        samples.append(
-            Sample(
-                id=f"q{index}",
-                images=(f"images/{index}.png",),
-                question="Which organ is shown?" + " Is there a lesion?" * index,
-                options=("liver", "kidney"),
-                answer="liver",
-                modality="MRI",
-            )
-        )
-    write_folder(folder, samples, info={"name": "four", "source": "made by the tests", "license": "CC0-1.0"})
-    return folder
-
-
 @pytest.mark.parametrize("sharing", ["on", "off"])
 @pytest.mark.parametrize(("group", "owns"), [(2, [True, False]), (4, [True] * 2 + [False] * 2)])
-def test_half_of_each_group_sees_the_image_of_another_item(
-    write_config: Callable[..., Path], questions: Path, sharing: str, group: int, owns: list[bool]
+def test_half_of_each_group_sees_the_image_of_another_question(
+    write_config: Callable[..., Path],
+    questions: Path,
+    capsys: pytest.CaptureFixture[str],
+    sharing: str,
+    group: int,
+    owns: list[bool],
 ) -> None:
     contrast_rewards.SEEN.clear()
-    settings = {"max_steps": 1, "per_device_train_batch_size": 2 * group, "num_generations": group, "logging_steps": 1}
+    settings = {"max_steps": 1, "per_device_train_batch_size": 6 * group, "num_generations": group, "logging_steps": 1}
     config = write_config(data={"train": str(questions)}, rewards=[ASKING], sharing=sharing, trainer=settings)
     run = train_grpo(load_config(config)).parent
-    assert [own for _, own, _ in contrast_rewards.SEEN] == owns * 2
-    batch = {sample for sample, _, _ in contrast_rewards.SEEN}
-    for sample, own, [colour] in contrast_rewards.SEEN:
-        index = COLOURS.index(colour)
-        assert (f"q{index}" == sample) == own
-        assert f"q{index}" in batch
-    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
-    assert [row["own_image"] for row in rows] == owns * 2
+    assert [own for _, own, _ in contrast_rewards.SEEN] == owns * 6
+    for sample, own, [color] in contrast_rewards.SEEN:
+        index = int(sample[1])
+        if own:
+            assert color == COLORS[index]
+        elif MODALITIES[index] == "CT":
+            assert color == (128, 128, 128)
+        else:
+            assert SUBJECTS[COLORS.index(color)] != SUBJECTS[index]
+    assert capsys.readouterr().err.count("2 questions have no other image") == 1
+    rollouts = rows(run / "rollouts.jsonl")
+    assert [row["own_image"] for row in rollouts] == owns * 6
     # One baseline for both halves of a group.
-    assert all((row["advantage"] > 0) == row["own_image"] for row in rows)
+    assert all((row["advantage"] > 0) == row["own_image"] for row in rollouts)
     logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert (logged["own_right"], logged["other_right"]) == (0, 0)
 
 
-def test_rows_of_a_group_that_lie_on_two_processes(
-    write_config: Callable[..., Path], questions: Path, tmp_path: Path
+@pytest.mark.parametrize("size", [4, 2], ids=["a prompt each", "half a prompt each"])
+def test_processes_with_one_prompt_show_real_images(
+    write_config: Callable[..., Path], questions: Path, tmp_path: Path, size: int
 ) -> None:
-    trainer = {"max_steps": 1, "num_generations": 4, "gradient_accumulation_steps": 1}
-    config = write_config(data={"train": str(questions)}, rewards=[ASKING], trainer=trainer)
+    trainer = {"max_steps": 2, "num_generations": 4, "gradient_accumulation_steps": 1, "shuffle_dataset": False}
+    data = {"train": str(questions), "modality": ["MRI"]}
+    config = write_config(data=data, rewards=[{"name": "contrast_rewards:color"}], trainer=trainer)
     out = tmp_path / "two"
-    _run([*TORCHRUN, str(SCRIPT), str(config), str(out), "trainer.per_device_train_batch_size=2"], out)
-    rows = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
-    assert [row["own_image"] for row in rows] == [True, True, False, False]
+    _run([*TORCHRUN, str(SCRIPT), str(config), str(out), f"trainer.per_device_train_batch_size={size}"], out)
+    rollouts = rows(out / "rollouts.jsonl")
+    assert len(rollouts) == 4 * size
+    assert [row["own_image"] for row in rollouts] == [True, True, False, False] * size
+    for row in rollouts:
+        # The reward is the red value of the image.
+        seen, index = row["reward"] / 40, int(row["sample_id"][1])
+        assert SUBJECTS[int(seen)] != SUBJECTS[index] or row["own_image"]
+        assert seen in range(4)
 
 
 def test_nothing_is_shown_where_no_reward_asks(
@@ -153,20 +161,11 @@ def test_nothing_is_shown_where_no_reward_asks(
     assert "own_right" not in (run / "metrics.jsonl").read_text()
 
 
-class _Sent:
-    """Stands for TRL's trainer with vLLM: says how many rows it would take for one prompt."""
-
+class _Shows(CounterfactualImages):
     def __init__(self, name: str, *, vllm: bool) -> None:
         self.reward_func_names = [name]
         self.use_vllm = vllm
         self.model = SimpleNamespace(training=True)
-
-    def _generate_single_turn(self, prompts: Any, images: Any, fields: Any, num_generations: int) -> int:
-        return num_generations
-
-
-class _Shows(CounterfactualImages, _Sent):
-    pass
 
 
 @pytest.mark.parametrize(
@@ -178,13 +177,16 @@ class _Shows(CounterfactualImages, _Sent):
         ("accuracy_strict", True, 8, 8),
     ],
 )
-def test_vllm_is_sent_both_halves(name: str, vllm: bool, given: int, sent: int) -> None:
+def test_vllm_is_sent_both_halves(
+    monkeypatch: pytest.MonkeyPatch, name: str, vllm: bool, given: int, sent: int
+) -> None:
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda self, prompts, images, fields, rows: rows)
     assert _Shows(name, vllm=vllm)._generate_single_turn([], [], {}, given) == sent
 
 
-def test_vllm_wants_equal_halves() -> None:
-    check_counterfactual(["grounded"], SimpleNamespace(use_vllm=True, num_generations=8))
-    check_counterfactual(["grounded"], SimpleNamespace(use_vllm=False, num_generations=7))
-    check_counterfactual(["accuracy_strict"], SimpleNamespace(use_vllm=True, num_generations=7))
+@pytest.mark.parametrize("vllm", [True, False])
+def test_halves_must_be_equal(vllm: bool) -> None:
+    check_counterfactual(["grounded"], SimpleNamespace(use_vllm=vllm, num_generations=8))
+    check_counterfactual(["accuracy_strict"], SimpleNamespace(use_vllm=vllm, num_generations=7))
     with pytest.raises(UserError, match=r"is 7.*Set it to 8"):
-        check_counterfactual(["grounded"], SimpleNamespace(use_vllm=True, num_generations=7))
+        check_counterfactual(["grounded"], SimpleNamespace(use_vllm=vllm, num_generations=7))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
-from tiny_vlms import TINY
 
 from medvlm_r1.models.families import supports
+from medvlm_r1.training.self_check.tiny_models import TINY
 
 
 def _dropout(model: Any) -> Any:
@@ -80,6 +80,18 @@ def test_what_does_not_hold_is_refused_with_the_way_out(case: str) -> None:
     assert reason is not None
     assert reason.endswith("Set `sharing: off` to train it the plain way.")
     assert re.search(words, reason)
+
+
+def test_a_transformers_that_would_drop_the_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TINY["qwen2_vl"].model()
+    forward = type(model.base_model).forward
+
+    def older(self: Any, input_ids: Any = None, **kwargs: Any) -> Any:
+        return forward(self, input_ids, **kwargs)
+
+    monkeypatch.setattr(type(model.base_model), "forward", older)
+    reason = str(supports(model))
+    assert re.search(r"with transformers 5\.\S+: its 'qwen2_vl' models .*mm_encoder_outputs.* 5\.21 or newer", reason)
 
 
 def test_flash_attention_is_refused() -> None:

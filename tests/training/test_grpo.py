@@ -7,13 +7,14 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sample_rewards
 import torch
+from runs import At, rows, same_weights, weights
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -26,28 +27,6 @@ REWARD = [{"name": "sample_rewards:distinct_tokens"}]
 WriteConfig = Callable[..., Path]
 
 
-class Recorder:
-    """Notes progress, and sends a signal to this process after a step when told to."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.calls: list[tuple[int, int, dict[str, float]]] = []
-        self._stop_after = stop_after
-
-    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-        self.calls.append((step, total, dict(logs)))
-        # The report of a step comes before the one of its figures; stopping then leaves no time to be lucky.
-        if step == self._stop_after and not logs:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().split("\n") if line]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
 def test_run_folder_and_final_model(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a training reached for the network")
@@ -56,7 +35,7 @@ def test_run_folder_and_final_model(write_config: WriteConfig, monkeypatch: pyte
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils._telemetry._start_telemetry_thread", refuse)
-    progress = Recorder()
+    progress = At(-1)
     model = train_grpo(
         load_config(write_config(rewards=REWARD, trainer={"report_to": "tensorboard"})), progress=progress
     )
@@ -128,15 +107,13 @@ def test_interrupted_run_resumes_to_the_same_weights(write_config: WriteConfig, 
     # A shell that starts a job in the background leaves SIGINT ignored, so the handler before is not always Python's.
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 6 of 8.*same command resumes"):
-        train_grpo(config, progress=Recorder(stop_after=6))
+        train_grpo(config, progress=At(6))
     assert signal.getsignal(signal.SIGINT) is before
     resumed = train_grpo(config)
 
     assert order == sample_rewards.SEEN_SAMPLES
-    expected, found = weights(straight), weights(resumed)
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    start = load_file(Path(config.model) / "model.safetensors")
-    assert not all(torch.equal(start[name], found[name]) for name in start)
+    assert same_weights(straight, resumed)
+    assert not same_weights(Path(config.model), resumed)
     for name in ("metrics.jsonl", "rollouts.jsonl"):
         steps = [row["step"] for row in rows(resumed.parent / name)]
         assert steps == [row["step"] for row in rows(straight.parent / name)]
@@ -155,13 +132,11 @@ def test_run_ended_before_its_model_takes_no_further_step(write_config: WriteCon
 
 
 def test_second_signal_quits_at_once(write_config: WriteConfig) -> None:
-    class Impatient(Recorder):
-        def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-            super().on_step(step, total, logs)
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+    def impatient() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
-    progress = Impatient()
+    progress = At(1, impatient)
     with pytest.raises(KeyboardInterrupt, match="Quit at once"):
         train_grpo(load_config(write_config(rewards=REWARD)), progress=progress)
     assert [step for step, *_ in progress.calls] == [1]
@@ -240,7 +215,7 @@ def test_periodic_evaluation_is_logged_and_leaves_no_trace(write_config: WriteCo
     figures = [row for row in rows(watched.parent / "metrics.jsonl") if "loss" in row]
     expected = [row for row in rows(plain.parent / "metrics.jsonl") if "loss" in row]
     assert [row["reward"] for row in figures] == [row["reward"] for row in expected]
-    assert all(torch.equal(tensor, weights(watched)[name]) for name, tensor in weights(plain).items())
+    assert same_weights(plain, watched)
 
 
 def test_trl_refusals_are_one_user_error(write_config: WriteConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import sample_rewards
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import At, rows
 from safetensors.torch import load_file
 
 from medvlm_r1.errors import UserError
@@ -122,10 +122,6 @@ def test_missing_figures_are_no_trouble(history: list[Figures]) -> None:
 # Real runs
 
 
-def rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().split("\n") if line]
-
-
 def test_zero_rewards_and_cut_off_completions_are_said_once_with_a_sample(
     write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tried: Tried
 ) -> None:
@@ -163,16 +159,6 @@ def test_a_guard_at_the_last_step_takes_no_model_away(
         assert train_grpo(config.model_copy(update={"out": f"{config.out}{number}"})).is_dir()
         assert capsys.readouterr().err.count("Guard (zero rewards)") == 1
     tried("guards-runs", 2)
-
-
-def test_all_completions_of_a_group_alike_teach_nothing(
-    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tried: Tried
-) -> None:
-    train_grpo(load_config(write_config(rewards=[{"name": "sample_rewards:one"}], trainer={"max_steps": 9})))
-    said = capsys.readouterr().err
-    assert "Guard (no advantage) at step 8" in said
-    assert "zero rewards" not in said
-    tried("guards-runs", 1)
 
 
 def test_an_infinite_reward_stops_the_run_before_the_weights_know(write_config: WriteConfig, tried: Tried) -> None:
@@ -242,16 +228,8 @@ def test_guards_know_the_steps_before_a_break(
 ) -> None:
     config = load_config(write_config(rewards=[{"name": "sample_rewards:nothing"}], trainer={"max_steps": 6}))
 
-    class StopAfterThree:
-        def on_step(self, step: int, total: int, logs: Any) -> None:
-            if step == 3 and not logs:
-                import os
-                import signal
-
-                os.kill(os.getpid(), signal.SIGINT)
-
     with pytest.raises(KeyboardInterrupt):
-        train_grpo(config, progress=StopAfterThree())
+        train_grpo(config, progress=At(3))
     assert "Guard" not in capsys.readouterr().err
     train_grpo(config)
     assert "Guard (zero rewards) at step 5" in capsys.readouterr().err

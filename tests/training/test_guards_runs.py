@@ -5,22 +5,28 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from test_resources import At
+from runs import At
+from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers import Trainer
 from trl import SFTTrainer
 
-from medvlm_r1.models.load import load_policy
+from medvlm_r1.errors import UserError
+from medvlm_r1.models.load import Policy, load_policy
+from medvlm_r1.training.callbacks import PeriodicEvaluation
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
+from medvlm_r1.training.reliability import nan_guard
 from medvlm_r1.training.reliability.checkpoint import damage
-from medvlm_r1.training.reliability.nan_guard import NonFinite
+from medvlm_r1.training.reliability.nan_guard import NanGuard, NonFinite
 from medvlm_r1.training.sft import train_sft
 
 WriteConfig = Callable[..., Path]
@@ -182,3 +188,58 @@ def test_a_loss_that_is_no_number_stops_at_its_step(
     assert damage(Path(config.out) / "checkpoints" / f"checkpoint-{ONSET}") is None
     assert not (Path(config.out) / "model").exists()
     tried("guards-non-finite", 1)
+
+
+class _Sharded(nn.Module):
+    """A model whose weights are on other devices or processes, as with ZeRO-3."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0))
+        self.weight.ds_tensor = torch.tensor([1.0, value])  # type: ignore[attr-defined]
+
+
+class _Guarded(NanGuard):
+    """As much of a trainer with DeepSpeed as the guard reads."""
+
+    def __init__(self, folder: Path, value: float = 1.0) -> None:
+        self.model = _Sharded(value)
+        self.accelerator = SimpleNamespace(unwrap_model=lambda model: model, scaler=None)
+        self.args = SimpleNamespace(output_dir=str(folder), learning_rate=1e-3, max_grad_norm=1.0, fp16=False)
+        self.state = SimpleNamespace(global_step=3, max_steps=5)
+        self.is_deepspeed_enabled = True
+
+
+@pytest.mark.parametrize("other", [[], ["language.weight"]], ids=["own", "of another process"])
+def test_shards_of_every_process_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: list[str]) -> None:
+    monkeypatch.setattr(nan_guard, "gather_object", lambda names: names)
+    nan_guard.refuse_unless_finite(_Guarded(tmp_path))
+    monkeypatch.setattr(nan_guard, "gather_object", lambda names: [*names, *other])
+    named = "language.weight" if other else "weight"
+    with pytest.raises(NonFinite, match=rf"the weight {named} is not finite.*It was not saved"):
+        nan_guard.refuse_unless_finite(_Guarded(tmp_path, 1.0 if other else math.nan))
+
+
+@pytest.mark.parametrize("norm", [-1.0, math.nan, math.inf])
+def test_the_norm_that_deepspeed_reports_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, norm: float
+) -> None:
+    monkeypatch.setattr(Trainer, "_get_grad_norm", lambda self, model, grad_norm: grad_norm)
+    trainer = _Guarded(tmp_path)
+    assert trainer._get_grad_norm(None, 0.0) == 0.0
+    with pytest.raises(NonFinite, match="the norm of the gradient is"):
+        trainer._get_grad_norm(None, torch.tensor(norm))
+
+
+@pytest.mark.parametrize(
+    ("stage", "fsdp", "allowed"), [(None, False, True), (2, False, True), (3, False, False), (None, True, False)]
+)
+def test_periodic_evaluation_needs_whole_weights(stage: int | None, fsdp: bool, allowed: bool) -> None:
+    plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
+    state = SimpleNamespace(deepspeed_plugin=plugin)
+    trainer = SimpleNamespace(
+        is_fsdp_enabled=fsdp, is_deepspeed_enabled=plugin is not None, accelerator=SimpleNamespace(state=state)
+    )
+    evaluation = PeriodicEvaluation(2, lambda policy, step: {}, Policy(model=None, processor=None, name=""))
+    with nullcontext() if allowed else pytest.raises(UserError, match="leave it out with FSDP and ZeRO-3"):
+        evaluation.attach(trainer)

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.cache_utils import DynamicLayer
 
-from medvlm_r1.models.decoding.kv_cache import GroupIndex, SharedKV, SharedLayer
+from medvlm_r1.models.decoding.kv_cache import GroupIndex, RowSelection, SharedKV, SharedLayer
 
 HEADS, WIDTH, LENGTH = 2, 4, 5
+CPU = torch.device("cpu")
 
 
 def layer_of(prompts: int) -> DynamicLayer:
@@ -43,7 +44,7 @@ def test_the_result_is_that_of_plain_attention_while_rows_go(
     torch.manual_seed(seed)
     prompt = torch.tensor(owner).unique(return_inverse=True)[1]
     source = layer_of(int(prompt.max()) + 1)
-    index = GroupIndex(prompt)
+    index = GroupIndex(prompt.tolist(), CPU)
     layer = SharedLayer(source, index)
     own: list[Tensor] = []
     for step in range(3):
@@ -63,13 +64,13 @@ def test_the_result_is_that_of_plain_attention_while_rows_go(
         assert torch.equal(layer.keys.whole()[:, :, LENGTH:], torch.cat(own, dim=2))
         keep = torch.tensor(data.draw(st.permutations(range(rows)))[: data.draw(st.integers(1, rows))])
         prompt, own = prompt[keep], [states[keep] for states in own]
-        index.regroup(prompt)
-        layer.batch_select_indices(keep)
+        index.regroup(prompt.tolist())
+        layer.select(RowSelection(keep.tolist(), CPU))
 
 
 def test_query_heads_of_one_key_head_and_a_scale_of_ones_own() -> None:
     torch.manual_seed(0)
-    layer = SharedLayer(layer_of(2), GroupIndex(torch.tensor([1, 0, 1])))
+    layer = SharedLayer(layer_of(2), GroupIndex([1, 0, 1], CPU))
     layer.update(torch.randn(3, HEADS, 1, WIDTH), torch.randn(3, HEADS, 1, WIDTH))
     query = torch.randn(3, 2 * HEADS, 1, WIDTH)
     options = {"scale": 0.3, "enable_gqa": True}
@@ -82,7 +83,7 @@ def test_half_precision_is_computed_in_full() -> None:
     torch.manual_seed(0)
     prompts = layer_of(1)
     prompts.keys, prompts.values = prompts.keys.bfloat16(), prompts.values.bfloat16()
-    layer = SharedLayer(prompts, GroupIndex(torch.zeros(4, dtype=torch.long)))
+    layer = SharedLayer(prompts, GroupIndex([0] * 4, CPU))
     new = torch.randn(2, 4, HEADS, 1, WIDTH).bfloat16()
     layer.update(new[0], new[1])
     query = torch.randn(4, HEADS, 1, WIDTH).bfloat16()
@@ -98,7 +99,7 @@ def test_the_prompt_is_kept_once_and_what_reads_it_otherwise_gets_all_of_it() ->
     torch.manual_seed(0)
     source = layer_of(1)
     keys = source.keys
-    layer = SharedLayer(source, GroupIndex(torch.zeros(3, dtype=torch.long)))
+    layer = SharedLayer(source, GroupIndex([0] * 3, CPU))
     new = torch.randn(2, 3, HEADS, 1, WIDTH)
     shared, _ = layer.update(new[0], new[1])
     assert isinstance(shared, SharedKV)
@@ -114,21 +115,19 @@ def test_the_prompt_is_kept_once_and_what_reads_it_otherwise_gets_all_of_it() ->
 
 
 def test_prompts_without_rows_are_let_go() -> None:
-    prompt = torch.tensor([0, 0, 1, 2])
-    index = GroupIndex(prompt)
+    index = GroupIndex([0, 0, 1, 2], CPU)
     layer = SharedLayer(layer_of(3), index)
     layer.update(torch.randn(4, HEADS, 1, WIDTH), torch.randn(4, HEADS, 1, WIDTH))
-    keep = torch.tensor([0, 3])
-    before = layer.keys.whole()[keep]
-    index.regroup(prompt[keep])
-    layer.batch_select_indices(keep)
+    before = layer.keys.whole()[[0, 3]]
+    index.regroup([0, 2])
+    layer.select(RowSelection([0, 3], CPU))
     assert len(layer.keys.prompt) == 2
     assert torch.equal(layer.keys.whole(), before)
 
 
 @pytest.mark.parametrize("bad", [{"dropout_p": 0.1}, {"is_causal": True}])
 def test_what_decoding_never_asks_for_is_not_answered_wrongly(bad: dict[str, float]) -> None:
-    layer = SharedLayer(layer_of(1), GroupIndex(torch.zeros(2, dtype=torch.long)))
+    layer = SharedLayer(layer_of(1), GroupIndex([0, 0], CPU))
     keys, values = layer.update(torch.randn(2, HEADS, 1, WIDTH), torch.randn(2, HEADS, 1, WIDTH))
     with pytest.raises(AssertionError):
         scaled_dot_product_attention(torch.randn(2, HEADS, 1, WIDTH), keys, values, **bad)

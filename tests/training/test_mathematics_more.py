@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_vlms import TINY, VOCABULARY, Prompt
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import distribute_tensor
+from torch.distributed.fsdp import fully_shard
 from transformers import GenerationConfig
 
 from medvlm_r1.errors import UserError
@@ -21,11 +20,11 @@ from medvlm_r1.models.sharing import forward as shared_prefix
 from medvlm_r1.models.sharing.batch import _call, images_key
 from medvlm_r1.models.sharing.limits import not_generated, not_shared
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.dry_run.launch import Launch
 from medvlm_r1.training.dry_run.memory import optimizer_bytes
 from medvlm_r1.training.dry_run.plan import _processor
-from medvlm_r1.training.dry_run.settings import read_placement
+from medvlm_r1.training.dry_run.settings import Launch, read_placement
 from medvlm_r1.training.grpo import _forbid_vision_tokens
+from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
 
 
 def trainer(**changes: Any) -> Any:
@@ -35,8 +34,7 @@ def trainer(**changes: Any) -> Any:
         "environment_factories": None,
         "rollout_func": None,
         "aux_loss_enabled": False,
-        "is_fsdp_enabled": False,
-        "_dist": SimpleNamespace(is_zero3=False),
+        "_dist": SimpleNamespace(is_zero3=False, fsdp_version=None),
         "_is_vlm": True,
         "use_vllm": False,
         "generation_kwargs": {},
@@ -52,8 +50,7 @@ def trainer(**changes: Any) -> Any:
         ({"environment_factories": {}}, "environments"),
         ({"rollout_func": len}, "rollout function"),
         ({"aux_loss_enabled": True}, "load-balancing"),
-        ({"is_fsdp_enabled": True}, "sharded"),
-        ({"_dist": SimpleNamespace(is_zero3=True)}, "sharded"),
+        ({"_dist": SimpleNamespace(is_zero3=False, fsdp_version=1)}, "fsdp_version: 2"),
         ({"_is_vlm": False}, "no image processor"),
         ({"args": SimpleNamespace(torch_compile=True, neftune_noise_alpha=None)}, "torch_compile"),
         ({"args": SimpleNamespace(torch_compile=False, neftune_noise_alpha=5.0)}, "neftune_noise_alpha"),
@@ -77,6 +74,9 @@ def test_what_writes_completions_in_its_own_way_is_left_to_it() -> None:
     assert not_generated(trainer(), model) is None
     assert "vLLM generates" in (not_generated(trainer(use_vllm=True), model) or "")
     assert "'penalty_alpha'" in (not_generated(trainer(generation_kwargs={"penalty_alpha": 0.6}), model) or "")
+    alone = SimpleNamespace(ds3_gather_for_generation=False)
+    zero3 = trainer(_dist=SimpleNamespace(is_zero3=True, fsdp_version=None), args=alone)
+    assert "ds3_gather_for_generation" in (not_generated(zero3, model) or "")
 
 
 @pytest.mark.parametrize(
@@ -206,18 +206,20 @@ def mesh() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_head_of_shards_is_gathered(mesh: Any, bias: bool) -> None:
-    torch.manual_seed(0)
-    head = nn.Linear(8, VOCABULARY, bias=bias)
-    hidden, targets = torch.randn(5, 8), torch.randint(0, VOCABULARY, (5,))
-    asked: dict[str, Any] = {"temperature": 0.7, "entropy": True, "chunk": 7, "fp32": False}
-    logps, entropies = shared_prefix._head(head, hidden, targets, **asked)
-    plain = (head(hidden) / 0.7).log_softmax(-1)
-    assert torch.allclose(logps, plain[torch.arange(5), targets], atol=1e-5)
-    head.weight = nn.Parameter(distribute_tensor(head.weight.detach(), mesh))
-    if bias:
-        head.bias = nn.Parameter(distribute_tensor(head.bias.detach(), mesh))
-    sharded, their_entropies = shared_prefix._head(head, hidden, targets, **asked)
+def test_a_sharded_head_is_gathered_by_its_hooks(mesh: Any, bias: bool) -> None:
+    model = TINY["qwen2_vl"].model()
+    model.lm_head = head = nn.Linear(32, VOCABULARY, bias=bias)
+    ids = torch.randint(10, VOCABULARY, (1, 9))
+    rows: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "logits_to_keep": 5}
+    rows |= {"group_sizes": [1], "vision": {}, "temperature": 0.7, "compute_entropy": True, "chunk": 7}
+    logps, entropies = shared_prefix.shared_logps(model, **rows)
+    plain = (model(input_ids=ids).logits[:, 3:-1] / 0.7).log_softmax(-1)
+    assert torch.allclose(logps, plain.gather(-1, ids[:, 4:, None])[..., 0], atol=1e-5)
+    (wanted,) = torch.autograd.grad(logps.sum(), head.weight, retain_graph=True)
+    fully_shard(head, mesh=mesh)
+    sharded, their_entropies = shared_prefix.shared_logps(model, **rows)
+    sharded.sum().backward()
+    assert torch.allclose(head.weight.grad.full_tensor(), wanted, atol=1e-6)
     assert torch.equal(sharded, logps)
     assert entropies is not None
     assert their_entropies is not None
@@ -225,13 +227,13 @@ def test_a_head_of_shards_is_gathered(mesh: Any, bias: bool) -> None:
 
 
 def test_patches_by_a_matrix_product_and_wider_ones_by_convolution() -> None:
-    torch.manual_seed(0)
-    conv = nn.Conv3d(3, 5, kernel_size=(2, 4, 4), stride=(2, 4, 4))
-    single, wide = torch.randn(6, 3, 2, 4, 4), torch.randn(6, 3, 2, 8, 4)
-    wanted = [conv(x) for x in (single, wide)]
-    with shared_prefix._patches_by_linear(conv):
-        found = [conv(x) for x in (single, wide)]
-    assert "forward" not in vars(conv)
-    for one, other in zip(wanted, found, strict=True):
-        assert one.shape == other.shape
-        assert torch.allclose(one, other, atol=1e-5)
+    model = TINY["qwen2_vl"].model()
+    conv, plain = model.model.visual.patch_embed.proj, nn.Conv3d.forward
+    single = torch.randn(6, conv.in_channels, *conv.kernel_size)
+    wide = torch.cat([single, single], dim=-1)
+    wanted = [plain(conv, x) for x in (single, wide)]
+    shared_prefix.encode_images(model, TINY["qwen2_vl"].pixels([Prompt(1, ((1, 1),))]))
+    for expected, x in zip(wanted, (single, wide), strict=True):
+        assert conv(x).shape == expected.shape
+        assert torch.allclose(conv(x), expected, atol=1e-5)
+    assert type(conv) is shared_prefix._PatchConv

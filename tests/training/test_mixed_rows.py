@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_vlms import TINY, Prompt
 
 from medvlm_r1.data import read_folder, write_folder
-from medvlm_r1.models.mistral3 import keep_single_tokens
+from medvlm_r1.models.families import keep_single_tokens
 from medvlm_r1.models.sharing.forward import encode_images
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
+from medvlm_r1.training.self_check.tiny_models import TINY, Prompt
 
 WriteConfig = Callable[..., Path]
 

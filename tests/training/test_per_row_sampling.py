@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from test_sharing_generation import END, PROMPTS, completed, fits, inputs, settings
-from tiny_vlms import IMAGE, TINY, VOCABULARY
 
 from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
 from medvlm_r1.models.decoding.per_row_sampling import PromptKV, RowSampling, sample_per_row
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
+from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY
 
 ENDS = list(range(END, VOCABULARY))
 

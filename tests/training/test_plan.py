@@ -14,9 +14,8 @@ from trl.trainer.utils import RepeatSampler
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.dry_run import memory
-from medvlm_r1.training.dry_run.batch import Batch
-from medvlm_r1.training.dry_run.launch import Launch, read_launch
 from medvlm_r1.training.dry_run.plan import Plan, make_plan, refuse_memory
+from medvlm_r1.training.dry_run.settings import Batch, Launch, read_launch
 
 WriteConfig = Callable[..., Path]
 Command = Callable[..., tuple[int, str, str]]
@@ -133,7 +132,7 @@ def test_memory_of_shards(plan: Callable[..., Plan], sharding: Any, whole: set[s
     if sharding != "none":
         assert alone["optimizer"] == 12 * made.shape.parameters.total
         assert alone["weights"] == 2 * made.shape.parameters.total
-    assert made.shares is (sharding != "zero3")
+    assert made.shares
     assert part["buckets"] == (part["gradients"] if sharding == "none" else 0)
     assert alone["buckets"] == 0
 
@@ -293,3 +292,17 @@ def test_a_plan_for_this_cpu(write_config: WriteConfig, command: Command) -> Non
     code, out, _ = command(*asked, "--cpu", "--memory", 8)
     assert code == 0
     assert "1 CPU with 8.0 GiB" in out
+
+
+@pytest.mark.parametrize(
+    ("sharding", "shared", "gathers"), [("zero3", True, 1), ("fsdp2", True, 1), ("fsdp2", False, 0)]
+)
+def test_sharded_weights_are_whole_while_a_device_generates(
+    plan: Callable[..., Plan], sharding: Any, shared: bool, gathers: int
+) -> None:
+    made = plan(launch=Launch(processes=4, sharding=sharding))
+    part = made.memory(shared=shared)
+    assert part["generation weights"] == gathers * 2 * made.shape.parameters.total
+    phases = made.phases(shared=shared)
+    rest = sum(part[name] for name in ("weights", "optimizer", "reference", "copies", "runtime", "cache", "logits"))
+    assert phases["generation"] == pytest.approx(rest + (part["generation weights"] or part["gathered"]))

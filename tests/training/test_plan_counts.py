@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from questions import write_questions
 
-from medvlm_r1.data.folder import write_folder
-from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.folder import read_folder
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.prompts.templates import messages
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.dry_run.memory import Precision, keys_bytes, text_bytes, tower_bytes
+from medvlm_r1.training.dry_run.memory import keys_bytes, text_bytes, tower_bytes
 from medvlm_r1.training.dry_run.prompts import SHORTEST, measure, shortest_answer
+from medvlm_r1.training.dry_run.settings import Precision
 from medvlm_r1.training.dry_run.shape import Shape, read_shape
 from medvlm_r1.training.loop import lora_config
 from plan_models import write_model
@@ -69,31 +70,14 @@ def test_a_frozen_tower_does_not_learn(folders: dict[str, Path]) -> None:
     assert not shape.trains_tower
 
 
-def _data(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
-    (folder / "images").mkdir()
-    samples = []
-    for index, size in enumerate(sizes):
-        name = f"images/{index}.png"
-        Image.new("RGB", size, (9, 90, 160)).save(folder / name)
-        samples.append(
-            Sample(
-                id=f"q{index}",
-                images=(name,) if index else (name, name),
-                question="Which organ is shown?" * (index + 1),
-                options=("liver", "brain"),
-                answer="liver",
-                modality="MRI",
-            )
-        )
-    write_folder(folder, samples, info={"name": "sizes", "source": "made by the tests", "license": "CC0-1.0"})
-    return samples
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("template", sorted(SHORTEST))
 def test_tokens_are_the_processors(kind: str, template: str, folders: dict[str, Path], tmp_path: Path) -> None:
     sizes = [(40, 30), (30, 40), (400, 300), (61, 250), (28, 28)]
-    samples = _data(tmp_path, sizes)
+    # The first question has two images.
+    images = [[Image.new("RGB", size, (9, 90, 160))] * (1 if index else 2) for index, size in enumerate(sizes)]
+    texts = ["Which organ is shown?" * (index + 1) for index in range(len(sizes))]
+    samples = read_folder(write_questions(tmp_path, images, question=texts))
     policy = load_policy(str(folders[kind]), device="cpu")
     processor = policy.processor
     processor.image_processor.size["longest_edge"] = 112 * 112

@@ -8,9 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask
+from medvlm_r1.models.sharing import attention
+from medvlm_r1.models.sharing.attention import Layout, PrefixMask, completion_mask, dense_mask
 
 layouts = st.lists(
     st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), max_size=3).map(tuple)), min_size=1, max_size=3
@@ -69,3 +72,78 @@ def test_the_square_written_out() -> None:
 def test_nothing_but_sdpa_may_read_the_blocks() -> None:
     with pytest.raises(RuntimeError, match="only SDPA can"):
         PrefixMask(Layout(((2, (1,)),)), torch.device("cpu")) + torch.zeros(3, 3)
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that run, with the shapes of their results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen.append((func.overloadpacket.__name__, tuple(getattr(out, "shape", ()))))
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_the_mask_of_a_completion_has_no_values(dtype: torch.dtype) -> None:
+    options: dict[str, Any] = {"dtype": dtype, "device": torch.device("cuda")}
+    bias = completion_mask(3, 5, **options)
+    assert isinstance(bias, CausalBias)
+    assert (bias.variant, bias.seq_len_q, bias.seq_len_kv) == (CausalVariant.LOWER_RIGHT, 3, 8)
+    assert bias.device.type == "cpu"
+    dense = completion_mask(3, 5, dtype=dtype, device=torch.device("cpu"))
+    assert torch.equal(bias._materialize(), dense == 0)
+    q, k, v = (torch.randn(1, 2, length, 8) for length in (3, 8, 8))
+    masked = [scaled_dot_product_attention(q, k, v, attn_mask=mask) for mask in (bias, dense.float())]
+    torch.testing.assert_close(*masked, atol=1e-6, rtol=0)
+
+
+def test_attention_with_the_masks_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(((5, (3, 1, 4)), (2, (2,))))
+    inputs = [tensor.requires_grad_() for tensor in torch.randn(3, 1, 2, sum(layout.sizes()), 8).unbind()]
+
+    def result() -> list[torch.Tensor]:
+        out = scaled_dot_product_attention(*inputs, attn_mask=PrefixMask(layout, torch.device("cpu")), scale=0.3)
+        return [out, *torch.autograd.grad(out.square().sum(), inputs)]
+
+    want, plain = result(), attention.completion_mask
+    made: list[type] = []
+
+    def on_a_gpu(*args: Any, **_: Any) -> torch.Tensor:
+        mask = plain(*args, dtype=torch.float32, device=torch.device("cuda"))
+        made.append(type(mask))
+        return mask
+
+    monkeypatch.setattr(attention, "completion_mask", on_a_gpu)
+    for got, expected in zip(result(), want, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+    assert made == [CausalBias] * 3
+
+
+def test_layers_share_the_mask_of_a_completion() -> None:
+    mask = PrefixMask(Layout(((5, (3, 3, 1)),)), torch.device("cpu"))
+    saved: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        for _ in range(4):
+            q, k, v = torch.randn(3, 1, 2, 12, 4, requires_grad=True).unbind()
+            scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    masks = {tensor.data_ptr() for tensor in saved if tensor.shape[-2:] == (3, 8)}
+    assert len(masks) == 1
+    assert not mask.for_completion(1, 5, q)
+
+
+def test_autocast_casts_the_packed_row_once() -> None:
+    q, k, v = torch.randn(3, 1, 2, 16, 4).unbind()
+    layout = Layout(((5, (3, 2, 1)), (4, (1,))))
+    with Operations() as operations, torch.autocast("cpu", torch.bfloat16):
+        out = scaled_dot_product_attention(q, k, v, attn_mask=PrefixMask(layout, q.device))
+    assert out.dtype == torch.bfloat16
+    assert [shape for name, shape in operations.seen if name == "_to_copy"] == 3 * [tuple(q.shape)]

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from runs import At, rows
 
 from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.disk import exclusive_lock
@@ -33,18 +34,6 @@ WriteConfig = Callable[..., Path]
 Tried = Callable[[str, int], None]
 SMALL = 4 << 20
 REWARD = [{"name": "sample_rewards:distinct_tokens"}]
-
-
-class At:
-    """Does something after a step."""
-
-    def __init__(self, step: int, act: Callable[[], object]) -> None:
-        self._step = step
-        self._act = act
-
-    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-        if step == self._step and not logs:
-            self._act()
 
 
 @pytest.fixture
@@ -76,7 +65,7 @@ def test_a_full_disk_leaves_a_whole_checkpoint_and_says_how_to_go_on(
     assert ("resumes from " + stands[0][1].name if stands else "starts again") in str(stopped.value)
     filler.unlink()
     model = train_sft(config)
-    assert [json.loads(line)["step"] for line in (model.parent / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert [row["step"] for row in rows(model.parent / "metrics.jsonl")] == [1, 2, 3]
     tried("disk-full", 1)
 
 

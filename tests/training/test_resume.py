@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from lives import KILLED, Life, Lives, Trial, kill_and_resume
+from runs import rows
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.training.config import load_config
@@ -57,11 +58,6 @@ SOAKED: dict[str, dict[str, Any]] = {
     },
     "sft-epochs": {"trainer": {"max_steps": -1, "num_train_epochs": 3, "save_strategy": "epoch", "logging_steps": 4}},
 }
-
-
-def rows(file: Path, *without: str) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in file.read_text().split("\n") if line]
-    return [{name: value for name, value in row.items() if name not in without} for row in found]
 
 
 def trial(write_config: WriteConfig, name: str, runs: dict[str, dict[str, Any]], out: Path) -> Trial:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from runs import rows
 
 from medvlm_r1.data.rows import append_rows, drop_rows_after
 from medvlm_r1.errors import UserError
@@ -27,7 +28,7 @@ def test_folder_describes_the_run_and_is_recognised(write_config: WriteConfig, m
     assert yaml.safe_load((run.path / "config.yaml").read_text()) == config.model_dump(mode="json")
     assert json.loads((run.path / "data.json").read_text()) == DATA
     before = (run.path / "env.json").read_text()
-    assert prepare_run(config, DATA) == run
+    assert prepare_run(config, DATA).path == run.path
     assert (run.path / "env.json").read_text() == before
 
     monkeypatch.setattr("platform.python_version", lambda: "9.9")
@@ -72,7 +73,7 @@ def test_foreign_folder_is_left_alone_and_half_made_one_completed(write_config: 
 
 
 def test_last_checkpoint_is_the_last_whole_one(tmp_path: Path) -> None:
-    run = RunFolder(path=tmp_path)
+    run = RunFolder(tmp_path)
     assert run.last_checkpoint() is None
     for step in (9, 10, 20, 30):
         folder = run.checkpoints / f"checkpoint-{step}"
@@ -118,9 +119,9 @@ def test_growing_file_is_cut_back_to_a_step(tmp_path: Path) -> None:
     with file.open("a") as stream:
         stream.write('{"step": 3, "lo')
     drop_rows_after(file, 3)
-    rows = [json.loads(line) for line in file.read_text().split("\n") if line]
-    assert rows[:3] == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.5}]
-    assert rows[3:] == [{"step": 3, "completion": "line\u2028separator"}]
+    rollouts = rows(file)
+    assert rollouts[:3] == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}, {"step": 3, "loss": 0.5}]
+    assert rollouts[3:] == [{"step": 3, "completion": "line\u2028separator"}]
     drop_rows_after(file, 0)
     assert file.read_text() == ""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from runs import At, rows, same_weights
 from trl import SFTTrainer
 
 from medvlm_r1.errors import UserError
@@ -20,10 +19,6 @@ from medvlm_r1.training.config import load_config
 from medvlm_r1.training.sft import train_sft
 
 WriteConfig = Callable[..., Path]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 def test_loss_falls_on_the_letter_alone(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,14 +40,14 @@ def test_loss_falls_on_the_letter_alone(write_config: WriteConfig, monkeypatch: 
         "Which organ is shown?\nA) liver\n" in prompt and "Answer with the option's letter only." in prompt
         for prompt, _ in learned
     )
-    rows = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2]
+    rollouts = rows(model.parent / "metrics.jsonl")
+    assert [row["step"] for row in rollouts] == [1, 2]
 
 
 def test_learns_the_letters(write_config: WriteConfig) -> None:
     trainer = {"max_steps": 30, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
     model = train_sft(load_config(write_config("sft", trainer=trainer)))
-    losses = [json.loads(line).get("loss") for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
+    losses = [row.get("loss") for row in rows(model.parent / "metrics.jsonl")]
     assert losses[29] < losses[0] / 3
 
 
@@ -60,21 +55,15 @@ def test_learns_the_letters(write_config: WriteConfig) -> None:
 def test_interrupted_run_resumes_to_the_same_weights(
     write_config: WriteConfig, tmp_path: Path, lora: dict[str, Any] | None
 ) -> None:
-    class StopAfterThree:
-        def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-            if step == 3 and not logs:
-                os.kill(os.getpid(), signal.SIGTERM)
-
     # Two steps an epoch: the stop lies within the second.
     settings: dict[str, Any] = {"lora": lora, "trainer": {"max_steps": 5}}
     straight = train_sft(load_config(write_config("sft", **settings, out=str(tmp_path / "straight"))))
     config = load_config(write_config("sft", **settings, out=str(tmp_path / "stopped")))
     with pytest.raises(Preempted, match="Stopped after step 3 of 5"):
-        train_sft(config, progress=StopAfterThree())
-    resumed = weights(train_sft(config))
-    assert all(torch.equal(tensor, resumed[name]) for name, tensor in weights(straight).items())
-    start = weights(Path(config.model))
-    assert any(not torch.equal(start[name], resumed[name]) for name in start)
+        train_sft(config, progress=At(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    resumed = train_sft(config)
+    assert same_weights(straight, resumed)
+    assert not same_weights(Path(config.model), resumed)
 
 
 def test_best_checkpoint_has_its_own_weights(
@@ -94,11 +83,10 @@ def test_best_checkpoint_has_its_own_weights(
     model = train_sft(load_config(write_config("sft", data=data, trainer=trainer)))
     # The evaluation is on the training data here, and the user is told.
     assert "Warning: data.eval shares images or subjects with data.train: 8 of 8 questions" in capsys.readouterr().err
-    rows = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
-    losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    rollouts = rows(model.parent / "metrics.jsonl")
+    losses = {row["step"]: row["eval_loss"] for row in rollouts if "eval_loss" in row}
     assert losses[1] > losses[2]
-    checkpoint = weights(model.parent / "checkpoints" / "checkpoint-1")
-    assert all(torch.equal(tensor, checkpoint[name]) for name, tensor in weights(model).items())
+    assert same_weights(model, model.parent / "checkpoints" / "checkpoint-1")
 
 
 def test_evaluation_without_data_is_refused(write_config: WriteConfig) -> None:

@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from counted_waits import Waits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from tiny_vlms import IMAGE, TINY, VOCABULARY, Prompt
 from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.families import FAMILIES
+from medvlm_r1.models.sharing import forward
 from medvlm_r1.models.sharing.forward import encode_images, shared_logps, supports
+from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 
 LOGPS, GRADIENTS = 1e-5, 1e-4
 few = settings(max_examples=10, deadline=None, derandomize=True)
@@ -297,3 +299,23 @@ def test_groups_that_do_not_fit_the_rows(wrong: list[int]) -> None:
     rows = rows_of("qwen2_vl", PAIR)
     with pytest.raises(ValueError, match="group"):
         shared_logps(tiny("qwen2_vl"), **{**rows.inputs, "group_sizes": wrong})
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
+def test_the_shared_forward_waits_for_the_device_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, copies = rows_of(family, PAIR), []
+    with torch.no_grad():
+        features = encode_images(tiny(family), rows.inputs["vision"])
+    waits, to_cpu = Waits(monkeypatch), Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda tensor: (copies.append(tensor.shape), to_cpu(tensor))[1])
+    # Ours work on the CPU's copy of the ids; transformers' own counts the image tokens.
+    places = [(forward, name) for name in ("_pack", "_positions", "_masks")]
+    for place, name in [*places, (tiny(family).base_model, "get_placeholder_mask")]:
+        plain = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *args, plain=plain, **kw: waits.without(plain, *args, **kw))
+    with waits:
+        shared_logps(tiny(family), **rows.inputs, image_features=features)
+    # The check of the CPU's copy of the targets.
+    assert waits.count == 1
+    # Ids with their mask, and the sizes of the images.
+    assert copies == [(2, *rows.inputs["input_ids"].shape), *([(3, 3)] if family == "qwen2_vl" else [])]

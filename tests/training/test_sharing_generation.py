@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
+from counted_waits import Waits
 from scipy.stats import chisquare
-from tiny_vlms import IMAGE, TINY, VOCABULARY, Prompt
 from torch import Tensor
 from transformers import GenerationConfig
 
+from medvlm_r1.models.decoding import cached_prefix, per_row_sampling, shared_generation
+from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
+from medvlm_r1.models.decoding.per_row_sampling import PromptKV, RowSampling, sample_per_row
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt, refuses
+from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 
 END = 80
 # Of unequal lengths, so that there is padding.
@@ -85,6 +90,26 @@ def test_draws_are_those_of_transformers_for_one_completion(changes: dict[str, A
         assert torch.equal(found, expected)
 
 
+def test_greedy_rows_do_not_change_the_draws_of_the_others() -> None:
+    model = TINY["qwen2_vl"].model().eval()
+    config = settings(do_sample=True, top_k=0, temperature=2.0)
+    batch = inputs("qwen2_vl", PROMPTS)
+    length = batch["input_ids"].shape[1]
+    twice = {name: torch.cat([value, value]) for name, value in batch.items()}
+    greedy = completed(model.generate(**batch, generation_config=settings(temperature=2.0)), length)
+    ends = set()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        alone = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([3, 4, 2]))
+        torch.manual_seed(seed)
+        decode = n_per_prompt([3, 4, 2, 1, 1, 1], greedy=3)
+        together = completed(model.generate(**twice, generation_config=config, custom_generate=decode), length)
+        assert together == [*completed(alone, length), *greedy]
+        ends |= {len(row) for row in together[:9]}
+    # Rows ended at different times, so that others moved.
+    assert len(ends) > 2
+
+
 def test_samples_follow_the_models_distribution() -> None:
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS)
@@ -117,7 +142,8 @@ def fits(counts: Tensor, probabilities: Tensor) -> bool:
     cells = torch.where(expected < 5, 0, torch.arange(1, len(expected) + 1))
     seen, wanted = (torch.zeros(len(expected) + 1).double().index_add(0, cells, x.double()) for x in (counts, expected))
     used = wanted > 0
-    return bool(chisquare(seen[used].numpy(), wanted[used].numpy(), sum_check=False).pvalue > 1e-3)
+    wanted *= seen[used].sum() / wanted.sum()
+    return bool(chisquare(seen[used].numpy(), wanted[used].numpy()).pvalue > 1e-3)
 
 
 def test_settings_of_other_loops_are_refused() -> None:
@@ -133,3 +159,48 @@ def test_prompts_that_were_multiplied_before_are_refused() -> None:
     config = settings(num_return_sequences=2, do_sample=True)
     with pytest.raises(ValueError, match="wanted 3 prompts, one for each number of completions, got 6"):
         model.generate(**inputs("qwen2_vl", PROMPTS), generation_config=config, custom_generate=n_per_prompt([1, 1, 1]))
+
+
+@pytest.mark.parametrize("way", ["rows of their own", "shared prompts", "sampled by row", "cached prefixes"])
+def test_a_decoding_step_waits_for_the_device_once(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = {**TINY["qwen2_vl"].config["text_config"], "num_hidden_layers": 4}
+    model = TINY["qwen2_vl"].model(text_config=text).eval()
+    batch = inputs("qwen2_vl", PROMPTS)
+    rows: list[int] = []
+    forward, loop = type(model).forward, shared_generation.decode_rows
+
+    @functools.wraps(forward)
+    def counted_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(kwargs["input_ids"]))
+        return forward(self, *args, **kwargs)
+
+    waits = Waits(monkeypatch)
+
+    def counted_loop(*args: Any) -> Tensor:
+        rows.clear()
+        waits.count = 0
+        with waits:
+            output = loop(*args)
+        steps.append((len(rows) + 1, waits.count))
+        return output
+
+    steps: list[tuple[int, int]] = []
+    monkeypatch.setattr(type(model), "forward", counted_forward)
+    for module in (cached_prefix, per_row_sampling, shared_generation):
+        monkeypatch.setattr(module, "decode_rows", counted_loop)
+    torch.manual_seed(0)
+    kept: dict[int, PromptKV] = {}
+    sampled = [RowSampling(temperature=1.0, seed=seed) for seed in range(4)]
+    decode, sampling = {
+        "rows of their own": (n_per_prompt([1, 2, 1]), {"do_sample": True, "top_k": 0}),
+        "shared prompts": (n_per_prompt([4, 3, 2]), {"do_sample": True, "top_k": 0}),
+    }.get(way, (sample_per_row([[None, *sampled], sampled, [None]], range(3), kept), {}))
+    output = model.generate(**batch, generation_config=settings(**sampling), custom_generate=decode)
+    if way == "cached prefixes":
+        with torch.inference_mode():
+            turns = CachedPrefixRows(model, list(kept.values()), [0, 0, 1, 2], [[11, 12], [15], [16, 17], [18]])
+            decode_cached_prefix(turns, max_new_tokens=24, ends=list(range(END, VOCABULARY)), suppressed=[IMAGE])
+    assert len({len(row) for row in completed(output, batch["input_ids"].shape[1])}) > 1
+    count, waited = steps[-1]
+    assert min(rows) < max(rows)
+    assert 0 < waited <= count

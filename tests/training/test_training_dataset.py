@@ -6,6 +6,8 @@ import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,6 +15,7 @@ from PIL import Image
 from medvlm_r1.data import read_folder, write_folder
 from medvlm_r1.errors import UserError
 from medvlm_r1.prompts.templates import messages
+from medvlm_r1.training import dataset
 from medvlm_r1.training.dataset import build_dataset, describe, load_samples
 
 INFO = {"name": "tiny", "source": "made by the tests", "license": "CC0-1.0"}
@@ -78,3 +81,24 @@ def test_unreadable_images_and_open_questions(data_dir: Path, tmp_path: Path) ->
     write_folder(folder, [*samples[:3], replace(samples[3], options=())], info=INFO)
     with pytest.raises(UserError, match="1 open questions, the first 'q3'"):
         load_samples(str(folder))
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_the_main_process_works_for_all(monkeypatch: pytest.MonkeyPatch, main: bool) -> None:
+    calls: list[str] = []
+    outcomes = iter([("samples", None), (None, UserError("no folder"))])
+
+    def broadcast(box: list[Any]) -> None:
+        outcome = next(outcomes)
+        assert box == [None] or repr(box[0]) == repr(outcome)
+        box[0] = outcome
+
+    def fail() -> None:
+        raise UserError("no folder")
+
+    monkeypatch.setattr(dataset, "PartialState", lambda: SimpleNamespace(is_main_process=main))
+    monkeypatch.setattr(dataset, "broadcast_object_list", broadcast)
+    assert dataset.on_main_process(lambda: calls.append("work") or "samples") == "samples"
+    with pytest.raises(UserError, match="no folder"):
+        dataset.on_main_process(fail)
+    assert calls == ["work"] * main

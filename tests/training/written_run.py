@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate.utils import gather_object
+
 from benchmarks.replay import replaying
 from medvlm_r1.training import loop
 from medvlm_r1.training.config import load_config
@@ -36,9 +38,14 @@ def main(config: str, out: str, *overrides: str) -> None:
         return policy
 
     loop.load_policy = load_policy  # type: ignore[assignment]
-    train_grpo(load_config(config, [f"out={out}", *overrides]))
+    train_grpo(load_config(config, [f"out={out}", *overrides]), evaluate=_processes)
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         print("sharded:", *sorted(_sharded), sep="\n")
+
+
+def _processes(policy: Any, step: int) -> dict[str, float]:
+    """An evaluation that every process has to call."""
+    return {"processes": len(gather_object([policy.model.training]))}
 
 
 _sharded: set[str] = set()

@@ -9,11 +9,10 @@ from typing import Any
 
 from medvlm_r1.audit.variant import AuditBackend, IndexedAnswers, Variant, answer_from_generation, scored_choice
 from medvlm_r1.models.choice_logprobs import letter_probabilities
+from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import GenerationSettings, Generator, LocalGenerator, as_finished
 from medvlm_r1.models.load import Policy, load_policy
-from medvlm_r1.models.remote import is_server
-from medvlm_r1.models.remote_pool import server_generator
-from medvlm_r1.models.threads import limit_threads
+from medvlm_r1.models.remote import is_server, server_generator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +71,9 @@ class LazyAuditBackend(AuditBackend):
             yield from self._backend().iterate(variants, done)
 
 
-def open_audit_backend(model: str, template: str, max_new_tokens: int, concurrency: int) -> AuditBackend:
+def open_audit_backend(
+    model: str, template: str, max_new_tokens: int, concurrency: int, dtype: str = "auto"
+) -> AuditBackend:
     """The backend of a model, which is loaded for the first answer.
 
     Args:
@@ -80,6 +81,7 @@ def open_audit_backend(model: str, template: str, max_new_tokens: int, concurren
         template: Name of the prompt template.
         max_new_tokens: Longer completions are cut off.
         concurrency: Concurrent requests to a server.
+        dtype: Dtype of a local model, as in `load_policy`.
 
     Raises:
         UserError: The name of a server is malformed. A model that cannot be loaded raises at the first answer.
@@ -87,7 +89,7 @@ def open_audit_backend(model: str, template: str, max_new_tokens: int, concurren
     settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
     if is_server(model):
         return GeneratorAuditBackend(generator=server_generator(model, concurrency=concurrency), **settings)
-    return LazyAuditBackend(lambda: local_audit_backend(load_policy(model), **settings))
+    return LazyAuditBackend(lambda: local_audit_backend(load_policy(model, dtype=dtype), **settings))
 
 
 def local_audit_backend(policy: Policy, *, template: str, max_new_tokens: int) -> AuditBackend:

@@ -8,7 +8,6 @@ The answers equal those of `LocalGenerator` and `letter_probabilities`, up to th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -23,9 +22,8 @@ from medvlm_r1.audit.variant import (
     scored_choice,
 )
 from medvlm_r1.models.choice_logprobs import LetterPlace, letter_place
-from medvlm_r1.models.generate import GenerationSettings, cut, end_tokens, generation_config, prompt_and_turn
+from medvlm_r1.models.generate import GenerationSettings, cut, end_tokens, generation_config, prompt_and_prefill
 from medvlm_r1.models.load import Policy, vision_token_ids
-from medvlm_r1.models.onednn_linear import fast_inference
 from medvlm_r1.prompts.templates import opened_reasoning
 
 # Rows of one pass over assistant prefills. More rows would need more padding.
@@ -69,17 +67,15 @@ class LocalAuditBackend(AuditBackend):
             # New items. Cached features of earlier ones must not decide which images are encoded together.
             self._items, self._store, self._states = items, _new_store(), {}
         fresh: dict[str, Any] = {}
-        with ExitStack() as stack:
+        with torch.inference_mode():
+            batches = list(self._batches(self._prepare(variants)))
+        for batch in batches:
             with torch.inference_mode():
-                stack.enter_context(fast_inference(self.policy.model))
-                batches = list(self._batches(self._prepare(variants)))
-            for batch in batches:
-                with torch.inference_mode():
-                    if all(entry.index in done for entry in batch):
-                        self._restore(batch, fresh)
-                        continue
-                    answers = self._answer(batch, fresh)
-                yield answers
+                if all(entry.index in done for entry in batch):
+                    self._restore(batch, fresh)
+                    continue
+                answers = self._answer(batch, fresh)
+            yield answers
         self._states |= fresh
 
     def _batches(self, prepared: Sequence[_Prepared]) -> Iterator[list[_Prepared]]:
@@ -132,7 +128,7 @@ class LocalAuditBackend(AuditBackend):
         rows: list[tuple[str, str]] = []
         contents: dict[str, tuple[str, Sequence[Any]]] = {}
         for variant in variants:
-            text, begun = prompt_and_turn(processor, variant.generation_input(self.template))
+            text, begun = prompt_and_prefill(processor, variant.generation_input(self.template))
             for image in variant.images:
                 if id(image) not in names:
                     names[id(image)] = images_key([image])

@@ -48,6 +48,7 @@ def audit_model(
     batch_size: int | None = None,
     max_new_tokens: int = 512,
     template: str = "medvlm-r1",
+    dtype: str = "auto",
     skip_missing: bool = False,
     evaluation: Path | str | None = None,
     progress: Callable[[int, int | None], None] | None = None,
@@ -66,6 +67,7 @@ def audit_model(
             `ITEMS_AT_ONCE` and `REQUESTS`.
         max_new_tokens: Longer completions are cut off, and counted.
         template: Name of the prompt template.
+        dtype: Dtype of a local model, as in `load_policy`.
         skip_missing: Exclude and count rows whose images are missing, instead of stopping.
         evaluation: Folder of an evaluation of the same model, data and settings. Its answers to the questions as they
             are are reused; a question that it did not answer is answered here.
@@ -93,9 +95,9 @@ def audit_model(
         raise UserError(f"{data_dir}: no question has options; an audit needs options to choose from")
     local = None if backend is not None or is_server(model) else model
     rows = present_rows(data_dir, closed, skip_missing, local)
-    identity = identify(model, backend)
+    identity = identify(model, backend, dtype)
     at_once = batch_size or (REQUESTS if is_server(model) else ITEMS_AT_ONCE)
-    backend = backend or open_audit_backend(model, template, max_new_tokens, at_once)
+    backend = backend or open_audit_backend(model, template, max_new_tokens, at_once, dtype)
     partner = partners([sample for _, sample in rows])
     reusable = EvaluationAnswers(None if evaluation is None else Path(evaluation), [sample.id for _, sample in rows])
     parts = even_parts(len(rows), at_once)

@@ -52,7 +52,7 @@ class Variant:
     def generation_input(self, template: str) -> GenerationInput:
         """The variant as input of a generator, with this prompt template."""
         return GenerationInput(
-            prompt=messages(self.sample, template), images=self.images, turn=self.prefix, seed=item_seed(self.sample)
+            prompt=messages(self.sample, template), images=self.images, prefill=self.prefix, seed=item_seed(self.sample)
         )
 
 

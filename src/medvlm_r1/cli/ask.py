@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Json, Model, NewTokens, completion, print_result
+from medvlm_r1.cli.options import Dtype, Json, Model, NewTokens, completion, print_result
 
 PLANES = ("axial", "coronal", "sagittal")
 WINDOWS = ("brain", "lung", "soft-tissue", "bone", "percentile", "full", "stored")
@@ -37,6 +37,7 @@ def ask_command(
         ),
     ] = None,
     max_new_tokens: NewTokens = 512,
+    dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
     """Ask one question about one image.
@@ -61,7 +62,10 @@ def ask_command(
     prepared = prepare(query)
     if not is_server(model):
         check_images(0, prepared.item, image_fit(model))
-    with stderr_console().status(f"Asking {model}"), MedVLM.load(model, max_new_tokens=max_new_tokens) as medvlm:
+    with (
+        stderr_console().status(f"Asking {model}"),
+        MedVLM.load(model, max_new_tokens=max_new_tokens, dtype=dtype) as medvlm,
+    ):
         [answer] = medvlm.ask_batch([query])
     text = f"{answer.letter}) {answer.option}" if answer.option else answer.answer if not option else None
     lines = [

@@ -11,6 +11,7 @@ import typer
 
 from medvlm_r1.cli.options import (
     Data,
+    Dtype,
     Json,
     Limit,
     Model,
@@ -171,6 +172,7 @@ def audit_model_command(
     ] = None,
     max_new_tokens: NewTokens = 512,
     template: Template = "medvlm-r1",
+    dtype: Dtype = "auto",
     skip_missing: SkipMissing = False,
     evaluation: Annotated[
         Path | None,
@@ -208,6 +210,7 @@ def audit_model_command(
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
                 template=template,
+                dtype=dtype,
                 skip_missing=skip_missing,
                 evaluation=evaluation,
                 progress=advance,

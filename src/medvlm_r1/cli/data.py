@@ -280,7 +280,8 @@ def _fit(model: str | None) -> ImageFit | None:
 
 def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
     """Rows whose images a model cannot process; also reported on stderr."""
-    from medvlm_r1.data.folder import image_sizes, read_folder
+    from medvlm_r1.data.folder import read_folder
+    from medvlm_r1.data.image_facts import image_sizes
 
     samples = read_folder(folder)
     unfit = fit.unfit(enumerate(samples, start=1), image_sizes(folder, samples))

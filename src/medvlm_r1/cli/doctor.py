@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from medvlm_r1.cli.options import Json, print_result
+from medvlm_r1.errors import UserError, require_extra
 
 
-def doctor_command(as_json: Json = False) -> None:
-    """Print versions and devices, for a bug report.
+class Check(StrEnum):
+    """Keys of `training.self_check.run.CHECKS`, listed here so that `--help` imports no torch."""
 
-    Example: medvlm-r1 doctor --json
+    equality = "equality"
+    step = "step"
+    lora = "lora"
+    vllm = "vllm"
+    fsdp2 = "fsdp2"
+
+
+def doctor_command(
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Check the GPU with the shape of Qwen2-VL-2B. Default: the CPU, small.")
+    ] = False,
+    check: Annotated[list[Check], typer.Option(help="Run these checks only. Repeatable. Default: all.")] = [],  # noqa: B006
+    versions_only: Annotated[bool, typer.Option("--versions", help="Print versions and devices only.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for doctor.json and doctor.md.")] = Path(),
+    as_json: Json = False,
+) -> None:
+    """Check that this machine trains correctly. Takes minutes, downloads nothing.
+
+    Prints versions and devices. Then compares the shared forward with the plain one for every model family, and takes
+    GRPO steps on random weights: with plain TRL, LoRA, FSDP2 and vLLM. Every line reads pass, fail or not available.
+    doctor.json and doctor.md can be attached to a bug report.
+
+    Example: medvlm-r1 doctor --gpu
     """
-    from medvlm_r1.console import stderr_console
+    from medvlm_r1.console import progress_bar, stderr_console
     from medvlm_r1.models.environment import versions
 
     # Importing torch, which lists the devices, takes seconds.
@@ -20,4 +49,26 @@ def doctor_command(as_json: Json = False) -> None:
     for name, value in environment.items():
         items = [f"{key} {version}" for key, version in value.items()] if isinstance(value, dict) else value
         lines.append(f"{name}: {', '.join(items) if isinstance(items, list) else items}")
-    print_result(environment, lines, as_json=as_json)
+    if versions_only:
+        print_result(environment, lines, as_json=as_json)
+        return
+    from medvlm_r1.training.self_check.run import Line, record, run_all, write_report
+
+    if gpu and environment["devices"] == ["cpu"]:
+        raise UserError("--gpu: torch sees no GPU. Check the driver and the torch build, or leave out --gpu.")
+    device = "cuda" if gpu else "cpu"
+    try:
+        require_extra("train")
+    except UserError as error:
+        results = [Line("training", "not available", str(error))]
+    else:
+        with progress_bar("Checks") as advance:
+            results = run_all([item.value for item in check or Check], device, advance)
+    report = record(environment, device, results)
+    write_report(out, report)
+    width = max(len(result.check) for result in results)
+    lines += [f"{result.check:<{width}}  {result.status:<13}  {result.detail}" for result in results]
+    print_result(report, [*lines, f"Written to {out / 'doctor.json'} and {out / 'doctor.md'}."], as_json=as_json)
+    failed = [result.check for result in results if result.status == "fail"]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(results)} checks failed: {'; '.join(failed)}.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Data, Json, Limit, Model, NewTokens, Out, SkipMissing, Template, print_result
+from medvlm_r1.cli.options import Data, Dtype, Json, Limit, Model, NewTokens, Out, SkipMissing, Template, print_result
 from medvlm_r1.errors import RESEARCH_USE
 from medvlm_r1.stopping import stop_on_sigterm
 
@@ -22,6 +22,7 @@ def eval_command(
     batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch; for a server, parallel requests.")] = 32,
     max_new_tokens: NewTokens = 512,
     template: Template = "medvlm-r1",
+    dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
     """Answer every question of a data folder with greedy decoding, and score the answers. Re-run to resume.
@@ -42,6 +43,7 @@ def eval_command(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             template=template,
+            dtype=dtype,
             progress=advance,
         )
     lines = [*accuracy_lines(results), f"Results: {out / 'results.json'}", RESEARCH_USE]

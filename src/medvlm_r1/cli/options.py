@@ -127,6 +127,12 @@ SkipMissing = Annotated[
         help="Skip and count questions whose images are missing, or of a size that the model cannot process.",
     ),
 ]
+
+
+Dtype = Annotated[
+    Literal["auto", "bfloat16", "float16", "float32"],
+    typer.Option(help="Dtype of a local model; auto is bfloat16 on a GPU and float32 on a CPU."),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as seed=1.")
 ]

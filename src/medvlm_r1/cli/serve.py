@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Model, NewTokens
+from medvlm_r1.cli.options import Dtype, Model, NewTokens
 
 
 def serve_command(
@@ -19,6 +19,7 @@ def serve_command(
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.", min=0, max=65535)] = 8000,
     token: Annotated[str | None, typer.Option(help="Password that clients must send.")] = None,
     max_new_tokens: NewTokens = 512,
+    dtype: Dtype = "auto",
 ) -> None:
     """Serve the reader page: ask one question about an image, and check the answer.
 
@@ -37,7 +38,7 @@ def serve_command(
     check_access(host, token)
     listening = bind(host, port)
     with stderr_console().status(f"Loading {model}"):
-        medvlm = MedVLM.load(model, max_new_tokens=max_new_tokens)
+        medvlm = MedVLM.load(model, max_new_tokens=max_new_tokens, dtype=dtype)
         app = build_app(medvlm, token=token, local=is_local(host))
 
     def started() -> None:

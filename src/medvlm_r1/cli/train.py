@@ -116,8 +116,8 @@ def _dry_run(
     settings: RunConfig, memory: float | None, launch: Path | None, completion: int | None, *, cpu: bool, as_json: bool
 ) -> None:
     from medvlm_r1.console import progress_bar
-    from medvlm_r1.training.dry_run.launch import Launch, read_launch
     from medvlm_r1.training.dry_run.plan import make_plan, refuse_memory
+    from medvlm_r1.training.dry_run.settings import Launch, read_launch
 
     devices = read_launch(find_recipe(launch)) if launch else Launch()
     with progress_bar("Prompts measured") as advance:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from medvlm_r1.data.images import load_image
+from medvlm_r1.data.image_facts import file_hash, image_facts
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
@@ -169,34 +169,11 @@ def folder_hash(path: str | Path) -> str:
     """
     path = Path(path)
     names = sorted({name for sample in read_folder(path) for name in sample.images})
-    total = hashlib.sha256(_file_hash(path / SAMPLES).encode())
+    facts = image_facts(path, names, decode=False)
+    total = hashlib.sha256(file_hash(path / SAMPLES).encode())
     for name in names:
-        total.update(f"\n{name}\0{_file_hash(inside(path, name))}".encode())
+        total.update(f"\n{name}\0{facts[name]['hash'] or file_hash(inside(path, name))}".encode())
     return total.hexdigest()
-
-
-def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[int, int] | None]:
-    """Decode every image of some samples once, so that a file that is cut short is found before a training.
-
-    Args:
-        path: The data folder.
-        samples: Samples of that folder.
-
-    Returns:
-        Name of each image to its width and height; None where it is not there or not readable.
-    """
-    sizes: dict[str, tuple[int, int] | None] = {}
-    for name in dict.fromkeys(name for sample in samples for name in sample.images):
-        try:
-            sizes[name] = load_image(inside(path, name)).size
-        except UserError:
-            sizes[name] = None
-    return sizes
-
-
-def unreadable_samples(samples: Iterable[Sample], sizes: Mapping[str, tuple[int, int] | None]) -> list[Sample]:
-    """The samples of which an image has no size in `image_sizes`, or is not named by the source."""
-    return [sample for sample in samples if sample.unnamed_image or not all(sizes[name] for name in sample.images)]
 
 
 def copy_images(
@@ -231,16 +208,6 @@ def copy_images(
         if progress is not None:
             progress(done, len(copies))
     return absent
-
-
-def _file_hash(path: Path) -> str:
-    if not os.path.isfile(path):
-        return "absent"
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _line(path: Path, sample: Sample) -> str:

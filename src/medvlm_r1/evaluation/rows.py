@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from medvlm_r1.data.folder import SAMPLES, image_sizes, unreadable_samples
+from medvlm_r1.data.folder import SAMPLES
+from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.paths import inside
 from medvlm_r1.data.sample import Sample

@@ -31,11 +31,10 @@ from medvlm_r1.evaluation.store import (
     stored_differences,
     write_results,
 )
+from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
 from medvlm_r1.models.load import fingerprint, load_policy, processor_folder
-from medvlm_r1.models.remote import is_server
-from medvlm_r1.models.remote_pool import server_generator
-from medvlm_r1.models.threads import limit_threads
+from medvlm_r1.models.remote import is_server, server_generator
 from medvlm_r1.prompts.templates import messages, template_text
 
 Progress = Callable[[int, int], None]
@@ -86,6 +85,7 @@ def evaluate(
     batch_size: int = 32,
     max_new_tokens: int = 512,
     template: str = "medvlm-r1",
+    dtype: str = "auto",
     progress: Progress | None = None,
     generator: Generator | None = None,
 ) -> dict[str, Any]:
@@ -101,6 +101,7 @@ def evaluate(
         batch_size: questions answered at once; concurrent requests to a server.
         max_new_tokens: longer completions are cut off and counted.
         template: name of the prompt template.
+        dtype: dtype of a local model, as in `load_policy`.
         progress: called with (answered, wanted) before the first answer, and after each batch or server reply.
         generator: answers instead of the named model.
 
@@ -127,7 +128,7 @@ def evaluate(
     setup = _Setup(
         data_dir=data_dir,
         model=model,
-        identity=identify(model, generator),
+        identity=identify(model, generator, dtype),
         template=template,
         settings=GenerationSettings(max_new_tokens=max_new_tokens),
     )
@@ -137,7 +138,7 @@ def evaluate(
         _check_stored(store, everything, rows, setup)
         pending = [row for row in rows if row[1].id not in store.answers]
         if pending and generator is None:
-            policy = load_policy(model)
+            policy = load_policy(model, dtype=dtype)
             limit_threads(policy.model)
             generator = LocalGenerator(policy=policy, batch_size=batch_size)
         answered = len(rows) - len(pending)
@@ -161,17 +162,20 @@ def evaluate(
     return results
 
 
-def identify(model: str, generator: object | None = None) -> str:
+def identify(model: str, generator: object | None = None, dtype: str = "auto") -> str:
     """Identity of a model in the keys of its answers: its fingerprint, or its name if the weights are on a server.
 
     Args:
         model: Name of the model, as given.
         generator: The generator that answers instead of the model, or None.
+        dtype: Dtype of the model; part of the identity unless "auto".
     """
     if generator is not None:
         return f"generator {model}"
     # The weights behind a server's name are unknown.
-    return f"server {model}" if is_server(model) else fingerprint(model)
+    if is_server(model):
+        return f"server {model}"
+    return fingerprint(model) + ("" if dtype == "auto" else f":{dtype}")
 
 
 OF_AN_AUDIT = {"audit.json": "a model audit"}

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.images.blank import blank_like
@@ -81,18 +84,29 @@ class HeldOut:
         self._batch_size = batch_size
 
     def __call__(self, policy: Policy, step: int) -> Mapping[str, float]:
-        """The figures of the current policy."""
-        generator = LocalGenerator(policy=policy, batch_size=self._batch_size)
-        answers = generator.generate(self.inputs, self._settings)
+        """The figures of the current policy. Under a launcher, each process answers its share of the questions."""
+        questions = [*self.inputs, *(self.blanks if any(item.images for item in self.inputs) else [])]
+        answers = _answers(LocalGenerator(policy=policy, batch_size=self._batch_size), questions, self._settings)
+        answers, blind = answers[: len(self.inputs)], answers[len(self.inputs) :]
         figures = score(self.samples, answers, self._template)
         result = {"accuracy": figures["accuracy"].pop("mean"), "well_formed": figures["well_formed"]["percent"]}
         for name, accuracy in figures["accuracy"].items():
             result |= {f"accuracy_{name}": accuracy["percent"], f"questions_{name}": accuracy["n"]}
-        if any(item.images for item in self.inputs):
-            blind = generator.generate(self.blanks, self._settings)
+        if blind:
             result["blank_accuracy"] = score(self.samples, blind, self._template)["accuracy"]["mean"]
         share = contradiction(self.samples, answers, self._template)
         return result if share is None else result | {"contradiction": share}
+
+
+def _answers(
+    generator: LocalGenerator, questions: Sequence[GenerationInput], settings: GenerationSettings
+) -> list[Generation]:
+    """Answers to all questions in order, on every process."""
+    state = PartialState()
+    share = range(state.process_index, len(questions), state.num_processes)
+    answers = generator.generate([questions[index] for index in share], settings)
+    gathered: dict[int, Generation] = dict(gather_object(list(zip(share, answers, strict=True))))
+    return [gathered[index] for index in range(len(questions))]
 
 
 def contradiction(samples: Sequence[Sample], answers: Sequence[Generation], template: str) -> float | None:

@@ -130,13 +130,13 @@ def key_problems(*, missing: Iterable[str], unexpected: Iterable[str], mismatche
         unexpected: In the file and not in the model.
         mismatched: In both, with different shapes.
     """
-    parts = (
+    kinds = (
         ("missing from the file", missing),
         ("in the file that match no layer of the model", unexpected),
         ("of another shape than the model's", mismatched),
     )
     problems = []
-    for words, keys in parts:
+    for words, keys in kinds:
         names = sorted(keys)
         if names:
             more = ", ..." if len(names) > _NAMED else ""

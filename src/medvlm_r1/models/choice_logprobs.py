@@ -1,4 +1,4 @@
-"""How probable each letter is as the next thing a model says, its turn so far being given."""
+"""Probabilities of the option letters as the next token after an assistant prefill."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.models.generate import GenerationInput, check_images, prompt_and_turn
+from medvlm_r1.models.generate import GenerationInput, check_images, prompt_and_prefill
 from medvlm_r1.models.load import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LetterPlace:
-    """The place in a turn where the letter is decided.
+    """The position in an assistant prefill at which the letter is decided.
 
     Attributes:
-        context: Token ids of the turn up to that place. A tokenizer may join the end of the text with the letter (to
-            `>B`, say), so it can end before the text does.
-        candidates: Token id that stands for each letter there, A first.
+        context: Token ids of the prefill up to that position. A tokenizer may join the end of the text with the letter
+            (to `>B`, say), so it can end before the text does.
+        candidates: Token id of each letter at that position, A first.
     """
 
     context: tuple[int, ...]
     candidates: tuple[int, ...]
 
 
-def letter_place(tokenizer: Any, turn: str, n_options: int) -> LetterPlace:
-    """Where the letters of `n_options` options part, after `turn`.
+def letter_place(tokenizer: Any, prefill: str, n_options: int) -> LetterPlace:
+    """Find the position after `prefill` at which the letters of `n_options` options differ.
 
     Args:
         tokenizer: The policy's.
-        turn: The model's turn so far.
+        prefill: The assistant prefill.
         n_options: Number of letters offered, 1 to 10.
 
     Raises:
         ValueError: Two letters begin with the same token, so the next token does not tell them apart.
     """
-    # A single letter parts from nothing, so the next one is looked at beside it.
+    # A single letter differs from nothing, so it is compared with the next one.
     offered = LETTERS[: max(2, n_options)]
-    endings = tokenizer([turn + letter for letter in offered], add_special_tokens=False)["input_ids"]
+    endings = tokenizer([prefill + letter for letter in offered], add_special_tokens=False)["input_ids"]
     shortest = min(map(len, endings))
     parting = next((i for i in range(shortest) if len({ids[i] for ids in endings}) > 1), shortest)
     candidates = tuple(ids[parting] for ids in endings if parting < len(ids))
@@ -48,14 +48,14 @@ def letter_place(tokenizer: Any, turn: str, n_options: int) -> LetterPlace:
 
 
 def letter_probabilities(
-    policy: Policy, items: Sequence[GenerationInput], turns: Sequence[str], n_options: Sequence[int]
+    policy: Policy, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
 ) -> list[tuple[float, ...]]:
     """Probability of each letter offered as the next token, among those letters.
 
     Args:
         policy: The model.
-        items: Conversations with their images; their own `turn` is not read.
-        turns: The model's turn so far, for each item, as a rule ending in `<answer>`.
+        items: Conversations with their images; their own `prefill` is not read.
+        prefills: The assistant prefill of each item, which usually ends in `<answer>`.
         n_options: Letters offered, for each item.
 
     Returns:
@@ -70,20 +70,20 @@ def letter_probabilities(
     for index, item in enumerate(items):
         check_images(index, item)
     processor = policy.processor
-    prompts = [prompt_and_turn(processor, replace(item, turn=turn)) for item, turn in zip(items, turns, strict=True)]
-    places = [letter_place(processor.tokenizer, turn, n) for (_, turn), n in zip(prompts, n_options, strict=True)]
+    prompts = [prompt_and_prefill(processor, replace(item, prefill=p)) for item, p in zip(items, prefills, strict=True)]
+    positions = [letter_place(processor.tokenizer, p, n) for (_, p), n in zip(prompts, n_options, strict=True)]
     results: list[tuple[float, ...]] = []
     with torch.inference_mode():
-        # One at a time: no padding, so the same item has the same probabilities whatever stands beside it.
-        for item, (text, _), place in zip(items, prompts, places, strict=True):
+        # One at a time: no padding, so the same item has the same probabilities in any batch.
+        for item, (text, _), position in zip(items, prompts, positions, strict=True):
             inputs = processor(text=[text], images=list(item.images) or None, return_tensors="pt")
-            context = torch.tensor([place.context], dtype=inputs["input_ids"].dtype)
+            context = torch.tensor([position.context], dtype=inputs["input_ids"].dtype)
             longer = {"input_ids": context, "attention_mask": torch.ones_like(context)}
             # Token types: 0 is text.
             longer |= {name: torch.zeros_like(context) for name in inputs if name.endswith("token_type_ids")}
             for name, more in longer.items():
                 inputs[name] = torch.cat([inputs[name], more.to(inputs[name])], dim=1)
             logits = policy.model(**inputs.to(policy.model.device), logits_to_keep=1, use_cache=False).logits[0, -1]
-            chosen = torch.softmax(logits[list(place.candidates)].double(), dim=0)
+            chosen = torch.softmax(logits[list(position.candidates)].double(), dim=0)
             results.append(tuple(chosen.tolist()))
     return results

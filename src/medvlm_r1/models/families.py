@@ -6,9 +6,12 @@ listed family with the plain forward. Other families are rejected by name.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import transformers
 from torch import nn
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
@@ -91,6 +94,11 @@ def unsupported(model: Any) -> str | None:
     kind = inner.config.model_type
     if kind not in FAMILIES:
         return f"The prompt cannot be shared in {kind!r} models; it can in {', '.join(sorted(FAMILIES))}."
+    if "mm_encoder_outputs" not in inspect.signature(inner.base_model.forward).parameters:
+        return (
+            f"The prompt cannot be shared with transformers {transformers.__version__}: its {kind!r} models do not "
+            "take encoded images (mm_encoder_outputs). Install transformers 5.21 or newer."
+        )
     family = FAMILIES[kind]
     text = inner.config.get_text_config()
     if text.model_type not in family.text:
@@ -131,7 +139,7 @@ def _unusual_modules(inner: Any) -> str | None:
     """The first module that is random, or replaces the output head; None without one."""
     for name, module in inner.named_modules():
         # Attention keeps its rate as a number, under one name or the other (CLIP, SigLIP and Pixtral: `dropout`).
-        rates = [module.p] if isinstance(module, nn.Dropout) else [getattr(module, one, 0.0) for one in _RATES]
+        rates = [module.p] if isinstance(module, nn.Dropout) else [getattr(module, name, 0.0) for name in _RATES]
         rate = max((rate for rate in rates if isinstance(rate, float | int)), default=0.0)
         if rate > 0:
             return f"The prompt cannot be shared with dropout ({rate:g} in {name}); set it to 0."
@@ -139,3 +147,22 @@ def _unusual_modules(inner: Any) -> str | None:
     if hasattr(head, "base_layer"):
         return "The prompt cannot be shared with an adapter on the output layer, whose weight is read directly."
     return None
+
+
+def keep_single_tokens() -> None:
+    """Let a Mistral 3 model process a single image of one token.
+
+    `Mistral3Model.get_image_features` squeezes the first dimension of the (tokens, hidden) features of all images.
+    With one token in total, this removes the token dimension. A leading dimension of 1 is removed instead.
+    """
+    from transformers.models.mistral3.modeling_mistral3 import Mistral3MultiModalProjector
+
+    plain = Mistral3MultiModalProjector.forward
+    if hasattr(plain, "__wrapped__"):
+        return
+
+    @functools.wraps(plain)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return plain(self, *args, **kwargs).unsqueeze(0)
+
+    Mistral3MultiModalProjector.forward = forward

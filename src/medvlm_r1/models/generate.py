@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from PIL.Image import Image
 
@@ -30,7 +30,7 @@ class GenerationInput:
     """Chat messages, as `medvlm_r1.prompts.templates.messages` renders them: one image placeholder per image."""
     images: Sequence[Image] = ()
     """RGB images in the order of their placeholders; the processor resizes them."""
-    turn: str = ""
+    prefill: str = ""
     """Assistant prefill: the model continues from there. It replaces what the chat template opens."""
     seed: int = 0
     """Added to the settings' seed, so that conversations sampled one by one do not share their draws."""
@@ -65,7 +65,7 @@ class Generation:
 
     text: str
     """The completion without special tokens. It begins with the `<think>` that the chat template opens, if it does.
-    Where `GenerationInput.turn` was given, it is what comes after that."""
+    Where `GenerationInput.prefill` was given, it is what comes after that."""
     n_tokens: int
     """Tokens generated, without the end token. Words, or chunks of a stream, if a server does not report tokens."""
     truncated: bool
@@ -80,9 +80,19 @@ class Generator(Protocol):
         ...
 
 
-@runtime_checkable
-class StreamingGenerator(Protocol):
+class StreamingGenerator:
     """A generator that yields completions as soon as they are finished."""
+
+    __slots__ = ()
+
+    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
+        """Complete every item; return the results in the order of the items.
+
+        Raises:
+            UserError: As `iterate`.
+        """
+        completions = dict(pair for pairs in self.iterate(items, settings) for pair in pairs)
+        return [completions[index] for index in range(len(completions))]
 
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
@@ -92,7 +102,7 @@ class StreamingGenerator(Protocol):
         Yields:
             Indices of items with their completions, for each batch or request that is finished.
         """
-        ...
+        raise NotImplementedError
 
 
 def as_finished(
@@ -107,14 +117,8 @@ def as_finished(
         yield list(zip(wanted, generator.generate([items[index] for index in wanted], settings), strict=True))
 
 
-def in_order(finished: Iterator[list[tuple[int, Generation]]]) -> list[Generation]:
-    """Completions in the order of their items."""
-    results = dict(pair for pairs in finished for pair in pairs)
-    return [results[index] for index in range(len(results))]
-
-
 @dataclass(slots=True, kw_only=True)
-class LocalGenerator:
+class LocalGenerator(StreamingGenerator):
     """Generate with a loaded policy, in batches."""
 
     policy: Policy
@@ -131,42 +135,28 @@ class LocalGenerator:
         self._suppressed = vision_token_ids(self.policy.model, self.policy.processor)
         self._fit = ImageFit(model=self.policy.name, processor=self.policy.processor.image_processor)
 
-    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        """Complete every item; return the results in the order of the items.
-
-        Raises:
-            UserError: The number of images of an item differs from its image placeholders.
-        """
-        return in_order(self.iterate(items, settings))
-
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
         """As `StreamingGenerator`. Batches do not depend on `done`; a batch that is done is skipped.
 
         Raises:
-            UserError: as `generate`.
+            UserError: The number of images of an item differs from its image placeholders, or the model does not accept
+                an image.
         """
         import torch
 
         for index, item in enumerate(items):
             check_images(index, item, self._fit)
         cuda = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
-        states: list[Any] = []
-        for batch in _batches(items, self.batch_size):
-            # Sampled batches share one sequence of random numbers, so none can be skipped.
-            if not settings.samples and all(index in done for index in batch):
+        for number, batch in enumerate(_batches(items, self.batch_size)):
+            if all(index in done for index in batch):
                 continue
             # The random state of the caller is restored, so an evaluation does not change the training around it.
             with torch.random.fork_rng(devices=cuda), torch.inference_mode():
-                if states:
-                    torch.set_rng_state(states[0])
-                    for device, state in zip(cuda, states[1:], strict=True):
-                        torch.cuda.set_rng_state(state, device)
-                else:
-                    torch.manual_seed(settings.seed + items[0].seed)
+                # Batches far apart, because the next seeds are those of other samples.
+                torch.manual_seed((settings.seed + items[0].seed + (number << 32)) % 2**63)
                 completions = self._complete([items[index] for index in batch], settings)
-                states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda)]
             yield list(zip(batch, completions, strict=True))
 
     def _complete(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
@@ -209,15 +199,15 @@ def check_images(index: int, item: GenerationInput, fit: ImageFit | None = None)
                 "Crop or pad the image."
             )
     contents = [message["content"] for message in item.prompt]
-    parts = [part for content in contents if not isinstance(content, str) for part in content]
-    placeholders = sum(part["type"] == "image" for part in parts)
+    pieces = [piece for content in contents if not isinstance(content, str) for piece in content]
+    placeholders = sum(piece["type"] == "image" for piece in pieces)
     if placeholders != len(item.images):
         raise UserError(
             f"Item {index} has {placeholders} image placeholders in its prompt and {len(item.images)} images."
         )
 
 
-def prompt_and_turn(processor: Any, item: GenerationInput) -> tuple[str, str]:
+def prompt_and_prefill(processor: Any, item: GenerationInput) -> tuple[str, str]:
     """The rendered prompt, and the rest of the assistant prefill after it.
 
     If the chat template opens the reasoning and the prefill starts with the same text, that text stays in the prompt.
@@ -225,19 +215,19 @@ def prompt_and_turn(processor: Any, item: GenerationInput) -> tuple[str, str]:
     """
     text = str(processor.apply_chat_template(list(item.prompt), add_generation_prompt=True))
     opening = opened_reasoning(text)
-    if not item.turn or item.turn.startswith(opening):
-        return text, item.turn.removeprefix(opening)
-    return text.removesuffix(opening), item.turn
+    if not item.prefill or item.prefill.startswith(opening):
+        return text, item.prefill.removeprefix(opening)
+    return text.removesuffix(opening), item.prefill
 
 
 def opened(processor: Any, item: GenerationInput) -> str:
     """The rendered conversation up to the point where the model continues."""
-    return "".join(prompt_and_turn(processor, item))
+    return "".join(prompt_and_prefill(processor, item))
 
 
 def answer_opening(processor: Any, item: GenerationInput) -> str:
     """The part of the response that the chat template writes; "" if the item has an assistant prefill."""
-    return "" if item.turn else opened_reasoning(opened(processor, item))
+    return "" if item.prefill else opened_reasoning(opened(processor, item))
 
 
 _NOTHING_ELSE = {

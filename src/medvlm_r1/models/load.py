@@ -20,7 +20,7 @@ from typing import Any
 from medvlm_r1.data.names import nearest
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.adapter import base_candidates, is_adapter, key_problems, merge_adapter
-from medvlm_r1.models.mistral3 import keep_single_tokens
+from medvlm_r1.models.device import best_device, inference_dtype
 from medvlm_r1.models.processor import ImageFit, load_processor
 
 PHANTOM_BASE = "phantom-base"
@@ -150,12 +150,12 @@ def _check_indexes(folder: Path) -> None:
 
 
 def _pickled(folder: Path) -> str:
-    """What is there in place of safetensors files, and what to do."""
-    found = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
-    if not found:
+    """Pickles in a folder without safetensors files, and what to do about them."""
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    if not pickles:
         return ". Copy the whole folder again, or name one that save_pretrained wrote."
     return (
-        f", only {found[0]}. That is a pickle, which can run any code when it is read, so it never is. If you trust "
+        f", only {pickles[0]}. That is a pickle, which can run any code when it is read, so it never is. If you trust "
         "where it comes from, convert it once, best in a container without network: "
         'python -c "from transformers import AutoModelForImageTextToText as M, AutoProcessor as P; '
         f"[K.from_pretrained('{folder}').save_pretrained('safe') for K in (M, P)]\" "
@@ -189,8 +189,7 @@ def load_policy(
 
     Args:
         model: a folder, a hub id, or `phantom-base`; for an adapter as `locate_with_base` takes it.
-        dtype: a torch dtype, its name, or "auto": the checkpoint's own on a GPU, float32 on a CPU, where halves are
-            slower.
+        dtype: a torch dtype, its name, or "auto" for `inference_dtype`: bfloat16 on a GPU, float32 on a CPU.
         device: "cpu", "cuda", "cuda:1", "mps"; the best one present when None.
         model_init: further arguments of `from_pretrained`, such as `attn_implementation`.
 
@@ -198,10 +197,11 @@ def load_policy(
         UserError: the model cannot be found, is not an image-text-to-text model, its files are damaged or incomplete,
             or a tensor in them belongs to no layer.
     """
-    device = device or _best_device()
-    if dtype == "auto" and device == "cpu":
-        dtype = "float32"
-    network, processor = _load(model, dtype, model_init or {})
+    device = device or best_device()
+    folder, adapter = locate_with_base(model)
+    if dtype == "auto":
+        dtype = inference_dtype(device.partition(":")[0], _stored_dtype(folder))
+    network, processor = _load(folder, adapter, dtype, model_init or {})
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
@@ -219,7 +219,7 @@ def write_model(model: str, out: Path) -> None:
     Raises:
         UserError: as `load_policy`.
     """
-    network, processor = _load(model, "auto", {})
+    network, processor = _load(*locate_with_base(model), "auto", {})
     forget_last_batch(processor)
     network.save_pretrained(out)
     processor.save_pretrained(out)
@@ -233,19 +233,41 @@ def forget_last_batch(processor: Any) -> None:
         backend.no_truncation()
 
 
-def _load(model: str, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The model on the CPU, with its adapter merged, and the processor."""
+def load_merged(base: str, adapter: Path) -> Any:
+    """A base model with an adapter merged, on the CPU, in the dtype of the base model's files.
+
+    Args:
+        base: as `locate` takes it.
+        adapter: the adapter folder.
+
+    Raises:
+        UserError: as `load_policy`.
+    """
+    return _load(locate(base), adapter, "auto", {})[0]
+
+
+def _stored_dtype(folder: Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        dtype: str | None = config.get("dtype") or config.get("torch_dtype")
+        return dtype
+    return None
+
+
+def _load(folder: Path, adapter: Path | None, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The model on the CPU, with its adapter merged, and the processor; "auto" is the stored dtype."""
+    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
-    folder, adapter = locate_with_base(model)
     fixed = {"trust_remote_code": False, "local_files_only": True}
     try:
         # Its table of keys would come before `_check_keys` says the same.
         with quiet_bars(warnings=False):
             network, info = AutoModelForImageTextToText.from_pretrained(
                 folder,
-                dtype=dtype,
+                # With an adapter the base model's exact weights, because the sum is rounded once.
+                dtype=dtype if adapter is None else "auto",
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -265,14 +287,15 @@ def _load(model: str, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
         ) from error
     _check_keys(folder, info)
     if network.config.model_type == "mistral3":
+        from medvlm_r1.models.families import keep_single_tokens
+
         keep_single_tokens()
-    if not hasattr(processor, "image_processor"):
-        raise UserError(
-            f"{folder} has no image processor (preprocessor_config.json); copy the base model's processor files."
-        )
     if adapter is not None:
-        stored = network.dtype
-        network = merge_adapter(network.float(), adapter).to(stored)
+        rounded = network.dtype if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch."))
+        network = merge_adapter(network.float(), adapter)
+        # Parameters only: rotary frequencies stay in float32, as `from_pretrained` keeps them.
+        for weight in network.parameters():
+            weight.data = weight.data.to(rounded)
     return network, processor
 
 
@@ -342,7 +365,7 @@ def quiet_bars(*, warnings: bool = True) -> Iterator[None]:
     """
     from transformers.utils import logging
 
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    visible, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     if not warnings:
         logging.set_verbosity_error()
@@ -350,16 +373,8 @@ def quiet_bars(*, warnings: bool = True) -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if shown:
+        if visible:
             logging.enable_progress_bar()
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def fingerprint(model: str) -> str:
@@ -388,13 +403,13 @@ def vision_token_ids(*sources: Any) -> list[int]:
     Returns:
         Sorted ids of all sources.
     """
-    found: set[int] = set()
+    ids: set[int] = set()
     for source in sources:
         if hasattr(source, "config"):
             config = source.config.to_dict()
             for settings in [config, *(value for value in config.values() if isinstance(value, dict))]:
-                found.update(v for k, v in settings.items() if _VISION_KEY.fullmatch(str(k)) and isinstance(v, int))
+                ids.update(v for k, v in settings.items() if _VISION_KEY.fullmatch(str(k)) and isinstance(v, int))
         if hasattr(source, "tokenizer"):
             vocabulary = source.tokenizer.get_added_vocab()
-            found.update(index for token, index in vocabulary.items() if _VISION_TOKEN.fullmatch(token))
-    return sorted(found)
+            ids.update(index for token, index in vocabulary.items() if _VISION_TOKEN.fullmatch(token))
+    return sorted(ids)

@@ -1,7 +1,8 @@
-"""Generation by a server with OpenAI's chat interface (vLLM, SGLang and others), behind the same protocol.
+"""Generation by servers with OpenAI's chat interface (vLLM, SGLang and others), behind the same protocol.
 
-A model on a server is named `openai:URL#NAME`, as in `openai:http://localhost:8000/v1#Qwen/Qwen2-VL-2B-Instruct`. Only
-the address named is asked; a key is read from the environment variable OPENAI_API_KEY.
+A model on a server is named `openai:URL#NAME`, as in `openai:http://localhost:8000/v1#Qwen/Qwen2-VL-2B-Instruct`.
+`openai:URL,URL,...#NAME` names several servers with the same model. Only these addresses are asked. A key is read from
+the environment variable OPENAI_API_KEY.
 """
 
 from __future__ import annotations
@@ -9,29 +10,32 @@ from __future__ import annotations
 import base64
 import io
 import os
+import sys
 import time
+from collections import deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
-from PIL.Image import Image
-
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, check_images, in_order
-from medvlm_r1.models.remote_reply import BadReply, field, finish, raise_error, read_reply, shorten, texts
+from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, StreamingGenerator, check_images
+from medvlm_r1.models.remote_reply import BadReply, read_pieces, read_reply, shorten
 from medvlm_r1.prompts.parser import with_reasoning_opened
 
 PREFIX = "openai:"
 _RETRIES = 5
 _BAD_REPLIES = 3
 _SECONDS = 600.0
+# Servers otherwise take these from the checkpoint's generation_config.json (Qwen2-VL: top_k 1).
+_WHOLE_DISTRIBUTION = {"top_k": -1, "repetition_penalty": 1.0}
 
 
 def is_server(model: str) -> bool:
-    """Whether a model's name stands for one on a server."""
+    """Whether a name is that of a model on a server."""
     return model.startswith(PREFIX)
 
 
@@ -39,20 +43,8 @@ class ServerGone(UserError):
     """A server does not answer, only that it cannot (5xx), or in no usable form, after all tries."""
 
 
-def check_items(items: Sequence[GenerationInput]) -> None:
-    """Stop if an item cannot be put to a server.
-
-    Raises:
-        UserError: One has another number of images than of image placeholders, or begins the model's turn.
-    """
-    for index, item in enumerate(items):
-        check_images(index, item)
-        if item.turn:
-            raise UserError(f"Item {index} begins the model's turn, which servers do not take; use a local model.")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerGenerator:
+class ServerGenerator(StreamingGenerator):
     """Completes by asking a server, several questions at a time.
 
     Failed connections, time-outs and the statuses 408, 409, 429 and 5xx are tried again, with growing pauses. So are
@@ -79,8 +71,8 @@ class ServerGenerator:
             UserError: the text has another form.
         """
         url, mark, name = model.removeprefix(PREFIX).partition("#")
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.netloc and "," not in url
+        address = urlsplit(url)
+        known = address.scheme in ("http", "https") and address.netloc and "," not in url
         if not is_server(model) or not known or not mark or not name:
             raise UserError(
                 f"{model!r} does not name a model on a server; wanted openai:URL#NAME, "
@@ -88,34 +80,16 @@ class ServerGenerator:
             )
         return cls(url=url, name=name, concurrency=concurrency)
 
-    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        """Complete every item; the results stand in the order of the items.
-
-        Raises:
-            UserError: the server cannot be reached or refuses, an item has another number of images than of image
-                placeholders, or the `openai` package is not there.
-        """
-        return in_order(self.iterate(items, settings))
-
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
         """As `StreamingGenerator`. When a request fails, those under way are awaited and handed over before the error.
 
         Raises:
-            UserError: as `generate`.
+            UserError: The server cannot be reached or refuses, or an item has another number of images than of image
+                placeholders.
         """
-        check_items(items)
-        with self.client() as client, ThreadPoolExecutor(max_workers=self.concurrency) as pool:
-            futures = {
-                pool.submit(self.complete, client, item, settings): index
-                for index, item in enumerate(items)
-                if index not in done
-            }
-            try:
-                yield from _finished(futures)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        return ServerPool(servers=(self,)).iterate(items, settings, done)
 
     def client(self) -> Any:
         """A client of the server, to be closed after use."""
@@ -130,7 +104,7 @@ class ServerGenerator:
         )
 
     def stream(self, item: GenerationInput, settings: GenerationSettings) -> ServerPieces:
-        """Complete one item piece by piece; the server is asked when the first piece is.
+        """Complete one item piece by piece; the request is sent when the first piece is read.
 
         Raises:
             UserError: As `generate`, some of it only while the pieces are read.
@@ -146,8 +120,8 @@ class ServerGenerator:
             UserError: It refuses.
         """
         for attempt in range(1, _BAD_REPLIES + 1):
-            with self._told():
-                reply = client.chat.completions.with_raw_response.create(**self._request(item, settings))
+            with self._as_user_errors():
+                reply = self._send(client.chat.completions.with_raw_response.create, item, settings)
             try:
                 return read_reply(reply.content)
             except BadReply as error:
@@ -159,24 +133,35 @@ class ServerGenerator:
     def _no_answer(self, item: GenerationInput, error: BadReply) -> UserError:
         """The error for a reply without an answer, which names the question."""
         content = item.prompt[-1]["content"]
-        question = content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
-        told = f"{self.url} gave no answer to {shorten(question)[:80]!r}: {error}"
+        question = content if isinstance(content, str) else " ".join(piece.get("text", "") for piece in content)
+        message = f"{self.url} gave no answer to {shorten(question)[:80]!r}: {error}"
         if not error.again:
-            return UserError(f"{told}. It is not counted as wrong; take the question out, or ask another server.")
-        return ServerGone(f"{told}. Check the server, then run the same command again: finished answers are kept.")
+            return UserError(f"{message}. It is not counted as wrong; take the question out, or ask another server.")
+        return ServerGone(f"{message}. Check the server, then run the same command again: finished answers are kept.")
 
-    def _request(self, item: GenerationInput, settings: GenerationSettings) -> dict[str, Any]:
-        return {
+    def _send(self, create: Any, item: GenerationInput, settings: GenerationSettings, **options: Any) -> Any:
+        """Send a request. A server that refuses fields which OpenAI does not have gets it again without them."""
+        from openai import BadRequestError, UnprocessableEntityError
+
+        request = {
             "model": self.name,
             "messages": _with_images(item),
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
+            "top_p": 1.0,
             "seed": (settings.seed + item.seed) % 2**31,
+            **options,
         }
+        try:
+            return create(**request, extra_body=_WHOLE_DISTRIBUTION)
+        except (BadRequestError, UnprocessableEntityError) as error:
+            if not any(name in str(error) for name in _WHOLE_DISTRIBUTION):
+                raise
+            return create(**request)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What the client raises, as errors for users."""
+    def _as_user_errors(self) -> Iterator[None]:
+        """Turn the client's errors into errors for users."""
         from openai import APIConnectionError, APIStatusError, OpenAIError
 
         try:
@@ -190,12 +175,97 @@ class ServerGenerator:
             status = error.status_code
             message = shorten(error.message if isinstance(error.body, dict) else error.response.text or error.message)
             if 300 <= status < 400:
-                place = shorten(error.response.headers.get("location", "an address it does not tell"))
-                message = f"it redirects to {place}, which is not followed; name that address if you trust it"
+                target = shorten(error.response.headers.get("location", "an address it does not tell"))
+                message = f"it redirects to {target}, which is not followed; name that address if you trust it"
             kind = ServerGone if status >= 500 else UserError
             raise kind(f"{self.url} refuses {self.name!r} with status {status}: {message}") from error
         except OpenAIError as error:
             raise UserError(f"{self.url}: {shorten(str(error))}") from error
+
+
+@dataclass(slots=True, kw_only=True)
+class ServerPool(StreamingGenerator):
+    """Several servers with the same model, each with its own requests under way, so a fast one answers more.
+
+    A server that stops answering is named and left out from then on, and its questions go to the others.
+    """
+
+    servers: tuple[ServerGenerator, ...]
+    _gone: set[str] = field(init=False, default_factory=set)
+
+    def iterate(
+        self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """As `StreamingGenerator`.
+
+        Raises:
+            UserError: No server is left that answers, one refuses, or an item has another number of images than of
+                image placeholders.
+        """
+        for index, item in enumerate(items):
+            check_images(index, item)
+            if item.prefill:
+                raise UserError(f"Item {index} has an assistant prefill, which servers do not take; use a local model.")
+        waiting = deque(index for index in range(len(items)) if index not in done)
+        last = ""
+        while waiting:
+            alive = [server for server in self.servers if server.url not in self._gone]
+            if not alive:
+                names = ", ".join(server.url for server in self.servers)
+                raise UserError(
+                    f"None of the servers answers: {names}.{last} Start them, then run the same command again: "
+                    "finished answers are kept."
+                )
+            # Completions, and one None for each worker that ends.
+            results: SimpleQueue[tuple[int, Generation] | None] = SimpleQueue()
+            with ExitStack() as stack:
+                clients = [(server, stack.enter_context(server.client())) for server in alive]
+                workers = [pair for pair in clients for _ in range(pair[0].concurrency)]
+                pool = stack.enter_context(ThreadPoolExecutor(max_workers=len(workers)))
+                ended = [pool.submit(self._work, *pair, items, settings, waiting, results) for pair in workers]
+                try:
+                    for _ in workers:
+                        while (result := results.get()) is not None:
+                            yield [result]
+                    for future in ended:
+                        last = future.result() or last
+                except BaseException:
+                    # What is under way ends; nothing new is begun.
+                    waiting.clear()
+                    raise
+
+    def _work(
+        self,
+        server: ServerGenerator,
+        client: Any,
+        items: Sequence[GenerationInput],
+        settings: GenerationSettings,
+        waiting: deque[int],
+        results: SimpleQueue[tuple[int, Generation] | None],
+    ) -> str:
+        """Take items while there are some and the server answers; returns why it was left out."""
+        try:
+            while server.url not in self._gone:
+                try:
+                    index = waiting.popleft()
+                except IndexError:
+                    return ""
+                try:
+                    results.put((index, server.complete(client, items[index], settings)))
+                except ServerGone as error:
+                    if len(self.servers) == 1:
+                        raise
+                    waiting.append(index)
+                    if server.url not in self._gone:
+                        self._gone.add(server.url)
+                        print(f"Left out from here on: {error}", file=sys.stderr)
+                        return f" The last one: {error}"
+            return ""
+        except BaseException:
+            waiting.clear()
+            raise
+        finally:
+            results.put(None)
 
 
 class ServerPieces(Iterator[str]):
@@ -219,95 +289,52 @@ class ServerPieces(Iterator[str]):
 
     def _read(self, item: GenerationInput, settings: GenerationSettings) -> Generator[str, None, None]:
         server = self._server
-        told: list[str] = []
+        pieces: list[str] = []
         try:
             with (
                 server.client() as client,
-                server._told(),
-                client.chat.completions.create(**server._request(item, settings), stream=True) as chunks,
+                server._as_user_errors(),
+                server._send(client.chat.completions.create, item, settings, stream=True) as chunks,
             ):
-                reason = yield from _pieces(chunks, told)
+                reason = yield from read_pieces(chunks, pieces)
         except BadReply as error:
             raise server._no_answer(item, error) from error
         # A stream that ends without a reason was broken off.
-        text = with_reasoning_opened("".join(told))
-        self.generation = Generation(text=text, n_tokens=len(told), truncated=reason in ("length", None))
+        text = with_reasoning_opened("".join(pieces))
+        self.generation = Generation(text=text, n_tokens=len(pieces), truncated=reason in ("length", None))
 
 
-def _pieces(chunks: Any, told: list[str]) -> Generator[str, None, str | None]:
-    """The pieces of a stream, which are added to `told` too; returns why the completion ended.
+def server_generator(model: str, concurrency: int = 8) -> StreamingGenerator:
+    """The generator of a server, or of several servers.
+
+    Args:
+        model: `openai:URL#NAME`, or `openai:URL,URL,...#NAME`.
+        concurrency: Requests under way at each server.
 
     Raises:
-        BadReply: A chunk is an error, or not in the form of OpenAI's, or there is none.
+        UserError: The name has another form.
     """
-    reason, thinking, empty = None, False, True
-    for chunk in _chunks(chunks):
-        choices = field(chunk, "choices")
-        for choice in choices if isinstance(choices, list) else ():
-            empty = False
-            reason = finish(choice) or reason
-            reasoning, text = texts(field(choice, "delta"))
-            piece = text or ""
-            if reasoning:
-                piece, thinking = ("" if thinking else "<think>") + reasoning, True
-            elif thinking and piece:
-                piece, thinking = f"</think>{piece}", False
-            if piece:
-                told.append(piece)
-                yield piece
-    if empty:
-        raise BadReply("the reply is no stream of chat completions")
-    return reason
-
-
-def _chunks(chunks: Any) -> Iterator[Any]:
-    from openai import OpenAIError
-
-    try:
-        for chunk in chunks:
-            raise_error(chunk)
-            yield chunk
-    except (OpenAIError, BadReply):
-        raise
-    # The HTTP library's errors are not those of the client, and their classes change with its version.
-    except Exception as error:
-        raise BadReply(f"the stream broke off ({type(error).__name__}: {shorten(str(error))})") from error
-
-
-def _finished(futures: Mapping[Future[Generation], int]) -> Iterator[list[tuple[int, Generation]]]:
-    """Results as they come. After a failure nothing new is begun, and the error follows what was under way."""
-    failure = None
-    for future in as_completed(futures):
-        if future.cancelled():
-            continue
-        error = future.exception()
-        if error is None:
-            yield [(futures[future], future.result())]
-        elif failure is None:
-            failure = error
-            for other in futures:
-                other.cancel()
-    if failure is not None:
-        raise failure
+    urls, mark, name = model.removeprefix(PREFIX).partition("#")
+    servers = tuple(
+        ServerGenerator.parse(f"{PREFIX}{url.strip()}{mark}{name}", concurrency)
+        for url in dict.fromkeys(urls.split(","))
+    )
+    return servers[0] if len(servers) == 1 else ServerPool(servers=servers)
 
 
 def _with_images(item: GenerationInput) -> list[dict[str, Any]]:
     """The conversation in OpenAI's form, each placeholder replaced by its image as a PNG in a data address."""
     images = iter(item.images)
 
-    def part(given: Mapping[str, Any]) -> dict[str, Any]:
-        if given["type"] != "image":
-            return dict(given)
-        return {"type": "image_url", "image_url": {"url": data_url(next(images))}}
+    def content(piece: Mapping[str, Any]) -> dict[str, Any]:
+        if piece["type"] != "image":
+            return dict(piece)
+        stream = io.BytesIO()
+        next(images).save(stream, "PNG")
+        png = base64.b64encode(stream.getvalue()).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}}
 
     return [
-        {"role": m["role"], "content": m["content"] if isinstance(m["content"], str) else [*map(part, m["content"])]}
+        {"role": m["role"], "content": m["content"] if isinstance(m["content"], str) else [*map(content, m["content"])]}
         for m in item.prompt
     ]
-
-
-def data_url(image: Image) -> str:
-    """An image as a `data:` address, PNG in base64."""
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from medvlm_r1.models.generate import Generation
@@ -28,7 +29,7 @@ class BadReply(Exception):
 def read_reply(body: bytes) -> Generation:
     """The completion in the body of a reply.
 
-    Content is a text, or a list of text parts, which are joined. Reasoning that the server hands over apart, as
+    Content is a text, or a list of text parts, which are joined. Reasoning that the server sends separately, as
     `reasoning_content`, `reasoning` or a part of the content, gets its `<think>` tags back.
 
     Raises:
@@ -72,8 +73,10 @@ def raise_error(reply: Any) -> None:
     """
     error = field(reply, "error")
     if error:
-        told = field(error, "message") or error
-        raise BadReply(f"the reply is an error: {shorten(told if isinstance(told, str) else json.dumps(told))}")
+        message = field(error, "message") or error
+        raise BadReply(
+            f"the reply is an error: {shorten(message if isinstance(message, str) else json.dumps(message))}"
+        )
 
 
 def finish(choice: Any) -> str | None:
@@ -104,9 +107,9 @@ def texts(message: Any) -> tuple[str | None, str | None]:
         if apart and not reasoning:
             reasoning.extend(_parts(apart, name)[1])
     if content is not None:
-        thought, said = _parts(content, "content")
-        reasoning.extend(thought)
-        text.extend(said)
+        thoughts, answer = _parts(content, "content")
+        reasoning.extend(thoughts)
+        text.extend(answer)
     refusal = field(message, "refusal")
     if not text and isinstance(refusal, str) and refusal:
         text.append(refusal)
@@ -117,19 +120,59 @@ def _parts(content: Any, name: str) -> tuple[list[str], list[str]]:
     """Reasoning and text of a content."""
     reasoning: list[str] = []
     text: list[str] = []
-    for part in content if isinstance(content, list) else [content]:
-        kind = field(part, "type")
-        if isinstance(part, str):
-            text.append(part)
-        elif isinstance(content, list) and kind in _TEXT_PARTS and isinstance(field(part, "text"), str):
-            text.append(field(part, "text"))
+    for piece in content if isinstance(content, list) else [content]:
+        kind = field(piece, "type")
+        if isinstance(piece, str):
+            text.append(piece)
+        elif isinstance(content, list) and kind in _TEXT_PARTS and isinstance(field(piece, "text"), str):
+            text.append(field(piece, "text"))
         elif isinstance(content, list) and kind in _REASONING_PARTS:
-            told = field(part, kind) or field(part, "text") or field(part, "summary")
-            reasoning.extend(_parts(told, str(kind))[1])
+            thought = field(piece, kind) or field(piece, "text") or field(piece, "summary")
+            reasoning.extend(_parts(thought, str(kind))[1])
         else:
-            what = f"a part of type {kind!r}" if isinstance(kind, str) else f"a value of type {type(part).__name__}"
+            what = f"a part of type {kind!r}" if isinstance(kind, str) else f"a value of type {type(piece).__name__}"
             raise BadReply(f"the reply's {name} holds {what}; wanted text", again=False)
     return reasoning, text
+
+
+def read_pieces(chunks: Any, pieces: list[str]) -> Generator[str, None, str | None]:
+    """The pieces of a stream, which are added to `pieces` too; returns why the completion ended.
+
+    Raises:
+        BadReply: A chunk is an error, or not in the form of OpenAI's, or there is none.
+    """
+    reason, thinking, empty = None, False, True
+    for chunk in _chunks(chunks):
+        choices = field(chunk, "choices")
+        for choice in choices if isinstance(choices, list) else ():
+            empty = False
+            reason = finish(choice) or reason
+            reasoning, text = texts(field(choice, "delta"))
+            piece = text or ""
+            if reasoning:
+                piece, thinking = ("" if thinking else "<think>") + reasoning, True
+            elif thinking and piece:
+                piece, thinking = f"</think>{piece}", False
+            if piece:
+                pieces.append(piece)
+                yield piece
+    if empty:
+        raise BadReply("the reply is no stream of chat completions")
+    return reason
+
+
+def _chunks(chunks: Any) -> Iterator[Any]:
+    from openai import OpenAIError
+
+    try:
+        for chunk in chunks:
+            raise_error(chunk)
+            yield chunk
+    except (OpenAIError, BadReply):
+        raise
+    # The HTTP library's errors are not those of the client, and their classes change with its version.
+    except Exception as error:
+        raise BadReply(f"the stream broke off ({type(error).__name__}: {shorten(str(error))})") from error
 
 
 def field(value: Any, name: str) -> Any:
@@ -138,7 +181,7 @@ def field(value: Any, name: str) -> Any:
 
 
 def shorten(text: str) -> str:
-    """What a server said, on one line without control characters, cut to a length that fits a message."""
+    """A text of a server on one line, without control characters, cut to a length that fits a message."""
     line = "".join(character if character.isprintable() else " " for character in text[: 20 * _SHOWN])
     line = " ".join(line.split())
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..."

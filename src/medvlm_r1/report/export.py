@@ -161,7 +161,8 @@ def _versions(environment: dict[str, Any]) -> dict[str, str]:
 
 def _evaluation(folder: Path, fingerprint: str) -> dict[str, Any]:
     results = read_results(folder)
-    if results.get("model_fingerprint") != fingerprint:
+    # A chosen dtype follows the fingerprint.
+    if str(results.get("model_fingerprint")).partition(":")[0] != fingerprint:
         raise UserError(
             f"{folder} is an evaluation of another model ({results.get('model')}); expected one of this training."
         )

@@ -1,5 +1,5 @@
 """Rewards: one small pure function per file, in TRL's signature, and a registry by name."""
 
-from medvlm_r1.rewards.registry import REGISTRY, Reward, asks, resolve_reward
+from medvlm_r1.rewards.registry import REGISTRY, Reward, any_asks, asks, resolve_reward
 
-__all__ = ["REGISTRY", "Reward", "asks", "resolve_reward"]
+__all__ = ["REGISTRY", "Reward", "any_asks", "asks", "resolve_reward"]

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,11 +74,17 @@ def asks(reward: Reward, column: str) -> bool:
     return column in inspect.signature(reward).parameters
 
 
+def any_asks(names: Iterable[str], column: str) -> bool:
+    """Whether one of these rewards names a column in its signature."""
+    return any(asks(resolve_reward(name), column) for name in names)
+
+
 def _import(name: str, module_name: str) -> ModuleType:
     # A console script does not have the working directory on its path, where a user's own reward most often lies.
     # Last, so that nothing there can stand in for an installed package.
     here = str(Path.cwd())
-    sys.path.append(here)
+    added = [] if here in sys.path else [here]
+    sys.path.extend(added)
     try:
         return importlib.import_module(module_name)
     # Importing runs the user's own code, which may raise anything.
@@ -88,4 +94,5 @@ def _import(name: str, module_name: str) -> ModuleType:
             f"{did_you_mean(name, REGISTRY)}"
         ) from error
     finally:
-        sys.path.remove(here)
+        for path in added:
+            sys.path.remove(path)

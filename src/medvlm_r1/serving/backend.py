@@ -64,8 +64,8 @@ def open_backend(model: str, *, batch_size: int, dtype: Any, device: str | None)
         return RemoteBackend(ServerGenerator.parse(model, concurrency=batch_size))
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
+    from medvlm_r1.models.device import limit_threads
     from medvlm_r1.models.load import load_policy
-    from medvlm_r1.models.threads import limit_threads
 
     policy = load_policy(model, dtype=dtype, device=device)
     limit_threads(policy.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +15,9 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]
-"""Evaluates the policy after a step. The figures are logged with the prefix `eval_` (named in `evaluation.watch`:
-`eval_accuracy` and `eval_blank_accuracy` in percent, `eval_contradiction`, ...)."""
+"""Evaluates the policy after a step. Every process calls it with the whole policy, so that it can share the questions
+out (`evaluation.watch`); the figures of the main process are logged, with the prefix `eval_` (`eval_accuracy` and
+`eval_blank_accuracy` in percent, `eval_contradiction`, ...)."""
 
 
 class Progress(Protocol):
@@ -96,10 +98,9 @@ class PeriodicEvaluation(TrainerCallback):  # type: ignore[misc]
 
     def attach(self, trainer: Any) -> None:
         """Set the trainer, which exists only after its callbacks."""
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise UserError(
-                "evaluate_every needs the whole model in one process; leave it out with FSDP and DeepSpeed."
-            )
+        plugin = trainer.accelerator.state.deepspeed_plugin
+        if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+            raise UserError("evaluate_every needs the whole model in each process; leave it out with FSDP and ZeRO-3.")
         self._trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -111,15 +112,13 @@ class PeriodicEvaluation(TrainerCallback):  # type: ignore[misc]
         # In evaluation mode TRL does not include the training metrics in this log.
         model.eval()
         devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            if state.is_world_process_zero:
-                policy = Policy(model=model, processor=self._policy.processor, name=self._policy.name)
-                figures = self._evaluate(policy, state.global_step)
-                due = control.should_log
-                trainer.log({f"eval_{name.removeprefix('eval_')}": value for name, value in figures.items()})
-                # `log` resets `should_log`, but the training metrics of this step are not logged yet.
-                control.should_log = due
-            trainer.accelerator.wait_for_everyone()
+        with torch.random.fork_rng(devices=devices), trainer.accelerator.autocast():
+            figures = self._evaluate(replace(self._policy, model=model), state.global_step)
+        if state.is_world_process_zero:
+            due = control.should_log
+            trainer.log({f"eval_{name.removeprefix('eval_')}": value for name, value in figures.items()})
+            # `log` resets `should_log`, but the training metrics of this step are not logged yet.
+            control.should_log = due
         model.train()
 
 

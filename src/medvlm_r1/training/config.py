@@ -160,9 +160,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
-        found = [_explain(item) for item in error.errors()]
-        more = f"; and {len(found) - _MOST_FAULTS} more" if len(found) > _MOST_FAULTS else ""
-        raise UsageError(f"{path}: {'; '.join(found[:_MOST_FAULTS])}{more}") from error
+        problems = [_explain(item) for item in error.errors()]
+        more = f"; and {len(problems) - _MOST_FAULTS} more" if len(problems) > _MOST_FAULTS else ""
+        raise UsageError(f"{path}: {'; '.join(problems[:_MOST_FAULTS])}{more}") from error
     if config.template not in ALL_TEMPLATES:
         raise UsageError(
             f"{path}: unknown template {config.template!r}; {did_you_mean(config.template, ALL_TEMPLATES)}"
@@ -181,11 +181,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def _explain(item: Any) -> str:
     """One of pydantic's findings in the words of this project."""
-    place = [str(part) for part in item["loc"]]
-    dotted = ".".join(place)
+    location = [str(key) for key in item["loc"]]
+    dotted = ".".join(location)
     if item["type"] == "extra_forbidden":
-        known = [".".join([*place[:-1], name]) for name in _section_at(place[:-1]).model_fields]
-        if len(place) == 1 and options.is_option(place[0]):
+        known = [".".join([*location[:-1], name]) for name in _section_at(location[:-1]).model_fields]
+        if len(location) == 1 and options.is_option(location[0]):
             return f"unknown key '{dotted}'; did you mean 'trainer.{dotted}'?"
         return f"unknown key '{dotted}'; {did_you_mean(dotted, known)}"
     if item["type"] == "missing":
@@ -195,6 +195,6 @@ def _explain(item: Any) -> str:
     return f"'{dotted}' is {shortened(item['input'])}: {message}" if dotted else message
 
 
-def _section_at(place: list[str]) -> type[BaseModel]:
+def _section_at(location: list[str]) -> type[BaseModel]:
     sections: dict[str, type[BaseModel]] = {"data": DataConfig, "rewards": RewardConfig, "lora": LoraSection}
-    return sections[place[0]] if place else RunConfig
+    return sections[location[0]] if location else RunConfig

@@ -8,13 +8,17 @@ loader.
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from medvlm_r1.data import Sample, folder_hash, load_image, read_folder
-from medvlm_r1.data.folder import image_sizes, unreadable_samples
+from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
 from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.processor import ImageFit
@@ -22,6 +26,7 @@ from medvlm_r1.prompts.templates import messages
 
 # A GRPO batch reads the same row once per completion; a few dozen decoded images spare most of that work.
 _CACHED_IMAGES = 64
+Result = TypeVar("Result")
 
 
 def load_samples(
@@ -69,6 +74,21 @@ def load_samples(
     return samples
 
 
+def on_main_process(work: Callable[[], Result]) -> Result:
+    """Run a function on the main process of all machines; return its result, or raise its error, on every process."""
+    outcome: list[Any] = [None]
+    if PartialState().is_main_process:
+        try:
+            outcome = [(work(), None)]
+        except Exception as error:
+            outcome = [(None, error)]
+    broadcast_object_list(outcome)
+    result, failure = outcome[0]
+    if failure is not None:
+        raise failure
+    return result  # type: ignore[no-any-return]
+
+
 def describe(folder: str, samples: Sequence[Sample]) -> dict[str, Any]:
     """What `data.json` records of a data folder and the samples taken from it."""
     return {
@@ -99,30 +119,32 @@ def build_dataset(
     from datasets import Dataset, Features, List, Value
 
     text = Value("string")
-    turn = {"role": text, "content": List({"type": text, "text": text})}
     columns: dict[str, Any] = {
-        "prompt": List(turn),
+        # Columns of Arrow would give every part of a message all keys.
+        "prompt": text,
         "images": List(text),
         "letter": text,
         "options": List(text),
         "sample_id": text,
         "modality": text,
+        "subject": text,
     }
     rows: list[dict[str, Any]] = [
         {
-            "prompt": [_padded(message) for message in messages(sample, template)],
+            "prompt": json.dumps(messages(sample, template)),
             "images": [str(inside(folder, image)) for image in sample.images],
             "letter": sample.letter,
             "options": list(sample.options),
             "sample_id": sample.id,
             "modality": sample.modality,
+            "subject": sample.cluster,
         }
         for sample in samples
     ]
     if with_completion or completions is not None:
-        told = completions or {sample.id: sample.letter for sample in samples}
+        answers = completions or {sample.id: sample.letter for sample in samples}
         columns["completion"] = List({"role": text, "content": text})
-        rows = [row | {"completion": [{"role": "assistant", "content": told[row["sample_id"]]}]} for row in rows]
+        rows = [row | {"completion": [{"role": "assistant", "content": answers[row["sample_id"]]}]} for row in rows]
     return Dataset.from_list(rows, features=Features(columns)).with_transform(_Decode())
 
 
@@ -143,17 +165,18 @@ def as_dataset(folder: str, *, template: str = "medvlm-r1") -> Any:
 
 
 class _Decode:
-    """Turns stored rows into what a trainer reads: images decoded, and the fields Arrow adds to a part taken away."""
+    """Turns stored rows into what a trainer reads: images and prompts decoded."""
 
     def __init__(self) -> None:
         self._load = functools.lru_cache(maxsize=_CACHED_IMAGES)(load_image)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        result = dict(batch)
+        # Read by `training.counterfactual` only.
+        result = {name: values for name, values in batch.items() if name != "subject"}
         if "images" in batch:
             result["images"] = [[self._load(path) for path in paths] for paths in batch["images"]]
         if "prompt" in batch:
-            result["prompt"] = [[_stripped(message) for message in prompt] for prompt in batch["prompt"]]
+            result["prompt"] = [json.loads(prompt) for prompt in batch["prompt"]]
         return result
 
     def __getstate__(self) -> dict[str, Any]:
@@ -162,13 +185,3 @@ class _Decode:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
-
-
-def _padded(message: dict[str, Any]) -> dict[str, Any]:
-    parts = [{"type": part["type"], "text": part.get("text")} for part in message["content"]]
-    return {"role": message["role"], "content": parts}
-
-
-def _stripped(message: dict[str, Any]) -> dict[str, Any]:
-    parts = [{key: value for key, value in part.items() if value is not None} for part in message["content"]]
-    return {"role": message["role"], "content": parts}

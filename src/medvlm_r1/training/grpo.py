@@ -42,6 +42,7 @@ from medvlm_r1.training.mixed_rows import MixedRowsTrainer
 from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
 from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
 from medvlm_r1.training.run_folder import RunFolder
+from medvlm_r1.training.sharded import blank_messages, gathered, is_sharded, most_of_all
 
 FEATURES_MB = 512.0
 """Main memory for image features that do not change during a run: those of the reference and of a frozen tower."""
@@ -71,21 +72,26 @@ class SharedPromptTrainer(MixedRowsTrainer):
     """
 
     _buffered_inputs: Any
+    without_sharing: type = MixedRowsTrainer
+    """The class of a trainer that cannot share: this one without `SharedPromptTrainer`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The batch being scored or learned from. TRL calls `_get_per_token_logps_and_entropies` with tensors only.
         self._batch: SharedBatch | None = None
+        # Chat messages that the next shared generation completes greedily as well, and the completions.
+        self.greedy_prompts: list[Any] = []
+        self.greedy_ids: list[list[int]] = []
         bare = self._bare(self.model)
-        why = not_shared(self, self.accelerator.unwrap_model(self.model))
-        self._shares = why is None
-        not_here = not_generated(self, bare) if why is None else None
-        self._generates = why is None and not_here is None
-        if why is not None:
-            self._notice(f"Prompts are computed once per completion, TRL's way: {why}")
+        reason = not_shared(self, self.accelerator.unwrap_model(self.model))
+        if reason is not None:
+            self._notice(f"Prompts are computed once per completion, TRL's way: {reason}")
+            self.__class__ = self.without_sharing
             return
-        if not_here is not None:
-            self._notice(f"Prompts are shared in the update; generation goes TRL's way: {not_here}")
+        reason = not_generated(self, bare)
+        self.shares_generation = reason is None
+        if reason is not None:
+            self._notice(f"Prompts are shared in the update; generation goes TRL's way: {reason}")
         size, group = self.args.per_device_train_batch_size, self.num_generations
         if size < group:
             self._notice(
@@ -94,6 +100,11 @@ class SharedPromptTrainer(MixedRowsTrainer):
             )
         self._tower_learns = tower_learns(bare)
         self._features = FeatureStore(FEATURES_MB)
+        self._sharded = is_sharded(self)
+        # Processor outputs for a blank image. Every process has to run the tower, and to give it a gradient.
+        self._blank: Mapping[str, Any] = {}
+        if self._sharded or (self._tower_learns and self.accelerator.num_processes > 1):
+            self._blank = joined([self._processed(blank_messages())])
         _accept_shared_prompts(bare)
         if self.ref_model is not None:
             _accept_shared_prompts(self._bare(self.ref_model))
@@ -110,8 +121,6 @@ class SharedPromptTrainer(MixedRowsTrainer):
     # Generation
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if not self._shares:
-            return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
         # TRL runs the image processor once more over the images of all rows, unless their column is missing.
         output: dict[str, Any] = super()._generate_and_score_completions(_with_images_in_prompts(inputs))
         return output | {"shared": self._batch}
@@ -119,56 +128,52 @@ class SharedPromptTrainer(MixedRowsTrainer):
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: Any
     ) -> Any:
-        if self._shares:
-            inputs = [{**row, **row[_COLUMNS]} for row in inputs]
-            inputs = [{name: value for name, value in row.items() if name != _COLUMNS} for row in inputs]
-            if self.log_completions and self.log_multimodal and self._batch is not None and _IMAGES[0] in inputs[0]:
-                self._logs["images"].extend(gather_object([row[_IMAGES[0]] for row in inputs]))
+        inputs = [{**row, **row[_COLUMNS]} for row in inputs]
+        inputs = [{name: value for name, value in row.items() if name != _COLUMNS} for row in inputs]
+        if self.log_completions and self.log_multimodal and _IMAGES[0] in inputs[0]:
+            self._logs["images"].extend(gather_object([row[_IMAGES[0]] for row in inputs]))
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _generate(self, prompts: list[Any]) -> Any:
-        if not self._shares:
-            return super()._generate(prompts)
         # What `_tokenize_prompts` returns as the images comes back here unread.
         *result, self._batch, tool_images = super()._generate(prompts)
         return (*result, None, tool_images)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
-        if not self._shares:
-            return super()._tokenize_prompts(prompts)
         firsts, owner = distinct(prompts)
-        made = []
-        for row in firsts:
-            ids, images, fields = super()._tokenize_prompts([prompts[row]])
-            made.append(processed(ids[0], images[0] if images else None, fields, self.accelerator.device))
-        batch = SharedBatch(prompts=tuple(made), owner=tuple(owner))
-        return [made[number].ids for number in owner], batch, {}
+        batch = SharedBatch(prompts=tuple(self._processed(prompts[row]) for row in firsts), owner=tuple(owner))
+        return [batch.prompts[number].ids for number in owner], batch, {}
+
+    def _processed(self, messages: Any) -> Prompt:
+        ids, images, fields = super()._tokenize_prompts([messages])
+        return processed(ids[0], images[0] if images else None, fields, self.accelerator.device)
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> tuple[list[list[int]], Any]:
-        if not self._shares:
-            return super()._generate_single_turn(  # type: ignore[no-any-return]
-                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
-            )
         batch: SharedBatch = images
-        if self._generates:
+        if self.shares_generation:
             prompts, sizes = batch.groups()
+            greedy = [self._processed(messages) for messages in self.greedy_prompts]
+            prompts, count = [*prompts, *greedy], len(batch.owner)
             fields = joined(prompts, token_types=True)
             pixels = fields.pop("pixel_values", None)
-            with self._completing(prompts, sizes, encode=pixels is not None):
-                return super()._generate_single_turn(  # type: ignore[no-any-return]
+            decode = n_per_prompt([*sizes, *[1] * len(greedy)], greedy=len(greedy))
+            with self._completing(prompts, decode, encode=pixels is not None):
+                ids, logps = super()._generate_single_turn(
                     [prompt.ids for prompt in prompts], None, fields, num_generations
                 )
+            self.greedy_ids = ids[count:]
+            return ids[:count], logps
         rows = [batch.prompts[number] for number in batch.owner]
-        shown = [prompt.images for prompt in rows] if any(prompt.images for prompt in rows) else None
+        pictures = [prompt.images for prompt in rows] if any(prompt.images for prompt in rows) else None
         # transformers wants the images of every row, vLLM none of these tensors.
         fields = {} if self.use_vllm else joined(rows, token_types=True)
-        return super()._generate_single_turn(prompt_ids, shown, fields, num_generations)  # type: ignore[no-any-return]
+        return super()._generate_single_turn(prompt_ids, pictures, fields, num_generations)  # type: ignore[no-any-return]
 
     @contextmanager
-    def _completing(self, prompts: list[Prompt], sizes: list[int], *, encode: bool) -> Iterator[None]:
-        """Let the policy's `generate` complete each prompt several times.
+    def _completing(self, prompts: list[Prompt], decode: Any, *, encode: bool) -> Iterator[None]:
+        """Let the policy's `generate` complete the prompts with a decoding function.
 
         It is patched because TRL passes it tensors only, and calls it where sharded weights are gathered.
         """
@@ -177,18 +182,21 @@ class SharedPromptTrainer(MixedRowsTrainer):
         def generate(*args: Any, **kwargs: Any) -> Any:
             if encode:
                 with self.accelerator.autocast():
-                    features = self._image_features(model, prompts) or encode_images(model, joined(prompts))
+                    features = self._image_features(model, prompts, gathered=True)
+                    features = features or encode_images(model, joined(prompts))
                 kwargs["mm_encoder_outputs"] = {"image": as_encoder_output(model, features)}
-            return type(model).generate(model, *args, custom_generate=n_per_prompt(sizes), **kwargs)
+            return type(model).generate(model, *args, custom_generate=decode, **kwargs)
 
         model.generate = generate
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         try:
-            yield
+            with gathered(self.model_wrapped, reshards=bool(plugin and plugin.reshard_after_forward)):
+                yield
         finally:
             del model.generate
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        if not self._shares or not self.model.training:
+        if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         steps = self.args.steps_per_generation
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
@@ -199,9 +207,8 @@ class SharedPromptTrainer(MixedRowsTrainer):
     # The update
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
-        if self._shares:
-            moving = tuple(self._moving(inputs).nonzero().squeeze(1).tolist())
-            self._batch = replace(inputs["shared"], moving=moving, old_logps=inputs.get("old_per_token_logps"))
+        moving = tuple(self._moving(inputs).nonzero().squeeze(1).tolist())
+        self._batch = replace(inputs["shared"], moving=moving, old_logps=inputs.get("old_per_token_logps"))
         return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
 
     def _moving(self, inputs: Mapping[str, Any]) -> Tensor:
@@ -230,30 +237,18 @@ class SharedPromptTrainer(MixedRowsTrainer):
         logits_to_keep: int,
         batch_size: int | None = None,
         compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **vision: Any,
+        **unused: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if not self._shares:
-            return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size=batch_size,
-                compute_entropy=compute_entropy,
-                compute_aux_loss=compute_aux_loss,
-                **vision,
-            )
         assert self._batch is not None
         total = len(input_ids)
         rows = list(range(total) if self._batch.moving is None else self._batch.moving)
         old_logps = self._batch.old_logps
-        parts = []
+        results = []
         for start in range(0, len(rows), batch_size or total):
             chunk = rows[start : start + (batch_size or total)]
             prompts, sizes = self._batch.take(chunk).groups()
             with self.accelerator.autocast():
-                parts.append(
+                results.append(
                     model(
                         shared_prompts={
                             "input_ids": input_ids[chunk],
@@ -262,14 +257,15 @@ class SharedPromptTrainer(MixedRowsTrainer):
                             "group_sizes": sizes,
                             "vision": joined(prompts),
                             "image_features": self._image_features(model, prompts),
+                            "blank": self._blank,
                             "temperature": self.temperature,
                             "compute_entropy": compute_entropy,
                             "head_fp32": self.args.cast_lm_head_to_fp32,
                         }
                     )
                 )
-        logps = torch.cat([part[0] for part in parts])
-        entropies = torch.cat([part[1] for part in parts]) if compute_entropy else None
+        logps = torch.cat([result[0] for result in results])
+        entropies = torch.cat([result[1] for result in results]) if compute_entropy else None
         if len(rows) == total:
             return logps, entropies, None
         index = torch.tensor(rows, device=logps.device)
@@ -282,18 +278,36 @@ class SharedPromptTrainer(MixedRowsTrainer):
             entropies = mean.expand(total, logits_to_keep).index_copy(0, index, entropies)
         return logps, entropies, None
 
-    def _image_features(self, model: Any, prompts: list[Prompt]) -> ImageFeatures | None:
-        """Features that do not change during the run; None where the tower has to run."""
+    def _image_features(self, model: Any, prompts: list[Prompt], *, gathered: bool = False) -> ImageFeatures | None:
+        """Features that do not change during the run; None where the tower has to run.
+
+        Args:
+            model: The model with its wrappers, or the bare one whose weights are `gathered`.
+            prompts: The prompts; those without images have no features.
+            gathered: Whether every process has all weights, so that their calls may differ.
+        """
         reference = model is self.ref_model or _without_adapter(self.accelerator.unwrap_model(model))
-        if not any(prompt.images for prompt in prompts):
-            return None
         if self._tower_learns and (not reference or self.args.sync_ref_model):
             return None
-        bare = self._bare(model)
+        together = self._sharded and not gathered
+        if not together and not any(prompt.images for prompt in prompts):
+            return None
         # TRL loads the reference from the model's folder, so its tower may differ from that of the policy.
         tower = "reference " if model is self.ref_model else ""
+
+        def encode(vision: Mapping[str, Any]) -> ImageFeatures:
+            if not together:
+                return encode_images(self._bare(model), vision)
+            result: ImageFeatures = model(shared_images=vision)
+            return result
+
+        if together:
+            absent = len(self._features.missing(prompts, tower=tower))
+            for _ in range(most_of_all(self.accelerator, absent) - absent):
+                with torch.no_grad():
+                    encode(self._blank)
         return self._features.get(
-            prompts, lambda prompt: encode_images(bare, joined([prompt])), self.accelerator.device, tower=tower
+            prompts, lambda prompt: encode(joined([prompt])), self.accelerator.device, tower=tower
         )
 
 
@@ -315,14 +329,23 @@ def _with_images_in_prompts(inputs: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def _accept_shared_prompts(model: Any) -> None:
-    """Let `model(shared_prompts=...)` run `shared_logps`.
+    """Let `model(shared_prompts=...)` run `shared_logps`, and `model(shared_images=...)` run `encode_images`.
 
-    `forward` is patched because only a call of the wrapped model is a forward pass to DDP and accelerate.
+    `forward` is patched because only a call of the wrapped model is a forward pass to DDP, FSDP, DeepSpeed and
+    accelerate.
     """
     plain = model.forward
 
     @functools.wraps(type(model).forward)
-    def forward(self: Any, *args: Any, shared_prompts: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any,
+        *args: Any,
+        shared_prompts: dict[str, Any] | None = None,
+        shared_images: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if shared_images is not None:
+            return encode_images(self, shared_images)
         return plain(*args, **kwargs) if shared_prompts is None else shared_logps(self, **shared_prompts)
 
     model.forward = types.MethodType(forward, model)
@@ -345,7 +368,7 @@ class _PlainTrainer(_Mixins, MixedRowsTrainer):
 
 
 class _SharingTrainer(_Mixins, SharedPromptTrainer):
-    pass
+    without_sharing = _PlainTrainer
 
 
 def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:

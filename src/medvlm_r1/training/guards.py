@@ -12,9 +12,8 @@ import statistics
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
 
@@ -98,7 +97,7 @@ def image_gap_shrinking(history: Sequence[Figures]) -> str | None:
     Evaluations are the rows with `eval_accuracy` and `eval_blank_accuracy` (percent); other rows are skipped.
     """
     pairs = [(row.get("eval_accuracy"), row.get("eval_blank_accuracy")) for row in history]
-    gaps = [shown - blank for shown, blank in pairs if shown is not None and blank is not None]
+    gaps = [accuracy - blank for accuracy, blank in pairs if accuracy is not None and blank is not None]
     if len(gaps) < 2:
         return None
     best, now = max(gaps[:-1]), gaps[-1]
@@ -107,8 +106,7 @@ def image_gap_shrinking(history: Sequence[Figures]) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
+class Guard(NamedTuple):
     """A detector and the advice printed with its warning."""
 
     detector: Detector
@@ -117,28 +115,27 @@ class Guard:
 
 GUARDS: dict[str, Guard] = {
     "zero rewards": Guard(
-        detector=zero_rewards,
-        advice="compare the completion with what the rewards want (template, format); an SFT stage first, or a reward "
+        zero_rewards,
+        "compare the completion with what the rewards want (template, format); an SFT stage first, or a reward "
         "for the format, gives a first signal",
     ),
     "no advantage": Guard(
-        detector=no_advantage,
-        advice="harder or more varied questions, a higher trainer.temperature or more trainer.num_generations; at full "
+        no_advantage,
+        "harder or more varied questions, a higher trainer.temperature or more trainer.num_generations; at full "
         "marks the run is done",
     ),
     "cut off": Guard(
-        detector=all_cut_off,
-        advice="a higher trainer.max_completion_length; or the policy does not end its answers, which an SFT stage "
-        "teaches",
+        all_cut_off,
+        "a higher trainer.max_completion_length; or the policy does not end its answers, which an SFT stage teaches",
     ),
     "length collapse": Guard(
-        detector=length_collapse,
-        advice="a reward that wants reasoning, a higher trainer.beta or a lower trainer.learning_rate",
+        length_collapse,
+        "a reward that wants reasoning, a higher trainer.beta or a lower trainer.learning_rate",
     ),
-    "KL run-away": Guard(detector=kl_runaway, advice="a lower trainer.learning_rate or a higher trainer.beta"),
+    "KL run-away": Guard(kl_runaway, "a lower trainer.learning_rate or a higher trainer.beta"),
     "image gap shrinking": Guard(
-        detector=image_gap_shrinking,
-        advice="stop at the checkpoint before; questions that cannot be answered without the image, or a reward that "
+        image_gap_shrinking,
+        "stop at the checkpoint before; questions that cannot be answered without the image, or a reward that "
         "compares with a blank image",
     ),
 }

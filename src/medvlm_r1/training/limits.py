@@ -48,7 +48,10 @@ _RANGES: list[tuple[Any, str]] = [
 ]
 _BY_NAME = {name: limit for limit, names in _RANGES for name in names.split()}
 
-_MAPPING = dict[str, Any] | None
+_MAPPINGS = (
+    "chat_template_kwargs dataset_kwargs generation_kwargs gradient_checkpointing_kwargs lr_scheduler_kwargs "
+    "activation_checkpointing_kwargs model_init_kwargs"
+)
 TYPES: dict[str, Any] = {
     # TRL turns True into "group" and False into "none" but declares text.
     "scale_rewards": bool | Literal["group", "batch", "none"],
@@ -56,18 +59,7 @@ TYPES: dict[str, Any] = {
     "max_completion_length": int,
     "pad_to_multiple_of": Annotated[int, _AT_LEAST_ONE] | Literal["auto"] | None,
     # TRL reads text here as JSON, for its own command line.
-    **dict.fromkeys(
-        (
-            "chat_template_kwargs",
-            "dataset_kwargs",
-            "generation_kwargs",
-            "gradient_checkpointing_kwargs",
-            "activation_checkpointing_kwargs",
-            "lr_scheduler_kwargs",
-            "model_init_kwargs",
-        ),
-        _MAPPING,
-    ),
+    **dict.fromkeys(_MAPPINGS.split(), dict[str, Any] | None),
 }
 """Narrower or wider types than TRL declares."""
 
@@ -105,16 +97,16 @@ def conflicts(given: Mapping[str, Any]) -> list[str]:
     Args:
         given: The checked options under `trainer`.
     """
-    found = [f"'trainer.{name}' cannot be used here: {why}" for name, why in _UNUSABLE.items() if given.get(name)]
+    problems = [f"'trainer.{name}' cannot be used here: {why}" for name, why in _UNUSABLE.items() if given.get(name)]
     if given.get("bf16") and given.get("fp16"):
-        found.append("'trainer.bf16' and 'trainer.fp16' are both true; set one of them")
+        problems.append("'trainer.bf16' and 'trainer.fp16' are both true; set one of them")
     if given.get("sync_ref_model") and given.get("beta") == 0:
-        found.append("'trainer.sync_ref_model' is true and 'trainer.beta' is 0, so there is no reference to update")
+        problems.append("'trainer.sync_ref_model' is true and 'trainer.beta' is 0, so there is no reference to update")
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
         value = given.get(name)
         if isinstance(value, str) and not value.startswith("{") and not Path(value).is_file():
-            found.append(f"'trainer.{name}' is {value!r}, which is no file; give the path of a JSON file")
+            problems.append(f"'trainer.{name}' is {value!r}, which is no file; give the path of a JSON file")
     low, high = given.get("entropy_coef_min", 0.0), given.get("entropy_coef_max", 1.0)
     if low > high:
-        found.append(f"'trainer.entropy_coef_min' ({low:g}) is above 'trainer.entropy_coef_max' ({high:g})")
-    return found
+        problems.append(f"'trainer.entropy_coef_min' ({low:g}) is above 'trainer.entropy_coef_max' ({high:g})")
+    return problems

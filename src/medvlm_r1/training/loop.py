@@ -16,8 +16,7 @@ from medvlm_r1.data.check import warn_of_overlap
 from medvlm_r1.data.rows import drop_rows_after
 from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.adapter import merge_adapter
-from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_policy, locate, quiet_bars
+from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_merged, load_policy, locate, quiet_bars
 from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.callbacks import (
@@ -30,13 +29,14 @@ from medvlm_r1.training.callbacks import (
     ProgressBridge,
 )
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.dataset import build_dataset, describe, load_samples
+from medvlm_r1.training.dataset import build_dataset, describe, load_samples, on_main_process
 from medvlm_r1.training.guards import Guards
 from medvlm_r1.training.reliability.checkpoint import BetweenGenerations, ResumedFigures, finish_rotation
 from medvlm_r1.training.reliability.interrupt import GracefulStop
 from medvlm_r1.training.reliability.nan_guard import refuse_unless_finite
 from medvlm_r1.training.reliability.resources import explained
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
+from medvlm_r1.training.sharded import forget_unused_renames
 
 Build = Callable[..., Any]
 """Builds a trainer from the keyword arguments `policy`, `args`, `run`, and TRL's `train_dataset`, `eval_dataset`,
@@ -67,7 +67,7 @@ def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluat
         # These warnings concern renamed arguments between libraries, which the user cannot change.
         warnings.simplefilter("ignore", FutureWarning)
         args = training_arguments(config)
-        held = RunFolder(path=Path(config.out)).held(main=args.process_index == 0)
+        held = RunFolder(Path(config.out)).held(main=args.process_index == 0)
         with explained(config), GracefulStop() as stop, held:
             return _train(config, args, build, progress, evaluate, stop)
 
@@ -75,12 +75,9 @@ def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluat
 def _train(
     config: RunConfig, args: Any, build: Build, progress: Progress | None, evaluate: Evaluate | None, stop: GracefulStop
 ) -> Path:
-    fit = None
-    # The base model of a finished run may be missing.
-    if config.data.skip_missing or not RunFolder(path=Path(config.out)).complete:
-        fit = image_fit(config.model, functools.partial(bound_pixels, config))
-    datasets, described = _datasets(config, load_sets(config, fit), main=args.process_index == 0)
     main = args.process_index == 0
+    loaded, described = on_main_process(functools.partial(_load, config))
+    datasets = _datasets(config, loaded)
     # First on all machines, because they share the folder.
     with args.main_process_first(local=False):
         new = not (Path(config.out) / "config.yaml").is_file()
@@ -147,28 +144,34 @@ def load_sets(config: RunConfig, fit: ImageFit | None) -> dict[str, list[Sample]
     }
 
 
-def _datasets(
-    config: RunConfig, loaded: Mapping[str, list[Sample]], *, main: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """TRL's datasets by argument name, and the content of data.json.
-
-    The main process warns of an overlap between evaluation and training data.
-    """
-    folders = {"train": config.data.train, "eval": config.data.eval or ""}
-    sets: dict[str, Any] = {}
-    described: dict[str, Any] = {}
-    for role, samples in loaded.items():
-        folder = folders[role]
-        described[role] = describe(folder, samples)
-        if role == "train" or str(config.trainer.get("eval_strategy", "no")) != "no":
-            sets[f"{role}_dataset"] = build_dataset(
-                folder, samples, template=config.template, with_completion=config.method == "sft"
-            )
-    if main and config.data.eval is not None:
+def _load(config: RunConfig) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
+    """The samples by role, and the content of data.json. Warns of an overlap between evaluation and training data."""
+    fit = None
+    # The base model of a finished run may be missing.
+    if config.data.skip_missing or not RunFolder(Path(config.out)).complete:
+        fit = image_fit(config.model, functools.partial(bound_pixels, config))
+    loaded = load_sets(config, fit)
+    if config.data.eval is not None:
         warning = warn_of_overlap(config.data.train, loaded["train"], config.data.eval, loaded["eval"])
         if warning:
             print(warning, file=sys.stderr)
-    return sets, described
+    return loaded, {role: describe(_folder(config, role), samples) for role, samples in loaded.items()}
+
+
+def _folder(config: RunConfig, role: str) -> str:
+    return config.data.train if role == "train" else config.data.eval or ""
+
+
+def _datasets(config: RunConfig, loaded: Mapping[str, list[Sample]]) -> dict[str, Any]:
+    """TRL's datasets by argument name."""
+    evaluates = str(config.trainer.get("eval_strategy", "no")) != "no"
+    return {
+        f"{role}_dataset": build_dataset(
+            _folder(config, role), samples, template=config.template, with_completion=config.method == "sft"
+        )
+        for role, samples in loaded.items()
+        if role == "train" or evaluates
+    }
 
 
 def _policy(config: RunConfig) -> Policy:
@@ -177,6 +180,7 @@ def _policy(config: RunConfig) -> Policy:
     # TRL's default: float32 weights; on a GPU the work runs in bf16 by autocast.
     init = {"dtype": "float32", **(config.trainer.get("model_init_kwargs") or {})}
     policy = load_policy(config.model, dtype=init.pop("dtype"), device="cpu", model_init=init)
+    forget_unused_renames(policy.model)
     bound_pixels(config, policy.processor.image_processor)
     return policy
 
@@ -259,6 +263,8 @@ def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None) -> None:
 
 def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy) -> None:
     """Write `model/` atomically: to a temporary folder that is renamed when complete."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
     refuse_unless_finite(trainer)
     forget_last_batch(policy.processor)
     partial = run.path / "model.partial"
@@ -266,6 +272,8 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
         shutil.rmtree(partial, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(partial))
+    # Under ZeRO-3 it would shard every model that is loaded, and the main process alone loads one.
+    unset_hf_deepspeed_config()
     if trainer.args.process_index == 0:
         if config.lora is not None:
             _merge(config, partial)
@@ -280,10 +288,10 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
 
 
 def _merge(config: RunConfig, folder: Path) -> None:
-    """Replace the adapter in a folder by the base model merged with it.
+    """Replace the adapter in a folder by the base model merged with it, in the dtype of the base model.
 
     Merging into a fresh copy works for every kind of distributed training.
     """
-    merged = merge_adapter(load_policy(config.model, device="cpu").model, folder)
+    merged = load_merged(config.model, folder)
     shutil.rmtree(folder)
     merged.save_pretrained(folder)

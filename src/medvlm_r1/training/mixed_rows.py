@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
+
+from medvlm_r1.training.vllm import ExactVLLM
 
 
 class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -20,6 +23,14 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
         for model in (self.model, self.ref_model):
             if model is not None:
                 self.accelerator.unwrap_model(model).register_forward_pre_hook(_without_empty, with_kwargs=True)
+        if self.use_vllm:
+            self.vllm_generation.__class__ = ExactVLLM
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # Autocast keeps its casts of the weights until the outermost context ends. Without this one, every token casts
+        # them again.
+        with nullcontext() if self.use_vllm else self.accelerator.autocast():
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
         ids, images, fields = super()._tokenize_prompts(prompts)

@@ -30,19 +30,9 @@ ELSEWHERE = {
     "save_only_model": "a checkpoint without its optimizer cannot be resumed from",
     "trust_remote_code": "code shipped with a model is never run",
 }
+_OF_THEIR_NAME = "tensorboard wandb trackio mlflow comet_ml clearml swanlab dvclive neptune codecarbon dagshub"
 # Values of `report_to`, and the module each needs.
-REPORTERS = {
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "trackio": "trackio",
-    "mlflow": "mlflow",
-    "comet_ml": "comet_ml",
-    "clearml": "clearml",
-    "swanlab": "swanlab",
-    "dvclive": "dvclive",
-    "neptune": "neptune",
-    "codecarbon": "codecarbon",
-    "dagshub": "dagshub",
+REPORTERS = {name: name for name in _OF_THEIR_NAME.split()} | {
     "azure_ml": "azureml",
     "flyte": "flytekit",
     "kubeflow": "",
@@ -106,39 +96,40 @@ def _raise(problems: Iterable[str]) -> None:
 
 def _wrong_names(method: str, given: Mapping[str, Any]) -> list[str]:
     names = option_names(method)
-    found = []
+    problems = []
     for name in given:
         if name in ELSEWHERE:
-            found.append(f"'trainer.{name}' cannot be set here: {ELSEWHERE[name]}")
+            problems.append(f"'trainer.{name}' cannot be set here: {ELSEWHERE[name]}")
         elif name not in names:
             near = _abbreviated(name, names) or nearest(name, names)
             hint = f"did you mean {near!r}?" if near else f"the options are those of TRL's {_CLASSES[method][0]}"
-            found.append(f"unknown key 'trainer.{name}'; {hint}")
-    return found
+            problems.append(f"unknown key 'trainer.{name}'; {hint}")
+    return problems
 
 
 def _abbreviated(name: str, names: Iterable[str]) -> str | None:
     """The option with these initials (lr), or one that contains the name (epochs); options of training first."""
-    held = sorted((one for one in names if len(name) > 3 and name in one), key=lambda one: "train" not in one)
-    return next((one for one in names if "".join(word[0] for word in one.split("_")) == name), next(iter(held), None))
+    containing = [option for option in names if len(name) > 3 and name in option]
+    initials = (option for option in names if "".join(word[0] for word in option.split("_")) == name)
+    return next(initials, min(containing, key=lambda option: "train" not in option, default=None))
 
 
 def _wrong_reporters(value: Any) -> list[str]:
     wanted = value if isinstance(value, list) else [] if value is None else [value]
-    found = []
+    problems = []
     for name in wanted:
         if name in ("none", "all"):
             continue
         if name not in REPORTERS:
             known = did_you_mean(str(name), [*REPORTERS, "none", "all"])
-            found.append(f"'trainer.report_to' is {shortened(name)}, which transformers cannot report to; {known}")
+            problems.append(f"'trainer.report_to' is {shortened(name)}, which transformers cannot report to; {known}")
         elif REPORTERS[name] and find_spec(REPORTERS[name]) is None:
             package = _PACKAGES.get(REPORTERS[name], REPORTERS[name])
-            found.append(
+            problems.append(
                 f"'trainer.report_to' is {name!r}, and its package is not installed; run `pip install {package}`, or "
                 "report to tensorboard"
             )
-    return found
+    return problems
 
 
 @functools.cache
@@ -198,15 +189,17 @@ def typed(name: str, value: Any, wanted: Any) -> Any:
             raise TypeError
         return adapter.validate_python(value)
     except (ValidationError, TypeError) as error:
-        shown = _wanted(error, wanted)
-        raise ValueError(f"'trainer.{name}' is {shortened(value)} ({type(value).__name__}); wanted {shown}") from error
+        expected = _wanted(error, wanted)
+        raise ValueError(
+            f"'trainer.{name}' is {shortened(value)} ({type(value).__name__}); wanted {expected}"
+        ) from error
 
 
 def _wanted(error: Exception, wanted: Any) -> str:
     """The expected range or choices if the type is correct, otherwise the expected type."""
-    found = error.errors() if isinstance(error, ValidationError) else []
-    if found and all(item["type"] in _OF_THE_VALUE for item in found):
-        return " or ".join(item["msg"].removeprefix("Input should be ") for item in found)
+    problems = error.errors() if isinstance(error, ValidationError) else []
+    if problems and all(item["type"] in _OF_THE_VALUE for item in problems):
+        return " or ".join(item["msg"].removeprefix("Input should be ") for item in problems)
     return _named(wanted)
 
 
@@ -238,14 +231,14 @@ def types_of(method: str) -> dict[str, Any]:
     """The declared type of every option of a method."""
     config = config_class(method)
     hints = typing.get_type_hints(config)
-    found = {}
+    by_name = {}
     for field in dataclasses.fields(config):
         if field.init:
             # Fields with choices take None where that is their default.
             choices = typing.Literal[(*field.metadata["choices"],)] if "choices" in field.metadata else None
             declared = hints[field.name] if choices is None else choices | (None if field.default is None else choices)
-            found[field.name] = narrowed(method, field.name, declared)
-    return found
+            by_name[field.name] = narrowed(method, field.name, declared)
+    return by_name
 
 
 def config_class(method: str) -> Any:

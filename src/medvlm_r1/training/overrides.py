@@ -67,17 +67,17 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str], source: st
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
             raise UsageError(f"override {override!r} is not of the form key=value, such as trainer.learning_rate=1e-5")
-        place = result
+        level = result
         for depth, key in enumerate(keys[:-1]):
-            if place.get(key) is None:
-                place[key] = {}
-            place = place[key]
-            if not isinstance(place, dict):
+            if level.get(key) is None:
+                level[key] = {}
+            level = level[key]
+            if not isinstance(level, dict):
                 above = ".".join(keys[: depth + 1])
                 raise UsageError(
-                    f"{source}: override {override!r} goes below '{above}', which is {shortened(place)}, not a mapping"
+                    f"{source}: override {override!r} goes below '{above}', which is {shortened(level)}, not a mapping"
                 )
-        place[keys[-1]] = _parse(text, f"override {override!r}")
+        level[keys[-1]] = _parse(text, f"override {override!r}")
     return result
 
 

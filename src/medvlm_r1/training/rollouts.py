@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from trl import GRPOTrainer
 
 from medvlm_r1.data.rows import append_rows, drop_rows_after
 from medvlm_r1.prompts.templates import opened_reasoning
@@ -22,7 +23,7 @@ _TAIL = 16
 """Number of tokens at the end of a prompt that are searched for `<think>`."""
 
 
-class CompletesOpenedReasoning:
+class CompletesOpenedReasoning(GRPOTrainer):  # type: ignore[misc]
     """Mixin before a `GRPOTrainer`: prepend the reasoning tag that the chat template opens to completions.
 
     Rewards and the rollout log then see the whole assistant response. The tag belongs to the prompt, so it is not
@@ -30,10 +31,9 @@ class CompletesOpenedReasoning:
     """
 
     def _generate(self, prompts: list[Any]) -> Any:
-        trainer: Any = self
-        prompt_ids, completion_ids, tool_mask, completions, *rest = super()._generate(prompts)  # type: ignore[misc]
-        if not trainer.tools and not isinstance(completions[0], str):
-            tokenizer = trainer._tokenizer
+        prompt_ids, completion_ids, tool_mask, completions, *rest = super()._generate(prompts)
+        if not self.tools and not isinstance(completions[0], str):
+            tokenizer = self._tokenizer
             texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
             openings = [opened_reasoning(tokenizer.decode(ids[-_TAIL:])) for ids in prompt_ids]
             completions = [

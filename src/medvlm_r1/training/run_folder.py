@@ -17,7 +17,6 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,36 +31,22 @@ from medvlm_r1.training.reliability.checkpoint import newest_whole, numbered
 _FIRST = ("data.json", "env.json", "config.yaml")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolder:
-    """Paths inside a run folder."""
+    """Paths inside a run folder.
 
-    path: Path
+    Attributes:
+        path: The folder.
+        model: The final model.
+        checkpoints: TRL's output directory.
+        metrics: One JSON object per log of the trainer.
+        rollouts: One JSON object per rollout.
+        tensorboard: Event files.
+    """
 
-    @property
-    def model(self) -> Path:
-        """The final model."""
-        return self.path / "model"
-
-    @property
-    def checkpoints(self) -> Path:
-        """TRL's output directory."""
-        return self.path / "checkpoints"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per log of the trainer."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def rollouts(self) -> Path:
-        """One JSON object per rollout."""
-        return self.path / "rollouts.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Event files."""
-        return self.path / "tensorboard"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model, self.checkpoints, self.tensorboard = path / "model", path / "checkpoints", path / "tensorboard"
+        self.metrics, self.rollouts = path / "metrics.jsonl", path / "rollouts.jsonl"
 
     @property
     def complete(self) -> bool:
@@ -139,11 +124,11 @@ def prepare_run(config: RunConfig, data: Mapping[str, Any]) -> RunFolder:
         UserError: the folder holds another configuration (the differing keys are named), data that have changed
             since, or something that is no run.
     """
-    run = RunFolder(path=Path(config.out))
+    run = RunFolder(Path(config.out))
     file = run.path / "config.yaml"
-    asked = config.model_dump(mode="json")
+    resolved = config.model_dump(mode="json")
     if file.is_file():
-        _check_same(run.path, _read(file), asked, what="configuration")
+        _check_same(run.path, _read(file), resolved, what="configuration")
         _check_same(run.path, _read(run.path / "data.json"), dict(data), what="data")
     else:
         _refuse_foreign(run.path)
@@ -153,7 +138,7 @@ def prepare_run(config: RunConfig, data: Mapping[str, Any]) -> RunFolder:
         _record_environment(run.path / "env.json", config)
     # Written last: a folder with a config.yaml has the others too, whenever the process was ended.
     if not file.is_file():
-        atomic_write(file, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
+        atomic_write(file, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     return run
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medvlm_r1.data import load_image
-from medvlm_r1.data.folder import image_sizes, unreadable_samples
+from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.prompts.templates import lettered
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicCache
 
-from medvlm_r1.models.decoding.kv_cache import InPlaceLayer
 from medvlm_r1.models.decoding.per_row_sampling import PromptKV
+from medvlm_r1.models.decoding.shared_generation import ActiveSequences, decode_rows
 from medvlm_r1.models.families import open_model
 
 
@@ -26,57 +27,51 @@ class CachedPrefixRows:
         prompts: Caches of the prompts.
         owner: For each row the index of its prompt in `prompts`.
         prefills: Tokens of each assistant prefill, at least one.
+
+    Attributes:
+        model: The model under LoRA adapters.
+        ids: (rows, length) the prefills, padded on the right, after zeros for the prompts.
+        step: Inputs of the model for the token after the prefills, including the cache.
     """
 
     def __init__(
         self, model: Any, prompts: Sequence[PromptKV], owner: Sequence[int], prefills: Sequence[Sequence[int]]
     ) -> None:
-        self._model, family = open_model(model)
-        self._device = prompts[0].layers[0][0].device
-        self._axes = 3 if family.rope_3d else 1
-        longest, most = max(p.layers[0][0].shape[1] for p in prompts), max(map(len, prefills))
-        self._rows = torch.arange(len(prefills), device=self._device)
-        self._lengths = torch.tensor([len(tokens) for tokens in prefills], device=self._device)
-        starts = torch.tensor([prompts[index].next_position for index in owner], device=self._device)
-        steps = torch.arange(most, device=self._device)
+        self.model, family = open_model(model)
+        device = prompts[0].layers[0][0].device
+        lengths = [prompt.layers[0][0].shape[1] for prompt in prompts]
+        longest, most = max(lengths), max(map(len, prefills))
         # Prompts are padded on the left, prefills on the right.
-        self._mask = torch.ones(len(prefills), longest + most, dtype=torch.long, device=self._device)
-        self._mask[:, longest:] = steps < self._lengths[:, None]
-        ids = torch.zeros(len(prefills), most, dtype=torch.long)
-        for row, (index, tokens) in enumerate(zip(owner, prefills, strict=True)):
-            self._mask[row, : longest - prompts[index].layers[0][0].shape[1]] = 0
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-        self._cache = _stacked(prompts, owner, longest)
-        self._next = starts + self._lengths
-        states = self._run(ids.to(self._device), starts[:, None] + steps)
-        self._last = states[self._rows, self._lengths - 1]
-
-    def logits(self) -> Tensor:
-        """Next-token logits of the active rows, (rows, vocabulary), in the dtype of the head."""
-        head = self._model.get_output_embeddings()
-        result: Tensor = head(self._last.to(head.weight.device))
-        return result
-
-    def append(self, tokens: Tensor, alive: Tensor) -> None:
-        """Append a token to the rows where `alive`, (rows,), is True; drop the others."""
-        if not bool(alive.all()):
-            keep = alive.nonzero().squeeze(1)
-            for layer in self._cache.layers:
-                layer.batch_select_indices(keep)
-            self._mask, self._next, tokens = self._mask[keep], self._next[keep], tokens[keep]
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-        self._last = self._run(tokens[:, None], self._next[:, None])[:, -1]
-        self._next = self._next + 1
-
-    def _run(self, ids: Tensor, positions: Tensor) -> Tensor:
-        states: Tensor = self._model.base_model(
-            input_ids=ids,
-            attention_mask=self._mask,
-            position_ids=positions.expand(3, -1, -1) if self._axes == 3 else positions,
-            past_key_values=self._cache,
+        real = [
+            [0] * (longest - lengths[index]) + [1] * (lengths[index] + len(tokens)) + [0] * (most - len(tokens))
+            for index, tokens in zip(owner, prefills, strict=True)
+        ]
+        ids = [[0] * longest + [*tokens] + [0] * (most - len(tokens)) for tokens in prefills]
+        mask, self.ids = torch.tensor(real, device=device), torch.tensor(ids, device=device)
+        starts = torch.tensor([[prompts[index].next_position] for index in owner], device=device)
+        ends = torch.tensor([[len(tokens)] for tokens in prefills], device=device)
+        axes = (3, -1, -1) if family.rope_3d else (-1, -1)
+        cache = _stacked(prompts, owner, longest)
+        states = self.model.base_model(
+            input_ids=self.ids[:, longest:],
+            attention_mask=mask,
+            position_ids=(starts + torch.arange(most, device=device)).expand(*axes),
+            past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return states
+        self._last = states[torch.arange(len(ends), device=device), ends[:, 0] - 1]
+        self.step = {
+            "attention_mask": pad(mask, (0, 1), value=1),
+            "position_ids": (starts + ends).expand(*axes),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+
+    def logits(self) -> Tensor:
+        """Next-token logits of the rows, (rows, vocabulary), in the dtype of the head."""
+        head = self.model.get_output_embeddings()
+        result: Tensor = head(self._last.to(head.weight.device))
+        return result
 
 
 def decode_cached_prefix(
@@ -93,36 +88,35 @@ def decode_cached_prefix(
     Returns:
         The generated tokens of each row, including the end token if it came before the limit.
     """
-    active: list[int] | None = None
-    generated: list[list[int]] = []
-    for _ in range(max_new_tokens):
-        logits = rows.logits().float()
-        logits[:, list(suppressed)] = float("-inf")
+    count, length = rows.ids.shape
+    active = ActiveSequences(
+        rows.model,
+        rows.ids,
+        rows.step,
+        prompt=range(count),
+        members=[[row] for row in range(count)],
+        max_length=length + max_new_tokens,
+        pad=0,
+    )
+
+    def advance(logits: Tensor) -> list[bool]:
+        logits[:, list(suppressed)] = -torch.inf
         tokens = logits.argmax(dim=-1)
-        if active is None:
-            active, generated = list(range(len(tokens))), [[] for _ in tokens]
-        chosen = tokens.tolist()
-        for row, token in zip(active, chosen, strict=True):
-            generated[row].append(token)
-        alive = [token not in ends for token in chosen]
-        if not any(alive) or max(map(len, generated)) == max_new_tokens:
-            break
-        rows.append(tokens, torch.tensor(alive, device=tokens.device))
-        active = [row for row, unfinished in zip(active, alive, strict=True) if unfinished]
-    return generated
+        active.append(tokens)
+        return [token in ends or active.full for token in tokens.tolist()]
+
+    generated = decode_rows(rows.model, active, rows.logits().float(), advance)[:, length:].tolist()
+    stops = [next((i for i, token in enumerate(tokens, 1) if token in ends), len(tokens)) for tokens in generated]
+    return [tokens[:stop] for tokens, stop in zip(generated, stops, strict=True)]
 
 
-def _stacked(prompts: Sequence[PromptKV], owner: Sequence[int], longest: int) -> Any:
+def _stacked(prompts: Sequence[PromptKV], owner: Sequence[int], longest: int) -> DynamicCache:
     """A cache with the prompt of each row, padded on the left."""
     cache = DynamicCache()
-    rows = torch.tensor(list(owner), device=prompts[0].layers[0][0].device)
-    for layers in zip(*(prompt.layers for prompt in prompts), strict=True):
-        padded = DynamicLayer()
+    for index, layers in enumerate(zip(*(prompt.layers for prompt in prompts), strict=True)):
         keys, values = (
-            torch.stack([torch.nn.functional.pad(states, (0, 0, longest - states.shape[1], 0)) for states in part])
-            for part in zip(*layers, strict=True)
+            torch.stack([pad(states, (0, 0, longest - states.shape[1], 0)) for states in column])[list(owner)]
+            for column in zip(*layers, strict=True)
         )
-        padded.keys, padded.values, padded.dtype, padded.device = keys, values, keys.dtype, keys.device
-        padded.is_initialized = True
-        cache.layers.append(InPlaceLayer(padded, rows))
+        cache.update(keys, values, index)
     return cache

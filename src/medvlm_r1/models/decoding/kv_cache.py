@@ -8,7 +8,7 @@ are float32 for every model dtype.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,18 +21,44 @@ from transformers.cache_utils import DynamicLayer
 _GROWTH = 128
 
 
-class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of a layer, (rows, heads, length, width), written in place into preallocated memory."""
+class RowSelection:
+    """Which rows stay, computed once for all layers.
 
-    def __init__(self, prompts: DynamicLayer, prompt_of_row: torch.Tensor, most_rows: int | None = None) -> None:
+    Attributes:
+        rows: (n,) row that comes to each slot. A repeated row is copied.
+        slots: (m,) slots whose row comes from another slot.
+        sources: (m,) the rows that come to these slots.
+    """
+
+    def __init__(self, rows: Sequence[int], device: torch.device) -> None:
+        moved = [slot for slot, row in enumerate(rows) if slot != row]
+        self.rows, self.slots, self.sources = (
+            torch.tensor(list(indices), device=device, dtype=torch.long)
+            for indices in (rows, moved, [rows[slot] for slot in moved])
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of a layer, (rows, heads, length, width), written in place into preallocated memory.
+
+    Args:
+        prompts: Keys and values of the prompts.
+        prompt_of_row: (rows,) index of each row's prompt.
+        most_rows: Number of rows that there may be later.
+    """
+
+    def __init__(self, prompts: DynamicLayer, prompt_of_row: Tensor, most_rows: int = 0) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
         self._rows, self._length = len(prompt_of_row), prompts.keys.shape[-2]
-        most = max(self._rows, most_rows or 0)
+        most = max(self._rows, most_rows)
         self._room = [self._grown(states[prompt_of_row], most) for states in (prompts.keys, prompts.values)]
         self._show()
 
-    def _grown(self, states: torch.Tensor, most_rows: int) -> torch.Tensor:
+    def _grown(self, states: Tensor, most_rows: int) -> Tensor:
         _, heads, length, width = states.shape
         room = states.new_empty((most_rows, heads, length + _GROWTH, width))
         room[: self._rows, :, :length] = states[: self._rows]
@@ -41,9 +67,7 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
     def _show(self) -> None:
         self.keys, self.values = (room[: self._rows, :, : self._length] for room in self._room)
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append the keys and values of new tokens; return all of them."""
         end = self._length + key_states.shape[-2]
         if end > self._room[0].shape[-2]:
@@ -54,12 +78,11 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
         self._show()
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows, in this order. A repeated index copies its row, up to `most_rows`."""
-        self._rows = len(indices)
-        moved = (indices != torch.arange(self._rows, device=indices.device)).nonzero().squeeze(1)
+    def select(self, selection: RowSelection) -> None:
+        """Keep these rows, at most `most_rows`."""
+        self._rows = len(selection)
         for room in self._room:
-            room[moved, :, : self._length] = room[indices[moved], :, : self._length]
+            room[selection.slots, :, : self._length] = room[selection.sources, :, : self._length]
         self._show()
 
 
@@ -67,25 +90,33 @@ class GroupIndex:
     """Group index: which rows belong to which prompt, as slots of a table (prompts, rows of the largest group).
 
     Attributes:
-        prompts: (prompts,) numbers of the prompts that have rows, in ascending order.
+        prompts: Numbers of the prompts that have rows, in ascending order.
+        remaining: (prompts,) their indices in `prompts` before the last `regroup`.
         owner: (rows,) index of each row's prompt in `prompts`.
         most: Number of rows of the largest group.
     """
 
-    def __init__(self, prompt_of_row: Tensor) -> None:
+    def __init__(self, prompt_of_row: Sequence[int], device: torch.device) -> None:
+        self._device = device
+        self.prompts = sorted(set(prompt_of_row))
         self.regroup(prompt_of_row)
 
-    def regroup(self, prompt_of_row: Tensor) -> None:
-        """Rebuild the index after rows were dropped or moved; `prompt_of_row` is (rows,) int64."""
-        self.prompts, self.owner = torch.unique(prompt_of_row, return_inverse=True)
-        owner, counts = self.owner, self.owner.bincount()
-        self.most = int(counts.max())
-        order = owner.argsort(stable=True)
-        first = (counts.cumsum(0) - counts)[owner[order]]
-        self._slot = torch.empty_like(order)
-        self._slot[order] = owner[order] * self.most + torch.arange(len(order), device=order.device) - first
-        slots = torch.arange(len(self.prompts) * self.most, device=order.device)
-        self._in_order = torch.equal(self._slot, slots)
+    def regroup(self, prompt_of_row: Sequence[int]) -> None:
+        """Rebuild the index after rows were dropped or moved."""
+        groups: dict[int, list[int]] = {prompt: [] for prompt in sorted(set(prompt_of_row))}
+        for row, prompt in enumerate(prompt_of_row):
+            groups[prompt].append(row)
+        before = {prompt: index for index, prompt in enumerate(self.prompts)}
+        self.prompts, self.most = list(groups), max(map(len, groups.values()))
+        slots = [0] * len(prompt_of_row)
+        for index, rows in enumerate(groups.values()):
+            for number, row in enumerate(rows):
+                slots[row] = index * self.most + number
+        self._in_order = slots == list(range(len(groups) * self.most))
+        self.remaining, self._slot, self.owner = (
+            torch.tensor(values, device=self._device)
+            for values in ([before[prompt] for prompt in groups], slots, [slot // self.most for slot in slots])
+        )
 
     def by_prompt(self, rows: Tensor) -> Tensor:
         """From (rows, heads, n, width) to (prompts, heads, most * n, width); empty slots are zero."""
@@ -134,11 +165,11 @@ class SharedKV(torch.Tensor):
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is scaled_dot_product_attention and all(isinstance(one, cls) for one in args[1:3]):
+        if func is scaled_dot_product_attention and all(isinstance(states, cls) for states in args[1:3]):
             return _attend(*args, **kwargs)
         if func in _METADATA:
             return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
-        args, kwargs = tree_map(lambda one: one.whole() if isinstance(one, cls) else one, (args, kwargs))
+        args, kwargs = tree_map(lambda value: value.whole() if isinstance(value, cls) else value, (args, kwargs))
         return func(*args, **kwargs)
 
     def whole(self) -> Tensor:
@@ -158,31 +189,31 @@ class SharedLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, prompts: DynamicLayer, groups: GroupIndex) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
-        self._prompts, self._groups, self._kept = (prompts.keys, prompts.values), groups, groups.prompts
+        self._prompts, self._groups = (prompts.keys, prompts.values), groups
         begun = DynamicLayer()
         begun.keys, begun.values = prompts.keys[:, :, :0], prompts.values[:, :, :0]
         self._own = InPlaceLayer(begun, groups.owner)
-        self.keys, self.values = self._joined(self._own.keys, self._own.values)
+        self._show()
 
-    def _joined(self, keys: Tensor, values: Tensor) -> tuple[SharedKV, SharedKV]:
-        if len(self._kept) > len(self._groups.prompts):
-            # Prompts whose rows have all finished are not read any more.
-            still = torch.isin(self._kept, self._groups.prompts)
-            self._prompts, self._kept = (self._prompts[0][still], self._prompts[1][still]), self._groups.prompts
-        key, value = (
-            SharedKV(prompt, own, self._groups) for prompt, own in zip(self._prompts, (keys, values), strict=True)
+    def _show(self) -> None:
+        self.keys, self.values = (
+            SharedKV(prompt, own, self._groups)
+            for prompt, own in zip(self._prompts, (self._own.keys, self._own.values), strict=True)
         )
-        return key, value
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append the keys and values of new tokens; return all of them."""
-        self.keys, self.values = self._joined(*self._own.update(key_states, value_states, *args, **kwargs))
+        self._own.update(key_states, value_states)
+        self._show()
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, in this order; `groups` is already up to date."""
-        self._own.batch_select_indices(indices)
-        self.keys, self.values = self._joined(self._own.keys, self._own.values)
+    def select(self, selection: RowSelection) -> None:
+        """Keep these rows. `groups` is already up to date; prompts without rows are dropped."""
+        self._own.select(selection)
+        if len(self._groups.remaining) < len(self._prompts[0]):
+            keys, values = self._prompts
+            self._prompts = keys[self._groups.remaining], values[self._groups.remaining]
+        self._show()
 
 
 def _attend(

@@ -7,7 +7,7 @@ numbers of its own completion only, so a completion does not depend on what else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medvlm_r1.models.decoding.prefill import GenerateCall, as_custom_generate, prefill
-from medvlm_r1.models.decoding.shared_generation import ActiveSequences, decode_rows
+from medvlm_r1.models.decoding.shared_generation import ActiveSequences, caches_all, decode_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,23 +61,56 @@ def sample_per_row(
 
     def decode(model: Any, input_ids: Tensor, call: GenerateCall) -> Tensor:
         assert not call.config.do_sample
-        logits, inputs = prefill(model, input_ids, call)
-        rows = _BranchingSequences(model, input_ids, [len(group) for group in groups], inputs, call.config)
+        logits, step = prefill(model, input_ids, call)
         if stored is not None:
-            stored.update(rows.prompt_kv(wanted))
-        rows.begin(model, call.config)
+            stored.update(_prompt_kv(step, input_ids.shape[1], wanted))
+        numbers = iter(range(len(samplings)))
+        rows = ActiveSequences(
+            model,
+            input_ids,
+            step,
+            prompt=range(len(groups)),
+            members=[[next(numbers) for _ in group] for group in groups],
+            max_length=call.config.max_length,
+            pad=call.config._pad_token_tensor,
+        )
         sampler = _Sampler(samplings, call.config.max_length - input_ids.shape[1], input_ids.device)
+        ends = set(call.config._eos_token_tensor.tolist())
 
-        def advance(logits: Tensor) -> None:
-            rows.write(sampler.next(call.logits_processor(rows.tokens(), logits), rows.members))
+        def advance(logits: Tensor) -> list[bool]:
+            tokens = sampler.next(call.logits_processor(rows.tokens(), logits), rows.members)
+            return [token in ends or rows.full for token in rows.append_by_member(tokens)]
 
-        return decode_rows(model, rows, logits, call, advance)
+        return decode_rows(model, rows, logits, advance)
 
     return as_custom_generate(decode)
 
 
+def _prompt_kv(step: Mapping[str, Any], length: int, indices: Collection[int]) -> dict[int, PromptKV]:
+    """KV caches of the prompts with these indices; empty if a layer does not cache the whole prompt."""
+    layers = step["past_key_values"].layers
+    if not indices or not caches_all(layers):
+        return {}
+    mask, positions = step.get("attention_mask"), step.get("position_ids")
+    prompts = len(layers[0].keys)
+    # The mask already includes the first completion token.
+    lengths = [length] * prompts if mask is None else mask[:, :length].sum(dim=1).tolist()
+    # (batch, 1), or (axes, batch, 1); the axes agree after the prompt.
+    following = lengths if positions is None else positions.reshape(-1, prompts)[-1].tolist()
+    return {
+        index: PromptKV(
+            layers=tuple(
+                (layer.keys[index, :, -lengths[index] :].clone(), layer.values[index, :, -lengths[index] :].clone())
+                for layer in layers
+            ),
+            next_position=following[index],
+        )
+        for index in indices
+    }
+
+
 class _Sampler:
-    """Chooses tokens from scores; the random numbers of a completion are drawn in advance, one per token."""
+    """Chooses tokens from scores; the random numbers of a completion are generated in advance, one per token."""
 
     def __init__(self, samplings: Sequence[RowSampling | None], length: int, device: Any) -> None:
         sampled = [(number, sampling) for number, sampling in enumerate(samplings) if sampling is not None]
@@ -91,92 +124,26 @@ class _Sampler:
 
     def next(self, scores: Tensor, members: Sequence[Sequence[int]]) -> list[list[int]]:
         """The next token of each member of each row, from the scores (rows, vocabulary)."""
-        greedy: list[int] = scores.argmax(dim=-1).tolist()
-        tokens = [[greedy[row]] * len(numbers) for row, numbers in enumerate(members)]
         sampled = [
             (row, index, number)
             for row, numbers in enumerate(members)
             for index, number in enumerate(numbers)
             if number in self._line
         ]
+        ids = scores.argmax(dim=-1)
         if sampled:
+            lines = torch.tensor([self._line[number] for _, _, number in sampled])
             rows = list(dict.fromkeys(row for row, _, _ in sampled))
             order = {row: index for index, row in enumerate(rows)}
             where = torch.tensor([order[row] for row, _, _ in sampled], device=self._device)
-            lines = torch.tensor([self._line[number] for _, _, number in sampled])
             temperature, uniform = self._temperature[lines].to(self._device), self._uniform[lines, self._step]
             cumulated = torch.softmax(scores[rows][where].double() / temperature[:, None], dim=-1).cumsum(dim=-1)
             # The first token whose cumulated probability exceeds the number, so one of probability 0 is never chosen.
-            ids = torch.searchsorted(cumulated, (uniform.to(cumulated) * cumulated[:, -1])[:, None], right=True)
-            last = cumulated.shape[1] - 1
-            for (row, index, _), token in zip(sampled, ids.squeeze(1).clamp(max=last).tolist(), strict=True):
-                tokens[row][index] = token
+            samples = torch.searchsorted(cumulated, (uniform.to(cumulated) * cumulated[:, -1])[:, None], right=True)
+            ids = torch.cat([ids, samples.squeeze(1).clamp(max=cumulated.shape[1] - 1)])
+        chosen: list[int] = ids.tolist()
+        tokens = [[chosen[row]] * len(numbers) for row, numbers in enumerate(members)]
+        for (row, index, _), token in zip(sampled, chosen[len(members) :], strict=True):
+            tokens[row][index] = token
         self._step += 1
         return tokens
-
-
-class _BranchingSequences(ActiveSequences):
-    """Rows that each hold several completions until these differ."""
-
-    members: list[list[int]]
-
-    def prompt_kv(self, indices: Collection[int]) -> dict[int, PromptKV]:
-        """KV caches of the prompts with these indices; empty if a layer does not cache the whole prompt."""
-        mask, positions = self._step.get("attention_mask"), self._step.get("position_ids")
-        states = {}
-        for row in indices if self._full else ():
-            # The mask already includes the first completion token.
-            real = self._length if mask is None else int(mask[row, : self._length].sum())
-            # (batch, 1), or (axes, batch, 1); the axes agree after the prompt.
-            position = real if positions is None else int(positions.reshape(-1, *positions.shape[-2:])[-1, row, -1])
-            layers = [(layer.keys[row, :, -real:], layer.values[row, :, -real:]) for layer in self._cache.layers]
-            states[row] = PromptKV(
-                layers=tuple((keys.clone(), values.clone()) for keys, values in layers), next_position=position
-            )
-        return states
-
-    def begin(self, model: Any, config: Any) -> None:
-        """Start with one row per prompt, which holds all its completions."""
-        owner: list[int] = self.prompt.tolist()
-        firsts = [owner.index(prompt) for prompt in range(owner[-1] + 1)]
-        self.members = [[n for n, prompt in enumerate(owner) if prompt == row] for row in range(len(firsts))]
-        self._ids[: len(firsts)] = self._ids[firsts]
-        self.prompt = torch.arange(len(firsts), device=self.prompt.device)
-        self._slot = self.prompt.clone()
-        super().begin(model, config)
-
-    def write(self, tokens: Sequence[Sequence[int]]) -> None:
-        """Append the token of each member; a row branches where the tokens of its members differ."""
-        copied: list[int] = []
-        chosen: list[int] = []
-        branches: list[tuple[list[int], int]] = []
-        for row, (numbers, next_tokens) in enumerate(zip(self.members, tokens, strict=True)):
-            first, *others = dict.fromkeys(next_tokens)
-            chosen.append(first)
-            for other in others:
-                copied.append(row)
-                members = [n for n, token in zip(numbers, next_tokens, strict=True) if token == other]
-                branches.append((members, other))
-            self.members[row] = [n for n, token in zip(numbers, next_tokens, strict=True) if token == first]
-        if copied:
-            device = self.prompt.device
-            count = len(self.members)
-            rows = torch.cat([torch.arange(count, device=device), torch.tensor(copied, device=device)])
-            self._ids[count : len(rows), : self._length] = self._ids[copied, : self._length]
-            self.prompt = self.prompt[rows]
-            self._slot = torch.arange(len(rows), device=device)
-            self._cache.batch_select_indices(rows)
-            self._select(rows)
-            self.members += [numbers for numbers, _ in branches]
-            chosen += [token for _, token in branches]
-        self.append(torch.tensor(chosen, device=self.prompt.device))
-
-    def drop(self, ended: Tensor) -> None:
-        """Drop the rows where `ended` is True."""
-        self._slot = torch.arange(len(self.members), device=self.prompt.device)
-        super().drop(ended)
-        self.members = [self.members[row] for row in self._slot.tolist()]
-
-    def _record(self, rows: Tensor) -> None:
-        for row in rows.tolist():
-            self._done[self.members[row], : self._length] = self._ids[row, : self._length]

@@ -1,7 +1,8 @@
 """Prefill: run the prompts of a `generate` call once.
 
 On a CPU a few thousand tokens go through the model at a time, because the activations of more do not fit the cache of
-the processor: 256 prompts of 133 tokens took 1.75 s at once and 1.25 s in parts of 32 (5 layers, width 192, two cores).
+the processor: 256 prompts of 133 tokens took 1.75 s at once, and 1.25 s in chunks of 32 (5 layers, width 192, two
+cores).
 """
 
 from __future__ import annotations
@@ -15,10 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medvlm_r1.models.onednn_linear import fast_inference
-
 _TOKENS = 4096
-_CACHES = ("past_key_values", "cache")  # its name up to transformers 5.23, and from 5.24 on
 _BY_ROW = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "position_ids")
 
 
@@ -67,8 +65,7 @@ def as_custom_generate(decode: Callable[[Any, Tensor, GenerateCall], Tensor]) ->
             stopping_criteria=stopping_criteria,
             config=generation_config,
         )
-        with fast_inference(model):
-            return decode(model, input_ids, call)
+        return decode(model, input_ids, call)
 
     return custom_generate
 
@@ -82,28 +79,29 @@ def prefill(model: Any, input_ids: Tensor, call: GenerateCall) -> tuple[Tensor, 
         call: Arguments of `generate`.
 
     Returns:
-        Logits (prompts, vocabulary) of the token after each prompt, and the further inputs of the model for that token,
+        Logits (prompts, vocabulary) of the token after each prompt, and the inputs of the model for that token,
         including the cache.
     """
     first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **call.inputs)
     rows = len(input_ids)
     if input_ids.device.type == "cpu":
         rows = max(1, _TOKENS // input_ids.shape[1])
-    parts = [first] if len(input_ids) <= rows or not _divides(first) else list(_in_parts(model, first, rows))
-    outputs = [model(**part, return_dict=True) for part in parts]
+    chunks = [first] if len(input_ids) <= rows or not _divides(first) else list(_chunks(model, first, rows))
+    outputs = [model(**chunk, return_dict=True) for chunk in chunks]
     output = outputs[0]
-    for name in _CACHES:
-        if name in output and len(outputs) > 1:
-            _join([part[name] for part in outputs])
+    if len(outputs) > 1:
+        _join([output.past_key_values for output in outputs])
     # The joined cache belongs to all prompts from here on.
     inputs = model._update_model_kwargs_for_generation(output, call.inputs)
-    return torch.cat([part.logits[:, -1] for part in outputs]).float(), inputs
+    longer = torch.nn.functional.pad(input_ids, (0, 1))
+    step = model.prepare_inputs_for_generation(longer, next_sequence_length=1, **inputs)
+    return torch.cat([output.logits[:, -1] for output in outputs]).float(), step
 
 
 def _divides(first: Mapping[str, Any]) -> bool:
     """Whether every input can be split by prompt."""
     return all(
-        name in (*_BY_ROW, *_CACHES)
+        name in (*_BY_ROW, "past_key_values")
         or value is None
         or isinstance(value, bool | int)
         # The form of `as_encoder_output`; the towers of transformers return other types.
@@ -112,31 +110,31 @@ def _divides(first: Mapping[str, Any]) -> bool:
     )
 
 
-def _in_parts(model: Any, first: Mapping[str, Any], rows: int) -> Iterator[dict[str, Any]]:
+def _chunks(model: Any, first: Mapping[str, Any], rows: int) -> Iterator[dict[str, Any]]:
     ids = first["input_ids"]
     tokens = torch.nn.functional.pad((ids == model.config.image_token_id).sum(dim=1).cumsum(0), (1, 0)).tolist()
     for start in range(0, len(ids), rows):
         stop = min(start + rows, len(ids))
-        part = {}
+        chunk = {}
         for name, value in first.items():
             if name in _BY_ROW and value is not None:
                 # Positions may have axes in front: (axes, prompts, length).
                 value = value[..., start:stop, :]
-            elif name in _CACHES:
+            elif name == "past_key_values":
                 value = copy.deepcopy(value)  # still empty
             elif name == "mm_encoder_outputs" and value is not None:
                 value = {"image": _features(value["image"], tokens[start], tokens[stop])}
-            part[name] = value
-        yield part
+            chunk[name] = value
+        yield chunk
 
 
 def _features(output: Any, start: int, stop: int) -> SimpleNamespace:
     """The features of a range of image tokens, in the form of `as_encoder_output`."""
     pooled = output.pooler_output
     joined = torch.is_tensor(pooled)
-    parts = [level[start:stop] for level in ([pooled] if joined else pooled)]
+    levels = [level[start:stop] for level in ([pooled] if joined else pooled)]
     deepstack = [[level[start:stop] for level in levels] for levels in output.deepstack_features]
-    return SimpleNamespace(pooler_output=parts[0] if joined else parts, deepstack_features=deepstack)
+    return SimpleNamespace(pooler_output=levels[0] if joined else levels, deepstack_features=deepstack)
 
 
 def _join(caches: list[Any]) -> None:

@@ -8,13 +8,14 @@ processors, stopping criteria, position ids and image encoding stay those of tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from medvlm_r1.models.decoding.kv_cache import GroupIndex, InPlaceLayer, SharedLayer
+from medvlm_r1.models.decoding.kv_cache import GroupIndex, InPlaceLayer, RowSelection, SharedLayer
 from medvlm_r1.models.decoding.prefill import GenerateCall, as_custom_generate, prefill
 
 # Settings whose processors read each row alone, so that rows can be repeated and dropped.
@@ -69,7 +70,7 @@ def _row_by_row(name: str, value: Any) -> bool:
     return name in _ROW_BY_ROW or name in _UNUSED or (name in _WITHOUT_EFFECT and value == _WITHOUT_EFFECT[name])
 
 
-def n_per_prompt(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
+def n_per_prompt(sizes: Sequence[int], greedy: int = 0) -> Callable[..., Tensor]:
     """Make a decoding function for `model.generate(..., custom_generate=...)` with several completions per prompt.
 
     Greedy decoding gives the same tokens as `generate`. Sampling draws from the same distributions. The draws are the
@@ -77,123 +78,212 @@ def n_per_prompt(sizes: Sequence[int]) -> Callable[..., torch.Tensor]:
 
     Args:
         sizes: Number of completions of each prompt of the batch.
+        greedy: Number of prompts at the end whose completions are greedy though the others are sampled. They do not
+            change the draws of the others.
 
     Returns:
         A function that returns token ids (sum of `sizes`, prompt + longest completion). Rows of a prompt are adjacent,
         and padded on the right.
     """
 
-    def decode(model: Any, input_ids: torch.Tensor, call: GenerateCall) -> torch.Tensor:
+    def decode(model: Any, input_ids: Tensor, call: GenerateCall) -> Tensor:
         if len(input_ids) != len(sizes):
             raise ValueError(f"wanted {len(sizes)} prompts, one for each number of completions, got {len(input_ids)}")
-        logits, inputs = prefill(model, input_ids, call)
-        rows = ActiveSequences(model, input_ids, sizes, inputs, call.config)
-        rows.begin(model, call.config)
-        penalties = [(part, part.prompt_ignore_length) for part in call.logits_processor if _per_prompt(part)]
+        logits, step = prefill(model, input_ids, call)
+        prompt = [number for number, size in enumerate(sizes) for _ in range(size)]
+        rows = ActiveSequences(
+            model,
+            input_ids,
+            step,
+            prompt=prompt,
+            members=[[number] for number in range(len(prompt))],
+            max_length=call.config.max_length,
+            pad=call.config._pad_token_tensor,
+        )
+        rows.sampled = sum(sizes[: len(sizes) - greedy])
+        penalties = [(each, each.prompt_ignore_length) for each in call.logits_processor if _per_prompt(each)]
 
-        def advance(logits: torch.Tensor) -> None:
+        def advance(logits: Tensor) -> list[bool]:
             for processor, lengths in penalties:
                 processor.prompt_ignore_length = lengths[rows.prompt]
             scores = call.logits_processor(rows.tokens(), logits)
-            if call.config.do_sample:
-                rows.append(torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1))
-            else:
-                rows.append(scores.argmax(dim=-1))
+            sampled = rows.sampled if call.config.do_sample else 0
+            tokens = scores[sampled:].argmax(dim=-1)
+            if sampled:
+                probabilities = torch.softmax(scores[:sampled], dim=-1)
+                tokens = torch.cat([torch.multinomial(probabilities, num_samples=1).squeeze(1), tokens])
+            rows.append(tokens)
+            ended: list[bool] = call.stopping_criteria(rows.tokens(), None).tolist()
+            return ended
 
-        return decode_rows(model, rows, logits[rows.prompt], call, advance)
+        return decode_rows(model, rows, logits[prompt], advance)
 
     return as_custom_generate(decode)
 
 
 def decode_rows(
-    model: Any,
-    rows: ActiveSequences,
-    logits: torch.Tensor,
-    call: GenerateCall,
-    advance: Callable[[torch.Tensor], None],
-) -> torch.Tensor:
+    model: Any, rows: ActiveSequences, logits: Tensor, advance: Callable[[Tensor], Sequence[bool]]
+) -> Tensor:
     """The decoding loop: append a token to every active row and drop finished rows, until none is left.
 
     Args:
-        model: Model that `generate` was called on.
+        model: Its forward takes `ActiveSequences.step`.
         rows: Active rows, after prefill.
         logits: Next-token logits of the rows, (rows, vocabulary).
-        call: Arguments of `generate`.
-        advance: Chooses the next tokens from logits and appends them to the rows.
+        advance: Chooses the next tokens from logits, appends them, and returns which rows have ended. It is the only
+            point of a step at which the host waits for the device.
 
     Returns:
-        Token ids of all rows, (rows, prompt + longest completion).
+        Token ids of all completions, (completions, prompt + longest completion).
     """
     while True:
-        advance(logits)
-        if not rows.drop_finished(call.stopping_criteria):
+        ended = advance(logits)
+        if all(ended):
             return rows.finish()
+        if any(ended):
+            rows.drop(ended)
         logits = model(**rows.step(), return_dict=True).logits[:, -1].float()
 
 
 def _per_prompt(processor: Any) -> bool:
-    return getattr(processor, "prompt_ignore_length", None) is not None and torch.is_tensor(
-        processor.prompt_ignore_length
-    )
+    return torch.is_tensor(getattr(processor, "prompt_ignore_length", None))
 
 
 class ActiveSequences:
-    """Rows that are being decoded, in any order: the last row moves into the slot of a finished one."""
+    """Rows that are being decoded, in any order: the last row replaces a finished one.
 
-    def __init__(self, model: Any, input_ids: torch.Tensor, sizes: Sequence[int], inputs: Any, config: Any) -> None:
-        device = input_ids.device
-        self.prompt = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
-        self._slot = torch.arange(len(self.prompt), device=device)
-        self._length = input_ids.shape[1]
-        self._ids = input_ids.new_full((len(self.prompt), config.max_length), int(config._pad_token_tensor))
-        self._ids[:, : self._length] = input_ids[self.prompt]
+    Args:
+        model: The model.
+        input_ids: (prompts, length), padded on the left.
+        step: Inputs of the model for the token after the prompts, including the cache.
+        prompt: For each row the index of its prompt.
+        members: For each row the indices of its completions. Completions that are equal so far share a row.
+        max_length: Most tokens of a row, prompt included.
+        pad: Padding token.
+
+    Attributes:
+        sampled: Number of rows at the front that rows behind them never replace.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        step: Mapping[str, Any],
+        *,
+        prompt: Sequence[int],
+        members: Sequence[list[int]],
+        max_length: int,
+        pad: int | Tensor,
+    ) -> None:
+        self.prompt, self.members = list(prompt), list(members)
+        self.sampled = len(self.prompt)
+        self._device, self._length = input_ids.device, input_ids.shape[1]
+        self._prompt_length, self._max_length = self._length, max_length
+        owner = torch.tensor(self.prompt, device=self._device)
+        completions = sum(map(len, members))
+        self._ids = input_ids.new_full((completions, max_length), int(pad))
         self._done = self._ids.clone()
-
-        # Inputs of the model for the token after the prompt; `step` updates them for later tokens.
-        token = input_ids.new_zeros((len(input_ids), 1))
-        self._step = model.prepare_inputs_for_generation(
-            torch.cat([input_ids, token], dim=1), next_sequence_length=1, **inputs
-        )
-        # Named `cache` from transformers 5.24 on.
-        self._cache = self._step["past_key_values" if "past_key_values" in self._step else "cache"]
-        self._full = all(type(layer) is DynamicLayer for layer in self._cache.layers)
-        self._groups: GroupIndex | None = None
-
-    def begin(self, model: Any, config: Any) -> None:
-        """Give every row the cache of its prompt."""
-        layers = self._cache.layers
-        if self._shares_prompts(model):
-            self._groups = GroupIndex(self.prompt)
-            for index, layer in enumerate(layers):
-                layers[index] = SharedLayer(layer, self._groups)
-        for index, layer in enumerate(layers):
-            if type(layer) is DynamicLayer:
-                layers[index] = InPlaceLayer(layer, self.prompt, len(self._ids))
-            elif self._groups is None:
-                layer.batch_select_indices(self.prompt)
-        self._mask: torch.Tensor | None = self._attention_mask(model, config.max_length)
-        self._select(self.prompt)
-        # Positions of the first completion token; every step adds one.
-        self._first_position = self._step.get("position_ids")
-        self._prompt_length = self._length
-
-    def _shares_prompts(self, model: Any) -> bool:
-        """Whether rows share the KV cache of their prompt; on a GPU the small steps would cost more than they save."""
-        attention = model.config.get_text_config()._attn_implementation
-        several = len(self.prompt) >= 2 * len(torch.unique(self.prompt))
-        return self._full and several and attention == "sdpa" and self.prompt.device.type == "cpu"
-
-    def _attention_mask(self, model: Any, length: int) -> torch.Tensor | None:
-        """Mask of the real tokens for prompts of unequal length, (prompts, length); None without padding."""
+        self._ids[: len(owner), : self._length] = input_ids[owner]
+        # Inputs of the model for the first completion token; `step` updates them for later tokens.
+        self._step = dict(step)
         mask = self._step.pop("attention_mask", None)
-        self._four = self._full and model.config.get_text_config()._attn_implementation == "sdpa"
-        if mask is None or bool(mask.all()):
-            return None
-        longer: torch.Tensor = mask.new_ones((len(mask), length))
-        longer[:, : mask.shape[1]] = mask
-        return longer
+        self._layers: list[Any] = self._step["past_key_values"].layers
+        self._simple = model.config.get_text_config()._attn_implementation == "sdpa" and caches_all(self._layers)
+        # On a GPU the small steps of a shared cache would cost more than they save.
+        shares = self._simple and self._device.type == "cpu" and len(owner) >= 2 * len(set(self.prompt))
+        self._groups = GroupIndex(self.prompt, self._device) if shares else None
+        for index, layer in enumerate(self._layers):
+            if self._groups is not None:
+                self._layers[index] = SharedLayer(layer, self._groups)
+            elif type(layer) is DynamicLayer:
+                self._layers[index] = InPlaceLayer(layer, owner, completions)
+            else:
+                layer.batch_select_indices(owner)
+        self._mask: Tensor | None = None
+        if mask is not None and not bool(mask.all()):
+            # Padding of prompts of unequal length.
+            self._mask = torch.nn.functional.pad(mask, (0, max_length - mask.shape[1]), value=1)
+        self._select(owner)
 
-    def _select(self, rows: torch.Tensor) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether the rows have their maximum length."""
+        return self._length == self._max_length
+
+    def tokens(self) -> Tensor:
+        """Token ids of the active rows, prompt included, (rows, length)."""
+        return self._ids[: len(self.members), : self._length]
+
+    def append(self, tokens: Tensor) -> None:
+        """Append the next token of each row, (rows,)."""
+        self._ids[: len(self.members), self._length] = tokens
+        self._length += 1
+
+    def append_by_member(self, tokens: Sequence[Sequence[int]]) -> list[int]:
+        """Append the token of each member of each row. A row branches where the tokens of its members differ.
+
+        Returns:
+            The last token of each row.
+        """
+        stay: list[tuple[int, list[int]]] = []
+        branches: list[tuple[int, list[int]]] = []
+        sources = list(range(len(self.members)))
+        for row, (numbers, next_tokens) in enumerate(zip(self.members, tokens, strict=True)):
+            by_token: dict[int, list[int]] = {}
+            for number, token in zip(numbers, next_tokens, strict=True):
+                by_token.setdefault(token, []).append(number)
+            first, *others = by_token.items()
+            stay.append(first)
+            branches += others
+            sources += [row] * len(others)
+        if branches:
+            self._rearrange(sources)
+        chosen = [token for token, _ in (*stay, *branches)]
+        self.members = [numbers for _, numbers in (*stay, *branches)]
+        self.append(torch.tensor(chosen, device=self._device))
+        return chosen
+
+    def step(self) -> dict[str, Any]:
+        """Inputs of the model for the last token."""
+        step = {**self._step, "input_ids": self._ids[: len(self.members), self._length - 1 : self._length]}
+        if "position_ids" in step:
+            step["position_ids"] = step["position_ids"] + (self._length - 1 - self._prompt_length)
+        if self._mask is not None:
+            mask = self._mask[:, : self._length]
+            # A single query needs only its row of the padding mask, which the model would have to derive.
+            step["attention_mask"] = mask[:, None, None, :].bool() if self._simple else mask
+        return step
+
+    def drop(self, ended: Sequence[bool]) -> None:
+        """Drop the rows that have ended."""
+        self._record([row for row, over in enumerate(ended) if over])
+        front, back = _without(ended[: self.sampled]), _without(ended[self.sampled :])
+        rows = [*front, *(row + self.sampled for row in back)]
+        self.sampled = len(front)
+        self.members = [self.members[row] for row in rows]
+        self._rearrange(rows)
+
+    def finish(self) -> Tensor:
+        """End the generation: all completions in their original order, prompt included."""
+        self._record(range(len(self.members)))
+        return self._done[:, : self._length]
+
+    def _rearrange(self, rows: Sequence[int]) -> None:
+        """Move or copy a row to each slot."""
+        selection = RowSelection(rows, self._device)
+        self._ids[selection.slots, : self._length] = self._ids[selection.sources, : self._length]
+        self.prompt = [self.prompt[row] for row in rows]
+        if self._groups is not None:
+            self._groups.regroup(self.prompt)
+        for layer in self._layers:
+            if isinstance(layer, InPlaceLayer | SharedLayer):
+                layer.select(selection)
+            else:
+                layer.batch_select_indices(selection.rows)
+        self._select(selection.rows)
+
+    def _select(self, rows: Tensor) -> None:
         for name, value in self._step.items():
             if torch.is_tensor(value) and value.ndim > 1:
                 # (batch, 1), or (axes, batch, 1) for positions in several dimensions.
@@ -201,56 +291,18 @@ class ActiveSequences:
         if self._mask is not None:
             self._mask = self._mask[rows]
 
-    def tokens(self) -> torch.Tensor:
-        """Token ids of the active rows, prompt included, (rows, length)."""
-        return self._ids[: len(self._slot), : self._length]
+    def _record(self, rows: Sequence[int]) -> None:
+        pairs = [(row, number) for row in rows for number in self.members[row]]
+        self._done[[number for _, number in pairs], : self._length] = self._ids[[r for r, _ in pairs], : self._length]
 
-    def append(self, tokens: torch.Tensor) -> None:
-        """Append the next token of each row, (rows,)."""
-        self._ids[: len(self._slot), self._length] = tokens
-        self._length += 1
 
-    def step(self) -> dict[str, Any]:
-        """Inputs of the model for the last token."""
-        step = dict(self._step)
-        step["input_ids"] = self._ids[: len(self._slot), self._length - 1 : self._length]
-        if self._first_position is not None:
-            step["position_ids"] = step["position_ids"] + (self._length - 1 - self._prompt_length)
-        if self._mask is not None:
-            mask = self._mask[:, : self._length]
-            # A single query needs only its row of the padding mask, which the model would have to derive.
-            step["attention_mask"] = mask[:, None, None, :].bool() if self._four else mask
-        return step
+def _without(ended: Sequence[bool]) -> list[int]:
+    """Rows that have not ended, in their new order: the last ones replace those that have ended."""
+    alive = [row for row, over in enumerate(ended) if not over]
+    last = iter([row for row in alive if row >= len(alive)])
+    return [next(last) if ended[slot] else slot for slot in range(len(alive))]
 
-    def drop_finished(self, stopping_criteria: Any) -> bool:
-        """Drop finished rows. If all are finished, drop none and return False."""
-        ended = stopping_criteria(self.tokens(), None)
-        if bool(ended.all()):
-            return False
-        if bool(ended.any()):
-            self.drop(ended)
-        return True
 
-    def drop(self, ended: torch.Tensor) -> None:
-        """Drop the rows where `ended` is True."""
-        over = ended.nonzero().squeeze(1)
-        self._record(over)
-        alive = (~ended).nonzero().squeeze(1)
-        count = len(alive)
-        keep = torch.arange(count, device=alive.device)
-        keep[over[over < count]] = alive[alive >= count]
-        moved = (keep != torch.arange(count, device=keep.device)).nonzero().squeeze(1)
-        self._ids[moved, : self._length] = self._ids[keep[moved], : self._length]
-        self._slot, self.prompt = self._slot[keep], self.prompt[keep]
-        if self._groups is not None:
-            self._groups.regroup(self.prompt)
-        self._cache.batch_select_indices(keep)
-        self._select(keep)
-
-    def finish(self) -> torch.Tensor:
-        """End the generation: all rows in their original order, prompt included."""
-        self._record(torch.arange(len(self._slot), device=self._slot.device))
-        return self._done[:, : self._length]
-
-    def _record(self, rows: torch.Tensor) -> None:
-        self._done[self._slot[rows], : self._length] = self._ids[rows, : self._length]
+def caches_all(layers: Sequence[Any]) -> bool:
+    """Whether every layer of a cache stores all tokens (no sliding window)."""
+    return all(type(layer) is DynamicLayer for layer in layers)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -48,7 +49,8 @@ def dense_mask(
     """
 
     def per_token(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, device=device).repeat_interleave(torch.tensor(layout.sizes(), device=device))
+        # On the CPU, because the length of the result depends on values.
+        return torch.tensor(values).repeat_interleave(torch.tensor(layout.sizes())).to(device)
 
     segments = list(layout.segments())
     group, number = per_token([s[0] for s in segments]), per_token([s[1] for s in segments])
@@ -71,7 +73,7 @@ class PrefixMask(torch.Tensor):
     """
 
     packing: Layout  # torch.Tensor has an attribute `layout`
-    _own: dict[tuple[int, int], Tensor]
+    _stored: dict[tuple[int, int], Tensor]
 
     @staticmethod
     def __new__(cls, layout: Layout, device: torch.device) -> PrefixMask:
@@ -83,7 +85,7 @@ class PrefixMask(torch.Tensor):
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self.packing = layout
-        self._own = {}
+        self._stored = {}
 
     @classmethod
     def __torch_function__(
@@ -96,33 +98,57 @@ class PrefixMask(torch.Tensor):
             raise RuntimeError(f"{func} reads a PrefixMask, whose values are not stored; only SDPA can.")
         return out
 
-    def completion_mask(self, length: int, before: int, like: Tensor) -> Tensor | None:
-        """The mask of a completion over the keys [prompt, completion]; None if everything is visible."""
+    def for_completion(self, length: int, before: int, like: Tensor) -> Tensor | None:
+        """`completion_mask` for these queries, the same for all layers; None if everything is visible."""
         if length == 1:
             return None
-        if (length, before) not in self._own:
-            hidden = torch.full((length, before + length), -torch.inf, dtype=like.dtype, device=like.device)
-            self._own[length, before] = hidden.triu_(before + 1)
-        return self._own[length, before]
+        if (length, before) not in self._stored:
+            self._stored[length, before] = completion_mask(length, before, dtype=like.dtype, device=like.device)
+        return self._stored[length, before]
+
+
+def completion_mask(length: int, before: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The mask of a completion over the keys [prompt, completion]: causal, aligned at the last query and key.
+
+    Args:
+        length: Tokens of the completion.
+        before: Tokens of the prompt.
+        dtype: Dtype of the scores.
+        device: Their device. On "cuda" the mask has no values on the device, and SDPA runs flash or memory-efficient
+            kernels. On a CPU, SDPA would materialize such a mask in every layer; a dense mask, which is added to the
+            scores, took 7 to 15 % less time there.
+
+    Returns:
+        (length, before + length).
+    """
+    if device.type == "cuda":
+        return causal_lower_right(length, before + length)
+    return torch.full((length, before + length), -torch.inf, dtype=dtype, device=device).triu_(before + 1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: PrefixMask, **options: Any) -> Tensor:
     """Attention over the allowed blocks; tensors are (1, heads, L, head width)."""
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        # Autocast itself would cast each segment, and the prompt's keys and values once per completion.
+        query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
     sizes = attn_mask.packing.sizes()
     # One split instead of a slice per segment: its backward writes each gradient once.
-    parts = zip(attn_mask.packing.segments(), *(torch.split(t, sizes, dim=2) for t in (query, key, value)), strict=True)
+    segments = zip(
+        attn_mask.packing.segments(), *(torch.split(t, sizes, dim=2) for t in (query, key, value)), strict=True
+    )
     outputs = []
     prompt_key = prompt_value = query.new_empty(0)
     options.pop("is_causal", None)
-    for (_, number, length, before), q, k, v in parts:
+    for (_, number, length, before), q, k, v in segments:
         if number == 0:
             prompt_key, prompt_value = k, v
-            part = scaled_dot_product_attention(q, k, v, is_causal=True, **options)
+            output = scaled_dot_product_attention(q, k, v, is_causal=True, **options)
         else:
             k, v = torch.cat((prompt_key, k), dim=2), torch.cat((prompt_value, v), dim=2)
-            part = scaled_dot_product_attention(
-                q, k, v, attn_mask=attn_mask.completion_mask(length, before, q), **options
+            output = scaled_dot_product_attention(
+                q, k, v, attn_mask=attn_mask.for_completion(length, before, q), **options
             )
         # The output projection reads (tokens, heads), so this order avoids a copy.
-        outputs.append(part.transpose(1, 2))
+        outputs.append(output.transpose(1, 2))
     return torch.cat(outputs, dim=1).transpose(1, 2)

@@ -79,9 +79,9 @@ def distinct(prompts: Sequence[Any]) -> tuple[list[int], list[int]]:
     return firsts, [number - 1 for number in itertools.accumulate(map(int, new))]
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(prompt: Any, other: Any) -> bool:
     try:
-        return bool(one == other)
+        return bool(prompt == other)
     except ValueError:
         # Images given as arrays. Treating them as unequal costs speed only.
         return False
@@ -135,36 +135,37 @@ def process_together(
     """
     prompts: dict[int, Prompt] = {}
     for illustrated in (True, False):
-        chosen = [place for place, shown in enumerate(images) if bool(shown) == illustrated]
-        if chosen:
-            made = _call(processor, [texts[place] for place in chosen], [images[place] for place in chosen])
-            for place, (ids, fields) in zip(chosen, made, strict=True):
-                shown = list(images[place]) or None
+        rows = [row for row, pictures in enumerate(images) if bool(pictures) == illustrated]
+        if rows:
+            outputs = _call(processor, [texts[row] for row in rows], [images[row] for row in rows])
+            for row, (ids, fields) in zip(rows, outputs, strict=True):
+                pictures = list(images[row]) or None
                 tensors = {n: v.to(device) if torch.is_tensor(v) else v for n, v in fields.items()}
-                prompts[place] = Prompt(ids=ids, images=shown, key=images_key(shown), fields=tensors)
-    return [prompts[place] for place in range(len(texts))]
+                prompts[row] = Prompt(ids=ids, images=pictures, key=images_key(pictures), fields=tensors)
+    return [prompts[row] for row in range(len(texts))]
 
 
 def _call(
     processor: Any, texts: Sequence[str], images: Sequence[Sequence[Any]]
 ) -> list[tuple[list[int], dict[str, Any]]]:
     """Ids and other outputs of each prompt; either all prompts have images or none."""
-    shown = [list(some) for some in images] if images[0] else None
-    made = dict(processor(text=list(texts), images=shown, padding=True, padding_side="left", return_tensors="pt"))
-    whole = {"input_ids", "attention_mask", *_TOKEN_TYPES, *(("pixel_values", "image_grid_thw") if shown else ())}
-    if set(made) - whole and len(texts) > 1:
-        return [part for text, some in zip(texts, images, strict=True) for part in _call(processor, [text], [some])]
-    real = made.pop("attention_mask").bool()
-    by_row: dict[str, Sequence[Any]] = {"input_ids": _stripped(made.pop("input_ids"), real)}
-    by_row |= {n: _stripped(made.pop(n), real) for n in _TOKEN_TYPES if n in made}
+    pictures = [list(some) for some in images] if images[0] else None
+    outputs = dict(processor(text=list(texts), images=pictures, padding=True, padding_side="left", return_tensors="pt"))
+    known = {"input_ids", "attention_mask", *_TOKEN_TYPES, *(("pixel_values", "image_grid_thw") if pictures else ())}
+    if set(outputs) - known and len(texts) > 1:
+        return [row for text, some in zip(texts, images, strict=True) for row in _call(processor, [text], [some])]
+    real = outputs.pop("attention_mask").bool()
+    by_row: dict[str, Sequence[Any]] = {"input_ids": _stripped(outputs.pop("input_ids"), real)}
+    by_row |= {n: _stripped(outputs.pop(n), real) for n in _TOKEN_TYPES if n in outputs}
     if len(texts) == 1:
-        by_row |= {name: [value] for name, value in made.items()}
-    elif shown:
-        counts = [len(some) for some in shown]
-        by_row["image_grid_thw"] = made["image_grid_thw"].split(counts)
-        by_row["pixel_values"] = made["pixel_values"].split([int(g.prod(1).sum()) for g in by_row["image_grid_thw"]])
-    parts = [{name: values[row] for name, values in by_row.items()} for row in range(len(texts))]
-    return [(part.pop("input_ids"), part) for part in parts]
+        by_row |= {name: [value] for name, value in outputs.items()}
+    elif pictures:
+        counts = [len(some) for some in pictures]
+        by_row["image_grid_thw"] = outputs["image_grid_thw"].split(counts)
+        sizes = [int(grid.prod(1).sum()) for grid in by_row["image_grid_thw"]]
+        by_row["pixel_values"] = outputs["pixel_values"].split(sizes)
+    rows = [{name: values[row] for name, values in by_row.items()} for row in range(len(texts))]
+    return [(row.pop("input_ids"), row) for row in rows]
 
 
 def _stripped(values: Tensor, real: Tensor) -> list[list[int]]:
@@ -188,18 +189,15 @@ def joined(prompts: Sequence[Prompt], *, token_types: bool = False) -> dict[str,
     return result
 
 
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     """Concatenate along the first axis; pad the others with zeros, as processors do for unequal counts."""
-    shape = [max(lengths) for lengths in zip(*(part.shape[1:] for part in parts), strict=True)]
-    if any(list(part.shape[1:]) != shape for part in parts):
-        parts = [_filled(part, shape) for part in parts]
-    return torch.cat(list(parts))
-
-
-def _filled(part: Tensor, shape: Sequence[int]) -> Tensor:
-    whole = part.new_zeros((part.shape[0], *shape))
-    whole[tuple(slice(length) for length in part.shape)] = part
-    return whole
+    shape = [max(lengths) for lengths in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    result = tensors[0].new_zeros((sum(map(len, tensors)), *shape))
+    start = 0
+    for tensor in tensors:
+        result[start : start + len(tensor), *(slice(length) for length in tensor.shape[1:])] = tensor
+        start += len(tensor)
+    return result
 
 
 def split(scored: Mapping[str, Any], order: Sequence[int], parts: int) -> list[dict[str, Any]]:
@@ -251,12 +249,12 @@ class FeatureStore:
                 self._store(key, features)
             else:
                 self._stored.move_to_end(key)
-            result += [tuple(part.to(device) for part in entry) for entry in features]
+            result += [tuple(level.to(device) for level in entry) for entry in features]
         return result
 
-    def missing(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+    def missing(self, prompts: Sequence[Prompt], *, tower: str = "") -> list[Prompt]:
         """One prompt for each set of images without stored features."""
-        absent = {prompt.key: prompt for prompt in prompts if prompt.images and prompt.key not in self._stored}
+        absent = {prompt.key: prompt for prompt in prompts if prompt.images and tower + prompt.key not in self._stored}
         return list(absent.values())
 
     def put(self, prompt: Prompt, features: ImageFeatures) -> None:
@@ -265,7 +263,7 @@ class FeatureStore:
             self._store(prompt.key, features)
 
     def _store(self, key: str, features: ImageFeatures) -> None:
-        self._stored[key] = [tuple(part.detach().cpu() for part in entry) for entry in features]
+        self._stored[key] = [tuple(level.detach().cpu() for level in entry) for entry in features]
         self._size += _bytes(features)
         while self._size > self._budget:
             _, oldest = self._stored.popitem(last=False)
@@ -276,4 +274,4 @@ class FeatureStore:
 
 
 def _bytes(features: ImageFeatures) -> int:
-    return sum(part.numel() * part.element_size() for entry in features for part in entry)
+    return sum(level.nbytes for entry in features for level in entry)

@@ -18,18 +18,18 @@ tokens by vocabulary.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from trl.kernels import ChunkedLogProbFunction
-from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.device import head_columns
 from medvlm_r1.models.families import Family, open_model, supports
 from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask
 
@@ -58,6 +58,9 @@ class SharedRows(TypedDict):
     so on; empty without images. The pixels may be omitted if `image_features` are given."""
     image_features: NotRequired[ImageFeatures | None]
     """Result of `encode_images` for these prompts; computed from `vision` if None."""
+    blank: NotRequired[Mapping[str, Tensor]]
+    """Processor outputs for any image. The tower runs on it, without effect, if it has no other image to run on: with
+    several processes, each has to run the tower."""
 
 
 def shared_logps(
@@ -75,8 +78,7 @@ def shared_logps(
         model: A model that `supports` accepts. LoRA adapters apply if the caller has not disabled them.
         temperature: Divides the logits.
         compute_entropy: Also return entropies; gradients flow through them.
-        chunk: Columns of the vocabulary that the head computes at a time, for at most 4096 tokens. Default: 1024, on a
-            CPU 512.
+        chunk: Columns of the vocabulary that the head computes at a time; `head_columns` of its device if None.
         head_fp32: Compute the head in float32 outside autocast (TRL's `cast_lm_head_to_fp32`).
         **rows: The completions; see `SharedRows`.
 
@@ -95,16 +97,15 @@ def shared_logps(
             f"A completion holds the image token (id {inner.config.image_token_id}), for which there is no image. "
             "Forbid it while sampling (generation_kwargs: suppress_tokens)."
         )
-    hidden = _hidden(model, inner, family, packed, rows)
-    head = inner.get_output_embeddings()
-    predicting = hidden.to(head.weight.device).index_select(0, packed.predictors)
-    logps, entropies = _head(
-        head, predicting, packed.targets, temperature=temperature, entropy=compute_entropy, chunk=chunk, fp32=head_fp32
-    )
+    hidden = _hidden(model, inner, family, packed, rows, packed.predictors)
+    targets, scored = packed.targets.to(hidden.device), packed.scored.to(hidden.device)
+    outputs = ("log_probs", "entropy") if compute_entropy else ("log_probs",)
+    tiles = _Tiles(targets=targets, temperature=temperature, chunk=chunk, fp32=head_fp32, outputs=outputs)
+    logps, entropies, *_ = _run_head(inner.get_output_embeddings(), hidden, tiles)
 
     def aligned(values: Tensor) -> Tensor:
         # Connected to the model even without tokens, so that the backward of an empty batch gives zeros.
-        return values.new_zeros(packed.scored.shape).masked_scatter(packed.scored, values)
+        return values.new_zeros(scored.shape).masked_scatter(scored, values)
 
     return aligned(logps), None if entropies is None else aligned(entropies)
 
@@ -129,25 +130,34 @@ def next_logits(model: Any, **rows: Unpack[SharedRows]) -> Tensor:
         raise ValueError("A row has no completion token.")
     # The tokens of a row end with its last completion token.
     last = packed.keep.sum(dim=1).cumsum(0) - 1
-    hidden = _hidden(model, inner, family, packed, rows)
-    head = inner.get_output_embeddings()
-    logits: Tensor = head(hidden.to(head.weight.device).index_select(0, last))
+    logits: Tensor = inner.get_output_embeddings()(_hidden(model, inner, family, packed, rows, last))
     return logits
 
 
-def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows) -> Tensor:
-    """Last hidden states of the language model for the packed row, (L, width)."""
-    vision, image_features = rows["vision"], rows.get("image_features")
+def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows, indices: Tensor) -> Tensor:
+    """Last hidden states of the language model at these indices of the packed row, (N, width), where the head is."""
+    vision, image_features, device = rows["vision"], rows.get("image_features"), rows["input_ids"].device
     if image_features is None and vision.get("pixel_values") is not None:
         image_features = encode_images(model, vision)
+    tokens: dict[str, Tensor] = {"input_ids": packed.ids.to(device)}
+    if image_features is None and rows.get("blank"):
+        # At the input, so that the backward pass meets the layers in the same order as with an image.
+        blank = encode_images(model, rows["blank"])
+        embedded = inner.get_input_embeddings()(tokens.pop("input_ids"))
+        for feature in (feature for entry in blank for feature in entry):
+            embedded = embedded + 0.0 * feature.sum().to(embedded.dtype)
+        tokens["inputs_embeds"] = embedded
     states: Tensor = inner.base_model(
-        input_ids=packed.ids,
-        attention_mask=_masks(inner, family, packed),
-        position_ids=_positions(inner, family, packed, vision),
-        mm_encoder_outputs={"image": _as_encoder_output(image_features, family)} if image_features else None,
+        **tokens,
+        attention_mask=_masks(inner, family, packed, device),
+        position_ids=_positions(inner, family, packed, vision).to(device),
+        mm_encoder_outputs={"image": as_encoder_output(model, image_features)} if image_features else None,
         use_cache=False,
     ).last_hidden_state[0]
-    return states
+    # ZeRO-3 gathers a weight that is read by its name, so it is read only where layers are on several devices.
+    split = len(set((getattr(inner, "hf_device_map", None) or {}).values())) > 1
+    device = inner.get_output_embeddings().weight.device if split else states.device
+    return states.to(device).index_select(0, indices.to(device))
 
 
 def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
@@ -162,15 +172,19 @@ def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
     """
     inner, family = open_model(model)
     inputs = {key: vision[key] for key in family.vision if vision.get(key) is not None}
-    with _patches_by_linear(inner.base_model):
-        output = inner.base_model.get_image_features(**inputs, return_dict=True)
+    for module in inner.base_model.modules():
+        simple = type(module) is nn.Conv3d and module.groups == 1 and module.padding == (0, 0, 0)
+        if simple and module.dilation == (1, 1, 1):
+            # Once for good: nothing has to be undone while another thread uses the model.
+            module.__class__ = _PatchConv
+    output = inner.base_model.get_image_features(**inputs, return_dict=True)
     deepstack = getattr(output, "deepstack_features", None) or []
     return list(zip(output.pooler_output, *deepstack, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Packed:
-    """One row of tokens, L long, from B padded rows."""
+    """One row of tokens, L long, from B padded rows. The tensors are on the CPU."""
 
     ids: Tensor
     """(1, L) int64."""
@@ -193,16 +207,17 @@ class _Packed:
 
 
 def _pack(rows: SharedRows) -> _Packed:
-    ids, mask = rows["input_ids"], rows["attention_mask"].bool()
-    kept, group_sizes = rows["logits_to_keep"], rows["group_sizes"]
-    sizes = torch.tensor(list(group_sizes), device=ids.device)
+    # The only point at which the host waits for the device: everything that depends on values is computed on the CPU.
+    ids, real = torch.stack([rows["input_ids"], rows["attention_mask"].to(rows["input_ids"].dtype)]).cpu()
+    mask, group_sizes = real.bool(), rows["group_sizes"]
+    sizes = torch.tensor(list(group_sizes))
     if int(sizes.sum()) != len(ids) or int(sizes.min()) < 1:
         raise ValueError(
             f"group_sizes {list(group_sizes)} do not add up to the {len(ids)} rows in groups of 1 or more."
         )
-    prompt = ids.shape[1] - kept
+    prompt = ids.shape[1] - rows["logits_to_keep"]
     first = sizes.cumsum(0) - sizes
-    group = torch.arange(len(sizes), device=ids.device).repeat_interleave(sizes)
+    group = torch.arange(len(sizes)).repeat_interleave(sizes)
     tokens = torch.where(mask, ids, -1)[:, :prompt]
     prompts, scored = (ids[first, :prompt], mask[first, :prompt]), mask[:, prompt:]
     if not bool((tokens == tokens[first][group]).all()) or not bool(prompts[1].any(dim=1).all()):
@@ -210,9 +225,9 @@ def _pack(rows: SharedRows) -> _Packed:
     keep = mask.clone()
     keep[:, :prompt] = False
     keep[first, :prompt] = prompts[1]
-    place = keep.flatten().cumsum(0).view_as(keep) - 1
+    index = keep.flatten().cumsum(0).view_as(keep) - 1
     # The first token of a completion follows the last one of its prompt, any other its neighbor in the packed row.
-    before = torch.where(scored.cumsum(1) == 1, place[first, prompt - 1][group][:, None], place[:, prompt:] - 1)
+    before = torch.where(scored.cumsum(1) == 1, index[first, prompt - 1][group][:, None], index[:, prompt:] - 1)
     lengths = torch.split(scored.sum(1), list(group_sizes))
     return _Packed(
         ids=ids[keep][None],
@@ -241,7 +256,7 @@ def _positions(inner: Any, family: Family, packed: _Packed, vision: Mapping[str,
     else:
         kinds = (ids == inner.config.image_token_id).int()
         prompts, _ = inner.base_model.get_rope_index(
-            ids, image_grid_thw=grid, attention_mask=mask, mm_token_type_ids=kinds
+            ids, image_grid_thw=grid.cpu(), attention_mask=mask, mm_token_type_ids=kinds
         )
     # A completion starts after the largest position of its prompt, which with images is smaller than its length.
     start = prompts.masked_fill(~mask, 0).amax(dim=(0, 2)) + 1
@@ -252,15 +267,14 @@ def _positions(inner: Any, family: Family, packed: _Packed, vision: Mapping[str,
     return row[:, None] if family.rope_3d else row
 
 
-def _masks(inner: Any, family: Family, packed: _Packed) -> Tensor | dict[str, Tensor]:
+def _masks(inner: Any, family: Family, packed: _Packed, device: torch.device) -> Tensor | dict[str, Tensor]:
     """The attention mask, or one for each layer type."""
     text = inner.config.get_text_config()
-    device = packed.ids.device
-    # Dtype of the scores: that of the embeddings or, under autocast, of the matrix products.
-    dtype = inner.get_input_embeddings().weight.dtype
+    # Dtype of the scores: that of the weights or, under autocast, of the matrix products.
+    dtype = inner.base_model.dtype
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
-    blocks = _image_blocks(packed.ids[0], inner.config.image_token_id) if family.two_way_images else None
+    blocks = _image_blocks(packed.ids[0], inner.config.image_token_id).to(device) if family.two_way_images else None
     full: Tensor
     if text._attn_implementation == "sdpa" and blocks is None:
         full = PrefixMask(packed.layout, device)
@@ -285,74 +299,58 @@ def _image_blocks(ids: Tensor, image_token: int) -> Tensor:
 
 
 def as_encoder_output(model: Any, features: ImageFeatures) -> SimpleNamespace:
-    """Features in the form of `mm_encoder_outputs["image"]`, for a model's forward and `generate`."""
-    return _as_encoder_output(features, open_model(model)[1])
-
-
-def _as_encoder_output(features: ImageFeatures, family: Family) -> SimpleNamespace:
-    """The fields of a tower's output that the model's forward reads (transformers' `mm_encoder_outputs`)."""
+    """Features as `mm_encoder_outputs["image"]` of a model's forward and `generate`: the fields that they read."""
     pooled, *deepstack = ([torch.cat(level)] for level in zip(*features, strict=True))
-    return SimpleNamespace(pooler_output=pooled[0] if family.joined else pooled, deepstack_features=deepstack)
+    joined = open_model(model)[1].joined
+    return SimpleNamespace(pooler_output=pooled[0] if joined else pooled, deepstack_features=deepstack)
 
 
-def _head(
-    head: nn.Module,
-    hidden: Tensor,
-    targets: Tensor,
-    *,
-    temperature: float,
-    entropy: bool,
-    chunk: int | None,
-    fp32: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities and entropies (N,) by TRL's tiled head, prepared as TRL's `add_fused_lm_head` prepares it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tiles:
+    """Arguments of TRL's tiled head."""
+
+    targets: Tensor
+    temperature: float
+    chunk: int | None
+    fp32: bool
+    outputs: tuple[str, ...]
+
+
+def _run_head(head: nn.Module, hidden: Tensor, tiles: _Tiles) -> Any:
+    """Run the tiled head by a call of the module, so that FSDP and ZeRO-3 gather its weight in both passes."""
+    if "forward" not in vars(head):
+        head.forward = types.MethodType(_head_forward, head)
+    elif getattr(head.forward, "__func__", None) is not _head_forward:
+        # Another library has replaced it.
+        return _tiled(head, hidden, tiles)
+    return head(hidden, tiles)
+
+
+def _head_forward(self: nn.Module, hidden: Tensor, tiles: _Tiles | None = None) -> Any:
+    return type(self).forward(self, hidden) if tiles is None else _tiled(self, hidden, tiles)
+
+
+def _tiled(head: nn.Module, hidden: Tensor, tiles: _Tiles) -> Any:
+    """TRL's tiled head, prepared as its `add_fused_lm_head` prepares it."""
     weight: Any = head.weight
-    bias: Any = getattr(head, "bias", None)
-    if isinstance(weight, DTensor):
-        weight = weight.full_tensor()
-        bias = bias if bias is None else bias.full_tensor()
     autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if fp32:
+    if tiles.fp32:
         hidden, autocast = hidden.float(), torch.autocast(hidden.device.type, enabled=False)
-    # Narrow tiles fit the cache of the CPU during the softmax.
-    chunk = chunk or (512 if weight.device.type == "cpu" else 1024)
-    width = min(chunk, weight.shape[0]) or chunk
-    outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
-    with autocast, maybe_gather_lm_head_ctx(weight, bias):
-        logps, entropies, *_ = ChunkedLogProbFunction.apply(
-            hidden, weight, bias, targets.to(hidden.device), temperature, width, None, 1.0, outputs
+    width = min(tiles.chunk or head_columns(hidden.device.type), weight.shape[0])
+    bias = getattr(head, "bias", None)
+    with autocast:
+        return ChunkedLogProbFunction.apply(
+            hidden, weight, bias, tiles.targets, tiles.temperature, width, None, 1.0, tiles.outputs
         )
-    return logps, entropies
 
 
-@contextlib.contextmanager
-def _patches_by_linear(backbone: nn.Module) -> Iterator[None]:
-    """Compute convolutions over single patches (Qwen's patch embedding) as matrix products.
+class _PatchConv(nn.Conv3d):
+    """A convolution over single patches (Qwen's patch embedding) as a matrix product.
 
     On a CPU this is seven times as fast as PyTorch's 3D convolution.
     """
 
-    def as_product(conv: nn.Conv3d) -> Any:
-        def forward(x: Tensor) -> Tensor:
-            if tuple(x.shape[2:]) != conv.kernel_size:
-                return nn.Conv3d.forward(conv, x)
-            return nn.functional.linear(x.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None, None]
-
-        return forward
-
-    convs = [
-        module
-        for module in backbone.modules()
-        if type(module) is nn.Conv3d
-        and "forward" not in vars(module)  # not if hooked by accelerate
-        and module.groups == 1
-        and module.padding == (0, 0, 0)
-        and module.dilation == (1, 1, 1)
-    ]
-    for conv in convs:
-        conv.forward = as_product(conv)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for conv in convs:
-            del conv.forward
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != self.kernel_size:
+            return super().forward(x)
+        return nn.functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]

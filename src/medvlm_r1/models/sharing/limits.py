@@ -21,8 +21,8 @@ def not_shared(trainer: Any, model: Any) -> str | None:
         return "a rollout function makes its own prompts."
     if trainer.aux_loss_enabled:
         return "the load-balancing loss of experts is a mean over the rows."
-    if trainer.is_fsdp_enabled or trainer._dist.is_zero3:
-        return "weights sharded over processes (FSDP, ZeRO-3) need every process to make the same calls."
+    if trainer._dist.fsdp_version == 1:
+        return "FSDP 1 flattens the weights; set fsdp_version: 2 in the file of accelerate launch."
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
         return "the layers are on several devices."
     if trainer.args.torch_compile:
@@ -43,6 +43,8 @@ def not_generated(trainer: Any, model: Any) -> str | None:
     """
     if trainer.use_vllm:
         return "vLLM generates, and shares prompts in its own way."
+    if trainer._dist.is_zero3 and not trainer.args.ds3_gather_for_generation:
+        return "ZeRO-3 without ds3_gather_for_generation needs every process to make the same calls."
     given = {name: value for name, value in trainer.generation_kwargs.items() if value is not None}
     name = refuses(model.generation_config.to_dict() | given)
     return None if name is None else f"generation setting {name!r} is for transformers' own loop."

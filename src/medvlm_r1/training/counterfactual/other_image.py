@@ -5,13 +5,19 @@ A reward requests them by a parameter named `own_image`. Without such a reward n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from trl import GRPOTrainer
 
 from medvlm_r1.data.images.blank import blank_like
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.sharing.batch import images_key
-from medvlm_r1.rewards import asks, resolve_reward
+from medvlm_r1.rewards import any_asks
 from medvlm_r1.rewards.accuracy_strict import accuracy_strict
 
 COLUMN = "own_image"
@@ -19,57 +25,94 @@ OWN_RIGHT, OTHER_RIGHT = "own_right", "other_right"
 """Keys in `metrics.jsonl`: share of completions with the correct letter (0 to 1), with the own and another image."""
 
 
-class CounterfactualImages:
+class CounterfactualImages(GRPOTrainer):  # type: ignore[misc]
     """Mixin before a `GRPOTrainer` whose rewards carry their names in the configuration.
 
-    If a reward requests it, the second half of the completions of each prompt (the smaller half of an odd number) is
-    generated with the images of another prompt. This is the next prompt of the same process with the same modality, the
-    same number of images, and other images. If there is none, mid-gray images of the same size are shown. Nothing is
-    random. Loss, log-probabilities and reference use the images that a completion was generated with. Prompts without
-    images and TRL's own evaluation do not change.
+    If a reward requests it, the second half of the completions of each prompt is generated with the images of another
+    question of the data set (`OtherImages`). Loss, log-probabilities and reference use the images that a completion was
+    generated with. Prompts without images and TRL's own evaluation do not change.
     """
 
+    @functools.cached_property
+    def _other_images(self) -> OtherImages:
+        others = OtherImages(self.train_dataset, self.args.seed)
+        if others.without and self.accelerator.is_main_process:
+            print(
+                f"{others.without} questions have no other image: no question of another subject has the same modality "
+                "and number of images. A mid-gray image is used, which a policy can tell from a real one.",
+                file=sys.stderr,
+            )
+        return others
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        trainer: Any = self
         if self._swaps_images():
-            size = trainer.num_generations
+            size = self.num_generations
             # Rows are distributed over processes in order, so a group may begin in one and end in the next.
-            first = trainer.accelerator.process_index * len(inputs)
-            own = [(first + row) % size < (size + 1) // 2 for row in range(len(inputs))]
-            inputs = with_counterfactual_images(inputs, own)
-        return super()._generate_and_score_completions(inputs)  # type: ignore[misc, no-any-return]
+            first = self.accelerator.process_index * len(inputs)
+            own = [(first + row) % size < size // 2 for row in range(len(inputs))]
+            draw = functools.partial(self._other_images, step=self.state.global_step)
+            inputs = with_counterfactual_images(inputs, own, draw)
+        return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
 
     def _generate_single_turn(
-        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *more: Any, **named: Any
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *more: Any
     ) -> Any:
         # TRL sends one row per group to vLLM and takes the others for equal; here only half of a group is.
-        if self._swaps_images() and self.use_vllm and num_generations > 1:  # type: ignore[attr-defined]
+        if self._swaps_images() and self.use_vllm and num_generations > 1:
             num_generations //= 2
-        return super()._generate_single_turn(  # type: ignore[misc]
-            prompt_ids, images, multimodal_fields, num_generations, *more, **named
-        )
+        return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *more)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: Any
     ) -> Any:
-        trainer: Any = self
-        if needs_counterfactual(trainer.reward_func_names):
+        if any_asks(self.reward_func_names, COLUMN):
             inputs = [{COLUMN: True} | row for row in inputs]
             correct = accuracy_strict(prompts, completions, letter=[row["letter"] for row in inputs])
             for name, own in ((OWN_RIGHT, True), (OTHER_RIGHT, False)):
                 shares = [value for value, row in zip(correct, inputs, strict=True) if row[COLUMN] == own]
                 if shares:
-                    trainer._log_metric(name, sum(shares) / len(shares))
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # type: ignore[misc]
+                    self._log_metric(name, sum(shares) / len(shares))
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _swaps_images(self) -> bool:
-        trainer: Any = self
-        return bool(trainer.model.training) and needs_counterfactual(trainer.reward_func_names)
+        return bool(self.model.training) and any_asks(self.reward_func_names, COLUMN)
 
 
-def needs_counterfactual(names: Sequence[str]) -> bool:
-    """Whether one of these rewards has a parameter `own_image`."""
-    return any(asks(resolve_reward(name), COLUMN) for name in names)
+class OtherImages:
+    """Images of another question of a data set: same modality and number of images, another subject.
+
+    The draw depends on the seed, the step and the question only, so every process and a resumed run draw the same.
+
+    Args:
+        dataset: Result of `training.dataset.build_dataset`.
+        seed: Seed of the draws.
+
+    Attributes:
+        without: Number of questions with images for which there is no other.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self._dataset, self._seed = dataset, seed
+        self._subjects: dict[str, str] = {}
+        self._rows: dict[tuple[str, int], list[tuple[int, str]]] = defaultdict(list)
+        columns = ["sample_id", "subject", "modality", "images"]
+        for index, row in enumerate(dataset.with_format(None).select_columns(columns)):
+            self._subjects[row["sample_id"]] = row["subject"]
+            self._rows[row["modality"], len(row["images"])].append((index, row["subject"]))
+        alone = [rows for (_, images), rows in self._rows.items() if images and len({s for _, s in rows}) == 1]
+        self.without = sum(map(len, alone))
+
+    def __call__(self, row: Mapping[str, Any], *, step: int) -> list[Any] | None:
+        """The images for a row of the data set, which differ from its own; None if there are none."""
+        rows = self._rows[row["modality"], len(row["images"])]
+        subject, own = self._subjects[row["sample_id"]], images_key(row["images"])
+        start = random.Random(f"{self._seed} {step} {row['sample_id']}").randrange(len(rows))
+        for index, other in (*rows[start:], *rows[:start]):
+            if other != subject:
+                images: list[Any] = self._dataset[index]["images"]
+                if images_key(images) != own:
+                    return images
+        return None
 
 
 def check_counterfactual(names: Sequence[str], args: Any) -> None:
@@ -80,38 +123,31 @@ def check_counterfactual(names: Sequence[str], args: Any) -> None:
         args: Its `GRPOConfig`.
 
     Raises:
-        UserError: A reward needs counterfactual images, vLLM generates, and the group size is odd.
+        UserError: A reward needs counterfactual images, and the group size is odd.
     """
-    if needs_counterfactual(names) and args.use_vllm and args.num_generations % 2:
+    if any_asks(names, COLUMN) and args.num_generations % 2:
         raise UserError(
-            f"trainer.num_generations is {args.num_generations}; with vLLM, `grounded` and rewards like it need an "
-            f"even number, as half of a group sees another image. Set it to {args.num_generations + 1}."
+            f"trainer.num_generations is {args.num_generations}; `grounded` and rewards like it need an even number, "
+            f"as half of a group sees another image. Set it to {args.num_generations + 1}."
         )
 
 
-def with_counterfactual_images(inputs: Sequence[Mapping[str, Any]], own: Sequence[bool]) -> list[dict[str, Any]]:
+def with_counterfactual_images(
+    inputs: Sequence[Mapping[str, Any]], own: Sequence[bool], draw: Callable[[Mapping[str, Any]], list[Any] | None]
+) -> list[dict[str, Any]]:
     """Add the column `own_image` to the rows of a generation batch, and swap the images of some.
 
     Args:
-        inputs: Rows with `images` and `modality`; equal prompts are adjacent.
+        inputs: Rows with `images` and `sample_id`.
         own: Which rows keep their images. A row without images always does.
+        draw: Other images for a row. Mid-gray images of the same size are shown where it returns None.
     """
-    keys: dict[int, str] = {}
-    for row in inputs:
-        keys.setdefault(id(row["images"]), images_key(row["images"]))
-    keyed = [(keys[id(row["images"])], row) for row in inputs]
+    others: dict[str, list[Any]] = {}
     result = []
-    for index, (row, keeps) in enumerate(zip(inputs, own, strict=True)):
-        if keeps or not row["images"]:
-            result.append({**row, COLUMN: True})
-            continue
-        others = (
-            other["images"]
-            for key, other in (*keyed[index + 1 :], *keyed[:index])
-            if key != keyed[index][0]
-            and other["modality"] == row["modality"]
-            and len(other["images"] or ()) == len(row["images"])
-        )
-        images = next(others, None) or [blank_like(image) for image in row["images"]]
-        result.append({**row, "images": images, COLUMN: False})
+    for row, keeps in zip(inputs, own, strict=True):
+        name = row["sample_id"]
+        if not keeps and row["images"] and name not in others:
+            others[name] = draw(row) or [blank_like(image) for image in row["images"]]
+        swapped = not keeps and bool(row["images"])
+        result.append({**row, COLUMN: not swapped, **({"images": others[name]} if swapped else {})})
     return result

@@ -9,11 +9,10 @@ libraries. The sum is therefore an estimate.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
-from medvlm_r1.training.dry_run.batch import Run
-from medvlm_r1.training.dry_run.launch import Sharding
+from medvlm_r1.models.device import head_columns
 from medvlm_r1.training.dry_run.prompts import Prompts
+from medvlm_r1.training.dry_run.settings import Placement, Precision, Run
 from medvlm_r1.training.dry_run.shape import Shape, Text, Tower
 
 RUNTIME = 1.5 * 2**30
@@ -22,8 +21,8 @@ RUNTIME_CPU = 0.95 * 2**30
 """Bytes of Python with the training libraries: `python -m benchmarks.step` measured them with 0.1 M weights."""
 _TILE_TOKENS = 4096
 """TRL's `TOKEN_CHUNK_SIZE`: at most this many tokens in a tile of the LM head."""
-_TILE_SHARED, _TILE_PLAIN = 1024, 32768
-"""Columns of the tile: `shared_logps`' `chunk`, and TRL's `VOCAB_CHUNK_SIZE`."""
+_TILE_PLAIN = 32768
+"""Columns of TRL's tile, for any device and vocabulary; `head_columns` gives those of a shared forward."""
 _CACHE_ROOM = 128
 """Spare tokens in each row of the KV cache (`shared_generation`)."""
 
@@ -43,56 +42,6 @@ _TOWER = {
 }
 # The same for per-head norms of queries and keys.
 _HEAD_NORM = {"float32": 8, "autocast": 6, "half": 6, "adapters": 4}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Precision:
-    """Bytes of weights and activations."""
-
-    weights: int
-    """Bytes per weight."""
-    compute: int
-    """Bytes per activation in a matrix product."""
-    adapters: bool = False
-    """Whether only low-rank adapters are trained, in float32."""
-
-    @property
-    def kind(self) -> str:
-        """Key of the tables above."""
-        if self.weights == 4:
-            return "float32" if self.compute == 4 else "autocast"
-        return "adapters" if self.adapters else "half"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Devices of a run: precision, sharding and optimizer."""
-
-    precision: Precision
-    processes: int = 1
-    sharding: Sharding = "none"
-    optimizer: str = "adamw_torch_fused"
-    vllm_share: float = 0.0
-    """Share of the device memory reserved by a colocated vLLM."""
-    vllm_sleeps: bool = False
-    """Whether vLLM releases its memory during the update."""
-    cpu: bool = False
-    """Whether the device is a CPU, whose memory also holds the libraries."""
-
-    @property
-    def weight(self) -> int:
-        """Bytes per weight of the base model."""
-        return 2 if self.deepspeed and self.precision.compute == 2 else self.precision.weights
-
-    @property
-    def learned(self) -> int:
-        """Bytes per trained weight, and per gradient."""
-        return 4 if self.precision.adapters and not self.deepspeed else self.weight
-
-    @property
-    def deepspeed(self) -> bool:
-        """Whether DeepSpeed is used: bf16 weights, and float32 master weights in the optimizer."""
-        return self.sharding in ("zero2", "zero3")
 
 
 def optimizer_bytes(optimizer: str, weight: int) -> float:
@@ -119,10 +68,10 @@ def text_bytes(text: Text, precision: Precision) -> float:
     The log-sum-exp of attention, 4 bytes per head, is added to the table.
     """
     hidden, query, inner = _TEXT[precision.kind]
-    kept = hidden * text.hidden + query * text.query + inner * text.inner + 4 * text.heads
+    saved = hidden * text.hidden + query * text.query + inner * text.inner + 4 * text.heads
     if text.head_normed:
-        kept += _HEAD_NORM[precision.kind] * (text.query + text.keys)
-    return float(kept)
+        saved += _HEAD_NORM[precision.kind] * (text.query + text.keys)
+    return float(saved)
 
 
 def keys_bytes(text: Text, precision: Precision) -> float:
@@ -166,7 +115,7 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
     """Bytes on a device by part; `phases` adds up those that are allocated at the same time.
 
     ZeRO-2 shards gradients and optimizer state; ZeRO-3 and FSDP2 also shard weights (Rajbhandari et al., arXiv
-    1910.02054), and gather the largest unit at a time.
+    1910.02054), and gather the largest unit at a time. While completions are generated, all weights are gathered.
     """
     precision, n, parameters = placement.precision, placement.processes, shape.parameters
     weight, learned = placement.weight, placement.learned
@@ -177,7 +126,9 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
     copied = parameters.total if precision.compute < weight else 0
     copied += parameters.adapters if precision.compute < learned else 0
     scored = run.batch.rows * run.completion
-    tile = min(scored, _TILE_TOKENS) * (_TILE_SHARED if shared else _TILE_PLAIN) * precision.compute
+    shared_columns = min(head_columns("cpu" if placement.cpu else "cuda"), shape.text.vocabulary)
+    columns = shared_columns if shared else _TILE_PLAIN
+    tile = min(scored, _TILE_TOKENS) * columns * precision.compute
     head = tile + 4.0 * scored * shape.text.hidden
     if shape.trains_head:
         head += 4.0 * shape.text.hidden * shape.text.vocabulary
@@ -189,11 +140,12 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
         "buckets": parameters.trained * learned if n > 1 and slices == 1 else 0.0,
         "optimizer": parameters.trained * (state + master) / slices,
         "reference": parameters.total * weight / shards if run.reference and not precision.adapters else 0.0,
-        # Autocast caches a bf16 copy of every trained float32 weight until the forward pass ends, adapters included.
-        # FSDP2 gathers in bf16.
+        # Autocast caches a bf16 copy of every trained float32 weight, adapters included, until a forward pass or a
+        # generation ends. FSDP2 gathers in bf16.
         "copies": copied * precision.compute if shards == 1 else 0.0,
         "activations": activations(shape, prompts, run, precision, shared=shared),
         "head": head,
+        "generation weights": 0.0,
         "cache": 0.0,
         "logits": 0.0,
         "runtime": RUNTIME_CPU if placement.cpu else RUNTIME,
@@ -204,6 +156,9 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
         result["cache"] = rows * length * shape.text.layers * 2.0 * shape.text.keys * precision.compute
         # Model logits, their float32 copy, the processed scores and their softmax.
         result["logits"] = rows * shape.text.vocabulary * (precision.compute + 3 * 4.0)
+        # TRL alone does not gather under FSDP2.
+        if shards > 1 and (shared or placement.deepspeed):
+            result["generation weights"] = parameters.total * (weight if placement.deepspeed else precision.compute)
     return result
 
 
@@ -215,11 +170,12 @@ def phases(part: dict[str, float], placement: Placement, device: float | None = 
         placement: The devices.
         device: Bytes of a device, of which a colocated vLLM reserves its share.
     """
-    always = sum(part[name] for name in ("weights", "gathered", "optimizer", "reference", "runtime"))
+    always = sum(part[name] for name in ("weights", "optimizer", "reference", "copies", "runtime"))
     vllm = placement.vllm_share * (device or 0.0)
-    update = sum(part[name] for name in ("gradients", "buckets", "copies", "activations", "head"))
+    update = sum(part[name] for name in ("gathered", "gradients", "buckets", "activations", "head"))
+    gathered = part["generation weights"] or part["gathered"]
     return {
-        "generation": always + part["cache"] + part["logits"] + vllm,
+        "generation": always + gathered + part["cache"] + part["logits"] + vllm,
         "update": always + update + (0.0 if placement.vllm_sleeps else vllm),
     }
 

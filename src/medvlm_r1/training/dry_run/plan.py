@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from medvlm_r1.data import Sample
 from medvlm_r1.data.check import warn_of_overlap
@@ -15,12 +18,8 @@ from medvlm_r1.models.processor import ImageFit, load_processor
 from medvlm_r1.training import options
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.dry_run import memory
-from medvlm_r1.training.dry_run.batch import Run
-from medvlm_r1.training.dry_run.launch import Launch
-from medvlm_r1.training.dry_run.memory import Placement
+from medvlm_r1.training.dry_run import memory, settings
 from medvlm_r1.training.dry_run.prompts import Prompts, measure, shortest_answer
-from medvlm_r1.training.dry_run.settings import read_batch, read_placement, read_run, read_shares
 from medvlm_r1.training.dry_run.shape import Shape, read_shape
 from medvlm_r1.training.loop import bound_pixels, load_sets
 
@@ -92,8 +91,8 @@ class Plan:
     config: RunConfig
     shape: Shape
     prompts: Prompts
-    run: Run
-    placement: Placement
+    run: settings.Run
+    placement: settings.Placement
     shares: bool
     """Whether this run shares its prompts."""
     device: float | None
@@ -148,19 +147,14 @@ class Plan:
 
 
 def _spread(values: Sequence[int]) -> dict[str, float]:
-    ordered = sorted(values)
-
-    def at(share: float) -> int:
-        return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
-
-    mean = sum(ordered) / len(ordered)
-    return {"min": ordered[0], "median": at(0.5), "mean": mean, "p95": at(0.95), "max": ordered[-1]}
+    least, median, high, most = np.percentile(values, [0, 50, 95, 100], method="nearest").tolist()
+    return {"min": least, "median": median, "mean": statistics.fmean(values), "p95": high, "max": most}
 
 
 def make_plan(
     config: RunConfig,
     *,
-    launch: Launch = Launch(),  # noqa: B008 - frozen
+    launch: settings.Launch = settings.Launch(),  # noqa: B008 - frozen
     cpu: bool = False,
     device: float | None = None,
     completion: int | None = None,
@@ -190,20 +184,20 @@ def make_plan(
     bound_pixels(config, processor.image_processor)
     sets = load_sets(config, ImageFit(model=config.model, processor=processor.image_processor))
     samples = sets["train"]
-    batch = read_batch(config, len(samples), launch.processes)
+    batch = settings.read_batch(config, len(samples), launch.processes)
     prompts = measure(processor, config.data.train, samples, config.template, progress)
     notes: list[str] = []
     if config.data.eval is not None:
         warning = warn_of_overlap(config.data.train, samples, config.data.eval, sets["eval"])
         notes += [warning] if warning else []
-    shares = read_shares(config, launch, notes)
-    run = read_run(config, batch, completion, notes)
+    shares = settings.read_shares(config, launch, notes)
+    run = settings.read_run(config, batch, completion, notes)
     plan = Plan(
         config=config,
         shape=shape,
         prompts=prompts,
         run=run,
-        placement=read_placement(config, shape, launch, cpu=cpu),
+        placement=settings.read_placement(config, shape, launch, cpu=cpu),
         shares=shares,
         device=device,
         notes=tuple(notes),

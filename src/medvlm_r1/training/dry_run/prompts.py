@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medvlm_r1.data import Sample, load_image
-from medvlm_r1.data.paths import inside
+from medvlm_r1.data import Sample
+from medvlm_r1.data.image_facts import image_sizes
 from medvlm_r1.prompts.templates import messages
 
 
@@ -60,14 +60,10 @@ def measure(
         template: Name of the prompt template.
         progress: Called with (done, total).
     """
-    known: dict[str, tuple[int, int]] = {}
+    known = image_sizes(folder, samples)
     tokens, images, patches = [], [], []
     for number, sample in enumerate(samples):
-        for name in sample.images:
-            if name not in known:
-                width, height = load_image(inside(folder, name)).size
-                known[name] = (height, width)
-        sizes = [known[name] for name in sample.images]
+        sizes = [(size[1], size[0]) for name in sample.images if (size := known[name])]
         counted = processor._get_num_multimodal_tokens(image_sizes=sizes) if sizes else None
         per_image = [int(n) for n in counted["num_image_tokens"]] if counted else []
         text = processor.apply_chat_template(messages(sample, template), add_generation_prompt=True, tokenize=False)

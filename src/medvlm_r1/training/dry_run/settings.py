@@ -1,16 +1,190 @@
-"""Batch, run and devices of a configuration, with TRL's defaults."""
+"""The values of a configuration that the estimate needs, with TRL's defaults: batch, run and devices."""
 
 from __future__ import annotations
 
 import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from medvlm_r1.errors import UserError
+from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training import options
 from medvlm_r1.training.config import RunConfig
-from medvlm_r1.training.dry_run.batch import Batch, Run
-from medvlm_r1.training.dry_run.launch import Launch
-from medvlm_r1.training.dry_run.memory import Placement, Precision
 from medvlm_r1.training.dry_run.shape import Shape
+
+Sharding = Literal["none", "zero2", "zero3", "fsdp2"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Devices of a run."""
+
+    processes: int = 1
+    sharding: Sharding = "none"
+
+
+def read_launch(path: Path) -> Launch:
+    """Read one of recipes/accelerate/*.yaml, or a file of the same kind.
+
+    Raises:
+        UsageError: accelerate cannot read it, or the dry run does not support its sharding (FSDP1, ZeRO-1).
+    """
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    try:
+        config = load_config_from_file(str(path))
+    # PyYAML and accelerate raise exceptions of many types.
+    except Exception as error:
+        # An empty file, or a list, ends in an AttributeError of accelerate.
+        why = "it has no keys with values" if isinstance(error, AttributeError) else error
+        raise UsageError(f"{path}: not a configuration of accelerate launch ({why})") from error
+    kind = str(getattr(config.distributed_type, "value", config.distributed_type))
+    processes = max(1, int(config.num_processes))
+    if kind in ("NO", "MULTI_GPU", "MULTI_CPU"):
+        return Launch(processes=processes)
+    stage = (config.deepspeed_config or {}).get("zero_stage")
+    if kind == "DEEPSPEED" and stage in (2, 3):
+        return Launch(processes=processes, sharding="zero2" if stage == 2 else "zero3")
+    version = (config.fsdp_config or {}).get("fsdp_version")
+    if kind == "FSDP" and version == 2:
+        return Launch(processes=processes, sharding="fsdp2")
+    raise UsageError(
+        f"{path}: distributed_type {kind} (ZeRO stage {stage}, FSDP version {version}); the dry run supports one "
+        "device, MULTI_GPU, ZeRO-2, ZeRO-3 and FSDP2."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Size of an optimizer step and number of steps. For SFT a group has one row: the answer."""
+
+    samples: int
+    """Questions in the data set."""
+    rows: int
+    """Rows per forward and backward pass on a device (`per_device_train_batch_size`)."""
+    accumulation: int
+    """Passes per optimizer step (`gradient_accumulation_steps`)."""
+    group: int
+    """Completions per prompt (`num_generations`)."""
+    processes: int = 1
+    """Devices, one process each."""
+    passes_per_generation: int
+    """Passes that use the completions of one generation (`steps_per_generation`)."""
+    iterations: int = 1
+    """Number of times each generation is used (`num_iterations`)."""
+    epochs: float = 1.0
+    keeps_rest: bool = False
+    """Whether an incomplete last batch is used (SFT)."""
+    max_steps: int = -1
+    """Number of steps if above 0; it overrides `epochs`."""
+
+    @property
+    def generation_rows(self) -> int:
+        """Completions of one generation, over all devices."""
+        return self.rows * self.processes * self.passes_per_generation
+
+    @property
+    def generation_prompts(self) -> int:
+        """Prompts of one generation, over all devices."""
+        return self.generation_rows // self.group
+
+    @property
+    def passes_per_epoch(self) -> int:
+        """Passes per epoch on a device. GRPO drops an incomplete last generation (TRL's `RepeatSampler`)."""
+        if self.keeps_rest:
+            return math.ceil(self.samples / self.generation_prompts)
+        generations = self.samples // self.generation_prompts
+        return generations * self.passes_per_generation * self.iterations
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run, as in transformers' `Trainer.set_initial_training_values`."""
+        if self.max_steps > 0:
+            return self.max_steps
+        return math.ceil(self.epochs * max(math.ceil(self.passes_per_epoch / self.accumulation), 1))
+
+    @property
+    def step_prompts(self) -> float:
+        """New prompts per optimizer step, over all devices."""
+        return self.rows * self.accumulation * self.processes / (self.iterations * self.group)
+
+    @property
+    def epochs_done(self) -> float:
+        """Number of passes over the data."""
+        return self.steps * self.step_prompts / self.samples
+
+    def prompts_in(self, rows: int) -> int:
+        """Number of prompts among adjacent rows of a device."""
+        return max(1, math.ceil(rows / self.group))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Settings of a training that its memory depends on."""
+
+    batch: Batch
+    completion: int
+    """Tokens per completion."""
+    reference: bool
+    """Whether a reference model is used (beta above 0)."""
+    generates: bool = True
+    """Whether completions are generated; False for SFT."""
+    vllm: bool = False
+    """Whether vLLM generates, with its own memory for weights and KV cache."""
+    checkpointing: bool = False
+    """Whether layers are recomputed in the backward pass (`gradient_checkpointing`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """Bytes of weights and activations."""
+
+    weights: int
+    """Bytes per weight."""
+    compute: int
+    """Bytes per activation in a matrix product."""
+    adapters: bool = False
+    """Whether only low-rank adapters are trained, in float32."""
+
+    @property
+    def kind(self) -> str:
+        """Key of the tables above."""
+        if self.weights == 4:
+            return "float32" if self.compute == 4 else "autocast"
+        return "adapters" if self.adapters else "half"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Devices of a run: precision, sharding and optimizer."""
+
+    precision: Precision
+    processes: int = 1
+    sharding: Sharding = "none"
+    optimizer: str = "adamw_torch_fused"
+    vllm_share: float = 0.0
+    """Share of the device memory reserved by a colocated vLLM."""
+    vllm_sleeps: bool = False
+    """Whether vLLM releases its memory during the update."""
+    cpu: bool = False
+    """Whether the device is a CPU, whose memory also holds the libraries."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes per weight of the base model."""
+        return 2 if self.deepspeed and self.precision.compute == 2 else self.precision.weights
+
+    @property
+    def learned(self) -> int:
+        """Bytes per trained weight, and per gradient."""
+        return 4 if self.precision.adapters and not self.deepspeed else self.weight
+
+    @property
+    def deepspeed(self) -> bool:
+        """Whether DeepSpeed is used: bf16 weights, and float32 master weights in the optimizer."""
+        return self.sharding in ("zero2", "zero3")
+
 
 _BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16": 2, "half": 2}
 
@@ -53,8 +227,7 @@ def read_shares(config: RunConfig, launch: Launch, notes: list[str]) -> bool:
     if config.method != "grpo" or not config.sharing:
         return False
     if launch.sharding in ("zero3", "fsdp2"):
-        notes.append(f"Weights are sharded ({launch.sharding}): prompts are computed once per completion, as in TRL.")
-        return False
+        notes.append(f"Weights are sharded ({launch.sharding}), but every device holds all of them while it generates.")
     rows, group = (
         options.value(config.method, config.trainer, name)
         for name in ("per_device_train_batch_size", "num_generations")

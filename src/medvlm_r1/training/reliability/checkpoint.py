@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_model, save_model
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from medvlm_r1.disk import sync, sync_tree
@@ -54,29 +54,30 @@ def damage(folder: Path) -> str | None:
         return f"its {MANIFEST} cannot be read"
     if _STATE not in wanted:
         return f"its {MANIFEST} names no {_STATE}"
-    for name, (size, _) in wanted.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is not there"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes of {size}"
     with ThreadPoolExecutor(_HASHING_THREADS) as threads:
-        found = threads.map(_facts, [folder / name for name in wanted])
-        for (name, (_, digest)), facts in zip(wanted.items(), found, strict=True):
-            if facts["sha256"] != digest:
-                return f"{name} has another content than was written"
+        present = dict(zip(wanted, threads.map(_facts, [folder / name for name in wanted]), strict=True))
+    for name, (size, digest) in wanted.items():
+        facts = present[name]
+        if facts is None:
+            return f"{name} is not there"
+        if facts["bytes"] != size:
+            return f"{name} has {facts['bytes']} bytes of {size}"
+        if facts["sha256"] != digest:
+            return f"{name} has another content than was written"
     return None
 
 
-def _facts(file: Path) -> dict[str, Any]:
+def _facts(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
     with file.open("rb") as stream:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
 def numbered(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints in a folder with their steps, the newest first."""
-    found = [(path.name.rpartition("-")[2], path) for path in folder.glob("checkpoint-*") if path.is_dir()]
-    return sorted(((int(step), path) for step, path in found if step.isdigit()), reverse=True)
+    checkpoints = [(path.name.rpartition("-")[2], path) for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(((int(step), path) for step, path in checkpoints if step.isdigit()), reverse=True)
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -94,8 +95,8 @@ def newest_whole(folder: Path) -> Path | None:
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     damaged: list[tuple[Path, str]] = []
     for step, path in numbered(folder):
-        found = damage(path)
-        if found is None:
+        reason = damage(path)
+        if reason is None:
             for broken, why in damaged:
                 _set_aside(broken)
                 print(
@@ -103,12 +104,12 @@ def newest_whole(folder: Path) -> Path | None:
                     file=sys.stderr,
                 )
             return path
-        damaged.append((path, found))
+        damaged.append((path, reason))
     if damaged:
-        told = "; ".join(f"{path.name}: {why}" for path, why in damaged)
+        faults = "; ".join(f"{path.name}: {why}" for path, why in damaged)
         raise UserError(
-            f"{folder}: every checkpoint is damaged ({told}). Put back a whole one, or remove them all to start again "
-            "from the first step."
+            f"{folder}: every checkpoint is damaged ({faults}). Put back a whole one, or remove them all to start "
+            "again from the first step."
         )
     return None
 
@@ -127,69 +128,67 @@ def finish_rotation(checkpoint: Path, limit: int | None) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    place = path.with_name(f"damaged-{path.name}")
-    shutil.rmtree(place, ignore_errors=True)
-    path.replace(place)
+    target = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(target, ignore_errors=True)
+    path.replace(target)
 
 
-class AtomicCheckpoints:
+class AtomicCheckpoints(Trainer):  # type: ignore[misc]
     """Mixin before a transformers `Trainer`: write checkpoints to a temporary folder and rename them."""
 
     _staging: Path | None = None
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging) if self._staging else super()._get_output_dir(trial)  # type: ignore[misc]
+        return str(self._staging) if self._staging else super()._get_output_dir(trial)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # A folder must not be renamed while it is pushed in the background.
         if self._staging is None:
-            super()._push_from_checkpoint(checkpoint_folder)  # type: ignore[misc]
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        trainer: Any = self
         home = Path(self._get_output_dir(trial))
-        place = home / f"checkpoint-{trainer.state.global_step}"
+        target = home / f"checkpoint-{self.state.global_step}"
         # transformers saves again at the end of an epoch.
-        if place.exists():
+        if target.exists():
             return
-        if trainer.args.should_save:
+        if self.args.should_save:
             shutil.rmtree(home / PARTIAL, ignore_errors=True)
-        trainer.accelerator.wait_for_everyone()
-        limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._staging = home / PARTIAL
         try:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            self._complete(self._staging / place.name, place)
+            super()._save_checkpoint(model, trial)
+            self._complete(self._staging / target.name, target)
         except BaseException:
             # Mostly a full disk.
             shutil.rmtree(home / PARTIAL, ignore_errors=True)
             raise
         finally:
             self._staging = None
-            trainer.args.save_total_limit = limit
-        if trainer.args.should_save:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
             # Ordered by step, because a changed clock makes file times unreliable.
-            rotate_checkpoints(str(home), limit, trainer.state.best_model_checkpoint)
-        trainer.accelerator.wait_for_everyone()
-        if trainer.args.push_to_hub:
-            self._push_from_checkpoint(str(place))
+            rotate_checkpoints(str(home), limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(target))
 
-    def _complete(self, staged: Path, place: Path) -> None:
+    def _complete(self, staged: Path, target: Path) -> None:
         """Add the files that transformers does not write, seal the checkpoint and rename it."""
-        trainer: Any = self
-        _figures_file(staged, trainer).write_text(json.dumps(_figures(trainer)) + "\n", encoding="utf-8")
-        if _keeps_reference(trainer) and trainer.args.should_save:
-            save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(staged / REFERENCE))
-        if trainer.state.best_model_checkpoint == str(staged):
-            trainer.state.best_model_checkpoint = str(place)
-            if trainer.args.should_save:
-                trainer.state.save_to_json(str(staged / _STATE))
-        trainer.accelerator.wait_for_everyone()
-        if trainer.args.should_save:
+        _figures_file(staged, self).write_text(json.dumps(_figures(self)) + "\n", encoding="utf-8")
+        if _keeps_reference(self) and self.args.should_save:
+            save_model(self.accelerator.unwrap_model(self.ref_model), str(staged / REFERENCE))
+        if self.state.best_model_checkpoint == str(staged):
+            self.state.best_model_checkpoint = str(target)
+            if self.args.should_save:
+                self.state.save_to_json(str(staged / _STATE))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
             seal(staged)
-            staged.replace(place)
+            staged.replace(target)
             staged.parent.rmdir()
-            sync(place.parent)
+            sync(target.parent)
 
 
 class ResumedFigures(TrainerCallback):  # type: ignore[misc]

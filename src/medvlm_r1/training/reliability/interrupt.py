@@ -30,7 +30,7 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.stopped_at: int | None = None
-        self._asked = 0
+        self._signal = 0
         self._stepping = False
         self._trainer: Any = None
         self._before: dict[signal.Signals, Any] = {}
@@ -49,21 +49,21 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-        if isinstance(error, KeyboardInterrupt) and self._asked == signal.SIGTERM:
+        if isinstance(error, KeyboardInterrupt) and self._signal == signal.SIGTERM:
             raise Preempted(str(error) or "Stopped between the steps; the same command resumes.") from error
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if not self._stepping:
-            self._asked = number
+            self._signal = number
             # Not a UserError, which libraries would catch.
             raise KeyboardInterrupt
-        if self._asked:
+        if self._signal:
             # A launcher may forward SIGTERM twice; a second Ctrl-C is deliberate.
             if number == signal.SIGINT:
-                self._asked = number
+                self._signal = number
                 raise KeyboardInterrupt("Quit at once; the last checkpoint is intact.")
             return
-        self._asked = number
+        self._signal = number
         # Not `print`, which is not reentrant.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _SAID)
 
@@ -78,10 +78,10 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop in all processes if one of them received a signal."""
         if args.world_size > 1:
-            asked = torch.tensor(self._asked, device=args.device)
-            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-            self._asked = int(asked.item())
-        if self._asked and state.global_step < state.max_steps and between_generations(self._trainer):
+            signals = torch.tensor(self._signal, device=args.device)
+            torch.distributed.all_reduce(signals, op=torch.distributed.ReduceOp.MAX)
+            self._signal = int(signals.item())
+        if self._signal and state.global_step < state.max_steps and between_generations(self._trainer):
             self.stopped_at = state.global_step
             control.should_save = control.should_training_stop = True
 

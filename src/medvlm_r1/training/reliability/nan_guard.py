@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
+from torch.distributed.tensor import DTensor
+from transformers import Trainer
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.rewards.completion import completion_text
@@ -27,7 +30,7 @@ class NonFinite(UserError):
     """A loss, gradient, weight or reward is NaN or Inf."""
 
 
-class NanGuard:
+class NanGuard(Trainer):  # type: ignore[misc]
     """Mixin before a transformers `Trainer`: raise `NonFinite` before the optimizer step.
 
     Gradients are not checked with fp16: the loss scaler provokes infinite ones to find its scale, and skips such a step
@@ -42,37 +45,36 @@ class NanGuard:
         Raises:
             NonFinite: The loss, a reward, or the logits that the policy sampled from are NaN or Inf.
         """
-        trainer: Any = self
         self._sample_ids = _ids(inputs)
         try:
-            loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
+            loss = super().training_step(model, inputs, num_items_in_batch)
         except RuntimeError as error:
             if _NO_DISTRIBUTION not in str(error):
                 raise
-            raise NonFinite(_report(trainer, "the distribution of the next token", "NaN or Inf")) from error
+            raise NonFinite(_report(self, "the distribution of the next token", "NaN or Inf")) from error
         # TRL replaces the advantages of an infinite reward by 0.
         for name, rewards in getattr(self, "_logs", {}).get("rewards", {}).items():
             if any(map(math.isinf, rewards)):
-                raise NonFinite(_report(trainer, f"a reward {name}", next(filter(math.isinf, rewards))))
+                raise NonFinite(_report(self, f"a reward {name}", next(filter(math.isinf, rewards))))
         if not torch.isfinite(loss).all():
-            raise NonFinite(_report(trainer, "the loss", loss.item()))
+            raise NonFinite(_report(self, "the loss", loss.item()))
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        trainer: Any = self
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
-        if norm is not None and trainer.accelerator.scaler is None and not math.isfinite(float(norm)):
-            raise NonFinite(_report(trainer, "the norm of the gradient", float(norm)))
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # DeepSpeed reports NaN and Inf as -1.
+        if norm is not None and self.accelerator.scaler is None and not 0 <= float(norm) < math.inf:
+            raise NonFinite(_report(self, "the norm of the gradient", float(norm)))
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         refuse_unless_finite(self)
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        super()._save_checkpoint(model, trial)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         if isinstance(inputs, Mapping) and SAMPLE_ID in inputs:
             inputs = {name: value for name, value in inputs.items() if name != SAMPLE_ID}
-        return super()._prepare_inputs(inputs)  # type: ignore[misc]
+        return super()._prepare_inputs(inputs)
 
 
 class NamedBatches:
@@ -88,14 +90,21 @@ class NamedBatches:
 
 
 def refuse_unless_finite(trainer: Any) -> None:
-    """Check every weight before it is written.
+    """Check every weight before it is written; sharded weights on the processes that hold them.
 
     Raises:
-        NonFinite: A weight is NaN or Inf; the message names it and the step.
+        NonFinite: A weight is NaN or Inf, on any process; the message names it and the step.
     """
-    for name, weight in trainer.accelerator.unwrap_model(trainer.model).named_parameters():
-        if not torch.isfinite(weight).all():
-            raise NonFinite(_report(trainer, f"the weight {name}", "not finite"))
+    named = trainer.accelerator.unwrap_model(trainer.model).named_parameters()
+    names = gather_object([name for name, weight in named if not torch.isfinite(_local(weight)).all()])
+    if names:
+        raise NonFinite(_report(trainer, f"the weight {names[0]}", "not finite"))
+
+
+def _local(weight: Any) -> torch.Tensor:
+    """The part of a weight on this process: with ZeRO-3 (`ds_tensor`), with FSDP2, or all of it."""
+    shard: torch.Tensor = getattr(weight, "ds_tensor", weight)
+    return shard.to_local() if isinstance(shard, DTensor) else shard
 
 
 def _ids(inputs: Any) -> tuple[str, ...]:
@@ -110,19 +119,21 @@ def _ids(inputs: Any) -> tuple[str, ...]:
 def _report(trainer: Any, what: str, value: Any) -> str:
     args, state = trainer.args, trainer.state
     ids = trainer._sample_ids
+    # DeepSpeed takes the step within the backward pass.
+    reach = "saved" if trainer.is_deepspeed_enabled else "applied"
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     good = next((str(path) for _, path in numbered(Path(args.output_dir))), None)
     last = f"{good} is good, and a new run can start from it as 'model'" if good else "there is no checkpoint yet"
     lines = [
         f"After step {state.global_step} of {state.max_steps}, {what} is {value}. The batch: "
-        f"{', '.join(ids[:_SHOWN]) or 'unknown'}{more}. It was not applied: {last}.",
+        f"{', '.join(ids[:_SHOWN]) or 'unknown'}{more}. It was not {reach}: {last}.",
         "Try in a new 'out' (the same command would fail again): a lower trainer.learning_rate "
         f"(now {args.learning_rate:g}), trainer.max_grad_norm (now {args.max_grad_norm:g}; 0 is none) or "
         f"trainer.warmup_steps{', bf16 instead of fp16' if args.fp16 else ''}; finite rewards; and a check "
         "of these samples (`medvlm-r1 data check`).",
     ]
-    shown = last_completion(trainer)
-    return " ".join(lines) + (f" {shown}" if shown else "")
+    sample = last_completion(trainer)
+    return " ".join(lines) + (f" {sample}" if sample else "")
 
 
 def last_completion(trainer: Any, limit: int = 160) -> str | None:

@@ -86,7 +86,7 @@ def _memory(error: BaseException, config: RunConfig) -> str:
     given = {name: options.value(config.method, config.trainer, name) for name in _options_of(config)}
     phase, where = _where(error)
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+|\d+ bytes)", str(error))
-    asked = f" ({wanted.group(1)} more were asked for)" if wanted else ""
+    amount = f" ({wanted.group(1)} more were asked for)" if wanted else ""
     levers = _levers(config, given)
     order = {
         "pixels": ("pixels", "batch", "completions", "rest"),
@@ -96,7 +96,7 @@ def _memory(error: BaseException, config: RunConfig) -> str:
     }[phase]
     advice = "; ".join(levers[name] for name in order if levers.get(name))
     return (
-        f"Out of memory {where}{asked}. Lower, the first in the list first: {advice}. "
+        f"Out of memory {where}{amount}. Lower, the first in the list first: {advice}. "
         "A changed configuration is another run: give it a new 'out' (it can start from a checkpoint of this one, "
         "named as 'model'). `--dry-run` estimates the memory of a configuration before it runs."
     )

@@ -1,7 +1,7 @@
-"""Number of CPU threads for a model.
+"""Choices that depend on the device: pure functions of its type, so that a machine without a GPU can test them.
 
-The threads of a matrix product wait for the slowest one. On busy cores a small model spends most of its time waiting.
-On an idle machine two threads are slightly faster than one.
+Also the number of CPU threads. The threads of a matrix product wait for the slowest one. On busy cores a small model
+spends most of its time waiting. On an idle machine two threads are slightly faster than one.
 """
 
 from __future__ import annotations
@@ -10,9 +10,45 @@ import os
 import sys
 from typing import Any
 
+_HALVES = ("bfloat16", "float16")
 SMALL = 100_000_000
 """Largest number of parameters of a small model; larger ones gain from every core."""
 _NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def best_device() -> str:
+    """The best device present: "cuda", "mps" or "cpu"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def inference_dtype(device_type: str, stored: str | None) -> str:
+    """Dtype in which a model runs by default.
+
+    Args:
+        device_type: "cpu", "cuda", ...
+        stored: Dtype of its weights, as in its `config.json`; None if unknown.
+
+    Returns:
+        float32 on a CPU, where halves are slower. Elsewhere a half: the stored one, otherwise bfloat16. On "mps", which
+        lacks bfloat16 on older systems, the stored one (float32 if unknown).
+    """
+    if device_type == "cpu":
+        return "float32"
+    if device_type == "mps":
+        return stored or "float32"
+    return stored if stored in _HALVES else "bfloat16"
+
+
+def head_columns(device_type: str) -> int:
+    """Columns of the vocabulary in a tile of the LM head, for at most 4096 tokens (TRL's `TOKEN_CHUNK_SIZE`).
+
+    Narrow tiles fit the cache of a CPU during the softmax. A GPU needs large products: this is TRL's own width.
+    """
+    return 512 if device_type == "cpu" else 32768
 
 
 def choose_threads(parameters: int, *, load: float, cores: int, threads: int) -> int:

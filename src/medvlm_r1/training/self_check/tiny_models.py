@@ -1,4 +1,4 @@
-"""Tiny models with random weights of every family whose prompts can be shared, and inputs in each family's layout.
+"""Tiny models with random weights of every family that supports shared prompts, and inputs in each family's layout.
 
 Input ids are written by hand and pixels are random, so no processor is needed.
 """

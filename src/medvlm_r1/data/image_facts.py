@@ -1,0 +1,124 @@
+"""Sizes and hashes of the images of a data folder, cached for unchanged images."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from medvlm_r1.console import Advance, progress_bar
+from medvlm_r1.data.images import load_image
+from medvlm_r1.data.paths import inside
+from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.workers import work_on_images
+from medvlm_r1.disk import atomic_write
+from medvlm_r1.errors import UserError
+
+_BAR_SECONDS = 2.0
+# Another version may read an image that this one refuses.
+_VERSION = version("medvlm-r1")
+
+
+def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[int, int] | None]:
+    """Decode every image of some samples, unless it is known from before.
+
+    Args:
+        path: The data folder.
+        samples: Samples of that folder.
+
+    Returns:
+        Name of each image to its width and height; None where it is not there or not readable.
+    """
+    names = dict.fromkeys(name for sample in samples for name in sample.images)
+    facts = image_facts(path, names, decode=True)
+    return {name: tuple(entry["size"]) if entry["size"] else None for name, entry in facts.items()}
+
+
+def unreadable_samples(samples: Iterable[Sample], sizes: Mapping[str, tuple[int, int] | None]) -> list[Sample]:
+    """The samples of which an image has no size in `image_sizes`, or is not named by the source."""
+    return [sample for sample in samples if sample.unnamed_image or not all(sizes[name] for name in sample.images)]
+
+
+def image_facts(folder: str | Path, names: Iterable[str], *, decode: bool) -> dict[str, dict[str, Any]]:
+    """Hash and size of images, by all cores, with a progress bar if that takes long.
+
+    Results are cached in `$XDG_CACHE_HOME/medvlm-r1/images` (`~/.cache` by default), which holds no pixels. An image is
+    unchanged if its length and its time of modification are.
+
+    Args:
+        folder: The data folder.
+        names: Names of the images, such as `images/x.png`.
+        decode: Whether the sizes are needed, for which every image is decoded.
+
+    Returns:
+        By name a `hash`, "absent" for a missing file and None for one that cannot be read; with `decode` also a `size`,
+        (width, height), or None if it cannot be decoded.
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medvlm-r1" / "images"
+    file = root / f"{hashlib.sha256(f'{_VERSION} {Path(folder).resolve()}'.encode()).hexdigest()[:32]}.json"
+    known: dict[str, dict[str, Any]] = {}
+    with suppress(OSError, ValueError):
+        known = json.loads(file.read_text(encoding="utf-8"))
+    stamps = {name: _stamp(folder, name) for name in names}
+    jobs = [
+        (folder, name, decode)
+        for name, stamp in stamps.items()
+        if name not in known or known[name]["stamp"] != stamp or (decode and "size" not in known[name])
+    ]
+    begun, done = time.monotonic(), 0
+    advance: Advance | None = None
+    with ExitStack() as stack:
+
+        def take(result: tuple[str, dict[str, Any]]) -> None:
+            nonlocal advance, done
+            name, entry = result
+            known[name] = entry | {"stamp": stamps[name]}
+            done += 1
+            if advance is None and time.monotonic() - begun > _BAR_SECONDS:
+                advance = stack.enter_context(progress_bar("Images checked"))
+            if advance is not None:
+                advance(done, len(jobs))
+
+        work_on_images(_examine, jobs, take)
+    if jobs:
+        # A cache that cannot be written costs time only.
+        with suppress(OSError):
+            root.mkdir(parents=True, exist_ok=True)
+            atomic_write(file, json.dumps(known))
+    return {name: known[name] for name in stamps}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal; `absent` if there is none.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    if not os.path.isfile(path):
+        return "absent"
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _stamp(folder: str | Path, name: str) -> list[int] | None:
+    with suppress(OSError, UserError):
+        status = inside(folder, name).stat()
+        return [status.st_size, status.st_mtime_ns]
+    return None
+
+
+def _examine(job: tuple[str | Path, str, bool]) -> tuple[str, dict[str, Any]]:
+    folder, name, decode = job
+    entry: dict[str, Any] = {"hash": None, **({"size": None} if decode else {})}
+    with suppress(UserError):
+        entry["hash"] = file_hash(inside(folder, name))
+        if decode:
+            entry["size"] = load_image(inside(folder, name)).size
+    return name, entry

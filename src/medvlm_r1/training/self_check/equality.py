@@ -1,0 +1,150 @@
+"""The shared forward against the plain one: log-probabilities and gradients of every model family."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medvlm_r1.models.families import FAMILIES
+from medvlm_r1.models.sharing.forward import shared_logps
+from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
+
+LOGPS, GRADIENTS = 1e-5, 1e-4
+"""Largest absolute difference of a log-probability, and largest relative one of the gradient, in float32."""
+ROUNDING = 2.0
+"""In bfloat16 the shared forward may be this many times as far from float32 as the plain forward is."""
+
+Group = tuple[Prompt, Sequence[int]]
+"""A prompt, and the numbers of tokens of its completions."""
+GROUPS: tuple[Group, ...] = ((Prompt(4, ((2, 3),)), (5, 1, 3)), (Prompt(1, ((1, 1), (3, 2))), (2, 6)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows as TRL lays them out, and the prompts and completions they were made of."""
+
+    groups: list[Group]
+    prompts: list[Tensor]
+    completions: list[list[Tensor]]
+    inputs: dict[str, Any]
+    """Arguments of `shared_logps`."""
+
+
+def make_rows(family: str, groups: Sequence[Group]) -> Rows:
+    """Random tokens for the prompts and completions of `groups`, padded on both sides."""
+    torch.manual_seed(1)
+    prompts = [TINY[family].ids(prompt) for prompt, _ in groups]
+    completions = [[torch.randint(10, VOCABULARY, (n,)) for n in lengths] for _, lengths in groups]
+    before = max(len(ids) for ids in prompts) + 2
+    after = max(max(lengths) for _, lengths in groups) + 1
+    ids = torch.zeros(sum(len(group) for group in completions), before + after, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    pairs = [(p, c) for p, group in zip(prompts, completions, strict=True) for c in group]
+    for row, (prompt, completion) in enumerate(pairs):
+        ids[row, before - len(prompt) : before + len(completion)] = torch.cat([prompt, completion])
+        mask[row, before - len(prompt) : before + len(completion)] = 1
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "logits_to_keep": after,
+        "group_sizes": [len(group) for group in completions],
+        "vision": TINY[family].pixels([prompt for prompt, _ in groups]),
+    }
+    return Rows(list(groups), prompts, completions, inputs)
+
+
+def plain_logps(model: Any, family: str, rows: Rows, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of all completion tokens, (N,), row by row, from the model's own logits."""
+    logps, entropies = [], []
+    for (prompt, _), ids, completions in zip(rows.groups, rows.prompts, rows.completions, strict=True):
+        for completion in completions:
+            row = torch.cat([ids, completion])[None]
+            inputs = _on(model, {**TINY[family].pixels([prompt]), **TINY[family].extra(row), "input_ids": row})
+            logits = model(attention_mask=torch.ones_like(inputs["input_ids"]), **inputs).logits[0].float()
+            scores = (logits[len(ids) - 1 : -1] / temperature).log_softmax(-1)
+            logps.append(scores.gather(-1, completion[:, None].to(scores.device))[:, 0])
+            entropies.append(-(scores.exp() * scores).sum(-1))
+    return torch.cat(logps), torch.cat(entropies)
+
+
+def _on(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs on the model's device, floating-point ones in its dtype."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for name, value in inputs.items()
+    }
+
+
+def _plain(model: Any, family: str, rows: Rows) -> Tensor:
+    return plain_logps(model, family, rows)[0]
+
+
+def _shared(model: Any, family: str, rows: Rows) -> Tensor:
+    tensors = {name: value for name, value in rows.inputs.items() if isinstance(value, Tensor)}
+    inputs = {**rows.inputs, **_on(model, tensors), "vision": _on(model, rows.inputs["vision"])}
+    logps, _ = shared_logps(model, **inputs)
+    return logps[inputs["attention_mask"][:, -inputs["logits_to_keep"] :].bool()]
+
+
+def _measure(forward: Any, model: Any, family: str, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (N,) and the flattened gradient of a sum in which every token has its own weight; float64."""
+    model.zero_grad(set_to_none=True)
+    logps = forward(model, family, rows)
+    (torch.linspace(-1, 2, len(logps), device=logps.device) * logps).sum().backward()
+    grads = [weight.grad for weight in model.parameters()]
+    missing = [torch.zeros_like(weight) for weight in model.parameters()]
+    flat = torch.cat([(zero if g is None else g).flatten() for g, zero in zip(grads, missing, strict=True)])
+    return logps.detach().double().cpu(), flat.double().cpu()
+
+
+def _distances(values: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """Largest absolute difference of the log-probabilities, and relative difference of the gradients."""
+    logps, grads = values
+    return (
+        float((logps - reference[0]).abs().max()),
+        float((grads - reference[1]).norm() / reference[1].norm()),
+    )
+
+
+def compare(family: str, dtype: torch.dtype, device: str) -> tuple[bool, str]:
+    """Compare the shared forward of a tiny model of a family with its plain forward.
+
+    In float32 the two have to be equal within `LOGPS` and `GRADIENTS`. In bfloat16 both are compared with the plain
+    forward of the same weights in float32; the shared one may be `ROUNDING` times as far from it as the plain one.
+
+    Args:
+        family: A key of `models.families.FAMILIES`.
+        dtype: float32 or bfloat16.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Whether they agree, and the differences in words.
+    """
+    rows = make_rows(family, GROUPS)
+    model = TINY[family].model().to(device, dtype)
+    shared = _measure(_shared, model, family, rows)
+    plain = _measure(_plain, model, family, rows)
+    if dtype == torch.float32:
+        logps, grads = _distances(shared, plain)
+        return (
+            logps <= LOGPS and grads <= GRADIENTS,
+            f"log-probabilities differ by at most {logps:.1e} (limit {LOGPS:.0e}), gradients by {grads:.1e} "
+            f"(limit {GRADIENTS:.0e})",
+        )
+    reference = _measure(_plain, copy.deepcopy(model).float(), family, rows)
+    ours, theirs = _distances(shared, reference), _distances(plain, reference)
+    return (
+        all(a <= ROUNDING * b + 1e-3 for a, b in zip(ours, theirs, strict=True)),
+        f"distance from float32: log-probabilities {ours[0]:.1e} (plain forward {theirs[0]:.1e}), gradients "
+        f"{ours[1]:.1e} ({theirs[1]:.1e}); limit {ROUNDING:g} times the plain forward's",
+    )
+
+
+def families() -> list[str]:
+    """The supported families, in order."""
+    return sorted(FAMILIES)

@@ -1,0 +1,211 @@
+"""All checks of `medvlm-r1 doctor`, each in a process of its own, and their report.
+
+`python -m medvlm_r1.training.self_check.run NAME DEVICE FOLDER` runs one check and prints its lines as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from medvlm_r1.disk import atomic_write
+from medvlm_r1.errors import UserError
+
+Status = Literal["pass", "fail", "not available"]
+TIMEOUT = 300
+"""Seconds after which a check counts as hanging."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the report."""
+
+    check: str
+    status: Status
+    detail: str
+
+
+def _equality(device: str, folder: Path) -> Iterator[Line]:
+    import torch
+
+    from medvlm_r1.training.self_check.equality import compare, families
+
+    torch.backends.cudnn.allow_tf32 = False
+    for family in families():
+        for dtype in (torch.float32, torch.bfloat16):
+            agrees, detail = compare(family, dtype, device)
+            name = f"shared forward, {family}, {str(dtype).removeprefix('torch.')}"
+            yield Line(name, "pass" if agrees else "fail", detail)
+
+
+def _step(device: str, folder: Path) -> Iterator[Line]:
+    """Full weights: the shared trainer against plain TRL, and memory against the dry run."""
+    import torch
+
+    from medvlm_r1.training.self_check.steps import SIZES, check_saved, run_grpo
+
+    size = SIZES[device]
+    name, memory = "GRPO step, full weights", "peak memory against the dry run"
+    if device == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+        if total < size.memory:
+            reason = f"needs {size.memory / 2**30:.0f} GiB of GPU memory; this GPU has {total / 2**30:.0f}"
+            yield Line(name, "not available", reason)
+            yield Line(memory, "not available", reason)
+            return
+    ours = run_grpo(folder, device, size, lora=False)
+    plain = run_grpo(folder, device, size, lora=False, sharing=False)
+    yield _compared(name, ours, plain)
+    yield Line(
+        memory,
+        "pass" if ours.memory <= 1.15 * ours.estimate else "fail",
+        f"measured {ours.memory / 2**30:.2f} GiB, estimated {ours.estimate / 2**30:.2f} GiB (limit: 15 % above the "
+        "estimate)",
+    )
+    yield Line("save and reload, float32", "pass", check_saved(Path(ours.model), folder / "base-float32"))
+
+
+def _lora(device: str, folder: Path) -> Iterator[Line]:
+    from medvlm_r1.training.self_check.steps import SIZES, check_saved, run_grpo
+
+    ours = run_grpo(folder, device, SIZES[device], lora=True)
+    plain = run_grpo(folder, device, SIZES[device], lora=True, sharing=False)
+    yield _compared("GRPO step, LoRA on bfloat16 weights", ours, plain)
+    name = "save and reload, bfloat16"
+    try:
+        yield Line(name, "pass", check_saved(Path(ours.model), folder / "base-bfloat16"))
+    except UserError as error:
+        yield Line(name, "fail", str(error))
+
+
+def _compared(name: str, ours: Any, plain: Any) -> Line:
+    detail = (
+        f"generation {ours.generation:.2f} s (TRL {plain.generation:.2f}), update {ours.update:.2f} s "
+        f"({plain.update:.2f}), step {ours.step:.2f} s ({plain.step:.2f}): {plain.step / ours.step:.2f} times as fast; "
+        f"memory {ours.memory / 2**30:.2f} GiB ({plain.memory / 2**30:.2f}); the update reaches "
+        f"{100 * ours.peak_share:.0f} % of the measured matrix-product peak"
+    )
+    return Line(name, "fail", ours.notice) if ours.notice else Line(name, "pass", detail)
+
+
+def _vllm(device: str, folder: Path) -> Iterator[Line]:
+    from medvlm_r1.training.self_check.steps import SIZES, run_grpo
+
+    name = "GRPO step, vLLM colocated"
+    if device == "cpu" or find_spec("vllm") is None:
+        reason = "weight transfer needs a GPU" if device == "cpu" else "vLLM is not installed"
+        yield Line(name, "not available", reason)
+        return
+    options = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3}
+    ours = run_grpo(folder, device, SIZES[device], lora=True, generation_kwargs={"ignore_eos": True}, **options)
+    yield Line(name, "pass", f"generation {ours.generation:.2f} s, update {ours.update:.2f} s, step {ours.step:.2f} s")
+
+
+def _fsdp2(device: str, folder: Path) -> Iterator[Line]:
+    from medvlm_r1.training.self_check.steps import SIZES, check_saved, run_grpo, shard_on_one_process
+
+    shard_on_one_process(device)
+    ours = run_grpo(folder, device, SIZES[device], lora=True)
+    saved = check_saved(Path(ours.model), folder / "base-bfloat16")
+    shared = "prompts computed TRL's way" if ours.notice else "prompts shared"
+    yield Line("FSDP2, world size 1", "pass", f"{len(ours.losses)} steps, {shared}, step {ours.step:.2f} s; {saved}")
+
+
+CHECKS: dict[str, tuple[str, Callable[[str, Path], Iterator[Line]]]] = {
+    "equality": ("shared forward", _equality),
+    "step": ("GRPO step, full weights", _step),
+    "lora": ("GRPO step, LoRA on bfloat16 weights", _lora),
+    "vllm": ("GRPO step, vLLM colocated", _vllm),
+    "fsdp2": ("FSDP2, world size 1", _fsdp2),
+}
+"""By name: what is checked, and the check, which yields its lines."""
+
+
+def run_check(name: str, device: str) -> list[Line]:
+    """Run a check in this process; an exception is a failing line."""
+    title, check = CHECKS[name]
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            lines.extend(check(device, Path(folder)))
+        except Exception as error:
+            lines.append(Line(title, "fail", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"))
+    return lines
+
+
+def run_all(names: Sequence[str], device: str, progress: Callable[[int, int, str], None]) -> list[Line]:
+    """Run checks, each in a process of its own.
+
+    Args:
+        names: Keys of `CHECKS`.
+        device: "cpu" or "cuda".
+        progress: Called with (checks done, checks, the next one).
+
+    Returns:
+        Their lines in order. A process that dies or takes more than `TIMEOUT` seconds is a failing line.
+    """
+    lines: list[Line] = []
+    for done, name in enumerate(names):
+        title = CHECKS[name][0]
+        progress(done, len(names), title)
+        command = [sys.executable, "-m", __name__, name, device]
+        # The models of a CPU are too small to gain from a second thread.
+        threads = {"OMP_NUM_THREADS": "1"} if device == "cpu" else {}
+        try:
+            result = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env={**threads, **os.environ}
+            )
+        except subprocess.TimeoutExpired:
+            lines.append(Line(title, "fail", f"no result after {TIMEOUT} s"))
+            continue
+        try:
+            lines.extend(Line(**row) for row in json.loads(result.stdout.splitlines()[-1]))
+        except (IndexError, TypeError, ValueError):
+            last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+            lines.append(Line(title, "fail", f"its process ended with code {result.returncode}: {last[:300]}"))
+    progress(len(names), len(names), "")
+    return lines
+
+
+def record(environment: Mapping[str, Any], device: str, lines: Sequence[Line]) -> dict[str, Any]:
+    """The content of doctor.json."""
+    return {"environment": dict(environment), "device": device, "lines": [asdict(line) for line in lines]}
+
+
+def write_report(out: Path, report: Mapping[str, Any]) -> None:
+    """Write `doctor.json`, and the same as a table in `doctor.md`.
+
+    Args:
+        out: The folder.
+        report: Result of `record`.
+    """
+    environment = report["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    table = [
+        f"Python {environment['python']}, {environment['platform']}. Devices: {', '.join(environment['devices'])}. "
+        f"Checked on {report['device']}.",
+        "",
+        packages,
+        "",
+        "| check | result | detail |",
+        "|---|---|---|",
+        *("| {check} | {status} | {detail} |".format(**line) for line in report["lines"]),
+        "",
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write(out / "doctor.json", json.dumps(report, indent=1) + "\n")
+    atomic_write(out / "doctor.md", "\n".join(table))
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(line) for line in run_check(sys.argv[1], sys.argv[2])]), flush=True)

@@ -1,0 +1,384 @@
+"""GRPO runs on random weights: time and memory of a step, what is trained, and what is saved.
+
+Each run is a call of `train_grpo` with a configuration, as a user makes it. All completions have the same length, so
+plain TRL and the shared trainer do the same work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors import safe_open
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForImageTextToText
+from trl import GRPOTrainer
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.models.load import load_policy, phantom_base_dir, quiet_bars
+from medvlm_r1.models.processor import load_processor
+from medvlm_r1.phantom.benchmark import write_benchmark
+from medvlm_r1.training.config import RunConfig, load_config
+from medvlm_r1.training.dry_run.memory import RUNTIME
+from medvlm_r1.training.dry_run.plan import make_plan
+from medvlm_r1.training.grpo import train_grpo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """A model with random weights, and the rows of a GRPO step."""
+
+    text: Mapping[str, Any]
+    """Changes of the language model's configuration."""
+    vision: Mapping[str, Any]
+    """Changes of the vision tower's."""
+    edge: int
+    """Height and width of the images in pixels."""
+    completion: int
+    """Tokens of every completion."""
+    group: int
+    """Completions per prompt."""
+    prompts: int = 2
+    """Prompts per step."""
+    timed: int = 3
+    """Steps that are timed, after two that are not."""
+    memory: float = 0.0
+    """Bytes of device memory below which full weights are not trained."""
+
+
+# https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct, config.json
+QWEN2_VL_2B = Size(
+    text={
+        "vocab_size": 151936,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    },
+    vision={"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4},
+    edge=392,
+    completion=256,
+    group=8,
+    memory=60 * 2**30,
+)
+SMALL = Size(
+    text={
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
+    },
+    vision={"depth": 4, "embed_dim": 96, "hidden_size": 128, "num_heads": 4, "mlp_ratio": 2},
+    edge=224,
+    completion=32,
+    group=8,
+)
+SIZES = {"cpu": SMALL, "cuda": QWEN2_VL_2B}
+"""By device type."""
+
+
+def varied_rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward that depends on the tokens alone, so that every row has an advantage."""
+    return [float(np.random.default_rng(ids).random()) for ids in completion_ids]
+
+
+def write_base(folder: Path, size: Size, device: str, dtype: torch.dtype) -> Path:
+    """Write a Qwen2-VL with random weights, and the processor of the embedded base."""
+    if not (folder / "config.json").is_file():
+        config = AutoConfig.from_pretrained(phantom_base_dir()).to_dict()
+        kind = config.pop("model_type")
+        config["text_config"] |= {**size.text, "layer_types": None}
+        config["vision_config"] |= size.vision
+        torch.manual_seed(0)
+        with torch.device(device), quiet_bars():
+            model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind, **config), dtype=dtype)
+            model.save_pretrained(folder)
+        load_processor(phantom_base_dir()).save_pretrained(folder)
+    return folder
+
+
+@dataclass(slots=True, kw_only=True)
+class Figures:
+    """Measurements of a run."""
+
+    generation: float = math.nan
+    """Median seconds per step."""
+    update: float = math.nan
+    """Median seconds per step."""
+    memory: float = 0.0
+    """Peak bytes of the device, with the runtime."""
+    estimate: float = 0.0
+    """The dry run's estimate of it."""
+    peak_share: float = 0.0
+    """Share of the measured matrix-product peak that the update reaches."""
+    losses: list[float] = field(default_factory=list)
+    gradients: list[float] = field(default_factory=list)
+    notice: str = ""
+    """What the trainer printed about computing prompts TRL's way."""
+    model: str = ""
+    """Folder of the trained model."""
+
+    @property
+    def step(self) -> float:
+        """Seconds per step."""
+        return self.generation + self.update
+
+
+def run_grpo(folder: Path, device: str, size: Size, *, lora: bool, **options: Any) -> Figures:
+    """Train a few GRPO steps with `train_grpo` and measure them.
+
+    Args:
+        folder: Where model, data and run are written.
+        device: "cpu" or "cuda".
+        size: Model and rows.
+        lora: Train adapters on bfloat16 weights instead of all weights, in float32.
+        **options: `sharing` (default True), and options of TRL's GRPOConfig.
+
+    Raises:
+        UserError: `train_grpo` refuses, or a loss or gradient is not finite.
+    """
+    sharing = options.pop("sharing", True)
+    dtype = torch.bfloat16 if lora else torch.float32
+    base = write_base(folder / f"base-{str(dtype).removeprefix('torch.')}", size, device, dtype)
+    data = folder / "data"
+    steps = 2 + size.timed
+    if not data.is_dir():
+        write_benchmark(data, split="train", n=max(8, size.prompts * steps))
+    rows = size.group * size.prompts
+    eos = AutoConfig.from_pretrained(base).get_text_config().eos_token_id
+    trainer = {
+        "max_steps": steps,
+        "num_generations": size.group,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": 1,
+        "max_completion_length": size.completion,
+        "generation_kwargs": {"suppress_tokens": eos if isinstance(eos, list) else [eos]},
+        "beta": 0.04,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "use_cpu": device == "cpu",
+        "bf16": device == "cuda",
+        **({"model_init_kwargs": {"dtype": "bfloat16"}} if lora else {}),
+        **options,
+    }
+    out = folder / f"run-{len(list(folder.glob('run-*')))}"
+    settings = {
+        "model": str(base),
+        "method": "grpo",
+        "data": {"train": str(data)},
+        "rewards": [{"name": f"{__name__}.varied_rewards"}],
+        "out": str(out),
+        "sharing": sharing,
+        "min_pixels": size.edge**2,
+        "max_pixels": size.edge**2,
+        "trainer": trainer,
+        **({"lora": {"r": 16, "alpha": 32}} if lora else {}),
+    }
+    file = folder / f"{out.name}.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    config = load_config(file)
+    watch, printed = _Watch(torch.device(device)), io.StringIO()
+    with watch.generation(), contextlib.redirect_stderr(printed):
+        model = train_grpo(config, progress=watch)
+    logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    figures = watch.figures()
+    figures.losses, figures.gradients = [row["loss"] for row in logs], [row["grad_norm"] for row in logs]
+    figures.notice = next((line for line in printed.getvalue().splitlines() if "TRL's way" in line), "")
+    figures.model = str(model)
+    figures.estimate = _estimate(config, device, size, sharing)
+    if not all(map(math.isfinite, (*figures.losses, *figures.gradients))) or not any(figures.gradients):
+        raise UserError(f"losses {figures.losses} and gradient norms {figures.gradients} should be finite and not 0")
+    return figures
+
+
+def _estimate(config: RunConfig, device: str, size: Size, sharing: bool) -> float:
+    memory = float(torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else None
+    plan = make_plan(config, cpu=device == "cpu", device=memory, completion=size.completion)
+    return plan.peak(shared=sharing and plan.shares)
+
+
+class _Watch:
+    """Times steps and generation, counts the operations of the second step, and reads the peak memory after it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._steps: list[tuple[float, float]] = []
+        self._generated = 0.0
+        self._begun = self._now()
+        self._step = 0
+        self._flops, self._counting = FlopCounterMode(display=False), contextlib.ExitStack()
+        self._operations = [0, 0]
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @contextlib.contextmanager
+    def generation(self) -> Iterator[None]:
+        """Time `GRPOTrainer._generate`, which both trainers call once for each generation."""
+        plain = GRPOTrainer._generate
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begun, before = self._now(), self._flops.get_total_flops()
+            result = plain(*args, **kwargs)
+            self._generated += self._now() - begun
+            self._operations[0] += self._flops.get_total_flops() - before
+            return result
+
+        GRPOTrainer._generate = timed
+        try:
+            yield
+        finally:
+            GRPOTrainer._generate = plain
+
+    def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
+        """Called at the end of each step, without logs."""
+        if logs or step == self._step:
+            return
+        self._step = step
+        now = self._now()
+        if step == 1:
+            self._counting.enter_context(self._flops)
+        elif step == 2:
+            self._counting.close()
+            self._operations[1] = self._flops.get_total_flops() - self._operations[0]
+            _forget_peak(self._device)
+        else:
+            self._steps.append((self._generated, now - self._begun - self._generated))
+        self._generated, self._begun = 0.0, self._now()
+
+    def figures(self) -> Figures:
+        """Medians over the timed steps."""
+        generation, update = (statistics.median(values) for values in zip(*self._steps, strict=True))
+        peak = _matrix_peak(self._device)
+        return Figures(
+            generation=generation,
+            update=update,
+            memory=_peak(self._device),
+            peak_share=self._operations[1] / update / peak,
+        )
+
+
+def _matrix_peak(device: torch.device) -> float:
+    """Floating-point operations per second of the fastest of a few large matrix products."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = math.inf
+    for _ in range(6):
+        begun = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc_pid_clear_refs(5)
+
+
+def _peak(device: torch.device) -> float:
+    """Peak bytes since `_forget_peak`: reserved GPU memory and the runtime, or the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved() + RUNTIME
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) * 1024
+    return 0.0
+
+
+def check_saved(folder: Path, base: Path) -> str:
+    """Check a trained model: its tensors have the base's names and dtypes, and it loads and answers in that dtype.
+
+    Args:
+        folder: The trained model.
+        base: The model it was trained from.
+
+    Returns:
+        What was checked, in words.
+
+    Raises:
+        UserError: A name or dtype differs, the weights did not change, or the loaded model is not finite.
+    """
+    wanted, saved = _tensors(base), _tensors(folder)
+    if saved.keys() != wanted.keys():
+        names = sorted(saved.keys() ^ wanted.keys())
+        raise UserError(f"{len(names)} tensor names differ from the base's, for example {names[0]}")
+    other = [name for name in wanted if saved[name].dtype != wanted[name].dtype]
+    if other:
+        raise UserError(
+            f"{len(other)} of {len(wanted)} tensors are {saved[other[0]].dtype}, in the base {wanted[other[0]].dtype}: "
+            f"for example {other[0]}"
+        )
+    changed = sum(not torch.equal(saved[name], wanted[name]) for name in wanted)
+    if not changed:
+        raise UserError("the saved weights are those of the base: nothing was trained")
+    policy = load_policy(str(folder), dtype="auto", device="cpu")
+    dtype = next(iter(wanted.values())).dtype
+    if policy.model.dtype != dtype:
+        raise UserError(f"the model loads as {policy.model.dtype}, wanted {dtype}")
+    loaded = policy.model.state_dict()
+    if not all(bool(torch.isfinite(value).all()) for value in loaded.values()):
+        raise UserError("the loaded weights are not finite")
+    return f"{len(wanted)} tensors in {str(dtype).removeprefix('torch.')}, {changed} of them changed by the training"
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    return tensors
+
+
+def shard_on_one_process(device: str) -> None:
+    """Let accelerate shard weights with FSDP2 in this process alone; call it before any trainer is built.
+
+    accelerate 1.15 takes FSDP for GPUs and their like only (`AcceleratorState`: MULTI_GPU, ... and not MULTI_CPU).
+    PyTorch's FSDP2 also works over gloo on a CPU.
+    """
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        # 0: the store takes any free port, as this process is the only one.
+        "MASTER_PORT": "0",
+    }
+    if device == "cpu":
+        from accelerate import PartialState, utils
+
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+        PartialState._prepare_backend = lambda self, *_, **__: ("gloo", utils.DistributedType.MULTI_GPU)
+    torch.distributed.init_process_group("gloo" if device == "cpu" else "cuda:nccl,cpu:gloo")

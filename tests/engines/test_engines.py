@@ -1,0 +1,88 @@
+"""DDP, DeepSpeed and FSDP2 with two processes on CPUs take the steps that one process takes (`make test-engines`).
+
+The results are written to `docs/reference/engines.json`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+
+from test_distributed import TORCHRUN
+from test_sharded import difference, mixed  # noqa: F401 - a fixture
+
+from medvlm_r1.recipes import recipe
+
+pytestmark = pytest.mark.engines
+LAUNCH = ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=2", "--mixed_precision=no"]
+LAUNCHERS = {
+    "DDP": TORCHRUN,
+    **{
+        name: [*LAUNCH, "--main_process_port=0", "--config_file", str(recipe(f"accelerate/{file}.yaml"))]
+        for name, file in {"ZeRO-2": "zero2", "ZeRO-3": "zero3", "FSDP2": "fsdp2"}.items()
+    },
+}
+RECORD = Path(__file__).parents[2] / "docs/reference/engines.json"
+
+
+@pytest.fixture(scope="module")
+def record() -> Iterator[list[dict[str, object]]]:
+    """Rows of the table in `docs/how-to/many-machines.md`, written at the end."""
+    rows: list[dict[str, object]] = []
+    yield rows
+    packages = {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", "deepspeed")}
+    text = json.dumps({"date": datetime.date.today().isoformat(), "packages": packages, "rows": rows}, indent=1)
+    RECORD.write_text(text + "\n")
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "lora"])
+@pytest.mark.parametrize("images", ["one", "mixed"])
+@pytest.mark.parametrize("engine", list(LAUNCHERS))
+def test_two_processes_take_the_steps_of_one(
+    write_config: Callable[..., Path],
+    tiny_policy_dir: Path,
+    data_dir: Path,
+    mixed: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record: list[dict[str, object]],
+    engine: str,
+    images: str,
+    lora: bool,
+    beta: float,
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    config = write_config(
+        data={"train": str(mixed if images == "mixed" else data_dir)},
+        rewards=[{"name": "test_distributed.rewards_by_length"}],
+        trainer={
+            "max_steps": 4,
+            "num_generations": 4,
+            "beta": beta,
+            "optim": "sgd",
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "gradient_accumulation_steps": 1,
+            "shuffle_dataset": False,
+        },
+        **({"lora": {"r": 4, "alpha": 8}} if lora else {}),
+    )
+    base = load_file(tiny_policy_dir / "model.safetensors")
+    steps, weights, printed = difference(LAUNCHERS[engine], config, tmp_path, base)
+    assert "TRL's way" not in printed
+    with safe_open(tmp_path / "two/model/model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(base)
+    record.append({"engine": engine, "images": images, "lora": lora, "beta": beta, "steps": steps, "weights": weights})
+    assert steps <= 1e-4
+    assert weights <= 1e-4

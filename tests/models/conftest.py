@@ -1,0 +1,48 @@
+"""A loaded tiny policy, copies of its folder, and chat servers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_server import Server
+
+
+@pytest.fixture
+def policy(tiny_policy_dir: Path) -> Any:
+    """The tiny policy in evaluation mode."""
+    from medvlm_r1.models.load import load_policy
+
+    return load_policy(str(tiny_policy_dir), device="cpu")
+
+
+@pytest.fixture
+def copy(tiny_policy_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny policy that a test may damage."""
+    return Path(shutil.copytree(tiny_policy_dir, tmp_path / "copy"))
+
+
+@pytest.fixture
+def half(policy: Any, tmp_path: Path) -> Path:
+    """The tiny policy stored in bfloat16."""
+    policy.model.bfloat16().save_pretrained(tmp_path / "half")
+    policy.processor.save_pretrained(tmp_path / "half")
+    return tmp_path / "half"
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Server]]:
+    """Two servers."""
+    running = [Server(), Server()]
+    yield running
+    for server in running:
+        server.close()
+
+
+@pytest.fixture
+def server(servers: list[Server]) -> Server:
+    """A server."""
+    return servers[0]

@@ -1,0 +1,142 @@
+"""Choices that depend on the device, tested for a GPU without one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trl.trainer import utils as trl_utils
+
+from medvlm_r1.evaluation.run import evaluate, identify
+from medvlm_r1.models.device import SMALL, choose_threads, head_columns, inference_dtype, limit_threads
+from medvlm_r1.models.load import load_policy
+from medvlm_r1.training.dry_run import memory
+from medvlm_r1.training.loop import _merge
+from tiny_policy import build_tiny_adapter
+
+
+@pytest.mark.parametrize(
+    ("device", "stored", "dtype"),
+    [
+        ("cuda", "float32", "bfloat16"),
+        ("cuda", None, "bfloat16"),
+        ("cuda", "bfloat16", "bfloat16"),
+        ("cuda", "float16", "float16"),
+        ("mps", "float32", "float32"),
+        ("mps", "bfloat16", "bfloat16"),
+        ("cpu", "bfloat16", "float32"),
+        ("cpu", None, "float32"),
+    ],
+)
+def test_the_dtype_of_inference(device: str, stored: str | None, dtype: str) -> None:
+    assert inference_dtype(device, stored) == dtype
+
+
+def test_a_model_stored_in_float32_is_loaded_in_bfloat16_unless_told_otherwise(tiny_policy_dir: Path) -> None:
+    # The device without memory stands for a GPU.
+    assert load_policy(str(tiny_policy_dir), device="meta").model.dtype == torch.bfloat16
+    assert load_policy(str(tiny_policy_dir), device="meta", dtype="float32").model.dtype == torch.float32
+    assert load_policy(str(tiny_policy_dir), device="cpu").model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_a_merged_adapter_keeps_the_rotary_frequencies_of_its_base(half: Path, tmp_path: Path, dtype: Any) -> None:
+    build_tiny_adapter(half, tmp_path / "adapter")
+    merged = load_policy(str(tmp_path / "adapter"), dtype=dtype, device="cpu").model
+    assert {weight.dtype for weight in merged.parameters()} == {torch.bfloat16}
+    base = dict(load_policy(str(half), dtype=dtype, device="cpu").model.named_buffers())
+    for name, buffer in merged.named_buffers():
+        torch.testing.assert_close(buffer, base[name], rtol=0, atol=0)
+
+
+def test_the_model_of_a_lora_training_has_the_dtype_of_its_base(half: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    build_tiny_adapter(half, adapter)
+    _merge(SimpleNamespace(model=str(half)), adapter)  # type: ignore[arg-type]
+    assert {tensor.dtype for tensor in load_file(adapter / "model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((adapter / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_answers_of_two_dtypes_are_not_mixed(tiny_policy_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    model = str(tiny_policy_dir)
+    results = evaluate(model, data_dir, tmp_path / "run", max_new_tokens=2, limit=1, dtype="bfloat16")
+    assert results["model_fingerprint"] == identify(model, dtype="bfloat16") == identify(model) + ":bfloat16"
+    with pytest.raises(Exception, match="made with another model"):
+        evaluate(model, data_dir, tmp_path / "run", max_new_tokens=2, limit=1)
+
+
+def test_the_tiles_of_the_head() -> None:
+    assert head_columns("cpu") == 512
+    assert head_columns("cuda") == trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE == memory._TILE_PLAIN
+
+
+def test_the_dry_run_counts_the_tile_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "activations", lambda *_, **__: 0.0)
+    text = SimpleNamespace(hidden=8, vocabulary=50000, layers=1, keys=8)
+    parameters = SimpleNamespace(total=1, adapters=0, largest=1, trained=1)
+    shape: Any = SimpleNamespace(text=text, parameters=parameters, trains_head=False)
+    run: Any = SimpleNamespace(
+        batch=SimpleNamespace(rows=4), completion=2000, reference=False, generates=False, vllm=False
+    )
+    precision = memory.Precision(weights=4, compute=2)
+
+    def head(*, cpu: bool, shared: bool) -> float:
+        placement = memory.Placement(precision=precision, cpu=cpu)
+        return memory.parts(shape, SimpleNamespace(), run, placement, shared=shared)["head"]  # type: ignore[arg-type]
+
+    hidden = 4.0 * 8000 * 8
+    assert head(cpu=True, shared=True) - hidden == 4096 * 512 * 2
+    assert head(cpu=False, shared=True) == head(cpu=False, shared=False) == 4096 * 32768 * 2 + hidden
+
+
+@pytest.mark.parametrize(
+    ("parameters", "load", "cores", "threads", "expected"),
+    [
+        (5_000_000, 0.0, 2, 2, 2),
+        (5_000_000, 0.4, 2, 2, 2),
+        (5_000_000, 0.6, 2, 2, 1),
+        (5_000_000, 9.0, 2, 2, 1),
+        (SMALL, 2.0, 2, 2, 1),
+        (SMALL + 1, 2.0, 2, 2, 2),
+        (2_000_000_000, 9.0, 2, 2, 2),
+        (5_000_000, 3.0, 16, 8, 8),
+        (5_000_000, 9.0, 16, 8, 1),
+        (5_000_000, 9.0, 16, 1, 1),
+        (5_000_000, 9.0, 1, 1, 1),
+    ],
+)
+def test_small_models_get_one_thread_on_busy_cores(
+    parameters: int, load: float, cores: int, threads: int, expected: int
+) -> None:
+    assert choose_threads(parameters, load=load, cores=cores, threads=threads) == expected
+
+
+@pytest.mark.parametrize(("load", "variable", "expected"), [(50.0, "", 1), (50.0, "2", 2), (0.0, "", 2)])
+def test_the_number_is_set_and_told(
+    tiny_policy_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    load: float,
+    variable: str,
+    expected: int,
+) -> None:
+    model = load_policy(str(tiny_policy_dir), device="cpu").model
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        limit_threads(model)
+        assert torch.get_num_threads() == expected
+        limit_threads(model)
+    finally:
+        torch.set_num_threads(before)
+    assert capsys.readouterr().err.count("load 50.0 on 2 cores") == (expected == 1)

@@ -1,0 +1,104 @@
+"""Mixed precision through the trainer, on a CPU: casts of weights, and sharing against TRL within bf16 rounding."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_sharing import trained
+from torch.utils._python_dispatch import TorchDispatchMode
+from trl import GRPOTrainer
+
+from medvlm_r1.models.sharing.batch import SharedBatch
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.grpo import SharedPromptTrainer, train_grpo
+
+WriteConfig = Callable[..., Path]
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts to bf16 by the shape of the tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: Counter[tuple[int, ...]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and result.dtype == torch.bfloat16:
+            self.shapes[tuple(result.shape)] += 1
+        return result
+
+
+@pytest.mark.parametrize("sharing", ["on", "off"])
+def test_generation_casts_each_weight_once(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharing: str
+) -> None:
+    counts = []
+    plain = GRPOTrainer._generate_single_turn
+
+    def generate(self: Any, *args: Any) -> Any:
+        weights = Counter(tuple(weight.shape) for weight in self.model.parameters() if weight.ndim == 2)
+        with Casts() as casts:
+            result = plain(self, *args)
+        assert max(map(len, result[0])) == self.max_completion_length
+        counts.append({shape: casts.shapes[shape] for shape in weights})
+        # Prefill and tower may cast activations of these shapes.
+        assert sum(counts[-1].values()) <= 1.5 * sum(weights.values())
+        return result
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generate)
+    for tokens in (4, 12):
+        trainer = {
+            "use_cpu": True,
+            "bf16": True,
+            "max_steps": 1,
+            "save_strategy": "no",
+            "max_completion_length": tokens,
+            "generation_kwargs": {"min_new_tokens": tokens},
+        }
+        train_grpo(load_config(write_config(sharing=sharing, trainer=trainer, out=str(tmp_path / str(tokens)))))
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": True}, {"gradient_checkpointing": True, "entropy_coef": 0.1}])
+def test_sharing_gives_the_steps_of_trl_within_rounding(
+    policy_dir: Path, dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("trl.trainer.grpo_trainer.shuffle_sequence_dict", lambda batch: batch)
+    monkeypatch.setattr(SharedBatch, "shuffled", lambda self: list(range(len(self.owner))))
+    options = {"lora": False, "bf16": True, "beta": 0.04, **changes}
+    moves, logs = [], []
+    for kind in (GRPOTrainer, SharedPromptTrainer):
+        trainer, before, after = trained(kind, policy_dir, dataset, tmp_path, **options)
+        moves.append(torch.cat([(after[name] - weight).flatten() for name, weight in before.items()]))
+        logs.append(trainer.state.log_history[0])
+    plain, shared = moves
+    assert (shared - plain).norm() <= 0.03 * plain.norm()
+    for name in ("loss", "grad_norm", "kl", "reward"):
+        assert logs[1][name] == pytest.approx(logs[0][name], rel=0.03, abs=1e-3), name
+
+
+def test_the_shared_forward_runs_in_bf16_under_the_wrapper_of_accelerate(
+    policy_dir: Path, dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[torch.dtype]] = {"head": set(), "logps": set()}
+    plain = SharedPromptTrainer._get_per_token_logps_and_entropies
+
+    def logps(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        layer = self.model.model.language_model.layers[0].mlp.down_proj
+        handle = layer.register_forward_hook(lambda _, inputs, output: seen["head"].add(output.dtype))
+        result = plain(self, model, *args, **kwargs)
+        handle.remove()
+        seen["logps"].add(result[0].dtype)
+        return result
+
+    monkeypatch.setattr(SharedPromptTrainer, "_get_per_token_logps_and_entropies", logps)
+    trainer, _, after = trained(SharedPromptTrainer, policy_dir, dataset, tmp_path, lora=False, bf16=True, max_steps=1)
+    assert type(trainer) is SharedPromptTrainer
+    assert seen == {"head": {torch.bfloat16}, "logps": {torch.float32}}
+    assert {weight.dtype for weight in after.values()} == {torch.float32}

@@ -1,0 +1,94 @@
+"""Sharing under FSDP2: two processes with unequal rows take the steps that one process takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from test_distributed import FSDP2, SCRIPT, _run
+
+from medvlm_r1.data.folder import write_folder
+from medvlm_r1.data.sample import Sample
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight questions with 0, 2, 0, 1, 0, 0, 2 and 1 images: in some steps one process has none."""
+    folder = tmp_path_factory.mktemp("mixed")
+    (folder / "images").mkdir()
+    samples = []
+    for index, count in enumerate((0, 2, 0, 1, 0, 0, 2, 1)):
+        images = tuple(f"images/{index}-{number}.png" for number in range(count))
+        for number, name in enumerate(images):
+            Image.new("RGB", (40 + 16 * number, 30), (25 * index, 90, 160)).save(folder / name)
+        options = ("liver", "kidney", "brain", "knee")
+        samples.append(
+            Sample(
+                id=f"q{index}",
+                images=images,
+                question="Which organ is shown?" + " Now?" * index,
+                options=options,
+                answer=options[index % 4],
+                modality="MRI",
+            )
+        )
+    write_folder(folder, samples, info={"name": "mixed", "source": "made by the tests", "license": "CC0-1.0"})
+    return folder
+
+
+def difference(
+    launcher: list[str], config: Path, tmp_path: Path, base: dict[str, torch.Tensor]
+) -> tuple[float, float, str]:
+    """Run one process, and two under a launcher.
+
+    Returns:
+        The largest relative difference of a loss or gradient norm, the difference of the final weights relative to the
+        update, and what the second run printed.
+    """
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone, wanted, _ = _run([str(SCRIPT), str(config), str(one), "trainer.per_device_train_batch_size=8"], one)
+    both, weights, printed = _run(
+        [*launcher, str(SCRIPT), str(config), str(two), "trainer.per_device_train_batch_size=4"], two
+    )
+    assert len(alone) == len(both) == 4
+    assert weights.keys() == wanted.keys()
+    steps = max(
+        abs(a[key] - b[key]) / abs(a[key]) for a, b in zip(alone, both, strict=True) for key in ("loss", "grad_norm")
+    )
+
+    def distance(some: dict[str, Any], others: dict[str, Any]) -> float:
+        return sum(float((some[name] - others[name]).double().norm() ** 2) for name in wanted) ** 0.5
+
+    return steps, distance(weights, wanted) / distance(wanted, base), printed
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "lora"])
+def test_fsdp2_shares_prompts(
+    write_config: Callable[..., Path], tiny_policy_dir: Path, mixed: Path, tmp_path: Path, lora: bool
+) -> None:
+    config = write_config(
+        data={"train": str(mixed)},
+        rewards=[{"name": "test_distributed.rewards_by_length"}],
+        trainer={
+            "max_steps": 4,
+            "num_generations": 4,
+            # With a reference both have a tower that does not change, whose features are cached.
+            "beta": 0.0 if lora else 0.04,
+            "optim": "sgd",
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "gradient_accumulation_steps": 1,
+            "shuffle_dataset": False,
+        },
+        **({"lora": {"r": 4, "alpha": 8}} if lora else {}),
+    )
+    base = load_file(tiny_policy_dir / "model.safetensors")
+    steps, weights, printed = difference(FSDP2, config, tmp_path, base)
+    assert "TRL's way" not in printed
+    assert steps <= 1e-4
+    assert weights <= 1e-4

@@ -1,0 +1,181 @@
+"""Training with vLLM's stand-in: it reads the prompts and images of the trainer, and its samples are on policy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_vllm
+import pytest
+import torch
+from questions import noise, write_questions
+from runs import rows
+from test_distributed import TORCHRUN, _run
+from transformers import AutoProcessor, Qwen2VLImageProcessor
+
+from medvlm_r1.errors import UserError
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.grpo import train_grpo
+from medvlm_r1.training.vllm import collapse_images, resize
+
+WriteConfig = Callable[..., Path]
+REWARD = [{"name": "sample_rewards:distinct_tokens"}]
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch, tiny_policy_dir: Path) -> None:
+    fake_vllm.SENT.clear()
+    monkeypatch.setattr(fake_vllm.Client, "served", str(tiny_policy_dir))
+    fake_vllm.install(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight questions with one, two or no images of two to four tokens each."""
+    images = [[noise(60 + 10 * row, 60, 10 * row + n) for n in range((1, 2, 0, 1)[row % 4])] for row in range(8)]
+    return write_questions(tmp_path_factory.mktemp("questions"), images)
+
+
+def configured(write_config: WriteConfig, questions: Path, mode: str, **changes: Any) -> Path:
+    trainer = {
+        "use_vllm": True,
+        "vllm_mode": mode,
+        "per_device_train_batch_size": 8,
+        "num_generations": 2,
+        "logging_steps": 1,
+        # Steps without an advantage would hide the update.
+        "learning_rate": 1e-2,
+        **changes.pop("trainer", {}),
+    }
+    return write_config(**{"data": {"train": str(questions)}, "rewards": REWARD, **changes, "trainer": trainer})
+
+
+def differences(out: Path) -> list[float]:
+    """Largest difference of a log-probability between vLLM and the policy, for each step."""
+    rollouts = rows(out / "metrics.jsonl")
+    return [row["sampling/sampling_logp_difference/max"] for row in rollouts if "loss" in row]
+
+
+@pytest.mark.parametrize("bounds", [{}, {"max_pixels": 28 * 28 * 2}], ids=["own bounds", "bounded"])
+@pytest.mark.parametrize("sharing", ["on", "off"])
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_vllm_reads_the_prompts_and_images_of_the_trainer(
+    write_config: WriteConfig, questions: Path, mode: str, sharing: str, bounds: dict[str, int]
+) -> None:
+    config = load_config(configured(write_config, questions, mode, sharing=sharing, **bounds))
+    out = train_grpo(config).parent
+    found = differences(out)
+    # The second step is taken with weights that the first one changed.
+    assert len(found) == 2
+    assert max(found) < 1e-4
+    counts = {len(images) for _, images in fake_vllm.SENT}
+    assert counts == {0, 1, 2}
+    largest = max(image.width * image.height for _, images in fake_vllm.SENT for image in images)
+    assert (largest <= 28 * 28 * 2) == bool(bounds)
+
+
+def test_rows_that_are_left_out_do_not_change_the_step(
+    write_config: WriteConfig, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows without advantage are not computed, with importance ratios as without."""
+    losses = []
+    for name, everything in (("some", False), ("all", True)):
+        if everything:
+            monkeypatch.setattr(
+                "medvlm_r1.training.grpo.SharedPromptTrainer._moving",
+                lambda self, inputs: torch.ones(len(inputs["advantages"]), dtype=torch.bool),
+            )
+        torch.manual_seed(0)
+        trainer = {"beta": 0.0, "max_steps": 1}
+        config = configured(write_config, questions, "colocate", out=str(tmp_path / name), trainer=trainer)
+        rewards = [{"name": "test_sharing:parity"}]
+        out = train_grpo(load_config(config, [f"rewards={json.dumps(rewards)}"])).parent
+        rollouts = rows(out / "metrics.jsonl")
+        losses.append((rollouts[0]["loss"], rollouts[0]["grad_norm"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_processes_with_and_without_images(
+    write_config: WriteConfig, questions: Path, tiny_policy_dir: Path, tmp_path: Path, mode: str
+) -> None:
+    """The second process has a prompt without an image in each step, and so fewer blank questions."""
+    trainer = {"per_device_train_batch_size": 4, "shuffle_dataset": False}
+    rewards = [*REWARD, {"name": "blank_rewards:noting", "weight": 0.0}]
+    config = configured(write_config, questions, mode, max_pixels=28 * 28 * 2, trainer=trainer, rewards=rewards)
+    out = tmp_path / "two"
+    _run([*TORCHRUN, fake_vllm.__file__, str(config), str(out), str(tiny_policy_dir)], out)
+    assert max(differences(out)) < 1e-4
+
+
+def test_bounds_that_vllm_would_undo_are_refused(write_config: WriteConfig, questions: Path) -> None:
+    config = load_config(
+        configured(write_config, questions, "colocate", max_pixels=28 * 28 * 9, min_pixels=28 * 28 * 9)
+    )
+    with pytest.raises(
+        UserError, match=r"pixels, which the processor.*resize again.*at least 784 and max_pixels at most 3136"
+    ):
+        train_grpo(config)
+
+
+def test_a_server_with_other_bounds_is_named(
+    write_config: WriteConfig, questions: Path, tiny_policy_dir: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_policy_dir, other)
+    processor = AutoProcessor.from_pretrained(other)
+    processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28}
+    processor.save_pretrained(other)
+    fake_vllm.Client.served = str(other)
+    with pytest.raises(UserError, match=r"disagree.*images of a prompt: \[\d\] in the trainer, \[1\] in vLLM"):
+        train_grpo(load_config(configured(write_config, questions, "server")))
+
+
+def test_a_prompt_that_vllm_read_otherwise_is_named(
+    write_config: WriteConfig, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medvlm_r1.training.vllm.collapse_images", lambda ids, *_: ids)
+    with pytest.raises(UserError, match=r"disagree about the tokens of a prompt: \d+ in the trainer, \d+ in vLLM"):
+        train_grpo(load_config(configured(write_config, questions, "colocate")))
+
+
+@pytest.mark.parametrize(
+    ("ids", "images", "collapsed"),
+    [
+        ([1, 7, 7, 7, 2], 1, [1, 7, 2]),
+        ([7, 7, 3, 3, 7], 2, [7, 3, 3, 7]),
+        ([1, 1, 2], 0, [1, 1, 2]),
+        ([1, 7, 7, 2], 2, None),
+        ([1, 7, 2], 0, None),
+    ],
+)
+def test_runs_of_image_tokens_are_collapsed(ids: list[int], images: int, collapsed: list[int] | None) -> None:
+    if collapsed is not None:
+        assert collapse_images(ids, 7, images) == collapsed
+        return
+    with pytest.raises(UserError, match=f"{images} images and 1 runs"):
+        collapse_images(ids, 7, images)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (500, 31), (28, 28), (40, 30), (57, 91)])
+def test_resized_images_give_the_pixels_of_the_bounded_processor(size: tuple[int, int]) -> None:
+    bounded = Qwen2VLImageProcessor(size={"shortest_edge": 784, "longest_edge": 784 * 6})
+    own = Qwen2VLImageProcessor(size={"shortest_edge": 784, "longest_edge": 784 * 100})
+    image = noise(*size, seed=0)
+    resized = resize(image, bounded)
+    assert resize(resized, own) == resized
+    expected, found = (
+        processor(images=[picture], return_tensors="pt") for processor, picture in ((bounded, image), (own, resized))
+    )
+    assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+
+
+def test_the_rule_of_an_unknown_processor_is_refused() -> None:
+    from transformers import CLIPImageProcessor
+
+    with pytest.raises(UserError, match="cannot be used with vLLM and CLIPImageProcessor"):
+        resize(noise(28, 28, 0), CLIPImageProcessor())
