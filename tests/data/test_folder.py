@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -154,15 +153,3 @@ def test_unreadable_samples_looks_at_the_files_as_they_are_now(folder):
     text_only = sample(5, images=())
     unnamed = sample(6, images=(), missing=True)
     assert unreadable(folder, [*samples, both, text_only, unnamed]) == ["s2", "s4", "s6"]
-
-
-def test_image_sizes_decodes_each_file_once(folder, monkeypatch):
-    loaded = []
-
-    def load(path):
-        loaded.append(path)
-        return Image.new("RGB", (1, 1))
-
-    monkeypatch.setattr("medvlm_r1.data.folder.load_image", load)
-    image_sizes(folder, [sample(1), replace(sample(1), id="again")])
-    assert [path.name for path in loaded] == ["1.png"]

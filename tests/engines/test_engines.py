@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 from test_distributed import TORCHRUN
-from test_sharded import difference, mixed  # noqa: F401 - a fixture
+from test_sharded import difference, mixed, plain_descent  # noqa: F401 - a fixture
 
 from medvlm_r1.recipes import recipe
 
@@ -63,21 +63,8 @@ def test_two_processes_take_the_steps_of_one(
     beta: float,
 ) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    config = write_config(
-        data={"train": str(mixed if images == "mixed" else data_dir)},
-        rewards=[{"name": "test_distributed.rewards_by_length"}],
-        trainer={
-            "max_steps": 4,
-            "num_generations": 4,
-            "beta": beta,
-            "optim": "sgd",
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "gradient_accumulation_steps": 1,
-            "shuffle_dataset": False,
-        },
-        **({"lora": {"r": 4, "alpha": 8}} if lora else {}),
-    )
+    data = mixed if images == "mixed" else data_dir
+    config = plain_descent(write_config, data, beta=beta, lora=lora)
     base = load_file(tiny_policy_dir / "model.safetensors")
     steps, weights, printed = difference(LAUNCHERS[engine], config, tmp_path, base)
     assert "TRL's way" not in printed

@@ -67,18 +67,15 @@ def difference(
     return steps, distance(weights, wanted) / distance(wanted, base), printed
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "lora"])
-def test_fsdp2_shares_prompts(
-    write_config: Callable[..., Path], tiny_policy_dir: Path, mixed: Path, tmp_path: Path, lora: bool
-) -> None:
-    config = write_config(
-        data={"train": str(mixed)},
+def plain_descent(write_config: Callable[..., Path], data: Path, *, beta: float, lora: bool) -> Path:
+    """A configuration of four steps of plain gradient descent."""
+    return write_config(
+        data={"train": str(data)},
         rewards=[{"name": "test_distributed.rewards_by_length"}],
         trainer={
             "max_steps": 4,
             "num_generations": 4,
-            # With a reference both have a tower that does not change, whose features are cached.
-            "beta": 0.0 if lora else 0.04,
+            "beta": beta,
             "optim": "sgd",
             "learning_rate": 1e-3,
             "lr_scheduler_type": "constant",
@@ -87,6 +84,14 @@ def test_fsdp2_shares_prompts(
         },
         **({"lora": {"r": 4, "alpha": 8}} if lora else {}),
     )
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "lora"])
+def test_fsdp2_shares_prompts(
+    write_config: Callable[..., Path], tiny_policy_dir: Path, mixed: Path, tmp_path: Path, lora: bool
+) -> None:
+    # The reference has a tower that does not change, whose features are cached.
+    config = plain_descent(write_config, mixed, beta=0.0 if lora else 0.04, lora=lora)
     base = load_file(tiny_policy_dir / "model.safetensors")
     steps, weights, printed = difference(FSDP2, config, tmp_path, base)
     assert "TRL's way" not in printed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,62 +18,14 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing import forward
 from medvlm_r1.models.sharing.forward import encode_images, shared_logps, supports
+from medvlm_r1.training.self_check.equality import GRADIENTS, GROUPS, LOGPS, Group, Rows, make_rows, plain_logps
 from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 
-LOGPS, GRADIENTS = 1e-5, 1e-4
 few = settings(max_examples=10, deadline=None, derandomize=True)
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
 prompts = st.builds(Prompt, st.integers(1, 5), st.lists(sizes, max_size=2).map(tuple))
 groups = st.lists(st.tuples(prompts, st.lists(st.integers(1, 7), min_size=1, max_size=4)), min_size=1, max_size=3)
-Group = tuple[Prompt, Sequence[int]]
-PAIR: list[Group] = [(Prompt(4, ((2, 3),)), (5, 1, 3)), (Prompt(1, ((1, 1), (3, 2))), (2, 6))]
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """TRL's rows, and the prompts and completions they were made of."""
-
-    given: list[Group]
-    prompts: list[Tensor]
-    completions: list[list[Tensor]]
-    inputs: dict[str, Any]
-
-
-def rows_of(family: str, given: Sequence[Group]) -> Rows:
-    torch.manual_seed(1)
-    prompts = [TINY[family].ids(prompt) for prompt, _ in given]
-    completions = [[torch.randint(10, VOCABULARY, (n,)) for n in lengths] for _, lengths in given]
-    before = max(len(ids) for ids in prompts) + 2
-    after = max(max(lengths) for _, lengths in given) + 1
-    ids = torch.zeros(sum(len(group) for group in completions), before + after, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    pairs = [(p, c) for p, group in zip(prompts, completions, strict=True) for c in group]
-    for row, (prompt, completion) in enumerate(pairs):
-        ids[row, before - len(prompt) : before + len(completion)] = torch.cat([prompt, completion])
-        mask[row, before - len(prompt) : before + len(completion)] = 1
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "logits_to_keep": after,
-        "group_sizes": [len(group) for group in completions],
-        "vision": TINY[family].pixels([prompt for prompt, _ in given]),
-    }
-    return Rows(list(given), prompts, completions, inputs)
-
-
-def plain(model: Any, family: str, rows: Rows, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of all completion tokens, row by row, from the model's own logits."""
-    logps, entropies = [], []
-    for (prompt, _), ids, completions in zip(rows.given, rows.prompts, rows.completions, strict=True):
-        for completion in completions:
-            row = torch.cat([ids, completion])[None]
-            vision = TINY[family].pixels([prompt])
-            extra = TINY[family].extra(row)
-            logits = model(input_ids=row, attention_mask=torch.ones_like(row), **vision, **extra).logits[0]
-            scores = (logits[len(ids) - 1 : -1] / temperature).log_softmax(-1)
-            logps.append(scores.gather(-1, completion[:, None])[:, 0])
-            entropies.append(-(scores.exp() * scores).sum(-1))
-    return torch.cat(logps), torch.cat(entropies)
+PAIR = GROUPS
 
 
 def scalar(logps: Tensor, entropies: Tensor) -> Tensor:
@@ -91,7 +41,7 @@ def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
 
 
 def hold_equal(model: Any, family: str, rows: Rows, temperature: float = 1.0, **options: Any) -> None:
-    wanted = plain(model, family, rows, temperature)
+    wanted = plain_logps(model, family, rows, temperature)
     wanted_gradients = gradients(model, scalar(*wanted))
     logps, entropies = shared_logps(model, **rows.inputs, compute_entropy=True, temperature=temperature, **options)
     assert entropies is not None
@@ -125,14 +75,14 @@ def test_log_probabilities_entropies_and_gradients_are_the_plain_ones(family: st
     @given(groups, st.sampled_from([1.0, 0.7]))
     @few
     def check(given: list[Group], temperature: float) -> None:
-        hold_equal(tiny(family), family, rows_of(family, given), temperature)
+        hold_equal(tiny(family), family, make_rows(family, given), temperature)
 
     check()
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "gemma3", "smolvlm"])
 def test_eager_attention_is_equal_too(family: str) -> None:
-    hold_equal(tiny(family, "eager"), family, rows_of(family, PAIR))
+    hold_equal(tiny(family, "eager"), family, make_rows(family, PAIR))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -140,7 +90,7 @@ def test_layers_with_a_window(attention: str) -> None:
     text = {**TINY["qwen2_vl"].config["text_config"], "use_sliding_window": True, "sliding_window": 5}
     text["layer_types"] = ["full_attention", "sliding_attention"]
     model = TINY["qwen2_vl"].model(attention, text_config=text)
-    hold_equal(model, "qwen2_vl", rows_of("qwen2_vl", PAIR))
+    hold_equal(model, "qwen2_vl", make_rows("qwen2_vl", PAIR))
 
 
 def test_pixtral_images_of_several_sizes() -> None:
@@ -171,13 +121,13 @@ def test_gradient_checkpointing(family: str, reentrant: bool) -> None:
     model = TINY[family].model()
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
-    hold_equal(model, family, rows_of(family, PAIR))
+    hold_equal(model, family, make_rows(family, PAIR))
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "internvl"])
 def test_lora_active_and_switched_off(family: str) -> None:
     base = TINY[family].model()
-    rows = rows_of(family, PAIR)
+    rows = make_rows(family, PAIR)
     before, _ = shared_logps(base, **rows.inputs)
     model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
     assert supports(model) is None
@@ -192,7 +142,7 @@ def test_lora_active_and_switched_off(family: str) -> None:
 
 def test_rows_as_trl_scores_them() -> None:
     """The padded batch through TRL's own patched forward, the vision inputs repeated for every row."""
-    model, rows = TINY["qwen2_vl"].model(), rows_of("qwen2_vl", PAIR)
+    model, rows = TINY["qwen2_vl"].model(), make_rows("qwen2_vl", PAIR)
     add_fused_lm_head(model, temperature=0.8, outputs=("log_probs", "entropy"))
     kept, ids, mask = (rows.inputs[key] for key in ("logits_to_keep", "input_ids", "attention_mask"))
     repeated = [prompt for prompt, lengths in PAIR for _ in lengths]
@@ -207,7 +157,7 @@ def test_rows_as_trl_scores_them() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 10, 96, 5000])
 def test_the_width_of_the_heads_tiles_changes_nothing(chunk: int) -> None:
-    hold_equal(tiny("qwen2_vl"), "qwen2_vl", rows_of("qwen2_vl", PAIR), chunk=chunk)
+    hold_equal(tiny("qwen2_vl"), "qwen2_vl", make_rows("qwen2_vl", PAIR), chunk=chunk)
 
 
 def test_no_product_of_the_head_is_wider_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +169,7 @@ def test_no_product_of_the_head_is_wider_than_a_tile(monkeypatch: pytest.MonkeyP
         return multiply(a, b, out=out)
 
     monkeypatch.setattr(torch, "mm", watched)
-    rows = rows_of("qwen2_vl", PAIR)
+    rows = make_rows("qwen2_vl", PAIR)
     logps, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs, chunk=16)
     logps.sum().backward()
     scored = sum(sum(lengths) for _, lengths in PAIR)
@@ -228,7 +178,7 @@ def test_no_product_of_the_head_is_wider_than_a_tile(monkeypatch: pytest.MonkeyP
 
 
 def test_bfloat16_stays_near_float32() -> None:
-    rows = rows_of("qwen2_vl", PAIR)
+    rows = make_rows("qwen2_vl", PAIR)
     model = TINY["qwen2_vl"].model().bfloat16()
     exact, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs)
     for head_fp32 in (False, True):
@@ -242,7 +192,7 @@ def test_bfloat16_stays_near_float32() -> None:
 
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_features_kept_by_the_caller_in_two_parts(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, rows = tiny(family), rows_of(family, PAIR)
+    model, rows = tiny(family), make_rows(family, PAIR)
     want, _ = shared_logps(model, **rows.inputs)
     with torch.no_grad():
         parts = [encode_images(model, TINY[family].pixels([prompt])) for prompt, _ in PAIR]
@@ -257,7 +207,7 @@ def test_features_kept_by_the_caller_in_two_parts(family: str, monkeypatch: pyte
 
 
 def test_the_tower_runs_once_a_batch_and_the_layers_see_each_token_once() -> None:
-    model, rows = tiny("qwen2_vl"), rows_of("qwen2_vl", PAIR)
+    model, rows = tiny("qwen2_vl"), make_rows("qwen2_vl", PAIR)
     seen: list[int] = []
     tower = model.model.visual.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     layer = model.model.language_model.layers[0].register_forward_pre_hook(
@@ -272,7 +222,7 @@ def test_the_tower_runs_once_a_batch_and_the_layers_see_each_token_once() -> Non
 
 
 def test_rows_without_completion_tokens() -> None:
-    rows = rows_of("qwen2_vl", PAIR)
+    rows = make_rows("qwen2_vl", PAIR)
     want, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs)
     mask = rows.inputs["attention_mask"].clone()
     mask[1, -rows.inputs["logits_to_keep"] :] = 0
@@ -287,7 +237,7 @@ def test_rows_without_completion_tokens() -> None:
 
 
 def test_an_image_token_in_a_completion_is_named() -> None:
-    rows = rows_of("qwen2_vl", PAIR)
+    rows = make_rows("qwen2_vl", PAIR)
     ids = rows.inputs["input_ids"].clone()
     ids[0, -rows.inputs["logits_to_keep"]] = IMAGE
     with pytest.raises(UserError, match=f"image token \\(id {IMAGE}\\)"):
@@ -296,14 +246,14 @@ def test_an_image_token_in_a_completion_is_named() -> None:
 
 @pytest.mark.parametrize("wrong", [[5], [2, 3], [3, 3], [0, 5], [3, -1, 3]])
 def test_groups_that_do_not_fit_the_rows(wrong: list[int]) -> None:
-    rows = rows_of("qwen2_vl", PAIR)
+    rows = make_rows("qwen2_vl", PAIR)
     with pytest.raises(ValueError, match="group"):
         shared_logps(tiny("qwen2_vl"), **{**rows.inputs, "group_sizes": wrong})
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
 def test_the_shared_forward_waits_for_the_device_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, copies = rows_of(family, PAIR), []
+    rows, copies = make_rows(family, PAIR), []
     with torch.no_grad():
         features = encode_images(tiny(family), rows.inputs["vision"])
     waits, to_cpu = Waits(monkeypatch), Tensor.cpu

@@ -31,6 +31,7 @@ from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.models.sharing.batch import FeatureStore, Prompt, SharedBatch, distinct, joined, processed, split
 from medvlm_r1.models.sharing.forward import ImageFeatures, as_encoder_output, encode_images, shared_logps
 from medvlm_r1.models.sharing.limits import not_generated, not_shared, tower_learns
+from medvlm_r1.models.sharing.sharded import blank_messages, gathered, is_sharded, most_of_all
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.rewards.checked import checked
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
@@ -42,7 +43,6 @@ from medvlm_r1.training.mixed_rows import MixedRowsTrainer
 from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
 from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
 from medvlm_r1.training.run_folder import RunFolder
-from medvlm_r1.training.sharded import blank_messages, gathered, is_sharded, most_of_all
 
 FEATURES_MB = 512.0
 """Main memory for image features that do not change during a run: those of the reference and of a frozen tower."""

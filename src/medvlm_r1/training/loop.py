@@ -18,6 +18,7 @@ from medvlm_r1.disk import sync, sync_tree
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_merged, load_policy, locate, quiet_bars
 from medvlm_r1.models.processor import ImageFit
+from medvlm_r1.models.sharing.sharded import forget_unused_renames
 from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.callbacks import (
     AlreadyTrained,
@@ -36,7 +37,6 @@ from medvlm_r1.training.reliability.interrupt import GracefulStop
 from medvlm_r1.training.reliability.nan_guard import refuse_unless_finite
 from medvlm_r1.training.reliability.resources import explained
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
-from medvlm_r1.training.sharded import forget_unused_renames
 
 Build = Callable[..., Any]
 """Builds a trainer from the keyword arguments `policy`, `args`, `run`, and TRL's `train_dataset`, `eval_dataset`,

@@ -313,7 +313,7 @@ def _peak(device: torch.device) -> float:
 
 
 def check_saved(folder: Path, base: Path) -> str:
-    """Check a trained model: its tensors have the base's names and dtypes, and it loads and answers in that dtype.
+    """Check a trained model: its tensors have the base's names and dtypes, and it loads.
 
     Args:
         folder: The trained model.
@@ -338,14 +338,12 @@ def check_saved(folder: Path, base: Path) -> str:
     changed = sum(not torch.equal(saved[name], wanted[name]) for name in wanted)
     if not changed:
         raise UserError("the saved weights are those of the base: nothing was trained")
-    policy = load_policy(str(folder), dtype="auto", device="cpu")
-    dtype = next(iter(wanted.values())).dtype
-    if policy.model.dtype != dtype:
-        raise UserError(f"the model loads as {policy.model.dtype}, wanted {dtype}")
+    name = str(next(iter(wanted.values())).dtype).removeprefix("torch.")
+    policy = load_policy(str(folder), dtype=name, device="cpu")
     loaded = policy.model.state_dict()
     if not all(bool(torch.isfinite(value).all()) for value in loaded.values()):
         raise UserError("the loaded weights are not finite")
-    return f"{len(wanted)} tensors in {str(dtype).removeprefix('torch.')}, {changed} of them changed by the training"
+    return f"{len(wanted)} tensors in {name}, {changed} of them changed by the training"
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
