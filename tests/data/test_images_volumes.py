@@ -309,7 +309,7 @@ def test_a_volume_of_two_files_is_read_from_its_own_folder_only(tmp_path, header
         shutil.copy(NIBABEL / name, tmp_path)
     first, second = (load_picture(tmp_path / name, MIDDLE).image for name in (header, voxels))
     assert first.tobytes() == second.tobytes()
-    message = f"the other file of the volume, {voxels}, is not beside it; put it there"
+    message = f"the other file of the volume, {voxels}, is not in the same folder; put it there"
     (tmp_path / voxels).rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=re.escape(message)):
         load_picture(tmp_path / header, MIDDLE)
@@ -327,7 +327,7 @@ def test_a_file_sent_without_its_path_finds_no_second_file_on_this_machine(tmp_p
         shutil.copy(NIBABEL / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     sent = InMemoryFile.of(Path(PAIRS[0][0]).read_bytes(), PAIRS[0][0])
-    with pytest.raises(UserError, match="one of two files that make the volume"):
+    with pytest.raises(UserError, match="one of the two files of a volume"):
         load_picture(sent, MIDDLE)
 
 

@@ -102,7 +102,7 @@ def near_pairs(
     """
     if not 0 <= distance <= MOST_DISTANCE:
         raise UsageError(
-            f"a distance of {distance} bits; wanted 0 to {MOST_DISTANCE}: beyond, unrelated pictures count as near"
+            f"a distance of {distance} bits; wanted 0 to {MOST_DISTANCE}: beyond, unrelated images look near"
         )
     masks = _pieces(distance + 1)
     for number, mask in enumerate(masks):

@@ -80,7 +80,7 @@ def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
         for column in row:
             if _AMBIGUOUS.fullmatch(_bare(column)):
                 raise ValueError(
-                    f"column {column!r} may tell patients apart, or describe them; if it does tell them apart, name it "
+                    f"column {column!r} may identify patients or describe them; if it identifies them, name it "
                     "'subject' (a pseudonym, not a name), otherwise name it 'note'"
                 )
         return "", ""
@@ -89,7 +89,7 @@ def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
         if value != subject:
             raise ValueError(
                 f"columns {column!r} ({subject!r}) and {other!r} ({value!r}) both name the subject and differ; "
-                "remove or rename the one that does not tell patients apart"
+                "remove or rename the one that does not identify patients"
             )
     return subject, column
 

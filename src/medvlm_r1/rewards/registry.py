@@ -63,7 +63,7 @@ def resolve_reward(name: str) -> Reward:
         raise UsageError(f"reward {name!r}: {module_name} has no {attribute!r}; {did_you_mean(attribute, functions)}")
     function: Any = getattr(module, attribute)
     if not callable(function):
-        raise UsageError(f"reward {name!r}: {attribute!r} is a {type(function).__name__}, a function is wanted")
+        raise UsageError(f"reward {name!r}: {attribute!r} is a {type(function).__name__}, expected a function")
     check_signature(name, function)
     reward: Reward = function
     return reward

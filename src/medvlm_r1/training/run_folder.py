@@ -163,7 +163,7 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], *, wh
     if differing:
         raise UserError(
             f"{folder} holds a run with another {what}: {'; '.join(differing)}. "
-            "Give 'out' a new folder, or start the run with what it was begun with."
+            "Give 'out' a new folder, or use the settings that the run was started with."
         )
 
 

@@ -39,7 +39,7 @@ def imported(tmp_path):
 
 def _through_trl(folder, samples):
     rows = as_dataset(str(folder))
-    assert rows.column_names == ["prompt", "images", "letter", "options", "sample_id", "modality"]
+    assert rows.column_names == ["prompt", "images", "letter", "options", "sample_id", "modality", "subject"]
     assert len(rows) == len(samples)
     for index, sample in enumerate(samples):
         if sample.missing:

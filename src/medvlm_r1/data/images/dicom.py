@@ -74,7 +74,7 @@ def load_dicom(path: Path, view: View) -> Picture:
         header = guarded(path, lambda: read_header(path, view), "the DICOM header is damaged or incomplete")
         if header.colour not in (*_GREY, _PALETTE, *_COLOUR):
             raise UserError(f"{path}: its photometric interpretation is none of those that can be shown")
-        reason = f"its pixels ({syntax_name(header.syntax)}) are damaged, cut short or packed in a way that is not read"
+        reason = f"its pixels ({syntax_name(header.syntax)}) are damaged, truncated or packed in an unsupported way"
         pixels, warnings = guarded(path, lambda: _decode(path, header), reason)
         contradiction = "the DICOM header contradicts its pixels"
         return guarded(path, lambda: _picture(path, header, pixels, view, warnings), contradiction)

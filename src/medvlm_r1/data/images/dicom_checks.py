@@ -52,14 +52,14 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
             padded = not any(any(file.read(min(_BLOCK, length - at))) for at in range(wanted, length, _BLOCK))
     if length < wanted:
         raise UserError(
-            f"{path}: its pixels are cut short ({length} bytes of the {wanted} that its header tells); copy it again"
+            f"{path}: its pixels are cut short ({length} bytes of the {wanted} in its header); copy it again"
         )
     # A single one makes the length even.
     if length <= wanted + wanted % 2:
         return ()
     if not padded:
         raise UserError(
-            f"{path}: its pixels are {length} bytes, and its header tells of {wanted}: rows, columns, bits or frames "
+            f"{path}: its pixels are {length} bytes, and its header declares {wanted}: rows, columns, bits or frames "
             "are not what they were when it was written; export it again"
         )
     return (f"{length - wanted} bytes of padding follow the pixels.",)

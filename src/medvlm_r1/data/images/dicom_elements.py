@@ -174,7 +174,7 @@ def read_table(item: Any, *, little: bool, signed: bool) -> Table:
     if used >= bits:
         return Table(entries, first, 2**bits - 1)
     warning = (
-        f"The stored lookup table tells of {bits} bits and uses {used}: the most that {used} hold is shown as white."
+        f"The stored lookup table declares {bits} bits and uses {used}: the largest value of {used} is shown as white."
     )
     return Table(entries, first, 2**used - 1, (warning,))
 

@@ -242,8 +242,8 @@ def _check_elements(path: Path, elements: Dataset, has_pixels: bool) -> None:
     stored, high = elements.get("BitsStored"), elements.get("HighBit")
     if elements.BitsAllocated > 1 and None not in (stored, high) and int(high) != int(stored) - 1:
         raise UserError(
-            f"{path}: a DICOM file{_kind(elements)} whose pixels are {int(stored)} bits with HighBit {int(high)}; of "
-            f"so many only those with HighBit {int(stored) - 1} are read: convert it with its vendor's software"
+            f"{path}: a DICOM file{_kind(elements)} whose pixels are {int(stored)} bits with HighBit {int(high)}; "
+            f"only HighBit {int(stored) - 1} is supported for them: convert it with its vendor's software"
         )
 
 

@@ -125,9 +125,9 @@ _FOREIGN = (
     (b"\xfd7zXZ", "an xz file", _UNPACK),
     (b"7z\xbc\xaf", "a 7z archive", _UNPACK),
     (GZIP, "a gzip file inside a gzip file", _UNPACK),
-    (b"GIF8", "a GIF picture", _TO_PNG),
-    (b"RIFF", "a WebP picture or another RIFF file", _TO_PNG),
-    (b"\0\0\0\x0cjP", "a JPEG 2000 picture", _TO_PNG),
+    (b"GIF8", "a GIF image", _TO_PNG),
+    (b"RIFF", "a WebP image or another RIFF file", _TO_PNG),
+    (b"\0\0\0\x0cjP", "a JPEG 2000 image", _TO_PNG),
     (b"%PDF", "a PDF document", _GIVE_IMAGE),
 )
 # Value representations of the elements that may come first in an explicit file without a preamble.

@@ -36,9 +36,9 @@ _TURNS = {
     3: "turned by 180 degrees by EXIF",
     4: "flipped by EXIF",
     5: "transposed by EXIF",
-    6: "turned right by EXIF",
+    6: "rotated right by EXIF",
     7: "transversed by EXIF",
-    8: "turned left by EXIF",
+    8: "rotated left by EXIF",
 }
 
 
@@ -87,7 +87,7 @@ def load_raster(path: Path, view: View) -> Picture:
 def _check_view(path: Path, view: View) -> None:
     for name in ("plane", "slice", "window"):
         if getattr(view, name) is not None:
-            raise UsageError(f"{path}: a {name} can be chosen for DICOM and volumes only; this is a picture file")
+            raise UsageError(f"{path}: a {name} can be chosen for DICOM and volumes only; this is an image file")
 
 
 def _to_rgb(path: Path, image: Image.Image, note: ImageNote) -> Picture:
@@ -115,7 +115,7 @@ def _to_grey(path: Path, image: Image.Image, *, inverted: bool) -> tuple[Image.I
     values: npt.NDArray[Any] = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0:
         raise UserError(
-            f"{path}: the image holds signed or floating-point values, which have no black and white of their own; "
+            f"{path}: the image holds signed or floating-point values, which define no black and white; "
             "save it as an 8-bit or 16-bit gray image"
         )
     white = 2 ** max(8, int(values.max()).bit_length()) - 1

@@ -257,12 +257,16 @@ def _open_minc(path: Path) -> Volume:
 def _open_pair(path: Path, image_class: Any) -> Volume:
     """A header and its voxels, two files of one name in one folder. A link to another place is not followed."""
     if isinstance(path, InMemoryFile):
-        raise UserError(f"{path}: one of two files that make the volume; give the path of one, beside the other")
+        raise UserError(
+            f"{path}: one of the two files of a volume; give the path of one, with the other in the same folder"
+        )
     holders = image_class.filespec_to_file_map(path)
     header, voxels = (Path(holders[name].filename) for name in ("header", "image"))
     for file in (header, voxels):
         if not file.is_file() or (file != path and file.is_symlink()):
-            raise UserError(f"{path}: the other file of the volume, {file.name}, is not beside it; put it there")
+            raise UserError(
+                f"{path}: the other file of the volume, {file.name}, is not in the same folder; put it there"
+            )
     if header.stat().st_size > _MOST_HEADER_BYTES:
         raise UserError(f"{path}: its header has over {_MOST_HEADER_BYTES} bytes; it is damaged, copy it again")
     holders["image"] = FileHolder(fileobj=_stream(voxels))

@@ -58,7 +58,7 @@ class ImageFinder:
             UserError: There is no such folder.
         """
         if not os.path.isdir(root):
-            raise UserError(f"{root}: no such folder of images; give the folder that holds the image files (--images)")
+            raise UserError(f"{root}: no such image folder; give the folder with the image files (--images)")
         self._root = os.fspath(root)
         self._real_root = os.path.realpath(root)
         self._folders = [f for f in dict.fromkeys((*folders, "")) if os.path.isdir(os.path.join(self._root, f))]
@@ -89,7 +89,7 @@ class ImageFinder:
                     image = os.path.relpath(image, root)
         if leaves_folder(image):
             raise ValueError(
-                f"image path {image!r} leaves the folder of images {self._root}; name a folder that holds all images "
+                f"image path {image!r} leaves the image folder {self._root}; name a folder that holds all images "
                 "with --images"
             )
         parts = path_parts(image)

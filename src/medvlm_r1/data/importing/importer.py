@@ -215,7 +215,7 @@ class _Run:
         if rows == 0:
             raise UserError(f"{source}: there are no rows, so nothing to import")
         if not usable:
-            what = "could be read" if self.bad.count else "is of the modalities asked for"
+            what = "could be read" if self.bad.count else "is of the requested modalities"
             faults = "\n  ".join(["", *self.bad.lines()])
             raise UserError(f"{source}: none of the {rows} rows {what}; nothing was written to {out}{faults}")
         return rows

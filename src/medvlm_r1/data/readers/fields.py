@@ -219,7 +219,7 @@ def numbered_option(answer: str, options: Sequence[str], first: int | None) -> s
         )
     if not first <= number < first + len(options):
         raise ValueError(
-            f"answer {answer!r} is no number from {first} to {first + len(options) - 1}, as the options have"
+            f"answer {answer!r} is not a number from {first} to {first + len(options) - 1}, as the options have"
         )
     return options[number - first]
 
@@ -255,7 +255,7 @@ def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
     question, options = split_options(problem) or ("", ())
     question = _CHOICES_FOLLOW.sub("", question)
     if not question:
-        raise ValueError(f"the options cannot be read out of the text {problem!r}; wanted 'question A) one B) two ...'")
+        raise ValueError(f"the options cannot be read from the text {problem!r}; wanted 'question A) one B) two ...'")
     return question, options
 
 
