@@ -142,8 +142,8 @@ def flipped_pairs(
         flipped: Hashes of the flipped images, in the same order.
         known: Further hashes of the images, such as those of another flip. Pairs that are near by one of these are
             excluded.
-        distance: As of `near_pairs`.
-        progress: As of `near_pairs`.
+        distance: As for `near_pairs`.
+        progress: As for `near_pairs`.
 
     Yields:
         As `near_pairs`.

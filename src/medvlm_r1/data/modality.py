@@ -69,7 +69,7 @@ def known_modality(spelling: str, field: str) -> str:
 
     Args:
         spelling: As the row has it.
-        field: Where the row has it, for the message.
+        field: Name of the field, for the message.
 
     Raises:
         ValueError: The spelling is not known.

@@ -94,7 +94,7 @@ def grouped(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
     """Group what shares a key, directly or through others.
 
     Args:
-        keys: Of each; without one it is a group of its own.
+        keys: Keys of each item. An item without keys is its own group.
 
     Returns:
         Positions in `keys`, in ascending order within a group; groups by their first position.
@@ -133,7 +133,7 @@ def split_samples(
     so a part may exceed its count by less than the largest cluster, or lack what others exceed theirs by.
 
     Args:
-        samples: To draw from.
+        samples: Samples to draw from.
         wishes: The parts.
         by: Fields whose mix shall be alike in all parts: `modality`, `question_type`, or none.
         seed: The same arguments give the same split.
@@ -245,7 +245,7 @@ class PartReport:
         folder: The data folder.
         wanted: Number of samples requested.
         samples: Samples written; differs from `wanted` where a subject or an image keeps several together.
-        missing: Of these, samples of which an image file is not there.
+        missing: Number of these samples with a missing image file.
         subjects: Different subjects among them; samples without a subject are not counted.
         by_stratum: Samples by modality and question type, joined by a comma.
     """
@@ -298,7 +298,7 @@ def split_folder(
 
     Args:
         source: The data folder.
-        out: Where the folder of each part is made, named like the part.
+        out: Parent folder. Each part gets a subfolder with its name.
         wishes: The parts.
         by: Fields whose mix shall be alike in all parts.
         modalities: Choose from these only, in any known spelling; all when empty.

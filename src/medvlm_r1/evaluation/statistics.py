@@ -62,7 +62,7 @@ def effective_sample_size(
     Args:
         values: n values.
         clusters: n labels; items of one patient or volume share a label.
-        confidence: Of the interval; it decides the t quantiles.
+        confidence: Confidence level of the interval; it decides the t quantiles.
     """
     n, many = len(values), len(set(clusters))
     if many == n:

@@ -1,4 +1,4 @@
-"""The configuration of a training: one YAML file, changed from the command line by `a.b=value`.
+"""Training configuration: one YAML file, with overrides `a.b=value` from the command line.
 
 Everything under `trainer:` is an option of TRL's own `GRPOConfig` or `SFTConfig` by its own name. Nothing is ignored:
 an unknown key anywhere is an error that names the nearest one, and a value of the wrong type is an error that names

@@ -80,7 +80,7 @@ _UNUSABLE = {
 
 
 def narrowed(method: str, name: str, declared: Any) -> Any:
-    """The type of an option with its range.
+    """Type of an option, restricted to its valid range.
 
     Args:
         method: "grpo" or "sft".

@@ -117,7 +117,7 @@ class BadImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copies:
-    """One image, pixel by pixel, in several places (all counted, the first listed)."""
+    """Locations of one image with equal pixels. All are counted, the first are listed."""
 
     places: Listed[Place]
     parts: tuple[str, ...]
@@ -206,7 +206,7 @@ class Check:
         parts: What was checked.
         images: Different image files looked for.
         bad_rows: Unusable rows; all other findings exclude them.
-        answers_not_options: Of these, rows whose answer is not one of the options.
+        answers_not_options: Those among them whose answer is not one of the options.
         missing: Images that are missing, or that the source of a row does not name.
         unreadable: Images that exist but cannot be shown.
         unfit: Images of a size that the model asked about cannot process.

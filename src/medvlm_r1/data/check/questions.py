@@ -133,7 +133,7 @@ def find_repeated(
     """Find questions that occur several times with the same images and the same options in any order.
 
     Args:
-        folders: To look through.
+        folders: Folders to search.
         prints: Fingerprints of the image files that can be shown. Other files are identified by name.
 
     Returns:
@@ -186,7 +186,7 @@ def count_touched(
     """Count the questions of each part that share an image, a near-duplicate, or a subject with another part.
 
     Args:
-        folders: To look through.
+        folders: Folders to search.
         prints: Fingerprints of the image files that can be shown. Images of a single color do not count as shared.
         near_parts: Parts with a near-duplicate, by the pixels of the image.
         subjects: Part and id of the samples whose subject is in several parts.

@@ -80,7 +80,7 @@ def complete_rescale(elements: Dataset, empty: set[str]) -> tuple[str, ...]:
     """Complete a rescale that lacks a number with its neutral value; pydicom applies both numbers or none.
 
     Args:
-        elements: Of the header.
+        elements: Header elements.
         empty: Keywords of the elements that were empty.
     """
     numbers = {keyword: first_number(elements, keyword) for keyword in _RESCALE}
@@ -100,7 +100,7 @@ def read_tables(elements: Dataset, *, little: bool) -> tuple[str, ...]:
     """Unpack the lookup tables; remove those without a descriptor or data.
 
     Args:
-        elements: Of the header.
+        elements: Header elements.
         little: Whether the file is little endian.
     """
     warnings = []
@@ -140,7 +140,7 @@ class Table:
     warnings: tuple[str, ...] = ()
 
     def grey(self, values: Array) -> Array:
-        """Values to uint8, the same shape. The table is indexed by whole numbers; values outside take its ends."""
+        """Map integer pixel values to gray, uint8, same shape. Values outside the table get its first or last entry."""
         index = np.clip(np.rint(values) - self.first, 0, self.entries.size - 1).astype(np.int64)
         return to_bytes(self.entries[index] * (255 / self.white))
 

@@ -147,7 +147,7 @@ def percentile_window(values: Array, counts: Array, unit: str) -> Window:
     Args:
         values: Shape (n,), finite.
         counts: Shape (n,): how many pixels have each; at least one in all.
-        unit: Of the values.
+        unit: Unit of the values.
     """
     order = np.argsort(values, kind="stable")
     ranks = np.cumsum(counts[order])
@@ -176,9 +176,9 @@ def choose_window(
     Args:
         path: Named in errors.
         requested: See `parse_window`.
-        values: As of `percentile_window`.
-        counts: As of `percentile_window`.
-        unit: Of the values.
+        values: As for `percentile_window`.
+        counts: As for `percentile_window`.
+        unit: Unit of the values.
         stored: The file's own.
         full: The window for `full`; from the smallest to the largest value by default.
         default: For a file without its own; the percentiles by default.

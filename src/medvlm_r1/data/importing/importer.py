@@ -83,7 +83,7 @@ class Importer:
         modality: The modality of a row, as `MODALITIES` spells it; None if the row names none, which only those who
             choose modalities may leave out.
         draft: What a row means. Called for the rows that are wanted.
-        folders: Where below the root of the source image names may begin.
+        folders: Subfolders of the source that image names may be relative to.
         own_columns: Whether a user may say which column holds what.
     """
 

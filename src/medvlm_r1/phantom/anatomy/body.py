@@ -123,7 +123,7 @@ class Builder:
         Args:
             region: As in `Body`.
             fov: Mean side of the field of view, mm; it varies by 6 % either way.
-            warp_wavelength: Of the bending, mm.
+            warp_wavelength: Wavelength of the bending, mm.
             tilt: Standard deviation of the patient's turn about each axis, degrees.
             **fields: `sites`, `slices`, `warp_mm`, and where needed `middle`, `folds` and `fold` of `Body`.
         """
