@@ -29,7 +29,7 @@ class BlankImageBaseline(GRPOTrainer):  # type: ignore[misc]
 
     If a reward requests it, the current policy greedily completes each distinct prompt of a generation batch once more,
     with every image replaced by a mid-gray one of the same size. If generation is shared, these are additional rows of
-    the same call. Otherwise they are a second call, with dropout off. The other completions are sampled as without them.
+    the same call. Otherwise they are a second call, with dropout off. The other completions do not change.
     Every process completes its own prompts. A prompt without an image has the `blank_letter` None.
     """
 
