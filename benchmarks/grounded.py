@@ -67,10 +67,10 @@ def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes()) -> dict
 
     Returns:
         The content of `results.json`: `seeds` (for each, and for `start`, `plain` and `grounded` in it:
-        `accuracy` and `shuffled` by modality in percent, `reliance` by modality and its mean (accuracy less accuracy
+        `accuracy` and `shuffled` by modality in percent, `reliance` by modality and its mean (accuracy minus accuracy
         with shuffled images, points), `out_of_domain` (mean of CT and X-ray), and the means of the last 10 logs of
         those of `LOGGED` that are present), `means` (the same over the seeds) and `gain` (`out_of_domain` of grounded
-        less plain: by seed, and their mean).
+        minus plain: by seed, and their mean).
 
     Raises:
         UserError: The folder contains something else.
@@ -197,7 +197,7 @@ def grounded_lines(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"{arm:<12}{cells[0]:>16}{cells[1]:>16}{cells[2]:>16}{means['out_of_domain']:>16.1f}")
     gain = results["gain"]
     each = ", ".join(f"{value:+.1f}" for value in gain["by_seed"])
-    return [*lines, f"grounded less plain, out of domain: {gain['mean']:+.1f} points (seeds: {each})", RESEARCH_USE]
+    return [*lines, f"grounded minus plain, out of domain: {gain['mean']:+.1f} points (seeds: {each})", RESEARCH_USE]
 
 
 def main(

@@ -170,7 +170,7 @@ def difference_rows(seeds: Sequence[Figures]) -> list[list[str]]:
     for a, b in _DIFFERENCES:
         pairs = zip(_columns(seeds, a), _columns(seeds, b), strict=True)
         differences = [[x - y for x, y in zip(*pair, strict=True)] for pair in pairs]
-        rows.append([f"{STAGES[a]} less {STAGES[b]}", *(over_seeds(column, "+.1f") for column in differences)])
+        rows.append([f"{STAGES[a]} minus {STAGES[b]}", *(over_seeds(column, "+.1f") for column in differences)])
     return rows
 
 
@@ -228,7 +228,7 @@ def shortcut_rows(seeds: Sequence[Figures], arms: Sequence[str]) -> list[list[st
 
 
 def paired_rows(seeds: Sequence[Figures], arms: Sequence[str]) -> list[list[str]]:
-    """Each arm out of domain less those before it, paired by seed."""
+    """Each arm out of domain minus those before it, paired by seed."""
     rows = []
     for n, arm in enumerate(arms[1:], start=1):
         pairs = [[seed[arm]["out_of_domain"] - seed[other]["out_of_domain"] for seed in seeds] for other in arms[:n]]
@@ -237,7 +237,7 @@ def paired_rows(seeds: Sequence[Figures], arms: Sequence[str]) -> list[list[str]
 
 
 def audit_rows(figures: Figures) -> list[list[str]]:
-    """The verdicts on every known model, and how many are as known."""
+    """The verdicts on every known model, and how many are as expected."""
     rows = []
     for name, model in figures["models"].items():
         cells = [verdict_cell(model, question).replace("*", " \\*") for question in QUESTIONS]

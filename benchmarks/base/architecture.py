@@ -16,7 +16,7 @@ from benchmarks.base.pool import PIXELS
 PATCH = 14
 MERGE = 2
 PIXEL_MEAN, PIXEL_STD = 0.28, 0.28
-"""Near the pool's own (0.33 and 0.31), so that the input is about centred."""
+"""Near the pool's own (0.33 and 0.31), so that the input is about centered."""
 IMAGE_TOKENS = (PIXELS // PATCH // MERGE) ** 2
 
 CONTROL_TOKENS = (
@@ -90,7 +90,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration:
-    """A randomly initialised Qwen2-VL of about 5 million weights (seed torch first)."""
+    """A randomly initialized Qwen2-VL of about 5 million weights (seed torch first)."""
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS}
     width = 192
     config = Qwen2VLConfig(

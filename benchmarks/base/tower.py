@@ -42,10 +42,10 @@ def patches(images: Array) -> Tensor:
     """Pictures in the layout of the Qwen2-VL image processor.
 
     Args:
-        images: uint8 array (n, side, side), grey; side a multiple of PATCH * MERGE.
+        images: uint8 array (n, side, side), gray; side a multiple of PATCH * MERGE.
 
     Returns:
-        float32 tensor (n, patches, 3 * 2 * PATCH * PATCH), normalised, in the merger's order.
+        float32 tensor (n, patches, 3 * 2 * PATCH * PATCH), normalized, in the merger's order.
     """
     x = torch.from_numpy(images).float().div_(255).sub_(PIXEL_MEAN).div_(PIXEL_STD)
     n, side = len(images), images.shape[1] // PATCH
@@ -55,7 +55,7 @@ def patches(images: Array) -> Tensor:
 
 
 def crops(images: Array, places: Array, side: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Cuts a square from each picture; where there is a finding its centre is inside three times out of four.
+    """Cuts a square from each picture; where there is a finding its center is inside three times out of four.
 
     Args:
         images: uint8 array (n, PIXELS, PIXELS).
@@ -162,7 +162,7 @@ def cells(places: Array, scenes: Sequence[Scene], length: int = _SIDE**2) -> tup
     for index, (scene, place) in enumerate(zip(scenes, places, strict=True)):
         if scene.size is None:
             continue
-        # Distance from the finding's centre to each patch's square.
+        # Distance from the finding's center to each patch's square.
         gap = np.maximum(0, np.maximum(low - place[:2], place[:2] - low - PATCH))
         touched = np.hypot(gap[:, 0], gap[:, 1]) < 0.4 * place[2]
         kinds[index][touched] = KINDS.index(scene.finding)

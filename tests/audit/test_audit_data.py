@@ -55,7 +55,7 @@ def test_the_released_questions_give_themselves_away(released):
     assert {part.verdict.level for part in audit.modalities.values()} == {"fail"}
     assert audit.modalities["MRI"].verdict.sentence == (
         "97 % of the MRI questions can be answered without the image (option prior, leave one out; chance 25 %): "
-        "an accuracy on this set is no evidence of looking."
+        "an accuracy on this set is no evidence of image use."
     )
     assert not any(test.uneven for part in audit.modalities.values() for test in part.order)
 

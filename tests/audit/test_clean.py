@@ -18,8 +18,8 @@ def folder(question, tmp_path):
     """Five questions, two images; leave one out solves q1 to q3, the longest option q4, and q5 is open."""
     samples = [
         *(question("cyst mass", 0) for _ in range(3)),
-        question("node tumour", 1, "CT"),
-        question("node tumour", 0, "CT"),
+        question("node tumor", 1, "CT"),
+        question("node tumor", 0, "CT"),
         question("", modality="CT"),
     ]
     source = tmp_path / "source"

@@ -131,13 +131,13 @@ def test_verdicts(items: list[AuditedItem], verdict: str, words: str) -> None:
 
 
 def test_one_variant_that_is_not_parsed_draws_no_verdict() -> None:
-    # A fifth of all answers are unparsed, and all of those to a grey image are: no sign of needing the image.
+    # A fifth of all answers are unparsed, and all of those to a gray image are: no sign of needing the image.
     items = [blind(n, "o0", "o1") for n in range(100)]
     lost = [replace(one, answers=one.answers | {"blank": item(one.sample, {"real": None}).real}) for one in items]
     assert probe.measure(items).verdict == "pass"
     result = probe.measure(lost)
     assert (result.verdict, result.measures["unparsed"].value) == ("warn", 0.2)
-    assert "100% of the answers with a grey image were not parsed" in result.sentence
+    assert "100% of the answers with a gray image were not parsed" in result.sentence
 
 
 def test_nothing_correct_has_no_retention() -> None:

@@ -56,13 +56,13 @@ BY_LOO = "(option prior, leave one out; chance 25 %)"
             {"percent": 97.2, "low": 94.7, "high": 98.6},
             "fail",
             f"97 % of the MRI questions can be answered without the image {BY_LOO}: "
-            "an accuracy on this set is no evidence of looking.",
+            "an accuracy on this set is no evidence of image use.",
         ),
         (
             {"percent": 46.7, "low": 41.2, "high": 52.4, "name": "option_prior_fit", "fit": "MRI", "modality": "CT"},
             "fail",
             "47 % of the CT questions can be answered without the image (option prior fitted on MRI; chance 25 %): "
-            "an accuracy no better than that is no evidence of looking.",
+            "an accuracy no better than that is no evidence of image use.",
         ),
         (
             {"percent": 33.0, "low": 27.9, "high": 38.5, "name": "longest"},

@@ -81,8 +81,8 @@ def test_seeds_are_compared_pair_by_pair(measured: tuple[Path, dict[str, Any]]) 
 
     text = part("demo", {"seeds": [found(90.0, 40.0), found(94.0, 44.0)]})
     assert re.search(r"^\| GRPO \|.* 92\.0 \[66\.6, 100\.0\] \|", text, re.MULTILINE)
-    assert re.search(r"^\| GRPO less SFT \|.* \+50\.0 \[\+50\.0, \+50\.0\] \|$", text, re.MULTILINE)
-    assert re.search(r"^\| GRPO less Zero-shot \|.* \+42\.0 \[\+16\.6, \+67\.4\] \|$", text, re.MULTILINE)
+    assert re.search(r"^\| GRPO minus SFT \|.* \+50\.0 \[\+50\.0, \+50\.0\] \|$", text, re.MULTILINE)
+    assert re.search(r"^\| GRPO minus Zero-shot \|.* \+42\.0 \[\+16\.6, \+67\.4\] \|$", text, re.MULTILINE)
     assert "| A guess among the options |" in text
     gain = first["grpo"]["gain"]
     assert f"seed 1 {gain['difference']:+.1f} [{gain['ci95'][0]:+.1f}, {gain['ci95'][1]:+.1f}], p = " in text

@@ -16,7 +16,7 @@ from medvlm_r1.data.sample import Sample
 
 
 def picture(seed: int, side: int = 160) -> Image.Image:
-    """A grey picture of clouds, another for every seed: like a photograph, the finer the fainter."""
+    """A gray picture of clouds, another for every seed: like a photograph, the finer the fainter."""
     rng = np.random.default_rng(seed)
     total = np.full((side, side), 20.0)
     for cells, strength in ((3, 90), (6, 45), (12, 25), (24, 12), (48, 6)):

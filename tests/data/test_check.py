@@ -40,7 +40,7 @@ def test_sound_folders(folders: tuple[Path, Path]) -> None:
     assert counts(check) == {}
     assert (check.problems, check.notes) == ([], [])
     assert check.verdict == (
-        "No problems found: all of 4 samples and 4 images can be used, and the 2 parts share no picture, question or "
+        "No problems found: all of 4 samples and 4 images can be used, and the 2 parts share no image, question or "
         "subject."
     )
     train, test = check.parts
@@ -150,7 +150,7 @@ def test_the_same_pixels_under_another_name_and_format(folders: tuple[Path, Path
     [copies] = check.sharing.copies_between.items
     assert copies.places.items == (Place("train", "a", "images/a.png"), Place("test", "copy", "images/other.bmp"))
     assert copies.parts == ("train", "test")
-    assert check.problems == ["1 picture in several parts"]
+    assert check.problems == ["1 image in several parts"]
 
 
 @pytest.mark.parametrize("change", [brighter, cropped, as_jpeg])
@@ -163,7 +163,7 @@ def test_a_worked_over_copy_in_another_part(tmp_path: Path, change: Callable[[Im
     [pair] = check.sharing.near_between.items
     assert (pair.a, pair.b) == (Place("train", "a", "images/a.png"), Place("test", "c", "images/c.png"))
     assert pair.distance <= 4
-    assert check.problems == ["1 pair of nearly alike pictures in different parts, to be looked at"]
+    assert check.problems == ["1 pair of near-duplicate images in different parts, for you to review"]
     assert check.verdict.startswith("No certain fault in 4 samples and 4 images, but 1 pair")
     allowed = check_folders([train, two], allow_near=True)
     assert (allowed.problems, len(allowed.notes)) == ([], 1)
@@ -176,7 +176,7 @@ def test_pairs_within_a_part_are_told_apart_by_subject(tmp_path: Path) -> None:
     assert counts(check) == {"near_subjects": 1, "near_within": 1}
     assert [pair.b.sample for pair in check.sharing.near_subjects.items] == ["b"]
     assert check.problems == []
-    assert check.notes == ["2 pairs of nearly alike pictures within a part"]
+    assert check.notes == ["2 pairs of near-duplicate images within a part"]
 
 
 def test_flat_pictures_are_not_a_million_pairs(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_flat_pictures_are_not_a_million_pairs(tmp_path: Path) -> None:
     check = check_folders([train, two])
     assert counts(check) == {"blank": 31, "faint": 2}
     assert check.problems == []
-    assert check.notes == ["31 pictures of one colour all over", "2 pictures with hardly any contrast"]
+    assert check.notes == ["31 images of a single color", "2 images with almost no contrast"]
 
 
 def test_a_subject_in_two_parts(tmp_path: Path) -> None:

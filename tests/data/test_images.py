@@ -171,7 +171,7 @@ def test_the_note_says_what_was_done(tmp_path):
     assert deep.summary() == "PNG, 3 x 1; window full 2047.5/4095 (full range: of 12 bits)."
     assert note_of(two_pixels().quantize(2), path).colour == "palette to RGB"
     assert note_of(Image.new("LA", (1, 1)), path).colour == "transparency laid on black"
-    assert note_of(two_pixels(), tmp_path / "x.jpg", **turned(6)).orientation == "turned right by EXIF"
+    assert note_of(two_pixels(), tmp_path / "x.jpg", **turned(6)).orientation == "rotated right by EXIF"
     white_is_zero = note_of(grey16([0, 65535]), tmp_path / "x.tif", tiffinfo={262: 0})
     assert white_is_zero.inverted
     assert "white-is-zero turned round" in white_is_zero.summary()

@@ -1,4 +1,4 @@
-"""How a DICOM image becomes grey or colour: one rule a test, on files made here."""
+"""How a DICOM image becomes gray or color: one rule a test, on files made here."""
 
 from copy import deepcopy
 
@@ -35,7 +35,7 @@ TEN = np.uint16([[0, 5, 10, 20]])
 THREE = np.uint16([[0, 1, 2]])
 SIXTEENTHS = np.arange(4096) // 16
 ONE_VALUE = "All pixels have the same value."
-FEWER_BITS = "The stored lookup table tells of 16 bits and uses 12: the most that 12 hold is shown as white."
+FEWER_BITS = "The stored lookup table declares 16 bits and uses 12: the largest value of 12 is shown as white."
 CHEST = {"BodyPartExamined": "CHEST"}
 PADDING = {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}
 PADDED = np.array([[-2000, -1999, 0, 100]], "<i2")
@@ -235,7 +235,7 @@ def test_planar_configurations_and_16_bit_colour(saved):
     deep = dataset(rgb.astype("<u2") * 257)
     for ds in (dataset(rgb), by_plane, deep):
         assert np.asarray(load_image(saved(ds))).tolist() == rgb.tolist()
-    with pytest.raises(UsageError, match=r"x.dcm: a window can be chosen for a grey image only"):
+    with pytest.raises(UsageError, match=r"x.dcm: a window can be chosen for a gray image only"):
         load_picture(saved(dataset(rgb)), View(window="full"))
 
 

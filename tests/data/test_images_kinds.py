@@ -103,7 +103,7 @@ REFUSED = {
     "a ZIP archive; unpack it": b"PK\3\4" + bytes(60),
     "a bzip2 file; unpack it": b"BZh91AY" + bytes(60),
     "a gzip file inside a gzip file; unpack it": gzip.compress(gzip.compress(CONTENT["dcm"])),
-    "a GIF picture; convert it to PNG": b"GIF89a" + bytes(20),
+    "a GIF image; convert it to PNG": b"GIF89a" + bytes(20),
     "a PDF document; give the path of an image": b"%PDF-1.7\n" + bytes(20),
     "plain text; give the path of an image": b"Name: Jane Doe, born 1899\r\n\tFinding: none\n",
     "DICOM behind 512 bytes of another header; remove them (tail -c +513 ": b"VENDOR\0\1" * 64 + CONTENT["dcm"],

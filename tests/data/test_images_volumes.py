@@ -200,7 +200,7 @@ def test_colour_and_complex_volumes(saved):
     view = View(plane="axial", slice=0)
     picture = load_picture(path, view)
     assert [picture.image.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 128, 0)]
-    with pytest.raises(UsageError, match="a window can be chosen for a grey volume only"):
+    with pytest.raises(UsageError, match="a window can be chosen for a gray volume only"):
         load_picture(path, View(plane="axial", slice=0, window="full"))
     path = saved(nib.Nifti1Image(np.ones((2, 2, 1), np.complex64), np.eye(4)))
     with pytest.raises(UserError, match="its voxels are not real numbers"):
@@ -309,7 +309,7 @@ def test_a_volume_of_two_files_is_read_from_its_own_folder_only(tmp_path, header
         shutil.copy(NIBABEL / name, tmp_path)
     first, second = (load_picture(tmp_path / name, MIDDLE).image for name in (header, voxels))
     assert first.tobytes() == second.tobytes()
-    message = f"the other file of the volume, {voxels}, is not beside it; put it there"
+    message = f"the other file of the volume, {voxels}, is not in the same folder; put it there"
     (tmp_path / voxels).rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=re.escape(message)):
         load_picture(tmp_path / header, MIDDLE)
@@ -327,7 +327,7 @@ def test_a_file_sent_without_its_path_finds_no_second_file_on_this_machine(tmp_p
         shutil.copy(NIBABEL / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     sent = InMemoryFile.of(Path(PAIRS[0][0]).read_bytes(), PAIRS[0][0])
-    with pytest.raises(UserError, match="one of two files that make the volume"):
+    with pytest.raises(UserError, match="one of the two files of a volume"):
         load_picture(sent, MIDDLE)
 
 

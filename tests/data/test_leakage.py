@@ -84,7 +84,7 @@ def each_with_each(hashes: Hashes, distance: int) -> list[tuple[int, int, int]]:
 def test_the_search_finds_what_brute_force_finds_once_each(distance: int) -> None:
     rng = np.random.default_rng(distance)
     share = 0.01 + 0.004 * distance
-    # Clusters around few centres, so that there are many pairs of every distance.
+    # Clusters around few centers, so that there are many pairs of every distance.
     centres = rng.integers(0, 2**63, 12, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     flips = (rng.random((300, 64)) < share) @ (np.uint64(1) << np.arange(64, dtype=np.uint64))
     hashes = centres[rng.integers(0, 12, 300)] ^ flips.astype(np.uint64)

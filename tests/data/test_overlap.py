@@ -37,14 +37,14 @@ def test_pictures_and_subjects_are_counted_by_question(tmp_path: Path) -> None:
     message = warning(train, two)
     assert message is not None
     assert message.startswith(
-        "Warning: data.eval shares pictures or subjects with data.train: 3 of 4 questions of data.eval (the same "
-        "picture 2, the same subject 1) and 3 of 3 questions of data.train (the same picture 2, the same subject 1). "
+        "Warning: data.eval shares images or subjects with data.train: 3 of 4 questions of data.eval (the same "
+        "image 2, the same subject 1) and 3 of 3 questions of data.train (the same image 2, the same subject 1). "
     )
     assert f"medvlm-r1 data check {train} {two}" in message
     # Only what is trained on counts.
     mri = warning(train, two, only="MRI")
     assert mri is not None
-    assert "2 of 4 questions of data.eval (the same picture 2, the same subject 0) and 2 of 2 questions" in mri
+    assert "2 of 4 questions of data.eval (the same image 2, the same subject 0) and 2 of 2 questions" in mri
 
 
 def test_another_format_is_the_same_picture(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_another_format_is_the_same_picture(tmp_path: Path) -> None:
 
 def test_the_training_data_themselves(tmp_path: Path) -> None:
     train = make_folder(tmp_path / "train", [sample("a"), sample("b", images=())])
-    assert "1 of 2 questions of data.eval (the same picture 1," in str(warning(train, train))
+    assert "1 of 2 questions of data.eval (the same image 1," in str(warning(train, train))
 
 
 def test_subjects_that_cannot_be_compared(tmp_path: Path) -> None:
@@ -123,4 +123,4 @@ def test_questions_touched_are_counted(tmp_path: Path) -> None:
     )
     lines = check_lines(check)
     at = lines.index("Questions that share something with another part:")
-    assert lines[at + 2] == "  test: 4 of 5 (the same picture 2, nearly the same picture 1, the same subject 1)"
+    assert lines[at + 2] == "  test: 4 of 5 (the same image 2, a near-duplicate 1, the same subject 1)"

@@ -28,7 +28,7 @@ BAD = [
     ({"options": ["x", "nan"]}, "option B holds 'nan', a missing value"),
     ({"options": ["x", "NaN"]}, "option B holds 'NaN', a missing value"),
     ({"options": ["x", "<image>"]}, "option B holds the control token '<image>'"),
-    ({"options": ["x", "<image 2>"]}, "an option is a picture"),
+    ({"options": ["x", "<image 2>"]}, "an option is an image"),
     ({"options": ["x", 3]}, "option B must be text, not 3"),
     ({"options": "x"}, "options must be a list"),
     ({"question": "\u200b"}, "question holds an empty text"),

@@ -111,8 +111,8 @@ def test_two_columns_that_agree_or_leave_one_empty(source):
             "columns 'patient_id' ('17') and 'subject' ('p1') both name the subject",
         ),
         ({"patient": ["p1"]}, "column 'patient' must name the subject by text or a number, saw ['p1']"),
-        ({"study": "s1"}, "column 'study' may tell patients apart, or describe them"),
-        ({"patient_name": "Doe"}, "column 'patient_name' may tell patients apart"),
+        ({"study": "s1"}, "column 'study' may identify patients or describe them"),
+        ({"patient_name": "Doe"}, "column 'patient_name' may identify patients"),
     ],
 )
 def test_columns_that_are_refused(source, columns, message):

@@ -132,7 +132,7 @@ def test_sides_are_not_seen_from_the_side(plane):
 
 
 def shade(modality, technique):
-    """Grey value of every tissue as displayed, 0 to 1, before noise and coil bias."""
+    """Gray value of every tissue as displayed, 0 to 1, before noise and coil bias."""
     if modality == "CT":
         centre, width = WINDOWS[technique]
         return np.clip((lookup("hu") - centre) / width + 0.5, 0, 1)

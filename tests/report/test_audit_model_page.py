@@ -120,7 +120,7 @@ def test_the_whole_page(copied: Path) -> None:
         assert wanted in page.text, wanted
     assert page.text.count(RESEARCH_USE) >= 4
     assert len([tag for tag, attrs in page.tags if attrs.get("class") == "case-item"]) == 12
-    # Of each item its own image, grey, noise, another's, and the one with the hint.
+    # Of each item its own image, gray, noise, another's, and the one with the hint.
     assert len([tag for tag, _ in page.tags if tag in ("img", "use")]) == 12 * 5
 
 

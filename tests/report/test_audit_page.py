@@ -48,7 +48,7 @@ def test_the_whole_page(folder: Path) -> None:
     for wanted in (
         "What can be answered without the image: data",
         "fail 100 % of the MRI questions can be answered without the image (option prior, leave one out; chance 50 %): "
-        "an accuracy on this set is no evidence of looking.",
+        "an accuracy on this set is no evidence of image use.",
         "not run 2 CT questions are too few for a verdict",
         "Questions with options: 22. Open questions: 1.",
         "Option prior fitted on CT",

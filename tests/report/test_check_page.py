@@ -59,7 +59,7 @@ def test_the_whole_page(tmp_path: Path) -> None:
     page = read(render_check(check, tmp_path / "sub" / "check.html"))
     for wanted in (
         "✗ Problems found",
-        "1 picture in several parts",
+        "1 image in several parts",
         "train train-a test test-c equal pixels",
         "train train-b test test-d differ in",
         "1 subject in several parts",

@@ -17,7 +17,8 @@ from medvlm_r1.training.dataset import as_dataset
 
 
 def test_the_columns_are_those_of_the_data_set(data_dir: Path) -> None:
-    assert set(as_dataset(str(data_dir)).column_names) == {"prompt", *DATA_COLUMNS}
+    # `subject` is for counterfactual images and is dropped when a row is read.
+    assert set(as_dataset(str(data_dir)).column_names) == {"prompt", "subject", *DATA_COLUMNS}
 
 
 @pytest.mark.parametrize("name", [*REGISTRY, "format_no_think", "format_think_after"])

@@ -55,7 +55,7 @@ def test_own_function_in_the_working_directory(own_rewards, path, listed, monkey
         ("module:", "unknown reward 'module:'"),
         (":function", "unknown reward ':function'"),
         ("my_rewards:brevty", r"my_rewards has no 'brevty'; did you mean 'brevity'\?"),
-        ("my_rewards:LIMIT", "'LIMIT' is a int, a function is wanted"),
+        ("my_rewards:LIMIT", "'LIMIT' is a int, expected a function"),
         ("my_absent_rewards:f", "the module 'my_absent_rewards' cannot be imported .ModuleNotFoundError"),
         ("my_broken_rewards:f", "the module 'my_broken_rewards' cannot be imported .ZeroDivisionError"),
         ("..:f", "cannot be imported"),

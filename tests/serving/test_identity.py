@@ -26,7 +26,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "open question": {"question": "What does the image show?"},
     "two images": {"images": ("png", "dicom"), "options": PARTS[:4]},
     "DICOM with window": {"images": ("dicom",), "options": PARTS[:4], "window": "bone"},
-    "DICOM with centre and width": {"images": ("dicom",), "options": PARTS[:4], "window": "60/300"},
+    "DICOM with center and width": {"images": ("dicom",), "options": PARTS[:4], "window": "60/300"},
     "NIfTI slice": {"images": ("nifti",), "options": PARTS[:4], "plane": "coronal", "slice": 5, "window": "full"},
 }
 

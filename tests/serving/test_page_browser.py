@@ -215,7 +215,7 @@ def test_a_picture_file_a_volume_and_an_open_question(visit: Callable[..., Any],
     drop(page, tmp_path / "red.png")
     in_use(page, "PNG, 60 x 40.")
     assert not page.is_visible("#view")
-    say(page, "What colour is this?")
+    say(page, "What color is this?")
     page.click("#ask")
     answered(page)
     assert page.locator("#answer .share").count() == 0

@@ -44,7 +44,7 @@ def plan(write_config: WriteConfig) -> Callable[..., Plan]:
 def test_what_an_evaluation_shares_with_the_training_is_noted(plan: Callable[..., Plan], data_dir: Path) -> None:
     [note] = plan(data={"train": str(data_dir), "eval": str(data_dir)}).notes[:1]
     assert note.startswith(
-        "Warning: data.eval shares pictures or subjects with data.train: 8 of 8 questions of data.eval"
+        "Warning: data.eval shares images or subjects with data.train: 8 of 8 questions of data.eval"
     )
     assert not any("data.eval" in note for note in plan().notes)
 

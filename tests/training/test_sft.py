@@ -82,7 +82,7 @@ def test_best_checkpoint_has_its_own_weights(
     data = {"train": str(data_dir), "eval": str(data_dir)}
     model = train_sft(load_config(write_config("sft", data=data, trainer=trainer)))
     # The evaluation is on the training data here, and the user is told.
-    assert "Warning: data.eval shares pictures or subjects with data.train: 8 of 8 questions" in capsys.readouterr().err
+    assert "Warning: data.eval shares images or subjects with data.train: 8 of 8 questions" in capsys.readouterr().err
     rollouts = rows(model.parent / "metrics.jsonl")
     losses = {row["step"]: row["eval_loss"] for row in rollouts if "eval_loss" in row}
     assert losses[1] > losses[2]

@@ -55,7 +55,7 @@ def corrupt(sentences: Sequence[str], options: Sequence[str], chosen: str | None
         sentences: The reasoning.
         options: Option texts of the question.
         chosen: Text of the answered option, or None.
-        seed: Of the choice.
+        seed: Seed of the choice.
 
     Returns:
         The mistake; None where no rule applies.

@@ -62,7 +62,7 @@ def too_unparsed(empty: Measure, no_verdict: str, answers: str = "answers") -> J
 
     Args:
         empty: Share of unparsed answers.
-        no_verdict: What there is no verdict on: "no verdict on looking".
+        no_verdict: What there is no verdict on: "no verdict on image use".
         answers: Which answers they are.
     """
     if empty.value <= MOST_UNPARSED:

@@ -29,7 +29,7 @@ QUESTIONS = {
 
 
 def choose_probes(names: Sequence[str] = ()) -> dict[str, Probe]:
-    """The named probes in the order of the report; all for no name.
+    """The named probes in the order of the report; all probes if no name is given.
 
     Raises:
         UsageError: A name is unknown; the message has the nearest one.

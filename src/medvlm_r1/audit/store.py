@@ -138,7 +138,7 @@ class EvaluationAnswers:
 
     Args:
         folder: The run folder of the evaluation; None for no evaluation, which has no answers.
-        ids: Of the items to audit.
+        ids: Ids of the items to audit.
 
     Raises:
         UserError: The folder has no answers, or none to these items.

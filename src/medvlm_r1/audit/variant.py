@@ -32,7 +32,7 @@ class Variant:
         letter_only: Generate nothing. The prefix ends with `ANSWER_TAG`, and the answer is the offered letter with the
             highest probability as the next token.
         temperature: 0 is greedy.
-        seed: Of the sampling.
+        seed: Sampling seed.
         note: Data of the probe about this variant, as JSON values (a cue's letter, the changed sentence).
     """
 
@@ -66,7 +66,7 @@ class VariantAnswer:
         truncated: True when the token limit came before the end token.
         letter: The chosen letter among the variant's options, by the strict rule; None when unparsed or not offered.
         option: Text of the chosen option; None with the letter.
-        probabilities: Of each option of a letter-only variant, summing to 1; otherwise None.
+        probabilities: Probability of each option of a letter-only variant, summing to 1; otherwise None.
         note: The variant's note.
     """
 

@@ -134,7 +134,7 @@ Dtype = Annotated[
     typer.Option(help="Dtype of a local model; auto is bfloat16 on a GPU and float32 on a CPU."),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as trainer.beta=0.1.")
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Override fields, such as seed=1.")
 ]
 Template = Annotated[
     Literal["medvlm-r1", "answer-only", "no-think", "think-after"], typer.Option(help="Prompt template.")

@@ -46,13 +46,13 @@ def unreadable_samples(samples: Iterable[Sample], sizes: Mapping[str, tuple[int,
 def image_facts(folder: str | Path, names: Iterable[str], *, decode: bool) -> dict[str, dict[str, Any]]:
     """Hash and size of images, by all cores, with a progress bar if that takes long.
 
-    Results are cached in `$XDG_CACHE_HOME/medvlm-r1/images` (`~/.cache` by default), which holds no pixels. An image is
-    unchanged if its length and its time of modification are.
+    Results are cached in `$XDG_CACHE_HOME/medvlm-r1/images` (`~/.cache` by default), which contains no pixels. An image
+    counts as unchanged if its size in bytes and its modification time are unchanged.
 
     Args:
         folder: The data folder.
         names: Names of the images, such as `images/x.png`.
-        decode: Whether the sizes are needed, for which every image is decoded.
+        decode: Whether to decode every image and return its size.
 
     Returns:
         By name a `hash`, "absent" for a missing file and None for one that cannot be read; with `decode` also a `size`,

@@ -1,9 +1,9 @@
 """When two pictures are the same, or nearly: fingerprints, and the search for those that lie close.
 
 The perceptual hash is imagehash's `phash`: the signs, against their median, of the 64 lowest frequencies of the
-picture reduced to 32 x 32 grey values. It outlasts a change of brightness, size, format or a crop by a percent; it
-does not see colour or fine detail, so two different radiographs of one body part may agree. Mirrored copies are found
-by the hashes of the mirrored picture; copies turned by 90 degrees are not found.
+image reduced to 32 x 32 gray values. It survives changes of brightness, size and format, and a crop by one percent. It
+ignores color and fine detail, so two different radiographs of one body part may agree. Mirrored copies are found by the
+hashes of the mirrored image. Copies rotated by 90 degrees are not found.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ Distances = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells whether two pictures are the same.
+    """Fingerprint of an image, to find identical and near-duplicate images.
 
     Attributes:
-        pixels: SHA-256 over size and RGB values, hexadecimal: the same in whatever format they were kept.
-        near: 64-bit perceptual hash; None for a picture with too little contrast to have one (reduced to 32 x 32, it
-            spans fewer than 4 of 255 grey levels).
-        flipped: The same of the picture after each of `FLIPS`; empty without `near`.
-        blank: All pixels are equal.
+        pixels: SHA-256 of size and RGB values, hexadecimal. It does not depend on the file format.
+        near: 64-bit perceptual hash; None for an image with too little contrast (reduced to 32 x 32, it spans fewer
+            than 4 of 255 gray levels).
+        flipped: Hash of the image after each of `FLIPS`; empty without `near`.
+        blank: Whether all pixels are equal.
         size: Width and height.
     """
 
@@ -84,14 +84,14 @@ def _phash(image: Image.Image) -> int:
 def near_pairs(
     hashes: Hashes, distance: int, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[Indices, Indices, Distances]]:
-    """Find all pairs of hashes that differ in few bits, without comparing each with each.
+    """Find all pairs of hashes that differ in few bits, without comparing every pair.
 
-    The 64 bits are cut into `distance + 1` pieces: hashes that differ in at most `distance` bits agree in one piece at
-    least, so only hashes that agree in a piece are compared.
+    The 64 bits are cut into `distance + 1` pieces. Hashes that differ in at most `distance` bits agree in at least one
+    piece, so only hashes that agree in a piece are compared.
 
     Args:
         hashes: uint64 array (n,).
-        distance: Most bits in which a pair may differ, 0 to 16.
+        distance: Maximum number of bits in which a pair may differ, 0 to 16.
         progress: Called with (pieces done, pieces in all).
 
     Yields:
@@ -102,7 +102,7 @@ def near_pairs(
     """
     if not 0 <= distance <= MOST_DISTANCE:
         raise UsageError(
-            f"a distance of {distance} bits; wanted 0 to {MOST_DISTANCE}: beyond, unrelated pictures count as near"
+            f"a distance of {distance} bits; wanted 0 to {MOST_DISTANCE}: beyond, unrelated images look near"
         )
     masks = _pieces(distance + 1)
     for number, mask in enumerate(masks):
@@ -135,15 +135,15 @@ def flipped_pairs(
     distance: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[Indices, Indices, Distances]]:
-    """Find the pairs of different pictures that are near once the second is flipped.
+    """Find the pairs of different images that are near-duplicates after flipping the second one.
 
     Args:
         hashes: uint64 array (n,).
-        flipped: Hashes of the flipped pictures, in the same order.
-        known: Further hashes of the pictures, such as of another flip; pairs that are near by one of these are left
-            out.
-        distance: As of `near_pairs`.
-        progress: As of `near_pairs`.
+        flipped: Hashes of the flipped images, in the same order.
+        known: Further hashes of the images, such as those of another flip. Pairs that are near by one of these are
+            excluded.
+        distance: As for `near_pairs`.
+        progress: As for `near_pairs`.
 
     Yields:
         As `near_pairs`.

@@ -56,10 +56,10 @@ def modality_name(spelling: str) -> str | None:
     """The project's name for a modality.
 
     Args:
-        spelling: As a data set or a user writes it; case and white space do not matter.
+        spelling: Spelling of a data set or a user; case and white space are ignored.
 
     Returns:
-        One of `MODALITIES`, or None when the spelling is not known.
+        One of `MODALITIES`, or None for an unknown spelling.
     """
     return _BY_KEY.get(_key(spelling))
 
@@ -69,7 +69,7 @@ def known_modality(spelling: str, field: str) -> str:
 
     Args:
         spelling: As the row has it.
-        field: Where the row has it, for the message.
+        field: Name of the field, for the message.
 
     Raises:
         ValueError: The spelling is not known.

@@ -7,12 +7,12 @@ _NEAR = 0.6
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = _NEAR) -> str | None:
-    """The known name that a word was probably meant to be, None if there is no such.
+    """The known name that a word is most similar to; None if none is similar enough.
 
     Args:
         word: The name as it was written.
         known: The names there are.
-        cutoff: How much alike they must be, 1 being equal (`difflib.SequenceMatcher.ratio`).
+        cutoff: Minimum similarity, 1 for equal names (`difflib.SequenceMatcher.ratio`).
     """
     by_lower = {name.lower(): name for name in sorted(set(known))}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
@@ -20,12 +20,12 @@ def nearest(word: str, known: Iterable[str], cutoff: float = _NEAR) -> str | Non
 
 
 def folded(text: str) -> str:
-    """What spellings of one answer share: letter case, white space and a closing full stop do not matter."""
+    """Normal form of an answer: letter case, white space and a closing full stop are ignored."""
     return " ".join(text.casefold().split()).rstrip(".")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Phrase that helps with a misspelt name.
+    """Suggestion for a misspelled name.
 
     Args:
         word: The name as it was written.

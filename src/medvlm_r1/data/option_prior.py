@@ -33,7 +33,7 @@ class Choice(Protocol):
 def option_prior(
     fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_out: bool = False, tie: float = 0.0
 ) -> list[float]:
-    """Credit of the option prior on each item.
+    """Credits of the option prior, one per item.
 
     Args:
         fit: Items the counts are taken from.
@@ -43,9 +43,9 @@ def option_prior(
 
     Returns:
         Per item 1 / (number of options that tie for the highest rate) if the right one is among them, else 0. A rate is
-        (right + 1/k) / (offered + 1) for an item of k options: one more case, right at chance, so that an option never
-        offered in `fit` stands at chance and not below those that were seen and always wrong. Texts that differ in
-        case, spaces or punctuation alone are one option.
+        (right + 1/k) / (offered + 1) for an item of k options. This adds one case that is correct at chance, so that an
+        option never offered in `fit` counts as chance. Texts that differ only in case, spaces or punctuation are one
+        option.
     """
     offered: Counter[str] = Counter()
     right: Counter[str] = Counter()
@@ -71,7 +71,7 @@ def option_prior(
 
 
 def option_key(option: str) -> str:
-    """What two spellings of one option text share: letters and digits, case folded; the text itself without any."""
+    """Normal form of an option text: letters and digits, case folded; the text itself if it has none."""
     letters = "".join(character for character in option.casefold() if character.isalnum())
     return letters or option.strip()
 

@@ -10,7 +10,7 @@ from medvlm_r1.errors import UsageError, UserError
 def leaves_folder(path: str) -> bool:
     """Whether a relative path would reach outside its folder, on any operating system.
 
-    Judged by the letters of the path alone; `inside` looks at the disk too.
+    Only the text of the path is checked; `inside` checks the disk too.
     """
     if not any(mark in path for mark in "\\:\0"):
         return path.startswith("/") or ".." in path.split("/") or not path_parts(path)
@@ -24,7 +24,7 @@ def path_parts(path: str) -> list[str]:
 
 
 def inside(folder: str | Path, name: str) -> Path:
-    """The file of that name in a folder.
+    """The path of a file in a folder.
 
     The folder itself may be a link; nothing below it may lead out of it.
 
@@ -52,10 +52,10 @@ def is_within(real_file: str, real_folder: str) -> bool:
 
 
 def telling_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of their paths that tell folders apart.
+    """The shortest path suffixes that distinguish folders.
 
     Raises:
-        UsageError: One is given twice, by whatever path.
+        UsageError: A folder is given twice, even by different paths.
     """
     real = [folder.resolve() for folder in folders]
     for index, folder in enumerate(real):
@@ -68,5 +68,5 @@ def telling_names(folders: Sequence[Path]) -> list[str]:
 
 
 def link_leads_out(file: str | Path, folder: str | Path) -> str:
-    """The message for a link that leads out of its folder. Whereto is not for it to tell."""
+    """The message for a link that leads out of its folder. It does not reveal the target."""
     return f"{file}: a symbolic link that leads outside {folder}; put the file itself there ('cp -L' copies it)"

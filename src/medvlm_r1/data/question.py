@@ -81,5 +81,5 @@ def question_faults(question: object, options: Sequence[object]) -> list[str]:
         if isinstance(text, str) and (token := control_token(text)):
             problems.append(f"{name} holds the control token {token!r}, which a model would obey; remove it")
     if any(_PICTURE_FOR_TEXT.fullmatch(str(option)) for _, option in texts):
-        problems.append("an option is a picture, not a text; such questions cannot be used")
+        problems.append("an option is an image, not a text; such questions cannot be used")
     return problems

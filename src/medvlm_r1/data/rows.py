@@ -201,7 +201,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def bad_row(path: Path, number: int, what: str) -> UserError:
-    """The error for one row: file, row and what is wrong with it."""
+    """The error for one row: file, row number and fault."""
     if len(what) > _LONGEST_REASON:
         what = f"{what[: _LONGEST_REASON // 2]} [...] {what[-_LONGEST_REASON // 4 :]}"
     return UserError(f"{path}, row {number}: {what}")

@@ -1,4 +1,4 @@
-"""The one record everything speaks: a question about images, its options and its answer."""
+"""Sample, the record that all rooms share: a question about images, its options and its answer."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -21,12 +21,12 @@ class Sample:
         images: Paths relative to the data folder, such as `images/x.png`; empty when the question has no image.
         question: The question alone, without options.
         options: Option texts without letters, two to ten, all different; empty for an open question.
-        answer: The text of the right option, or the open answer.
+        answer: Text of the correct option, or the open answer.
         modality: `MRI`, `CT`, `X-ray`, ...
         question_type: One of OmniMedVQA's five types, or empty.
         subject: Patient or volume: the cluster for statistics. Empty when unknown.
         split: Name of the split, or empty.
-        missing: An image file was not there at import, or the source does not even name it.
+        missing: Whether an image file was missing at import, or the source does not name it.
         record: PhantomVQA's truth, or fields of the source. JSON values only.
 
     Raises:
@@ -76,17 +76,17 @@ class Sample:
 
     @property
     def letter(self) -> str:
-        """Letter of the right option, `A` to `J`; empty for an open question."""
+        """Letter of the correct option, `A` to `J`; empty for an open question."""
         return LETTERS[self.options.index(self.answer)] if self.options else ""
 
     @property
     def cluster(self) -> str:
-        """What stands together in statistics: the patient or volume, or the item itself where that is not known."""
+        """Cluster for statistics: the patient or volume, or the item itself if that is unknown."""
         return self.subject or self.id
 
     @property
     def unnamed_image(self) -> bool:
-        """Whether it asks about an image that its source does not name: not to be taken for one without an image."""
+        """Whether the question needs an image that its source does not name. It is not a text-only question."""
         return self.missing and not self.images
 
     @property

@@ -1,8 +1,8 @@
 """Splits: parts of a data set with the same mix of questions and no subject, volume or image in two of them.
 
-Samples that share a subject, a volume or an image are one cluster and stay together. Clusters are given out one at a
-time, the large ones first, each to the part that still lacks its kinds of question most. Where clusters are single
-samples every count is exact, in each stratum too: then this is a stratified random draw.
+Samples that share a subject, a volume or an image are one cluster and stay together. Clusters are assigned one at a
+time, the largest first, each to the part that lacks its kinds of question most. If every cluster is a single sample,
+all counts are exact, also by stratum, and this is a stratified random draw.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Wish:
     """The requested size of a part.
 
     Attributes:
-        name: Of the part.
+        name: Name of the part.
         size: A number of samples, a share of them between 0 and 1, or `rest`: all that no other part takes.
     """
 
@@ -53,7 +53,7 @@ class Split:
 
     Attributes:
         parts: Name to samples.
-        wanted: Name to the number of samples that was asked for.
+        wanted: Requested number of samples by name.
         left_out: Samples in no part.
         clusters: Groups of samples that share a subject, a volume or an image.
         largest_cluster: Samples in the largest of them.
@@ -94,7 +94,7 @@ def grouped(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
     """Group what shares a key, directly or through others.
 
     Args:
-        keys: Of each; without one it is a group of its own.
+        keys: Keys of each item. An item without keys is its own group.
 
     Returns:
         Positions in `keys`, in ascending order within a group; groups by their first position.
@@ -133,7 +133,7 @@ def split_samples(
     so a part may exceed its count by less than the largest cluster, or lack what others exceed theirs by.
 
     Args:
-        samples: To draw from.
+        samples: Samples to draw from.
         wishes: The parts.
         by: Fields whose mix shall be alike in all parts: `modality`, `question_type`, or none.
         seed: The same arguments give the same split.
@@ -143,7 +143,7 @@ def split_samples(
 
     Raises:
         UsageError: No part, two of one name, two that take the rest, or an unknown field.
-        UserError: More samples are asked for than there are, or the clusters leave a part empty.
+        UserError: More samples are requested than exist, or the clusters leave a part empty.
     """
     for field in by:
         if field not in STRATA:
@@ -243,9 +243,9 @@ class PartReport:
 
     Attributes:
         folder: The data folder.
-        wanted: Samples asked for.
+        wanted: Number of samples requested.
         samples: Samples written; differs from `wanted` where a subject or an image keeps several together.
-        missing: Of these, samples of which an image file is not there.
+        missing: Number of these samples with a missing image file.
         subjects: Different subjects among them; samples without a subject are not counted.
         by_stratum: Samples by modality and question type, joined by a comma.
     """
@@ -298,7 +298,7 @@ def split_folder(
 
     Args:
         source: The data folder.
-        out: Where the folder of each part is made, named like the part.
+        out: Parent folder. Each part gets a subfolder with its name.
         wishes: The parts.
         by: Fields whose mix shall be alike in all parts.
         modalities: Choose from these only, in any known spelling; all when empty.

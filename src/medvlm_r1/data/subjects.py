@@ -52,15 +52,15 @@ def subject_level(column: str) -> int | None:
 
 
 def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The subject a row of a table names, and the column it is from.
+    """The subject that a row of a table names, and its column.
 
-    The columns of the most general level that the row fills are used: a patient's before a study's.
+    The most general level with a value in the row is used: patient columns before study columns.
 
     Args:
         row: Column name to value.
 
     Returns:
-        Subject and column; two empty texts when no column names one.
+        Subject and column; two empty texts if no column names a subject.
 
     Raises:
         ValueError: Two columns of that level hold different values, one holds neither text nor a number, or no column
@@ -80,7 +80,7 @@ def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
         for column in row:
             if _AMBIGUOUS.fullmatch(_bare(column)):
                 raise ValueError(
-                    f"column {column!r} may tell patients apart, or describe them; if it does tell them apart, name it "
+                    f"column {column!r} may identify patients or describe them; if it identifies them, name it "
                     "'subject' (a pseudonym, not a name), otherwise name it 'note'"
                 )
         return "", ""
@@ -89,7 +89,7 @@ def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
         if value != subject:
             raise ValueError(
                 f"columns {column!r} ({subject!r}) and {other!r} ({value!r}) both name the subject and differ; "
-                "remove or rename the one that does not tell patients apart"
+                "remove or rename the one that does not identify patients"
             )
     return subject, column
 
@@ -122,9 +122,9 @@ class SubjectHasher:
         self._used = False
 
     def subject_of(self, file: Path) -> str:
-        """The subject that a DICOM file which was decoded names.
+        """The subject from the header of a decoded DICOM file.
 
-        The hash is taken of the PatientID; if that is empty of the StudyInstanceUID, then of the SeriesInstanceUID.
+        The PatientID is hashed; if it is empty the StudyInstanceUID, then the SeriesInstanceUID.
 
         Returns:
             `dicom-` and 20 hexadecimal digits; empty if the file has none of the three.
@@ -144,7 +144,7 @@ class SubjectHasher:
 
     @property
     def salt_name(self) -> str:
-        """A name of the salt that does not reveal it; empty while none was used."""
+        """A name of the salt that does not reveal it; empty before first use."""
         return self._hash("name", "")[-8:] if self._used else ""
 
     def warning(self) -> str | None:
@@ -168,7 +168,7 @@ class SubjectHasher:
 
 
 def subject_lines(report: Mapping[str, Any], *, own: bool) -> list[str]:
-    """How many subjects an import found, and where from; with a warning where they may be wrong.
+    """Number and origin of the subjects of an import, with a warning if they may be wrong.
 
     Args:
         report: `subjects`, `subjects_from` and `written` of an `ImportReport`, and `subject_warning` if it has one.

@@ -108,7 +108,7 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
             head = stream.read(_HEAD)
         encoding = _encoding(head)
         if encoding != "utf-16" and b"\0" in head:
-            raise UserError(f"{path}: holds zero bytes, so it is no CSV file in UTF-8; save it as 'CSV UTF-8'")
+            raise UserError(f"{path}: holds zero bytes, so it is not a CSV file in UTF-8; save it as 'CSV UTF-8'")
         with path.open(encoding=encoding, newline="") as stream:
             heading = stream.readline(MAX_ROW)
             stream.seek(0)

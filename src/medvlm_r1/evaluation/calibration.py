@@ -148,7 +148,7 @@ def intervals(
     Args:
         statistics: From the indices of the drawn items to the values; None where one is not defined on them.
         clusters: n labels.
-        seed: Of the draws.
+        seed: Seed of the draws.
         resamples: Number of draws.
 
     Returns:

@@ -76,6 +76,6 @@ def load_row_images(data_dir: Path, row: Row) -> list[Image]:
         return [load_image(inside(data_dir, image)) for image in sample.images]
     except UserError as error:
         raise UserError(
-            f"{data_dir / SAMPLES}, row {number} (id {sample.id!r}): {error}; mend or remove the file"
+            f"{data_dir / SAMPLES}, row {number} (id {sample.id!r}): {error}; repair or remove the file"
             " (a removed one can be left out with --skip-missing), then run the same command again: answers are kept"
         ) from None

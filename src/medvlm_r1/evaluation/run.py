@@ -163,12 +163,12 @@ def evaluate(
 
 
 def identify(model: str, generator: object | None = None, dtype: str = "auto") -> str:
-    """Identity of a model in the keys of its answers: its fingerprint, or its name where the weights are not here.
+    """Identity of a model in the keys of its answers: its fingerprint, or its name if the weights are on a server.
 
     Args:
-        model: As it was named.
-        generator: What answers instead of it, if anything.
-        dtype: Its dtype; one that was chosen is a part of the identity.
+        model: Name of the model, as given.
+        generator: The generator that answers instead of the model, or None.
+        dtype: Dtype of the model; part of the identity unless "auto".
     """
     if generator is not None:
         return f"generator {model}"

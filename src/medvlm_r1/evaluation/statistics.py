@@ -62,7 +62,7 @@ def effective_sample_size(
     Args:
         values: n values.
         clusters: n labels; items of one patient or volume share a label.
-        confidence: Of the interval; it decides the t quantiles.
+        confidence: Confidence level of the interval; it decides the t quantiles.
     """
     n, many = len(values), len(set(clusters))
     if many == n:
@@ -269,7 +269,7 @@ def paired_ratio(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hash
     """The 95 % interval of sum(a) / sum(b) for two accuracies on the same items.
 
     The ratio of the ends of two Wilson intervals with a quantile for paired data (Bonett and Price 2006, Statistics in
-    Medicine 25:3039). Clustered items count with the `effective_sample_size` of the residuals a - ratio b.
+    Medicine 25:3039). For clustered items, n is the `effective_sample_size` of the residuals a - ratio * b.
 
     Args:
         a: n scores, 0 or 1.

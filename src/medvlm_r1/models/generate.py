@@ -49,7 +49,7 @@ class GenerationSettings:
 
     @property
     def samples(self) -> bool:
-        """Whether to sample; division by a lower temperature would overflow."""
+        """Whether to sample. Below this temperature decoding is greedy, because the division would overflow."""
         return self.temperature >= _COLDEST
 
     def __post_init__(self) -> None:

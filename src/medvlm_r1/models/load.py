@@ -81,8 +81,8 @@ def locate_with_base(model: str) -> tuple[Path, Path | None]:
     """The folder of a model's full weights, and that of the LoRA adapter on top of them, if there is one.
 
     Args:
-        model: as `locate` takes it, or the same for an adapter. `ADAPTER#BASE` names the adapter's base model. Without
-            it the base is the one on record (see `base_candidates`), which is never downloaded.
+        model: A model or an adapter, in a form that `locate` accepts. `ADAPTER#BASE` names the adapter's base model.
+            By default it is the recorded base model (see `base_candidates`), which is never downloaded.
 
     Raises:
         UserError: as `locate`, or the base model of an adapter is not on this machine.

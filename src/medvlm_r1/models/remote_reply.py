@@ -157,7 +157,7 @@ def read_pieces(chunks: Any, pieces: list[str]) -> Generator[str, None, str | No
                 pieces.append(piece)
                 yield piece
     if empty:
-        raise BadReply("the reply is no stream of chat completions")
+        raise BadReply("the reply is not a stream of chat completions")
     return reason
 
 

@@ -1,1 +1,1 @@
-"""PhantomVQA: bodies of known anatomy, the physics that images them, and questions whose truth is on record."""
+"""PhantomVQA: bodies of known anatomy, imaging physics, and questions with ground truth."""

@@ -33,10 +33,10 @@ _MOST_DRAWS = 400
 def draw_questions(split: str, modality: str, n: int, seed: int, *, shortcut: bool = False) -> list[Question]:
     """Draws the questions of one modality in one split, subjects included; no image is made.
 
-    The whole draw is repeated (a re-randomised design) until the option prior (leave one out, and fitted on the
-    training split and on the same split's MRI), the majority letter and the longest option all stand within about 2
-    points of chance, so that text alone gives nothing away by luck of the draw either. With `shortcut` text alone is
-    meant to give the answers away, and the first draw counts. The same arguments give the same questions.
+    The whole draw is repeated (a re-randomized design) until the option prior (leave one out, and fitted on the
+    training split and on the same split's MRI), the majority letter and the longest option are all within about 2
+    points of chance, so that text alone gives nothing away, not even by chance. With `shortcut`, text alone is meant to
+    give the answers away, and the first draw is used. The same arguments give the same questions.
     """
     return list(_draw(split, modality, n, seed, shortcut))
 

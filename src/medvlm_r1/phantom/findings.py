@@ -27,7 +27,7 @@ class Finding:
         kind: One of `KINDS`.
         side: The patient's side, "right" or "left".
         size: One of `SIZES`.
-        centre: Centre (x, y, z), mm.
+        centre: Center (x, y, z), mm.
         diameter: Largest extent, mm.
         shapes: What is painted, in order.
     """
@@ -78,7 +78,7 @@ def _cyst(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Genera
 
 
 def _ring(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Generator) -> list[Ellipsoid]:
-    """A thick enhancing rim around a necrotic centre, with oedema in the brain."""
+    """A thick enhancing rim around a necrotic center, with edema in the brain."""
     shapes = []
     if region == "head":
         shapes.append(_blob(c, r * 1.4, "oedema", host, rng, 0.12))
@@ -93,7 +93,7 @@ def _calcification(c: np.ndarray, r: float, host: str, region: str, rng: np.rand
     shapes = []
     n = 15
     golden = np.pi * (3 - np.sqrt(5))
-    for i in range(n):  # spread over shells, so that every plane through the centre meets some
+    for i in range(n):  # spread over shells, so that every plane through the center meets some
         h = 1 - 2 * (i + 0.5) / n
         d = np.array([np.sqrt(1 - h * h) * np.cos(golden * i), np.sqrt(1 - h * h) * np.sin(golden * i), h])
         at = c + d * r * float(rng.choice([0.30, 0.78])) + rng.normal(0, 0.06 * r, 3)

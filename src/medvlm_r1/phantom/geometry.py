@@ -1,4 +1,4 @@
-"""Shapes and fields of the phantom: ellipsoids, curves and smooth random fields, in millimetres.
+"""Shapes and fields of the phantom: ellipsoids, curves and smooth random fields, in millimeters.
 
 Patient coordinates are LPS: x to the patient's left, y to the back, z to the head. All shapes answer two questions:
 which points of a plane lie inside (MRI, CT), and how long a ray runs through them (X-ray), so one body serves every
@@ -22,7 +22,7 @@ class Ellipsoid:
     """A solid ellipsoid of one tissue.
 
     Attributes:
-        centre: Centre (x, y, z), mm.
+        centre: Center (x, y, z), mm.
         radii: Semi-axes, mm.
         label: Tissue label painted inside.
         inside_of: Tissue label it displaces, for the line integrals of X-ray.
@@ -44,7 +44,7 @@ class Ellipsoid:
         self.extent = np.sqrt(((turn * radii) ** 2).sum(axis=1))
 
     def level(self, x: Array, y: Array, z: Array) -> Array:
-        """Squared normalised radius: below 1 inside. Arrays of any one shape, mm."""
+        """Squared normalized radius, below 1 inside. Coordinates are arrays of one common shape, in mm."""
         dx, dy, dz = x - np.float32(self.centre[0]), y - np.float32(self.centre[1]), z - np.float32(self.centre[2])
         if self.turn is None:
             kx, ky, kz = (np.float32(1.0 / r) for r in self.radii)
@@ -95,7 +95,7 @@ class Curve:
     """A thin tissue along a space curve (rib, vessel), as beads.
 
     Attributes:
-        points: Bead centres, shape (n, 3), mm, dense enough to overlap.
+        points: Bead centers, shape (n, 3), mm, dense enough to overlap.
         radius: Bead radius, shape (n,), mm.
         label: Tissue label of the shaft.
         inside_of: Tissue label it displaces.

@@ -20,7 +20,7 @@ SEQUENCES: dict[str, tuple[float, float, float]] = {
     "proton density": (2000.0, 16.0, 0.0),
 }
 
-# Centre and width, HU.
+# Center and width, HU.
 WINDOWS: dict[str, tuple[float, float]] = {
     "brain window": (45.0, 130.0),
     "soft-tissue window": (40.0, 400.0),

@@ -1,7 +1,7 @@
-"""Questions about a scene: OmniMedVQA's five types, several phrasings each, and the sentences that are true of it.
+"""Questions about a scene: OmniMedVQA's five types, several phrasings each, and true descriptions.
 
-Text alone must not solve them. A question first draws its option set, then the right option uniformly from that set,
-then a scene in which it is right; so given the options every answer is equally likely, whatever the modality.
+Text alone must not solve them. A question draws its option set first, then the correct option uniformly from this set,
+then a scene in which it is correct. Given the options, every answer is therefore equally likely in every modality.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Question:
         attribute: Key of `PHRASINGS`.
         phrasing: Index into the phrasings.
         options: 2 to 4 option texts, shuffled.
-        answer: The right option's text.
+        answer: Text of the correct option.
     """
 
     scene: Scene
@@ -171,7 +171,7 @@ def _options(values: tuple[str, ...], rng: np.random.Generator, keep: str | None
 
 
 def value(scene: Scene, attribute: str) -> str:
-    """What is true of the scene, in the words of the options."""
+    """The true value of an attribute, in the words of the options."""
     recorded = getattr(scene, attribute)
     return NO_FINDING if recorded in (None, NONE) else str(recorded)
 

@@ -45,7 +45,7 @@ class Scene:
 
     @property
     def side_is_seen(self) -> bool:
-        """Whether the picture can tell the patient's sides apart."""
+        """Whether the image shows which side is left and which is right."""
         return self.plane in ("axial", "coronal", "frontal")
 
 
@@ -68,7 +68,7 @@ def unseen_kinds(modality: str, region: str) -> tuple[str, ...]:
 
 
 def draw(modality: str, wishes: Mapping[str, Any], seed: tuple[int, ...], rng: np.random.Generator) -> Scene:
-    """Draws a scene; every attribute not wished for is random.
+    """Draws a scene; every attribute without a requested value is random.
 
     Args:
         modality: "MRI", "CT" or "X-ray".
@@ -112,7 +112,7 @@ def render(scene: Scene) -> Array:
     """Images a scene. The same scene gives the same bytes.
 
     Returns:
-        uint8 array (SIZE, SIZE): grey values.
+        uint8 array (SIZE, SIZE): gray values.
     """
     rng = np.random.default_rng(scene.seed)
     body, finding = _subject(scene, rng)
@@ -132,7 +132,7 @@ def locate(scene: Scene) -> tuple[float, float, float] | None:
 
     Returns:
         Row, column and diameter in pixels of an image of SIZE pixels, or None without a finding. The bending of the
-        anatomy is left out, so the place is right to a few pixels.
+        anatomy is ignored, so the position is accurate to a few pixels.
     """
     body, finding = _subject(scene, np.random.default_rng(scene.seed))
     if finding is None:
@@ -157,6 +157,6 @@ def _subject(scene: Scene, rng: np.random.Generator) -> tuple[Body, Finding | No
 
 
 def _through(centre: tuple[float, float, float], plane: str, middle: Array, pose: Array) -> float:
-    """Position of the plane, turned by the pose about the middle, that meets the centre."""
+    """Position of the plane, turned by the pose about the middle, that meets the center."""
     normal = PLANES[plane][2]
     return float(middle @ normal + (np.asarray(centre) - middle) @ (pose @ normal))

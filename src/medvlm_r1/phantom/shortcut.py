@@ -1,9 +1,9 @@
 """PhantomVQA with a planted option prior: a control data set whose text gives the answers away.
 
-The image still shows what the right option says. Only what is asked is skewed: of each attribute some values are
-favoured and the others are not. Every question offers one favoured value among others that are not, and in 97 of 100
-the favoured one is right. The values are the same for every modality, so a habit learnt on one can be carried over to
-the others. Attributes whose values differ between modalities (the technique) are not asked.
+The image still shows the correct option. Only the choice of questions is skewed: some values of each attribute are
+favored. Every question offers one favored value and others that are not favored. In 97 of 100 questions the favored one
+is correct. The values are the same for every modality, so a habit learned on one transfers to the others. Attributes
+whose values differ between modalities (the technique) are not used.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ FAVOURED: dict[str, tuple[str, ...]] = {
     "side": ("right",),
     "plane": ("axial",),
 }
-"""The values that are almost always right, by attribute. No text is favoured for one attribute and not for another."""
+"""The values that are almost always correct, by attribute. A text is favored for all its attributes or for none."""
 
 SHARE = 0.97
-"""How often the favoured option is the right one."""
+"""Share of questions in which the favored option is correct."""
 
 
 def draw_options(attribute: str, values: tuple[str, ...], rng: np.random.Generator) -> tuple[tuple[str, ...], str]:
-    """Draws the options of a question and the right one among them.
+    """Draws the options of a question and the correct one among them.
 
     Args:
         attribute: Key of `FAVOURED`.
@@ -32,7 +32,7 @@ def draw_options(attribute: str, values: tuple[str, ...], rng: np.random.Generat
         rng: Source of every choice.
 
     Returns:
-        One favoured value and one to three others in random order, most often as many as there are; and the right one.
+        One favored value and one to three others in random order, usually as many as possible; and the correct one.
     """
     favoured = str(rng.choice(FAVOURED[attribute]))
     others = [value for value in values if value not in FAVOURED[attribute]]

@@ -2,7 +2,7 @@
 
 T1 and T2 are in milliseconds near 1.5 T, proton density is relative to water, CT numbers are in Hounsfield units, and
 the attenuation of X-rays (about 60 keV effective) is relative to water. The values are rounded from textbook ranges.
-Findings are given the contrast that makes their kinds tell apart (masses and rims enhance, as after contrast agent).
+Findings have enough contrast to distinguish their kinds (masses and rims enhance, as after contrast agent).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def live_parts(text: str) -> tuple[str, str | None]:
 
     Returns:
         The reasoning so far (text outside of all tags counts as reasoning) and the answer so far; None before an answer
-        tag is opened. What `parse_response` says once the text has ended is what counts.
+        tag is opened. When the text has ended, the result of `parse_response` is final.
     """
     visible = _HALF.sub("", text)
     reasoning, answer, within = "", None, ""

@@ -31,8 +31,8 @@ class Response:
         answer: Text of the first `<answer>...</answer>`, stripped; None when there is none or it is cut off.
         letter: The letter by the release's own rule, `re.search(r"<answer>\s*([A-Z])\s*</answer>")`; None when
             nothing matches, which counts as wrong.
-        lenient_letter: The letter a patient reader would take it for; equals `letter` when there is one. None when
-            nothing, or more than one thing, was said: never a guess.
+        lenient_letter: The letter that a tolerant reader would accept; equals `letter` if there is one. None if the
+            text names no option or several; never a guess.
         well_formed: The release's format holds: a full match of `<think>.*?</think>\s*<answer>.*?</answer>`.
     """
 
@@ -54,7 +54,7 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
         options: Option texts of the question; without them only letters can be read.
 
     Returns:
-        The parsed response. No text raises.
+        The parsed response. No text raises an exception.
     """
     answer = answer_text(text)
     letter = strict_letter(text)

@@ -28,10 +28,10 @@ class Line(NamedTuple):
         name: Name in the legend.
         style: Number of its color and dash.
         points: The points, sorted by x.
-        last: Label next to the name.
+        last: Last value, shown next to the name in the legend.
         joined: Whether the points are joined by a line.
         dot: Radius of a dot at each point; 0 for none.
-        raw: Raw values behind the running mean, as a thin line.
+        raw: Values before the running mean, drawn as a thin line.
         area: Outline of a filled area: an interval, or the area to another line.
     """
 

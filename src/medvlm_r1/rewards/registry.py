@@ -38,7 +38,7 @@ def resolve_reward(name: str) -> Reward:
 
     Args:
         name: A name in `REGISTRY`, or the dotted path of a function of the user, `package.module:function` or
-            `package.module.function`. Modules are looked for where Python looks and in the working directory. The
+            `package.module.function`. Modules are found on Python's path and in the working directory. The
             function is called as TRL calls it: `f(prompts=..., completions=..., **columns)`, and returns one number
             per completion.
 
@@ -46,7 +46,7 @@ def resolve_reward(name: str) -> Reward:
         The function.
 
     Raises:
-        UsageError: There is no such name, module or function, the module fails to import, or what is there cannot be
+        UsageError: There is no such name, module or function, the module fails to import, or the function cannot be
             called with the columns of the data (`rewards.checked`). The message names the nearest name.
     """
     if name in REGISTRY:
@@ -63,7 +63,7 @@ def resolve_reward(name: str) -> Reward:
         raise UsageError(f"reward {name!r}: {module_name} has no {attribute!r}; {did_you_mean(attribute, functions)}")
     function: Any = getattr(module, attribute)
     if not callable(function):
-        raise UsageError(f"reward {name!r}: {attribute!r} is a {type(function).__name__}, a function is wanted")
+        raise UsageError(f"reward {name!r}: {attribute!r} is a {type(function).__name__}, expected a function")
     check_signature(name, function)
     reward: Reward = function
     return reward

@@ -31,7 +31,7 @@ def build_app(medvlm: MedVLM, *, token: str | None = None, local: bool = True) -
     Args:
         medvlm: The model that answers.
         token: Required on every route.
-        local: Whether, without a token, only requests addressed to 127.0.0.1 or localhost are answered.
+        local: Without a token, whether to answer only requests addressed to 127.0.0.1 or localhost.
     """
 
     @contextlib.asynccontextmanager

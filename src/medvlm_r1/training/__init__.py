@@ -1,1 +1,1 @@
-"""Teaching a policy: reinforcement learning from answers alone (GRPO), or imitation of the answer letter (SFT)."""
+"""Training of a policy: reinforcement learning from answers alone (GRPO), or imitation of the answer letter (SFT)."""

@@ -21,7 +21,7 @@ def training_arguments(config: RunConfig, *, processes: int | None = None) -> An
 
     Args:
         config: Configuration of the run.
-        processes: Number of devices of another machine, for a dry run: the options are only checked.
+        processes: For a dry run, number of devices of the planned machine. The options are then only checked.
 
     Raises:
         UsageError: TRL or transformers reject the options.

@@ -1,4 +1,4 @@
-"""The configuration of a training: one YAML file, changed from the command line by `a.b=value`.
+"""Training configuration: one YAML file, with overrides `a.b=value` from the command line.
 
 Everything under `trainer:` is an option of TRL's own `GRPOConfig` or `SFTConfig` by its own name. Nothing is ignored:
 an unknown key anywhere is an error that names the nearest one, and a value of the wrong type is an error that names
@@ -55,38 +55,38 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class DataConfig(_Section):
-    """Which samples are learned from."""
+    """Training and evaluation data."""
 
     train: Text
     """The data folder."""
     eval: Text | None = None
     """A second data folder, for TRL's own evaluation (`trainer.eval_strategy`) and for `evaluate_every`."""
     modality: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Keep these modalities of the training folder only; all when absent."""
+    """Use only these modalities of the training folder (default: all)."""
     skip_missing: bool = False
-    """Leave out samples whose images are not there; without it they are an error."""
+    """Skip samples whose images are missing. Otherwise they are an error."""
 
 
 class RewardConfig(_Section):
-    """One reward and its share in the sum."""
+    """One reward and its weight in the sum."""
 
     name: Text
     """A name of `medvlm_r1.rewards.REGISTRY`, or a dotted path to a function of TRL's reward signature."""
     weight: Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)] = 1.0
-    """Its factor in the sum."""
+    """Factor of the reward in the sum."""
 
 
 class LoraSection(_Section):
-    """Low-rank adapters in place of full weights; merged into the final model."""
+    """LoRA adapters instead of full fine-tuning; merged into the final model."""
 
     r: Count = 16
     """Rank."""
     alpha: Count = 32
-    """The adapters' product counts alpha / r times."""
+    """Scaling: the adapter's output is multiplied by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """On what the adapters read; above 0 prompts are not shared."""
+    """Dropout on the input of the adapters. Above 0, prompts are not shared."""
     target_modules: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Names of the layers to adapt; all linear layers but the output head when absent."""
+    """Names of the layers to adapt (default: all linear layers except the output head)."""
 
 
 class RunConfig(_Section):
@@ -95,29 +95,29 @@ class RunConfig(_Section):
     model: Text
     """The policy to start from: a folder, a hub id, or `phantom-base`."""
     method: Literal["grpo", "sft"]
-    """Reinforcement learning with rewards, or imitating the answer letter."""
+    """Reinforcement learning with rewards, or imitation of the answer letter."""
     data: DataConfig
     template: Text = "medvlm-r1"
-    """The prompt template, one of `medvlm_r1.prompts.templates.ALL_TEMPLATES`; keep it the same in the evaluation."""
+    """The prompt template, one of `medvlm_r1.prompts.templates.ALL_TEMPLATES`; use the same one in the evaluation."""
     rewards: list[RewardConfig] = []
-    """GRPO only: summed by weight."""
+    """GRPO only: rewards, added with their weights."""
     seed: Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_positive_int)] = 0
-    """Of the order of the data, of sampling, and of new weights (adapters)."""
+    """Seed of the data order, the sampling and new weights (adapters)."""
     out: Text
     """The run folder."""
     lora: LoraSection | None = None
     min_pixels: Count | None = None
-    """Fewest pixels of an image after resizing (the paper's release: 3,136); the processor's own bound when absent.
-    Kept in the final model's processor."""
+    """Minimum number of pixels of an image after resizing (the paper's release: 3,136; default: the processor's own).
+    It is saved in the final model's processor."""
     max_pixels: Count | None = None
-    """Most pixels of an image after resizing (the paper's release: 401,408); as `min_pixels`."""
+    """Maximum number of pixels of an image after resizing (the paper's release: 401,408); as `min_pixels`."""
     sharing: Annotated[bool, BeforeValidator(_switch)] = True
     """GRPO only: compute each prompt and each image once (on), or once per completion, TRL's own way (off)."""
     on_guard: Literal["stop", "warn"] = "warn"
-    """What `training.guards` do when they find something: end the run with a checkpoint, or say so. What is no number
-    always ends it."""
+    """When a guard finds a problem: end the run with a checkpoint, or print a warning. NaN or Inf always ends the
+    run."""
     evaluate_every: Count | None = None
-    """Steps between evaluations by the caller's function."""
+    """Steps between evaluations on `data.eval`, each with real and with blank images."""
     trainer: dict[str, Any] = {}
     """Options of TRL's GRPOConfig or SFTConfig."""
 

@@ -1,8 +1,8 @@
-"""Samples as the data set TRL's trainers read.
+"""Data set of samples for TRL's trainers.
 
-The columns are `prompt` (one user turn), `images`, `letter`, `options`, `sample_id` and `modality`; for SFT also
-`completion` (the bare letter). Images stay paths on disk and are decoded when a row is read, by the project's one
-loader.
+The columns are `prompt` (one user message), `images`, `letter`, `options`, `sample_id` and `modality`; for SFT also
+`completion` (the bare letter). Images stay paths on disk. The project's image loader decodes
+them when a row is read.
 """
 
 from __future__ import annotations
@@ -37,12 +37,11 @@ def load_samples(
     Args:
         folder: the data folder.
         modality: keep these modalities; all when None.
-        skip_missing: leave out samples whose images are not readable, or refused by `fit`; without it they are an
-            error.
-        fit: which images the model takes; not looked at when None.
+        skip_missing: skip samples whose images are unreadable or refused by `fit`. Otherwise they are an error.
+        fit: checks whether the model accepts an image; None for no check.
 
     Raises:
-        UserError: no sample is left, one is an open question, or an image is not readable or refused.
+        UserError: no sample is left, one is an open question, or an image is unreadable or refused.
     """
     everything = read_folder(folder)
     rows = [row for row in enumerate(everything, start=1) if modality is None or row[1].modality in modality]
@@ -111,10 +110,10 @@ def build_dataset(
 
     Args:
         folder: the data folder the image paths are relative to.
-        samples: in the order wanted.
+        samples: samples in the order of the rows.
         template: name of the prompt template.
         with_completion: add the `completion` column, the letter alone, for SFT.
-        completions: add these instead, by the samples' ids.
+        completions: completions to add instead, by sample id.
     """
     from datasets import Dataset, Features, List, Value
 
@@ -151,8 +150,8 @@ def build_dataset(
 def as_dataset(folder: str, *, template: str = "medvlm-r1") -> Any:
     """A data folder as a `datasets.Dataset` with the columns TRL's trainers read.
 
-    Every sample is a row, open questions too (their `letter` is empty); an image that is not there is an error when
-    its row is read.
+    Every sample is a row, including open questions (their `letter` is empty). A missing image is an error when its row
+    is read.
 
     Args:
         folder: the data folder.

@@ -80,7 +80,7 @@ _UNUSABLE = {
 
 
 def narrowed(method: str, name: str, declared: Any) -> Any:
-    """The type of an option with its range.
+    """Type of an option, restricted to its valid range.
 
     Args:
         method: "grpo" or "sft".
@@ -105,7 +105,7 @@ def conflicts(given: Mapping[str, Any]) -> list[str]:
     for name in ("deepspeed", "fsdp_config", "accelerator_config"):
         value = given.get(name)
         if isinstance(value, str) and not value.startswith("{") and not Path(value).is_file():
-            problems.append(f"'trainer.{name}' is {value!r}, which is no file; give the path of a JSON file")
+            problems.append(f"'trainer.{name}' is {value!r}, which is not a file; give the path of a JSON file")
     low, high = given.get("entropy_coef_min", 0.0), given.get("entropy_coef_max", 1.0)
     if low > high:
         problems.append(f"'trainer.entropy_coef_min' ({low:g}) is above 'trainer.entropy_coef_max' ({high:g})")

@@ -24,9 +24,9 @@ from medvlm_r1.training.overrides import shortened
 # Options that are set elsewhere in the run configuration, or must not be changed.
 ELSEWHERE = {
     "output_dir": "set 'out', the run folder",
-    "seed": "set 'seed' beside 'trainer'",
+    "seed": "set 'seed' at the top level",
     "reward_weights": "set the weight of each entry of 'rewards'",
-    "resume_from_checkpoint": "start the same command again, it resumes by itself",
+    "resume_from_checkpoint": "run the same command again; it resumes",
     "save_only_model": "a checkpoint without its optimizer cannot be resumed from",
     "trust_remote_code": "code shipped with a model is never run",
 }

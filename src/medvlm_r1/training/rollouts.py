@@ -48,7 +48,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
 
     A row holds `step` (the first optimizer step that learns from it), `sample_id`, `modality`, `group` (number of the
     prompt within its generation batch), `completion`, `rewards` (by name), `reward` (their weighted sum) and
-    `advantage`; where a reward asked for it also `own_image`, false beside the image of another item.
+    `advantage`; if a reward requests it, also `own_image`, false for the image of another item.
     """
 
     def __init__(self, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a training run: what was asked for, with what, on which data, and how far it came.
+"""Folder of a training run: configuration, environment, data, progress and results.
 
 config.yaml    the configuration, resolved
 env.json       versions, platform, commit and seeds; later environments when a resumed run had another one
@@ -6,9 +6,9 @@ data.json      hash and counts of each data folder
 metrics.jsonl  every log of the trainer
 rollouts.jsonl every rollout (GRPO)
 tensorboard/   the logs for TensorBoard
-checkpoints/   TRL's checkpoints, each whole (`training.reliability.checkpoint`)
-model/         the final model; it stands only when it is complete
-.lock          held by the process that trains
+checkpoints/   TRL's checkpoints, written atomically (`training.reliability.checkpoint`)
+model/         the final model; it exists only when it is complete
+.lock          locked by the process that trains
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether the final model stands."""
+        """Whether the final model exists."""
         return self.model.is_dir()
 
     @contextmanager
     def held(self, *, main: bool) -> Iterator[None]:
-        """Keep other runs out of the folder while this one works in it; a complete one is only read.
+        """Lock the folder while this run works in it. A complete run is only read, without a lock.
 
         Args:
             main: whether this is the process of the run that writes; the others hold nothing.
 
         Raises:
-            UserError: another process works in it, or it holds something that is no run.
+            UserError: another process works in it, or it contains something other than a run.
         """
         if not main or self.complete:
             yield
@@ -83,7 +83,7 @@ class RunFolder:
 
     @contextmanager
     def beginning(self, *, new: bool) -> Iterator[None]:
-        """Set a run up; if that is refused, a new folder is emptied again, so that a corrected run can use it.
+        """Set up a run. If that fails, a new folder is emptied again, so that a corrected run can use it.
 
         Args:
             new: whether the folder held no run before, and this is the process that writes.
@@ -163,7 +163,7 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], *, wh
     if differing:
         raise UserError(
             f"{folder} holds a run with another {what}: {'; '.join(differing)}. "
-            "Give 'out' a new folder, or start the run with what it was begun with."
+            "Give 'out' a new folder, or use the settings that the run was started with."
         )
 
 

@@ -39,7 +39,7 @@ def imported(tmp_path):
 
 def _through_trl(folder, samples):
     rows = as_dataset(str(folder))
-    assert rows.column_names == ["prompt", "images", "letter", "options", "sample_id", "modality"]
+    assert rows.column_names == ["prompt", "images", "letter", "options", "sample_id", "modality", "subject"]
     assert len(rows) == len(samples)
     for index, sample in enumerate(samples):
         if sample.missing:
@@ -78,7 +78,7 @@ def put(tmp_path):
 
 @pytest.fixture
 def picture(put):
-    """Writes a small PNG of a grey value below `source/`."""
+    """Writes a small PNG of a gray value below `source/`."""
     return lambda name, value=1: put(name, png(value))
 
 
@@ -99,5 +99,5 @@ def hub(put):
 
 @pytest.fixture
 def picture_bytes():
-    """The bytes of a small PNG of a grey value."""
+    """The bytes of a small PNG of a gray value."""
     return png

@@ -35,7 +35,7 @@ def test_letters_inside_an_option():
     ["What is it?", "What? A) one", "What? B) one C) two", "A) one B) two", "What? A) B) two", "What? A) x C) y"],
 )
 def test_what_cannot_be_told_apart(problem):
-    with pytest.raises(ValueError, match="the options cannot be read out of the text"):
+    with pytest.raises(ValueError, match="the options cannot be read from the text"):
         split_problem(problem)
 
 

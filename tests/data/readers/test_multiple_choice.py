@@ -86,7 +86,7 @@ def test_the_images_folder_itself_may_be_given(collection, put):
     done = collection(huatuo(), huatuo("deep/chest.v2.png"), images=put.root / "images")
     assert [s.images for s in done.samples] == [("images/knee.png",), ("images/deep/chest.v2.png",)]
     assert done.report.missing == 0
-    with pytest.raises(UserError, match="nowhere: no such folder of images"):
+    with pytest.raises(UserError, match="nowhere: no such image folder"):
         collection(huatuo(), images=put.root / "nowhere")
 
 
@@ -104,7 +104,7 @@ def test_chosen_modalities_keep_their_row_numbers(collection):
     done = collection(*rows, modality=["mri"])
     assert (done.report.rows, done.report.written, done.report.by_modality) == (5, 2, {"MRI": 2})
     assert [s.id for s in done.samples] == ["huatuo-000001", "huatuo-000005"]
-    with pytest.raises(UserError, match="none of the 1 rows is of the modalities asked for"):
+    with pytest.raises(UserError, match="none of the 1 rows is of the requested modalities"):
         collection(huatuo(), modality="CT")
     with pytest.raises(UsageError, match="unknown modality 'MRT'; known: MRI"):
         collection(huatuo(), modality=["MRT"])
@@ -252,16 +252,16 @@ PMC_SECOND = ("pmc-vqa", "test_2.csv", lambda **changes: PMC | changes)
         (HUATUO, {"options": "Effusion"}, "field 'options' must be a list"),
         (HUATUO, {"options": [1, "Effusion"]}, "'options' must be a list of texts, saw 1 in it"),
         (HUATUO, {"question": None}, "field 'question' must be text, saw None"),
-        (HUATUO, {"image": ["../knee.png"]}, "leaves the folder of images"),
+        (HUATUO, {"image": ["../knee.png"]}, "leaves the image folder"),
         (HUATUO, {"solution": "C"}, "solution 'C' contradicts the answer, which is option 'B'"),
-        (MED, {"problem": "What is seen?"}, "the options cannot be read out of the text"),
+        (MED, {"problem": "What is seen?"}, "the options cannot be read from the text"),
         (MED, {"solution": "<answer> D </answer>"}, "answer 'D' is neither"),
         (MED, {"solution": "<answer> A </answer> or <answer> B </answer>"}, "holds several answers"),
         (MED, {"image": 3}, "field 'image' must be the name of a file"),
         (OMNI, {"gt_answer": "MRI scan"}, "answer 'MRI scan' is neither"),
         (OMNI, {"modality_type": ...}, "field 'modality_type' is missing"),
         (OMNI, {"option_B": ""}, "option 'option_B' is empty, but 'option_D' is not"),
-        (OMNI, {"image_path": "../../etc/passwd.png"}, "leaves the folder of images"),
+        (OMNI, {"image_path": "../../etc/passwd.png"}, "leaves the image folder"),
         (OMNI, {"image_path": ...}, "field 'image_path' is missing"),
         (PMC_SECOND, {"Answer": "E"}, "answer 'E' is neither the text nor the letter of one of the options"),
         (PMC_SECOND, {"Choice B": " "}, "holds an empty text"),

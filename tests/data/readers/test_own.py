@@ -73,7 +73,7 @@ def test_csv(imported, put, picture):
         (row(modalty="CT"), "unknown column 'modalty'; did you mean 'modality'"),
         (row(options=["b", "a"], answer="B"), "answer 'B' names several of the options"),
         (row(options=[True, None, "x"]), r"field 'options\[0\]' must be text, saw True"),
-        (row(image="../a.png"), "leaves the folder of images"),
+        (row(image="../a.png"), "leaves the image folder"),
         (row(frame="x"), "column 'frame' must be a whole number from 0, saw 'x'"),
         (row(plane="oblique"), "plane 'oblique'; wanted one of axial"),
         (row(slice=-1), "column 'slice' must be a whole number from 0, saw -1"),

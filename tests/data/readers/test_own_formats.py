@@ -127,7 +127,7 @@ def test_mmmu(imported, parquet, picture_bytes):
     assert (opened.options, opened.answer, len(opened.images)) == ((), "3", 1)
     assert (closed.split, closed.question_type) == ("validation", "multiple-choice")
     pictured = {**rows[0], "options": "['<image 1>', '<image 2>']"}
-    with pytest.raises(UserError, match="row 1: an option is a picture"):
+    with pytest.raises(UserError, match="row 1: an option is an image"):
         imported("parquet", parquet("pictured.parquet", types, pictured))
 
 

@@ -123,7 +123,7 @@ def test_embedded_and_absolute_images(tables, put, picture_bytes):
 def test_numbers_as_answers_need_to_be_told_how_to_count(tables):
     for first, letter in ((0, "B"), (1, "A")):
         assert tables("t.jsonl", row(answer=1), reading=Reading(first_option=first)).letter == letter
-    with pytest.raises(UserError, match="answer '3' is no number from 0 to 2"):
+    with pytest.raises(UserError, match="answer '3' is not a number from 0 to 2"):
         tables("t.jsonl", row(answer=3), reading=Reading(first_option=0))
 
 
@@ -192,7 +192,7 @@ def test_columns_are_named_and_missing_modalities_given(tables):
         (row(image="https://example.org/a.png"), "is a URL, and nothing is downloaded"),
         (row(image="folder"), "'folder' is a folder"),
         (row(image="circle.png"), "circle.png: links that lead in a circle"),
-        (row(image="/etc/passwd"), "leaves the folder of images .*--images"),
+        (row(image="/etc/passwd"), "leaves the image folder .*--images"),
         (row(image="data:image/png;base64,%%%"), "damaged base64"),
         (row(image=[[[1, 2], [3, 4]]]), "must be the name of a file or its bytes"),
         (row(modality="PET/CT"), "'PET/CT'.*names several modalities"),

@@ -12,7 +12,7 @@ MARGIN = 10.0
 """Percentage points above chance from which a data set fails."""
 
 HOPELESS = 80.0
-"""Percent of a blind baseline from which no accuracy is evidence of looking at the image."""
+"""Percent of a blind baseline from which no accuracy is evidence of image use."""
 
 THRESHOLDS = {
     "fail": f"the interval of a blind baseline lies {MARGIN:.0f} points or more above chance",
@@ -116,7 +116,7 @@ def judge(
     answerable = f"{percent:.0f} % of the {modality} questions can be answered without the image ({source}): "
     if low >= chance + MARGIN - 1e-9:
         accuracy = "an accuracy on this set" if percent >= HOPELESS else "an accuracy no better than that"
-        return Verdict(level="fail", baseline=best, sentence=f"{answerable}{accuracy} is no evidence of looking.")
+        return Verdict(level="fail", baseline=best, sentence=f"{answerable}{accuracy} is no evidence of image use.")
     if above:
         sentence = f"{answerable}compare an accuracy with that figure, not with chance."
         return Verdict(level="warn", baseline=best, sentence=sentence)

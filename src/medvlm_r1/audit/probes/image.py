@@ -1,4 +1,4 @@
-"""Image probe: does the model look at the image? Each question with a grey image, noise, another item's image, none."""
+"""Image probe: does the model look at the image? Each question with a gray image, noise, another item's image, none."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ that needs the image keeps a half by guessing. Three quarters is half-way from t
 
 _WITH = {
     REAL: "with its own image",
-    BLANK: "with a grey image",
+    BLANK: "with a gray image",
     NOISE: "with an image of noise",
     SHUFFLED: "with the image of another item of the modality",
     ABSENT: "without an image",
@@ -86,7 +86,7 @@ class ImageProbe(Probe):
             about = f"accuracy {_WITH[REAL]} minus accuracy {_WITH[SHUFFLED]}"
             measures["visual_reliance"] = difference(seen, REAL, SHUFFLED, about)
         measures["image_sensitivity"] = _changed(
-            seen, REPLACED, "answers that change when the image is grey, noise or another item's"
+            seen, REPLACED, "answers that change when the image is gray, noise or another item's"
         )
         for name in BLIND:
             measures[f"changed_{name}"] = _changed(seen, (name,), f"answers that differ {_WITH[name]}")
@@ -144,17 +144,17 @@ def _changed(items: Sequence[AuditedItem], names: Sequence[str], about: str) -> 
 def _judge(measures: Mapping[str, Measure], unparsed_of: Mapping[str, float]) -> Judged:
     """Verdict and sentence; `unparsed_of` is the share of unparsed answers by variant."""
     sensitivity, empty, reliance = measures["image_sensitivity"], measures["unparsed"], measures.get("visual_reliance")
-    if no_verdict := too_unparsed(empty, "no verdict on looking"):
+    if no_verdict := too_unparsed(empty, "no verdict on image use"):
         return no_verdict
     if reliance is None or reliance.n < FEWEST:
         return too_few(f"{reliance.n if reliance else 0} items with an image of another item to compare with")
     worst = max(unparsed_of, key=lambda name: unparsed_of[name])
     if unparsed_of[worst] > MOST_UNPARSED:
         share_lost = f"{unparsed_of[worst]:.0%} of the answers {_WITH[worst]}"
-        return "warn", f"{share_lost} were not parsed: no verdict on looking."
+        return "warn", f"{share_lost} were not parsed: no verdict on image use."
     correct = {name: f"{measures[f'accuracy_{name}'].value:.0%}" for name in (REAL, SHUFFLED, BLANK, ABSENT)}
     summary = (
-        f"{correct[REAL]} correct with its own image, {correct[SHUFFLED]} with another's, {correct[BLANK]} with a grey "
+        f"{correct[REAL]} correct with its own image, {correct[SHUFFLED]} with another's, {correct[BLANK]} with a gray "
         f"one, {correct[ABSENT]} with none; {sensitivity.value:.0%} of the answers change with the image."
         f"{unparsed_note(empty)}"
     )

@@ -24,8 +24,8 @@ class Listed(Generic[Item]):
     """Findings of one kind.
 
     Attributes:
-        count: All there are.
-        items: The first of them.
+        count: Number of findings.
+        items: The first findings.
     """
 
     count: int = 0
@@ -47,12 +47,12 @@ class Part:
     """A folder, or one split of a folder that holds several.
 
     Attributes:
-        name: What it is called in the findings.
+        name: Name in the findings.
         folder: As it was given.
         split: The samples' split, where the folder holds several.
-        reference: Given to compare with, so what lies within it is not reported.
+        reference: Whether it is for comparison only, so findings within it are not reported.
         samples: Rows that could be read.
-        images: Different image files they name.
+        images: Number of different image files in the rows.
         without_image: Samples that name no image.
         open_questions: Samples without options.
         options: Number of options to number of samples.
@@ -80,8 +80,8 @@ class BadRow:
     Attributes:
         file: The folder's name and `samples.jsonl`.
         row: From 1.
-        kind: "answer" where the answer is not one of the options, else "row".
-        reason: What is wrong.
+        kind: "answer" if the answer is not one of the options, otherwise "row".
+        reason: The fault.
     """
 
     file: str
@@ -92,7 +92,7 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where a picture or a question is.
+    """Location of an image or a question.
 
     Attributes:
         part: Name of the part.
@@ -117,7 +117,7 @@ class BadImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copies:
-    """One picture, pixel by pixel, in several places (all counted, the first listed)."""
+    """Locations of one image with equal pixels. All are counted, the first are listed."""
 
     places: Listed[Place]
     parts: tuple[str, ...]
@@ -125,9 +125,9 @@ class Copies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearPair:
-    """Two pictures whose perceptual hashes differ in `distance` of 64 bits; either may have copies elsewhere.
+    """Two images whose perceptual hashes differ in `distance` of 64 bits; either may have copies elsewhere.
 
-    `flip` says how the second has to be turned for that, such as "mirrored left to right"; empty if not at all.
+    `flip` is the transformation of the second one, such as "mirrored left to right"; empty without one.
     """
 
     a: Place
@@ -144,8 +144,8 @@ class Touched:
         part: Name of the part.
         samples: Questions in it.
         any: Questions that share at least one of the following.
-        picture: Questions that show a picture of another part.
-        near: Questions that show nearly a picture of another part.
+        picture: Questions that show an image of another part.
+        near: Questions that show a near-duplicate of an image in another part.
         subject: Questions about a subject or volume of another part.
     """
 
@@ -167,7 +167,7 @@ class SharedSubject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question asked several times about the same pictures with the same options, and the answers it has."""
+    """A question asked several times about the same images with the same options, and the answers it has."""
 
     places: Listed[Place]
     parts: tuple[str, ...]
@@ -177,14 +177,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharing:
-    """Pictures that are the same, or nearly.
+    """Identical and near-duplicate images.
 
     Attributes:
-        blank: Pictures of one colour all over, which are compared with nothing.
+        blank: Images of a single color, which are not compared.
         faint: Pictures with too little contrast for a perceptual hash.
-        copies_between: The same picture in several parts.
-        copies_within: The same picture in several files of one part.
-        near_between: Nearly the same picture in two parts.
+        copies_between: The same image in several parts.
+        copies_within: The same image in several files of one part.
+        near_between: Near-duplicates in two parts.
         near_subjects: ... in one part, of two subjects.
         near_within: ... in one part, of one subject or of unknown ones.
     """
@@ -205,21 +205,21 @@ class Check:
     Attributes:
         parts: What was checked.
         images: Different image files looked for.
-        bad_rows: Rows that cannot be used; they are left out of all else.
-        answers_not_options: Of these, rows whose answer is not one of the options.
-        missing: Images that are not there, or that the source of a row does not even name.
-        unreadable: Images that are there and cannot be shown.
+        bad_rows: Unusable rows; all other findings exclude them.
+        answers_not_options: Those among them whose answer is not one of the options.
+        missing: Images that are missing, or that the source of a row does not name.
+        unreadable: Images that exist but cannot be shown.
         unfit: Images of a size that the model asked about cannot process.
-        contradictory: The same question about the same pictures with different answers.
+        contradictory: The same question about the same images with different answers.
         repeated_between: The same with the same answer, in several parts.
         repeated_within: The same with the same answer, in one part.
         shared_subjects: The same subject in several parts.
-        sharing: Pictures that are the same, or nearly.
+        sharing: Identical and near-duplicate images.
         touched: How many questions of each part share something with another part.
         file_name_subjects: Samples whose subject is only the name of an image file.
         unlike_subjects: Why the subjects of two folders cannot be compared; empty if they can.
-        near_distance: Most bits in which near pictures differ.
-        allow_near: Whether near pairs between parts are a note and no problem.
+        near_distance: Maximum number of bits in which near-duplicates differ.
+        allow_near: Whether near-duplicates between parts are a note instead of a problem.
     """
 
     parts: tuple[Part, ...]
@@ -254,24 +254,24 @@ class Check:
             _count(self.unreadable.count, "{} that cannot be shown", "image"),
             _count(self.unfit.count, "{} of a size that the model cannot process", "image"),
             _count(self.contradictory.count, "{} with contradictory answers", "question"),
-            _count(self.sharing.copies_between.count, "{} in several parts", "picture"),
+            _count(self.sharing.copies_between.count, "{} in several parts", "image"),
             _count(self.shared_subjects.count, "{} in several parts", "subject"),
-            _count(self.repeated_between.count, "{} about one picture in several parts", "question"),
+            _count(self.repeated_between.count, "{} about one image in several parts", "question"),
             "" if self.allow_near else self._near(),
         ]
         return [phrase for phrase in problems if phrase]
 
     @property
     def notes(self) -> list[str]:
-        """Remarks that are no fault, one phrase each."""
+        """Notes that do not fail the check, one phrase each."""
         near_within = self.sharing.near_subjects.count + self.sharing.near_within.count
         notes = [
             self._near() if self.allow_near else "",
             _count(self.repeated_within.count, "{} asked more than once in a part", "question"),
-            _count(self.sharing.copies_within.count, "{} kept in several files of one part", "picture"),
-            _count(near_within, "{} of nearly alike pictures within a part", "pair"),
-            _count(self.sharing.blank.count, "{} of one colour all over", "picture"),
-            _count(self.sharing.faint.count, "{} with hardly any contrast", "picture"),
+            _count(self.sharing.copies_within.count, "{} stored in several files of one part", "image"),
+            _count(near_within, "{} of near-duplicate images within a part", "pair"),
+            _count(self.sharing.blank.count, "{} of a single color", "image"),
+            _count(self.sharing.faint.count, "{} with almost no contrast", "image"),
         ]
         return [phrase for phrase in notes if phrase]
 
@@ -289,7 +289,7 @@ class Check:
             summary = "No certain fault" if self.only_near else "Problems found"
             return f"{summary} in {extent}{', but' if self.only_near else ':'} {'; '.join(self.problems)}."
         unknown = self.file_name_subjects or self.unlike_subjects
-        what = "picture or question" if unknown else "picture, question or subject"
+        what = "image or question" if unknown else "image, question or subject"
         unsure = "; whether they share patients is not known" if unknown else ""
         shared = f", and the {parts} parts share no {what}{unsure}" if parts > 1 else ""
         return f"No problems found: all of {extent} can be used{shared}."
@@ -301,7 +301,7 @@ class Check:
 
     def _near(self) -> str:
         return _count(
-            self.sharing.near_between.count, "{} of nearly alike pictures in different parts, to be looked at", "pair"
+            self.sharing.near_between.count, "{} of near-duplicate images in different parts, for you to review", "pair"
         )
 
 
@@ -317,12 +317,12 @@ def check_lines(check: Check) -> list[str]:
     lines = [_part(part) for part in check.parts]
     sections: tuple[tuple[str, Listed[Any], Callable[[Any], str]], ...] = (
         ("Rows", check.bad_rows, lambda row: f"{row.file}, row {row.row}: {row.reason}"),
-        ("Images not there", check.missing, _place),
+        ("Missing images", check.missing, _place),
         ("Images that cannot be shown", check.unreadable, lambda bad: f"{_place(bad.place)}: {bad.reason}"),
         ("Images that the model cannot process", check.unfit, lambda bad: f"{_place(bad.place)}: {bad.reason}"),
         ("Contradictory answers", check.contradictory, _question),
-        ("The same picture", check.sharing.copies_between, lambda copies: _places(copies.places)),
-        ("Nearly the same picture in two parts", check.sharing.near_between, _near_pair),
+        ("The same image", check.sharing.copies_between, lambda copies: _places(copies.places)),
+        ("Near-duplicate images in two parts", check.sharing.near_between, _near_pair),
         ("The same subject", check.shared_subjects, lambda shared: _places(Listed.of(shared.places))),
         ("The same question", check.repeated_between, _question),
     )
@@ -337,7 +337,7 @@ def check_lines(check: Check) -> list[str]:
     if check.unlike_subjects:
         lines.append(f"Warning: {check.unlike_subjects}")
     if check.notes:
-        lines.append(f"No fault by itself: {'; '.join(check.notes)}.")
+        lines.append(f"Notes: {'; '.join(check.notes)}.")
     return [*lines, check.verdict]
 
 
@@ -345,14 +345,14 @@ def _part(part: Part) -> str:
     options = [f"{count} with {number} options" for number, count in part.options.items()]
     options += [f"{part.open_questions} open"] if part.open_questions else []
     modalities = ", ".join(f"{name} {count}" for name, count in part.modalities.items())
-    reference = " (compared with)" if part.reference else ""
+    reference = " (for comparison only)" if part.reference else ""
     described = "; ".join(text for text in (modalities, ", ".join(options)) if text)
     return f"{part.name}{reference}: {part.samples} samples, {part.images} images. {described}".rstrip(". ") + "."
 
 
 def _touched(touched: Iterable[Touched]) -> list[str]:
     lines = [
-        f"  {part.part}: {part.any} of {part.samples} (the same picture {part.picture}, nearly the same picture "
+        f"  {part.part}: {part.any} of {part.samples} (the same image {part.picture}, a near-duplicate "
         f"{part.near}, the same subject {part.subject})"
         for part in touched
     ]

@@ -33,7 +33,7 @@ class Use:
     Attributes:
         place: Part, first sample and name.
         folder: The data folder.
-        subjects: Of all the part's samples that show it.
+        subjects: Subjects of all samples of the part that show it.
     """
 
     place: Place
@@ -70,7 +70,7 @@ def examine(folders: Sequence[Folder], progress: Progress = no_progress) -> dict
         For each file its fingerprint, the reason why it cannot be shown, or None where there is no file.
 
     Raises:
-        UserError: A process was killed from outside.
+        UserError: A worker process was killed.
     """
     files = list(dict.fromkeys((f.path, name) for f in folders for sample in f.samples for name in sample.images))
     results: list[Fingerprint | str | None] = []
@@ -105,19 +105,19 @@ def compare(
     near: int,
     progress: Progress,
 ) -> tuple[Sharing, dict[str, set[str]]]:
-    """Find the pictures that are the same, and the pairs that nearly are, as they stand or once one is flipped.
+    """Find identical images, and near-duplicate pairs, also after flipping one of them.
 
     Args:
         uses: Every image file of every part.
-        prints: Of the files that can be shown.
-        references: Name of each part to whether it is there to compare with.
-        near: Most bits in which near pictures differ.
+        prints: Fingerprints of the files that can be shown.
+        references: Name of each part, and whether it is for comparison only.
+        near: Maximum number of bits in which near-duplicates differ.
         progress: Called with "near pairs", the steps done and the steps in all.
 
     Returns:
-        What is shared, and for each picture (by its pixels) the parts that hold one nearly the same.
-        Copies count pictures and near pairs count pairs of different pictures, however many files hold them. What lies
-        within reference parts alone is left out.
+        The shared images, and for each image (by its pixels) the parts with a near-duplicate of it. Copies count
+        images, and near pairs count pairs of different images, regardless of the number of files. Findings within
+        reference parts are excluded.
     """
     pictures: dict[str, list[Use]] = {}
     for use in uses:

@@ -28,11 +28,11 @@ class Folder:
     Attributes:
         path: As given.
         label: Short name for findings.
-        reference: Given to compare with.
-        source: Name and source from `info.json`; subjects of different sources are different ones. Of one's own
-            questions without the name, which is the format of the file they were read from.
-        samples: The good rows.
-        bad: The others.
+        reference: Whether it is for comparison only.
+        source: Name and source from `info.json`; equal subjects of different sources are different. A user's own
+            questions have no name here, because theirs is only the format of the file.
+        samples: The usable rows.
+        bad: The other rows.
         info: The folder's `info.json`.
         splits: The splits among the samples, in order of appearance.
     """
@@ -47,7 +47,7 @@ class Folder:
     info: dict[str, Any] = field(default_factory=dict)
 
     def part_of(self, sample: Sample) -> str:
-        """Name of the part a sample is in: the folder, or the split where the folder holds several."""
+        """Name of the part of a sample: the folder, or the split if the folder has several."""
         return f"{self.label}/{sample.split or 'no split'}" if len(self.splits) > 1 else self.label
 
     def parts(self) -> list[Part]:
@@ -79,7 +79,7 @@ def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
     Args:
         path: The data folder.
         label: Its name in findings.
-        reference: Whether it is there to compare with.
+        reference: Whether it is for comparison only.
 
     Returns:
         The folder. Its bad rows are those for which `read_folder` raises, every one of them.
@@ -119,9 +119,9 @@ def _counts(values: Iterable[Value]) -> dict[Value, int]:
 
 
 def plain(text: str) -> str:
-    """A text without what does not change its meaning: case, white space, width of letters, closing punctuation.
+    """Normal form of a text: without case, extra white space, letter width and closing punctuation.
 
-    Inner punctuation stays, as `1.5` is not `15`.
+    Inner punctuation stays, because `1.5` is not `15`.
     """
     words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return words.rstrip(" .?!:") or words
@@ -130,15 +130,15 @@ def plain(text: str) -> str:
 def find_repeated(
     folders: Sequence[Folder], prints: Mapping[Path, Fingerprint]
 ) -> tuple[Listed[Question], Listed[Question], Listed[Question]]:
-    """Find the questions asked several times about the same pictures with the same options in any order.
+    """Find questions that occur several times with the same images and the same options in any order.
 
     Args:
-        folders: To look through.
-        prints: Of the image files that can be shown; one that cannot is known by its name.
+        folders: Folders to search.
+        prints: Fingerprints of the image files that can be shown. Other files are identified by name.
 
     Returns:
         Those with different answers; those with one answer, in several parts; those with one answer, in one part.
-        What lies within reference folders alone is left out, and questions about images that the source does not name.
+        Findings within reference folders, and questions about images that the source does not name, are excluded.
     """
     groups: dict[Hashable, list[tuple[Folder, Sample]]] = {}
     for folder in folders:
@@ -158,12 +158,12 @@ def find_repeated(
 
 
 def find_shared_subjects(folders: Sequence[Folder]) -> tuple[Listed[SharedSubject], set[tuple[str, str]]]:
-    """Find the subjects with samples in several parts, and the volumes, whatever subject each sample names.
+    """Find subjects with samples in several parts, and volumes in several parts whatever the subject.
 
-    Folders whose `info.json` gives another name or source are taken to name other subjects by the same word.
+    If `info.json` of two folders has different names or sources, equal subject names count as different subjects.
 
     Returns:
-        The subjects, and part and id of every sample of theirs.
+        The subjects, and part and id of each of their samples.
     """
     samples = [(folder, sample) for folder in folders for sample in folder.samples]
     shared, touched = [], set()
@@ -183,12 +183,12 @@ def count_touched(
     near_parts: Mapping[str, set[str]],
     subjects: Collection[tuple[str, str]],
 ) -> tuple[Touched, ...]:
-    """Count the questions of each part that share a picture, nearly a picture, or a subject with another part.
+    """Count the questions of each part that share an image, a near-duplicate, or a subject with another part.
 
     Args:
-        folders: To look through.
-        prints: Of the image files that can be shown; pictures of one colour all over are not counted as shared.
-        near_parts: Parts with a picture near to that of these pixels.
+        folders: Folders to search.
+        prints: Fingerprints of the image files that can be shown. Images of a single color do not count as shared.
+        near_parts: Parts with a near-duplicate, by the pixels of the image.
         subjects: Part and id of the samples whose subject is in several parts.
 
     Returns:
@@ -199,7 +199,7 @@ def count_touched(
     for folder in folders:
         for sample in folder.samples:
             files = [folder.path / name for name in sample.images]
-            # All pictures of one colour are equal: they are the same if they are one file.
+            # All pictures of one color are equal: they are the same if they are one file.
             pixels = [str(file) if prints[file].blank else prints[file].pixels for file in files if file in prints]
             part = folder.part_of(sample)
             pixels_by_sample[part, sample.id] = pixels

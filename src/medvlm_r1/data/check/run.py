@@ -28,7 +28,7 @@ def check_folders(
     refuses: Callable[[tuple[int, int]], str | None] | None = None,
     progress: Progress = no_progress,
 ) -> Check:
-    """Check data folders, each by itself and all against each other.
+    """Check data folders, individually and against each other.
 
     A folder whose samples are of several splits counts as that many parts.
 
@@ -36,8 +36,8 @@ def check_folders(
         folders: Data folders.
         against: Data folders to compare with; what lies within them is not reported, except what cannot be read, since
             it could not be compared.
-        near: Most bits of 64 in which the perceptual hashes of near pictures differ, 0 to 16.
-        allow_near: Count near pictures in different parts as a note, not as a problem.
+        near: Maximum number of bits in which 64-bit perceptual hashes of near-duplicates differ, 0 to 16.
+        allow_near: Report near-duplicates in different parts as a note, not as a problem.
         refuses: Gives the reason why a model cannot take an image of a width and height; None where it can.
         progress: Called with the stage ("images", "near pairs"), the steps done and the steps in all.
 
@@ -112,7 +112,7 @@ def _fingerprints(results: Mapping[Path, Fingerprint | str | None]) -> dict[Path
 def warn_of_overlap(
     train: str | Path, train_samples: Sequence[Sample], evaluation: str | Path, eval_samples: Sequence[Sample]
 ) -> str | None:
-    """A warning if an evaluation shares pictures or subjects with the training, or cannot be compared; else None.
+    """A warning if an evaluation shares images or subjects with the training, or cannot be compared; else None.
 
     Pictures are compared pixel by pixel, under whatever names and in whatever formats they are kept.
 
@@ -136,13 +136,15 @@ def warn_of_overlap(
         unlike = unlike_subjects({folder.label: folder.info for folder in folders})
         return f"Warning: {unlike}" if unlike else None
     counts = [
-        f"{part.any} of {part.samples} questions of {name} (the same picture {part.picture}, the same subject "
+        f"{part.any} of {part.samples} questions of {name} (the same image {part.picture}, the same subject "
         f"{part.subject})"
         for name, part in touched.items()
     ]
     check = f"medvlm-r1 data check {train} {evaluation}"
-    listed = f" '{check}' lists what is shared, near and mirrored pictures included." if train != evaluation else ""
+    listed = (
+        f" '{check}' lists what is shared, including near-duplicate and mirrored images." if train != evaluation else ""
+    )
     return (
-        f"Warning: {_EVAL} shares pictures or subjects with {_TRAIN}: {' and '.join(reversed(counts))}. Its accuracy "
+        f"Warning: {_EVAL} shares images or subjects with {_TRAIN}: {' and '.join(reversed(counts))}. Its accuracy "
         f"will be too high. 'medvlm-r1 data split' makes parts that share nothing.{listed}"
     )

@@ -52,19 +52,20 @@ class _Rendering:
 
 
 def load_dicom(path: Path, view: View) -> Picture:
-    """Decode one frame of a DICOM file and show it as a viewer would.
+    """Decode one frame of a DICOM file and convert it as a viewer would.
 
     Args:
         path: Explicit or implicit VR, little or big endian, deflated, with or without file meta information; native,
             or compressed by JPEG, JPEG-LS, JPEG 2000 or RLE.
-        view: `frame` must be given where there are several; `window` overrides the file's own (grey images only).
+        view: `frame` is required for a multi-frame file; `window` overrides the stored one (gray images only).
 
     Returns:
         The picture and its note.
 
     Raises:
-        UserError: No pixels in it, damaged, not decodable, over 100 megapixels a frame, or a frame must be chosen.
-        UsageError: A plane or slice is asked for, or a window of a colour image.
+        UserError: The file has no pixels, is damaged, cannot be decoded, exceeds 100 megapixels per frame, or a frame
+            must be chosen.
+        UsageError: A plane or slice is requested, or a window for a color image.
     """
     for name in ("plane", "slice"):
         if getattr(view, name) is not None:
@@ -73,7 +74,7 @@ def load_dicom(path: Path, view: View) -> Picture:
         header = guarded(path, lambda: read_header(path, view), "the DICOM header is damaged or incomplete")
         if header.colour not in (*_GREY, _PALETTE, *_COLOUR):
             raise UserError(f"{path}: its photometric interpretation is none of those that can be shown")
-        reason = f"its pixels ({syntax_name(header.syntax)}) are damaged, cut short or packed in a way that is not read"
+        reason = f"its pixels ({syntax_name(header.syntax)}) are damaged, truncated or packed in an unsupported way"
         pixels, warnings = guarded(path, lambda: _decode(path, header), reason)
         contradiction = "the DICOM header contradicts its pixels"
         return guarded(path, lambda: _picture(path, header, pixels, view, warnings), contradiction)
@@ -102,7 +103,7 @@ def _picture(path: Path, header: Header, pixels: Array, view: View, warnings: tu
     if header.colour in _GREY and pixels.ndim == 2:
         rendering = _grey(path, header, pixels, view)
     elif view.window is not None:
-        raise UsageError(f"{path}: a window can be chosen for a grey image only; this one is in colour")
+        raise UsageError(f"{path}: a window can be chosen for a gray image only; this one is in color")
     else:
         rendering = _palette(path, header, pixels) if header.colour == _PALETTE else _colour(header, pixels)
     # Height and width of a pixel, from the first element that has both.
@@ -203,13 +204,13 @@ def _warnings(header: Header) -> list[str]:
         == "unknown",
         "An overlay is stored with the image and is not drawn.": any(tag in header.elements for tag in OVERLAYS),
         f"PresentationLUTShape {shape} contradicts {header.colour}, which was used: black may be white.": contradiction,
-        "A colour map is stored with the grey image and is not applied.": code_of(header.elements, "PixelPresentation")
+        "A color map is stored with the gray image and is not applied.": code_of(header.elements, "PixelPresentation")
         in ("COLOR", "MIXED"),
     }
     return [warning for warning, applies in warnings.items() if applies]
 
 
-# Under this grey value nothing can be seen; of so few pixels neither.
+# Under this gray value nothing can be seen; of so few pixels neither.
 _DARKEST = 4
 _LEAST_SHARE = 0.001
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
@@ -222,14 +223,14 @@ def show_grey(
 ) -> tuple[Array, Window, tuple[str, ...]]:
     """Map values to gray: through the requested window, the stored one, or the modality's default.
 
-    A stored window or preset that was not requested gives way to the percentiles if it leaves nothing to see.
+    A stored window or preset that was not requested is replaced by the percentiles if it leaves nothing visible.
 
     Args:
-        path: Named in errors.
-        header: Of the file.
-        requested: The view's window.
-        values: Shape (n,): after the modality transformation, without padding.
-        counts: Shape (n,): how many pixels have each.
+        path: File named in errors.
+        header: Header of the file.
+        requested: The requested window.
+        values: Unique values after the modality transformation, without padding, shape (n,).
+        counts: Number of pixels of each value, shape (n,).
 
     Returns:
         uint8, shape (n,); the window; sentences for the note.

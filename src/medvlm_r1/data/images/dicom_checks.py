@@ -1,6 +1,6 @@
 """Check DICOM pixel data against the header before decoding: its length, and the size in a compressed frame.
 
-A file that declares fewer rows, columns or bits than it holds would be shown all the same: cut off, aslant or as noise.
+A file that declares fewer rows, columns or bits than it holds would otherwise be shown: truncated, skewed or as noise.
 A decoder trusts the size in the frame, not the one in the header.
 """
 
@@ -25,14 +25,14 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
     """Compare the length of uncompressed pixel data with the header.
 
     Args:
-        path: May be a `InMemoryFile`.
+        path: A path or an `InMemoryFile`.
         header: Its header.
 
     Returns:
         A warning if padding follows the pixels.
 
     Raises:
-        UserError: Fewer bytes, or more of which some are not 0, which padding is; or compressed pixels.
+        UserError: There are too few bytes, trailing bytes other than 0 (padding is 0), or compressed pixels.
     """
     wanted = get_expected_length(header.elements)
     if header.whole:
@@ -52,21 +52,21 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
             padded = not any(any(file.read(min(_BLOCK, length - at))) for at in range(wanted, length, _BLOCK))
     if length < wanted:
         raise UserError(
-            f"{path}: its pixels are cut short ({length} bytes of the {wanted} that its header tells); copy it again"
+            f"{path}: its pixels are cut short ({length} bytes of the {wanted} in its header); copy it again"
         )
     # A single one makes the length even.
     if length <= wanted + wanted % 2:
         return ()
     if not padded:
         raise UserError(
-            f"{path}: its pixels are {length} bytes, and its header tells of {wanted}: rows, columns, bits or frames "
+            f"{path}: its pixels are {length} bytes, and its header declares {wanted}: rows, columns, bits or frames "
             "are not what they were when it was written; export it again"
         )
     return (f"{length - wanted} bytes of padding follow the pixels.",)
 
 
 def check_codestream(path: Path, header: Header) -> None:
-    """Refuse a compressed frame whose own width and height are not the header's.
+    """Refuse a compressed frame whose width and height differ from the header.
 
     Raises:
         UserError: They differ.
@@ -88,7 +88,7 @@ def check_codestream(path: Path, header: Header) -> None:
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Width and height by a JPEG, JPEG-LS or JPEG 2000 codestream; None if it has no such header."""
+    """Width and height from the header of a JPEG, JPEG-LS or JPEG 2000 codestream; None without such a header."""
     start = frame.find(_J2K_START, 0, 512)
     if start >= 0:
         # SOC, SIZ, its length and capabilities: 8 bytes; then the far corner and the near corner of the image.

@@ -1,7 +1,7 @@
 """Elements of a DICOM header put into the form that pydicom's functions expect, and its lookup tables.
 
-Empty elements are absent ones, an incomplete rescale is completed, and lookup tables are unpacked.
-Each function that changes what is shown returns sentences for the note.
+Empty elements count as absent, an incomplete rescale is completed, and lookup tables are unpacked.
+Each function that changes the displayed image returns sentences for the note.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _TABLE_BITS = (8, *range(10, 17))
 
 
 def first_number(elements: Dataset, keyword: str, index: int = 0) -> float | None:
-    """One number of an element; None if it is absent, empty or no number."""
+    """The first number of an element; None if it is absent, empty or not a number."""
     value = elements.get(keyword)
     if value is None or isinstance(value, str):
         return None
@@ -41,7 +41,7 @@ def code_of(elements: Dataset, keyword: str) -> str:
 
 
 def drop_empty(elements: Dataset) -> set[str]:
-    """Remove elements without a value, which pydicom's functions take for present. Return their keywords."""
+    """Remove elements without a value, which pydicom would treat as present. Return their keywords."""
     dropped = set()
     for tag in list(elements.keys()):
         value = elements.get_item(tag).value
@@ -52,7 +52,7 @@ def drop_empty(elements: Dataset) -> set[str]:
 
 
 def lift_groups(elements: Dataset, frame: int) -> None:
-    """Copy the frame's rescale, window and spacing of an enhanced object to where older objects keep them."""
+    """Copy rescale, window and spacing of a frame of an enhanced object to the top level, as in older objects."""
     shared, per_frame = (elements.get(keyword) or [] for keyword in _FUNCTIONAL_GROUPS)
     for group in (*shared[:1], *per_frame[frame : frame + 1]):
         for sequence, keywords in _GROUPS.items():
@@ -77,10 +77,10 @@ def drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
 
 
 def complete_rescale(elements: Dataset, empty: set[str]) -> tuple[str, ...]:
-    """Give a rescale of which a number is missing its neutral value; pydicom applies both numbers or none.
+    """Complete a rescale that lacks a number with its neutral value; pydicom applies both numbers or none.
 
     Args:
-        elements: Of the header.
+        elements: Header elements.
         empty: Keywords of the elements that were empty.
     """
     numbers = {keyword: first_number(elements, keyword) for keyword in _RESCALE}
@@ -100,7 +100,7 @@ def read_tables(elements: Dataset, *, little: bool) -> tuple[str, ...]:
     """Unpack the lookup tables; remove those without a descriptor or data.
 
     Args:
-        elements: Of the header.
+        elements: Header elements.
         little: Whether the file is little endian.
     """
     warnings = []
@@ -129,8 +129,8 @@ class Table:
 
     Attributes:
         entries: Shape (n,), whole numbers.
-        first: The value that the first of them stands for.
-        white: The entry that is shown as white.
+        first: The pixel value of the first entry.
+        white: The entry that is displayed as white.
         warnings: Sentences for the note.
     """
 
@@ -140,7 +140,7 @@ class Table:
     warnings: tuple[str, ...] = ()
 
     def grey(self, values: Array) -> Array:
-        """Values to uint8, the same shape. The table is indexed by whole numbers; values outside take its ends."""
+        """Map integer pixel values to gray, uint8, same shape. Values outside the table get its first or last entry."""
         index = np.clip(np.rint(values) - self.first, 0, self.entries.size - 1).astype(np.int64)
         return to_bytes(self.entries[index] * (255 / self.white))
 
@@ -148,16 +148,16 @@ class Table:
 def read_table(item: Any, *, little: bool, signed: bool) -> Table:
     """Read a lookup table in any packing.
 
-    Not by pydicom's `apply_voi`: it counts entries in their own type, so that more than 256 of 8 bits wrap round, and
-    unpacks 16 bits whatever there are.
+    pydicom's `apply_voi` is not used: it counts entries in their own type, so that more than 256 entries of 8 bits
+    overflow, and it always unpacks 16 bits.
 
     Args:
         item: With LUTDescriptor and LUTData.
         little: Whether the file is little endian.
-        signed: Whether the values that are looked up can be negative.
+        signed: Whether pixel values can be negative.
 
     Raises:
-        ValueError: The descriptor and the entries do not fit together.
+        ValueError: The descriptor contradicts the entries.
     """
     count, first, bits = (int(n) for n in item.LUTDescriptor)
     # A count of 65,536 is written as 0, and one above 32,767 may have been read as a negative number.
@@ -174,7 +174,7 @@ def read_table(item: Any, *, little: bool, signed: bool) -> Table:
     if used >= bits:
         return Table(entries, first, 2**bits - 1)
     warning = (
-        f"The stored lookup table tells of {bits} bits and uses {used}: the most that {used} hold is shown as white."
+        f"The stored lookup table declares {bits} bits and uses {used}: the largest value of {used} is shown as white."
     )
     return Table(entries, first, 2**used - 1, (warning,))
 

@@ -1,6 +1,6 @@
 """The header of a DICOM file: an allow-list of elements, checked before any pixel is decoded.
 
-No name, number, date or UID of a patient, study or device is read out of the file.
+No name, number, date or UID of a patient, study or device is read from the file.
 """
 
 import zlib
@@ -67,12 +67,12 @@ class Header:
     """The checked header elements of a DICOM file.
 
     Attributes:
-        elements: The allowed elements alone, those of the frame's functional groups among them.
-        syntax: The transfer syntax; worked out from the first elements if the file does not name it.
-        frame: The one to show.
-        frames: How many there are.
-        pixels_at: Where the bytes of the pixels begin in the file; 0 for a deflated file.
-        whole: Whether the pixels are among the elements: pydicom cannot read them from the file piece by piece.
+        elements: The allowed elements only, including those of the frame's functional groups.
+        syntax: The transfer syntax; inferred from the first elements if the file does not name it.
+        frame: Index of the frame to show.
+        frames: Number of frames.
+        pixels_at: Offset of the pixel data in the file; 0 for a deflated file.
+        whole: Whether `elements` contains the pixel data, because pydicom cannot read it frame by frame.
         warnings: Sentences for the note.
     """
 
@@ -96,7 +96,7 @@ class Header:
 
     @property
     def body_part(self) -> str:
-        """As the file has it, upper case: to be compared, never shown."""
+        """The body part in upper case, for comparisons only; it is never displayed."""
         return code_of(self.elements, "BodyPartExamined")
 
     @property
@@ -110,7 +110,7 @@ class Header:
         """Unit of the values after the modality transformation: HU, another known rescale type, or "value".
 
         A CT whose rescale type is absent or unspecified (US) is in Hounsfield units if its bits reach down to air.
-        So must those of an 8-bit CT, even if its rescale type is HU.
+        The same holds for an 8-bit CT with rescale type HU.
         """
         kind = self.rescale_type
         if kind not in ("", "HU"):
@@ -121,7 +121,7 @@ class Header:
 
     @property
     def is_plain_ct(self) -> bool:
-        """Whether a preset suits a CT: no scout image, and no map derived from others whose unit is not named."""
+        """Whether presets apply to a CT: it is neither a scout image nor a derived map of unnamed unit."""
         kinds = code_of(self.elements, "ImageType")
         unspecified = "RescaleType" in self.elements and not self.rescale_type
         return self.modality == "CT" and "LOCALIZER" not in kinds and not (unspecified and "DERIVED" in kinds)
@@ -133,7 +133,7 @@ class Header:
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """The smallest and the largest number that the bits can hold, after the modality transformation."""
+        """Smallest and largest value of the stored bits, after the modality transformation."""
         signed = self.elements.get("PixelRepresentation") == 1
         ends = [-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1] if signed else [0, 2**self.bits - 1]
         low, high = sorted(float(end) for end in apply_modality_lut(np.array(ends), self.elements))
@@ -141,20 +141,20 @@ class Header:
 
     @property
     def burned_in(self) -> BurnedIn:
-        """Whether text is burned into the pixels, by the file's own word."""
+        """Whether the file states that text is burned into the pixels."""
         code = code_of(self.elements, "BurnedInAnnotation")
         return "yes" if code == "YES" else "no" if code == "NO" else "unknown"
 
     def number(self, keyword: str, index: int = 0) -> float | None:
-        """One number of an element; None if it is absent, empty or no number."""
+        """The first number of an element; None if it is absent, empty or not a number."""
         return first_number(self.elements, keyword, index)
 
 
 def read_header(path: Path, view: View) -> Header:
-    """Read and check what is needed to decode and show one frame.
+    """Read and check the header elements needed to decode and show one frame.
 
     Raises:
-        UserError: No pixels, elements missing, too large, or a frame must be chosen.
+        UserError: Pixels or elements are missing, the image is too large, or a frame must be chosen.
     """
     named = _named_syntax(path)
     syntax = named or ImplicitVR
@@ -242,8 +242,8 @@ def _check_elements(path: Path, elements: Dataset, has_pixels: bool) -> None:
     stored, high = elements.get("BitsStored"), elements.get("HighBit")
     if elements.BitsAllocated > 1 and None not in (stored, high) and int(high) != int(stored) - 1:
         raise UserError(
-            f"{path}: a DICOM file{_kind(elements)} whose pixels are {int(stored)} bits with HighBit {int(high)}; of "
-            f"so many only those with HighBit {int(stored) - 1} are read: convert it with its vendor's software"
+            f"{path}: a DICOM file{_kind(elements)} whose pixels are {int(stored)} bits with HighBit {int(high)}; "
+            f"only HighBit {int(stored) - 1} is supported for them: convert it with its vendor's software"
         )
 
 

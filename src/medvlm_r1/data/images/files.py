@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class _Stream(io.BytesIO):
-    """Bytes with a name, which readers ask a file for."""
+    """Bytes with a name, as readers expect of a file."""
 
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(data)
@@ -35,7 +35,7 @@ class _Stream(io.BytesIO):
 
 
 class InMemoryFile(_Path):
-    """A path whose content is in memory, never on disk. Readers open it, ask for its size and name it in messages."""
+    """A file in memory with the interface of a path: it can be opened and has a size and a name."""
 
     _data: bytes
 
@@ -125,9 +125,9 @@ _FOREIGN = (
     (b"\xfd7zXZ", "an xz file", _UNPACK),
     (b"7z\xbc\xaf", "a 7z archive", _UNPACK),
     (GZIP, "a gzip file inside a gzip file", _UNPACK),
-    (b"GIF8", "a GIF picture", _TO_PNG),
-    (b"RIFF", "a WebP picture or another RIFF file", _TO_PNG),
-    (b"\0\0\0\x0cjP", "a JPEG 2000 picture", _TO_PNG),
+    (b"GIF8", "a GIF image", _TO_PNG),
+    (b"RIFF", "a WebP image or another RIFF file", _TO_PNG),
+    (b"\0\0\0\x0cjP", "a JPEG 2000 image", _TO_PNG),
     (b"%PDF", "a PDF document", _GIVE_IMAGE),
 )
 # Value representations of the elements that may come first in an explicit file without a preamble.
@@ -212,7 +212,7 @@ def guarded(path: Path, work: Callable[[], T], what: str) -> T:
 
     Raises:
         UserError: `work` failed.
-        MemoryError: There was too little for it, which is no fault of the file.
+        MemoryError: Memory ran out, which is not a fault of the file.
     """
     try:
         return work()

@@ -30,10 +30,10 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
         The picture (RGB, 8 bit, upright, square pixels, without metadata) and what was done to make it.
 
     Raises:
-        UserError: The file is absent, empty, of another kind, damaged or cut short, too large (or for the memory there
-            is), or needs a choice (frame, plane, slice) that `view` does not make. The message names the file, and
-            nothing of its header that could name a patient.
-        UsageError: `view` asks for what this kind of file does not have.
+        UserError: The file is absent, empty, of another kind, damaged, truncated, too large (also for the available
+            memory), or needs a choice (frame, plane, slice) that `view` does not make. The message names the file and
+            quotes no header value that could name a patient.
+        UsageError: `view` requests something that this kind of file does not have.
     """
     # Keep a Path as it is: it may be an `InMemoryFile`.
     path = path if isinstance(path, Path) else Path(path)
@@ -74,7 +74,7 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """The picture alone, in the view the file itself gives. See `load_picture`."""
+    """The image alone, in the default view of the file. See `load_picture`."""
     return load_picture(path).image
 
 

@@ -16,17 +16,17 @@ BurnedIn = Literal["yes", "no", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Which frame, slice and window to show. The file decides what is None, and the note records it.
+    """Frame, slice and window to show. For None the loader uses the default of the file, and the note records it.
 
     Attributes:
-        frame: Of a file with several (DICOM, TIFF, the volumes of a 4-D series), counted from 0.
+        frame: Frame of a multi-frame file (DICOM, TIFF, the volumes of a 4-D series), counted from 0.
         plane: axial, coronal or sagittal; volumes only.
-        slice: Across that plane, counted from 0 at the patient's feet (axial), back (coronal) or left (sagittal).
+        slice: Slice in that plane, counted from 0 at the patient's feet (axial), back (coronal) or left (sagittal).
         window: brain, lung, soft-tissue or bone (Hounsfield units); percentile (1 to 99 of the picture); full;
-            stored (the file's own); or CENTRE/WIDTH such as "40/400". Gray DICOM and volumes only.
+            stored (the file's own); or CENTER/WIDTH such as "40/400". Gray DICOM and volumes only.
 
     Raises:
-        UsageError: A number is negative or the plane is not one of the three.
+        UsageError: A number is negative or the plane is unknown.
     """
 
     frame: int | None = None
@@ -45,15 +45,15 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """The range of values that became black to white.
+    """The range of values that is displayed from black to white.
 
     Attributes:
         name: stored, a preset's name, percentile, full, or given.
         centre: In `unit`; None under a stored lookup table.
         width: In `unit`; None under a stored lookup table.
         unit: HU, another of DICOM's rescale types, or "value" when the file names none.
-        source: Where it came from: "stored", "stored LUT", "preset", "percentile", "full range" or "given"; after a
-            colon why, where there was a choice.
+        source: Origin: "stored", "stored LUT", "preset", "percentile", "full range" or "given"; followed by a colon and
+            the reason if there was a choice.
         function: DICOM's VOI function: LINEAR, LINEAR_EXACT, SIGMOID; LUT under a stored lookup table.
     """
 
@@ -72,18 +72,18 @@ class ImageNote:
     Attributes:
         format: PNG, JPEG, MPO, TIFF, BMP, DICOM, NIfTI, AFNI, MGH, MINC or PAR/REC.
         size: Width and height of the picture.
-        window: How values became grey; None where they were 8-bit grey or colour already.
-        frame: The one shown, from 0.
-        frames: How many the file has.
+        window: How values became gray; None for pixels that were already 8-bit gray or color.
+        frame: Index of the frame, from 0.
+        frames: Number of frames in the file.
         plane: Volumes: axial, coronal or sagittal.
-        slice: Volumes: the one shown, from 0.
-        slices: Volumes: how many there are across the plane.
+        slice: Volumes: index of the slice, from 0.
+        slices: Volumes: number of slices in that plane.
         inverted: Whether black and white were exchanged (white is zero in the file).
-        aspect: Height of a stored pixel over its width where the picture was resampled to square ones; else 1.
-        colour: How colour was made: "YBR_FULL to RGB", "palette to RGB", ...; None where nothing was done.
-        orientation: The turn by EXIF, or the convention and the axes of a volume.
+        aspect: Height over width of a stored pixel if the image was resampled to square pixels; otherwise 1.
+        colour: Color conversion: "YBR_FULL to RGB", "palette to RGB", ...; None without one.
+        orientation: Rotation by EXIF, or the convention and axes of a volume.
         burned_in: Whether text may be burned into the pixels, as the file says.
-        warnings: What the viewer should know; whole sentences.
+        warnings: Warnings for the viewer, as full sentences.
     """
 
     format: str

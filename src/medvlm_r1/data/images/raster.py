@@ -1,8 +1,8 @@
 """Raster image files to 8-bit RGB.
 
-PNG, JPEG, TIFF and BMP are read; the content decides, not the suffix. Grey files deeper than 8 bits are mapped
-linearly, zero to black, and to white the top of the smallest bit depth that holds the brightest pixel: a 12-bit
-radiograph kept in a 16-bit file would otherwise come out black.
+PNG, JPEG, TIFF and BMP are read; the content decides, not the suffix. Gray files deeper than 8 bits are mapped
+linearly: zero becomes black, and the top of the smallest bit depth that holds the brightest pixel becomes white. A
+12-bit radiograph in a 16-bit file would otherwise be nearly black.
 """
 
 from dataclasses import replace
@@ -36,9 +36,9 @@ _TURNS = {
     3: "turned by 180 degrees by EXIF",
     4: "flipped by EXIF",
     5: "transposed by EXIF",
-    6: "turned right by EXIF",
+    6: "rotated right by EXIF",
     7: "transversed by EXIF",
-    8: "turned left by EXIF",
+    8: "rotated left by EXIF",
 }
 
 
@@ -47,16 +47,16 @@ def load_raster(path: Path, view: View) -> Picture:
 
     Args:
         path: A PNG, JPEG, TIFF or BMP file.
-        view: May choose the frame of a TIFF that has several; nothing else applies.
+        view: Only `frame` applies, for a multi-page TIFF.
 
     Returns:
-        The picture turned upright by its EXIF orientation, transparency laid on black; its note.
+        The image, upright by its EXIF orientation and with transparency on black, and its note.
 
     Raises:
-        UserError: The file is not one of these formats, damaged or cut short, over 100 megapixels, has several frames
-            of which none was chosen, or holds signed or floating-point values, which have no black and white of their
-            own. The message names the file.
-        UsageError: The view asks for a plane, slice or window.
+        UserError: The file has another format, is damaged or truncated, exceeds 100 megapixels, has several frames of
+            which none was chosen, or holds signed or floating-point values, which define no black and white. The
+            message names the file.
+        UsageError: The view requests a plane, slice or window.
     """
     try:
         # Pillow warns of odd metadata, which may name a patient, and of pictures below our own limit of size.
@@ -87,7 +87,7 @@ def load_raster(path: Path, view: View) -> Picture:
 def _check_view(path: Path, view: View) -> None:
     for name in ("plane", "slice", "window"):
         if getattr(view, name) is not None:
-            raise UsageError(f"{path}: a {name} can be chosen for DICOM and volumes only; this is a picture file")
+            raise UsageError(f"{path}: a {name} can be chosen for DICOM and volumes only; this is an image file")
 
 
 def _to_rgb(path: Path, image: Image.Image, note: ImageNote) -> Picture:
@@ -115,8 +115,8 @@ def _to_grey(path: Path, image: Image.Image, *, inverted: bool) -> tuple[Image.I
     values: npt.NDArray[Any] = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0:
         raise UserError(
-            f"{path}: the image holds signed or floating-point values, which have no black and white of their own; "
-            "save it as an 8-bit or 16-bit grey image"
+            f"{path}: the image holds signed or floating-point values, which define no black and white; "
+            "save it as an 8-bit or 16-bit gray image"
         )
     white = 2 ** max(8, int(values.max()).bit_length()) - 1
     grey = values.astype(np.float32) * np.float32(255 / white)

@@ -58,21 +58,22 @@ _FLAT = 1e-3
 
 
 def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
-    """Show one slice of a volume.
+    """Load one slice of a volume.
 
     Args:
-        path: 2-D, 3-D or 4-D (then `view.frame` chooses the volume). Of a format with two files, either of them.
-        view: `plane` and `slice` must be given unless the volume has one slice; `window` is percentile (1 to 99 of the
-            slice) unless given, and the presets take the values for Hounsfield units.
+        path: A 2-D, 3-D or 4-D volume (in 4-D, `view.frame` selects one). For a format with two files, either of them.
+        view: `plane` and `slice` are required unless the volume has one slice. `window` is percentile (1 to 99 of the
+            slice) by default. Presets assume Hounsfield units.
         kind: The format: NIfTI, MGH, MINC, AFNI or PAR/REC.
 
     Returns:
         The picture and its note.
 
     Raises:
-        UserError: Damaged or cut short, without a usable affine, of complex numbers or of more than 4 dimensions, over
-            8 GB or 100 megapixels a slice, or plane, slice or frame must be chosen. The message tells the shape.
-        UsageError: The window cannot be understood, or is asked of a colour volume.
+        UserError: The file is damaged or truncated, has no usable affine, complex numbers or more than 4 dimensions,
+            exceeds 8 GB or 100 megapixels per slice, or plane, slice or frame must be chosen. The message gives the
+            shape.
+        UsageError: The window is invalid, or is requested for a color volume.
     """
     with silence_logging():
         volume = guarded(path, lambda: open_volume(path, kind), f"the {kind} header is damaged")
@@ -161,7 +162,7 @@ def _to_8_bits(
     """The slice as uint8, its window, how color was made, and warnings."""
     if pixels.dtype.fields:
         if view.window is not None:
-            raise UsageError(f"{path}: a window can be chosen for a grey volume only; this one is in colour")
+            raise UsageError(f"{path}: a window can be chosen for a gray volume only; this one is in color")
         return np.stack([pixels[name] for name in ("R", "G", "B")], axis=-1), None, "stored as RGB", []
     if pixels.dtype.kind not in "iuf":
         raise UserError(f"{path}: its voxels are not real numbers; take their magnitude or phase first")
@@ -218,8 +219,8 @@ def open_volume(path: Path, kind: str) -> Volume:
         kind: NIfTI, MGH, MINC, AFNI or PAR/REC.
 
     Raises:
-        UserError: It is damaged or cut short, of a shape that cannot be shown, or one of its files is not there.
-        TooLarge: It has over 8 GB, or over 2 GB where it was sent instead of named.
+        UserError: The file is damaged or truncated, has a shape that cannot be shown, or one of its files is missing.
+        TooLarge: It exceeds 8 GB, or 2 GB for an upload.
     """
     if kind == "MINC":
         return _open_minc(path)
@@ -256,12 +257,16 @@ def _open_minc(path: Path) -> Volume:
 def _open_pair(path: Path, image_class: Any) -> Volume:
     """A header and its voxels, two files of one name in one folder. A link to another place is not followed."""
     if isinstance(path, InMemoryFile):
-        raise UserError(f"{path}: one of two files that make the volume; give the path of one, beside the other")
+        raise UserError(
+            f"{path}: one of the two files of a volume; give the path of one, with the other in the same folder"
+        )
     holders = image_class.filespec_to_file_map(path)
     header, voxels = (Path(holders[name].filename) for name in ("header", "image"))
     for file in (header, voxels):
         if not file.is_file() or (file != path and file.is_symlink()):
-            raise UserError(f"{path}: the other file of the volume, {file.name}, is not beside it; put it there")
+            raise UserError(
+                f"{path}: the other file of the volume, {file.name}, is not in the same folder; put it there"
+            )
     if header.stat().st_size > _MOST_HEADER_BYTES:
         raise UserError(f"{path}: its header has over {_MOST_HEADER_BYTES} bytes; it is damaged, copy it again")
     holders["image"] = FileHolder(fileobj=_stream(voxels))

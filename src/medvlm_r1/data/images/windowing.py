@@ -25,14 +25,14 @@ def isotropic_resample(
     """Resample an image to isotropic (square) pixels by enlarging its coarser side.
 
     Args:
-        path: Named if the result would be too large.
+        path: File named in the error.
         image: The picture.
-        height: Of one pixel, in the unit of `width`.
-        width: Of one pixel.
+        height: Height of a pixel, in the unit of `width`.
+        width: Width of a pixel.
         smooth: Interpolate (bicubic); False repeats pixels, for masks.
 
     Returns:
-        The picture; height over width where it was resampled (they differ by over 1 %), else 1; warnings.
+        The image; height over width if it was resampled (they differ by more than 1 %), otherwise 1; warnings.
 
     Raises:
         UserError: The result would have over `MAX_PIXELS` pixels.
@@ -59,9 +59,9 @@ class UniqueValues:
     """The unique values of an image; `values[index]` is the image.
 
     Attributes:
-        values: Shape (n,), ascending, int64 or float64; for 8 and 16 bits every integer between the extremes.
+        values: Ascending values, shape (n,), int64 or float64; for 8 and 16 bits every integer between the extremes.
         counts: Shape (n,): how many pixels have each.
-        index: Shape of the image: the place of each pixel's value in `values`.
+        index: Index of each pixel's value in `values`; shape of the image.
     """
 
     values: Array
@@ -101,13 +101,13 @@ def parse_window(text: str) -> str | tuple[float, float]:
     """Parse a window as a user writes it.
 
     Args:
-        text: A preset's name, percentile, full, stored, or CENTRE/WIDTH.
+        text: A preset's name, percentile, full, stored, or CENTER/WIDTH.
 
     Returns:
-        The name, or centre and width.
+        The name, or center and width.
 
     Raises:
-        UsageError: It is none of these, or the width is under 1, DICOM's smallest for a linear window.
+        UsageError: It is none of these, or the width is below 1, the minimum of a linear window in DICOM.
     """
     if text in PRESETS or text in _OTHERS:
         return text
@@ -116,21 +116,21 @@ def parse_window(text: str) -> str | tuple[float, float]:
         numbers = float(centre), float(width)
     except ValueError:
         names = ", ".join([*PRESETS, *_OTHERS])
-        raise UsageError(f"window {text!r}; wanted one of {names}, or CENTRE/WIDTH such as 40/400") from None
+        raise UsageError(f"window {text!r}; wanted one of {names}, or CENTER/WIDTH such as 40/400") from None
     if not all(map(math.isfinite, numbers)) or numbers[1] < 1:
         raise UsageError(f"window {text!r}; wanted finite numbers and a width of 1 or more")
     return numbers
 
 
 def preset(name: str, why: str = "") -> Window:
-    """One of `PRESETS`, with the reason it was taken."""
+    """One of `PRESETS`, with the reason for using it."""
     centre, width = PRESETS[name]
     source = f"preset: {why}" if why else "preset"
     return Window(name=name, centre=centre, width=width, unit=HOUNSFIELD, source=source, function="LINEAR")
 
 
 def full_range(low: float, high: float, unit: str, why: str) -> Window:
-    """From `low` (black) to `high` (white)."""
+    """Window from `low` (black) to `high` (white)."""
     return _between("full", min(low, high), max(low, high), unit, f"full range: {why}")
 
 
@@ -140,14 +140,14 @@ def _between(name: str, low: float, high: float, unit: str, source: str) -> Wind
 
 
 def percentile_window(values: Array, counts: Array, unit: str) -> Window:
-    """From the 1st to the 99th percentile (inverted distribution function: always a value of the image).
+    """Window from the 1st to the 99th percentile (inverted distribution function: always a value of the image).
 
-    Where the two are equal, as in a mask that is nearly empty, from the smallest to the largest value.
+    If the two are equal, as in a mask that is nearly empty, the smallest and largest values are used.
 
     Args:
         values: Shape (n,), finite.
         counts: Shape (n,): how many pixels have each; at least one in all.
-        unit: Of the values.
+        unit: Unit of the values.
     """
     order = np.argsort(values, kind="stable")
     ranks = np.cumsum(counts[order])
@@ -176,16 +176,16 @@ def choose_window(
     Args:
         path: Named in errors.
         requested: See `parse_window`.
-        values: As of `percentile_window`.
-        counts: As of `percentile_window`.
-        unit: Of the values.
+        values: As for `percentile_window`.
+        counts: As for `percentile_window`.
+        unit: Unit of the values.
         stored: The file's own.
         full: The window for `full`; from the smallest to the largest value by default.
         default: For a file without its own; the percentiles by default.
         any_unit: Whether the presets are offered for values that are not in Hounsfield units.
 
     Raises:
-        UserError: A preset in Hounsfield units is requested for other values, or a stored window that is not there.
+        UserError: A preset in Hounsfield units is requested for other values, or a stored window that does not exist.
         UsageError: The request cannot be understood.
     """
     choice = None if requested is None else parse_window(requested)
@@ -195,13 +195,13 @@ def choose_window(
         if unit != HOUNSFIELD and not any_unit:
             raise UserError(
                 f"{path}: the {choice} window is in Hounsfield units and the values of this image are not; "
-                "give percentile, full, or CENTRE/WIDTH"
+                "give percentile, full, or CENTER/WIDTH"
             )
         return preset(choice)
     if choice in (None, "stored") and stored is not None:
         return stored
     if choice == "stored":
-        raise UserError(f"{path}: no usable window is stored; give a preset, percentile, full, or CENTRE/WIDTH")
+        raise UserError(f"{path}: no usable window is stored; give a preset, percentile, full, or CENTER/WIDTH")
     if choice == "full":
         present = values[counts > 0]
         return full or full_range(float(present.min()), float(present.max()), unit, "smallest to largest value")
@@ -209,11 +209,11 @@ def choose_window(
 
 
 def to_grey(values: Array, window: Window) -> Array:
-    """Values through a window.
+    """Map values through a window to gray.
 
     Args:
         values: Any shape, finite.
-        window: With centre and width; a width of 0 (all values are equal) gives black.
+        window: With center and width; a width of 0 (all values are equal) gives black.
 
     Returns:
         uint8, the same shape; a half is rounded up.
@@ -232,5 +232,5 @@ def to_grey(values: Array, window: Window) -> Array:
 
 
 def to_bytes(grey: Array) -> Array:
-    """0 to 255 as floats to uint8, a half rounded up however the sum that made it was ordered."""
+    """Convert floats from 0 to 255 to uint8. Halves are rounded up, with a margin for rounding errors."""
     return np.floor(np.clip(grey, 0, 255) + (0.5 + 1e-9)).clip(0, 255).astype(np.uint8)

@@ -16,11 +16,11 @@ YOUR_OWN = "your own"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """One row as a reader understood it.
+    """One row as parsed by a reader.
 
     Attributes:
         question: The question alone.
-        answer: The text of the right option, or the open answer.
+        answer: Text of the correct option, or the open answer.
         options: Option texts without letters; empty for an open question.
         images: Names in the source, or the bytes of the files.
         view: What to show of an image that is a volume or has several frames.
@@ -30,7 +30,7 @@ class Draft:
         closed: The set calls the question closed, so its answer is one of a few.
         split: The part's when empty.
         id: Made from format, part and row when empty.
-        missing: The source has no image for this row, though the question is about one.
+        missing: Whether the source lacks the image that the question is about.
         record: Further fields to keep. JSON values only.
     """
 

@@ -1,4 +1,4 @@
-"""The images of a source: where each lies, and what it is called in the data folder."""
+"""Images of a source: their files, and their names in the data folder."""
 
 import hashlib
 import os
@@ -30,9 +30,9 @@ class SourceImage:
 
     Attributes:
         name: Its name in the data folder, `images/x.png`.
-        stem: Its place in the source without the suffix; all slices of one file share it.
-        source: The file, or its bytes; None when it is not there.
-        view: What to show of it.
+        stem: Its path in the source without the suffix; all slices of one file share it.
+        source: The file, or its bytes; None if it is missing.
+        view: The frame, slice and window to show.
     """
 
     name: str
@@ -51,14 +51,14 @@ class ImageFinder:
         """Make a finder.
 
         Args:
-            root: Folder of the source. No image is taken from outside it, and no link followed out of it.
-            folders: Where below it the names may begin, in the order to look.
+            root: Folder of the source. Images and link targets outside of it are refused.
+            folders: Subfolders that image names may be relative to, in search order.
 
         Raises:
             UserError: There is no such folder.
         """
         if not os.path.isdir(root):
-            raise UserError(f"{root}: no such folder of images; give the folder that holds the image files (--images)")
+            raise UserError(f"{root}: no such image folder; give the folder with the image files (--images)")
         self._root = os.fspath(root)
         self._real_root = os.path.realpath(root)
         self._folders = [f for f in dict.fromkeys((*folders, "")) if os.path.isdir(os.path.join(self._root, f))]
@@ -75,8 +75,8 @@ class ImageFinder:
             view: What to show of a volume or of a file with several frames.
 
         Raises:
-            ValueError: The name leaves the folder of images, by its letters or by a link; two different files would
-                get the same name; or the bytes are not a picture.
+            ValueError: The name leaves the image folder, by `..` or by a link; two different files would get the same
+                name; or the bytes are not an image.
         """
         return _embedded(image) if isinstance(image, bytes) else self._named(image, view)
 
@@ -89,7 +89,7 @@ class ImageFinder:
                     image = os.path.relpath(image, root)
         if leaves_folder(image):
             raise ValueError(
-                f"image path {image!r} leaves the folder of images {self._root}; name a folder that holds all images "
+                f"image path {image!r} leaves the image folder {self._root}; name a folder that holds all images "
                 "with --images"
             )
         parts = path_parts(image)

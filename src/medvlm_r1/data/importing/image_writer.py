@@ -1,4 +1,4 @@
-"""Images written into a data folder: only what was decoded as an image, and nothing else of the file.
+"""Write images into a data folder: only what was decoded as an image, and nothing else of the file.
 
 PNG and JPEG files keep their compressed pixels; metadata and bytes after the end of the image are left out. Every
 other format is written as a PNG of what the image loader shows. A file that cannot be decoded is refused.
@@ -37,9 +37,9 @@ class ImageWriter:
 
     Attributes:
         out: The data folder.
-        hasher: Makes subjects of DICOM identifiers.
-        notes: Name in the data folder to what the loader did, for the images that were converted to PNG.
-        subjects: Name in the data folder to the subject that the file's DICOM header gives.
+        hasher: Hashes DICOM identifiers to subjects.
+        notes: The loader's note by name in the data folder, for images that were converted to PNG.
+        subjects: Subject from the DICOM header by name in the data folder.
         stripped: Names of the PNG and JPEG files that were written without their metadata or trailing bytes.
     """
 

@@ -1,4 +1,4 @@
-"""From a source as it was downloaded to a data folder, the same way for every format.
+"""Import of a downloaded source into a data folder, in the same way for every format.
 
 The source is read twice. The first pass checks every row, so that a bad one, wherever it is, leaves the data folder
 untouched; the second writes. No row is kept in between, only the names of images that were found and the ids that a
@@ -83,7 +83,7 @@ class Importer:
         modality: The modality of a row, as `MODALITIES` spells it; None if the row names none, which only those who
             choose modalities may leave out.
         draft: What a row means. Called for the rows that are wanted.
-        folders: Where below the root of the source image names may begin.
+        folders: Subfolders of the source that image names may be relative to.
         own_columns: Whether a user may say which column holds what.
     """
 
@@ -119,13 +119,13 @@ class Importer:
             out: The data folder to make or replace. Images that are there are copied to `out/images`; a row whose
                 image is not there is kept with `missing=True`.
             images: The folder of the image files, where they are not beside the rows as published.
-            modality: Keep these modalities only, in any known spelling. Rows that name none are left out then;
-                without it they are an error.
-            skip_bad: Leave out rows that cannot be read, and report them, instead of stopping.
-            reading: What the columns hold, for questions of one's own; and the modality of rows that name none.
-            closed_choices: Give options to the closed questions whose candidates the set tells; see `ClosedQuestions`.
-            salt_file: Salt of the hashes that DICOM subjects are; the user's own when None.
-            progress: Called now and then.
+            modality: Keep only these modalities, in any known spelling. Rows without one are then left out;
+                otherwise they are an error.
+            skip_bad: Skip and report unreadable rows instead of stopping.
+            reading: Meaning of the columns, for a user's own questions; and the modality of rows without one.
+            closed_choices: Add options to closed questions whose candidates are known; see `ClosedQuestions`.
+            salt_file: Salt for hashing subjects from DICOM headers; None for the user's own.
+            progress: Called from time to time.
 
         Returns:
             The report.
@@ -215,7 +215,7 @@ class _Run:
         if rows == 0:
             raise UserError(f"{source}: there are no rows, so nothing to import")
         if not usable:
-            what = "could be read" if self.bad.count else "is of the modalities asked for"
+            what = "could be read" if self.bad.count else "is of the requested modalities"
             faults = "\n  ".join(["", *self.bad.lines()])
             raise UserError(f"{source}: none of the {rows} rows {what}; nothing was written to {out}{faults}")
         return rows

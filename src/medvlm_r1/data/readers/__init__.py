@@ -1,1 +1,1 @@
-"""One small file per public format, each saying where the files lie and how a row maps; `importing` does the rest."""
+"""Readers, one file per public format: where its files are and what a row means. `importing` does the rest."""

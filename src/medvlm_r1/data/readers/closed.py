@@ -1,7 +1,7 @@
-"""Closed questions of the open-answer sets made into questions with options.
+"""Options for closed questions of data sets with open answers.
 
-Whether a question gets options, and which, must not hang on which of them is right, or the options would tell the
-answer. So all answers that mean yes or no are written alike, and a choice is read from the question alone.
+The options must not depend on which one is correct; otherwise they would give the answer away. All answers that mean
+yes or no are therefore written alike, and a choice is read from the question alone.
 """
 
 import re
@@ -64,8 +64,8 @@ def closed_options(question: str, answer: str, *, choice: bool) -> tuple[tuple[s
         choice: Whether the set calls the question closed, so that it may be a choice between two words.
 
     Returns:
-        The options in an order that does not depend on the answer, and the right one as it is spelt there; no options
-        and the answer as it was when they cannot be read for sure.
+        The options in an order that does not depend on the answer, and the correct one in the same spelling. If the
+        options are uncertain: no options and the answer unchanged.
     """
     bare = answer.strip().rstrip(".。").strip()
     if bare.lower() in _ENGLISH:

@@ -1,4 +1,4 @@
-"""The columns of a table of one's own: which of them hold what, whatever they are called."""
+"""Columns of a user's table: which field each one holds, under any usual name."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,7 +81,7 @@ def parse_columns(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
 
 @lru_cache(maxsize=256)
 def find_columns(names: tuple[str, ...], chosen: tuple[tuple[str, str], ...] = ()) -> Columns:
-    """Tell what each column of a table holds, by its name.
+    """Find the field that each column of a table holds, by its name.
 
     Upper and lower case, spaces and hyphens do not matter. Options may be lettered (`A`, `option_a`, `Choice A`,
     `opa`) or numbered from 0 or 1 (`option1`, `choice_1`); a letter or number alone needs at least two such columns.

@@ -1,4 +1,4 @@
-"""Fields of a row, taken with a check: texts, images, options that carry their letters, and answers of any form.
+"""Checked fields of a row: texts, images, options with their letters, and answers in any form.
 
 The messages name the field; the caller adds file and row.
 """
@@ -19,10 +19,10 @@ _LEAST_BASE64 = 100
 
 
 def needed(row: Mapping[str, Any], name: str) -> Any:
-    """A field that must be there.
+    """A required field.
 
     Raises:
-        ValueError: It is not; the message names the nearest that is.
+        ValueError: It is absent; the message names the nearest existing field.
     """
     if name not in row:
         raise ValueError(f"field {name!r} is missing; {did_you_mean(name, map(str, row))}")
@@ -42,7 +42,7 @@ def text(row: Mapping[str, Any], name: str) -> str:
 
 
 def words(row: Mapping[str, Any], name: str) -> str:
-    """As `text`, without the white space around it; a number is taken as it reads.
+    """As `text`, without surrounding white space; a number becomes text.
 
     Answers such as `5` are numbers in some releases.
     """
@@ -68,12 +68,12 @@ def texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def present_fields(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Those of the fields that are there and hold something, to be kept in a sample's record."""
+    """The existing, non-empty ones among the fields, for a sample's record."""
     return {name: row[name] for name in names if row.get(name) not in (None, "")}
 
 
 def image(row: Mapping[str, Any], name: str = "image") -> str | bytes:
-    """An image as the hub's tables hold it, `{"bytes": ..., "path": ...}`, or the name of a file.
+    """An image in the form of the hub's tables, `{"bytes": ..., "path": ...}`, or a file name.
 
     Raises:
         ValueError: It is neither.
@@ -104,10 +104,10 @@ def as_image(value: Any, name: str) -> str | bytes:
 
 
 def only(row: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
-    """A field that holds one of a few words, whatever their case.
+    """A field with one of a few words, in any case.
 
     Raises:
-        ValueError: It holds another.
+        ValueError: It has another value.
     """
     value = words(row, name).upper()
     if value not in known:
@@ -137,7 +137,7 @@ def without_letter(option: str, letter: str) -> str:
 
 
 def bare_options(options: Sequence[str]) -> tuple[str, ...]:
-    """The options without the letters in front of them (`A. text`), where every one carries its own letter."""
+    """The options without leading letters (`A. text`), if every option has its own letter."""
     if not options or not options[0].lstrip(" (").startswith("A"):
         return tuple(options)
     bare = tuple(without_letter(option, letter) for letter, option in zip(LETTERS, options, strict=False))
@@ -148,19 +148,19 @@ def bare_options(options: Sequence[str]) -> tuple[str, ...]:
 
 
 def answer_letter(answer: str) -> str | None:
-    """The letter of an answer that is nothing else (`B`, `b`, `(B)`, `Option B`); None for any other."""
+    """The letter of an answer that is only a letter (`B`, `b`, `(B)`, `Option B`); otherwise None."""
     match = _LETTER.fullmatch(unicodedata.normalize("NFKC", answer))
     return match[1].upper() if match else None
 
 
 def answer_number(answer: str) -> int | None:
-    """The number of an answer that is a whole number (`2`, `2.0`); None for any other."""
+    """The number of an answer that is a whole number (`2`, `2.0`); otherwise None."""
     match = _NUMBER.fullmatch(answer)
     return int(match[1]) if match else None
 
 
 def tagged_answer(text: str) -> str:
-    """What a text holds between `<answer>` and `</answer>`; the text itself without tags.
+    """The text between `<answer>` and `</answer>`; the whole text if it has no tags.
 
     Raises:
         ValueError: It holds several answers.
@@ -175,10 +175,10 @@ def right_option(answer: str, options: Sequence[str], *, letter_first: bool = Fa
     """The option an answer names.
 
     Args:
-        answer: The text of an option as it stands; else its letter (`B`, `b`, `(B)`), the letter before the text
-            (`B: text`), or the text but for case, white space and a full stop.
+        answer: Text of an option; otherwise its letter (`B`, `b`, `(B)`), the letter before the text (`B: text`), or
+            the text with another case, white space or a full stop.
         options: Texts without letters.
-        letter_first: The set answers by letter: a `B` is option B even if another option reads "B".
+        letter_first: Whether the set answers by letter: `B` is then option B even if the text of another option is "B".
 
     Raises:
         ValueError: It names none, or letter and text name different ones.
@@ -199,15 +199,15 @@ def right_option(answer: str, options: Sequence[str], *, letter_first: bool = Fa
 
 
 def numbered_option(answer: str, options: Sequence[str], first: int | None) -> str | None:
-    """The option a number names; None for an answer that is no number, or is the text of an option.
+    """The option that a number names; None if the answer is not a number or is the text of an option.
 
     Args:
         answer: The answer.
         options: Texts without letters.
-        first: The number of the first option; None where nothing says it.
+        first: Number of the first option; None if unknown.
 
     Raises:
-        ValueError: It is a number that nothing says how to count, or one that no option has.
+        ValueError: The number of the first option is unknown, or no option has this number.
     """
     number = answer_number(answer)
     if number is None or (first is None and any(folded(option) == folded(answer) for option in options)):
@@ -219,16 +219,16 @@ def numbered_option(answer: str, options: Sequence[str], first: int | None) -> s
         )
     if not first <= number < first + len(options):
         raise ValueError(
-            f"answer {answer!r} is no number from {first} to {first + len(options) - 1}, as the options have"
+            f"answer {answer!r} is not a number from {first} to {first + len(options) - 1}, as the options have"
         )
     return options[number - first]
 
 
 def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
-    """What stands before the options of a text, and the options: `A) one B) two` on one line or several.
+    """Split a text into what precedes the options and the options: `A) one B) two` on one line or several.
 
     Returns:
-        None where the options cannot be told apart for sure: no run of letters A, B, ... in one style is there.
+        None if the options are ambiguous: there is no sequence of letters A, B, ... in one style.
     """
     if not _FIRST.search(text):
         return None
@@ -250,17 +250,17 @@ def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
     """Question and options of a text that holds both. A closing `Answer Choices:` is not part of the question.
 
     Raises:
-        ValueError: The options cannot be told apart for sure, or nothing stands before them.
+        ValueError: The options are ambiguous, or nothing precedes them.
     """
     question, options = split_options(problem) or ("", ())
     question = _CHOICES_FOLLOW.sub("", question)
     if not question:
-        raise ValueError(f"the options cannot be read out of the text {problem!r}; wanted 'question A) one B) two ...'")
+        raise ValueError(f"the options cannot be read from the text {problem!r}; wanted 'question A) one B) two ...'")
     return question, options
 
 
 def options_of(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
-    """Options kept in one column each.
+    """Options from one column each.
 
     Args:
         row: The row.
@@ -270,7 +270,7 @@ def options_of(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...
         The texts without white space around them.
 
     Raises:
-        ValueError: A column is empty with a filled one behind it, or holds no text.
+        ValueError: A column before a filled one is empty, or a column has no text.
     """
     filled = [name for name in columns if row.get(name) not in (None, "")]
     options = tuple(words(row, name) for name in filled)
@@ -281,5 +281,5 @@ def options_of(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...
 
 
 def lettered_columns(row: Mapping[str, Any], pattern: str) -> tuple[str, ...]:
-    """Options kept in one column for each letter, such as `option_A`, `option_B`, ...; `{}` stands for the letter."""
+    """Options from one column per letter, such as `option_A`, `option_B`, ...; `{}` stands for the letter."""
     return options_of(row, [pattern.format(letter) for letter in LETTERS])

@@ -1,4 +1,4 @@
-"""Where the files of a source lie, for the folders people get when they download one."""
+"""Locations of the files in a downloaded source."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ _SPLITS["validation"] = "validation"
 
 
 def one_file(source: Path, *names: str) -> Source:
-    """A source that is one file, or a folder with one of those names in it.
+    """A source that is one file, or a folder with a file of one of these names.
 
     Raises:
         UserError: There is no such file.
@@ -29,8 +29,8 @@ def find_files(source: Path, folders: Sequence[str], *choices: Sequence[str]) ->
 
     Args:
         source: The file or folder. Image names are relative to its folder.
-        folders: Where below the folder the files may lie; the first of these that exists is searched.
-        choices: Sets of names, with wildcards; the first set of which a file is there is the source.
+        folders: Subfolders that may contain the files; the first one that exists is searched.
+        choices: Sets of names, with wildcards; the first set with an existing file is the source.
 
     Raises:
         UserError: There is no such file.
@@ -45,7 +45,7 @@ def find_files(source: Path, folders: Sequence[str], *choices: Sequence[str]) ->
 
 
 def parts_of(files: Iterable[Path], base: Path) -> list[Part]:
-    """One part per file, in order of their names, with split and label read off its place below `base`."""
+    """One part per file, in order of their names, with split and label from its path below `base`."""
     parts: dict[str, Part] = {}
     for file in sorted(files):
         name = file.relative_to(base).with_suffix("").as_posix()

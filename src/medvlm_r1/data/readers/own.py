@@ -1,4 +1,4 @@
-"""Questions of one's own: CSV and TSV, JSON Lines, JSON arrays and parquet, whatever the columns are called.
+"""Reader of a user's own questions: CSV, TSV, JSON Lines, JSON arrays and parquet, with any usual column names.
 
 Columns: `image` (a path, or several: a list in JSON, parted by `|` in CSV; or the image itself, as the hub's parquet
 files and base64 tables hold it; empty for a question without one), `question`, `answer` (the text of an option, its

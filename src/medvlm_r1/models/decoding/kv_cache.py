@@ -173,7 +173,7 @@ class SharedKV(torch.Tensor):
         return func(*args, **kwargs)
 
     def whole(self) -> Tensor:
-        """(rows, heads, prompt + own, width)."""
+        """Keys and values of prompt and completion, shape (rows, heads, prompt + own, width)."""
         with torch._C.DisableTorchFunctionSubclass():
             return torch.cat([self.prompt[self.groups.owner], self.own], dim=2)
 

@@ -19,10 +19,10 @@ _JOINED = ("skin", "fat", "muscle", "cartilage", "cortical_bone", "marrow", "liv
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A place a finding may take: a box of centres in one host tissue.
+    """A possible site of a finding: a box of centers in one host tissue.
 
     Attributes:
-        low: Lower corner (x, y, z) of the centres, mm.
+        low: Lower corner (x, y, z) of the centers, mm.
         high: Upper corner, mm.
         host: Name of the tissue around it.
     """
@@ -94,7 +94,7 @@ class Builder:
         exact: bool = False,
         jitter: float = 1.0,
     ) -> Ellipsoid:
-        """Adds an ellipsoid; radii and centre (mm) vary unless `exact`."""
+        """Adds an ellipsoid; radii and center (mm) vary unless `exact`."""
         if not exact:
             radii = tuple(r * float(np.exp(self.rng.normal(0, self.spread))) for r in radii)  # type: ignore[assignment]
             centre = tuple(c + float(self.rng.normal(0, jitter)) for c in centre)  # type: ignore[assignment]
@@ -123,7 +123,7 @@ class Builder:
         Args:
             region: As in `Body`.
             fov: Mean side of the field of view, mm; it varies by 6 % either way.
-            warp_wavelength: Of the bending, mm.
+            warp_wavelength: Wavelength of the bending, mm.
             tilt: Standard deviation of the patient's turn about each axis, degrees.
             **fields: `sites`, `slices`, `warp_mm`, and where needed `middle`, `folds` and `fold` of `Body`.
         """

@@ -1,4 +1,4 @@
-"""The head: scalp, skull, folded cortex, ventricles, deep grey matter, cerebellum, face and neck."""
+"""The head: scalp, skull, folded cortex, ventricles, deep gray matter, cerebellum, face and neck."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medvlm_r1.phantom.tissue import LABEL
 
 
 def head(rng: np.random.Generator) -> Body:
-    """Draws one head. The origin is the centre of the brain; x left, y back, z up, mm."""
+    """Draws one head. The origin is the center of the brain; x left, y back, z up, mm."""
     b = Builder(rng)
     width, length, height = rng.normal(68, 2.5), rng.normal(84, 3), rng.normal(66, 2)
     scalp, skull = rng.uniform(4, 7), rng.uniform(5, 8)

@@ -28,8 +28,8 @@ class BlankImageBaseline(GRPOTrainer):  # type: ignore[misc]
     """Mixin before a `GRPOTrainer` whose rewards carry their names in the configuration.
 
     If a reward requests it, the current policy greedily completes each distinct prompt of a generation batch once more,
-    with every image replaced by a mid-gray one of the same size. Where generation is shared, these are further rows of
-    the same call. Otherwise they are a second call, with dropout off. The draws of the other completions do not change.
+    with every image replaced by a mid-gray one of the same size. If generation is shared, these are additional rows of
+    the same call. Otherwise they are a second call, with dropout off. The other completions do not change.
     Every process completes its own prompts. A prompt without an image has the `blank_letter` None.
     """
 

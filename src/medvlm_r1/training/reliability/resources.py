@@ -37,7 +37,7 @@ _PHASES = (
 
 @contextmanager
 def explained(config: RunConfig) -> Iterator[None]:
-    """Turn resource failures into a `UserError` that tells what to lower, free or repair.
+    """Turn resource failures into a `UserError` that names what to reduce, free or repair.
 
     Args:
         config: Configuration of the current run.
