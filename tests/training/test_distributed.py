@@ -95,6 +95,8 @@ def test_two_processes_take_the_steps_of_one(
         assert b["reward"] == pytest.approx(a["reward"])
     assert any(abs(row["grad_norm"]) > 1e-3 for row in alone)
     for name, wanted in weights.items():
+        if tolerance > 1e-3 and name.endswith("k_proj.bias"):
+            continue  # Its gradient is 0 but for rounding, which Adam scales up.
         assert float((shared[name] - wanted).norm()) <= tolerance * float(wanted.norm()) + 1e-6, name  # type: ignore[operator,attr-defined]
     if launcher is FSDP2:
         assert {"Qwen2VLDecoderLayer", "Qwen2VLVisionBlock", "Qwen2VLForConditionalGeneration"} <= set(said.split())

@@ -62,7 +62,9 @@ def logits(policy: Path, change: Callable[[torch.Tensor], torch.Tensor | None]) 
     words = load_policy(str(policy)).model.config.text_config.vocab_size
 
     def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
-        return change(output) if isinstance(module, torch.nn.Linear) and module.out_features == words else None
+        # The update calls the head for log-probabilities, which are a tuple.
+        is_head = isinstance(module, torch.nn.Linear) and module.out_features == words and torch.is_tensor(output)
+        return change(output) if is_head else None
 
     handle = register_module_forward_hook(hook)
     try:

@@ -10,9 +10,13 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import accelerate.state
 import pytest
 import transformers
+import transformers.core_model_loading
 import trl.trainer.grpo_trainer
+from torch.distributed.fsdp._fully_shard import _fsdp_state as fully_sharded_state
+from torch.distributed.fsdp._fully_shard import _fully_shard as fully_sharded
 from transformers.generation import utils as generation
 from trl import GRPOTrainer, SFTTrainer
 from trl.generation.vllm_generation import VLLMGeneration
@@ -81,18 +85,23 @@ _GRPO, _TRAINER = trl.trainer.grpo_trainer, transformers.trainer
 PRIVATE = {
     "_attn_implementation": transformers.configuration_utils,
     "_dist": _GRPO,
+    "_eos_token_tensor": generation,
     "_entropy_bonus_enabled": _GRPO,
+    "_get_fsdp_state": fully_sharded,
     "_get_num_multimodal_tokens": transformers.models.qwen2_vl.processing_qwen2_vl,
     "_globalstep_last_logged": _TRAINER,
     "_is_vlm": _GRPO,
+    "_lazy_init": fully_sharded_state,
     "_log_metric": _GRPO,
     "_logs": _GRPO,
     "_pad_token_tensor": generation,
+    "_prepare_backend": accelerate.state,
     "_signature_columns": _TRAINER,
     "_tokenizer": _GRPO,
     "_total_train_tokens": trl.trainer.sft_trainer,
     "_tr_loss": _TRAINER,
     "_update_model_kwargs_for_generation": generation,
+    "_weight_conversions": transformers.core_model_loading,
 }
 """Private attributes that are read, and the module that defines them."""
 WRITTEN = ("_buffered_inputs", "_metrics", "_step")
