@@ -43,6 +43,7 @@ WHOLE = (
     "phantom/tissue.py",
     "models/choice_logprobs.py",
     "rewards/*.py",
+    "models/onednn_linear.py",
     "models/decoding/kv_cache.py",
     "training/counterfactual/other_image.py",
     "models/decoding/per_row_sampling.py",

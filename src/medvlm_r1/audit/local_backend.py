@@ -8,6 +8,7 @@ The answers equal those of `LocalGenerator` and `letter_probabilities`, up to th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -24,6 +25,7 @@ from medvlm_r1.audit.variant import (
 from medvlm_r1.models.choice_logprobs import LetterPlace, letter_place
 from medvlm_r1.models.generate import GenerationSettings, cut, end_tokens, generation_config, prompt_and_prefill
 from medvlm_r1.models.load import Policy, vision_token_ids
+from medvlm_r1.models.onednn_linear import fast_inference
 from medvlm_r1.prompts.templates import opened_reasoning
 
 # Rows of one pass over assistant prefills. More rows would need more padding.
@@ -67,15 +69,17 @@ class LocalAuditBackend(AuditBackend):
             # New items. Cached features of earlier ones must not decide which images are encoded together.
             self._items, self._store, self._states = items, _new_store(), {}
         fresh: dict[str, Any] = {}
-        with torch.inference_mode():
-            batches = list(self._batches(self._prepare(variants)))
-        for batch in batches:
+        with ExitStack() as stack:
             with torch.inference_mode():
-                if all(entry.index in done for entry in batch):
-                    self._restore(batch, fresh)
-                    continue
-                answers = self._answer(batch, fresh)
-            yield answers
+                stack.enter_context(fast_inference(self.policy.model))
+                batches = list(self._batches(self._prepare(variants)))
+            for batch in batches:
+                with torch.inference_mode():
+                    if all(entry.index in done for entry in batch):
+                        self._restore(batch, fresh)
+                        continue
+                    answers = self._answer(batch, fresh)
+                yield answers
         self._states |= fresh
 
     def _batches(self, prepared: Sequence[_Prepared]) -> Iterator[list[_Prepared]]:

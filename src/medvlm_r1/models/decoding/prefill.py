@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medvlm_r1.models.onednn_linear import fast_inference
+
 _TOKENS = 4096
 _BY_ROW = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "position_ids")
 
@@ -65,7 +67,8 @@ def as_custom_generate(decode: Callable[[Any, Tensor, GenerateCall], Tensor]) ->
             stopping_criteria=stopping_criteria,
             config=generation_config,
         )
-        return decode(model, input_ids, call)
+        with fast_inference(model):
+            return decode(model, input_ids, call)
 
     return custom_generate
 

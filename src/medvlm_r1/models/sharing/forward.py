@@ -18,7 +18,7 @@ tokens by vocabulary.
 from __future__ import annotations
 
 import contextlib
-import types
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -318,16 +318,14 @@ class _Tiles:
 
 def _run_head(head: nn.Module, hidden: Tensor, tiles: _Tiles) -> Any:
     """Run the tiled head by a call of the module, so that FSDP and ZeRO-3 gather its weight in both passes."""
-    if "forward" not in vars(head):
-        head.forward = types.MethodType(_head_forward, head)
-    elif getattr(head.forward, "__func__", None) is not _head_forward:
+    if "forward" in vars(head):
         # Another library has replaced it.
         return _tiled(head, hidden, tiles)
-    return head(hidden, tiles)
-
-
-def _head_forward(self: nn.Module, hidden: Tensor, tiles: _Tiles | None = None) -> Any:
-    return type(self).forward(self, hidden) if tiles is None else _tiled(self, hidden, tiles)
+    head.forward = functools.partial(_tiled, head)
+    try:
+        return head(hidden, tiles)
+    finally:
+        del head.forward
 
 
 def _tiled(head: nn.Module, hidden: Tensor, tiles: _Tiles) -> Any:
