@@ -54,34 +54,6 @@ REPLACED = {
     r"second.look|\bheard\b": "consistency checks, reply",
     "where it stood|what is no number": "resume, NaN or Inf",
 }
-UNTIL_MERGED = frozenset(
-    {
-        "src/medvlm_r1/audit/dataset/audit.py",
-        "src/medvlm_r1/data/images/dicom.py",
-        "src/medvlm_r1/data/images/dicom_elements.py",
-        "src/medvlm_r1/data/images/dicom_header.py",
-        "src/medvlm_r1/data/images/dicom_length.py",
-        "src/medvlm_r1/data/images/dicom_table.py",
-        "src/medvlm_r1/data/images/dicom_window.py",
-        "src/medvlm_r1/data/images/nifti.py",
-        "src/medvlm_r1/data/images/nifti_file.py",
-        "src/medvlm_r1/data/importing/run.py",
-        "src/medvlm_r1/data/option_prior.py",
-        "src/medvlm_r1/models/generate.py",
-        "src/medvlm_r1/models/remote.py",
-        "src/medvlm_r1/models/remote_reply.py",
-        "src/medvlm_r1/prompts/conclusion.py",
-        "src/medvlm_r1/training/config.py",
-        "src/medvlm_r1/training/dataset.py",
-        "src/medvlm_r1/training/reliability/checkpoint.py",
-        "tests/data/test_images_windowing.py",
-        "tests/evaluation/test_calibration.py",
-        "tests/evaluation/test_statistics.py",
-        "tests/prompts/test_conclusion.py",
-        "tests/training/test_resources.py",
-    }
-)
-"""Files that still have such words while other work on them is under way."""
 # Names of variables, arguments, functions and classes in the package and the benchmarks: say what they hold.
 VAGUE = {"told", "said", "heard", "weighed", "asking"}
 
@@ -164,14 +136,14 @@ def test_the_place_of_this_checkout_is_not_relative() -> None:
 @pytest.mark.parametrize("pattern", REPLACED)
 def test_replaced_words_are_not_used(pattern: str) -> None:
     texts = {name: text for name, text in published().items() if name != "tests/test_house.py"}
-    lines = {name: re.findall(pattern, text, re.IGNORECASE) for name, text in texts.items() if name not in UNTIL_MERGED}
+    lines = {name: re.findall(pattern, text, re.IGNORECASE) for name, text in texts.items()}
     assert {name: words for name, words in lines.items() if words} == {}, f"write instead: {REPLACED[pattern]}"
 
 
 def test_names_in_code_say_what_they_hold() -> None:
     paths = [path for path in CODE if path.relative_to(ROOT).parts[0] in ("src", "benchmarks")]
     names = {relative(path): names_bound(path.read_text(encoding="utf-8")) & VAGUE for path in paths}
-    assert {name: words for name, words in names.items() if words and name not in UNTIL_MERGED} == {}
+    assert {name: words for name, words in names.items() if words} == {}
 
 
 def test_bound_names_are_found() -> None:

@@ -113,7 +113,7 @@ gained = st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 4)), min
 
 
 @given(gained)
-def test_flipped_subjects_counts_all_sign_patterns(rows: list[tuple[int, int]]) -> None:
+def test_cluster_sign_flip_test_counts_all_sign_patterns(rows: list[tuple[int, int]]) -> None:
     nets = [sum(gain for gain, label in rows if label == cluster) for cluster in range(5)]
     sums = [sum(s * n for s, n in zip(signs, nets, strict=True)) for signs in itertools.product((-1, 1), repeat=5)]
     wanted = sum(abs(value) >= abs(sum(nets)) for value in sums) / len(sums)
@@ -121,12 +121,12 @@ def test_flipped_subjects_counts_all_sign_patterns(rows: list[tuple[int, int]]) 
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 50))
-def test_flipped_subjects_of_one_item_each_is_mcnemars_test(b: int, c: int, kept: int) -> None:
+def test_cluster_sign_flip_test_of_one_item_each_is_mcnemars_test(b: int, c: int, kept: int) -> None:
     gains = [-1] * b + [1] * c + [0] * kept
     assert cluster_sign_flip_test(gains, range(len(gains))) == mcnemar_exact(b, c)
 
 
-def test_flipped_subjects_is_right_as_often_as_it_says() -> None:
+def test_cluster_sign_flip_test_is_right_as_often_as_it_says() -> None:
     rng = np.random.default_rng(3)
     subjects = np.repeat(np.arange(30), 5)
     found = {"flipped": 0, "mcnemar": 0}

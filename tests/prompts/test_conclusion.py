@@ -33,7 +33,7 @@ def texts(name: str) -> list[str]:
         ("(A) brain: no. (B) knee: no. (C) chest: yes.", "C"),
         ("A) brain - YES", "A"),
         # Changed its mind: the last verdict on an option counts.
-        ("A brain yes, B knee no. On a second look A brain no, B knee yes.", "B"),
+        ("A brain yes, B knee no. On reflection A brain no, B knee yes.", "B"),
         ("A brain yes, B knee yes.", None),
         ("A brain no, B knee no, C chest no.", None),
         ("The joint is seen, so the answer is B.", "B"),

@@ -300,7 +300,7 @@ def test_a_signal_before_and_after_the_steps_ends_at_once(
 ) -> None:
     def term(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        raise AssertionError("the signal was not heard")
+        raise AssertionError("the signal was not handled")
 
     before = signal.getsignal(signal.SIGTERM)
     config = load_config(write_config(rewards=REWARD))

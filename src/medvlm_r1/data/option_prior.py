@@ -12,7 +12,7 @@ TIE = 0.5
 
 On a balanced set an item's own answer is, without itself, always the option that was right least often, so that plain
 leave-one-out scores far below chance (Parker, Günter and Bedo 2007, BMC Bioinformatics 8:326). Half a standard error
-holds that one missing case from 11 offers of each of four options on, and leaves telling options apart.
+holds that one missing case from 11 offers of each of four options on, and still separates giveaway options.
 """
 
 

@@ -19,7 +19,7 @@ from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.prompts.templates import opened_reasoning
 
-_COLDEST = 1e-5
+_MIN_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class GenerationSettings:
     @property
     def samples(self) -> bool:
         """Whether to sample. Below this temperature decoding is greedy, because the division would overflow."""
-        return self.temperature >= _COLDEST
+        return self.temperature >= _MIN_TEMPERATURE
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
