@@ -47,7 +47,7 @@ test: lint
 test-core: core
 	OMP_NUM_THREADS=1 $(VENV)-core/bin/pytest @tests/core/tests.txt
 
-# Distributed training on CPUs: DDP, DeepSpeed and FSDP2. About 20 minutes; writes docs/reference/engines.json.
+# Distributed training on CPUs: DDP, DeepSpeed and FSDP2. About 20 minutes; writes runs/engines.json.
 test-engines: dev
 	$(BIN)/pip install 'deepspeed>=0.19'
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines tests/engines

@@ -1,6 +1,6 @@
 """DDP, DeepSpeed and FSDP2 with two processes on CPUs take the steps that one process takes (`make test-engines`).
 
-The results are written to `docs/reference/engines.json`.
+The results are written to `runs/engines.json`.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ LAUNCHERS = {
         for name, file in {"ZeRO-2": "zero2", "ZeRO-3": "zero3", "FSDP2": "fsdp2"}.items()
     },
 }
-RECORD = Path(__file__).parents[2] / "docs/reference/engines.json"
+RECORD = Path(__file__).parents[2] / "runs/engines.json"
 
 
 @pytest.fixture(scope="module")
 def record() -> Iterator[list[dict[str, object]]]:
-    """Rows of the table in `docs/how-to/many-machines.md`, written at the end."""
+    """What every case measured, written at the end with the date and the versions."""
     rows: list[dict[str, object]] = []
     yield rows
     packages = {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", "deepspeed")}
     text = json.dumps({"date": datetime.date.today().isoformat(), "packages": packages, "rows": rows}, indent=1)
+    RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(text + "\n")
 
 
