@@ -64,7 +64,7 @@ def _step(device: str, folder: Path) -> Iterator[Line]:
             return
     ours = run_grpo(folder, device, size, lora=False)
     plain = run_grpo(folder, device, size, lora=False, sharing=False)
-    yield _compared(name, ours, plain)
+    yield _compared(name, size, ours, plain)
     yield Line(
         memory,
         "pass" if ours.memory <= 1.15 * ours.estimate else "fail",
@@ -77,9 +77,10 @@ def _step(device: str, folder: Path) -> Iterator[Line]:
 def _lora(device: str, folder: Path) -> Iterator[Line]:
     from medvlm_r1.training.self_check.steps import SIZES, check_saved, run_grpo
 
-    ours = run_grpo(folder, device, SIZES[device], lora=True)
-    plain = run_grpo(folder, device, SIZES[device], lora=True, sharing=False)
-    yield _compared("GRPO step, LoRA on bfloat16 weights", ours, plain)
+    size = SIZES[device]
+    ours = run_grpo(folder, device, size, lora=True)
+    plain = run_grpo(folder, device, size, lora=True, sharing=False)
+    yield _compared("GRPO step, LoRA on bfloat16 weights", size, ours, plain)
     name = "save and reload, bfloat16"
     try:
         yield Line(name, "pass", check_saved(Path(ours.model), folder / "base-bfloat16"))
@@ -87,8 +88,9 @@ def _lora(device: str, folder: Path) -> Iterator[Line]:
         yield Line(name, "fail", str(error))
 
 
-def _compared(name: str, ours: Any, plain: Any) -> Line:
+def _compared(name: str, size: Any, ours: Any, plain: Any) -> Line:
     detail = (
+        f"{size.prompts} x {size.group} completions of {size.completion} tokens, images of {size.edge} pixels; "
         f"generation {ours.generation:.2f} s (TRL {plain.generation:.2f}), update {ours.update:.2f} s "
         f"({plain.update:.2f}), step {ours.step:.2f} s ({plain.step:.2f}): {plain.step / ours.step:.2f} times as fast; "
         f"memory {ours.memory / 2**30:.2f} GiB ({plain.memory / 2**30:.2f}); the update reaches "
