@@ -212,11 +212,11 @@ def delta(reason: str | None = None, **fields: Any) -> dict[str, Any]:
 
 
 STREAMS: dict[str, tuple[Any, str]] = {
-    "HTML": (Raw(HTML.encode(), "text/html"), "no stream of chat completions"),
-    "nothing": (Raw(b"", "text/event-stream"), "no stream of chat completions"),
+    "HTML": (Raw(HTML.encode(), "text/html"), "not a stream of chat completions"),
+    "nothing": (Raw(b"", "text/event-stream"), "not a stream of chat completions"),
     "broken JSON": (events(delta(content="A"), '{"choices": [{'), "the stream broke off"),
     "an error": (events(delta(content="A"), {"error": {"message": "out of memory"}}), "out of memory"),
-    "null choices": (events({"choices": None}, "[DONE]"), "no stream of chat completions"),
+    "null choices": (events({"choices": None}, "[DONE]"), "not a stream of chat completions"),
     "a number as content": (events(delta(content=7)), "content holds a value of type int"),
     "a choice that is a text": (events({"choices": ["A"]}, "[DONE]"), ""),
     "content filter": (events(delta(content="A"), delta("content_filter")), "content filter withheld"),

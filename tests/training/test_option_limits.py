@@ -73,7 +73,7 @@ def test_range_and_choices_are_in_the_message(write_config: WriteConfig, field: 
         ("rewards=[{name: accuracy_paper, weight: 0}]", "all weights of rewards are 0"),
         ("seed=5000000000", "'seed' is 5000000000: .*less than 4294967296"),
         ("trainer.use_transformers_paged=true", "'trainer.use_transformers_paged' cannot be used here"),
-        ("trainer.deepspeed=nowhere.json", "'trainer.deepspeed' is 'nowhere.json', which is no file"),
+        ("trainer.deepspeed=nowhere.json", "'trainer.deepspeed' is 'nowhere.json', which is not a file"),
         ("trainer.report_to=[tensorboard, foo]", "'foo', which transformers cannot report to"),
         ("trainer.report_to=clearml", "'clearml', and its package is not installed; run `pip install clearml`"),
         ("trainer.lr=1", "unknown key 'trainer.lr'; did you mean 'learning_rate'?"),
