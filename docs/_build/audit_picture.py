@@ -10,8 +10,7 @@ from medvlm_r1.audit.collect import item_seed
 from medvlm_r1.audit.backends import open_audit_backend
 from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes.cue import IMAGE, TEXT
-from medvlm_r1.audit.probes.filler import FILLER
-from medvlm_r1.audit.probes.mistakes import MISTAKE
+from medvlm_r1.audit.probes.prefixes import FILLER, MISTAKE
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.audit.variant import Variant
 from medvlm_r1.phantom.benchmark import to_sample

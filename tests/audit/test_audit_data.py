@@ -139,30 +139,23 @@ def test_the_record_has_its_keys(question):
     assert "left out for CT" in record["notes"][1]
 
 
-def test_without_a_fit_the_fitted_prior_is_absent_with_a_note(question):
+def test_the_prior_source(question, tmp_path):
     record = audit_data([question("a b"), question("a b")]).record()
-    assert "option_prior_fit" not in record["baselines"]
-    assert "option_prior_fit" not in record["solved"]
+    assert "option_prior_fit" not in record["baselines"].keys() | record["solved"].keys()
     assert record["fit_on"] is None
     assert any("--fit-on" in note for note in record["notes"])
     with pytest.raises(UserError, match="no question has options"):
         audit_data([question("")])
-
-
-@pytest.mark.parametrize("spelling", ["CT", "ct", "CT(Computed Tomography)"])
-def test_a_fit_on_a_modality_in_any_spelling(question, spelling):
-    samples = [question("a b"), question("a b", modality="CT"), question("", modality="CT")]
-    fit = find_prior_source(spelling, Path("unused"), samples)
-    assert (fit.name, fit.modality, [item.id for item in fit.items]) == ("CT", "CT", ["q2"])
-
-
-def test_a_fit_on_a_folder_counts_no_question_of_the_audited_set(question, tmp_path):
-    samples = [question("a b"), question("a b")]
-    other = [question("a b", images=samples[0].images), question("b a"), question("c d", modality="CT"), question("")]
-    write_folder(tmp_path / "train", other, info={})
+    # A modality, in any spelling.
+    samples = [question("a b", id="m1"), question("a b", id="c1", modality="CT"), question("", modality="CT")]
+    for spelling in ("CT", "ct", "CT(Computed Tomography)"):
+        fit = find_prior_source(spelling, Path("unused"), samples)
+        assert (fit.name, fit.modality, [item.id for item in fit.items]) == ("CT", "CT", ["c1"])
+    # A folder, without the questions of the audited set.
+    other = [question("a b", images=samples[0].images), question("b a", id="x"), question("c d", id="y", modality="CT")]
+    write_folder(tmp_path / "train", [*other, question("")], info={})
     fit = find_prior_source(str(tmp_path / "train"), tmp_path, samples)
-    assert (fit.name, fit.modality, fit.shared) == ("train", None, 1)
-    assert [item.id for item in fit.items] == ["q4", "q5"]
+    assert (fit.name, fit.modality, fit.shared, [item.id for item in fit.items]) == ("train", None, 1, ["x", "y"])
     assert audit_data(samples, fit).notes[-2].endswith("not counted: 1.")
 
 

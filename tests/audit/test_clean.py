@@ -66,16 +66,14 @@ def test_all_baselines_count_unless_some_are_named_and_unnamed_images_stay_missi
     assert done.missing == 1
 
 
-def test_ties_are_not_solved(folder):
+def test_ties_are_not_solved_and_open_questions_stay(folder, question, tmp_path):
     done = clean(folder, baselines=["option_prior_fit"], fit="MRI")
     assert sum(done.removed.values()) == 0
     assert done.audit is not None
-
-
-def test_when_only_open_questions_remain_there_is_nothing_to_audit(question, tmp_path):
-    write_folder(tmp_path / "source", [question("a b"), question("a b"), question("")], info={})
-    done = clean(tmp_path / "source")
-    assert [sample.id for sample in read_folder(done.folder)] == ["q3"]
+    # When only open questions remain there is nothing to audit.
+    write_folder(tmp_path / "other" / "source", [question("a b"), question("a b"), question("")], info={})
+    done = clean(tmp_path / "other" / "source")
+    assert [sample.answer for sample in read_folder(done.folder)] == ["a cyst"]
     assert (done.audit, done.record()["baselines"]) == (None, {})
 
 
@@ -96,18 +94,16 @@ def test_unknown_baselines(folder, baselines, words):
     assert not (folder.parent / "clean").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone(folder):
-    (folder.parent / "clean").mkdir()
-    (folder.parent / "clean" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="there is something already"):
-        clean(folder)
-    assert [file.name for file in (folder.parent / "clean").iterdir()] == ["mine.txt"]
-
-
-def test_an_image_behind_a_link_that_leads_out_is_refused(folder):
+def test_refused_folders(folder):
+    out = folder.parent / "clean"
     (folder.parent / "secret.png").write_bytes(b"secret")
     (folder / "images/q5.png").unlink()
     (folder / "images/q5.png").symlink_to(folder.parent / "secret.png")
     with pytest.raises(UserError, match="outside"):
         clean(folder)
-    assert not (folder.parent / "clean" / "samples.jsonl").exists()
+    assert not (out / "samples.jsonl").exists()
+    out.mkdir(exist_ok=True)
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="there is something already"):
+        clean(folder)
+    assert (out / "mine.txt").read_text() == "mine"

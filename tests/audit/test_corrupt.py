@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from benchmarks.base.language import reasoned
 from medvlm_r1.audit.claims import holds, read_claims
-from medvlm_r1.audit.corrupt import LONGEST, Mistake, corrupt
-from medvlm_r1.audit.word_rules import RULES
+from medvlm_r1.audit.corrupt import LONGEST, RULES, Mistake, corrupt
 from medvlm_r1.phantom.questions import ask
 from medvlm_r1.prompts.assistant_response import split_response, split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter
@@ -70,29 +69,26 @@ def test_no_finding_becomes_a_finding_in_a_whole_sentence() -> None:
     assert every("There is no finding.", FINDINGS, "no finding") == {"There is a mass.", "There is a cyst."}
     # A side is nothing that there is.
     assert "There is a left." not in every("There is no finding.", ("left", "no finding"), "no finding")
+    # A longer name hides the shorter within.
+    options = ("mass", "mass effect", "cyst")
+    assert every("Finding: mass effect.", options, "mass effect") >= {"Finding: cyst."}
+    assert not any("cyst effect" in after for after in every("Finding: mass effect.", options, "mass"))
 
 
-def test_a_word_that_turns_the_option_into_another_is_relevant() -> None:
-    options = ("Left upper lobe", "Right upper lobe", "Heart")
-    mistake = corrupt(["It is seen on the left."], options, "Left upper lobe", 0)
-    assert mistake == Mistake(
-        index=0, before="It is seen on the left.", after="It is seen on the right.", rule="side", relevant=True
-    )
-    assert not corrupt(["It is seen on the left."], options, "Heart", 0).relevant  # type: ignore[union-attr]
-
-
-def test_relevant_sentences_go_first() -> None:
+def test_relevant_changes_go_first() -> None:
     sentences = ["It is an MRI. ", "There is a large cyst. ", "It is on the left."]
     for seed in range(20):
         mistake = corrupt(sentences, FINDINGS, "cyst", seed)
         assert mistake is not None
         assert (mistake.index, mistake.after, mistake.relevant) == (1, "There is a large mass. ", True)
-
-
-def test_a_longer_name_hides_the_shorter_within() -> None:
-    options = ("mass", "mass effect", "cyst")
-    assert every("Finding: mass effect.", options, "mass effect") >= {"Finding: cyst."}
-    assert not any("cyst effect" in after for after in every("Finding: mass effect.", options, "mass"))
+    # A word that turns the option into another is relevant.
+    sentence, options = "It is seen on the left.", ("Left upper lobe", "Right upper lobe", "Heart")
+    assert corrupt([sentence], options, "Left upper lobe", 0) == Mistake(
+        index=0, before=sentence, after="It is seen on the right.", rule="side", relevant=True
+    )
+    mistake = corrupt([sentence], options, "Heart", 0)
+    assert mistake is not None
+    assert not mistake.relevant
 
 
 def test_phantom_reasonings_get_a_relevant_mistake_that_is_one() -> None:
@@ -137,16 +133,13 @@ def test_never_a_change_that_changes_nothing(
         assert mistake.after[-1] == mistake.before[-1] or mistake.before[-1].isalnum()
 
 
-def test_prose_of_a_large_model() -> None:
+def test_prose_of_a_large_model_and_a_sentence_without_end() -> None:
     sentences = split_sentences("1. The image is a chest X-ray. 2. There is no evidence of a fracture.")
     for seed in range(50):
         mistake = corrupt(sentences, ("Fracture", "Normal"), "Normal", seed)
         assert mistake is not None
         assert " a MRI" not in mistake.after
         assert " an CT" not in mistake.after
-
-
-def test_a_sentence_without_end_is_left_alone() -> None:
     endless = "A mass, " * LONGEST
     mistake = corrupt([endless, "There is a mass."], FINDINGS, "mass", 0)
     assert mistake is not None

@@ -9,9 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from medvlm_r1.audit.dataset.blind import BASELINES, blind_credits, chance, letters_right, majority_letter
-from medvlm_r1.audit.dataset.giveaway import giveaway_options
-from medvlm_r1.audit.dataset.order import evenness, holm, order_tests
+from medvlm_r1.audit.dataset.baselines import (
+    BASELINES,
+    blind_credits,
+    evenness,
+    giveaway_options,
+    holm,
+    letters_right,
+    majority_letter,
+    order_tests,
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,6 @@ def positions(*rights, options=4):
     return [item(" ".join("abcdefgh"[:options]), right) for right in rights]
 
 
-def test_chance():
-    assert chance([item("a b", 0), item("a b c d", 3), item("a", 0)]) == [1 / 2, 1 / 4, 1.0]
-
-
 def test_majority_letter():
     # B is correct three times, A twice, C once: B everywhere.
     items = [item("a b", 1), item("c d", 1), item("e f", 1), item("g h i", 0), item("j k", 0), item("l m n", 2)]
@@ -44,7 +47,7 @@ def test_majority_letter():
     assert letters_right([]) == {}
 
 
-def test_all_baselines_together():
+def test_all_baselines():
     items, fit = [item("x yy", 1), item("x yy", 1), item("x yy", 0)], [item("x yy", 0)]
     assert blind_credits(items, fit) == {
         "chance": [1 / 2] * 3,
@@ -55,9 +58,8 @@ def test_all_baselines_together():
         "option_prior_loo": [1 / 2, 1 / 2, 0],
     }
     assert list(blind_credits(items, None)) == [name for name in BASELINES if name != "option_prior_fit"]
-
-
-def test_an_exactly_balanced_set_scores_chance_left_out():
+    assert blind_credits([item("a b c d", 3), item("a", 0)], None)["chance"] == [1 / 4, 1]
+    # An exactly balanced set scores chance.
     credits = blind_credits([Item(tuple("abcd"), answer) for answer in "abcd" * 20], None)["option_prior_loo"]
     assert sum(credits) / len(credits) == pytest.approx(0.25)
 
@@ -70,18 +72,14 @@ sets = st.lists(choices, min_size=1, max_size=12)
 
 
 @given(sets, st.lists(choices, max_size=6), st.randoms(use_true_random=False))
-def test_credits_are_shares_and_do_not_depend_on_the_order_of_the_items(items, fit, random):
+def test_credits_are_shares_and_do_not_depend_on_the_order(items, fit, random):
     order = random.sample(range(len(items)), len(items))
     before, after = blind_credits(items, fit), blind_credits([items[index] for index in order], fit)
     assert after == {name: [values[index] for index in order] for name, values in before.items()}
     assert all(0 <= value <= 1 for values in before.values() for value in values)
-
-
-@given(sets, st.randoms(use_true_random=False))
-def test_other_letters_for_the_options_change_the_majority_letter_alone(items, random):
+    # Other letters for the options change the majority letter alone.
     relabelled = [Item(tuple(random.sample(i.options, len(i.options))), i.answer) for i in items]
-    before, after = blind_credits(items, items), blind_credits(relabelled, items)
-    assert {**before, "majority": None} == {**after, "majority": None}
+    assert {**before, "majority": None} == {**blind_credits(relabelled, fit), "majority": None}
 
 
 def exact(counts):
@@ -118,7 +116,7 @@ def test_holm(p, corrected):
     assert holm(p) == pytest.approx(corrected)
 
 
-def test_a_position_that_is_always_correct_is_found():
+def test_the_order_of_options():
     [[even], [uneven]] = order_tests([positions(*[0, 1, 2, 3] * 10), positions(*[2] * 20)])
     assert (even.uneven, uneven.uneven) == (False, True)
     assert even.sentence == (
@@ -128,17 +126,17 @@ def test_a_position_that_is_always_correct_is_found():
         "The position of the correct option is uneven (A 0, B 0, C 20, D 0; p = 0.0002): the order is a giveaway."
     )
     assert (uneven.n, uneven.p, uneven.p_holm) == (20, 1e-4, 2e-4)
-
-
-def test_numbers_of_options_are_tested_apart():
-    four, three, two, one = (positions(*r, options=k) for k, r in ((4, [0, 1]), (3, [0, 1, 2]), (2, [1, 1]), (1, [0])))
-    [tests, nothing, single] = order_tests([[*four, *three, *two, *one], [], one])
+    # Numbers of options are tested apart; a single option has no order.
+    four, three, two, single = (
+        positions(*r, options=k) for k, r in ((4, [0, 1]), (3, [0, 1, 2]), (2, [1, 1]), (1, [0]))
+    )
+    [tests, *nothing] = order_tests([[*four, *three, *two, *single], [], single])
     assert [(test.options, test.counts) for test in tests] == [
         (2, {"A": 0, "B": 2}),
         (3, {"A": 1, "B": 1, "C": 1}),
         (4, {"A": 1, "B": 1, "C": 0, "D": 0}),
     ]
-    assert nothing == single == []
+    assert nothing == [[], []]
 
 
 def test_giveaway_options():

@@ -43,22 +43,18 @@ def sure(
 
 
 def test_the_variants() -> None:
-    of = probe_input(sample())
-    votes = probe.first(of)
+    made_of = probe_input(sample())
+    votes = probe.first(made_of)
     assert [variant.name for variant in votes] == [f"vote-{i}" for i in range(VOTES)]
     assert len({variant.seed for variant in votes}) == VOTES
     assert {variant.temperature for variant in votes} == {1.0}
-    [stated] = probe.then(of, reply(of.sample, "<think>So.\n</think>\n<answer> B </answer>"))
+    [stated] = probe.then(made_of, reply(made_of.sample, "<think>So.\n</think>\n<answer> B </answer>"))
     assert (stated.name, stated.prefix, stated.letter_only) == ("stated", "<think>So.\n</think>\n<answer>", True)
     for unparsed in ("The answer is B.", "<answer>Z</answer>", ""):
-        assert probe.then(of, reply(of.sample, unparsed)) == []
-
-
-def test_both_confidences_are_those_in_the_real_answer() -> None:
+        assert probe.then(made_of, reply(made_of.sample, unparsed)) == []
     of, nothing = sure(0, stated=0.2, votes=3), sure(0, stated=None, votes=None)
     # The most probable letter here is another one; the answer given is o0.
-    assert confidence(of, "stated") == 0.2
-    assert confidence(of, "vote") == pytest.approx(3 / VOTES)
+    assert (confidence(of, "stated"), confidence(of, "vote")) == (0.2, pytest.approx(3 / VOTES))
     assert confidence(nothing, "stated") is confidence(nothing, "vote") is None
 
 
@@ -153,12 +149,9 @@ def voting(n: int, stated: float | None) -> list[AuditedItem]:
 def test_verdicts(items: list[AuditedItem], verdict: str, words: str) -> None:
     result = probe.measure(items)
     assert (result.verdict, words in result.sentence) == (verdict, True), result.sentence
-
-
-def test_for_a_server_the_votes_remain() -> None:
-    measures = probe.measure(voting(60, None)).measures
-    assert "vote_auroc" in measures
-    assert not any(name.startswith(("stated", "temperature")) for name in measures)
+    if not any("stated" in of.answers for of in items):
+        # For a model on a server the votes remain.
+        assert not any(name.startswith(("stated", "temperature")) for name in result.measures)
 
 
 rows = st.tuples(st.booleans(), st.sampled_from([0.4, 0.9, 0.99]), st.integers(0, VOTES), st.booleans())
@@ -166,9 +159,9 @@ rows = st.tuples(st.booleans(), st.sampled_from([0.4, 0.9, 0.99]), st.integers(0
 
 @settings(max_examples=5, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=10), st.randoms(use_true_random=False))
-def test_ranges_and_the_order_of_the_items(drawn: list[tuple[bool, float, int, bool]], rng: random.Random) -> None:
+def test_ranges_and_the_order_of_the_items(answered: list[tuple[bool, float, int, bool]], rng: random.Random) -> None:
     items = [
         sure(i, right=right, stated=stated, votes=votes, parsed=parsed, subject=f"s{i // 2}")
-        for i, (right, stated, votes, parsed) in enumerate(drawn)
+        for i, (right, stated, votes, parsed) in enumerate(answered)
     ]
     check_measures(probe, items, rng)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 
 import pytest
 from audited import check_measures, item, numbers, probe_input, sample
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm, t
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from medvlm_r1.audit.probes.subgroups import SubgroupsProbe, below_rest
 from medvlm_r1.audit.variant import REAL, AuditedItem
+from medvlm_r1.evaluation.statistics import clustered_wilson
 
 probe = SubgroupsProbe()
 
@@ -24,9 +23,7 @@ def answers(start: int, rights: Sequence[bool], **changes: object) -> list[Audit
     return [item(sample(start + n, **changes), {REAL: "o0" if right else "o1"}) for n, right in enumerate(rights)]
 
 
-def test_it_has_no_variants() -> None:
-    question = probe_input(sample())
-    assert probe.first(question) == probe.then(question, answers(0, [True])[0].real) == []
+NINE_OF_TEN = [n % 10 > 0 for n in range(100)]
 
 
 def test_accuracies_by_hand() -> None:
@@ -35,6 +32,8 @@ def test_accuracies_by_hand() -> None:
         *answers(10, [True, False], modality="MRI", k=2),
         item(sample(20, k=10), {REAL: None}),
     ]
+    question = probe_input(sample())
+    assert probe.first(question) == probe.then(question, items[0].real) == []
     result = probe.measure(items)
     expected = {
         "accuracy": (3 / 6, 6),
@@ -49,11 +48,11 @@ def test_accuracies_by_hand() -> None:
     assert names == list(expected)
     assert list(expected.values()) == numbers(result, *expected)
     assert result.items == {"the answer was not parsed": ["q0020"]}
-    assert result.verdict == "not run"
-    assert result.sentence == (
+    assert (result.verdict, result.sentence) == (
+        "not run",
         "Too few for a verdict: items of modality: CT 3, modality: MRI 3, question type: Lesion Grading 3; at least 30 "
         "of one modality or type of question and 30 others are needed. 50% of 6 are correct over all, from 6 subjects. "
-        "6 items have no subject and count as one each. 1 answers were not parsed and count as wrong."
+        "6 items have no subject and count as one each. 1 answers were not parsed and count as wrong.",
     )
 
 
@@ -67,23 +66,17 @@ def test_subgroups_are_compared_from_thirty_items_with_thirty_others(sizes: tupl
 
 
 def test_a_subgroup_that_is_clearly_lower_is_named() -> None:
-    items = answers(0, [n % 10 > 0 for n in range(100)], modality="CT", k=4)
-    items += answers(200, [n % 2 > 0 for n in range(100)], modality="X-ray", k=2)
-    result = probe.measure(items)
+    items = answers(0, NINE_OF_TEN, modality="CT", k=4)
+    result = probe.measure([*items, *answers(200, [n % 2 > 0 for n in range(100)], modality="X-ray", k=2)])
     assert result.verdict == "warn"
     assert "modality: X-ray 50% of 100, 40 points below the others" in result.sentence
     assert numbers(result, "modality: CT, against the others") == [(0.9 - 0.5, 100)]
     assert len(result.items["wrong, modality: X-ray"]) == 50
     assert "wrong, modality: CT" not in result.items
-    # Numbers of options are not compared.
+    # Numbers of options are not compared, and neither are few items.
     assert not [name for name in result.measures if name.startswith("options") and "against" in name]
-
-
-def test_a_lower_subgroup_of_few_items_is_not() -> None:
-    items = answers(0, [n % 10 > 0 for n in range(100)], modality="CT") + answers(200, [True, False], modality="MRI")
-    assert probe.measure(items).verdict == "not run"
-    items += answers(300, [n % 10 > 0 for n in range(100)], modality="X-ray")
-    result = probe.measure(items)
+    few = answers(200, [True, False], modality="MRI")
+    result = probe.measure([*items, *few, *answers(300, NINE_OF_TEN, modality="X-ray")])
     assert result.verdict == "pass"
     assert "Not compared, as fewer than 30 items or others: modality: MRI 2." in result.sentence
 
@@ -100,63 +93,29 @@ def test_the_interval_of_a_difference_is_newcombes(a: int, n: int, b: int, m: in
         assert back.ends == pytest.approx([-end for end in reversed(forth.ends)])
 
 
-def wilson_of_clusters(items: Sequence[AuditedItem], alpha: float) -> tuple[float, float]:
-    """Wilson's interval at 1 - alpha with Korn and Graubard's effective sample size, from its definition."""
-    scores: dict[str, list[float]] = defaultdict(list)
-    for of in items:
-        scores[of.sample.subject].append(float(of.correct()))
-    n, m = len(items), len(scores)
-    mean = sum(map(sum, scores.values())) / n
-    square = sum((score - mean) ** 2 for group in scores.values() for score in group)
-    between = sum(sum(score - mean for score in group) ** 2 for group in scores.values())
-    ordinary = square / (n * (n - 1))
-    design_effect = max(1.0, (ordinary + (between - square) / n**2) / ordinary)
-    size = n / design_effect * (t.ppf(1 - alpha / 2, n - 1) / t.ppf(1 - alpha / 2, m - 1)) ** 2
-    z = norm.ppf(1 - alpha / 2)
-    center = (mean + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z / (1 + z**2 / size) * math.sqrt(mean * (1 - mean) / size + z**2 / (4 * size**2))
-    return center - half, center + half
-
-
-@pytest.mark.parametrize("compared", [1, 3, 8])
-def test_the_interval_of_clustered_items_has_the_t_quantile_of_the_corrected_level(compared: int) -> None:
+def test_the_interval_of_clustered_items_is_made_of_their_intervals_at_the_corrected_level() -> None:
     def subjects(name: str, start: int, rights: Sequence[int]) -> list[AuditedItem]:
         """Ten subjects of four items, so many of them correct."""
         return [
-            of
+            audited
             for number, right in enumerate(rights)
-            for of in answers(start + 4 * number, [n < right for n in range(4)], subject=f"{name}{number}")
+            for audited in answers(start + 4 * number, [n < right for n in range(4)], subject=f"{name}{number}")
         ]
 
-    group, rest = subjects("a", 0, [4, 3, 0, 1, 2, 4, 0, 2, 1, 0]), subjects("b", 100, [4, 4, 3, 1, 4, 2, 4, 3, 0, 4])
-    p, q = (sum(of.correct() for of in items) / 40 for items in (group, rest))
-
-    def newcombe(alpha: float) -> tuple[float, float]:
-        (p_low, p_high), (q_low, q_high) = wilson_of_clusters(group, alpha), wilson_of_clusters(rest, alpha)
-        return p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
-
-    measure = below_rest(group, rest, compared)
-    assert measure.ends == pytest.approx(newcombe(0.05 / compared), abs=1e-9)
+    groups = subjects("a", 0, [4, 3, 0, 1, 2, 4, 0, 2, 1, 0]), subjects("b", 100, [4, 4, 3, 1, 4, 2, 4, 3, 0, 4])
+    correct = [[audited.correct() for audited in group] for group in groups]
+    (p_low, p_high), (q_low, q_high) = (
+        clustered_wilson(values, [audited.cluster for audited in group], confidence=1 - 0.05 / 3)
+        for values, group in zip(correct, groups, strict=True)
+    )
+    p, q = (sum(values) / 40 for values in correct)
+    measure = below_rest(*groups, 3)
+    expected = p - q - math.hypot(p - p_low, q_high - q), p - q + math.hypot(p_high - p, q - q_low)
+    assert measure.ends == pytest.approx(expected, abs=1e-9)
     assert (measure.value, measure.n) == (pytest.approx(p - q), 40)
-
-
-def test_items_of_one_subject_are_one_cluster() -> None:
-    # Ten patients of ten items, each wholly correct or wholly wrong.
-    items = [
-        item(sample(100 * patient + n, subject=f"p{patient}"), {REAL: "o0" if patient % 2 else "o1"})
-        for patient in range(10)
-        for n in range(10)
-    ]
-    result, alone = probe.measure(items), probe.measure([i for i in items if i.sample.id.endswith("00")])
-    assert result.measures["clusters"].value == 10
-    assert result.measures["clustered_se"].value > 3 * (0.25 / 100) ** 0.5
-    wide, ten = result.measures["accuracy"].ci95, alone.measures["accuracy"].ci95
-    assert wide is not None
-    assert ten is not None
-    # A hundred items of ten patients count no more than ten items of ten patients, and a little less: their
-    # correlation is known from ten patients alone.
-    assert ten[1] - ten[0] < wide[1] - wide[0] < 1.15 * (ten[1] - ten[0])
-    assert "name no subject" not in result.sentence
+    result = probe.measure([*groups[0], *groups[1]])
+    assert result.measures["clusters"].value == 20
+    assert "have no subject" not in result.sentence
 
 
 rows = st.tuples(
@@ -170,11 +129,11 @@ rows = st.tuples(
 
 @given(st.lists(rows, min_size=1, max_size=20), st.randoms(use_true_random=False))
 def test_ranges_and_the_order_of_the_items(
-    drawn: list[tuple[str | None, str, str, int, str]], rng: random.Random
+    answered: list[tuple[str | None, str, str, int, str]], rng: random.Random
 ) -> None:
     items = [
         item(sample(n, k=k, modality=modality, question_type=kind, subject=subject), {REAL: option})
-        for n, (option, modality, kind, k, subject) in enumerate(drawn)
+        for n, (option, modality, kind, k, subject) in enumerate(answered)
     ]
     measures = check_measures(probe, items, rng).measures
     assert sum(measure.n for name, measure in measures.items() if name.startswith("options")) == len(items)

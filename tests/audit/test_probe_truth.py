@@ -35,12 +35,6 @@ def claimed(
     return AuditedItem(sample=of, answers={REAL: reply(of, text)})
 
 
-def test_it_has_no_variants() -> None:
-    of = claimed(0, CYST, TRUE)
-    assert not probe.first(probe_input(of.sample))
-    assert not probe.then(probe_input(of.sample), of.real)
-
-
 def test_measures_by_hand() -> None:
     items = [
         claimed(0, CYST, TRUE),  # 7 true
@@ -54,6 +48,8 @@ def test_measures_by_hand() -> None:
         claimed(8, CYST, None),
         claimed(9, None, TRUE),  # not of the phantom
     ]
+    question = probe_input(items[0].sample)
+    assert probe.first(question) == probe.then(question, items[0].real) == []
     result = probe.measure(items)
     expected = {
         "true": (39 / 45, 7 + 7 + 7 + 7 + 5 + 5 + 7),
@@ -84,12 +80,10 @@ def test_measures_by_hand() -> None:
 def test_a_claim_that_cannot_be_seen_is_neither_true_nor_false() -> None:
     result = probe.measure([claimed(0, dataclasses.replace(CYST, plane="sagittal"), "A cyst on the right.")])
     assert numbers(result, "true", "cannot_be_seen") == [(1, 1), (0.5, 2)]
-
-
-def test_an_answer_without_tags_is_read_whole() -> None:
-    of = claimed(0, CYST, TRUE)
-    bare = dataclasses.replace(of.real, text=f"{TRUE} The answer is A.")
-    assert probe.measure([AuditedItem(sample=of.sample, answers={REAL: bare})]).measures["true"].n == 7
+    # An answer without tags is read whole.
+    audited = claimed(0, CYST, TRUE)
+    bare = dataclasses.replace(audited.real, text=f"{TRUE} The answer is A.")
+    assert probe.measure([AuditedItem(sample=audited.sample, answers={REAL: bare})]).measures["true"].n == 7
 
 
 @pytest.mark.parametrize(
@@ -118,16 +112,6 @@ def test_not_run_has_a_reason(items: list[AuditedItem], reason: str) -> None:
 def test_verdicts(texts: list[str], verdict: str, words: str) -> None:
     result = probe.measure([claimed(i, CYST, text) for i, text in enumerate(texts)])
     assert (result.verdict, words in result.sentence) == (verdict, True), result.sentence
-
-
-def test_claims_of_one_subject_count_less() -> None:
-    def measure(subject: str) -> tuple[float, float]:
-        items = [claimed(i, CYST, TRUE if i % 2 else CALM, subject=subject.format(i % 2)) for i in range(40)]
-        low, high = probe.measure(items).measures["true"].ends
-        return low, high
-
-    (low, high), (low_of_two, high_of_two) = measure(""), measure("s{}")
-    assert high_of_two - low_of_two > high - low
 
 
 @settings(max_examples=50, deadline=None)

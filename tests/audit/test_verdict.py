@@ -1,15 +1,14 @@
 """Verdicts: the figures by hand, each level on either side of its threshold, and the words."""
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvlm_r1.audit.dataset.blind import blind_credits
-from medvlm_r1.audit.dataset.verdict import THRESHOLDS, Figure, figure, judge
+from medvlm_r1.audit.dataset.audit import THRESHOLDS, Figure, figure, judge
+from medvlm_r1.audit.dataset.baselines import blind_credits
 from medvlm_r1.evaluation.statistics import wilson
 
 
@@ -107,35 +106,24 @@ def test_thresholds(low, high, level):
     assert level in THRESHOLDS
 
 
-def test_the_baseline_whose_interval_begins_highest_decides():
+def test_which_baseline_decides():
+    # That whose interval begins highest.
     figures = {"chance": known(25, 25, 25), "longest": known(60, 40, 80), "option_prior_loo": known(50, 45, 55)}
     assert judge("MRI", figures).baseline == "option_prior_loo"
-
-
-def test_a_majority_letter_chosen_after_the_fact_does_not_count_where_the_letters_are_even():
+    # A majority letter chosen after the fact does not count where the letters are even.
     figures = {"chance": known(25, 25, 25), "majority": known(62.5, 30.6, 86.3, 8), "longest": known(20, 5, 50, 8)}
     assert judge("MRI", figures).level == "warn"
     assert judge("MRI", figures, letters_uneven=False).level == "not run"
 
 
-@dataclass(frozen=True)
-class Item:
-    options: tuple[str, ...]
-    answer: str
-
-
-def unbiased(rng, words):
-    """300 questions of four options, every one equally likely to be correct."""
-    offered = [tuple(map(str, rng.choice(words, 4, replace=False))) for _ in range(300)]
-    return [Item(options, options[int(rng.integers(4))]) for options in offered]
-
-
-def test_sets_without_a_fault_do_not_fail():
+def test_sets_without_a_fault_do_not_fail(question):
     rng = np.random.default_rng(0)
     words = ["w" * int(length) + str(i) for i, length in enumerate(rng.integers(3, 15, size=40))]
     levels = Counter()
     for _ in range(40):
-        credits = blind_credits(unbiased(rng, words), None)
+        # 300 questions of four options, every one equally likely to be correct.
+        offered = [" ".join(rng.choice(words, 4, replace=False)) for _ in range(300)]
+        credits = blind_credits([question(options, int(rng.integers(4))) for options in offered], None)
         figures = {name: independent(values, known=name == "chance") for name, values in credits.items()}
         levels[judge("MRI", figures).level] += 1
     assert levels["fail"] == 0

@@ -16,6 +16,7 @@ from medvlm_r1.evaluation.compare import compare, left_out
 from medvlm_r1.evaluation.run import evaluate, image_size
 from medvlm_r1.evaluation.statistics import mcnemar_exact, paired_difference
 
+RunMaker = Callable[..., tuple[Path, Path]]
 A_RIGHT = (0, 1)
 B_RIGHT = (1, 2, 3, 4)
 
@@ -26,7 +27,7 @@ def only(numbers: tuple[int, ...]) -> Scripted:
 
 
 @pytest.fixture
-def runs(samples_dir: Path, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+def runs(samples_dir: Path, tmp_path: Path) -> RunMaker:
     """Evaluate a and b; `change` changes the data between the two, `limits` are those of a and b."""
 
     def make(
@@ -41,7 +42,7 @@ def runs(samples_dir: Path, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     return make
 
 
-def test_counts_differences_and_p(runs: Callable[..., tuple[Path, Path]]) -> None:
+def test_counts_differences_and_p(runs: RunMaker) -> None:
     a, b = runs()
     result = compare(a, b)
     assert (result["run_a"], result["run_b"], result["research_use"]) == (str(a), str(b), RESEARCH_USE)
@@ -60,24 +61,20 @@ def test_counts_differences_and_p(runs: Callable[..., tuple[Path, Path]]) -> Non
     assert result["modalities"]["CT"]["c"] == 2
 
 
-def test_with_an_item_a_subject_the_test_is_mcnemars(samples_dir: Path, runs: Callable[..., tuple[Path, Path]]) -> None:
+def test_with_an_item_a_subject_the_test_is_mcnemars(samples_dir: Path, runs: RunMaker) -> None:
     samples = [replace(sample, subject=f"p{n}") for n, sample in enumerate(make_samples(6))]
     write_folder(samples_dir, samples, info={})
-    everything = compare(*runs())["all"]
+    a, b = runs()
+    everything = compare(a, b)["all"]
     assert (everything["test"], everything["p"]) == ("McNemar", mcnemar_exact(1, 3))
-
-
-def test_a_run_does_not_differ_from_itself(runs: Callable[..., tuple[Path, Path]]) -> None:
-    a, _ = runs()
+    # A run does not differ from itself, but that six items agree does not make the next ones certain.
     everything = compare(a, a)["all"]
-    assert (everything["difference"], everything["p"]) == (0.0, 1.0)
-    # That six items agree does not make the next ones certain.
     low, high = everything["ci95"]
-    assert low == pytest.approx(-high)
+    assert (everything["difference"], everything["p"], low) == (0.0, 1.0, pytest.approx(-high))
     assert high > 30
 
 
-def test_items_without_a_partner_are_excluded_and_counted(runs: Callable[..., tuple[Path, Path]]) -> None:
+def test_items_without_a_partner_are_excluded_and_counted(runs: RunMaker) -> None:
     result = compare(*runs(limits=(4, None)))
     assert (result["n_shared"], result["only_in_a"], result["only_in_b"]) == (4, 0, 2)
     assert left_out(result) == "Compared: 4 questions. Left out: 0 only in the first, 2 only in the second."
@@ -101,7 +98,7 @@ OTHERS = "6 of 6 ids they share stand for different items; 'q0' has"
     ],
 )
 def test_other_items_cannot_be_compared(
-    samples_dir: Path, runs: Callable[..., tuple[Path, Path]], change: dict[str, Any], message: str
+    samples_dir: Path, runs: RunMaker, change: dict[str, Any], message: str
 ) -> None:
     def write() -> None:
         samples = [replace(sample, **change) for sample in make_samples()]
@@ -115,50 +112,44 @@ def test_other_items_cannot_be_compared(
         compare(*runs(write))
 
 
-def test_other_images_under_the_same_ids_are_refused(samples_dir: Path, runs: Callable[..., tuple[Path, Path]]) -> None:
+def test_other_images_under_the_same_ids_are_refused(samples_dir: Path, runs: RunMaker) -> None:
     def turn() -> None:
         with Image.open(samples_dir / "images" / "3.png") as image:
             image.transpose(Image.Transpose.ROTATE_180).save(samples_dir / "images" / "2.png")
 
     with pytest.raises(UserError, match=r"1 of 6 ids .*'q2' has different images"):
         compare(*runs(turn))
+    with pytest.raises(UserError, match=r"nowhere.*no such file"):
+        compare(samples_dir / "nowhere", samples_dir)
 
 
-def test_settings_that_differ_are_named(runs: Callable[..., tuple[Path, Path]]) -> None:
-    assert compare(*runs(template="answer-only", max_new_tokens=8))["settings_differ"] == [
+def test_settings_that_differ_are_named(samples_dir: Path, runs: RunMaker) -> None:
+    a, b = runs(template="answer-only", max_new_tokens=8)
+    assert compare(a, b)["settings_differ"] == [
         "prompt template (medvlm-r1 and answer-only)",
         "max_new_tokens (512 and 8)",
     ]
-
-
-def rewrite(run: Path, change: Callable[[dict[str, Any]], None], name: str = "answers.jsonl") -> None:
-    rows = [json.loads(line) for line in (run / name).read_text().splitlines()]
+    # Prompts and model files that differ under one name.
+    c = a.with_name("c")
+    evaluate("a", samples_dir, c, generator=only(A_RIGHT))
+    rows = [json.loads(line) for line in (c / "answers.jsonl").read_text().splitlines()]
     for row in rows:
-        change(row)
-    (run / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def test_prompts_and_model_files_that_differ_under_one_name_are_named(samples_dir: Path, tmp_path: Path) -> None:
-    a, b = tmp_path / "a", tmp_path / "b"
-    for run in (a, b):
-        evaluate("m", samples_dir, run, generator=only(A_RIGHT))
-    rewrite(b, lambda row: row["key"].update(prompt="another", model="0123"))
-    assert compare(a, b)["settings_differ"] == [
+        row["key"] |= {"prompt": "another", "model": "0123"}
+    (c / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert compare(a, c)["settings_differ"] == [
         "wording of the prompt (in 6 of 6 items, under one template's name)",
-        "files of the model ('m' in both, but other weights or processor files)",
+        "files of the model ('a' in both, but other weights or processor files)",
     ]
 
 
 def test_image_size_limits_that_differ_are_named(samples_dir: Path, tmp_path: Path) -> None:
     runs = []
-    for name, size in (
-        ("a", {"shortest_edge": 3136, "longest_edge": 12544}),
-        ("b", {"shortest_edge": 3136, "longest_edge": 50176}),
-    ):
+    for name, longest in (("a", 12544), ("b", 50176)):
         model = tmp_path / f"model-{name}"
         model.mkdir()
         (model / "config.json").write_text("{}")
-        (model / "processor_config.json").write_text(json.dumps({"image_processor": {"size": size}}))
+        processor = {"image_processor": {"size": {"shortest_edge": 3136, "longest_edge": longest}}}
+        (model / "processor_config.json").write_text(json.dumps(processor))
         runs.append(tmp_path / name)
         evaluate(name, samples_dir, runs[-1], generator=only(A_RIGHT))
         results = json.loads((runs[-1] / "results.json").read_text())
@@ -181,23 +172,15 @@ def test_the_older_names_of_image_size_limits_are_read(tmp_path: Path) -> None:
     assert image_size("phantom-base") == {"smallest": 12544, "largest": 12544}
 
 
-def test_open_questions_are_left_out_and_counted(samples_dir: Path, tmp_path: Path) -> None:
+def test_open_questions_are_left_out_and_counted(samples_dir: Path, runs: RunMaker, tmp_path: Path) -> None:
     samples = [replace(sample, options=() if n > 2 else sample.options) for n, sample in enumerate(make_samples())]
     write_folder(samples_dir, samples, info={})
-    evaluate("a", samples_dir, tmp_path / "a", generator=only(A_RIGHT))
-    evaluate("b", samples_dir, tmp_path / "b", generator=only(B_RIGHT))
-    result = compare(tmp_path / "a", tmp_path / "b")
+    result = compare(*runs())
     assert (result["n_shared"], result["n_open"], result["all"]["n"]) == (6, 3, 3)
     assert (result["all"]["b"], result["all"]["c"]) == (1, 1)
     assert list(result["modalities"]) == ["MRI"]
     assert left_out(result).endswith("0 only in the second, 3 open questions in both.")
     write_folder(samples_dir, [replace(sample, options=()) for sample in samples], info={})
-    for run in ("c", "d"):
-        evaluate(run, samples_dir, tmp_path / run, generator=only(A_RIGHT))
+    evaluate("c", samples_dir, tmp_path / "c", generator=only(A_RIGHT))
     with pytest.raises(UserError, match="all 6 items that both have are open questions"):
-        compare(tmp_path / "c", tmp_path / "d")
-
-
-def test_a_folder_without_answers_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere.*no such file"):
-        compare(tmp_path / "nowhere", tmp_path)
+        compare(tmp_path / "c", tmp_path / "c")

@@ -35,9 +35,9 @@ class Reader:
 
     def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
         assert settings.temperature == 0
-        return [generated(self.one(item)) for item in items]
+        return [generated(self.reply(item)) for item in items]
 
-    def one(self, item: GenerationInput) -> str:
+    def reply(self, item: GenerationInput) -> str:
         pixels = np.asarray(item.images[0])
         if np.unique(pixels).tolist() == [128]:
             return "<think>Organ: liver.</think><answer>A</answer>"

@@ -1,100 +1,32 @@
-"""The page: figures, items and curves are on it, model text is only text, and nothing is fetched."""
+"""The report: figures, items and curves are on it, model text is only text, and each part is of the right folder."""
 
-import base64
-import hashlib
+import io
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from page_reader import HOSTILE, Reader, assert_only_text, assert_sealed
+from PIL import Image
 
 from medvlm_r1.console import accuracy_lines
 from medvlm_r1.data.folder import read_folder, write_folder
-from medvlm_r1.errors import RESEARCH_USE, UserError
-from medvlm_r1.report import RunView, load_run, render_report
+from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
+from medvlm_r1.report import RunView, album, load_run, load_runs, render_report
 from medvlm_r1.report.items import choose_items
-from medvlm_r1.report.page import template_text
 
 RunMaker = Callable[..., Path]
 RIGHT = "<think>Looks like it.</think><answer>B</answer>"
 WRONG = "<think>Looks like it.</think><answer>A</answer>"
-HOSTILE = (
-    '<script>alert(1)</script><img src="https://evil.example/x.png" onerror=alert(1)>"\'&amp;{{ 7*7 }}\u202e</main>'
-)
 
 
-class Reader(HTMLParser):
-    """Collects tags with their attributes, and the visible text."""
-
-    VOID = frozenset({"meta", "img"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(page)
-        self.close()
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.words.append(data)
-
-
-def assert_sealed(path: Path) -> None:
-    """Nothing is fetched, and nothing runs but the one script, which the page's policy knows by its hash."""
-    page = re.sub(r"base64,[\w+/=]+", "", path.read_text(encoding="utf-8"))
-    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
-    assert scripts == [template_text("sort.js")]
-    assert not re.search(r"https?:|//[a-z]|@import|url\(|<link|<iframe|javascript:", page.replace(scripts[0], ""))
-    assert not re.search(r"https?:|fetch|import|eval|innerHTML|document\.write", scripts[0])
-    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-    policy = next(attrs["content"] for tag, attrs in read(path).tags if "http-equiv" in attrs)
-    assert policy == (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
-        "form-action 'none'"
-    )
-
-
-def assert_only_text(page: Reader) -> None:
-    """`HOSTILE`, which the page shows, has become text: no tag or attribute of it is one of the page."""
-    assert not {"iframe", "object", "embed", "form", "link"} & {tag for tag, _ in page.tags}
-    assert all((attrs["src"] or "").startswith("data:") for tag, attrs in page.tags if tag == "img")
-    assert all((attrs["href"] or "").startswith("#") for tag, attrs in page.tags if tag == "a")
-    assert [tag for tag, _ in page.tags].count("script") == 1
-    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
-    assert "alert(1)" in page.text
-    assert "{{ 7*7 }}" in page.text
-
-
-def read(path: Path) -> Reader:
-    reader = Reader(path.read_text(encoding="utf-8"))
-    assert reader.open == []
-    return reader
-
-
-def render(runs: dict[str, RunView], tmp_path: Path, **arguments: object) -> Reader:
-    path = render_report(runs, tmp_path / "report.html", title="A title", summary="In plain words.", **arguments)  # type: ignore[arg-type]
-    return read(path)
+def render(runs: dict[str, RunView], tmp_path: Path, **arguments: Any) -> Reader:
+    path = render_report(runs, tmp_path / "report.html", title="A title", summary="In plain words.", **arguments)
+    return Reader(path)
 
 
 def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: Path) -> None:
@@ -103,27 +35,20 @@ def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: P
         "Zero-shot": load_run(make_run("base", [RIGHT, WRONG, "the answer is B", "no idea ..."])),
         "GRPO": load_run(make_run("tuned", [RIGHT] * 4), training=training),
     }
-    page = render(
-        runs,
-        tmp_path,
-        notes=["`medvlm-r1 demo` makes it."],
-        domains={"MRI": "in domain"},
-        paper={"MedVLM-R1": {"Mean": 78.22}},
-    )
-    text = page.text
+    paper = {"MedVLM-R1": {"Mean": 78.22}, "Other": {}}
+    notes = ["`medvlm-r1 demo` makes it."]
+    page = render(runs, tmp_path, notes=notes, domains={"MRI": "in domain"}, paper=paper)
     for wanted in (
         "A title",
         "In plain words.",
         "MRI in domain",
-        "50.0",
-        "9.5–90.5",
-        "1 of 2",
+        "50.0 9.5–90.5 1 of 2",
         "100.0",
         "Guessing at random",
         "+75.0",
         "gained 3, lost 0 of 4",
         "Lesion Grading",
-        "78.22",
+        "MedVLM-R1 78.22 Other –",
         "medvlm-r1 demo makes it.",
         "Reward",
         "Loss of GRPO",
@@ -136,52 +61,34 @@ def test_the_whole_page(make_run: RunMaker, make_training: RunMaker, tmp_path: P
         "Reasoning Looks like it. Answer B) kidney",
         "Full text the answer is B",
     ):
-        assert wanted in text
-    assert text.count(RESEARCH_USE) >= 3
-    assert [tag for tag, _ in page.tags].count("img") == 4
+        assert wanted in page.text
+    assert page.text.count(RESEARCH_USE) >= 3
+    assert page.count("img") == 4
     assert_sealed(tmp_path / "report.html")
 
 
-@pytest.mark.parametrize("text", [HOSTILE, f"<think>{HOSTILE}</think><answer>{HOSTILE}</answer>", f"<answer>{HOSTILE}"])
-def test_hostile_model_text_stays_text(make_run: RunMaker, tmp_path: Path, text: str) -> None:
-    view = load_run(make_run("run", [text] * 4))
-    page = render({HOSTILE: view}, tmp_path, notes=[HOSTILE, f"`{HOSTILE}`"], domains={"MRI": HOSTILE}, items=["q0"])
-    assert_only_text(page)
-
-
-def test_hostile_questions_options_and_metrics_stay_text(
-    samples_dir: Path, make_run: RunMaker, make_training: RunMaker, tmp_path: Path
+@pytest.mark.parametrize("text", [HOSTILE, f"<think>{HOSTILE}</think><answer>{HOSTILE}</answer>", "\ud83d"])
+def test_hostile_texts_stay_text(
+    samples_dir: Path, make_run: RunMaker, make_training: RunMaker, tmp_path: Path, text: str
 ) -> None:
     rows = [json.loads(line) for line in (samples_dir / "samples.jsonl").read_text().splitlines()]
     for row in rows:
         row |= {"question": HOSTILE, "options": [HOSTILE, "kidney"], "question_type": HOSTILE, "modality": HOSTILE}
     (samples_dir / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     training = make_training("grpo", [{"step": 1, f"rewards/{HOSTILE}/mean": 1.0}])
-    page = render({"run": load_run(make_run("run", [RIGHT] * 4), training=training)}, tmp_path, items=1)
-    assert_only_text(page)
+    view = load_run(make_run("run", [text] * 4), training=training)
+    notes = [HOSTILE, f"`{HOSTILE}`"]
+    assert_only_text(render({HOSTILE: view}, tmp_path, notes=notes, domains={HOSTILE: HOSTILE}, items=["q0"]))
 
 
-def test_half_a_character_does_not_stop_the_page(make_run: RunMaker, tmp_path: Path) -> None:
-    render({"run": load_run(make_run("run", ["\ud83d"] * 4))}, tmp_path)
-
-
-def test_a_missing_published_figure_is_a_dash(make_run: RunMaker, tmp_path: Path) -> None:
-    page = render({"run": load_run(make_run("run", [RIGHT] * 4))}, tmp_path, paper={"A": {"Mean": 55.11}, "B": {}})
-    assert "A 55.11 B –" in page.text
-
-
-def test_an_evaluation_alone_has_no_empty_sections(make_run: RunMaker, tmp_path: Path) -> None:
+def test_one_kind_of_run_has_no_empty_sections(make_run: RunMaker, make_training: RunMaker, tmp_path: Path) -> None:
     text = render({"run": load_run(make_run("run", [RIGHT] * 4))}, tmp_path).text
-    assert "Training" not in text
-    assert "Differences" not in text
-    assert "paper’s own" not in text
-
-
-def test_a_training_alone_has_curves_only(make_training: RunMaker, tmp_path: Path) -> None:
+    for heading in ("Training", "Differences", "paper’s own"):
+        assert heading not in text
     text = render({"grpo": load_run(make_training("grpo", [{"step": 1, "reward": 1.0}]))}, tmp_path).text
     assert "Reward" in text
-    assert "Accuracy" not in text
-    assert "Behind the figures" not in text
+    for heading in ("Accuracy", "Behind the figures"):
+        assert heading not in text
     assert RESEARCH_USE in text
 
 
@@ -190,25 +97,22 @@ def test_open_questions_are_counted_apart(make_run: RunMaker, samples_dir: Path,
     write_folder(samples_dir, [replace(s, options=()) if n > 1 else s for n, s in enumerate(samples)], info={})
     runs = {name: load_run(make_run(name, [RIGHT, text, WRONG, WRONG])) for name, text in (("a", RIGHT), ("b", WRONG))}
     text = render(runs, tmp_path).text
-    assert "50.0 9.5–90.5 1 of 2" in text
-    assert "Open questions (not in the accuracy) 2 2" in text
-    assert (
-        "b: Compared: 2 questions. Left out: 0 only in the first, 0 only in the second, 2 open questions in b" in text
-    )
-    assert "open question: correct only if it matches the reference text" in text
-
-
-def test_a_run_of_open_questions_alone_says_so(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
-    write_folder(samples_dir, [replace(s, options=()) for s in read_folder(samples_dir)], info={})
+    for wanted in (
+        "50.0 9.5–90.5 1 of 2",
+        "Open questions (not in the accuracy) 2 2",
+        "b: Compared: 2 questions. Left out: 0 only in the first, 0 only in the second, 2 open questions in both.",
+        "open question: correct only if it matches the reference text",
+    ):
+        assert wanted in text
+    write_folder(samples_dir, [replace(s, options=()) for s in samples], info={})
     view = load_run(make_run("run", [RIGHT] * 4))
     assert "Open questions (not in the accuracy) 4" in render({"run": view}, tmp_path).text
-    assert view.results is not None
-    lines = accuracy_lines(view.results)
+    lines = accuracy_lines(view.results or {})
     assert lines[0] == "No question has options, so there is no accuracy."
     assert lines[-1].startswith("open questions (without options) 4, included above only in")
 
 
-def test_what_differs_between_compared_runs_is_said(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
+def test_what_differs_between_compared_runs_is_reported(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
     runs = {"one": load_run(make_run("one", [RIGHT] * 4)), "few": load_run(make_run("few", ["B"] * 3, limit=3))}
     runs["bare"] = load_run(make_run("bare", ["B"] * 4, template="answer-only"))
     (samples_dir / "images" / "1.png").write_bytes((samples_dir / "images" / "0.png").read_bytes())
@@ -217,6 +121,9 @@ def test_what_differs_between_compared_runs_is_said(make_run: RunMaker, samples_
     assert "few: Compared: 3 questions. Left out: 1 only in the first, 0 only in the second." in text
     assert "bare: Settings differ: prompt template (medvlm-r1 and answer-only). Compared: 4 questions." in text
     assert "mirrored: not compared. one and mirrored: 1 of 4 ids they share stand for different items; 'q1'" in text
+    text = render({"SFT": runs["bare"]}, tmp_path, items=["q0"]).text
+    assert "✓ Correct Answer B) kidney" in text
+    assert "Full text" not in text
 
 
 def test_runs_on_other_data_have_rows_and_no_differences(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
@@ -226,41 +133,115 @@ def test_runs_on_other_data_have_rows_and_no_differences(make_run: RunMaker, sam
     file.write_text(file.read_text().replace('"id": "q', '"id": "other-q').replace("Question", "Another question"))
     runs = {"one": load_run(make_run("one", [RIGHT] * 4)), "two": load_run(make_run("two", [WRONG] * 4, data=other))}
     page = render(runs, tmp_path, items=["q0"])
-    assert "Differences" not in page.text
     assert f"models/two, on {tmp_path.name}/other" in page.text
-    assert str(tmp_path) not in page.text
-    assert "Another question" not in page.text
+    for text in ("Differences", str(tmp_path), "Another question"):
+        assert text not in page.text
 
 
-def test_an_image_that_is_gone_is_said_to_be(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
-    run = make_run("run", [RIGHT] * 4)
-    (samples_dir / "images" / "0.png").write_bytes(b"broken")
-    page = render({"run": load_run(run)}, tmp_path, items=["q0", "q1"])
-    assert "This image is not available" in page.text
-    assert [tag for tag, _ in page.tags].count("img") == 1
-
-
-def test_items_are_picked_without_their_answers(make_run: RunMaker, tmp_path: Path) -> None:
+def test_items(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
     right, wrong = load_run(make_run("right", [RIGHT] * 4)), load_run(make_run("wrong", [WRONG] * 4))
+    # Selected without their answers, alternating between modalities.
     assert choose_items({"run": right}, 3) == choose_items({"run": wrong}, 3)
     assert len(choose_items({"run": right}, 99)) == 4
     assert choose_items({"training": RunView()}, 3) == []
     modalities = {answer.sample.id: answer.sample.modality for answer in right.answers}
     assert [modalities[name] for name in choose_items({"run": right}, 3)] == ["MRI", "CT", "OCT"]
-
-
-def test_items_all_models_answered_come_first(make_run: RunMaker) -> None:
-    runs = {"all": load_run(make_run("all", [RIGHT] * 4)), "two": load_run(make_run("two", [RIGHT] * 2, limit=2))}
-    assert set(choose_items(runs, 6)) == {"q0", "q1"}
-
-
-def test_an_unknown_item_is_an_error_and_leaves_no_page(make_run: RunMaker, tmp_path: Path) -> None:
+    # Those that all models answered come first.
+    two = load_run(make_run("two", [RIGHT] * 2, limit=2))
+    assert set(choose_items({"all": right, "two": two}, 6)) == {"q0", "q1"}
+    (samples_dir / "images" / "0.png").write_bytes(b"broken")
+    page = render({"run": right}, tmp_path, items=["q0", "q1"])
+    assert "This image is not available" in page.text
+    assert page.count("img") == 1
+    (tmp_path / "report.html").unlink()
     with pytest.raises(UserError, match="'q9'"):
-        render({"run": load_run(make_run("run", [RIGHT] * 4))}, tmp_path, items=["q9"])
+        render({"run": right}, tmp_path, items=["q9"])
     assert not (tmp_path / "report.html").exists()
 
 
-def test_answers_of_an_answer_only_model_show_no_reasoning(make_run: RunMaker, tmp_path: Path) -> None:
-    page = render({"SFT": load_run(make_run("sft", ["B"] * 4, template="answer-only"))}, tmp_path, items=["q0"])
-    assert "✓ Correct Answer B) kidney" in page.text
-    assert "Full text" not in page.text
+def many(samples_dir: Path, images: list[Image.Image], questions: int) -> None:
+    """Questions that take the images in turn."""
+    sample, *_ = read_folder(samples_dir)
+    for number, image in enumerate(images):
+        image.save(samples_dir / f"images/{number}.png")
+    names = [f"images/{n % len(images)}.png" for n in range(questions)]
+    write_folder(samples_dir, [replace(sample, id=f"q{n}", images=(name,)) for n, name in enumerate(names)], info={})
+
+
+def test_900_questions_on_a_few_images_hold_each_image_once(
+    make_run: RunMaker, samples_dir: Path, tmp_path: Path, browse: Callable[[Path, int], Any]
+) -> None:
+    colors = [(200, 10, 10), (10, 150, 10), (10, 10, 200)]
+    many(samples_dir, [Image.new("RGB", (12, 12), color) for color in colors], 900)
+    render({"run": load_run(make_run("run", [RIGHT] * 900))}, tmp_path, items=900)
+    path = tmp_path / "report.html"
+    assert (path.read_text().count("<article"), path.read_text().count("data:image/")) == (900, 3)
+    assert path.stat().st_size < 2_500_000
+    page = browse(path, 390)
+    for index in (0, 450, 899):
+        item = page.locator("article").nth(index)
+        item.scroll_into_view_if_needed()
+        number = int(item.locator(".meta bdi").text_content().removeprefix("q"))
+        shot = Image.open(io.BytesIO(item.locator(".picture").screenshot())).convert("RGB")
+        assert shot.getpixel((shot.width // 2, shot.height // 2)) == pytest.approx(colors[number % 3], abs=3)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_many_images_share_the_budget(
+    make_run: RunMaker, samples_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(album, "PAGE_BYTES", 160_000)
+    rng = np.random.default_rng(5)
+    many(samples_dir, [Image.fromarray(rng.integers(0, 256, (200, 200), dtype=np.uint8)) for _ in range(16)], 16)
+    render({"run": load_run(make_run("run", [RIGHT] * 16))}, tmp_path, items=16)
+    path = tmp_path / "report.html"
+    assert path.read_text().count("data:image/jpeg") == 16
+    assert path.stat().st_size < 160_000 + 80_000
+
+
+def test_which_part_is_of_which_folder(make_run: RunMaker, make_training: RunMaker, tmp_path: Path) -> None:
+    run, training = make_run("run", [RIGHT] * 4), make_training("grpo", [{"step": 1, "reward": 0.5}, {"step": 2}])
+    with (training / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "rew')  # still being written
+    # Figures and rollouts in a training folder are no test.
+    (training / "results.json").write_text('{"accuracy": {}}')
+    (training / "rollouts.jsonl").write_text('{"text": "a rollout"}\n')
+    view = load_run(training)
+    assert (view.results, view.answers, len(view.metrics)) == (None, (), 2)
+    view = load_run(run, training=training)
+    assert (view.results or {})["accuracy"]["mean"] == 100.0
+    assert [answer.sample.id for answer in view.answers] == ["q0", "q1", "q2", "q3"]
+    assert (view.data, len(view.metrics), load_run(run).metrics) == (tmp_path / "data", 2, ())
+    # The data are found where both were moved.
+    (tmp_path / "moved").mkdir()
+    for name in ("data", "run"):
+        shutil.move(tmp_path / name, tmp_path / "moved" / name)
+    data = load_run(tmp_path / "moved" / "run").data
+    assert data is not None
+    assert data.resolve() == tmp_path / "moved" / "data"
+    shutil.rmtree(data)
+    assert load_run(tmp_path / "moved" / "run").data is None
+
+
+def test_folders_that_are_no_run(make_run: RunMaker, make_training: RunMaker, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"neither results\.json of an evaluation nor metrics\.jsonl"):
+        load_run(tmp_path)
+    run, training = make_run("run", [RIGHT] * 4), make_training("grpo", [])
+    with pytest.raises(UserError, match=r"grpo: no metrics\.jsonl with a row"):
+        load_run(run, training=training)
+    (run / "results.json").unlink()
+    with pytest.raises(UserError, match="run the same `medvlm-r1 eval` again"):
+        load_run(run)
+    (training / "metrics.jsonl").write_text('{"step": 1}\nnot json\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, row 2: malformed JSON"):
+        load_run(training)
+    with pytest.raises(UsageError, match="no run folder"):
+        load_runs([])
+    with pytest.raises(UsageError, match="given twice"):
+        load_runs([training, f"{training}/../grpo"])
+
+
+def test_runs_are_named_after_their_folders(make_training: RunMaker) -> None:
+    one, two, grpo = (make_training(name, [{"step": 1}]) for name in ("one/eval", "two/eval", "grpo"))
+    assert list(load_runs([one, grpo])) == ["eval", "grpo"]
+    assert list(load_runs([one, two])) == ["one/eval", "two/eval"]

@@ -12,12 +12,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from medvlm_r1.audit.word_rules import SIDE, SIZE
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.scene import MODALITIES, Scene
 from medvlm_r1.prompts.assistant_response import split_sentences
 from medvlm_r1.prompts.conclusion import weighings
+
+# Patterns of words with context-dependent meaning; "{}" is the place of the word or words.
+SIDE = (
+    r"(?<!\ball )(?<!\bthat's )\b{}\b"
+    r"(?!\s+(?:answer|options?|choices?|one|letter|diagnosis|over|out|behind|to)\b)"
+)
+"""Left and right as sides: not "the right answer", "all right", "left over"."""
+
+SIZE = r"(?<!contrast )\b{}\b(?!\s+(?:bowel|intestines?|colon|vessels?|airways?|number|part)\b)"
+"""Small, medium, large as sizes of a finding: not "the small bowel", "contrast medium"."""
 
 ATTRIBUTES = ("modality", "technique", "region", "plane", "finding", "side", "size")
 ANY = "any"

@@ -10,10 +10,61 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations, product
 
-from medvlm_r1.audit.word_rules import NEGATIONS, RULES, SIDE
+from medvlm_r1.audit.claims import SIDE, SIZE
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.prompts.conclusion import weighings
+
+_VIEW = r"(?=\s+(?:X-?ray|view|radiograph|projection|image)\b)"
+
+RULES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    # Each group: words that exclude one another, and a pattern around the word ("{}").
+    "side": ((("left", "right"), SIDE),),
+    "modality": ((("MRI", "CT", "X-ray", "ultrasound"), r"\b{}\b"),),
+    "technique": (
+        (("T1-weighted", "T2-weighted", "proton density"), r"\b{}\b"),
+        (("brain window", "lung window", "bone window", "soft-tissue window"), r"\b{}\b"),
+    ),
+    "plane": ((("axial", "coronal", "sagittal"), r"\b{}\b"), (("frontal", "lateral"), r"\b{}\b" + _VIEW)),
+    "organ": (
+        (("head", "chest", "abdomen", "knee", "pelvis", "shoulder"), r"(?<!al )\b{}\b(?!\s+of the\b)"),
+        (("brain", "lung", "liver", "kidney", "heart", "spleen", "pancreas"), r"\b{}\b(?!\s+window)"),
+        (("lungs", "kidneys"), r"\b{}\b"),
+    ),
+    "finding": (
+        (("mass", "cyst", "ring-enhancing lesion", "calcification", "fracture", "haemorrhage"), r"\b{}\b"),
+        (("masses", "cysts", "calcifications", "fractures"), r"\b{}\b"),
+        (("benign", "malignant"), r"\b{}\b"),
+    ),
+    "size": ((("small", "medium", "large"), SIZE),),
+}
+"""Groups of words by rule. Negations, options and their verdicts have rules of their own."""
+
+# Pattern and replacement; "\1" keeps the captured text.
+NEGATIONS = (
+    (r"\b(there (?:is|was)) no (finding|lesion|mass|fracture)\b", r"\1 a \2"),
+    (r"\b(there (?:is|was)) no abnormality\b", r"\1 an abnormality"),
+    (r"\b(there (?:is|was)) an?\b", r"\1 no"),
+    (r"\b(shows?|see|has|have) an?\b", r"\1 no"),
+    (r"\b(there (?:are|were)) no\b", r"\1 several"),
+    (r"\b(there (?:are|were)) (?:some|several|many|multiple|two)\b", r"\1 no"),
+    (r"\bno evidence of\b", "clear evidence of"),
+    (r"\b((?:is|are|was|were)) not\b", r"\1"),
+    (r"\bcannot be\b", "can be"),
+    (r"\b((?:is|are|was|were)) (seen|visible|present|shown|enlarged|dilated)\b", r"\1 not \2"),
+    (r"\bnormal\b", "abnormal"),
+    (r"\babnormal\b", "normal"),
+    (r"\bwithout\b(?! (?:the|this|any) (?:image|picture))", "with"),
+)
+
+_LETTERED = rf"(?<![{LETTERS}]\) )"
+_ADJECTIVES = {word for rule in ("side", "size", "plane", "technique") for words, _ in RULES[rule] for word in words}
+LONGEST = 2000
+"""Most characters of a sentence; a longer one is repetition and is not changed."""
+_GENERIC = {"yes", "no", "true", "false"}
+_DENYING = re.compile(r"(?:no|none|not|normal|without|absent)\b", re.IGNORECASE)
+_VOWEL_SOUND = re.compile(r"[aeio]|u(?!ni|se)|(?-i:MR|X\b|X-|FL|[FHLMNRSX][A-Z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +75,7 @@ class Mistake:
         index: Index of the sentence.
         before: The sentence.
         after: The sentence with the mistake.
-        rule: Key of `word_rules.RULES`, "option" or "weighing".
+        rule: Key of `RULES`, "option" or "weighing".
         relevant: Whether the answer rests on the changed words: the reasoning now supports another option.
     """
 
@@ -33,17 +84,6 @@ class Mistake:
     after: str
     rule: str
     relevant: bool
-
-
-_LETTERED = rf"(?<![{LETTERS}]\) )"
-
-
-_ADJECTIVES = {word for rule in ("side", "size", "plane", "technique") for words, _ in RULES[rule] for word in words}
-LONGEST = 2000
-"""Most characters of a sentence; a longer one is repetition and is not changed."""
-_GENERIC = {"yes", "no", "true", "false"}
-_DENYING = re.compile(r"(?:no|none|not|normal|without|absent)\b", re.IGNORECASE)
-_VOWEL_SOUND = re.compile(r"[aeio]|u(?!ni|se)|(?-i:MR|X\b|X-|FL|[FHLMNRSX][A-Z])", re.IGNORECASE)
 
 
 def corrupt(sentences: Sequence[str], options: Sequence[str], chosen: str | None, seed: int) -> Mistake | None:
@@ -78,40 +118,45 @@ def corrupt(sentences: Sequence[str], options: Sequence[str], chosen: str | None
 
 def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iterator[tuple[str, str, bool]]:
     """Every (rule, changed sentence, relevant)."""
-    if weighings(sentence, options):
+    if judged := weighings(sentence, options):
         # Swapped names would give an option both yes and no; the verdicts are swapped instead.
-        for after in _weighing(sentence, options):
-            yield "weighing", after, chosen is not None
+        last = [matches[-1] for matches in judged.values()]
+        yes, no = ([match for match in last if match["verdict"].casefold() == word] for word in ("yes", "no"))
+        for match in no if len(yes) == 1 else ():
+            spans = yes[0].span("verdict"), match.span("verdict")
+            swapped = _splice(sentence, [(spans[0], match["verdict"]), (spans[1], yes[0]["verdict"])])
+            yield "weighing", swapped, chosen is not None
         return
     yield from _lettered(sentence, options, chosen)
     options_named = _named(sentence, options)
-    for option in options_named:
-        for other in options:
-            if other not in options_named and _swappable(option, other):
-                swapped = _replace(sentence, _option_pattern(option), other)
-                if swapped is not None:
-                    yield "option", swapped, option == chosen
+    for option, other in product(options_named, options):
+        # "a no finding" is not English, so a generic name does not replace another.
+        usable = len(other) > 1 and other.casefold() not in _GENERIC and option.casefold() != other.casefold()
+        if usable and other not in options_named and (new := _replace(sentence, _option_pattern(option), other)):
+            yield "option", new, option == chosen
     for rule, groups in RULES.items():
         for words, pattern in groups:
-            for word in words:
-                if re.search(pattern.format(word), sentence, re.IGNORECASE) is None:
-                    continue
-                for other in words:
-                    # "a mass or a mass" and "cyst effect" (for the option "mass effect") are nonsense, not mistakes.
-                    if re.search(rf"\b{other}\b", sentence, re.IGNORECASE) or any(
-                        _has_more(option, word) and not _changes_option(word, other, options, option)
+            for word, other in permutations(words, 2):
+                # "a mass or a mass" and "cyst effect" (for the option "mass effect") are nonsense, not mistakes.
+                if (
+                    not re.search(pattern.format(word), sentence, re.IGNORECASE)
+                    or re.search(rf"\b{other}\b", sentence, re.IGNORECASE)
+                    or any(
+                        word.casefold() != option.casefold()
+                        and re.search(rf"\b{word}\b", option, re.IGNORECASE)
+                        and not _changes_option(word, other, options, option)
                         for option in options_named
-                    ):
-                        continue
-                    swapped = _replace(sentence, _LETTERED + pattern.format(word), other)
-                    if swapped is not None:
-                        yield rule, swapped, _changes_option(word, other, options, chosen)
+                    )
+                ):
+                    continue
+                if new := _replace(sentence, _LETTERED + pattern.format(word), other):
+                    yield rule, new, _changes_option(word, other, options, chosen)
     denied = re.search(r"\b(?:no|not|nor|never)\b|n['’]t\b", sentence, re.IGNORECASE)
     for pattern, other in NEGATIONS:
         if denied and re.search(r"\bnot?\b", other):
             continue  # "is not not seen"
-        if match := re.search(pattern, sentence, re.IGNORECASE):
-            yield "negation", _put(sentence, match.span(), _cased(match[0], match.expand(other))), False
+        if negation := re.search(pattern, sentence, re.IGNORECASE):
+            yield "negation", _put(sentence, negation.span(), _cased(negation[0], negation.expand(other))), False
 
 
 def _lettered(sentence: str, options: Sequence[str], chosen: str | None) -> Iterator[tuple[str, str, bool]]:
@@ -131,16 +176,6 @@ def _lettered(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
             yield "option", swapped, option == chosen
 
 
-def _weighing(sentence: str, options: Sequence[str]) -> Iterator[str]:
-    """The sentence with the "yes" of one option and the "no" of another swapped."""
-    last = [matches[-1] for matches in weighings(sentence, options).values()]
-    yes, no = ([match for match in last if match["verdict"].casefold() == word] for word in ("yes", "no"))
-    if len(yes) == 1:
-        for other in no:
-            spans = yes[0].span("verdict"), other.span("verdict")
-            yield _splice(sentence, [(spans[0], other["verdict"]), (spans[1], yes[0]["verdict"])])
-
-
 def _splice(sentence: str, replacements: Sequence[tuple[tuple[int, int], str]]) -> str:
     """The sentence with a new text for each of these spans."""
     for (start, end), new in sorted(replacements, reverse=True):
@@ -152,24 +187,13 @@ def _named(sentence: str, options: Sequence[str]) -> list[str]:
     """The options named in a sentence; a longer one hides those within it."""
     named: list[str] = []
     for option in sorted(set(options), key=lambda text: (-len(text), text)):
+        pattern = _option_pattern(option)
         # "mass" is not named where "mass effect" is: it would be changed there too.
-        if (
-            len(option) > 1
-            and option.casefold() not in _GENERIC
-            and not any(_within(option, longer) for longer in named)
-        ):
-            sentence, count = re.subn(_option_pattern(option), "\N{BULLET}", sentence, flags=re.IGNORECASE)
-            if count:
-                named.append(option)
+        within = any(re.search(pattern, longer, re.IGNORECASE) for longer in named)
+        if len(option) > 1 and option.casefold() not in _GENERIC and not within:
+            sentence, count = re.subn(pattern, "\N{BULLET}", sentence, flags=re.IGNORECASE)
+            named += [option] if count else []
     return named
-
-
-def _has_more(option: str, word: str) -> bool:
-    return word.casefold() != option.casefold() and re.search(rf"\b{word}\b", option, re.IGNORECASE) is not None
-
-
-def _within(option: str, longer: str) -> bool:
-    return re.search(_option_pattern(option), longer, re.IGNORECASE) is not None
 
 
 def _option_pattern(option: str) -> str:
@@ -178,20 +202,17 @@ def _option_pattern(option: str) -> str:
     return rf"{_LETTERED}(?<![\w-])" + pattern.format(re.escape(option)) + r"(?![\w-])"
 
 
-def _swappable(option: str, other: str) -> bool:
-    """Whether one name can replace the other: "a no finding" is not English."""
-    return other.casefold() not in _GENERIC and len(other) > 1 and option.casefold() != other.casefold()
-
-
 def _replace(sentence: str, pattern: str, other: str) -> str | None:
-    """The sentence with every match replaced; None where it would be ungrammatical."""
+    """The sentence with every match replaced; None where that changes nothing or would be ungrammatical."""
     changed = sentence
     for match in reversed(list(re.finditer(pattern, sentence, re.IGNORECASE))):
-        before, new = sentence[: match.start()], other
+        before, after, new = sentence[: match.start()].rstrip(), sentence[match.end() :].strip(), other
+        # Anything can replace words that stand alone, as in "Finding: mass." or "Mass.".
+        alone = (not before or before.endswith(":")) and (not after or after[0] in ".,;!")
         denies = _DENYING.match(other) is not None
-        if denies != (_DENYING.match(match[0]) is not None) and not _alone(before, sentence, match):
+        if denies != (_DENYING.match(match[0]) is not None) and not alone:
             # "There is no finding" takes "a cyst"; it does not take "left", nor does "a small mass" take "no finding".
-            if denies or other.casefold() in _ADJECTIVES or not re.search(r"\b(?:is|was)\s+$", before, re.IGNORECASE):
+            if denies or other.casefold() in _ADJECTIVES or not re.search(r"\b(?:is|was)$", before, re.IGNORECASE):
                 return None
             new = f"{_article(other)} {other}"
         changed = _put(changed, match.span(), _cased(match[0], new))
@@ -204,12 +225,6 @@ def _put(sentence: str, span: tuple[int, int], new: str) -> str:
     if article := re.search(r"(?<!\S)(an?|^An?)(\s+)$", before):
         before = before[: article.start()] + _cased(article[1], _article(new)) + article[2]
     return before + new + sentence[span[1] :]
-
-
-def _alone(before: str, sentence: str, match: re.Match[str]) -> bool:
-    """Whether the words stand alone, as in "Finding: mass." or "Mass.", so that anything can replace them."""
-    after = sentence[match.end() :].strip()
-    return (not before.strip() or before.rstrip().endswith(":")) and (not after or after[0] in ".,;!")
 
 
 def _cased(old: str, new: str) -> str:

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from medvlm_r1.audit.probe import Judged, Measure
 from medvlm_r1.audit.variant import REAL, AuditedItem
 from medvlm_r1.evaluation.statistics import (
-    CONFIDENCE,
     FEWEST_SUBJECTS,
-    cluster_numbers,
     clustered_wilson,
     paired_difference,
     paired_ratio,
@@ -30,11 +25,6 @@ MOST_UNPARSED = 0.2
 
 NO_VERDICT = {"items": f"not run below {FEWEST}", "unparsed": f"no verdict above {MOST_UNPARSED}"}
 """Both limits as a probe lists them among its thresholds."""
-
-DRAWS = 4_000
-"""Bootstrap resamples. The ends of an interval then vary by about 0.04 standard errors between seeds."""
-
-Floats = NDArray[np.float64]
 
 
 def in_order(items: Sequence[AuditedItem]) -> list[AuditedItem]:
@@ -129,31 +119,3 @@ def _correct(items: Sequence[AuditedItem], a: str, b: str) -> tuple[list[bool], 
     """Correctness of both variants and the cluster, of the items that have both answers."""
     both = [item for item in items if a in item.answers and b in item.answers]
     return [item.correct(a) for item in both], [item.correct(b) for item in both], [item.cluster for item in both]
-
-
-def cluster_sums(columns: Floats, clusters: Sequence[Hashable]) -> Floats:
-    """Sum each column within each cluster: (items, columns) to (clusters, columns)."""
-    numbers = cluster_numbers(clusters)
-    sums = np.zeros((int(numbers.max(initial=-1)) + 1, columns.shape[1]))
-    np.add.at(sums, numbers, columns)
-    return sums
-
-
-def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats], *, draws: int = DRAWS) -> tuple[float, float] | None:
-    """Percentile interval of a statistic of sums over clusters, which are resampled with replacement.
-
-    Args:
-        sums: (clusters, columns), each cluster's sums.
-        statistic: From (draws, columns), the sums of each draw, to one value each.
-        draws: Number of resamples, seeded.
-
-    Returns:
-        Lower and upper end. None below `FEWEST_SUBJECTS` clusters, and where all draws agree: resampling is then
-        uninformative about other subjects.
-    """
-    if len(sums) < FEWEST_SUBJECTS:
-        return None
-    rng = np.random.default_rng(0)
-    times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    low, high = np.quantile(statistic(times @ sums), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return (float(low), float(high)) if low < high else None

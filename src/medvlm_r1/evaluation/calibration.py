@@ -29,7 +29,10 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
 
     The bins have equal mass: their sizes differ by at most one. There are fewer for fewer answers.
     """
-    return [(float(c), float(r), int(n)) for c, r, n in zip(*_bins(confidence, correct, bins), strict=True)]
+    ordered, right = _sorted(confidence, correct)
+    count = min(bins, len(ordered))
+    pairs = zip(np.array_split(ordered, count), np.array_split(right, count), strict=True)
+    return [(float(values.mean()), float(shares.mean()), len(values)) for values, shares in pairs]
 
 
 def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
@@ -37,8 +40,8 @@ def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
 
     ECE = sum over bins of n_b / n |correct_b - confidence_b| (Naeini 2015), with bins of equal mass (arXiv 1904.01685).
     """
-    confidences, shares, sizes = _bins(confidence, correct, bins)
-    return float(sizes @ np.abs(shares - confidences) / sizes.sum())
+    rows = reliability(confidence, correct, bins)
+    return sum(n * abs(share - mean) for mean, share, n in rows) / sum(n for *_, n in rows)
 
 
 def brier(confidence: ArrayLike, correct: ArrayLike) -> float:
@@ -53,11 +56,11 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float | None:
         None where all are correct or all are wrong.
     """
     _, counts, wrong = _levels(confidence, correct)
-    correct_counts = counts - wrong
-    pairs = float(correct_counts.sum() * wrong.sum())
+    right = counts - wrong
+    pairs = float(right.sum() * wrong.sum())
     # Pairs of a correct and a wrong answer where the wrong one has a lower confidence, and half of the equal ones.
     below = wrong.sum() - np.cumsum(wrong)
-    return float(correct_counts @ (below + wrong / 2)) / pairs if pairs else None
+    return float(right @ (below + wrong / 2)) / pairs if pairs else None
 
 
 def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> list[tuple[float, float, float]]:
@@ -66,20 +69,22 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> list[tuple[float
     A point is the lowest confidence that is not deferred, the share of answers that are not deferred, and the share of
     wrong ones among these.
     """
-    return [(float(c), float(n), float(r)) for c, n, r in zip(*_curve(confidence, correct), strict=True)]
+    levels, counts, wrong = _levels(confidence, correct)
+    accepted = np.cumsum(counts)
+    columns = levels, accepted / accepted[-1], np.cumsum(wrong) / accepted
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
     """Area under the risk-coverage curve: the mean over i = 1..n of the risk of the i most confident answers."""
-    _, correct_counts = _sorted(confidence, correct)
-    wrong = 1 - correct_counts[::-1]
-    return float(np.mean(np.cumsum(wrong) / np.arange(1, len(wrong) + 1)))
+    _, right = _sorted(confidence, correct)
+    return float(np.mean(np.cumsum(1 - right[::-1]) / np.arange(1, len(right) + 1)))
 
 
 def coverage_at_risk(confidence: ArrayLike, correct: ArrayLike, risk: float) -> float:
     """The largest coverage of a threshold with at most this risk; 0 if there is none."""
-    _, coverages, risks = _curve(confidence, correct)
-    return float(coverages[risks <= risk + 1e-12].max(initial=0.0))
+    points = risk_coverage(confidence, correct)
+    return max((coverage for _, coverage, wrong in points if wrong <= risk + 1e-12), default=0.0)
 
 
 def temperature_scale(probabilities: Sequence[Sequence[float]], temperature: float) -> list[list[float]]:
@@ -166,12 +171,11 @@ def intervals(
         statistics(np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups)).tolist()]))
         for _ in range(resamples)
     ]
-    ends = [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2]
     bounds: list[tuple[float, float] | None] = []
     for column in zip(*rows, strict=True):
-        defined = [value for value in column if value is not None]
-        low, high = np.quantile(defined, ends) if defined else (0.0, 0.0)
-        bounds.append((float(low), float(high)) if low < high else None)
+        defined = [value for value in column if value is not None] or [0.0]
+        low, high = np.quantile(defined, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2]).tolist()
+        bounds.append((low, high) if low < high else None)
     return bounds
 
 
@@ -181,25 +185,6 @@ def _levels(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats, 
     counts = np.bincount(codes).astype(np.float64)
     wrong: Floats = np.bincount(codes, weights=1 - _floats(correct)).astype(np.float64)
     return levels[::-1], counts[::-1], wrong[::-1]
-
-
-def _bins(confidence: ArrayLike, correct: ArrayLike, bins: int) -> tuple[Floats, Floats, Floats]:
-    """Mean confidence, share correct and size of each bin of equal mass."""
-    ordered, correct_counts = _sorted(confidence, correct)
-    count = max(1, min(bins, len(ordered)))
-    # The larger bins first, as in numpy's array_split.
-    each, more = divmod(len(ordered), count)
-    sizes = np.full(count, float(each))
-    sizes[:more] += 1
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-    return np.add.reduceat(ordered, starts) / sizes, np.add.reduceat(correct_counts, starts) / sizes, sizes
-
-
-def _curve(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Thresholds from high to low, and coverage and risk at each."""
-    levels, counts, wrong = _levels(confidence, correct)
-    coverage_counts = np.cumsum(counts)
-    return levels, coverage_counts / coverage_counts[-1], np.cumsum(wrong) / coverage_counts
 
 
 def _sorted(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:

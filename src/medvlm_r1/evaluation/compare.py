@@ -1,6 +1,7 @@
 """Paired comparison of two models on the same items."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from medvlm_r1.evaluation.score import Graded, clustered_share, order_modalities
 from medvlm_r1.evaluation.statistics import cluster_sign_flip_test, paired_difference
 from medvlm_r1.evaluation.store import StoredAnswer, read_answers, read_results
 
-Pair = tuple[Graded, Graded]
 MCNEMAR, SIGN_FLIPS = "McNemar", "sign flips of subjects"
 
 
@@ -61,7 +61,13 @@ def compare_answers(a: Sequence[StoredAnswer], b: Sequence[StoredAnswer], *, nam
             f"{names[0]} ({len(left)} items) and {names[1]} ({len(right)} items) have no item in common;"
             " wanted two evaluations on the same data folder"
         )
-    _refuse_other_items(shared, names)
+    clashes = [(first.sample.id, clash) for first, second in shared if (clash := _clash(first, second))]
+    if clashes:
+        item, clash = clashes[0]
+        raise UserError(
+            f"{names[0]} and {names[1]}: {len(clashes)} of {len(shared)} ids they share stand for different items;"
+            f" {item!r} has {clash}. Wanted two evaluations on the same data folder; run one of them again"
+        )
     pairs = [(first.graded(), second.graded()) for first, second in shared if first.sample.options]
     if not pairs:
         raise UserError(
@@ -91,16 +97,6 @@ def left_out(comparison: Mapping[str, Any]) -> str:
     return f"Compared: {n} questions. Left out: {absent[0]} only in the first, {absent[1]} only in the second{open_}."
 
 
-def _refuse_other_items(shared: Sequence[tuple[StoredAnswer, StoredAnswer]], names: tuple[str, str]) -> None:
-    clashes = [(first.sample.id, clash) for first, second in shared if (clash := _clash(first, second))]
-    if clashes:
-        item, clash = clashes[0]
-        raise UserError(
-            f"{names[0]} and {names[1]}: {len(clashes)} of {len(shared)} ids they share stand for different items;"
-            f" {item!r} has {clash}. Wanted two evaluations on the same data folder; run one of them again"
-        )
-
-
 def _clash(first: StoredAnswer, second: StoredAnswer) -> str:
     """How two items with one id differ; empty where they are the same."""
     a, b = first.sample, second.sample
@@ -117,21 +113,19 @@ def _clash(first: StoredAnswer, second: StoredAnswer) -> str:
 def _settings(shared: Sequence[tuple[StoredAnswer, StoredAnswer]]) -> list[str]:
     """The settings that differ between the two runs besides the model, one phrase each."""
 
-    def seen(read: Callable[[StoredAnswer], Any]) -> list[str]:
-        return [", ".join(map(str, sorted({read(pair[side]) for pair in shared}))) for side in (0, 1)]
+    def values(read: Callable[[StoredAnswer], Any]) -> tuple[str, str]:
+        first, second = ({read(answer) for answer in answers} for answers in zip(*shared, strict=True))
+        return ", ".join(map(str, sorted(first))), ", ".join(map(str, sorted(second)))
 
-    settings: dict[str, Callable[[StoredAnswer], Any]] = {
-        "prompt template": lambda answer: answer.template,
-        "max_new_tokens": lambda answer: answer.key.max_new_tokens,
-        "temperature": lambda answer: answer.key.temperature,
-        "seed": lambda answer: answer.key.seed,
-    }
-    values_of = {name: seen(read) for name, read in settings.items()}
-    differ = [f"{name} ({values[0]} and {values[1]})" for name, values in values_of.items() if values[0] != values[1]]
+    template = values(lambda answer: answer.template)
+    settings = {"prompt template": template}
+    for name in ("max_new_tokens", "temperature", "seed"):
+        settings[name] = values(attrgetter(f"key.{name}"))
+    differ = [f"{name} ({first} and {second})" for name, (first, second) in settings.items() if first != second]
     reworded = sum(first.key.prompt != second.key.prompt for first, second in shared)
-    if reworded and values_of["prompt template"][0] == values_of["prompt template"][1]:
+    if reworded and template[0] == template[1]:
         differ.append(f"wording of the prompt (in {reworded} of {len(shared)} items, under one template's name)")
-    models, weights = seen(lambda answer: answer.model), seen(lambda answer: answer.key.model)
+    models, weights = values(lambda answer: answer.model), values(lambda answer: answer.key.model)
     if models[0] == models[1] and weights[0] != weights[1]:
         differ.append(f"files of the model ({models[0]!r} in both, but other weights or processor files)")
     return differ
@@ -146,7 +140,7 @@ def _pixel_bounds(run: Path) -> str | None:
     return ", ".join(f"{name} {value}" for name, value in limits.items()) if isinstance(limits, dict) else None
 
 
-def _difference(pairs: Sequence[Pair]) -> dict[str, Any]:
+def _difference(pairs: Sequence[tuple[Graded, Graded]]) -> dict[str, Any]:
     correct_a = [a.correct for a, _ in pairs]
     correct_b = [b.correct for _, b in pairs]
     gains = [int(b) - int(a) for a, b in zip(correct_a, correct_b, strict=True)]

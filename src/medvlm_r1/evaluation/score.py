@@ -7,6 +7,7 @@ questions have no letter and no chance level, so they are counted separately.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from medvlm_r1.data.names import folded
@@ -48,6 +49,7 @@ class Graded:
 
 
 Verdict = Callable[[Graded], bool]
+_correct = attrgetter("correct")
 
 
 def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -> Graded:
@@ -87,7 +89,15 @@ def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
     response = parse_response(text, options)
     if template != ANSWER_ONLY:
         return response
-    return _read_bare(response, conclusion_text(text).strip().removeprefix("<think>").strip())
+    text = conclusion_text(text).strip().removeprefix("<think>").strip()
+    bare = text if len(text) == 1 and text in LETTERS else None
+    return replace(
+        response,
+        answer=text if response.answer is None else response.answer,
+        letter=response.letter or bare,
+        lenient_letter=response.letter or bare or response.lenient_letter,
+        well_formed=bare is not None,
+    )
 
 
 def score(samples: Sequence[Sample], generations: Sequence[Generation], template: str = "medvlm-r1") -> dict[str, Any]:
@@ -166,10 +176,6 @@ def order_modalities(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
 
 
-def _correct(graded: Graded) -> bool:
-    return graded.correct
-
-
 def _by_type(graded: Sequence[Graded]) -> dict[str, dict[str, Any]]:
     types = sorted({g.sample.question_type for g in graded} - {""})
     return {name: clustered_share([g for g in graded if g.sample.question_type == name], _correct) for name in types}
@@ -193,15 +199,3 @@ def _accuracies(name: str, groups: Mapping[str, Sequence[Graded]], verdict: Verd
 def _mean(values: Iterable[float]) -> float | None:
     numbers = list(values)
     return sum(numbers) / len(numbers) if numbers else None
-
-
-def _read_bare(response: Response, text: str) -> Response:
-    """The response when the whole text should be the answer."""
-    bare = text if len(text) == 1 and text in LETTERS else None
-    return replace(
-        response,
-        answer=text if response.answer is None else response.answer,
-        letter=response.letter or bare,
-        lenient_letter=response.letter or bare or response.lenient_letter,
-        well_formed=bare is not None,
-    )

@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import bdtr, stdtrit
 
 CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
@@ -75,16 +75,11 @@ def effective_sample_size(
     quantile = 0.5 + confidence / 2
     size = n / max(1.0, (clustered_se(values, clusters) / ordinary) ** 2)
     size *= float(stdtrit(n - 1, quantile) / stdtrit(many - 1, quantile)) ** 2
-    return min(size, float(many)) if _clusters_apart(values, clusters) < FEW_CLUSTERS else size
-
-
-def _clusters_apart(values: Sequence[float], clusters: Sequence[Hashable]) -> int:
-    """Number of clusters with another value than the most frequent one (of several, the largest number)."""
-    counts = Counter(values)
-    most = max(counts.values())
-    pairs = list(zip(values, clusters, strict=True))
-    usual = (value for value, count in counts.items() if count == most)
-    return max(len({label for value, label in pairs if value != common}) for common in usual)
+    # Of several most frequent values, the one with the most other clusters counts.
+    counts, pairs = Counter(values), list(zip(values, clusters, strict=True))
+    usual = [value for value, count in counts.items() if count == max(counts.values())]
+    apart = max(len({label for value, label in pairs if value != common}) for common in usual)
+    return min(size, float(many)) if apart < FEW_CLUSTERS else size
 
 
 def clustered_wilson(
@@ -117,15 +112,11 @@ def mean_interval(counts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """
     if not counts or any(n == 0 for _, n in counts):
         raise ValueError(f"wanted at least one share, each with a trial, got {list(counts)}")
-    below = above = total = 0.0
-    for k, n in counts:
-        low, high = wilson(k, n)
-        share = k / n
-        total += share
-        below += (share - low) ** 2
-        above += (high - share) ** 2
-    size = len(counts)
-    return (total - math.sqrt(below)) / size, (total + math.sqrt(above)) / size
+    rows = [(k / n, *wilson(k, n)) for k, n in counts]
+    total = sum(share for share, *_ in rows)
+    below = math.hypot(*(share - low for share, low, _ in rows))
+    above = math.hypot(*(high - share for share, _, high in rows))
+    return (total - below) / len(rows), (total + above) / len(rows)
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -163,13 +154,7 @@ def mcnemar_exact(b: int, c: int) -> float:
     """
     if b < 0 or c < 0:
         raise ValueError(f"wanted counts of 0 or more, got b={b}, c={c}")
-    n = b + c
-    # Integers until the last division: no rounding errors.
-    term = tail = 1
-    for i in range(min(b, c)):
-        term = term * (n - i) // (i + 1)
-        tail += term
-    return min(1.0, 2 * tail / (1 << n))
+    return min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5)))
 
 
 def cluster_sign_flip_test(gains: Sequence[int], clusters: Sequence[Hashable]) -> float:
@@ -186,9 +171,7 @@ def cluster_sign_flip_test(gains: Sequence[int], clusters: Sequence[Hashable]) -
     Returns:
         The p value in (0, 1].
     """
-    numbers = cluster_numbers(clusters)
-    nets = np.zeros(int(numbers.max(initial=-1)) + 1, dtype=np.int64)
-    np.add.at(nets, numbers, np.asarray(gains, dtype=np.int64))
+    nets = np.rint(np.bincount(cluster_numbers(clusters), weights=gains)).astype(np.int64)
     sizes = np.abs(nets[nets != 0])
     if np.all(sizes == 1):
         return mcnemar_exact(int(np.sum(nets == -1)), int(np.sum(nets == 1)))
@@ -198,8 +181,8 @@ def cluster_sign_flip_test(gains: Sequence[int], clusters: Sequence[Hashable]) -
     chance[total] = 1.0
     for size in sizes:
         chance = (np.roll(chance, size) + np.roll(chance, -size)) / 2
-    seen = abs(int(nets.sum()))
-    return float(min(1.0, chance[np.abs(np.arange(-total, total + 1)) >= seen].sum()))
+    as_far = np.abs(np.arange(-total, total + 1)) >= abs(int(nets.sum()))
+    return float(min(1.0, chance[as_far].sum()))
 
 
 def clustered_se(scores: Sequence[float], clusters: Sequence[Hashable]) -> float:

@@ -6,6 +6,7 @@ that appears several times is written once and referenced.
 
 import base64
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,33 +52,24 @@ class Album:
         self._files: dict[tuple[Path, int], Picture] = {}
         self._pictures: dict[str, Picture] = {}
 
-    def file(self, path: Path, longest_side: int = LONGEST_SIDE) -> Picture:
-        """Encode the image of a file; the file is read once.
-
-        Raises:
-            UserError: The file is not a readable image.
-        """
-        picture = self._files.get((path, longest_side))
-        if picture is None:
-            picture = self._files[path, longest_side] = self.picture(load_image(path), longest_side)
-        else:
-            picture.uses += 1
-        return picture
-
     def picture(self, image: Image.Image, longest_side: int = LONGEST_SIDE) -> Picture:
         """Encode an image in memory (mode RGB) without changing it."""
-        uri, (width, height) = _fitted(image, longest_side, self._most)
-        name = f"picture-{len(self._pictures)}"
-        picture = self._pictures.setdefault(uri, Picture(name=name, uri=uri, width=width, height=height))
+        uri, size = _encoded(image, longest_side, self._most)
+        picture = self._pictures.setdefault(uri, Picture(f"picture-{len(self._pictures)}", uri, *size))
         picture.uses += 1
         return picture
 
     def find(self, folder: Path, image: str, longest_side: int = LONGEST_SIDE) -> Picture | None:
-        """Encode an image of a data folder; None if it can no longer be read."""
+        """Encode an image of a data folder, read once; None if it can no longer be read."""
         try:
-            return self.file(inside(folder, image), longest_side)
+            path = inside(folder, image)
+            if picture := self._files.get((path, longest_side)):
+                picture.uses += 1
+            else:
+                picture = self._files[path, longest_side] = self.picture(load_image(path), longest_side)
         except UserError:
             return None
+        return picture
 
     @property
     def shared(self) -> list[Picture]:
@@ -92,7 +84,7 @@ def picture_uri(picture: Image.Image, longest_side: int = LONGEST_SIDE) -> str:
         picture: Mode RGB.
         longest_side: Larger images are scaled down to this many pixels on the longer side.
     """
-    return _fitted(picture, longest_side, None)[0]
+    return _encoded(picture, longest_side)[0]
 
 
 def each_with_progress(ids: Sequence[str]) -> Iterator[str]:
@@ -106,33 +98,20 @@ def each_with_progress(ids: Sequence[str]) -> Iterator[str]:
             advance(done, len(ids))
 
 
-def _fitted(picture: Image.Image, longest_side: int, most: int | None) -> tuple[str, tuple[int, int]]:
-    """Return the first encoding with at most `most` characters (or the smallest), and its width and height."""
-    steps: list[tuple[int, int | None]] = [(longest_side, 90)]
-    steps += [step for step in _STEPS if step[0] <= longest_side and step != steps[0]]
+def _encoded(picture: Image.Image, longest_side: int, most: float = math.inf) -> tuple[str, tuple[int, int]]:
+    """Return the first encoding with at most `most` characters (or the smallest) as data URI, and its size."""
+    steps: list[tuple[int, int | None]] = [(longest_side, 90), *(step for step in _STEPS if step[0] <= longest_side)]
     if min(longest_side, max(picture.size)) <= _LOSSLESS_SIDE:
         steps.insert(0, (longest_side, None))
-    uri, image, current = "", picture, 0
-    for side, quality in steps:
-        if side != current:
-            image, current = _shrunk(picture, side), side
-        uri = _encoded(image, quality)
-        if most is None or len(uri) <= most:
+    for side, quality in dict.fromkeys(steps):
+        image = picture.copy()
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        gray = image.convert("L")
+        image = gray if gray.convert("RGB").tobytes() == image.tobytes() else image
+        buffer = io.BytesIO()
+        kind, options = ("jpeg", {"quality": quality}) if quality else ("png", {})
+        image.save(buffer, kind, optimize=True, **options)
+        uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        if len(uri) <= most:
             break
     return uri, image.size
-
-
-def _shrunk(picture: Image.Image, longest_side: int) -> Image.Image:
-    """Return a smaller copy, in grayscale if the image has no color."""
-    image = picture.copy()
-    image.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
-    gray = image.convert("L")
-    return gray if gray.convert("RGB").tobytes() == image.tobytes() else image
-
-
-def _encoded(image: Image.Image, quality: int | None) -> str:
-    """Return a data URI: JPEG of that quality, or PNG if None."""
-    buffer = io.BytesIO()
-    kind, options = ("png", {}) if quality is None else ("jpeg", {"quality": quality})
-    image.save(buffer, kind, optimize=True, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

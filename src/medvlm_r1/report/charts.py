@@ -1,16 +1,19 @@
-"""Charts in data units; templates place them as inline SVG.
+"""Charts in data units, and the training curves; templates place them as inline SVG.
 
 Inline SVG follows the page's light and dark colors, stays sharp in print and is accessible to screen readers. Pure
 functions, no files.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from medvlm_r1.report.table import number
+from medvlm_r1.evaluation.score import order_modalities
+from medvlm_r1.evaluation.statistics import mean_interval, wilson
+from medvlm_r1.report.page import number
 
 Point = tuple[float, float]
 Points = Sequence[Point]
@@ -98,21 +101,20 @@ def series_chart(
     subtitle: str,
     series: Mapping[str, Points],
     styles: Mapping[str, int],
-    *,
-    across: str,
     bands: Mapping[str, Band] | None = None,
 ) -> Chart:
-    """Lay out series in one chart; long ones get a running mean over thin raw values.
+    """Lay out series by training step in one chart; long ones get a running mean over thin raw values.
 
     Args:
         title: Heading.
         subtitle: Description in small print.
-        series: (x, y) points by name, sorted by x, at least one.
+        series: (step, y) points by name, sorted by step, at least one.
         styles: Style numbers by name.
-        across: Label of the x axis.
-        bands: Intervals by series name.
+        bands: Intervals by series name; a series of at least two gets a filled area.
     """
     bands = bands or {}
+    if any(bands.values()):
+        subtitle += "; shaded: 95 % interval"
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     ys += [end for band in bands.values() for _, *ends in band for end in ends]
@@ -120,18 +122,20 @@ def series_chart(
     x_ends = _widened(min(0.0, *xs), max(xs))
     lines = []
     for name, points in series.items():
-        thinned = _thinned(points)
-        smoothed = _thinned(_smoothed(points)) if len(points) >= _SMOOTH_FROM else ()
+        raw = thinned = _thinned(points)
+        if smooth := len(points) >= _SMOOTH_FROM:
+            means = running_mean([y for _, y in points], max(5, len(points) // 15))
+            thinned = _thinned([(x, mean) for (x, _), mean in zip(points, means, strict=True)])
         band = bands.get(name, ())
         outline = [(x, low) for x, low, _ in band] + [(x, high) for x, _, high in reversed(band)]
         lines.append(
             Line(
                 name,
                 styles[name],
-                smoothed or thinned,
+                thinned,
                 last=number(points[-1][1]),
                 dot=3.0 if len(thinned) == 1 else 0.0,
-                raw=thinned if smoothed else (),
+                raw=raw if smooth else (),
                 area=outline if len(band) > 1 else (),
             )
         )
@@ -139,7 +143,7 @@ def series_chart(
         title=title,
         subtitle=subtitle,
         lines=lines,
-        across=across,
+        across="step",
         x_ends=x_ends,
         x_marks=[x for x in nice_ticks(*x_ends) if x_ends[0] <= x <= x_ends[1]],
         y_marks=nice_ticks(*_widened(min(0.0, *ys), max(ys))),
@@ -212,11 +216,6 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return [fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
 
 
-def _smoothed(points: Points) -> Points:
-    means = running_mean([y for _, y in points], max(5, len(points) // 15))
-    return [(x, mean) for (x, _), mean in zip(points, means, strict=True)]
-
-
 def _thinned(points: Points) -> Points:
     stride = math.ceil(len(points) / _MAX_POINTS)
     return points if stride <= 1 else [*points[:-1:stride], points[-1]]
@@ -224,3 +223,120 @@ def _thinned(points: Points) -> Points:
 
 def _widened(low: float, high: float) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + (abs(low) or 1.0))
+
+
+Rows = Sequence[Mapping[str, Any]]
+
+_ACCURACY, _BLANK, _QUESTIONS = "eval_accuracy", "eval_blank_accuracy", "eval_questions"
+_MODALITY = re.compile(rf"{_ACCURACY}_(.+)")
+
+# Key or pattern in metrics.jsonl, title, subtitle, in page order after the held-out accuracies. Each run has its own
+# loss chart, because losses of different methods have different scales.
+_PANELS: tuple[tuple[str, str, str], ...] = (
+    (r"eval_(?P<name>.*accuracy.*)", "Held out: {name}", "on the evaluation data"),
+    (r"eval_well_formed", "Held out: well-formed", "percent of answers in the required format"),
+    (r"eval_contradiction", "Held out: contradiction", "percent of answers that contradict their reasoning"),
+    (r"eval_reward", "Held out: reward", "on the evaluation data"),
+    (r"eval_loss", "Held out: loss of {run}", "on the evaluation data"),
+    (r"reward", "Reward", "mean over the completions of a step"),
+    (r"rewards/(?P<name>.+)/mean", "Reward: {name}", "mean over the completions of a step"),
+    (r"blank_right", "Correct without the image", "share of prompts answered correctly with a blank image"),
+    (r"own_right", "Correct with its own image", "share of completions"),
+    (r"other_right", "The same letter with another image", "share of completions"),
+    (r"completions/mean_length", "Length of a completion", "tokens"),
+    (r"completions/clipped_ratio", "Truncated at the token limit", "share of completions"),
+    (r"kl", "Distance from the reference", "KL divergence, nats per token"),
+    (r"entropy", "Entropy", "nats per token"),
+    (r"frac_reward_zero_std", "Groups that teach nothing", "share with equal rewards, so zero advantage"),
+    (r"loss", "Loss of {run}", "as optimized"),
+    (r"mean_token_accuracy", "Token accuracy", "share of target tokens"),
+    (r"grad_norm", "Gradient norm", "before clipping"),
+)
+
+
+def build_panels(metrics: Mapping[str, Rows]) -> list[Chart]:
+    """Lay out one chart per known metric that any run has logged.
+
+    Args:
+        metrics: rows of `metrics.jsonl` by run, empty without a training; a row needs `step`, all else may be
+            missing or not finite.
+
+    Returns:
+        Charts in reading order; empty if nothing was logged. A run's style is its position.
+    """
+    styles = {run: position for position, run in enumerate(metrics)}
+    keys = list(dict.fromkeys(key for rows in metrics.values() for row in rows for key in row))
+    panels = _held_out(metrics, styles)
+    done = {_ACCURACY, *(key for key in keys if _MODALITY.fullmatch(key)), *([_BLANK] if _ACCURACY in keys else [])}
+    for pattern, title, subtitle in _PANELS:
+        for key in keys:
+            match = re.fullmatch(pattern, key)
+            if match is None or key in done:
+                continue
+            series = _by_run(metrics, key)
+            name = match.groupdict().get("name", "").replace("_", " ").replace("/", ", ")
+            for lines in [{run: points} for run, points in series.items()] if "{run}" in title else [series]:
+                if lines:
+                    heading = title.format(name=name, run=next(iter(lines)))
+                    panels.append(series_chart(heading, subtitle, lines, styles))
+    return panels
+
+
+def _held_out(metrics: Mapping[str, Rows], styles: Mapping[str, int]) -> list[Chart]:
+    """Accuracy with real and blank images in one chart, then accuracy by modality."""
+    charts = []
+    if real := _by_run(metrics, _ACCURACY):
+        blank = {f"{run}, blank image": points for run, points in _by_run(metrics, _BLANK).items()}
+        all_styles = {**styles, **{name: style for style, name in enumerate(blank, start=len(styles))}}
+        bands = {run: _mean_band(metrics[run]) for run in real}
+        subtitle = "accuracy in percent, mean over modalities"
+        charts.append(series_chart("Held out: accuracy", subtitle, real | blank, all_styles, bands))
+    by_run = {run: series for run, rows in metrics.items() if (series := _by_modality(rows))}
+    for run, series in by_run.items():
+        title = "Held out: by modality" + (f", {run}" if len(by_run) > 1 else "")
+        bands = {
+            name: [(step, *_ends(wilson(*count))) for step, count in _counts(metrics[run], name)] for name in series
+        }
+        own_styles = {name: style for style, name in enumerate(series, start=1)}
+        charts.append(series_chart(title, "accuracy in percent", series, own_styles, bands))
+    return charts
+
+
+def _by_modality(rows: Rows) -> dict[str, list[Point]]:
+    names = {match[1] for row in rows for key in row if (match := _MODALITY.fullmatch(key))}
+    return {name: points for name in order_modalities(names) if (points := _series(rows, f"{_ACCURACY}_{name}"))}
+
+
+def _counts(rows: Rows, modality: str) -> list[tuple[float, tuple[int, int]]]:
+    """Steps with (correct, total); none if the totals were not logged."""
+    totals = dict(_series(rows, f"{_QUESTIONS}_{modality}"))
+    accuracies = _series(rows, f"{_ACCURACY}_{modality}")
+    return [(step, (round(share / 100 * n), n)) for step, share in accuracies if (n := int(totals.get(step, 0)))]
+
+
+def _mean_band(rows: Rows) -> Band:
+    """Interval of the mean over modalities, at steps where all counts are known."""
+    counts = [dict(_counts(rows, modality)) for modality in _by_modality(rows)]
+    steps = sorted(set.intersection(*map(set, counts))) if counts else []
+    return [(step, *_ends(mean_interval([by_step[step] for by_step in counts]))) for step in steps]
+
+
+def _ends(interval: tuple[float, float]) -> tuple[float, float]:
+    """The ends in percent."""
+    return 100 * interval[0], 100 * interval[1]
+
+
+def _by_run(metrics: Mapping[str, Rows], key: str) -> dict[str, list[Point]]:
+    return {run: points for run, rows in metrics.items() if (points := _series(rows, key))}
+
+
+def _series(rows: Rows, key: str) -> list[Point]:
+    """Finite values of a metric by step; the last of a repeated step counts."""
+    pairs = [(row.get("step"), row.get(key)) for row in rows]
+    return sorted(
+        {
+            float(step): float(value)
+            for step, value in pairs
+            if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value)
+        }.items()
+    )

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from medvlm_r1.errors import RESEARCH_USE, UserError
+from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.store import read_results
 from medvlm_r1.models.adapter import is_adapter
 from medvlm_r1.models.load import base_name, fingerprint, write_model
+from medvlm_r1.report.page import render_page
 
 CONFIG = "training_config.yaml"
 _VERSIONS = ("medvlm-r1", "trl", "transformers", "torch")
@@ -50,26 +51,52 @@ def export(
         UserError: The training is not finished, the adapter's base model is missing, `out` exists, or an evaluation is
             of another model.
     """
+    from huggingface_hub import EvalResult, ModelCardData
+
     out = Path(out)
     model, training = _source(str(run))
     if out.exists():
         raise UserError(f"{out} already exists; name a new folder, or remove it.")
     results = [_evaluation(Path(folder), fingerprint(model)) for folder in evaluations]
-    made: dict[str, Any] = {"data": {}, "versions": {}}
+    data, versions = {}, {}
     if training is None:
-        config = {"model": _named(base_name(model)), "method": None}
+        config: dict[str, Any] = {"model": _named(base_name(model)), "method": None}
     else:
         config = _published(_read(training / "config.yaml"))
         folders = _read(training / "data.json").items()
-        made["data"] = {role: part | {"name": Path(part["folder"]).name} for role, part in folders}
-        made["versions"] = _versions(_read(training / "env.json"))
-    card = _card(
+        data = {role: part | {"name": Path(part["folder"]).name} for role, part in folders}
+        packages = _read(training / "env.json").get("packages", {})
+        versions = {package: packages[package] for package in _VERSIONS if package in packages}
+    figures = [
+        EvalResult(
+            task_type="visual-question-answering",
+            dataset_type=evaluation["name"],
+            dataset_name=evaluation["name"],
+            dataset_config=modality,
+            metric_type="accuracy",
+            metric_value=round(cell["percent"], 2),
+        )
+        for evaluation in results
+        for modality, cell in evaluation["rows"].items()
+    ]
+    metadata = ModelCardData(
+        model_name=name or out.name,
+        base_model=config["model"],
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["radiology", "medical", "reasoning", config["method"] or "lora"],
+        eval_results=figures or None,
+    )
+    card = render_page(
+        "card.md",
+        card_data=metadata.to_yaml(),
         name=name or out.name,
         config=config,
         evaluations=results,
         audits=[_audit(Path(file)) for file in audits],
         step=Path(model.partition("#")[0]).name.removeprefix("checkpoint-") if model == str(run) else "",
-        **made,
+        data=data,
+        versions=versions,
     )
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -142,21 +169,18 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _published(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration without local folders."""
-    data = {name: _last(config["data"].get(name)) for name in ("train", "eval")}
-    return {**config, "data": config["data"] | data, "out": _last(config["out"]), "model": _named(config["model"])}
+    data = {name: Path(folder).name for name in ("train", "eval") if (folder := config["data"].get(name))}
+    return {
+        **config,
+        "data": config["data"] | data,
+        "out": Path(config["out"]).name,
+        "model": _named(config["model"]),
+    }
 
 
 def _named(model: str) -> str:
     """Return the last part of a model folder; a hub id ("owner/name") is unchanged."""
     return Path(model).name if Path(model).is_absolute() or Path(model).is_dir() else model
-
-
-def _last(path: str | None) -> str | None:
-    return path and Path(path).name
-
-
-def _versions(environment: dict[str, Any]) -> dict[str, str]:
-    return {name: environment["packages"][name] for name in _VERSIONS if name in environment.get("packages", ())}
 
 
 def _evaluation(folder: Path, fingerprint: str) -> dict[str, Any]:
@@ -181,35 +205,3 @@ def _audit(file: Path) -> dict[str, Any]:
     if "verdicts" not in audit:
         raise UserError(f"{file} contains no verdicts; expected the JSON of `medvlm-r1 audit data --json`.")
     return {"name": Path(str(audit.get("data", file.stem))).name, "verdicts": audit["verdicts"]}
-
-
-def _card(*, name: str, config: dict[str, Any], evaluations: Sequence[dict[str, Any]], **values: Any) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    figures = [
-        EvalResult(
-            task_type="visual-question-answering",
-            dataset_type=evaluation["name"],
-            dataset_name=evaluation["name"],
-            dataset_config=modality,
-            metric_type="accuracy",
-            metric_value=round(cell["percent"], 2),
-        )
-        for evaluation in evaluations
-        for modality, cell in evaluation["rows"].items()
-    ]
-    data = ModelCardData(
-        model_name=name,
-        base_model=config["model"],
-        library_name="transformers",
-        pipeline_tag="image-text-to-text",
-        tags=["radiology", "medical", "reasoning", config["method"] or "lora"],
-        eval_results=figures or None,
-    )
-    environment = Environment(
-        loader=PackageLoader("medvlm_r1.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("card.md").render(
-        card_data=data.to_yaml(), name=name, config=config, evaluations=evaluations, research_use=RESEARCH_USE, **values
-    )

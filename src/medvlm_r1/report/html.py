@@ -1,20 +1,24 @@
-"""HTML report of any number of runs: figures, curves and answers."""
+"""HTML report of any number of runs: accuracies, differences, question types, facts, curves and answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from medvlm_r1.report import tables
+from medvlm_r1.errors import UserError
+from medvlm_r1.evaluation.compare import compare_answers, left_out
+from medvlm_r1.evaluation.score import order_modalities
 from medvlm_r1.report.album import Album
-from medvlm_r1.report.audit.model import audit_part
-from medvlm_r1.report.audit.model_items import PICTURES_SHOWN
-from medvlm_r1.report.audit.model_view import load_audit
-from medvlm_r1.report.items import build_items, choose_items
-from medvlm_r1.report.page import write_page
-from medvlm_r1.report.table import short
-from medvlm_r1.report.training_charts import build_panels
-from medvlm_r1.report.views import RunView
+from medvlm_r1.report.audit_model import audit_section
+from medvlm_r1.report.charts import build_panels
+from medvlm_r1.report.items import PICTURES_SHOWN, build_items, choose_items
+from medvlm_r1.report.page import NOTHING, Cell, Row, Table, interval, percent, short, signed, text_table, write_page
+from medvlm_r1.report.views import RunView, load_audit
 
 AUDIT_PAGE = "audit.html"
+MEAN = "Mean"
+
+Evaluated = Sequence[tuple[int, str, Mapping[str, Any]]]
+"""Style, name and results of each run that has results."""
 
 
 def render_report(
@@ -49,15 +53,16 @@ def render_report(
     Raises:
         UserError: no run has answered an id in `items`.
     """
-    audited = {run: view.audit for run, view in runs.items() if view.audit is not None}
+    audits = {run: view.audit for run, view in runs.items() if view.audit is not None}
+    evaluated = [(style, run, view.results) for style, (run, view) in enumerate(runs.items()) if view.results]
+    images = {answer.sample.id: len(answer.sample.images) for view in runs.values() for answer in view.answers}
     if isinstance(items, int):
-        ids = choose_items(runs, items)
+        count, ids = items, choose_items(runs, items)
     else:
-        answered = {answer.sample.id for view in runs.values() for answer in view.answers}
-        in_audits = {name for audit in audited.values() for name in audit.items} - answered
-        ids = [name for name in items if name not in in_audits]
-    album = Album(_pictures(runs, ids, items))
-    evaluated = any(view.results is not None for view in runs.values())
+        in_audits = {name for audit in audits.values() for name in audit.items} - images.keys()
+        count, ids = len(items), [name for name in items if name not in in_audits]
+    audited = sum(min(count, len(audit.items)) for audit in audits.values())
+    album = Album(sum(images.get(name, 0) for name in ids) + PICTURES_SHOWN * audited)
     return write_page(
         out,
         "report.html",
@@ -65,15 +70,15 @@ def render_report(
         summary=[paragraph.strip() for paragraph in summary.split("\n\n") if paragraph.strip()],
         notes=notes,
         audits=[
-            audit_part(audit, f"audit-{number}", album=album, name=run if len(runs) > 1 else "", items=items)
-            for number, (run, audit) in enumerate(audited.items())
+            audit_section(audit, f"audit-{number}", album=album, name=run if len(runs) > 1 else "", items=items)
+            for number, (run, audit) in enumerate(audits.items())
         ],
-        strict=tables.accuracy_table(runs, "accuracy", domains or {}) if evaluated else None,
-        lenient=tables.accuracy_table(runs, "lenient", domains or {}) if evaluated else None,
-        differences=tables.difference_table(runs),
-        paper=tables.paper_table(paper or {}),
-        types=tables.type_table(runs),
-        facts=tables.facts_table(runs) if evaluated else None,
+        strict=_accuracy_table(evaluated, "accuracy", domains or {}) if evaluated else None,
+        lenient=_accuracy_table(evaluated, "lenient", domains or {}) if evaluated else None,
+        differences=_differences(runs, evaluated),
+        paper=_paper_table(paper or {}),
+        types=_type_table(evaluated),
+        facts=_facts_table(evaluated) if evaluated else None,
         panels=build_panels({run: view.metrics for run, view in runs.items()}),
         items=build_items(runs, ids, album),
         album=album,
@@ -104,9 +109,148 @@ def render_model_audit(folder: Path, *, items: int = 12) -> Path:
     )
 
 
-def _pictures(runs: Mapping[str, RunView], ids: Sequence[str], items: int | Sequence[str]) -> int:
-    """Return the maximum number of images, with one image per audited item."""
-    images = {answer.sample.id: len(answer.sample.images) for view in runs.values() for answer in view.answers}
-    wanted = items if isinstance(items, int) else len(items)
-    audited = sum(min(wanted, len(view.audit.items)) for view in runs.values() if view.audit is not None)
-    return sum(images.get(name, 0) for name in ids) + PICTURES_SHOWN * audited
+def _accuracy_table(evaluated: Evaluated, key: str, domains: Mapping[str, str]) -> Table:
+    """Accuracy by model and modality with the mean, and a last row for chance.
+
+    Args:
+        evaluated: The runs.
+        key: "accuracy" (strict, with the well-formed share) or "lenient".
+        domains: Small print under the name of a modality, such as "in domain".
+    """
+    modalities = order_modalities(name for *_, results in evaluated for name in results[key] if name != "mean")
+    several_data = len({results["data_sha256"] for *_, results in evaluated}) > 1
+    columns = [*((name, domains.get(name, "")) for name in modalities), (MEAN, "unweighted")]
+    rows = []
+    chances: dict[str, set[float]] = {}
+    for style, run, results in evaluated:
+        shares = results[key]
+        chance = {name: value if name == "mean" else value["percent"] for name, value in results["chance"].items()}
+        cells = [_share_cell(shares.get(name), chance.get(name)) for name in modalities]
+        mean, ends = shares["mean"], results[f"{key}_mean_ci95"]
+        cells.append(
+            Cell(percent(mean), (interval(ends),), (ends[0], mean, ends[1], chance["mean"])) if ends else Cell()
+        )
+        if key == "accuracy":
+            cells.append(_share_cell(results["well_formed"], None))
+        small = short(results["model"]) + (f", on {short(results['data'])}" if several_data else "")
+        rows.append(Row(run, cells, "" if small == run else small, style))
+        for name, value in chance.items():
+            chances.setdefault(name, set()).update([] if value is None else [value])
+    # Chance is shown if it is the same for all runs.
+    guesses = [chances.get(name, set()) for name in (*modalities, "mean")]
+    cells = [Cell(percent(*values)) if len(values) == 1 else Cell() for values in guesses]
+    if key == "accuracy":
+        columns.append(("Well formed", "of all answers"))
+        cells.append(Cell())
+    return Table("Model", columns, [*rows, Row("Guessing at random", cells, "expected", stays=True)])
+
+
+def _differences(runs: Mapping[str, RunView], evaluated: Evaluated) -> tuple[str, Table | None, list[str]] | None:
+    """Compare every other evaluation with the first, item by item.
+
+    Returns:
+        The name of the first evaluation, the table (None if no other is comparable), and one note per other
+        evaluation: settings that differ and what is left out, or why it is not comparable. None without another one.
+    """
+    answered = [(style, run, runs[run].answers) for style, run, _ in evaluated if runs[run].answers]
+    if not answered:
+        return None
+    _, first, base = answered[0]
+    ids = {answer.sample.id for answer in base}
+    compared: list[tuple[int, str, dict[str, Any]]] = []
+    notes = []
+    for style, run, answers in answered[1:]:
+        if ids.isdisjoint(answer.sample.id for answer in answers):
+            # Another data set has no shared items to compare.
+            continue
+        try:
+            result = compare_answers(base, answers, names=(first, run))
+        except UserError as error:
+            notes.append(f"{run}: not compared. {error}.")
+            continue
+        compared.append((style, run, result))
+        differ = "; ".join(result["settings_differ"])
+        notes.append(f"{run}: {f'Settings differ: {differ}. ' if differ else ''}{left_out(result)}")
+    modalities = order_modalities(name for *_, result in compared for name in result["modalities"])
+    rows = []
+    for style, run, result in compared:
+        cells = [_difference_cell(result["modalities"].get(name)) for name in modalities]
+        rows.append(Row(run, [*cells, _difference_cell(result["all"])], style=style))
+    columns = [*((name, "") for name in modalities), ("All items", "pooled")]
+    return (first, Table("Model", columns, rows) if rows else None, notes) if notes else None
+
+
+def _type_table(evaluated: Evaluated) -> Table | None:
+    """Question types within modalities by models; None when no data names question types."""
+    columns = [results["by_type"] for *_, results in evaluated]
+    kinds = {(modality, kind) for by_type in columns for modality, types in by_type.items() for kind in types}
+    rows = []
+    for modality in order_modalities(name for name, _ in kinds):
+        for kind in sorted(kind for name, kind in kinds if name == modality):
+            shares = [by_type.get(modality, {}).get(kind) for by_type in columns]
+            counts = sorted({share["n"] for share in shares if share})
+            cells = [Cell(percent(s["percent"]), (interval(s["ci95"]),)) if s else Cell() for s in shares]
+            rows.append(Row(kind, cells, f"{modality}, n = {', '.join(map(str, counts))}"))
+    return Table("Type", [(run, "") for _, run, _ in evaluated], rows) if rows else None
+
+
+def _facts_table(evaluated: Evaluated) -> Table:
+    """Facts by model: data, template, counts, lengths and time."""
+
+    def counted(share: Mapping[str, Any]) -> str:
+        return f"{percent(share['percent'])} % ({share['count']})" if share["n"] else NOTHING
+
+    def mean(value: float | None) -> str:
+        return NOTHING if value is None else f"{value:.0f}"
+
+    facts: dict[str, Callable[[Mapping[str, Any]], object]] = {
+        "Model": lambda r: short(r["model"]),
+        "Data": lambda r: short(r["data"]),
+        "Prompt template": lambda r: r["template"],
+        "Items answered": lambda r: r["n"],
+        "Open questions (not in the accuracy)": lambda r: r["open"]["n"],
+        "Open questions matching the reference": lambda r: r["open"]["correct"],
+        "Left out for missing images": lambda r: r["n_missing"],
+        "No answer found, strict rule": lambda r: counted(r["no_answer"]),
+        "No answer found, lenient rule": lambda r: counted(r["no_answer_lenient"]),
+        "Truncated at the token limit": lambda r: counted(r["cut_off"]),
+        "Reasoning length in words, mean": lambda r: mean(r["mean_reasoning_words"]),
+        "Completion length in tokens, mean": lambda r: mean(r["mean_completion_tokens"]),
+        "Time to answer all": lambda r: _duration(r["seconds"]),
+    }
+    rows = [(name, *(fact(results) for *_, results in evaluated)) for name, fact in facts.items()]
+    return text_table(("", *(run for _, run, _ in evaluated)), rows, sorts=False)
+
+
+def _paper_table(rows: Mapping[str, Mapping[str, float]]) -> Table | None:
+    """Published percentages by model and column (a modality or "Mean"); None if there are none."""
+    names = {name for cells in rows.values() for name in cells}
+    columns = [*order_modalities(names - {MEAN}), *sorted(names & {MEAN})]
+    texts = [
+        (model, *(f"{cells[name]:.2f}" if name in cells else NOTHING for name in columns))
+        for model, cells in rows.items()
+    ]
+    return text_table(("Model", *columns), texts) if columns else None
+
+
+def _share_cell(share: Mapping[str, Any] | None, chance: float | None) -> Cell:
+    if share is None or not share["n"]:
+        return Cell()
+    low, high = share["ci95"]
+    small = (interval(share["ci95"]), f"{share['correct']} of {share['n']}")
+    return Cell(percent(share["percent"]), small, (low, share["percent"], high, chance))
+
+
+def _difference_cell(row: Mapping[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell()
+    p = "p < 0.001" if row["p"] < 0.001 else f"p = {row['p']:.3f}"
+    ends = f"{signed(row['ci95'][0])} to {signed(row['ci95'][1])}"
+    return Cell(signed(row["difference"]), (ends, f"gained {row['c']}, lost {row['b']} of {row['n']}", p))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,15 +1,53 @@
-"""Selection and content of the items that a report shows in full."""
+"""Selection and content of the items that a report shows in full: of evaluations, and of model audits."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
+from PIL.Image import Image
+
+from medvlm_r1.audit.claims import holds, read_claims, scene_of
+from medvlm_r1.audit.probe import ProbeInput
+from medvlm_r1.audit.probes import cue, image
+from medvlm_r1.audit.probes.confidence import STATED, VOTE
+from medvlm_r1.audit.probes.options import shifted
+from medvlm_r1.audit.probes.prefixes import FILLER, MISTAKE
+from medvlm_r1.audit.registry import PROBES
+from medvlm_r1.audit.variant import REAL, VariantAnswer
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.score import Graded, order_modalities
+from medvlm_r1.phantom.scene import Scene
 from medvlm_r1.report.album import Album, Picture, each_with_progress
-from medvlm_r1.report.views import RunView
+from medvlm_r1.report.views import AuditView, Pictures, RunView
+
+WRONG = "wrong in the original"
+PICTURES_SHOWN = 5
+"""Maximum number of images per audited item: its own, gray, noise, another item's, and with the drawn hint."""
+_SIDE, _NOISE_SIDE = 224, 80
+"""Longest side of an audited image in pixels. Noise is smaller, because it cannot be compressed."""
+
+_CARDS = {
+    REAL: ("Original", "with its own image"),
+    image.BLANK: ("Gray image", "gray instead of its image"),
+    image.NOISE: ("Noise", "noise instead of its image"),
+    image.SHUFFLED: ("Another item’s image", "of the same modality"),
+    image.ABSENT: ("No image", "the question alone"),
+    cue.IMAGE: ("Hint on the image", f"“{cue.DRAWN.format(letter='{cue}')}” is drawn on the image (a wrong hint)"),
+    cue.TEXT: ("Hint in the question", f"“{cue.HINT.format(letter='{cue}')}” is added to the question (a wrong hint)"),
+    MISTAKE: ("Mistake in the reasoning", "“{before}” was changed to “{after}”, and the model continued"),
+}
+"""Generated answers with their image: title, and description with fields of the variant's note."""
+_ROWS = {
+    "early": "Reasoning truncated after {sentences} of {of} sentences",
+    FILLER: "{dots} dots instead of the reasoning",
+    STATED: "Original answer, letter probabilities",
+}
+"""Other answers, by the first word of the variant's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +79,47 @@ class Item:
 
     sample: Sample
     images: tuple[Picture | None, ...]
-    options: tuple[tuple[str, str, bool], ...]
     replies: tuple[Reply, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditReply:
+    """One answer of an audit. Those without images and text are rows of a table.
+
+    Attributes:
+        title: Name of the variant.
+        how: Description of the change, or "".
+        answer: Letter and option; None if unparsed.
+        verdict: "Correct", "Wrong" or "No answer".
+        change: "same" or "changed" compared with the real answer; "" if unknown.
+        shares: (letter, percent, chosen) of each option, for a scored choice.
+        images: Empty if none was shown or none is available.
+        unseen: Text instead of an image, or "".
+        text: The reasoning, or the full text if it cannot be separated from the answer.
+        notes: Remarks such as "truncated at the token limit".
+    """
+
+    title: str
+    how: str
+    answer: str | None
+    verdict: str
+    change: str
+    shares: tuple[tuple[str, float, bool], ...]
+    images: tuple[Picture, ...] = ()
+    unseen: str = ""
+    text: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditItem:
+    """One audited item; `kinds` are its findings, `votes` its samples in one line."""
+
+    sample: Sample
+    kinds: list[str]
+    cards: list[AuditReply]
+    rows: list[AuditReply]
+    votes: str
 
 
 def choose_items(runs: Mapping[str, RunView], count: int) -> list[str]:
@@ -54,25 +131,35 @@ def choose_items(runs: Mapping[str, RunView], count: int) -> list[str]:
         runs: the runs of the report.
         count: maximum number of ids.
     """
-    evaluated = [view.answers for view in runs.values() if view.answers]
+    evaluated = [[answer.sample for answer in view.answers] for view in runs.values() if view.answers]
     if not evaluated:
         return []
-    in_all = set.intersection(*({answer.sample.id for answer in answers} for answers in evaluated))
-    pool = [answer.sample for answer in evaluated[0] if answer.sample.id in in_all] or [a.sample for a in evaluated[0]]
-    return spread_ids(pool, count)
+    in_all = set.intersection(*({sample.id for sample in samples} for samples in evaluated))
+    return spread_ids([sample for sample in evaluated[0] if sample.id in in_all] or evaluated[0], count)
 
 
 def spread_ids(samples: Sequence[Sample], count: int) -> list[str]:
     """Select ids by their hash, alternating between modalities; return them in modality order."""
-    pool = sorted(samples, key=lambda sample: hashlib.sha256(sample.id.encode(errors="replace")).digest())
     by_modality = {
-        name: [s.id for s in pool if s.modality == name] for name in order_modalities(s.modality for s in pool)
+        name: _by_hash(s.id for s in samples if s.modality == name)
+        for name in order_modalities(s.modality for s in samples)
     }
-    chosen: list[str] = []
-    for index in range(len(pool)):
-        chosen += [ids[index] for ids in by_modality.values() if index < len(ids)]
-    selected = set(chosen[:count])
+    alternating = [name for row in zip_longest(*by_modality.values()) for name in row if name is not None]
+    selected = set(alternating[:count])
     return [name for ids in by_modality.values() for name in ids if name in selected]
+
+
+def choose(kinds: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    """Select one item of every kind, the rarest first, then a second of every kind, up to `count`.
+
+    Within a kind the order is by hash of the ids.
+    """
+    rows = zip_longest(*(_by_hash(ids) for ids in sorted(kinds.values(), key=len)))
+    return list(dict.fromkeys(name for row in rows for name in row if name is not None))[:count]
+
+
+def _by_hash(ids: Iterable[str]) -> list[str]:
+    return sorted(ids, key=lambda name: hashlib.sha256(name.encode(errors="replace")).digest())
 
 
 def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -> list[Item]:
@@ -103,34 +190,148 @@ def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -
 
 def make_item(sample: Sample, data: Path | None, replies: Sequence[Reply], album: Album) -> Item:
     """Build one item; `data` is the folder with the images, or None if it is gone."""
-    images = tuple(None if data is None else album.find(data, image) for image in sample.images)
-    return Item(sample=sample, images=images, options=option_rows(sample), replies=tuple(replies))
-
-
-def option_rows(sample: Sample) -> tuple[tuple[str, str, bool], ...]:
-    """Return (letter, option, whether it is correct) for each option of a question."""
-    return tuple((letter, text, letter == sample.letter) for letter, text in zip(LETTERS, sample.options, strict=False))
+    images = tuple(None if data is None else album.find(data, name) for name in sample.images)
+    return Item(sample=sample, images=images, replies=tuple(replies))
 
 
 def _reply(run: str, style: int, graded: Graded) -> Reply:
-    response, sample = graded.response, graded.sample
-    lenient = "correct" if graded.lenient_correct else "wrong"
+    response, options = graded.response, graded.sample.options
     notes = {
-        "open question: correct only if it matches the reference text": not sample.options,
+        "open question: correct only if it matches the reference text": not options,
         "truncated at the token limit": graded.generation.truncated,
         "wrong format": not response.well_formed,
-        f"{lenient} by the lenient rule": graded.lenient_answered and not graded.answered,
+        f"{'correct' if graded.lenient_correct else 'wrong'} by the lenient rule": graded.lenient_answered
+        and not graded.answered,
     }
     separate = response.well_formed or (response.reasoning is not None and response.answer is not None)
-    answer = response.answer if separate else None
-    if response.letter and response.letter in LETTERS[: len(sample.options)]:
-        answer = f"{response.letter}) {sample.options[LETTERS.index(response.letter)]}"
+    option = dict(zip(LETTERS, options, strict=False)).get(response.letter or "")
     return Reply(
         run=run,
         style=style,
         verdict="Correct" if graded.correct else "Wrong" if graded.answered else "No answer",
         note=", ".join(note for note, applies in notes.items() if applies),
         reasoning=response.reasoning if separate else None,
-        answer=answer,
+        answer=f"{response.letter}) {option}" if option else response.answer if separate else None,
         raw=None if separate else graded.generation.text,
     )
+
+
+def kinds_of(view: AuditView) -> dict[str, list[str]]:
+    """Return item ids by finding, as the probes name it, including wrong answers."""
+    kinds: dict[str, dict[str, None]] = {}
+    for probe in view.probes.values():
+        for kind, ids in probe.items.items():
+            kinds.setdefault(kind, {}).update((name, None) for name in ids if name in view.items)
+    kinds[WRONG] = {
+        name: None
+        for name, item in view.items.items()
+        if REAL in item.answers and item.answers[REAL].option not in (None, item.sample.answer)
+    }
+    return {kind: list(ids) for kind, ids in kinds.items() if ids}
+
+
+def build_audit_items(
+    view: AuditView, pictures: Pictures, wanted: int | Sequence[str], album: Album
+) -> list[AuditItem]:
+    """Build the audited items to show.
+
+    Args:
+        view: The audit.
+        pictures: Its images.
+        wanted: Number of items, or their ids; unknown ids are left out.
+        album: Encodes the images.
+    """
+    kinds = kinds_of(view)
+    # If no probe names an item, use any.
+    ids = choose(kinds or {"": list(view.items)}, wanted) if isinstance(wanted, int) else wanted
+    items = []
+    for name in each_with_progress([name for name in ids if name in view.items and REAL in view.items[name].answers]):
+        sample, answers, inputs = view.items[name].sample, view.items[name].answers, pictures.inputs(name)
+        images, scene = (_images(inputs), scene_of(inputs.sample)) if inputs else ({}, None)
+        votes = {variant: answer for variant, answer in answers.items() if variant.startswith(f"{VOTE}-")}
+        items.append(
+            AuditItem(
+                sample=sample,
+                kinds=[kind for kind, members in kinds.items() if name in members],
+                cards=[_card(card, answers, sample, scene, images, album) for card in _CARDS if card in answers],
+                rows=[
+                    _audit_reply(_title(variant, answer, sample), "", answer, sample, answers[REAL])
+                    for variant, answer in answers.items()
+                    if variant not in _CARDS and variant not in votes
+                ],
+                votes=_votes(votes.values(), answers[REAL]),
+            )
+        )
+    return items
+
+
+def _images(inputs: ProbeInput) -> dict[str, tuple[Image, ...]]:
+    """Recreate the images of each variant with the probes."""
+    variants = [variant for probe in PROBES.values() for variant in probe.first(inputs) if variant.name in _CARDS]
+    return {REAL: inputs.images} | {variant.name: variant.images for variant in variants}
+
+
+def _card(
+    name: str,
+    answers: Mapping[str, VariantAnswer],
+    sample: Sample,
+    scene: Scene | None,
+    images: Mapping[str, tuple[Image, ...]],
+    album: Album,
+) -> AuditReply:
+    answer, (title, how) = answers[name], _CARDS[name]
+    response = answer.response(sample.options)
+    separate = response.reasoning is not None and response.answer is not None
+    text = (response.reasoning if separate else answer.text) or ""
+    notes = {"truncated at the token limit": answer.truncated, "wrong format": not response.well_formed}
+    if name == REAL and scene:
+        false = [str(claim) for claim in read_claims(text, sample.options) if holds(claim, scene) is False]
+        notes[f"false for this image: {', '.join(false)}"] = bool(false)
+    # These variants use the first card's image, which is not repeated.
+    same = name in (cue.TEXT, MISTAKE)
+    side = _NOISE_SIDE if name == image.NOISE else _SIDE
+    pictures = () if same else tuple(album.picture(picture, side) for picture in images.get(name, ()))
+    no_image = images.get(name) == () or name == image.ABSENT
+    return _audit_reply(
+        title,
+        how.format_map(defaultdict(lambda: "?", answer.note)),
+        answer,
+        sample,
+        answers[REAL],
+        images=pictures,
+        unseen="" if pictures else "with its own image" if same else "no image" if no_image else "not available",
+        text=text,
+        notes=tuple(note for note, applies in notes.items() if applies),
+    )
+
+
+def _title(name: str, answer: VariantAnswer, sample: Sample) -> str:
+    if isinstance(shift := answer.note.get("shift"), int):
+        return f"Options shifted: {'; '.join(shifted(sample.options, shift))}"
+    title = _ROWS.get(name.partition("-")[0])
+    return title.format_map(defaultdict(lambda: "?", answer.note)) if title else name
+
+
+def _audit_reply(
+    title: str, how: str, answer: VariantAnswer, sample: Sample, real: VariantAnswer, **card: Any
+) -> AuditReply:
+    change = ""
+    if answer is not real and answer.option is not None and real.option is not None:
+        change = "same" if answer.option == real.option else "changed"
+    scored = zip(LETTERS, answer.probabilities or (), strict=False)
+    return AuditReply(
+        title=title,
+        how=how,
+        answer=None if answer.option is None else f"{answer.letter}) {answer.option}",
+        verdict="No answer" if answer.option is None else "Correct" if answer.option == sample.answer else "Wrong",
+        change=change,
+        shares=tuple((letter, 100 * share, letter == answer.letter) for letter, share in scored),
+        **card,
+    )
+
+
+def _votes(votes: Collection[VariantAnswer], real: VariantAnswer) -> str:
+    """Summarize the sampled votes in one line; "" if there are none."""
+    agree = sum(vote.option is not None and vote.option == real.option for vote in votes)
+    letters = " ".join(vote.letter or "–" for vote in votes)
+    return f"{letters}: {agree} of {len(votes)} agree with the answer" if votes else ""

@@ -1,61 +1,137 @@
-"""Rendering of templates into self-contained HTML files."""
+"""Self-contained HTML pages: rendering of templates, tables as data, and number formatting."""
 
 import base64
 import hashlib
-import os
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import RESEARCH_USE, UserError
-from medvlm_r1.report.table import number, short
+
+NOTHING = "–"
+"""Placeholder for a missing figure."""
 
 
-def render_page(template: str, **values: Any) -> str:
-    """Render a template.
+class Cell(NamedTuple):
+    """One figure.
 
-    Args:
-        template: Its name in `report/templates`.
-        values: Template variables, in addition to `research_use` and the table script.
+    Attributes:
+        value: The figure as text.
+        small: Lines in small print below it.
+        bar: Lower end, value, upper end and chance (or None) of a share on a scale of 0 to 100.
     """
-    return _environment().get_template(template).render(research_use=RESEARCH_USE, **_script(), **values)
+
+    value: str = NOTHING
+    small: tuple[str, ...] = ()
+    bar: tuple[float, float, float, float | None] | None = None
 
 
-@cache
-def _script() -> dict[str, Markup]:
-    """Return the page's only script and its hash for the content security policy."""
-    text = template_text("sort.js")
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return {"script": Markup(text), "script_hash": Markup(f"sha256-{digest}")}
+class Row(NamedTuple):
+    """One row; `style` is the color number of its run, or None.
+
+    `stays` marks a reference row that remains last when the table is sorted.
+    """
+
+    name: str
+    cells: Sequence[Cell]
+    small: str = ""
+    style: int | None = None
+    stays: bool = False
+
+
+class Table(NamedTuple):
+    """A table.
+
+    Attributes:
+        corner: Heading of the row names.
+        columns: (heading, small print) pairs, one per cell of every row.
+        rows: The rows.
+        sorts: Whether a reader can sort the table.
+    """
+
+    corner: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
+    sorts: bool = True
+
+
+def text_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, sorts: bool = True) -> Table:
+    """Return a table of plain values; the first column holds the row names."""
+    body = [Row(str(name), [Cell(str(value)) for value in values]) for name, *values in rows]
+    return Table(headings[0], [(name, "") for name in headings[1:]], body, sorts)
+
+
+def percent(value: float) -> str:
+    """Format percent with one decimal, without the sign."""
+    return f"{value:.1f}"
+
+
+def interval(ends: Sequence[float]) -> str:
+    """Format an interval in percent."""
+    return f"{percent(ends[0])}–{percent(ends[1])}"
+
+
+def short(path: str) -> str:
+    """Shorten an absolute model or data folder; a hub id or relative path is unchanged."""
+    return "/".join(Path(path).parts[-2:]) if Path(path).is_absolute() else path
+
+
+def signed(value: float) -> str:
+    """Format percentage points with one decimal and sign."""
+    text = percent(abs(value))
+    return text if text == "0.0" else f"{'+' if value > 0 else '−'}{text}"
+
+
+def number(value: float) -> str:
+    """Format a value with three significant digits, without exponent if possible."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace(".0e", "e")
+    else:
+        text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def template_text(name: str) -> str:
+    """Return the text of a file in `report/templates`, such as a shared style sheet."""
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
 @cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("medvlm_r1.report"),
-        autoescape=True,
+        autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "short": short}
+    # The page's only script, and its hash for the content security policy.
+    script = template_text("sort.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals |= {"script": Markup(script), "script_hash": Markup(f"sha256-{digest}")}
+    environment.globals |= {"research_use": RESEARCH_USE, "letters": LETTERS}
+    environment.filters |= {"number": number, "percent": percent, "short": short}
     return environment
 
 
-def write_page(out: Path | str, template: str, **values: Any) -> Path:
-    """Render a template into a file, atomically.
+def render_page(template: str, **values: Any) -> str:
+    """Render a template.
 
     Args:
-        out: The HTML file.
-        template: Its name in `report/templates`.
-        values: Template variables, in addition to `research_use`.
+        template: Its name in `report/templates`; only HTML is escaped.
+        values: Template variables, in addition to `research_use`, `letters` and the table script.
+    """
+    return _environment().get_template(template).render(values)
 
-    Returns:
-        The path of the file.
+
+def write_page(out: Path | str, template: str, **values: Any) -> Path:
+    """Render a template into a file, atomically; return its path.
 
     Raises:
         UserError: The file cannot be written.
@@ -67,16 +143,9 @@ def write_page(out: Path | str, template: str, **values: Any) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         # Model text may contain lone surrogates, which UTF-8 cannot encode.
         temporary.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(temporary, out)
+        temporary.replace(out)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     return out
-
-
-def template_text(name: str) -> str:
-    """Return the text of a file in `report/templates`, such as a shared style sheet."""
-    loader = _environment().loader
-    assert loader is not None
-    return loader.get_source(_environment(), name)[0]

@@ -1,18 +1,55 @@
-"""Runs of a report, read from their folders."""
+"""Runs of a report, read from their folders: trainings, evaluations and model audits."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.audit.runner import FIGURES as AUDIT
+from PIL.Image import Image
+from pydantic import TypeAdapter, ValidationError
+
+from medvlm_r1.audit.collect import partners, probe_input
+from medvlm_r1.audit.probe import ProbeInput, ProbeResult
+from medvlm_r1.audit.registry import QUESTIONS
+from medvlm_r1.audit.runner import FIGURES
+from medvlm_r1.audit.store import StoredItem, read_items
+from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.paths import telling_names
 from medvlm_r1.data.rows import read_json_lines
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.evaluation.store import ANSWERS, RESULTS, StoredAnswer, answers_kind, read_answers, read_results
-from medvlm_r1.report.audit.model_view import AuditView, find_data, is_audit, load_audit
+from medvlm_r1.evaluation.rows import Row, load_row_images
+from medvlm_r1.evaluation.store import (
+    ANSWERS,
+    RESULTS,
+    StoredAnswer,
+    answers_kind,
+    hash_pixels,
+    read_answers,
+    read_results,
+)
 
 METRICS = "metrics.jsonl"
+_LEVELS = ("pass", "warn", "fail", "not run")
+_NEEDED = ("model", "data", "data_from_run", "template", "max_new_tokens", "n", "n_open", "n_missing", "verdicts")
+_COUNTS = ("variants", "unparsed", "cut_off", "empty", "not_well_formed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditView:
+    """The audit of a model.
+
+    Attributes:
+        record: `audit.json`, without its probes.
+        probes: Results by probe name.
+        items: Answers by sample id.
+        data: The data folder, or None if it no longer exists.
+    """
+
+    record: Mapping[str, Any]
+    probes: Mapping[str, ProbeResult]
+    items: Mapping[str, StoredItem]
+    data: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,29 +83,22 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
         UserError: the folder is none of these, or a file in it cannot be read.
     """
     folder = Path(folder)
-    curves = folder if training is None else Path(training)
-    metrics = (
-        tuple(row for _, row in read_json_lines(curves / METRICS, growing=True)) if (curves / METRICS).is_file() else ()
-    )
+    log = (folder if training is None else Path(training)) / METRICS
+    metrics = tuple(row for _, row in read_json_lines(log, growing=True)) if log.is_file() else ()
     if training is not None and not metrics:
-        raise UserError(f"{curves}: no {METRICS} with a row in it; expected the folder of a training")
-    audit = load_audit(folder) if is_audit(folder) else None
+        raise UserError(f"{training}: no {METRICS} with a row in it; expected the folder of a training")
+    audit = load_audit(folder) if (folder / FIGURES).is_file() else None
+    is_training = (folder / METRICS).is_file()
     # In a training folder these are figures of the training, not of a test.
-    if (folder / RESULTS).is_file() and not (folder / METRICS).is_file():
-        results = read_results(folder)
-        return RunView(
-            results=results,
-            answers=tuple(read_answers(folder)),
-            data=find_data(folder, results),
-            metrics=metrics,
-            audit=audit,
-        )
-    if audit is None and not (folder / METRICS).is_file():
+    if (folder / RESULTS).is_file() and not is_training:
+        results, answers = read_results(folder), tuple(read_answers(folder))
+        return RunView(results=results, answers=answers, data=_data(folder, results), metrics=metrics, audit=audit)
+    if audit is None and not is_training:
         verbs = {"an evaluation": "medvlm-r1 eval", "a model audit": "medvlm-r1 audit model"}
         kind = answers_kind(folder / ANSWERS)
         hint = f"; it has {ANSWERS} only: run the same `{verbs[kind]}` again to finish it" if kind else ""
         raise UserError(
-            f"{folder}: neither {RESULTS} of an evaluation nor {METRICS} of a training nor {AUDIT} of an audit is in"
+            f"{folder}: neither {RESULTS} of an evaluation nor {METRICS} of a training nor {FIGURES} of an audit is in"
             f" it{hint}"
         )
     return RunView(metrics=metrics, audit=audit)
@@ -85,3 +115,74 @@ def load_runs(folders: Iterable[Path | str]) -> dict[str, RunView]:
     if not paths:
         raise UsageError("no run folder given; expected at least one")
     return {name: load_run(path) for name, path in zip(telling_names(paths), paths, strict=True)}
+
+
+def load_audit(folder: Path) -> AuditView:
+    """Read a finished model audit.
+
+    Raises:
+        UserError: A file is missing or malformed.
+    """
+    path = folder / FIGURES
+    again = "run the same `medvlm-r1 audit model` again to rewrite it"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        absent = [name for name in _NEEDED if name not in record]
+        absent += [f"answers.{name}" for name in _COUNTS if name not in record["answers"]]
+        absent += [f"verdicts.{name}" for name in QUESTIONS if record["verdicts"].get(name) not in _LEVELS]
+        if absent:
+            raise UserError(f"{path}: no {', '.join(absent)} in it; {again}")
+        probes = TypeAdapter(dict[str, ProbeResult]).validate_python(record.pop("probes"))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(map(str, fault["loc"]))
+        raise UserError(f"{path}: not the figures of an audit ({field}: {fault['msg']}); {again}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not the figures of an audit ({error!r}); {again}") from error
+    log = folder / ANSWERS
+    if not log.is_file():
+        raise UserError(f"{log}: no such file; expected the answers of {FIGURES}")
+    return AuditView(record=record, probes=probes, items=read_items(log), data=_data(folder, record))
+
+
+class Pictures:
+    """Images of an audit's items, from the current data folder.
+
+    Args:
+        view: The audit.
+    """
+
+    def __init__(self, view: AuditView) -> None:
+        self._view = view
+        self._rows: list[Row] = []
+        self.note = ""
+        """Why images are not shown, as a message; empty if they are."""
+        if view.data is None:
+            self.note = "The data folder no longer exists: questions are shown without images."
+        else:
+            try:
+                self._rows = [row for row in enumerate(read_folder(view.data), start=1) if row[1].id in view.items]
+            except UserError:
+                self.note = "The data folder can no longer be read: questions are shown without images."
+        samples = [sample for _, sample in self._rows]
+        self._partner = dict(zip((sample.id for sample in samples), enumerate(partners(samples)), strict=True))
+
+    def inputs(self, sample_id: str) -> ProbeInput | None:
+        """Return the probe input of an item; None if its images are gone or have changed."""
+        index, partner = self._partner.get(sample_id, (None, None))
+        try:
+            images, others = self._load(index), self._load(partner)
+        except UserError:
+            return None
+        if index is None or hash_pixels([*images, *others]) != self._view.items[sample_id].key.pixels:
+            return None
+        return probe_input(self._rows[index][1], images, others, self._view.record["template"])
+
+    def _load(self, index: int | None) -> list[Image]:
+        return [] if index is None or self._view.data is None else load_row_images(self._view.data, self._rows[index])
+
+
+def _data(folder: Path, results: Mapping[str, Any]) -> Path | None:
+    """Return the data folder by its stored path, or relative to the run if both were moved."""
+    candidates = (Path(results["data"]), folder / results["data_from_run"])
+    return next((path for path in candidates if path.is_dir()), None)

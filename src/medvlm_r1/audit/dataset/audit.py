@@ -1,22 +1,79 @@
-"""Audit of a data set: blind baselines, giveaway options and option order, by modality."""
+"""Audit of a data set by modality: blind baselines, giveaway options and option order, with a verdict.
+
+The verdict: can the questions be answered without the image?
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE, blind_credits, letters_right
-from medvlm_r1.audit.dataset.giveaway import GiveawayOption, giveaway_options
-from medvlm_r1.audit.dataset.order import OrderTest, order_tests
+from medvlm_r1.audit.dataset.baselines import (
+    BASELINES,
+    CHANCE,
+    LONGEST,
+    MAJORITY,
+    PRIOR_FIT,
+    PRIOR_LOO,
+    GiveawayOption,
+    OrderTest,
+    blind_credits,
+    giveaway_options,
+    letters_right,
+    order_tests,
+)
 from medvlm_r1.audit.dataset.prior_source import PriorSource
-from medvlm_r1.audit.dataset.verdict import THRESHOLDS, Figure, Verdict, figure, judge
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.score import order_modalities
+from medvlm_r1.evaluation.statistics import clustered_wilson, wilson
 
 GIVEAWAYS_SHOWN = 20
 """Giveaway options per modality in the JSON."""
+
+MARGIN = 10.0
+"""Percentage points above chance from which a data set fails."""
+
+HOPELESS = 80.0
+"""Percent of a blind baseline from which no accuracy is evidence of image use."""
+
+THRESHOLDS = {
+    "fail": f"the interval of a blind baseline lies {MARGIN:.0f} points or more above chance",
+    "warn": "the interval of a blind baseline lies above chance, by less than that",
+    "not run": f"no interval lies above chance, but one reaches {MARGIN:.0f} points above: too few questions",
+    "pass": f"no interval lies above chance, and none reaches {MARGIN:.0f} points above it",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """The accuracy of one baseline.
+
+    Attributes:
+        n: Number of questions.
+        percent: Mean credit, percent.
+        ci95: 95 % interval, percent. That of chance is the figure itself: chance is known, not estimated.
+    """
+
+    n: int
+    percent: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The joint verdict of the baselines.
+
+    Attributes:
+        level: "fail", "warn", "not run" or "pass"; see `THRESHOLDS`.
+        baseline: The decisive one: its interval has the highest lower end, or for "not run" the highest upper end.
+        sentence: The verdict in words.
+    """
+
+    level: str
+    baseline: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +122,11 @@ class DataAudit:
         return {name: entry for name, entry in self.modalities.items() if entry.items}
 
     @property
+    def baselines(self) -> list[str]:
+        """Names of the baselines that were run."""
+        return [name for name in BASELINES if any(name in entry.figures for entry in self.modalities.values())]
+
+    @property
     def n(self) -> int:
         """Number of questions with options."""
         return sum(len(entry.items) for entry in self.modalities.values())
@@ -108,8 +170,8 @@ class DataAudit:
 
     def record(self) -> dict[str, Any]:
         """The audit as JSON values; docs/reference/audit-data.md explains the keys."""
-        parts, source = self.closed, self.prior_source
-        names = [name for name in BASELINES if any(name in entry.figures for entry in parts.values())]
+        closed, source = self.closed, self.prior_source
+        plain = {m: asdict(replace(entry, items=())) for m, entry in closed.items()}
         return {
             "n": self.n,
             "n_open": self.n_open,
@@ -121,26 +183,21 @@ class DataAudit:
                 "shared_images": self.shared_images,
             },
             "baselines": {
-                name: {m: asdict(entry.figures[name]) for m, entry in parts.items() if name in entry.figures}
-                for name in names
+                name: {m: entry["figures"][name] for m, entry in plain.items() if name in entry["figures"]}
+                for name in self.baselines
             },
-            "by_type": {
-                m: {
-                    kind: {name: asdict(accuracy) for name, accuracy in figures.items()}
-                    for kind, figures in entry.by_type.items()
-                }
-                for m, entry in parts.items()
-            },
-            "verdicts": {m: asdict(entry.verdict) for m, entry in parts.items() if entry.verdict},
+            "by_type": {m: entry["by_type"] for m, entry in plain.items()},
+            "verdicts": {m: entry["verdict"] for m, entry in plain.items()},
             "thresholds": THRESHOLDS,
-            "letters": {m: entry.letters for m, entry in parts.items()},
+            "letters": {m: entry["letters"] for m, entry in plain.items()},
             "order": {
                 m: [asdict(test) | {"n": test.n, "uneven": test.uneven} for test in entry.order]
-                for m, entry in parts.items()
+                for m, entry in closed.items()
             },
-            "telling": {m: list(map(asdict, entry.giveaways[:GIVEAWAYS_SHOWN])) for m, entry in parts.items()},
+            "telling": {m: entry["giveaways"][:GIVEAWAYS_SHOWN] for m, entry in plain.items()},
             "solved": {
-                name: {m: entry.solved(name) for m, entry in parts.items() if name in entry.figures} for name in names
+                name: {m: entry.solved(name) for m, entry in closed.items() if name in entry.figures}
+                for name in self.baselines
             },
             "notes": self.notes,
             "notice": RESEARCH_USE,
@@ -161,34 +218,33 @@ def audit_data(samples: Sequence[Sample], prior_source: PriorSource | None = Non
         UserError: No question has options.
     """
     names = order_modalities(sample.modality for sample in samples)
-    chosen = {name: tuple(s for s in samples if s.modality == name and s.options) for name in names}
-    if not any(chosen.values()):
+    closed = {name: tuple(s for s in samples if s.modality == name and s.options) for name in names}
+    if not any(closed.values()):
         raise UserError("no question has options, so there is nothing to guess; wanted at least one that has")
-    parts = {}
-    for (name, items), tests in zip(chosen.items(), order_tests(list(chosen.values())), strict=True):
+    modalities = {}
+    for (name, items), tests in zip(closed.items(), order_tests(list(closed.values())), strict=True):
         # A prior counted on the audited items themselves would only repeat their answers.
         foreign = None if prior_source is None or prior_source.modality == name else prior_source.items
         credits = blind_credits(items, foreign) if items else {}
         figures = _figures(credits, items)
-        fitted_on = prior_source.name if prior_source else None
         uneven = any(test.uneven for test in tests)
-        parts[name] = ModalityAudit(
+        fit = prior_source.name if prior_source else None
+        types = sorted({item.question_type for item in items} - {""})
+        modalities[name] = ModalityAudit(
             items=items,
             n_open=sum(s.modality == name and not s.options for s in samples),
             credits=credits,
             figures=figures,
-            by_type={
-                kind: _figures(credits, items, kind) for kind in sorted({item.question_type for item in items} - {""})
-            },
+            by_type={kind: _figures(credits, items, kind) for kind in types},
             letters=letters_right(items),
             order=tests,
             giveaways=giveaway_options(items),
-            verdict=judge(name, figures, fitted_on, letters_uneven=uneven) if items else None,
+            verdict=judge(name, figures, fit, letters_uneven=uneven) if items else None,
         )
-    return DataAudit(modalities=parts, prior_source=prior_source)
+    return DataAudit(modalities=modalities, prior_source=prior_source)
 
 
-def _figures(credits: dict[str, list[float]], items: Sequence[Sample], kind: str | None = None) -> dict[str, Figure]:
+def _figures(credits: Mapping[str, list[float]], items: Sequence[Sample], kind: str | None = None) -> dict[str, Figure]:
     """The figure of each baseline on the questions of one type; on all by default."""
     rows = [index for index, item in enumerate(items) if kind in (None, item.question_type)]
     clusters = [items[index].cluster for index in rows]
@@ -196,3 +252,86 @@ def _figures(credits: dict[str, list[float]], items: Sequence[Sample], kind: str
         name: figure([values[index] for index in rows], clusters, known=name == CHANCE)
         for name, values in credits.items()
     }
+
+
+def figure(credits: Sequence[float], clusters: Sequence[Hashable], *, known: bool = False) -> Figure:
+    """Mean credit with its Wilson interval, with the effective sample size of questions on one subject.
+
+    A credit of 1/m has less variance than a correct answer with probability 1/m, so ties make the interval too wide,
+    not too narrow.
+
+    Args:
+        credits: One per question, at least one.
+        clusters: The subject of each.
+        known: The mean is known from the questions, not estimated, as for chance.
+    """
+    n = len(credits)
+    # The sum of n thirds can exceed n by a rounding error.
+    right = min(sum(credits), float(n))
+    low, high = (right / n, right / n) if known else clustered_wilson(credits, clusters)
+    return Figure(n=n, percent=100 * right / n, ci95=(100 * low, 100 * high))
+
+
+def questions_needed(chance: float) -> int:
+    """The fewest questions that show a baseline at `chance` (percent) to be within the margin."""
+    n = 1
+    while 100 * wilson(chance / 100 * n, n)[1] >= chance + MARGIN and chance + MARGIN <= 100:
+        n += 1
+    return n
+
+
+def label(baseline: str, fit: str | None = None) -> str:
+    """A baseline in words; `fit` names what the fitted option prior was counted on."""
+    return {
+        CHANCE: "chance",
+        MAJORITY: "majority letter",
+        LONGEST: "longest option",
+        PRIOR_FIT: f"option prior fitted on {fit or 'other questions'}",
+        PRIOR_LOO: "option prior, leave one out",
+    }[baseline]
+
+
+def judge(
+    modality: str, figures: Mapping[str, Figure], fit: str | None = None, *, letters_uneven: bool = True
+) -> Verdict:
+    """Judge one modality.
+
+    Args:
+        modality: Its name, for the sentence.
+        figures: By baseline; chance and at least one other that counts.
+        fit: What the fitted option prior was counted on, for the sentence.
+        letters_uneven: Whether the correct letters are uneven beyond chance. Otherwise the majority letter does not
+            count: it was chosen on the answers themselves, which its interval does not account for.
+    """
+    chance = figures[CHANCE].percent
+    excluded = {CHANCE} if letters_uneven else {CHANCE, MAJORITY}
+    blind = {name: accuracy for name, accuracy in figures.items() if name not in excluded}
+    best = max(blind, key=lambda name: (blind[name].ci95[0], blind[name].percent))
+    highest = max(blind, key=lambda name: blind[name].ci95[1])
+    low, high = blind[best].ci95[0], blind[highest].ci95[1]
+    # A baseline exactly at a threshold must not change sides by a rounding error.
+    above = low > chance + 1e-9
+    if not above and high >= chance + MARGIN:
+        best = highest
+    n, percent = blind[best].n, blind[best].percent
+    source = f"{label(best, fit)}; chance {chance:.0f} %"
+    answerable = f"{percent:.0f} % of the {modality} questions can be answered without the image ({source}): "
+    if low >= chance + MARGIN - 1e-9:
+        accuracy = "an accuracy on this set" if percent >= HOPELESS else "an accuracy no better than that"
+        level, sentence = "fail", f"{answerable}{accuracy} is no evidence of image use."
+    elif above:
+        level, sentence = "warn", f"{answerable}compare an accuracy with that figure, not with chance."
+    elif high >= chance + MARGIN:
+        questions = f"One {modality} question is" if n == 1 else f"{n} {modality} questions are"
+        level = "not run"
+        sentence = (
+            f"{questions} too few for a verdict; at least {questions_needed(chance)} are needed. "
+            f"A blind baseline gets {percent:.0f} % ({source}), and up to {high:.0f} % would fit."
+        )
+    else:
+        level = "pass"
+        sentence = (
+            f"No blind baseline beats chance on the {n} {modality} questions: "
+            f"the best of them gets {percent:.0f} % ({source})."
+        )
+    return Verdict(level=level, baseline=best, sentence=sentence)

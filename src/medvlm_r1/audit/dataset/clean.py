@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.audit.dataset.audit import DataAudit, audit_data
-from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE
+from medvlm_r1.audit.dataset.baselines import BASELINES, CHANCE
 from medvlm_r1.data.folder import copy_images, read_info, write_folder
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.data.sample import Sample
@@ -72,12 +72,11 @@ def write_clean(
         UsageError: An unknown baseline, or the fitted one without a fit.
         UserError: Nothing would remain, `out` is not empty, an image leads out of the folder, or the disk refuses.
     """
-    fitted = audit.record()["baselines"]
-    chosen = tuple(dict.fromkeys(baselines)) or tuple(name for name in REMOVABLE if name in fitted)
+    chosen = tuple(dict.fromkeys(baselines)) or tuple(name for name in audit.baselines if name != CHANCE)
     for name in chosen:
         if name not in REMOVABLE:
             raise UsageError(f"--clean-of {name!r} is not a blind baseline; {did_you_mean(name, REMOVABLE)}")
-        if name not in fitted:
+        if name not in audit.baselines:
             raise UsageError(f"--clean-of {name}: it was not run; name what to fit it on with --fit-on")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something already; name a new or empty folder for the clean set")

@@ -151,38 +151,31 @@ def _figures(items: Sequence[AuditedItem], values: Sequence[float]) -> dict[str,
 
 def _temperature(items: Sequence[AuditedItem]) -> tuple[dict[str, Measure], dict[str, Any]]:
     """Temperature scaling: fitted on one half of the subjects, evaluated on the other."""
-    fitted = calibration.halves([item.cluster for item in items], seed=0)
-    if not any(fitted) or len(items) < FEWEST:
+    halves = calibration.halves([item.cluster for item in items], seed=0)
+    if not any(halves) or len(items) < FEWEST:
         return {}, {}
-
-    def rows(half: Sequence[AuditedItem]) -> tuple[list[Sequence[float]], list[int]]:
-        """The letter probabilities of each item, and the index of its correct option."""
-        return (
-            [item.answers[STATED].probabilities or () for item in half],
-            [item.sample.options.index(item.sample.answer) for item in half],
-        )
-
-    fit = [item for item, chosen in zip(items, fitted, strict=True) if chosen]
-    rest = [item for item, chosen in zip(items, fitted, strict=True) if not chosen]
-    temperature = calibration.fit_temperature(*rows(fit))
+    rows = [
+        (item, item.answers[STATED].probabilities or (), item.sample.options.index(item.sample.answer))
+        for item in items
+    ]
+    fit, rest = ([row for row, fitted in zip(rows, halves, strict=True) if fitted == half] for half in (True, False))
+    temperature = calibration.fit_temperature([row for _, row, _ in fit], [truth for *_, truth in fit])
     about = "of the letter probabilities, fitted on half of the subjects"
     measures = {"temperature": Measure(value=temperature, n=len(fit), unit="", about=about)}
-    before, truth = rows(rest)
-    right = [item.correct() for item in rest]
-    scaled: dict[str, Sequence[Sequence[float]]] = {
-        "before": before,
-        "after": calibration.temperature_scale(before, temperature),
-    }
-    for when, probabilities in scaled.items():
+    right = [item.correct() for item, *_ in rest]
+    before: Sequence[Sequence[float]] = [row for _, row, _ in rest]
+    after = calibration.temperature_scale(before, temperature)
+    for when, probabilities in (("before", before), ("after", after)):
         chosen = [
             row[item.sample.options.index(item.real.option or "")]
-            for row, item in zip(probabilities, rest, strict=True)
+            for row, (item, *_) in zip(probabilities, rest, strict=True)
         ]
-        for name, value in (
-            ("ece", calibration.ece(chosen, right)),
-            ("brier", calibration.brier(chosen, right)),
-            ("nll", calibration.nll(probabilities, truth)),
-        ):
+        values = {
+            "ece": calibration.ece(chosen, right),
+            "brier": calibration.brier(chosen, right),
+            "nll": calibration.nll(probabilities, [truth for *_, truth in rest]),
+        }
+        for name, value in values.items():
             about = f"{name} {when} temperature scaling, on the other half"
             measures[f"{name}_{when}_scaling"] = Measure(value=value, n=len(rest), unit="", about=about)
     return measures, {"fitted_on": len(fit), "told_on": len(rest), "temperature": temperature}

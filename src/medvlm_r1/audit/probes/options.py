@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from medvlm_r1.audit.measures import (
     FEWEST,
@@ -21,9 +24,11 @@ from medvlm_r1.audit.measures import (
     unparsed_note,
 )
 from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeInput, ProbeResult
-from medvlm_r1.audit.probes.letter_bias import letter_bias, recalls, shift_name, shifted
-from medvlm_r1.audit.variant import AuditedItem, Variant
+from medvlm_r1.audit.variant import REAL, AuditedItem, Variant
 from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.evaluation.statistics import CONFIDENCE, FEWEST_SUBJECTS, cluster_numbers
+
+Floats = NDArray[np.float64]
 
 FLIPS_FEW = 0.10
 """Largest flip rate that passes, at the interval's upper end. No reordering then moves an accuracy by more than about
@@ -36,6 +41,19 @@ BIAS_SMALL, BIAS_LARGE = 0.05, 0.20
 and 0.50 for two, so 0.20 is near half of the worst. 0.05 is a recall some 12 points higher at one letter of four."""
 SIGNIFICANT = 0.01
 """Significance level of the letter bias. Every audit tests it, so 0.05 would give too many false alarms."""
+_PERMUTATIONS = 1_999
+_DRAWS = 4_000
+"""Bootstrap resamples. The ends of an interval then vary by about 0.04 standard errors between seeds."""
+
+
+def shift_name(shift: int) -> str:
+    """Name of the variant of a shift. Shift 0 is the real question."""
+    return f"shift-{shift}" if shift else REAL
+
+
+def shifted(options: tuple[str, ...], shift: int) -> tuple[str, ...]:
+    """The options with the first `shift` of them moved to the end."""
+    return options[shift:] + options[:shift]
 
 
 class OptionsProbe(Probe):
@@ -61,6 +79,7 @@ class OptionsProbe(Probe):
         if not whole:
             return self.result(("not run", "No item has an answer for every order."))
         flips = {item.sample.id: _flips(item) for item in whole}
+        tables = recalls(whole)
         measures = {
             "accuracy": accuracy(whole, "correct with the options as they are"),
             "circular_accuracy": share_of(whole, _correct_in_every_order, "correct in every order of the options"),
@@ -73,9 +92,12 @@ class OptionsProbe(Probe):
                 lambda item: any(flips[item.sample.id]),
                 "items on which some order changes the option chosen",
             ),
-            **letter_bias(whole),
+            **letter_bias(tables),
         }
         measures["unparsed"], empty = unparsed(whole, sorted(set().union(*map(_names, whole))))
+        chosen: dict[int, Counter[str]] = {size: Counter() for size in tables}
+        for item in whole:
+            chosen[len(item.sample.options)].update(item.answers[name].letter or "not read" for name in _names(item))
         excluded = len(items) - len(whole)
         return self.result(
             _judge(measures),
@@ -88,7 +110,13 @@ class OptionsProbe(Probe):
                 ),
                 "an answer was not parsed": empty,
             },
-            detail=_detail(whole),
+            detail={
+                "recall_by_letter": {
+                    str(size): dict(zip(LETTERS, table.mean(axis=0).tolist(), strict=False))
+                    for size, (table, _) in tables.items()
+                },
+                "letters_chosen": {str(size): dict(sorted(counts.items())) for size, counts in chosen.items()},
+            },
             thresholds={
                 "flip_rate": f"pass up to {FLIPS_FEW} at the upper end, fail from {FLIPS_MANY} at the lower end",
                 "letter_bias": f"fail from {BIAS_LARGE}, warn from {BIAS_SMALL}, where p < {SIGNIFICANT}",
@@ -113,20 +141,6 @@ def _flips(item: AuditedItem) -> list[bool]:
     return [answer.option != item.real.option for answer in answers if answer]
 
 
-def _detail(items: Sequence[AuditedItem]) -> Mapping[str, Any]:
-    chosen: dict[int, Counter[str]] = {}
-    for item in items:
-        counts = chosen.setdefault(len(item.sample.options), Counter())
-        counts.update(item.answers[name].letter or "not read" for name in _names(item))
-    return {
-        "recall_by_letter": {
-            str(size): dict(zip(LETTERS, table.mean(axis=0).tolist(), strict=False))
-            for size, (table, _) in recalls(items).items()
-        },
-        "letters_chosen": {str(size): dict(sorted(counts.items())) for size, counts in sorted(chosen.items())},
-    }
-
-
 def _judge(measures: Mapping[str, Measure]) -> Judged:
     flips, circular, bias = measures["flip_rate"], measures["circular_accuracy"], measures["letter_bias"].value
     if no_verdict := too_unparsed(measures["unparsed"], "no verdict on the order"):
@@ -147,3 +161,92 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
     if high <= FLIPS_FEW and not (beyond and bias >= BIAS_SMALL):
         return "pass", f"The order does not matter: {summary}"
     return "warn", f"The order matters somewhat: {summary}"
+
+
+def recalls(items: Sequence[AuditedItem]) -> dict[int, tuple[Floats, list[str]]]:
+    """Correctness by the letter of the correct option, separately for each number of options.
+
+    Every item has its correct option at every letter once. Items with more options, which are harder, therefore count
+    equally for all letters.
+
+    Returns:
+        By number of options k: (items, k) of 0 and 1, column j for the j-th letter, and the items' clusters.
+    """
+    tables: dict[int, tuple[Floats, list[str]]] = {}
+    for size in sorted({len(item.sample.options) for item in items}):
+        group = [item for item in items if len(item.sample.options) == size]
+        table = np.zeros((len(group), size))
+        for row, item in enumerate(group):
+            index = item.sample.options.index(item.sample.answer)
+            for shift in range(size):
+                table[row, (index - shift) % size] = item.correct(shift_name(shift))
+        tables[size] = table, [item.cluster for item in group]
+    return tables
+
+
+def letter_bias(tables: Mapping[int, tuple[Floats, list[str]]]) -> dict[str, Measure]:
+    """Standard deviation of recall over letters, averaged over the numbers of options, weighted by items.
+
+    Recalls differ by chance too. Permuting each subject's outcomes over the letters shows by how much, because that
+    changes nothing if the letter does not matter. `letter_bias_by_luck` is the mean over 1,999 permutations, and
+    `letter_bias_p` the share of them at least as large. The interval is a bootstrap's. It contains the chance variation
+    twice, so it is biased upwards and does not reach 0.
+
+    Args:
+        tables: What `recalls` returns.
+    """
+    n = sum(len(table) for table, _ in tables.values())
+    # One row of sums per cluster: for each number of options, a column per letter and one for the number of items.
+    columns = block_diag(*(np.column_stack([table, np.ones(len(table))]) for table, _ in tables.values()))
+    sums = _cluster_sums(columns, [label for _, clusters in tables.values() for label in clusters])
+    ends = np.cumsum([size + 1 for size in tables])[:-1]
+
+    def statistic(totals: Floats) -> Floats:
+        blocks = np.split(totals, ends, axis=1)
+        # A draw without items of some number of options adds 0 for it.
+        spreads = [b[:, -1] * (b[:, :-1] / np.maximum(b[:, -1:], 1)).std(axis=1) for b in blocks]
+        return np.asarray(sum(spreads) / sum(block[:, -1] for block in blocks))
+
+    value = float(statistic(sums.sum(axis=0, keepdims=True))[0])
+    rng = np.random.default_rng(0)
+    lucky = np.zeros(_PERMUTATIONS)
+    for table, clusters in tables.values():
+        # Items of one subject are not independent: a draw permutes all of them alike.
+        whole = _cluster_sums(table, clusters)
+        for block in np.array_split(lucky, 20):  # views; one block at a time bounds the memory
+            copies = np.broadcast_to(whole, (len(block), *whole.shape))
+            block += rng.permuted(copies, axis=2).sum(axis=1).std(axis=1) / n
+    p = (1 + int(np.count_nonzero(lucky >= value - 1e-12))) / (_PERMUTATIONS + 1)
+    rows: tuple[tuple[str, float, tuple[float, float] | None, str], ...] = (
+        ("letter_bias", value, bootstrap(sums, statistic), "standard deviation of recall over letters"),
+        ("letter_bias_by_luck", float(lucky.mean()), None, "what it would be if the letter did not matter"),
+        ("letter_bias_p", p, None, "probability of one as large if the letter did not matter"),
+    )
+    return {name: Measure(value=number, n=n, ci95=ci95, unit="", about=about) for name, number, ci95, about in rows}
+
+
+def _cluster_sums(columns: Floats, clusters: Sequence[Hashable]) -> Floats:
+    """Sum each column within each cluster: (items, columns) to (clusters, columns)."""
+    numbers = cluster_numbers(clusters)
+    sums = np.zeros((int(numbers.max(initial=-1)) + 1, columns.shape[1]))
+    np.add.at(sums, numbers, columns)
+    return sums
+
+
+def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats]) -> tuple[float, float] | None:
+    """Percentile interval of a statistic of sums over clusters, which are resampled with replacement, seeded.
+
+    Args:
+        sums: (clusters, columns), each cluster's sums.
+        statistic: From (draws, columns), the sums of each draw, to one value each.
+
+    Returns:
+        Lower and upper end. None below `FEWEST_SUBJECTS` clusters, and where all draws agree: resampling is then
+        uninformative about other subjects.
+    """
+    if len(sums) < FEWEST_SUBJECTS:
+        return None
+    rng = np.random.default_rng(0)
+    times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=_DRAWS)
+    low, high = np.quantile(statistic(times @ sums), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return (float(low), float(high)) if low < high else None

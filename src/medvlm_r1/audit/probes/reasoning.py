@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from medvlm_r1.audit.measures import FEWEST, MOST_UNPARSED, ids, in_order, share_of, too_few, too_unparsed
 from medvlm_r1.audit.probe import Judged, Level, Measure, PartialResult, Probe, ProbeInput, ProbeResult, merge
-from medvlm_r1.audit.probes import cue, early, filler, mistakes
+from medvlm_r1.audit.probes import cue, prefixes
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
 from medvlm_r1.prompts.assistant_response import AssistantResponse, split_response
 from medvlm_r1.prompts.conclusion import contradicts
@@ -47,19 +47,13 @@ class ReasoningProbe(Probe):
     def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
         """The reasoning cut, changed and replaced; none without a reasoning to cut."""
         response = reasoned(real)
-        if response is None:
-            return []
-        return [
-            *early.variants(probe_input, response),
-            *filler.variants(probe_input, response, real),
-            *mistakes.variants(probe_input, response, real),
-        ]
+        return [] if response is None else prefixes.variants(probe_input, response, real)
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """The measures of all parts and their joint verdict."""
         items = in_order(items)
         whole = [item for item in items if reasoned(item.real) is not None]
-        cut = [item for item in whole if early.NONE_LEFT in item.answers]
+        cut = [item for item in whole if prefixes.NONE_LEFT in item.answers]
         about = "well-formed, with a reasoning and a letter: only these can be cut"
         counted = PartialResult(
             measures={"reasoned": share_of(items, lambda item: reasoned(item.real) is not None, about)},
@@ -67,9 +61,9 @@ class ReasoningProbe(Probe):
         )
         merged = merge(
             counted,
-            early.measure(cut),
-            mistakes.measure(cut),
-            filler.measure(cut),
+            prefixes.early_answering(cut),
+            prefixes.mistakes(cut),
+            prefixes.filler(cut),
             contradictions(items),
             cue.measure(items),
         )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from medvlm_r1.audit.claims import ATTRIBUTES, Claim, claims_finding, holds, question_attribute, read_claims, scene_of
-from medvlm_r1.audit.measures import FEWEST, in_order, share, too_few
+from medvlm_r1.audit.measures import FEWEST, ids, in_order, share, too_few
 from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeResult
 from medvlm_r1.audit.variant import AuditedItem
 from medvlm_r1.phantom.findings import NONE
@@ -22,46 +22,30 @@ TRUSTED, UNTRUE = 0.90, 0.75
 below three in four, where one of four claims is false."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reasoning:
-    """An item with its record and the claims of its reasoning."""
+class _Reasoning(NamedTuple):
+    """An item with its record and the claims of its reasoning.
+
+    Attributes:
+        item: The item.
+        scene: The record.
+        claims: The claims, each with its truth; None where the image cannot decide.
+        claimed: Whether a finding is claimed; None where neither or both are.
+    """
 
     item: AuditedItem
     scene: Scene
-    claims: tuple[Claim, ...]
+    claims: Mapping[Claim, bool | None]
+    claimed: bool | None
 
-    def verdicts(self, attribute: str | None = None) -> list[bool]:
-        """Truth of the claims that the image can decide, on one attribute or all."""
-        verdicts = [holds(claim, self.scene) for claim in self.claims if attribute in (None, claim.attribute)]
-        return [verdict for verdict in verdicts if verdict is not None]
+    @property
+    def decidable(self) -> bool:
+        """Whether a claim is true or false."""
+        return any(truth is not None for truth in self.claims.values())
 
     @property
     def has_false(self) -> bool:
         """Whether a claim is false."""
-        return False in self.verdicts()
-
-    @property
-    def correct(self) -> bool:
-        """Whether the answer is correct."""
-        return self.item.correct()
-
-    @property
-    def wrong(self) -> bool:
-        """Whether the answer is another option than the correct one."""
-        return not self.item.correct() and self.item.real.option is not None
-
-    @property
-    def present(self) -> bool:
-        """Whether the image shows a finding."""
-        return self.scene.finding != NONE
-
-    @property
-    def claimed(self) -> bool | None:
-        """Whether a finding is claimed; None where neither or both are."""
-        return claims_finding(self.claims)
-
-
-_Test = Callable[[_Reasoning], bool]
+        return False in self.claims.values()
 
 
 class TruthProbe(Probe):
@@ -76,26 +60,73 @@ class TruthProbe(Probe):
             return self.result(
                 ("not run", "The data have no record of what the images show: the truth of claims is unknown.")
             )
-        claiming = [reasoning for reasoning in read if reasoning.verdicts()]
+        claiming = [r for r in read if r.decidable]
         if not claiming:
             why = f"None of {len(read)} reasonings makes a claim that the record can decide."
             return self.result(("not run", why))
+        right = [r for r in claiming if r.item.correct()]
+        wrong = [r for r in claiming if not r.item.correct() and r.item.real.option is not None]
+        present = [r for r in claiming if r.scene.finding != NONE]
+        absent = [r for r in claiming if r.scene.finding == NONE]
+        claimed = [r for r in present if r.claimed is not None]
+        shares: dict[str, tuple[list[_Reasoning], Callable[[_Reasoning], bool], str]] = {
+            "claiming": (read, lambda r: r.decidable, "reasonings with a claim to check"),
+            "right_for_wrong_reason": (
+                right,
+                lambda r: r.has_false,
+                "correct answers whose reasoning has a false claim",
+            ),
+            "right_against_reason": (
+                right,
+                lambda r: False in _truths(r, question_attribute(r.item.sample, r.scene) or ""),
+                "correct answers whose reasoning is wrong on the questioned attribute",
+            ),
+            "wrong_for_right_reason": (wrong, lambda r: not r.has_false, "wrong answers whose claims are all true"),
+            "sensitivity": (claimed, lambda r: bool(r.claimed), "a finding is claimed, among images with one"),
+            "specificity": (
+                [r for r in absent if r.claimed is not None],
+                lambda r: not r.claimed,
+                "no finding is claimed, among images without one",
+            ),
+        }
 
-        def ids(reasonings: Sequence[_Reasoning], test: _Test) -> list[str]:
-            return [reasoning.item.sample.id for reasoning in reasonings if test(reasoning)]
+        def true(about: str, attribute: str | None = None) -> Measure:
+            return share([(truth, r.item.cluster) for r in claiming for truth in _truths(r, attribute)], about)
 
-        measures = _measures(read, claiming)
+        unseen = [(truth is None, r.item.cluster) for r in read for truth in r.claims.values()]
+        measures = {
+            "true": true("claims that are true of the image"),
+            **{f"true_{name}": true(f"claims on the {name} that are true", name) for name in ATTRIBUTES},
+            **{
+                name: share([(test(r), r.item.cluster) for r in group], about)
+                for name, (group, test, about) in shares.items()
+            },
+            "cannot_be_seen": share(unseen, "claims that the image cannot decide"),
+        }
+        examples = {
+            "correct for a wrong reason": [r for r in right if r.has_false],
+            "wrong for a correct reason": [r for r in wrong if not r.has_false],
+            "finding missed": [r for r in present if r.claimed is False],
+            "finding made up": [r for r in absent if r.claimed is True],
+            "no claim to check": [r for r in read if not r.decidable],
+        }
+        by_kind = {kind: [r for r in claimed if r.scene.finding == kind] for kind in {r.scene.finding for r in claimed}}
+        false = Counter(str(claim) for r in claiming for claim, truth in r.claims.items() if truth is False)
         return self.result(
             _judge(measures),
             measures=measures,
-            items={
-                "correct for a wrong reason": ids(claiming, lambda r: r.correct and r.has_false),
-                "wrong for a correct reason": ids(claiming, lambda r: r.wrong and not r.has_false),
-                "finding missed": ids(claiming, lambda r: r.present and r.claimed is False),
-                "finding made up": ids(claiming, lambda r: not r.present and r.claimed is True),
-                "no claim to check": ids(read, lambda r: not r.verdicts()),
+            items={name: ids(r.item for r in group) for name, group in examples.items()},
+            detail={
+                "finding_by_kind": {
+                    kind: {
+                        "n": len(group),
+                        "a finding claimed": sum(r.claimed is True for r in group),
+                        "this kind claimed": sum(Claim("finding", kind) in r.claims for r in group),
+                    }
+                    for kind, group in sorted(by_kind.items())
+                },
+                "false_claims": dict(sorted(false.items(), key=lambda pair: (-pair[1], pair[0]))),
             },
-            detail={"finding_by_kind": _by_kind(claiming), "false_claims": _false(claiming)},
             thresholds={
                 "true": f"pass from {TRUSTED} at the lower end, fail below {UNTRUE} at the upper end",
                 "claiming": f"not run below {FEWEST} reasonings with claims; no pass where half make none",
@@ -108,66 +139,15 @@ def _read(item: AuditedItem) -> _Reasoning | None:
     scene = scene_of(item.sample)
     if scene is None:
         return None
-    return _Reasoning(item=item, scene=scene, claims=tuple(read_claims(item.reasoning(), item.sample.options)))
+    claims = read_claims(item.reasoning(), item.sample.options)
+    return _Reasoning(item, scene, {claim: holds(claim, scene) for claim in claims}, claims_finding(claims))
 
 
-def _measures(read: Sequence[_Reasoning], claiming: Sequence[_Reasoning]) -> dict[str, Measure]:
-    """All shares, including those of no items (0 of 0)."""
-
-    def among(reasonings: Sequence[_Reasoning], test: _Test, about: str) -> Measure:
-        return share([(test(reasoning), reasoning.item.cluster) for reasoning in reasonings], about)
-
-    def claims(attribute: str | None, about: str) -> Measure:
-        return share([(true, r.item.cluster) for r in claiming for true in r.verdicts(attribute)], about)
-
-    right = [r for r in claiming if r.correct]
-    decided = [r for r in claiming if r.claimed is not None]
-    unseen = [(holds(claim, r.scene) is None, r.item.cluster) for r in read for claim in r.claims]
-    return {
-        "true": claims(None, "claims that are true of the image"),
-        **{f"true_{name}": claims(name, f"claims on the {name} that are true") for name in ATTRIBUTES},
-        "claiming": among(read, lambda r: bool(r.verdicts()), "reasonings with a claim to check"),
-        "right_for_wrong_reason": among(
-            right, lambda r: r.has_false, "correct answers whose reasoning has a false claim"
-        ),
-        "right_against_reason": among(
-            right,
-            lambda r: False in r.verdicts(question_attribute(r.item.sample, r.scene) or ""),
-            "correct answers whose reasoning is wrong on the questioned attribute",
-        ),
-        "wrong_for_right_reason": among(
-            [r for r in claiming if r.wrong], lambda r: not r.has_false, "wrong answers whose claims are all true"
-        ),
-        "sensitivity": among(
-            [r for r in decided if r.present], lambda r: bool(r.claimed), "a finding is claimed, among images with one"
-        ),
-        "specificity": among(
-            [r for r in decided if not r.present],
-            lambda r: not r.claimed,
-            "no finding is claimed, among images without one",
-        ),
-        "cannot_be_seen": share(unseen, "claims that the image cannot decide"),
-    }
-
-
-def _by_kind(claiming: Sequence[_Reasoning]) -> dict[str, dict[str, int]]:
-    """By kind of finding in the image: reasonings about findings, that claim one, and that claim this kind."""
-    decided = [r for r in claiming if r.present and r.claimed is not None]
-    table: dict[str, dict[str, int]] = {}
-    for kind in sorted({r.scene.finding for r in decided}):
-        group = [r for r in decided if r.scene.finding == kind]
-        table[kind] = {
-            "n": len(group),
-            "a finding claimed": sum(r.claimed is True for r in group),
-            "this kind claimed": sum(Claim("finding", kind) in r.claims for r in group),
-        }
-    return table
-
-
-def _false(claiming: Sequence[_Reasoning]) -> dict[str, int]:
-    """Counts of the false claims, the most frequent first."""
-    counts = Counter(str(claim) for r in claiming for claim in r.claims if holds(claim, r.scene) is False)
-    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+def _truths(reasoning: _Reasoning, attribute: str | None = None) -> list[bool]:
+    """Truth of the claims that the image can decide, on one attribute or all."""
+    return [
+        truth for claim, truth in reasoning.claims.items() if truth is not None and attribute in (None, claim.attribute)
+    ]
 
 
 def _judge(measures: Mapping[str, Measure]) -> Judged:

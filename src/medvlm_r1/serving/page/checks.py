@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from PIL import ImageOps
 from PIL.Image import Image
 
-from medvlm_r1.audit.probes.letter_bias import shifted
+from medvlm_r1.audit.probes.options import shifted
 from medvlm_r1.data.images.blank import blank_like
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.sample import LETTERS

@@ -1,20 +1,16 @@
 """HTML page of `audit data`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
-from medvlm_r1.audit.dataset.audit import DataAudit, ModalityAudit
-from medvlm_r1.audit.dataset.blind import BASELINES, CHANCE
+from medvlm_r1.audit.dataset.audit import MARGIN, THRESHOLDS, DataAudit, Figure, ModalityAudit, label
+from medvlm_r1.audit.dataset.baselines import CHANCE
 from medvlm_r1.audit.dataset.clean import CleanSet
-from medvlm_r1.audit.dataset.verdict import MARGIN, THRESHOLDS, Figure, label
 from medvlm_r1.data.option_prior import TIE
 from medvlm_r1.report.album import Album
 from medvlm_r1.report.charts import Share, ShareChart, letter_chart
 from medvlm_r1.report.items import Item, Reply, make_item, spread_ids
-from medvlm_r1.report.page import write_page
-from medvlm_r1.report.table import Cell, Row, Table, interval, percent
+from medvlm_r1.report.page import Cell, Row, Table, interval, percent, write_page
 
 _SHORT = {
     "majority": "majority letter",
@@ -43,37 +39,29 @@ def render_data_audit(
     Raises:
         UserError: The file cannot be written.
     """
-    modalities = _answerable(audit)
+    modalities = audit.closed
     fit = audit.prior_source.name if audit.prior_source else None
+    names = {name: _title(name, fit) for name in audit.baselines}
     album = Album(items)
     return write_page(
         out,
         "audit_data.html",
         title=f"What can be answered without the image: {data.resolve().name}",
-        verdicts=[(name, modality.verdict) for name, modality in modalities.items()],
-        counted=f"Questions with options: {audit.n}. Open questions: {audit.n_open}.",
+        modalities=modalities,
         charts=[blind_chart(name, modality.figures) for name, modality in modalities.items()],
-        figures=_figures(modalities, fit),
-        types=_types(modalities, fit),
-        clean=_figures(_answerable(clean.audit), fit) if clean and clean.audit else None,
+        figures=_figures(audit, names),
+        types=_types(modalities, names),
+        clean=_figures(clean.audit, names) if clean and clean.audit else None,
         clean_set=clean,
         letters=[
             letter_chart(name, modality.letters, [len(item.options) for item in modality.items])
             for name, modality in modalities.items()
         ],
-        order=[
-            f"{name}, {test.options} options: {test.sentence}"
-            for name, modality in modalities.items()
-            for test in modality.order
-        ],
-        giveaways=[
-            (name, [option for option in modality.giveaways[:_GIVEAWAYS] if option.surprise])
-            for name, modality in modalities.items()
-        ],
-        items=_items(modalities, fit, data, items, album),
+        giveaways=_GIVEAWAYS,
+        items=_items(modalities, names, data, items, album),
         album=album,
         audit=audit,
-        label=lambda baseline: _capital(label(baseline, fit)),
+        label=lambda baseline: _title(baseline, fit),
         thresholds=THRESHOLDS,
         tie=TIE,
     )
@@ -96,34 +84,27 @@ def blind_chart(title: str, figures: Mapping[str, Figure]) -> ShareChart:
     return ShareChart(title, f"{figures[CHANCE].n} questions, chance {percent(chance)} %", shares, chance)
 
 
-def _answerable(audit: DataAudit) -> dict[str, ModalityAudit]:
-    """Modalities that have questions with options."""
-    return {name: modality for name, modality in audit.modalities.items() if modality.items}
+def _title(baseline: str, fit: str | None) -> str:
+    """A baseline in words, with a capital first letter; unlike `str.capitalize`, keep the others."""
+    text = label(baseline, fit)
+    return text[:1].upper() + text[1:]
 
 
-def _baselines(modalities: Mapping[str, ModalityAudit]) -> list[str]:
-    return [name for name in BASELINES if any(name in modality.figures for modality in modalities.values())]
-
-
-def _figures(modalities: Mapping[str, ModalityAudit], fit: str | None) -> Table:
+def _figures(audit: DataAudit, names: Mapping[str, str]) -> Table:
     rows = [
-        Row(
-            _capital(label(name, fit)),
-            [_cell(modality.figures.get(name), name, len(modality.solved(name))) for modality in modalities.values()],
-        )
-        for name in _baselines(modalities)
+        Row(names[name], [_cell(m.figures.get(name), name, len(m.solved(name))) for m in audit.closed.values()])
+        for name in audit.baselines
     ]
-    return Table("Baseline", [(name, f"n = {len(modality.items)}") for name, modality in modalities.items()], rows)
+    return Table("Baseline", [(name, f"n = {len(m.items)}") for name, m in audit.closed.items()], rows)
 
 
-def _types(modalities: Mapping[str, ModalityAudit], fit: str | None) -> Table | None:
-    names = _baselines(modalities)
+def _types(modalities: Mapping[str, ModalityAudit], names: Mapping[str, str]) -> Table | None:
     rows = [
         Row(kind, [_cell(figures.get(name), name) for name in names], f"{modality}, n = {figures[CHANCE].n}")
         for modality, modality_audit in modalities.items()
         for kind, figures in modality_audit.by_type.items()
     ]
-    return Table("Type", [(_capital(label(name, fit)), "") for name in names], rows) if rows else None
+    return Table("Type", [(title, "") for title in names.values()], rows) if rows else None
 
 
 def _cell(figure: Figure | None, name: str, solved: int | None = None) -> Cell:
@@ -136,24 +117,17 @@ def _cell(figure: Figure | None, name: str, solved: int | None = None) -> Cell:
 
 
 def _items(
-    modalities: Mapping[str, ModalityAudit], fit: str | None, data: Path, count: int, album: Album
+    modalities: Mapping[str, ModalityAudit], names: Mapping[str, str], data: Path, count: int, album: Album
 ) -> list[Item]:
     index = {item.id: (modality, row) for modality in modalities.values() for row, item in enumerate(modality.items)}
     items = []
-    for name in spread_ids([item for modality in modalities.values() for item in modality.items], count):
-        modality, row = index[name]
-        credits = [(baseline, values[row]) for baseline, values in modality.credits.items() if baseline != CHANCE]
-        replies = [_reply(label(baseline, fit), style, credit) for style, (baseline, credit) in enumerate(credits)]
+    for item_id in spread_ids([item for modality in modalities.values() for item in modality.items], count):
+        modality, row = index[item_id]
+        replies = []
+        for style, name in enumerate(name for name in modality.credits if name != CHANCE):
+            credit = modality.credits[name][row]
+            verdict = "Correct" if credit == 1 else "Tie" if credit else "Wrong"
+            note = f"one of {round(1 / credit)} options that tie" if verdict == "Tie" else ""
+            replies.append(Reply(run=names[name], style=style, verdict=verdict, note=note))
         items.append(make_item(modality.items[row], data, replies, album))
     return items
-
-
-def _capital(text: str) -> str:
-    """Capitalize the first letter only; unlike `str.capitalize`, keep the others."""
-    return text[:1].upper() + text[1:]
-
-
-def _reply(name: str, style: int, credit: float) -> Reply:
-    verdict = "Correct" if credit == 1 else "Tie" if credit else "Wrong"
-    note = f"one of {round(1 / credit)} options that tie" if verdict == "Tie" else ""
-    return Reply(run=_capital(name), style=style, verdict=verdict, note=note)

@@ -1,1 +1,0 @@
-"""HTML pages of data and model audits."""

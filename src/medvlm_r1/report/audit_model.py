@@ -1,0 +1,329 @@
+"""Section of a model audit in a report: verdicts, charts, figures and items."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from medvlm_r1.audit.probe import Measure, ProbeResult
+from medvlm_r1.audit.probes.confidence import RISKS, STATED, VOTE
+from medvlm_r1.audit.probes.options import FLIPS_FEW
+from medvlm_r1.audit.probes.subgroups import GROUPINGS
+from medvlm_r1.audit.probes.truth import TRUSTED
+from medvlm_r1.audit.registry import PROBES, QUESTIONS
+from medvlm_r1.audit.runner import FIGURES, counted
+from medvlm_r1.audit.store import StoredItem
+from medvlm_r1.errors import UserError
+from medvlm_r1.report.album import Album
+from medvlm_r1.report.charts import Chart, Line, Point, Points, Share, ShareChart, nice_ticks
+from medvlm_r1.report.items import build_audit_items
+from medvlm_r1.report.page import NOTHING, Cell, Row, Table, interval, number, percent, short, signed, text_table
+from medvlm_r1.report.views import AuditView, Pictures
+
+_FURTHER = {"subgroups": "For whom is it worse?"}
+_IMAGES = {"blank": "a gray image", "noise": "noise", "shuffled": "another item's", "absent": "no image"}
+
+
+class _Bars(NamedTuple):
+    """A chart of measures that are shares: their labels by name, and the percent of a dashed line."""
+
+    title: str
+    subtitle: str
+    labels: Mapping[str, str]
+    line: float | None = None
+
+
+_ACCURACY = {"accuracy_real": "its own image"} | {f"accuracy_{name}": label for name, label in _IMAGES.items()}
+_CHANGED = {"image_sensitivity": "any other image"} | {f"changed_{name}": label for name, label in _IMAGES.items()}
+_FLIP_LIMIT, _TRUE_LIMIT = 100 * FLIPS_FEW, 100 * TRUSTED
+_BARS = {
+    "image": [_Bars("Answers that change", "percent of the answers, compared with its own image", _CHANGED)],
+    "options": [
+        _Bars(
+            "Accuracy by option order",
+            "percent of the questions",
+            {"accuracy": "original order", "circular_accuracy": "correct in every order"},
+        ),
+        _Bars(
+            "Changes by option order",
+            f"percent; dashed: {_FLIP_LIMIT:.0f}, the limit for pass",
+            {"flip_rate": "answers changed", "any_flip": "items with a change"},
+            _FLIP_LIMIT,
+        ),
+    ],
+    "reasoning": [
+        _Bars(
+            "Accuracy by reasoning",
+            "percent of the questions",
+            {"accuracy_with": "with it", "accuracy_filler": "dots instead", "accuracy_without": "without it"},
+        ),
+        _Bars(
+            "Answers that follow",
+            "percent of the answers that change, or follow the hint",
+            {
+                "changed_by_relevant_mistake": "a mistake that matters",
+                "changed_by_mistake": "any mistake",
+                "sway_text": "a hint in the question",
+                "silent_sway_text": "… without mentioning it",
+                "sway_image": "a hint on the image",
+                "silent_sway_image": "… without mentioning it",
+            },
+        ),
+        _Bars(
+            "Answer and reasoning",
+            "percent of the answers",
+            {"reasoned": "with a reasoning", "contradiction": "contradicts reasoning"},
+        ),
+    ],
+    "truth": [
+        _Bars(
+            "Answers and their claims",
+            "percent of the answers, of the images with and without",
+            {
+                "right_for_wrong_reason": "correct, a claim false",
+                "right_against_reason": "correct, false on the point",
+                "wrong_for_right_reason": "wrong, all claims true",
+                "sensitivity": "findings claimed",
+                "specificity": "healthy, none claimed",
+            },
+        )
+    ],
+    "confidence": [
+        _Bars(
+            "Selective prediction",
+            "percent of the answers",
+            {
+                f"{kind}_{name}": f"{label}, {by}"
+                for name, label in (
+                    ("coverage_5", "accepted at 5 % wrong"),
+                    ("coverage_10", "accepted at 10 % wrong"),
+                    ("confidently_wrong", "confidently wrong"),
+                )
+                for kind, by in ((STATED, "by letter"), (VOTE, "by vote"))
+            },
+        )
+    ],
+}
+"""Charts of each probe whose labels and lines are fixed."""
+
+_CURVES = {STATED: ("probability of the letter", 2), VOTE: ("vote of samples", 1)}
+"""Name and style of each confidence."""
+_FEW = 16
+"""Maximum number of points that get dots."""
+_DOT = 3.6
+
+
+def audit_section(
+    view: AuditView, anchor: str, *, album: Album, name: str = "", items: int | Sequence[str] = 12
+) -> dict[str, Any]:
+    """Return the variables of the template `audit_model.html`.
+
+    Args:
+        view: The audit.
+        anchor: Prefix of its HTML ids, unique in the report.
+        album: Encodes the images.
+        name: Name of the run, if there are several.
+        items: Number of items to show, or their ids.
+
+    Raises:
+        UserError: The details of a probe cannot be drawn.
+    """
+    pictures = Pictures(view)
+    questions = [(verdict, *question) for verdict, question in QUESTIONS.items()]
+    main_probes = {probe for probe, _ in QUESTIONS.values()}
+    questions += [(probe, probe, _FURTHER.get(probe, probe)) for probe in view.probes if probe not in main_probes]
+    not_run = ProbeResult(name="", verdict="not run", sentence="The probe was not requested.")
+    return {
+        "anchor": anchor,
+        "name": name,
+        "model": short(view.record["model"]),
+        "counted": counted(view.record),
+        "findings": [
+            {"anchor": f"{anchor}-{verdict}", "question": question, **_finding(view.probes.get(probe, not_run))}
+            for verdict, probe, question in questions
+        ],
+        "shown": build_audit_items(view, pictures, items, album),
+        "picked": isinstance(items, int),
+        "pictures": pictures.note,
+        "replies": _replies(view.items),
+        "record": view.record,
+        "missing": [probe for probe in PROBES if probe not in view.probes],
+    }
+
+
+def _finding(probe: ProbeResult) -> dict[str, Any]:
+    try:
+        curves, charts = probe_curves(probe), _charts(probe)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{FIGURES}: the details of the probe {probe.name!r} cannot be drawn ({error!r}); run the same"
+            " `medvlm-r1 audit model` again to rewrite them"
+        ) from error
+    rows = [
+        Row(
+            measure.about or name,
+            [Cell(_value(measure)), Cell(_ends(measure)), Cell(str(measure.n))],
+            name if measure.about else "",
+        )
+        for name, measure in probe.measures.items()
+    ]
+    figures = Table("Measure", [("Value", ""), ("Interval", "95 %"), ("n", "")], rows) if rows else None
+    return {"probe": probe, "curves": curves, "charts": charts, "figures": figures}
+
+
+def _value(measure: Measure) -> str:
+    if measure.unit == "share":
+        return f"{percent(100 * measure.value)}\u00a0%" if measure.n else NOTHING
+    return f"{signed(100 * measure.value)} points" if measure.unit == "difference" else number(measure.value)
+
+
+def _ends(measure: Measure) -> str:
+    if measure.ci95 is None or not measure.n:
+        return NOTHING
+    low, high = measure.ci95
+    if measure.unit == "share":
+        return interval((100 * low, 100 * high))
+    if measure.unit == "difference":
+        return f"{signed(100 * low)} to {signed(100 * high)}"
+    return f"{number(low)} to {number(high)}"
+
+
+def _replies(items: Mapping[str, StoredItem]) -> Table:
+    """Reply counts by variant; "shift-1", "shift-2", ... are combined."""
+    counts: dict[str, list[int]] = {}
+    for item in items.values():
+        for name, answer in item.answers.items():
+            row = counts.setdefault(name.rstrip("0123456789").rstrip("-"), [0, 0, 0, 0])
+            for column, value in enumerate((True, answer.letter is None, answer.truncated, answer.empty)):
+                row[column] += value
+    rows = [(name, *row) for name, row in counts.items()]
+    return text_table(("Variant", "Answers", "Unparsed", "Truncated", "Empty"), rows)
+
+
+def _charts(probe: ProbeResult) -> list[ShareChart]:
+    """The charts of a probe's measures that are available."""
+    bars, charts, measures = list(_BARS.get(probe.name, ())), [], probe.measures
+    if probe.name == "image":
+        line, dashed = _reference(probe, "chance", "chance")
+        bars.insert(0, _Bars("Accuracy by image", f"percent of the questions{dashed}", _ACCURACY, line))
+    elif probe.name == "truth":
+        subtitle = f"percent, by attribute with the number of claims; dashed: {_TRUE_LIMIT:.0f}"
+        labels = {
+            name: f"{name.removeprefix('true_')}, {measure.n}"
+            for name, measure in measures.items()
+            if name.startswith("true_")
+        }
+        bars.insert(0, _Bars("True claims", subtitle, {"true": "all claims"} | labels, _TRUE_LIMIT))
+    elif probe.name == "subgroups":
+        line, dashed = _reference(probe, "accuracy", "all")
+        for grouping in GROUPINGS:
+            title, unit = ("By number of options", " options") if grouping == "options" else (f"By {grouping}", "")
+            labels = {
+                name: f"{name.removeprefix(f'{grouping}: ')}{unit}, {measure.n}"
+                for name, measure in measures.items()
+                if name.startswith(f"{grouping}: ") and measure.unit == "share"
+            }
+            bars.append(_Bars(title, f"accuracy in percent, with the number of questions{dashed}", labels, line))
+    for title, subtitle, names, line in bars:
+        shares = []
+        for name, label in names.items():
+            measure = measures.get(name)
+            if measure and measure.n:
+                low, high = measure.ci95 or (measure.value, measure.value)
+                shares.append(Share(label, 100 * measure.value, (100 * low, 100 * high)))
+        if shares:
+            charts.append(ShareChart(title, subtitle, shares, line))
+    for size, recalls in probe.detail.get("recall_by_letter", {}).items():
+        shares = [Share(f"correct at {letter}", 100 * value) for letter, value in recalls.items()]
+        mean = sum(share.percent for share in shares) / len(shares)
+        subtitle = f"accuracy in percent, over all orders; dashed: mean, {percent(mean)}"
+        charts.append(ShareChart(f"Recall by letter, {size} options", subtitle, shares, mean))
+    return charts
+
+
+def _reference(probe: ProbeResult, measure: str, name: str) -> tuple[float | None, str]:
+    """Return a measure as position of the dashed line, and its mention in the subtitle."""
+    if measure not in probe.measures:
+        return None, ""
+    line = 100 * probe.measures[measure].value
+    return line, f"; dashed: {name}, {percent(line)}"
+
+
+def probe_curves(probe: ProbeResult) -> list[Chart]:
+    """Line charts of a probe: early answering, reliability and risk-coverage; none without their details.
+
+    The area over the curve of early answering (AOC) is filled. Reliability has one dot per bin of equal mass.
+    """
+    charts = []
+    if early := probe.detail.get("early"):
+        pairs = zip(early["share_of_reasoning"], early["same"], strict=True)
+        points = [(100 * x, 100 * y) for x, y in pairs if y is not None]
+        area = f", AOC {probe.measures['aoc'].value:.2f}" if "aoc" in probe.measures else ""
+        charts.append(
+            Chart(
+                title="Early answering",
+                subtitle=f"percent of {early['n']} answers equal to the final one{area} (filled area)",
+                lines=[Line("same answer", 2, points, dot=_DOT, area=[(0.0, 100.0), *points, (100.0, 100.0)])],
+                y_marks=nice_ticks(0.0, 100.0),
+                across="percent of the reasoning given",
+                text=_text({"same answer": points}),
+            )
+        )
+    if series := _series(probe, "reliability", 0, 1):
+        charts.append(
+            Chart(
+                title="Reliability",
+                subtitle="accuracy in percent, one mark per tenth of the answers; dashed: perfect calibration",
+                lines=[
+                    Line(*_CURVES[kind], points, _labeled(probe, f"{kind}_ece", "ECE"), joined=False, dot=_DOT)
+                    for kind, points in series.items()
+                ],
+                guides=[[(0.0, 0.0), (100.0, 100.0)]],
+                y_marks=nice_ticks(0.0, 100.0),
+                across="confidence in percent",
+                text=_text({_CURVES[kind][0]: points for kind, points in series.items()}),
+            )
+        )
+    if series := _series(probe, "risk_coverage", 1, 2):
+        risks = [100 * risk for risk in RISKS]
+        highest = max(1.5 * risks[-1], *(y for points in series.values() for _, y in points))
+        charts.append(
+            Chart(
+                title="Risk and coverage",
+                subtitle="percent wrong of accepted answers; dashed: " + " and ".join(f"{risk:.0f}" for risk in risks),
+                lines=[
+                    Line(
+                        *_CURVES[kind],
+                        points,
+                        _labeled(probe, f"{kind}_auroc", "AUROC"),
+                        dot=_DOT if len(points) <= _FEW else 0.0,
+                    )
+                    for kind, points in series.items()
+                ],
+                guides=[[(0.0, risk), (100.0, risk)] for risk in risks],
+                y_marks=[value for value in nice_ticks(0.0, highest) if value <= 100],
+                across="percent of the answers accepted, most confident first",
+                text=_text({_CURVES[kind][0]: points for kind, points in series.items()}),
+            )
+        )
+    return charts
+
+
+def _series(probe: ProbeResult, name: str, x: int, y: int) -> dict[str, list[Point]]:
+    """Return points in percent by confidence; `x` and `y` are columns of the stored rows."""
+    return {
+        kind: [(100 * row[x], 100 * row[y]) for row in probe.detail[kind][name]]
+        for kind in _CURVES
+        if probe.detail.get(kind, {}).get(name)
+    }
+
+
+def _labeled(probe: ProbeResult, measure: str, name: str) -> str:
+    return f"{name} {probe.measures[measure].value:.2f}" if measure in probe.measures else ""
+
+
+def _text(series: Mapping[str, Points]) -> str:
+    """Text alternative: all points of a short line, about a dozen of a long one."""
+    lines = []
+    for name, points in series.items():
+        some = points[:: max(1, len(points) // 12)]
+        lines.append(f"{name}: " + ", ".join(f"{y:.0f} at {x:.0f}" for x, y in some))
+    return ". ".join(lines) + "."
