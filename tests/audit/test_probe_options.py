@@ -11,7 +11,7 @@ from audited import check_measures, item, numbers, probe_input, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvlm_r1.audit.probes.options import OptionsProbe, bootstrap, letter_bias, recalls, shifted
+from medvlm_r1.audit.probes.options import OptionsProbe, letter_bias, recalls, shifted
 from medvlm_r1.audit.variant import REAL, AuditedItem
 from medvlm_r1.data.sample import LETTERS, Sample
 
@@ -128,21 +128,6 @@ def test_the_bias_by_luck_is_that_of_permutations() -> None:
     items = [answered(sample(n, 2), ["o0"] * 2) for n in range(20)]
     items += [answered(sample(20 + n, 4), ["o1"] * 4) for n in range(20)]
     assert letter_bias(recalls(items))["letter_bias"].value == 0
-
-
-def test_draws_of_whole_clusters() -> None:
-    # Of ten clusters, the first of which is 1 and the others 0, every draw has it 0 to 10 times.
-    ten = np.eye(10)[:, :1]
-    totals: set[float] = set()
-
-    def statistic(sums: np.ndarray) -> np.ndarray:
-        totals.update(sums[:, 0].tolist())
-        return sums[:, 0]
-
-    assert bootstrap(ten, statistic) == (0.0, 3.0)
-    assert {0.0, 1.0, 2.0, 3.0} <= totals <= set(map(float, range(11)))
-    # Fewer clusters, or draws that all agree, are uninformative.
-    assert bootstrap(ten[:9], statistic) is bootstrap(np.ones((10, 1)), statistic) is None
 
 
 def test_unparsed_and_few_answers_are_no_verdict() -> None:

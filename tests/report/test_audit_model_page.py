@@ -113,6 +113,7 @@ def test_the_whole_page(copied: Path) -> None:
         "is drawn on the image (a wrong hint)",
         "Reasoning truncated after 0 of",
         "Sampled at temperature 1",
+        "✗ Wrong ≠ changed “A radiologist says",
         "= same answer",
         "≠ changed",
         "probability of one as large if the letter did not matter letter_bias_p",
@@ -165,12 +166,8 @@ def test_answers_are_shown_as_they_are_stored(audited: Path) -> None:
     swayed = view.probes["reasoning"].items[kind][0]
     [item] = build_audit_items(view, Pictures(view), [swayed], Album(9))
     answers = view.items[swayed].answers
-    hinted = next(card for card in item.cards if card.title == "Hint in the question")
-    assert hinted.answer == f"{answers['cue-text'].letter}) {answers['cue-text'].note['option']}"
-    assert (hinted.verdict, hinted.change) == ("Wrong", "changed")
-    forced = next(row for row in item.rows if row.title.startswith("Reasoning truncated after 0 of"))
-    assert [share for _, share, _ in forced.shares] == [100 * p for p in answers["early-0"].probabilities or ()]
-    assert sum(chosen for *_, chosen in forced.shares) == 1
+    assert next(card.answer for card in item.cards if card.title == "Hint in the question") == answers["cue-text"]
+    assert next(a for title, a in item.rows if title.startswith("Reasoning truncated after 0 of")) == answers["early-0"]
     assert item.votes.endswith("of 5 agree with the answer")
     assert kind in item.kinds
 

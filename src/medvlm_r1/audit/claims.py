@@ -5,8 +5,6 @@ letters ("A) mass") and denied options ("A brain no") are not claims about the i
 is a claim. Repeated claims count once.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields

@@ -4,8 +4,6 @@ The sentence stays grammatical: capitals are kept, `a` becomes `an` where needed
 with another meaning are not changed (the right answer, the small bowel, the femoral head).
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 Items of one patient or volume are one cluster. Their errors are correlated, so they count as fewer independent items.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from medvlm_r1.audit.probe import Judged, Measure

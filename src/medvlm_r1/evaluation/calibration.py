@@ -4,8 +4,6 @@ A confidence is a number from 0 to 1 for each answer; `correct` is 0 or 1. Every
 equal confidences, so the order of the items does not matter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np

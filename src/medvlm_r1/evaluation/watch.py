@@ -5,8 +5,6 @@ have `eval_accuracy` and `eval_blank_accuracy`. If the gap between the two shrin
 even if accuracy rises (`training.guards` watches the gap).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -15,7 +15,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.report.album import Album
 from medvlm_r1.report.charts import Chart, Line, Point, Points, Share, ShareChart, nice_ticks
 from medvlm_r1.report.items import build_audit_items
-from medvlm_r1.report.page import NOTHING, Cell, Row, Table, interval, number, percent, short, signed, text_table
+from medvlm_r1.report.page import NOTHING, Cell, Row, Table, number, percent, short, signed, text_table
 from medvlm_r1.report.views import AuditView, Pictures
 
 _FURTHER = {"subgroups": "For whom is it worse?"}
@@ -158,32 +158,21 @@ def _finding(probe: ProbeResult) -> dict[str, Any]:
             " `medvlm-r1 audit model` again to rewrite them"
         ) from error
     rows = [
-        Row(
-            measure.about or name,
-            [Cell(_value(measure)), Cell(_ends(measure)), Cell(str(measure.n))],
-            name if measure.about else "",
-        )
+        Row(measure.about or name, _cells(measure), name if measure.about else "")
         for name, measure in probe.measures.items()
     ]
     figures = Table("Measure", [("Value", ""), ("Interval", "95 %"), ("n", "")], rows) if rows else None
     return {"probe": probe, "curves": curves, "charts": charts, "figures": figures}
 
 
-def _value(measure: Measure) -> str:
-    if measure.unit == "share":
-        return f"{percent(100 * measure.value)}\u00a0%" if measure.n else NOTHING
-    return f"{signed(100 * measure.value)} points" if measure.unit == "difference" else number(measure.value)
-
-
-def _ends(measure: Measure) -> str:
-    if measure.ci95 is None or not measure.n:
-        return NOTHING
-    low, high = measure.ci95
-    if measure.unit == "share":
-        return interval((100 * low, 100 * high))
-    if measure.unit == "difference":
-        return f"{signed(100 * low)} to {signed(100 * high)}"
-    return f"{number(low)} to {number(high)}"
+def _cells(measure: Measure) -> list[Cell]:
+    """Value, interval and n."""
+    form, unit = {"share": (percent, "\u00a0%"), "difference": (signed, " points")}.get(measure.unit, (number, ""))
+    scale = 100 if unit else 1
+    value = f"{form(scale * measure.value)}{unit}" if measure.n or measure.unit != "share" else NOTHING
+    between = "–" if measure.unit == "share" else " to "
+    ends = between.join(form(scale * end) for end in measure.ci95) if measure.ci95 and measure.n else NOTHING
+    return [Cell(value), Cell(ends), Cell(str(measure.n))]
 
 
 def _replies(items: Mapping[str, StoredItem]) -> Table:

@@ -6,8 +6,6 @@ The card contains only what was measured: evaluations of this model and verdicts
 is missing. Of folders only the last part of the name is written.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterable

@@ -2,11 +2,10 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from PIL.Image import Image
 
@@ -83,16 +82,13 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuditReply:
-    """One answer of an audit. Those without images and text are rows of a table.
+class Card:
+    """A generated answer of an audit with its image.
 
     Attributes:
         title: Name of the variant.
-        how: Description of the change, or "".
-        answer: Letter and option; None if unparsed.
-        verdict: "Correct", "Wrong" or "No answer".
-        change: "same" or "changed" compared with the real answer; "" if unknown.
-        shares: (letter, percent, chosen) of each option, for a scored choice.
+        how: Description of the change.
+        answer: The answer.
         images: Empty if none was shown or none is available.
         unseen: Text instead of an image, or "".
         text: The reasoning, or the full text if it cannot be separated from the answer.
@@ -101,24 +97,22 @@ class AuditReply:
 
     title: str
     how: str
-    answer: str | None
-    verdict: str
-    change: str
-    shares: tuple[tuple[str, float, bool], ...]
-    images: tuple[Picture, ...] = ()
-    unseen: str = ""
-    text: str = ""
-    notes: tuple[str, ...] = ()
+    answer: VariantAnswer
+    images: tuple[Picture, ...]
+    unseen: str
+    text: str
+    notes: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditItem:
-    """One audited item; `kinds` are its findings, `votes` its samples in one line."""
+    """One audited item; `kinds` are its findings, `rows` other answers by title, `votes` its samples in one line."""
 
     sample: Sample
     kinds: list[str]
-    cards: list[AuditReply]
-    rows: list[AuditReply]
+    real: VariantAnswer
+    cards: list[Card]
+    rows: list[tuple[str, VariantAnswer]]
     votes: str
 
 
@@ -248,18 +242,16 @@ def build_audit_items(
     for name in each_with_progress([name for name in ids if name in view.items and REAL in view.items[name].answers]):
         sample, answers, inputs = view.items[name].sample, view.items[name].answers, pictures.inputs(name)
         images, scene = (_images(inputs), scene_of(inputs.sample)) if inputs else ({}, None)
-        votes = {variant: answer for variant, answer in answers.items() if variant.startswith(f"{VOTE}-")}
+        rows = {variant: answer for variant, answer in answers.items() if variant not in _CARDS}
+        votes = [answer for variant, answer in rows.items() if variant.startswith(f"{VOTE}-")]
         items.append(
             AuditItem(
                 sample=sample,
                 kinds=[kind for kind, members in kinds.items() if name in members],
-                cards=[_card(card, answers, sample, scene, images, album) for card in _CARDS if card in answers],
-                rows=[
-                    _audit_reply(_title(variant, answer, sample), "", answer, sample, answers[REAL])
-                    for variant, answer in answers.items()
-                    if variant not in _CARDS and variant not in votes
-                ],
-                votes=_votes(votes.values(), answers[REAL]),
+                real=answers[REAL],
+                cards=[_card(card, answers[card], sample, scene, images, album) for card in _CARDS if card in answers],
+                rows=[(_title(v, answer, sample), answer) for v, answer in rows.items() if not v.startswith(VOTE)],
+                votes=_votes(votes, answers[REAL]),
             )
         )
     return items
@@ -273,13 +265,13 @@ def _images(inputs: ProbeInput) -> dict[str, tuple[Image, ...]]:
 
 def _card(
     name: str,
-    answers: Mapping[str, VariantAnswer],
+    answer: VariantAnswer,
     sample: Sample,
     scene: Scene | None,
     images: Mapping[str, tuple[Image, ...]],
     album: Album,
-) -> AuditReply:
-    answer, (title, how) = answers[name], _CARDS[name]
+) -> Card:
+    title, how = _CARDS[name]
     response = answer.response(sample.options)
     separate = response.reasoning is not None and response.answer is not None
     text = (response.reasoning if separate else answer.text) or ""
@@ -292,16 +284,14 @@ def _card(
     side = _NOISE_SIDE if name == image.NOISE else _SIDE
     pictures = () if same else tuple(album.picture(picture, side) for picture in images.get(name, ()))
     no_image = images.get(name) == () or name == image.ABSENT
-    return _audit_reply(
-        title,
-        how.format_map(defaultdict(lambda: "?", answer.note)),
-        answer,
-        sample,
-        answers[REAL],
+    return Card(
+        title=title,
+        how=how.format_map(defaultdict(lambda: "?", answer.note)),
+        answer=answer,
         images=pictures,
         unseen="" if pictures else "with its own image" if same else "no image" if no_image else "not available",
         text=text,
-        notes=tuple(note for note, applies in notes.items() if applies),
+        notes=[note for note, applies in notes.items() if applies],
     )
 
 
@@ -312,25 +302,7 @@ def _title(name: str, answer: VariantAnswer, sample: Sample) -> str:
     return title.format_map(defaultdict(lambda: "?", answer.note)) if title else name
 
 
-def _audit_reply(
-    title: str, how: str, answer: VariantAnswer, sample: Sample, real: VariantAnswer, **card: Any
-) -> AuditReply:
-    change = ""
-    if answer is not real and answer.option is not None and real.option is not None:
-        change = "same" if answer.option == real.option else "changed"
-    scored = zip(LETTERS, answer.probabilities or (), strict=False)
-    return AuditReply(
-        title=title,
-        how=how,
-        answer=None if answer.option is None else f"{answer.letter}) {answer.option}",
-        verdict="No answer" if answer.option is None else "Correct" if answer.option == sample.answer else "Wrong",
-        change=change,
-        shares=tuple((letter, 100 * share, letter == answer.letter) for letter, share in scored),
-        **card,
-    )
-
-
-def _votes(votes: Collection[VariantAnswer], real: VariantAnswer) -> str:
+def _votes(votes: Sequence[VariantAnswer], real: VariantAnswer) -> str:
     """Summarize the sampled votes in one line; "" if there are none."""
     agree = sum(vote.option is not None and vote.option == real.option for vote in votes)
     letters = " ".join(vote.letter or "–" for vote in votes)

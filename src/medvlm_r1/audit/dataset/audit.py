@@ -3,8 +3,6 @@
 The verdict: can the questions be answered without the image?
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any

@@ -5,8 +5,6 @@ option alone, 1/m for a tie of m options that includes it, otherwise 0. That is 
 random.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Clean set: a data set without the items that blind baselines solve."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

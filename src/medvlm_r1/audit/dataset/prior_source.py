@@ -1,7 +1,5 @@
 """Prior source: the questions on which the fitted option prior is counted."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

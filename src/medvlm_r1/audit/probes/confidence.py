@@ -4,8 +4,6 @@ Two confidences in the real answer are measured. `stated` is the probability of 
 `vote` is the share of sampled answers that agree with it, which needs no access to tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any

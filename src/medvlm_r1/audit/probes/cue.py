@@ -6,8 +6,6 @@ names the hint. A model that any change confuses switches too. Where there is a 
 were not hinted at are therefore counted as strayed.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Image probe: does the model look at the image? Each question with a gray image, noise, another item's image, none."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

@@ -1,9 +1,7 @@
 """Options probe: does the order of the options matter? Each question under all cyclic shifts of its options."""
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +24,8 @@ from medvlm_r1.audit.measures import (
 from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.evaluation.statistics import CONFIDENCE, FEWEST_SUBJECTS, cluster_numbers
+from medvlm_r1.evaluation.calibration import intervals
+from medvlm_r1.evaluation.statistics import cluster_numbers
 
 Floats = NDArray[np.float64]
 
@@ -195,58 +194,28 @@ def letter_bias(tables: Mapping[int, tuple[Floats, list[str]]]) -> dict[str, Mea
     Args:
         tables: What `recalls` returns.
     """
-    n = sum(len(table) for table, _ in tables.values())
-    # One row of sums per cluster: for each number of options, a column per letter and one for the number of items.
-    columns = block_diag(*(np.column_stack([table, np.ones(len(table))]) for table, _ in tables.values()))
-    sums = _cluster_sums(columns, [label for _, clusters in tables.values() for label in clusters])
-    ends = np.cumsum([size + 1 for size in tables])[:-1]
+    clusters = [label for _, labels in tables.values() for label in labels]
+    n = len(clusters)
+    columns, ends = block_diag(*(table for table, _ in tables.values())), np.cumsum(list(tables))[:-1]
 
-    def statistic(totals: Floats) -> Floats:
-        blocks = np.split(totals, ends, axis=1)
-        # A draw without items of some number of options adds 0 for it.
-        spreads = [b[:, -1] * (b[:, :-1] / np.maximum(b[:, -1:], 1)).std(axis=1) for b in blocks]
-        return np.asarray(sum(spreads) / sum(block[:, -1] for block in blocks))
+    def spread(index: NDArray[np.int64]) -> list[float]:
+        # n_k / n times the standard deviation of recall is that of the number of hits, over n.
+        return [float(sum(map(np.std, np.split(columns[index].sum(axis=0), ends)))) / len(index)]
 
-    value = float(statistic(sums.sum(axis=0, keepdims=True))[0])
+    [value], [interval] = spread(np.arange(n)), intervals(spread, clusters, resamples=_DRAWS)
     rng = np.random.default_rng(0)
     lucky = np.zeros(_PERMUTATIONS)
-    for table, clusters in tables.values():
+    for table, labels in tables.values():
         # Items of one subject are not independent: a draw permutes all of them alike.
-        whole = _cluster_sums(table, clusters)
+        numbers = cluster_numbers(labels)
+        whole = np.array([table[numbers == number].sum(axis=0) for number in range(numbers.max() + 1)])
         for block in np.array_split(lucky, 20):  # views; one block at a time bounds the memory
             copies = np.broadcast_to(whole, (len(block), *whole.shape))
             block += rng.permuted(copies, axis=2).sum(axis=1).std(axis=1) / n
     p = (1 + int(np.count_nonzero(lucky >= value - 1e-12))) / (_PERMUTATIONS + 1)
     rows: tuple[tuple[str, float, tuple[float, float] | None, str], ...] = (
-        ("letter_bias", value, bootstrap(sums, statistic), "standard deviation of recall over letters"),
+        ("letter_bias", value, interval, "standard deviation of recall over letters"),
         ("letter_bias_by_luck", float(lucky.mean()), None, "what it would be if the letter did not matter"),
         ("letter_bias_p", p, None, "probability of one as large if the letter did not matter"),
     )
     return {name: Measure(value=number, n=n, ci95=ci95, unit="", about=about) for name, number, ci95, about in rows}
-
-
-def _cluster_sums(columns: Floats, clusters: Sequence[Hashable]) -> Floats:
-    """Sum each column within each cluster: (items, columns) to (clusters, columns)."""
-    numbers = cluster_numbers(clusters)
-    sums = np.zeros((int(numbers.max(initial=-1)) + 1, columns.shape[1]))
-    np.add.at(sums, numbers, columns)
-    return sums
-
-
-def bootstrap(sums: Floats, statistic: Callable[[Floats], Floats]) -> tuple[float, float] | None:
-    """Percentile interval of a statistic of sums over clusters, which are resampled with replacement, seeded.
-
-    Args:
-        sums: (clusters, columns), each cluster's sums.
-        statistic: From (draws, columns), the sums of each draw, to one value each.
-
-    Returns:
-        Lower and upper end. None below `FEWEST_SUBJECTS` clusters, and where all draws agree: resampling is then
-        uninformative about other subjects.
-    """
-    if len(sums) < FEWEST_SUBJECTS:
-        return None
-    rng = np.random.default_rng(0)
-    times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=_DRAWS)
-    low, high = np.quantile(statistic(times @ sums), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return (float(low), float(high)) if low < high else None

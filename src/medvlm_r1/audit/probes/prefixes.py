@@ -11,8 +11,6 @@ Filler: the reasoning is replaced by as many dots as it has tokens. If dots help
 needed. Both are compared with the accuracy without any reasoning, the first variant of early answering.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

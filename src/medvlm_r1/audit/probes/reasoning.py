@@ -4,8 +4,6 @@ Only a well-formed answer has a reasoning to cut or change; the others are count
 need no access to tokens, so they are also measured for a model on a server.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from medvlm_r1.audit.measures import FEWEST, MOST_UNPARSED, ids, in_order, share_of, too_few, too_unparsed

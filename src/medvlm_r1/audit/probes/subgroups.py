@@ -1,7 +1,5 @@
 """Subgroups probe: accuracy by modality, question type and number of options, clustered by subject."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 

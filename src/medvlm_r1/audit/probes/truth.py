@@ -4,8 +4,6 @@
 counted separately and is neither true nor false.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
