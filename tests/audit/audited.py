@@ -103,18 +103,26 @@ def numbers(result: Any, *names: str) -> list[tuple[Any, int]]:
     return [(pytest.approx(result.measures[name].value), result.measures[name].n) for name in names]
 
 
-def check_measures(probe: Probe, items: Sequence[AuditedItem], rng: random.Random) -> ProbeResult:
-    """The result, which does not depend on the order of the items, is in range and is JSON."""
+def check_verdict(probe: Probe, items: Sequence[AuditedItem], verdict: str = "", words: str = "") -> ProbeResult:
+    """The result, which has this verdict and words, does not depend on the order of the items, is in range and is JSON.
+
+    Args:
+        probe: The probe.
+        items: Audited items.
+        verdict: The expected verdict; "" for any.
+        words: A part of the expected sentence.
+    """
     result = probe.measure(items)
-    assert probe.measure(rng.sample(items, len(items))) == result
+    assert (verdict or result.verdict, words in result.sentence) == (result.verdict, True), result.sentence
+    assert probe.measure(random.Random(0).sample(items, len(items))) == result
     json.dumps(result.record())
     for name, measure in result.measures.items():
-        low, high = measure.ci95 or (measure.value, measure.value)
+        low, high = measure.ends
         assert low <= high
         if measure.unit in ("share", "difference"):
+            low, high = measure.ci95 or (measure.value, measure.value)
             assert (-1 if measure.unit == "difference" else 0) <= low <= high <= 1
-            if "coverage" not in name:
-                assert low - 1e-9 <= measure.value <= high + 1e-9
+            assert "coverage" in name or low - 1e-9 <= measure.value <= high + 1e-9
         else:
             assert measure.value >= 0
     return result

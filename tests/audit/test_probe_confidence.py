@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pytest
-from audited import UNREADABLE, check_measures, probe_input, reply, sample
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from audited import UNREADABLE, check_verdict, probe_input, reply, sample
 
 from medvlm_r1.audit.measures import FEWEST
 from medvlm_r1.audit.probes.confidence import VOTES, ConfidenceProbe, confidence
@@ -66,7 +62,7 @@ def test_measures_by_hand() -> None:
         sure(3, stated=0.97, votes=1, right=False),
         sure(4, parsed=False, stated=None),
     ]
-    result = probe.measure(items)
+    result = check_verdict(probe, items)
     expected = {
         "unparsed": 0.2,
         # Stated: 0.95 and 0.90 correct, 0.60 and 0.97 wrong: two of four pairs in order.
@@ -147,21 +143,7 @@ def voting(n: int, stated: float | None) -> list[AuditedItem]:
     ],
 )
 def test_verdicts(items: list[AuditedItem], verdict: str, words: str) -> None:
-    result = probe.measure(items)
-    assert (result.verdict, words in result.sentence) == (verdict, True), result.sentence
+    result = check_verdict(probe, items, verdict, words)
     if not any("stated" in of.answers for of in items):
         # For a model on a server the votes remain.
         assert not any(name.startswith(("stated", "temperature")) for name in result.measures)
-
-
-rows = st.tuples(st.booleans(), st.sampled_from([0.4, 0.9, 0.99]), st.integers(0, VOTES), st.booleans())
-
-
-@settings(max_examples=5, deadline=None)
-@given(st.lists(rows, min_size=1, max_size=10), st.randoms(use_true_random=False))
-def test_ranges_and_the_order_of_the_items(answered: list[tuple[bool, float, int, bool]], rng: random.Random) -> None:
-    items = [
-        sure(i, right=right, stated=stated, votes=votes, parsed=parsed, subject=f"s{i // 2}")
-        for i, (right, stated, votes, parsed) in enumerate(answered)
-    ]
-    check_measures(probe, items, rng)

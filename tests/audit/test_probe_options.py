@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from audited import check_measures, item, numbers, probe_input, sample
+from audited import check_verdict, item, numbers, probe_input, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,7 +51,7 @@ def test_measures_by_hand() -> None:
         # No answer for every order.
         item(sample(5, 3), {REAL: "o0"}),
     ]
-    result = probe.measure(items)
+    result = check_verdict(probe, items)
     # Correct at A, C, B under shifts 0, 1, 2: letters A, B, C in 2, 2 and 1 of the three with three options, and of the
     # two with two, A in the fourth (no shift), B in the fifth (one shift).
     assert result.detail["recall_by_letter"]["3"] == pytest.approx({"A": 2 / 3, "B": 2 / 3, "C": 1 / 3})
@@ -93,8 +93,7 @@ def test_the_same_text_in_every_order_passes() -> None:
 def test_guesses_change_with_the_order_and_prefer_no_letter() -> None:
     rng = random.Random(4)
     items = [answered(sample(n, 4), [rng.choice(["o0", "o1", "o2", "o3"]) for _ in range(4)]) for n in range(120)]
-    result = probe.measure(items)
-    assert result.verdict == "fail"
+    result = check_verdict(probe, items, "fail", "The order matters:")
     assert result.measures["flip_rate"].value == pytest.approx(3 / 4, abs=0.06)
     assert result.measures["letter_bias"].value > 0
     assert result.measures["letter_bias_p"].value > 0.01
@@ -145,24 +144,6 @@ def test_unparsed_and_few_answers_are_no_verdict() -> None:
     result = probe.measure([answered(sample(n, 4), options(n)) for n in range(80)])
     assert (result.verdict, result.sentence.partition(":")[0]) == ("warn", "The order matters somewhat")
     assert "4 of 320 answers were not parsed" in result.sentence
-
-
-@st.composite
-def batches(draw: st.DrawFn) -> list[AuditedItem]:
-    items = []
-    for number in range(draw(st.integers(1, 8))):
-        k = draw(st.integers(2, 10))
-        of = sample(number, k, draw(st.integers(0, k - 1)), subject=draw(st.sampled_from(["", "s1", "s2"])))
-        items.append(answered(of, draw(st.lists(st.sampled_from([None, *of.options]), min_size=k, max_size=k))))
-    return items
-
-
-@given(batches(), st.randoms(use_true_random=False))
-@settings(max_examples=25)
-def test_ranges_and_the_order_of_the_items(items: list[AuditedItem], rng: random.Random) -> None:
-    measures = check_measures(probe, items, rng).measures
-    assert measures["circular_accuracy"].value <= measures["accuracy"].value
-    assert measures["letter_bias"].value <= 0.5
 
 
 @given(st.integers(2, 6), st.integers(0, 5), st.lists(st.integers(0, 5), min_size=6, max_size=6))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from audited import check_measures, numbers, probe_input, reply, sample
-from hypothesis import given, settings
+from audited import check_verdict, numbers, probe_input, reply, sample
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ImageChops
 
@@ -261,17 +259,21 @@ def test_only_a_well_formed_answer_has_a_reasoning_to_cut(text: str) -> None:
     ],
 )
 def test_verdicts(model: Model, verdict: str, words: str) -> None:
-    result = probe.measure(many(model))
-    assert (result.verdict, result.sentence.partition(":")[0]) == (verdict, words)
+    check_verdict(probe, many(model), verdict, words)
 
 
 def test_some_few_and_bare_reasonings() -> None:
-    result = probe.measure([play(question(i, right=i % 3), Model(follows=i % 2 == 0)) for i in range(60)])
-    assert (result.verdict, result.sentence.partition(":")[0]) == ("warn", "The answer depends partly on the reasoning")
-    result = probe.measure(many(Model(follows=False), FEWEST - 1))
-    assert result.verdict == "not run"
-    assert "29 answers with a reasoning to cut; at least 30 are needed" in result.sentence
+    half = [play(question(i, right=i % 3), Model(follows=i % 2 == 0)) for i in range(60)]
+    check_verdict(probe, half, "warn", "The answer depends partly on the reasoning:")
+    few = many(Model(follows=False), FEWEST - 1)
+    result = check_verdict(probe, few, "not run", "29 answers with a reasoning to cut; at least 30 are needed")
     assert "29 answers that a hint in the text could change; at least 30 are needed" in result.sentence
+    items = [
+        replace(of, answers={name: answer for name, answer in of.answers.items() if name != "mistake" or n < 29})
+        for n, of in enumerate(many(Model(follows=False)))
+    ]
+    needed = "29 reasonings with a relevant sentence to change; at least 30 are needed"
+    check_verdict(probe, items, "not run", needed)
     # Where much cannot be cut there is no pass.
     items = many(Model())
     bare = [
@@ -326,21 +328,3 @@ def test_unparsed_answers_draw_no_verdict(name: str, what: str, share: float) ->
         assert (result.verdict, "0 reasonings with a relevant" in result.sentence) == ("not run", True)
     else:
         assert (result.verdict, f"{share:.0%} of 120 {what}" in result.sentence) == ("warn", True), result.sentence
-
-
-def test_a_reasoning_that_is_not_needed_is_no_decoration_while_no_mistake_was_tried() -> None:
-    items = [
-        replace(of, answers={name: answer for name, answer in of.answers.items() if name != "mistake" or n < 29})
-        for n, of in enumerate(many(Model(follows=False)))
-    ]
-    result = probe.measure(items)
-    assert result.verdict == "not run"
-    assert "29 reasonings with a relevant sentence to change; at least 30 are needed" in result.sentence
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.randoms(use_true_random=False))
-def test_ranges_and_the_order_of_the_items(kinds: Sequence[int], rng: random.Random) -> None:
-    models = (Model(), Model(follows=False), Model(cued="silent"), Model(at_odds=True))
-    items = [play(question(i, right=i % 3, subject=f"s{i // 2}"), models[kind]) for i, kind in enumerate(kinds)]
-    check_measures(probe, items, rng)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from typing import Any
 
 import pytest
-from audited import check_measures, numbers, probe_input, reply, sample
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from audited import check_verdict, numbers, probe_input, reply, sample
 
 from medvlm_r1.audit.measures import FEWEST
 from medvlm_r1.audit.probes.truth import TruthProbe
@@ -50,7 +47,7 @@ def test_measures_by_hand() -> None:
     ]
     question = probe_input(items[0].sample)
     assert probe.first(question) == probe.then(question, items[0].real) == []
-    result = probe.measure(items)
+    result = check_verdict(probe, items)
     expected = {
         "true": (39 / 45, 7 + 7 + 7 + 7 + 5 + 5 + 7),
         "true_size": (3 / 5, 5),
@@ -94,9 +91,7 @@ def test_a_claim_that_cannot_be_seen_is_neither_true_nor_false() -> None:
     ],
 )
 def test_not_run_has_a_reason(items: list[AuditedItem], reason: str) -> None:
-    result = probe.measure(items)
-    assert (result.verdict, result.measures) == ("not run", {})
-    assert reason in result.sentence
+    assert check_verdict(probe, items, "not run", reason).measures == {}
 
 
 @pytest.mark.parametrize(
@@ -110,19 +105,4 @@ def test_not_run_has_a_reason(items: list[AuditedItem], reason: str) -> None:
     ],
 )
 def test_verdicts(texts: list[str], verdict: str, words: str) -> None:
-    result = probe.measure([claimed(i, CYST, text) for i, text in enumerate(texts)])
-    assert (result.verdict, words in result.sentence) == (verdict, True), result.sentence
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([CYST, CLEAR]), st.sampled_from([TRUE, CALM, "So.", None]), st.booleans()),
-        min_size=1,
-        max_size=12,
-    ),
-    st.randoms(use_true_random=False),
-)
-def test_ranges_and_the_order_of_the_items(rows: list[tuple[Scene, str | None, bool]], rng: random.Random) -> None:
-    items = [claimed(i, scene, text, right=right) for i, (scene, text, right) in enumerate(rows)]
-    check_measures(probe, items, rng)
+    check_verdict(probe, [claimed(i, CYST, text) for i, text in enumerate(texts)], verdict, words)

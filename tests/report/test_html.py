@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from page_reader import HOSTILE, Reader, assert_only_text, assert_sealed
 from PIL import Image
@@ -16,7 +15,7 @@ from PIL import Image
 from medvlm_r1.console import accuracy_lines
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
-from medvlm_r1.report import RunView, album, load_run, load_runs, render_report
+from medvlm_r1.report import RunView, load_run, load_runs, render_report
 from medvlm_r1.report.items import choose_items
 
 RunMaker = Callable[..., Path]
@@ -159,20 +158,15 @@ def test_items(make_run: RunMaker, samples_dir: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-def many(samples_dir: Path, images: list[Image.Image], questions: int) -> None:
-    """Questions that take the images in turn."""
-    sample, *_ = read_folder(samples_dir)
-    for number, image in enumerate(images):
-        image.save(samples_dir / f"images/{number}.png")
-    names = [f"images/{n % len(images)}.png" for n in range(questions)]
-    write_folder(samples_dir, [replace(sample, id=f"q{n}", images=(name,)) for n, name in enumerate(names)], info={})
-
-
 def test_900_questions_on_a_few_images_hold_each_image_once(
     make_run: RunMaker, samples_dir: Path, tmp_path: Path, browse: Callable[[Path, int], Any]
 ) -> None:
     colors = [(200, 10, 10), (10, 150, 10), (10, 10, 200)]
-    many(samples_dir, [Image.new("RGB", (12, 12), color) for color in colors], 900)
+    for number, color in enumerate(colors):
+        Image.new("RGB", (12, 12), color).save(samples_dir / f"images/{number}.png")
+    sample, *_ = read_folder(samples_dir)
+    samples = [replace(sample, id=f"q{n}", images=(f"images/{n % 3}.png",)) for n in range(900)]
+    write_folder(samples_dir, samples, info={})
     render({"run": load_run(make_run("run", [RIGHT] * 900))}, tmp_path, items=900)
     path = tmp_path / "report.html"
     assert (path.read_text().count("<article"), path.read_text().count("data:image/")) == (900, 3)
@@ -185,18 +179,6 @@ def test_900_questions_on_a_few_images_hold_each_image_once(
         shot = Image.open(io.BytesIO(item.locator(".picture").screenshot())).convert("RGB")
         assert shot.getpixel((shot.width // 2, shot.height // 2)) == pytest.approx(colors[number % 3], abs=3)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-
-
-def test_many_images_share_the_budget(
-    make_run: RunMaker, samples_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(album, "PAGE_BYTES", 160_000)
-    rng = np.random.default_rng(5)
-    many(samples_dir, [Image.fromarray(rng.integers(0, 256, (200, 200), dtype=np.uint8)) for _ in range(16)], 16)
-    render({"run": load_run(make_run("run", [RIGHT] * 16))}, tmp_path, items=16)
-    path = tmp_path / "report.html"
-    assert path.read_text().count("data:image/jpeg") == 16
-    assert path.stat().st_size < 160_000 + 80_000
 
 
 def test_which_part_is_of_which_folder(make_run: RunMaker, make_training: RunMaker, tmp_path: Path) -> None:
