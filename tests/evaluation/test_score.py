@@ -1,7 +1,5 @@
 """Scoring against a hand-computed case, and properties that hold for any answers."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,24 +58,6 @@ def test_figures_by_hand() -> None:
     # MRI: 1 of 4 right. Deviations .75 and -.25 three times: SE_CLT^2 = .75 / 3 / 4; pairs in a cluster add
     # 2 * (.75 * -.25) + 2 * (-.25 * -.25) = -.25, over 16.
     assert figures["accuracy"]["MRI"]["clustered_se"] == pytest.approx(100 * (0.75 / 12 - 0.25 / 16) ** 0.5)
-
-
-def test_intervals_count_subjects() -> None:
-    texts = [RIGHT if n % 3 else WRONG for n in range(60)]
-    alone = score([replace(sample(n), subject=f"p{n}") for n in range(60)], [generated(text) for text in texts])
-    assert alone["accuracy"]["MRI"]["ci95"] == share([True] * 40 + [False] * 20)["ci95"]
-    assert share([True] * 81 + [False] * 182)["ci95"] == pytest.approx([25.53, 36.62], abs=0.005)
-    # Four slices of each patient, answered alike, say hardly more than one.
-    many = [replace(sample(4 * n + k), subject=f"p{n}") for n in range(60) for k in range(4)]
-    sliced = score(many, [generated(text) for text in texts for _ in range(4)])
-    for figures in (sliced, alone):
-        assert figures["accuracy"]["MRI"]["percent"] == pytest.approx(100 * 40 / 60)
-    for name in ("accuracy_mean_ci95", "lenient_mean_ci95"):
-        assert sliced[name] == pytest.approx(alone[name], abs=0.2)
-    for name in ("well_formed", "no_answer", "cut_off"):
-        # Of values that all agree the subjects are counted.
-        assert sliced[name]["ci95"] == pytest.approx(alone[name]["ci95"], abs=0.2)
-    assert sliced["accuracy"]["MRI"]["ci95"] == pytest.approx(alone["accuracy"]["MRI"]["ci95"], abs=0.2)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,13 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
         "open": clustered_share([g for g in graded if not g.sample.options], _correct),
         **_accuracies("accuracy", groups, _correct),
         **_accuracies("lenient", groups, lambda g: g.lenient_correct),
-        "by_type": {name: _by_type(group) for name, group in groups.items()},
+        "by_type": {
+            name: {
+                kind: clustered_share([g for g in group if g.sample.question_type == kind], _correct)
+                for kind in sorted({g.sample.question_type for g in group} - {""})
+            }
+            for name, group in groups.items()
+        },
         "well_formed": clustered_share(closed, lambda g: g.response.well_formed),
         "no_answer": clustered_share(closed, lambda g: not g.answered, "count"),
         "no_answer_lenient": clustered_share(closed, lambda g: not g.lenient_answered, "count"),
@@ -174,11 +180,6 @@ def order_modalities(names: Iterable[str]) -> list[str]:
     """Distinct names in the order of the paper's table (MRI, CT, X-ray), then the others alphabetically."""
     rank = {name: i for i, name in enumerate(FIRST_MODALITIES)}
     return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
-
-
-def _by_type(graded: Sequence[Graded]) -> dict[str, dict[str, Any]]:
-    types = sorted({g.sample.question_type for g in graded} - {""})
-    return {name: clustered_share([g for g in graded if g.sample.question_type == name], _correct) for name in types}
 
 
 def _accuracies(name: str, groups: Mapping[str, Sequence[Graded]], verdict: Verdict) -> dict[str, Any]:

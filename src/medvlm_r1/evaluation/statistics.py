@@ -77,7 +77,8 @@ def effective_sample_size(
     size *= float(stdtrit(n - 1, quantile) / stdtrit(many - 1, quantile)) ** 2
     # Of several most frequent values, the one with the most other clusters counts.
     counts, pairs = Counter(values), list(zip(values, clusters, strict=True))
-    usual = [value for value, count in counts.items() if count == max(counts.values())]
+    most = max(counts.values())
+    usual = [value for value, count in counts.items() if count == most]
     apart = max(len({label for value, label in pairs if value != common}) for common in usual)
     return min(size, float(many)) if apart < FEW_CLUSTERS else size
 

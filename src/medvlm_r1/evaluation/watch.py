@@ -35,9 +35,8 @@ class HeldOut:
 
     * `accuracy`: strict, the mean over the modalities; `accuracy_<modality>` for each, and `questions_<modality>`, the
       number of questions, for the interval;
-    * `blank_accuracy`: the same with every image replaced by a mid-grey one of its size; absent where no question has
-    an
-      image;
+    * `blank_accuracy`: the same with every image replaced by a mid-gray one of its size; absent where no question has
+      an image;
     * `well_formed`: answers in the release's format;
     * `contradiction`: answers to the real images whose reasoning concludes another option than is answered
       (`prompts.conclusion`), among those that conclude and answer; absent where none does.
@@ -109,9 +108,9 @@ def _answers(
 
 def contradiction(samples: Sequence[Sample], answers: Sequence[Generation], template: str) -> float | None:
     """Percent of answers that contradict their reasoning, of those that conclude and answer; None for none."""
-    responses = [grade(sample, answer, template).response for sample, answer in zip(samples, answers, strict=True)]
-    verdicts = [
-        contradicts(r.reasoning, r.letter, sample.options) for r, sample in zip(responses, samples, strict=True)
-    ]
+    verdicts = []
+    for sample, answer in zip(samples, answers, strict=True):
+        response = grade(sample, answer, template).response
+        verdicts.append(contradicts(response.reasoning, response.letter, sample.options))
     judged = [verdict for verdict in verdicts if verdict is not None]
     return 100 * sum(judged) / len(judged) if judged else None

@@ -59,9 +59,14 @@ class ImageProbe(Probe):
         images, seed = probe_input.images, probe_input.seed
         if not images:
             return []
+        # Uniform noise in every channel, the same for an item in every run.
+        noise = (
+            np.random.default_rng((seed, index)).integers(0, 256, (image.height, image.width, 3), dtype=np.uint8)
+            for index, image in enumerate(images)
+        )
         replaced = {
             BLANK: tuple(blank_like(image) for image in images),
-            NOISE: tuple(_noise(image.size, seed, index) for index, image in enumerate(images)),
+            NOISE: tuple(Image.fromarray(values) for values in noise),
         }
         if probe_input.others:
             replaced[SHUFFLED] = probe_input.others
@@ -119,12 +124,6 @@ class ImageProbe(Probe):
                 **NO_VERDICT,
             },
         )
-
-
-def _noise(size: tuple[int, int], seed: int, index: int) -> Image.Image:
-    """Uniform noise in every channel, the same for an item in every run."""
-    values = np.random.default_rng((seed, index)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(values)
 
 
 def _changed(items: Sequence[AuditedItem], names: Sequence[str], about: str) -> Measure:
