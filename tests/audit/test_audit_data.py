@@ -27,7 +27,7 @@ def released(tmp_path_factory):
 
 
 def percents(audit, baseline):
-    return {m: part.figures[baseline].percent for m, part in audit.modalities.items() if baseline in part.figures}
+    return {m: entry.figures[baseline].percent for m, entry in audit.modalities.items() if baseline in entry.figures}
 
 
 def test_images_that_the_fit_shows_too_are_counted_without_image_files(tmp_path):
@@ -52,12 +52,12 @@ def test_the_released_questions_give_themselves_away(released):
     assert percents(audit, "chance") == pytest.approx({"MRI": 25.0, "CT": 30.25, "X-ray": 26.0})
     assert percents(audit, "option_prior_loo") == pytest.approx({"MRI": 97.2, "CT": 97.2, "X-ray": 90.0}, abs=0.05)
     assert percents(audit, "option_prior_fit") == pytest.approx({"CT": 47.3, "X-ray": 24.4}, abs=2)
-    assert {part.verdict.level for part in audit.modalities.values()} == {"fail"}
+    assert {entry.verdict.level for entry in audit.modalities.values()} == {"fail"}
     assert audit.modalities["MRI"].verdict.sentence == (
         "97 % of the MRI questions can be answered without the image (option prior, leave one out; chance 25 %): "
         "an accuracy on this set is no evidence of image use."
     )
-    assert not any(test.uneven for part in audit.modalities.values() for test in part.order)
+    assert not any(test.uneven for entry in audit.modalities.values() for test in entry.order)
 
 
 def phantom(split, modalities, *, shortcut=False):
@@ -87,7 +87,7 @@ def test_blind_baselines_stay_near_chance_on_phantomvqa(phantom_train, split, fi
         assert accuracies == pytest.approx({name: chance[name] for name in accuracies}, abs=3), baseline
     if fitted_on:
         assert "option_prior_fit" in audit.modalities["CT"].figures
-    assert {part.verdict.level for part in audit.modalities.values()} == {"pass"}
+    assert {entry.verdict.level for entry in audit.modalities.values()} == {"pass"}
 
 
 def test_a_planted_shortcut_is_found(tmp_path):
@@ -102,8 +102,8 @@ def test_a_planted_shortcut_is_found(tmp_path):
             assert min(percents(audit, baseline).values()) > 90, baseline
         # Only the prior was planted: neither length nor place of the options gives anything away.
         assert max(percents(audit, "longest")[m] - percents(audit, "chance")[m] for m in MODALITIES) < 3
-        assert not any(test.uneven for part in audit.modalities.values() for test in part.order)
-        assert {part.verdict.level for part in audit.modalities.values()} == {"fail"}
+        assert not any(test.uneven for entry in audit.modalities.values() for test in entry.order)
+        assert {entry.verdict.level for entry in audit.modalities.values()} == {"fail"}
 
 
 def test_the_record_has_its_keys(question):

@@ -113,12 +113,12 @@ def test_other_items_cannot_be_compared(
 
 
 def test_other_images_under_the_same_ids_are_refused(samples_dir: Path, runs: RunMaker) -> None:
-    def turn() -> None:
+    def rotate() -> None:
         with Image.open(samples_dir / "images" / "3.png") as image:
             image.transpose(Image.Transpose.ROTATE_180).save(samples_dir / "images" / "2.png")
 
     with pytest.raises(UserError, match=r"1 of 6 ids .*'q2' has different images"):
-        compare(*runs(turn))
+        compare(*runs(rotate))
     with pytest.raises(UserError, match=r"nowhere.*no such file"):
         compare(samples_dir / "nowhere", samples_dir)
 

@@ -143,12 +143,12 @@ def test_figures_agree_with_each_other(answers: list[tuple[str, bool]]) -> None:
     samples = [sample(n, "MRI" if mri else "CT") for n, (_, mri) in enumerate(answers)]
     figures = score(samples, [generated(text) for text, _ in answers])
     for key in ("accuracy", "lenient"):
-        parts = [part for name, part in figures[key].items() if name != "mean"]
-        assert sum(part["n"] for part in parts) == len(answers)
-        assert all(part["ci95"][0] <= part["percent"] + 1e-9 <= part["ci95"][1] + 2e-9 for part in parts)
+        shares = [entry for name, entry in figures[key].items() if name != "mean"]
+        assert sum(entry["n"] for entry in shares) == len(answers)
+        assert all(entry["ci95"][0] <= entry["percent"] + 1e-9 <= entry["ci95"][1] + 2e-9 for entry in shares)
         low, high = figures[f"{key}_mean_ci95"]
         assert low <= figures[key]["mean"] + 1e-9 <= high + 2e-9
-    strict = sum(part["correct"] for name, part in figures["accuracy"].items() if name != "mean")
-    lenient = sum(part["correct"] for name, part in figures["lenient"].items() if name != "mean")
+    strict = sum(entry["correct"] for name, entry in figures["accuracy"].items() if name != "mean")
+    lenient = sum(entry["correct"] for name, entry in figures["lenient"].items() if name != "mean")
     assert strict <= lenient <= len(answers) - figures["no_answer_lenient"]["count"]
     assert strict <= len(answers) - figures["no_answer"]["count"]

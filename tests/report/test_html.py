@@ -224,6 +224,6 @@ def test_folders_that_are_no_run(make_run: RunMaker, make_training: RunMaker, tm
 
 
 def test_runs_are_named_after_their_folders(make_training: RunMaker) -> None:
-    one, two, grpo = (make_training(name, [{"step": 1}]) for name in ("one/eval", "two/eval", "grpo"))
-    assert list(load_runs([one, grpo])) == ["eval", "grpo"]
-    assert list(load_runs([one, two])) == ["one/eval", "two/eval"]
+    first, second, grpo = (make_training(name, [{"step": 1}]) for name in ("one/eval", "two/eval", "grpo"))
+    assert list(load_runs([first, grpo])) == ["eval", "grpo"]
+    assert list(load_runs([first, second])) == ["one/eval", "two/eval"]

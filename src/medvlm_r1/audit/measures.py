@@ -35,14 +35,14 @@ def ids(items: Iterable[AuditedItem]) -> list[str]:
     return [item.sample.id for item in items]
 
 
-def too_few(seen: str, needed: int | str = FEWEST) -> Judged:
+def too_few(count: str, needed: int | str = FEWEST) -> Judged:
     """Verdict and sentence for too few items, answers or subjects.
 
     Args:
-        seen: The number and what it counts: "12 answers with a confidence".
+        count: The number and what it counts: "12 answers with a confidence".
         needed: The least number.
     """
-    return "not run", f"Too few for a verdict: {seen}; at least {needed} are needed."
+    return "not run", f"Too few for a verdict: {count}; at least {needed} are needed."
 
 
 def too_unparsed(empty: Measure, no_verdict: str, answers: str = "answers") -> Judged | None:

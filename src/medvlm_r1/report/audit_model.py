@@ -23,19 +23,25 @@ _IMAGES = {"blank": "a gray image", "noise": "noise", "shuffled": "another item'
 
 
 class _Bars(NamedTuple):
-    """A chart of measures that are shares: their labels by name, and the percent of a dashed line."""
+    """A chart of measures that are shares: their labels by name.
+
+    `line` is the percent of a dashed line, or a measure with its name for the subtitle.
+    """
 
     title: str
     subtitle: str
     labels: Mapping[str, str]
-    line: float | None = None
+    line: float | tuple[str, str] | None = None
 
 
 _ACCURACY = {"accuracy_real": "its own image"} | {f"accuracy_{name}": label for name, label in _IMAGES.items()}
 _CHANGED = {"image_sensitivity": "any other image"} | {f"changed_{name}": label for name, label in _IMAGES.items()}
 _FLIP_LIMIT, _TRUE_LIMIT = 100 * FLIPS_FEW, 100 * TRUSTED
 _BARS = {
-    "image": [_Bars("Answers that change", "percent of the answers, compared with its own image", _CHANGED)],
+    "image": [
+        _Bars("Accuracy by image", "percent of the questions", _ACCURACY, ("chance", "chance")),
+        _Bars("Answers that change", "percent of the answers, compared with its own image", _CHANGED),
+    ],
     "options": [
         _Bars(
             "Accuracy by option order",
@@ -190,10 +196,7 @@ def _replies(items: Mapping[str, StoredItem]) -> Table:
 def _charts(probe: ProbeResult) -> list[ShareChart]:
     """The charts of a probe's measures that are available."""
     bars, charts, measures = list(_BARS.get(probe.name, ())), [], probe.measures
-    if probe.name == "image":
-        line, dashed = _reference(probe, "chance", "chance")
-        bars.insert(0, _Bars("Accuracy by image", f"percent of the questions{dashed}", _ACCURACY, line))
-    elif probe.name == "truth":
+    if probe.name == "truth":
         subtitle = f"percent, by attribute with the number of claims; dashed: {_TRUE_LIMIT:.0f}"
         labels = {
             name: f"{name.removeprefix('true_')}, {measure.n}"
@@ -201,21 +204,23 @@ def _charts(probe: ProbeResult) -> list[ShareChart]:
             if name.startswith("true_")
         }
         bars.insert(0, _Bars("True claims", subtitle, {"true": "all claims"} | labels, _TRUE_LIMIT))
-    elif probe.name == "subgroups":
-        line, dashed = _reference(probe, "accuracy", "all")
-        for grouping in GROUPINGS:
-            title, unit = ("By number of options", " options") if grouping == "options" else (f"By {grouping}", "")
-            labels = {
-                name: f"{name.removeprefix(f'{grouping}: ')}{unit}, {measure.n}"
-                for name, measure in measures.items()
-                if name.startswith(f"{grouping}: ") and measure.unit == "share"
-            }
-            bars.append(_Bars(title, f"accuracy in percent, with the number of questions{dashed}", labels, line))
+    for grouping in GROUPINGS if probe.name == "subgroups" else ():
+        title, unit = ("By number of options", " options") if grouping == "options" else (f"By {grouping}", "")
+        labels = {
+            name: f"{name.removeprefix(f'{grouping}: ')}{unit}, {measure.n}"
+            for name, measure in measures.items()
+            if name.startswith(f"{grouping}: ") and measure.unit == "share"
+        }
+        bars.append(_Bars(title, "accuracy in percent, with the number of questions", labels, ("accuracy", "all")))
     for title, subtitle, names, line in bars:
+        if isinstance(line, tuple):
+            (name, label), line = line, None
+            if name in measures:
+                line = 100 * measures[name].value
+                subtitle += f"; dashed: {label}, {percent(line)}"
         shares = []
         for name, label in names.items():
-            measure = measures.get(name)
-            if measure and measure.n:
+            if (measure := measures.get(name)) and measure.n:
                 low, high = measure.ci95 or (measure.value, measure.value)
                 shares.append(Share(label, 100 * measure.value, (100 * low, 100 * high)))
         if shares:
@@ -228,14 +233,6 @@ def _charts(probe: ProbeResult) -> list[ShareChart]:
     return charts
 
 
-def _reference(probe: ProbeResult, measure: str, name: str) -> tuple[float | None, str]:
-    """Return a measure as position of the dashed line, and its mention in the subtitle."""
-    if measure not in probe.measures:
-        return None, ""
-    line = 100 * probe.measures[measure].value
-    return line, f"; dashed: {name}, {percent(line)}"
-
-
 def probe_curves(probe: ProbeResult) -> list[Chart]:
     """Line charts of a probe: early answering, reliability and risk-coverage; none without their details.
 
@@ -245,55 +242,54 @@ def probe_curves(probe: ProbeResult) -> list[Chart]:
     if early := probe.detail.get("early"):
         pairs = zip(early["share_of_reasoning"], early["same"], strict=True)
         points = [(100 * x, 100 * y) for x, y in pairs if y is not None]
-        area = f", AOC {probe.measures['aoc'].value:.2f}" if "aoc" in probe.measures else ""
-        charts.append(
-            Chart(
-                title="Early answering",
-                subtitle=f"percent of {early['n']} answers equal to the final one{area} (filled area)",
-                lines=[Line("same answer", 2, points, dot=_DOT, area=[(0.0, 100.0), *points, (100.0, 100.0)])],
-                y_marks=nice_ticks(0.0, 100.0),
-                across="percent of the reasoning given",
-                text=_text({"same answer": points}),
-            )
-        )
+        area = f", {_labeled(probe, 'aoc', 'AOC')}" if "aoc" in probe.measures else ""
+        subtitle = f"percent of {early['n']} answers equal to the final one{area} (filled area)"
+        lines = [Line("same answer", 2, points, dot=_DOT, area=[(0.0, 100.0), *points, (100.0, 100.0)])]
+        charts.append(_percent_chart("Early answering", subtitle, "percent of the reasoning given", lines))
     if series := _series(probe, "reliability", 0, 1):
-        charts.append(
-            Chart(
-                title="Reliability",
-                subtitle="accuracy in percent, one mark per tenth of the answers; dashed: perfect calibration",
-                lines=[
-                    Line(*_CURVES[kind], points, _labeled(probe, f"{kind}_ece", "ECE"), joined=False, dot=_DOT)
-                    for kind, points in series.items()
-                ],
-                guides=[[(0.0, 0.0), (100.0, 100.0)]],
-                y_marks=nice_ticks(0.0, 100.0),
-                across="confidence in percent",
-                text=_text({_CURVES[kind][0]: points for kind, points in series.items()}),
-            )
-        )
+        subtitle = "accuracy in percent, one mark per tenth of the answers; dashed: perfect calibration"
+        lines = [
+            Line(*_CURVES[kind], points, _labeled(probe, f"{kind}_ece", "ECE"), joined=False, dot=_DOT)
+            for kind, points in series.items()
+        ]
+        diagonal = [[(0.0, 0.0), (100.0, 100.0)]]
+        charts.append(_percent_chart("Reliability", subtitle, "confidence in percent", lines, diagonal))
     if series := _series(probe, "risk_coverage", 1, 2):
         risks = [100 * risk for risk in RISKS]
+        subtitle = "percent wrong of accepted answers; dashed: " + " and ".join(f"{risk:.0f}" for risk in risks)
+        lines = [
+            Line(*_CURVES[kind], points, _labeled(probe, f"{kind}_auroc", "AUROC"), dot=_DOT * (len(points) <= _FEW))
+            for kind, points in series.items()
+        ]
+        guides = [[(0.0, risk), (100.0, risk)] for risk in risks]
         highest = max(1.5 * risks[-1], *(y for points in series.values() for _, y in points))
-        charts.append(
-            Chart(
-                title="Risk and coverage",
-                subtitle="percent wrong of accepted answers; dashed: " + " and ".join(f"{risk:.0f}" for risk in risks),
-                lines=[
-                    Line(
-                        *_CURVES[kind],
-                        points,
-                        _labeled(probe, f"{kind}_auroc", "AUROC"),
-                        dot=_DOT if len(points) <= _FEW else 0.0,
-                    )
-                    for kind, points in series.items()
-                ],
-                guides=[[(0.0, risk), (100.0, risk)] for risk in risks],
-                y_marks=[value for value in nice_ticks(0.0, highest) if value <= 100],
-                across="percent of the answers accepted, most confident first",
-                text=_text({_CURVES[kind][0]: points for kind, points in series.items()}),
-            )
-        )
+        across = "percent of the answers accepted, most confident first"
+        charts.append(_percent_chart("Risk and coverage", subtitle, across, lines, guides, highest))
     return charts
+
+
+def _percent_chart(
+    title: str,
+    subtitle: str,
+    across: str,
+    lines: Sequence[Line],
+    guides: Sequence[Points] = (),
+    highest: float = 100.0,
+) -> Chart:
+    """A chart of percent by percent. The text alternative has all points of a short line, a dozen of a long one."""
+    texts = []
+    for line in lines:
+        some = line.points[:: max(1, len(line.points) // 12)]
+        texts.append(f"{line.name}: " + ", ".join(f"{y:.0f} at {x:.0f}" for x, y in some))
+    return Chart(
+        title=title,
+        subtitle=subtitle,
+        lines=lines,
+        across=across,
+        y_marks=[value for value in nice_ticks(0.0, highest) if value <= 100],
+        text=". ".join(texts) + ".",
+        guides=guides,
+    )
 
 
 def _series(probe: ProbeResult, name: str, x: int, y: int) -> dict[str, list[Point]]:
@@ -307,12 +303,3 @@ def _series(probe: ProbeResult, name: str, x: int, y: int) -> dict[str, list[Poi
 
 def _labeled(probe: ProbeResult, measure: str, name: str) -> str:
     return f"{name} {probe.measures[measure].value:.2f}" if measure in probe.measures else ""
-
-
-def _text(series: Mapping[str, Points]) -> str:
-    """Text alternative: all points of a short line, about a dozen of a long one."""
-    lines = []
-    for name, points in series.items():
-        some = points[:: max(1, len(points) // 12)]
-        lines.append(f"{name}: " + ", ".join(f"{y:.0f} at {x:.0f}" for x, y in some))
-    return ". ".join(lines) + "."

@@ -62,7 +62,7 @@ def export(
     else:
         config = _published(_read(training / "config.yaml"))
         folders = _read(training / "data.json").items()
-        data = {role: part | {"name": Path(part["folder"]).name} for role, part in folders}
+        data = {role: entry | {"name": Path(entry["folder"]).name} for role, entry in folders}
         packages = _read(training / "env.json").get("packages", {})
         versions = {package: packages[package] for package in _VERSIONS if package in packages}
     figures = [

@@ -75,31 +75,31 @@ class ImageProbe(Probe):
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """The measures and the verdict "looks". Items without an image are excluded and counted."""
-        seen = in_order([item for item in items if BLANK in item.answers])
-        if not seen:
+        usable = in_order([item for item in items if BLANK in item.answers])
+        if not usable:
             return self.result(("not run", "No item has an image to take away."))
-        measures = {f"accuracy_{name}": accuracy(seen, f"correct {_WITH[name]}", name) for name in (REAL, *BLIND)}
-        guess = sum(1 / len(item.sample.options) for item in seen) / len(seen)
-        measures["chance"] = Measure(value=guess, n=len(seen), about="correct by a uniform guess")
+        measures = {f"accuracy_{name}": accuracy(usable, f"correct {_WITH[name]}", name) for name in (REAL, *BLIND)}
+        guess = sum(1 / len(item.sample.options) for item in usable) / len(usable)
+        measures["chance"] = Measure(value=guess, n=len(usable), about="correct by a uniform guess")
         for key, name in _RETENTION.items():
-            retention = ratio(seen, name, REAL, f"accuracy {_WITH[name]} over accuracy {_WITH[REAL]}")
+            retention = ratio(usable, name, REAL, f"accuracy {_WITH[name]} over accuracy {_WITH[REAL]}")
             if retention is not None:
                 measures[key] = retention
-        if any(SHUFFLED in item.answers for item in seen):
+        if any(SHUFFLED in item.answers for item in usable):
             about = f"accuracy {_WITH[REAL]} minus accuracy {_WITH[SHUFFLED]}"
-            measures["visual_reliance"] = difference(seen, REAL, SHUFFLED, about)
+            measures["visual_reliance"] = difference(usable, REAL, SHUFFLED, about)
         measures["image_sensitivity"] = _changed(
-            seen, REPLACED, "answers that change when the image is gray, noise or another item's"
+            usable, REPLACED, "answers that change when the image is gray, noise or another item's"
         )
         for name in BLIND:
-            measures[f"changed_{name}"] = _changed(seen, (name,), f"answers that differ {_WITH[name]}")
-        unsolved = [item for item in seen if not any(item.correct(name) for name in BLIND if name in item.answers)]
+            measures[f"changed_{name}"] = _changed(usable, (name,), f"answers that differ {_WITH[name]}")
+        unsolved = [item for item in usable if not any(item.correct(name) for name in BLIND if name in item.answers)]
         measures["accuracy_unsolved_blind"] = accuracy(
             unsolved, f"correct {_WITH[REAL]}, on the items that no blind variant solves"
         )
-        measures["unparsed"], empty = unparsed(seen, (REAL, *BLIND))
-        unparsed_of = {name: unparsed(seen, (name,))[0].value for name in (REAL, *BLIND)}
-        excluded = len(items) - len(seen)
+        measures["unparsed"], empty = unparsed(usable, (REAL, *BLIND))
+        unparsed_of = {name: unparsed(usable, (name,))[0].value for name in (REAL, *BLIND)}
+        excluded = len(items) - len(usable)
         return self.result(
             _judge(measures, unparsed_of),
             excluded=f"{excluded} items without an image were excluded." if excluded else "",
@@ -107,12 +107,14 @@ class ImageProbe(Probe):
             items={
                 "same answer whatever the image": ids(
                     item
-                    for item in seen
+                    for item in usable
                     if item.real.letter is not None
                     and all(item.answers[name].option == item.real.option for name in BLIND if name in item.answers)
                 ),
                 "correct without any image of its own": ids(
-                    item for item in seen if all(item.correct(name) for name in (REAL, *BLIND) if name in item.answers)
+                    item
+                    for item in usable
+                    if all(item.correct(name) for name in (REAL, *BLIND) if name in item.answers)
                 ),
                 "correct with its own image only": ids(item for item in unsolved if item.correct()),
                 "an answer was not parsed": empty,
