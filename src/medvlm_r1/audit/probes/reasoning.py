@@ -6,7 +6,7 @@ need no access to tokens, so they are also measured for a model on a server.
 
 from collections.abc import Mapping, Sequence
 
-from medvlm_r1.audit.measures import FEWEST, MOST_UNPARSED, ids, in_order, share_of, too_few, too_unparsed
+from medvlm_r1.audit.measures import FEWEST, MOST_UNPARSED, ids, in_order, share, share_of, too_few, too_unparsed
 from medvlm_r1.audit.probe import Judged, Level, Measure, PartialResult, Probe, ProbeInput, ProbeResult, merge
 from medvlm_r1.audit.probes import cue, prefixes
 from medvlm_r1.audit.variant import AuditedItem, Variant, VariantAnswer
@@ -93,21 +93,22 @@ def contradictions(items: Sequence[AuditedItem]) -> PartialResult:
 
     The answer is another option than the reasoning concludes (arXiv 2505.23945). Needs no variant.
     """
-
-    def contradicted(item: AuditedItem) -> bool | None:
+    against, silent, pairs = [], [], []
+    for item in items:
         options = item.sample.options
-        return contradicts(item.real.response(options).reasoning, item.real.letter, options)
-
-    concluded = [item for item in items if contradicted(item) is not None]
+        verdict = contradicts(item.real.response(options).reasoning, item.real.letter, options)
+        if verdict is None:
+            silent.append(item)
+        else:
+            against += [item] if verdict else []
+            pairs.append((verdict, item.cluster))
+    examples = {"reasoning without a conclusion": ids(silent)}
+    if not pairs:
+        return PartialResult(items=examples)
     about = "another option answered than the reasoning concludes, among those that conclude one"
-    measure = share_of(concluded, lambda item: bool(contradicted(item)), about)
-    against = {"answer against its reasoning": ids(item for item in concluded if contradicted(item))}
     return PartialResult(
-        measures={"contradiction": measure} if concluded else {},
-        items={
-            **(against if concluded else {}),
-            "reasoning without a conclusion": ids(item for item in items if contradicted(item) is None),
-        },
+        measures={"contradiction": share(pairs, about)},
+        items={"answer against its reasoning": ids(against), **examples},
     )
 
 
