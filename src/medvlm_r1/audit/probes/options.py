@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag
 
 from medvlm_r1.audit.measures import (
     FEWEST,
@@ -196,11 +195,15 @@ def letter_bias(tables: Mapping[int, tuple[Floats, list[str]]]) -> dict[str, Mea
     """
     clusters = [label for _, labels in tables.values() for label in labels]
     n = len(clusters)
-    columns, ends = block_diag(*(table for table, _ in tables.values())), np.cumsum(list(tables))[:-1]
 
     def spread(index: NDArray[np.int64]) -> list[float]:
         # n_k / n times the standard deviation of recall is that of the number of hits, over n.
-        return [float(sum(map(np.std, np.split(columns[index].sum(axis=0), ends)))) / len(index)]
+        total, start = 0.0, 0
+        for table, _ in tables.values():
+            rows = index[(index >= start) & (index < start + len(table))] - start
+            total += float(table[rows].sum(axis=0).std())
+            start += len(table)
+        return [total / len(index)]
 
     [value], [interval] = spread(np.arange(n)), intervals(spread, clusters, resamples=_DRAWS)
     rng = np.random.default_rng(0)
@@ -213,9 +216,9 @@ def letter_bias(tables: Mapping[int, tuple[Floats, list[str]]]) -> dict[str, Mea
             copies = np.broadcast_to(whole, (len(block), *whole.shape))
             block += rng.permuted(copies, axis=2).sum(axis=1).std(axis=1) / n
     p = (1 + int(np.count_nonzero(lucky >= value - 1e-12))) / (_PERMUTATIONS + 1)
-    rows: tuple[tuple[str, float, tuple[float, float] | None, str], ...] = (
+    figures: tuple[tuple[str, float, tuple[float, float] | None, str], ...] = (
         ("letter_bias", value, interval, "standard deviation of recall over letters"),
         ("letter_bias_by_luck", float(lucky.mean()), None, "what it would be if the letter did not matter"),
         ("letter_bias_p", p, None, "probability of one as large if the letter did not matter"),
     )
-    return {name: Measure(value=number, n=n, ci95=ci95, unit="", about=about) for name, number, ci95, about in rows}
+    return {name: Measure(value=number, n=n, ci95=ci95, unit="", about=about) for name, number, ci95, about in figures}
