@@ -62,9 +62,8 @@ def test_a_damaged_or_read_only_cache_costs_time_only(data_dir: Path, tmp_path: 
 
 
 def test_many_images_are_examined_in_workers_with_a_bar(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], decoded: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], decoded: list[str]
 ) -> None:
-    monkeypatch.setattr(image_facts, "_BAR_SECONDS", 0.0)
     (tmp_path / "images").mkdir()
     names = [f"images/{index}.png" for index in range(70)]
     for index, name in enumerate(names):

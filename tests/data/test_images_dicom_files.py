@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import HOUNSFIELD, RESCALED, dataset, greys, without_meta
+from medvlm_r1.data.images.dicom_checks import codestream_size
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -23,7 +24,6 @@ from pydicom.uid import (
 )
 
 from medvlm_r1.data.images import dicom, is_medical, load_picture
-from medvlm_r1.data.images.dicom_checks import codestream_size
 from medvlm_r1.errors import UserError
 
 MARKER = "ZZTOPSECRET"
@@ -60,12 +60,10 @@ def test_without_file_meta_information(tmp_path, name):
 def test_rle_and_deflated(saved):
     values = np.arange(64, dtype="<u2").reshape(8, 8) * 50
     plain = dataset(values, WindowCenter=1000, WindowWidth=2000)
-    packed = dataset(values, WindowCenter=1000, WindowWidth=2000)
-    packed.compress(RLELossless)
     deflated = dataset(values, DeflatedExplicitVRLittleEndian, WindowCenter=1000, WindowWidth=2000)
     wanted = greys(saved(plain))
-    assert greys(saved(packed)) == wanted
-    assert greys(saved(deflated)) == wanted
+    plain.compress(RLELossless)
+    assert greys(saved(plain)) == greys(saved(deflated)) == wanted
 
 
 def test_a_deflated_bomb_is_refused(saved, monkeypatch):
@@ -125,9 +123,7 @@ def test_missing_elements_are_named(saved, keyword):
 @pytest.mark.parametrize("high", [15, 12, 10])
 def test_bits_that_are_not_the_lowest_are_refused(saved, high):
     ds = dataset(np.uint16([[0, 2**high]]), BitsStored=12, HighBit=high)
-    with pytest.raises(
-        UserError, match=rf"x.dcm: .* 12 bits with HighBit {high}; only HighBit 11 is supported for them"
-    ):
+    with pytest.raises(UserError, match=rf"x.dcm: .* 12 bits with HighBit {high}; only HighBit 11 is supported"):
         load_picture(saved(ds))
 
 
@@ -147,9 +143,7 @@ def test_cut_short_and_unknown_interpretation(saved):
 )
 def test_pixels_longer_than_their_header_tells_are_refused(saved, tried, changed):
     pixels = np.arange(1, 64 * 64 + 1, dtype="<u2").reshape(64, 64)
-    with pytest.raises(
-        UserError, match=r"x.dcm: its pixels are 8192 bytes, and its header declares \d+: rows, columns"
-    ):
+    with pytest.raises(UserError, match=r"x.dcm: its pixels are 8192 bytes, and its header declares \d+: rows"):
         load_picture(saved(dataset(pixels, **changed)))
     tried("lying-lengths", 1)
 
@@ -168,12 +162,6 @@ def test_padding_behind_the_pixels_is_said_and_other_lengths_refused(saved, trie
     with pytest.raises(UserError, match=r"x.dcm: its pixels are cut short \(126 bytes of the 128"):
         load_picture(saved(ds))
     tried("lying-lengths", 2)
-
-
-def test_an_odd_number_of_bytes_may_be_made_even_by_anything(saved):
-    ds = dataset(np.uint8([[1, 2, 3]]))
-    ds.PixelData = ds.PixelData[:3] + b"\x01"
-    assert not any("padding" in warning for warning in load_picture(saved(ds)).note.warnings)
 
 
 def marked(**elements):

@@ -16,7 +16,7 @@ from nibabel.nifti1 import Nifti1Extension
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from medvlm_r1.data.images import View, is_medical, load_image, load_picture
-from medvlm_r1.data.images.files import InMemoryFile
+from medvlm_r1.data.images.files import InMemoryFile, sniff_format
 from medvlm_r1.errors import UsageError, UserError
 
 SHAPE = (4, 5, 6)  # right to left, back to front, feet to head
@@ -97,13 +97,11 @@ def test_oblique_volumes_lie_along_the_nearest_axes(saved, codes):
     )
 
 
-@pytest.mark.parametrize("codes", ["RAS", "ILP"])
-def test_aspect_from_the_affine(saved, codes):
-    path = saved(stored_as(codes, ras_volume(), np.diag([1.0, 2, 3, 1])))
+def test_aspect_from_the_affine(saved):
+    path = saved(stored_as("ILP", ras_volume(), np.diag([1.0, 2, 3, 1])))
     for plane, size, aspect in (("axial", (4, 10), 2), ("coronal", (4, 18), 3), ("sagittal", (5, 9), 1.5)):
-        note = load_picture(path, View(plane=plane, slice=0)).note
-        assert note.size == load_picture(path, View(plane=plane, slice=0)).image.size == size
-        assert note.aspect == pytest.approx(aspect)
+        picture = load_picture(path, View(plane=plane, slice=0))
+        assert (picture.image.size, picture.note.aspect) == (size, pytest.approx(aspect))
 
 
 def test_plane_and_slice_are_chosen_never_guessed(saved):
@@ -144,8 +142,7 @@ def test_the_volume_of_a_series_is_chosen(saved):
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
-@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(("name", "kind"), [("x.nii", nib.Nifti1Image), ("x.nii.gz", nib.Nifti2Image)])
 def test_scaled_values_and_windows(saved, plane, name, kind):
     image = kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
     image.header.set_slope_inter(10, -100)
@@ -159,7 +156,6 @@ def test_scaled_values_and_windows(saved, plane, name, kind):
         picture = load_picture(path, View(plane=plane, slice=1, window=window))
         return np.asarray(picture.image)[..., 0], picture.note
 
-    assert volume.max() == 490
     pixels, note = show("100/200")
     np.testing.assert_array_equal(pixels, np.floor(np.clip((wanted - 99.5) / 199 + 0.5, 0, 1) * 255 + 0.5))
     assert (note.window.name, note.window.source, note.window.unit) == ("given", "given", "value")
@@ -170,20 +166,16 @@ def test_scaled_values_and_windows(saved, plane, name, kind):
     _, note = show("soft-tissue")
     assert note.window.unit == "HU"
     assert any("taken for Hounsfield units" in warning for warning in note.warnings)
-    with pytest.raises(UserError, match="no usable window is stored"):
-        show("stored")
-    with pytest.raises(UsageError, match="wanted one of brain"):
-        show("liver")
+    for error, window, message in ((UserError, "stored", "no usable window"), (UsageError, "liver", "one of brain")):
+        with pytest.raises(error, match=message):
+            show(window)
 
 
-def test_stored_display_range(saved):
+def test_stored_display_range_and_voxels_that_are_not_numbers(saved):
     image = nib.Nifti1Image(np.arange(9, dtype=np.int16).reshape(3, 3, 1), np.eye(4))
     image.header["cal_min"], image.header["cal_max"] = 2, 6
     note = load_picture(saved(image), View(window="stored")).note
     assert (note.window.centre, note.window.width, note.window.source) == (4, 4, "stored: cal_min to cal_max")
-
-
-def test_what_is_no_number_is_black(saved):
     data = np.array([[[1.0]], [[np.nan]], [[np.inf]], [[2.0]]], np.float32)
     path = saved(nib.Nifti1Image(data, np.eye(4)))
     picture = load_picture(path, View(plane="axial", slice=0, window="full"))
@@ -247,6 +239,12 @@ def header_of(shape, dtype=np.int16, **fields):
     return header.binaryblock + b"\0" * 4
 
 
+def mgh_header(*shape):
+    header = nib.freesurfer.mghformat.MGHHeader()
+    header.set_data_shape(shape)
+    return header.binaryblock + b"\0" * 100
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -260,6 +258,8 @@ def header_of(shape, dtype=np.int16, **fields):
         (header_of((2, 2, 2), magic=b"ni1"), "the header of a .hdr/.img pair"),
         (header_of((2, 2, 2))[:100], "not a NIfTI file, or cut short in its header"),
         (b"nothing of the kind" * 40, "not a NIfTI file"),
+        (mgh_header(32000, 32000, 32000), "the volume is too large"),
+        (mgh_header(5, 5, 5), "its voxels are cut short"),
     ],
 )
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
@@ -267,7 +267,7 @@ def test_broken_files_are_refused_by_name(tmp_path, content, reason, name):
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     if name.endswith(".gz") and "voxels are cut short" in reason:
-        reason = "the NIfTI voxels are damaged or cut short"
+        reason = f"the {sniff_format(path, content)} voxels are damaged or cut short"
     with pytest.raises(UserError) as caught:
         load_picture(path, View(plane="sagittal", slice=0))
     assert str(caught.value).startswith(f"{path}: {reason}")
@@ -304,31 +304,25 @@ MIDDLE = View(frame=0, plane="axial", slice=4)
 
 
 @pytest.mark.parametrize(("header", "voxels"), PAIRS)
-def test_a_volume_of_two_files_is_read_from_its_own_folder_only(tmp_path, header, voxels):
+def test_a_volume_of_two_files_is_read_from_its_own_folder_only(tmp_path, monkeypatch, header, voxels):
     for name in (header, voxels):
         shutil.copy(NIBABEL / name, tmp_path)
     first, second = (load_picture(tmp_path / name, MIDDLE).image for name in (header, voxels))
     assert first.tobytes() == second.tobytes()
     message = f"the other file of the volume, {voxels}, is not in the same folder; put it there"
     (tmp_path / voxels).rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=re.escape(message)):
-        load_picture(tmp_path / header, MIDDLE)
-    (tmp_path / voxels).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=re.escape(message)):
-        load_picture(tmp_path / header, MIDDLE)
+    for prepare in (lambda: None, lambda: (tmp_path / voxels).symlink_to(tmp_path / "elsewhere")):
+        prepare()
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_picture(tmp_path / header, MIDDLE)
     (tmp_path / voxels).unlink()
     (tmp_path / voxels).write_bytes((tmp_path / "elsewhere").read_bytes()[:-1])
     with pytest.raises(UserError, match="its voxels are cut short"):
         load_picture(tmp_path / header, MIDDLE)
-
-
-def test_a_file_sent_without_its_path_finds_no_second_file_on_this_machine(tmp_path, monkeypatch):
-    for name in PAIRS[0]:
-        shutil.copy(NIBABEL / name, tmp_path)
+    # A file sent without its path finds no second file on this machine.
     monkeypatch.chdir(tmp_path)
-    sent = InMemoryFile.of(Path(PAIRS[0][0]).read_bytes(), PAIRS[0][0])
     with pytest.raises(UserError, match="one of the two files of a volume"):
-        load_picture(sent, MIDDLE)
+        load_picture(InMemoryFile.of(Path(header).read_bytes(), header), MIDDLE)
 
 
 @pytest.mark.parametrize("name", ["test.mgz", "tiny.mnc", "minc1_4d.mnc"])
@@ -340,12 +334,3 @@ def test_a_volume_of_one_file_may_be_sent(name):
     assert picture.note.format == ("MGH" if name.endswith("z") else "MINC")
     with pytest.raises(UserError, match="no usable window is stored"):
         load_picture(path, replace(view, window="stored"))
-
-
-def test_the_size_of_an_mgh_volume_is_checked_before_it_is_read(tmp_path):
-    for shape, reason in (((32000, 32000, 32000), "the volume is too large"), ((5, 5, 5), "its voxels are cut short")):
-        header = nib.freesurfer.mghformat.MGHHeader()
-        header.set_data_shape(shape)
-        (tmp_path / "x.mgh").write_bytes(header.binaryblock + b"\0" * 100)
-        with pytest.raises(UserError, match=reason):
-            load_picture(tmp_path / "x.mgh", MIDDLE)

@@ -37,18 +37,6 @@ def run(source, *rows, **arguments):
     return report, read_folder(source.out)
 
 
-def test_a_picture_is_read_once(source, monkeypatch):
-    read = []
-
-    def counting(path, *arguments):
-        read.append(path.name)
-        return load_picture(path, *arguments)
-
-    monkeypatch.setattr("medvlm_r1.data.importing.image_writer.load_picture", counting)
-    run(source, *[{"image": "a.png"}] * 3)
-    assert read == ["a.png"]
-
-
 @pytest.fixture
 def dicom(source):
     """A DICOM file of pydicom's, in the source as `name`, with a patient's name in its header."""
@@ -99,6 +87,10 @@ def test_slices_of_a_volume(source, volume):
     # Slices of one volume are one subject.
     assert {s.subject for s in samples} == {"scan"}
     assert (report.converted, report.may_show_text) == (2, 0)
+    with pytest.raises(UserError, match=r"rows.jsonl, row 2: .*scan.nii.gz: .*(plane|slice)"):
+        run(source, {"image": "a.png"}, {"image": "scan.nii.gz"})
+    _, [sample] = run(source, {"image": "absent.dcm"})
+    assert (sample.images, sample.missing) == (("images/absent.dcm.png",), True)
 
 
 def test_slices_of_a_volume_stay_together_whatever_their_subject(source, volume):
@@ -115,23 +107,12 @@ def test_slices_of_a_volume_stay_together_whatever_their_subject(source, volume)
     assert clusters(samples) == [[0, 1, 2], [3]]
 
 
-def test_a_volume_needs_its_slice(source, volume):
-    with pytest.raises(UserError, match=r"rows.jsonl, row 2: .*scan.nii.gz: .*(plane|slice)"):
-        run(source, {"image": "a.png"}, {"image": "scan.nii.gz"})
-    assert not (source.out / "samples.jsonl").exists()
-
-
 def test_a_window_is_part_of_the_name(source, dicom):
     dicom("scan.dcm")
     _, [sample] = run(source, {"image": "scan.dcm", "window": "40/400"})
     assert sample.images == ("images/scan.dcm.40-400.png",)
     with pytest.raises(UserError, match=r"rows.jsonl, row 1: "):
         run(source, {"image": "scan.dcm", "window": "../../out"})
-
-
-def test_dicom_that_is_not_there_keeps_the_name_it_will_have(source):
-    _, [sample] = run(source, {"image": "absent.dcm"})
-    assert (sample.images, sample.missing) == (("images/absent.dcm.png",), True)
 
 
 @pytest.mark.parametrize("link", ["link.png", "folder/secret.png"])
@@ -143,9 +124,6 @@ def test_links_that_lead_out_of_the_source(source, tmp_path, link):
     with pytest.raises(UserError, match=rf"rows.jsonl, row 2: .*{link}: a symbolic link that leads outside"):
         run(source, {"image": "a.png"}, {"image": link})
     assert not source.out.exists()
-
-
-def test_links_within_the_source(source):
     (source.root / "same.png").symlink_to("deep/b.png")
     _, [sample] = run(source, {"image": "same.png"})
     copy = source.out / sample.images[0]
@@ -192,16 +170,6 @@ def test_a_malformed_line_is_left_out_and_counted(source):
     assert "rows.jsonl, row 2: malformed JSON" in report.reasons[0]
     assert calls[-1] == (3, 3)
     assert [sample.id for sample in read_folder(source.out)] == ["jsonl-000001", "jsonl-000003"]
-
-
-def test_a_table_row_with_a_cell_too_many_is_left_out_and_counted(source):
-    table = source.root / "rows.csv"
-    table.write_text("image,question,answer\na.png,q?,x\na.png,q, or r?,x\na.png,q?,y\n")
-    with pytest.raises(UserError, match=r"rows.csv, row 2: has 4 cells where the heading has 3"):
-        find_reader("csv")(table, out=source.out)
-    report = find_reader("csv")(table, out=source.out, skip_bad=True)
-    assert (report.rows, report.written, report.bad_rows) == (3, 2, 1)
-    assert "rows.csv, row 2: has 4 cells" in report.reasons[0]
 
 
 def test_only_bad_rows(source):

@@ -70,15 +70,6 @@ def test_leaving_out_is_right_on_average_where_answers_are_drawn_by_lot():
     assert abs(float(np.mean(shares)) - 0.25) < 0.015
 
 
-def test_an_item_alone_says_nothing_about_itself():
-    item = Item(("x", "y", "z"), "y")
-    assert option_prior([item], [item], leave_one_out=True) == [1 / 3]
-
-
-def test_no_items():
-    assert option_prior(FIT, []) == longest_option([]) == []
-
-
 @pytest.mark.parametrize(
     ("options", "answer", "credit"),
     [

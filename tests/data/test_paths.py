@@ -1,12 +1,8 @@
-import os
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from medvlm_r1.data import folder_hash, write_folder
 from medvlm_r1.data.image_facts import image_sizes
-from medvlm_r1.data.paths import inside, leaves_folder, path_parts
+from medvlm_r1.data.paths import inside, leaves_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 
@@ -26,18 +22,6 @@ def test_paths_outside(path):
     assert leaves_folder(path)
 
 
-@settings(deadline=None)
-@given(st.lists(st.sampled_from(["a", "..", ".", "", "...", "b.png"]), min_size=1, max_size=5).map("/".join))
-def test_leaving_is_what_the_system_would_do(path):
-    climbs = any(part == ".." for part in path.split("/"))
-    nothing = os.path.normpath(path or ".") == "."
-    assert leaves_folder(path) == (path.startswith("/") or climbs or nothing)
-
-
-def test_path_parts():
-    assert path_parts("images\\a//./b.png") == ["images", "a", "b.png"]
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A data folder with one image, and a secret beside it."""
@@ -54,11 +38,9 @@ def test_inside(folder):
     assert not inside(folder, "images/absent.png").exists()
     (folder / "images/same.png").symlink_to("x.png")
     assert inside(folder, "images/same.png").read_bytes() == b"x"
-
-
-def test_the_folder_itself_may_be_a_link(folder, tmp_path):
-    (tmp_path / "link").symlink_to(folder)
-    assert inside(tmp_path / "link", "images/x.png").read_bytes() == b"x"
+    # The folder itself may be a link.
+    (folder.parent / "link").symlink_to(folder)
+    assert inside(folder.parent / "link", "images/x.png").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "images/../../secret.png", "/etc/passwd", "", "a\0b"])
@@ -72,12 +54,6 @@ def test_links_that_lead_out(folder, target):
     (folder / "images/link.png").symlink_to(target)
     with pytest.raises(UserError, match=r"images/link.png: a symbolic link that leads outside"):
         inside(folder, "images/link.png")
-
-
-def test_folders_that_are_links(folder, tmp_path):
-    (folder / "more").symlink_to(tmp_path / "data-too")
-    with pytest.raises(UserError, match="leads outside"):
-        inside(folder, "more/x.png")
 
 
 def test_a_data_folder_whose_image_leads_out(folder):

@@ -6,11 +6,11 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from medvlm_r1.data.question import control_token, question_faults
 
 from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.names import folded
-from medvlm_r1.data.question import control_token, question_faults
 from medvlm_r1.data.rows import RowFaults
 from medvlm_r1.data.sample import LETTERS, Sample, row_from_sample, sample_from_row
 from medvlm_r1.errors import UserError

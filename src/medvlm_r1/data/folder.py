@@ -40,7 +40,7 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
     path = Path(path)
     counts: Counter[str] = Counter()
     missing = 0
-    ids: set[str] = set()
+    ids = set()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with _replaced(path / SAMPLES) as stream:
@@ -50,7 +50,14 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
                 ids.add(sample.id)
                 counts[sample.modality] += 1
                 missing += sample.missing
-                stream.write(_line(path, sample))
+                try:
+                    line = json.dumps(row_from_sample(sample), ensure_ascii=False, allow_nan=False) + "\n"
+                    line.encode()
+                except (TypeError, ValueError, RecursionError) as error:
+                    raise UserError(
+                        f"{path / SAMPLES}: sample {sample.id!r} cannot be written as JSON ({error})"
+                    ) from error
+                stream.write(line)
             if not ids:
                 raise UserError(f"{path / SAMPLES}: there are no samples to write")
         totals = {"samples": len(ids), "missing": missing, "by_modality": dict(sorted(counts.items()))}
@@ -68,16 +75,10 @@ def refuse_other(path: str | Path, name: str) -> None:
         name: The `name` in the `info.json` of what is going to be written.
 
     Raises:
-        UserError: It holds samples under another name, or under none.
+        UserError: It holds samples under another name, or under none; or its `info.json` cannot be read.
     """
     path = Path(path)
-    if not (path / SAMPLES).exists():
-        return
-    try:
-        present = json.loads((path / INFO).read_text(encoding="utf-8"))["name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        present = None
-    if present != name:
+    if (path / SAMPLES).exists() and (present := read_info(path).get("name")) != name:
         content = "samples without a name in info.json" if present is None else f"the data set {present!r}"
         raise UserError(
             f"{path}: holds {content}, which {name!r} would replace; give another folder, or delete this one"
@@ -208,15 +209,6 @@ def copy_images(
         if progress is not None:
             progress(done, len(copies))
     return absent
-
-
-def _line(path: Path, sample: Sample) -> str:
-    try:
-        line = json.dumps(row_from_sample(sample), ensure_ascii=False, allow_nan=False) + "\n"
-        line.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path / SAMPLES}: sample {sample.id!r} cannot be written as JSON ({error})") from error
-    return line
 
 
 @contextmanager

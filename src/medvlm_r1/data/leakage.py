@@ -9,16 +9,13 @@ hashes of the mirrored image. Copies rotated by 90 degrees are not found.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import imagehash
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-
-from medvlm_r1.errors import UsageError
 
 MOST_DISTANCE = 16
 """Even of random hashes one pair in about 25,000 differs in 16 of 64 bits or fewer; beyond, the share soars."""
@@ -31,11 +28,8 @@ FLIPS = {
 
 _REDUCED = 32
 _LEAST_CONTRAST = 4
-_BITS = 64
 
 Hashes = npt.NDArray[np.uint64]
-Indices = npt.NDArray[np.int64]
-Distances = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,82 +76,26 @@ def _phash(image: Image.Image) -> int:
 
 
 def near_pairs(
-    hashes: Hashes, distance: int, progress: Callable[[int, int], None] | None = None
-) -> Iterator[tuple[Indices, Indices, Distances]]:
-    """Find all pairs of hashes that differ in few bits, without comparing every pair.
+    hashes: Hashes, distance: int, progress: Callable[[int, int], None]
+) -> Iterator[tuple[int, int, int, int]]:
+    """Find the pairs of images that are near-duplicates, as they are or after flipping the second one.
 
-    The 64 bits are cut into `distance + 1` pieces. Hashes that differ in at most `distance` bits agree in at least one
-    piece, so only hashes that agree in a piece are compared.
-
-    Args:
-        hashes: uint64 array (n,).
-        distance: Maximum number of bits in which a pair may differ, 0 to 16.
-        progress: Called with (pieces done, pieces in all).
-
-    Yields:
-        Blocks of pairs, each pair once and in one block: positions a, positions b (a < b), and their distances.
-
-    Raises:
-        UsageError: The distance is not in 0 to 16.
-    """
-    if not 0 <= distance <= MOST_DISTANCE:
-        raise UsageError(
-            f"a distance of {distance} bits; wanted 0 to {MOST_DISTANCE}: beyond, unrelated images look near"
-        )
-    masks = _pieces(distance + 1)
-    for number, mask in enumerate(masks):
-        keys = hashes & mask
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        first, step = np.arange(len(hashes) - 1), 1
-        # Equal keys stand in a row, lower positions first: compare each with its next, then with the one after, as
-        # long as the keys agree.
-        while (first := first[keys[first] == keys[first + step]]).size:
-            a, b = order[first], order[first + step]
-            difference = hashes[a] ^ hashes[b]
-            bits = np.bitwise_count(difference)
-            close = bits <= distance
-            # A pair that agrees in an earlier piece was found there.
-            for earlier in masks[:number]:
-                close &= (difference & earlier) != 0
-            if close.any():
-                yield a[close], b[close], bits[close]
-            step += 1
-            first = first[first < len(hashes) - step]
-        if progress is not None:
-            progress(number + 1, len(masks))
-
-
-def flipped_pairs(
-    hashes: Hashes,
-    flipped: Hashes,
-    known: Sequence[Hashes],
-    distance: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[Indices, Indices, Distances]]:
-    """Find the pairs of different images that are near-duplicates after flipping the second one.
+    Every pair is compared: 100,000 images take about a minute, much less than decoding them.
 
     Args:
-        hashes: uint64 array (n,).
-        flipped: Hashes of the flipped images, in the same order.
-        known: Further hashes of the images, such as those of another flip. Pairs that are near by one of these are
-            excluded.
-        distance: As for `near_pairs`.
-        progress: As for `near_pairs`.
+        hashes: uint64 array (1 + flips, n): in row 0 the hashes of the images, below those of the flipped images.
+        distance: Maximum number of bits in which near-duplicates differ.
+        progress: Called with (images done, images in all).
 
     Yields:
-        As `near_pairs`.
+        Distance in bits, positions of both images (the first is smaller), and the row of the second one's hash: the
+        first row in which the two are near.
     """
-    n = len(hashes)
-    for a, b, bits in near_pairs(np.concatenate([hashes, flipped]), distance, progress):
-        chosen = (a < n) & (b - n > a)
-        a, b, bits = a[chosen], b[chosen] - n, bits[chosen]
-        new = np.ones(len(a), dtype=bool)
-        for others in known:
-            new &= np.bitwise_count(hashes[a] ^ others[b]) > distance
-        yield a[new], b[new], bits[new]
-
-
-def _pieces(count: int) -> list[np.uint64]:
-    edges = [_BITS * i // count for i in range(count + 1)]
-    return [np.uint64((1 << high) - (1 << low)) for low, high in pairwise(edges)]
+    count = hashes.shape[1]
+    for first in range(count):
+        bits = np.bitwise_count(hashes[:, first + 1 :] ^ hashes[0, first])
+        near = bits <= distance
+        for offset in np.flatnonzero(near.any(axis=0)).tolist():
+            flip = int(near[:, offset].argmax())
+            yield int(bits[flip, offset]), first, first + 1 + offset, flip
+        progress(first + 1, count)

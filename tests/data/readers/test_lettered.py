@@ -3,8 +3,8 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from medvlm_r1.data.question import text_fault
+
 from medvlm_r1.data.readers.fields import lettered_columns, right_option, split_problem, without_letter
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.prompts.templates import lettered

@@ -43,6 +43,10 @@ class View:
             raise UsageError(f"plane {self.plane!r}; wanted one of {', '.join(PLANES)}")
 
 
+FILE_VIEW = View()
+"""What the file itself shows."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """The range of values that is displayed from black to white.
@@ -63,6 +67,17 @@ class Window:
     unit: str
     source: str
     function: str = "LINEAR_EXACT"
+
+
+def window_between(name: str, low: float, high: float, unit: str, source: str) -> Window:
+    """Window from `low` (black) to `high` (white)."""
+    # Halves first: the sum of two doubles near the largest would be infinite.
+    return Window(name=name, centre=low / 2 + high / 2, width=high - low, unit=unit, source=source)
+
+
+def full_range(low: float, high: float, unit: str, why: str) -> Window:
+    """Window over a whole range of values, in either order."""
+    return window_between("full", min(low, high), max(low, high), unit, f"full range: {why}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_windowing
 from pydicom.valuerep import DSfloat
 
-from medvlm_r1.data.images.picture import Window, check_pixels
+from medvlm_r1.data.images.picture import Window, check_pixels, full_range, window_between
 from medvlm_r1.errors import UsageError, UserError
 
 _TOLERANCE = 0.01
@@ -129,16 +129,6 @@ def preset(name: str, why: str = "") -> Window:
     return Window(name=name, centre=centre, width=width, unit=HOUNSFIELD, source=source, function="LINEAR")
 
 
-def full_range(low: float, high: float, unit: str, why: str) -> Window:
-    """Window from `low` (black) to `high` (white)."""
-    return _between("full", min(low, high), max(low, high), unit, f"full range: {why}")
-
-
-def _between(name: str, low: float, high: float, unit: str, source: str) -> Window:
-    # Halves first: the sum of two doubles near the largest would be infinite.
-    return Window(name=name, centre=low / 2 + high / 2, width=high - low, unit=unit, source=source)
-
-
 def percentile_window(values: Array, counts: Array, unit: str) -> Window:
     """Window from the 1st to the 99th percentile (inverted distribution function: always a value of the image).
 
@@ -156,7 +146,7 @@ def percentile_window(values: Array, counts: Array, unit: str) -> Window:
     if low == high:
         present = values[counts > 0]
         return full_range(float(present.min()), float(present.max()), unit, "the percentiles 1 and 99 are equal")
-    return _between("percentile", low, high, unit, "percentile: 1 to 99")
+    return window_between("percentile", low, high, unit, "percentile: 1 to 99")
 
 
 def choose_window(

@@ -1,24 +1,29 @@
-"""Write images into a data folder: only what was decoded as an image, and nothing else of the file.
+"""Images of a source: find their files, and write what was decoded as an image into the data folder.
 
 PNG and JPEG files keep their compressed pixels; metadata and bytes after the end of the image are left out. Every
 other format is written as a PNG of what the image loader shows. A file that cannot be decoded is refused.
 """
 
+import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.data.images import Picture, load_picture
+from medvlm_r1.data.folder import IMAGES
+from medvlm_r1.data.images import FILE_VIEW, Picture, View, load_picture
 from medvlm_r1.data.images.files import InMemoryFile
-from medvlm_r1.data.importing.finder import FILE_VIEW, SourceImage
-from medvlm_r1.data.paths import inside
+from medvlm_r1.data.paths import inside, is_within, leaves_folder, link_leads_out, path_parts
 from medvlm_r1.data.subjects import SubjectHasher
 from medvlm_r1.errors import UserError
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_STEM = re.compile(r"(?<=[^/])((\.[A-Za-z]\w*)?\.gz|\.[A-Za-z]\w*)$", re.IGNORECASE)
+_MARKS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tif", b"MM\0*": ".tif", b"BM": ".bmp"}
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_COMPRESSED = ("PNG", "JPEG", "MPO")
 _MOST_HELD = 2**30
 # What a PNG needs, and harmless chunks of numbers, each with its most bytes. IDAT holds the pixels.
 _CHUNKS = {b"IHDR": 13, b"PLTE": 768, b"tRNS": 256, b"IEND": 0}
@@ -29,6 +34,116 @@ _SEGMENTS = frozenset({*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD} - {0xC8})
 _APPLICATION = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 _JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 _EOI = 0xD9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceImage:
+    """One image of a row.
+
+    Attributes:
+        name: Its name in the data folder, `images/x.png`.
+        stem: Its path in the source without the suffix; all slices of one file share it.
+        source: The file, or its bytes; None if it is missing.
+        view: The frame, slice and window to show.
+    """
+
+    name: str
+    stem: str
+    source: str | bytes | None
+    view: View = FILE_VIEW
+
+
+class ImageFinder:
+    """Finds the files behind the image names of a source.
+
+    No two files may get the same name in the data folder.
+    """
+
+    def __init__(self, root: str | Path, folders: Sequence[str] = ("", IMAGES)) -> None:
+        """Make a finder.
+
+        Args:
+            root: Folder of the source. Images and link targets outside of it are refused.
+            folders: Subfolders that image names may be relative to, in search order.
+
+        Raises:
+            UserError: There is no such folder.
+        """
+        if not os.path.isdir(root):
+            raise UserError(f"{root}: no such image folder; give the folder with the image files (--images)")
+        self._root = os.fspath(root)
+        self._real_root = os.path.realpath(root)
+        self._folders = [f for f in dict.fromkeys((*folders, "")) if os.path.isdir(os.path.join(self._root, f))]
+        self._prefixes = {IMAGES, *(folder.casefold() for folder in folders if folder)}
+        self._files: dict[str, str] = {}
+        # Most sets have several questions about an image, in consecutive rows.
+        self._named = lru_cache(maxsize=4096)(self._locate)
+
+    def locate(self, image: str | bytes, view: View = FILE_VIEW) -> SourceImage:
+        """Give an image its name in the data folder.
+
+        Args:
+            image: As the source names it, such as `images/x.png` or `x.png`, or the bytes themselves.
+            view: What to show of a volume or of a file with several frames.
+
+        Raises:
+            ValueError: The name leaves the image folder, by `..` or by a link; two different files would get the same
+                name; or the bytes are not an image.
+        """
+        return _embedded(image) if isinstance(image, bytes) else self._named(image, view)
+
+    def _locate(self, image: str, view: View) -> SourceImage:
+        if _URL.match(image):
+            raise ValueError(f"image {image!r} is a URL, and nothing is downloaded here; download it and give the file")
+        if os.path.isabs(image):
+            for root in (os.path.abspath(self._root), self._real_root):
+                if is_within(os.path.normpath(image), root):
+                    image = os.path.relpath(image, root)
+        if leaves_folder(image):
+            raise ValueError(
+                f"image path {image!r} leaves the image folder {self._root}; name a folder that holds all images "
+                "with --images"
+            )
+        parts = path_parts(image)
+        inner = parts[1:] if len(parts) > 1 and parts[0].casefold() in self._prefixes else parts
+        relative = "/".join(inner)
+        name = _written_name(f"{IMAGES}/{relative}", view)
+        file = self._find("/".join(parts)) or self._find(relative)
+        if file is not None and self._files.setdefault(name, file) != file:
+            raise ValueError(f"{file} and {self._files[name]} would both be copied to {name}")
+        return SourceImage(name=name, stem=_STEM.sub("", relative), source=file, view=view)
+
+    def _find(self, path: str) -> str | None:
+        for folder in self._folders:
+            file = os.path.join(self._root, folder, path)
+            if not os.path.lexists(file):
+                continue
+            if not is_within(os.path.realpath(file), self._real_root):
+                raise ValueError(link_leads_out(file, self._root))
+            if os.path.isfile(file):
+                return file
+            if os.path.isdir(file):
+                raise ValueError(f"image {path!r} is a folder; give the path of an image file")
+            if os.path.islink(os.path.realpath(file)):
+                raise ValueError(f"{file}: links that lead in a circle; put the file itself there")
+        return None
+
+
+def _written_name(name: str, view: View = FILE_VIEW) -> str:
+    """The name in the data folder: PNG and JPEG files keep theirs, and every other format or view becomes a PNG."""
+    frame = None if view.frame is None else f"frame{view.frame}"
+    words = [str(word) for word in (view.plane, view.slice, frame, view.window) if word is not None]
+    name += "".join("." + re.sub(r"[^\w.+-]", "-", word) for word in words)
+    return name if not words and name.lower().endswith((".png", ".jpg", ".jpeg")) else f"{name}.png"
+
+
+def _embedded(data: bytes) -> SourceImage:
+    """Named by its content: the questions about one image then share it."""
+    suffix = next((suffix for mark, suffix in _MARKS.items() if data.startswith(mark)), None)
+    if suffix is None:
+        raise ValueError("the image in the row is not a PNG, JPEG, TIFF or BMP file; take it out of the table")
+    stem = hashlib.sha256(data).hexdigest()[:24]
+    return SourceImage(name=_written_name(f"{IMAGES}/{stem}{suffix}"), stem=stem, source=data)
 
 
 @dataclass(slots=True)
@@ -74,10 +189,10 @@ class ImageWriter:
         file = Path(name) if original is None else InMemoryFile.of(original, name)
         picture = load_picture(file, image.view)
         data = None
-        if original is not None and image.view == FILE_VIEW and picture.note.format in _COMPRESSED:
+        if original is not None and image.view == FILE_VIEW and picture.note.format in ("PNG", "JPEG", "MPO"):
             data = _pixels_only(original, picture)
         if isinstance(source, str) and target.exists() and target.samefile(source):
-            if data != original or original is None:
+            if data is None or data != original:
                 raise UserError(
                     f"{source}: writing it without its metadata would replace the original, which lies in the data "
                     "folder itself; give another folder with --out"
