@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from medvlm_r1.data.check.questions import plain
 from pictures import as_jpeg, brighter, counts, cropped, make_folder, picture, sample
 from PIL import Image
 
 from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.check.findings import Place, check_lines
+from medvlm_r1.data.check.run import plain
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError, UserError
 

@@ -1,11 +1,17 @@
+from __future__ import annotations
+
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from medvlm_r1.data import image_facts, load_image
 from medvlm_r1.data.folder import folder_hash, read_folder, write_folder
 from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
+from medvlm_r1.data.paths import inside, leaves_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 
@@ -135,3 +141,123 @@ def test_unreadable_samples_looks_at_the_files_as_they_are_now(folder):
     text_only = sample(5, images=())
     unnamed = sample(6, images=(), missing=True)
     assert unreadable(folder, [*samples, both, text_only, unnamed]) == ["s2", "s4", "s6"]
+
+
+@pytest.mark.parametrize(
+    "path", ["images/x.png", "x.png", "images/a..b.png", "images/...", "images/ü ö.png", "./x.png"]
+)
+def test_paths_inside(path):
+    assert not leaves_folder(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../x", "images/../../x", "/x", "//server/x", "\\x", "images\\..\\..\\x", "C:/x", "C:x", "..", "", ".", "a\0b"],
+)
+def test_paths_outside(path):
+    assert leaves_folder(path)
+
+
+@pytest.fixture
+def data_folder(tmp_path):
+    """A data folder with one image, and a secret beside it."""
+    (tmp_path / "data/images").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "data-too").mkdir()
+    (tmp_path / "data-too/x.png").write_bytes(b"neighbour")
+    (tmp_path / "data/images/x.png").write_bytes(b"x")
+    return tmp_path / "data"
+
+
+def test_inside(data_folder):
+    assert inside(data_folder, "images/x.png").read_bytes() == b"x"
+    assert not inside(data_folder, "images/absent.png").exists()
+    (data_folder / "images/same.png").symlink_to("x.png")
+    assert inside(data_folder, "images/same.png").read_bytes() == b"x"
+    # The folder itself may be a link.
+    (data_folder.parent / "link").symlink_to(data_folder)
+    assert inside(data_folder.parent / "link", "images/x.png").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "images/../../secret.png", "/etc/passwd", "", "a\0b"])
+def test_names_that_lead_out(data_folder, name):
+    with pytest.raises(UserError, match="the path leaves the folder"):
+        inside(data_folder, name)
+
+
+@pytest.mark.parametrize("target", ["../../secret.png", "../../data-too/x.png", "/etc/passwd", "../../nowhere.png"])
+def test_links_that_lead_out(data_folder, target):
+    (data_folder / "images/link.png").symlink_to(target)
+    with pytest.raises(UserError, match=r"images/link.png: a symbolic link that leads outside"):
+        inside(data_folder, "images/link.png")
+
+
+def test_a_data_folder_whose_image_leads_out(data_folder):
+    linked = sample(1, images=("images/link.png",))
+    write_folder(data_folder, [linked], info=INFO)
+    (data_folder / "images/link.png").symlink_to("../../secret.png")
+    assert set(image_sizes(data_folder, [linked]).values()) == {None}
+    with pytest.raises(UserError, match=r"link.png: a symbolic link that leads outside"):
+        folder_hash(data_folder)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Names of the images that were decoded; the cache is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names: list[str] = []
+    monkeypatch.setattr(image_facts, "load_image", lambda file: names.append(file.name) or load_image(file))
+    return names
+
+
+def test_unchanged_images_are_decoded_and_hashed_once(data_dir: Path, tmp_path: Path, decoded: list[str]) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(data_dir, folder)
+    samples = read_folder(folder)
+    assert image_sizes(folder, samples)["images/3.png"] == (40, 30)
+    assert decoded == [f"{index}.png" for index in range(8)]
+    first = folder_hash(folder)
+    assert set(image_sizes(folder, samples).values()) == {(40, 30)}
+    assert len(decoded) == 8
+    # Another file under the name, of the same length and other content, is another image.
+    content = bytearray((folder / "images/3.png").read_bytes())
+    content[-20] ^= 1
+    (folder / "images/3.png").write_bytes(content)
+    os.utime(folder / "images/3.png", ns=(0, 0))
+    assert image_sizes(folder, samples)["images/3.png"] is None
+    assert decoded[8:] == ["3.png"]
+    assert folder_hash(folder) != first
+
+
+def test_images_of_other_samples_are_hashed_only(
+    data_dir: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    samples = read_folder(data_dir)
+    image_sizes(data_dir, samples[4:])
+    known = folder_hash(data_dir)
+    assert decoded == [f"{index}.png" for index in range(4, 8)]
+    image_sizes(data_dir, samples)
+    assert decoded[4:] == [f"{index}.png" for index in range(4)]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert folder_hash(data_dir) == known
+
+
+def test_a_damaged_or_read_only_cache_costs_time_only(data_dir: Path, tmp_path: Path, decoded: list[str]) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    for _ in range(2):
+        image_sizes(data_dir, read_folder(data_dir))
+    assert len(decoded) == 16
+
+
+def test_many_images_are_examined_in_workers_with_a_bar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], decoded: list[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    names = [f"images/{index}.png" for index in range(70)]
+    for index, name in enumerate(names):
+        Image.new("L", (28, 28), index).save(tmp_path / name)
+    facts = image_facts.image_facts(tmp_path, names, decode=True)
+    assert {tuple(entry["size"]) for entry in facts.values()} == {(28, 28)}
+    assert len({entry["hash"] for entry in facts.values()}) == 70
+    assert decoded == []
+    assert "Images checked" in capsys.readouterr().err

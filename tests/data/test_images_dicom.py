@@ -150,12 +150,11 @@ def test_the_view_chooses_the_window(saved):
     assert greys(path, View(window="full")) == [[0, 107, 133, 158, 255]]
     assert load_picture(path, View(window="full")).note.window.source == "full range: smallest to largest value"
     path = saved(dataset(HOUNSFIELD, Modality="CT"))
-    for error, window, message in (
-        (UserError, "stored", "no usable window is stored"),
-        (UserError, "lung", r"x.dcm: the lung window is in Hounsfield units and the values .* are not"),
-        (UsageError, "lungs", "window 'lungs'; wanted one of brain, lung"),
-    ):
-        with pytest.raises(error, match=message):
+    for window, message in {
+        "stored": "no usable window is stored",
+        "lung": r"x.dcm: the lung window is in Hounsfield units and the values .* are not",
+    }.items():
+        with pytest.raises(UserError, match=message):
             load_picture(path, View(window=window))
 
 
@@ -164,16 +163,6 @@ def test_a_rescale_that_is_no_number_is_refused(saved, rescale):
     path = saved(dataset(HOUNSFIELD, Modality="CT", **{"RescaleIntercept": 0, **rescale}))
     with pytest.raises(UserError, match=r"x.dcm: its rescale slope or intercept is not a usable number"):
         load_picture(path)
-
-
-def test_padding_marked_as_unsigned(saved):
-    ds = dataset(np.array([[-2000, -1995, 0, 100]], "<i2"), Modality="MR")
-    ds.add_new("PixelPaddingValue", "US", 2**16 - 2000)
-    ds.add_new("PixelPaddingRangeLimit", "US", 2**16 - 1990)
-    path = saved(ds)
-    assert greys(path) == [[0, 0, 0, 255]]
-    window = load_picture(path).note.window
-    assert (window.centre, window.width) == (50, 100)
 
 
 @pytest.mark.parametrize("kind", ["Float", "DoubleFloat"])
@@ -188,6 +177,13 @@ def test_padding_of_float_pixels(saved, kind):
     assert greys(saved(ds), View(window="full")) == [[0, 0, 187, 221, 255]]
     setattr(ds, f"{kind}PixelPaddingRangeLimit", -4)
     assert greys(saved(ds), View(window="full")) == [[0, 0, 0, 128, 255]]
+
+
+def test_padding_marked_as_unsigned(saved):
+    ds = dataset(PADDED, Modality="MR")
+    for keyword, value in PADDING.items():
+        ds.add_new(keyword, "US", 2**16 + value)
+    assert greys(saved(ds)) == [[0, 0, 0, 255]]
 
 
 def test_one_bit(saved):

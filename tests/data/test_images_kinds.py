@@ -65,7 +65,7 @@ def test_a_dicom_of_noise_is_known_inside_a_gzip_file(tmp_path):
 
 
 def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("medvlm_r1.data.images.load.MAX_INFLATED", 2**22)
+    monkeypatch.setattr("medvlm_r1.data.images.files.MAX_INFLATED", 2**22)
     (tmp_path / "x.png.gz").write_bytes(gzip.compress(CONTENT["png"] + bytes(2**26)))
     tracemalloc.start()
     with pytest.raises(UserError, match=r"x.png.gz: the gzip file holds over 4 MB; unpack it"):

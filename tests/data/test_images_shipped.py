@@ -165,7 +165,7 @@ def volume_picture(values):
     low, high = np.percentile(finite, [1, 99], method="inverted_cdf")
     if low == high:
         low, high = finite.min(), finite.max()
-    return to_8_bits(np.clip(np.nan_to_num(values, nan=low), low, high), low, max(high, low + 1))
+    return to_8_bits(np.clip(np.nan_to_num(values, nan=low), low, high), low, high if high > low else low + 1)
 
 
 def some(frames):

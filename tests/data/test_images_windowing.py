@@ -15,7 +15,6 @@ from PIL import Image
 from medvlm_r1.data.images.files import silence_logging
 from medvlm_r1.data.images.picture import Window
 from medvlm_r1.data.images.windowing import (
-    full_range,
     isotropic_resample,
     parse_window,
     percentile_window,
@@ -59,12 +58,12 @@ def test_the_formulas_of_the_standard(function, x, c, w):
 
 
 def test_full_range_in_either_order_and_of_the_largest_numbers():
-    assert full_range(9, -1, "HU", "x") == full_range(-1, 9, "HU", "x")
-    assert full_range(1.5e308, 1.6e308, "value", "x").centre == pytest.approx(1.55e308)
+    assert Window.full(9, -1, "HU", "x") == Window.full(-1, 9, "HU", "x")
+    assert Window.full(1.5e308, 1.6e308, "value", "x").centre == pytest.approx(1.55e308)
 
 
 def test_a_half_is_rounded_up():
-    assert to_grey(np.array([1.0, 2.0]), full_range(7, 7, "value", "no width is black")).tolist() == [0, 0]
+    assert to_grey(np.array([1.0, 2.0]), Window.full(7, 7, "value", "no width is black")).tolist() == [0, 0]
     assert to_bytes(np.array([0.4999, 0.5, 1.5, 254.5, 300, -3])).tolist() == [0, 1, 2, 255, 255, 0]
 
 

@@ -40,7 +40,7 @@ def test_pictures_and_subjects_are_counted_by_question(tmp_path: Path) -> None:
         "image 2, the same subject 1) and 3 of 3 questions of data.train (the same image 2, the same subject 1). "
     )
     assert f"medvlm-r1 data check {train} {two}" in message
-    assert "3 of 3 questions of data.eval (the same image 2," in str(warning(train, train))
+    assert "3 of 3 questions of data.eval (the same image 3," in str(warning(train, train))
     # Only what is trained on counts.
     mri = warning(train, two, only="MRI")
     assert mri is not None

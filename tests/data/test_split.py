@@ -57,20 +57,14 @@ def test_every_part_has_its_share_of_every_stratum() -> None:
     assert strata(split.left_out) == {("MRI", "diagnosis"): 3, ("CT", "diagnosis"): 1, ("MRI", "anatomy"): 1}
 
 
-def test_the_largest_remainder_gets_the_odd_sample() -> None:
-    # 7 of 20: quotas 4.2, 1.4, 1.4; the first of the equal remainders in order of the name is CT.
-    split = split_samples(mixed(), [Wish("train", 7)])
-    assert strata(split.parts["train"]) == {("MRI", "diagnosis"): 4, ("CT", "diagnosis"): 2, ("MRI", "anatomy"): 1}
-
-
 def test_shares_and_the_rest_take_everything() -> None:
+    # 7 of 20: quotas 4.2, 1.4, 1.4; the first of the equal remainders in order of the name is CT.
+    odd = strata(split_samples(mixed(), [Wish("train", 7)]).parts["train"])
+    assert odd == {("MRI", "diagnosis"): 4, ("CT", "diagnosis"): 2, ("MRI", "anatomy"): 1}
     split = split_samples(mixed()[:19], [Wish("train", 0.5), Wish("dev", 0.25), Wish("test", "rest")])
     # 9.5 and 4.75 of 19 with 4.75 for the rest: 9 + 1/2 loses to the two remainders of 3/4.
     assert {name: len(part) for name, part in split.parts.items()} == {"train": 9, "dev": 5, "test": 5}
     assert split.left_out == []
-    thirds = split_samples(mixed(), [Wish("a", 0.3), Wish("b", 0.3), Wish("c", 0.4)])
-    assert {name: len(part) for name, part in thirds.parts.items()} == {"a": 6, "b": 6, "c": 8}
-    assert thirds.left_out == []
 
 
 def test_the_seed_decides_and_the_source_order_is_kept() -> None:
@@ -105,13 +99,6 @@ def test_slices_of_a_volume_are_a_cluster_over_their_subjects() -> None:
     ]
     # A subject of the volume's name may be anybody; and a column of the user's may have the record's.
     assert clusters(samples) == [[0, 1, 2], [3], [4]]
-
-
-def test_a_count_that_clusters_do_not_allow_is_met_nearly() -> None:
-    samples = [sample(f"s{i:02d}", subject=f"p{i // 4}") for i in range(40)]
-    split = split_samples(samples, [Wish("train", 30), Wish("test", "rest")])
-    assert abs(len(split.parts["train"]) - 30) < 4
-    assert len(split.parts["train"]) % 4 == 0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medvlm_r1.data.image_facts import file_hash, image_facts
-from medvlm_r1.data.paths import inside
+from medvlm_r1.data.paths import explain_os_error, inside
 from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
 from medvlm_r1.disk import atomic_write
@@ -41,7 +41,7 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
     counts: Counter[str] = Counter()
     missing = 0
     ids = set()
-    try:
+    with explain_os_error(f"{path}: cannot be written"):
         path.mkdir(parents=True, exist_ok=True)
         with _replaced(path / SAMPLES) as stream:
             for sample in samples:
@@ -63,8 +63,6 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
         totals = {"samples": len(ids), "missing": missing, "by_modality": dict(sorted(counts.items()))}
         described = {**info, "counts": {**info.get("counts", {}), **totals}}
         atomic_write(path / INFO, json.dumps(described, ensure_ascii=False, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def refuse_other(path: str | Path, name: str) -> None:
@@ -198,14 +196,12 @@ def copy_images(
     absent = set()
     for done, (name, target) in enumerate(copies, start=1):
         file, copy = inside(source, name), inside(target, name)
-        try:
-            if os.path.isfile(file):
+        if os.path.isfile(file):
+            with explain_os_error(f"{file}: cannot be copied to {copy}"):
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
-            else:
-                absent.add(name)
-        except OSError as error:
-            raise UserError(f"{file}: cannot be copied to {copy} ({error.strerror or error})") from error
+        else:
+            absent.add(name)
         if progress is not None:
             progress(done, len(copies))
     return absent

@@ -12,7 +12,7 @@ from typing import Any
 
 from medvlm_r1.console import progress_bar
 from medvlm_r1.data.images import load_image
-from medvlm_r1.data.paths import inside
+from medvlm_r1.data.paths import explain_os_error, inside
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.workers import FEW, work_on_images
 from medvlm_r1.disk import atomic_write
@@ -94,11 +94,8 @@ def file_hash(path: Path) -> str:
     """
     if not os.path.isfile(path):
         return "absent"
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with explain_os_error(f"{path}: cannot be read"), path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _stamp(folder: str | Path, name: str) -> list[int] | None:

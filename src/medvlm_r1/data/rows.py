@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
 
+from medvlm_r1.data.paths import explain_os_error
 from medvlm_r1.disk import exclusive_lock, sync
 from medvlm_r1.errors import UserError
 
@@ -262,10 +263,8 @@ class BadRows:
 
 @contextmanager
 def _opened(path: Path, mode: str) -> Iterator[IO[Any]]:
-    try:
+    with explain_os_error(f"{path}: cannot be read", "give the path of a JSON file"):
         stream = path.open(mode, encoding=None if "b" in mode else "utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give the path of a JSON file") from error
     with stream:
         yield stream
 

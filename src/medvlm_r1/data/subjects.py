@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.images.files import LengthCheckedReader, silence_logging
+from medvlm_r1.data.paths import explain_os_error
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 
@@ -255,26 +256,18 @@ def _own_salt() -> bytes:
     # An empty variable counts as unset, as the XDG specification says.
     base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
     file = Path(base) / "medvlm-r1" / "subject-salt"
-    try:
+    advice = f"give a file with at least {_FEWEST_SALT_BYTES} random characters by --salt-file"
+    with explain_os_error(f"{file}: the salt for DICOM subjects cannot be written", advice):
         file.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError), open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
             stream.write(secrets.token_hex(_SALT_BYTES) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"{file}: the salt for DICOM subjects cannot be written ({error.strerror or error}); give a file with at "
-            "least 16 random characters by --salt-file"
-        ) from error
     return _read_salt(file)
 
 
 def _read_salt(file: Path) -> bytes:
-    try:
+    advice = f"give a file with at least {_FEWEST_SALT_BYTES} random characters, the same on every machine"
+    with explain_os_error(f"{file}: the salt for DICOM subjects cannot be read", advice):
         salt = file.read_bytes().strip()
-    except OSError as error:
-        raise UserError(
-            f"{file}: the salt for DICOM subjects cannot be read ({error.strerror or error}); give a file with at "
-            f"least {_FEWEST_SALT_BYTES} random characters, the same on every machine"
-        ) from error
     if len(salt) < _FEWEST_SALT_BYTES:
         raise UserError(
             f"{file}: the salt for DICOM subjects has {len(salt)} characters; wanted at least {_FEWEST_SALT_BYTES}"

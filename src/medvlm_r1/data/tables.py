@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from medvlm_r1.data.paths import explain_os_error
 from medvlm_r1.data.rows import MAX_ROW, OnBad, bad_row, read_json_array, read_json_lines
 from medvlm_r1.errors import UserError
 
@@ -42,11 +43,8 @@ def rows_by_content(path: Path) -> RowReader:
     Raises:
         UserError: It cannot be read, or is an Excel workbook, a compressed file, one JSON object, or JSON in UTF-16.
     """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give a file of rows") from error
+    with explain_os_error(f"{path}: cannot be read", "give a file of rows"), path.open("rb") as stream:
+        head = stream.read(_HEAD)
     for mark, what in _NOT_ROWS.items():
         if head.startswith(mark):
             raise UserError(f"{path}: {what}")
@@ -98,13 +96,14 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
     """
     csv.field_size_limit(MAX_ROW)
     number = 0
-    try:
+    with explain_os_error(f"{path}: cannot be read", "give the path of a CSV file"):
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
-        encoding = _encoding(head)
-        if encoding != "utf-16" and b"\0" in head:
-            raise UserError(f"{path}: holds zero bytes, so it is not a CSV file in UTF-8; save it as 'CSV UTF-8'")
-        with path.open(encoding=encoding, newline="") as stream:
+        table_file = path.open(encoding=_encoding(head), newline="")
+    try:
+        with table_file as stream:
+            if stream.encoding != "utf-16" and b"\0" in head:
+                raise UserError(f"{path}: holds zero bytes, so it is not a CSV file in UTF-8; save it as 'CSV UTF-8'")
             heading = stream.readline(MAX_ROW)
             stream.seek(0)
             table = csv.reader(stream, delimiter=max(_SEPARATORS, key=heading.count), strict=True)
@@ -129,8 +128,6 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
                     on_bad(number, reason)
                     continue
                 yield number, {name: cell for name, cell in zip(names, cells, strict=True) if name}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV file") from error
     except UnicodeError as error:
         reason = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
         raise UserError(

@@ -141,14 +141,12 @@ def test_columns_are_named_and_missing_modalities_given(tables):
     [
         # Options.
         (row(options="brain; liver; knee"), r"holds one option, 'brain; liver; knee'.*'\|'"),
-        (row(options=["x"], answer="x"), r"one option \('x'\)"),
         ("image,question,option_A,answer\na.png,q?,x,A\n", "one option"),
         (row(options={"A": "x", "C": "y"}), r"the keys \['A', 'C'\]; expected A, B"),
         (row(options="['x' 'y']"), "neither a JSON list nor a Python list"),
         (row(options="[__import__('os').getcwd(), 'x']"), "neither a JSON list nor a Python list"),
         (row(options=["x", None, "z"]), r"'options\[1\]' must be text"),
         (row(options=["x", "X"]), "option A and option B are the same"),
-        (row(options=["x", "nan"]), "option B holds 'nan'"),
         ("image,question,A,B,C,D,answer\na.png,q?,x,y,nan,nan,B\n", "option C holds 'nan'"),
         ("image,question,A,a,B,b,answer\na.png,q?,x,w,y,v,A\n", "columns 'A' and 'a' are the same option"),
         ("image,question,A,B,option1,option2,answer\na.png,q?,x,y,x,y,A\n", "two sets of option columns"),
@@ -163,11 +161,9 @@ def test_columns_are_named_and_missing_modalities_given(tables):
         (row(options=["B", "A", "O"]), "answer 'B' is the text of option A and the letter of another"),
         (row(question="Which? A) y B) x C) z"), "the question lists the options in another order"),
         (row(answer="B) x"), "neither"),
-        (row(answer="A,B"), "neither"),
         (row(answer=["A", "B"]), "must be text"),
         (row(answer="2"), "--first-option 0 or --first-option 1"),
         (row(answer=1.0), "--first-option 0 or --first-option 1"),
-        (row(answer=True), "must be text, saw True"),
         (row(answer=None), "'answer' is empty"),
         # Columns.
         (row(image=..., image_path="a.png"), "did you mean 'image_path', which the file has. Add --map image=image_p"),
@@ -183,8 +179,6 @@ def test_columns_are_named_and_missing_modalities_given(tables):
         (row(image="data:image/png;base64,%%%"), "damaged base64"),
         (row(image=[[[1, 2], [3, 4]]]), "must be the name of a file or its bytes"),
         (row(modality="PET/CT"), "'PET/CT'.*names several modalities"),
-        (row(split="nan"), "split holds 'nan'"),
-        (row(question="In <image> which?"), "control token '<image>'"),
         # Files.
         ((HEAD + "a.png,q?,x,y,z,B\n").encode("utf-16-le"), "holds zero bytes"),
         ((HEAD + "a.png,Gr\xf6\xdfe?,x,y,z,B\n").encode("latin-1"), "not UTF-8.*CSV UTF-8"),
@@ -192,15 +186,11 @@ def test_columns_are_named_and_missing_modalities_given(tables):
         (b"\x1f\x8b" + bytes(40), "a compressed file"),
         (row().encode("utf-16"), "JSON in UTF-16"),
         (json.dumps(ROW, indent=1), "one JSON object over several lines"),
-        (f"[{row()}] trailing", "text after the end of the array"),
         (f"{row()},\n", "write one object a line, without commas"),
         (row().replace('"answer"', '"answer": "A", "answer"'), "key 'answer' is given twice"),
-        (HEAD + 'a.png,"q?,x,y,z,B\n', "a double quote is opened and never closed"),
-        (HEAD + "a.png,q, or r?,x,y,z,B\n", "has 7 cells where the heading has 6"),
         ("", "the file is empty"),
         (HEAD, "there are no rows"),
         ("[]", "there are no rows"),
-        (b"PAR1" + bytes(40), "cannot be read as parquet"),
     ],
 )
 def test_refused_with_the_reason(tables, put, content, reason):

@@ -9,17 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medvlm_r1.data.check.findings import (
-    BadImage,
-    BadRow,
-    Check,
-    Listed,
-    Part,
-    Place,
-    Question,
-    SharedSubject,
-    Touched,
-)
+from medvlm_r1.data.check import findings
 from medvlm_r1.data.check.pictures import Progress, Use, compare, examine, no_progress
 from medvlm_r1.data.folder import SAMPLES, read_info, read_samples
 from medvlm_r1.data.importing.draft import YOUR_OWN
@@ -55,7 +45,7 @@ class Folder:
     label: str
     reference: bool
     samples: list[Sample]
-    bad: list[BadRow]
+    bad: list[findings.BadRow]
     info: dict[str, Any]
     splits: tuple[str, ...]
 
@@ -72,14 +62,14 @@ class Folder:
         """Name of the part of a sample: the folder, or the split if the folder has several."""
         return f"{self.label}/{sample.split or 'no split'}" if len(self.splits) > 1 else self.label
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[findings.Part]:
         """The parts the folder has, at least one."""
         several = len(self.splits) > 1
         groups: dict[tuple[str, str], list[Sample]] = {} if several else {(self.label, ""): self.samples}
         for sample in self.samples if several else ():
             groups.setdefault((self.part_of(sample), sample.split), []).append(sample)
         return [
-            Part(
+            findings.Part(
                 name=name,
                 folder=str(self.path),
                 split=split,
@@ -104,7 +94,7 @@ class Folder:
         uses: dict[tuple[str, str], Use] = {}
         for sample in self.samples:
             for number, name in enumerate(sample.images, start=1):
-                place = Place(self.part_of(sample), sample.id, name, number if len(sample.images) > 1 else 0)
+                place = findings.Place(self.part_of(sample), sample.id, name, number if len(sample.images) > 1 else 0)
                 use = uses.setdefault((place.part, name), Use(place=place, file=self.path / name))
                 if sample.subject:
                     use.subjects.add((*self.source, sample.subject))
@@ -128,14 +118,16 @@ def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
     file = path / SAMPLES
     if not file.is_file():
         raise UserError(f"{file}: no such file; give a data folder, as 'medvlm-r1 data import' makes it")
-    bad: list[BadRow] = []
+    bad: list[findings.BadRow] = []
 
     def add_bad(number: int, error: ValueError | str, row: dict[str, Any]) -> None:
         options, answer, reason = row.get("options"), row.get("answer"), str(error)
         no_option = isinstance(options, list) and options and isinstance(answer, str) and answer not in options
         if len(reason) > _LONGEST_REASON:
             reason = reason[:_LONGEST_REASON] + " ..."
-        bad.append(BadRow(file=f"{label}/{SAMPLES}", row=number, kind="answer" if no_option else "row", reason=reason))
+        bad.append(
+            findings.BadRow(file=f"{label}/{SAMPLES}", row=number, kind="answer" if no_option else "row", reason=reason)
+        )
 
     info, samples = read_info(path), read_samples(file, add_bad)
     splits = tuple(dict.fromkeys(sample.split for sample in samples))
@@ -155,7 +147,7 @@ def plain(text: str) -> str:
     return words.rstrip(" .?!:") or words
 
 
-def find_repeated(folders: Sequence[Folder], prints: Mapping[Path, Fingerprint]) -> list[Question]:
+def find_repeated(folders: Sequence[Folder], prints: Mapping[Path, Fingerprint]) -> list[findings.Question]:
     """Find questions that occur several times with the same images and the same options in any order.
 
     Args:
@@ -179,8 +171,8 @@ def find_repeated(folders: Sequence[Folder], prints: Mapping[Path, Fingerprint])
             answers: dict[str, str] = {}
             for _, sample in group:
                 answers.setdefault(plain(sample.answer), sample.answer)
-            question = Question(
-                places=Listed.of(_place(folder, sample) for folder, sample in group),
+            question = findings.Question(
+                places=findings.Listed.of(_place(folder, sample) for folder, sample in group),
                 parts=tuple(dict.fromkeys(folder.part_of(sample) for folder, sample in group)),
                 question=group[0][1].question,
                 answers=tuple(answers.values()),
@@ -189,7 +181,9 @@ def find_repeated(folders: Sequence[Folder], prints: Mapping[Path, Fingerprint])
     return questions
 
 
-def find_shared_subjects(folders: Sequence[Folder]) -> tuple[Listed[SharedSubject], set[tuple[str, str]]]:
+def find_shared_subjects(
+    folders: Sequence[Folder],
+) -> tuple[findings.Listed[findings.SharedSubject], set[tuple[str, str]]]:
     """Find subjects with samples in several parts, and volumes in several parts whatever the subject.
 
     If `info.json` of two folders has different names or sources, equal subject names count as different subjects.
@@ -201,13 +195,13 @@ def find_shared_subjects(folders: Sequence[Folder]) -> tuple[Listed[SharedSubjec
     shared, touched = [], set()
     for positions in grouped([[(folder.source, tie) for tie in ties(sample)] for folder, sample in samples]):
         group = [samples[position] for position in positions]
-        places: dict[str, Place] = {}
+        places: dict[str, findings.Place] = {}
         for folder, sample in group:
             places.setdefault(folder.part_of(sample), _place(folder, sample))
         if len(places) > 1 and not all(folder.reference for folder, _ in group):
             touched |= {(folder.part_of(sample), sample.id) for folder, sample in group}
-            shared.append(SharedSubject(places=tuple(places.values()), samples=len(group)))
-    return Listed.of(shared), touched
+            shared.append(findings.SharedSubject(places=tuple(places.values()), samples=len(group)))
+    return findings.Listed.of(shared), touched
 
 
 def count_touched(
@@ -215,7 +209,7 @@ def count_touched(
     prints: Mapping[Path, Fingerprint],
     near_parts: Mapping[str, set[str]],
     subjects: Collection[tuple[str, str]],
-) -> tuple[Touched, ...]:
+) -> tuple[findings.Touched, ...]:
     """Count the questions of each part that share an image, a near-duplicate, or a subject with another part.
 
     Args:
@@ -247,14 +241,14 @@ def count_touched(
         }
         counts.setdefault(part, Counter()).update(samples=1, any=int(any(kinds.values())), **kinds)
     return tuple(
-        Touched(part=part, **{name: count[name] for name in ("samples", "any", "picture", "near", "subject")})
+        findings.Touched(part=part, **{name: count[name] for name in ("samples", "any", "picture", "near", "subject")})
         for part, count in counts.items()
         if count["any"]
     )
 
 
-def _place(folder: Folder, sample: Sample) -> Place:
-    return Place(folder.part_of(sample), sample.id, sample.images[0] if sample.images else "")
+def _place(folder: Folder, sample: Sample) -> findings.Place:
+    return findings.Place(folder.part_of(sample), sample.id, sample.images[0] if sample.images else "")
 
 
 def check_folders(
@@ -265,7 +259,7 @@ def check_folders(
     allow_near: bool = False,
     refuses: Refuses | None = None,
     progress: Progress = no_progress,
-) -> Check:
+) -> findings.Check:
     """Check data folders, individually and against each other.
 
     A folder whose samples are of several splits counts as that many parts.
@@ -306,19 +300,21 @@ def check_folders(
     questions = find_repeated(data_folders, prints)
     repeated = [question for question in questions if len(question.answers) == 1]
     bad = [row for folder in data_folders for row in folder.bad]
-    unnamed = [Place(folder.part_of(s), s.id) for folder in data_folders for s in folder.samples if s.unnamed_image]
-    unreadable = [BadImage(first[file], result) for file, result in results.items() if isinstance(result, str)]
-    return Check(
+    unnamed = [
+        findings.Place(folder.part_of(s), s.id) for folder in data_folders for s in folder.samples if s.unnamed_image
+    ]
+    unreadable = [findings.BadImage(first[file], result) for file, result in results.items() if isinstance(result, str)]
+    return findings.Check(
         parts=tuple(parts),
         images=len(results),
-        bad_rows=Listed.of(bad),
+        bad_rows=findings.Listed.of(bad),
         answers_not_options=sum(row.kind == "answer" for row in bad),
-        missing=Listed.of([*(first[file] for file, result in results.items() if result is None), *unnamed]),
-        unreadable=Listed.of(unreadable),
-        unfit=Listed.of(_unfit(uses, prints, refuses)) if refuses else Listed(),
-        contradictory=Listed.of(question for question in questions if len(question.answers) > 1),
-        repeated_between=Listed.of(question for question in repeated if len(question.parts) > 1),
-        repeated_within=Listed.of(question for question in repeated if len(question.parts) == 1),
+        missing=findings.Listed.of([*(first[file] for file, result in results.items() if result is None), *unnamed]),
+        unreadable=findings.Listed.of(unreadable),
+        unfit=findings.Listed.of(_unfit(uses, prints, refuses)) if refuses else findings.Listed(),
+        contradictory=findings.Listed.of(question for question in questions if len(question.answers) > 1),
+        repeated_between=findings.Listed.of(question for question in repeated if len(question.parts) > 1),
+        repeated_within=findings.Listed.of(question for question in repeated if len(question.parts) == 1),
         shared_subjects=shared_subjects,
         sharing=sharing,
         touched=count_touched(data_folders, prints, near_parts, subjects),
@@ -329,13 +325,13 @@ def check_folders(
     )
 
 
-def _unfit(uses: Sequence[Use], prints: Mapping[Path, Fingerprint], refuses: Refuses) -> Iterator[BadImage]:
+def _unfit(uses: Sequence[Use], prints: Mapping[Path, Fingerprint], refuses: Refuses) -> Iterator[findings.BadImage]:
     """The images that a model cannot take, once for each part that uses them."""
     for use in uses:
         if use.file in prints:
             width, height = prints[use.file].size
             if reason := refuses((width, height)):
-                yield BadImage(use.place, f"{width} x {height} pixels: {reason}")
+                yield findings.BadImage(use.place, f"{width} x {height} pixels: {reason}")
 
 
 def _fingerprints(results: Mapping[Path, Fingerprint | str | None]) -> dict[Path, Fingerprint]:

@@ -14,20 +14,11 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import get_expected_length, pixel_array
 from pydicom.uid import RLELossless
 
+from medvlm_r1.data.images import windowing
 from medvlm_r1.data.images.dicom_header import OVERLAYS, PIXELS, Header, code_of, read_header, read_table, syntax_name
 from medvlm_r1.data.images.files import LengthCheckedReader, guarded, silence_logging
-from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window, full_range
-from medvlm_r1.data.images.windowing import (
-    HOUNSFIELD,
-    Array,
-    choose_window,
-    isotropic_resample,
-    percentile_window,
-    preset,
-    to_bytes,
-    to_grey,
-    unique_values,
-)
+from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window
+from medvlm_r1.data.images.windowing import Array
 from medvlm_r1.errors import UsageError, UserError
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -104,20 +95,20 @@ def _picture(path: Path, header: Header, pixels: Array, view: View, warnings: tu
         pixels, note = _palette(path, header, pixels), replace(note, colour="palette to RGB")
     elif pixels.dtype != np.uint8 or header.bits != 8:
         white = 2**header.bits - 1
-        pixels = to_bytes(pixels * (255 / white))
-        note = replace(note, window=full_range(0, white, "value", f"of {header.bits} bits"))
+        pixels = windowing.to_bytes(pixels * (255 / white))
+        note = replace(note, window=Window.full(0, white, "value", f"of {header.bits} bits"))
     # Height and width of a pixel, from the first element that has both.
     sides = ((header.number(keyword, 0), header.number(keyword, 1)) for keyword in _SPACINGS)
     height, width = next(((h, w) for h, w in sides if h is not None and w is not None), (1.0, 1.0))
     smooth = header.colour != _PALETTE and header.elements.BitsAllocated != 1
     image = Image.fromarray(pixels).convert("RGB")
-    image, aspect, spacing_warnings = isotropic_resample(path, image, height, width, smooth=smooth)
+    image, aspect, spacing_warnings = windowing.isotropic_resample(path, image, height, width, smooth=smooth)
     warnings = (*note.warnings, *spacing_warnings, *warnings, *header.warnings, *_warnings(header))
     return Picture(image=image, note=replace(note, size=image.size, aspect=aspect, warnings=warnings))
 
 
 def _grey(path: Path, header: Header, pixels: Array, view: View, note: ImageNote) -> tuple[Array, ImageNote]:
-    unique = unique_values(pixels)
+    unique = windowing.unique_values(pixels)
     inside = np.isfinite(unique.values) & ~_is_padding(header, unique.values)
     # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
     table = np.zeros(unique.values.shape, dtype=np.uint8)
@@ -155,7 +146,7 @@ def _padding(header: Header, keyword: str) -> float | None:
 
 
 def _palette(path: Path, header: Header, pixels: Array) -> Array:
-    unique = unique_values(pixels)
+    unique = windowing.unique_values(pixels)
     entries, first, bits = (int(n) for n in header.elements.RedPaletteColorLookupTableDescriptor)
     entries = entries or 2**16
     # Values outside the table take its ends; done here because pydicom's own way can wrap round in a narrow type.
@@ -166,7 +157,7 @@ def _palette(path: Path, header: Header, pixels: Array) -> Array:
         bits = 8
     # Some writers say 16 bits and mean it, some say 8 and store 16: the entries decide.
     white = 2**bits - 1 if int(colours.max()) < 2**bits else np.iinfo(colours.dtype).max
-    return to_bytes(colours * (255 / white))[unique.index]
+    return windowing.to_bytes(colours * (255 / white))[unique.index]
 
 
 def _warnings(header: Header) -> list[str]:
@@ -220,23 +211,23 @@ def show_grey(
         UsageError: As `choose_window`.
     """
     bits = header.bits
-    full = full_range(*header.value_range, header.unit, f"of {bits} bits") if bits <= 8 else None
+    full = Window.full(*header.value_range, header.unit, f"of {bits} bits") if bits <= 8 else None
     default = full if header.modality != "MR" else None
-    if header.is_plain_ct and header.unit == HOUNSFIELD:
+    if header.is_plain_ct and header.unit == windowing.HOUNSFIELD:
         body_part = code_of(header.elements, "BodyPartExamined")
         part = next((part for part in _CT_PRESETS if part in body_part), None)
         name, what = (_CT_PRESETS[part], f"CT of {part.lower()}") if part else ("soft-tissue", "CT")
-        default = preset(name, f"{what}, no window stored")
-    window = choose_window(
+        default = windowing.preset(name, f"{what}, no window stored")
+    window = windowing.choose_window(
         path, requested, values, counts, unit=header.unit, stored=_stored(header), full=full, default=default
     )
-    grey = to_grey(values, window)
+    grey = windowing.to_grey(values, window)
     warnings: tuple[str, ...] = ()
     if window.function == "LUT":
         signed = min(header.value_range[0], float(values.min())) < 0
         table = read_table(header.elements.VOILUTSequence[0], little=header.syntax.is_little_endian, signed=signed)
         grey, warnings = table.grey(values), table.warnings
-    if window.unit == HOUNSFIELD and not header.rescale_type and "RescaleType" in header.elements:
+    if window.unit == windowing.HOUNSFIELD and not header.rescale_type and "RescaleType" in header.elements:
         warnings = (*warnings, "The rescale type does not name Hounsfield units: this CT was taken for one in them.")
     if window.name in ("percentile", "full") or _shows_something(grey, counts):
         return grey, window, warnings
@@ -245,8 +236,8 @@ def show_grey(
     if requested is not None:
         return grey, window, (*warnings, f"{problem}.")
     warnings = (f"{problem}: shown through the percentiles instead. The window {window.name} shows it as it is.",)
-    window = percentile_window(values, counts, window.unit)
-    return to_grey(values, window), window, warnings
+    window = windowing.percentile_window(values, counts, window.unit)
+    return windowing.to_grey(values, window), window, warnings
 
 
 def _shows_something(grey: Array, counts: Array) -> bool:

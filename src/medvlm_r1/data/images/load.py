@@ -16,16 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medvlm_r1.data.images.files import (
-    GZIP,
-    HEAD,
-    MAX_INFLATED,
-    InMemoryFile,
-    LengthCheckedReader,
-    silence_logging,
-    sniff_foreign_format,
-    sniff_format,
-)
+from medvlm_r1.data.images import files
 from medvlm_r1.data.images.picture import (
     FILE_VIEW,
     ImageNote,
@@ -35,8 +26,6 @@ from medvlm_r1.data.images.picture import (
     Window,
     check_frame,
     check_pixels,
-    full_range,
-    too_large,
 )
 from medvlm_r1.errors import UsageError, UserError
 
@@ -83,11 +72,11 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
         raise UserError(f"{path}: not a file; give the path of one image")
     if size == 0:
         raise UserError(f"{path}: the image file is empty (0 bytes); copy it again")
-    kind = sniff_format(path, head[:HEAD])
-    if head.startswith(GZIP) and kind not in _STREAMED:
+    kind = files.sniff_format(path, head[: files.HEAD])
+    if head.startswith(files.GZIP) and kind not in _STREAMED:
         path = _unzipped(path)
         head = _head(path, _FOREIGN_HEAD)
-    if kind in (None, "DICOM") and (foreign := sniff_foreign_format(head)):
+    if kind in (None, "DICOM") and (foreign := files.sniff_foreign_format(head)):
         raise UserError(f"{path}: not a {_FORMATS} but {foreign[0]}; {foreign[1]}")
     match kind:
         # Imported on first use: most data sets are PNGs, and both libraries load slowly.
@@ -119,15 +108,15 @@ def is_medical(path: str | Path) -> bool:
         head = _head(path)
     except (OSError, ValueError):
         head = b""
-    return sniff_format(path, head) is not None
+    return files.sniff_format(path, head) is not None
 
 
-def _head(path: Path, size: int = HEAD) -> bytes:
+def _head(path: Path, size: int = files.HEAD) -> bytes:
     with path.open("rb") as file:
         return file.read(size)
 
 
-def _unzipped(path: Path) -> InMemoryFile:
+def _unzipped(path: Path) -> files.InMemoryFile:
     """Unpack a gzip file in memory, under the file's own name.
 
     Raises:
@@ -138,13 +127,13 @@ def _unzipped(path: Path) -> InMemoryFile:
         with path.open("rb") as raw, gzip.open(raw) as file:
             while block := file.read(_BLOCK):
                 data += block
-                if len(data) > MAX_INFLATED:
-                    raise UserError(f"{path}: the gzip file holds over {MAX_INFLATED // 2**20} MB; unpack it")
+                if len(data) > files.MAX_INFLATED:
+                    raise UserError(f"{path}: the gzip file holds over {files.MAX_INFLATED // 2**20} MB; unpack it")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: the gzip file is damaged or cut short; copy it again") from error
     if not data:
         raise UserError(f"{path}: the gzip file holds an empty file (0 bytes); copy it again")
-    return InMemoryFile.of(bytes(data), str(path))
+    return files.InMemoryFile.of(bytes(data), str(path))
 
 
 def load_raster(path: Path, view: View) -> Picture:
@@ -166,8 +155,8 @@ def load_raster(path: Path, view: View) -> Picture:
     try:
         # Pillow warns of odd metadata, which may name a patient, and of pictures below our own limit of size.
         with (
-            silence_logging(),
-            LengthCheckedReader(path) as file,
+            files.silence_logging(),
+            files.LengthCheckedReader(path) as file,
             Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP")) as image,
         ):
             for name in ("plane", "slice", "window"):
@@ -191,7 +180,7 @@ def load_raster(path: Path, view: View) -> Picture:
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image; convert it to PNG") from error
     except Image.DecompressionBombError as error:
-        raise TooLarge(too_large(path, str(error))) from error
+        raise TooLarge.of(path, str(error)) from error
     # A damaged file makes Pillow's plug-ins raise nearly anything: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:
         raise UserError(f"{path}: the image is damaged or cut short ({error}); copy it again") from error
@@ -231,5 +220,5 @@ def _to_grey(path: Path, image: Image.Image, *, inverted: bool) -> tuple[Image.I
     # Pillow turns white-is-zero TIFFs round for 8 bits but not for 16.
     if inverted:
         grey = 255 - grey
-    window = full_range(0, white, "value", f"of {white.bit_length()} bits")
+    window = Window.full(0, white, "value", f"of {white.bit_length()} bits")
     return Image.fromarray((grey + 0.5).astype(np.uint8)), window

@@ -10,40 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from nibabel.affines import obliquity, voxel_sizes
 from nibabel.brikhead import AFNIImage
-from nibabel.fileholders import FileHolder
-from nibabel.freesurfer import MGHImage
-from nibabel.minc1 import Minc1Image
-from nibabel.nifti1 import Nifti1Header, Nifti1Image
-from nibabel.nifti2 import Nifti2Image
-from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation
 from nibabel.parrec import PARRECImage
 from nibabel.spatialimages import SpatialImage
 from PIL import Image
 
+from medvlm_r1.data.images import windowing
 from medvlm_r1.data.images.files import GZIP, InMemoryFile, LengthCheckedReader, guarded, is_nifti, silence_logging
-from medvlm_r1.data.images.picture import (
-    PLANES,
-    ImageNote,
-    Picture,
-    TooLarge,
-    View,
-    Window,
-    check_frame,
-    check_pixels,
-    full_range,
-    window_between,
-)
-from medvlm_r1.data.images.windowing import (
-    PRESETS,
-    Array,
-    choose_window,
-    isotropic_resample,
-    to_grey,
-    unique_values,
-)
+from medvlm_r1.data.images.picture import ImageNote, Picture, TooLarge, View, Window, check_frame, check_pixels
+from medvlm_r1.data.images.windowing import Array
 from medvlm_r1.errors import UsageError, UserError
 
 # Declared size of all volumes together: a gzip file of a few megabytes can be made to inflate without end.
@@ -99,10 +77,10 @@ def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
     # A determinant far under the product of the sides: two axes of the volume run the same way.
     if not (np.isfinite(sides).all() and abs(np.linalg.det(volume.affine[:3, :3])) > _FLAT * sides.prod()):
         raise UserError(f"{path}: its affine is not usable; the orientation of the volume is unknown")
-    orientation = io_orientation(volume.affine)
+    orientation = nib.io_orientation(volume.affine)
     # The stored axis that runs across each plane, and its length.
-    axes = {plane: int(np.flatnonzero(orientation[:, 0] == _ACROSS[plane])[0]) for plane in PLANES}
-    lengths = {plane: int((x, y, z)[axes[plane]]) for plane in PLANES}
+    axes = {plane: int(np.flatnonzero(orientation[:, 0] == _ACROSS[plane])[0]) for plane in _CONVENTION}
+    lengths = {plane: int((x, y, z)[axes[plane]]) for plane in _CONVENTION}
     frame = check_frame(path, view.frame, frames)
     plane, number = _choose_slice(path, view, lengths, kind)
     width, height = (length for name, length in lengths.items() if name != plane)
@@ -110,7 +88,7 @@ def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
     check_pixels(path, x, y, what="plane in which the slice is stored")
     backward = orientation[axes[plane], 1] < 0
     block = _read_slice(volume, axes[plane], lengths[plane] - 1 - number if backward else number, frame)
-    canonical = apply_orientation(block, orientation).squeeze(_ACROSS[plane])
+    canonical = nib.apply_orientation(block, orientation).squeeze(_ACROSS[plane])
     # What is left runs right or forward, and forward or up; the picture runs from the right or front, and from the top.
     note = ImageNote(
         format=kind,
@@ -120,22 +98,24 @@ def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
         plane=plane,
         slice=number,
         slices=lengths[plane],
-        orientation=f"{_CONVENTION[plane]}; stored {''.join(aff2axcodes(volume.affine))}",
+        orientation=f"{_CONVENTION[plane]}; stored {''.join(nib.aff2axcodes(volume.affine))}",
     )
     pixels, note = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view, note)
     # Rows follow the later of the two world axes in the slice, columns the earlier.
     across, up = (sides[axes[name]] for name in _ACROSS if name != plane)
-    image, aspect, spacing_warnings = isotropic_resample(path, Image.fromarray(pixels).convert("RGB"), up, across)
+    image, aspect, spacing_warnings = windowing.isotropic_resample(
+        path, Image.fromarray(pixels).convert("RGB"), up, across
+    )
     warnings = (*note.warnings, *spacing_warnings, *_geometry_warnings(volume))
     return Picture(image=image, note=replace(note, size=image.size, aspect=aspect, warnings=warnings))
 
 
 def _choose_slice(path: Path, view: View, lengths: dict[str, int], kind: str) -> tuple[str, int]:
-    single = [plane for plane in PLANES if lengths[plane] == 1]
+    single = [plane for plane in _CONVENTION if lengths[plane] == 1]
     plane = view.plane or (single[0] if len(single) == 1 else None)
     number = 0 if view.slice is None and plane in single else view.slice
     if plane is None or number is None:
-        slices = ", ".join(f"{name} {lengths[name]}" for name in PLANES)
+        slices = ", ".join(f"{name} {lengths[name]}" for name in _CONVENTION)
         raise UserError(
             f"{path}: {kind} volume with slices: {slices}; choose a plane and a slice, counted from 0 "
             "(--plane axial --slice N)"
@@ -171,41 +151,41 @@ def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View, note: Imag
         return np.stack([pixels[name] for name in "RGB"], axis=-1), replace(note, colour="stored as RGB")
     if pixels.dtype.kind not in "iuf":
         raise UserError(f"{path}: its voxels are not real numbers; take their magnitude or phase first")
-    unique = unique_values(pixels)
+    unique = windowing.unique_values(pixels)
     finite = np.isfinite(unique.values)
     warnings = [] if finite.all() else ["Voxels that are not numbers are shown black."]
     table = np.zeros(unique.values.shape, dtype=np.uint8)
-    window = full_range(0, 0, "value", "no voxel is a number")
+    window = Window.full(0, 0, "value", "no voxel is a number")
     if finite.any():
         values, counts = unique.values[finite], unique.counts[finite]
         # What a volume stores is used on request only.
         requested, stored = view.window or "percentile", _display_range(volume)
-        window = choose_window(path, requested, values, counts, unit="value", stored=stored, any_unit=True)
-        table[finite] = to_grey(values, window)
+        window = windowing.choose_window(path, requested, values, counts, unit="value", stored=stored, any_unit=True)
+        table[finite] = windowing.to_grey(values, window)
         if window.width == 0:
             warnings.append("All voxels of the slice have the same value.")
-    if window.name in PRESETS:
+    if window.name in windowing.PRESETS:
         warnings.append("The file does not say what its values are: they were taken for Hounsfield units.")
     return table[unique.index], replace(note, window=window, warnings=tuple(warnings))
 
 
 def _display_range(volume: Volume) -> Window | None:
-    if not isinstance(volume.header, Nifti1Header):
+    if not isinstance(volume.header, nib.Nifti1Header):
         return None
     low, high = float(volume.header["cal_min"]), float(volume.header["cal_max"])
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         return None
-    return window_between("stored", low, high, "value", "stored: cal_min to cal_max")
+    return Window.between("stored", low, high, "value", "stored: cal_min to cal_max")
 
 
 def _geometry_warnings(volume: Volume) -> list[str]:
     warnings = []
     header = volume.header
-    if isinstance(header, Nifti1Header):
+    if isinstance(header, nib.Nifti1Header):
         if header["qform_code"] == 0 and header["sform_code"] == 0:
             warnings.append("No orientation is stored: left and right are a guess.")
         both = header["qform_code"] > 0 and header["sform_code"] > 0
-        if both and aff2axcodes(header.get_qform()) != aff2axcodes(header.get_sform()):
+        if both and nib.aff2axcodes(header.get_qform()) != nib.aff2axcodes(header.get_sform()):
             warnings.append("The two orientations that are stored (qform and sform) disagree; the sform was used.")
     tilt = float(np.degrees(obliquity(volume.affine).max()))
     if tilt > _OBLIQUE_DEGREES:
@@ -229,8 +209,10 @@ def open_volume(path: Path, kind: str) -> Volume:
     if kind in ("AFNI", "PAR/REC"):
         return _open_pair(path, AFNIImage if kind == "AFNI" else PARRECImage)
     with _stream(path) as file:
-        head = file.read(Nifti2Image.header_class.sizeof_hdr)
-    image_class = MGHImage if kind == "MGH" else Nifti2Image if head[4:7] in (b"n+2", b"ni2") else Nifti1Image
+        head = file.read(nib.Nifti2Image.header_class.sizeof_hdr)
+    image_class = (
+        nib.MGHImage if kind == "MGH" else nib.Nifti2Image if head[4:7] in (b"n+2", b"ni2") else nib.Nifti1Image
+    )
     header_size = image_class.header_class.template_dtype.itemsize
     if kind == "NIfTI" and (len(head) < header_size or not is_nifti(head)):
         raise UserError(f"{path}: not a NIfTI file, or cut short in its header; copy it again")
@@ -242,12 +224,12 @@ def open_volume(path: Path, kind: str) -> Volume:
     if start > _MOST_HEADER_BYTES:
         raise UserError(f"{path}: its header says the voxels begin at byte {start}; it is damaged, copy it again")
     _check_length(path, start + size)
-    return image_class.from_file_map({"image": FileHolder(fileobj=_stream(path))}, mmap=False)
+    return image_class.from_file_map({"image": nib.FileHolder(fileobj=_stream(path))}, mmap=False)
 
 
 def _open_minc(path: Path) -> Volume:
     with LengthCheckedReader(path) as file:
-        volume = Minc1Image.from_file_map({"image": FileHolder(fileobj=file)})
+        volume = nib.Minc1Image.from_file_map({"image": nib.FileHolder(fileobj=file)})
     _check_shape(path, volume.shape, np.dtype(float))
     if volume.dataobj.minc_file._dim_names[0] == "time":
         return SpatialImage(np.moveaxis(np.asanyarray(volume.dataobj), 0, -1), volume.affine)
@@ -270,7 +252,7 @@ def _open_pair(path: Path, image_class: Any) -> Volume:
     header, voxels = files
     if header.stat().st_size > _MOST_HEADER_BYTES:
         raise UserError(f"{path}: its header has over {_MOST_HEADER_BYTES} bytes; it is damaged, copy it again")
-    holders["image"] = FileHolder(fileobj=_stream(voxels))
+    holders["image"] = nib.FileHolder(fileobj=_stream(voxels))
     volume = image_class.from_file_map(holders, mmap=False)
     _check_length(voxels, _check_shape(path, volume.shape, volume.get_data_dtype()))
     return volume

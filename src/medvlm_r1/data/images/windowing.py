@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_windowing
 from pydicom.valuerep import DSfloat
 
-from medvlm_r1.data.images.picture import Window, check_pixels, full_range, window_between
+from medvlm_r1.data.images.picture import Window, check_pixels
 from medvlm_r1.errors import UsageError, UserError
 
 _TOLERANCE = 0.01
@@ -145,8 +145,8 @@ def percentile_window(values: Array, counts: Array, unit: str) -> Window:
     low, high = (float(values[order[index]]) for index in np.searchsorted(ranks, wanted))
     if low == high:
         present = values[counts > 0]
-        return full_range(float(present.min()), float(present.max()), unit, "the percentiles 1 and 99 are equal")
-    return window_between("percentile", low, high, unit, "percentile: 1 to 99")
+        return Window.full(float(present.min()), float(present.max()), unit, "the percentiles 1 and 99 are equal")
+    return Window.between("percentile", low, high, unit, "percentile: 1 to 99")
 
 
 def choose_window(
@@ -194,7 +194,7 @@ def choose_window(
         raise UserError(f"{path}: no usable window is stored; give a preset, percentile, full, or CENTER/WIDTH")
     if choice == "full":
         present = values[counts > 0]
-        return full or full_range(float(present.min()), float(present.max()), unit, "smallest to largest value")
+        return full or Window.full(float(present.min()), float(present.max()), unit, "smallest to largest value")
     return (choice is None and default) or percentile_window(values, counts, unit)
 
 

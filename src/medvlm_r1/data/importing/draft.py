@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.data.images import FILE_VIEW, View
+from medvlm_r1.data.images.picture import FILE_VIEW, View
 from medvlm_r1.data.tables import RowReader
 
 Row = dict[str, Any]

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.folder import IMAGES
-from medvlm_r1.data.images import FILE_VIEW, Picture, View, load_picture
+from medvlm_r1.data.images import Picture, View, load_picture
 from medvlm_r1.data.images.files import InMemoryFile
-from medvlm_r1.data.paths import inside, is_within, leaves_folder, link_leads_out, path_parts
+from medvlm_r1.data.images.picture import FILE_VIEW
+from medvlm_r1.data.paths import explain_os_error, inside, is_within, leaves_folder, link_leads_out, path_parts
 from medvlm_r1.data.subjects import SubjectHasher
 from medvlm_r1.errors import UserError
 
@@ -175,11 +176,9 @@ class ImageWriter:
         if image.source is None or image.name in self._done:
             return
         target = inside(self.out, image.name)
-        try:
+        name = "image" if isinstance(image.source, bytes) else image.source
+        with explain_os_error(f"{name}: cannot be copied to {target}"):
             self._write(image, image.source, target)
-        except OSError as error:
-            name = "image" if isinstance(image.source, bytes) else image.source
-            raise UserError(f"{name}: cannot be copied to {target} ({error.strerror or error})") from error
         self._done.add(image.name)
 
     def _write(self, image: SourceImage, source: str | bytes, target: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from medvlm_r1.console import Advance
 from medvlm_r1.data.folder import IMAGES, refuse_other, write_folder
-from medvlm_r1.data.images import FILE_VIEW
+from medvlm_r1.data.images.picture import FILE_VIEW
 from medvlm_r1.data.importing.draft import Draft, Part, Reading, Row, Source
 from medvlm_r1.data.importing.images import ImageFinder, ImageWriter, SourceImage
 from medvlm_r1.data.modality import MODALITIES, UNKNOWN, modality_name

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medvlm_r1.data.images import FILE_VIEW, View
+from medvlm_r1.data.images.picture import FILE_VIEW, View
 from medvlm_r1.data.importing.draft import YOUR_OWN, Draft, Part, Row, Source
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality
