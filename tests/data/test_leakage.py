@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pictures import as_jpeg, brighter, cropped, picture
 from PIL import Image
 
-from medvlm_r1.data.leakage import fingerprint, near_pairs
+from medvlm_r1.data.check.pictures import fingerprint, near_pairs
 
 
 def bits(a: Image.Image, b: Image.Image) -> int:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from medvlm_r1.data.check import check_folders, warn_of_overlap
 from medvlm_r1.data.check.findings import Touched, check_lines
+from medvlm_r1.data.check.pictures import FLIPS
 from medvlm_r1.data.folder import read_folder
-from medvlm_r1.data.leakage import FLIPS
 from medvlm_r1.data.sample import Sample
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medvlm_r1.data.check import findings
-from medvlm_r1.data.check.pictures import Progress, Use, compare, examine, no_progress
+from medvlm_r1.data.check.pictures import MOST_DISTANCE, Fingerprint, Progress, Use, compare, examine, no_progress
 from medvlm_r1.data.folder import SAMPLES, read_info, read_samples
 from medvlm_r1.data.importing.draft import YOUR_OWN
-from medvlm_r1.data.leakage import MOST_DISTANCE, Fingerprint
 from medvlm_r1.data.paths import telling_names
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.split import grouped, ties

@@ -39,7 +39,9 @@ _PHOTOMETRIC = 262
 _MIN_IS_WHITE = 0
 _ORIENTATION = 0x0112
 # EXIF orientations; 1 is upright.
-_TURNS = ("mirrored", "turned by 180 degrees", "flipped", "transposed", "rotated right", "transversed", "rotated left")
+_ROTATIONS = (
+    *("mirrored", "turned by 180 degrees", "flipped", "transposed", "rotated right", "transversed", "rotated left"),
+)
 
 
 def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
@@ -188,8 +190,8 @@ def load_raster(path: Path, view: View) -> Picture:
 
 def _to_rgb(path: Path, image: Image.Image, note: ImageNote) -> Picture:
     white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
-    turn = dict(enumerate(_TURNS, start=2)).get(image.getexif().get(_ORIENTATION, 1))
-    orientation = f"{turn} by EXIF" if turn else None
+    rotation = dict(enumerate(_ROTATIONS, start=2)).get(image.getexif().get(_ORIENTATION, 1))
+    orientation = f"{rotation} by EXIF" if rotation else None
     window, colour = None, None
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):
