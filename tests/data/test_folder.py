@@ -229,19 +229,6 @@ def test_unchanged_images_are_decoded_and_hashed_once(data_dir: Path, tmp_path: 
     assert folder_hash(folder) != first
 
 
-def test_images_of_other_samples_are_hashed_only(
-    data_dir: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    samples = read_folder(data_dir)
-    image_sizes(data_dir, samples[4:])
-    known = folder_hash(data_dir)
-    assert decoded == [f"{index}.png" for index in range(4, 8)]
-    image_sizes(data_dir, samples)
-    assert decoded[4:] == [f"{index}.png" for index in range(4)]
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    assert folder_hash(data_dir) == known
-
-
 def test_a_damaged_or_read_only_cache_costs_time_only(data_dir: Path, tmp_path: Path, decoded: list[str]) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     for _ in range(2):

@@ -1,4 +1,3 @@
-import io
 import json
 import struct
 import tracemalloc
@@ -88,11 +87,7 @@ def test_metadata_does_not_travel_on(tmp_path):
     note = PngImagePlugin.PngInfo()
     note.add_text("Patient", "Jane Doe")
     two_pixels().save(tmp_path / "x.png", pnginfo=note)
-    image = load_image(tmp_path / "x.png")
-    saved = io.BytesIO()
-    image.save(saved, format="PNG")
-    assert image.info == {}
-    assert b"Jane" not in saved.getvalue()
+    assert load_image(tmp_path / "x.png").info == {}
 
 
 def test_absent_empty_and_folder(tmp_path):

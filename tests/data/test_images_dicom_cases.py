@@ -67,14 +67,6 @@ def test_an_empty_element_is_an_absent_one(saved, syntax, keyword):
     assert seen([]) == seen(None)
 
 
-@pytest.mark.parametrize("keyword", ["PixelRepresentation", "BitsStored", "PlanarConfiguration"])
-def test_elements_that_lay_out_the_pixels_are_named_when_they_are_missing(saved, keyword):
-    ds = dataset(np.zeros((2, 2, 3), np.uint8))
-    del ds[keyword]
-    with pytest.raises(UserError, match=f"without {keyword}; its pixels cannot be laid out"):
-        load_picture(saved(ds))
-
-
 @pytest.mark.parametrize("syntax", [*NATIVE, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
 def test_file_meta_information_without_a_preamble(tmp_path, syntax):
     pixels = STORED.repeat(64, 0).repeat(16, 1)

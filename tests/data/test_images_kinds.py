@@ -118,20 +118,21 @@ def test_other_kinds_are_refused_by_name(tmp_path, name, reason):
         assert "Doe" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("kind", "content"),
-    [
-        ("MINC", b"CDF\1" + bytes(60)),
-        ("MGH", b"\0\0\0\1\0\0\0\3"),
-        ("PAR/REC", b"# === DATA DESCRIPTION FILE ====\n# Patient name: Doe\n"),
-        ("AFNI", b"\ntype = string-attribute\nname = Doe\n"),
-    ],
-)
-def test_a_damaged_volume_is_refused_without_a_word_of_its_header(tmp_path, kind, content):
-    suffixes = {"PAR/REC": (".PAR", ".REC"), "AFNI": (".HEAD", ".BRIK")}.get(kind, ("",))
+DAMAGED = {
+    "MINC": (b"CDF\1" + bytes(60), ("",)),
+    "MGH": (b"\0\0\0\1\0\0\0\3", ("",)),
+    "PAR/REC": (b"# === DATA DESCRIPTION FILE ====\n# Patient name: Doe\n", (".PAR", ".REC")),
+    "AFNI": (b"\ntype = string-attribute\nname = Doe\n", (".HEAD", ".BRIK")),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_volume_is_refused_without_a_word_of_its_header(tmp_path, kind):
+    content, suffixes = DAMAGED[kind]
     for suffix in suffixes:
         (tmp_path / f"x{suffix}").write_bytes(content)
+    path = tmp_path / f"x{suffixes[0]}"
     with pytest.raises(UserError) as caught:
-        load_picture(tmp_path / f"x{suffixes[0]}")
-    assert str(caught.value).startswith(f"{tmp_path / ('x' + suffixes[0])}: the {kind} header is damaged")
+        load_picture(path)
+    assert str(caught.value).startswith(f"{path}: the {kind} header is damaged")
     assert "Doe" not in "".join(traceback.format_exception(caught.value))

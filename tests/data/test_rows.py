@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from medvlm_r1.data import rows, tables
 from medvlm_r1.data.rows import read_json_array, read_json_lines
-from medvlm_r1.data.tables import read_arrow, read_csv, read_parquet, rows_of
+from medvlm_r1.data.tables import read_arrow, read_csv, read_parquet
 from medvlm_r1.errors import UserError
 
 FILE = "data"
@@ -31,14 +31,12 @@ def test_byte_order_mark(file):
     ("content", "message"),
     [
         ('[{"a": 1}, {"a": }]', r"data, row 2: malformed JSON \(Expecting value\)"),
-        ('[{"a": 1}, {"a": 2', "row 2: malformed JSON"),
         ('[{"a": 1},', "row 2: expected a JSON object, saw the end of the file"),
         ('[{"a": 1}', "row 1: malformed JSON .*saw the end of the file"),
         ('[{"a": 1} {"a": 2}]', r"row 1: malformed JSON \(expected ',' or '\]' after the row, saw {\)"),
         ('[{"a": 1},]', "row 2: expected a JSON object, saw ]"),
         ('[{"a": 1}, 7]', "row 2: expected a JSON object, saw 7"),
         ('[{"a": 1}] x', "text after the end of the array"),
-        ('{"a": 1}', "expected one JSON array of rows"),
         ("", "expected one JSON array of rows"),
         ('[{"a": NaN}]', "row 1: malformed JSON .*NaN is not a JSON number"),
         ('[{"a": ' + "1" * 5000 + "}]", "row 1: malformed JSON"),
@@ -58,7 +56,6 @@ def test_bad_array(file, content, message):
         ('{"a": 1}\n[1]\n', "row 2: expected a JSON object, saw list"),
         ('{"a": 1} {"a": 2}\n', "row 1: malformed JSON .text after the end of the object"),
         ('{"a": -Infinity}\n', "row 1: malformed JSON .*-Infinity"),
-        ('{"a": ' + "[" * 100_000 + "\n", "row 1: malformed JSON .nested too deeply"),
         (b'{"a": 1}\n{"a": "\xff"}\n', "row 2: not UTF-8"),
     ],
 )
@@ -150,15 +147,3 @@ def test_parquet_is_read_a_few_rows_at_a_time(tmp_path):
     tracemalloc.stop()
     assert count == 400
     assert peak < 10_000_000
-
-
-def test_reader_by_suffix(tmp_path):
-    suffixes = {
-        ".csv": read_csv,
-        ".TSV": read_csv,
-        ".jsonl": read_json_lines,
-        ".json": read_json_array,
-        "": read_json_array,
-    }
-    suffixes |= {".parquet": read_parquet, ".arrow": read_arrow}
-    assert {suffix: rows_of(tmp_path / f"x{suffix}") for suffix in suffixes} == suffixes

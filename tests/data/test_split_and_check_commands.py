@@ -40,22 +40,13 @@ def test_split_then_check(command: Command, source: Path, tmp_path: Path) -> Non
     assert "holds a data set already" in err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "reason"),
-    [
-        (["--part", "train"], 2, "NAME=SIZE"),
-        (["--part", "train=11"], 1, "there are 10"),
+def test_a_wrong_split_is_one_message(command: Command, source: Path, tmp_path: Path) -> None:
+    for arguments, code, reason in (
         (["--part", "train=3", "--by", "modalty"], 2, "did you mean 'modality'?"),
         (["--part", "train=3", "--modality", "CT"], 1, "no sample has the modality 'CT'"),
-    ],
-)
-def test_a_wrong_split_is_one_message(
-    command: Command, source: Path, tmp_path: Path, arguments: list[str], code: int, reason: str
-) -> None:
-    seen, _, err = command("split", source, "--out", tmp_path / "o", *arguments)
-    assert seen == code
-    assert reason in err
-    assert "Traceback" not in err
+    ):
+        seen, _, err = command("split", source, "--out", tmp_path / "o", *arguments)
+        assert (seen, reason in err, "Traceback" in err) == (code, True, False)
     assert not (tmp_path / "o").exists()
 
 

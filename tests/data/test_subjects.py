@@ -148,6 +148,10 @@ def test_another_salt_makes_another_subject(source, tmp_path, monkeypatch):
     subjects = {source.run(row, out=out, salt_file=shared)[1][0].subject for out in ("b", "c")}
     assert len(subjects) == 1
     assert own.subject not in subjects
+    for content, message in (("short", "has 5 characters; wanted at least"), (None, "cannot be read")):
+        shared.write_text(content) if content else shared.unlink()
+        with pytest.raises(UserError, match=message):
+            source.run(row, salt_file=shared)
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     source.run(row)
@@ -156,17 +160,6 @@ def test_another_salt_makes_another_subject(source, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"subject-salt: the salt .* cannot be written .*--salt-file"):
         source.run(row)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [(None, "cannot be read"), ("short", "has 5 characters; wanted at least")]
-)
-def test_a_salt_that_cannot_be_used(source, tmp_path, content, message):
-    file = tmp_path / "salt"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(UserError, match=message):
-        source.run(source.dicom("a.dcm", PatientID="ID1"), salt_file=file)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ IMAGES = "images"
 def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[str, Any]) -> None:
     """Write `samples.jsonl` and `info.json`; image files are the caller's to place under `images/`.
 
-    Both files are written beside their place and renamed, so a reader sees the old data set or the new one and never
+    Both files are written under a temporary name and renamed: a reader sees the old data set or the new one, and never
     half of one.
 
     Args:

@@ -229,10 +229,8 @@ PMC_FIRST_ROW = ("pmc-vqa", "test.csv", lambda **changes: PMC_FIRST | changes)
         (HUATUO, {"answer": "effusion"}, "answer 'effusion' is not among the options"),
         (HUATUO, {"options": [1, "Effusion"]}, "'options' must be a list of texts, saw 1 in it"),
         (HUATUO, {"question": None}, "field 'question' must be text, saw None"),
-        (HUATUO, {"image": ["../knee.png"]}, "leaves the image folder"),
         (HUATUO, {"solution": "C"}, "solution 'C' contradicts the answer, which is option 'B'"),
         (MED, {"problem": "What is seen?"}, "the options cannot be read from the text"),
-        (MED, {"solution": "<answer> D </answer>"}, "answer 'D' is neither"),
         (MED, {"image": 3}, "field 'image' must be the name of a file"),
         (OMNI, {"gt_answer": "MRI scan"}, "answer 'MRI scan' is neither"),
         (OMNI, {"modality_type": ...}, "field 'modality_type' is missing"),
@@ -257,15 +255,13 @@ def test_bad_rows_name_file_and_row_and_write_nothing(imported, put, tmp_path, f
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [
-        ("huatuo", "medical_multimodel_evaluation_data.json"),
-        ("med-r1", r"Splits/modality/train/\*.json, Splits/modality/test"),
-        ("omnimedvqa", r"QA_information/Open-access/\*.json"),
-        ("pmc-vqa", "train_2.csv, test_2.csv, train.csv, test.csv"),
-        ("slake", "train.json, validation.json, validate.json, test.json"),
-        ("vqa-rad", "VQA_RAD Dataset Public.json"),
-        ("path-vqa", r"data/train-\*.parquet"),
-    ],
+    {
+        "huatuo": "medical_multimodel_evaluation_data.json",
+        "med-r1": r"Splits/modality/train/\*.json, Splits/modality/test",
+        "omnimedvqa": r"QA_information/Open-access/\*.json",
+        "pmc-vqa": "train_2.csv, test_2.csv, train.csv, test.csv",
+        "path-vqa": r"data/train-\*.parquet",
+    }.items(),
 )
 def test_another_folder(imported, put, tmp_path, name, wanted):
     put("readme.txt", "x")

@@ -91,7 +91,7 @@ def near_pairs(
 ) -> Iterator[tuple[int, int, int, int]]:
     """Find the pairs of images that are near-duplicates, as they are or after flipping the second one.
 
-    Every pair is compared: 100,000 images take about a minute, much less than decoding them.
+    Every pair is compared: 40,000 images take 12 seconds on one core, much less than decoding them.
 
     Args:
         hashes: uint64 array (1 + flips, n): in row 0 the hashes of the images, below those of the flipped images.

@@ -215,8 +215,8 @@ def show_grey(
     default = full if header.modality != "MR" else None
     if header.is_plain_ct and header.unit == windowing.HOUNSFIELD:
         body_part = code_of(header.elements, "BodyPartExamined")
-        part = next((part for part in _CT_PRESETS if part in body_part), None)
-        name, what = (_CT_PRESETS[part], f"CT of {part.lower()}") if part else ("soft-tissue", "CT")
+        code = next((code for code in _CT_PRESETS if code in body_part), None)
+        name, what = (_CT_PRESETS[code], f"CT of {code.lower()}") if code else ("soft-tissue", "CT")
         default = windowing.preset(name, f"{what}, no window stored")
     window = windowing.choose_window(
         path, requested, values, counts, unit=header.unit, stored=_stored(header), full=full, default=default

@@ -210,14 +210,15 @@ def _check_inflated(path: Path, start: int) -> None:
     size = 0
     with LengthCheckedReader(path) as file:
         file.seek(start)
-        while block := file.read(2**16):
-            while block and size <= MAX_INFLATED:
-                size += len(inflater.decompress(block, 2**20))
-                block = inflater.unconsumed_tail
+        block = file.read(2**16)
+        # Bytes behind the end of the compressed data are left alone, as pydicom does.
+        while block and not inflater.eof:
+            size += len(inflater.decompress(block, 2**20))
             if size > MAX_INFLATED:
                 raise UserError(
                     f"{path}: the deflated file holds over {MAX_INFLATED // 2**20} MB; save it uncompressed"
                 )
+            block = inflater.unconsumed_tail or file.read(2**16)
 
 
 def _check_elements(path: Path, elements: Dataset, has_pixels: bool) -> None:

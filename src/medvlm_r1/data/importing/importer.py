@@ -112,7 +112,7 @@ class Importer:
             source: The file or folder that was downloaded.
             out: The data folder to make or replace. Images that are there are copied to `out/images`; a row whose
                 image is not there is kept with `missing=True`.
-            images: The folder of the image files, where they are not beside the rows as published.
+            images: The folder of the image files, if they are not next to the rows as published.
             modality: Keep only these modalities, in any known spelling. Rows without one are then left out;
                 otherwise they are an error.
             skip_bad: Skip and report unreadable rows instead of stopping.
