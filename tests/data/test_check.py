@@ -98,13 +98,6 @@ def test_images_that_are_not_there_or_cannot_be_shown(folders: tuple[Path, Path]
     assert "  train a (image 2)" in check_lines(check)
 
 
-def test_a_folder_without_a_usable_row(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    (folders[0] / "samples.jsonl").write_text("")
-    assert check_folders(folders[:1]).problems == ["no usable row in train"]
-    with pytest.raises(UserError, match=r"samples\.jsonl: no such file"):
-        check_folders([tmp_path / "nowhere"])
-
-
 def test_the_same_pixels_under_another_name_and_format(folders: tuple[Path, Path]) -> None:
     train, two = folders
     Image.open(train / "images" / "a.png").save(two / "images" / "other.bmp")
@@ -257,6 +250,10 @@ def test_what_lies_within_a_reference_is_not_reported(tmp_path: Path) -> None:
 def test_wrong_arguments(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="0 to 16"):
         check_folders(folders, near=17)
+    with pytest.raises(UserError, match=r"samples\.jsonl: no such file"):
+        check_folders([tmp_path / "nowhere"])
+    (folders[0] / "samples.jsonl").write_text("")
+    assert check_folders(folders[:1]).problems == ["no usable row in train"]
     with pytest.raises(UsageError, match="at least one"):
         check_folders([])
     # Folders of one name are told apart by their parents.

@@ -94,15 +94,12 @@ def test_a_failed_write_leaves_the_old_data_set(folder, samples, error, reason):
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
 
 
-def test_unwritable_place_is_named(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="file/deep: cannot be written"):
-        write_folder(tmp_path / "file/deep", [sample(1)], info=INFO)
-
-
 def test_empty_and_absent(tmp_path):
     with pytest.raises(UserError, match=r"samples.jsonl: no such file.*medvlm-r1 data import"):
         read_folder(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="file/deep: cannot be written"):
+        write_folder(tmp_path / "file/deep", [sample(1)], info=INFO)
     (tmp_path / "samples.jsonl").write_text("\n\n")
     with pytest.raises(UserError, match=r"samples.jsonl: the file is empty"):
         read_folder(tmp_path)
@@ -143,19 +140,15 @@ def test_unreadable_samples_looks_at_the_files_as_they_are_now(folder):
     assert unreadable(folder, [*samples, both, text_only, unnamed]) == ["s2", "s4", "s6"]
 
 
-@pytest.mark.parametrize(
-    "path", ["images/x.png", "x.png", "images/a..b.png", "images/...", "images/ü ö.png", "./x.png"]
-)
-def test_paths_inside(path):
-    assert not leaves_folder(path)
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["../x", "images/../../x", "/x", "//server/x", "\\x", "images\\..\\..\\x", "C:/x", "C:x", "..", "", ".", "a\0b"],
-)
-def test_paths_outside(path):
-    assert leaves_folder(path)
+def test_paths_inside_and_outside(tmp_path):
+    for path in ("images/x.png", "x.png", "images/a..b.png", "images/...", "images/ü ö.png", "./x.png"):
+        assert not leaves_folder(path)
+    outside = ["../x", "images/../../x", "/x", "//server/x", "C:/x", "C:x", "..", "", ".", "a\0b"]
+    outside += ["\\x", "images\\..\\..\\x"]
+    for path in outside:
+        assert leaves_folder(path)
+        with pytest.raises(UserError, match="the path leaves the folder"):
+            inside(tmp_path, path)
 
 
 @pytest.fixture
@@ -177,12 +170,6 @@ def test_inside(data_folder):
     # The folder itself may be a link.
     (data_folder.parent / "link").symlink_to(data_folder)
     assert inside(data_folder.parent / "link", "images/x.png").read_bytes() == b"x"
-
-
-@pytest.mark.parametrize("name", ["../secret.png", "images/../../secret.png", "/etc/passwd", "", "a\0b"])
-def test_names_that_lead_out(data_folder, name):
-    with pytest.raises(UserError, match="the path leaves the folder"):
-        inside(data_folder, name)
 
 
 @pytest.mark.parametrize("target", ["../../secret.png", "../../data-too/x.png", "/etc/passwd", "../../nowhere.png"])

@@ -38,15 +38,9 @@ def test_wishes() -> None:
     assert parse_wish("test=.25") == Wish("test", 0.25)
     assert parse_wish("other=rest") == Wish("other", "rest")
     assert isinstance(parse_wish("train=1").size, int)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["train", "train=", "train=0", "train=0.0", "train=1.5", "train=-3", "=4", "../x=4", "a/b=4", "a=1e2", ".=3"],
-)
-def test_a_wish_that_makes_no_sense_is_named(text: str) -> None:
-    with pytest.raises(UsageError, match="wanted"):
-        parse_wish(text)
+    for text in ("train", "train=", "train=0", "train=0.0", "train=1.5", "train=-3", "=4", "../x=4", "a=1e2", ".=3"):
+        with pytest.raises(UsageError, match="wanted"):
+            parse_wish(text)
 
 
 def test_every_part_has_its_share_of_every_stratum() -> None:
