@@ -30,7 +30,7 @@ _TYPES: dict[str, tuple[type, str]] = {
 
 def control_token(text: str) -> str | None:
     """The first control token in a text, such as `<|image_pad|>` or `<image>`; None without."""
-    match = _CONTROL_TOKEN.search(text)
+    match = _CONTROL_TOKEN.search(text) if "<" in text or "[" in text else None
     return match[0] if match else None
 
 
@@ -55,6 +55,8 @@ def text_fault(name: str, value: object, *, needed: bool = True) -> str | None:
 
 def is_visible(text: str) -> bool:
     """Whether a text has a character that can be seen: not only white space, zero-width or control characters."""
+    if text.isprintable():
+        return bool(text.strip())
     return any(not character.isspace() and unicodedata.category(character)[0] != "C" for character in text)
 
 
@@ -71,8 +73,9 @@ def question_faults(question: object, options: Sequence[object]) -> list[str]:
     """
     texts = [("question", question)]
     texts += [(f"option {LETTERS[i : i + 1] or i + 1}", option) for i, option in enumerate(options)]
-    faults = [fault for name, text in texts if (fault := text_fault(name, text))]
-    usable = [(name, text) for name, text in texts if isinstance(text, str) and not text_fault(name, text)]
+    checked = [(name, text, text_fault(name, text)) for name, text in texts]
+    faults = [fault for _, _, fault in checked if fault]
+    usable = [(name, str(text)) for name, text, fault in checked if not fault]
     if 0 < len(options) < MIN_OPTIONS:
         faults.append(f"one option ({options[0]!r}); a question needs at least two, or none if it is open")
     if len(options) > len(LETTERS):

@@ -109,7 +109,7 @@ class ImageFinder:
         inner = parts[1:] if len(parts) > 1 and parts[0].casefold() in self._prefixes else parts
         relative = "/".join(inner)
         name = _written_name(f"{IMAGES}/{relative}", view)
-        file = self._find("/".join(parts)) or self._find(relative)
+        file = self._find("/".join(parts)) or (self._find(relative) if inner != parts else None)
         if file is not None and self._files.setdefault(name, file) != file:
             raise ValueError(f"{file} and {self._files[name]} would both be copied to {name}")
         return SourceImage(name=name, stem=_STEM.sub("", relative), source=file, view=view)

@@ -198,6 +198,8 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
     Returns:
         None if the options are ambiguous: there is no sequence of letters A, B, ... in one style.
     """
+    if "A" not in text:
+        return None
     for start in (r"(?:^|(?<=[\s,;?]))", r"^\s*"):
         for style in _STYLES:
             marks = list(re.finditer(start + style, text, re.MULTILINE))
