@@ -26,8 +26,10 @@ SECONDS = 60
 """Processor time of one case; a loop without end dies of it."""
 
 Case = Callable[[int], bytes]
-_EDGES = (b"\0", b"\xff", b"\x7f", b"\x80", b"\1", b"\0\0", b"\xff\xff", b"\x7f\xff", b"\xff\x7f")
-_WIDE = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff" * 8)
+_EDGES = [
+    *(b"\0", b"\xff", b"\x7f", b"\x80", b"\1", b"\0\0", b"\xff\xff", b"\x7f\xff", b"\xff\x7f", b"\0\0\0\0"),
+    *(b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff" * 8),
+]
 
 
 def mutant(seeds: Sequence[bytes], number: int, *, within: int | None = None, tokens: Sequence[bytes] = ()) -> bytes:
@@ -40,38 +42,33 @@ def mutant(seeds: Sequence[bytes], number: int, *, within: int | None = None, to
         tokens: Words of the format, put in at random places.
     """
     rng = random.Random(number)
-    data = bytearray(seeds[rng.randrange(len(seeds))])
+    data = bytearray(rng.choice(seeds))
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5, 8))):
         end = min(len(data), within or len(data))
         if end == 0:
             break
         at = rng.randrange(end)
         span = min(end - at, rng.choice((1, 2, 4, 16, 64, 1024)))
-        match rng.randrange(9 if tokens else 8):
-            case 0:
-                data[at] ^= 1 << rng.randrange(8)
-            case 1:
-                data[at] = rng.randrange(256)
-            case 2:
-                edge = rng.choice(_EDGES + _WIDE)
-                data[at : at + len(edge)] = edge
-            case 3:
-                # Not always: a file cut short is refused at once, and hides the other changes.
-                if rng.random() < 0.3:
-                    del data[at:]
-            case 4:
-                del data[at : at + span]
-            case 5:
-                data[at:at] = data[at : at + span] * rng.choice((1, 2, 50))
-            case 6:
-                other = seeds[rng.randrange(len(seeds))]
-                there = rng.randrange(max(1, len(other)))
-                data[at : at + span] = other[there : there + span]
-            case 7:
-                data[at : at + span] = rng.randbytes(span)
-            case _:
-                token = rng.choice(tokens)
-                data[at : at + rng.choice((0, len(token)))] = token
+        edge, other = rng.choice(_EDGES), rng.choice(seeds)
+        there = rng.randrange(max(1, len(other)))
+        # How many bytes are taken out, and what is put in their place.
+        changes = [
+            (1, bytes([data[at] ^ 1 << rng.randrange(8)])),
+            (1, rng.randbytes(1)),
+            (len(edge), edge),
+            (span, b""),
+            (0, bytes(data[at : at + span]) * rng.choice((1, 2, 50))),
+            (span, other[there : there + span]),
+            (span, rng.randbytes(span)),
+        ]
+        # Not always: a file cut short is refused at once, and hides the other changes.
+        if rng.random() < 0.3:
+            changes.append((len(data), b""))
+        if tokens:
+            token = rng.choice(tokens)
+            changes.append((rng.choice((0, len(token))), token))
+        size, new = rng.choice(changes)
+        data[at : at + size] = new
     return bytes(data)
 
 

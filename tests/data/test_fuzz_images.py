@@ -28,49 +28,29 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
-def pngs() -> list[bytes]:
-    grey = picture(1, 24)
-    palette = grey.convert("RGB").quantize(7)
-    deep = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100)
-    clear = Image.merge("LA", (grey, grey))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return [
-        saved(grey, "PNG"),
-        saved(grey.convert("RGB"), "PNG", exif=exif, dpi=(72, 72)),
-        saved(palette, "PNG", transparency=1),
-        saved(deep, "PNG"),
-        saved(clear, "PNG"),
-        saved(grey.convert("1"), "PNG"),
-        saved(grey, "PNG", save_all=True, append_images=[picture(2, 24)]),
-    ]
-
-
-def jpegs() -> list[bytes]:
-    grey = picture(3, 40)
-    colour = Image.merge("RGB", [picture(seed, 40) for seed in (4, 5, 6)])
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    return [
-        saved(grey, "JPEG"),
-        saved(colour, "JPEG", progressive=True),
-        saved(colour, "JPEG", exif=exif, subsampling=2),
-        saved(colour.convert("CMYK"), "JPEG"),
-        saved(colour, "MPO", save_all=True, append_images=[colour]),
-    ]
-
-
-def others() -> list[bytes]:
-    grey = picture(7, 24)
-    deep = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100)
-    return [
-        saved(grey, "BMP"),
-        saved(grey.convert("RGB"), "BMP"),
-        saved(grey, "TIFF"),
-        saved(deep, "TIFF", compression="tiff_lzw"),
-        saved(grey.convert("RGB"), "TIFF", compression="jpeg"),
-        saved(grey, "TIFF", save_all=True, append_images=[grey], compression="tiff_adobe_deflate"),
-    ]
+GREY = picture(1, 24)
+DEEP = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100)
+COLOUR = Image.merge("RGB", [picture(seed, 40) for seed in (4, 5, 6)])
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+PNGS = [
+    *(saved(image, "PNG") for image in (GREY, DEEP, Image.merge("LA", (GREY, GREY)), GREY.convert("1"))),
+    saved(GREY.convert("RGB"), "PNG", exif=EXIF, dpi=(72, 72)),
+    saved(GREY.convert("RGB").quantize(7), "PNG", transparency=1),
+    saved(GREY, "PNG", save_all=True, append_images=[picture(2, 24)]),
+]
+JPEGS = [
+    *(saved(image, "JPEG") for image in (GREY, COLOUR.convert("CMYK"))),
+    saved(COLOUR, "JPEG", progressive=True),
+    saved(COLOUR, "JPEG", exif=EXIF, subsampling=2),
+    saved(COLOUR, "MPO", save_all=True, append_images=[COLOUR]),
+]
+OTHERS = [
+    *(saved(image, kind) for image, kind in ((GREY, "BMP"), (COLOUR, "BMP"), (GREY, "TIFF"))),
+    saved(DEEP, "TIFF", compression="tiff_lzw"),
+    saved(COLOUR, "TIFF", compression="jpeg"),
+    saved(GREY, "TIFF", save_all=True, append_images=[GREY], compression="tiff_adobe_deflate"),
+]
 
 
 def dicoms() -> list[bytes]:
@@ -95,25 +75,19 @@ def show(path: Path, view: View = View()) -> Picture:  # noqa: B008 - frozen
     return displayed
 
 
-def show_volume(path: Path) -> None:
-    """As a user goes on who is told to choose a slice."""
+def show_first(path: Path, *views: View) -> None:
+    """Like a user who, if asked for a choice, chooses a frame or slice."""
     try:
         show(path)
     except UserError as error:
         if "choose a plane" not in str(error) and "choose one" not in str(error):
             raise
-        for plane in ("axial", "sagittal"):
-            show(path, View(frame=0, plane=plane, slice=0))
+        for view in views or (View(frame=0),):
+            show(path, view)
 
 
-def show_first(path: Path) -> None:
-    """As a user goes on who is told to choose a frame."""
-    try:
-        show(path)
-    except UserError as error:
-        if "choose one" not in str(error):
-            raise
-        show(path, View(frame=0))
+def show_volume(path: Path) -> None:
+    show_first(path, *(View(frame=0, plane=plane, slice=0) for plane in ("axial", "sagittal")))
 
 
 def png(number: int) -> bytes:
@@ -130,7 +104,7 @@ def volumes(*names: str) -> list[bytes]:
 
 
 MINCS, MGH = volumes("tiny.mnc", "minc1_4d.mnc"), [gzip.decompress(volumes("test.mgz")[0])]
-PNGS, JPEGS, OTHERS, DICOMS, NIFTIS = pngs(), jpegs(), others(), dicoms(), niftis()
+DICOMS, NIFTIS = dicoms(), niftis()
 CASES = {
     "x.png": (png, show_first, 1500),
     "x.jpg": (lambda number: mutant(JPEGS, number), show_first, 1500),
@@ -145,15 +119,10 @@ CASES = {
 
 def test_sound_files_are_read(tmp_path: Path) -> None:
     """Else the cases would all be refused for what is wrong with their seeds."""
-    for name, seeds, read in [
-        ("x.png", PNGS, show_first),
-        ("x.jpg", JPEGS, show_first),
-        ("x.tif", OTHERS, show_first),
-        ("x.nii", NIFTIS, show_volume),
-    ]:
+    for name, seeds in {"x.png": PNGS, "x.jpg": JPEGS, "x.tif": OTHERS, "x.nii": NIFTIS}.items():
         for data in seeds:
             (tmp_path / name).write_bytes(data)
-            read(tmp_path / name)
+            CASES[name][1](tmp_path / name)
     assert len(DICOMS) > 50
 
 

@@ -1,4 +1,3 @@
-import io
 import json
 import struct
 import tracemalloc
@@ -45,7 +44,6 @@ EIGHT = Image.fromarray(np.uint8([[0, 60, 255]]))
 PICTURES = {
     "x.png": (two_pixels(), {}, [RED, BLUE]),
     "x.bmp": (two_pixels(), {}, [RED, BLUE]),
-    "x.tif": (two_pixels(), {}, [RED, BLUE]),
     "png_named.jpg": (two_pixels(), {"format": "PNG"}, [RED, BLUE]),
     "grey.jpg": (Image.new("L", (2, 1), 77), {}, [77, 77]),
     "ink.jpg": (Image.new("CMYK", (2, 1), (0, 0, 0, 255)), {}, [0, 0]),
@@ -55,7 +53,6 @@ PICTURES = {
     "alpha.png": (ALPHA, {}, [(200, 100, 50), (100, 50, 25)]),
     "grey_alpha.png": (Image.new("LA", (1, 1), (255, 0)), {}, [0]),
     "16_bits.png": (grey16([0, 32768, 65535]), {}, [0, 128, 255]),
-    "16_bits.tif": (grey16([0, 32768, 65535]), {}, [0, 128, 255]),
     "16_bits_big_endian.tif": (grey16([0, 32768, 65535], ">u2"), {}, [0, 128, 255]),
     "12_bits_in_16.png": (grey16([0, 2048, 4095]), {}, [0, 128, 255]),
     "8_bits_in_16.tif": (grey16([0, 100, 255]), {}, [0, 100, 255]),
@@ -65,8 +62,6 @@ PICTURES = {
     "white_is_zero.tif": (EIGHT, {"tiffinfo": {262: 0}}, [0, 60, 255]),
     "white_is_zero_16.tif": (grey16([0, 15420, 65535]), {"tiffinfo": {262: 0}}, [255, 195, 0]),
     "upside_down.png": (two_pixels(BLACK, WHITE), turned(3), [255, 0]),
-    "upside_down_16.png": (grey16([0, 65535]), turned(3), [255, 0]),
-    "upside_down.tif": (two_pixels(BLACK, WHITE), turned(3), [255, 0]),
     "upside_down_16.tif": (grey16([0, 65535]), turned(3), [255, 0]),
 }
 
@@ -79,29 +74,18 @@ def test_pixels(tmp_path, name):
     assert loaded(tmp_path / name) == loaded(str(tmp_path / name)) == pixels
 
 
-def test_exif_quarter_turn_swaps_the_sides(tmp_path):
-    Image.new("RGB", (30, 10)).save(tmp_path / "x.jpg", **turned(6))
-    assert load_image(tmp_path / "x.jpg").size == (10, 30)
-
-
-@pytest.mark.parametrize(
-    "image", [Image.fromarray(np.array([[0.5, 1.0]], np.float32)), Image.fromarray(np.array([[-1000, 400]], np.int32))]
-)
-def test_values_without_black_and_white_are_refused(tmp_path, image):
-    image.save(tmp_path / "x.tif")
-    with pytest.raises(UserError, match=r"x.tif: .*signed or floating-point"):
-        load_image(tmp_path / "x.tif")
+def test_values_without_black_and_white_are_refused(tmp_path):
+    for values in (np.array([[0.5, 1.0]], np.float32), np.array([[-1000, 400]], np.int32)):
+        Image.fromarray(values).save(tmp_path / "x.tif")
+        with pytest.raises(UserError, match=r"x.tif: .*signed or floating-point"):
+            load_image(tmp_path / "x.tif")
 
 
 def test_metadata_does_not_travel_on(tmp_path):
     note = PngImagePlugin.PngInfo()
     note.add_text("Patient", "Jane Doe")
     two_pixels().save(tmp_path / "x.png", pnginfo=note)
-    image = load_image(tmp_path / "x.png")
-    saved = io.BytesIO()
-    image.save(saved, format="PNG")
-    assert image.info == {}
-    assert b"Jane" not in saved.getvalue()
+    assert load_image(tmp_path / "x.png").info == {}
 
 
 def test_absent_empty_and_folder(tmp_path):
@@ -140,16 +124,12 @@ def test_over_a_hundred_megapixels(tmp_path, side):
 
 def test_several_frames(tmp_path):
     two_pixels().save(tmp_path / "x.tif", save_all=True, append_images=[two_pixels()])
-    with pytest.raises(
-        UserError, match="has 2 frames; save the one that is meant as a PNG, or choose one: frame 0 to 1"
-    ):
+    with pytest.raises(UserError, match="save the one that is meant as a PNG, or choose one: frame 0 to 1"):
         load_image(tmp_path / "x.tif")
     two_pixels(BLUE, RED).save(tmp_path / "y.tif", save_all=True, append_images=[two_pixels()])
     second = load_picture(tmp_path / "y.tif", View(frame=1))
     assert [second.image.getpixel((x, 0)) for x in (0, 1)] == [RED, BLUE]
     assert (second.note.frame, second.note.frames) == (1, 2)
-    with pytest.raises(UserError, match=r"y.tif: frame 2 of an image with 2; wanted 0 to 1"):
-        load_picture(tmp_path / "y.tif", View(frame=2))
     two_pixels().save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[two_pixels()])
     assert load_image(tmp_path / "x.jpg").size == (2, 1)
 
@@ -163,15 +143,14 @@ def test_the_note_says_what_was_done(tmp_path):
     path = tmp_path / "x.png"
     plain = note_of(two_pixels(), path)
     assert plain.summary() == "PNG, 2 x 1."
-    assert (plain.window, plain.colour, plain.orientation, plain.warnings) == (None, None, None, ())
-    assert (plain.burned_in, plain.aspect, plain.inverted) == ("unknown", 1, False)
     assert json.loads(json.dumps(plain.as_record())) == plain.as_record()
     assert plain.as_record()["size"] == [2, 1]
     deep = note_of(grey16([0, 2048, 4095]), path)
     assert deep.summary() == "PNG, 3 x 1; window full 2047.5/4095 (full range: of 12 bits)."
     assert note_of(two_pixels().quantize(2), path).colour == "palette to RGB"
     assert note_of(Image.new("LA", (1, 1)), path).colour == "transparency laid on black"
-    assert note_of(two_pixels(), tmp_path / "x.jpg", **turned(6)).orientation == "rotated right by EXIF"
+    quarter_turn = note_of(two_pixels(), tmp_path / "x.jpg", **turned(6))
+    assert (quarter_turn.orientation, quarter_turn.size) == ("rotated right by EXIF", (1, 2))
     white_is_zero = note_of(grey16([0, 65535]), tmp_path / "x.tif", tiffinfo={262: 0})
     assert white_is_zero.inverted
     assert "white-is-zero turned round" in white_is_zero.summary()
@@ -191,19 +170,5 @@ def test_medical_files_are_known_by_content_then_by_name(tmp_path):
     assert loaded(tmp_path / "picture.dcm") == [RED, BLUE]
     (tmp_path / "x.png").write_bytes(bytes(128) + b"DICM" + bytes(20))
     assert is_medical(tmp_path / "x.png")
-    assert [is_medical(tmp_path / f"absent.{suffix}") for suffix in ("dcm", "nii.gz", "NII", "png", "")] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert not is_medical("a\0b.png")
-    assert not is_medical(tmp_path)
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_large_picture_below_the_limit_gives_no_warning(tmp_path, monkeypatch):
-    two_pixels().save(tmp_path / "x.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
-    assert loaded(tmp_path / "x.png") == [RED, BLUE]
+    assert all(is_medical(tmp_path / f"absent.{suffix}") for suffix in ("dcm", "nii.gz", "NII"))
+    assert not any(map(is_medical, (tmp_path / "absent.png", "absent", "a\0b.png", tmp_path)))

@@ -8,18 +8,8 @@ from dicom_files import HOUNSFIELD, RESCALED, dataset, greys, table
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medvlm_r1.data.images import View, is_medical, load_image, load_picture
+from medvlm_r1.data.images import View, load_image, load_picture
 from medvlm_r1.errors import UsageError, UserError
-
-
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
-@pytest.mark.parametrize("name", ["x.dcm", "x", "x.png"])
-def test_transfer_syntaxes_and_any_name(saved, syntax, name):
-    path = saved(dataset(HOUNSFIELD, syntax, **RESCALED), name)
-    assert is_medical(path)
-    # 40/400 by the LINEAR formula: black at -160, white at 239, ((40 - 39.5) / 399 + 0.5) * 255 = 127.8 between.
-    assert greys(path) == [[0, 0, 128, 255, 255]]
-
 
 FULL, SOFT, PERCENTILE = ("full", 127.5, 255), ("soft-tissue", 40, 400), "percentile"
 EXACT = {"VOILUTFunction": "LINEAR_EXACT"}
@@ -33,10 +23,10 @@ NO_SLOPE, NO_INTERCEPT = (
 FIRST_SLOPE = "RescaleSlope has several values: the first was used."
 TEN = np.uint16([[0, 5, 10, 20]])
 THREE = np.uint16([[0, 1, 2]])
-SIXTEENTHS = np.arange(4096) // 16
+HUNDRED = np.uint16([[0, 50, 100]])
+SIXTEENTHS, LONG = np.arange(4096) // 16, np.uint16([[0, 256, 2048, 9999]])
 ONE_VALUE = "All pixels have the same value."
 FEWER_BITS = "The stored lookup table declares 16 bits and uses 12: the largest value of 12 is shown as white."
-CHEST = {"BodyPartExamined": "CHEST"}
 PADDING = {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}
 PADDED = np.array([[-2000, -1999, 0, 100]], "<i2")
 HELD = np.array([[-2048, 0, 2047]], "<i2")
@@ -49,13 +39,7 @@ LUT = table(10, 12, [0, 4095, 2048])
 # Name: pixels, elements, and what is wanted: the gray values, window (name, or with its numbers) or warnings.
 RULES = {
     "brain preset": (HOUNSFIELD, {**RESCALED, "BodyPartExamined": "HEAD"}, ("brain", 40, 80)),
-    "brain preset of a skull": (HOUNSFIELD, {**RESCALED, "BodyPartExamined": "SKULL"}, ("brain", 40, 80)),
-    "lung preset": (HOUNSFIELD, {**RESCALED, **CHEST}, ("lung", -600, 1500)),
-    "lung of several parts": (
-        HOUNSFIELD,
-        {**RESCALED, "BodyPartExamined": "CHESTABDPELVIS"},
-        ("lung", -600, 1500),
-    ),
+    "lung of several parts": (HOUNSFIELD, {**RESCALED, "BodyPartExamined": "CHESTABDPELVIS"}, ("lung", -600, 1500)),
     "any other CT": (HOUNSFIELD, {**RESCALED, "BodyPartExamined": "ABDOMEN"}, SOFT),
     "CT without a body part": (HOUNSFIELD, RESCALED, SOFT, SHOWN, []),
     "CT without a rescale": (HOUNSFIELD, {"Modality": "CT"}, PERCENTILE),
@@ -72,11 +56,7 @@ RULES = {
     "8 bits of MR": (np.uint8([[10, 20]]), {"Modality": "MR"}, (PERCENTILE, 15, 10)),
     "16 bits": (np.uint16([[10, 2000]]), {"Modality": "DX"}, (PERCENTILE, 1005, 1990)),
     "one value": (np.uint16([[7, 7]]), {"Modality": "DX"}, ("full", 7, 0), [0, 0], [ONE_VALUE]),
-    "one value after the rescale": (
-        HOUNSFIELD,
-        {"Modality": "CT", "RescaleSlope": 0, "RescaleIntercept": 40},
-        [ONE_VALUE],
-    ),
+    "one value after the rescale": (HOUNSFIELD, {"RescaleSlope": 0, "RescaleIntercept": 40}, [ONE_VALUE]),
     # C.11.2.1.2: black up to c - 0.5 - (w - 1) / 2 = 5, white above 14, 255 * ((10 - 9.5) / 9 + 0.5) at 10.
     "LINEAR": (TEN, {"WindowCenter": 10, "WindowWidth": 10}, [0, 0, 142, 255]),
     # C.11.2.1.3.2: black up to 5, white above 15, half way at 10.
@@ -84,7 +64,6 @@ RULES = {
     # C.11.2.1.3.1: 255 / (1 + exp(-4 (x - 10) / 10)).
     "SIGMOID": (TEN, {"WindowCenter": 10, "WindowWidth": 10, "VOILUTFunction": "SIGMOID"}, [5, 30, 128, 250]),
     "width 0": (HOUNSFIELD, {**RESCALED, "WindowCenter": 10, "WindowWidth": 0}, SOFT),
-    "width below 0": (HOUNSFIELD, {**RESCALED, "WindowCenter": 10, "WindowWidth": -5}, SOFT),
     "first of two windows": (
         *(HOUNSFIELD, {**RESCALED, "WindowCenter": [40, 400], "WindowWidth": [400, 2000]}, ("stored", 40, 400)),
     ),
@@ -92,11 +71,7 @@ RULES = {
         *(np.uint16([[0, 10, 11, 12, 500]]), {"VOILUTSequence": LUT, "WindowCenter": 10, "WindowWidth": 2}),
         *("stored", [0, 0, 255, 128, 128]),
     ),
-    "negative slope": (
-        np.uint16([[0, 50, 100]]),
-        {"RescaleSlope": -1, "RescaleIntercept": 100, **CENTRED},
-        [255, 128, 0],
-    ),
+    "negative slope": (HUNDRED, {"RescaleSlope": -1, "RescaleIntercept": 100, **CENTRED}, [255, 128, 0]),
     "MONOCHROME1": (np.uint8([[0, 100, 255]]), {"PhotometricInterpretation": "MONOCHROME1"}, [255, 155, 0]),
     "padding": (PADDED, {"Modality": "MR", **PADDING}, (PERCENTILE, 50, 100), [0, 0, 0, 255]),
     "padding of MONOCHROME1": (
@@ -109,23 +84,13 @@ RULES = {
     "no slope": (STORED, {"Modality": "CT", **INTERCEPT, **WINDOW}, SHOWN, [NO_SLOPE]),
     "empty slope": (STORED, {"Modality": "CT", "RescaleSlope": None, **INTERCEPT, **WINDOW}, SHOWN, [NO_SLOPE]),
     "two slopes": (STORED, {"Modality": "CT", "RescaleSlope": [1, 7], **INTERCEPT, **WINDOW}, SHOWN, [FIRST_SLOPE]),
-    "no intercept": (np.uint16([[0, 25, 50]]), {"RescaleSlope": 2, **CENTRED}, [0, 128, 255], [NO_INTERCEPT]),
-    "empty intercept": (
-        *(np.uint16([[0, 25, 50]]), {"RescaleSlope": 2, "RescaleIntercept": None, **CENTRED}),
-        *([0, 128, 255], [NO_INTERCEPT]),
-    ),
+    "no intercept": (HUNDRED, {"RescaleSlope": 1, **CENTRED}, [0, 128, 255], [NO_INTERCEPT]),
     "empty rescale": (
         *(STORED, {"Modality": "CT", "RescaleSlope": None, "RescaleIntercept": None, **WINDOW, "WindowCenter": 1064}),
         *(SHOWN, [NO_SLOPE, NO_INTERCEPT]),
     ),
-    "table of 4096 entries of 8 bits": (
-        *(np.uint16([[0, 256, 2048, 9999]]), {"VOILUTSequence": table(0, 8, SIXTEENTHS)}, [0, 16, 128, 255]),
-    ),
-    "packed table of 4096 entries": (
-        np.uint16([[0, 256, 2048, 9999]]),
-        {"VOILUTSequence": table(0, 8, SIXTEENTHS.astype("u1").tobytes())},
-        [0, 16, 128, 255],
-    ),
+    "table of 4096 entries of 8 bits": (LONG, {"VOILUTSequence": table(0, 8, SIXTEENTHS)}, [0, 16, 128, 255]),
+    "packed table": (LONG, {"VOILUTSequence": table(0, 8, SIXTEENTHS.astype("u1").tobytes())}, [0, 16, 128, 255]),
     "table of fewer bits than it tells": (
         *(THREE, {"VOILUTSequence": table(0, 16, [0, 2048, 4095])}, [0, 128, 255], [FEWER_BITS]),
     ),
@@ -136,15 +101,11 @@ RULES = {
         {"VOILUTSequence": table(2**16 - 1024, 12, np.arange(2048) * 2), **SLOPE, **INTERCEPT},
         [0, 128, 255],
     ),
-    "unsigned first entry": (
-        *(np.uint16([[39_999, 40_001, 40_002]]), {"VOILUTSequence": table(40_000, 12, [0, 2048, 4095])}, [0, 128, 255]),
-    ),
     "modality table": (THREE, {"ModalityLUTSequence": table(0, 16, [100, 50, 0]), **CENTRED}, [255, 128, 0]),
     "packed modality table": (
         *(THREE, {"ModalityLUTSequence": table(0, 8, bytes([100, 50, 0, 0])), **CENTRED}, [255, 128, 0]),
     ),
     "table back to the exposure": (THREE, {"Modality": "XA", **LOG, **EXPOSURE}, [0, 128, 255], [NOT_APPLIED]),
-    "the same of XRF": (THREE, {"Modality": "XRF", **LOG, **EXPOSURE}, [0, 128, 255], [NOT_APPLIED]),
     "the same of RF": (THREE, {"Modality": "RF", **LOG, **EXPOSURE}, [255, 128, 0], []),
     "the same without a relationship": (THREE, {"Modality": "XA", **EXPOSURE}, [255, 128, 0], []),
 }
@@ -179,12 +140,11 @@ def test_the_view_chooses_the_window(saved):
     assert greys(path, View(window="full")) == [[0, 107, 133, 158, 255]]
     assert load_picture(path, View(window="full")).note.window.source == "full range: smallest to largest value"
     path = saved(dataset(HOUNSFIELD, Modality="CT"))
-    for error, window, message in (
-        (UserError, "stored", "no usable window is stored"),
-        (UserError, "lung", r"x.dcm: the lung window is in Hounsfield units and the values .* are not"),
-        (UsageError, "lungs", "window 'lungs'; wanted one of brain, lung"),
-    ):
-        with pytest.raises(error, match=message):
+    for window, message in {
+        "stored": "no usable window is stored",
+        "lung": r"x.dcm: the lung window is in Hounsfield units and the values .* are not",
+    }.items():
+        with pytest.raises(UserError, match=message):
             load_picture(path, View(window=window))
 
 
@@ -193,16 +153,6 @@ def test_a_rescale_that_is_no_number_is_refused(saved, rescale):
     path = saved(dataset(HOUNSFIELD, Modality="CT", **{"RescaleIntercept": 0, **rescale}))
     with pytest.raises(UserError, match=r"x.dcm: its rescale slope or intercept is not a usable number"):
         load_picture(path)
-
-
-def test_padding_marked_as_unsigned(saved):
-    ds = dataset(np.array([[-2000, -1995, 0, 100]], "<i2"), Modality="MR")
-    ds.add_new("PixelPaddingValue", "US", 2**16 - 2000)
-    ds.add_new("PixelPaddingRangeLimit", "US", 2**16 - 1990)
-    path = saved(ds)
-    assert greys(path) == [[0, 0, 0, 255]]
-    window = load_picture(path).note.window
-    assert (window.centre, window.width) == (50, 100)
 
 
 @pytest.mark.parametrize("kind", ["Float", "DoubleFloat"])
@@ -217,6 +167,13 @@ def test_padding_of_float_pixels(saved, kind):
     assert greys(saved(ds), View(window="full")) == [[0, 0, 187, 221, 255]]
     setattr(ds, f"{kind}PixelPaddingRangeLimit", -4)
     assert greys(saved(ds), View(window="full")) == [[0, 0, 0, 128, 255]]
+
+
+def test_padding_marked_as_unsigned(saved):
+    ds = dataset(PADDED, Modality="MR")
+    for keyword, value in PADDING.items():
+        ds.add_new(keyword, "US", 2**16 + value)
+    assert greys(saved(ds)) == [[0, 0, 0, 255]]
 
 
 def test_one_bit(saved):
@@ -250,20 +207,15 @@ def test_ybr_full_by_the_standards_matrix(saved):
 @pytest.mark.parametrize(
     ("element", "value", "size"),
     [
-        ("PixelSpacing", [2, 1], (4, 4)),
-        ("ImagerPixelSpacing", [1, 2], (8, 2)),
-        ("PixelAspectRatio", [3, 1], (4, 6)),
-        ("PixelSpacing", [0.7, 0.7], (4, 2)),
-        ("PixelSpacing", [0, 1], (4, 2)),
-        ("PixelSpacing", [1000, 1], (4, 2)),
+        *(("ImagerPixelSpacing", [1, 2], (8, 2)), ("PixelAspectRatio", [3, 1], (4, 6))),
+        *(("PixelSpacing", sides, (4, 2)) for sides in ([0.7, 0.7], [0, 1], [1000, 1])),
     ],
 )
 def test_aspect(saved, element, value, size):
-    ds = dataset(np.zeros((2, 4), np.uint8), **{element: value})
-    note = load_picture(saved(ds)).note
-    assert note.size == load_image(saved(ds)).size == size
-    assert note.aspect == (1 if size == (4, 2) else value[0] / value[1])
-    assert bool(note.warnings) == (value in ([0, 1], [1000, 1]))
+    picture = load_picture(saved(dataset(np.zeros((2, 4), np.uint8), **{element: value})))
+    assert picture.note.size == picture.image.size == size
+    assert picture.note.aspect == (1 if size == (4, 2) else value[0] / value[1])
+    assert bool(picture.note.warnings) == (value in ([0, 1], [1000, 1]))
 
 
 def test_several_frames_are_chosen_never_guessed(saved):
@@ -280,22 +232,24 @@ def test_several_frames_are_chosen_never_guessed(saved):
         load_picture(path, View(plane="axial", slice=1))
 
 
-def test_enhanced_objects_keep_rescale_window_and_spacing_by_frame(saved):
-    def group(intercept):
+def test_enhanced_objects_keep_rescale_window_table_and_spacing_by_frame(saved):
+    def group(intercept, *entries):
         transformation, voi, item = Dataset(), Dataset(), Dataset()
         transformation.RescaleSlope, transformation.RescaleIntercept, transformation.RescaleType = 1, intercept, "HU"
         voi.WindowCenter, voi.WindowWidth = 50, 100
+        if entries:
+            voi.VOILUTSequence = table(0, 12, entries)
         item.PixelValueTransformationSequence, item.FrameVOILUTSequence = [transformation], [voi]
         return item
 
     shared, measures = Dataset(), Dataset()
     measures.PixelSpacing = [2, 1]
     shared.PixelMeasuresSequence = [measures]
-    ds = dataset(np.uint16([[[0, 100]], [[0, 100]]]), NumberOfFrames=2, Modality="CT")
+    ds = dataset(np.uint16([[[0, 100]]] * 3), NumberOfFrames=3, Modality="CT")
     ds.SharedFunctionalGroupsSequence = [shared]
-    ds.PerFrameFunctionalGroupsSequence = [group(0), group(-1000)]
+    ds.PerFrameFunctionalGroupsSequence = [group(0), group(-1000), group(0, 4095, 0)]
     path = saved(ds)
-    assert greys(path, View(frame=0)) == [[0, 255]] * 2
-    assert greys(path, View(frame=1)) == [[0, 0]] * 2
+    assert [greys(path, View(frame=frame))[0] for frame in range(3)] == [[0, 255], [0, 0], [255, 0]]
     note = load_picture(path, View(frame=1)).note
     assert (note.window.unit, note.aspect, note.size) == ("HU", 2, (2, 2))
+    assert load_picture(path, View(frame=2)).note.window.source == "stored LUT"

@@ -16,7 +16,6 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     RLELossless,
-    UID_dictionary,
 )
 
 from medvlm_r1.data.images import View, load_picture
@@ -66,14 +65,6 @@ def test_an_empty_element_is_an_absent_one(saved, syntax, keyword):
             return str(error)
 
     assert seen([]) == seen(None)
-
-
-@pytest.mark.parametrize("keyword", ["PixelRepresentation", "BitsStored", "PlanarConfiguration"])
-def test_elements_that_lay_out_the_pixels_are_named_when_they_are_missing(saved, keyword):
-    ds = dataset(np.zeros((2, 2, 3), np.uint8))
-    del ds[keyword]
-    with pytest.raises(UserError, match=f"without {keyword}; its pixels cannot be laid out"):
-        load_picture(saved(ds))
 
 
 @pytest.mark.parametrize("syntax", [*NATIVE, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
@@ -153,15 +144,14 @@ def test_a_stored_window_that_shows_a_little_is_kept(saved):
     pixels[0, 0] = 2725
     path = saved(dataset(pixels, Modality="DX", WindowCenter=2725, WindowWidth=5310))
     assert load_picture(path).note.window.name == "stored"
+    # A preset gives way too, unless it is asked for.
+    ramp = np.arange(3000, 3096, dtype="<i2").reshape(8, 12)
+    path = saved(dataset(ramp, Modality="CT", **SLOPE, RescaleIntercept=0))
+    assert load_picture(path).note.window.name == "percentile"
+    assert load_picture(path, View(window="soft-tissue")).note.window.name == "soft-tissue"
     # A mask of two values is black and white, and is meant to be.
     path = saved(dataset(np.uint16([[0, 1, 0]]), WindowCenter=0.5, WindowWidth=1))
     assert greys(path) == [[0, 255, 0]]
-
-
-def test_a_preset_that_shows_nothing_gives_way_too(saved):
-    path = saved(dataset(np.arange(3000, 3096, dtype="<i2").reshape(8, 12), Modality="CT", **SLOPE, RescaleIntercept=0))
-    assert load_picture(path).note.window.name == "percentile"
-    assert load_picture(path, View(window="soft-tissue")).note.window.name == "soft-tissue"
 
 
 def with_syntax(uid):
@@ -177,10 +167,9 @@ def with_syntax(uid):
 
 
 UNSUPPORTED = {
-    **{f"1.2.840.10008.1.2.4.{n}": "JPEG XL" for n in (110, 111, 112)},
+    "1.2.840.10008.1.2.4.110": "JPEG XL",
     "1.2.840.10008.1.2.4.94": "JPIP Referenced",
     "1.2.840.10008.1.2.4.102": "MPEG-4 AVC/H.264 High Profile / Level 4.1",
-    "1.2.840.10008.1.2.4.107": "HEVC/H.265 Main Profile / Level 5.1",
     "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
     "1.2.840.10008.1.2.1.98": "Encapsulated Uncompressed Explicit VR Little Endian",
     "1.2.840.113619.5.2": "GE private, big-endian pixels",
@@ -194,15 +183,6 @@ def test_compression_that_is_not_supported_is_named(tmp_path, uid, name):
     with pytest.raises(UserError) as caught:
         load_picture(tmp_path / "x.dcm")
     assert f"x.dcm: compression not supported ({name}); convert it to" in str(caught.value)
-
-
-def test_no_transfer_syntax_of_the_standard_ends_in_a_traceback(tmp_path):
-    uids = [uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax" and len(uid) <= 24]
-    assert len(uids) > 50
-    for uid in uids:
-        (tmp_path / "x.dcm").write_bytes(with_syntax(uid))
-        with pytest.raises(UserError, match=r"x.dcm: "):
-            load_picture(tmp_path / "x.dcm")
 
 
 def test_compressed_pixels_of_a_file_that_names_no_compression(tmp_path):
@@ -249,18 +229,3 @@ def test_words_without_file_meta_information(tmp_path):
     lut = {"ModalityLUTSequence": table(0, 16, words(100, 50, 0)), "WindowCenter": 50, "WindowWidth": 100}
     path.write_bytes(without_meta(dataset(pixels, **lut, VOILUTFunction="LINEAR_EXACT")))
     assert greys(path) == [[255, 128, 0]]
-
-
-def test_enhanced_objects_keep_tables_by_frame(saved):
-    def group(*entries):
-        voi, item = Dataset(), Dataset()
-        voi.VOILUTSequence = table(0, 12, entries)
-        item.FrameVOILUTSequence = [voi]
-        return item
-
-    ds = dataset(np.uint16([[[0, 1]], [[0, 1]]]), NumberOfFrames=2)
-    ds.PerFrameFunctionalGroupsSequence = [group(0, 4095), group(4095, 0)]
-    path = saved(ds)
-    assert greys(path, View(frame=0)) == [[0, 255]]
-    assert greys(path, View(frame=1)) == [[255, 0]]
-    assert load_picture(path, View(frame=1)).note.window.source == "stored LUT"

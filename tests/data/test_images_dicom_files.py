@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 
 from medvlm_r1.data.images import dicom, is_medical, load_picture
-from medvlm_r1.data.images.dicom_checks import codestream_size
+from medvlm_r1.data.images.dicom import codestream_size
 from medvlm_r1.errors import UserError
 
 MARKER = "ZZTOPSECRET"
@@ -60,17 +60,17 @@ def test_without_file_meta_information(tmp_path, name):
 def test_rle_and_deflated(saved):
     values = np.arange(64, dtype="<u2").reshape(8, 8) * 50
     plain = dataset(values, WindowCenter=1000, WindowWidth=2000)
-    packed = dataset(values, WindowCenter=1000, WindowWidth=2000)
-    packed.compress(RLELossless)
     deflated = dataset(values, DeflatedExplicitVRLittleEndian, WindowCenter=1000, WindowWidth=2000)
     wanted = greys(saved(plain))
-    assert greys(saved(packed)) == wanted
-    assert greys(saved(deflated)) == wanted
+    plain.compress(RLELossless)
+    assert greys(saved(plain)) == greys(saved(deflated)) == wanted
 
 
 def test_a_deflated_bomb_is_refused(saved, monkeypatch):
     path = saved(dataset(np.zeros((2000, 2000), np.uint8), DeflatedExplicitVRLittleEndian))
     assert path.stat().st_size < 10_000
+    path.write_bytes(path.read_bytes() + b"more")
+    assert load_picture(path).image.size == (2000, 2000)
     monkeypatch.setattr("medvlm_r1.data.images.dicom_header.MAX_INFLATED", 2**21)
     with pytest.raises(UserError, match=r"x.dcm: the deflated file holds over 2 MB"):
         load_picture(path)
@@ -114,28 +114,25 @@ def test_codestream_size():
     assert codestream_size(b"") is codestream_size(b"\xff\xd8nonsense that is long enough") is None
 
 
-@pytest.mark.parametrize("keyword", ["Rows", "PhotometricInterpretation", "BitsAllocated", "SamplesPerPixel"])
+LAYOUT = ("Rows", "PhotometricInterpretation", "BitsStored", "PixelRepresentation", "PlanarConfiguration")
+
+
+@pytest.mark.parametrize("keyword", LAYOUT)
 def test_missing_elements_are_named(saved, keyword):
-    ds = dataset(np.uint8([[0, 255]]))
+    ds = dataset(np.zeros((2, 2, 3), np.uint8))
     delattr(ds, keyword)
-    with pytest.raises(UserError, match=rf"x.dcm: a DICOM file \(CT Image Storage\) without {keyword}"):
+    with pytest.raises(UserError, match=rf"x.dcm: a DICOM file \(CT Image Storage\) without {keyword}; its"):
         load_picture(saved(ds))
 
 
 @pytest.mark.parametrize("high", [15, 12, 10])
 def test_bits_that_are_not_the_lowest_are_refused(saved, high):
     ds = dataset(np.uint16([[0, 2**high]]), BitsStored=12, HighBit=high)
-    with pytest.raises(
-        UserError, match=rf"x.dcm: .* 12 bits with HighBit {high}; only HighBit 11 is supported for them"
-    ):
+    with pytest.raises(UserError, match=rf"x.dcm: .* 12 bits with HighBit {high}; only HighBit 11 is supported"):
         load_picture(saved(ds))
 
 
-def test_cut_short_and_unknown_interpretation(saved):
-    path = saved(dataset(np.zeros((64, 64), "<u2")))
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"x.dcm: its pixels are cut short \(8092 bytes of the 8192"):
-        load_picture(path)
+def test_unknown_interpretation(saved):
     ds = dataset(np.uint8([[0, 255]]), PhotometricInterpretation=MARKER)
     with pytest.raises(UserError, match=r"x.dcm: its photometric interpretation is none of those that can be shown"):
         load_picture(saved(ds))
@@ -147,9 +144,7 @@ def test_cut_short_and_unknown_interpretation(saved):
 )
 def test_pixels_longer_than_their_header_tells_are_refused(saved, tried, changed):
     pixels = np.arange(1, 64 * 64 + 1, dtype="<u2").reshape(64, 64)
-    with pytest.raises(
-        UserError, match=r"x.dcm: its pixels are 8192 bytes, and its header declares \d+: rows, columns"
-    ):
+    with pytest.raises(UserError, match=r"x.dcm: its pixels are 8192 bytes, and its header declares \d+: rows"):
         load_picture(saved(dataset(pixels, **changed)))
     tried("lying-lengths", 1)
 
@@ -170,12 +165,6 @@ def test_padding_behind_the_pixels_is_said_and_other_lengths_refused(saved, trie
     tried("lying-lengths", 2)
 
 
-def test_an_odd_number_of_bytes_may_be_made_even_by_anything(saved):
-    ds = dataset(np.uint8([[1, 2, 3]]))
-    ds.PixelData = ds.PixelData[:3] + b"\x01"
-    assert not any("padding" in warning for warning in load_picture(saved(ds)).note.warnings)
-
-
 def marked(**elements):
     """A file with the marker in every kind of element that could name a person."""
     ds = dataset(HOUNSFIELD, **{**RESCALED, **elements})
@@ -194,16 +183,10 @@ SECRETS = (MARKER[:4], "18991231", "1.9.8.7")
 
 @pytest.mark.filterwarnings("ignore")
 def test_no_header_text_leaves_the_loader(saved, capfd, caplog):
-    broken = {
-        "whole": {},
-        "no rows": {"Rows": None},
-        "colour": {"PhotometricInterpretation": MARKER},
-        "window": {"VOILUTFunction": MARKER, "WindowCenter": 1, "WindowWidth": 1},
-        "unit": {"RescaleType": MARKER},
-        "bits": {"BitsStored": 99},
-        "modality": {"Modality": MARKER},
-        "burned": {"BurnedInAnnotation": MARKER},
-    }
+    codes = ("PhotometricInterpretation", "RescaleType", "Modality", "BurnedInAnnotation")
+    broken = {"whole": {}, "no rows": {"Rows": None}, "bits": {"BitsStored": 99}}
+    broken |= {keyword: {keyword: MARKER} for keyword in codes}
+    broken["window"] = {"VOILUTFunction": MARKER, "WindowCenter": 1, "WindowWidth": 1}
     paths = {name: saved(marked(**elements), f"{name}.dcm") for name, elements in broken.items()}
     paths["cut"] = saved(marked(), "cut.dcm")
     paths["cut"].write_bytes(paths["cut"].read_bytes()[:-4])
@@ -250,17 +233,10 @@ def test_damaged_rle_is_refused(saved):
 SHIPPED = Path(pydicom.__file__).parent / "data/test_files"
 
 
-@pytest.mark.parametrize(
-    ("name", "plugin"),
-    [
-        ("CT_small.dcm", ""),
-        ("image_dfl.dcm", ""),
-        ("MR_small_RLE.dcm", "pydicom"),
-        ("SC_rgb_jpeg_dcmtk.dcm", "pylibjpeg"),
-        ("MR_small_jp2klossless.dcm", "pylibjpeg"),
-        ("MR_small_jpeg_ls_lossless.dcm", "pylibjpeg"),
-    ],
-)
+PLUGINS = {"CT_small.dcm": "", "image_dfl.dcm": "", "MR_small_RLE.dcm": "pydicom", "SC_rgb_jpeg_dcmtk.dcm": "pylibjpeg"}
+
+
+@pytest.mark.parametrize(("name", "plugin"), PLUGINS.items())
 def test_the_decoder_does_not_depend_on_what_is_installed(monkeypatch, name, plugin):
     """GDCM, which pydicom prefers where it is installed, aborts the process on some damaged files."""
     original, used = dicom.pixel_array, []

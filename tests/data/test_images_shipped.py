@@ -165,9 +165,7 @@ def volume_picture(values):
     low, high = np.percentile(finite, [1, 99], method="inverted_cdf")
     if low == high:
         low, high = finite.min(), finite.max()
-    if low == high:
-        return np.zeros(values.shape, np.uint8)
-    return to_8_bits(np.clip(np.nan_to_num(values, nan=low), low, high), low, high)
+    return to_8_bits(np.clip(np.nan_to_num(values, nan=low), low, high), low, high if high > low else low + 1)
 
 
 def some(frames):
@@ -215,46 +213,11 @@ def test_every_file_is_shown_as_the_reference_or_refused_with_a_reason():
     assert [name for name in DIFFERS + READABLE if name not in text] == []
 
 
-def shown_as(name, **view):
-    return np.asarray(load_picture(SHIPPED["pydicom-data"] / name, View(**view)).image)
-
-
-def test_the_big_endian_palettes_that_pydicom_reads_in_the_order_of_the_machine_have_the_colors_of_their_twins():
-    for pair, frames in {
-        ("OBXXXX1A.dcm", "OBXXXX1A_expb.dcm"): 1,
-        ("OBXXXX1A_2frame.dcm", "OBXXXX1A_expb_2frame.dcm"): 2,
-    }.items():
-        for frame in range(frames):
-            little, big = (shown_as(name, frame=frame) for name in pair)
-            assert little.max() > 200
-            np.testing.assert_array_equal(big, little)
-
-
-def test_the_two_slices_whose_stored_window_shows_nothing_are_shown_through_their_percentiles():
-    for name in DIFFERS[:2]:
-        path = SHIPPED["pydicom"] / name
-        values = apply_modality_lut(pydicom.dcmread(path).pixel_array, pydicom.dcmread(path))
-        low, high = np.percentile(values, [1, 99], method="inverted_cdf")
-        picture = load_picture(path)
-        np.testing.assert_array_equal(
-            np.asarray(picture.image)[..., 0], to_8_bits(np.clip(values, low, high), low, high)
-        )
-        assert "Under the stored window (30/100) practically all pixels are black or white" in picture.note.summary()
-        assert (np.asarray(load_picture(path, View(window="stored")).image) == 255).all()
-
-
-BARS = {
-    5: (255, 0, 0),
-    15: (255, 128, 128),
-    25: (0, 255, 0),
-    35: (128, 255, 128),
-    45: (0, 0, 255),
-    55: (128, 128, 255),
-    65: (0, 0, 0),
-    75: (64, 64, 64),
-    85: (192, 192, 192),
-    95: (255, 255, 255),
-}
+# Ten rows of pixels each.
+BARS = [
+    *((255, 0, 0), (255, 128, 128), (0, 255, 0), (128, 255, 128), (0, 0, 255), (128, 128, 255)),
+    *((level, level, level) for level in (0, 64, 192, 255)),
+]
 
 
 @pytest.mark.parametrize(
@@ -270,5 +233,5 @@ BARS = {
 )
 def test_the_colour_bars_have_their_colours(name, tolerance):
     image = load_picture(SHIPPED["pydicom"] / "test_files" / name).image
-    for row, colour in BARS.items():
-        np.testing.assert_allclose(image.getpixel((50, row)), colour, atol=tolerance)
+    for bar, colour in enumerate(BARS):
+        np.testing.assert_allclose(image.getpixel((50, 10 * bar + 5)), colour, atol=tolerance)

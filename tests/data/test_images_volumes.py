@@ -84,33 +84,16 @@ def test_the_patients_left_and_right_by_hand(saved):
     assert white(path, View(plane="axial", slice=1, window="full"))[0] == [[1, 2]]
 
 
-@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
-def test_oblique_volumes_lie_along_the_nearest_axes(saved, codes):
-    angle = np.radians(20)
-    rotation = np.eye(4)
-    rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    path = saved(stored_as(codes, ras_volume(), rotation))
-    view = View(plane="axial", slice=4, window="full")
-    assert white(path, view) == ([[3, 0]], (5, 4))
-    assert load_picture(path, view).note.warnings == (
-        "The slices are oblique by 20 degrees and are shown along the stored axes.",
-    )
-
-
-@pytest.mark.parametrize("codes", ["RAS", "ILP"])
-def test_aspect_from_the_affine(saved, codes):
-    path = saved(stored_as(codes, ras_volume(), np.diag([1.0, 2, 3, 1])))
+def test_aspect_from_the_affine(saved):
+    path = saved(stored_as("ILP", ras_volume(), np.diag([1.0, 2, 3, 1])))
     for plane, size, aspect in (("axial", (4, 10), 2), ("coronal", (4, 18), 3), ("sagittal", (5, 9), 1.5)):
-        note = load_picture(path, View(plane=plane, slice=0)).note
-        assert note.size == load_picture(path, View(plane=plane, slice=0)).image.size == size
-        assert note.aspect == pytest.approx(aspect)
+        picture = load_picture(path, View(plane=plane, slice=0))
+        assert (picture.image.size, picture.note.aspect) == (size, pytest.approx(aspect))
 
 
 def test_plane_and_slice_are_chosen_never_guessed(saved):
     path = saved(stored_as("LPS", ras_volume()))
-    message = (
-        r"x.nii: NIfTI volume with slices: axial 6, coronal 5, sagittal 4; choose a plane and a slice, counted from 0"
-    )
+    message = r"x.nii: NIfTI volume with slices: axial 6, coronal 5, sagittal 4; choose a plane and a slice"
     for view in (View(), View(plane="axial"), View(slice=2)):
         with pytest.raises(UserError, match=message):
             load_picture(path, view)
@@ -118,6 +101,22 @@ def test_plane_and_slice_are_chosen_never_guessed(saved):
         load_picture(path, View(plane="coronal", slice=5))
     with pytest.raises(UsageError, match="plane 'oblique'; wanted one of axial, coronal, sagittal"):
         View(plane="oblique")
+
+
+def test_the_volume_of_a_series_is_chosen_and_may_be_oblique(saved):
+    angle = np.radians(20)
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    data = np.zeros((3, 3, 3, 4), np.int16)
+    data[1, 1, 1, 2] = 7
+    path = saved(nib.Nifti1Image(data, rotation))
+    view = {"plane": "axial", "slice": 1, "window": "full"}
+    with pytest.raises(UserError, match="has 4 frames; choose one: frame 0 to 3"):
+        load_picture(path, View(**view))
+    assert [white(path, View(frame=n, **view))[0] for n in range(4)] == [[], [], [[1, 1]], []]
+    note = load_picture(path, View(frame=2, **view)).note
+    assert "frame 2 of 4 (from 0); axial slice 1 of 3 (from 0)" in note.summary()
+    assert note.warnings == ("The slices are oblique by 20 degrees and are shown along the stored axes.",)
 
 
 def test_a_single_slice_needs_no_choice(saved):
@@ -130,22 +129,8 @@ def test_a_single_slice_needs_no_choice(saved):
     assert load_picture(coronal).note.plane == "coronal"
 
 
-def test_the_volume_of_a_series_is_chosen(saved):
-    data = np.zeros((3, 3, 3, 4), np.int16)
-    data[1, 1, 1, 2] = 7
-    path = saved(nib.Nifti1Image(data, np.eye(4)))
-    view = {"plane": "axial", "slice": 1, "window": "full"}
-    with pytest.raises(UserError, match="has 4 frames; choose one: frame 0 to 3"):
-        load_picture(path, View(**view))
-    assert [len(white(path, View(frame=n, **view))[0]) for n in range(4)] == [0, 0, 1, 0]
-    note = load_picture(path, View(frame=2, **view)).note
-    assert (note.frame, note.frames) == (2, 4)
-    assert "frame 2 of 4 (from 0); axial slice 1 of 3 (from 0)" in note.summary()
-
-
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
-@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(("name", "kind"), [("x.nii", nib.Nifti1Image), ("x.nii.gz", nib.Nifti2Image)])
 def test_scaled_values_and_windows(saved, plane, name, kind):
     image = kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
     image.header.set_slope_inter(10, -100)
@@ -159,7 +144,6 @@ def test_scaled_values_and_windows(saved, plane, name, kind):
         picture = load_picture(path, View(plane=plane, slice=1, window=window))
         return np.asarray(picture.image)[..., 0], picture.note
 
-    assert volume.max() == 490
     pixels, note = show("100/200")
     np.testing.assert_array_equal(pixels, np.floor(np.clip((wanted - 99.5) / 199 + 0.5, 0, 1) * 255 + 0.5))
     assert (note.window.name, note.window.source, note.window.unit) == ("given", "given", "value")
@@ -170,20 +154,16 @@ def test_scaled_values_and_windows(saved, plane, name, kind):
     _, note = show("soft-tissue")
     assert note.window.unit == "HU"
     assert any("taken for Hounsfield units" in warning for warning in note.warnings)
-    with pytest.raises(UserError, match="no usable window is stored"):
-        show("stored")
-    with pytest.raises(UsageError, match="wanted one of brain"):
-        show("liver")
+    for error, window, message in ((UserError, "stored", "no usable window"), (UsageError, "liver", "one of brain")):
+        with pytest.raises(error, match=message):
+            show(window)
 
 
-def test_stored_display_range(saved):
+def test_stored_display_range_and_voxels_that_are_not_numbers(saved):
     image = nib.Nifti1Image(np.arange(9, dtype=np.int16).reshape(3, 3, 1), np.eye(4))
     image.header["cal_min"], image.header["cal_max"] = 2, 6
     note = load_picture(saved(image), View(window="stored")).note
     assert (note.window.centre, note.window.width, note.window.source) == (4, 4, "stored: cal_min to cal_max")
-
-
-def test_what_is_no_number_is_black(saved):
     data = np.array([[[1.0]], [[np.nan]], [[np.inf]], [[2.0]]], np.float32)
     path = saved(nib.Nifti1Image(data, np.eye(4)))
     picture = load_picture(path, View(plane="axial", slice=0, window="full"))
@@ -208,16 +188,16 @@ def test_colour_and_complex_volumes(saved):
 
 
 def test_what_the_header_says_of_orientation(saved):
-    def warnings_of(sform, qform):
+    for sform, qform, message in (
+        ((None, 0), (None, 0), "No orientation is stored"),
+        ((np.eye(4), 1), (np.diag([-1.0, 1, 1, 1]), 1), "disagree"),
+        ((np.eye(4), 1), (np.eye(4), 1), ""),
+    ):
         image = nib.Nifti1Image(np.zeros((2, 2, 1), np.int16), None)
         image.set_sform(*sform)
         image.set_qform(*qform)
-        return " ".join(load_picture(saved(image)).note.warnings)
-
-    mirrored = np.diag([-1.0, 1, 1, 1])
-    assert "No orientation is stored" in warnings_of((None, 0), (None, 0))
-    assert "disagree" in warnings_of((np.eye(4), 1), (mirrored, 1))
-    assert "disagree" not in warnings_of((np.eye(4), 1), (np.eye(4), 1))
+        warnings = " ".join(load_picture(saved(image)).note.warnings)
+        assert message in warnings if message else "orientation" not in warnings
 
 
 def test_no_text_of_the_header_leaves_the_loader(saved):
@@ -228,7 +208,7 @@ def test_no_text_of_the_header_leaves_the_loader(saved):
     path = saved(image)
     assert path.read_bytes().count(b"ZZTOP") == 5
     picture = load_picture(path)
-    texts = [repr(picture.note), picture.note.summary(), json.dumps(picture.note.as_record()), str(picture.image.info)]
+    texts = [repr(picture.note), json.dumps(picture.note.as_record()), str(picture.image.info)]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError) as caught:
         load_picture(path)
@@ -304,31 +284,25 @@ MIDDLE = View(frame=0, plane="axial", slice=4)
 
 
 @pytest.mark.parametrize(("header", "voxels"), PAIRS)
-def test_a_volume_of_two_files_is_read_from_its_own_folder_only(tmp_path, header, voxels):
+def test_a_volume_of_two_files_is_read_from_its_own_folder_only(tmp_path, monkeypatch, header, voxels):
     for name in (header, voxels):
         shutil.copy(NIBABEL / name, tmp_path)
     first, second = (load_picture(tmp_path / name, MIDDLE).image for name in (header, voxels))
     assert first.tobytes() == second.tobytes()
     message = f"the other file of the volume, {voxels}, is not in the same folder; put it there"
     (tmp_path / voxels).rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=re.escape(message)):
-        load_picture(tmp_path / header, MIDDLE)
-    (tmp_path / voxels).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=re.escape(message)):
-        load_picture(tmp_path / header, MIDDLE)
+    for prepare in (lambda: None, lambda: (tmp_path / voxels).symlink_to(tmp_path / "elsewhere")):
+        prepare()
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_picture(tmp_path / header, MIDDLE)
     (tmp_path / voxels).unlink()
     (tmp_path / voxels).write_bytes((tmp_path / "elsewhere").read_bytes()[:-1])
     with pytest.raises(UserError, match="its voxels are cut short"):
         load_picture(tmp_path / header, MIDDLE)
-
-
-def test_a_file_sent_without_its_path_finds_no_second_file_on_this_machine(tmp_path, monkeypatch):
-    for name in PAIRS[0]:
-        shutil.copy(NIBABEL / name, tmp_path)
+    # A file sent without its path finds no second file on this machine.
     monkeypatch.chdir(tmp_path)
-    sent = InMemoryFile.of(Path(PAIRS[0][0]).read_bytes(), PAIRS[0][0])
     with pytest.raises(UserError, match="one of the two files of a volume"):
-        load_picture(sent, MIDDLE)
+        load_picture(InMemoryFile.of(Path(header).read_bytes(), header), MIDDLE)
 
 
 @pytest.mark.parametrize("name", ["test.mgz", "tiny.mnc", "minc1_4d.mnc"])
@@ -342,10 +316,10 @@ def test_a_volume_of_one_file_may_be_sent(name):
         load_picture(path, replace(view, window="stored"))
 
 
-def test_the_size_of_an_mgh_volume_is_checked_before_it_is_read(tmp_path):
-    for shape, reason in (((32000, 32000, 32000), "the volume is too large"), ((5, 5, 5), "its voxels are cut short")):
-        header = nib.freesurfer.mghformat.MGHHeader()
-        header.set_data_shape(shape)
-        (tmp_path / "x.mgh").write_bytes(header.binaryblock + b"\0" * 100)
-        with pytest.raises(UserError, match=reason):
-            load_picture(tmp_path / "x.mgh", MIDDLE)
+@pytest.mark.parametrize(("side", "reason"), [(32000, "the volume is too large"), (5, "its voxels are cut short")])
+def test_the_size_of_an_mgh_volume_is_checked_before_it_is_read(tmp_path, side, reason):
+    header = nib.freesurfer.mghformat.MGHHeader()
+    header.set_data_shape((side, side, side))
+    (tmp_path / "x.mgh").write_bytes(header.binaryblock + b"\0" * 100)
+    with pytest.raises(UserError, match=reason):
+        load_picture(tmp_path / "x.mgh", MIDDLE)

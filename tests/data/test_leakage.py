@@ -1,23 +1,15 @@
 """Fingerprints by hand-made copies; the search for near hashes against comparing each with each."""
 
-import io
 from itertools import combinations
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import picture
+from pictures import as_jpeg, brighter, cropped, picture
 from PIL import Image
 
-from medvlm_r1.data.leakage import Hashes, fingerprint, near_pairs
-from medvlm_r1.errors import UsageError
-
-
-def jpeg(image: Image.Image) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, "jpeg", quality=60)
-    return Image.open(buffer)
+from medvlm_r1.data.check.pictures import fingerprint, near_pairs
 
 
 def bits(a: Image.Image, b: Image.Image) -> int:
@@ -31,9 +23,7 @@ def bits(a: Image.Image, b: Image.Image) -> int:
 def test_a_worked_over_copy_is_near_and_not_the_same(seed: int) -> None:
     original = picture(seed)
     copies = {
-        "brighter": original.point(lambda value: min(255, value + 12)),
-        "cropped": original.crop((1, 1, 159, 159)),
-        "jpeg": jpeg(original),
+        **{change.__name__: change(original) for change in (brighter, cropped, as_jpeg)},
         "larger": original.resize((400, 400), Image.Resampling.BICUBIC),
     }
     for name, copy in copies.items():
@@ -69,38 +59,15 @@ def test_flat_pictures_have_no_perceptual_hash() -> None:
     assert (fingerprint(faint).near, fingerprint(faint).blank) == (None, False)
 
 
-def all_near_pairs(hashes: Hashes, distance: int) -> list[tuple[int, int, int]]:
-    rows = [np.stack([a, b, bits], axis=1).tolist() for a, b, bits in near_pairs(hashes, distance)]
-    return [tuple(row) for block in rows for row in block]
-
-
-def each_with_each(hashes: Hashes, distance: int) -> list[tuple[int, int, int]]:
-    numbers = [int(number) for number in hashes]
-    all_pairs = ((i, j, (numbers[i] ^ numbers[j]).bit_count()) for i, j in combinations(range(len(numbers)), 2))
-    return [pair for pair in all_pairs if pair[2] <= distance]
-
-
-@pytest.mark.parametrize("distance", [0, 1, 4, 7, 16])
-def test_the_search_finds_what_brute_force_finds_once_each(distance: int) -> None:
-    rng = np.random.default_rng(distance)
-    share = 0.01 + 0.004 * distance
-    # Clusters around few centers, so that there are many pairs of every distance.
-    centres = rng.integers(0, 2**63, 12, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    flips = (rng.random((300, 64)) < share) @ (np.uint64(1) << np.arange(64, dtype=np.uint64))
-    hashes = centres[rng.integers(0, 12, 300)] ^ flips.astype(np.uint64)
-    expected = each_with_each(hashes, distance)
-    assert len(expected) > 50
-    assert sorted(all_near_pairs(hashes, distance)) == sorted(expected)
-
-
 @settings(deadline=None, derandomize=True, max_examples=50)
-@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 15), max_size=25), st.integers(0, 16))
-def test_any_hashes(numbers: list[int], distance: int) -> None:
-    hashes = np.array(numbers, dtype=np.uint64)
-    assert sorted(all_near_pairs(hashes, distance)) == sorted(each_with_each(hashes, distance))
-
-
-@pytest.mark.parametrize("distance", [-1, 17])
-def test_a_senseless_distance_is_refused(distance: int) -> None:
-    with pytest.raises(UsageError, match="0 to 16"):
-        list(near_pairs(np.zeros(2, dtype=np.uint64), distance))
+@given(st.lists(st.tuples(*[st.integers(0, 2**64 - 1) | st.integers(0, 15)] * 2), max_size=25), st.integers(0, 16))
+def test_near_pairs_are_found_once_each(numbers: list[tuple[int, int]], distance: int) -> None:
+    hashes = np.array(numbers, dtype=np.uint64).reshape(-1, 2).T
+    expected = []
+    for a, b in combinations(range(len(numbers)), 2):
+        distances = [(numbers[a][0] ^ number).bit_count() for number in numbers[b]]
+        near = [(bits, a, b, flip) for flip, bits in enumerate(distances) if bits <= distance]
+        expected += near[:1]
+    calls: list[tuple[int, int]] = []
+    assert list(near_pairs(hashes, distance, lambda *done: calls.append(done))) == expected
+    assert calls == [(number, len(numbers)) for number in range(1, len(numbers) + 1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ from PIL import Image
 
 from medvlm_r1.data.check import check_folders, warn_of_overlap
 from medvlm_r1.data.check.findings import Touched, check_lines
+from medvlm_r1.data.check.pictures import FLIPS
 from medvlm_r1.data.folder import read_folder
-from medvlm_r1.data.leakage import FLIPS
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.errors import UserError
 
 
 def warning(train: Path, evaluation: Path, only: str = "") -> str | None:
@@ -41,37 +39,11 @@ def test_pictures_and_subjects_are_counted_by_question(tmp_path: Path) -> None:
         "image 2, the same subject 1) and 3 of 3 questions of data.train (the same image 2, the same subject 1). "
     )
     assert f"medvlm-r1 data check {train} {two}" in message
+    assert "3 of 3 questions of data.eval (the same image 3," in str(warning(train, train))
     # Only what is trained on counts.
     mri = warning(train, two, only="MRI")
     assert mri is not None
     assert "2 of 4 questions of data.eval (the same image 2, the same subject 0) and 2 of 2 questions" in mri
-
-
-def test_another_format_is_the_same_picture(tmp_path: Path) -> None:
-    train = make_folder(tmp_path / "train", [sample("a")], a=picture(1))
-    two = make_folder(tmp_path / "test", [sample("b", images=("images/b.bmp",))])
-    picture(1).save(two / "images" / "b.bmp")
-    assert "1 of 1 questions of data.eval" in str(warning(train, two))
-
-
-def test_the_training_data_themselves(tmp_path: Path) -> None:
-    train = make_folder(tmp_path / "train", [sample("a"), sample("b", images=())])
-    assert "1 of 2 questions of data.eval (the same image 1," in str(warning(train, train))
-
-
-def test_subjects_that_cannot_be_compared(tmp_path: Path) -> None:
-    train, two = make_folder(tmp_path / "train", [sample("a")]), make_folder(tmp_path / "test", [sample("b")])
-    for folder, origin in ((train, "file names"), (two, "column 'patient_id'")):
-        (folder / "info.json").write_text(json.dumps({"subjects": {origin: 1}}))
-    assert str(warning(train, two)).startswith(
-        "Warning: the subjects of data.train are from file names, those of data.eval are from column 'patient_id'."
-    )
-
-
-def test_a_folder_that_is_gone(tmp_path: Path) -> None:
-    train = make_folder(tmp_path / "train", [sample("a")])
-    with pytest.raises(UserError, match=r"samples\.jsonl: no such file"):
-        warn_of_overlap(train, read_folder(train), tmp_path / "gone", [])
 
 
 @pytest.mark.parametrize("flip", FLIPS)

@@ -5,10 +5,6 @@ import signal
 import subprocess
 import sys
 
-import pytest
-
-from medvlm_r1.data.workers import image_workers
-
 SCRIPT = """
 import os, signal, sys
 from medvlm_r1.data.workers import image_workers
@@ -58,14 +54,3 @@ def test_ctrl_c_stops_the_work_without_a_traceback_of_the_workers() -> None:
     assert process.returncode not in (0, None)
     assert errors.count(b"KeyboardInterrupt") == 1
     assert b"ForkProcess" not in errors
-
-
-def _fail(number: int) -> int:
-    if number == 3:
-        raise ValueError("the third")
-    return number
-
-
-def test_an_error_reaches_the_caller_and_drops_the_rest() -> None:
-    with pytest.raises(ValueError, match="the third"), image_workers() as pool:
-        list(pool.map(_fail, range(1000)))

@@ -47,7 +47,7 @@ def ask_command(
     """
     from medvlm_r1.console import stderr_console
     from medvlm_r1.data.images import View, load_picture
-    from medvlm_r1.data.question import question_faults
+    from medvlm_r1.data.sample import question_faults
     from medvlm_r1.errors import UsageError
     from medvlm_r1.models.generate import check_images
     from medvlm_r1.models.load import image_fit

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medvlm_r1.data.image_facts import file_hash, image_facts
-from medvlm_r1.data.paths import inside
+from medvlm_r1.data.paths import explain_os_error, inside
 from medvlm_r1.data.rows import BadRows, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
 from medvlm_r1.disk import atomic_write
@@ -25,7 +25,7 @@ IMAGES = "images"
 def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[str, Any]) -> None:
     """Write `samples.jsonl` and `info.json`; image files are the caller's to place under `images/`.
 
-    Both files are written beside their place and renamed, so a reader sees the old data set or the new one and never
+    Both files are written under a temporary name and renamed: a reader sees the old data set or the new one, and never
     half of one.
 
     Args:
@@ -40,8 +40,8 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
     path = Path(path)
     counts: Counter[str] = Counter()
     missing = 0
-    ids: set[str] = set()
-    try:
+    ids = set()
+    with explain_os_error(f"{path}: cannot be written"):
         path.mkdir(parents=True, exist_ok=True)
         with _replaced(path / SAMPLES) as stream:
             for sample in samples:
@@ -50,14 +50,19 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
                 ids.add(sample.id)
                 counts[sample.modality] += 1
                 missing += sample.missing
-                stream.write(_line(path, sample))
+                try:
+                    line = json.dumps(row_from_sample(sample), ensure_ascii=False, allow_nan=False) + "\n"
+                    line.encode()
+                except (TypeError, ValueError, RecursionError) as error:
+                    raise UserError(
+                        f"{path / SAMPLES}: sample {sample.id!r} cannot be written as JSON ({error})"
+                    ) from error
+                stream.write(line)
             if not ids:
                 raise UserError(f"{path / SAMPLES}: there are no samples to write")
         totals = {"samples": len(ids), "missing": missing, "by_modality": dict(sorted(counts.items()))}
         described = {**info, "counts": {**info.get("counts", {}), **totals}}
         atomic_write(path / INFO, json.dumps(described, ensure_ascii=False, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def refuse_other(path: str | Path, name: str) -> None:
@@ -68,16 +73,10 @@ def refuse_other(path: str | Path, name: str) -> None:
         name: The `name` in the `info.json` of what is going to be written.
 
     Raises:
-        UserError: It holds samples under another name, or under none.
+        UserError: It holds samples under another name, or under none; or its `info.json` cannot be read.
     """
     path = Path(path)
-    if not (path / SAMPLES).exists():
-        return
-    try:
-        present = json.loads((path / INFO).read_text(encoding="utf-8"))["name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        present = None
-    if present != name:
+    if (path / SAMPLES).exists() and (present := read_info(path).get("name")) != name:
         content = "samples without a name in info.json" if present is None else f"the data set {present!r}"
         raise UserError(
             f"{path}: holds {content}, which {name!r} would replace; give another folder, or delete this one"
@@ -197,26 +196,15 @@ def copy_images(
     absent = set()
     for done, (name, target) in enumerate(copies, start=1):
         file, copy = inside(source, name), inside(target, name)
-        try:
-            if os.path.isfile(file):
+        if os.path.isfile(file):
+            with explain_os_error(f"{file}: cannot be copied to {copy}"):
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
-            else:
-                absent.add(name)
-        except OSError as error:
-            raise UserError(f"{file}: cannot be copied to {copy} ({error.strerror or error})") from error
+        else:
+            absent.add(name)
         if progress is not None:
             progress(done, len(copies))
     return absent
-
-
-def _line(path: Path, sample: Sample) -> str:
-    try:
-        line = json.dumps(row_from_sample(sample), ensure_ascii=False, allow_nan=False) + "\n"
-        line.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path / SAMPLES}: sample {sample.id!r} cannot be written as JSON ({error})") from error
-    return line
 
 
 @contextmanager

@@ -3,22 +3,21 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.console import Advance, progress_bar
+from medvlm_r1.console import progress_bar
 from medvlm_r1.data.images import load_image
-from medvlm_r1.data.paths import inside
+from medvlm_r1.data.paths import explain_os_error, inside
 from medvlm_r1.data.sample import Sample
-from medvlm_r1.data.workers import work_on_images
+from medvlm_r1.data.workers import FEW, work_on_images
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 
-_BAR_SECONDS = 2.0
 # Another version may read an image that this one refuses.
 _VERSION = version("medvlm-r1")
 
@@ -44,7 +43,7 @@ def unreadable_samples(samples: Iterable[Sample], sizes: Mapping[str, tuple[int,
 
 
 def image_facts(folder: str | Path, names: Iterable[str], *, decode: bool) -> dict[str, dict[str, Any]]:
-    """Hash and size of images, by all cores, with a progress bar if that takes long.
+    """Hash and size of images. Many images are examined on all cores, with a progress bar.
 
     Results are cached in `$XDG_CACHE_HOME/medvlm-r1/images` (`~/.cache` by default), which contains no pixels. An image
     counts as unchanged if its size in bytes and its modification time are unchanged.
@@ -69,19 +68,14 @@ def image_facts(folder: str | Path, names: Iterable[str], *, decode: bool) -> di
         for name, stamp in stamps.items()
         if name not in known or known[name]["stamp"] != stamp or (decode and "size" not in known[name])
     ]
-    begun, done = time.monotonic(), 0
-    advance: Advance | None = None
-    with ExitStack() as stack:
+    done = count(1)
+    with progress_bar("Images checked") if len(jobs) >= FEW else nullcontext() as advance:
 
         def take(result: tuple[str, dict[str, Any]]) -> None:
-            nonlocal advance, done
             name, entry = result
             known[name] = entry | {"stamp": stamps[name]}
-            done += 1
-            if advance is None and time.monotonic() - begun > _BAR_SECONDS:
-                advance = stack.enter_context(progress_bar("Images checked"))
             if advance is not None:
-                advance(done, len(jobs))
+                advance(next(done), len(jobs))
 
         work_on_images(_examine, jobs, take)
     if jobs:
@@ -100,11 +94,8 @@ def file_hash(path: Path) -> str:
     """
     if not os.path.isfile(path):
         return "absent"
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with explain_os_error(f"{path}: cannot be read"), path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _stamp(folder: str | Path, name: str) -> list[int] | None:
@@ -116,7 +107,7 @@ def _stamp(folder: str | Path, name: str) -> list[int] | None:
 
 def _examine(job: tuple[str | Path, str, bool]) -> tuple[str, dict[str, Any]]:
     folder, name, decode = job
-    entry: dict[str, Any] = {"hash": None, **({"size": None} if decode else {})}
+    entry: dict[str, Any] = {"hash": None} | ({"size": None} if decode else {})
     with suppress(UserError):
         entry["hash"] = file_hash(inside(folder, name))
         if decode:

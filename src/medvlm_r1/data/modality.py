@@ -1,7 +1,7 @@
 """One spelling for each imaging modality.
 
-The long spellings, missing brackets and stray hyphens included, are those of OmniMedVQA (arXiv 2402.09181), which the
-other collections inherit; the two-letter ones are DICOM's. `Unknown` is the modality of sets that do not tell it. A
+The long spellings are those of OmniMedVQA (arXiv 2402.09181), which the other collections inherit; the two-letter ones
+are DICOM's. Case, spaces, hyphens and brackets do not matter. `Unknown` is the modality of sets that do not name it. A
 longer text is read when it names exactly one modality (`MRI brain`, `chest X-ray`). Anything else is an error.
 """
 
@@ -10,17 +10,11 @@ import re
 UNKNOWN = "Unknown"
 
 _SPELLINGS = {
-    "MRI": (
-        *("MR", "MRI", "Magnetic Resonance Imaging"),
-        *("MR (Mag-netic Resonance Imaging)", "MR (Magnetic Resonance Imaging)"),
-    ),
+    "MRI": ("MR", "MRI", "Magnetic Resonance Imaging", "MR (Magnetic Resonance Imaging)"),
     "CT": ("CT", "CT(Computed Tomography)", "Computed Tomography"),
-    "X-ray": ("X-ray", "Xray", "X ray", "X_Ray", "Radiography", "CR", "DX"),
+    "X-ray": ("X-ray", "Radiography", "CR", "DX"),
     "Ultrasound": ("Ultrasound", "US"),
-    "OCT": (
-        *("OCT", "OPT", "Optical Coherence Tomography"),
-        *("OCT (Optical Coherence Tomography", "OCT (Optical Coherence Tomography)"),
-    ),
+    "OCT": ("OCT", "OPT", "Optical Coherence Tomography", "OCT (Optical Coherence Tomography)"),
     "Fundus": ("Fundus", "Fundus Photography", "FP", "OP"),
     "Dermoscopy": ("Dermoscopy", "DMS"),
     "Microscopy": ("Microscopy", "Microscopy Images", "Histopathology", "Pathology", "SM", "GM"),
@@ -39,7 +33,7 @@ MODALITIES = tuple(_SPELLINGS)
 
 
 def _key(spelling: str) -> str:
-    return "".join(spelling.split()).casefold()
+    return "".join(character for character in spelling.casefold() if character.isalnum())
 
 
 # Words that mean a modality in any text; codes such as US or OP may mean something else there.
@@ -56,7 +50,7 @@ def modality_name(spelling: str) -> str | None:
     """The project's name for a modality.
 
     Args:
-        spelling: Spelling of a data set or a user; case and white space are ignored.
+        spelling: Spelling of a data set or a user. Only letters and digits count, in any case.
 
     Returns:
         One of `MODALITIES`, or None for an unknown spelling.

@@ -1,12 +1,10 @@
-"""When two texts say the same name, and the nearest known name to one that is not known."""
+"""Normal form of a name, and the known name nearest to an unknown one."""
 
 import difflib
 from collections.abc import Iterable
 
-_NEAR = 0.6
 
-
-def nearest(word: str, known: Iterable[str], cutoff: float = _NEAR) -> str | None:
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that a word is most similar to; None if none is similar enough.
 
     Args:
@@ -36,6 +34,4 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     names = sorted(set(known))
     near = nearest(word, names)
-    if near is not None:
-        return f"did you mean {near!r}?"
-    return "known: " + (", ".join(repr(name) for name in names) or "none")
+    return f"did you mean {near!r}?" if near else "known: " + (", ".join(map(repr, names)) or "none")

@@ -53,19 +53,18 @@ def option_prior(
         offered.update({option_key(option) for option in item.options})
         right[option_key(item.answer)] += 1
     credit = []
-    own = 1 if leave_one_out else 0
+    own = int(leave_one_out)
     for item in items:
         answer, rates, chance = option_key(item.answer), [], 1 / len(item.options)
         for option in map(option_key, item.options):
-            hits, cases = right[option] - (own if option == answer else 0), offered[option] - own + 1
+            hits, cases = right[option] - own * (option == answer), offered[option] - own + 1
             rates.append(((hits + chance) / cases, cases))
         best, most = max(rates)
-        margins = [tie * math.sqrt(chance * (1 - chance) * (1 / cases + 1 / most)) for _, cases in rates]
-        winners = [
-            option
-            for option, (rate, _), margin in zip(item.options, rates, margins, strict=True)
-            if best - rate <= margin
-        ]
+        winners = []
+        for option, (rate, cases) in zip(item.options, rates, strict=True):
+            margin = tie * math.sqrt(chance * (1 - chance) * (1 / cases + 1 / most))
+            if best - rate <= margin:
+                winners.append(option)
         credit.append(1 / len(winners) if item.answer in winners else 0.0)
     return credit
 

@@ -1,7 +1,8 @@
-"""Names of files inside a folder, and the refusal of those that lead out of it."""
+"""Names of files inside a folder, the refusal of those that lead out of it, and errors of the file system."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 
 from medvlm_r1.errors import UsageError, UserError
@@ -65,6 +66,15 @@ def telling_names(folders: Sequence[Path]) -> list[str]:
     while len(set(names := ["/".join(folder.parts[-length:]) for folder in real])) < len(real):
         length += 1
     return names
+
+
+@contextmanager
+def explain_os_error(message: str, advice: str = "") -> Iterator[None]:
+    """Report an error of the file system as a `UserError`: the message, the system's reason, and advice."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{message} ({error.strerror or error}){advice and '; '}{advice}") from error
 
 
 def link_leads_out(file: str | Path, folder: str | Path) -> str:

@@ -10,9 +10,11 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
 
+from medvlm_r1.data.paths import explain_os_error
 from medvlm_r1.disk import exclusive_lock, sync
 from medvlm_r1.errors import UserError
 
@@ -20,11 +22,12 @@ MAX_ROW = 16 * 2**20
 OnBad = Callable[[int, str], None]
 """Called with number and reason of a malformed row, which is then skipped."""
 
-_SPACE = re.compile(r"[ \t\r\n]*")
+# A bracket or comma between rows, with the white space around it.
+_MARK = re.compile(r"[ \t\r\n]*([\[\],]?)[ \t\r\n]*")
 # A reason quotes the value it is about, which in a damaged file may be the whole row.
 _LONGEST_REASON = 800
 _MAX_FAULTS = 20
-_PLAIN = {"Extra data": "text after the end of the object; write one object a line, without commas between them"}
+_EXTRA = "text after the end of the object; write one object a line, without commas between them"
 
 
 def read_json_lines(
@@ -170,34 +173,33 @@ def read_json_array(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tupl
             text = stream.read()
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
-    number, separator, at = 0, ",", _after_space(text, 0)
-    if text[at : at + 1] != "[":
-        raise UserError(f"{path}: expected one JSON array of rows, '[...]', saw {text[at : at + 1]!r}")
-    at = _after_space(text, at + 1)
-    if text[at : at + 1] == "]":
-        separator, at = "]", at + 1
-    while separator == ",":
+
+    def mark_at(at: int) -> tuple[str, int, str]:
+        """The mark between rows, the position after it, and the character there."""
+        match = _MARK.match(text, at)
+        assert match is not None
+        return match[1], match.end(), text[match.end() : match.end() + 1] or "the end of the file"
+
+    number = 0
+    mark, at, character = mark_at(0)
+    if mark != "[":
+        raise UserError(f"{path}: expected one JSON array of rows, '[...]', saw {mark or character!r}")
+    if character == "]":
+        mark, at, character = mark_at(at)
+    while mark in ("[", ","):
         number += 1
-        if text[at : at + 1] != "{":
-            seen = text[at : at + 1] or "the end of the file"
-            raise bad_row(path, number, f"expected a JSON object, saw {seen}")
+        if character != "{":
+            raise bad_row(path, number, f"expected a JSON object, saw {character}")
         try:
             value, at = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise bad_row(path, number, f"malformed JSON ({_reason(error)})") from error
         yield number, value
-        at = _after_space(text, at)
-        separator, at = text[at : at + 1], _after_space(text, at + 1)
-    if separator != "]":
-        seen = separator or "the end of the file"
-        raise bad_row(path, number, f"malformed JSON (expected ',' or ']' after the row, saw {seen})")
-    if rest := text[at:].strip():
+        mark, at, character = mark_at(at)
+    if mark != "]":
+        raise bad_row(path, number, f"malformed JSON (expected ',' or ']' after the row, saw {character})")
+    if rest := text[at:]:
         raise UserError(f"{path}: text after the end of the array, at {rest[0]!r}; remove it")
-
-
-def _after_space(text: str, at: int) -> int:
-    space = _SPACE.match(text, at)
-    return space.end() if space else at
 
 
 def bad_row(path: Path, number: int, what: str) -> UserError:
@@ -234,8 +236,8 @@ class BadRows:
     def add(self, path: Path, number: int, *errors: Exception | str) -> None:
         """Add one row and what is wrong with it."""
         self.count += 1
-        faults = [error.faults if isinstance(error, RowFaults) else (str(error),) for error in errors]
-        for fault in dict.fromkeys(fault for group in faults for fault in group):
+        faults = (error.faults if isinstance(error, RowFaults) else (str(error),) for error in errors)
+        for fault in dict.fromkeys(chain.from_iterable(faults)):
             first, times = self._faults.get(fault, (str(bad_row(path, number, fault)), 0))
             if times or len(self._faults) < _MAX_FAULTS:
                 self._faults[fault] = first, times + 1
@@ -255,17 +257,14 @@ class BadRows:
         lines = self.lines()
         if len(lines) == 1:
             return UserError(f"{lines[0]}. {advice}")
-        return UserError(
-            "\n  ".join([f"{self.count} row{'s' if self.count > 1 else ''} cannot be used:", *lines]) + f"\n{advice}"
-        )
+        rows = f"{self.count} row{'s' if self.count > 1 else ''} cannot be used:"
+        return UserError("\n  ".join([rows, *lines]) + f"\n{advice}")
 
 
 @contextmanager
 def _opened(path: Path, mode: str) -> Iterator[IO[Any]]:
-    try:
+    with explain_os_error(f"{path}: cannot be read", "give the path of a JSON file"):
         stream = path.open(mode, encoding=None if "b" in mode else "utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give the path of a JSON file") from error
     with stream:
         yield stream
 
@@ -276,16 +275,17 @@ def _reject(constant: str) -> NoReturn:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return _PLAIN.get(error.msg, error.msg)
+        return _EXTRA if error.msg == "Extra data" else error.msg
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys are all different: of two values for one key, either could be meant."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    value: dict[str, Any] = {}
+    for key, child in pairs:
+        if key in value:
+            raise ValueError(f"key {key!r} is given twice")
+        value[key] = child
     return value
 
 

@@ -1,15 +1,99 @@
-"""Sample, the record that all rooms share: a question about images, its options and its answer."""
+"""Sample, the record that all rooms share, and the rules for a usable question: one set for every way in."""
 
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from medvlm_r1.data.names import did_you_mean
+from medvlm_r1.data.names import did_you_mean, folded
 from medvlm_r1.data.paths import leaves_folder
-from medvlm_r1.data.question import LETTERS, question_faults, text_fault
 from medvlm_r1.data.rows import RowFaults
 
-__all__ = ["LETTERS", "Sample", "row_from_sample", "sample_from_row"]
+LETTERS = "ABCDEFGHIJ"
+MIN_OPTIONS = 2
+
+# Special tokens of the supported model families, in the question a user writes. A tokenizer would obey them.
+_CONTROL_TOKEN = re.compile(
+    r"<\|\w+\|>|</?s>|<(?:bos|eos|pad|unk|image|video|audio|img|IMG_CONTEXT|image_soft_token|fake_token_around_image"
+    r"|(?:start|end)_of_(?:image|turn)|end_of_utterance|global-img)>|</?img>|\[/?(?:INST|IMG|IMG_BREAK|IMG_END)\]"
+)
+_IMAGE_OPTION = re.compile(r"\s*<image \d+>\s*")
+_MISSING_VALUES = ("nan", "<na>", "nat")
+_TEXTS = ("id", "answer", "modality", "question_type", "subject", "split")
+_TYPES: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("images", "options"), (tuple, "a tuple of texts")),
+    "missing": (bool, "true or false"),
+    "record": (dict, "an object"),
+}
+
+
+def control_token(text: str) -> str | None:
+    """The first control token in a text, such as `<|image_pad|>` or `<image>`; None without."""
+    match = _CONTROL_TOKEN.search(text) if "<" in text or "[" in text else None
+    return match[0] if match else None
+
+
+def text_fault(name: str, value: object, *, needed: bool = True) -> str | None:
+    """What is wrong with a text; None for a usable one.
+
+    Args:
+        name: What the text is, for the message.
+        value: The text.
+        needed: Whether it must not be empty.
+    """
+    if not isinstance(value, str):
+        return f"{name} must be text, not {value!r}"
+    if needed and not is_visible(value):
+        return f"{name} holds an empty text"
+    if value.strip().casefold() in _MISSING_VALUES:
+        return f"{name} holds {value!r}, a missing value written as text; leave it empty or give the value"
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        return f"{name} holds half a character (a lone surrogate): {value!r}"
+    return None
+
+
+def is_visible(text: str) -> bool:
+    """Whether a text has a character that can be seen: not only white space, zero-width or control characters."""
+    if text.isprintable():
+        return bool(text.strip())
+    return any(not character.isspace() and unicodedata.category(character)[0] != "C" for character in text)
+
+
+def question_faults(question: object, options: Sequence[object]) -> list[str]:
+    """Everything that is wrong with a question and its options.
+
+    Args:
+        question: The question alone.
+        options: Option texts without letters; empty for an open question.
+
+    Returns:
+        One phrase for each fault, empty for a usable question. Options count as repeated when they differ in letter
+        case, white space or a closing full stop only: no answer could tell them apart.
+    """
+    texts = [("question", question)]
+    texts += [(f"option {LETTERS[i : i + 1] or i + 1}", option) for i, option in enumerate(options)]
+    checked = [(name, text, text_fault(name, text)) for name, text in texts]
+    faults = [fault for _, _, fault in checked if fault]
+    usable = [(name, str(text)) for name, text, fault in checked if not fault]
+    if 0 < len(options) < MIN_OPTIONS:
+        faults.append(f"one option ({options[0]!r}); a question needs at least two, or none if it is open")
+    if len(options) > len(LETTERS):
+        faults.append(f"{len(options)} options; at most {len(LETTERS)} (A to J) can be lettered")
+    spellings: dict[str, tuple[str, str]] = {}
+    for name, option in usable:
+        if name == "question":
+            continue
+        first, same = spellings.setdefault(folded(option), (name, option))
+        if first != name:
+            faults.append(f"{first} and {name} are the same ({same!r} and {option!r}); make each option different")
+            break
+    for name, text in usable:
+        if token := control_token(text):
+            faults.append(f"{name} holds the control token {token!r}, which a model would obey; remove it")
+    if any(_IMAGE_OPTION.fullmatch(option) for name, option in usable if name != "question"):
+        faults.append("an option is an image, not a text; such questions cannot be used")
+    return faults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,25 +131,14 @@ class Sample:
     record: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        faults = [
-            text_fault(name, getattr(self, name), needed=name in _REQUIRED)
-            for name in ("id", "answer", "modality", "question_type", "subject", "split")
-        ]
-        faults += [
-            f"{name} must be a tuple of texts, not {values!r}"
-            for name, values in (("images", self.images), ("options", self.options))
-            if not isinstance(values, tuple)
-        ]
+        faults = [text_fault(name, getattr(self, name), needed=name in _REQUIRED) for name in _TEXTS]
+        for name, (kind, expected) in _TYPES.items():
+            if not isinstance(getattr(self, name), kind):
+                faults.append(f"{name} must be {expected}, not {getattr(self, name)!r}")
         if isinstance(self.options, tuple):
             faults += question_faults(self.question, self.options)
             if self.options and isinstance(self.answer, str) and self.answer not in self.options:
                 faults.append(f"answer {self.answer!r} is not among the options {list(self.options)}")
-        kinds: tuple[tuple[str, type, str], ...] = (("missing", bool, "true or false"), ("record", dict, "an object"))
-        faults += [
-            f"{name} must be {wanted}, not {getattr(self, name)!r}"
-            for name, kind, wanted in kinds
-            if not isinstance(getattr(self, name), kind)
-        ]
         for path in self.images if isinstance(self.images, tuple) else ():
             fault = text_fault("images", path)
             if not fault and leaves_folder(path):
@@ -91,12 +164,13 @@ class Sample:
 
     @property
     def image_sources(self) -> tuple[str, ...]:
-        """The volumes and files of several frames that its images are parts of: place and name without suffix."""
+        """Name without suffix of the volumes and multi-frame files that its images were taken from."""
         names = self.record.get("image_sources")
         return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 
-_REQUIRED = tuple(f.name for f in fields(Sample) if f.default is MISSING and f.default_factory is MISSING)
+_REQUIRED = [f.name for f in fields(Sample) if f.default is MISSING and f.default_factory is MISSING]
+_FIELDS = [f.name for f in fields(Sample)]
 
 
 def sample_from_row(row: Mapping[str, Any]) -> Sample:
@@ -112,20 +186,15 @@ def sample_from_row(row: Mapping[str, Any]) -> Sample:
         RowFaults: A field is absent, unknown or of the wrong type, or `Sample` refuses the values. The text names
             the field and the value; the caller adds file and row.
     """
-    known = [f.name for f in fields(Sample)]
     faults = [f"field {name!r} is missing" for name in _REQUIRED if name not in row]
-    faults += [f"unknown field {name!r}; {did_you_mean(name, known)}" for name in row if name not in known]
-    values = dict(row)
-    for name in ("images", "options"):
-        if not isinstance(values.get(name, []), list):
-            faults.append(f"{name} must be a list of texts, not {values[name]!r}")
-        elif name in values:
-            values[name] = tuple(values[name])
+    faults += [f"unknown field {name!r}; {did_you_mean(name, _FIELDS)}" for name in row if name not in _FIELDS]
+    lists = {name: row[name] for name in ("images", "options") if name in row}
+    faults += [f"{name} must be a list of texts, not {v!r}" for name, v in lists.items() if not isinstance(v, list)]
     if faults:
         raise RowFaults(faults)
-    return Sample(**values)
+    return Sample(**{**row, **{name: tuple(values) for name, values in lists.items()}})
 
 
 def row_from_sample(sample: Sample) -> dict[str, Any]:
     """Field name to value, ready for JSON; the inverse of `sample_from_row`."""
-    return {f.name: getattr(sample, f.name) for f in fields(Sample)}
+    return {name: getattr(sample, name) for name in _FIELDS}

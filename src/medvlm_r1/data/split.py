@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -99,13 +98,11 @@ def grouped(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
     Returns:
         Positions in `keys`, in ascending order within a group; groups by their first position.
     """
-    nodes: list[list[Hashable]] = [
-        [position, *(("key", key) for key in own_keys)] for position, own_keys in enumerate(keys)
-    ]
-    joined = DisjointSet(dict.fromkeys(node for group in nodes for node in group))
-    for group in nodes:
-        for first, second in pairwise(group):
-            joined.merge(first, second)
+    joined: DisjointSet = DisjointSet(range(len(keys)))
+    for position, own_keys in enumerate(keys):
+        for key in own_keys:
+            joined.add(("key", key))
+            joined.merge(position, ("key", key))
     groups: dict[Hashable, list[int]] = {}
     for position in range(len(keys)):
         groups.setdefault(joined[position], []).append(position)
@@ -154,14 +151,11 @@ def split_samples(
     groups = clusters(samples)
     order = list(groups)
     random.Random(seed).shuffle(order)
-    order.sort(key=len, reverse=True)
-    lacking = {name: sum(row.values()) for name, row in need.items()}
     taken: dict[str, list[int]] = {name: [] for name in need}
-    for group in order:
+    for group in sorted(order, key=len, reverse=True):
         kinds = Counter(strata[position] for position in group)
-        name = min(need, key=lambda part: _misfit(kinds, need[part], lacking[part], len(group)))
+        name = min(need, key=lambda part: _misfit(kinds, need[part]))
         need[name].subtract(kinds)
-        lacking[name] -= len(group)
         taken[name] += group
     parts = {name: [samples[position] for position in sorted(taken[name])] for name in wanted}
     largest = max(len(group) for group in groups)
@@ -176,21 +170,18 @@ def split_samples(
     return Split(parts=parts, wanted=wanted, left_out=left_out, clusters=len(groups), largest_cluster=largest)
 
 
-def _misfit(
-    kinds: Counter[tuple[str, ...]], need: Counter[tuple[str, ...]], lacking: int, size: int
-) -> tuple[float, ...]:
+def _misfit(kinds: Counter[tuple[str, ...]], need: Counter[tuple[str, ...]]) -> tuple[float, ...]:
     """How badly a cluster fits a part: beyond its count, then beyond its strata; of equals, the emptier part."""
-    beyond = sum(max(0, count - max(0, need[kind])) for kind, count in kinds.items())
-    room = min((need[kind] / count for kind, count in kinds.items()), default=0.0)
-    return max(0, size - max(0, lacking)), beyond, -room
+    beyond = (kinds - +need).total()
+    room = min(need[kind] / count for kind, count in kinds.items())
+    return max(0, kinds.total() - max(0, need.total())), beyond, -room
 
 
 def _sizes(wishes: Sequence[Wish], n: int) -> dict[str, int]:
     if not wishes:
         raise UsageError("no part was asked for; give at least one, such as --part train=600")
-    names = [wish.name for wish in wishes]
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(wish.name for wish in wishes).items():
+        if times > 1:
             raise UsageError(f"part {name!r} was asked for twice; give each part once")
     shares = {wish.name: wish.size for wish in wishes if isinstance(wish.size, float)}
     rest = [wish.name for wish in wishes if wish.size == "rest"]
@@ -318,14 +309,12 @@ def split_folder(
     for wish in wishes:
         if (out / wish.name / SAMPLES).exists():
             raise UserError(f"{out / wish.name}: holds a data set already; give another --out, or remove it first")
-    everything = read_folder(source)
     wanted = {"modality": list(modalities), "question_type": list(question_types)}
-    samples = _choose(source, everything, wanted)
+    samples = _choose(source, read_folder(source), wanted)
     split = split_samples(samples, wishes, by=by, seed=seed)
     # The source's counts and split are not those of a part.
-    described = {"name": source.resolve().name} | {
-        key: value for key, value in read_info(source).items() if key not in ("counts", "split")
-    }
+    described = {"name": source.resolve().name} | read_info(source)
+    described.pop("counts", None)
     history = {
         "of": source.resolve().name,
         "folder_hash": folder_hash(source),
@@ -336,25 +325,23 @@ def split_folder(
         "samples": len(samples),
         "clusters": split.clusters,
     }
-    copies = {name: sorted({image for s in part for image in s.images}) for name, part in split.parts.items()}
-    absent = copy_images(source, [(image, out / name) for name, images in copies.items() for image in images], progress)
+    copies = {(image, out / name): None for name, part in split.parts.items() for s in part for image in s.images}
+    absent = copy_images(source, list(copies), progress)
     reports = {}
     # All images are in place before the first samples.jsonl is, so an interrupted split can be started again.
     for name, part in split.parts.items():
         written = [
             replace(s, split=name, missing=s.unnamed_image or any(image in absent for image in s.images)) for s in part
         ]
-        info = {**described, "split": {"part": name, **history}}
-        write_folder(out / name, written, info=info)
+        write_folder(out / name, written, info={**described, "split": {"part": name, **history}})
+        strata = Counter(", ".join(filter(None, (s.modality, s.question_type))) for s in written)
         reports[name] = PartReport(
             folder=str(out / name),
             wanted=split.wanted[name],
             samples=len(written),
             missing=sum(sample.missing for sample in written),
             subjects=len({sample.subject for sample in written if sample.subject}),
-            by_stratum=dict(
-                sorted(Counter(", ".join(filter(None, (s.modality, s.question_type))) for s in written).items())
-            ),
+            by_stratum=dict(sorted(strata.items())),
         )
     return SplitReport(
         parts=reports,
@@ -369,19 +356,16 @@ def split_folder(
 def _choose(source: Path, samples: Sequence[Sample], wanted: dict[str, list[str]]) -> list[Sample]:
     chosen = list(samples)
     for field, names in wanted.items():
-        if not names:
-            continue
         present = {getattr(sample, field).casefold(): getattr(sample, field) for sample in samples}
         matches = set()
         for name in names:
             known = modality_name(name) if field == "modality" else None
             match = present.get((known or name).casefold())
             if not match:
-                what = field.replace("_", " ")
                 near = did_you_mean(name, filter(None, present.values()))
-                raise UserError(f"{source}: no sample has the {what} {name!r}; {near}")
+                raise UserError(f"{source}: no sample has the {field.replace('_', ' ')} {name!r}; {near}")
             matches.add(match)
-        chosen = [sample for sample in chosen if getattr(sample, field) in matches]
+        chosen = [sample for sample in chosen if not names or getattr(sample, field) in matches]
     if not chosen:
         raise UserError(f"{source}: no sample has both a wanted modality and a wanted question type; choose others")
     return chosen

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_r1.data.images.files import LengthCheckedReader, silence_logging
+from medvlm_r1.data.paths import explain_os_error
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 
@@ -66,7 +67,7 @@ def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
         ValueError: Two columns of that level hold different values, one holds neither text nor a number, or no column
             names a subject for sure and one may, such as `study`.
     """
-    levels: dict[int, dict[str, str]] = {}
+    named: list[tuple[int, str, str]] = []
     for column, value in row.items():
         level = subject_level(column)
         if level is None or value is None:
@@ -75,20 +76,20 @@ def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
             raise ValueError(f"column {column!r} must name the subject by text or a number, saw {value!r}")
         text = str(value).strip()
         if text.lower() not in _NOT_GIVEN:
-            levels.setdefault(level, {})[column] = text
-    if not levels:
-        for column in row:
-            if _AMBIGUOUS.fullmatch(_bare(column)):
-                raise ValueError(
-                    f"column {column!r} may identify patients or describe them; if it identifies them, name it "
-                    "'subject' (a pseudonym, not a name), otherwise name it 'note'"
-                )
+            named.append((level, column, text))
+    ambiguous = [column for column in row if _AMBIGUOUS.fullmatch(_bare(column))]
+    if not named and ambiguous:
+        raise ValueError(
+            f"column {ambiguous[0]!r} may identify patients or describe them; if it identifies them, name it "
+            "'subject' (a pseudonym, not a name), otherwise name it 'note'"
+        )
+    if not named:
         return "", ""
-    (column, subject), *others = levels[min(levels)].items()
-    for other, value in others:
-        if value != subject:
+    most_general, column, subject = min(named, key=lambda entry: entry[0])
+    for level, other, text in named:
+        if level == most_general and text != subject:
             raise ValueError(
-                f"columns {column!r} ({subject!r}) and {other!r} ({value!r}) both name the subject and differ; "
+                f"columns {column!r} ({subject!r}) and {other!r} ({text!r}) both name the subject and differ; "
                 "remove or rename the one that does not identify patients"
             )
     return subject, column
@@ -96,8 +97,8 @@ def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def column_origin(column: str) -> str:
     """The origin of a subject that a column names, in words."""
-    kinds = {1: " (studies, not patients)", 2: " (series or volumes, not patients)"}
-    return f"column {column!r}{kinds.get(subject_level(column) or 0, '')}"
+    kinds = ("", " (studies, not patients)", " (series or volumes, not patients)")
+    return f"column {column!r}{kinds[subject_level(column) or 0]}"
 
 
 def _bare(column: str) -> str:
@@ -132,28 +133,25 @@ class SubjectHasher:
         Raises:
             UserError: The salt cannot be read or made.
         """
-        values = _identifiers(file)
-        hashes = {level: self._hash(level, value) for level, value in values.items() if value}
-        if not hashes:
-            return ""
-        subject = next(iter(hashes.values()))
-        if "PatientID" in hashes:
-            study = hashes.get("StudyInstanceUID") or hashes.get("SeriesInstanceUID") or ""
-            self._studies.setdefault(subject, set()).add(study)
-        return subject
+        identifiers = _identifiers(file)
+        hashes = [self._hash(level, value) if value else "" for level, value in identifiers.items()]
+        if hashes and hashes[0]:
+            patient, study, series = hashes
+            self._studies.setdefault(patient, set()).add(study or series)
+        return next(filter(None, hashes), "")
 
     @property
     def salt_name(self) -> str:
         """A name of the salt that does not reveal it; empty before first use."""
         return self._hash("name", "")[-8:] if self._used else ""
 
-    def warning(self) -> str | None:
-        """The warning when one PatientID covers suspiciously many studies, such as a placeholder (ANON)."""
-        total = sum(map(len, self._studies.values()))
-        most = max(map(len, self._studies.values()), default=0)
-        alone = len(self._studies) == 1 and most > 1
+    def warning(self) -> str:
+        """The warning when one PatientID covers suspiciously many studies, such as a placeholder (ANON); else empty."""
+        studies = [len(group) for group in self._studies.values()]
+        most, total = max(studies, default=0), sum(studies)
+        alone = len(studies) == 1 and most > 1
         if not alone and not (most >= _MANY_STUDIES and 2 * most > total):
-            return None
+            return ""
         covered = f"all DICOM images, from {most} studies," if alone else f"{most} of {total} DICOM studies"
         return (
             f"One PatientID covers {covered} so they count as one subject. If it is a placeholder (such as ANON or 0), "
@@ -176,9 +174,8 @@ def subject_lines(report: Mapping[str, Any], *, own: bool) -> list[str]:
     """
     origins: dict[str, int] = report["subjects_from"]
     without = report["written"] - sum(origins.values())
-    shares = [f"{count} questions from {origin}" for origin, count in origins.items()]
-    if len(origins) == 1:
-        shares = [f"from {origin}" for origin in origins]
+    counted = len(origins) > 1
+    shares = [f"{f'{count} questions ' if counted else ''}from {origin}" for origin, count in origins.items()]
     shares += [f"{without} questions without a subject"] if without else []
     lines = ["  " + ", ".join([f"subjects: {report['subjects']}", *shares])]
     if FILE_NAMES in origins:
@@ -197,7 +194,8 @@ def count_file_names(samples: Iterable[Sample], info: Mapping[str, Any]) -> int:
         info: Its `info.json`. Of an import that does not tell where subjects are from, file names are suspected.
     """
     origins = info.get("subjects")
-    if not (FILE_NAMES in origins if isinstance(origins, dict) else "file" in info):
+    suspected = FILE_NAMES in origins if isinstance(origins, dict) else "file" in info
+    if not suspected:
         return 0
     return sum(
         sample.subject in sample.image_sources
@@ -258,26 +256,18 @@ def _own_salt() -> bytes:
     # An empty variable counts as unset, as the XDG specification says.
     base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
     file = Path(base) / "medvlm-r1" / "subject-salt"
-    try:
+    advice = f"give a file with at least {_FEWEST_SALT_BYTES} random characters by --salt-file"
+    with explain_os_error(f"{file}: the salt for DICOM subjects cannot be written", advice):
         file.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError), open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
             stream.write(secrets.token_hex(_SALT_BYTES) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"{file}: the salt for DICOM subjects cannot be written ({error.strerror or error}); give a file with at "
-            "least 16 random characters by --salt-file"
-        ) from error
     return _read_salt(file)
 
 
 def _read_salt(file: Path) -> bytes:
-    try:
+    advice = f"give a file with at least {_FEWEST_SALT_BYTES} random characters, the same on every machine"
+    with explain_os_error(f"{file}: the salt for DICOM subjects cannot be read", advice):
         salt = file.read_bytes().strip()
-    except OSError as error:
-        raise UserError(
-            f"{file}: the salt for DICOM subjects cannot be read ({error.strerror or error}); give a file with at "
-            f"least {_FEWEST_SALT_BYTES} random characters, the same on every machine"
-        ) from error
     if len(salt) < _FEWEST_SALT_BYTES:
         raise UserError(
             f"{file}: the salt for DICOM subjects has {len(salt)} characters; wanted at least {_FEWEST_SALT_BYTES}"

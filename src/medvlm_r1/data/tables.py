@@ -2,11 +2,12 @@
 
 import codecs
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from medvlm_r1.data.paths import explain_os_error
 from medvlm_r1.data.rows import MAX_ROW, OnBad, bad_row, read_json_array, read_json_lines
 from medvlm_r1.errors import UserError
 
@@ -18,8 +19,6 @@ _HEAD = 4096
 _SEPARATORS = ",;\t"
 # VLMEvalKit takes shorter values of `image` for references to other rows.
 _REFERENCE = 64
-_BINARY = (".arrow", ".parquet")
-_JSON = (".json", ".jsonl", ".ndjson")
 _WORKBOOK = "an Excel workbook or another archive; save the table as 'CSV UTF-8' and give that file"
 _COMPRESSED = "a compressed file; unpack it and give what is in it"
 _NOT_ROWS = {
@@ -29,12 +28,8 @@ _NOT_ROWS = {
 }
 
 
-class RowReader(Protocol):
-    """A reader of one kind of file."""
-
-    def __call__(self, path: Path, *, on_bad: OnBad | None = None) -> Rows:
-        """The rows; `on_bad` is called with those that are malformed, where the rows after them can be read."""
-        ...
+RowReader = Callable[..., Rows]
+"""Reads a path; calls `on_bad` with the malformed rows, where the rows after them can be read."""
 
 
 def rows_of(path: Path) -> RowReader:
@@ -48,11 +43,8 @@ def rows_by_content(path: Path) -> RowReader:
     Raises:
         UserError: It cannot be read, or is an Excel workbook, a compressed file, one JSON object, or JSON in UTF-16.
     """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give a file of rows") from error
+    with explain_os_error(f"{path}: cannot be read", "give a file of rows"), path.open("rb") as stream:
+        head = stream.read(_HEAD)
     for mark, what in _NOT_ROWS.items():
         if head.startswith(mark):
             raise UserError(f"{path}: {what}")
@@ -62,7 +54,7 @@ def rows_by_content(path: Path) -> RowReader:
     text = head.decode(encoding, errors="ignore").lstrip()
     if not text:
         raise UserError(f"{path}: the file is empty; give a file of rows")
-    heading = text.partition("\n")[0]
+    heading = text.splitlines()[0]
     if text.startswith(("[", "{")):
         if encoding == "utf-16":
             raise UserError(f"{path}: JSON in UTF-16; save the file as UTF-8")
@@ -72,8 +64,9 @@ def rows_by_content(path: Path) -> RowReader:
                 "object a line"
             )
         return read_json_array if text.startswith("[") else read_json_lines
-    table = any(mark in heading for mark in _SEPARATORS)
-    if path.suffix.lower() in _BINARY or (path.suffix.lower() in _JSON and not table):
+    suffix = path.suffix.lower()
+    is_table = any(mark in heading for mark in _SEPARATORS)
+    if suffix in (".arrow", ".parquet") or (suffix in (".json", ".jsonl", ".ndjson") and not is_table):
         return rows_of(path)
     shared = {"index", "image"} <= {name.strip() for name in heading.split("\t")}
     return read_vlmeval if shared else read_csv
@@ -103,13 +96,14 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
     """
     csv.field_size_limit(MAX_ROW)
     number = 0
-    try:
+    with explain_os_error(f"{path}: cannot be read", "give the path of a CSV file"):
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
-        encoding = _encoding(head)
-        if encoding != "utf-16" and b"\0" in head:
-            raise UserError(f"{path}: holds zero bytes, so it is not a CSV file in UTF-8; save it as 'CSV UTF-8'")
-        with path.open(encoding=encoding, newline="") as stream:
+        table_file = path.open(encoding=_encoding(head), newline="")
+    try:
+        with table_file as stream:
+            if stream.encoding != "utf-16" and b"\0" in head:
+                raise UserError(f"{path}: holds zero bytes, so it is not a CSV file in UTF-8; save it as 'CSV UTF-8'")
             heading = stream.readline(MAX_ROW)
             stream.seek(0)
             table = csv.reader(stream, delimiter=max(_SEPARATORS, key=heading.count), strict=True)
@@ -134,8 +128,6 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
                     on_bad(number, reason)
                     continue
                 yield number, {name: cell for name, cell in zip(names, cells, strict=True) if name}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV file") from error
     except UnicodeError as error:
         reason = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
         raise UserError(
@@ -164,14 +156,7 @@ def read_parquet(path: Path, *, on_bad: OnBad | None = None) -> Rows:
     Raises:
         UserError: The file cannot be read or is damaged.
     """
-    import pyarrow.parquet as pq
-
-    def batches() -> Iterator[Any]:
-        # Without pre_buffer a row group is not read as a whole, and one may hold a thousand images.
-        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-            yield from file.iter_batches(batch_size=_BATCH)
-
-    return _rows_of_batches(path, "parquet", batches())
+    return _rows_of_batches(path, "parquet", _parquet_batches(path))
 
 
 def read_arrow(path: Path, *, on_bad: OnBad | None = None) -> Rows:
@@ -180,14 +165,23 @@ def read_arrow(path: Path, *, on_bad: OnBad | None = None) -> Rows:
     Raises:
         UserError: The file cannot be read or is damaged.
     """
+    return _rows_of_batches(path, "Arrow", _arrow_batches(path))
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    # Without pre_buffer a row group is not read as a whole, and one may hold a thousand images.
+    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        yield from file.iter_batches(batch_size=_BATCH)
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
     import pyarrow as pa
 
-    def batches() -> Iterator[Any]:
-        with pa.memory_map(str(path)) as source, closing(pa.ipc.open_stream(source)) as stream:
-            for batch in stream:
-                yield from (batch.slice(start, _BATCH) for start in range(0, batch.num_rows, _BATCH))
-
-    return _rows_of_batches(path, "Arrow", batches())
+    with pa.memory_map(str(path)) as source, closing(pa.ipc.open_stream(source)) as stream:
+        for batch in stream:
+            yield from (batch.slice(start, _BATCH) for start in range(0, batch.num_rows, _BATCH))
 
 
 def _rows_of_batches(path: Path, kind: str, batches: Iterator[Any]) -> Rows:

@@ -16,9 +16,8 @@ from threadpoolctl import threadpool_limits
 
 from medvlm_r1.errors import UserError
 
-_MOST_WORKERS = 8
-_FEW = 64
-_CHUNK = 16
+FEW = 64
+"""Fewer images than this are handled in this process."""
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -34,14 +33,14 @@ def work_on_images(work: Callable[[Job], Result], jobs: Sequence[Job], take: Cal
     Raises:
         UserError: A process was killed from outside.
     """
-    if len(jobs) < _FEW:
+    if len(jobs) < FEW:
         for job in jobs:
             take(work(job))
         return
     taken = 0
     try:
         with image_workers() as pool:
-            for result in pool.map(work, jobs, chunksize=_CHUNK):
+            for result in pool.map(work, jobs, chunksize=16):
                 take(result)
                 taken += 1
     except BrokenProcessPool as error:
@@ -61,16 +60,14 @@ def image_workers() -> Iterator[ProcessPoolExecutor]:
     Yields:
         The pool.
     """
-    # Cores that this process may use; in a container fewer than the machine has. Linux alone tells.
+    # Cores that this process may use: in a container fewer than the machine has. Only Linux reports them.
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
-    pool = ProcessPoolExecutor(min(cores, _MOST_WORKERS), initializer=_begin)
+    pool = ProcessPoolExecutor(min(cores, 8), initializer=_begin)
     try:
         yield pool
-    except BaseException:
+    finally:
         pool.shutdown(cancel_futures=True)
-        raise
-    pool.shutdown()
 
 
 def _begin() -> None:

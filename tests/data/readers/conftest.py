@@ -1,4 +1,4 @@
-"""What the tests of all readers share: pictures, files of rows, and the way through TRL's columns."""
+"""What the tests of all readers share: images and files of rows."""
 
 import io
 import json
@@ -9,8 +9,6 @@ import pytest
 from PIL import Image
 
 from medvlm_r1.data import ImportReport, Sample, find_reader, read_folder
-from medvlm_r1.prompts.templates import messages
-from medvlm_r1.training.dataset import as_dataset
 
 
 @dataclass
@@ -22,7 +20,7 @@ class Imported:
 
 @pytest.fixture
 def imported(tmp_path):
-    """Imports a source and reads the folder back, through TRL's columns too."""
+    """Imports a source and reads the folder back."""
 
     def run(name, source, **arguments):
         folder = arguments.pop("out", tmp_path / "imported")
@@ -31,24 +29,9 @@ def imported(tmp_path):
         assert report.written == len(samples)
         assert report.missing == sum(s.missing for s in samples)
         assert report.open_questions == sum(not s.options for s in samples)
-        _through_trl(folder, samples)
         return Imported(folder, report, samples)
 
     return run
-
-
-def _through_trl(folder, samples):
-    rows = as_dataset(str(folder))
-    assert rows.column_names == ["prompt", "images", "letter", "options", "sample_id", "modality", "subject"]
-    assert len(rows) == len(samples)
-    for index, sample in enumerate(samples):
-        if sample.missing:
-            continue
-        row = rows[index]
-        assert row["prompt"] == messages(sample)
-        assert [picture.mode for picture in row["images"]] == ["RGB"] * len(sample.images)
-        assert (row["letter"], row["options"]) == (sample.letter, list(sample.options))
-        assert (row["sample_id"], row["modality"]) == (sample.id, sample.modality)
 
 
 def png(value=1):
@@ -90,8 +73,8 @@ def hub(put):
 
     def write(name, *rows):
         path = put(name, b"")
-        held = [{**row, "image": row["image"] and {"bytes": row["image"], "path": "x.jpg"}} for row in rows]
-        pq.write_table(pa.Table.from_pylist(held), path)
+        embedded = [{**row, "image": row["image"] and {"bytes": row["image"], "path": "x.jpg"}} for row in rows]
+        pq.write_table(pa.Table.from_pylist(embedded), path)
         return path
 
     return write

@@ -4,19 +4,22 @@ from medvlm_r1.data.importing.draft import Draft
 from medvlm_r1.data.readers.closed import ClosedQuestions, closed_options
 
 
-@pytest.mark.parametrize("answer", ["yes", "Yes", "YES", " yes. "])
-def test_yes(answer):
-    assert closed_options("Is it normal?", answer, choice=False) == (("Yes", "No"), "Yes")
+def test_all_spellings_of_yes_and_no_give_the_same_options():
+    for answers, options in {
+        ("yes", "Yes", " YES. ", "no"): ("Yes", "No"),
+        ("是", "有", "不是", "没有", "否"): ("是", "否"),
+    }.items():
+        results = [closed_options("Is it normal?", answer, choice=choice) for answer in answers for choice in (0, 1)]
+        assert {result[0] for result in results} == {options}
+        assert {result[1] for result in results} == set(options)
 
 
 @pytest.mark.parametrize(
     ("question", "words"),
     [
         ("Is this a CT or an MRI?", ("CT", "MRI")),
-        ("Is this CT or MRI?", ("CT", "MRI")),
-        ("Which is bigger in this image, lung or liver?", ("lung", "liver")),
+        ("Which is bigger, lung or liver?", ("lung", "liver")),
         ("Is the lesion on the left or right?", ("left", "right")),
-        ("Is the lesion in the brain's left or right?", ("left", "right")),
         ("Is the patient male or female ?", ("male", "female")),
         ("Is it a T1 or  T2?", ("T1", "T2")),
     ],
@@ -33,22 +36,14 @@ def test_a_choice_of_two_words(question, words):
     ("question", "answer"),
     [
         ("Is this an MRI or a CT scan?", "MRI"),
-        ("Is it in the axial plane or coronal?", "coronal"),
         ("Is the pleural effusion large or small?", "small"),
         ("Is it left or right or both?", "left"),
         ("Is the liver or the kidney bigger?", "liver"),
         ("Is it left or left?", "left"),
-        ("What is it?", "or"),
     ],
 )
 def test_what_cannot_be_read_for_sure_stays_open(question, answer):
     assert closed_options(question, answer, choice=True) == ((), answer)
-
-
-def test_options_do_not_tell_the_answer():
-    for yes, no in [("yes", "no"), ("是", "不是"), ("有", "没有"), ("是", "否")]:
-        options = {closed_options("q?", answer, choice=True)[0] for answer in (yes, no)}
-        assert len(options) == 1
 
 
 def imported(*rows, choices=True):
@@ -78,22 +73,11 @@ def test_closed_questions_without_options_are_counted_by_reason():
 
 def test_the_answers_of_a_set_to_one_question_are_its_options():
     drafts, kept_open = imported(*SIDES, ("Which plane?", "Axial"))
-    assert [(draft.options, draft.answer) for draft in drafts[:3]] == [
-        (("Left", "Right"), "Left"),
-        (("Left", "Right"), "Left"),
-        (("Left", "Right"), "Right"),
-    ]
+    assert {draft.options for draft in drafts[:3]} == {("Left", "Right")}
+    assert [draft.answer for draft in drafts[:3]] == ["Left", "Left", "Right"]
     assert [draft.record for draft in drafts[:3]] == [{}, {"answer": "left"}, {}]
     assert drafts[3].options == ()
     assert kept_open == {"the question names no candidates, and the set has one answer to it": {"Axial": 1}}
-
-
-def test_all_rows_of_a_question_have_the_same_options():
-    rows = [("Is it left or right?", answer) for answer in ("Left", "Both", "right")]
-    drafts, kept_open = imported(*rows)
-    assert {draft.options for draft in drafts} == {("Both", "Left", "Right")}
-    assert [draft.answer for draft in drafts] == ["Left", "Both", "Right"]
-    assert kept_open == {}
 
 
 @pytest.mark.parametrize(

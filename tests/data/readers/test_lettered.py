@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvlm_r1.data.question import text_fault
-from medvlm_r1.data.readers.fields import lettered_columns, right_option, split_problem, without_letter
-from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.readers.fields import lettered_columns, right_option, split_problem
+from medvlm_r1.data.sample import Sample, text_fault
 from medvlm_r1.prompts.templates import lettered
 
 
@@ -24,9 +23,6 @@ from medvlm_r1.prompts.templates import lettered
 )
 def test_question_and_options(problem):
     assert split_problem(problem) == ("What is it?", ("Lung, left", "Liver", "None"))
-
-
-def test_letters_inside_an_option():
     assert split_problem("Which?\nA) Grade A) or so\nB) Grade B") == ("Which?", ("Grade A) or so", "Grade B"))
 
 
@@ -54,11 +50,8 @@ def test_inverse_of_the_prompt(question, options):
 @pytest.mark.parametrize("answer", ["Mass", "B", "b", "(B)", "B.", " B ", "B: Mass", "mass", " Mass. "])
 def test_right_option(answer):
     assert right_option(answer, ("Cyst", "Mass")) == "Mass"
-
-
-def test_text_comes_before_letter_unless_the_set_answers_by_letter():
-    assert right_option("B", ("B", "A")) == "B"
-    assert right_option("B", ("B", "A"), letter_first=True) == "A"
+    # The text comes before the letter, unless the set answers by letter.
+    assert [right_option("B", ("B", "A"), letter_first=first) for first in (False, True)] == ["B", "A"]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +67,6 @@ def test_text_comes_before_letter_unless_the_set_answers_by_letter():
 def test_no_right_option(answer, options, message):
     with pytest.raises(ValueError, match=message):
         right_option(answer, options)
-
-
-def test_without_letter():
-    assert without_letter(" A:text ", "A") == "text"
-    assert without_letter("(B) text", "B") == "text"
-    assert without_letter("B:text", "A") == "B:text"
-    assert without_letter("Aorta", "A") == "Aorta"
 
 
 def test_lettered_columns():

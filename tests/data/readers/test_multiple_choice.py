@@ -3,13 +3,10 @@
 import csv
 import io
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from medvlm_r1.data import load_image
-from medvlm_r1.data.image_facts import image_sizes, unreadable_samples
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.prompts.templates import lettered
 
@@ -42,12 +39,8 @@ def omnimedvqa(**changes):
 PMC = {"index": "62", "Figure_path": "PMC8253797_Fig4_11.jpg", "Caption": 'An altered cell, "nucleus"\nand more'}
 PMC |= {"Question": " What is the uptake pattern? ", "Choice A": " A:Diffuse uptake ", "Choice B": " B:Focal uptake "}
 PMC |= {"Choice C": " C:No uptake ", "Choice D": " D:Cannot determine ", "Answer": "B", "split": "test"}
-PMC_FIRST = {
-    "Figure_path": "PMC1_fig.jpg",
-    "Question": "What is it?",
-    "Answer": "Coronary artery",
-    "Choice A": "A:Aorta",
-}
+PMC_FIRST = {"Figure_path": "PMC1_fig.jpg", "Question": "What is it?", "Answer": "Coronary artery"}
+PMC_FIRST |= {"Choice A": "A:Aorta"}
 PMC_FIRST |= {"Choice B": "B:Coronary artery", "Choice C": "C:Vein", "Choice D": "D:Atrium", "Answer_label": "B"}
 
 
@@ -83,19 +76,14 @@ def test_huatuo(collection, put):
 
 
 def test_the_images_folder_itself_may_be_given(collection, put):
-    done = collection(huatuo(), huatuo("deep/chest.v2.png"), images=put.root / "images")
-    assert [s.images for s in done.samples] == [("images/knee.png",), ("images/deep/chest.v2.png",)]
-    assert done.report.missing == 0
+    several = huatuo(image=["deep/chest.v2.png", "images/absent.png"])
+    done = collection(huatuo(), several, huatuo(image=[]), images=put.root / "images")
+    first, second, third = done.samples
+    assert first.images == ("images/knee.png",)
+    assert (second.images, second.missing) == (("images/deep/chest.v2.png", "images/absent.png"), True)
+    assert (third.images, third.subject, third.missing) == ((), "", False)
     with pytest.raises(UserError, match="nowhere: no such image folder"):
         collection(huatuo(), images=put.root / "nowhere")
-
-
-def test_several_images_and_none(collection):
-    done = collection(huatuo(image=["images/knee.png", "images/absent.png"]), huatuo(image=[]))
-    two, none = done.samples
-    assert done.report.missing == 1
-    assert (two.images, two.subject, two.missing) == (("images/knee.png", "images/absent.png"), "knee", True)
-    assert (none.images, none.subject, none.missing) == ((), "", False)
 
 
 def test_chosen_modalities_keep_their_row_numbers(collection):
@@ -119,13 +107,6 @@ def test_two_files_of_one_name_are_refused(collection, put):
         collection(huatuo("images/knee.png"), huatuo("knee.png"))
 
 
-def test_import_again_and_in_place(collection, put):
-    collection(huatuo(), huatuo(subset=CT))
-    assert len(collection(huatuo()).samples) == 1
-    assert collection(huatuo(), out=put.root).report.missing == 0
-    assert load_image(put.root / "images/knee.png").size == (6, 4)
-
-
 @needs_release
 def test_the_released_questions(imported, tmp_path):
     [file] = RELEASE.glob("*.json")
@@ -135,18 +116,12 @@ def test_the_released_questions(imported, tmp_path):
     assert (report.rows, report.written, report.missing, report.open_questions) == (900, 900, 888, 0)
     assert report.by_modality == by_modality
     rows = json.loads(file.read_text(encoding="utf-8"))
-    for number, (sample, source) in enumerate(zip(done.samples, rows, strict=True), 1):
-        assert sample.id == f"huatuo-{number:06d}"
+    for sample, source in zip(done.samples, rows, strict=True):
         assert (sample.letter, lettered(sample)) == (source["solution"], source["problem"])
-        assert sample.subject == Path(source["image"][0]).stem
     assert len({s.subject for s in done.samples}) == 900
-    assert Counter(s.modality for s in done.samples if len(s.options) == 2) == {"CT": 63, "X-ray": 12}
     # Chance is 25.0, 30.25 and 26.0 percent.
     chance = {m: sum(100 / len(s.options) for s in done.samples if s.modality == m) / 300 for m in by_modality}
     assert chance == pytest.approx({"MRI": 25.0, "CT": 30.25, "X-ray": 26.0})
-    unreadable = unreadable_samples(done.samples, image_sizes(done.folder, done.samples))
-    assert unreadable == [s for s in done.samples if s.missing]
-    assert len(list((done.folder / "images").iterdir())) == 12
 
 
 def test_med_r1(imported, put, picture):
@@ -156,6 +131,8 @@ def test_med_r1(imported, put, picture):
     # The same rows again, which must not be read twice.
     put("Splits/question_type/train/Disease Diagnosis_train.json", [med_r1()])
     done = imported("med-r1", put.root)
+    with pytest.raises(UserError, match=r"unknown modality 'MRT' in 'the file name MRT_train.json'"):
+        imported("med-r1", put("MRT_train.json", [med_r1()]))
     assert (done.report.by_modality, done.report.by_split) == ({"CT": 2, "MRI": 1}, {"test": 1, "train": 2})
     mri, first, second = done.samples
     assert (mri.modality, mri.split, mri.missing) == ("MRI", "test", True)
@@ -241,6 +218,7 @@ def test_pmc_vqa(imported, put, picture):
 HUATUO, MED = ("huatuo", "rows.json", huatuo), ("med-r1", "Splits/modality/train/CT_train.json", med_r1)
 OMNI = ("omnimedvqa", "QA_information/Open-access/ACRIMA.json", omnimedvqa)
 PMC_SECOND = ("pmc-vqa", "test_2.csv", lambda **changes: PMC | changes)
+PMC_FIRST_ROW = ("pmc-vqa", "test.csv", lambda **changes: PMC_FIRST | changes)
 
 
 @pytest.mark.parametrize(
@@ -249,22 +227,17 @@ PMC_SECOND = ("pmc-vqa", "test_2.csv", lambda **changes: PMC | changes)
         (HUATUO, {"subset": "MRT"}, "unknown modality 'MRT' in 'subset'; known: MRI, CT, X-ray"),
         (HUATUO, {"subset": "", "dataset": "PMC"}, "the row names no imaging modality; choose modalities"),
         (HUATUO, {"answer": "effusion"}, "answer 'effusion' is not among the options"),
-        (HUATUO, {"options": "Effusion"}, "field 'options' must be a list"),
         (HUATUO, {"options": [1, "Effusion"]}, "'options' must be a list of texts, saw 1 in it"),
         (HUATUO, {"question": None}, "field 'question' must be text, saw None"),
-        (HUATUO, {"image": ["../knee.png"]}, "leaves the image folder"),
         (HUATUO, {"solution": "C"}, "solution 'C' contradicts the answer, which is option 'B'"),
         (MED, {"problem": "What is seen?"}, "the options cannot be read from the text"),
-        (MED, {"solution": "<answer> D </answer>"}, "answer 'D' is neither"),
-        (MED, {"solution": "<answer> A </answer> or <answer> B </answer>"}, "holds several answers"),
         (MED, {"image": 3}, "field 'image' must be the name of a file"),
         (OMNI, {"gt_answer": "MRI scan"}, "answer 'MRI scan' is neither"),
         (OMNI, {"modality_type": ...}, "field 'modality_type' is missing"),
         (OMNI, {"option_B": ""}, "option 'option_B' is empty, but 'option_D' is not"),
-        (OMNI, {"image_path": "../../etc/passwd.png"}, "leaves the image folder"),
-        (OMNI, {"image_path": ...}, "field 'image_path' is missing"),
         (PMC_SECOND, {"Answer": "E"}, "answer 'E' is neither the text nor the letter of one of the options"),
         (PMC_SECOND, {"Choice B": " "}, "holds an empty text"),
+        (PMC_FIRST_ROW, {"Answer_label": "A"}, "Answer 'Coronary artery' is not option 'A'"),
     ],
 )
 def test_bad_rows_name_file_and_row_and_write_nothing(imported, put, tmp_path, format, changes, message):
@@ -280,28 +253,15 @@ def test_bad_rows_name_file_and_row_and_write_nothing(imported, put, tmp_path, f
     assert [s.id[-1] for s in done.samples] == ["1", "3"]
 
 
-def test_a_file_name_that_is_no_modality(imported, put):
-    put("Splits/modality/train/MRT_train.json", [med_r1()])
-    with pytest.raises(UserError, match=r"unknown modality 'MRT' in 'the file name MRT_train.json'"):
-        imported("med-r1", put.root)
-
-
-def test_letter_and_text_of_pmc_vqas_first_version_must_agree(imported, put):
-    with pytest.raises(UserError, match="row 1: Answer 'Coronary artery' is not option 'A'"):
-        imported("pmc-vqa", put("test.csv", table(PMC_FIRST | {"Answer_label": "A"})))
-
-
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [
-        ("huatuo", "medical_multimodel_evaluation_data.json"),
-        ("med-r1", r"Splits/modality/train/\*.json, Splits/modality/test"),
-        ("omnimedvqa", r"QA_information/Open-access/\*.json"),
-        ("pmc-vqa", "train_2.csv, test_2.csv, train.csv, test.csv"),
-        ("slake", "train.json, validation.json, validate.json, test.json"),
-        ("vqa-rad", "VQA_RAD Dataset Public.json"),
-        ("path-vqa", r"data/train-\*.parquet"),
-    ],
+    {
+        "huatuo": "medical_multimodel_evaluation_data.json",
+        "med-r1": r"Splits/modality/train/\*.json, Splits/modality/test",
+        "omnimedvqa": r"QA_information/Open-access/\*.json",
+        "pmc-vqa": "train_2.csv, test_2.csv, train.csv, test.csv",
+        "path-vqa": r"data/train-\*.parquet",
+    }.items(),
 )
 def test_another_folder(imported, put, tmp_path, name, wanted):
     put("readme.txt", "x")

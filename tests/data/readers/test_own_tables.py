@@ -28,6 +28,28 @@ def row(**changes):
     return json.dumps({name: value for name, value in {**ROW, **changes}.items() if value is not ...})
 
 
+def test_all_fields(put, picture, imported, tmp_path):
+    picture("a.png", 1)
+    picture("images/b.png", 2)
+    full = {"modality": "mr", "question_type": "Grading", "subject": "p1", "split": "train", "id": "mine", "site": "X"}
+    several = row(image=["a.png", "images/b.png", "absent.png"], options=None, answer="a cyst", grade=3)
+    done = imported("jsonl", put("mine.jsonl", "\n".join([row(), row(**full), several, row(image=None)])))
+    first, second, third, fourth = done.samples
+    assert (first.id, first.letter, first.modality, first.subject) == ("jsonl-000001", "B", "Unknown", "a")
+    assert (second.id, second.modality, second.question_type) == ("mine", "MRI", "Grading")
+    assert (second.subject, second.split, second.record) == ("p1", "train", {"site": "X"})
+    assert third.images == ("images/a.png", "images/b.png", "images/absent.png")
+    assert (third.options, third.answer, third.missing, third.record) == ((), "a cyst", True, {"grade": 3})
+    assert (fourth.images, fourth.missing) == ((), False)
+    assert done.report.by_split == {"": 3, "train": 1}
+    with pytest.raises(UserError, match=r"twice.jsonl, row 3: the id 'x' is used in row 1 already"):
+        imported("jsonl", put("twice.jsonl", "\n".join([row(id="x"), row(), row(id="x")])))
+    with pytest.raises(UserError, match="a folder without parquet files; give the file that holds the questions"):
+        imported("jsonl", tmp_path)
+    with pytest.raises(UserError, match=r"absent.csv: no such file; give the file"):
+        imported("csv", tmp_path / "absent.csv")
+
+
 @pytest.mark.parametrize(
     "columns",
     [
@@ -54,27 +76,18 @@ def test_answers_as_people_write_them(tables, answer):
 
 
 @pytest.mark.parametrize(
-    ("options", "answer", "wanted"),
+    "options",
     [
-        ({"A": "x", "B": "y"}, "B", ("x", "y")),
-        ({"A": "x", "B": "y", "C": None}, "B", ("x", "y")),
-        ({"1": "x", "2": "y"}, "2", ("x", "y")),
-        ({"0": "x", "1": "y"}, 1, ("x", "y")),
-        ("x|y", "B", ("x", "y")),
-        ('["x", "y"]', "B", ("x", "y")),
-        ('{"A": "x", "B": "y"}', "B", ("x", "y")),
-        ("['x', 'y']", "B", ("x", "y")),
-        ("A. x\nB. y", "B", ("x", "y")),
-        ("A) x B) y", "B", ("x", "y")),
-        (["A. x", "B. y"], "B", ("x", "y")),
-        (["x", "y", None], "B", ("x", "y")),
-        ([{"letter": "A", "content": "x"}, {"letter": "B", "content": "y"}], ["B"], ("x", "y")),
-        ([1, 2], 2, ("1", "2")),
+        *({"A": "x", "B": "y"}, {"A": "x", "B": "y", "C": None}, {"1": "x", "2": "y"}, {"0": "x", "1": "y"}),
+        *("x|y", '["x", "y"]', '{"A": "x", "B": "y"}', "['x', 'y']", "A. x\nB. y", "A) x B) y"),
+        *(["A. x", "B. y"], ["x", "y", None]),
     ],
 )
-def test_options_in_one_column(tables, options, answer, wanted):
+def test_options_in_one_column(tables, options):
+    numbered = isinstance(options, dict) and "1" in options
+    answer = list(options)[1] if numbered else ["B"]
     sample = tables("t.jsonl", row(options=options, answer=answer))
-    assert (sample.options, sample.letter) == (wanted, "B")
+    assert (sample.options, sample.letter) == (("x", "y"), "B")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +97,7 @@ def test_options_in_one_column(tables, options, answer, wanted):
         ("bom.csv", "\ufeff" + HEAD + "a.png,Which?,x,y,z,B\n"),
         ("semicolon.csv", (HEAD + "a.png,Which?,x,y,z,B\n").replace(",", ";")),
         ("tab.tsv", (HEAD + "a.png,Which?,x,y,z,B\n").replace(",", "\t")),
+        ("quoted.csv", 'image,question,A,B,C,answer\n\n"a.png","Which?",x,y,"z",b\n'),
         ("trailing.csv", "image,question,A,B,C,answer,,\na.png,Which?,x,y,z,B,,\n"),
         ("cells.csv", HEAD + "a.png,Which?,x,y,z,B,,,\n"),
         ("caps.csv", "Image , Question , Choice A,Choice B,Choice C,ANSWER\na.png,Which?,x,y,z,B\n"),
@@ -141,25 +155,16 @@ def test_columns_are_named_and_missing_modalities_given(tables):
     ("content", "reason"),
     [
         # Options.
-        (
-            "image,question,options,answer\na.png,Where?,brain; liver; knee,liver\n",
-            r"one option, 'brain; liver; knee'.*'\|'",
-        ),
-        (row(options="brain; liver; knee"), "holds one option"),
-        (row(options=["x"], answer="x"), r"one option \('x'\)"),
+        (row(options="brain; liver; knee"), r"holds one option, 'brain; liver; knee'.*'\|'"),
         ("image,question,option_A,answer\na.png,q?,x,A\n", "one option"),
         (row(options={"A": "x", "C": "y"}), r"the keys \['A', 'C'\]; expected A, B"),
-        (row(options={"first": "x", "second": "y"}), "the keys"),
         (row(options="['x' 'y']"), "neither a JSON list nor a Python list"),
         (row(options="[__import__('os').getcwd(), 'x']"), "neither a JSON list nor a Python list"),
-        (row(options=[["x", "y"]]), r"'options\[0\]' must be text"),
         (row(options=["x", None, "z"]), r"'options\[1\]' must be text"),
         (row(options=["x", "X"]), "option A and option B are the same"),
-        (row(options=["x", "nan"]), "option B holds 'nan'"),
         ("image,question,A,B,C,D,answer\na.png,q?,x,y,nan,nan,B\n", "option C holds 'nan'"),
         ("image,question,A,a,B,b,answer\na.png,q?,x,w,y,v,A\n", "columns 'A' and 'a' are the same option"),
         ("image,question,A,B,option1,option2,answer\na.png,q?,x,y,x,y,A\n", "two sets of option columns"),
-        ("image,question,option_A,option_C,answer\na.png,q?,x,y,A\n", "do not follow one another"),
         ("image,question,A,B,D,answer\na.png,q?,x,y,z,A\n", "do not follow one another"),
         (f"image,question,{','.join('ABCDEFGHIJK')},answer\na.png,q?,{','.join('123456789')},x,y,A\n", "11 options"),
         (HEAD + "a.png,q?,x,,z,A\n", "option 'B' is empty, but 'C' is not"),
@@ -167,23 +172,22 @@ def test_columns_are_named_and_missing_modalities_given(tables):
         ("image,question,answer,distractor1\na.png,q?,x,y\n", "'distractor1' seems to hold options"),
         # Answers.
         ("image,question,answer\na.png,q?,A\n", "answer 'A' is a letter, but the row has no options"),
-        (row(options=[]), "answer 'B' is a letter, but the row has no options"),
         (row(answer="E"), "neither the text nor the letter"),
         (row(options=["B", "A", "O"]), "answer 'B' is the text of option A and the letter of another"),
         (row(question="Which? A) y B) x C) z"), "the question lists the options in another order"),
         (row(answer="B) x"), "neither"),
-        (row(answer="A,B"), "neither"),
         (row(answer=["A", "B"]), "must be text"),
-        (row(answer=1), "--first-option 0 or --first-option 1"),
         (row(answer="2"), "--first-option 0 or --first-option 1"),
         (row(answer=1.0), "--first-option 0 or --first-option 1"),
-        (row(answer=True), "must be text, saw True"),
         (row(answer=None), "'answer' is empty"),
         # Columns.
-        (
-            row(image=..., image_path="a.png"),
-            "did you mean 'image_path', which the file has. Add --map image=image_path",
-        ),
+        (row(question=...), "field 'question' is missing .the file has no other columns.; choose one"),
+        (row(options=..., optoins=["x", "y"]), "unknown column 'optoins'; did you mean 'options'"),
+        (row(modalty="CT"), "unknown column 'modalty'; did you mean 'modality'"),
+        (row(frame="x"), "column 'frame' must be a whole number from 0, saw 'x'"),
+        (row(slice=-1), "column 'slice' must be a whole number from 0, saw -1"),
+        (row(plane="oblique"), "plane 'oblique'; wanted one of axial"),
+        (row(image=..., image_path="a.png"), "did you mean 'image_path', which the file has. Add --map image=image_p"),
         (row(answer=..., label="B"), "--map answer=label"),
         (row(A="x", B="y"), "options are given twice, in 'options' and in 'A'.*--map options=options"),
         ("image|question|answer\na.png|q?|x\n", "fields 'image', 'question', 'answer' are missing"),
@@ -196,25 +200,18 @@ def test_columns_are_named_and_missing_modalities_given(tables):
         (row(image="data:image/png;base64,%%%"), "damaged base64"),
         (row(image=[[[1, 2], [3, 4]]]), "must be the name of a file or its bytes"),
         (row(modality="PET/CT"), "'PET/CT'.*names several modalities"),
-        (row(split="nan"), "split holds 'nan'"),
-        (row(question="In <image> which?"), "control token '<image>'"),
         # Files.
         ((HEAD + "a.png,q?,x,y,z,B\n").encode("utf-16-le"), "holds zero bytes"),
         ((HEAD + "a.png,Gr\xf6\xdfe?,x,y,z,B\n").encode("latin-1"), "not UTF-8.*CSV UTF-8"),
         (b"PK\x03\x04" + bytes(40), "an Excel workbook"),
-        (b"\xd0\xcf\x11\xe0" + bytes(40), "an Excel workbook"),
         (b"\x1f\x8b" + bytes(40), "a compressed file"),
         (row().encode("utf-16"), "JSON in UTF-16"),
         (json.dumps(ROW, indent=1), "one JSON object over several lines"),
-        (f"[{row()}] trailing", "text after the end of the array"),
         (f"{row()},\n", "write one object a line, without commas"),
         (row().replace('"answer"', '"answer": "A", "answer"'), "key 'answer' is given twice"),
-        (HEAD + 'a.png,"q?,x,y,z,B\n', "a double quote is opened and never closed"),
-        (HEAD + "a.png,q, or r?,x,y,z,B\n", "has 7 cells where the heading has 6"),
         ("", "the file is empty"),
         (HEAD, "there are no rows"),
         ("[]", "there are no rows"),
-        (b"PAR1" + bytes(40), "cannot be read as parquet"),
     ],
 )
 def test_refused_with_the_reason(tables, put, content, reason):
@@ -225,29 +222,15 @@ def test_refused_with_the_reason(tables, put, content, reason):
 
 
 def test_all_problems_of_a_file_are_in_one_message(tables):
-    lines = [
-        row(image="https://example.org/a.png", modality="brain", answer=3, options=["x", "x"]),
-        row(answer="Q"),
-        "{bad",
-        row(question=""),
-        row(),
-        *[row(modality="knee")] * 7,
-    ]
+    first = row(image="https://example.org/a.png", modality="brain", answer=3, options=["x", "x"])
     with pytest.raises(UserError) as refused:
-        tables("t.jsonl", "\n".join(lines))
-    message = str(refused.value)
+        tables("t.jsonl", "\n".join([first, "{bad", row(question=""), row(), *[row(modality="knee")] * 7]))
     for reason in (
-        "11 rows cannot be used",
-        "t.jsonl, row 1: unknown modality 'brain'",
-        "t.jsonl, row 1: answer '3' is a number",
-        "t.jsonl, row 1: option A and option B are the same",
-        "t.jsonl, row 2: answer 'Q'",
-        "t.jsonl, row 3: malformed JSON",
-        "t.jsonl, row 4: question holds an empty text",
-        "(6 more such rows)",
-        "Nothing was written",
+        *("10 rows cannot be used", "row 1: unknown modality 'brain'", "row 1: answer '3' is a number"),
+        *("row 1: option A and option B are the same", "row 2: malformed JSON", "row 3: question holds an empty text"),
+        *("(6 more such rows)", "Nothing was written"),
     ):
-        assert reason in message
+        assert reason in str(refused.value)
 
 
 def test_the_message_stays_short(tables):

@@ -245,40 +245,37 @@ class Check:
     def problems(self) -> list[str]:
         """Reasons not to use the data unchanged, one phrase each."""
         empty = [part.name for part in self.parts if not part.samples]
-        unread = self.bad_rows.count - self.answers_not_options
-        problems = [
-            f"no usable row in {', '.join(empty)}" if empty else "",
-            _count(self.answers_not_options, "{} with an answer that is not one of its options", "row"),
-            _count(unread, "{} that cannot be read", "row"),
-            _count(self.missing.count, "{} not there", "image"),
-            _count(self.unreadable.count, "{} that cannot be shown", "image"),
-            _count(self.unfit.count, "{} of a size that the model cannot process", "image"),
-            _count(self.contradictory.count, "{} with contradictory answers", "question"),
-            _count(self.sharing.copies_between.count, "{} in several parts", "image"),
-            _count(self.shared_subjects.count, "{} in several parts", "subject"),
-            _count(self.repeated_between.count, "{} about one image in several parts", "question"),
-            "" if self.allow_near else self._near(),
-        ]
-        return [phrase for phrase in problems if phrase]
+        phrases = _phrases(
+            (self.answers_not_options, "row", "with an answer that is not one of its options"),
+            (self.bad_rows.count - self.answers_not_options, "row", "that cannot be read"),
+            (self.missing.count, "image", "not there"),
+            (self.unreadable.count, "image", "that cannot be shown"),
+            (self.unfit.count, "image", "of a size that the model cannot process"),
+            (self.contradictory.count, "question", "with contradictory answers"),
+            (self.sharing.copies_between.count, "image", "in several parts"),
+            (self.shared_subjects.count, "subject", "in several parts"),
+            (self.repeated_between.count, "question", "about one image in several parts"),
+        )
+        near = [] if self.allow_near else self._near()
+        return [*([f"no usable row in {', '.join(empty)}"] if empty else []), *phrases, *near]
 
     @property
     def notes(self) -> list[str]:
         """Notes that do not fail the check, one phrase each."""
         near_within = self.sharing.near_subjects.count + self.sharing.near_within.count
-        notes = [
-            self._near() if self.allow_near else "",
-            _count(self.repeated_within.count, "{} asked more than once in a part", "question"),
-            _count(self.sharing.copies_within.count, "{} stored in several files of one part", "image"),
-            _count(near_within, "{} of near-duplicate images within a part", "pair"),
-            _count(self.sharing.blank.count, "{} of a single color", "image"),
-            _count(self.sharing.faint.count, "{} with almost no contrast", "image"),
-        ]
-        return [phrase for phrase in notes if phrase]
+        notes = _phrases(
+            (self.repeated_within.count, "question", "asked more than once in a part"),
+            (self.sharing.copies_within.count, "image", "stored in several files of one part"),
+            (near_within, "pair", "of near-duplicate images within a part"),
+            (self.sharing.blank.count, "image", "of a single color"),
+            (self.sharing.faint.count, "image", "with almost no contrast"),
+        )
+        return [*(self._near() if self.allow_near else []), *notes]
 
     @property
     def only_near(self) -> bool:
         """Whether near-identical images are the only problem. A person has to judge those."""
-        return bool(self.problems) and self.problems == [self._near()]
+        return bool(self.problems) and self.problems == self._near()
 
     @property
     def verdict(self) -> str:
@@ -299,14 +296,14 @@ class Check:
         record = {"ok": not self.problems, "verdict": self.verdict, "problems": self.problems, "notes": self.notes}
         return record | asdict(self)
 
-    def _near(self) -> str:
-        return _count(
-            self.sharing.near_between.count, "{} of near-duplicate images in different parts, for you to review", "pair"
-        )
+    def _near(self) -> list[str]:
+        what = "of near-duplicate images in different parts, for you to review"
+        return _phrases((self.sharing.near_between.count, "pair", what))
 
 
-def _count(number: int, phrase: str, noun: str) -> str:
-    return phrase.format(f"{number} {noun}{'' if number == 1 else 's'}") if number else ""
+def _phrases(*counts: tuple[int, str, str]) -> list[str]:
+    """`2 images not there` of count, noun and what is wrong; none for a count of 0."""
+    return [f"{number} {noun}{'' if number == 1 else 's'} {what}" for number, noun, what in counts if number]
 
 
 _EXAMPLES = 5

@@ -2,21 +2,252 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from medvlm_r1.data.check.findings import BadImage, Check, Listed, Place
-from medvlm_r1.data.check.pictures import MOST_PARTS, Progress, Use, compare, examine, list_uses, no_progress
-from medvlm_r1.data.check.questions import count_touched, find_repeated, find_shared_subjects, read_rows
-from medvlm_r1.data.leakage import MOST_DISTANCE, Fingerprint
+from medvlm_r1.data.check import findings
+from medvlm_r1.data.check.pictures import MOST_DISTANCE, Fingerprint, Progress, Use, compare, examine, no_progress
+from medvlm_r1.data.folder import SAMPLES, read_info, read_samples
+from medvlm_r1.data.importing.draft import YOUR_OWN
 from medvlm_r1.data.paths import telling_names
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.split import grouped, ties
 from medvlm_r1.data.subjects import count_file_names, unlike_subjects
-from medvlm_r1.errors import UsageError
+from medvlm_r1.errors import UsageError, UserError
 
 NEAR = 4
+_LONGEST_REASON = 300
 _TRAIN, _EVAL = "data.train", "data.eval"
+Refuses = Callable[[tuple[int, int]], str | None]
+Value = TypeVar("Value", int, str)
+
+
+@dataclass(slots=True, kw_only=True)
+class Folder:
+    """A data folder, read row by row.
+
+    Attributes:
+        path: As given.
+        label: Short name for findings.
+        reference: Whether it is for comparison only.
+        samples: The usable rows.
+        bad: The other rows.
+        info: The folder's `info.json`.
+        splits: The splits among the samples, in order of appearance.
+    """
+
+    path: Path
+    label: str
+    reference: bool
+    samples: list[Sample]
+    bad: list[findings.BadRow]
+    info: dict[str, Any]
+    splits: tuple[str, ...]
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """Name and source from `info.json`; equal subjects of different sources are different.
+
+        A user's own questions have no name here, because theirs is only the format of the file.
+        """
+        source = str(self.info.get("source", ""))
+        return "" if source == YOUR_OWN else str(self.info.get("name", "")), source
+
+    def part_of(self, sample: Sample) -> str:
+        """Name of the part of a sample: the folder, or the split if the folder has several."""
+        return f"{self.label}/{sample.split or 'no split'}" if len(self.splits) > 1 else self.label
+
+    def parts(self) -> list[findings.Part]:
+        """The parts the folder has, at least one."""
+        several = len(self.splits) > 1
+        groups: dict[tuple[str, str], list[Sample]] = {} if several else {(self.label, ""): self.samples}
+        for sample in self.samples if several else ():
+            groups.setdefault((self.part_of(sample), sample.split), []).append(sample)
+        return [
+            findings.Part(
+                name=name,
+                folder=str(self.path),
+                split=split,
+                reference=self.reference,
+                samples=len(samples),
+                images=len({image for sample in samples for image in sample.images}),
+                without_image=sum(not sample.images for sample in samples),
+                open_questions=sum(not sample.options for sample in samples),
+                options=_counts(len(sample.options) for sample in samples if sample.options),
+                modalities=_counts(sample.modality for sample in samples),
+                question_types=_counts(sample.question_type for sample in samples),
+            )
+            for (name, split), samples in groups.items()
+        ]
+
+    def images(self) -> Iterator[tuple[Path, str]]:
+        """Folder and name of each image, as `examine` takes them."""
+        return ((self.path, name) for sample in self.samples for name in sample.images)
+
+    def uses(self) -> list[Use]:
+        """Every image, once for each part that uses it, in order of appearance."""
+        uses: dict[tuple[str, str], Use] = {}
+        for sample in self.samples:
+            for number, name in enumerate(sample.images, start=1):
+                place = findings.Place(self.part_of(sample), sample.id, name, number if len(sample.images) > 1 else 0)
+                use = uses.setdefault((place.part, name), Use(place=place, file=self.path / name))
+                if sample.subject:
+                    use.subjects.add((*self.source, sample.subject))
+        return list(uses.values())
+
+
+def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
+    """Read the usable rows of a data folder, and collect the faults of the others.
+
+    Args:
+        path: The data folder.
+        label: Its name in findings.
+        reference: Whether it is for comparison only.
+
+    Returns:
+        The folder. Its bad rows are those for which `read_folder` raises, every one of them.
+
+    Raises:
+        UserError: There is no `samples.jsonl`, or it or `info.json` cannot be read at all.
+    """
+    file = path / SAMPLES
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give a data folder, as 'medvlm-r1 data import' makes it")
+    bad: list[findings.BadRow] = []
+
+    def add_bad(number: int, error: ValueError | str, row: dict[str, Any]) -> None:
+        options, answer, reason = row.get("options"), row.get("answer"), str(error)
+        no_option = isinstance(options, list) and options and isinstance(answer, str) and answer not in options
+        if len(reason) > _LONGEST_REASON:
+            reason = reason[:_LONGEST_REASON] + " ..."
+        bad.append(
+            findings.BadRow(file=f"{label}/{SAMPLES}", row=number, kind="answer" if no_option else "row", reason=reason)
+        )
+
+    info, samples = read_info(path), read_samples(file, add_bad)
+    splits = tuple(dict.fromkeys(sample.split for sample in samples))
+    return Folder(path=path, label=label, reference=reference, samples=samples, bad=bad, info=info, splits=splits)
+
+
+def _counts(values: Iterable[Value]) -> dict[Value, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def plain(text: str) -> str:
+    """Normal form of a text: without case, extra white space, letter width and closing punctuation.
+
+    Inner punctuation stays, because `1.5` is not `15`.
+    """
+    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return words.rstrip(" .?!:") or words
+
+
+def find_repeated(folders: Sequence[Folder], prints: Mapping[Path, Fingerprint]) -> list[findings.Question]:
+    """Find questions that occur several times with the same images and the same options in any order.
+
+    Args:
+        folders: Folders to search.
+        prints: Fingerprints of the image files that can be shown. Other files are identified by name.
+
+    Returns:
+        The questions. Those within reference folders, or about images that the source does not name, are excluded.
+    """
+    groups: dict[Hashable, list[tuple[Folder, Sample]]] = {}
+    for folder in folders:
+        for sample in folder.samples:
+            if not sample.unnamed_image:
+                files = {name: folder.path / name for name in sample.images}
+                images = tuple(prints[file].pixels if file in prints else (name,) for name, file in files.items())
+                options = tuple(sorted(map(plain, sample.options)))
+                groups.setdefault((images, plain(sample.question), options), []).append((folder, sample))
+    questions = []
+    for group in groups.values():
+        if len(group) > 1 and not all(folder.reference for folder, _ in group):
+            answers: dict[str, str] = {}
+            for _, sample in group:
+                answers.setdefault(plain(sample.answer), sample.answer)
+            question = findings.Question(
+                places=findings.Listed.of(_place(folder, sample) for folder, sample in group),
+                parts=tuple(dict.fromkeys(folder.part_of(sample) for folder, sample in group)),
+                question=group[0][1].question,
+                answers=tuple(answers.values()),
+            )
+            questions.append(question)
+    return questions
+
+
+def find_shared_subjects(
+    folders: Sequence[Folder],
+) -> tuple[findings.Listed[findings.SharedSubject], set[tuple[str, str]]]:
+    """Find subjects with samples in several parts, and volumes in several parts whatever the subject.
+
+    If `info.json` of two folders has different names or sources, equal subject names count as different subjects.
+
+    Returns:
+        The subjects, and part and id of each of their samples.
+    """
+    samples = [(folder, sample) for folder in folders for sample in folder.samples]
+    shared, touched = [], set()
+    for positions in grouped([[(folder.source, tie) for tie in ties(sample)] for folder, sample in samples]):
+        group = [samples[position] for position in positions]
+        places: dict[str, findings.Place] = {}
+        for folder, sample in group:
+            places.setdefault(folder.part_of(sample), _place(folder, sample))
+        if len(places) > 1 and not all(folder.reference for folder, _ in group):
+            touched |= {(folder.part_of(sample), sample.id) for folder, sample in group}
+            shared.append(findings.SharedSubject(places=tuple(places.values()), samples=len(group)))
+    return findings.Listed.of(shared), touched
+
+
+def count_touched(
+    folders: Sequence[Folder],
+    prints: Mapping[Path, Fingerprint],
+    near_parts: Mapping[str, set[str]],
+    subjects: Collection[tuple[str, str]],
+) -> tuple[findings.Touched, ...]:
+    """Count the questions of each part that share an image, a near-duplicate, or a subject with another part.
+
+    Args:
+        folders: Folders to search.
+        prints: Fingerprints of the image files that can be shown. Images of a single color do not count as shared.
+        near_parts: Parts with a near-duplicate, by the pixels of the image.
+        subjects: Part and id of the samples whose subject is in several parts.
+
+    Returns:
+        The parts that have such questions.
+    """
+    pixels_by_sample: dict[tuple[str, str], list[str]] = {}
+    parts: dict[str, set[str]] = {}
+    for folder in folders:
+        for sample in folder.samples:
+            files = [folder.path / name for name in sample.images]
+            # All images of one color are equal: they are the same if they are one file.
+            pixels = [str(file) if prints[file].blank else prints[file].pixels for file in files if file in prints]
+            part = folder.part_of(sample)
+            pixels_by_sample[part, sample.id] = pixels
+            for image in pixels:
+                parts.setdefault(image, set()).add(part)
+    counts: dict[str, Counter[str]] = {}
+    for (part, id), pixels in pixels_by_sample.items():
+        kinds = {
+            "picture": any(parts[image] - {part} for image in pixels),
+            "near": any(near_parts.get(image, set()) - {part} for image in pixels),
+            "subject": (part, id) in subjects,
+        }
+        counts.setdefault(part, Counter()).update(samples=1, any=int(any(kinds.values())), **kinds)
+    return tuple(
+        findings.Touched(part=part, **{name: count[name] for name in ("samples", "any", "picture", "near", "subject")})
+        for part, count in counts.items()
+        if count["any"]
+    )
+
+
+def _place(folder: Folder, sample: Sample) -> findings.Place:
+    return findings.Place(folder.part_of(sample), sample.id, sample.images[0] if sample.images else "")
 
 
 def check_folders(
@@ -25,9 +256,9 @@ def check_folders(
     against: Sequence[str | Path] = (),
     near: int = NEAR,
     allow_near: bool = False,
-    refuses: Callable[[tuple[int, int]], str | None] | None = None,
+    refuses: Refuses | None = None,
     progress: Progress = no_progress,
-) -> Check:
+) -> findings.Check:
     """Check data folders, individually and against each other.
 
     A folder whose samples are of several splits counts as that many parts.
@@ -45,7 +276,7 @@ def check_folders(
         All findings.
 
     Raises:
-        UsageError: No folder, one given twice, over 63 parts, or `near` out of range.
+        UsageError: No folder, one given twice, or `near` out of range.
         UserError: A folder has no readable `samples.jsonl`.
     """
     if not 0 <= near <= MOST_DISTANCE:
@@ -53,37 +284,36 @@ def check_folders(
     if not folders:
         raise UsageError("no data folder was given; wanted at least one")
     paths = [Path(path) for path in (*folders, *against)]
-    labels = telling_names(paths)
     data_folders = [
         read_rows(path, label, reference=number >= len(folders))
-        for number, (path, label) in enumerate(zip(paths, labels, strict=True))
+        for number, (path, label) in enumerate(zip(paths, telling_names(paths), strict=True))
     ]
     parts = [part for folder in data_folders for part in folder.parts()]
-    if len(parts) > MOST_PARTS:
-        raise UsageError(f"{len(parts)} parts (folders, or splits in them); at most {MOST_PARTS} can be compared")
-    uses = [use for folder in data_folders for use in list_uses(folder)]
+    uses = [use for folder in data_folders for use in folder.uses()]
     first = {use.file: use.place for use in reversed(uses)}
-    results = examine(data_folders, progress)
+    results = examine((image for folder in data_folders for image in folder.images()), progress)
     prints = _fingerprints(results)
     references = {part.name: part.reference for part in parts}
     sharing, near_parts = compare(uses, prints, references, near=near, progress=progress)
     shared_subjects, subjects = find_shared_subjects(data_folders)
-    contradictory, repeated_between, repeated_within = find_repeated(data_folders, prints)
+    questions = find_repeated(data_folders, prints)
+    repeated = [question for question in questions if len(question.answers) == 1]
     bad = [row for folder in data_folders for row in folder.bad]
-    unnamed = [Place(folder.part_of(s), s.id) for folder in data_folders for s in folder.samples if s.unnamed_image]
-    return Check(
+    unnamed = [
+        findings.Place(folder.part_of(s), s.id) for folder in data_folders for s in folder.samples if s.unnamed_image
+    ]
+    unreadable = [findings.BadImage(first[file], result) for file, result in results.items() if isinstance(result, str)]
+    return findings.Check(
         parts=tuple(parts),
         images=len(results),
-        bad_rows=Listed.of(bad),
+        bad_rows=findings.Listed.of(bad),
         answers_not_options=sum(row.kind == "answer" for row in bad),
-        missing=Listed.of([*(first[file] for file, result in results.items() if result is None), *unnamed]),
-        unreadable=Listed.of(
-            BadImage(first[file], result) for file, result in results.items() if isinstance(result, str)
-        ),
-        unfit=Listed.of(_unfit(uses, prints, refuses)) if refuses else Listed(),
-        contradictory=contradictory,
-        repeated_between=repeated_between,
-        repeated_within=repeated_within,
+        missing=findings.Listed.of([*(first[file] for file, result in results.items() if result is None), *unnamed]),
+        unreadable=findings.Listed.of(unreadable),
+        unfit=findings.Listed.of(_unfit(uses, prints, refuses)) if refuses else findings.Listed(),
+        contradictory=findings.Listed.of(question for question in questions if len(question.answers) > 1),
+        repeated_between=findings.Listed.of(question for question in repeated if len(question.parts) > 1),
+        repeated_within=findings.Listed.of(question for question in repeated if len(question.parts) == 1),
         shared_subjects=shared_subjects,
         sharing=sharing,
         touched=count_touched(data_folders, prints, near_parts, subjects),
@@ -94,15 +324,13 @@ def check_folders(
     )
 
 
-def _unfit(
-    uses: Sequence[Use], prints: Mapping[Path, Fingerprint], refuses: Callable[[tuple[int, int]], str | None]
-) -> Iterator[BadImage]:
+def _unfit(uses: Sequence[Use], prints: Mapping[Path, Fingerprint], refuses: Refuses) -> Iterator[findings.BadImage]:
     """The images that a model cannot take, once for each part that uses them."""
     for use in uses:
-        size = prints[use.file].size if use.file in prints else None
-        reason = refuses(size) if size else None
-        if size and reason:
-            yield BadImage(use.place, f"{size[0]} x {size[1]} pixels: {reason}")
+        if use.file in prints:
+            width, height = prints[use.file].size
+            if reason := refuses((width, height)):
+                yield findings.BadImage(use.place, f"{width} x {height} pixels: {reason}")
 
 
 def _fingerprints(results: Mapping[Path, Fingerprint | str | None]) -> dict[Path, Fingerprint]:
@@ -114,7 +342,7 @@ def warn_of_overlap(
 ) -> str | None:
     """A warning if an evaluation shares images or subjects with the training, or cannot be compared; else None.
 
-    Pictures are compared pixel by pixel, under whatever names and in whatever formats they are kept.
+    Images are compared pixel by pixel, under whatever names and in whatever formats they are kept.
 
     Args:
         train: The data folder of the training.
@@ -125,11 +353,12 @@ def warn_of_overlap(
     Raises:
         UserError: A folder cannot be read.
     """
-    folders = [
-        replace(read_rows(Path(path), label), samples=list(samples), splits=())
-        for path, label, samples in ((train, _TRAIN, train_samples), (evaluation, _EVAL, eval_samples))
-    ]
-    prints = _fingerprints(examine(folders))
+    folders = []
+    for path, label, samples in ((train, _TRAIN, train_samples), (evaluation, _EVAL, eval_samples)):
+        folder = read_rows(Path(path), label)
+        folder.samples, folder.splits = list(samples), ()
+        folders.append(folder)
+    prints = _fingerprints(examine(image for folder in folders for image in folder.images()))
     _, subjects = find_shared_subjects(folders)
     touched = {part.part: part for part in count_touched(folders, prints, {}, subjects)}
     if _EVAL not in touched:

@@ -4,32 +4,21 @@ Decoding, lookup tables and color spaces are pydicom's. Only the chosen frame is
 `dicom_header` lists are read, and nothing of the header goes into a message or note except codes of the standard.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydicom.encaps import get_frame
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-from pydicom.pixels.utils import pixel_array
+from pydicom.pixels.utils import get_expected_length, pixel_array
 from pydicom.uid import RLELossless
 
-from medvlm_r1.data.images.dicom_checks import check_codestream, check_length
-from medvlm_r1.data.images.dicom_elements import code_of, read_table
-from medvlm_r1.data.images.dicom_header import OVERLAYS, Header, read_header, syntax_name
+from medvlm_r1.data.images import windowing
+from medvlm_r1.data.images.dicom_header import OVERLAYS, PIXELS, Header, code_of, read_header, read_table, syntax_name
 from medvlm_r1.data.images.files import LengthCheckedReader, guarded, silence_logging
 from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window
-from medvlm_r1.data.images.windowing import (
-    HOUNSFIELD,
-    Array,
-    choose_window,
-    full_range,
-    isotropic_resample,
-    percentile_window,
-    preset,
-    to_bytes,
-    to_grey,
-    unique_values,
-)
+from medvlm_r1.data.images.windowing import Array
 from medvlm_r1.errors import UsageError, UserError
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -38,17 +27,6 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 # The photometric interpretation that each shape of the presentation lookup table belongs to.
 _SHAPES = {"IDENTITY": "MONOCHROME2", "INVERSE": "MONOCHROME1"}
-_CONSTANT = "All pixels have the same value."
-
-
-@dataclass(frozen=True, slots=True)
-class _Rendering:
-    """The frame as uint8, (rows, columns) or (rows, columns, 3), and what was done to it."""
-
-    pixels: Array
-    window: Window | None = None
-    colour: str | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def load_dicom(path: Path, view: View) -> Picture:
@@ -100,61 +78,61 @@ def _decode(path: Path, header: Header) -> tuple[Array, tuple[str, ...]]:
 
 
 def _picture(path: Path, header: Header, pixels: Array, view: View, warnings: tuple[str, ...]) -> Picture:
+    note = ImageNote(
+        format="DICOM",
+        size=(0, 0),
+        frame=header.frame,
+        frames=header.frames,
+        inverted=header.colour == "MONOCHROME1",
+        burned_in=header.burned_in,
+        colour=None if header.colour in (*_GREY, "RGB") else f"{header.colour} to RGB",
+    )
     if header.colour in _GREY and pixels.ndim == 2:
-        rendering = _grey(path, header, pixels, view)
+        pixels, note = _grey(path, header, pixels, view, note)
     elif view.window is not None:
         raise UsageError(f"{path}: a window can be chosen for a gray image only; this one is in color")
-    else:
-        rendering = _palette(path, header, pixels) if header.colour == _PALETTE else _colour(header, pixels)
+    elif header.colour == _PALETTE:
+        pixels, note = _palette(path, header, pixels), replace(note, colour="palette to RGB")
+    elif pixels.dtype != np.uint8 or header.bits != 8:
+        white = 2**header.bits - 1
+        pixels = windowing.to_bytes(pixels * (255 / white))
+        note = replace(note, window=Window.full(0, white, "value", f"of {header.bits} bits"))
     # Height and width of a pixel, from the first element that has both.
     sides = ((header.number(keyword, 0), header.number(keyword, 1)) for keyword in _SPACINGS)
     height, width = next(((h, w) for h, w in sides if h is not None and w is not None), (1.0, 1.0))
     smooth = header.colour != _PALETTE and header.elements.BitsAllocated != 1
-    image = Image.fromarray(rendering.pixels).convert("RGB")
-    image, aspect, spacing_warnings = isotropic_resample(path, image, height, width, smooth=smooth)
-    note = ImageNote(
-        format="DICOM",
-        size=image.size,
-        window=rendering.window,
-        frame=header.frame,
-        frames=header.frames,
-        inverted=header.colour == "MONOCHROME1",
-        aspect=aspect,
-        colour=rendering.colour,
-        burned_in=header.burned_in,
-        warnings=(*rendering.warnings, *spacing_warnings, *warnings, *header.warnings, *_warnings(header)),
-    )
-    return Picture(image=image, note=note)
+    image = Image.fromarray(pixels).convert("RGB")
+    image, aspect, spacing_warnings = windowing.isotropic_resample(path, image, height, width, smooth=smooth)
+    warnings = (*note.warnings, *spacing_warnings, *warnings, *header.warnings, *_warnings(header))
+    return Picture(image=image, note=replace(note, size=image.size, aspect=aspect, warnings=warnings))
 
 
-def _grey(path: Path, header: Header, pixels: Array, view: View) -> _Rendering:
-    unique = unique_values(pixels)
+def _grey(path: Path, header: Header, pixels: Array, view: View, note: ImageNote) -> tuple[Array, ImageNote]:
+    unique = windowing.unique_values(pixels)
     inside = np.isfinite(unique.values) & ~_is_padding(header, unique.values)
+    # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
+    table = np.zeros(unique.values.shape, dtype=np.uint8)
     if not inside.any():
-        return _Rendering(np.zeros(pixels.shape, dtype=np.uint8), warnings=("All pixels are padding.",))
+        return table[unique.index], replace(note, warnings=("All pixels are padding.",))
     values, counts = apply_modality_lut(unique.values[inside], header.elements), unique.counts[inside]
     if not np.isfinite(values).all():
         raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
     shade, window, warnings = show_grey(path, header, view.window, values, counts)
-    if header.colour == "MONOCHROME1":
-        shade = 255 - shade
-    # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
-    table = np.zeros(unique.values.shape, dtype=np.uint8)
-    table[inside] = shade
-    # A rescale slope of 0 makes one value of all, which no window need tell.
+    table[inside] = 255 - shade if note.inverted else shade
+    # A rescale slope of 0 makes one value of all, which the window need not show.
     present = values[counts > 0]
-    constant = (_CONSTANT,) if window.width == 0 or (present.size > 1 and np.ptp(present) == 0) else ()
-    return _Rendering(table[unique.index], window=window, warnings=(*constant, *warnings))
+    if window.width == 0 or (present.size > 1 and np.ptp(present) == 0):
+        warnings = ("All pixels have the same value.", *warnings)
+    return table[unique.index], replace(note, window=window, warnings=warnings)
 
 
 def _is_padding(header: Header, values: Array) -> Array:
-    kinds = ("Float", "DoubleFloat", "") if values.dtype.kind == "f" else ("",)
-    for kind in kinds:
+    for kind in ("Float", "DoubleFloat", "") if values.dtype.kind == "f" else ("",):
         low = _padding(header, f"{kind}PixelPaddingValue")
+        high = _padding(header, f"{kind}PixelPaddingRangeLimit")
         if low is not None:
-            high = _padding(header, f"{kind}PixelPaddingRangeLimit")
-            high = low if high is None else high
-            return np.asarray((values >= min(low, high)) & (values <= max(low, high)))
+            low, high = sorted((low, low if high is None else high))
+            return np.asarray((values >= low) & (values <= high))
     return np.zeros(values.shape, dtype=bool)
 
 
@@ -167,8 +145,8 @@ def _padding(header: Header, keyword: str) -> float | None:
     return value
 
 
-def _palette(path: Path, header: Header, pixels: Array) -> _Rendering:
-    unique = unique_values(pixels)
+def _palette(path: Path, header: Header, pixels: Array) -> Array:
+    unique = windowing.unique_values(pixels)
     entries, first, bits = (int(n) for n in header.elements.RedPaletteColorLookupTableDescriptor)
     entries = entries or 2**16
     # Values outside the table take its ends; done here because pydicom's own way can wrap round in a narrow type.
@@ -179,35 +157,25 @@ def _palette(path: Path, header: Header, pixels: Array) -> _Rendering:
         bits = 8
     # Some writers say 16 bits and mean it, some say 8 and store 16: the entries decide.
     white = 2**bits - 1 if int(colours.max()) < 2**bits else np.iinfo(colours.dtype).max
-    table = to_bytes(colours * (255 / white))
-    return _Rendering(table[unique.index], colour="palette to RGB")
-
-
-def _colour(header: Header, pixels: Array) -> _Rendering:
-    bits = int(header.elements.BitsStored)
-    colour = None if header.colour == "RGB" else f"{header.colour} to RGB"
-    if pixels.dtype == np.uint8 and bits == 8:
-        return _Rendering(pixels, colour=colour)
-    white = 2**bits - 1
-    window = Window(
-        name="full", centre=white / 2, width=float(white), unit="value", source=f"full range: of {bits} bits"
-    )
-    return _Rendering(to_bytes(pixels * (255 / white)), window=window, colour=colour)
+    return windowing.to_bytes(colours * (255 / white))[unique.index]
 
 
 def _warnings(header: Header) -> list[str]:
     shape = code_of(header.elements, "PresentationLUTShape")
-    contradiction = header.colour in _GREY and _SHAPES.get(shape, header.colour) != header.colour
-    warnings = {
-        "Text is burned into the pixels (BurnedInAnnotation YES): it may name the patient.": header.burned_in == "yes",
-        "The file does not say that no text is burned into its pixels: it may name the patient.": header.burned_in
-        == "unknown",
-        "An overlay is stored with the image and is not drawn.": any(tag in header.elements for tag in OVERLAYS),
-        f"PresentationLUTShape {shape} contradicts {header.colour}, which was used: black may be white.": contradiction,
-        "A color map is stored with the gray image and is not applied.": code_of(header.elements, "PixelPresentation")
-        in ("COLOR", "MIXED"),
-    }
-    return [warning for warning, applies in warnings.items() if applies]
+    warnings = []
+    if header.burned_in == "yes":
+        warnings.append("Text is burned into the pixels (BurnedInAnnotation YES): it may name the patient.")
+    if header.burned_in == "unknown":
+        warnings.append("The file does not say that no text is burned into its pixels: it may name the patient.")
+    if any(tag in header.elements for tag in OVERLAYS):
+        warnings.append("An overlay is stored with the image and is not drawn.")
+    if header.colour in _GREY and _SHAPES.get(shape, header.colour) != header.colour:
+        warnings.append(
+            f"PresentationLUTShape {shape} contradicts {header.colour}, which was used: black may be white."
+        )
+    if code_of(header.elements, "PixelPresentation") in ("COLOR", "MIXED"):
+        warnings.append("A color map is stored with the gray image and is not applied.")
+    return warnings
 
 
 # Under this gray value nothing can be seen; of so few pixels neither.
@@ -215,7 +183,10 @@ _DARKEST = 4
 _LEAST_SHARE = 0.001
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 # Parts of BodyPartExamined's codes. A CT of any other part, or of none, is shown in the soft tissue window.
-_CT_PRESETS = {"brain": ("BRAIN", "HEAD", "SKULL"), "lung": ("CHEST", "LUNG", "THORAX")}
+_CT_PRESETS = {
+    **dict.fromkeys(("BRAIN", "HEAD", "SKULL"), "brain"),
+    **dict.fromkeys(("CHEST", "LUNG", "THORAX"), "lung"),
+}
 
 
 def show_grey(
@@ -240,20 +211,23 @@ def show_grey(
         UsageError: As `choose_window`.
     """
     bits = header.bits
-    full = full_range(*header.value_range, header.unit, f"of {bits} bits") if bits <= 8 else None
+    full = Window.full(*header.value_range, header.unit, f"of {bits} bits") if bits <= 8 else None
     default = full if header.modality != "MR" else None
-    if header.is_plain_ct and header.unit == HOUNSFIELD:
-        default = _ct_preset(header.body_part)
-    window = choose_window(
+    if header.is_plain_ct and header.unit == windowing.HOUNSFIELD:
+        body_part = code_of(header.elements, "BodyPartExamined")
+        code = next((code for code in _CT_PRESETS if code in body_part), None)
+        name, what = (_CT_PRESETS[code], f"CT of {code.lower()}") if code else ("soft-tissue", "CT")
+        default = windowing.preset(name, f"{what}, no window stored")
+    window = windowing.choose_window(
         path, requested, values, counts, unit=header.unit, stored=_stored(header), full=full, default=default
     )
-    grey = to_grey(values, window)
+    grey = windowing.to_grey(values, window)
     warnings: tuple[str, ...] = ()
     if window.function == "LUT":
         signed = min(header.value_range[0], float(values.min())) < 0
         table = read_table(header.elements.VOILUTSequence[0], little=header.syntax.is_little_endian, signed=signed)
         grey, warnings = table.grey(values), table.warnings
-    if window.unit == HOUNSFIELD and not header.rescale_type and "RescaleType" in header.elements:
+    if window.unit == windowing.HOUNSFIELD and not header.rescale_type and "RescaleType" in header.elements:
         warnings = (*warnings, "The rescale type does not name Hounsfield units: this CT was taken for one in them.")
     if window.name in ("percentile", "full") or _shows_something(grey, counts):
         return grey, window, warnings
@@ -262,22 +236,14 @@ def show_grey(
     if requested is not None:
         return grey, window, (*warnings, f"{problem}.")
     warnings = (f"{problem}: shown through the percentiles instead. The window {window.name} shows it as it is.",)
-    window = percentile_window(values, counts, window.unit)
-    return to_grey(values, window), window, warnings
+    window = windowing.percentile_window(values, counts, window.unit)
+    return windowing.to_grey(values, window), window, warnings
 
 
 def _shows_something(grey: Array, counts: Array) -> bool:
     """Whether a picture of three or more values has pixels that can be told from black and white."""
     between = int(counts[(grey >= _DARKEST) & (grey <= 255 - _DARKEST)].sum())
     return bool(np.count_nonzero(counts) < 3 or between > _LEAST_SHARE * int(counts.sum()))
-
-
-def _ct_preset(body_part: str) -> Window:
-    for name, codes in _CT_PRESETS.items():
-        for code in codes:
-            if code in body_part:
-                return preset(name, f"CT of {code.lower()}, no window stored")
-    return preset("soft-tissue", "CT, no window stored")
 
 
 def _stored(header: Header) -> Window | None:
@@ -294,3 +260,93 @@ def _stored(header: Header) -> Window | None:
     several = getattr(header.elements["WindowCenter"], "VM", 1)
     source = f"stored: the first of {several}" if several > 1 else "stored"
     return Window(name="stored", centre=centre, width=width, unit=header.unit, source=source, function=function)
+
+
+_UNDEFINED = 0xFFFFFFFF
+_BLOCK = 2**20
+_J2K_START = b"\xff\x4f\xff\x51"
+# Start-of-frame markers of JPEG (all but DHT, JPG and DAC) and of JPEG-LS.
+_FRAME_MARKERS = (*(m for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC)), 0xF7)
+
+
+def check_length(path: Path, header: Header) -> tuple[str, ...]:
+    """Compare the length of uncompressed pixel data with the header.
+
+    Args:
+        path: A path or an `InMemoryFile`.
+        header: Its header.
+
+    Returns:
+        A warning if padding follows the pixels.
+
+    Raises:
+        UserError: There are too few bytes, trailing bytes other than 0 (padding is 0), or compressed pixels.
+    """
+    wanted = get_expected_length(header.elements)
+    if header.whole:
+        data = next(bytes(header.elements[keyword].value) for keyword in PIXELS if keyword in header.elements)
+        length, padded = len(data), not any(data[wanted:])
+    else:
+        with LengthCheckedReader(path) as file:
+            file.seek(header.pixels_at - 4)
+            length = int.from_bytes(file.read(4), "little" if header.syntax.is_little_endian else "big")
+            if length == _UNDEFINED:
+                raise UserError(
+                    f"{path}: its pixels are compressed and its header does not say how; "
+                    "convert it to uncompressed DICOM"
+                )
+            length = min(length, path.stat().st_size - header.pixels_at)
+            file.seek(header.pixels_at + wanted)
+            padded = not any(any(file.read(min(_BLOCK, length - at))) for at in range(wanted, length, _BLOCK))
+    if length < wanted:
+        raise UserError(
+            f"{path}: its pixels are cut short ({length} bytes of the {wanted} in its header); copy it again"
+        )
+    # A single one makes the length even.
+    if length <= wanted + wanted % 2:
+        return ()
+    if not padded:
+        raise UserError(
+            f"{path}: its pixels are {length} bytes, and its header declares {wanted}: rows, columns, bits or frames "
+            "are not what they were when it was written; export it again"
+        )
+    return (f"{length - wanted} bytes of padding follow the pixels.",)
+
+
+def check_codestream(path: Path, header: Header) -> None:
+    """Refuse a compressed frame whose width and height differ from the header.
+
+    Raises:
+        UserError: They differ.
+    """
+    if header.syntax == RLELossless:
+        return  # has no size of its own
+    elements = header.elements
+    tables = (elements.get("ExtendedOffsetTable"), elements.get("ExtendedOffsetTableLengths"))
+    with LengthCheckedReader(path) as file:
+        file.seek(header.pixels_at)
+        extended = tables if all(tables) else None
+        frame = get_frame(file, header.frame, number_of_frames=header.frames, extended_offsets=extended)
+    size = codestream_size(frame)
+    if size not in (None, (elements.Columns, elements.Rows)):
+        raise UserError(
+            f"{path}: the compressed frame is {size[0]} x {size[1]} pixels and the header says "
+            f"{elements.Columns} x {elements.Rows}; copy the file again"
+        )
+
+
+def codestream_size(frame: bytes) -> tuple[int, int] | None:
+    """Width and height from the header of a JPEG, JPEG-LS or JPEG 2000 codestream; None without such a header."""
+    start = frame.find(_J2K_START, 0, 512)
+    if start >= 0:
+        # SOC, SIZ, its length and capabilities: 8 bytes; then the far corner and the near corner of the image.
+        right, bottom, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in range(start + 8, start + 24, 4))
+        return right - left, bottom - top
+    at = 2
+    while at + 9 <= len(frame) and frame[at] == 0xFF:
+        marker = frame[at + 1]
+        if marker in _FRAME_MARKERS:
+            return int.from_bytes(frame[at + 7 : at + 9], "big"), int.from_bytes(frame[at + 5 : at + 7], "big")
+        # Fill bytes may stand before a marker.
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return None

@@ -1,10 +1,10 @@
-"""The header of a DICOM file: an allow-list of elements, checked before any pixel is decoded.
+"""The header of a DICOM file: an allow-list of elements, checked and put into the form that pydicom's functions expect.
 
-No name, number, date or UID of a patient, study or device is read from the file.
+No name, number, date or UID of a patient, study or device is read from the file. Empty elements count as absent, an
+incomplete rescale is completed, and lookup tables are unpacked. What changes the displayed image becomes a warning.
 """
 
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,13 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
+from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitVR
 
-from medvlm_r1.data.images.dicom_elements import (
-    code_of,
-    complete_rescale,
-    drop_empty,
-    drop_exposure_table,
-    first_number,
-    lift_groups,
-    read_tables,
-)
 from medvlm_r1.data.images.files import MAX_INFLATED, LengthCheckedReader
 from medvlm_r1.data.images.picture import BurnedIn, View, check_frame, check_pixels
+from medvlm_r1.data.images.windowing import Array, to_bytes
 from medvlm_r1.errors import UserError
 
 _KEYWORDS = (
@@ -60,6 +53,15 @@ _SYNTAX_NAMES = {
     "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
     "1.2.840.113619.5.2": "GE private, big-endian pixels",
 }
+# What an enhanced object keeps per frame, and the elements wanted of it.
+_GROUPS = {
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "FrameVOILUTSequence": ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "PixelMeasuresSequence": ("PixelSpacing",),
+}
+_FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_RESCALE = {"RescaleSlope": 1, "RescaleIntercept": 0}
+_TABLE_BITS = (8, *range(10, 17))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,6 @@ class Header:
         return code_of(self.elements, "Modality")
 
     @property
-    def body_part(self) -> str:
-        """The body part in upper case, for comparisons only; it is never displayed."""
-        return code_of(self.elements, "BodyPartExamined")
-
-    @property
     def rescale_type(self) -> str:
         """RescaleType where it is one of the codes that name a unit; otherwise empty."""
         kind = code_of(self.elements, "RescaleType")
@@ -123,8 +120,8 @@ class Header:
     def is_plain_ct(self) -> bool:
         """Whether presets apply to a CT: it is neither a scout image nor a derived map of unnamed unit."""
         kinds = code_of(self.elements, "ImageType")
-        unspecified = "RescaleType" in self.elements and not self.rescale_type
-        return self.modality == "CT" and "LOCALIZER" not in kinds and not (unspecified and "DERIVED" in kinds)
+        unspecified_map = "DERIVED" in kinds and "RescaleType" in self.elements and not self.rescale_type
+        return self.modality == "CT" and "LOCALIZER" not in kinds and not unspecified_map
 
     @property
     def bits(self) -> int:
@@ -134,16 +131,15 @@ class Header:
     @property
     def value_range(self) -> tuple[float, float]:
         """Smallest and largest value of the stored bits, after the modality transformation."""
-        signed = self.elements.get("PixelRepresentation") == 1
-        ends = [-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1] if signed else [0, 2**self.bits - 1]
-        low, high = sorted(float(end) for end in apply_modality_lut(np.array(ends), self.elements))
-        return low, high
+        lowest = -(2 ** (self.bits - 1)) if self.elements.get("PixelRepresentation") == 1 else 0
+        ends = apply_modality_lut(np.array([lowest, lowest + 2**self.bits - 1]), self.elements)
+        return float(ends.min()), float(ends.max())
 
     @property
     def burned_in(self) -> BurnedIn:
         """Whether the file states that text is burned into the pixels."""
-        code = code_of(self.elements, "BurnedInAnnotation")
-        return "yes" if code == "YES" else "no" if code == "NO" else "unknown"
+        codes: dict[str, BurnedIn] = {"YES": "yes", "NO": "no"}
+        return codes.get(code_of(self.elements, "BurnedInAnnotation"), "unknown")
 
     def number(self, keyword: str, index: int = 0) -> float | None:
         """The first number of an element; None if it is absent, empty or not a number."""
@@ -214,14 +210,15 @@ def _check_inflated(path: Path, start: int) -> None:
     size = 0
     with LengthCheckedReader(path) as file:
         file.seek(start)
-        while block := file.read(2**16):
-            while block and size <= MAX_INFLATED:
-                size += len(inflater.decompress(block, 2**20))
-                block = inflater.unconsumed_tail
+        block = file.read(2**16)
+        # Bytes behind the end of the compressed data are left alone, as pydicom does.
+        while block and not inflater.eof:
+            size += len(inflater.decompress(block, 2**20))
             if size > MAX_INFLATED:
                 raise UserError(
                     f"{path}: the deflated file holds over {MAX_INFLATED // 2**20} MB; save it uncompressed"
                 )
+            block = inflater.unconsumed_tail or file.read(2**16)
 
 
 def _check_elements(path: Path, elements: Dataset, has_pixels: bool) -> None:
@@ -254,11 +251,13 @@ def syntax_name(syntax: UID) -> str:
 
 
 def _check_syntax(path: Path, syntax: UID) -> None:
-    with suppress(NotImplementedError):
+    try:
         get_decoder(syntax)
-        return
-    name = syntax_name(syntax)
-    raise UserError(f"{path}: compression not supported ({name}); convert it to uncompressed DICOM or JPEG 2000")
+    except NotImplementedError:
+        name = syntax_name(syntax)
+        raise UserError(
+            f"{path}: compression not supported ({name}); convert it to uncompressed DICOM or JPEG 2000"
+        ) from None
 
 
 def _kind(elements: Dataset) -> str:
@@ -269,3 +268,160 @@ def _kind(elements: Dataset) -> str:
     if uid and (name := UID(uid).name) != str(uid):
         return f" ({name})"
     return ""
+
+
+def first_number(elements: Dataset, keyword: str, index: int = 0) -> float | None:
+    """The first number of an element; None if it is absent, empty or not a number."""
+    value = elements.get(keyword)
+    if value is None or isinstance(value, str):
+        return None
+    try:
+        return float(value if not hasattr(value, "__getitem__") else value[index])
+    except (TypeError, ValueError, IndexError):
+        return None
+
+
+def code_of(elements: Dataset, keyword: str) -> str:
+    """The code that an element holds, in upper case; empty without one."""
+    return str(elements.get(keyword) or "").strip().upper()
+
+
+def drop_empty(elements: Dataset) -> set[str]:
+    """Remove elements without a value, which pydicom would treat as present. Return their keywords."""
+    dropped = set()
+    for tag in list(elements.keys()):
+        value = elements.get_item(tag).value
+        if value is None or (isinstance(value, bytes | Sequence) and len(value) == 0):
+            dropped.add(elements[tag].keyword)
+            del elements[tag]
+    return dropped
+
+
+def lift_groups(elements: Dataset, frame: int) -> None:
+    """Copy rescale, window and spacing of a frame of an enhanced object to the top level, as in older objects."""
+    shared, per_frame = (elements.get(keyword) or [] for keyword in _FUNCTIONAL_GROUPS)
+    for group in (*shared[:1], *per_frame[frame : frame + 1]):
+        for sequence, keywords in _GROUPS.items():
+            for item in (group.get(sequence) or [])[:1]:
+                drop_empty(item)
+                for keyword in keywords:
+                    if keyword in item:
+                        setattr(elements, keyword, item[keyword].value)
+    for keyword in _FUNCTIONAL_GROUPS:
+        if keyword in elements:
+            del elements[keyword]
+
+
+def drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
+    """Of an angiogram or fluoroscopy the table may lead back to the exposure: not for display (PS3.3 C.8.7.1.1.2)."""
+    relation = code_of(elements, "PixelIntensityRelationship")
+    xray = code_of(elements, "Modality") in ("XA", "XRF") and relation in ("LOG", "DISP")
+    if not xray or "ModalityLUTSequence" not in elements:
+        return ()
+    del elements.ModalityLUTSequence
+    return (f"The modality lookup table is not for display (pixel intensity relationship {relation}): not applied.",)
+
+
+def complete_rescale(elements: Dataset, empty: set[str]) -> tuple[str, ...]:
+    """Complete a rescale that lacks a number with its neutral value; pydicom applies both numbers or none.
+
+    Args:
+        elements: Header elements.
+        empty: Keywords of the elements that were empty.
+    """
+    numbers = {keyword: first_number(elements, keyword) for keyword in _RESCALE}
+    given = set(numbers.values()) != {None}
+    warnings = []
+    for keyword, neutral in _RESCALE.items() if given or empty & _RESCALE.keys() else ():
+        if numbers[keyword] is None:
+            warnings.append(f"{keyword} is missing or empty: {neutral} was used.")
+        elif elements[keyword].VM > 1:
+            warnings.append(f"{keyword} has several values: the first was used.")
+        if given:
+            setattr(elements, keyword, neutral if numbers[keyword] is None else numbers[keyword])
+    return tuple(warnings)
+
+
+def read_tables(elements: Dataset, *, little: bool) -> tuple[str, ...]:
+    """Unpack the lookup tables; remove those without a descriptor or data.
+
+    Args:
+        elements: Header elements.
+        little: Whether the file is little endian.
+    """
+    warnings = []
+    for keyword, name in {"ModalityLUTSequence": "modality", "VOILUTSequence": "VOI"}.items():
+        items = elements.get(keyword)
+        if items and not (items[0].get("LUTDescriptor") and items[0].get("LUTData")):
+            del elements[keyword]
+            warnings.append(f"The stored {name} lookup table is empty: it was not applied.")
+    for item in elements.get("ModalityLUTSequence", []):
+        table = read_table(item, little=little, signed=elements.get("PixelRepresentation") == 1)
+        item.LUTDescriptor = [table.entries.size % 2**16, table.first, 16]
+        item.LUTData = table.entries.tolist()
+        item["LUTData"].VR = "US"
+    # pydicom reads the entries in the byte order of this machine; words of a big-endian file are the other way round.
+    for keyword in (f"{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")):
+        if not little and keyword in elements and elements[keyword].VR == "OW":
+            data = elements[keyword].value
+            elements[keyword].value = np.frombuffer(data[: len(data) // 2 * 2], "<u2").byteswap().tobytes()
+    return tuple(warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A lookup table.
+
+    Attributes:
+        entries: Shape (n,), whole numbers.
+        first: The pixel value of the first entry.
+        white: The entry that is displayed as white.
+        warnings: Sentences for the note.
+    """
+
+    entries: Array
+    first: int
+    white: int
+    warnings: tuple[str, ...] = ()
+
+    def grey(self, values: Array) -> Array:
+        """Map integer pixel values to gray, uint8, same shape. Values outside the table get its first or last entry."""
+        index = np.clip(np.rint(values) - self.first, 0, self.entries.size - 1).astype(np.int64)
+        return to_bytes(self.entries[index] * (255 / self.white))
+
+
+def read_table(item: Any, *, little: bool, signed: bool) -> Table:
+    """Read a lookup table in any packing.
+
+    pydicom's `apply_voi` is not used: it counts entries in their own type, so that more than 256 entries of 8 bits
+    overflow, and it always unpacks 16 bits.
+
+    Args:
+        item: With LUTDescriptor and LUTData.
+        little: Whether the file is little endian.
+        signed: Whether pixel values can be negative.
+
+    Raises:
+        ValueError: The descriptor contradicts the entries.
+    """
+    count, first, bits = (int(n) for n in item.LUTDescriptor)
+    # A count of 65,536 is written as 0, and one above 32,767 may have been read as a negative number.
+    count = count % 2**16 or 2**16
+    # Implicit VR does not tell the sign, and pydicom takes that of the stored pixels; the standard, of the values here.
+    if signed and first >= 2**15:
+        first -= 2**16
+    data = item.LUTData
+    if isinstance(data, bytes):
+        # One byte an entry, and one more to make the length even.
+        packed = little and bits == 8 and count > 1 and len(data) in (count, count + count % 2)
+        data = np.frombuffer(data, dtype="u1" if packed else "<u2" if little else ">u2", count=count)
+    entries = np.atleast_1d(np.asarray(data, dtype=np.int64))[:count]
+    largest = int(entries.max())
+    if bits not in _TABLE_BITS or entries.size < count or (bits == 8 and largest > 255):
+        raise ValueError("the table's descriptor does not fit its entries")
+    # Some writers say 16 bits and use 12, whose picture would be practically black: the entries decide.
+    used = min(bits, max(1, largest.bit_length()))
+    warning = (
+        f"The stored lookup table declares {bits} bits and uses {used}: the largest value of {used} is shown as white."
+    )
+    return Table(entries, first, 2**used - 1, (warning,) if used < bits else ())

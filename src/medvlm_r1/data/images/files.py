@@ -6,13 +6,14 @@ import io
 import logging
 import os
 import stat
+import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medvlm_r1.errors import UserError
 
@@ -107,7 +108,6 @@ _VOLUMES = (
     ("MGH", (".mgh", ".mgz"), (b"\0\0\0\1\0\0",)),
     ("MINC", (), (b"CDF\1",)),
 )
-_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _TO_NIFTI = "convert it to NIfTI, for example with 3D Slicer"
 _TO_PNG = "convert it to PNG"
 _UNPACK = "unpack it"
@@ -172,12 +172,10 @@ def _starts_like_dicom(head: bytes) -> bool:
     """Whether this is a DICOM file without a preamble: an element of group 2 or 8 with a plausible length."""
     if len(head) < 8:
         return False
-    for order in _ORDERS:
-        group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))
-        if group in (2, 8) and element <= 0x18:
-            explicit = head[4:6] in _FIRST_REPRESENTATIONS
-            if explicit or int.from_bytes(head[4:8], order) <= 128:
-                return True
+    for order in "<>":
+        group, element, length = struct.unpack(f"{order}HHI", head[:8])
+        if group in (2, 8) and element <= 0x18 and (head[4:6] in _FIRST_REPRESENTATIONS or length <= 128):
+            return True
     return False
 
 
@@ -224,36 +222,18 @@ def guarded(path: Path, work: Callable[[], T], what: str) -> T:
 
 
 _LOGGERS = ("pydicom", "pylibjpeg", "nibabel", "nibabel.global")
-_lock = threading.Lock()
-_depth = 0
-_restore = ExitStack()
+_lock = threading.RLock()
 
 
 @contextmanager
 def silence_logging() -> Iterator[None]:
-    """Suppress Python warnings and the log lines of image libraries, in all threads.
+    """Suppress Python warnings and the log lines of image libraries.
 
-    Warning filters belong to the process. The first thread that enters sets them, and the last one that leaves restores
-    them, so that threads that overlap cannot leave them changed.
+    One thread at a time: warning filters belong to the process, and threads that overlap could leave them changed.
     """
-    global _depth
-    with _lock:
-        if _depth == 0:
-            _silence()
-        _depth += 1
-    try:
+    with _lock, warnings.catch_warnings(), ExitStack() as restore:
+        warnings.simplefilter("ignore")
+        for logger in map(logging.getLogger, _LOGGERS):
+            restore.callback(setattr, logger, "disabled", logger.disabled)
+            logger.disabled = True
         yield
-    finally:
-        with _lock:
-            _depth -= 1
-            if _depth == 0:
-                _restore.close()
-
-
-def _silence() -> None:
-    _restore.enter_context(warnings.catch_warnings())
-    warnings.simplefilter("ignore")
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        _restore.callback(setattr, logger, "disabled", logger.disabled)
-        logger.disabled = True

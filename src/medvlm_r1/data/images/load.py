@@ -1,15 +1,33 @@
-"""Load an image: detect the format of a file and call its reader."""
+"""Load an image: detect the format of a file and call its reader. Raster images are read here.
+
+PNG, JPEG, TIFF and BMP: the content decides, not the suffix. Gray files deeper than 8 bits are mapped linearly: zero
+becomes black, and the top of the smallest bit depth that holds the brightest pixel becomes white. A 12-bit radiograph
+in a 16-bit file would otherwise be nearly black.
+"""
 
 import gzip
 import zlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medvlm_r1.data.images.files import GZIP, HEAD, MAX_INFLATED, InMemoryFile, sniff_foreign_format, sniff_format
-from medvlm_r1.data.images.picture import Picture, View
-from medvlm_r1.errors import UserError
+from medvlm_r1.data.images import files
+from medvlm_r1.data.images.picture import (
+    FILE_VIEW,
+    ImageNote,
+    Picture,
+    TooLarge,
+    View,
+    Window,
+    check_frame,
+    check_pixels,
+)
+from medvlm_r1.errors import UsageError, UserError
 
 # Unzipped by their reader, which need not hold a whole series in memory.
 _STREAMED = ("NIfTI", "MGH", "AFNI")
@@ -17,9 +35,16 @@ _FORMATS = "PNG, JPEG, TIFF, BMP, DICOM or NIfTI image"
 # Bytes searched for a DICOM file behind the header of another program.
 _FOREIGN_HEAD = 2**16
 _BLOCK = 2**20
+_PHOTOMETRIC = 262
+_MIN_IS_WHITE = 0
+_ORIENTATION = 0x0112
+# EXIF orientations; 1 is upright.
+_ROTATIONS = (
+    *("mirrored", "turned by 180 degrees", "flipped", "transposed", "rotated right", "transversed", "rotated left"),
+)
 
 
-def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B008 - frozen
+def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
     """Decode one image.
 
     Args:
@@ -49,18 +74,18 @@ def load_picture(path: str | Path, view: View = View()) -> Picture:  # noqa: B00
         raise UserError(f"{path}: not a file; give the path of one image")
     if size == 0:
         raise UserError(f"{path}: the image file is empty (0 bytes); copy it again")
-    kind = sniff_format(path, head[:HEAD])
-    if head.startswith(GZIP) and kind not in _STREAMED:
+    kind = files.sniff_format(path, head[: files.HEAD])
+    if head.startswith(files.GZIP) and kind not in _STREAMED:
         path = _unzipped(path)
         head = _head(path, _FOREIGN_HEAD)
-    if kind in (None, "DICOM") and (foreign := sniff_foreign_format(head)):
+    if kind in (None, "DICOM") and (foreign := files.sniff_foreign_format(head)):
         raise UserError(f"{path}: not a {_FORMATS} but {foreign[0]}; {foreign[1]}")
     match kind:
         # Imported on first use: most data sets are PNGs, and both libraries load slowly.
         case "DICOM":
             from medvlm_r1.data.images.dicom import load_dicom as load
         case None:
-            from medvlm_r1.data.images.raster import load_raster as load
+            load = load_raster
         case _:
             from medvlm_r1.data.images.volume import load_volume
 
@@ -85,15 +110,15 @@ def is_medical(path: str | Path) -> bool:
         head = _head(path)
     except (OSError, ValueError):
         head = b""
-    return sniff_format(path, head) is not None
+    return files.sniff_format(path, head) is not None
 
 
-def _head(path: Path, size: int = HEAD) -> bytes:
+def _head(path: Path, size: int = files.HEAD) -> bytes:
     with path.open("rb") as file:
         return file.read(size)
 
 
-def _unzipped(path: Path) -> InMemoryFile:
+def _unzipped(path: Path) -> files.InMemoryFile:
     """Unpack a gzip file in memory, under the file's own name.
 
     Raises:
@@ -104,10 +129,98 @@ def _unzipped(path: Path) -> InMemoryFile:
         with path.open("rb") as raw, gzip.open(raw) as file:
             while block := file.read(_BLOCK):
                 data += block
-                if len(data) > MAX_INFLATED:
-                    raise UserError(f"{path}: the gzip file holds over {MAX_INFLATED // 2**20} MB; unpack it")
+                if len(data) > files.MAX_INFLATED:
+                    raise UserError(f"{path}: the gzip file holds over {files.MAX_INFLATED // 2**20} MB; unpack it")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: the gzip file is damaged or cut short; copy it again") from error
     if not data:
         raise UserError(f"{path}: the gzip file holds an empty file (0 bytes); copy it again")
-    return InMemoryFile.of(bytes(data), str(path))
+    return files.InMemoryFile.of(bytes(data), str(path))
+
+
+def load_raster(path: Path, view: View) -> Picture:
+    """Decode one picture.
+
+    Args:
+        path: A PNG, JPEG, TIFF or BMP file.
+        view: Only `frame` applies, for a multi-page TIFF.
+
+    Returns:
+        The image, upright by its EXIF orientation and with transparency on black, and its note.
+
+    Raises:
+        UserError: The file has another format, is damaged or truncated, exceeds 100 megapixels, has several frames of
+            which none was chosen, or holds signed or floating-point values, which define no black and white. The
+            message names the file.
+        UsageError: The view requests a plane, slice or window.
+    """
+    try:
+        # Pillow warns of odd metadata, which may name a patient, and of pictures below our own limit of size.
+        with (
+            files.silence_logging(),
+            files.LengthCheckedReader(path) as file,
+            Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP")) as image,
+        ):
+            for name in ("plane", "slice", "window"):
+                if getattr(view, name) is not None:
+                    raise UsageError(
+                        f"{path}: a {name} can be chosen for DICOM and volumes only; this is an image file"
+                    )
+            check_pixels(path, *image.size)
+            frames = getattr(image, "n_frames", 1)
+            # The further frames of an MPO file (JPEG with a preview or a stereo pair) show the same scene.
+            frame = 0
+            if image.format != "MPO":
+                frame = check_frame(path, view.frame, frames, "save the one that is meant as a PNG, or ")
+            if frame:
+                image.seek(frame)
+                check_pixels(path, *image.size)
+            kind = image.format or ""
+            return _to_rgb(path, image, ImageNote(format=kind, size=(0, 0), frame=frame, frames=frames))
+    except (UserError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image; convert it to PNG") from error
+    except Image.DecompressionBombError as error:
+        raise TooLarge.of(path, str(error)) from error
+    # A damaged file makes Pillow's plug-ins raise nearly anything: OSError, SyntaxError, struct.error, IndexError, ...
+    except Exception as error:
+        raise UserError(f"{path}: the image is damaged or cut short ({error}); copy it again") from error
+
+
+def _to_rgb(path: Path, image: Image.Image, note: ImageNote) -> Picture:
+    white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
+    rotation = dict(enumerate(_ROTATIONS, start=2)).get(image.getexif().get(_ORIENTATION, 1))
+    orientation = f"{rotation} by EXIF" if rotation else None
+    window, colour = None, None
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):
+        upright, window = _to_grey(path, upright, inverted=white_is_zero)
+    elif upright.has_transparency_data:
+        colour = "transparency laid on black"
+        upright = upright.convert("RGBA")
+        black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
+        upright = Image.alpha_composite(black, upright)
+    elif upright.mode not in ("1", "L", "RGB"):
+        colour = f"{'palette' if upright.mode == 'P' else upright.mode} to RGB"
+    rgb = upright.convert("RGB")
+    # EXIF and text chunks may name a patient; they must not travel into a report with the pixels.
+    rgb.info = {}
+    note = replace(note, size=rgb.size, window=window, inverted=white_is_zero, colour=colour, orientation=orientation)
+    return Picture(image=rgb, note=note)
+
+
+def _to_grey(path: Path, image: Image.Image, *, inverted: bool) -> tuple[Image.Image, Window]:
+    values: npt.NDArray[Any] = np.asarray(image)
+    if values.dtype.kind == "f" or values.min() < 0:
+        raise UserError(
+            f"{path}: the image holds signed or floating-point values, which define no black and white; "
+            "save it as an 8-bit or 16-bit gray image"
+        )
+    white = 2 ** max(8, int(values.max()).bit_length()) - 1
+    grey = values.astype(np.float32) * np.float32(255 / white)
+    # Pillow turns white-is-zero TIFFs round for 8 bits but not for 16.
+    if inverted:
+        grey = 255 - grey
+    window = Window.full(0, white, "value", f"of {white.bit_length()} bits")
+    return Image.fromarray((grey + 0.5).astype(np.uint8)), window

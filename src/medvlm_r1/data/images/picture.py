@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from PIL import Image
 
@@ -43,6 +43,10 @@ class View:
             raise UsageError(f"plane {self.plane!r}; wanted one of {', '.join(PLANES)}")
 
 
+FILE_VIEW = View()
+"""What the file itself shows."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """The range of values that is displayed from black to white.
@@ -63,6 +67,17 @@ class Window:
     unit: str
     source: str
     function: str = "LINEAR_EXACT"
+
+    @classmethod
+    def between(cls, name: str, low: float, high: float, unit: str, source: str) -> Self:
+        """Window from `low` (black) to `high` (white)."""
+        # Halves first: the sum of two doubles near the largest would be infinite.
+        return cls(name=name, centre=low / 2 + high / 2, width=high - low, unit=unit, source=source)
+
+    @classmethod
+    def full(cls, low: float, high: float, unit: str, why: str) -> Self:
+        """Window over a whole range of values, in either order."""
+        return cls.between("full", min(low, high), max(low, high), unit, f"full range: {why}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +154,13 @@ class Picture:
 class TooLarge(UserError):
     """An image above the pixel limit."""
 
+    @classmethod
+    def of(cls, path: Path, size: str, what: str = "image") -> Self:
+        """The error for an image of a size."""
+        return cls(
+            f"{path}: the {what} is too large ({size}); at most {MAX_PIXELS // 10**6} megapixels, make it smaller"
+        )
+
 
 def check_pixels(path: Path, width: int, height: int, what: str = "image") -> None:
     """Refuse an image above the pixel limit before decoding it.
@@ -147,12 +169,7 @@ def check_pixels(path: Path, width: int, height: int, what: str = "image") -> No
         TooLarge: It has over `MAX_PIXELS` pixels.
     """
     if width * height > MAX_PIXELS:
-        raise TooLarge(too_large(path, f"{width} x {height} pixels", what))
-
-
-def too_large(path: Path, size_text: str, what: str = "image") -> str:
-    """The message for a picture over the limit."""
-    return f"{path}: the {what} is too large ({size_text}); at most {MAX_PIXELS // 10**6} megapixels, make it smaller"
+        raise TooLarge.of(path, f"{width} x {height} pixels", what)
 
 
 def check_frame(path: Path, frame: int | None, frames: int, advice: str = "") -> int:

@@ -6,33 +6,22 @@ shown with the patient's right on the left of the picture, sagittal ones with th
 """
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from nibabel.affines import obliquity, voxel_sizes
 from nibabel.brikhead import AFNIImage
-from nibabel.fileholders import FileHolder
-from nibabel.freesurfer import MGHImage
-from nibabel.minc1 import Minc1Image
-from nibabel.nifti1 import Nifti1Header, Nifti1Image
-from nibabel.nifti2 import Nifti2Image
-from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation
 from nibabel.parrec import PARRECImage
 from nibabel.spatialimages import SpatialImage
 from PIL import Image
 
+from medvlm_r1.data.images import windowing
 from medvlm_r1.data.images.files import GZIP, InMemoryFile, LengthCheckedReader, guarded, is_nifti, silence_logging
-from medvlm_r1.data.images.picture import PLANES, ImageNote, Picture, TooLarge, View, Window, check_frame, check_pixels
-from medvlm_r1.data.images.windowing import (
-    PRESETS,
-    Array,
-    choose_window,
-    full_range,
-    isotropic_resample,
-    to_grey,
-    unique_values,
-)
+from medvlm_r1.data.images.picture import ImageNote, Picture, TooLarge, View, Window, check_frame, check_pixels
+from medvlm_r1.data.images.windowing import Array
 from medvlm_r1.errors import UsageError, UserError
 
 # Declared size of all volumes together: a gzip file of a few megabytes can be made to inflate without end.
@@ -88,10 +77,10 @@ def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
     # A determinant far under the product of the sides: two axes of the volume run the same way.
     if not (np.isfinite(sides).all() and abs(np.linalg.det(volume.affine[:3, :3])) > _FLAT * sides.prod()):
         raise UserError(f"{path}: its affine is not usable; the orientation of the volume is unknown")
-    orientation = io_orientation(volume.affine)
+    orientation = nib.io_orientation(volume.affine)
     # The stored axis that runs across each plane, and its length.
-    axes = {plane: int(np.flatnonzero(orientation[:, 0] == _ACROSS[plane])[0]) for plane in PLANES}
-    lengths = {plane: int((x, y, z)[axes[plane]]) for plane in PLANES}
+    axes = {plane: int(np.flatnonzero(orientation[:, 0] == _ACROSS[plane])[0]) for plane in _CONVENTION}
+    lengths = {plane: int((x, y, z)[axes[plane]]) for plane in _CONVENTION}
     frame = check_frame(path, view.frame, frames)
     plane, number = _choose_slice(path, view, lengths, kind)
     width, height = (length for name, length in lengths.items() if name != plane)
@@ -99,35 +88,34 @@ def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
     check_pixels(path, x, y, what="plane in which the slice is stored")
     backward = orientation[axes[plane], 1] < 0
     block = _read_slice(volume, axes[plane], lengths[plane] - 1 - number if backward else number, frame)
-    canonical = apply_orientation(block, orientation).squeeze(_ACROSS[plane])
+    canonical = nib.apply_orientation(block, orientation).squeeze(_ACROSS[plane])
     # What is left runs right or forward, and forward or up; the picture runs from the right or front, and from the top.
-    pixels, window, colour, warnings = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view)
-    # Rows follow the later of the two world axes in the slice, columns the earlier.
-    across, up = (sides[axes[name]] for name in _ACROSS if name != plane)
-    image, aspect, spacing_warnings = isotropic_resample(path, Image.fromarray(pixels).convert("RGB"), up, across)
     note = ImageNote(
         format=kind,
-        size=image.size,
-        window=window,
+        size=(0, 0),
         frame=frame,
         frames=frames,
         plane=plane,
         slice=number,
         slices=lengths[plane],
-        aspect=aspect,
-        colour=colour,
-        orientation=f"{_CONVENTION[plane]}; stored {''.join(aff2axcodes(volume.affine))}",
-        warnings=(*warnings, *spacing_warnings, *_geometry_warnings(volume)),
+        orientation=f"{_CONVENTION[plane]}; stored {''.join(nib.aff2axcodes(volume.affine))}",
     )
-    return Picture(image=image, note=note)
+    pixels, note = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view, note)
+    # Rows follow the later of the two world axes in the slice, columns the earlier.
+    across, up = (sides[axes[name]] for name in _ACROSS if name != plane)
+    image, aspect, spacing_warnings = windowing.isotropic_resample(
+        path, Image.fromarray(pixels).convert("RGB"), up, across
+    )
+    warnings = (*note.warnings, *spacing_warnings, *_geometry_warnings(volume))
+    return Picture(image=image, note=replace(note, size=image.size, aspect=aspect, warnings=warnings))
 
 
 def _choose_slice(path: Path, view: View, lengths: dict[str, int], kind: str) -> tuple[str, int]:
-    single = [plane for plane in PLANES if lengths[plane] == 1]
+    single = [plane for plane in _CONVENTION if lengths[plane] == 1]
     plane = view.plane or (single[0] if len(single) == 1 else None)
     number = 0 if view.slice is None and plane in single else view.slice
     if plane is None or number is None:
-        slices = ", ".join(f"{name} {lengths[name]}" for name in PLANES)
+        slices = ", ".join(f"{name} {lengths[name]}" for name in _CONVENTION)
         raise UserError(
             f"{path}: {kind} volume with slices: {slices}; choose a plane and a slice, counted from 0 "
             "(--plane axial --slice N)"
@@ -147,8 +135,7 @@ def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
     rest = (frame, 0, 0, 0)[: max(0, len(shape) - 3)]
 
     def plane_of(z: int) -> Array:
-        spatial = (slice(None), slice(None), z)[: len(shape)]
-        return np.asarray(volume.dataobj[(*spatial, *rest)]).reshape(x, y)
+        return np.asarray(volume.dataobj[(..., *(z, *rest)[: len(shape) - 2])]).reshape(x, y)
 
     if axis == 2:
         return plane_of(index)[:, :, None]
@@ -156,55 +143,50 @@ def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
     return np.stack([plane_of(number).take([index], axis=axis).copy() for number in range(depth)], axis=2)
 
 
-def _to_8_bits(
-    path: Path, volume: Volume, pixels: Array, view: View
-) -> tuple[Array, Window | None, str | None, list[str]]:
-    """The slice as uint8, its window, how color was made, and warnings."""
+def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View, note: ImageNote) -> tuple[Array, ImageNote]:
+    """The slice as uint8, and how it was made."""
     if pixels.dtype.fields:
         if view.window is not None:
             raise UsageError(f"{path}: a window can be chosen for a gray volume only; this one is in color")
-        return np.stack([pixels[name] for name in ("R", "G", "B")], axis=-1), None, "stored as RGB", []
+        return np.stack([pixels[name] for name in "RGB"], axis=-1), replace(note, colour="stored as RGB")
     if pixels.dtype.kind not in "iuf":
         raise UserError(f"{path}: its voxels are not real numbers; take their magnitude or phase first")
-    unique = unique_values(pixels)
+    unique = windowing.unique_values(pixels)
     finite = np.isfinite(unique.values)
     warnings = [] if finite.all() else ["Voxels that are not numbers are shown black."]
     table = np.zeros(unique.values.shape, dtype=np.uint8)
-    if not finite.any():
-        return table[unique.index], full_range(0, 0, "value", "no voxel is a number"), None, warnings
-    values, counts = unique.values[finite], unique.counts[finite]
-    # What a volume stores is used on request only.
-    requested, stored = view.window or "percentile", _display_range(volume)
-    window = choose_window(path, requested, values, counts, unit="value", stored=stored, any_unit=True)
-    table[finite] = to_grey(values, window)
-    if window.width == 0:
-        warnings.append("All voxels of the slice have the same value.")
-    if window.name in PRESETS:
+    window = Window.full(0, 0, "value", "no voxel is a number")
+    if finite.any():
+        values, counts = unique.values[finite], unique.counts[finite]
+        # What a volume stores is used on request only.
+        requested, stored = view.window or "percentile", _display_range(volume)
+        window = windowing.choose_window(path, requested, values, counts, unit="value", stored=stored, any_unit=True)
+        table[finite] = windowing.to_grey(values, window)
+        if window.width == 0:
+            warnings.append("All voxels of the slice have the same value.")
+    if window.name in windowing.PRESETS:
         warnings.append("The file does not say what its values are: they were taken for Hounsfield units.")
-    return table[unique.index], window, None, warnings
+    return table[unique.index], replace(note, window=window, warnings=tuple(warnings))
 
 
 def _display_range(volume: Volume) -> Window | None:
-    if not isinstance(volume.header, Nifti1Header):
+    if not isinstance(volume.header, nib.Nifti1Header):
         return None
     low, high = float(volume.header["cal_min"]), float(volume.header["cal_max"])
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         return None
-    return Window(
-        name="stored", centre=(low + high) / 2, width=high - low, unit="value", source="stored: cal_min to cal_max"
-    )
+    return Window.between("stored", low, high, "value", "stored: cal_min to cal_max")
 
 
 def _geometry_warnings(volume: Volume) -> list[str]:
     warnings = []
     header = volume.header
-    if isinstance(header, Nifti1Header):
+    if isinstance(header, nib.Nifti1Header):
         if header["qform_code"] == 0 and header["sform_code"] == 0:
             warnings.append("No orientation is stored: left and right are a guess.")
-        elif header["qform_code"] > 0 and header["sform_code"] > 0:
-            codes = [aff2axcodes(affine) for affine in (header.get_qform(), header.get_sform())]
-            if codes[0] != codes[1]:
-                warnings.append("The two orientations that are stored (qform and sform) disagree; the sform was used.")
+        both = header["qform_code"] > 0 and header["sform_code"] > 0
+        if both and nib.aff2axcodes(header.get_qform()) != nib.aff2axcodes(header.get_sform()):
+            warnings.append("The two orientations that are stored (qform and sform) disagree; the sform was used.")
     tilt = float(np.degrees(obliquity(volume.affine).max()))
     if tilt > _OBLIQUE_DEGREES:
         warnings.append(f"The slices are oblique by {tilt:.0f} degrees and are shown along the stored axes.")
@@ -227,31 +209,31 @@ def open_volume(path: Path, kind: str) -> Volume:
     if kind in ("AFNI", "PAR/REC"):
         return _open_pair(path, AFNIImage if kind == "AFNI" else PARRECImage)
     with _stream(path) as file:
-        head = file.read(Nifti2Image.header_class.sizeof_hdr)
-    image_class = MGHImage if kind == "MGH" else Nifti2Image if head[4:7] in (b"n+2", b"ni2") else Nifti1Image
-    header_class = image_class.header_class
-    size = header_class.template_dtype.itemsize
-    if kind == "NIfTI" and (len(head) < size or not is_nifti(head)):
+        head = file.read(nib.Nifti2Image.header_class.sizeof_hdr)
+    image_class = (
+        nib.MGHImage if kind == "MGH" else nib.Nifti2Image if head[4:7] in (b"n+2", b"ni2") else nib.Nifti1Image
+    )
+    header_size = image_class.header_class.template_dtype.itemsize
+    if kind == "NIfTI" and (len(head) < header_size or not is_nifti(head)):
         raise UserError(f"{path}: not a NIfTI file, or cut short in its header; copy it again")
-    header = header_class(head[:size], check=False)
+    header = image_class.header_class(head[:header_size], check=False)
     if kind == "NIfTI" and bytes(header["magic"]).startswith(b"ni"):
         raise UserError(f"{path}: the header of a .hdr/.img pair; convert the pair to one .nii file")
-    size = _check_shape(path, header.get_data_shape(), header.get_data_dtype())
     start = int(header.get_data_offset())
+    size = _check_shape(path, header.get_data_shape(), header.get_data_dtype())
     if start > _MOST_HEADER_BYTES:
         raise UserError(f"{path}: its header says the voxels begin at byte {start}; it is damaged, copy it again")
     _check_length(path, start + size)
-    return image_class.from_file_map({"image": FileHolder(fileobj=_stream(path))}, mmap=False)
+    return image_class.from_file_map({"image": nib.FileHolder(fileobj=_stream(path))}, mmap=False)
 
 
 def _open_minc(path: Path) -> Volume:
     with LengthCheckedReader(path) as file:
-        volume = Minc1Image.from_file_map({"image": FileHolder(fileobj=file)})
+        volume = nib.Minc1Image.from_file_map({"image": nib.FileHolder(fileobj=file)})
     _check_shape(path, volume.shape, np.dtype(float))
-    names = volume.dataobj.minc_file._dim_names
-    if names[0] != "time":
-        return volume
-    return SpatialImage(np.moveaxis(np.asanyarray(volume.dataobj), 0, -1), volume.affine)
+    if volume.dataobj.minc_file._dim_names[0] == "time":
+        return SpatialImage(np.moveaxis(np.asanyarray(volume.dataobj), 0, -1), volume.affine)
+    return volume
 
 
 def _open_pair(path: Path, image_class: Any) -> Volume:
@@ -261,15 +243,16 @@ def _open_pair(path: Path, image_class: Any) -> Volume:
             f"{path}: one of the two files of a volume; give the path of one, with the other in the same folder"
         )
     holders = image_class.filespec_to_file_map(path)
-    header, voxels = (Path(holders[name].filename) for name in ("header", "image"))
-    for file in (header, voxels):
+    files = [Path(holders[name].filename) for name in ("header", "image")]
+    for file in files:
         if not file.is_file() or (file != path and file.is_symlink()):
             raise UserError(
                 f"{path}: the other file of the volume, {file.name}, is not in the same folder; put it there"
             )
+    header, voxels = files
     if header.stat().st_size > _MOST_HEADER_BYTES:
         raise UserError(f"{path}: its header has over {_MOST_HEADER_BYTES} bytes; it is damaged, copy it again")
-    holders["image"] = FileHolder(fileobj=_stream(voxels))
+    holders["image"] = nib.FileHolder(fileobj=_stream(voxels))
     volume = image_class.from_file_map(holders, mmap=False)
     _check_length(voxels, _check_shape(path, volume.shape, volume.get_data_dtype()))
     return volume

@@ -129,16 +129,6 @@ def preset(name: str, why: str = "") -> Window:
     return Window(name=name, centre=centre, width=width, unit=HOUNSFIELD, source=source, function="LINEAR")
 
 
-def full_range(low: float, high: float, unit: str, why: str) -> Window:
-    """Window from `low` (black) to `high` (white)."""
-    return _between("full", min(low, high), max(low, high), unit, f"full range: {why}")
-
-
-def _between(name: str, low: float, high: float, unit: str, source: str) -> Window:
-    # Halves first: the sum of two doubles near the largest would be infinite.
-    return Window(name=name, centre=low / 2 + high / 2, width=high - low, unit=unit, source=source)
-
-
 def percentile_window(values: Array, counts: Array, unit: str) -> Window:
     """Window from the 1st to the 99th percentile (inverted distribution function: always a value of the image).
 
@@ -155,8 +145,8 @@ def percentile_window(values: Array, counts: Array, unit: str) -> Window:
     low, high = (float(values[order[index]]) for index in np.searchsorted(ranks, wanted))
     if low == high:
         present = values[counts > 0]
-        return full_range(float(present.min()), float(present.max()), unit, "the percentiles 1 and 99 are equal")
-    return _between("percentile", low, high, unit, "percentile: 1 to 99")
+        return Window.full(float(present.min()), float(present.max()), unit, "the percentiles 1 and 99 are equal")
+    return Window.between("percentile", low, high, unit, "percentile: 1 to 99")
 
 
 def choose_window(
@@ -204,7 +194,7 @@ def choose_window(
         raise UserError(f"{path}: no usable window is stored; give a preset, percentile, full, or CENTER/WIDTH")
     if choice == "full":
         present = values[counts > 0]
-        return full or full_range(float(present.min()), float(present.max()), unit, "smallest to largest value")
+        return full or Window.full(float(present.min()), float(present.max()), unit, "smallest to largest value")
     return (choice is None and default) or percentile_window(values, counts, unit)
 
 

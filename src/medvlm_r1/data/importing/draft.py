@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medvlm_r1.data.images import View
-from medvlm_r1.data.importing.finder import FILE_VIEW
+from medvlm_r1.data.images.picture import FILE_VIEW, View
 from medvlm_r1.data.tables import RowReader
 
 Row = dict[str, Any]

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from medvlm_r1.console import Advance
 from medvlm_r1.data.folder import IMAGES, refuse_other, write_folder
+from medvlm_r1.data.images.picture import FILE_VIEW
 from medvlm_r1.data.importing.draft import Draft, Part, Reading, Row, Source
-from medvlm_r1.data.importing.finder import FILE_VIEW, ImageFinder, SourceImage
-from medvlm_r1.data.importing.image_writer import ImageWriter
+from medvlm_r1.data.importing.images import ImageFinder, ImageWriter, SourceImage
 from medvlm_r1.data.modality import MODALITIES, UNKNOWN, modality_name
 from medvlm_r1.data.readers.closed import ClosedQuestions
 from medvlm_r1.data.rows import BadRows
@@ -25,14 +26,7 @@ from medvlm_r1.errors import UsageError, UserError
 _ADVICE = "Nothing was written. Correct the source, or leave such rows out with --skip-bad."
 
 
-class Progress(Protocol):
-    """Called with (done, total, note); the total is not known while rows are checked."""
-
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Report the progress."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ImportReport:
     """What an import did.
 
@@ -54,17 +48,17 @@ class ImportReport:
         reasons: What was wrong with them: each different fault once, at most twenty.
     """
 
-    rows: int
-    written: int
-    missing: int
-    by_modality: dict[str, int]
+    rows: int = 0
+    written: int = 0
+    missing: int = 0
+    by_modality: dict[str, int] = field(default_factory=Counter)
     open_questions: int = 0
-    by_split: dict[str, int] = field(default_factory=dict)
+    by_split: dict[str, int] = field(default_factory=Counter)
     converted: int = 0
     stripped: int = 0
     may_show_text: int = 0
     subjects: int = 0
-    subjects_from: dict[str, int] = field(default_factory=dict)
+    subjects_from: dict[str, int] = field(default_factory=Counter)
     subject_warning: str = ""
     closed_kept_open: dict[str, dict[str, int]] = field(default_factory=dict)
     bad_rows: int = 0
@@ -108,7 +102,7 @@ class Importer:
         reading: Reading = Reading(),  # noqa: B008 - frozen
         closed_choices: bool = False,
         salt_file: str | Path | None = None,
-        progress: Progress | None = None,
+        progress: Advance | None = None,
     ) -> ImportReport:
         """Make a data folder.
 
@@ -118,7 +112,7 @@ class Importer:
             source: The file or folder that was downloaded.
             out: The data folder to make or replace. Images that are there are copied to `out/images`; a row whose
                 image is not there is kept with `missing=True`.
-            images: The folder of the image files, where they are not beside the rows as published.
+            images: The folder of the image files, if they are not next to the rows as published.
             modality: Keep only these modalities, in any known spelling. Rows without one are then left out;
                 otherwise they are an error.
             skip_bad: Skip and report unreadable rows instead of stopping.
@@ -143,7 +137,7 @@ class Importer:
         files = self.find(source)
         refuse_other(out, self.name)
         run = _Run(
-            format=self,
+            importer=self,
             finder=ImageFinder(files.root if images is None else images, self.folders),
             parts=[replace(part, reading=reading) for part in files.parts],
             wanted=wanted,
@@ -152,10 +146,9 @@ class Importer:
             writer=ImageWriter(out, SubjectHasher(salt_file)),
             closed=ClosedQuestions(choices=closed_choices),
         )
-        rows = run.check(source, out)
+        run.check(source, out)
         info = {"name": self.name, "source": self.origin, "license": self.license, "file": source.name}
-        write_folder(out, run.write(rows, info), info=info)
-        assert run.report is not None
+        write_folder(out, run.write(info), info=info)
         return run.report
 
 
@@ -167,41 +160,37 @@ def chosen_modalities(modality: str | Iterable[str] | None) -> frozenset[str] | 
     """
     if modality is None:
         return None
-    wanted = [modality] if isinstance(modality, str) else list(modality)
-    names = {spelling: modality_name(spelling) for spelling in wanted}
-    for spelling, name in names.items():
+    wanted = set()
+    for spelling in [modality] if isinstance(modality, str) else modality:
+        name = modality_name(spelling)
         if name is None:
             raise UsageError(f"unknown modality {spelling!r}; known: {', '.join(MODALITIES)}")
-    return frozenset(name for name in names.values() if name)
+        wanted.add(name)
+    return frozenset(wanted)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """One import under way: `check`, then `write`, which makes the report."""
+    """One import in progress: `check`, then `write`, which makes the report."""
 
-    format: Importer
+    importer: Importer
     finder: ImageFinder
     parts: list[Part]
     wanted: frozenset[str] | None
     skip_bad: bool
-    progress: Progress | None
+    progress: Advance | None
     writer: ImageWriter
     closed: ClosedQuestions
     writing: bool = False
     bad: BadRows = field(default_factory=BadRows)
-    malformed: int = 0
-    report: ImportReport | None = None
+    rows: int = 0
+    report: ImportReport = field(default_factory=ImportReport)
 
-    def check(self, source: Path, out: Path) -> int:
-        """Read every row once; number of rows."""
-        rows, usable = 0, 0
+    def check(self, source: Path, out: Path) -> None:
+        """Read every row once."""
+        usable = 0
         ids: dict[str, str] = {}
-        for part, number, row in self._rows(None):
-            rows += 1
-            result = self._read(part, number, row)
-            if result is None:
-                continue
-            sample, _, draft = result
+        for part, number, sample, _, draft in self._samples():
             usable += 1
             # Ids made from part and row are unique among themselves.
             if draft.id:
@@ -209,28 +198,21 @@ class _Run:
                 first = ids.setdefault(sample.id, position)
                 if first != position:
                     self.bad.add(part.file, number, f"the id {sample.id!r} is used in {first} already; make it unique")
-        rows += self.malformed
         if self.bad.count and not self.skip_bad:
             raise self.bad.error(_ADVICE)
-        if rows == 0:
+        if self.rows == 0:
             raise UserError(f"{source}: there are no rows, so nothing to import")
         if not usable:
             what = "could be read" if self.bad.count else "is of the requested modalities"
             faults = "\n  ".join(["", *self.bad.lines()])
-            raise UserError(f"{source}: none of the {rows} rows {what}; nothing was written to {out}{faults}")
-        return rows
+            raise UserError(f"{source}: none of the {self.rows} rows {what}; nothing was written to {out}{faults}")
 
-    def write(self, rows: int, info: dict[str, Any]) -> Iterator[Sample]:
+    def write(self, info: dict[str, Any]) -> Iterator[Sample]:
         """Read every row again; copy its images, then yield its sample. Completes `info` and the report at the end."""
         self.bad, self.writing = BadRows(), True
-        writer, notes = self.writer, self.writer.notes
-        counts: dict[str, Counter[str]] = {name: Counter() for name in ("modality", "split", "origin", "flag")}
+        writer, notes, report = self.writer, self.writer.notes, self.report
         subjects = set()
-        for part, number, row in self._rows(rows):
-            result = self._read(part, number, row)
-            if result is None:
-                continue
-            sample, images, draft = result
+        for part, number, sample, images, draft in self._samples():
             try:
                 for image in images:
                     writer.write(image)
@@ -244,66 +226,62 @@ class _Run:
                 subject, origin = hashed, DICOM_HEADERS
             if subject:
                 subjects.add(subject)
-                counts["origin"][origin] += 1
+                report.subjects_from[origin] += 1
             record = sample.record
             if converted := {name: notes[name] for name in sample.images if name in notes}:
                 record = {**record, "image_notes": converted}
-            counts["modality"][sample.modality] += 1
-            counts["split"][sample.split] += 1
-            counts["flag"].update(missing=int(sample.missing), open=int(not sample.options))
+            report.written += 1
+            report.missing += sample.missing
+            report.open_questions += not sample.options
+            report.by_modality[sample.modality] += 1
+            report.by_split[sample.split] += 1
             yield replace(sample, subject=subject, record=record)
         if self.bad.count and not self.skip_bad:
             raise self.bad.error("Correct these images, or leave such rows out with --skip-bad.")
-        info["subjects"] = dict(counts["origin"].most_common())
+        report.rows = self.rows
+        report.by_modality = dict(sorted(report.by_modality.items()))
+        report.by_split = dict(sorted(report.by_split.items()))
+        report.subjects_from = info["subjects"] = dict(Counter(report.subjects_from).most_common())
         if writer.hasher.salt_name:
             info["subject_salt"] = writer.hasher.salt_name
-        self.report = ImportReport(
-            rows=rows,
-            written=counts["modality"].total(),
-            missing=counts["flag"]["missing"],
-            by_modality=dict(sorted(counts["modality"].items())),
-            open_questions=counts["flag"]["open"],
-            by_split=dict(sorted(counts["split"].items())),
-            converted=len(notes),
-            stripped=len(writer.stripped),
-            may_show_text=sum(n["format"] == "DICOM" and n["burned_in"] != "no" for n in notes.values()),
-            subjects=len(subjects),
-            subjects_from=info["subjects"],
-            subject_warning=writer.hasher.warning() or "",
-            closed_kept_open={reason: dict(answers.most_common()) for reason, answers in self.closed.kept_open.items()},
-            bad_rows=self.bad.count,
-            reasons=tuple(self.bad.lines()),
-        )
+        report.converted, report.stripped, report.subjects = len(notes), len(writer.stripped), len(subjects)
+        report.may_show_text = sum(n["format"] == "DICOM" and n["burned_in"] != "no" for n in notes.values())
+        report.subject_warning = writer.hasher.warning()
+        report.closed_kept_open = {why: dict(answers.most_common()) for why, answers in self.closed.kept_open.items()}
+        report.bad_rows, report.reasons = self.bad.count, tuple(self.bad.lines())
 
-    def _rows(self, total: int | None) -> Iterator[tuple[Part, int, Row]]:
-        """All rows; those that are malformed are counted where the rows after them can be read."""
-        done, self.malformed = 0, 0
-        note = "rows checked" if total is None else "rows written"
+    def _samples(self) -> Iterator[tuple[Part, int, Sample, list[SourceImage], Draft]]:
+        """The usable rows: part, row number, sample, its images, and the draft it was made from."""
+        # The number of rows is known once they were checked.
+        total = self.rows if self.writing else None
+        note = "rows written" if self.writing else "rows checked"
+        self.rows = 0
+        report = self.progress or (lambda done, total, note: None)
         for part in self.parts:
 
-            def count(number: int, reason: str, file: Path = part.file) -> None:
-                self.malformed += 1
+            def skip(number: int, reason: str, file: Path = part.file) -> None:
+                self.rows += 1
                 self.bad.add(file, number, reason)
 
             try:
-                for number, row in part.rows(part.file, on_bad=count):
-                    yield part, number, row
-                    if self.progress is not None:
-                        self.progress(done + self.malformed, total, note)
-                    done += 1
+                for number, row in part.rows(part.file, on_bad=skip):
+                    if usable := self._read(part, number, row):
+                        yield part, number, *usable
+                    report(self.rows, total, note)
+                    self.rows += 1
             except UserError as error:
                 if not self.bad.count or self.skip_bad:
                     raise
                 raise self.bad.error(f"{error}. {_ADVICE}") from error
-        if self.progress is not None and total is not None:
-            self.progress(done + self.malformed, total, note)
+        if total is not None:
+            report(self.rows, total, note)
 
     def _read(self, part: Part, number: int, row: Row) -> tuple[Sample, list[SourceImage], Draft] | None:
         """Sample, its images, and the draft it was made from; None for a row that is left out."""
         faults: list[ValueError] = []
         modality: str | None = UNKNOWN
         try:
-            modality = self.format.modality(row, part)
+            modality = self.importer.modality(row, part)
             if modality in (None, UNKNOWN):
                 modality = part.reading.modality_for_missing or modality
             if modality is None and self.wanted is None:
@@ -316,13 +294,13 @@ class _Run:
         except ValueError as error:
             faults.append(error)
         try:
-            draft = self.format.draft(row, part)
+            draft = self.importer.draft(row, part)
             draft = self.closed.with_options(draft) if self.writing else self.closed.collected(draft)
             images = [self.finder.locate(image, draft.view) for image in draft.images]
             # Slices of one volume have other names, and the subject may be the row's own or another image's.
             sources = list(dict.fromkeys(image.stem for image in images if image.view != FILE_VIEW))
             sample = Sample(
-                id=draft.id or "-".join(filter(None, (self.format.name, part.label, f"{number:06d}"))),
+                id=draft.id or "-".join(filter(None, (self.importer.name, part.label, f"{number:06d}"))),
                 images=tuple(image.name for image in images),
                 question=draft.question,
                 options=draft.options,

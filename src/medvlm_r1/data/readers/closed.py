@@ -10,40 +10,23 @@ from dataclasses import replace
 
 from medvlm_r1.data.importing.draft import Draft
 from medvlm_r1.data.names import folded
-from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.data.sample import LETTERS, MIN_OPTIONS
 
 YES_NO = ("Yes", "No")
 YES_NO_CHINESE = ("是", "否")
 
-_ENGLISH = {"yes": "Yes", "no": "No"}
 # Which word for yes or no an answer uses goes with what it says; one pair for all gives nothing away.
-_CHINESE = dict.fromkeys(("是", "是的", "对", "有", "有的"), "是") | dict.fromkeys(
-    ("否", "不是", "不", "不对", "没有", "没", "无"), "否"
-)
+_SPELLINGS = {
+    **{"yes": "Yes", "no": "No"},
+    **dict.fromkeys(("是", "是的", "对", "有", "有的"), "是"),
+    **dict.fromkeys(("否", "不是", "不", "不对", "没有", "没", "无"), "否"),
+}
 
 _ARTICLE = r"(?:an?|the)\s+"
 _CHOICE = re.compile(rf"(?:(\S+)\s+)?(?:({_ARTICLE}))?([\w-]+)\s+or\s+(?:{_ARTICLE})?([\w-]+)\s*\?$", re.IGNORECASE)
 # The word before the first choice: after one of these the choice is that one word, and not the end of a longer name.
-_OPENERS = (
-    "is",
-    "are",
-    "was",
-    "were",
-    "it",
-    "this",
-    "that",
-    "these",
-    "a",
-    "an",
-    "the",
-    "on",
-    "in",
-    "more",
-    "from",
-    "by",
-)
+_OPENER = re.compile(r"is|are|was|were|it|this|that|these|an?|the|on|in|more|from|by|.*[,:]", re.IGNORECASE)
 _LIST = re.compile(rf"\b((?:[\w-]+,\s*)*[\w-]+),?\s+or\s+(?:{_ARTICLE})?([\w-]+)", re.IGNORECASE)
-_FEWEST = 2
 _CONTRASTS = [
     frozenset(words.split())
     for words in (
@@ -67,15 +50,12 @@ def closed_options(question: str, answer: str, *, choice: bool) -> tuple[tuple[s
         The options in an order that does not depend on the answer, and the correct one in the same spelling. If the
         options are uncertain: no options and the answer unchanged.
     """
-    bare = answer.strip().rstrip(".。").strip()
-    if bare.lower() in _ENGLISH:
-        return YES_NO, _ENGLISH[bare.lower()]
-    if bare in _CHINESE:
-        return YES_NO_CHINESE, _CHINESE[bare]
+    bare = answer.strip().rstrip(".。").strip().casefold()
     words = _two_words(question) if choice else ()
-    for word in words:
-        if word.casefold() == bare.casefold():
-            return words, word
+    for options in (YES_NO, YES_NO_CHINESE, words):
+        for option in options:
+            if option.casefold() == _SPELLINGS.get(bare, bare).casefold():
+                return options, option
     return (), answer
 
 
@@ -92,11 +72,6 @@ class ClosedQuestions:
     """
 
     def __init__(self, *, choices: bool) -> None:
-        """Make the collection.
-
-        Args:
-            choices: Give options to the questions whose candidates are known.
-        """
         self.kept_open: dict[str, Counter[str]] = {}
         self._choices = choices
         self._candidates: dict[str, dict[str, str]] = {}
@@ -117,7 +92,7 @@ class ClosedQuestions:
             return draft
         known = self._candidates.get(_family(draft.question), {})
         answer = known.get(folded(draft.answer))
-        if answer is not None and _FEWEST <= len(known) <= len(LETTERS):
+        if answer is not None and MIN_OPTIONS <= len(known) <= len(LETTERS):
             record = draft.record if answer == draft.answer else {"answer": draft.answer, **draft.record}
             return replace(draft, options=tuple(sorted(known.values(), key=str.casefold)), answer=answer, record=record)
         if not draft.options:
@@ -143,9 +118,9 @@ def _family(question: str) -> str:
 
 def _named_words(question: str) -> tuple[str, ...]:
     """The words that a question names as candidates: two at its end, or known contrasts anywhere in it."""
-    lists = list(_LIST.finditer(question))
     if words := _two_words(question):
         return words
+    lists = list(_LIST.finditer(question))
     words = (*re.split(r",\s*", lists[0][1]), lists[0][2]) if len(lists) == 1 else ()
     lowered = {word.casefold() for word in words}
     return words if any(lowered <= contrast for contrast in _CONTRASTS) else ()
@@ -157,11 +132,8 @@ def _two_words(question: str) -> tuple[str, ...]:
     match = _CHOICE.search(text)
     if match is None or len(re.findall(r"\bor\b", text, re.IGNORECASE)) != 1:
         return ()
-    before, article, first, second = match.groups()
+    before, article, first, second = (group or "" for group in match.groups())
     pair = {first.casefold(), second.casefold()}
-    if len(pair) != 2:
-        return ()
-    opened = article or (before or "").casefold() in _OPENERS or (before or "").endswith((",", ":"))
-    if opened or any(pair <= contrast for contrast in _CONTRASTS):
-        return first, second
-    return ()
+    opened = article or _OPENER.fullmatch(before)
+    certain = len(pair) == 2 and (opened or any(pair <= contrast for contrast in _CONTRASTS))
+    return (first, second) if certain else ()

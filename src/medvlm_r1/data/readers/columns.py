@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count, takewhile
 
 from medvlm_r1.data.names import did_you_mean, nearest
 from medvlm_r1.data.sample import LETTERS
@@ -12,8 +13,8 @@ from medvlm_r1.errors import UsageError
 
 NEEDED = ("image", "question", "answer")
 TEXTS = ("question_type", "subject", "split", "id")
-NUMBERS = ("frame", "slice")
-VIEW = (*NUMBERS, "plane", "window")
+NUMBERS = {"frame", "slice"}
+VIEW = ("frame", "slice", "plane", "window")
 FIELDS = (*NEEDED, "options", "modality", *TEXTS, *VIEW)
 
 _OPTION_FIELDS = tuple(f"option_{letter}" for letter in LETTERS)
@@ -88,36 +89,32 @@ def find_columns(names: tuple[str, ...], chosen: tuple[tuple[str, str], ...] = (
 
     Args:
         names: The columns.
-        chosen: Our field and their column, which goes before what a name says.
+        chosen: Our field and their column, which has priority over what a name says.
     """
-    faults: list[str] = []
-    fields: dict[str, str] = {}
-    for field, column in chosen:
-        if column in names:
-            fields[field] = column
-        else:
-            faults.append(
-                f"there is no column {column!r}, which --map {field}={column} names; {did_you_mean(column, names)}"
-            )
-    free = [name for name in names if name not in fields.values()]
-    for name in [*(name for name in free if name in FIELDS), *free]:
+    faults = [
+        f"there is no column {column!r}, which --map {field}={column} names; {did_you_mean(column, names)}"
+        for field, column in chosen
+        if column not in names
+    ]
+    mapped = {field for field, _ in chosen}
+    fields = {field: column for field, column in chosen if column in names}
+    # The exact names of our fields before other spellings.
+    for name in sorted(names, key=lambda name: name not in FIELDS):
         field = {"images": "image"}.get(_key(name), _key(name))
         if field not in FIELDS or name in fields.values():
             continue
         if field not in fields:
             fields[field] = name
-        elif field not in dict(chosen):
+        elif field not in mapped:
             faults.append(f"columns {fields[field]!r} and {name!r} both name the {field}; add --map {field}=COLUMN")
-    free = [name for name in free if name not in fields.values()]
+    free = [name for name in names if name not in fields.values()]
     images: dict[int, str] = {}
     if "image" not in fields:
-        matches = [(name, _NUMBERED_IMAGE.fullmatch(_key(name))) for name in free]
-        images = {int(match[1]): name for name, match in matches if match}
+        images = {int(match[1]): name for name in free if (match := _NUMBERED_IMAGE.fullmatch(_key(name)))}
     options, first = tuple(fields.pop(field) for field in _OPTION_FIELDS if field in fields), None
-    if not options and "options" not in dict(chosen):
+    if not options and "options" not in mapped:
         options, first = option_columns(free, faults)
-    used = {*images.values(), *options}
-    others = tuple(name for name in free if name and name not in used)
+    others = tuple(name for name in free if name and name not in (*images.values(), *options))
     like = [name for name in others if _LIKE_OPTION.search(_key(name)) or _key(name) in _ALSO_CALLED["options"]]
     if like and not options and "options" not in fields:
         advice = f"add --map options={like[0]}" if _key(like[0]) in _ALSO_CALLED["options"] else "or in one, 'options'"
@@ -127,13 +124,10 @@ def find_columns(names: tuple[str, ...], chosen: tuple[tuple[str, str], ...] = (
         )
     faults += _missing([name for name in NEEDED if name not in fields and not (name == "image" and images)], others)
     for name in others:
-        near = (
-            None
-            if name in like or subject_level(name) is not None
-            else nearest(name, [field for field in FIELDS if field not in NEEDED], cutoff=_NEAR)
-        )
-        if near is not None and near not in fields:
-            faults.append(f"unknown column {name!r}; did you mean {near!r}? If not, name it otherwise")
+        if name not in like and subject_level(name) is None:
+            near = nearest(name, [field for field in FIELDS if field not in NEEDED], cutoff=_NEAR)
+            if near is not None and near not in fields:
+                faults.append(f"unknown column {name!r}; did you mean {near!r}? If not, name it otherwise")
     ordered = tuple(images[number] for number in sorted(images))
     return Columns(fields, options, first, ordered, others, tuple(faults))
 
@@ -147,50 +141,49 @@ def option_columns(names: Iterable[str], faults: list[str]) -> tuple[tuple[str, 
     """
     styles: dict[tuple[str, bool], dict[int, str]] = {}
     for name in names:
-        match = _OPTION.fullmatch(_key(name))
-        if match:
-            prefix, label = match[1], match[2]
+        if match := _OPTION.fullmatch(_key(name)):
+            prefix, label = match.groups()
             index = int(label) if label.isdecimal() else ord(label) - ord("a")
-            taken = styles.setdefault((prefix, label.isdecimal()), {})
-            if index in taken:
-                faults.append(f"columns {taken[index]!r} and {name!r} are the same option; remove one")
-            taken[index] = name
+            first_name = styles.setdefault((prefix, label.isdecimal()), {}).setdefault(index, name)
+            if first_name != name:
+                faults.append(f"columns {first_name!r} and {name!r} are the same option; remove one")
     # A letter or number alone is an option only beside its neighbor: x, y and z may be coordinates.
-    kinds = {
-        (prefix, numbered): taken
-        for (prefix, numbered), taken in styles.items()
-        if prefix or {0, 1} <= taken.keys() or (numbered and {1, 2} <= taken.keys())
+    styles = {
+        (prefix, numbered): columns
+        for (prefix, numbered), columns in styles.items()
+        if prefix or {0, 1} <= columns.keys() or (numbered and {1, 2} <= columns.keys())
     }
-    if len(kinds) > 1:
-        listed = " and ".join(repr(next(iter(taken.values()))) for taken in kinds.values())
+    if len(styles) > 1:
+        listed = " and ".join(repr(next(iter(columns.values()))) for columns in styles.values())
         faults.append(f"two sets of option columns, with {listed}; remove one, or add --map options=COLUMN")
-    for (prefix, numbered), taken in kinds.items():
-        first = min(taken)
-        run = [index for index in range(first, max(taken) + 1) if all(p in taken for p in range(first, index + 1))]
-        beyond = [index for index in taken if index not in run and (prefix or index < len(LETTERS))]
-        if beyond or first > (1 if numbered else 0):
-            listed = ", ".join(map(repr, taken.values()))
+    for (prefix, numbered), columns in styles.items():
+        first = min(columns)
+        run = list(takewhile(columns.__contains__, count(first)))
+        beyond = [index for index in columns if index not in run and (prefix or index < len(LETTERS))]
+        if beyond or first > int(numbered):
+            listed = ", ".join(map(repr, columns.values()))
             faults.append(f"the option columns {listed} do not follow one another from the first; name them in order")
-        return tuple(taken[index] for index in run), first if numbered else None
+        return tuple(columns[index] for index in run), first if numbered else None
     return (), None
 
 
 def _missing(fields: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The messages for needed columns that are not there: which ones the file has instead."""
+    """The messages for needed columns that are absent, with the columns that may be meant."""
     keys = {_key(name): name for name in reversed(names)}
+    if len(fields) == len(NEEDED) and not keys.keys() & {name for f in fields for name in _ALSO_CALLED[f]}:
+        return [
+            f"fields {', '.join(map(repr, NEEDED))} are missing (the file has {', '.join(map(repr, names))}); the "
+            "first line of a table must name its columns, separated by commas, semicolons or tabs"
+        ]
     faults = []
     for field in fields:
         likely = next((keys[name] for name in _ALSO_CALLED[field] if name in keys), None) or nearest(field, names)
-        if likely is not None:
-            hint = f"did you mean {likely!r}, which the file has? Add --map {field}={likely}"
-        elif len(fields) == len(NEEDED):
-            hint = "the first line of a table must name its columns, separated by commas, semicolons or tabs"
+        if likely:
+            hint = f"; did you mean {likely!r}, which the file has? Add --map {field}={likely}"
         else:
-            hint = f"choose one of the file's other columns with --map {field}=COLUMN"
-        available = "" if likely is not None else f" (the file has {', '.join(map(repr, names)) or 'no other columns'})"
-        faults.append(f"field {field!r} is missing{available}; {hint}")
-    if len(fields) == len(NEEDED) and not any("--map" in fault for fault in faults):
-        return [faults[0].replace(f"field {NEEDED[0]!r} is", f"fields {', '.join(map(repr, NEEDED))} are")]
+            available = ", ".join(map(repr, names)) or "no other columns"
+            hint = f" (the file has {available}); choose one of the file's other columns with --map {field}=COLUMN"
+        faults.append(f"field {field!r} is missing{hint}")
     return faults
 
 

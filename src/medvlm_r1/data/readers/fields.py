@@ -10,12 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medvlm_r1.data.names import did_you_mean, folded
-from medvlm_r1.data.question import MIN_OPTIONS
-from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.data.sample import LETTERS, MIN_OPTIONS
 
-# A name of a file so long has a dot, which base64 has not.
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
-_LEAST_BASE64 = 100
+# A file name of this length has a dot, which base64 does not.
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{100,}={0,2}\s*")
+_STYLES = (r"\(([A-J])\)", r"([A-J])\)", r"([A-J])\.(?=\s)", r"([A-J]):")
+# A letter alone, as answers write it: B, b, (B), B., [B], **B**, Option B, option_b, choice B.
+_LETTER = re.compile(
+    r"[\s(\[*_'\"]*(?:(?:option|choice|opt|answer)[\s_.-]*)?[(\[]?([A-J])[\s)\].:*_'\"]*", re.IGNORECASE
+)
+_NUMBER = re.compile(r"\s*\+?(\d+)(?:\.0+)?\s*")
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_CHOICES_FOLLOW = re.compile(r"\s*\b(?:answer\s+)?(?:choices|options)\s*(?:are)?\s*:?\s*$", re.IGNORECASE)
 
 
 def needed(row: Mapping[str, Any], name: str) -> Any:
@@ -33,7 +39,7 @@ def text(row: Mapping[str, Any], name: str) -> str:
     """A field that must be text.
 
     Raises:
-        ValueError: It is not there or something else.
+        ValueError: It is absent or something else.
     """
     value = needed(row, name)
     if not isinstance(value, str):
@@ -42,21 +48,17 @@ def text(row: Mapping[str, Any], name: str) -> str:
 
 
 def words(row: Mapping[str, Any], name: str) -> str:
-    """As `text`, without surrounding white space; a number becomes text.
-
-    Answers such as `5` are numbers in some releases.
-    """
+    """As `text`, without surrounding white space. A number becomes text: some releases store answers such as `5` so."""
     value = needed(row, name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return text(row, name).strip()
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else text(row, name).strip()
 
 
 def texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """A field that must be a list of texts.
 
     Raises:
-        ValueError: It is not there or something else.
+        ValueError: It is absent or something else.
     """
     values = needed(row, name)
     if not isinstance(values, list):
@@ -72,17 +74,12 @@ def present_fields(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: row[name] for name in names if row.get(name) not in (None, "")}
 
 
-def image(row: Mapping[str, Any], name: str = "image") -> str | bytes:
-    """An image in the form of the hub's tables, `{"bytes": ..., "path": ...}`, or a file name.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    return as_image(needed(row, name), name)
-
-
 def as_image(value: Any, name: str) -> str | bytes:
     """One image: the name of a file, its bytes, its base64 text, or the hub's `{"bytes": ..., "path": ...}`.
+
+    Args:
+        value: The field, or an item of it.
+        name: Name of the field, for the message.
 
     Raises:
         ValueError: It is none of these, or the base64 text is damaged.
@@ -93,13 +90,14 @@ def as_image(value: Any, name: str) -> str | bytes:
     if isinstance(content, bytes):
         return content
     if not isinstance(content, str) or not content.strip():
-        raise ValueError(f"field {name!r} must be the name of a file or its bytes, saw {_short(value)}")
-    head, comma, data = content.partition(",") if content.startswith("data:") else ("", "", content)
-    if comma or (len(content) >= _LEAST_BASE64 and _BASE64.fullmatch(content)):
+        raise ValueError(f"field {name!r} must be the name of a file or its bytes, saw {repr(value)[:80]}")
+    is_uri = content.startswith("data:")
+    if is_uri or _BASE64.fullmatch(content):
+        data = content.partition(",")[2] if is_uri else content
         try:
             return base64.b64decode("".join(data.split()), validate=True)
         except ValueError as error:
-            raise ValueError(f"field {name!r} holds damaged base64 ({error}): {_short(head or data)}") from error
+            raise ValueError(f"field {name!r} holds damaged base64 ({error}): {content[:80]!r}") from error
     return content
 
 
@@ -115,22 +113,6 @@ def only(row: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
     return value
 
 
-def _short(value: Any) -> str:
-    text_of_value = repr(value)
-    return text_of_value if len(text_of_value) <= 80 else f"{text_of_value[:80]}..."
-
-
-_STYLES = (r"\(([A-J])\)", r"([A-J])\)", r"([A-J])\.(?=\s)", r"([A-J]):")
-_FIRST = re.compile(r"A[).:]")
-# A letter alone, as answers write it: B, b, (B), B., [B], **B**, Option B, option_b, choice B.
-_LETTER = re.compile(
-    r"[\s(\[*_'\"]*(?:(?:option|choice|opt|answer)[\s_.-]*)?[(\[]?([A-J])[\s)\].:*_'\"]*", re.IGNORECASE
-)
-_NUMBER = re.compile(r"\s*\+?(\d+)(?:\.0+)?\s*")
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_CHOICES_FOLLOW = re.compile(r"\s*\b(?:answer\s+)?(?:choices|options)\s*(?:are)?\s*:?\s*$", re.IGNORECASE)
-
-
 def without_letter(option: str, letter: str) -> str:
     """An option's text without the letter in front of it: ` A:text ` to `text`. Another letter is left alone."""
     return re.sub(rf"^\(?{letter}\s*[:.)]\s*", "", option.strip()).strip()
@@ -138,25 +120,15 @@ def without_letter(option: str, letter: str) -> str:
 
 def bare_options(options: Sequence[str]) -> tuple[str, ...]:
     """The options without leading letters (`A. text`), if every option has its own letter."""
-    if not options or not options[0].lstrip(" (").startswith("A"):
-        return tuple(options)
-    bare = tuple(without_letter(option, letter) for letter, option in zip(LETTERS, options, strict=False))
-    carried = len(bare) == len(options) and all(
-        text and text != option.strip() for text, option in zip(bare, options, strict=True)
-    )
-    return bare if carried else tuple(options)
+    bare = [without_letter(option, letter) for letter, option in zip(LETTERS, options, strict=False)]
+    lettered = all(text and text != option.strip() for text, option in zip(bare, options, strict=False))
+    return tuple(bare if lettered and len(bare) == len(options) else options)
 
 
 def answer_letter(answer: str) -> str | None:
     """The letter of an answer that is only a letter (`B`, `b`, `(B)`, `Option B`); otherwise None."""
     match = _LETTER.fullmatch(unicodedata.normalize("NFKC", answer))
     return match[1].upper() if match else None
-
-
-def answer_number(answer: str) -> int | None:
-    """The number of an answer that is a whole number (`2`, `2.0`); otherwise None."""
-    match = _NUMBER.fullmatch(answer)
-    return int(match[1]) if match else None
 
 
 def tagged_answer(text: str) -> str:
@@ -185,13 +157,10 @@ def right_option(answer: str, options: Sequence[str], *, letter_first: bool = Fa
     """
     if answer in options and not letter_first:
         return answer
-    letter = answer_letter(answer)
-    named = {option for label, option in zip(LETTERS, options, strict=False) if letter == label}
-    if letter_first and named:
-        return named.pop()
-    for label, option in zip(LETTERS, options, strict=False):
-        if folded(option) in (folded(answer), folded(without_letter(answer, label))):
-            named.add(option)
+    lettered = list(zip(LETTERS, options, strict=False))
+    named = {option for letter, option in lettered if letter == answer_letter(answer)}
+    if not (letter_first and named):
+        named |= {o for letter, o in lettered if folded(o) in (folded(answer), folded(without_letter(answer, letter)))}
     if len(named) == 1:
         return named.pop()
     what = "names several of the options" if named else "is neither the text nor the letter of one of the options"
@@ -209,19 +178,18 @@ def numbered_option(answer: str, options: Sequence[str], first: int | None) -> s
     Raises:
         ValueError: The number of the first option is unknown, or no option has this number.
     """
-    number = answer_number(answer)
-    if number is None or (first is None and any(folded(option) == folded(answer) for option in options)):
+    match = _NUMBER.fullmatch(answer)
+    if match is None or (first is None and folded(answer) in map(folded, options)):
         return None
     if first is None:
         raise ValueError(
             f"answer {answer!r} is a number, and the file does not say whether options are counted from 0 or from 1; "
             "add --first-option 0 or --first-option 1"
         )
-    if not first <= number < first + len(options):
-        raise ValueError(
-            f"answer {answer!r} is not a number from {first} to {first + len(options) - 1}, as the options have"
-        )
-    return options[number - first]
+    last = first + len(options) - 1
+    if not first <= int(match[1]) <= last:
+        raise ValueError(f"answer {answer!r} is not a number from {first} to {last}, as the options have")
+    return options[int(match[1]) - first]
 
 
 def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
@@ -230,7 +198,7 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
     Returns:
         None if the options are ambiguous: there is no sequence of letters A, B, ... in one style.
     """
-    if not _FIRST.search(text):
+    if "A" not in text:
         return None
     for start in (r"(?:^|(?<=[\s,;?]))", r"^\s*"):
         for style in _STYLES:
@@ -238,9 +206,9 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
             letters = "".join(mark[1] for mark in marks)
             if len(marks) >= MIN_OPTIONS and letters == LETTERS[: len(marks)]:
                 ends = [mark.start() for mark in marks[1:]] + [len(text)]
-                texts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
-                # On one line a comma parts the options; the last one has none.
-                options = tuple(text.strip().removesuffix(",").removesuffix(";").strip() for text in texts)
+                spans = [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)]
+                # On one line a comma separates the options; the last one has none.
+                options = tuple(span.removesuffix(",").removesuffix(";").strip() for span in spans)
                 if all(options):
                     return text[: marks[0].start()].strip(), options
     return None
@@ -273,11 +241,10 @@ def options_of(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...
         ValueError: A column before a filled one is empty, or a column has no text.
     """
     filled = [name for name in columns if row.get(name) not in (None, "")]
-    options = tuple(words(row, name) for name in filled)
-    if filled != list(columns[: len(filled)]):
-        gap = next(name for name, wanted in zip(columns, filled, strict=False) if name != wanted)
-        raise ValueError(f"option {gap!r} is empty, but {filled[-1]!r} is not")
-    return options
+    for name, column in zip(filled, columns, strict=False):
+        if name != column:
+            raise ValueError(f"option {column!r} is empty, but {filled[-1]!r} is not")
+    return tuple(words(row, name) for name in filled)
 
 
 def lettered_columns(row: Mapping[str, Any], pattern: str) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from medvlm_r1.data.importing.draft import Part, Source
 from medvlm_r1.data.tables import rows_of
 from medvlm_r1.errors import UserError
 
-_SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("val", "valid", "dev", "validate"), "validation")}
-_SPLITS["validation"] = "validation"
+_SPLITS = {"train": "train", "test": "test"}
+_SPLITS |= dict.fromkeys(("val", "valid", "dev", "validate", "validation"), "validation")
 
 
 def one_file(source: Path, *names: str) -> Source:
@@ -63,6 +63,12 @@ def hub_tables(source: Path) -> list[Part]:
         return [Part(file=source, rows=rows_of(source), split=split_name(source))] if known else []
     files = [*source.rglob("*.parquet"), *source.rglob("*.arrow")]
     return parts_of([file for file in files if not file.name.startswith("cache-")], source)
+
+
+def find_tables(source: Path) -> Source | None:
+    """The source of `hub_tables`; None if it has none."""
+    tables = hub_tables(source)
+    return Source(root=source.parent if source.is_file() else source, parts=tables) if tables else None
 
 
 def split_name(file: Path) -> str:

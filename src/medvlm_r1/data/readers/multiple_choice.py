@@ -27,19 +27,7 @@ from pathlib import Path
 from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import UNKNOWN, known_modality, modality_name
-from medvlm_r1.data.readers.fields import (
-    image,
-    lettered_columns,
-    needed,
-    present_fields,
-    right_option,
-    split_problem,
-    tagged_answer,
-    text,
-    texts,
-    without_letter,
-    words,
-)
+from medvlm_r1.data.readers import fields
 from medvlm_r1.data.readers.layout import find_files, one_file
 from medvlm_r1.data.sample import LETTERS
 
@@ -48,31 +36,26 @@ _BY_TYPE = "question_type"
 _SPLIT_IN_NAME = re.compile(r"[ _-]*(train|test)$|^(train|test)[ _-]*", re.IGNORECASE)
 
 
-def _find_huatuo(source: Path) -> Source:
-    return one_file(source, "medical_multimodel_evaluation_data.json", "MRI_CT_XRAY_300each_dataset.json")
-
-
 def _huatuo_modality(row: Row, part: Part) -> str | None:
-    subset = text(row, "subset")
+    subset = fields.text(row, "subset")
     # Only OmniMedVQA writes a modality into `subset`: elsewhere it is empty or the name of a part.
     foreign = not subset.strip() or row.get("dataset", "OmniMedVQA") != "OmniMedVQA"
     return modality_name(subset) if foreign else known_modality(subset, "subset")
 
 
 def _huatuo_draft(row: Row, part: Part) -> Draft:
-    question, images = text(row, "question"), texts(row, "image")
-    options, answer = texts(row, "options"), text(row, "answer")
-    if "solution" in row and answer in options:
-        letter = LETTERS[options.index(answer) : options.index(answer) + 1]
+    draft = Draft(
+        question=fields.text(row, "question"),
+        images=fields.texts(row, "image"),
+        options=fields.texts(row, "options"),
+        answer=fields.text(row, "answer"),
+        record=fields.present_fields(row, "dataset", "subset"),
+    )
+    if "solution" in row and draft.answer in draft.options:
+        letter = dict(zip(draft.options, LETTERS, strict=False)).get(draft.answer)
         if row["solution"] != letter:
             raise ValueError(f"solution {row['solution']!r} contradicts the answer, which is option {letter!r}")
-    return Draft(
-        question=question,
-        images=images,
-        options=options,
-        answer=answer,
-        record=present_fields(row, "dataset", "subset"),
-    )
+    return draft
 
 
 def _find_med_r1(source: Path) -> Source:
@@ -90,12 +73,12 @@ def _med_r1_modality(row: Row, part: Part) -> str:
 
 
 def _med_r1_draft(row: Row, part: Part) -> Draft:
-    question, options = split_problem(text(row, "problem"))
+    question, options = fields.split_problem(fields.text(row, "problem"))
     return Draft(
         question=question,
         options=options,
-        answer=right_option(tagged_answer(text(row, "solution")), options, letter_first=True),
-        images=(image(row),),
+        answer=fields.right_option(fields.tagged_answer(fields.text(row, "solution")), options, letter_first=True),
+        images=(fields.as_image(fields.needed(row, "image"), "image"),),
         question_type=_topic(part) if _BY_TYPE in part.file.parts else "",
     )
 
@@ -111,44 +94,42 @@ def _find_omnimedvqa(source: Path) -> Source:
 
 
 def _omnimedvqa_modality(row: Row, part: Part) -> str:
-    field = "modality" if "modality_type" not in row and "modality" in row else "modality_type"
-    return known_modality(text(row, field), field)
+    column = "modality" if "modality_type" not in row and "modality" in row else "modality_type"
+    return known_modality(fields.text(row, column), column)
 
 
 def _omnimedvqa_draft(row: Row, part: Part) -> Draft:
-    options = lettered_columns(row, "option_{}")
+    options = fields.lettered_columns(row, "option_{}")
     restricted = part.file.parent.name == _RESTRICTED
     pictured = not restricted or bool(row.get("image_path"))
-    needed(row, "dataset")
+    access = "restricted" if restricted else "open"
+    fields.needed(row, "dataset")
     return Draft(
-        question=words(row, "question"),
+        question=fields.words(row, "question"),
         options=options,
-        answer=right_option(words(row, "gt_answer"), options),
-        images=(text(row, "image_path"),) if pictured else (),
+        answer=fields.right_option(fields.words(row, "gt_answer"), options),
+        images=(fields.text(row, "image_path"),) if pictured else (),
         missing=not pictured,
-        question_type=words(row, "question_type"),
-        record=present_fields(row, "dataset", "question_id") | {"access": "restricted" if restricted else "open"},
+        question_type=fields.words(row, "question_type"),
+        record=fields.present_fields(row, "dataset", "question_id") | {"access": access},
     )
 
 
-def _find_pmc_vqa(source: Path) -> Source:
-    return find_files(source, (), ("train_2.csv", "test_2.csv"), ("train.csv", "test.csv"))
-
-
 def _pmc_vqa_draft(row: Row, part: Part) -> Draft:
-    choices = lettered_columns(row, "Choice {}")
-    options = tuple(without_letter(choice, letter) for letter, choice in zip(LETTERS, choices, strict=False))
+    choices = fields.lettered_columns(row, "Choice {}")
+    options = tuple(fields.without_letter(choice, letter) for letter, choice in zip(LETTERS, choices, strict=False))
     first_version = "Answer_label" in row
-    answer = right_option(words(row, "Answer_label" if first_version else "Answer"), options, letter_first=True)
-    if first_version and right_option(words(row, "Answer"), options) != answer:
+    letter = fields.words(row, "Answer_label" if first_version else "Answer")
+    answer = fields.right_option(letter, options, letter_first=True)
+    if first_version and fields.right_option(fields.words(row, "Answer"), options) != answer:
         raise ValueError(f"Answer {row['Answer']!r} is not option {row['Answer_label']!r}, which Answer_label names")
     return Draft(
-        question=words(row, "Question"),
+        question=fields.words(row, "Question"),
         options=options,
         answer=answer,
-        images=(words(row, "Figure_path"),),
+        images=(fields.words(row, "Figure_path"),),
         split=str(row.get("split", "")).strip(),
-        record=present_fields(row, "index", "Caption"),
+        record=fields.present_fields(row, "index", "Caption"),
     )
 
 
@@ -157,7 +138,9 @@ MULTIPLE_CHOICE = (
         name="huatuo",
         origin="FreedomIntelligence/Medical_Multimodal_Evaluation_Data",
         license="Apache-2.0",
-        find=_find_huatuo,
+        find=lambda source: one_file(
+            source, "medical_multimodel_evaluation_data.json", "MRI_CT_XRAY_300each_dataset.json"
+        ),
         modality=_huatuo_modality,
         draft=_huatuo_draft,
     ),
@@ -182,7 +165,7 @@ MULTIPLE_CHOICE = (
     Importer(
         name="pmc-vqa",
         origin="PMC-VQA (RadGenome/PMC-VQA on the hub; arXiv 2305.10415)",
-        find=_find_pmc_vqa,
+        find=lambda source: find_files(source, (), ("train_2.csv", "test_2.csv"), ("train.csv", "test.csv")),
         draft=_pmc_vqa_draft,
         folders=("figures", "images", "images_2", ""),
     ),

@@ -19,9 +19,9 @@ from typing import Any
 from medvlm_r1.data.importing.draft import Draft, Part, Row, Source
 from medvlm_r1.data.importing.importer import Importer
 from medvlm_r1.data.modality import known_modality
+from medvlm_r1.data.readers import fields
 from medvlm_r1.data.readers.closed import closed_options
-from medvlm_r1.data.readers.fields import image, only, present_fields, text, words
-from medvlm_r1.data.readers.layout import absent, find_files, hub_tables, one_file
+from medvlm_r1.data.readers.layout import absent, find_files, find_tables, one_file
 
 _SLAKE_FIELDS = ("qid", "location", "answer_type", "base_type", "content_type", "triple")
 _VQA_RAD_FIELDS = ("qid", "image_organ", "question_type", "phrase_type", "answer_type")
@@ -29,7 +29,7 @@ _VQA_RAD_FIELDS = ("qid", "image_organ", "question_type", "phrase_type", "answer
 
 def _draft(row: Row, image: str | bytes, record: dict[str, Any], *, closed: bool = False, split: str = "") -> Draft:
     """A question, with options if it is answered by yes or no or by one of two words it names."""
-    question, given = words(row, "question"), words(row, "answer")
+    question, given = fields.words(row, "question"), fields.words(row, "answer")
     options, answer = closed_options(question, given, choice=closed)
     return Draft(
         question=question,
@@ -43,42 +43,34 @@ def _draft(row: Row, image: str | bytes, record: dict[str, Any], *, closed: bool
 
 
 def _is_closed(row: Row) -> bool:
-    return only(row, "answer_type", ("OPEN", "CLOSED")) == "CLOSED"
-
-
-def _find_slake(source: Path) -> Source:
-    return find_files(source, (), ("train.json", "validation.json", "validate.json", "test.json"))
-
-
-def _slake_modality(row: Row, part: Part) -> str:
-    return known_modality(text(row, "modality"), "modality")
+    return fields.only(row, "answer_type", ("OPEN", "CLOSED")) == "CLOSED"
 
 
 def _slake_draft(row: Row, part: Part) -> Draft:
-    language = only(row, "q_lang", ("EN", "ZH")).lower()
-    record = {"language": language} | present_fields(row, *_SLAKE_FIELDS)
-    return _draft(row, text(row, "img_name"), record, closed=_is_closed(row))
-
-
-def _find_vqa_rad(source: Path) -> Source:
-    return _find_tables(source) or one_file(source, "VQA_RAD Dataset Public.json")
+    language = fields.only(row, "q_lang", ("EN", "ZH")).lower()
+    record = {"language": language} | fields.present_fields(row, *_SLAKE_FIELDS)
+    return _draft(row, fields.text(row, "img_name"), record, closed=_is_closed(row))
 
 
 def _vqa_rad_draft(row: Row, part: Part) -> Draft:
+    record = fields.present_fields(row, *_VQA_RAD_FIELDS)
     if "image_name" not in row:
-        return _draft(row, image(row), present_fields(row, *_VQA_RAD_FIELDS))
-    test = str(row.get("phrase_type", "")).strip().lower().startswith("test")
-    record, split = present_fields(row, *_VQA_RAD_FIELDS), "test" if test else "train"
-    return _draft(row, text(row, "image_name"), record, closed=_is_closed(row), split=split)
+        return _draft(row, fields.as_image(fields.needed(row, "image"), "image"), record)
+    is_test = str(row.get("phrase_type", "")).strip().lower().startswith("test")
+    split = "test" if is_test else "train"
+    return _draft(row, fields.text(row, "image_name"), record, closed=_is_closed(row), split=split)
 
 
-def _find_tables(source: Path) -> Source | None:
-    tables = hub_tables(source)
-    return Source(root=source.parent if source.is_file() else source, parts=tables) if tables else None
+def _path_vqa_draft(row: Row, part: Part) -> Draft:
+    return _draft(row, fields.as_image(fields.needed(row, "image"), "image"), {})
+
+
+def _find_vqa_rad(source: Path) -> Source:
+    return find_tables(source) or one_file(source, "VQA_RAD Dataset Public.json")
 
 
 def _find_path_vqa(source: Path) -> Source:
-    tables = _find_tables(source)
+    tables = find_tables(source)
     if tables is None:
         raise absent(source, ["data/train-*.parquet", "*.arrow"])
     return tables
@@ -97,8 +89,8 @@ OPEN_ANSWERS = (
         name="slake",
         origin="SLAKE (BoKelvin/SLAKE on the hub)",
         license="CC-BY-4.0",
-        find=_find_slake,
-        modality=_slake_modality,
+        find=lambda source: find_files(source, (), ("train.json", "validation.json", "validate.json", "test.json")),
+        modality=lambda row, part: known_modality(fields.text(row, "modality"), "modality"),
         draft=_slake_draft,
         folders=("imgs", "images", ""),
     ),
@@ -106,6 +98,6 @@ OPEN_ANSWERS = (
         name="path-vqa",
         origin="PathVQA (flaviagiammarino/path-vqa on the hub)",
         find=_find_path_vqa,
-        draft=lambda row, part: _draft(row, image(row), {}),
+        draft=_path_vqa_draft,
     ),
 )

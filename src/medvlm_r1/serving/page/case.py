@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 
-from medvlm_r1.data.question import question_faults
 from medvlm_r1.data.readers.fields import bare_options
-from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.data.sample import LETTERS, question_faults
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.prompts.live import live_parts
 from medvlm_r1.report.album import picture_uri
