@@ -39,7 +39,6 @@ WHOLE = (
     "evaluation/statistics.py",
     "phantom/geometry.py",
     "phantom/imaging.py",
-    "phantom/physics.py",
     "phantom/tissue.py",
     "models/choice_logprobs.py",
     "rewards/*.py",

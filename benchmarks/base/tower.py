@@ -18,8 +18,7 @@ from benchmarks.base.architecture import IMAGE_TOKENS, MERGE, PATCH, PIXEL_MEAN,
 from benchmarks.base.pool import PIXELS
 from medvlm_r1.phantom.findings import KINDS, SIDES, SIZES
 from medvlm_r1.phantom.geometry import Array
-from medvlm_r1.phantom.imaging import PLANES
-from medvlm_r1.phantom.physics import SEQUENCES, WINDOWS
+from medvlm_r1.phantom.imaging import PLANES, SEQUENCES, WINDOWS
 from medvlm_r1.phantom.questions import NO_FINDING, value
 from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene
 

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from medvlm_r1.phantom import physics
-from medvlm_r1.phantom.anatomy.body import Body, Builder
+from medvlm_r1.phantom import imaging
+from medvlm_r1.phantom.body import Body, Builder
 from medvlm_r1.phantom.geometry import Ellipsoid, Waves, rotation
-from medvlm_r1.phantom.imaging import SIZE, line_integrals, slice_labels
-from medvlm_r1.phantom.physics import SEQUENCES, WINDOWS, spin_echo
+from medvlm_r1.phantom.imaging import SEQUENCES, SIZE, WINDOWS, line_integrals, slice_labels, spin_echo
 from medvlm_r1.phantom.tissue import LABEL, TISSUES
 
 MUSCLE = 1.05 * 0.0195  # 1/mm
@@ -103,7 +102,7 @@ def test_every_sequence_has_a_signal_for_every_tissue():
 )
 def test_ct_window(window, tissue, grey):
     everywhere = body(ellipsoid(tissue, (0, 0, 0), (1e4, 1e4, 1e4)))
-    image = physics.ct(everywhere, (), "axial", 0.0, window, Quiet())
+    image = imaging.ct(everywhere, (), "axial", 0.0, window, Quiet())
     assert image.shape == (SIZE, SIZE)
     assert image.dtype == np.uint8
     assert (image == grey).all()
@@ -117,11 +116,11 @@ def test_mri_shows_the_signal_equation():
     brain = body(
         ellipsoid("white_matter", (0, 0, 0), (1e4, 1e4, 1e4)), ellipsoid("csf", (0, 0, 0), (40, 40, 40), "white_matter")
     )
-    image = physics.mri(brain, (), "axial", 0.0, "T2-weighted", Quiet())
+    image = imaging.mri(brain, (), "axial", 0.0, "T2-weighted", Quiet())
     # CSF is the display's maximum, shown at 1 / 0.965 and clipped; white matter is 0.200442 / 0.636416 of it.
     assert image[112, 112] == 255
     assert image[5, 5] == round(0.200442 / 0.636416 / 0.965 * 255)
-    flair = physics.mri(brain, (), "axial", 0.0, "FLAIR", Quiet())
+    flair = imaging.mri(brain, (), "axial", 0.0, "FLAIR", Quiet())
     assert flair[5, 5] == 255
     assert flair[112, 112] == round(0.007259 / 0.158601 / 0.965 * 255)
 
@@ -185,5 +184,5 @@ def test_a_shape_displaces_what_it_lies_in():
 def test_a_radiograph_is_bright_where_much_is_absorbed():
     chest = body(ellipsoid("muscle", (0, 0, 0), (90, 60, 90)))
     bead = ellipsoid("calcium", (20, 0, 0), (12, 12, 12), "muscle")
-    image = physics.xray(chest, (bead,), "frontal", Quiet()).astype(int)
+    image = imaging.xray(chest, (bead,), "frontal", Quiet()).astype(int)
     assert image[112, 112 + 20] > image[112, 112 - 20] + 40

@@ -4,9 +4,19 @@ import numpy as np
 import pytest
 
 from medvlm_r1.phantom.findings import NONE
-from medvlm_r1.phantom.questions import NO_FINDING, PHRASINGS, TYPES, ask, ask_about, describe, value, vocabulary
+from medvlm_r1.phantom.questions import (
+    FAVOURED,
+    NO_FINDING,
+    PHRASINGS,
+    SHARE,
+    TYPES,
+    ask,
+    ask_about,
+    describe,
+    value,
+    vocabulary,
+)
 from medvlm_r1.phantom.scene import MODALITIES, Scene, draw
-from medvlm_r1.phantom.shortcut import FAVOURED, SHARE
 
 
 def drawn(modality, n=400, **options):

@@ -5,8 +5,7 @@ import pytest
 
 from medvlm_r1.phantom.anatomy import BODIES
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, place
-from medvlm_r1.phantom.imaging import PLANES, SIZE
-from medvlm_r1.phantom.physics import WINDOWS, spin_echo
+from medvlm_r1.phantom.imaging import PLANES, SIZE, WINDOWS, spin_echo
 from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene, draw, locate, render, techniques, unseen_kinds
 from medvlm_r1.phantom.tissue import LABEL, lookup
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medvlm_r1.phantom.anatomy import Body
+from medvlm_r1.phantom.body import Body
 from medvlm_r1.phantom.geometry import Ellipsoid, Vector, rotation
 from medvlm_r1.phantom.tissue import LABEL
 

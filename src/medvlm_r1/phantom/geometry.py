@@ -50,10 +50,7 @@ class Ellipsoid:
             kx, ky, kz = (np.float32(1.0 / r) for r in self.radii)
             plain: Array = (dx * kx) ** 2 + (dy * ky) ** 2 + (dz * kz) ** 2
             return plain
-        m = self.matrix
-        total: Array = (m[0, 0] * dx + m[0, 1] * dy + m[0, 2] * dz) ** 2
-        total += (m[1, 0] * dx + m[1, 1] * dy + m[1, 2] * dz) ** 2
-        total += (m[2, 0] * dx + m[2, 1] * dy + m[2, 2] * dz) ** 2
+        total: Array = sum((kx * dx + ky * dy + kz * dz) ** 2 for kx, ky, kz in self.matrix)
         return total
 
     def interval(self, u: Array, v: Array, axes: tuple[int, int, int]) -> tuple[Array, Array]:

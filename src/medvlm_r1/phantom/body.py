@@ -108,8 +108,8 @@ class Builder:
         """Adds a straight tube (mm)."""
         a, b = np.asarray(start, float), np.asarray(end, float)
         n = max(2, int(np.linalg.norm(b - a) / max(radius * 0.35, 1.0)))
-        t = np.linspace(0, 1, n)[:, None]
-        self.curve(tissue, a + (b - a) * t, np.full(n, radius), inside_of, core=core)
+        points = a + (b - a) * np.linspace(0, 1, n)[:, None]
+        self.curve(tissue, points, np.full(n, radius), inside_of, core=core)
 
     def curve(self, tissue: str, points: Array, radius: Array, inside_of: str, *, core: str | None = None) -> None:
         """Adds a bead curve: points (n, 3) and radius (n,), mm."""
