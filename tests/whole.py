@@ -29,7 +29,6 @@ WHOLE = (
     "data/option_prior.py",
     "prompts/conclusion.py",
     "prompts/lenient.py",
-    "prompts/live.py",
     "prompts/templates.py",
     "prompts/parser.py",
     "prompts/assistant_response.py",

@@ -10,8 +10,7 @@ import pytest
 
 from medvlm_r1.prompts.assistant_response import split_response, split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter, weighings
-from medvlm_r1.prompts.live import live_parts
-from medvlm_r1.prompts.parser import parse_response
+from medvlm_r1.prompts.parser import live_parts, parse_response
 
 OPTIONS = ("brain", "knee", "lung", "liver")
 N = 1_000_000

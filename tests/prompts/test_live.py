@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvlm_r1.prompts.live import live_parts
-from medvlm_r1.prompts.parser import parse_response
+from medvlm_r1.prompts.parser import live_parts, parse_response
 
 WHOLE = "<think>A no, B yes.</think> <answer>B</answer>"
 

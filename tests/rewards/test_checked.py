@@ -12,7 +12,7 @@ import pytest
 
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.rewards import REGISTRY, resolve_reward
-from medvlm_r1.rewards.checked import DATA_COLUMNS, check_signature, checked
+from medvlm_r1.rewards.registry import DATA_COLUMNS, check_signature, checked
 from medvlm_r1.training.dataset import as_dataset
 
 

@@ -10,7 +10,7 @@ from medvlm_r1.data.question import question_faults
 from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.prompts.live import live_parts
+from medvlm_r1.prompts.parser import live_parts
 from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import Case, CaseReply, shares
 from medvlm_r1.serving.answer import Answer, Question
