@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medvlm_r1.cli.options import Json, Out, completion, is_page, page_or_folder, print_result
+from medvlm_r1.errors import RESEARCH_USE, UsageError
 
 if TYPE_CHECKING:
     from medvlm_r1.models.processor import ImageFit
@@ -91,20 +92,19 @@ def data_import(
     """
     from medvlm_r1.console import progress_bar
     from medvlm_r1.data.subjects import subject_lines
-    from medvlm_r1.errors import UsageError
 
     fit = _fit(model)
     phantom_only = {"--split": split, "--n": n, "--seed": seed, "--shortcut": shortcut or None}
-    given = [name for name, value in phantom_only.items() if value is not None]
+    rows_only: dict[str, object] = {"SOURCE": source, "--images": images, "--map": columns, "--salt-file": salt_file}
+    rows_only |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
     report: dict[str, Any]
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
-        own: dict[str, object] = {"SOURCE": source, "--images": images, "--map": columns, "--salt-file": salt_file}
-        own |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
-        if skip_bad or closed_choices or any(value is not None for value in own.values()):
+        if skip_bad or closed_choices or any(value is not None for value in rows_only.values()):
             raise UsageError(
-                f"phantom creates its own rows and images; omit {', '.join(own)}, --skip-bad and --closed-choices."
+                "phantom creates its own rows and images; "
+                f"omit {', '.join(rows_only)}, --skip-bad and --closed-choices."
             )
         with progress_bar("PhantomVQA") as advance:
             samples = write_benchmark(
@@ -116,9 +116,9 @@ def data_import(
                 shortcut=shortcut,
                 progress=advance,
             )
-        report = {"rows": len(samples), "written": len(samples), "missing": 0}
+        count = len(samples)
+        report = {"rows": count, "written": count, "missing": 0, "subjects_from": {"PhantomVQA": count}}
         report["subjects"] = len({sample.subject for sample in samples})
-        report["subjects_from"] = {"PhantomVQA": len(samples)}
     else:
         from dataclasses import asdict
 
@@ -128,7 +128,7 @@ def data_import(
         from medvlm_r1.data.names import did_you_mean
         from medvlm_r1.data.readers.columns import parse_columns
 
-        if given:
+        if given := [name for name, value in phantom_only.items() if value is not None]:
             raise UsageError(f"{' and '.join(given)}: for phantom only, not for {format}.")
         if format not in READERS:
             raise UsageError(f"unknown data format {format!r}; {did_you_mean(format, [*READERS, 'phantom'])}")
@@ -248,7 +248,6 @@ def data_check(
     from medvlm_r1.console import progress_bar
     from medvlm_r1.data.check import check_folders
     from medvlm_r1.data.check.findings import check_lines
-    from medvlm_r1.errors import RESEARCH_USE
 
     with progress_bar("Check") as advance:
         check = check_folders(
@@ -302,18 +301,18 @@ def _counts(report: dict[str, Any], *, closed_choices: bool) -> list[str]:
     lines += [f"split {name}: {count}" for name, count in report["by_split"].items() if name]
     if report["closed_kept_open"]:
         lines += _closed(report["closed_kept_open"], hint=not closed_choices)
-    if report["converted"]:
-        lines.append(f"images converted to PNG: {report['converted']}")
-    if report["stripped"]:
-        lines.append(f"images written without their metadata: {report['stripped']}")
-    if report["may_show_text"]:
-        lines.append(
-            f"{report['may_show_text']} DICOM images may contain burned-in text, such as patient names. "
-            "Inspect them before you share them."
-        )
-    if report["bad_rows"]:
-        lines += [f"skipped, not readable: {report['bad_rows']} rows", *(f"  {reason}" for reason in report["reasons"])]
-    return [f"  {line}" for line in lines]
+    for key, text in (
+        ("converted", "images converted to PNG: {}"),
+        ("stripped", "images written without their metadata: {}"),
+        (
+            "may_show_text",
+            "{} DICOM images may contain burned-in text, such as patient names. Inspect them before you share them.",
+        ),
+        ("bad_rows", "skipped, not readable: {} rows"),
+    ):
+        if report[key]:
+            lines.append(text.format(report[key]))
+    return [f"  {line}" for line in [*lines, *(f"  {reason}" for reason in report["reasons"])]]
 
 
 def _closed(open_answers: dict[str, dict[str, int]], *, hint: bool) -> list[str]:

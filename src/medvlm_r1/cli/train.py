@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medvlm_r1.cli.options import Json, Overrides, complete_recipe, find_recipe, print_result
+from medvlm_r1.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,7 +71,6 @@ def train_command(
     as_json: Json = False,
 ) -> None:
     """Train with the method that the verb is named after."""
-    from medvlm_r1.errors import UsageError
     from medvlm_r1.training.config import load_config
 
     method = str(context.info_name)
