@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,7 +15,6 @@ from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.audit.store import AuditStore
 from medvlm_r1.audit.variant import Variant
 from medvlm_r1.data.folder import read_folder
-from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.score import read_as_asked
@@ -31,9 +28,9 @@ from medvlm_r1.models.generate import (
     opened,
     prompt_and_prefill,
 )
-from medvlm_r1.models.load import Policy, load_policy
-from medvlm_r1.prompts.parser import parse_response, with_reasoning_opened
-from medvlm_r1.prompts.templates import messages, opened_reasoning
+from medvlm_r1.models.load import load_policy
+from medvlm_r1.prompts.parser import parse_response
+from medvlm_r1.prompts.templates import messages
 from medvlm_r1.serving.backend import LocalBackend
 from medvlm_r1.serving.medvlm import MedVLM, Question
 from medvlm_r1.serving.page.checks import NO_REASONING
@@ -49,13 +46,13 @@ SETTINGS = GenerationSettings(max_new_tokens=48)
 
 
 @pytest.fixture(scope="module")
-def question(data_dir: Path) -> Sample:
+def question(data_dir):
     """A question with one image."""
     return read_folder(data_dir)[0]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, question: Sample) -> Path:
+def folder(tmp_path_factory, question):
     """A tiny policy whose template ends with `<think>`, and which goes on with `WRITTEN`."""
     made = tmp_path_factory.mktemp("opening")
     build_tiny_policy(made, OPENING)
@@ -64,43 +61,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, question: Sample) -> Path:
 
 
 @pytest.fixture(scope="module")
-def policy(folder: Path) -> Policy:
+def policy(folder):
     return load_policy(str(folder), device="cpu")
 
 
-@pytest.mark.parametrize(
-    ("rendered", "opening"),
-    [
-        ("<|im_start|>assistant\n", ""),
-        ("<|im_start|>assistant\n<think>", "<think>"),
-        ("<|im_start|>assistant\n<think>\n", "<think>\n"),
-        ("<|im_start|>assistant\n<think>\n\n </think>\n\n", ""),
-        ("enclose it in <think>...</think> tags.<|im_end|>\nassistant\n", ""),
-        ("<think>" * 2 + " " * 9, "<think>" + " " * 9),
-        ("", ""),
-    ],
-)
-def test_the_opening_is_read_from_the_end_of_the_prompt(rendered: str, opening: str) -> None:
-    assert opened_reasoning(rendered) == opening
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("It is.</think><answer>B</answer>", "<think>It is.</think><answer>B</answer>"),
-        ("It is.</THINK><answer>B</answer>", "<think>It is.</THINK><answer>B</answer>"),
-        ("<think>It is.</think><answer>B</answer>", None),
-        ("a <think>It is.</think>", None),
-        ("It is.</think> no <think>", "<think>It is.</think> no <think>"),
-        ("It is", None),
-        ("", None),
-    ],
-)
-def test_a_server_s_text_that_closes_what_it_did_not_open(text: str, wanted: str | None) -> None:
-    assert with_reasoning_opened(text) == (text if wanted is None else wanted)
-
-
-def test_a_turn_replaces_what_the_template_opens(policy: Policy, question: Sample) -> None:
+def test_a_turn_replaces_what_the_template_opens(policy, question):
     item = GenerationInput(prompt=messages(question), images=[IMAGE])
     plain = opened(policy.processor, item)
     assert plain.endswith(f"<|im_start|>assistant\n{OPENING}")
@@ -119,7 +84,7 @@ def test_a_turn_replaces_what_the_template_opens(policy: Policy, question: Sampl
         assert answer_opening(policy.processor, begun) == ""
 
 
-def test_generation_begins_with_the_opening_and_counts_no_token_for_it(policy: Policy, question: Sample) -> None:
+def test_generation_begins_with_the_opening_and_counts_no_token_for_it(policy, question):
     generator = LocalGenerator(policy=policy)
     item = GenerationInput(prompt=messages(question), images=[IMAGE])
     [whole] = generator.generate([item], SETTINGS)
@@ -134,7 +99,7 @@ def test_generation_begins_with_the_opening_and_counts_no_token_for_it(policy: P
     assert opened(policy.processor, replace(item, prefill=turn)).count(OPENING) == 1
 
 
-def test_an_evaluation_finds_the_answers_well_formed(folder: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_an_evaluation_finds_the_answers_well_formed(folder, data_dir, tmp_path):
     found = evaluate(str(folder), data_dir, tmp_path / "run", max_new_tokens=48)
     assert found["well_formed"]["percent"] == 100.0
     assert found["accuracy"]["mean"] == 25.0
@@ -144,9 +109,7 @@ def test_an_evaluation_finds_the_answers_well_formed(folder: Path, data_dir: Pat
 
 
 @pytest.mark.parametrize("sharing", [True, False])
-def test_rewards_and_rollouts_of_a_training_see_the_opening(
-    folder: Path, write_config: Callable[..., Path], sharing: bool
-) -> None:
+def test_rewards_and_rollouts_of_a_training_see_the_opening(folder, write_config, sharing):
     rewards = [{"name": name} for name in ("format_paper", "format_strict", "accuracy_strict", "consistent")]
     trainer = {"max_steps": 1, "max_completion_length": 48, "temperature": 0.1}
     config = load_config(write_config(model=str(folder), rewards=rewards, sharing=sharing, trainer=trainer))
@@ -157,14 +120,12 @@ def test_rewards_and_rollouts_of_a_training_see_the_opening(
         assert row["rewards"]["format_paper"] == row["rewards"]["format_strict"] == row["rewards"]["consistent"] == 1
 
 
-def test_imitation_of_letters_refuses_a_template_that_would_train_and_ask_differently(
-    folder: Path, write_config: Callable[..., Path]
-) -> None:
+def test_imitation_of_letters_refuses_a_template_that_would_train_and_ask_differently(folder, write_config):
     with pytest.raises(UserError, match=r"ends a prompt with '<think>\\n'.*instruct variant"):
         train_sft(load_config(write_config("sft", model=str(folder))))
 
 
-def test_an_audit_cuts_the_reasoning_and_doubles_no_tag(folder: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_an_audit_cuts_the_reasoning_and_doubles_no_tag(folder, data_dir, tmp_path):
     found = audit_model(str(folder), data_dir, tmp_path / "run", probes=["reasoning", "confidence"], max_new_tokens=48)
     measures = found["probes"]["reasoning"]["measures"]
     assert measures["reasoned"]["value"] == 1
@@ -180,7 +141,7 @@ def test_an_audit_cuts_the_reasoning_and_doubles_no_tag(folder: Path, data_dir: 
             assert answer.text.count("<think>") == 1
 
 
-def test_shared_answers_are_the_ones_given_one_by_one(policy: Policy, question: Sample) -> None:
+def test_shared_answers_are_the_ones_given_one_by_one(policy, question):
     prefixes = (OPENING, f"{OPENING}It is the", "<think>It is the", "<answer>", f"{OPENING}It is.</think><answer>")
     variants = [Variant(name="real", sample=question, images=(IMAGE,))]
     for number, prefix in enumerate(prefixes):
@@ -194,7 +155,7 @@ def test_shared_answers_are_the_ones_given_one_by_one(policy: Policy, question: 
     assert shared[0].text == shared[1].text == shared[2].text == WHOLE
 
 
-def test_an_answer_and_its_stream_begin_with_the_opening(policy: Policy, question: Sample) -> None:
+def test_an_answer_and_its_stream_begin_with_the_opening(policy, question):
     with MedVLM(LocalBackend(policy), name="tiny", max_new_tokens=48) as model:
         asked = Question(image=IMAGE, question=question.question, options=question.options)
         answer = model.ask_batch([asked])[0]
@@ -206,7 +167,7 @@ def test_an_answer_and_its_stream_begin_with_the_opening(policy: Policy, questio
         assert stream.answer == answer
 
 
-def test_a_letter_alone_may_follow_a_reasoning() -> None:
+def test_a_letter_alone_may_follow_a_reasoning():
     options = ("liver", "knee")
     for text, letter in {
         "B": "B",

@@ -6,7 +6,7 @@ import pytest
 from medvlm_r1.phantom import imaging
 from medvlm_r1.phantom.body import Body, Builder
 from medvlm_r1.phantom.geometry import Ellipsoid, Waves, rotation
-from medvlm_r1.phantom.imaging import SEQUENCES, SIZE, WINDOWS, line_integrals, slice_labels, spin_echo
+from medvlm_r1.phantom.imaging import SIZE, line_integrals, slice_labels, spin_echo
 from medvlm_r1.phantom.tissue import LABEL, TISSUES
 
 MUSCLE = 1.05 * 0.0195  # 1/mm
@@ -70,25 +70,6 @@ def test_spin_echo(sequence, tissue, signal):
     assert spin_echo(sequence)[LABEL[tissue]] == pytest.approx(signal, abs=1e-6)
 
 
-def test_flair_nulls_csf_and_keeps_oedema_bright():
-    flair = {tissue.name: spin_echo("FLAIR")[index] for index, tissue in enumerate(TISSUES)}
-    assert flair["csf"] < 0.05 * flair["white_matter"]
-    assert flair["oedema"] > flair["grey_matter"] > flair["white_matter"]
-
-
-def test_contrast_turns_over_between_t1_and_t2():
-    csf, white = LABEL["csf"], LABEL["white_matter"]
-    assert spin_echo("T1-weighted")[csf] < spin_echo("T1-weighted")[white]
-    assert spin_echo("T2-weighted")[csf] > spin_echo("T2-weighted")[white]
-
-
-def test_every_sequence_has_a_signal_for_every_tissue():
-    for sequence in SEQUENCES:
-        signal = spin_echo(sequence)
-        assert signal.shape == (len(TISSUES),)
-        assert (signal[1:] > 0).all()
-
-
 @pytest.mark.parametrize(
     ("window", "tissue", "grey"),
     [
@@ -106,10 +87,6 @@ def test_ct_window(window, tissue, grey):
     assert image.shape == (SIZE, SIZE)
     assert image.dtype == np.uint8
     assert (image == grey).all()
-
-
-def test_windows_have_a_width():
-    assert all(width > 0 for _, width in WINDOWS.values())
 
 
 def test_mri_shows_the_signal_equation():

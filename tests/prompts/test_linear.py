@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
-
 import pytest
 
 from medvlm_r1.prompts.assistant_response import split_response, split_sentences
@@ -33,7 +29,7 @@ BOMBS = {
     "half a tag": "</" * (N // 2),
     "tags": "<think></answer>" * (N // 16),
 }
-READERS: dict[str, Callable[[str], Any]] = {
+READERS = {
     "split_sentences": split_sentences,
     "split_response": lambda text: split_response(f"<think>{text}</think>{text}<answer>B</answer>"),
     "split_response, around": lambda text: split_response(f"<think>x</think>{' ' * len(text)}<answer>{text}</answer>"),
@@ -45,9 +41,7 @@ READERS: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_million_characters_are_read(
-    tried: Callable[[str, int], None], bounded_time: Callable[[], AbstractContextManager[None]], bomb: str
-) -> None:
+def test_a_million_characters_are_read(tried, bounded_time, bomb):
     text = BOMBS[bomb]
     for read in READERS.values():
         with bounded_time():

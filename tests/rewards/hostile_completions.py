@@ -42,7 +42,7 @@ SPELLINGS = (
 )
 
 # What is written, and its reward by each of COLUMNS.
-WANTED: dict[str, tuple[str, tuple[float, float, float, float, float]]] = {
+WANTED = {
     "as wanted": (f"{T}<answer>B</answer>", (1, 1, 1, 1, 1)),
     "as wanted, with white space": (f" {T}\n\n<answer> B\n</answer>\n", (1, 1, 1, 1, 0)),
     "wrong, and at odds with itself": (f"{T}<answer>A</answer>", (0, 1, 0, 0, 1)),

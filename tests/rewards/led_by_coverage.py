@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["medvlm_r1.prompts", "medvlm_r1.rewards
     import test_adversarial as adversarial
 
 
-def attempt(data: bytes) -> None:
+def attempt(data):
     """A completion of tags, letters and any text from the bytes, held against what holds of all."""
     given = atheris.FuzzedDataProvider(data)
     letter = given.PickValueInList([*adversarial.LETTERS, ""])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +13,21 @@ from medvlm_r1.rewards.registry import DATA_COLUMNS, check_signature, checked
 from medvlm_r1.training.dataset import as_dataset
 
 
-def test_the_columns_are_those_of_the_data_set(data_dir: Path) -> None:
+def test_the_columns_are_those_of_the_data_set(data_dir):
     # `subject` is for counterfactual images and is dropped when a row is read.
     assert set(as_dataset(str(data_dir)).column_names) == {"prompt", "subject", *DATA_COLUMNS}
 
 
 @pytest.mark.parametrize("name", [*REGISTRY, "format_no_think", "format_think_after"])
-def test_built_in_rewards_can_be_called(name: str) -> None:
+def test_built_in_rewards_can_be_called(name):
     check_signature(name, resolve_reward(f"medvlm_r1.rewards.{name}:{name}"))
 
 
-async def waiting(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+async def waiting(prompts, completions, **columns):
     return []
 
 
-def positional(completions: Any, extra: Any, /, **columns: Any) -> list[float]:
+def positional(completions, extra, /, **columns):
     return []
 
 
@@ -45,7 +42,7 @@ def positional(completions: Any, extra: Any, /, **columns: Any) -> list[float]:
         (waiting, "async function"),
     ],
 )
-def test_a_function_that_cannot_be_called_is_refused(function: Callable[..., Any], words: str) -> None:
+def test_a_function_that_cannot_be_called_is_refused(function, words):
     with pytest.raises(UsageError, match=f"reward 'mine:f'.*{words}"):
         check_signature("mine:f", function)
 
@@ -61,12 +58,12 @@ def test_a_function_that_cannot_be_called_is_refused(function: Callable[..., Any
         max,
     ],
 )
-def test_a_function_that_can_be_called_is_accepted(function: Callable[..., Any]) -> None:
+def test_a_function_that_can_be_called_is_accepted(function):
     check_signature("mine:f", function)
 
 
 class Broken:
-    def __float__(self) -> float:
+    def __float__(self):
         raise TypeError
 
 
@@ -89,7 +86,7 @@ class Broken:
         (np.float64(1), "returned .*1.0"),
     ],
 )
-def test_a_result_that_is_not_one_number_each_is_named(result: Any, words: str) -> None:
+def test_a_result_that_is_not_one_number_each_is_named(result, words):
     function = checked("mine:f", lambda prompts, completions, **columns: result)
     with pytest.raises(UserError, match=f"The reward 'mine:f' {words}.*wanted a list of 3 numbers"):
         function(prompts=["p"] * 3, completions=["c"] * 3)
@@ -105,18 +102,18 @@ def test_a_result_that_is_not_one_number_each_is_named(result: Any, words: str) 
         ((float(x) for x in range(3)), [0.0, 1.0, 2.0]),
     ],
 )
-def test_numbers_are_accepted_in_any_list(result: Any, numbers: list[float | None]) -> None:
+def test_numbers_are_accepted_in_any_list(result, numbers):
     assert checked("f", lambda *_, **__: result)(["p"] * 3, ["c"] * 3) == numbers
 
 
-def test_what_the_function_raises_is_named_with_its_line() -> None:
-    def fails(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+def test_what_the_function_raises_is_named_with_its_line():
+    def fails(prompts, completions, **columns):
         return [columns["age"] for _ in completions]
 
     with pytest.raises(UserError, match=r"'mine:f' failed with KeyError: 'age' \(.*test_checked.py, line \d+"):
         checked("mine:f", fails)(prompts=[""], completions=[""])
 
-    def refuses(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+    def refuses(prompts, completions, **columns):
         raise UserError("explained already")
 
     with pytest.raises(UserError, match=r"^explained already$"):
@@ -132,15 +129,7 @@ def test_what_the_function_raises_is_named_with_its_line() -> None:
         ("**columns): return [None] * 4", 1, "returned None for all 4 completions"),
     ],
 )
-def test_a_training_ends_with_one_message(
-    body: str,
-    code: int,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    write_config: Callable[..., Path],
-    command: Callable[..., tuple[int, str, str]],
-) -> None:
+def test_a_training_ends_with_one_message(body, code, message, tmp_path, monkeypatch, write_config, command):
     module = f"rewards_of_a_test_{len(body)}"
     (tmp_path / f"{module}.py").write_text(f"def own(prompts, completions, {body}\n")
     monkeypatch.chdir(tmp_path)
