@@ -1,7 +1,5 @@
 """The house in order: short files, imports without circles, nothing written twice, no trace of where it was made."""
 
-from __future__ import annotations
-
 import ast
 import io
 import re

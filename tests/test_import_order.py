@@ -1,7 +1,5 @@
 """Imports run one way: a room of the package knows those before it in the order data flows, and none after it."""
 
-from __future__ import annotations
-
 import pytest
 
 from test_house import SRC, imported

@@ -1,7 +1,5 @@
 """requirements-dev.lock pins what pyproject.toml asks for, and says nothing of where it was made."""
 
-from __future__ import annotations
-
 import re
 
 from packaging.utils import canonicalize_name
@@ -9,7 +7,7 @@ from packaging.utils import canonicalize_name
 from lock import ROOT, asked_for
 
 
-def test_the_lock_pins_every_dependency_within_its_range() -> None:
+def test_the_lock_pins_every_dependency_within_its_range():
     lines = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if not line.startswith("#")]
     # Name and version alone: no address of an index, no path, no option.

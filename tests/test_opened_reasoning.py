@@ -1,7 +1,5 @@
 """A chat template that opens the reasoning itself: its tag is part of the response, everywhere and once."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """docs/reliability.md says what the tests have counted, and names tests that are there."""
 
-from __future__ import annotations
-
 import ast
 import json
 import shlex
@@ -14,13 +12,13 @@ import reliability
 from reliability import BEGIN, COUNTS, END, PAGE, ROOT
 
 
-def test_the_table_is_that_of_the_counts() -> None:
+def test_the_table_is_that_of_the_counts():
     page = PAGE.read_text(encoding="utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
     assert reliability.render() == page, "make reliability renews it"
 
 
-def test_every_promise_is_counted_by_tests_that_are_there() -> None:
+def test_every_promise_is_counted_by_tests_that_are_there():
     counts = json.loads(COUNTS.read_text(encoding="utf-8"))
     assert counts.keys() == reliability.promises().keys()
     for name, tests in counts.items():
@@ -32,7 +30,7 @@ def test_every_promise_is_counted_by_tests_that_are_there() -> None:
 
 
 @pytest.mark.parametrize("target", ["soak", "reliability"])
-def test_pytest_understands_what_make_tells_it(target: str) -> None:
+def test_pytest_understands_what_make_tells_it(target):
     """An option whose value stands apart is taken for a file, and the options of tests/ are then not known."""
     told = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     [line] = [line for line in told.splitlines() if "/pytest " in line]

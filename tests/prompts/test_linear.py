@@ -1,7 +1,5 @@
 """Parsing a response takes time linear in its length, whatever is in it."""
 
-from __future__ import annotations
-
 import pytest
 
 from medvlm_r1.prompts.assistant_response import split_response, split_sentences

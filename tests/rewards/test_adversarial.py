@@ -1,7 +1,5 @@
 """What a policy may try for a reward it has not earned: the table of `hostile_completions`, and any text."""
 
-from __future__ import annotations
-
 import random
 import re
 import subprocess

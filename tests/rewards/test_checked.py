@@ -1,7 +1,5 @@
 """A user's reward function that cannot be called, or does not return one number for each completion."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
