@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -51,38 +51,31 @@ class Side(Child):
         return self.receive()
 
 
-class Alternating:
-    """Both sides alternate, so that a machine that slows down is slow for both.
+def alternate(start: Callable[[str], Side], rounds: int, *, together: bool) -> Iterator[tuple[str, Figures]]:
+    """Timed steps of both sides in turn, so that a machine that slows down is slow for both.
 
     If their memory does not fit together, each has the machine to itself: its process starts for its step, warms up
     with another, and ends.
 
     Args:
         start: Starts the process of a side.
+        rounds: Steps of each side.
         together: Whether both fit.
+
+    Yields:
+        Name and figures of a step.
     """
-
-    def __init__(self, start: Callable[[str], Side], *, together: bool) -> None:
-        self._start, self._together = start, together
-        self._stack = ExitStack()
-        self._sides: dict[str, Side] = {}
-
-    def step(self, side: str) -> Figures:
-        """A timed step of one side."""
-        if self._together:
-            return self._sides[side].step()
-        with self._start(side) as alone:
-            alone.step()  # warm-up
-            return alone.step()
-
-    def __enter__(self) -> Self:
-        for side in (TRL, OURS) if self._together else ():
-            self._sides[side] = self._stack.enter_context(self._start(side))
-            self._sides[side].step()  # warm-up
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._stack.close()
+    with ExitStack() as stack:
+        running = {name: stack.enter_context(start(name)) for name in (TRL, OURS) if together}
+        for side in running.values():
+            side.step()  # warm-up
+        for name in (TRL, OURS) * rounds:
+            if together:
+                yield name, running[name].step()
+            else:
+                with start(name) as alone:
+                    alone.step()  # warm-up
+                    yield name, alone.step()
 
 
 def fit_together(sizes: Sequence[float]) -> bool:
@@ -191,12 +184,10 @@ def bench_grpo(
             report(f"{name} counted")
         gradients = _relative_difference(folder / "ours.safetensors", folder / "trl.safetensors")
         together = fit_together([_peak(tried[micro_batch[TRL]]), counted[OURS]["memory"]])
-        with Alternating(start, together=together) as sides:
-            for number in range(rounds):
-                peaks.append(matrix_peak(dtype, device))
-                for name in micro_batch:
-                    times[name].append(sides.step(name))
-                    report(f"{name}, round {number + 1} of {rounds}")
+        for name, figures in alternate(start, rounds, together=together):
+            times[name].append(figures)
+            report(f"{name}, round {len(times[name])} of {rounds}")
+            peaks.append(matrix_peak(dtype, device))
     medians = {
         name: {part: statistics.median(figures[part] for figures in taken) for part in PARTS}
         for name, taken in times.items()

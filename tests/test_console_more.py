@@ -63,11 +63,6 @@ def test_the_demos_table(results, command, monkeypatch, tmp_path):
     assert (code, json.loads(out)) == (0, results)
 
 
-def test_a_demo_that_is_not_through_says_so(tmp_path):
-    with pytest.raises(Exception, match="run `medvlm-r1 demo"):
-        demo._finish(tmp_path, demo._Clock(tmp_path / "seconds.json"))
-
-
 def test_pretraining_shows_its_stage_and_names_its_model(command, monkeypatch, tmp_path):
     def build(out, work, *, seed, report):
         report("tower", 3, 9, {"loss": 0.25, "seconds": 4.0})
