@@ -3,7 +3,6 @@
 import io
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from rich.console import Console
 from medvlm_r1 import console, demo, disk
 from medvlm_r1.console import progress_bar
 from medvlm_r1.errors import RESEARCH_USE
-
 
 
 def test_a_terminal_is_shown_a_bar_with_counts_and_note(monkeypatch):

@@ -1,7 +1,6 @@
 """Every recipe: it says what it is, passes the dry run with a tiny model of its class, and its devices can be read."""
 
 import json
-from collections.abc import Callable
 
 import pytest
 import yaml
