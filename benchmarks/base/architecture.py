@@ -97,7 +97,7 @@ def qwen2_vl_config(
     ids = dict(zip(CONTROL_TOKENS, tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS)), strict=True))
     special = {"bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
     return Qwen2VLConfig(
-        text_config=special | {"tie_word_embeddings": tied} | text,
+        text_config=special | ({"tie_word_embeddings": True} if tied else {}) | text,
         vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
