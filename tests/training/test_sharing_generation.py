@@ -1,20 +1,16 @@
 """Generation that runs each prompt once, against transformers' own loop."""
 
-from __future__ import annotations
-
 import functools
-from typing import Any
 
 import pytest
 import torch
 from counted_waits import Waits
 from scipy.stats import chisquare
-from torch import Tensor
 from transformers import GenerationConfig
 
 from medvlm_r1.models.decoding import cached_prefix, per_row_sampling, shared_generation
 from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
-from medvlm_r1.models.decoding.per_row_sampling import PromptKV, RowSampling, sample_per_row
+from medvlm_r1.models.decoding.per_row_sampling import RowSampling, sample_per_row
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt, refuses
 from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 
@@ -23,7 +19,7 @@ END = 80
 PROMPTS = [Prompt(9, ((2, 3),)), Prompt(2, ((1, 2),)), Prompt(5, ((2, 2),))]
 
 
-def inputs(family: str, prompts: list[Prompt]) -> dict[str, Tensor]:
+def inputs(family, prompts):
     torch.manual_seed(1)
     rows = [TINY[family].ids(prompt) for prompt in prompts]
     length = max(len(row) for row in rows)
@@ -32,7 +28,7 @@ def inputs(family: str, prompts: list[Prompt]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, **TINY[family].pixels(prompts), **TINY[family].extra(ids)}
 
 
-def settings(**changes: Any) -> GenerationConfig:
+def settings(**changes):
     # Many end tokens: rows end at different times.
     ends = list(range(END, VOCABULARY))
     return GenerationConfig(
@@ -40,7 +36,7 @@ def settings(**changes: Any) -> GenerationConfig:
     )
 
 
-def completed(output: Tensor, prompt: int) -> list[list[int]]:
+def completed(output, prompt):
     """Rows without what stands after the end token."""
     rows = []
     for row in output[:, prompt:].tolist():
@@ -50,7 +46,7 @@ def completed(output: Tensor, prompt: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
+def test_greedy_tokens_are_those_of_transformers(family):
     model = TINY[family].model().eval()
     batch = inputs(family, PROMPTS)
     length = batch["input_ids"].shape[1]
@@ -68,7 +64,7 @@ def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
     assert len(seen) > 1
 
 
-def test_a_cache_grows_past_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_grows_past_its_room(monkeypatch):
     monkeypatch.setattr("medvlm_r1.models.decoding.kv_cache._GROWTH", 3)
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS)
@@ -78,7 +74,7 @@ def test_a_cache_grows_past_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"top_k": 5}, {"top_p": 0.7, "temperature": 0.8}, {"min_p": 0.1}])
-def test_draws_are_those_of_transformers_for_one_completion(changes: dict[str, Any]) -> None:
+def test_draws_are_those_of_transformers_for_one_completion(changes):
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS[:1])
     config = settings(do_sample=True, **{"top_k": 0, **changes})
@@ -90,7 +86,7 @@ def test_draws_are_those_of_transformers_for_one_completion(changes: dict[str, A
         assert torch.equal(found, expected)
 
 
-def test_greedy_rows_do_not_change_the_draws_of_the_others() -> None:
+def test_greedy_rows_do_not_change_the_draws_of_the_others():
     model = TINY["qwen2_vl"].model().eval()
     config = settings(do_sample=True, top_k=0, temperature=2.0)
     batch = inputs("qwen2_vl", PROMPTS)
@@ -110,7 +106,7 @@ def test_greedy_rows_do_not_change_the_draws_of_the_others() -> None:
     assert len(ends) > 2
 
 
-def test_samples_follow_the_models_distribution() -> None:
+def test_samples_follow_the_models_distribution():
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS)
     config = settings(do_sample=True, top_k=0, max_new_tokens=2)
@@ -136,7 +132,7 @@ def test_samples_follow_the_models_distribution() -> None:
         assert fits(counts, logits.softmax(-1))
 
 
-def fits(counts: Tensor, probabilities: Tensor) -> bool:
+def fits(counts, probabilities):
     """Pearson's test; cells that expect fewer than five draws are taken together."""
     expected = probabilities.detach().double() * counts.sum()
     cells = torch.where(expected < 5, 0, torch.arange(1, len(expected) + 1))
@@ -146,7 +142,7 @@ def fits(counts: Tensor, probabilities: Tensor) -> bool:
     return bool(chisquare(seen[used].numpy(), wanted[used].numpy()).pvalue > 1e-3)
 
 
-def test_settings_of_other_loops_are_refused() -> None:
+def test_settings_of_other_loops_are_refused():
     assert refuses({"temperature": 0.7, "suppress_tokens": [1], "cache_implementation": None}) is None
     assert refuses({"temperature": 0.7, "num_beams": 4}) == "num_beams"
     assert refuses({"guidance_scale": 1.5}) == "guidance_scale"
@@ -154,7 +150,7 @@ def test_settings_of_other_loops_are_refused() -> None:
     assert refuses({"use_cache": True, "num_beams": 1, "_from_model_config": True, "max_length": 20}) is None
 
 
-def test_prompts_that_were_multiplied_before_are_refused() -> None:
+def test_prompts_that_were_multiplied_before_are_refused():
     model = TINY["qwen2_vl"].model().eval()
     config = settings(num_return_sequences=2, do_sample=True)
     with pytest.raises(ValueError, match="wanted 3 prompts, one for each number of completions, got 6"):
@@ -162,21 +158,21 @@ def test_prompts_that_were_multiplied_before_are_refused() -> None:
 
 
 @pytest.mark.parametrize("way", ["rows of their own", "shared prompts", "sampled by row", "cached prefixes"])
-def test_a_decoding_step_waits_for_the_device_once(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoding_step_waits_for_the_device_once(way, monkeypatch):
     text = {**TINY["qwen2_vl"].config["text_config"], "num_hidden_layers": 4}
     model = TINY["qwen2_vl"].model(text_config=text).eval()
     batch = inputs("qwen2_vl", PROMPTS)
-    rows: list[int] = []
+    rows = []
     forward, loop = type(model).forward, shared_generation.decode_rows
 
     @functools.wraps(forward)
-    def counted_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def counted_forward(self, *args, **kwargs):
         rows.append(len(kwargs["input_ids"]))
         return forward(self, *args, **kwargs)
 
     waits = Waits(monkeypatch)
 
-    def counted_loop(*args: Any) -> Tensor:
+    def counted_loop(*args):
         rows.clear()
         waits.count = 0
         with waits:
@@ -184,12 +180,12 @@ def test_a_decoding_step_waits_for_the_device_once(way: str, monkeypatch: pytest
         steps.append((len(rows) + 1, waits.count))
         return output
 
-    steps: list[tuple[int, int]] = []
+    steps = []
     monkeypatch.setattr(type(model), "forward", counted_forward)
     for module in (cached_prefix, per_row_sampling, shared_generation):
         monkeypatch.setattr(module, "decode_rows", counted_loop)
     torch.manual_seed(0)
-    kept: dict[int, PromptKV] = {}
+    kept = {}
     sampled = [RowSampling(temperature=1.0, seed=seed) for seed in range(4)]
     decode, sampling = {
         "rows of their own": (n_per_prompt([1, 2, 1]), {"do_sample": True, "top_k": 0}),
