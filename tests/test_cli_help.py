@@ -10,6 +10,7 @@ from importlib.metadata import version
 import pytest
 import typer
 
+from commands import verbs
 from medvlm_r1.cli import ask as cli_ask
 from medvlm_r1.cli import audit as cli_audit
 from medvlm_r1.cli import data as cli_data
@@ -17,14 +18,6 @@ from medvlm_r1.cli import main as cli
 from medvlm_r1.cli.options import find_recipe
 
 ROOT = typer.main.get_command(cli.app)
-
-
-def verbs(group=ROOT, path=()):
-    for name, one in group.commands.items():
-        if hasattr(one, "commands"):
-            yield from verbs(one, (*path, name))
-        else:
-            yield (*path, name), one
 
 
 VERBS = dict(verbs())

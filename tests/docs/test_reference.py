@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
+from commands import verbs
 from medvlm_r1.audit.registry import PROBES
-from medvlm_r1.cli import main as cli
 from medvlm_r1.data.importing.registry import READERS
 from medvlm_r1.prompts.templates import ALL_TEMPLATES
 from medvlm_r1.recipes import recipe
@@ -38,26 +37,15 @@ def section(page, heading, level=2):
     return found[0]
 
 
-def verbs(group, path=()):
-    for name, one in group.commands.items():
-        if hasattr(one, "commands"):
-            yield from verbs(one, (*path, name))
-        else:
-            yield " ".join((*path, name)), one
-
-
 def test_every_verb_with_each_option_and_example(built):
-    found = dict(verbs(typer.main.get_command(cli.app)))
-    assert len(found) > 12
-    for name, one in found.items():
-        told = section(built["reference/cli.md"], f"medvlm-r1 {name} {{")
-        for parameter in one.params:
-            if parameter.param_type_name == "option":
-                option = parameter.opts[0]
-                assert f"| `{option}" in told or f"| <code>{option}" in told, (name, option)
-        for line in one.help.splitlines():
-            if "Example: " in line:
-                assert line.split("Example: ")[1] in told
+    commands = dict(verbs())
+    assert len(commands) > 12
+    for words, command in commands.items():
+        text = section(built["reference/cli.md"], f"medvlm-r1 {' '.join(words)} {{")
+        for option in (parameter.opts[0] for parameter in command.params if parameter.param_type_name == "option"):
+            assert f"| `{option}" in text or f"| <code>{option}" in text, (words, option)
+        for line in command.help.splitlines():
+            assert line.partition("Example: ")[2] in text
 
 
 def test_every_key_of_the_configuration_with_its_meaning(built):
