@@ -91,8 +91,7 @@ def pretrain(
 def main(
     out: Out = Path("runs/phantom-base"),
     work: Annotated[
-        Path,
-        typer.Option(callback=folder_to_write, help="Folder of the stages. Re-run to resume."),
+        Path, typer.Option(callback=folder_to_write, help="Folder of the stages. Re-run to resume.")
     ] = Path("runs/pretrain"),
     seed: Annotated[int, typer.Option(help="Seed of weights, subjects and texts.")] = 0,
     as_json: Json = False,

@@ -26,8 +26,7 @@ def ask_command(
     ] = None,
     frame: Annotated[int | None, typer.Option(help="Frame of a multi-frame file, counted from 0.")] = None,
     plane: Annotated[
-        str | None,
-        typer.Option(autocompletion=completion(*PLANES), help="Volumes: axial, coronal or sagittal."),
+        str | None, typer.Option(autocompletion=completion(*PLANES), help="Volumes: axial, coronal or sagittal.")
     ] = None,
     slice_: Annotated[
         int | None, typer.Option("--slice", help="Volumes: slice number in that plane, counted from 0.")

@@ -37,15 +37,13 @@ def data_import(
         ),
     ],
     source: Annotated[
-        Path | None,
-        typer.Argument(metavar="SOURCE", help="Downloaded file or folder (not for phantom)."),
+        Path | None, typer.Argument(metavar="SOURCE", help="Downloaded file or folder (not for phantom).")
     ] = None,
     *,
     out: Out,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not next to SOURCE.")] = None,
     modality: Annotated[
-        list[str] | None,
-        typer.Option(autocompletion=_MODALITIES, help="Keep only this modality; repeatable."),
+        list[str] | None, typer.Option(autocompletion=_MODALITIES, help="Keep only this modality; repeatable.")
     ] = None,
     modality_for_missing: Annotated[
         str | None, typer.Option(autocompletion=_MODALITIES, help="Modality of rows without one.")
@@ -75,7 +73,7 @@ def data_import(
         typer.Option(autocompletion=completion("train", "test"), help="phantom: train or test (default: test)."),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("--n", help="phantom: questions per modality (default: 600 for train, 300 for test).")
+        int | None, typer.Option(help="phantom: questions per modality (default: 600 for train, 300 for test).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="phantom: seed of subjects and questions (default: 0).")] = None,
     shortcut: Annotated[
@@ -170,8 +168,7 @@ def data_split(
     *,
     out: Out,
     part: Annotated[
-        list[str],
-        typer.Option(help="NAME=SIZE: a number of samples, a fraction (0.2) or rest; repeatable."),
+        list[str], typer.Option(help="NAME=SIZE: a number of samples, a fraction (0.2) or rest; repeatable.")
     ],
     by: Annotated[str, typer.Option(help="Comma-separated fields to stratify by, or none.")] = "modality,question_type",
     modality: Annotated[
@@ -229,15 +226,12 @@ def data_check(
         int, typer.Option(help="Maximum Hamming distance (0 to 16 of 64 bits) between hashes of near-duplicate images.")
     ] = 4,
     allow_near: Annotated[
-        bool,
-        typer.Option("--allow-near", help="Do not report near-duplicates across folders as problems."),
+        bool, typer.Option("--allow-near", help="Do not report near-duplicates across folders as problems.")
     ] = False,
     model: FitModel = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", callback=page_or_folder, help="Report with a contact sheet: an HTML file, or a folder for it."
-        ),
+        typer.Option(callback=page_or_folder, help="Report with a contact sheet: an HTML file, or a folder for it."),
     ] = None,
     as_json: Json = False,
 ) -> None:

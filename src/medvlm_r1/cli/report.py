@@ -15,9 +15,7 @@ def report_command(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders of evaluations, trainings or audits.")
     ],
-    out: Annotated[Path, typer.Option("--out", callback=page_to_write, help="HTML file to write.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[Path, typer.Option(callback=page_to_write, help="HTML file to write.")] = Path("report.html"),
     items: Annotated[int, typer.Option(min=0, help="Number of test items shown in full.")] = 12,
     as_json: Json = False,
 ) -> None:
@@ -38,8 +36,7 @@ def export_command(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN",
-            help="Run folder of a finished training, a checkpoint, or a folder with a LoRA adapter.",
+            metavar="RUN", help="Run folder of a finished training, a checkpoint, or a folder with a LoRA adapter."
         ),
     ],
     *,
