@@ -189,7 +189,7 @@ def bench_grpo(
             report(f"{name}, round {len(times[name])} of {rounds}")
             peaks.append(matrix_peak(dtype, device))
     medians = {
-        name: {part: statistics.median(figures[part] for figures in taken) for part in PARTS}
+        name: {phase: statistics.median(figures[phase] for figures in taken) for phase in PARTS}
         for name, taken in times.items()
     }
     memory = {name: _peak(figures) for name, figures in times.items()}
@@ -197,7 +197,7 @@ def bench_grpo(
         "preset": preset.name,
         "about": preset.about,
         "rounds": rounds,
-        "speedup": {part: medians[TRL][part] / medians[OURS][part] for part in PARTS},
+        "speedup": {phase: medians[TRL][phase] / medians[OURS][phase] for phase in PARTS},
         "memory_ratio": memory[OURS] / memory[TRL],
         "peak_share": counted[OURS]["operations"]["update"] / medians[OURS]["update"] / max(peaks),
         "logp_max_diff": _largest_difference(counted[OURS]["logps"], counted[TRL]["logps"]),
@@ -217,7 +217,7 @@ def bench_grpo(
                 "tokens_per_prompt": {p: n / preset.prompts for p, n in counted[name]["tokens"].items()},
                 "images_per_prompt": {p: n / preset.prompts for p, n in counted[name]["images"].items()},
                 "operations": counted[name]["operations"],
-                "rounds": [{part: figures[part] for part in PARTS} for figures in times[name]],
+                "rounds": [{phase: figures[phase] for phase in PARTS} for figures in times[name]],
             }
             for name in (TRL, OURS)
         },
@@ -280,15 +280,15 @@ def grpo_lines(figures: Mapping[str, Any]) -> list[str]:
         f"{'':<34}{'TRL':>10}{'ours':>10}{'ratio':>9}",
     ]
     rows = [("rows of a forward pass", trl["micro_batch"], ours["micro_batch"], "d")]
-    rows += [(f"{part}, seconds", trl[part], ours[part], ".2f") for part in PARTS]
+    rows += [(f"{phase}, seconds", trl[phase], ours[phase], ".2f") for phase in PARTS]
     rows.append(("peak memory, GB", trl["memory"] / 1e9, ours["memory"] / 1e9, ".2f"))
-    for part in PARTS[:2]:
+    for phase in PARTS[:2]:
         for name, key, unit, form in (
             ("tokens per prompt", "tokens_per_prompt", 1, ".0f"),
             ("tower passes per prompt", "images_per_prompt", 1, ".1f"),
             ("GFLOP", "operations", 1e9, ".1f"),
         ):
-            rows.append((f"{name}, {part}", trl[key][part] / unit, ours[key][part] / unit, form))
+            rows.append((f"{name}, {phase}", trl[key][phase] / unit, ours[key][phase] / unit, form))
     for name, theirs, mine, form in rows:
         ratio = f"{theirs / mine:8.2f}x" if mine else f"{'-':>9}"
         lines.append(f"{name:<34}{theirs:>10{form}}{mine:>10{form}}{ratio}")

@@ -134,7 +134,7 @@ class Oracle(AuditBackend):
         text, added = variant.prefix or "<think>", ""
         if not closed:
             rest = self.plan(variant, begun)[len(split_sentences(begun)) :]
-            added = (" " if begun and rest else "") + "".join(f"{part.strip()} " for part in rest).rstrip()
+            added = (" " if begun and rest else "") + "".join(f"{sentence.strip()} " for sentence in rest).rstrip()
             text += f"{added}</think>"
         if not text.endswith(ANSWER_TAG):
             text += ANSWER_TAG

@@ -85,8 +85,8 @@ def test_a_clean_set(command, folder, tmp_path):
     ],
 )
 def test_wrong_usage_is_one_message(command, folder, arguments, code, words):
-    found, out, err = command("audit", "data", folder, *arguments)
-    assert (found, out) == (code, "")
+    exit_code, out, err = command("audit", "data", folder, *arguments)
+    assert (exit_code, out) == (code, "")
     assert words in err
     assert "Traceback" not in err
 

@@ -55,7 +55,9 @@ def test_every_argument_and_option_says_what_it_is(verb, command):
 
 
 def test_every_verb_with_a_result_has_json():
-    without = {verb for verb, one in VERBS.items() if "--json" not in [name for p in one.params for name in p.opts]}
+    without = {
+        verb for verb, command in VERBS.items() if "--json" not in [name for p in command.params for name in p.opts]
+    }
     assert without == {("serve",), ("recipes",)}
 
 
@@ -92,9 +94,9 @@ def test_names_in_help_are_those_of_the_package():
 def completed(line):
     """What bash is given for a line whose last word is begun."""
     words = line.split(" ")
-    asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_MEDVLM_R1_COMPLETE": "complete_bash"}
+    environment = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_MEDVLM_R1_COMPLETE": "complete_bash"}
     code = "import sys; sys.argv = ['medvlm-r1']; from medvlm_r1.cli.main import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
     assert done.stderr == ""
     return done.stdout.split()
 
@@ -123,12 +125,12 @@ def test_a_shell_completes(line, wanted):
 def test_bash_completes_with_the_installed_script(tmp_path):
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed")
-    shown = {"_MEDVLM_R1_COMPLETE": "source_bash"}
+    environment = {"_MEDVLM_R1_COMPLETE": "source_bash"}
     program = tmp_path / "medvlm-r1"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m medvlm_r1 "$@"\n')
     program.chmod(0o755)
     path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    script = subprocess.run([program], env=os.environ | shown, capture_output=True, text=True, check=True).stdout
+    script = subprocess.run([program], env=os.environ | environment, capture_output=True, text=True, check=True).stdout
     asks = (
         f"{script}\nCOMP_WORDS=(medvlm-r1 tr) COMP_CWORD=1\n_medvlm_r1_completion {program}\necho ${{COMPREPLY[@]}}\n"
     )

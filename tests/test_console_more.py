@@ -14,15 +14,15 @@ from medvlm_r1.errors import RESEARCH_USE
 
 
 def test_a_terminal_is_shown_a_bar_with_counts_and_note(monkeypatch):
-    shown = io.StringIO()
-    terminal = Console(file=shown, force_terminal=True, width=100)
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, width=100)
     monkeypatch.setattr(console, "stderr_console", lambda: terminal)
     with progress_bar("Answers") as advance:
         advance(0, None)
         advance(3, 8, note="reward 0.50")
         advance(8, 8)
     for words in ("Answers", "8/8", "reward 0.50"):
-        assert words in shown.getvalue()
+        assert words in stream.getvalue()
 
 
 def test_a_log_gets_first_last_and_a_line_now_and_then(monkeypatch, capsys):
@@ -32,9 +32,9 @@ def test_a_log_gets_first_last_and_a_line_now_and_then(monkeypatch, capsys):
         for done in (0, 1, 2, 3):
             advance(done, 4, note="n")
         advance(4, 4)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.splitlines() == ["Items: 0 of 4  n", "Items: 2 of 4  n", "Items: 4 of 4"]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["Items: 0 of 4  n", "Items: 2 of 4  n", "Items: 4 of 4"]
 
 
 @pytest.fixture

@@ -45,10 +45,10 @@ def test_no_command_connects_on_local_input(tmp_path, data_dir, tiny_policy_dir,
         ["export", "grpo-run", "--out", "published"],
         ["serve", model, "--port", 0],
     ]
-    outcomes, said = run(commands, tmp_path)
-    assert len(outcomes) == len(commands), said[-3000:]
+    outcomes, log = run(commands, tmp_path)
+    assert len(outcomes) == len(commands), log[-3000:]
     for command, outcome in zip(commands, outcomes, strict=True):
-        assert outcome == {"code": 0, "tried": []}, f"{command}: {outcome}\n{said[-3000:]}"
+        assert outcome == {"code": 0, "tried": []}, f"{command}: {outcome}\n{log[-3000:]}"
     tried("no-network", len(commands))
 
 

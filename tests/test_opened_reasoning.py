@@ -68,16 +68,16 @@ def test_a_turn_replaces_what_the_template_opens(policy, question):
     assert plain.endswith(f"<|im_start|>assistant\n{OPENING}")
     assert answer_opening(policy.processor, item) == OPENING
     bare = plain.removesuffix(OPENING)
-    for turn, split in {
+    for prefill, split in {
         OPENING: (plain, ""),
         f"{OPENING}It is.": (plain, "It is."),
         "<think>It is.": (bare, "<think>It is."),
         NO_REASONING: (bare, NO_REASONING),
         "<answer>": (bare, "<answer>"),
     }.items():
-        begun = replace(item, prefill=turn)
+        begun = replace(item, prefill=prefill)
         assert prompt_and_prefill(policy.processor, begun) == split
-        assert opened(policy.processor, begun) == bare + turn
+        assert opened(policy.processor, begun) == bare + prefill
         assert answer_opening(policy.processor, begun) == ""
 
 
@@ -90,17 +90,17 @@ def test_generation_begins_with_the_opening_and_counts_no_token_for_it(policy, q
     assert rest.text == WRITTEN.removeprefix("It is")
     assert whole.n_tokens == rest.n_tokens + len(policy.processor.tokenizer("It is")["input_ids"])
     # The letters after a turn: those of the text written out by hand.
-    turn = WHOLE.partition("D</answer>")[0]
-    [shares] = letter_probabilities(policy, [item], [turn], [4])
+    prefill = WHOLE.partition("D</answer>")[0]
+    [shares] = letter_probabilities(policy, [item], [prefill], [4])
     assert max(range(4), key=shares.__getitem__) == 3
-    assert opened(policy.processor, replace(item, prefill=turn)).count(OPENING) == 1
+    assert opened(policy.processor, replace(item, prefill=prefill)).count(OPENING) == 1
 
 
 def test_an_evaluation_finds_the_answers_well_formed(folder, data_dir, tmp_path):
-    found = evaluate(str(folder), data_dir, tmp_path / "run", max_new_tokens=48)
-    assert found["well_formed"]["percent"] == 100.0
-    assert found["accuracy"]["mean"] == 25.0
-    assert found["mean_reasoning_words"] == 8
+    result = evaluate(str(folder), data_dir, tmp_path / "run", max_new_tokens=48)
+    assert result["well_formed"]["percent"] == 100.0
+    assert result["accuracy"]["mean"] == 25.0
+    assert result["mean_reasoning_words"] == 8
     rows = [json.loads(line) for line in (tmp_path / "run" / ANSWERS).read_text().splitlines()]
     assert {row["text"] for row in rows} == {WHOLE}
 
@@ -123,11 +123,11 @@ def test_imitation_of_letters_refuses_a_template_that_would_train_and_ask_differ
 
 
 def test_an_audit_cuts_the_reasoning_and_doubles_no_tag(folder, data_dir, tmp_path):
-    found = audit_model(str(folder), data_dir, tmp_path / "run", probes=["reasoning", "confidence"], max_new_tokens=48)
-    measures = found["probes"]["reasoning"]["measures"]
+    result = audit_model(str(folder), data_dir, tmp_path / "run", probes=["reasoning", "confidence"], max_new_tokens=48)
+    measures = result["probes"]["reasoning"]["measures"]
     assert measures["reasoned"]["value"] == 1
     assert measures["same_with_all"]["value"] == 1
-    assert found["answers"]["not_well_formed"] == found["answers"]["unparsed"] == 0
+    assert result["answers"]["not_well_formed"] == result["answers"]["unparsed"] == 0
     with AuditStore(tmp_path / "run") as store:
         items = audited(read_folder(data_dir), {name: item.answers for name, item in store.items.items()})
     for item in items:
@@ -154,12 +154,12 @@ def test_shared_answers_are_the_ones_given_one_by_one(policy, question):
 
 def test_an_answer_and_its_stream_begin_with_the_opening(policy, question):
     with MedVLM(LocalBackend(policy), name="tiny", max_new_tokens=48) as model:
-        asked = Question(image=IMAGE, question=question.question, options=question.options)
-        answer = model.ask_batch([asked])[0]
+        query = Question(image=IMAGE, question=question.question, options=question.options)
+        answer = model.ask_batch([query])[0]
         assert (answer.text, answer.letter, answer.well_formed) == (WHOLE, "D", True)
         assert answer.confidence is not None
         assert max(answer.confidence, key=answer.confidence.__getitem__) == question.options[3]
-        with model.stream(asked) as stream:
+        with model.stream(query) as stream:
             assert "".join(stream) == WHOLE
         assert stream.answer == answer
 

@@ -134,8 +134,8 @@ def test_vllm_leaves_the_tower_alone(models):
 def test_format_rewards_of_the_variants(text, alone, after):
     names = ("format_no_think", "format_think_after")
     rewards = [resolve_reward(f"medvlm_r1.rewards.{name}:{name}") for name in names]
-    said = [{"role": "assistant", "content": text}]
-    for completion in (text, said):
+    conversation = [{"role": "assistant", "content": text}]
+    for completion in (text, conversation):
         assert [reward(prompts=["p"], completions=[completion]) for reward in rewards] == [[alone], [after]]
 
 

@@ -32,11 +32,11 @@ def test_every_promise_is_counted_by_tests_that_are_there():
 @pytest.mark.parametrize("target", ["soak", "reliability"])
 def test_pytest_understands_what_make_tells_it(target):
     """An option whose value stands apart is taken for a file, and the options of tests/ are then not known."""
-    told = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    [line] = [line for line in told.splitlines() if "/pytest " in line]
+    recipe_lines = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [line] = [line for line in recipe_lines.splitlines() if "/pytest " in line]
     options = shlex.split(line.partition("/pytest ")[2])
-    assert any(one.startswith("--record-cases") for one in options)
+    assert any(option.startswith("--record-cases") for option in options)
     # Says the markers instead of running anything.
-    asked = [sys.executable, "-m", "pytest", *options, "--markers"]
-    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    pytest_command = [sys.executable, "-m", "pytest", *options, "--markers"]
+    done = subprocess.run(pytest_command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -46,12 +46,12 @@ def test_a_scheduler_ends_it_and_the_same_command_goes_on(
     assert f"Stopped by SIGTERM. Finished work is kept in {out}; re-run to resume." in " ".join(err.split())
     assert "Traceback" not in err
     assert signal.getsignal(signal.SIGTERM) is before
-    kept = (out / answers).read_bytes()
-    assert {json.loads(line)["id"] for line in kept.splitlines()} == {"q0"}
+    written = (out / answers).read_bytes()
+    assert {json.loads(line)["id"] for line in written.splitlines()} == {"q0"}
     assert not (out / figures).exists()
     code, _, err = command(*words, tiny_policy_dir, *settings)
     assert (code, "Traceback" in err) == (0, False)
-    assert (out / answers).read_bytes().startswith(kept)
+    assert (out / answers).read_bytes().startswith(written)
     rows = [json.loads(line) for line in (out / answers).read_text().splitlines()]
     assert list(dict.fromkeys(row["id"] for row in rows)) == ["q0", "q1", "q2", "q3"]
     assert len({(row["id"], row["variant"]) for row in rows}) == len(rows)

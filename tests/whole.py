@@ -59,7 +59,7 @@ WHOLE = (
 
 def not_whole(record: Mapping[str, Any], patterns: tuple[str, ...] = WHOLE) -> list[str]:
     """One line for each module that is not run to its last line, and for each pattern without a module."""
-    files = {name.partition("medvlm_r1/")[2]: found for name, found in record["files"].items()}
+    files = {name.partition("medvlm_r1/")[2]: module for name, module in record["files"].items()}
     faults = []
     for pattern in patterns:
         names = sorted(name for name in files if fnmatch(name, pattern))
@@ -74,6 +74,6 @@ def not_whole(record: Mapping[str, Any], patterns: tuple[str, ...] = WHOLE) -> l
 
 
 if __name__ == "__main__":
-    found = not_whole(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    print("\n".join(found) or f"Every line of the mathematics is run ({len(WHOLE)} patterns).")
-    sys.exit(bool(found))
+    faults = not_whole(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    print("\n".join(faults) or f"Every line of the mathematics is run ({len(WHOLE)} patterns).")
+    sys.exit(bool(faults))

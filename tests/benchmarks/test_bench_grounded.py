@@ -23,11 +23,11 @@ SMALL = Sizes(
 
 
 def test_it_ends_with_a_table_and_goes_on_after_an_interruption(tmp_path, monkeypatch):
-    train, asked = bench.train_grpo, []
+    train, rewards = bench.train_grpo, []
 
     def interrupted(config, **given):
-        asked.append([reward.name for reward in config.rewards])
-        if len(asked) == 2:
+        rewards.append([reward.name for reward in config.rewards])
+        if len(rewards) == 2:
             raise KeyboardInterrupt
         return train(config, **given)
 
@@ -36,25 +36,25 @@ def test_it_ends_with_a_table_and_goes_on_after_an_interruption(tmp_path, monkey
         bench_grounded(tmp_path, seeds=1, sizes=SMALL)
     weights = tmp_path / "seed-0" / "plain" / "model" / "model.safetensors"
     written = weights.stat().st_mtime_ns
-    found = bench_grounded(tmp_path, seeds=1, sizes=SMALL)
+    results = bench_grounded(tmp_path, seeds=1, sizes=SMALL)
     assert weights.stat().st_mtime_ns == written
-    assert asked == [[name, "format_paper"] for name in ("accuracy_paper", "grounded", *ACCURACY.values())]
-    assert json.loads((tmp_path / "results.json").read_text()) == found
-    [seed] = found["seeds"]
+    assert rewards == [[name, "format_paper"] for name in ("accuracy_paper", "grounded", *ACCURACY.values())]
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    [seed] = results["seeds"]
     assert set(seed) == {"start", "plain", "grounded"}
-    logged = {arm: {name for name in bench.LOGGED if name in part} for arm, part in seed.items()}
+    logged = {arm: {name for name in bench.LOGGED if name in figures} for arm, figures in seed.items()}
     assert logged == {"start": set(), "plain": set(), "grounded": {"own_right", "other_right"}}
-    for part in seed.values():
+    for figures in seed.values():
         for name in ("MRI", "CT", "X-ray"):
-            assert part["reliance"][name] == part["accuracy"][name] - part["shuffled"][name]
-        assert part["out_of_domain"] == (part["accuracy"]["CT"] + part["accuracy"]["X-ray"]) / 2
-    assert found["means"]["grounded"]["accuracy"] == seed["grounded"]["accuracy"]
-    assert found["gain"]["mean"] == seed["grounded"]["out_of_domain"] - seed["plain"]["out_of_domain"]
-    rows = [line for line in render_part("shortcut", found).splitlines() if line.startswith("| accuracy MRI")]
+            assert figures["reliance"][name] == figures["accuracy"][name] - figures["shuffled"][name]
+        assert figures["out_of_domain"] == (figures["accuracy"]["CT"] + figures["accuracy"]["X-ray"]) / 2
+    assert results["means"]["grounded"]["accuracy"] == seed["grounded"]["accuracy"]
+    assert results["gain"]["mean"] == seed["grounded"]["out_of_domain"] - seed["plain"]["out_of_domain"]
+    rows = [line for line in render_part("shortcut", results).splitlines() if line.startswith("| accuracy MRI")]
     assert rows == [
-        " | ".join(["| accuracy MRI", *(f"{part['accuracy']['MRI']:.1f}" for part in seed.values())]) + " |"
+        " | ".join(["| accuracy MRI", *(f"{figures['accuracy']['MRI']:.1f}" for figures in seed.values())]) + " |"
     ]
-    lines = grounded_lines(found)
+    lines = grounded_lines(results)
     assert RESEARCH_USE in lines
     assert [line.split()[0] for line in lines[2:5]] == ["start", "plain", "grounded"]
 

@@ -42,7 +42,7 @@ def words(text):
 def test_what_it_was_saved_with_names_no_machine_and_says_what_it_is_not():
     text = NOTEBOOK.read_text(encoding="utf-8")
     assert len(text) < 150_000
-    for place in ("/home/", "/root/", "/tmp/", "/work", "site-packages"):
-        assert place not in text
+    for folder_name in ("/home/", "/root/", "/tmp/", "/work", "site-packages"):
+        assert folder_name not in text
     assert printed(nbformat.read(NOTEBOOK, as_version=4))
     assert "Research use only. Not a medical device." in text

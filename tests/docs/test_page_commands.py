@@ -16,8 +16,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 def test_the_parser_takes_every_command(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
-    found = commands(text) + (inline_commands(text) if page.name == "README.md" else [])
-    for line in found:
+    lines = commands(text) + (inline_commands(text) if page.name == "README.md" else [])
+    for line in lines:
         program, *words = shlex.split(line)
         if program == "accelerate":
             words = words[words.index("medvlm_r1") + 1 :]
@@ -28,9 +28,9 @@ def test_the_parser_takes_every_command(page, tmp_path, monkeypatch):
 
 
 def test_commands_are_found():
-    found = {page.name: commands(page.read_text(encoding="utf-8")) for page in PAGES}
-    assert len(found["your-data.md"]) >= 15
-    assert any("accelerate launch" in line for line in found["many-machines.md"])
+    lines = {page.name: commands(page.read_text(encoding="utf-8")) for page in PAGES}
+    assert len(lines["your-data.md"]) >= 15
+    assert any("accelerate launch" in line for line in lines["many-machines.md"])
     assert inline_commands((ROOT / "README.md").read_text(encoding="utf-8"))
     with pytest.raises(AssertionError, match="no command"):
         parse_command("medvlm-r1", ["trian"])

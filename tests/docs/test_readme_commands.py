@@ -31,7 +31,7 @@ JOURNEYS = {"demo": ("README.md", "docs/start/demo.md"), "own data": ("docs/star
 
 def shell(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    return [one for language, block in fences(text) if language == "sh" for one in statements(block)]
+    return [statement for language, block in fences(text) if language == "sh" for statement in statements(block)]
 
 
 @pytest.mark.parametrize("pages", JOURNEYS.values(), ids=JOURNEYS)
@@ -99,12 +99,12 @@ def served(words):
         [sys.executable, "-m", "medvlm_r1", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout is not None
-        said = []
+        printed = []
         for line in server.stdout:
-            said.append(line.strip())
+            printed.append(line.strip())
             if line.strip() == RESEARCH_USE:
                 break
         server.send_signal(signal.SIGINT)
         _, err = server.communicate()
     assert server.returncode == 0, err
-    assert said[0].startswith("Page: http://127.0.0.1:")
+    assert printed[0].startswith("Page: http://127.0.0.1:")

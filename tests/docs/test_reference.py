@@ -32,9 +32,9 @@ def built():
 def section(page, heading, level=2):
     """What stands under a heading, up to the next of its level."""
     mark = "\n" + "#" * level + " "
-    found = [part for part in page.split(mark)[1:] if part.split("\n")[0].startswith(heading)]
-    assert len(found) == 1, (heading, len(found))
-    return found[0]
+    sections = [chunk for chunk in page.split(mark)[1:] if chunk.split("\n")[0].startswith(heading)]
+    assert len(sections) == 1, (heading, len(sections))
+    return sections[0]
 
 
 def test_every_verb_with_each_option_and_example(built):
@@ -58,11 +58,11 @@ def test_every_key_of_the_configuration_with_its_meaning(built):
 
 
 def test_every_option_of_the_trainers(built):
-    told = section(built["reference/configuration.md"], "Under `trainer`")
+    text = section(built["reference/configuration.md"], "Under `trainer`")
     grpo, sft = options.option_names("grpo"), options.option_names("sft")
     assert {"beta", "num_generations", "learning_rate"} <= set(grpo)
     for name in {*grpo, *sft}:
-        assert f"\n| `{name}` |" in told or f"\n| `trainer.{name}` |" in told, name
+        assert f"\n| `{name}` |" in text or f"\n| `trainer.{name}` |" in text, name
 
 
 def test_every_template_and_reward(built):
@@ -81,10 +81,10 @@ def test_every_recipe_in_full(built):
     page = built["reference/recipes.md"]
     for file in files:
         level = 2 if file.parent == folder else 3
-        told = section(page, f"{file.relative_to(folder).as_posix()} {{", level)
+        text = section(page, f"{file.relative_to(folder).as_posix()} {{", level)
         for line in file.read_text().splitlines():
             if line and not line.startswith("#"):
-                assert f"    {line}\n" in told, (file.name, line)
+                assert f"    {line}\n" in text, (file.name, line)
 
 
 def test_every_reader_and_probe_is_on_its_page():

@@ -29,13 +29,13 @@ class Page(HTMLParser):
         self.feed(file.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.ids |= {found[name] or "" for name in ("id", "name") if name in found}
-        if tag == "a" and found.get("href"):
-            self.links.append(found["href"] or "")
+        attributes = dict(attrs)
+        self.ids |= {attributes[name] or "" for name in ("id", "name") if name in attributes}
+        if tag == "a" and attributes.get("href"):
+            self.links.append(attributes["href"] or "")
         # Of links only those that a browser follows by itself; canonical and next are for search engines.
-        if tag in LOADED and found.get(LOADED[tag]) and found.get("rel") not in ("canonical", "next", "prev"):
-            self.loaded.append(found[LOADED[tag]] or "")
+        if tag in LOADED and attributes.get(LOADED[tag]) and attributes.get("rel") not in ("canonical", "next", "prev"):
+            self.loaded.append(attributes[LOADED[tag]] or "")
 
     def handle_data(self, data):
         self.text += data

@@ -26,8 +26,8 @@ class Quiet:
         return np.zeros(size, dtype)
 
 
-def ellipsoid(tissue, centre, radii, inside_of="air", turn=None):
-    return Ellipsoid(centre, radii, LABEL[tissue], LABEL[inside_of], turn)
+def ellipsoid(tissue, centre, radii, inside_of="air", tilt=None):
+    return Ellipsoid(centre, radii, LABEL[tissue], LABEL[inside_of], tilt)
 
 
 def body(*shapes, middle=(0.0, 0.0, 0.0), fov=224.0):
@@ -131,15 +131,15 @@ def test_integral_of_an_ellipsoid(view, across, along):
 
 
 def test_integral_of_a_turned_ellipsoid():
-    centre, radii, turn = np.array([8.0, 4.0, -10.0]), np.array([55.0, 22.0, 35.0]), rotation(25, -30, 40)
+    centre, radii, tilt = np.array([8.0, 4.0, -10.0]), np.array([55.0, 22.0, 35.0]), rotation(25, -30, 40)
     x, z = np.broadcast_arrays(*grid())
     # Solves (p - c)^T A (p - c) = 1 for y along p = (x, y, z).
-    a = turn @ np.diag(1 / radii**2) @ turn.T
+    a = tilt @ np.diag(1 / radii**2) @ tilt.T
     start = np.stack([x, np.zeros_like(x), z], axis=-1) - centre
     square, linear = a[1, 1], start @ a[1]
     constant = np.einsum("...i,ij,...j->...", start, a, start) - 1
     chord = 2 * np.sqrt(np.maximum(linear**2 - square * constant, 0)) / square
-    shape = ellipsoid("muscle", tuple(centre), tuple(radii), turn=turn)
+    shape = ellipsoid("muscle", tuple(centre), tuple(radii), tilt=tilt)
     np.testing.assert_allclose(line_integrals(body(shape), (), "frontal"), MUSCLE * chord, atol=MUSCLE * 0.3)
 
 

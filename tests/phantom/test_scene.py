@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medvlm_r1.phantom.anatomy import BODIES
-from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, place
+from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, place_finding
 from medvlm_r1.phantom.imaging import PLANES, SIZE, WINDOWS, spin_echo
 from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene, draw, locate, render, techniques, unseen_kinds
 from medvlm_r1.phantom.tissue import LABEL, lookup
@@ -139,7 +139,7 @@ def test_every_finding_that_can_be_drawn_stands_out_from_its_host(modality, regi
         for kind in visible:
             for side in SIDES:
                 host = grey[LABEL[body.sites[side][0].host]]
-                labels = {shape.label for shape in place(body, kind, side, "large", rng).shapes}
+                labels = {shape.label for shape in place_finding(body, kind, side, "large", rng).shapes}
                 assert max(abs(grey[label] - host) for label in labels) > 0.08, (technique, kind, side)
 
 

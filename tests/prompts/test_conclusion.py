@@ -103,10 +103,10 @@ def test_the_sound_habit_of_the_base_always_concludes_its_answer():
 
 
 def test_contradiction_is_known_only_where_both_speak():
-    weighed = "A brain no, B knee yes."
-    assert contradicts(weighed, "B", OPTIONS) is False
-    assert contradicts(weighed, "A", OPTIONS) is True
-    assert contradicts(weighed, None, OPTIONS) is None
+    reasoning = "A brain no, B knee yes."
+    assert contradicts(reasoning, "B", OPTIONS) is False
+    assert contradicts(reasoning, "A", OPTIONS) is True
+    assert contradicts(reasoning, None, OPTIONS) is None
     assert contradicts("I have seen it before.", "A", OPTIONS) is None
     assert contradicts(None, "A", OPTIONS) is None
 

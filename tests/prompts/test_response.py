@@ -92,10 +92,10 @@ def test_well_formed(text, well_formed):
 @example("<think></think></answer>")
 def test_patterns_of_the_release_agree(text):
     assert is_well_formed(text) == bool(FORMAT.fullmatch(text))
-    found = ANSWER.search(text)
-    assert answer_text(text) == (found[1] if found else None)
-    found = STRICT.search(text)
-    assert strict_letter(text) == (found[1] if found else None)
+    match = ANSWER.search(text)
+    assert answer_text(text) == (match[1] if match else None)
+    match = STRICT.search(text)
+    assert strict_letter(text) == (match[1] if match else None)
 
 
 @given(texts, option_lists)

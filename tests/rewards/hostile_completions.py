@@ -173,8 +173,8 @@ WANTED = {
     "answer of a Hangul filler": (f"{T}<answer>\u3164</answer>", (0, 0, 0, 0, 1)),
     # What a reasoning does not conclude, however the option is named in it.
     **{
-        said: (f"<think>{said}</think><answer>B</answer>", (1, 1, concluded, 1, 1))
-        for said, concluded in {
+        sentence: (f"<think>{sentence}</think><answer>B</answer>", (1, 1, concluded, 1, 1))
+        for sentence, concluded in {
             "The answer is B? No, it is C.": 0,
             "I exclude the answer B.": 0,
             "Anything but knee.": 0,

@@ -17,7 +17,7 @@ texts = st.text() | st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 letters = st.sampled_from(LETTERS)
 
 
-def one(reward, text, letter="B", own=True):
+def reward_of(reward, text, letter="B", own=True):
     [value] = reward(prompts=["p"], completions=[text], letter=[letter], options=[OPTIONS], own_image=[own])
     return value
 
@@ -35,7 +35,7 @@ def answering(letter):
     ],
 )
 def test_accuracy_paper(reward, texts):
-    assert [one(accuracy_paper, answering(text)) for text in texts] == [reward] * len(texts)
+    assert [reward_of(accuracy_paper, answering(text)) for text in texts] == [reward] * len(texts)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_accuracy_paper(reward, texts):
     ],
 )
 def test_grounded(text, own, other):
-    assert one(grounded, text, own=True) == own
-    assert one(grounded, text, own=False) == other
+    assert reward_of(grounded, text, own=True) == own
+    assert reward_of(grounded, text, own=False) == other
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -106,7 +106,7 @@ def paper_accuracy_again(text, right):
 @example("<anſwer>B</answer>", "B")
 @example("<answer>\x1cB</answer>", "B")
 def test_accuracy_paper_equals_the_second_implementation(text, right):
-    assert one(accuracy_paper, text, right) == paper_accuracy_again(text, right)
+    assert reward_of(accuracy_paper, text, right) == paper_accuracy_again(text, right)
 
 
 FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
@@ -114,8 +114,8 @@ FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 
 @pytest.mark.parametrize("text", [text for text, _ in WANTED.values()], ids=list(WANTED))
 def test_hostile_completions_get_of_the_paper_s_rewards_what_the_release_gives(text):
-    assert one(format_paper, text) == float(bool(FORMAT.fullmatch(text)))
-    assert [one(accuracy_paper, text, letter) for letter in LETTERS] == [
+    assert reward_of(format_paper, text) == float(bool(FORMAT.fullmatch(text)))
+    assert [reward_of(accuracy_paper, text, letter) for letter in LETTERS] == [
         paper_accuracy_again(text, letter) for letter in LETTERS
     ]
 
@@ -123,12 +123,12 @@ def test_hostile_completions_get_of_the_paper_s_rewards_what_the_release_gives(t
 @given(texts)
 def test_at_most_one_letter_is_rewarded_for_one_text(text):
     for reward in (accuracy_paper, accuracy_strict):
-        assert sum(one(reward, text, letter) > 0 for letter in LETTERS) <= 1
+        assert sum(reward_of(reward, text, letter) > 0 for letter in LETTERS) <= 1
 
 
 @given(st.text() | st.sampled_from([answering(letter) for letter in "ABCDEJ"]), *[st.sampled_from("ABCD")] * 2)
 def test_an_answer_that_ignores_the_image_gets_the_same_whatever_it_is(text, letter, another):
     """The sum over a row of each half depends neither on the correct letter nor on the answer."""
-    total, other = (one(grounded, text, x) + one(grounded, text, x, own=False) for x in (letter, another))
-    assert one(grounded, text, letter) == one(accuracy_strict, text, letter)
-    assert total == other == float(any(one(accuracy_strict, text, x) for x in "ABCD"))
+    total, other = (reward_of(grounded, text, x) + reward_of(grounded, text, x, own=False) for x in (letter, another))
+    assert reward_of(grounded, text, letter) == reward_of(accuracy_strict, text, letter)
+    assert total == other == float(any(reward_of(accuracy_strict, text, x) for x in "ABCD"))

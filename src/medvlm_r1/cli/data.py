@@ -167,8 +167,8 @@ def data_split(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
     *,
     out: Out,
-    part: Annotated[
-        list[str], typer.Option(help="NAME=SIZE: a number of samples, a fraction (0.2) or rest; repeatable.")
+    parts: Annotated[
+        list[str], typer.Option("--part", help="NAME=SIZE: a number of samples, a fraction (0.2) or rest; repeatable.")
     ],
     by: Annotated[str, typer.Option(help="Comma-separated fields to stratify by, or none.")] = "modality,question_type",
     modality: Annotated[
@@ -187,7 +187,7 @@ def data_split(
     from medvlm_r1.data.subjects import file_names_warning
 
     fields = [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
-    wishes = [parse_wish(text) for text in part]
+    wishes = [parse_wish(text) for text in parts]
     with progress_bar("Images copied") as advance:
         report = split_folder(
             folder,

@@ -177,9 +177,9 @@ def _memory_table(plan: Plan) -> Table:
     headings = {"shared": "prompts shared", "plain": "not shared"} if len(columns) > 1 else {"plain": "GiB"}
     for name in columns:
         table.add_column(headings[name], justify="right")
-    for part in next(iter(columns.values())):
-        if any(sizes[part] for sizes in columns.values()):
-            table.add_row(part, *(f"{sizes[part] / 2**30:.2f}" for sizes in columns.values()))
+    for component in next(iter(columns.values())):
+        if any(sizes[component] for sizes in columns.values()):
+            table.add_row(component, *(f"{sizes[component] / 2**30:.2f}" for sizes in columns.values()))
     table.add_section()
     for phase in ("generation", "update") if plan.run.generates else ("update",):
         peaks = (plan.phases(shared=shared)[phase] for shared in plan.columns.values())

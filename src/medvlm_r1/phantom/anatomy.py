@@ -47,11 +47,11 @@ def head(rng: np.random.Generator) -> Body:
     # Lateral ventricles: frontal horn, body, occipital horn; third and fourth ventricle.
     swell = rng.uniform(0.75, 1.35)
     for side in (-1, 1):
-        b.add("csf", (side * 11, -22, 12), (5 * swell, 18, 9), "white_matter", turn=rotation(0, 0, side * 14))
-        b.add("csf", (side * 13, 6, 17), (6 * swell, 24, 6.5), "white_matter", turn=rotation(0, 0, -side * 8))
-        b.add("csf", (side * 21, 34, 8), (5.5 * swell, 17, 7), "white_matter", turn=rotation(0, 0, -side * 16))
+        b.add("csf", (side * 11, -22, 12), (5 * swell, 18, 9), "white_matter", tilt=rotation(0, 0, side * 14))
+        b.add("csf", (side * 13, 6, 17), (6 * swell, 24, 6.5), "white_matter", tilt=rotation(0, 0, -side * 8))
+        b.add("csf", (side * 21, 34, 8), (5.5 * swell, 17, 7), "white_matter", tilt=rotation(0, 0, -side * 16))
         b.add("grey_matter", (side * 10, 4, 3), (7.5, 13, 8.5), "white_matter")
-        b.add("grey_matter", (side * 24, -8, 2), (6, 15, 10), "white_matter", turn=rotation(0, 0, side * 12))
+        b.add("grey_matter", (side * 24, -8, 2), (6, 15, 10), "white_matter", tilt=rotation(0, 0, side * 12))
         b.add("grey_matter", (side * 15, -22, 8), (4, 8, 8), "white_matter")
     b.add("csf", (0, 3, 0), (2.2 * swell, 13, 9), "grey_matter")
     b.add("csf", (0, 33, -40), (5, 4, 8), "white_matter")
@@ -123,7 +123,7 @@ def chest(rng: np.random.Generator) -> Body:
         b.add("marrow", (side * 158, 8, 124), (20, 19, 20), "cortical_bone")
     b.add("fat", (0, -6, 0), (width * 0.86, depth * 0.84, tall * 0.74), "muscle", exact=True)
     for side in (-1, 1):
-        b.add("lung", (side * 70, 2, 8), (57, 82, 132), "fat", turn=rotation(0, side * 7, 0), jitter=2)
+        b.add("lung", (side * 70, 2, 8), (57, 82, 132), "fat", tilt=rotation(0, side * 7, 0), jitter=2)
     # Liver dome under the right lung, stomach and spleen under the left.
     b.add("liver", (-48, -2, -134), (92, 78, 62), "lung", jitter=3)
     b.add("spleen", (82, 40, -140), (44, 40, 46), "lung", jitter=3)
@@ -131,9 +131,9 @@ def chest(rng: np.random.Generator) -> Body:
     b.add("air", (62, -34, -116), (26, 26, 13), "bowel", jitter=4)
     # Heart and great vessels.
     tilt = rotation(0, float(rng.normal(-28, 5)), float(rng.normal(30, 5)))
-    b.add("heart", (24, -26, -44), (50, 48, 64), "lung", turn=tilt, jitter=3)
-    b.add("vessel", (36, -30, -54), (22, 21, 34), "heart", turn=tilt)
-    b.add("vessel", (2, -34, -38), (23, 20, 30), "heart", turn=tilt)
+    b.add("heart", (24, -26, -44), (50, 48, 64), "lung", tilt=tilt, jitter=3)
+    b.add("vessel", (36, -30, -54), (22, 21, 34), "heart", tilt=tilt)
+    b.add("vessel", (2, -34, -38), (23, 20, 30), "heart", tilt=tilt)
     b.add("vessel", (10, -8, -8), (26, 18, 20), "heart")
     b.add("fat", (0, -2, 62), (30, 42, 62), "lung", jitter=2)
     b.add("vessel", (9, -6, 48), (25, 34, 14), "fat")
@@ -227,23 +227,23 @@ def abdomen(rng: np.random.Generator) -> Body:
     # Lung bases.
     for side in (-1, 1):
         b.add("lung", (side * 74, 14, 146), (58, 72, 52), "fat")
-    b.add("liver", (-60, -6, 62), (76, 78, 76), "fat", turn=rotation(0, 10, 0), jitter=3)
-    b.add("liver", (-4, -38, 70), (68, 38, 44), "fat", turn=rotation(0, 14, 0), jitter=3)
-    b.add("vessel", (-44, -8, 66), (34, 4.5, 5), "liver", turn=rotation(0, 18, 24))
-    b.add("vessel", (-64, 12, 76), (5, 30, 5), "liver", turn=rotation(16, 0, 30))
+    b.add("liver", (-60, -6, 62), (76, 78, 76), "fat", tilt=rotation(0, 10, 0), jitter=3)
+    b.add("liver", (-4, -38, 70), (68, 38, 44), "fat", tilt=rotation(0, 14, 0), jitter=3)
+    b.add("vessel", (-44, -8, 66), (34, 4.5, 5), "liver", tilt=rotation(0, 18, 24))
+    b.add("vessel", (-64, 12, 76), (5, 30, 5), "liver", tilt=rotation(16, 0, 30))
     b.add("csf", (-46, -58, 26), (12, 16, 19), "liver", jitter=3)
-    b.add("spleen", (90, 24, 58), (44, 54, 58), "fat", turn=rotation(0, -12, 20), jitter=3)  # enlarged
+    b.add("spleen", (90, 24, 58), (44, 54, 58), "fat", tilt=rotation(0, -12, 20), jitter=3)  # enlarged
     b.add("bowel", (52, -34, 62), (44, 36, 42), "fat", jitter=4)
     b.add("air", (54, -50, 70), (28, 16, 24), "bowel", jitter=4)
     for side in (-1, 1):
-        turn = rotation(0, side * 12, side * 22)
+        tilt = rotation(0, side * 12, side * 22)
         z = -4.0 if side < 0 else 8.0
-        b.add("kidney", (side * 66, 46, z), (29, 26, 56), "fat", turn=turn, jitter=2)
-        b.add("kidney_medulla", (side * 64, 45, z), (18, 16, 42), "kidney", turn=turn)
-        b.add("fat", (side * 52, 42, z), (15, 10, 20), "kidney_medulla", turn=turn)
-        b.add("muscle", (side * 40, 66, -70), (24, 23, 96), "fat", turn=rotation(0, side * 9, 0))
+        b.add("kidney", (side * 66, 46, z), (29, 26, 56), "fat", tilt=tilt, jitter=2)
+        b.add("kidney_medulla", (side * 64, 45, z), (18, 16, 42), "kidney", tilt=tilt)
+        b.add("fat", (side * 52, 42, z), (15, 10, 20), "kidney_medulla", tilt=tilt)
+        b.add("muscle", (side * 40, 66, -70), (24, 23, 96), "fat", tilt=rotation(0, side * 9, 0))
         b.add("muscle", (side * 44, 96, 0), (40, 19, tall), "muscle")
-    b.add("bowel", (14, -2, 26), (56, 13, 14), "fat", turn=rotation(0, -16, 0), jitter=3)
+    b.add("bowel", (14, -2, 26), (56, 13, 14), "fat", tilt=rotation(0, -16, 0), jitter=3)
     for level in range(-7, 7):
         z = level * 33.0 + rng.normal(0, 1)
         b.add("cortical_bone", (0, 62, z), (23, 18, 14.5), "muscle", jitter=0.5)
@@ -257,8 +257,8 @@ def abdomen(rng: np.random.Generator) -> Body:
     b.tube("vessel", (-20, 32, 200), (-18, 34, -110), 11.5, "fat")
     for side in (-1, 1):
         b.tube("vessel", (side * 10, 36, 10), (side * 46, 42, 2), 4.5, "fat")
-        b.add("cortical_bone", (side * 92, 40, -176), (56, 46, 62), "muscle", turn=rotation(0, side * 24, 0))
-        b.add("marrow", (side * 92, 40, -176), (50, 40, 57), "cortical_bone", turn=rotation(0, side * 24, 0))
+        b.add("cortical_bone", (side * 92, 40, -176), (56, 46, 62), "muscle", tilt=rotation(0, side * 24, 0))
+        b.add("marrow", (side * 92, 40, -176), (50, 40, 57), "cortical_bone", tilt=rotation(0, side * 24, 0))
         for level in range(3):
             t = np.linspace(0.1, 0.62, 70)
             a = np.pi * t

@@ -90,7 +90,7 @@ class Builder:
         radii: Vector,
         inside_of: str,
         *,
-        turn: Array | None = None,
+        tilt: Array | None = None,
         exact: bool = False,
         jitter: float = 1.0,
     ) -> Ellipsoid:
@@ -98,7 +98,7 @@ class Builder:
         if not exact:
             radii = tuple(r * float(np.exp(self.rng.normal(0, self.spread))) for r in radii)  # type: ignore[assignment]
             centre = tuple(c + float(self.rng.normal(0, jitter)) for c in centre)  # type: ignore[assignment]
-        shape = Ellipsoid(centre, radii, LABEL[tissue], LABEL[inside_of], turn)
+        shape = Ellipsoid(centre, radii, LABEL[tissue], LABEL[inside_of], tilt)
         self.shapes.append(shape)
         return shape
 
@@ -124,7 +124,7 @@ class Builder:
             region: As in `Body`.
             fov: Mean side of the field of view, mm; it varies by 6 % either way.
             warp_wavelength: Wavelength of the bending, mm.
-            tilt: Standard deviation of the patient's turn about each axis, degrees.
+            tilt: Standard deviation of the patient's rotation about each axis, degrees.
             **fields: `sites`, `slices`, `warp_mm`, and where needed `middle`, `folds` and `fold` of `Body`.
         """
         rng = self.rng

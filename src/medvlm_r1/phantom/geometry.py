@@ -26,27 +26,27 @@ class Ellipsoid:
         radii: Semi-axes, mm.
         label: Tissue label painted inside.
         inside_of: Tissue label it displaces, for the line integrals of X-ray.
-        turn: Rotation matrix (3, 3) applied to the axes, or None for axis-aligned.
+        tilt: Rotation matrix (3, 3) applied to the axes, or None for axis-aligned.
     """
 
     centre: Vector
     radii: Vector
     label: int
     inside_of: int
-    turn: Array | None = None
+    tilt: Array | None = None
     matrix: Array = field(init=False)
     extent: Array = field(init=False)
 
     def __post_init__(self) -> None:
-        turn = np.eye(3) if self.turn is None else self.turn
+        tilt = np.eye(3) if self.tilt is None else self.tilt
         radii = np.asarray(self.radii, dtype=np.float64)
-        self.matrix = (turn.T / radii[:, None]).astype(np.float32)
-        self.extent = np.sqrt(((turn * radii) ** 2).sum(axis=1))
+        self.matrix = (tilt.T / radii[:, None]).astype(np.float32)
+        self.extent = np.sqrt(((tilt * radii) ** 2).sum(axis=1))
 
     def level(self, x: Array, y: Array, z: Array) -> Array:
         """Squared normalized radius, below 1 inside. Coordinates are arrays of one common shape, in mm."""
         dx, dy, dz = x - np.float32(self.centre[0]), y - np.float32(self.centre[1]), z - np.float32(self.centre[2])
-        if self.turn is None:
+        if self.tilt is None:
             kx, ky, kz = (np.float32(1.0 / r) for r in self.radii)
             plain: Array = (dx * kx) ** 2 + (dy * ky) ** 2 + (dz * kz) ** 2
             return plain
@@ -74,7 +74,7 @@ class Ellipsoid:
         form = bu * bu - mu @ mu / a, 2 * (bu * bv - mu @ mv / a), bv * bv - mv @ mv / a
         uu, uv, vv = (np.float32(q) for q in form)
         half = uu * du
-        if self.turn is not None:
+        if self.tilt is not None:
             half += uv * dv
         half *= du
         half += vv * dv * dv
@@ -82,7 +82,7 @@ class Ellipsoid:
         np.maximum(half, 0, out=half)
         np.sqrt(half, out=half)
         middle = np.float32(self.centre[axes[2]])
-        if self.turn is None:
+        if self.tilt is None:
             return np.asarray(middle), half
         return middle - (np.float32(bu) * du + np.float32(bv) * dv), half
 
@@ -155,5 +155,5 @@ def rotation(rx: float, ry: float, rz: float) -> Array:
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    turn: Array = about_z @ about_y @ about_x
-    return turn
+    product: Array = about_z @ about_y @ about_x
+    return product

@@ -68,9 +68,8 @@ def slice_labels(body: Body, extra: Sequence[Ellipsoid], plane: str, position: f
     middle = np.asarray(body.middle)
     origin = middle + normal * (position - middle @ normal)
     # The patient is turned in the scanner: the plane is turned the other way in the patient, about the middle.
-    turn = body.pose
-    origin = middle + turn @ (origin - middle)
-    row_axis, column_axis = turn @ row_axis, turn @ column_axis
+    origin = middle + body.pose @ (origin - middle)
+    row_axis, column_axis = body.pose @ row_axis, body.pose @ column_axis
     grid = (origin, offsets, offsets, row_axis, column_axis)
     down, across = offsets[:, None], offsets[None, :]
     coords = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from medvlm_r1.phantom.anatomy import BODIES
 from medvlm_r1.phantom.body import Body
-from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, Finding, place
+from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, Finding, place_finding
 from medvlm_r1.phantom.geometry import Array
 from medvlm_r1.phantom.imaging import PLANES, SIZE, ct, mri, xray
 
@@ -145,4 +145,4 @@ def _subject(scene: Scene, rng: np.random.Generator) -> tuple[Body, Finding | No
     body = BODIES[scene.region](rng)
     if scene.side is None or scene.size is None:
         return body, None
-    return body, place(body, scene.finding, scene.side, scene.size, rng)
+    return body, place_finding(body, scene.finding, scene.side, scene.size, rng)
