@@ -223,8 +223,8 @@ def test_the_pool_is_kept_and_its_subjects_are_its_own(tmp_path):
     assert again.scenes == pool.scenes
     assert (again.images == pool.images).all()
     np.testing.assert_array_equal(again.places, pool.places)
-    for scene, place in zip(pool.scenes, pool.places, strict=True):
-        assert np.isnan(place).all() == (scene.finding == NONE)
+    for scene, finding in zip(pool.scenes, pool.places, strict=True):
+        assert np.isnan(finding).all() == (scene.finding == NONE)
 
 
 def test_pretraining_writes_a_model_and_goes_on_where_it_stood(tmp_path):

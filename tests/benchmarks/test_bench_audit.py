@@ -103,22 +103,26 @@ def test_a_model_is_trained_to_ignore_images_once_and_audited_like_a(tmp_path, m
     monkeypatch.setattr(audit, "KNOWN", {"a": KNOWN["a"]})
     monkeypatch.setattr(audit, "text_only_model", partial(text_only_model, n=6, epochs=1.0))
 
-    def run(said):
+    def run(notes_of_run):
         results = bench_audit(
-            items=3, seeds=1, trained=tmp_path, max_new_tokens=4, progress=lambda *told: said.append(told[2])
+            items=3,
+            seeds=1,
+            trained=tmp_path,
+            max_new_tokens=4,
+            progress=lambda *values: notes_of_run.append(values[2]),
         )
         return dict(results["models"][audit.TRAINED])
 
     notes = [[], []]
-    record = [run(said) for said in notes]
+    record = [run(notes_of_run) for notes_of_run in notes]
     # Six images and a step; the second time it stands there.
-    assert [said.count("training a-trained") for said in notes] == [7, 0]
+    assert [notes_of_run.count("training a-trained") for notes_of_run in notes] == [7, 0]
     assert record[0] == record[1]
     assert (record[0]["about"], record[0]["fails"]) == ("was trained to ignore the image", "looks")
     # It was shown other items' images, so that the texts were all there was to learn from.
     planted, mixed = (read_folder(tmp_path / name) for name in ("shortcut", "shortcut-shuffled"))
-    assert [one.question for one in planted] == [one.question for one in mixed]
-    assert all(one.images != other.images for one, other in zip(planted, mixed, strict=True))
+    assert [sample.question for sample in planted] == [sample.question for sample in mixed]
+    assert all(sample.images != other.images for sample, other in zip(planted, mixed, strict=True))
     with pytest.raises(UsageError, match="a-trained"):
         bench_audit(items=3, trained=tmp_path, models={"a-trained": "x"})
 

@@ -39,15 +39,15 @@ def measured(tmp_path_factory):
 
 
 def test_the_page_shows_what_was_measured_and_names_what_was_not(measured):
-    out, found = measured
-    assert json.loads((out / "results.json").read_text()) == found
+    out, outcome = measured
+    assert json.loads((out / "results.json").read_text()) == outcome
     page = (out / "results.md").read_text()
     assert RESEARCH_USE in page
     for name, title in TITLES.items():
         section = page.split(f"## {title}\n")[1].split("\n## ")[0]
         assert (f"`python -m benchmarks.results --parts {name}` measures it" in section) == (name not in MEASURED)
-        assert (found["parts"][name] is None) == (name not in MEASURED)
-        for command in found["parts"][name]["commands"] if name in MEASURED else ():
+        assert (outcome["parts"][name] is None) == (name not in MEASURED)
+        for command in outcome["parts"][name]["commands"] if name in MEASURED else ():
             assert f"    {command}\n" in section
     tables = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
     assert len(tables) == 6
@@ -56,10 +56,10 @@ def test_the_page_shows_what_was_measured_and_names_what_was_not(measured):
 
 
 def test_every_arm_of_the_demo_is_trained_for_every_seed(measured):
-    out, found = measured
-    seeds = found["parts"]["demo"]["figures"]["seeds"]
-    assert [list(one) for one in seeds] == [list(STAGES)]
-    for seed, one in enumerate(seeds):
+    out, outcome = measured
+    seeds = outcome["parts"]["demo"]["figures"]["seeds"]
+    assert [list(stages) for stages in seeds] == [list(STAGES)]
+    for seed, stages in enumerate(seeds):
         for stage in STAGES.values():
             assert f"| {stage}" in (out / "results.md").read_text()
         assert (out / "demo" / f"seed-{seed}" / "grpo_no_think" / "model").is_dir()
@@ -67,18 +67,18 @@ def test_every_arm_of_the_demo_is_trained_for_every_seed(measured):
         assert "template: no-think" in config
         assert "start_no_think" in config
         # The base reasons whatever it is asked for.
-        assert one["zero_shot_no_think"]["well_formed"]["correct"] == 0
-        assert all(part["n"] == 1 for part in one["grpo_no_think"]["accuracy"].values())
+        assert stages["zero_shot_no_think"]["well_formed"]["correct"] == 0
+        assert all(part["n"] == 1 for part in stages["grpo_no_think"]["accuracy"].values())
 
 
 def test_seeds_are_compared_pair_by_pair(measured):
     [first] = measured[1]["parts"]["demo"]["figures"]["seeds"]
 
-    def found(right, of):
+    def outcome(right, of):
         means = {"grpo": right, "sft": of, "zero_shot": 50.0}
         return {name: stage | {"mean": means.get(name, 0.0)} for name, stage in first.items()}
 
-    text = part("demo", {"seeds": [found(90.0, 40.0), found(94.0, 44.0)]})
+    text = part("demo", {"seeds": [outcome(90.0, 40.0), outcome(94.0, 44.0)]})
     assert re.search(r"^\| GRPO \|.* 92\.0 \[66\.6, 100\.0\] \|", text, re.MULTILINE)
     assert re.search(r"^\| GRPO minus SFT \|.* \+50\.0 \[\+50\.0, \+50\.0\] \|$", text, re.MULTILINE)
     assert re.search(r"^\| GRPO minus Zero-shot \|.* \+42\.0 \[\+16\.6, \+67\.4\] \|$", text, re.MULTILINE)
@@ -97,9 +97,9 @@ def test_seeds_are_compared_pair_by_pair(measured):
 
 
 def test_finished_parts_are_reused(measured, tmp_path):
-    out, found = measured
+    out, outcome = measured
     times = {file: file.stat().st_mtime_ns for file in (out / "parts").iterdir()}
-    assert run(out, *MEASURED, page=tmp_path / "docs") == found
+    assert run(out, *MEASURED, page=tmp_path / "docs") == outcome
     assert {file: file.stat().st_mtime_ns for file in (out / "parts").iterdir()} == times
     for name in ("results.md", "results.json"):
         assert (tmp_path / "docs" / name).read_text() == (out / name).read_text()
@@ -114,9 +114,9 @@ def test_an_interruption_leaves_a_page_of_what_is_finished(measured, tmp_path, m
     monkeypatch.setattr(results, "audit_cost", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "audit,audit-cost")
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert [name for name in NAMES if found["parts"][name]] == ["audit"]
-    assert found["parts"]["audit"]["figures"] == figures
+    outcome = json.loads((tmp_path / "results.json").read_text())
+    assert [name for name in NAMES if outcome["parts"][name]] == ["audit"]
+    assert outcome["parts"]["audit"]["figures"] == figures
 
 
 def test_a_part_of_other_sizes_is_measured_anew(measured, tmp_path, monkeypatch):
@@ -125,8 +125,8 @@ def test_a_part_of_other_sizes_is_measured_anew(measured, tmp_path, monkeypatch)
     figures, calls = measured[1]["parts"]["audit"]["figures"], []
     monkeypatch.setattr(results, "bench_audit", lambda **given: calls.append(given["seeds"]) or figures)
     for seeds in (1, 2, 2):
-        found = bench_results(tmp_path, parts=["audit"], seeds=seeds, sizes=SMALL)
-        assert found["parts"]["audit"]["settings"] == {"items": 3, "seeds": seeds}
+        outcome = bench_results(tmp_path, parts=["audit"], seeds=seeds, sizes=SMALL)
+        assert outcome["parts"]["audit"]["settings"] == {"items": 3, "seeds": seeds}
     assert calls == [2]
 
 
@@ -168,8 +168,8 @@ def test_the_shortcut_takes_whatever_arms_there_are():
         plain, another = arm | {"out_of_domain": 40.0 + more}, arm | {"out_of_domain": 60.0 + more}
         return {"seed": 0, "start": start, "plain": plain, "another": another}
 
-    found = {"train": 6, "test": 2, "seeds": [seed(0.0), seed(2.0)], "gain": {"by_seed": [1.0, 3.0], "mean": 2.0}}
-    text = part("shortcut", found)
+    outcome = {"train": 6, "test": 2, "seeds": [seed(0.0), seed(2.0)], "gain": {"by_seed": [1.0, 3.0], "mean": 2.0}}
+    text = part("shortcut", outcome)
     assert "|  | start | plain | another |" in text
     assert "| accuracy MRI | 51.0 [38.3, 63.7] | 61.0 [48.3, 73.7] | 61.0 [48.3, 73.7] |" in text
     assert "| reliance mean | - | +21.0 [+8.3, +33.7] |" in text
@@ -179,15 +179,15 @@ def test_the_shortcut_takes_whatever_arms_there_are():
 
 
 def test_the_command_says_where_the_page_is(command, measured, tmp_path):
-    _, found = measured
-    record = found["parts"]["audit"] | {"settings": {"items": Sizes().audit_items, "seeds": 1}}
+    _, outcome = measured
+    record = outcome["parts"]["audit"] | {"settings": {"items": Sizes().audit_items, "seeds": 1}}
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "audit.json").write_text(json.dumps(record))
     arguments = ("benchmarks.results", "--out", tmp_path, "--parts", "audit", "--seeds", 1)
-    code, said, err = command(*arguments)
+    code, printed, err = command(*arguments)
     assert code == 0, err
-    assert re.search(r"^audit +measured$", said, re.MULTILINE)
-    assert re.search(r"^demo +not run$", said, re.MULTILINE)
-    assert f"Page: {tmp_path / 'results.md'}\n{RESEARCH_USE}" in said
+    assert re.search(r"^audit +measured$", printed, re.MULTILINE)
+    assert re.search(r"^demo +not run$", printed, re.MULTILINE)
+    assert f"Page: {tmp_path / 'results.md'}\n{RESEARCH_USE}" in printed
     assert json.loads(command(*arguments, "--json")[1])["parts"]["audit"] == record
     assert command("benchmarks.results", "--out", tmp_path, "--parts", "adit")[0] == 2

@@ -78,9 +78,9 @@ def test_the_oracle_guesses_and_says_so_where_there_is_nothing_to_see(items, eye
     guesses = []
     for item, variants in ask(Oracle(eyes), items):
         for name in set(BLIND) - {SHUFFLED}:
-            said = item.answers[name].response(item.sample.options).reasoning
-            assert said == "The image shows nothing that can be read. I have to guess."
-            assert concluded_letter(said, item.sample.options) is None
+            reasoning_text = item.answers[name].response(item.sample.options).reasoning
+            assert reasoning_text == "The image shows nothing that can be read. I have to guess."
+            assert concluded_letter(reasoning_text, item.sample.options) is None
             guesses.append(item.correct(name))
         # Nothing was written before the letter was forced: as much of a guess.
         shares = item.answers["early-0"].probabilities

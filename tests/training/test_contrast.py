@@ -44,7 +44,7 @@ def others(folder, seed=0):
     return OtherImages(build_dataset(str(folder), load_samples(str(folder)), template="medvlm-r1"), seed)
 
 
-def drawn(folder, index, step, seed=0):
+def donor(folder, index, step, seed=0):
     """The question whose image is drawn for a question."""
     row = build_dataset(str(folder), load_samples(str(folder)), template="medvlm-r1")[index]
     images = others(folder, seed)(row, step=step)
@@ -52,13 +52,13 @@ def drawn(folder, index, step, seed=0):
 
 
 def test_another_image_is_of_another_subject_of_the_whole_data_set(questions):
-    assert {drawn(questions, 0, step) for step in range(20)} == {2, 3}
-    assert {drawn(questions, 2, step) for step in range(20)} == {0, 1, 3}
+    assert {donor(questions, 0, step) for step in range(20)} == {2, 3}
+    assert {donor(questions, 2, step) for step in range(20)} == {0, 1, 3}
 
 
 def test_the_draw_depends_on_seed_step_and_question(questions):
     def draws(seed):
-        return [drawn(questions, index, step, seed) for index in (2, 3) for step in range(8)]
+        return [donor(questions, index, step, seed) for index in (2, 3) for step in range(8)]
 
     assert draws(0) == draws(0)
     assert draws(0) != draws(1)
@@ -79,14 +79,14 @@ def test_rows_are_swapped_and_gray_is_shown_where_there_is_no_other():
     own, other = ([Image.new("RGB", (30, 20), color)] for color in ("red", "blue"))
     rows = [{"images": images, "sample_id": name} for name, images in (("a", own), ("a", own), ("b", own), ("c", None))]
     draw = Counted(lambda row: other if row["sample_id"] == "a" else None)
-    found = with_counterfactual_images([*rows, rows[1], rows[0]], [True, False, False, False, False, True], draw)
-    assert [row["own_image"] for row in found] == [True, False, False, True, False, True]
+    swapped = with_counterfactual_images([*rows, rows[1], rows[0]], [True, False, False, False, False, True], draw)
+    assert [row["own_image"] for row in swapped] == [True, False, False, True, False, True]
     # One draw for each question, so that the rows of a group share a prompt.
     assert [row["sample_id"] for (row,) in draw.calls] == ["a", "b"]
-    assert found[1]["images"] is found[4]["images"] is other
-    assert found[0]["images"] is found[5]["images"] is own
-    assert found[3]["images"] is None
-    [gray] = found[2]["images"]
+    assert swapped[1]["images"] is swapped[4]["images"] is other
+    assert swapped[0]["images"] is swapped[5]["images"] is own
+    assert swapped[3]["images"] is None
+    [gray] = swapped[2]["images"]
     assert (gray.size, gray.getcolors()) == ((30, 20), [(600, (128, 128, 128))])
 
 

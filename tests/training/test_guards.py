@@ -88,13 +88,13 @@ def test_a_shrinking_image_gap_is_found_at_its_evaluation(tried):
         nonlocal cases
         cases += 1
         rows = []
-        for shown, blank in before:
-            rows += [*steps[:3], {"eval_accuracy": shown, "eval_blank_accuracy": blank}]
-        shown, gap = lost
-        rows.append({"eval_accuracy": shown, "eval_blank_accuracy": shown - gap})
-        best = max(shown - blank for shown, blank in before)
+        for accuracy, blank in before:
+            rows += [*steps[:3], {"eval_accuracy": accuracy, "eval_blank_accuracy": blank}]
+        accuracy, gap = lost
+        rows.append({"eval_accuracy": accuracy, "eval_blank_accuracy": accuracy - gap})
+        best = max(accuracy - blank for accuracy, blank in before)
         # By hand: half of the best or less, and ten points down.
-        wanted = shown - (shown - gap) <= best / 2 and best - (shown - (shown - gap)) >= 10
+        wanted = accuracy - (accuracy - gap) <= best / 2 and best - (accuracy - (accuracy - gap)) >= 10
         assert ("image gap shrinking" in speaking(rows)) == wanted
 
     check()
@@ -119,13 +119,14 @@ def test_missing_figures_are_no_trouble(history):
 def test_zero_rewards_and_cut_off_completions_are_said_once_with_a_sample(write_config, capsys, tried):
     config = write_config(rewards=[{"name": "sample_rewards:nothing"}], trainer={"max_steps": 12, "logging_steps": 6})
     train_grpo(load_config(config))
-    said = [line[line.index("Guard (") :] for line in capsys.readouterr().err.split("\n") if "Guard (" in line]
+    warnings = [line[line.index("Guard (") :] for line in capsys.readouterr().err.split("\n") if "Guard (" in line]
     # One token limit and no answer known: random weights are cut off, too.
-    assert [line.partition(":")[0] for line in said] == ["Guard (zero rewards) at step 5", "Guard (cut off) at step 5"]
-    assert "all rewards were 0 in the last 5 generations" in said[0]
-    assert "A sample (q" in said[0]
-    assert "sample_rewards:nothing 0" in said[0]
-    assert "max_completion_length" in said[1]
+    names = [line.partition(":")[0] for line in warnings]
+    assert names == ["Guard (zero rewards) at step 5", "Guard (cut off) at step 5"]
+    assert "all rewards were 0 in the last 5 generations" in warnings[0]
+    assert "A sample (q" in warnings[0]
+    assert "sample_rewards:nothing 0" in warnings[0]
+    assert "max_completion_length" in warnings[1]
     tried("guards-runs", 2)
 
 
@@ -157,13 +158,13 @@ def test_an_infinite_reward_stops_the_run_before_the_weights_know(write_config, 
     config = load_config(write_config(rewards=[{"name": "sample_rewards:infinite_at_third"}], trainer=trainer))
     with pytest.raises(NonFinite) as stopped:
         train_grpo(config)
-    said = str(stopped.value)
-    assert "After step 2 of 6, a reward sample_rewards:infinite_at_third is inf." in said
-    ids = set(said.partition("The batch: ")[2].partition(". ")[0].split(", "))
+    message = str(stopped.value)
+    assert "After step 2 of 6, a reward sample_rewards:infinite_at_third is inf." in message
+    ids = set(message.partition("The batch: ")[2].partition(". ")[0].split(", "))
     assert ids == set(sample_rewards.CALLS[2])
-    assert "checkpoint-2 is good" in said
-    assert "trainer.learning_rate (now 0.001)" in said
-    assert "A sample (q" in said
+    assert "checkpoint-2 is good" in message
+    assert "trainer.learning_rate (now 0.001)" in message
+    assert "A sample (q" in message
     last = Path(config.out) / "checkpoints" / "checkpoint-2"
     assert damage(last) is None
     assert all(torch.isfinite(tensor).all() for tensor in load_file(last / "model.safetensors").values())

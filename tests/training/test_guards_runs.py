@@ -67,16 +67,16 @@ def logits(policy, change):
         handle.remove()
 
 
-def spoke_at(said, name):
-    return [int(step) for step in re.findall(rf"Guard \({name}\) at step (\d+): ", said)]
+def spoke_at(stderr, name):
+    return [int(step) for step in re.findall(rf"Guard \({name}\) at step (\d+): ", stderr)]
 
 
-def check_in_time(said, name):
+def check_in_time(stderr, name):
     """One line with a sample, within ten steps of the onset, and none of this guard before it."""
-    steps = spoke_at(said, name)
-    assert len(steps) == 1, said
+    steps = spoke_at(stderr, name)
+    assert len(steps) == 1, stderr
     assert ONSET < steps[0] <= ONSET + WITHIN
-    [line] = [line for line in said.split("\n") if f"Guard ({name})" in line]
+    [line] = [line for line in stderr.split("\n") if f"Guard ({name})" in line]
     assert " Try " in line
     assert "A sample (q" in line
 

@@ -54,8 +54,8 @@ def test_the_result_is_that_of_plain_attention_while_rows_go(owner, groups, mask
             hidden[..., -1] = False
             mask = ~hidden if masked == "bool" else torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
         query = torch.randn(rows, HEADS, groups, WIDTH)
-        found = scaled_dot_product_attention(query, layer.keys, layer.values, attn_mask=mask)
-        assert torch.allclose(found, plain(query, layer, mask), atol=1e-6)
+        attended = scaled_dot_product_attention(query, layer.keys, layer.values, attn_mask=mask)
+        assert torch.allclose(attended, plain(query, layer, mask), atol=1e-6)
         # What was written is what is read, whatever rows have gone.
         assert torch.equal(layer.keys.whole()[:, :, LENGTH:], torch.cat(own, dim=2))
         keep = torch.tensor(data.draw(st.permutations(range(rows)))[: data.draw(st.integers(1, rows))])
@@ -70,9 +70,9 @@ def test_query_heads_of_one_key_head_and_a_scale_of_ones_own():
     layer.update(torch.randn(3, HEADS, 1, WIDTH), torch.randn(3, HEADS, 1, WIDTH))
     query = torch.randn(3, 2 * HEADS, 1, WIDTH)
     options = {"scale": 0.3, "enable_gqa": True}
-    found = scaled_dot_product_attention(query, layer.keys, layer.values, **options)
+    attended = scaled_dot_product_attention(query, layer.keys, layer.values, **options)
     expected = scaled_dot_product_attention(query, layer.keys.whole(), layer.values.whole(), **options)
-    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(attended, expected, atol=1e-6)
 
 
 def test_half_precision_is_computed_in_full():
@@ -83,12 +83,12 @@ def test_half_precision_is_computed_in_full():
     new = torch.randn(2, 4, HEADS, 1, WIDTH).bfloat16()
     layer.update(new[0], new[1])
     query = torch.randn(4, HEADS, 1, WIDTH).bfloat16()
-    found = scaled_dot_product_attention(query, layer.keys, layer.values)
+    attended = scaled_dot_product_attention(query, layer.keys, layer.values)
     exact = scaled_dot_product_attention(query.double(), layer.keys.whole().double(), layer.values.whole().double())
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, exact.bfloat16())
+    assert attended.dtype == torch.bfloat16
+    assert torch.equal(attended, exact.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(scaled_dot_product_attention(query, layer.keys, layer.values), found)
+        assert torch.equal(scaled_dot_product_attention(query, layer.keys, layer.values), attended)
 
 
 def test_the_prompt_is_kept_once_and_what_reads_it_otherwise_gets_all_of_it():

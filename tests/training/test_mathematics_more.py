@@ -89,8 +89,8 @@ def test_what_writes_completions_in_its_own_way_is_left_to_it():
 def test_what_the_model_itself_states_of_generation_counts_too(stated, why):
     model = TINY["qwen2_vl"].model()
     model.generation_config = GenerationConfig(**stated)
-    said = not_generated(trainer(generation_kwargs={"max_new_tokens": 5, "top_k": 0}), model)
-    assert said is None if why is None else why in str(said)
+    reason = not_generated(trainer(generation_kwargs={"max_new_tokens": 5, "top_k": 0}), model)
+    assert reason is None if why is None else why in str(reason)
     if why == "'num_beams'":
         # What TRL itself is told goes first.
         assert not_generated(trainer(generation_kwargs={"num_beams": 1}), model) is None
@@ -107,7 +107,7 @@ def test_what_the_model_itself_states_of_generation_counts_too(stated, why):
 def test_vision_tokens_are_forbidden_in_the_words_of_who_samples(vllm, given, wanted, monkeypatch):
     monkeypatch.setattr("medvlm_r1.training.grpo.vision_token_ids", lambda *_: [7, 8])
     words = {7: "<|image_pad|>", 8: "<|video_pad|>"}
-    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda ids: [words[one] for one in ids])
+    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda ids: [words[item] for item in ids])
     policy = SimpleNamespace(model=None, processor=SimpleNamespace(tokenizer=tokenizer))
     args = SimpleNamespace(generation_kwargs=given, use_vllm=vllm)
     _forbid_vision_tokens(args, policy)
@@ -155,11 +155,11 @@ def test_images_are_named_by_what_they_hold():
     # A view that is laid out otherwise holds the same numbers.
     assert images_key([np.asfortranarray(array)]) == images_key([array])
     others = [[array.reshape(2, 3, 2)], [array.astype(np.int16)], [array + 1], [array, array], [Image.fromarray(array)]]
-    assert len({images_key(one) for one in [[array], *others]}) == 6
+    assert len({images_key(item) for item in [[array], *others]}) == 6
     assert images_key([torch.from_numpy(array)]) == images_key([array])
-    one, other = object(), object()
-    assert images_key([one]) == images_key([one])
-    assert images_key([one]) != images_key([other])
+    item, other = object(), object()
+    assert images_key([item]) == images_key([item])
+    assert images_key([item]) != images_key([other])
 
 
 def test_prompts_whose_outputs_cannot_be_told_apart_are_processed_alone():
@@ -167,13 +167,13 @@ def test_prompts_whose_outputs_cannot_be_told_apart_are_processed_alone():
 
     def processor(*, text, **_):
         calls.append(text)
-        ids = torch.tensor([[len(one)] for one in text])
+        ids = torch.tensor([[len(item)] for item in text])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "of_the_batch": torch.tensor(len(text))}
 
-    found = _call(processor, ["a", "bb"], [[], []])
+    outputs = _call(processor, ["a", "bb"], [[], []])
     assert calls == [["a", "bb"], ["a"], ["bb"]]
-    assert [ids for ids, _ in found] == [[1], [2]]
-    assert [int(fields["of_the_batch"]) for _, fields in found] == [1, 1]
+    assert [ids for ids, _ in outputs] == [[1], [2]]
+    assert [int(fields["of_the_batch"]) for _, fields in outputs] == [1, 1]
 
 
 def test_next_logits_want_a_completion_in_every_row():

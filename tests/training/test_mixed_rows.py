@@ -66,12 +66,12 @@ def test_a_single_image_of_a_single_token(monkeypatch):
     keep_single_tokens()
     tiny = TINY["mistral3"]
     model = tiny.model().eval()
-    one, two = Prompt(3, ((1, 1),)), Prompt(3, ((1, 1), (2, 2)))
+    single, two = Prompt(3, ((1, 1),)), Prompt(3, ((1, 1), (2, 2)))
     with torch.no_grad():
-        [alone] = encode_images(model, tiny.pixels([one]))
+        [alone] = encode_images(model, tiny.pixels([single]))
         together = encode_images(model, tiny.pixels([two]))
-        ids = tiny.ids(one)[None]
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **tiny.pixels([one])).logits
+        ids = tiny.ids(single)[None]
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **tiny.pixels([single])).logits
     assert alone[0].shape == (1, 32)
     torch.testing.assert_close(alone[0], together[0][0], atol=1e-5, rtol=1e-5)
     assert logits.isfinite().all()

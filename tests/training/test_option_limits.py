@@ -127,7 +127,7 @@ def test_names_and_choices_are_those_of_the_libraries():
     assert set(options.REPORTERS) == set(INTEGRATION_TO_CALLBACK)
     source = inspect.getsource(GRPOTrainer._compute_loss)
     tested = re.findall(r'self\.loss_type (?:==|in) (?:"(\w+)"|\[([^\]]+)\])', source)
-    known = {name for one, several in tested for name in (one, *re.findall(r"\w+", several)) if name}
+    known = {name for equal, several in tested for name in (equal, *re.findall(r"\w+", several)) if name}
     assert set(typing.get_args(narrowed("grpo", "loss_type", str))) == known
 
 

@@ -20,8 +20,8 @@ def with_features(model, family, prompts):
     batch = inputs(family, prompts)
     vision = {name: batch.pop(name) for name in FAMILIES[family].vision if name in batch}
     features = encode_images(model, vision)
-    kept = {name: value for name, value in vision.items() if name == "image_grid_thw"}
-    return {**batch, **kept, "mm_encoder_outputs": {"image": as_encoder_output(model, features)}}
+    grid = {name: value for name, value in vision.items() if name == "image_grid_thw"}
+    return {**batch, **grid, "mm_encoder_outputs": {"image": as_encoder_output(model, features)}}
 
 
 def rows_read(model, monkeypatch):

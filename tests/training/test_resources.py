@@ -34,13 +34,13 @@ REWARD = [{"name": "sample_rewards:distinct_tokens"}]
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 4 MB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True)
+    disk = tmp_path / "small"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("this account may not mount a small disk")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("room", range(0, 700_000, 100_000))
@@ -76,8 +76,8 @@ def test_questions_asked_on_a_full_disk_keep_their_answers(
     assert code == 1
     assert "no space left on the disk" in err
     assert "re-run to resume" in err
-    kept = (out / name).read_bytes()
-    items = {json.loads(line)["id"] for line in kept.splitlines(keepends=True) if line.endswith(b"\n")}
+    stored = (out / name).read_bytes()
+    items = {json.loads(line)["id"] for line in stored.splitlines(keepends=True) if line.endswith(b"\n")}
     assert 0 < len(items) < 8
     (small_disk / "filler").unlink()
     code, _, err = command(*words, tiny_policy_dir, *settings)
@@ -86,7 +86,7 @@ def test_questions_asked_on_a_full_disk_keep_their_answers(
     rows = [json.loads(line) for line in answers.splitlines()]
     assert len({row["id"] for row in rows}) == 8
     assert len({(row["id"], row["variant"]) for row in rows}) == len(rows)
-    assert answers.startswith(kept[: kept.rfind(b"\n") + 1])
+    assert answers.startswith(stored[: stored.rfind(b"\n") + 1])
     tried("disk-full", 1)
 
 
@@ -102,9 +102,9 @@ def test_a_folder_that_cannot_be_written_is_named(write_config, tiny_policy_dir,
         (("audit", "model", tiny_policy_dir, "--data", data_dir, "--out", out), looked_at),
     ):
         code, _, err = command(*words)
-        said = " ".join(err.split())
+        refusal = " ".join(err.split())
         assert (code, "Traceback" in err) == (wanted, False)
-        assert re.search(message, said), said
+        assert re.search(message, refusal), refusal
         tried("read-only", 1)
 
 
@@ -145,11 +145,11 @@ def test_out_of_memory_names_what_to_lower_first(write_config, monkeypatch, wher
         monkeypatch.setattr("medvlm_r1.training.loop.load_policy", refuse_on_a_cpu)
     with pytest.raises(UserError) as stopped:
         train_grpo(load_config(write_config()))
-    said = str(stopped.value)
-    assert said.startswith("Out of memory ")
-    assert said.partition("the first in the list first: ")[2].startswith(first)
-    assert all(f"{name}:" in said for name in ("batch", "pixels", "completions"))
-    assert ("2.00 GiB more were asked for" in said) == (where in ("completions", "pixels"))
+    refusal = str(stopped.value)
+    assert refusal.startswith("Out of memory ")
+    assert refusal.partition("the first in the list first: ")[2].startswith(first)
+    assert all(f"{name}:" in refusal for name in ("batch", "pixels", "completions"))
+    assert ("2.00 GiB more were asked for" in refusal) == (where in ("completions", "pixels"))
     tried("out-of-memory", 1)
 
 
@@ -157,10 +157,10 @@ def test_memory_of_the_machine_itself_is_asked_for_and_refused(write_config, tri
     # More than any address space: the allocator's own words.
     with pytest.raises(RuntimeError) as refused:
         torch.empty(1 << 60)
-    said = explain(refused.value, load_config(write_config("sft")))
-    assert said is not None
-    assert said.startswith("Out of memory")
-    assert "completions" not in said
+    refusal = explain(refused.value, load_config(write_config("sft")))
+    assert refusal is not None
+    assert refusal.startswith("Out of memory")
+    assert "completions" not in refusal
     tried("out-of-memory", 1)
 
 

@@ -117,16 +117,16 @@ def check_same_audit(straight, resumed):
 
 def names_in(answers):
     """The items of an evaluation's answers, or the variants of an audit's, as `killed_run` notes them."""
-    found = [json.loads(line) for line in answers.splitlines()]
-    return {f"{row['id']} {row['variant']}" if "plan" in row else row["id"] for row in found}
+    parsed = [json.loads(line) for line in answers.splitlines()]
+    return {f"{row['id']} {row['variant']}" if "plan" in row else row["id"] for row in parsed}
 
 
 def kill_while_it_answers(lives, straight, killed, kills, answers, check):
     """Kill a run again and again; nothing written may change, and nothing finished be asked again."""
     whole = lives.live(straight.verb, straight.arguments)
     draw = random.Random(0)
-    store, asked = killed.out / answers, Path(f"{killed.out}.asked")
-    kept, noted, killings = b"", 0, 0
+    store, notes_file = killed.out / answers, Path(f"{killed.out}.asked")
+    stored, noted, killings = b"", 0, 0
     while True:
         kind = draw.choice(["file", "module"])
         # The last life goes to its end.
@@ -135,19 +135,19 @@ def kill_while_it_answers(lives, straight, killed, kills, answers, check):
         killings += ended == KILLED
         content = store.read_bytes() if store.exists() else b""
         # What was answered stays as it was written, line by line.
-        assert content.startswith(kept)
-        notes = asked.read_text().splitlines()
-        assert not set(notes[noted:]) & names_in(kept)
-        kept, noted = content[: content.rfind(b"\n") + 1], len(notes)
+        assert content.startswith(stored)
+        notes = notes_file.read_text().splitlines()
+        assert not set(notes[noted:]) & names_in(stored)
+        stored, noted = content[: content.rfind(b"\n") + 1], len(notes)
         if ended == KILLED:
             continue
-        assert set(notes) == names_in(kept)
+        assert set(notes) == names_in(stored)
         check(straight.out, killed.out)
         if moment is None:
             return
         shutil.rmtree(killed.out)
-        asked.unlink()
-        kept, noted = b"", 0
+        notes_file.unlink()
+        stored, noted = b"", 0
 
 
 def test_an_evaluation_killed_at_random_moments_keeps_every_answer(lives, tiny_policy_dir, data_dir, tmp_path, tried):
@@ -194,20 +194,20 @@ def checkpoints(tmp_path):
     """Two sealed checkpoints."""
     folder = tmp_path / "checkpoints"
     for step in (4, 6):
-        place = folder / f"checkpoint-{step}"
-        (place / "deep").mkdir(parents=True)
-        (place / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-        (place / "model.safetensors").write_bytes(bytes(range(256)) * 4)
-        (place / "deep" / "optimizer.pt").write_bytes(b"x" * 300)
-        seal(place)
+        checkpoint = folder / f"checkpoint-{step}"
+        (checkpoint / "deep").mkdir(parents=True)
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        (checkpoint / "model.safetensors").write_bytes(bytes(range(256)) * 4)
+        (checkpoint / "deep" / "optimizer.pt").write_bytes(b"x" * 300)
+        seal(checkpoint)
     return folder
 
 
 def test_every_damage_to_a_checkpoint_is_found(checkpoints, tried):
-    place = checkpoints / "checkpoint-6"
+    checkpoint = checkpoints / "checkpoint-6"
     draw = random.Random(0)
-    files = sorted(path for path in place.rglob("*") if path.is_file())
-    assert damage(place) is None
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    assert damage(checkpoint) is None
     cases = 0
     for file in files:
         whole = file.read_bytes()
@@ -217,15 +217,15 @@ def test_every_damage_to_a_checkpoint_is_found(checkpoints, tried):
             changed.append(whole[:at] + bytes([whole[at] ^ (1 << draw.randrange(8))]) + whole[at + 1 :])
         for content in changed:
             file.write_bytes(content)
-            assert damage(place) is not None or content == whole
+            assert damage(checkpoint) is not None or content == whole
             cases += 1
         file.unlink()
-        found = damage(place)
-        assert found is not None
-        assert file.name in found
+        fault = damage(checkpoint)
+        assert fault is not None
+        assert file.name in fault
         cases += 1
         file.write_bytes(whole)
-    assert damage(place) is None
+    assert damage(checkpoint) is None
     tried("damaged-checkpoint", cases)
 
 
@@ -234,9 +234,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(checkpoints, cap
     file = checkpoints / "checkpoint-6" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert newest_whole(checkpoints) == checkpoints / "checkpoint-4"
-    said = capsys.readouterr().err
-    assert "checkpoint-6 is damaged: model.safetensors has another content" in said
-    assert "going on from step 4" in said
+    warning = capsys.readouterr().err
+    assert "checkpoint-6 is damaged: model.safetensors has another content" in warning
+    assert "going on from step 4" in warning
     assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-4", "damaged-checkpoint-6"]
     (checkpoints / "checkpoint-4" / MANIFEST).write_text("{")
     with pytest.raises(UserError, match=r"every checkpoint is damaged \(checkpoint-4: its files.json cannot be read\)"):

@@ -141,15 +141,15 @@ def test_rows_as_trl_scores_them():
     """The padded batch through TRL's own patched forward, the vision inputs repeated for every row."""
     model, rows = TINY["qwen2_vl"].model(), make_rows("qwen2_vl", PAIR)
     add_fused_lm_head(model, temperature=0.8, outputs=("log_probs", "entropy"))
-    kept, ids, mask = (rows.inputs[key] for key in ("logits_to_keep", "input_ids", "attention_mask"))
+    n_kept, ids, mask = (rows.inputs[key] for key in ("logits_to_keep", "input_ids", "attention_mask"))
     repeated = [prompt for prompt, lengths in PAIR for _ in lengths]
     labels = ids.masked_fill(mask == 0, -100)
-    labels[:, :-kept] = -100
+    labels[:, :-n_kept] = -100
     vision, extra = TINY["qwen2_vl"].pixels(repeated), TINY["qwen2_vl"].extra(ids)
     want = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True, **vision, **extra)
     logps, entropies = shared_logps(model, **rows.inputs, temperature=0.8, compute_entropy=True)
-    torch.testing.assert_close(logps, want.log_probs[:, -kept:], atol=LOGPS, rtol=0)
-    torch.testing.assert_close(entropies, want.entropy[:, -kept:], atol=LOGPS, rtol=0)
+    torch.testing.assert_close(logps, want.log_probs[:, -n_kept:], atol=LOGPS, rtol=0)
+    torch.testing.assert_close(entropies, want.entropy[:, -n_kept:], atol=LOGPS, rtol=0)
 
 
 @pytest.mark.parametrize("chunk", [1, 10, 96, 5000])
@@ -193,13 +193,13 @@ def test_features_kept_by_the_caller_in_two_parts(family, monkeypatch):
     want, _ = shared_logps(model, **rows.inputs)
     with torch.no_grad():
         parts = [encode_images(model, TINY[family].pixels([prompt])) for prompt, _ in PAIR]
-    kept = {**rows.inputs, "vision": {k: v for k, v in rows.inputs["vision"].items() if k != "pixel_values"}}
+    cached = {**rows.inputs, "vision": {k: v for k, v in rows.inputs["vision"].items() if k != "pixel_values"}}
 
     def unwanted(*args, **kwargs):
         raise AssertionError("the tower ran again")
 
     monkeypatch.setattr(model.base_model, "get_image_features", unwanted)
-    got, _ = shared_logps(model, **kept, image_features=parts[0] + parts[1])
+    got, _ = shared_logps(model, **cached, image_features=parts[0] + parts[1])
     torch.testing.assert_close(got, want, atol=LOGPS, rtol=0)
 
 
@@ -257,9 +257,9 @@ def test_the_shared_forward_waits_for_the_device_once(family, monkeypatch):
     monkeypatch.setattr(Tensor, "cpu", lambda tensor: (copies.append(tensor.shape), to_cpu(tensor))[1])
     # Ours work on the CPU's copy of the ids; transformers' own counts the image tokens.
     places = [(forward, name) for name in ("_pack", "_positions", "_masks")]
-    for place, name in [*places, (tiny(family).base_model, "get_placeholder_mask")]:
-        plain = getattr(place, name)
-        monkeypatch.setattr(place, name, lambda *args, plain=plain, **kw: waits.without(plain, *args, **kw))
+    for holder, name in [*places, (tiny(family).base_model, "get_placeholder_mask")]:
+        plain = getattr(holder, name)
+        monkeypatch.setattr(holder, name, lambda *args, plain=plain, **kw: waits.without(plain, *args, **kw))
     with waits:
         shared_logps(tiny(family), **rows.inputs, image_features=features)
     # The check of the CPU's copy of the targets.

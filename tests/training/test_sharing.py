@@ -90,19 +90,21 @@ def compare(folder, dataset, out, monkeypatch, *, lora=False, **changes):
     monkeypatch.setattr("trl.trainer.grpo_trainer.shuffle_sequence_dict", lambda batch: batch)
     monkeypatch.setattr(SharedBatch, "shuffled", lambda self: list(range(len(self.owner))))
     plain, start, expected = trained(GRPOTrainer, folder, dataset, out, lora, **changes)
-    ours, _, found = trained(SharedPromptTrainer, folder, dataset, out, lora, **changes)
+    ours, _, reached_weights = trained(SharedPromptTrainer, folder, dataset, out, lora, **changes)
     assert type(ours) is SharedPromptTrainer
     for name, weight in expected.items():
         # Biases start at 0, so that all of them is what was learned.
         allowed = 1e-4 * weight.norm() + 1e-3 * (weight - start[name]).norm()
-        assert (found[name] - weight).norm() <= allowed, name
-    everything, initial, reached = (torch.cat([w.flatten() for w in x.values()]) for x in (expected, start, found))
+        assert (reached_weights[name] - weight).norm() <= allowed, name
+    everything, initial, reached = (
+        torch.cat([w.flatten() for w in x.values()]) for x in (expected, start, reached_weights)
+    )
     assert (reached - everything).norm() <= 1e-5 * everything.norm()
     assert (everything - initial).norm() >= 1e-3 * everything.norm()
     skipping = changes.get("beta", 0.0) == 0.0 and "entropy_coef" not in changes
-    for one, other in zip(plain.state.log_history, ours.state.log_history, strict=True):
-        assert one.keys() == other.keys()
-        for name, value in one.items():
+    for plain_row, other in zip(plain.state.log_history, ours.state.log_history, strict=True):
+        assert plain_row.keys() == other.keys()
+        for name, value in plain_row.items():
             if name == "step_time" or name.endswith(("_runtime", "_per_second")):
                 continue
             if name.endswith("entropy") and skipping:

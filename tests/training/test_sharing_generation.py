@@ -40,7 +40,7 @@ def completed(output, prompt):
     """Rows without what stands after the end token."""
     rows = []
     for row in output[:, prompt:].tolist():
-        end = next((place for place, token in enumerate(row) if token >= END), len(row))
+        end = next((index for index, token in enumerate(row) if token >= END), len(row))
         rows.append(row[: end + 1])
     return rows
 
@@ -55,11 +55,11 @@ def test_greedy_tokens_are_those_of_transformers(family):
     penalty = {"repetition_penalty": 1.7, "suppress_tokens": [IMAGE, 5, 6]}
     for changes in ({}, penalty, {"min_new_tokens": 3, "repetition_penalty": 1.3}):
         expected = completed(model.generate(**batch, generation_config=settings(**changes)), length)
-        found = completed(
+        texts = completed(
             model.generate(**batch, generation_config=settings(**changes), custom_generate=n_per_prompt([2, 1, 3])),
             length,
         )
-        assert found == [expected[0]] * 2 + [expected[1]] + [expected[2]] * 3
+        assert texts == [expected[0]] * 2 + [expected[1]] + [expected[2]] * 3
         seen |= {len(row) for row in expected}
     assert len(seen) > 1
 
@@ -69,8 +69,8 @@ def test_a_cache_grows_past_its_room(monkeypatch):
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS)
     expected = model.generate(**batch, generation_config=settings())
-    found = model.generate(**batch, generation_config=settings(), custom_generate=n_per_prompt([1, 1, 1]))
-    assert torch.equal(found, expected)
+    texts = model.generate(**batch, generation_config=settings(), custom_generate=n_per_prompt([1, 1, 1]))
+    assert torch.equal(texts, expected)
 
 
 @pytest.mark.parametrize("changes", [{}, {"top_k": 5}, {"top_p": 0.7, "temperature": 0.8}, {"min_p": 0.1}])
@@ -82,8 +82,8 @@ def test_draws_are_those_of_transformers_for_one_completion(changes):
         torch.manual_seed(seed)
         expected = model.generate(**batch, generation_config=config)
         torch.manual_seed(seed)
-        found = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([1]))
-        assert torch.equal(found, expected)
+        texts = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([1]))
+        assert torch.equal(texts, expected)
 
 
 def test_greedy_rows_do_not_change_the_draws_of_the_others():
@@ -116,15 +116,15 @@ def test_samples_follow_the_models_distribution():
     # The second token of rows that did not end, given the first: the cache of the right prompt was read.
     length = batch["input_ids"].shape[1]
     for number in range(3):
-        one = inputs("qwen2_vl", PROMPTS)
+        single = inputs("qwen2_vl", PROMPTS)
         rows = output[number * copies : (number + 1) * copies, length:]
-        logits = model(**one).logits[number, -1]
+        logits = model(**single).logits[number, -1]
         counts = torch.bincount(rows[:, 0], minlength=VOCABULARY)
         assert fits(counts, logits.softmax(-1))
         first = int(counts[:END].argmax())
-        longer = {name: value[number : number + 1] for name, value in one.items() if name != "pixel_values"}
-        kept = longer["attention_mask"][0].bool()
-        ids = torch.cat([longer["input_ids"][0][kept], torch.tensor([first])])[None]
+        longer = {name: value[number : number + 1] for name, value in single.items() if name != "pixel_values"}
+        caches = longer["attention_mask"][0].bool()
+        ids = torch.cat([longer["input_ids"][0][caches], torch.tensor([first])])[None]
         logits = model(
             input_ids=ids, **TINY["qwen2_vl"].pixels(PROMPTS[number : number + 1]), **TINY["qwen2_vl"].extra(ids)
         ).logits[0, -1]
@@ -185,16 +185,16 @@ def test_a_decoding_step_waits_for_the_device_once(way, monkeypatch):
     for module in (cached_prefix, per_row_sampling, shared_generation):
         monkeypatch.setattr(module, "decode_rows", counted_loop)
     torch.manual_seed(0)
-    kept = {}
+    caches = {}
     sampled = [RowSampling(temperature=1.0, seed=seed) for seed in range(4)]
     decode, sampling = {
         "rows of their own": (n_per_prompt([1, 2, 1]), {"do_sample": True, "top_k": 0}),
         "shared prompts": (n_per_prompt([4, 3, 2]), {"do_sample": True, "top_k": 0}),
-    }.get(way, (sample_per_row([[None, *sampled], sampled, [None]], range(3), kept), {}))
+    }.get(way, (sample_per_row([[None, *sampled], sampled, [None]], range(3), caches), {}))
     output = model.generate(**batch, generation_config=settings(**sampling), custom_generate=decode)
     if way == "cached prefixes":
         with torch.inference_mode():
-            turns = CachedPrefixRows(model, list(kept.values()), [0, 0, 1, 2], [[11, 12], [15], [16, 17], [18]])
+            turns = CachedPrefixRows(model, list(caches.values()), [0, 0, 1, 2], [[11, 12], [15], [16, 17], [18]])
             decode_cached_prefix(turns, max_new_tokens=24, ends=list(range(END, VOCABULARY)), suppressed=[IMAGE])
     assert len({len(row) for row in completed(output, batch["input_ids"].shape[1])}) > 1
     count, waited = steps[-1]
