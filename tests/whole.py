@@ -25,7 +25,6 @@ WHOLE = (
     "audit/dataset/giveaway.py",
     "audit/dataset/verdict.py",
     "data/images/windowing.py",
-    "data/images/windowing.py",
     "data/option_prior.py",
     "prompts/conclusion.py",
     "prompts/lenient.py",
