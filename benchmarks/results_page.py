@@ -34,12 +34,8 @@ TITLES = {
 }
 """Heading of each part, in page order."""
 UNTRAINED = ("zero_shot", "zero_shot_no_think")
-_DIFFERENCES = (
-    ("grpo", "zero_shot"),
-    ("grpo", "sft"),
-    ("grpo", "grpo_no_think"),
-    ("grpo_no_think", "start_no_think"),
-)
+_DIFFERENCES = [("grpo", name) for name in ("zero_shot", "sft", "grpo_no_think")]
+_DIFFERENCES += [("grpo_no_think", "start_no_think")]
 _PERCENT = (0.0, 100.0)
 
 Figures = Mapping[str, Any]
@@ -74,25 +70,11 @@ def _macro(name: str) -> Callable[..., str]:
 
 @cache
 def _templates() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    functions = (table, brackets, over_seeds, interval, repeats)
-    rows = (
-        stage_rows,
-        difference_rows,
-        type_rows,
-        seed_rows,
-        shortcut_rows,
-        paired_rows,
-        audit_rows,
-        grpo_rows,
-        step_rows,
-    )
-    environment.globals |= {function.__name__: function for function in (*functions, *rows)}
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    functions: list[Any] = [table, brackets, over_seeds, interval, repeats, stage_rows, difference_rows, type_rows]
+    functions += [seed_rows, shortcut_rows, paired_rows, audit_rows, grpo_rows, step_rows]
+    environment.globals |= {function.__name__: function for function in functions}
     environment.globals |= {"research_use": RESEARCH_USE, "QUESTIONS": QUESTIONS, "OUT_OF_DOMAIN": OUT_OF_DOMAIN}
     return environment.get_template("results.md").module
 

@@ -58,8 +58,7 @@ class Ellipsoid:
             axes: Indices of (u axis, v axis, ray axis).
 
         Returns:
-            Coordinate of the chord's middle along the ray axis (one number for an ellipsoid that is not turned) and its
-            half length (0 for a miss), mm.
+            Coordinate of the chord's middle along the ray axis, and its half length (0 for a miss), mm.
         """
         m = self.matrix.astype(np.float64)
         du, dv = u - np.float32(self.centre[axes[0]]), v - np.float32(self.centre[axes[1]])
