@@ -5,8 +5,6 @@
 Ends with 0 when nothing was found in the time given.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

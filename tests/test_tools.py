@@ -1,15 +1,41 @@
-"""docs/reliability.md says what the tests have counted, and names tests that are there."""
+"""Tools of development: the lock of versions, full coverage of some modules, and the counts of docs/reliability.md."""
 
 import ast
 import json
+import re
 import shlex
 import subprocess
 import sys
 
 import pytest
+from packaging.utils import canonicalize_name
 
 import reliability
+from lock import asked_for
 from reliability import BEGIN, COUNTS, END, PAGE, ROOT
+from whole import WHOLE, not_whole
+
+
+def test_the_lock_pins_every_dependency_within_its_range():
+    lines = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    # Name and version alone: no address of an index, no path, no option.
+    assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9-]+==[0-9][\w.]*", pin)] == []
+    version = dict(pin.split("==") for pin in pins)
+    for need in asked_for():
+        assert need.specifier.contains(version[canonicalize_name(need.name)], prereleases=True), f"make lock: {need}"
+
+
+def test_every_pattern_names_modules_that_are_there():
+    for pattern in WHOLE:
+        assert list((ROOT / "src" / "medvlm_r1").glob(pattern)), pattern
+
+
+def test_a_line_that_is_not_run_is_named():
+    files = {"src/medvlm_r1/a/x.py": {"missing_lines": [3, 9]}, "src/medvlm_r1/a/y.py": {"missing_lines": []}}
+    assert not_whole({"files": files}, ("a/*.py",)) == ["a/x.py: no test runs line 3, 9"]
+    assert not_whole({"files": files}, ("a/y.py",)) == []
+    assert not_whole({"files": files}, ("b/y.py",)) == ["b/y.py: no such module was measured"]
 
 
 def test_the_table_is_that_of_the_counts():
