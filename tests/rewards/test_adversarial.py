@@ -110,6 +110,8 @@ def check(completion, letter, blank, options):
     for name, value in values.items():
         assert type(value) is float, name
         assert value in ((0, 0.5, 1) if name == "accuracy_paper" else (0, 1)), name
+    if not letter:  # an open question
+        assert values["accuracy_paper"] == values["accuracy_strict"] == 0
     # What is strict pays for nothing that the paper's does not pay for in full.
     assert values["accuracy_strict"] <= (values["accuracy_paper"] == 1)
     assert values["grounded"] <= values["accuracy_strict"]
