@@ -31,8 +31,6 @@ _TOLERANCE = 0.018
 _MOST_DRAWS = 400
 
 
-# The training split and the test split's MRI are fitted on again for each modality.
-@lru_cache(maxsize=16)
 def draw_questions(split: str, modality: str, n: int, seed: int, *, shortcut: bool = False) -> tuple[Question, ...]:
     """Draws the questions of one modality in one split, subjects included; no image is made.
 
@@ -41,12 +39,18 @@ def draw_questions(split: str, modality: str, n: int, seed: int, *, shortcut: bo
     points of chance, so that text alone gives nothing away, not even by chance. With `shortcut`, text alone is meant to
     give the answers away, and the first draw is used. The same arguments give the same questions.
     """
+    return _draw(split, modality, n, seed, shortcut)
+
+
+# The training split and the test split's MRI are fitted on again for each modality.
+@lru_cache(maxsize=16)
+def _draw(split: str, modality: str, n: int, seed: int, shortcut: bool) -> tuple[Question, ...]:
     code, number = SPLITS[split], MODALITIES.index(modality)
     fits = []
     if split == "test" and not shortcut:
-        fits.append(draw_questions("train", TRAIN_MODALITY, DEFAULT_N["train"], seed, shortcut=False))
+        fits.append(_draw("train", TRAIN_MODALITY, DEFAULT_N["train"], seed, False))
         if modality != TRAIN_MODALITY:
-            fits.append(draw_questions("test", TRAIN_MODALITY, n, seed, shortcut=False))
+            fits.append(_draw("test", TRAIN_MODALITY, n, seed, False))
     least, best = math.inf, tuple[Question, ...]()
     for attempt in range(1 if shortcut else _MOST_DRAWS):
         rng = np.random.default_rng((code, seed, number, n, attempt))
