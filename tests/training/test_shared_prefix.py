@@ -1,6 +1,9 @@
 """The shared forward against the plain one, which runs every row alone and without padding."""
 
+from __future__ import annotations
+
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.families import FAMILIES
 from medvlm_r1.models.sharing import forward
 from medvlm_r1.models.sharing.forward import encode_images, shared_logps, supports
-from medvlm_r1.training.self_check.equality import GRADIENTS, GROUPS, LOGPS, make_rows, plain_logps
+from medvlm_r1.training.self_check.equality import GRADIENTS, GROUPS, LOGPS, Group, Rows, make_rows, plain_logps
 from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 
 few = settings(max_examples=10, deadline=None, derandomize=True)
@@ -25,19 +28,19 @@ groups = st.lists(st.tuples(prompts, st.lists(st.integers(1, 7), min_size=1, max
 PAIR = GROUPS
 
 
-def scalar(logps, entropies):
+def scalar(logps: Tensor, entropies: Tensor) -> Tensor:
     """A loss in which every token has its own weight."""
     weights = torch.linspace(-1, 2, len(logps))
     return (weights * logps).sum() + 0.3 * (weights.flip(0) * entropies).sum()
 
 
-def gradients(model, loss):
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     loss.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def hold_equal(model, family, rows, temperature=1.0, **options):
+def hold_equal(model: Any, family: str, rows: Rows, temperature: float = 1.0, **options: Any) -> None:
     wanted = plain_logps(model, family, rows, temperature)
     wanted_gradients = gradients(model, scalar(*wanted))
     logps, entropies = shared_logps(model, **rows.inputs, compute_entropy=True, temperature=temperature, **options)
@@ -57,40 +60,40 @@ def hold_equal(model, family, rows, temperature=1.0, **options):
 
 
 @cache
-def tiny(family, attention="sdpa"):
+def tiny(family: str, attention: str = "sdpa") -> Any:
     return TINY[family].model(attention)
 
 
-def test_every_family_of_the_table_is_tested_here():
+def test_every_family_of_the_table_is_tested_here() -> None:
     assert TINY.keys() == FAMILIES.keys()
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
-def test_log_probabilities_entropies_and_gradients_are_the_plain_ones(family):
+def test_log_probabilities_entropies_and_gradients_are_the_plain_ones(family: str) -> None:
     assert supports(tiny(family)) is None
 
     @given(groups, st.sampled_from([1.0, 0.7]))
     @few
-    def check(given, temperature):
+    def check(given: list[Group], temperature: float) -> None:
         hold_equal(tiny(family), family, make_rows(family, given), temperature)
 
     check()
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "gemma3", "smolvlm"])
-def test_eager_attention_is_equal_too(family):
+def test_eager_attention_is_equal_too(family: str) -> None:
     hold_equal(tiny(family, "eager"), family, make_rows(family, PAIR))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_layers_with_a_window(attention):
+def test_layers_with_a_window(attention: str) -> None:
     text = {**TINY["qwen2_vl"].config["text_config"], "use_sliding_window": True, "sliding_window": 5}
     text["layer_types"] = ["full_attention", "sliding_attention"]
     model = TINY["qwen2_vl"].model(attention, text_config=text)
     hold_equal(model, "qwen2_vl", make_rows("qwen2_vl", PAIR))
 
 
-def test_pixtral_images_of_several_sizes():
+def test_pixtral_images_of_several_sizes() -> None:
     pixels = torch.randn(2, 3, 24, 24)
     vision = {"model_type": "pixtral", "hidden_size": 32, "head_dim": 16, "intermediate_size": 48, "patch_size": 4}
     vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 24}
@@ -114,7 +117,7 @@ def test_pixtral_images_of_several_sizes():
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing(family, reentrant):
+def test_gradient_checkpointing(family: str, reentrant: bool) -> None:
     model = TINY[family].model()
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
@@ -122,7 +125,7 @@ def test_gradient_checkpointing(family, reentrant):
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "internvl"])
-def test_lora_active_and_switched_off(family):
+def test_lora_active_and_switched_off(family: str) -> None:
     base = TINY[family].model()
     rows = make_rows(family, PAIR)
     before, _ = shared_logps(base, **rows.inputs)
@@ -137,31 +140,31 @@ def test_lora_active_and_switched_off(family):
     assert (on - before).abs().max() > 1e-2
 
 
-def test_rows_as_trl_scores_them():
+def test_rows_as_trl_scores_them() -> None:
     """The padded batch through TRL's own patched forward, the vision inputs repeated for every row."""
     model, rows = TINY["qwen2_vl"].model(), make_rows("qwen2_vl", PAIR)
     add_fused_lm_head(model, temperature=0.8, outputs=("log_probs", "entropy"))
-    n_kept, ids, mask = (rows.inputs[key] for key in ("logits_to_keep", "input_ids", "attention_mask"))
+    kept, ids, mask = (rows.inputs[key] for key in ("logits_to_keep", "input_ids", "attention_mask"))
     repeated = [prompt for prompt, lengths in PAIR for _ in lengths]
     labels = ids.masked_fill(mask == 0, -100)
-    labels[:, :-n_kept] = -100
+    labels[:, :-kept] = -100
     vision, extra = TINY["qwen2_vl"].pixels(repeated), TINY["qwen2_vl"].extra(ids)
     want = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True, **vision, **extra)
     logps, entropies = shared_logps(model, **rows.inputs, temperature=0.8, compute_entropy=True)
-    torch.testing.assert_close(logps, want.log_probs[:, -n_kept:], atol=LOGPS, rtol=0)
-    torch.testing.assert_close(entropies, want.entropy[:, -n_kept:], atol=LOGPS, rtol=0)
+    torch.testing.assert_close(logps, want.log_probs[:, -kept:], atol=LOGPS, rtol=0)
+    torch.testing.assert_close(entropies, want.entropy[:, -kept:], atol=LOGPS, rtol=0)
 
 
 @pytest.mark.parametrize("chunk", [1, 10, 96, 5000])
-def test_the_width_of_the_heads_tiles_changes_nothing(chunk):
+def test_the_width_of_the_heads_tiles_changes_nothing(chunk: int) -> None:
     hold_equal(tiny("qwen2_vl"), "qwen2_vl", make_rows("qwen2_vl", PAIR), chunk=chunk)
 
 
-def test_no_product_of_the_head_is_wider_than_a_tile(monkeypatch):
-    shapes = []
+def test_no_product_of_the_head_is_wider_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
     multiply = torch.mm
 
-    def watched(a, b, *, out):
+    def watched(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
         shapes.append(tuple(out.shape))
         return multiply(a, b, out=out)
 
@@ -174,7 +177,7 @@ def test_no_product_of_the_head_is_wider_than_a_tile(monkeypatch):
     assert shapes == 2 * [*6 * [(scored, 16)], (scored, 1)]
 
 
-def test_bfloat16_stays_near_float32():
+def test_bfloat16_stays_near_float32() -> None:
     rows = make_rows("qwen2_vl", PAIR)
     model = TINY["qwen2_vl"].model().bfloat16()
     exact, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs)
@@ -188,24 +191,24 @@ def test_bfloat16_stays_near_float32():
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
-def test_features_kept_by_the_caller_in_two_parts(family, monkeypatch):
+def test_features_kept_by_the_caller_in_two_parts(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = tiny(family), make_rows(family, PAIR)
     want, _ = shared_logps(model, **rows.inputs)
     with torch.no_grad():
         parts = [encode_images(model, TINY[family].pixels([prompt])) for prompt, _ in PAIR]
-    cached = {**rows.inputs, "vision": {k: v for k, v in rows.inputs["vision"].items() if k != "pixel_values"}}
+    kept = {**rows.inputs, "vision": {k: v for k, v in rows.inputs["vision"].items() if k != "pixel_values"}}
 
-    def unwanted(*args, **kwargs):
+    def unwanted(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the tower ran again")
 
     monkeypatch.setattr(model.base_model, "get_image_features", unwanted)
-    got, _ = shared_logps(model, **cached, image_features=parts[0] + parts[1])
+    got, _ = shared_logps(model, **kept, image_features=parts[0] + parts[1])
     torch.testing.assert_close(got, want, atol=LOGPS, rtol=0)
 
 
-def test_the_tower_runs_once_a_batch_and_the_layers_see_each_token_once():
+def test_the_tower_runs_once_a_batch_and_the_layers_see_each_token_once() -> None:
     model, rows = tiny("qwen2_vl"), make_rows("qwen2_vl", PAIR)
-    seen = []
+    seen: list[int] = []
     tower = model.model.visual.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     layer = model.model.language_model.layers[0].register_forward_pre_hook(
         lambda module, args: seen.append(args[0].shape[1])
@@ -218,7 +221,7 @@ def test_the_tower_runs_once_a_batch_and_the_layers_see_each_token_once():
     assert seen == [patches, tokens]
 
 
-def test_rows_without_completion_tokens():
+def test_rows_without_completion_tokens() -> None:
     rows = make_rows("qwen2_vl", PAIR)
     want, _ = shared_logps(tiny("qwen2_vl"), **rows.inputs)
     mask = rows.inputs["attention_mask"].clone()
@@ -233,7 +236,7 @@ def test_rows_without_completion_tokens():
     assert not any(g.any() for g in gradients(tiny("qwen2_vl"), none.sum() + entropies.sum()).values())
 
 
-def test_an_image_token_in_a_completion_is_named():
+def test_an_image_token_in_a_completion_is_named() -> None:
     rows = make_rows("qwen2_vl", PAIR)
     ids = rows.inputs["input_ids"].clone()
     ids[0, -rows.inputs["logits_to_keep"]] = IMAGE
@@ -242,14 +245,14 @@ def test_an_image_token_in_a_completion_is_named():
 
 
 @pytest.mark.parametrize("wrong", [[5], [2, 3], [3, 3], [0, 5], [3, -1, 3]])
-def test_groups_that_do_not_fit_the_rows(wrong):
+def test_groups_that_do_not_fit_the_rows(wrong: list[int]) -> None:
     rows = make_rows("qwen2_vl", PAIR)
     with pytest.raises(ValueError, match="group"):
         shared_logps(tiny("qwen2_vl"), **{**rows.inputs, "group_sizes": wrong})
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
-def test_the_shared_forward_waits_for_the_device_once(family, monkeypatch):
+def test_the_shared_forward_waits_for_the_device_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, copies = make_rows(family, PAIR), []
     with torch.no_grad():
         features = encode_images(tiny(family), rows.inputs["vision"])
@@ -257,9 +260,9 @@ def test_the_shared_forward_waits_for_the_device_once(family, monkeypatch):
     monkeypatch.setattr(Tensor, "cpu", lambda tensor: (copies.append(tensor.shape), to_cpu(tensor))[1])
     # Ours work on the CPU's copy of the ids; transformers' own counts the image tokens.
     places = [(forward, name) for name in ("_pack", "_positions", "_masks")]
-    for holder, name in [*places, (tiny(family).base_model, "get_placeholder_mask")]:
-        plain = getattr(holder, name)
-        monkeypatch.setattr(holder, name, lambda *args, plain=plain, **kw: waits.without(plain, *args, **kw))
+    for place, name in [*places, (tiny(family).base_model, "get_placeholder_mask")]:
+        plain = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *args, plain=plain, **kw: waits.without(plain, *args, **kw))
     with waits:
         shared_logps(tiny(family), **rows.inputs, image_features=features)
     # The check of the CPU's copy of the targets.
