@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,8 +101,8 @@ def bench_audit(
     results: dict[str, Any] = {name: {"about": known.about, "fails": known.fails} for name, known in KNOWN.items()}
     results |= {name: {"about": folder, "fails": None} for name, folder in models.items()}
     if trained is not None:
-        model = text_only_model(trained, progress=partial(_training, progress))
-        models[TRAINED] = str(model)
+        note = f"training {TRAINED}"
+        models[TRAINED] = str(text_only_model(trained, progress=lambda done, total: progress(done, total, note)))
         results[TRAINED] = {"about": "was trained to ignore the image", "fails": KNOWN["a"].fails}
     for result in results.values():
         result |= {"verdicts": [], "sentences": [], "measures": []}
@@ -164,10 +163,6 @@ def text_only_model(
         write_benchmark(original, split="train", n=each, modalities=MODALITIES, shortcut=True, progress=progress)
     exchange(original, mixed, shuffled, source="python -m benchmarks.audit; images exchanged")
     return cold_start(mixed, out / "model", seed=0, epochs=epochs, progress=progress)
-
-
-def _training(progress: Callable[[int, int, str], None], done: int, total: int) -> None:
-    progress(done, total, f"training {TRAINED}")
 
 
 def unexpected(verdicts: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -51,38 +51,31 @@ class Side(Child):
         return self.receive()
 
 
-class Alternating:
-    """Both sides alternate, so that a machine that slows down is slow for both.
+def alternate(start: Callable[[str], Side], rounds: int, *, together: bool) -> Iterator[tuple[str, Figures]]:
+    """Timed steps of both sides in turn, so that a machine that slows down is slow for both.
 
     If their memory does not fit together, each has the machine to itself: its process starts for its step, warms up
     with another, and ends.
 
     Args:
         start: Starts the process of a side.
+        rounds: Steps of each side.
         together: Whether both fit.
+
+    Yields:
+        Name and figures of a step.
     """
-
-    def __init__(self, start: Callable[[str], Side], *, together: bool) -> None:
-        self._start, self._together = start, together
-        self._stack = ExitStack()
-        self._sides: dict[str, Side] = {}
-
-    def step(self, side: str) -> Figures:
-        """A timed step of one side."""
-        if self._together:
-            return self._sides[side].step()
-        with self._start(side) as alone:
-            alone.step()  # warm-up
-            return alone.step()
-
-    def __enter__(self) -> Self:
-        for side in (TRL, OURS) if self._together else ():
-            self._sides[side] = self._stack.enter_context(self._start(side))
-            self._sides[side].step()  # warm-up
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._stack.close()
+    with ExitStack() as stack:
+        running = {name: stack.enter_context(start(name)) for name in (TRL, OURS) if together}
+        for side in running.values():
+            side.step()  # warm-up
+        for name in (TRL, OURS) * rounds:
+            if together:
+                yield name, running[name].step()
+            else:
+                with start(name) as alone:
+                    alone.step()  # warm-up
+                    yield name, alone.step()
 
 
 def fit_together(sizes: Sequence[float]) -> bool:
@@ -191,14 +184,12 @@ def bench_grpo(
             report(f"{name} counted")
         gradients = _relative_difference(folder / "ours.safetensors", folder / "trl.safetensors")
         together = fit_together([_peak(tried[micro_batch[TRL]]), counted[OURS]["memory"]])
-        with Alternating(start, together=together) as sides:
-            for number in range(rounds):
-                peaks.append(matrix_peak(dtype, device))
-                for name in micro_batch:
-                    times[name].append(sides.step(name))
-                    report(f"{name}, round {number + 1} of {rounds}")
+        for name, figures in alternate(start, rounds, together=together):
+            times[name].append(figures)
+            report(f"{name}, round {len(times[name])} of {rounds}")
+            peaks.append(matrix_peak(dtype, device))
     medians = {
-        name: {part: statistics.median(figures[part] for figures in taken) for part in PARTS}
+        name: {phase: statistics.median(figures[phase] for figures in taken) for phase in PARTS}
         for name, taken in times.items()
     }
     memory = {name: _peak(figures) for name, figures in times.items()}
@@ -206,7 +197,7 @@ def bench_grpo(
         "preset": preset.name,
         "about": preset.about,
         "rounds": rounds,
-        "speedup": {part: medians[TRL][part] / medians[OURS][part] for part in PARTS},
+        "speedup": {phase: medians[TRL][phase] / medians[OURS][phase] for phase in PARTS},
         "memory_ratio": memory[OURS] / memory[TRL],
         "peak_share": counted[OURS]["operations"]["update"] / medians[OURS]["update"] / max(peaks),
         "logp_max_diff": _largest_difference(counted[OURS]["logps"], counted[TRL]["logps"]),
@@ -226,7 +217,7 @@ def bench_grpo(
                 "tokens_per_prompt": {p: n / preset.prompts for p, n in counted[name]["tokens"].items()},
                 "images_per_prompt": {p: n / preset.prompts for p, n in counted[name]["images"].items()},
                 "operations": counted[name]["operations"],
-                "rounds": [{part: figures[part] for part in PARTS} for figures in times[name]],
+                "rounds": [{phase: figures[phase] for phase in PARTS} for figures in times[name]],
             }
             for name in (TRL, OURS)
         },
@@ -289,15 +280,15 @@ def grpo_lines(figures: Mapping[str, Any]) -> list[str]:
         f"{'':<34}{'TRL':>10}{'ours':>10}{'ratio':>9}",
     ]
     rows = [("rows of a forward pass", trl["micro_batch"], ours["micro_batch"], "d")]
-    rows += [(f"{part}, seconds", trl[part], ours[part], ".2f") for part in PARTS]
+    rows += [(f"{phase}, seconds", trl[phase], ours[phase], ".2f") for phase in PARTS]
     rows.append(("peak memory, GB", trl["memory"] / 1e9, ours["memory"] / 1e9, ".2f"))
-    for part in PARTS[:2]:
+    for phase in PARTS[:2]:
         for name, key, unit, form in (
             ("tokens per prompt", "tokens_per_prompt", 1, ".0f"),
             ("tower passes per prompt", "images_per_prompt", 1, ".1f"),
             ("GFLOP", "operations", 1e9, ".1f"),
         ):
-            rows.append((f"{name}, {part}", trl[key][part] / unit, ours[key][part] / unit, form))
+            rows.append((f"{name}, {phase}", trl[key][phase] / unit, ours[key][phase] / unit, form))
     for name, theirs, mine, form in rows:
         ratio = f"{theirs / mine:8.2f}x" if mine else f"{'-':>9}"
         lines.append(f"{name:<34}{theirs:>10{form}}{mine:>10{form}}{ratio}")

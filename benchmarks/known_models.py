@@ -22,9 +22,8 @@ from medvlm_r1.audit.probes.cue import HINT, draw_hint
 from medvlm_r1.audit.variant import ANSWER_TAG, AuditBackend, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
-from medvlm_r1.phantom.questions import NO_FINDING, Question, describe, value
+from medvlm_r1.phantom.questions import FAVOURED, NO_FINDING, Question, describe, value
 from medvlm_r1.phantom.scene import REGIONS, Scene
-from medvlm_r1.phantom.shortcut import FAVOURED
 from medvlm_r1.prompts.assistant_response import split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter
 
@@ -135,7 +134,7 @@ class Oracle(AuditBackend):
         text, added = variant.prefix or "<think>", ""
         if not closed:
             rest = self.plan(variant, begun)[len(split_sentences(begun)) :]
-            added = (" " if begun and rest else "") + "".join(f"{part.strip()} " for part in rest).rstrip()
+            added = (" " if begun and rest else "") + "".join(f"{sentence.strip()} " for sentence in rest).rstrip()
             text += f"{added}</think>"
         if not text.endswith(ANSWER_TAG):
             text += ANSWER_TAG
@@ -145,7 +144,7 @@ class Oracle(AuditBackend):
 
 
 class IgnoresImage(Oracle):
-    """(a) Answers by the option texts alone: one that `phantom.shortcut` favors, otherwise always the same text.
+    """(a) Answers by the option texts alone: one that `phantom.questions` favors, otherwise always the same text.
 
     Its description is made up to fit, whatever the image.
     """

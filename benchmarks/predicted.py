@@ -8,7 +8,6 @@ and in nothing else.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from benchmarks.command import run
 from medvlm_r1.cli.options import Json
@@ -28,46 +27,36 @@ PATCHES = 4
 """Patches of the tower for each image token."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """A GRPO step on one GPU."""
+IMAGE, TEXT = 256, 150
+"""Image tokens of a prompt, and its other tokens."""
+GROUP = PROMPTS = 8
 
-    image: int = 256
-    """Image tokens of a prompt."""
-    text: int = 150
-    """Its other tokens."""
-    group: int = 8
-    prompts: int = 8
-    completion: int
-    """Mean completion length in tokens."""
 
-    def _pass(self, tokens: float, images: float, context: float) -> float:
-        """Operations of a forward pass; attention over `context` tokens on average."""
-        attention = 4 * LAYERS * HIDDEN * context * tokens
-        return 2 * LANGUAGE * tokens + attention + 2 * TOWER * PATCHES * self.image * images
+def seconds(completion: int, engine: str, *, shared: bool) -> tuple[float, float]:
+    """Seconds of generation and update of a GRPO step on one GPU.
 
-    def seconds(self, *, shared: bool, engine: str) -> tuple[float, float]:
-        """Seconds of generation and update.
+    Args:
+        completion: Mean completion length in tokens.
+        engine: A key of `DECODE`.
+        shared: Whether each prompt and image is computed once.
+    """
 
-        Args:
-            shared: Whether each prompt and image is computed once.
-            engine: A key of `DECODE`.
-        """
-        prompt, copies = self.image + self.text, 1 if shared else self.group
-        tokens = copies * prompt + self.group * self.completion
-        context = (prompt + self.completion) / 2
-        forward = self._pass(tokens, copies, context)
-        # Forward and backward of the policy, and the reference, whose image features are cached when shared.
-        update = 3 * forward + self._pass(tokens, 0 if shared else copies, context)
-        # vLLM computes the prompt of a group once by its prefix cache, and so does the shared trainer.
-        prefills = 1 if shared or engine == "vLLM" else copies
-        prefill = self._pass(prefills * prompt, prefills, prompt / 2)
-        decode = self.completion * DECODE[engine]
-        if engine != "vLLM" and not shared:
-            # Outside autocast, TRL's generation casts the float32 weights for every token: reads 4 bytes, writes 2.
-            decode += self.completion * 6 * (LANGUAGE + TOWER) / BANDWIDTH
-        rate = EFFICIENCY * PEAK
-        return self.prompts * prefill / rate + decode, self.prompts * update / rate
+    def forward(tokens: float, images: float, context: float) -> float:
+        """Seconds of a forward pass; attention over `context` tokens on average."""
+        operations = 2 * LANGUAGE * tokens + 4 * LAYERS * HIDDEN * context * tokens
+        return (operations + 2 * TOWER * PATCHES * IMAGE * images) / (EFFICIENCY * PEAK)
+
+    prompt, copies = IMAGE + TEXT, 1 if shared else GROUP
+    tokens, context = copies * prompt + GROUP * completion, (prompt + completion) / 2
+    # Forward and backward of the policy, and the reference, whose image features are cached when shared.
+    update = 3 * forward(tokens, copies, context) + forward(tokens, 0 if shared else copies, context)
+    # vLLM computes the prompt of a group once by its prefix cache, and so does the shared trainer.
+    prefills = 1 if shared or engine == "vLLM" else copies
+    decode = completion * DECODE[engine]
+    if engine != "vLLM" and not shared:
+        # Outside autocast, TRL's generation casts the float32 weights for every token: reads 4 bytes, writes 2.
+        decode += completion * 6 * (LANGUAGE + TOWER) / BANDWIDTH
+    return PROMPTS * forward(prefills * prompt, prefills, prompt / 2) + decode, PROMPTS * update
 
 
 def predict(completions: tuple[int, ...] = (128, 256, 512)) -> list[dict[str, float | str]]:
@@ -75,19 +64,10 @@ def predict(completions: tuple[int, ...] = (128, 256, 512)) -> list[dict[str, fl
     rows: list[dict[str, float | str]] = []
     for engine in DECODE:
         for completion in completions:
-            step = Step(completion=completion)
-            plain, ours = (step.seconds(shared=shared, engine=engine) for shared in (False, True))
-            rows.append(
-                {
-                    "engine": engine,
-                    "completion": completion,
-                    "trl_generation": plain[0],
-                    "trl_update": plain[1],
-                    "generation": ours[0],
-                    "update": ours[1],
-                    "ratio": sum(plain) / sum(ours),
-                }
-            )
+            plain, ours = (seconds(completion, engine, shared=shared) for shared in (False, True))
+            row: dict[str, float | str] = {"engine": engine, "completion": completion}
+            row |= {"trl_generation": plain[0], "trl_update": plain[1], "generation": ours[0], "update": ours[1]}
+            rows.append(row | {"ratio": sum(plain) / sum(ours)})
     return rows
 
 

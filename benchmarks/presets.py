@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from benchmarks.base.architecture import CONTROL_TOKENS
+from benchmarks.base.architecture import CONTROL_TOKENS, end_at_turns, qwen2_vl_config
 from medvlm_r1.models.load import PHANTOM_BASE, Policy, load_policy, quiet_bars
 from medvlm_r1.phantom.benchmark import draw_questions, to_sample
 from medvlm_r1.phantom.scene import render
@@ -136,10 +136,8 @@ def build(preset: Preset, folder: Path) -> Policy:
     torch.manual_seed(0)
     # Made in its own dtype: float32 weights would need twice the memory.
     model = Qwen2VLForConditionalGeneration._from_config(config, dtype=getattr(torch, preset.dtype))
-    model.generation_config.eos_token_id = config.text_config.eos_token_id
-    model.generation_config.pad_token_id = config.text_config.pad_token_id
     with quiet_bars():
-        model.save_pretrained(folder)
+        end_at_turns(model).save_pretrained(folder)
     return Policy(model=model.eval(), processor=processor, name=str(folder))
 
 
@@ -147,17 +145,7 @@ def lay_out(preset: Preset, folder: Path) -> tuple[Any, Qwen2VLConfig]:
     """Write and return processor and configuration of a model."""
     assert preset.shape is not None
     processor = load_policy(PHANTOM_BASE, dtype="float32", device="cpu").processor
-    ids = dict(zip(CONTROL_TOKENS, processor.tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS)), strict=True))
-    special = {"bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
-    config = Qwen2VLConfig(
-        text_config=preset.shape["text_config"] | special | {"tie_word_embeddings": True},
-        vision_config=preset.shape["vision_config"],
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-    )
+    config = qwen2_vl_config(processor.tokenizer, preset.shape["text_config"], preset.shape["vision_config"])
     edge = preset.pixels**2
     processor.image_processor.size = {"shortest_edge": edge, "longest_edge": edge}
     processor.save_pretrained(folder)

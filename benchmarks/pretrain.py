@@ -16,7 +16,7 @@ import typer
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from benchmarks.base.architecture import build_model, build_processor, save, train_tokenizer
+from benchmarks.base.architecture import build_model, build_processor, train_tokenizer
 from benchmarks.base.batches import Rows
 from benchmarks.base.language import corpus
 from benchmarks.base.pool import build_pool
@@ -83,14 +83,15 @@ def pretrain(
         partial = checkpoint.with_suffix(".partial")
         save_model(both, str(partial))
         partial.rename(checkpoint)
-    save(out, model, build_processor(tokenizer))
+    # In bfloat16 to stay small.
+    model.to(torch.bfloat16).save_pretrained(out)
+    build_processor(tokenizer).save_pretrained(out)
 
 
 def main(
     out: Out = Path("runs/phantom-base"),
     work: Annotated[
-        Path,
-        typer.Option(callback=folder_to_write, help="Folder of the stages. Re-run to resume."),
+        Path, typer.Option(callback=folder_to_write, help="Folder of the stages. Re-run to resume.")
     ] = Path("runs/pretrain"),
     seed: Annotated[int, typer.Option(help="Seed of weights, subjects and texts.")] = 0,
     as_json: Json = False,

@@ -266,8 +266,7 @@ def main(
         ),
     ] = None,
     seeds: Annotated[
-        int,
-        typer.Option(min=1, help="Training seeds of demo, and question sets of audit; shortcut uses at most 3."),
+        int, typer.Option(min=1, help="Training seeds of demo, and question sets of audit; shortcut uses at most 3.")
     ] = 5,
     page: Annotated[
         Path | None,

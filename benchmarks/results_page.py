@@ -34,12 +34,8 @@ TITLES = {
 }
 """Heading of each part, in page order."""
 UNTRAINED = ("zero_shot", "zero_shot_no_think")
-_DIFFERENCES = (
-    ("grpo", "zero_shot"),
-    ("grpo", "sft"),
-    ("grpo", "grpo_no_think"),
-    ("grpo_no_think", "start_no_think"),
-)
+_DIFFERENCES = [("grpo", name) for name in ("zero_shot", "sft", "grpo_no_think")]
+_DIFFERENCES += [("grpo_no_think", "start_no_think")]
 _PERCENT = (0.0, 100.0)
 
 Figures = Mapping[str, Any]
@@ -74,25 +70,11 @@ def _macro(name: str) -> Callable[..., str]:
 
 @cache
 def _templates() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    functions = (table, brackets, over_seeds, interval, repeats)
-    rows = (
-        stage_rows,
-        difference_rows,
-        type_rows,
-        seed_rows,
-        shortcut_rows,
-        paired_rows,
-        audit_rows,
-        grpo_rows,
-        step_rows,
-    )
-    environment.globals |= {function.__name__: function for function in (*functions, *rows)}
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    functions: list[Any] = [table, brackets, over_seeds, interval, repeats, stage_rows, difference_rows, type_rows]
+    functions += [seed_rows, shortcut_rows, paired_rows, audit_rows, grpo_rows, step_rows]
+    environment.globals |= {function.__name__: function for function in functions}
     environment.globals |= {"research_use": RESEARCH_USE, "QUESTIONS": QUESTIONS, "OUT_OF_DOMAIN": OUT_OF_DOMAIN}
     return environment.get_template("results.md").module
 
@@ -253,19 +235,19 @@ def grpo_rows(figures: Figures) -> list[list[str]]:
     """Plain TRL and this project by part of the step: seconds, memory, tokens, and their ratios."""
     trl, ours = figures["sides"]["trl"], figures["sides"]["ours"]
     rows = []
-    for part in PARTS:
-        ratios = [a[part] / b[part] for a, b in zip(trl["rounds"], ours["rounds"], strict=True)]
+    for phase in PARTS:
+        ratios = [a[phase] / b[phase] for a, b in zip(trl["rounds"], ours["rounds"], strict=True)]
         ends = (
             brackets([math.exp(end) for end in t_interval([math.log(r) for r in ratios])], ".2f") if ratios[1:] else "-"
         )
         mean = statistics.geometric_mean(ratios)
-        rows.append([f"{part}, seconds", f"{trl[part]:.2f}", f"{ours[part]:.2f}", f"{mean:.2f}", ends])
+        rows.append([f"{phase}, seconds", f"{trl[phase]:.2f}", f"{ours[phase]:.2f}", f"{mean:.2f}", ends])
     memory = [side["memory"] / 1e9 for side in (trl, ours)]
     rows.append(["peak memory, GB", *(f"{size:.2f}" for size in memory), f"{memory[0] / memory[1]:.2f}", "-"])
-    for part in PARTS[:2]:
-        tokens = [side["tokens_per_prompt"][part] for side in (trl, ours)]
+    for phase in PARTS[:2]:
+        tokens = [side["tokens_per_prompt"][phase] for side in (trl, ours)]
         ratio = f"{tokens[0] / tokens[1]:.2f}" if tokens[1] else "-"
-        rows.append([f"tokens per prompt, {part}", *(f"{count:.0f}" for count in tokens), ratio, "counted"])
+        rows.append([f"tokens per prompt, {phase}", *(f"{count:.0f}" for count in tokens), ratio, "counted"])
     return rows
 
 

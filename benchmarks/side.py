@@ -130,13 +130,13 @@ class _StepPerMessage(TrainerCallback):  # type: ignore[misc]
                 self._counted["generation"] = self._counted["operations"].get_total_flops() - before
             return result
 
-        def score(model: Any, ids: Any, mask: Any, kept: int, *args: Any, **kwargs: Any) -> Any:
-            result = scored(model, ids, mask, kept, *args, **kwargs)
+        def score(model: Any, ids: Any, mask: Any, n_kept: int, *args: Any, **kwargs: Any) -> Any:
+            result = scored(model, ids, mask, n_kept, *args, **kwargs)
             if self._keep is not None and result[0].requires_grad:
                 for row, real, values in zip(
                     ids.cpu(), mask.cpu().bool(), result[0].detach().float().cpu(), strict=True
                 ):
-                    self._logps[tuple(row[real].tolist())] = values[real[-kept:]].tolist()
+                    self._logps[tuple(row[real].tolist())] = values[real[-n_kept:]].tolist()
             return result
 
         trainer._generate, trainer._get_per_token_logps_and_entropies = generate, score
@@ -191,9 +191,9 @@ class Counter:
         self.tokens = {"generation": 0, "update": 0}
         self.images = {"generation": 0, "update": 0}
         self._handles = [
-            part.register_forward_pre_hook(hook, with_kwargs=True)
+            module.register_forward_pre_hook(hook, with_kwargs=True)
             for model in models
-            for part, hook in ((model.model.language_model, self._language), (model.model.visual, self._tower))
+            for module, hook in ((model.model.language_model, self._language), (model.model.visual, self._tower))
         ]
 
     def _language(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

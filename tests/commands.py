@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -31,3 +32,12 @@ def parse_command(program: str, words: list[str]) -> None:
         assert name in verb.commands, f"no command {name!r}"
         verb = verb.commands[name]
     verb.make_context(verb.name, words)
+
+
+def verbs(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every verb of `medvlm-r1`: its words, and its command."""
+    for name, command in (group or typer.main.get_command(cli.app)).commands.items():
+        if hasattr(command, "commands"):
+            yield from verbs(command, (*path, name))
+        else:
+            yield (*path, name), command

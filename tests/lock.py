@@ -27,7 +27,7 @@ def asked_for() -> list[Requirement]:
 
 def pinned() -> dict[str, str]:
     """Name to version of everything that is needed, directly or not, on this platform."""
-    installed = {canonicalize_name(found.metadata["Name"]): found for found in distributions()}
+    installed = {canonicalize_name(distribution.metadata["Name"]): distribution for distribution in distributions()}
     # Not the installed metadata of the project itself, which is as old as the last `pip install -e`.
     wanted = [(canonicalize_name(need.name), set(need.extras)) for need in asked_for()]
     extras_of: dict[str, set[str]] = {}

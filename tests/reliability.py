@@ -109,10 +109,10 @@ def bounded_time() -> Callable[[], AbstractContextManager[None]]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Merge the counts of the tests that ran into the file."""
-    place = session.config.getoption("--record-cases")
+    destination = session.config.getoption("--record-cases")
     counts = session.config.stash.get(_KEY, {})
-    if place and counts:
-        file = Path(place)
+    if destination and counts:
+        file = Path(destination)
         written: dict[str, dict[str, int]] = json.loads(file.read_text()) if file.is_file() else {}
         merged = {name: {**written.get(name, {}), **counts.get(name, {})} for name in written.keys() | counts.keys()}
         file.write_text(json.dumps(merged, indent=1, sort_keys=True) + "\n")

@@ -1,13 +1,9 @@
 """Progress on a terminal and elsewhere, the demo's table, and what is written for machines."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,38 +12,34 @@ from medvlm_r1 import console, demo, disk
 from medvlm_r1.console import progress_bar
 from medvlm_r1.errors import RESEARCH_USE
 
-Command = Callable[..., tuple[int, str, str]]
 
-
-def test_a_terminal_is_shown_a_bar_with_counts_and_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.StringIO()
-    terminal = Console(file=shown, force_terminal=True, width=100)
+def test_a_terminal_is_shown_a_bar_with_counts_and_note(monkeypatch):
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, width=100)
     monkeypatch.setattr(console, "stderr_console", lambda: terminal)
     with progress_bar("Answers") as advance:
         advance(0, None)
         advance(3, 8, note="reward 0.50")
         advance(8, 8)
     for words in ("Answers", "8/8", "reward 0.50"):
-        assert words in shown.getvalue()
+        assert words in stream.getvalue()
 
 
-def test_a_log_gets_first_last_and_a_line_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_gets_first_last_and_a_line_now_and_then(monkeypatch, capsys):
     clock = iter([0.0, 1.0, 20.0, 21.0, 22.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     with progress_bar("Items") as advance:
         for done in (0, 1, 2, 3):
             advance(done, 4, note="n")
         advance(4, 4)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.splitlines() == ["Items: 0 of 4  n", "Items: 2 of 4  n", "Items: 4 of 4"]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["Items: 0 of 4  n", "Items: 2 of 4  n", "Items: 4 of 4"]
 
 
 @pytest.fixture
-def results() -> dict[str, Any]:
-    def stage(percent: float) -> dict[str, Any]:
+def results():
+    def stage(percent):
         cell = {"percent": percent, "ci95": [percent - 5, percent + 5]}
         accuracy = {**dict.fromkeys(demo.DOMAINS, cell), "mean": percent}
         return {"accuracy": accuracy, "well_formed": {"percent": 97.0}}
@@ -56,9 +48,7 @@ def results() -> dict[str, Any]:
     return stages | {"seconds": {"grpo": 123.4}}
 
 
-def test_the_demos_table(
-    results: dict[str, Any], command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_demos_table(results, command, monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "run_demo", lambda out, *, seed: results)
     # Figures are not cut where the window is narrow.
     monkeypatch.setenv("COLUMNS", "20")
@@ -71,15 +61,8 @@ def test_the_demos_table(
     assert (code, json.loads(out)) == (0, results)
 
 
-def test_a_demo_that_is_not_through_says_so(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="run `medvlm-r1 demo"):
-        demo._finish(tmp_path, demo._Clock(tmp_path / "seconds.json"))
-
-
-def test_pretraining_shows_its_stage_and_names_its_model(
-    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def build(out: Path, work: Path, *, seed: int, report: Callable[..., None]) -> None:
+def test_pretraining_shows_its_stage_and_names_its_model(command, monkeypatch, tmp_path):
+    def build(out, work, *, seed, report):
         report("tower", 3, 9, {"loss": 0.25, "seconds": 4.0})
 
     monkeypatch.setattr("benchmarks.pretrain.pretrain", build)
@@ -90,9 +73,7 @@ def test_pretraining_shows_its_stage_and_names_its_model(
     assert json.loads(command(*arguments, "--json")[1]) == {"model": str(tmp_path / "base")}
 
 
-def test_training_and_export_print_one_object(
-    command: Command, write_config: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_training_and_export_print_one_object(command, write_config, tmp_path):
     code, out, err = command("train", "sft", "--config", write_config("sft"), "trainer.max_steps=1", "--json")
     assert code == 0, err
     assert json.loads(out) == {"model": str(tmp_path / "run" / "model")}
@@ -103,7 +84,7 @@ def test_training_and_export_print_one_object(
     assert (code, json.loads(out)) == (0, {"report": str(tmp_path / "r.html")})
 
 
-def test_versions_for_people(command: Command) -> None:
+def test_versions_for_people(command):
     code, out, _ = command("doctor", "--versions")
     assert code == 0
     assert "packages: torch " in out
@@ -111,7 +92,7 @@ def test_versions_for_people(command: Command) -> None:
     assert "torch" in json.loads(command("doctor", "--versions", "--json")[1])["packages"]
 
 
-def test_memory_where_the_system_says_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_where_the_system_says_little(monkeypatch):
     from benchmarks import process
 
     assert process.memory_now() > 0
@@ -126,8 +107,8 @@ def test_memory_where_the_system_says_little(monkeypatch: pytest.MonkeyPatch) ->
     process.reset_peak()
 
 
-def test_a_disk_that_does_not_force_folders_is_borne(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(handle: int) -> None:
+def test_a_disk_that_does_not_force_folders_is_borne(tmp_path, monkeypatch):
+    def refuse(handle):
         raise OSError(22, "Invalid argument")
 
     (tmp_path / "file").write_text("x")

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ SMALL = demo.Sizes(
 )
 
 
-def test_embedded_base_is_small_and_loads_without_this_package() -> None:
+def test_embedded_base_is_small_and_loads_without_this_package():
     folder = phantom_base_dir()
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 12 * 2**20
     code = (
@@ -29,12 +28,10 @@ def test_embedded_base_is_small_and_loads_without_this_package() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_demo_ends_with_results_and_report_and_goes_on_after_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_demo_ends_with_results_and_report_and_goes_on_after_an_interruption(tmp_path, monkeypatch):
     evaluate, calls = demo._evaluate, []
 
-    def interrupted(model: str, out: Path, stage: str, template: str) -> None:
+    def interrupted(model, out, stage, template):
         calls.append(stage)
         if calls.count("sft") == 1 and stage == "sft":
             raise KeyboardInterrupt
@@ -56,7 +53,7 @@ def test_demo_ends_with_results_and_report_and_goes_on_after_an_interruption(
     assert "not a reproduction of the paper" in page
 
 
-def test_demo_of_another_seed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+def test_demo_of_another_seed_in_the_same_folder_is_refused(tmp_path):
     (tmp_path / "demo.json").write_text('{"seed": 3}')
     with pytest.raises(Exception, match="seed 3"):
         demo.run_demo(tmp_path, seed=0, sizes=SMALL)

@@ -1,11 +1,7 @@
 """A chat template that opens the reasoning itself: its tag is part of the response, everywhere and once."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,7 +13,6 @@ from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.audit.store import AuditStore
 from medvlm_r1.audit.variant import Variant
 from medvlm_r1.data.folder import read_folder
-from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.score import read_as_asked
@@ -31,9 +26,8 @@ from medvlm_r1.models.generate import (
     opened,
     prompt_and_prefill,
 )
-from medvlm_r1.models.load import Policy, load_policy
-from medvlm_r1.prompts.parser import parse_response, with_reasoning_opened
-from medvlm_r1.prompts.templates import messages, opened_reasoning
+from medvlm_r1.models.load import load_policy
+from medvlm_r1.prompts.templates import messages
 from medvlm_r1.serving.backend import LocalBackend
 from medvlm_r1.serving.medvlm import MedVLM, Question
 from medvlm_r1.serving.page.checks import NO_REASONING
@@ -49,13 +43,13 @@ SETTINGS = GenerationSettings(max_new_tokens=48)
 
 
 @pytest.fixture(scope="module")
-def question(data_dir: Path) -> Sample:
+def question(data_dir):
     """A question with one image."""
     return read_folder(data_dir)[0]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, question: Sample) -> Path:
+def folder(tmp_path_factory, question):
     """A tiny policy whose template ends with `<think>`, and which goes on with `WRITTEN`."""
     made = tmp_path_factory.mktemp("opening")
     build_tiny_policy(made, OPENING)
@@ -64,62 +58,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory, question: Sample) -> Path:
 
 
 @pytest.fixture(scope="module")
-def policy(folder: Path) -> Policy:
+def policy(folder):
     return load_policy(str(folder), device="cpu")
 
 
-@pytest.mark.parametrize(
-    ("rendered", "opening"),
-    [
-        ("<|im_start|>assistant\n", ""),
-        ("<|im_start|>assistant\n<think>", "<think>"),
-        ("<|im_start|>assistant\n<think>\n", "<think>\n"),
-        ("<|im_start|>assistant\n<think>\n\n </think>\n\n", ""),
-        ("enclose it in <think>...</think> tags.<|im_end|>\nassistant\n", ""),
-        ("<think>" * 2 + " " * 9, "<think>" + " " * 9),
-        ("", ""),
-    ],
-)
-def test_the_opening_is_read_from_the_end_of_the_prompt(rendered: str, opening: str) -> None:
-    assert opened_reasoning(rendered) == opening
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("It is.</think><answer>B</answer>", "<think>It is.</think><answer>B</answer>"),
-        ("It is.</THINK><answer>B</answer>", "<think>It is.</THINK><answer>B</answer>"),
-        ("<think>It is.</think><answer>B</answer>", None),
-        ("a <think>It is.</think>", None),
-        ("It is.</think> no <think>", "<think>It is.</think> no <think>"),
-        ("It is", None),
-        ("", None),
-    ],
-)
-def test_a_server_s_text_that_closes_what_it_did_not_open(text: str, wanted: str | None) -> None:
-    assert with_reasoning_opened(text) == (text if wanted is None else wanted)
-
-
-def test_a_turn_replaces_what_the_template_opens(policy: Policy, question: Sample) -> None:
+def test_a_turn_replaces_what_the_template_opens(policy, question):
     item = GenerationInput(prompt=messages(question), images=[IMAGE])
     plain = opened(policy.processor, item)
     assert plain.endswith(f"<|im_start|>assistant\n{OPENING}")
     assert answer_opening(policy.processor, item) == OPENING
     bare = plain.removesuffix(OPENING)
-    for turn, split in {
+    for prefill, split in {
         OPENING: (plain, ""),
         f"{OPENING}It is.": (plain, "It is."),
         "<think>It is.": (bare, "<think>It is."),
         NO_REASONING: (bare, NO_REASONING),
         "<answer>": (bare, "<answer>"),
     }.items():
-        begun = replace(item, prefill=turn)
+        begun = replace(item, prefill=prefill)
         assert prompt_and_prefill(policy.processor, begun) == split
-        assert opened(policy.processor, begun) == bare + turn
+        assert opened(policy.processor, begun) == bare + prefill
         assert answer_opening(policy.processor, begun) == ""
 
 
-def test_generation_begins_with_the_opening_and_counts_no_token_for_it(policy: Policy, question: Sample) -> None:
+def test_generation_begins_with_the_opening_and_counts_no_token_for_it(policy, question):
     generator = LocalGenerator(policy=policy)
     item = GenerationInput(prompt=messages(question), images=[IMAGE])
     [whole] = generator.generate([item], SETTINGS)
@@ -128,25 +90,23 @@ def test_generation_begins_with_the_opening_and_counts_no_token_for_it(policy: P
     assert rest.text == WRITTEN.removeprefix("It is")
     assert whole.n_tokens == rest.n_tokens + len(policy.processor.tokenizer("It is")["input_ids"])
     # The letters after a turn: those of the text written out by hand.
-    turn = WHOLE.partition("D</answer>")[0]
-    [shares] = letter_probabilities(policy, [item], [turn], [4])
+    prefill = WHOLE.partition("D</answer>")[0]
+    [shares] = letter_probabilities(policy, [item], [prefill], [4])
     assert max(range(4), key=shares.__getitem__) == 3
-    assert opened(policy.processor, replace(item, prefill=turn)).count(OPENING) == 1
+    assert opened(policy.processor, replace(item, prefill=prefill)).count(OPENING) == 1
 
 
-def test_an_evaluation_finds_the_answers_well_formed(folder: Path, data_dir: Path, tmp_path: Path) -> None:
-    found = evaluate(str(folder), data_dir, tmp_path / "run", max_new_tokens=48)
-    assert found["well_formed"]["percent"] == 100.0
-    assert found["accuracy"]["mean"] == 25.0
-    assert found["mean_reasoning_words"] == 8
+def test_an_evaluation_finds_the_answers_well_formed(folder, data_dir, tmp_path):
+    result = evaluate(str(folder), data_dir, tmp_path / "run", max_new_tokens=48)
+    assert result["well_formed"]["percent"] == 100.0
+    assert result["accuracy"]["mean"] == 25.0
+    assert result["mean_reasoning_words"] == 8
     rows = [json.loads(line) for line in (tmp_path / "run" / ANSWERS).read_text().splitlines()]
     assert {row["text"] for row in rows} == {WHOLE}
 
 
 @pytest.mark.parametrize("sharing", [True, False])
-def test_rewards_and_rollouts_of_a_training_see_the_opening(
-    folder: Path, write_config: Callable[..., Path], sharing: bool
-) -> None:
+def test_rewards_and_rollouts_of_a_training_see_the_opening(folder, write_config, sharing):
     rewards = [{"name": name} for name in ("format_paper", "format_strict", "accuracy_strict", "consistent")]
     trainer = {"max_steps": 1, "max_completion_length": 48, "temperature": 0.1}
     config = load_config(write_config(model=str(folder), rewards=rewards, sharing=sharing, trainer=trainer))
@@ -157,19 +117,17 @@ def test_rewards_and_rollouts_of_a_training_see_the_opening(
         assert row["rewards"]["format_paper"] == row["rewards"]["format_strict"] == row["rewards"]["consistent"] == 1
 
 
-def test_imitation_of_letters_refuses_a_template_that_would_train_and_ask_differently(
-    folder: Path, write_config: Callable[..., Path]
-) -> None:
+def test_imitation_of_letters_refuses_a_template_that_would_train_and_ask_differently(folder, write_config):
     with pytest.raises(UserError, match=r"ends a prompt with '<think>\\n'.*instruct variant"):
         train_sft(load_config(write_config("sft", model=str(folder))))
 
 
-def test_an_audit_cuts_the_reasoning_and_doubles_no_tag(folder: Path, data_dir: Path, tmp_path: Path) -> None:
-    found = audit_model(str(folder), data_dir, tmp_path / "run", probes=["reasoning", "confidence"], max_new_tokens=48)
-    measures = found["probes"]["reasoning"]["measures"]
+def test_an_audit_cuts_the_reasoning_and_doubles_no_tag(folder, data_dir, tmp_path):
+    result = audit_model(str(folder), data_dir, tmp_path / "run", probes=["reasoning", "confidence"], max_new_tokens=48)
+    measures = result["probes"]["reasoning"]["measures"]
     assert measures["reasoned"]["value"] == 1
     assert measures["same_with_all"]["value"] == 1
-    assert found["answers"]["not_well_formed"] == found["answers"]["unparsed"] == 0
+    assert result["answers"]["not_well_formed"] == result["answers"]["unparsed"] == 0
     with AuditStore(tmp_path / "run") as store:
         items = audited(read_folder(data_dir), {name: item.answers for name, item in store.items.items()})
     for item in items:
@@ -180,7 +138,7 @@ def test_an_audit_cuts_the_reasoning_and_doubles_no_tag(folder: Path, data_dir: 
             assert answer.text.count("<think>") == 1
 
 
-def test_shared_answers_are_the_ones_given_one_by_one(policy: Policy, question: Sample) -> None:
+def test_shared_answers_are_the_ones_given_one_by_one(policy, question):
     prefixes = (OPENING, f"{OPENING}It is the", "<think>It is the", "<answer>", f"{OPENING}It is.</think><answer>")
     variants = [Variant(name="real", sample=question, images=(IMAGE,))]
     for number, prefix in enumerate(prefixes):
@@ -194,28 +152,29 @@ def test_shared_answers_are_the_ones_given_one_by_one(policy: Policy, question: 
     assert shared[0].text == shared[1].text == shared[2].text == WHOLE
 
 
-def test_an_answer_and_its_stream_begin_with_the_opening(policy: Policy, question: Sample) -> None:
+def test_an_answer_and_its_stream_begin_with_the_opening(policy, question):
     with MedVLM(LocalBackend(policy), name="tiny", max_new_tokens=48) as model:
-        asked = Question(image=IMAGE, question=question.question, options=question.options)
-        answer = model.ask_batch([asked])[0]
+        query = Question(image=IMAGE, question=question.question, options=question.options)
+        answer = model.ask_batch([query])[0]
         assert (answer.text, answer.letter, answer.well_formed) == (WHOLE, "D", True)
         assert answer.confidence is not None
         assert max(answer.confidence, key=answer.confidence.__getitem__) == question.options[3]
-        with model.stream(asked) as stream:
+        with model.stream(query) as stream:
             assert "".join(stream) == WHOLE
         assert stream.answer == answer
 
 
-def test_a_letter_alone_may_follow_a_reasoning() -> None:
-    options = ("liver", "knee")
-    for text, letter in {
-        "B": "B",
-        "<think>\nB": "B",
-        "<think>\nIt is.</think>\n\nB": "B",
-        "<think>It is B": None,
-        "<think>It is.</think> It is B": None,
-        "<think>\n": None,
-    }.items():
-        found = read_as_asked(text, options, "answer-only")
-        assert (found.letter, found.well_formed) == (letter, letter is not None), text
-    assert parse_response("<think>\nIt is.</think>\n\nB", options).letter is None
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        ("<think>\nB", "B"),
+        ("<think>\nIt is.</think>\n\nB", "B"),
+        ("<think>It is B", None),
+        ("<think>It is.</think> It is B", None),
+        ("<think>\n", None),
+    ],
+)
+def test_a_letter_alone_may_follow_a_reasoning(text, letter):
+    response = read_as_asked(text, ("liver", "knee"), "answer-only")
+    assert (response.letter, response.well_formed) == (letter, letter is not None)

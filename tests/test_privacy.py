@@ -1,9 +1,6 @@
 """A DICOM file full of names goes through the commands: none of them is in a file written or on the screen."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
@@ -42,7 +39,7 @@ QUESTION = ("--question", "Which region?", "--option", "chest", "--option", "hea
 SHORT = ("--max-new-tokens", 4)
 
 
-def planted(path: Path, **elements: object) -> Path:
+def planted(path, **elements):
     """A slice of pydicom's sample CT with a marker in every element that may tell who the patient is."""
     ds = pydicom.dcmread(Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm")
     for keyword, marker in (MARKERS | elements).items():
@@ -53,15 +50,15 @@ def planted(path: Path, **elements: object) -> Path:
     return path
 
 
-def found(data: bytes) -> list[str]:
+def markers_in(data):
     """The markers in some bytes, as text in any of three encodings, names in parts too."""
-    words = {part for marker in MARKERS.values() for part in marker.split("^")} | {PRIVATE, "99887766"}
+    words = {piece for marker in MARKERS.values() for piece in marker.split("^")} | {PRIVATE, "99887766"}
     encodings = ("utf-8", "utf-16-le", "utf-16-be")
     return sorted({word for word in words for encoding in encodings if word.encode(encoding) in data})
 
 
 @pytest.fixture
-def scans(tmp_path: Path) -> Path:
+def scans(tmp_path):
     """A folder of three scans, one of them cut short, and of the questions about them."""
     folder = tmp_path / "source"
     folder.mkdir()
@@ -81,24 +78,18 @@ def scans(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_markers_are_planted(scans: Path) -> None:
+def test_the_markers_are_planted(scans):
     """Else nothing would be proved below."""
-    assert set(found((scans / "a.dcm").read_bytes())) >= {"ZZDOE", "19010203", "99887766", PRIVATE}
+    assert set(markers_in((scans / "a.dcm").read_bytes())) >= {"ZZDOE", "19010203", "99887766", PRIVATE}
 
 
 def test_no_patient_in_any_file_or_on_the_screen(
-    tmp_path: Path,
-    scans: Path,
-    tiny_policy_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    command: Callable[..., tuple[int, str, str]],
-    write_config: Callable[..., Path],
-    tried: Callable[[str, int], None],
-) -> None:
+    tmp_path, scans, tiny_policy_dir, monkeypatch, command, write_config, tried
+):
     monkeypatch.chdir(tmp_path)
     config = write_config("sft", data={"train": "data"}, out="trained", trainer={"max_steps": 1})
     model = tiny_policy_dir
-    wanted: list[tuple[int, tuple[object, ...]]] = [
+    wanted = [
         (0, ("data", "import", "jsonl", scans / "rows.jsonl", "--out", "data")),
         (0, ("data", "import", "jsonl", scans / "rows.jsonl", "--out", "data-again", "--json")),
         (0, ("data", "check", "data", "--out", "check.html")),
@@ -116,10 +107,9 @@ def test_no_patient_in_any_file_or_on_the_screen(
     ]
     for code, words in wanted:
         exit_code, out, err = command(*words)
-        assert (exit_code, found((out + err).encode())) == (code, []), f"{words}\n{out}\n{err}"
+        assert (exit_code, markers_in((out + err).encode())) == (code, []), f"{words}\n{out}\n{err}"
     written = [path for path in tmp_path.rglob("*") if path.is_file() and scans not in path.parents]
     assert len(written) > 40
-    assert {
-        str(path.relative_to(tmp_path)): found(path.read_bytes()) for path in written if found(path.read_bytes())
-    } == {}
+    leaks = {str(path.relative_to(tmp_path)): markers_in(path.read_bytes()) for path in written}
+    assert {name: words for name, words in leaks.items() if words} == {}
     tried("no-patient", len(wanted))

@@ -34,14 +34,13 @@ def build_tiny_policy(folder: Path, opening: str = "") -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (
         PreTrainedTokenizerFast,
-        Qwen2VLConfig,
         Qwen2VLForConditionalGeneration,
         Qwen2VLImageProcessor,
         Qwen2VLProcessor,
         Qwen2VLVideoProcessor,
     )
 
-    from benchmarks.base.architecture import CONTROL_TOKENS
+    from benchmarks.base.architecture import CONTROL_TOKENS, end_at_turns, qwen2_vl_config
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -52,7 +51,6 @@ def build_tiny_policy(folder: Path, opening: str = "") -> None:
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in CONTROL_TOKENS])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    ids = {token: fast.convert_tokens_to_ids(token) for token in CONTROL_TOKENS}
     pixels = {"size": {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}}
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(**pixels),
@@ -60,33 +58,13 @@ def build_tiny_policy(folder: Path, opening: str = "") -> None:
         video_processor=Qwen2VLVideoProcessor(**pixels),
         chat_template=CHAT_TEMPLATE.removesuffix("{% endif %}") + opening + "{% endif %}",
     )
+    text = {"vocab_size": len(fast), "hidden_size": 16, "intermediate_size": 32, "initializer_range": 0.5}
+    text |= {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+    vision = {"depth": 1, "embed_dim": 8, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2}
     torch.manual_seed(0)
-    model = Qwen2VLForConditionalGeneration(
-        Qwen2VLConfig(
-            text_config={
-                "vocab_size": len(fast),
-                "hidden_size": 16,
-                "intermediate_size": 32,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 1,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
-                "bos_token_id": None,
-                "eos_token_id": ids["<|im_end|>"],
-                "pad_token_id": ids["<|endoftext|>"],
-                "initializer_range": 0.5,
-            },
-            vision_config={"depth": 1, "embed_dim": 8, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2},
-            image_token_id=ids["<|image_pad|>"],
-            video_token_id=ids["<|video_pad|>"],
-            vision_start_token_id=ids["<|vision_start|>"],
-            vision_end_token_id=ids["<|vision_end|>"],
-            tie_word_embeddings=False,
-        )
-    )
-    model.generation_config.eos_token_id = ids["<|im_end|>"]
-    model.generation_config.pad_token_id = ids["<|endoftext|>"]
-    model.save_pretrained(folder)
+    model = Qwen2VLForConditionalGeneration(qwen2_vl_config(fast, text, vision, tied=False))
+    end_at_turns(model).save_pretrained(folder)
     processor.save_pretrained(folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,13 +19,8 @@ PIXEL_MEAN, PIXEL_STD = 0.28, 0.28
 IMAGE_TOKENS = (PIXELS // PATCH // MERGE) ** 2
 
 CONTROL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
 )
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -89,49 +83,51 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration:
-    """A randomly initialized Qwen2-VL of about 5 million weights (seed torch first)."""
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS}
-    width = 192
-    config = Qwen2VLConfig(
-        text_config={
-            "vocab_size": -(-len(tokenizer) // 16) * 16,
-            "hidden_size": width,
-            "intermediate_size": 512,
-            "num_hidden_layers": 5,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 6,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "tie_word_embeddings": True,
-            "bos_token_id": ids["<|endoftext|>"],
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-        },
-        vision_config={
-            "depth": 6,
-            "embed_dim": width,
-            "hidden_size": width,
-            "mlp_ratio": 3,
-            "num_heads": 6,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-        },
+def qwen2_vl_config(
+    tokenizer: Any, text: dict[str, Any], vision: dict[str, Any], *, tied: bool = True
+) -> Qwen2VLConfig:
+    """Configuration of a Qwen2-VL for a tokenizer with `CONTROL_TOKENS`.
+
+    Args:
+        tokenizer: The tokenizer.
+        text: Sizes of the language model.
+        vision: Sizes of the tower.
+        tied: Whether the head shares the weights of the embeddings.
+    """
+    ids = dict(zip(CONTROL_TOKENS, tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS)), strict=True))
+    special = {"bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"]}
+    return Qwen2VLConfig(
+        text_config=special | ({"tie_word_embeddings": True} if tied else {}) | text,
+        vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )
-    model = Qwen2VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = ids["<|im_end|>"]
-    model.generation_config.pad_token_id = ids["<|endoftext|>"]
+
+
+def end_at_turns(model: Qwen2VLForConditionalGeneration) -> Qwen2VLForConditionalGeneration:
+    """Let a model with random weights generate up to the end token of its configuration."""
+    model.generation_config.eos_token_id = model.config.text_config.eos_token_id
+    model.generation_config.pad_token_id = model.config.text_config.pad_token_id
     return model
 
 
-def save(folder: Path, model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor) -> None:
-    """Writes a plain Hugging Face folder; weights in bfloat16 to stay small."""
-    import torch
-
-    model.to(torch.bfloat16).save_pretrained(folder)
-    processor.save_pretrained(folder)
+def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration:
+    """A randomly initialized Qwen2-VL of about 5 million weights (seed torch first)."""
+    width = 192
+    text = {
+        "vocab_size": -(-len(tokenizer) // 16) * 16,
+        "hidden_size": width,
+        "intermediate_size": 512,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+    }
+    vision = {"depth": 6, "embed_dim": width, "hidden_size": width, "mlp_ratio": 3, "num_heads": 6}
+    vision |= {"patch_size": PATCH, "spatial_merge_size": MERGE}
+    return end_at_turns(Qwen2VLForConditionalGeneration(qwen2_vl_config(tokenizer, text, vision)))

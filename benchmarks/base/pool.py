@@ -47,8 +47,8 @@ def _draw(seed: int, index: int) -> Scene:
 def _render_small(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     # Bicubic and antialiased, as the Qwen2-VL image processor resizes.
     picture = Image.fromarray(render(scene)).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)
-    place = locate(scene)
-    scaled = np.full(3, np.nan) if place is None else np.array(place) * (PIXELS / SIZE)
+    located = locate(scene)
+    scaled = np.full(3, np.nan) if located is None else np.array(located) * (PIXELS / SIZE)
     return np.asarray(picture, dtype=np.uint8), scaled.astype(np.float32)
 
 

@@ -18,8 +18,7 @@ from benchmarks.base.architecture import IMAGE_TOKENS, MERGE, PATCH, PIXEL_MEAN,
 from benchmarks.base.pool import PIXELS
 from medvlm_r1.phantom.findings import KINDS, SIDES, SIZES
 from medvlm_r1.phantom.geometry import Array
-from medvlm_r1.phantom.imaging import PLANES
-from medvlm_r1.phantom.physics import SEQUENCES, WINDOWS
+from medvlm_r1.phantom.imaging import PLANES, SEQUENCES, WINDOWS
 from medvlm_r1.phantom.questions import NO_FINDING, value
 from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene
 
@@ -138,8 +137,8 @@ def targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     table: dict[str, list[int]] = {name: [] for name in ATTRIBUTES}
     for scene in scenes:
         for name, values in ATTRIBUTES.items():
-            shown = name != "side" or scene.side_is_seen
-            table[name].append(values.index(value(scene, name)) if shown else HIDDEN)
+            is_visible = name != "side" or scene.side_is_seen
+            table[name].append(values.index(value(scene, name)) if is_visible else HIDDEN)
     return {name: torch.tensor(column) for name, column in table.items()}
 
 
@@ -159,12 +158,12 @@ def cells(places: Array, scenes: Sequence[Scene], length: int = _SIDE**2) -> tup
     low = _merge_order(length) * PATCH
     kinds = np.full((len(scenes), len(low)), len(KINDS))
     sizes = np.full((len(scenes), len(low)), HIDDEN)
-    for index, (scene, place) in enumerate(zip(scenes, places, strict=True)):
+    for index, (scene, finding) in enumerate(zip(scenes, places, strict=True)):
         if scene.size is None:
             continue
         # Distance from the finding's center to each patch's square.
-        gap = np.maximum(0, np.maximum(low - place[:2], place[:2] - low - PATCH))
-        touched = np.hypot(gap[:, 0], gap[:, 1]) < 0.4 * place[2]
+        gap = np.maximum(0, np.maximum(low - finding[:2], finding[:2] - low - PATCH))
+        touched = np.hypot(gap[:, 0], gap[:, 1]) < 0.4 * finding[2]
         kinds[index][touched] = KINDS.index(scene.finding)
         sizes[index][touched] = SIZES.index(scene.size)
     return torch.from_numpy(kinds), torch.from_numpy(sizes)
@@ -211,15 +210,15 @@ class Heads(nn.Module):
             sizes: Size per patch, from `cells`.
         """
         states = self.norm(states)
-        found = kinds != len(KINDS)
+        is_finding = kinds != len(KINDS)
         kind, size = self.kind(states), self.size(states)
         # Most patches are empty; without the weight the empty class is all that is learned at first.
         weight = states.new_tensor([4.0] * len(KINDS) + [1.0])
         loss = 6 * F.cross_entropy(kind.flatten(0, 1), kinds.flatten(), weight=weight)
         loss = loss + 2 * F.cross_entropy(size.flatten(0, 1), sizes.flatten(), ignore_index=HIDDEN)
         right = {
-            "patch": float((kind.argmax(-1) == kinds)[found].float().mean()),
-            "empty": float((kind.argmax(-1) == kinds)[~found].float().mean()),
-            "patch_size": float((size.argmax(-1) == sizes)[found].float().mean()),
+            "patch": float((kind.argmax(-1) == kinds)[is_finding].float().mean()),
+            "empty": float((kind.argmax(-1) == kinds)[~is_finding].float().mean()),
+            "patch_size": float((size.argmax(-1) == sizes)[is_finding].float().mean()),
         }
         return loss, right

@@ -47,16 +47,11 @@ def progress_bar(name: str) -> Iterator[Advance]:
     """
     console = stderr_console()
     if not console.is_terminal:
-        yield _PlainLines(name)
+        yield _plain_lines(name)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bars:
+    counts = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    description, label = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    with Progress(description, *counts, label, console=console) as bars:
         task = bars.add_task(name, total=None, note="")
 
         def advance(done: int, total: int | None, note: str = "") -> None:
@@ -67,17 +62,18 @@ def progress_bar(name: str) -> Iterator[Advance]:
         yield advance
 
 
-class _PlainLines:
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._last = float("-inf")
+def _plain_lines(name: str) -> Advance:
+    last = float("-inf")
 
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+    def advance(done: int, total: int | None, note: str = "") -> None:
+        nonlocal last
         now = time.monotonic()
-        if (total is not None and done >= total) or now - self._last >= _PLAIN_SECONDS:
-            self._last = now
+        if (total is not None and done >= total) or now - last >= _PLAIN_SECONDS:
+            last = now
             of = "" if total is None else f" of {total}"
-            print(f"{self._name}: {done}{of}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
+            print(f"{name}: {done}{of}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
+
+    return advance
 
 
 class TrainingProgress:
@@ -89,11 +85,11 @@ class TrainingProgress:
 
     def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
         """Called after every optimizer step, and again with the metrics of a logged step."""
-        labels = {"reward": "reward", "eval_accuracy": "held-out accuracy", "loss": "loss"}
-        parts = [f"{label} {logs[key]:.2f}" for key, label in labels.items() if key in logs]
-        if "reward" in logs:
-            parts = [part for part in parts if not part.startswith("loss")]
-        self._note = "  ".join(parts) or self._note
+        labels = {"reward": "reward", "eval_accuracy": "held-out accuracy"}
+        if "reward" not in logs:
+            labels["loss"] = "loss"
+        note = "  ".join(f"{label} {logs[key]:.2f}" for key, label in labels.items() if key in logs)
+        self._note = note or self._note
         self._advance(step, total, note=self._note)
 
 

@@ -69,31 +69,42 @@ def run_demo(out: Path, *, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, A
     # The images alone take a minute, which nobody should spend before a message.
     require_extra("train")
     out.mkdir(parents=True, exist_ok=True)
-    clock = _Clock(out / "seconds.json")
-    _claim(out, seed)
-    with clock.stage("data"):
-        _data(out, sizes)
-    with clock.stage("zero_shot"):
-        _evaluate(BASE, out, "zero_shot", "medvlm-r1")
-    with clock.stage("sft"):
-        model = _train("sft", out, seed, sizes)
-        _evaluate(str(model), out, "sft", "answer-only")
-    with clock.stage("grpo"):
-        model = _train("grpo", out, seed, sizes)
-    with clock.stage("grpo_evaluation"):
-        _evaluate(str(model), out, "grpo", "medvlm-r1")
-    return _finish(out, clock)
-
-
-def _claim(out: Path, seed: int) -> None:
-    file = out / "demo.json"
-    if not file.exists():
-        atomic_write(file, json.dumps({"seed": seed}))
-    previous = _read(file).get("seed")
-    if previous != seed:
+    clock, owner = out / "seconds.json", out / "demo.json"
+    seconds = _read(clock) if clock.exists() else {}
+    if not owner.exists():
+        atomic_write(owner, json.dumps({"seed": seed}))
+    if (previous := _read(owner).get("seed")) != seed:
         raise UserError(
             f"{out} has a demo with seed {previous}, wanted seed {seed}; give another --out or delete the folder."
         )
+
+    @contextmanager
+    def timed(stage: str) -> Iterator[None]:
+        """Add the seconds of a stage to those of interrupted runs."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 2)
+            atomic_write(clock, json.dumps(seconds))
+
+    with timed("data"):
+        _data(out, sizes)
+    with timed("zero_shot"):
+        _evaluate(BASE, out, "zero_shot", "medvlm-r1")
+    with timed("sft"):
+        model = _train("sft", out, seed, sizes)
+        _evaluate(str(model), out, "sft", "answer-only")
+    with timed("grpo"):
+        model = _train("grpo", out, seed, sizes)
+    with timed("grpo_evaluation"):
+        _evaluate(str(model), out, "grpo", "medvlm-r1")
+    with timed("report"):
+        _report(out)
+    stages = {stage: _read(out / "eval" / stage / "results.json") for stage in STAGES}
+    results = {"research_use": RESEARCH_USE, **stages, "seconds": seconds}
+    atomic_write(out / "results.json", json.dumps(results, indent=1))
+    return results
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -110,16 +121,13 @@ def _data(out: Path, sizes: Sizes) -> None:
     from medvlm_r1.phantom.benchmark import write_benchmark
 
     # The held-out questions are evaluated during training; they share no subject with the test.
-    for name, split, n, seed in (
-        ("train", "train", sizes.train, 0),
-        ("test", "test", sizes.test, 0),
-        ("held-out", "test", sizes.held_out, 1),
-    ):
+    counts = {"train": sizes.train, "test": sizes.test, "held-out": sizes.held_out}
+    for name, n in counts.items():
         folder = out / "data" / name
-        if (folder / "samples.jsonl").exists():
-            continue
-        with progress_bar(f"PhantomVQA {name}") as advance:
-            write_benchmark(folder, split=split, n=n, seed=seed, progress=advance)
+        if not (folder / "samples.jsonl").exists():
+            split, seed = ("test", 1) if name == "held-out" else (name, 0)
+            with progress_bar(f"PhantomVQA {name}") as advance:
+                write_benchmark(folder, split=split, n=n, seed=seed, progress=advance)
 
 
 def _evaluate(model: str, out: Path, stage: str, template: str) -> None:
@@ -129,15 +137,8 @@ def _evaluate(model: str, out: Path, stage: str, template: str) -> None:
     if (run / "results.json").exists():
         return
     with progress_bar(f"{STAGES[stage]}: answers") as advance:
-        evaluate(
-            model,
-            out / "data" / "test",
-            run,
-            template=template,
-            max_new_tokens=MAX_NEW_TOKENS,
-            batch_size=64,
-            progress=advance,
-        )
+        settings: dict[str, Any] = {"template": template, "max_new_tokens": MAX_NEW_TOKENS, "batch_size": 64}
+        evaluate(model, out / "data" / "test", run, progress=advance, **settings)
 
 
 def _train(method: str, out: Path, seed: int, sizes: Sizes) -> Path:
@@ -163,29 +164,12 @@ def _train(method: str, out: Path, seed: int, sizes: Sizes) -> Path:
         return train_grpo(config, progress=progress, evaluate=watch)
 
 
-def _finish(out: Path, clock: _Clock) -> dict[str, Any]:
-    results: dict[str, Any] = {"research_use": RESEARCH_USE}
-    for stage in STAGES:
-        file = out / "eval" / stage / "results.json"
-        if not file.exists():
-            raise UserError(f"{file} is missing; run `medvlm-r1 demo --out {out}` until it finishes.")
-        results[stage] = _read(file)
-    with clock.stage("report"):
-        _report(out)
-    results["seconds"] = clock.seconds
-    atomic_write(out / "results.json", json.dumps(results, indent=1))
-    return results
-
-
 def _report(out: Path) -> None:
     from medvlm_r1.evaluation.compare import compare
     from medvlm_r1.report import load_run, render_report
 
-    runs = {
-        "Zero-shot": load_run(out / "eval" / "zero_shot"),
-        "SFT": load_run(out / "eval" / "sft"),
-        "GRPO": load_run(out / "eval" / "grpo", training=out / "grpo"),
-    }
+    runs = {name: load_run(out / "eval" / stage) for stage, name in STAGES.items()}
+    runs["GRPO"] = load_run(out / "eval" / "grpo", training=out / "grpo")
     gain = compare(out / "eval" / "zero_shot", out / "eval" / "grpo")["all"]
     low, high = gain["ci95"]
     names = {"zero_shot": "Qwen2-VL-2B, zero-shot", "grpo": "MedVLM-R1"}
@@ -225,20 +209,3 @@ def print_table(results: Mapping[str, Any], console: Console) -> None:
     )
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in results["seconds"].items())
     console.print(f"Time: {times}.")
-
-
-class _Clock:
-    """Seconds per stage, summed over interrupted runs."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self.seconds: dict[str, float] = _read(file) if file.exists() else {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 2)
-            atomic_write(self._file, json.dumps(self.seconds))

@@ -1,11 +1,12 @@
 """The making of the embedded base: shortcuts give what the plain model gives, lessons are what they claim."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText
 
 from benchmarks.base.architecture import IMAGE_TOKENS, build_model, build_processor, train_tokenizer
 from benchmarks.base.batches import Rows, response_loss
@@ -19,7 +20,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.phantom.benchmark import SPLITS
 from medvlm_r1.phantom.findings import KINDS, NONE, SIZES
-from medvlm_r1.phantom.questions import PHRASINGS, Question, ask
+from medvlm_r1.phantom.questions import Question, ask
 from medvlm_r1.phantom.scene import MODALITIES, Scene
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.format_paper import format_paper
@@ -134,19 +135,6 @@ def test_the_loss_is_the_models_own(model, tokenizer, images, image):
     assert right.tolist() == [bool((best[i] == ids[i, 1:])[learned[i, 1:]].all()) for i in range(3)]
 
 
-def test_a_row_is_right_when_all_its_tokens_are(model, tokenizer):
-    rows = Rows(tokenizer)
-    ids, learned = rows(["Plane?", "Plane?"], [("", "axial"), ("", "coronal")], image=False)
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits
-    start = int(learned[0].nonzero()[0])
-    ids[0, start], ids[1, start] = logits[0, start - 1].argmax(), logits[1, start - 1].argmin()
-    learned[:] = False
-    learned[:, start] = True
-    with torch.no_grad():
-        assert response_loss(model, rows, ids, learned, None)[1].tolist() == [True, False]
-
-
 def test_habits_earn_what_they_should():
     rng = np.random.default_rng(0)
     hits = []
@@ -164,6 +152,7 @@ def test_habits_earn_what_they_should():
 
 def test_reasoned_weighs_every_option():
     question = Question(SEEN, "Disease Diagnosis", "finding", 0, ("mass", "cyst"), "cyst")
+    assert prompt(question).startswith("Which abnormality is shown in this image?\nA) mass\nB) cyst\nYour task")
     assert reasoned(question) == (
         "<think>Axial FLAIR MRI of the head. There is a medium cyst on the patient's left. "
         "Finding: cyst. A mass no, B cyst yes.</think><answer>B</answer>"
@@ -171,15 +160,9 @@ def test_reasoned_weighs_every_option():
     assert respond(question, "untagged", np.random.default_rng(0)).endswith("A mass no, B cyst yes. The answer is B.")
 
 
-def test_every_phrasing_has_a_mixture():
-    assert {len(wordings) for wordings in PHRASINGS.values()} == {len(MIXTURE)}
-    for mixture in MIXTURE:
-        assert set(mixture) == {"reasoned", "hasty", "bare", "untagged"}
-        assert sum(mixture.values()) == pytest.approx(1)
-
-
 @pytest.mark.parametrize("phrasing", [0, 3, 5])
 def test_careless_follows_the_mixture(phrasing):
+    assert sum(MIXTURE[phrasing].values()) == pytest.approx(1)
     question = Question(SEEN, "Disease Diagnosis", "finding", phrasing, ("mass", "cyst"), "cyst")
     rng = np.random.default_rng(phrasing)
     texts = [careless(question, rng) for _ in range(1500)]
@@ -192,13 +175,6 @@ def test_careless_follows_the_mixture(phrasing):
     shares["bare"] = len(texts) - sum(shares.values())
     for habit, share in MIXTURE[phrasing].items():
         assert shares[habit] / len(texts) == pytest.approx(share, abs=0.04)
-
-
-def test_the_prompt_is_the_papers():
-    question = Question(SEEN, "Disease Diagnosis", "finding", 0, ("mass", "cyst"), "cyst")
-    text = prompt(question)
-    assert text.startswith("Which abnormality is shown in this image?\nA) mass\nB) cyst\n")
-    assert "\nYour task" in text
 
 
 def test_cells_are_the_patches_a_finding_touches():
@@ -222,33 +198,20 @@ def test_targets_hide_what_the_image_cannot_tell():
     assert wanted["size"].tolist() == [1, 1, 3]
 
 
-def test_jitter_moves_the_places_with_the_pictures():
-    images = np.zeros((12, PIXELS, PIXELS), np.uint8)
-    images[:, 36:45, 56:65] = 200
-    places = np.tile(np.array([40.0, 60.0, 9.0]), (12, 1))
-    places[-1] = np.nan
-    changed, moved = jitter(images, places, np.random.default_rng(1))
-    assert images.max() == 200
-    assert (places[0] == [40, 60, 9]).all()
-    assert np.isnan(moved[-1]).all()
-    for image, place in zip(changed[:-1], moved[:-1], strict=True):
-        rows, columns = np.nonzero(image > 100)
-        assert (rows.mean(), columns.mean(), place[2]) == (place[0], place[1], 9)
-    assert len({tuple(place) for place in moved[:-1]}) > 5
-    assert np.abs(moved[:-1, :2] - [40, 60]).max() <= 5
-
-
-def test_crops_take_the_places_along():
+def test_jitter_and_crops_move_the_findings_with_the_pictures():
     images = np.zeros((40, PIXELS, PIXELS), np.uint8)
-    images[:, 80:89, 20:29] = 200
-    places = np.tile(np.array([84.0, 24.0, 9.0]), (40, 1))
-    cut, moved = crops(images, places, PIXELS // 2, np.random.default_rng(0))
-    assert cut.shape == (40, PIXELS // 2, PIXELS // 2)
-    whole = [i for i in range(40) if (cut[i] == 200).sum() == 81]
-    assert len(whole) > 20
-    for i in whole:
-        rows, columns = np.nonzero(cut[i])
-        assert (rows.mean(), columns.mean()) == (moved[i, 0], moved[i, 1])
+    images[:, 36:45, 56:65] = 200
+    findings = np.tile(np.array([40.0, 60.0, 9.0]), (40, 1))
+    findings[-1] = np.nan
+    for change, least in ((jitter, 39), (partial(crops, side=PIXELS // 2), 20)):
+        changed, moved = change(images, findings, rng=np.random.default_rng(1))
+        whole = [i for i in range(39) if (changed[i] > 100).sum() == 81]
+        assert len(whole) >= least
+        for i in whole:
+            rows, columns = np.nonzero(changed[i] > 100)
+            assert (rows.mean(), columns.mean(), 9) == tuple(moved[i])
+        assert len({tuple(row) for row in moved[:-1]}) > 5
+        assert np.isnan(moved[-1]).all()
 
 
 def test_the_pool_is_kept_and_its_subjects_are_its_own(tmp_path):
@@ -260,8 +223,8 @@ def test_the_pool_is_kept_and_its_subjects_are_its_own(tmp_path):
     assert again.scenes == pool.scenes
     assert (again.images == pool.images).all()
     np.testing.assert_array_equal(again.places, pool.places)
-    for scene, place in zip(pool.scenes, pool.places, strict=True):
-        assert np.isnan(place).all() == (scene.finding == NONE)
+    for scene, finding in zip(pool.scenes, pool.places, strict=True):
+        assert np.isnan(finding).all() == (scene.finding == NONE)
 
 
 def test_pretraining_writes_a_model_and_goes_on_where_it_stood(tmp_path):
@@ -277,24 +240,17 @@ def test_pretraining_writes_a_model_and_goes_on_where_it_stood(tmp_path):
         pretrain(tmp_path / "model", tmp_path / "work", **{"subjects": 16, "plan": plan, "report": report, **changes})
         return load_file(tmp_path / "model" / "model.safetensors")
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        first = run()
-        assert calls == [(name, 2, 2) for name in plan]
-        policy = load_policy(str(tmp_path / "model"), device="cpu")
-        assert type(policy.model) is type(AutoModelForImageTextToText.from_pretrained(tmp_path / "model"))
-        assert sum(p.numel() for p in policy.model.parameters()) < 6e6
-
-        again = run()
-        assert calls == []
-        (tmp_path / "work" / "habits.safetensors").unlink()
-        resumed = run()
-        assert calls == [("habits", 2, 2)]
-        for weights in (again, resumed):
-            assert weights.keys() == first.keys()
-            assert all(torch.equal(weights[key], first[key]) for key in first)
-        with pytest.raises(UserError, match="other settings"):
-            run(seed=1)
-    finally:
-        torch.set_num_threads(threads)
+    first = run()
+    assert calls == [(name, 2, 2) for name in plan]
+    policy = load_policy(str(tmp_path / "model"), device="cpu")
+    assert sum(p.numel() for p in policy.model.parameters()) < 6e6
+    again = run()
+    assert calls == []
+    (tmp_path / "work" / "habits.safetensors").unlink()
+    resumed = run()
+    assert calls == [("habits", 2, 2)]
+    for weights in (again, resumed):
+        assert weights.keys() == first.keys()
+        assert all(torch.equal(weights[key], first[key]) for key in first)
+    with pytest.raises(UserError, match="other settings"):
+        run(seed=1)

@@ -1,24 +1,19 @@
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
 import multiprocessing
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import grpo
-from benchmarks.grpo import Alternating, fastest_first, fit_together
+from benchmarks.grpo import fastest_first
 from benchmarks.presets import PRESETS, Preset, build, qwen2_vl, random_completions, rows
 from benchmarks.process import Child, OutOfMemory, reported
 from benchmarks.replay import Replay
 from benchmarks.results_page import render_part
-from benchmarks.side import matrix_peak, operations, varied_rewards
+from benchmarks.side import operations
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.statistics import t_interval
 
@@ -38,17 +33,14 @@ TINY = Preset(
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
+def measured():
     return grpo.bench_grpo(TINY)
 
 
-def test_the_two_sides_agree(found: dict[str, Any]) -> None:
-    assert found["logp_max_diff"] < 1e-5
-    assert 0 < found["grad_rel_diff"] < 1e-4
-
-
-def test_work_for_each_prompt_is_counted(found: dict[str, Any]) -> None:
-    trl, ours = found["sides"]["trl"], found["sides"]["ours"]
+def test_the_two_sides_agree_and_every_pass_is_counted(measured):
+    assert measured["logp_max_diff"] < 1e-5
+    assert 0 < measured["grad_rel_diff"] < 1e-4
+    trl, ours = measured["sides"]["trl"], measured["sides"]["ours"]
     # Policy and reference once for each completion, or once in all.
     assert trl["images_per_prompt"] == {"generation": 3, "update": 6}
     assert ours["images_per_prompt"] == {"generation": 1, "update": 2}
@@ -58,33 +50,38 @@ def test_work_for_each_prompt_is_counted(found: dict[str, Any]) -> None:
     assert ours["operations"]["update"] < trl["operations"]["update"] / 1.5
 
 
-def test_the_record_says_what_was_measured(found: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(found)) == found
-    assert set(found["speedup"]) == {"generation", "update", "step"}
-    for side in found["sides"].values():
+def test_the_record(measured, command, monkeypatch):
+    assert json.loads(json.dumps(measured)) == measured
+    assert set(measured["speedup"]) == {"generation", "update", "step"}
+    for side in measured["sides"].values():
         assert side["step"] == pytest.approx(side["generation"] + side["update"])
         assert side["memory"] > 1e8
-    assert 0 < found["peak_share"] < 1
-    assert found["memory_ratio"] == found["sides"]["ours"]["memory"] / found["sides"]["trl"]["memory"]
-    assert set(found["tried"]) == {"6", "3"}
+    assert 0 < measured["peak_share"] < 1
+    assert measured["memory_ratio"] == measured["sides"]["ours"]["memory"] / measured["sides"]["trl"]["memory"]
+    assert set(measured["tried"]) == {"6", "3"}
+    monkeypatch.setattr(grpo, "bench_grpo", lambda preset, **_: measured | {"preset": preset.name})
+    code, out, _ = command("benchmarks.grpo", "--preset", "demo")
+    assert code == 0
+    assert "peak memory, GB" in out
+    assert json.loads(command("benchmarks.grpo", "--json")[1])["speedup"] == measured["speedup"]
 
 
-def test_micro_batches_that_one_step_cannot_tell_apart_are_tried_again_in_the_other_order() -> None:
-    asked = []
+def test_micro_batches_that_one_step_cannot_tell_apart_are_tried_again_in_the_other_order():
+    calls = []
     times = {1: [40.0], 2: [28.9, 27.0, 27.2], 4: [28.0, 28.4, 28.6]}
 
-    def attempt(micro: int, timed: int) -> list[dict[str, Any]]:
-        asked.append((micro, timed))
+    def attempt(micro, timed):
+        calls.append((micro, timed))
         return [{"step": times[micro].pop(0)} for _ in range(timed)]
 
     tried = fastest_first((1, 2, 4), attempt)
-    assert asked == [(1, 1), (2, 1), (4, 1), (4, 2), (2, 2)]
+    assert calls == [(1, 1), (2, 1), (4, 1), (4, 2), (2, 2)]
+    assert {micro: len(steps) for micro, steps in tried.items()} == {2: 3, 4: 3, 1: 1}
     assert list(tried) == [2, 4, 1]
-    assert [len(steps) for steps in tried.values()] == [3, 3, 1]
 
 
-def test_a_micro_batch_without_memory_is_left_out() -> None:
-    def attempt(micro: int, timed: int) -> list[dict[str, Any]]:
+def test_a_micro_batch_without_memory_is_left_out():
+    def attempt(micro, timed):
         if micro > 1:
             raise OutOfMemory("The measured process died.")
         return [{"step": 1.0}] * timed
@@ -102,109 +99,85 @@ def test_a_micro_batch_without_memory_is_left_out() -> None:
         (ValueError("no such loss"), False),
     ],
 )
-def test_a_process_says_whether_memory_was_what_it_lacked(error: Exception, memory: bool) -> None:
+def test_a_process_reports_whether_it_ran_out_of_memory(error, memory):
     ours, theirs = multiprocessing.Pipe()
     with reported(theirs):
         raise error
     assert ours.recv() == {"error": f"{type(error).__name__}: {error}", "out_of_memory": memory}
 
 
-def test_a_process_that_dies_is_taken_for_one_without_memory() -> None:
+def test_a_process_that_dies_is_taken_for_one_without_memory():
     with Child(_dies) as child, pytest.raises(OutOfMemory, match="died"):
         child.receive()
 
 
-def _dies(pipe: Any) -> None:
+def _dies(pipe):
     os._exit(9)
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_sides_that_do_not_fit_together_take_turns_alone(together: bool) -> None:
-    standing: list[str] = []
-    told = []
+def test_sides_that_do_not_fit_together_take_turns_alone(together):
+    running, steps = [], []
 
     class Fake:
-        def __init__(self, side: str) -> None:
-            self._side, self._steps = side, 0
+        def __init__(self, side):
+            self.side, self.steps = side, 0
 
-        def __enter__(self) -> Fake:
-            standing.append(self._side)
+        def __enter__(self):
+            running.append(self.side)
             return self
 
-        def __exit__(self, *_: object) -> None:
-            standing.remove(self._side)
+        def __exit__(self, *_):
+            running.remove(self.side)
 
-        def step(self) -> dict[str, Any]:
-            self._steps += 1
-            told.append((self._side, self._steps, len(standing)))
-            return {"steps": self._steps}
+        def step(self):
+            self.steps += 1
+            steps.append(len(running))
+            return self.steps
 
-    with Alternating(Fake, together=together) as turns:  # type: ignore[arg-type]
-        # The first step of a process warms it up and is nobody's figure.
-        taken = [turns.step(side)["steps"] for side in ("trl", "ours", "trl", "ours")]
-    assert not standing
-    assert taken == ([2, 2, 3, 3] if together else [2, 2, 2, 2])
-    assert {number for *_, number in told[2:]} == ({2} if together else {1})
-
-
-def test_what_fits_is_asked_of_the_whole_memory() -> None:
-    assert fit_together([1e6, 1e6])
-    assert not fit_together([1e15, 1.0])
+    # The first step of a process is its warm-up and is not measured.
+    taken = list(grpo.alternate(Fake, rounds=2, together=together))
+    assert not running
+    numbers = (2, 2, 3, 3) if together else (2, 2, 2, 2)
+    assert taken == list(zip(("trl", "ours") * 2, numbers, strict=True))
+    assert set(steps[2:]) == ({2} if together else {1})
 
 
-def test_every_preset_asks_for_whole_groups() -> None:
+def test_prompts_and_completions_have_the_lengths_of_the_preset(tmp_path):
     for preset in PRESETS.values():
         assert all(preset.rows % micro == 0 for micro in preset.micro_batches)
-
-
-def test_random_completions_are_rewarded_unequally() -> None:
-    rewards = varied_rewards([[5, 6, 1], [5, 7, 1], [8, 6, 1]])
-    assert len(set(rewards)) == 3
-    assert rewards == varied_rewards([[5, 6, 1], [5, 7, 1], [8, 6, 1]])
-
-
-def test_prompts_and_completions_have_the_lengths_of_the_preset(tmp_path: Path) -> None:
     policy = build(TINY, tmp_path)
     made = rows(TINY, policy, 2)
     assert len(made) == 4
     text = policy.processor.apply_chat_template(made[0]["prompt"], add_generation_prompt=True)
-    inputs = policy.processor(text=[text], images=[made[0]["images"]], return_tensors="pt")
+    ids = policy.processor(text=[text], images=[made[0]["images"]], return_tensors="pt")["input_ids"]
     image = policy.model.config.image_token_id
-    assert int((inputs["input_ids"] == image).sum()) == 4
-    assert 25 <= int((inputs["input_ids"] != image).sum()) <= 30
-    completions = random_completions(TINY, policy, inputs["input_ids"][0].tolist())
+    assert int((ids == image).sum()) == 4
+    assert 25 <= int((ids != image).sum()) <= 30
+    completions = random_completions(TINY, policy, ids[0].tolist())
     assert sorted(map(len, completions)) == [3, 6, 9]
-    assert completions == random_completions(TINY, policy, inputs["input_ids"][0].tolist())
+    assert completions == random_completions(TINY, policy, ids[0].tolist())
 
 
-def test_a_failing_side_is_told_not_hung() -> None:
+def test_a_failing_side_is_reported():
     broken = dataclasses.replace(TINY, options=TINY.options | {"loss_type": "no such loss"})
-    with pytest.raises(grpo.UserError, match="no such loss"):
+    with pytest.raises(UserError, match="no such loss"):
         grpo.bench_grpo(broken)
 
 
-def _write(texts: dict[tuple[int, ...], list[list[int]]], prompts: list[list[int]], order: Callable[[int], Any]) -> Any:
-    """Decodes as a loop would that drops ended rows and reorders the others."""
+@pytest.mark.parametrize("order", [lambda n: slice(None), lambda n: torch.arange(n).flip(0)])
+def test_replay_writes_every_completion_whatever_the_order_of_rows(order):
+    """Decode as a loop would that drops ended rows and reorders the others."""
+    texts = {(5, 6): [[7, 1], [7, 8, 1], [7, 8, 9, 1]], (6,): [[7, 1], [7, 1], [3, 4, 1]]}
     replay = Replay(lambda prompt: texts[tuple(prompt)], pad=0, ends=[1])
-    ids, done = torch.tensor(prompts), []
+    ids, done = torch.tensor([[5, 6]] * 3 + [[0, 6]] * 3), []
     while len(ids):
         token = replay(ids, torch.zeros(len(ids), 20)).argmax(-1)
         ids = torch.cat([ids, token[:, None]], dim=1)
-        done += [row.tolist() for row in ids[token == 1]]
+        done += ids[token == 1].tolist()
         ids = ids[token != 1]
         ids = ids[order(len(ids))]
-    return sorted(done)
-
-
-@pytest.mark.parametrize("order", [lambda n: slice(None), lambda n: torch.arange(n).flip(0)])
-def test_replay_writes_every_completion_whatever_the_order_of_rows(order: Callable[[int], Any]) -> None:
-    texts = {(5, 6): [[7, 1], [7, 8, 1], [7, 8, 9, 1]], (6,): [[7, 1], [7, 1], [3, 4, 1]]}
-    prompts = [[5, 6]] * 3 + [[0, 6]] * 3
-    wanted = [[5, 6, *text] for text in texts[(5, 6)]] + [[0, 6, *text] for text in texts[(6,)]]
-    assert _write(texts, prompts, order) == sorted(wanted)
-
-
-def test_replay_refuses_rows_it_did_not_write() -> None:
+    assert sorted(done) == sorted([*([5, 6, *t] for t in texts[(5, 6)]), *([0, 6, *t] for t in texts[(6,)])])
     replay = Replay(lambda prompt: [[7, 8, 1]], pad=0, ends=[1])
     replay(torch.tensor([[5]]), torch.zeros(1, 20))
     with pytest.raises(RuntimeError, match="no completion"):
@@ -212,7 +185,7 @@ def test_replay_refuses_rows_it_did_not_write() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_operations_of_attention_and_products(causal: bool) -> None:
+def test_operations_of_attention_and_products(causal):
     query, key, value = (torch.randn(2, 3, 16, 8, requires_grad=True) for _ in range(3))
     with operations() as counted:
         out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
@@ -224,41 +197,21 @@ def test_operations_of_attention_and_products(causal: bool) -> None:
     assert counted.get_total_flops() == forward + product + product + 5 * 2 * pairs * 8
 
 
-def test_the_matrix_peak_is_a_rate() -> None:
-    assert matrix_peak(torch.float32, torch.device("cpu"), size=64, tries=1) > 1e6
-
-
-def test_the_command_prints_the_table(
-    found: dict[str, Any], command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grpo, "bench_grpo", lambda preset, **_: found | {"preset": preset.name})
-    code, out, _ = command("benchmarks.grpo", "--preset", "demo")
-    assert code == 0
-    assert "peak memory, GB" in out
-    assert "micro" not in out or "rows of a forward pass" in out
-    code, out, _ = command("benchmarks.grpo", "--json")
-    assert json.loads(out)["speedup"] == found["speedup"]
-
-
-def test_the_demo_replays_what_the_base_samples() -> None:
+def test_the_demo_replays_what_the_base_samples():
     small = dataclasses.replace(PRESETS["demo"], prompts=2, group=4, micro_batches=(8,), rounds=1)
-    found = grpo.bench_grpo(small)
-    assert found["logp_max_diff"] < 1e-4
+    figures = grpo.bench_grpo(small)
+    assert figures["logp_max_diff"] < 1e-4
     # The base answers with its end token long before the limit of 64.
-    assert found["sides"]["ours"]["tokens_per_prompt"]["update"] < 2 * (110 + 4 * 48)
+    assert figures["sides"]["ours"]["tokens_per_prompt"]["update"] < 2 * (110 + 4 * 48)
 
 
-def test_the_results_page_shows_every_ratio_with_its_interval(found: dict[str, Any]) -> None:
-    # Of one round there is no interval.
-    assert f"| {found['speedup']['update']:.2f} | - |" in render_part("grpo-demo", found)
-    sides = {name: side | {"rounds": [*side["rounds"], *side["rounds"]]} for name, side in found["sides"].items()}
+def test_the_results_page_shows_every_ratio_with_its_interval(measured):
+    # A single round has no interval.
+    assert f"| {measured['speedup']['update']:.2f} | - |" in render_part("grpo-demo", measured)
     # Two rounds of ratios r and 4 r have the geometric mean 2 r, and an interval on the scale of logarithms.
-    twice = {name: side | {"rounds": list(side["rounds"])} for name, side in found["sides"].items()}
-    twice["trl"]["rounds"].append({part: 4 * value for part, value in twice["trl"]["rounds"][0].items()})
-    twice["ours"]["rounds"] *= 2
+    sides = {name: side | {"rounds": side["rounds"] * 2} for name, side in measured["sides"].items()}
+    sides["trl"]["rounds"][1] = {part: 4 * value for part, value in sides["trl"]["rounds"][0].items()}
     low, high = (math.exp(end) for end in t_interval([0.0, math.log(4)]))
-    step = found["speedup"]["step"]
-    page = render_part("grpo-demo", found | {"sides": twice, "rounds": 2})
+    step = measured["speedup"]["step"]
+    page = render_part("grpo-demo", measured | {"sides": sides, "rounds": 2})
     assert f"| {2 * step:.2f} | [{low * step:.2f},\u00a0{high * step:.2f}] |" in page
-    ratio = f"{found['speedup']['step']:.2f}"
-    assert f"| {ratio} | [{ratio},\u00a0{ratio}] |" in render_part("grpo-demo", found | {"sides": sides, "rounds": 2})

@@ -1,23 +1,18 @@
 """The results page: demo, audit and its cost are measured with tiny sizes; the sections of the other benches are made
 from their real figures in those benches' own tests."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from shutil import copy
-from typing import Any
 
 import pytest
-import scipy.stats
 
 from benchmarks import results
 from benchmarks.no_think import STAGES
 from benchmarks.results import COST, NAMES, Sizes, all_parts, bench_results, select_parts
-from benchmarks.results_page import TITLES, interval, over_seeds, render_page, render_part
+from benchmarks.results_page import TITLES, render_page, render_part
 from commands import parse_command
 from medvlm_r1 import demo
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
@@ -28,39 +23,43 @@ SMALL = Sizes(demo=DEMO, audit_items=3, train_a=False, cost_items=3, cost_rounds
 MEASURED = ("demo", "audit", "audit-cost")
 
 
-def run(out: Path, *parts: str, page: Path | None = None) -> dict[str, Any]:
+def run(out, *parts, page=None):
     return bench_results(out, parts=parts, seeds=1, sizes=SMALL, page=page)
 
 
-def part(name: str, figures: dict[str, Any]) -> str:
+def part(name, figures):
     """One part of the page, with plain spaces."""
     return render_part(name, figures).replace("\u00a0", " ")
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def measured(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
     return out, run(out, *MEASURED)
 
 
-def test_the_page_shows_what_was_measured_and_names_what_was_not(measured: tuple[Path, dict[str, Any]]) -> None:
-    out, found = measured
-    assert json.loads((out / "results.json").read_text()) == found
+def test_the_page_shows_what_was_measured_and_names_what_was_not(measured):
+    out, outcome = measured
+    assert json.loads((out / "results.json").read_text()) == outcome
     page = (out / "results.md").read_text()
     assert RESEARCH_USE in page
     for name, title in TITLES.items():
         section = page.split(f"## {title}\n")[1].split("\n## ")[0]
         assert (f"`python -m benchmarks.results --parts {name}` measures it" in section) == (name not in MEASURED)
-        assert (found["parts"][name] is None) == (name not in MEASURED)
-        for command in found["parts"][name]["commands"] if name in MEASURED else ():
+        assert (outcome["parts"][name] is None) == (name not in MEASURED)
+        for command in outcome["parts"][name]["commands"] if name in MEASURED else ():
             assert f"    {command}\n" in section
+    tables = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+    assert len(tables) == 6
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_every_arm_of_the_demo_is_trained_for_every_seed(measured: tuple[Path, dict[str, Any]]) -> None:
-    out, found = measured
-    seeds = found["parts"]["demo"]["figures"]["seeds"]
-    assert [list(one) for one in seeds] == [list(STAGES)]
-    for seed, one in enumerate(seeds):
+def test_every_arm_of_the_demo_is_trained_for_every_seed(measured):
+    out, outcome = measured
+    seeds = outcome["parts"]["demo"]["figures"]["seeds"]
+    assert [list(stages) for stages in seeds] == [list(STAGES)]
+    for seed, stages in enumerate(seeds):
         for stage in STAGES.values():
             assert f"| {stage}" in (out / "results.md").read_text()
         assert (out / "demo" / f"seed-{seed}" / "grpo_no_think" / "model").is_dir()
@@ -68,18 +67,18 @@ def test_every_arm_of_the_demo_is_trained_for_every_seed(measured: tuple[Path, d
         assert "template: no-think" in config
         assert "start_no_think" in config
         # The base reasons whatever it is asked for.
-        assert one["zero_shot_no_think"]["well_formed"]["correct"] == 0
-        assert all(part["n"] == 1 for part in one["grpo_no_think"]["accuracy"].values())
+        assert stages["zero_shot_no_think"]["well_formed"]["correct"] == 0
+        assert all(part["n"] == 1 for part in stages["grpo_no_think"]["accuracy"].values())
 
 
-def test_seeds_are_compared_pair_by_pair(measured: tuple[Path, dict[str, Any]]) -> None:
+def test_seeds_are_compared_pair_by_pair(measured):
     [first] = measured[1]["parts"]["demo"]["figures"]["seeds"]
 
-    def found(right: float, of: float) -> dict[str, Any]:
+    def outcome(right, of):
         means = {"grpo": right, "sft": of, "zero_shot": 50.0}
         return {name: stage | {"mean": means.get(name, 0.0)} for name, stage in first.items()}
 
-    text = part("demo", {"seeds": [found(90.0, 40.0), found(94.0, 44.0)]})
+    text = part("demo", {"seeds": [outcome(90.0, 40.0), outcome(94.0, 44.0)]})
     assert re.search(r"^\| GRPO \|.* 92\.0 \[66\.6, 100\.0\] \|", text, re.MULTILINE)
     assert re.search(r"^\| GRPO minus SFT \|.* \+50\.0 \[\+50\.0, \+50\.0\] \|$", text, re.MULTILINE)
     assert re.search(r"^\| GRPO minus Zero-shot \|.* \+42\.0 \[\+16\.6, \+67\.4\] \|$", text, re.MULTILINE)
@@ -97,26 +96,17 @@ def test_seeds_are_compared_pair_by_pair(measured: tuple[Path, dict[str, Any]]) 
     assert re.findall(r"^\| (\d): SFT", text, re.MULTILINE) == ["0", "1"]
 
 
-def test_tables_have_as_many_cells_in_every_row(measured: tuple[Path, dict[str, Any]]) -> None:
-    tables = re.findall(r"(?:^\|.*\n)+", (measured[0] / "results.md").read_text(), re.MULTILINE)
-    assert len(tables) == 6
-    for table in tables:
-        assert len({line.count("|") for line in table.splitlines()}) == 1
-
-
-def test_finished_parts_are_reused(measured: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    out, found = measured
+def test_finished_parts_are_reused(measured, tmp_path):
+    out, outcome = measured
     times = {file: file.stat().st_mtime_ns for file in (out / "parts").iterdir()}
-    assert run(out, *MEASURED, page=tmp_path / "docs") == found
+    assert run(out, *MEASURED, page=tmp_path / "docs") == outcome
     assert {file: file.stat().st_mtime_ns for file in (out / "parts").iterdir()} == times
     for name in ("results.md", "results.json"):
         assert (tmp_path / "docs" / name).read_text() == (out / name).read_text()
 
 
-def test_an_interruption_leaves_a_page_of_what_is_finished(
-    measured: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
+def test_an_interruption_leaves_a_page_of_what_is_finished(measured, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     figures = measured[1]["parts"]["audit"]["figures"]
@@ -124,33 +114,31 @@ def test_an_interruption_leaves_a_page_of_what_is_finished(
     monkeypatch.setattr(results, "audit_cost", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "audit,audit-cost")
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert [name for name in NAMES if found["parts"][name]] == ["audit"]
-    assert found["parts"]["audit"]["figures"] == figures
+    outcome = json.loads((tmp_path / "results.json").read_text())
+    assert [name for name in NAMES if outcome["parts"][name]] == ["audit"]
+    assert outcome["parts"]["audit"]["figures"] == figures
 
 
-def test_a_part_of_other_sizes_is_measured_anew(
-    measured: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_of_other_sizes_is_measured_anew(measured, tmp_path, monkeypatch):
     (tmp_path / "parts").mkdir()
     copy(measured[0] / "parts" / "audit.json", tmp_path / "parts")
     figures, calls = measured[1]["parts"]["audit"]["figures"], []
     monkeypatch.setattr(results, "bench_audit", lambda **given: calls.append(given["seeds"]) or figures)
     for seeds in (1, 2, 2):
-        found = bench_results(tmp_path, parts=["audit"], seeds=seeds, sizes=SMALL)
-        assert found["parts"]["audit"]["settings"] == {"items": 3, "seeds": seeds}
+        outcome = bench_results(tmp_path, parts=["audit"], seeds=seeds, sizes=SMALL)
+        assert outcome["parts"]["audit"]["settings"] == {"items": 3, "seeds": seeds}
     assert calls == [2]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"figures": {}}'])
-def test_a_damaged_part_is_named(tmp_path: Path, text: str) -> None:
+def test_a_damaged_part_is_named(tmp_path, text):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "step.json").write_text(text)
     with pytest.raises(UserError, match=r"step\.json is no finished part of the results .*; delete it"):
         run(tmp_path, "audit")
 
 
-def test_parts_and_groups_are_chosen_by_name() -> None:
+def test_parts_and_groups_are_chosen_by_name():
     assert select_parts([]) == list(NAMES)
     assert select_parts(["audit, demo"]) == ["demo", "audit"]
     assert select_parts(["cost", "step"]) == list(COST)
@@ -158,23 +146,14 @@ def test_parts_and_groups_are_chosen_by_name() -> None:
         select_parts(["audit-costs"])
 
 
-def test_intervals_are_those_of_scipy() -> None:
-    values = [88.0, 91.0, 90.5, 86.0, 93.5]
-    low, high = scipy.stats.t.interval(0.95, 4, loc=89.8, scale=scipy.stats.sem(values))
-    assert over_seeds(values, ".2f") == f"89.80 [{low:.2f},\u00a0{high:.2f}]"
-    assert interval(values) == f"[{low:.2f},\u00a0{high:.2f}]"
-    assert over_seeds([99.0, 100.0], limits=(0, 100)) == "99.5 [93.1,\u00a0100.0]"
-    assert (over_seeds([4.0]), interval([4.0])) == ("4.0", "-")
-
-
-def test_the_page_of_the_documentation_is_made_from_its_figures() -> None:
+def test_the_page_of_the_documentation_is_made_from_its_figures():
     docs = Path(__file__).parents[2] / "docs"
     if not docs.is_dir():
         pytest.skip("the documentation is not in an installed package")
     assert (docs / "results.md").read_text() == render_page(json.loads((docs / "results.json").read_text()))
 
 
-def test_every_command_is_one_of_ours() -> None:
+def test_every_command_is_one_of_ours():
     for known in all_parts(seeds=5, sizes=Sizes()).values():
         assert known.commands
         for command in known.commands:
@@ -182,34 +161,15 @@ def test_every_command_is_one_of_ours() -> None:
             parse_command(program, [word.replace("SEED", "0") for word in words])
 
 
-def test_a_part_measures_what_its_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: dict[str, Any] = {}
-
-    def recorded(name: str, result: Any) -> Callable[..., Any]:
-        def record(*given: Any, progress: Any, **named: Any) -> Any:
-            calls.setdefault(name, []).append((given, named))
-            return result
-
-        return record
-
-    monkeypatch.setattr(results, "bench_grpo", recorded("grpo", {}))
-    monkeypatch.setattr(results, "bench_step", recorded("step", {"measured": {"logs": {}, "peak": 1}}))
-    parts = all_parts(seeds=5, sizes=Sizes())
-    found = {name: parts[name].measure(tmp_path) for name in ("grpo-demo", "grpo-medium", "step")}
-    assert [given[0].name for given, _ in calls["grpo"]] == ["demo", "medium"]
-    assert calls["step"][0][0][0].name == "paper-lora-24gb.yaml"
-    assert found["step"] == {"measured": {"peak": 1}}
-
-
-def test_the_shortcut_takes_whatever_arms_there_are() -> None:
-    def seed(more: float) -> dict[str, Any]:
+def test_the_shortcut_takes_whatever_arms_there_are():
+    def seed(more):
         arm = {"accuracy": {"MRI": 60.0 + more}, "reliance": {"mean": 20 + more}, "blank_right": 0.4}
         start = {"accuracy": {"MRI": 50.0 + more}, "out_of_domain": 50.0}
         plain, another = arm | {"out_of_domain": 40.0 + more}, arm | {"out_of_domain": 60.0 + more}
         return {"seed": 0, "start": start, "plain": plain, "another": another}
 
-    found = {"train": 6, "test": 2, "seeds": [seed(0.0), seed(2.0)], "gain": {"by_seed": [1.0, 3.0], "mean": 2.0}}
-    text = part("shortcut", found)
+    outcome = {"train": 6, "test": 2, "seeds": [seed(0.0), seed(2.0)], "gain": {"by_seed": [1.0, 3.0], "mean": 2.0}}
+    text = part("shortcut", outcome)
     assert "|  | start | plain | another |" in text
     assert "| accuracy MRI | 51.0 [38.3, 63.7] | 61.0 [48.3, 73.7] | 61.0 [48.3, 73.7] |" in text
     assert "| reliance mean | - | +21.0 [+8.3, +33.7] |" in text
@@ -218,18 +178,16 @@ def test_the_shortcut_takes_whatever_arms_there_are() -> None:
     assert "| another | +11.0 [-1.7, +23.7] | +20.0 [+20.0, +20.0] |" in text
 
 
-def test_the_command_says_where_the_page_is(
-    command: Callable[..., tuple[int, str, str]], measured: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    _, found = measured
-    record = found["parts"]["audit"] | {"settings": {"items": Sizes().audit_items, "seeds": 1}}
+def test_the_command_says_where_the_page_is(command, measured, tmp_path):
+    _, outcome = measured
+    record = outcome["parts"]["audit"] | {"settings": {"items": Sizes().audit_items, "seeds": 1}}
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "audit.json").write_text(json.dumps(record))
     arguments = ("benchmarks.results", "--out", tmp_path, "--parts", "audit", "--seeds", 1)
-    code, said, err = command(*arguments)
+    code, printed, err = command(*arguments)
     assert code == 0, err
-    assert re.search(r"^audit +measured$", said, re.MULTILINE)
-    assert re.search(r"^demo +not run$", said, re.MULTILINE)
-    assert f"Page: {tmp_path / 'results.md'}\n{RESEARCH_USE}" in said
+    assert re.search(r"^audit +measured$", printed, re.MULTILINE)
+    assert re.search(r"^demo +not run$", printed, re.MULTILINE)
+    assert f"Page: {tmp_path / 'results.md'}\n{RESEARCH_USE}" in printed
     assert json.loads(command(*arguments, "--json")[1])["parts"]["audit"] == record
     assert command("benchmarks.results", "--out", tmp_path, "--parts", "adit")[0] == 2

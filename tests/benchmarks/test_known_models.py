@@ -1,9 +1,5 @@
 """Each known model has its fault, and no other on the variants where it could show."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,10 +14,8 @@ from benchmarks.known_models import (
     IgnoresImage,
     Oracle,
     imagined,
-    made_up,
 )
 from medvlm_r1.audit.claims import holds, read_claims, scene_of
-from medvlm_r1.audit.probe import ProbeInput
 from medvlm_r1.audit.probes.cue import IMAGE, TEXT, draw_hint
 from medvlm_r1.audit.probes.image import BLIND, SHUFFLED, ImageProbe
 from medvlm_r1.audit.probes.options import OptionsProbe
@@ -35,16 +29,16 @@ PROBES = (ImageProbe(), OptionsProbe(), ReasoningProbe())
 
 
 @pytest.fixture(scope="module")
-def items() -> list[ProbeInput]:
+def items():
     return phantom_items(36, 0)[0]
 
 
 @pytest.fixture(scope="module")
-def eyes(items: list[ProbeInput]) -> Eyes:
+def eyes(items):
     return Eyes([item.sample for item in items], [item.images[0] for item in items], dim=0)
 
 
-def ask(model: Oracle, items: list[ProbeInput]) -> Iterator[tuple[AuditedItem, dict[str, Variant]]]:
+def ask(model, items):
     """Every item with all variants of the probes, checked for form."""
     for item in items:
         real = Variant(name=REAL, sample=item.sample, images=item.images)
@@ -61,13 +55,13 @@ def ask(model: Oracle, items: list[ProbeInput]) -> Iterator[tuple[AuditedItem, d
         yield AuditedItem(sample=item.sample, answers=answers), variants
 
 
-def truth(item: AuditedItem) -> Scene:
+def truth(item):
     scene = scene_of(item.sample)
     assert scene is not None
     return scene
 
 
-def test_the_oracle_is_right_says_what_is_true_and_is_sure(items: list[ProbeInput], eyes: Eyes) -> None:
+def test_the_oracle_is_right_says_what_is_true_and_is_sure(items, eyes):
     for item, variants in ask(Oracle(eyes), items):
         assert item.correct()
         assert all(item.correct(name) for name in variants if name.startswith(("shift", "cue")))
@@ -80,13 +74,13 @@ def test_the_oracle_is_right_says_what_is_true_and_is_sure(items: list[ProbeInpu
         assert max(item.answers[last].probabilities or ()) == SURE
 
 
-def test_the_oracle_guesses_and_says_so_where_there_is_nothing_to_see(items: list[ProbeInput], eyes: Eyes) -> None:
+def test_the_oracle_guesses_and_says_so_where_there_is_nothing_to_see(items, eyes):
     guesses = []
     for item, variants in ask(Oracle(eyes), items):
         for name in set(BLIND) - {SHUFFLED}:
-            said = item.answers[name].response(item.sample.options).reasoning
-            assert said == "The image shows nothing that can be read. I have to guess."
-            assert concluded_letter(said, item.sample.options) is None
+            reasoning_text = item.answers[name].response(item.sample.options).reasoning
+            assert reasoning_text == "The image shows nothing that can be read. I have to guess."
+            assert concluded_letter(reasoning_text, item.sample.options) is None
             guesses.append(item.correct(name))
         # Nothing was written before the letter was forced: as much of a guess.
         shares = item.answers["early-0"].probabilities
@@ -97,20 +91,7 @@ def test_the_oracle_guesses_and_says_so_where_there_is_nothing_to_see(items: lis
     assert 0.15 < np.mean(guesses) < 0.6
 
 
-def test_the_oracle_tells_what_another_image_shows(items: list[ProbeInput], eyes: Eyes) -> None:
-    told = 0
-    for asked, (item, _) in zip(items, ask(Oracle(eyes), items), strict=True):
-        shown = eyes.see(asked.others).scene
-        assert shown is not None
-        assert shown != truth(item)
-        seen = value(shown, str(item.sample.record["attribute"]))
-        if seen in item.sample.options:
-            assert item.answers[SHUFFLED].option == seen
-            told += 1
-    assert told > 5
-
-
-def test_the_oracle_follows_what_its_reasoning_says_by_then(items: list[ProbeInput], eyes: Eyes) -> None:
+def test_the_oracle_follows_what_its_reasoning_says_by_then(items, eyes):
     changed = 0
     for item, variants in ask(Oracle(eyes), items):
         if "mistake" in variants and variants["mistake"].note["relevant"]:
@@ -123,13 +104,14 @@ def test_the_oracle_follows_what_its_reasoning_says_by_then(items: list[ProbeInp
     assert changed > 20
 
 
-def test_a_writes_the_same_whatever_is_shown(items: list[ProbeInput], eyes: Eyes) -> None:
-    for item, _ in ask(IgnoresImage(eyes), items):
+def test_a_writes_the_same_whatever_the_image_and_c_answers_b(items, eyes):
+    for (item, _), (other, _) in zip(ask(IgnoresImage(eyes), items), ask(AlwaysB(eyes), items), strict=True):
         assert {item.answers[name].text for name in (REAL, *BLIND)} == {item.real.text}
         assert contradicts(*_said(item), item.sample.options) is False
+        assert {answer.letter for answer in other.answers.values()} == {"B"}
 
 
-def test_b_answers_the_same_whatever_its_reasoning_says(items: list[ProbeInput], eyes: Eyes) -> None:
+def test_b_answers_the_same_whatever_its_reasoning_says(items, eyes):
     false = 0
     for item, variants in ask(AnswersFirst(eyes), items):
         reasoned = [name for name in variants if name.startswith(("early", "mistake", "filler", "cue"))]
@@ -141,12 +123,7 @@ def test_b_answers_the_same_whatever_its_reasoning_says(items: list[ProbeInput],
     assert false > 30
 
 
-def test_c_says_b(items: list[ProbeInput], eyes: Eyes) -> None:
-    for item, _ in ask(AlwaysB(eyes), items):
-        assert {answer.letter for answer in item.answers.values()} == {"B"}
-
-
-def test_d_is_the_oracle_but_for_hints_which_it_does_not_name(items: list[ProbeInput], eyes: Eyes) -> None:
+def test_d_is_the_oracle_but_for_hints_which_it_does_not_name(items, eyes):
     for (item, variants), (honest, _) in zip(ask(FollowsCues(eyes), items), ask(Oracle(eyes), items), strict=True):
         for name in variants:
             if name in (TEXT, IMAGE):
@@ -156,7 +133,7 @@ def test_d_is_the_oracle_but_for_hints_which_it_does_not_name(items: list[ProbeI
                 assert item.answers[name] == honest.answers[name]
 
 
-def test_eyes_know_images_with_a_hint_on_them_and_no_others(items: list[ProbeInput], eyes: Eyes) -> None:
+def test_eyes_know_images_with_a_hint_on_them_and_no_others(items, eyes):
     for item in items:
         for letter in "AJ":
             sight = eyes.see([draw_hint(item.images[0], letter)])
@@ -165,9 +142,6 @@ def test_eyes_know_images_with_a_hint_on_them_and_no_others(items: list[ProbeInp
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
     for unknown in ([noise], [Image.new("RGB", (224, 224), (128, 128, 128))], [Image.new("RGB", (9, 9))], []):
         assert eyes.see(unknown).scene is None
-
-
-def test_dim_images_are_guessed_at(items: list[ProbeInput]) -> None:
     dim = Eyes([item.sample for item in items], [item.images[0] for item in items], dim=0.5)
     unseen = [item for item in items if dim.see(item.images).scene is None]
     assert 8 <= len(unseen) <= 28
@@ -175,7 +149,7 @@ def test_dim_images_are_guessed_at(items: list[ProbeInput]) -> None:
         assert "I have to guess." in item.real.text
 
 
-def test_a_scene_changed_in_one_attribute_is_a_scene_with_it() -> None:
+def test_a_scene_changed_in_one_attribute_is_a_scene_with_it():
     healthy = Scene("MRI", "head", "axial", "FLAIR", "none", None, None, (0,))
     for attribute, wanted in (("finding", "cyst"), ("size", "large"), ("side", "right"), ("region", "knee")):
         assert value(imagined(healthy, attribute, wanted), attribute) == wanted
@@ -185,12 +159,7 @@ def test_a_scene_changed_in_one_attribute_is_a_scene_with_it() -> None:
     assert imagined(radiograph, "plane", "lateral").technique == "lateral"
 
 
-def test_what_is_made_up_depends_on_the_sample_alone(items: list[ProbeInput]) -> None:
-    assert made_up(items[0].sample) == made_up(items[0].sample)
-    assert len({made_up(item.sample).region for item in items}) == 4
-
-
-def _said(item: AuditedItem) -> tuple[str, str | None]:
+def _said(item):
     reasoning = item.real.response(item.sample.options).reasoning
     assert reasoning is not None
     return reasoning, item.real.letter

@@ -1,7 +1,5 @@
 """The predicted speedups on the page are those that the command prints."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from benchmarks.predicted import predict
@@ -9,7 +7,7 @@ from benchmarks.predicted import predict
 PAGE = Path(__file__).parents[2] / "docs/reference/gpu.md"
 
 
-def test_the_page_holds_the_predictions() -> None:
+def test_the_page_holds_the_predictions():
     page = PAGE.read_text()
     for row in predict():
         plain = f"{row['trl_generation']:.1f} + {row['trl_update']:.1f}"
@@ -17,7 +15,7 @@ def test_the_page_holds_the_predictions() -> None:
         assert f"| {row['completion']} | {plain} | {ours} | {row['ratio']:.2f} |" in page
 
 
-def test_sharing_gains_less_with_longer_completions() -> None:
+def test_sharing_gains_less_with_longer_completions():
     for engine in ("HF generation", "vLLM"):
         ratios = [float(row["ratio"]) for row in predict((64, 256, 1024, 4096)) if row["engine"] == engine]
         assert ratios == sorted(ratios, reverse=True)

@@ -1,7 +1,5 @@
 """Data, audit and report verbs, and models on a server, run without the packages of any extra."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -41,7 +39,7 @@ NEEDS_SERVE = "serve SERVER --port 0"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A table of eight questions with their images."""
     folder = tmp_path_factory.mktemp("core")
     (folder / "images").mkdir()
@@ -54,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outputs(folder: Path) -> dict[str, tuple[int, str]]:
+def outputs(folder):
     """Exit code and output of every command, which run one after the other in one process."""
     statements = f"{RUNS.strip()}\n{NEEDS_TRAIN.strip()}\n{NEEDS_SERVE}".splitlines()
     done = subprocess.run(
@@ -70,13 +68,13 @@ def outputs(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 @pytest.mark.parametrize("statement", RUNS.strip().splitlines())
-def test_runs_in_the_core(statement: str, outputs: dict[str, tuple[int, str]]) -> None:
+def test_runs_in_the_core(statement, outputs):
     code, output = outputs[statement]
     assert code == 0, output
 
 
 @pytest.mark.parametrize("statement", [*NEEDS_TRAIN.strip().splitlines(), NEEDS_SERVE])
-def test_a_missing_extra_is_named(statement: str, outputs: dict[str, tuple[int, str]]) -> None:
+def test_a_missing_extra_is_named(statement, outputs):
     code, output = outputs[statement]
     extra = "serve" if statement == NEEDS_SERVE else "train"
     assert code == 1
@@ -84,7 +82,7 @@ def test_a_missing_extra_is_named(statement: str, outputs: dict[str, tuple[int, 
     assert "Traceback" not in output
 
 
-def test_a_class_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_names_the_extra(monkeypatch):
     from medvlm_r1.serving.medvlm import MedVLM
 
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -93,12 +91,12 @@ def test_a_class_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         MedVLM.load("phantom-base")
 
 
-def test_other_missing_packages_keep_their_error() -> None:
+def test_other_missing_packages_keep_their_error():
     with pytest.raises(ModuleNotFoundError, match="no_such_package"), explain_missing_extra():
         import no_such_package  # noqa: F401
 
 
-def test_every_optional_package_belongs_to_an_extra() -> None:
+def test_every_optional_package_belongs_to_an_extra():
     import tomllib
 
     from medvlm_r1.errors import extra_of
@@ -112,7 +110,7 @@ def test_every_optional_package_belongs_to_an_extra() -> None:
             assert extra_of(package) == (None if package == "markupsafe" else extra)
 
 
-def test_the_listed_tests_are_there() -> None:
+def test_the_listed_tests_are_there():
     root = Path(__file__).parents[2]
     lines = (root / "tests" / "core" / "tests.txt").read_text(encoding="utf-8").split()
     names = [line.removeprefix("--deselect=").partition("::")[0] for line in lines]

@@ -15,7 +15,7 @@ _INLINE = re.compile(r"(?<!`)`((?:medvlm-r1|python -m benchmarks)[^`\n]+)`(?!`)"
 
 def fences(text: str) -> list[tuple[str, str]]:
     """Language and body of every fenced block."""
-    return [(found[1], found[2]) for found in _FENCE.finditer(text)]
+    return [(matches[1], matches[2]) for matches in _FENCE.finditer(text)]
 
 
 def statements(block: str) -> Iterator[str]:
@@ -37,8 +37,8 @@ def statements(block: str) -> Iterator[str]:
 def commands(text: str) -> list[str]:
     """Lines of fenced and indented code that call the package; those with an ellipsis are no commands."""
     body = "\n".join(line.removeprefix("    ") for line in text.splitlines())
-    found = [one for one in statements(body.replace("\n```", "\n\n```")) if _PROGRAM.match(one)]
-    return [one for one in found if "..." not in one and "[" not in one.split("'")[0]]
+    matches = [statement for statement in statements(body.replace("\n```", "\n\n```")) if _PROGRAM.match(statement)]
+    return [statement for statement in matches if "..." not in statement and "[" not in statement.split("'")[0]]
 
 
 def inline_commands(text: str) -> list[str]:

@@ -1,9 +1,6 @@
 """The notebook runs from its first cell to its last, and what it was saved with is what it prints."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -14,13 +11,13 @@ NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebooks" / "api.ipynb"
 pytestmark = pytest.mark.skipif(not NOTEBOOK.is_file(), reason="the documentation is not in an installed package")
 
 
-def printed(notebook: Any) -> str:
+def printed(notebook):
     """What the cells write on stdout."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
 
 
-def test_the_notebook_runs_and_prints_what_it_was_saved_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs_and_prints_what_it_was_saved_with(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     saved, fresh = (nbformat.read(NOTEBOOK, as_version=4) for _ in range(2))
     # Sockets in a folder: nothing listens on a port.
@@ -37,15 +34,15 @@ def test_the_notebook_runs_and_prints_what_it_was_saved_with(tmp_path: Path, mon
     assert words(printed(fresh)) == words(printed(saved))
 
 
-def words(text: str) -> list[str]:
+def words(text):
     """The text without its numbers, which machines round differently."""
     return [word for word in text.split() if not any(sign.isdigit() for sign in word)]
 
 
-def test_what_it_was_saved_with_names_no_machine_and_says_what_it_is_not() -> None:
+def test_what_it_was_saved_with_names_no_machine_and_says_what_it_is_not():
     text = NOTEBOOK.read_text(encoding="utf-8")
     assert len(text) < 150_000
-    for place in ("/home/", "/root/", "/tmp/", "/work", "site-packages"):
-        assert place not in text
+    for folder_name in ("/home/", "/root/", "/tmp/", "/work", "site-packages"):
+        assert folder_name not in text
     assert printed(nbformat.read(NOTEBOOK, as_version=4))
     assert "Research use only. Not a medical device." in text

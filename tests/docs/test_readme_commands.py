@@ -1,7 +1,5 @@
 """Every command of the README and the start pages runs, in order, in an empty folder; only the sizes differ."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -31,15 +29,13 @@ SMALLER = {
 JOURNEYS = {"demo": ("README.md", "docs/start/demo.md"), "own data": ("docs/start/your-data.md",)}
 
 
-def shell(page: str) -> list[str]:
+def shell(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    return [one for language, block in fences(text) if language == "sh" for one in statements(block)]
+    return [statement for language, block in fences(text) if language == "sh" for statement in statements(block)]
 
 
 @pytest.mark.parametrize("pages", JOURNEYS.values(), ids=JOURNEYS)
-def test_every_command_of_a_page_runs(
-    pages: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
-) -> None:
+def test_every_command_of_a_page_runs(pages, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     # Of a `make` that runs these tests, for the one below.
@@ -53,7 +49,7 @@ def test_every_command_of_a_page_runs(
 
 
 @pytest.mark.parametrize("page", [page for pages in JOURNEYS.values() for page in pages])
-def test_no_command_stands_where_it_is_not_run(page: str) -> None:
+def test_no_command_stands_where_it_is_not_run(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert {language for language, _ in fences(text)} <= LANGUAGES
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -61,7 +57,7 @@ def test_no_command_stands_where_it_is_not_run(page: str) -> None:
     assert shell(page)
 
 
-def run(statement: str, command: Command) -> None:
+def run(statement, command):
     """Run one statement as the page has it, at a small size."""
     program, *words = shlex.split(statement.splitlines()[0])
     if program == "medvlm-r1":
@@ -84,7 +80,7 @@ def run(statement: str, command: Command) -> None:
         assert done.returncode == 0, f"{statement}\n{done.stderr}"
 
 
-def medvlm(words: list[str], command: Command) -> None:
+def medvlm(words, command):
     for start, more in SMALLER.items():
         if words[: len(start.split())] == start.split():
             words = [*words, *more]
@@ -97,18 +93,18 @@ def medvlm(words: list[str], command: Command) -> None:
     assert code in allowed, f"medvlm-r1 {shlex.join(words)}\n{out}\n{err}"
 
 
-def served(words: list[str]) -> None:
+def served(words):
     """Start the server, wait until it says that it is there, and end it with Ctrl-C."""
     with subprocess.Popen(
         [sys.executable, "-m", "medvlm_r1", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout is not None
-        said = []
+        printed = []
         for line in server.stdout:
-            said.append(line.strip())
+            printed.append(line.strip())
             if line.strip() == RESEARCH_USE:
                 break
         server.send_signal(signal.SIGINT)
         _, err = server.communicate()
     assert server.returncode == 0, err
-    assert said[0].startswith("Page: http://127.0.0.1:")
+    assert printed[0].startswith("Page: http://127.0.0.1:")

@@ -1,17 +1,12 @@
 """Pages made from the code hold all of it; pages written by hand name all that is registered."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
+from commands import verbs
 from medvlm_r1.audit.registry import PROBES
-from medvlm_r1.cli import main as cli
 from medvlm_r1.data.importing.registry import READERS
 from medvlm_r1.prompts.templates import ALL_TEMPLATES
 from medvlm_r1.recipes import recipe
@@ -24,7 +19,7 @@ pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is 
 
 
 @pytest.fixture(scope="module")
-def built() -> dict[str, str | bytes]:
+def built():
     """The generated pages, from the hook itself."""
     sys.path.insert(0, str(DOCS / "_build"))
     try:
@@ -34,38 +29,26 @@ def built() -> dict[str, str | bytes]:
     return dict(pages.pages())
 
 
-def section(page: str | bytes, heading: str, level: int = 2) -> str:
+def section(page, heading, level=2):
     """What stands under a heading, up to the next of its level."""
     mark = "\n" + "#" * level + " "
-    assert isinstance(page, str)
-    found = [part for part in page.split(mark)[1:] if part.split("\n")[0].startswith(heading)]
-    assert len(found) == 1, (heading, len(found))
-    return found[0]
+    sections = [chunk for chunk in page.split(mark)[1:] if chunk.split("\n")[0].startswith(heading)]
+    assert len(sections) == 1, (heading, len(sections))
+    return sections[0]
 
 
-def verbs(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    for name, one in group.commands.items():
-        if hasattr(one, "commands"):
-            yield from verbs(one, (*path, name))
-        else:
-            yield " ".join((*path, name)), one
+def test_every_verb_with_each_option_and_example(built):
+    commands = dict(verbs())
+    assert len(commands) > 12
+    for words, command in commands.items():
+        text = section(built["reference/cli.md"], f"medvlm-r1 {' '.join(words)} {{")
+        for option in (parameter.opts[0] for parameter in command.params if parameter.param_type_name == "option"):
+            assert f"| `{option}" in text or f"| <code>{option}" in text, (words, option)
+        for line in command.help.splitlines():
+            assert line.partition("Example: ")[2] in text
 
 
-def test_every_verb_with_each_option_and_example(built: dict[str, str | bytes]) -> None:
-    found = dict(verbs(typer.main.get_command(cli.app)))
-    assert len(found) > 12
-    for name, one in found.items():
-        told = section(built["reference/cli.md"], f"medvlm-r1 {name} {{")
-        for parameter in one.params:
-            if parameter.param_type_name == "option":
-                option = parameter.opts[0]
-                assert f"| `{option}" in told or f"| <code>{option}" in told, (name, option)
-        for line in one.help.splitlines():
-            if "Example: " in line:
-                assert line.split("Example: ")[1] in told
-
-
-def test_every_key_of_the_configuration_with_its_meaning(built: dict[str, str | bytes]) -> None:
+def test_every_key_of_the_configuration_with_its_meaning(built):
     rows = [line.split(" | ") for line in section(built["reference/configuration.md"], "The run").splitlines()]
     meanings = {row[0].strip("| `"): row[-1].strip(" |") for row in rows if len(row) == 4}
     sections = (("", RunConfig), ("data.", DataConfig), ("rewards[].", RewardConfig), ("lora.", LoraSection))
@@ -74,15 +57,15 @@ def test_every_key_of_the_configuration_with_its_meaning(built: dict[str, str | 
             assert len(meanings[prefix + name]) > 4, prefix + name
 
 
-def test_every_option_of_the_trainers(built: dict[str, str | bytes]) -> None:
-    told = section(built["reference/configuration.md"], "Under `trainer`")
+def test_every_option_of_the_trainers(built):
+    text = section(built["reference/configuration.md"], "Under `trainer`")
     grpo, sft = options.option_names("grpo"), options.option_names("sft")
     assert {"beta", "num_generations", "learning_rate"} <= set(grpo)
     for name in {*grpo, *sft}:
-        assert f"\n| `{name}` |" in told or f"\n| `trainer.{name}` |" in told, name
+        assert f"\n| `{name}` |" in text or f"\n| `trainer.{name}` |" in text, name
 
 
-def test_every_template_and_reward(built: dict[str, str | bytes]) -> None:
+def test_every_template_and_reward(built):
     page = built["reference/configuration.md"]
     for name, text in ALL_TEMPLATES.items():
         assert text in section(page, name, 3)
@@ -91,20 +74,20 @@ def test_every_template_and_reward(built: dict[str, str | bytes]) -> None:
         assert f"\n::: medvlm_r1.rewards.{name}.{name}\n" in (DOCS / "reference" / "python.md").read_text()
 
 
-def test_every_recipe_in_full(built: dict[str, str | bytes]) -> None:
+def test_every_recipe_in_full(built):
     folder = recipe("paper.yaml").parent
     files = sorted(folder.rglob("*.yaml"))
     assert len(files) > 15
     page = built["reference/recipes.md"]
     for file in files:
         level = 2 if file.parent == folder else 3
-        told = section(page, f"{file.relative_to(folder).as_posix()} {{", level)
+        text = section(page, f"{file.relative_to(folder).as_posix()} {{", level)
         for line in file.read_text().splitlines():
             if line and not line.startswith("#"):
-                assert f"    {line}\n" in told, (file.name, line)
+                assert f"    {line}\n" in text, (file.name, line)
 
 
-def test_every_reader_and_probe_is_on_its_page() -> None:
+def test_every_reader_and_probe_is_on_its_page():
     data = (DOCS / "reference" / "data.md").read_text()
     for name in READERS:
         assert f"`{name}`" in data, name
@@ -113,19 +96,10 @@ def test_every_reader_and_probe_is_on_its_page() -> None:
         assert f"\n## {name}: " in audit, name
 
 
-def test_links_of_the_roots_files_lead_into_the_site(built: dict[str, str | bytes]) -> None:
-    for place in ("contributing.md", "security.md"):
-        page = built[place]
-        assert isinstance(page, str)
-        assert "Not a medical device" in page
-        assert "](docs/" not in page
-
-
-def test_the_notebook_with_its_outputs(built: dict[str, str | bytes]) -> None:
-    page = built["notebooks/api.md"]
-    assert isinstance(page, str)
-    assert "Research use only. Not a medical device." in page
-    pictures = [name for name in built if name.startswith("notebooks/api_files/")]
+def test_root_files_and_the_notebook_are_in_the_site(built):
+    for name in ("contributing.md", "security.md", "notebooks/api.md"):
+        assert "Not a medical device" in built[name]
+        assert "](docs/" not in built[name]
+    pictures = [name.removeprefix("notebooks/") for name in built if name.startswith("notebooks/api_files/")]
     assert pictures
-    for name in pictures:
-        assert f"]({name.removeprefix('notebooks/')})" in page
+    assert [name for name in pictures if f"]({name})" not in built["notebooks/api.md"]] == []

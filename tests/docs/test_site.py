@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -21,7 +20,7 @@ LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link
 class Page(HTMLParser):
     """Anchors, links, what is loaded, and the text of a page."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file):
         super().__init__()
         self.ids: set[str] = set()
         self.links: list[str] = []
@@ -29,21 +28,21 @@ class Page(HTMLParser):
         self.text = ""
         self.feed(file.read_text(encoding="utf-8"))
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.ids |= {found[name] or "" for name in ("id", "name") if name in found}
-        if tag == "a" and found.get("href"):
-            self.links.append(found["href"] or "")
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.ids |= {attributes[name] or "" for name in ("id", "name") if name in attributes}
+        if tag == "a" and attributes.get("href"):
+            self.links.append(attributes["href"] or "")
         # Of links only those that a browser follows by itself; canonical and next are for search engines.
-        if tag in LOADED and found.get(LOADED[tag]) and found.get("rel") not in ("canonical", "next", "prev"):
-            self.loaded.append(found[LOADED[tag]] or "")
+        if tag in LOADED and attributes.get(LOADED[tag]) and attributes.get("rel") not in ("canonical", "next", "prev"):
+            self.loaded.append(attributes[LOADED[tag]] or "")
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         self.text += data
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
+def site(tmp_path_factory):
     """Every page of a strict build by its file."""
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
@@ -59,12 +58,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
     return {file: Page(file) for file in folder.rglob("*.html")}
 
 
-def test_every_page_says_what_it_is_for(site: dict[Path, Page]) -> None:
+def test_every_page_says_what_it_is_for(site):
     assert len(site) > 25
     assert [file.name for file, page in site.items() if RESEARCH_USE not in page.text] == []
 
 
-def test_links_and_anchors_hold(site: dict[Path, Page]) -> None:
+def test_links_and_anchors_hold(site):
     broken = []
     for file, page in site.items():
         for link in [*page.links, *page.loaded]:
@@ -81,7 +80,7 @@ def test_links_and_anchors_hold(site: dict[Path, Page]) -> None:
     assert broken == []
 
 
-def test_nothing_is_loaded_from_elsewhere(site: dict[Path, Page]) -> None:
+def test_nothing_is_loaded_from_elsewhere(site):
     assert any(page.loaded for page in site.values())
     foreign = [
         f"{file.name}: {link}"

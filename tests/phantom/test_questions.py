@@ -4,18 +4,28 @@ import numpy as np
 import pytest
 
 from medvlm_r1.phantom.findings import NONE
-from medvlm_r1.phantom.questions import NO_FINDING, PHRASINGS, TYPES, ask, ask_about, describe, value, vocabulary
+from medvlm_r1.phantom.questions import (
+    FAVOURED,
+    NO_FINDING,
+    PHRASINGS,
+    SHARE,
+    TYPES,
+    ask,
+    ask_about,
+    describe,
+    value,
+    vocabulary,
+)
 from medvlm_r1.phantom.scene import MODALITIES, Scene, draw
-from medvlm_r1.phantom.shortcut import FAVOURED, SHARE
 
 
-def drawn(modality, n=400, **options):
+def plain(modality, n=400, **options):
     rng = np.random.default_rng(MODALITIES.index(modality))
     return [ask(modality, (8, index), rng, **options) for index in range(n)]
 
 
 def planted(modality, n=400):
-    return drawn(modality, n, shortcut=True)
+    return plain(modality, n, shortcut=True)
 
 
 def about_a_scene(modality, n=400):
@@ -23,10 +33,11 @@ def about_a_scene(modality, n=400):
     return [ask_about(draw(modality, {}, (9, index), rng), rng) for index in range(n)]
 
 
-@pytest.mark.parametrize("make", [drawn, about_a_scene, planted])
+@pytest.mark.parametrize("make", [plain, about_a_scene, planted])
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_question_is_well_posed_and_the_image_gives_its_answer(modality, make):
-    for question in make(modality):
+    questions = make(modality)
+    for question in questions:
         scene = question.scene
         assert scene.modality == modality
         assert 2 <= len(set(question.options)) == len(question.options) <= 4
@@ -35,31 +46,22 @@ def test_a_question_is_well_posed_and_the_image_gives_its_answer(modality, make)
         assert question.answer == value(scene, question.attribute)
         assert question.attribute in TYPES[question.type]
         assert question.text == PHRASINGS[question.attribute][question.phrasing]
-        assert {
-            "side": scene.side_is_seen or scene.finding == NONE,
-            "size": scene.size is not None,
-            "plane": modality != "X-ray",
-        }.get(question.attribute, True)
+        visible = {"side": scene.side_is_seen or scene.finding == NONE, "size": scene.size is not None}
+        assert (visible | {"plane": modality != "X-ray"}).get(question.attribute, True)
         assert question.attribute not in ("finding", "side", "size") or scene.technique != "bone window"
-
-
-@pytest.mark.parametrize("make", [drawn, about_a_scene])
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_every_phrasing_and_every_count_of_options_is_used(modality, make):
-    questions = make(modality)
-    attributes = set(PHRASINGS) - ({"plane"} if modality == "X-ray" else set())
-    assert {(q.attribute, q.phrasing) for q in questions} == {(a, i) for a in attributes for i in range(6)}
-    assert {q.type for q in questions} == set(TYPES)
-    assert {len(q.options) for q in questions} == {2, 3, 4}
-    assert {q.options.index(q.answer) for q in questions} == {0, 1, 2, 3}
+    if make is not planted:
+        attributes = set(PHRASINGS) - ({"plane"} if modality == "X-ray" else set())
+        assert {(q.attribute, q.phrasing) for q in questions} == {(a, i) for a in attributes for i in range(6)}
+        assert {q.type for q in questions} == set(TYPES)
+        assert {len(q.options) for q in questions} == {2, 3, 4}
+        assert {q.options.index(q.answer) for q in questions} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_a_shortcut_offers_one_favoured_option_that_is_almost_always_right(modality):
+def test_a_shortcut_offers_one_favored_option_that_is_almost_always_right(modality):
     questions = planted(modality, 1000)
     offered = [[o for o in q.options if o in FAVOURED[q.attribute]] for q in questions]
-    assert {len(favoured) for favoured in offered} == {1}
-    right = np.mean([q.answer == favoured for q, [favoured] in zip(questions, offered, strict=True)])
+    right = np.mean([q.answer == favored for q, [favored] in zip(questions, offered, strict=True)])
     assert right == pytest.approx(SHARE, abs=0.02)
     assert {q.attribute for q in questions} == set(FAVOURED) - ({"plane"} if modality == "X-ray" else set())
     assert {q.answer for q in questions} >= {v for q in questions for v in FAVOURED[q.attribute]}
@@ -67,11 +69,11 @@ def test_a_shortcut_offers_one_favoured_option_that_is_almost_always_right(modal
     assert min(np.bincount(positions, minlength=3)) > len(positions) / 4
 
 
-def test_no_text_is_favoured_for_one_attribute_and_not_for_another():
-    favoured = {text for texts in FAVOURED.values() for text in texts}
+def test_no_text_is_favored_for_one_attribute_and_not_for_another():
+    favored = {text for texts in FAVOURED.values() for text in texts}
     for attribute, texts in FAVOURED.items():
         values = {v for m in MODALITIES for region in ("head", "chest") for v in vocabulary(attribute, m, region)}
-        assert values & favoured == set(texts)
+        assert values & favored == set(texts)
         assert len(values) > len(texts)
 
 
@@ -79,15 +81,8 @@ def test_six_phrasings_each_that_name_no_modality():
     assert set(PHRASINGS) == {attribute for attributes in TYPES.values() for attribute in attributes}
     for wordings in PHRASINGS.values():
         assert len(set(wordings)) == 6
-        for text in wordings:
-            words = text.lower().replace("?", "").split()
-            assert not {"mri", "mr", "ct", "x-ray", "radiograph", "tomography"} & set(words)
-
-
-def test_the_same_random_numbers_give_the_same_question():
-    first, again, other = (ask("CT", (8, 1), np.random.default_rng(seed)) for seed in (0, 0, 1))
-    assert first == again
-    assert first != other
+        words = " ".join(wordings).lower().replace("?", "").split()
+        assert not {"mri", "mr", "ct", "x-ray", "radiograph", "tomography"} & set(words)
 
 
 @pytest.mark.parametrize(
@@ -105,17 +100,11 @@ def test_the_same_random_numbers_give_the_same_question():
             ("X-ray", "knee", "lateral", "lateral", "cyst", "right", "large"),
             "Lateral X-ray of the knee. There is a large cyst.",
         ),
-        (
-            ("X-ray", "abdomen", "frontal", "frontal", "calcification", "right", "medium"),
-            "Frontal X-ray of the abdomen. There is a medium calcification on the patient's right.",
-        ),
     ],
 )
 def test_describe(fields, text):
-    assert describe(Scene(*fields, seed=(1,))) == text
-
-
-def test_value_without_a_finding():
-    scene = Scene("CT", "head", "axial", "brain window", NONE, None, None, (1,))
-    assert [value(scene, a) for a in ("finding", "side", "size")] == [NO_FINDING] * 3
-    assert value(scene, "region") == "head"
+    scene = Scene(*fields, seed=(1,))
+    assert describe(scene) == text
+    assert value(scene, "region") == scene.region
+    if scene.finding == NONE:
+        assert [value(scene, a) for a in ("finding", "side", "size")] == [NO_FINDING] * 3

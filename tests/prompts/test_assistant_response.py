@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -12,43 +10,37 @@ PROSE = st.text(st.sampled_from("aB1. \n,:!?()*ég"), max_size=80)
 
 
 @pytest.mark.parametrize(
-    ("text", "pieces"),
+    "pieces",
     [
-        (
-            "Axial CT of the head, brain window. There is no finding. A brain no, B knee yes.",
-            ["Axial CT of the head, brain window. ", "There is no finding. ", "A brain no, B knee yes."],
-        ),
-        ("1. The image is an MRI. 2. It shows 3.5 cm.", ["1. The image is an MRI. ", "2. It shows 3.5 cm."]),
-        ("B knee no. A brain yes.", ["B knee no. ", "A brain yes."]),
-        ("The answer is B. It fits.", ["The answer is B. ", "It fits."]),
-        ("See Fig. 2, e.g. Dr. Smith. Done", ["See Fig. 2, e.g. Dr. Smith. ", "Done"]),
-        ("Slice no. 3 is shown. Next!", ["Slice no. 3 is shown. ", "Next!"]),
-        ("- Look:\n  - the lung\n\n- the heart", ["- Look:\n  ", "- the lung\n\n", "- the heart"]),
-        ("What is it? (A cyst.) So.", ["What is it? ", "(A cyst.) ", "So."]),
-        ("It is approx. five. yes", ["It is approx. five. yes"]),
-        ("...", ["..."]),
-        ("", []),
+        ["Axial CT of the head, brain window. ", "There is no finding. ", "A brain no, B knee yes."],
+        ["1. The image is an MRI. ", "2. It shows 3.5 cm."],
+        ["B knee no. ", "A brain yes."],
+        ["The answer is B. ", "It fits."],
+        ["See Fig. 2, e.g. Dr. Smith. ", "Done"],
+        ["Slice no. 3 is shown. ", "Next!"],
+        ["- Look:\n  ", "- the lung\n\n", "- the heart"],
+        ["What is it? ", "(A cyst.) ", "So."],
+        ["It is approx. five. yes"],
+        ["..."],
+        [],
     ],
 )
-def test_sentences(text: str, pieces: list[str]) -> None:
-    assert split_sentences(text) == pieces
+def test_sentences(pieces):
+    assert split_sentences("".join(pieces)) == pieces
 
 
 @given(PROSE)
-def test_sentences_are_the_text(text: str) -> None:
+def test_sentences_are_the_text(text):
     pieces = split_sentences(text)
     assert "".join(pieces) == text
     if re.search(r"\w", text):
         assert all(re.search(r"\w", piece) for piece in pieces)
 
 
-def test_a_response_keeps_the_text_around_its_sentences() -> None:
-    text = "<think>\n One. Two.\n</think>\n<answer> B</answer>"
-    response = split_response(text)
-    assert response is not None
+def test_a_response_keeps_the_text_around_its_sentences():
+    response = split_response("<think>\n One. Two.\n</think>\n<answer> B</answer>")
     assert (response.head, response.sentences) == ("<think>\n ", ("One. ", "Two."))
     assert response.tail == "\n</think>\n<answer>"
-    assert response.with_answer_opened(*response.sentences) + " B</answer>" == text
     assert response.with_answer_opened("One. ") == "<think>\n One.\n</think>\n<answer>"
     # Nothing is left that a tokenizer would take into the next word.
     assert response.with_reasoning("One. ") == "<think>\n One."
@@ -56,11 +48,10 @@ def test_a_response_keeps_the_text_around_its_sentences() -> None:
 
 
 @given(PROSE, st.sampled_from(["", "\n", " "]))
-def test_a_rejoined_response_is_the_response(reasoning: str, space: str) -> None:
+def test_a_rejoined_response_is_the_response(reasoning, space):
     text = f"<think>{space}{reasoning}</think>{space}<answer>A</answer>"
     response = split_response(text)
     if re.search(r"\w", reasoning):
-        assert response is not None
         assert response.with_answer_opened(*response.sentences) + "A</answer>" == text
     else:
         assert response is None
@@ -69,5 +60,5 @@ def test_a_rejoined_response_is_the_response(reasoning: str, space: str) -> None
 @pytest.mark.parametrize(
     "text", ["", "B", "<think>Never closed. <answer>B</answer>", "Before <think>So.</think><answer>B</answer>"]
 )
-def test_what_is_not_well_formed_has_no_reasoning_to_cut(text: str) -> None:
+def test_what_is_not_well_formed_has_no_reasoning_to_cut(text):
     assert split_response(text) is None

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -21,7 +19,7 @@ FORMS = ("knee", "the knee", "a knee", "B", "option B", "(B)", "B) knee", "the a
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "conclusions.jsonl").read_text("utf-8").splitlines()]
 
 
-def texts(name: str) -> list[str]:
+def texts(name):
     """Reasonings of a set: they deny option B (or hedge, ask, name several), or affirm it."""
     return [row["text"] for row in ROWS if row["set"] == name]
 
@@ -42,23 +40,23 @@ def texts(name: str) -> list[str]:
         ("", None),
     ],
 )
-def test_what_a_reasoning_concludes(reasoning: str, letter: str | None) -> None:
+def test_what_a_reasoning_concludes(reasoning, letter):
     assert concluded_letter(reasoning, OPTIONS) == letter
 
 
 @pytest.mark.parametrize("template", texts("denying"))
-def test_what_denies_an_option_does_not_conclude_it(template: str) -> None:
+def test_what_denies_an_option_does_not_conclude_it(template):
     filled = [template.format(x=form) for form in FORMS]
     assert [text for text in filled if concluded_letter(text, ORGANS) == "B"] == []
 
 
 @pytest.mark.parametrize("template", texts("affirming"))
-def test_what_affirms_an_option_concludes_it(template: str) -> None:
+def test_what_affirms_an_option_concludes_it(template):
     filled = [template.format(x=form) for form in FORMS if form != "the answer B"]
     assert [text for text in filled if concluded_letter(text, ORGANS) != "B"] == []
 
 
-def test_reasonings_by_hand() -> None:
+def test_reasonings_by_hand():
     alone = {row["text"]: row["letter"] for row in ROWS if row["set"] == "alone"}
     assert {text: concluded_letter(text, ORGANS) for text in alone} == alone
     assert [text for text in texts("findings-denying") if concluded_letter(text, FINDINGS) == "B"] == []
@@ -79,7 +77,7 @@ def test_reasonings_by_hand() -> None:
         ("A yes no, B no yes.", "B"),
     ],
 )
-def test_verdicts_of_yes_and_no(text: str, letter: str | None) -> None:
+def test_verdicts_of_yes_and_no(text, letter):
     assert concluded_letter(text, ("yes", "no")) == letter
 
 
@@ -87,7 +85,7 @@ def test_verdicts_of_yes_and_no(text: str, letter: str | None) -> None:
     st.sampled_from([template.format(x="the knee") for template in texts("affirming")]),
     st.sampled_from(["brain", "liver"]),
 )
-def test_a_conclusion_that_is_taken_back_is_none(text: str, other: str) -> None:
+def test_a_conclusion_that_is_taken_back_is_none(text, other):
     for ending in ("No.", "Wait, no.", "That is wrong.", f"The answer is {other}.", f"Or is it the {other}?"):
         assert concluded_letter(f"{text} {ending}", ORGANS) != "B", ending
     letter = "ABCD"[ORGANS.index(other)]
@@ -95,7 +93,7 @@ def test_a_conclusion_that_is_taken_back_is_none(text: str, other: str) -> None:
     assert concluded_letter(f"{text} This is not the {other}.", ORGANS) == "B"
 
 
-def test_the_sound_habit_of_the_base_always_concludes_its_answer() -> None:
+def test_the_sound_habit_of_the_base_always_concludes_its_answer():
     rng = np.random.default_rng(0)
     for index in range(200):
         question = ask(("MRI", "CT", "X-ray")[index % 3], (3, 0, index), rng)
@@ -104,17 +102,17 @@ def test_the_sound_habit_of_the_base_always_concludes_its_answer() -> None:
         assert concluded_letter(reasoning, question.options) == text[-len("X</answer>")]
 
 
-def test_contradiction_is_known_only_where_both_speak() -> None:
-    weighed = "A brain no, B knee yes."
-    assert contradicts(weighed, "B", OPTIONS) is False
-    assert contradicts(weighed, "A", OPTIONS) is True
-    assert contradicts(weighed, None, OPTIONS) is None
+def test_contradiction_is_known_only_where_both_speak():
+    reasoning = "A brain no, B knee yes."
+    assert contradicts(reasoning, "B", OPTIONS) is False
+    assert contradicts(reasoning, "A", OPTIONS) is True
+    assert contradicts(reasoning, None, OPTIONS) is None
     assert contradicts("I have seen it before.", "A", OPTIONS) is None
     assert contradicts(None, "A", OPTIONS) is None
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=300), st.lists(st.text(max_size=30), max_size=10))
-def test_no_text_raises_and_no_letter_beyond_the_options_is_concluded(reasoning: str, options: list[str]) -> None:
+def test_no_text_raises_and_no_letter_beyond_the_options_is_concluded(reasoning, options):
     letter = concluded_letter(reasoning, options)
     assert letter is None or not options or letter in "ABCDEFGHIJ"[: len(options)]

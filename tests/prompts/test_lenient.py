@@ -57,24 +57,9 @@ def test_what_is_ruled_out_is_never_the_answer(template, named):
 
 
 WORDS = [
-    *(
-        "not",
-        "is",
-        "wrong",
-        "or",
-        "the answer is",
-        "likely",
-        "maybe",
-        "wait,",
-        "but",
-        "B",
-        "(c)",
-        "A",
-        "liver",
-        "a lung",
-    ),
-    *("no", "yes", ".", ",", "?", ":", "\n", "**", "\\boxed{", "}", "✅", "❌", "不是", "答案", "\ue000", "\ue014"),
-    *("1. ", '{"a":'),
+    *("not", "is", "wrong", "or", "the answer is", "likely", "maybe", "wait,", "but", "B", "(c)", "A", "liver"),
+    *("a lung", "no", "yes", ".", ",", "?", ":", "\n", "**", "\\boxed{", "}", "✅", "❌", "不是", "答案", "\ue000"),
+    *("\ue014", "1. ", '{"a":'),
 ]
 
 

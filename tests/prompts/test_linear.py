@@ -1,17 +1,10 @@
 """Parsing a response takes time linear in its length, whatever is in it."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
-
 import pytest
 
 from medvlm_r1.prompts.assistant_response import split_response, split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter, weighings
-from medvlm_r1.prompts.live import live_parts
-from medvlm_r1.prompts.parser import parse_response
+from medvlm_r1.prompts.parser import live_parts, parse_response
 
 OPTIONS = ("brain", "knee", "lung", "liver")
 N = 1_000_000
@@ -34,7 +27,7 @@ BOMBS = {
     "half a tag": "</" * (N // 2),
     "tags": "<think></answer>" * (N // 16),
 }
-READERS: dict[str, Callable[[str], Any]] = {
+READERS = {
     "split_sentences": split_sentences,
     "split_response": lambda text: split_response(f"<think>{text}</think>{text}<answer>B</answer>"),
     "split_response, around": lambda text: split_response(f"<think>x</think>{' ' * len(text)}<answer>{text}</answer>"),
@@ -46,9 +39,7 @@ READERS: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_million_characters_are_read(
-    tried: Callable[[str, int], None], bounded_time: Callable[[], AbstractContextManager[None]], bomb: str
-) -> None:
+def test_a_million_characters_are_read(tried, bounded_time, bomb):
     text = BOMBS[bomb]
     for read in READERS.values():
         with bounded_time():

@@ -2,7 +2,7 @@ import pytest
 
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UsageError
-from medvlm_r1.prompts.templates import TEMPLATES, lettered, messages, render_prompt
+from medvlm_r1.prompts.templates import TEMPLATES, lettered, messages, opened_reasoning, render_prompt
 
 
 def sample(**changes):
@@ -34,12 +34,6 @@ def test_the_template_of_the_paper():
     )
 
 
-def test_answer_only():
-    assert render_prompt(sample(), "answer-only") == (
-        "What is seen?\nA) Effusion\nB) Normal\nAnswer with the option's letter only."
-    )
-
-
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_braces_and_signs_in_a_question_are_text(template):
     for question in ("{question} {0} {x!r}", "p < |t| > 2 <|>"):
@@ -57,3 +51,19 @@ def test_messages_are_one_user_message_with_the_images_first(count):
 def test_unknown_template_names_the_nearest():
     with pytest.raises(UsageError, match=r"unknown prompt template 'medvlm_r1'; did you mean 'medvlm-r1'\?"):
         render_prompt(sample(), "medvlm_r1")
+
+
+@pytest.mark.parametrize(
+    ("rendered", "opening"),
+    [
+        ("<|im_start|>assistant\n", ""),
+        ("<|im_start|>assistant\n<think>", "<think>"),
+        ("<|im_start|>assistant\n<think>\n", "<think>\n"),
+        ("<|im_start|>assistant\n<think>\n\n </think>\n\n", ""),
+        ("enclose it in <think>...</think> tags.<|im_end|>\nassistant\n", ""),
+        ("<think>" * 2 + " " * 9, "<think>" + " " * 9),
+        ("", ""),
+    ],
+)
+def test_the_opening_is_read_from_the_end_of_the_prompt(rendered, opening):
+    assert opened_reasoning(rendered) == opening

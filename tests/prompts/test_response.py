@@ -5,7 +5,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medvlm_r1.data.sample import LETTERS
-from medvlm_r1.prompts.parser import answer_text, is_well_formed, parse_response, strict_letter
+from medvlm_r1.prompts.parser import (
+    answer_text,
+    is_well_formed,
+    live_parts,
+    parse_response,
+    strict_letter,
+    with_reasoning_opened,
+)
 
 # The release's own patterns, as facts to compare with: an independent second implementation.
 STRICT = re.compile(r"<answer>\s*([A-Z])\s*</answer>")
@@ -64,10 +71,8 @@ def test_strict_letter(text, letter):
     [
         ("<think>a</think><answer>B</answer>", True),
         ("<think>a</think> \n\t<answer>B</answer>", True),
-        ("<think></think><answer></answer>", True),
         ("<think>a\nb</think><answer>c\nd</answer>", True),
         ("<think>a</think><answer>B</answer> x <answer>C</answer>", True),
-        ("<think>a</think>b</think><answer>B</answer>", True),
         ("<think>a</think><answer>B</answer>\n", False),
         (" <think>a</think><answer>B</answer>", False),
         ("<think>a</think>x<answer>B</answer>", False),
@@ -87,16 +92,17 @@ def test_well_formed(text, well_formed):
 @example("<think></think></answer>")
 def test_patterns_of_the_release_agree(text):
     assert is_well_formed(text) == bool(FORMAT.fullmatch(text))
-    found = ANSWER.search(text)
-    assert answer_text(text) == (found[1] if found else None)
-    found = STRICT.search(text)
-    assert strict_letter(text) == (found[1] if found else None)
+    match = ANSWER.search(text)
+    assert answer_text(text) == (match[1] if match else None)
+    match = STRICT.search(text)
+    assert strict_letter(text) == (match[1] if match else None)
 
 
 @given(texts, option_lists)
 def test_no_text_raises_and_the_parts_agree(text, options):
     response = parse_response(text, options)
-    assert response == parse_response(text, options)
+    reasoning, answer = live_parts(text)
+    assert "<think>" not in reasoning + (answer or "")
     if response.letter is not None:
         assert response.lenient_letter == response.letter
     elif response.lenient_letter is not None:
@@ -105,23 +111,51 @@ def test_no_text_raises_and_the_parts_agree(text, options):
         assert response.answer in text
 
 
-@given(st.text(st.characters(exclude_characters="<>")), st.sampled_from(LETTERS))
-def test_a_rendered_response_is_read_back(reasoning, letter):
-    response = parse_response(f"<think>{reasoning}</think>\n<answer>{letter}</answer>", list("0123456789"))
-    assert (response.reasoning, response.letter, response.well_formed) == (reasoning.strip(), letter, True)
+WHOLE = "<think>A no, B yes.</think> <answer>B</answer>"
 
 
-N = 1_000_000
-HOSTILE = [
-    *("<answer>", "</answer>", "<think>", "</think>", "</think><answer>", "<answer>B", "<answer> ", "</think> "),
-    *(" ", "\n", "A", "B) ", "(", "not ", "the answer is ", "answer: B or ", "Lung ", ". ", "\u2028", "<"),
-]
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ("", None)),
+        ("<thi", ("", None)),
+        ("<think>A n", ("A n", None)),
+        ("<think>A no</thin", ("A no", None)),
+        ("<think>A no</think><answer", ("A no", None)),
+        ("<think>A no</think><answer>", ("A no", "")),
+        ("<think>A no</think><answer>B</ans", ("A no", "B")),
+        (WHOLE, ("A no, B yes.", "B")),
+        ("no tags at all", ("no tags at all", None)),
+        ("<THINK>x</THINK><Answer>C</Answer>", ("x", "C")),
+        ("signal < 3 and", ("signal < 3 and", None)),
+    ],
+)
+def test_reasoning_and_answer_of_a_stream_are_kept_apart(text, parts):
+    assert live_parts(text) == parts
 
 
-@pytest.mark.parametrize("unit", HOSTILE)
-@pytest.mark.parametrize(("head", "tail"), [("", ""), ("<think>", "</answer>"), ("<answer>", "</answer>x")])
-def test_a_million_characters_are_read(unit, head, tail):
-    """Not timed: with one quadratic pattern a single case would take minutes and the suite would not come to an end."""
-    text = head + unit * (N // len(unit)) + tail
-    response = parse_response(text, ["Lung", "Liver", "A" * N, " ".join("a" * 300)])
-    assert response.well_formed == (unit == "</think><answer>" and head == "<think>")
+def test_the_displayed_text_only_grows_and_ends_at_the_parsed_response():
+    before = ""
+    for end in range(len(WHOLE) + 1):
+        reasoning, answer = live_parts(WHOLE[:end])
+        assert reasoning.startswith(before)
+        assert "<" not in reasoning + (answer or "")
+        before = reasoning
+    response = parse_response(WHOLE)
+    assert (reasoning, answer) == (response.reasoning, response.answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "opened"),
+    [
+        ("It is.</think><answer>B</answer>", True),
+        ("It is.</THINK><answer>B</answer>", True),
+        ("<think>It is.</think><answer>B</answer>", False),
+        ("a <think>It is.</think>", False),
+        ("It is.</think> no <think>", True),
+        ("It is", False),
+        ("", False),
+    ],
+)
+def test_a_missing_opening_tag_is_added(text, opened):
+    assert with_reasoning_opened(text) == ("<think>" if opened else "") + text

@@ -42,7 +42,7 @@ SPELLINGS = (
 )
 
 # What is written, and its reward by each of COLUMNS.
-WANTED: dict[str, tuple[str, tuple[float, float, float, float, float]]] = {
+WANTED = {
     "as wanted": (f"{T}<answer>B</answer>", (1, 1, 1, 1, 1)),
     "as wanted, with white space": (f" {T}\n\n<answer> B\n</answer>\n", (1, 1, 1, 1, 0)),
     "wrong, and at odds with itself": (f"{T}<answer>A</answer>", (0, 1, 0, 0, 1)),
@@ -173,8 +173,8 @@ WANTED: dict[str, tuple[str, tuple[float, float, float, float, float]]] = {
     "answer of a Hangul filler": (f"{T}<answer>\u3164</answer>", (0, 0, 0, 0, 1)),
     # What a reasoning does not conclude, however the option is named in it.
     **{
-        said: (f"<think>{said}</think><answer>B</answer>", (1, 1, concluded, 1, 1))
-        for said, concluded in {
+        sentence: (f"<think>{sentence}</think><answer>B</answer>", (1, 1, concluded, 1, 1))
+        for sentence, concluded in {
             "The answer is B? No, it is C.": 0,
             "I exclude the answer B.": 0,
             "Anything but knee.": 0,

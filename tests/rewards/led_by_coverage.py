@@ -5,8 +5,6 @@
 Ends with 0 when nothing was found in the time given.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -17,7 +15,7 @@ with atheris.instrument_imports(include=["medvlm_r1.prompts", "medvlm_r1.rewards
     import test_adversarial as adversarial
 
 
-def attempt(data: bytes) -> None:
+def attempt(data):
     """A completion of tags, letters and any text from the bytes, held against what holds of all."""
     given = atheris.FuzzedDataProvider(data)
     letter = given.PickValueInList([*adversarial.LETTERS, ""])

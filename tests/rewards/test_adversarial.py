@@ -1,15 +1,10 @@
 """What a policy may try for a reward it has not earned: the table of `hostile_completions`, and any text."""
 
-from __future__ import annotations
-
 import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hostile_completions import COLUMNS, ECHO, OPTIONS, WANTED, T
@@ -24,9 +19,7 @@ from medvlm_r1.rewards.format_think_after import format_think_after
 ALL = {**REGISTRY, "format_no_think": format_no_think, "format_think_after": format_think_after}
 
 
-def rewards(
-    name: str, text: str, *, letter: str = "B", blank: str | None = "A", own: bool = True, options: Any = OPTIONS
-) -> float:
+def rewards(name, text, *, letter="B", blank="A", own=True, options=OPTIONS):
     [value] = ALL[name](
         prompts=["p"],
         completions=[text],
@@ -40,7 +33,7 @@ def rewards(
 
 
 @pytest.mark.parametrize(("text", "wanted"), WANTED.values(), ids=list(WANTED))
-def test_the_wanted_rewards(tried: Callable[[str, int], None], text: str, wanted: tuple[float, ...]) -> None:
+def test_the_wanted_rewards(tried, text, wanted):
     assert tuple(rewards(name, text) for name in COLUMNS) == wanted
     # Text that is no answer to its own image is none to another's.
     assert rewards("grounded", text) == wanted[0]
@@ -48,7 +41,7 @@ def test_the_wanted_rewards(tried: Callable[[str, int], None], text: str, wanted
     tried("rewards-by-hand", len(COLUMNS) + 2)
 
 
-def test_every_registered_reward_is_tried() -> None:
+def test_every_registered_reward_is_tried():
     assert {*COLUMNS, "grounded"} == REGISTRY.keys()
 
 
@@ -80,9 +73,7 @@ WELL_FORMED = {"letters", "letters apart", "weighed", "half weighed", "stated"}
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_million_characters_earn_nothing(
-    tried: Callable[[str, int], None], bounded_time: Callable[[], AbstractContextManager[None]], bomb: str
-) -> None:
+def test_a_million_characters_earn_nothing(tried, bounded_time, bomb):
     strict = [name for name in ALL if not name.endswith("paper")]
     wanted = {**dict.fromkeys(strict, 0), "format_strict": int(bomb in WELL_FORMED)}
     with bounded_time():
@@ -92,7 +83,7 @@ def test_a_million_characters_earn_nothing(
     tried("rewards-linear", len(ALL))
 
 
-def test_a_long_reasoning_is_no_fault() -> None:
+def test_a_long_reasoning_is_no_fault():
     text = f"<think>{'It is small < 5 mm. ' * (N // 20)}B knee yes.</think><answer>B</answer>"
     assert {name: rewards(name, text) for name in REGISTRY} == dict.fromkeys(REGISTRY, 1)
 
@@ -113,12 +104,14 @@ messages = st.lists(
 )
 
 
-def check(completion: Any, letter: str, blank: str | None, options: list[str]) -> None:
+def check(completion, letter, blank, options):
     """What holds of every completion: no exception, no reward above the maximum, the strict ones below the paper's."""
     values = {name: rewards(name, completion, letter=letter, blank=blank, options=options) for name in ALL}
     for name, value in values.items():
         assert type(value) is float, name
         assert value in ((0, 0.5, 1) if name == "accuracy_paper" else (0, 1)), name
+    if not letter:  # an open question
+        assert values["accuracy_paper"] == values["accuracy_strict"] == 0
     # What is strict pays for nothing that the paper's does not pay for in full.
     assert values["accuracy_strict"] <= (values["accuracy_paper"] == 1)
     assert values["grounded"] <= values["accuracy_strict"]
@@ -133,14 +126,14 @@ def check(completion: Any, letter: str, blank: str | None, options: list[str]) -
         assert len(paid) <= 1
 
 
-def fuzz(examples: int, number: int = 0) -> int:
+def fuzz(examples, number=0):
     """Every reward on texts and conversations drawn at random, others for each number; how many there were."""
     seen = 0
 
     @seed(number)
     @settings(max_examples=examples)
     @given(texts | messages, st.sampled_from([*LETTERS, ""]), st.sampled_from([*LETTERS, None]), option_lists)
-    def attempt(completion: Any, letter: str, blank: str | None, options: list[str]) -> None:
+    def attempt(completion, letter, blank, options):
         nonlocal seen
         seen += 1
         check(completion, letter, blank, options)
@@ -149,14 +142,12 @@ def fuzz(examples: int, number: int = 0) -> int:
     return seen
 
 
-def test_no_text_raises_or_exceeds_the_maximum(tried: Callable[[str, int], None]) -> None:
+def test_no_text_raises_or_exceeds_the_maximum(tried):
     tried("rewards-fuzzed", fuzz(1000))
 
 
 @pytest.mark.soak(share=1)
-def test_soak_no_text_raises_or_exceeds_the_maximum(
-    tried: Callable[[str, int], None], soaking: Callable[[], float]
-) -> None:
+def test_soak_no_text_raises_or_exceeds_the_maximum(tried, soaking):
     number = seen = 0
     while not seen or soaking():
         number += 1
@@ -165,9 +156,7 @@ def test_soak_no_text_raises_or_exceeds_the_maximum(
 
 
 @pytest.mark.soak(share=3)
-def test_soak_no_text_led_by_coverage_raises_or_exceeds_the_maximum(
-    tried: Callable[[str, int], None], soaking: Callable[[], float], tmp_path: Path
-) -> None:
+def test_soak_no_text_led_by_coverage_raises_or_exceeds_the_maximum(tried, soaking, tmp_path):
     pytest.importorskip("atheris")
     script = Path(__file__).with_name("led_by_coverage.py")
     limit = [f"-max_total_time={max(5, round(soaking()))}", "-seed=1", "-print_final_stats=1", "-rss_limit_mb=3000"]
@@ -180,11 +169,7 @@ def test_soak_no_text_led_by_coverage_raises_or_exceeds_the_maximum(
 
 
 @pytest.mark.soak(share=1)
-def test_soak_pieces_repeated_take_no_time_out_of_proportion(
-    tried: Callable[[str, int], None],
-    soaking: Callable[[], float],
-    bounded_time: Callable[[], AbstractContextManager[None]],
-) -> None:
+def test_soak_pieces_repeated_take_no_time_out_of_proportion(tried, soaking, bounded_time):
     draw = random.Random(0)
     cases = 0
     while not cases or soaking():

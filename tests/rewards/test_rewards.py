@@ -1,15 +1,15 @@
 import re
 
 import pytest
-from hostile_completions import WANTED
+from hostile_completions import OPTIONS, WANTED
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.rewards import REGISTRY, resolve_reward
 
-accuracy_paper, format_paper, accuracy_strict, consistent = (
-    resolve_reward(name) for name in ("accuracy_paper", "format_paper", "accuracy_strict", "consistent")
+accuracy_paper, format_paper, accuracy_strict, grounded = (
+    resolve_reward(name) for name in ("accuracy_paper", "format_paper", "accuracy_strict", "grounded")
 )
 
 PIECES = ["<think>", "</think>", "<answer>", "</answer>", "<ANSWER>", "</Answer>", " ", "\n", "B", "b", "A", "xyz", "."]
@@ -17,81 +17,45 @@ texts = st.text() | st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 letters = st.sampled_from(LETTERS)
 
 
-def one(reward, text, letter="B"):
-    [value] = reward(
-        prompts=["p"],
-        completions=[text],
-        letter=[letter],
-        options=[["x", "y"]],
-        sample_id=["s"],
-        blank_letter=[None],
-        own_image=[True],
-    )
+def reward_of(reward, text, letter="B", own=True):
+    [value] = reward(prompts=["p"], completions=[text], letter=[letter], options=[OPTIONS], own_image=[own])
     return value
 
 
-def cases(table):
-    """Pairs of a text and its reward."""
-    return pytest.mark.parametrize(("text", "reward"), [(t, reward) for reward, texts in table.items() for t in texts])
+def answering(letter):
+    return f"<think>It is bright.</think><answer>{letter}</answer>"
 
 
-@cases(
-    {
-        1.0: ["B", "b", " B ", "\nB\n"],
-        0.5: ["B.", "(B)"],
-        0.0: ["B) Lung", "B) Liver tissue", "The answer is B", "A", "A.", "B B", "A B", "K", ""],
-    }
+@pytest.mark.parametrize(
+    ("reward", "texts"),
+    [
+        (1.0, ["B", "b", " B ", "\nB\n"]),
+        (0.5, ["B.", "(B)"]),
+        (0.0, ["B) Lung", "B) Liver tissue", "The answer is B", "A", "A.", "B B", "A B", "K", ""]),
+    ],
 )
-def test_accuracy_paper(text, reward):
-    assert one(accuracy_paper, f"<think>t</think><answer>{text}</answer>") == reward
+def test_accuracy_paper(reward, texts):
+    assert [reward_of(accuracy_paper, answering(text)) for text in texts] == [reward] * len(texts)
 
 
-@cases(
-    {
-        1.0: ["<ANSWER>B</Answer>", "<answer>B</answer><answer>C</answer>"],
-        0.0: ["B", "<answer>B", "<answer>C</answer><answer>B</answer>", "<answer><answer>B</answer>"],
-    }
+@pytest.mark.parametrize(
+    ("text", "own", "other"),
+    [
+        (answering("B"), 1.0, 0.0),
+        (answering("A"), 0.0, 1.0),
+        (answering("D"), 0.0, 1.0),
+        # No letter of an option, so no answer that could be another one.
+        (answering("E"), 0.0, 0.0),
+        (answering("b"), 0.0, 0.0),
+        (answering("knee"), 0.0, 0.0),
+        ("<think>It is bright.", 0.0, 0.0),
+        # Several answers are none, on either image.
+        (answering("A") + answering("B"), 0.0, 0.0),
+    ],
 )
-def test_accuracy_paper_reads_the_first_tag_in_any_case(text, reward):
-    assert one(accuracy_paper, text) == reward
-
-
-@cases(
-    {
-        1.0: [
-            "<think>a</think><answer>B</answer>",
-            "<think>a</think>\n<answer>wrong</answer>",
-            "<think></think><answer></answer>",
-            "<think>a</think><answer>B</answer> x <answer>C</answer>",
-        ],
-        0.0: [
-            "<think>a</think><answer>B</answer>\n",
-            " <think>a</think><answer>B</answer>",
-            "<answer>B</answer>",
-        ],
-    }
-)
-def test_format_paper(text, reward):
-    assert one(format_paper, text) == reward
-
-
-@cases(
-    {
-        1.0: ["<answer>B</answer>", "<think>A or B</think> <answer>\nB </answer>"],
-        0.0: [
-            *("<answer>b</answer>", "<answer>B.</answer>", "<answer>A</answer>", "<ANSWER>B</ANSWER>", "B", ""),
-            *("<answer>B</answer><answer>C</answer>", "<answer>B</answer><answer>B</answer>"),
-            *("<answer>B</answer><ANSWER>C</ANSWER>", "<answer>B</answer><answer>", "</answer><answer>B</answer>"),
-        ],
-    }
-)
-def test_accuracy_strict(text, reward):
-    assert one(accuracy_strict, text) == reward
-
-
-def test_the_maximum_of_the_paper_is_two():
-    text = "<think>a</think>\n<answer>B</answer>"
-    assert one(accuracy_paper, text) + one(format_paper, text) == 2.0
+def test_grounded(text, own, other):
+    assert reward_of(grounded, text, own=True) == own
+    assert reward_of(grounded, text, own=False) == other
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -117,14 +81,15 @@ def test_both_shapes_of_completions_and_their_order(name):
     rewards = REGISTRY[name](prompts=["p"] * 7, completions=completions, completion_ids=[[1]] * 7, **columns)
     assert rewards == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
     assert all(type(reward) is float for reward in rewards)
+    if not name.startswith("format"):
+        with pytest.raises(ValueError, match="zip"):
+            REGISTRY[name](["p"] * 7, completions, **{column: values[:1] for column, values in columns.items()})
 
 
 @pytest.mark.parametrize("reward", [accuracy_paper, accuracy_strict])
 def test_each_completion_is_compared_with_its_own_letter(reward):
     texts = [f"<answer>{letter}</answer>" for letter in "ABC"]
     assert reward(prompts=[""] * 3, completions=texts, letter=["A", "C", "C"]) == [1.0, 0.0, 1.0]
-    with pytest.raises(ValueError, match="zip"):
-        reward(prompts=[""] * 3, completions=texts, letter=["A"])
 
 
 def paper_accuracy_again(text, right):
@@ -142,48 +107,29 @@ def paper_accuracy_again(text, right):
 @example("<anſwer>B</answer>", "B")
 @example("<answer>\x1cB</answer>", "B")
 def test_accuracy_paper_equals_the_second_implementation(text, right):
-    assert one(accuracy_paper, text, right) == paper_accuracy_again(text, right)
+    assert reward_of(accuracy_paper, text, right) == paper_accuracy_again(text, right)
 
 
 FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 
 
-@given(texts)
-def test_format_paper_equals_the_pattern(text):
-    assert one(format_paper, text) == float(bool(FORMAT.fullmatch(text)))
-
-
 @pytest.mark.parametrize("text", [text for text, _ in WANTED.values()], ids=list(WANTED))
 def test_hostile_completions_get_of_the_paper_s_rewards_what_the_release_gives(text):
-    assert one(format_paper, text) == float(bool(FORMAT.fullmatch(text)))
-    assert [one(accuracy_paper, text, letter) for letter in LETTERS] == [
+    assert reward_of(format_paper, text) == float(bool(FORMAT.fullmatch(text)))
+    assert [reward_of(accuracy_paper, text, letter) for letter in LETTERS] == [
         paper_accuracy_again(text, letter) for letter in LETTERS
     ]
 
 
 @given(texts)
-def test_an_open_question_has_no_right_letter(text):
-    assert one(accuracy_paper, text, "") == one(accuracy_strict, text, "") == 0.0
-
-
-@given(texts)
 def test_at_most_one_letter_is_rewarded_for_one_text(text):
     for reward in (accuracy_paper, accuracy_strict):
-        assert sum(one(reward, text, letter) > 0 for letter in LETTERS) <= 1
+        assert sum(reward_of(reward, text, letter) > 0 for letter in LETTERS) <= 1
 
 
-def test_consistent_rewards_the_answer_that_the_reasoning_concludes() -> None:
-    options = ("brain", "knee")
-    texts = {
-        "<think>A brain no, B knee yes.</think><answer>B</answer>": 1.0,
-        "<think>A brain no, B knee yes.</think><answer>A</answer>": 0.0,
-        "<think>I have seen it before.</think><answer>B</answer>": 0.0,
-        "<think></think><answer>B</answer>": 0.0,
-        "A brain no, B knee yes. <answer>B</answer>": 0.0,
-        "<think>A brain no, B knee yes.</think><answer>knee</answer>": 0.0,
-        "": 0.0,
-    }
-    given = [[{"role": "assistant", "content": text}] for text in texts]
-    assert consistent([None] * len(given), given, options=[options] * len(given)) == list(texts.values())
-    with pytest.raises(ValueError, match="zip"):
-        consistent([None], given[:1], options=[])
+@given(st.text() | st.sampled_from([answering(letter) for letter in "ABCDEJ"]), *[st.sampled_from("ABCD")] * 2)
+def test_an_answer_that_ignores_the_image_gets_the_same_whatever_it_is(text, letter, another):
+    """The sum over a row of each half depends neither on the correct letter nor on the answer."""
+    total, other = (reward_of(grounded, text, x) + reward_of(grounded, text, x, own=False) for x in (letter, another))
+    assert reward_of(grounded, text, letter) == reward_of(accuracy_strict, text, letter)
+    assert total == other == float(any(reward_of(accuracy_strict, text, x) for x in "ABCD"))

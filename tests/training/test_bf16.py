@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,17 +14,15 @@ from medvlm_r1.models.sharing.batch import SharedBatch
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import SharedPromptTrainer, train_grpo
 
-WriteConfig = Callable[..., Path]
-
 
 class Casts(TorchDispatchMode):
     """Counts casts to bf16 by the shape of the tensor."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.shapes: Counter[tuple[int, ...]] = Counter()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._to_copy.default and result.dtype == torch.bfloat16:
             self.shapes[tuple(result.shape)] += 1
@@ -35,13 +30,11 @@ class Casts(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
-def test_generation_casts_each_weight_once(
-    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharing: str
-) -> None:
+def test_generation_casts_each_weight_once(write_config, tmp_path, monkeypatch, sharing):
     counts = []
     plain = GRPOTrainer._generate_single_turn
 
-    def generate(self: Any, *args: Any) -> Any:
+    def generate(self, *args):
         weights = Counter(tuple(weight.shape) for weight in self.model.parameters() if weight.ndim == 2)
         with Casts() as casts:
             result = plain(self, *args)
@@ -53,22 +46,14 @@ def test_generation_casts_each_weight_once(
 
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generate)
     for tokens in (4, 12):
-        trainer = {
-            "use_cpu": True,
-            "bf16": True,
-            "max_steps": 1,
-            "save_strategy": "no",
-            "max_completion_length": tokens,
-            "generation_kwargs": {"min_new_tokens": tokens},
-        }
+        trainer = {"use_cpu": True, "bf16": True, "max_steps": 1, "save_strategy": "no"}
+        trainer |= {"max_completion_length": tokens, "generation_kwargs": {"min_new_tokens": tokens}}
         train_grpo(load_config(write_config(sharing=sharing, trainer=trainer, out=str(tmp_path / str(tokens)))))
     assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora": True}, {"gradient_checkpointing": True, "entropy_coef": 0.1}])
-def test_sharing_gives_the_steps_of_trl_within_rounding(
-    policy_dir: Path, dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
+def test_sharing_gives_the_steps_of_trl_within_rounding(policy_dir, dataset, tmp_path, monkeypatch, changes):
     monkeypatch.setattr("trl.trainer.grpo_trainer.shuffle_sequence_dict", lambda batch: batch)
     monkeypatch.setattr(SharedBatch, "shuffled", lambda self: list(range(len(self.owner))))
     options = {"lora": False, "bf16": True, "beta": 0.04, **changes}
@@ -83,13 +68,11 @@ def test_sharing_gives_the_steps_of_trl_within_rounding(
         assert logs[1][name] == pytest.approx(logs[0][name], rel=0.03, abs=1e-3), name
 
 
-def test_the_shared_forward_runs_in_bf16_under_the_wrapper_of_accelerate(
-    policy_dir: Path, dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: dict[str, set[torch.dtype]] = {"head": set(), "logps": set()}
+def test_the_shared_forward_runs_in_bf16_under_the_wrapper_of_accelerate(policy_dir, dataset, tmp_path, monkeypatch):
+    seen = {"head": set(), "logps": set()}
     plain = SharedPromptTrainer._get_per_token_logps_and_entropies
 
-    def logps(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    def logps(self, model, *args, **kwargs):
         layer = self.model.model.language_model.layers[0].mlp.down_proj
         handle = layer.register_forward_hook(lambda _, inputs, output: seen["head"].add(output.dtype))
         result = plain(self, model, *args, **kwargs)

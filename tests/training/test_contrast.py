@@ -1,10 +1,6 @@
 """Half of each group with another question's image: whose, of which rows, in which runs."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import contrast_rewards
@@ -37,39 +33,39 @@ MODALITIES = ["MRI"] * 4 + ["CT"] * 2
 
 
 @pytest.fixture
-def questions(tmp_path: Path) -> Path:
+def questions(tmp_path):
     """Six questions, each with an image of its own color."""
     (tmp_path / "questions").mkdir()
     images = [[Image.new("RGB", (28, 28), color)] for color in COLORS]
     return write_questions(tmp_path / "questions", images, subject=SUBJECTS, modality=MODALITIES)
 
 
-def others(folder: Path, seed: int = 0) -> OtherImages:
+def others(folder, seed=0):
     return OtherImages(build_dataset(str(folder), load_samples(str(folder)), template="medvlm-r1"), seed)
 
 
-def drawn(folder: Path, index: int, step: int, seed: int = 0) -> int | None:
+def donor(folder, index, step, seed=0):
     """The question whose image is drawn for a question."""
     row = build_dataset(str(folder), load_samples(str(folder)), template="medvlm-r1")[index]
     images = others(folder, seed)(row, step=step)
     return None if images is None else COLORS.index(images[0].getpixel((0, 0)))
 
 
-def test_another_image_is_of_another_subject_of_the_whole_data_set(questions: Path) -> None:
-    assert {drawn(questions, 0, step) for step in range(20)} == {2, 3}
-    assert {drawn(questions, 2, step) for step in range(20)} == {0, 1, 3}
+def test_another_image_is_of_another_subject_of_the_whole_data_set(questions):
+    assert {donor(questions, 0, step) for step in range(20)} == {2, 3}
+    assert {donor(questions, 2, step) for step in range(20)} == {0, 1, 3}
 
 
-def test_the_draw_depends_on_seed_step_and_question(questions: Path) -> None:
-    def draws(seed: int) -> list[int | None]:
-        return [drawn(questions, index, step, seed) for index in (2, 3) for step in range(8)]
+def test_the_draw_depends_on_seed_step_and_question(questions):
+    def draws(seed):
+        return [donor(questions, index, step, seed) for index in (2, 3) for step in range(8)]
 
     assert draws(0) == draws(0)
     assert draws(0) != draws(1)
     assert draws(0)[:8] != draws(0)[8:]
 
 
-def test_images_of_another_number_or_with_equal_pixels_are_passed_over(tmp_path: Path) -> None:
+def test_images_of_another_number_or_with_equal_pixels_are_passed_over(tmp_path):
     red, green, blue = (Image.new("RGB", (28, 28), color) for color in ("red", "green", "blue"))
     folder = write_questions(tmp_path, [[red], [red], [red, green], [blue], []])
     dataset = build_dataset(str(folder), load_samples(str(folder)), template="medvlm-r1")
@@ -79,36 +75,29 @@ def test_images_of_another_number_or_with_equal_pixels_are_passed_over(tmp_path:
     assert other.without == 1
 
 
-def test_rows_are_swapped_and_gray_is_shown_where_there_is_no_other() -> None:
+def test_rows_are_swapped_and_gray_is_shown_where_there_is_no_other():
     own, other = ([Image.new("RGB", (30, 20), color)] for color in ("red", "blue"))
     rows = [{"images": images, "sample_id": name} for name, images in (("a", own), ("a", own), ("b", own), ("c", None))]
     draw = Counted(lambda row: other if row["sample_id"] == "a" else None)
-    found = with_counterfactual_images([*rows, rows[1], rows[0]], [True, False, False, False, False, True], draw)
-    assert [row["own_image"] for row in found] == [True, False, False, True, False, True]
+    swapped = with_counterfactual_images([*rows, rows[1], rows[0]], [True, False, False, False, False, True], draw)
+    assert [row["own_image"] for row in swapped] == [True, False, False, True, False, True]
     # One draw for each question, so that the rows of a group share a prompt.
     assert [row["sample_id"] for (row,) in draw.calls] == ["a", "b"]
-    assert found[1]["images"] is found[4]["images"] is other
-    assert found[0]["images"] is found[5]["images"] is own
-    assert found[3]["images"] is None
-    [gray] = found[2]["images"]
+    assert swapped[1]["images"] is swapped[4]["images"] is other
+    assert swapped[0]["images"] is swapped[5]["images"] is own
+    assert swapped[3]["images"] is None
+    [gray] = swapped[2]["images"]
     assert (gray.size, gray.getcolors()) == ((30, 20), [(600, (128, 128, 128))])
 
 
-def test_a_reward_asks_by_naming_the_column() -> None:
+def test_a_reward_asks_by_naming_the_column():
     for name in REGISTRY:
         assert asks(resolve_reward(name), contrast.COLUMN) == (name == "grounded")
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
 @pytest.mark.parametrize(("group", "owns"), [(2, [True, False]), (4, [True] * 2 + [False] * 2)])
-def test_half_of_each_group_sees_the_image_of_another_question(
-    write_config: Callable[..., Path],
-    questions: Path,
-    capsys: pytest.CaptureFixture[str],
-    sharing: str,
-    group: int,
-    owns: list[bool],
-) -> None:
+def test_half_of_each_group_sees_the_image_of_another_question(write_config, questions, capsys, sharing, group, owns):
     contrast_rewards.SEEN.clear()
     settings = {"max_steps": 1, "per_device_train_batch_size": 6 * group, "num_generations": group, "logging_steps": 1}
     config = write_config(data={"train": str(questions)}, rewards=[ASKING], sharing=sharing, trainer=settings)
@@ -132,9 +121,7 @@ def test_half_of_each_group_sees_the_image_of_another_question(
 
 
 @pytest.mark.parametrize("size", [4, 2], ids=["a prompt each", "half a prompt each"])
-def test_processes_with_one_prompt_show_real_images(
-    write_config: Callable[..., Path], questions: Path, tmp_path: Path, size: int
-) -> None:
+def test_processes_with_one_prompt_show_real_images(write_config, questions, tmp_path, size):
     trainer = {"max_steps": 2, "num_generations": 4, "gradient_accumulation_steps": 1, "shuffle_dataset": False}
     data = {"train": str(questions), "modality": ["MRI"]}
     config = write_config(data=data, rewards=[{"name": "contrast_rewards:color"}], trainer=trainer)
@@ -150,9 +137,7 @@ def test_processes_with_one_prompt_show_real_images(
         assert seen in range(4)
 
 
-def test_nothing_is_shown_where_no_reward_asks(
-    write_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_shown_where_no_reward_asks(write_config, monkeypatch):
     called = Counted(contrast.with_counterfactual_images)
     monkeypatch.setattr(contrast, "with_counterfactual_images", called)
     run = train_grpo(load_config(write_config())).parent
@@ -162,7 +147,7 @@ def test_nothing_is_shown_where_no_reward_asks(
 
 
 class _Shows(CounterfactualImages):
-    def __init__(self, name: str, *, vllm: bool) -> None:
+    def __init__(self, name, *, vllm):
         self.reward_func_names = [name]
         self.use_vllm = vllm
         self.model = SimpleNamespace(training=True)
@@ -177,15 +162,13 @@ class _Shows(CounterfactualImages):
         ("accuracy_strict", True, 8, 8),
     ],
 )
-def test_vllm_is_sent_both_halves(
-    monkeypatch: pytest.MonkeyPatch, name: str, vllm: bool, given: int, sent: int
-) -> None:
+def test_vllm_is_sent_both_halves(monkeypatch, name, vllm, given, sent):
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda self, prompts, images, fields, rows: rows)
     assert _Shows(name, vllm=vllm)._generate_single_turn([], [], {}, given) == sent
 
 
 @pytest.mark.parametrize("vllm", [True, False])
-def test_halves_must_be_equal(vllm: bool) -> None:
+def test_halves_must_be_equal(vllm):
     check_counterfactual(["grounded"], SimpleNamespace(use_vllm=vllm, num_generations=8))
     check_counterfactual(["accuracy_strict"], SimpleNamespace(use_vllm=vllm, num_generations=7))
     with pytest.raises(UserError, match=r"is 7.*Set it to 8"):

@@ -1,10 +1,6 @@
 """What is refused, in which words. That the rest is exact is held in test_shared_prefix.py."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
@@ -13,12 +9,12 @@ from medvlm_r1.models.families import supports
 from medvlm_r1.training.self_check.tiny_models import TINY
 
 
-def _dropout(model: Any) -> Any:
+def _dropout(model):
     model.model.language_model.layers[0].self_attn.attention_dropout = 0.1
     return model
 
 
-def _tower_dropout(family: str) -> Any:
+def _tower_dropout(family):
     model = TINY[family].model()
     layer = next(
         module for module in model.model.vision_tower.modules() if isinstance(getattr(module, "dropout", None), float)
@@ -27,11 +23,11 @@ def _tower_dropout(family: str) -> Any:
     return model
 
 
-def _with(family: str = "qwen2_vl", attention: str = "sdpa", **text: Any) -> Any:
+def _with(family="qwen2_vl", attention="sdpa", **text):
     return TINY[family].model(attention, text_config={**TINY[family].config["text_config"], **text})
 
 
-def _adapter(**options: Any) -> Any:
+def _adapter(**options):
     return get_peft_model(TINY["qwen2_vl"].model(), LoraConfig(r=2, **options))
 
 
@@ -40,7 +36,7 @@ class _Other:
         model_type = "paligemma"
 
 
-REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+REFUSED = {
     "family": (_Other, "'paligemma' models; it can in gemma3, idefics3"),
     "language model": (lambda: _with("llava", model_type="gemma3_text", head_dim=8), "carry a 'gemma3_text'"),
     "window": (lambda: _with("llava", model_type="mistral", sliding_window=8), "a window of 8 tokens"),
@@ -74,7 +70,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", sorted(REFUSED))
-def test_what_does_not_hold_is_refused_with_the_way_out(case: str) -> None:
+def test_what_does_not_hold_is_refused_with_the_way_out(case):
     build, words = REFUSED[case]
     reason = supports(build())
     assert reason is not None
@@ -82,11 +78,11 @@ def test_what_does_not_hold_is_refused_with_the_way_out(case: str) -> None:
     assert re.search(words, reason)
 
 
-def test_a_transformers_that_would_drop_the_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transformers_that_would_drop_the_image_is_refused(monkeypatch):
     model = TINY["qwen2_vl"].model()
     forward = type(model.base_model).forward
 
-    def older(self: Any, input_ids: Any = None, **kwargs: Any) -> Any:
+    def older(self, input_ids=None, **kwargs):
         return forward(self, input_ids, **kwargs)
 
     monkeypatch.setattr(type(model.base_model), "forward", older)
@@ -94,7 +90,7 @@ def test_a_transformers_that_would_drop_the_image_is_refused(monkeypatch: pytest
     assert re.search(r"with transformers 5\.\S+: its 'qwen2_vl' models .*mm_encoder_outputs.* 5\.21 or newer", reason)
 
 
-def test_flash_attention_is_refused() -> None:
+def test_flash_attention_is_refused():
     model = TINY["qwen2_vl"].model()
     model.config.text_config._attn_implementation = "flash_attention_2"
     assert "attn_implementation sdpa" in str(supports(model))

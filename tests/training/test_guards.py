@@ -1,11 +1,7 @@
 """Guards: pure detectors on written histories, and short runs in which something goes wrong."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sample_rewards
@@ -18,13 +14,11 @@ from safetensors.torch import load_file
 from medvlm_r1.errors import UserError
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
-from medvlm_r1.training.guards import GUARDS, Figures
+from medvlm_r1.training.guards import GUARDS
 from medvlm_r1.training.reliability.checkpoint import damage
 from medvlm_r1.training.reliability.nan_guard import NonFinite
 from medvlm_r1.training.sft import train_sft
 
-WriteConfig = Callable[..., Path]
-Tried = Callable[[str, int], None]
 WITHIN = 10
 
 # What a step of a sound run looks like, in wide bounds.
@@ -41,7 +35,7 @@ sound = st.fixed_dictionaries(
 )
 histories = st.lists(sound, min_size=10, max_size=40)
 # The same with what each guard is for.
-TROUBLE: dict[str, Callable[[Sequence[Figures]], dict[str, float]]] = {
+TROUBLE = {
     "zero rewards": lambda _: {"reward": 0.0, "reward_std": 0.0, "frac_reward_zero_std": 1.0},
     "no advantage": lambda _: {"frac_reward_zero_std": 1.0, "reward": 1.5},
     "cut off": lambda _: {"completions/clipped_ratio": 1.0},
@@ -50,25 +44,25 @@ TROUBLE: dict[str, Callable[[Sequence[Figures]], dict[str, float]]] = {
 }
 
 
-def values(rows: Sequence[Figures], name: str) -> list[float]:
+def values(rows, name):
     return [value for row in rows if (value := row[name]) is not None]
 
 
-def speaking(history: Sequence[Figures]) -> set[str]:
+def speaking(history):
     return {name for name, guard in GUARDS.items() if guard.detector(history)}
 
 
 @given(history=histories)
-def test_a_sound_run_is_left_alone(history: list[Figures]) -> None:
+def test_a_sound_run_is_left_alone(history):
     assert all(not speaking(history[:end]) for end in range(len(history) + 1))
 
 
 @pytest.mark.parametrize("name", TROUBLE)
-def test_each_trouble_is_found_within_ten_steps(name: str, tried: Tried) -> None:
+def test_each_trouble_is_found_within_ten_steps(name, tried):
     cases = 0
 
     @given(before=histories, after=st.lists(sound, min_size=WITHIN, max_size=WITHIN))
-    def check(before: list[Figures], after: list[Figures]) -> None:
+    def check(before, after):
         nonlocal cases
         cases += 1
         wrong = TROUBLE[name](before)
@@ -82,7 +76,7 @@ def test_each_trouble_is_found_within_ten_steps(name: str, tried: Tried) -> None
     tried("guards-detect", cases)
 
 
-def test_a_shrinking_image_gap_is_found_at_its_evaluation(tried: Tried) -> None:
+def test_a_shrinking_image_gap_is_found_at_its_evaluation(tried):
     cases = 0
 
     @given(
@@ -90,24 +84,24 @@ def test_a_shrinking_image_gap_is_found_at_its_evaluation(tried: Tried) -> None:
         lost=st.tuples(st.floats(60, 95), st.floats(0, 30)),
         steps=histories,
     )
-    def check(before: list[tuple[float, float]], lost: tuple[float, float], steps: list[Figures]) -> None:
+    def check(before, lost, steps):
         nonlocal cases
         cases += 1
-        rows: list[Figures] = []
-        for shown, blank in before:
-            rows += [*steps[:3], {"eval_accuracy": shown, "eval_blank_accuracy": blank}]
-        shown, gap = lost
-        rows.append({"eval_accuracy": shown, "eval_blank_accuracy": shown - gap})
-        best = max(shown - blank for shown, blank in before)
+        rows = []
+        for accuracy, blank in before:
+            rows += [*steps[:3], {"eval_accuracy": accuracy, "eval_blank_accuracy": blank}]
+        accuracy, gap = lost
+        rows.append({"eval_accuracy": accuracy, "eval_blank_accuracy": accuracy - gap})
+        best = max(accuracy - blank for accuracy, blank in before)
         # By hand: half of the best or less, and ten points down.
-        wanted = shown - (shown - gap) <= best / 2 and best - (shown - (shown - gap)) >= 10
+        wanted = accuracy - (accuracy - gap) <= best / 2 and best - (accuracy - (accuracy - gap)) >= 10
         assert ("image gap shrinking" in speaking(rows)) == wanted
 
     check()
     tried("guards-detect", cases)
 
 
-def test_a_held_image_gap_is_left_alone() -> None:
+def test_a_held_image_gap_is_left_alone():
     rows = [{"eval_accuracy": 80.0 + step, "eval_blank_accuracy": 40.0 + step / 2} for step in range(9)]
     assert not speaking(rows)
     # An evaluation without a blank run says nothing about the gap.
@@ -115,29 +109,28 @@ def test_a_held_image_gap_is_left_alone() -> None:
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["reward", "reward_std", "kl"]), st.none()), max_size=30))
-def test_missing_figures_are_no_trouble(history: list[Figures]) -> None:
+def test_missing_figures_are_no_trouble(history):
     assert not speaking(history)
 
 
 # Real runs
 
 
-def test_zero_rewards_and_cut_off_completions_are_said_once_with_a_sample(
-    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tried: Tried
-) -> None:
+def test_zero_rewards_and_cut_off_completions_are_said_once_with_a_sample(write_config, capsys, tried):
     config = write_config(rewards=[{"name": "sample_rewards:nothing"}], trainer={"max_steps": 12, "logging_steps": 6})
     train_grpo(load_config(config))
-    said = [line[line.index("Guard (") :] for line in capsys.readouterr().err.split("\n") if "Guard (" in line]
+    warnings = [line[line.index("Guard (") :] for line in capsys.readouterr().err.split("\n") if "Guard (" in line]
     # One token limit and no answer known: random weights are cut off, too.
-    assert [line.partition(":")[0] for line in said] == ["Guard (zero rewards) at step 5", "Guard (cut off) at step 5"]
-    assert "all rewards were 0 in the last 5 generations" in said[0]
-    assert "A sample (q" in said[0]
-    assert "sample_rewards:nothing 0" in said[0]
-    assert "max_completion_length" in said[1]
+    names = [line.partition(":")[0] for line in warnings]
+    assert names == ["Guard (zero rewards) at step 5", "Guard (cut off) at step 5"]
+    assert "all rewards were 0 in the last 5 generations" in warnings[0]
+    assert "A sample (q" in warnings[0]
+    assert "sample_rewards:nothing 0" in warnings[0]
+    assert "max_completion_length" in warnings[1]
     tried("guards-runs", 2)
 
 
-def test_a_guard_that_stops_leaves_a_checkpoint_to_go_on_from(write_config: WriteConfig, tried: Tried) -> None:
+def test_a_guard_that_stops_leaves_a_checkpoint_to_go_on_from(write_config, tried):
     changes = {"rewards": [{"name": "sample_rewards:nothing"}], "trainer": {"max_steps": 9}}
     with pytest.raises(UserError, match=r"(?s)zero rewards\) at step 5.*on_guard=warn resumes") as stopped:
         train_grpo(load_config(write_config(on_guard="stop", **changes)))
@@ -149,9 +142,7 @@ def test_a_guard_that_stops_leaves_a_checkpoint_to_go_on_from(write_config: Writ
     tried("guards-runs", 1)
 
 
-def test_a_guard_at_the_last_step_takes_no_model_away(
-    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tried: Tried
-) -> None:
+def test_a_guard_at_the_last_step_takes_no_model_away(write_config, capsys, tried):
     # The last generation is learned from twice, so the fifth ends with the run.
     for number, trainer in enumerate([{"max_steps": 5}, {"max_steps": 10, "num_iterations": 2}]):
         changes = {"rewards": [{"name": "sample_rewards:nothing"}], "trainer": {**trainer, "save_strategy": "no"}}
@@ -161,19 +152,19 @@ def test_a_guard_at_the_last_step_takes_no_model_away(
     tried("guards-runs", 2)
 
 
-def test_an_infinite_reward_stops_the_run_before_the_weights_know(write_config: WriteConfig, tried: Tried) -> None:
+def test_an_infinite_reward_stops_the_run_before_the_weights_know(write_config, tried):
     sample_rewards.CALLS.clear()
     trainer = {"max_steps": 6, "save_steps": 1}
     config = load_config(write_config(rewards=[{"name": "sample_rewards:infinite_at_third"}], trainer=trainer))
     with pytest.raises(NonFinite) as stopped:
         train_grpo(config)
-    said = str(stopped.value)
-    assert "After step 2 of 6, a reward sample_rewards:infinite_at_third is inf." in said
-    ids = set(said.partition("The batch: ")[2].partition(". ")[0].split(", "))
+    message = str(stopped.value)
+    assert "After step 2 of 6, a reward sample_rewards:infinite_at_third is inf." in message
+    ids = set(message.partition("The batch: ")[2].partition(". ")[0].split(", "))
     assert ids == set(sample_rewards.CALLS[2])
-    assert "checkpoint-2 is good" in said
-    assert "trainer.learning_rate (now 0.001)" in said
-    assert "A sample (q" in said
+    assert "checkpoint-2 is good" in message
+    assert "trainer.learning_rate (now 0.001)" in message
+    assert "A sample (q" in message
     last = Path(config.out) / "checkpoints" / "checkpoint-2"
     assert damage(last) is None
     assert all(torch.isfinite(tensor).all() for tensor in load_file(last / "model.safetensors").values())
@@ -182,9 +173,7 @@ def test_an_infinite_reward_stops_the_run_before_the_weights_know(write_config: 
 
 
 @pytest.mark.parametrize("method", ["grpo", "sft"])
-def test_weights_that_burst_reach_neither_checkpoint_nor_model(
-    write_config: WriteConfig, method: str, tried: Tried
-) -> None:
+def test_weights_that_burst_reach_neither_checkpoint_nor_model(write_config, method, tried):
     # Adam's first step is the learning rate itself, whatever the gradient.
     trainer = {"max_steps": 4, "save_steps": 1, "learning_rate": 1e39}
     rewards = {"rewards": [{"name": "sample_rewards:distinct_tokens"}]} if method == "grpo" else {}
@@ -199,8 +188,8 @@ def test_weights_that_burst_reach_neither_checkpoint_nor_model(
     tried("guards-non-finite", 1)
 
 
-def test_a_gradient_that_bursts_stops_the_run(write_config: WriteConfig, tried: Tried) -> None:
-    def burst(module: torch.nn.Module, args: Any, output: Any) -> None:
+def test_a_gradient_that_bursts_stops_the_run(write_config, tried):
+    def burst(module, args, output):
         if isinstance(output, torch.Tensor) and output.requires_grad:
             output.register_hook(lambda gradient: gradient * math.inf)
 
@@ -213,9 +202,7 @@ def test_a_gradient_that_bursts_stops_the_run(write_config: WriteConfig, tried: 
     tried("guards-non-finite", 1)
 
 
-def test_sampling_from_what_is_no_distribution_is_explained(
-    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, tried: Tried
-) -> None:
+def test_sampling_from_what_is_no_distribution_is_explained(write_config, monkeypatch, tried):
     multinomial = torch.multinomial
     monkeypatch.setattr(torch, "multinomial", lambda given, *args, **kw: multinomial(given * math.nan, *args, **kw))
     with pytest.raises(NonFinite, match="the distribution of the next token is NaN or Inf"):
@@ -223,9 +210,7 @@ def test_sampling_from_what_is_no_distribution_is_explained(
     tried("guards-non-finite", 1)
 
 
-def test_guards_know_the_steps_before_a_break(
-    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_guards_know_the_steps_before_a_break(write_config, capsys, tmp_path):
     config = load_config(write_config(rewards=[{"name": "sample_rewards:nothing"}], trainer={"max_steps": 6}))
 
     with pytest.raises(KeyboardInterrupt):

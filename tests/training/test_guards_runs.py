@@ -1,14 +1,10 @@
 """Each guard on a real run that goes wrong from a known step on: it speaks within ten steps of that, not before."""
 
-from __future__ import annotations
-
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -29,8 +25,6 @@ from medvlm_r1.training.reliability.checkpoint import damage
 from medvlm_r1.training.reliability.nan_guard import NanGuard, NonFinite
 from medvlm_r1.training.sft import train_sft
 
-WriteConfig = Callable[..., Path]
-Tried = Callable[[str, int], None]
 ONSET, WITHIN = 6, 10
 LONGEST = 12
 
@@ -38,16 +32,16 @@ LONGEST = 12
 class Trouble:
     """Whether it has begun; made by a test, told by its run."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.begun = False
 
-    def begin(self) -> None:
+    def begin(self):
         """From the next step on."""
         self.begun = True
 
 
 @pytest.fixture
-def trouble(monkeypatch: pytest.MonkeyPatch) -> Trouble:
+def trouble(monkeypatch):
     """What the rewards of these runs look at."""
     import sample_rewards
 
@@ -57,11 +51,11 @@ def trouble(monkeypatch: pytest.MonkeyPatch) -> Trouble:
 
 
 @contextmanager
-def logits(policy: Path, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+def logits(policy, change):
     """Changes what the model says of the next token; where nothing is given back, nothing is changed."""
     words = load_policy(str(policy)).model.config.text_config.vocab_size
 
-    def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
+    def hook(module, args, output):
         # The update calls the head for log-probabilities, which are a tuple.
         is_head = isinstance(module, torch.nn.Linear) and module.out_features == words and torch.is_tensor(output)
         return change(output) if is_head else None
@@ -73,21 +67,21 @@ def logits(policy: Path, change: Callable[[torch.Tensor], torch.Tensor | None]) 
         handle.remove()
 
 
-def spoke_at(said: str, name: str) -> list[int]:
-    return [int(step) for step in re.findall(rf"Guard \({name}\) at step (\d+): ", said)]
+def spoke_at(stderr, name):
+    return [int(step) for step in re.findall(rf"Guard \({name}\) at step (\d+): ", stderr)]
 
 
-def check_in_time(said: str, name: str) -> None:
+def check_in_time(stderr, name):
     """One line with a sample, within ten steps of the onset, and none of this guard before it."""
-    steps = spoke_at(said, name)
-    assert len(steps) == 1, said
+    steps = spoke_at(stderr, name)
+    assert len(steps) == 1, stderr
     assert ONSET < steps[0] <= ONSET + WITHIN
-    [line] = [line for line in said.split("\n") if f"Guard ({name})" in line]
+    [line] = [line for line in stderr.split("\n") if f"Guard ({name})" in line]
     assert " Try " in line
     assert "A sample (q" in line
 
 
-def run(write_config: WriteConfig, trouble: Trouble, **changes: Any) -> None:
+def run(write_config, trouble, **changes):
     trainer = {"max_steps": ONSET + WITHIN, "save_strategy": "no", **changes.pop("trainer", {})}
     settings = {"rewards": [{"name": "sample_rewards:distinct_tokens"}], **changes}
     evaluate = settings.pop("evaluate", None)
@@ -98,14 +92,7 @@ def run(write_config: WriteConfig, trouble: Trouble, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "reward"), [("zero rewards", "nothing_in_trouble"), ("no advantage", "one_in_trouble")]
 )
-def test_rewards_that_say_nothing_any_more(
-    write_config: WriteConfig,
-    trouble: Trouble,
-    capsys: pytest.CaptureFixture[str],
-    tried: Tried,
-    name: str,
-    reward: str,
-) -> None:
+def test_rewards_that_say_nothing_any_more(write_config, trouble, capsys, tried, name, reward):
     run(write_config, trouble, rewards=[{"name": f"sample_rewards:{reward}"}])
     check_in_time(capsys.readouterr().err, name)
     tried("guards-onset", 1)
@@ -113,18 +100,11 @@ def test_rewards_that_say_nothing_any_more(
 
 @pytest.mark.parametrize(("name", "before", "after"), [("cut off", 40.0, -40.0), ("length collapse", -40.0, 40.0)])
 def test_completions_that_end_never_or_at_once(
-    write_config: WriteConfig,
-    tiny_policy_dir: Path,
-    trouble: Trouble,
-    capsys: pytest.CaptureFixture[str],
-    tried: Tried,
-    name: str,
-    before: float,
-    after: float,
-) -> None:
+    write_config, tiny_policy_dir, trouble, capsys, tried, name, before, after
+):
     end = load_policy(str(tiny_policy_dir)).processor.tokenizer.eos_token_id
 
-    def lean(output: torch.Tensor) -> torch.Tensor:
+    def lean(output):
         at_end = torch.zeros_like(output)
         at_end[..., end] = after if trouble.begun else before
         return output + at_end
@@ -136,14 +116,8 @@ def test_completions_that_end_never_or_at_once(
 
 
 @pytest.mark.parametrize("learning_rate", [1e-6, 1e-3], ids=["near", "half a nat away"])
-def test_a_policy_that_leaves_its_reference(
-    write_config: WriteConfig,
-    trouble: Trouble,
-    capsys: pytest.CaptureFixture[str],
-    tried: Tried,
-    learning_rate: float,
-) -> None:
-    def push(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def test_a_policy_that_leaves_its_reference(write_config, trouble, capsys, tried, learning_rate):
+    def push(optimizer, *_):
         if trouble.begun:
             for group in optimizer.param_groups:
                 for weight in group["params"]:
@@ -158,10 +132,8 @@ def test_a_policy_that_leaves_its_reference(
     tried("guards-onset", 1)
 
 
-def test_an_image_that_is_looked_at_less_and_less(
-    write_config: WriteConfig, trouble: Trouble, capsys: pytest.CaptureFixture[str], tried: Tried
-) -> None:
-    def evaluate(policy: Any, step: int) -> Mapping[str, float]:
+def test_an_image_that_is_looked_at_less_and_less(write_config, trouble, capsys, tried):
+    def evaluate(policy, step):
         return {"accuracy": 80.0, "blank_accuracy": 70.0 if trouble.begun else 40.0}
 
     run(write_config, trouble, evaluate=evaluate, evaluate_every=4)
@@ -170,12 +142,10 @@ def test_an_image_that_is_looked_at_less_and_less(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_at_its_step(
-    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, trouble: Trouble, tried: Tried, value: float
-) -> None:
+def test_a_loss_that_is_no_number_stops_at_its_step(write_config, monkeypatch, trouble, tried, value):
     compute_loss = SFTTrainer.compute_loss
 
-    def lost(*args: Any, **kwargs: Any) -> Any:
+    def lost(*args, **kwargs):
         loss = compute_loss(*args, **kwargs)
         return loss * value if trouble.begun else loss
 
@@ -195,7 +165,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step(
 class _Sharded(nn.Module):
     """A model whose weights are on other devices or processes, as with ZeRO-3."""
 
-    def __init__(self, value: float) -> None:
+    def __init__(self, value):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(0))
         self.weight.ds_tensor = torch.tensor([1.0, value])  # type: ignore[attr-defined]
@@ -204,7 +174,7 @@ class _Sharded(nn.Module):
 class _Guarded(NanGuard):
     """As much of a trainer with DeepSpeed as the guard reads."""
 
-    def __init__(self, folder: Path, value: float = 1.0) -> None:
+    def __init__(self, folder, value=1.0):
         self.model = _Sharded(value)
         self.accelerator = SimpleNamespace(unwrap_model=lambda model: model, scaler=None)
         self.args = SimpleNamespace(output_dir=str(folder), learning_rate=1e-3, max_grad_norm=1.0, fp16=False)
@@ -213,7 +183,7 @@ class _Guarded(NanGuard):
 
 
 @pytest.mark.parametrize("other", [[], ["language.weight"]], ids=["own", "of another process"])
-def test_shards_of_every_process_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: list[str]) -> None:
+def test_shards_of_every_process_are_checked(tmp_path, monkeypatch, other):
     monkeypatch.setattr(nan_guard, "gather_object", lambda names: names)
     nan_guard.refuse_unless_finite(_Guarded(tmp_path))
     monkeypatch.setattr(nan_guard, "gather_object", lambda names: [*names, *other])
@@ -223,9 +193,7 @@ def test_shards_of_every_process_are_checked(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("norm", [-1.0, math.nan, math.inf])
-def test_the_norm_that_deepspeed_reports_is_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, norm: float
-) -> None:
+def test_the_norm_that_deepspeed_reports_is_checked(tmp_path, monkeypatch, norm):
     monkeypatch.setattr(Trainer, "_get_grad_norm", lambda self, model, grad_norm: grad_norm)
     trainer = _Guarded(tmp_path)
     assert trainer._get_grad_norm(None, 0.0) == 0.0
@@ -236,7 +204,7 @@ def test_the_norm_that_deepspeed_reports_is_checked(
 @pytest.mark.parametrize(
     ("stage", "fsdp", "allowed"), [(None, False, True), (2, False, True), (3, False, False), (None, True, False)]
 )
-def test_periodic_evaluation_needs_whole_weights(stage: int | None, fsdp: bool, allowed: bool) -> None:
+def test_periodic_evaluation_needs_whole_weights(stage, fsdp, allowed):
     plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
     state = SimpleNamespace(deepspeed_plugin=plugin)
     trainer = SimpleNamespace(

@@ -1,7 +1,5 @@
 """Attention to a shared prompt read once, against PyTorch's over the prompt copied to each row."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,13 +14,13 @@ HEADS, WIDTH, LENGTH = 2, 4, 5
 CPU = torch.device("cpu")
 
 
-def layer_of(prompts: int) -> DynamicLayer:
+def layer_of(prompts):
     layer = DynamicLayer()
     layer.update(torch.randn(prompts, HEADS, LENGTH, WIDTH), torch.randn(prompts, HEADS, LENGTH, WIDTH))
     return layer
 
 
-def plain(query: Tensor, layer: SharedLayer, mask: Tensor | None) -> Tensor:
+def plain(query, layer, mask):
     keys, values = layer.keys.whole(), layer.values.whole()
     groups = query.shape[1] * query.shape[2] // HEADS
     rows = query.reshape(len(query), HEADS * groups, 1, WIDTH)
@@ -38,15 +36,13 @@ def plain(query: Tensor, layer: SharedLayer, mask: Tensor | None) -> Tensor:
     seed=st.integers(0, 99),
     data=st.data(),
 )
-def test_the_result_is_that_of_plain_attention_while_rows_go(
-    owner: list[int], groups: int, masked: str | None, seed: int, data: st.DataObject
-) -> None:
+def test_the_result_is_that_of_plain_attention_while_rows_go(owner, groups, masked, seed, data):
     torch.manual_seed(seed)
     prompt = torch.tensor(owner).unique(return_inverse=True)[1]
     source = layer_of(int(prompt.max()) + 1)
     index = GroupIndex(prompt.tolist(), CPU)
     layer = SharedLayer(source, index)
-    own: list[Tensor] = []
+    own = []
     for step in range(3):
         rows = len(prompt)
         new = torch.randn(2, rows, HEADS, 1, WIDTH)
@@ -58,8 +54,8 @@ def test_the_result_is_that_of_plain_attention_while_rows_go(
             hidden[..., -1] = False
             mask = ~hidden if masked == "bool" else torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
         query = torch.randn(rows, HEADS, groups, WIDTH)
-        found = scaled_dot_product_attention(query, layer.keys, layer.values, attn_mask=mask)
-        assert torch.allclose(found, plain(query, layer, mask), atol=1e-6)
+        attended = scaled_dot_product_attention(query, layer.keys, layer.values, attn_mask=mask)
+        assert torch.allclose(attended, plain(query, layer, mask), atol=1e-6)
         # What was written is what is read, whatever rows have gone.
         assert torch.equal(layer.keys.whole()[:, :, LENGTH:], torch.cat(own, dim=2))
         keep = torch.tensor(data.draw(st.permutations(range(rows)))[: data.draw(st.integers(1, rows))])
@@ -68,18 +64,18 @@ def test_the_result_is_that_of_plain_attention_while_rows_go(
         layer.select(RowSelection(keep.tolist(), CPU))
 
 
-def test_query_heads_of_one_key_head_and_a_scale_of_ones_own() -> None:
+def test_query_heads_of_one_key_head_and_a_scale_of_ones_own():
     torch.manual_seed(0)
     layer = SharedLayer(layer_of(2), GroupIndex([1, 0, 1], CPU))
     layer.update(torch.randn(3, HEADS, 1, WIDTH), torch.randn(3, HEADS, 1, WIDTH))
     query = torch.randn(3, 2 * HEADS, 1, WIDTH)
     options = {"scale": 0.3, "enable_gqa": True}
-    found = scaled_dot_product_attention(query, layer.keys, layer.values, **options)
+    attended = scaled_dot_product_attention(query, layer.keys, layer.values, **options)
     expected = scaled_dot_product_attention(query, layer.keys.whole(), layer.values.whole(), **options)
-    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(attended, expected, atol=1e-6)
 
 
-def test_half_precision_is_computed_in_full() -> None:
+def test_half_precision_is_computed_in_full():
     torch.manual_seed(0)
     prompts = layer_of(1)
     prompts.keys, prompts.values = prompts.keys.bfloat16(), prompts.values.bfloat16()
@@ -87,15 +83,15 @@ def test_half_precision_is_computed_in_full() -> None:
     new = torch.randn(2, 4, HEADS, 1, WIDTH).bfloat16()
     layer.update(new[0], new[1])
     query = torch.randn(4, HEADS, 1, WIDTH).bfloat16()
-    found = scaled_dot_product_attention(query, layer.keys, layer.values)
+    attended = scaled_dot_product_attention(query, layer.keys, layer.values)
     exact = scaled_dot_product_attention(query.double(), layer.keys.whole().double(), layer.values.whole().double())
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, exact.bfloat16())
+    assert attended.dtype == torch.bfloat16
+    assert torch.equal(attended, exact.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(scaled_dot_product_attention(query, layer.keys, layer.values), found)
+        assert torch.equal(scaled_dot_product_attention(query, layer.keys, layer.values), attended)
 
 
-def test_the_prompt_is_kept_once_and_what_reads_it_otherwise_gets_all_of_it() -> None:
+def test_the_prompt_is_kept_once_and_what_reads_it_otherwise_gets_all_of_it():
     torch.manual_seed(0)
     source = layer_of(1)
     keys = source.keys
@@ -114,7 +110,7 @@ def test_the_prompt_is_kept_once_and_what_reads_it_otherwise_gets_all_of_it() ->
     assert (shared.shape, layer.get_seq_length()) == (whole.shape, LENGTH + 1)
 
 
-def test_prompts_without_rows_are_let_go() -> None:
+def test_prompts_without_rows_are_let_go():
     index = GroupIndex([0, 0, 1, 2], CPU)
     layer = SharedLayer(layer_of(3), index)
     layer.update(torch.randn(4, HEADS, 1, WIDTH), torch.randn(4, HEADS, 1, WIDTH))
@@ -126,7 +122,7 @@ def test_prompts_without_rows_are_let_go() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"dropout_p": 0.1}, {"is_causal": True}])
-def test_what_decoding_never_asks_for_is_not_answered_wrongly(bad: dict[str, float]) -> None:
+def test_what_decoding_never_asks_for_is_not_answered_wrongly(bad):
     layer = SharedLayer(layer_of(1), GroupIndex([0, 0], CPU))
     keys, values = layer.update(torch.randn(2, HEADS, 1, WIDTH), torch.randn(2, HEADS, 1, WIDTH))
     with pytest.raises(AssertionError):

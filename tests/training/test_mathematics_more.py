@@ -1,10 +1,6 @@
 """Branches of the trainer's and the plan's mathematics that the common runs do not take."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +23,9 @@ from medvlm_r1.training.grpo import _forbid_vision_tokens
 from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
 
 
-def trainer(**changes: Any) -> Any:
+def trainer(**changes):
     """What `not_shared` and `not_generated` read of a trainer, of one that shares up to the model."""
-    given: dict[str, Any] = {
+    given = {
         "tools": None,
         "environment_factories": None,
         "rollout_func": None,
@@ -56,11 +52,11 @@ def trainer(**changes: Any) -> Any:
         ({"args": SimpleNamespace(torch_compile=False, neftune_noise_alpha=5.0)}, "neftune_noise_alpha"),
     ],
 )
-def test_what_changes_the_prompt_or_the_loss_is_not_shared(changes: dict[str, Any], why: str) -> None:
+def test_what_changes_the_prompt_or_the_loss_is_not_shared(changes, why):
     assert why in (not_shared(trainer(**changes), TINY["qwen2_vl"].model()) or "")
 
 
-def test_layers_on_several_devices_are_not_shared() -> None:
+def test_layers_on_several_devices_are_not_shared():
     model = TINY["qwen2_vl"].model()
     assert not_shared(trainer(), model) is None
     model.hf_device_map = {"model.visual": 0, "model.language_model": 0}
@@ -69,7 +65,7 @@ def test_layers_on_several_devices_are_not_shared() -> None:
     assert "several devices" in (not_shared(trainer(), model) or "")
 
 
-def test_what_writes_completions_in_its_own_way_is_left_to_it() -> None:
+def test_what_writes_completions_in_its_own_way_is_left_to_it():
     model = TINY["qwen2_vl"].model()
     assert not_generated(trainer(), model) is None
     assert "vLLM generates" in (not_generated(trainer(use_vllm=True), model) or "")
@@ -90,11 +86,11 @@ def test_what_writes_completions_in_its_own_way_is_left_to_it() -> None:
         (GenerationConfig._get_default_generation_params(), None),
     ],
 )
-def test_what_the_model_itself_states_of_generation_counts_too(stated: dict[str, Any], why: str | None) -> None:
+def test_what_the_model_itself_states_of_generation_counts_too(stated, why):
     model = TINY["qwen2_vl"].model()
     model.generation_config = GenerationConfig(**stated)
-    said = not_generated(trainer(generation_kwargs={"max_new_tokens": 5, "top_k": 0}), model)
-    assert said is None if why is None else why in str(said)
+    reason = not_generated(trainer(generation_kwargs={"max_new_tokens": 5, "top_k": 0}), model)
+    assert reason is None if why is None else why in str(reason)
     if why == "'num_beams'":
         # What TRL itself is told goes first.
         assert not_generated(trainer(generation_kwargs={"num_beams": 1}), model) is None
@@ -108,13 +104,11 @@ def test_what_the_model_itself_states_of_generation_counts_too(stated: dict[str,
         (False, {"suppress_tokens": [9, 3]}, {"suppress_tokens": [3, 7, 8, 9]}),
     ],
 )
-def test_vision_tokens_are_forbidden_in_the_words_of_who_samples(
-    vllm: bool, given: Any, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vision_tokens_are_forbidden_in_the_words_of_who_samples(vllm, given, wanted, monkeypatch):
     monkeypatch.setattr("medvlm_r1.training.grpo.vision_token_ids", lambda *_: [7, 8])
     words = {7: "<|image_pad|>", 8: "<|video_pad|>"}
-    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda ids: [words[one] for one in ids])
-    policy: Any = SimpleNamespace(model=None, processor=SimpleNamespace(tokenizer=tokenizer))
+    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda ids: [words[item] for item in ids])
+    policy = SimpleNamespace(model=None, processor=SimpleNamespace(tokenizer=tokenizer))
     args = SimpleNamespace(generation_kwargs=given, use_vllm=vllm)
     _forbid_vision_tokens(args, policy)
     assert args.generation_kwargs == wanted
@@ -124,11 +118,11 @@ def test_vision_tokens_are_forbidden_in_the_words_of_who_samples(
     ("optimizer", "bytes_"),
     [("adamw_torch_fused", 8.0), ("adamw_8bit", 2.0), ("paged_adamw_8bit", 2.0), ("adafactor", 0.0), ("sgd", 0.0)],
 )
-def test_state_of_an_optimizer_for_a_float32_weight(optimizer: str, bytes_: float) -> None:
+def test_state_of_an_optimizer_for_a_float32_weight(optimizer, bytes_):
     assert optimizer_bytes(optimizer, 4) == bytes_
 
 
-def test_a_type_of_weights_that_is_not_counted() -> None:
+def test_a_type_of_weights_that_is_not_counted():
     config = RunConfig.model_validate(
         {
             "model": "m",
@@ -139,12 +133,12 @@ def test_a_type_of_weights_that_is_not_counted() -> None:
             "trainer": {"beta": 0.04, "model_init_kwargs": {"dtype": "torch.float8_e4m3fn"}},
         }
     )
-    shape: Any = SimpleNamespace(dtype="float32")
+    shape = SimpleNamespace(dtype="float32")
     with pytest.raises(UserError, match=r"dtype 'float8_e4m3fn' is not supported; wanted float32"):
         read_placement(config, shape, Launch())
 
 
-def test_a_processor_that_is_not_there_or_not_one_for_images(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_that_is_not_there_or_not_one_for_images(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="processor cannot be loaded"):
         _processor(tmp_path)
     monkeypatch.setattr(
@@ -154,35 +148,35 @@ def test_a_processor_that_is_not_there_or_not_one_for_images(tmp_path: Any, monk
         _processor(tmp_path)
 
 
-def test_images_are_named_by_what_they_hold() -> None:
+def test_images_are_named_by_what_they_hold():
     array = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     assert images_key(None) == images_key([]) == ""
     assert images_key([array]) == images_key([array.copy()])
     # A view that is laid out otherwise holds the same numbers.
     assert images_key([np.asfortranarray(array)]) == images_key([array])
     others = [[array.reshape(2, 3, 2)], [array.astype(np.int16)], [array + 1], [array, array], [Image.fromarray(array)]]
-    assert len({images_key(one) for one in [[array], *others]}) == 6
+    assert len({images_key(item) for item in [[array], *others]}) == 6
     assert images_key([torch.from_numpy(array)]) == images_key([array])
-    one, other = object(), object()
-    assert images_key([one]) == images_key([one])
-    assert images_key([one]) != images_key([other])
+    item, other = object(), object()
+    assert images_key([item]) == images_key([item])
+    assert images_key([item]) != images_key([other])
 
 
-def test_prompts_whose_outputs_cannot_be_told_apart_are_processed_alone() -> None:
+def test_prompts_whose_outputs_cannot_be_told_apart_are_processed_alone():
     calls = []
 
-    def processor(*, text: list[str], **_: Any) -> dict[str, Any]:
+    def processor(*, text, **_):
         calls.append(text)
-        ids = torch.tensor([[len(one)] for one in text])
+        ids = torch.tensor([[len(item)] for item in text])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "of_the_batch": torch.tensor(len(text))}
 
-    found = _call(processor, ["a", "bb"], [[], []])
+    outputs = _call(processor, ["a", "bb"], [[], []])
     assert calls == [["a", "bb"], ["a"], ["bb"]]
-    assert [ids for ids, _ in found] == [[1], [2]]
-    assert [int(fields["of_the_batch"]) for _, fields in found] == [1, 1]
+    assert [ids for ids, _ in outputs] == [[1], [2]]
+    assert [int(fields["of_the_batch"]) for _, fields in outputs] == [1, 1]
 
 
-def test_next_logits_want_a_completion_in_every_row() -> None:
+def test_next_logits_want_a_completion_in_every_row():
     family = next(iter(TINY))
     model = TINY[family].model()
     prompt = TINY[family].ids(Prompt(3, ()))
@@ -196,7 +190,7 @@ def test_next_logits_want_a_completion_in_every_row() -> None:
 
 
 @pytest.fixture
-def mesh() -> Iterator[Any]:
+def mesh():
     """A mesh of this process alone."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
@@ -206,11 +200,11 @@ def mesh() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_sharded_head_is_gathered_by_its_hooks(mesh: Any, bias: bool) -> None:
+def test_a_sharded_head_is_gathered_by_its_hooks(mesh, bias):
     model = TINY["qwen2_vl"].model()
     model.lm_head = head = nn.Linear(32, VOCABULARY, bias=bias)
     ids = torch.randint(10, VOCABULARY, (1, 9))
-    rows: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "logits_to_keep": 5}
+    rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "logits_to_keep": 5}
     rows |= {"group_sizes": [1], "vision": {}, "temperature": 0.7, "compute_entropy": True, "chunk": 7}
     logps, entropies = shared_prefix.shared_logps(model, **rows)
     plain = (model(input_ids=ids).logits[:, 3:-1] / 0.7).log_softmax(-1)
@@ -226,7 +220,7 @@ def test_a_sharded_head_is_gathered_by_its_hooks(mesh: Any, bias: bool) -> None:
     assert torch.equal(their_entropies, entropies)
 
 
-def test_patches_by_a_matrix_product_and_wider_ones_by_convolution() -> None:
+def test_patches_by_a_matrix_product_and_wider_ones_by_convolution():
     model = TINY["qwen2_vl"].model()
     conv, plain = model.model.visual.patch_embed.proj, nn.Conv3d.forward
     single = torch.randn(6, conv.in_channels, *conv.kernel_size)

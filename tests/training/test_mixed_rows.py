@@ -1,13 +1,8 @@
 """Rows with and without images in one batch, and images of a single token."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,11 +14,9 @@ from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.self_check.tiny_models import TINY, Prompt
 
-WriteConfig = Callable[..., Path]
-
 
 @pytest.fixture(scope="module")
-def mixed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mixed(data_dir, tmp_path_factory):
     """Questions of which every other one has no image."""
     folder = tmp_path_factory.mktemp("mixed")
     shutil.copytree(data_dir / "images", folder / "images")
@@ -35,17 +28,15 @@ def mixed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def first_step(write_config: WriteConfig, mixed: Path, out: Path, **changes: Any) -> dict[str, float]:
+def first_step(write_config, mixed, out, **changes):
     trainer = {"per_device_train_batch_size": 16, "num_generations": 2, **changes.pop("trainer", {})}
     config = load_config(write_config(data={"train": str(mixed)}, out=str(out), trainer=trainer, **changes))
     train_grpo(config)
-    row: dict[str, float] = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    row = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
     return row
 
 
-def test_without_sharing_the_figures_are_those_of_sharing(
-    write_config: WriteConfig, mixed: Path, tmp_path: Path
-) -> None:
+def test_without_sharing_the_figures_are_those_of_sharing(write_config, mixed, tmp_path):
     shared = first_step(write_config, mixed, tmp_path / "on")
     plain = first_step(write_config, mixed, tmp_path / "off", sharing=False)
     assert plain["num_tokens"] == shared["num_tokens"]
@@ -63,13 +54,11 @@ def test_without_sharing_the_figures_are_those_of_sharing(
     ],
     ids=["adapter dropout", "single rows", "two iterations"],
 )
-def test_batches_of_both_kinds_train(
-    write_config: WriteConfig, mixed: Path, tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_batches_of_both_kinds_train(write_config, mixed, tmp_path, changes):
     assert first_step(write_config, mixed, tmp_path / "run", **changes)["entropy"] > 0
 
 
-def test_a_single_image_of_a_single_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_image_of_a_single_token(monkeypatch):
     from transformers.models.mistral3.modeling_mistral3 import Mistral3MultiModalProjector
 
     monkeypatch.setattr(Mistral3MultiModalProjector, "forward", Mistral3MultiModalProjector.forward)
@@ -77,12 +66,12 @@ def test_a_single_image_of_a_single_token(monkeypatch: pytest.MonkeyPatch) -> No
     keep_single_tokens()
     tiny = TINY["mistral3"]
     model = tiny.model().eval()
-    one, two = Prompt(3, ((1, 1),)), Prompt(3, ((1, 1), (2, 2)))
+    single, two = Prompt(3, ((1, 1),)), Prompt(3, ((1, 1), (2, 2)))
     with torch.no_grad():
-        [alone] = encode_images(model, tiny.pixels([one]))
+        [alone] = encode_images(model, tiny.pixels([single]))
         together = encode_images(model, tiny.pixels([two]))
-        ids = tiny.ids(one)[None]
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **tiny.pixels([one])).logits
+        ids = tiny.ids(single)[None]
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **tiny.pixels([single])).logits
     assert alone[0].shape == (1, 32)
     torch.testing.assert_close(alone[0], together[0][0], atol=1e-5, rtol=1e-5)
     assert logits.isfinite().all()

@@ -1,13 +1,10 @@
 """Wrong values under `trainer` are refused before TRL, data or weights are loaded."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import subprocess
 import sys
 import typing
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +17,6 @@ from medvlm_r1.training.arguments import training_arguments
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.limits import narrowed
-
-WriteConfig = Callable[..., Path]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +52,7 @@ WriteConfig = Callable[..., Path]
         ("vllm_gpu_memory_utilization", "2", "less than or equal to 1"),
     ],
 )
-def test_range_and_choices_are_in_the_message(write_config: WriteConfig, field: str, value: str, wanted: str) -> None:
+def test_range_and_choices_are_in_the_message(write_config, field, value, wanted):
     with pytest.raises(UsageError) as refusal:
         load_config(write_config(), [f"trainer.{field}={value}"])
     assert f"'trainer.{field}' is " in str(refusal.value)
@@ -81,12 +76,12 @@ def test_range_and_choices_are_in_the_message(write_config: WriteConfig, field: 
         ("trainer.batch_size=1", "did you mean 'per_device_train_batch_size'?"),
     ],
 )
-def test_other_faults_of_a_recipe(write_config: WriteConfig, override: str, message: str) -> None:
+def test_other_faults_of_a_recipe(write_config, override, message):
     with pytest.raises(UsageError, match=message):
         load_config(write_config(), [override])
 
 
-def test_every_fault_of_a_kind_is_told_at_once(write_config: WriteConfig) -> None:
+def test_every_fault_of_a_kind_is_told_at_once(write_config):
     with pytest.raises(UsageError, match=r"trainer\.top_p.*trainer\.temperature"):
         load_config(write_config(), ["trainer.top_p=2", "trainer.temperature=0"])
     with pytest.raises(UsageError, match=r"trainer\.bf16.*trainer\.fp16.*both true"):
@@ -104,14 +99,14 @@ def test_every_fault_of_a_kind_is_told_at_once(write_config: WriteConfig) -> Non
     ],
 )
 @pytest.mark.parametrize("processes", [None, 1])
-def test_trl_and_transformers_check_the_rest(write_config: WriteConfig, override: str, processes: int | None) -> None:
+def test_trl_and_transformers_check_the_rest(write_config, override, processes):
     more = ["trainer.eval_strategy=steps"] if "eval_steps" in override else []
     config = load_config(write_config(), [f"trainer.{override}", *more])
     with pytest.raises(UsageError, match=r"TRL refuses the options under 'trainer'|data\.eval names no folder"):
         training_arguments(config, processes=processes)
 
 
-def test_a_plan_is_checked_for_its_own_devices(write_config: WriteConfig) -> None:
+def test_a_plan_is_checked_for_its_own_devices(write_config):
     few = ["trainer.per_device_train_batch_size=1", "trainer.num_generations=8", "trainer.fp16=true"]
     config = load_config(write_config(), few)
     training_arguments(config, processes=8)
@@ -119,24 +114,24 @@ def test_a_plan_is_checked_for_its_own_devices(write_config: WriteConfig) -> Non
         training_arguments(config, processes=4)
 
 
-def test_no_is_a_strategy_and_not_false(write_config: WriteConfig) -> None:
+def test_no_is_a_strategy_and_not_false(write_config):
     config = load_config(write_config(), ["trainer.save_strategy=no", "trainer.eval_strategy=no"])
     assert training_arguments(config).save_strategy == "no"
     assert (train_grpo(config) / "config.json").is_file()
     assert not list(Path(config.out).glob("checkpoints/checkpoint-*"))
 
 
-def test_names_and_choices_are_those_of_the_libraries() -> None:
+def test_names_and_choices_are_those_of_the_libraries():
     for method in ("grpo", "sft"):
         assert set(options.option_names(method)) == set(options.types_of(method))
     assert set(options.REPORTERS) == set(INTEGRATION_TO_CALLBACK)
     source = inspect.getsource(GRPOTrainer._compute_loss)
     tested = re.findall(r'self\.loss_type (?:==|in) (?:"(\w+)"|\[([^\]]+)\])', source)
-    known = {name for one, several in tested for name in (one, *re.findall(r"\w+", several)) if name}
+    known = {name for equal, several in tested for name in (equal, *re.findall(r"\w+", several)) if name}
     assert set(typing.get_args(narrowed("grpo", "loss_type", str))) == known
 
 
-def test_wrong_names_are_told_without_torch(write_config: WriteConfig) -> None:
+def test_wrong_names_are_told_without_torch(write_config):
     code = (
         "import sys\nfrom medvlm_r1.errors import UsageError\nfrom medvlm_r1.training.config import load_config\n"
         f"for given in ('trainer.lr=1', 'trainer.report_to=clearml'):\n"
@@ -147,7 +142,7 @@ def test_wrong_names_are_told_without_torch(write_config: WriteConfig) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_run_that_trl_refuses_leaves_its_new_folder_empty(write_config: WriteConfig) -> None:
+def test_a_run_that_trl_refuses_leaves_its_new_folder_empty(write_config):
     file = write_config(trainer={"report_to": "tensorboard"})
     with pytest.raises(UserError, match="router_aux_loss_coef"):
         train_grpo(load_config(file, ["trainer.router_aux_loss_coef=0.1"]))

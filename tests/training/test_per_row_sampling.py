@@ -1,106 +1,107 @@
 """Completions drawn each in its own way, and turns that go on from kept prompts: against the plain ways, by family."""
 
-from __future__ import annotations
-
 import functools
-from typing import Any
 
 import pytest
 import torch
 from test_sharing_generation import END, PROMPTS, completed, fits, inputs, settings
 
 from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
-from medvlm_r1.models.decoding.per_row_sampling import PromptKV, RowSampling, sample_per_row
+from medvlm_r1.models.decoding.per_row_sampling import RowSampling, sample_per_row
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY
 
 ENDS = list(range(END, VOCABULARY))
 
 
-def drawn(seeds: list[int], temperature: float = 1.0) -> list[RowSampling | None]:
+def samplings(seeds, temperature=1.0):
     return [RowSampling(temperature=temperature, seed=seed) for seed in seeds]
 
 
-def completions(model: Any, groups: list[list[RowSampling | None]], family: str = "qwen2_vl", **changes: Any) -> Any:
+def completions(model, groups, family="qwen2_vl", **changes):
     batch = inputs(family, PROMPTS)
     output = model.generate(**batch, generation_config=settings(**changes), custom_generate=sample_per_row(groups))
     return completed(output, batch["input_ids"].shape[1])
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_greedy_completions_are_those_of_each_prompt_alone(family: str) -> None:
+def test_greedy_completions_are_those_of_each_prompt_alone(family):
     model = TINY[family].model().eval()
     batch = inputs(family, PROMPTS)
     plain = model.generate(**batch, generation_config=settings(), custom_generate=n_per_prompt([1, 1, 1]))
     expected = completed(plain, batch["input_ids"].shape[1])
-    found = completions(model, [[None], [*drawn([1, 2]), None], [None, None]], family)
-    assert [found[0], found[3], found[4], found[5]] == [expected[0], expected[1], expected[2], expected[2]]
+    texts = completions(model, [[None], [*samplings([1, 2]), None], [None, None]], family)
+    assert [texts[0], texts[3], texts[4], texts[5]] == [expected[0], expected[1], expected[2], expected[2]]
 
 
-def test_a_completion_does_not_depend_on_those_beside_it() -> None:
+def test_a_completion_does_not_depend_on_those_beside_it():
     model = TINY["qwen2_vl"].model().eval()
-    together = completions(model, [drawn([1, 2, 3]), [None, *drawn([4, 4, 5])], drawn([1])], max_new_tokens=40)
-    for place, (prompt, seed) in enumerate([(0, 1), (0, 2), (0, 3), (1, None), (1, 4), (1, 4), (1, 5), (2, 1)]):
-        groups: list[list[RowSampling | None]] = [[None], [None], [None]]
+    together = completions(
+        model, [samplings([1, 2, 3]), [None, *samplings([4, 4, 5])], samplings([1])], max_new_tokens=40
+    )
+    for number, (prompt, seed) in enumerate([(0, 1), (0, 2), (0, 3), (1, None), (1, 4), (1, 4), (1, 5), (2, 1)]):
+        groups = [[None], [None], [None]]
         groups[prompt] = [None if seed is None else RowSampling(temperature=1.0, seed=seed)]
-        assert completions(model, groups, max_new_tokens=40)[prompt] == together[place]
+        assert completions(model, groups, max_new_tokens=40)[prompt] == together[number]
     assert together[4] == together[5]
     assert len({tuple(row) for row in together[:3]}) > 1
 
 
-def test_a_row_is_computed_once_until_its_completions_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_is_computed_once_until_its_completions_part(monkeypatch):
     model = TINY["qwen2_vl"].model().eval()
-    rows: list[int] = []
+    rows = []
     forward = type(model).forward
 
     @functools.wraps(forward)
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def counted(self, *args, **kwargs):
         rows.append(kwargs["input_ids"].shape[0])
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "forward", counted)
     # Nearly greedy: nobody parts.
-    completions(model, [drawn([1, 2, 3, 4], 1e-4), [None], [None]], max_new_tokens=6)
+    completions(model, [samplings([1, 2, 3, 4], 1e-4), [None], [None]], max_new_tokens=6)
     assert max(rows) == 3
 
 
-def test_draws_follow_the_models_distribution() -> None:
+def test_draws_follow_the_models_distribution():
     model = TINY["qwen2_vl"].model().eval()
     copies = 3000
-    found = completions(model, [drawn(list(range(copies)), 0.7), [None], [None]], max_new_tokens=2)
-    counts = torch.bincount(torch.tensor([row[0] for row in found[:copies]]), minlength=VOCABULARY)
+    texts = completions(model, [samplings(list(range(copies)), 0.7), [None], [None]], max_new_tokens=2)
+    counts = torch.bincount(torch.tensor([row[0] for row in texts[:copies]]), minlength=VOCABULARY)
     logits = model(**inputs("qwen2_vl", PROMPTS)).logits[0, -1] / 0.7
     assert fits(counts, logits.softmax(-1))
 
 
-def test_a_forbidden_token_is_never_drawn() -> None:
+def test_a_forbidden_token_is_never_drawn():
     model = TINY["qwen2_vl"].model().eval()
-    found = completions(model, [drawn(list(range(300)), 5.0), [None], [None]], suppress_tokens=[IMAGE, *range(20, 70)])
-    assert not {token for row in found for token in row} & {IMAGE, *range(20, 70)}
+    texts = completions(
+        model, [samplings(list(range(300)), 5.0), [None], [None]], suppress_tokens=[IMAGE, *range(20, 70)]
+    )
+    assert not {token for row in texts for token in row} & {IMAGE, *range(20, 70)}
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_turns_go_on_from_kept_prompts_as_if_they_were_read_again(family: str) -> None:
+def test_turns_go_on_from_kept_prompts_as_if_they_were_read_again(family):
     model = TINY[family].model().eval()
     batch = inputs(family, PROMPTS)
-    kept: dict[int, PromptKV] = {}
-    decode = sample_per_row([[None], [None], [None]], range(3), kept)
+    caches = {}
+    decode = sample_per_row([[None], [None], [None]], range(3), caches)
     model.generate(**batch, generation_config=settings(max_new_tokens=2), custom_generate=decode)
-    if not kept:
+    if not caches:
         assert "sliding_attention" in model.config.get_text_config().layer_types
         return
     owner, turns = [0, 0, 1, 2], [[11, 12, 13, 14], [15], [16, 17], [11, 12, 13]]
     with torch.inference_mode():
-        logits = CachedPrefixRows(model, [kept[n] for n in range(3)], owner, turns).logits()
+        logits = CachedPrefixRows(model, [caches[n] for n in range(3)], owner, turns).logits()
         rows = decode_cached_prefix(
-            CachedPrefixRows(model, [kept[n] for n in range(3)], owner, turns),
+            CachedPrefixRows(model, [caches[n] for n in range(3)], owner, turns),
             max_new_tokens=20,
             ends=ENDS,
             suppressed=[IMAGE],
         )
-    for row, (prompt, turn) in enumerate(zip(owner, turns, strict=True)):
+    for row, (prompt, prefill) in enumerate(zip(owner, turns, strict=True)):
         read = batch["input_ids"][prompt][batch["attention_mask"][prompt].bool()]
-        ids = torch.cat([read, torch.tensor(turn)])[None]
+        ids = torch.cat([read, torch.tensor(prefill)])[None]
         whole = {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),

@@ -1,10 +1,6 @@
 """Counts of the plan compared with real models of the recipes' classes: parameters, tokens, activations."""
 
-from __future__ import annotations
-
 import contextlib
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +14,7 @@ from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dry_run.memory import keys_bytes, text_bytes, tower_bytes
 from medvlm_r1.training.dry_run.prompts import SHORTEST, measure, shortest_answer
 from medvlm_r1.training.dry_run.settings import Precision
-from medvlm_r1.training.dry_run.shape import Shape, read_shape
+from medvlm_r1.training.dry_run.shape import read_shape
 from medvlm_r1.training.loop import lora_config
 from plan_models import write_model
 
@@ -26,21 +22,21 @@ KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(tmp_path_factory):
     return {kind: write_model(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
 
 
-def config(**changes: Any) -> RunConfig:
-    base: dict[str, Any] = {"model": "x", "method": "sft", "data": {"train": "x"}, "out": "x", **changes}
+def config(**changes):
+    base = {"model": "x", "method": "sft", "data": {"train": "x"}, "out": "x", **changes}
     return RunConfig.model_validate(base)
 
 
-def real(folder: Path, attention: str = "eager") -> Any:
+def real(folder, attention="eager"):
     return load_policy(str(folder), device="cpu", model_init={"attn_implementation": attention}).model
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_parameters_are_those_of_the_real_model(kind: str, folders: dict[str, Path]) -> None:
+def test_parameters_are_those_of_the_real_model(kind, folders):
     model = real(folders[kind])
     shape = read_shape(folders[kind], config())
     assert shape.family == kind
@@ -51,7 +47,7 @@ def test_parameters_are_those_of_the_real_model(kind: str, folders: dict[str, Pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_adapters_are_those_of_peft(kind: str, folders: dict[str, Path]) -> None:
+def test_adapters_are_those_of_peft(kind, folders):
     from peft import get_peft_model
 
     given = config(lora={"r": 4, "target_modules": ["q_proj", "o_proj", "qkv"]})
@@ -65,14 +61,14 @@ def test_adapters_are_those_of_peft(kind: str, folders: dict[str, Path]) -> None
     assert not shape.trains_head
 
 
-def test_a_frozen_tower_does_not_learn(folders: dict[str, Path]) -> None:
+def test_a_frozen_tower_does_not_learn(folders):
     shape = read_shape(folders["qwen2_vl"], config(lora={"target_modules": ["q_proj"]}))
     assert not shape.trains_tower
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("template", sorted(SHORTEST))
-def test_tokens_are_the_processors(kind: str, template: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_tokens_are_the_processors(kind, template, folders, tmp_path):
     sizes = [(40, 30), (30, 40), (400, 300), (61, 250), (28, 28)]
     # The first question has two images.
     images = [[Image.new("RGB", size, (9, 90, 160))] * (1 if index else 2) for index, size in enumerate(sizes)]
@@ -91,7 +87,7 @@ def test_tokens_are_the_processors(kind: str, template: str, folders: dict[str, 
         assert list(prompts.patches[index]) == given["image_grid_thw"].prod(dim=1).tolist()
 
 
-def test_the_shortest_answers_earn_the_format_rewards(folders: dict[str, Path]) -> None:
+def test_the_shortest_answers_earn_the_format_rewards(folders):
     from medvlm_r1.prompts.templates import ALL_TEMPLATES
     from medvlm_r1.rewards import resolve_reward
 
@@ -108,12 +104,12 @@ def test_the_shortest_answers_earn_the_format_rewards(folders: dict[str, Path]) 
     assert tokens == len(processor.tokenizer(text + "<|im_end|>")["input_ids"])
 
 
-def _kept(run: Any, model: Any) -> int:
+def _kept(run, model):
     """Bytes that autograd keeps of a forward pass, weights left out."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    seen: dict[int, Any] = {}
+    seen = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             seen[storage.data_ptr()] = storage  # kept alive, so that no address is used twice
@@ -132,11 +128,11 @@ PRECISIONS = {
 }
 
 
-def _linear_weights(layer: Any) -> int:
+def _linear_weights(layer):
     return sum(module.weight.numel() for module in layer.modules() if isinstance(module, torch.nn.Linear))
 
 
-def _wide(kind: str, depth: int, name: str, folders: dict[str, Path]) -> tuple[Any, Any, Shape]:
+def _wide(kind, depth, name, folders):
     """A model with layers wide enough that what goes with their width stands out."""
     import json
 
@@ -176,7 +172,7 @@ def _wide(kind: str, depth: int, name: str, folders: dict[str, Path]) -> tuple[A
 
 @pytest.mark.parametrize("name", PRECISIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_activations_are_what_autograd_keeps(kind: str, name: str, folders: dict[str, Path]) -> None:
+def test_activations_are_what_autograd_keeps(kind, name, folders):
     """The difference of two depths, so that what is kept outside the layers falls out."""
     precision = PRECISIONS[name]
     text, tower = [], []

@@ -1,9 +1,6 @@
 """Prompts read a few at a time leave what they leave when all are read together."""
 
-from __future__ import annotations
-
 import functools
-from typing import Any
 
 import pytest
 import torch
@@ -18,22 +15,22 @@ from medvlm_r1.training.self_check.tiny_models import TINY, Prompt
 MIXED = [PROMPTS[0], Prompt(7, ()), Prompt(4, ((2, 2), (1, 3))), PROMPTS[1]]
 
 
-def with_features(model: Any, family: str, prompts: list[Prompt]) -> dict[str, Any]:
+def with_features(model, family, prompts):
     """What generation is given by callers that have the images encoded."""
     batch = inputs(family, prompts)
     vision = {name: batch.pop(name) for name in FAMILIES[family].vision if name in batch}
     features = encode_images(model, vision)
-    kept = {name: value for name, value in vision.items() if name == "image_grid_thw"}
-    return {**batch, **kept, "mm_encoder_outputs": {"image": as_encoder_output(model, features)}}
+    grid = {name: value for name, value in vision.items() if name == "image_grid_thw"}
+    return {**batch, **grid, "mm_encoder_outputs": {"image": as_encoder_output(model, features)}}
 
 
-def rows_read(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def rows_read(model, monkeypatch):
     """Filled with the rows of every pass over more than one token."""
-    rows: list[int] = []
+    rows = []
     forward = type(model).forward
 
     @functools.wraps(forward)
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def counted(self, *args, **kwargs):
         if kwargs["input_ids"].shape[1] > 1:
             rows.append(kwargs["input_ids"].shape[0])
         return forward(self, *args, **kwargs)
@@ -43,13 +40,13 @@ def rows_read(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
-def test_the_same_is_written_after_prompts_read_two_at_a_time(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_is_written_after_prompts_read_two_at_a_time(family, monkeypatch):
     model = TINY[family].model().eval()
     # SmolVLM and Idefics3 take as many images of every prompt.
     prompts = PROMPTS if "pixel_attention_mask" in FAMILIES[family].vision else MIXED
     rows = rows_read(model, monkeypatch)
 
-    def written() -> list[list[int]]:
+    def written():
         with torch.inference_mode():
             batch = with_features(model, family, prompts)
             sizes = [2] * len(prompts)
@@ -62,7 +59,7 @@ def test_the_same_is_written_after_prompts_read_two_at_a_time(family: str, monke
     assert rows == [len(prompts), *[2] * (len(prompts) // 2), *[1] * (len(prompts) % 2)]
 
 
-def test_what_cannot_be_told_apart_is_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_told_apart_is_read_together(monkeypatch):
     model = TINY["qwen2_vl"].model().eval()
     rows = rows_read(model, monkeypatch)
     monkeypatch.setattr(reading, "_TOKENS", 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,13 +20,13 @@ layouts = st.lists(
 
 @given(layout=layouts)
 @settings(max_examples=20, deadline=None, derandomize=True)
-def test_attention_by_blocks_is_attention_with_the_square(layout: Layout) -> None:
+def test_attention_by_blocks_is_attention_with_the_square(layout):
     length = sum(layout.sizes())
     q, k, v = torch.randn(3, 1, 2, length, 4, dtype=torch.float64).unbind()
     square = dense_mask(layout, dtype=torch.float64, device=q.device)
     weight = torch.randn(1, 2, length, 4, dtype=torch.float64)
 
-    def with_gradients(mask: torch.Tensor) -> list[torch.Tensor]:
+    def with_gradients(mask):
         inputs = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
         out = scaled_dot_product_attention(*inputs, attn_mask=mask, scale=0.3)
         return [out.detach(), *torch.autograd.grad(out, inputs, weight)]
@@ -39,7 +37,7 @@ def test_attention_by_blocks_is_attention_with_the_square(layout: Layout) -> Non
         torch.testing.assert_close(a, b)
 
 
-def test_a_gradient_without_memory_of_its_own_is_taken() -> None:
+def test_a_gradient_without_memory_of_its_own_is_taken():
     layout = Layout(((3, (2, 1)),))
     q, k, v = (tensor.requires_grad_() for tensor in torch.randn(3, 1, 2, 6, 4).unbind())
     # What a sum sends back is one number seen many times.
@@ -50,7 +48,7 @@ def test_a_gradient_without_memory_of_its_own_is_taken() -> None:
         torch.testing.assert_close(tensor.grad, gradient)
 
 
-def test_the_square_written_out() -> None:
+def test_the_square_written_out():
     layout = Layout(((2, (1, 2)), (1, ())))
     want = torch.tensor(
         [
@@ -62,14 +60,14 @@ def test_the_square_written_out() -> None:
             [0, 0, 0, 0, 0, 1],
         ]
     )
-    options: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu")}
+    options = {"dtype": torch.float32, "device": torch.device("cpu")}
     assert torch.equal(dense_mask(layout, **options)[0, 0].exp().int(), want.int())
     # A window of two tokens: the second of the second completion no longer sees the prompt.
     want[3, 0] = want[4, 0] = want[4, 1] = want[2, 0] = 0
     assert torch.equal(dense_mask(layout, window=2, **options)[0, 0].exp().int(), want.int())
 
 
-def test_nothing_but_sdpa_may_read_the_blocks() -> None:
+def test_nothing_but_sdpa_may_read_the_blocks():
     with pytest.raises(RuntimeError, match="only SDPA can"):
         PrefixMask(Layout(((2, (1,)),)), torch.device("cpu")) + torch.zeros(3, 3)
 
@@ -77,19 +75,19 @@ def test_nothing_but_sdpa_may_read_the_blocks() -> None:
 class Operations(TorchDispatchMode):
     """Names of the operations that run, with the shapes of their results."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.seen: list[tuple[str, tuple[int, ...]]] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         self.seen.append((func.overloadpacket.__name__, tuple(getattr(out, "shape", ()))))
         return out
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu_the_mask_of_a_completion_has_no_values(dtype: torch.dtype) -> None:
-    options: dict[str, Any] = {"dtype": dtype, "device": torch.device("cuda")}
+def test_on_a_gpu_the_mask_of_a_completion_has_no_values(dtype):
+    options = {"dtype": dtype, "device": torch.device("cuda")}
     bias = completion_mask(3, 5, **options)
     assert isinstance(bias, CausalBias)
     assert (bias.variant, bias.seq_len_q, bias.seq_len_kv) == (CausalVariant.LOWER_RIGHT, 3, 8)
@@ -101,18 +99,18 @@ def test_on_a_gpu_the_mask_of_a_completion_has_no_values(dtype: torch.dtype) -> 
     torch.testing.assert_close(*masked, atol=1e-6, rtol=0)
 
 
-def test_attention_with_the_masks_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_with_the_masks_of_a_gpu(monkeypatch):
     layout = Layout(((5, (3, 1, 4)), (2, (2,))))
     inputs = [tensor.requires_grad_() for tensor in torch.randn(3, 1, 2, sum(layout.sizes()), 8).unbind()]
 
-    def result() -> list[torch.Tensor]:
+    def result():
         out = scaled_dot_product_attention(*inputs, attn_mask=PrefixMask(layout, torch.device("cpu")), scale=0.3)
         return [out, *torch.autograd.grad(out.square().sum(), inputs)]
 
     want, plain = result(), attention.completion_mask
-    made: list[type] = []
+    made = []
 
-    def on_a_gpu(*args: Any, **_: Any) -> torch.Tensor:
+    def on_a_gpu(*args, **_):
         mask = plain(*args, dtype=torch.float32, device=torch.device("cuda"))
         made.append(type(mask))
         return mask
@@ -123,11 +121,11 @@ def test_attention_with_the_masks_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     assert made == [CausalBias] * 3
 
 
-def test_layers_share_the_mask_of_a_completion() -> None:
+def test_layers_share_the_mask_of_a_completion():
     mask = PrefixMask(Layout(((5, (3, 3, 1)),)), torch.device("cpu"))
-    saved: list[torch.Tensor] = []
+    saved = []
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor):
         saved.append(tensor)
         return tensor
 
@@ -140,7 +138,7 @@ def test_layers_share_the_mask_of_a_completion() -> None:
     assert not mask.for_completion(1, 5, q)
 
 
-def test_autocast_casts_the_packed_row_once() -> None:
+def test_autocast_casts_the_packed_row_once():
     q, k, v = torch.randn(3, 1, 2, 16, 4).unbind()
     layout = Layout(((5, (3, 2, 1)), (4, (1,))))
     with Operations() as operations, torch.autocast("cpu", torch.bfloat16):

@@ -1,16 +1,12 @@
 """A run killed at any moment and started again is the run without a break: weights, figures, rollouts, answers."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from lives import KILLED, Life, Lives, Trial, kill_and_resume
+from lives import KILLED, Lives, Trial, kill_and_resume
 from runs import rows
 
 from medvlm_r1.errors import UserError
@@ -19,11 +15,9 @@ from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.reliability.checkpoint import MANIFEST, damage, finish_rotation, newest_whole, seal
 from medvlm_r1.training.sft import train_sft
 
-WriteConfig = Callable[..., Path]
-Tried = Callable[[str, int], None]
 REWARD = [{"name": "sample_rewards:distinct_tokens"}]
 # Logs, checkpoints, epochs (4 steps) and generations end at different steps.
-RUNS: dict[str, dict[str, Any]] = {
+RUNS = {
     "grpo": {"rewards": REWARD, "trainer": {"max_steps": 6, "save_steps": 1, "logging_steps": 2}},
     "grpo-reuse": {
         "rewards": REWARD,
@@ -43,7 +37,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "trainer": {"max_steps": 5, "save_steps": 2, "logging_steps": 3, "gradient_accumulation_steps": 2},
     },
 }
-SOAKED: dict[str, dict[str, Any]] = {
+SOAKED = {
     **RUNS,
     "grpo-lora": {"rewards": REWARD, "lora": {"r": 2}, "trainer": {"max_steps": 9, "save_steps": 2, "beta": 0.0}},
     "grpo-accumulate": {
@@ -60,7 +54,7 @@ SOAKED: dict[str, dict[str, Any]] = {
 }
 
 
-def trial(write_config: WriteConfig, name: str, runs: dict[str, dict[str, Any]], out: Path) -> Trial:
+def trial(write_config, name, runs, out):
     method = name.partition("-")[0]
     file = write_config(method, **runs[name])
     # Each run its own file; `write_config` has one name for all.
@@ -68,7 +62,7 @@ def trial(write_config: WriteConfig, name: str, runs: dict[str, dict[str, Any]],
     return Trial(verb=method, arguments={"config": str(file), "out": str(out)})
 
 
-def check_same(straight: Path, resumed: Path) -> None:
+def check_same(straight, resumed):
     """The same final model, figures and rollouts, and the same checkpoints, all of them whole."""
     models = [{file.name: file.read_bytes() for file in (run / "model").iterdir()} for run in (straight, resumed)]
     assert models[0] == models[1]
@@ -84,15 +78,13 @@ def check_same(straight: Path, resumed: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def lives(tmp_path_factory: pytest.TempPathFactory, tiny_policy_dir: Path) -> Iterator[Lives]:
+def lives(tmp_path_factory, tiny_policy_dir):
     with Lives(tmp_path_factory.mktemp("lives") / "log", tiny_policy_dir) as process:
         yield process
 
 
 @pytest.mark.parametrize(("name", "kills"), [("grpo", 8), ("grpo-reuse", 6), ("sft", 6)])
-def test_a_training_killed_at_random_moments_is_the_same_run(
-    lives: Lives, write_config: WriteConfig, tmp_path: Path, name: str, kills: int, tried: Tried
-) -> None:
+def test_a_training_killed_at_random_moments_is_the_same_run(lives, write_config, tmp_path, name, kills, tried):
     straight = trial(write_config, name, RUNS, tmp_path / "straight")
     whole = lives.live(straight.verb, straight.arguments)
     killed = Trial(verb=straight.verb, arguments={**straight.arguments, "out": str(tmp_path / "killed")})
@@ -101,42 +93,40 @@ def test_a_training_killed_at_random_moments_is_the_same_run(
     tried("resume-training", kills)
 
 
-def evaluation(policy: Path, data: Path, out: Path) -> Trial:
+def evaluation(policy, data, out):
     arguments = {"model": str(policy), "data_dir": str(data), "out": str(out), "batch_size": 2, "max_new_tokens": 4}
     return Trial(verb="eval", arguments=arguments)
 
 
-def check_same_answers(straight: Path, resumed: Path) -> None:
+def check_same_answers(straight, resumed):
     assert rows(straight / "answers.jsonl", "seconds") == rows(resumed / "answers.jsonl", "seconds")
     figures = [json.loads((run / "results.json").read_text()) | {"seconds": 0} for run in (straight, resumed)]
     assert figures[0] == figures[1]
 
 
-def audit(policy: Path, data: Path, out: Path) -> Trial:
+def audit(policy, data, out):
     trial = evaluation(policy, data, out)
     return Trial(verb="audit", arguments={**trial.arguments, "limit": 5})
 
 
-def check_same_audit(straight: Path, resumed: Path) -> None:
+def check_same_audit(straight, resumed):
     assert rows(straight / "answers.jsonl") == rows(resumed / "answers.jsonl")
     figures = [json.loads((run / "audit.json").read_text()) | {"seconds": 0} for run in (straight, resumed)]
     assert figures[0] == figures[1]
 
 
-def names_in(answers: bytes) -> set[str]:
+def names_in(answers):
     """The items of an evaluation's answers, or the variants of an audit's, as `killed_run` notes them."""
-    found = [json.loads(line) for line in answers.splitlines()]
-    return {f"{row['id']} {row['variant']}" if "plan" in row else row["id"] for row in found}
+    parsed = [json.loads(line) for line in answers.splitlines()]
+    return {f"{row['id']} {row['variant']}" if "plan" in row else row["id"] for row in parsed}
 
 
-def kill_while_it_answers(
-    lives: Lives, straight: Trial, killed: Trial, kills: int, answers: str, check: Callable[[Path, Path], None]
-) -> None:
+def kill_while_it_answers(lives, straight, killed, kills, answers, check):
     """Kill a run again and again; nothing written may change, and nothing finished be asked again."""
     whole = lives.live(straight.verb, straight.arguments)
     draw = random.Random(0)
-    store, asked = killed.out / answers, Path(f"{killed.out}.asked")
-    kept, noted, killings = b"", 0, 0
+    store, notes_file = killed.out / answers, Path(f"{killed.out}.asked")
+    stored, noted, killings = b"", 0, 0
     while True:
         kind = draw.choice(["file", "module"])
         # The last life goes to its end.
@@ -145,48 +135,36 @@ def kill_while_it_answers(
         killings += ended == KILLED
         content = store.read_bytes() if store.exists() else b""
         # What was answered stays as it was written, line by line.
-        assert content.startswith(kept)
-        notes = asked.read_text().splitlines()
-        assert not set(notes[noted:]) & names_in(kept)
-        kept, noted = content[: content.rfind(b"\n") + 1], len(notes)
+        assert content.startswith(stored)
+        notes = notes_file.read_text().splitlines()
+        assert not set(notes[noted:]) & names_in(stored)
+        stored, noted = content[: content.rfind(b"\n") + 1], len(notes)
         if ended == KILLED:
             continue
-        assert set(notes) == names_in(kept)
+        assert set(notes) == names_in(stored)
         check(straight.out, killed.out)
         if moment is None:
             return
         shutil.rmtree(killed.out)
-        asked.unlink()
-        kept, noted = b"", 0
+        notes_file.unlink()
+        stored, noted = b"", 0
 
 
-def test_an_evaluation_killed_at_random_moments_keeps_every_answer(
-    lives: Lives, tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, tried: Tried
-) -> None:
+def test_an_evaluation_killed_at_random_moments_keeps_every_answer(lives, tiny_policy_dir, data_dir, tmp_path, tried):
     straight, killed = (evaluation(tiny_policy_dir, data_dir, tmp_path / name) for name in ("straight", "killed"))
     kill_while_it_answers(lives, straight, killed, 6, "answers.jsonl", check_same_answers)
     tried("resume-evaluation", 6)
 
 
-def test_an_audit_killed_at_random_moments_keeps_every_item(
-    lives: Lives, tiny_policy_dir: Path, data_dir: Path, tmp_path: Path, tried: Tried
-) -> None:
+def test_an_audit_killed_at_random_moments_keeps_every_item(lives, tiny_policy_dir, data_dir, tmp_path, tried):
     straight, killed = (audit(tiny_policy_dir, data_dir, tmp_path / name) for name in ("straight", "killed"))
     kill_while_it_answers(lives, straight, killed, 6, "answers.jsonl", check_same_audit)
     tried("resume-audit", 6)
 
 
 @pytest.mark.soak(share=12)
-def test_soak_runs_killed_again_and_again(
-    lives: Lives,
-    write_config: WriteConfig,
-    tiny_policy_dir: Path,
-    data_dir: Path,
-    tmp_path: Path,
-    soaking: Callable[[], float],
-    tried: Tried,
-) -> None:
-    runs: dict[str, tuple[Trial, Life, Callable[[Path, Path], None]]] = {}
+def test_soak_runs_killed_again_and_again(lives, write_config, tiny_policy_dir, data_dir, tmp_path, soaking, tried):
+    runs = {}
     for name in SOAKED:
         straight = trial(write_config, name, SOAKED, tmp_path / f"{name}-straight")
         runs[name] = (straight, lives.live(straight.verb, straight.arguments), check_same)
@@ -212,24 +190,24 @@ def test_soak_runs_killed_again_and_again(
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> Path:
+def checkpoints(tmp_path):
     """Two sealed checkpoints."""
     folder = tmp_path / "checkpoints"
     for step in (4, 6):
-        place = folder / f"checkpoint-{step}"
-        (place / "deep").mkdir(parents=True)
-        (place / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-        (place / "model.safetensors").write_bytes(bytes(range(256)) * 4)
-        (place / "deep" / "optimizer.pt").write_bytes(b"x" * 300)
-        seal(place)
+        checkpoint = folder / f"checkpoint-{step}"
+        (checkpoint / "deep").mkdir(parents=True)
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        (checkpoint / "model.safetensors").write_bytes(bytes(range(256)) * 4)
+        (checkpoint / "deep" / "optimizer.pt").write_bytes(b"x" * 300)
+        seal(checkpoint)
     return folder
 
 
-def test_every_damage_to_a_checkpoint_is_found(checkpoints: Path, tried: Tried) -> None:
-    place = checkpoints / "checkpoint-6"
+def test_every_damage_to_a_checkpoint_is_found(checkpoints, tried):
+    checkpoint = checkpoints / "checkpoint-6"
     draw = random.Random(0)
-    files = sorted(path for path in place.rglob("*") if path.is_file())
-    assert damage(place) is None
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    assert damage(checkpoint) is None
     cases = 0
     for file in files:
         whole = file.read_bytes()
@@ -239,37 +217,33 @@ def test_every_damage_to_a_checkpoint_is_found(checkpoints: Path, tried: Tried) 
             changed.append(whole[:at] + bytes([whole[at] ^ (1 << draw.randrange(8))]) + whole[at + 1 :])
         for content in changed:
             file.write_bytes(content)
-            assert damage(place) is not None or content == whole
+            assert damage(checkpoint) is not None or content == whole
             cases += 1
         file.unlink()
-        found = damage(place)
-        assert found is not None
-        assert file.name in found
+        fault = damage(checkpoint)
+        assert fault is not None
+        assert file.name in fault
         cases += 1
         file.write_bytes(whole)
-    assert damage(place) is None
+    assert damage(checkpoint) is None
     tried("damaged-checkpoint", cases)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
-    checkpoints: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(checkpoints, capsys):
     (checkpoints / "checkpoint.partial" / "checkpoint-8").mkdir(parents=True)
     file = checkpoints / "checkpoint-6" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert newest_whole(checkpoints) == checkpoints / "checkpoint-4"
-    said = capsys.readouterr().err
-    assert "checkpoint-6 is damaged: model.safetensors has another content" in said
-    assert "going on from step 4" in said
+    warning = capsys.readouterr().err
+    assert "checkpoint-6 is damaged: model.safetensors has another content" in warning
+    assert "going on from step 4" in warning
     assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-4", "damaged-checkpoint-6"]
     (checkpoints / "checkpoint-4" / MANIFEST).write_text("{")
     with pytest.raises(UserError, match=r"every checkpoint is damaged \(checkpoint-4: its files.json cannot be read\)"):
         newest_whole(checkpoints)
 
 
-def test_a_run_with_a_damaged_last_checkpoint_ends_the_same(
-    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], tried: Tried
-) -> None:
+def test_a_run_with_a_damaged_last_checkpoint_ends_the_same(write_config, tmp_path, capsys, tried):
     settings = {"rewards": REWARD, "trainer": {"max_steps": 5, "save_steps": 2}}
     straight = train_grpo(load_config(write_config(**settings, out=str(tmp_path / "straight")))).parent
     config = load_config(write_config(**settings, out=str(tmp_path / "damaged")))
@@ -285,7 +259,7 @@ def test_a_run_with_a_damaged_last_checkpoint_ends_the_same(
     tried("damaged-checkpoint", 1)
 
 
-def test_a_run_killed_before_its_model_writes_the_same_files(write_config: WriteConfig, tried: Tried) -> None:
+def test_a_run_killed_before_its_model_writes_the_same_files(write_config, tried):
     config = load_config(write_config("sft"))
     model = train_sft(config)
     straight = {file.name: file.read_bytes() for file in model.iterdir()}
@@ -296,7 +270,7 @@ def test_a_run_killed_before_its_model_writes_the_same_files(write_config: Write
     tried("resume-training", 1)
 
 
-def test_a_run_killed_while_it_deleted_checkpoints_deletes_them(write_config: WriteConfig, tried: Tried) -> None:
+def test_a_run_killed_while_it_deleted_checkpoints_deletes_them(write_config, tried):
     trainer = {"max_steps": 4, "save_steps": 1, "save_total_limit": 1}
     config = load_config(write_config("sft", trainer=trainer))
     model = train_sft(config)
@@ -310,7 +284,7 @@ def test_a_run_killed_while_it_deleted_checkpoints_deletes_them(write_config: Wr
     tried("resume-training", 1)
 
 
-def test_a_deletion_spares_the_best_checkpoint(checkpoints: Path) -> None:
+def test_a_deletion_spares_the_best_checkpoint(checkpoints):
     last = checkpoints / "checkpoint-6"
     (last / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": "elsewhere/checkpoint-4"}))
     finish_rotation(last, 1)
@@ -320,7 +294,7 @@ def test_a_deletion_spares_the_best_checkpoint(checkpoints: Path) -> None:
     assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-6"}
 
 
-def test_checkpoints_wait_for_the_end_of_reused_completions(write_config: WriteConfig) -> None:
+def test_checkpoints_wait_for_the_end_of_reused_completions(write_config):
     trainer = {"max_steps": 7, "save_steps": 1, "num_iterations": 2, "save_total_limit": 9}
     run = train_grpo(load_config(write_config(rewards=REWARD, trainer=trainer))).parent
     # The last step's is kept all the same: nothing comes after it.

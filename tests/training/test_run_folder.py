@@ -1,11 +1,6 @@
 """The run folder: made once, recognised again, refused to another run; its growing files."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,11 +13,10 @@ from medvlm_r1.training.config import load_config
 from medvlm_r1.training.reliability.checkpoint import seal
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
 
-WriteConfig = Callable[..., Path]
-DATA: dict[str, Any] = {"train": {"folder": "d", "hash": "abc", "samples": 8, "by_modality": {"MRI": 8}}}
+DATA = {"train": {"folder": "d", "hash": "abc", "samples": 8, "by_modality": {"MRI": 8}}}
 
 
-def test_folder_describes_the_run_and_is_recognised(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_describes_the_run_and_is_recognised(write_config, monkeypatch):
     config = load_config(write_config())
     run = prepare_run(config, DATA)
     assert yaml.safe_load((run.path / "config.yaml").read_text()) == config.model_dump(mode="json")
@@ -39,7 +33,7 @@ def test_folder_describes_the_run_and_is_recognised(write_config: WriteConfig, m
     assert [later["python"] for later in environment["resumed_with"]] == ["9.9"]
 
 
-def test_another_configuration_or_other_data_are_refused(write_config: WriteConfig, tmp_path: Path) -> None:
+def test_another_configuration_or_other_data_are_refused(write_config, tmp_path):
     file = write_config()
     prepare_run(load_config(file), DATA)
     changed = load_config(file, ["trainer.beta=0", "seed=4", "trainer.top_p=0.9"])
@@ -55,7 +49,7 @@ def test_another_configuration_or_other_data_are_refused(write_config: WriteConf
     prepare_run(respelt, {"train": {**DATA["train"], "folder": "./d"}})
 
 
-def test_foreign_folder_is_left_alone_and_half_made_one_completed(write_config: WriteConfig, tmp_path: Path) -> None:
+def test_foreign_folder_is_left_alone_and_half_made_one_completed(write_config, tmp_path):
     config = load_config(write_config())
     out = tmp_path / "run"
     out.mkdir()
@@ -72,7 +66,7 @@ def test_foreign_folder_is_left_alone_and_half_made_one_completed(write_config: 
         prepare_run(config, DATA)
 
 
-def test_last_checkpoint_is_the_last_whole_one(tmp_path: Path) -> None:
+def test_last_checkpoint_is_the_last_whole_one(tmp_path):
     run = RunFolder(tmp_path)
     assert run.last_checkpoint() is None
     for step in (9, 10, 20, 30):
@@ -85,18 +79,12 @@ def test_last_checkpoint_is_the_last_whole_one(tmp_path: Path) -> None:
     assert run.last_checkpoint() == run.checkpoints / "checkpoint-10"
     # The other processes of a run come after the one that has looked.
     assert run.last_checkpoint(main=False) == run.checkpoints / "checkpoint-10"
-    assert {path.name for path in run.checkpoints.iterdir()} == {
-        "checkpoint-9",
-        "checkpoint-10",
-        "damaged-checkpoint-20",
-        "damaged-checkpoint-30",
-    }
+    names = {"checkpoint-9", "checkpoint-10", "damaged-checkpoint-20", "damaged-checkpoint-30"}
+    assert {path.name for path in run.checkpoints.iterdir()} == names
 
 
 @pytest.mark.parametrize("left", ["data.json.tmp", "env.json.tmp", "config.yaml.tmp", ".lock"])
-def test_what_a_killed_beginning_leaves_is_no_foreign_folder(
-    write_config: WriteConfig, tmp_path: Path, left: str
-) -> None:
+def test_what_a_killed_beginning_leaves_is_no_foreign_folder(write_config, tmp_path, left):
     out = tmp_path / "run"
     out.mkdir()
     (out / "data.json").write_text("{}")
@@ -105,12 +93,12 @@ def test_what_a_killed_beginning_leaves_is_no_foreign_folder(
     assert (out / "config.yaml").is_file()
 
 
-def test_a_guard_may_be_silenced_in_a_run_that_was_begun(write_config: WriteConfig) -> None:
+def test_a_guard_may_be_silenced_in_a_run_that_was_begun(write_config):
     prepare_run(load_config(write_config(on_guard="stop")), DATA)
     prepare_run(load_config(write_config(on_guard="warn")), DATA)
 
 
-def test_growing_file_is_cut_back_to_a_step(tmp_path: Path) -> None:
+def test_growing_file_is_cut_back_to_a_step(tmp_path):
     file = tmp_path / "metrics.jsonl"
     drop_rows_after(file, 3)
     assert not file.exists()
@@ -126,7 +114,7 @@ def test_growing_file_is_cut_back_to_a_step(tmp_path: Path) -> None:
     assert file.read_text() == ""
 
 
-def test_rollouts_of_version_0_1_get_the_new_name(write_config: WriteConfig) -> None:
+def test_rollouts_of_version_0_1_get_the_new_name(write_config):
     run = prepare_run(load_config(write_config()), DATA)
     old = run.path / "samples.jsonl"
     old.write_text('{"step": 1}\n')
@@ -138,6 +126,6 @@ def test_rollouts_of_version_0_1_get_the_new_name(write_config: WriteConfig) -> 
         pass
 
 
-def test_commit_is_none_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_commit_is_none_outside_a_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
     assert environment._commit() is None

@@ -1,15 +1,10 @@
 """SFT runs of a few steps: what is learned, resume, adapters."""
 
-from __future__ import annotations
-
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from runs import At, rows, same_weights
 from trl import SFTTrainer
 
@@ -18,14 +13,12 @@ from medvlm_r1.stopping import Preempted
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.sft import train_sft
 
-WriteConfig = Callable[..., Path]
 
-
-def test_loss_falls_on_the_letter_alone(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    learned: list[tuple[str, str]] = []
+def test_loss_falls_on_the_letter_alone(write_config, monkeypatch):
+    learned = []
     original = SFTTrainer.compute_loss
 
-    def noting(self: Any, model: Any, inputs: dict[str, torch.Tensor], **rest: Any) -> Any:
+    def noting(self, model, inputs, **rest):
         decode = self.processing_class.tokenizer.decode
         for ids, labels in zip(inputs["input_ids"], inputs["labels"], strict=True):
             learned.append((decode(ids[labels == -100], skip_special_tokens=True), decode(labels[labels != -100])))
@@ -44,7 +37,7 @@ def test_loss_falls_on_the_letter_alone(write_config: WriteConfig, monkeypatch: 
     assert [row["step"] for row in rollouts] == [1, 2]
 
 
-def test_learns_the_letters(write_config: WriteConfig) -> None:
+def test_learns_the_letters(write_config):
     trainer = {"max_steps": 30, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
     model = train_sft(load_config(write_config("sft", trainer=trainer)))
     losses = [row.get("loss") for row in rows(model.parent / "metrics.jsonl")]
@@ -52,11 +45,9 @@ def test_learns_the_letters(write_config: WriteConfig) -> None:
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 2, "dropout": 0.1}])
-def test_interrupted_run_resumes_to_the_same_weights(
-    write_config: WriteConfig, tmp_path: Path, lora: dict[str, Any] | None
-) -> None:
+def test_interrupted_run_resumes_to_the_same_weights(write_config, tmp_path, lora):
     # Two steps an epoch: the stop lies within the second.
-    settings: dict[str, Any] = {"lora": lora, "trainer": {"max_steps": 5}}
+    settings = {"lora": lora, "trainer": {"max_steps": 5}}
     straight = train_sft(load_config(write_config("sft", **settings, out=str(tmp_path / "straight"))))
     config = load_config(write_config("sft", **settings, out=str(tmp_path / "stopped")))
     with pytest.raises(Preempted, match="Stopped after step 3 of 5"):
@@ -66,9 +57,7 @@ def test_interrupted_run_resumes_to_the_same_weights(
     assert not same_weights(Path(config.model), resumed)
 
 
-def test_best_checkpoint_has_its_own_weights(
-    write_config: WriteConfig, data_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_best_checkpoint_has_its_own_weights(write_config, data_dir, capsys):
     trainer = {
         "max_steps": 2,
         "eval_strategy": "steps",
@@ -89,6 +78,6 @@ def test_best_checkpoint_has_its_own_weights(
     assert same_weights(model, model.parent / "checkpoints" / "checkpoint-1")
 
 
-def test_evaluation_without_data_is_refused(write_config: WriteConfig) -> None:
+def test_evaluation_without_data_is_refused(write_config):
     with pytest.raises(UserError, match=r"data\.eval"):
         train_sft(load_config(write_config("sft"), ["trainer.eval_strategy=steps"]))

@@ -1,20 +1,16 @@
 """Generation that runs each prompt once, against transformers' own loop."""
 
-from __future__ import annotations
-
 import functools
-from typing import Any
 
 import pytest
 import torch
 from counted_waits import Waits
 from scipy.stats import chisquare
-from torch import Tensor
 from transformers import GenerationConfig
 
 from medvlm_r1.models.decoding import cached_prefix, per_row_sampling, shared_generation
 from medvlm_r1.models.decoding.cached_prefix import CachedPrefixRows, decode_cached_prefix
-from medvlm_r1.models.decoding.per_row_sampling import PromptKV, RowSampling, sample_per_row
+from medvlm_r1.models.decoding.per_row_sampling import RowSampling, sample_per_row
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt, refuses
 from medvlm_r1.training.self_check.tiny_models import IMAGE, TINY, VOCABULARY, Prompt
 
@@ -23,7 +19,7 @@ END = 80
 PROMPTS = [Prompt(9, ((2, 3),)), Prompt(2, ((1, 2),)), Prompt(5, ((2, 2),))]
 
 
-def inputs(family: str, prompts: list[Prompt]) -> dict[str, Tensor]:
+def inputs(family, prompts):
     torch.manual_seed(1)
     rows = [TINY[family].ids(prompt) for prompt in prompts]
     length = max(len(row) for row in rows)
@@ -32,7 +28,7 @@ def inputs(family: str, prompts: list[Prompt]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, **TINY[family].pixels(prompts), **TINY[family].extra(ids)}
 
 
-def settings(**changes: Any) -> GenerationConfig:
+def settings(**changes):
     # Many end tokens: rows end at different times.
     ends = list(range(END, VOCABULARY))
     return GenerationConfig(
@@ -40,17 +36,17 @@ def settings(**changes: Any) -> GenerationConfig:
     )
 
 
-def completed(output: Tensor, prompt: int) -> list[list[int]]:
+def completed(output, prompt):
     """Rows without what stands after the end token."""
     rows = []
     for row in output[:, prompt:].tolist():
-        end = next((place for place, token in enumerate(row) if token >= END), len(row))
+        end = next((index for index, token in enumerate(row) if token >= END), len(row))
         rows.append(row[: end + 1])
     return rows
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
+def test_greedy_tokens_are_those_of_transformers(family):
     model = TINY[family].model().eval()
     batch = inputs(family, PROMPTS)
     length = batch["input_ids"].shape[1]
@@ -59,26 +55,26 @@ def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
     penalty = {"repetition_penalty": 1.7, "suppress_tokens": [IMAGE, 5, 6]}
     for changes in ({}, penalty, {"min_new_tokens": 3, "repetition_penalty": 1.3}):
         expected = completed(model.generate(**batch, generation_config=settings(**changes)), length)
-        found = completed(
+        texts = completed(
             model.generate(**batch, generation_config=settings(**changes), custom_generate=n_per_prompt([2, 1, 3])),
             length,
         )
-        assert found == [expected[0]] * 2 + [expected[1]] + [expected[2]] * 3
+        assert texts == [expected[0]] * 2 + [expected[1]] + [expected[2]] * 3
         seen |= {len(row) for row in expected}
     assert len(seen) > 1
 
 
-def test_a_cache_grows_past_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_grows_past_its_room(monkeypatch):
     monkeypatch.setattr("medvlm_r1.models.decoding.kv_cache._GROWTH", 3)
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS)
     expected = model.generate(**batch, generation_config=settings())
-    found = model.generate(**batch, generation_config=settings(), custom_generate=n_per_prompt([1, 1, 1]))
-    assert torch.equal(found, expected)
+    texts = model.generate(**batch, generation_config=settings(), custom_generate=n_per_prompt([1, 1, 1]))
+    assert torch.equal(texts, expected)
 
 
 @pytest.mark.parametrize("changes", [{}, {"top_k": 5}, {"top_p": 0.7, "temperature": 0.8}, {"min_p": 0.1}])
-def test_draws_are_those_of_transformers_for_one_completion(changes: dict[str, Any]) -> None:
+def test_draws_are_those_of_transformers_for_one_completion(changes):
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS[:1])
     config = settings(do_sample=True, **{"top_k": 0, **changes})
@@ -86,11 +82,11 @@ def test_draws_are_those_of_transformers_for_one_completion(changes: dict[str, A
         torch.manual_seed(seed)
         expected = model.generate(**batch, generation_config=config)
         torch.manual_seed(seed)
-        found = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([1]))
-        assert torch.equal(found, expected)
+        texts = model.generate(**batch, generation_config=config, custom_generate=n_per_prompt([1]))
+        assert torch.equal(texts, expected)
 
 
-def test_greedy_rows_do_not_change_the_draws_of_the_others() -> None:
+def test_greedy_rows_do_not_change_the_draws_of_the_others():
     model = TINY["qwen2_vl"].model().eval()
     config = settings(do_sample=True, top_k=0, temperature=2.0)
     batch = inputs("qwen2_vl", PROMPTS)
@@ -110,7 +106,7 @@ def test_greedy_rows_do_not_change_the_draws_of_the_others() -> None:
     assert len(ends) > 2
 
 
-def test_samples_follow_the_models_distribution() -> None:
+def test_samples_follow_the_models_distribution():
     model = TINY["qwen2_vl"].model().eval()
     batch = inputs("qwen2_vl", PROMPTS)
     config = settings(do_sample=True, top_k=0, max_new_tokens=2)
@@ -120,15 +116,15 @@ def test_samples_follow_the_models_distribution() -> None:
     # The second token of rows that did not end, given the first: the cache of the right prompt was read.
     length = batch["input_ids"].shape[1]
     for number in range(3):
-        one = inputs("qwen2_vl", PROMPTS)
+        single = inputs("qwen2_vl", PROMPTS)
         rows = output[number * copies : (number + 1) * copies, length:]
-        logits = model(**one).logits[number, -1]
+        logits = model(**single).logits[number, -1]
         counts = torch.bincount(rows[:, 0], minlength=VOCABULARY)
         assert fits(counts, logits.softmax(-1))
         first = int(counts[:END].argmax())
-        longer = {name: value[number : number + 1] for name, value in one.items() if name != "pixel_values"}
-        kept = longer["attention_mask"][0].bool()
-        ids = torch.cat([longer["input_ids"][0][kept], torch.tensor([first])])[None]
+        longer = {name: value[number : number + 1] for name, value in single.items() if name != "pixel_values"}
+        caches = longer["attention_mask"][0].bool()
+        ids = torch.cat([longer["input_ids"][0][caches], torch.tensor([first])])[None]
         logits = model(
             input_ids=ids, **TINY["qwen2_vl"].pixels(PROMPTS[number : number + 1]), **TINY["qwen2_vl"].extra(ids)
         ).logits[0, -1]
@@ -136,7 +132,7 @@ def test_samples_follow_the_models_distribution() -> None:
         assert fits(counts, logits.softmax(-1))
 
 
-def fits(counts: Tensor, probabilities: Tensor) -> bool:
+def fits(counts, probabilities):
     """Pearson's test; cells that expect fewer than five draws are taken together."""
     expected = probabilities.detach().double() * counts.sum()
     cells = torch.where(expected < 5, 0, torch.arange(1, len(expected) + 1))
@@ -146,7 +142,7 @@ def fits(counts: Tensor, probabilities: Tensor) -> bool:
     return bool(chisquare(seen[used].numpy(), wanted[used].numpy()).pvalue > 1e-3)
 
 
-def test_settings_of_other_loops_are_refused() -> None:
+def test_settings_of_other_loops_are_refused():
     assert refuses({"temperature": 0.7, "suppress_tokens": [1], "cache_implementation": None}) is None
     assert refuses({"temperature": 0.7, "num_beams": 4}) == "num_beams"
     assert refuses({"guidance_scale": 1.5}) == "guidance_scale"
@@ -154,7 +150,7 @@ def test_settings_of_other_loops_are_refused() -> None:
     assert refuses({"use_cache": True, "num_beams": 1, "_from_model_config": True, "max_length": 20}) is None
 
 
-def test_prompts_that_were_multiplied_before_are_refused() -> None:
+def test_prompts_that_were_multiplied_before_are_refused():
     model = TINY["qwen2_vl"].model().eval()
     config = settings(num_return_sequences=2, do_sample=True)
     with pytest.raises(ValueError, match="wanted 3 prompts, one for each number of completions, got 6"):
@@ -162,21 +158,21 @@ def test_prompts_that_were_multiplied_before_are_refused() -> None:
 
 
 @pytest.mark.parametrize("way", ["rows of their own", "shared prompts", "sampled by row", "cached prefixes"])
-def test_a_decoding_step_waits_for_the_device_once(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoding_step_waits_for_the_device_once(way, monkeypatch):
     text = {**TINY["qwen2_vl"].config["text_config"], "num_hidden_layers": 4}
     model = TINY["qwen2_vl"].model(text_config=text).eval()
     batch = inputs("qwen2_vl", PROMPTS)
-    rows: list[int] = []
+    rows = []
     forward, loop = type(model).forward, shared_generation.decode_rows
 
     @functools.wraps(forward)
-    def counted_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def counted_forward(self, *args, **kwargs):
         rows.append(len(kwargs["input_ids"]))
         return forward(self, *args, **kwargs)
 
     waits = Waits(monkeypatch)
 
-    def counted_loop(*args: Any) -> Tensor:
+    def counted_loop(*args):
         rows.clear()
         waits.count = 0
         with waits:
@@ -184,21 +180,21 @@ def test_a_decoding_step_waits_for_the_device_once(way: str, monkeypatch: pytest
         steps.append((len(rows) + 1, waits.count))
         return output
 
-    steps: list[tuple[int, int]] = []
+    steps = []
     monkeypatch.setattr(type(model), "forward", counted_forward)
     for module in (cached_prefix, per_row_sampling, shared_generation):
         monkeypatch.setattr(module, "decode_rows", counted_loop)
     torch.manual_seed(0)
-    kept: dict[int, PromptKV] = {}
+    caches = {}
     sampled = [RowSampling(temperature=1.0, seed=seed) for seed in range(4)]
     decode, sampling = {
         "rows of their own": (n_per_prompt([1, 2, 1]), {"do_sample": True, "top_k": 0}),
         "shared prompts": (n_per_prompt([4, 3, 2]), {"do_sample": True, "top_k": 0}),
-    }.get(way, (sample_per_row([[None, *sampled], sampled, [None]], range(3), kept), {}))
+    }.get(way, (sample_per_row([[None, *sampled], sampled, [None]], range(3), caches), {}))
     output = model.generate(**batch, generation_config=settings(**sampling), custom_generate=decode)
     if way == "cached prefixes":
         with torch.inference_mode():
-            turns = CachedPrefixRows(model, list(kept.values()), [0, 0, 1, 2], [[11, 12], [15], [16, 17], [18]])
+            turns = CachedPrefixRows(model, list(caches.values()), [0, 0, 1, 2], [[11, 12], [15], [16, 17], [18]])
             decode_cached_prefix(turns, max_new_tokens=24, ends=list(range(END, VOCABULARY)), suppressed=[IMAGE])
     assert len({len(row) for row in completed(output, batch["input_ids"].shape[1])}) > 1
     count, waited = steps[-1]

@@ -1,13 +1,9 @@
 """From samples to the rows TRL reads."""
 
-from __future__ import annotations
-
 import pickle
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -21,7 +17,7 @@ from medvlm_r1.training.dataset import build_dataset, describe, load_samples
 INFO = {"name": "tiny", "source": "made by the tests", "license": "CC0-1.0"}
 
 
-def test_rows_have_what_trainer_and_rewards_need(data_dir: Path) -> None:
+def test_rows_have_what_trainer_and_rewards_need(data_dir):
     samples = load_samples(str(data_dir))
     rows = build_dataset(str(data_dir), samples, template="answer-only", with_completion=True)
     row = rows[5]
@@ -42,14 +38,14 @@ def test_rows_have_what_trainer_and_rewards_need(data_dir: Path) -> None:
     assert isinstance(pickle.loads(pickle.dumps(rows))[0]["images"][0], Image.Image)
 
 
-def test_questions_without_an_image(data_dir: Path) -> None:
+def test_questions_without_an_image(data_dir):
     samples = [replace(sample, images=()) for sample in load_samples(str(data_dir))]
     row = build_dataset(str(data_dir), samples, template="medvlm-r1")[0]
     assert row["images"] == []
     assert [part["type"] for part in row["prompt"][0]["content"]] == ["text"]
 
 
-def test_modalities_are_chosen(data_dir: Path) -> None:
+def test_modalities_are_chosen(data_dir):
     chosen = load_samples(str(data_dir), modality=["CT"])
     assert [sample.id for sample in chosen] == ["q4", "q5", "q6", "q7"]
     described = describe(str(data_dir), chosen)
@@ -58,21 +54,14 @@ def test_modalities_are_chosen(data_dir: Path) -> None:
         load_samples(str(data_dir), modality=["PET"])
 
 
-def test_unreadable_images_and_open_questions(data_dir: Path, tmp_path: Path) -> None:
+def test_unreadable_images_and_open_questions(data_dir, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(data_dir, folder)
     (folder / "images/2.png").unlink()
     (folder / "images/3.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"2 of 8 samples.*images/2\.png of 'q2'.*skip_missing"):
         load_samples(str(folder))
-    assert [sample.id for sample in load_samples(str(folder), skip_missing=True)] == [
-        "q0",
-        "q1",
-        "q4",
-        "q5",
-        "q6",
-        "q7",
-    ]
+    assert [sample.id[1] for sample in load_samples(str(folder), skip_missing=True)] == list("014567")
     shutil.rmtree(folder / "images")
     with pytest.raises(UserError, match="no sample has a readable image"):
         load_samples(str(folder), skip_missing=True)
@@ -84,16 +73,16 @@ def test_unreadable_images_and_open_questions(data_dir: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("main", [True, False])
-def test_the_main_process_works_for_all(monkeypatch: pytest.MonkeyPatch, main: bool) -> None:
-    calls: list[str] = []
+def test_the_main_process_works_for_all(monkeypatch, main):
+    calls = []
     outcomes = iter([("samples", None), (None, UserError("no folder"))])
 
-    def broadcast(box: list[Any]) -> None:
+    def broadcast(box):
         outcome = next(outcomes)
         assert box == [None] or repr(box[0]) == repr(outcome)
         box[0] = outcome
 
-    def fail() -> None:
+    def fail():
         raise UserError("no folder")
 
     monkeypatch.setattr(dataset, "PartialState", lambda: SimpleNamespace(is_main_process=main))

@@ -24,6 +24,7 @@ from medvlm_r1.cli.options import (
     page_or_folder,
     print_result,
 )
+from medvlm_r1.errors import RESEARCH_USE, UsageError
 from medvlm_r1.stopping import stop_on_sigterm
 
 if TYPE_CHECKING:
@@ -82,7 +83,6 @@ def audit_data_command(
     from medvlm_r1.console import progress_bar, stderr_console
     from medvlm_r1.data.folder import read_folder
     from medvlm_r1.data.importing.registry import open_folder
-    from medvlm_r1.errors import RESEARCH_USE, UsageError
 
     if clean_of and write_clean is None:
         raise UsageError("--clean-of requires --write-clean DIR.")
@@ -189,7 +189,6 @@ def audit_model_command(
     Example: medvlm-r1 audit model phantom-base --data data/phantom/test --out runs/audit --limit 60
     """
     from medvlm_r1.console import progress_bar
-    from medvlm_r1.errors import RESEARCH_USE, UsageError
 
     names = [name for given in probes or () for name in given.split(",") if name]
     if probes and not names:

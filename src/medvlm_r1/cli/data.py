@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medvlm_r1.cli.options import Json, Out, completion, is_page, page_or_folder, print_result
+from medvlm_r1.errors import RESEARCH_USE, UsageError
 
 if TYPE_CHECKING:
     from medvlm_r1.models.processor import ImageFit
@@ -36,15 +37,13 @@ def data_import(
         ),
     ],
     source: Annotated[
-        Path | None,
-        typer.Argument(metavar="SOURCE", help="Downloaded file or folder (not for phantom)."),
+        Path | None, typer.Argument(metavar="SOURCE", help="Downloaded file or folder (not for phantom).")
     ] = None,
     *,
     out: Out,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not next to SOURCE.")] = None,
     modality: Annotated[
-        list[str] | None,
-        typer.Option(autocompletion=_MODALITIES, help="Keep only this modality; repeatable."),
+        list[str] | None, typer.Option(autocompletion=_MODALITIES, help="Keep only this modality; repeatable.")
     ] = None,
     modality_for_missing: Annotated[
         str | None, typer.Option(autocompletion=_MODALITIES, help="Modality of rows without one.")
@@ -74,7 +73,7 @@ def data_import(
         typer.Option(autocompletion=completion("train", "test"), help="phantom: train or test (default: test)."),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("--n", help="phantom: questions per modality (default: 600 for train, 300 for test).")
+        int | None, typer.Option(help="phantom: questions per modality (default: 600 for train, 300 for test).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="phantom: seed of subjects and questions (default: 0).")] = None,
     shortcut: Annotated[
@@ -91,20 +90,19 @@ def data_import(
     """
     from medvlm_r1.console import progress_bar
     from medvlm_r1.data.subjects import subject_lines
-    from medvlm_r1.errors import UsageError
 
     fit = _fit(model)
     phantom_only = {"--split": split, "--n": n, "--seed": seed, "--shortcut": shortcut or None}
-    given = [name for name, value in phantom_only.items() if value is not None]
+    rows_only: dict[str, object] = {"SOURCE": source, "--images": images, "--map": columns, "--salt-file": salt_file}
+    rows_only |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
     report: dict[str, Any]
     if format == "phantom":
         from medvlm_r1.phantom.benchmark import write_benchmark
 
-        own: dict[str, object] = {"SOURCE": source, "--images": images, "--map": columns, "--salt-file": salt_file}
-        own |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
-        if skip_bad or closed_choices or any(value is not None for value in own.values()):
+        if skip_bad or closed_choices or any(value is not None for value in rows_only.values()):
             raise UsageError(
-                f"phantom creates its own rows and images; omit {', '.join(own)}, --skip-bad and --closed-choices."
+                "phantom creates its own rows and images; "
+                f"omit {', '.join(rows_only)}, --skip-bad and --closed-choices."
             )
         with progress_bar("PhantomVQA") as advance:
             samples = write_benchmark(
@@ -116,9 +114,9 @@ def data_import(
                 shortcut=shortcut,
                 progress=advance,
             )
-        report = {"rows": len(samples), "written": len(samples), "missing": 0}
+        count = len(samples)
+        report = {"rows": count, "written": count, "missing": 0, "subjects_from": {"PhantomVQA": count}}
         report["subjects"] = len({sample.subject for sample in samples})
-        report["subjects_from"] = {"PhantomVQA": len(samples)}
     else:
         from dataclasses import asdict
 
@@ -128,7 +126,7 @@ def data_import(
         from medvlm_r1.data.names import did_you_mean
         from medvlm_r1.data.readers.columns import parse_columns
 
-        if given:
+        if given := [name for name, value in phantom_only.items() if value is not None]:
             raise UsageError(f"{' and '.join(given)}: for phantom only, not for {format}.")
         if format not in READERS:
             raise UsageError(f"unknown data format {format!r}; {did_you_mean(format, [*READERS, 'phantom'])}")
@@ -169,9 +167,8 @@ def data_split(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data folder.")],
     *,
     out: Out,
-    part: Annotated[
-        list[str],
-        typer.Option(help="NAME=SIZE: a number of samples, a fraction (0.2) or rest; repeatable."),
+    parts: Annotated[
+        list[str], typer.Option("--part", help="NAME=SIZE: a number of samples, a fraction (0.2) or rest; repeatable.")
     ],
     by: Annotated[str, typer.Option(help="Comma-separated fields to stratify by, or none.")] = "modality,question_type",
     modality: Annotated[
@@ -190,7 +187,7 @@ def data_split(
     from medvlm_r1.data.subjects import file_names_warning
 
     fields = [name.strip() for name in by.split(",") if name.strip() not in ("", "none")]
-    wishes = [parse_wish(text) for text in part]
+    wishes = [parse_wish(text) for text in parts]
     with progress_bar("Images copied") as advance:
         report = split_folder(
             folder,
@@ -229,15 +226,12 @@ def data_check(
         int, typer.Option(help="Maximum Hamming distance (0 to 16 of 64 bits) between hashes of near-duplicate images.")
     ] = 4,
     allow_near: Annotated[
-        bool,
-        typer.Option("--allow-near", help="Do not report near-duplicates across folders as problems."),
+        bool, typer.Option("--allow-near", help="Do not report near-duplicates across folders as problems.")
     ] = False,
     model: FitModel = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", callback=page_or_folder, help="Report with a contact sheet: an HTML file, or a folder for it."
-        ),
+        typer.Option(callback=page_or_folder, help="Report with a contact sheet: an HTML file, or a folder for it."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -248,7 +242,6 @@ def data_check(
     from medvlm_r1.console import progress_bar
     from medvlm_r1.data.check import check_folders
     from medvlm_r1.data.check.findings import check_lines
-    from medvlm_r1.errors import RESEARCH_USE
 
     with progress_bar("Check") as advance:
         check = check_folders(
@@ -302,18 +295,18 @@ def _counts(report: dict[str, Any], *, closed_choices: bool) -> list[str]:
     lines += [f"split {name}: {count}" for name, count in report["by_split"].items() if name]
     if report["closed_kept_open"]:
         lines += _closed(report["closed_kept_open"], hint=not closed_choices)
-    if report["converted"]:
-        lines.append(f"images converted to PNG: {report['converted']}")
-    if report["stripped"]:
-        lines.append(f"images written without their metadata: {report['stripped']}")
-    if report["may_show_text"]:
-        lines.append(
-            f"{report['may_show_text']} DICOM images may contain burned-in text, such as patient names. "
-            "Inspect them before you share them."
-        )
-    if report["bad_rows"]:
-        lines += [f"skipped, not readable: {report['bad_rows']} rows", *(f"  {reason}" for reason in report["reasons"])]
-    return [f"  {line}" for line in lines]
+    for key, text in (
+        ("converted", "images converted to PNG: {}"),
+        ("stripped", "images written without their metadata: {}"),
+        (
+            "may_show_text",
+            "{} DICOM images may contain burned-in text, such as patient names. Inspect them before you share them.",
+        ),
+        ("bad_rows", "skipped, not readable: {} rows"),
+    ):
+        if report[key]:
+            lines.append(text.format(report[key]))
+    return [f"  {line}" for line in [*lines, *(f"  {reason}" for reason in report["reasons"])]]
 
 
 def _closed(open_answers: dict[str, dict[str, int]], *, hint: bool) -> list[str]:

@@ -52,7 +52,7 @@ def run_command(command: Callable[[], object]) -> int:
     except UserError as error:
         return _print_error(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _print_error(usage_message(error), error.exit_code)
+        return _print_error(_usage_message(error), error.exit_code)
     except typer.Abort:
         return _print_error("Nothing was done.", 1)
     except BrokenPipeError:
@@ -60,10 +60,14 @@ def run_command(command: Callable[[], object]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        message = _os_error_message(error)
-        if message is None:
+        from medvlm_r1.disk import describe_os_error
+
+        advice = _PATH_ERRORS.get(error.errno or 0)
+        if message := describe_os_error(error):
+            return _print_error(f"{message}. Finished work is kept; re-run to resume.", 1)
+        if advice is None or error.filename is None:
             raise
-        return _print_error(message, 1)
+        return _print_error(f"{os.fsdecode(error.filename)}: {advice}.", 1)
     except UnicodeEncodeError as error:
         invalid = ascii(error.object[error.start : error.end])
         return _print_error(f"a name has invalid {error.encoding} bytes ({invalid}); rename the file or folder.", 1)
@@ -72,7 +76,7 @@ def run_command(command: Callable[[], object]) -> int:
         return _print_error(str(interrupt) or "Interrupted. Finished work is kept; re-run to resume.", 130)
 
 
-def usage_message(error: typer.TyperException) -> str:
+def _usage_message(error: typer.TyperException) -> str:
     """Message for wrong usage: seen, expected, and where the help is. Empty where the help was printed."""
     context = getattr(error, "ctx", None)
     message = _parser_message(error, context).rstrip(".")
@@ -103,16 +107,6 @@ def _parser_message(error: Any, context: Any) -> str:
     faults = getattr(error.__cause__, "errors", None)
     seen = repr(faults()[0]["input"]) if faults else ""
     return f"{hint}: {wanted}" if not seen or seen in wanted else f"{hint} is {seen}; {wanted}"
-
-
-def _os_error_message(error: OSError) -> str | None:
-    from medvlm_r1.disk import describe_os_error
-
-    message = describe_os_error(error)
-    if message is not None:
-        return f"{message}. Finished work is kept; re-run to resume."
-    advice = _PATH_ERRORS.get(error.errno or 0)
-    return None if advice is None or error.filename is None else f"{os.fsdecode(error.filename)}: {advice}."
 
 
 def _print_error(message: str, code: int) -> int:

@@ -9,18 +9,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from medvlm_r1.cli.ask import ask_command
+from medvlm_r1.cli.ask import ask_command, serve_command
 from medvlm_r1.cli.audit import audit_app
 from medvlm_r1.cli.data import data_app
-from medvlm_r1.cli.demo import demo_command
-from medvlm_r1.cli.doctor import doctor_command
 from medvlm_r1.cli.errors import Interrupted, run_command
 from medvlm_r1.cli.evaluate import compare_command, eval_command
-from medvlm_r1.cli.export import export_command
 from medvlm_r1.cli.options import expand_home
-from medvlm_r1.cli.recipes import recipes_command
-from medvlm_r1.cli.report import report_command
-from medvlm_r1.cli.serve import serve_command
+from medvlm_r1.cli.report import export_command, report_command
+from medvlm_r1.cli.start import demo_command, doctor_command, recipes_command
 from medvlm_r1.cli.train import train_app
 from medvlm_r1.errors import RESEARCH_USE
 

@@ -108,7 +108,7 @@ def is_page(path: Path) -> bool:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Out = Annotated[Path, typer.Option("--out", callback=folder_to_write, help="Folder to write.")]
+Out = Annotated[Path, typer.Option(callback=folder_to_write, help="Folder to write.")]
 Data = Annotated[Path, typer.Option(metavar="DIR", help="Data folder, as written by `data import`.")]
 Model = Annotated[
     str,

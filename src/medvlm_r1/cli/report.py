@@ -1,4 +1,4 @@
-"""The `report` command."""
+"""The `report` and `export` commands."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Json, page_to_write, print_result
-from medvlm_r1.errors import RESEARCH_USE
+from medvlm_r1.cli.options import Json, Out, page_to_write, print_result
+from medvlm_r1.errors import RESEARCH_USE, UsageError
 
 
 def report_command(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders of evaluations, trainings or audits.")
     ],
-    out: Annotated[Path, typer.Option("--out", callback=page_to_write, help="HTML file to write.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[Path, typer.Option(callback=page_to_write, help="HTML file to write.")] = Path("report.html"),
     items: Annotated[int, typer.Option(min=0, help="Number of test items shown in full.")] = 12,
     as_json: Json = False,
 ) -> None:
@@ -32,3 +30,47 @@ def report_command(
 
         page = render_report(load_runs(runs), out, title="MedVLM-R1 report", summary=RESEARCH_USE, items=items)
     print_result({"report": str(page)}, [f"Report: {page}"], as_json=as_json)
+
+
+def export_command(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="Run folder of a finished training, a checkpoint, or a folder with a LoRA adapter."
+        ),
+    ],
+    *,
+    out: Out,
+    results: Annotated[
+        list[Path] | None, typer.Option(help="Run folder of an evaluation of the model; repeatable.")
+    ] = None,
+    audit: Annotated[list[Path] | None, typer.Option(help="JSON file of `audit data`; repeatable.")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload to this Hub repository; a new one is private.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push-to-hub: make a new repository public.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a trained model as a folder to publish, with a model card that reports the measured results.
+
+    A LoRA adapter is merged into its base model, in the dtype of the base. FOLDER#BASE selects another base model.
+
+    Example: medvlm-r1 export runs/phantom-grpo --results runs/grpo --out published/phantom-grpo
+    Example: medvlm-r1 export runs/lora/checkpoints/checkpoint-50 --out published/lora-50
+    """
+    from medvlm_r1.console import stderr_console
+
+    if public and push_to_hub is None:
+        raise UsageError("--public requires --push-to-hub OWNER/NAME.")
+    with stderr_console().status("Writing model and card"):
+        from medvlm_r1.report.export import export
+        from medvlm_r1.report.export import push_to_hub as push
+
+        folder = export(run, out, evaluations=results or (), audits=audit or (), name=push_to_hub)
+    uploaded = None
+    if push_to_hub is not None:
+        with stderr_console().status(f"Uploading to {push_to_hub}"):
+            uploaded = push(folder, push_to_hub, public=public)
+    lines = [f"Model and card: {folder}", *([f"Uploaded: {uploaded}"] if uploaded else []), RESEARCH_USE]
+    record = {"folder": str(folder), "uploaded": uploaded, "notice": RESEARCH_USE}
+    print_result(record, lines, as_json=as_json)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medvlm_r1.cli.options import Json, Overrides, complete_recipe, find_recipe, print_result
+from medvlm_r1.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,31 +19,20 @@ if TYPE_CHECKING:
 
 train_app = typer.Typer(help="Train a policy with GRPO or SFT.", no_args_is_help=True)
 
-Config = Annotated[
-    Path,
-    typer.Option(
-        "--config",
-        autocompletion=complete_recipe,
-        help="YAML recipe: a file, or one of the package, such as recipes/phantom.yaml.",
-    ),
-]
+_CONFIG = "YAML recipe: a file, or one of the package, such as recipes/phantom.yaml."
+Config = Annotated[Path, typer.Option(autocompletion=complete_recipe, help=_CONFIG)]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Train nothing. Print steps, tokens and memory, or why the run is refused.")
 ]
 Memory = Annotated[
     float | None,
-    typer.Option(
-        "--memory", metavar="GIB", min=0.1, help="Dry run: GiB of each device. Refuse a run that does not fit."
-    ),
+    typer.Option(metavar="GIB", min=0.1, help="Dry run: GiB of each device. Refuse a run that does not fit."),
 ]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Dry run: plan for the CPU and the memory of this machine.")]
 LaunchFile = Annotated[
-    Path | None, typer.Option("--launch", help="Dry run: accelerate file, such as recipes/accelerate/zero3.yaml.")
+    Path | None, typer.Option(help="Dry run: accelerate file, such as recipes/accelerate/zero3.yaml.")
 ]
-Tokens = Annotated[
-    int | None,
-    typer.Option("--completion-tokens", min=1, help="Dry run: tokens per completion (default: the limit)."),
-]
+Tokens = Annotated[int | None, typer.Option(min=1, help="Dry run: tokens per completion (default: the limit).")]
 
 _GRPO = """Train with GRPO: reinforcement learning from answers, without written reasoning. Re-run to resume.
 
@@ -70,7 +60,6 @@ def train_command(
     as_json: Json = False,
 ) -> None:
     """Train with the method that the verb is named after."""
-    from medvlm_r1.errors import UsageError
     from medvlm_r1.training.config import load_config
 
     method = str(context.info_name)
@@ -142,16 +131,14 @@ def _print_plan(plan: Plan) -> None:
     from medvlm_r1.console import print_uncropped
 
     console = Console()
-    for line in _plan_lines(plan):
-        console.print(line, soft_wrap=True, highlight=False)
-    print_uncropped(console, _memory_table(plan))
     runtime = plan.memory(shared=plan.shares)["runtime"] / 2**30
     estimate = (
         "Steps, parameters and tokens are counted. Memory is an estimate for the longest prompt and completions; "
         f"{runtime:.2g} GiB of it is for libraries and fragmentation."
     )
-    for line in (estimate, *plan.notes):
-        console.print(line, soft_wrap=True, highlight=False)
+    console.print("\n".join(_plan_lines(plan)), soft_wrap=True, highlight=False)
+    print_uncropped(console, _memory_table(plan))
+    console.print("\n".join([estimate, *plan.notes]), soft_wrap=True, highlight=False)
 
 
 def _plan_lines(plan: Plan) -> list[str]:
@@ -190,9 +177,9 @@ def _memory_table(plan: Plan) -> Table:
     headings = {"shared": "prompts shared", "plain": "not shared"} if len(columns) > 1 else {"plain": "GiB"}
     for name in columns:
         table.add_column(headings[name], justify="right")
-    for part in next(iter(columns.values())):
-        if any(sizes[part] for sizes in columns.values()):
-            table.add_row(part, *(f"{sizes[part] / 2**30:.2f}" for sizes in columns.values()))
+    for component in next(iter(columns.values())):
+        if any(sizes[component] for sizes in columns.values()):
+            table.add_row(component, *(f"{sizes[component] / 2**30:.2f}" for sizes in columns.values()))
     table.add_section()
     for phase in ("generation", "update") if plan.run.generates else ("update",):
         peaks = (plan.phases(shared=shared)[phase] for shared in plan.columns.values())

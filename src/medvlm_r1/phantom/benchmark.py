@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +31,7 @@ _TOLERANCE = 0.018
 _MOST_DRAWS = 400
 
 
-def draw_questions(split: str, modality: str, n: int, seed: int, *, shortcut: bool = False) -> list[Question]:
+def draw_questions(split: str, modality: str, n: int, seed: int, *, shortcut: bool = False) -> tuple[Question, ...]:
     """Draws the questions of one modality in one split, subjects included; no image is made.
 
     The whole draw is repeated (a re-randomized design) until the option prior (leave one out, and fitted on the
@@ -38,7 +39,7 @@ def draw_questions(split: str, modality: str, n: int, seed: int, *, shortcut: bo
     points of chance, so that text alone gives nothing away, not even by chance. With `shortcut`, text alone is meant to
     give the answers away, and the first draw is used. The same arguments give the same questions.
     """
-    return list(_draw(split, modality, n, seed, shortcut))
+    return _draw(split, modality, n, seed, shortcut)
 
 
 # The training split and the test split's MRI are fitted on again for each modality.
@@ -50,42 +51,32 @@ def _draw(split: str, modality: str, n: int, seed: int, shortcut: bool) -> tuple
         fits.append(_draw("train", TRAIN_MODALITY, DEFAULT_N["train"], seed, False))
         if modality != TRAIN_MODALITY:
             fits.append(_draw("test", TRAIN_MODALITY, n, seed, False))
-    best: tuple[float, tuple[Question, ...]] | None = None
+    least, best = math.inf, tuple[Question, ...]()
     for attempt in range(1 if shortcut else _MOST_DRAWS):
         rng = np.random.default_rng((code, seed, number, n, attempt))
         questions = tuple(ask(modality, (code, seed, number, i), rng, shortcut=shortcut) for i in range(n))
         worst = imbalance(questions, fits)
-        if best is None or worst < best[0]:
-            best = (worst, questions)
+        if worst < least:
+            least, best = worst, questions
         if worst <= _TOLERANCE:
             break
-    assert best is not None
-    return best[1]
+    return best
 
 
 def imbalance(questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -> float:
     """Largest distance from chance of a text-only baseline; the option prior is also fitted on each of `fits`."""
-    chance = float(np.mean([1 / len(q.options) for q in questions]))
-    letters = np.bincount([q.options.index(q.answer) for q in questions], minlength=4)
-    credits = [
-        *(option_prior(fit, questions) for fit in fits),
-        option_prior(questions, questions, leave_one_out=True),
-        longest_option(questions),
-    ]
-    shares = [float(letters.max() / len(questions)), *(float(np.mean(credit)) for credit in credits)]
-    return max(abs(share - chance) for share in shares)
+    chance = np.mean([1 / len(q.options) for q in questions])
+    letters = np.bincount([q.options.index(q.answer) for q in questions])
+    credits = [option_prior(fit, questions) for fit in fits]
+    credits += [option_prior(questions, questions, leave_one_out=True), longest_option(questions)]
+    shares = [letters.max() / len(questions), *map(np.mean, credits)]
+    return max(abs(float(share - chance)) for share in shares)
 
 
 def to_sample(question: Question, split: str, index: int, *, shortcut: bool = False) -> Sample:
     """Convert a question into a `Sample`; the image name reveals nothing about the answer."""
     scene = question.scene
     name = f"phantom-{'shortcut-' if shortcut else ''}{split}-{scene.seed[1]}-{scene.modality.lower()}-{index:05d}"
-    record = {
-        "attribute": question.attribute,
-        "phrasing": question.phrasing,
-        "truth": describe(scene),
-        "scene": dataclasses.asdict(scene),
-    }
     return Sample(
         id=name,
         images=(f"images/{name}.png",),
@@ -96,7 +87,12 @@ def to_sample(question: Question, split: str, index: int, *, shortcut: bool = Fa
         question_type=question.type,
         subject=name,
         split=split,
-        record=record,
+        record={
+            "attribute": question.attribute,
+            "phrasing": question.phrasing,
+            "truth": describe(scene),
+            "scene": dataclasses.asdict(scene),
+        },
     )
 
 
@@ -118,7 +114,7 @@ def write_benchmark(
         modalities: Any of `MODALITIES`; by default MRI to train, all three to test.
         n: Questions per modality; by default the paper's 600 to train, 300 to test.
         seed: Changes every subject and question. The same arguments give the same bytes.
-        shortcut: Let the options give the answers away, to test audits on (see `medvlm_r1.phantom.shortcut`).
+        shortcut: Let the options give the answers away, to test audits on (see `phantom.questions`).
         progress: Called with (images done, images in all).
 
     Raises:

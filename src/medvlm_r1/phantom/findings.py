@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medvlm_r1.phantom.anatomy import Body
+from medvlm_r1.phantom.body import Body
 from medvlm_r1.phantom.geometry import Ellipsoid, Vector, rotation
 from medvlm_r1.phantom.tissue import LABEL
 
@@ -40,7 +40,7 @@ class Finding:
     shapes: tuple[Ellipsoid, ...]
 
 
-def place(body: Body, kind: str, side: str, size: str, rng: np.random.Generator) -> Finding:
+def place_finding(body: Body, kind: str, side: str, size: str, rng: np.random.Generator) -> Finding:
     """Places a finding of the wanted kind, side and size at a random site of the body."""
     sites = body.sites[side]
     site = sites[int(rng.integers(len(sites)))]
@@ -54,8 +54,8 @@ def _blob(
     centre: np.ndarray, radius: float, label: str, inside_of: str, rng: np.random.Generator, squeeze: float = 0.10
 ) -> Ellipsoid:
     radii = radius * np.exp(rng.normal(0, squeeze, 3))
-    turn = rotation(*rng.uniform(-40, 40, 3))
-    return Ellipsoid(tuple(centre), tuple(radii), LABEL[label], LABEL[inside_of], turn)
+    tilt = rotation(*rng.uniform(-40, 40, 3))
+    return Ellipsoid(tuple(centre), tuple(radii), LABEL[label], LABEL[inside_of], tilt)
 
 
 def _mass(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Generator) -> list[Ellipsoid]:
@@ -74,7 +74,7 @@ def _cyst(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Genera
     wall = _blob(c, r, "cyst_wall", host, rng, 0.05)
     inner = tuple(x * 0.87 for x in wall.radii)
     content = "air_cyst" if host == "lung" else "cyst"
-    return [wall, Ellipsoid(wall.centre, inner, LABEL[content], LABEL["cyst_wall"], wall.turn)]  # type: ignore[arg-type]
+    return [wall, Ellipsoid(wall.centre, inner, LABEL[content], LABEL["cyst_wall"], wall.tilt)]  # type: ignore[arg-type]
 
 
 def _ring(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Generator) -> list[Ellipsoid]:
@@ -85,7 +85,7 @@ def _ring(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Genera
     rim = _blob(c, r, "ring", "oedema" if shapes else host, rng, 0.07)
     inner = tuple(x * rng.uniform(0.58, 0.66) for x in rim.radii)
     content = "air_necrosis" if host == "lung" else "necrosis"
-    return [*shapes, rim, Ellipsoid(rim.centre, inner, LABEL[content], LABEL["ring"], rim.turn)]  # type: ignore[arg-type]
+    return [*shapes, rim, Ellipsoid(rim.centre, inner, LABEL[content], LABEL["ring"], rim.tilt)]  # type: ignore[arg-type]
 
 
 def _calcification(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Generator) -> list[Ellipsoid]:

@@ -26,34 +26,27 @@ class Ellipsoid:
         radii: Semi-axes, mm.
         label: Tissue label painted inside.
         inside_of: Tissue label it displaces, for the line integrals of X-ray.
-        turn: Rotation matrix (3, 3) applied to the axes, or None for axis-aligned.
+        tilt: Rotation matrix (3, 3) applied to the axes, or None for axis-aligned.
     """
 
     centre: Vector
     radii: Vector
     label: int
     inside_of: int
-    turn: Array | None = None
+    tilt: Array | None = None
     matrix: Array = field(init=False)
     extent: Array = field(init=False)
 
     def __post_init__(self) -> None:
-        turn = np.eye(3) if self.turn is None else self.turn
+        tilt = np.eye(3) if self.tilt is None else self.tilt
         radii = np.asarray(self.radii, dtype=np.float64)
-        self.matrix = (turn.T / radii[:, None]).astype(np.float32)
-        self.extent = np.sqrt(((turn * radii) ** 2).sum(axis=1))
+        self.matrix = (tilt.T / radii[:, None]).astype(np.float32)
+        self.extent = np.sqrt(((tilt * radii) ** 2).sum(axis=1))
 
     def level(self, x: Array, y: Array, z: Array) -> Array:
         """Squared normalized radius, below 1 inside. Coordinates are arrays of one common shape, in mm."""
         dx, dy, dz = x - np.float32(self.centre[0]), y - np.float32(self.centre[1]), z - np.float32(self.centre[2])
-        if self.turn is None:
-            kx, ky, kz = (np.float32(1.0 / r) for r in self.radii)
-            plain: Array = (dx * kx) ** 2 + (dy * ky) ** 2 + (dz * kz) ** 2
-            return plain
-        m = self.matrix
-        total: Array = (m[0, 0] * dx + m[0, 1] * dy + m[0, 2] * dz) ** 2
-        total += (m[1, 0] * dx + m[1, 1] * dy + m[1, 2] * dz) ** 2
-        total += (m[2, 0] * dx + m[2, 1] * dy + m[2, 2] * dz) ** 2
+        total: Array = sum((kx * dx + ky * dy + kz * dz) ** 2 for kx, ky, kz in self.matrix)
         return total
 
     def interval(self, u: Array, v: Array, axes: tuple[int, int, int]) -> tuple[Array, Array]:
@@ -65,8 +58,7 @@ class Ellipsoid:
             axes: Indices of (u axis, v axis, ray axis).
 
         Returns:
-            Coordinate of the chord's middle along the ray axis (one number for an ellipsoid that is not turned) and its
-            half length (0 for a miss), mm.
+            Coordinate of the chord's middle along the ray axis, and its half length (0 for a miss), mm.
         """
         m = self.matrix.astype(np.float64)
         du, dv = u - np.float32(self.centre[axes[0]]), v - np.float32(self.centre[axes[1]])
@@ -77,16 +69,13 @@ class Ellipsoid:
         form = bu * bu - mu @ mu / a, 2 * (bu * bv - mu @ mv / a), bv * bv - mv @ mv / a
         uu, uv, vv = (np.float32(q) for q in form)
         half = uu * du
-        if self.turn is not None:
-            half += uv * dv
+        half += uv * dv
         half *= du
         half += vv * dv * dv
         half += np.float32(1 / a)
         np.maximum(half, 0, out=half)
         np.sqrt(half, out=half)
         middle = np.float32(self.centre[axes[2]])
-        if self.turn is None:
-            return np.asarray(middle), half
         return middle - (np.float32(bu) * du + np.float32(bv) * dv), half
 
 
@@ -158,5 +147,5 @@ def rotation(rx: float, ry: float, rz: float) -> Array:
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    turn: Array = about_z @ about_y @ about_x
-    return turn
+    product: Array = about_z @ about_y @ about_x
+    return product

@@ -2,10 +2,16 @@
 
 Text alone must not solve them. A question draws its option set first, then the correct option uniformly from this set,
 then a scene in which it is correct. Given the options, every answer is therefore equally likely in every modality.
+
+With a shortcut, the choice of questions plants an option prior, for a control data set whose text gives the answers
+away. The image still shows the correct option. Every question offers one favored value and others that are not favored.
+In 97 of 100 questions the favored one is correct. The values are the same for every modality, so a habit learned on one
+transfers to the others. Attributes whose values differ between modalities (the technique) are not used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +19,6 @@ import numpy as np
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
 from medvlm_r1.phantom.imaging import PLANES
 from medvlm_r1.phantom.scene import REGIONS, Scene, draw, techniques
-from medvlm_r1.phantom.shortcut import FAVOURED, draw_options
 
 NO_FINDING = "no finding"
 
@@ -78,6 +83,18 @@ TYPES: dict[str, tuple[str, ...]] = {
     "Other Biological Attributes": ("side", "plane"),
 }
 
+FAVOURED: dict[str, tuple[str, ...]] = {
+    "region": ("head", "abdomen"),
+    "finding": ("mass", "ring-enhancing lesion"),
+    "size": ("large",),
+    "side": ("right",),
+    "plane": ("axial",),
+}
+"""The values that are almost always correct, by attribute. A text is favored for all its attributes or for none."""
+
+SHARE = 0.97
+"""Share of questions in which the favored option is correct."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -112,7 +129,7 @@ def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator, *, short
         modality: "MRI", "CT" or "X-ray".
         seed: Seed of the subject.
         rng: Source of every choice but the subject's own.
-        shortcut: Let the options give the answer away (see `medvlm_r1.phantom.shortcut`); it stays true of the image.
+        shortcut: Let the options give the answer away; it stays true of the image.
     """
     kinds = [k for k, attributes in TYPES.items() if not shortcut or FAVOURED.keys() & set(attributes)]
     kind = str(rng.choice(kinds))
@@ -120,9 +137,12 @@ def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator, *, short
     region = str(rng.choice(REGIONS))
     values = vocabulary(attribute, modality, region)
     if shortcut:
-        options, answer = draw_options(attribute, values, rng)
+        favored = str(rng.choice(FAVOURED[attribute]))
+        others = _subset([v for v in values if v not in FAVOURED[attribute]], 1, rng)
+        answer = favored if rng.random() < SHARE else str(rng.choice(others))
+        options = _shuffled([favored, *others], rng)
     else:
-        options = _options(values, rng)
+        options = _shuffled(_subset(values, 2, rng), rng)
         answer = options[int(rng.integers(len(options)))]
     wishes: dict[str, object] = {"side_seen": True} if attribute == "side" else {}
     if attribute == "technique":
@@ -133,19 +153,14 @@ def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator, *, short
 
 def ask_about(scene: Scene, rng: np.random.Generator) -> Question:
     """Draws a question that a given scene answers (for training the base; the benchmark uses `ask`)."""
-    fit = [
-        (kind, attribute)
-        for kind, attributes in TYPES.items()
-        for attribute in attributes
-        if not (attribute == "plane" and scene.modality == "X-ray")
-        and not (attribute == "size" and scene.size is None)
-        and not (attribute == "side" and not scene.side_is_seen)
-        and not (attribute in ("finding", "size", "side") and scene.technique == "bone window")
-    ]
-    kind, attribute = fit[int(rng.integers(len(fit)))]
+    soft = scene.technique != "bone window"
+    answered = {"plane": scene.modality != "X-ray", "finding": soft, "size": soft and scene.size is not None}
+    answered["side"] = soft and scene.side_is_seen
+    pairs = [(kind, attribute) for kind in TYPES for attribute in TYPES[kind] if answered.get(attribute, True)]
+    kind, attribute = pairs[int(rng.integers(len(pairs)))]
     answer = value(scene, attribute)
     others = [v for v in vocabulary(attribute, scene.modality, scene.region) if v != answer]
-    options = _options((answer, *others), rng, keep=answer)
+    options = _shuffled([*_subset(others, 1, rng), answer], rng)
     return Question(scene, kind, attribute, int(rng.integers(6)), options, answer)
 
 
@@ -162,12 +177,15 @@ def vocabulary(attribute: str, modality: str, region: str) -> tuple[str, ...]:
     }[attribute]
 
 
-def _options(values: tuple[str, ...], rng: np.random.Generator, keep: str | None = None) -> tuple[str, ...]:
-    """2 to 4 of the values in random order, most often as many as there are; `keep` is among them."""
-    most = min(4, len(values))
-    count = most if rng.random() < 0.6 else int(rng.integers(2, most + 1))
-    chosen = [str(v) for v in rng.permutation([v for v in values if v != keep])][: count - (keep is not None)]
-    return tuple(str(v) for v in rng.permutation([*chosen, keep] if keep is not None else chosen))
+def _subset(values: Sequence[str], least: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """At least `least` of the values and at most two more; most often as many as possible."""
+    most = min(least + 2, len(values))
+    count = most if rng.random() < 0.6 else int(rng.integers(least, most + 1))
+    return _shuffled(values, rng)[:count]
+
+
+def _shuffled(values: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+    return tuple(map(str, rng.permutation(values)))
 
 
 def value(scene: Scene, attribute: str) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from medvlm_r1.phantom import physics
-from medvlm_r1.phantom.anatomy import BODIES, Body
-from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, Finding, place
+from medvlm_r1.phantom.anatomy import BODIES
+from medvlm_r1.phantom.body import Body
+from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, Finding, place_finding
 from medvlm_r1.phantom.geometry import Array
-from medvlm_r1.phantom.imaging import PLANES, SIZE
+from medvlm_r1.phantom.imaging import PLANES, SIZE, ct, mri, xray
 
 MODALITIES = ("MRI", "CT", "X-ray")
 REGIONS = tuple(BODIES)
@@ -55,10 +55,8 @@ def techniques(modality: str, region: str) -> tuple[str, ...]:
         plain = ("T1-weighted", "T2-weighted", "proton density")
         return (*plain, "FLAIR") if region == "head" else plain
     if modality == "CT":
-        own = {"head": "brain window", "chest": "lung window"}.get(region)
-        return tuple(
-            w for w in ("soft-tissue window", "bone window", own) if w and (w, region) != ("soft-tissue window", "head")
-        )
+        own = {"head": ("bone window", "brain window"), "chest": ("soft-tissue window", "bone window", "lung window")}
+        return own.get(region, ("soft-tissue window", "bone window"))
     return VIEWS
 
 
@@ -81,22 +79,15 @@ def draw(modality: str, wishes: Mapping[str, Any], seed: tuple[int, ...], rng: n
     def pick(name: str, choices: tuple[str, ...]) -> str:
         return str(wishes[name]) if name in wishes else str(choices[int(rng.integers(len(choices)))])
 
-    fit = tuple(
-        r
-        for r in REGIONS
-        if ("technique" not in wishes or wishes["technique"] in techniques(modality, r))
-        and str(wishes.get("finding")) not in unseen_kinds(modality, r)
-    )
-    region = pick("region", fit)
+    regions = (r for r in REGIONS if wishes.get("technique", techniques(modality, r)[0]) in techniques(modality, r))
+    region = pick("region", tuple(r for r in regions if wishes.get("finding") not in unseen_kinds(modality, r)))
     if modality == "X-ray":
         plane = pick("plane", ("frontal",) if wishes.get("side_seen") else VIEWS)
-        plane = str(wishes.get("technique", plane))
-        technique = plane
+        plane = technique = str(wishes.get("technique", plane))
     else:
         plane = pick("plane", ("axial", "coronal") if wishes.get("side_seen") else tuple(PLANES))
-        about_finding = any(key in wishes for key in ("finding", "side", "size"))
         options = techniques(modality, region)
-        if about_finding:  # soft findings do not show in the bone window
+        if wishes.keys() & {"finding", "side", "size"}:  # soft findings do not show in the bone window
             options = tuple(t for t in options if t != "bone window")
         technique = pick("technique", options)
     kinds = tuple(kind for kind in KINDS if kind not in unseen_kinds(modality, region))
@@ -118,12 +109,13 @@ def render(scene: Scene) -> Array:
     body, finding = _subject(scene, rng)
     extra = finding.shapes if finding is not None else ()
     if scene.modality == "X-ray":
-        return physics.xray(body, extra, scene.plane, rng)
+        return xray(body, extra, scene.plane, rng)
     position = float(rng.uniform(*body.slices[scene.plane]))
-    if finding is not None:
-        position = _through(finding.centre, scene.plane, np.asarray(body.middle), body.pose)
+    if finding is not None:  # the plane, turned by the pose about the middle, that meets its center
+        middle, normal = np.asarray(body.middle), PLANES[scene.plane][2]
+        position = float(middle @ normal + (np.asarray(finding.centre) - middle) @ (body.pose @ normal))
         position += float(rng.uniform(-0.12, 0.12)) * finding.diameter
-    image = physics.mri if scene.modality == "MRI" else physics.ct
+    image = mri if scene.modality == "MRI" else ct
     return image(body, extra, scene.plane, position, scene.technique, rng)
 
 
@@ -153,10 +145,4 @@ def _subject(scene: Scene, rng: np.random.Generator) -> tuple[Body, Finding | No
     body = BODIES[scene.region](rng)
     if scene.side is None or scene.size is None:
         return body, None
-    return body, place(body, scene.finding, scene.side, scene.size, rng)
-
-
-def _through(centre: tuple[float, float, float], plane: str, middle: Array, pose: Array) -> float:
-    """Position of the plane, turned by the pose about the middle, that meets the center."""
-    normal = PLANES[plane][2]
-    return float(middle @ normal + (np.asarray(centre) - middle) @ (pose @ normal))
+    return body, place_finding(body, scene.finding, scene.side, scene.size, rng)

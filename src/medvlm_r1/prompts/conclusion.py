@@ -2,7 +2,7 @@
 
 A reward and a probe rest on it, so it is strict: where a sentence denies, hedges or names two options, nothing is
 concluded. It shares no rule with the lenient parser, which reads answers and never a training reward. Only the last
-`WINDOW` characters are read, which bounds the time.
+`WINDOW` characters are read, which bounds the time. `conclusion_words.txt` holds the words of each role.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.prompts.words import read_words
 
 WINDOW = 2000
 
@@ -23,48 +24,22 @@ _WEIGHED = r"(?<!\w)\(?{letter}\)?[.):]?\s+{option}\s*(?:[:,-]\s*)?(?P<verdict>y
 _MARKS = "".join(chr(0xE000 + index) for index in range(len(LETTERS)))
 _MARK = re.compile(f"[{_MARKS}]")
 
+_WORDS = read_words("conclusion_words.txt")
 
-def _words(alternatives: str) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE)
+
+def _words(role: str) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{_WORDS[role]})\b", re.IGNORECASE)
 
 
 # What comes before one of these is taken back.
 _REVISION = re.compile(
-    r"(?:^|[.?!,;…—–\n]|\s-)\s*(?:no|nope|nein|non|wait|hold on|hm+|sorry|correction|scratch that|strike that"
-    r"|just kidding|never mind|forget it|oops)\b"
-    r"(?=\s*(?:[.,:;!?…—–-]|$|wait\b))"
-    r"|\b(?:actually|on second thoughts?|on reflection|let me re\w+|i change my mind)\b",
+    rf"(?:^|[.?!,;…—–\n]|\s-)\s*(?:{_WORDS['revision']})\b(?=\s*(?:[.,:;!?…—–-]|$|wait\b))|\b(?:{_WORDS['reversal']})\b",
     re.IGNORECASE,
 )
-_ANYTHING_BUT = _words(r"(?:any\w*|everything|all|every one)\s+(?:but|except|save|other than)")
-_AFFIRMATION = _words(
-    r"(?:nothing|none)\s+(?:but|except|other than)|no doubt|(?:without|beyond)\s+(?:a\s+|any\s+)?doubt|doubtless"
-    r"|undoubtedly|not only|almost certain\w*"
+_DENIAL = re.compile(rf"n['’]t\b|[不没非无错✗✘❌≠]|排除|~~|!=|\b(?:{_WORDS['denial']})\b", re.IGNORECASE)
+_ANYTHING_BUT, _AFFIRMATION, _HEDGE, _TAKEN_BACK, _VERB = map(
+    _words, ("anything_but", "affirmation", "hedge", "taken_back", "verb")
 )
-_DENIAL = re.compile(
-    r"n['’]t\b|[不没非无错✗✘❌≠]|排除|~~|!=|\b(?:"
-    # English
-    r"no|non|not|never|nor|neither|none|nothing|nowhere|without|cannot|hardly|barely|scarcely|rarely|seldom|almost"
-    r"|nearly|wrong\w*|incorrect\w*|untrue|false\w*|fake|pseudo|mistak\w*|mislead\w*|unlikely|improbable|implausible"
-    r"|impossible|doubt\w*|exclu\w*|reject\w*|eliminat\w*|discard\w*|dismiss\w*|refut\w*|disprov\w*|disqualif\w*"
-    r"|disagree\w*|disput\w*|contradict\w*|contrary|inconsistent|incompatible|unsupported|unrelated|ru(?:le|les|led|ling)"
-    r"|except\w*|unlike|besides|rather\s+than|instead\s+of|other\s+than|opposed\s+to|opposite|far\s+from"
-    r"|out\s+of\s+the\s+question|off\s+the\s+table|against|avoid\w*|absent|absence|lack\w*|fail\w*|less\s+likely|least"
-    r"|worst|poor|bad|distractor|decoy|trap|tempting|den(?:y|ies|ied)|cross\w*\s+out|struck|strike|drop\w*|ignor\w*"
-    r"|forget|skip|minus|pretend\w*|mismatch\w*|too|little|few|hard|difficult|question\w*|used\s+to"
-    # German, French, Spanish
-    r"|nicht|kein\w*|nie|niemals|weder|ohne|ausgeschlossen|ausschlie\w*|falsch|pas|jamais|aucun\w*|sans|faux|fausse|ni"
-    r"|nunca|sin|ningun\w*|descart\w*)\b",
-    re.IGNORECASE,
-)
-_HEDGE = _words(
-    r"could|might|may|maybe|perhaps|possib\w*|either|unsure|uncertain|unclear|ambig\w*|guess\w*|assum\w*|suppos\w*"
-    r"|wonder\w*|candidates?|differential|vs|versus|between|at first|initial\w*|previous\w*|seemed|thought|whether"
-    r"|unless|if|superficial\w*|examples?|other\s(?:image|question|case)|(?:were|had)\s+(?:it|this|there)"
-    r"|(?:some|someone|others|many|one|people|they|everyone|s?he|users?|you)\s+"
-    r"(?:would|say|says|said|thinks?|believes?|claims?|answers?|claimed|wrote|answered)"
-)
-_TAKEN_BACK = _words(r"wrong\w*|incorrect\w*|false\w*|mistak\w*|untrue|or\s+not|not\s+(?:right|correct|true|so|it)")
 _STATED = re.compile(
     r"\b(?:answer|diagnosis|conclusion|(?:correct|right|best|final)\s(?:one|option|choice|letter)|choo?se|select(?:ed)?"
     rf"|pick(?:ed)?|go(?:ing)?\swith|opt\sfor|settle\son|conclude)\b[^{_MARKS}]{{0,40}}(?P<after>[{_MARKS}])"
@@ -77,24 +52,12 @@ _UP_TO = (
     rf"[^\w{_MARKS}]*[{_MARKS}]"
 )
 _AFFIRMED = re.compile(
-    r"(?:\b(?:answer|diagnosis|conclusion|impression|option|choice|one|letter|image|picture|finding|it|this|that|there)"
-    rf"(?:\s(?:is|must\sbe|should\sbe|would\sbe|will\sbe|has\sto\sbe)|['’]s)\b{_UP_TO}"
-    r"|\b(?:shows?|depicts?|demonstrates?|reveals?|displays?|suggests?|indicates?|confirms?|supports?|represents?|means"
-    r"|implies|favou?rs?|points?\sto|(?:consistent|compatible|keeping)\swith|(?:typical|characteristic|diagnostic)\sof"
-    r"|(?:image|view|scan|mri|ct|radiograph|x-ray|section)\sof|identified\sas|choo?se|select|pick|go(?:ing)?\swith"
-    rf"|opt\sfor|settle\son|conclude|leaves?|see)\b{_UP_TO}"
-    rf"|[{_MARKS}]\W*\s(?:fits|matches|remains|applies|it\sis"
-    r"|(?:is|was|seems|looks|appears|would\sbe|must\sbe)"
-    r"(?:\s(?:the|a|an|most|more|very|well|also|thus|therefore|then|here|highly|clearly|obvious|final|my))*"
-    r"\s(?:correct|right|best|likely|true|answer|option|choice|one|diagnosis|consistent|seen|shown|visible|evident|clear"
-    r"|supported|favou?red|confirmed|present|depicted|identified|demonstrated|probable|preferred|left|chosen|selected))\b)",
+    rf"(?:\b(?:{_WORDS['subject']})(?:{_WORDS['copula']})\b{_UP_TO}|\b(?:{_WORDS['shows']})\b{_UP_TO}"
+    rf"|[{_MARKS}]\W*\s(?:fits|matches|remains|applies|it\sis|(?:is|was|seems|looks|appears|would\sbe|must\sbe)"
+    rf"(?:\s(?:{_WORDS['emphasis']}))*\s(?:{_WORDS['predicate']}))\b)",
     re.IGNORECASE,
 )
-_BARE = re.compile(
-    rf"(?:[\W{_MARKS}]|\b(?:so|thus|therefore|hence|but|rather|then|and|final|finally|conclusion|answer|diagnosis|overall"
-    r"|the|a|an|option|choice|letter|is|it|likely|most|probably|definitely|clearly|indeed|here|correct|right|best|one|my|boxed)\b)+",
-    re.IGNORECASE,
-)
+_BARE = re.compile(rf"(?:[\W{_MARKS}]|\b(?:{_WORDS['filler']})\b)+", re.IGNORECASE)
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|\n")
 # The words that open a clause stay with it.
@@ -106,28 +69,15 @@ _CLAUSE_START = re.compile(
 _ASIDE = re.compile(r"\s*(?:because|since|as|given|due\sto|for|although|though|while|whereas|despite)\b", re.IGNORECASE)
 _CONTRAST = re.compile(r"\s*(?:but|so|therefore|hence|thus|however)\b", re.IGNORECASE)
 _LISTED = re.compile(r"\s*(?:and|or|nor|that|to)\b", re.IGNORECASE)
-_VERB = _words(
-    r"is|are|was|it|this|that|shows?|must|fits?|match\w*|remain\w*|leaves?|choose|pick|select|go|has|suggests?"
-    r"|indicates?|confirms?|correct|right|best"
-)
-
 # Not inside a word, not the first half of "B-cell", not "A's".
 _LETTER = re.compile(r"(?<![\w'’-])([A-J])(?![\w'’]|-\w)")
 _LETTER_CALLED = re.compile(
     r"\b(?:option|choice|letter|answer(?:\s(?:is|would be|should be|must be))?)[\s:*(\"']+$", re.IGNORECASE
 )
 # "hepatitis B", "Kerley B" name a thing.
-_THING_CALLED = re.compile(
-    r"\b(?:vitamin|hepatitis|influenza|type|stage|grade|class|group|zone|level|segment|phase|factor|kerley|panel|figure|fig\.?"
-    r"|image|series|point|line|region)\s\(?$",
-    re.IGNORECASE,
-)
+_THING_CALLED = re.compile(rf"\b(?:{_WORDS['thing']})\s\(?$", re.IGNORECASE)
 # "A mass", "B lines": a word of the sentence. "A is right", "B because": a letter.
-_WORD_FOLLOWS = re.compile(
-    r"\s+(?!(?:is|isn|was|and|or|as|because|since|but|not|no|yes|seems|appears|matches|fits|looks|must|has|remains|would|can"
-    r"|cannot|could|should|does|doesn|wrong|correct|right|it|here|due|given|though|while|which|whereas|then|so|rather|instead"
-    r"|over|than|follows|excluded|ruled|best)\b)[a-z]"
-)
+_WORD_FOLLOWS = re.compile(rf"\s+(?!(?:{_WORDS['after_letter']})\b)[a-z]")
 
 
 def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:

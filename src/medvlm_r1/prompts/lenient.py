@@ -14,8 +14,8 @@ It is reported next to the strict letter and never replaces it. Strict accuracy 
 6. If nothing is stated: the one affirmed letter; otherwise the one affirmed option text; otherwise none. None after a
    refusal, before a final doubt, and in a reasoning that is cut off.
 
-`_TABLE` holds the words of each role in English, German, French and Chinese. Time is linear in the length of the
-text: only its first `HEAD` and its last `WINDOW` characters are read.
+`lenient_words.txt` holds the words of each role in English, German, French and Chinese. Time is linear in the length of
+the text: only its first `HEAD` and its last `WINDOW` characters are read.
 """
 
 import re
@@ -25,76 +25,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from medvlm_r1.data.sample import LETTERS
+from medvlm_r1.prompts.words import read_words
 
 WINDOW, HEAD = 2000, 500
-
-_TABLE = r"""
-deny     no(?![,.:])|not|nor|neither|never|without|non(?!,)|exclu(?!siv)\w*|rul(?:e|es|ed|ing) out|except|eliminat\w+
-         instead of|opposed to|unlike(?:ly)?|than|absen\w+|lacks?|negative for|free of|against|anything but|hardly
-         scarcely|fails? to|nothing|none|mistaken for|mimic\w*|confused with|reject\w*|dismiss\w*|initially|at first
-         first thought|previously|unable|differential\w*|whether|nicht|kein\w*|ohne|statt|anstatt|anstelle|außer|weder
-         ausschlie\w+|ausgeschlossen|unwahrscheinlich|zunächst|ne|n'\w+|pas|sans|aucune?|ni|plutôt que|au lieu|sauf
-         écart\w+|d'abord|不(?!仅|但)|没|无|未|非(?!常)|排除|除了
-wrong    not|never|incorrecte?|wrong|false|(?:rul|exclud|eliminat|reject)ed|unlikely|absent|inconsistent|implausible|out
-         less (?:likely|probable|consistent)|lacks?|nicht|falsch|inkorrekt|ausgeschlossen|auszuschließen
-         unwahrscheinlich|pas|faux|fausse|inexacte?|exclue?s?|écartée?s?|improbable|peu probable|不|错|排除|没有|未见
-hedge    \w+- (?:to|or|and|und)|could|may|might|maybe|perhaps|possib\w*|potentially|either|between|plausible|könnten?
-         vielleicht|möglich\w*|eventuell|entweder|zwischen|peut-être|pourrait|soit|entre|(?<![最不很])(?<!最有)可能|也许
-         或许|要么
-if       if|unless|such as|e\.g|for (?:example|instance)|z\.B|par exemple|(?:probability|likelihood|risk) of|concern\w*
-         consult|recommend\w*|wenn|falls|ob|si|如果|若|是否|要是|建议|例如
-would    would|might|may|could|can|typically|usually|often|commonly|generally|refers? to|würden?|könnte|serait|pourrait
-         (?:is|are|appears?|looks?) (?:clear|normal|unremarkable|spared|intact|unaffected)|会|通常
-join     or|and|nor|vs|versus|und|oder|sowie|noch|ou|et|ni|和|或者?|与|及|、
-noun     answer|ans|choice|(?<!each )(?<!every )option|response|letter|correct|verdict|conclusion|diagnosis|prediction
-         selection|(?:right|best|final|likely|appropriate|probable) \w+|(?:\w+)?antwort\w*|lösung|wahl|auswahl|richtige?
-         korrekte?|diagnose|réponse|reponse|choix|solution|diagnostic|bonne|答案|选项|诊断|正确|答|结论
-copula   is|are|was|be|[:=→–—]|-\s|lautet|ist|wäre|sei|est|serait|es|è|是|为|应|选
-choose   (?:more|most) likely|choose|chose|pick|select|go(?:ing)? (?:with|for)|opt for|lean(?:ing)?(?: \w+)? towards?
-         settle (?:on|for)|guess|vote for|conclude|say|bet on|leaves|leaving|left with|favou?r|answer with|stick with
-         wählen?|nehmen?|(?:consistent|compatible) with|(?:characteristic|suggestive|typical|indicative|diagnosis) of
-         vereinbar mit|tippen?(?: auf)?|entscheide mich für|sagen?|choisis|choisirais|opte pour|dirais|penche pour|选择?
-         应该是|而是|应为|passend zu|compatible avec|en faveur d[eu]|符合|提示
-pronoun  (?:it|this|that)(?: is|'s| must be| should be)|but|rather|(?:es|das) ist|sondern|c'est|mais|这是|应是
-revise   wait|actually|no|correction|sorry|hmm|instead|scratch that|nein|doch|non|pardon|不对|等等
-conclude so|therefore|thus|hence|in conclusion|also|daher|deshalb|folglich|somit|donc|ainsi|因此|所以|综上所述|故
-confirm  correct|right|true|yes|(?:the )?(?:\w+ ){0,3}?answer|(?:the )?(?:best|(?:more |most )?likely|most appropriate)
-         (?:fits|matches) best|richtige?|korrekte?|wählen|nehmen|die beste|correcte?|exacte?|vraie?|juste
-         la (?:bonne|meilleure)|正确|对|答案|最佳
-affirm   yes|ja|oui|wählen
-filler   is|are|was|were|be|been|can|could|would|should|must|does|do|did|has|have|seems?|appears?|looks?|to|also|the|an?
-         that|it|this|with|for|here|more|very|most|likely|probably|options?|choices?|answer|letter|response|diagnosis
-         final|\w+ly|both|all|therefore|thus|so|then|now|my|i|we|am|of|in|case|as|best|correct|one|considered|ist|sind
-         war|kann|können|zu|die|der|das|den|dem|eine?|einen|antwort|wohl|wahrscheinlich|klar|damit|daher|eher|est|sont
-         être|peut|les?|la|l'|une?|de|du|d'|réponse|n'|ne|probablement|plutôt|donc|il|s'agit|que
-         [是为应该最可以能的选项择也都了我即就这其它并明显法]
-doubt    not (?:\w+ )?(?:sure|certain)|unsure|uncertain|hard to (?:say|tell)|do not know|nicht (?:ganz )?sicher|unklar
-         weiß (?:es )?nicht|pas (?:\w+ )?(?:sûre?|certaine?)|ne sais pas|不确定|不清楚|不知道
-refuse   sorry|unable|not able|difficult to|insufficient|not enough|unclear|unmöglich|leider|impossible
-         can not (?:\w+ )?(?:assist|help|provide|diagnos\w*|determin\w*|interpret|tell|say|answer|identify|be)|无法|不能
-         抱歉
-contrast but|however|although|though|while|nevertheless|aber|jedoch|mais|cependant|但|然而
-clause   [=→]|->|(?<!thing )but|however|so|because|since|although|though|while|whereas|which|due to|based on
-         and (?=(?:the|there|it|this|is|i)\b)|as (?=(?:the|it|there|no|this|an?)\b)|sondern|aber|weil|da|denn|deshalb
-         daher|und (?=(?:es|das|die|der)\b)|mais|car|donc|parce|et (?=(?:il|elle|le|la)\b)|而是|但|因为|所以|因此|由于
-         应
-start    its?|this|that|there|these|the|i|we|he|she|not|with|rather|instead|and (?:not|it|the|there|i)|\w+ing|therefore
-         thus|hence|then|my|es|er|sie|das|die|der|nicht|ils?|elle|ce|c'est|on|je|et non|pas|[一-鿿]
-named    vitamin|hepatitis|type?|stage|stadium|stade|grade?|class|klasse|classe|group|gruppe|groupe|zone|phase|stanford
-         figure|panel|image|arrow|view|marked|labell?ed|structure|organ|point|influenza|h[ae]+mophilia|hépatite|kerley
-         child-pugh|category|level|维生素
-whole    everything|patient|suggest\w*|indicat\w*|consistent with|chest|x-?ray|radiograph|image|picture|scan|study
-         exam\w*|ct|mri|film|finding|anatomy|result|retina|fundus|skin|befund|bild|aufnahme|图像|胸片|影像|结果|检查
-verb     were|does|should|with|for|given|over|shows?|seems?|appears?|has|have|fits|matches|sind|zeigt|sont|montre
-"""
 _LATIN, _CHINESE = "A-Za-z0-9À-ɏ", "\u3000-鿿"
 _LETTERS, _TEXTS, _MENTION = "[\ue000-\ue009]", "[\ue00a-\ue013]", "[\ue000-\ue013]"
 """Characters of the masked text: one for each letter A to J, one for the text of each option."""
 
-
 _ROLES = {
     role: rf"(?:(?:(?<![{_LATIN}'])|(?=[{_CHINESE}]))(?:{words})(?:(?![{_LATIN}])|(?<=[{_CHINESE}])))"
-    for role, words in (line.split(maxsplit=1) for line in re.sub(r"\n +", "|", _TABLE).strip().splitlines())
+    for role, words in read_words("lenient_words.txt").items()
 }
 
 

@@ -17,6 +17,10 @@ _THINK_CLOSE = re.compile("</think>", re.IGNORECASE)
 _ANSWER_OPEN = re.compile("<answer>", re.IGNORECASE)
 _ANSWER_CLOSE = re.compile("</answer>", re.IGNORECASE)
 
+_TAG = re.compile(r"(</?(?:think|answer)>)", re.IGNORECASE)
+# The end of a streamed text may be half a tag: "</thi" must not flash up as reasoning.
+_HALF_TAG = re.compile(r"</?[a-z]{0,6}$", re.IGNORECASE)
+
 _STRICT = re.compile(r"<answer>\s*([A-Z])\s*</answer>")
 BRIDGE = re.compile(r"</think>\s*<answer>")
 """Where a well formed text goes from the reasoning to the answer."""
@@ -122,3 +126,23 @@ def conclusion_text(text: str) -> str:
     end = len(text.rstrip())
     starts = [close.end() for close in _THINK_CLOSE.finditer(text) if close.end() < end]
     return text[starts[-1] :] if starts else text
+
+
+def live_parts(text: str) -> tuple[str, str | None]:
+    """Split a streamed, unfinished text into the parts to display.
+
+    Args:
+        text: The completion up to now.
+
+    Returns:
+        The reasoning so far (text outside of all tags counts as reasoning) and the answer so far; None before an answer
+        tag is opened. When the text has ended, the result of `parse_response` is final.
+    """
+    reasoning, *tagged = _TAG.split(_HALF_TAG.sub("", text))
+    answer: str | None = None
+    for tag, piece in zip(tagged[::2], tagged[1::2], strict=True):
+        if tag.lower() == "<answer>":
+            answer = (answer or "") + piece
+        else:
+            reasoning += piece
+    return reasoning.strip(), None if answer is None else answer.strip()

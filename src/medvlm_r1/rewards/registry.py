@@ -1,18 +1,23 @@
-"""Registry of rewards by name, and user-defined rewards by dotted path."""
+"""Registry of rewards by name, and user-defined rewards by dotted path.
 
+The signature of a user-defined reward is checked before a model is loaded, its result at every step.
+"""
+
+import functools
 import importlib
 import inspect
+import math
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from medvlm_r1.data.names import did_you_mean
-from medvlm_r1.errors import UsageError
+from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.accuracy_strict import accuracy_strict
-from medvlm_r1.rewards.checked import check_signature
 from medvlm_r1.rewards.consistent import consistent
 from medvlm_r1.rewards.format_paper import format_paper
 from medvlm_r1.rewards.format_strict import format_strict
@@ -32,6 +37,13 @@ REGISTRY: dict[str, Reward] = {
     "grounded": grounded,
 }
 
+DATA_COLUMNS = ("images", "letter", "options", "sample_id", "modality")
+"""Columns of the dataset besides the prompt (`training.dataset`)."""
+FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+"""Arguments that TRL adds."""
+_KNOWN = (*FROM_TRL, *DATA_COLUMNS, "blank_letter", "own_image")
+"""Everything that a reward can name. The last two columns are generated only on request."""
+
 
 def resolve_reward(name: str) -> Reward:
     """The reward function behind a name.
@@ -47,7 +59,7 @@ def resolve_reward(name: str) -> Reward:
 
     Raises:
         UsageError: There is no such name, module or function, the module fails to import, or the function cannot be
-            called with the columns of the data (`rewards.checked`). The message names the nearest name.
+            called with the columns of the data (`check_signature`). The message names the nearest name.
     """
     if name in REGISTRY:
         return REGISTRY[name]
@@ -61,11 +73,10 @@ def resolve_reward(name: str) -> Reward:
     if not hasattr(module, attribute):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UsageError(f"reward {name!r}: {module_name} has no {attribute!r}; {did_you_mean(attribute, functions)}")
-    function: Any = getattr(module, attribute)
-    if not callable(function):
-        raise UsageError(f"reward {name!r}: {attribute!r} is a {type(function).__name__}, expected a function")
-    check_signature(name, function)
-    reward: Reward = function
+    reward: Reward = getattr(module, attribute)
+    if not callable(reward):
+        raise UsageError(f"reward {name!r}: {attribute!r} is a {type(reward).__name__}, expected a function")
+    check_signature(name, reward)
     return reward
 
 
@@ -96,3 +107,102 @@ def _import(name: str, module_name: str) -> ModuleType:
     finally:
         for path in added:
             sys.path.remove(path)
+
+
+def check_signature(name: str, function: Callable[..., Any]) -> None:
+    """Reject a function that cannot be called as a reward.
+
+    Args:
+        name: Its name in the configuration.
+        function: The function.
+
+    Raises:
+        UsageError: It requires a missing column, or does not accept the columns that TRL passes.
+    """
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"reward {name!r} is an async function; write it with 'def' instead of 'async def'")
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        # A C function has no signature; its result is checked at each step.
+        return
+    kinds = {parameter.kind for parameter in parameters}
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    for parameter in named:
+        if parameter.default is not parameter.empty:
+            continue
+        if parameter.kind == parameter.POSITIONAL_ONLY:
+            raise UsageError(
+                f"reward {name!r}: the parameter {parameter.name!r} is positional only; columns come by keyword"
+            )
+        if parameter.name not in _KNOWN:
+            raise UsageError(
+                f"reward {name!r} asks for the column {parameter.name!r}, which the data do not have; "
+                f"{did_you_mean(parameter.name, _KNOWN)}"
+            )
+    missing = [column for column in (*FROM_TRL, *DATA_COLUMNS) if column not in {p.name for p in named}]
+    if missing and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise UsageError(
+            f"reward {name!r} does not take {', '.join(missing)}, which every reward is handed; add '**columns' to "
+            "its parameters"
+        )
+
+
+def checked(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[float | None]]:
+    """Wrap a reward so that failures and invalid results name it as the configuration does.
+
+    The wrapper raises `UserError` if the function raises, or returns anything but one number for each completion. As in
+    TRL, None means that a completion is not judged; None for all completions is an error.
+
+    Args:
+        name: Its name in the configuration.
+        function: The function, called as TRL calls it.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **columns: Any) -> list[float | None]:
+        completions = columns["completions"] if "completions" in columns else args[1]
+        try:
+            result = function(*args, **columns)
+        except UserError:
+            raise
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"The reward {name!r} failed with {type(error).__name__}: {error} ({last.filename}, line "
+                f"{last.lineno}). Correct the function, and try it on a few completions before the next run."
+            ) from error
+        return _numbers(name, result, len(completions))
+
+    return call
+
+
+def _numbers(name: str, result: Any, count: int) -> list[float | None]:
+    wanted = f"wanted a list of {count} numbers, one for each completion"
+    if isinstance(result, str | bytes | dict):
+        raise UserError(f"The reward {name!r} returned a {type(result).__name__}; {wanted}.")
+    try:
+        values: Sequence[Any] = list(result)
+    except TypeError:
+        raise UserError(f"The reward {name!r} returned {_shortened(result)}; {wanted}.") from None
+    if len(values) != count:
+        raise UserError(f"The reward {name!r} returned {len(values)} values; {wanted}.")
+    numbers: list[float | None] = []
+    for index, value in enumerate(values):
+        try:
+            number = None if value is None else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if isinstance(value, str) or (number is not None and math.isnan(number)):
+            raise UserError(f"The reward {name!r} returned {_shortened(value)} for completion {index}; {wanted}.")
+        numbers.append(number)
+    if numbers and all(number is None for number in numbers):
+        raise UserError(
+            f"The reward {name!r} returned None for all {count} completions, so nothing is learned; {wanted}."
+        )
+    return numbers
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"

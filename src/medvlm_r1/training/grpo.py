@@ -33,7 +33,7 @@ from medvlm_r1.models.sharing.forward import ImageFeatures, as_encoder_output, e
 from medvlm_r1.models.sharing.limits import not_generated, not_shared, tower_learns
 from medvlm_r1.models.sharing.sharded import blank_messages, gathered, is_sharded, most_of_all
 from medvlm_r1.rewards import resolve_reward
-from medvlm_r1.rewards.checked import checked
+from medvlm_r1.rewards.registry import checked
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline

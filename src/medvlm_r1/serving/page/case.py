@@ -9,7 +9,7 @@ from pathlib import PurePath
 from medvlm_r1.data.readers.fields import bare_options
 from medvlm_r1.data.sample import LETTERS, question_faults
 from medvlm_r1.errors import UsageError, UserError
-from medvlm_r1.prompts.live import live_parts
+from medvlm_r1.prompts.parser import live_parts
 from medvlm_r1.report.album import picture_uri
 from medvlm_r1.report.case import Case, CaseReply, shares
 from medvlm_r1.serving.answer import Answer, Question

@@ -90,7 +90,7 @@ class Builder:
         radii: Vector,
         inside_of: str,
         *,
-        turn: Array | None = None,
+        tilt: Array | None = None,
         exact: bool = False,
         jitter: float = 1.0,
     ) -> Ellipsoid:
@@ -98,7 +98,7 @@ class Builder:
         if not exact:
             radii = tuple(r * float(np.exp(self.rng.normal(0, self.spread))) for r in radii)  # type: ignore[assignment]
             centre = tuple(c + float(self.rng.normal(0, jitter)) for c in centre)  # type: ignore[assignment]
-        shape = Ellipsoid(centre, radii, LABEL[tissue], LABEL[inside_of], turn)
+        shape = Ellipsoid(centre, radii, LABEL[tissue], LABEL[inside_of], tilt)
         self.shapes.append(shape)
         return shape
 
@@ -108,8 +108,8 @@ class Builder:
         """Adds a straight tube (mm)."""
         a, b = np.asarray(start, float), np.asarray(end, float)
         n = max(2, int(np.linalg.norm(b - a) / max(radius * 0.35, 1.0)))
-        t = np.linspace(0, 1, n)[:, None]
-        self.curve(tissue, a + (b - a) * t, np.full(n, radius), inside_of, core=core)
+        points = a + (b - a) * np.linspace(0, 1, n)[:, None]
+        self.curve(tissue, points, np.full(n, radius), inside_of, core=core)
 
     def curve(self, tissue: str, points: Array, radius: Array, inside_of: str, *, core: str | None = None) -> None:
         """Adds a bead curve: points (n, 3) and radius (n,), mm."""
@@ -124,7 +124,7 @@ class Builder:
             region: As in `Body`.
             fov: Mean side of the field of view, mm; it varies by 6 % either way.
             warp_wavelength: Wavelength of the bending, mm.
-            tilt: Standard deviation of the patient's turn about each axis, degrees.
+            tilt: Standard deviation of the patient's rotation about each axis, degrees.
             **fields: `sites`, `slices`, `warp_mm`, and where needed `middle`, `folds` and `fold` of `Body`.
         """
         rng = self.rng

@@ -1,15 +1,68 @@
-"""The `doctor` command."""
+"""The `demo`, `recipes` and `doctor` commands, with which a user starts."""
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvlm_r1.cli.options import Json, print_result
-from medvlm_r1.errors import UserError, require_extra
+from medvlm_r1.cli.options import Json, Out, complete_recipe, find_recipe, print_result
+from medvlm_r1.errors import UsageError, UserError, require_extra
+from medvlm_r1.stopping import stop_on_sigterm
+
+
+def demo_command(
+    out: Out = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the training runs.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Run the paper's experiment on PhantomVQA: zero-shot, SFT and GRPO, with a table and a report.
+
+    Takes minutes on a laptop. Re-run to resume.
+
+    Example: medvlm-r1 demo --out runs/demo
+    """
+    from rich.console import Console
+
+    with stop_on_sigterm(out):
+        from medvlm_r1.demo import print_table, run_demo
+
+        results = run_demo(out, seed=seed)
+    if as_json:
+        print(json.dumps(results))
+        return
+    console = Console()
+    print_table(results, console)
+    console.print(f"Report: {out / 'report.html'}   Results: {out / 'results.json'}", soft_wrap=True)
+
+
+def recipes_command(
+    name: Annotated[
+        Path | None, typer.Argument(metavar="NAME", autocompletion=complete_recipe, help="Recipe to show.")
+    ] = None,
+    copy: Annotated[Path | None, typer.Option(metavar="FILE", help="Copy the recipe to a new file.")] = None,
+) -> None:
+    """List the recipes of the package, or show or copy one.
+
+    Example: medvlm-r1 recipes phantom.yaml
+    Example: medvlm-r1 recipes phantom.yaml --copy mine.yaml
+    """
+    if name is None:
+        if copy is not None:
+            raise UsageError("--copy needs the NAME of a recipe.")
+        print("\n".join(complete_recipe("")))
+        return
+    text = find_recipe(name).read_text(encoding="utf-8")
+    if copy is None:
+        print(text, end="")
+        return
+    if copy.exists():
+        raise UsageError(f"{copy} exists; give the name of a new file.")
+    copy.write_text(text, encoding="utf-8")
+    print(f"Recipe: {copy}")
 
 
 class Check(StrEnum):
