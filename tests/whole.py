@@ -25,6 +25,7 @@ WHOLE = (
     "audit/dataset/giveaway.py",
     "audit/dataset/verdict.py",
     "data/images/windowing.py",
+    "data/images/windowing.py",
     "data/option_prior.py",
     "prompts/conclusion.py",
     "prompts/lenient.py",

@@ -46,6 +46,10 @@ class Ellipsoid:
     def level(self, x: Array, y: Array, z: Array) -> Array:
         """Squared normalized radius, below 1 inside. Coordinates are arrays of one common shape, in mm."""
         dx, dy, dz = x - np.float32(self.centre[0]), y - np.float32(self.centre[1]), z - np.float32(self.centre[2])
+        if self.tilt is None:
+            kx, ky, kz = (np.float32(1.0 / r) for r in self.radii)
+            plain: Array = (dx * kx) ** 2 + (dy * ky) ** 2 + (dz * kz) ** 2
+            return plain
         total: Array = sum((kx * dx + ky * dy + kz * dz) ** 2 for kx, ky, kz in self.matrix)
         return total
 
@@ -69,13 +73,16 @@ class Ellipsoid:
         form = bu * bu - mu @ mu / a, 2 * (bu * bv - mu @ mv / a), bv * bv - mv @ mv / a
         uu, uv, vv = (np.float32(q) for q in form)
         half = uu * du
-        half += uv * dv
+        if self.tilt is not None:
+            half += uv * dv
         half *= du
         half += vv * dv * dv
         half += np.float32(1 / a)
         np.maximum(half, 0, out=half)
         np.sqrt(half, out=half)
         middle = np.float32(self.centre[axes[2]])
+        if self.tilt is None:
+            return np.asarray(middle), half
         return middle - (np.float32(bu) * du + np.float32(bv) * dv), half
 
 
