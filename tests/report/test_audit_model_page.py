@@ -36,8 +36,6 @@ Browse = Callable[[Path, int], Any]
 class Says(AuditBackend):
     """Answers every question with one text."""
 
-    local = True
-
     def __init__(self, text: str) -> None:
         self.text = text
 
