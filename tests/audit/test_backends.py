@@ -139,8 +139,7 @@ def test_a_batch_that_is_done_is_not_generated_again(policy: Policy, monkeypatch
 def votes(name: str, seeds: Sequence[int]) -> list[Variant]:
     images = picture(30)
     return [
-        Variant(name=f"vote-{seed}", sample=sample(name), images=images, temperature=1.0, seed=seed)
-        for seed in seeds
+        Variant(name=f"vote-{seed}", sample=sample(name), images=images, temperature=1.0, seed=seed) for seed in seeds
     ]
 
 

@@ -93,7 +93,8 @@ class ServerAuditBackend(AuditBackend):
             item = variant.sample.id if variant.temperature > 0 else ""
             key = (prompt, *map(id, variant.images), variant.prefix, variant.letter_only, variant.temperature, item)
             requests.setdefault(key, []).append(index)
-        groups = [indices for indices in requests.values() if not done or not set(indices) <= set(done)]
+        answered = set(done)
+        groups = [indices for indices in requests.values() if not answered.issuperset(indices)]
         jobs = [partial(self._answer, [variants[index] for index in indices]) for indices in groups]
         for position, answers in self._pool.run(jobs):
             yield list(zip(groups[position], answers, strict=True))

@@ -11,6 +11,8 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,7 @@ def audit_model(
     parts = even_parts(len(rows), at_once)
     plan = _plan(list(chosen), [[rows[index][1].id for index in batch] for batch in parts])
     settings = GenerationSettings(max_new_tokens=max_new_tokens)
-    refusals: dict[str, set[str]] = {name: set() for name in chosen}
+    refusals: dict[str, set[tuple[str, str]]] = {name: set() for name in chosen}
     began = time.monotonic()
     with AuditStore(out) as store:
         if progress is not None:
@@ -142,7 +144,7 @@ def audit_model(
                 answers = store.items[item.sample.id].answers
                 for name, probe in chosen.items():
                     missing = [v for v in probe.then(item, answers[REAL]) if v.name not in answers]
-                    refusals[name] |= {backend.refusal(variant) for variant in missing}
+                    refusals[name] |= {(backend.refusal(v), v.name.partition("-")[0]) for v in missing}
         if progress is not None:
             progress(done, done)
         items = audited([sample for _, sample in rows], {name: item.answers for name, item in store.items.items()})
@@ -160,23 +162,25 @@ def audit_model(
 
 
 def judged(
-    items: Sequence[AuditedItem], probes: Mapping[str, Probe], refusals: Mapping[str, Collection[str]] | None = None
+    items: Sequence[AuditedItem],
+    probes: Mapping[str, Probe],
+    refusals: Mapping[str, Collection[tuple[str, str]]] | None = None,
 ) -> dict[str, Any]:
     """The figures of answered items.
 
     Args:
         items: At least one item.
         probes: The probes that were run, by name.
-        refusals: By name of a probe, why some of its variants could not be answered.
+        refusals: By name of a probe: reasons why the backend could not answer, each with the kind of variant.
 
     Returns:
         `verdicts` (by the reviewer's question), `answers` (counts by kind) and `probes` (the record of each).
     """
     results = {name: _of_enough(probe.measure(items), items) for name, probe in probes.items()}
-    for name, reasons in (refusals or {}).items():
-        if reasons:
-            sentence = f"{results[name].sentence} Not run: {'; '.join(sorted(reasons))}."
-            results[name] = replace(results[name], sentence=sentence)
+    for name, pairs in (refusals or {}).items():
+        for reason, group in groupby(sorted(pairs), key=itemgetter(0)):
+            kinds = ", ".join(kind for _, kind in group)
+            results[name] = replace(results[name], sentence=f"{results[name].sentence} Not run ({kinds}): {reason}.")
     real = [item.real for item in items]
     return {
         "verdicts": {
