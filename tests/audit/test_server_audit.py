@@ -112,4 +112,5 @@ def test_of_several_servers_all_must_be_able_and_one_may_die(
     assert capsys.readouterr().err.count(f"Left out from here on: {servers[1].url}") == 1
     Vllm(parser=True).serve(servers[1])
     record = audit_model(model, data_dir, tmp_path / "two", batch_size=2)
-    assert f"Not run (early, filler, mistake): {servers[1].url} returns reasoning separately" in sentences(record)["reasoning"]
+    named = f"Not run (early, filler, mistake): {servers[1].url} returns reasoning separately"
+    assert named in sentences(record)["reasoning"]
