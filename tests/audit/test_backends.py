@@ -154,9 +154,9 @@ def test_a_sampled_answer_depends_on_its_seed_and_not_on_its_neighbours(policy: 
     assert [answer.text for answer in among[: len(greedy)]] == [answer.text for answer in greedy]
 
 
-def served(server: Server, text: str, asked: Sequence[Variant], template: str = "medvlm-r1") -> list[VariantAnswer]:
+def served(server: Server, text: str, questions: Sequence[Variant], template: str = "medvlm-r1") -> list[VariantAnswer]:
     Vllm(text=text).serve(server)
-    return open_audit_backend(f"openai:{server.url}#m", template, 20, 2).answer(asked)
+    return open_audit_backend(f"openai:{server.url}#m", template, 20, 2).answer(questions)
 
 
 def without_prefix() -> list[Variant]:
@@ -164,8 +164,8 @@ def without_prefix() -> list[Variant]:
 
 
 def test_a_server_samples_each_item_in_one_request_with_its_own_seed(server: Server) -> None:
-    asked = [*votes("one", [7, 8]), *without_prefix(), *votes("two", [7, 8])]
-    answers = served(server, "<think>x</think><answer>B</answer>", asked)
+    questions = [*votes("one", [7, 8]), *without_prefix(), *votes("two", [7, 8])]
+    answers = served(server, "<think>x</think><answer>B</answer>", questions)
     greedy = [request for request in server.requests if request["temperature"] == 0]
     sampled = [request for request in server.requests if request["temperature"] == 1]
     assert (len(greedy), [request["n"] for request in sampled]) == (len(without_prefix()), [2, 2])

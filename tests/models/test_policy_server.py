@@ -39,8 +39,8 @@ def test_text_image_and_settings_are_sent_and_the_answer_comes_back(server: Serv
 def test_answers_stand_in_the_order_of_the_questions_and_few_are_under_way(server: Server) -> None:
     server.reply = lambda body: (200, completion(body["messages"][0]["content"][1]["text"]))
     generator = ServerGenerator(url=server.url, name="m", concurrency=3)
-    found = generator.generate([item(f"question {i}") for i in range(20)], SETTINGS)
-    assert [generation.text for generation in found] == [f"question {i}" for i in range(20)]
+    generations = generator.generate([item(f"question {i}") for i in range(20)], SETTINGS)
+    assert [generation.text for generation in generations] == [f"question {i}" for i in range(20)]
     assert server.most <= 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -65,8 +66,7 @@ def test_a_server_that_cannot_continue_a_prefill_is_named(server: Server, lacks:
     support = opened(server, **{name: value for name, value in lacks.items() if value is not None})
     if None in lacks.values():
         server.tokenize = tokenize
-    with pytest.raises(AssertionError, match=reason.replace("URL", server.url)):
-        assert not (found := support.check()), found
+    assert re.search(reason.replace("URL", server.url), support.check())
     assert support.check(4) == support.check()
 
 
@@ -107,8 +107,7 @@ def test_the_next_way_is_taken_where_one_is_refused(server: Server, refused: str
 def test_a_server_without_letter_probabilities_is_named(server: Server, lacks: dict[str, Any], reason: str) -> None:
     support = opened(server, **lacks)
     assert support.check() == ""
-    with pytest.raises(AssertionError, match=reason.replace("URL", server.url)):
-        assert not (found := support.check(4)), found
+    assert re.search(reason.replace("URL", server.url), support.check(4))
 
 
 def test_letters_that_are_not_among_the_most_probable_tokens(server: Server) -> None:
@@ -171,5 +170,5 @@ def test_the_end_token_is_not_counted(server: Server, reason: str, n_tokens: int
 
 def test_a_reply_of_tokenize_without_tokens_is_an_error(server: Server) -> None:
     server.tokenize = lambda _: (200, {"count": 3})
-    with generator(server).client() as client, pytest.raises(UserError, match="tokenize has no tokens"):
+    with generator(server).client() as client, pytest.raises(UserError, match=r"has no /tokenize"):
         generator(server).tokenize(client, "A")

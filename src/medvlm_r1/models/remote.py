@@ -184,16 +184,17 @@ class ServerGenerator(StreamingGenerator):
         """The ids of a text's tokens, by the server's `/tokenize`.
 
         Raises:
-            UserError: It has none, or does not answer.
+            Refused: It has none.
+            ServerGone: It does not answer.
         """
         address = f"{self.url.rstrip('/').removesuffix('/v1')}/tokenize"
         body = {"model": self.name, "prompt": text, "add_special_tokens": False}
-        with self._as_user_errors():
-            reply = client.post(address, body=body, cast_to=object)
-        tokens = reply.get("tokens") if isinstance(reply, dict) else None
-        if not isinstance(tokens, list):
-            raise Refused(f"{self.url}: the reply of /tokenize has no tokens")
-        return tokens
+        try:
+            with self._as_user_errors():
+                reply = client.post(address, body=body, cast_to=object)
+            return list(reply["tokens"])
+        except (Refused, KeyError, TypeError) as error:
+            raise Refused(f"{self.url} has no /tokenize ({error})") from error
 
     def _no_answer(self, item: GenerationInput, error: BadReply) -> UserError:
         """The error for a reply without an answer, which names the question."""

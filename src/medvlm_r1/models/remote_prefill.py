@@ -32,10 +32,6 @@ _METHODS: dict[str, Callable[[Sequence[int], Sequence[str]], dict[str, Any]]] = 
 """Fields of a request that make a server report the log-probabilities of these tokens, best first."""
 
 
-class NotSupported(Exception):
-    """What a server cannot do; the message names the server and the reason."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoring:
     """How a server scores letters.
@@ -91,8 +87,8 @@ class PrefillServer:
         try:
             with self.server.client() as client:
                 return self._scoring(client, n_letters) if n_letters else self._check_prefill(client)
-        except (NotSupported, Refused) as error:
-            return f"{error}"
+        except Refused as error:
+            return str(error)
 
     def letter_probabilities(self, client: Any, item: GenerationInput, n_letters: int) -> tuple[float, ...]:
         """Probabilities of the letters after the item's prefill, which sum to 1.
@@ -119,50 +115,40 @@ class PrefillServer:
 
     def _check_prefill(self, client: Any) -> str:
         """Compare numbers of prompt tokens with those of the prefill, in replies to two of them."""
-        lengths = {text: len(self._tokenize(client, text)) for text in (_ENDED, _BEGUN, *_OPENINGS[1:])}
+        lengths = {text: len(self.server.tokenize(client, text)) for text in (_ENDED, _BEGUN, *_OPENINGS[1:])}
         lengths[""] = 0
         uses = {}
         for text in ("", _ENDED, _BEGUN):
             item = replace(_QUESTION, prefill=text)
             tokens, separate = self.server.request(client, item, replace(_TOKEN, max_new_tokens=8), read_prompt_use)
             if tokens is None:
-                raise NotSupported(f"{self.server.url} does not report the number of prompt tokens")
+                raise Refused(f"{self.server.url} does not report the number of prompt tokens")
             if separate:
-                raise NotSupported(
-                    f"{self.server.url} returns reasoning separately; start it without a reasoning parser"
-                )
+                raise Refused(f"{self.server.url} returns reasoning separately; start it without a reasoning parser")
             uses[text] = tokens
         surplus = {text: uses[text] - uses[""] - lengths[text] for text in (_ENDED, _BEGUN)}
         if surplus[_ENDED] == surplus[_BEGUN] and -surplus[_BEGUN] in [lengths[text] for text in _OPENINGS]:
             return ""
         if uses[_ENDED] <= uses[_BEGUN]:
-            raise NotSupported(
-                f"the chat template of {self.server.url} removes the reasoning from an assistant prefill"
-            )
-        raise NotSupported(f"{self.server.url} does not continue an assistant prefill as it is")
-
-    def _tokenize(self, client: Any, text: str) -> list[int]:
-        try:
-            return self.server.tokenize(client, text)
-        except Refused as error:
-            raise NotSupported(f"{self.server.url} has no /tokenize ({error})") from error
+            raise Refused(f"the chat template of {self.server.url} removes the reasoning from an assistant prefill")
+        raise Refused(f"{self.server.url} does not continue an assistant prefill as it is")
 
     def _scoring(self, client: Any, n_letters: int) -> Scoring:
         def tokenizer(texts: Sequence[str], **_: Any) -> Mapping[str, list[list[int]]]:
-            return {"input_ids": [self._tokenize(client, text) for text in texts]}
+            return {"input_ids": [self.server.tokenize(client, text) for text in texts]}
 
         try:
-            place = letter_place(tokenizer, _ENDED, n_letters)
+            position = letter_place(tokenizer, _ENDED, n_letters)
         except ValueError as error:
-            raise NotSupported(f"{self.server.url}: {error}") from error
+            raise Refused(f"{self.server.url}: {error}") from error
         ends = range(len(_ENDED), len(_ENDED) - 9, -1)
-        end = next((end for end in ends if self._tokenize(client, _ENDED[:end]) == list(place.context)), None)
+        end = next((end for end in ends if self.server.tokenize(client, _ENDED[:end]) == list(position.context)), None)
         if end is None:
-            raise NotSupported(f"the tokenizer of {self.server.url} does not separate the letter from what precedes it")
+            raise Refused(f"the tokenizer of {self.server.url} does not separate the letter from what precedes it")
         tail, reason = _ENDED[end:], ""
         for method in _METHODS:
             texts = [tail + letter for letter in LETTERS[:n_letters]]
-            scoring = Scoring(method=method, joined=len(tail), ids=list(place.candidates), texts=texts)
+            scoring = Scoring(method=method, joined=len(tail), ids=list(position.candidates), texts=texts)
             try:
                 logprobs = self._logprobs(client, replace(_QUESTION, prefill=_BEGUN + tail), scoring)
             except Refused as refusal:
@@ -170,4 +156,4 @@ class PrefillServer:
                 continue
             if scoring.worked(logprobs):
                 return scoring
-        raise NotSupported(f"{self.server.url} reports no log-probabilities of letters{reason}")
+        raise Refused(f"{self.server.url} reports no log-probabilities of letters{reason}")
