@@ -97,11 +97,6 @@ class Oracle(AuditBackend):
 
     eyes: Eyes
 
-    @property
-    def local(self) -> bool:
-        """True: it takes prefills and scores letters."""
-        return True
-
     def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
         """The answers, in the order of the variants."""
         return [self._answer(variant) for variant in variants]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +126,20 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Any]]:
+    """Two chat servers."""
+    from chat_server import Server
+
+    running = [Server(), Server()]
+    yield running
+    for server in running:
+        server.close()
+
+
+@pytest.fixture
+def server(servers: list[Any]) -> Any:
+    """A chat server."""
+    return servers[0]

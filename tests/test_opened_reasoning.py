@@ -145,7 +145,7 @@ def test_shared_answers_are_the_ones_given_one_by_one(policy, question):
         letter = prefix.endswith("<answer>")
         variants.append(Variant(name=f"v{number}", sample=question, images=(IMAGE,), prefix=prefix, letter_only=letter))
     shared = LocalAuditBackend(policy=policy, max_new_tokens=48).answer(variants)
-    plain = GeneratorAuditBackend(generator=LocalGenerator(policy=policy), policy=policy, max_new_tokens=48)
+    plain = GeneratorAuditBackend(policy=policy, max_new_tokens=48)
     for ours, other in zip(shared, plain.answer(variants), strict=True):
         assert replace(ours, probabilities=None) == replace(other, probabilities=None)
         assert ours.probabilities == (other.probabilities and pytest.approx(other.probabilities, abs=1e-5))

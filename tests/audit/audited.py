@@ -33,8 +33,6 @@ class Scripted(AuditBackend):
         batches: The names of the variants of each call.
     """
 
-    local = True
-
     def __init__(self, reply: Callable[[Variant], str] = lambda _: WELL, stop_after: int | None = None) -> None:
         self.reply, self.stop_after = reply, stop_after
         self.batches: list[list[str]] = []

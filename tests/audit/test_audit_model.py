@@ -11,7 +11,6 @@ import pytest
 from audited import WELL, Scripted, item
 from audited import sample as question_of
 
-from medvlm_r1.audit.backends import GeneratorAuditBackend
 from medvlm_r1.audit.local_backend import LocalAuditBackend
 from medvlm_r1.audit.registry import PROBES, QUESTIONS
 from medvlm_r1.audit.runner import ITEMS_AT_ONCE, REQUESTS, audit_model, judged
@@ -173,31 +172,11 @@ def test_answers_without_a_letter_are_counted(data_dir: Path, tmp_path: Path) ->
     assert (counts["unparsed"], counts["empty"], counts["not_well_formed"]) == (3, 1, 3)
 
 
-class Server:
-    """Answers by the length of the prompt, so many questions at the most."""
-
-    def __init__(self, most: int = 10_000) -> None:
-        self.count, self.most = 0, most
+class Letters:
+    """A generator that answers as `Scripted` does."""
 
     def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        if self.count + len(items) > self.most:
-            raise UserError("http://localhost:1 does not answer; start the server")
-        self.count += len(items)
-        texts = [f"<think>So.</think><answer>{'AB'[len(str(item.prompt)) % 2]}</answer>" for item in items]
-        return [Generation(text=text, n_tokens=3, truncated=False) for text in texts]
-
-
-def test_a_server_that_dies_loses_no_answer(data_dir: Path, tmp_path: Path) -> None:
-    def run(server: Server) -> dict[str, Any]:
-        backend = GeneratorAuditBackend(generator=server)
-        return audit_model("m", data_dir, tmp_path, backend=backend, batch_size=2, probes=["image"])
-
-    with pytest.raises(UserError, match="does not answer"):
-        run(Server(20))
-    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 20
-    rest = Server()
-    assert run(rest)["answers"]["variants"] == 40
-    assert rest.count == 20
+        return [Generation(text=WELL, n_tokens=9, truncated=False) for _ in items]
 
 
 def test_open_questions_are_excluded_and_counted(data_dir: Path, tmp_path: Path) -> None:
@@ -222,16 +201,15 @@ def test_wrong_arguments_are_refused(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_an_audit_with_an_evaluation_generates_less_and_reports_the_same(data_dir: Path, tmp_path: Path) -> None:
-    run, alone, after = tmp_path / "eval", Server(), Server()
-    evaluate("m", data_dir, run, generator=Server(), limit=6)
+    run, alone, after = tmp_path / "eval", Scripted(), Scripted()
+    evaluate("m", data_dir, run, generator=Letters(), limit=6)
     before = (run / "answers.jsonl").read_bytes()
-    plain = audit_model("m", data_dir, tmp_path / "a", backend=GeneratorAuditBackend(generator=alone))
+    plain = audit_model("m", data_dir, tmp_path / "a", backend=alone)
     for _ in range(2):
-        backend = GeneratorAuditBackend(generator=after)
-        record = audit_model("m", data_dir, tmp_path / "b", backend=backend, evaluation=run)
+        record = audit_model("m", data_dir, tmp_path / "b", backend=after, evaluation=run)
         assert comparable(record) == comparable(plain)
         assert (plain["n_reused"], record["n_reused"]) == (0, 6)
-        assert after.count == alone.count - 6
+        assert len(after.names) == len(alone.names) - 6
     assert (run / "answers.jsonl").read_bytes() == before
 
 
@@ -258,8 +236,7 @@ def test_a_local_model_with_an_evaluation_reports_the_same(
 def test_other_answers_are_not_reused(
     data_dir: Path, tmp_path: Path, model: str, settings: dict[str, Any], message: str
 ) -> None:
-    evaluate("m", data_dir, tmp_path / "eval", generator=Server(), max_new_tokens=64)
+    evaluate("m", data_dir, tmp_path / "eval", generator=Letters(), max_new_tokens=64)
     settings = {**settings, "evaluation": tmp_path / settings.get("evaluation", "eval")}
-    backend = GeneratorAuditBackend(generator=Server())
     with pytest.raises(UserError, match=message):
-        audit_model(model, data_dir, tmp_path / "audit", backend=backend, **settings)
+        audit_model(model, data_dir, tmp_path / "audit", backend=Scripted(), **settings)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from chat_server import Server, Vllm
 from medvlm_r1.audit.backends import GeneratorAuditBackend, local_audit_backend, open_audit_backend
 from medvlm_r1.audit.local_backend import LocalAuditBackend
-from medvlm_r1.audit.variant import Variant
+from medvlm_r1.audit.variant import Variant, VariantAnswer
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
-from medvlm_r1.models.generate import Generation, GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import Policy, load_policy
 from medvlm_r1.models.sharing import forward as shared_prefix
 
@@ -64,8 +64,7 @@ def variants() -> list[Variant]:
 
 def test_shared_answers_are_the_ones_generated_one_by_one(policy: Policy) -> None:
     shared = local(policy).answer(variants())
-    generator = LocalGenerator(policy=policy)
-    plain = GeneratorAuditBackend(generator=generator, policy=policy, max_new_tokens=TOKENS).answer(variants())
+    plain = GeneratorAuditBackend(policy=policy, max_new_tokens=TOKENS).answer(variants())
     for ours, other in zip(shared, plain, strict=True):
         assert replace(ours, probabilities=None) == replace(other, probabilities=None)
         assert ours.probabilities == (other.probabilities and pytest.approx(other.probabilities, abs=1e-5))
@@ -138,9 +137,9 @@ def test_a_batch_that_is_done_is_not_generated_again(policy: Policy, monkeypatch
 
 
 def votes(name: str, seeds: Sequence[int]) -> list[Variant]:
+    images = picture(30)
     return [
-        Variant(name=f"vote-{seed}", sample=sample(name), images=picture(30), temperature=1.0, seed=seed)
-        for seed in seeds
+        Variant(name=f"vote-{seed}", sample=sample(name), images=images, temperature=1.0, seed=seed) for seed in seeds
     ]
 
 
@@ -155,45 +154,46 @@ def test_a_sampled_answer_depends_on_its_seed_and_not_on_its_neighbours(policy: 
     assert [answer.text for answer in among[: len(greedy)]] == [answer.text for answer in greedy]
 
 
-class Server:
-    """Answers with one text, and records the calls."""
-
-    def __init__(self, text: str = "<think>x</think><answer>B</answer>") -> None:
-        self.text = text
-        self.calls: list[tuple[int, float, int]] = []
-        self.seeds: dict[int, set[int]] = {}
-
-    def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
-        self.calls.append((len(items), settings.temperature, settings.seed))
-        self.seeds.setdefault(settings.seed, set()).update(item.seed for item in items)
-        return [Generation(text=self.text, n_tokens=5, truncated=False) for _ in items]
+def served(server: Server, text: str, questions: Sequence[Variant], template: str = "medvlm-r1") -> list[VariantAnswer]:
+    Vllm(text=text).serve(server)
+    return open_audit_backend(f"openai:{server.url}#m", template, 20, 2).answer(questions)
 
 
 def without_prefix() -> list[Variant]:
     return [variant for variant in variants() if not variant.prefix]
 
 
-def test_a_server_gets_greedy_variants_together_and_samples_with_different_seeds() -> None:
-    server = Server()
-    backend = GeneratorAuditBackend(generator=server)
-    assert not backend.local
-    answers = backend.answer([*votes("one", [7, 8]), *without_prefix(), *votes("two", [7, 8])])
-    assert sorted(server.calls) == [(2, 1.0, 7), (2, 1.0, 8), (len(without_prefix()), 0.0, 0)]
+def test_a_server_samples_each_item_in_one_request_with_its_own_seed(server: Server) -> None:
+    questions = [*votes("one", [7, 8]), *without_prefix(), *votes("two", [7, 8])]
+    answers = served(server, "<think>x</think><answer>B</answer>", questions)
+    greedy = [request for request in server.requests if request["temperature"] == 0]
+    sampled = [request for request in server.requests if request["temperature"] == 1]
+    assert (len(greedy), [request["n"] for request in sampled]) == (len(without_prefix()), [2, 2])
+    assert len({request["seed"] for request in sampled}) == 2
     assert {answer.letter for answer in answers} == {"B"}
     assert answers[2].option == "kidney"
-    # Two items do not share their draws.
-    assert len(server.seeds[7]) == len(server.seeds[8]) == 2
 
 
-def test_a_letter_alone_is_an_answer_where_the_template_asks_for_it() -> None:
+def test_equal_variants_are_one_request(server: Server) -> None:
+    [first, *others] = variants()[2:3] * 3
+    same = [first, *(replace(variant, name=f"again-{index}") for index, variant in enumerate(others))]
+    Vllm().serve(server)
+    backend = open_audit_backend(f"openai:{server.url}#m", "medvlm-r1", 20, 2)
+    assert backend.refusal(first) == ""
+    before = len(server.requests)
+    answers = backend.answer(same)
+    assert len(server.requests) == before + 1
+    assert len({answer.probabilities for answer in answers}) == 1
+
+
+def test_a_letter_alone_is_an_answer_where_the_template_asks_for_it(server: Server) -> None:
     for template, letter in (("answer-only", "B"), ("medvlm-r1", None)):
-        answers = GeneratorAuditBackend(generator=Server("B"), template=template).answer(without_prefix())
-        assert {answer.letter for answer in answers} == {letter}
+        assert {answer.letter for answer in served(server, "B", without_prefix(), template)} == {letter}
 
 
-def test_a_letter_that_is_not_offered_is_no_answer() -> None:
+def test_a_letter_that_is_not_offered_is_no_answer(server: Server) -> None:
     two = Variant(name="real", sample=sample("one", 2), images=picture(1))
-    [answer] = GeneratorAuditBackend(generator=Server("<think>x</think><answer>C</answer>")).answer([two])
+    [answer] = served(server, "<think>x</think><answer>C</answer>", [two])
     assert (answer.letter, answer.option) == (None, None)
 
 
@@ -202,18 +202,15 @@ def test_the_family_decides_the_backend_of_a_policy(policy: Policy, monkeypatch:
     monkeypatch.setattr(policy.model.config.get_text_config(), "_attn_implementation", "flash_attention_2")
     other = local_audit_backend(policy, template="medvlm-r1", max_new_tokens=4)
     assert isinstance(other, GeneratorAuditBackend)
-    assert other.local
 
 
 def test_a_model_is_loaded_for_its_first_answer(tmp_path: Path) -> None:
     lazy = open_audit_backend(str(tmp_path / "absent"), "medvlm-r1", 4, 1)
-    assert lazy.local
     assert lazy.answer([]) == []
     with pytest.raises(UserError, match="No model folder"):
         lazy.answer(variants())
 
 
-def test_a_server_is_known_by_its_name() -> None:
-    assert not open_audit_backend("openai:http://localhost:1/v1#m", "medvlm-r1", 4, 1).local
+def test_a_malformed_name_of_a_server_is_an_error() -> None:
     with pytest.raises(UserError, match="wanted openai:URL#NAME"):
         open_audit_backend("openai:localhost", "medvlm-r1", 4, 1)

@@ -52,8 +52,8 @@ def test_known_answers_are_not_generated_again() -> None:
     assert {name: set(answers) for name, answers in fresh.items()} == {"q0000": {"absent"}, "q0001": set()}
 
 
-def test_a_server_gets_no_prefix_and_scores_no_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Scripted, "local", False)
+def test_variants_that_a_backend_refuses_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scripted, "refusal", lambda _, variant: "no prefill" if variant.prefix else "")
     fresh = collect_responses(items(1), [Cutter()], Scripted())
     assert set(fresh["q0000"]) == {"real", "absent"}
     assert audited([sample(0, k=2)], fresh)[0].correct()

@@ -286,7 +286,7 @@ def test_some_few_and_bare_reasonings() -> None:
 def test_for_a_server_cues_and_contradictions_remain() -> None:
     result = probe.measure(many(Model(), local=False))
     assert result.verdict == "not run"
-    assert "access to the model's tokens" in result.sentence
+    assert "it needs assistant prefill" in result.sentence
     assert {"contradiction", "sway_text", "sway_image"} <= result.measures.keys()
     assert "aoc" not in result.measures
     assert probe.measure(many(Model(cued="silent"), local=False)).verdict == "fail"

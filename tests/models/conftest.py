@@ -1,14 +1,12 @@
-"""A loaded tiny policy, copies of its folder, and chat servers."""
+"""A loaded tiny policy and copies of its folder."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import Server
 
 
 @pytest.fixture
@@ -31,18 +29,3 @@ def half(policy: Any, tmp_path: Path) -> Path:
     policy.model.bfloat16().save_pretrained(tmp_path / "half")
     policy.processor.save_pretrained(tmp_path / "half")
     return tmp_path / "half"
-
-
-@pytest.fixture
-def servers() -> Iterator[list[Server]]:
-    """Two servers."""
-    running = [Server(), Server()]
-    yield running
-    for server in running:
-        server.close()
-
-
-@pytest.fixture
-def server(servers: list[Server]) -> Server:
-    """A server."""
-    return servers[0]

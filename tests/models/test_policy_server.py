@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import SETTINGS, Server, completion, item
 from PIL import Image
 
+from chat_server import SETTINGS, Server, completion, item
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.models.remote import ServerGenerator
@@ -21,7 +21,7 @@ def test_text_image_and_settings_are_sent_and_the_answer_comes_back(server: Serv
     (generation,) = generator.generate([item("Which organ?", color=77)], SETTINGS)
     assert (generation.text, generation.n_tokens, generation.truncated) == (
         "<think>seen</think><answer>A</answer>",
-        7,
+        6,
         False,
     )
     (request,) = server.requests
@@ -39,17 +39,23 @@ def test_text_image_and_settings_are_sent_and_the_answer_comes_back(server: Serv
 def test_answers_stand_in_the_order_of_the_questions_and_few_are_under_way(server: Server) -> None:
     server.reply = lambda body: (200, completion(body["messages"][0]["content"][1]["text"]))
     generator = ServerGenerator(url=server.url, name="m", concurrency=3)
-    found = generator.generate([item(f"question {i}") for i in range(20)], SETTINGS)
-    assert [generation.text for generation in found] == [f"question {i}" for i in range(20)]
+    generations = generator.generate([item(f"question {i}") for i in range(20)], SETTINGS)
+    assert [generation.text for generation in generations] == [f"question {i}" for i in range(20)]
     assert server.most <= 3
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_server_without_the_fields_of_vllm_is_asked_without_them(server: Server, status: int) -> None:
+def test_a_server_that_refuses_the_fields_of_vllm_is_named_and_asked_without_them(
+    server: Server, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     refused = (status, {"error": {"message": "Unrecognized request argument supplied: top_k"}})
     server.reply = lambda body: refused if "top_k" in body else (200, completion("A"))
-    assert ServerGenerator(url=server.url, name="m").generate([item("q")], SETTINGS)[0].text == "A"
-    assert [request["top_p"] for request in server.requests] == [1.0, 1.0]
+    generator = ServerGenerator(url=server.url, name="m", concurrency=1)
+    assert [generation.text for generation in generator.generate([item("q"), item("r")], SETTINGS)] == ["A", "A"]
+    assert ["top_k" in request for request in server.requests] == [True, False, False]
+    assert {request["top_p"] for request in server.requests} == {1.0}
+    message = f"{server.url} refuses top_k, min_p, repetition_penalty: it applies its own values."
+    assert capsys.readouterr().err.count(message) == 1
 
 
 def test_a_busy_server_is_asked_again(server: Server) -> None:

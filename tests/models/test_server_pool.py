@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import SETTINGS, Server, completion, item
 
+from chat_server import SETTINGS, Server, completion, item
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
-from medvlm_r1.models.remote import ServerGenerator, ServerPool, server_generator
+from medvlm_r1.models.remote import ServerGenerator, ServerPool, server_generators
 
 
 def pool(servers: list[Server], concurrency: int = 2) -> ServerPool:
@@ -70,14 +70,12 @@ def test_an_evaluation_asks_all_the_servers_named(servers: list[Server], data_di
 
 
 def test_names() -> None:
-    assert isinstance(server_generator("openai:http://a/v1#m"), ServerGenerator)
-    several = server_generator("openai:http://a/v1, http://b/v1,http://a/v1#m", 3)
-    assert isinstance(several, ServerPool)
-    assert [(s.url, s.name, s.concurrency) for s in several.servers] == [
+    servers = server_generators("openai:http://a/v1, http://b/v1,http://a/v1#m", 3)
+    assert [(server.url, server.name, server.concurrency) for server in servers] == [
         ("http://a/v1", "m", 3),
         ("http://b/v1", "m", 3),
     ]
     with pytest.raises(UserError, match="wanted openai:URL#NAME"):
-        server_generator("openai:http://a/v1,b#m")
+        server_generators("openai:http://a/v1,b#m")
     with pytest.raises(UserError, match="wanted openai:URL#NAME"):
         ServerGenerator.parse("openai:http://a/v1,http://b/v1#m")

@@ -34,8 +34,6 @@ ITEMS = 36
 class Repeats(AuditBackend):
     """Answers every question with one text."""
 
-    local = True
-
     def __init__(self, text: str) -> None:
         self.text = text
 

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from medvlm_r1.audit.variant import AuditBackend, IndexedAnswers, Variant, answer_from_generation, scored_choice
+from medvlm_r1.audit.variant import (
+    AuditBackend,
+    IndexedAnswers,
+    Variant,
+    VariantAnswer,
+    answer_from_generation,
+    scored_choice,
+)
 from medvlm_r1.models.choice_logprobs import letter_probabilities
 from medvlm_r1.models.device import limit_threads
-from medvlm_r1.models.generate import GenerationSettings, Generator, LocalGenerator, as_finished
+from medvlm_r1.models.generate import GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import Policy, load_policy
-from medvlm_r1.models.remote import is_server, server_generator
+from medvlm_r1.models.remote import ServerGenerator, ServerGone, ServerPool, is_server, server_generators
+from medvlm_r1.models.remote_prefill import PrefillServer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorAuditBackend(AuditBackend):
-    """Any generator, with a separate prompt per variant: a server, or a family whose prompts cannot be shared."""
+    """A model in this process with a separate prompt per variant: its family cannot share prompts."""
 
-    generator: Generator
+    policy: Policy
     template: str = "medvlm-r1"
     max_new_tokens: int = 512
-    policy: Policy | None = None
-    """The model in this process; None for no letter probabilities."""
-
-    @property
-    def local(self) -> bool:
-        """Whether the model is in this process."""
-        return self.policy is not None
 
     def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
         """See `AuditBackend`."""
@@ -40,7 +41,6 @@ class GeneratorAuditBackend(AuditBackend):
                 name = variant.name if variant.temperature > 0 else ""
                 batches.setdefault((variant.temperature, name), []).append(index)
             elif index not in done:
-                assert self.policy is not None
                 n_options = len(variant.sample.options)
                 [probabilities] = letter_probabilities(self.policy, [inputs[index]], [variant.prefix], [n_options])
                 yield [(index, scored_choice(variant, probabilities))]
@@ -50,17 +50,75 @@ class GeneratorAuditBackend(AuditBackend):
             finished = {position for position, index in enumerate(members) if index in done}
             if len(finished) == len(members):
                 continue
-            for pairs in as_finished(self.generator, [inputs[index] for index in members], settings, finished):
+            generator = LocalGenerator(policy=self.policy)
+            for pairs in generator.iterate([inputs[index] for index in members], settings, finished):
                 yield [
                     (members[position], answer_from_generation(variants[members[position]], generation, self.template))
                     for position, generation in pairs
                 ]
 
 
+class ServerAuditBackend(AuditBackend):
+    """A model on one or several servers. Equal variants are one request; samples of one prompt too, if they can.
+
+    Args:
+        servers: The servers.
+        template: Name of the prompt template.
+        max_new_tokens: Longer completions are cut off.
+    """
+
+    def __init__(self, servers: Sequence[ServerGenerator], *, template: str, max_new_tokens: int) -> None:
+        self._pool = ServerPool(servers=tuple(servers))
+        self._prefill = {server.url: PrefillServer(server=server) for server in servers}
+        self._template, self._max_new_tokens = template, max_new_tokens
+
+    def refusal(self, variant: Variant) -> str:
+        """See `AuditBackend`. Every server must be able to answer; each is checked once."""
+        if not variant.prefix:
+            return ""
+        for server in self._pool.alive():
+            try:
+                if reason := self._prefill[server.url].check(len(variant.sample.options) * variant.letter_only):
+                    return reason
+            except ServerGone as error:
+                self._pool.leave_out(server, error)
+        return ""
+
+    def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
+        """See `AuditBackend`; yields reply by reply."""
+        requests: dict[tuple[Any, ...], list[int]] = {}
+        for index, variant in enumerate(variants):
+            prompt = str(variant.generation_input(self._template).prompt)
+            # Sampled answers depend on the item too, by its seed.
+            item = variant.sample.id if variant.temperature > 0 else ""
+            key = (prompt, *map(id, variant.images), variant.prefix, variant.letter_only, variant.temperature, item)
+            requests.setdefault(key, []).append(index)
+        answered = set(done)
+        groups = [indices for indices in requests.values() if not answered.issuperset(indices)]
+        jobs = [partial(self._answer, [variants[index] for index in indices]) for indices in groups]
+        for position, answers in self._pool.run(jobs):
+            yield list(zip(groups[position], answers, strict=True))
+
+    def _answer(self, variants: Sequence[Variant], server: ServerGenerator, client: Any) -> list[VariantAnswer]:
+        """The answers to equal variants, by one request."""
+        first, n = variants[0], len(variants)
+        item = first.generation_input(self._template)
+        if first.letter_only:
+            support = self._prefill[server.url]
+            probabilities = support.letter_probabilities(client, item, len(first.sample.options))
+            return [scored_choice(variant, probabilities) for variant in variants]
+        settings = GenerationSettings(
+            max_new_tokens=self._max_new_tokens, temperature=first.temperature, seed=first.seed
+        )
+        generations = server.complete(client, item, settings, n if settings.samples else 1)
+        return [
+            answer_from_generation(variant, generation, self._template)
+            for variant, generation in zip(variants, generations if settings.samples else generations * n, strict=True)
+        ]
+
+
 class LazyAuditBackend(AuditBackend):
     """A local backend that is made for the first answer, so that a finished audit loads no model."""
-
-    local = True
 
     def __init__(self, make: Callable[[], AuditBackend]) -> None:
         self._backend = cache(make)
@@ -88,7 +146,7 @@ def open_audit_backend(
     """
     settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
     if is_server(model):
-        return GeneratorAuditBackend(generator=server_generator(model, concurrency=concurrency), **settings)
+        return ServerAuditBackend(server_generators(model, concurrency), **settings)
     return LazyAuditBackend(lambda: local_audit_backend(load_policy(model, dtype=dtype), **settings))
 
 
@@ -102,4 +160,4 @@ def local_audit_backend(policy: Policy, *, template: str, max_new_tokens: int) -
     settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
     if supports(policy.model) is None:
         return LocalAuditBackend(policy=policy, **settings)
-    return GeneratorAuditBackend(generator=LocalGenerator(policy=policy), policy=policy, **settings)
+    return GeneratorAuditBackend(policy=policy, **settings)

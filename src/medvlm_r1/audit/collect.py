@@ -86,17 +86,26 @@ def collect_responses(
         real = given(item.sample.id)[REAL]
         return [variant for probe in probes for variant in probe.then(item, real)]
 
+    def answerable(item: ProbeInput, variants: Sequence[Variant]) -> list[Variant]:
+        """The variants that are answered or can be. Two with one name are a bug in a probe."""
+        assert len({variant.name for variant in variants}) == len(variants)
+        stored = given(item.sample.id)
+        return [variant for variant in variants if variant.name in stored or not backend.refusal(variant)]
+
     def step(variants_of: Callable[[ProbeInput], list[Variant]]) -> _Step:
-        pairs = [(item.sample.id, variant) for item in items for variant in _answerable(variants_of(item), backend)]
+        pairs = [(item.sample.id, variant) for item in items for variant in answerable(item, variants_of(item))]
         new = [(name, variant) for name, variant in pairs if variant.name not in known.get(name, ())]
         done = {index for index, (name, variant) in enumerate(new) if variant.name in resumed.get(name, ())}
         return _Step(pairs=new, done=done, size=len(pairs))
 
     def extrapolated() -> int:
-        """Size of the second step, extrapolated from the items answered so far."""
+        """Size of the second step, extrapolated from the items answered so far.
+
+        The backend is not asked what it can answer: an error of a server here would lose answers under way.
+        """
         for item in items:
             if item.sample.id not in later and REAL in given(item.sample.id):
-                later[item.sample.id] = len(_answerable(then(item), backend))
+                later[item.sample.id] = len(then(item))
         return round(len(items) * sum(later.values()) / len(later)) if later else 0
 
     def run(current: _Step, other_size: Callable[[], int]) -> None:
@@ -161,9 +170,3 @@ def even_parts(n: int, at_once: int) -> list[range]:
 def audited(samples: Sequence[Sample], answers: Mapping[str, Mapping[str, VariantAnswer]]) -> list[AuditedItem]:
     """The items with their answers, as `Probe.measure` takes them."""
     return [AuditedItem(sample=sample, answers=answers[sample.id]) for sample in samples]
-
-
-def _answerable(variants: Sequence[Variant], backend: AuditBackend) -> list[Variant]:
-    """The variants that a backend can answer. Two with one name are a bug in a probe."""
-    assert len({variant.name for variant in variants}) == len(variants)
-    return [variant for variant in variants if backend.local or not (variant.prefix or variant.letter_only)]

@@ -52,11 +52,6 @@ class LocalAuditBackend(AuditBackend):
         self._store = _new_store()
         self._suppressed = vision_token_ids(self.policy.model, self.policy.processor)
 
-    @property
-    def local(self) -> bool:
-        """Always true."""
-        return True
-
     def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
         """See `AuditBackend`; yields batch by batch.
 

@@ -79,7 +79,7 @@ class ProbeResult:
 
     Attributes:
         name: The probe's name.
-        verdict: "not run" without access to tokens or with too few data; the sentence then has the reason.
+        verdict: "not run" on a server without assistant prefill, or with too few data; the sentence has the reason.
         sentence: The finding in plain words, with figures.
         measures: By name, in reading order.
         items: Ids of example items, by what they show ("same answer without the image").

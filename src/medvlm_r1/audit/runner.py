@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +59,8 @@ def audit_model(
     """Audit whether answers depend on the image and on the stated reasoning. The same call again resumes.
 
     Args:
-        model: A folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server, where probes that need
-            token access are not run). With a backend it is only the name stored with the answers.
+        model: A folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server; what it cannot do is
+            named in the sentences). With a backend it is only the name stored with the answers.
         data_dir: A data folder; open questions are excluded and counted.
         out: The run folder: `answers.jsonl` grows with every batch or reply, `audit.json` is written at the end.
         probes: Names of the probes to run; all by default.
@@ -103,6 +105,7 @@ def audit_model(
     parts = even_parts(len(rows), at_once)
     plan = _plan(list(chosen), [[rows[index][1].id for index in batch] for batch in parts])
     settings = GenerationSettings(max_new_tokens=max_new_tokens)
+    refusals: dict[str, set[tuple[str, str]]] = {name: set() for name in chosen}
     began = time.monotonic()
     with AuditStore(out) as store:
         if progress is not None:
@@ -137,6 +140,11 @@ def audit_model(
                 save=_saving(store, plan, keys, progress, done=done, left=(len(rows) - batch.stop) / len(batch)),
             )
             done += sum(len(store.items[name].answers) for name in keys)
+            for item in inputs:
+                answers = store.items[item.sample.id].answers
+                for name, probe in chosen.items():
+                    missing = [v for v in probe.then(item, answers[REAL]) if v.name not in answers]
+                    refusals[name] |= {(backend.refusal(v), v.name.partition("-")[0]) for v in missing}
         if progress is not None:
             progress(done, done)
         items = audited([sample for _, sample in rows], {name: item.answers for name, item in store.items.items()})
@@ -147,23 +155,32 @@ def audit_model(
         "n_missing": len(closed) - len(rows),
         "n_reused": sum(store.items[item.sample.id].plans[REAL] == REUSED for item in items),
         "seconds": round(time.monotonic() - began, 3),
-        **judged(items, chosen),
+        **judged(items, chosen, refusals),
     }
     write_results(out, results, FIGURES)
     return results
 
 
-def judged(items: Sequence[AuditedItem], probes: Mapping[str, Probe]) -> dict[str, Any]:
+def judged(
+    items: Sequence[AuditedItem],
+    probes: Mapping[str, Probe],
+    refusals: Mapping[str, Collection[tuple[str, str]]] | None = None,
+) -> dict[str, Any]:
     """The figures of answered items.
 
     Args:
         items: At least one item.
         probes: The probes that were run, by name.
+        refusals: By name of a probe: reasons why the backend could not answer, each with the kind of variant.
 
     Returns:
         `verdicts` (by the reviewer's question), `answers` (counts by kind) and `probes` (the record of each).
     """
     results = {name: _of_enough(probe.measure(items), items) for name, probe in probes.items()}
+    for name, pairs in (refusals or {}).items():
+        for reason, group in groupby(sorted(pairs), key=itemgetter(0)):
+            kinds = ", ".join(kind for _, kind in group)
+            results[name] = replace(results[name], sentence=f"{results[name].sentence} Not run ({kinds}): {reason}.")
     real = [item.real for item in items]
     return {
         "verdicts": {

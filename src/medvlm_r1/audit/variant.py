@@ -28,7 +28,7 @@ class Variant:
         name: Unique among the variants of an item, such as "blank" or "shift-2".
         sample: The changed question: options may be in another order, the question may have a cue.
         images: The images shown, RGB, as many as in `sample.images`.
-        prefix: Assistant prefill from which the model continues. Needs a model in this process.
+        prefix: Assistant prefill from which the model continues.
         letter_only: Generate nothing. The prefix ends with `ANSWER_TAG`, and the answer is the offered letter with the
             highest probability as the next token.
         temperature: 0 is greedy.
@@ -150,7 +150,12 @@ def answer_from_generation(variant: Variant, generation: Generation, template: s
 
 
 def scored_choice(variant: Variant, probabilities: Sequence[float]) -> VariantAnswer:
-    """The answer to a letter-only variant: the most probable option, the first of equal ones."""
+    """The answer to a letter-only variant: the most probable option, the first of equal ones.
+
+    Without probabilities there is no answer: a server found no letter among the most probable tokens.
+    """
+    if not probabilities:
+        return parsed_answer(variant, variant.prefix, n_tokens=0, truncated=False)
     assert len(probabilities) == len(variant.sample.options)
     index = max(range(len(probabilities)), key=probabilities.__getitem__)
     letter, option = LETTERS[index], variant.sample.options[index]
@@ -171,10 +176,9 @@ IndexedAnswers = list[tuple[int, VariantAnswer]]
 class AuditBackend:
     """Generates the answers to variants. A backend overrides `answer`, or `iterate` where it can stream."""
 
-    @property
-    def local(self) -> bool:
-        """Whether it supports prefixes and letter probabilities."""
-        return False
+    def refusal(self, variant: Variant) -> str:
+        """Why it cannot answer a variant; "" if it can."""
+        return ""
 
     def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
         """The answers, in the order of the variants."""

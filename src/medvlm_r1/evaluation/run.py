@@ -34,7 +34,7 @@ from medvlm_r1.evaluation.store import (
 from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, Generator, LocalGenerator, as_finished
 from medvlm_r1.models.load import fingerprint, load_policy, processor_folder
-from medvlm_r1.models.remote import is_server, server_generator
+from medvlm_r1.models.remote import ServerPool, is_server, server_generators
 from medvlm_r1.prompts.templates import messages, template_text
 
 Progress = Callable[[int, int], None]
@@ -133,7 +133,7 @@ def evaluate(
         settings=GenerationSettings(max_new_tokens=max_new_tokens),
     )
     if generator is None and is_server(model):
-        generator = server_generator(model, concurrency=batch_size)
+        generator = ServerPool(servers=tuple(server_generators(model, batch_size)))
     with AnswerStore(out) as store:
         _check_stored(store, everything, rows, setup)
         pending = [row for row in rows if row[1].id not in store.answers]

@@ -13,12 +13,13 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from medvlm_r1.errors import UserError
@@ -30,13 +31,21 @@ PREFIX = "openai:"
 _RETRIES = 5
 _BAD_REPLIES = 3
 _SECONDS = 600.0
-# Servers otherwise take these from the checkpoint's generation_config.json (Qwen2-VL: top_k 1).
-_WHOLE_DISTRIBUTION = {"top_k": -1, "repetition_penalty": 1.0}
+_REFUSALS = (400, 404, 405, 422, 501)
+# vLLM otherwise takes these from the checkpoint's generation_config.json (Qwen2-VL: top_k 1).
+_WHOLE_DISTRIBUTION = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+_CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+
+T = TypeVar("T")
 
 
 def is_server(model: str) -> bool:
     """Whether a name is that of a model on a server."""
     return model.startswith(PREFIX)
+
+
+class Refused(UserError):
+    """A server refuses a request: it does not support a field, or has no such address."""
 
 
 class ServerGone(UserError):
@@ -62,6 +71,8 @@ class ServerGenerator(StreamingGenerator):
     """Tries beyond the first, for each request."""
     pause: float = 1.0
     """Seconds before the second try after a reply that holds no answer; twice as many before the third."""
+    _refused: set[str] = field(init=False, default_factory=set, compare=False, repr=False)
+    """Fields of `_WHOLE_DISTRIBUTION`, once the server has refused them."""
 
     @classmethod
     def parse(cls, model: str, concurrency: int = 8) -> ServerGenerator:
@@ -112,23 +123,78 @@ class ServerGenerator(StreamingGenerator):
         check_images(0, item)
         return ServerPieces(self, item, settings)
 
-    def complete(self, client: Any, item: GenerationInput, settings: GenerationSettings) -> Generation:
-        """Complete one item.
+    def complete(
+        self, client: Any, item: GenerationInput, settings: GenerationSettings, n: int = 1
+    ) -> list[Generation]:
+        """Complete one item n times, in one request if the server can. An assistant prefill is continued.
+
+        A server may ignore a prefill; `models.remote_prefill` checks that it does not.
 
         Raises:
             ServerGone: The server does not answer.
             UserError: It refuses.
         """
+        read = partial(read_reply, prefilled=bool(item.prefill))
+        options = {"n": n, "extra_body": {"return_token_ids": True}} if n > 1 else {}
+        try:
+            generations = self.request(client, item, settings, read, **options)[:n]
+        except Refused:
+            if n == 1:
+                raise
+            generations = []
+        while len(generations) < n:
+            again = replace(settings, seed=settings.seed + len(generations))
+            generations += self.request(client, item, again, read)[:1]
+        return generations
+
+    def request(
+        self,
+        client: Any,
+        item: GenerationInput,
+        settings: GenerationSettings,
+        read: Callable[[bytes], T],
+        **options: Any,
+    ) -> T:
+        """Send a request, and read the body of its reply.
+
+        Args:
+            client: A client of the server.
+            item: The item.
+            settings: Length limit and sampling.
+            read: Reads the body. The request is repeated where it raises `BadReply`.
+            **options: Further fields.
+
+        Raises:
+            ServerGone: The server does not answer.
+            Refused: It refuses the request.
+            UserError: It refuses the model, or gives no usable reply.
+        """
         for attempt in range(1, _BAD_REPLIES + 1):
             with self._as_user_errors():
-                reply = self._send(client.chat.completions.with_raw_response.create, item, settings)
+                reply = self._send(client.chat.completions.with_raw_response.create, item, settings, **options)
             try:
-                return read_reply(reply.content)
+                return read(reply.content)
             except BadReply as error:
                 if not error.again or attempt == _BAD_REPLIES:
                     raise self._no_answer(item, error) from error
             time.sleep(self.pause * 2 ** (attempt - 1))
         raise AssertionError
+
+    def tokenize(self, client: Any, text: str) -> list[int]:
+        """The ids of a text's tokens, by the server's `/tokenize`.
+
+        Raises:
+            Refused: It has none.
+            ServerGone: It does not answer.
+        """
+        address = f"{self.url.rstrip('/').removesuffix('/v1')}/tokenize"
+        body = {"model": self.name, "prompt": text, "add_special_tokens": False}
+        try:
+            with self._as_user_errors():
+                reply = client.post(address, body=body, cast_to=object)
+            return list(reply["tokens"])
+        except (Refused, KeyError, TypeError) as error:
+            raise Refused(f"{self.url} has no /tokenize ({error})") from error
 
     def _no_answer(self, item: GenerationInput, error: BadReply) -> UserError:
         """The error for a reply without an answer, which names the question."""
@@ -143,21 +209,29 @@ class ServerGenerator(StreamingGenerator):
         """Send a request. A server that refuses fields which OpenAI does not have gets it again without them."""
         from openai import BadRequestError, UnprocessableEntityError
 
+        messages, extra = _with_images(item), options.pop("extra_body", {})
+        if item.prefill:
+            messages.append({"role": "assistant", "content": item.prefill})
+            extra = {**extra, **_CONTINUE}
         request = {
             "model": self.name,
-            "messages": _with_images(item),
+            "messages": messages,
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
             "top_p": 1.0,
             "seed": (settings.seed + item.seed) % 2**31,
             **options,
         }
-        try:
-            return create(**request, extra_body=_WHOLE_DISTRIBUTION)
-        except (BadRequestError, UnprocessableEntityError) as error:
-            if not any(name in str(error) for name in _WHOLE_DISTRIBUTION):
-                raise
-            return create(**request)
+        if not self._refused:
+            try:
+                return create(**request, extra_body={**_WHOLE_DISTRIBUTION, **extra})
+            except (BadRequestError, UnprocessableEntityError) as error:
+                if not any(name in str(error) for name in _WHOLE_DISTRIBUTION):
+                    raise
+            self._refused.update(_WHOLE_DISTRIBUTION)
+            names = ", ".join(_WHOLE_DISTRIBUTION)
+            print(f"{self.url} refuses {names}: it applies its own values.", file=sys.stderr)
+        return create(**request, extra_body=extra)
 
     @contextmanager
     def _as_user_errors(self) -> Iterator[None]:
@@ -177,10 +251,14 @@ class ServerGenerator(StreamingGenerator):
             if 300 <= status < 400:
                 target = shorten(error.response.headers.get("location", "an address it does not tell"))
                 message = f"it redirects to {target}, which is not followed; name that address if you trust it"
-            kind = ServerGone if status >= 500 else UserError
+            kind = Refused if status in _REFUSALS else ServerGone if status >= 500 else UserError
             raise kind(f"{self.url} refuses {self.name!r} with status {status}: {message}") from error
         except OpenAIError as error:
             raise UserError(f"{self.url}: {shorten(str(error))}") from error
+
+
+Job = Callable[[ServerGenerator, Any], T]
+"""A piece of work for one server, with a client of it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -191,7 +269,7 @@ class ServerPool(StreamingGenerator):
     """
 
     servers: tuple[ServerGenerator, ...]
-    _gone: set[str] = field(init=False, default_factory=set)
+    _gone: dict[str, ServerGone] = field(init=False, default_factory=dict)
 
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
@@ -204,31 +282,58 @@ class ServerPool(StreamingGenerator):
         """
         for index, item in enumerate(items):
             check_images(index, item)
-            if item.prefill:
-                raise UserError(f"Item {index} has an assistant prefill, which servers do not take; use a local model.")
-        waiting = deque(index for index in range(len(items)) if index not in done)
-        last = ""
+        wanted = [index for index in range(len(items)) if index not in done]
+
+        def job(index: int) -> Job[list[Generation]]:
+            return lambda server, client: server.complete(client, items[index], settings)
+
+        for position, generations in self.run([job(index) for index in wanted]):
+            yield [(wanted[position], generations[0])]
+
+    def alive(self) -> list[ServerGenerator]:
+        """The servers that have not failed.
+
+        Raises:
+            UserError: There is none.
+        """
+        servers = [server for server in self.servers if server.url not in self._gone]
+        if not servers:
+            names = ", ".join(server.url for server in self.servers)
+            raise UserError(
+                f"None of the servers answers: {names}. The last one: {[*self._gone.values()][-1]} Start them, then "
+                "run the same command again: finished answers are kept."
+            )
+        return servers
+
+    def leave_out(self, server: ServerGenerator, error: ServerGone) -> None:
+        """Ask a server no more, and name it. The error of the only server is raised."""
+        if len(self.servers) == 1:
+            raise error
+        if server.url not in self._gone:
+            self._gone[server.url] = error
+            print(f"Left out from here on: {error}", file=sys.stderr)
+
+    def run(self, jobs: Sequence[Job[T]]) -> Iterator[tuple[int, T]]:
+        """Run jobs, each on any server; yield their indices and results as they finish.
+
+        Raises:
+            UserError: No server is left that answers, or one refuses.
+        """
+        waiting = deque(enumerate(jobs))
         while waiting:
-            alive = [server for server in self.servers if server.url not in self._gone]
-            if not alive:
-                names = ", ".join(server.url for server in self.servers)
-                raise UserError(
-                    f"None of the servers answers: {names}.{last} Start them, then run the same command again: "
-                    "finished answers are kept."
-                )
-            # Completions, and one None for each worker that ends.
-            results: SimpleQueue[tuple[int, Generation] | None] = SimpleQueue()
+            # Results, and one None for each worker that ends.
+            results: SimpleQueue[tuple[int, T] | None] = SimpleQueue()
             with ExitStack() as stack:
-                clients = [(server, stack.enter_context(server.client())) for server in alive]
+                clients = [(server, stack.enter_context(server.client())) for server in self.alive()]
                 workers = [pair for pair in clients for _ in range(pair[0].concurrency)]
                 pool = stack.enter_context(ThreadPoolExecutor(max_workers=len(workers)))
-                ended = [pool.submit(self._work, *pair, items, settings, waiting, results) for pair in workers]
+                ended = [pool.submit(self._work, server, client, waiting, results) for server, client in workers]
                 try:
                     for _ in workers:
                         while (result := results.get()) is not None:
-                            yield [result]
+                            yield result
                     for future in ended:
-                        last = future.result() or last
+                        future.result()
                 except BaseException:
                     # What is under way ends; nothing new is begun.
                     waiting.clear()
@@ -238,29 +343,21 @@ class ServerPool(StreamingGenerator):
         self,
         server: ServerGenerator,
         client: Any,
-        items: Sequence[GenerationInput],
-        settings: GenerationSettings,
-        waiting: deque[int],
-        results: SimpleQueue[tuple[int, Generation] | None],
-    ) -> str:
-        """Take items while there are some and the server answers; returns why it was left out."""
+        waiting: deque[tuple[int, Job[T]]],
+        results: SimpleQueue[tuple[int, T] | None],
+    ) -> None:
+        """Run jobs while there are some and the server answers."""
         try:
             while server.url not in self._gone:
                 try:
-                    index = waiting.popleft()
+                    index, job = waiting.popleft()
                 except IndexError:
-                    return ""
+                    return
                 try:
-                    results.put((index, server.complete(client, items[index], settings)))
+                    results.put((index, job(server, client)))
                 except ServerGone as error:
-                    if len(self.servers) == 1:
-                        raise
-                    waiting.append(index)
-                    if server.url not in self._gone:
-                        self._gone.add(server.url)
-                        print(f"Left out from here on: {error}", file=sys.stderr)
-                        return f" The last one: {error}"
-            return ""
+                    waiting.append((index, job))
+                    self.leave_out(server, error)
         except BaseException:
             waiting.clear()
             raise
@@ -304,8 +401,8 @@ class ServerPieces(Iterator[str]):
         self.generation = Generation(text=text, n_tokens=len(pieces), truncated=reason in ("length", None))
 
 
-def server_generator(model: str, concurrency: int = 8) -> StreamingGenerator:
-    """The generator of a server, or of several servers.
+def server_generators(model: str, concurrency: int = 8) -> list[ServerGenerator]:
+    """The servers that a name stands for.
 
     Args:
         model: `openai:URL#NAME`, or `openai:URL,URL,...#NAME`.
@@ -315,11 +412,10 @@ def server_generator(model: str, concurrency: int = 8) -> StreamingGenerator:
         UserError: The name has another form.
     """
     urls, mark, name = model.removeprefix(PREFIX).partition("#")
-    servers = tuple(
+    return [
         ServerGenerator.parse(f"{PREFIX}{url.strip()}{mark}{name}", concurrency)
         for url in dict.fromkeys(urls.split(","))
-    )
-    return servers[0] if len(servers) == 1 else ServerPool(servers=servers)
+    ]
 
 
 def _with_images(item: GenerationInput) -> list[dict[str, Any]]:

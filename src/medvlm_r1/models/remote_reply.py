@@ -26,30 +26,44 @@ class BadReply(Exception):
         self.again = again
 
 
-def read_reply(body: bytes) -> Generation:
-    """The completion in the body of a reply.
+def read_reply(body: bytes, *, prefilled: bool = False) -> list[Generation]:
+    """The completions in the body of a reply.
 
     Content is a text, or a list of text parts, which are joined. Reasoning that the server sends separately, as
     `reasoning_content`, `reasoning` or a part of the content, gets its `<think>` tags back.
 
+    Args:
+        body: The body.
+        prefilled: The completions continue an assistant prefill, so a `</think>` may end reasoning that it began.
+
     Raises:
         BadReply: There is none.
     """
+    reply = _read_json(body)
+    seen = shorten(json.dumps(reply))
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise BadReply(f"the reply has no choices: {seen}")
+    used = field(reply.get("usage"), "completion_tokens") if len(choices) == 1 else None
+    return [_completion(choice, used, seen, prefilled) for choice in choices]
+
+
+def _read_json(body: bytes) -> dict[str, Any]:
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
         raise BadReply(f"the reply is not JSON: {shorten(body.decode(errors='replace')) or '(empty)'}") from None
-    seen = shorten(json.dumps(reply))
     if not isinstance(reply, dict):
-        raise BadReply(f"the reply is not a JSON object: {seen}")
+        raise BadReply(f"the reply is not a JSON object: {shorten(json.dumps(reply))}")
     raise_error(reply)
-    choices = reply.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise BadReply(f"the reply has no choices: {seen}")
-    message = field(choices[0], "message")
+    return reply
+
+
+def _completion(choice: Any, used: Any, seen: str, prefilled: bool) -> Generation:
+    message = field(choice, "message")
     if not isinstance(message, dict):
         raise BadReply(f"the reply has no message: {seen}")
-    reason = finish(choices[0])
+    reason = finish(choice)
     reasoning, text = texts(message)
     if text is None and reasoning is None and reason != "length":
         if message.get("tool_calls") or message.get("function_call"):
@@ -59,10 +73,43 @@ def read_reply(body: bytes) -> Generation:
     if reasoning and not whole.lstrip().startswith("<think>"):
         # Reasoning that was cut off has no end.
         whole = f"<think>{reasoning}" + (f"</think>{whole}" if whole or reason != "length" else "")
-    whole = with_reasoning_opened(whole)
-    used = field(reply.get("usage"), "completion_tokens")
-    counted = isinstance(used, int) and not isinstance(used, bool) and used >= 0
-    return Generation(text=whole, n_tokens=used if counted else len(whole.split()), truncated=reason == "length")
+    if not prefilled:
+        whole = with_reasoning_opened(whole)
+    ids = field(choice, "token_ids")
+    used = len(ids) if isinstance(ids, list) else used
+    if not isinstance(used, int) or isinstance(used, bool) or used < 0:
+        n_tokens = len(whole.split())
+    else:
+        # Servers count the end token.
+        n_tokens = max(0, used - (reason == "stop"))
+    return Generation(text=whole, n_tokens=n_tokens, truncated=reason == "length")
+
+
+def read_prompt_use(body: bytes) -> tuple[int | None, bool]:
+    """The number of prompt tokens, None where the server does not report it; and whether reasoning came separately.
+
+    Raises:
+        BadReply: The reply is not a chat completion.
+    """
+    reply = _read_json(body)
+    read_reply(body, prefilled=True)
+    separate = any(texts(choice["message"])[0] for choice in reply["choices"])
+    tokens = field(reply.get("usage"), "prompt_tokens")
+    return (tokens if isinstance(tokens, int) else None), separate
+
+
+def read_logprobs(body: bytes) -> dict[str, float]:
+    """Log-probabilities of the first token by text, or by `token_id:N`; empty where the server sends none.
+
+    Raises:
+        BadReply: The reply is not JSON.
+    """
+    reply = _read_json(body)
+    try:
+        first = reply["choices"][0]["logprobs"]["content"][0]
+        return {entry["token"]: float(entry["logprob"]) for entry in [first, *first["top_logprobs"]]}
+    except (KeyError, IndexError, TypeError, ValueError):
+        return {}
 
 
 def raise_error(reply: Any) -> None:

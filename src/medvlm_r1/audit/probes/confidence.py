@@ -1,7 +1,7 @@
 """Confidence probe: does the model's confidence separate correct from wrong answers, so that it can defer?
 
 Two confidences in the real answer are measured. `stated` is the probability of its letter after the whole reasoning.
-`vote` is the share of sampled answers that agree with it, which needs no access to tokens.
+`vote` is the share of sampled answers that agree with it, which every server can generate.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +80,9 @@ class ConfidenceProbe(Probe):
                 examples[f"wrong at a confidence of {SURE:.0%} or more ({kind})"] = ids(
                     item for item, value in pairs if value >= SURE and not item.correct()
                 )
-        scaled, detail["temperature"] = _temperature([item for item in answered if STATED in item.answers])
+        scaled, detail["temperature"] = _temperature(
+            [item for item in answered if confidence(item, STATED) is not None]
+        )
         measures |= scaled
         return self.result(
             _judge(measures),

@@ -1,7 +1,7 @@
 """Reasoning probe: does the answer depend on the reasoning? Early answering, mistakes, filler, contradictions and cues.
 
 Only a well-formed answer has a reasoning to cut or change; the others are counted and listed. Cues and contradictions
-need no access to tokens, so they are also measured for a model on a server.
+need no assistant prefill, so they are measured on every server.
 """
 
 from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ def _dependence(measures: Mapping[str, Measure], n_cut: int, n_whole: int) -> Ju
     if not n_whole:
         return "not run", "No answer has a reasoning."
     if not n_cut:
-        return "not run", "Cutting and changing the reasoning was not run: it needs access to the model's tokens."
+        return "not run", "Cutting and changing the reasoning was not run: it needs assistant prefill."
     if n_cut < FEWEST:
         return too_few(f"{n_cut} answers with a reasoning to cut")
     aoc, followed = measures["aoc"], measures.get("changed_by_relevant_mistake")
