@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
@@ -69,8 +68,6 @@ def test_two_processes_take_the_steps_of_one(
     base = load_file(tiny_policy_dir / "model.safetensors")
     steps, weights, printed = difference(LAUNCHERS[engine], config, tmp_path, base)
     assert "TRL's way" not in printed
-    with safe_open(tmp_path / "two/model/model.safetensors", "pt") as file:
-        assert set(file.keys()) == set(base)
     record.append({"engine": engine, "images": images, "lora": lora, "beta": beta, "steps": steps, "weights": weights})
     assert steps <= 1e-4
     assert weights <= 1e-4

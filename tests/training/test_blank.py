@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import blank_rewards
@@ -153,18 +152,17 @@ def test_once_a_prompt_and_generation(
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda *args: calls(*args))
     run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=trainer)).parent
     group = trainer.get("num_generations", 2)
-    # Shared generation takes the blank questions as further prompts of the same call.
-    counts = [2 * prompts] if sharing == "on" else [prompts * group, prompts]
-    assert [len(arguments[1]) for arguments in calls.calls] == counts * generations
+    # The blank questions are further prompts of the same call.
+    count = 2 * prompts if sharing == "on" else prompts * (group + 1)
+    assert [len(arguments[1]) for arguments in calls.calls] == [count] * generations
     rollouts = rows(run / "rollouts.jsonl")
     assert len(blank_rewards.SEEN) == len(rollouts) == generations * prompts * group
     logged = rows(run / "metrics.jsonl")
     assert [row["blank_right"] for row in logged if "blank_right" in row] == [0.0] * generations
 
 
-@pytest.mark.parametrize("sharing", ["on", "off"])
-def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: Path, sharing: str) -> None:
-    changes: dict[str, Any] = {"sharing": sharing, "trainer": {"max_steps": 4}}
+def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"trainer": {"max_steps": 4}}
     without = train_grpo(configure(rewards=[PAYING], out=str(tmp_path / "without"), **changes))
     config = configure(rewards=[PAYING, ASKING], out=str(tmp_path / "with"), **changes)
     assert same_weights(without, train_grpo(config))
@@ -189,19 +187,6 @@ def test_a_resumed_run_takes_the_same_steps(configure: Configure, tmp_path: Path
     resumed = train_grpo(config)
     assert expected == blank_rewards.SEEN
     assert same_weights(straight, resumed)
-
-
-def test_dropout_is_off_for_the_blank_answers_alone(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: list[tuple[bool, bool]] = []
-    plain = GRPOTrainer._generate_single_turn
-
-    def generate(self: Any, *arguments: Any) -> Any:
-        modes.append((self.model.training, self.generation_config.do_sample))
-        return plain(self, *arguments)
-
-    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generate)
-    train_grpo(configure(rewards=[PAYING, ASKING], lora={"r": 2, "alpha": 4, "dropout": 0.5}))
-    assert modes == [(True, True), (False, False)] * 2
 
 
 # TRL's own way takes no batch in which some prompts have images and others have none.
@@ -259,33 +244,3 @@ def test_two_processes_answer_for_the_prompts_they_have(
     for one, other in zip(*runs, strict=True):
         assert one == pytest.approx(other)
     assert len({reward for reward, _ in runs[0]}) == 2
-
-
-@pytest.mark.parametrize("illustrated", [2, 0])
-def test_every_process_sends_as_many_prompts_in_a_second_call(
-    monkeypatch: pytest.MonkeyPatch, illustrated: int
-) -> None:
-    """A process with fewer blank questions fills up; otherwise vLLM's server would answer those of another."""
-    sent: list[Any] = []
-
-    class Trainer(blank.BlankImageBaseline):
-        def __init__(self) -> None:
-            self.reward_func_names = ["blank_rewards:noting"]
-            self.accelerator = SimpleNamespace(is_main_process=False)
-            self.processing_class = SimpleNamespace(batch_decode=lambda ids, **_: ids)
-
-        def _greedy(self, prompts: list[Any]) -> list[Any]:
-            sent.extend(prompts)
-            return [f"answer {number}" for number in range(len(prompts))]
-
-    def prompt(number: int) -> list[dict[str, Any]]:
-        images = [{"type": "image", "image": Image.new("RGB", (8 + number, 8))}] if number < illustrated else []
-        return [{"role": "user", "content": [*images, {"type": "text", "text": f"question {number}"}]}]
-
-    monkeypatch.setattr(GRPOTrainer, "_generate", lambda self, prompts: "completions")
-    monkeypatch.setattr(blank, "gather_object", lambda counts: [*counts, 4])
-    trainer, prompts = Trainer(), [prompt(number) for number in range(3)]
-    assert trainer._generate(prompts) == "completions"
-    assert len(sent) == 4
-    assert sent[illustrated:] == prompts[:1] * (4 - illustrated)
-    assert trainer._blank_letters == [f"answer {number}" if number < illustrated else None for number in range(3)]
