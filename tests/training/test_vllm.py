@@ -112,7 +112,8 @@ def test_blank_questions_are_sent_together_with_the_others(
     write_config: WriteConfig, questions: Path, mode: str
 ) -> None:
     rewards = [*REWARD, {"name": "blank_rewards:noting", "weight": 0.0}]
-    train_grpo(load_config(configured(write_config, questions, mode, rewards=rewards)))
+    trainer = {"shuffle_dataset": False}
+    train_grpo(load_config(configured(write_config, questions, mode, rewards=rewards, trainer=trainer)))
     # Two generations of four prompts with two completions each; one of the prompts has no image.
     sampled, greedy = [1.0] * (8 if mode == "colocate" else 4), [0.0] * 3
     calls = [sampled + greedy] if mode == "colocate" else [sampled, greedy]
@@ -124,8 +125,8 @@ def test_blank_questions_are_sent_together_with_the_others(
     [
         (TORCHRUN, "colocate", {}),
         (TORCHRUN, "server", {}),
-        # Two completions of a group of four on each process.
-        (TORCHRUN, "server", {"trainer": {"per_device_train_batch_size": 2, "num_generations": 4}}),
+        # The two completions of the second prompt are on two processes.
+        (TORCHRUN, "server", {"trainer": {"per_device_train_batch_size": 3}}),
         (FSDP2, "colocate", {"lora": {"r": 2, "alpha": 4}}),
     ],
     ids=["colocate", "server", "server, groups cut", "FSDP2, lora"],
@@ -142,7 +143,7 @@ def test_processes_with_and_without_images(
     """The second process has a prompt without an image in each step, and so fewer blank questions."""
     trainer = {"per_device_train_batch_size": 4, "shuffle_dataset": False} | changes.pop("trainer", {})
     rewards = [*REWARD, {"name": "blank_rewards:coded", "weight": 0.0}]
-    changes = {"max_pixels": 28 * 28 * 2, "trainer": trainer, "rewards": rewards, **changes}
+    changes = {"trainer": trainer, "rewards": rewards, **changes}
     config = configured(write_config, questions, mode, **changes)
     out = tmp_path / "two"
     _run([*launcher, fake_vllm.__file__, str(config), str(out), str(tiny_policy_dir)], out)

@@ -406,9 +406,27 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
             **rest,
         )
         log.attach(trainer)
+        _check_unshared(trainer)
         return trainer
 
     return train(config, build, progress=progress, evaluate=evaluate)
+
+
+def _check_unshared(trainer: Any) -> None:
+    """Refuse questions with and without images if weights are sharded and prompts are not shared.
+
+    A process whose rows have no image would not run the tower, and the others would wait for it.
+    """
+    rows = trainer.train_dataset.with_format(None).select_columns("images")
+    if (
+        is_sharded(trainer)
+        and not isinstance(trainer, SharedPromptTrainer)
+        and len({bool(row["images"]) for row in rows}) > 1
+    ):
+        raise UserError(
+            "Some questions have images and others have none. With sharded weights (FSDP, ZeRO-3) this needs shared "
+            "prompts (sharing: on)."
+        )
 
 
 def _forbid_vision_tokens(args: Any, policy: Policy) -> None:
