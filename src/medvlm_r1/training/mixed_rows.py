@@ -62,7 +62,6 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
             result = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *more)
             self.greedy_ids = self.vllm_generation.greedy_ids
             return result
-        count = len(prompt_ids)
         model, plugin = self._bare(self.model_wrapped), getattr(self.accelerator.state, "fsdp_plugin", None)
         with (
             # Autocast keeps its casts of the weights until the outermost context ends. Without this one, every token
@@ -73,6 +72,7 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
         ):
             prompt_ids = [*prompt_ids, *(ids for ids, _ in rows)]
             ids, logps = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *more)
+        count = len(ids) - len(rows)
         self.greedy_ids = ids[count:]
         return ids[:count], logps
 
