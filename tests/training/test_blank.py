@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import blank_rewards
+import fake_vllm
 import numpy as np
 import pytest
 import sample_rewards
@@ -14,13 +15,14 @@ from counted import Counted
 from PIL import Image
 from questions import write_questions
 from runs import At, rows, same_weights
-from test_distributed import SCRIPT, TORCHRUN, _run
+from test_distributed import FSDP2, SCRIPT, TORCHRUN, _run
 from trl import GRPOTrainer
 
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.images.blank import blank_like
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.prompts.templates import messages
@@ -85,6 +87,16 @@ def blank_answers(model: str, folder: Path, samples: list[Sample], tokens: int =
     ]
     answers = generator.generate(inputs, GenerationSettings(max_new_tokens=tokens))
     return {sample.id: answer.text for sample, answer in zip(samples, answers, strict=True)}
+
+
+def check_blank_answers(out: Path, folder: Path, model: Path) -> None:
+    """The blank answers of the first step are those of the untrained policy to the same questions."""
+    first = [row for row in rows(out / "rollouts.jsonl") if row["step"] == 1]
+    samples = [sample for sample in read_folder(folder) if sample.id in {row["sample_id"] for row in first}]
+    answers = blank_answers(str(model), folder, [sample for sample in samples if sample.images])
+    assert len(samples) > 1
+    for row in first:
+        assert row["rewards"]["blank_rewards:coded"] == blank_rewards.code(answers.get(row["sample_id"]))
 
 
 @pytest.mark.parametrize("size", [(40, 30), (1, 1), (7, 300)])
@@ -244,3 +256,29 @@ def test_two_processes_answer_for_the_prompts_they_have(
     for one, other in zip(*runs, strict=True):
         assert one == pytest.approx(other)
     assert len({reward for reward, _ in runs[0]}) == 2
+
+
+def test_a_process_without_images_waits_for_no_other(
+    write_config: Callable[..., Path], tiny_policy_dir: Path, tmp_path: Path
+) -> None:
+    """Sharded weights, generation by transformers' own loop, and no image on the second process in the first step."""
+    (tmp_path / "mixed").mkdir()
+    folder = illustrated_questions(tmp_path / "mixed", {0, 1, 4, 6})
+    config = write_config(
+        data={"train": str(folder)},
+        rewards=[PAYING, {"name": "blank_rewards:coded", "weight": 0.0}],
+        trainer={"shuffle_dataset": False, "generation_kwargs": {"use_cache": False}},
+    )
+    out = tmp_path / "two"
+    _run([*FSDP2, fake_vllm.__file__, str(config), str(out), str(tiny_policy_dir)], out)
+    check_blank_answers(out, folder, tiny_policy_dir)
+
+
+def test_sharded_weights_without_sharing_refuse_mixed_questions(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mixed").mkdir()
+    folder = illustrated_questions(tmp_path / "mixed", {1})
+    monkeypatch.setattr("medvlm_r1.training.grpo.is_sharded", lambda _: True)
+    with pytest.raises(UserError, match=r"Some questions have images and others have none.*sharing: on"):
+        train_grpo(configure(sharing="off", data={"train": str(folder)}))

@@ -11,18 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import blank_rewards
 import fake_vllm
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from questions import noise, write_questions
 from runs import rows
-from test_blank import blank_answers
+from test_blank import check_blank_answers
 from test_distributed import FSDP2, TORCHRUN, _run
 from transformers import AutoProcessor, Qwen2VLImageProcessor
 
-from medvlm_r1.data.folder import read_folder
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.training.config import load_config
@@ -148,12 +146,7 @@ def test_processes_with_and_without_images(
     out = tmp_path / "two"
     _run([*launcher, fake_vllm.__file__, str(config), str(out), str(tiny_policy_dir)], out)
     assert max(differences(out)) < 1e-4
-    first = [row for row in rows(out / "rollouts.jsonl") if row["step"] == 1]
-    samples = [sample for sample in read_folder(questions) if sample.id in {row["sample_id"] for row in first}]
-    answers = blank_answers(str(tiny_policy_dir), questions, [sample for sample in samples if sample.images])
-    assert len(samples) > 1
-    for row in first:
-        assert row["rewards"]["blank_rewards:coded"] == blank_rewards.code(answers.get(row["sample_id"]))
+    check_blank_answers(out, questions, tiny_policy_dir)
 
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
