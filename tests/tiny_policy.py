@@ -23,12 +23,13 @@ CHAT_TEMPLATE = (
 OPENING = "<think>\n"
 
 
-def build_tiny_policy(folder: Path, opening: str = "") -> None:
+def build_tiny_policy(folder: Path, opening: str = "", *, tied: bool = False) -> None:
     """Write a Qwen2-VL of a few thousand random weights, with its tokenizer, image processor and chat template.
 
     Args:
         folder: Where to.
         opening: What the generation prompt ends with, as `OPENING` in the templates of reasoning models.
+        tied: Whether the head has the weights of the embedding.
     """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -63,7 +64,7 @@ def build_tiny_policy(folder: Path, opening: str = "") -> None:
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
     vision = {"depth": 1, "embed_dim": 8, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2}
     torch.manual_seed(0)
-    model = Qwen2VLForConditionalGeneration(qwen2_vl_config(fast, text, vision, tied=False))
+    model = Qwen2VLForConditionalGeneration(qwen2_vl_config(fast, text, vision, tied=tied))
     end_at_turns(model).save_pretrained(folder)
     processor.save_pretrained(folder)
 

@@ -8,12 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+import transformers.integrations.deepspeed as deepspeed
 from PIL import Image
 from safetensors.torch import load_file
 from test_distributed import FSDP2, SCRIPT, _run
 
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.models.load import load_merged
+from medvlm_r1.training import loop
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.sft import train_sft
+from tiny_policy import build_tiny_policy
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +73,10 @@ def difference(
     return steps, distance(weights, wanted) / distance(wanted, base), printed
 
 
-def plain_descent(write_config: Callable[..., Path], data: Path, *, beta: float, lora: bool) -> Path:
+def plain_descent(write_config: Callable[..., Path], data: Path, *, beta: float, lora: bool, model: Path) -> Path:
     """A configuration of four steps of plain gradient descent."""
     return write_config(
+        model=str(model),
         data={"train": str(data)},
         rewards=[{"name": "test_distributed.rewards_by_length"}],
         trainer={
@@ -87,13 +94,33 @@ def plain_descent(write_config: Callable[..., Path], data: Path, *, beta: float,
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["all weights", "lora"])
-def test_fsdp2_shares_prompts(
-    write_config: Callable[..., Path], tiny_policy_dir: Path, mixed: Path, tmp_path: Path, lora: bool
-) -> None:
-    # The reference has a tower that does not change, whose features are cached.
-    config = plain_descent(write_config, mixed, beta=0.0 if lora else 0.04, lora=lora)
-    base = load_file(tiny_policy_dir / "model.safetensors")
-    steps, weights, printed = difference(FSDP2, config, tmp_path, base)
+def test_fsdp2_shares_prompts(write_config: Callable[..., Path], mixed: Path, tmp_path: Path, lora: bool) -> None:
+    # A tied head is not written. The reference has a tower that does not change, whose features are cached.
+    (tmp_path / "tied").mkdir()
+    build_tiny_policy(tmp_path / "tied", tied=True)
+    config = plain_descent(write_config, mixed, beta=0.0 if lora else 0.04, lora=lora, model=tmp_path / "tied")
+    steps, weights, printed = difference(FSDP2, config, tmp_path, load_file(tmp_path / "tied/model.safetensors"))
     assert "TRL's way" not in printed
     assert steps <= 1e-4
     assert weights <= 1e-4
+
+
+class _Zero3:
+    def is_zero3(self) -> bool:
+        return True
+
+
+def test_the_main_process_merges_adapters_outside_zero3(
+    write_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While DeepSpeed's configuration is set, `from_pretrained` shards a model over all processes, and would hang."""
+    zero3, sharding = _Zero3(), []
+
+    def merge(*arguments: Any) -> Any:
+        sharding.append(deepspeed.is_deepspeed_zero3_enabled())
+        return load_merged(*arguments)
+
+    monkeypatch.setattr(loop, "refuse_unless_finite", lambda _: deepspeed.set_hf_deepspeed_config(zero3))
+    monkeypatch.setattr(loop, "load_merged", merge)
+    train_sft(load_config(write_config("sft", lora={"r": 2, "alpha": 4})))
+    assert sharding == [False]
