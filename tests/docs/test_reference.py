@@ -1,5 +1,6 @@
 """Pages made from the code hold all of it; pages written by hand name all that is registered."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -103,3 +104,13 @@ def test_root_files_and_the_notebook_are_in_the_site(built):
     pictures = [name.removeprefix("notebooks/") for name in built if name.startswith("notebooks/api_files/")]
     assert pictures
     assert [name for name in pictures if f"]({name})" not in built["notebooks/api.md"]] == []
+
+
+def test_files_named_for_contributors_exist():
+    root = DOCS.parent
+    named = set(re.findall(r"`([\w/.-]+\.(?:py|md|yaml|toml))`", (root / "CONTRIBUTING.md").read_text()))
+    files = [path.as_posix() for folder in ("src", "tests", "docs") for path in (root / folder).rglob("*.*")]
+    files += [path.as_posix() for path in root.iterdir()]
+    assert len(named) > 20
+    absent = [name for name in named if "NAME" not in name and not any(f.endswith(f"/{name}") for f in files)]
+    assert not absent
