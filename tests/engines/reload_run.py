@@ -32,6 +32,8 @@ if __name__ == "__main__":
     texts = []
     for model in requests["models"]:
         engine.collective_rpc("reload_weights", kwargs={"weights_path": model})
+        # The scheduler's record of what the worker has forgotten.
         engine.reset_prefix_cache()
+        engine.llm_engine.reset_encoder_cache()
         texts.append([output.outputs[0].text for output in engine.generate(prompts, settings)])
     Path(sys.argv[2]).write_text(json.dumps(texts))
