@@ -56,7 +56,7 @@ CASES |= {
 """Runs by name. The last one gets SIGTERM after its second step."""
 STOPPED = list(CASES)[-1]
 TOKENS = 40
-PATIENCE = 240
+PATIENCE = 300
 """Seconds for a run, or for a launch with its first run."""
 
 
@@ -91,7 +91,13 @@ class Launched:
             file.write_text(json.dumps(cases))
             command = [sys.executable, *launcher, str(Path(__file__).with_name("engine_run.py")), str(file)]
             paths = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests/training")]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "DS_ACCELERATOR": "cpu"}
+            environment = {
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(paths),
+                "DS_ACCELERATOR": "cpu",
+                # DeepSpeed compiles one when it first runs.
+                "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),
+            }
             with log.open("w") as stream:
                 process = subprocess.Popen(
                     command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True

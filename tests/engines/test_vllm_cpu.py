@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import site
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import trl
 import yaml
 from runs import rows
 
@@ -141,7 +141,7 @@ def test_a_colocated_training_gets_as_far_as_the_weight_sync(
     file.write_text(yaml.safe_dump(config))
     script = Path(__file__).with_name("colocated_run.py")
     process = subprocess.run(
-        [vllm_python, script, file, site.getsitepackages()[0]],
+        [vllm_python, script, file, Path(trl.__file__).parents[1]],
         env=vllm_environment,
         capture_output=True,
         text=True,
