@@ -132,7 +132,7 @@ def test_a_colocated_training_gets_as_far_as_the_weight_sync(
         "rewards": [{"name": "accuracy_paper"}],
         "lora": {"r": 4},
         "trainer": {
-            **{"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 1024, "use_cpu": True},
+            **{"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 1024, "use_cpu": True, "beta": 0.0},
             **{"max_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4, "report_to": "none"},
             **{"max_completion_length": 16, "save_strategy": "no"},
         },
