@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,17 @@ def test_vllm_leaves_the_tower_alone(models: dict[str, Path]) -> None:
         shape = read_shape(models["qwen2_vl"], config)
         assert not shape.trains_tower
         assert shape.parameters.adapters > 0
+
+
+def test_the_server_is_started_as_trl_does() -> None:
+    from trl.scripts.vllm_serve import ScriptArguments, build_command
+
+    command = build_command(ScriptArguments(model="any"))
+    options = shlex.join(command[command.index("--weight-transfer-config") :])
+    for file in (recipe("paper-vllm-server.yaml"), FOLDER.parent / "docs/how-to/many-machines.md"):
+        words = file.read_text().replace("\\\n", " ").replace("#", " ").split()
+        assert "VLLM_SERVER_DEV_MODE=1 vllm serve Qwen/Qwen2-VL-2B-Instruct" in " ".join(words)
+        assert options in " ".join(words)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from medvlm_r1.stopping import Preempted
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
@@ -24,8 +26,8 @@ ROWS = 8
 """Completions of a step, over all processes."""
 
 
-def terminate_launcher() -> None:
-    """Send SIGTERM to the launcher, and wait until it has passed the signal on to this process."""
+def end_job() -> None:
+    """Send SIGTERM to the script that runs the launcher, and wait until it has passed the signal on to this process."""
     handle = signal.getsignal(signal.SIGTERM)
     arrived = threading.Event()
 
@@ -34,9 +36,9 @@ def terminate_launcher() -> None:
         handle(*received)  # type: ignore[operator,misc]
 
     signal.signal(signal.SIGTERM, note)
-    os.kill(os.getppid(), signal.SIGTERM)
+    os.kill(psutil.Process(os.getppid()).ppid(), signal.SIGTERM)
     if not arrived.wait(60):
-        raise TimeoutError("The launcher did not pass SIGTERM on.")
+        raise TimeoutError("The script did not pass SIGTERM on.")
 
 
 def main(cases: str) -> None:
@@ -47,7 +49,7 @@ def main(cases: str) -> None:
             case["config"],
             case["out"],
             f"trainer.per_device_train_batch_size={batch}",
-            progress=At(2, terminate_launcher) if case["preempt"] else None,
+            progress=At(2, end_job) if case["preempt"] else None,
         )
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 import yaml
-from test_distributed import TORCHRUN
 from test_sharded import difference, mixed, plain_descent  # noqa: F401 - a fixture
 
 from medvlm_r1.data.folder import read_folder
@@ -33,13 +32,10 @@ from medvlm_r1.recipes import recipe
 
 pytestmark = pytest.mark.engines
 ROOT = Path(__file__).parents[2]
-LAUNCH = ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes=2", "--mixed_precision=no"]
+OPTIONS = ["--num_processes=2", "--mixed_precision=no", "--main_process_port=0"]
 ENGINES = {
-    "DDP": TORCHRUN,
-    **{
-        name: [*LAUNCH, "--main_process_port=0", "--config_file", str(recipe(f"accelerate/{file}.yaml"))]
-        for name, file in {"ZeRO-2": "zero2", "ZeRO-3": "zero3", "FSDP2": "fsdp2"}.items()
-    },
+    name: ["bash", str(recipe("accelerate/preemptible.sh")), "--config_file", str(recipe(f"accelerate/{file}.yaml"))]
+    for name, file in {"DDP": "ddp", "ZeRO-2": "zero2", "ZeRO-3": "zero3", "FSDP2": "fsdp2"}.items()
 }
 CASES: dict[str, dict[str, Any]] = {
     f"{'lora' if lora else 'full'}-beta{beta}-{images}": {"lora": lora, "beta": beta, "images": images}
@@ -82,6 +78,11 @@ class Launched:
             The exit code of the last launch.
         """
         waiting = [name for name in configs if name not in self.failures]
+        # The environment has a borrowed package, and no command.
+        accelerate = self.folder / "bin/accelerate"
+        accelerate.parent.mkdir(exist_ok=True)
+        accelerate.write_text(f'#!/bin/sh\nexec {sys.executable} -m accelerate.commands.accelerate_cli "$@"\n')
+        accelerate.chmod(0o755)
         while True:
             cases = [
                 {"config": str(configs[name]), "out": str(self.folder / name), "preempt": name == preempt}
@@ -89,10 +90,11 @@ class Launched:
             ]
             file, log = self.folder / "cases.json", self.folder / "log"
             file.write_text(json.dumps(cases))
-            command = [sys.executable, *launcher, str(Path(__file__).with_name("engine_run.py")), str(file)]
+            command = [*launcher, str(Path(__file__).with_name("engine_run.py")), str(file)]
             paths = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests/training")]
             environment = {
                 **os.environ,
+                "PATH": os.pathsep.join([str(accelerate.parent), os.environ["PATH"]]),
                 "PYTHONPATH": os.pathsep.join(paths),
                 "DS_ACCELERATOR": "cpu",
                 # DeepSpeed compiles one when it first runs.
@@ -111,13 +113,13 @@ class Launched:
                 hangs = process.poll() is None
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-            self.printed += log.read_text()
+            self.printed += log.read_text(errors="replace")
             code = process.wait()
             waiting = [name for name in waiting if name not in done]
             if not waiting or (waiting == [preempt] and not hangs):
                 return code
             how = f"no run finished within {PATIENCE} s" if hangs else f"exit code {code}"
-            self.failures[waiting.pop(0)] = f"{how}\n{log.read_text()[-6000:]}"
+            self.failures[waiting.pop(0)] = f"{how}\n{self.printed[-6000:]}"
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +164,11 @@ def launched(configs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     def launch(engine: str) -> Launched:
         runs = Launched(tmp_path_factory.mktemp(engine))
         if engine == "one":
-            runs.launch([], configs)
+            runs.launch([sys.executable], configs)
             return runs
-        runs.exit_code = runs.launch(ENGINES[engine], configs, preempt=STOPPED)
+        runs.exit_code = runs.launch([*ENGINES[engine], *OPTIONS], configs, preempt=STOPPED)
         runs.checkpoints = [file.name for file in (runs.folder / STOPPED / "checkpoints").glob("checkpoint-*")]
-        runs.launch(ENGINES[engine], {STOPPED: configs[STOPPED]})
+        runs.launch([*ENGINES[engine], *OPTIONS], {STOPPED: configs[STOPPED]})
         return runs
 
     return launch
@@ -211,6 +213,7 @@ def test_a_run_stopped_by_sigterm_resumes(
     record_property("check", "SIGTERM, then resume")
     runs = launched(engine)
     record_property("exit code", runs.exit_code)
+    assert runs.exit_code == 0, runs.printed[-6000:]
     assert runs.checkpoints == ["checkpoint-2"]
     compare(launched, configs, record_property, engine, STOPPED)
 

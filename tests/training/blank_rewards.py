@@ -21,6 +21,15 @@ def unlike_blank(completions: list[Any], *, blank_letter: list[str | None], **co
     return [float(blank != letter) for blank, letter in zip(blank_letter, columns["letter"], strict=True)]
 
 
+def coded(completions: list[Any], *, blank_letter: list[str | None], **columns: Any) -> list[float]:
+    """The blank answer as a number."""
+    return [code(blank) for blank in blank_letter]
+
+
+def code(text: str | None) -> float:
+    return float(zlib.crc32(str(text).encode()) % 1000)
+
+
 def by_blank(completion_ids: list[list[int]], *, blank_letter: list[str | None], **columns: Any) -> list[float]:
     """Pays for length, and how well, the blank answer decides."""
     rates = [1 + zlib.crc32(str(text).encode()) % 5 for text in blank_letter]

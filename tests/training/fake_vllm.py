@@ -4,11 +4,13 @@ Images go through the processor in the model's own folder. A colocated engine re
 tokens of that image (vLLM's prompt updates); a server takes expanded prompts with features. Log-probabilities are those
 of the weights that were synchronized, so they equal the policy's for equal prompts, images and weights.
 
-As a script it is a run under a launcher: `fake_vllm.py CONFIG OUT MODEL OVERRIDE...`.
+As a script it is a run under a launcher: `fake_vllm.py CONFIG OUT MODEL OVERRIDE...`. A blank answer is then its whole
+text, because policies of random weights answer with no letter.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -21,6 +23,8 @@ from medvlm_r1.models.load import load_policy, vision_token_ids
 
 SENT: list[tuple[list[int], list[Image]]] = []
 """Ids and images of every prompt that an engine was given."""
+CALLS: list[list[float]] = []
+"""The temperature of each prompt, for every call of an engine or of the client of a server."""
 
 
 class Engine:
@@ -51,7 +55,9 @@ class Engine:
 
     def generate(self, prompts: list[dict[str, Any]], sampling_params: Any, use_tqdm: bool) -> list[Any]:
         requests = []
-        for prompt in prompts:
+        each = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(prompts)
+        CALLS.append([settings.temperature for settings in each])
+        for prompt, settings in zip(prompts, each, strict=True):
             images = prompt.get("multi_modal_data", {}).get("image", [])
             images = images if isinstance(images, list) else [images]
             features, ids = self.features(images), list(prompt["prompt_token_ids"])
@@ -61,7 +67,7 @@ class Engine:
                 position = ids.index(self.image_token, position)
                 ids[position : position + 1] = [self.image_token] * length
                 position += length
-            requests.append(self.complete(ids, features, sampling_params))
+            requests.append(self.complete(ids, features, settings))
         return requests
 
     def complete(self, ids: list[int], features: dict[str, torch.Tensor], settings: Any) -> Any:
@@ -116,6 +122,7 @@ class Client:
 
     def generate(self, prompts: list[list[int]], features: Any, **settings: Any) -> dict[str, Any]:
         requests = []
+        CALLS.append([settings["temperature"]] * len(prompts))
         for ids, feature in zip(prompts, features or [None] * len(prompts), strict=True):
             SENT.append((ids, feature["images"] if feature else []))
             tensors = feature["tensors"] if feature else {}
@@ -144,9 +151,15 @@ def install(replace: Any) -> None:
 
 
 def main(config: str, out: str, model: str, *overrides: str) -> None:
+    from written_run import _shard_on_cpus
+
     from medvlm_r1.training.config import load_config
+    from medvlm_r1.training.counterfactual import blank_image
     from medvlm_r1.training.grpo import train_grpo
 
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        _shard_on_cpus()
+    blank_image.strict_letter = lambda text: text  # type: ignore[attr-defined]
     Client.served = model
     install(setattr)
     train_grpo(load_config(config, [f"out={out}", *overrides]))

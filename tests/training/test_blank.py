@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import blank_rewards
+import fake_vllm
 import numpy as np
 import pytest
 import sample_rewards
@@ -15,13 +15,14 @@ from counted import Counted
 from PIL import Image
 from questions import write_questions
 from runs import At, rows, same_weights
-from test_distributed import SCRIPT, TORCHRUN, _run
+from test_distributed import FSDP2, SCRIPT, TORCHRUN, _run
 from trl import GRPOTrainer
 
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.images.blank import blank_like
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.prompts.templates import messages
@@ -86,6 +87,16 @@ def blank_answers(model: str, folder: Path, samples: list[Sample], tokens: int =
     ]
     answers = generator.generate(inputs, GenerationSettings(max_new_tokens=tokens))
     return {sample.id: answer.text for sample, answer in zip(samples, answers, strict=True)}
+
+
+def check_blank_answers(out: Path, folder: Path, model: Path) -> None:
+    """The blank answers of the first step are those of the untrained policy to the same questions."""
+    first = [row for row in rows(out / "rollouts.jsonl") if row["step"] == 1]
+    samples = [sample for sample in read_folder(folder) if sample.id in {row["sample_id"] for row in first}]
+    answers = blank_answers(str(model), folder, [sample for sample in samples if sample.images])
+    assert len(samples) > 1
+    for row in first:
+        assert row["rewards"]["blank_rewards:coded"] == blank_rewards.code(answers.get(row["sample_id"]))
 
 
 @pytest.mark.parametrize("size", [(40, 30), (1, 1), (7, 300)])
@@ -153,18 +164,17 @@ def test_once_a_prompt_and_generation(
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda *args: calls(*args))
     run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=trainer)).parent
     group = trainer.get("num_generations", 2)
-    # Shared generation takes the blank questions as further prompts of the same call.
-    counts = [2 * prompts] if sharing == "on" else [prompts * group, prompts]
-    assert [len(arguments[1]) for arguments in calls.calls] == counts * generations
+    # The blank questions are further prompts of the same call.
+    count = 2 * prompts if sharing == "on" else prompts * (group + 1)
+    assert [len(arguments[1]) for arguments in calls.calls] == [count] * generations
     rollouts = rows(run / "rollouts.jsonl")
     assert len(blank_rewards.SEEN) == len(rollouts) == generations * prompts * group
     logged = rows(run / "metrics.jsonl")
     assert [row["blank_right"] for row in logged if "blank_right" in row] == [0.0] * generations
 
 
-@pytest.mark.parametrize("sharing", ["on", "off"])
-def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: Path, sharing: str) -> None:
-    changes: dict[str, Any] = {"sharing": sharing, "trainer": {"max_steps": 4}}
+def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"trainer": {"max_steps": 4}}
     without = train_grpo(configure(rewards=[PAYING], out=str(tmp_path / "without"), **changes))
     config = configure(rewards=[PAYING, ASKING], out=str(tmp_path / "with"), **changes)
     assert same_weights(without, train_grpo(config))
@@ -189,19 +199,6 @@ def test_a_resumed_run_takes_the_same_steps(configure: Configure, tmp_path: Path
     resumed = train_grpo(config)
     assert expected == blank_rewards.SEEN
     assert same_weights(straight, resumed)
-
-
-def test_dropout_is_off_for_the_blank_answers_alone(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: list[tuple[bool, bool]] = []
-    plain = GRPOTrainer._generate_single_turn
-
-    def generate(self: Any, *arguments: Any) -> Any:
-        modes.append((self.model.training, self.generation_config.do_sample))
-        return plain(self, *arguments)
-
-    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generate)
-    train_grpo(configure(rewards=[PAYING, ASKING], lora={"r": 2, "alpha": 4, "dropout": 0.5}))
-    assert modes == [(True, True), (False, False)] * 2
 
 
 # TRL's own way takes no batch in which some prompts have images and others have none.
@@ -261,31 +258,27 @@ def test_two_processes_answer_for_the_prompts_they_have(
     assert len({reward for reward, _ in runs[0]}) == 2
 
 
-@pytest.mark.parametrize("illustrated", [2, 0])
-def test_every_process_sends_as_many_prompts_in_a_second_call(
-    monkeypatch: pytest.MonkeyPatch, illustrated: int
+def test_a_process_without_images_waits_for_no_other(
+    write_config: Callable[..., Path], tiny_policy_dir: Path, tmp_path: Path
 ) -> None:
-    """A process with fewer blank questions fills up; otherwise vLLM's server would answer those of another."""
-    sent: list[Any] = []
+    """Sharded weights, generation by transformers' own loop, and no image on the second process in the first step."""
+    (tmp_path / "mixed").mkdir()
+    folder = illustrated_questions(tmp_path / "mixed", {0, 1, 4, 6})
+    config = write_config(
+        data={"train": str(folder)},
+        rewards=[PAYING, {"name": "blank_rewards:coded", "weight": 0.0}],
+        trainer={"shuffle_dataset": False, "generation_kwargs": {"use_cache": False}},
+    )
+    out = tmp_path / "two"
+    _run([*FSDP2, fake_vllm.__file__, str(config), str(out), str(tiny_policy_dir)], out)
+    check_blank_answers(out, folder, tiny_policy_dir)
 
-    class Trainer(blank.BlankImageBaseline):
-        def __init__(self) -> None:
-            self.reward_func_names = ["blank_rewards:noting"]
-            self.accelerator = SimpleNamespace(is_main_process=False)
-            self.processing_class = SimpleNamespace(batch_decode=lambda ids, **_: ids)
 
-        def _greedy(self, prompts: list[Any]) -> list[Any]:
-            sent.extend(prompts)
-            return [f"answer {number}" for number in range(len(prompts))]
-
-    def prompt(number: int) -> list[dict[str, Any]]:
-        images = [{"type": "image", "image": Image.new("RGB", (8 + number, 8))}] if number < illustrated else []
-        return [{"role": "user", "content": [*images, {"type": "text", "text": f"question {number}"}]}]
-
-    monkeypatch.setattr(GRPOTrainer, "_generate", lambda self, prompts: "completions")
-    monkeypatch.setattr(blank, "gather_object", lambda counts: [*counts, 4])
-    trainer, prompts = Trainer(), [prompt(number) for number in range(3)]
-    assert trainer._generate(prompts) == "completions"
-    assert len(sent) == 4
-    assert sent[illustrated:] == prompts[:1] * (4 - illustrated)
-    assert trainer._blank_letters == [f"answer {number}" if number < illustrated else None for number in range(3)]
+def test_sharded_weights_without_sharing_refuse_mixed_questions(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mixed").mkdir()
+    folder = illustrated_questions(tmp_path / "mixed", {1})
+    monkeypatch.setattr("medvlm_r1.training.grpo.is_sharded", lambda _: True)
+    with pytest.raises(UserError, match=r"Some questions have images and others have none.*sharing: on"):
+        train_grpo(configure(sharing="off", data={"train": str(folder)}))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import yaml
 from runs import rows
 from safetensors.torch import load_file
 
+from medvlm_r1.models.load import load_policy
 from medvlm_r1.recipes import recipe
+from medvlm_r1.training.reliability.checkpoint import numbered
 
 SCRIPT = Path(__file__).with_name("written_run.py")
 
@@ -23,24 +28,51 @@ def rewards_by_length(completion_ids: list[list[int]], **_: object) -> list[floa
     return [float(len(ids)) for ids in completion_ids]
 
 
-def _run(arguments: list[str], out: Path) -> tuple[list[dict[str, float]], dict[str, object], str]:
+def ending_the_job(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    """In the third step the main process sends SIGTERM to the shell that runs the launcher."""
+    _STEPS.append(len(completion_ids))
+    if len(_STEPS) == 3 and os.environ["RANK"] == "0":
+        os.kill(psutil.Process(os.getppid()).ppid(), signal.SIGTERM)
+    return rewards_by_length(completion_ids)
+
+
+_STEPS: list[int] = []
+
+
+def _finish(command: list[str]) -> str:
+    """What a command prints; it has to end with exit code 0."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]),
         "HF_HUB_OFFLINE": "1",
     }
-    done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def check_names(out: Path) -> None:
+    """The final model and every checkpoint have the tensors of the base model, or an adapter that fits it."""
+    base = Path(yaml.safe_load((out / "config.yaml").read_text())["model"])
+    for folder in (out / "model", *(out / "checkpoints").glob("checkpoint-*")):
+        if (folder / "adapter_config.json").exists():
+            load_policy(str(folder))
+        else:
+            assert load_file(folder / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
+
+
+def _run(arguments: list[str], out: Path) -> tuple[list[dict[str, float]], dict[str, object], str]:
+    printed = _finish([sys.executable, *arguments])
+    check_names(out)
     rollouts = rows(out / "metrics.jsonl")
     evaluated = {row["eval_processes"] for row in rollouts if "eval_processes" in row}
     assert evaluated in (set(), {arguments.count("torch.distributed.run") + 1})
     return (
         [row for row in rollouts if "loss" in row],
         load_file(out / "model" / "model.safetensors"),
-        done.stdout + done.stderr,
+        printed,
     )
 
 
@@ -100,3 +132,29 @@ def test_two_processes_take_the_steps_of_one(
         assert float((shared[name] - wanted).norm()) <= tolerance * float(wanted.norm()) + 1e-6, name  # type: ignore[operator,attr-defined]
     if launcher is FSDP2:
         assert {"Qwen2VLDecoderLayer", "Qwen2VLVisionBlock", "Qwen2VLForConditionalGeneration"} <= set(said.split())
+
+
+def test_a_queue_gets_a_checkpoint_and_exit_code_0(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    """SIGTERM to the script alone; the same line resumes."""
+    trainer = {"max_steps": 500, "per_device_train_batch_size": 2}
+    config = write_config(rewards=[{"name": "test_distributed.ending_the_job"}], trainer=trainer)
+    command = ["bash", str(recipe("accelerate/preemptible.sh")), "--config_file", str(recipe("accelerate/ddp.yaml"))]
+    command += ["--num_processes=2", "--mixed_precision=no", "--main_process_port=0"]
+    command += ["-m", "medvlm_r1", "train", "grpo", "--config", str(config)]
+    steps = [0]
+    for _ in range(2):
+        assert "Stopped after step" in _finish(command)
+        steps.append(numbered(tmp_path / "run" / "checkpoints")[0][0])
+    assert steps[0] + 3 <= steps[1] <= steps[2] - 3 < 497
+
+
+def test_one_process_instead_of_two_is_a_warning(write_config: Callable[..., Path], tmp_path: Path) -> None:
+    """accelerate starts the processes of a MULTI_CPU file only by mpirun."""
+    launch = yaml.safe_load(recipe("accelerate/ddp.yaml").read_text())
+    file = tmp_path / "cpus.yaml"
+    file.write_text(yaml.safe_dump(launch | {"distributed_type": "MULTI_CPU", "mixed_precision": "no"}))
+    arguments = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(file), str(SCRIPT)]
+    out = tmp_path / "alone"
+    settings = ["trainer.num_generations=4", "trainer.gradient_accumulation_steps=2"]
+    *_, printed = _run([*arguments, str(write_config()), str(out), *settings], out)
+    assert "8 completions: per_device_train_batch_size 4 x gradient_accumulation_steps 2 x 1 process" in printed

@@ -14,6 +14,7 @@ import accelerate.state
 import pytest
 import transformers
 import transformers.core_model_loading
+import trl.generation.vllm_generation
 import trl.trainer.grpo_trainer
 from torch.distributed.fsdp._fully_shard import _fsdp_state as fully_sharded_state
 from torch.distributed.fsdp._fully_shard import _fully_shard as fully_sharded
@@ -58,6 +59,7 @@ SFT = SHARED | {
     "training_step": "(self, *args, **kwargs)",
 }
 VLLM = {
+    "_iter_named_params": "(self)",
     "_place_features": "(self, features: dict | None, prompt_ids: list[int]) -> dict | None",
     "generate": (
         "(self, prompts: list[list[int]], images: list[list | None] | None, num_generations: int, "
@@ -87,6 +89,7 @@ PRIVATE = {
     "_dist": _GRPO,
     "_eos_token_tensor": generation,
     "_entropy_bonus_enabled": _GRPO,
+    "_fix_param_name_to_vllm": trl.generation.vllm_generation,
     "_get_fsdp_state": fully_sharded,
     "_get_num_multimodal_tokens": transformers.models.qwen2_vl.processing_qwen2_vl,
     "_globalstep_last_logged": _TRAINER,

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers.integrations.deepspeed as deepspeed
 from PIL import Image
 from runs import rows, weights
 from test_distributed import FSDP2, SCRIPT, _run
 
 from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
+from medvlm_r1.models.load import load_merged
+from medvlm_r1.training import loop
+from medvlm_r1.training.config import load_config
+from medvlm_r1.training.sft import train_sft
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +96,24 @@ def test_fsdp2_shares_prompts(
     arguments = [str(SCRIPT), str(config), str(two), "trainer.per_device_train_batch_size=4"]
     assert "TRL's way" not in _run([*FSDP2, *arguments], two)[2]
     assert max(difference(one, two, tiny_policy_dir)) <= 1e-4
+
+
+class _Zero3:
+    def is_zero3(self) -> bool:
+        return True
+
+
+def test_the_main_process_merges_adapters_outside_zero3(
+    write_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While DeepSpeed's configuration is set, `from_pretrained` shards a model over all processes, and would hang."""
+    zero3, sharding = _Zero3(), []
+
+    def merge(*arguments: Any) -> Any:
+        sharding.append(deepspeed.is_deepspeed_zero3_enabled())
+        return load_merged(*arguments)
+
+    monkeypatch.setattr(loop, "refuse_unless_finite", lambda _: deepspeed.set_hf_deepspeed_config(zero3))
+    monkeypatch.setattr(loop, "load_merged", merge)
+    train_sft(load_config(write_config("sft", lora={"r": 2, "alpha": 4})))
+    assert sharding == [False]

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_vllm
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from questions import noise, write_questions
 from runs import rows
-from test_distributed import TORCHRUN, _run
+from test_blank import check_blank_answers
+from test_distributed import FSDP2, TORCHRUN, _run
 from transformers import AutoProcessor, Qwen2VLImageProcessor
 
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.load import load_policy
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
-from medvlm_r1.training.vllm import collapse_images, resize
+from medvlm_r1.training.vllm import ExactVLLM, collapse_images, resize
 
 WriteConfig = Callable[..., Path]
 REWARD = [{"name": "sample_rewards:distinct_tokens"}]
@@ -28,6 +34,7 @@ REWARD = [{"name": "sample_rewards:distinct_tokens"}]
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch, tiny_policy_dir: Path) -> None:
     fake_vllm.SENT.clear()
+    fake_vllm.CALLS.clear()
     monkeypatch.setattr(fake_vllm.Client, "served", str(tiny_policy_dir))
     fake_vllm.install(monkeypatch.setattr)
 
@@ -99,16 +106,70 @@ def test_rows_that_are_left_out_do_not_change_the_step(
 
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_blank_questions_are_sent_together_with_the_others(
+    write_config: WriteConfig, questions: Path, mode: str
+) -> None:
+    rewards = [*REWARD, {"name": "blank_rewards:noting", "weight": 0.0}]
+    trainer = {"shuffle_dataset": False}
+    train_grpo(load_config(configured(write_config, questions, mode, rewards=rewards, trainer=trainer)))
+    # Two generations of four prompts with two completions each; one of the prompts has no image.
+    sampled, greedy = [1.0] * (8 if mode == "colocate" else 4), [0.0] * 3
+    calls = [sampled + greedy] if mode == "colocate" else [sampled, greedy]
+    assert sorted(fake_vllm.CALLS, reverse=True) == sorted(calls * 2, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "mode", "changes"),
+    [
+        (TORCHRUN, "colocate", {}),
+        (TORCHRUN, "server", {}),
+        # The two completions of the second prompt are on two processes.
+        (TORCHRUN, "server", {"trainer": {"per_device_train_batch_size": 3}}),
+        (FSDP2, "colocate", {"lora": {"r": 2, "alpha": 4}}),
+    ],
+    ids=["colocate", "server", "server, groups cut", "FSDP2, lora"],
+)
 def test_processes_with_and_without_images(
-    write_config: WriteConfig, questions: Path, tiny_policy_dir: Path, tmp_path: Path, mode: str
+    write_config: WriteConfig,
+    questions: Path,
+    tiny_policy_dir: Path,
+    tmp_path: Path,
+    launcher: list[str],
+    mode: str,
+    changes: dict[str, Any],
 ) -> None:
     """The second process has a prompt without an image in each step, and so fewer blank questions."""
-    trainer = {"per_device_train_batch_size": 4, "shuffle_dataset": False}
-    rewards = [*REWARD, {"name": "blank_rewards:noting", "weight": 0.0}]
-    config = configured(write_config, questions, mode, max_pixels=28 * 28 * 2, trainer=trainer, rewards=rewards)
+    trainer = {"per_device_train_batch_size": 4, "shuffle_dataset": False} | changes.pop("trainer", {})
+    rewards = [*REWARD, {"name": "blank_rewards:coded", "weight": 0.0}]
+    changes = {"trainer": trainer, "rewards": rewards, **changes}
+    config = configured(write_config, questions, mode, **changes)
     out = tmp_path / "two"
-    _run([*TORCHRUN, fake_vllm.__file__, str(config), str(out), str(tiny_policy_dir)], out)
+    _run([*launcher, fake_vllm.__file__, str(config), str(out), str(tiny_policy_dir)], out)
     assert max(differences(out)) < 1e-4
+    check_blank_answers(out, questions, tiny_policy_dir)
+
+
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_vllm_samples_from_the_policy_with_its_adapters(write_config: WriteConfig, questions: Path, mode: str) -> None:
+    out = train_grpo(load_config(configured(write_config, questions, mode, lora={"r": 2, "alpha": 4}))).parent
+    assert max(differences(out)) < 1e-4
+
+
+def test_synchronizing_adapters_changes_no_weight(tiny_policy_dir: Path) -> None:
+    """bfloat16 weights are the same after 300 synchronizations, and vLLM gets those of the final model."""
+    policy = get_peft_model(
+        load_policy(str(tiny_policy_dir), dtype="bfloat16", device="cpu").model,
+        LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False),
+    )
+    generation = object.__new__(ExactVLLM)
+    generation.model, generation._dist = policy, SimpleNamespace(gather_params=lambda _: nullcontext())
+    before = copy.deepcopy(policy.state_dict())
+    for _ in range(300):
+        sent = dict(generation._iter_named_params())
+    assert all(torch.equal(weight, before[name]) for name, weight in policy.state_dict().items())
+    final = dict(policy.float().merge_and_unload().named_parameters())
+    assert sent.keys() == final.keys()
+    assert all(torch.equal(sent[name], weight.to(torch.bfloat16)) for name, weight in final.items())
 
 
 def test_bounds_that_vllm_would_undo_are_refused(write_config: WriteConfig, questions: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,6 +60,24 @@ def training_arguments(config: RunConfig, *, processes: int | None = None) -> An
         hint = options.GROUPS if "generation_batch_size (" in str(error) else ""
         raise UsageError(f"TRL refuses the options under 'trainer': {error}{hint}") from error
     return args
+
+
+def warn_of_one_process(args: Any) -> None:
+    """Warn if `accelerate launch` was asked for several processes and has started one, which makes a smaller step.
+
+    On CPUs it starts several only by `mpirun`. It then sets the address of the main process, but not their number.
+    """
+    if not {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys() or "WORLD_SIZE" in os.environ:
+        return
+    if args.world_size == 1:
+        rows, passes = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        print(
+            "Warning: the configuration of `accelerate launch` has several processes, and one was started (MULTI_CPU "
+            f"needs mpirun). A step has {rows * passes} completions: per_device_train_batch_size {rows} x "
+            f"gradient_accumulation_steps {passes} x 1 process. To start N processes on CPUs: torchrun "
+            "--nproc_per_node N -m medvlm_r1 train ...",
+            file=sys.stderr,
+        )
 
 
 def _try_optimizer(args: Any, *, other_machine: bool) -> None:

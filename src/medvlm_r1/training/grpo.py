@@ -31,7 +31,7 @@ from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.models.sharing.batch import FeatureStore, Prompt, SharedBatch, distinct, joined, processed, split
 from medvlm_r1.models.sharing.forward import ImageFeatures, as_encoder_output, encode_images, shared_logps
 from medvlm_r1.models.sharing.limits import not_generated, not_shared, tower_learns
-from medvlm_r1.models.sharing.sharded import blank_messages, gathered, is_sharded, most_of_all
+from medvlm_r1.models.sharing.sharded import blank_messages, is_sharded, most_of_all
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.rewards.checked import checked
 from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
@@ -79,9 +79,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
         super().__init__(*args, **kwargs)
         # The batch being scored or learned from. TRL calls `_get_per_token_logps_and_entropies` with tensors only.
         self._batch: SharedBatch | None = None
-        # Chat messages that the next shared generation completes greedily as well, and the completions.
-        self.greedy_prompts: list[Any] = []
-        self.greedy_ids: list[list[int]] = []
+        self._greedy: list[Prompt] = []
         bare = self._bare(self.model)
         reason = not_shared(self, self.accelerator.unwrap_model(self.model))
         if reason is not None:
@@ -113,11 +111,6 @@ class SharedPromptTrainer(MixedRowsTrainer):
         if self.accelerator.is_main_process:
             print(line, file=sys.stderr)
 
-    def _bare(self, model: Any) -> Any:
-        """The transformers model under wrappers and adapters."""
-        model = self.accelerator.unwrap_model(model)
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
-
     # Generation
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -140,6 +133,8 @@ class SharedPromptTrainer(MixedRowsTrainer):
         return (*result, None, tool_images)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
+        greedy, self.greedy_prompts = self.greedy_prompts, ()
+        self._greedy = [self._processed(messages) for messages in greedy]
         firsts, owner = distinct(prompts)
         batch = SharedBatch(prompts=tuple(self._processed(prompts[row]) for row in firsts), owner=tuple(owner))
         return [batch.prompts[number].ids for number in owner], batch, {}
@@ -154,11 +149,10 @@ class SharedPromptTrainer(MixedRowsTrainer):
         batch: SharedBatch = images
         if self.shares_generation:
             prompts, sizes = batch.groups()
-            greedy = [self._processed(messages) for messages in self.greedy_prompts]
-            prompts, count = [*prompts, *greedy], len(batch.owner)
+            prompts, count, greedy = [*prompts, *self._greedy], len(batch.owner), len(self._greedy)
             fields = joined(prompts, token_types=True)
             pixels = fields.pop("pixel_values", None)
-            decode = n_per_prompt([*sizes, *[1] * len(greedy)], greedy=len(greedy))
+            decode = n_per_prompt([*sizes, *[1] * greedy], greedy=greedy)
             with self._completing(prompts, decode, encode=pixels is not None):
                 ids, logps = super()._generate_single_turn(
                     [prompt.ids for prompt in prompts], None, fields, num_generations
@@ -167,8 +161,9 @@ class SharedPromptTrainer(MixedRowsTrainer):
             return ids[:count], logps
         rows = [batch.prompts[number] for number in batch.owner]
         pictures = [prompt.images for prompt in rows] if any(prompt.images for prompt in rows) else None
+        self._greedy_rows = [(prompt.ids, prompt.images) for prompt in self._greedy]
         # transformers wants the images of every row, vLLM none of these tensors.
-        fields = {} if self.use_vllm else joined(rows, token_types=True)
+        fields = {} if self.use_vllm else joined([*rows, *self._greedy], token_types=True)
         return super()._generate_single_turn(prompt_ids, pictures, fields, num_generations)  # type: ignore[no-any-return]
 
     @contextmanager
@@ -188,10 +183,8 @@ class SharedPromptTrainer(MixedRowsTrainer):
             return type(model).generate(model, *args, custom_generate=decode, **kwargs)
 
         model.generate = generate
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         try:
-            with gathered(self.model_wrapped, reshards=bool(plugin and plugin.reshard_after_forward)):
-                yield
+            yield
         finally:
             del model.generate
 
@@ -413,9 +406,27 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
             **rest,
         )
         log.attach(trainer)
+        _check_unshared(trainer)
         return trainer
 
     return train(config, build, progress=progress, evaluate=evaluate)
+
+
+def _check_unshared(trainer: Any) -> None:
+    """Refuse questions with and without images if weights are sharded and prompts are not shared.
+
+    A process whose rows have no image would not run the tower, and the others would wait for it.
+    """
+    rows = trainer.train_dataset.with_format(None).select_columns("images")
+    if (
+        is_sharded(trainer)
+        and not isinstance(trainer, SharedPromptTrainer)
+        and len({bool(row["images"]) for row in rows}) > 1
+    ):
+        raise UserError(
+            "Some questions have images and others have none. With sharded weights (FSDP, ZeRO-3) this needs shared "
+            "prompts (sharing: on)."
+        )
 
 
 def _forbid_vision_tokens(args: Any, policy: Policy) -> None:

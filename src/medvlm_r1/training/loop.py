@@ -19,7 +19,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy, forget_last_batch, image_fit, load_merged, load_policy, locate, quiet_bars
 from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.models.sharing.sharded import forget_unused_renames
-from medvlm_r1.training.arguments import training_arguments
+from medvlm_r1.training.arguments import training_arguments, warn_of_one_process
 from medvlm_r1.training.callbacks import (
     AlreadyTrained,
     Evaluate,
@@ -76,6 +76,7 @@ def _train(
     config: RunConfig, args: Any, build: Build, progress: Progress | None, evaluate: Evaluate | None, stop: GracefulStop
 ) -> Path:
     main = args.process_index == 0
+    warn_of_one_process(args)
     loaded, described = on_main_process(functools.partial(_load, config))
     datasets = _datasets(config, loaded)
     # First on all machines, because they share the folder.

@@ -1,22 +1,35 @@
-"""TRL's GRPO trainer for batches that mix rows with and without images."""
+"""TRL's GRPO trainer for batches that mix rows with and without images, and completes further prompts greedily."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import LogitsProcessor
 from trl import GRPOTrainer
 
-from medvlm_r1.training.vllm import ExactVLLM
+from medvlm_r1.models.sharing.sharded import gathered
+from medvlm_r1.training.vllm import ExactVLLM, Row
 
 
 class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
-    """Allow rows without images in a batch.
+    """Allow rows without images in a batch, and additional prompts that are completed greedily.
 
-    TRL marks such a row by None, but image processors expect an empty list. For a part of a batch without images TRL
-    passes an empty tensor of pixels, which vision towers cannot encode.
+    TRL marks a row without images by None, but image processors expect an empty list. For a part of a batch without
+    images TRL passes an empty tensor of pixels, which vision towers cannot encode.
+
+    Attributes:
+        greedy_prompts: Chat messages that the next generation completes greedily, as additional rows of the same call.
+            Processes may have unequal numbers of them.
+        greedy_ids: Their completions.
     """
+
+    greedy_prompts: Sequence[Any] = ()
+    greedy_ids: Sequence[list[int]] = ()
+    _greedy_rows: Sequence[Row] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -26,15 +39,63 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.use_vllm:
             self.vllm_generation.__class__ = ExactVLLM
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        # Autocast keeps its casts of the weights until the outermost context ends. Without this one, every token casts
-        # them again.
-        with nullcontext() if self.use_vllm else self.accelerator.autocast():
-            return super()._generate_single_turn(*args, **kwargs)
+    def _bare(self, model: Any) -> Any:
+        """The transformers model under wrappers and adapters."""
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
-        ids, images, fields = super()._tokenize_prompts(prompts)
-        return ids, images and [row or [] for row in images], fields
+        greedy, self.greedy_prompts = self.greedy_prompts, ()
+        ids, images, fields = super()._tokenize_prompts([*prompts, *greedy])
+        images = [row or [] for row in images or [None] * len(ids)]
+        count = len(prompts)
+        self._greedy_rows = list(zip(ids[count:], images[count:], strict=True))
+        # The fields are used for this generation only.
+        return ids[:count], images[:count] if any(images[:count]) else None, fields
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *more: Any
+    ) -> Any:
+        rows, self._greedy_rows = self._greedy_rows, ()
+        if self.use_vllm:
+            self.vllm_generation.greedy = rows
+            result = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *more)
+            self.greedy_ids = self.vllm_generation.greedy_ids
+            return result
+        model, plugin = self._bare(self.model_wrapped), getattr(self.accelerator.state, "fsdp_plugin", None)
+        with (
+            # Autocast keeps its casts of the weights until the outermost context ends. Without this one, every token
+            # casts them again.
+            self.accelerator.autocast(),
+            gathered(self.model_wrapped, reshards=bool(plugin and plugin.reshard_after_forward)),
+            _last_rows_greedy(model, len(rows)) if rows else nullcontext(),
+        ):
+            prompt_ids = [*prompt_ids, *(ids for ids, _ in rows)]
+            ids, logps = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *more)
+        count = len(ids) - len(rows)
+        self.greedy_ids = ids[count:]
+        return ids[:count], logps
+
+
+@contextmanager
+def _last_rows_greedy(model: Any, count: int) -> Iterator[None]:
+    """Let a model's `generate` complete its last rows greedily; patched because TRL passes it tensors only."""
+
+    class Greedy(LogitsProcessor):  # type: ignore[misc]
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            best = scores[-count:].argmax(dim=-1, keepdim=True)
+            scores = scores.clone()
+            scores[-count:] = torch.full_like(scores[-count:], -torch.inf).scatter(1, best, 0.0)
+            return scores
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        return type(model).generate(model, *args, logits_processor=[Greedy()], **kwargs)
+
+    model.generate = generate
+    try:
+        yield
+    finally:
+        del model.generate
 
 
 def _without_empty(_: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

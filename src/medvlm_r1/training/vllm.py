@@ -1,4 +1,4 @@
-"""Generation with vLLM from the prompts and images that the trainer learns from.
+"""Generation with vLLM from the prompts, images and weights that the trainer learns from.
 
 TRL 1.16 sends vLLM the token ids of the trainer and the original images. vLLM processes the images itself, with the
 processor in the model's folder:
@@ -8,48 +8,158 @@ processor in the model's folder:
 * In the training process (colocated) it expands each image token to the tokens of an image (TRL issue 6294). Each run
   of image tokens is therefore collapsed to one token. A server takes expanded prompts.
 
-What vLLM read is compared with the prompts of the trainer after every generation.
+What vLLM read is compared with the prompts of the trainer after every generation, the first of which precedes the
+first update.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list, gather_object, is_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import Qwen2VLImageProcessor
 from trl.generation.vllm_generation import VLLMGeneration
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.processor import load_processor
 
+Row = tuple[list[int], list[Any] | None]
+"""Token ids and images of a prompt."""
+
 
 class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
-    """TRL's generation with vLLM, reading exactly the prompts and images of the trainer."""
+    """TRL's generation with vLLM, with exactly the prompts, images and weights of the trainer.
+
+    Attributes:
+        greedy: Prompts of this process that the next call completes greedily as well. Processes may have unequal
+            numbers of them.
+        greedy_ids: Their completions.
+    """
+
+    greedy: Sequence[Row] = ()
+    greedy_ids: Sequence[list[int]] = ()
 
     def generate(
         self, prompts: list[list[int]], images: Any, num_generations: int, profiler: Any = None
     ) -> tuple[Any, Any, Any, Any]:
-        """Generate as TRL does.
+        """Generate as TRL does, with the `greedy` prompts as additional requests.
 
         Raises:
             UserError: vLLM would see or has read another prompt than the trainer.
         """
-        sent = prompts
-        if images is not None:
-            # TRL sends None for a prompt without images.
-            images = [[self._bounded(image) for image in row] if row else None for row in images]
-            if self.mode == "colocate":
-                token = self.processing_class.image_token_id
-                sent = [collapse_images(ids, token, len(row or ())) for ids, row in zip(prompts, images, strict=True)]
-        read, *rest = super().generate(sent, images, num_generations, profiler)
+        # TRL sends None for a prompt without images.
+        sent = [self._sent(ids, row) for ids, row in zip(prompts, images or [None] * len(prompts), strict=True)]
+        with self._completing_greedily(self.greedy):
+            read, *rest = super().generate(*map(list, zip(*sent, strict=True)), num_generations, profiler)
         for ours, theirs in zip(prompts, read, strict=True):
-            if list(ours) != list(theirs):
-                raise _unequal(self.model.name_or_path, len(ours), len(theirs), "tokens of a prompt")
+            self._compare(ours, theirs)
         return (read, *rest)
+
+    def _sent(self, ids: list[int], images: list[Any] | None) -> Row:
+        """A prompt as it is sent to vLLM."""
+        bounded = [self._bounded(image) for image in images] if images else None
+        if self.mode == "colocate":
+            ids = collapse_images(ids, self.processing_class.image_token_id, len(images or ()))
+        return ids, bounded
+
+    def _compare(self, ours: Sequence[int], theirs: Sequence[int]) -> None:
+        if list(ours) != list(theirs):
+            raise _unequal(self.model.name_or_path, len(ours), len(theirs), "tokens of a prompt")
+
+    @contextmanager
+    def _completing_greedily(self, rows: Sequence[Row]) -> Iterator[None]:
+        """Let the next call of the engine or server complete these rows greedily as well.
+
+        TRL calls it where weights are loaded and prompts are gathered: on every device, or in the main process for all.
+        """
+        server, size, index = self.mode == "server", self.tensor_parallel_size, self.accelerator.process_index
+        everyone: list[Sequence[Row]] = gather_object([rows]) if server or size > 1 else [rows]
+        if not server:
+            everyone = everyone[index // size * size :][:size] if size > 1 else everyone
+            index %= size
+        engine = getattr(self, "vllm_client", None) if server else self.llm
+        completed: list[list[int]] = []
+        pending = list(itertools.chain(*everyone))
+        if engine is not None and pending:
+            engine.generate = (self._serving if server else self._running)(engine.generate, pending, completed)
+        try:
+            yield
+        finally:
+            if engine is not None and pending:
+                del engine.generate
+        if server:
+            completed = broadcast_object_list([completed], from_process=0)[0]
+        start = sum(map(len, everyone[:index]))
+        self.greedy_ids = completed[start : start + len(rows)]
+
+    def _running(self, generate: Any, rows: list[Row], completed: list[list[int]]) -> Callable[..., Any]:
+        """The engine's `generate` with greedy rows after its prompts; `completed` receives their completions."""
+
+        def extended(prompts: list[Any], *, sampling_params: Any, use_tqdm: bool) -> Any:
+            greedy = copy.deepcopy(sampling_params)
+            greedy.temperature, greedy.top_p, greedy.top_k, greedy.min_p = 0.0, 1.0, 0, 0.0
+            sent = [self._sent(*row) for row in rows]
+            extra = [{"prompt_token_ids": ids, "multi_modal_data": {"image": images}} for ids, images in sent]
+            settings = [sampling_params] * len(prompts) + [greedy] * len(rows)
+            outputs = generate([*prompts, *extra], sampling_params=settings, use_tqdm=use_tqdm)
+            for (ids, _), output in zip(rows, outputs[len(prompts) :], strict=True):
+                self._compare(ids, output.prompt_token_ids)
+                completed.append(list(output.outputs[0].token_ids))
+            return outputs[: len(prompts)]
+
+        return extended
+
+    def _serving(self, generate: Any, rows: list[Row], completed: list[list[int]]) -> Callable[..., Any]:
+        """The same for the client of a server, which takes one set of settings per call: two calls at the same time."""
+
+        def extended(**call: Any) -> Any:
+            prompts, images = map(list, zip(*(self._sent(*row) for row in rows), strict=True))
+            features = self.vllm_client.image_features(images)
+            placed = [self._place_features(feature, ids) for feature, ids in zip(features, prompts, strict=True)]
+            greedy = call | {"prompts": prompts, "features": placed, "n": 1, "temperature": 0.0}
+            with ThreadPoolExecutor(2) as threads:
+                output, beside = threads.map(lambda settings: generate(**settings), (call, greedy))
+            completed.extend(beside["completion_ids"])
+            return output
+
+        return extended
+
+    def _iter_named_params(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights under vLLM's names, with each adapter added to a copy of its weight.
+
+        TRL merges all adapters into the weights and subtracts them afterwards. In bfloat16 this does not restore the
+        weights, so they drift with every synchronization (TRL issue 6688). A copy exists for one weight at a time.
+        """
+        model = self.model
+        if not is_peft_model(model):
+            yield from super()._iter_named_params()
+            return
+        adapted = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+        for name, weight in model.named_parameters():
+            if model.prefix in name:
+                continue
+            layer: Any = adapted.get(name.removesuffix(".base_layer.weight"))
+            with self._dist.gather_params([weight] if layer is None else list(layer.parameters())):
+                merged = weight.data
+                if layer is not None:
+                    (adapter,) = layer.active_adapters
+                    # Rounded once, as in the final model.
+                    merged = (merged.float() + layer.get_delta_weight(adapter).detach().float()).to(merged.dtype)
+                if isinstance(merged, DTensor):
+                    merged = merged.full_tensor()
+                name = name.removeprefix("base_model.model.").replace(".base_layer", "")
+                yield self._fix_param_name_to_vllm(name), merged
 
     def _place_features(self, features: dict[str, Any] | None, prompt_ids: list[int]) -> dict[str, Any] | None:
         placed = super()._place_features(features, prompt_ids)

@@ -5,13 +5,10 @@ A reward requests them by a parameter named `blank_letter`. Without such a rewar
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
 from medvlm_r1.data.images.blank import blank_like
@@ -25,11 +22,11 @@ BLANK_RIGHT = "blank_right"
 
 
 class BlankImageBaseline(GRPOTrainer):  # type: ignore[misc]
-    """Mixin before a `GRPOTrainer` whose rewards carry their names in the configuration.
+    """Mixin before a `MixedRowsTrainer` whose rewards carry their names in the configuration.
 
     If a reward requests it, the current policy greedily completes each distinct prompt of a generation batch once more,
-    with every image replaced by a mid-gray one of the same size. If generation is shared, these are additional rows of
-    the same call. Otherwise they are a second call, with dropout off. The other completions do not change.
+    with every image replaced by a mid-gray one of the same size. These are additional rows of the same call. If
+    generation is shared, the other completions do not change; otherwise they are other samples of the same policy.
     Every process completes its own prompts. A prompt without an image has the `blank_letter` None.
     """
 
@@ -45,16 +42,9 @@ class BlankImageBaseline(GRPOTrainer):  # type: ignore[misc]
             self._noticed = True
             print("Some prompts have no image. A reward that reads `blank_letter` gets None for them.", file=sys.stderr)
         firsts, owner = distinct([blanks[row] for row in rows])
-        questions = [blanks[rows[first]] for first in firsts]
-        if getattr(self, "shares_generation", False):
-            self.greedy_prompts = questions
-            result, ids = super()._generate(prompts), self.greedy_ids
-        else:
-            result = super()._generate(prompts)
-            # vLLM and sharded weights want as many prompts of every process; any prompt fills up.
-            most = max(gather_object([len(questions)]))
-            ids = self._greedy([*questions, *prompts[:1] * (most - len(questions))]) if most else []
-        texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+        self.greedy_prompts = [blanks[rows[first]] for first in firsts]
+        result = super()._generate(prompts)
+        texts = self.processing_class.batch_decode(self.greedy_ids, skip_special_tokens=True)
         letters = {row: strict_letter(texts[number]) for row, number in zip(rows, owner, strict=True)}
         self._blank_letters = [letters.get(row) for row in range(len(prompts))]
         return result
@@ -70,24 +60,6 @@ class BlankImageBaseline(GRPOTrainer):  # type: ignore[misc]
             if correct:
                 self._log_metric(BLANK_RIGHT, sum(correct) / len(correct))
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-
-    def _greedy(self, prompts: list[Any]) -> list[list[int]]:
-        """Completions of a call of their own, greedy and without dropout."""
-        # vLLM takes its settings from its own object.
-        owner, name = (self.vllm_generation, "temperature") if self.use_vllm else (self, "generation_config")
-        setting, training, device = getattr(owner, name), self.model.training, self.accelerator.device
-        greedy: Any = 0.0 if self.use_vllm else copy.deepcopy(setting)
-        if not self.use_vllm:
-            # transformers warns of sampling settings other than its defaults in greedy decoding.
-            greedy.update(do_sample=False, temperature=1.0, top_k=50, top_p=1.0, min_p=None)
-        self.model.eval()
-        setattr(owner, name, greedy)
-        try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                return list(self._generate_single_turn(*self._tokenize_prompts(prompts), 1)[0])
-        finally:
-            self.model.train(training)
-            setattr(owner, name, setting)
 
 
 def _images(prompt: Any) -> bool:

@@ -156,8 +156,7 @@ def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, sha
         result["cache"] = rows * length * shape.text.layers * 2.0 * shape.text.keys * precision.compute
         # Model logits, their float32 copy, the processed scores and their softmax.
         result["logits"] = rows * shape.text.vocabulary * (precision.compute + 3 * 4.0)
-        # TRL alone does not gather under FSDP2.
-        if shards > 1 and (shared or placement.deepspeed):
+        if shards > 1:
             result["generation weights"] = parameters.total * (weight if placement.deepspeed else precision.compute)
     return result
 
