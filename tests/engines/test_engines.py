@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from test_sharded import difference, mixed, plain_descent  # noqa: F401 - a fixture
@@ -101,18 +101,17 @@ class Launched:
                 "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),
             }
             with log.open("w") as stream:
-                process = subprocess.Popen(
-                    command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
-                )
+                process = psutil.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
                 done, previous = self.finished(waiting), None
                 while process.poll() is None and done != previous:
                     previous = done
-                    with suppress(subprocess.TimeoutExpired):
+                    with suppress(psutil.TimeoutExpired):
                         process.wait(PATIENCE)
                     done = self.finished(waiting)
                 hangs = process.poll() is None
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                if hangs:
+                    for child in [*process.children(recursive=True), process]:
+                        child.kill()
             self.printed += log.read_text(errors="replace")
             code = process.wait()
             waiting = [name for name in waiting if name not in done]
