@@ -163,7 +163,7 @@ def _blank_added(model: Any, inner: Any, blank: Mapping[str, Tensor] | None) -> 
     if not blank:
         yield
         return
-    total = sum(feature.sum() for entry in encode_images(model, blank) for feature in entry)
+    total = torch.stack([feature.sum() for entry in encode_images(model, blank) for feature in entry]).sum()
     embeddings = inner.get_input_embeddings()
     handle = embeddings.register_forward_hook(lambda module, args, output: output + 0.0 * total.to(output.dtype))
     try:
