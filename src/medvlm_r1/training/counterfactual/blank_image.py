@@ -6,7 +6,7 @@ A reward requests them by a parameter named `blank_letter`. Without such a rewar
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trl import GRPOTrainer
@@ -32,6 +32,7 @@ class BlankImageBaseline(GRPOTrainer):  # type: ignore[misc]
 
     _noticed = False
     _blank_letters: list[str | None]
+    greedy_prompts: Sequence[Any]
 
     def _generate(self, prompts: list[Any]) -> Any:
         if not any_asks(self.reward_func_names, COLUMN):
