@@ -145,6 +145,8 @@ def configs(
     def configure(name: str, *, images: str, optim: str = "sgd", tied: bool = False, **options: Any) -> Path:
         def write(**changes: Any) -> Path:
             changes["trainer"] |= {"report_to": "none", "max_completion_length": 6, "optim": optim}
+            # AdamW would scale gradients that are rounding alone to whole steps.
+            changes["trainer"]["adam_epsilon"] = 1e-5
             model = str(tied_base if tied else tiny_policy_dir)
             file = folder / f"{name}.yaml"
             file.write_text(yaml.safe_dump({"method": "grpo", "model": model, "out": "-", **changes}))
