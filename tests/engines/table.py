@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,12 @@ def table(record: dict[str, Any]) -> str:
         "| engine | check | passed | result |",
         "|---|---|---|---|",
     ]
-    for (engine, check), group in groupby(record["rows"], lambda row: (row["engine"], row["check"])):
-        rows = list(group)
+    checks: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in record["rows"]:
+        checks.setdefault((row.get("engine", "-"), row.get("check", row["test"])), []).append(row)
+    engines = [engine for engine, _ in checks]
+    for engine, check in sorted(checks, key=lambda key: engines.index(key[0])):
+        rows = checks[engine, check]
         passed = sum(row["outcome"] == "passed" for row in rows)
         figures = {name: [row[name] for row in rows if name in row] for name in rows[0] if name not in KEYS}
         results = [
