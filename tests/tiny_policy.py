@@ -23,12 +23,13 @@ CHAT_TEMPLATE = (
 OPENING = "<think>\n"
 
 
-def build_tiny_policy(folder: Path, opening: str = "") -> None:
+def build_tiny_policy(folder: Path, opening: str = "", *, tied: bool = False) -> None:
     """Write a Qwen2-VL of a few thousand random weights, with its tokenizer, image processor and chat template.
 
     Args:
         folder: Where to.
         opening: What the generation prompt ends with, as `OPENING` in the templates of reasoning models.
+        tied: Whether the head has the weights of the embedding.
     """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -75,13 +76,14 @@ def build_tiny_policy(folder: Path, opening: str = "") -> None:
                 "eos_token_id": ids["<|im_end|>"],
                 "pad_token_id": ids["<|endoftext|>"],
                 "initializer_range": 0.5,
+                "tie_word_embeddings": tied,
             },
             vision_config={"depth": 1, "embed_dim": 8, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2},
             image_token_id=ids["<|image_pad|>"],
             video_token_id=ids["<|video_pad|>"],
             vision_start_token_id=ids["<|vision_start|>"],
             vision_end_token_id=ids["<|vision_end|>"],
-            tie_word_embeddings=False,
+            tie_word_embeddings=tied,
         )
     )
     model.generation_config.eos_token_id = ids["<|im_end|>"]

@@ -147,12 +147,12 @@ def configs(
             changes["trainer"] |= {"report_to": "none", "max_completion_length": 6, "optim": optim}
             # AdamW would scale gradients that are rounding alone to whole steps.
             changes["trainer"]["adam_epsilon"] = 1e-5
-            model = str(tied_base if tied else tiny_policy_dir)
             file = folder / f"{name}.yaml"
-            file.write_text(yaml.safe_dump({"method": "grpo", "model": model, "out": "-", **changes}))
+            file.write_text(yaml.safe_dump({"method": "grpo", "out": "-", **changes}))
             return file
 
-        return plain_descent(write, mixed if images == "mixed" else data_dir, **options)
+        model = tied_base if tied else tiny_policy_dir
+        return plain_descent(write, mixed if images == "mixed" else data_dir, model=model, **options)
 
     return {name: configure(name, **case) for name, case in CASES.items()}
 

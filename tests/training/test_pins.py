@@ -35,6 +35,7 @@ SHARED = {
         "(self, resume_from_checkpoint: str, model: torch.nn.modules.module.Module | None = None) -> None"
     ),
     "_push_from_checkpoint": "(self, checkpoint_folder: str) -> None",
+    "_save": "(self, output_dir: str | None = None, state_dict: dict | None = None) -> None",
     "_save_checkpoint": "(self, model, trial)",
 }
 GRPO = SHARED | {

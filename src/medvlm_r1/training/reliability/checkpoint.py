@@ -146,6 +146,13 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
         if self._staging is None:
             super()._push_from_checkpoint(checkpoint_folder)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # Weights gathered by FSDP2 or ZeRO-3 are copies, so `save_pretrained` cannot see that some are tied.
+        if state_dict is not None:
+            for name in self.accelerator.unwrap_model(self.model).all_tied_weights_keys:
+                state_dict.pop(name, None)
+        super()._save(output_dir, state_dict)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         home = Path(self._get_output_dir(trial))
         target = home / f"checkpoint-{self.state.global_step}"
