@@ -54,7 +54,7 @@ define borrow
 		'$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > {}/borrowed.pth'
 endef
 
-# DDP, DeepSpeed, FSDP2 and vLLM on CPUs: about 10 minutes. Writes runs/engines.json; `python tests/engines/table.py`
+# DDP, DeepSpeed, FSDP2 and vLLM on CPUs: half an hour on a busy machine. Writes runs/engines.json; `python tests/engines/table.py`
 # copies it to the documentation. vLLM pins builds of torch for CPUs, which are not on PyPI: PIP_EXTRA_INDEX_URL names
 # another index. VLLM_ENV and DEEPSPEED_ENV name environments that are there already.
 DEEPSPEED_ENV ?= $(VENV)-deepspeed
