@@ -21,9 +21,7 @@ from medvlm_r1.training.grpo import train_grpo
 GROUP = 4
 
 
-def main(config: str, out: str, *overrides: str) -> None:
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        _shard_on_cpus()
+def main(config: str, out: str, *overrides: str, progress: Any = None) -> None:
     plain = loop.load_policy
 
     def load_policy(*args: Any, **kwargs: Any) -> Any:
@@ -38,9 +36,11 @@ def main(config: str, out: str, *overrides: str) -> None:
         return policy
 
     loop.load_policy = load_policy  # type: ignore[assignment]
-    train_grpo(load_config(config, [f"out={out}", *overrides]), evaluate=_processes)
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        print("sharded:", *sorted(_sharded), sep="\n")
+    try:
+        train_grpo(load_config(config, [f"out={out}", *overrides]), progress=progress, evaluate=_processes)
+    finally:
+        loop.load_policy = plain
+    print("sharded:", *sorted(_sharded), sep="\n")
 
 
 def _processes(policy: Any, step: int) -> dict[str, float]:
@@ -52,8 +52,8 @@ _sharded: set[str] = set()
 """Names of the modules whose weights were split over the processes."""
 
 
-def _shard_on_cpus() -> None:
-    """Let accelerate shard weights over processes on CPUs.
+def shard_on_cpus() -> None:
+    """Let accelerate shard weights over processes on CPUs, where the launch file is that of FSDP2.
 
     PyTorch's FSDP2 works over gloo, and so does all that accelerate does with it; but accelerate takes FSDP for GPUs
     and their like alone (`AcceleratorState`: MULTI_GPU, MULTI_XPU, ... and not MULTI_CPU).
@@ -62,6 +62,8 @@ def _shard_on_cpus() -> None:
     from accelerate import PartialState, utils
     from torch.distributed import fsdp
 
+    if os.environ.get("ACCELERATE_USE_FSDP") != "true":
+        return
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     torch.distributed.init_process_group("gloo")
     PartialState._prepare_backend = lambda self, *_, **__: ("gloo", utils.DistributedType.MULTI_GPU)
@@ -76,4 +78,5 @@ def _shard_on_cpus() -> None:
 
 
 if __name__ == "__main__":
+    shard_on_cpus()
     main(*sys.argv[1:])
