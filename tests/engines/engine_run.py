@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import written_run
 from runs import At
 
+from benchmarks.engines import shard_on_cpus
+
 ROWS = 8
 """Completions of a step, over all processes."""
 
@@ -42,7 +44,7 @@ def end_job() -> None:
 
 
 def main(cases: str) -> None:
-    written_run.shard_on_cpus()
+    shard_on_cpus()
     batch = ROWS // int(os.environ.get("WORLD_SIZE", 1))
     for case in json.loads(Path(cases).read_text()):
         written_run.main(
