@@ -138,7 +138,7 @@ def answers_kind(path: Path) -> str | None:
 
 
 def stored_differences(stored: StoredQuestion, sample: Sample, key: AnswerKey) -> list[str]:
-    """What a stored answer was made with that is different today: the fields of the key, and the correct option."""
+    """Differences between a stored question and the current one: fields of the key, and the correct option."""
     differences = stored.key.differences(key)
     if stored.sample.answer != sample.answer:
         differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")

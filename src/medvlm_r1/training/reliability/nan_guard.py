@@ -31,10 +31,10 @@ class NonFinite(UserError):
 
 
 class NanGuard(Trainer):  # type: ignore[misc]
-    """Mixin before a transformers `Trainer`: raise `NonFinite` before the optimizer step.
+    """Mixin before a transformers `Trainer`: raise `NonFinite` on a NaN or Inf loss, reward, gradient or weight.
 
-    Gradients are not checked with fp16: the loss scaler provokes infinite ones to find its scale, and skips such a step
-    itself.
+    With fp16, gradients are not checked. The loss scaler provokes infinite gradients to find its scale, and skips these
+    steps itself.
     """
 
     _sample_ids: tuple[str, ...] = ()
