@@ -68,10 +68,10 @@ class AnswerKey:
 
 @dataclass(slots=True, kw_only=True)
 class StoredQuestion:
-    """What a row of `answers.jsonl` is about.
+    """Question and key of a row of `answers.jsonl`.
 
     Attributes:
-        sample: the question, without split, record and missing mark.
+        sample: the question, without its fields `split`, `record` and `missing`.
         key: what the answers depend on.
     """
 
