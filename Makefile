@@ -41,7 +41,7 @@ lint: dev
 
 # One thread each: the models of the tests are too small for more.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 # Tests of what runs without torch and the other extras, listed in tests/core/tests.txt.
 test-core: core
@@ -60,7 +60,7 @@ endef
 DEEPSPEED_ENV ?= $(VENV)-deepspeed
 VLLM_ENV ?= $(VENV)-vllm
 test-engines: dev $(DEEPSPEED_ENV)/bin/ds_report $(VLLM_ENV)/bin/vllm
-	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(DEEPSPEED_ENV)/bin/python -m pytest -m engines tests/engines --vllm-env $(VLLM_ENV)
+	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(DEEPSPEED_ENV)/bin/python -m pytest -m engines tests --vllm-env $(VLLM_ENV)
 
 $(VENV)-deepspeed/bin/ds_report:
 	$(call borrow,$(VENV)-deepspeed)

@@ -196,3 +196,11 @@ def test_recipes_are_listed_shown_and_copied(command, tmp_path):
         code, _, error = command("recipes", *arguments)
         assert code == 2
         assert words in error
+
+
+def test_the_recipes_of_an_installed_package(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/phantom.yaml").touch()
+    monkeypatch.setattr("medvlm_r1.recipes.__file__", str(tmp_path / "recipes.py"))
+    assert recipe("") == tmp_path / "recipes"
+    assert recipe("phantom.yaml") == tmp_path / "recipes/phantom.yaml"

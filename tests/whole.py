@@ -14,17 +14,12 @@ from pathlib import Path
 from typing import Any
 
 WHOLE = (
-    "audit/dataset/blind.py",
+    "audit/dataset/baselines.py",
     "audit/claims.py",
-    "audit/word_rules.py",
     "audit/dataset/prior_source.py",
     "audit/measures.py",
-    "audit/dataset/order.py",
     "audit/probe.py",
     "audit/probes/*.py",
-    "audit/dataset/giveaway.py",
-    "audit/dataset/verdict.py",
-    "data/images/windowing.py",
     "data/images/windowing.py",
     "data/option_prior.py",
     "prompts/conclusion.py",

@@ -6,4 +6,4 @@ from pathlib import Path
 def recipe(name: str) -> Path:
     """Path of a packaged recipe, such as "phantom.yaml"."""
     packaged = Path(__file__).parent / "recipes" / name
-    return packaged if packaged.is_file() else Path(__file__).parents[2] / "recipes" / name
+    return packaged if packaged.exists() else Path(__file__).parents[2] / "recipes" / name

@@ -197,6 +197,7 @@ def test_operations_of_attention_and_products(causal):
     assert counted.get_total_flops() == forward + product + product + 5 * 2 * pairs * 8
 
 
+@pytest.mark.engines
 def test_the_demo_replays_what_the_base_samples():
     small = dataclasses.replace(PRESETS["demo"], prompts=2, group=4, micro_batches=(8,), rounds=1)
     figures = grpo.bench_grpo(small)

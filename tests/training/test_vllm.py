@@ -122,7 +122,7 @@ def test_blank_questions_are_sent_together_with_the_others(
     ("launcher", "mode", "changes"),
     [
         (TORCHRUN, "colocate", {}),
-        (TORCHRUN, "server", {}),
+        pytest.param(TORCHRUN, "server", {}, marks=pytest.mark.engines),
         # The two completions of the second prompt are on two processes.
         (TORCHRUN, "server", {"trainer": {"per_device_train_batch_size": 3}}),
         (FSDP2, "colocate", {"lora": {"r": 2, "alpha": 4}}),
