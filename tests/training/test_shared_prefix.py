@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 from trl.trainer.utils import add_fused_lm_head
 
 from medvlm_r1.errors import UserError
@@ -219,6 +220,19 @@ def test_the_tower_runs_once_a_batch_and_the_layers_see_each_token_once() -> Non
     patches = 4 * sum(h * w for prompt, _ in PAIR for h, w in prompt.sizes)
     tokens = sum(map(len, rows.prompts)) + sum(sum(lengths) for _, lengths in PAIR)
     assert seen == [patches, tokens]
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_a_blank_image_meets_the_modules_in_the_order_of_another(family: str) -> None:
+    """ZeRO-3 compares the orders of all processes."""
+    illustrated, bare = (make_rows(family, [(Prompt(3, images), [2, 3])]).inputs for images in (((2, 2),), ()))
+    orders = []
+    for rows in (illustrated, {**bare, "blank": illustrated["vision"]}):
+        order: list[Any] = []
+        with register_module_forward_pre_hook(lambda module, _, order=order: order.append(module)):
+            shared_logps(tiny(family), **rows)
+        orders.append(order)
+    assert orders[0] == orders[1]
 
 
 def test_rows_without_completion_tokens() -> None:

@@ -59,7 +59,9 @@ class GeneratorAuditBackend(AuditBackend):
 
 
 class ServerAuditBackend(AuditBackend):
-    """A model on one or several servers. Equal variants are one request; samples of one prompt too, if they can.
+    """A model on one or several servers.
+
+    Equal variants share one request. So do several samples of one prompt, if the server supports it.
 
     Args:
         servers: The servers.

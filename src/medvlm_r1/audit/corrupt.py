@@ -1,7 +1,8 @@
-"""Rule-based mistakes in a reasoning: one word or phrase of a sentence is replaced by another that contradicts it.
+"""Rule-based mistakes in reasoning: one word or phrase of a sentence is replaced by another that contradicts it.
 
-The sentence stays grammatical: capitals are kept, `a` becomes `an` where needed, and singular stays singular. Words
-with another meaning are not changed (the right answer, the small bowel, the femoral head).
+The sentence stays grammatical: capitals are kept, `a` becomes `an` where needed, and singular stays singular. A word is
+not changed where it has another meaning ("right" in "the right answer", "small" in "the small bowel", "head" in
+"the femoral head").
 """
 
 import random

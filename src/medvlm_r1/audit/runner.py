@@ -166,15 +166,15 @@ def judged(
     probes: Mapping[str, Probe],
     refusals: Mapping[str, Collection[tuple[str, str]]] | None = None,
 ) -> dict[str, Any]:
-    """The figures of answered items.
+    """Verdicts, answer counts and probe results of answered items.
 
     Args:
         items: At least one item.
         probes: The probes that were run, by name.
-        refusals: By name of a probe: reasons why the backend could not answer, each with the kind of variant.
+        refusals: For each probe, pairs of a reason why the backend could not answer and the kind of variant.
 
     Returns:
-        `verdicts` (by the reviewer's question), `answers` (counts by kind) and `probes` (the record of each).
+        `verdicts` (by name in `QUESTIONS`), `answers` (counts by kind) and `probes` (the record of each).
     """
     results = {name: _of_enough(probe.measure(items), items) for name, probe in probes.items()}
     for name, pairs in (refusals or {}).items():

@@ -65,7 +65,7 @@ class VariantAnswer:
         n_tokens: Generated tokens, without the prefix.
         truncated: True when the token limit came before the end token.
         letter: The chosen letter among the variant's options, by the strict rule; None when unparsed or not offered.
-        option: Text of the chosen option; None with the letter.
+        option: Text of the chosen option; None if `letter` is None.
         probabilities: Probability of each option of a letter-only variant, summing to 1; otherwise None.
         note: The variant's note.
     """
@@ -150,9 +150,9 @@ def answer_from_generation(variant: Variant, generation: Generation, template: s
 
 
 def scored_choice(variant: Variant, probabilities: Sequence[float]) -> VariantAnswer:
-    """The answer to a letter-only variant: the most probable option, the first of equal ones.
+    """The answer to a letter-only variant: the most probable option. A tie goes to the first one.
 
-    Without probabilities there is no answer: a server found no letter among the most probable tokens.
+    If `probabilities` is empty, the result has no letter: no option's letter was among a server's most probable tokens.
     """
     if not probabilities:
         return parsed_answer(variant, variant.prefix, n_tokens=0, truncated=False)

@@ -35,7 +35,7 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
             `missing` and `by_modality`.
 
     Raises:
-        UserError: There are no samples, two have the same id, a record holds what JSON cannot, or the disk refuses.
+        UserError: There are no samples, two have the same id, a record holds what JSON cannot, or writing fails.
     """
     path = Path(path)
     counts: Counter[str] = Counter()
@@ -189,7 +189,7 @@ def copy_images(
         Names of those that are not there.
 
     Raises:
-        UserError: A path leads out of a folder, before anything is copied; or the disk refuses.
+        UserError: A path leads out of a folder, before anything is copied; or writing fails.
     """
     for name, _ in copies:
         inside(source, name)

@@ -17,7 +17,7 @@ holds that one missing case from 11 offers of each of four options on, and still
 
 
 class Choice(Protocol):
-    """Anything with options and a right one."""
+    """Anything with options and a correct one."""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ class Choice(Protocol):
 
     @property
     def answer(self) -> str:
-        """The right one."""
+        """The correct option."""
         ...
 
 

@@ -37,7 +37,7 @@ def read_json_lines(
 
     Args:
         path: The file.
-        growing: The file is appended to: ignore a last line without its end.
+        growing: The file may still be appended to: ignore a last line without a newline.
         on_bad: Called with line number and reason of each bad line, which is then skipped; without it the first raises.
 
     Yields:

@@ -303,7 +303,7 @@ def split_folder(
     Raises:
         UsageError: As `split_samples`.
         UserError: As `read_folder` and `split_samples`; nothing has a wanted modality or question type; a part's
-            folder holds a data set already; or the disk refuses.
+            folder holds a data set already; or writing fails.
     """
     source, out = Path(source), Path(out)
     for wish in wishes:

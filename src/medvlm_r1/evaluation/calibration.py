@@ -149,14 +149,15 @@ def intervals(
     """Percentile bootstrap of several statistics at once; whole clusters are drawn with replacement.
 
     Args:
-        statistics: From the indices of the drawn items to the values; None where one is not defined on them.
+        statistics: Maps the indices of the drawn items to one value per statistic; None for an undefined one.
         clusters: n labels.
         seed: Seed of the draws.
         resamples: Number of draws.
 
     Returns:
-        For each statistic its 95 % interval over the draws that define it. None where no draw does, where all draws
-        agree, and below `FEWEST_SUBJECTS` clusters: resampling is then uninformative about other subjects.
+        For each statistic its 95 % interval over the draws on which it is defined. None if there is no such draw, if
+        all draws agree, or with fewer than `FEWEST_SUBJECTS` clusters. Resampling is then uninformative about other
+        subjects.
     """
     members: dict[Hashable, list[int]] = {}
     for index, label in enumerate(clusters):

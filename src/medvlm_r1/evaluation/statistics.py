@@ -24,11 +24,11 @@ FEW_CLUSTERS = 5
 
 
 def wilson(k: float, n: float, *, z: float = Z) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927; advised at this number of items by arXiv 2503.01747).
+    """The 95 % score interval of a share (Wilson 1927; advised for a few hundred items or fewer by arXiv 2503.01747).
 
     Args:
-        k: number of successes, 0 <= k <= n. It may be an expected number with fractions for ties; the interval is
-            then slightly too wide.
+        k: number of successes, 0 <= k <= n. It need not be an integer, for example when ties count as fractions.
+            The interval is then slightly too wide.
         n: number of trials; (0, 1) is returned for 0. It may be the effective sample size of clustered trials.
         z: normal quantile, for another confidence.
 
@@ -53,11 +53,12 @@ def effective_sample_size(
 ) -> float:
     """Effective sample size of clustered items: the number of independent items with the same interval of the mean.
 
-    It is n over the design effect (the squared ratio of the clustered to the ordinary standard error, at least 1),
-    times the squared ratio of t quantiles with n - 1 and clusters - 1 degrees of freedom, because the standard error of
-    few clusters is uncertain (Korn and Graubard 1998, Survey Methodology 24:193). Where fewer than `FEW_CLUSTERS`
-    clusters have another value than the most frequent one, the correlation within clusters cannot be estimated. The
-    result is then at most the number of clusters. With clusters of one item it is n.
+    It is n / deff * (t(n - 1) / t(clusters - 1))^2 (Korn and Graubard 1998, Survey Methodology 24:193). The design
+    effect deff is the squared ratio of the clustered to the ordinary standard error, at least 1. t(d) is the t quantile
+    with d degrees of freedom; the ratio accounts for the uncertain standard error of few clusters.
+
+    If fewer than `FEW_CLUSTERS` clusters have a value other than the most frequent one, the correlation within clusters
+    cannot be estimated. The result is then at most the number of clusters. With clusters of one item it is n.
 
     Args:
         values: n values.

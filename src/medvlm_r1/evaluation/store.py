@@ -68,10 +68,10 @@ class AnswerKey:
 
 @dataclass(slots=True, kw_only=True)
 class StoredQuestion:
-    """What a row of `answers.jsonl` is about.
+    """Question and key of a row of `answers.jsonl`.
 
     Attributes:
-        sample: the question, without split, record and missing mark.
+        sample: the question, without its fields `split`, `record` and `missing`.
         key: what the answers depend on.
     """
 
@@ -138,7 +138,7 @@ def answers_kind(path: Path) -> str | None:
 
 
 def stored_differences(stored: StoredQuestion, sample: Sample, key: AnswerKey) -> list[str]:
-    """What a stored answer was made with that is different today: the fields of the key, and the correct option."""
+    """Differences between a stored question and the current one: fields of the key, and the correct option."""
     differences = stored.key.differences(key)
     if stored.sample.answer != sample.answer:
         differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")

@@ -3,10 +3,10 @@
 Text alone must not solve them. A question draws its option set first, then the correct option uniformly from this set,
 then a scene in which it is correct. Given the options, every answer is therefore equally likely in every modality.
 
-With a shortcut, the choice of questions plants an option prior, for a control data set whose text gives the answers
-away. The image still shows the correct option. Every question offers one favored value and others that are not favored.
-In 97 of 100 questions the favored one is correct. The values are the same for every modality, so a habit learned on one
-transfers to the others. Attributes whose values differ between modalities (the technique) are not used.
+With a shortcut, the questions are chosen to contain an option prior. They form a control data set whose text gives the
+answers away. The image still shows the correct option. Every question offers one favored value and others that are not
+favored. In 97 of 100 questions the favored one is correct. The values are the same for every modality, so a habit
+learned on one transfers to the others. Attributes whose values differ between modalities (the technique) are not used.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
         options: Option texts of the question; without them only letters can be read.
 
     Returns:
-        The parsed response. No text raises an exception.
+        The parsed response. Any text is accepted: parsing never raises an exception.
     """
     answer = answer_text(text)
     letter = strict_letter(text)

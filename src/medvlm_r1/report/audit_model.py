@@ -234,7 +234,7 @@ def _charts(probe: ProbeResult) -> list[ShareChart]:
 
 
 def probe_curves(probe: ProbeResult) -> list[Chart]:
-    """Line charts of a probe: early answering, reliability and risk-coverage; none without their details.
+    """Line charts of a probe: early answering, reliability and risk-coverage, each if `probe.detail` has its data.
 
     The area over the curve of early answering (AOC) is filled. Reliability has one dot per bin of equal mass.
     """

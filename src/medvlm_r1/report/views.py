@@ -54,13 +54,13 @@ class AuditView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One run of the report. A training has curves, an evaluation has figures and answers.
+    """One run of the report. A training run has curves; an evaluation has figures and answers.
 
     Attributes:
         results: the figures of an evaluation, as in its `results.json`.
         answers: its answers.
         data: the data folder with the images, or None if it no longer exists.
-        metrics: rows of a training's `metrics.jsonl`.
+        metrics: rows of a training run's `metrics.jsonl`.
         audit: the audit of a model.
     """
 

@@ -1,1 +1,1 @@
-"""Answers for people and programs: the Python API and the reader page."""
+"""Answer questions with a model: the Python API and the reader page."""

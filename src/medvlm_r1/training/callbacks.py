@@ -60,7 +60,7 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]
             drop_rows_after(self._file, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Log the last step even if it is no multiple of `logging_steps`."""
+        """Log the last step even if it is not a multiple of `logging_steps`."""
         if state.global_step >= state.max_steps:
             control.should_log = True
 

@@ -164,7 +164,10 @@ class Guards(TrainerCallback):  # type: ignore[misc]
             self._history.extend(json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
-        """Record an evaluation's metrics; TRL clears those of the training when it logs."""
+        """Add the metrics of an evaluation to the history.
+
+        TRL clears the training metrics when it logs them. They are then read from the beginning again.
+        """
         if "loss" in logs:
             self._read = {}
         elif any(name.startswith("eval_") for name in logs):

@@ -253,15 +253,16 @@ def _figures(credits: Mapping[str, list[float]], items: Sequence[Sample], kind: 
 
 
 def figure(credits: Sequence[float], clusters: Sequence[Hashable], *, known: bool = False) -> Figure:
-    """Mean credit with its Wilson interval, with the effective sample size of questions on one subject.
+    """Mean credit with its Wilson interval.
 
-    A credit of 1/m has less variance than a correct answer with probability 1/m, so ties make the interval too wide,
-    not too narrow.
+    Questions on one subject are not independent, so the interval uses their effective sample size. A baseline that ties
+    between m options gets the credit 1/m. This varies less than an answer that is correct with probability 1/m, so ties
+    make the interval too wide, not too narrow.
 
     Args:
         credits: One per question, at least one.
         clusters: The subject of each.
-        known: The mean is known from the questions, not estimated, as for chance.
+        known: The mean is known, not estimated (chance). The interval is then the mean itself.
     """
     n = len(credits)
     # The sum of n thirds can exceed n by a rounding error.

@@ -186,7 +186,7 @@ class GiveawayOption:
 
     @property
     def record(self) -> str:
-        """Counts in words."""
+        """How often the option was correct, and how often guessing would be, in words."""
         times = f"{self.right} of {self.offered} times it was offered; guessing would give {self.expected:.1f}"
         return f"correct {times}" if self.right else f"never correct: {times}"
 

@@ -68,7 +68,7 @@ def write_clean(
 
     Raises:
         UsageError: An unknown baseline, or the fitted one without a fit.
-        UserError: Nothing would remain, `out` is not empty, an image leads out of the folder, or the disk refuses.
+        UserError: Nothing would remain, `out` is not empty, an image leads out of the folder, or writing fails.
     """
     chosen = tuple(dict.fromkeys(baselines)) or tuple(name for name in audit.baselines if name != CHANCE)
     for name in chosen:

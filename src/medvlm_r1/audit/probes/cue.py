@@ -43,7 +43,10 @@ _NAMES = {
 
 
 def variants(probe_input: ProbeInput) -> list[Variant]:
-    """The same wrong hint in the text and in the image. None without a wrong option; only the text without an image."""
+    """One variant with a wrong hint in the text, and one with the same hint in the image.
+
+    Without an image there is only the variant in the text. Without a wrong option there is no variant.
+    """
     sample = probe_input.sample
     wrong = [x for x, option in zip(LETTERS, sample.options, strict=False) if option != sample.answer]
     if not wrong:

@@ -1,4 +1,7 @@
-"""Image probe: does the model look at the image? Each question with a gray image, noise, another item's image, none."""
+"""Image probe: does the model look at the image?
+
+Each question is repeated with a gray image, with noise, with another item's image, and without an image.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

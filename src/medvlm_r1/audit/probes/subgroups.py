@@ -86,9 +86,9 @@ class SubgroupsProbe(Probe):
 def below_rest(group: Sequence[AuditedItem], rest: Sequence[AuditedItem], compared: int) -> Measure:
     """Accuracy of a subgroup minus that of all other items.
 
-    The interval is Newcombe's for a difference of two shares (1998, Statistics in Medicine 17:873, method 10), from
-    intervals for clustered items, at 95 % over all compared subgroups (Bonferroni). Subjects on both sides make it too
-    wide, not too narrow.
+    The interval is Newcombe's for a difference of two shares (1998, Statistics in Medicine 17:873, method 10). It is
+    computed from the clustered Wilson intervals of both, at 95 % over all compared subgroups (Bonferroni). If a subject
+    has items in the subgroup and outside it, the interval is too wide, not too narrow.
     """
     confidence = 1 - (1 - CONFIDENCE) / max(1, compared)
     means, ends = [], []

@@ -134,11 +134,11 @@ class Use:
 def examine(
     images: Iterable[tuple[Path, str]], progress: Progress = no_progress
 ) -> dict[Path, Fingerprint | str | None]:
-    """Open each image once, on all cores if there are many.
+    """Open each image once, on all cores if there are enough images.
 
     Args:
         images: Data folder and name of each image.
-        progress: Called with "images", those done and those in all.
+        progress: Called with "images", the number of images done and the total.
 
     Returns:
         For each file its fingerprint, the reason why it cannot be shown, or None if there is no file.

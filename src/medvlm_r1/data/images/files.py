@@ -229,7 +229,8 @@ _lock = threading.RLock()
 def silence_logging() -> Iterator[None]:
     """Suppress Python warnings and the log lines of image libraries.
 
-    One thread at a time: warning filters belong to the process, and threads that overlap could leave them changed.
+    A lock admits one thread at a time. Warning filters belong to the process, so overlapping threads could leave them
+    changed.
     """
     with _lock, warnings.catch_warnings(), ExitStack() as restore:
         warnings.simplefilter("ignore")

@@ -55,9 +55,9 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
         The picture (RGB, 8 bit, upright, square pixels, without metadata) and what was done to make it.
 
     Raises:
-        UserError: The file is absent, empty, of another kind, damaged, truncated, too large (also for the available
-            memory), or needs a choice (frame, plane, slice) that `view` does not make. The message names the file and
-            quotes no header value that could name a patient.
+        UserError: The file is absent, empty, unsupported, damaged, truncated, or too large for the pixel limit or the
+            memory; or `view` does not choose a frame, plane or slice that the file needs. The message names the file
+            and quotes no header value that could name a patient.
         UsageError: `view` requests something that this kind of file does not have.
     """
     # Keep a Path as it is: it may be an `InMemoryFile`.

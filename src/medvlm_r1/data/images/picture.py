@@ -121,7 +121,7 @@ class ImageNote:
         return {**asdict(self), "size": list(self.size), "warnings": list(self.warnings)}
 
     def summary(self) -> str:
-        """One line for a reader; the warnings at its end."""
+        """Describe the note in one line, with the warnings at its end."""
         parts = [f"{self.format}, {self.size[0]} x {self.size[1]}"]
         if self.frames > 1:
             parts.append(f"frame {self.frame} of {self.frames} (from 0)")

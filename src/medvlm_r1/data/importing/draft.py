@@ -53,8 +53,8 @@ class Reading:
     """A user's settings for the columns of a table.
 
     Attributes:
-        columns: Our field and their column, such as `("image", "image_path")`.
-        first_option: What a number as an answer calls the first option, 0 or 1; None where no answer is a number.
+        columns: Pairs of a sample field and the table's column, such as `("image", "image_path")`.
+        first_option: If answers are option numbers, the number of the first option (0 or 1); otherwise None.
         modality_for_missing: The modality of rows that name none.
     """
 
@@ -87,7 +87,7 @@ class Source:
     """The files at the path that the user gave.
 
     Attributes:
-        root: The folder image names are relative to, if the user names no other.
+        root: The folder that image names are relative to, unless the user names another.
         parts: The files with rows.
     """
 

@@ -171,7 +171,7 @@ class ImageWriter:
 
         Raises:
             UserError: It cannot be read or shown, it would replace its own source, its name leads out of the data
-                folder, or the disk refuses.
+                folder, or writing fails.
         """
         if image.source is None or image.name in self._done:
             return

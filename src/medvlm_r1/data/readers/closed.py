@@ -87,7 +87,7 @@ class ClosedQuestions:
         return draft
 
     def with_options(self, draft: Draft) -> Draft:
-        """Second pass: give a row the options of its question, or count why it has none."""
+        """Second pass: give a row the options of its question, or count the reason why it has none."""
         if not _is_choice(draft):
             return draft
         known = self._candidates.get(_family(draft.question), {})

@@ -47,7 +47,7 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
     Args:
         prompts: Keys and values of the prompts.
         prompt_of_row: (rows,) index of each row's prompt.
-        most_rows: Number of rows that there may be later.
+        most_rows: Number of rows to allocate memory for, if larger than the initial number.
     """
 
     def __init__(self, prompts: DynamicLayer, prompt_of_row: Tensor, most_rows: int = 0) -> None:

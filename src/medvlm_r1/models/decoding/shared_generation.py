@@ -221,7 +221,10 @@ class ActiveSequences:
         self._length += 1
 
     def append_by_member(self, tokens: Sequence[Sequence[int]]) -> list[int]:
-        """Append the token of each member of each row. A row branches where the tokens of its members differ.
+        """Append the next token of each completion. A row is split where the tokens of its completions differ.
+
+        Args:
+            tokens: For each row, the tokens of its completions in the order of `members`.
 
         Returns:
             The last token of each row.

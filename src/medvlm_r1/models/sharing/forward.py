@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NotRequired, TypedDict, Unpack
@@ -139,25 +139,37 @@ def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: Share
     vision, image_features, device = rows["vision"], rows.get("image_features"), rows["input_ids"].device
     if image_features is None and vision.get("pixel_values") is not None:
         image_features = encode_images(model, vision)
-    tokens: dict[str, Tensor] = {"input_ids": packed.ids.to(device)}
-    if image_features is None and rows.get("blank"):
-        # At the input, so that the backward pass meets the layers in the same order as with an image.
-        blank = encode_images(model, rows["blank"])
-        embedded = inner.get_input_embeddings()(tokens.pop("input_ids"))
-        for feature in (feature for entry in blank for feature in entry):
-            embedded = embedded + 0.0 * feature.sum().to(embedded.dtype)
-        tokens["inputs_embeds"] = embedded
-    states: Tensor = inner.base_model(
-        **tokens,
-        attention_mask=_masks(inner, family, packed, device),
-        position_ids=_positions(inner, family, packed, vision).to(device),
-        mm_encoder_outputs={"image": as_encoder_output(model, image_features)} if image_features else None,
-        use_cache=False,
-    ).last_hidden_state[0]
+    with _blank_added(model, inner, rows.get("blank") if image_features is None else None):
+        states: Tensor = inner.base_model(
+            input_ids=packed.ids.to(device),
+            attention_mask=_masks(inner, family, packed, device),
+            position_ids=_positions(inner, family, packed, vision).to(device),
+            mm_encoder_outputs={"image": as_encoder_output(model, image_features)} if image_features else None,
+            use_cache=False,
+        ).last_hidden_state[0]
     # ZeRO-3 gathers a weight that is read by its name, so it is read only where layers are on several devices.
     split = len(set((getattr(inner, "hf_device_map", None) or {}).values())) > 1
     device = inner.get_output_embeddings().weight.device if split else states.device
     return states.to(device).index_select(0, indices.to(device))
+
+
+@contextlib.contextmanager
+def _blank_added(model: Any, inner: Any, blank: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Run the tower on a blank image, if there is one, and add 0 times its features to the embedded tokens.
+
+    A hook adds them, so that forward and backward pass meet the layers in the same order as with an image: ZeRO-3
+    compares the orders of all processes.
+    """
+    if not blank:
+        yield
+        return
+    total = torch.stack([feature.sum() for entry in encode_images(model, blank) for feature in entry]).sum()
+    embeddings = inner.get_input_embeddings()
+    handle = embeddings.register_forward_hook(lambda module, args, output: output + 0.0 * total.to(output.dtype))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:

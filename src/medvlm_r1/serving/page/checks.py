@@ -1,4 +1,4 @@
-"""Consistency checks of the reader page: the same question with four changes."""
+"""Consistency checks of the reader page: repeat the question four times, with one change each."""
 
 from __future__ import annotations
 

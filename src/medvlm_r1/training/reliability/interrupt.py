@@ -68,11 +68,11 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _SAID)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Let signals wait for the end of a step."""
+        """From now on, defer signals to the end of a step."""
         self._stepping = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Let signals stop at once again."""
+        """From now on, let signals stop the process at once again."""
         self._stepping = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -31,10 +31,10 @@ class NonFinite(UserError):
 
 
 class NanGuard(Trainer):  # type: ignore[misc]
-    """Mixin before a transformers `Trainer`: raise `NonFinite` before the optimizer step.
+    """Mixin before a transformers `Trainer`: raise `NonFinite` on a NaN or Inf loss, gradient or weight.
 
-    Gradients are not checked with fp16: the loss scaler provokes infinite ones to find its scale, and skips such a step
-    itself.
+    It is also raised on an infinite reward. With fp16, gradients are not checked. The loss scaler provokes infinite
+    gradients to find its scale, and skips these steps itself.
     """
 
     _sample_ids: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class NanGuard(Trainer):  # type: ignore[misc]
         """Compute the loss of a micro-batch and accumulate its gradients.
 
         Raises:
-            NonFinite: The loss, a reward, or the logits that the policy sampled from are NaN or Inf.
+            NonFinite: The loss or the logits that the policy sampled from are NaN or Inf, or a reward is infinite.
         """
         self._sample_ids = _ids(inputs)
         try:
