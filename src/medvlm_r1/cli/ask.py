@@ -34,7 +34,7 @@ def ask_command(
     window: Annotated[
         str | None,
         typer.Option(
-            autocompletion=completion(*WINDOWS), help=f"{', '.join(WINDOWS)}, or CENTER/WIDTH in stored units."
+            autocompletion=completion(*WINDOWS), help=f"{', '.join(WINDOWS)}, or CENTER/WIDTH in image units (CT: HU)."
         ),
     ] = None,
     max_new_tokens: NewTokens = 512,

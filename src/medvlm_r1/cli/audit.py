@@ -47,7 +47,7 @@ def audit_data_command(
         str | None,
         typer.Option(
             metavar="DIR_OR_MODALITY",
-            help="Prior source of option_prior_fit: a training set (also FORMAT:SOURCE), or a modality such as MRI.",
+            help="Count option_prior_fit on this: a training set (also FORMAT:SOURCE), or a modality such as MRI.",
         ),
     ] = None,
     out: Annotated[
@@ -66,7 +66,7 @@ def audit_data_command(
     ] = None,
     clean_of: Annotated[
         list[str] | None,
-        typer.Option(metavar="BASELINE", help="With --write-clean: use this baseline only; repeatable."),
+        typer.Option(metavar="BASELINE", help="With --write-clean: only remove what this baseline solves; repeatable."),
     ] = None,
     as_json: Json = False,
 ) -> None:

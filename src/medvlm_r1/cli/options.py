@@ -124,7 +124,7 @@ SkipMissing = Annotated[
     bool,
     typer.Option(
         "--skip-missing",
-        help="Skip and count questions whose images are missing, or of a size that the model cannot process.",
+        help="Skip and count questions with a missing image, or one of a size that the model cannot process.",
     ),
 ]
 

@@ -13,7 +13,7 @@ from medvlm_r1.errors import RESEARCH_USE, UsageError
 
 def report_command(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders of evaluations, trainings or audits.")
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders of evaluations, training runs or audits.")
     ],
     out: Annotated[Path, typer.Option(callback=page_to_write, help="HTML file to write.")] = Path("report.html"),
     items: Annotated[int, typer.Option(min=0, help="Number of test items shown in full.")] = 12,

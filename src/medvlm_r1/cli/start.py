@@ -77,7 +77,8 @@ class Check(StrEnum):
 
 def doctor_command(
     gpu: Annotated[
-        bool, typer.Option("--gpu", help="Check the GPU with the shape of Qwen2-VL-2B. Default: the CPU, small.")
+        bool,
+        typer.Option("--gpu", help="Check one GPU with a model of Qwen2-VL-2B's shape. Default: CPU, small models."),
     ] = False,
     check: Annotated[list[Check], typer.Option(help="Run these checks only. Repeatable. Default: all.")] = [],  # noqa: B006
     versions_only: Annotated[bool, typer.Option("--versions", help="Print versions and devices only.")] = False,
