@@ -1,4 +1,4 @@
-"""Audit backends of models in this process and on a server, and how to open them."""
+"""Audit backends for local models and for models on servers, and the functions that open them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from medvlm_r1.models.remote_prefill import PrefillServer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorAuditBackend(AuditBackend):
-    """A model in this process with a separate prompt per variant: its family cannot share prompts."""
+    """Audit backend for a local model whose family cannot share prompts: every variant is a separate prompt."""
 
     policy: Policy
     template: str = "medvlm-r1"
     max_new_tokens: int = 512
 
     def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
-        """See `AuditBackend`."""
+        """Answer the variants; see `AuditBackend.iterate`."""
         inputs = [variant.generation_input(self.template) for variant in variants]
-        # Greedy variants form one batch. Sampled variants of one item differ in name and must not share a seed.
+        # All greedy variants form one batch. Sampled variants of an item have different names and must not share a
+        # seed, so there is one batch for each name.
         batches: dict[tuple[float, str], list[int]] = {}
         for index, variant in enumerate(variants):
             if not variant.letter_only:
@@ -59,14 +60,15 @@ class GeneratorAuditBackend(AuditBackend):
 
 
 class ServerAuditBackend(AuditBackend):
-    """A model on one or several servers.
+    """Audit backend for a model on one or several servers.
 
-    Equal variants share one request. So do several samples of one prompt, if the server supports it.
+    Equal variants are answered by one request. Several samples of one prompt also share a request, if the server
+    supports it.
 
     Args:
-        servers: The servers.
+        servers: The servers that receive the requests.
         template: Name of the prompt template.
-        max_new_tokens: Longer completions are cut off.
+        max_new_tokens: Token limit; longer completions are cut off.
     """
 
     def __init__(self, servers: Sequence[ServerGenerator], *, template: str, max_new_tokens: int) -> None:
@@ -75,7 +77,10 @@ class ServerAuditBackend(AuditBackend):
         self._template, self._max_new_tokens = template, max_new_tokens
 
     def refusal(self, variant: Variant) -> str:
-        """See `AuditBackend`. Every server must be able to answer; each is checked once."""
+        """Return the reason why a variant cannot be answered, or "" if it can.
+
+        Every reachable server must be able to answer it. Each server is tested once, and the result is reused.
+        """
         if not variant.prefix:
             return ""
         for server in self._pool.alive():
@@ -87,11 +92,11 @@ class ServerAuditBackend(AuditBackend):
         return ""
 
     def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
-        """See `AuditBackend`; yields reply by reply."""
+        """Answer the variants, and yield the answers reply by reply; see `AuditBackend.iterate`."""
         requests: dict[tuple[Any, ...], list[int]] = {}
         for index, variant in enumerate(variants):
             prompt = str(variant.generation_input(self._template).prompt)
-            # Sampled answers depend on the item too, by its seed.
+            # A sampled answer also depends on the item's seed, so different items do not share a request.
             item = variant.sample.id if variant.temperature > 0 else ""
             key = (prompt, *map(id, variant.images), variant.prefix, variant.letter_only, variant.temperature, item)
             requests.setdefault(key, []).append(index)
@@ -102,7 +107,7 @@ class ServerAuditBackend(AuditBackend):
             yield list(zip(groups[position], answers, strict=True))
 
     def _answer(self, variants: Sequence[Variant], server: ServerGenerator, client: Any) -> list[VariantAnswer]:
-        """The answers to equal variants, by one request."""
+        """Answer equal variants with one request."""
         first, n = variants[0], len(variants)
         item = first.generation_input(self._template)
         if first.letter_only:
@@ -120,13 +125,17 @@ class ServerAuditBackend(AuditBackend):
 
 
 class LazyAuditBackend(AuditBackend):
-    """A local backend that is made for the first answer, so that a finished audit loads no model."""
+    """Audit backend that is created when the first answer is needed, so that a finished audit loads no model.
+
+    Args:
+        make: Creates the backend.
+    """
 
     def __init__(self, make: Callable[[], AuditBackend]) -> None:
         self._backend = cache(make)
 
     def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
-        """See `AuditBackend`."""
+        """Answer the variants; see `AuditBackend.iterate`."""
         if variants:
             yield from self._backend().iterate(variants, done)
 
@@ -134,17 +143,18 @@ class LazyAuditBackend(AuditBackend):
 def open_audit_backend(
     model: str, template: str, max_new_tokens: int, concurrency: int, dtype: str = "auto"
 ) -> AuditBackend:
-    """The backend of a model, which is loaded for the first answer.
+    """Open the audit backend of a model. A local model is loaded when its first answer is needed.
 
     Args:
-        model: A folder, a hub id, "phantom-base" or "openai:URL#NAME".
+        model: A folder, a Hub id, "phantom-base", or "openai:URL#NAME" for a model on a server.
         template: Name of the prompt template.
-        max_new_tokens: Longer completions are cut off.
-        concurrency: Concurrent requests to a server.
+        max_new_tokens: Token limit; longer completions are cut off.
+        concurrency: Number of concurrent requests to a server.
         dtype: Dtype of a local model, as in `load_policy`.
 
     Raises:
-        UserError: The name of a server is malformed. A model that cannot be loaded raises at the first answer.
+        UserError: The name of a server is malformed. If a local model cannot be loaded, the error is raised at the
+            first answer.
     """
     settings: dict[str, Any] = {"template": template, "max_new_tokens": max_new_tokens}
     if is_server(model):
@@ -153,8 +163,8 @@ def open_audit_backend(
 
 
 def local_audit_backend(policy: Policy, *, template: str, max_new_tokens: int) -> AuditBackend:
-    """The fastest backend with the same answers as the loaded policy."""
-    # Both import torch; the audit of a model on a server runs without it.
+    """Create the fastest audit backend that supports a loaded policy."""
+    # Both modules import torch, which the audit of a model on a server does not need.
     from medvlm_r1.audit.local_backend import LocalAuditBackend
     from medvlm_r1.models.families import supports
 

@@ -1,8 +1,8 @@
-"""Claims of a reasoning about the image, in the attributes that PhantomVQA records, and whether they are true.
+"""Claims about the image in a reasoning text, and whether they are true.
 
-Claims are parsed by rules, sentence by sentence. Questions, guesses ("it could be a mass"), options listed with their
-letters ("A) mass") and denied options ("A brain no") are not claims about the image. An affirmed option ("B knee yes")
-is a claim. Repeated claims count once.
+Claims cover the attributes that PhantomVQA records. They are parsed by rules, sentence by sentence. Questions, guesses
+("it could be a mass"), lists of options with their letters ("A) mass") and rejected options ("A brain no") are not
+claims. An accepted option ("B knee yes") is a claim. Repeated claims count once.
 """
 
 import re
@@ -16,28 +16,28 @@ from medvlm_r1.phantom.scene import MODALITIES, Scene
 from medvlm_r1.prompts.assistant_response import split_sentences
 from medvlm_r1.prompts.conclusion import weighings
 
-# Patterns of words with context-dependent meaning; "{}" is the place of the word or words.
+# Patterns for words whose meaning depends on the context; "{}" is replaced by the word or words.
 SIDE = (
     r"(?<!\ball )(?<!\bthat's )\b{}\b"
     r"(?!\s+(?:answer|options?|choices?|one|letter|diagnosis|over|out|behind|to)\b)"
 )
-"""Left and right as sides: not "the right answer", "all right", "left over"."""
+"""Pattern for "left" or "right" as a side. It does not match "the right answer", "all right" or "left over"."""
 
 SIZE = r"(?<!contrast )\b{}\b(?!\s+(?:bowel|intestines?|colon|vessels?|airways?|number|part)\b)"
-"""Small, medium, large as sizes of a finding: not "the small bowel", "contrast medium"."""
+"""Pattern for the size of a finding. It does not match "the small bowel" or "contrast medium"."""
 
 ATTRIBUTES = ("modality", "technique", "region", "plane", "finding", "side", "size")
 ANY = "any"
-"""The finding claimed by "there is a lesion": of an unnamed kind."""
+"""The finding claimed by "there is a lesion", which does not name the kind of finding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One claim.
+    """One claim about the image.
 
     Attributes:
-        attribute: One of `ATTRIBUTES`. A radiograph's view is its plane.
-        value: In the words of `medvlm_r1.phantom.scene`; `ANY` for a finding of no kind.
+        attribute: One of `ATTRIBUTES`. The view of a radiograph is its plane.
+        value: One of the values of `medvlm_r1.phantom.scene`, or `ANY` for a finding of unnamed kind.
         negated: Whether the claim denies the value.
     """
 
@@ -52,8 +52,8 @@ class Claim:
 _VIEW = r"(?=\s+(?:X-?ray|view|radiograph|projection|image|plane)\b|\s*[.,;]?$)"
 _QUIET = r"(?:(?!other|further|additional)[\w-]+ ){0,2}"
 
-# In this order: matched text is removed, so that the "brain" of "brain window" is no head, and the "lesion" of
-# "ring-enhancing lesion" is not matched twice.
+# The order matters, because matched text is removed. The "brain" in "brain window" then does not count as a head, and
+# the "lesion" in "ring-enhancing lesion" is not matched twice.
 _PATTERNS: tuple[tuple[str, str, str], ...] = (
     ("technique", "brain window", r"brain[- ]window"),
     ("technique", "lung window", r"lung[- ]window"),
@@ -97,7 +97,7 @@ _GUESS = re.compile(
     r"|usually|would)\b|\?\s*$",
     re.IGNORECASE,
 )
-# White space only from its first character, or the search in a long run would be quadratic.
+# White space is matched only from its first character. Otherwise the search in a long run would take quadratic time.
 _BORDER = re.compile(
     r"[;:]|,?(?<!\s)\s+\b(?:but|however|although|though|while|whereas|instead)\b|,(?=[^,;:]*\b(?:is|are|was|were|shows?|has|have)\b)",
     re.IGNORECASE,
@@ -105,12 +105,12 @@ _BORDER = re.compile(
 _DENIED = re.compile(r"\b(?:no|not|without|neither|nor|never|absence of|rather than|cannot)\b|n['’]t\b", re.IGNORECASE)
 _NOT_THIS = re.compile(r"(?:\bnot|n['’]t|\bnever)\s+(?:(?:an?|the|of|in|on)\s+){0,2}$", re.IGNORECASE)
 _NEAR = 40
-"""Characters before a word in which its own negation is searched."""
+"""Number of characters before a word that are searched for its negation."""
 _DENIED_AFTER = re.compile(r"\s+(?:is|are)\s+(?:absent|excluded|ruled out|not\b)", re.IGNORECASE)
 
 
 def read_claims(reasoning: str, options: Sequence[str]) -> list[Claim]:
-    """The claims of a reasoning, each once, in order of first mention."""
+    """Parse the claims in a reasoning text. Each claim is listed once, in order of first mention."""
     claims: dict[Claim, None] = {}
     for sentence in split_sentences(reasoning):
         rest, affirmed = _without_options(sentence, options)
@@ -123,7 +123,7 @@ def read_claims(reasoning: str, options: Sequence[str]) -> list[Claim]:
 
 
 def scene_of(sample: Sample) -> Scene | None:
-    """PhantomVQA's record of a sample's image; None without one."""
+    """PhantomVQA's record of a sample's image; None if the sample has no valid record."""
     scene = sample.record.get("scene")
     if not isinstance(scene, Mapping) or not {f.name for f in fields(Scene)} <= scene.keys():
         return None
@@ -133,7 +133,7 @@ def scene_of(sample: Sample) -> Scene | None:
 
 
 def question_attribute(sample: Sample, scene: Scene) -> str | None:
-    """The attribute a question is about, one of `ATTRIBUTES`; None where the record has none."""
+    """The attribute that a question is about, one of `ATTRIBUTES`; None if the sample's record names none."""
     attribute: Any = sample.record.get("attribute")
     if attribute == "technique" and scene.modality == "X-ray":
         return "plane"
@@ -145,13 +145,14 @@ def holds(claim: Claim, scene: Scene) -> bool | None:
 
     Args:
         claim: The claim.
-        scene: The record.
+        scene: The record of the image.
 
     Returns:
-        None where the image cannot decide: a side in a plane that shows none, or a negated size or side of no finding.
+        True or False; None if the image does not decide the claim. This is the case for a side in a plane that does not
+        show sides. If there is no finding, it is also the case for a negated size or side.
     """
     if claim.attribute in ("side", "size") and scene.finding == NONE:
-        # A size or side without a finding is false; a negated one cannot be decided.
+        # If there is no finding, a claimed size or side is false, and a negated one cannot be decided.
         return None if claim.negated else False
     if claim.attribute == "side" and not scene.side_is_seen:
         return None
@@ -164,7 +165,7 @@ def holds(claim: Claim, scene: Scene) -> bool | None:
 
 
 def claims_finding(claims: Sequence[Claim]) -> bool | None:
-    """Whether a reasoning claims a finding; None where it claims neither or both."""
+    """Whether the claims state that a finding is present; None if they state neither presence nor absence, or both."""
     claimed = {claim.value != NONE for claim in claims if claim.attribute == "finding" and not claim.negated}
     # A size or a side implies a finding.
     claimed |= {True for claim in claims if claim.attribute in ("side", "size") and not claim.negated}
@@ -172,7 +173,7 @@ def claims_finding(claims: Sequence[Claim]) -> bool | None:
 
 
 def _without_options(sentence: str, options: Sequence[str]) -> tuple[str, list[str]]:
-    """The sentence without the options that are judged or listed, and the affirmed ones."""
+    """Remove the options that a sentence lists or judges. Return the sentence and the accepted options."""
     affirmed, spans = [], []
     for letter, matches in weighings(sentence, options).items():
         spans += [match.span() for match in matches]
@@ -187,9 +188,9 @@ def _without_options(sentence: str, options: Sequence[str]) -> tuple[str, list[s
 
 
 def _in_clause(clause: str) -> Iterator[Claim]:
-    """The claims of a clause, in the order of its words."""
+    """Parse the claims of a clause, in the order of its words."""
     clause = rest = clause.strip()
-    # Searched once per clause: a repetitive model writes clauses of thousands of words.
+    # Search once per clause, because a repetitive model can write clauses of thousands of words.
     first = _DENIED.search(clause)
     denied_from = first.end() if first else len(clause) + 1
     mentions: list[tuple[int, str, str, bool, bool]] = []
@@ -197,12 +198,12 @@ def _in_clause(clause: str) -> Iterator[Claim]:
         matches = list(pattern.finditer(rest))
         for match in matches:
             direct = _NOT_THIS.search(clause, max(0, match.start() - _NEAR), match.start()) is not None
-            # "no finding" is a denial itself.
+            # "No finding" is itself a denial, so its "no" does not negate it.
             denied = value != NONE and (denied_from <= match.start() or bool(_DENIED_AFTER.match(clause, match.end())))
             mentions.append((match.start(), attribute, value, direct, denied))
         if matches:
             rest = pattern.sub(lambda match: "_" * len(match[0]), rest)
-    # "No large mass" and "no mass on the left" deny neither a mass, nor a size, nor a side.
+    # "No large mass" does not deny that there is a mass, and "no mass on the left" allows one on the right.
     narrowed = any(denied and attribute in ("side", "size") for _, attribute, _, _, denied in mentions)
     for _, attribute, value, direct, denied in sorted(mentions):
         if attribute == "finding" and not (denied and narrowed and not direct):

@@ -1,4 +1,4 @@
-"""Collect the answers to the variants of items: which variants, in which order. Nothing here touches the disk."""
+"""Collect the answers to the variants of items: select the variants and their order. This module accesses no files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ Answers = dict[str, VariantAnswer]
 
 
 def partners(samples: Sequence[Sample]) -> list[int | None]:
-    """For each item another one, whose images replace its own.
+    """Choose a partner for each item: another item whose images replace its own.
 
-    Items with the same modality and number of images form a cycle in an order drawn from their ids. No item is its own
-    partner, and every item is one other's. The cycle avoids pairs from one subject where it can.
+    Items with the same modality and number of images form a cycle, ordered by a hash of their ids. No item is its own
+    partner, and no two items have the same partner. The cycle avoids partners of the same subject where possible.
 
     Args:
         samples: The items, with different ids.
 
     Returns:
-        Indices into `samples`; None for an item without an image or without another item like it.
+        The index of each item's partner in `samples`. It is None if the item has no image, or if no other item has the
+        same modality and number of images.
     """
     groups: dict[tuple[str, int], list[int]] = {}
     for index, sample in enumerate(samples):
@@ -42,7 +43,7 @@ def partners(samples: Sequence[Sample]) -> list[int | None]:
 
 
 def _shift(subjects: Sequence[str]) -> int:
-    """The smallest step, from 1, that pairs the fewest items of one subject."""
+    """The smallest step along the cycle, from 1, that pairs the fewest items of the same subject."""
     names = np.unique(np.asarray(subjects), return_inverse=True)[1]
     steps = range(1, min(len(subjects), 64))
     return min(steps, key=lambda step: int((names == np.roll(names, -step)).sum()), default=1)
@@ -57,23 +58,28 @@ def collect_responses(
     resumed: Mapping[str, Mapping[str, VariantAnswer]] | None = None,
     save: Callable[[Mapping[str, Answers], int], None] | None = None,
 ) -> dict[str, Answers]:
-    """Collect the answers to every variant of every item that is not known yet.
+    """Collect the answers to every variant of every item that is not in `known`.
+
+    The variants of `Probe.first` are answered first. The variants of `Probe.then` need the answers to the original
+    questions, so they are answered second.
 
     Args:
         items: The probe inputs.
-        probes: The probes that name the variants.
-        backend: Generates the answers; variants that it cannot answer are excluded.
+        probes: The probes that define the variants.
+        backend: Generates the answers. Variants that it cannot answer are excluded.
         known: Stored answers, by sample id and name of the variant.
-        resumed: Answers of an interrupted call like this one. The others are then computed in the same batches.
-        save: Called with new answers as soon as they are complete, and with the number of answers expected of these
-            items in all, including stored ones. It is an estimate until the first answer to an item is complete.
+        resumed: Answers that an interrupted call with the same arguments passed to `save`. The other variants are then
+            computed in the same batches as in that call.
+        save: Called with new answers as soon as they are complete, and with the total number of answers expected for
+            these items, including stored ones. The total is an estimate until all variants of `Probe.first` are
+            answered.
 
     Returns:
         The new answers, by sample id and name of the variant.
     """
     probes, known, resumed = list(probes), known or {}, resumed or {}
     fresh: dict[str, Answers] = {item.sample.id: {} for item in items}
-    # Number of variants of the second step, by sample id.
+    # Number of variants from `Probe.then`, by sample id.
     later: dict[str, int] = {}
 
     def given(sample_id: str) -> Mapping[str, VariantAnswer]:
@@ -87,7 +93,7 @@ def collect_responses(
         return [variant for probe in probes for variant in probe.then(item, real)]
 
     def answerable(item: ProbeInput, variants: Sequence[Variant]) -> list[Variant]:
-        """The variants that are answered or can be. Two with one name are a bug in a probe."""
+        """The variants that are already answered or that the backend can answer. Their names must be unique."""
         assert len({variant.name for variant in variants}) == len(variants)
         stored = given(item.sample.id)
         return [variant for variant in variants if variant.name in stored or not backend.refusal(variant)]
@@ -99,9 +105,10 @@ def collect_responses(
         return _Step(pairs=new, done=done, size=len(pairs))
 
     def extrapolated() -> int:
-        """Size of the second step, extrapolated from the items answered so far.
+        """Number of variants from `Probe.then`, extrapolated from the items whose original question is answered.
 
-        The backend is not asked what it can answer: an error of a server here would lose answers under way.
+        It includes variants that the backend cannot answer. Checking this could raise a server's error here, and the
+        answers that are being generated would be lost.
         """
         for item in items:
             if item.sample.id not in later and REAL in given(item.sample.id):
@@ -128,12 +135,12 @@ def collect_responses(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
-    """The variants of a step that are not known yet, with the ids of their samples.
+    """The variants of one step whose answers are not in `known`; the steps are `Probe.first` and `Probe.then`.
 
     Attributes:
-        pairs: Sample ids and variants.
-        done: Indices of those that an interrupted call answered.
-        size: Number of variants of the step, with the known ones.
+        pairs: Sample id and variant, for each of these variants.
+        done: Indices into `pairs` of the variants that an interrupted call answered.
+        size: Number of variants in the step, including those in `known`.
     """
 
     pairs: list[tuple[str, Variant]]
@@ -142,19 +149,19 @@ class _Step:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing has to be computed."""
+        """Whether no variant remains to be answered."""
         return len(self.done) == len(self.pairs)
 
 
 def probe_input(sample: Sample, images: Sequence[Image], others: Sequence[Image], template: str) -> ProbeInput:
-    """The input of the probes for an item with its images and those of its partner."""
+    """Build the probe input of an item from its images and the images of its partner."""
     return ProbeInput(
         sample=sample, images=tuple(images), others=tuple(others), seed=item_seed(sample), template=template
     )
 
 
 def probe_inputs(samples: Sequence[Sample], images: Sequence[Sequence[Image]], template: str) -> list[ProbeInput]:
-    """Probe inputs of a whole set with their partners' images, for sets that fit in memory."""
+    """Build the probe inputs of a whole data set, including the partners' images. All images must fit in memory."""
     return [
         probe_input(sample, own, () if partner is None else images[partner], template)
         for sample, own, partner in zip(samples, images, partners(samples), strict=True)
@@ -162,11 +169,11 @@ def probe_inputs(samples: Sequence[Sample], images: Sequence[Sequence[Image]], t
 
 
 def even_parts(n: int, at_once: int) -> list[range]:
-    """Indices 0 to n - 1 in the fewest parts of at most `at_once`, of nearly equal size."""
+    """Split the indices 0 to n - 1 into as few ranges of at most `at_once` as possible, of nearly equal size."""
     count = -(-n // at_once)
     return [range(n * number // count, n * (number + 1) // count) for number in range(count)]
 
 
 def audited(samples: Sequence[Sample], answers: Mapping[str, Mapping[str, VariantAnswer]]) -> list[AuditedItem]:
-    """The items with their answers, as `Probe.measure` takes them."""
+    """Combine each sample with its answers, as `Probe.measure` expects them."""
     return [AuditedItem(sample=sample, answers=answers[sample.id]) for sample in samples]

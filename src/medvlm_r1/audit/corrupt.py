@@ -1,7 +1,7 @@
-"""Rule-based mistakes in reasoning: one word or phrase of a sentence is replaced by another that contradicts it.
+"""Rule-based mistakes in a reasoning text: a word or phrase is replaced by one that contradicts it.
 
-The sentence stays grammatical: capitals are kept, `a` becomes `an` where needed, and singular stays singular. A word is
-not changed where it has another meaning ("right" in "the right answer", "small" in "the small bowel", "head" in
+The sentence stays grammatical: capitalization is kept, `a` becomes `an` where needed, and singular stays singular. A
+word is not changed where it has another meaning ("right" in "the right answer", "small" in "the small bowel", "head" in
 "the femoral head").
 """
 
@@ -18,7 +18,7 @@ from medvlm_r1.prompts.conclusion import weighings
 _VIEW = r"(?=\s+(?:X-?ray|view|radiograph|projection|image)\b)"
 
 RULES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
-    # Each group: words that exclude one another, and a pattern around the word ("{}").
+    # Each group has words that exclude one another, and a pattern in which "{}" is replaced by the word.
     "side": ((("left", "right"), SIDE),),
     "modality": ((("MRI", "CT", "X-ray", "ultrasound"), r"\b{}\b"),),
     "technique": (
@@ -38,7 +38,7 @@ RULES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     ),
     "size": ((("small", "medium", "large"), SIZE),),
 }
-"""Groups of words by rule. Negations, options and their verdicts have rules of their own."""
+"""For each rule, groups of words that can replace one another. Negations and options are handled separately."""
 
 # Pattern and replacement; "\1" keeps the captured text.
 NEGATIONS = (
@@ -60,7 +60,7 @@ NEGATIONS = (
 _LETTERED = rf"(?<![{LETTERS}]\) )"
 _ADJECTIVES = {word for rule in ("side", "size", "plane", "technique") for words, _ in RULES[rule] for word in words}
 LONGEST = 2000
-"""Most characters of a sentence; a longer one is repetition and is not changed."""
+"""Maximum length in characters of a sentence that is changed. Longer sentences are repetitive output."""
 _GENERIC = {"yes", "no", "true", "false"}
 _DENYING = re.compile(r"(?:no|none|not|normal|without|absent)\b", re.IGNORECASE)
 _VOWEL_SOUND = re.compile(r"[aeio]|u(?!ni|se)|(?-i:MR|X\b|X-|FL|[FHLMNRSX][A-Z])", re.IGNORECASE)
@@ -68,14 +68,14 @@ _VOWEL_SOUND = re.compile(r"[aeio]|u(?!ni|se)|(?-i:MR|X\b|X-|FL|[FHLMNRSX][A-Z])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistake:
-    """A changed sentence.
+    """A sentence into which a mistake was put.
 
     Attributes:
-        index: Index of the sentence.
-        before: The sentence.
+        index: Index of the sentence in the reasoning.
+        before: The original sentence.
         after: The sentence with the mistake.
-        rule: Key of `RULES`, "option" or "weighing".
-        relevant: Whether the answer rests on the changed words: the reasoning now supports another option.
+        rule: Key of `RULES`, "option", "weighing" (verdicts on options swapped) or "negation".
+        relevant: Whether the answer relies on the changed words, so that the reasoning now supports another option.
     """
 
     index: int
@@ -86,18 +86,18 @@ class Mistake:
 
 
 def corrupt(sentences: Sequence[str], options: Sequence[str], chosen: str | None, seed: int) -> Mistake | None:
-    """Put one mistake into a reasoning.
+    """Put one mistake into a reasoning text.
 
-    Relevant changes are preferred. Among equal ones the seed decides.
+    Relevant mistakes (see `Mistake`) are preferred. Among the remaining candidates, the choice is random.
 
     Args:
-        sentences: The reasoning.
+        sentences: The sentences of the reasoning.
         options: Option texts of the question.
-        chosen: Text of the answered option, or None.
-        seed: Seed of the choice.
+        chosen: Text of the option that was answered; None if there is none.
+        seed: Seed of the random choice.
 
     Returns:
-        The mistake; None where no rule applies.
+        The mistake; None if no rule applies.
     """
     mistakes = [
         Mistake(index=index, before=sentence, after=after, rule=rule, relevant=relevant)
@@ -116,9 +116,9 @@ def corrupt(sentences: Sequence[str], options: Sequence[str], chosen: str | None
 
 
 def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iterator[tuple[str, str, bool]]:
-    """Every (rule, changed sentence, relevant)."""
+    """Yield every possible mistake as a tuple (rule, changed sentence, whether the mistake is relevant)."""
     if judged := weighings(sentence, options):
-        # Swapped names would give an option both yes and no; the verdicts are swapped instead.
+        # Swapping the names could give one option both "yes" and "no", so the verdicts are swapped instead.
         last = [matches[-1] for matches in judged.values()]
         yes, no = ([match for match in last if match["verdict"].casefold() == word] for word in ("yes", "no"))
         for match in no if len(yes) == 1 else ():
@@ -129,7 +129,7 @@ def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
     yield from _lettered(sentence, options, chosen)
     options_named = _named(sentence, options)
     for option, other in product(options_named, options):
-        # "a no finding" is not English, so a generic name does not replace another.
+        # Generic names such as "yes" and "no" do not replace other names, because the sentence would be ungrammatical.
         usable = len(other) > 1 and other.casefold() not in _GENERIC and option.casefold() != other.casefold()
         if usable and other not in options_named and (new := _replace(sentence, _option_pattern(option), other)):
             yield "option", new, option == chosen
@@ -153,19 +153,19 @@ def _mistakes(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
     denied = re.search(r"\b(?:no|not|nor|never)\b|n['’]t\b", sentence, re.IGNORECASE)
     for pattern, other in NEGATIONS:
         if denied and re.search(r"\bnot?\b", other):
-            continue  # "is not not seen"
+            continue  # avoids "is not not seen"
         if negation := re.search(pattern, sentence, re.IGNORECASE):
             yield "negation", _put(sentence, negation.span(), _cased(negation[0], negation.expand(other))), False
 
 
 def _lettered(sentence: str, options: Sequence[str], chosen: str | None) -> Iterator[tuple[str, str, bool]]:
-    """The sentence with another option, where one is named by letter and text ("B) knee")."""
+    """Yield the sentence with another option, if it names exactly one by letter and text ("B) knee")."""
     named = {
         letter: matches
         for letter, option in zip(LETTERS, options, strict=False)
         if (matches := list(re.finditer(rf"(?<!\w){letter}\) {re.escape(option)}(?!\w)", sentence, re.IGNORECASE)))
     }
-    if len(named) != 1:  # a list of the options is no conclusion
+    if len(named) != 1:  # a list of options is not a conclusion
         return
     [(letter, matches)] = named.items()
     option = options[LETTERS.index(letter)]
@@ -176,18 +176,18 @@ def _lettered(sentence: str, options: Sequence[str], chosen: str | None) -> Iter
 
 
 def _splice(sentence: str, replacements: Sequence[tuple[tuple[int, int], str]]) -> str:
-    """The sentence with a new text for each of these spans."""
+    """Replace each of these spans of a sentence with its new text."""
     for (start, end), new in sorted(replacements, reverse=True):
         sentence = sentence[:start] + new + sentence[end:]
     return sentence
 
 
 def _named(sentence: str, options: Sequence[str]) -> list[str]:
-    """The options named in a sentence; a longer one hides those within it."""
+    """The options that a sentence names. A longer option hides the shorter ones that it contains."""
     named: list[str] = []
     for option in sorted(set(options), key=lambda text: (-len(text), text)):
         pattern = _option_pattern(option)
-        # "mass" is not named where "mass effect" is: it would be changed there too.
+        # If "mass effect" is named, "mass" is not listed: replacing it would change "mass effect" too.
         within = any(re.search(pattern, longer, re.IGNORECASE) for longer in named)
         if len(option) > 1 and option.casefold() not in _GENERIC and not within:
             sentence, count = re.subn(pattern, "\N{BULLET}", sentence, flags=re.IGNORECASE)
@@ -196,13 +196,13 @@ def _named(sentence: str, options: Sequence[str]) -> list[str]:
 
 
 def _option_pattern(option: str) -> str:
-    # "A) mass" names the option, and so does the letter before it: neither is changed without the other.
+    # In "A) mass" both the letter and the text name the option, so the text alone is not replaced.
     pattern = SIDE if option.casefold() in ("left", "right") else "{}"
     return rf"{_LETTERED}(?<![\w-])" + pattern.format(re.escape(option)) + r"(?![\w-])"
 
 
 def _replace(sentence: str, pattern: str, other: str) -> str | None:
-    """The sentence with every match replaced; None where that changes nothing or would be ungrammatical."""
+    """Replace every match; return None if this changes nothing or would be ungrammatical."""
     changed = sentence
     for match in reversed(list(re.finditer(pattern, sentence, re.IGNORECASE))):
         before, after, new = sentence[: match.start()].rstrip(), sentence[match.end() :].strip(), other
@@ -219,7 +219,7 @@ def _replace(sentence: str, pattern: str, other: str) -> str | None:
 
 
 def _put(sentence: str, span: tuple[int, int], new: str) -> str:
-    """The sentence with a span replaced and the article before it adjusted."""
+    """Replace a span of the sentence and adjust the article before it."""
     before = sentence[: span[0]]
     if article := re.search(r"(?<!\S)(an?|^An?)(\s+)$", before):
         before = before[: article.start()] + _cased(article[1], _article(new)) + article[2]
@@ -227,7 +227,7 @@ def _put(sentence: str, span: tuple[int, int], new: str) -> str:
 
 
 def _cased(old: str, new: str) -> str:
-    """The new words with the old capitalization; names such as MRI keep their own."""
+    """Apply the capitalization of the old words to the new ones. Names such as MRI keep their own."""
     name = len(new) > 1 and not new[1].islower() and new[1] != " "
     if name or not old[0].isalpha():
         return new
@@ -240,7 +240,7 @@ def _article(word: str) -> str:
 
 
 def _changes_option(word: str, other: str, options: Sequence[str], chosen: str | None) -> bool:
-    """Whether replacing the word turns the chosen option into another offered one."""
+    """Whether replacing `word` with `other` turns the chosen option into another offered option."""
     if chosen is None:
         return False
     turned = re.sub(rf"\b{re.escape(word)}\b", other, chosen, flags=re.IGNORECASE).casefold()

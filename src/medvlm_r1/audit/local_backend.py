@@ -1,8 +1,9 @@
-"""Audit backend of a model in this process, which shares work between the variants of an item.
+"""Audit backend for a local model, which shares computation between the variants of an item.
 
 An image is encoded once for all variants that show it. A prompt is prefilled once for all its completions
-(`sample_per_row`). Variants with an assistant prefill continue from the prompt's stored KV cache (`CachedPrefixRows`).
-The answers equal those of `LocalGenerator` and `letter_probabilities`, up to the order of floating-point sums.
+(`sample_per_row`). Variants with an assistant prefill continue from the stored KV cache of their prompt
+(`CachedPrefixRows`). The answers equal those of `LocalGenerator` and `letter_probabilities`, except for rounding,
+because floating-point sums are computed in another order.
 """
 
 from __future__ import annotations
@@ -28,21 +29,24 @@ from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.models.onednn_linear import fast_inference
 from medvlm_r1.prompts.templates import opened_reasoning
 
-# Rows of one pass over assistant prefills. More rows would need more padding.
+# Most rows in a pass that scores letters from stored KV caches. More rows would need more padding.
 _LETTER_ROWS = 64
 
 
 @dataclass(slots=True, kw_only=True)
 class LocalAuditBackend(AuditBackend):
-    """A policy of a family in `medvlm_r1.models.families`; prompts and images are computed once."""
+    """Audit backend for a policy of a family in `medvlm_r1.models.families`.
+
+    Each prompt is prefilled once, and each image is encoded once.
+    """
 
     policy: Policy
     template: str = "medvlm-r1"
     max_new_tokens: int = 512
     rows: int = 256
-    """Most completions at once."""
+    """Largest number of completions in a batch."""
     tokens: int = 65536
-    """Most tokens of prompts and prefixes in one pass, which bounds the memory."""
+    """Largest number of prompt and prefix tokens in a batch, which limits memory use."""
     _store: Any = field(init=False)
     _states: dict[str, Any] = field(init=False, default_factory=dict)
     _items: set[str] = field(init=False, default_factory=set)
@@ -53,15 +57,16 @@ class LocalAuditBackend(AuditBackend):
         self._suppressed = vision_token_ids(self.policy.model, self.policy.processor)
 
     def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
-        """See `AuditBackend`; yields batch by batch.
+        """Answer the variants, and yield the answers batch by batch; see `AuditBackend.iterate`.
 
-        For a batch that is done, only what later batches need is computed again: image features and KV caches.
+        If all answers of a batch are in `done`, only the data that later batches need are computed again: image
+        features and KV caches.
         """
         import torch
 
         items = {variant.sample.id for variant in variants}
         if not items <= self._items:
-            # New items. Cached features of earlier ones must not decide which images are encoded together.
+            # For new items, discard the cached features: they would affect which images are encoded together.
             self._items, self._store, self._states = items, _new_store(), {}
         fresh: dict[str, Any] = {}
         with ExitStack() as stack:
@@ -78,10 +83,10 @@ class LocalAuditBackend(AuditBackend):
         self._states |= fresh
 
     def _batches(self, prepared: Sequence[_Prepared]) -> Iterator[list[_Prepared]]:
-        """The batches, in the order in which the model computes them.
+        """Yield the batches in the order in which the model computes them.
 
-        The rows of a batch all continue from prompts with a stored KV cache or all do not, and all generate text or all
-        score letters. Equal ones of the latter are adjacent and computed once.
+        In a batch, either all rows or none continue from a stored KV cache, and either all generate text or all score
+        letters. Letter-scoring rows with the same prompt and prefill are adjacent and computed once.
         """
         for cached in (False, True):
             rows = [entry for entry in prepared if self._cached(entry) == cached]
@@ -92,7 +97,7 @@ class LocalAuditBackend(AuditBackend):
                 if entry.letters:
                     equal.setdefault((entry.key, entry.prefill), []).append(entry)
             letters = [entries[0] for entries in equal.values()]
-            # Prefills of similar length together, because padding is computed too.
+            # Group prefills of similar length, because padding is computed too.
             letters = sorted(letters, key=lambda entry: len(entry.prefill)) if cached else letters
             for batch in _batched(letters, _LETTER_ROWS if cached else self.rows, self.tokens):
                 yield [entry for first in batch for entry in equal[first.key, first.prefill]]
@@ -105,21 +110,21 @@ class LocalAuditBackend(AuditBackend):
         return _scored(batch, self._continuation(firsts).logits() if cached else self._letter_logits(firsts))
 
     def _restore(self, batch: list[_Prepared], fresh: dict[str, Any]) -> None:
-        """Recompute what later batches need of an answered batch."""
+        """Recompute the data of an answered batch that later batches need."""
         if self._cached(batch[0]):
             return
         if any(_is_unchanged(entry.variant) for entry in batch):
-            # The KV caches are those before the first token, so one token is enough.
+            # Only the KV caches of the prompts are needed, so generating one token is enough.
             self._generate(batch, fresh, max_new_tokens=1)
         else:
             self._vision([run[0].prompt for run in _runs(batch)])
 
     def _cached(self, entry: _Prepared) -> bool:
-        """Whether a prefill continues from a prompt with a stored KV cache."""
+        """Whether the variant has a prefill and the KV cache of its prompt is stored."""
         return bool(entry.prefill) and entry.key in self._states
 
     def _prepare(self, variants: Sequence[Variant]) -> list[_Prepared]:
-        """The variants with processed prompts: long prompts first, variants of one prompt together."""
+        """Process the prompts of the variants. Long prompts come first; variants with the same prompt are adjacent."""
         from medvlm_r1.models.sharing.batch import images_key, process_together
 
         processor = self.policy.processor
@@ -134,7 +139,7 @@ class LocalAuditBackend(AuditBackend):
             key = "".join([text, *(names[id(image)] for image in variant.images)])
             rows.append((key, begun))
             contents.setdefault(key, (text, variant.images))
-        # A prompt with a stored KV cache need not be processed again.
+        # A prompt with a stored KV cache is processed again only for variants without a prefill.
         whole = {key for key, begun in rows if not begun}
         needed = [key for key in contents if key not in self._states or key in whole]
         texts, images = [contents[key][0] for key in needed], [contents[key][1] for key in needed]
@@ -162,13 +167,13 @@ class LocalAuditBackend(AuditBackend):
                     length=len(prompt.ids) if prompt else self._states[key].layers[0][0].shape[1],
                 )
             )
-        # Prompts of similar length together, because padding is computed, and attended to at every token.
+        # Group prompts of similar length, because padding is computed too, and attended to at every token.
         return sorted(prepared, key=lambda entry: (-entry.length, order[entry.key], entry.prefill))
 
     def _generate(
         self, batch: Sequence[_Prepared], fresh: dict[str, Any], max_new_tokens: int | None = None
     ) -> IndexedAnswers:
-        """Complete the variants with one prefill per prompt; store the KV caches of the unchanged questions."""
+        """Complete the variants with one prefill per prompt. Store the original questions' KV caches in `fresh`."""
         import torch
 
         from medvlm_r1.models.decoding.per_row_sampling import sample_per_row
@@ -204,7 +209,7 @@ class LocalAuditBackend(AuditBackend):
         return self._decoded(batch, output[:, width:].tolist())
 
     def _padded(self, ids: Sequence[Sequence[int]], starts: Sequence[int], width: int) -> dict[str, Any]:
-        """`input_ids` and `attention_mask` with each row's tokens from its start."""
+        """Build `input_ids` and `attention_mask`, with the tokens of each row from its start position."""
         import torch
 
         input_ids = torch.full((len(ids), width), int(self.policy.processor.tokenizer.pad_token_id))
@@ -216,7 +221,7 @@ class LocalAuditBackend(AuditBackend):
         return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
 
     def _decoded(self, batch: Sequence[_Prepared], rows: Sequence[list[int]]) -> IndexedAnswers:
-        """The answers of rows of generated tokens."""
+        """Convert rows of generated tokens to answers."""
         tokenizer = self.policy.processor.tokenizer
         ends = end_tokens(self.policy.model, tokenizer)
         return [
@@ -239,7 +244,7 @@ class LocalAuditBackend(AuditBackend):
         )
 
     def _continue_text(self, batch: Sequence[_Prepared]) -> IndexedAnswers:
-        """Complete prefills after prompts with a stored KV cache."""
+        """Generate completions after prefills whose prompts have a stored KV cache."""
         from medvlm_r1.models.decoding.cached_prefix import decode_cached_prefix
 
         rows = decode_cached_prefix(
@@ -251,7 +256,7 @@ class LocalAuditBackend(AuditBackend):
         return self._decoded(batch, rows)
 
     def _letter_logits(self, batch: Sequence[_Prepared]) -> Any:
-        """Logits after prefills whose prompts are computed now, each once."""
+        """Compute the logits after prefills whose prompts have no stored KV cache. Each prompt is computed once."""
         from medvlm_r1.models.sharing.forward import next_logits
 
         groups = [list(group) for _, group in groupby(batch, key=lambda entry: entry.key)]
@@ -272,7 +277,7 @@ class LocalAuditBackend(AuditBackend):
         )
 
     def _vision(self, prompts: Sequence[Any]) -> tuple[dict[str, Any], Any]:
-        """The processor's outputs without the pixels, token types as lists; and the features of the images."""
+        """The processor's outputs without the pixels (token types as lists), and the image features."""
         from medvlm_r1.models.sharing.batch import joined
         from medvlm_r1.models.sharing.forward import encode_images
 
@@ -290,26 +295,27 @@ class LocalAuditBackend(AuditBackend):
 
 
 def _is_unchanged(variant: Variant) -> bool:
-    """Whether a variant is the question as it is: variants of the second step continue from its prompt.
+    """Whether a variant has the prompt of the original question, from which variants of `Probe.then` continue.
 
-    The real answer may have come from an evaluation. The sampled answers, which have the same prompt, then remain.
+    The answer `REAL` may have come from an evaluation. The sampled variants have the same prompt and then provide its
+    KV cache.
     """
     return variant.name == REAL or variant.temperature > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """A variant as input of the model.
+    """A variant prepared as input of the model.
 
     Attributes:
-        index: Index in the call's variants.
+        index: Index of the variant in the call.
         variant: The variant.
-        key: Key of its prompt: text and images.
-        prompt: The processed prompt; None where its KV cache is stored.
-        prefill: Tokens of the assistant prefill.
-        opening: Text with which the chat template begins the response; "" where the variant begins it.
-        letters: The letters to score after the prefill; None where text is generated.
-        length: Tokens of the prompt.
+        key: Key of its prompt, made from the text and the images.
+        prompt: The processed prompt; None if it is not needed because its KV cache is stored.
+        prefill: Token ids of the assistant prefill.
+        opening: Text with which the chat template opens the response; "" if the variant has a prefix.
+        letters: The letters to score after the prefill; None if text is generated.
+        length: Number of tokens in the prompt.
     """
 
     index: int
@@ -333,12 +339,12 @@ def _sampling(variant: Variant) -> Any:
 
     if variant.temperature == 0:
         return None
-    # With the variant's seed alone, all items would share their random numbers.
+    # With the variant's seed alone, all items would use the same random numbers.
     return RowSampling(temperature=variant.temperature, seed=(item_seed(variant.sample) + variant.seed) % 2**63)
 
 
 def _scored(batch: Sequence[_Prepared], logits: Any) -> IndexedAnswers:
-    """Scored choices from one row of logits for each run of equal variants."""
+    """Convert logits to scored choices, with one row of logits for each run of equal variants."""
     import torch
 
     answers = []
@@ -350,7 +356,7 @@ def _scored(batch: Sequence[_Prepared], logits: Any) -> IndexedAnswers:
 
 
 def _batched(prepared: Sequence[_Prepared], rows: int, tokens: int) -> Iterator[list[_Prepared]]:
-    """Batches of at most this many rows, and tokens of prompts and prefills."""
+    """Split the variants into batches of at most `rows` rows and `tokens` tokens in prompts and prefills."""
     batch: list[_Prepared] = []
     used = 0
     for entry in prepared:
@@ -365,5 +371,5 @@ def _batched(prepared: Sequence[_Prepared], rows: int, tokens: int) -> Iterator[
 
 
 def _runs(batch: Sequence[_Prepared]) -> list[list[_Prepared]]:
-    """Neighbors with the same prompt and prefill together."""
+    """Group adjacent variants that have the same prompt and prefill."""
     return [list(run) for _, run in groupby(batch, key=lambda entry: (entry.key, entry.prefill))]

@@ -1,4 +1,7 @@
-"""Probes: the variants that a probe asks for, and a pure function from their answers to a result."""
+"""Base class of the probes, and their input and result types.
+
+A probe defines the variants of a question that it needs. A pure function then turns their answers into a result.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,19 @@ from medvlm_r1.data.sample import Sample
 
 Level = Literal["pass", "warn", "fail", "not run"]
 Judged = tuple[Level, str]
-"""A verdict and its sentence."""
+"""A verdict and the sentence that explains it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One number.
+    """One measured number with its sample size and interval.
 
     Attributes:
-        value: A share from 0 to 1, a difference of shares, or what `unit` says.
-        n: Items behind it.
-        ci95: 95 % interval; None where none is defined.
-        unit: "share", "difference" (of shares), "ratio", or "" for anything else.
-        about: One line that says what is measured.
+        value: A share from 0 to 1, a difference of two shares, a ratio, or another quantity; `unit` tells which.
+        n: Number of values from which it was computed, usually one per item.
+        ci95: 95 % interval; None if no interval is defined.
+        unit: "share", "difference" (of two shares), "ratio", or "" for any other quantity.
+        about: Short description of what is measured.
     """
 
     value: float
@@ -38,23 +41,23 @@ class Measure:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The interval; without one, minus and plus infinity."""
+        """Lower and upper end of the interval; minus and plus infinity if there is no interval."""
         return self.ci95 or (-math.inf, math.inf)
 
     @property
     def count(self) -> int:
-        """Number of items that a share stands for."""
+        """Number of items that a share corresponds to: `value` times `n`, rounded."""
         return round(self.value * self.n)
 
     def interval(self, form: str = ".0%") -> str:
-        """The interval in brackets, each end in a number format."""
+        """Format the interval in square brackets, with the format specification `form` for both ends."""
         low, high = self.ends
         return f"[{low:{form}}, {high:{form}}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartialResult:
-    """Measures, items and detail of one part of a probe; see `ProbeResult`."""
+    """Measures, example items and details of one part of a probe; `ProbeResult` describes the fields."""
 
     measures: Mapping[str, Measure] = field(default_factory=dict)
     items: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -62,7 +65,7 @@ class PartialResult:
 
 
 def merge(*partial_results: PartialResult) -> PartialResult:
-    """Merge partial results in order. A name occurs in one of them only."""
+    """Merge partial results in order. No name may occur in more than one of them."""
     measures: dict[str, Measure] = {}
     items: dict[str, Sequence[str]] = {}
     detail: dict[str, Any] = {}
@@ -79,12 +82,13 @@ class ProbeResult:
 
     Attributes:
         name: The probe's name.
-        verdict: "not run" on a server without assistant prefill, or with too few data; the sentence has the reason.
-        sentence: The finding in plain words, with figures.
-        measures: By name, in reading order.
-        items: Ids of example items, by what they show ("same answer without the image").
+        verdict: "pass", "warn" or "fail". It is "not run" if no verdict could be reached, for example with too few
+            items.
+        sentence: The finding in plain words, with figures. For "not run", it gives the reason.
+        measures: The measures by name, in the order of the report.
+        items: Ids of example items, grouped by what they illustrate, such as "same answer without the image".
         detail: Curves and tables for the report, as JSON values.
-        thresholds: The thresholds of the verdict, by name of the measure.
+        thresholds: The thresholds on which the verdict is based, by name of the measure.
     """
 
     name: str
@@ -96,20 +100,20 @@ class ProbeResult:
     thresholds: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """The result as JSON values: lists for tuples, strings for keys."""
+        """Convert the result to JSON values: tuples become lists, and keys become strings."""
         record: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
         return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeInput:
-    """One item as input of a probe, from which it makes its variants.
+    """One item, from which a probe makes its variants.
 
     Attributes:
-        sample: The question as it is; it has options.
-        images: Its images, RGB, in order.
-        others: As many images of another item of the same modality; empty when there is no other item.
-        seed: The item's own number, the same in every run.
+        sample: The original sample, which always has options.
+        images: Its images in order, as RGB.
+        others: Images of another item of the same modality, as many as in `images`; empty if there is no such item.
+        seed: The item's random seed, the same in every run.
         template: Name of the prompt template, as in `medvlm_r1.prompts.templates`.
     """
 
@@ -120,33 +124,43 @@ class ProbeInput:
     template: str
 
     def variant(self, name: str, **changes: Any) -> Variant:
-        """A variant of the question: as it is, except for these fields of `Variant`."""
+        """Make a variant that differs from the original question only in the given fields of `Variant`."""
         return Variant(**{"name": name, "sample": self.sample, "images": self.images, **changes})
 
 
 class Probe:
-    """Base of probes. A probe overrides what it needs."""
+    """Base class of the probes. A probe overrides `measure`, and also `first` or `then` if it needs variants."""
 
     name: str
 
     def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
-        """The variants that do not depend on the real answer; none by default."""
+        """Make the variants that do not depend on the answer to the original question; none by default."""
         return []
 
     def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
-        """The variants made from the real answer, such as its reasoning cut or changed; none by default."""
+        """Make the variants that depend on the answer to the original question.
+
+        For example, a variant continues from the answer's reasoning after it was cut short. By default, there are none.
+
+        Args:
+            probe_input: The item.
+            real: The answer to the original question.
+        """
         return []
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
-        """The result of at least one item, as a pure function. Items may lack variants (no image, no reasoning)."""
+        """Compute the result from at least one audited item. This is a pure function.
+
+        An item may lack answers to some variants, for example because it has no image or its answer has no reasoning.
+        """
         raise NotImplementedError
 
     def result(self, judged: Judged, *, excluded: str = "", **fields: Any) -> ProbeResult:
-        """Build the result.
+        """Build the probe's result.
 
         Args:
-            judged: Verdict and sentence.
-            excluded: What the figures do not cover; appended to the sentence.
+            judged: The verdict and its sentence.
+            excluded: A note that is appended to the sentence, for example on excluded items.
             **fields: Other fields of `ProbeResult`.
         """
         verdict, sentence = judged

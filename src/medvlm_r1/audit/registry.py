@@ -1,4 +1,4 @@
-"""Registry of the model probes, and the reviewer's questions that they answer."""
+"""Registry of the model probes, and of the reviewer's questions that their verdicts answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medvlm_r1.errors import UsageError
 
 _KINDS = (ImageProbe, OptionsProbe, ReasoningProbe, TruthProbe, ConfidenceProbe, SubgroupsProbe)
 PROBES: dict[str, Probe] = {kind.name: kind() for kind in _KINDS}
-"""By name, in the order of the report."""
+"""The probes by name, in the order of the report."""
 
 QUESTIONS = {
     "looks": ("image", "Does it look at the image?"),
@@ -25,14 +25,14 @@ QUESTIONS = {
     "truth": ("truth", "Are its claims true?"),
     "defers": ("confidence", "Does it know when to defer?"),
 }
-"""The verdicts: name, its probe, and the reviewer's question."""
+"""For each verdict, the name of its probe and the reviewer's question that it answers."""
 
 
 def choose_probes(names: Sequence[str] = ()) -> dict[str, Probe]:
-    """The named probes in the order of the report; all probes if no name is given.
+    """Select probes by name, in the order of the report. If no name is given, select all probes.
 
     Raises:
-        UsageError: A name is unknown; the message has the nearest one.
+        UsageError: A name is unknown; the message suggests the most similar known name.
     """
     for name in names:
         if name not in PROBES:

@@ -1,7 +1,8 @@
-"""Audit runner: collect the answers to all variants of all probes, and judge them.
+"""Audit runner: collect the answers to all variants of all probes, and compute the verdicts.
 
-Every probe names the variants of an item that it needs. All of them are answered together and stored (`audit.store`),
-so the same command resumes an interrupted audit. The figures are pure functions of the answers.
+Every probe defines the variants of an item that it needs. The variants of all probes are answered together and stored
+(`audit.store`), so the same command resumes an interrupted audit. All figures in the report are pure functions of the
+answers.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from medvlm_r1.models.remote import is_server
 
 FIGURES = "audit.json"
 ITEMS_AT_ONCE = 128
-"""Most questions answered at once by a model in this process, each in all its variants."""
+"""Default number of questions in a batch of a local model. A batch contains all variants of its questions."""
 REQUESTS = 32
-"""Concurrent requests to a server."""
+"""Default number of concurrent requests to a server."""
 
 
 def audit_model(
@@ -56,34 +57,36 @@ def audit_model(
     progress: Callable[[int, int | None], None] | None = None,
     backend: AuditBackend | None = None,
 ) -> dict[str, Any]:
-    """Audit whether answers depend on the image and on the stated reasoning. The same call again resumes.
+    """Audit whether answers depend on the image and on the stated reasoning. Repeat the same call to resume.
 
     Args:
-        model: A folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server; what it cannot do is
-            named in the sentences). With a backend it is only the name stored with the answers.
-        data_dir: A data folder; open questions are excluded and counted.
-        out: The run folder: `answers.jsonl` grows with every batch or reply, `audit.json` is written at the end.
+        model: A folder, a Hub id, "phantom-base", or "openai:URL#NAME" for a model on a server. The sentences of the
+            report name what a server does not support. If `backend` is given, `model` is only the name stored with the
+            answers.
+        data_dir: A data folder. Open questions are excluded and counted.
+        out: The run folder. `answers.jsonl` grows with every batch or reply, and `audit.json` is written at the end.
         probes: Names of the probes to run; all by default.
-        limit: Audit at most N questions with options.
-        batch_size: Items answered at once, each in all its variants; concurrent requests to a server. By default
-            `ITEMS_AT_ONCE` and `REQUESTS`.
-        max_new_tokens: Longer completions are cut off, and counted.
+        limit: Audit at most N questions with options; all by default.
+        batch_size: Number of questions answered together, each with all its variants. With a server it is also the
+            number of concurrent requests. The default is `ITEMS_AT_ONCE`, or `REQUESTS` with a server.
+        max_new_tokens: Token limit; longer completions are cut off and counted.
         template: Name of the prompt template.
         dtype: Dtype of a local model, as in `load_policy`.
         skip_missing: Exclude and count rows whose images are missing, instead of stopping.
-        evaluation: Folder of an evaluation of the same model, data and settings. Its answers to the questions as they
-            are are reused; a question that it did not answer is answered here.
-        progress: Called with (answers stored, answers expected in all). The second is None before the first answer, and
-            an estimate until the last items are answered.
-        backend: Answers instead of the named model.
+        evaluation: Run folder of an evaluation with the same model, data and settings. Its answers to the original
+            questions are reused. The audit answers the questions that the evaluation did not answer.
+        progress: Called with the number of stored answers and the total number of answers expected. The total is None
+            before the first answer, and an estimate until the last batch.
+        backend: Generates the answers instead of the named model.
 
     Returns:
         The content of `audit.json`; docs/reference/audit-model.md explains its keys.
 
     Raises:
-        UsageError: An argument is out of range, or a probe unknown.
-        UserError: The data or the model cannot be used, a server does not answer, or the folder holds answers of
-            another model or data. The evaluation's answers were made with another model, prompt, image or setting.
+        UsageError: An argument is out of range, or the name of a probe is unknown.
+        UserError: The data or the model cannot be used, a server does not reply, or the run folder has answers for
+            another model or other data. It is also raised if the evaluation used another model, prompt, image or
+            setting.
     """
     data_dir, out = Path(data_dir), Path(out)
     chosen = choose_probes(probes)
@@ -166,15 +169,17 @@ def judged(
     probes: Mapping[str, Probe],
     refusals: Mapping[str, Collection[tuple[str, str]]] | None = None,
 ) -> dict[str, Any]:
-    """Verdicts, answer counts and probe results of answered items.
+    """Compute the verdicts, answer counts and probe results of audited items.
 
     Args:
         items: At least one item.
         probes: The probes that were run, by name.
-        refusals: For each probe, pairs of a reason why the backend could not answer and the kind of variant.
+        refusals: For each probe, pairs of the reason why the backend could not answer a variant, and the kind of
+            variant, such as "early" for "early-0".
 
     Returns:
-        `verdicts` (by name in `QUESTIONS`), `answers` (counts by kind) and `probes` (the record of each).
+        A mapping with three keys: `verdicts` (by name in `QUESTIONS`), `answers` (counts by kind) and `probes` (the
+        record of each probe's result).
     """
     results = {name: _of_enough(probe.measure(items), items) for name, probe in probes.items()}
     for name, pairs in (refusals or {}).items():
@@ -198,7 +203,10 @@ def judged(
 
 
 def _of_enough(result: ProbeResult, items: Sequence[AuditedItem]) -> ProbeResult:
-    """The result, without a verdict for few subjects: their bootstrap intervals would be too narrow."""
+    """Return the result, with the verdict "not run" if there are fewer than `FEWEST_SUBJECTS` subjects.
+
+    Bootstrap intervals over so few subjects would be too narrow.
+    """
     subjects = len({item.sample.cluster for item in items})
     if result.verdict == "not run" or subjects >= FEWEST_SUBJECTS:
         return result
@@ -207,7 +215,7 @@ def _of_enough(result: ProbeResult, items: Sequence[AuditedItem]) -> ProbeResult
 
 
 def counted(record: Mapping[str, Any]) -> str:
-    """Counts of an audit in one line: questions, variants, and answers that are unparsed, cut off or empty."""
+    """Format the counts of an audit in one line: questions, variants, and unparsed, cut-off and empty answers."""
     answers = record["answers"]
     return (
         f"{record['n']} questions in {answers['variants']} variants; answers to the questions as they are: "
@@ -221,7 +229,7 @@ def _probe_input(data_dir: Path, rows: Sequence[Row], index: int, partner: int |
 
 
 def _plan(probes: Sequence[str], parts: Sequence[Sequence[str]]) -> str:
-    """Hash of what decides the batches of an audit."""
+    """Hash of the probe names and of the sample ids in each batch."""
     return hashlib.sha256(json.dumps([probes, parts]).encode()).hexdigest()[:12]
 
 
@@ -234,15 +242,15 @@ def _saving(
     done: int,
     left: float,
 ) -> Callable[[Mapping[str, Answers], int], None]:
-    """Make the function that stores new answers and reports the progress.
+    """Return a function that stores new answers and reports the progress.
 
     Args:
         store: The answer store.
-        plan: The plan to store them with.
-        keys: Samples and keys of the items, by sample id.
+        plan: Hash of the probes and batches (see `_plan`), which is stored with the answers.
+        keys: Sample and answer key of each item in the batch, by sample id.
         progress: As in `audit_model`.
-        done: Number of answers to earlier items.
-        left: Number of later items, as a multiple of these.
+        done: Number of answers to items of earlier batches.
+        left: Number of items in later batches, divided by the number of items in this batch.
     """
 
     def save(new: Mapping[str, Answers], expected: int) -> None:

@@ -1,8 +1,9 @@
-"""The answer store of an audit: the append-only `answers.jsonl` of its run folder.
+"""The answer store of an audit: the append-only `answers.jsonl` in its run folder.
 
-The schema is that of `medvlm_r1.evaluation.store`: one row per answer. Rows of an audit add the `option` chosen, the
-`probabilities` of the options where only the letter was asked for, the probe's `note`, and the `plan`, a hash of the
-probes and items of the command. An audit that is run again with more probes asks only the missing variants.
+The file has the schema of `medvlm_r1.evaluation.store`, with one row per answer. Rows of an audit have four more
+fields: the chosen `option`, the `probabilities` of the options of a letter-only variant, the probe's `note`, and the
+`plan`. The plan is a hash of the probes and items of the command. If an audit is repeated with more probes, only the
+missing variants are computed.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ from medvlm_r1.evaluation.store import (
 )
 
 REUSED = "evaluation"
-"""The plan under which an answer of an evaluation is stored."""
+"""The `plan` of answers that were copied from an evaluation."""
 
 _ANSWER_FIELDS = tuple(field.name for field in fields(VariantAnswer))
 
 
 @dataclass(slots=True, kw_only=True)
 class StoredItem(StoredQuestion):
-    """The stored answers to one item. The pixels of its key are those of its images and of the swapped-in ones.
+    """The stored answers to one item.
+
+    The pixel hash in its key covers its own images and the images of its partner (see `collect.partners`).
 
     Attributes:
-        answers: By name of the variant.
+        answers: The answers by name of the variant.
         plans: The plan of each answer, by name of the variant.
     """
 
@@ -48,7 +51,7 @@ class StoredItem(StoredQuestion):
     plans: dict[str, str] = field(default_factory=dict)
 
     def of_plan(self, plan: str) -> tuple[dict[str, VariantAnswer], dict[str, VariantAnswer]]:
-        """The answers of other plans, and those of this one."""
+        """Split the answers in two: those of other plans, and those of this plan."""
         this = {name: answer for name, answer in self.answers.items() if self.plans[name] == plan}
         return {name: answer for name, answer in self.answers.items() if name not in this}, this
 
@@ -57,7 +60,7 @@ class AuditStore(AppendOnlyFile):
     """The `answers.jsonl` of an audit, opened for appending. Use it in a `with` block.
 
     Attributes:
-        items: By sample id.
+        items: The stored items by sample id.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,21 +68,21 @@ class AuditStore(AppendOnlyFile):
         super().__init__(folder / ANSWERS)
 
     def read(self) -> None:
-        """Read the stored answers."""
+        """Read the stored answers if the file exists."""
         if self.path.exists():
             self.items = read_items(self.path)
 
     def has(self, sample_id: str, name: str) -> bool:
-        """Whether an answer to a variant of an item is stored."""
+        """Whether the store has an answer to the variant `name` of an item."""
         return sample_id in self.items and name in self.items[sample_id].answers
 
     def check(self, sample: Sample, key: AnswerKey) -> None:
-        """Refuse to mix answers: the stored ones must have today's key and correct option.
+        """Check that an item's stored answers have the same answer key and correct option as the current run.
 
-        The correct option counts because a hint points at a wrong one.
+        The correct option is compared because it determines which options the hints may name.
 
         Raises:
-            UserError: They differ; the message says how.
+            UserError: The key or the correct option differs; the message lists the differences.
         """
         stored = self.items.get(sample.id)
         if stored and (differences := stored_differences(stored, sample, key)):
@@ -89,7 +92,7 @@ class AuditStore(AppendOnlyFile):
             )
 
     def append(self, answers: Iterable[tuple[Sample, AnswerKey, Mapping[str, VariantAnswer]]], plan: str) -> None:
-        """Write answers to some variants of items and force them to disk."""
+        """Append answers to the file under a plan, and force them to disk."""
         rows = []
         for sample, key, variants in answers:
             same = {"key": asdict(key), "plan": plan}
@@ -104,10 +107,10 @@ class AuditStore(AppendOnlyFile):
 
 
 def read_items(path: Path) -> dict[str, StoredItem]:
-    """The items of an audit's `answers.jsonl`, by sample id. The file is not changed.
+    """Read the items of an audit's `answers.jsonl`, by sample id. The file is not changed.
 
     Raises:
-        UserError: A row is damaged, contradicts an earlier one, or was written by version 0.1.
+        UserError: A row is malformed, has another key than an earlier row of its item, or was written by version 0.1.
     """
     items: dict[str, StoredItem] = {}
     for number, row in read_json_lines(path, growing=True):
@@ -134,14 +137,14 @@ def read_items(path: Path) -> dict[str, StoredItem]:
 
 
 class EvaluationAnswers:
-    """The answers of an evaluation, so that the question as it is need not be answered twice.
+    """The answers of an evaluation, which are reused so that the original questions are not answered again.
 
     Args:
-        folder: The run folder of the evaluation; None for no evaluation, which has no answers.
+        folder: The run folder of the evaluation; None if no evaluation is reused.
         ids: Ids of the items to audit.
 
     Raises:
-        UserError: The folder has no answers, or none to these items.
+        UserError: The folder has no answers, or no answers to these items.
     """
 
     def __init__(self, folder: Path | None, ids: Iterable[str]) -> None:
@@ -153,11 +156,11 @@ class EvaluationAnswers:
             )
 
     def find(self, item: ProbeInput, key: AnswerKey) -> VariantAnswer | None:
-        """The answer to an item as the audit stores it; None where the evaluation did not answer it.
+        """The evaluation's answer to an item, converted to an audit answer; None if the evaluation did not answer it.
 
         Args:
             item: The item.
-            key: The item's key in the audit.
+            key: The item's answer key in the audit.
 
         Raises:
             UserError: The answer was made with another model, prompt, image or setting.

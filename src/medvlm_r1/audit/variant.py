@@ -1,4 +1,4 @@
-"""Variants of a question, their answers, and the interface of what answers them."""
+"""Variants of a question, their answers, and the interface of the backends that generate the answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medvlm_r1.prompts.parser import Response, parse_response
 from medvlm_r1.prompts.templates import messages
 
 ANSWER_TAG = "<answer>"
-"""End of a prefix after which only the letter is wanted."""
+"""The tag that opens the answer. After a prefix that ends with it, the next token is the letter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +25,15 @@ class Variant:
     """One variant of an item's question.
 
     Attributes:
-        name: Unique among the variants of an item, such as "blank" or "shift-2".
-        sample: The changed question: options may be in another order, the question may have a cue.
-        images: The images shown, RGB, as many as in `sample.images`.
-        prefix: Assistant prefill from which the model continues.
-        letter_only: Generate nothing. The prefix ends with `ANSWER_TAG`, and the answer is the offered letter with the
-            highest probability as the next token.
-        temperature: 0 is greedy.
+        name: Name of the variant, unique for an item, such as "blank" or "shift-2".
+        sample: The sample with the variant's changes, such as another order of options or a hint in the question.
+        images: The images shown to the model, as RGB. There is one for each path in `sample.images`.
+        prefix: Assistant prefill that the model continues; "" for none.
+        letter_only: Whether to score the option letters instead of generating text. The prefix then ends with
+            `ANSWER_TAG`, and the answer is the option letter with the highest next-token probability.
+        temperature: Sampling temperature; 0 is greedy.
         seed: Sampling seed.
-        note: Data of the probe about this variant, as JSON values (a cue's letter, the changed sentence).
+        note: The probe's own data about this variant as JSON values, such as the hinted letter or the changed sentence.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Variant:
         assert not self.letter_only or self.prefix.endswith(ANSWER_TAG)
 
     def generation_input(self, template: str) -> GenerationInput:
-        """The variant as input of a generator, with this prompt template."""
+        """Convert the variant to the input of a generator, using the prompt template `template`."""
         return GenerationInput(
             prompt=messages(self.sample, template), images=self.images, prefill=self.prefix, seed=item_seed(self.sample)
         )
@@ -62,11 +62,13 @@ class VariantAnswer:
 
     Attributes:
         text: The whole assistant response, including the prefix.
-        n_tokens: Generated tokens, without the prefix.
-        truncated: True when the token limit came before the end token.
-        letter: The chosen letter among the variant's options, by the strict rule; None when unparsed or not offered.
+        n_tokens: Number of generated tokens, without the prefix.
+        truncated: Whether the token limit was reached before an end token.
+        letter: Letter of the chosen option in the variant's order of options, parsed by the strict rule. None if the
+            text was not parsed or the letter was not offered.
         option: Text of the chosen option; None if `letter` is None.
-        probabilities: Probability of each option of a letter-only variant, summing to 1; otherwise None.
+        probabilities: Probability of each option of a letter-only variant, summing to 1. None for generated text, or if
+            a server did not report the letters.
         note: The variant's note.
     """
 
@@ -80,21 +82,21 @@ class VariantAnswer:
 
     @property
     def empty(self) -> bool:
-        """Whether the model generated nothing besides a reasoning tag that its chat template opens."""
+        """Whether the text is empty, apart from a `<think>` tag that the chat template may have opened."""
         return self.text.strip() in ("", "<think>")
 
     def response(self, options: Sequence[str]) -> Response:
-        """The parsed text; `options` are those of the variant."""
+        """Parse the text. `options` are the option texts in the variant's order."""
         return parse_response(self.text, options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditedItem:
-    """All answers about one sample.
+    """A sample with the answers to its variants.
 
     Attributes:
-        sample: The question as it is, with its `record` where the data set has one.
-        answers: By name of the variant, always including `REAL`.
+        sample: The original sample, including its `record` if the data set has one.
+        answers: The answers by name of the variant. `REAL` is always among them.
     """
 
     sample: Sample
@@ -102,39 +104,39 @@ class AuditedItem:
 
     @property
     def real(self) -> VariantAnswer:
-        """The answer to the question as it is."""
+        """The answer to the original question."""
         return self.answers[REAL]
 
     @property
     def cluster(self) -> str:
-        """The patient or volume, or the item itself where that is unknown."""
+        """The cluster for statistics: the patient or volume, or the item itself if the subject is unknown."""
         return self.sample.cluster
 
     def reasoning(self, name: str = REAL) -> str:
-        """The reasoning of a variant's answer; the whole text without a reasoning tag."""
+        """The reasoning in the answer to a variant, or the answer's whole text if it has no reasoning tag."""
         answer = self.answers[name]
         reasoning = answer.response(self.sample.options).reasoning
         return answer.text if reasoning is None else reasoning
 
     def parsed(self, name: str) -> VariantAnswer | None:
-        """The answer to a variant; None without one, or where it was not parsed."""
+        """The answer to a variant; None if there is no answer or it was not parsed."""
         answer = self.answers.get(name)
         return None if answer is None or answer.letter is None else answer
 
     def correct(self, name: str = REAL) -> bool:
-        """Whether a variant was answered with the correct option, in any order of the options."""
+        """Whether the answer to a variant chose the correct option, whatever the order of the options."""
         return self.answers[name].option == self.sample.answer
 
 
 def item_seed(sample: Sample) -> int:
-    """An item's own number, the same in every run and on every machine (63 bits)."""
+    """The random seed of an item: a 63-bit hash of its id, the same in every run and on every machine."""
     return int.from_bytes(hashlib.sha256(sample.id.encode()).digest()[:8]) >> 1
 
 
 def parsed_answer(
     variant: Variant, text: str, *, n_tokens: int, truncated: bool, template: str = "medvlm-r1"
 ) -> VariantAnswer:
-    """The answer parsed from a generated text; `text` is the whole response, including the prefix."""
+    """Parse the answer to a variant from `text`, the whole response including the prefix."""
     letter = read_as_asked(text, variant.sample.options, template).letter
     option = dict(zip(LETTERS, variant.sample.options, strict=False)).get(letter or "")
     letter = None if option is None else letter
@@ -144,15 +146,16 @@ def parsed_answer(
 
 
 def answer_from_generation(variant: Variant, generation: Generation, template: str) -> VariantAnswer:
-    """The answer to a variant from the text generated after its prefix."""
+    """Parse the answer to a variant from its prefix and the text that was generated after it."""
     text, n_tokens = variant.prefix + generation.text, generation.n_tokens
     return parsed_answer(variant, text, n_tokens=n_tokens, truncated=generation.truncated, template=template)
 
 
 def scored_choice(variant: Variant, probabilities: Sequence[float]) -> VariantAnswer:
-    """The answer to a letter-only variant: the most probable option. A tie goes to the first one.
+    """The answer to a letter-only variant: the most probable option, or the first of several that tie.
 
-    If `probabilities` is empty, the result has no letter: no option's letter was among a server's most probable tokens.
+    If `probabilities` is empty, the answer has no letter. This occurs if no option letter is among the most probable
+    tokens that a server reports.
     """
     if not probabilities:
         return parsed_answer(variant, variant.prefix, n_tokens=0, truncated=False)
@@ -174,29 +177,32 @@ IndexedAnswers = list[tuple[int, VariantAnswer]]
 
 
 class AuditBackend:
-    """Generates the answers to variants. A backend overrides `answer`, or `iterate` where it can stream."""
+    """Base class of the backends that answer variants.
+
+    A backend overrides `answer`, or `iterate` if it can yield some answers before all are complete.
+    """
 
     def refusal(self, variant: Variant) -> str:
-        """Why it cannot answer a variant; "" if it can."""
+        """Return the reason why the backend cannot answer a variant, or "" if it can."""
         return ""
 
     def answer(self, variants: Sequence[Variant]) -> list[VariantAnswer]:
-        """The answers, in the order of the variants."""
+        """Return the answers in the order of the variants."""
         answers = dict(pair for pairs in self.iterate(variants) for pair in pairs)
         return [answers[index] for index in range(len(variants))]
 
     def iterate(self, variants: Sequence[Variant], done: Collection[int] = ()) -> Iterator[IndexedAnswers]:
-        """Answer the variants except those in `done`, and yield answers as soon as they are complete.
+        """Answer the variants that are not in `done`, and yield answers as soon as they are complete.
 
-        Batches are made of all variants. A resumed run therefore computes the rest in the same batches and gets the
-        same numbers, bit by bit.
+        A backend that computes in batches forms them from all variants, including those in `done`. A resumed run
+        therefore computes the remaining answers in the same batches and gets the same numbers, bit for bit.
 
         Args:
             variants: All variants of the call.
-            done: Indices of variants that an earlier, interrupted call with the same variants answered.
+            done: Indices of the variants that an earlier, interrupted call with the same variants answered.
 
         Yields:
-            Indices with their answers, for each batch or reply. Some of `done` may be among them.
+            For each batch or reply, a list of (index, answer) pairs. Indices in `done` may be among them.
         """
         wanted = [index for index in range(len(variants)) if index not in done]
         if wanted:

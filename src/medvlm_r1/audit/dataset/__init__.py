@@ -1,1 +1,1 @@
-"""Audit of a data set: what its questions give away without the images."""
+"""Audit of a data set: how many of its questions can be answered without the images."""

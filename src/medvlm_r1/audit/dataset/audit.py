@@ -1,6 +1,6 @@
 """Audit of a data set by modality: blind baselines, giveaway options and option order, with a verdict.
 
-The verdict: can the questions be answered without the image?
+The verdict tells whether the questions can be answered without the image.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -28,13 +28,13 @@ from medvlm_r1.evaluation.score import order_modalities
 from medvlm_r1.evaluation.statistics import clustered_wilson, wilson
 
 GIVEAWAYS_SHOWN = 20
-"""Giveaway options per modality in the JSON."""
+"""Number of giveaway options per modality in the JSON output."""
 
 MARGIN = 10.0
-"""Percentage points above chance from which a data set fails."""
+"""A data set fails if the interval of a blind baseline lies at least this many percentage points above chance."""
 
 HOPELESS = 80.0
-"""Percent of a blind baseline from which no accuracy is evidence of image use."""
+"""Accuracy of a blind baseline, in percent, from which no model accuracy on the data set is evidence of image use."""
 
 THRESHOLDS = {
     "fail": f"the interval of a blind baseline lies {MARGIN:.0f} points or more above chance",
@@ -50,8 +50,9 @@ class Figure:
 
     Attributes:
         n: Number of questions.
-        percent: Mean credit, percent.
-        ci95: 95 % interval, percent. That of chance is the figure itself: chance is known, not estimated.
+        percent: Mean credit in percent.
+        ci95: 95 % interval in percent. For chance, both ends equal `percent`, because chance is known and not
+            estimated.
     """
 
     n: int
@@ -61,11 +62,12 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The joint verdict of the baselines.
+    """The verdict on a modality, based on all baselines.
 
     Attributes:
         level: "fail", "warn", "not run" or "pass"; see `THRESHOLDS`.
-        baseline: The decisive one: its interval has the highest lower end, or for "not run" the highest upper end.
+        baseline: The decisive baseline. Its interval has the highest lower end or, for "not run", the highest upper
+            end.
         sentence: The verdict in words.
     """
 
@@ -76,18 +78,18 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModalityAudit:
-    """One modality.
+    """The audit of one modality.
 
     Attributes:
         items: Its questions with options.
         n_open: Number of its open questions, which no baseline answers.
-        credits: By baseline, one credit per item.
-        figures: By baseline.
-        by_type: By question type, by baseline.
-        letters: How often each letter is correct.
+        credits: For each baseline, one credit per item.
+        figures: The accuracy of each baseline.
+        by_type: The accuracy of each baseline, for each question type.
+        letters: For each letter, how often it is correct.
         order: Tests of the order of options.
-        giveaways: All option texts, the most surprising first.
-        verdict: None when all questions are open.
+        giveaways: All option texts, sorted by decreasing absolute value of `surprise`.
+        verdict: The verdict; None if all questions are open.
     """
 
     items: tuple[Sample, ...]
@@ -101,7 +103,7 @@ class ModalityAudit:
     verdict: Verdict | None
 
     def solved(self, baseline: str) -> list[str]:
-        """Ids of the items that a baseline solves: it picks the correct option alone, without a tie."""
+        """Ids of the items that a baseline solves: it chooses only the correct option, without a tie."""
         return [
             item.id for item, credit in zip(self.items, self.credits.get(baseline, ()), strict=False) if credit == 1
         ]
@@ -109,7 +111,7 @@ class ModalityAudit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataAudit:
-    """An audited data set; `modalities` are in the order of the paper's table, then alphabetical."""
+    """The audit of a data set. `modalities` has those of the paper's table first, then the others alphabetically."""
 
     modalities: dict[str, ModalityAudit]
     prior_source: PriorSource | None = None
@@ -136,7 +138,7 @@ class DataAudit:
 
     @property
     def shared_images(self) -> dict[str, int]:
-        """By modality, the number of questions about an image that the prior source has too, by its path."""
+        """For each modality, the number of questions with an image whose path is also in the prior source."""
         images = self.prior_source.images if self.prior_source else frozenset()
         return {
             name: sum(not images.isdisjoint(item.images) for item in entry.items) for name, entry in self.closed.items()
@@ -144,7 +146,7 @@ class DataAudit:
 
     @property
     def notes(self) -> list[str]:
-        """What was excluded, and why."""
+        """Sentences on excluded questions and baselines, and on images shared with the prior source."""
         notes = []
         if self.n_open:
             notes.append(f"Open questions, which have no options to choose from, are left out: {self.n_open}.")
@@ -167,7 +169,7 @@ class DataAudit:
         return notes
 
     def record(self) -> dict[str, Any]:
-        """The audit as JSON values; docs/reference/audit-data.md explains the keys."""
+        """Convert the audit to JSON values; docs/reference/audit-data.md explains the keys."""
         closed, source = self.closed, self.prior_source
         plain = {m: asdict(replace(entry, items=())) for m, entry in closed.items()}
         return {
@@ -206,8 +208,9 @@ def audit_data(samples: Sequence[Sample], prior_source: PriorSource | None = Non
     """Run every blind baseline on every modality.
 
     Args:
-        samples: The data set.
-        prior_source: What the fitted option prior is counted on; see `find_prior_source`.
+        samples: The samples of the data set.
+        prior_source: Questions on which the fitted option prior is estimated (see `find_prior_source`). If None, that
+            baseline is skipped.
 
     Returns:
         The audit.
@@ -243,7 +246,7 @@ def audit_data(samples: Sequence[Sample], prior_source: PriorSource | None = Non
 
 
 def _figures(credits: Mapping[str, list[float]], items: Sequence[Sample], kind: str | None = None) -> dict[str, Figure]:
-    """The figure of each baseline on the questions of one type; on all by default."""
+    """The accuracy of each baseline on the questions of one type, or on all questions by default."""
     rows = [index for index, item in enumerate(items) if kind in (None, item.question_type)]
     clusters = [items[index].cluster for index in rows]
     return {
@@ -253,26 +256,27 @@ def _figures(credits: Mapping[str, list[float]], items: Sequence[Sample], kind: 
 
 
 def figure(credits: Sequence[float], clusters: Sequence[Hashable], *, known: bool = False) -> Figure:
-    """Mean credit with its Wilson interval.
+    """Compute the mean credit with its Wilson interval.
 
     Questions on one subject are not independent, so the interval uses their effective sample size. A baseline that ties
-    between m options gets the credit 1/m. This varies less than an answer that is correct with probability 1/m, so ties
-    make the interval too wide, not too narrow.
+    between m options gets the credit 1/m. This credit varies less than an answer that is correct with probability 1/m,
+    so ties make the interval conservative (wider than necessary).
 
     Args:
-        credits: One per question, at least one.
-        clusters: The subject of each.
-        known: The mean is known, not estimated (chance). The interval is then the mean itself.
+        credits: One credit per question; at least one.
+        clusters: The subject of each question.
+        known: Whether the mean is known and not estimated, as for chance. Both ends of the interval then equal the
+            mean.
     """
     n = len(credits)
-    # The sum of n thirds can exceed n by a rounding error.
+    # A sum of fractions such as 1/3 can exceed n by a rounding error.
     right = min(sum(credits), float(n))
     low, high = (right / n, right / n) if known else clustered_wilson(credits, clusters)
     return Figure(n=n, percent=100 * right / n, ci95=(100 * low, 100 * high))
 
 
 def questions_needed(chance: float) -> int:
-    """The fewest questions that show a baseline at `chance` (percent) to be within the margin."""
+    """The fewest questions for which the interval around `chance` (percent) ends below `chance` plus `MARGIN`."""
     n = 1
     while 100 * wilson(chance / 100 * n, n)[1] >= chance + MARGIN and chance + MARGIN <= 100:
         n += 1
@@ -280,7 +284,7 @@ def questions_needed(chance: float) -> int:
 
 
 def label(baseline: str, fit: str | None = None) -> str:
-    """A baseline in words; `fit` names what the fitted option prior was counted on."""
+    """Name of a baseline in words. `fit` is the name of the prior source."""
     return {
         CHANCE: "chance",
         MAJORITY: "majority letter",
@@ -293,14 +297,14 @@ def label(baseline: str, fit: str | None = None) -> str:
 def judge(
     modality: str, figures: Mapping[str, Figure], fit: str | None = None, *, letters_uneven: bool = True
 ) -> Verdict:
-    """Judge one modality.
+    """Compute the verdict on one modality.
 
     Args:
         modality: Its name, for the sentence.
-        figures: By baseline; chance and at least one other that counts.
-        fit: What the fitted option prior was counted on, for the sentence.
-        letters_uneven: Whether the correct letters are uneven beyond chance. Otherwise the majority letter does not
-            count: it was chosen on the answers themselves, which its interval does not account for.
+        figures: The accuracy by baseline, for chance and at least one other baseline that counts.
+        fit: Name of the prior source, for the sentence.
+        letters_uneven: Whether the correct letters are significantly uneven. If not, the majority letter does not
+            count: it was selected on the answers themselves, which its interval does not take into account.
     """
     chance = figures[CHANCE].percent
     excluded = {CHANCE} if letters_uneven else {CHANCE, MAJORITY}
@@ -308,7 +312,7 @@ def judge(
     best = max(blind, key=lambda name: (blind[name].ci95[0], blind[name].percent))
     highest = max(blind, key=lambda name: blind[name].ci95[1])
     low, high = blind[best].ci95[0], blind[highest].ci95[1]
-    # A baseline exactly at a threshold must not change sides by a rounding error.
+    # A rounding error must not move a baseline that is exactly at a threshold to the other side.
     above = low > chance + 1e-9
     if not above and high >= chance + MARGIN:
         best = highest

@@ -1,8 +1,8 @@
-"""Blind baselines of a data set, the order of its options, and giveaway options.
+"""Blind baselines of a data set, tests of its option order, and giveaway options.
 
-A baseline chooses an option for every question without the image, and earns a credit. The credit is 1 for the correct
-option alone, 1/m for a tie of m options that includes it, otherwise 0. That is the expected score of breaking ties at
-random.
+A baseline chooses an option for every question without the image, and receives a credit. The credit is 1 if it chooses
+only the correct option, 1/m if it chooses m options that include the correct one, and otherwise 0. This is the expected
+score if ties are broken at random.
 """
 
 import math
@@ -19,23 +19,25 @@ from medvlm_r1.evaluation.statistics import wilson
 CHANCE, MAJORITY, LONGEST = "chance", "majority", "longest"
 PRIOR_FIT, PRIOR_LOO = "option_prior_fit", "option_prior_loo"
 BASELINES = (CHANCE, MAJORITY, LONGEST, PRIOR_FIT, PRIOR_LOO)
-"""Names of the baselines, as in the JSON."""
+"""Names of the baselines, as in the JSON output."""
 SIGNIFICANT = 0.05
 _DRAWS = 9_999
 
 
 def blind_credits(items: Sequence[Choice], fit: Sequence[Choice] | None) -> dict[str, list[float]]:
-    """Credits of every baseline on each item.
+    """Compute the credits of every baseline on each item.
 
-    Chance has the expected credit of a uniform guess: 1 / (number of options). If the credits of the leave-one-out
-    option prior are clearly below chance, that is an artifact of balance (see `TIE`), and nearly equal options tie.
+    Chance receives the expected credit of a uniform guess: 1 / (number of options). If the leave-one-out option prior
+    is clearly below chance, this is an artifact of a balanced data set (see `TIE`). In that case the prior is computed
+    again, with ties between options that were correct nearly equally often.
 
     Args:
         items: Questions with options, of one modality.
-        fit: Items on which the fitted option prior is counted, none of them in `items`; None skips that baseline.
+        fit: Items on which the fitted option prior is estimated, none of them in `items`. If None, that baseline is
+            skipped.
 
     Returns:
-        Name of the baseline to one credit per item.
+        For each baseline name, one credit per item.
     """
     chance = [1 / len(item.options) for item in items]
     credits = {CHANCE: chance, MAJORITY: majority_letter(items), LONGEST: longest_option(items)}
@@ -48,16 +50,16 @@ def blind_credits(items: Sequence[Choice], fit: Sequence[Choice] | None) -> dict
 
 
 def majority_letter(items: Sequence[Choice]) -> list[float]:
-    """Credits of choosing on every item the letter that is correct most often.
+    """Compute the credits of a baseline that always chooses the letter that is correct most often.
 
-    The letter is chosen on the same items, so on few items the credit is somewhat too high. Leave-one-out would be far
-    too low on a balanced set, where without the item itself its letter is always the rarest.
+    The letter is selected on the same items, so with few items the credits are slightly too high. Leave-one-out credits
+    would be far too low on a balanced set: without the item itself, its letter is always the rarest.
 
     Args:
         items: Items to answer.
 
     Returns:
-        Per item the credit of the most frequent correct letter among the offered ones; equally frequent letters tie.
+        One credit per item. Only the letters that the item offers are compared, and equally frequent letters tie.
     """
     right = letters_right(items)
     credit = []
@@ -69,7 +71,7 @@ def majority_letter(items: Sequence[Choice]) -> list[float]:
 
 
 def letters_right(items: Sequence[Choice]) -> dict[str, int]:
-    """How often each letter is correct, from A to the last one offered."""
+    """Count how often each letter is correct, from A to the last letter offered."""
     right = Counter(item.options.index(item.answer) for item in items)
     most = max((len(item.options) for item in items), default=0)
     return {LETTERS[index]: right[index] for index in range(most)}
@@ -77,13 +79,15 @@ def letters_right(items: Sequence[Choice]) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class OrderTest:
-    """Is the correct option equally often at each position? The questions of a modality with one number of options.
+    """Test of whether the correct option is equally often at each position.
+
+    It covers the questions of one modality that have the same number of options.
 
     Attributes:
         options: Number of options, at least 2.
-        counts: How often each letter is correct.
-        p: Probability of counts at least as uneven if all positions were equally likely.
-        p_holm: The same, corrected for all tests of the audit (Holm 1979).
+        counts: For each letter, how often it is correct.
+        p: Probability of counts at least as uneven as these if all positions were equally likely.
+        p_holm: `p` corrected for all tests of the audit (Holm 1979).
     """
 
     options: int
@@ -103,7 +107,7 @@ class OrderTest:
 
     @property
     def sentence(self) -> str:
-        """The finding in words."""
+        """The result of the test in words."""
         counts = ", ".join(f"{letter} {count}" for letter, count in self.counts.items())
         counts = f"({counts}; p = {self.p_holm:.2g})"
         if self.uneven:
@@ -112,13 +116,13 @@ class OrderTest:
 
 
 def order_tests(groups: Sequence[Sequence[Choice]]) -> list[list[OrderTest]]:
-    """Test every group, separately for each number of options.
+    """Run the order test on every group, separately for each number of options.
 
     Args:
         groups: Questions with options, one group per modality.
 
     Returns:
-        Per group its tests by increasing number of options; questions with a single option have no order.
+        For each group, its tests by increasing number of options. Questions with a single option are not tested.
     """
     tables = [
         [
@@ -133,26 +137,26 @@ def order_tests(groups: Sequence[Sequence[Choice]]) -> list[list[OrderTest]]:
 
 
 def evenness(counts: Sequence[int]) -> float:
-    """Monte-Carlo multinomial test that all positions are equally likely.
+    """P value of a Monte Carlo multinomial test that all positions are equally likely.
 
-    The statistic is Pearson's. Its distribution comes from 9,999 seeded draws, so that the test is valid for few
-    questions too.
+    The statistic is Pearson's. Its distribution comes from 9,999 seeded draws, so that the test is also valid for few
+    questions.
 
     Args:
         counts: Count of each position.
 
     Returns:
-        (1 + draws at least as uneven) / 10,000.
+        (1 + number of draws at least as uneven) / 10,000.
     """
     k = len(counts)
     draws = np.random.default_rng(0).multinomial(sum(counts), [1 / k] * k, size=_DRAWS)
-    # With equal expectations Pearson's statistic grows with the sum of squares, an integer without rounding errors.
+    # For equal expected counts, Pearson's statistic increases with the sum of squares, which has no rounding errors.
     squares = sum(count * count for count in counts)
     return (1 + int(np.count_nonzero((draws**2).sum(axis=1) >= squares))) / (_DRAWS + 1)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Scandinavian Journal of Statistics 6:65, 1979).
+    """Apply Holm's step-down correction (Scandinavian Journal of Statistics 6:65, 1979).
 
     Args:
         p: One p value per test.
@@ -171,11 +175,11 @@ class GiveawayOption:
     """An option text, which may be correct far more or less often than guessing predicts.
 
     Attributes:
-        text: Its first spelling; texts that differ only in case, spaces or punctuation are one.
+        text: Its first spelling. Texts that differ only in case, spaces or punctuation count as the same option.
         offered: Number of questions that offer it.
-        right: How often it is correct.
-        expected: How often it would be correct if every option of a question were equally likely.
-        surprise: `right` minus `expected` in standard deviations.
+        right: Number of questions on which it is correct.
+        expected: Expected value of `right` if every option of a question were equally likely.
+        surprise: `right` minus `expected`, in standard deviations.
     """
 
     text: str
@@ -186,13 +190,13 @@ class GiveawayOption:
 
     @property
     def record(self) -> str:
-        """How often the option was correct, and how often guessing would be, in words."""
+        """A phrase with the number of times the option is correct and the number that guessing predicts."""
         times = f"{self.right} of {self.offered} times it was offered; guessing would give {self.expected:.1f}"
         return f"correct {times}" if self.right else f"never correct: {times}"
 
 
 def giveaway_options(items: Sequence[Choice]) -> list[GiveawayOption]:
-    """Every option text, the most surprising first, in either direction."""
+    """Return all option texts, sorted by decreasing absolute value of `surprise`."""
     texts: dict[str, str] = {}
     offered: dict[str, list[float]] = {}
     for item in items:

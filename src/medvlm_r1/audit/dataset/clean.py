@@ -1,4 +1,4 @@
-"""Clean set: a data set without the items that blind baselines solve."""
+"""Clean set: a copy of a data set without the questions that blind baselines solve."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +17,15 @@ REMOVABLE = tuple(name for name in BASELINES if name != CHANCE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanSet:
-    """A written clean set.
+    """A clean set that was written to a folder.
 
     Attributes:
-        folder: The data folder.
-        baselines: The baselines whose solved items were removed.
-        kept: Number of questions written, by modality of the source.
-        removed: Number removed, by modality of the source.
-        missing: Number of questions written with a missing image.
-        audit: The audit of the questions written; None when only open ones remain.
+        folder: The data folder of the clean set.
+        baselines: Names of the baselines whose solved questions were removed.
+        kept: Number of questions written, for each modality of the source.
+        removed: Number of questions removed, for each modality of the source.
+        missing: Number of written questions with a missing image.
+        audit: The audit of the written questions; None if only open questions remain.
     """
 
     folder: Path
@@ -36,7 +36,7 @@ class CleanSet:
     audit: DataAudit | None
 
     def record(self) -> dict[str, Any]:
-        """The record as JSON values."""
+        """Convert the clean set to JSON values."""
         return {
             "folder": str(self.folder),
             "without": list(self.baselines),
@@ -56,19 +56,21 @@ def write_clean(
     baselines: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> CleanSet:
-    """Write the data set without the items that blind baselines solve. Open questions stay.
+    """Write a copy of the data set without the questions that blind baselines solve. Open questions are kept.
 
     Args:
         source: The audited data folder.
-        out: Folder to write; must not hold anything yet.
+        out: Folder to write, which must be new or empty.
         samples: All samples of `source`.
-        audit: Their audit.
-        baselines: The baselines whose solved items to remove; all but chance by default.
-        progress: Called with (images copied, images in all).
+        audit: The audit of `samples`.
+        baselines: Names of the baselines whose solved questions to remove. The default is all that were run except
+            chance.
+        progress: Called with the number of images copied and the number of images in total.
 
     Raises:
-        UsageError: An unknown baseline, or the fitted one without a fit.
-        UserError: Nothing would remain, `out` is not empty, an image leads out of the folder, or writing fails.
+        UsageError: The name of a baseline is unknown, or the fitted option prior is named but was not run.
+        UserError: No question would remain, `out` is not empty, an image path leads out of the folder, or writing
+            fails.
     """
     chosen = tuple(dict.fromkeys(baselines)) or tuple(name for name in audit.baselines if name != CHANCE)
     for name in chosen:

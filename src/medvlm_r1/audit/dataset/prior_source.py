@@ -1,4 +1,4 @@
-"""Prior source: the questions on which the fitted option prior is counted."""
+"""Prior source: the questions on which the fitted option prior is estimated."""
 
 import os
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from medvlm_r1.evaluation.score import order_modalities
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriorSource:
-    """Questions on which the fitted option prior is counted.
+    """Questions on which the fitted option prior is estimated.
 
     Attributes:
-        name: The modality or the folder, for people.
-        items: Questions with options.
-        modality: Their modality, if they are part of the audited set; None for another folder.
-        shared: Number of questions of the folder that the audited set has too; they are not in `items`.
+        name: Name of the modality or the folder, for display.
+        items: The questions, all with options.
+        modality: Their modality if they are part of the audited set; None if they come from another folder.
+        shared: Number of questions in the folder that are also in the audited set. They are not in `items`.
         images: Paths of all images in the folder; empty for a modality of the audited set.
     """
 
@@ -33,17 +33,17 @@ class PriorSource:
 
 
 def find_prior_source(wish: str, folder: Path, samples: Sequence[Sample]) -> PriorSource:
-    """The prior source that `--fit-on` names.
+    """Find the prior source that `--fit-on` names.
 
     Args:
-        wish: A modality of the audited set, in any known spelling, or a data folder. A folder with the name of a
-            modality is written `./MRI`.
+        wish: A modality of the audited set, in any known spelling, or a data folder. A folder that has the name of a
+            modality is written as `./MRI`.
         folder: The audited data folder.
-        samples: Its samples.
+        samples: The samples of `folder`.
 
     Raises:
-        UsageError: It is neither, or the audited folder itself.
-        UserError: The folder cannot be read, or no question in it can be counted.
+        UsageError: `wish` is neither a modality nor a data folder, or it is the audited folder itself.
+        UserError: The folder cannot be read, or none of its questions can be used.
     """
     present = order_modalities(sample.modality for sample in samples)
     modality = wish if wish in present else modality_name(wish)

@@ -1,1 +1,1 @@
-"""The probes of a model, one per file."""
+"""Probes of a model audit, and the parts of the reasoning probe, in one module each."""

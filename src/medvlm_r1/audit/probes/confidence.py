@@ -1,7 +1,8 @@
-"""Confidence probe: does the model's confidence separate correct from wrong answers, so that it can defer?
+"""Confidence probe: is the model less confident when it is wrong, so that it can defer those answers?
 
-Two confidences in the real answer are measured. `stated` is the probability of its letter after the whole reasoning.
-`vote` is the share of sampled answers that agree with it, which every server can generate.
+Two confidences in the answer to the original question are measured. `stated` is the probability of the chosen letter
+after the whole reasoning. `vote` is the share of sampled answers that choose the same option. Every server can generate
+these samples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,39 +29,44 @@ from medvlm_r1.audit.variant import ANSWER_TAG, REAL, AuditedItem, Variant, Vari
 from medvlm_r1.evaluation import calibration
 
 VOTES = 5
-"""Sampled answers per item. Each costs a whole answer; five already separate 1 from 3/5."""
+"""Number of sampled answers per item. Each one costs a full generation. Five samples are enough to distinguish a
+confidence of 5/5 from 3/5."""
 STATED, VOTE = "stated", "vote"
 
 SEPARATES = 0.70
-"""AUROC that passes: of a correct and a wrong answer, the wrong one is deferred first in seven of ten pairs. Chance
-gives five."""
+"""Smallest AUROC that passes. At 0.70, the wrong answer has the lower confidence in seven of ten pairs of a correct and
+a wrong answer, so it would be deferred first. Chance gives five of ten."""
 SURE = 0.90
-"""Confidence that a reader takes as certain."""
+"""Confidence from which a reader takes an answer as certain."""
 TOO_SURE = 0.10
-"""Share of confidently wrong answers that does not pass: a reader then cannot rely on any threshold."""
+"""Share of answers, wrong at a confidence of `SURE` or more, from which the probe does not pass. No confidence
+threshold is then reliable."""
 RISKS = (0.05, 0.10)
 FEW_WRONG = 10
-"""Fewest wrong (or correct) answers for an AUROC."""
+"""A verdict based on the AUROC needs at least this many wrong answers and this many correct answers."""
 
 
 class ConfidenceProbe(Probe):
-    """Letter probabilities and votes; calibration, temperature, and deferring."""
+    """Letter probabilities and votes as confidences, their calibration, temperature scaling, and deferral."""
 
     name = "confidence"
 
     def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
-        """The sampled answers."""
+        """Make the variants whose answers are sampled."""
         return [probe_input.variant(f"{VOTE}-{i}", temperature=1.0, seed=i) for i in range(VOTES)]
 
     def then(self, probe_input: ProbeInput, real: VariantAnswer) -> Sequence[Variant]:
-        """The real text up to its letter; none where no answer tag was written."""
+        """Make the variant that scores the letters after the original response, cut after its answer tag.
+
+        There is no variant if the response has no answer tag or no parsed option.
+        """
         before, tag, _ = real.text.partition(ANSWER_TAG)
         if not tag or real.option is None:
             return []
         return [probe_input.variant(STATED, prefix=before + tag, letter_only=True)]
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
-        """The measures of both confidences, and the verdict on the one that separates better."""
+        """Compute the measures of both confidences, and the verdict on the one with the higher AUROC."""
         items = in_order(items)
         answered = [item for item in items if item.real.option is not None]
         measures: dict[str, Measure] = {}
@@ -100,7 +106,7 @@ class ConfidenceProbe(Probe):
 
 
 def confidence(item: AuditedItem, kind: str) -> float | None:
-    """The confidence in the real answer, `STATED` or `VOTE`; None where it was not measured."""
+    """The confidence `STATED` or `VOTE` in the answer to the original question; None if it was not measured."""
     if kind == STATED:
         answer = item.answers.get(STATED)
         if answer is None or answer.probabilities is None or item.real.option is None:
@@ -124,7 +130,7 @@ _METRICS: dict[str, tuple[Callable[..., float | None], str]] = {
         for risk in RISKS
     },
 }
-"""Metrics of a confidence, each a function of confidences and correctness."""
+"""For each metric, its function of the confidences and the correctness of the answers, and its description."""
 
 
 def _figures(items: Sequence[AuditedItem], values: Sequence[float]) -> dict[str, Measure]:
@@ -150,7 +156,7 @@ def _figures(items: Sequence[AuditedItem], values: Sequence[float]) -> dict[str,
 
 
 def _temperature(items: Sequence[AuditedItem]) -> tuple[dict[str, Measure], dict[str, Any]]:
-    """Temperature scaling: fitted on one half of the subjects, evaluated on the other."""
+    """Temperature scaling, fitted on one half of the subjects and evaluated on the other half."""
     halves = calibration.halves([item.cluster for item in items], seed=0)
     if not any(halves) or len(items) < FEWEST:
         return {}, {}
@@ -196,7 +202,7 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
     summary = (
         f"{sure.value:.0%} of {sure.n} answers are wrong at a confidence of {SURE:.0%} or more.{unparsed_note(empty)}"
     )
-    # Unparsed answers are wrong too.
+    # Unparsed answers count as wrong.
     if wrong < FEW_WRONG and 1 - correct.ends[0] + empty.value <= RISKS[0]:
         return "pass", f"There is hardly anything to defer: {wrong} of {correct.n} answers are wrong."
     for count, kind in ((wrong, "wrong"), (right, "correct")):
@@ -204,7 +210,7 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
             verdict, reason = too_few(f"{count} {kind} answers for confidence to separate", FEW_WRONG)
             return verdict, f"{reason} {summary}"
     area = measures[f"{best}_auroc"]
-    # Without an interval all resamples agreed: the separation is perfect.
+    # There is no interval if all resamples agree, that is, if the separation is perfect.
     low, high = area.ci95 or (area.value, area.value)
     how = {STATED: "the probability of its letter", VOTE: f"the vote of {VOTES} samples"}[best]
     summary = (

@@ -33,14 +33,17 @@ REPLACED = (BLANK, NOISE, SHUFFLED)
 BLIND = (*REPLACED, ABSENT)
 
 RELIANCE = 0.10
-"""Least visual reliance of a model that looks. Ten points are about the width of an accuracy's 95 % interval at 300
-items (11 points at 50 %), so less could be luck. The probe fails where the interval's upper end is below it."""
+"""Smallest visual reliance that passes: the accuracy with the item's own image minus the accuracy with another item's.
+Ten points are about the width of the 95 % interval of an accuracy at 300 items (11 points at 50 %), so a smaller
+difference could be chance. The probe fails if the upper end of the interval is below this."""
 CHANGED = 0.10
-"""Least image sensitivity. The probe fails where the interval's upper end is below it: at least nine answers in ten
-then do not depend on the image, whatever the accuracy."""
+"""Smallest image sensitivity that does not fail: the share of answers that change when the image is replaced. The probe
+fails if the upper end of the interval is below this. At least nine answers in ten then do not depend on the image,
+whatever the accuracy."""
 RETAINED = 0.75
-"""Largest share of the accuracy that may remain without the image, at the interval's upper end. On two options a model
-that needs the image keeps a half by guessing. Three quarters is half-way from there to a model that needs no image."""
+"""Largest share of the accuracy that may remain without the image, compared with the upper end of its interval. With
+two options, a model that needs the image retains one half by guessing. Three quarters is halfway between that and a
+model that needs no image."""
 
 _WITH = {
     REAL: "with its own image",
@@ -53,12 +56,19 @@ _RETENTION = {"blank_retention": BLANK, "mirage": ABSENT}
 
 
 class ImageProbe(Probe):
-    """Image ablation (retention, reliance and sensitivity; arXiv 2603.03437) and mirage (arXiv 2603.21687)."""
+    """Image ablation (retention, reliance and sensitivity; arXiv 2603.03437) and mirage (arXiv 2603.21687).
+
+    Mirage is the accuracy without an image divided by the accuracy with the item's own image.
+    """
 
     name = "image"
 
     def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
-        """The blind variants: none without an image, none with another item's image where there is no other item."""
+        """Make the variants with a replaced image and the variant without an image.
+
+        An item without an image has no variants. Without suitable images of another item, the "shuffled" variant is
+        omitted.
+        """
         images, seed = probe_input.images, probe_input.seed
         if not images:
             return []
@@ -77,7 +87,7 @@ class ImageProbe(Probe):
         return [*variants, probe_input.variant(ABSENT, sample=replace(probe_input.sample, images=()), images=())]
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
-        """The measures and the verdict "looks". Items without an image are excluded and counted."""
+        """Compute the measures and the verdict "looks". Items without an image are excluded and counted."""
         usable = in_order([item for item in items if BLANK in item.answers])
         if not usable:
             return self.result(("not run", "No item has an image to take away."))
@@ -132,7 +142,7 @@ class ImageProbe(Probe):
 
 
 def _changed(items: Sequence[AuditedItem], names: Sequence[str], about: str) -> Measure:
-    """Share of changed answers, among pairs of a real and a blind answer that were both parsed."""
+    """Share of answers to the variants `names` that differ from the original answer, if both were parsed."""
     pairs = [
         (answer.option != item.real.option, item.cluster)
         for item in items
@@ -144,7 +154,7 @@ def _changed(items: Sequence[AuditedItem], names: Sequence[str], about: str) -> 
 
 
 def _judge(measures: Mapping[str, Measure], unparsed_of: Mapping[str, float]) -> Judged:
-    """Verdict and sentence; `unparsed_of` is the share of unparsed answers by variant."""
+    """Verdict and sentence. `unparsed_of` has the share of unparsed answers for each variant."""
     sensitivity, empty, reliance = measures["image_sensitivity"], measures["unparsed"], measures.get("visual_reliance")
     if no_verdict := too_unparsed(empty, "no verdict on image use"):
         return no_verdict

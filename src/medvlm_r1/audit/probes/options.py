@@ -1,4 +1,7 @@
-"""Options probe: does the order of the options matter? Each question under all cyclic shifts of its options."""
+"""Options probe: does the order of the options matter?
+
+Each question is repeated with all cyclic shifts of its options.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,28 +32,31 @@ from medvlm_r1.evaluation.statistics import cluster_numbers
 Floats = NDArray[np.float64]
 
 FLIPS_FEW = 0.10
-"""Largest flip rate that passes, at the interval's upper end. No reordering then moves an accuracy by more than about
+"""Largest flip rate that passes, compared with the upper end of its interval. The flip rate is the share of answers
+that name another option once the options are shifted. At this limit, reordering moves an accuracy by no more than about
 the width of its interval at 300 items (11 points)."""
 FLIPS_MANY = 0.25
-"""Flip rate that fails, at the interval's lower end. A guesser flips a half (two options) to three quarters (four) of
-its answers, so at a quarter, a third to a half of the answers are no better than guesses."""
+"""Flip rate that fails, compared with the lower end of its interval. A guesser flips one half (two options) to three
+quarters (four options) of its answers. At a flip rate of one quarter, a third to a half of the answers are therefore no
+better than guesses."""
 BIAS_SMALL, BIAS_LARGE = 0.05, 0.20
-"""Letter bias that warns and that fails, where it is significant. Always the same letter gives 0.43 for four options
-and 0.50 for two, so 0.20 is near half of the worst. 0.05 is a recall some 12 points higher at one letter of four."""
+"""Letter bias from which the probe warns, and letter bias from which it fails, if the bias is significant. A model that
+always chooses the same letter has a bias of 0.43 with four options and 0.50 with two, so 0.20 is nearly half of the
+worst case. A bias of 0.05 corresponds to a recall about 12 points higher at one letter of four."""
 SIGNIFICANT = 0.01
 """Significance level of the letter bias. Every audit tests it, so 0.05 would give too many false alarms."""
 _PERMUTATIONS = 1_999
 _DRAWS = 4_000
-"""Bootstrap resamples. The ends of an interval then vary by about 0.04 standard errors between seeds."""
+"""Number of bootstrap resamples. The ends of an interval then vary by about 0.04 standard errors between seeds."""
 
 
 def shift_name(shift: int) -> str:
-    """Name of the variant of a shift. Shift 0 is the real question."""
+    """Name of the variant whose options are shifted by `shift`. Shift 0 is the original question."""
     return f"shift-{shift}" if shift else REAL
 
 
 def shifted(options: tuple[str, ...], shift: int) -> tuple[str, ...]:
-    """The options with the first `shift` of them moved to the end."""
+    """Move the first `shift` options to the end."""
     return options[shift:] + options[:shift]
 
 
@@ -60,7 +66,7 @@ class OptionsProbe(Probe):
     name = "options"
 
     def first(self, probe_input: ProbeInput) -> Sequence[Variant]:
-        """One variant per shift except 0; none for an open question."""
+        """Make one variant for each shift except 0; none for an open question."""
         options = probe_input.sample.options
         return [
             probe_input.variant(
@@ -72,7 +78,10 @@ class OptionsProbe(Probe):
         ]
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
-        """The measures and the verdict "order". Items without an answer for every order are excluded and counted."""
+        """Compute the measures and the verdict "order".
+
+        Items with a missing answer for at least one order are excluded and counted.
+        """
         whole = in_order([item for item in items if len(item.sample.options) > 1 and _names(item) <= set(item.answers)])
         if not whole:
             return self.result(("not run", "No item has an answer for every order."))
@@ -132,7 +141,10 @@ def _correct_in_every_order(item: AuditedItem) -> bool:
 
 
 def _flips(item: AuditedItem) -> list[bool]:
-    """Per shift whether the option's text changed, where both answers were parsed."""
+    """For each shift with a parsed answer, whether the chosen option differs from the original answer.
+
+    The list is empty if the original answer was not parsed.
+    """
     if item.real.letter is None:
         return []
     answers = [item.parsed(shift_name(shift)) for shift in range(1, len(item.sample.options))]
@@ -164,11 +176,12 @@ def _judge(measures: Mapping[str, Measure]) -> Judged:
 def recalls(items: Sequence[AuditedItem]) -> dict[int, tuple[Floats, list[str]]]:
     """Correctness by the letter of the correct option, separately for each number of options.
 
-    Every item has its correct option at every letter once. Items with more options, which are harder, therefore count
-    equally for all letters.
+    Over the shifts of an item, its correct option has every letter exactly once. The difficulty of an item therefore
+    affects all letters equally.
 
     Returns:
-        By number of options k: (items, k) of 0 and 1, column j for the j-th letter, and the items' clusters.
+        For each number of options k, a table of shape (items, k) and the items' clusters. Column j is 1 where the
+        answer was correct with the correct option at the j-th letter, otherwise 0.
     """
     tables: dict[int, tuple[Floats, list[str]]] = {}
     for size in sorted({len(item.sample.options) for item in items}):
@@ -185,19 +198,19 @@ def recalls(items: Sequence[AuditedItem]) -> dict[int, tuple[Floats, list[str]]]
 def letter_bias(tables: Mapping[int, tuple[Floats, list[str]]]) -> dict[str, Measure]:
     """Standard deviation of recall over letters, averaged over the numbers of options, weighted by items.
 
-    Recalls differ by chance too. Permuting each subject's outcomes over the letters shows by how much, because that
-    changes nothing if the letter does not matter. `letter_bias_by_luck` is the mean over 1,999 permutations, and
-    `letter_bias_p` the share of them at least as large. The interval is a bootstrap's. It contains the chance variation
-    twice, so it is biased upwards and does not reach 0.
+    Recall also varies over letters by chance. To measure this variation, each subject's outcomes are permuted over the
+    letters, which makes no systematic difference if the letter does not matter. `letter_bias_by_luck` is the mean over
+    1,999 permutations. `letter_bias_p` is the share of permutations with a bias at least as large as the observed one.
+    The bootstrap interval includes the chance variation twice, so it is biased upward and does not reach 0.
 
     Args:
-        tables: What `recalls` returns.
+        tables: The return value of `recalls`.
     """
     clusters = [label for _, labels in tables.values() for label in labels]
     n = len(clusters)
 
     def spread(index: NDArray[np.int64]) -> list[float]:
-        # n_k / n times the standard deviation of recall is that of the number of hits, over n.
+        # The standard deviation of recall times n_k / n is the standard deviation of the number of hits divided by n.
         total, start = 0.0, 0
         for table, _ in tables.values():
             rows = index[(index >= start) & (index < start + len(table))] - start
@@ -209,7 +222,7 @@ def letter_bias(tables: Mapping[int, tuple[Floats, list[str]]]) -> dict[str, Mea
     rng = np.random.default_rng(0)
     lucky = np.zeros(_PERMUTATIONS)
     for table, labels in tables.values():
-        # Items of one subject are not independent: a draw permutes all of them alike.
+        # Items of one subject are not independent, so a draw applies the same permutation to all of them.
         numbers = cluster_numbers(labels)
         whole = np.array([table[numbers == number].sum(axis=0) for number in range(numbers.max() + 1)])
         for block in np.array_split(lucky, 20):  # views; one block at a time bounds the memory

@@ -1,4 +1,4 @@
-"""Subgroups probe: accuracy by modality, question type and number of options, clustered by subject."""
+"""Subgroups probe: accuracy by modality, question type and number of options, with intervals clustered by subject."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +9,9 @@ from medvlm_r1.audit.variant import REAL, AuditedItem
 from medvlm_r1.evaluation.statistics import CONFIDENCE, clustered_se, clustered_wilson
 
 LOWER = 0.10
-"""Least difference to all other items for a subgroup to count as lower: ten points, about the width of an accuracy's
-interval at 300 items. The interval of the difference, corrected for the number of subgroups, must also be below 0."""
+"""Smallest difference from all other items for a subgroup to count as lower. Ten points are about the width of the 95 %
+interval of an accuracy at 300 items. The interval of the difference, corrected for the number of subgroups, must also
+lie below 0."""
 
 GROUPINGS: dict[str, Callable[[AuditedItem], str]] = {
     "modality": lambda item: item.sample.modality,
@@ -18,19 +19,20 @@ GROUPINGS: dict[str, Callable[[AuditedItem], str]] = {
     "options": lambda item: str(len(item.sample.options)),
 }
 JUDGED = ("modality", "question type")
-"""Groupings with a verdict. More options are harder for a guesser, so a lower accuracy there is no finding."""
+"""Groupings that affect the verdict. The number of options does not: guessing is harder with more options, so a lower
+accuracy is expected there."""
 
 
 class SubgroupsProbe(Probe):
-    """Accuracy of the real answers by subgroup, with intervals for clustered items (arXiv 2411.00640)."""
+    """Accuracy on the original questions by subgroup, with intervals for clustered items (arXiv 2411.00640)."""
 
     name = "subgroups"
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
-        """The accuracies, with a warning where a subgroup is clearly lower. The probe never fails.
+        """Compute the accuracies, with a warning if a subgroup is clearly lower. The probe never fails.
 
-        A subgroup is compared if it has at least `FEWEST` items and so have all others together. Without such a
-        subgroup the probe is not run.
+        A subgroup is compared if it has at least `FEWEST` items and there are at least `FEWEST` other items. If there
+        is no such subgroup, the verdict is "not run".
         """
         items = in_order(items)
         clusters = [item.cluster for item in items]
@@ -49,7 +51,7 @@ class SubgroupsProbe(Probe):
         small = []
         for grouping, read in GROUPINGS.items():
             known = [item for item in items if read(item)]
-            # Numbers by size.
+            # Sort numbers by value.
             for value in sorted({read(item) for item in known}, key=lambda value: (value.zfill(4), value)):
                 name = f"{grouping}: {value}"
                 groups[name] = [item for item in known if read(item) == value]
@@ -86,9 +88,15 @@ class SubgroupsProbe(Probe):
 def below_rest(group: Sequence[AuditedItem], rest: Sequence[AuditedItem], compared: int) -> Measure:
     """Accuracy of a subgroup minus that of all other items.
 
-    The interval is Newcombe's for a difference of two shares (1998, Statistics in Medicine 17:873, method 10). It is
-    computed from the clustered Wilson intervals of both, at 95 % over all compared subgroups (Bonferroni). If a subject
-    has items in the subgroup and outside it, the interval is too wide, not too narrow.
+    The interval is Newcombe's for the difference of two shares (1998, Statistics in Medicine 17:873, method 10). It is
+    computed from the clustered Wilson intervals of both, at a joint level of 95 % over all compared subgroups
+    (Bonferroni). If a subject has items both in the subgroup and outside it, the interval is conservative (wider than
+    necessary).
+
+    Args:
+        group: The items of the subgroup.
+        rest: All other items.
+        compared: Number of subgroups that are compared.
     """
     confidence = 1 - (1 - CONFIDENCE) / max(1, compared)
     means, ends = [], []
@@ -109,7 +117,7 @@ def below_rest(group: Sequence[AuditedItem], rest: Sequence[AuditedItem], compar
 def _judge(
     measures: Mapping[str, Measure], lower: Mapping[str, Measure], small: Sequence[str], *, compared: bool
 ) -> Judged:
-    """Verdict and sentence: `lower` are the differences of lower subgroups, `small` those too small to compare."""
+    """Verdict and sentence. `lower` has the differences of the lower subgroups, `small` those with too few items."""
     overall = measures["accuracy"]
     named = "; ".join(
         f"{name} {measures[name].value:.0%} of {measures[name].n}, {-100 * gap.value:.0f} points below the others"

@@ -1,7 +1,7 @@
-"""Truth probe: are the reasoning's claims true, compared with PhantomVQA's record of the image?
+"""Truth probe: are the claims of the reasoning true, compared with PhantomVQA's record of the image?
 
-`medvlm_r1.audit.claims` defines what a claim is. A claim that the image cannot decide (a side in a sagittal plane) is
-counted separately and is neither true nor false.
+`medvlm_r1.audit.claims` defines what a claim is. A claim that cannot be decided from the image, such as a side in a
+sagittal plane, is counted separately as neither true nor false.
 """
 
 from collections import Counter
@@ -16,18 +16,18 @@ from medvlm_r1.phantom.findings import NONE
 from medvlm_r1.phantom.scene import Scene
 
 TRUSTED, UNTRUE = 0.90, 0.75
-"""Shares of true claims: pass from nine in ten, because a reader who must check more than one in ten checks all. Fail
-below three in four, where one of four claims is false."""
+"""Thresholds for the share of true claims. The probe passes from nine in ten: a reader who must check more than one
+claim in ten has to check them all. It fails below three in four, where more than one claim in four is false."""
 
 
 class _Reasoning(NamedTuple):
-    """An item with its record and the claims of its reasoning.
+    """An item with the record of its image and the claims of its reasoning.
 
     Attributes:
-        item: The item.
-        scene: The record.
-        claims: The claims, each with its truth; None where the image cannot decide.
-        claimed: Whether a finding is claimed; None where neither or both are.
+        item: The audited item.
+        scene: The record of the image.
+        claims: For each claim, whether it is true; None if the image does not decide the claim.
+        claimed: Whether the claims state that a finding is present; None if they state neither or both.
     """
 
     item: AuditedItem
@@ -37,22 +37,22 @@ class _Reasoning(NamedTuple):
 
     @property
     def decidable(self) -> bool:
-        """Whether a claim is true or false."""
+        """Whether at least one claim can be decided from the image."""
         return any(truth is not None for truth in self.claims.values())
 
     @property
     def has_false(self) -> bool:
-        """Whether a claim is false."""
+        """Whether at least one claim is false."""
         return False in self.claims.values()
 
 
 class TruthProbe(Probe):
-    """The claims of the real answer's reasoning. Needs no variant."""
+    """The claims in the reasoning of the answer to the original question. This probe needs no variants."""
 
     name = "truth"
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
-        """Shares of true claims, in all and by attribute, and the relation of answers and claims."""
+        """Compute the shares of true claims, and how often true or false claims come with correct or wrong answers."""
         read = [reasoning for item in in_order(items) if (reasoning := _read(item)) is not None]
         if not read:
             return self.result(
@@ -133,7 +133,7 @@ class TruthProbe(Probe):
 
 
 def _read(item: AuditedItem) -> _Reasoning | None:
-    """The claims; None without a record. Without a reasoning tag the whole text is parsed."""
+    """Parse the claims of an item; None if it has no record. Without a reasoning tag, the whole text is parsed."""
     scene = scene_of(item.sample)
     if scene is None:
         return None
@@ -142,7 +142,7 @@ def _read(item: AuditedItem) -> _Reasoning | None:
 
 
 def _truths(reasoning: _Reasoning, attribute: str | None = None) -> list[bool]:
-    """Truth of the claims that the image can decide, on one attribute or all."""
+    """Truth of the claims that can be decided from the image, for one attribute or for all attributes."""
     return [
         truth for claim, truth in reasoning.claims.items() if truth is not None and attribute in (None, claim.attribute)
     ]
