@@ -1,4 +1,4 @@
-"""MedVLM-R1."""
+"""MedVLM-R1: vision-language models that reason about radiology images."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported before it is asked for: a command's help must not wait for what answers questions.
+    # Import lazily, so that the help of a command does not load the inference code.
     if name == "MedVLM":
         from medvlm_r1.serving.medvlm import MedVLM
 

@@ -1,4 +1,4 @@
-"""Progress and tables: rich bars on a terminal, plain lines in a log."""
+"""Console output: tables, and progress as a bar on a terminal or as plain lines in a log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PLAIN_SECONDS = 15.0
 
 
 class Advance(Protocol):
-    """Progress callback: (done, total) and an optional note. The total may be unknown."""
+    """Progress callback: number of finished items, total number (None if unknown) and an optional note."""
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
         """Report progress."""
@@ -24,12 +24,12 @@ class Advance(Protocol):
 
 
 def stderr_console() -> Console:
-    """Console on stderr, for progress; stdout holds results only."""
+    """Create a console on stderr for progress output. Only results are printed on stdout."""
     return Console(file=sys.stderr)
 
 
 def print_uncropped(console: Console, table: Table) -> None:
-    """Print a table in full width: in a narrower window, rich would crop its numbers."""
+    """Print a table at its full width, even in a narrower window in which rich would crop its numbers."""
     needed = console.measure(table, options=console.options.update(width=10_000)).maximum
     console.width = max(console.width, needed)
     console.print(table)
@@ -37,13 +37,13 @@ def print_uncropped(console: Console, table: Table) -> None:
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Advance]:
-    """Progress bar on a terminal; elsewhere a line at the start, every 15 seconds and at the end.
+    """Show a progress bar on a terminal. Otherwise, print a line at the start, every 15 seconds and at the end.
 
     Args:
         name: Label of the bar.
 
     Yields:
-        A callback for (done, total) and an optional note.
+        The progress callback, called as `advance(done, total, note)`.
     """
     console = stderr_console()
     if not console.is_terminal:
@@ -77,14 +77,14 @@ def _plain_lines(name: str) -> Advance:
 
 
 class TrainingProgress:
-    """Training progress: steps and the latest reward or loss. Implements `Progress` of `training.callbacks`."""
+    """Report training steps and the latest reward or loss. Implements `Progress` of `training.callbacks`."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
         self._note = ""
 
     def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-        """Called after every optimizer step, and again with the metrics of a logged step."""
+        """Report an optimizer step. It is called after every step, and again with the metrics if the step is logged."""
         labels = {"reward": "reward", "eval_accuracy": "held-out accuracy"}
         if "reward" not in logs:
             labels["loss"] = "loss"
@@ -94,7 +94,7 @@ class TrainingProgress:
 
 
 def accuracy_lines(results: Mapping[str, Any]) -> list[str]:
-    """Results of an evaluation as text: accuracies with 95 % intervals, and open questions separately."""
+    """Format evaluation results as lines of text. Open questions are counted separately from the accuracies."""
     lines, open_questions = [], results["open"]
     for modality, cell in results["accuracy"].items():
         if modality == "mean":

@@ -43,7 +43,7 @@ documented. The demo shows the method on a benchmark of our own. It is not evide
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Questions per modality, and overrides of the recipes."""
+    """Number of questions per modality in each data folder, and overrides of recipe fields."""
 
     train: int = 600
     test: int = 300
@@ -56,17 +56,17 @@ def run_demo(out: Path, *, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, A
 
     Args:
         out: Folder for `data/`, one folder per stage, `results.json` and `report.html`.
-        seed: Seed of the training runs; the benchmark does not change.
-        sizes: Number of questions, and overrides of the recipes.
+        seed: Seed of the training runs. It does not change the benchmark.
+        sizes: Number of questions per modality, and overrides of recipe fields.
 
     Returns:
-        Content of `results.json`.
+        The content of `results.json`.
 
     Raises:
-        UserError: The folder has a demo with another seed, or one of its files is damaged.
-        KeyboardInterrupt: Interrupted; finished work is kept.
+        UserError: The folder contains a demo with another seed, or one of its files is damaged.
+        KeyboardInterrupt: The user pressed Ctrl-C. Finished work is kept.
     """
-    # The images alone take a minute, which nobody should spend before a message.
+    # Check this first: the images take a minute, which a later error would waste.
     require_extra("train")
     out.mkdir(parents=True, exist_ok=True)
     clock, owner = out / "seconds.json", out / "demo.json"
@@ -80,7 +80,7 @@ def run_demo(out: Path, *, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, A
 
     @contextmanager
     def timed(stage: str) -> Iterator[None]:
-        """Add the seconds of a stage to those of interrupted runs."""
+        """Measure the time of a stage, and add it to the time of earlier, interrupted runs."""
         started = time.monotonic()
         try:
             yield
@@ -120,7 +120,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _data(out: Path, sizes: Sizes) -> None:
     from medvlm_r1.phantom.benchmark import write_benchmark
 
-    # The held-out questions are evaluated during training; they share no subject with the test.
+    # The held-out questions are evaluated during training. They share no subject with the test set.
     counts = {"train": sizes.train, "test": sizes.test, "held-out": sizes.held_out}
     for name, n in counts.items():
         folder = out / "data" / name
@@ -190,7 +190,7 @@ def _report(out: Path) -> None:
 
 
 def print_table(results: Mapping[str, Any], console: Console) -> None:
-    """Print accuracies by stage and modality, with the means of the paper."""
+    """Print the accuracies by stage and modality, next to the mean accuracies of the paper."""
     table = Table(title="PhantomVQA: percent correct, with 95 % intervals", show_lines=True, caption=RESEARCH_USE)
     for column in ("", "MRI\n(trained)", "CT", "X-ray", "mean", "well-\nformed", "paper's\nmean*"):
         table.add_column(column, justify="left" if not column else "right")

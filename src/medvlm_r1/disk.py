@@ -14,15 +14,15 @@ from filelock import FileLock, Timeout
 from medvlm_r1.errors import UserError
 
 LOCK = ".lock"
-"""Lock file of a run folder. The file itself remains; only the lock on it counts."""
+"""Name of the lock file in a run folder. The file remains after the lock is released."""
 
-# safetensors and torch report such errors without an errno.
+# safetensors and torch raise these errors without an errno, so the message is matched.
 _NO_SPACE = re.compile(r"No space left|os error 28|Disk quota|os error 122", re.IGNORECASE)
 _NO_PERMISSION = re.compile(r"Read-only file system|Permission denied|os error (30|13)\b", re.IGNORECASE)
 
 
 def describe_os_error(error: BaseException) -> str | None:
-    """Message for a full disk or missing permissions, with what to do; None for any other error."""
+    """Return a message with advice for a full disk or missing permissions, or None for any other error."""
     number = error.errno if isinstance(error, OSError) else None
     text = str(error).strip().split("\n")[0]
     if number in (errno.ENOSPC, errno.EDQUOT) or _NO_SPACE.search(text):
@@ -33,7 +33,7 @@ def describe_os_error(error: BaseException) -> str | None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to disk."""
+    """Flush a file, or the directory entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -46,14 +46,14 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush a folder and everything in it to disk, innermost first."""
+    """Flush a folder and everything in it to disk. The contents of a folder are flushed before the folder."""
     for path in sorted(folder.rglob("*"), reverse=True):
         sync(path)
     sync(folder)
 
 
 def atomic_write(file: Path, text: str) -> None:
-    """Write a file atomically: readers, and a crash, see either the old content or the new."""
+    """Write a text file atomically. Even after a crash, the file has either the old or the new content."""
     temporary = file.with_name(file.name + ".tmp")
     temporary.write_text(text, encoding="utf-8", newline="\n")
     sync(temporary)
@@ -63,13 +63,13 @@ def atomic_write(file: Path, text: str) -> None:
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Lock a run folder for this process. The folder is created if needed.
+    """Lock a run folder for this process until the context ends.
 
     Args:
-        folder: The run folder.
+        folder: The run folder, which is created if needed.
 
     Raises:
-        UserError: Another process has locked it.
+        UserError: Another process has locked the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)

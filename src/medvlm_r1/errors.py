@@ -1,4 +1,4 @@
-"""Errors for users, and the research-use notice."""
+"""Errors that users can fix, checks for optional packages, and the research-use notice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EXTRAS = {
 
 
 class UserError(Exception):
-    """An error that the user can fix. The message has what was seen, what was expected, where, and what to do."""
+    """An error that the user can fix. Its message states what was found, what was expected, where, and what to do."""
 
     exit_code = 1
 
@@ -31,13 +31,15 @@ class UsageError(UserError):
 
 
 def extra_of(package: str) -> str | None:
-    """The extra of medvlm-r1 that installs a package; None for any other package."""
+    """Name of the medvlm-r1 extra that installs a package, or None if no extra installs it."""
     return next((extra for extra, packages in _EXTRAS.items() if package in packages), None)
 
 
 @contextmanager
 def explain_missing_extra() -> Iterator[None]:
-    """Report a missing optional package as the extra that installs it. Also works as a decorator.
+    """Convert the import error of an optional package to a `UserError` that names its extra.
+
+    The context manager also works as a decorator.
 
     Raises:
         UserError: A package of an extra is not installed.
@@ -53,10 +55,10 @@ def explain_missing_extra() -> Iterator[None]:
 
 
 def require_extra(extra: str) -> None:
-    """Check that an extra is installed, before work that would be lost without it.
+    """Check that all packages of an extra are installed, before long work that needs them.
 
     Raises:
-        UserError: One of its packages is not installed.
+        UserError: A package of the extra is not installed.
     """
     for package in _EXTRAS[extra]:
         if find_spec(package) is None:

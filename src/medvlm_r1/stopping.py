@@ -1,4 +1,4 @@
-"""SIGTERM during resumable work: stop at once with exit code 0 and a message."""
+"""SIGTERM handler for resumable work: stop at once with a message and exit code 0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvlm_r1.errors import UserError
 
 
 class Preempted(UserError):
-    """A scheduler stopped the process. Finished work is kept, so the exit code is 0."""
+    """SIGTERM, usually from a job scheduler, stopped the process. Finished work is kept, so the exit code is 0."""
 
     exit_code = 0
 
@@ -22,7 +22,7 @@ class Preempted(UserError):
 def stop_on_sigterm(folder: Path) -> Iterator[None]:
     """Stop on SIGTERM as on Ctrl-C, but with exit code 0. A second SIGTERM is ignored.
 
-    Python delivers signals to the main thread only; in any other thread this does nothing.
+    Python delivers signals to the main thread only. In any other thread, this context manager does nothing.
 
     Args:
         folder: Run folder that holds the finished items.
@@ -40,7 +40,7 @@ def stop_on_sigterm(folder: Path) -> Iterator[None]:
         # A launcher may forward a signal that this process has already received.
         if not received:
             received = True
-            # Not a UserError: libraries catch those.
+            # Not a UserError: libraries catch subclasses of Exception.
             raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt_once)

@@ -1,4 +1,4 @@
-"""Command line: one module per verb, with shared options and error messages.
+"""Command line: the commands, their shared options and their error messages.
 
-Every verb imports what it needs when it runs, so that help answers without loading torch.
+Every command imports what it needs when it runs, so that `--help` does not load torch.
 """

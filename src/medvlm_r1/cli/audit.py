@@ -220,7 +220,7 @@ def audit_model_command(
 
 
 def model_audit_lines(record: Mapping[str, Any]) -> list[str]:
-    """Verdicts of a model audit, one line each, and the counts of failed and unparsed answers."""
+    """Format a model audit as lines: one line per verdict, then the counts of failed and unparsed answers."""
     from medvlm_r1.audit.registry import QUESTIONS
     from medvlm_r1.audit.runner import counted
 

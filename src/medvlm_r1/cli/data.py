@@ -264,7 +264,7 @@ def data_check(
 
 
 def _fit(model: str | None) -> ImageFit | None:
-    """Image size check of a model; None without a model, or for a model on a server."""
+    """Image size check of a model; None if no model is given or the model runs on a server."""
     from medvlm_r1.models.load import image_fit
     from medvlm_r1.models.remote import is_server
 
@@ -272,7 +272,7 @@ def _fit(model: str | None) -> ImageFit | None:
 
 
 def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
-    """Rows whose images a model cannot process; also reported on stderr."""
+    """Find rows whose images a model cannot process, and print a message about them on stderr."""
     from medvlm_r1.data.folder import read_folder
     from medvlm_r1.data.image_facts import image_sizes
 
@@ -285,7 +285,7 @@ def _unfit(folder: Path, fit: ImageFit) -> dict[str, str]:
 
 
 def _counts(report: dict[str, Any], *, closed_choices: bool) -> list[str]:
-    """Counts of an import, below its first line."""
+    """Format the counts of an import as lines, to be printed below its first line."""
     if "by_modality" not in report:
         return []
     lines = [f"rows read: {report['rows']}; open questions written: {report['open_questions']}"]
@@ -310,7 +310,7 @@ def _counts(report: dict[str, Any], *, closed_choices: bool) -> list[str]:
 
 
 def _closed(open_answers: dict[str, dict[str, int]], *, hint: bool) -> list[str]:
-    """Closed questions without options, with their most frequent answers."""
+    """Format the counts of closed questions without options as lines, with their most frequent answers."""
     totals = {reason: sum(answers.values()) for reason, answers in open_answers.items()}
     lines = [f"closed questions without options, imported as open: {sum(totals.values())}"]
     for reason, answers in open_answers.items():

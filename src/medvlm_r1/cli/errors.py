@@ -25,23 +25,23 @@ _PATH_ERRORS = {
 
 
 class Interrupted(Exception):
-    """Ctrl-C, with a message. Typer would swallow a KeyboardInterrupt."""
+    """Interruption by Ctrl-C, with a message. It replaces KeyboardInterrupt, which Typer would swallow."""
 
 
 def run_command(command: Callable[[], object]) -> int:
     """Run a command and report errors on stderr, in one message without a traceback.
 
     Args:
-        command: Returns its exit code, or None when it is done.
+        command: Function that runs the command. It returns an exit code, or None for success.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+        The exit code: 0 for success, 1 for an error, 2 for wrong usage, 130 for an interruption.
 
     Raises:
-        Exception: A bug of this program. Its traceback belongs in a bug report.
+        Exception: A bug in this program. The traceback belongs in a bug report.
     """
     for stream in (sys.stdout, sys.stderr):
-        # The encoding of a terminal may lack characters of a file name or an answer.
+        # The encoding of the terminal may not support every character of a file name or an answer.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -77,7 +77,10 @@ def run_command(command: Callable[[], object]) -> int:
 
 
 def _usage_message(error: typer.TyperException) -> str:
-    """Message for wrong usage: seen, expected, and where the help is. Empty where the help was printed."""
+    """Message for wrong usage: what was given, what was expected, and how to get help.
+
+    The message is empty if the help was already printed.
+    """
     context = getattr(error, "ctx", None)
     message = _parser_message(error, context).rstrip(".")
     if not message:

@@ -1,4 +1,4 @@
-"""The `medvlm-r1` command: its verbs, their order, and what an interruption reports."""
+"""The `medvlm-r1` command: its subcommands, their order in the help, and the message after an interruption."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medvlm_r1.cli.train import train_app
 from medvlm_r1.errors import RESEARCH_USE
 
 HELP = f"Vision-language models that reason about radiology images. {RESEARCH_USE}"
-# In the order of use.
+# In the order in which a user typically runs them.
 _COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "demo": demo_command,
     "data": data_app,
@@ -87,7 +87,7 @@ def _options(
 
 
 def main() -> None:
-    """Entry point. Errors for users are one message, without a traceback."""
+    """Entry point of the command line. Errors that users can fix are printed as one message without a traceback."""
     # Typer would print errors in a frame, which breaks their lines and hides them from `grep`.
     code = run_command(lambda: app(expand_home(sys.argv[1:]), prog_name="medvlm-r1", standalone_mode=False))
     if code:

@@ -18,13 +18,13 @@ _HOME = re.compile(r"((?:--)?[\w.-]+=)?(~(?:/.*)?)", re.DOTALL)
 
 
 def expand_home(arguments: Sequence[str]) -> list[str]:
-    """Expand a leading `~` of every argument, also after `NAME=`."""
+    """Expand `~` at the start of every argument, and after the `NAME=` of an argument."""
     matches = [(argument, _HOME.fullmatch(argument)) for argument in arguments]
     return [f"{match[1] or ''}{Path(match[2]).expanduser()}" if match else text for text, match in matches]
 
 
 def completion(*names: str) -> Callable[[str], list[str]]:
-    """Shell completion for a fixed set of names."""
+    """Create a shell completion function for a fixed set of names."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
@@ -33,19 +33,19 @@ def completion(*names: str) -> Callable[[str], list[str]]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Complete `phantom-base`. Without a first letter, leave it to the shell to complete file names."""
+    """Complete `phantom-base`. If nothing is typed yet, return no names, so that the shell completes file names."""
     return [name for name in ("phantom-base",) if incomplete and name.startswith(incomplete)]
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Complete the recipes of the package, as `recipes/NAME`."""
+    """Complete the names of the packaged recipes, as `recipes/NAME`."""
     from medvlm_r1.recipes import recipe
 
     return completion(*(f"recipes/{file.name}" for file in sorted(recipe("").glob("*.yaml"))))(incomplete)
 
 
 def find_recipe(file: Path) -> Path:
-    """Path of a recipe: the file itself, or `NAME` or `recipes/NAME` of the package.
+    """Find a recipe: an existing file, or a packaged recipe given as `NAME` or `recipes/NAME`.
 
     Raises:
         UsageError: There is no such recipe, or the path is a folder.
@@ -71,10 +71,10 @@ def print_result(record: Any, lines: Sequence[str], *, as_json: bool) -> None:
 
 
 def folder_to_write(context: typer.Context, path: Path | None) -> Path | None:
-    """Check, before the work starts, that a folder exists or can be created at a path.
+    """Check, before the work starts, that a path is a writable folder or that a folder can be created there.
 
     Raises:
-        UsageError: The path or a parent is a file, or is not writable.
+        UsageError: The path, or its nearest existing parent, is not a folder or is not writable.
     """
     if path is None or context.resilient_parsing:
         return path
@@ -90,12 +90,12 @@ def folder_to_write(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def page_or_folder(context: typer.Context, path: Path | None) -> Path | None:
-    """Check the path of an HTML file, or of a folder for it, as `folder_to_write` does."""
+    """Check that an HTML file, or a folder for it, can be written at a path (see `folder_to_write`)."""
     return page_to_write(context, path) if path and is_page(path) else folder_to_write(context, path)
 
 
 def page_to_write(context: typer.Context, path: Path) -> Path:
-    """Check the path of an HTML file, as `folder_to_write` does."""
+    """Check that an HTML file can be written at a path (see `folder_to_write`)."""
     if path.is_dir() and not context.resilient_parsing:
         raise UsageError(f"{path} is a folder; give the name of the HTML file, such as {path / 'report.html'}.")
     folder_to_write(context, path.parent)
@@ -103,7 +103,7 @@ def page_to_write(context: typer.Context, path: Path) -> Path:
 
 
 def is_page(path: Path) -> bool:
-    """Whether a path names an HTML file."""
+    """Whether a path ends in `.html` or `.htm`."""
     return path.suffix.lower() in (".html", ".htm")
 
 

@@ -1,4 +1,4 @@
-"""The `demo`, `recipes` and `doctor` commands, with which a user starts."""
+"""The `demo`, `recipes` and `doctor` commands, for the first steps of a user."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def recipes_command(
 
 
 class Check(StrEnum):
-    """Keys of `training.self_check.run.CHECKS`, listed here so that `--help` imports no torch."""
+    """Keys of `training.self_check.run.CHECKS`, repeated here so that `--help` does not import torch."""
 
     equality = "equality"
     step = "step"

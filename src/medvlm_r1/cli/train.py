@@ -1,4 +1,4 @@
-"""The `train` commands, and `train ... --dry-run`."""
+"""The `train grpo` and `train sft` commands, with their option `--dry-run`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def train_command(
     completion_tokens: Tokens = None,
     as_json: Json = False,
 ) -> None:
-    """Train with the method that the verb is named after."""
+    """Train with the method in the command name, `grpo` or `sft`. With `--dry-run`, only plan the training."""
     from medvlm_r1.training.config import load_config
 
     method = str(context.info_name)

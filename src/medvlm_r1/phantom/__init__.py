@@ -1,1 +1,1 @@
-"""PhantomVQA: bodies of known anatomy, imaging physics, and questions with ground truth."""
+"""PhantomVQA: a synthetic benchmark with computed anatomy, simulated images, and questions with ground truth."""

@@ -1,4 +1,4 @@
-"""Anatomy of the phantom's regions: head, chest, abdomen and knee, random for each subject."""
+"""Anatomy of the phantom: head, chest, abdomen and knee, drawn at random for each subject."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvlm_r1.phantom.tissue import LABEL
 
 
 def head(rng: np.random.Generator) -> Body:
-    """Draws one head. The origin is the center of the brain; x left, y back, z up, mm."""
+    """Draw a random head. Coordinates are LPS in mm, with the origin near the center of the brain."""
     b = Builder(rng)
     width, length, height = rng.normal(68, 2.5), rng.normal(84, 3), rng.normal(66, 2)
     scalp, skull = rng.uniform(4, 7), rng.uniform(5, 8)
@@ -92,9 +92,9 @@ def head(rng: np.random.Generator) -> Body:
 
 
 def _cortex(brain: Ellipsoid, labels: Array, folds: Array, x: Array, y: Array, z: Array) -> None:
-    """Turns the smooth brain into gyri and sulci: zero lines of the fold field are sulci, their flanks are cortex."""
+    """Repaint the smooth brain with gyri and sulci. Sulci, lined with cortex, follow the zeros of the fold field."""
     level = brain.level(x, y, z)
-    # Depth: sulci open towards the surface and end in the white matter.
+    # Sulci are widest at the surface and end in the white matter.
     near = np.clip((np.sqrt(level) - 0.66) / 0.34, 0, 1)
     grey, white, csf = LABEL["grey_matter"], LABEL["white_matter"], LABEL["csf"]
     tissue = (labels == grey) | (labels == white)
@@ -109,7 +109,7 @@ def _cortex(brain: Ellipsoid, labels: Array, folds: Array, x: Array, y: Array, z
 
 
 def chest(rng: np.random.Generator) -> Body:
-    """Draws one chest. The origin is the middle of the thorax; x left, y back, z up, mm."""
+    """Draw a random chest. Coordinates are LPS in mm, with the origin in the middle of the thorax."""
     b = Builder(rng, spread=0.035)
     width, depth = rng.normal(160, 7), rng.normal(108, 6)
     fat = rng.uniform(8, 18)
@@ -177,7 +177,7 @@ def chest(rng: np.random.Generator) -> Body:
 
 
 def _rib(rng: np.random.Generator, side: int, level: int, width: float, depth: float) -> tuple[Array, Array]:
-    """A rib from the spine round to the front, sloping down. Returns points (n, 3) and radii (n,), mm."""
+    """Rib that slopes down from the spine around to the front. Returns bead centers (n, 3) and radii (n,), mm."""
     t = np.linspace(0.06, 0.86, 110)
     angle = np.pi * t
     shrink = 1.0 - 0.012 * (level - 5) ** 2 - (0.16 if level == 0 else 0.0)
@@ -195,7 +195,7 @@ def _scapula(side: int) -> tuple[Array, Array]:
 
 
 def _vessel_tree(b: Builder, rng: np.random.Generator, side: int) -> None:
-    """Pulmonary vessels that branch from the hilum into the lung."""
+    """Add pulmonary vessels that branch from the hilum into the lung."""
     stack = []
     for vertical in (-1.5, -0.6, 0.5, 1.4):
         direction = np.array([side * 1.0, rng.normal(0, 0.5), vertical])
@@ -214,7 +214,7 @@ def _vessel_tree(b: Builder, rng: np.random.Generator, side: int) -> None:
 
 
 def abdomen(rng: np.random.Generator) -> Body:
-    """Draws one abdomen. The origin lies in front of the second lumbar vertebra; x left, y back, z up, mm."""
+    """Draw a random abdomen. Coordinates are LPS in mm, with the origin in front of the second lumbar vertebra."""
     b = Builder(rng, spread=0.045)
     width, depth = rng.normal(150, 7), rng.normal(100, 6)
     fat = rng.uniform(9, 24)
@@ -284,7 +284,7 @@ def abdomen(rng: np.random.Generator) -> Body:
 
 
 def _loops(labels: Array, folds: Array, x: Array, y: Array, z: Array) -> None:
-    """Cuts the bowel block into loops with fat between, gas on top of some."""
+    """Cut the bowel block into loops: fat between the loops, gas or fluid in some of them."""
     bowel = (labels == LABEL["bowel"]) & (z < 34)
     labels[bowel & (np.abs(folds) < 0.28)] = LABEL["fat"]
     labels[bowel & (folds > 1.15) & (y < -30)] = LABEL["air"]
@@ -292,7 +292,7 @@ def _loops(labels: Array, folds: Array, x: Array, y: Array, z: Array) -> None:
 
 
 def knee(rng: np.random.Generator) -> Body:
-    """Draws one knee. The origin is the middle of the joint line; x left, y back, z up, mm."""
+    """Draw a random knee. Coordinates are LPS in mm, with the origin in the middle of the joint line."""
     b = Builder(rng, spread=0.05)
     lateral = float(rng.choice([-1, 1]))
     fat = rng.uniform(4, 11)

@@ -1,4 +1,4 @@
-"""PhantomVQA as a data folder: its questions, subjects and files."""
+"""Draw the questions of PhantomVQA, and write them as a data folder with images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvlm_r1.errors import UsageError
 from medvlm_r1.phantom.questions import Question, ask, describe
 from medvlm_r1.phantom.scene import MODALITIES, Scene, render
 
-# The first number of every subject's seed: subjects of different splits can never be the same.
+# First number of each subject's seed. It prevents the same subject in two splits.
 SPLITS = {"train": 1, "test": 2, "pretrain": 3}
 DEFAULT_N = {"train": 600, "test": 300}
 DEFAULT_MODALITIES = {"train": ("MRI",), "test": MODALITIES}
@@ -32,17 +32,18 @@ _MOST_DRAWS = 400
 
 
 def draw_questions(split: str, modality: str, n: int, seed: int, *, shortcut: bool = False) -> tuple[Question, ...]:
-    """Draws the questions of one modality in one split, subjects included; no image is made.
+    """Draw the questions of one modality in one split, with their scenes. No image is rendered.
 
-    The whole draw is repeated (a re-randomized design) until the option prior (leave one out, and fitted on the
-    training split and on the same split's MRI), the majority letter and the longest option are all within about 2
-    points of chance, so that text alone gives nothing away, not even by chance. With `shortcut`, text alone is meant to
-    give the answers away, and the first draw is used. The same arguments give the same questions.
+    The draw is repeated (re-randomization) until every text-only baseline is within about 2 percentage points of
+    chance. The baselines are the majority letter, the longest option and the option prior with leave-one-out. For the
+    test split, the option prior is also fitted on the training split and on the MRI questions of the test split. After
+    400 draws without success, the best draw is used. With `shortcut`, the first draw is used, because its text is meant
+    to reveal the answers. The same arguments give the same questions.
     """
     return _draw(split, modality, n, seed, shortcut)
 
 
-# The training split and the test split's MRI are fitted on again for each modality.
+# Cached, because every modality needs the training split and the MRI questions of the test split.
 @lru_cache(maxsize=16)
 def _draw(split: str, modality: str, n: int, seed: int, shortcut: bool) -> tuple[Question, ...]:
     code, number = SPLITS[split], MODALITIES.index(modality)
@@ -64,7 +65,12 @@ def _draw(split: str, modality: str, n: int, seed: int, shortcut: bool) -> tuple
 
 
 def imbalance(questions: Sequence[Question], fits: Sequence[Sequence[Question]]) -> float:
-    """Largest distance from chance of a text-only baseline; the option prior is also fitted on each of `fits`."""
+    """Largest difference between the accuracy of a text-only baseline and chance, as a fraction.
+
+    Args:
+        questions: Questions to answer without their images.
+        fits: Further question sets. The option prior is fitted on each of them and applied to `questions`.
+    """
     chance = np.mean([1 / len(q.options) for q in questions])
     letters = np.bincount([q.options.index(q.answer) for q in questions])
     credits = [option_prior(fit, questions) for fit in fits]
@@ -74,7 +80,7 @@ def imbalance(questions: Sequence[Question], fits: Sequence[Sequence[Question]])
 
 
 def to_sample(question: Question, split: str, index: int, *, shortcut: bool = False) -> Sample:
-    """Convert a question into a `Sample`; the image name reveals nothing about the answer."""
+    """Convert a question to a `Sample`. The name of its image reveals nothing about the answer."""
     scene = question.scene
     name = f"phantom-{'shortcut-' if shortcut else ''}{split}-{scene.seed[1]}-{scene.modality.lower()}-{index:05d}"
     return Sample(
@@ -106,21 +112,20 @@ def write_benchmark(
     shortcut: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Sample]:
-    """Writes PhantomVQA as a data folder.
+    """Write PhantomVQA as a data folder.
 
     Args:
-        out: Folder to write; must not hold another data set.
+        out: Folder to write. It must not contain another data set.
         split: "train" or "test".
-        modalities: Any of `MODALITIES`; by default MRI to train, all three to test.
-        n: Questions per modality; by default the paper's 600 to train, 300 to test.
-        seed: Changes every subject and question. The same arguments give the same bytes.
-        shortcut: Let the options give the answers away, to test audits on (see `phantom.questions`).
-        progress: Called with (images done, images in all).
+        modalities: Names from `MODALITIES`. Default: MRI for "train", all three for "test".
+        n: Questions per modality. Default: 600 for "train" and 300 for "test", as in the paper.
+        seed: Seed of all subjects and questions. The same arguments give the same bytes.
+        shortcut: Draw questions whose options reveal the answer, to test audits (see `phantom.questions`).
+        progress: Called with (number of images written, total number of images).
 
     Raises:
-        UsageError: An unknown split or modality, or n below 1.
-        UserError: The disk refuses, or a process that makes images was killed from outside.
-        UserError: The folder holds another data set.
+        UsageError: The split or a modality is unknown, or `n` is below 1.
+        UserError: The folder contains another data set, the disk cannot be written, or a worker process was killed.
     """
     if split not in DEFAULT_N:
         raise UsageError(f"Unknown split {split!r}; wanted train or test.")

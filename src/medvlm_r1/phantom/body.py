@@ -1,4 +1,4 @@
-"""Input of the imaging: shapes in paint order, curves, fields, and sites for findings."""
+"""Model of one body, the input of the imaging: shapes, curves, random fields, and sites for findings."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from medvlm_r1.phantom.geometry import Array, Curve, Ellipsoid, Vector, Waves, r
 from medvlm_r1.phantom.tissue import LABEL
 
 Fold = Callable[[Array, Array, Array, Array, Array], None]
-"""From labels, the field of the folds and x, y, z (mm) of a plane's pixels, all of one shape; changes the labels."""
+"""Function `fold(labels, folds, x, y, z)` that changes the tissue labels of an image plane in place.
+
+`folds` has the values of the fold field, and x, y, z are the pixel coordinates in mm. All arrays have the same shape.
+"""
 
 _JOINED = ("skin", "fat", "muscle", "cartilage", "cortical_bone", "marrow", "liver", "lung", "mass")
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A possible site of a finding: a box of centers in one host tissue.
+    """A box inside one tissue in which the center of a finding may be placed.
 
     Attributes:
-        low: Lower corner (x, y, z) of the centers, mm.
-        high: Upper corner, mm.
-        host: Name of the tissue around it.
+        low: Lower corner (x, y, z) of the box, mm.
+        high: Upper corner (x, y, z) of the box, mm.
+        host: Name of the surrounding tissue.
     """
 
     low: Vector
@@ -34,23 +37,23 @@ class Site:
 
 @dataclass(slots=True, kw_only=True)
 class Body:
-    """One subject's region.
+    """One body region of one subject.
 
     Attributes:
         region: "head", "chest", "abdomen" or "knee".
-        fov: Side of the square field of view, mm.
-        shapes: Ellipsoids in the order they are painted.
-        curves: Ribs and vessels, painted after the shapes.
-        sites: Where findings may be placed, by the patient's side ("left", "right").
-        slices: Range of slice positions used for "axial", "coronal" and "sagittal", mm.
-        middle: Point (x, y, z) shown in the middle of the field of view, mm.
-        pose: Rotation (3, 3) of the patient in the scanner.
-        warp: Three fields (x, y, z) that bend the analytic shapes.
-        warp_mm: Amplitude of the bending, mm.
-        grain: Field of tissue texture.
-        joined: Labels whose overlapping shapes form one piece (their line integrals count once).
-        folds: Field that makes sulci and bowel loops, or None.
-        fold: Repaints labels where the folds call for it.
+        fov: Side length of the square field of view, mm.
+        shapes: Ellipsoids, in the order in which they are painted.
+        curves: Ribs, vessels and other thin structures, painted after the shapes.
+        sites: Sites where findings may be placed, by side of the patient ("left" or "right").
+        slices: Range (low, high) of slice positions for each of "axial", "coronal" and "sagittal", mm.
+        middle: Point (x, y, z) at the center of the field of view, mm.
+        pose: Rotation matrix (3, 3) from scanner to patient coordinates.
+        warp: Three random fields (x, y, z) that displace the coordinates, to bend the shapes.
+        warp_mm: Amplitude of the displacement, mm.
+        grain: Random field of the tissue texture.
+        joined: Labels of tissues whose overlapping shapes form one object. X-ray counts the overlap once.
+        folds: Random field that shapes sulci or bowel loops; None if the region has neither.
+        fold: Function that paints the sulci or bowel loops; None if the region has neither.
     """
 
     region: str
@@ -71,11 +74,13 @@ class Body:
 
 @dataclass(slots=True)
 class Builder:
-    """Collects shapes by tissue name, with a common random scale per subject.
+    """Builder of a `Body`: collects its shapes, with random variation of their radii and centers.
 
     Attributes:
-        rng: The subject's generator.
-        spread: Relative standard deviation of every radius.
+        rng: Random generator of the subject.
+        spread: Relative standard deviation of the radii.
+        shapes: Ellipsoids added so far.
+        curves: Curves added so far.
     """
 
     rng: np.random.Generator
@@ -94,7 +99,7 @@ class Builder:
         exact: bool = False,
         jitter: float = 1.0,
     ) -> Ellipsoid:
-        """Adds an ellipsoid; radii and center (mm) vary unless `exact`."""
+        """Add an ellipsoid. Its radii and center, in mm, are varied at random unless `exact` is true."""
         if not exact:
             radii = tuple(r * float(np.exp(self.rng.normal(0, self.spread))) for r in radii)  # type: ignore[assignment]
             centre = tuple(c + float(self.rng.normal(0, jitter)) for c in centre)  # type: ignore[assignment]
@@ -105,30 +110,30 @@ class Builder:
     def tube(
         self, tissue: str, start: Vector, end: Vector, radius: float, inside_of: str, *, core: str | None = None
     ) -> None:
-        """Adds a straight tube (mm)."""
+        """Add a straight tube. The end points and the radius are in mm."""
         a, b = np.asarray(start, float), np.asarray(end, float)
         n = max(2, int(np.linalg.norm(b - a) / max(radius * 0.35, 1.0)))
         points = a + (b - a) * np.linspace(0, 1, n)[:, None]
         self.curve(tissue, points, np.full(n, radius), inside_of, core=core)
 
     def curve(self, tissue: str, points: Array, radius: Array, inside_of: str, *, core: str | None = None) -> None:
-        """Adds a bead curve: points (n, 3) and radius (n,), mm."""
+        """Add a curve made of beads. `points` (n, 3) are the bead centers and `radius` (n,) the bead radii, in mm."""
         self.curves.append(
             Curve(points, radius, LABEL[tissue], LABEL[inside_of], None if core is None else LABEL[core])
         )
 
     def finish(self, region: str, *, fov: float, warp_wavelength: float, tilt: float = 4.0, **fields: Any) -> Body:
-        """Closes the body with its pose, bending and grain.
+        """Draw the pose, bending and grain, and return the finished body.
 
         Args:
-            region: As in `Body`.
-            fov: Mean side of the field of view, mm; it varies by 6 % either way.
+            region: Name of the region, as in `Body`.
+            fov: Nominal side length of the field of view, mm. It is scaled by a random factor from 0.95 to 1.07.
             warp_wavelength: Wavelength of the bending, mm.
             tilt: Standard deviation of the patient's rotation about each axis, degrees.
-            **fields: `sites`, `slices`, `warp_mm`, and where needed `middle`, `folds` and `fold` of `Body`.
+            **fields: Other fields of `Body`: `sites`, `slices` and `warp_mm`; optionally `middle`, `folds` and `fold`.
         """
         rng = self.rng
-        # The order of the draws belongs to the subject.
+        # Another order of the draws would change every subject.
         x, y, z = (Waves.draw(rng, 6, warp_wavelength) for _ in range(3))
         side = fov * float(rng.uniform(0.95, 1.07))
         pose = rotation(*rng.normal(0, tilt, 3))

@@ -1,4 +1,4 @@
-"""Findings placed in the body, each type built from ellipsoids."""
+"""Findings and their placement in a body. Each kind of finding is built from ellipsoids."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ NONE = "none"
 SIDES = ("right", "left")
 SIZES = ("small", "medium", "large")
 
-# Diameter as a share of the field of view; the gaps keep the classes apart.
+# Diameter as a fraction of the field of view. Gaps between the ranges keep the size classes distinct.
 DIAMETER: dict[str, tuple[float, float]] = {"small": (0.088, 0.102), "medium": (0.142, 0.165), "large": (0.215, 0.250)}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A finding in the volume.
+    """A finding placed in a body.
 
     Attributes:
         kind: One of `KINDS`.
-        side: The patient's side, "right" or "left".
+        side: Side of the patient on which the finding is, "right" or "left".
         size: One of `SIZES`.
         centre: Center (x, y, z), mm.
-        diameter: Largest extent, mm.
-        shapes: What is painted, in order.
+        diameter: Nominal diameter, mm.
+        shapes: Ellipsoids of the finding, in the order in which they are painted.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Finding:
 
 
 def place_finding(body: Body, kind: str, side: str, size: str, rng: np.random.Generator) -> Finding:
-    """Places a finding of the wanted kind, side and size at a random site of the body."""
+    """Place a finding of the given kind, side and size at a random site of the body."""
     sites = body.sites[side]
     site = sites[int(rng.integers(len(sites)))]
     centre = tuple(float(c) for c in rng.uniform(site.low, site.high))
@@ -78,7 +78,7 @@ def _cyst(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Genera
 
 
 def _ring(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Generator) -> list[Ellipsoid]:
-    """A thick enhancing rim around a necrotic center, with edema in the brain."""
+    """A thick enhancing rim around a necrotic center. In the head, edema surrounds the rim."""
     shapes = []
     if region == "head":
         shapes.append(_blob(c, r * 1.4, "oedema", host, rng, 0.12))
@@ -89,7 +89,7 @@ def _ring(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Genera
 
 
 def _calcification(c: np.ndarray, r: float, host: str, region: str, rng: np.random.Generator) -> list[Ellipsoid]:
-    """A cluster of coarse calcified grains that fills the wanted extent."""
+    """A cluster of coarse calcified grains that fills the given radius."""
     shapes = []
     n = 15
     golden = np.pi * (3 - np.sqrt(5))

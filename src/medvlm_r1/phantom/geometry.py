@@ -1,8 +1,7 @@
 """Shapes and fields of the phantom: ellipsoids, curves and smooth random fields, in millimeters.
 
-Patient coordinates are LPS: x to the patient's left, y to the back, z to the head. All shapes answer two questions:
-which points of a plane lie inside (MRI, CT), and how long a ray runs through them (X-ray), so one body serves every
-modality.
+Patient coordinates are LPS: x to the patient's left, y to the back, z to the head. The same body serves all modalities:
+MRI and CT use the points of a plane that lie inside a shape. X-ray uses the length of each ray inside the shape.
 """
 
 from __future__ import annotations
@@ -24,9 +23,11 @@ class Ellipsoid:
     Attributes:
         centre: Center (x, y, z), mm.
         radii: Semi-axes, mm.
-        label: Tissue label painted inside.
-        inside_of: Tissue label it displaces, for the line integrals of X-ray.
-        tilt: Rotation matrix (3, 3) applied to the axes, or None for axis-aligned.
+        label: Label of the tissue inside the ellipsoid.
+        inside_of: Label of the tissue that the ellipsoid replaces, for the line integrals of X-ray.
+        tilt: Rotation matrix (3, 3) of the axes, or None if they are parallel to the coordinate axes.
+        matrix: Matrix (3, 3) that maps offsets from the center to the unit sphere.
+        extent: Half side lengths (3,) of the bounding box, mm.
     """
 
     centre: Vector
@@ -44,7 +45,7 @@ class Ellipsoid:
         self.extent = np.sqrt(((tilt * radii) ** 2).sum(axis=1))
 
     def level(self, x: Array, y: Array, z: Array) -> Array:
-        """Squared normalized radius, below 1 inside. Coordinates are arrays of one common shape, in mm."""
+        """Squared normalized radius of points: below 1 inside the ellipsoid. The arrays x, y, z are in mm."""
         dx, dy, dz = x - np.float32(self.centre[0]), y - np.float32(self.centre[1]), z - np.float32(self.centre[2])
         if self.tilt is None:
             kx, ky, kz = (np.float32(1.0 / r) for r in self.radii)
@@ -54,22 +55,23 @@ class Ellipsoid:
         return total
 
     def interval(self, u: Array, v: Array, axes: tuple[int, int, int]) -> tuple[Array, Array]:
-        """Where axis-parallel rays enter and leave.
+        """Intersect axis-parallel rays with the ellipsoid.
 
         Args:
-            u: Coordinate along axis `axes[0]` of each ray, mm.
-            v: Coordinate along axis `axes[1]`, same shape.
-            axes: Indices of (u axis, v axis, ray axis).
+            u: Coordinate of each ray along axis `axes[0]`, mm.
+            v: Coordinate of each ray along axis `axes[1]`, mm, in the shape of `u`.
+            axes: Indices of the u axis, the v axis and the ray axis.
 
         Returns:
-            Coordinate of the chord's middle along the ray axis, and its half length (0 for a miss), mm.
+            Midpoint of each chord along the ray axis, and half the length of the chord (0 if the ray misses), in mm.
         """
         m = self.matrix.astype(np.float64)
         du, dv = u - np.float32(self.centre[axes[0]]), v - np.float32(self.centre[axes[1]])
         mu, mv, mw = m[:, axes[0]], m[:, axes[1]], m[:, axes[2]]
         a = mw @ mw
         bu, bv = mw @ mu / a, mw @ mv / a
-        # The squared half length is a quadratic form in (du, dv); gathered, because this is the hot spot of X-ray.
+        # The squared half length is a quadratic form in (du, dv). Its terms are grouped, because X-ray spends most
+        # of its time here.
         form = bu * bu - mu @ mu / a, 2 * (bu * bv - mu @ mv / a), bv * bv - mv @ mv / a
         uu, uv, vv = (np.float32(q) for q in form)
         half = uu * du
@@ -88,14 +90,14 @@ class Ellipsoid:
 
 @dataclass(slots=True)
 class Curve:
-    """A thin tissue along a space curve (rib, vessel), as beads.
+    """A thin structure along a space curve, such as a rib or vessel, made of overlapping beads.
 
     Attributes:
-        points: Bead centers, shape (n, 3), mm, dense enough to overlap.
-        radius: Bead radius, shape (n,), mm.
-        label: Tissue label of the shaft.
-        inside_of: Tissue label it displaces.
-        core: Tissue label inside the shaft's wall, or None for a solid one.
+        points: Bead centers, shape (n, 3), mm.
+        radius: Bead radii, shape (n,), mm.
+        label: Tissue label of the structure, or of its wall if it has a core.
+        inside_of: Label of the tissue that the structure replaces.
+        core: Tissue label of the core, or None if the structure is solid.
     """
 
     points: Array
@@ -107,7 +109,7 @@ class Curve:
 
 @dataclass(slots=True)
 class Waves:
-    """A smooth random field in space: a sum of plane waves, cheap on a plane as one matrix product.
+    """A smooth random field in space: a sum of plane waves. Its values on a plane take only two matrix products.
 
     Attributes:
         k: Wave vectors, shape (n, 3), rad/mm.
@@ -119,14 +121,14 @@ class Waves:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, n: int, wavelength: float, spread: float = 0.35) -> Waves:
-        """Draws n waves of about `wavelength` mm in random directions."""
+        """Draw n plane waves with random directions and with wavelengths of about `wavelength` mm."""
         direction = rng.normal(size=(n, 3))
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         length = wavelength * np.exp(rng.uniform(-spread, spread, size=(n, 1)))
         return cls((2 * np.pi / length) * direction, rng.uniform(0, 2 * np.pi, n))
 
     def on_plane(self, origin: Array, rows: Array, columns: Array, row_axis: Array, column_axis: Array) -> Array:
-        """Values on a plane grid, zero mean and unit variance over space.
+        """Values of the field on a grid in a plane. Over space, the field has zero mean and unit variance.
 
         Args:
             origin: A point of the plane, shape (3,), mm.
@@ -148,7 +150,7 @@ class Waves:
 
 
 def rotation(rx: float, ry: float, rz: float) -> Array:
-    """Rotation matrix (3, 3) from angles about x, y and z, degrees."""
+    """Rotation matrix (3, 3) for rotations about x, then y, then z, with angles in degrees."""
     ax, ay, az = np.deg2rad([rx, ry, rz])
     cx, sx, cy, sy, cz, sz = np.cos(ax), np.sin(ax), np.cos(ay), np.sin(ay), np.cos(az), np.sin(az)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])

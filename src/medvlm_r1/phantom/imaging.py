@@ -1,6 +1,6 @@
-"""Imaging: MRI by the signal equation, CT by HU and window, X-ray by Beer-Lambert.
+"""Simulated imaging: MRI by the signal equation, CT by HU and window, X-ray by the Beer-Lambert law.
 
-A body is cut into labels on a plane (MRI, CT), or integrated along rays (X-ray).
+MRI and CT use the tissue labels on a plane through the body. X-ray integrates the attenuation along rays.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from medvlm_r1.phantom.geometry import Array, Curve, Ellipsoid
 from medvlm_r1.phantom.tissue import LABEL, WATER_ATTENUATION, lookup
 
 SIZE = 224
-"""Side of every image, pixels."""
+"""Side length of every image, pixels."""
 
-# (row axis, column axis, normal), radiological convention: the patient's right is on the image's left.
+# (row axis, column axis, normal). Radiological convention: the patient's right is on the left of the image.
 PLANES: dict[str, tuple[Array, Array, Array]] = {
     "axial": (np.array([0.0, 1, 0]), np.array([1.0, 0, 0]), np.array([0.0, 0, 1])),
     "coronal": (np.array([0.0, 0, -1]), np.array([1.0, 0, 0]), np.array([0.0, 1, 0])),
     "sagittal": (np.array([0.0, 0, -1]), np.array([0.0, 1, 0]), np.array([1.0, 0, 0])),
 }
 
-# Repetition, echo and inversion time, ms (inversion 0: plain spin echo). FLAIR's inversion nulls CSF.
+# Repetition, echo and inversion time, ms. Inversion time 0 is a plain spin echo. The inversion of FLAIR nulls CSF.
 SEQUENCES: dict[str, tuple[float, float, float]] = {
     "T1-weighted": (500.0, 12.0, 0.0),
     "T2-weighted": (4500.0, 95.0, 0.0),
@@ -42,32 +42,32 @@ WINDOWS: dict[str, tuple[float, float]] = {
 
 _T1, _T2, _PD, _HU, _MU, _TEXTURE = (lookup(name) for name in ("t1", "t2", "pd", "hu", "mu", "texture"))
 
-# Linear interpolation from an eighth of the resolution, shape (SIZE, SIZE / 8).
+# Matrix of linear upsampling from an eighth of the resolution, shape (SIZE, SIZE / 8).
 _COARSE = np.clip((np.arange(SIZE, dtype=np.float32) + 0.5) / 8 - 0.5, 0, SIZE // 8 - 1)
 _UPSAMPLE = np.maximum(1 - np.abs(_COARSE[:, None] - np.arange(SIZE // 8, dtype=np.float32)), 0)
 
-# Tissues so unlike their surroundings that a shape reaching beyond them must not be counted as inside.
+# Tissues that differ so much from their surroundings that the part of a shape outside them is computed separately.
 _PARTIAL = frozenset({LABEL["lung"]})
 
 
 def slice_labels(body: Body, extra: Sequence[Ellipsoid], plane: str, position: float) -> tuple[Array, Array]:
-    """Cuts the body by a plane.
+    """Compute the tissue labels and the grain on a plane through the body.
 
     Args:
-        body: The subject.
+        body: The body.
         extra: Shapes of a finding, painted last.
         plane: Key of `PLANES`.
         position: Offset of the plane along its normal in patient coordinates, mm.
 
     Returns:
-        Labels, uint8 (SIZE, SIZE), and the grain field, float32 (SIZE, SIZE).
+        Tissue labels, uint8 (SIZE, SIZE), and values of the grain field, float32 (SIZE, SIZE).
     """
     row_axis, column_axis, normal = PLANES[plane]
     step = body.fov / SIZE
     offsets = (np.arange(SIZE) - (SIZE - 1) / 2) * step
     middle = np.asarray(body.middle)
     origin = middle + normal * (position - middle @ normal)
-    # The patient is turned in the scanner: the plane is turned the other way in the patient, about the middle.
+    # The patient is rotated in the scanner. In patient coordinates, the plane is rotated about the middle instead.
     origin = middle + body.pose @ (origin - middle)
     row_axis, column_axis = body.pose @ row_axis, body.pose @ column_axis
     grid = (origin, offsets, offsets, row_axis, column_axis)
@@ -92,7 +92,7 @@ def slice_labels(body: Body, extra: Sequence[Ellipsoid], plane: str, position: f
 
 
 class _View:
-    """Knows which pixels a shape can touch, so that only those are computed."""
+    """Image plane that finds the pixels a shape can touch, so that only those are computed."""
 
     def __init__(self, origin: Array, row_axis: Array, column_axis: Array, step: float, margin: float) -> None:
         self.origin, self.row_axis, self.column_axis, self.step = origin, row_axis, column_axis, step
@@ -133,15 +133,15 @@ class _View:
 
 
 def line_integrals(body: Body, extra: Sequence[Ellipsoid], view: str) -> Array:
-    """Attenuation along the rays of a radiograph.
+    """Integrate the attenuation along the rays of a radiograph.
 
     Args:
-        body: The subject.
+        body: The body.
         extra: Shapes of a finding.
         view: "frontal" (rays along y) or "lateral" (rays along x).
 
     Returns:
-        Integral of the linear attenuation, dimensionless, float32 (SIZE, SIZE).
+        Integral of the linear attenuation along each ray, dimensionless, float32 (SIZE, SIZE).
     """
     plane = "coronal" if view == "frontal" else "sagittal"
     row_axis, column_axis, _ = PLANES[plane]
@@ -160,10 +160,10 @@ def line_integrals(body: Body, extra: Sequence[Ellipsoid], view: str) -> Array:
     total = np.zeros((SIZE, SIZE), dtype=np.float32)
     turned_row, turned_column = np.zeros(3), np.zeros(3)
     turned_row[[u_axis, 2]], turned_column[[u_axis, 2]] = -in_plane[:, 1], in_plane[:, 0]
-    # The pose turns a little out of the plane too, which shortens these axes by about a hundredth.
+    # The pose also rotates slightly out of the plane, which shortens these axes by about 1 %.
     frame = _View(middle, turned_row, turned_column, step, margin=body.warp_mm * 2.5 + 0.015 * body.fov)
-    # For every tissue, the stretch of each ray it fills: overlapping shapes of one tissue count once, and a shape
-    # displaces its parent only where the parent is, else the parent's own parent.
+    # For every tissue, the interval of each ray that it fills. Overlapping shapes of one tissue count once. A shape
+    # replaces its parent tissue only where the parent is; elsewhere it replaces the parent of the parent.
     stretch: dict[tuple[int, int], tuple[Array, Array]] = {}
     partial: dict[int, tuple[int, int]] = {}
     for shape in (*body.shapes, *extra):
@@ -202,13 +202,13 @@ def line_integrals(body: Body, extra: Sequence[Ellipsoid], view: str) -> Array:
 
 
 def _overlap(low: Array, high: Array, stretch: tuple[Array, Array], window: tuple[slice, slice]) -> Array:
-    """Length that intervals (low, high) share with the stretch already filled, mm."""
+    """Length of the overlap of the intervals (low, high) with the intervals `stretch` that are already filled, mm."""
     shared: Array = np.maximum(np.minimum(high, stretch[1][window]) - np.maximum(low, stretch[0][window]), 0)
     return shared
 
 
 def _curves(body: Body, u_axis: int, step: float, middle: Array) -> Array:
-    """Line integrals of ribs and vessels: the mass of each bead, spread over its radius (relative attenuation, mm)."""
+    """Line integrals of ribs and vessels, in mm of water. The mass of each bead is blurred over its radius."""
     total = np.zeros((SIZE, SIZE), dtype=np.float32)
     layers: dict[float, tuple[list[Array], list[Array]]] = {}
     for curve in body.curves:
@@ -234,9 +234,10 @@ def _curves(body: Body, u_axis: int, step: float, middle: Array) -> Array:
 
 
 def spin_echo(sequence: str) -> Array:
-    """Signal of every tissue by the spin-echo equation, with inversion recovery where the sequence has one.
+    """Signal of every tissue by the spin-echo equation, with inversion recovery if the sequence has an inversion time.
 
-    S = PD |1 - 2 exp(-TI/T1) + exp(-TR/T1)| exp(-TE/T2), and PD (1 - exp(-TR/T1)) exp(-TE/T2) without inversion.
+    Spin echo:          S = PD (1 - exp(-TR/T1)) exp(-TE/T2)
+    Inversion recovery: S = PD |1 - 2 exp(-TI/T1) + exp(-TR/T1)| exp(-TE/T2)
 
     Returns:
         float32 array of shape (number of tissues,).
@@ -252,7 +253,7 @@ def spin_echo(sequence: str) -> Array:
 def mri(
     body: Body, extra: Sequence[Ellipsoid], plane: str, position: float, sequence: str, rng: np.random.Generator
 ) -> Array:
-    """An MR image: signal equation, point spread, coil bias and Rician noise. Returns uint8 (SIZE, SIZE)."""
+    """Simulate an MR image: signal equation, point spread, coil bias and Rician noise. Returns uint8 (SIZE, SIZE)."""
     labels, grain = slice_labels(body, extra, plane, position)
     signal = spin_echo(sequence)[labels] * (1 + _TEXTURE[labels] * grain)
     signal = gaussian_filter(signal, rng.uniform(0.7, 1.0), truncate=2.5)
@@ -272,7 +273,7 @@ def mri(
 def ct(
     body: Body, extra: Sequence[Ellipsoid], plane: str, position: float, window: str, rng: np.random.Generator
 ) -> Array:
-    """A CT image: HU with grain and reconstruction noise, seen through a window. Returns uint8 (SIZE, SIZE)."""
+    """Simulate a CT image: HU with grain and reconstruction noise, shown in a window. Returns uint8 (SIZE, SIZE)."""
     labels, grain = slice_labels(body, extra, plane, position)
     hu = _HU[labels] + 90 * _TEXTURE[labels] * grain
     hu = gaussian_filter(hu, rng.uniform(0.6, 0.9), truncate=2.5)
@@ -285,20 +286,20 @@ def ct(
 
 
 def xray(body: Body, extra: Sequence[Ellipsoid], view: str, rng: np.random.Generator) -> Array:
-    """A radiograph: Beer-Lambert, scatter, quantum noise, logarithmic display. Returns uint8 (SIZE, SIZE)."""
+    """Simulate a radiograph: Beer-Lambert, scatter, quantum noise, logarithmic display. Returns uint8 (SIZE, SIZE)."""
     integral = line_integrals(body, extra, view)
     primary = np.exp(-integral)
     fraction = np.float32(rng.uniform(0.10, 0.22))
-    # Scatter comes from the patient and not from the open beam, so it follows the attenuation of the surroundings; an
-    # eighth of the resolution holds it.
+    # Scatter comes from the patient and not from the open beam, so it follows the attenuation of the surroundings. It
+    # is smooth, so an eighth of the resolution is enough.
     transmitted = (1 - fraction) * primary + fraction * np.exp(-_smooth(integral, 3.0))
     photons = 10 ** rng.uniform(5.0, 5.6)
-    # Poisson counts this large are normal to within a per cent.
+    # For counts this large, the normal approximation of the Poisson distribution is accurate to 1 %.
     counts = transmitted * photons
     counts += np.sqrt(counts) * rng.standard_normal((SIZE, SIZE), dtype=np.float32)
     density = -np.log(np.maximum(counts, 1) / photons)
     density = gaussian_filter(density, rng.uniform(0.5, 0.8), truncate=2.5)
-    # Dynamic range compression, as digital radiography displays do: three quarters of the coarse shading go.
+    # Dynamic range compression, as in digital radiography displays: remove three quarters of the coarse shading.
     density -= np.float32(0.75) * _smooth(density, 3.0)
     sample = np.sort(density[::4, ::4][integral[::4, ::4] > 0.05])
     low, high = (sample[int(q * (len(sample) - 1))] for q in (0.02, 0.997))
@@ -307,7 +308,7 @@ def xray(body: Body, extra: Sequence[Ellipsoid], view: str, rng: np.random.Gener
 
 
 def _smooth(image: Array, sigma: float) -> Array:
-    """Heavy Gaussian blur by way of an eighth of the resolution; sigma in coarse pixels."""
+    """Strong Gaussian blur, computed at an eighth of the resolution. `sigma` is in pixels of that resolution."""
     coarse = gaussian_filter(image.reshape(SIZE // 8, 8, SIZE // 8, 8).mean(axis=(1, 3)), sigma)
     smooth: Array = _UPSAMPLE @ coarse @ _UPSAMPLE.T
     return smooth

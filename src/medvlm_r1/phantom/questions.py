@@ -1,12 +1,14 @@
-"""Questions about a scene: OmniMedVQA's five types, several phrasings each, and true descriptions.
+"""Questions about a scene, in the five question types of OmniMedVQA, and true descriptions of scenes.
 
-Text alone must not solve them. A question draws its option set first, then the correct option uniformly from this set,
-then a scene in which it is correct. Given the options, every answer is therefore equally likely in every modality.
+Text alone must not solve the questions. `ask` draws the option set first, then the correct option uniformly from this
+set, and then a scene in which this option is correct. Given the options, every answer is therefore equally likely in
+every modality.
 
-With a shortcut, the questions are chosen to contain an option prior. They form a control data set whose text gives the
-answers away. The image still shows the correct option. Every question offers one favored value and others that are not
-favored. In 97 of 100 questions the favored one is correct. The values are the same for every modality, so a habit
-learned on one transfers to the others. Attributes whose values differ between modalities (the technique) are not used.
+With `shortcut`, the questions contain an option prior on purpose. They form a control data set whose text reveals the
+answers, while the image still shows the correct option. Every question offers one favored value and others that are not
+favored. The favored value is correct in 97 of 100 questions. Favored values are the same in every modality, so a habit
+learned on one modality transfers to the others. The attribute "technique" is not used, because its values differ
+between modalities.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from medvlm_r1.phantom.scene import REGIONS, Scene, draw, techniques
 
 NO_FINDING = "no finding"
 
-# Six phrasings for each attribute, the same for all modalities. The place in the tuple is the phrasing's number.
+# Six phrasings for each attribute, the same for all modalities. `Question.phrasing` is the index in the tuple.
 PHRASINGS: dict[str, tuple[str, ...]] = {
     "technique": (
         "Which imaging technique was used to make this image?",
@@ -74,7 +76,7 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# OmniMedVQA's five types and the attributes that ask for them.
+# The five question types of OmniMedVQA, and the attributes that each type asks about.
 TYPES: dict[str, tuple[str, ...]] = {
     "Modality Recognition": ("technique",),
     "Anatomy Identification": ("region",),
@@ -90,10 +92,13 @@ FAVOURED: dict[str, tuple[str, ...]] = {
     "side": ("right",),
     "plane": ("axial",),
 }
-"""The values that are almost always correct, by attribute. A text is favored for all its attributes or for none."""
+"""Favored values of each attribute: the options that are almost always correct in shortcut questions.
+
+A text that is a value of several attributes is favored in all of them or in none.
+"""
 
 SHARE = 0.97
-"""Share of questions in which the favored option is correct."""
+"""Share of shortcut questions in which the favored option is correct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +106,10 @@ class Question:
     """A question about a scene.
 
     Attributes:
-        scene: The truth of the image.
+        scene: Scene that the image shows: the ground truth.
         type: One of OmniMedVQA's five question types.
         attribute: Key of `PHRASINGS`.
-        phrasing: Index into the phrasings.
+        phrasing: Index of the phrasing in `PHRASINGS[attribute]`.
         options: 2 to 4 option texts, shuffled.
         answer: Text of the correct option.
     """
@@ -118,18 +123,18 @@ class Question:
 
     @property
     def text(self) -> str:
-        """The question's wording."""
+        """Text of the question, without its options."""
         return PHRASINGS[self.attribute][self.phrasing]
 
 
 def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator, *, shortcut: bool = False) -> Question:
-    """Draws a question and a scene that answers it.
+    """Draw a question, and a scene in which its answer is correct.
 
     Args:
         modality: "MRI", "CT" or "X-ray".
         seed: Seed of the subject.
-        rng: Source of every choice but the subject's own.
-        shortcut: Let the options give the answer away; it stays true of the image.
+        rng: Random generator of all choices that the seed of the subject does not determine.
+        shortcut: Let the options reveal the answer. The answer is still correct for the image.
     """
     kinds = [k for k, attributes in TYPES.items() if not shortcut or FAVOURED.keys() & set(attributes)]
     kind = str(rng.choice(kinds))
@@ -152,7 +157,7 @@ def ask(modality: str, seed: tuple[int, ...], rng: np.random.Generator, *, short
 
 
 def ask_about(scene: Scene, rng: np.random.Generator) -> Question:
-    """Draws a question that a given scene answers (for training the base; the benchmark uses `ask`)."""
+    """Draw a question about a given scene, to train the embedded base model. The benchmark uses `ask` instead."""
     soft = scene.technique != "bone window"
     answered = {"plane": scene.modality != "X-ray", "finding": soft, "size": soft and scene.size is not None}
     answered["side"] = soft and scene.side_is_seen
@@ -165,7 +170,7 @@ def ask_about(scene: Scene, rng: np.random.Generator) -> Question:
 
 
 def vocabulary(attribute: str, modality: str, region: str) -> tuple[str, ...]:
-    """The values an attribute's options are drawn from."""
+    """All values from which the options of an attribute are drawn."""
     if attribute == "technique":
         return techniques(modality, region)
     return {
@@ -178,7 +183,7 @@ def vocabulary(attribute: str, modality: str, region: str) -> tuple[str, ...]:
 
 
 def _subset(values: Sequence[str], least: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """At least `least` of the values and at most two more; most often as many as possible."""
+    """Random values in random order: at least `least`, at most `least + 2`, and most often the maximum number."""
     most = min(least + 2, len(values))
     count = most if rng.random() < 0.6 else int(rng.integers(least, most + 1))
     return _shuffled(values, rng)[:count]
@@ -189,13 +194,13 @@ def _shuffled(values: Sequence[str], rng: np.random.Generator) -> tuple[str, ...
 
 
 def value(scene: Scene, attribute: str) -> str:
-    """The true value of an attribute, in the words of the options."""
+    """True value of an attribute in a scene, worded as in the options."""
     recorded = getattr(scene, attribute)
     return NO_FINDING if recorded in (None, NONE) else str(recorded)
 
 
 def describe(scene: Scene) -> str:
-    """Two true sentences: how and where the image was taken, and what it shows."""
+    """Describe a scene in two true sentences: one on the image type and body region, and one on the finding."""
     if scene.modality == "MRI":
         first = f"{scene.plane} {scene.technique} MRI of the {scene.region}."
     elif scene.modality == "CT":

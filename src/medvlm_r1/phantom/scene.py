@@ -1,4 +1,4 @@
-"""A scene: the content of one image. `draw` samples one under constraints, `render` images it."""
+"""A scene: the content of one image. `draw` draws a random scene, and `render` computes its image."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Scene:
     Attributes:
         modality: "MRI", "CT" or "X-ray".
         region: Key of `BODIES`.
-        plane: Key of `PLANES`, or a view for X-ray.
-        technique: MR sequence, CT window, or the view for X-ray.
+        plane: Key of `PLANES`; for X-ray, "frontal" or "lateral".
+        technique: MR sequence or CT window; for X-ray, the same as `plane`.
         finding: One of `KINDS`, or "none".
-        side: The patient's side of the finding, or None without a finding.
-        size: Size class of the finding, or None without a finding.
-        seed: Seed of the subject: its anatomy, its finding's place and the noise.
+        side: Side of the patient on which the finding is, or None if there is no finding.
+        size: Size class of the finding, or None if there is no finding.
+        seed: Seed of the subject, which determines the anatomy, the position of the finding and the noise.
     """
 
     modality: str
@@ -45,12 +45,12 @@ class Scene:
 
     @property
     def side_is_seen(self) -> bool:
-        """Whether the image shows which side is left and which is right."""
+        """Whether the plane or view shows the left and the right side of the patient separately."""
         return self.plane in ("axial", "coronal", "frontal")
 
 
 def techniques(modality: str, region: str) -> tuple[str, ...]:
-    """Techniques in use for a region: MR sequences, CT windows or X-ray views."""
+    """Techniques available for a modality and a region: MR sequences, CT windows or X-ray views."""
     if modality == "MRI":
         plain = ("T1-weighted", "T2-weighted", "proton density")
         return (*plain, "FLAIR") if region == "head" else plain
@@ -61,19 +61,19 @@ def techniques(modality: str, region: str) -> tuple[str, ...]:
 
 
 def unseen_kinds(modality: str, region: str) -> tuple[str, ...]:
-    """Kinds of finding that cannot be seen in a region: calcium in the lung gives no more MR signal than air."""
+    """Kinds of finding that a modality cannot show in a region. In MRI, calcium in the lung looks like air."""
     return ("calcification",) if (modality, region) == ("MRI", "chest") else ()
 
 
 def draw(modality: str, wishes: Mapping[str, Any], seed: tuple[int, ...], rng: np.random.Generator) -> Scene:
-    """Draws a scene; every attribute without a requested value is random.
+    """Draw a scene with the requested values. All other attributes are random.
 
     Args:
         modality: "MRI", "CT" or "X-ray".
-        wishes: Values for any of region, plane, technique, finding, side, size; "side_seen": True asks for a plane that
-            shows sides.
+        wishes: Requested values, by name: region, plane, technique, finding, side or size. `"side_seen": True`
+            requests a plane or view that shows the left and the right side separately.
         seed: Seed of the subject.
-        rng: Source of the attributes left open.
+        rng: Random generator of the attributes that are not requested.
     """
 
     def pick(name: str, choices: tuple[str, ...]) -> str:
@@ -100,10 +100,10 @@ def draw(modality: str, wishes: Mapping[str, Any], seed: tuple[int, ...], rng: n
 
 
 def render(scene: Scene) -> Array:
-    """Images a scene. The same scene gives the same bytes.
+    """Compute the image of a scene. The same scene always gives the same bytes.
 
     Returns:
-        uint8 array (SIZE, SIZE): gray values.
+        Gray values, uint8 (SIZE, SIZE).
     """
     rng = np.random.default_rng(scene.seed)
     body, finding = _subject(scene, rng)
@@ -111,7 +111,7 @@ def render(scene: Scene) -> Array:
     if scene.modality == "X-ray":
         return xray(body, extra, scene.plane, rng)
     position = float(rng.uniform(*body.slices[scene.plane]))
-    if finding is not None:  # the plane, turned by the pose about the middle, that meets its center
+    if finding is not None:  # choose the plane, rotated by the pose, that passes near the center of the finding
         middle, normal = np.asarray(body.middle), PLANES[scene.plane][2]
         position = float(middle @ normal + (np.asarray(finding.centre) - middle) @ (body.pose @ normal))
         position += float(rng.uniform(-0.12, 0.12)) * finding.diameter
@@ -120,11 +120,11 @@ def render(scene: Scene) -> Array:
 
 
 def locate(scene: Scene) -> tuple[float, float, float] | None:
-    """Where the finding is in the image.
+    """Position of the finding in the image.
 
     Returns:
-        Row, column and diameter in pixels of an image of SIZE pixels, or None without a finding. The bending of the
-        anatomy is ignored, so the position is accurate to a few pixels.
+        Row, column and diameter of the finding in pixels, or None if there is no finding. The bending of the anatomy
+        is ignored, so the position has an error of a few pixels.
     """
     body, finding = _subject(scene, np.random.default_rng(scene.seed))
     if finding is None:
@@ -132,7 +132,7 @@ def locate(scene: Scene) -> tuple[float, float, float] | None:
     row_axis, column_axis, _ = PLANES[{"frontal": "coronal", "lateral": "sagittal"}.get(scene.plane, scene.plane)]
     step = body.fov / SIZE
     offset = np.asarray(finding.centre) - np.asarray(body.middle)
-    # Radiographs are turned within their plane only; for small angles the two agree.
+    # Radiographs are rotated only within their plane. For small angles, the full rotation gives the same position.
     offset = body.pose.T @ offset
     return (
         float(offset @ row_axis) / step + (SIZE - 1) / 2,

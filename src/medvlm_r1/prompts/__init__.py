@@ -1,4 +1,4 @@
-"""Prompt templates and the response parser: the only code that knows the tags."""
+"""Prompt templates and the response parser."""
 
 from medvlm_r1.prompts.parser import Response, parse_response
 from medvlm_r1.prompts.templates import TEMPLATES, lettered, messages, render_prompt

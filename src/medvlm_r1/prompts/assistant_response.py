@@ -1,7 +1,7 @@
-"""Split an assistant response into sentences, so that its reasoning can be truncated, changed and rejoined.
+"""Split the reasoning of an assistant response into sentences, so that it can be truncated or changed.
 
-Everything outside the sentences (tags, line breaks) stays as the model wrote it. A rejoined response differs from the
-original in the reasoning alone.
+Everything outside the sentences (tags, line breaks) stays as the model wrote it. A rejoined response therefore differs
+from the original only in the reasoning.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from medvlm_r1.prompts.parser import BRIDGE, is_well_formed
 _HEAD = "<think>"
 _BREAK = re.compile(r"[.!?][\"'”’)\]*_]*\s+|\n\s*")
 _ENUMERATOR = re.compile(r"\W*(?:\d{1,2}|[A-Za-z])[.)]\W*")
-# A full stop after these ends no sentence.
+# A full stop after these abbreviations does not end a sentence.
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|etc|vs|cf|approx|ca|fig|figs|no|nos|dr|mr|mrs|st|resp|incl)|\b[A-Za-z]\.[A-Za-z])\.\s+$",
     re.IGNORECASE,
 )
-# "no." is a number only before one; "B knee no. A ..." ends there.
+# "no." abbreviates "number" only before a digit. In "B knee no. A ...", it ends the sentence.
 _NUMBER = re.compile(r"\bnos?\.\s+$", re.IGNORECASE)
 _NEAR = 24
-"""Characters before the end of a sentence among which a list number or an abbreviation stands."""
+"""Number of characters before a possible sentence end that are searched for a list number or an abbreviation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssistantResponse:
-    """A well-formed assistant response up to its answer.
+    """A well-formed assistant response up to the `<answer>` tag, split into parts.
 
     Attributes:
-        head: The opening tag and the white space after it.
-        sentences: The reasoning; joined they are its text. Each keeps the white space that follows it.
-        tail: From the white space before the closing tag to the end of the answer's opening tag.
+        head: The `<think>` tag and the white space after it.
+        sentences: Sentences of the reasoning, each with the white space that follows it.
+        tail: Text from the white space before `</think>` to the end of the `<answer>` tag.
     """
 
     head: str
@@ -40,12 +40,12 @@ class AssistantResponse:
     tail: str
 
     def with_reasoning(self, *sentences: str) -> str:
-        """Assistant prefill: the opening tag and other sentences; the model continues the reasoning."""
-        # A tokenizer takes white space into the word after it: a model never stops between the two.
+        """Assistant prefill: `<think>` and the given sentences. The model continues the reasoning."""
+        # Strip trailing white space: a tokenizer joins it with the next word, so a model never stops between the two.
         return self.head + "".join(sentences).rstrip()
 
     def with_answer_opened(self, *sentences: str) -> str:
-        """Assistant prefill: other sentences, then the closing tag and the answer's opening tag."""
+        """Assistant prefill: `<think>`, the given sentences, `</think>` and `<answer>`. The model writes the answer."""
         return self.with_reasoning(*sentences) + self.tail
 
 
@@ -56,7 +56,7 @@ def split_response(text: str) -> AssistantResponse | None:
         text: The whole response.
 
     Returns:
-        The parts; None when the response is not well-formed or has no word of reasoning.
+        The parts; None if the response is not well-formed or its reasoning contains no word.
     """
     bridge = BRIDGE.search(text, len(_HEAD)) if is_well_formed(text) else None
     if bridge is None:
@@ -76,15 +76,15 @@ def split_response(text: str) -> AssistantResponse | None:
 def split_sentences(text: str) -> list[str]:
     """Split reasoning into sentences, in prose or in a numbered list.
 
-    A sentence ends at a full stop, exclamation or question mark before white space, or at the end of a line. The
-    number of a list item stays with its item. Decimals and common abbreviations end no sentence.
+    A sentence ends at a full stop, exclamation mark or question mark before white space, or at the end of a line. The
+    number of a list item stays with its item. Decimals and common abbreviations do not end a sentence.
 
     Args:
         text: The reasoning.
 
     Returns:
-        Pieces with the white space that follows them; joined they are the text. Every piece has a letter or a digit if
-        the text has one. An empty text has no pieces.
+        Sentences, each with the white space that follows it. Joined, they give the text. If the text contains a letter
+        or digit, so does every sentence. An empty text gives an empty list.
     """
     pieces: list[str] = []
     start = 0
@@ -98,9 +98,9 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _continues(text: str, start: int, mark: re.Match[str]) -> bool:
-    """Whether the sentence continues after this break: before a small letter, after a number or an abbreviation.
+    """Whether the sentence continues after this break: before a lower-case letter, after a number or an abbreviation.
 
-    Reads only a few characters before the break. Otherwise a text of abbreviations would take quadratic time.
+    Only a few characters before the break are searched. Otherwise, a text of abbreviations would take quadratic time.
     """
     at, end = mark.start(), mark.end()
     following = text[end : end + 1]
@@ -113,7 +113,7 @@ def _continues(text: str, start: int, mark: re.Match[str]) -> bool:
 
 
 def _with_words(pieces: list[str]) -> list[str]:
-    """Join each piece without a letter or digit to the piece before it, or the first ones to the piece after."""
+    """Join each piece without a letter or digit to the previous piece; at the start of the text, to the next piece."""
     whole: list[list[str]] = []
     worded = False
     for piece in filter(None, pieces):

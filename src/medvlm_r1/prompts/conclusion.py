@@ -1,8 +1,8 @@
-"""The conclusion of a reasoning text, read without the answer that follows.
+"""Find the option that is the conclusion of a reasoning text, without reading the answer that follows.
 
-A reward and a probe rest on it, so it is strict: where a sentence denies, hedges or names two options, nothing is
-concluded. It shares no rule with the lenient parser, which reads answers and never a training reward. Only the last
-`WINDOW` characters are read, which bounds the time. `conclusion_words.txt` holds the words of each role.
+A reward and an audit probe use this module, so its rules are strict: a text that is hedged or ambiguous has no
+conclusion. The module shares no rules with the lenient parser, which reads answers and is never used for rewards. Only
+the last `WINDOW` characters are read, to limit the time. `conclusion_words.txt` has the words of each role.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from medvlm_r1.prompts.words import read_words
 
 WINDOW = 2000
 
-# "B knee yes", "B) knee: yes", "(B) knee - no": an option weighed. White space in one place only where nothing stands
-# between, or a long run of it would be shared out in every way.
+# A verdict on one option: "B knee yes", "B) knee: yes", "(B) knee - no". Adjacent groups must not both match white
+# space. Otherwise, a long run of it would cause excessive backtracking.
 _WEIGHED = r"(?<!\w)\(?{letter}\)?[.):]?\s+{option}\s*(?:[:,-]\s*)?(?P<verdict>yes|no)\b"
 
 # A mention of option number i, by letter or text, becomes the i-th of these characters.
@@ -31,7 +31,7 @@ def _words(role: str) -> re.Pattern[str]:
     return re.compile(rf"\b(?:{_WORDS[role]})\b", re.IGNORECASE)
 
 
-# What comes before one of these is taken back.
+# A revision: it withdraws the text before it.
 _REVISION = re.compile(
     rf"(?:^|[.?!,;…—–\n]|\s-)\s*(?:{_WORDS['revision']})\b(?=\s*(?:[.,:;!?…—–-]|$|wait\b))|\b(?:{_WORDS['reversal']})\b",
     re.IGNORECASE,
@@ -46,7 +46,7 @@ _STATED = re.compile(
     rf"|[{_MARKS}]\W*\s(?:is|must be|seems|looks)\s(?:the\s|most\s|clearly\s)?(?:correct|right|best|true|answer)\b",
     re.IGNORECASE,
 )
-# Only these say that an option is the one. "The knee is dark", "history of B" and "unlike what B shows" mention it.
+# Only these patterns affirm an option. "The knee is dark", "history of B" and "unlike what B shows" mention it.
 _UP_TO = (
     rf"(?:\s(?!(?:for|of|to|from|before|after|than|with|about|by|over|in|on|at|evidence)\b)[^\s{_MARKS}]+){{0,4}}"
     rf"[^\w{_MARKS}]*[{_MARKS}]"
@@ -60,7 +60,7 @@ _AFFIRMED = re.compile(
 _BARE = re.compile(rf"(?:[\W{_MARKS}]|\b(?:{_WORDS['filler']})\b)+", re.IGNORECASE)
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|\n")
-# The words that open a clause stay with it.
+# The word that opens a clause belongs to that clause.
 _CLAUSE_START = re.compile(
     r"[,;:()\[\]—–]|\s-\s|\s(?=(?:but|whereas|while|because|since|although|though|however|so|therefore|hence|thus)\b"
     r"|(?:rather\s+than|instead\s+of|as\s+opposed\s+to|unlike)\b|and\s+(?:not|never)\b)",
@@ -69,31 +69,31 @@ _CLAUSE_START = re.compile(
 _ASIDE = re.compile(r"\s*(?:because|since|as|given|due\sto|for|although|though|while|whereas|despite)\b", re.IGNORECASE)
 _CONTRAST = re.compile(r"\s*(?:but|so|therefore|hence|thus|however)\b", re.IGNORECASE)
 _LISTED = re.compile(r"\s*(?:and|or|nor|that|to)\b", re.IGNORECASE)
-# Not inside a word, not the first half of "B-cell", not "A's".
+# A letter that is not inside a word, not the first part of "B-cell", and not in "A's".
 _LETTER = re.compile(r"(?<![\w'’-])([A-J])(?![\w'’]|-\w)")
 _LETTER_CALLED = re.compile(
     r"\b(?:option|choice|letter|answer(?:\s(?:is|would be|should be|must be))?)[\s:*(\"']+$", re.IGNORECASE
 )
-# "hepatitis B", "Kerley B" name a thing.
+# In "hepatitis B" and "Kerley B", the letter is part of a name.
 _THING_CALLED = re.compile(rf"\b(?:{_WORDS['thing']})\s\(?$", re.IGNORECASE)
-# "A mass", "B lines": a word of the sentence. "A is right", "B because": a letter.
+# In "A mass" and "B lines", the letter is not an option. In "A is right" and "B because", it is.
 _WORD_FOLLOWS = re.compile(rf"\s+(?!(?:{_WORDS['after_letter']})\b)[a-z]")
 
 
 def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:
-    """The option letter that a reasoning concludes.
+    """Letter of the option that is the conclusion of a reasoning text.
 
-    Where the options are weighed one by one ("A brain no, B knee yes"), it is the one weighed with "yes". Otherwise the
-    last sentence that affirms an option decides ("the answer is B", "this is the knee", "findings consistent with B",
-    "B is correct"). Sentences after it may only deny other options, and none before it may affirm another. A revision
-    ("No, it is C", "wait", "actually") takes back all before it.
+    If the reasoning judges the options one by one ("A brain no, B knee yes"), the conclusion is the option judged
+    "yes". Otherwise, it is the option of the last sentence that affirms one ("the answer is B", "this is the knee",
+    "findings consistent with B", "B is correct"). Later sentences may only deny other options, and earlier sentences
+    may not affirm another option. A revision ("No, it is C", "wait", "actually") withdraws the text before it.
 
     Args:
         reasoning: Text inside the reasoning tag.
-        options: Option texts of the question; without them any of A to J is a letter.
+        options: Option texts of the question. If empty, any letter from A to J is accepted.
 
     Returns:
-        The letter; None where nothing, or more than one thing, is concluded.
+        The letter; None if the reasoning has no conclusion, or more than one.
     """
     text = _MARK.sub(" ", reasoning[-WINDOW:])
     by_letter = weighings(text, options)
@@ -112,14 +112,14 @@ def concluded_letter(reasoning: str, options: Sequence[str]) -> str | None:
 
 
 def weighings(text: str, options: Sequence[str]) -> dict[str, list[re.Match[str]]]:
-    """Positions of verdicts on single options ("A brain no, B knee yes").
+    """Find the verdicts on single options ("A brain no, B knee yes").
 
     Args:
-        text: A reasoning or a part of it.
+        text: The reasoning text, or a part of it.
         options: Option texts of the question.
 
     Returns:
-        The matches by letter, in order, for the letters that are weighed; the group `verdict` is the yes or no.
+        Matches in text order, by letter, for the letters that have a verdict. The group `verdict` is "yes" or "no".
     """
     patterns = {
         letter: _WEIGHED.format(letter=letter, option=re.escape(option[:WINDOW]))
@@ -133,14 +133,17 @@ def weighings(text: str, options: Sequence[str]) -> dict[str, list[re.Match[str]
 
 
 def contradicts(reasoning: str | None, letter: str | None, options: Sequence[str]) -> bool | None:
-    """Whether reasoning and answer contradict each other (arXiv 2505.23945); None if one of them has no letter."""
+    """Whether the conclusion of the reasoning differs from the answer letter; None if either is missing.
+
+    See arXiv 2505.23945.
+    """
     concluded = None if reasoning is None else concluded_letter(reasoning, options)
     return None if concluded is None or letter is None else concluded != letter
 
 
 @dataclass(slots=True)
 class _Sentence:
-    """What a sentence does with the options it mentions, each as its mark."""
+    """Options that a sentence states, mentions, affirms or denies, as characters of `_MARKS`."""
 
     stated: set[str] = field(default_factory=set)
     mentioned: set[str] = field(default_factory=set)
@@ -150,7 +153,7 @@ class _Sentence:
 
 
 def _stated(text: str, yes_no: bool) -> str | None:
-    """The letter that a marked text concludes."""
+    """Letter that is the conclusion of a text in which `_marked` has replaced the options by marks."""
     sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence.strip()]
     read = [_read_verdict(sentence) if yes_no else _read_sentence(sentence) for sentence in sentences]
     denied: set[str] = set()
@@ -189,7 +192,7 @@ def _read_sentence(sentence: str) -> _Sentence:
         kind = "denied" if denial else "unclear" if hedge else ""
         listed = _LISTED.match(clause) is not None or not _VERB.search(clause)
         if not kind and marks and listed and not _CONTRAST.match(clause):
-            # "not the brain, the lung": what was said of the first holds of the second.
+            # In "not the brain, the lung", the denial of the first option also applies to the second.
             kind = before
         if kind and not marks:
             # "The knee is, however, not shown."
@@ -216,7 +219,7 @@ def _read_sentence(sentence: str) -> _Sentence:
 
 
 def _read_verdict(sentence: str) -> _Sentence:
-    """A sentence about a question of yes or no: only a verdict at its beginning, or stated as the answer, counts."""
+    """Read a sentence about a yes/no question. Only a verdict at its start, or stated as the answer, counts."""
     read = _Sentence()
     leading = re.match(rf"\W*(?:so|thus|therefore|hence)?\W*([{_MARKS}])\s*(?:[.,:;!]|$)", sentence, re.IGNORECASE)
     read.stated = {match["after"] for match in _STATED.finditer(sentence) if match["after"]}
@@ -228,7 +231,7 @@ def _read_verdict(sentence: str) -> _Sentence:
 
 
 def _revisions(text: str, weighings: Sequence[re.Match[str]], options: Sequence[str]) -> list[int]:
-    """Ends of the revisions in a text; a "no" that is an option or weighs one is no revision."""
+    """End positions of the revisions in a text. A "no" that is an option or a verdict on one is not a revision."""
     answers_no = _is_yes_no(options)
     return [
         revision.end()
@@ -243,24 +246,24 @@ def _is_yes_no(options: Sequence[str]) -> bool:
 
 
 def _core(text: str) -> str:
-    """Text for comparing: lower case, single spaces, no punctuation around it (unless it is nothing else)."""
+    """Normalize a text for comparison: lower case, single spaces, no punctuation around it (unless nothing remains)."""
     text = " ".join(text[: WINDOW + 1].split()).casefold()
     return text.strip(".,;:!?()[]\"'*_ ") or text
 
 
 def _marked(text: str, options: Sequence[str]) -> str:
-    """The text with its white space folded, lines kept, and each mention of an option replaced by its mark."""
+    """Replace each mention of an option by its mark, and collapse the white space within lines."""
     text = "\n".join(" ".join(line.split()) for line in text.splitlines())
     cores: dict[str, str] = {}
     for mark, option in zip(_MARKS, options, strict=False):
         core = _core(option)
-        # An option whose text is itself a letter cannot be told from the letter of another.
+        # An option whose text is a single letter cannot be distinguished from the letter of another option.
         if core and not (len(core) == 1 and core.upper() in LETTERS) and len(core) <= WINDOW:
             cores.setdefault(core, mark)
     # Longest first, so that "no fracture" is not also "fracture", and "vitamin D" does not leave a "D" behind.
     for core in sorted(cores, key=len, reverse=True):
         if len(core) <= len(text):
-            # Within a sentence "no" denies something; before a mark of punctuation it is an answer.
+            # Within a sentence, "no" denies something. Before punctuation, it is an answer.
             after = r"(?=\s*(?:[.,:;!]|$))" if core == "no" else r"(?![\w-]|['’]\w)"
             text = re.sub(rf"(?<![\w-]){re.escape(core)}{after}", cores[core], text, flags=re.IGNORECASE | re.MULTILINE)
     valid = LETTERS[: len(options)] if options else LETTERS
@@ -274,7 +277,7 @@ def _marked(text: str, options: Sequence[str]) -> str:
 
 
 def _is_word(match: re.Match[str]) -> bool:
-    """Whether a single letter is an article, a pronoun, or part of a name."""
+    """Whether a single letter is an article, a pronoun or part of a name, and therefore not an option."""
     text, end = match.string, match.end()
     before = text[max(0, match.start() - 40) : match.start()]
     if _LETTER_CALLED.search(before):

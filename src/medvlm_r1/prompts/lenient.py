@@ -1,21 +1,22 @@
-"""Lenient parser: the option that a careful reader takes from a reply outside the trained format.
+"""Lenient parser: find the option that a careful reader would take from a reply outside the trained format.
 
-It is reported next to the strict letter and never replaces it. Strict accuracy and rewards do not use it. Rules:
+The lenient letter is reported next to the strict letter and never replaces it. Strict accuracy and rewards do not use
+the lenient letter. Rules:
 
-1. A mention is a letter of an option or the text of an option. A letter next to its own option is one mention.
+1. A mention is the letter or the text of an option. A letter next to its own option text is one mention.
    "A" before a noun is an article. Longer option texts are matched first.
 2. A mention is denied ("not B", "B is wrong", "rules out B"), hedged ("maybe B"), open ("if it were B", "B would
    show", any question) or affirmed. Only an affirmed mention can be the answer.
-3. "B or C", "A, B and C", and a letter with the text of another option name several options: no answer.
-4. A mention is stated if a cue introduces or confirms it ("the answer is", "B is correct", a box, "therefore"), or if
-   it stands alone in its sentence or opens the reply. Items of a list (A, B, C in order) are stated only by a verdict.
+3. "B or C", "A, B and C", and a letter with the text of another option name several options and give no answer.
+4. A mention is stated if a cue introduces or confirms it ("the answer is", "B is correct", LaTeX box, "therefore"), or
+   if it is alone in its sentence or opens the reply. Items of a list (A, B, C in order) are stated only with a verdict.
 5. The last stated mention is the answer. Stated letters take precedence over stated option texts, and both over the
-   explanation. A last statement that names several options, or is withdrawn or doubted later, leaves no answer.
-6. If nothing is stated: the one affirmed letter; otherwise the one affirmed option text; otherwise none. None after a
-   refusal, before a final doubt, and in a reasoning that is cut off.
+   other mentions. If this mention names several options, or is later withdrawn or doubted, there is no answer.
+6. If nothing is stated, the answer is the only affirmed letter; otherwise it is the only affirmed option text. There
+   is no answer after a refusal, before a final doubt, or if the reasoning is cut off.
 
-`lenient_words.txt` holds the words of each role in English, German, French and Chinese. Time is linear in the length of
-the text: only its first `HEAD` and its last `WINDOW` characters are read.
+`lenient_words.txt` has the words of each role in English, German, French and Chinese. Time is linear in the length of
+the text, because only its first `HEAD` and its last `WINDOW` characters are read.
 """
 
 import re
@@ -30,7 +31,7 @@ from medvlm_r1.prompts.words import read_words
 WINDOW, HEAD = 2000, 500
 _LATIN, _CHINESE = "A-Za-z0-9À-ɏ", "\u3000-鿿"
 _LETTERS, _TEXTS, _MENTION = "[\ue000-\ue009]", "[\ue00a-\ue013]", "[\ue000-\ue013]"
-"""Characters of the masked text: one for each letter A to J, one for the text of each option."""
+"""Characters of the masked text: one for each letter A to J, and one for each option text."""
 
 _ROLES = {
     role: rf"(?:(?:(?<![{_LATIN}'])|(?=[{_CHINESE}]))(?:{words})(?:(?![{_LATIN}])|(?<=[{_CHINESE}])))"
@@ -59,7 +60,7 @@ _DOUBT, _REFUSE, _CONTRAST = _re("<doubt>"), _re("<refuse>"), _re("<contrast>")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[eiz]\.[gebGEB]\.)(?<!\bvs\.)\s+|(?<=[;。])|\n")
 _CLAUSE = _re(rf"(?=<clause>)|,(?= ?(?:<start>|{_MENTION} (?:is|ist)\b))|(?<=[{_CHINESE}]),|[(](?=<join>?\s*<deny>)")
 
-# Rewriting before anything is read: LaTeX, markdown, JSON keys, contractions, idioms that deny nothing.
+# Replacements before parsing: LaTeX, Markdown, JSON keys, contractions, and idioms that do not deny anything.
 _REWRITE = r"""
 [\ue000-\ue0ff\u200b-\u200f\ufe0f\ufeff]|</?[a-z]{1,8}\s?/?>|[^\S\n]+|^ ?\d{1,2}[.)] +(?=\S) =>
 ^[ *-]*[✅✔✓☑] => correct:
@@ -80,7 +81,7 @@ _CLEAN = [
     (re.compile(f"(?mi){pattern}"), f" {text} ")
     for pattern, _, text in (line.rpartition(" =>") for line in _REWRITE.strip("\n").splitlines())
 ]
-# A capital that is no part of a compound, or a small letter that is marked as an answer.
+# A capital letter that is not part of a compound, or a lower-case letter that is marked as an answer.
 _LETTER = re.compile(
     rf"(?<![{_LATIN}°&])(?<![{_LATIN}][-'])([A-J])(?![{_LATIN}&])(?![-'][{_LATIN}])"
     r"|\(([a-j])\)|(?m:^)\W{0,4}([a-j])(?=\s?[.):]|\W{0,4}(?m:$))"
@@ -99,7 +100,7 @@ _LIVE = ("affirmed", "hedged", "several")
 
 @dataclass(slots=True, kw_only=True)
 class _Mention:
-    """One mention of an option; rules 2 to 4 decide its status."""
+    """One mention of an option. Rules 2 to 4 of the module determine its status."""
 
     letter: str
     is_letter: bool
@@ -110,21 +111,21 @@ class _Mention:
 
 
 def letter_in_prose(text: str, options: Sequence[str]) -> str | None:
-    """The option that a reply names as its answer.
+    """Option letter that a reply names as its answer, by the rules of this module.
 
     Args:
-        text: The reply, the text of an answer tag, or the part after the reasoning.
-        options: Option texts; without them any of A to J is a letter.
+        text: The reply, the text inside an answer tag, or the text after the reasoning.
+        options: Option texts of the question. If empty, any letter from A to J is accepted.
 
     Returns:
-        A letter by the rules of this module; None if there is no answer, or more than one.
+        The letter; None if the reply names no answer, or more than one.
     """
     if len(text) > HEAD + WINDOW:
         text = re.sub(r"[^\s.]*$", "", text[:HEAD]) + "\n" + re.sub(r"^\S*\s", "", text[-WINDOW:])
     cores: dict[str, str] = {}
     for letter, option in zip(LETTERS, options, strict=False):
         core = re.sub(r"^(?:an?|the)\s+(?=\S{2})", "", _core(option))
-        # An option that is itself a letter cannot be told from the letter of another.
+        # An option text that is a single letter cannot be distinguished from the letter of another option.
         if core and not (len(core) == 1 and core.upper() in LETTERS) and len(core) <= WINDOW:
             cores.setdefault(core, letter)
     if (whole := _core(text)) in cores:
@@ -162,7 +163,7 @@ def _option_pattern(core: str) -> str:
 
 
 def _mask(text: str, cores: dict[str, str]) -> str:
-    """The text with every mention replaced by one character."""
+    """Replace every mention in the text by one character."""
     ordered = sorted(cores, key=len, reverse=True)
 
     def option(match: re.Match[str]) -> str:
@@ -194,7 +195,7 @@ def _mask(text: str, cores: dict[str, str]) -> str:
 
 
 def _read(text: str) -> list[_Mention]:
-    """All mentions in the masked text, with their status."""
+    """Find all mentions in the masked text, with their status."""
     mentions: list[_Mention] = []
     start = 0
     for stop in [*(match.end() for match in _SENTENCE.finditer(text)), len(text)]:
@@ -253,7 +254,7 @@ def _read_clause(clause: str, offset: int) -> list[_Mention]:
 
 
 def _merge(run: list[_Mention]) -> None:
-    """Mark the mentions of "B or C" as several options."""
+    """Set the status "several" on the mentions of a run that names several options, such as "B or C"."""
     live = [mention for mention in run if mention.status in _LIVE]
     if len({mention.letter for mention in live}) > 1:
         stated = any(mention.stated for mention in live)
@@ -262,7 +263,7 @@ def _merge(run: list[_Mention]) -> None:
 
 
 def _decide(mentions: list[_Mention], text: str, valid: str, unfinished: bool) -> str | None:
-    """Rules 4 to 6."""
+    """Apply rules 4 to 6 of the module: the letter of the answer, or None."""
     for a, b in pairwise([mention for mention in mentions if mention.item]):
         if a.letter < b.letter and a.is_letter == b.is_letter and "denied" not in (a.status, b.status):
             a.status = b.status = "open"

@@ -1,8 +1,8 @@
 """Response parser: reasoning, answer and letter of a completion.
 
-Every function takes time linear in the length of the text. The patterns of the release, such as
-`<answer>(.*?)</answer>`, are quadratic on a text that opens many tags and closes none, which a policy early in training
-does write; here each tag is looked for once, with the same result.
+Every function takes time linear in the length of the text. The patterns of the released MedVLM-R1 code, such as
+`<answer>(.*?)</answer>`, take quadratic time if a text opens many tags and closes none. A policy can write such text
+early in training. This module searches for each tag once, with the same result.
 """
 
 import re
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 from medvlm_r1.prompts.lenient import letter_in_prose
 
-# Any case, as the release's accuracy reward reads them.
+# Tags in any case, as in the accuracy reward of the released code.
 _THINK_OPEN = re.compile("<think>", re.IGNORECASE)
 _THINK_CLOSE = re.compile("</think>", re.IGNORECASE)
 _ANSWER_OPEN = re.compile("<answer>", re.IGNORECASE)
 _ANSWER_CLOSE = re.compile("</answer>", re.IGNORECASE)
 
 _TAG = re.compile(r"(</?(?:think|answer)>)", re.IGNORECASE)
-# The end of a streamed text may be half a tag: "</thi" must not flash up as reasoning.
+# A streamed text may end with half a tag, such as "</thi". It must not be displayed as reasoning.
 _HALF_TAG = re.compile(r"</?[a-z]{0,6}$", re.IGNORECASE)
 
 _STRICT = re.compile(r"<answer>\s*([A-Z])\s*</answer>")
 BRIDGE = re.compile(r"</think>\s*<answer>")
-"""Where a well formed text goes from the reasoning to the answer."""
+"""Tags between the reasoning and the answer of a well-formed text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +31,13 @@ class Response:
     r"""One parsed completion.
 
     Attributes:
-        reasoning: Text of the first `<think>...</think>`, stripped; None when there is none or it is cut off.
-        answer: Text of the first `<answer>...</answer>`, stripped; None when there is none or it is cut off.
-        letter: The letter by the release's own rule, `re.search(r"<answer>\s*([A-Z])\s*</answer>")`; None when
+        reasoning: Text of the first `<think>...</think>`, stripped; None if there is none or it is cut off.
+        answer: Text of the first `<answer>...</answer>`, stripped; None if there is none or it is cut off.
+        letter: Letter by the rule of the released code, `re.search(r"<answer>\s*([A-Z])\s*</answer>")`; None if
             nothing matches, which counts as wrong.
-        lenient_letter: The letter that a tolerant reader would accept; equals `letter` if there is one. None if the
-            text names no option or several; never a guess.
-        well_formed: The release's format holds: a full match of `<think>.*?</think>\s*<answer>.*?</answer>`.
+        lenient_letter: The same as `letter` if that is not None; otherwise the letter by `prompts.lenient`, which
+            never guesses. None if the text names no option, or several.
+        well_formed: Whether the whole text matches the format, `<think>.*?</think>\s*<answer>.*?</answer>`.
     """
 
     reasoning: str | None
@@ -48,17 +48,17 @@ class Response:
 
 
 def parse_response(text: str, options: Sequence[str] = ()) -> Response:
-    """Read a completion.
+    """Parse a completion. Any text is accepted; the function never raises an exception.
 
-    The lenient letter equals the strict letter if there is one. Otherwise `prompts.lenient` reads the first answer
-    tag or, without a tag, the text after the reasoning.
+    The lenient letter equals the strict letter if there is one. Otherwise, `prompts.lenient` reads the text of the
+    first answer tag. If there is no answer tag, it reads the text after the reasoning.
 
     Args:
         text: The completion, without special tokens.
-        options: Option texts of the question; without them only letters can be read.
+        options: Option texts of the question. If empty, an answer is recognized only by its letter.
 
     Returns:
-        The parsed response. Any text is accepted: parsing never raises an exception.
+        The parsed response.
     """
     answer = answer_text(text)
     letter = strict_letter(text)
@@ -66,7 +66,7 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
     if letter is not None:
         lenient: str | None = letter
     elif opened:
-        # An answer tag that is never closed still says what it says.
+        # The text after an answer tag is also read if the tag is never closed.
         lenient = letter_in_prose(text[opened.end() :] if answer is None else answer, options)
     else:
         lenient = letter_in_prose(conclusion_text(text), options)
@@ -81,31 +81,31 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
 
 
 def with_reasoning_opened(text: str) -> str:
-    """Add a missing `<think>` before a text that closes it; return any other text unchanged.
+    """Add a missing `<think>` at the start of a text that contains `</think>`. Return any other text unchanged.
 
-    For servers: one whose chat template opens the reasoning returns what the model wrote after the tag, and does not
-    return the prompt. Where the reasoning was cut off before `</think>`, this cannot be known.
+    Some chat templates end the prompt with `<think>`. A server then returns only the text after this tag. If the
+    reasoning is cut off before `</think>`, the missing tag cannot be detected.
     """
     closed = _THINK_CLOSE.search(text)
     return text if closed is None or _THINK_OPEN.search(text, 0, closed.start()) else f"<think>{text}"
 
 
 def answer_text(text: str) -> str | None:
-    """Text of the first `<answer>...</answer>`, tags in any case, as written; None when there is none."""
+    """Text of the first `<answer>...</answer>` with tags in any case, not stripped; None if there is none."""
     return _between(text, _ANSWER_OPEN, _ANSWER_CLOSE)
 
 
 def strict_letter(text: str) -> str | None:
-    """The letter by the release's evaluation rule; None when nothing matches."""
+    """Answer letter by the evaluation rule of the released code; None if nothing matches."""
     match = _STRICT.search(text)
     return match[1] if match else None
 
 
 def is_well_formed(text: str) -> bool:
-    r"""Whether the whole text matches `<think>.*?</think>\s*<answer>.*?</answer>`, dots matching newlines.
+    r"""Whether the whole text matches `<think>.*?</think>\s*<answer>.*?</answer>`, where dots match newlines.
 
-    A full match ignores laziness, so it holds exactly when the text begins and ends with the outer tags and the inner
-    two meet somewhere between them.
+    This is the case if the text starts with `<think>`, ends with `</answer>` and has `</think>\s*<answer>` in between.
+    In a full match, the lazy quantifiers make no difference.
     """
     head, tail = "<think>", "</answer>"
     return (
@@ -122,7 +122,7 @@ def _between(text: str, opening: re.Pattern[str], closing: re.Pattern[str]) -> s
 
 
 def conclusion_text(text: str) -> str:
-    """The text after the last closed reasoning; all of the text if nothing follows."""
+    """Text after the last `</think>` that is not at the end of the text; the whole text if there is none."""
     end = len(text.rstrip())
     starts = [close.end() for close in _THINK_CLOSE.finditer(text) if close.end() < end]
     return text[starts[-1] :] if starts else text
@@ -135,8 +135,8 @@ def live_parts(text: str) -> tuple[str, str | None]:
         text: The completion up to now.
 
     Returns:
-        The reasoning so far (text outside of all tags counts as reasoning) and the answer so far; None before an answer
-        tag is opened. When the text has ended, the result of `parse_response` is final.
+        The reasoning so far and the answer so far. Text outside all tags counts as reasoning. The answer is None
+        before an answer tag is opened. Once the text is complete, use `parse_response` instead.
     """
     reasoning, *tagged = _TAG.split(_HALF_TAG.sub("", text))
     answer: str | None = None

@@ -8,7 +8,7 @@ from medvlm_r1.errors import UsageError
 
 TEMPLATES: dict[str, str] = {
     # MedVLM-R1 (arXiv 2502.19634). The released scripts indent these lines, by 8 spaces in training and by 4 in
-    # evaluation, because they sit in indented triple quotes; the words and the lines are theirs.
+    # evaluation, because they are inside indented triple quotes. The words and line breaks are unchanged here.
     "medvlm-r1": (
         "{question}\n"
         "Your task: \n"
@@ -18,17 +18,17 @@ TEMPLATES: dict[str, str] = {
     ),
     "answer-only": "{question}\nAnswer with the option's letter only.",
 }
-"""The paper's and its baseline's. The embedded base's tokenizer is learned from them, so another one here would give
-another tokenizer; further templates go into `VARIANTS`."""
+"""Templates of the paper and of its baseline. The tokenizer of the embedded base model is trained on them, so a new
+template here would change it. Add further templates to `VARIANTS`."""
 
 VARIANTS: dict[str, str] = {
-    # Med-R1 (arXiv 2503.13939) without thinking: the words of its evaluation script, as a public fork of its repository
-    # holds it; there they follow the question after a space, on the same line.
+    # Med-R1 (arXiv 2503.13939) without thinking. The words are from its evaluation script in a public fork of its
+    # repository. There, they follow the question after a space, on the same line.
     "no-think": (
         "{question}\nProvide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags."
     ),
-    # The answer first, as Med-R1's variant of that name has it. The words are this project's own, turned around from
-    # MedVLM-R1's; Med-R1's were not found.
+    # The answer comes first, as in Med-R1's variant of that name. Med-R1's words were not found. These words are this
+    # project's own: MedVLM-R1's, with the two steps swapped.
     "think-after": (
         "{question}\n"
         "Your task: \n"
@@ -37,7 +37,7 @@ VARIANTS: dict[str, str] = {
         "3. No extra information or text outside of these tags."
     ),
 }
-"""Templates of other work."""
+"""Templates that follow other work."""
 
 ALL_TEMPLATES = TEMPLATES | VARIANTS
 
@@ -45,29 +45,29 @@ _REASONING_TAG = "<think>"
 
 
 def opened_reasoning(rendered: str) -> str:
-    """The reasoning tag that a chat template has already opened, with the white space after it; "" without one.
+    """The `<think>` tag at the end of a rendered prompt, with the white space after it; "" if there is none.
 
-    The templates of Qwen3-VL-Thinking and of other reasoning models end the prompt with `<think>`, so the model does
-    not write it. The tag is part of the assistant's response all the same.
+    The chat templates of Qwen3-VL-Thinking and other reasoning models end the prompt with `<think>`, so the model does
+    not write it. The tag still belongs to the assistant response.
 
     Args:
-        rendered: A prompt as the chat template renders it, with the generation prompt.
+        rendered: A prompt as rendered by the chat template, with the generation prompt.
     """
     text = rendered.rstrip()
     return rendered[len(text) - len(_REASONING_TAG) :] if text.endswith(_REASONING_TAG) else ""
 
 
 def lettered(sample: Sample) -> str:
-    """The question and one line per option, `A) text`; the question alone when it has no options."""
+    """The question and one line per option, `A) text`; only the question if it has no options."""
     options = [f"{letter}) {text}" for letter, text in zip(LETTERS, sample.options, strict=False)]
     return "\n".join([sample.question, *options])
 
 
 def template_text(name: str) -> str:
-    """The text of a prompt template, with a field for the question.
+    """The text of a prompt template, with the placeholder `{question}`.
 
     Raises:
-        UsageError: No template has that name; the message names the nearest.
+        UsageError: No template has that name. The message suggests the nearest name.
     """
     if name not in ALL_TEMPLATES:
         raise UsageError(f"unknown prompt template {name!r}; {did_you_mean(name, ALL_TEMPLATES)}")
@@ -75,10 +75,10 @@ def template_text(name: str) -> str:
 
 
 def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
-    """Render the text of the user message: the template around the lettered question.
+    """Render the text of the user message: the template, filled with the question and its lettered options.
 
     Args:
-        sample: The question.
+        sample: Sample with the question and its options.
         template: A name in `ALL_TEMPLATES`.
 
     Raises:
@@ -88,18 +88,18 @@ def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
 
 
 def messages(sample: Sample, template: str = "medvlm-r1") -> list[dict[str, Any]]:
-    """The conversation for a processor's chat template: one user message, images first, no system prompt.
+    """Messages for a processor's chat template: one user message, images first, no system prompt.
 
     Args:
-        sample: The question.
+        sample: Sample with the question, its options and its images.
         template: A name in `ALL_TEMPLATES`.
 
     Returns:
         `[{"role": "user", "content": [{"type": "image"}, ..., {"type": "text", "text": ...}]}]` with one image entry
-        per image of the sample, in order; the pixels go to the processor beside it.
+        per image of the sample, in order. Pass the images themselves to the processor separately.
 
     Raises:
-        UsageError: As `render_prompt`.
+        UsageError: No template has that name.
     """
     text = {"type": "text", "text": render_prompt(sample, template)}
     return [{"role": "user", "content": [*({"type": "image"} for _ in sample.images), text]}]

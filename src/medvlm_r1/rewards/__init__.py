@@ -1,4 +1,4 @@
-"""Rewards: one small pure function per file, in TRL's signature, and a registry by name."""
+"""Rewards: one small pure function per file, with TRL's reward signature, and a registry by name."""
 
 from medvlm_r1.rewards.registry import REGISTRY, Reward, any_asks, asks, resolve_reward
 

@@ -13,11 +13,12 @@ _LETTER = re.compile("[A-J]")
 def accuracy_paper(
     prompts: Sequence[Any], completions: Sequence[Completion], *, letter: Sequence[str], **columns: Any
 ) -> list[float]:
-    """Reward the correct letter in the answer tag, and no other letter.
+    """Reward an answer tag that contains the correct letter and no other letter from A to J.
 
-    The text of the first `<answer>...</answer>` (tags in any case, across lines) is upper-cased and searched for A to
-    J, also inside words. If the correct letter is the only match, the reward is 1.0 without further text and 0.5 with
-    it. Otherwise it is 0.0. So `B.` gives 0.5, but `B) Lung` gives 0.0 because of its G.
+    The text of the first `<answer>...</answer>` (tags in any case, across lines) is upper-cased and searched for the
+    letters A to J, also inside words. The reward is 1.0 if the answer is the correct letter alone. It is 0.5 if the
+    correct letter is the only match in a longer text, and 0.0 otherwise. So `B.` gives 0.5, but `B) Lung` gives 0.0
+    because of its G.
 
     Returns:
         One reward in {0.0, 0.5, 1.0} per completion.

@@ -1,4 +1,4 @@
-"""An accuracy reward for the correct letter alone in a completion of strict form: 1 or 0."""
+"""An accuracy reward for completions in strict form whose answer is the correct letter alone: 1 or 0."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,13 @@ from medvlm_r1.rewards.strict import strict_answer
 def accuracy_strict(
     prompts: Sequence[Any], completions: Sequence[Completion], *, letter: Sequence[str], **columns: Any
 ) -> list[float]:
-    """Reward a single answer that is the correct letter and nothing else.
+    """Reward a completion in strict form whose answer is the correct letter and nothing else.
 
-    The completion has to be in strict form (`rewards.strict`): one answer tag, with or without one reasoning before or
-    after it, and only white space or a byte order mark around them. Text outside the tags, a second tag in any spelling
-    and a comment give 0. Lower-case letters and tags, which the evaluation does not parse, and a letter within other
-    text also give 0. The reasoning is ignored; `format_strict` requires one.
+    The strict form (`rewards.strict`) is one `<answer>...</answer>`, optionally with one `<think>...</think>` before or
+    after it, and only white space or a byte order mark around them. Text outside the tags, a second tag in any
+    spelling, or a comment gives 0. A lower-case letter gives 0, because the evaluation does not parse it; tags in
+    another case and a letter within other text also give 0. The text of the reasoning is ignored. Use `format_strict`
+    to require reasoning.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

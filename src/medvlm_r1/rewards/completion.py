@@ -1,4 +1,4 @@
-"""The text of a completion, in both forms that TRL passes to rewards."""
+"""The text of a completion, in either form that TRL passes to rewards."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,14 +7,15 @@ Completion = str | Iterable[Mapping[str, Any]]
 
 
 def completion_text(completion: Completion) -> str:
-    """The text of the assistant.
+    """Text that the assistant wrote in a completion.
 
     Args:
-        completion: A string, or messages `[{"role": "assistant", "content": ...}]` whose content is a string or
-            parts `[{"type": "text", "text": ...}]`.
+        completion: A string, or messages `[{"role": "assistant", "content": ...}]`. The content of a message is a
+            string, or a list of parts `[{"type": "text", "text": ...}]`.
 
     Returns:
-        The texts of all assistant messages, joined without a separator; other roles and parts are skipped.
+        The texts of all assistant messages, joined without a separator. Messages of other roles and parts of other
+        types are skipped.
     """
     if isinstance(completion, str):
         return completion

@@ -1,4 +1,4 @@
-"""A reward for an answer that follows from the reasoning written before it."""
+"""A reward for an answer that matches the conclusion of its reasoning."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from medvlm_r1.rewards.strict import strict_parts
 def consistent(
     prompts: Sequence[Any], completions: Sequence[Completion], *, options: Sequence[Sequence[str]], **columns: Any
 ) -> list[float]:
-    """Reward an answer that is the option which the reasoning concludes.
+    """Reward an answer that matches the conclusion of its reasoning.
 
-    1 if the completion is in strict form (`rewards.strict`) and the one option that its reasoning concludes
-    (`prompts.conclusion`) is the letter answered. 0 otherwise, also if the reasoning concludes nothing. It ignores
-    which answer is correct, so combine it with an accuracy reward. Alone it rewards any option that is stated twice.
-    It needs no forward pass.
+    The reward is 1 if the completion is in strict form (`rewards.strict`) and its answer is the letter of the option
+    that is the conclusion of its reasoning (`prompts.conclusion`). Otherwise it is 0, also if the reasoning has no
+    conclusion. The reward ignores which answer is correct, so combine it with an accuracy reward. Alone, it rewards any
+    option that both the reasoning and the answer state. It needs no additional forward pass.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

@@ -8,10 +8,10 @@ from medvlm_r1.rewards.completion import Completion, completion_text
 
 
 def format_paper(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float]:
-    r"""Reward a completion that is `<think>...</think>`, white space, `<answer>...</answer>`.
+    r"""Reward a completion that is `<think>...</think>`, optional white space, `<answer>...</answer>`.
 
-    A full match of `<think>.*?</think>\s*<answer>.*?</answer>`, dots matching newlines: a leading space or a trailing
-    newline gives 0.0, while empty tags, or further tags inside the outer ones, give 1.0.
+    The completion must fully match `<think>.*?</think>\s*<answer>.*?</answer>`, where dots match newlines. A leading
+    space or a trailing newline gives 0.0. Empty tags, or further tags inside the outer ones, still give 1.0.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

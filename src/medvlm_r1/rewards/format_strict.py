@@ -8,12 +8,12 @@ from medvlm_r1.rewards.strict import in_form
 
 
 def format_strict(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float]:
-    """Reward a completion that is one non-empty reasoning and one non-empty answer, and nothing else.
+    """Reward a completion that has non-empty reasoning, a non-empty answer, and nothing else.
 
-    The strict form (`rewards.strict`): `<think>...</think>`, white space, `<answer>...</answer>`, with only white space
-    or a byte order mark around them. The reasoning has at least `MIN_REASONING` (5) letters, an ideograph counted as
-    two; digits, punctuation and invisible characters do not count. The answer has a letter or digit. Text inside
-    that resembles another tag, and any comment, gives 0.
+    The strict form (`rewards.strict`) is `<think>...</think>`, optional white space, `<answer>...</answer>`, with only
+    white space or a byte order mark around them. The reasoning needs at least `MIN_REASONING` (5) letters. An ideograph
+    counts as two letters; digits, punctuation and invisible characters do not count. The answer needs a letter or
+    digit. A comment, or text inside the tags that resembles another tag, gives 0.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

@@ -17,30 +17,30 @@ def grounded(
     own_image: Sequence[bool],
     **columns: Any,
 ) -> list[float]:
-    """Reward the correct answer to the item's own image, and any other answer to another item's image.
+    """Reward the correct letter for the item's own image, and any other option letter for another item's image.
 
-    Half of the completions of a group see another item's image (`training.counterfactual.other_image`). Let a be the
-    letter answered, by the strict rule of `accuracy_strict`, and y the correct letter:
+    Half of the completions of a group are generated with another item's image (`training.counterfactual.other_image`).
+    Let a be the answered letter, by the strict rule of `accuracy_strict`, and y the correct letter:
 
-        own image:      r = 1 if a = y, else 0
-        other image:    r = 1 if a is a letter of an option and a != y, else 0
+        own image:      r = 1 if a = y, otherwise 0
+        other image:    r = 1 if a is the letter of an option and a != y, otherwise 0
 
-    The whole group shares one baseline. An answer that ignores the image earns 1 on one half and 0 on the other,
-    whether it is correct or not. What a policy reads from the text alone therefore gets no gradient on average. What
-    ties the answer to the image does, from the first step, also where a shortcut already answers every question. Not
-    from the paper.
+    The whole group shares one baseline, its mean reward. An answer that ignores the image has reward 1 in one half of
+    the group and 0 in the other half, whether it is correct or not. On average, the use of text alone therefore gets no
+    gradient. The use of the image gets a gradient from the first step, even if a shortcut in the text already answers
+    every question. This reward is not from the paper.
 
-    A question whose answer is the same for every image teaches nothing here. A question without an image always counts
-    as own image, which makes the reward `accuracy_strict`.
+    A question whose answer is the same for every image gives no training signal. A question without an image counts as
+    generated with its own image, so its reward equals that of `accuracy_strict`.
 
-    Cost: no additional completions; two prompts instead of one for each group.
+    Cost: no additional completions, but two prompts instead of one for each group.
 
     Args:
         prompts: Ignored.
-        completions: One per prompt.
-        letter: The correct letter of each.
-        options: The options of each.
-        own_image: Whether each completion saw the image of its own question.
+        completions: One completion per prompt.
+        letter: Correct letter of each question.
+        options: Option texts of each question.
+        own_image: Whether each completion was generated with the image of its own question.
         **columns: Ignored.
 
     Returns:

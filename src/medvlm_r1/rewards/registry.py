@@ -1,6 +1,6 @@
 """Registry of rewards by name, and user-defined rewards by dotted path.
 
-The signature of a user-defined reward is checked before a model is loaded, its result at every step.
+The signature of a user-defined reward is checked before a model is loaded. Its result is checked at every step.
 """
 
 import functools
@@ -25,8 +25,8 @@ from medvlm_r1.rewards.grounded import grounded
 
 Reward = Callable[..., Sequence[float | None]]
 """TRL's reward signature `f(prompts, completions, **columns)`: one completion per prompt, dataset columns by keyword.
-It returns one number per completion, or None for a completion that it does not judge. The built-in rewards ignore the
-prompts and name the columns they need."""
+The function returns one number per completion, or None for a completion that it does not judge. The built-in rewards
+ignore the prompts and name the columns they need."""
 
 REGISTRY: dict[str, Reward] = {
     "accuracy_paper": accuracy_paper,
@@ -38,28 +38,28 @@ REGISTRY: dict[str, Reward] = {
 }
 
 DATA_COLUMNS = ("images", "letter", "options", "sample_id", "modality")
-"""Columns of the dataset besides the prompt (`training.dataset`)."""
+"""Columns of the training dataset, other than the prompt (`training.dataset`)."""
 FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
-"""Arguments that TRL adds."""
+"""Arguments that TRL passes to every reward in addition to the dataset columns."""
 _KNOWN = (*FROM_TRL, *DATA_COLUMNS, "blank_letter", "own_image")
-"""Everything that a reward can name. The last two columns are generated only on request."""
+"""All parameters that a reward can name. The last two columns are generated only if a reward names them."""
 
 
 def resolve_reward(name: str) -> Reward:
-    """The reward function behind a name.
+    """Find a reward function by name.
 
     Args:
-        name: A name in `REGISTRY`, or the dotted path of a function of the user, `package.module:function` or
-            `package.module.function`. Modules are found on Python's path and in the working directory. The
-            function is called as TRL calls it: `f(prompts=..., completions=..., **columns)`, and returns one number
-            per completion.
+        name: A name in `REGISTRY`, or the dotted path of a user-defined function: `package.module:function` or
+            `package.module.function`. Modules are found on Python's path and in the working directory. The function is
+            called as `f(prompts=..., completions=..., **columns)` and returns one number per completion.
 
     Returns:
         The function.
 
     Raises:
-        UsageError: There is no such name, module or function, the module fails to import, or the function cannot be
-            called with the columns of the data (`check_signature`). The message names the nearest name.
+        UsageError: The name, module or function does not exist, the module fails to import, or the function cannot be
+            called with the columns of the data (`check_signature`). For an unknown name, the message suggests the
+            nearest one.
     """
     if name in REGISTRY:
         return REGISTRY[name]
@@ -81,24 +81,24 @@ def resolve_reward(name: str) -> Reward:
 
 
 def asks(reward: Reward, column: str) -> bool:
-    """Whether a reward names a column in its signature."""
+    """Whether a reward function has a parameter with the name of the column."""
     return column in inspect.signature(reward).parameters
 
 
 def any_asks(names: Iterable[str], column: str) -> bool:
-    """Whether one of these rewards names a column in its signature."""
+    """Whether any of the named rewards has a parameter with the name of the column."""
     return any(asks(resolve_reward(name), column) for name in names)
 
 
 def _import(name: str, module_name: str) -> ModuleType:
-    # A console script does not have the working directory on its path, where a user's own reward most often lies.
-    # Last, so that nothing there can stand in for an installed package.
+    # User-defined rewards are usually in the working directory, which is not on the path of a console script. It is
+    # added last, so that no file in it can shadow an installed package.
     here = str(Path.cwd())
     added = [] if here in sys.path else [here]
     sys.path.extend(added)
     try:
         return importlib.import_module(module_name)
-    # Importing runs the user's own code, which may raise anything.
+    # The import runs the user's code, which may raise any exception.
     except Exception as error:
         raise UsageError(
             f"reward {name!r}: the module {module_name!r} cannot be imported ({type(error).__name__}: {error}); "
@@ -113,11 +113,12 @@ def check_signature(name: str, function: Callable[..., Any]) -> None:
     """Reject a function that cannot be called as a reward.
 
     Args:
-        name: Its name in the configuration.
-        function: The function.
+        name: Name of the reward in the configuration.
+        function: The function to check.
 
     Raises:
-        UsageError: It requires a missing column, or does not accept the columns that TRL passes.
+        UsageError: The function is async, requires a column that does not exist, or does not accept all columns by
+            keyword.
     """
     if inspect.iscoroutinefunction(function):
         raise UsageError(f"reward {name!r} is an async function; write it with 'def' instead of 'async def'")
@@ -149,14 +150,14 @@ def check_signature(name: str, function: Callable[..., Any]) -> None:
 
 
 def checked(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[float | None]]:
-    """Wrap a reward so that failures and invalid results name it as the configuration does.
+    """Wrap a reward so that its failures and invalid results are reported with its name.
 
-    The wrapper raises `UserError` if the function raises, or returns anything but one number for each completion. As in
-    TRL, None means that a completion is not judged; None for all completions is an error.
+    The wrapper raises `UserError` if the function raises an exception, or does not return one number for each
+    completion. As in TRL, None means that a completion is not judged. None for all completions is an error.
 
     Args:
-        name: Its name in the configuration.
-        function: The function, called as TRL calls it.
+        name: Name of the reward in the configuration.
+        function: The reward function.
     """
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""The strict form of a completion: its parts and nothing else. All strict rewards use it."""
+"""Strict form of a completion: reasoning and answer in their tags, and nothing else. All strict rewards use it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from medvlm_r1.rewards.completion import Completion, completion_text
 
 MIN_REASONING = 5
-"""Letters that a reasoning needs at least; an ideograph, kana or Hangul syllable counts as two. "It is B" has 5.
-Digits, punctuation and invisible characters do not count."""
+"""Minimum number of letters in the reasoning. "It is B" has 5 letters. An ideograph, kana or Hangul syllable counts as
+two. Digits, punctuation and invisible characters do not count."""
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 # Text that a reader, a browser or a lenient parser could take for a tag or a comment.
@@ -19,7 +19,7 @@ _LIKE_A_TAG = re.compile(r"<[\s/]*(?:think|answer)")
 _COMMENT = "<!"
 _ESCAPED = re.compile(r"&(?:lt|#0*60|#x0*3c);?|%3c|\\(?:u00|x)3c", re.IGNORECASE)
 _ANGLES = frozenset("<\N{LESS-THAN SIGN}‹〈⟨〈⧼❮❰❬《«≺﹤＜")
-# Cyrillic and Greek letters, and the dotless i, that resemble those of a tag.
+# Cyrillic and Greek letters, and the dotless i, that resemble the letters of a tag.
 _ALIKE = str.maketrans("аеѕіһкпԝтгıαικητ", "aesihknwtriaiknt")
 _FILLERS = frozenset("\u115f\u1160\u3164\uffa0")
 _AROUND = "\ufeff" + "".join(filter(str.isspace, map(chr, range(0x3001))))
@@ -33,12 +33,12 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class StrictParts:
-    """A completion in a strict form.
+    """Parts of a completion in strict form.
 
     Attributes:
-        order: Names of its parts in their order, "reasoning" and "answer" or "answer" alone.
-        reasoning: Text of the reasoning; "" without one.
-        answer: Text of the answer, white space around it removed.
+        order: Names of the parts in text order: "reasoning" and "answer" in either order, or only "answer".
+        reasoning: Text of the reasoning; "" if there is none.
+        answer: Text of the answer, stripped.
     """
 
     order: tuple[str, ...]
@@ -46,9 +46,9 @@ class StrictParts:
     answer: str
 
     def filled(self, order: tuple[str, ...]) -> bool:
-        """Whether these are its parts, in this order, and each has something in it.
+        """Whether the completion has exactly the parts in `order`, in this order, and none of them is empty.
 
-        A reasoning has at least `MIN_REASONING` letters, an answer a letter or a digit that can be seen.
+        The reasoning needs at least `MIN_REASONING` letters. The answer needs a visible letter or digit.
         """
         answered = any(character.isalnum() and character not in _FILLERS for character in self.answer)
         reasoned = "reasoning" not in order or _letters(self.reasoning) >= MIN_REASONING
@@ -58,16 +58,16 @@ class StrictParts:
 def strict_parts(text: str) -> StrictParts | None:
     """Parse a completion in strict form, in time linear in its length.
 
-    The form is `<think>...</think><answer>...</answer>`, the same turned around, or the answer alone. White space and a
-    byte order mark may stand around the parts, white space between them. No part may hold a tag of either name, nor
-    what could be taken for one: other case, attributes, spaces or invisible characters inside, look-alike or escaped
-    brackets. A comment (`<!-- -->`) is refused anywhere.
+    The form is `<think>...</think><answer>...</answer>`, the same two parts in the other order, or the answer alone.
+    White space and a byte order mark may surround the parts. Only white space may separate them. No part may contain
+    a `think` or `answer` tag, or text that resembles one: in another case, with attributes, with spaces or invisible
+    characters inside, or with look-alike or escaped brackets. A comment (`<!-- -->`) is not allowed anywhere.
 
     Args:
         text: The completion.
 
     Returns:
-        Its parts; None for any other form.
+        The parts; None if the completion is not in strict form.
     """
     text = text.strip(_AROUND)
     tags = list(_TAG.finditer(text))
@@ -87,19 +87,22 @@ def strict_parts(text: str) -> StrictParts | None:
 
 
 def strict_answer(text: str) -> str | None:
-    """The letter of a completion in strict form whose answer is one capital letter and nothing else; None otherwise."""
+    """The answer, if the text is in strict form and its answer is a single capital letter; None otherwise."""
     parts = strict_parts(text)
     return parts.answer if parts is not None and re.fullmatch("[A-Z]", parts.answer) else None
 
 
 def in_form(completions: Sequence[Completion], order: tuple[str, ...]) -> list[float]:
-    """1.0 for each completion of strict form whose parts, in this order, have something in them; 0.0 otherwise."""
+    """Score completions by their form: 1.0 for strict form with the parts in `order`, otherwise 0.0.
+
+    The parts must be in this order, and none may be empty (`StrictParts.filled`).
+    """
     parsed = (strict_parts(completion_text(completion)) for completion in completions)
     return [float(parts is not None and parts.filled(order)) for parts in parsed]
 
 
 def _letters(text: str) -> int:
-    """Visible letters; one of a wide script (ideographs, kana, Hangul) counts as two."""
+    """Count the visible letters. A letter of a wide script (ideographs, kana, Hangul) counts as two."""
     return sum(
         2 if unicodedata.east_asian_width(character) == "W" else 1
         for character in text
@@ -108,7 +111,10 @@ def _letters(text: str) -> int:
 
 
 class _Plain(dict[int, str]):
-    """For `str.translate`: each character as a careless reader sees it. One at a time, which keeps the time linear."""
+    """Table for `str.translate` that maps look-alike characters to plain ones and removes invisible characters.
+
+    It translates one character at a time, which keeps the time linear.
+    """
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
