@@ -1,1 +1,1 @@
-"""Policies: loading a model and its processor, and generating with it in this process or on a server."""
+"""Load a policy (a model and its processor), and generate with it in this process or on a server."""

@@ -1,7 +1,7 @@
 """LoRA adapters in peft's format: find their base model and merge them into it.
 
 An adapter folder has `adapter_config.json` and `adapter_model.safetensors`, like the `checkpoint-*` folders of a LoRA
-training. A model always runs with the adapter merged, so generation works as for full weights.
+training run. A model always runs with the adapter merged, so generation works as for full weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter instead of a model.
 
     Raises:
-        UserError: It holds both full weights and an adapter, so it is unclear what is meant.
+        UserError: The folder holds both full weights and an adapter, so it is unclear which one to load.
     """
     if not (folder / CONFIG).is_file():
         return False
@@ -40,10 +40,10 @@ def is_adapter(folder: Path) -> bool:
 
 
 def check_adapter(folder: Path) -> dict[str, Any]:
-    """The adapter's configuration.
+    """Read the configuration of an adapter, and check that its weights exist.
 
     Raises:
-        UserError: It cannot be read, or there are no weights in safetensors form.
+        UserError: The configuration cannot be read, or the folder has no weights in safetensors format.
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def check_adapter(folder: Path) -> dict[str, Any]:
 
 
 def base_candidates(folder: Path) -> list[str]:
-    """Names of the base model on record: in the adapter's configuration, then in that of its training run."""
+    """Recorded names of the base model: first from the adapter's configuration, then from its training run."""
     names = [check_adapter(folder).get("base_model_name_or_path")]
     run = folder.resolve().parent.parent / "config.yaml"
     if run.is_file():
@@ -75,11 +75,11 @@ def merge_adapter(base: Any, folder: Path) -> Any:
     """Merge an adapter into its base model, in place.
 
     Args:
-        base: A transformers model. In float32 nothing but the sum itself is rounded.
+        base: A transformers model, preferably in float32 to keep the rounding error small.
         folder: The adapter folder.
 
     Returns:
-        The model with the adapter's product added to its weights.
+        The model with the adapter's low-rank update added to its weights.
 
     Raises:
         UserError: The adapter does not fit the base, cannot be merged, or holds NaN or Inf.
@@ -123,12 +123,12 @@ def _check_fit(folder: Path, missing: Iterable[str], unexpected: Iterable[str]) 
 
 
 def key_problems(*, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str] = ()) -> str:
-    """Describe tensors of a file and a model that do not match: counts and the first names.
+    """Describe the tensors that do not match between a file and a model; return "" if all match.
 
     Args:
-        missing: In the model and not in the file.
-        unexpected: In the file and not in the model.
-        mismatched: In both, with different shapes.
+        missing: Tensors in the model but not in the file.
+        unexpected: Tensors in the file but not in the model.
+        mismatched: Tensors in both, with different shapes.
     """
     kinds = (
         ("missing from the file", missing),

@@ -13,12 +13,12 @@ from medvlm_r1.models.load import Policy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LetterPlace:
-    """The position in an assistant prefill at which the letter is decided.
+    """The token position at which the model chooses an option letter after an assistant prefill.
 
     Attributes:
-        context: Token ids of the prefill up to that position. A tokenizer may join the end of the text with the letter
-            (to `>B`, say), so it can end before the text does.
-        candidates: Token id of each letter at that position, A first.
+        context: Token ids of the prefill up to that position. A tokenizer may merge the end of the prefill with the
+            letter (into `>B`, for example). The context is then shorter than the prefill.
+        candidates: Token id of each letter at that position, starting with A.
     """
 
     context: tuple[int, ...]
@@ -26,17 +26,17 @@ class LetterPlace:
 
 
 def letter_place(tokenizer: Any, prefill: str, n_options: int) -> LetterPlace:
-    """Find the position after `prefill` at which the letters of `n_options` options differ.
+    """Find the first token position at which the option letters after `prefill` differ.
 
     Args:
-        tokenizer: The policy's.
+        tokenizer: The policy's tokenizer.
         prefill: The assistant prefill.
-        n_options: Number of letters offered, 1 to 10.
+        n_options: Number of options, 1 to 10.
 
     Raises:
-        ValueError: Two letters begin with the same token, so the next token does not tell them apart.
+        ValueError: Two letters have the same token at that position, so the next token does not distinguish them.
     """
-    # A single letter differs from nothing, so it is compared with the next one.
+    # A single letter has nothing to differ from, so it is compared with the next letter.
     offered = LETTERS[: max(2, n_options)]
     endings = tokenizer([prefill + letter for letter in offered], add_special_tokens=False)["input_ids"]
     shortest = min(map(len, endings))
@@ -50,20 +50,20 @@ def letter_place(tokenizer: Any, prefill: str, n_options: int) -> LetterPlace:
 def letter_probabilities(
     policy: Policy, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
 ) -> list[tuple[float, ...]]:
-    """Probability of each letter offered as the next token, among those letters.
+    """Next-token probability of each option letter, normalized over the option letters.
 
     Args:
-        policy: The model.
-        items: Conversations with their images; their own `prefill` is not read.
+        policy: The policy.
+        items: Conversations with their images; their own `prefill` is ignored.
         prefills: The assistant prefill of each item, which usually ends in `<answer>`.
-        n_options: Letters offered, for each item.
+        n_options: Number of options of each item.
 
     Returns:
-        For each item one probability per letter, A first, summing to 1.
+        For each item, one probability per letter, starting with A. They sum to 1.
 
     Raises:
-        UserError: An item has another number of images than of image placeholders.
-        ValueError: The letters do not differ in their first token.
+        UserError: The number of images of an item differs from the number of its image placeholders.
+        ValueError: Two letters have the same next token; see `letter_place`.
     """
     import torch
 
@@ -74,7 +74,7 @@ def letter_probabilities(
     positions = [letter_place(processor.tokenizer, p, n) for (_, p), n in zip(prompts, n_options, strict=True)]
     results: list[tuple[float, ...]] = []
     with torch.inference_mode():
-        # One at a time: no padding, so the same item has the same probabilities in any batch.
+        # Items run one at a time without padding, so an item has the same probabilities in any batch.
         for item, (text, _), position in zip(items, prompts, positions, strict=True):
             inputs = processor(text=[text], images=list(item.images) or None, return_tensors="pt")
             context = torch.tensor([position.context], dtype=inputs["input_ids"].dtype)

@@ -1,7 +1,7 @@
-"""Choices that depend on the device: pure functions of its type, so that a machine without a GPU can test them.
+"""Settings that depend on the device. Most are pure functions of its type, which can be tested without a GPU.
 
-Also the number of CPU threads. The threads of a matrix product wait for the slowest one. On busy cores a small model
-spends most of its time waiting. On an idle machine two threads are slightly faster than one.
+This module also sets the number of CPU threads. The threads of a matrix product wait for the slowest thread, so a small
+model on busy cores spends most of its time waiting. On an idle machine, two threads are slightly faster than one.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 _HALVES = ("bfloat16", "float16")
 SMALL = 100_000_000
-"""Largest number of parameters of a small model; larger ones gain from every core."""
+"""Largest number of parameters of a small model. Larger models gain from every core."""
 _NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def best_device() -> str:
-    """The best device present: "cuda", "mps" or "cpu"."""
+    """The best available device: "cuda", "mps" or "cpu"."""
     import torch
 
     if torch.cuda.is_available():
@@ -30,11 +30,11 @@ def inference_dtype(device_type: str, stored: str | None) -> str:
 
     Args:
         device_type: "cpu", "cuda", ...
-        stored: Dtype of its weights, as in its `config.json`; None if unknown.
+        stored: Dtype of the model's weights, as in its `config.json`; None if unknown.
 
     Returns:
-        float32 on a CPU, where halves are slower. Elsewhere a half: the stored one, otherwise bfloat16. On "mps", which
-        lacks bfloat16 on older systems, the stored one (float32 if unknown).
+        float32 on a CPU, where 16-bit dtypes are slower. On "mps", which lacks bfloat16 on older systems, the stored
+        dtype (float32 if unknown). On other devices, the stored dtype if it has 16 bits, otherwise bfloat16.
     """
     if device_type == "cpu":
         return "float32"
@@ -44,15 +44,16 @@ def inference_dtype(device_type: str, stored: str | None) -> str:
 
 
 def head_columns(device_type: str) -> int:
-    """Columns of the vocabulary in a tile of the LM head, for at most 4096 tokens (TRL's `TOKEN_CHUNK_SIZE`).
+    """Number of vocabulary columns that the LM head computes at a time, for at most 4096 tokens.
 
-    Narrow tiles fit the cache of a CPU during the softmax. A GPU needs large products: this is TRL's own width.
+    4096 is TRL's `TOKEN_CHUNK_SIZE`. On a CPU, narrow tiles fit the cache during the softmax. A GPU needs large matrix
+    products, so it uses TRL's default width.
     """
     return 512 if device_type == "cpu" else 32768
 
 
 def choose_threads(parameters: int, *, load: float, cores: int, threads: int) -> int:
-    """The number of threads for a model.
+    """Choose the number of CPU threads for a model.
 
     Args:
         parameters: Number of parameters of the model.
@@ -61,23 +62,23 @@ def choose_threads(parameters: int, *, load: float, cores: int, threads: int) ->
         threads: Default number of threads.
 
     Returns:
-        1 for a small model if fewer than `threads` cores are free, to the nearest core; otherwise `threads`.
+        1 for a small model if fewer than `threads` cores are free (rounded to whole cores); otherwise `threads`.
     """
     busy = cores - load < threads - 0.5
     return 1 if parameters <= SMALL and busy else threads
 
 
 def limit_threads(model: Any) -> None:
-    """Set the number of threads for a loaded model; report it on stderr if it is below the default.
+    """Set the number of CPU threads for a loaded model; report it on stderr if it is below the default.
 
-    Has no effect for a model on another device, or if an environment variable sets the number.
+    This has no effect if the model is not on the CPU, or if an environment variable sets the number.
     """
     import torch
 
     threads = torch.get_num_threads()
     if model.device.type != "cpu" or threads == 1 or any(os.environ.get(name) for name in _NAMES):
         return
-    # Windows has neither function and counts as idle.
+    # Windows has neither function and is treated as idle.
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = choose_threads(model.num_parameters(), load=load, cores=cores, threads=threads)

@@ -12,7 +12,7 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "
 
 
 def versions() -> dict[str, Any]:
-    """Python, platform, devices, package versions, and the commit of a checkout."""
+    """Versions of Python and of the packages, the platform, the devices, and the git commit of a checkout."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -30,7 +30,7 @@ def _version(package: str) -> str:
 
 
 def _devices() -> list[str]:
-    """Names of the GPUs; `cpu` without one, or without torch."""
+    """Names of the GPUs; `cpu` if there is no GPU or torch is not installed."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -39,7 +39,7 @@ def _devices() -> list[str]:
 
 
 def _commit() -> str | None:
-    """The git commit of this package when it runs from a checkout, with `-dirty` when files differ from it."""
+    """Git commit of the checkout that this package runs from, with `-dirty` if files differ; otherwise None."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str:
@@ -47,7 +47,7 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        # An installed package may lie inside somebody else's checkout; only a tracked file has a commit.
+        # An installed package may be inside an unrelated checkout, which does not track this file.
         git("ls-files", "--error-unmatch", here.name)
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):

@@ -1,7 +1,7 @@
 """Model families that support shared prompts, and the reasons for rejecting a model.
 
-The table is explicit. `tests/training/test_shared_prefix.py` compares the log-probabilities and gradients of every
-listed family with the plain forward. Other families are rejected by name.
+`FAMILIES` lists every supported family. For each one, `tests/training/test_shared_prefix.py` compares the
+log-probabilities and gradients with those of the plain forward. A model of any other family is rejected.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from torch import nn
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 _RATES = ("attention_dropout", "dropout")
-# The angles do not depend on the sequence length, so a prompt starts at position 0 with any padding.
+# Types of RoPE whose angles do not depend on the sequence length, so a prompt can start at position 0.
 _FIXED_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
-# Not supported by the heads of the families below; others scale or cap their logits with them.
+# Settings that make other families scale or cap their logits. The families below do not support them.
 _HEAD_SETTINGS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Properties of a model family for the shared forward."""
+    """Properties of a model family that the shared forward needs."""
 
     vision: tuple[str, ...]
-    """Processor outputs for its vision tower."""
+    """Names of the processor outputs that its vision tower takes."""
     text: tuple[str, ...]
-    """`model_type` of its supported language models."""
+    """`model_type` values of its supported language models."""
     rope_3d: bool = False
-    """Whether positions are three-dimensional (M-RoPE), from the model's `get_rope_index`."""
+    """Whether positions are three-dimensional (M-RoPE) and come from the model's `get_rope_index`."""
     layer_masks: bool = False
-    """Whether it takes one attention mask per layer type. Other families take one mask, so their layers may not have a
-    sliding window."""
+    """Whether the model takes one attention mask per layer type. Other families take a single mask, so their layers
+    must not have a sliding window."""
     joined: bool = False
-    """Whether it takes image features as one tensor instead of a list."""
+    """Whether the model takes image features as one tensor instead of a list."""
     two_way_images: bool = False
     """Whether the tokens of an image attend to each other in both directions (Gemma 3)."""
 
@@ -56,14 +56,14 @@ FAMILIES = {
     "internvl": Family(vision=_PIXELS, text=_LLAMA_LIKE, joined=True),
     "gemma3": Family(vision=_PIXELS, text=("gemma3_text",), layer_masks=True, joined=True, two_way_images=True),
 }
-"""By `config.model_type`."""
+"""The supported families by `config.model_type`."""
 
 
 def open_model(model: Any) -> tuple[Any, Family]:
-    """The transformers model under LoRA adapters, and its family.
+    """The transformers model, unwrapped from peft if it has LoRA adapters, and its family.
 
     Raises:
-        ValueError: The family is not in the table; `supports` gives the reason.
+        ValueError: The family is not in `FAMILIES`.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     kind = inner.config.model_type
@@ -73,20 +73,21 @@ def open_model(model: Any) -> tuple[Any, Family]:
 
 
 def supports(model: Any) -> str | None:
-    """Check whether the shared forward gives the log-probabilities and gradients of the plain forward.
+    """Check whether the shared forward gives the same log-probabilities and gradients as the plain forward.
 
     Args:
-        model: A transformers image-text-to-text model, with or without LoRA adapters, not wrapped for distribution.
+        model: A transformers image-text-to-text model, with or without LoRA adapters. It must not be wrapped for
+            distributed training.
 
     Returns:
-        None if it does; otherwise the reason and a remedy, for the user.
+        None if it does; otherwise a message for the user with the reason and a remedy.
     """
     reason = unsupported(model)
     return reason and f"{reason} Set `sharing: off` to train it the plain way."
 
 
 def unsupported(model: Any) -> str | None:
-    """The reason of `supports`, without the remedy."""
+    """Like `supports`, but return the reason without the remedy."""
     for name, adapter in getattr(model, "peft_config", {}).items():
         if adapter.is_prompt_learning:
             return f"The adapter {name!r} puts learned tokens before the prompt, which the shared forward does not do."
@@ -115,7 +116,7 @@ def unsupported(model: Any) -> str | None:
 
 
 def _unusual_settings(text: Any, family: Family) -> str | None:
-    """The first setting for which the family was not tested; None without one."""
+    """The reason to reject the settings of a language model; None if they are supported."""
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     window = getattr(text, "sliding_window", None) and not hasattr(text, "layer_types")
     if window or not kinds <= ({"full_attention", "sliding_attention"} if family.layer_masks else {"full_attention"}):
@@ -136,9 +137,9 @@ def _unusual_settings(text: Any, family: Family) -> str | None:
 
 
 def _unusual_modules(inner: Any) -> str | None:
-    """The first module that is random, or replaces the output head; None without one."""
+    """The reason to reject a model for dropout or an adapter on its output layer; None if it has neither."""
     for name, module in inner.named_modules():
-        # Attention keeps its rate as a number, under one name or the other (CLIP, SigLIP and Pixtral: `dropout`).
+        # Attention stores its dropout rate as a number in one of two attributes (CLIP, SigLIP, Pixtral: `dropout`).
         rates = [module.p] if isinstance(module, nn.Dropout) else [getattr(module, name, 0.0) for name in _RATES]
         rate = max((rate for rate in rates if isinstance(rate, float | int)), default=0.0)
         if rate > 0:
@@ -150,10 +151,11 @@ def _unusual_modules(inner: Any) -> str | None:
 
 
 def keep_single_tokens() -> None:
-    """Let a Mistral 3 model process a single image of one token.
+    """Patch Mistral 3 models so that they can process a single image of one token.
 
     `Mistral3Model.get_image_features` squeezes the first dimension of the (tokens, hidden) features of all images.
-    With one token in total, this removes the token dimension. A leading dimension of 1 is removed instead.
+    With one token in total, this removes the token dimension. The patch adds a leading dimension of 1, which is removed
+    instead.
     """
     from transformers.models.mistral3.modeling_mistral3 import Mistral3MultiModalProjector
 

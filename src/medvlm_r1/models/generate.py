@@ -1,8 +1,8 @@
-"""Generation behind one protocol: prompts and images in, completions out, in the same order.
+"""Generation protocol: take prompts and images, return completions in the same order.
 
-`LocalGenerator` runs in this process. Items of similar size share a batch, which keeps padding low; batches are padded
-on the left. Image tokens are never sampled (see `medvlm_r1.models.load.vision_token_ids`). The generation settings of a
-checkpoint (Qwen2-VL: top_p 0.001, temperature 0.01) are ignored.
+`LocalGenerator` runs in this process. Items of similar size share a batch, which reduces padding. Batches are padded on
+the left. Image tokens are never sampled (see `medvlm_r1.models.load.vision_token_ids`). The generation settings of a
+checkpoint (for Qwen2-VL: top_p 0.001, temperature 0.01) are ignored.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class GenerationInput:
     """One conversation to complete."""
 
     prompt: Sequence[Mapping[str, Any]]
-    """Chat messages, as `medvlm_r1.prompts.templates.messages` renders them: one image placeholder per image."""
+    """Chat messages in the form of `medvlm_r1.prompts.templates.messages`, with one image placeholder per image."""
     images: Sequence[Image] = ()
     """RGB images in the order of their placeholders; the processor resizes them."""
     prefill: str = ""
-    """Assistant prefill: the model continues from there. It replaces what the chat template opens."""
+    """Assistant prefill, which the model continues. It replaces any reasoning tag that the chat template opens."""
     seed: int = 0
-    """Added to the settings' seed, so that conversations sampled one by one do not share their draws."""
+    """Added to the seed of the settings, so that conversations sampled one by one get different random numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +41,15 @@ class GenerationSettings:
     """Length limit and sampling settings."""
 
     max_new_tokens: int = 512
-    """Length limit; longer completions are marked as truncated."""
+    """Maximum number of tokens. Longer completions are cut off and marked as truncated."""
     temperature: float = 0.0
-    """Below 1e-5: greedy. Otherwise the whole distribution is sampled (no top-k, no top-p)."""
+    """Sampling temperature. Decoding is greedy below 1e-5; otherwise, all tokens can be sampled (no top-k or top-p)."""
     seed: int = 0
-    """Seed of the sampling; ignored if greedy."""
+    """Sampling seed; ignored if decoding is greedy."""
 
     @property
     def samples(self) -> bool:
-        """Whether to sample. Below this temperature decoding is greedy, because the division would overflow."""
+        """Whether to sample. Decoding is greedy if the temperature is below 1e-5, where the division would overflow."""
         return self.temperature >= _MIN_TEMPERATURE
 
     def __post_init__(self) -> None:
@@ -64,16 +64,16 @@ class Generation:
     """One completion."""
 
     text: str
-    """The completion without special tokens. It begins with the `<think>` that the chat template opens, if it does.
-    Where `GenerationInput.prefill` was given, it is what comes after that."""
+    """The completion without special tokens. It begins with `<think>` if the chat template opens that tag. If
+    `GenerationInput.prefill` was given, this is only the text after the prefill."""
     n_tokens: int
-    """Tokens generated, without the end token. Words, or chunks of a stream, if a server does not report tokens."""
+    """Number of generated tokens without the end token. If a server does not report it: words or stream chunks."""
     truncated: bool
-    """Whether the limit was reached before the end token."""
+    """Whether the token limit was reached before the end token."""
 
 
 class Generator(Protocol):
-    """Anything that completes conversations."""
+    """Interface of objects that complete conversations."""
 
     def generate(self, items: Sequence[GenerationInput], settings: GenerationSettings) -> list[Generation]:
         """Complete every item; return the results in the order of the items."""
@@ -81,7 +81,7 @@ class Generator(Protocol):
 
 
 class StreamingGenerator:
-    """A generator that yields completions as soon as they are finished."""
+    """Base class of generators that yield completions as soon as they are finished."""
 
     __slots__ = ()
 
@@ -89,7 +89,7 @@ class StreamingGenerator:
         """Complete every item; return the results in the order of the items.
 
         Raises:
-            UserError: As `iterate`.
+            UserError: See `iterate`.
         """
         completions = dict(pair for pairs in self.iterate(items, settings) for pair in pairs)
         return [completions[index] for index in range(len(completions))]
@@ -97,10 +97,12 @@ class StreamingGenerator:
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
-        """Complete every item except those in `done`, which may be repeated to keep the others reproducible.
+        """Complete every item whose index is not in `done`.
+
+        Items in `done` may be completed again to keep the others reproducible.
 
         Yields:
-            Indices of items with their completions, for each batch or request that is finished.
+            A list of (item index, completion) pairs for each finished batch or request.
         """
         raise NotImplementedError
 
@@ -108,7 +110,7 @@ class StreamingGenerator:
 def as_finished(
     generator: Generator, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
 ) -> Iterator[list[tuple[int, Generation]]]:
-    """`StreamingGenerator.iterate` for any generator; one that does not stream yields everything at the end."""
+    """Run any generator like `StreamingGenerator.iterate`. One that does not stream yields all results at once."""
     if isinstance(generator, StreamingGenerator):
         yield from generator.iterate(items, settings, done)
         return
@@ -119,11 +121,11 @@ def as_finished(
 
 @dataclass(slots=True, kw_only=True)
 class LocalGenerator(StreamingGenerator):
-    """Generate with a loaded policy, in batches."""
+    """Generator that runs a loaded policy on batches of items."""
 
     policy: Policy
     batch_size: int = 8
-    """Items per batch at most."""
+    """Maximum number of items per batch."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of transformers' `generate`, such as `stopping_criteria`."""
     _suppressed: list[int] = field(init=False)
@@ -138,11 +140,11 @@ class LocalGenerator(StreamingGenerator):
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
-        """As `StreamingGenerator`. Batches do not depend on `done`; a batch that is done is skipped.
+        """See `StreamingGenerator`. Batches do not depend on `done`; a batch is skipped if all its items are done.
 
         Raises:
-            UserError: The number of images of an item differs from its image placeholders, or the model does not accept
-                an image.
+            UserError: The number of images of an item differs from the number of its image placeholders, or the model
+                does not accept an image.
         """
         import torch
 
@@ -152,9 +154,9 @@ class LocalGenerator(StreamingGenerator):
         for number, batch in enumerate(_batches(items, self.batch_size)):
             if all(index in done for index in batch):
                 continue
-            # The random state of the caller is restored, so an evaluation does not change the training around it.
+            # The random state of the caller is restored, so an evaluation does not affect the training run around it.
             with torch.random.fork_rng(devices=cuda), torch.inference_mode():
-                # Batches far apart, because the next seeds are those of other samples.
+                # Seeds of batches are far apart, because adjacent seeds are used for other samples.
                 torch.manual_seed((settings.seed + items[0].seed + (number << 32)) % 2**63)
                 completions = self._complete([items[index] for index in batch], settings)
             yield list(zip(batch, completions, strict=True))
@@ -173,7 +175,7 @@ class LocalGenerator(StreamingGenerator):
 
 
 def _batches(items: Sequence[GenerationInput], batch_size: int) -> Iterator[list[int]]:
-    """Item indices by batch: items without images apart, the largest first, so that memory runs out early if at all."""
+    """Item indices by batch, first with images, then without; large items first, so that memory errors occur early."""
 
     def size(index: int) -> tuple[int, int]:
         item = items[index]
@@ -189,7 +191,7 @@ def check_images(index: int, item: GenerationInput, fit: ImageFit | None = None)
     """Check the number of images of an item and their sizes.
 
     Raises:
-        UserError: The number differs from the image placeholders, or the model does not accept an image.
+        UserError: The number of images differs from the number of placeholders, or the model does not accept an image.
     """
     for image in item.images:
         reason = fit(image.size) if fit else None
@@ -208,10 +210,10 @@ def check_images(index: int, item: GenerationInput, fit: ImageFit | None = None)
 
 
 def prompt_and_prefill(processor: Any, item: GenerationInput) -> tuple[str, str]:
-    """The rendered prompt, and the rest of the assistant prefill after it.
+    """The rendered prompt, and the part of the assistant prefill that follows it.
 
-    If the chat template opens the reasoning and the prefill starts with the same text, that text stays in the prompt.
-    Otherwise the prefill replaces what the template opens.
+    If the chat template opens a reasoning tag and the prefill starts with the same tag, the tag stays in the prompt.
+    Any other prefill replaces the tag.
     """
     text = str(processor.apply_chat_template(list(item.prompt), add_generation_prompt=True))
     opening = opened_reasoning(text)
@@ -221,12 +223,12 @@ def prompt_and_prefill(processor: Any, item: GenerationInput) -> tuple[str, str]
 
 
 def opened(processor: Any, item: GenerationInput) -> str:
-    """The rendered conversation up to the point where the model continues."""
+    """The rendered prompt followed by the assistant prefill, which the model continues."""
     return "".join(prompt_and_prefill(processor, item))
 
 
 def answer_opening(processor: Any, item: GenerationInput) -> str:
-    """The part of the response that the chat template writes; "" if the item has an assistant prefill."""
+    """The reasoning tag with which the chat template opens the response; "" if the item has an assistant prefill."""
     return "" if item.prefill else opened_reasoning(opened(processor, item))
 
 
@@ -243,11 +245,11 @@ _NOTHING_ELSE = {
     "encoder_repetition_penalty": 1.0,
     "min_length": 0,
 }
-"""Settings that a model's own `generation_config.json` would otherwise change."""
+"""Default values of settings that a model's own `generation_config.json` could otherwise change."""
 
 
 def generation_config(policy: Policy, settings: GenerationSettings, suppressed: Sequence[int]) -> Any:
-    """The transformers configuration for `settings` alone; tokens in `suppressed` are never generated."""
+    """The transformers `GenerationConfig` for `settings`. Tokens in `suppressed` are never generated."""
     from transformers import GenerationConfig
 
     sampling = settings.samples
@@ -273,7 +275,7 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def cut(row: list[int], ends: list[int], tokenizer: Any, opening: str = "") -> Generation:
-    """Decode the ids of a completion up to its end token; `opening` is prepended."""
+    """Decode the ids of a completion up to its end token, and prepend `opening` to the text."""
     length = next((position for position, token in enumerate(row) if token in ends), len(row))
     text = tokenizer.decode(row[:length], skip_special_tokens=True)
     return Generation(text=opening + text, n_tokens=length, truncated=length == len(row))

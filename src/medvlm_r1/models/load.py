@@ -1,8 +1,8 @@
 """Find and load a policy: a vision-language model and its processor.
 
-A policy is a folder, a hub id ("owner/name") or `phantom-base`, the small base model of this package. A folder with a
-LoRA adapter is loaded with its base model; `FOLDER#BASE` names another base. Only transformers' Auto classes are used,
-so every image-text-to-text family works. Code shipped with a model is never run, and weights are read from safetensors
+A policy is named by a folder, a hub id ("owner/name") or `phantom-base`, the small base model of this package. A LoRA
+adapter is loaded with its base model; `FOLDER#BASE` names another base. Only transformers' Auto classes are used, so
+every image-text-to-text family works. Code shipped with a model is never run, and weights are read from safetensors
 files only.
 """
 
@@ -28,20 +28,20 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _VISION_KEY = re.compile(r"(image|video|vision)\w*_token_(id|index)")
 _VISION_TOKEN = re.compile(r"<\|?(image|video|vision)\w*\|?>")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# The weights first.
+# The weights come first, so that `[1:]` leaves them out.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A model that answers, and the processor that prepares its input."""
+    """A vision-language model, and the processor that prepares its input."""
 
     model: Any
     """An image-text-to-text model of transformers, in evaluation mode."""
     processor: Any
     """Its processor (tokenizer, image processor and chat template), padding on the left."""
     name: str
-    """The name under which it was requested."""
+    """The name by which the policy was requested."""
 
 
 def phantom_base_dir() -> Path:
@@ -50,14 +50,15 @@ def phantom_base_dir() -> Path:
 
 
 def locate(model: str, *, weights: bool = True) -> Path:
-    """The local folder of a model; a hub id is downloaded (or taken from the hub cache).
+    """The local folder of a model. A model on the hub is downloaded, or read from the hub cache.
 
     Args:
-        model: a folder, a hub id, or `phantom-base`. A folder wins over a hub id of the same name.
-        weights: whether its weights are needed; without, only its small files are downloaded.
+        model: A folder, a hub id, or `phantom-base`. A folder takes precedence over a hub id of the same name.
+        weights: Whether its weights are needed. If not, only its small files are downloaded.
 
     Raises:
-        UserError: no such folder, the hub cannot be reached, or the folder holds no complete model, or an adapter.
+        UserError: There is no such folder, the hub cannot be reached, or the folder holds an adapter or an incomplete
+            model.
     """
     return _checked(_folder(model, weights=weights), weights=weights)
 
@@ -78,14 +79,14 @@ def _checked(folder: Path, *, weights: bool = True) -> Path:
 
 
 def locate_with_base(model: str) -> tuple[Path, Path | None]:
-    """The folder of a model's full weights, and that of the LoRA adapter on top of them, if there is one.
+    """The folder of a model's full weights, and the folder of its LoRA adapter (None if there is no adapter).
 
     Args:
         model: A model or an adapter, in a form that `locate` accepts. `ADAPTER#BASE` names the adapter's base model.
-            By default it is the recorded base model (see `base_candidates`), which is never downloaded.
+            Without `#BASE`, the recorded base model is used (see `base_candidates`); it is never downloaded.
 
     Raises:
-        UserError: as `locate`, or the base model of an adapter is not on this machine.
+        UserError: See `locate`; or the base model of an adapter is not on this machine.
     """
     name, base = _split(model)
     folder = _folder(name)
@@ -110,7 +111,7 @@ def locate_with_base(model: str) -> tuple[Path, Path | None]:
 
 
 def base_name(adapter: str) -> str:
-    """The name of an adapter's base model: as it was given (`ADAPTER#BASE`), or the first on record."""
+    """The name of an adapter's base model: BASE in `ADAPTER#BASE`, otherwise the first recorded name."""
     name, base = _split(adapter)
     return base or next(iter(base_candidates(_folder(name))), "unknown")
 
@@ -129,7 +130,7 @@ def _folder(model: str, *, weights: bool = True) -> Path:
 
 
 def _models_inside(folder: Path) -> str:
-    """What to name instead of a run folder."""
+    """Advice on which folder to name instead of a folder without a model."""
     inside = [folder / "model", *folder.glob("checkpoints/checkpoint-*"), *folder.glob("checkpoint-*")]
     models = [path for path in inside if (path / "config.json").is_file() or (path / "adapter_config.json").is_file()]
     if models:
@@ -138,7 +139,7 @@ def _models_inside(folder: Path) -> str:
 
 
 def _check_indexes(folder: Path) -> None:
-    """A list of weight files may name a pickle, which transformers would then open."""
+    """Reject an index of weight files that names a pickle, which transformers would open."""
     for index in folder.glob("*.index.json"):
         try:
             named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -150,7 +151,7 @@ def _check_indexes(folder: Path) -> None:
 
 
 def _pickled(folder: Path) -> str:
-    """Pickles in a folder without safetensors files, and what to do about them."""
+    """End of an error message: the pickles in a folder without safetensors files, and what to do about them."""
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
     if not pickles:
         return ". Copy the whole folder again, or name one that save_pretrained wrote."
@@ -188,14 +189,14 @@ def load_policy(
     """Load a model with its processor. A LoRA adapter is merged into its base model.
 
     Args:
-        model: a folder, a hub id, or `phantom-base`; for an adapter as `locate_with_base` takes it.
-        dtype: a torch dtype, its name, or "auto" for `inference_dtype`: bfloat16 on a GPU, float32 on a CPU.
-        device: "cpu", "cuda", "cuda:1", "mps"; the best one present when None.
-        model_init: further arguments of `from_pretrained`, such as `attn_implementation`.
+        model: A model or an adapter, in a form that `locate_with_base` accepts.
+        dtype: A torch dtype, its name, or "auto", which chooses by `inference_dtype` (on a CPU: float32).
+        device: "cpu", "cuda", "cuda:1", "mps"; None for the best available device.
+        model_init: Further arguments of `from_pretrained`, such as `attn_implementation`.
 
     Raises:
-        UserError: the model cannot be found, is not an image-text-to-text model, its files are damaged or incomplete,
-            or a tensor in them belongs to no layer.
+        UserError: The model cannot be found, or it is not an image-text-to-text model. Also if its files are damaged or
+            incomplete, or if they contain a tensor that belongs to no layer.
     """
     device = device or best_device()
     folder, adapter = locate_with_base(model)
@@ -210,14 +211,16 @@ def load_policy(
 
 
 def write_model(model: str, out: Path) -> None:
-    """Write a model and its processor to a new folder: adapters merged, in the dtype of the base model.
+    """Write a model and its processor to a new folder, in the stored dtype.
+
+    An adapter is merged into its base model, whose dtype is kept.
 
     Args:
-        model: as `load_policy` takes it.
-        out: the folder.
+        model: A model or an adapter, in a form that `load_policy` accepts.
+        out: The new folder.
 
     Raises:
-        UserError: as `load_policy`.
+        UserError: See `load_policy`.
     """
     network, processor = _load(*locate_with_base(model), "auto", {})
     forget_last_batch(processor)
@@ -226,7 +229,7 @@ def write_model(model: str, out: Path) -> None:
 
 
 def forget_last_batch(processor: Any) -> None:
-    """Take the padding of the last batch out of the tokenizer, which would keep it in its file."""
+    """Reset the padding and truncation of the last batch, which the tokenizer would otherwise save in its file."""
     backend = getattr(processor.tokenizer, "backend_tokenizer", None)
     if backend is not None:
         backend.no_padding()
@@ -237,11 +240,11 @@ def load_merged(base: str, adapter: Path) -> Any:
     """A base model with an adapter merged, on the CPU, in the dtype of the base model's files.
 
     Args:
-        base: as `locate` takes it.
-        adapter: the adapter folder.
+        base: The base model, in a form that `locate` accepts.
+        adapter: The adapter folder.
 
     Raises:
-        UserError: as `load_policy`.
+        UserError: See `load_policy`.
     """
     return _load(locate(base), adapter, "auto", {})[0]
 
@@ -255,18 +258,18 @@ def _stored_dtype(folder: Path) -> str | None:
 
 
 def _load(folder: Path, adapter: Path | None, dtype: Any, init: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The model on the CPU, with its adapter merged, and the processor; "auto" is the stored dtype."""
+    """Load the model on the CPU, with its adapter merged, and the processor. "auto" means the stored dtype."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     fixed = {"trust_remote_code": False, "local_files_only": True}
     try:
-        # Its table of keys would come before `_check_keys` says the same.
+        # transformers would print a table of mismatched keys before `_check_keys` reports them.
         with quiet_bars(warnings=False):
             network, info = AutoModelForImageTextToText.from_pretrained(
                 folder,
-                # With an adapter the base model's exact weights, because the sum is rounded once.
+                # With an adapter, the weights are loaded unrounded, so that only the merged sum is rounded.
                 dtype=dtype if adapter is None else "auto",
                 use_safetensors=True,
                 output_loading_info=True,
@@ -293,20 +296,20 @@ def _load(folder: Path, adapter: Path | None, dtype: Any, init: Mapping[str, Any
     if adapter is not None:
         rounded = network.dtype if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch."))
         network = merge_adapter(network.float(), adapter)
-        # Parameters only: rotary frequencies stay in float32, as `from_pretrained` keeps them.
+        # Only parameters are converted: rotary frequencies stay in float32, as in `from_pretrained`.
         for weight in network.parameters():
             weight.data = weight.data.to(rounded)
     return network, processor
 
 
 def processor_folder(model: str) -> Path:
-    """The folder whose processor a model uses: its own, that of its adapter, or that of the adapter's base model.
+    """The folder with the processor of a model: the model's own folder, its adapter's, or the base model's.
 
     Args:
-        model: as `load_policy` takes it; full weights need not be there.
+        model: A model or an adapter, in a form that `load_policy` accepts. A full model needs no weights.
 
     Raises:
-        UserError: as `locate`.
+        UserError: See `locate_with_base`.
     """
     if is_adapter(_folder(_split(model)[0])):
         return _processor_folder(*locate_with_base(model))
@@ -314,11 +317,11 @@ def processor_folder(model: str) -> Path:
 
 
 def image_fit(model: str, prepare: Callable[[Any], None] = lambda processor: None) -> ImageFit:
-    """What images a local model takes.
+    """Make an `ImageFit`, which checks whether a model accepts an image size.
 
     Args:
         model: A folder, a hub id, or `phantom-base`; its weights are not needed.
-        prepare: Changes the image processor first, such as its pixel bounds.
+        prepare: Function that first changes the image processor (its pixel bounds, for example).
 
     Raises:
         UserError: The model cannot be found, or its processor cannot be loaded.
@@ -329,15 +332,15 @@ def image_fit(model: str, prepare: Callable[[Any], None] = lambda processor: Non
 
 
 def _processor_folder(folder: Path, adapter: Path | None) -> Path:
-    """The adapter's folder where it holds a whole processor, whose pixel bounds may differ from the base model's."""
+    """The adapter's folder if it holds a processor (its pixel bounds may differ), otherwise the base model's."""
     names = ("preprocessor_config.json", "processor_config.json")
     return adapter if adapter and any((adapter / name).is_file() for name in names) else folder
 
 
 def _check_keys(folder: Path, info: Mapping[str, Any]) -> None:
-    """Check that every tensor of the files was loaded into a layer, and every layer from a tensor.
+    """Check that every tensor in the files was loaded into a layer, and that every layer was loaded from the files.
 
-    transformers omits from its lists what a family may lack or add (tied output layers, old buffers).
+    The lists of transformers omit tensors that a family may lack or add (tied output layers, old buffers).
     """
     unexpected = info["unexpected_keys"]
     problems = key_problems(
@@ -361,7 +364,7 @@ def quiet_bars(*, warnings: bool = True) -> Iterator[None]:
     """Hide transformers' progress bars for weight files.
 
     Args:
-        warnings: whether its warnings are shown.
+        warnings: Whether warnings of transformers are shown.
     """
     from transformers.utils import logging
 
@@ -381,7 +384,8 @@ def fingerprint(model: str) -> str:
     """SHA-256 over the weights, configuration and processor files of a model, for cache keys.
 
     Args:
-        model: as `load_policy` takes it; the files of an adapter count together with its base model's.
+        model: A model or an adapter, in a form that `load_policy` accepts. The hash of an adapter includes its base
+            model's files.
     """
     total = hashlib.sha256()
     for folder in filter(None, locate_with_base(model)):
@@ -394,14 +398,14 @@ def fingerprint(model: str) -> str:
 def vision_token_ids(*sources: Any) -> list[int]:
     """Ids of image and video tokens: placeholders, start and end markers.
 
-    A sampled one crashes the next forward pass, because it has no image features. Pass the ids as `suppress_tokens`
-    wherever text is sampled.
+    If such a token is sampled, the next forward pass crashes, because there are no image features for it. Pass the ids
+    as `suppress_tokens` whenever text is sampled.
 
     Args:
         sources: Models and processors.
 
     Returns:
-        Sorted ids of all sources.
+        Sorted ids from all sources.
     """
     ids: set[int] = set()
     for source in sources:

@@ -1,7 +1,7 @@
 """Pre-packed oneDNN linear layers for float32 CPU inference.
 
 PyTorch computes float32 products with MKL, which packs the weights again at every call. For the few rows of a decoding
-step, oneDNN with weights packed once took a third to a half of the time (AMD EPYC). Sums have the same precision, in
+step, oneDNN with weights packed once took a third to a half of MKL's time (AMD EPYC). Sums have the same precision but
 another order.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Limit of the packed copies. Weights beyond it are packed at every product, which is still faster than MKL.
+# Limit for the packed copies. Weights beyond it are packed for every product, which is still faster than MKL.
 _MOST_BYTES = 1 << 30
 # Threads that use the same model must not replace a layer's `forward` at the same time.
 _LOCK = threading.Lock()
@@ -23,10 +23,10 @@ _LOCK = threading.Lock()
 
 @contextmanager
 def fast_inference(model: Any) -> Iterator[None]:
-    """Run the linear layers of a model with oneDNN; its weights must not change meanwhile.
+    """Run the linear layers of a model with oneDNN. The weights must not change inside the context.
 
-    Layers on other devices, of other dtypes, sharded or replaced (quantized, for example) are left unchanged, and so is
-    everything while gradients are enabled. Nesting is allowed.
+    This applies to float32 layers on the CPU. Sharded or replaced (for example quantized) layers are left unchanged.
+    If gradients are enabled, nothing is changed. Contexts may be nested.
     """
     changed: list[nn.Linear] = []
     try:
@@ -70,7 +70,7 @@ def _product(module: nn.Linear, weight: Tensor) -> Callable[[Tensor], Tensor]:
 
     def forward(rows: Tensor) -> Tensor:
         supported = rows.dtype == torch.float32 and rows.ndim > 1 and rows.numel() > 0
-        # Under autocast a product has another dtype than its rows.
+        # Under autocast, the result has another dtype than the rows.
         if torch.is_grad_enabled() or not supported or torch.is_autocast_enabled("cpu"):
             return plain(module, rows)
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")

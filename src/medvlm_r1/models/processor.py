@@ -23,7 +23,7 @@ def load_processor(folder: Path) -> Any:
     """Load the processor of a model folder: tokenizer, image processor and chat template.
 
     Raises:
-        UserError: Its files are damaged, it has no image processor, or it needs a package that is not installed.
+        UserError: The files are damaged, there is no image processor, or a required package is not installed.
     """
     from transformers import AutoProcessor
 
@@ -44,11 +44,11 @@ def load_processor(folder: Path) -> Any:
 
 @dataclass(slots=True, kw_only=True)
 class ImageFit:
-    """Check whether a model accepts images of a size, by its own processor; results are cached per size.
+    """Callable that checks whether a model's image processor accepts an image size. Results are cached by size.
 
     Attributes:
         model: Name of the model, for messages.
-        processor: Its image processor.
+        processor: The model's image processor.
     """
 
     model: str
@@ -56,7 +56,7 @@ class ImageFit:
     _known: dict[Size, str | None] = field(default_factory=dict)
 
     def __call__(self, size: Size) -> str | None:
-        """Reason why an image of this size cannot be processed; None if it can."""
+        """The reason why an image of this size cannot be processed; None if it can."""
         if size not in self._known:
             self._known[size] = self._try(size)
         return self._known[size]
@@ -64,7 +64,7 @@ class ImageFit:
     def _try(self, size: Size) -> str | None:
         try:
             if hasattr(self.processor, "get_number_of_image_patches"):
-                # The rule of the processor, without computing pixels.
+                # This applies the processor's size rule without processing pixels.
                 self.processor.get_number_of_image_patches(size[1], size[0], {})
             else:
                 self.processor(images=[Image.new("RGB", size)], return_tensors="pt")
@@ -76,11 +76,11 @@ class ImageFit:
         """Find the rows with an image that the model does not accept.
 
         Args:
-            rows: Samples with their numbers in the file.
-            sizes: Sizes of their images by name; None for an unreadable image, which is skipped.
+            rows: Samples with their row numbers in the file.
+            sizes: Image sizes by image name; None for an unreadable image, which is skipped.
 
         Returns:
-            Messages with row, image, size and reason, by sample id.
+            Messages by sample id. Each gives the row, the image, its size and the reason.
         """
         messages: dict[str, str] = {}
         for number, sample in rows:
@@ -93,7 +93,7 @@ class ImageFit:
         return messages
 
     def message(self, folder: str | Path, unfit: Mapping[str, str]) -> str:
-        """One message for the result of `unfit`, without advice."""
+        """Combine the messages of `unfit` into one message, without advice."""
         lines = [*unfit.values()][:_SHOWN]
         more = f"; and {len(unfit) - _SHOWN} more" if len(unfit) > _SHOWN else ""
         rows = f"{len(unfit)} row{'' if len(unfit) == 1 else 's'}"

@@ -1,8 +1,8 @@
-"""Generation by servers with OpenAI's chat interface (vLLM, SGLang and others), behind the same protocol.
+"""Generation on servers with OpenAI's chat API (vLLM, SGLang and others), with the protocol of `models.generate`.
 
 A model on a server is named `openai:URL#NAME`, as in `openai:http://localhost:8000/v1#Qwen/Qwen2-VL-2B-Instruct`.
-`openai:URL,URL,...#NAME` names several servers with the same model. Only these addresses are asked. A key is read from
-the environment variable OPENAI_API_KEY.
+`openai:URL,URL,...#NAME` names several servers with the same model. Requests go only to these addresses. The API key
+is read from the environment variable OPENAI_API_KEY.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RETRIES = 5
 _BAD_REPLIES = 3
 _SECONDS = 600.0
 _REFUSALS = (400, 404, 405, 422, 501)
-# vLLM otherwise takes these from the checkpoint's generation_config.json (Qwen2-VL: top_k 1).
+# Without these fields, vLLM uses the values in the checkpoint's generation_config.json (Qwen2-VL: top_k 1).
 _WHOLE_DISTRIBUTION = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 
@@ -40,25 +40,25 @@ T = TypeVar("T")
 
 
 def is_server(model: str) -> bool:
-    """Whether a name is that of a model on a server."""
+    """Whether a name refers to a model on a server."""
     return model.startswith(PREFIX)
 
 
 class Refused(UserError):
-    """A server refuses a request: it does not support a field, or has no such address."""
+    """A server refused a request, because it does not support a field or has no such endpoint."""
 
 
 class ServerGone(UserError):
-    """A server does not answer, only that it cannot (5xx), or in no usable form, after all tries."""
+    """After all retries, a server has sent no reply, a server error (5xx except 501), or a reply without an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerGenerator(StreamingGenerator):
-    """Completes by asking a server, several questions at a time.
+    """Generator that sends several requests at a time to one server.
 
-    Failed connections, time-outs and the statuses 408, 409, 429 and 5xx are tried again, with growing pauses. So are
-    replies that hold no answer (`models.remote_reply`), up to three times. Redirects are not followed: images and
-    questions go to the address that was named and nowhere else.
+    Requests are retried with growing pauses after failed connections, time-outs and the statuses 408, 409, 429 and 5xx.
+    If a reply holds no answer (see `models.remote_reply`), the request is sent up to three times in total. Redirects
+    are not followed, so images and questions go only to the given address.
     """
 
     url: str
@@ -66,20 +66,20 @@ class ServerGenerator(StreamingGenerator):
     name: str
     """The model's name on the server."""
     concurrency: int = 8
-    """Requests under way at most."""
+    """Maximum number of concurrent requests."""
     retries: int = _RETRIES
-    """Tries beyond the first, for each request."""
+    """Maximum number of retries for each request, after connection errors and error statuses."""
     pause: float = 1.0
-    """Seconds before the second try after a reply that holds no answer; twice as many before the third."""
+    """Seconds to wait before a second attempt if a reply holds no answer. The wait before a third is twice as long."""
     _refused: set[str] = field(init=False, default_factory=set, compare=False, repr=False)
-    """Fields of `_WHOLE_DISTRIBUTION`, once the server has refused them."""
+    """Fields of `_WHOLE_DISTRIBUTION` after the server has refused them; empty before. Refused fields are not sent."""
 
     @classmethod
     def parse(cls, model: str, concurrency: int = 8) -> ServerGenerator:
-        """From `openai:URL#NAME`.
+        """Make a generator from `openai:URL#NAME`.
 
         Raises:
-            UserError: the text has another form.
+            UserError: The name has another form.
         """
         url, mark, name = model.removeprefix(PREFIX).partition("#")
         address = urlsplit(url)
@@ -94,16 +94,16 @@ class ServerGenerator(StreamingGenerator):
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
-        """As `StreamingGenerator`. When a request fails, those under way are awaited and handed over before the error.
+        """See `StreamingGenerator`. If a request fails, running requests finish before the error is raised.
 
         Raises:
-            UserError: The server cannot be reached or refuses, or an item has another number of images than of image
-                placeholders.
+            UserError: The server cannot be reached or refuses a request, or the number of images of an item differs
+                from the number of its image placeholders.
         """
         return ServerPool(servers=(self,)).iterate(items, settings, done)
 
     def client(self) -> Any:
-        """A client of the server, to be closed after use."""
+        """Make a client for the server. The caller has to close it."""
         from openai import DefaultHttpxClient, OpenAI
 
         return OpenAI(
@@ -115,10 +115,10 @@ class ServerGenerator(StreamingGenerator):
         )
 
     def stream(self, item: GenerationInput, settings: GenerationSettings) -> ServerPieces:
-        """Complete one item piece by piece; the request is sent when the first piece is read.
+        """Stream the completion of one item. The request is sent when the first piece is read.
 
         Raises:
-            UserError: As `generate`, some of it only while the pieces are read.
+            UserError: See `iterate`. Errors of the server are raised only while the pieces are read.
         """
         check_images(0, item)
         return ServerPieces(self, item, settings)
@@ -126,13 +126,13 @@ class ServerGenerator(StreamingGenerator):
     def complete(
         self, client: Any, item: GenerationInput, settings: GenerationSettings, n: int = 1
     ) -> list[Generation]:
-        """Complete one item n times, in one request if the server can. An assistant prefill is continued.
+        """Complete one item n times, in one request if the server supports it. An assistant prefill is continued.
 
-        A server may ignore a prefill; `models.remote_prefill` checks that it does not.
+        Some servers ignore a prefill. `models.remote_prefill` checks for this.
 
         Raises:
-            ServerGone: The server does not answer.
-            UserError: It refuses.
+            ServerGone: The server gives no usable answer.
+            UserError: The server refuses the request.
         """
         read = partial(read_reply, prefilled=bool(item.prefill))
         options = {"n": n, "extra_body": {"return_token_ids": True}} if n > 1 else {}
@@ -155,19 +155,19 @@ class ServerGenerator(StreamingGenerator):
         read: Callable[[bytes], T],
         **options: Any,
     ) -> T:
-        """Send a request, and read the body of its reply.
+        """Send a request, and parse the body of the reply.
 
         Args:
-            client: A client of the server.
-            item: The item.
-            settings: Length limit and sampling.
-            read: Reads the body. The request is repeated where it raises `BadReply`.
-            **options: Further fields.
+            client: A client for the server.
+            item: The conversation to complete.
+            settings: Length limit and sampling settings.
+            read: Function that parses the body. If it raises a `BadReply` with `again` set, the request is repeated.
+            **options: Further fields of the request.
 
         Raises:
-            ServerGone: The server does not answer.
-            Refused: It refuses the request.
-            UserError: It refuses the model, or gives no usable reply.
+            ServerGone: The server gives no usable answer after all attempts.
+            Refused: The server refuses the request.
+            UserError: The server refuses the model, or repeating the request would not give an answer.
         """
         for attempt in range(1, _BAD_REPLIES + 1):
             with self._as_user_errors():
@@ -181,11 +181,11 @@ class ServerGenerator(StreamingGenerator):
         raise AssertionError
 
     def tokenize(self, client: Any, text: str) -> list[int]:
-        """The ids of a text's tokens, by the server's `/tokenize`.
+        """Token ids of a text, from the server's `/tokenize` endpoint.
 
         Raises:
-            Refused: It has none.
-            ServerGone: It does not answer.
+            Refused: The server has no such endpoint.
+            ServerGone: The server does not reply.
         """
         address = f"{self.url.rstrip('/').removesuffix('/v1')}/tokenize"
         body = {"model": self.name, "prompt": text, "add_special_tokens": False}
@@ -197,7 +197,7 @@ class ServerGenerator(StreamingGenerator):
             raise Refused(f"{self.url} has no /tokenize ({error})") from error
 
     def _no_answer(self, item: GenerationInput, error: BadReply) -> UserError:
-        """The error for a reply without an answer, which names the question."""
+        """Make the error for a reply without an answer. Its message quotes the question."""
         content = item.prompt[-1]["content"]
         question = content if isinstance(content, str) else " ".join(piece.get("text", "") for piece in content)
         message = f"{self.url} gave no answer to {shorten(question)[:80]!r}: {error}"
@@ -206,7 +206,7 @@ class ServerGenerator(StreamingGenerator):
         return ServerGone(f"{message}. Check the server, then run the same command again: finished answers are kept.")
 
     def _send(self, create: Any, item: GenerationInput, settings: GenerationSettings, **options: Any) -> Any:
-        """Send a request. A server that refuses fields which OpenAI does not have gets it again without them."""
+        """Send a request. If the server refuses fields that are not in OpenAI's API, send it again without them."""
         from openai import BadRequestError, UnprocessableEntityError
 
         messages, extra = _with_images(item), options.pop("extra_body", {})
@@ -235,7 +235,7 @@ class ServerGenerator(StreamingGenerator):
 
     @contextmanager
     def _as_user_errors(self) -> Iterator[None]:
-        """Turn the client's errors into errors for users."""
+        """Convert exceptions of the client to `UserError` and its subclasses."""
         from openai import APIConnectionError, APIStatusError, OpenAIError
 
         try:
@@ -258,14 +258,14 @@ class ServerGenerator(StreamingGenerator):
 
 
 Job = Callable[[ServerGenerator, Any], T]
-"""A piece of work for one server, with a client of it."""
+"""A function that completes one job with the given server and client, and returns the result."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ServerPool(StreamingGenerator):
-    """Several servers with the same model, each with its own requests under way, so a fast one answers more.
+    """Several servers with the same model, which take their requests from one queue.
 
-    A server that stops answering is named and left out from then on, and its questions go to the others.
+    A server that stops replying is reported on stderr and no longer used. Its items go to the other servers.
     """
 
     servers: tuple[ServerGenerator, ...]
@@ -274,11 +274,11 @@ class ServerPool(StreamingGenerator):
     def iterate(
         self, items: Sequence[GenerationInput], settings: GenerationSettings, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Generation]]]:
-        """As `StreamingGenerator`.
+        """See `StreamingGenerator`.
 
         Raises:
-            UserError: No server is left that answers, one refuses, or an item has another number of images than of
-                image placeholders.
+            UserError: All servers have failed, a server refuses a request, or the number of images of an item differs
+                from the number of its image placeholders.
         """
         for index, item in enumerate(items):
             check_images(index, item)
@@ -294,7 +294,7 @@ class ServerPool(StreamingGenerator):
         """The servers that have not failed.
 
         Raises:
-            UserError: There is none.
+            UserError: All servers have failed.
         """
         servers = [server for server in self.servers if server.url not in self._gone]
         if not servers:
@@ -306,7 +306,7 @@ class ServerPool(StreamingGenerator):
         return servers
 
     def leave_out(self, server: ServerGenerator, error: ServerGone) -> None:
-        """Ask a server no more, and name it. The error of the only server is raised."""
+        """Stop using a server, and report it on stderr. If it is the only server, raise its error."""
         if len(self.servers) == 1:
             raise error
         if server.url not in self._gone:
@@ -317,7 +317,7 @@ class ServerPool(StreamingGenerator):
         """Run jobs, each on any server; yield their indices and results as they finish.
 
         Raises:
-            UserError: No server is left that answers, or one refuses.
+            UserError: All servers have failed, or a server refuses a request.
         """
         waiting = deque(enumerate(jobs))
         while waiting:
@@ -335,7 +335,7 @@ class ServerPool(StreamingGenerator):
                     for future in ended:
                         future.result()
                 except BaseException:
-                    # What is under way ends; nothing new is begun.
+                    # Running jobs finish; no new jobs start.
                     waiting.clear()
                     raise
 
@@ -346,7 +346,7 @@ class ServerPool(StreamingGenerator):
         waiting: deque[tuple[int, Job[T]]],
         results: SimpleQueue[tuple[int, T] | None],
     ) -> None:
-        """Run jobs while there are some and the server answers."""
+        """Run jobs until none are left or the server fails."""
         try:
             while server.url not in self._gone:
                 try:
@@ -366,10 +366,10 @@ class ServerPool(StreamingGenerator):
 
 
 class ServerPieces(Iterator[str]):
-    """Pieces of one completion as a server sends them.
+    """Iterator over the pieces of one completion, as a server streams them.
 
     Attributes:
-        generation: All of it, once the pieces have ended; None before.
+        generation: The whole completion after the last piece; None before.
     """
 
     def __init__(self, server: ServerGenerator, item: GenerationInput, settings: GenerationSettings) -> None:
@@ -381,7 +381,7 @@ class ServerPieces(Iterator[str]):
         return next(self._pieces)
 
     def close(self) -> None:
-        """Hang up, which stops most servers' work on it."""
+        """Close the connection. Most servers then stop generating."""
         self._pieces.close()
 
     def _read(self, item: GenerationInput, settings: GenerationSettings) -> Generator[str, None, None]:
@@ -396,17 +396,17 @@ class ServerPieces(Iterator[str]):
                 reason = yield from read_pieces(chunks, pieces)
         except BadReply as error:
             raise server._no_answer(item, error) from error
-        # A stream that ends without a reason was broken off.
+        # A stream that ends without a finish reason was interrupted.
         text = with_reasoning_opened("".join(pieces))
         self.generation = Generation(text=text, n_tokens=len(pieces), truncated=reason in ("length", None))
 
 
 def server_generators(model: str, concurrency: int = 8) -> list[ServerGenerator]:
-    """The servers that a name stands for.
+    """Make a generator for each server in a model name.
 
     Args:
         model: `openai:URL#NAME`, or `openai:URL,URL,...#NAME`.
-        concurrency: Requests under way at each server.
+        concurrency: Maximum number of concurrent requests per server.
 
     Raises:
         UserError: The name has another form.
@@ -419,7 +419,7 @@ def server_generators(model: str, concurrency: int = 8) -> list[ServerGenerator]
 
 
 def _with_images(item: GenerationInput) -> list[dict[str, Any]]:
-    """The conversation in OpenAI's form, each placeholder replaced by its image as a PNG in a data address."""
+    """The conversation in OpenAI's format. Each placeholder is replaced by its image as a PNG data URL."""
     images = iter(item.images)
 
     def content(piece: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Assistant prefill and letter probabilities on a server: find out what it supports, by requests, and use it."""
+"""Assistant prefill and letter probabilities on servers. Test requests show which features a server supports."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from medvlm_r1.models.remote import Refused, ServerGenerator
 from medvlm_r1.models.remote_reply import read_logprobs, read_prompt_use
 
 _QUESTION = GenerationInput(prompt=[{"role": "user", "content": "Name a color."}])
-# Reasoning that has ended, and reasoning that goes on after a space, which some templates strip.
+# One prefill has closed reasoning. The other has open reasoning and ends in a space, which some templates strip.
 _ENDED = "<think>\nRed is a color. It is the color of blood.</think>\n<answer>"
 _BEGUN = "<think>\nRed is a color. It is the "
 _OPENINGS = ("", "<think>", "<think>\n")
-"""Texts with which a chat template may begin the response, and which a prefill then repeats."""
+"""Texts with which a chat template may open the response. The prefills above start with them as well."""
 _TOKEN = GenerationSettings(max_new_tokens=1)
 _TOP = 20
-"""Most `top_logprobs` that OpenAI's interface has, and that vLLM gives by default."""
+"""Largest `top_logprobs` that OpenAI's API allows, and that vLLM allows by default."""
 
 _METHODS: dict[str, Callable[[Sequence[int], Sequence[str]], dict[str, Any]]] = {
     "logprob_token_ids": lambda ids, _: {"logprob_token_ids": ids},
@@ -29,18 +29,20 @@ _METHODS: dict[str, Callable[[Sequence[int], Sequence[str]], dict[str, Any]]] = 
     "structured_outputs": lambda _, texts: {"structured_outputs": {"choice": texts}},
     "top_logprobs": lambda *_: {},
 }
-"""Fields of a request that make a server report the log-probabilities of these tokens, best first."""
+"""Scoring methods in order of preference. Each makes the request fields that ask for the log-probabilities of tokens,
+from their ids and texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoring:
-    """How a server scores letters.
+    """The method and tokens with which a server scores option letters.
 
     Attributes:
-        method: A key of `_METHODS`.
-        joined: Characters at the end of the prefill that the tokenizer joins with the letter; they are not sent.
-        ids: Token id of each letter, A first.
-        texts: Text of each of these tokens.
+        method: Scoring method, a key of `_METHODS`.
+        joined: Number of characters at the end of the prefill that the tokenizer merges with the letter. They are
+            not sent.
+        ids: Token id of each letter, starting with A.
+        texts: Text of each of these tokens, including the merged characters.
     """
 
     method: str
@@ -49,33 +51,36 @@ class Scoring:
     texts: list[str]
 
     def values(self, logprobs: Mapping[str, float]) -> list[float]:
-        """Log-probability of each letter; minus infinity where the server did not report it."""
+        """Log-probability of each letter; minus infinity if the server did not report it."""
         pairs = zip(self.ids, self.texts, strict=True)
         return [logprobs.get(f"token_id:{token}", logprobs.get(text, -math.inf)) for token, text in pairs]
 
     def worked(self, logprobs: Mapping[str, float]) -> bool:
-        """Whether the server did what it was asked for, judged by its reply where letters are improbable."""
+        """Whether a reply shows that the server supports the method. The test prompt must make letters improbable."""
         values = self.values(logprobs)
         if self.method == "top_logprobs":
             return len(logprobs) > 1
-        # A server that allows the letters alone gives them all of the probability.
+        # A server that allows only the letters gives them a total probability of 1.
         constrained = self.method == "logprob_token_ids" or sum(map(math.exp, values)) > 0.99
         return constrained and -math.inf not in values
 
 
 @dataclass(slots=True, kw_only=True)
 class PrefillServer:
-    """A server that continues assistant prefills and scores letters after them, as far as it can."""
+    """Assistant prefill and letter scoring on one server, with checks that the server supports them."""
 
     server: ServerGenerator
     _results: dict[int, Scoring | str] = field(init=False, default_factory=dict)
-    """By number of letters, 0 for prefill alone: how letters are scored, or why not."""
+    """By number of letters: how they are scored, or why they cannot be. The key 0 stands for prefill alone."""
 
     def check(self, n_letters: int = 0) -> str:
-        """Why the server does not score this many letters, or for 0, continue a prefill; "" if it does.
+        """Check whether the server continues a prefill and, unless `n_letters` is 0, scores this many letters.
+
+        Returns:
+            "" if it does, otherwise the reason why not.
 
         Raises:
-            ServerGone: It does not answer.
+            ServerGone: The server does not reply.
         """
         if n_letters not in self._results:
             reason = n_letters and self.check()
@@ -91,10 +96,10 @@ class PrefillServer:
             return str(error)
 
     def letter_probabilities(self, client: Any, item: GenerationInput, n_letters: int) -> tuple[float, ...]:
-        """Probabilities of the letters after the item's prefill, which sum to 1.
+        """Probabilities of the letters after the item's prefill; they sum to 1.
 
-        With `top_logprobs` alone, a letter that is not among the most probable tokens has probability 0. Empty where
-        none is. Call `check` before.
+        If the server supports only `top_logprobs`, a letter that is not among the most probable tokens has probability
+        0. The result is empty if no letter is among these tokens. Call `check` first.
         """
         scoring = self._results[n_letters]
         assert isinstance(scoring, Scoring)
@@ -114,7 +119,7 @@ class PrefillServer:
         return self.server.request(client, item, _TOKEN, read_logprobs, **options)
 
     def _check_prefill(self, client: Any) -> str:
-        """Compare numbers of prompt tokens with those of the prefill, in replies to two of them."""
+        """Check by the reported number of prompt tokens that two test prefills were used in full; return ""."""
         lengths = {text: len(self.server.tokenize(client, text)) for text in (_ENDED, _BEGUN, *_OPENINGS[1:])}
         lengths[""] = 0
         uses = {}

@@ -1,4 +1,4 @@
-"""Read the replies of servers with OpenAI's chat interface, which differ in what they send and how they fail."""
+"""Parse the replies of servers with OpenAI's chat API, which differ in their formats and in how they report errors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _REASONING_PARTS = ("thinking", "reasoning")
 
 
 class BadReply(Exception):
-    """A reply that holds no answer; the message says what it holds.
+    """A reply without an answer. The message describes what the reply contains.
 
     Attributes:
-        again: Whether the same request may be answered properly the next time.
+        again: Whether repeating the same request may give an answer.
     """
 
     def __init__(self, message: str, *, again: bool = True) -> None:
@@ -27,17 +27,17 @@ class BadReply(Exception):
 
 
 def read_reply(body: bytes, *, prefilled: bool = False) -> list[Generation]:
-    """The completions in the body of a reply.
+    """Parse the completions in the body of a reply.
 
-    Content is a text, or a list of text parts, which are joined. Reasoning that the server sends separately, as
-    `reasoning_content`, `reasoning` or a part of the content, gets its `<think>` tags back.
+    The content is a text or a list of text parts, which are joined. Some servers send the reasoning separately, as
+    `reasoning_content`, `reasoning` or a part of the content. It is then put back in `<think>` tags.
 
     Args:
-        body: The body.
-        prefilled: The completions continue an assistant prefill, so a `</think>` may end reasoning that it began.
+        body: The body of the HTTP reply.
+        prefilled: Whether the completions continue an assistant prefill. If so, no missing `<think>` is added.
 
     Raises:
-        BadReply: There is none.
+        BadReply: The reply is an error or has no completions, or a completion has no text.
     """
     reply = _read_json(body)
     seen = shorten(json.dumps(reply))
@@ -71,7 +71,7 @@ def _completion(choice: Any, used: Any, seen: str, prefilled: bool) -> Generatio
         raise BadReply(f"the reply has no text (content is null): {seen}")
     whole = text or ""
     if reasoning and not whole.lstrip().startswith("<think>"):
-        # Reasoning that was cut off has no end.
+        # Truncated reasoning has no end tag.
         whole = f"<think>{reasoning}" + (f"</think>{whole}" if whole or reason != "length" else "")
     if not prefilled:
         whole = with_reasoning_opened(whole)
@@ -80,13 +80,13 @@ def _completion(choice: Any, used: Any, seen: str, prefilled: bool) -> Generatio
     if not isinstance(used, int) or isinstance(used, bool) or used < 0:
         n_tokens = len(whole.split())
     else:
-        # Servers count the end token.
+        # Servers include the end token in their count.
         n_tokens = max(0, used - (reason == "stop"))
     return Generation(text=whole, n_tokens=n_tokens, truncated=reason == "length")
 
 
 def read_prompt_use(body: bytes) -> tuple[int | None, bool]:
-    """The number of prompt tokens, None where the server does not report it; and whether reasoning came separately.
+    """The number of prompt tokens (None if not reported), and whether the server sent the reasoning separately.
 
     Raises:
         BadReply: The reply is not a chat completion.
@@ -99,10 +99,10 @@ def read_prompt_use(body: bytes) -> tuple[int | None, bool]:
 
 
 def read_logprobs(body: bytes) -> dict[str, float]:
-    """Log-probabilities of the first token by text, or by `token_id:N`; empty where the server sends none.
+    """Log-probabilities of the first token's candidates, keyed by text or `token_id:N`; empty if not sent.
 
     Raises:
-        BadReply: The reply is not JSON.
+        BadReply: The reply is not a JSON object, or is an error.
     """
     reply = _read_json(body)
     try:
@@ -113,10 +113,10 @@ def read_logprobs(body: bytes) -> dict[str, float]:
 
 
 def raise_error(reply: Any) -> None:
-    """Stop at an error that came with status 200.
+    """Raise an exception if a reply with status 200 is an error.
 
     Raises:
-        BadReply: It is one.
+        BadReply: The reply is an error.
     """
     error = field(reply, "error")
     if error:
@@ -127,10 +127,10 @@ def raise_error(reply: Any) -> None:
 
 
 def finish(choice: Any) -> str | None:
-    """Why the completion ended.
+    """The reason why the completion ended (`finish_reason`); None if the server gives none.
 
     Raises:
-        BadReply: A filter of the server withheld some of it.
+        BadReply: The server's content filter withheld the answer, or the server ended it with an error.
     """
     reason = field(choice, "finish_reason")
     if reason == "content_filter":
@@ -141,10 +141,10 @@ def finish(choice: Any) -> str | None:
 
 
 def texts(message: Any) -> tuple[str | None, str | None]:
-    """Reasoning and text of a message, or of a piece of one; None for what is not there.
+    """Reasoning and text of a message or of a streamed delta; each is None if it is missing.
 
     Raises:
-        BadReply: The content is something other than text.
+        BadReply: The content is not text.
     """
     content = field(message, "content")
     reasoning: list[str] = []
@@ -164,7 +164,7 @@ def texts(message: Any) -> tuple[str | None, str | None]:
 
 
 def _parts(content: Any, name: str) -> tuple[list[str], list[str]]:
-    """Reasoning and text of a content."""
+    """Reasoning and text in a field of a message, which holds a text or a list of parts."""
     reasoning: list[str] = []
     text: list[str] = []
     for piece in content if isinstance(content, list) else [content]:
@@ -183,10 +183,10 @@ def _parts(content: Any, name: str) -> tuple[list[str], list[str]]:
 
 
 def read_pieces(chunks: Any, pieces: list[str]) -> Generator[str, None, str | None]:
-    """The pieces of a stream, which are added to `pieces` too; returns why the completion ended.
+    """Yield the text pieces of a stream and append them to `pieces`; return the reason why the completion ended.
 
     Raises:
-        BadReply: A chunk is an error, or not in the form of OpenAI's, or there is none.
+        BadReply: A chunk is an error, the stream is interrupted, or no chunk has OpenAI's format.
     """
     reason, thinking, empty = None, False, True
     for chunk in _chunks(chunks):
@@ -217,18 +217,18 @@ def _chunks(chunks: Any) -> Iterator[Any]:
             yield chunk
     except (OpenAIError, BadReply):
         raise
-    # The HTTP library's errors are not those of the client, and their classes change with its version.
+    # The client does not convert errors of its HTTP library, whose classes depend on the version.
     except Exception as error:
         raise BadReply(f"the stream broke off ({type(error).__name__}: {shorten(str(error))})") from error
 
 
 def field(value: Any, name: str) -> Any:
-    """A field of a JSON object, or of the client's object for one; None where there is none."""
+    """A field of a JSON object, or an attribute of a client object; None if it does not exist."""
     return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
 
 
 def shorten(text: str) -> str:
-    """A text of a server on one line, without control characters, cut to a length that fits a message."""
+    """Put a server's text on one line, without control characters, and cut it to a length that fits a message."""
     line = "".join(character if character.isprintable() else " " for character in text[: 20 * _SHOWN])
     line = " ".join(line.split())
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..."

@@ -1,1 +1,1 @@
-"""Generation that runs each prompt once: prefill, shared-prefix decoding, per-row sampling."""
+"""Generation that runs each prompt only once: prefill, shared-prompt decoding and per-row sampling."""

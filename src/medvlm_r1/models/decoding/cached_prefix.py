@@ -1,7 +1,7 @@
-"""Cached-prefix decoding: decode from the stored KV cache of a prompt instead of another prefill.
+"""Cached-prefix decoding: decode from the stored KV cache of a prompt instead of running the prompt again.
 
-`sample_per_row` stores the caches of its prompts. An assistant prefill (a truncated reasoning, a changed sentence) is
-then appended to the cache, so that only its own tokens are computed.
+`sample_per_row` stores the caches of its prompts. An assistant prefill (truncated reasoning, for example) is then
+appended to the cache, so that only the tokens of the assistant prefill are computed.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from medvlm_r1.models.families import open_model
 
 
 class CachedPrefixRows:
-    """Rows that each start from a cached prompt and an assistant prefill of their own.
+    """Rows that each start from a cached prompt and have their own assistant prefill.
 
     Args:
         model: A model that `models.families.supports` accepts.
         prompts: Caches of the prompts.
-        owner: For each row the index of its prompt in `prompts`.
-        prefills: Tokens of each assistant prefill, at least one.
+        owner: Index in `prompts` of each row's prompt.
+        prefills: Token ids of each row's assistant prefill, at least one token each.
 
     Attributes:
-        model: The model under LoRA adapters.
-        ids: (rows, length) the prefills, padded on the right, after zeros for the prompts.
-        step: Inputs of the model for the token after the prefills, including the cache.
+        model: The transformers model, unwrapped from peft if it has LoRA adapters.
+        ids: (rows, length) zeros for the prompts, then the prefills, padded on the right.
+        step: Model inputs for the token after the prefills, including the cache.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class CachedPrefixRows:
         }
 
     def logits(self) -> Tensor:
-        """Next-token logits of the rows, (rows, vocabulary), in the dtype of the head."""
+        """Next-token logits of the rows, (rows, vocabulary), in the dtype of the LM head."""
         head = self.model.get_output_embeddings()
         result: Tensor = head(self._last.to(head.weight.device))
         return result
@@ -80,13 +80,13 @@ def decode_cached_prefix(
     """Decode the rows greedily.
 
     Args:
-        rows: Rows without generated tokens; consumed.
-        max_new_tokens: Length limit of a completion.
-        ends: End tokens.
-        suppressed: Tokens that are never generated.
+        rows: Rows without generated tokens. They cannot be used again.
+        max_new_tokens: Maximum number of tokens of a completion.
+        ends: Ids of the end tokens.
+        suppressed: Ids of the tokens that are never generated.
 
     Returns:
-        The generated tokens of each row, including the end token if it came before the limit.
+        The generated token ids of each row, including the end token if it came before the limit.
     """
     count, length = rows.ids.shape
     active = ActiveSequences(
@@ -111,7 +111,7 @@ def decode_cached_prefix(
 
 
 def _stacked(prompts: Sequence[PromptKV], owner: Sequence[int], longest: int) -> DynamicCache:
-    """A cache with the prompt of each row, padded on the left."""
+    """Build a cache that holds the prompt of each row, padded on the left."""
     cache = DynamicCache()
     for index, layers in enumerate(zip(*(prompt.layers for prompt in prompts), strict=True)):
         keys, values = (

@@ -1,9 +1,9 @@
-"""KV caches for decoding: keys and values written in place, and those of a shared prompt stored once.
+"""KV caches for decoding that are written in place and store a shared prompt only once.
 
-A decoding step is bound by memory traffic. With one cache per row, the keys and values of a prompt are read once per
-completion. Here the queries of all its completions read them once together (Hydragen, arXiv 2402.05099), and each row
-reads its own tokens. One softmax runs over both, so the result equals plain attention up to the order of sums. Scores
-are float32 for every model dtype.
+The speed of a decoding step is limited by memory bandwidth. With one cache per row, the keys and values of a prompt
+are read once per completion. Here they are read once for all completions of the prompt (Hydragen, arXiv 2402.05099).
+The keys and values of later tokens are read per row. One softmax covers both, so the result equals plain attention up
+to the order of sums. Scores are float32 for every model dtype.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._pytree import tree_map
 from transformers.cache_utils import DynamicLayer
 
-# Tokens by which the cache of a row grows: one copy every so often instead of one per token.
+# Number of tokens by which a cache grows, so that it is not copied for every token.
 _GROWTH = 128
 
 
 class RowSelection:
-    """Which rows stay, computed once for all layers.
+    """The rows that are kept and their new slots, computed once for all layers.
 
     Attributes:
-        rows: (n,) row that comes to each slot. A repeated row is copied.
-        slots: (m,) slots whose row comes from another slot.
-        sources: (m,) the rows that come to these slots.
+        rows: (n,) the old row that each new slot receives. A row may occur several times and is then copied.
+        slots: (m,) new slots whose old row has another index.
+        sources: (m,) the old rows that these slots receive.
     """
 
     def __init__(self, rows: Sequence[int], device: torch.device) -> None:
@@ -68,7 +68,7 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (room[: self._rows, :, : self._length] for room in self._room)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append the keys and values of new tokens; return all of them."""
+        """Append the keys and values of new tokens; return those of all tokens."""
         end = self._length + key_states.shape[-2]
         if end > self._room[0].shape[-2]:
             self._room = [self._grown(room, len(room)) for room in self._room]
@@ -79,7 +79,7 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def select(self, selection: RowSelection) -> None:
-        """Keep these rows, at most `most_rows`."""
+        """Keep these rows, in this order. Their number must not exceed the allocated rows."""
         self._rows = len(selection)
         for room in self._room:
             room[selection.slots, :, : self._length] = room[selection.sources, :, : self._length]
@@ -87,13 +87,13 @@ class InPlaceLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class GroupIndex:
-    """Group index: which rows belong to which prompt, as slots of a table (prompts, rows of the largest group).
+    """Group index: the rows of each prompt, as slots in a table of shape (prompts, rows of the largest group).
 
     Attributes:
-        prompts: Numbers of the prompts that have rows, in ascending order.
-        remaining: (prompts,) their indices in `prompts` before the last `regroup`.
+        prompts: Original indices of the prompts that have rows, in ascending order.
+        remaining: (prompts,) index that each of them had in `prompts` before the last `regroup`.
         owner: (rows,) index of each row's prompt in `prompts`.
-        most: Number of rows of the largest group.
+        most: Number of rows in the largest group.
     """
 
     def __init__(self, prompt_of_row: Sequence[int], device: torch.device) -> None:
@@ -119,7 +119,7 @@ class GroupIndex:
         )
 
     def by_prompt(self, rows: Tensor) -> Tensor:
-        """From (rows, heads, n, width) to (prompts, heads, most * n, width); empty slots are zero."""
+        """Rearrange (rows, heads, n, width) to (prompts, heads, most * n, width); empty slots are zero."""
         if not self._in_order:
             table = rows.new_zeros(len(self.prompts) * self.most, *rows.shape[1:])
             rows = table.index_copy_(0, self._slot, rows)
@@ -127,13 +127,13 @@ class GroupIndex:
         return table.transpose(1, 2).flatten(2, 3)
 
     def by_row(self, table: Tensor) -> Tensor:
-        """The inverse of `by_prompt`."""
+        """Rearrange (prompts, heads, most * n, width) back to (rows, heads, n, width)."""
         prompts, heads, _, width = table.shape
         rows = table.view(prompts, heads, self.most, -1, width).transpose(1, 2).flatten(0, 1)
         return rows if self._in_order else rows[self._slot]
 
 
-# Attributes and methods that do not read the values, which are not stored.
+# Attributes and methods of a tensor that do not read its values.
 _METADATA = {
     *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "layout")),
     *(getattr(torch.Tensor, name) for name in ("size", "dim", "numel", "__len__", "is_floating_point")),
@@ -141,9 +141,10 @@ _METADATA = {
 
 
 class SharedKV(torch.Tensor):
-    """Keys or values (rows, heads, prompt + own, width), with those of the prompt stored once.
+    """Keys or values of shape (rows, heads, prompt + own, width); those of a shared prompt are stored once.
 
-    SDPA reads them in this form; every other function gets the whole tensor.
+    `own` is the number of tokens after the prompt. SDPA reads this form directly. Every other function gets the full
+    tensor.
     """
 
     prompt: Tensor  # (prompts, heads, P, width)
@@ -152,7 +153,7 @@ class SharedKV(torch.Tensor):
 
     @staticmethod
     def __new__(cls, prompt: Tensor, own: Tensor, groups: GroupIndex) -> SharedKV:
-        """A single number expanded to the whole shape, which takes no memory."""
+        """Make a tensor of the full shape by expanding a single number, so it takes no memory."""
         rows, heads, length, width = own.shape
         shape = (rows, heads, prompt.shape[2] + length, width)
         return torch.Tensor._make_subclass(cls, own.new_zeros(()).expand(shape))
@@ -173,17 +174,17 @@ class SharedKV(torch.Tensor):
         return func(*args, **kwargs)
 
     def whole(self) -> Tensor:
-        """Keys and values of prompt and completion, shape (rows, heads, prompt + own, width)."""
+        """The full tensor, in which each row has its own copy of the prompt."""
         with torch._C.DisableTorchFunctionSubclass():
             return torch.cat([self.prompt[self.groups.owner], self.own], dim=2)
 
 
 class SharedLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of a layer: those of the prompts once, and those of the rows in an `InPlaceLayer`.
+    """Keys and values of a layer. Prompts are stored once; an `InPlaceLayer` stores the later tokens of each row.
 
     Args:
-        prompts: Keys and values of the prompts, (prompts, heads, P, width), each with at least one row.
-        groups: Which row belongs to which prompt; shared by all layers.
+        prompts: Keys and values of the prompts, (prompts, heads, P, width). Each prompt has at least one row.
+        groups: The rows of each prompt; shared by all layers.
     """
 
     def __init__(self, prompts: DynamicLayer, groups: GroupIndex) -> None:
@@ -202,13 +203,13 @@ class SharedLayer(DynamicLayer):  # type: ignore[misc]
         )
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append the keys and values of new tokens; return all of them."""
+        """Append the keys and values of new tokens; return those of all tokens."""
         self._own.update(key_states, value_states)
         self._show()
         return self.keys, self.values
 
     def select(self, selection: RowSelection) -> None:
-        """Keep these rows. `groups` is already up to date; prompts without rows are dropped."""
+        """Keep these rows, and drop prompts without rows. Call `GroupIndex.regroup` first."""
         self._own.select(selection)
         if len(self._groups.remaining) < len(self._prompts[0]):
             keys, values = self._prompts
@@ -227,10 +228,10 @@ def _attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention of one new token per row; `query` is (rows, heads, 1, width), or its heads grouped by key head."""
+    """Attention of one new token per row. `query` is (rows, heads, 1, width), or has its heads grouped by key head."""
     assert dropout_p == 0
     assert not is_causal
-    # Autocast would compute the products in a shorter type.
+    # Autocast would compute the products in lower precision.
     with torch.autocast(query.device.type, enabled=False):
         groups, (rows, heads, _, width) = key.groups, key.shape
         queries = query.reshape(rows, heads, -1, width).float() * (width**-0.5 if scale is None else scale)

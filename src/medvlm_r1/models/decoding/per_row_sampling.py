@@ -1,8 +1,8 @@
-"""Per-row sampling: every completion is greedy, or sampled with a temperature and seed of its own.
+"""Per-row sampling: each completion is greedy, or sampled with its own temperature and seed.
 
-Completions of a prompt that are equal so far share one row, which is computed once and branches where they differ. A
-confident policy produces much the same tokens in every sample. A sampled token depends on the scores and on the random
-numbers of its own completion only, so a completion does not depend on what else is in the batch.
+Completions of a prompt share one row as long as their tokens are equal, and the row is split where they differ. A
+confident policy generates mostly the same tokens in every sample. A sampled token depends only on the scores and random
+numbers of its own completion, so a completion does not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class RowSampling:
     """Sampling parameters of one completion."""
 
     temperature: float
-    """Divides the logits; above 0."""
+    """Divisor of the logits; must be above 0."""
     seed: int
-    """Seed of its random numbers."""
+    """Seed of the completion's random numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class PromptKV:
 
     Attributes:
         layers: Keys and values of each layer, (heads, length, width), without padding.
-        next_position: Position of the next token; with images it is smaller than the length.
+        next_position: Position id of the next token. It may be smaller than the length if the prompt has images.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
@@ -46,16 +46,17 @@ def sample_per_row(
     wanted: Collection[int] = (),
     stored: dict[int, PromptKV] | None = None,
 ) -> Callable[..., Tensor]:
-    """Make a decoding function for `model.generate(..., custom_generate=...)` with greedy settings.
+    """Make a decoding function for `model.generate(custom_generate=...)`. The generation config must be greedy.
 
     Args:
-        groups: Sampling parameters of each completion of each prompt; None for a greedy one.
-        wanted: Indices of the prompts whose KV cache is stored.
-        stored: Receives these caches by index; stays empty if a layer caches only a part of a prompt (sliding window).
+        groups: Sampling parameters of each completion of each prompt; None for a greedy completion.
+        wanted: Indices of the prompts whose KV caches are stored.
+        stored: Dictionary to which these caches are added, by prompt index. Nothing is added if a layer caches only
+            part of a prompt (sliding window).
 
     Returns:
-        A function that returns token ids (completions, prompt + longest completion), in the order of the groups, padded
-        on the right.
+        A function that returns token ids of shape (completions, prompt + longest completion), padded on the right. The
+        completions are in the order of `groups`.
     """
     samplings = [sampling for group in groups for sampling in group]
 
@@ -95,7 +96,7 @@ def _prompt_kv(step: Mapping[str, Any], length: int, indices: Collection[int]) -
     prompts = len(layers[0].keys)
     # The mask already includes the first completion token.
     lengths = [length] * prompts if mask is None else mask[:, :length].sum(dim=1).tolist()
-    # (batch, 1), or (axes, batch, 1); the axes agree after the prompt.
+    # (batch, 1), or (axes, batch, 1); all axes have the same position after the prompt.
     following = lengths if positions is None else positions.reshape(-1, prompts)[-1].tolist()
     return {
         index: PromptKV(
@@ -110,7 +111,7 @@ def _prompt_kv(step: Mapping[str, Any], length: int, indices: Collection[int]) -
 
 
 class _Sampler:
-    """Chooses tokens from scores; the random numbers of a completion are generated in advance, one per token."""
+    """Choose tokens from scores. The random numbers of a completion are generated in advance, one per token."""
 
     def __init__(self, samplings: Sequence[RowSampling | None], length: int, device: Any) -> None:
         sampled = [(number, sampling) for number, sampling in enumerate(samplings) if sampling is not None]
@@ -123,7 +124,7 @@ class _Sampler:
         self._step = 0
 
     def next(self, scores: Tensor, members: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The next token of each member of each row, from the scores (rows, vocabulary)."""
+        """The next token of each completion (member) of each row, from the scores (rows, vocabulary)."""
         sampled = [
             (row, index, number)
             for row, numbers in enumerate(members)
@@ -138,7 +139,7 @@ class _Sampler:
             where = torch.tensor([order[row] for row, _, _ in sampled], device=self._device)
             temperature, uniform = self._temperature[lines].to(self._device), self._uniform[lines, self._step]
             cumulated = torch.softmax(scores[rows][where].double() / temperature[:, None], dim=-1).cumsum(dim=-1)
-            # The first token whose cumulated probability exceeds the number, so one of probability 0 is never chosen.
+            # Take the first token whose cumulative probability exceeds the number, so probability 0 is never chosen.
             samples = torch.searchsorted(cumulated, (uniform.to(cumulated) * cumulated[:, -1])[:, None], right=True)
             ids = torch.cat([ids, samples.squeeze(1).clamp(max=cumulated.shape[1] - 1)])
         chosen: list[int] = ids.tolist()

@@ -1,8 +1,7 @@
 """Prefill: run the prompts of a `generate` call once.
 
-On a CPU a few thousand tokens go through the model at a time, because the activations of more do not fit the cache of
-the processor: 256 prompts of 133 tokens took 1.75 s at once, and 1.25 s in chunks of 32 (5 layers, width 192, two
-cores).
+On a CPU, the prompts run in chunks of about 4096 tokens, because the activations of more tokens do not fit the CPU
+cache. 256 prompts of 133 tokens took 1.75 s at once, and 1.25 s in chunks of 32 (5 layers, width 192, two cores).
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ class GenerateCall:
     """Arguments that `generate` passes to a decoding function, besides the model and the prompts.
 
     Attributes:
-        inputs: Further inputs of the model, including the cache.
-        logits_processor: Changes the scores of the next token, (rows, vocabulary).
-        stopping_criteria: Tells for each row whether it has ended.
+        inputs: Further model inputs, including the cache.
+        logits_processor: Function that changes the next-token scores, (rows, vocabulary).
+        stopping_criteria: Function that reports for each row whether it has ended.
         config: Generation settings.
     """
 
@@ -43,8 +42,8 @@ def as_custom_generate(decode: Callable[[Any, Tensor, GenerateCall], Tensor]) ->
     """Wrap a decoding function for `generate(custom_generate=...)`.
 
     Args:
-        decode: Maps the model, the prompt ids (rows, length) and the call to the ids that `generate` returns. It runs
-            without gradients, on one process, without a streamer.
+        decode: Function of the model, the prompt ids (rows, length) and the call; it returns the ids that `generate`
+            returns. It runs without gradients. `synced_gpus` and `streamer` are not supported.
     """
 
     @torch.no_grad()
@@ -77,13 +76,13 @@ def prefill(model: Any, input_ids: Tensor, call: GenerateCall) -> tuple[Tensor, 
     """Run the prompts once; return their next-token logits and KV cache.
 
     Args:
-        model: Model that `generate` was called on.
-        input_ids: (prompts, length), padded on the left.
+        model: The model on which `generate` was called.
+        input_ids: Prompt ids (prompts, length), padded on the left.
         call: Arguments of `generate`.
 
     Returns:
-        Logits (prompts, vocabulary) of the token after each prompt, and the inputs of the model for that token,
-        including the cache.
+        Logits (prompts, vocabulary) of the token after each prompt, and the model inputs for that token, including the
+        cache.
     """
     first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **call.inputs)
     rows = len(input_ids)
@@ -94,7 +93,7 @@ def prefill(model: Any, input_ids: Tensor, call: GenerateCall) -> tuple[Tensor, 
     output = outputs[0]
     if len(outputs) > 1:
         _join([output.past_key_values for output in outputs])
-    # The joined cache belongs to all prompts from here on.
+    # From here on, the first output's cache holds all prompts.
     inputs = model._update_model_kwargs_for_generation(output, call.inputs)
     longer = torch.nn.functional.pad(input_ids, (0, 1))
     step = model.prepare_inputs_for_generation(longer, next_sequence_length=1, **inputs)
@@ -107,7 +106,7 @@ def _divides(first: Mapping[str, Any]) -> bool:
         name in (*_BY_ROW, "past_key_values")
         or value is None
         or isinstance(value, bool | int)
-        # The form of `as_encoder_output`; the towers of transformers return other types.
+        # The type that `as_encoder_output` returns; the vision towers of transformers return other types.
         or (name == "mm_encoder_outputs" and set(value) == {"image"} and type(value["image"]) is SimpleNamespace)
         for name, value in first.items()
     )
@@ -141,7 +140,7 @@ def _features(output: Any, start: int, stop: int) -> SimpleNamespace:
 
 
 def _join(caches: list[Any]) -> None:
-    """Concatenate the keys and values of all caches into the first."""
+    """Concatenate the keys and values of all caches into the first cache."""
     for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
         layer.keys = torch.cat([layer.keys, *(other.keys for other in others)])
         layer.values = torch.cat([layer.values, *(other.values for other in others)])

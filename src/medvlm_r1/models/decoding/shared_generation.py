@@ -1,9 +1,9 @@
 """Shared-prompt generation under transformers' `generate`.
 
-`generate` repeats a prompt with its images for each of its completions, and computes finished rows until the last one
-ends. Here each prompt is prefilled once, its completions share its KV cache, and finished rows leave the batch.
-`n_per_prompt` makes the decoding function that `generate` takes as `custom_generate`, so generation settings, logits
-processors, stopping criteria, position ids and image encoding stay those of transformers.
+By default, `generate` repeats a prompt and its images for each completion, and keeps computing finished rows until the
+last row ends. Here each prompt is prefilled once, its completions share its KV cache, and finished rows leave the
+batch. `n_per_prompt` makes the decoding function that `generate` takes as `custom_generate`. So transformers still
+handles generation settings, logits processors, stopping criteria, position ids and image encoding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from medvlm_r1.models.decoding.kv_cache import GroupIndex, InPlaceLayer, RowSelection, SharedLayer
 from medvlm_r1.models.decoding.prefill import GenerateCall, as_custom_generate, prefill
 
-# Settings whose processors read each row alone, so that rows can be repeated and dropped.
+# Settings whose logits processors treat each row separately, so that rows can be repeated and dropped.
 _ROW_BY_ROW = """
     max_new_tokens do_sample pad_token_id bos_token_id eos_token_id temperature top_p top_k top_h min_p typical_p
     epsilon_cutoff eta_cutoff repetition_penalty no_repeat_ngram_size suppress_tokens begin_suppress_tokens
@@ -27,7 +27,7 @@ _ROW_BY_ROW = """
 """.split()  # noqa: SIM905 (shorter than a list)
 
 
-# Further settings that have no effect at these values.
+# Further settings, with the values at which they have no effect.
 _WITHOUT_EFFECT = {
     "use_cache": True,
     "num_beams": 1,
@@ -57,10 +57,10 @@ _UNUSED = """
 
 
 def refuses(settings: dict[str, Any]) -> str | None:
-    """The first generation setting that only transformers' own loop supports (beams, guidance, ...), or None.
+    """Name of the first generation setting that only transformers' own loop supports (beams, guidance, ...), or None.
 
     Args:
-        settings: Values by name, as in a `generation_config.json`; None is unset.
+        settings: Values by name, as in a `generation_config.json`; None means unset.
     """
     given = {name: value for name, value in settings.items() if value is not None and not name.startswith("_")}
     return next((name for name, value in given.items() if not _row_by_row(name, value)), None)
@@ -71,19 +71,19 @@ def _row_by_row(name: str, value: Any) -> bool:
 
 
 def n_per_prompt(sizes: Sequence[int], greedy: int = 0) -> Callable[..., Tensor]:
-    """Make a decoding function for `model.generate(..., custom_generate=...)` with several completions per prompt.
+    """Make a decoding function for `model.generate(custom_generate=...)`, with several completions per prompt.
 
-    Greedy decoding gives the same tokens as `generate`. Sampling draws from the same distributions. The draws are the
-    same if every prompt has one completion and no row ends before another.
+    Greedy decoding gives the same tokens as the default loop of `generate`. Sampling uses the same distributions. With
+    the same seed, it gives the same tokens if every prompt has one completion and all rows end at the same step.
 
     Args:
-        sizes: Number of completions of each prompt of the batch.
-        greedy: Number of prompts at the end whose completions are greedy though the others are sampled. They do not
-            change the draws of the others.
+        sizes: Number of completions of each prompt in the batch.
+        greedy: Number of prompts at the end of the batch whose completions are greedy even if the others are sampled.
+            These prompts do not change the samples of the others.
 
     Returns:
-        A function that returns token ids (sum of `sizes`, prompt + longest completion). Rows of a prompt are adjacent,
-        and padded on the right.
+        A function that returns token ids of shape (sum of `sizes`, prompt + longest completion), padded on the right.
+        Rows of a prompt are adjacent.
     """
 
     def decode(model: Any, input_ids: Tensor, call: GenerateCall) -> Tensor:
@@ -124,14 +124,14 @@ def n_per_prompt(sizes: Sequence[int], greedy: int = 0) -> Callable[..., Tensor]
 def decode_rows(
     model: Any, rows: ActiveSequences, logits: Tensor, advance: Callable[[Tensor], Sequence[bool]]
 ) -> Tensor:
-    """The decoding loop: append a token to every active row and drop finished rows, until none is left.
+    """The decoding loop: append a token to every active row and drop finished rows, until all rows have finished.
 
     Args:
-        model: Its forward takes `ActiveSequences.step`.
+        model: Model whose forward takes the inputs that `ActiveSequences.step` returns.
         rows: Active rows, after prefill.
         logits: Next-token logits of the rows, (rows, vocabulary).
-        advance: Chooses the next tokens from logits, appends them, and returns which rows have ended. It is the only
-            point of a step at which the host waits for the device.
+        advance: Function that chooses the next tokens from logits, appends them, and returns for each row whether it
+            has ended. It is the only part of a step that waits for the device.
 
     Returns:
         Token ids of all completions, (completions, prompt + longest completion).
@@ -150,19 +150,19 @@ def _per_prompt(processor: Any) -> bool:
 
 
 class ActiveSequences:
-    """Rows that are being decoded, in any order: the last row replaces a finished one.
+    """Rows that are being decoded. Their order changes, because the last row replaces a finished row.
 
     Args:
         model: The model.
-        input_ids: (prompts, length), padded on the left.
-        step: Inputs of the model for the token after the prompts, including the cache.
-        prompt: For each row the index of its prompt.
-        members: For each row the indices of its completions. Completions that are equal so far share a row.
-        max_length: Most tokens of a row, prompt included.
-        pad: Padding token.
+        input_ids: Prompt ids (prompts, length), padded on the left.
+        step: Model inputs for the token after the prompts, including the cache.
+        prompt: Index of each row's prompt.
+        members: Indices of each row's completions. Completions share a row as long as their tokens are equal.
+        max_length: Maximum number of tokens of a row, including the prompt.
+        pad: Id of the padding token.
 
     Attributes:
-        sampled: Number of rows at the front that rows behind them never replace.
+        sampled: Number of rows in the front block (the sampled rows of `n_per_prompt`). Other rows never move into it.
     """
 
     def __init__(
@@ -185,12 +185,12 @@ class ActiveSequences:
         self._ids = input_ids.new_full((completions, max_length), int(pad))
         self._done = self._ids.clone()
         self._ids[: len(owner), : self._length] = input_ids[owner]
-        # Inputs of the model for the first completion token; `step` updates them for later tokens.
+        # Model inputs for the first completion token; `step` updates them for later tokens.
         self._step = dict(step)
         mask = self._step.pop("attention_mask", None)
         self._layers: list[Any] = self._step["past_key_values"].layers
         self._simple = model.config.get_text_config()._attn_implementation == "sdpa" and caches_all(self._layers)
-        # On a GPU the small steps of a shared cache would cost more than they save.
+        # On a GPU, the many small operations of a shared cache would cost more time than they save.
         shares = self._simple and self._device.type == "cpu" and len(owner) >= 2 * len(set(self.prompt))
         self._groups = GroupIndex(self.prompt, self._device) if shares else None
         for index, layer in enumerate(self._layers):
@@ -202,21 +202,21 @@ class ActiveSequences:
                 layer.batch_select_indices(owner)
         self._mask: Tensor | None = None
         if mask is not None and not bool(mask.all()):
-            # Padding of prompts of unequal length.
+            # Prompts of unequal length are padded, so the mask is needed.
             self._mask = torch.nn.functional.pad(mask, (0, max_length - mask.shape[1]), value=1)
         self._select(owner)
 
     @property
     def full(self) -> bool:
-        """Whether the rows have their maximum length."""
+        """Whether the rows have reached their maximum length."""
         return self._length == self._max_length
 
     def tokens(self) -> Tensor:
-        """Token ids of the active rows, prompt included, (rows, length)."""
+        """Token ids of the active rows, including the prompt, (rows, length)."""
         return self._ids[: len(self.members), : self._length]
 
     def append(self, tokens: Tensor) -> None:
-        """Append the next token of each row, (rows,)."""
+        """Append the next token of each row. `tokens` has shape (rows,)."""
         self._ids[: len(self.members), self._length] = tokens
         self._length += 1
 
@@ -224,10 +224,10 @@ class ActiveSequences:
         """Append the next token of each completion. A row is split where the tokens of its completions differ.
 
         Args:
-            tokens: For each row, the tokens of its completions in the order of `members`.
+            tokens: For each row, the next token of each of its completions, in the order of `members`.
 
         Returns:
-            The last token of each row.
+            The new last token of each row, including the rows that were split off.
         """
         stay: list[tuple[int, list[int]]] = []
         branches: list[tuple[int, list[int]]] = []
@@ -248,13 +248,13 @@ class ActiveSequences:
         return chosen
 
     def step(self) -> dict[str, Any]:
-        """Inputs of the model for the last token."""
+        """Model inputs for the last token of each row."""
         step = {**self._step, "input_ids": self._ids[: len(self.members), self._length - 1 : self._length]}
         if "position_ids" in step:
             step["position_ids"] = step["position_ids"] + (self._length - 1 - self._prompt_length)
         if self._mask is not None:
             mask = self._mask[:, : self._length]
-            # A single query needs only its row of the padding mask, which the model would have to derive.
+            # A single query needs only one row of the mask, so the model does not have to build the full mask.
             step["attention_mask"] = mask[:, None, None, :].bool() if self._simple else mask
         return step
 
@@ -268,12 +268,12 @@ class ActiveSequences:
         self._rearrange(rows)
 
     def finish(self) -> Tensor:
-        """End the generation: all completions in their original order, prompt included."""
+        """End the generation. Return all completions in their original order, including their prompts."""
         self._record(range(len(self.members)))
         return self._done[:, : self._length]
 
     def _rearrange(self, rows: Sequence[int]) -> None:
-        """Move or copy a row to each slot."""
+        """Fill each slot with the given row, by moving or copying it."""
         selection = RowSelection(rows, self._device)
         self._ids[selection.slots, : self._length] = self._ids[selection.sources, : self._length]
         self.prompt = [self.prompt[row] for row in rows]
@@ -300,7 +300,7 @@ class ActiveSequences:
 
 
 def _without(ended: Sequence[bool]) -> list[int]:
-    """Rows that have not ended, in their new order: the last ones replace those that have ended."""
+    """Rows that have not ended, in their new order: the last rows replace those that have ended."""
     alive = [row for row, over in enumerate(ended) if not over]
     last = iter([row for row in alive if row >= len(alive)])
     return [next(last) if ended[slot] else slot for slot in range(len(alive))]

@@ -17,10 +17,13 @@ class Layout:
     """Lengths of the prompts and completions in a packed row."""
 
     groups: tuple[tuple[int, tuple[int, ...]], ...]
-    """For each prompt its number of tokens, and those of its completions; all above 0."""
+    """For each prompt, its number of tokens and those of its completions; all are above 0."""
 
     def segments(self) -> Iterator[tuple[int, int, int, int]]:
-        """Group, number in the group (0: prompt), length, and preceding tokens of its own row, in packed order."""
+        """Yield (group, index in group, length, number of prompt tokens before it) of each segment, in packed order.
+
+        Index 0 is the prompt of the group; the others are its completions.
+        """
         for group, (prompt, completions) in enumerate(self.groups):
             yield group, 0, prompt, 0
             for number, length in enumerate(completions, 1):
@@ -34,22 +37,22 @@ class Layout:
 def dense_mask(
     layout: Layout, *, dtype: torch.dtype, device: torch.device, window: int | None = None, blocks: Tensor | None = None
 ) -> Tensor:
-    """The dense attention mask, which is added to the scores.
+    """Dense attention mask of a packed row, which is added to the scores.
 
     Args:
         layout: Layout of the packed row of L tokens.
         dtype: Dtype of the scores.
         device: Device of the scores.
-        window: Size of a sliding window over the tokens of a row, including the token itself; None for no window.
-        blocks: (L,) number of the image that a token belongs to, -1 for text. Tokens of an image attend to each other
-            in both directions.
+        window: Sliding window in tokens of [prompt, completion], including the token itself; None for no window.
+        blocks: (L,) index of the image that each token belongs to, -1 for text. Tokens of an image attend to each
+            other in both directions. None for causal attention within images.
 
     Returns:
         (1, 1, L, L): 0 where the query (row) attends to the key (column), minus infinity elsewhere.
     """
 
     def per_token(values: Sequence[int]) -> Tensor:
-        # On the CPU, because the length of the result depends on values.
+        # Computed on the CPU, because the length of the result depends on the values.
         return torch.tensor(values).repeat_interleave(torch.tensor(layout.sizes())).to(device)
 
     segments = list(layout.segments())
@@ -66,10 +69,10 @@ def dense_mask(
 
 
 class PrefixMask(torch.Tensor):
-    """A mask of shape (1, 1, L, L) without storage, for which SDPA computes only the allowed blocks.
+    """Mask of shape (1, 1, L, L) that takes no memory and makes SDPA compute only the allowed blocks.
 
-    It works like PyTorch's `torch.nn.attention.bias.CausalBias`. The layers pass it on like any mask, also under
-    gradient checkpointing, and the configuration of the model does not change.
+    It works like PyTorch's `torch.nn.attention.bias.CausalBias`. The layers pass it on like any other mask, even under
+    gradient checkpointing. The configuration of the model does not change.
     """
 
     packing: Layout  # torch.Tensor has an attribute `layout`
@@ -77,7 +80,7 @@ class PrefixMask(torch.Tensor):
 
     @staticmethod
     def __new__(cls, layout: Layout, device: torch.device) -> PrefixMask:
-        """A single number expanded to (1, 1, length, length), which takes no memory."""
+        """Make a tensor of shape (1, 1, L, L) by expanding a single value, so it takes no memory."""
         length = sum(layout.sizes())
         return torch.Tensor._make_subclass(
             cls, torch.ones((), dtype=torch.bool, device=device).expand(1, 1, length, length)
@@ -99,7 +102,7 @@ class PrefixMask(torch.Tensor):
         return out
 
     def for_completion(self, length: int, before: int, like: Tensor) -> Tensor | None:
-        """`completion_mask` for these queries, the same for all layers; None if everything is visible."""
+        """The `completion_mask` of these lengths, cached for all layers; None for one token, which sees every key."""
         if length == 1:
             return None
         if (length, before) not in self._stored:
@@ -108,18 +111,18 @@ class PrefixMask(torch.Tensor):
 
 
 def completion_mask(length: int, before: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The mask of a completion over the keys [prompt, completion]: causal, aligned at the last query and key.
+    """Causal mask of a completion over the keys [prompt, completion]; the last query sees every key.
 
     Args:
-        length: Tokens of the completion.
-        before: Tokens of the prompt.
+        length: Number of tokens of the completion.
+        before: Number of tokens of the prompt.
         dtype: Dtype of the scores.
-        device: Their device. On "cuda" the mask has no values on the device, and SDPA runs flash or memory-efficient
-            kernels. On a CPU, SDPA would materialize such a mask in every layer; a dense mask, which is added to the
+        device: Device of the scores. On "cuda", the mask stores no values, and SDPA runs flash or memory-efficient
+            kernels. On a CPU, SDPA would materialize such a mask in every layer. A dense mask, which is added to the
             scores, took 7 to 15 % less time there.
 
     Returns:
-        (length, before + length).
+        Mask of shape (length, before + length).
     """
     if device.type == "cuda":
         return causal_lower_right(length, before + length)
@@ -130,7 +133,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: PrefixMask, **
     """Attention over the allowed blocks; tensors are (1, heads, L, head width)."""
     device = query.device.type
     if torch.is_autocast_enabled(device):
-        # Autocast itself would cast each segment, and the prompt's keys and values once per completion.
+        # Cast once here. Autocast would cast the prompt's keys and values again for each completion.
         query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
     sizes = attn_mask.packing.sizes()
     # One split instead of a slice per segment: its backward writes each gradient once.

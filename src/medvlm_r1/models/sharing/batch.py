@@ -1,4 +1,4 @@
-"""Batches whose rows share prompts: each prompt once, and a cache of image features."""
+"""Batches that store each prompt once for all its rows, and a cache of image features."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ class Prompt:
     """One processed prompt."""
 
     ids: list[int]
-    """Its tokens, including image placeholders."""
+    """Its token ids, including image placeholders."""
     images: list[Any] | None
-    """Its images; None without."""
+    """Its images; None if it has none."""
     key: str
-    """Cache key of its images: equal for equal images in equal order."""
+    """Cache key of its images. Equal images in equal order give equal keys."""
     fields: Mapping[str, Any]
-    """Further outputs of the processor: token types as lists, all others as tensors."""
+    """Further outputs of the processor: token types as lists, other outputs as tensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedBatch:
-    """The record of one batch: its prompts, and which of them each row completes."""
+    """The prompts of a batch, and the prompt that each row completes."""
 
     prompts: tuple[Prompt, ...]
     owner: tuple[int, ...]
-    """For each row the index of its prompt; rows of a prompt are adjacent."""
+    """Index in `prompts` of each row's prompt. Rows of a prompt are adjacent."""
     moving: tuple[int, ...] | None = None
-    """Rows that the update computes; all when None."""
+    """Rows for which the update computes log-probabilities; None for all rows."""
     old_logps: Tensor | None = None
-    """Log-probabilities of the policy that generated, (B, C), which stand in for rows that are not computed."""
+    """(B, C) log-probabilities under the policy that generated the rows; used for rows that are not computed."""
 
     def take(self, rows: Iterable[int]) -> SharedBatch:
-        """The batch of these rows."""
+        """A batch with only these rows and the same prompts."""
         return SharedBatch(prompts=self.prompts, owner=tuple(self.owner[row] for row in rows))
 
     def groups(self) -> tuple[list[Prompt], list[int]]:
@@ -59,20 +59,20 @@ class SharedBatch:
         return [bool(self.prompts[number].images) for number in self.owner]
 
     def shuffled(self) -> list[int]:
-        """A random order of the rows that keeps groups together (torch's global random state)."""
+        """A random order of the rows that keeps rows of a prompt together; uses torch's global random state."""
         order = torch.randperm(len(self.owner))
         rank = torch.randperm(len(self.prompts))[torch.tensor(self.owner)[order]]
         return [int(row) for row in order[torch.argsort(rank, stable=True)]]
 
 
 def distinct(prompts: Sequence[Any]) -> tuple[list[int], list[int]]:
-    """Find the groups: runs of equal neighboring prompts.
+    """Find the groups: runs of adjacent rows with equal prompts.
 
     Args:
-        prompts: Chat messages with their images inside, or texts.
+        prompts: The prompt of each row: chat messages that contain their images, or a text.
 
     Returns:
-        The first row of each run, and for each row the number of its run.
+        The first row of each run, and the index of each row's run.
     """
     new = [row == 0 or not _equal(prompts[row - 1], prompt) for row, prompt in enumerate(prompts)]
     firsts = [row for row, begins in enumerate(new) if begins]
@@ -83,7 +83,7 @@ def _equal(prompt: Any, other: Any) -> bool:
     try:
         return bool(prompt == other)
     except ValueError:
-        # Images given as arrays. Treating them as unequal costs speed only.
+        # Prompts with images given as arrays. Treating them as unequal only costs speed.
         return False
 
 
@@ -94,20 +94,20 @@ def images_key(images: Sequence[Any] | None) -> str:
 
 def _image_key(image: Any) -> str:
     if isinstance(image, Image):
-        # The values of a palette image are color numbers.
+        # The pixels of a palette image are indices of colors.
         pixels = image.convert("RGBA") if image.mode in ("P", "PA") else image
         header, content = f"{image.mode} {image.size}", pixels.tobytes()
     elif isinstance(image, np.ndarray | Tensor):
         array = np.ascontiguousarray(image)
         header, content = f"{array.dtype} {array.shape}", array.tobytes()
     else:
-        # Equal to itself only, which costs speed and nothing else.
+        # Other objects are equal only to themselves, which only costs speed.
         return f"object {id(image)}"
     return header + hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def processed(ids: Sequence[int], images: Sequence[Any] | None, fields: Mapping[str, Any], device: Any) -> Prompt:
-    """Make a prompt from the processor outputs for it alone; tensors are moved to the device."""
+    """Make a `Prompt` from the processor outputs of a single prompt. Tensors are moved to the device."""
 
     def field(name: str, value: Any) -> Any:
         if name in _TOKEN_TYPES:
@@ -125,12 +125,14 @@ def processed(ids: Sequence[int], images: Sequence[Any] | None, fields: Mapping[
 def process_together(
     processor: Any, texts: Sequence[str], images: Sequence[Sequence[Any]], device: Any
 ) -> list[Prompt]:
-    """Process prompts in one call, if the outputs of the processor can be split again (Qwen's can).
+    """Process prompts in one call if the outputs can be split by prompt (Qwen's can), otherwise one by one.
+
+    Prompts with and without images are processed in separate calls.
 
     Args:
         processor: Processor of the policy.
         texts: Rendered conversations.
-        images: Images of each, in order; may be empty.
+        images: Images of each conversation in order; empty if it has none.
         device: Device of the tensors.
     """
     prompts: dict[int, Prompt] = {}
@@ -148,7 +150,7 @@ def process_together(
 def _call(
     processor: Any, texts: Sequence[str], images: Sequence[Sequence[Any]]
 ) -> list[tuple[list[int], dict[str, Any]]]:
-    """Ids and other outputs of each prompt; either all prompts have images or none."""
+    """Token ids and other outputs of each prompt. Either all prompts must have images, or none."""
     pictures = [list(some) for some in images] if images[0] else None
     outputs = dict(processor(text=list(texts), images=pictures, padding=True, padding_side="left", return_tensors="pt"))
     known = {"input_ids", "attention_mask", *_TOKEN_TYPES, *(("pixel_values", "image_grid_thw") if pictures else ())}
@@ -173,11 +175,11 @@ def _stripped(values: Tensor, real: Tensor) -> list[list[int]]:
 
 
 def joined(prompts: Sequence[Prompt], *, token_types: bool = False) -> dict[str, Any]:
-    """Processor outputs of several prompts, as one call for all of them would give.
+    """Join the processor outputs of several prompts, as if one call had processed them all.
 
     Args:
-        prompts: Prompts in order; those without images add only token types.
-        token_types: Also return the token types, one list per prompt.
+        prompts: Prompts in order. Prompts without images contribute only token types.
+        token_types: Whether to include the token types, one list per prompt.
     """
     result: dict[str, Any] = {}
     for name in dict.fromkeys(name for prompt in prompts for name in prompt.fields):
@@ -190,7 +192,7 @@ def joined(prompts: Sequence[Prompt], *, token_types: bool = False) -> dict[str,
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Concatenate along the first axis; pad the others with zeros, as processors do for unequal counts."""
+    """Concatenate along the first axis; pad the other axes with zeros, as processors do for unequal counts."""
     shape = [max(lengths) for lengths in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
     result = tensors[0].new_zeros((sum(map(len, tensors)), *shape))
     start = 0
@@ -201,7 +203,7 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def split(scored: Mapping[str, Any], order: Sequence[int], parts: int) -> list[dict[str, Any]]:
-    """Split a scored batch into equal parts of its rows, in this order; whole-batch values go to each part."""
+    """Split a scored batch into equal parts of rows, in this order. Values without a row axis go to every part."""
     size = len(order) // parts
 
     def of(value: Any, rows: Sequence[int]) -> Any:
@@ -214,7 +216,7 @@ def split(scored: Mapping[str, Any], order: Sequence[int], parts: int) -> list[d
 
 
 class FeatureStore:
-    """LRU cache of image features that do not change during a run, in main memory, bounded in megabytes."""
+    """LRU cache in main memory for image features that do not change during a run, of limited size."""
 
     def __init__(self, megabytes: float) -> None:
         self._budget = megabytes * 1e6
@@ -229,13 +231,13 @@ class FeatureStore:
         *,
         tower: str = "",
     ) -> ImageFeatures:
-        """Features of the prompts' images, joined in order; missing ones are encoded and stored.
+        """Features of the prompts' images, joined in order. Missing features are encoded and stored.
 
         Args:
-            prompts: Those without images are skipped.
-            encode: Encodes the images of one prompt; called without gradients.
+            prompts: Prompts in order. Prompts without images are skipped.
+            encode: Function that encodes the images of one prompt; called without gradients.
             device: Device of the result.
-            tower: Name of the vision tower, if one store serves several.
+            tower: Name of the vision tower, if the cache is used for several.
         """
         result: ImageFeatures = []
         for prompt in prompts:
@@ -253,7 +255,7 @@ class FeatureStore:
         return result
 
     def missing(self, prompts: Sequence[Prompt], *, tower: str = "") -> list[Prompt]:
-        """One prompt for each set of images without stored features."""
+        """One prompt for each distinct list of images whose features are not stored."""
         absent = {prompt.key: prompt for prompt in prompts if prompt.images and tower + prompt.key not in self._stored}
         return list(absent.values())
 

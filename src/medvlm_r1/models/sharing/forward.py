@@ -1,14 +1,14 @@
 """The shared forward: log-probabilities of the G completions of a prompt, with the prompt and its images computed once.
 
-Prompt states do not depend on the completions, and every parameter acts token by token. So G rows of
-[prompt, completion] equal one pass over [prompt, completion 1, ..., completion G] in which each completion attends to
-the prompt and to itself (PrefixGrouper, arXiv 2506.05433, lemma 2.1). This is exact up to the order of sums, without
-dropout.
+Prompt states do not depend on the completions, and all operations except attention process each token separately. So
+one pass over [prompt, completion 1, ..., completion G], in which each completion attends only to the prompt and itself,
+gives the same results as G rows of [prompt, completion] (PrefixGrouper, arXiv 2506.05433, lemma 2.1). Without dropout,
+this is exact up to the order of sums.
 
-All prompts of a batch form one packed row without padding, so matrix products process real tokens only. Attention is
-computed by blocks (`models.sharing.attention`), so a longer row has no extra cost. The head runs on the tokens that
-predict a completion token, in tiles that the backward recomputes (TRL's kernel). So there is no tensor of completion
-tokens by vocabulary.
+All prompts and completions of a batch form one packed row, so no padding is computed. Attention is computed only
+between tokens of a prompt and its completions (`models.sharing.attention`), so packing adds no cost. The LM head runs
+only on tokens that predict a completion token, in tiles that the backward pass recomputes (TRL's kernel). So no tensor
+of shape (completion tokens, vocabulary) is ever stored.
 
     features = encode_images(model, vision)          # reusable while the tower does not change
     logps, entropies = shared_logps(model, input_ids=..., attention_mask=..., logits_to_keep=..., group_sizes=[8, 8],
@@ -36,31 +36,31 @@ from medvlm_r1.models.sharing.attention import Layout, PrefixMask, dense_mask
 __all__ = ["ImageFeatures", "SharedRows", "encode_images", "next_logits", "shared_logps", "supports"]
 
 ImageFeatures = list[tuple[Tensor, ...]]
-"""Features of images in order, one entry per unit of the tower (Qwen, LLaVA and Mistral 3: image; InternVL: tile;
-Gemma 3: crop; SmolVLM and Idefics3: all images of a prompt). An entry holds the embeddings that replace the image
-tokens, (tokens, width), and the deepstack features of families that have them. Lists of several prompts are joined by
-`+`, in the order of the prompts."""
+"""Image features in order. One entry covers an image (Qwen, LLaVA and Mistral 3), a tile (InternVL), a crop (Gemma 3)
+or all images of a prompt (SmolVLM and Idefics3). An entry holds the embeddings that replace the image tokens, (tokens,
+width), and the deepstack features of families that have them. Join the lists of several prompts by `+`, in the order of
+the prompts."""
 
 
 class SharedRows(TypedDict):
-    """Completions with their prompts, B rows, as one batch."""
+    """A batch of B rows, each a prompt and its completion."""
 
     input_ids: Tensor
     """(B, P + C) int64: the prompt, padded on the left, then the completion, padded on the right."""
     attention_mask: Tensor
-    """(B, P + C), 0 on padding. A row may have no completion tokens unless stated otherwise."""
+    """(B, P + C): 0 on padding, 1 elsewhere. A row may have no completion tokens, except in `next_logits`."""
     logits_to_keep: int
-    """C."""
+    """C, the padded length of the completions."""
     group_sizes: Sequence[int]
-    """Rows that share one prompt, group after group; their sum is B."""
+    """Number of rows of each group, in order; they sum to B. The adjacent rows of a group share one prompt."""
     vision: Mapping[str, Tensor]
-    """Processor outputs for the images of the prompts, each prompt once, in order: `pixel_values`, `image_grid_thw` and
-    so on; empty without images. The pixels may be omitted if `image_features` are given."""
+    """Processor outputs for the images of the prompts, each prompt once and in order (`pixel_values`, `image_grid_thw`
+    and so on). Empty if there are no images. `pixel_values` may be omitted if `image_features` are given."""
     image_features: NotRequired[ImageFeatures | None]
-    """Result of `encode_images` for these prompts; computed from `vision` if None."""
+    """Output of `encode_images` for these prompts; computed from `vision` if None."""
     blank: NotRequired[Mapping[str, Tensor]]
-    """Processor outputs for any image. The tower runs on it, without effect, if it has no other image to run on: with
-    several processes, each has to run the tower."""
+    """Processor outputs for an arbitrary image. If there is no other image to encode, the vision tower runs on this
+    one, without effect on the results. Distributed training needs this, because every process has to run the tower."""
 
 
 def shared_logps(
@@ -72,22 +72,22 @@ def shared_logps(
     head_fp32: bool = False,
     **rows: Unpack[SharedRows],
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities and entropies of completions, each prompt and image computed once.
+    """Log-probabilities and entropies of completions; each prompt and image is computed only once.
 
     Args:
-        model: A model that `supports` accepts. LoRA adapters apply if the caller has not disabled them.
-        temperature: Divides the logits.
-        compute_entropy: Also return entropies; gradients flow through them.
-        chunk: Columns of the vocabulary that the head computes at a time; `head_columns` of its device if None.
-        head_fp32: Compute the head in float32 outside autocast (TRL's `cast_lm_head_to_fp32`).
+        model: A model that `supports` accepts. LoRA adapters are used unless the caller has disabled them.
+        temperature: Divisor of the logits.
+        compute_entropy: Whether to return entropies too; gradients flow through them.
+        chunk: Number of vocabulary columns that the LM head computes at a time; None for `head_columns` of its device.
+        head_fp32: Whether to compute the LM head in float32, outside autocast (TRL's `cast_lm_head_to_fp32`).
         **rows: The completions; see `SharedRows`.
 
     Returns:
         Log-probabilities (B, C) float32 of the completion tokens, and their entropies in nats (B, C) or None. Both are
-        0 where `attention_mask` is.
+        0 on padding.
 
     Raises:
-        ValueError: The family is unknown, or rows of a group differ in their prompt.
+        ValueError: The model family is not supported, a prompt is empty, or rows of a group have different prompts.
         UserError: A completion contains an image token.
     """
     inner, family = open_model(model)
@@ -104,7 +104,7 @@ def shared_logps(
     logps, entropies, *_ = _run_head(inner.get_output_embeddings(), hidden, tiles)
 
     def aligned(values: Tensor) -> Tensor:
-        # Connected to the model even without tokens, so that the backward of an empty batch gives zeros.
+        # The result depends on the model even without tokens, so the backward pass of an empty batch gives zeros.
         return values.new_zeros(scored.shape).masked_scatter(scored, values)
 
     return aligned(logps), None if entropies is None else aligned(entropies)
@@ -112,17 +112,18 @@ def shared_logps(
 
 @torch.inference_mode()
 def next_logits(model: Any, **rows: Unpack[SharedRows]) -> Tensor:
-    """Next-token logits of each row, each prompt and image computed once.
+    """Next-token logits of each row; each prompt and image is computed only once.
 
     Args:
         model: A model that `supports` accepts.
         **rows: The completions, each with at least one token; see `SharedRows`.
 
     Returns:
-        Logits (B, vocabulary), in the dtype of the head.
+        Logits (B, vocabulary), in the dtype of the LM head.
 
     Raises:
-        ValueError: The family is unknown, rows of a group differ in their prompt, or a row has no completion.
+        ValueError: The model family is not supported, a prompt or completion is empty, or rows of a group have
+            different prompts.
     """
     inner, family = open_model(model)
     packed = _pack(rows)
@@ -135,7 +136,7 @@ def next_logits(model: Any, **rows: Unpack[SharedRows]) -> Tensor:
 
 
 def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: SharedRows, indices: Tensor) -> Tensor:
-    """Last hidden states of the language model at these indices of the packed row, (N, width), where the head is."""
+    """Last hidden states at these indices of the packed row, (N, width), on the device of the LM head."""
     vision, image_features, device = rows["vision"], rows.get("image_features"), rows["input_ids"].device
     if image_features is None and vision.get("pixel_values") is not None:
         image_features = encode_images(model, vision)
@@ -147,7 +148,7 @@ def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: Share
             mm_encoder_outputs={"image": as_encoder_output(model, image_features)} if image_features else None,
             use_cache=False,
         ).last_hidden_state[0]
-    # ZeRO-3 gathers a weight that is read by its name, so it is read only where layers are on several devices.
+    # Access to a weight makes ZeRO-3 gather it, so it is accessed only if layers are on several devices.
     split = len(set((getattr(inner, "hf_device_map", None) or {}).values())) > 1
     device = inner.get_output_embeddings().weight.device if split else states.device
     return states.to(device).index_select(0, indices.to(device))
@@ -155,10 +156,10 @@ def _hidden(model: Any, inner: Any, family: Family, packed: _Packed, rows: Share
 
 @contextlib.contextmanager
 def _blank_added(model: Any, inner: Any, blank: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Run the tower on a blank image, if there is one, and add 0 times its features to the embedded tokens.
+    """Run the vision tower on a blank image, if one is given, and add 0 times its features to the token embeddings.
 
-    A hook adds them, so that forward and backward pass meet the layers in the same order as with an image: ZeRO-3
-    compares the orders of all processes.
+    A hook adds them, so that the forward and backward passes run the layers in the same order as with an image. ZeRO-3
+    compares this order between processes.
     """
     if not blank:
         yield
@@ -173,11 +174,11 @@ def _blank_added(model: Any, inner: Any, blank: Mapping[str, Tensor] | None) -> 
 
 
 def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
-    """Run the vision tower and its projection into the language model.
+    """Encode images: run the vision tower and its projector.
 
     Args:
         model: A model that `supports` accepts.
-        vision: Processor outputs for the images, including `pixel_values`; outputs for other modules are ignored.
+        vision: Processor outputs for the images, including `pixel_values`. Other outputs are ignored.
 
     Returns:
         Features in order, with gradients if enabled; see `ImageFeatures`.
@@ -187,7 +188,7 @@ def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
     for module in inner.base_model.modules():
         simple = type(module) is nn.Conv3d and module.groups == 1 and module.padding == (0, 0, 0)
         if simple and module.dilation == (1, 1, 1):
-            # Once for good: nothing has to be undone while another thread uses the model.
+            # The change is permanent, so nothing has to be undone while another thread uses the model.
             module.__class__ = _PatchConv
     output = inner.base_model.get_image_features(**inputs, return_dict=True)
     deepstack = getattr(output, "deepstack_features", None) or []
@@ -196,24 +197,24 @@ def encode_images(model: Any, vision: Mapping[str, Tensor]) -> ImageFeatures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Packed:
-    """One row of tokens, L long, from B padded rows. The tensors are on the CPU."""
+    """One packed row of L tokens, made from B padded rows. The tensors are on the CPU."""
 
     ids: Tensor
     """(1, L) int64."""
     keep: Tensor
-    """(B, P + C) bool: tokens of the packed row, in row-major order; only the first row of a group has its prompt."""
+    """(B, P + C) bool: the tokens that form the packed row, in row-major order. Each prompt is taken from `first`."""
     first: Tensor
-    """(groups,) the first rows."""
+    """(groups,) index of the first row of each group."""
     group: Tensor
-    """(B,) the group of each row."""
+    """(B,) index of each row's group."""
     prompts: tuple[Tensor, Tensor]
-    """(groups, P) ids and mask of the prompts, padded on the left."""
+    """(groups, P) token ids and attention mask of the prompts, padded on the left."""
     scored: Tensor
     """(B, C) bool: the completion tokens."""
     predictors: Tensor
-    """(N,) for each of them, in row-major order, the index of the preceding token in the packed row."""
+    """(N,) for each completion token, in row-major order, the index in the packed row of the token that predicts it."""
     targets: Tensor
-    """(N,) their ids."""
+    """(N,) ids of the completion tokens."""
     layout: Layout
     """Lengths of prompts and completions."""
 
@@ -260,7 +261,7 @@ def _pack(rows: SharedRows) -> _Packed:
 
 
 def _positions(inner: Any, family: Family, packed: _Packed, vision: Mapping[str, Tensor]) -> Tensor:
-    """Positions of the packed row, (1, L), or (3, 1, L) in three dimensions; each prompt starts at 0."""
+    """Position ids of the packed row, (1, L), or (3, 1, L) for M-RoPE. Each prompt starts at 0."""
     ids, mask = packed.prompts
     grid = vision.get("image_grid_thw") if family.rope_3d else None
     if grid is None:
@@ -270,7 +271,7 @@ def _positions(inner: Any, family: Family, packed: _Packed, vision: Mapping[str,
         prompts, _ = inner.base_model.get_rope_index(
             ids, image_grid_thw=grid.cpu(), attention_mask=mask, mm_token_type_ids=kinds
         )
-    # A completion starts after the largest position of its prompt, which with images is smaller than its length.
+    # A completion starts after the largest position of its prompt. With images, this is less than the prompt's length.
     start = prompts.masked_fill(~mask, 0).amax(dim=(0, 2)) + 1
     positions = prompts.new_zeros((len(prompts), *packed.keep.shape))
     positions[:, packed.first, : ids.shape[1]] = prompts
@@ -303,7 +304,7 @@ def _masks(inner: Any, family: Family, packed: _Packed, device: torch.device) ->
 
 
 def _image_blocks(ids: Tensor, image_token: int) -> Tensor:
-    """(L,) number of the run of image tokens that a token belongs to, -1 for text."""
+    """(L,) index of the run of image tokens that each token belongs to, -1 for text."""
     image = ids == image_token
     starts = image & ~image.roll(1)
     starts[0] = image[0]
@@ -311,7 +312,7 @@ def _image_blocks(ids: Tensor, image_token: int) -> Tensor:
 
 
 def as_encoder_output(model: Any, features: ImageFeatures) -> SimpleNamespace:
-    """Features as `mm_encoder_outputs["image"]` of a model's forward and `generate`: the fields that they read."""
+    """Convert image features to the `mm_encoder_outputs["image"]` that a model's forward and `generate` read."""
     pooled, *deepstack = ([torch.cat(level)] for level in zip(*features, strict=True))
     joined = open_model(model)[1].joined
     return SimpleNamespace(pooler_output=pooled[0] if joined else pooled, deepstack_features=deepstack)
@@ -319,7 +320,7 @@ def as_encoder_output(model: Any, features: ImageFeatures) -> SimpleNamespace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tiles:
-    """Arguments of TRL's tiled head."""
+    """Arguments of TRL's tiled LM head."""
 
     targets: Tensor
     temperature: float
@@ -329,9 +330,9 @@ class _Tiles:
 
 
 def _run_head(head: nn.Module, hidden: Tensor, tiles: _Tiles) -> Any:
-    """Run the tiled head by a call of the module, so that FSDP and ZeRO-3 gather its weight in both passes."""
+    """Run the tiled LM head through a call of the module, so that FSDP and ZeRO-3 gather its weight in both passes."""
     if "forward" in vars(head):
-        # Another library has replaced it.
+        # Another library has replaced `forward`.
         return _tiled(head, hidden, tiles)
     head.forward = functools.partial(_tiled, head)
     try:
@@ -341,7 +342,7 @@ def _run_head(head: nn.Module, hidden: Tensor, tiles: _Tiles) -> Any:
 
 
 def _tiled(head: nn.Module, hidden: Tensor, tiles: _Tiles) -> Any:
-    """TRL's tiled head, prepared as its `add_fused_lm_head` prepares it."""
+    """Run TRL's tiled LM head with the same preparation as in its `add_fused_lm_head`."""
     weight: Any = head.weight
     autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if tiles.fp32:

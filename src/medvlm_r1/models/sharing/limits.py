@@ -1,4 +1,4 @@
-"""Reasons why a run cannot share prompts; the trainer then runs as TRL does and prints the reason."""
+"""Check whether a run can share prompts. If it cannot, the trainer runs like TRL's own and prints the reason."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from medvlm_r1.models.families import unsupported
 
 
 def not_shared(trainer: Any, model: Any) -> str | None:
-    """Reason why prompts cannot be shared; None if they can.
+    """The reason why a run cannot share prompts; None if it can.
 
     Args:
         trainer: An initialized `GRPOTrainer`.
-        model: Its policy with its adapters, without wrappers for distribution.
+        model: The trainer's policy with its adapters, without wrappers for distributed training.
     """
     if trainer.tools or trainer.environment_factories is not None:
         return "tools and environments change the prompt as they run."
@@ -35,11 +35,11 @@ def not_shared(trainer: Any, model: Any) -> str | None:
 
 
 def not_generated(trainer: Any, model: Any) -> str | None:
-    """Reason why generation cannot share prompts; None if it can.
+    """The reason why generation cannot share prompts; None if it can.
 
     Args:
         trainer: An initialized `GRPOTrainer`.
-        model: Its policy without adapters; its own generation settings apply where TRL gives none.
+        model: The trainer's policy without adapters. Its own generation settings apply where TRL sets none.
     """
     if trainer.use_vllm:
         return "vLLM generates, and shares prompts in its own way."

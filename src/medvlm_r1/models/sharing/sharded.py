@@ -1,7 +1,7 @@
-"""Weights that are sharded over processes (FSDP2, ZeRO-3): generation, equal calls, and names of saved tensors.
+"""Support for weights that are sharded over processes (FSDP2, ZeRO-3).
 
 Sharded weights are gathered by collective operations in hooks of the modules. So every process has to run the same
-modules in the same order, through the wrapped model, whatever its rows are.
+modules in the same order, through the wrapped model, even if the processes have different rows.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ def is_sharded(trainer: Any) -> bool:
 
 @contextmanager
 def gathered(model: Any, *, reshards: bool) -> Iterator[None]:
-    """Gather all weights of an FSDP2 model, so that processes may make unequal calls; no effect on other models.
+    """Gather all weights of an FSDP2 model, so that processes may run different calls. Other models are unchanged.
 
-    TRL does the same for ZeRO-3 (`ds3_gather_for_generation`), but leaves FSDP2 to gather layer by layer.
+    TRL does the same for ZeRO-3 (`ds3_gather_for_generation`), but lets FSDP2 gather its weights layer by layer.
 
     Args:
         model: The model with its wrappers.
-        reshards: The run's `reshard_after_forward`, which is set again at the end.
+        reshards: The run's `reshard_after_forward` setting, which is restored at the end.
     """
     modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
     if modules:
-        # What the first forward pass of the root does; generation may call inner modules before it.
+        # The first forward pass of the root module does this, but generation may call inner modules earlier.
         modules[0]._get_fsdp_state()._lazy_init()
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
@@ -46,9 +46,10 @@ def gathered(model: Any, *, reshards: bool) -> Iterator[None]:
 
 
 def forget_unused_renames(model: Any) -> None:
-    """Keep only the renames of tensors that loading has applied, so that saving restores the names of the base.
+    """Keep only the tensor renames that loading has applied, so that saving restores the base model's tensor names.
 
-    transformers 5.23 filters them in its usual loading, but not in that of ZeRO-3, and then saves `model.model.layers`.
+    When transformers 5.23 loads a model under ZeRO-3, it keeps unused renames and later saves names such as
+    `model.model.layers`. Its usual loading removes them.
     """
     conversions = getattr(model, "_weight_conversions", None)
     if conversions:
@@ -56,7 +57,7 @@ def forget_unused_renames(model: Any) -> None:
 
 
 def most_of_all(accelerator: Any, count: int) -> int:
-    """The largest count of any process; a collective operation."""
+    """The largest `count` over all processes. This is a collective operation."""
     return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
 
 
