@@ -1,1 +1,1 @@
-"""Generate with a store that survives interruption, score, and compare on the same items."""
+"""Evaluation: generate answers into a resumable store, score them, and compare two evaluations item by item."""

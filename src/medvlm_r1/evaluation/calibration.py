@@ -1,7 +1,7 @@
 """Calibration and selective-prediction metrics: pure functions of arrays.
 
-A confidence is a number from 0 to 1 for each answer; `correct` is 0 or 1. Every figure is the mean over all orders of
-equal confidences, so the order of the items does not matter.
+Each answer has a confidence from 0 to 1, and `correct` is 1 or 0. Answers with equal confidences can be ranked in any
+order. Every metric is the mean over all these rankings, so the order of the input does not matter.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -15,17 +15,17 @@ from medvlm_r1.evaluation.statistics import CONFIDENCE, FEWEST_SUBJECTS
 
 BINS = 10
 SMALLEST = 1e-12
-"""Least probability in a logarithm: 0 would make a likelihood infinite."""
+"""Lower bound of a probability before its logarithm is taken, so that `nll` stays finite."""
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-"""Bounds of a fitted temperature. Perfectly separated data would give 0, data at chance infinity."""
+"""Bounds of a fitted temperature. Without them, perfectly separated data would give 0 and data at chance infinity."""
 
 Floats = NDArray[np.float64]
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> list[tuple[float, float, int]]:
-    """Mean confidence, share correct and number of answers of each bin, by increasing confidence.
+    """Reliability diagram: (mean confidence, share correct, number of answers) of each bin, by increasing confidence.
 
-    The bins have equal mass: their sizes differ by at most one. There are fewer for fewer answers.
+    The bins have equal mass: their sizes differ by at most one. There are at most as many bins as answers.
     """
     ordered, right = _sorted(confidence, correct)
     count = min(bins, len(ordered))
@@ -34,7 +34,7 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> 
 
 
 def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
-    """Expected calibration error: the mean over answers of |share correct - mean confidence| of their bin.
+    """Expected calibration error: the mean over answers of |share correct - mean confidence| of the answer's bin.
 
     ECE = sum over bins of n_b / n |correct_b - confidence_b| (Naeini 2015), with bins of equal mass (arXiv 1904.01685).
     """
@@ -48,24 +48,24 @@ def brier(confidence: ArrayLike, correct: ArrayLike) -> float:
 
 
 def auroc(confidence: ArrayLike, correct: ArrayLike) -> float | None:
-    """Probability that a correct answer has a higher confidence than a wrong one; equal ones count half.
+    """Probability that a correct answer has a higher confidence than a wrong one; equal confidences count half.
 
     Returns:
-        None where all are correct or all are wrong.
+        The probability; None if all answers are correct or all are wrong.
     """
     _, counts, wrong = _levels(confidence, correct)
     right = counts - wrong
     pairs = float(right.sum() * wrong.sum())
-    # Pairs of a correct and a wrong answer where the wrong one has a lower confidence, and half of the equal ones.
+    # Count pairs in which the wrong answer has a lower confidence than the correct one; equal confidences count half.
     below = wrong.sum() - np.cumsum(wrong)
     return float(right @ (below + wrong / 2)) / pairs if pairs else None
 
 
 def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> list[tuple[float, float, float]]:
-    """The risk-coverage curve (arXiv 1705.08500): one point per distinct confidence, highest first.
+    """The risk-coverage curve (arXiv 1705.08500): one point per distinct confidence, in descending order.
 
-    A point is the lowest confidence that is not deferred, the share of answers that are not deferred, and the share of
-    wrong ones among these.
+    A point is (threshold, coverage, risk). Answers with at least the threshold confidence are accepted, all others are
+    deferred. Coverage is the share of accepted answers, and risk is the share of wrong answers among them.
     """
     levels, counts, wrong = _levels(confidence, correct)
     accepted = np.cumsum(counts)
@@ -74,19 +74,19 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> list[tuple[float
 
 
 def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
-    """Area under the risk-coverage curve: the mean over i = 1..n of the risk of the i most confident answers."""
+    """Area under the risk-coverage curve: the mean over i = 1..n of the risk among the i most confident answers."""
     _, right = _sorted(confidence, correct)
     return float(np.mean(np.cumsum(1 - right[::-1]) / np.arange(1, len(right) + 1)))
 
 
 def coverage_at_risk(confidence: ArrayLike, correct: ArrayLike, risk: float) -> float:
-    """The largest coverage of a threshold with at most this risk; 0 if there is none."""
+    """The largest coverage of any confidence threshold with a risk of at most `risk`; 0 if no threshold qualifies."""
     points = risk_coverage(confidence, correct)
     return max((coverage for _, coverage, wrong in points if wrong <= risk + 1e-12), default=0.0)
 
 
 def temperature_scale(probabilities: Sequence[Sequence[float]], temperature: float) -> list[list[float]]:
-    """Temperature scaling: each row of probabilities to the power of 1 / temperature, normalized (arXiv 1706.04599)."""
+    """Temperature scaling (arXiv 1706.04599): raise each row to the power 1 / temperature and normalize it."""
     return [softmax(_logs(row) / temperature).tolist() for row in probabilities]
 
 
@@ -94,7 +94,7 @@ def nll(probabilities: Sequence[Sequence[float]], truth: Sequence[int]) -> float
     """Negative log-likelihood: the mean of -log of the probability of the correct option.
 
     Args:
-        probabilities: n rows, each over an item's own options.
+        probabilities: n rows, each with one probability per option of its item.
         truth: Index of the correct option in each row.
     """
     rows = zip(probabilities, truth, strict=True)
@@ -102,17 +102,17 @@ def nll(probabilities: Sequence[Sequence[float]], truth: Sequence[int]) -> float
 
 
 def fit_temperature(probabilities: Sequence[Sequence[float]], truth: Sequence[int]) -> float:
-    """The temperature with the least `nll`.
+    """The temperature that minimizes `nll`.
 
-    The loss is convex in b = 1/T, with the derivative mean(E_b[log p] - log p_correct). Its zero is found by
-    bracketing.
+    `nll` is convex in b = 1/T, with the derivative mean(E_b[log p] - log p_correct). Brent's method finds the zero of
+    the derivative.
 
     Args:
         probabilities: n rows, n > 0.
         truth: Index of the correct option in each row.
 
     Returns:
-        A temperature from `MIN_TEMPERATURE` to `MAX_TEMPERATURE`, at an end where the loss still decreases there.
+        The temperature, limited to the range from `MIN_TEMPERATURE` to `MAX_TEMPERATURE`.
     """
     logs = [_logs(row) for row in probabilities]
 
@@ -129,9 +129,13 @@ def fit_temperature(probabilities: Sequence[Sequence[float]], truth: Sequence[in
 
 
 def halves(clusters: Sequence[Hashable], seed: int) -> list[bool]:
-    """Split items in two by whole clusters: True for the half to fit on, with half of the clusters (rounded down).
+    """Split items at random into a fitting half and an evaluation half, without dividing a cluster.
 
-    The same labels and seed give the same split for any order of the items.
+    The fitting half has half of the clusters, rounded down. The split depends only on the labels and the seed, not on
+    the order of the items.
+
+    Returns:
+        For each item, True if it is in the fitting half.
     """
     labels = sorted(set(clusters), key=str)
     chosen = np.random.default_rng(seed).permutation(len(labels))[: len(labels) // 2]
@@ -146,18 +150,18 @@ def intervals(
     seed: int = 0,
     resamples: int = 1000,
 ) -> list[tuple[float, float] | None]:
-    """Percentile bootstrap of several statistics at once; whole clusters are drawn with replacement.
+    """Percentile bootstrap intervals of several statistics at once; whole clusters are drawn with replacement.
 
     Args:
-        statistics: Maps the indices of the drawn items to one value per statistic; None for an undefined one.
-        clusters: n labels.
-        seed: Seed of the draws.
-        resamples: Number of draws.
+        statistics: Maps the indices of the drawn items to one value per statistic; None marks an undefined statistic.
+        clusters: The cluster label of each of the n items.
+        seed: Seed of the resampling.
+        resamples: Number of bootstrap samples.
 
     Returns:
-        For each statistic its 95 % interval over the draws on which it is defined. None if there is no such draw, if
-        all draws agree, or with fewer than `FEWEST_SUBJECTS` clusters. Resampling is then uninformative about other
-        subjects.
+        For each statistic, its 95 % interval over the bootstrap samples on which it is defined. The interval is None if
+        there is no such sample, if all samples give the same value, or if there are fewer than `FEWEST_SUBJECTS`
+        clusters. In these cases resampling is uninformative about other subjects.
     """
     members: dict[Hashable, list[int]] = {}
     for index, label in enumerate(clusters):
@@ -179,7 +183,7 @@ def intervals(
 
 
 def _levels(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Distinct confidences from high to low, the number of answers with each, and of wrong ones among them."""
+    """Distinct confidences from high to low, with the number of answers and of wrong answers at each confidence."""
     levels, codes = np.unique(_floats(confidence), return_inverse=True)
     counts = np.bincount(codes).astype(np.float64)
     wrong: Floats = np.bincount(codes, weights=1 - _floats(correct)).astype(np.float64)
@@ -187,7 +191,7 @@ def _levels(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats, 
 
 
 def _sorted(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
-    """Confidences from low to high, and mean correctness at each rank over the orders of equal ones."""
+    """Confidences from low to high, and the correctness at each rank, averaged over all orders of equal confidences."""
     levels, counts, wrong = (values[::-1] for values in _levels(confidence, correct))
     times = counts.astype(np.int64)
     return np.repeat(levels, times), np.repeat(1 - wrong / counts, times)

@@ -18,10 +18,10 @@ def compare(run_a: Path | str, run_b: Path | str) -> dict[str, Any]:
 
     Args:
         run_a: folder of the first evaluation.
-        run_b: folder of the second; differences are b minus a.
+        run_b: folder of the second evaluation. Differences are b minus a.
 
     Returns:
-        `run_a`, `run_b` and what `compare_answers` returns.
+        `run_a`, `run_b` and the fields of `compare_answers`. `settings_differ` also covers the image size limits.
 
     Raises:
         UserError: a folder has no answers, or the two cannot be compared item by item.
@@ -35,23 +35,24 @@ def compare(run_a: Path | str, run_b: Path | str) -> dict[str, Any]:
 
 
 def compare_answers(a: Sequence[StoredAnswer], b: Sequence[StoredAnswer], *, names: tuple[str, str]) -> dict[str, Any]:
-    """Compare two lists of answers on the questions with options that both contain, by strict accuracy.
+    """Compare the strict accuracy of two runs on the questions with options that both runs contain.
 
     Args:
         a: answers of the first run.
         b: answers of the second run.
-        names: what to call the runs in an error.
+        names: names of the two runs in error messages.
 
     Returns:
-        `settings_differ` (differing settings besides the model); `n_shared`, `n_open` (open questions among these),
-        `only_in_a`, `only_in_b` (items of one run only; neither these nor open questions are compared);
-        `modalities.<modality>` and `all`, each `{n, accuracy_a, accuracy_b, difference, ci95, b, c, p, test}`:
-        accuracies `{n, correct, percent, ci95}`; the difference b - a and its interval (`paired_difference`) in
-        percentage points; the discordant counts b (correct in a only) and c (correct in b only); the p value of the
-        `test`: exact McNemar, or exact sign flips of whole subjects where a subject has several items.
+        `settings_differ` lists the settings other than the model that differ. `n_shared` counts the shared items and
+        `n_open` the open questions among them. `only_in_a` and `only_in_b` count the items of only one run. Those items
+        and open questions are not compared. `modalities.<modality>` and `all` are each `{n, accuracy_a, accuracy_b,
+        difference, ci95, b, c, p, test}`. An accuracy is `{n, correct, percent, ci95}`. The difference b - a and its
+        interval (`paired_difference`) are in percentage points. The discordant counts are b (correct in run a only) and
+        c (correct in run b only). The p value belongs to `test`, which is exact McNemar, or exact sign flips of whole
+        subjects if a subject has several items.
 
     Raises:
-        UserError: no question with options is in both, or one id stands for different questions or images.
+        UserError: no question with options is in both runs, or one id belongs to different questions or images.
     """
     left = {answer.sample.id: answer for answer in a}
     right = {answer.sample.id: answer for answer in b}
@@ -98,7 +99,7 @@ def left_out(comparison: Mapping[str, Any]) -> str:
 
 
 def _clash(first: StoredAnswer, second: StoredAnswer) -> str:
-    """How two items with one id differ; empty where they are the same."""
+    """How two items with the same id differ; empty if they are the same."""
     a, b = first.sample, second.sample
     if a.question != b.question:
         return f"different questions ({a.question!r} and {b.question!r})"
@@ -111,7 +112,7 @@ def _clash(first: StoredAnswer, second: StoredAnswer) -> str:
 
 
 def _settings(shared: Sequence[tuple[StoredAnswer, StoredAnswer]]) -> list[str]:
-    """The settings that differ between the two runs besides the model, one phrase each."""
+    """Settings other than the model's name that differ between the two runs, one phrase each."""
 
     def values(read: Callable[[StoredAnswer], Any]) -> tuple[str, str]:
         first, second = ({read(answer) for answer in answers} for answers in zip(*shared, strict=True))
@@ -132,7 +133,7 @@ def _settings(shared: Sequence[tuple[StoredAnswer, StoredAnswer]]) -> list[str]:
 
 
 def _pixel_bounds(run: Path) -> str | None:
-    """Image size limits of an evaluation's processor in words; None where its results have none."""
+    """Image size limits of an evaluation's image processor, as text; None if its results do not contain them."""
     try:
         limits = read_results(run).get("image_size")
     except UserError:

@@ -1,4 +1,4 @@
-"""Rows of a data folder whose images are present, and their images."""
+"""Selection of the rows of a data folder whose images are present, and loading of these images."""
 
 import sys
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import image_fit
 
 Row = tuple[int, Sample]
-"""A sample and its number in the file, from 1."""
+"""A row number in `samples.jsonl`, counted from 1, and the sample of that row."""
 
 
 def present_rows(data_dir: Path, selected: Sequence[Row], skip_missing: bool, model: str | None = None) -> list[Row]:
-    """The rows whose images are present. A damaged image always stops the run.
+    """The rows whose images are present. A damaged image always raises an error.
 
     Args:
         data_dir: The data folder.
-        selected: The rows wanted.
-        skip_missing: Exclude rows without their images instead of stopping, and rows with an image that the model
-            cannot process; these are listed on stderr.
-        model: A local model whose processor checks the images; None for other models.
+        selected: The rows to check.
+        skip_missing: Instead of raising an error, exclude rows with a missing image and rows with an image that the
+            model cannot process. The latter are listed on stderr.
+        model: A local model, whose processor determines which images it can process; None for other models.
 
     Raises:
-        UserError: Images are missing or damaged (the message names the first row), or the model cannot process them
-            (the message names every row).
+        UserError: Images are missing or damaged (the message names the first such row), or the model cannot process
+            them (the message names every such row).
     """
     absent = {
         s.id for _, s in selected if s.unnamed_image or not all(inside(data_dir, image).is_file() for image in s.images)
@@ -66,10 +66,10 @@ def present_rows(data_dir: Path, selected: Sequence[Row], skip_missing: bool, mo
 
 
 def load_row_images(data_dir: Path, row: Row) -> list[Image]:
-    """The images of a row, RGB, in order.
+    """Load the images of a row, in order, as RGB.
 
     Raises:
-        UserError: One cannot be read; the message names file and row.
+        UserError: An image cannot be read; the message names the file and the row.
     """
     number, sample = row
     try:

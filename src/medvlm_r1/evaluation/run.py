@@ -1,7 +1,7 @@
-"""Evaluate a model on a data folder: greedy answers into an append-only store, then the figures.
+"""Evaluate a model on a data folder: generate greedy answers into an append-only store, then compute the metrics.
 
-The same call again resumes. A stored answer is reused only if model, prompt, pixels and settings are unchanged.
-Otherwise the run stops, because figures over answers of two models would be meaningless.
+Repeating the same call resumes. A stored answer is reused only if model, prompt, pixels and settings are unchanged.
+Otherwise the run stops with an error, because metrics over the answers of two models would be meaningless.
 """
 
 import json
@@ -43,7 +43,7 @@ _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Setup:
-    """What all questions of one evaluation share; `identity` is the model in the keys."""
+    """Settings shared by all questions of one evaluation; `identity` identifies the model in the answer keys."""
 
     data_dir: Path
     model: str
@@ -55,7 +55,7 @@ class _Setup:
         return answer_key(self.identity, sample, images, self.template, self.settings)
 
     def answer(self, rows: Sequence[Row], generator: Generator) -> Iterator[list[StoredAnswer]]:
-        """Answers to one batch as they are completed, each with an equal share of the time since the last ones."""
+        """Yield the answers of one batch as they are completed; answers completed together share the time equally."""
         pairs = [(row[1], load_row_images(self.data_dir, row)) for row in rows]
         inputs = [GenerationInput(prompt=messages(s, self.template), images=images) for s, images in pairs]
         began = time.perf_counter()
@@ -92,27 +92,27 @@ def evaluate(
     """Answer every question of a data folder and score the answers.
 
     Args:
-        model: a folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server). With a generator it is
-            only the name stored with the answers, so two generators need two names.
+        model: a folder, a hub id, "phantom-base" or "openai:URL#NAME" (a model on a server). If `generator` is given,
+            it is only the name stored with the answers, so two generators need different names.
         data_dir: a data folder (`samples.jsonl`, `images/`).
         out: the run folder; each answer is appended to `answers.jsonl`, and `results.json` is written at the end.
-        skip_missing: exclude and count rows whose images are missing, instead of stopping.
+        skip_missing: exclude and count rows whose images are missing or cannot be processed, instead of stopping.
         limit: evaluate at most N rows.
-        batch_size: questions answered at once; concurrent requests to a server.
-        max_new_tokens: longer completions are cut off and counted.
+        batch_size: number of questions per batch, or of concurrent requests to a server.
+        max_new_tokens: token limit of a completion. Longer completions are truncated and counted as `cut_off`.
         template: name of the prompt template.
         dtype: dtype of a local model, as in `load_policy`.
-        progress: called with (answered, wanted) before the first answer, and after each batch or server reply.
-        generator: answers instead of the named model.
+        progress: called with (answered, total) before the first answer, and after each batch or server reply.
+        generator: generates the answers instead of `model`, which is then not loaded.
 
     Returns:
-        The content of `results.json`: the figures of `score`, and `research_use`, `model`, `model_fingerprint`, `data`,
-        `data_from_run` (its path from the run folder), `data_sha256`, `template`, `max_new_tokens`, `image_size`,
-        `n_missing`, `seconds` (generation time of all answers, over all sessions).
+        The content of `results.json`: the metrics of `score`, and `research_use`, `model`, `model_fingerprint`, `data`,
+        `data_from_run` (path of the data relative to the run folder), `data_sha256`, `template`, `max_new_tokens`,
+        `image_size`, `n_missing` (number of excluded rows) and `seconds` (total generation time of all answers).
 
     Raises:
-        UsageError: an argument is out of range.
-        UserError: the data cannot be read, images are missing, or the folder holds answers of another model or data.
+        UsageError: an argument is invalid, or `out` is the data folder or contains another kind of run.
+        UserError: the data cannot be read, images are missing, or `out` contains answers of another model or data set.
     """
     data_dir, out = Path(data_dir), Path(out)
     if limit is not None and limit < 1:
@@ -163,12 +163,12 @@ def evaluate(
 
 
 def identify(model: str, generator: object | None = None, dtype: str = "auto") -> str:
-    """Identity of a model in the keys of its answers: its fingerprint, or its name if the weights are on a server.
+    """Identity of a model in answer keys: its fingerprint, or its name if it is on a server or if a generator is given.
 
     Args:
         model: Name of the model, as given.
-        generator: The generator that answers instead of the model, or None.
-        dtype: Dtype of the model; part of the identity unless "auto".
+        generator: The generator used instead of the model, or None.
+        dtype: Dtype of the model; part of the identity unless it is "auto".
     """
     if generator is not None:
         return f"generator {model}"
@@ -189,10 +189,10 @@ def refuse_other_folder(data_dir: Path, out: Path, other: Mapping[str, str]) -> 
     Args:
         data_dir: The data folder.
         out: The run folder.
-        other: `OF_AN_AUDIT` or `OF_AN_EVALUATION`: the kind of run that may not be there, by file name.
+        other: Names of files that mark another kind of run, with its description: `OF_AN_AUDIT` or `OF_AN_EVALUATION`.
 
     Raises:
-        UsageError: The folder is one of these.
+        UsageError: `out` is the data folder or contains another kind of run.
     """
     if data_dir.resolve() == out.resolve():
         raise UsageError(f"{out}: the run folder is the data folder; wanted another one for the answers")
@@ -206,15 +206,15 @@ def refuse_other_folder(data_dir: Path, out: Path, other: Mapping[str, str]) -> 
 def provenance(
     model: str, identity: str, data_dir: Path, out: Path, template: str, max_new_tokens: int
 ) -> dict[str, Any]:
-    """Provenance of figures: the first fields of every file of figures.
+    """Provenance of an evaluation or audit: the first fields of `results.json` and `audit.json`.
 
     Args:
-        model: As it was named.
-        identity: Its identity in the keys of its answers; see `identify`.
+        model: Name of the model, as given.
+        identity: Identity of the model in answer keys; see `identify`.
         data_dir: The data folder.
-        out: The run folder. The data folder's path relative to it is stored too, as both may be moved together.
+        out: The run folder. The data folder's path relative to `out` is stored too, for when both are moved together.
         template: Name of the prompt template.
-        max_new_tokens: Most tokens of a completion.
+        max_new_tokens: Maximum number of tokens of a completion.
     """
     return {
         "research_use": RESEARCH_USE,
@@ -225,13 +225,13 @@ def provenance(
         "data_sha256": folder_hash(data_dir),
         "template": template,
         "max_new_tokens": max_new_tokens,
-        # Only identities of servers and generators have a space; their image processing is unknown.
+        # Only the identities of servers and generators contain a space. How they process images is unknown.
         "image_size": None if " " in identity else image_size(model),
     }
 
 
 def image_size(model: str) -> dict[str, Any] | None:
-    """Image size limits in a model's processor files; None where there are none.
+    """Image size limits in a model's processor files; None if there are none.
 
     Args:
         model: A folder, a hub id, or `phantom-base`.

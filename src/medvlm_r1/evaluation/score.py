@@ -1,8 +1,8 @@
-"""Scoring: from answers to figures, as pure functions of samples and generations.
+"""Scoring: metrics of answers, as pure functions of samples and generations.
 
-Strict accuracy is the release's rule (a single letter in the answer tag). Lenient accuracy is reported too, so that a
-format error is not mistaken for a wrong answer. Unparsed answers are wrong under both rules; nothing is guessed. Open
-questions have no letter and no chance level, so they are counted separately.
+Strict accuracy uses the rule of the MedVLM-R1 release: a single letter in the answer tag. Lenient accuracy is reported
+too, so that a format error is not mistaken for a wrong answer. Under either rule, an answer without a letter is wrong;
+the letter is never guessed. Open questions have no letter and no chance level, so they are counted separately.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -28,10 +28,10 @@ class Graded:
         sample: the question and its correct answer.
         generation: the completion.
         response: the parsed completion.
-        correct: correct by the strict rule.
-        lenient_correct: correct by the lenient rule.
-        answered: the strict rule found an answer.
-        lenient_answered: the lenient rule found an answer.
+        correct: whether the answer is correct by the strict rule.
+        lenient_correct: whether the answer is correct by the lenient rule.
+        answered: whether the strict rule found an answer.
+        lenient_answered: whether the lenient rule found an answer.
     """
 
     sample: Sample
@@ -44,7 +44,7 @@ class Graded:
 
     @property
     def cluster(self) -> str:
-        """The patient or volume, or the item itself where that is unknown."""
+        """Label of the cluster: the patient or volume, or the item itself if neither is known."""
         return self.sample.cluster
 
 
@@ -55,9 +55,9 @@ _correct = attrgetter("correct")
 def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -> Graded:
     """Grade one completion.
 
-    The strict rule is the release's (a single letter in the answer tag). If the template asks for a letter only, the
-    letter alone satisfies it too, and is well-formed. An open question is correct when the answer equals the sample's,
-    ignoring case, white space and a final full stop.
+    The strict rule is that of the MedVLM-R1 release: a single letter in the answer tag. If the template asks for a
+    letter only, a bare letter also satisfies the strict rule and is well-formed. An answer to an open question is
+    correct if it equals the sample's answer, ignoring case, white space and a final full stop.
 
     Args:
         sample: the question.
@@ -82,9 +82,10 @@ def grade(sample: Sample, generation: Generation, template: str = "medvlm-r1") -
 
 
 def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
-    """Parse a completion. If the template asks for a letter only, the letter alone is an answer too.
+    """Parse a completion. If the template asks for a letter only, a bare letter is an answer too.
 
-    A reasoning before the letter is ignored: a chat template can open it, and a server can return it.
+    Reasoning before the bare letter is ignored, because a chat template may open a think tag and a server may return
+    reasoning.
     """
     response = parse_response(text, options)
     if template != ANSWER_ONLY:
@@ -101,7 +102,7 @@ def read_as_asked(text: str, options: Sequence[str], template: str) -> Response:
 
 
 def score(samples: Sequence[Sample], generations: Sequence[Generation], template: str = "medvlm-r1") -> dict[str, Any]:
-    """All figures of one evaluation.
+    """All metrics of one evaluation.
 
     Args:
         samples: n samples.
@@ -109,16 +110,18 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
         template: name of the prompt template.
 
     Returns:
-        Figures of the questions with options: `accuracy` and `lenient` by modality, each `{n, correct, percent, ci95,
-        clustered_se}` (percent, Wilson 95 % interval with the effective sample size, standard error clustered by
-        subject), and their unweighted `mean`; `accuracy_mean_ci95`, `lenient_mean_ci95`;
-        `by_type.<modality>.<question type>`; `well_formed`, `no_answer` and `no_answer_lenient` as shares;
-        `chance.<modality>.percent` and its `mean`. Without such a question every mean, percent and interval is None.
-        Figures of all answers: `n`, `cut_off` (a share), `mean_reasoning_words` (over answers with a reasoning, None
-        without any), `mean_completion_tokens`. `open`: the share of open questions answered in the reference's words.
+        Metrics over the questions with options: `accuracy` and `lenient` by modality with their unweighted `mean`;
+        `accuracy_mean_ci95` and `lenient_mean_ci95`; `by_type.<modality>.<question type>`; `well_formed`, `no_answer`
+        and `no_answer_lenient` (see `share`); `chance.<modality>.percent` and its `mean`. An accuracy of a modality is
+        `{n, correct, percent, ci95, clustered_se}`. Its `ci95` is the Wilson 95 % interval with the effective sample
+        size, and `clustered_se` is the standard error clustered by subject, both in percent. If no question has
+        options, every mean, percent and interval is None.
+        Metrics over all answers: `n`, `cut_off` (see `share`), `mean_reasoning_words` (over answers with a reasoning;
+        None if there are none) and `mean_completion_tokens`.
+        `open` is the share of open questions whose answer matches the reference answer.
 
     Raises:
-        ValueError: no sample, or the lengths differ.
+        ValueError: there are no samples, or the lengths differ.
     """
     if not samples:
         raise ValueError("wanted at least one sample, got none")
@@ -155,14 +158,15 @@ def score(samples: Sequence[Sample], generations: Sequence[Generation], template
 def share(
     verdicts: Sequence[bool], counted: str = "correct", clusters: Sequence[Hashable] | None = None
 ) -> dict[str, Any]:
-    """Count of true verdicts: `{n, <counted>, percent, ci95}` with the Wilson 95 % interval in percent.
+    """Share of true verdicts: `{n, <counted>, percent, ci95}`, with the Wilson 95 % interval in percent.
 
-    Without verdicts the percent and the interval are None.
+    If there are no verdicts, `percent` and `ci95` are None.
 
     Args:
         verdicts: n verdicts.
-        counted: Name of the count.
-        clusters: n labels. The interval is that of the effective sample size; by default verdicts are independent.
+        counted: Key in the result for the number of true verdicts.
+        clusters: n cluster labels, from which the effective sample size is computed. If None, the verdicts are treated
+            as independent.
     """
     k, n = sum(verdicts), len(verdicts)
     if not n:
@@ -172,18 +176,18 @@ def share(
 
 
 def clustered_share(graded: Sequence[Graded], verdict: Verdict, counted: str = "correct") -> dict[str, Any]:
-    """`share` of the verdicts on these answers. Answers about one patient or volume are correlated."""
+    """`share` of the verdicts on graded answers, clustered by patient or volume."""
     return share([verdict(g) for g in graded], counted, [g.cluster for g in graded])
 
 
 def order_modalities(names: Iterable[str]) -> list[str]:
-    """Distinct names in the order of the paper's table (MRI, CT, X-ray), then the others alphabetically."""
+    """Distinct modality names: first those of the paper's table (MRI, CT, X-ray), then the others alphabetically."""
     rank = {name: i for i, name in enumerate(FIRST_MODALITIES)}
     return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
 
 
 def _accuracies(name: str, groups: Mapping[str, Sequence[Graded]], verdict: Verdict) -> dict[str, Any]:
-    """The accuracy of each group, their unweighted mean, and the interval of the mean."""
+    """The accuracy of each group, the unweighted mean of these accuracies, and the interval of the mean."""
     accuracies, counts = {}, []
     for modality, group in groups.items():
         values, clusters = [float(verdict(g)) for g in group], [g.cluster for g in group]

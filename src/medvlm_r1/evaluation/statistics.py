@@ -1,4 +1,4 @@
-"""Statistics of accuracies: intervals, paired tests, clustered errors. Pure functions of counts and scores.
+"""Statistics of accuracies: intervals, paired tests, clustered standard errors. All are pure functions.
 
 Shares are fractions in [0, 1]; the caller converts them to percent.
 """
@@ -17,20 +17,23 @@ Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 """Normal quantile of a two-sided 95 % interval."""
 
 FEWEST_SUBJECTS = 10
-"""Fewest subjects for a bootstrap or a verdict: intervals over fewer are much too narrow."""
+"""Minimum number of subjects for a bootstrap or a verdict. With fewer subjects, intervals are much too narrow."""
 
 FEW_CLUSTERS = 5
-"""Fewest clusters with another value than most to estimate the correlation within clusters."""
+"""Minimum number of clusters with a value other than the most frequent one. With fewer, the correlation within clusters
+cannot be estimated."""
 
 
 def wilson(k: float, n: float, *, z: float = Z) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927; advised for a few hundred items or fewer by arXiv 2503.01747).
+    """The score interval of a share, 95 % by default (Wilson 1927).
+
+    arXiv 2503.01747 recommends it for a few hundred items or fewer.
 
     Args:
-        k: number of successes, 0 <= k <= n. It need not be an integer, for example when ties count as fractions.
-            The interval is then slightly too wide.
-        n: number of trials; (0, 1) is returned for 0. It may be the effective sample size of clustered trials.
-        z: normal quantile, for another confidence.
+        k: number of successes, 0 <= k <= n. It need not be an integer, for example if ties count as fractions; the
+            interval is then slightly too wide.
+        n: number of trials, or the effective sample size of clustered trials. If it is 0, the interval is (0, 1).
+        z: normal quantile of the confidence level.
 
     Returns:
         Lower and upper end, fractions in [0, 1].
@@ -51,19 +54,19 @@ def wilson(k: float, n: float, *, z: float = Z) -> tuple[float, float]:
 def effective_sample_size(
     values: Sequence[float], clusters: Sequence[Hashable], *, confidence: float = CONFIDENCE
 ) -> float:
-    """Effective sample size of clustered items: the number of independent items with the same interval of the mean.
+    """Effective sample size of clustered items: how many independent items would give the same interval of the mean.
 
     It is n / deff * (t(n - 1) / t(clusters - 1))^2 (Korn and Graubard 1998, Survey Methodology 24:193). The design
     effect deff is the squared ratio of the clustered to the ordinary standard error, at least 1. t(d) is the t quantile
     with d degrees of freedom; the ratio accounts for the uncertain standard error of few clusters.
 
     If fewer than `FEW_CLUSTERS` clusters have a value other than the most frequent one, the correlation within clusters
-    cannot be estimated. The result is then at most the number of clusters. With clusters of one item it is n.
+    cannot be estimated. The result is then at most the number of clusters. If every cluster has one item, it is n.
 
     Args:
         values: n values.
         clusters: n labels; items of one patient or volume share a label.
-        confidence: Confidence level of the interval; it decides the t quantiles.
+        confidence: Confidence level of the interval; it determines the t quantiles.
     """
     n, many = len(values), len(set(clusters))
     if many == n:
@@ -76,7 +79,7 @@ def effective_sample_size(
     quantile = 0.5 + confidence / 2
     size = n / max(1.0, (clustered_se(values, clusters) / ordinary) ** 2)
     size *= float(stdtrit(n - 1, quantile) / stdtrit(many - 1, quantile)) ** 2
-    # Of several most frequent values, the one with the most other clusters counts.
+    # If several values are most frequent, use the one that the most clusters deviate from.
     counts, pairs = Counter(values), list(zip(values, clusters, strict=True))
     most = max(counts.values())
     usual = [value for value, count in counts.items() if count == most]
@@ -87,13 +90,14 @@ def effective_sample_size(
 def clustered_wilson(
     values: Sequence[float], clusters: Sequence[Hashable], *, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Wilson's interval of a share of clustered items, with their `effective_sample_size` at this confidence.
+    """Wilson's interval of a share of clustered items, computed with their `effective_sample_size`.
 
-    It uses the score interval instead of Korn and Graubard's exact one. With clusters of one item it is Wilson's.
+    Korn and Graubard use an exact interval instead of Wilson's. If every cluster has one item, the result equals
+    `wilson`.
     """
     n, size = len(values), effective_sample_size(values, clusters, confidence=confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    # A mean of ones in floating point may exceed 1.
+    # In floating point, the mean of ones may exceed 1.
     return wilson(min(1.0, sum(values) / n) * size if n else 0.0, size, z=z)
 
 
@@ -110,7 +114,7 @@ def mean_interval(counts: Sequence[tuple[float, float]]) -> tuple[float, float]:
         Lower and upper end, fractions in [0, 1].
 
     Raises:
-        ValueError: there is no share, or a share without trials.
+        ValueError: there is no share, or a share has no trials.
     """
     if not counts or any(n == 0 for _, n in counts):
         raise ValueError(f"wanted at least one share, each with a trial, got {list(counts)}")
@@ -122,16 +126,16 @@ def mean_interval(counts: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of few independent values, such as one per seed (Student's t, n - 1 degrees).
+    """The 95 % Student's t interval of the mean of a few independent values, such as one per seed.
 
     Args:
-        values: at least two, in any unit.
+        values: at least two values, in any unit.
 
     Returns:
         Lower and upper end, in the unit of the values.
 
     Raises:
-        ValueError: fewer than two values.
+        ValueError: there are fewer than two values.
     """
     n = len(values)
     if n < 2:
@@ -149,7 +153,7 @@ def mcnemar_exact(b: int, c: int) -> float:
         c: items that only the second system answered correctly.
 
     Returns:
-        The p value in (0, 1]; 1 when the systems never differ.
+        The p value in (0, 1]; 1 if b = c.
 
     Raises:
         ValueError: a count is negative.
@@ -160,14 +164,14 @@ def mcnemar_exact(b: int, c: int) -> float:
 
 
 def cluster_sign_flip_test(gains: Sequence[int], clusters: Sequence[Hashable]) -> float:
-    """Two-sided exact sign-flip test of a paired difference of clustered items.
+    """Two-sided exact sign-flip test of the difference between two systems on the same clustered items.
 
-    If neither system is better, each cluster's net gain is equally likely with the opposite sign (Fisher's
+    If neither system is better, the net gain of each cluster is equally likely to have either sign (Fisher's
     randomization test). p is the share of all sign patterns whose sum is at least as far from 0 as the observed one.
-    With clusters of one item it is `mcnemar_exact`.
+    If every cluster has one item, the test equals `mcnemar_exact`.
 
     Args:
-        gains: n values of -1, 0 or 1: the item was lost, unchanged or gained.
+        gains: n values: 1 if only the second system answered the item correctly, -1 if only the first did, otherwise 0.
         clusters: n labels; items of one patient or volume share a label.
 
     Returns:
@@ -190,8 +194,9 @@ def cluster_sign_flip_test(gains: Sequence[int], clusters: Sequence[Hashable]) -
 def clustered_se(scores: Sequence[float], clusters: Sequence[Hashable]) -> float:
     """Clustered standard error of a mean (arXiv 2411.00640).
 
-    SE^2 = SE_CLT^2 + (1/n^2) sum over clusters of sum_{i != j} (s_i - m)(s_j - m), SE_CLT^2 = Var(s) / n with the
-    n - 1 denominator. With clusters of one item it is the ordinary standard error.
+    SE^2 = SE_CLT^2 + (1/n^2) sum over clusters of sum_{i != j} (s_i - m)(s_j - m). Here m is the mean score, and
+    SE_CLT^2 = Var(s) / n, where Var(s) has the denominator n - 1. If every cluster has one item, the result is the
+    ordinary standard error.
 
     Args:
         scores: n scores.
@@ -201,7 +206,7 @@ def clustered_se(scores: Sequence[float], clusters: Sequence[Hashable]) -> float
         The standard error, in the unit of the scores; 0 for fewer than two items.
 
     Raises:
-        ValueError: the two differ in length.
+        ValueError: `scores` and `clusters` differ in length.
     """
     if len(scores) != len(clusters):
         raise ValueError(f"wanted one cluster per score, got {len(scores)} scores and {len(clusters)} clusters")
@@ -222,9 +227,9 @@ def paired_difference(
     """The difference of two accuracies on the same items, with the adjusted Wald interval of Bonett and Price.
 
     One item is added to each of the discordant counts and two to the number of items (Bonett and Price 2012, Journal
-    of Educational and Behavioral Statistics 37:479). Clustered items count with their `effective_sample_size`. Unlike a
-    percentile bootstrap it is not too narrow with few items or few differences: `tests/evaluation/test_statistics.py`
-    simulates its coverage.
+    of Educational and Behavioral Statistics 37:479). For clustered items, the number of items is their
+    `effective_sample_size`. Unlike a percentile bootstrap, the interval is not too narrow for few items or few
+    differences: `tests/evaluation/test_statistics.py` simulates its coverage.
 
     Args:
         a: n scores of the first system, 0 or 1.
@@ -232,10 +237,10 @@ def paired_difference(
         clusters: n labels; items of one patient or volume share a label.
 
     Returns:
-        mean(b) - mean(a), and the lower and upper end of its 95 % interval, fractions in [-1, 1].
+        mean(b) - mean(a), and the lower and upper end of its 95 % interval. All three are fractions in [-1, 1].
 
     Raises:
-        ValueError: no item, or lengths differ.
+        ValueError: there are no items, or the lengths differ.
     """
     if not len(a) == len(b) == len(clusters):
         raise ValueError(f"wanted equal lengths, got {len(a)} and {len(b)} scores and {len(clusters)} clusters")
@@ -253,12 +258,13 @@ def paired_difference(
 def paired_ratio(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, float]:
     """The 95 % interval of sum(a) / sum(b) for two accuracies on the same items.
 
-    The ratio of the ends of two Wilson intervals with a quantile for paired data (Bonett and Price 2006, Statistics in
-    Medicine 25:3039). For clustered items, n is the `effective_sample_size` of the residuals a - ratio * b.
+    Its ends are ratios of the ends of two Wilson intervals, computed with a quantile for paired data (Bonett and Price
+    2006, Statistics in Medicine 25:3039). For clustered items, n is the `effective_sample_size` of the residuals
+    a - ratio * b.
 
     Args:
-        a: n scores, 0 or 1.
-        b: n scores on the same items, 0 or 1, at least one of them 1.
+        a: n scores of the first system, 0 or 1.
+        b: n scores of the second system on the same items, 0 or 1. At least one score is 1.
         clusters: n labels; items of one patient or volume share a label.
 
     Returns:
@@ -277,6 +283,6 @@ def paired_ratio(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hash
 
 
 def cluster_numbers(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Cluster labels as 0, 1, ... in order of first appearance."""
+    """Replace cluster labels by the numbers 0, 1, ... in order of first appearance."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(label, len(numbers)) for label in clusters], dtype=np.int64)

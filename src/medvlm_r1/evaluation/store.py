@@ -1,11 +1,14 @@
 """The answer store of an evaluation: the append-only `answers.jsonl` of its run folder, and its `results.json`.
 
-Evaluations and audits share one schema: one row per answer. Both kinds of row have the fields of the question (`id`,
-`images`, `question`, `options`, `answer`, `modality`, `question_type`, `subject`), the `variant` ("real" for the
-question as it is), the answer (`text`, `n_tokens`, `truncated`, and the `letter` by the strict rule) and the `key` of
-everything the answer depends on. Rows of an evaluation add `correct`, `seconds`, `model` and `template`. Rows of an
-audit are described in `medvlm_r1.audit.store`. `letter` and `correct` are for readers of the file: scoring parses
-`text` again.
+Evaluations and audits share one schema, with one row per answer. Both kinds of row contain:
+
+* the question: `id`, `images`, `question`, `options`, `answer`, `modality`, `question_type`, `subject`;
+* `variant`: "real" for the unchanged question;
+* the answer: `text`, `n_tokens`, `truncated`, and the `letter` by the strict rule;
+* `key`: everything that the answer depends on.
+
+Rows of an evaluation add `correct`, `seconds`, `model` and `template`. Rows of an audit are described in
+`medvlm_r1.audit.store`. `letter` and `correct` are for people who read the file; scoring parses `text` again.
 """
 
 import hashlib
@@ -28,7 +31,7 @@ from medvlm_r1.prompts.templates import messages
 
 ANSWERS = "answers.jsonl"
 REAL = "real"
-"""Name of the variant that is the question as it is."""
+"""Name of the variant with the unchanged question."""
 RESULTS = "results.json"
 START_AGAIN = "give another --out, or delete that folder to start again"
 _RESULT_FIELDS = (
@@ -42,15 +45,15 @@ _SAMPLE_FIELDS = ("id", "images", "question", "options", "answer", "modality", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerKey:
-    """Everything an answer depends on: equal keys mean the same generation.
+    """Everything that an answer depends on. Equal keys mean that generation would give the same answer.
 
     Attributes:
-        model: hash of the weights and processor files.
+        model: identity of the model, such as a hash of the weights and processor files.
         prompt: hash of the rendered messages.
-        pixels: hash of the decoded images, so that a re-encoded file is the same image and an edited one is not.
-        max_new_tokens: the token limit.
-        temperature: 0 is greedy.
-        seed: of sampling.
+        pixels: hash of the decoded images. Re-encoding a file without loss does not change it; editing pixels does.
+        max_new_tokens: token limit of the completion.
+        temperature: sampling temperature; 0 is greedy.
+        seed: sampling seed.
     """
 
     model: str
@@ -61,7 +64,7 @@ class AnswerKey:
     seed: int
 
     def differences(self, now: "AnswerKey") -> list[str]:
-        """Name and both values of each field that differs from `now`; empty when the keys are equal."""
+        """Name and both values of each field that differs from `now`; empty if the keys are equal."""
         pairs = ((field.name, str(getattr(self, field.name)), str(getattr(now, field.name))) for field in fields(self))
         return [f"{name} (then {before[:12]}, now {after[:12]})" for name, before, after in pairs if before != after]
 
@@ -71,8 +74,8 @@ class StoredQuestion:
     """Question and key of a row of `answers.jsonl`.
 
     Attributes:
-        sample: the question, without its fields `split`, `record` and `missing`.
-        key: what the answers depend on.
+        sample: the question. Its fields `split`, `record` and `missing` are not stored.
+        key: everything that the answer depends on.
     """
 
     sample: Sample
@@ -85,7 +88,7 @@ class StoredAnswer(StoredQuestion):
 
     Attributes:
         generation: the completion.
-        seconds: its share of the batch's generation time.
+        seconds: the answer's share of its batch's generation time.
         model: the model as the caller named it.
         template: name of the prompt template, which decides how the text is parsed.
     """
@@ -96,7 +99,7 @@ class StoredAnswer(StoredQuestion):
     template: str
 
     def graded(self) -> Graded:
-        """The graded answer."""
+        """Grade the answer."""
         return grade(self.sample, self.generation, self.template)
 
 
@@ -106,11 +109,11 @@ def answer_key(
     """The key of the answer to a question.
 
     Args:
-        identity: hash of the weights and processor files.
+        identity: identity of the model, such as a hash of the weights and processor files.
         sample: the question.
-        images: its decoded images.
+        images: decoded images of the question.
         template: name of the prompt template.
-        settings: length limit and sampling.
+        settings: length limit and sampling settings.
     """
     prompt = hash_prompt(messages(sample, template))
     return AnswerKey(model=identity, prompt=prompt, pixels=hash_pixels(images), **asdict(settings))
@@ -131,14 +134,14 @@ def hash_pixels(images: Iterable[Image.Image]) -> str:
 
 
 def answers_kind(path: Path) -> str | None:
-    """Whether an `answers.jsonl` belongs to "an evaluation" or "a model audit"; None for no file or no row."""
+    """Kind of run of an `answers.jsonl`: "an evaluation" or "a model audit"; None if the file is missing or empty."""
     first = next(read_json_lines(path, growing=True), None) if path.is_file() else None
-    # "answers": an audit of version 0.1.
+    # Rows with the field "answers" are from an audit of version 0.1.
     return first and ("a model audit" if "plan" in first[1] or "answers" in first[1] else "an evaluation")
 
 
 def stored_differences(stored: StoredQuestion, sample: Sample, key: AnswerKey) -> list[str]:
-    """Differences between a stored question and the current one: fields of the key, and the correct option."""
+    """Differences between a stored question and the current one, in the fields of the key or in the correct answer."""
     differences = stored.key.differences(key)
     if stored.sample.answer != sample.answer:
         differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")
@@ -146,7 +149,7 @@ def stored_differences(stored: StoredQuestion, sample: Sample, key: AnswerKey) -
 
 
 def row_from_question(sample: Sample) -> dict[str, Any]:
-    """The fields of a question that an answer is stored with."""
+    """The fields of a question that are stored with each answer."""
     return {name: value for name, value in row_from_sample(sample).items() if name in _SAMPLE_FIELDS}
 
 
@@ -161,12 +164,12 @@ def question_from_row(row: Mapping[str, Any]) -> Sample:
 
 
 def read_answers(folder: Path) -> list[StoredAnswer]:
-    """The answers of an evaluation, in the order they were written. The files are not changed.
+    """Read the answers of an evaluation, in the order in which they were written. The files are not changed.
 
-    An evaluation of version 0.1 is read too: it has the same rows in `samples.jsonl`.
+    Evaluations of version 0.1, which have the same rows in `samples.jsonl`, can be read too.
 
     Raises:
-        UserError: the folder has no answers or those of an audit, a row is not an answer, or an id occurs twice.
+        UserError: the folder has no answers or an audit's answers, a row is not an answer, or an id occurs twice.
     """
     path = folder / ANSWERS
     if not path.is_file() and (folder / SAMPLES).is_file():
@@ -192,7 +195,7 @@ class AnswerStore(AppendOnlyFile):
     """The `answers.jsonl` of an evaluation, opened for appending. Use it in a `with` block.
 
     Attributes:
-        answers: stored answers by sample id, earlier and new ones.
+        answers: all stored answers by sample id, including those appended since the file was opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -200,7 +203,7 @@ class AnswerStore(AppendOnlyFile):
         super().__init__(folder / ANSWERS)
 
     def read(self) -> None:
-        """Read the stored answers. The file of an evaluation of version 0.1 gets today's name."""
+        """Read the stored answers. If version 0.1 stored them in `samples.jsonl`, rename it to `answers.jsonl`."""
         old = self.path.with_name(SAMPLES)
         if old.exists() and self.path.exists():
             raise UserError(f"{old.parent} holds {ANSWERS} and {SAMPLES}; remove one, or give another folder")
@@ -211,19 +214,19 @@ class AnswerStore(AppendOnlyFile):
             old.rename(self.path)
 
     def append(self, answers: Iterable[StoredAnswer]) -> None:
-        """Write answers and force them to disk."""
+        """Append answers to the file and flush them to disk."""
         answers = list(answers)
         append_rows(self.path, map(_to_row, answers))
         self.answers |= {answer.sample.id: answer for answer in answers}
 
 
 def write_results(folder: Path, results: Mapping[str, Any], name: str = RESULTS) -> None:
-    """Write `results.json`, or another file of figures, atomically."""
+    """Write `results.json`, or another JSON file of results, atomically."""
     atomic_write(folder / name, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The figures of a finished evaluation.
+    """Read the results of a finished evaluation.
 
     Raises:
         UserError: the file is missing or not the results of an evaluation.

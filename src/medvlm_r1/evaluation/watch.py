@@ -1,8 +1,8 @@
-"""Periodic evaluation on held-out questions during training, with their images and with blank ones.
+"""Periodic evaluation on held-out questions during training, with the real images and with blank images.
 
-A training callback logs the figures with the prefix `eval_`. `metrics.jsonl`, TensorBoard and the report's curves then
-have `eval_accuracy` and `eval_blank_accuracy`. If the gap between the two shrinks, the run learns to ignore the image,
-even if accuracy rises (`training.guards` watches the gap).
+A training callback logs the metrics with the prefix `eval_`. `metrics.jsonl`, TensorBoard and the report's curves then
+have `eval_accuracy` and `eval_blank_accuracy`. If the gap between the two shrinks, the policy is learning to ignore the
+image, even if accuracy rises (`training.guards` watches the gap).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,21 +27,21 @@ from medvlm_r1.prompts.templates import messages
 
 
 class HeldOut:
-    """The `Evaluate` of `training.callbacks` for a data folder; every answer is greedy.
+    """Held-out evaluation on a data folder, with greedy answers. It is an `Evaluate` function for `training.callbacks`.
 
     Open questions (no options) are excluded: they have no strict answer and no chance level.
 
-    The figures, in percent except for the counts:
+    The metrics, in percent except for the counts:
 
-    * `accuracy`: strict, the mean over the modalities; `accuracy_<modality>` for each, and `questions_<modality>`, the
-      number of questions, for the interval;
-    * `blank_accuracy`: the same with every image replaced by a mid-gray one of its size; absent where no question has
-      an image;
-    * `well_formed`: answers in the release's format;
-    * `contradiction`: answers to the real images whose reasoning concludes another option than is answered
-      (`prompts.conclusion`), among those that conclude and answer; absent where none does.
+    * `accuracy`: strict accuracy, averaged over the modalities;
+    * `accuracy_<modality>` and `questions_<modality>`: strict accuracy of one modality, and its number of questions;
+    * `blank_accuracy`: `accuracy` with every image replaced by a mid-gray image of the same size; absent if no question
+      has an image;
+    * `well_formed`: answers in the format of the MedVLM-R1 release;
+    * `contradiction`: answers that contradict their own reasoning (see `contradiction` in this module), with the real
+      images; absent if no answer can be judged.
 
-    Each evaluation costs two completions per question.
+    Each evaluation generates two completions per question.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class HeldOut:
         batch_size: int = 32,
         fit: ImageFit | None = None,
     ) -> None:
-        """Read the questions and decode their images, once.
+        """Read the questions and decode their images. All evaluations reuse them.
 
         Args:
             folder: The data folder.
             template: Name of the prompt template.
-            max_new_tokens: Longer answers are cut off.
-            batch_size: Questions answered at once.
-            fit: Excludes questions with an image that it refuses; None excludes none.
+            max_new_tokens: Token limit; longer answers are truncated.
+            batch_size: Number of questions per batch.
+            fit: Image size check; questions with an image that fails it are excluded. None excludes no question.
 
         Raises:
             UserError: The folder or an image cannot be read, or no question has options.
@@ -81,7 +81,7 @@ class HeldOut:
         self._batch_size = batch_size
 
     def __call__(self, policy: Policy, step: int) -> Mapping[str, float]:
-        """The figures of the current policy. Under a launcher, each process answers its share of the questions."""
+        """Compute the metrics of the policy. In distributed training, each process answers a share of the questions."""
         questions = [*self.inputs, *(self.blanks if any(item.images for item in self.inputs) else [])]
         answers = _answers(LocalGenerator(policy=policy, batch_size=self._batch_size), questions, self._settings)
         answers, blind = answers[: len(self.inputs)], answers[len(self.inputs) :]
@@ -98,7 +98,7 @@ class HeldOut:
 def _answers(
     generator: LocalGenerator, questions: Sequence[GenerationInput], settings: GenerationSettings
 ) -> list[Generation]:
-    """Answers to all questions in order, on every process."""
+    """Generate answers to all questions, divided among the processes; every process gets all answers, in order."""
     state = PartialState()
     share = range(state.process_index, len(questions), state.num_processes)
     answers = generator.generate([questions[index] for index in share], settings)
@@ -107,7 +107,11 @@ def _answers(
 
 
 def contradiction(samples: Sequence[Sample], answers: Sequence[Generation], template: str) -> float | None:
-    """Percent of answers that contradict their reasoning, of those that conclude and answer; None for none."""
+    """Percent of answers that contradict their own reasoning.
+
+    Only answers with a letter whose reasoning concludes an option (`prompts.conclusion`) are counted. None if there are
+    no such answers.
+    """
     verdicts = []
     for sample, answer in zip(samples, answers, strict=True):
         response = grade(sample, answer, template).response

@@ -1,4 +1,4 @@
-"""Reports: runs and audits as one self-contained HTML file, and model cards."""
+"""Reports: self-contained HTML pages of runs and audits, and model cards."""
 
 from medvlm_r1.report.html import render_report
 from medvlm_r1.report.views import RunView, load_run, load_runs

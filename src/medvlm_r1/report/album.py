@@ -1,7 +1,7 @@
 """Embedded images of one page, deduplicated and within a size budget.
 
-Each image gets an equal share of `PAGE_BYTES`: it is reduced in size first and then in quality until it fits. An image
-that appears several times is written once and referenced.
+Each image gets an equal share of `PAGE_BYTES`: its JPEG quality and its size are reduced until it fits. An image that
+appears several times is written once and referenced.
 """
 
 import base64
@@ -19,19 +19,19 @@ from medvlm_r1.data.paths import inside
 from medvlm_r1.errors import UserError
 
 PAGE_BYTES = 16_000_000
-"""Budget for all encoded images of a page; the rest of 25 MB is for the text."""
+"""Budget for all encoded images of a page. A page may have 25 MB in total; the rest is for the text."""
 LONGEST_SIDE = 448
 _LOSSLESS_SIDE = 256
-"""Up to this size images are lossless, so that no compression artifact looks like a finding."""
+"""Images up to this size in pixels are encoded without loss, so that no compression artifact looks like a finding."""
 _STEPS = ((448, 90), (448, 80), (384, 80), (320, 80), (256, 80), (256, 70), (224, 65), (192, 60), (160, 50), (96, 40))
 """(longest side, JPEG quality), in order of preference."""
 _SLOW = 100
-"""Number of items from which progress is shown."""
+"""Minimum number of items for which a progress bar is shown."""
 
 
 @dataclass(slots=True, eq=False)
 class Picture:
-    """An image as data URI with its size in pixels; `uses` counts its occurrences."""
+    """An image as a data URI, with its size in pixels. `uses` is the number of times that it appears on the page."""
 
     name: str
     uri: str
@@ -44,7 +44,7 @@ class Album:
     """Encodes the images of one page.
 
     Args:
-        expected: Maximum number of images. More are accepted, and the page grows.
+        expected: Number of images that share the budget. More images are accepted, but exceed the budget.
     """
 
     def __init__(self, expected: int) -> None:
@@ -53,14 +53,14 @@ class Album:
         self._pictures: dict[str, Picture] = {}
 
     def picture(self, image: Image.Image, longest_side: int = LONGEST_SIDE) -> Picture:
-        """Encode an image in memory (mode RGB) without changing it."""
+        """Encode an in-memory RGB image. The given image is not modified."""
         uri, size = _encoded(image, longest_side, self._most)
         picture = self._pictures.setdefault(uri, Picture(f"picture-{len(self._pictures)}", uri, *size))
         picture.uses += 1
         return picture
 
     def find(self, folder: Path, image: str, longest_side: int = LONGEST_SIDE) -> Picture | None:
-        """Encode an image of a data folder, read once; None if it can no longer be read."""
+        """Encode an image of a data folder; None if it can no longer be read. Each file is read only once."""
         try:
             path = inside(folder, image)
             if picture := self._files.get((path, longest_side)):
@@ -78,10 +78,10 @@ class Album:
 
 
 def picture_uri(picture: Image.Image, longest_side: int = LONGEST_SIDE) -> str:
-    """Encode an image in memory as data URI, without changing it.
+    """Encode an in-memory image as a data URI. The given image is not modified.
 
     Args:
-        picture: Mode RGB.
+        picture: An image in mode RGB.
         longest_side: Larger images are scaled down to this many pixels on the longer side.
     """
     return _encoded(picture, longest_side)[0]
@@ -99,7 +99,7 @@ def each_with_progress(ids: Sequence[str]) -> Iterator[str]:
 
 
 def _encoded(picture: Image.Image, longest_side: int, most: float = math.inf) -> tuple[str, tuple[int, int]]:
-    """Return the first encoding with at most `most` characters (or the smallest) as data URI, and its size."""
+    """Return the first encoding of at most `most` characters, or the last one, as a data URI, and its image size."""
     steps: list[tuple[int, int | None]] = [(longest_side, 90), *(step for step in _STEPS if step[0] <= longest_side)]
     if min(longest_side, max(picture.size)) <= _LOSSLESS_SIDE:
         steps.insert(0, (longest_side, None))

@@ -1,4 +1,4 @@
-"""HTML page of `audit data`."""
+"""HTML page of the command `audit data`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +24,13 @@ _GIVEAWAYS = 8
 def render_data_audit(
     audit: DataAudit, out: Path | str, *, data: Path, clean: CleanSet | None = None, items: int = 6
 ) -> Path:
-    """Write the page. It works offline and needs no other file.
+    """Write the page of a data audit. It works offline and needs no other file.
 
     Args:
-        audit: The audit.
+        audit: The audit to render.
         out: The HTML file; written atomically.
         data: The audited data folder, for the images of the questions shown.
-        clean: The set without the solved questions, if it was written.
+        clean: The data set without the questions that blind baselines solve; None if it was not written.
         items: Number of questions to show in full.
 
     Returns:
@@ -68,11 +68,11 @@ def render_data_audit(
 
 
 def blind_chart(title: str, figures: Mapping[str, Figure]) -> ShareChart:
-    """Lay out the baselines of one modality; the dashed line is chance.
+    """Lay out the accuracies of the blind baselines on one modality; the dashed line is chance.
 
     Args:
         title: Name of the modality.
-        figures: By baseline, chance among them.
+        figures: Accuracy by baseline, including chance.
     """
     chance = figures[CHANCE].percent
     shares = []
@@ -85,7 +85,7 @@ def blind_chart(title: str, figures: Mapping[str, Figure]) -> ShareChart:
 
 
 def _title(baseline: str, fit: str | None) -> str:
-    """A baseline in words, with a capital first letter; unlike `str.capitalize`, keep the others."""
+    """Label of a baseline, with a capital first letter. Unlike `str.capitalize`, the other letters are unchanged."""
     text = label(baseline, fit)
     return text[:1].upper() + text[1:]
 

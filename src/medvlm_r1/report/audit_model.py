@@ -23,9 +23,9 @@ _IMAGES = {"blank": "a gray image", "noise": "noise", "shuffled": "another item'
 
 
 class _Bars(NamedTuple):
-    """A chart of measures that are shares: their labels by name.
+    """A bar chart of measures that are shares; `labels` are the bar labels by measure name.
 
-    `line` is the percent of a dashed line, or a measure with its name for the subtitle.
+    `line` places a dashed line: at a percentage, or at the value of a measure, given as (measure name, label).
     """
 
     title: str
@@ -108,12 +108,12 @@ _BARS = {
         )
     ],
 }
-"""Charts of each probe whose labels and lines are fixed."""
+"""Charts by probe. Charts whose labels depend on the data are added in `_charts`."""
 
 _CURVES = {STATED: ("probability of the letter", 2), VOTE: ("vote of samples", 1)}
-"""Name and style of each confidence."""
+"""Legend name and line style of each kind of confidence."""
 _FEW = 16
-"""Maximum number of points that get dots."""
+"""Maximum number of points of a line that is drawn with dots."""
 _DOT = 3.6
 
 
@@ -124,13 +124,13 @@ def audit_section(
 
     Args:
         view: The audit.
-        anchor: Prefix of its HTML ids, unique in the report.
+        anchor: Prefix of the section's HTML ids, unique in the report.
         album: Encodes the images.
-        name: Name of the run, if there are several.
-        items: Number of items to show, or their ids.
+        name: Name of the run, if the report has several.
+        items: Number of items to show, or the ids of the items.
 
     Raises:
-        UserError: The details of a probe cannot be drawn.
+        UserError: The stored details of a probe cannot be drawn as charts.
     """
     pictures = Pictures(view)
     questions = [(verdict, *question) for verdict, question in QUESTIONS.items()]
@@ -172,7 +172,7 @@ def _finding(probe: ProbeResult) -> dict[str, Any]:
 
 
 def _cells(measure: Measure) -> list[Cell]:
-    """Value, interval and n."""
+    """The cells of a measure: value, interval and n."""
     form, unit = {"share": (percent, "\u00a0%"), "difference": (signed, " points")}.get(measure.unit, (number, ""))
     scale = 100 if unit else 1
     value = f"{form(scale * measure.value)}{unit}" if measure.n or measure.unit != "share" else NOTHING
@@ -182,7 +182,7 @@ def _cells(measure: Measure) -> list[Cell]:
 
 
 def _replies(items: Mapping[str, StoredItem]) -> Table:
-    """Reply counts by variant; "shift-1", "shift-2", ... are combined."""
+    """Counts of replies by variant. Numbered variants, such as "shift-1" and "shift-2", are combined."""
     counts: dict[str, list[int]] = {}
     for item in items.values():
         for name, answer in item.answers.items():
@@ -194,7 +194,7 @@ def _replies(items: Mapping[str, StoredItem]) -> Table:
 
 
 def _charts(probe: ProbeResult) -> list[ShareChart]:
-    """The charts of a probe's measures that are available."""
+    """Charts of the measures that a probe has."""
     bars, charts, measures = list(_BARS.get(probe.name, ())), [], probe.measures
     if probe.name == "truth":
         subtitle = f"percent, by attribute with the number of claims; dashed: {_TRUE_LIMIT:.0f}"
@@ -234,9 +234,9 @@ def _charts(probe: ProbeResult) -> list[ShareChart]:
 
 
 def probe_curves(probe: ProbeResult) -> list[Chart]:
-    """Line charts of a probe: early answering, reliability and risk-coverage, each if `probe.detail` has its data.
+    """Line charts of early answering, reliability and risk-coverage, each only if `probe.detail` has its data.
 
-    The area over the curve of early answering (AOC) is filled. Reliability has one dot per bin of equal mass.
+    The area over the curve (AOC) of early answering is filled. The reliability chart has one dot per bin.
     """
     charts = []
     if early := probe.detail.get("early"):
@@ -276,7 +276,7 @@ def _percent_chart(
     guides: Sequence[Points] = (),
     highest: float = 100.0,
 ) -> Chart:
-    """A chart of percent by percent. The text alternative has all points of a short line, a dozen of a long one."""
+    """A chart with percent on both axes. Its text alternative lists about a dozen points of a long line."""
     texts = []
     for line in lines:
         some = line.points[:: max(1, len(line.points) // 12)]
@@ -293,7 +293,7 @@ def _percent_chart(
 
 
 def _series(probe: ProbeResult, name: str, x: int, y: int) -> dict[str, list[Point]]:
-    """Return points in percent by confidence; `x` and `y` are columns of the stored rows."""
+    """Return points in percent by kind of confidence; `x` and `y` are column numbers of the stored rows."""
     return {
         kind: [(100 * row[x], 100 * row[y]) for row in probe.detail[kind][name]]
         for kind in _CURVES

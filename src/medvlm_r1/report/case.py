@@ -1,7 +1,7 @@
 """One case as HTML: question, image, answer and consistency checks.
 
-The reader page and its exported file use the same templates. Of the image they contain the pixels and the loader's
-note, but no path, file name or other header field.
+The reader page and its exported file use the same templates. They contain the image's pixels and the loader's note.
+They contain no path, no file name and no header field beyond the note.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ Tone = Literal["pass", "warn", "fail", "plain"]
 
 
 class Share(NamedTuple):
-    """One option and the probability of its letter; `percent` is None if unknown."""
+    """One option with its letter; `percent` is the probability of the letter, or None if unknown."""
 
     letter: str
     option: str
@@ -32,7 +32,7 @@ class CaseReply:
         text: The chosen option, or the text of an open answer; None if there is none.
         reasoning: Reasoning text; None if there is none or it cannot be separated.
         raw: The full text if reasoning and answer cannot be separated, otherwise None.
-        shares: The options in their order.
+        shares: The options in their order, with probabilities if known.
         note: A remark such as "truncated at the token limit", or "".
     """
 
@@ -56,10 +56,10 @@ class CaseCheck:
     Attributes:
         title: Name of the check.
         how: Description of the change.
-        image: The changed image as data URI; None if it is the same.
+        image: The changed image as a data URI; None if the check does not change the image.
         reply: The model's reply; None if the check was skipped.
         verdict: One sentence with the result.
-        tone: Color of the verdict; "plain" if nothing can be concluded.
+        tone: Color of the verdict; "plain" if the check allows no conclusion.
     """
 
     title: str
@@ -72,14 +72,14 @@ class CaseCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One question about one image, with its answers.
+    """One question about one image, with the model's reply and the consistency checks.
 
     Attributes:
         question: The question text.
-        image: The image shown to the model, as data URI.
+        image: The image shown to the model, as a data URI.
         image_note: The loader's note, without a path.
         model: Name of the model.
-        reply: The reply so far.
+        reply: The model's reply; incomplete while it is being generated.
         checks: The consistency checks; empty before they run.
         live: Whether the reply is still being generated.
     """
@@ -94,11 +94,11 @@ class Case:
 
 
 def shares(options: Sequence[str], letter: str | None, probabilities: Mapping[str, float] | None) -> tuple[Share, ...]:
-    """Return the options as bars.
+    """Return one `Share` per option, for a bar chart.
 
     Args:
         options: The options in their order.
-        letter: The chosen letter.
+        letter: The chosen letter; None if there is none.
         probabilities: Probability by option text; None if unknown.
     """
     return tuple(

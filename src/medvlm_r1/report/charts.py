@@ -1,7 +1,7 @@
-"""Charts in data units, and the training curves; templates place them as inline SVG.
+"""Chart descriptions in data units, including the training curves. Templates draw them as inline SVG.
 
-Inline SVG follows the page's light and dark colors, stays sharp in print and is accessible to screen readers. Pure
-functions, no files.
+Inline SVG follows the page's light and dark colors, stays sharp in print and is accessible to screen readers. All
+functions are pure and use no files.
 """
 
 import math
@@ -18,7 +18,7 @@ from medvlm_r1.report.page import number
 Point = tuple[float, float]
 Points = Sequence[Point]
 Band = Sequence[tuple[float, float, float]]
-"""(x, low, high) of an interval around a line."""
+"""(x, low, high) points: the intervals around the points of a line."""
 
 _MAX_POINTS = 400
 _SMOOTH_FROM = 30
@@ -29,13 +29,13 @@ class Line(NamedTuple):
 
     Attributes:
         name: Name in the legend.
-        style: Number of its color and dash.
+        style: Number of the line's color and dash pattern.
         points: The points, sorted by x.
-        last: Last value, shown next to the name in the legend.
+        last: Last value as text, shown next to the name in the legend.
         joined: Whether the points are joined by a line.
         dot: Radius of a dot at each point; 0 for none.
         raw: Values before the running mean, drawn as a thin line.
-        area: Outline of a filled area: an interval, or the area to another line.
+        area: Outline of a filled area: an interval band, or the area between this line and another.
     """
 
     name: str
@@ -50,17 +50,17 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """One small line chart. `x`, `y` and `path` give positions in user units, which the template scales to the column.
+    """One small line chart. `x`, `y` and `path` return positions in SVG user units.
 
     Attributes:
         title: Heading.
         subtitle: Description in small print.
-        lines: At least one line.
+        lines: The lines, at least one.
         across: Label of the horizontal axis.
         x_ends: Ends of the horizontal axis.
         x_marks: Labeled values of the horizontal axis.
         y_marks: Labeled values of the vertical axis, from its lower to its upper end.
-        text: Text alternative for screen readers.
+        text: Text alternative to the chart, for screen readers.
         guides: Dashed reference lines.
     """
 
@@ -92,7 +92,7 @@ class Chart:
         return float(round(self.bottom - (value - low) / (high - low) * (self.bottom - self.top), 1))
 
     def path(self, points: Points) -> str:
-        """SVG path data of a polyline; "" without points."""
+        """SVG path data of a polyline; "" if there are no points."""
         return "M" + " L".join(f"{self.x(x):g},{self.y(y):g}" for x, y in points) if points else ""
 
 
@@ -103,14 +103,14 @@ def series_chart(
     styles: Mapping[str, int],
     bands: Mapping[str, Band] | None = None,
 ) -> Chart:
-    """Lay out series by training step in one chart; long ones get a running mean over thin raw values.
+    """Lay out series over training steps in one chart. A long series has a running mean over thinly drawn raw values.
 
     Args:
         title: Heading.
         subtitle: Description in small print.
-        series: (step, y) points by name, sorted by step, at least one.
-        styles: Style numbers by name.
-        bands: Intervals by series name; a series of at least two gets a filled area.
+        series: (step, y) points by series name, sorted by step. There is at least one series, and none is empty.
+        styles: Style numbers by series name.
+        bands: Intervals by series name. Two or more intervals of a series are drawn as a filled area.
     """
     bands = bands or {}
     if any(bands.values()):
@@ -154,7 +154,8 @@ def series_chart(
 class Share(NamedTuple):
     """One share: name, percent, interval in percent, and color.
 
-    The tone is "high" if the interval is clearly above chance, "raised" if it is above chance, otherwise "plain".
+    `tone` selects the color: "high" if the interval is clearly above chance, "raised" if it is above chance, otherwise
+    "plain".
     """
 
     name: str
@@ -164,7 +165,7 @@ class Share(NamedTuple):
 
 
 class ShareChart(NamedTuple):
-    """Shares as rows on a scale of 0 to 100 percent; `line` is the percent of a dashed line."""
+    """Shares as rows on a scale of 0 to 100 percent; `line` is the position of a dashed line in percent."""
 
     title: str
     subtitle: str
@@ -173,7 +174,7 @@ class ShareChart(NamedTuple):
 
 
 class LetterChart(NamedTuple):
-    """How often each letter is correct; `rows` are (letter, count, count expected of an even distribution)."""
+    """How often each letter is correct; `rows` are (letter, count, expected count under a uniform distribution)."""
 
     title: str
     subtitle: str
@@ -185,7 +186,7 @@ def letter_chart(title: str, counts: Mapping[str, int], options: Sequence[int]) 
 
     Args:
         title: Name of the modality.
-        counts: By letter.
+        counts: Number of questions by correct letter.
         options: Number of options of each question.
     """
     rows = [
@@ -200,7 +201,7 @@ def nice_ticks(low: float, high: float, steps: int = 5) -> list[float]:
 
     Args:
         low: Smallest value to be covered.
-        high: Largest value, above low.
+        high: Largest value to be covered; greater than `low`.
         steps: Approximate number of steps.
     """
     raw = (high - low) / steps
@@ -211,7 +212,7 @@ def nice_ticks(low: float, high: float, steps: int = 5) -> list[float]:
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Return the centered mean over at most `window` values, fewer at the ends."""
+    """Return the centered running mean over `window // 2` values on each side, fewer at the ends."""
     half = window // 2
     return [fmean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
 
@@ -230,8 +231,8 @@ Rows = Sequence[Mapping[str, Any]]
 _ACCURACY, _BLANK, _QUESTIONS = "eval_accuracy", "eval_blank_accuracy", "eval_questions"
 _MODALITY = re.compile(rf"{_ACCURACY}_(.+)")
 
-# Key or pattern in metrics.jsonl, title, subtitle, in page order after the held-out accuracies. Each run has its own
-# loss chart, because losses of different methods have different scales.
+# (key or pattern in metrics.jsonl, title, subtitle), in page order. The held-out accuracies come before these charts.
+# Each run has its own loss chart, because the losses of different methods have different scales.
 _PANELS: tuple[tuple[str, str, str], ...] = (
     (r"eval_(?P<name>.*accuracy.*)", "Held out: {name}", "on the evaluation data"),
     (r"eval_well_formed", "Held out: well-formed", "percent of answers in the required format"),
@@ -258,11 +259,11 @@ def build_panels(metrics: Mapping[str, Rows]) -> list[Chart]:
     """Lay out one chart per known metric that any run has logged.
 
     Args:
-        metrics: rows of `metrics.jsonl` by run, empty without a training; a row needs `step`, all else may be
-            missing or not finite.
+        metrics: rows of `metrics.jsonl` by run; empty for a run that is not a training. Rows without `step` and values
+            that are missing, NaN or Inf are ignored.
 
     Returns:
-        Charts in reading order; empty if nothing was logged. A run's style is its position.
+        Charts in page order; empty if nothing was logged. The style number of a run is its position in `metrics`.
     """
     styles = {run: position for position, run in enumerate(metrics)}
     keys = list(dict.fromkeys(key for rows in metrics.values() for row in rows for key in row))
@@ -308,21 +309,21 @@ def _by_modality(rows: Rows) -> dict[str, list[Point]]:
 
 
 def _counts(rows: Rows, modality: str) -> list[tuple[float, tuple[int, int]]]:
-    """Steps with (correct, total); none if the totals were not logged."""
+    """(step, (correct, total)) pairs; empty if the totals were not logged."""
     totals = dict(_series(rows, f"{_QUESTIONS}_{modality}"))
     accuracies = _series(rows, f"{_ACCURACY}_{modality}")
     return [(step, (round(share / 100 * n), n)) for step, share in accuracies if (n := int(totals.get(step, 0)))]
 
 
 def _mean_band(rows: Rows) -> Band:
-    """Interval of the mean over modalities, at steps where all counts are known."""
+    """Interval of the mean accuracy over modalities, at the steps at which all counts are known."""
     counts = [dict(_counts(rows, modality)) for modality in _by_modality(rows)]
     steps = sorted(set.intersection(*map(set, counts))) if counts else []
     return [(step, *_ends(mean_interval([by_step[step] for by_step in counts]))) for step in steps]
 
 
 def _ends(interval: tuple[float, float]) -> tuple[float, float]:
-    """The ends in percent."""
+    """Convert the ends of an interval from fractions to percent."""
     return 100 * interval[0], 100 * interval[1]
 
 
@@ -331,7 +332,7 @@ def _by_run(metrics: Mapping[str, Rows], key: str) -> dict[str, list[Point]]:
 
 
 def _series(rows: Rows, key: str) -> list[Point]:
-    """Finite values of a metric by step; the last of a repeated step counts."""
+    """Finite values of a metric by step. If a step is repeated, its last value is used."""
     pairs = [(row.get("step"), row.get(key)) for row in rows]
     return sorted(
         {

@@ -1,4 +1,4 @@
-"""HTML page of `data check`: findings, and a contact sheet of images that parts share."""
+"""HTML page of the command `data check`: findings, and a contact sheet of equal and nearly equal images."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ _PAIRS, _PAIRS_WITHIN = 60, 12
 _PLACES = 4
 
 Print = tuple[Picture | None, Sequence[Place], int]
-"""One image of the contact sheet (None if it can no longer be read), its first places, and the number of others."""
+"""One image of the contact sheet (None if it can no longer be read), its first locations, and the number of others."""
 Sheet = tuple[str, Sequence[Print]]
-"""Images side by side under one caption."""
+"""A caption, and the images shown side by side under it."""
 
 
 def render_check(check: Check, out: Path | str) -> Path:
-    """Write the report. It works offline and needs no other file.
+    """Write the page of a data check. It works offline and needs no other file.
 
     Args:
         check: The findings. Their images are read again for the contact sheet.
@@ -112,6 +112,6 @@ def _questions(questions: Iterable[Question]) -> Table:
 
 
 def _where(places: Sequence[Place], count: int = 0) -> str:
-    """Parts and samples; with a count, the first few of them and the number of others."""
+    """List parts and samples as text. If `count` is given, list only the first few and the number of others."""
     listed = "; ".join(f"{place.part}: {place.sample}" for place in (places[:_PLACES] if count else places))
     return listed + (f"; and {count - _PLACES} more" if count > _PLACES else "")

@@ -1,9 +1,9 @@
-"""Export of a training or checkpoint for publishing: model, configuration and model card.
+"""Export of a training run or checkpoint for publishing: model, configuration and model card.
 
 A LoRA adapter is merged into its base model.
 
-The card contains only what was measured: evaluations of this model and verdicts of data audits. It states when either
-is missing. Of folders only the last part of the name is written.
+The card contains only measured results: evaluations of this model and verdicts of data audits. It states if either is
+missing. Only the last component of a folder's path is written.
 """
 
 import json
@@ -32,7 +32,7 @@ def export(
     audits: Iterable[Path | str] = (),
     name: str | None = None,
 ) -> Path:
-    """Write the folder.
+    """Write the folder with the model, its training configuration and its model card.
 
     Args:
         run: Run folder of a finished training, a checkpoint folder in it, or any folder with a LoRA adapter
@@ -40,7 +40,7 @@ def export(
         out: Folder to write; it must not exist.
         evaluations: Run folders of evaluations of this model.
         audits: JSON files of `audit data`.
-        name: Name of the model on the card, such as its hub id; by default the folder's name.
+        name: Name of the model on the card, such as its hub id; by default the last part of `out`.
 
     Returns:
         `out`.
@@ -111,7 +111,7 @@ def export(
 
 
 def _source(run: str) -> tuple[str, Path | None]:
-    """Return the model to export and its training run; None for an adapter trained elsewhere."""
+    """Return the model to export and its training folder, which is None for an adapter trained elsewhere."""
     if (Path(run) / "model").is_dir():
         return str(Path(run) / "model"), Path(run)
     folder = Path(run if Path(run).is_dir() else run.rpartition("#")[0] or run)
@@ -131,15 +131,15 @@ def push_to_hub(folder: Path | str, repository: str, *, public: bool = False) ->
     """Upload an exported folder to the Hugging Face hub.
 
     Args:
-        folder: What `export` wrote.
+        folder: A folder that `export` wrote.
         repository: The hub id, "owner/name"; created if missing.
         public: Whether a new repository is public; an existing one is not changed.
 
     Returns:
-        The address of the upload.
+        The URL of the upload.
 
     Raises:
-        UserError: The hub refuses or cannot be reached.
+        UserError: The hub rejects the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -147,7 +147,7 @@ def push_to_hub(folder: Path | str, repository: str, *, public: bool = False) ->
         api = HfApi()
         api.create_repo(repository, private=not public, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
-    except Exception as error:  # the hub's HTTP library, and so the class of its errors, changes with its releases
+    except Exception as error:  # the hub's HTTP library, and so its error classes, change between releases
         raise UserError(
             f"{repository} could not be uploaded ({type(error).__name__}: {error}). The folder {folder} is complete. "
             "Log in with `hf auth login` and run the command again with another --out, or upload the folder yourself."
@@ -166,7 +166,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _published(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration without local folders."""
+    """Return the configuration with local folders reduced to their names."""
     data = {name: Path(folder).name for name in ("train", "eval") if (folder := config["data"].get(name))}
     return {
         **config,
@@ -177,13 +177,13 @@ def _published(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(model: str) -> str:
-    """Return the last part of a model folder; a hub id ("owner/name") is unchanged."""
+    """Return the last component of a model folder's path; a hub id ("owner/name") is unchanged."""
     return Path(model).name if Path(model).is_absolute() or Path(model).is_dir() else model
 
 
 def _evaluation(folder: Path, fingerprint: str) -> dict[str, Any]:
     results = read_results(folder)
-    # A chosen dtype follows the fingerprint.
+    # If a dtype was chosen, it follows the fingerprint after a colon.
     if str(results.get("model_fingerprint")).partition(":")[0] != fingerprint:
         raise UserError(
             f"{folder} is an evaluation of another model ({results.get('model')}); expected one of this training."

@@ -18,7 +18,7 @@ AUDIT_PAGE = "audit.html"
 MEAN = "Mean"
 
 Evaluated = Sequence[tuple[int, str, Mapping[str, Any]]]
-"""Style, name and results of each run that has results."""
+"""(style number, name, results) of each run that has results."""
 
 
 def render_report(
@@ -34,24 +34,24 @@ def render_report(
 ) -> Path:
     """Write the report. It works offline and needs no other file.
 
-    Audits of models come first: verdicts, then figures, then items.
+    Model audits come first, each with its verdicts, measures and items.
 
     Args:
-        runs: by display name, in row order; see `load_run`.
+        runs: the runs by display name, in the order of the table rows; see `load_run`.
         out: the HTML file; written atomically.
         title: heading of the page.
         summary: text under the heading; blank lines separate paragraphs.
-        notes: lines at the end, such as the command of each figure.
+        notes: lines at the end of the page, such as the command that produced each number.
         domains: small print under a modality's name, such as {"MRI": "in domain"}.
         paper: published percentages by model and column (a modality or "Mean"), for a separate table.
-        items: number of test items to show in full (selected without regard to the answers), or their ids; and of
-            each audit, selected by what they show.
+        items: ids of the items to show in full, or a number N. N items of the evaluations are shown, selected without
+            regard to the answers, and N items of each audit, selected by their findings.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: no run has answered an id in `items`.
+        UserError: `items` contains an id that no run has answered, or the file cannot be written.
     """
     audits = {run: view.audit for run, view in runs.items() if view.audit is not None}
     evaluated = [(style, run, view.results) for style, (run, view) in enumerate(runs.items()) if view.results]
@@ -149,8 +149,9 @@ def _differences(runs: Mapping[str, RunView], evaluated: Evaluated) -> tuple[str
     """Compare every other evaluation with the first, item by item.
 
     Returns:
-        The name of the first evaluation, the table (None if no other is comparable), and one note per other
-        evaluation: settings that differ and what is left out, or why it is not comparable. None without another one.
+        The name of the first evaluation, the table (None if no other evaluation is comparable), and one note per other
+        evaluation. A note lists settings that differ and excluded items, or the reason why there is no comparison.
+        The result is None if no other evaluation shares an item with the first.
     """
     answered = [(style, run, runs[run].answers) for style, run, _ in evaluated if runs[run].answers]
     if not answered:
@@ -181,7 +182,7 @@ def _differences(runs: Mapping[str, RunView], evaluated: Evaluated) -> tuple[str
 
 
 def _type_table(evaluated: Evaluated) -> Table | None:
-    """Question types within modalities by models; None when no data names question types."""
+    """Accuracy by question type (rows) and model (columns); None if no data set has question types."""
     columns = [results["by_type"] for *_, results in evaluated]
     kinds = {(modality, kind) for by_type in columns for modality, types in by_type.items() for kind in types}
     rows = []

@@ -1,4 +1,4 @@
-"""Selection and content of the items that a report shows in full: of evaluations, and of model audits."""
+"""Selection and content of the items of evaluations and model audits that a report shows in full."""
 
 import hashlib
 from collections import defaultdict
@@ -40,23 +40,23 @@ _CARDS = {
     cue.TEXT: ("Hint in the question", f"“{cue.HINT.format(letter='{cue}')}” is added to the question (a wrong hint)"),
     MISTAKE: ("Mistake in the reasoning", "“{before}” was changed to “{after}”, and the model continued"),
 }
-"""Generated answers with their image: title, and description with fields of the variant's note."""
+"""Title and description of each variant shown as a card. Fields in braces are filled from the variant's note."""
 _ROWS = {
     "early": "Reasoning truncated after {sentences} of {of} sentences",
     FILLER: "{dots} dots instead of the reasoning",
     STATED: "Original answer, letter probabilities",
 }
-"""Other answers, by the first word of the variant's name."""
+"""Row titles of other variants, by the first word of the variant's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One model's answer to one item.
+    """The answer of one model or baseline to one item.
 
     Attributes:
-        run: name of the run.
+        run: name of the run or baseline.
         style: number of its color, as in charts and tables.
-        verdict: "Correct", "Wrong" or "No answer", by the strict rule.
+        verdict: "Correct", "Wrong" or "No answer" by the strict rule; "Tie" for a baseline that cannot decide.
         note: a remark on the verdict, or "".
         reasoning: text inside the think tag.
         answer: the chosen letter with its option, or the text in the answer tag; None if there is none.
@@ -74,7 +74,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One question as the report shows it; an image is None if its file can no longer be read."""
+    """One question with its images and replies. An image is None if its file can no longer be read."""
 
     sample: Sample
     images: tuple[Picture | None, ...]
@@ -89,8 +89,8 @@ class Card:
         title: Name of the variant.
         how: Description of the change.
         answer: The answer.
-        images: Empty if none was shown or none is available.
-        unseen: Text instead of an image, or "".
+        images: Images of the variant; empty if there are none, or if they equal those of the original.
+        unseen: Text that replaces the images if there are none, otherwise "".
         text: The reasoning, or the full text if it cannot be separated from the answer.
         notes: Remarks such as "truncated at the token limit".
     """
@@ -106,7 +106,16 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditItem:
-    """One audited item; `kinds` are its findings, `rows` other answers by title, `votes` its samples in one line."""
+    """One audited item.
+
+    Attributes:
+        sample: The question.
+        kinds: Names of the findings about this item.
+        real: The answer to the original question.
+        cards: Answers that are shown with an image.
+        rows: Other answers, each with a title.
+        votes: One line that summarizes the sampled answers, or "".
+    """
 
     sample: Sample
     kinds: list[str]
@@ -119,7 +128,8 @@ class AuditItem:
 def choose_items(runs: Mapping[str, RunView], count: int) -> list[str]:
     """Select item ids without regard to answers: by the hash of the id, alternating between modalities.
 
-    Items that every evaluation of the report has answered come first.
+    Only items that every evaluation has answered are selected. If there are none, all items of the first evaluation are
+    eligible.
 
     Args:
         runs: the runs of the report.
@@ -144,9 +154,14 @@ def spread_ids(samples: Sequence[Sample], count: int) -> list[str]:
 
 
 def choose(kinds: Mapping[str, Sequence[str]], count: int) -> list[str]:
-    """Select one item of every kind, the rarest first, then a second of every kind, up to `count`.
+    """Select at most `count` item ids that cover the kinds of finding.
 
-    Within a kind the order is by hash of the ids.
+    The first ids are one of each kind, starting with the rarest kind. A second of each kind follows, and so on. Within
+    a kind, ids are ordered by their hash.
+
+    Args:
+        kinds: Item ids by kind of finding.
+        count: Maximum number of ids.
     """
     rows = zip_longest(*(_by_hash(ids) for ids in sorted(kinds.values(), key=len)))
     return list(dict.fromkeys(name for row in rows for name in row if name is not None))[:count]
@@ -160,7 +175,7 @@ def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -
     """Build the items for the given ids: question, images and each model's answer.
 
     Raises:
-        UserError: no run has answered an id.
+        UserError: an id was not answered by any run.
     """
     answered = {run: {answer.sample.id: answer for answer in view.answers} for run, view in runs.items()}
     items = []
@@ -171,7 +186,7 @@ def build_items(runs: Mapping[str, RunView], ids: Sequence[str], album: Album) -
                 f"item {name!r}: no run of the report has answered it; expected an id from one of their answers.jsonl"
             )
         sample = answered[owner][name].sample
-        # The same id in another data set is a different question.
+        # The same id may belong to a different question in another data set.
         replies = [
             _reply(run, style, answers[name].graded())
             for style, (run, answers) in enumerate(answered.items())
@@ -211,7 +226,7 @@ def _reply(run: str, style: int, graded: Graded) -> Reply:
 
 
 def kinds_of(view: AuditView) -> dict[str, list[str]]:
-    """Return item ids by finding, as the probes name it, including wrong answers."""
+    """Return item ids by finding. The probes name the findings; `WRONG` is added for wrong original answers."""
     kinds: dict[str, dict[str, None]] = {}
     for probe in view.probes.values():
         for kind, ids in probe.items.items():
@@ -231,8 +246,8 @@ def build_audit_items(
 
     Args:
         view: The audit.
-        pictures: Its images.
-        wanted: Number of items, or their ids; unknown ids are left out.
+        pictures: Images of the audit's items.
+        wanted: Number of items, or the ids of the items; unknown ids are ignored.
         album: Encodes the images.
     """
     kinds = kinds_of(view)
@@ -258,7 +273,7 @@ def build_audit_items(
 
 
 def _images(inputs: ProbeInput) -> dict[str, tuple[Image, ...]]:
-    """Recreate the images of each variant with the probes."""
+    """Use the probes to recreate the images of each variant."""
     variants = [variant for probe in PROBES.values() for variant in probe.first(inputs) if variant.name in _CARDS]
     return {REAL: inputs.images} | {variant.name: variant.images for variant in variants}
 

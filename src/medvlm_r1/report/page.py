@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: rendering of templates, tables as data, and number formatting."""
+"""Self-contained HTML pages: template rendering, table types and number formatting."""
 
 import base64
 import hashlib
@@ -15,16 +15,16 @@ from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import RESEARCH_USE, UserError
 
 NOTHING = "–"
-"""Placeholder for a missing figure."""
+"""Placeholder for a missing value."""
 
 
 class Cell(NamedTuple):
-    """One figure.
+    """One table cell.
 
     Attributes:
-        value: The figure as text.
-        small: Lines in small print below it.
-        bar: Lower end, value, upper end and chance (or None) of a share on a scale of 0 to 100.
+        value: The value as text.
+        small: Lines in small print below the value.
+        bar: (lower end, value, upper end, chance) of a share in percent, drawn as a bar; chance may be None.
     """
 
     value: str = NOTHING
@@ -33,7 +33,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row; `style` is the color number of its run, or None.
+    """One table row; `style` is the color number of its run, or None.
 
     `stays` marks a reference row that remains last when the table is sorted.
     """
@@ -68,22 +68,22 @@ def text_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, sor
 
 
 def percent(value: float) -> str:
-    """Format percent with one decimal, without the sign."""
+    """Format a percentage with one decimal, without a percent sign."""
     return f"{value:.1f}"
 
 
 def interval(ends: Sequence[float]) -> str:
-    """Format an interval in percent."""
+    """Format an interval in percent, without percent signs."""
     return f"{percent(ends[0])}–{percent(ends[1])}"
 
 
 def short(path: str) -> str:
-    """Shorten an absolute model or data folder; a hub id or relative path is unchanged."""
+    """Shorten an absolute path to its last two components; a hub id or relative path is unchanged."""
     return "/".join(Path(path).parts[-2:]) if Path(path).is_absolute() else path
 
 
 def signed(value: float) -> str:
-    """Format percentage points with one decimal and sign."""
+    """Format percentage points with one decimal and a plus or minus sign."""
     text = percent(abs(value))
     return text if text == "0.0" else f"{'+' if value > 0 else '−'}{text}"
 
@@ -124,14 +124,14 @@ def render_page(template: str, **values: Any) -> str:
     """Render a template.
 
     Args:
-        template: Its name in `report/templates`; only HTML is escaped.
+        template: Name of a file in `report/templates`. Values are escaped only in HTML templates.
         values: Template variables, in addition to `research_use`, `letters` and the table script.
     """
     return _environment().get_template(template).render(values)
 
 
 def write_page(out: Path | str, template: str, **values: Any) -> Path:
-    """Render a template into a file, atomically; return its path.
+    """Render a template and write it to a file atomically; return the path of the file.
 
     Raises:
         UserError: The file cannot be written.

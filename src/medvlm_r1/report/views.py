@@ -1,4 +1,4 @@
-"""Runs of a report, read from their folders: trainings, evaluations and model audits."""
+"""Runs of a report, read from their folders: training runs, evaluations and model audits."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -40,7 +40,7 @@ class AuditView:
     """The audit of a model.
 
     Attributes:
-        record: `audit.json`, without its probes.
+        record: Content of `audit.json`, without the results of the probes.
         probes: Results by probe name.
         items: Answers by sample id.
         data: The data folder, or None if it no longer exists.
@@ -54,11 +54,11 @@ class AuditView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One run of the report. A training run has curves; an evaluation has figures and answers.
+    """One run of the report. A training run has metrics; an evaluation has results and answers.
 
     Attributes:
-        results: the figures of an evaluation, as in its `results.json`.
-        answers: its answers.
+        results: content of an evaluation's `results.json`.
+        answers: answers of the evaluation.
         data: the data folder with the images, or None if it no longer exists.
         metrics: rows of a training run's `metrics.jsonl`.
         audit: the audit of a model.
@@ -72,12 +72,12 @@ class RunView:
 
 
 def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunView:
-    """Read an evaluation, training or audit folder, or an evaluation with its training.
+    """Read the folder of an evaluation, training or audit; optionally combine an evaluation with its training.
 
     Args:
         folder: an evaluation (`results.json`, `answers.jsonl`), a training (`metrics.jsonl`) or the audit of a model
             (`audit.json`, `answers.jsonl`).
-        training: folder of the curves, if `folder` is an evaluation.
+        training: folder of the training run whose curves are added to the evaluation in `folder`.
 
     Raises:
         UserError: the folder is none of these, or a file in it cannot be read.
@@ -89,7 +89,7 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
         raise UserError(f"{training}: no {METRICS} with a row in it; expected the folder of a training")
     audit = load_audit(folder) if (folder / FIGURES).is_file() else None
     is_training = (folder / METRICS).is_file()
-    # In a training folder these are figures of the training, not of a test.
+    # The `results.json` of a training folder contains results of the training, not of an evaluation.
     if (folder / RESULTS).is_file() and not is_training:
         results, answers = read_results(folder), tuple(read_answers(folder))
         return RunView(results=results, answers=answers, data=_data(folder, results), metrics=metrics, audit=audit)
@@ -105,11 +105,11 @@ def load_run(folder: Path | str, *, training: Path | str | None = None) -> RunVi
 
 
 def load_runs(folders: Iterable[Path | str]) -> dict[str, RunView]:
-    """Read several run folders, named after the folder (with parents if names collide).
+    """Read several run folders. Each run is named after its folder, with parent folders if names collide.
 
     Raises:
-        UsageError: a folder is given twice, or none at all.
-        UserError: as `load_run`.
+        UsageError: a folder is given twice, or no folder is given.
+        UserError: see `load_run`.
     """
     paths = [Path(folder) for folder in folders]
     if not paths:
@@ -156,7 +156,7 @@ class Pictures:
         self._view = view
         self._rows: list[Row] = []
         self.note = ""
-        """Why images are not shown, as a message; empty if they are."""
+        """Message that explains why images are not shown; empty if they are shown."""
         if view.data is None:
             self.note = "The data folder no longer exists: questions are shown without images."
         else:
@@ -183,6 +183,6 @@ class Pictures:
 
 
 def _data(folder: Path, results: Mapping[str, Any]) -> Path | None:
-    """Return the data folder by its stored path, or relative to the run if both were moved."""
+    """Return the data folder at its stored path, or else at its path relative to the run; None if it is at neither."""
     candidates = (Path(results["data"]), folder / results["data_from_run"])
     return next((path for path in candidates if path.is_dir()), None)

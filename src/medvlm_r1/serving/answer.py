@@ -15,25 +15,25 @@ from medvlm_r1.prompts.parser import parse_response
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question about no, one or several images."""
+    """One question with any number of images, or none."""
 
     question: str
     """The question text, without options."""
     image: Any = None
-    """A path, PIL image, numpy array or pydicom dataset (see `medvlm_r1.serving.pictures.load`), a list of them, or
+    """A path, PIL image, numpy array or pydicom dataset (see `medvlm_r1.serving.pictures.load`), a list of these, or
     None."""
     options: Sequence[str] = ()
-    """Two to ten texts without letters; empty for an open question."""
+    """Two to ten option texts without letters; empty for an open question."""
     frame: int | None = None
     """Frame of a multi-frame file, from 0."""
     plane: str | None = None
-    """NIfTI: axial, coronal or sagittal."""
+    """Plane of a NIfTI volume: axial, coronal or sagittal."""
     slice: int | None = None
-    """NIfTI: slice index along the plane's normal, from 0."""
+    """Slice index of a NIfTI volume along the normal of `plane`, from 0."""
     window: str | None = None
-    """Gray DICOM and NIfTI: brain, lung, soft-tissue, bone, percentile, full, stored, or CENTER/WIDTH."""
+    """Window for gray DICOM or NIfTI: brain, lung, soft-tissue, bone, percentile, full, stored, or CENTER/WIDTH."""
     template: str = "medvlm-r1"
-    """A name in `medvlm_r1.prompts.templates.ALL_TEMPLATES`."""
+    """Name of a prompt template in `medvlm_r1.prompts.templates.ALL_TEMPLATES`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,33 +41,33 @@ class Answer:
     """One answer. Research use only: it is not a clinical finding."""
 
     letter: str | None
-    """The letter in the answer tag by the strict rule, if it was offered; otherwise None."""
+    """The letter in the answer tag by the strict rule; None if there is none or no option has it."""
     option: str | None
-    """Option text of the letter."""
+    """The text of the option with this letter; None if there is none."""
     answer: str | None
-    """Text in the answer tag."""
+    """The text in the answer tag; None if there is none."""
     lenient_letter: str | None
-    """The letter by the lenient rule; None if unclear."""
+    """The letter by the lenient rule; None if the text names no option or several."""
     reasoning: str | None
-    """Text in the think tag."""
+    """The text in the think tag; None if there is none."""
     text: str
     """The full generated text."""
     confidence: dict[str, float] | None
-    """Probability of each option's letter, among the options, after the model's text up to the answer tag. None for an
-    open question, a model on a server, or a text without an answer tag. Options with equal text share one entry. It
-    measures how confident the model is, not how often it is correct."""
+    """Probability by option: that of the option's letter right after the opening answer tag, normalized over the
+    options. None if it was not computed, and for an open question, a model on a server, or a text without an answer
+    tag. Options with equal text share one entry. It measures the model's confidence, not how often it is correct."""
     well_formed: bool
     """Whether the text has the form `<think>...</think><answer>...</answer>`."""
     truncated: bool
     """Whether the text was truncated at the token limit."""
     images: tuple[ImageNote, ...]
-    """One note per shown image: frame or slice, window, warnings."""
+    """One note per image shown to the model: frame or slice, window, warnings."""
     notice: str = RESEARCH_USE
-    """Show this notice with every answer."""
+    """The research-use notice, to be shown with every answer."""
 
     @property
     def image_note(self) -> str:
-        """One line per shown image."""
+        """The notes on the images shown to the model, one line per image."""
         return "\n".join(note.summary() for note in self.images)
 
     def as_record(self) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def read_answer(
     Args:
         generation: The completion.
         options: The offered options, in letter order.
-        images: Notes of the images shown.
-        probabilities: One per option, or None.
+        images: Notes of the images shown to the model.
+        probabilities: Probability of each option; None if unknown.
     """
     response = parse_response(generation.text, options)
     offered = dict(zip(LETTERS, options, strict=False))

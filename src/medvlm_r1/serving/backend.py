@@ -33,14 +33,14 @@ class Pieces(Iterator[str], Protocol):
     """Pieces of one completion, in the order in which they are generated."""
 
     generation: Generation | None
-    """The whole completion, once the pieces have ended."""
+    """The whole completion; None until all pieces have been read."""
 
     def close(self) -> None:
         """Stop generating."""
 
 
 class Backend(Generator, Protocol):
-    """A generator that can also stream a completion and score the options' letters."""
+    """A generator that can also stream a completion and compute the probabilities of the option letters."""
 
     def stream(self, item: GenerationInput, settings: GenerationSettings) -> Pieces:
         """Complete one item piece by piece."""
@@ -48,7 +48,7 @@ class Backend(Generator, Protocol):
     def letters(
         self, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
-        """`medvlm_r1.models.choice_logprobs.letter_probabilities`; None where the backend cannot compute it."""
+        """Probabilities of the option letters after each prefill; None if the backend cannot compute them."""
 
     def close(self) -> None:
         """Stop all work. Later questions are refused."""
@@ -73,7 +73,7 @@ def open_backend(model: str, *, batch_size: int, dtype: Any, device: str | None)
 
 
 class LocalBackend:
-    """A model in this process. Threads may share it; it answers one call at a time.
+    """A model in this process. Threads may share it; it processes one call at a time.
 
     Attributes:
         policy: The model and its processor.
@@ -89,7 +89,7 @@ class LocalBackend:
         """Complete every item, in order.
 
         Raises:
-            UserError: An item's images and image placeholders differ in number.
+            UserError: The numbers of images and image placeholders of an item differ.
             Closed: The backend was closed.
         """
         return self._run(items, settings, stopped=self._closed.is_set)
@@ -98,7 +98,7 @@ class LocalBackend:
         """Complete one item piece by piece.
 
         Raises:
-            UserError: Its images and image placeholders differ in number.
+            UserError: The numbers of images and image placeholders of the item differ.
         """
         check_images(0, item)
         return _LocalPieces(self, item, settings)
@@ -106,7 +106,7 @@ class LocalBackend:
     def letters(
         self, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
-        """Probabilities of the options' letters after each begun response; None when the letters are not tokens."""
+        """Probabilities of the option letters after each prefill; None if letters share their first token."""
         from medvlm_r1.models.choice_logprobs import letter_probabilities
 
         with self._lock:
@@ -139,7 +139,7 @@ class LocalBackend:
 
 
 class _StopWhen:
-    """Stopping criterion of transformers' `generate`: ends all rows when a function returns True."""
+    """Stopping criterion for transformers' `generate`: stops all sequences when `stopped` returns True."""
 
     def __init__(self, stopped: Any) -> None:
         self._stopped = stopped
@@ -151,7 +151,7 @@ class _StopWhen:
 
 
 class _LocalPieces(Iterator[str]):
-    """A completion generated in a thread of its own; the iterator yields its text as it grows."""
+    """A completion generated in a separate thread; the iterator yields pieces of text as they are generated."""
 
     def __init__(self, backend: LocalBackend, item: GenerationInput, settings: GenerationSettings) -> None:
         from transformers import TextIteratorStreamer
@@ -161,7 +161,7 @@ class _LocalPieces(Iterator[str]):
         self._left = threading.Event()
         self._error: Exception | None = None
         tokenizer = backend.policy.processor.tokenizer
-        # A template that opens the reasoning leaves its tag out of what the model generates.
+        # If the chat template already opens the think tag, the model does not generate it, so it is added here.
         self._opening = answer_opening(backend.policy.processor, item)
         self._streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._thread = threading.Thread(target=self._work, args=(item, settings), daemon=True)
@@ -196,7 +196,7 @@ class _LocalPieces(Iterator[str]):
         except Exception as error:
             self._error = error
         finally:
-            # Before the first token fails, nobody else ends the stream; after it, a second end is never read.
+            # If generation failed before the first token, only this call ends the stream. A second end is never read.
             self._streamer.end()
 
 
@@ -217,8 +217,8 @@ class RemoteBackend:
     def letters(
         self, items: Sequence[GenerationInput], prefills: Sequence[str], n_options: Sequence[int]
     ) -> list[tuple[float, ...]] | None:
-        """None: servers differ in the log-probabilities they return."""
+        """Return None, because servers differ in the log-probabilities that they return."""
         return None
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""

@@ -1,4 +1,4 @@
-"""Access control in front of the reader page: who may connect, and the notice on every response."""
+"""Access control in front of the reader page. It also adds the research-use notice to every response."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_local(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
+    """Whether an address can be reached only from this machine."""
     if host == "localhost":
         return True
     try:
@@ -35,7 +35,7 @@ def check_access(host: str, token: str | None) -> None:
     """Refuse to listen on a network without a token.
 
     Raises:
-        UsageError: The address is not local and there is no token, or the token is too short.
+        UsageError: The address is not local and there is no token, or the token is too short or not printable ASCII.
     """
     if token is not None and (len(token) < _TOKEN_LENGTH or not token.isascii() or not token.isprintable()):
         raise UsageError(
@@ -50,21 +50,21 @@ def check_access(host: str, token: str | None) -> None:
 
 
 class Guard:
-    """The outermost layer of the application.
+    """ASGI middleware that checks the host name and the token of each request.
 
     Args:
-        app: The application behind it.
-        token: Required on every route, as `Authorization: Bearer TOKEN` or, from a browser, as the password of basic
-            authentication with any user name. Compared in constant time.
-        local: Whether only requests addressed to this machine by a local name are answered. This stops web pages
-            whose host name was pointed at this machine (DNS rebinding).
+        app: The application to protect.
+        token: Token required on every route, or None. It is sent as `Authorization: Bearer TOKEN` or, by a browser, as
+            the password of basic authentication with any user name. It is compared in constant time.
+        local: Whether to answer only requests whose `Host` header is a local name. This stops DNS rebinding: a web page
+            whose host name resolves to this machine.
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None, local: bool) -> None:
         self._app, self._token, self._local = app, token, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
+        """Reject a request, or pass it on to the application."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -84,7 +84,7 @@ class Guard:
         try:
             await (self._refusal(Headers(scope=scope)) or self._app)(scope, receive, with_notice)
         except Exception as error:
-            # The text of an error may repeat what was asked, so only its type is logged.
+            # The text of an error may quote the question, so only its type is logged.
             _log.error("%s while answering a request", type(error).__name__)
             if started:
                 raise

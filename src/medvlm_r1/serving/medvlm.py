@@ -1,4 +1,4 @@
-"""The model as a Python object: questions in, answers out.
+"""Python API: load a model, ask it questions about images, and get parsed answers.
 
     from medvlm_r1 import MedVLM
 
@@ -6,7 +6,7 @@
         answer = model.ask("ct.dcm", "Which organ is shown?", ["liver", "kidney"], window="soft-tissue")
         print(answer.option, answer.confidence, answer.notice)
 
-The command line and the reader page use this class too.
+The command line and the reader page use `MedVLM` too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Answer", "MedVLM", "Prepared", "Question", "Stream", "prepare"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A question with loaded images and rendered prompt."""
+    """A question with its loaded images and rendered prompt."""
 
     item: GenerationInput
     pictures: tuple[Picture, ...]
@@ -41,7 +41,7 @@ class MedVLM:
     """A vision-language model that answers questions about images. Threads may share it.
 
     Attributes:
-        name: The model's name as given.
+        name: Name of the model, as given.
         max_new_tokens: Maximum tokens per answer.
         backend: Generates the answers.
     """
@@ -67,9 +67,9 @@ class MedVLM:
         Args:
             model: A folder, a hub id, `phantom-base`, or `openai:URL#NAME` for a model on a server.
             max_new_tokens: Maximum tokens per answer.
-            batch_size: Questions answered at once; for a server, concurrent requests.
+            batch_size: Number of questions per batch; for a server, number of concurrent requests.
             dtype: Dtype of a local model, as in `medvlm_r1.models.load.load_policy`.
-            device: Device of a local model; the best available if None.
+            device: Device of a local model. If None, the best available device is used.
 
         Raises:
             UserError: The model cannot be found or loaded, or a number is invalid.
@@ -94,17 +94,17 @@ class MedVLM:
         """Ask one question.
 
         Args:
-            image: A path (PNG, JPEG, TIFF, BMP, DICOM, NIfTI), PIL image, numpy array (rows, columns) or (rows,
-                columns, RGB) of uint8 or uint16, pydicom dataset, a list of these, or None.
+            image: A path (PNG, JPEG, TIFF, BMP, DICOM, NIfTI), PIL image, pydicom dataset, numpy array, a list of
+                these, or None. An array is (rows, columns) of uint8 or uint16, or (rows, columns, RGB) of uint8.
             question: Question text, without options.
             options: Two to ten texts; empty for an open question. Leading letters (`A. liver`) are removed if every
-                option has its own.
-            slice: NIfTI: slice index along the normal of `plane`, from 0.
-            window: Gray DICOM and NIfTI: a preset or CENTER/WIDTH; the default window if None.
+                option begins with its own letter.
+            slice: Slice index of a NIfTI volume along the normal of `plane`, from 0.
+            window: Window for gray DICOM or NIfTI: a preset or CENTER/WIDTH. If None, the default window is used.
             frame: Frame of a multi-frame file, from 0.
-            plane: NIfTI: axial, coronal or sagittal.
-            template: A name in `medvlm_r1.prompts.templates.ALL_TEMPLATES`.
-            temperature: 0 is greedy.
+            plane: Plane of a NIfTI volume: axial, coronal or sagittal.
+            template: Name of a prompt template in `medvlm_r1.prompts.templates.ALL_TEMPLATES`.
+            temperature: Sampling temperature; 0 is greedy.
             seed: Sampling seed.
 
         Raises:
@@ -122,15 +122,15 @@ class MedVLM:
 
         Args:
             questions: Any number of questions.
-            temperature: 0 is greedy.
+            temperature: Sampling temperature; 0 is greedy.
             seed: Sampling seed, the same for each question.
-            confidence: Whether to compute option probabilities; costs one more forward pass per answer.
+            confidence: Whether to compute option probabilities, at the cost of one more forward pass per answer.
 
         Returns:
             The answers in the order of the questions.
 
         Raises:
-            UserError, UsageError: As `ask`; invalid questions are refused before any generation.
+            UserError, UsageError: See `ask`. Invalid questions are rejected before anything is generated.
         """
         prepared = [prepare(question) for question in questions]
         settings = self._settings(temperature, seed)
@@ -142,23 +142,23 @@ class MedVLM:
 
         Args:
             query: The question.
-            temperature: 0 is greedy.
+            temperature: Sampling temperature; 0 is greedy.
             seed: Sampling seed.
             confidence: Whether to compute option probabilities.
 
         Returns:
-            An iterator over pieces of text; `answer` is set when it ends. Closing it, or leaving its `with` block,
-            stops the model.
+            An iterator over pieces of text; its `answer` is set when it ends. Closing the iterator, or leaving its
+            `with` block, stops the generation.
 
         Raises:
-            UserError, UsageError: As `ask`.
+            UserError, UsageError: See `ask`.
         """
         prepared = prepare(query)
         pieces = self.backend.stream(prepared.item, self._settings(temperature, seed))
         return Stream(self, prepared, pieces, confidence=confidence)
 
     def close(self) -> None:
-        """Stop the model: unfinished answers fail and later questions are refused."""
+        """Stop the model: unfinished answers fail and later questions are rejected."""
         self.backend.close()
 
     def __enter__(self) -> Self:
@@ -198,10 +198,10 @@ class MedVLM:
 
 
 class Stream(Iterator[str]):
-    """Streamed pieces of an answer; joined, they are its text.
+    """Iterator over the pieces of an answer's text, as they are generated.
 
     Attributes:
-        pictures: The shown images with their notes; set from the start.
+        pictures: The images shown to the model, with their notes; available from the start.
         answer: The complete answer; None until the stream ends.
     """
 
@@ -231,10 +231,10 @@ class Stream(Iterator[str]):
 
 
 def prepare(query: Question) -> Prepared:
-    """Load the images of a question and render it.
+    """Load the images of a question and render its prompt.
 
     Raises:
-        UserError, UsageError: As `MedVLM.ask`.
+        UserError, UsageError: See `MedVLM.ask`.
     """
     options = bare_options(query.options)
     view = View(frame=query.frame, plane=query.plane, slice=query.slice, window=query.window)
@@ -256,6 +256,6 @@ def prepare(query: Question) -> Prepared:
 
 
 def prefill_to_answer(text: str) -> str | None:
-    """Return the text up to and including the first answer tag; None without one."""
+    """Return the text up to and including the first opening answer tag; None if there is no such tag."""
     before, tag, _ = text.partition("<answer>")
     return before + tag if tag else None

@@ -1,4 +1,4 @@
-"""Image inputs of `MedVLM`, loaded by the shared image loader. Nothing is written to disk."""
+"""Image inputs of `MedVLM`, loaded by `medvlm_r1.data.images.load_picture`. Nothing is written to disk."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from medvlm_r1.errors import UserError
 
 
 def load(image: Any, view: View = View()) -> Picture:  # noqa: B008 - frozen
-    """Load one image with its note.
+    """Load one image, with a note on how it was loaded.
 
     Args:
         image: A path; the bytes of a file; a PIL image; a numpy array (rows, columns) of uint8, uint16 or bool or
-            (rows, columns, 3 or 4) of uint8; a pydicom dataset with pixels; or a picture the loader made, which is
-            given back as it is.
-        view: Which part to show, and through which window.
+            (rows, columns, 3 or 4) of uint8; a pydicom dataset with pixels; or a `Picture`, which is returned
+            unchanged.
+        view: Frame, slice and window to show.
 
     Returns:
-        As `medvlm_r1.data.images.load_picture`. The format in the note of a PIL image or an array is TIFF.
+        The result of `medvlm_r1.data.images.load_picture`. For a PIL image or an array, the format in its note is TIFF.
 
     Raises:
-        UserError, UsageError: As `load_picture`, or an object of another kind.
+        UserError, UsageError: See `load_picture`. Also raised if the type of `image` is not supported.
     """
     from numpy import ndarray
     from PIL.Image import Image
@@ -74,7 +74,7 @@ def _tiff(image: Any) -> bytes:
         elif upright.mode in ("YCbCr", "HSV"):
             upright = upright.convert("RGB")
         upright.save(stream, "TIFF", exif=b"")
-    # A lazily opened file is read only here, and Pillow's plug-ins raise nearly anything.
+    # Pillow reads a lazily opened file only here, and its plug-ins may raise any exception.
     except Exception as error:
         raise UserError(f"The image is damaged or has an unsupported mode ({error}); convert it to RGB.") from error
     return stream.getvalue()

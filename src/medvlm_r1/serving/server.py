@@ -1,4 +1,4 @@
-"""The reader page as a web server that stops cleanly."""
+"""Web server of the reader page, with graceful shutdown."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from medvlm_r1.serving.guard import Guard
 from medvlm_r1.serving.medvlm import MedVLM
 from medvlm_r1.serving.page import mount_page
 
-# Answers under way when the server stops have this long to finish; then the model stops.
+# When the server stops, answers in progress have this long to finish. Then the model is stopped.
 _GRACE_SECONDS = 1.5
-# Connections that are still open after this, such as that of an open page, are closed.
+# Connections that are still open after this time, such as that of an open page, are closed.
 _LAST_SECONDS = 2
 
 
 def build_app(medvlm: MedVLM, *, token: str | None = None, local: bool = True) -> FastAPI:
-    """The application: the reader page at "/", behind access control.
+    """Build the application: the reader page at "/", behind access control.
 
     Args:
         medvlm: The model that answers.
-        token: Required on every route.
-        local: Without a token, whether to answer only requests addressed to 127.0.0.1 or localhost.
+        token: Token required on every route; None if no token is required.
+        local: Whether to answer only requests addressed to 127.0.0.1 or localhost. Ignored if there is a token.
     """
 
     @contextlib.asynccontextmanager
@@ -45,10 +45,10 @@ def build_app(medvlm: MedVLM, *, token: str | None = None, local: bool = True) -
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at an address.
+    """Return a socket bound to an address.
 
     Raises:
-        UserError: The address is not this machine's, or the port is taken or not allowed.
+        UserError: The address does not belong to this machine, or the port is in use or not allowed.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -63,19 +63,19 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address_of(bound: socket.socket) -> str:
-    """`http://HOST:PORT`."""
+    """Return the URL of a bound socket: `http://HOST:PORT`."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server without its logs, stopped cleanly by Ctrl-C or SIGTERM.
+    """A uvicorn server without logs. Ctrl-C or SIGTERM shuts it down gracefully.
 
     Args:
         app: The application.
-        started: Called when it listens.
-        stop: Called after the grace period: ends the answers under way.
-        at_once: Called before the process exits at a second signal, which waits for nothing.
+        started: Called when the server is listening.
+        stop: Called after the grace period, to stop answers in progress.
+        at_once: Called at a second signal, right before the process exits without waiting for answers.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Server(uvicorn.Server):
     ) -> None:
         config = uvicorn.Config(
             app,
-            # Access logs, and the texts of errors, may repeat what was asked; `Guard` logs only an error's type.
+            # Access logs and error texts may quote the question. `Guard` logs only the type of an error.
             log_level="critical",
             access_log=False,
             server_header=False,
@@ -99,13 +99,13 @@ class Server(uvicorn.Server):
         self._stopping = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Start listening, then call `started`."""
         await super().startup(sockets)
         if self.started:
             self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let answers end, then stop them."""
+        """Shut down: give answers in progress a grace period to finish, then stop them."""
         stopping = asyncio.create_task(self._stop_later())
         await super().shutdown(sockets)
         stopping.cancel()
@@ -115,7 +115,7 @@ class Server(uvicorn.Server):
         await to_thread.run_sync(self._stop)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; a second signal ends the process at once."""
+        """Start the shutdown; a second signal ends the process immediately."""
         if self._stopping:
             self._at_once()
             os._exit(128 + sig)
@@ -124,7 +124,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on Ctrl-C and SIGTERM."""
+        """While the context is active, stop the server on Ctrl-C and SIGTERM."""
         try:
             before = {sign: signal.signal(sign, self.handle_exit) for sign in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:  # not in the main thread, which alone receives signals
@@ -133,7 +133,7 @@ class Server(uvicorn.Server):
         try:
             yield
         finally:
-            # What stopped the server may come again until the process has ended.
+            # After a stop signal, keep these handlers: a second signal may arrive before the process has ended.
             if not self._stopping:
                 for sign, handler in before.items():
                     signal.signal(sign, handler)

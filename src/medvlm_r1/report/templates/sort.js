@@ -1,5 +1,5 @@
 "use strict";
-// Tables sort by their headings: rising, falling, and as written. Without this script the page says the same.
+// Click a table heading to sort: ascending, descending, original order. Without this script, tables are only unsorted.
 for (const table of document.querySelectorAll("table[data-sorts]")) {
   const written = [...table.tBodies[0].rows];
   const moving = written.filter((row) => !row.hasAttribute("data-stays"));
@@ -13,7 +13,7 @@ for (const table of document.querySelectorAll("table[data-sorts]")) {
     const known = moving.filter((row) => !missing(row));
     const numbers = column > 0 && known.every((row) => !Number.isNaN(value(texts.get(row))));
     return (a, b, sign) => {
-      // What is not known comes last, whichever way it is sorted.
+      // Missing values come last in either direction.
       if (missing(a) || missing(b)) return missing(a) - missing(b);
       const [x, y] = [texts.get(a), texts.get(b)];
       return sign * (numbers ? value(x) - value(y) : x.localeCompare(y, "en", { numeric: true }));

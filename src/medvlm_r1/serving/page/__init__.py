@@ -1,6 +1,6 @@
 """Reader page: an image, a question, an answer and consistency checks.
 
-`mount_page` adds it to a FastAPI application behind a security gate. `build_page` builds the page alone.
+`mount_page` adds the page to a FastAPI application, behind a security gate. `build_page` builds the page alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_UPLOAD = 256 * 2**20
 
 
 def build_page(medvlm: MedVLM) -> gr.Blocks:
-    """Build the page.
+    """Build the reader page, without the security gate.
 
     Args:
         medvlm: The model that answers.
@@ -40,15 +40,15 @@ def build_page(medvlm: MedVLM) -> gr.Blocks:
 
 
 def mount_page(app: FastAPI, medvlm: MedVLM, path: str = "/", *, max_upload: int = MAX_UPLOAD) -> FastAPI:
-    """Add the reader page to an application, behind the gate.
+    """Add the reader page to an application, behind the security gate.
 
-    Call it last: at "/" it handles every remaining path.
+    Add all other routes first: a page at "/" handles every remaining path.
 
     Args:
         app: The application; its middleware controls access.
         medvlm: The model that answers.
         path: Path of the page.
-        max_upload: Largest file in bytes.
+        max_upload: Maximum size of an uploaded file in bytes.
 
     Returns:
         The same application.
@@ -71,7 +71,7 @@ def mount_page(app: FastAPI, medvlm: MedVLM, path: str = "/", *, max_upload: int
         css=template_text("case.css") + page_file("page.css"),
         js=page_file("page.js"),
     )
-    # `launch` would set this. Without it gradio accepts any path that an event names.
+    # gradio's `launch` sets this. Otherwise gradio accepts any file path in an event.
     page.has_launched = True
     mounted = app.router.routes[-1]
     assert isinstance(mounted, Mount)

@@ -1,4 +1,4 @@
-"""Questions of the reader page, with streamed answers."""
+"""Ask the questions of the reader page and stream the answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Entry:
         source: The opened file.
         question: The question as sent to the model.
         answer: The model's answer.
-        case: The rendered case.
+        case: The case to display.
     """
 
     source: Source
@@ -35,15 +35,15 @@ class Entry:
 
 
 def shown_name(model: str) -> str:
-    """Return the display name of a model: the last two parts of a folder."""
+    """Return the display name of a model: the last two components of a folder path, otherwise the name as given."""
     return "/".join(PurePath(model).parts[-2:]) if model.startswith(("/", ".", "~")) else model
 
 
 def read_options(text: str) -> tuple[str, ...]:
-    """Parse options, one per line; leading letters ("A) brain") are removed if all have one.
+    """Parse options, one per line; leading letters ("A) brain") are removed if every option begins with its own letter.
 
     Raises:
-        UsageError: They break a rule of `question_faults`: one alone, more than ten, or a repeated one.
+        UsageError: The options violate a rule of `question_faults`: a single one, more than ten, or a repeated one.
     """
     options = bare_options([" ".join(line.split()) for line in text.splitlines() if line.strip()])
     faults = question_faults("?", options)
@@ -56,7 +56,7 @@ def make_question(source: Source | None, choice: Choice, question: str, options:
     """Build the question from the page's fields.
 
     Raises:
-        UsageError: No image, no question, or invalid options; the message explains what to do.
+        UsageError: There is no image or no question, or the options are invalid. The message explains what to do.
     """
     if source is None:
         raise UsageError("No image yet. Drop a file, or choose an example.")
@@ -67,12 +67,12 @@ def make_question(source: Source | None, choice: Choice, question: str, options:
 
 
 def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | Entry]:
-    """Ask and stream: yield the partial case repeatedly, then the complete one.
+    """Ask a question: yield a partial case for each new piece of text, then the complete entry.
 
-    Closing the iterator stops the model.
+    Closing the iterator stops the generation.
 
     Raises:
-        UserError: As `MedVLM.stream`.
+        UserError: See `MedVLM.stream`. Also raised if the model stops before its answer is complete.
     """
     with model.stream(question) as stream:
         [picture] = stream.pictures
@@ -97,7 +97,7 @@ def ask(model: MedVLM, source: Source, question: Question) -> Iterator[Case | En
 
 
 def case_reply(answer: Answer, options: Sequence[str]) -> CaseReply:
-    """Return an answer for display: by the strict rule, otherwise by the lenient rule, which is marked."""
+    """Return an answer for display. If the strict rule finds no letter, use that of the lenient rule and add a note."""
     separate = answer.well_formed or (answer.reasoning is not None and answer.answer is not None)
     letter = (answer.letter or answer.lenient_letter) if options else None
     notes = {

@@ -32,17 +32,17 @@ _SKIPPED: dict[Check, str] = {
     "no reasoning": "An open question is not asked without reasoning: it has no letters.",
 }
 NO_REASONING = "<think></think><answer>"
-"""Assistant prefill with an empty reasoning."""
+"""Assistant prefill with empty reasoning and an open answer tag."""
 
 _IMAGE_SIDE = 256
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 def run_checks(model: MedVLM, entry: Entry) -> Iterator[Entry]:
-    """Run the checks; yield the case after each.
+    """Run the consistency checks. After each check, yield the entry with all checks so far.
 
     Raises:
-        UserError: As `MedVLM.ask`.
+        UserError: See `MedVLM.ask`.
     """
     image = prepare(entry.question).pictures[0].image
     checks: tuple[CaseCheck, ...] = ()
@@ -86,7 +86,7 @@ def _run(model: MedVLM, entry: Entry, check: Check, image: Image) -> CaseCheck:
 
 
 def _without_reasoning(model: MedVLM, question: Question) -> tuple[CaseReply, str]:
-    """Score the letters after an empty reasoning; without probabilities, use the `answer-only` template."""
+    """Score the letters after empty reasoning. If there are no probabilities, use the `answer-only` template."""
     options = tuple(question.options)
     scored = model.backend.letters([prepare(question).item], [NO_REASONING], [len(options)])
     if scored is None:
@@ -102,7 +102,7 @@ def _without_reasoning(model: MedVLM, question: Question) -> tuple[CaseReply, st
 
 
 class Verdict(NamedTuple):
-    """One sentence and its color."""
+    """The result of a check: one sentence and its color."""
 
     sentence: str
     tone: Tone
@@ -113,13 +113,13 @@ def judge(
 ) -> Verdict:
     """Compare the changed answer with the original.
 
-    Answers are the same if their texts are, ignoring letter, case, spaces and a final full stop.
+    Two answers are the same if their texts are equal, ignoring the letter, case, spaces and a final full stop.
 
     Args:
         check: The check.
         original: The original answer.
         changed: The answer after the change.
-        question: The question; one about a side should change its answer with a mirrored image.
+        question: The question. If it asks about a side, mirroring the image should change the answer.
         options: The original options.
     """
     if original.text is None:

@@ -45,10 +45,10 @@ def guarded(handler: Callable[..., Any], box: Any, also: Updates | None = None) 
     Args:
         handler: Returns or yields component updates.
         box: The component that shows the message.
-        also: Further updates on an error.
+        also: Additional updates to make on an error.
 
     Returns:
-        A function of the same kind.
+        A function, or a generator function if `handler` is one.
     """
 
     def report(error: Exception) -> Updates:
@@ -80,7 +80,7 @@ def _message(text: str) -> Markup:
 
 
 def wire_image(page: Layout) -> None:
-    """Connect the components around the image: upload, examples and view controls."""
+    """Connect event handlers to the components around the image: upload, examples and view controls."""
     changed = [page.picture, *page.controls, page.message]
     opened = [page.source, page.drop, page.view, page.question, page.options, *changed]
 
@@ -104,7 +104,7 @@ def wire_image(page: Layout) -> None:
         fixed = {part: update for part, update in updates.items() if part in (page.picture, page.message)}
         return {**fixed, page.window: OWN}
 
-    # Preprocessing would leave an empty file behind for each upload.
+    # gradio's preprocessing would leave an empty file behind for each upload.
     page.drop.upload(
         guarded(upload, page.message, also={page.drop: None}), [page.drop], opened, preprocess=False, **_QUIET
     )
@@ -131,7 +131,7 @@ def _take_upload(file: Path) -> bytes:
 
 
 def _opened(page: Layout, source: Source, picture: Picture) -> Updates:
-    """Return the updates after a file was opened."""
+    """Return the component updates for a newly opened file."""
     plane = source.view.plane or ""
     windows = source.windows or ONLY_AUTOMATIC
     return {
@@ -148,7 +148,7 @@ def _opened(page: Layout, source: Source, picture: Picture) -> Updates:
 
 
 def _viewed(page: Layout, source: Source, choice: Choice) -> Updates:
-    """Return the updates after slice, plane, frame or window changed."""
+    """Return the component updates after the slice, plane, frame or window has changed."""
     view = choice.view(source)
     picture = source.show(view)
     updates: Updates = {
@@ -183,7 +183,7 @@ def _slider(count: int, value: int) -> Any:
 
 
 def _window_sliders(page: Layout, source: Source, window: Window | None) -> Updates:
-    """Return slider updates; the ranges include all image values and the current window."""
+    """Return the updates of the window sliders. Their ranges include all image values and the current window."""
     if not source.own_window or window is None or window.centre is None or window.width is None:
         return {page.center: gr.update(visible=False), page.width: gr.update(visible=False)}
     span = source.high - source.low
@@ -206,7 +206,7 @@ def _window_sliders(page: Layout, source: Source, window: Window | None) -> Upda
 
 
 def wire_answer(page: Layout, medvlm: MedVLM) -> None:
-    """Connect the components around the question and the answer: ask, check, history and save."""
+    """Connect event handlers to the components around the question and the answer: ask, check, history and save."""
     outputs = [page.answer, page.checks, page.message, page.ask, page.stop, page.check, page.export]
     session = [page.history, page.past, page.current]
 
@@ -214,7 +214,7 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
         *view, question, options, past = values
         query = make_question(source, Choice(*view), question, options)
         assert source is not None
-        # Until there is an answer, no case can be saved or checked.
+        # No case can be saved or checked until there is an answer.
         reset = {page.message: "", page.checks: "", page.current: None, page.history: gr.update(value=None)}
         yield {**_busy(page), **reset}
         last = 0.0
@@ -270,7 +270,7 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
 
 
 def newest(past: Sequence[Entry]) -> list[Entry]:
-    """Return the newest cases of a session, within the limits on number and memory."""
+    """Return the newest entries of a session, within the limits on their number and memory."""
     cases: list[Entry] = []
     files: dict[int, int] = {}
     for entry in reversed(past[-_MAX_CASES:]):
@@ -287,7 +287,7 @@ def _busy(page: Layout) -> Updates:
 
 
 def _idle(page: Layout, *, case: bool) -> Updates:
-    """Return the idle state; `case` is whether a case can be checked and saved."""
+    """Return the component updates for the idle state; `case` is whether there is a case to check and save."""
     on = gr.update(interactive=case)
     return {
         page.ask: gr.update(interactive=True),

@@ -11,7 +11,7 @@ from medvlm_r1.errors import UserError
 
 
 class LoadedExample(NamedTuple):
-    """Content and name of a file, and a question about it."""
+    """Content and name of an image file, and a question about it."""
 
     data: bytes
     name: str
@@ -27,18 +27,18 @@ class PhantomExample:
 
     @property
     def label(self) -> str:
-        """Button label."""
+        """Label of the example's button."""
         return f"Phantom {self.modality}"
 
     def load(self) -> LoadedExample:
-        """Draw the image and its question."""
+        """Render the image and generate its question."""
         import numpy as np
         from PIL import Image
 
         from medvlm_r1.phantom.questions import ask
         from medvlm_r1.phantom.scene import render
 
-        # A subject outside all benchmark splits, whose seeds begin with 1 to 3.
+        # This subject is in no benchmark split: their seeds begin with 1, 2 or 3.
         seed = (0, len(self.modality))
         question = ask(self.modality, seed, np.random.default_rng(seed))
         stream = io.BytesIO()
@@ -49,7 +49,7 @@ class PhantomExample:
 
 @dataclass(frozen=True, slots=True)
 class FileExample:
-    """A sample file of pydicom with a question."""
+    """A question about one of pydicom's sample files."""
 
     label: str
     file: str

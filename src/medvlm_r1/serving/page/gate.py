@@ -1,8 +1,8 @@
 """Security gate in front of the reader page.
 
-gradio serves more than the page needs: files by path, URLs fetched by the server, and API calls. A mounted application
-also does not check which file an event names. The gate accepts only the page's own requests and uploaded files. Uploads
-are stored in a private folder, in memory if possible, and deleted after reading.
+gradio serves more than the page needs: files by path, URLs fetched by the server, and API calls. A mounted gradio
+application also does not check the file paths in an event. The gate accepts only the page's own requests and uploaded
+files. Uploads are stored in a private folder, in memory if possible, and deleted after reading.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _READ = re.compile(
 _WRITE = re.compile(r"/gradio_api/(?:upload|queue/join|cancel|reset/?)")
 _MOST_JSON = 2**20
 _LEAST_MEMORY = 2**30
-# The folder that `private_uploads` made, if it did.
+# The folder that `private_uploads` created, if any.
 _own: list[Path] = []
 
 # gradio's scripts build functions from text, hence unsafe-eval. Nothing external may be loaded.
@@ -46,38 +46,41 @@ _HEADERS = {
 
 @cache
 def private_uploads() -> Path:
-    """Return the private upload folder of this process, removed at exit.
+    """Return the upload folder of this process: a new private folder, in memory if possible, that is removed at exit.
 
-    It is in memory if possible. `GRADIO_TEMP_DIR` overrides it.
+    If the environment variable `GRADIO_TEMP_DIR` is set, its folder is used instead and is not removed.
     """
     chosen = os.environ.get("GRADIO_TEMP_DIR")
     if chosen:
         return Path(chosen)
     memory = Path("/dev/shm")
-    # In a container it may be too small for one upload.
+    # In a container, /dev/shm may be too small for one upload.
     fits = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _LEAST_MEMORY
     folder = Path(tempfile.mkdtemp(prefix="medvlm-r1-", dir=memory if fits else None))
     _own.append(folder)
     atexit.register(discard_uploads)
-    # gradio has no other setting for this.
+    # gradio has no other setting for its upload folder.
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
 
 
 def discard_uploads() -> None:
-    """Remove the folder of `private_uploads`, unless `GRADIO_TEMP_DIR` set it."""
+    """Remove the folder that `private_uploads` created; a folder given by `GRADIO_TEMP_DIR` is not removed."""
     for folder in _own:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class Gate:
-    """Accepts the page's requests; others get 404, and events that name a foreign file are refused."""
+    """ASGI middleware that passes on only the page's own requests.
+
+    Other requests get status 404. Events that name a file outside the upload folder get status 400.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request or pass it on."""
+        """Reject a request, or pass it on to the page."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -135,7 +138,7 @@ def _read_event(body: bytes) -> Any:
 
 
 def is_upload(path: Any) -> bool:
-    """Whether a path is below the upload folder; URLs are not."""
+    """Whether a path is inside the upload folder; False for a URL."""
     if not isinstance(path, str) or "\0" in path or "://" in path:
         return False
     folder = private_uploads().resolve()
@@ -143,7 +146,7 @@ def is_upload(path: Any) -> bool:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Replay the body, then continue with `receive`."""
+    """Return a `receive` function that replays the body and then continues with `receive`."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -153,7 +156,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _sealed(send: Send, *, page: bool) -> Send:
-    """Add the security headers."""
+    """Return a `send` function that adds the security headers."""
     added = _HEADERS if page else {b"x-content-type-options": b"nosniff"}
 
     async def with_headers(message: Message) -> None:

@@ -14,7 +14,7 @@ from medvlm_r1.errors import UserError
 
 AUTOMATIC, OWN = "automatic", "own"
 ONLY_AUTOMATIC = (("Automatic", AUTOMATIC),)
-"""Window choices of a file without windows; gradio rejects a value that is not a choice."""
+"""The only window choice for a file without windows. It is needed because gradio rejects a value that is no choice."""
 _LEAST_WIDTH = 1.0
 
 
@@ -24,13 +24,13 @@ class Source:
 
     Attributes:
         file: In-memory file for the image loader.
-        name: File name, for the page only: it may identify the patient.
-        view: Initial view: middle slice, first frame, default window.
+        name: File name. It is shown only on the page, because it may identify the patient.
+        view: Initial view: the middle slice, the first frame and the default window.
         frames: Number of frames.
-        slices: Number of slices by plane; empty unless a volume.
-        windows: Label and value of each available window; may be empty.
+        slices: Number of slices by plane; empty if the file is not a volume.
+        windows: (label, value) of each available window; empty if the file has none.
         low: Smallest value of the first image, for the window sliders.
-        high: Largest value.
+        high: Largest value of the first image.
     """
 
     file: InMemoryFile
@@ -44,20 +44,20 @@ class Source:
 
     @property
     def own_window(self) -> bool:
-        """Whether center and width can be set; the loader needs a width of at least 1."""
+        """Whether the reader can set window center and width. The loader requires a width of at least 1."""
         return bool(self.windows) and self.high - self.low >= _LEAST_WIDTH
 
     def show(self, view: View) -> Picture:
-        """Load the image in a view.
+        """Load the image with the given frame, slice and window.
 
         Raises:
-            UserError, UsageError: As `medvlm_r1.data.images.load_picture`.
+            UserError, UsageError: See `medvlm_r1.data.images.load_picture`.
         """
         return load_picture(self.file, view)
 
 
 class Choice(NamedTuple):
-    """Values of the page's view controls."""
+    """Current values of the page's view controls."""
 
     plane: str | None
     slice: float
@@ -84,14 +84,14 @@ def open_source(data: bytes, name: str) -> tuple[Source, Picture]:
     """Open a file dropped on the page.
 
     Args:
-        data: Its content.
-        name: Its name, for messages.
+        data: Content of the file.
+        name: Name of the file.
 
     Returns:
         The source and its initial image.
 
     Raises:
-        UserError: As `medvlm_r1.data.images.load_picture`.
+        UserError: See `medvlm_r1.data.images.load_picture`.
     """
     file = InMemoryFile.of(data, name)
     view, picture, slices = _first_view(file)
@@ -117,7 +117,7 @@ def _first_view(file: InMemoryFile) -> tuple[View, Picture, dict[str, int]]:
         return first, load_picture(file, first), {}
     except UserError as error:
         refused = error
-    # A volume needs plane and slice; any other file is refused again for the same reason.
+    # A volume needs a plane and a slice. Any other file fails again, and its first error is raised.
     try:
         slices = {plane: load_picture(file, replace(first, plane=plane, slice=0)).note.slices or 1 for plane in PLANES}
     except UserError:
@@ -127,7 +127,7 @@ def _first_view(file: InMemoryFile) -> tuple[View, Picture, dict[str, int]]:
 
 
 def _window_of(file: InMemoryFile, view: View) -> tuple[float, float] | None:
-    """Return the values that become black and white; None if the view is refused or has no window."""
+    """Return the values shown as black and as white; None if the view cannot be loaded or has no window."""
     try:
         window = load_picture(file, view).note.window
     except UserError:

@@ -1,4 +1,4 @@
-"""Layout and theme of the reader page; event handlers are elsewhere."""
+"""Layout and theme of the reader page. Its event handlers are in `medvlm_r1.serving.page.events`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Layout:
     """The components of the page, created in page order inside a `gr.Blocks`.
 
     Args:
-        model: Name of the model, shown next to the notice.
+        model: Name of the model, shown next to the research-use notice.
     """
 
     def __init__(self, model: str) -> None:
@@ -62,7 +62,7 @@ class Layout:
             self.plane = gr.Radio([(name.capitalize(), name) for name in PLANES], label="Plane", elem_id="plane")
             self.slice = gr.Slider(0, 1, 0, step=1, label="Slice", buttons=[], elem_id="slice")
             self.frame = gr.Slider(0, 1, 0, step=1, label="Frame", buttons=[], elem_id="frame")
-            # Not a dropdown: gradio's stays open when Tab leaves it.
+            # Not a dropdown, because gradio's dropdown stays open when Tab moves the focus away.
             self.window = gr.Radio([*ONLY_AUTOMATIC], value=AUTOMATIC, label="Window", elem_id="window")
             self.center = gr.Slider(0, 1, 0, label="Window center", buttons=[], elem_id="center")
             self.width = gr.Slider(1, 2, 1, label="Window width", buttons=[], elem_id="width")
@@ -89,7 +89,7 @@ class Layout:
 
 
 def _html(value: str = "", elem_id: str | None = None) -> gr.HTML:
-    """Return an HTML component with the page's own style only."""
+    """Return an HTML component without gradio's default style."""
     return gr.HTML(value, elem_id=elem_id, apply_default_css=False, js_on_load=None)
 
 
@@ -98,7 +98,7 @@ _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "mo
 
 
 def theme() -> gr.themes.Base:
-    """The theme: `theme.json` has its colors, light and dark, as in report/templates/style.css."""
+    """The gradio theme. Its light and dark colors, in `theme.json`, match those of `report/templates/style.css`."""
     plain = gr.themes.Base(
         primary_hue="slate", neutral_hue="slate", radius_size="sm", font=list(_SANS), font_mono=list(_MONO)
     )
@@ -107,5 +107,5 @@ def theme() -> gr.themes.Base:
 
 
 def page_file(name: str) -> str:
-    """Text of a file next to this module."""
+    """Return the text of a file next to this module."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
