@@ -1,1 +1,1 @@
-"""Training of a policy: reinforcement learning from answers alone (GRPO), or imitation of the answer letter (SFT)."""
+"""Training of a policy: reinforcement learning with rewards (GRPO), or fine-tuning on the answer letter (SFT)."""

@@ -1,4 +1,4 @@
-"""TRL's configuration object for a run, validated before anything is loaded."""
+"""TRL's configuration object for a run, validated before a model is loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def training_arguments(config: RunConfig, *, processes: int | None = None) -> An
 
     Args:
         config: Configuration of the run.
-        processes: For a dry run, number of devices of the planned machine. The options are then only checked.
+        processes: For a dry run, the number of devices of the planned machine. The result then only serves to check
+            the options.
 
     Raises:
         UsageError: TRL or transformers reject the options.
@@ -49,7 +50,7 @@ def training_arguments(config: RunConfig, *, processes: int | None = None) -> An
         raise UsageError("trainer.eval_strategy is set but data.eval names no folder to evaluate on")
     try:
         with warnings.catch_warnings():
-            # transformers 5 renames gradient_checkpointing; TRL and its users go by the old name.
+            # transformers 5 renamed gradient_checkpointing, but TRL and its users still use the old name.
             warnings.simplefilter("ignore", FutureWarning)
             args = options.config_class(config.method)(
                 output_dir=str(Path(config.out) / "checkpoints"), seed=config.seed, **given
@@ -63,9 +64,10 @@ def training_arguments(config: RunConfig, *, processes: int | None = None) -> An
 
 
 def warn_of_one_process(args: Any) -> None:
-    """Warn if `accelerate launch` was asked for several processes and has started one, which makes a smaller step.
+    """Warn if `accelerate launch` was configured for several processes but started one, which makes a step smaller.
 
-    On CPUs it starts several only by `mpirun`. It then sets the address of the main process, but not their number.
+    On CPUs it starts several processes only with `mpirun`. Without `mpirun` it sets the address of the main process
+    (`MASTER_ADDR`) but not the number of processes (`WORLD_SIZE`).
     """
     if not {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys() or "WORLD_SIZE" in os.environ:
         return
@@ -81,7 +83,7 @@ def warn_of_one_process(args: Any) -> None:
 
 
 def _try_optimizer(args: Any, *, other_machine: bool) -> None:
-    """Build the optimizer and schedule for a single weight, which makes transformers check their options."""
+    """Build the optimizer and the schedule for a single weight, so that transformers checks their options."""
     import torch
     from transformers import Trainer, get_scheduler
 
@@ -104,7 +106,7 @@ def _try_optimizer(args: Any, *, other_machine: bool) -> None:
 
 
 def _try_generation(given: Mapping[str, Any]) -> None:
-    """Let transformers check `generation_kwargs`."""
+    """Check `generation_kwargs` with transformers, unless vLLM generates."""
     from transformers import GenerationConfig
 
     more = dict(given.get("generation_kwargs") or {})

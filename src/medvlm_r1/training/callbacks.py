@@ -15,28 +15,28 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import Policy
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]
-"""Evaluates the policy after a step. Every process calls it with the whole policy, so that it can share the questions
-out (`evaluation.watch`); the figures of the main process are logged, with the prefix `eval_` (`eval_accuracy` and
-`eval_blank_accuracy` in percent, `eval_contradiction`, ...)."""
+"""Function that evaluates the policy after a step and returns metrics. Every process calls it with the whole
+policy, so it can distribute the questions over processes (`evaluation.watch`). The metrics of the main process are
+logged with the prefix `eval_` (`eval_accuracy` and `eval_blank_accuracy` in percent, `eval_contradiction`, ...)."""
 
 
 class Progress(Protocol):
     """A display of training progress."""
 
     def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-        """Called after every optimizer step with empty logs, and again with the logs if the step is logged."""
+        """Receive the progress after an optimizer step: first with empty logs, then again with logs if it is logged."""
         ...
 
 
 class AlreadyTrained(Exception):
-    """The run resumes from the checkpoint of its last step."""
+    """Raised if a run resumes from the checkpoint of its last step, so no step is left."""
 
 
 class LastStepGuard(TrainerCallback):  # type: ignore[misc]
-    """Stop a run that resumes from its last step before it takes another; has to be the first callback.
+    """Stop a run that resumes from its last step before it takes another step. It must be the first callback.
 
-    transformers checks `max_steps` only after a step. This case occurs if a run ends between its last checkpoint and
-    its final model. The trainer has already loaded the weights.
+    transformers checks `max_steps` only after a step. This case occurs if a run is interrupted after its last
+    checkpoint and before its final model is written. When training begins, the trainer has already loaded the weights.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -48,7 +48,7 @@ class LastStepGuard(TrainerCallback):  # type: ignore[misc]
 class MetricsLog(TrainerCallback):  # type: ignore[misc]
     """Write `metrics.jsonl`: one row per log of the trainer, with its `step`.
 
-    The final log of the trainer is skipped, because its timings describe the session, not the run.
+    The final log of the trainer is skipped, because its timings cover only the current process, not the whole run.
     """
 
     def __init__(self, file: Path) -> None:
@@ -65,7 +65,7 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
-        """Write one row."""
+        """Append one row to the file."""
         if state.is_world_process_zero and "train_runtime" not in logs:
             append_rows(self._file, [{"step": state.global_step, **logs}])
 
@@ -77,18 +77,18 @@ class ProgressBridge(TrainerCallback):  # type: ignore[misc]
         self._progress = progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report the step."""
+        """Report the step to the progress display."""
         if state.is_world_process_zero:
             self._progress.on_step(state.global_step, state.max_steps, {})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
-        """Report the logs."""
+        """Report the logs to the progress display."""
         if state.is_world_process_zero:
             self._progress.on_step(state.global_step, state.max_steps, dict(logs))
 
 
 class PeriodicEvaluation(TrainerCallback):  # type: ignore[misc]
-    """Evaluate every N steps and log the figures."""
+    """Evaluate the policy every N steps and log the metrics."""
 
     def __init__(self, every: int, evaluate: Evaluate, policy: Policy) -> None:
         self._every = every
@@ -97,7 +97,7 @@ class PeriodicEvaluation(TrainerCallback):  # type: ignore[misc]
         self._trainer: Any = None
 
     def attach(self, trainer: Any) -> None:
-        """Set the trainer, which exists only after its callbacks."""
+        """Set the trainer, which is created after its callbacks."""
         plugin = trainer.accelerator.state.deepspeed_plugin
         if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
             raise UserError("evaluate_every needs the whole model in each process; leave it out with FSDP and ZeRO-3.")
@@ -130,7 +130,7 @@ class SamplerOrder(TrainerCallback):  # type: ignore[misc]
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        """Draw the permutations of the completed epochs."""
+        """Draw and discard the permutations of the completed epochs."""
         sampler = train_dataloader
         while sampler is not None and not hasattr(sampler, "mini_repeat_count"):
             sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)

@@ -1,8 +1,7 @@
 """Training configuration: one YAML file, with overrides `a.b=value` from the command line.
 
-Everything under `trainer:` is an option of TRL's own `GRPOConfig` or `SFTConfig` by its own name. Nothing is ignored:
-an unknown key anywhere is an error that names the nearest one, and a value of the wrong type is an error that names
-its key.
+Every key under `trainer:` is an option of TRL's `GRPOConfig` or `SFTConfig` with the same name. No key is ignored: an
+unknown key is an error that suggests the nearest valid key. A value of the wrong type is an error that names its key.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.training import options
 from medvlm_r1.training.overrides import apply_overrides, read_yaml, shortened
 
-# Faults told at once.
+# Maximum number of problems in one error message.
 _MOST_FAULTS = 8
 
 
 class _Section(BaseModel):
-    # The docstrings below are what the documentation says of each key.
+    # The documentation describes each key with its docstring below.
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def _positive_int(value: Any) -> Any:
-    # bool is an int to pydantic, and `seed: yes` is a slip of the pen.
+    # pydantic accepts a boolean as an integer, but `seed: yes` is a mistake.
     if isinstance(value, bool):
         raise ValueError("expected a whole number")
     return value
@@ -43,7 +42,7 @@ def _number(value: Any) -> Any:
 
 
 def _switch(value: Any) -> Any:
-    # YAML reads on and off as true and false; quoted, and in JSON, they stay words.
+    # YAML parses on and off as booleans. If quoted, or in JSON, they are strings.
     switch = {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
     if not isinstance(switch, bool):
         raise ValueError("expected on or off")
@@ -58,66 +57,68 @@ class DataConfig(_Section):
     """Training and evaluation data."""
 
     train: Text
-    """The data folder."""
+    """Data folder for training."""
     eval: Text | None = None
-    """A second data folder, for TRL's own evaluation (`trainer.eval_strategy`) and for `evaluate_every`."""
+    """Data folder for evaluation during training: TRL's own (`trainer.eval_strategy`) and `evaluate_every`."""
     modality: Annotated[list[Text], Field(min_length=1)] | None = None
     """Use only these modalities of the training folder (default: all)."""
     skip_missing: bool = False
-    """Skip samples whose images are missing. Otherwise they are an error."""
+    """Skip samples whose images are missing, unreadable or rejected by the model (default: report an error)."""
 
 
 class RewardConfig(_Section):
-    """One reward and its weight in the sum."""
+    """A reward function and its weight."""
 
     name: Text
-    """A name of `medvlm_r1.rewards.REGISTRY`, or a dotted path to a function of TRL's reward signature."""
+    """A key of `medvlm_r1.rewards.REGISTRY`, or the dotted path of a function with TRL's reward signature."""
     weight: Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)] = 1.0
-    """Factor of the reward in the sum."""
+    """Weight of this reward in the weighted sum of all rewards."""
 
 
 class LoraSection(_Section):
-    """LoRA adapters instead of full fine-tuning; merged into the final model."""
+    """LoRA adapters, trained instead of the full weights and merged into the final model."""
 
     r: Count = 16
-    """Rank."""
+    """Rank of the adapters."""
     alpha: Count = 32
     """Scaling: the adapter's output is multiplied by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the input of the adapters. Above 0, prompts are not shared."""
+    """Dropout probability at the adapter inputs. If it is above 0, prompts are not shared."""
     target_modules: Annotated[list[Text], Field(min_length=1)] | None = None
     """Names of the layers to adapt (default: all linear layers except the output head)."""
 
 
 class RunConfig(_Section):
-    """A whole training run."""
+    """Configuration of a training run."""
 
     model: Text
-    """The policy to start from: a folder, a hub id, or `phantom-base`."""
+    """Initial policy: a model folder, a Hugging Face Hub id, or `phantom-base`."""
     method: Literal["grpo", "sft"]
-    """Reinforcement learning with rewards, or imitation of the answer letter."""
+    """`grpo`: reinforcement learning with rewards. `sft`: supervised fine-tuning on the answer letter."""
     data: DataConfig
     template: Text = "medvlm-r1"
-    """The prompt template, one of `medvlm_r1.prompts.templates.ALL_TEMPLATES`; use the same one in the evaluation."""
+    """The prompt template, one of `medvlm_r1.prompts.templates.ALL_TEMPLATES`. Evaluate with the same template."""
     rewards: list[RewardConfig] = []
-    """GRPO only: rewards, added with their weights."""
+    """GRPO only: the rewards, combined as a weighted sum."""
     seed: Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_positive_int)] = 0
-    """Seed of the data order, the sampling and new weights (adapters)."""
+    """Seed of the data order, the sampling and the initial adapter weights."""
     out: Text
-    """The run folder."""
+    """Path of the run folder."""
     lora: LoraSection | None = None
     min_pixels: Count | None = None
-    """Minimum number of pixels of an image after resizing (the paper's release: 3,136; default: the processor's own).
-    It is saved in the final model's processor."""
+    """Minimum number of pixels per image after resizing (default: the processor's own; the paper's release: 3,136).
+    It is saved with the final model's processor."""
     max_pixels: Count | None = None
-    """Maximum number of pixels of an image after resizing (the paper's release: 401,408); as `min_pixels`."""
+    """Maximum number of pixels per image after resizing (default: the processor's own; the paper's release: 401,408).
+    It is saved with the final model's processor."""
     sharing: Annotated[bool, BeforeValidator(_switch)] = True
-    """GRPO only: compute each prompt and each image once (on), or once per completion, TRL's own way (off)."""
+    """GRPO only: `on` computes a prompt and its images once for all completions. `off` computes them once per
+    completion, as TRL does."""
     on_guard: Literal["stop", "warn"] = "warn"
-    """When a guard finds a problem: end the run with a checkpoint, or print a warning. NaN or Inf always ends the
-    run."""
+    """Action if a guard detects a problem: `stop` ends the run with a checkpoint, `warn` prints a warning.
+    NaN or Inf always ends the run."""
     evaluate_every: Count | None = None
-    """Steps between evaluations on `data.eval`, each with real and with blank images."""
+    """Number of steps between evaluations on `data.eval`. Each one runs with the real images and with blank images."""
     trainer: dict[str, Any] = {}
     """Options of TRL's GRPOConfig or SFTConfig."""
 
@@ -143,17 +144,17 @@ class RunConfig(_Section):
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read, change and check a configuration.
+    """Read a configuration file, apply the overrides and validate the result.
 
     Args:
         path: A YAML file.
-        overrides: `a.b=value` each, the value written as YAML.
+        overrides: Strings of the form `a.b=value`, with the value in YAML.
 
     Returns:
         The configuration, with the project's own defaults filled in under `trainer`.
 
     Raises:
-        UsageError: Malformed YAML (with its line), an unknown key (with the nearest), a missing key, or a wrong value.
+        UsageError: The YAML is malformed, a key is unknown or missing, or a value is invalid.
     """
     path = Path(path)
     raw = apply_overrides(read_yaml(path), overrides, str(path))
@@ -180,7 +181,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def _explain(item: Any) -> str:
-    """One of pydantic's findings in the words of this project."""
+    """Convert one of pydantic's validation errors to a message of this project."""
     location = [str(key) for key in item["loc"]]
     dotted = ".".join(location)
     if item["type"] == "extra_forbidden":
@@ -191,7 +192,7 @@ def _explain(item: Any) -> str:
     if item["type"] == "missing":
         return f"key '{dotted}' is missing"
     message = item["msg"].removeprefix("Value error, ")
-    # Aliases in ten lines of YAML can stand for more text than there is memory.
+    # Shortened, because a few YAML aliases can expand to more text than fits into memory.
     return f"'{dotted}' is {shortened(item['input'])}: {message}" if dotted else message
 
 

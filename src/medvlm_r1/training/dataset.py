@@ -1,8 +1,8 @@
 """Data set of samples for TRL's trainers.
 
-The columns are `prompt` (one user message), `images`, `letter`, `options`, `sample_id` and `modality`; for SFT also
-`completion` (the bare letter). Images stay paths on disk. The project's image loader decodes
-them when a row is read.
+The columns are `prompt` (one user message), `images`, `letter`, `options`, `sample_id` and `modality`. For SFT there is
+also `completion` (an assistant message with only the letter). The stored rows hold image paths, and an image is loaded
+when its row is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.processor import ImageFit
 from medvlm_r1.prompts.templates import messages
 
-# A GRPO batch reads the same row once per completion; a few dozen decoded images spare most of that work.
+# A GRPO batch reads the same row once per completion. Caching a few dozen decoded images avoids most of that work.
 _CACHED_IMAGES = 64
 Result = TypeVar("Result")
 
@@ -32,16 +32,17 @@ Result = TypeVar("Result")
 def load_samples(
     folder: str, *, modality: Sequence[str] | None = None, skip_missing: bool = False, fit: ImageFit | None = None
 ) -> list[Sample]:
-    """The samples of a data folder that can be trained on.
+    """Load the samples of a data folder and check that they can be used for training.
 
     Args:
         folder: the data folder.
-        modality: keep these modalities; all when None.
-        skip_missing: skip samples whose images are unreadable or refused by `fit`. Otherwise they are an error.
-        fit: checks whether the model accepts an image; None for no check.
+        modality: modalities to keep; None keeps all.
+        skip_missing: whether to skip samples whose images are unreadable or rejected by `fit`, instead of raising.
+        fit: checks whether the model accepts the size of an image; None to skip this check.
 
     Raises:
-        UserError: no sample is left, one is an open question, or an image is unreadable or refused.
+        UserError: no sample is left, a sample is an open question (it has no options), or an image is unreadable or
+            rejected and `skip_missing` is false.
     """
     everything = read_folder(folder)
     rows = [row for row in enumerate(everything, start=1) if modality is None or row[1].modality in modality]
@@ -74,7 +75,7 @@ def load_samples(
 
 
 def on_main_process(work: Callable[[], Result]) -> Result:
-    """Run a function on the main process of all machines; return its result, or raise its error, on every process."""
+    """Run a function on the global main process only. Every process returns its result or raises its exception."""
     outcome: list[Any] = [None]
     if PartialState().is_main_process:
         try:
@@ -89,7 +90,7 @@ def on_main_process(work: Callable[[], Result]) -> Result:
 
 
 def describe(folder: str, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What `data.json` records of a data folder and the samples taken from it."""
+    """Entry of `data.json` for a data folder: its path and hash, and counts of the selected samples."""
     return {
         "folder": folder,
         "hash": folder_hash(folder),
@@ -106,20 +107,20 @@ def build_dataset(
     with_completion: bool = False,
     completions: Mapping[str, str] | None = None,
 ) -> Any:
-    """The `datasets.Dataset` of the samples.
+    """Build a `datasets.Dataset` with one row per sample.
 
     Args:
-        folder: the data folder the image paths are relative to.
-        samples: samples in the order of the rows.
+        folder: data folder that the image paths are relative to.
+        samples: the samples, in the order of the rows.
         template: name of the prompt template.
-        with_completion: add the `completion` column, the letter alone, for SFT.
-        completions: completions to add instead, by sample id.
+        with_completion: whether to add a `completion` column that holds only the letter, for SFT.
+        completions: texts for the `completion` column by sample id, instead of the letters.
     """
     from datasets import Dataset, Features, List, Value
 
     text = Value("string")
     columns: dict[str, Any] = {
-        # Columns of Arrow would give every part of a message all keys.
+        # JSON text, because an Arrow struct would give every part of a message the keys of all parts.
         "prompt": text,
         "images": List(text),
         "letter": text,
@@ -148,29 +149,29 @@ def build_dataset(
 
 
 def as_dataset(folder: str, *, template: str = "medvlm-r1") -> Any:
-    """A data folder as a `datasets.Dataset` with the columns TRL's trainers read.
+    """Load a data folder as a `datasets.Dataset` with the columns that TRL's trainers read.
 
-    Every sample is a row, including open questions (their `letter` is empty). A missing image is an error when its row
-    is read.
+    Every sample is a row, including open questions (their `letter` is empty). A missing image raises an error when its
+    row is read.
 
     Args:
         folder: the data folder.
         template: name of the prompt template.
 
     Raises:
-        UserError: as `read_folder`.
+        UserError: the folder cannot be read (see `read_folder`).
     """
     return build_dataset(folder, read_folder(folder), template=template)
 
 
 class _Decode:
-    """Turns stored rows into what a trainer reads: images and prompts decoded."""
+    """Transform of stored rows: load the images and parse the prompts."""
 
     def __init__(self) -> None:
         self._load = functools.lru_cache(maxsize=_CACHED_IMAGES)(load_image)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        # Read by `training.counterfactual` only.
+        # Only `training.counterfactual` uses `subject`. It reads the stored rows.
         result = {name: values for name, values in batch.items() if name != "subject"}
         if "images" in batch:
             result["images"] = [[self._load(path) for path in paths] for paths in batch["images"]]
@@ -179,7 +180,7 @@ class _Decode:
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        # A cache cannot be pickled (data loader workers, fingerprints of datasets); each copy starts with its own.
+        # Data loader workers and dataset fingerprints pickle this object. The cache cannot be pickled.
         return {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
-"""Reinforcement learning from answers alone: Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300).
+"""Training with Group Relative Policy Optimization (GRPO; DeepSeekMath, arXiv 2402.03300).
 
-TRL's `GRPOTrainer` decides what is computed; `SharedPromptTrainer` changes how often. TRL runs prompt and images
-through the model once for each completion; here that happens once for each prompt, in generation and for the
-log-probabilities of the policy, the old policy and the reference. The results are TRL's, up to the order of sums.
+The algorithm is that of TRL's `GRPOTrainer`. TRL runs a prompt and its images through the model once per completion.
+`SharedPromptTrainer` runs them once per prompt, in generation and for the log-probabilities of the policy, the old
+policy and the reference. The results equal TRL's up to the order of floating-point sums.
 
-Image and video tokens are never sampled, every rollout is written to `rollouts.jsonl`, and a resumed run continues
-with the same weights and the same order of data. `sharing: off` selects TRL's own trainer (with `mixed_rows`).
+Image and video tokens are never sampled, and every rollout is written to `rollouts.jsonl`. A resumed run continues with
+the same weights and the same data order. `sharing: off` selects TRL's own computation (`MixedRowsTrainer`).
 """
 
 from __future__ import annotations
@@ -45,39 +45,39 @@ from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, na
 from medvlm_r1.training.run_folder import RunFolder
 
 FEATURES_MB = 512.0
-"""Main memory for image features that do not change during a run: those of the reference and of a frozen tower."""
+"""Maximum size in MB of the cache of image features that do not change during a run. It is in main memory."""
 
 
 class SharedPromptTrainer(MixedRowsTrainer):
-    """TRL's GRPO trainer, with each prompt and each image computed once.
+    """TRL's GRPO trainer, but each prompt and each image is computed once instead of once per completion.
 
     * The image processor runs once for each prompt of a generation batch.
     * Rows of a prompt stay together when a generation batch is shuffled and split, so an update step sees whole groups.
-      TRL shuffles rows; this trainer shuffles groups. A group is cut if `per_device_train_batch_size` is not a multiple
-      of it.
+      TRL shuffles rows; this trainer shuffles groups. A group is split if `per_device_train_batch_size` is not a
+      multiple of its size.
     * Generation runs each prompt once and drops finished rows (`models.decoding.shared_generation`).
-    * Log-probabilities come from `models.sharing.forward`.
-    * Image features of the reference are cached for the run, and those of the policy if its tower is frozen
-      (`FEATURES_MB`, least recently used first out). With `sync_ref_model` the reference is not cached.
-    * Rows that cannot move the policy are skipped in the update: rows without an unmasked token, and rows with an
+    * Log-probabilities are computed by `models.sharing.forward`.
+    * Image features that do not change during a run are kept in an LRU cache of `FEATURES_MB`: those of a frozen vision
+      tower, and those of the reference. With `sync_ref_model` and a trained tower, nothing is cached.
+    * Rows that cannot change the policy are skipped in the update: rows without an unmasked token, and rows with an
       advantage of exactly 0. The latter are skipped only if beta is 0, there is no entropy bonus,
-      `top_entropy_quantile` is 1 and the loss is not VESPO, which logs a metric of them. Skipped rows contribute 0 to
-      the loss and its gradient, and still count in its denominators. If all rows are such, or all rows with an image,
-      the shortest is computed, so that every weight gets its gradient of 0 and the optimizer advances as it would
-      have. The logged entropy is that of the computed rows.
+      `top_entropy_quantile` is 1 and the loss is not VESPO (it logs a metric over them). Skipped rows contribute 0 to
+      the loss and its gradient, and still count in its denominators. If all rows would be skipped, the shortest one is
+      still computed. The same holds for all rows with images if the vision tower is trained. Every weight then gets a
+      zero gradient, and the optimizer advances as in TRL. The logged entropy is that of the computed rows.
 
-    What cannot be shared (`models.sharing.limits`: tools, environments, unsupported models, sharded weights, ...) runs
-    as in TRL, with one line on stderr. With vLLM, or generation settings that only transformers knows, this holds for
-    generation alone.
+    Runs that cannot share prompts (`models.sharing.limits`: tools, environments, unsupported models, ...) are computed
+    as in TRL, and one line on stderr gives the reason. With vLLM, or with generation settings that only transformers
+    supports, only generation is computed as in TRL.
     """
 
     _buffered_inputs: Any
     without_sharing: type = MixedRowsTrainer
-    """The class of a trainer that cannot share: this one without `SharedPromptTrainer`."""
+    """Class that the trainer changes to if prompts cannot be shared: the same mixins, without `SharedPromptTrainer`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The batch being scored or learned from. TRL calls `_get_per_token_logps_and_entropies` with tensors only.
+        # The batch being scored or trained on. TRL passes only tensors to `_get_per_token_logps_and_entropies`.
         self._batch: SharedBatch | None = None
         self._greedy: list[Prompt] = []
         bare = self._bare(self.model)
@@ -99,7 +99,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
         self._tower_learns = tower_learns(bare)
         self._features = FeatureStore(FEATURES_MB)
         self._sharded = is_sharded(self)
-        # Processor outputs for a blank image. Every process has to run the tower, and to give it a gradient.
+        # Processor outputs for a blank image, because every process must run the tower and give it a gradient.
         self._blank: Mapping[str, Any] = {}
         if self._sharded or (self._tower_learns and self.accelerator.num_processes > 1):
             self._blank = joined([self._processed(blank_messages())])
@@ -128,7 +128,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _generate(self, prompts: list[Any]) -> Any:
-        # What `_tokenize_prompts` returns as the images comes back here unread.
+        # `_tokenize_prompts` returns the `SharedBatch` instead of the images. TRL returns it here unchanged.
         *result, self._batch, tool_images = super()._generate(prompts)
         return (*result, None, tool_images)
 
@@ -162,15 +162,15 @@ class SharedPromptTrainer(MixedRowsTrainer):
         rows = [batch.prompts[number] for number in batch.owner]
         pictures = [prompt.images for prompt in rows] if any(prompt.images for prompt in rows) else None
         self._greedy_rows = [(prompt.ids, prompt.images) for prompt in self._greedy]
-        # transformers wants the images of every row, vLLM none of these tensors.
+        # transformers needs the image tensors of every row; vLLM needs none of them.
         fields = {} if self.use_vllm else joined([*rows, *self._greedy], token_types=True)
         return super()._generate_single_turn(prompt_ids, pictures, fields, num_generations)  # type: ignore[no-any-return]
 
     @contextmanager
     def _completing(self, prompts: list[Prompt], decode: Any, *, encode: bool) -> Iterator[None]:
-        """Let the policy's `generate` complete the prompts with a decoding function.
+        """Make the policy's `generate` complete the prompts with the function `decode` within this context.
 
-        It is patched because TRL passes it tensors only, and calls it where sharded weights are gathered.
+        `generate` is patched because TRL passes only tensors to it, and calls it while sharded weights are gathered.
         """
         model = self._bare(self.model_wrapped)
 
@@ -205,7 +205,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
         return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
 
     def _moving(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Rows that can move the policy: (B,) bool, at least one True."""
+        """Mask of the rows that can change the policy: (B,) bool. At least one row is True."""
         tokens = inputs["completion_mask"].sum(dim=1)
         moving: Tensor = tokens > 0
         if (
@@ -262,7 +262,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
         if len(rows) == total:
             return logps, entropies, None
         index = torch.tensor(rows, device=logps.device)
-        # The other rows get a ratio of 1 to the old policy, which their advantage of 0 is multiplied with.
+        # Skipped rows get a probability ratio of 1 to the old policy. It is multiplied by their advantage of 0.
         others = logps.new_zeros(total, logits_to_keep) if old_logps is None else old_logps.to(logps)
         logps = others.index_copy(0, index, logps)
         if entropies is not None:
@@ -272,12 +272,12 @@ class SharedPromptTrainer(MixedRowsTrainer):
         return logps, entropies, None
 
     def _image_features(self, model: Any, prompts: list[Prompt], *, gathered: bool = False) -> ImageFeatures | None:
-        """Features that do not change during the run; None where the tower has to run.
+        """Cached image features; None if there are no images, or if the tower must run because its output can change.
 
         Args:
-            model: The model with its wrappers, or the bare one whose weights are `gathered`.
-            prompts: The prompts; those without images have no features.
-            gathered: Whether every process has all weights, so that their calls may differ.
+            model: The wrapped model; if `gathered`, the bare model.
+            prompts: The prompts. Those without images have no features.
+            gathered: Whether every process has all weights. Processes may then make different calls.
         """
         reference = model is self.ref_model or _without_adapter(self.accelerator.unwrap_model(model))
         if self._tower_learns and (not reference or self.args.sync_ref_model):
@@ -309,7 +309,7 @@ _COLUMNS = "image columns"
 
 
 def _with_images_in_prompts(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a generation batch whose images are in their chat messages; `_COLUMNS` holds their image columns."""
+    """Copy the images of each row into its chat messages, and move its image columns to the key `_COLUMNS`."""
     result = []
     lists = [row["images"] if "images" in row else [row["image"]] if row.get("image") else [] for row in inputs]
     illustrated = any(lists)
@@ -322,10 +322,9 @@ def _with_images_in_prompts(inputs: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def _accept_shared_prompts(model: Any) -> None:
-    """Let `model(shared_prompts=...)` run `shared_logps`, and `model(shared_images=...)` run `encode_images`.
+    """Make `model(shared_prompts=...)` run `shared_logps`, and `model(shared_images=...)` run `encode_images`.
 
-    `forward` is patched because only a call of the wrapped model is a forward pass to DDP, FSDP, DeepSpeed and
-    accelerate.
+    `forward` is patched because DDP, FSDP, DeepSpeed and accelerate handle only calls of the wrapped model.
     """
     plain = model.forward
 
@@ -345,7 +344,7 @@ def _accept_shared_prompts(model: Any) -> None:
 
 
 def _without_adapter(model: Any) -> bool:
-    """Whether a model with adapters acts as TRL's reference: adapters disabled, or its copy "ref" active."""
+    """Whether a model with adapters acts as TRL's reference: adapters are disabled, or the adapter "ref" is active."""
     if not hasattr(model, "get_base_model"):
         return False
     layer = next(module for module in model.modules() if isinstance(module, BaseTunerLayer))
@@ -365,11 +364,11 @@ class _SharingTrainer(_Mixins, SharedPromptTrainer):
 
 
 def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
-    """Train with GRPO. The same call again resumes, or returns at once if the run is complete.
+    """Train with GRPO. The same call resumes an interrupted run, and returns at once if the run is complete.
 
     Args:
         config: A configuration of method "grpo".
-        progress: Receives every step, instead of the trainer's own progress bar and prints.
+        progress: Receives every step. It replaces the trainer's own progress bar and printed logs.
         evaluate: Called every `config.evaluate_every` steps with the policy and the step.
 
     Returns:
@@ -377,7 +376,7 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
 
     Raises:
         UserError: The run folder belongs to another run, the data are unusable, or TRL rejects the configuration.
-        KeyboardInterrupt: Stopped by a signal after a checkpoint; the message tells how to resume.
+        KeyboardInterrupt: Ctrl-C stopped the run. The message explains how to resume.
     """
     assert config.method == "grpo", config.method
 
@@ -413,9 +412,9 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
 
 
 def _check_unshared(trainer: Any) -> None:
-    """Refuse questions with and without images if weights are sharded and prompts are not shared.
+    """Reject data that mix questions with and without images if weights are sharded and prompts are not shared.
 
-    A process whose rows have no image would not run the tower, and the others would wait for it.
+    A process whose rows have no image would not run the vision tower, and the other processes would wait forever.
     """
     rows = trainer.train_dataset.with_format(None).select_columns("images")
     if (
@@ -430,7 +429,7 @@ def _check_unshared(trainer: Any) -> None:
 
 
 def _forbid_vision_tokens(args: Any, policy: Policy) -> None:
-    """Forbid sampling image and video tokens: the forward pass would look for an image that does not exist."""
+    """Forbid sampling of image and video tokens. The forward pass would expect an image for them."""
     ids = vision_token_ids(policy.model, policy.processor)
     given = dict(args.generation_kwargs or {})
     if args.use_vllm:

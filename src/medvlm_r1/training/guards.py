@@ -1,8 +1,9 @@
-"""Training guards: detect a GRPO run that fails without an error, within ten steps.
+"""Training guards: detect within about ten steps that a GRPO run is failing without an error.
 
-A detector is a pure function of the metric history: one mapping per step, the oldest first. Each condition has to hold
-for about `PATIENCE` steps, because a single batch is noisy. The configuration's `on_guard` decides whether a guard
-prints a warning (`warn`) or ends the run (`stop`). NaN and Inf always end it (`training.reliability.nan_guard`).
+A detector is a pure function of the metric history. The history has one mapping per step, oldest first. A condition
+must hold for about `PATIENCE` steps, because a single batch is noisy. The configuration's `on_guard` decides whether a
+guard prints a warning (`warn`) or ends the run (`stop`). NaN and Inf always end the run
+(`training.reliability.nan_guard`).
 """
 
 from __future__ import annotations
@@ -22,25 +23,26 @@ from medvlm_r1.training.reliability.nan_guard import last_completion
 
 Figures = Mapping[str, float | None]
 Detector = Callable[[Sequence[Figures]], str | None]
-"""Describes the problem at the end of a history; None without one."""
+"""Function of a metric history. It describes the problem in the latest steps; None if there is no problem."""
 
 PATIENCE = 5
-"""Steps for which a condition has to hold."""
+"""Number of latest steps in which a condition must hold before a guard reports it."""
 NO_ADVANTAGE_PATIENCE = 8
-"""Longer, because a policy that is nearly always correct has such steps now and then."""
+"""Patience of `no_advantage`. It is longer, because a policy that is nearly always correct sometimes has such steps."""
 COLLAPSE = 0.3
-"""Share of the usual length below which completions have collapsed."""
+"""Fraction of the earlier median length below which completions have collapsed."""
 KL_FLOOR, KL_FACTOR, KL_CEILING = 1.0, 10.0, 3.0
-"""A run-away KL is above the floor (nats per token), and above the factor times its median or above the ceiling. 3 nats
-make a token twenty times as likely as under the reference."""
+"""Thresholds of `kl_runaway` in nats per token. The limit is `KL_FACTOR` times the earlier median, but at least
+`KL_FLOOR` and at most `KL_CEILING`. At 3 nats a token is twenty times as likely as under the reference."""
 GAP_WORTH, GAP_LOST = 15.0, 10.0
-"""Gap between accuracy with and without the image, in points: its least maximum, and its least drop."""
+"""Thresholds of `image_gap_shrinking` in percentage points. The guard reports a drop of at least `GAP_LOST` from a gap
+of at least `GAP_WORTH`, if the gap has also halved."""
 _REPEAT = 50
 _KEPT = 1000
 
 
 def zero_rewards(history: Sequence[Figures]) -> str | None:
-    """Every reward of every completion is 0."""
+    """Detect that all rewards of all completions are 0."""
     rows = _last(history, PATIENCE, "reward", "reward_std")
     if rows and all(reward == spread == 0 for reward, spread in rows):
         return f"all rewards were 0 in the last {PATIENCE} generations"
@@ -48,7 +50,7 @@ def zero_rewards(history: Sequence[Figures]) -> str | None:
 
 
 def no_advantage(history: Sequence[Figures]) -> str | None:
-    """The completions of every group have equal rewards, not all of them 0 (see `zero_rewards`)."""
+    """Detect that rewards are equal within every group. If all rewards are 0, `zero_rewards` reports it instead."""
     rows = _last(history, NO_ADVANTAGE_PATIENCE, "frac_reward_zero_std", "reward")
     if rows and all(share >= 1 for share, _ in rows) and any(reward != 0 for _, reward in rows):
         mean = statistics.fmean(reward for _, reward in rows)
@@ -60,7 +62,7 @@ def no_advantage(history: Sequence[Figures]) -> str | None:
 
 
 def all_cut_off(history: Sequence[Figures]) -> str | None:
-    """Every completion reached the length limit."""
+    """Detect that every completion reaches the length limit."""
     rows = _last(history, PATIENCE, "completions/clipped_ratio")
     if rows and all(share >= 1 for (share,) in rows):
         return f"every completion of the last {PATIENCE} generations was cut off at max_completion_length"
@@ -68,7 +70,7 @@ def all_cut_off(history: Sequence[Figures]) -> str | None:
 
 
 def length_collapse(history: Sequence[Figures]) -> str | None:
-    """Completions are far shorter than before."""
+    """Detect that completions have become far shorter than before."""
     lengths = _values(history, "completions/mean_length")
     before, now = lengths[:-PATIENCE], lengths[-PATIENCE:]
     if len(before) < PATIENCE:
@@ -80,7 +82,7 @@ def length_collapse(history: Sequence[Figures]) -> str | None:
 
 
 def kl_runaway(history: Sequence[Figures]) -> str | None:
-    """The KL divergence from the reference grows without bound."""
+    """Detect that the KL divergence from the reference is above its limit (see `KL_FLOOR`)."""
     values = _values(history, "kl")
     before, now = values[:-PATIENCE], values[-PATIENCE:]
     if len(now) < PATIENCE:
@@ -92,9 +94,9 @@ def kl_runaway(history: Sequence[Figures]) -> str | None:
 
 
 def image_gap_shrinking(history: Sequence[Figures]) -> str | None:
-    """The accuracy gained by the image shrinks.
+    """Detect that the accuracy gained from the images is shrinking.
 
-    Evaluations are the rows with `eval_accuracy` and `eval_blank_accuracy` (percent); other rows are skipped.
+    The gain is `eval_accuracy` minus `eval_blank_accuracy` (percent). Rows of the history without both are skipped.
     """
     pairs = [(row.get("eval_accuracy"), row.get("eval_blank_accuracy")) for row in history]
     gaps = [accuracy - blank for accuracy, blank in pairs if accuracy is not None and blank is not None]
@@ -142,10 +144,10 @@ GUARDS: dict[str, Guard] = {
 
 
 class Guards(TrainerCallback):  # type: ignore[misc]
-    """Run all detectors after every step; warn once about each problem, and again if it returns later.
+    """Run all detectors after every step. Report a problem once, and again if it returns after 50 steps without it.
 
     Attributes:
-        stopped: The warning that ended the run; None if none did.
+        stopped: Warning of the guard that ended the run; None if no guard ended it.
     """
 
     def __init__(self, trainer: Any, *, stop: bool, metrics: Path) -> None:
@@ -159,14 +161,14 @@ class Guards(TrainerCallback):  # type: ignore[misc]
         self.stopped: str | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Read the history of a resumed run; `metrics.jsonl` is already cut back to the step it resumes from."""
+        """Load the metric history of a resumed run. `MetricsLog` has already truncated the file to the resumed step."""
         if self._metrics.is_file():
             self._history.extend(json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
         """Add the metrics of an evaluation to the history.
 
-        TRL clears the training metrics when it logs them. They are then read from the beginning again.
+        TRL clears its lists of training metrics when it logs them, so the read positions are then reset.
         """
         if "loss" in logs:
             self._read = {}
@@ -174,7 +176,7 @@ class Guards(TrainerCallback):  # type: ignore[misc]
             self._history.append(dict(logs))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Add the step to the history, run every detector, and warn or stop."""
+        """Add the metrics of the step to the history, run every detector, and warn or stop."""
         self._history.append(self._figures())
         history = list(self._history)
         for name, guard in GUARDS.items():
@@ -195,12 +197,12 @@ class Guards(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Print a warning that came too late to stop the run."""
+        """Print the warning of a guard that could no longer stop the run."""
         if self._stop and self._wanted and self.stopped is None and state.is_world_process_zero:
             print(self._wanted, file=sys.stderr)
 
     def _figures(self) -> Figures:
-        """Means of the metrics gathered since the previous step."""
+        """Mean of each metric recorded since the previous step."""
         gathered = self._trainer._metrics["train"]
         new = {name: values[self._read.get(name, 0) :] for name, values in gathered.items()}
         self._read = {name: len(values) for name, values in gathered.items()}
@@ -212,12 +214,12 @@ def _line(name: str, step: int, problem: str, advice: str, sample: str | None) -
 
 
 def _values(history: Sequence[Figures], name: str) -> list[float]:
-    """The values of a figure, for the rows that have one."""
+    """Values of a metric in the rows that have it."""
     return [value for row in history if (value := row.get(name)) is not None]
 
 
 def _last(history: Sequence[Figures], count: int, *names: str) -> list[tuple[float, ...]]:
-    """The last `count` rows that have all these metrics; empty if there are fewer."""
+    """Values of these metrics in the last `count` rows that have all of them; empty if there are fewer such rows."""
     rows = []
     for row in reversed(history):
         values = tuple(value for name in names if (value := row.get(name)) is not None)

@@ -1,6 +1,6 @@
-"""Ranges of TRL options for which TRL and transformers check only the type.
+"""Valid ranges and values of trainer options for which TRL and transformers declare only a type.
 
-`options` reads listed values (`choices` of a dataclass field, enums of transformers) from the libraries.
+Where the libraries list the valid values themselves (`choices` of a dataclass field, enums), `options` reads that list.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ _MAPPINGS = (
     "activation_checkpointing_kwargs model_init_kwargs"
 )
 TYPES: dict[str, Any] = {
-    # TRL turns True into "group" and False into "none" but declares text.
+    # TRL declares a string, but also converts True to "group" and False to "none".
     "scale_rewards": bool | Literal["group", "batch", "none"],
     "max_steps": Annotated[int, _AT_LEAST_ONE] | Literal[-1],
     "max_completion_length": int,
     "pad_to_multiple_of": Annotated[int, _AT_LEAST_ONE] | Literal["auto"] | None,
-    # TRL reads text here as JSON, for its own command line.
+    # For its own command line, TRL also accepts JSON strings. Only mappings are accepted here.
     **dict.fromkeys(_MAPPINGS.split(), dict[str, Any] | None),
 }
-"""Narrower or wider types than TRL declares."""
+"""Types of the options, by name, for which TRL declares a type that is too narrow or too wide."""
 
 _GRPO: dict[str, Any] = {
     "loss_type": Literal["grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"],
@@ -84,7 +84,7 @@ def narrowed(method: str, name: str, declared: Any) -> Any:
 
     Args:
         method: "grpo" or "sft".
-        name: The option.
+        name: Name of the option.
         declared: The type in TRL's configuration class.
     """
     wanted = (TYPES | (_GRPO if method == "grpo" else {})).get(name, declared)
@@ -92,10 +92,10 @@ def narrowed(method: str, name: str, declared: Any) -> Any:
 
 
 def conflicts(given: Mapping[str, Any]) -> list[str]:
-    """Describe conflicts between options that are valid one by one.
+    """Describe options that have valid values but cannot be used here or cannot be combined.
 
     Args:
-        given: The checked options under `trainer`.
+        given: The options under `trainer`, with valid names and types.
     """
     problems = [f"'trainer.{name}' cannot be used here: {why}" for name, why in _UNUSABLE.items() if given.get(name)]
     if given.get("bf16") and given.get("fp16"):

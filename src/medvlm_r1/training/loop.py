@@ -39,17 +39,17 @@ from medvlm_r1.training.reliability.resources import explained
 from medvlm_r1.training.run_folder import RunFolder, prepare_run
 
 Build = Callable[..., Any]
-"""Builds a trainer from the keyword arguments `policy`, `args`, `run`, and TRL's `train_dataset`, `eval_dataset`,
-`callbacks` and `peft_config`."""
+"""Function that builds a TRL trainer. Its keyword arguments are `policy`, `args`, `run`, and TRL's `train_dataset`,
+`eval_dataset`, `callbacks` and `peft_config`."""
 
 
 def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluate: Evaluate | None) -> Path:
-    """Train from a configuration to the final model; resume where an earlier call stopped.
+    """Train the policy of a configuration and write the final model. Resume if an earlier call was interrupted.
 
     Args:
         config: The resolved configuration.
         build: Builds the TRL trainer.
-        progress: Receives every step, instead of the trainer's own progress bar and prints.
+        progress: Receives every step. It replaces the trainer's own progress bar and printed logs.
         evaluate: Called every `config.evaluate_every` steps.
 
     Returns:
@@ -58,8 +58,8 @@ def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluat
     Raises:
         UserError: The run folder belongs to another run or is in use, the data are unusable, TRL rejects the
             configuration, a guard ended the run, or memory or disk space is exhausted.
-        Preempted: Stopped by SIGTERM after a checkpoint; the message tells how to resume.
-        KeyboardInterrupt: The same by Ctrl-C.
+        Preempted: SIGTERM stopped the run. The message explains how to resume.
+        KeyboardInterrupt: Ctrl-C stopped the run. The message explains how to resume.
     """
     if config.evaluate_every and evaluate is None:
         raise UserError("evaluate_every is set, but this command has no evaluation to call; remove it.")
@@ -79,7 +79,7 @@ def _train(
     warn_of_one_process(args)
     loaded, described = on_main_process(functools.partial(_load, config))
     datasets = _datasets(config, loaded)
-    # First on all machines, because they share the folder.
+    # The main process of the first machine goes first, because all machines share the folder.
     with args.main_process_first(local=False):
         new = not (Path(config.out) / "config.yaml").is_file()
         run = prepare_run(config, described)
@@ -132,10 +132,10 @@ def _train(
 
 
 def load_sets(config: RunConfig, fit: ImageFit | None) -> dict[str, list[Sample]]:
-    """The samples of a run by role, "train" and, where given, "eval".
+    """Load the samples of a run by role: "train", and "eval" if `data.eval` is set.
 
     Raises:
-        UserError: as `load_samples`.
+        UserError: The data are missing or unusable (see `load_samples`).
     """
     folders = {"train": (config.data.train, config.data.modality), "eval": (config.data.eval, None)}
     return {
@@ -146,9 +146,9 @@ def load_sets(config: RunConfig, fit: ImageFit | None) -> dict[str, list[Sample]
 
 
 def _load(config: RunConfig) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
-    """The samples by role, and the content of data.json. Warns of an overlap between evaluation and training data."""
+    """Load the samples by role, and describe them for data.json. Warn if evaluation and training data overlap."""
     fit = None
-    # The base model of a finished run may be missing.
+    # A complete run does not need its base model, which may have been deleted.
     if config.data.skip_missing or not RunFolder(Path(config.out)).complete:
         fit = image_fit(config.model, functools.partial(bound_pixels, config))
     loaded = load_sets(config, fit)
@@ -164,7 +164,7 @@ def _folder(config: RunConfig, role: str) -> str:
 
 
 def _datasets(config: RunConfig, loaded: Mapping[str, list[Sample]]) -> dict[str, Any]:
-    """TRL's datasets by argument name."""
+    """Datasets by the name of the TRL trainer's argument."""
     evaluates = str(config.trainer.get("eval_strategy", "no")) != "no"
     return {
         f"{role}_dataset": build_dataset(
@@ -176,9 +176,9 @@ def _datasets(config: RunConfig, loaded: Mapping[str, list[Sample]]) -> dict[str
 
 
 def _policy(config: RunConfig) -> Policy:
-    # Rejects an adapter: new adapters would record its base model as theirs.
+    # Rejects an adapter folder, because new adapters would record its base model as their own.
     locate(config.model)
-    # TRL's default: float32 weights; on a GPU the work runs in bf16 by autocast.
+    # TRL's default: float32 weights, with bf16 autocast on a GPU.
     init = {"dtype": "float32", **(config.trainer.get("model_init_kwargs") or {})}
     policy = load_policy(config.model, dtype=init.pop("dtype"), device="cpu", model_init=init)
     forget_unused_renames(policy.model)
@@ -187,14 +187,14 @@ def _policy(config: RunConfig) -> Policy:
 
 
 def bound_pixels(config: RunConfig, processor: Any) -> None:
-    """Set the pixel bounds of a configuration in an image processor.
+    """Apply `min_pixels` and `max_pixels` of a configuration to an image processor.
 
     Raises:
-        UserError: The processor has no such bounds, or they contradict its own.
+        UserError: The processor has no pixel bounds, or the maximum is below the minimum or below one image token.
     """
     bounds = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
     given = {edge: pixels for edge, pixels in bounds.items() if pixels is not None}
-    # Qwen's processors store numbers of pixels under names of edges; others store lengths.
+    # Qwen's processors store pixel counts under the names of edges. Other processors store edge lengths.
     if given and "max_pixels" not in processor.valid_kwargs.__annotations__:
         raise UserError(
             f"{config.model}: its image processor has no pixel bounds; leave out min_pixels and max_pixels."
@@ -204,7 +204,7 @@ def bound_pixels(config: RunConfig, processor: Any) -> None:
     if not given:
         return
     least, most = processor.size["shortest_edge"], processor.size["longest_edge"]
-    # Pixels of the smallest image: one token.
+    # The smallest image has the pixels of one token.
     token = (processor.patch_size * processor.merge_size) ** 2
     if most < max(least, token):
         why = f"min_pixels ({least})" if least >= token else f"the pixels of one image token ({token})"
@@ -215,7 +215,7 @@ def bound_pixels(config: RunConfig, processor: Any) -> None:
 
 
 def lora_config(config: RunConfig) -> Any:
-    """The adapter configuration of peft; None without adapters."""
+    """PEFT configuration of the adapters; None if the run trains full weights."""
     if config.lora is None:
         return None
     from peft import LoraConfig
@@ -240,7 +240,7 @@ def _tensorboard(run: RunFolder, checkpoint: Path | None, *, main: bool) -> Any:
 
 
 def _no_telemetry() -> None:
-    """Disable TRL's telemetry. Nothing leaves a hospital without consent."""
+    """Disable TRL's telemetry, so that nothing leaves a hospital without consent."""
     import huggingface_hub.constants
 
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -249,7 +249,7 @@ def _no_telemetry() -> None:
 def _fit(trainer: Any, run: RunFolder, checkpoint: Path | None) -> None:
     from transformers import PrinterCallback
 
-    # It prints every log when the bar is off.
+    # It prints every log if the progress bar is disabled.
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -273,7 +273,7 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
         shutil.rmtree(partial, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(partial))
-    # Under ZeRO-3 it would shard every model that is loaded, and the main process alone loads one.
+    # Otherwise ZeRO-3 would shard every model that is loaded, but only the main process loads one here.
     unset_hf_deepspeed_config()
     if trainer.args.process_index == 0:
         if config.lora is not None:
@@ -289,9 +289,9 @@ def _write_model(trainer: Any, config: RunConfig, run: RunFolder, policy: Policy
 
 
 def _merge(config: RunConfig, folder: Path) -> None:
-    """Replace the adapter in a folder by the base model merged with it, in the dtype of the base model.
+    """Replace the adapter in a folder with the merged model, in the dtype of the base model.
 
-    Merging into a fresh copy works for every kind of distributed training.
+    The adapter is merged into a newly loaded base model, which works for every kind of distributed training.
     """
     merged = load_merged(config.model, folder)
     shutil.rmtree(folder)

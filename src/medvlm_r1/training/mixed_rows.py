@@ -1,4 +1,4 @@
-"""TRL's GRPO trainer for batches that mix rows with and without images, and completes further prompts greedily."""
+"""TRL's GRPO trainer, extended to mixed batches (rows with and without images) and additional greedy completions."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from medvlm_r1.training.vllm import ExactVLLM, Row
 
 
 class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
-    """Allow rows without images in a batch, and additional prompts that are completed greedily.
+    """GRPO trainer that accepts rows without images and can complete additional prompts greedily.
 
-    TRL marks a row without images by None, but image processors expect an empty list. For a part of a batch without
-    images TRL passes an empty tensor of pixels, which vision towers cannot encode.
+    TRL marks a row without images with None, but image processors expect an empty list. If a part of a batch has no
+    images, TRL passes an empty pixel tensor, which vision towers cannot encode.
 
     Attributes:
         greedy_prompts: Chat messages that the next generation completes greedily, as additional rows of the same call.
-            Processes may have unequal numbers of them.
-        greedy_ids: Their completions.
+            Processes may have different numbers of them.
+        greedy_ids: Token ids of the completions of these prompts.
     """
 
     greedy_prompts: Sequence[Any] = ()
@@ -40,7 +40,7 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
             self.vllm_generation.__class__ = ExactVLLM
 
     def _bare(self, model: Any) -> Any:
-        """The transformers model under wrappers and adapters."""
+        """Unwrap a model: return the transformers model inside the distributed and PEFT wrappers."""
         model = self.accelerator.unwrap_model(model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -64,8 +64,8 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
             return result
         model, plugin = self._bare(self.model_wrapped), getattr(self.accelerator.state, "fsdp_plugin", None)
         with (
-            # Autocast keeps its casts of the weights until the outermost context ends. Without this one, every token
-            # casts them again.
+            # Autocast caches the cast weights until the outermost context ends. Without this context, every token
+            # would cast them again.
             self.accelerator.autocast(),
             gathered(self.model_wrapped, reshards=bool(plugin and plugin.reshard_after_forward)),
             _last_rows_greedy(model, len(rows)) if rows else nullcontext(),
@@ -79,7 +79,10 @@ class MixedRowsTrainer(GRPOTrainer):  # type: ignore[misc]
 
 @contextmanager
 def _last_rows_greedy(model: Any, count: int) -> Iterator[None]:
-    """Let a model's `generate` complete its last rows greedily; patched because TRL passes it tensors only."""
+    """Make a model's `generate` complete the last `count` rows greedily within this context.
+
+    `generate` is patched because TRL passes only tensors to it.
+    """
 
     class Greedy(LogitsProcessor):  # type: ignore[misc]
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -99,7 +102,7 @@ def _last_rows_greedy(model: Any, count: int) -> Iterator[None]:
 
 
 def _without_empty(_: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Drop the vision inputs of a batch without images."""
+    """Forward pre-hook that replaces the empty vision inputs of a batch without images with None."""
     pixels = kwargs.get("pixel_values")
     if torch.is_tensor(pixels) and not len(pixels):
         kwargs = {name: None if torch.is_tensor(value) and not len(value) else value for name, value in kwargs.items()}

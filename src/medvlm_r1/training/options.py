@@ -39,14 +39,14 @@ REPORTERS = {name: name for name in _OF_THEIR_NAME.split()} | {
 }
 _PACKAGES = {"comet_ml": "comet-ml", "azureml": "azureml-sdk"}
 GROUPS = " Where it is not set, it is per_device_train_batch_size x devices x gradient_accumulation_steps."
-# Strategies whose value "no" YAML reads as false.
+# Options with the value "no", which YAML parses as false.
 _NO = ("eval_strategy", "save_strategy", "logging_strategy")
-# Options that depend on the machine; a dry run may run on another one.
+# Options that depend on the machine. A dry run may use another machine than the training.
 OF_THE_MACHINE = ("bf16", "bf16_full_eval", "fp16", "fp16_full_eval", "tf32", "deepspeed", "fsdp", "fsdp_config")
 _CLASSES = {"grpo": ("GRPOConfig", "trainer/grpo_config.py"), "sft": ("SFTConfig", "trainer/sft_config.py")}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "grpo": {},
-    # Cutting a sequence would cut image tokens and leave their features behind.
+    # Truncating a sequence would remove image tokens but not their features.
     "sft": {"completion_only_loss": True, "max_length": None},
 }
 _SHARED_DEFAULTS: dict[str, Any] = {
@@ -60,14 +60,14 @@ _SHARED_DEFAULTS: dict[str, Any] = {
 def checked(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Check names, types and ranges of trainer options and fill in the project's defaults.
 
-    Names are checked first, before TRL is imported, which takes seconds.
+    Names are checked before TRL is imported, because the import takes seconds.
 
     Args:
         method: "grpo" or "sft".
         given: Options by name, as read from YAML.
 
     Returns:
-        The defaults, then the given options in the types that TRL declares.
+        The defaults, updated with the given options, which are converted to the types that TRL declares.
 
     Raises:
         ValueError: Unknown options (with the nearest name), options that are set elsewhere, values of the wrong type or
@@ -108,7 +108,7 @@ def _wrong_names(method: str, given: Mapping[str, Any]) -> list[str]:
 
 
 def _abbreviated(name: str, names: Iterable[str]) -> str | None:
-    """The option with these initials (lr), or one that contains the name (epochs); options of training first."""
+    """Find an option by its initials (lr) or a part of its name (epochs). Options with "train" are preferred."""
     containing = [option for option in names if len(name) > 3 and name in option]
     initials = (option for option in names if "".join(word[0] for word in option.split("_")) == name)
     return next(initials, min(containing, key=lambda option: "train" not in option, default=None))
@@ -134,7 +134,7 @@ def _wrong_reporters(value: Any) -> list[str]:
 
 @functools.cache
 def option_names(method: str) -> tuple[str, ...]:
-    """All options of TRL's trainer for a method ("grpo" or "sft"), including those that are set elsewhere.
+    """Names of all options of TRL's trainer for a method ("grpo" or "sft"), including those in `ELSEWHERE`.
 
     The names are parsed from the sources of TRL and transformers, because importing them takes seconds.
     """
@@ -164,7 +164,7 @@ def value(method: str, given: Mapping[str, Any], name: str) -> Any:
 
     Args:
         method: "grpo" or "sft".
-        given: The options under `trainer`, checked.
+        given: The options under `trainer`, already checked.
         name: An option of that method.
     """
     field = config_class(method).__dataclass_fields__[name]
@@ -176,7 +176,7 @@ def typed(name: str, value: Any, wanted: Any) -> Any:
     """The value of option `name` converted to the type `wanted`.
 
     Raises:
-        ValueError: It has another type, or is out of range.
+        ValueError: The value has another type or is out of range.
     """
     if value is False and name in _NO:
         value = "no"
@@ -184,7 +184,7 @@ def typed(name: str, value: Any, wanted: Any) -> Any:
         adapter: TypeAdapter[Any] = TypeAdapter(
             wanted, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
         )
-        # A switch given for a number would pass as 0 or 1.
+        # pydantic would accept a boolean as the number 0 or 1.
         if isinstance(value, bool) and _bare(wanted) in (int, float):
             raise TypeError
         return adapter.validate_python(value)
@@ -204,7 +204,7 @@ def _wanted(error: Exception, wanted: Any) -> str:
 
 
 def _named(wanted: Any) -> str:
-    """A type as a message shows it."""
+    """Name of a type for messages."""
     wanted = _bare(wanted)
     if typing.get_origin(wanted) in (typing.Union, types.UnionType):
         return " | ".join(map(_named, typing.get_args(wanted)))
@@ -228,7 +228,7 @@ _OF_THE_VALUE = (
 
 @functools.cache
 def types_of(method: str) -> dict[str, Any]:
-    """The declared type of every option of a method."""
+    """Type of every option of a method, restricted to its valid range."""
     config = config_class(method)
     hints = typing.get_type_hints(config)
     by_name = {}

@@ -38,7 +38,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        UsageError: The file cannot be read, is malformed (with its line), or holds something else.
+        UsageError: The file cannot be read, is malformed YAML, or does not hold a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -51,15 +51,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(config: dict[str, Any], overrides: Sequence[str], source: str) -> dict[str, Any]:
-    """Set `a.b=value` in a nested mapping.
+    """Apply overrides of the form `a.b=value` to a copy of a nested mapping.
 
     Args:
-        config: The mapping to copy and change.
-        overrides: Dotted key, equals sign, value as YAML: `trainer.learning_rate=1e-5`.
-        source: Origin of the mapping, for messages.
+        config: The mapping. It is not changed.
+        overrides: Dotted keys and YAML values, such as `trainer.learning_rate=1e-5`.
+        source: Origin of the mapping, such as its path, for error messages.
 
     Raises:
-        UsageError: Missing equals sign or key, malformed value, or a key below a value that is not a mapping.
+        UsageError: An override has no equals sign or no key, its value is malformed, or its key is below a value that
+            is not a mapping.
     """
     result = copy.deepcopy(config)
     for override in overrides:
@@ -90,7 +91,7 @@ def shortened(value: Any) -> str:
 
 def _parse(text: str, source: str) -> Any:
     try:
-        # A SafeLoader with a stricter mapping and one more number format: no objects can be made.
+        # This SafeLoader cannot create arbitrary Python objects.
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -1,7 +1,7 @@
 """Rollout log of a GRPO run: every completion with its rewards and advantage.
 
-TRL passes completions to no callback, so two seams of `GRPOTrainer` are used. `log_extra` lets reward functions add
-columns to its completion table, and `_logs` holds that table after each generation.
+TRL does not pass completions to callbacks, so two interfaces of `GRPOTrainer` are used. With `log_extra`, reward
+functions add columns to TRL's completion table. `_logs` holds that table after each generation.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _TAIL = 16
 
 
 class CompletesOpenedReasoning(GRPOTrainer):  # type: ignore[misc]
-    """Mixin before a `GRPOTrainer`: prepend the reasoning tag that the chat template opens to completions.
+    """Mixin that prepends the reasoning tag to completions if the chat template puts it at the end of the prompt.
 
-    Rewards and the rollout log then see the whole assistant response. The tag belongs to the prompt, so it is not
-    trained on.
+    List it before a `GRPOTrainer` in the base classes. Rewards and the rollout log then see the whole assistant
+    response. The tag remains part of the prompt, so it is not trained on.
     """
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -44,11 +44,12 @@ class CompletesOpenedReasoning(GRPOTrainer):  # type: ignore[misc]
 
 
 class RolloutLog(TrainerCallback):  # type: ignore[misc]
-    """Writes `rollouts.jsonl`: one row per completion, in the order of the groups.
+    """Write `rollouts.jsonl`: one row per completion, in the order of the groups.
 
     A row holds `step` (the first optimizer step that learns from it), `sample_id`, `modality`, `group` (number of the
     prompt within its generation batch), `completion`, `rewards` (by name), `reward` (their weighted sum) and
-    `advantage`; if a reward requests it, also `own_image`, false for the image of another item.
+    `advantage`. With counterfactual images it also holds `own_image`, which is false if the completion was generated
+    with another item's image.
     """
 
     def __init__(self, file: Path) -> None:
@@ -58,18 +59,18 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
         self._written = 0
 
     def attach(self, trainer: Any) -> None:
-        """Set the trainer, which exists only after its callbacks."""
+        """Set the trainer, which is created after its callbacks."""
         self._trainer = trainer
 
     def watched(self, reward: Reward) -> Reward:
-        """Wrap one reward of the trainer so that it records which samples are scored."""
+        """Wrap one reward of the trainer so that it adds the ids of the scored samples to TRL's table."""
 
         def noting(*args: Any, **columns: Any) -> Sequence[float | None]:
             self._generations += 1
             ids = columns["sample_id"]
             columns["log_extra"]("sample_id", list(ids))
             columns["log_extra"]("modality", list(columns["modality"]))
-            # Only with counterfactual images.
+            # Present only with counterfactual images.
             if "own_image" in columns:
                 columns["log_extra"]("own_image", list(columns["own_image"]))
             columns["log_extra"]("generation", [self._generations] * len(ids))
@@ -87,7 +88,7 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
         self._write(state, state.global_step)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write before a second generation within one step overwrites the first."""
+        """Write the completions before another generation within the same step overwrites them."""
         self._write(state, state.global_step + 1)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -122,9 +123,9 @@ class RolloutLog(TrainerCallback):  # type: ignore[misc]
 
 
 def named(reward: Reward, name: str) -> Reward:
-    """The function under its name in the configuration, which TRL logs."""
+    """Wrap a reward function so that TRL logs it under its name in the configuration."""
 
-    # TRL names a `functools.partial` by what it wraps.
+    # Not a `functools.partial`, which TRL logs under the name of the wrapped function.
     def call(*args: Any, **columns: Any) -> Sequence[float | None]:
         return reward(*args, **columns)
 

@@ -1,14 +1,14 @@
 """Folder of a training run: configuration, environment, data, progress and results.
 
-config.yaml    the configuration, resolved
-env.json       versions, platform, commit and seeds; later environments when a resumed run had another one
+config.yaml    the resolved configuration
+env.json       versions, platform, commit and seeds; also the environments of resumed runs if they differ
 data.json      hash and counts of each data folder
 metrics.jsonl  every log of the trainer
 rollouts.jsonl every rollout (GRPO)
 tensorboard/   the logs for TensorBoard
 checkpoints/   TRL's checkpoints, written atomically (`training.reliability.checkpoint`)
 model/         the final model; it exists only when it is complete
-.lock          locked by the process that trains
+.lock          lock file of the training process
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class RunFolder:
     """Paths inside a run folder.
 
     Attributes:
-        path: The folder.
-        model: The final model.
-        checkpoints: TRL's output directory.
-        metrics: One JSON object per log of the trainer.
-        rollouts: One JSON object per rollout.
-        tensorboard: Event files.
+        path: The run folder.
+        model: Folder of the final model.
+        checkpoints: Folder of the checkpoints (TRL's output directory).
+        metrics: JSON Lines file with one row per log of the trainer.
+        rollouts: JSON Lines file with one row per rollout.
+        tensorboard: Folder of the TensorBoard event files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,25 +55,25 @@ class RunFolder:
 
     @contextmanager
     def held(self, *, main: bool) -> Iterator[None]:
-        """Lock the folder while this run works in it. A complete run is only read, without a lock.
+        """Lock the run folder within this context. A complete run is only read, so it is not locked.
 
         Args:
-            main: whether this is the process of the run that writes; the others hold nothing.
+            main: whether this is the main process. The other processes write nothing and take no lock.
 
         Raises:
-            UserError: another process works in it, or it contains something other than a run.
+            UserError: another process holds the lock, or the folder contains something other than a run.
         """
         if not main or self.complete:
             yield
             return
-        # Before anything is put into it, the lock included.
+        # Checked before anything is written to the folder, including the lock.
         _refuse_foreign(self.path)
         with exclusive_lock(self.path):
             self._rename_rollouts()
             yield
 
     def _rename_rollouts(self) -> None:
-        """Give the rollouts of a run begun by version 0.1 today's name; the rows are the same."""
+        """Rename `samples.jsonl`, the rollout file of version 0.1, to `rollouts.jsonl`. The rows stay the same."""
         old = self.path / "samples.jsonl"
         if not old.exists():
             return
@@ -83,10 +83,10 @@ class RunFolder:
 
     @contextmanager
     def beginning(self, *, new: bool) -> Iterator[None]:
-        """Set up a run. If that fails, a new folder is emptied again, so that a corrected run can use it.
+        """Set up a run within this context. If that fails, a new folder is emptied, so that a corrected run can use it.
 
         Args:
-            new: whether the folder held no run before, and this is the process that writes.
+            new: whether the folder held no run before and this is the main process.
         """
         try:
             yield
@@ -100,13 +100,14 @@ class RunFolder:
             raise
 
     def last_checkpoint(self, *, main: bool = True) -> Path | None:
-        """The newest checkpoint that is as it was written, None when there is none.
+        """Find the newest intact checkpoint; return None if there is no checkpoint.
 
         Args:
-            main: whether this process looks into the files and moves damaged ones aside; the others come after it.
+            main: whether this is the main process, which verifies checkpoints and renames damaged ones. It must call
+                this method before the other processes.
 
         Raises:
-            UserError: there are checkpoints, and every one is damaged.
+            UserError: all checkpoints are damaged.
         """
         if main:
             return newest_whole(self.checkpoints)
@@ -114,15 +115,15 @@ class RunFolder:
 
 
 def prepare_run(config: RunConfig, data: Mapping[str, Any]) -> RunFolder:
-    """Make a run folder, or check that an existing one belongs to the same configuration and data.
+    """Create a run folder, or check that an existing one belongs to the same configuration and data.
 
     Args:
         config: the resolved configuration; `config.out` is the folder.
-        data: what `data.json` shall hold (see `medvlm_r1.training.dataset.describe`), by role.
+        data: content of `data.json`: results of `medvlm_r1.training.dataset.describe` by role ("train", "eval").
 
     Raises:
-        UserError: the folder holds another configuration (the differing keys are named), data that have changed
-            since, or something that is no run.
+        UserError: the folder holds a run with another configuration or other data (the message names the differing
+            keys), or something other than a run.
     """
     run = RunFolder(Path(config.out))
     file = run.path / "config.yaml"
@@ -136,14 +137,14 @@ def prepare_run(config: RunConfig, data: Mapping[str, Any]) -> RunFolder:
         atomic_write(run.path / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     if not run.complete:
         _record_environment(run.path / "env.json", config)
-    # Written last: a folder with a config.yaml has the others too, whenever the process was ended.
+    # Written last, so that a folder with a config.yaml also has the other files, even after an interruption.
     if not file.is_file():
         atomic_write(file, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     return run
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """A folder without a config.yaml may hold the beginnings of a run, and nothing else."""
+    """Reject a folder without config.yaml if it contains other files than those of an interrupted setup."""
     begun = {LOCK, *_FIRST, *(f"{name}.tmp" for name in _FIRST)}
     if (folder / "config.yaml").is_file() or not folder.is_dir():
         return
@@ -157,7 +158,7 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], *, wh
     differing = [
         f"{key}: {old.get(key, absent)} there, {new.get(key, absent)} now"
         for key in sorted(old.keys() | new.keys())
-        # The same folder may be spelt relative to another place; whether a guard stops a run does not change its steps.
+        # Paths may be relative to another working directory, and `on_guard` does not change the training steps.
         if key not in ("out", "train.folder", "eval.folder", "on_guard") and old.get(key) != new.get(key)
     ]
     if differing:

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on the answer letter alone, the paper's baseline (TRL's `SFTTrainer`).
 
-The completion is the bare letter, and the loss is computed on it only. The configuration sets the prompt template, so
-that the evaluation can use the same one.
+The completion is only the letter, and the loss is computed only on the completion. The configuration sets the prompt
+template, so that the evaluation can use the same template.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class _Trainer(ReliableTrainerMixin, SFTTrainer):  # type: ignore[misc]
 
 
 def train_sft(config: RunConfig, *, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
-    """Train on the answer letters. The same call again resumes, or returns at once if the run is complete.
+    """Train on the answer letters. The same call resumes an interrupted run, and returns at once if it is complete.
 
-    Arguments, result and errors are those of `training.grpo.train_grpo`, for a configuration of method "sft".
+    The configuration has method "sft". Arguments, result and errors are those of `training.grpo.train_grpo`.
     """
     assert config.method == "sft", config.method
 
@@ -49,7 +49,7 @@ def train_sft(config: RunConfig, *, progress: Progress | None = None, evaluate: 
 
 
 def _check_opening(model: str, processor: Any, row: Mapping[str, Any]) -> None:
-    """Reject a chat template that opens the reasoning in a prompt but not before a given answer.
+    """Reject a chat template that ends a prompt with a reasoning tag but omits the tag before an answer of the data.
 
     Raises:
         UserError: The model would be trained without the tag and evaluated with it.

@@ -1,15 +1,15 @@
-"""Generation with vLLM from the prompts, images and weights that the trainer learns from.
+"""Generation with vLLM from exactly the prompts, images and weights that the trainer uses.
 
-TRL 1.16 sends vLLM the token ids of the trainer and the original images. vLLM processes the images itself, with the
+TRL 1.16 sends the trainer's token ids and the original images to vLLM. vLLM processes the images itself, with the
 processor in the model's folder:
 
-* It does not know the pixel bounds of the run. Images are therefore resized here by the bounded processor. Resizing an
-  image that is within the bounds changes nothing, so vLLM's processor leaves it as it is.
-* In the training process (colocated) it expands each image token to the tokens of an image (TRL issue 6294). Each run
-  of image tokens is therefore collapsed to one token. A server takes expanded prompts.
+* vLLM does not know the pixel bounds of the run. Images are therefore resized here with the run's processor. They are
+  then within the bounds, so vLLM's processor does not resize them again.
+* A vLLM in the training process (colocated) expands each image token to the tokens of an image (TRL issue 6294). Each
+  run of image tokens is therefore collapsed to one token. A vLLM server takes expanded prompts.
 
-What vLLM read is compared with the prompts of the trainer after every generation, the first of which precedes the
-first update.
+After every generation, the token ids that vLLM used are compared with the trainer's prompts. A difference is therefore
+found before the first update.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.processor import load_processor
 
 Row = tuple[list[int], list[Any] | None]
-"""Token ids and images of a prompt."""
+"""Token ids of a prompt, and its images if it has any."""
 
 
 class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
     """TRL's generation with vLLM, with exactly the prompts, images and weights of the trainer.
 
     Attributes:
-        greedy: Prompts of this process that the next call completes greedily as well. Processes may have unequal
-            numbers of them.
-        greedy_ids: Their completions.
+        greedy: Additional prompts of this process, which the next call completes greedily. Processes may have
+            different numbers of them.
+        greedy_ids: Token ids of the completions of these prompts.
     """
 
     greedy: Sequence[Row] = ()
@@ -56,7 +56,7 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
         """Generate as TRL does, with the `greedy` prompts as additional requests.
 
         Raises:
-            UserError: vLLM would see or has read another prompt than the trainer.
+            UserError: vLLM's prompt or images differ from those of the trainer.
         """
         # TRL sends None for a prompt without images.
         sent = [self._sent(ids, row) for ids, row in zip(prompts, images or [None] * len(prompts), strict=True)]
@@ -79,9 +79,10 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
 
     @contextmanager
     def _completing_greedily(self, rows: Sequence[Row]) -> Iterator[None]:
-        """Let the next call of the engine or server complete these rows greedily as well.
+        """Make the next call of the vLLM engine or server also complete these rows greedily.
 
-        TRL calls it where weights are loaded and prompts are gathered: on every device, or in the main process for all.
+        Its `generate` is patched, because TRL calls it after the weights are loaded and the prompts are gathered. An
+        engine is called on every device. A server is called by the main process for all processes.
         """
         server, size, index = self.mode == "server", self.tensor_parallel_size, self.accelerator.process_index
         everyone: list[Sequence[Row]] = gather_object([rows]) if server or size > 1 else [rows]
@@ -104,7 +105,7 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
         self.greedy_ids = completed[start : start + len(rows)]
 
     def _running(self, generate: Any, rows: list[Row], completed: list[list[int]]) -> Callable[..., Any]:
-        """The engine's `generate` with greedy rows after its prompts; `completed` receives their completions."""
+        """Extend the engine's `generate` with greedy rows after its prompts. Their completions go to `completed`."""
 
         def extended(prompts: list[Any], *, sampling_params: Any, use_tqdm: bool) -> Any:
             greedy = copy.deepcopy(sampling_params)
@@ -121,7 +122,7 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
         return extended
 
     def _serving(self, generate: Any, rows: list[Row], completed: list[list[int]]) -> Callable[..., Any]:
-        """The same for the client of a server, which takes one set of settings per call: two calls at the same time."""
+        """Extend a client's `generate` in the same way. It makes two concurrent calls, each with its own settings."""
 
         def extended(**call: Any) -> Any:
             prompts, images = map(list, zip(*(self._sent(*row) for row in rows), strict=True))
@@ -136,10 +137,10 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
         return extended
 
     def _iter_named_params(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights under vLLM's names, with each adapter added to a copy of its weight.
+        """Yield the weights under vLLM's names, with each adapter added to a copy of its weight.
 
         TRL merges all adapters into the weights and subtracts them afterwards. In bfloat16 this does not restore the
-        weights, so they drift with every synchronization (TRL issue 6688). A copy exists for one weight at a time.
+        weights exactly, so they drift with every synchronization (TRL issue 6688). Only one copy exists at a time.
         """
         model = self.model
         if not is_peft_model(model):
@@ -154,7 +155,7 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
                 merged = weight.data
                 if layer is not None:
                     (adapter,) = layer.active_adapters
-                    # Rounded once, as in the final model.
+                    # The sum is rounded once, as in the final model.
                     merged = (merged.float() + layer.get_delta_weight(adapter).detach().float()).to(merged.dtype)
                 if isinstance(merged, DTensor):
                     merged = merged.full_tensor()
@@ -172,7 +173,7 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
         return placed  # type: ignore[no-any-return]
 
     def _bounded(self, image: Any) -> Any:
-        """The image as the processor of the run resizes it; unchanged if the run has the bounds of the model."""
+        """Resize an image with the run's processor. It stays unchanged if the run uses the model's bounds."""
         ours = self.processing_class.image_processor
         if not hasattr(self, "_own"):
             self._own = load_processor(Path(self.model.name_or_path)).image_processor
@@ -191,10 +192,10 @@ class ExactVLLM(VLLMGeneration):  # type: ignore[misc]
 
 
 def resize(image: Any, processor: Any) -> Image.Image:
-    """Resize an image by the rule of an image processor.
+    """Resize an image as an image processor does.
 
     Raises:
-        UserError: It is not a processor of Qwen, the only ones whose rule is known here.
+        UserError: The processor is not a Qwen image processor. No other processor is supported.
     """
     if not isinstance(processor, Qwen2VLImageProcessor):
         raise UserError(
@@ -212,15 +213,15 @@ def resize(image: Any, processor: Any) -> Image.Image:
 
 
 def collapse_images(ids: Sequence[int], image_token: int, images: int) -> list[int]:
-    """Replace each run of image tokens by one.
+    """Replace each run of image tokens with one image token.
 
     Args:
         ids: Token ids of a prompt.
         image_token: Id of the image token.
-        images: Number of its images.
+        images: Number of images in the prompt.
 
     Raises:
-        UserError: There is not one run per image, so that they cannot be told apart.
+        UserError: The number of runs differs from the number of images, so the images cannot be told apart.
     """
     runs = [(token, len(list(run))) for token, run in itertools.groupby(ids)]
     collapsed = [item for token, length in runs for item in [token] * (1 if token == image_token else length)]

@@ -1,1 +1,1 @@
-"""Counterfactual rollouts: answers to blank images and to the images of other items, for rewards that need them."""
+"""Counterfactual rollouts: completions for blank images and for other items' images, used by some rewards."""

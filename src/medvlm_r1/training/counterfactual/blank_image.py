@@ -1,6 +1,6 @@
-"""Blank-image baseline: the policy's own answers to blank images, for rewards that compare with them.
+"""Blank-image baseline: the policy's answers to the same questions with blank images, for rewards that use them.
 
-A reward requests them by a parameter named `blank_letter`. Without such a reward nothing here runs.
+A reward requests these answers with a parameter named `blank_letter`. If no reward does, nothing in this module runs.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from medvlm_r1.rewards import any_asks
 
 COLUMN = "blank_letter"
 BLANK_RIGHT = "blank_right"
-"""Key in `metrics.jsonl`: share of the prompts with an image whose blank-image answer is correct (0 to 1)."""
+"""Key in `metrics.jsonl`: fraction (0 to 1) of the prompts with images whose blank-image answer is correct."""
 
 
 class BlankImageBaseline(GRPOTrainer):  # type: ignore[misc]
-    """Mixin before a `MixedRowsTrainer` whose rewards carry their names in the configuration.
+    """Mixin that generates blank-image answers for rewards that request them.
 
-    If a reward requests it, the current policy greedily completes each distinct prompt of a generation batch once more,
-    with every image replaced by a mid-gray one of the same size. These are additional rows of the same call. If
-    generation is shared, the other completions do not change; otherwise they are other samples of the same policy.
-    Every process completes its own prompts. A prompt without an image has the `blank_letter` None.
+    List it before a `MixedRowsTrainer` in the base classes.
+
+    The current policy greedily completes each distinct prompt of a generation batch once more, with every image
+    replaced by a mid-gray image of the same size. These completions are additional rows of the same generation call.
+    If generation is shared, the regular completions stay the same. Otherwise they are different samples of the same
+    policy. Every process completes its own prompts. For a prompt without images, `blank_letter` is None.
+
+    `reward_func_names` must contain the names of the rewards in the configuration.
     """
 
     _noticed = False
@@ -64,13 +68,13 @@ class BlankImageBaseline(GRPOTrainer):  # type: ignore[misc]
 
 
 def _images(prompt: Any) -> bool:
-    """Whether chat messages have an image."""
+    """Whether chat messages contain an image."""
     contents = [] if isinstance(prompt, str) else [message["content"] for message in prompt]
     return any(part["type"] == "image" for content in contents if isinstance(content, list) for part in content)
 
 
 def _blanked(prompt: Any) -> Any:
-    """Chat messages with their images replaced by blank ones; None if there are none."""
+    """Chat messages with each image replaced by a blank image; None if they contain no image."""
     if not _images(prompt):
         return None
     return [

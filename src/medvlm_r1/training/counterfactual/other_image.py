@@ -1,6 +1,6 @@
 """Counterfactual rollouts: half of each group is generated with another item's image, to reward image dependence.
 
-A reward requests them by a parameter named `own_image`. Without such a reward nothing here runs.
+A reward requests them with a parameter named `own_image`. If no reward does, nothing in this module runs.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ from medvlm_r1.rewards.accuracy_strict import accuracy_strict
 
 COLUMN = "own_image"
 OWN_RIGHT, OTHER_RIGHT = "own_right", "other_right"
-"""Keys in `metrics.jsonl`: share of completions with the correct letter (0 to 1), with the own and another image."""
+"""Keys in `metrics.jsonl`: fraction (0 to 1) of completions with the correct letter, for the item's own image and for
+another item's image."""
 
 
 class CounterfactualImages(GRPOTrainer):  # type: ignore[misc]
-    """Mixin before a `GRPOTrainer` whose rewards carry their names in the configuration.
+    """Mixin that generates half of each group with another item's images if a reward requests it.
 
-    If a reward requests it, the second half of the completions of each prompt is generated with the images of another
-    question of the data set (`OtherImages`). Loss, log-probabilities and reference use the images that a completion was
-    generated with. Prompts without images and TRL's own evaluation do not change.
+    List it before a `GRPOTrainer` in the base classes. The second half of the completions of each prompt is generated
+    with the images of another question of the data set (`OtherImages`). The loss and the log-probabilities of policy
+    and reference use the images that the completion was generated with. Prompts without images and TRL's own evaluation
+    do not change.
+
+    `reward_func_names` must contain the names of the rewards in the configuration.
     """
 
     @functools.cached_property
@@ -57,7 +61,7 @@ class CounterfactualImages(GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *more: Any
     ) -> Any:
-        # TRL sends one row per group to vLLM and takes the others for equal; here only half of a group is.
+        # TRL sends one row per group to vLLM and assumes that its other rows are equal. Here only half of a group is.
         if self._swaps_images() and self.use_vllm and num_generations > 1:
             num_generations //= 2
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *more)
@@ -79,16 +83,16 @@ class CounterfactualImages(GRPOTrainer):  # type: ignore[misc]
 
 
 class OtherImages:
-    """Images of another question of a data set: same modality and number of images, another subject.
+    """Select the images of another question: same modality and number of images, but another subject.
 
-    The draw depends on the seed, the step and the question only, so every process and a resumed run draw the same.
+    The choice depends only on the seed, the step and the question, so it is the same in all processes and resumed runs.
 
     Args:
         dataset: Result of `training.dataset.build_dataset`.
-        seed: Seed of the draws.
+        seed: Seed of the choice.
 
     Attributes:
-        without: Number of questions with images for which there is no other.
+        without: Number of questions with images for which no other question qualifies.
     """
 
     def __init__(self, dataset: Any, seed: int) -> None:
@@ -103,7 +107,7 @@ class OtherImages:
         self.without = sum(map(len, alone))
 
     def __call__(self, row: Mapping[str, Any], *, step: int) -> list[Any] | None:
-        """The images for a row of the data set, which differ from its own; None if there are none."""
+        """Choose images for a row that differ from its own; return None if no question has such images."""
         rows = self._rows[row["modality"], len(row["images"])]
         subject, own = self._subjects[row["sample_id"]], images_key(row["images"])
         start = random.Random(f"{self._seed} {step} {row['sample_id']}").randrange(len(rows))
@@ -120,7 +124,7 @@ def check_counterfactual(names: Sequence[str], args: Any) -> None:
 
     Args:
         names: Names of the rewards of the run.
-        args: Its `GRPOConfig`.
+        args: `GRPOConfig` of the run.
 
     Raises:
         UserError: A reward needs counterfactual images, and the group size is odd.
@@ -135,12 +139,12 @@ def check_counterfactual(names: Sequence[str], args: Any) -> None:
 def with_counterfactual_images(
     inputs: Sequence[Mapping[str, Any]], own: Sequence[bool], draw: Callable[[Mapping[str, Any]], list[Any] | None]
 ) -> list[dict[str, Any]]:
-    """Add the column `own_image` to the rows of a generation batch, and swap the images of some.
+    """Add the column `own_image` to the rows of a generation batch, and replace the images of some rows.
 
     Args:
         inputs: Rows with `images` and `sample_id`.
-        own: Which rows keep their images. A row without images always does.
-        draw: Other images for a row. Mid-gray images of the same size are shown where it returns None.
+        own: Whether each row keeps its own images. A row without images always counts as keeping them.
+        draw: Returns other images for a row. If it returns None, mid-gray images of the same size are used.
     """
     others: dict[str, list[Any]] = {}
     result = []

@@ -1,11 +1,10 @@
-"""Dry run: steps, tokens and memory of a training, and the reasons to refuse it, without loading weights.
+"""Dry run: compute steps, tokens and memory of a training run, and check it, without loading weights.
 
 shape.py     sizes of the model, from its config.json
 prompts.py   tokens of every prompt, from the model's processor
-memory.py    bytes on each device, by part
+memory.py    bytes on each device, by part (weights, gradients, activations, ...)
 settings.py  the values of a configuration that the estimate needs: batch, run and devices
-plan.py      the plan of one configuration, and what it refuses
+plan.py      the plan of a configuration, and the checks that refuse it
 
-Steps, tokens and parameters are counted. Memory is an estimate: allocator overhead is not
-counted.
+Steps, tokens and parameters are exact counts. Memory is an estimate, because allocator overhead is not modeled.
 """

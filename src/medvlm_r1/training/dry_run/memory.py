@@ -1,9 +1,9 @@
-"""Memory of each device, by part.
+"""Memory of each device, by part (weights, gradients, activations, ...).
 
 Weights, gradients and optimizer state are exact for the precision and the sharding. Activations are the tensors that
 autograd saves in a forward pass, counted per layer below. KV cache and LM-head tile are the sizes of their tensors.
-Allocator fragmentation and short-lived tensors inside a layer are not counted: `RUNTIME` stands for them and for the
-libraries. The sum is therefore an estimate.
+Allocator fragmentation and short-lived tensors inside a layer are not computed. `RUNTIME` is a flat allowance for them
+and for the libraries. The sum is therefore an estimate.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from medvlm_r1.training.dry_run.settings import Placement, Precision, Run
 from medvlm_r1.training.dry_run.shape import Shape, Text, Tower
 
 RUNTIME = 1.5 * 2**30
-"""Bytes assumed for the CUDA context, library workspaces and fragmentation. Not measured on a GPU."""
+"""Bytes assumed for the CUDA context, library workspaces and fragmentation. The value was not measured on a GPU."""
 RUNTIME_CPU = 0.95 * 2**30
-"""Bytes of Python with the training libraries: `python -m benchmarks.step` measured them with 0.1 M weights."""
+"""Bytes of a Python process with the training libraries. Measured by `python -m benchmarks.step` with 0.1 M weights."""
 _TILE_TOKENS = 4096
-"""TRL's `TOKEN_CHUNK_SIZE`: at most this many tokens in a tile of the LM head."""
+"""Maximum number of tokens in a tile of the LM head (`TOKEN_CHUNK_SIZE` of TRL)."""
 _TILE_PLAIN = 32768
-"""Columns of TRL's tile, for any device and vocabulary; `head_columns` gives those of a shared forward."""
+"""Number of vocabulary columns in TRL's LM-head tile. `head_columns` gives the number for a shared forward."""
 _CACHE_ROOM = 128
 """Spare tokens in each row of the KV cache (`shared_generation`)."""
 
@@ -47,8 +47,8 @@ _HEAD_NORM = {"float32": 8, "autocast": 6, "half": 6, "adapters": 4}
 def optimizer_bytes(optimizer: str, weight: int) -> float:
     """Bytes of optimizer state per trained weight.
 
-    Adam keeps two moments in the type of the weight (torch.optim), its 8-bit versions two bytes (Dettmers et al., arXiv
-    2110.02861). Adafactor keeps row and column sums only, counted as 0. SGD without momentum keeps nothing.
+    Adam in torch.optim keeps two moments in the dtype of the weight. 8-bit Adam keeps two bytes (Dettmers et al., arXiv
+    2110.02861). Adafactor keeps only row and column sums, which count as 0. SGD without momentum keeps no state.
 
     Args:
         optimizer: Name as in `trainer.optim`.
@@ -63,9 +63,9 @@ def optimizer_bytes(optimizer: str, weight: int) -> float:
 
 
 def text_bytes(text: Text, precision: Precision) -> float:
-    """Bytes that a decoder layer saves per token, without keys and values (`keys_bytes`).
+    """Bytes that a decoder layer saves per token for the backward pass, except keys and values (`keys_bytes`).
 
-    The log-sum-exp of attention, 4 bytes per head, is added to the table.
+    They are the bytes from the table `_TEXT` and the log-sum-exp of attention, which has 4 bytes per head.
     """
     hidden, query, inner = _TEXT[precision.kind]
     saved = hidden * text.hidden + query * text.query + inner * text.inner + 4 * text.heads
@@ -84,7 +84,7 @@ def keys_bytes(text: Text, precision: Precision) -> float:
 
 
 def tower_bytes(tower: Tower, precision: Precision) -> float:
-    """Bytes that a block of the tower saves per patch."""
+    """Bytes that a block of the vision tower saves per patch for the backward pass."""
     width = _TOWER[tower.norm][precision.kind]
     return float(width * tower.width + tower.inner_kept * precision.compute * tower.inner + 4 * tower.heads)
 
@@ -94,7 +94,7 @@ def activations(shape: Shape, prompts: Prompts, run: Run, precision: Precision, 
 
     Without sharing, every row is [prompt, completion]. With sharing, the packed row holds each prompt once, but
     attention saves keys and values of [prompt, completion] for every completion (`models.sharing.attention`). With
-    checkpointing, every layer saves its input, and one layer at a time saves all.
+    gradient checkpointing, every layer saves only its input, and one layer at a time saves all its activations.
     """
     text, tower, rows = shape.text, shape.tower, run.batch.rows
     length = prompts.longest + run.completion
@@ -112,10 +112,10 @@ def activations(shape: Shape, prompts: Prompts, run: Run, precision: Precision, 
 
 
 def parts(shape: Shape, prompts: Prompts, run: Run, placement: Placement, *, shared: bool) -> dict[str, float]:
-    """Bytes on a device by part; `phases` adds up those that are allocated at the same time.
+    """Estimated bytes on each device, by part. `phases` sums the parts that are allocated at the same time.
 
-    ZeRO-2 shards gradients and optimizer state; ZeRO-3 and FSDP2 also shard weights (Rajbhandari et al., arXiv
-    1910.02054), and gather the largest unit at a time. While completions are generated, all weights are gathered.
+    ZeRO-2 shards gradients and optimizer state. ZeRO-3 and FSDP2 also shard weights and gather one unit at a time
+    (Rajbhandari et al., arXiv 1910.02054); the largest unit counts. During generation all weights are gathered.
     """
     precision, n, parameters = placement.precision, placement.processes, shape.parameters
     weight, learned = placement.weight, placement.learned
@@ -166,8 +166,8 @@ def phases(part: dict[str, float], placement: Placement, device: float | None = 
 
     Args:
         part: Result of `parts`.
-        placement: The devices.
-        device: Bytes of a device, of which a colocated vLLM reserves its share.
+        placement: Precision, sharding and vLLM settings.
+        device: Memory of each device in bytes. A colocated vLLM reserves a share of it.
     """
     always = sum(part[name] for name in ("weights", "optimizer", "reference", "copies", "runtime"))
     vllm = placement.vllm_share * (device or 0.0)
@@ -180,5 +180,5 @@ def phases(part: dict[str, float], placement: Placement, device: float | None = 
 
 
 def machine_memory() -> float:
-    """Bytes of main memory of this machine."""
+    """Main memory of this machine in bytes."""
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

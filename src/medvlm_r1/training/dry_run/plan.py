@@ -1,4 +1,4 @@
-"""Plan of a training: steps, tokens and memory, and the reasons to refuse it."""
+"""Plan of a training run: steps, tokens and memory, and checks that refuse a run that cannot work."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from medvlm_r1.training.loop import bound_pixels, load_sets
 
 
 def refuse_cuts(plan: Plan, samples: Sequence[Sample], shortest: str, tokens: int) -> None:
-    """Refuse a run that would cut off prompts, or whose completions are too short to be well-formed.
+    """Refuse a run that would truncate prompts, or whose completions are too short to be well-formed.
 
     Args:
-        plan: The plan.
-        samples: The questions, in the order of its prompts.
-        shortest: The shortest well-formed answer.
-        tokens: Its tokens, end token included.
+        plan: The plan of the run.
+        samples: The questions, in the order of the plan's prompts.
+        shortest: The shortest well-formed completion.
+        tokens: Number of tokens of `shortest`, including the end token.
 
     Raises:
-        UserError: With the lengths and what to change.
+        UserError: A sequence is too long or a limit too low. The message gives the lengths and what to change.
     """
     config, prompts = plan.config, plan.prompts
     option = functools.partial(options.value, config.method, config.trainer)
@@ -67,10 +67,10 @@ def refuse_cuts(plan: Plan, samples: Sequence[Sample], shortest: str, tokens: in
 
 
 def refuse_memory(plan: Plan) -> None:
-    """Refuse a run that needs more memory than its device has, if that is known.
+    """Refuse a run that needs more memory than its device has. If the device memory is unknown, do nothing.
 
     Raises:
-        UserError: With the estimate, the memory of the device and the largest parts.
+        UserError: The run does not fit. The message gives the estimate, the device memory and the largest parts.
     """
     if plan.device is None or plan.peak(shared=plan.shares) <= plan.device:
         return
@@ -94,30 +94,30 @@ class Plan:
     run: settings.Run
     placement: settings.Placement
     shares: bool
-    """Whether this run shares its prompts."""
+    """Whether the run shares prompts."""
     device: float | None
-    """Bytes of memory of each device, if known."""
+    """Memory of each device in bytes; None if it is unknown."""
     notes: tuple[str, ...]
 
     @property
     def columns(self) -> dict[str, bool]:
-        """Names of the variants that are shown, and whether each shares prompts. SFT has nothing to share."""
+        """Names of the variants to show, and whether each shares prompts. SFT has only the variant without sharing."""
         return {"shared": True, "plain": False} if self.run.generates else {"plain": False}
 
     def memory(self, *, shared: bool) -> dict[str, float]:
-        """Bytes on a device by part."""
+        """Estimated bytes on each device, by part (weights, gradients, activations, ...)."""
         return memory.parts(self.shape, self.prompts, self.run, self.placement, shared=shared)
 
     def phases(self, *, shared: bool) -> dict[str, float]:
-        """Bytes on a device during generation, and at the peak of the update."""
+        """Estimated bytes on each device during generation, and at the peak of the update."""
         return memory.phases(self.memory(shared=shared), self.placement, self.device)
 
     def peak(self, *, shared: bool) -> float:
-        """Peak bytes on a device."""
+        """Estimated peak bytes on each device."""
         return max(self.phases(shared=shared).values())
 
     def record(self) -> dict[str, Any]:
-        """The plan as JSON."""
+        """The plan as a mapping that can be written as JSON."""
         batch, prompts = self.run.batch, self.prompts
         return {
             "model": {"name": self.config.model, "family": self.shape.family, **asdict(self.shape.parameters)},
@@ -160,19 +160,19 @@ def make_plan(
     completion: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
-    """Plan a training without loading its weights.
+    """Plan a training run without loading weights.
 
     Args:
-        config: As `load_config` returns it.
-        launch: The devices.
+        config: Result of `load_config`.
+        launch: Number of processes and sharding.
         cpu: Whether the run uses this machine's CPU; `trainer.use_cpu` has the same effect.
-        device: Bytes of memory of each device. By default unknown for a GPU, and this machine's memory for a CPU.
-        completion: Tokens assumed for every completion; by default their limit, which gives an upper bound.
-        progress: Called with (prompts measured, prompts).
+        device: Memory of each device in bytes. Default: unknown for a GPU, this machine's main memory for a CPU.
+        completion: Number of tokens assumed for every completion. Default: the maximum, which gives an upper bound.
+        progress: Called with the number of prompts counted so far and the total.
 
     Raises:
-        UserError: Data or model cannot be read, prompts would be cut off, or completions are too short to be
-            well-formed. `refuse_memory` checks whether the run fits.
+        UserError: The data or the model cannot be read, prompts would be truncated, or completions are too short to be
+            well-formed. Memory is not checked here (see `refuse_memory`).
     """
     cpu = cpu or bool(config.trainer.get("use_cpu"))
     if cpu and device is None:

@@ -1,4 +1,4 @@
-"""Tokens of a data set's prompts, from the model's processor and the image sizes."""
+"""Token counts of the prompts of a data set, from the model's processor and the image sizes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ class Prompts:
     """Token counts of the prompts of a data set."""
 
     tokens: tuple[int, ...]
-    """Of each prompt, image tokens included."""
+    """Number of tokens of each prompt, including image tokens."""
     image_tokens: tuple[int, ...]
-    """Of each prompt, image tokens only."""
+    """Number of image tokens of each prompt."""
     patches: tuple[tuple[int, ...], ...]
-    """Of each image of each prompt."""
+    """Number of image patches, for each image of each prompt."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
     def mean(self) -> float:
-        """Mean tokens of a prompt."""
+        """Mean number of tokens per prompt."""
         return sum(self.tokens) / len(self.tokens)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt."""
+        """Number of tokens of the longest prompt."""
         return max(self.tokens)
 
     @property
@@ -50,15 +50,15 @@ def measure(
 ) -> Prompts:
     """Count the tokens of every prompt.
 
-    The chat template and the tokenizer give the text, with one placeholder per image. The image processor computes
-    the number of tokens and patches from the image size; no image is resized.
+    The text is tokenized with one placeholder per image. The image processor computes the numbers of image tokens and
+    patches from the image size, without resizing an image.
 
     Args:
         processor: The model's processor, with its pixel bounds set.
         folder: The data folder.
         samples: The questions.
         template: Name of the prompt template.
-        progress: Called with (done, total).
+        progress: Called with the number of prompts counted so far and the total.
     """
     known = image_sizes(folder, samples)
     tokens, images, patches = [], [], []
@@ -76,7 +76,7 @@ def measure(
 
 
 def shortest_answer(processor: Any, template: str) -> tuple[str, int]:
-    """The shortest well-formed completion for a template, and its number of tokens with the end token."""
+    """The shortest well-formed completion for a template, and its number of tokens including the end token."""
     text = SHORTEST.get(template, "A")
     return text, len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
 

@@ -1,4 +1,4 @@
-"""The values of a configuration that the estimate needs, with TRL's defaults: batch, run and devices."""
+"""Settings that the dry run needs, from a configuration with TRL's defaults: batch, run and devices."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Sharding = Literal["none", "zero2", "zero3", "fsdp2"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """Devices of a run."""
+    """Number of processes (one per device) and sharding of a run."""
 
     processes: int = 1
     sharding: Sharding = "none"
 
 
 def read_launch(path: Path) -> Launch:
-    """Read one of recipes/accelerate/*.yaml, or a file of the same kind.
+    """Read a configuration file of `accelerate launch`, such as recipes/accelerate/*.yaml.
 
     Raises:
-        UsageError: accelerate cannot read it, or the dry run does not support its sharding (FSDP1, ZeRO-1).
+        UsageError: accelerate cannot read the file, or the dry run does not support its sharding (FSDP1, ZeRO-1).
     """
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -36,7 +36,7 @@ def read_launch(path: Path) -> Launch:
         config = load_config_from_file(str(path))
     # PyYAML and accelerate raise exceptions of many types.
     except Exception as error:
-        # An empty file, or a list, ends in an AttributeError of accelerate.
+        # accelerate raises an AttributeError for an empty file or a list.
         why = "it has no keys with values" if isinstance(error, AttributeError) else error
         raise UsageError(f"{path}: not a configuration of accelerate launch ({why})") from error
     kind = str(getattr(config.distributed_type, "value", config.distributed_type))
@@ -57,41 +57,41 @@ def read_launch(path: Path) -> Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Size of an optimizer step and number of steps. For SFT a group has one row: the answer."""
+    """Size of an optimizer step, and number of steps. For SFT a group has one row, the answer."""
 
     samples: int
     """Questions in the data set."""
     rows: int
     """Rows per forward and backward pass on a device (`per_device_train_batch_size`)."""
     accumulation: int
-    """Passes per optimizer step (`gradient_accumulation_steps`)."""
+    """Forward and backward passes per optimizer step (`gradient_accumulation_steps`)."""
     group: int
     """Completions per prompt (`num_generations`)."""
     processes: int = 1
-    """Devices, one process each."""
+    """Number of devices, with one process each."""
     passes_per_generation: int
-    """Passes that use the completions of one generation (`steps_per_generation`)."""
+    """Number of passes that the completions of one generation are split into (`steps_per_generation`)."""
     iterations: int = 1
-    """Number of times each generation is used (`num_iterations`)."""
+    """Number of times each completion is used (`num_iterations`)."""
     epochs: float = 1.0
     keeps_rest: bool = False
     """Whether an incomplete last batch is used (SFT)."""
     max_steps: int = -1
-    """Number of steps if above 0; it overrides `epochs`."""
+    """Number of optimizer steps, instead of `epochs`, if it is above 0."""
 
     @property
     def generation_rows(self) -> int:
-        """Completions of one generation, over all devices."""
+        """Number of completions per generation, on all devices together."""
         return self.rows * self.processes * self.passes_per_generation
 
     @property
     def generation_prompts(self) -> int:
-        """Prompts of one generation, over all devices."""
+        """Number of prompts per generation, on all devices together."""
         return self.generation_rows // self.group
 
     @property
     def passes_per_epoch(self) -> int:
-        """Passes per epoch on a device. GRPO drops an incomplete last generation (TRL's `RepeatSampler`)."""
+        """Passes per epoch on a device. GRPO drops an incomplete last generation (`RepeatSampler` of TRL)."""
         if self.keeps_rest:
             return math.ceil(self.samples / self.generation_prompts)
         generations = self.samples // self.generation_prompts
@@ -99,29 +99,29 @@ class Batch:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the run, as in transformers' `Trainer.set_initial_training_values`."""
+        """Number of optimizer steps, computed as in transformers' `Trainer.set_initial_training_values`."""
         if self.max_steps > 0:
             return self.max_steps
         return math.ceil(self.epochs * max(math.ceil(self.passes_per_epoch / self.accumulation), 1))
 
     @property
     def step_prompts(self) -> float:
-        """New prompts per optimizer step, over all devices."""
+        """Number of new prompts per optimizer step, on all devices together."""
         return self.rows * self.accumulation * self.processes / (self.iterations * self.group)
 
     @property
     def epochs_done(self) -> float:
-        """Number of passes over the data."""
+        """Number of epochs that the steps correspond to."""
         return self.steps * self.step_prompts / self.samples
 
     def prompts_in(self, rows: int) -> int:
-        """Number of prompts among adjacent rows of a device."""
+        """Number of prompts that `rows` adjacent rows on a device belong to."""
         return max(1, math.ceil(rows / self.group))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Settings of a training that its memory depends on."""
+    """Training settings that determine the memory use."""
 
     batch: Batch
     completion: int
@@ -138,7 +138,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """Bytes of weights and activations."""
+    """Number of bytes per weight and per activation."""
 
     weights: int
     """Bytes per weight."""
@@ -149,7 +149,7 @@ class Precision:
 
     @property
     def kind(self) -> str:
-        """Key of the tables above."""
+        """Key in the tables of `dry_run.memory`."""
         if self.weights == 4:
             return "float32" if self.compute == 4 else "autocast"
         return "adapters" if self.adapters else "half"
@@ -157,7 +157,7 @@ class Precision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Devices of a run: precision, sharding and optimizer."""
+    """Precision, devices, sharding and optimizer of a run."""
 
     precision: Precision
     processes: int = 1
@@ -177,7 +177,7 @@ class Placement:
 
     @property
     def learned(self) -> int:
-        """Bytes per trained weight, and per gradient."""
+        """Bytes per trained weight. Its gradient has the same size."""
         return 4 if self.precision.adapters and not self.deepspeed else self.weight
 
     @property
@@ -190,7 +190,7 @@ _BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp1
 
 
 def read_batch(config: RunConfig, samples: int, processes: int) -> Batch:
-    """Size and number of the optimizer steps.
+    """Read the size and number of the optimizer steps from a configuration.
 
     Raises:
         UserError: There are fewer samples than prompts in one generation.
@@ -223,7 +223,7 @@ def read_batch(config: RunConfig, samples: int, processes: int) -> Batch:
 
 
 def read_shares(config: RunConfig, launch: Launch, notes: list[str]) -> bool:
-    """Whether the run shares its prompts. A note explains why sharing is off or incomplete."""
+    """Whether the run shares prompts. Limitations of the sharing are appended to `notes`."""
     if config.method != "grpo" or not config.sharing:
         return False
     if launch.sharding in ("zero3", "fsdp2"):
@@ -241,7 +241,10 @@ def read_shares(config: RunConfig, launch: Launch, notes: list[str]) -> bool:
 
 
 def read_run(config: RunConfig, batch: Batch, completion: int | None, notes: list[str]) -> Run:
-    """Settings that determine the memory. `completion` replaces the limit on the tokens of a completion."""
+    """Read the settings that determine the memory use, and append assumptions to `notes`.
+
+    If `completion` is not None, it replaces the configured maximum number of tokens per completion.
+    """
     option = functools.partial(options.value, config.method, config.trainer)
     checkpointing = bool(option("gradient_checkpointing"))
     if config.method == "sft":
@@ -268,13 +271,13 @@ def read_run(config: RunConfig, batch: Batch, completion: int | None, notes: lis
 
 
 def read_placement(config: RunConfig, shape: Shape, launch: Launch, *, cpu: bool = False) -> Placement:
-    """Precision, sharding and optimizer.
+    """Read precision, sharding and optimizer of a run.
 
     Args:
-        config: The run.
-        shape: Its model.
-        launch: Its devices.
-        cpu: Whether it runs on a CPU.
+        config: Configuration of the run.
+        shape: Sizes of its model.
+        launch: Number of processes and sharding.
+        cpu: Whether the run uses a CPU.
 
     Raises:
         UserError: The dtype of the weights is not supported.

@@ -1,4 +1,4 @@
-"""Model sizes from config.json: the model is built on torch's meta device, so no weights are created or read."""
+"""Model sizes from config.json. The model is built on torch's meta device, so no weights are created or read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.loop import lora_config
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Supported `config.model_type` values. Other families can be trained, but the dry run cannot size their towers."""
+"""Supported `config.model_type` values. Other families can be trained, but not estimated by the dry run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +22,9 @@ class Text:
     layers: int
     hidden: int
     query: int
-    """Attention heads times head width."""
+    """Width of the queries: number of attention heads times head size."""
     keys: int
-    """Key/value heads times head width."""
+    """Width of the keys, and of the values: number of key/value heads times head size."""
     inner: int
     """Width of the feed-forward layers."""
     heads: int
@@ -43,8 +43,8 @@ class Tower:
     heads: int
     norm: Literal["layer", "rms"]
     inner_kept: int
-    """Tensors of width `inner` that a feed-forward layer saves for the backward pass: 2 with GELU (input, output), 3
-    with quick GELU (sigmoid too), 4 with a gate (gate, its activation, up, product)."""
+    """Number of tensors of width `inner` that a feed-forward layer saves for the backward pass: 2 with GELU (input,
+    output), 3 with quick GELU (also the sigmoid), 4 with a gate (gate, its activation, up, product)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +52,17 @@ class Parameters:
     """Parameter counts."""
 
     total: int
-    """Of the model, without adapters."""
+    """Parameters of the model, without adapters."""
     trained: int
-    """Updated by the optimizer, adapters included."""
+    """Parameters that the optimizer updates, including adapters."""
     adapters: int
     largest: int
-    """Of the largest unit that is gathered at once when weights are sharded: a layer with embedding and head."""
+    """Parameters gathered at once if weights are sharded: the largest layer, the embedding and the LM head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A model that was not loaded."""
+    """Sizes of a model and its parts."""
 
     family: str
     text: Text
@@ -71,11 +71,11 @@ class Shape:
     trains_tower: bool
     """Whether the vision tower has trainable weights or adapters."""
     trains_head: bool
-    """Whether the LM head itself is trained."""
+    """Whether the weights of the LM head are trained."""
     positions: int
     """Maximum sequence length (`max_position_embeddings`)."""
     dtype: str
-    """Type of the weights on disk."""
+    """Data type of the weights on disk."""
 
 
 def read_shape(folder: Path, config: RunConfig) -> Shape:
@@ -83,7 +83,7 @@ def read_shape(folder: Path, config: RunConfig) -> Shape:
 
     Args:
         folder: Model folder with config.json.
-        config: The run; its `lora` section is applied.
+        config: Configuration of the run. Its `lora` section is applied to the model.
 
     Raises:
         UserError: config.json is damaged, or the model family is not supported.

@@ -1,11 +1,11 @@
 """Atomic checkpoints: written completely or not at all, with everything that an exact resume needs.
 
-transformers writes a checkpoint file by file in place, so an interrupted process leaves one that looks complete. Here
-it is written to `checkpoint.partial/`, gets a manifest with hashes, is flushed to disk and then renamed. Older
-checkpoints are deleted only after that.
+transformers writes a checkpoint in place, file by file. An interrupted process can therefore leave an incomplete
+checkpoint that looks complete. Here a checkpoint is written to `checkpoint.partial/` with a manifest of hashes, flushed
+to disk and then renamed. Older checkpoints are deleted only after that.
 
-A checkpoint additionally holds the metrics gathered since the last log, so that the next log equals that of an
-uninterrupted run. With `sync_ref_model` it also holds the current reference.
+A checkpoint also holds the metrics recorded since the last log. The next log of a resumed run therefore equals that of
+an uninterrupted run. With `sync_ref_model` a checkpoint also holds the current reference.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HASHING_THREADS = 4
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest of a checkpoint (bytes and sha256 of each file) and flush everything to disk."""
+    """Write the manifest of a checkpoint (size and SHA-256 of each file) and flush all its files to disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with ThreadPoolExecutor(_HASHING_THREADS) as threads:
         facts = threads.map(_facts, files)
@@ -44,7 +44,7 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """Describe the damage of a checkpoint; None if it is intact."""
+    """Describe how a checkpoint is damaged; return None if it is intact."""
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         wanted = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in listed.items()}
@@ -75,19 +75,19 @@ def _facts(file: Path) -> dict[str, Any] | None:
 
 
 def numbered(folder: Path) -> list[tuple[int, Path]]:
-    """The checkpoints in a folder with their steps, the newest first."""
+    """The steps and paths of the checkpoints in a folder, newest first."""
     checkpoints = [(path.name.rpartition("-")[2], path) for path in folder.glob("checkpoint-*") if path.is_dir()]
     return sorted(((int(step), path) for step, path in checkpoints if step.isdigit()), reverse=True)
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest intact checkpoint. Damaged ones are reported on stderr and renamed.
+    """Find the newest intact checkpoint. Newer, damaged checkpoints are reported on stderr and renamed.
 
     Args:
-        folder: Folder of the checkpoints; may be missing.
+        folder: Folder of the checkpoints. It does not have to exist.
 
     Returns:
-        The checkpoint; None if there is none.
+        Path of the checkpoint; None if the folder has no checkpoints.
 
     Raises:
         UserError: Every checkpoint is damaged.
@@ -115,15 +115,15 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def finish_rotation(checkpoint: Path, limit: int | None) -> None:
-    """Delete the older checkpoints that an interrupted process was about to delete.
+    """Delete old checkpoints beyond the limit, which an interrupted process may have left behind.
 
     Args:
         checkpoint: Checkpoint that the run resumes from.
-        limit: Number of checkpoints to keep; None for all.
+        limit: Maximum number of checkpoints to keep; None keeps all.
     """
     state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
     best = state.get("best_model_checkpoint")
-    # The path of the folder may have changed.
+    # The stored path is outdated if the run folder was moved.
     rotate_checkpoints(str(checkpoint.parent), limit, str(checkpoint.parent / Path(best).name) if best else None)
 
 
@@ -134,7 +134,10 @@ def _set_aside(path: Path) -> None:
 
 
 class AtomicCheckpoints(Trainer):  # type: ignore[misc]
-    """Mixin before a transformers `Trainer`: write checkpoints to a temporary folder and rename them."""
+    """Mixin that writes checkpoints to a temporary folder and renames them when they are complete.
+
+    List it before a transformers `Trainer` in the base classes.
+    """
 
     _staging: Path | None = None
 
@@ -156,7 +159,7 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         home = Path(self._get_output_dir(trial))
         target = home / f"checkpoint-{self.state.global_step}"
-        # transformers saves again at the end of an epoch.
+        # transformers may save the same step again at the end of an epoch.
         if target.exists():
             return
         if self.args.should_save:
@@ -168,14 +171,14 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
             super()._save_checkpoint(model, trial)
             self._complete(self._staging / target.name, target)
         except BaseException:
-            # Mostly a full disk.
+            # The usual cause is a full disk.
             shutil.rmtree(home / PARTIAL, ignore_errors=True)
             raise
         finally:
             self._staging = None
             self.args.save_total_limit = limit
         if self.args.should_save:
-            # Ordered by step, because a changed clock makes file times unreliable.
+            # Sorted by step, because file times are unreliable if the clock was changed.
             rotate_checkpoints(str(home), limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
@@ -199,19 +202,19 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
 
 
 class ResumedFigures(TrainerCallback):  # type: ignore[misc]
-    """Restore what a checkpoint of `AtomicCheckpoints` holds in addition to that of transformers."""
+    """Restore the state that `AtomicCheckpoints` adds to a transformers checkpoint."""
 
     def __init__(self, trainer: Any, checkpoint: Path | None) -> None:
         self._trainer = trainer
         self._checkpoint = checkpoint
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Restore the metrics gathered since the last log, and the reference."""
+        """Restore the metrics recorded since the last log and, with `sync_ref_model`, the reference."""
         if self._checkpoint is None:
             return
         trainer = self._trainer
         file = _figures_file(self._checkpoint, trainer)
-        # Missing if the number of processes has changed; the metrics then start empty.
+        # There is one file per process. If the number of processes has grown, the metrics of new ones start empty.
         if file.is_file():
             figures = json.loads(file.read_text(encoding="utf-8"))
             trainer._tr_loss.fill_(figures["loss"])
@@ -224,10 +227,11 @@ class ResumedFigures(TrainerCallback):  # type: ignore[misc]
 
 
 class BetweenGenerations(TrainerCallback):  # type: ignore[misc]
-    """Postpone a checkpoint to a step after which new completions are generated.
+    """Postpone checkpoints to steps after which new completions are generated.
 
-    With `num_iterations` or `steps_per_generation` above their defaults, several steps learn from the same completions.
-    Checkpoints do not hold these, so a run resumed in between would generate others and diverge.
+    With `num_iterations` or `steps_per_generation` above their defaults, several steps use the same completions.
+    Checkpoints do not hold completions. A run resumed between these steps would generate different completions and
+    diverge from the uninterrupted run.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -235,7 +239,7 @@ class BetweenGenerations(TrainerCallback):  # type: ignore[misc]
         self._owed = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Postpone a save that is due, or carry out a postponed one."""
+        """Postpone a save that is due, or carry out a postponed save."""
         between = between_generations(self._trainer) or state.global_step >= state.max_steps
         due = control.should_save or self._owed
         control.should_save = due and between
@@ -262,6 +266,6 @@ def _figures(trainer: Any) -> dict[str, Any]:
 
 
 def _keeps_reference(trainer: Any) -> bool:
-    """Whether the reference changes during the run and is not sharded."""
+    """Whether checkpoints include the reference: it changes during the run and is not sharded."""
     changes = getattr(trainer.args, "sync_ref_model", False)
     return changes and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)

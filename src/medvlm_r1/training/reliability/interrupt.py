@@ -19,13 +19,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulStop(TrainerCallback):  # type: ignore[misc]
-    """Context manager around a whole training, and the last callback in it.
+    """Context manager around a training run, which is also a callback of its trainer.
 
-    During training a signal lets the current step end, and the steps that learn from the same completions. Before and
-    after training it stops at once.
+    A signal during training stops the run after the current step and any further steps that use the same completions.
+    Before and after training, a signal stops the process at once.
 
     Attributes:
-        stopped_at: Step of the checkpoint that was saved on request; None if the training ran to its end.
+        stopped_at: Step after which a signal stopped the run with a checkpoint; None if the run was not stopped.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
         self._before: dict[signal.Signals, Any] = {}
 
     def attach(self, trainer: Any) -> None:
-        """Set the trainer, which exists only after the context is entered."""
+        """Set the trainer, which is created after the context is entered."""
         self._trainer = trainer
 
     def __enter__(self) -> Self:
@@ -55,7 +55,7 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if not self._stepping:
             self._signal = number
-            # Not a UserError, which libraries would catch.
+            # Not a UserError, because libraries catch every Exception.
             raise KeyboardInterrupt
         if self._signal:
             # A launcher may forward SIGTERM twice; a second Ctrl-C is deliberate.
@@ -68,15 +68,15 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _SAID)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """From now on, defer signals to the end of a step."""
+        """Start deferring signals to the end of a step."""
         self._stepping = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """From now on, let signals stop the process at once again."""
+        """Stop deferring signals. From now on they stop the process at once."""
         self._stepping = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop in all processes if one of them received a signal."""
+        """Save a checkpoint and stop all processes if any of them received a signal."""
         if args.world_size > 1:
             signals = torch.tensor(self._signal, device=args.device)
             torch.distributed.all_reduce(signals, op=torch.distributed.ReduceOp.MAX)

@@ -1,8 +1,8 @@
-"""The reliable trainer mixin, and the restore of weights under the parameter names of the model in memory.
+"""The reliable trainer mixin, and the restore of weights whose names on disk differ from those in memory.
 
-transformers saves Qwen2-VL (and every family whose modules were renamed after its release) under the names of the hub
-files, which `from_pretrained` maps back. `Trainer` in transformers 5.23 does not: it calls
-`load_state_dict(strict=False)`. A resumed training would continue from its initial weights, with a warning only.
+transformers saves Qwen2-VL (and every family whose modules were renamed after its release) under the parameter names of
+the Hub files. `from_pretrained` maps these names back. `Trainer` in transformers 5.23 does not, because it calls
+`load_state_dict(strict=False)`. A resumed run would continue from its initial weights and only print a warning.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from medvlm_r1.training.reliability.nan_guard import NanGuard
 
 
 class RestoresWeights(Trainer):  # type: ignore[misc]
-    """Mixin before a transformers `Trainer`: read full weights with `from_pretrained` and require every key to match.
+    """Mixin that loads full weights with `from_pretrained` and requires every key to match.
 
-    Adapters and the states of FSDP and DeepSpeed keep the names in memory, so the trainer loads them itself.
+    List it before a transformers `Trainer` in the base classes. Adapter, FSDP and DeepSpeed checkpoints use
+    the in-memory names, so `Trainer` loads them itself.
     """
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -44,4 +45,7 @@ class RestoresWeights(Trainer):  # type: ignore[misc]
 
 
 class ReliableTrainerMixin(RestoresWeights, NanGuard, AtomicCheckpoints):
-    """Mixin before a TRL trainer: exact restore of weights, atomic checkpoints, NaN guard."""
+    """Mixin with exact restore of weights, atomic checkpoints and the NaN guard.
+
+    List it before a TRL trainer in the base classes.
+    """

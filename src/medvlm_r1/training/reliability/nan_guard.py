@@ -1,7 +1,8 @@
 """NaN guard: abort training on a NaN or Inf loss, gradient or weight before it is applied or saved.
 
-transformers replaces such a loss in its logs by the mean of earlier ones (`logging_nan_inf_filter`) and takes the step.
-From then on every weight is NaN, also in the checkpoints.
+Without this guard, transformers replaces such a loss in its logs with the mean of earlier ones
+(`logging_nan_inf_filter`) and still takes the optimizer step. From then on every weight is NaN, including those in
+checkpoints.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ _NO_DISTRIBUTION = "probability tensor contains either"
 
 
 class NonFinite(UserError):
-    """A loss, gradient, weight or reward is NaN or Inf."""
+    """Raised if a loss, gradient, weight or logit is NaN or Inf, or if a reward is infinite."""
 
 
 class NanGuard(Trainer):  # type: ignore[misc]
-    """Mixin before a transformers `Trainer`: raise `NonFinite` on a NaN or Inf loss, gradient or weight.
+    """Mixin that raises `NonFinite` on a NaN or Inf loss, gradient or weight.
 
-    It is also raised on an infinite reward. With fp16, gradients are not checked. The loss scaler provokes infinite
-    gradients to find its scale, and skips these steps itself.
+    List it before a transformers `Trainer` in the base classes. An infinite reward also raises
+    `NonFinite`. With fp16, gradients are not checked, because the loss scaler provokes infinite gradients to find its
+    scale and skips those steps itself.
     """
 
     _sample_ids: tuple[str, ...] = ()
@@ -43,7 +45,7 @@ class NanGuard(Trainer):  # type: ignore[misc]
         """Compute the loss of a micro-batch and accumulate its gradients.
 
         Raises:
-            NonFinite: The loss or the logits that the policy sampled from are NaN or Inf, or a reward is infinite.
+            NonFinite: The loss is NaN or Inf, the logits used for sampling are NaN or Inf, or a reward is infinite.
         """
         self._sample_ids = _ids(inputs)
         try:
@@ -52,7 +54,7 @@ class NanGuard(Trainer):  # type: ignore[misc]
             if _NO_DISTRIBUTION not in str(error):
                 raise
             raise NonFinite(_report(self, "the distribution of the next token", "NaN or Inf")) from error
-        # TRL replaces the advantages of an infinite reward by 0.
+        # Rewards are checked here, because TRL replaces the advantages of an infinite reward with 0.
         for name, rewards in getattr(self, "_logs", {}).get("rewards", {}).items():
             if any(map(math.isinf, rewards)):
                 raise NonFinite(_report(self, f"a reward {name}", next(filter(math.isinf, rewards))))
@@ -78,22 +80,22 @@ class NanGuard(Trainer):  # type: ignore[misc]
 
 
 class NamedBatches:
-    """A collator that adds the sample ids to its batches; `NanGuard` removes them again."""
+    """Collator that adds the sample ids to each batch, for error messages. `NanGuard` removes them again."""
 
     def __init__(self, collate: Any) -> None:
         self._collate = collate
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Collate one batch, with its `sample_id`s."""
+        """Collate a batch and add its sample ids."""
         ids = [row[SAMPLE_ID] for row in rows]
         return {**self._collate(rows), SAMPLE_ID: ids}
 
 
 def refuse_unless_finite(trainer: Any) -> None:
-    """Check every weight before it is written; sharded weights on the processes that hold them.
+    """Check that every weight is finite before the model is saved. Each process checks the shards it holds.
 
     Raises:
-        NonFinite: A weight is NaN or Inf, on any process; the message names it and the step.
+        NonFinite: A weight is NaN or Inf on some process. The message names the weight and the step.
     """
     named = trainer.accelerator.unwrap_model(trainer.model).named_parameters()
     names = gather_object([name for name, weight in named if not torch.isfinite(_local(weight)).all()])
@@ -102,13 +104,13 @@ def refuse_unless_finite(trainer: Any) -> None:
 
 
 def _local(weight: Any) -> torch.Tensor:
-    """The part of a weight on this process: with ZeRO-3 (`ds_tensor`), with FSDP2, or all of it."""
+    """The part of a weight that this process holds: its ZeRO-3 (`ds_tensor`) or FSDP2 shard, or the whole weight."""
     shard: torch.Tensor = getattr(weight, "ds_tensor", weight)
     return shard.to_local() if isinstance(shard, DTensor) else shard
 
 
 def _ids(inputs: Any) -> tuple[str, ...]:
-    """The sample ids of a batch: a list of rows (GRPO), or a batch of `NamedBatches`."""
+    """Distinct sample ids of a batch, which is a list of rows (GRPO) or the output of `NamedBatches` (SFT)."""
     if isinstance(inputs, Mapping):
         ids = inputs.get(SAMPLE_ID, ())
     else:
@@ -119,7 +121,7 @@ def _ids(inputs: Any) -> tuple[str, ...]:
 def _report(trainer: Any, what: str, value: Any) -> str:
     args, state = trainer.args, trainer.state
     ids = trainer._sample_ids
-    # DeepSpeed takes the step within the backward pass.
+    # DeepSpeed takes the optimizer step within the backward pass, so it may already be applied.
     reach = "saved" if trainer.is_deepspeed_enabled else "applied"
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     good = next((str(path) for _, path in numbered(Path(args.output_dir))), None)
@@ -137,7 +139,7 @@ def _report(trainer: Any, what: str, value: Any) -> str:
 
 
 def last_completion(trainer: Any, limit: int = 160) -> str | None:
-    """The last completion, with its sample and rewards, in one line; None for SFT."""
+    """One-line summary of the last completion, with its sample id and rewards; None if there is none (as in SFT)."""
     logs = getattr(trainer, "_logs", None)
     if not logs or not logs["completion"]:
         return None

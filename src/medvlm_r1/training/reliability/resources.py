@@ -1,4 +1,4 @@
-"""User errors for exhausted resources: memory, disk space, write permission."""
+"""`UserError` messages for resource failures: out of memory, full disk, missing write permission."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from medvlm_r1.training.reliability.checkpoint import numbered
 _MEMORY = re.compile(
     r"out of memory|DefaultCPUAllocator|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE
 )
-# torch's writer does not report the reason.
+# Errors of torch's file writer, which do not contain the cause.
 _TORCH_WRITE = re.compile(r"PytorchStreamWriter|unexpected pos|basic_ios|iostream error")
 _LITTLE = 1 << 20
 
-# Functions in the traceback, and the phase that they belong to.
+# Function names in a traceback, the phase they belong to, and its description in the message.
 _PHASES = (
     (re.compile(r"get_image_features|encode_images|_image_features"), "pixels", "while images went through the tower"),
     (re.compile(r"^(generate|_generate.*|n_per_prompt)$"), "completions", "while completions were written"),
@@ -37,7 +37,7 @@ _PHASES = (
 
 @contextmanager
 def explained(config: RunConfig) -> Iterator[None]:
-    """Turn resource failures into a `UserError` that names what to reduce, free or repair.
+    """Convert resource failures in this context to a `UserError` that says what to reduce, free or repair.
 
     Args:
         config: Configuration of the current run.
@@ -47,7 +47,7 @@ def explained(config: RunConfig) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        # Libraries in Rust report a full disk with exception types of their own.
+        # Libraries written in Rust report a full disk with their own exception types.
         message = explain(error, config)
         if message is None:
             raise
@@ -55,7 +55,7 @@ def explained(config: RunConfig) -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, in main memory or on a GPU."""
+    """Whether the exception is a failed memory allocation, in main memory or on a GPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and _MEMORY.search(str(error)) is not None
     )
@@ -108,7 +108,7 @@ def _options_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def _levers(config: RunConfig, given: dict[str, Any]) -> dict[str, str]:
-    """Settings that can be lowered, with their current values."""
+    """Settings that reduce memory use, with their current values, by topic."""
     rows, steps = given["per_device_train_batch_size"], given["gradient_accumulation_steps"]
     levers = {
         "batch": f"batch: trainer.per_device_train_batch_size (now {rows}) with trainer.gradient_accumulation_steps "
@@ -127,7 +127,7 @@ def _levers(config: RunConfig, given: dict[str, Any]) -> dict[str, str]:
 
 
 def _where(error: BaseException) -> tuple[str, str]:
-    """The phase in which a failure happened, from the functions in its traceback."""
+    """Phase in which a failure happened and its description, from the function names in the traceback."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         for pattern, phase, words in _PHASES:
             if pattern.search(frame.f_code.co_name):

@@ -1,4 +1,4 @@
-"""The shared forward against the plain one: log-probabilities and gradients of every model family."""
+"""Compare the log-probabilities and gradients of the shared forward pass with the plain one, for every model family."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from medvlm_r1.models.sharing.forward import shared_logps
 from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
 
 LOGPS, GRADIENTS = 1e-5, 1e-4
-"""Largest absolute difference of a log-probability, and largest relative one of the gradient, in float32."""
+"""Limits in float32: absolute difference of the log-probabilities, and relative difference of the gradients."""
 ROUNDING = 2.0
-"""In bfloat16 the shared forward may be this many times as far from float32 as the plain forward is."""
+"""Limit in bfloat16: error of the shared forward pass relative to float32, as a multiple of the plain one's error."""
 
 Group = tuple[Prompt, Sequence[int]]
-"""A prompt, and the numbers of tokens of its completions."""
+"""A prompt, and the number of tokens of each of its completions."""
 GROUPS: tuple[Group, ...] = ((Prompt(4, ((2, 3),)), (5, 1, 3)), (Prompt(1, ((1, 1), (3, 2))), (2, 6)))
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows as TRL lays them out, and the prompts and completions they were made of."""
+    """A batch in TRL's layout, and the prompts and completions it was built from."""
 
     groups: list[Group]
     prompts: list[Tensor]
@@ -36,7 +36,7 @@ class Rows:
 
 
 def make_rows(family: str, groups: Sequence[Group]) -> Rows:
-    """Random tokens for the prompts and completions of `groups`, padded on both sides."""
+    """Build a batch with random tokens for the prompts and completions of `groups`, padded on both sides."""
     torch.manual_seed(1)
     prompts = [TINY[family].ids(prompt) for prompt, _ in groups]
     completions = [[torch.randint(10, VOCABULARY, (n,)) for n in lengths] for _, lengths in groups]
@@ -59,7 +59,7 @@ def make_rows(family: str, groups: Sequence[Group]) -> Rows:
 
 
 def plain_logps(model: Any, family: str, rows: Rows, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of all completion tokens, (N,), row by row, from the model's own logits."""
+    """Log-probabilities and entropies (N,) of all completion tokens. Each row has its own plain forward pass."""
     logps, entropies = [], []
     for (prompt, _), ids, completions in zip(rows.groups, rows.prompts, rows.completions, strict=True):
         for completion in completions:
@@ -73,7 +73,7 @@ def plain_logps(model: Any, family: str, rows: Rows, temperature: float = 1.0) -
 
 
 def _on(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs on the model's device, floating-point ones in its dtype."""
+    """Move inputs to the model's device, and convert floating-point inputs to its dtype."""
     return {
         name: value.to(model.device, model.dtype if value.is_floating_point() else None)
         for name, value in inputs.items()
@@ -92,7 +92,7 @@ def _shared(model: Any, family: str, rows: Rows) -> Tensor:
 
 
 def _measure(forward: Any, model: Any, family: str, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (N,) and the flattened gradient of a sum in which every token has its own weight; float64."""
+    """Log-probabilities (N,), and the flattened gradient of a weighted sum of them. Both are in float64."""
     model.zero_grad(set_to_none=True)
     logps = forward(model, family, rows)
     (torch.linspace(-1, 2, len(logps), device=logps.device) * logps).sum().backward()
@@ -112,10 +112,10 @@ def _distances(values: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) 
 
 
 def compare(family: str, dtype: torch.dtype, device: str) -> tuple[bool, str]:
-    """Compare the shared forward of a tiny model of a family with its plain forward.
+    """Compare the shared forward pass of a tiny model with its plain forward pass.
 
-    In float32 the two have to be equal within `LOGPS` and `GRADIENTS`. In bfloat16 both are compared with the plain
-    forward of the same weights in float32; the shared one may be `ROUNDING` times as far from it as the plain one.
+    In float32 the two must agree within `LOGPS` and `GRADIENTS`. In bfloat16 both are compared with the plain forward
+    pass of the same weights in float32. The error of the shared pass may be `ROUNDING` times that of the plain pass.
 
     Args:
         family: A key of `models.families.FAMILIES`.
@@ -123,7 +123,7 @@ def compare(family: str, dtype: torch.dtype, device: str) -> tuple[bool, str]:
         device: "cpu" or "cuda".
 
     Returns:
-        Whether they agree, and the differences in words.
+        Whether they agree, and a text with the differences.
     """
     rows = make_rows(family, GROUPS)
     model = TINY[family].model().to(device, dtype)
@@ -146,5 +146,5 @@ def compare(family: str, dtype: torch.dtype, device: str) -> tuple[bool, str]:
 
 
 def families() -> list[str]:
-    """The supported families, in order."""
+    """The supported model families, sorted by name."""
     return sorted(FAMILIES)

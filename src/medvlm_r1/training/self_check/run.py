@@ -1,6 +1,6 @@
-"""All checks of `medvlm-r1 doctor`, each in a process of its own, and their report.
+"""Run the checks of `medvlm-r1 doctor`, each in its own process, and write the report.
 
-`python -m medvlm_r1.training.self_check.run NAME DEVICE FOLDER` runs one check and prints its lines as JSON.
+`python -m medvlm_r1.training.self_check.run NAME DEVICE` runs one check and prints its lines as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medvlm_r1.errors import UserError
 
 Status = Literal["pass", "fail", "not available"]
 TIMEOUT = 300
-"""Seconds after which a check counts as hanging."""
+"""Seconds after which a check is aborted and reported as failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def _equality(device: str, folder: Path) -> Iterator[Line]:
 
 
 def _step(device: str, folder: Path) -> Iterator[Line]:
-    """Full weights: the shared trainer against plain TRL, and memory against the dry run."""
+    """Train full weights. Compare the trainer with plain TRL, and its peak memory with the dry run's estimate."""
     import torch
 
     from medvlm_r1.training.self_check.steps import SIZES, check_saved, run_grpo
@@ -129,11 +129,11 @@ CHECKS: dict[str, tuple[str, Callable[[str, Path], Iterator[Line]]]] = {
     "vllm": ("GRPO step, vLLM colocated", _vllm),
     "fsdp2": ("FSDP2, world size 1", _fsdp2),
 }
-"""By name: what is checked, and the check, which yields its lines."""
+"""Checks by name: a title, and the function that yields the lines of the report."""
 
 
 def run_check(name: str, device: str) -> list[Line]:
-    """Run a check in this process; an exception is a failing line."""
+    """Run a check in this process. An exception adds a line with status "fail"."""
     title, check = CHECKS[name]
     lines: list[Line] = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -146,22 +146,22 @@ def run_check(name: str, device: str) -> list[Line]:
 
 
 def run_all(names: Sequence[str], device: str, progress: Callable[[int, int, str], None]) -> list[Line]:
-    """Run checks, each in a process of its own.
+    """Run checks, each in its own process.
 
     Args:
         names: Keys of `CHECKS`.
         device: "cpu" or "cuda".
-        progress: Called with (checks done, checks, the next one).
+        progress: Called with the number of completed checks, the number of all checks, and the title of the next check.
 
     Returns:
-        Their lines in order. A process that dies or takes more than `TIMEOUT` seconds is a failing line.
+        The lines of all checks, in order. A process that crashes or exceeds `TIMEOUT` has a line with status "fail".
     """
     lines: list[Line] = []
     for done, name in enumerate(names):
         title = CHECKS[name][0]
         progress(done, len(names), title)
         command = [sys.executable, "-m", __name__, name, device]
-        # The models of a CPU are too small to gain from a second thread.
+        # The models used on a CPU are too small to gain from a second thread.
         threads = {"OMP_NUM_THREADS": "1"} if device == "cpu" else {}
         try:
             result = subprocess.run(
@@ -185,10 +185,10 @@ def record(environment: Mapping[str, Any], device: str, lines: Sequence[Line]) -
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> None:
-    """Write `doctor.json`, and the same as a table in `doctor.md`.
+    """Write the report to `doctor.json`, and as a table to `doctor.md`.
 
     Args:
-        out: The folder.
+        out: Folder for both files.
         report: Result of `record`.
     """
     environment = report["environment"]

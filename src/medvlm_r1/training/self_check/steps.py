@@ -1,7 +1,7 @@
-"""GRPO runs on random weights: time and memory of a step, what is trained, and what is saved.
+"""Short GRPO runs with random weights: measure the time and memory of a step, and check the saved model.
 
-Each run is a call of `train_grpo` with a configuration, as a user makes it. All completions have the same length, so
-plain TRL and the shared trainer do the same work.
+Each run calls `train_grpo` with a configuration, as a user does. All completions have the same length, so plain TRL and
+the shared trainer train on the same amount of data.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from medvlm_r1.training.grpo import train_grpo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """A model with random weights, and the rows of a GRPO step."""
+    """Sizes of a model with random weights, and of a GRPO step."""
 
     text: Mapping[str, Any]
-    """Changes of the language model's configuration."""
+    """Values that replace those of the language model's configuration."""
     vision: Mapping[str, Any]
-    """Changes of the vision tower's."""
+    """Values that replace those of the vision tower's configuration."""
     edge: int
     """Height and width of the images in pixels."""
     completion: int
-    """Tokens of every completion."""
+    """Number of tokens of every completion."""
     group: int
-    """Completions per prompt."""
+    """Number of completions per prompt."""
     prompts: int = 2
-    """Prompts per step."""
+    """Number of prompts per step."""
     timed: int = 3
-    """Steps that are timed, after two that are not."""
+    """Number of timed steps, after two steps that are not timed."""
     memory: float = 0.0
-    """Bytes of device memory below which full weights are not trained."""
+    """Device memory in bytes that the training of full weights requires."""
 
 
 # https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct, config.json
@@ -90,16 +90,16 @@ SMALL = Size(
     group=8,
 )
 SIZES = {"cpu": SMALL, "cuda": QWEN2_VL_2B}
-"""By device type."""
+"""Sizes by device type."""
 
 
 def varied_rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """A reward that depends on the tokens alone, so that every row has an advantage."""
+    """Pseudo-random rewards that depend only on the tokens, so that every row has an advantage other than 0."""
     return [float(np.random.default_rng(ids).random()) for ids in completion_ids]
 
 
 def write_base(folder: Path, size: Size, device: str, dtype: torch.dtype) -> Path:
-    """Write a Qwen2-VL with random weights, and the processor of the embedded base."""
+    """Write a Qwen2-VL model with random weights and the processor of `phantom-base`, if the folder has no model."""
     if not (folder / "config.json").is_file():
         config = AutoConfig.from_pretrained(phantom_base_dir()).to_dict()
         kind = config.pop("model_type")
@@ -118,25 +118,25 @@ class Figures:
     """Measurements of a run."""
 
     generation: float = math.nan
-    """Median seconds per step."""
+    """Median seconds of generation per step."""
     update: float = math.nan
-    """Median seconds per step."""
+    """Median seconds of the update per step."""
     memory: float = 0.0
-    """Peak bytes of the device, with the runtime."""
+    """Peak device memory in bytes, including the runtime."""
     estimate: float = 0.0
-    """The dry run's estimate of it."""
+    """The dry run's estimate of `memory`."""
     peak_share: float = 0.0
-    """Share of the measured matrix-product peak that the update reaches."""
+    """FLOP/s of the update, as a fraction of the peak measured with matrix products."""
     losses: list[float] = field(default_factory=list)
     gradients: list[float] = field(default_factory=list)
     notice: str = ""
-    """What the trainer printed about computing prompts TRL's way."""
+    """The trainer's message that prompts are not shared in the run or its generation; empty if they are."""
     model: str = ""
     """Folder of the trained model."""
 
     @property
     def step(self) -> float:
-        """Seconds per step."""
+        """Seconds per step: generation and update."""
         return self.generation + self.update
 
 
@@ -144,14 +144,14 @@ def run_grpo(folder: Path, device: str, size: Size, *, lora: bool, **options: An
     """Train a few GRPO steps with `train_grpo` and measure them.
 
     Args:
-        folder: Where model, data and run are written.
+        folder: Folder that the model, the data and the run are written to.
         device: "cpu" or "cuda".
-        size: Model and rows.
-        lora: Train adapters on bfloat16 weights instead of all weights, in float32.
+        size: Sizes of the model and the step.
+        lora: Whether to train adapters on bfloat16 weights, instead of all weights in float32.
         **options: `sharing` (default True), and options of TRL's GRPOConfig.
 
     Raises:
-        UserError: `train_grpo` refuses, or a loss or gradient is not finite.
+        UserError: `train_grpo` rejects the run, a loss or gradient is NaN or Inf, or all gradients are 0.
     """
     sharing = options.pop("sharing", True)
     dtype = torch.bfloat16 if lora else torch.float32
@@ -217,7 +217,7 @@ def _estimate(config: RunConfig, device: str, size: Size, sharing: bool) -> floa
 
 
 class _Watch:
-    """Times steps and generation, counts the operations of the second step, and reads the peak memory after it."""
+    """Time steps and generation, count the FLOPs of the second step, and measure the peak memory of later steps."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -252,7 +252,7 @@ class _Watch:
             GRPOTrainer._generate = plain
 
     def on_step(self, step: int, total: int, logs: Mapping[str, float]) -> None:
-        """Called at the end of each step, without logs."""
+        """Record the end of a step; ignore calls with logs."""
         if logs or step == self._step:
             return
         self._step = step
@@ -268,7 +268,7 @@ class _Watch:
         self._generated, self._begun = 0.0, self._now()
 
     def figures(self) -> Figures:
-        """Medians over the timed steps."""
+        """Medians of the timed steps, the peak memory, and the FLOP/s of the update."""
         generation, update = (statistics.median(values) for values in zip(*self._steps, strict=True))
         peak = _matrix_peak(self._device)
         return Figures(
@@ -280,7 +280,7 @@ class _Watch:
 
 
 def _matrix_peak(device: torch.device) -> float:
-    """Floating-point operations per second of the fastest of a few large matrix products."""
+    """FLOP/s of the fastest of a few large matrix products."""
     size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = math.inf
@@ -313,17 +313,17 @@ def _peak(device: torch.device) -> float:
 
 
 def check_saved(folder: Path, base: Path) -> str:
-    """Check a trained model: its tensors have the base's names and dtypes, and it loads.
+    """Check a trained model: its tensors have the names and dtypes of its base model, and it can be loaded.
 
     Args:
         folder: The trained model.
         base: The model it was trained from.
 
     Returns:
-        What was checked, in words.
+        A summary of the check.
 
     Raises:
-        UserError: A name or dtype differs, the weights did not change, or the loaded model is not finite.
+        UserError: A name or dtype differs, no weight changed, or a loaded weight is NaN or Inf.
     """
     wanted, saved = _tensors(base), _tensors(folder)
     if saved.keys() != wanted.keys():
@@ -355,10 +355,10 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def shard_on_one_process(device: str) -> None:
-    """Let accelerate shard weights with FSDP2 in this process alone; call it before any trainer is built.
+    """Set up FSDP2 in accelerate with a world size of 1. Call this function before a trainer is built.
 
-    accelerate 1.15 takes FSDP for GPUs and their like only (`AcceleratorState`: MULTI_GPU, ... and not MULTI_CPU).
-    PyTorch's FSDP2 also works over gloo on a CPU.
+    accelerate 1.15 enables FSDP only for GPUs and similar devices (`AcceleratorState`: MULTI_GPU, ..., not MULTI_CPU).
+    PyTorch's FSDP2 also works on a CPU with gloo.
     """
     os.environ |= {
         "ACCELERATE_USE_FSDP": "true",
@@ -371,7 +371,7 @@ def shard_on_one_process(device: str) -> None:
         "LOCAL_RANK": "0",
         "WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
-        # 0: the store takes any free port, as this process is the only one.
+        # With port 0 the store uses any free port. No other process has to know it.
         "MASTER_PORT": "0",
     }
     if device == "cpu":

@@ -1,6 +1,6 @@
-"""Tiny models with random weights of every family that supports shared prompts, and inputs in each family's layout.
+"""A tiny model with random weights for every family that supports shared prompts, and inputs in the family's layout.
 
-Input ids are written by hand and pixels are random, so no processor is needed.
+Token ids and pixels are random, so no processor is needed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _IDS = {"image_token_id": IMAGE, "video_token_id": 8, "vision_start_token_id": 5
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Text tokens around images; `sizes` are the images' heights and widths in tokens."""
+    """A prompt: the number of text tokens before the images, and the (height, width) of each image in tokens."""
 
     text: int
     sizes: tuple[tuple[int, int], ...]
@@ -41,18 +41,18 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Tiny:
-    """How to build a model of a family, and the vision inputs of prompts."""
+    """Configuration of a tiny model of a family, and functions that build its inputs."""
 
     config: dict[str, Any]
     tokens: Callable[[tuple[int, int]], int]
-    """Size of an image -> the tokens that stand for it."""
+    """Returns the number of image tokens for an image size."""
     pixels: Callable[[Sequence[Prompt]], dict[str, torch.Tensor]]
-    """Prompts -> what the processor would give for their images (as one batch)."""
+    """Returns what the processor would return for the images of some prompts, as one batch."""
     extra: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda ids: {}
-    """Ids -> further inputs the plain forward wants."""
+    """Returns further inputs of the plain forward pass for token ids."""
 
     def model(self, attention: str = "sdpa", **changes: Any) -> Any:
-        """A model with weights far from symmetric, so that a wrong position or mask shows."""
+        """Build the model. Its random weights are large, so that a wrong position or mask changes the output."""
         settings = {**self.config, **changes}
         config = AutoConfig.for_model(**settings)
         torch.manual_seed(0)
@@ -66,7 +66,7 @@ class Tiny:
         return model.train()
 
     def ids(self, prompt: Prompt) -> torch.Tensor:
-        """Text, the images one after the other between text tokens, text."""
+        """Token ids of a prompt: text, then each image between its start and end token, then two text tokens."""
         parts = [torch.randint(10, VOCABULARY, (prompt.text,))]
         for size in prompt.sizes:
             parts += [torch.tensor([5]), torch.full((self.tokens(size),), IMAGE), torch.tensor([6])]
@@ -74,7 +74,7 @@ class Tiny:
 
 
 def _patches(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-    """Qwen: flattened patches of images of any size, two by two patches for a token."""
+    """Qwen inputs: flattened patches of images of any size, with 2 x 2 patches per token."""
     grids = [[1, 2 * height, 2 * width] for prompt in prompts for height, width in prompt.sizes]
     if not grids:
         return {}
@@ -85,7 +85,7 @@ def _patches(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
 
 
 def _squares(side: int) -> Callable[[Sequence[Prompt]], dict[str, torch.Tensor]]:
-    """Images (or tiles) of one size, one after the other."""
+    """Function that builds a batch of square images (or tiles) of one size."""
 
     def pixels(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
         images = [_seeded(3, side, side, key=h * 10 + w) for prompt in prompts for h, w in prompt.sizes]
@@ -95,7 +95,7 @@ def _squares(side: int) -> Callable[[Sequence[Prompt]], dict[str, torch.Tensor]]
 
 
 def _tiles(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-    """SmolVLM: tiles of every prompt, filled up with zeros to the most of any."""
+    """SmolVLM inputs: the tiles of each prompt, zero-padded to the largest number of tiles."""
     most = max(len(prompt.sizes) for prompt in prompts)
     if not most:
         return {}
@@ -108,7 +108,7 @@ def _tiles(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
 
 
 def _padded(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
-    """Mistral 3: images of any size in the corner of the largest, two by two patches for a token."""
+    """Mistral 3 inputs: images of any size, zero-padded to the largest, with 2 x 2 patches per token."""
     sizes = [(8 * height, 8 * width) for prompt in prompts for height, width in prompt.sizes]
     if not sizes:
         return {}
