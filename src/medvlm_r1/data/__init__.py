@@ -1,4 +1,4 @@
-"""Samples, the folders they live in, the image loader, and one small reader per public format."""
+"""Samples, data folders, the image loader, and the readers of public formats."""
 
 from medvlm_r1.data.folder import folder_hash, read_folder, write_folder
 from medvlm_r1.data.images import load_image

@@ -23,19 +23,19 @@ IMAGES = "images"
 
 
 def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[str, Any]) -> None:
-    """Write `samples.jsonl` and `info.json`; image files are the caller's to place under `images/`.
+    """Write `samples.jsonl` and `info.json`. The caller must put the image files into `images/`.
 
-    Both files are written under a temporary name and renamed: a reader sees the old data set or the new one, and never
-    half of one.
+    Each file is written under a temporary name and then renamed, so a reader never sees half of a file.
 
     Args:
-        path: The data folder, made when it is not there.
-        samples: In the order they shall have; consumed one at a time.
-        info: `name`, `source`, `license` and whatever else describes the data. `counts` is completed with `samples`,
-            `missing` and `by_modality`.
+        path: The data folder, created if it does not exist.
+        samples: Samples in the order in which they are written; consumed one at a time.
+        info: `name`, `source`, `license` and other facts about the data. `samples`, `missing` and `by_modality` are
+            added to its `counts` in the file.
 
     Raises:
-        UserError: There are no samples, two have the same id, a record holds what JSON cannot, or writing fails.
+        UserError: There are no samples, two samples have the same id, a value cannot be written as JSON, or writing
+            fails.
     """
     path = Path(path)
     counts: Counter[str] = Counter()
@@ -66,14 +66,14 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
 
 
 def refuse_other(path: str | Path, name: str) -> None:
-    """Refuse a folder that holds another data set, which an import would overwrite.
+    """Raise an error if a folder holds a different data set, which an import would overwrite.
 
     Args:
         path: The folder to be written.
-        name: The `name` in the `info.json` of what is going to be written.
+        name: The `name` that will be written to `info.json`.
 
     Raises:
-        UserError: It holds samples under another name, or under none; or its `info.json` cannot be read.
+        UserError: The folder holds samples under another name or without a name, or its `info.json` cannot be read.
     """
     path = Path(path)
     if (path / SAMPLES).exists() and (present := read_info(path).get("name")) != name:
@@ -93,9 +93,9 @@ def read_folder(path: str | Path) -> list[Sample]:
         The samples in file order, at least one.
 
     Raises:
-        UserError: There is no `samples.jsonl` or it is empty, or a row is malformed, lacks a field, has an unknown
-            one, an answer that is not among its options, more than ten options, an id that was used before or an
-            image path that leaves the folder. The message names the file and every such row, up to twenty faults.
+        UserError: `samples.jsonl` is missing or empty, or a row is invalid. Examples are a malformed row, a missing or
+            unknown field, an answer that is not one of the options, more than ten options, a repeated id, or an image
+            path that leaves the folder. The message names the file and at most twenty different faults.
     """
     file = Path(path) / SAMPLES
     if not file.is_file():
@@ -113,11 +113,12 @@ def read_folder(path: str | Path) -> list[Sample]:
 
 
 def read_samples(file: Path, on_bad: Callable[[int, ValueError | str, dict[str, Any]], None]) -> list[Sample]:
-    """Read the usable rows of a `samples.jsonl`.
+    """Read the usable rows of a `samples.jsonl` file.
 
     Args:
         file: The file.
-        on_bad: Called with number, fault and content of every other row; the content is empty if it is malformed.
+        on_bad: Called with the row number, the fault and the content of every unusable row. The content is empty if the
+            row is malformed or repeats an id.
     """
     samples: list[Sample] = []
     first_rows: dict[str, int] = {}
@@ -136,10 +137,10 @@ def read_samples(file: Path, on_bad: Callable[[int, ValueError | str, dict[str, 
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
-    """Read `info.json` of a data folder; empty without one.
+    """Read `info.json` of a data folder; return an empty dictionary if there is no such file.
 
     Raises:
-        UserError: It cannot be read or is not a JSON object.
+        UserError: The file cannot be read or is not a JSON object.
     """
     file = Path(path) / INFO
     try:
@@ -154,17 +155,17 @@ def read_info(path: str | Path) -> dict[str, Any]:
 
 
 def folder_hash(path: str | Path) -> str:
-    """Fingerprint of a data set: changes with any byte of `samples.jsonl` or of an image it names.
+    """Fingerprint of a data set. It changes with any byte of `samples.jsonl` or of an image that it names.
 
     Args:
         path: The data folder.
 
     Returns:
-        SHA-256 in hexadecimal over the hash of `samples.jsonl` and, in path order, path and hash of each image. An
-        image that is not there counts as `absent`, so adding it changes the fingerprint.
+        SHA-256 in hexadecimal over the hash of `samples.jsonl` and, in path order, the path and hash of each image. A
+        missing image has the hash `absent`, so adding the image changes the fingerprint.
 
     Raises:
-        UserError: As `read_folder`, or an image is a link that leads out of the folder.
+        UserError: As for `read_folder`; or an image cannot be read or is a link that leads out of the folder.
     """
     path = Path(path)
     names = sorted({name for sample in read_folder(path) for name in sample.images})
@@ -178,18 +179,19 @@ def folder_hash(path: str | Path) -> str:
 def copy_images(
     source: str | Path, copies: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None = None
 ) -> set[str]:
-    """Copy images from a data folder to others, under the same names.
+    """Copy images from one data folder to others, under the same names.
 
     Args:
-        source: The data folder they are in.
-        copies: Name of an image, such as `images/x.png`, and the data folder it goes to.
-        progress: Called with (images copied, images in all).
+        source: The data folder that contains the images.
+        copies: Pairs of the relative path of an image, such as `images/x.png`, and the data folder to copy it to.
+        progress: Called with (images done, total number of images).
 
     Returns:
-        Names of those that are not there.
+        Names of the images that do not exist.
 
     Raises:
-        UserError: A path leads out of a folder, before anything is copied; or writing fails.
+        UserError: A path leads out of its folder, or writing fails. The source paths are checked before anything is
+            copied.
     """
     for name, _ in copies:
         inside(source, name)
@@ -209,7 +211,7 @@ def copy_images(
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[IO[str]]:
-    """Open a file beside `path` and rename it to `path` once all was written; leave nothing behind otherwise."""
+    """Open a temporary file next to `path`. Rename it to `path` after a successful write; delete it otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as stream:

@@ -18,19 +18,19 @@ from medvlm_r1.data.workers import FEW, work_on_images
 from medvlm_r1.disk import atomic_write
 from medvlm_r1.errors import UserError
 
-# Another version may read an image that this one refuses.
+# Part of the cache key, because another version may be able to decode an image that this version rejects.
 _VERSION = version("medvlm-r1")
 
 
 def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[int, int] | None]:
-    """Decode every image of some samples, unless it is known from before.
+    """Return the size of every image of the given samples. Images that are not in the cache are decoded.
 
     Args:
         path: The data folder.
         samples: Samples of that folder.
 
     Returns:
-        Name of each image to its width and height; None where it is not there or not readable.
+        Width and height by name of the image; None if the image is missing or unreadable.
     """
     names = dict.fromkeys(name for sample in samples for name in sample.images)
     facts = image_facts(path, names, decode=True)
@@ -38,15 +38,20 @@ def image_sizes(path: str | Path, samples: Iterable[Sample]) -> dict[str, tuple[
 
 
 def unreadable_samples(samples: Iterable[Sample], sizes: Mapping[str, tuple[int, int] | None]) -> list[Sample]:
-    """The samples of which an image has no size in `image_sizes`, or is not named by the source."""
+    """Select the samples with an image that is missing, is unreadable, or is not named by the source.
+
+    Args:
+        samples: Samples of a data folder.
+        sizes: Result of `image_sizes` for these samples.
+    """
     return [sample for sample in samples if sample.unnamed_image or not all(sizes[name] for name in sample.images)]
 
 
 def image_facts(folder: str | Path, names: Iterable[str], *, decode: bool) -> dict[str, dict[str, Any]]:
-    """Hash and size of images. Many images are examined on all cores, with a progress bar.
+    """Hash and size of images. Many images are processed in parallel, with a progress bar.
 
-    Results are cached in `$XDG_CACHE_HOME/medvlm-r1/images` (`~/.cache` by default), which contains no pixels. An image
-    counts as unchanged if its size in bytes and its modification time are unchanged.
+    Results are cached in `$XDG_CACHE_HOME/medvlm-r1/images` (by default in `~/.cache`). The cache contains no pixels.
+    An image counts as unchanged if its size in bytes and its modification time are unchanged.
 
     Args:
         folder: The data folder.
@@ -54,8 +59,8 @@ def image_facts(folder: str | Path, names: Iterable[str], *, decode: bool) -> di
         decode: Whether to decode every image and return its size.
 
     Returns:
-        By name a `hash`, "absent" for a missing file and None for one that cannot be read; with `decode` also a `size`,
-        (width, height), or None if it cannot be decoded.
+        A dictionary for each name. Its `hash` is "absent" if the file is missing, and None if it cannot be read. With
+        `decode`, its `size` is (width, height), or None if the image cannot be decoded.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medvlm-r1" / "images"
     file = root / f"{hashlib.sha256(f'{_VERSION} {Path(folder).resolve()}'.encode()).hexdigest()[:32]}.json"
@@ -79,7 +84,7 @@ def image_facts(folder: str | Path, names: Iterable[str], *, decode: bool) -> di
 
         work_on_images(_examine, jobs, take)
     if jobs:
-        # A cache that cannot be written costs time only.
+        # If the cache cannot be written, the results are computed again next time.
         with suppress(OSError):
             root.mkdir(parents=True, exist_ok=True)
             atomic_write(file, json.dumps(known))
@@ -87,10 +92,10 @@ def image_facts(folder: str | Path, names: Iterable[str], *, decode: bool) -> di
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal; `absent` if there is none.
+    """SHA-256 of a file in hexadecimal; `absent` if the file does not exist.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: The file cannot be read.
     """
     if not os.path.isfile(path):
         return "absent"

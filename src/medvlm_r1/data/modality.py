@@ -1,8 +1,8 @@
-"""One spelling for each imaging modality.
+"""Standard names of the imaging modalities.
 
-The long spellings are those of OmniMedVQA (arXiv 2402.09181), which the other collections inherit; the two-letter ones
-are DICOM's. Case, spaces, hyphens and brackets do not matter. `Unknown` is the modality of sets that do not name it. A
-longer text is read when it names exactly one modality (`MRI brain`, `chest X-ray`). Anything else is an error.
+The long spellings are those of OmniMedVQA (arXiv 2402.09181), which the other collections reuse. The two-letter codes
+are DICOM's. Case, spaces, hyphens and brackets are ignored. `Unknown` is the modality of data sets that do not name
+one. A longer text is accepted if it names exactly one modality (`MRI brain`, `chest X-ray`). Anything else is an error.
 """
 
 import re
@@ -36,7 +36,7 @@ def _key(spelling: str) -> str:
     return "".join(character for character in spelling.casefold() if character.isalnum())
 
 
-# Words that mean a modality in any text; codes such as US or OP may mean something else there.
+# Words that name a modality in any text. Codes such as US or OP may mean something else in a longer text.
 _PLAIN_WORDS = frozenset(
     (
         *("mri", "mr", "ct", "x-ray", "xray", "radiography", "ultrasound", "oct", "fundus", "dermoscopy", "microscopy"),
@@ -47,10 +47,10 @@ _BY_KEY = {_key(spelling): name for name, spellings in _SPELLINGS.items() for sp
 
 
 def modality_name(spelling: str) -> str | None:
-    """The project's name for a modality.
+    """Standard name of a modality.
 
     Args:
-        spelling: Spelling of a data set or a user. Only letters and digits count, in any case.
+        spelling: Spelling in a data set or from a user. Only letters and digits count; case is ignored.
 
     Returns:
         One of `MODALITIES`, or None for an unknown spelling.
@@ -59,14 +59,14 @@ def modality_name(spelling: str) -> str | None:
 
 
 def known_modality(spelling: str, field: str) -> str:
-    """The project's name for a modality that a row gives.
+    """Standard name of the modality that a field of a row names.
 
     Args:
-        spelling: As the row has it.
-        field: Name of the field, for the message.
+        spelling: Content of the field: a spelling of a modality, or a longer text that names exactly one.
+        field: Name of the field, for the error message.
 
     Raises:
-        ValueError: The spelling is not known.
+        ValueError: The text names no known modality, or more than one.
     """
     name = modality_name(spelling)
     if name is not None:

@@ -1,15 +1,15 @@
-"""Normal form of a name, and the known name nearest to an unknown one."""
+"""Normalization of answers, and suggestions for misspelled names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that a word is most similar to; None if none is similar enough.
+    """Find the known name that is most similar to a word; None if none is similar enough.
 
     Args:
-        word: The name as it was written.
-        known: The names there are.
+        word: The word, as it was written.
+        known: The known names.
         cutoff: Minimum similarity, 1 for equal names (`difflib.SequenceMatcher.ratio`).
     """
     by_lower = {name.lower(): name for name in sorted(set(known))}
@@ -18,19 +18,20 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def folded(text: str) -> str:
-    """Normal form of an answer: letter case, white space and a closing full stop are ignored."""
+    """Normalize an answer for comparison: ignore letter case, extra white space and a closing full stop."""
     return " ".join(text.casefold().split()).rstrip(".")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggestion for a misspelled name.
+    """Suggest a correction for a misspelled name.
 
     Args:
-        word: The name as it was written.
-        known: The names there are.
+        word: The name, as it was written.
+        known: The known names.
 
     Returns:
-        `did you mean 'x'?` when one is near, else `known: 'x', 'y'`. Ends a message: no full stop follows.
+        `did you mean 'x'?` if a known name is similar, otherwise `known: 'x', 'y'`. The text is the end of a message,
+        so no full stop should follow.
     """
     names = sorted(set(known))
     near = nearest(word, names)

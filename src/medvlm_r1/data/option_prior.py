@@ -1,4 +1,4 @@
-"""The option prior: how often an option text was right when it was offered. It sees neither image nor question."""
+"""The option prior: how often an option text was correct when it was offered. It uses neither image nor question."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 TIE = 0.5
-"""The margin for ties with which a set is judged by leaving each item out of its own counts.
+"""Tie margin, in standard errors, for leave-one-out scoring of a data set by its own option prior.
 
-On a balanced set an item's own answer is, without itself, always the option that was right least often, so that plain
-leave-one-out scores far below chance (Parker, Günter and Bedo 2007, BMC Bioinformatics 8:326). Half a standard error
-holds that one missing case from 11 offers of each of four options on, and still separates giveaway options.
+On a balanced set, removing an item from the counts makes its own answer the option that was correct least often. Plain
+leave-one-out therefore scores far below chance (Parker, Günter and Bedo 2007, BMC Bioinformatics 8:326). With a margin
+of half a standard error, one removed case does not break a tie if each of four options was offered at least 11 times.
+Giveaway options are still separated.
 """
 
 
 class Choice(Protocol):
-    """Anything with options and a correct one."""
+    """A question with options, one of which is correct."""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -33,19 +34,20 @@ class Choice(Protocol):
 def option_prior(
     fit: Iterable[Choice], items: Sequence[Choice], *, leave_one_out: bool = False, tie: float = 0.0
 ) -> list[float]:
-    """Credits of the option prior, one per item.
+    """Compute the credit of the option prior for each item.
 
     Args:
-        fit: Items the counts are taken from.
-        items: Items to answer. With `leave_one_out` each is taken out of the counts before it is answered.
+        fit: Items from which the counts are taken.
+        items: Items to answer. With `leave_one_out`, each item is removed from the counts before it is answered.
         leave_one_out: Whether `items` are part of `fit`.
-        tie: Standard errors of the difference at chance by which a rate may lie below the highest and still tie.
+        tie: Tie margin, in standard errors of the difference at chance. Rates within this margin of the highest rate
+            tie with it.
 
     Returns:
-        Per item 1 / (number of options that tie for the highest rate) if the right one is among them, else 0. A rate is
-        (right + 1/k) / (offered + 1) for an item of k options. This adds one case that is correct at chance, so that an
-        option never offered in `fit` counts as chance. Texts that differ only in case, spaces or punctuation are one
-        option.
+        For each item, 1 / (number of options that tie for the highest rate) if the correct option is among them,
+        otherwise 0. The rate of an option is (correct + 1/k) / (offered + 1) for an item with k options. The formula
+        adds one case that is correct at chance, so an option that was never offered in `fit` has the chance rate. Texts
+        that differ only in case, spaces or punctuation count as one option.
     """
     offered: Counter[str] = Counter()
     right: Counter[str] = Counter()
@@ -70,20 +72,21 @@ def option_prior(
 
 
 def option_key(option: str) -> str:
-    """Normal form of an option text: letters and digits, case folded; the text itself if it has none."""
+    """Normalize an option text to its letters and digits, ignoring case. A text without any is returned stripped."""
     letters = "".join(character for character in option.casefold() if character.isalnum())
     return letters or option.strip()
 
 
 def longest_option(items: Iterable[Choice]) -> list[float]:
-    """Credit of choosing the longest option text of each item.
+    """Compute the credit of choosing the longest option of each item.
 
     Args:
         items: Items to answer.
 
     Returns:
-        Per item 1 / (number of options that are the longest) if the right one is among them, else 0. Length is counted
-        in characters; a run of white space counts as one, at the ends as none.
+        For each item, 1 / (number of options that are the longest) if the correct one is among them, otherwise 0.
+        Length is counted in characters. Consecutive white space counts as one character, and surrounding white space is
+        ignored.
     """
     credit = []
     for item in items:

@@ -1,4 +1,4 @@
-"""Names of files inside a folder, the refusal of those that lead out of it, and errors of the file system."""
+"""Check that relative paths stay inside their folder, and convert file system errors."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from medvlm_r1.errors import UsageError, UserError
 
 
 def leaves_folder(path: str) -> bool:
-    """Whether a relative path would reach outside its folder, on any operating system.
+    """Whether a relative path would lead out of its folder on any operating system.
 
-    Only the text of the path is checked; `inside` checks the disk too.
+    Only the text of the path is checked; `inside` also checks links on disk.
     """
     if not any(mark in path for mark in "\\:\0"):
         return path.startswith("/") or ".." in path.split("/") or not path_parts(path)
@@ -20,24 +20,24 @@ def leaves_folder(path: str) -> bool:
 
 
 def path_parts(path: str) -> list[str]:
-    """The folders and the file of a relative path, written with slashes or backslashes."""
+    """Split a relative path, written with slashes or backslashes, into its folder names and file name."""
     return [name for name in path.replace("\\", "/").split("/") if name not in ("", ".")]
 
 
 def inside(folder: str | Path, name: str) -> Path:
-    """The path of a file in a folder.
+    """Join a folder and a relative path, and check that the result stays inside the folder.
 
-    The folder itself may be a link; nothing below it may lead out of it.
+    The folder itself may be a link, but no link below it may lead out of it.
 
     Args:
         folder: The folder.
-        name: A path relative to it. The file need not be there.
+        name: Path relative to the folder. The file need not exist.
 
     Returns:
         `folder / name`.
 
     Raises:
-        UserError: The name is absolute or climbs by `..`, or a symbolic link on the way leads outside the folder.
+        UserError: The name is absolute or contains `..`, or a symbolic link in the path leads outside the folder.
     """
     if leaves_folder(name):
         raise UserError(f"{name!r}: the path leaves the folder {folder}; give one inside it, such as 'images/x.png'")
@@ -48,15 +48,15 @@ def inside(folder: str | Path, name: str) -> Path:
 
 
 def is_within(real_file: str, real_folder: str) -> bool:
-    """Whether a path lies in a folder, both with their links resolved."""
+    """Whether a path is a folder or lies in it. Links in both paths must already be resolved."""
     return real_file == real_folder or real_file.startswith(real_folder.rstrip(os.sep) + os.sep)
 
 
 def telling_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest path suffixes that distinguish folders.
+    """Find the shortest path suffixes that distinguish the folders.
 
     Raises:
-        UsageError: A folder is given twice, even by different paths.
+        UsageError: A folder is given twice, even if by different paths.
     """
     real = [folder.resolve() for folder in folders]
     for index, folder in enumerate(real):
@@ -70,7 +70,7 @@ def telling_names(folders: Sequence[Path]) -> list[str]:
 
 @contextmanager
 def explain_os_error(message: str, advice: str = "") -> Iterator[None]:
-    """Report an error of the file system as a `UserError`: the message, the system's reason, and advice."""
+    """Convert an `OSError` in the block to a `UserError` with the message, the system's reason and the advice."""
     try:
         yield
     except OSError as error:
@@ -78,5 +78,5 @@ def explain_os_error(message: str, advice: str = "") -> Iterator[None]:
 
 
 def link_leads_out(file: str | Path, folder: str | Path) -> str:
-    """The message for a link that leads out of its folder. It does not reveal the target."""
+    """Error message for a link that leads out of its folder. It does not reveal the target."""
     return f"{file}: a symbolic link that leads outside {folder}; put the file itself there ('cp -L' copies it)"

@@ -1,7 +1,7 @@
-"""JSON Lines files and JSON arrays, read row by row, and append-only JSON Lines files that survive interruption.
+"""Read JSON Lines files and JSON arrays row by row, and append to JSON Lines files safely.
 
-A row is a JSON object. Rows are numbered from 1, as in messages to the user. Reading lines needs memory for the longest
-row, not for the file.
+A row is a JSON object. Rows are numbered from 1, as in messages to the user. A JSON Lines file needs memory for its
+longest row only; a JSON array is read as a whole.
 """
 
 import json
@@ -20,11 +20,11 @@ from medvlm_r1.errors import UserError
 
 MAX_ROW = 16 * 2**20
 OnBad = Callable[[int, str], None]
-"""Called with number and reason of a malformed row, which is then skipped."""
+"""Callback for a malformed row, which is then skipped. It is called with the row number and the reason."""
 
 # A bracket or comma between rows, with the white space around it.
 _MARK = re.compile(r"[ \t\r\n]*([\[\],]?)[ \t\r\n]*")
-# A reason quotes the value it is about, which in a damaged file may be the whole row.
+# A reason quotes the faulty value, which may be the whole row in a damaged file.
 _LONGEST_REASON = 800
 _MAX_FAULTS = 20
 _EXTRA = "text after the end of the object; write one object a line, without commas between them"
@@ -33,15 +33,16 @@ _EXTRA = "text after the end of the object; write one object a line, without com
 def read_json_lines(
     path: Path, *, growing: bool = False, on_bad: OnBad | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSON Lines file (UTF-8, one object a line, blank lines skipped).
+    """Read the rows of a JSON Lines file (UTF-8, one object per line; blank lines are skipped).
 
     Args:
         path: The file.
-        growing: The file may still be appended to: ignore a last line without a newline.
-        on_bad: Called with line number and reason of each bad line, which is then skipped; without it the first raises.
+        growing: Whether the file may still be appended to. A last line without a newline is then ignored.
+        on_bad: Called with line number and reason for each bad line, which is then skipped. If None, the first bad line
+            raises an error.
 
     Yields:
-        Line number from 1, and the object.
+        Line number, counted from 1, and the object.
 
     Raises:
         UserError: The file cannot be read, or a line is not a JSON object, not UTF-8, or longer than 16 MiB.
@@ -66,7 +67,7 @@ def read_json_lines(
 
 
 def _line_value(line: bytes, number: int) -> dict[str, Any] | None:
-    """The object of one line, None for a blank one; a ValueError says what is wrong with it."""
+    """Parse one line; None if the line is blank. A `ValueError` describes what is wrong with a bad line."""
     if len(line) > MAX_ROW:
         raise ValueError(f"longer than {MAX_ROW} bytes; is this a JSON Lines file?")
     try:
@@ -95,11 +96,11 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def drop_rows_after(path: Path, step: int) -> None:
-    """Delete the rows after an optimizer step and an unfinished last row, so that a resumed run repeats no row.
+    """Delete the rows after an optimizer step, and an unfinished last row. A resumed run then repeats no row.
 
     Args:
-        path: A file whose rows have a `step`; it may be absent.
-        step: The last step to keep, 0 for none.
+        path: File whose rows have a `step` field. It may be absent.
+        step: The last step whose rows are kept; 0 keeps none.
     """
     if not path.is_file():
         return
@@ -117,10 +118,9 @@ def drop_rows_after(path: Path, step: int) -> None:
 
 
 class AppendOnlyFile:
-    """An append-only JSON Lines file that one process writes at a time. Use it in a `with` block.
+    """An append-only JSON Lines file that only one process can write at a time. Use it in a `with` block.
 
-    Opening locks the folder, reads the existing rows, and deletes a last row that an interrupted process left
-    unfinished.
+    Opening locks the folder, reads the existing rows, and deletes an unfinished last row of an interrupted process.
 
     Attributes:
         path: The file.
@@ -137,7 +137,7 @@ class AppendOnlyFile:
             self._locked = opening.pop_all()
 
     def read(self) -> None:
-        """Read the existing rows, if any; called while the file is opened."""
+        """Read the existing rows, if any. Subclasses implement this method, which is called when the file is opened."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -156,14 +156,14 @@ def _finite(value: Any) -> Any:
 
 
 def read_json_array(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSON file that is one array of objects (UTF-8).
+    """Read the rows of a JSON file that is one array of objects (UTF-8).
 
     Args:
         path: The file.
-        on_bad: Never called: the rows after a malformed one cannot be found.
+        on_bad: Never called, because the rows after a malformed one cannot be found.
 
     Yields:
-        Position in the array from 1, and the object.
+        Position in the array, counted from 1, and the object.
 
     Raises:
         UserError: The file cannot be read, is not an array of objects, is malformed or cut short, or is not UTF-8.
@@ -175,7 +175,7 @@ def read_json_array(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tupl
             raise UserError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
 
     def mark_at(at: int) -> tuple[str, int, str]:
-        """The mark between rows, the position after it, and the character there."""
+        """Return the mark between rows, the position after it, and the character at that position."""
         match = _MARK.match(text, at)
         assert match is not None
         return match[1], match.end(), text[match.end() : match.end() + 1] or "the end of the file"
@@ -203,17 +203,17 @@ def read_json_array(path: Path, *, on_bad: OnBad | None = None) -> Iterator[tupl
 
 
 def bad_row(path: Path, number: int, what: str) -> UserError:
-    """The error for one row: file, row number and fault."""
+    """Make the error for one row, with file, row number and fault."""
     if len(what) > _LONGEST_REASON:
         what = f"{what[: _LONGEST_REASON // 2]} [...] {what[-_LONGEST_REASON // 4 :]}"
     return UserError(f"{path}, row {number}: {what}")
 
 
 class RowFaults(ValueError):
-    """Everything that is wrong with one row.
+    """All faults of one row.
 
     Attributes:
-        faults: One phrase each.
+        faults: One phrase for each fault.
     """
 
     def __init__(self, faults: Iterable[str]) -> None:
@@ -222,10 +222,12 @@ class RowFaults(ValueError):
 
 
 class BadRows:
-    """The rows of a source that cannot be used. Equal faults are counted together, and a bounded number is kept.
+    """Collects the unusable rows of a source. Equal faults are counted together.
+
+    At most twenty different faults are stored; further ones are only counted.
 
     Attributes:
-        count: Rows added.
+        count: Number of rows added.
     """
 
     def __init__(self) -> None:
@@ -234,7 +236,7 @@ class BadRows:
         self._faults: dict[str, tuple[str, int]] = {}
 
     def add(self, path: Path, number: int, *errors: Exception | str) -> None:
-        """Add one row and what is wrong with it."""
+        """Add one row and its faults."""
         self.count += 1
         faults = (error.faults if isinstance(error, RowFaults) else (str(error),) for error in errors)
         for fault in dict.fromkeys(chain.from_iterable(faults)):
@@ -245,7 +247,7 @@ class BadRows:
                 self._more += 1
 
     def lines(self) -> list[str]:
-        """Each different fault with the first row that has it and the number of other rows that do."""
+        """List each different fault, with the first row that has it and the number of further such rows."""
         lines = [
             first if times == 1 else f"{first} ({times - 1} more such row{'s' if times > 2 else ''})"
             for first, times in self._faults.values()
@@ -253,7 +255,7 @@ class BadRows:
         return [*lines, f"and {self._more} more faults"] if self._more else lines
 
     def error(self, advice: str) -> UserError:
-        """All of it as one error; `advice` says what to do."""
+        """Combine all faults in one error. `advice` tells the user what to do."""
         lines = self.lines()
         if len(lines) == 1:
             return UserError(f"{lines[0]}. {advice}")
@@ -280,7 +282,7 @@ def _reason(error: Exception) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are all different: of two values for one key, either could be meant."""
+    """Make a dictionary. A repeated key is an error, because either of its values could be meant."""
     value: dict[str, Any] = {}
     for key, child in pairs:
         if key in value:

@@ -1,4 +1,4 @@
-"""Sample, the record that all rooms share, and the rules for a usable question: one set for every way in."""
+"""`Sample`, the record of one question, and the rules that every usable question must meet."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ from medvlm_r1.data.rows import RowFaults
 LETTERS = "ABCDEFGHIJ"
 MIN_OPTIONS = 2
 
-# Special tokens of the supported model families, in the question a user writes. A tokenizer would obey them.
+# Special tokens of the supported model families. A tokenizer would treat them as control tokens in a user's question.
 _CONTROL_TOKEN = re.compile(
     r"<\|\w+\|>|</?s>|<(?:bos|eos|pad|unk|image|video|audio|img|IMG_CONTEXT|image_soft_token|fake_token_around_image"
     r"|(?:start|end)_of_(?:image|turn)|end_of_utterance|global-img)>|</?img>|\[/?(?:INST|IMG|IMG_BREAK|IMG_END)\]"
@@ -29,18 +29,18 @@ _TYPES: dict[str, tuple[type, str]] = {
 
 
 def control_token(text: str) -> str | None:
-    """The first control token in a text, such as `<|image_pad|>` or `<image>`; None without."""
+    """Find the first control token in a text, such as `<|image_pad|>` or `<image>`; None if there is none."""
     match = _CONTROL_TOKEN.search(text) if "<" in text or "[" in text else None
     return match[0] if match else None
 
 
 def text_fault(name: str, value: object, *, needed: bool = True) -> str | None:
-    """What is wrong with a text; None for a usable one.
+    """Describe what is wrong with a text; None if the text is usable.
 
     Args:
-        name: What the text is, for the message.
+        name: Name of the text, for the message.
         value: The text.
-        needed: Whether it must not be empty.
+        needed: Whether an empty text is a fault.
     """
     if not isinstance(value, str):
         return f"{name} must be text, not {value!r}"
@@ -54,22 +54,22 @@ def text_fault(name: str, value: object, *, needed: bool = True) -> str | None:
 
 
 def is_visible(text: str) -> bool:
-    """Whether a text has a character that can be seen: not only white space, zero-width or control characters."""
+    """Whether a text has a visible character, not only white space, zero-width and control characters."""
     if text.isprintable():
         return bool(text.strip())
     return any(not character.isspace() and unicodedata.category(character)[0] != "C" for character in text)
 
 
 def question_faults(question: object, options: Sequence[object]) -> list[str]:
-    """Everything that is wrong with a question and its options.
+    """List all faults of a question and its options.
 
     Args:
-        question: The question alone.
+        question: The question alone, without options.
         options: Option texts without letters; empty for an open question.
 
     Returns:
-        One phrase for each fault, empty for a usable question. Options count as repeated when they differ in letter
-        case, white space or a closing full stop only: no answer could tell them apart.
+        One phrase for each fault; empty for a usable question. Options that differ only in letter case, white space or
+        a closing full stop count as repeated, because an answer could not distinguish them.
     """
     texts = [("question", question)]
     texts += [(f"option {LETTERS[i : i + 1] or i + 1}", option) for i, option in enumerate(options)]
@@ -98,24 +98,24 @@ def question_faults(question: object, options: Sequence[object]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One question. Checked when it is made, so that every later step can rely on it.
+    """One question with its images and its answer. All fields are checked when a sample is created.
 
     Attributes:
-        id: Unique in its data folder.
-        images: Paths relative to the data folder, such as `images/x.png`; empty when the question has no image.
+        id: Unique id in the data folder.
+        images: Paths relative to the data folder, such as `images/x.png`; empty if the question has no image.
         question: The question alone, without options.
         options: Option texts without letters, two to ten, all different; empty for an open question.
         answer: Text of the correct option, or the open answer.
-        modality: `MRI`, `CT`, `X-ray`, ...
-        question_type: One of OmniMedVQA's five types, or empty.
-        subject: Patient or volume: the cluster for statistics. Empty when unknown.
+        modality: Imaging modality, such as `MRI`, `CT` or `X-ray`.
+        question_type: One of OmniMedVQA's five question types, or empty.
+        subject: Patient or volume: the cluster for statistics. Empty if unknown.
         split: Name of the split, or empty.
-        missing: Whether an image file was missing at import, or the source does not name it.
-        record: PhantomVQA's truth, or fields of the source. JSON values only.
+        missing: Whether an image file was missing at import, or the source does not name the image.
+        record: Ground truth of PhantomVQA, or further fields of the source. JSON values only.
 
     Raises:
-        RowFaults: A field is of the wrong type or empty, the question breaks a rule of `question_faults`, the answer
-            is not among the options, or an image path leaves the data folder. All faults are named.
+        RowFaults: A field is of the wrong type or empty, the question breaks a rule of `question_faults`, the answer is
+            not one of the options, or an image path leaves the data folder. All faults are listed.
     """
 
     id: str
@@ -154,17 +154,17 @@ class Sample:
 
     @property
     def cluster(self) -> str:
-        """Cluster for statistics: the patient or volume, or the item itself if that is unknown."""
+        """Cluster for statistics: the subject, or the sample's own id if the subject is unknown."""
         return self.subject or self.id
 
     @property
     def unnamed_image(self) -> bool:
-        """Whether the question needs an image that its source does not name. It is not a text-only question."""
+        """Whether the question needs an image that its source does not name, unlike a text-only question."""
         return self.missing and not self.images
 
     @property
     def image_sources(self) -> tuple[str, ...]:
-        """Name without suffix of the volumes and multi-frame files that its images were taken from."""
+        """Names, without suffix, of the volumes and multi-frame files that the sample's images were taken from."""
         names = self.record.get("image_sources")
         return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
@@ -174,16 +174,16 @@ _FIELDS = [f.name for f in fields(Sample)]
 
 
 def sample_from_row(row: Mapping[str, Any]) -> Sample:
-    """Read a sample from one decoded line of `samples.jsonl`.
+    """Make a sample from one decoded line of `samples.jsonl`.
 
     Args:
-        row: Field name to JSON value.
+        row: JSON values by field name.
 
     Returns:
         The sample.
 
     Raises:
-        RowFaults: A field is absent, unknown or of the wrong type, or `Sample` refuses the values. The text names
+        RowFaults: A field is absent, unknown or of the wrong type, or `Sample` rejects the values. The message names
             the field and the value; the caller adds file and row.
     """
     faults = [f"field {name!r} is missing" for name in _REQUIRED if name not in row]
@@ -196,5 +196,5 @@ def sample_from_row(row: Mapping[str, Any]) -> Sample:
 
 
 def row_from_sample(sample: Sample) -> dict[str, Any]:
-    """Field name to value, ready for JSON; the inverse of `sample_from_row`."""
+    """Convert a sample to a dictionary for JSON; the inverse of `sample_from_row`."""
     return {name: getattr(sample, name) for name in _FIELDS}

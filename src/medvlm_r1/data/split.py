@@ -1,8 +1,8 @@
-"""Splits: parts of a data set with the same mix of questions and no subject, volume or image in two of them.
+"""Split a data set into parts with the same mix of questions and no common subject, volume or image.
 
-Samples that share a subject, a volume or an image are one cluster and stay together. Clusters are assigned one at a
-time, the largest first, each to the part that lacks its kinds of question most. If every cluster is a single sample,
-all counts are exact, also by stratum, and this is a stratified random draw.
+Samples that share a subject, a volume or an image form one cluster and stay together. Clusters are assigned one at a
+time, the largest first. Each goes to the part that most lacks its modalities and question types. If every cluster is a
+single sample, all counts are exact, also by stratum, and the result is a stratified random sample.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Wish:
 
     Attributes:
         name: Name of the part.
-        size: A number of samples, a share of them between 0 and 1, or `rest`: all that no other part takes.
+        size: A number of samples, a share of all samples between 0 and 1, or `rest` for all samples that no other part
+            takes.
     """
 
     name: str
@@ -48,14 +49,14 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """The samples of each part, in the order of the source.
+    """The result of a split: the samples of each part, in the order of the source.
 
     Attributes:
-        parts: Name to samples.
-        wanted: Requested number of samples by name.
-        left_out: Samples in no part.
-        clusters: Groups of samples that share a subject, a volume or an image.
-        largest_cluster: Samples in the largest of them.
+        parts: Samples of each part, by name of the part.
+        wanted: Requested number of samples, by name of the part.
+        left_out: Samples that are in no part.
+        clusters: Number of clusters, that is, groups of samples that share a subject, a volume or an image.
+        largest_cluster: Number of samples in the largest cluster.
     """
 
     parts: dict[str, list[Sample]]
@@ -66,10 +67,10 @@ class Split:
 
 
 def parse_wish(text: str) -> Wish:
-    """Read `train=600`, `test=0.2` or `test=rest`.
+    """Parse the requested size of a part: `train=600`, `test=0.2` or `test=rest`.
 
     Raises:
-        UsageError: The text is none of these.
+        UsageError: The text has another form.
     """
     name, equals, size = text.partition("=")
     if not equals or not _PART_NAME.fullmatch(name):
@@ -84,19 +85,19 @@ def parse_wish(text: str) -> Wish:
 
 
 def ties(sample: Sample) -> list[tuple[str, str]]:
-    """Keys that link samples of one cluster: the subject, and the volumes of image slices."""
+    """Keys that link the samples of a cluster: the subject, and the volumes that image slices were taken from."""
     subject = [("subject", sample.subject)] if sample.subject else []
     return [*subject, *(("volume", name) for name in sample.image_sources)]
 
 
 def grouped(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
-    """Group what shares a key, directly or through others.
+    """Group items that share a key, directly or through other items.
 
     Args:
-        keys: Keys of each item. An item without keys is its own group.
+        keys: Keys of each item. An item without keys forms its own group.
 
     Returns:
-        Positions in `keys`, in ascending order within a group; groups by their first position.
+        Indices of the items in each group, in ascending order. Groups are ordered by their first index.
     """
     joined: DisjointSet = DisjointSet(range(len(keys)))
     for position, own_keys in enumerate(keys):
@@ -110,13 +111,13 @@ def grouped(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
 
 
 def clusters(samples: Sequence[Sample]) -> list[list[int]]:
-    """Group the samples that share a subject, a volume or an image, directly or through others.
+    """Group the samples that share a subject, a volume or an image, directly or through other samples.
 
     Args:
-        samples: In the order of the source.
+        samples: Samples in the order of the source.
 
     Returns:
-        Positions in `samples`, in ascending order within a cluster; clusters by their first position.
+        Indices of the samples in each cluster, in ascending order. Clusters are ordered by their first index.
     """
     return grouped([[*ties(sample), *(("image", name) for name in sample.images)] for sample in samples])
 
@@ -126,21 +127,22 @@ def split_samples(
 ) -> Split:
     """Draw disjoint parts, none of which shares a subject, a volume or an image with another.
 
-    Each part gets its share of every stratum (largest remainder, so the counts add up). A cluster is never divided,
-    so a part may exceed its count by less than the largest cluster, or lack what others exceed theirs by.
+    Each part gets its share of every stratum, rounded by the largest-remainder method so that the counts add up. A
+    cluster is never divided, so a part may be larger or smaller than requested. The excess of a part is smaller than
+    the largest cluster.
 
     Args:
         samples: Samples to draw from.
-        wishes: The parts.
-        by: Fields whose mix shall be alike in all parts: `modality`, `question_type`, or none.
-        seed: The same arguments give the same split.
+        wishes: Names and requested sizes of the parts.
+        by: Fields whose distribution should be the same in all parts: `modality`, `question_type`, both or none.
+        seed: Random seed. The same arguments give the same split.
 
     Returns:
         The split.
 
     Raises:
-        UsageError: No part, two of one name, two that take the rest, or an unknown field.
-        UserError: More samples are requested than exist, or the clusters leave a part empty.
+        UsageError: No part is requested, two parts have the same name or both take the rest, or a field is unknown.
+        UserError: More samples are requested than exist, or a part would be empty.
     """
     for field in by:
         if field not in STRATA:
@@ -171,7 +173,10 @@ def split_samples(
 
 
 def _misfit(kinds: Counter[tuple[str, ...]], need: Counter[tuple[str, ...]]) -> tuple[float, ...]:
-    """How badly a cluster fits a part: beyond its count, then beyond its strata; of equals, the emptier part."""
+    """Rank how badly a cluster fits a part; lower is better.
+
+    The criteria, in this order: samples above the size of the part, samples above its strata, and little space left.
+    """
     beyond = (kinds - +need).total()
     room = min(need[kind] / count for kind, count in kinds.items())
     return max(0, kinds.total() - max(0, need.total())), beyond, -room
@@ -189,7 +194,8 @@ def _sizes(wishes: Sequence[Wish], n: int) -> dict[str, int]:
         raise UsageError(f"the parts {' and '.join(rest)} both take the rest; only one can")
     if sum(shares.values()) > 1 + 1e-9:
         raise UserError(f"the shares add up to {sum(shares.values()):.6g}; they can be at most 1")
-    # Largest remainder with what no share takes as one more: shares that add up to 1 take every sample.
+    # Largest-remainder method, with the share that is left as a further part. Shares that add up to 1 take every
+    # sample.
     portions = _apportion({**shares, _LEFT_OUT: max(0.0, 1 - sum(shares.values()))}, n)
     sizes = {wish.name: wish.size if isinstance(wish.size, int) else portions.get(wish.name, 0) for wish in wishes}
     total = sum(sizes.values())
@@ -207,7 +213,7 @@ def _sizes(wishes: Sequence[Wish], n: int) -> dict[str, int]:
 
 
 def _targets(available: Counter[tuple[str, ...]], wanted: Mapping[str, int]) -> dict[str, Counter[tuple[str, ...]]]:
-    """Samples of each stratum that each part shall have; what is left is a part of its own."""
+    """Target number of samples in each stratum of each part. The samples that are left form a part of their own."""
     left = Counter(available)
     targets = {}
     for name, size in wanted.items():
@@ -218,7 +224,7 @@ def _targets(available: Counter[tuple[str, ...]], wanted: Mapping[str, int]) -> 
 
 
 def _apportion(weights: Mapping[Key, float], total: int) -> dict[Key, int]:
-    """Whole numbers in proportion to the weights that add up to the total (largest remainder, the first of equals)."""
+    """Divide a total into integers proportional to the weights (largest-remainder method; the first of equals wins)."""
     whole = sum(weights.values())
     quotas = {key: total * weight / whole for key, weight in weights.items()}
     counts = {key: int(quota + 1e-9) for key, quota in quotas.items()}
@@ -233,12 +239,12 @@ class PartReport:
     """A record of one written part.
 
     Attributes:
-        folder: The data folder.
+        folder: Path of the part's data folder.
         wanted: Number of samples requested.
-        samples: Samples written; differs from `wanted` where a subject or an image keeps several together.
+        samples: Number of samples written. It may differ from `wanted`, because clusters are not divided.
         missing: Number of these samples with a missing image file.
-        subjects: Different subjects among them; samples without a subject are not counted.
-        by_stratum: Samples by modality and question type, joined by a comma.
+        subjects: Number of different subjects. Samples without a subject are not counted.
+        by_stratum: Number of samples for each modality and question type, which are joined by a comma.
     """
 
     folder: str
@@ -254,12 +260,12 @@ class SplitReport:
     """A record of a split.
 
     Attributes:
-        parts: By name.
-        left_out: Samples that were chosen from and are in no part.
-        clusters: Groups of samples that share a subject, a volume or an image.
-        largest_cluster: Samples in the largest of them.
-        old_splits: Names of the splits the samples were in before, which the new ones replace.
-        file_name_subjects: Samples whose subject is only the name of an image file.
+        parts: Reports of the parts, by name.
+        left_out: Number of selected samples that are in no part.
+        clusters: Number of clusters, that is, groups of samples that share a subject, a volume or an image.
+        largest_cluster: Number of samples in the largest cluster.
+        old_splits: Names of the previous splits of the samples, which the new ones replace.
+        file_name_subjects: Number of samples whose subject is only the name of an image file.
     """
 
     parts: dict[str, PartReport]
@@ -270,7 +276,7 @@ class SplitReport:
     file_name_subjects: int
 
     def as_record(self) -> dict[str, Any]:
-        """This record as plain values for JSON."""
+        """Convert the report to plain values for JSON."""
         return asdict(self)
 
 
@@ -285,25 +291,25 @@ def split_folder(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> SplitReport:
-    """Split a data folder; see `split_samples` for how.
+    """Split a data folder into parts. See `split_samples` for the method.
 
     Args:
         source: The data folder.
         out: Parent folder. Each part gets a subfolder with its name.
-        wishes: The parts.
-        by: Fields whose mix shall be alike in all parts.
-        modalities: Choose from these only, in any known spelling; all when empty.
-        question_types: Choose from these only; all when empty.
-        seed: The same arguments on the same data give the same bytes.
-        progress: Called with (images copied, images in all).
+        wishes: Names and requested sizes of the parts.
+        by: Fields whose distribution should be the same in all parts.
+        modalities: Use only samples of these modalities, in any known spelling; all if empty.
+        question_types: Use only samples of these question types; all if empty.
+        seed: Random seed. The same arguments and data give identical files.
+        progress: Called with (images done, total number of images).
 
     Returns:
         The report.
 
     Raises:
-        UsageError: As `split_samples`.
-        UserError: As `read_folder` and `split_samples`; nothing has a wanted modality or question type; a part's
-            folder holds a data set already; or writing fails.
+        UsageError: As for `split_samples`.
+        UserError: As for `read_folder` and `split_samples`. Also if no sample has a requested modality or question
+            type, the folder of a part already holds a data set, or writing fails.
     """
     source, out = Path(source), Path(out)
     for wish in wishes:
@@ -312,7 +318,7 @@ def split_folder(
     wanted = {"modality": list(modalities), "question_type": list(question_types)}
     samples = _choose(source, read_folder(source), wanted)
     split = split_samples(samples, wishes, by=by, seed=seed)
-    # The source's counts and split are not those of a part.
+    # The counts of the source do not apply to a part.
     described = {"name": source.resolve().name} | read_info(source)
     described.pop("counts", None)
     history = {
@@ -328,7 +334,7 @@ def split_folder(
     copies = {(image, out / name): None for name, part in split.parts.items() for s in part for image in s.images}
     absent = copy_images(source, list(copies), progress)
     reports = {}
-    # All images are in place before the first samples.jsonl is, so an interrupted split can be started again.
+    # All images are copied before the first samples.jsonl is written, so an interrupted split can be started again.
     for name, part in split.parts.items():
         written = [
             replace(s, split=name, missing=s.unnamed_image or any(image in absent for image in s.images)) for s in part

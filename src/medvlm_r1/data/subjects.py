@@ -1,7 +1,7 @@
 """Subjects of imported samples: patient columns of a table, and salted hashes of DICOM identifiers.
 
-A subject is the unit that must not be in two splits. It comes from a patient column of the row; otherwise from the
-DICOM header of its first DICOM image; otherwise it is the name of the image file.
+A subject is the unit that must not be in two splits. It comes from a patient column of the row. Without one, it comes
+from the header of the row's first DICOM image; otherwise it is the name of the image file.
 """
 
 import gzip
@@ -35,7 +35,7 @@ _LEVELS = tuple(
         rf"volume{_KEY}*|(series|scan|stack)(instance)?{_KEY}+",
     )
 )
-# These may tell subjects apart, or describe them.
+# These columns may either identify subjects or describe them.
 _AMBIGUOUS = re.compile(r"study|exam|examination|encounter|visit|series|scan|stack|(patient|subject|participant)s?name")
 _NOT_GIVEN = frozenset(("", "nan", "none", "null", "n/a", "na"))
 
@@ -48,24 +48,24 @@ _MANY_STUDIES = 10
 
 @lru_cache(maxsize=1024)
 def subject_level(column: str) -> int | None:
-    """Whether a column names a patient (0), a study (1), or a series or volume (2); None for other columns."""
+    """Level of subject that a column names: patient (0), study (1), series or volume (2); None for other columns."""
     return next((level for level, pattern in enumerate(_LEVELS) if pattern.fullmatch(_bare(column))), None)
 
 
 def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The subject that a row of a table names, and its column.
+    """Find the subject that a row of a table names, and the column that names it.
 
-    The most general level with a value in the row is used: patient columns before study columns.
+    The most general level with a value in the row is used, so patient columns take precedence over study columns.
 
     Args:
-        row: Column name to value.
+        row: Values by column name.
 
     Returns:
         Subject and column; two empty texts if no column names a subject.
 
     Raises:
-        ValueError: Two columns of that level hold different values, one holds neither text nor a number, or no column
-            names a subject for sure and one may, such as `study`.
+        ValueError: Two columns of that level contain different values, a subject column contains neither text nor a
+            number, or the only candidate is ambiguous, such as a column `study`.
     """
     named: list[tuple[int, str, str]] = []
     for column, value in row.items():
@@ -96,7 +96,7 @@ def subject_column(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def column_origin(column: str) -> str:
-    """The origin of a subject that a column names, in words."""
+    """Describe the origin of a subject that comes from a column."""
     kinds = ("", " (studies, not patients)", " (series or volumes, not patients)")
     return f"column {column!r}{kinds[subject_level(column) or 0]}"
 
@@ -106,14 +106,14 @@ def _bare(column: str) -> str:
 
 
 class SubjectHasher:
-    """Salted hash of DICOM identifiers, so that no identifier is written."""
+    """Hashes DICOM identifiers with a salt, so that no identifier is written."""
 
     def __init__(self, salt_file: str | Path | None = None) -> None:
-        """Make a hasher.
+        """Set up the salt for the hashes.
 
         Args:
-            salt_file: File with the salt, which must be there; None for the user's own, which is read when it is first
-                needed and made when absent.
+            salt_file: Existing file that contains the salt. None means the user's own salt, which is read when it is
+                first needed, and created if it does not exist.
 
         Raises:
             UserError: The file cannot be read or is too short.
@@ -123,15 +123,16 @@ class SubjectHasher:
         self._used = False
 
     def subject_of(self, file: Path) -> str:
-        """The subject from the header of a decoded DICOM file.
+        """Make the subject of a DICOM file from the identifiers in its header.
 
-        The PatientID is hashed; if it is empty the StudyInstanceUID, then the SeriesInstanceUID.
+        The PatientID is hashed. If it is empty, the StudyInstanceUID is hashed; if both are empty, the
+        SeriesInstanceUID.
 
         Returns:
-            `dicom-` and 20 hexadecimal digits; empty if the file has none of the three.
+            `dicom-` followed by 20 hexadecimal digits; empty if the file has none of the three identifiers.
 
         Raises:
-            UserError: The salt cannot be read or made.
+            UserError: The salt cannot be read or created.
         """
         identifiers = _identifiers(file)
         hashes = [self._hash(level, value) if value else "" for level, value in identifiers.items()]
@@ -142,11 +143,11 @@ class SubjectHasher:
 
     @property
     def salt_name(self) -> str:
-        """A name of the salt that does not reveal it; empty before first use."""
+        """Fingerprint of the salt, which does not reveal the salt; empty before the salt is first used."""
         return self._hash("name", "")[-8:] if self._used else ""
 
     def warning(self) -> str:
-        """The warning when one PatientID covers suspiciously many studies, such as a placeholder (ANON); else empty."""
+        """Warning if one PatientID covers suspiciously many studies, as a placeholder (ANON) would; otherwise empty."""
         studies = [len(group) for group in self._studies.values()]
         most, total = max(studies, default=0), sum(studies)
         alone = len(studies) == 1 and most > 1
@@ -166,11 +167,11 @@ class SubjectHasher:
 
 
 def subject_lines(report: Mapping[str, Any], *, own: bool) -> list[str]:
-    """Number and origin of the subjects of an import, with a warning if they may be wrong.
+    """Report the number and origin of the subjects of an import, with a warning if they may be wrong.
 
     Args:
         report: `subjects`, `subjects_from` and `written` of an `ImportReport`, and `subject_warning` if it has one.
-        own: The rows are the user's own, so a column can be added.
+        own: Whether the rows are the user's own, so that a column can be added.
     """
     origins: dict[str, int] = report["subjects_from"]
     without = report["written"] - sum(origins.values())
@@ -187,11 +188,12 @@ def subject_lines(report: Mapping[str, Any], *, own: bool) -> list[str]:
 
 
 def count_file_names(samples: Iterable[Sample], info: Mapping[str, Any]) -> int:
-    """Count the samples of a data folder whose subject is only the name of their first image's file.
+    """Count the samples of a data folder whose subject is only the name of an image file.
 
     Args:
-        samples: Its samples.
-        info: Its `info.json`. Of an import that does not tell where subjects are from, file names are suspected.
+        samples: Samples of the folder.
+        info: Content of its `info.json`. If an import did not record the origin of its subjects, they may be file
+            names.
     """
     origins = info.get("subjects")
     suspected = FILE_NAMES in origins if isinstance(origins, dict) else "file" in info
@@ -215,14 +217,14 @@ def file_names_warning(count: int) -> str:
 
 
 def unlike_subjects(infos: Mapping[str, Mapping[str, Any]]) -> str:
-    """Why the subjects of two data folders cannot be compared; empty if they can.
+    """Explain why the subjects of two data folders cannot be compared; empty if they can.
 
     Args:
-        infos: Label of each folder to its `info.json`.
+        infos: Content of `info.json` for the label of each folder.
     """
     for (first, earlier), (second, later) in combinations(infos.items(), 2):
         origins = [info["subjects"] if isinstance(info.get("subjects"), dict) else {} for info in (earlier, later)]
-        # Columns may be called otherwise and hold the same; hashes and file names never do.
+        # Columns with different names may contain the same subjects. Hashes and file names never match other origins.
         kinds = [{"column" if origin.startswith("column") else origin for origin in each} for each in origins]
         if all(kinds) and not kinds[0] & kinds[1]:
             return (
@@ -246,13 +248,13 @@ def _identifiers(file: Path) -> dict[str, str]:
             with LengthCheckedReader(file) as raw, gzip.open(raw) if raw.peek(2).startswith(_GZIP) else raw as stream:
                 header = dcmread(stream, stop_before_pixels=True, specific_tags=list(_IDENTIFIERS), force=True)
             return {keyword: str(header.get(keyword) or "").strip(" \0") for keyword in _IDENTIFIERS}
-        # pydicom's messages quote the header; a damaged identifier is as good as none.
+        # pydicom's messages quote the header, so they are dropped. A damaged identifier counts as absent.
         except Exception:
             return {}
 
 
 def _own_salt() -> bytes:
-    """The user's salt on this machine, made at first use and readable by the user only."""
+    """Read the user's salt on this machine. It is created at first use, and only the user can read it."""
     # An empty variable counts as unset, as the XDG specification says.
     base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
     file = Path(base) / "medvlm-r1" / "subject-salt"

@@ -1,4 +1,4 @@
-"""Rows of tables (CSV, parquet, Arrow), a few at a time, counted from 1 without the heading."""
+"""Read tables (CSV, parquet, Arrow) a few rows at a time. Rows are counted from 1, without the heading."""
 
 import codecs
 import csv
@@ -13,11 +13,11 @@ from medvlm_r1.errors import UserError
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
-# Rows of a parquet file hold images: a few dozen of them fit in memory whatever they are.
+# Number of parquet or Arrow rows read at once. Rows may contain images, and a few dozen of them fit in memory.
 _BATCH = 32
 _HEAD = 4096
 _SEPARATORS = ",;\t"
-# VLMEvalKit takes shorter values of `image` for references to other rows.
+# VLMEvalKit treats shorter values of `image` as references to other rows.
 _REFERENCE = 64
 _WORKBOOK = "an Excel workbook or another archive; save the table as 'CSV UTF-8' and give that file"
 _COMPRESSED = "a compressed file; unpack it and give what is in it"
@@ -29,19 +29,20 @@ _NOT_ROWS = {
 
 
 RowReader = Callable[..., Rows]
-"""Reads a path; calls `on_bad` with the malformed rows, where the rows after them can be read."""
+"""Function that reads the rows of a file. It calls `on_bad` for malformed rows if the rows after them can be read."""
 
 
 def rows_of(path: Path) -> RowReader:
-    """Choose the row reader by suffix; otherwise a JSON array."""
+    """Choose the row reader by the suffix of a file. A file with an unknown suffix is read as a JSON array."""
     return _READERS.get(path.suffix.lower(), read_json_array)
 
 
 def rows_by_content(path: Path) -> RowReader:
-    """Choose the row reader by content: a CSV file named `.jsonl` is read as CSV.
+    """Choose the row reader by the content of a file. A CSV file named `.jsonl` is read as CSV.
 
     Raises:
-        UserError: It cannot be read, or is an Excel workbook, a compressed file, one JSON object, or JSON in UTF-16.
+        UserError: The file cannot be read, is empty, or is an Excel workbook, a compressed file, a single JSON object
+            over several lines, or JSON in UTF-16.
     """
     with explain_os_error(f"{path}: cannot be read", "give a file of rows"), path.open("rb") as stream:
         head = stream.read(_HEAD)
@@ -77,22 +78,22 @@ def _encoding(head: bytes) -> str:
 
 
 def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Rows of a CSV file (UTF-8, or UTF-16 with its mark; with a heading, blank lines skipped).
+    """Read the rows of a CSV file with a heading (UTF-8, or UTF-16 with a byte order mark; blank lines are skipped).
 
-    The separator is the comma, semicolon or tab: the one that the heading has most of. Columns without a name are
-    left out, as are empty cells behind the last column.
+    The separator is the comma, semicolon or tab, whichever is most frequent in the heading. Columns without a name and
+    empty cells after the last column are left out.
 
     Args:
         path: The file.
-        on_bad: Called with each row with more or fewer cells than the heading, which is then skipped; without it
-            the first one raises.
+        on_bad: Called with number and reason for each row with more or fewer cells than the heading. The row is then
+            skipped. If None, the first such row raises an error.
 
     Yields:
-        Row number from 1, and column name to text. White space around column names is taken off.
+        Row number, counted from 1, and the texts by column name. White space around column names is removed.
 
     Raises:
-        UserError: The file cannot be read, is not UTF-8, has no heading or one that names a column twice, a row has
-            more or fewer cells than the heading, quotes are unbalanced, or a cell is over 16 Mi characters.
+        UserError: The file cannot be read or is not UTF-8, the heading is missing or names a column twice, a row has
+            more or fewer cells than the heading, quotes are unbalanced, or a cell has over 16 Mi characters.
     """
     csv.field_size_limit(MAX_ROW)
     number = 0
@@ -139,7 +140,7 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
 
 
 def read_vlmeval(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Rows of a VLMEvalKit table, where `image` may be the `index` of another row that holds the image."""
+    """Read the rows of a VLMEvalKit table, in which `image` may be the `index` of another row that has the image."""
     cells = (row["image"] for _, row in read_csv(path, on_bad=lambda number, reason: None))
     wanted = {cell for cell in cells if cell.isdecimal()}
     holders = read_csv(path, on_bad=lambda number, reason: None) if wanted else ()
@@ -151,7 +152,7 @@ def read_vlmeval(path: Path, *, on_bad: OnBad | None = None) -> Rows:
 
 
 def read_parquet(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Rows of a parquet file, as on the Hugging Face hub.
+    """Read the rows of a parquet file, as on the Hugging Face hub.
 
     Raises:
         UserError: The file cannot be read or is damaged.
@@ -160,7 +161,7 @@ def read_parquet(path: Path, *, on_bad: OnBad | None = None) -> Rows:
 
 
 def read_arrow(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Rows of an Arrow file, as `datasets.Dataset.save_to_disk` writes.
+    """Read the rows of an Arrow file, as written by `datasets.Dataset.save_to_disk`.
 
     Raises:
         UserError: The file cannot be read or is damaged.
@@ -171,7 +172,7 @@ def read_arrow(path: Path, *, on_bad: OnBad | None = None) -> Rows:
 def _parquet_batches(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    # Without pre_buffer a row group is not read as a whole, and one may hold a thousand images.
+    # pre_buffer would read a whole row group, which may contain a thousand images.
     with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
         yield from file.iter_batches(batch_size=_BATCH)
 

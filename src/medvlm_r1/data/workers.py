@@ -17,21 +17,22 @@ from threadpoolctl import threadpool_limits
 from medvlm_r1.errors import UserError
 
 FEW = 64
-"""Fewer images than this are handled in this process."""
+"""Minimum number of images for which worker processes are used."""
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 def work_on_images(work: Callable[[Job], Result], jobs: Sequence[Job], take: Callable[[Result], None]) -> None:
-    """Run a job for each image, on all cores if there are enough images.
+    """Run a job for each image, in worker processes if there are at least `FEW` images.
 
     Args:
-        work: A function of a module, so that other processes find it.
-        jobs: What it is given, one at a time.
-        take: Given each result, in the order of the jobs.
+        work: Function that processes one job. It must be defined at module level, so that worker processes can import
+            it.
+        jobs: Arguments of `work`, one per call.
+        take: Called with each result, in the order of the jobs.
 
     Raises:
-        UserError: A process was killed from outside.
+        UserError: A worker process was killed.
     """
     if len(jobs) < FEW:
         for job in jobs:
@@ -52,15 +53,16 @@ def work_on_images(work: Callable[[Job], Result], jobs: Sequence[Job], take: Cal
 
 @contextmanager
 def image_workers() -> Iterator[ProcessPoolExecutor]:
-    """A process pool with one process per core and one thread each, since small matrix products gain nothing from more.
+    """Process pool with one single-threaded process per core, at most 8.
 
-    When the block is left by an exception, Ctrl-C among them, what has not begun is dropped and the processes end
-    before the exception goes on. They end too when this process is killed.
+    More threads do not speed up the small matrix products of image work. If the block raises an exception, including
+    KeyboardInterrupt, pending jobs are cancelled and the processes end before the exception propagates. The processes
+    also end if this process is killed.
 
     Yields:
         The pool.
     """
-    # Cores that this process may use: in a container fewer than the machine has. Only Linux reports them.
+    # Cores that this process may use, which may be fewer than the machine has. Only Linux reports them.
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
     pool = ProcessPoolExecutor(min(cores, 8), initializer=_begin)
@@ -72,7 +74,7 @@ def image_workers() -> Iterator[ProcessPoolExecutor]:
 
 def _begin() -> None:
     threadpool_limits(1)
-    # Ctrl-C reaches every process of the terminal; only the parent may act on it, or each prints a traceback.
+    # Ctrl-C reaches every process of the terminal. Workers ignore it; otherwise each would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,6 +1,6 @@
-"""Findings of a data check by type, its verdict, and all of it as lines of text.
+"""Results of a data check: the findings by type, the verdict, and a text report.
 
-All findings are counted; the first of each type are listed.
+All findings are counted. For each type, only the first `LISTED` are stored.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from medvlm_r1.data.subjects import file_names_warning
 from medvlm_r1.errors import RESEARCH_USE
 
 LISTED = 100
-"""Findings of one kind that are listed; all are counted."""
+"""Maximum number of findings stored for each type. All findings are counted."""
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
 class Listed(Generic[Item]):
-    """Findings of one kind.
+    """The number of findings of one type, and the first of them.
 
     Attributes:
         count: Number of findings.
-        items: The first findings.
+        items: The first findings, at most `LISTED`.
     """
 
     count: int = 0
@@ -33,7 +33,7 @@ class Listed(Generic[Item]):
 
     @classmethod
     def of(cls, findings: Iterable[Item]) -> Listed[Item]:
-        """Count all, keep the first."""
+        """Count all findings and store the first `LISTED`."""
         iterator = iter(findings)
         items = tuple(islice(iterator, LISTED))
         return cls(len(items) + sum(1 for _ in iterator), items)
@@ -44,20 +44,20 @@ class Listed(Generic[Item]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A folder, or one split of a folder that holds several.
+    """A data folder, or one split of a data folder that contains several splits.
 
     Attributes:
-        name: Name in the findings.
-        folder: As it was given.
-        split: The samples' split, where the folder holds several.
-        reference: Whether it is for comparison only, so findings within it are not reported.
-        samples: Rows that could be read.
-        images: Number of different image files in the rows.
-        without_image: Samples that name no image.
-        open_questions: Samples without options.
-        options: Number of options to number of samples.
-        modalities: Samples of each.
-        question_types: Samples of each; "" where none is given.
+        name: Name used in the findings.
+        folder: Path of the folder, as passed by the caller.
+        split: Name of the split if the folder contains several; otherwise empty.
+        reference: Whether the part is used for comparison only. Findings within such a part are not reported.
+        samples: Number of usable samples.
+        images: Number of different image files that the samples name.
+        without_image: Number of samples that name no image.
+        open_questions: Number of samples without options.
+        options: Number of samples for each number of options.
+        modalities: Number of samples for each modality.
+        question_types: Number of samples for each question type. The key "" counts samples without a type.
     """
 
     name: str
@@ -78,10 +78,10 @@ class BadRow:
     """A row that cannot be used.
 
     Attributes:
-        file: The folder's name and `samples.jsonl`.
-        row: From 1.
+        file: Name of the folder, followed by `/samples.jsonl`.
+        row: Row number, counted from 1.
         kind: "answer" if the answer is not one of the options, otherwise "row".
-        reason: The fault.
+        reason: Description of the fault.
     """
 
     file: str
@@ -96,9 +96,11 @@ class Place:
 
     Attributes:
         part: Name of the part.
-        sample: Id of the sample, the first of several.
-        image: Path relative to the data folder; "" without one. It may name a patient: not for people to read.
-        number: Which of the sample's images it is, from 1; 0 where there is one at most.
+        sample: Id of the sample. If several samples use the image, the id of the first.
+        image: Path relative to the data folder; empty if there is no image. The path may contain a patient's name, so
+            the text report omits it.
+        number: Position of the image in the sample, counted from 1. It is 0 if the sample has at most one image, or for
+            the location of a question.
     """
 
     part: str
@@ -109,7 +111,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class BadImage:
-    """An image that cannot be shown, and why; the loader's reason without the folder."""
+    """An image that cannot be displayed or processed, and the reason without the path of the image."""
 
     place: Place
     reason: str
@@ -117,7 +119,7 @@ class BadImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copies:
-    """Locations of one image with equal pixels. All are counted, the first are listed."""
+    """Locations of images with identical pixels, and the names of the parts that contain them."""
 
     places: Listed[Place]
     parts: tuple[str, ...]
@@ -125,9 +127,9 @@ class Copies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearPair:
-    """Two images whose perceptual hashes differ in `distance` of 64 bits; either may have copies elsewhere.
+    """Two images whose perceptual hashes differ in `distance` of 64 bits. Either image may have copies elsewhere.
 
-    `flip` is the transformation of the second one, such as "mirrored left to right"; empty without one.
+    `flip` is the transformation of the second image, such as "mirrored left to right". It is empty if there was none.
     """
 
     a: Place
@@ -138,15 +140,15 @@ class NearPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Touched:
-    """Questions of a part that share something with another part.
+    """Number of questions in one part that share an image, a near-duplicate or a subject with another part.
 
     Attributes:
         part: Name of the part.
-        samples: Questions in it.
-        any: Questions that share at least one of the following.
-        picture: Questions that show an image of another part.
-        near: Questions that show a near-duplicate of an image in another part.
-        subject: Questions about a subject or volume of another part.
+        samples: Number of questions in the part.
+        any: Number of questions that share at least one of the following.
+        picture: Number of questions with an image that is also in another part.
+        near: Number of questions with a near-duplicate of an image in another part.
+        subject: Number of questions about a subject or volume that is also in another part.
     """
 
     part: str
@@ -159,7 +161,11 @@ class Touched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedSubject:
-    """A patient or volume in several parts, by one sample in each; the subject's own name may be a patient's."""
+    """A patient or volume with samples in several parts.
+
+    `places` names one sample in each part, and `samples` counts the samples in all parts. The subject itself is not
+    stored, because its name may be a patient's.
+    """
 
     places: tuple[Place, ...]
     samples: int
@@ -167,7 +173,7 @@ class SharedSubject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question asked several times about the same images with the same options, and the answers it has."""
+    """A question that occurs several times with the same images and options, and its different answers."""
 
     places: Listed[Place]
     parts: tuple[str, ...]
@@ -180,13 +186,13 @@ class Sharing:
     """Identical and near-duplicate images.
 
     Attributes:
-        blank: Images of a single color, which are not compared.
-        faint: Pictures with too little contrast for a perceptual hash.
-        copies_between: The same image in several parts.
-        copies_within: The same image in several files of one part.
-        near_between: Near-duplicates in two parts.
-        near_subjects: ... in one part, of two subjects.
-        near_within: ... in one part, of one subject or of unknown ones.
+        blank: Images of a single color. They are not compared.
+        faint: Images with too little contrast for a perceptual hash.
+        copies_between: Images that occur in several parts.
+        copies_within: Images stored in several files of one part.
+        near_between: Pairs of near-duplicates in different parts.
+        near_subjects: Pairs of near-duplicates in one part that show two different subjects.
+        near_within: All other pairs of near-duplicates in one part.
     """
 
     blank: Listed[Place]
@@ -200,26 +206,26 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """All findings. `problems` make the check fail, `notes` do not.
+    """All findings of a data check. `problems` make the check fail; `notes` do not.
 
     Attributes:
-        parts: What was checked.
-        images: Different image files looked for.
-        bad_rows: Unusable rows; all other findings exclude them.
-        answers_not_options: Those among them whose answer is not one of the options.
-        missing: Images that are missing, or that the source of a row does not name.
-        unreadable: Images that exist but cannot be shown.
-        unfit: Images of a size that the model asked about cannot process.
-        contradictory: The same question about the same images with different answers.
-        repeated_between: The same with the same answer, in several parts.
-        repeated_within: The same with the same answer, in one part.
-        shared_subjects: The same subject in several parts.
+        parts: The parts that were checked.
+        images: Number of different image files that were checked.
+        bad_rows: Unusable rows. All other findings exclude them.
+        answers_not_options: Number of unusable rows whose answer is not one of the options.
+        missing: Image files that do not exist, and images that the source of a row does not name.
+        unreadable: Image files that exist but cannot be displayed.
+        unfit: Images whose size the given model cannot process.
+        contradictory: Questions that occur several times with the same images and options but different answers.
+        repeated_between: Questions that occur in several parts with the same images, options and answer.
+        repeated_within: Questions that occur several times in one part with the same images, options and answer.
+        shared_subjects: Subjects and volumes with samples in several parts.
         sharing: Identical and near-duplicate images.
-        touched: How many questions of each part share something with another part.
-        file_name_subjects: Samples whose subject is only the name of an image file.
-        unlike_subjects: Why the subjects of two folders cannot be compared; empty if they can.
-        near_distance: Maximum number of bits in which near-duplicates differ.
-        allow_near: Whether near-duplicates between parts are a note instead of a problem.
+        touched: For each part, the number of questions that share something with another part.
+        file_name_subjects: Number of samples whose subject is only the name of an image file.
+        unlike_subjects: Reason why the subjects of two folders cannot be compared; empty if they can.
+        near_distance: Maximum number of bits in which the hashes of near-duplicates differ.
+        allow_near: Whether near-duplicates in different parts are a note instead of a problem.
     """
 
     parts: tuple[Part, ...]
@@ -243,7 +249,7 @@ class Check:
 
     @property
     def problems(self) -> list[str]:
-        """Reasons not to use the data unchanged, one phrase each."""
+        """Problems that make the check fail, one phrase for each type."""
         empty = [part.name for part in self.parts if not part.samples]
         phrases = _phrases(
             (self.answers_not_options, "row", "with an answer that is not one of its options"),
@@ -261,7 +267,7 @@ class Check:
 
     @property
     def notes(self) -> list[str]:
-        """Notes that do not fail the check, one phrase each."""
+        """Findings that do not make the check fail, one phrase for each type."""
         near_within = self.sharing.near_subjects.count + self.sharing.near_within.count
         notes = _phrases(
             (self.repeated_within.count, "question", "asked more than once in a part"),
@@ -274,12 +280,12 @@ class Check:
 
     @property
     def only_near(self) -> bool:
-        """Whether near-identical images are the only problem. A person has to judge those."""
+        """Whether near-duplicate images are the only problem. A person must review those."""
         return bool(self.problems) and self.problems == self._near()
 
     @property
     def verdict(self) -> str:
-        """One plain sentence."""
+        """Result of the check in one sentence."""
         samples, parts = sum(part.samples for part in self.parts), len(self.parts)
         extent = f"{samples} samples and {self.images} images"
         if self.problems:
@@ -292,7 +298,7 @@ class Check:
         return f"No problems found: all of {extent} can be used{shared}."
 
     def as_record(self) -> dict[str, Any]:
-        """This record as plain values for JSON."""
+        """Convert the check to plain values for JSON."""
         record = {"ok": not self.problems, "verdict": self.verdict, "problems": self.problems, "notes": self.notes}
         return record | asdict(self)
 
@@ -302,7 +308,7 @@ class Check:
 
 
 def _phrases(*counts: tuple[int, str, str]) -> list[str]:
-    """`2 images not there` of count, noun and what is wrong; none for a count of 0."""
+    """Format each count above 0 as a phrase, such as `2 images not there`."""
     return [f"{number} {noun}{'' if number == 1 else 's'} {what}" for number, noun, what in counts if number]
 
 

@@ -1,9 +1,9 @@
-"""Image checks: open each image once, and find unreadable, identical and near-identical images.
+"""Image checks: open each image once, and find unreadable, identical and near-duplicate images.
 
-The perceptual hash is imagehash's `phash`: the signs, against their median, of the 64 lowest frequencies of the
-image reduced to 32 x 32 gray values. It survives changes of brightness, size and format, and a crop by one percent. It
-ignores color and fine detail, so two different radiographs of one body part may agree. Mirrored copies are found by the
-hashes of the mirrored image. Copies rotated by 90 degrees are not found.
+The perceptual hash is imagehash's `phash`. It reduces the image to 32 x 32 gray values, and stores for each of the 64
+lowest frequencies whether it is above their median. The hash tolerates changes of brightness, size and format, and a
+crop by one percent. It ignores color and fine detail, so different radiographs of the same body part may have equal
+hashes. Mirrored copies are found by also hashing the flipped images. Copies rotated by 90 degrees are not found.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ from medvlm_r1.data.workers import work_on_images
 from medvlm_r1.errors import UserError
 
 MOST_DISTANCE = 16
-"""Even of random hashes one pair in about 25,000 differs in 16 of 64 bits or fewer; beyond, the share soars."""
+"""Largest accepted value for the maximum hash distance of near-duplicates, in bits.
+
+About one in 25,000 pairs of random hashes differs in at most 16 of 64 bits. With a larger limit, many unrelated images
+would match.
+"""
 
 FLIPS = {
     "mirrored left to right": Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,15 +49,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Fingerprint of an image, to find identical and near-duplicate images.
+    """Fingerprint of an image, used to find identical and near-duplicate images.
 
     Attributes:
-        pixels: SHA-256 of size and RGB values, hexadecimal. It does not depend on the file format.
-        near: 64-bit perceptual hash; None for an image with too little contrast (reduced to 32 x 32, it spans fewer
-            than 4 of 255 gray levels).
-        flipped: Hash of the image after each of `FLIPS`; empty without `near`.
+        pixels: SHA-256 of the size and the RGB values, in hexadecimal. It does not depend on the file format.
+        near: 64-bit perceptual hash. None if the image has too little contrast: reduced to 32 x 32 pixels, it spans
+            fewer than 4 of 255 gray levels.
+        flipped: Perceptual hash of the image after each transformation in `FLIPS`; empty if `near` is None.
         blank: Whether all pixels are equal.
-        size: Width and height.
+        size: Width and height in pixels.
     """
 
     pixels: str
@@ -64,14 +68,14 @@ class Fingerprint:
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:
-    """Fingerprint of one picture.
+    """Compute the fingerprint of an image.
 
     Args:
-        image: RGB, 8 bit.
+        image: Image in mode RGB.
     """
     digest = hashlib.sha256(f"{image.width} {image.height} ".encode())
     digest.update(image.tobytes())
-    # What phash does first itself, and then finds done.
+    # phash would otherwise do this conversion for each flip.
     small = image.convert("L").resize((_REDUCED, _REDUCED), Image.Resampling.LANCZOS)
     darkest, brightest = np.asarray(small).min(), np.asarray(small).max()
     near: int | None = None
@@ -89,18 +93,19 @@ def _phash(image: Image.Image) -> int:
 def near_pairs(
     hashes: Hashes, distance: int, progress: Callable[[int, int], None]
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Find the pairs of images that are near-duplicates, as they are or after flipping the second one.
+    """Find the pairs of images that are near-duplicates, either unchanged or with the second image flipped.
 
-    Every pair is compared: 40,000 images take 12 seconds on one core, much less than decoding them.
+    Every pair is compared. For 40,000 images this takes 12 seconds on one core, much less than decoding them.
 
     Args:
-        hashes: uint64 array (1 + flips, n): in row 0 the hashes of the images, below those of the flipped images.
-        distance: Maximum number of bits in which near-duplicates differ.
-        progress: Called with (images done, images in all).
+        hashes: uint64 array of shape (1 + number of flips, number of images). Row 0 holds the hashes of the unchanged
+            images, and each further row those of the images after one flip.
+        distance: Maximum number of bits in which the hashes of near-duplicates differ.
+        progress: Called with (images done, total number of images).
 
     Yields:
-        Distance in bits, positions of both images (the first is smaller), and the row of the second one's hash: the
-        first row in which the two are near.
+        The distance in bits, the indices of both images in ascending order, and the row of the second image's hash. If
+        several rows are near-duplicates, the first such row is given.
     """
     count = hashes.shape[1]
     for first in range(count):
@@ -113,17 +118,17 @@ def near_pairs(
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
-    """Ignore the progress."""
+    """Ignore progress reports. This is the default callback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """One image file as one part uses it.
+    """One image file as used by one part.
 
     Attributes:
-        place: Part, first sample and name.
+        place: The part, its first sample with the image, and the path of the image.
         file: The image file.
-        subjects: Subjects of all samples of the part that show it.
+        subjects: Subjects of all samples in the part that use the image.
     """
 
     place: Place
@@ -134,14 +139,14 @@ class Use:
 def examine(
     images: Iterable[tuple[Path, str]], progress: Progress = no_progress
 ) -> dict[Path, Fingerprint | str | None]:
-    """Open each image once, on all cores if there are enough images.
+    """Open each image once and compute its fingerprint. Many images are processed in parallel.
 
     Args:
-        images: Data folder and name of each image.
+        images: Data folder and relative path of each image.
         progress: Called with "images", the number of images done and the total.
 
     Returns:
-        For each file its fingerprint, the reason why it cannot be shown, or None if there is no file.
+        For each file, its fingerprint, the reason why it cannot be displayed, or None if the file does not exist.
 
     Raises:
         UserError: A worker process was killed.
@@ -163,7 +168,7 @@ def _examine(job: tuple[Path, str]) -> tuple[Path, Fingerprint | str | None]:
     try:
         return file, fingerprint(load_image(file)) if inside(folder, name).exists() else None
     except UserError as error:
-        # Folder and file are the user's, and may name a patient; what is wrong with the image is the rest.
+        # The path may name a patient, so only the rest of the message is kept.
         return file, str(error).replace(f"{file}: ", "").replace(str(file), "the image")
     except OSError as error:
         return file, f"cannot be read ({error.strerror or error})"
@@ -177,19 +182,19 @@ def compare(
     near: int,
     progress: Progress,
 ) -> tuple[Sharing, dict[str, set[str]]]:
-    """Find identical images, and near-duplicate pairs, also after flipping one of them.
+    """Find identical images, and pairs of near-duplicates with or without flipping one of them.
 
     Args:
         uses: Every image file of every part.
-        prints: Fingerprints of the files that can be shown.
-        references: Name of each part, and whether it is for comparison only.
-        near: Maximum number of bits in which near-duplicates differ.
-        progress: Called with "near pairs", the steps done and the steps in all.
+        prints: Fingerprints of the files that can be displayed.
+        references: For the name of each part, whether the part is used for comparison only.
+        near: Maximum number of bits in which the hashes of near-duplicates differ.
+        progress: Called with "near pairs", the number of images done and the total.
 
     Returns:
-        The shared images, and for each image (by its pixels) the parts with a near-duplicate of it. Copies count
-        images, and near pairs count pairs of different images, regardless of the number of files. Findings within
-        reference parts are excluded.
+        The identical and near-duplicate images; and for each image, identified by the hash of its pixels, the names of
+        the parts that contain a near-duplicate of it. Identical files count as one image, and near-duplicates are
+        counted as pairs of different images. Findings within reference parts are excluded.
     """
     pictures: dict[str, list[Use]] = {}
     for use in uses:
@@ -240,7 +245,7 @@ def compare(
 
 
 def _pair(first: Sequence[Use], second: Sequence[Use], distance: int, flip: int) -> NearPair:
-    """A near pair, located at two places in different parts if possible."""
+    """Make a pair of near-duplicates, located in different parts if possible."""
     places = ((x.place, y.place) for x in first for y in second if x.place.part != y.place.part)
     a, b = next(places, (first[0].place, second[0].place))
     return NearPair(a=a, b=b, distance=distance, flip=("", *FLIPS)[flip])

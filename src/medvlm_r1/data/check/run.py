@@ -1,4 +1,4 @@
-"""The check of one or several data folders, and the overlap of evaluation data with training data."""
+"""Check one or several data folders, and detect overlap of evaluation data with training data."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Value = TypeVar("Value", int, str)
 
 @dataclass(slots=True, kw_only=True)
 class Folder:
-    """A data folder, read row by row.
+    """A data folder and its rows.
 
     Attributes:
-        path: As given.
-        label: Short name for findings.
-        reference: Whether it is for comparison only.
+        path: Path, as passed by the caller.
+        label: Short name used in findings.
+        reference: Whether the folder is used for comparison only.
         samples: The usable rows.
-        bad: The other rows.
-        info: The folder's `info.json`.
-        splits: The splits among the samples, in order of appearance.
+        bad: The unusable rows.
+        info: Content of the folder's `info.json`.
+        splits: Names of the splits in the samples, in order of appearance.
     """
 
     path: Path
@@ -50,19 +50,19 @@ class Folder:
 
     @property
     def source(self) -> tuple[str, str]:
-        """Name and source from `info.json`; equal subjects of different sources are different.
+        """Name and source from `info.json`. Equal subject names from different sources count as different subjects.
 
-        A user's own questions have no name here, because theirs is only the format of the file.
+        For a user's own questions the name is empty, because `info.json` then stores only the file format as the name.
         """
         source = str(self.info.get("source", ""))
         return "" if source == YOUR_OWN else str(self.info.get("name", "")), source
 
     def part_of(self, sample: Sample) -> str:
-        """Name of the part of a sample: the folder, or the split if the folder has several."""
+        """Name of the part that a sample belongs to: the folder, or the split if the folder has several."""
         return f"{self.label}/{sample.split or 'no split'}" if len(self.splits) > 1 else self.label
 
     def parts(self) -> list[findings.Part]:
-        """The parts the folder has, at least one."""
+        """List the splits of the folder if it has several; otherwise the folder itself as the only part."""
         several = len(self.splits) > 1
         groups: dict[tuple[str, str], list[Sample]] = {} if several else {(self.label, ""): self.samples}
         for sample in self.samples if several else ():
@@ -85,11 +85,11 @@ class Folder:
         ]
 
     def images(self) -> Iterator[tuple[Path, str]]:
-        """Folder and name of each image, as `examine` takes them."""
+        """Data folder and relative path of each image, as input for `examine`."""
         return ((self.path, name) for sample in self.samples for name in sample.images)
 
     def uses(self) -> list[Use]:
-        """Every image, once for each part that uses it, in order of appearance."""
+        """List every image once for each part that uses it, in order of appearance."""
         uses: dict[tuple[str, str], Use] = {}
         for sample in self.samples:
             for number, name in enumerate(sample.images, start=1):
@@ -105,14 +105,14 @@ def read_rows(path: Path, label: str, *, reference: bool = False) -> Folder:
 
     Args:
         path: The data folder.
-        label: Its name in findings.
-        reference: Whether it is for comparison only.
+        label: Short name of the folder in findings.
+        reference: Whether the folder is used for comparison only.
 
     Returns:
-        The folder. Its bad rows are those for which `read_folder` raises, every one of them.
+        The folder. Its bad rows are all rows that `read_folder` would reject.
 
     Raises:
-        UserError: There is no `samples.jsonl`, or it or `info.json` cannot be read at all.
+        UserError: `samples.jsonl` is missing, or `samples.jsonl` or `info.json` cannot be read.
     """
     file = path / SAMPLES
     if not file.is_file():
@@ -138,9 +138,9 @@ def _counts(values: Iterable[Value]) -> dict[Value, int]:
 
 
 def plain(text: str) -> str:
-    """Normal form of a text: without case, extra white space, letter width and closing punctuation.
+    """Normalize a text for comparison: ignore case, extra white space, character width and closing punctuation.
 
-    Inner punctuation stays, because `1.5` is not `15`.
+    Punctuation inside the text is kept, because `1.5` is not `15`.
     """
     words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return words.rstrip(" .?!:") or words
@@ -151,10 +151,11 @@ def find_repeated(folders: Sequence[Folder], prints: Mapping[Path, Fingerprint])
 
     Args:
         folders: Folders to search.
-        prints: Fingerprints of the image files that can be shown. Other files are identified by name.
+        prints: Fingerprints of the image files that can be displayed. Other files are identified by name.
 
     Returns:
-        The questions. Those within reference folders, or about images that the source does not name, are excluded.
+        The repeated questions. Questions that occur only in reference folders, or whose image the source does not name,
+        are excluded.
     """
     groups: dict[Hashable, list[tuple[Folder, Sample]]] = {}
     for folder in folders:
@@ -183,12 +184,13 @@ def find_repeated(folders: Sequence[Folder], prints: Mapping[Path, Fingerprint])
 def find_shared_subjects(
     folders: Sequence[Folder],
 ) -> tuple[findings.Listed[findings.SharedSubject], set[tuple[str, str]]]:
-    """Find subjects with samples in several parts, and volumes in several parts whatever the subject.
+    """Find subjects and volumes with samples in several parts.
 
-    If `info.json` of two folders has different names or sources, equal subject names count as different subjects.
+    A volume is found even if its samples name different subjects. If `info.json` of two folders has different names or
+    sources, equal subject names count as different subjects.
 
     Returns:
-        The subjects, and part and id of each of their samples.
+        The shared subjects and volumes, and the part and id of each of their samples.
     """
     samples = [(folder, sample) for folder in folders for sample in folder.samples]
     shared, touched = [], set()
@@ -213,19 +215,20 @@ def count_touched(
 
     Args:
         folders: Folders to search.
-        prints: Fingerprints of the image files that can be shown. Images of a single color do not count as shared.
-        near_parts: Parts with a near-duplicate, by the pixels of the image.
-        subjects: Part and id of the samples whose subject is in several parts.
+        prints: Fingerprints of the image files that can be displayed. Images of a single color count as shared only if
+            they are the same file.
+        near_parts: For each image, identified by the hash of its pixels, the parts that contain a near-duplicate of it.
+        subjects: Part and id of each sample whose subject is in several parts.
 
     Returns:
-        The parts that have such questions.
+        Counts for the parts that contain such questions.
     """
     pixels_by_sample: dict[tuple[str, str], list[str]] = {}
     parts: dict[str, set[str]] = {}
     for folder in folders:
         for sample in folder.samples:
             files = [folder.path / name for name in sample.images]
-            # All images of one color are equal: they are the same if they are one file.
+            # All images of one color look the same, so they count as shared only if they are the same file.
             pixels = [str(file) if prints[file].blank else prints[file].pixels for file in files if file in prints]
             part = folder.part_of(sample)
             pixels_by_sample[part, sample.id] = pixels
@@ -259,25 +262,26 @@ def check_folders(
     refuses: Refuses | None = None,
     progress: Progress = no_progress,
 ) -> findings.Check:
-    """Check data folders, individually and against each other.
+    """Check data folders individually and against each other.
 
-    A folder whose samples are of several splits counts as that many parts.
+    If a folder contains several splits, each split is checked as a separate part.
 
     Args:
-        folders: Data folders.
-        against: Data folders to compare with; what lies within them is not reported, except what cannot be read, since
-            it could not be compared.
-        near: Maximum number of bits in which 64-bit perceptual hashes of near-duplicates differ, 0 to 16.
-        allow_near: Report near-duplicates in different parts as a note, not as a problem.
-        refuses: Gives the reason why a model cannot take an image of a width and height; None where it can.
-        progress: Called with the stage ("images", "near pairs"), the steps done and the steps in all.
+        folders: Data folders to check.
+        against: Data folders to compare with. Findings within them are not reported, except unusable rows and images,
+            which cannot be compared.
+        near: Maximum number of bits in which the 64-bit perceptual hashes of near-duplicates differ, 0 to 16.
+        allow_near: Whether to report near-duplicates in different parts as a note instead of a problem.
+        refuses: Function of (width, height) that returns the reason why a model cannot process an image of this size,
+            or None if it can.
+        progress: Called with the stage ("images" or "near pairs"), the number of steps done and the total.
 
     Returns:
         All findings.
 
     Raises:
-        UsageError: No folder, one given twice, or `near` out of range.
-        UserError: A folder has no readable `samples.jsonl`.
+        UsageError: No folder is given, a folder is given twice, or `near` is out of range.
+        UserError: `samples.jsonl` of a folder is missing, or a `samples.jsonl` or `info.json` cannot be read.
     """
     if not 0 <= near <= MOST_DISTANCE:
         raise UsageError(f"--near {near}; wanted 0 to {MOST_DISTANCE} bits of 64")
@@ -325,7 +329,7 @@ def check_folders(
 
 
 def _unfit(uses: Sequence[Use], prints: Mapping[Path, Fingerprint], refuses: Refuses) -> Iterator[findings.BadImage]:
-    """The images that a model cannot take, once for each part that uses them."""
+    """Yield the images that a model cannot process, once for each part that uses them."""
     for use in uses:
         if use.file in prints:
             width, height = prints[use.file].size
@@ -340,15 +344,18 @@ def _fingerprints(results: Mapping[Path, Fingerprint | str | None]) -> dict[Path
 def warn_of_overlap(
     train: str | Path, train_samples: Sequence[Sample], evaluation: str | Path, eval_samples: Sequence[Sample]
 ) -> str | None:
-    """A warning if an evaluation shares images or subjects with the training, or cannot be compared; else None.
+    """Warn if evaluation and training data share images or subjects, or if their subjects cannot be compared.
 
-    Images are compared pixel by pixel, under whatever names and in whatever formats they are kept.
+    Images are compared pixel by pixel, regardless of file name and format.
 
     Args:
-        train: The data folder of the training.
-        train_samples: The samples of it that are trained on.
-        evaluation: The data folder of the evaluation.
-        eval_samples: The samples of it that are evaluated on.
+        train: Data folder of the training.
+        train_samples: Samples of this folder that are used for training.
+        evaluation: Data folder of the evaluation.
+        eval_samples: Samples of this folder that are used for evaluation.
+
+    Returns:
+        The warning; None if there is no reason for one.
 
     Raises:
         UserError: A folder cannot be read.

@@ -3,9 +3,9 @@
 from PIL import Image
 
 GREY = 128
-"""Half way between black and white, so that neither brightness nor darkness is shown."""
+"""Mid-gray level, halfway between black and white."""
 
 
 def blank_like(image: Image.Image) -> Image.Image:
-    """Make a mid-gray RGB image of the same size, which gives the same number of image tokens."""
+    """Make a mid-gray RGB image of the same size. It gives the same number of image tokens."""
     return Image.new("RGB", image.size, (GREY, GREY, GREY))

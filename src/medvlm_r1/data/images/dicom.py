@@ -1,7 +1,8 @@
-"""DICOM to 8-bit RGB: modality transformation, window, MONOCHROME1 inversion, isotropic pixels, in this order.
+"""Convert DICOM to 8-bit RGB: modality transformation, window, MONOCHROME1 inversion, isotropic pixels, in this order.
 
-Decoding, lookup tables and color spaces are pydicom's. Only the chosen frame is decoded, only the elements that
-`dicom_header` lists are read, and nothing of the header goes into a message or note except codes of the standard.
+pydicom does the decoding and applies lookup tables and color spaces. Only the selected frame is decoded, and only the
+elements listed in `dicom_header` are read. The only header texts in messages and notes are codes defined by the
+standard.
 """
 
 from dataclasses import replace
@@ -25,25 +26,25 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
-# The photometric interpretation that each shape of the presentation lookup table belongs to.
+# The photometric interpretation that corresponds to each PresentationLUTShape.
 _SHAPES = {"IDENTITY": "MONOCHROME2", "INVERSE": "MONOCHROME1"}
 
 
 def load_dicom(path: Path, view: View) -> Picture:
-    """Decode one frame of a DICOM file and convert it as a viewer would.
+    """Decode one frame of a DICOM file and convert it as a DICOM viewer would.
 
     Args:
-        path: Explicit or implicit VR, little or big endian, deflated, with or without file meta information; native,
-            or compressed by JPEG, JPEG-LS, JPEG 2000 or RLE.
-        view: `frame` is required for a multi-frame file; `window` overrides the stored one (gray images only).
+        path: File with explicit or implicit VR, little or big endian, possibly deflated, with or without file meta
+            information. The pixels may be uncompressed, or compressed by JPEG, JPEG-LS, JPEG 2000 or RLE.
+        view: `frame` is required for a multi-frame file. `window` overrides the stored window (gray images only).
 
     Returns:
         The picture and its note.
 
     Raises:
-        UserError: The file has no pixels, is damaged, cannot be decoded, exceeds 100 megapixels per frame, or a frame
-            must be chosen.
-        UsageError: A plane or slice is requested, or a window for a color image.
+        UserError: The file has no pixels, is damaged, cannot be decoded or has over 100 megapixels per frame, or a
+            frame must be chosen.
+        UsageError: The view requests a plane or slice, or a window for a color image.
     """
     for name in ("plane", "slice"):
         if getattr(view, name) is not None:
@@ -59,15 +60,15 @@ def load_dicom(path: Path, view: View) -> Picture:
 
 
 def _decode(path: Path, header: Header) -> tuple[Array, tuple[str, ...]]:
-    """The frame, and warnings about its bytes."""
+    """Decode the frame, and return it with warnings about the length of the pixel data."""
     warnings: tuple[str, ...] = ()
     if header.syntax.is_encapsulated:
         check_codestream(path, header)
     else:
         warnings = check_length(path, header)
-    # One decoder per syntax, whatever else is installed, so that nobody's pixels differ. Of those pydicom would choose
-    # from, GDCM ends the whole process on some damaged files, and pylibjpeg's for RLE panics, which no `except
-    # Exception` catches.
+    # Use a fixed decoder for each syntax, so that the pixels do not depend on the installed packages. pydicom might
+    # otherwise choose GDCM, which ends the process on some damaged files, or pylibjpeg's RLE decoder, whose panics are
+    # not caught by `except Exception`.
     compressed = "pydicom" if header.syntax == RLELossless else "pylibjpeg"
     plugin = compressed if header.syntax.is_encapsulated else ""
     if header.whole:
@@ -110,7 +111,7 @@ def _picture(path: Path, header: Header, pixels: Array, view: View, warnings: tu
 def _grey(path: Path, header: Header, pixels: Array, view: View, note: ImageNote) -> tuple[Array, ImageNote]:
     unique = windowing.unique_values(pixels)
     inside = np.isfinite(unique.values) & ~_is_padding(header, unique.values)
-    # Padding is outside the picture: black, whatever the window and the interpretation make of its value.
+    # Padding is not part of the picture. It is black, regardless of the window and the photometric interpretation.
     table = np.zeros(unique.values.shape, dtype=np.uint8)
     if not inside.any():
         return table[unique.index], replace(note, warnings=("All pixels are padding.",))
@@ -119,7 +120,7 @@ def _grey(path: Path, header: Header, pixels: Array, view: View, note: ImageNote
         raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
     shade, window, warnings = show_grey(path, header, view.window, values, counts)
     table[inside] = 255 - shade if note.inverted else shade
-    # A rescale slope of 0 makes one value of all, which the window need not show.
+    # A rescale slope of 0 maps all pixels to one value, which may lie outside the window.
     present = values[counts > 0]
     if window.width == 0 or (present.size > 1 and np.ptp(present) == 0):
         warnings = ("All pixels have the same value.", *warnings)
@@ -139,7 +140,7 @@ def _is_padding(header: Header, values: Array) -> Array:
 def _padding(header: Header, keyword: str) -> float | None:
     value = header.number(keyword)
     bits = int(header.elements.BitsAllocated)
-    # Some writers mark a negative value as unsigned.
+    # Some writers store a negative padding value as an unsigned number.
     if value is not None and header.elements.get("PixelRepresentation") == 1 and 2 ** (bits - 1) <= value < 2**bits:
         value -= 2**bits
     return value
@@ -149,13 +150,13 @@ def _palette(path: Path, header: Header, pixels: Array) -> Array:
     unique = windowing.unique_values(pixels)
     entries, first, bits = (int(n) for n in header.elements.RedPaletteColorLookupTableDescriptor)
     entries = entries or 2**16
-    # Values outside the table take its ends; done here because pydicom's own way can wrap round in a narrow type.
+    # Values outside the table get its first or last entry. pydicom's own clipping can overflow in a narrow type.
     colours = apply_color_lut(np.clip(unique.values, first, first + entries - 1), header.elements)[:, :3]
     if colours.dtype == np.uint8:
         if entries > 2**8:
             raise UserError(f"{path}: its palette has {entries} entries of 8 bits, which is not read")
         bits = 8
-    # Some writers say 16 bits and mean it, some say 8 and store 16: the entries decide.
+    # Some writers declare 8 bits and store 16, so the entries decide.
     white = 2**bits - 1 if int(colours.max()) < 2**bits else np.iinfo(colours.dtype).max
     return windowing.to_bytes(colours * (255 / white))[unique.index]
 
@@ -178,11 +179,11 @@ def _warnings(header: Header) -> list[str]:
     return warnings
 
 
-# Under this gray value nothing can be seen; of so few pixels neither.
+# Gray levels below `_DARKEST` look black. A smaller share of pixels than `_LEAST_SHARE` is not noticeable.
 _DARKEST = 4
 _LEAST_SHARE = 0.001
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-# Parts of BodyPartExamined's codes. A CT of any other part, or of none, is shown in the soft tissue window.
+# Substrings of BodyPartExamined. A CT of another or an unknown body part is shown in the soft-tissue window.
 _CT_PRESETS = {
     **dict.fromkeys(("BRAIN", "HEAD", "SKULL"), "brain"),
     **dict.fromkeys(("CHEST", "LUNG", "THORAX"), "lung"),
@@ -192,23 +193,23 @@ _CT_PRESETS = {
 def show_grey(
     path: Path, header: Header, requested: str | None, values: Array, counts: Array
 ) -> tuple[Array, Window, tuple[str, ...]]:
-    """Map values to gray: through the requested window, the stored one, or the modality's default.
+    """Map values to gray through the requested window, the stored one, or the modality's default.
 
-    A stored window or preset that was not requested is replaced by the percentiles if it leaves nothing visible.
+    A stored or default window is replaced by the percentile window if it makes practically all pixels black or white.
 
     Args:
-        path: File named in errors.
+        path: File named in error messages.
         header: Header of the file.
-        requested: The requested window.
+        requested: The requested window; None if none was requested.
         values: Unique values after the modality transformation, without padding, shape (n,).
-        counts: Number of pixels of each value, shape (n,).
+        counts: Number of pixels with each value, shape (n,).
 
     Returns:
-        uint8, shape (n,); the window; sentences for the note.
+        Gray levels (uint8, shape (n,)), the window that was used, and warnings for the note.
 
     Raises:
-        UserError: As `choose_window`.
-        UsageError: As `choose_window`.
+        UserError: As for `choose_window`.
+        UsageError: As for `choose_window`.
     """
     bits = header.bits
     full = Window.full(*header.value_range, header.unit, f"of {bits} bits") if bits <= 8 else None
@@ -241,20 +242,20 @@ def show_grey(
 
 
 def _shows_something(grey: Array, counts: Array) -> bool:
-    """Whether a picture of three or more values has pixels that can be told from black and white."""
+    """Whether enough pixels are neither nearly black nor nearly white. Always true for fewer than three values."""
     between = int(counts[(grey >= _DARKEST) & (grey <= 255 - _DARKEST)].sum())
     return bool(np.count_nonzero(counts) < 3 or between > _LEAST_SHARE * int(counts.sum()))
 
 
 def _stored(header: Header) -> Window | None:
-    """The file's own: its lookup table before its window, the first where there are several."""
+    """Window stored in the file; the first one if there are several. A lookup table takes precedence over a window."""
     if header.elements.get("VOILUTSequence"):
         return Window(name="stored", centre=None, width=None, unit=header.unit, source="stored LUT", function="LUT")
     centre, width = header.number("WindowCenter"), header.number("WindowWidth")
     function = code_of(header.elements, "VOILUTFunction") or "LINEAR"
     if centre is None or width is None or function not in _FUNCTIONS:
         return None
-    # DICOM's smallest width: 1 for LINEAR, above 0 for the others. Files with 0 exist, and mean nothing by it.
+    # DICOM requires a width of at least 1 for LINEAR and above 0 for the others. Some files store a meaningless 0.
     if not (np.isfinite(centre) and np.isfinite(width) and (width >= 1 if function == "LINEAR" else width > 0)):
         return None
     several = getattr(header.elements["WindowCenter"], "VM", 1)
@@ -265,7 +266,7 @@ def _stored(header: Header) -> Window | None:
 _UNDEFINED = 0xFFFFFFFF
 _BLOCK = 2**20
 _J2K_START = b"\xff\x4f\xff\x51"
-# Start-of-frame markers of JPEG (all but DHT, JPG and DAC) and of JPEG-LS.
+# Start-of-frame markers of JPEG (0xC0 to 0xCF except DHT, JPG and DAC) and of JPEG-LS.
 _FRAME_MARKERS = (*(m for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC)), 0xF7)
 
 
@@ -274,13 +275,14 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
 
     Args:
         path: A path or an `InMemoryFile`.
-        header: Its header.
+        header: Header of the file.
 
     Returns:
-        A warning if padding follows the pixels.
+        A warning if padding follows the pixels; otherwise empty.
 
     Raises:
-        UserError: There are too few bytes, trailing bytes other than 0 (padding is 0), or compressed pixels.
+        UserError: There are too few bytes, the bytes after the pixels are not all 0 (padding is 0), or the pixels are
+            compressed and the header does not name the compression.
     """
     wanted = get_expected_length(header.elements)
     if header.whole:
@@ -302,7 +304,7 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
         raise UserError(
             f"{path}: its pixels are cut short ({length} bytes of the {wanted} in its header); copy it again"
         )
-    # A single one makes the length even.
+    # A single padding byte makes the length even.
     if length <= wanted + wanted % 2:
         return ()
     if not padded:
@@ -314,10 +316,10 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
 
 
 def check_codestream(path: Path, header: Header) -> None:
-    """Refuse a compressed frame whose width and height differ from the header.
+    """Reject a compressed frame whose width and height differ from the header.
 
     Raises:
-        UserError: They differ.
+        UserError: The sizes differ.
     """
     if header.syntax == RLELossless:
         return  # has no size of its own
@@ -336,10 +338,10 @@ def check_codestream(path: Path, header: Header) -> None:
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Width and height from the header of a JPEG, JPEG-LS or JPEG 2000 codestream; None without such a header."""
+    """Width and height from the header of a JPEG, JPEG-LS or JPEG 2000 codestream; None if no such header is found."""
     start = frame.find(_J2K_START, 0, 512)
     if start >= 0:
-        # SOC, SIZ, its length and capabilities: 8 bytes; then the far corner and the near corner of the image.
+        # SOC, SIZ, length and capabilities take 8 bytes. The far and the near corner of the image follow.
         right, bottom, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in range(start + 8, start + 24, 4))
         return right - left, bottom - top
     at = 2
@@ -347,6 +349,6 @@ def codestream_size(frame: bytes) -> tuple[int, int] | None:
         marker = frame[at + 1]
         if marker in _FRAME_MARKERS:
             return int.from_bytes(frame[at + 7 : at + 9], "big"), int.from_bytes(frame[at + 5 : at + 7], "big")
-        # Fill bytes may stand before a marker.
+        # Fill bytes may precede a marker.
         at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     return None

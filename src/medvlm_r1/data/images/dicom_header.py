@@ -1,7 +1,8 @@
-"""The header of a DICOM file: an allow-list of elements, checked and put into the form that pydicom's functions expect.
+"""Read an allow-list of DICOM header elements, check them, and normalize them for pydicom's functions.
 
-No name, number, date or UID of a patient, study or device is read from the file. Empty elements count as absent, an
-incomplete rescale is completed, and lookup tables are unpacked. What changes the displayed image becomes a warning.
+No name, number, date or UID of a patient, study or device is read. Empty elements count as absent, an incomplete
+rescale is completed, and lookup tables are unpacked. Corrections that change the displayed image are reported as
+warnings.
 """
 
 import zlib
@@ -39,7 +40,7 @@ _KEYWORDS = (
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 )
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-# OverlayRows of the sixteen groups 6000 to 601E that an overlay may be in.
+# OverlayRows in each of the sixteen overlay groups, 6000 to 601E.
 OVERLAYS = tuple(range(0x60000010, 0x60200010, 0x20000))
 TAGS: list[Any] = [*_KEYWORDS, *OVERLAYS]
 
@@ -53,7 +54,7 @@ _SYNTAX_NAMES = {
     "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
     "1.2.840.113619.5.2": "GE private, big-endian pixels",
 }
-# What an enhanced object keeps per frame, and the elements wanted of it.
+# Functional groups of enhanced objects, and the elements that are read from each.
 _GROUPS = {
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
     "FrameVOILUTSequence": ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
@@ -70,12 +71,12 @@ class Header:
 
     Attributes:
         elements: The allowed elements only, including those of the frame's functional groups.
-        syntax: The transfer syntax; inferred from the first elements if the file does not name it.
+        syntax: Transfer syntax. If the file does not name it, it is inferred from the first elements.
         frame: Index of the frame to show.
         frames: Number of frames.
-        pixels_at: Offset of the pixel data in the file; 0 for a deflated file.
+        pixels_at: Byte offset of the pixel data in the file; 0 for a deflated file.
         whole: Whether `elements` contains the pixel data, because pydicom cannot read it frame by frame.
-        warnings: Sentences for the note.
+        warnings: Warnings for the note, as full sentences.
     """
 
     elements: Dataset
@@ -88,17 +89,17 @@ class Header:
 
     @property
     def colour(self) -> str:
-        """The photometric interpretation."""
+        """Photometric interpretation."""
         return code_of(self.elements, "PhotometricInterpretation")
 
     @property
     def modality(self) -> str:
-        """CT, MR, ... upper case; empty if not given."""
+        """Modality code such as CT or MR, in upper case; empty if absent."""
         return code_of(self.elements, "Modality")
 
     @property
     def rescale_type(self) -> str:
-        """RescaleType where it is one of the codes that name a unit; otherwise empty."""
+        """RescaleType if it is a code that names a unit; otherwise empty."""
         kind = code_of(self.elements, "RescaleType")
         return kind if kind in _UNITS else ""
 
@@ -106,8 +107,8 @@ class Header:
     def unit(self) -> str:
         """Unit of the values after the modality transformation: HU, another known rescale type, or "value".
 
-        A CT whose rescale type is absent or unspecified (US) is in Hounsfield units if its bits reach down to air.
-        The same holds for an 8-bit CT with rescale type HU.
+        A CT with a rescale slope but no known rescale type is in Hounsfield units if its value range extends below
+        -500, close to air. An 8-bit image with rescale type HU must also extend below -500.
         """
         kind = self.rescale_type
         if kind not in ("", "HU"):
@@ -118,31 +119,31 @@ class Header:
 
     @property
     def is_plain_ct(self) -> bool:
-        """Whether presets apply to a CT: it is neither a scout image nor a derived map of unnamed unit."""
+        """Whether window presets apply: this is a CT, and neither a scout image nor a derived map of unnamed unit."""
         kinds = code_of(self.elements, "ImageType")
         unspecified_map = "DERIVED" in kinds and "RescaleType" in self.elements and not self.rescale_type
         return self.modality == "CT" and "LOCALIZER" not in kinds and not unspecified_map
 
     @property
     def bits(self) -> int:
-        """Bits of a stored value. Floating-point pixels have bits allocated and none stored."""
+        """Number of bits of a stored value. Floating-point pixels have no BitsStored, so BitsAllocated is used."""
         return int(self.elements.get("BitsStored") or self.elements.BitsAllocated)
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Smallest and largest value of the stored bits, after the modality transformation."""
+        """Smallest and largest value that the stored bits can represent, after the modality transformation."""
         lowest = -(2 ** (self.bits - 1)) if self.elements.get("PixelRepresentation") == 1 else 0
         ends = apply_modality_lut(np.array([lowest, lowest + 2**self.bits - 1]), self.elements)
         return float(ends.min()), float(ends.max())
 
     @property
     def burned_in(self) -> BurnedIn:
-        """Whether the file states that text is burned into the pixels."""
+        """Whether text is burned into the pixels, as stated by the file: "yes", "no" or "unknown"."""
         codes: dict[str, BurnedIn] = {"YES": "yes", "NO": "no"}
         return codes.get(code_of(self.elements, "BurnedInAnnotation"), "unknown")
 
     def number(self, keyword: str, index: int = 0) -> float | None:
-        """The first number of an element; None if it is absent, empty or not a number."""
+        """Value of an element at `index`, as a float; None if it is absent, empty or not a number."""
         return first_number(self.elements, keyword, index)
 
 
@@ -150,7 +151,7 @@ def read_header(path: Path, view: View) -> Header:
     """Read and check the header elements needed to decode and show one frame.
 
     Raises:
-        UserError: Pixels or elements are missing, the image is too large, or a frame must be chosen.
+        UserError: Pixels or required elements are missing, the image is too large, or a frame must be chosen.
     """
     named = _named_syntax(path)
     syntax = named or ImplicitVR
@@ -158,7 +159,7 @@ def read_header(path: Path, view: View) -> Header:
     if not whole:
         with LengthCheckedReader(path) as file:
             elements = dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
-            # The reading stopped at the pixels, or else at the end of the file.
+            # dcmread stopped at the pixels, or at the end of a file without pixels.
             pixels_at = file.tell()
             start = file.read(6)
         encoded_implicit, little = elements.original_encoding
@@ -168,7 +169,7 @@ def read_header(path: Path, view: View) -> Header:
         implicit = start[4:6] not in _PIXEL_REPRESENTATIONS
         pixels_at += 8 if implicit else 12
         has_pixels = start != b""
-        # Some files are implicit and say explicit: pydicom finds out, but only where it reads the file at once.
+        # Some implicit files declare an explicit syntax. pydicom detects this only if it reads the whole file at once.
         whole = has_pixels and syntax.is_transfer_syntax and implicit != syntax.is_implicit_VR
     if whole:
         with LengthCheckedReader(path) as file:
@@ -182,7 +183,7 @@ def read_header(path: Path, view: View) -> Header:
     frame = check_frame(path, view.frame, frames)
     lift_groups(elements, frame)
     if named is None:
-        # pydicom takes the order of the bytes in lookup tables from there.
+        # pydicom takes the byte order of lookup tables from this element.
         elements.file_meta.TransferSyntaxUID = syntax
     warnings = (
         *drop_exposure_table(elements),
@@ -193,7 +194,7 @@ def read_header(path: Path, view: View) -> Header:
 
 
 def _named_syntax(path: Path) -> UID | None:
-    # pydicom's read_file_meta_info, which opens paths only and wants a preamble.
+    # Like pydicom's read_file_meta_info, which accepts only paths and requires a preamble.
     with LengthCheckedReader(path) as file:
         read_preamble(file, True)
         meta = _read_file_meta_info(file)
@@ -205,13 +206,17 @@ def _named_syntax(path: Path) -> UID | None:
 
 
 def _check_inflated(path: Path, start: int) -> None:
-    """A deflated file of a megabyte may hold a gigabyte: measured in pieces before pydicom inflates it at once."""
+    """Reject a deflated file whose content exceeds `MAX_INFLATED` bytes.
+
+    A deflated file of a megabyte may hold a gigabyte. It is inflated in blocks here, because pydicom inflates it at
+    once.
+    """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     size = 0
     with LengthCheckedReader(path) as file:
         file.seek(start)
         block = file.read(2**16)
-        # Bytes behind the end of the compressed data are left alone, as pydicom does.
+        # Like pydicom, ignore bytes after the end of the compressed data.
         while block and not inflater.eof:
             size += len(inflater.decompress(block, 2**20))
             if size > MAX_INFLATED:
@@ -234,8 +239,8 @@ def _check_elements(path: Path, elements: Dataset, has_pixels: bool) -> None:
     for keyword in wanted:
         if elements.get(keyword) is None or (elements[keyword].value == 0 and keyword not in _MAY_BE_ZERO):
             raise UserError(f"{path}: a DICOM file{_kind(elements)} without {keyword}; its pixels cannot be laid out")
-    # The decoders take the lowest bits, whatever HighBit says; others would be shown as noise. Floating-point pixels
-    # have neither element.
+    # The decoders read the lowest bits regardless of HighBit, so pixels in other bits would be shown as noise.
+    # Floating-point pixels have neither element.
     stored, high = elements.get("BitsStored"), elements.get("HighBit")
     if elements.BitsAllocated > 1 and None not in (stored, high) and int(high) != int(stored) - 1:
         raise UserError(
@@ -245,7 +250,7 @@ def _check_elements(path: Path, elements: Dataset, has_pixels: bool) -> None:
 
 
 def syntax_name(syntax: UID) -> str:
-    """A transfer syntax in words."""
+    """Readable name of a transfer syntax."""
     known = syntax.name != str(syntax)
     return _SYNTAX_NAMES.get(syntax, syntax.name if known else "a private transfer syntax")
 
@@ -261,7 +266,7 @@ def _check_syntax(path: Path, syntax: UID) -> None:
 
 
 def _kind(elements: Dataset) -> str:
-    """What the object is, by the standard's own name for its class; an unknown class is a UID and not shown."""
+    """Name of the object's SOP class in parentheses; empty for an unknown class, whose UID is not shown."""
     uid = elements.get("SOPClassUID")
     if uid is None and hasattr(elements, "file_meta"):
         uid = elements.file_meta.get("MediaStorageSOPClassUID")
@@ -271,7 +276,7 @@ def _kind(elements: Dataset) -> str:
 
 
 def first_number(elements: Dataset, keyword: str, index: int = 0) -> float | None:
-    """The first number of an element; None if it is absent, empty or not a number."""
+    """Value of an element at `index`, as a float; None if it is absent, empty or not a number."""
     value = elements.get(keyword)
     if value is None or isinstance(value, str):
         return None
@@ -282,12 +287,12 @@ def first_number(elements: Dataset, keyword: str, index: int = 0) -> float | Non
 
 
 def code_of(elements: Dataset, keyword: str) -> str:
-    """The code that an element holds, in upper case; empty without one."""
+    """Code stored in an element, in upper case; empty if the element is absent."""
     return str(elements.get(keyword) or "").strip().upper()
 
 
 def drop_empty(elements: Dataset) -> set[str]:
-    """Remove elements without a value, which pydicom would treat as present. Return their keywords."""
+    """Remove elements without a value, which pydicom would treat as present, and return their keywords."""
     dropped = set()
     for tag in list(elements.keys()):
         value = elements.get_item(tag).value
@@ -298,7 +303,7 @@ def drop_empty(elements: Dataset) -> set[str]:
 
 
 def lift_groups(elements: Dataset, frame: int) -> None:
-    """Copy rescale, window and spacing of a frame of an enhanced object to the top level, as in older objects."""
+    """Copy rescale, window and spacing of a frame to the top level of an enhanced object, as in older objects."""
     shared, per_frame = (elements.get(keyword) or [] for keyword in _FUNCTIONAL_GROUPS)
     for group in (*shared[:1], *per_frame[frame : frame + 1]):
         for sequence, keywords in _GROUPS.items():
@@ -313,7 +318,10 @@ def lift_groups(elements: Dataset, frame: int) -> None:
 
 
 def drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
-    """Of an angiogram or fluoroscopy the table may lead back to the exposure: not for display (PS3.3 C.8.7.1.1.2)."""
+    """Remove the modality lookup table of an angiogram or fluoroscopy if it may convert values back to exposure.
+
+    Such a table is not meant for display (PS3.3 C.8.7.1.1.2). A warning is returned if a table was removed.
+    """
     relation = code_of(elements, "PixelIntensityRelationship")
     xray = code_of(elements, "Modality") in ("XA", "XRF") and relation in ("LOG", "DISP")
     if not xray or "ModalityLUTSequence" not in elements:
@@ -323,11 +331,13 @@ def drop_exposure_table(elements: Dataset) -> tuple[str, ...]:
 
 
 def complete_rescale(elements: Dataset, empty: set[str]) -> tuple[str, ...]:
-    """Complete a rescale that lacks a number with its neutral value; pydicom applies both numbers or none.
+    """Set a missing slope to 1 or a missing intercept to 0, and return warnings.
+
+    pydicom applies a rescale only if both numbers are present.
 
     Args:
         elements: Header elements.
-        empty: Keywords of the elements that were empty.
+        empty: Keywords of the elements that were removed because they were empty.
     """
     numbers = {keyword: first_number(elements, keyword) for keyword in _RESCALE}
     given = set(numbers.values()) != {None}
@@ -343,7 +353,7 @@ def complete_rescale(elements: Dataset, empty: set[str]) -> tuple[str, ...]:
 
 
 def read_tables(elements: Dataset, *, little: bool) -> tuple[str, ...]:
-    """Unpack the lookup tables; remove those without a descriptor or data.
+    """Unpack the lookup tables, and remove those without a descriptor or data. Return warnings.
 
     Args:
         elements: Header elements.
@@ -360,7 +370,7 @@ def read_tables(elements: Dataset, *, little: bool) -> tuple[str, ...]:
         item.LUTDescriptor = [table.entries.size % 2**16, table.first, 16]
         item.LUTData = table.entries.tolist()
         item["LUTData"].VR = "US"
-    # pydicom reads the entries in the byte order of this machine; words of a big-endian file are the other way round.
+    # pydicom reads the entries in the byte order of this machine, so the words of a big-endian file are swapped.
     for keyword in (f"{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")):
         if not little and keyword in elements and elements[keyword].VR == "OW":
             data = elements[keyword].value
@@ -373,10 +383,10 @@ class Table:
     """A lookup table.
 
     Attributes:
-        entries: Shape (n,), whole numbers.
-        first: The pixel value of the first entry.
-        white: The entry that is displayed as white.
-        warnings: Sentences for the note.
+        entries: Integers, shape (n,).
+        first: Pixel value that is mapped to the first entry.
+        white: Entry value that is displayed as white.
+        warnings: Warnings for the note, as full sentences.
     """
 
     entries: Array
@@ -393,11 +403,11 @@ class Table:
 def read_table(item: Any, *, little: bool, signed: bool) -> Table:
     """Read a lookup table in any packing.
 
-    pydicom's `apply_voi` is not used: it counts entries in their own type, so that more than 256 entries of 8 bits
-    overflow, and it always unpacks 16 bits.
+    pydicom's `apply_voi` is not used. It counts the entries in their own type, so more than 256 entries of 8 bits
+    overflow. It also always unpacks 16 bits.
 
     Args:
-        item: With LUTDescriptor and LUTData.
+        item: Sequence item with LUTDescriptor and LUTData.
         little: Whether the file is little endian.
         signed: Whether pixel values can be negative.
 
@@ -407,19 +417,19 @@ def read_table(item: Any, *, little: bool, signed: bool) -> Table:
     count, first, bits = (int(n) for n in item.LUTDescriptor)
     # A count of 65,536 is written as 0, and one above 32,767 may have been read as a negative number.
     count = count % 2**16 or 2**16
-    # Implicit VR does not tell the sign, and pydicom takes that of the stored pixels; the standard, of the values here.
+    # Implicit VR does not give the sign. pydicom uses the sign of the stored pixels, the standard that of these values.
     if signed and first >= 2**15:
         first -= 2**16
     data = item.LUTData
     if isinstance(data, bytes):
-        # One byte an entry, and one more to make the length even.
+        # One byte per entry, and possibly one more to make the length even.
         packed = little and bits == 8 and count > 1 and len(data) in (count, count + count % 2)
         data = np.frombuffer(data, dtype="u1" if packed else "<u2" if little else ">u2", count=count)
     entries = np.atleast_1d(np.asarray(data, dtype=np.int64))[:count]
     largest = int(entries.max())
     if bits not in _TABLE_BITS or entries.size < count or (bits == 8 and largest > 255):
         raise ValueError("the table's descriptor does not fit its entries")
-    # Some writers say 16 bits and use 12, whose picture would be practically black: the entries decide.
+    # Some writers declare 16 bits but use 12, which would look nearly black. The entries decide.
     used = min(bits, max(1, largest.bit_length()))
     warning = (
         f"The stored lookup table declares {bits} bits and uses {used}: the largest value of {used} is shown as white."

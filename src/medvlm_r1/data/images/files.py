@@ -1,4 +1,4 @@
-"""Files in memory, a reader that checks lengths, format detection by content, and silenced library logs."""
+"""In-memory files, a length-checked reader, format detection by content, and suppression of library logs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvlm_r1.errors import UserError
 if TYPE_CHECKING:
     _Path = Path
 else:
-    # Up to Python 3.11 only the classes for one system can be derived from.
+    # Up to Python 3.11, only the platform-specific path classes can be subclassed.
     _Path = type(Path())
 
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class _Stream(io.BytesIO):
-    """Bytes with a name, as readers expect of a file."""
+    """A `BytesIO` with the `name` that some readers expect of a file."""
 
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(data)
@@ -42,30 +42,30 @@ class InMemoryFile(_Path):
 
     @classmethod
     def of(cls, data: bytes, name: str) -> InMemoryFile:
-        """Wrap bytes.
+        """Wrap bytes as a file.
 
         Args:
             data: Content of the file.
-            name: Shown in messages. Its suffix decides the format where the content does not.
+            name: Name shown in messages. Its suffix decides the format if the content does not.
         """
         file = cls(name)
         file._data = data
         return file
 
     def open(self, *args: Any, **kwargs: Any) -> Any:
-        """A stream over the bytes, whatever the mode."""
+        """Open a binary stream over the bytes. The mode is ignored."""
         return _Stream(self._data, str(self))
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """The size, as of a regular file."""
+        """Status of a regular file with the size of the content."""
         return os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, len(self._data), 0, 0, 0))
 
     def is_file(self, *args: Any, **kwargs: Any) -> bool:
-        """True."""
+        """Always True."""
         return True
 
 
-# Bytes of a compressed file that is unpacked in memory.
+# Maximum size, in bytes, of the content of a compressed file that is unpacked in memory.
 MAX_INFLATED = 2**29
 _WORTH_ASKING = 2**20
 
@@ -73,34 +73,34 @@ _WORTH_ASKING = 2**20
 class LengthCheckedReader(io.BufferedReader):
     """A file reader that limits each read to the bytes left in the file.
 
-    Python allocates as many bytes as it is asked for before it reads any. A damaged header with a length of 4 GB would
-    allocate 4 GB.
+    Python allocates the requested number of bytes before it reads. A damaged header that declares a length of 4 GB
+    would otherwise allocate 4 GB.
     """
 
     def __init__(self, path: Path) -> None:
         """Open a file.
 
         Args:
-            path: May be an `InMemoryFile`.
+            path: Path of the file, or an `InMemoryFile`.
         """
         super().__init__(path.open("rb", buffering=0))
         self._size = path.stat().st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read at most `size` bytes, and at most what is left."""
+        """Read at most `size` bytes, and no more than the bytes left in the file."""
         if size is not None and size > _WORTH_ASKING:
             size = min(size, max(0, self._size - self.tell()))
         return super().read(size)
 
 
-# The first 352 bytes identify a DICOM or NIfTI file. Twice as many, since they may be compressed.
+# The first 352 bytes identify a DICOM or NIfTI file. Twice as many are read because they may be compressed.
 HEAD = 704
 GZIP = b"\x1f\x8b"
 
 _DICM = b"DICM"
 _RASTER_MARKS = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-# Suffixes and first bytes of volumes; NIfTI has its mark elsewhere.
+# Suffixes and first bytes of volume formats. NIfTI has its signature at a later offset.
 _VOLUMES = (
     ("NIfTI", (".nii",), ()),
     ("AFNI", (".head", ".brik"), (b"\ntype  = ", b"\ntype = ")),
@@ -135,10 +135,10 @@ _FIRST_REPRESENTATIONS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"DA")
 
 
 def sniff_format(path: Path, head: bytes) -> str | None:
-    """Detect DICOM or the format of a volume from the first `HEAD` bytes of a file and its name; otherwise None."""
+    """Detect DICOM or a volume format from the first `HEAD` bytes of a file and its name; None for any other format."""
     name = path.name.lower().removesuffix(".gz")
     head = unzipped_head(head)
-    # First, since a DICOM file may carry a TIFF header in its preamble.
+    # Checked first, because the preamble of a DICOM file may contain a TIFF header.
     if head[128:132] == _DICM:
         return "DICOM"
     if head.startswith(_RASTER_MARKS):
@@ -154,7 +154,7 @@ def sniff_format(path: Path, head: bytes) -> str | None:
 
 
 def unzipped_head(head: bytes) -> bytes:
-    """Decompress the first bytes of a gzip file; return those of any other file unchanged."""
+    """Decompress the first bytes of a gzip file; return the first bytes of any other file unchanged."""
     if not head.startswith(GZIP):
         return head
     try:
@@ -169,7 +169,7 @@ def is_nifti(head: bytes) -> bool:
 
 
 def _starts_like_dicom(head: bytes) -> bool:
-    """Whether this is a DICOM file without a preamble: an element of group 2 or 8 with a plausible length."""
+    """Whether the bytes look like DICOM without a preamble: an element of group 2 or 8 with a plausible length."""
     if len(head) < 8:
         return False
     for order in "<>":
@@ -180,10 +180,10 @@ def _starts_like_dicom(head: bytes) -> bool:
 
 
 def sniff_foreign_format(head: bytes) -> tuple[str, str] | None:
-    """Detect the format of a file that is not supported, with advice.
+    """Detect the format of an unsupported file, and give advice.
 
     Args:
-        head: Its first bytes. With more bytes, a longer header before DICOM is recognized.
+        head: First bytes of the file. With more bytes, DICOM content is also found behind a longer foreign header.
 
     Returns:
         The name of the format and advice; None for a supported file or an unknown format.
@@ -204,9 +204,10 @@ def sniff_foreign_format(head: bytes) -> tuple[str, str] | None:
 
 
 def guarded(path: Path, work: Callable[[], T], what: str) -> T:
-    """Run `work`; turn any library error into a `UserError` that quotes none of its text, which may name a patient.
+    """Run `work`, and convert any library error to a `UserError` that does not quote the library's message.
 
-    pydicom's messages repeat header values, and Python would print them below ours in a traceback.
+    The message may name a patient, because pydicom's messages repeat header values. A chained exception would print it
+    in the traceback.
 
     Raises:
         UserError: `work` failed.
@@ -227,10 +228,10 @@ _lock = threading.RLock()
 
 @contextmanager
 def silence_logging() -> Iterator[None]:
-    """Suppress Python warnings and the log lines of image libraries.
+    """Suppress Python warnings and the log messages of image libraries.
 
-    A lock admits one thread at a time. Warning filters belong to the process, so overlapping threads could leave them
-    changed.
+    Only one thread at a time can enter the block. Warning filters apply to the whole process, so overlapping threads
+    could leave them changed.
     """
     with _lock, warnings.catch_warnings(), ExitStack() as restore:
         warnings.simplefilter("ignore")

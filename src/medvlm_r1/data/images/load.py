@@ -1,8 +1,8 @@
 """Load an image: detect the format of a file and call its reader. Raster images are read here.
 
-PNG, JPEG, TIFF and BMP: the content decides, not the suffix. Gray files deeper than 8 bits are mapped linearly: zero
-becomes black, and the top of the smallest bit depth that holds the brightest pixel becomes white. A 12-bit radiograph
-in a 16-bit file would otherwise be nearly black.
+PNG, JPEG, TIFF and BMP files are recognized by their content, not by their suffix. Gray files deeper than 8 bits are
+mapped linearly. Zero becomes black, and the largest value of the smallest bit depth that holds the brightest pixel
+becomes white. Otherwise, a 12-bit radiograph in a 16-bit file would be nearly black.
 """
 
 import gzip
@@ -29,16 +29,16 @@ from medvlm_r1.data.images.picture import (
 )
 from medvlm_r1.errors import UsageError, UserError
 
-# Unzipped by their reader, which need not hold a whole series in memory.
+# The readers of these formats unzip the file themselves, so a whole series need not fit in memory.
 _STREAMED = ("NIfTI", "MGH", "AFNI")
 _FORMATS = "PNG, JPEG, TIFF, BMP, DICOM or NIfTI image"
-# Bytes searched for a DICOM file behind the header of another program.
+# Number of leading bytes that are searched for a DICOM file behind the header of another program.
 _FOREIGN_HEAD = 2**16
 _BLOCK = 2**20
 _PHOTOMETRIC = 262
 _MIN_IS_WHITE = 0
 _ORIENTATION = 0x0112
-# EXIF orientations; 1 is upright.
+# EXIF orientations from 2 on; 1 is upright.
 _ROTATIONS = (
     *("mirrored", "turned by 180 degrees", "flipped", "transposed", "rotated right", "transversed", "rotated left"),
 )
@@ -49,15 +49,15 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
 
     Args:
         path: A PNG, JPEG, TIFF, BMP or DICOM file, a volume (NIfTI, AFNI, MGH, MINC 1, PAR/REC), or a gzip file of one.
-        view: Which frame or slice to show, and through which window.
+        view: The frame or slice to show, and the window.
 
     Returns:
-        The picture (RGB, 8 bit, upright, square pixels, without metadata) and what was done to make it.
+        The picture (RGB, 8-bit, upright, square pixels, without metadata) and a note of how it was made.
 
     Raises:
-        UserError: The file is absent, empty, unsupported, damaged, truncated, or too large for the pixel limit or the
-            memory; or `view` does not choose a frame, plane or slice that the file needs. The message names the file
-            and quotes no header value that could name a patient.
+        UserError: The file is missing, empty, unsupported, damaged, truncated, or too large for the pixel limit or the
+            memory; or `view` lacks a frame, plane or slice that the file requires. The message names the file, and
+            quotes no header value that could name a patient.
         UsageError: `view` requests something that this kind of file does not have.
     """
     # Keep a Path as it is: it may be an `InMemoryFile`.
@@ -93,18 +93,18 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
     try:
         return load(path, view)
     except MemoryError:
-        # The file may be sound, so it must not be reported as damaged.
+        # The file may be intact, so it must not be reported as damaged.
         message = f"{path}: there is not enough memory to open it; free some, or make the image smaller"
     raise UserError(message)
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """The image alone, in the default view of the file. See `load_picture`."""
+    """Decode an image in its default view, and return it without its note. See `load_picture`."""
     return load_picture(path).image
 
 
 def is_medical(path: str | Path) -> bool:
-    """Whether a file is DICOM or a volume such as NIfTI: by its first bytes, otherwise by its suffix."""
+    """Whether a file is DICOM or a volume such as NIfTI, judged by its first bytes and its suffix."""
     path = Path(path)
     try:
         head = _head(path)
@@ -122,7 +122,7 @@ def _unzipped(path: Path) -> files.InMemoryFile:
     """Unpack a gzip file in memory, under the file's own name.
 
     Raises:
-        UserError: It is damaged, or larger than `MAX_INFLATED`.
+        UserError: The file is damaged, or its content is empty or larger than `MAX_INFLATED`.
     """
     data = bytearray()
     try:
@@ -139,23 +139,23 @@ def _unzipped(path: Path) -> files.InMemoryFile:
 
 
 def load_raster(path: Path, view: View) -> Picture:
-    """Decode one picture.
+    """Decode one raster image.
 
     Args:
         path: A PNG, JPEG, TIFF or BMP file.
-        view: Only `frame` applies, for a multi-page TIFF.
+        view: Only `frame` can be set, for a file with several frames such as a multi-page TIFF.
 
     Returns:
-        The image, upright by its EXIF orientation and with transparency on black, and its note.
+        The picture and its note. The image is rotated upright according to EXIF. Transparent areas are black.
 
     Raises:
-        UserError: The file has another format, is damaged or truncated, exceeds 100 megapixels, has several frames of
-            which none was chosen, or holds signed or floating-point values, which define no black and white. The
-            message names the file.
+        UserError: The file has another format, is damaged or truncated, has over 100 megapixels, or has several frames
+            and none was chosen. Signed and floating-point values are also rejected, because they define no black and
+            white. The message names the file.
         UsageError: The view requests a plane, slice or window.
     """
     try:
-        # Pillow warns of odd metadata, which may name a patient, and of pictures below our own limit of size.
+        # Suppress Pillow's warnings about images below our size limit, and about metadata, which may name a patient.
         with (
             files.silence_logging(),
             files.LengthCheckedReader(path) as file,
@@ -204,7 +204,7 @@ def _to_rgb(path: Path, image: Image.Image, note: ImageNote) -> Picture:
     elif upright.mode not in ("1", "L", "RGB"):
         colour = f"{'palette' if upright.mode == 'P' else upright.mode} to RGB"
     rgb = upright.convert("RGB")
-    # EXIF and text chunks may name a patient; they must not travel into a report with the pixels.
+    # EXIF and text chunks may name a patient, so they must not be copied into a report with the pixels.
     rgb.info = {}
     note = replace(note, size=rgb.size, window=window, inverted=white_is_zero, colour=colour, orientation=orientation)
     return Picture(image=rgb, note=note)
@@ -219,7 +219,7 @@ def _to_grey(path: Path, image: Image.Image, *, inverted: bool) -> tuple[Image.I
         )
     white = 2 ** max(8, int(values.max()).bit_length()) - 1
     grey = values.astype(np.float32) * np.float32(255 / white)
-    # Pillow turns white-is-zero TIFFs round for 8 bits but not for 16.
+    # Pillow inverts white-is-zero TIFFs with 8 bits but not with 16.
     if inverted:
         grey = 255 - grey
     window = Window.full(0, white, "value", f"of {white.bit_length()} bits")

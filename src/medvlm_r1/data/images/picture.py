@@ -16,14 +16,17 @@ BurnedIn = Literal["yes", "no", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Frame, slice and window to show. For None the loader uses the default of the file, and the note records it.
+    """The frame, slice and window to show.
+
+    If an attribute is None, the loader uses the default for the file and records it in the note.
 
     Attributes:
-        frame: Frame of a multi-frame file (DICOM, TIFF, the volumes of a 4-D series), counted from 0.
-        plane: axial, coronal or sagittal; volumes only.
-        slice: Slice in that plane, counted from 0 at the patient's feet (axial), back (coronal) or left (sagittal).
-        window: brain, lung, soft-tissue or bone (Hounsfield units); percentile (1 to 99 of the picture); full;
-            stored (the file's own); or CENTER/WIDTH such as "40/400". Gray DICOM and volumes only.
+        frame: Index of the frame, from 0, in a multi-frame file (DICOM, TIFF, or a 4-D series of volumes).
+        plane: axial, coronal or sagittal (volumes only).
+        slice: Index of the slice in that plane, from 0 at the patient's feet (axial), back (coronal) or left
+            (sagittal).
+        window: brain, lung, soft-tissue or bone (presets in Hounsfield units); percentile (from 1 to 99); full; stored
+            (the window in the file); or CENTER/WIDTH such as "40/400". Gray DICOM files and volumes only.
 
     Raises:
         UsageError: A number is negative or the plane is unknown.
@@ -44,7 +47,7 @@ class View:
 
 
 FILE_VIEW = View()
-"""What the file itself shows."""
+"""The default view of a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +55,13 @@ class Window:
     """The range of values that is displayed from black to white.
 
     Attributes:
-        name: stored, a preset's name, percentile, full, or given.
-        centre: In `unit`; None under a stored lookup table.
-        width: In `unit`; None under a stored lookup table.
-        unit: HU, another of DICOM's rescale types, or "value" when the file names none.
-        source: Origin: "stored", "stored LUT", "preset", "percentile", "full range" or "given"; followed by a colon and
-            the reason if there was a choice.
-        function: DICOM's VOI function: LINEAR, LINEAR_EXACT, SIGMOID; LUT under a stored lookup table.
+        name: stored, percentile, full, given, or the name of a preset.
+        centre: Center in `unit`; None for a stored lookup table.
+        width: Width in `unit`; None for a stored lookup table.
+        unit: HU, another DICOM rescale type, or "value" if the file names no unit.
+        source: Origin: "stored", "stored LUT", "preset", "percentile", "full range" or "given". If there was a choice,
+            a colon and the reason follow.
+        function: DICOM VOI function: LINEAR, LINEAR_EXACT or SIGMOID; LUT for a stored lookup table.
     """
 
     name: str
@@ -71,33 +74,33 @@ class Window:
     @classmethod
     def between(cls, name: str, low: float, high: float, unit: str, source: str) -> Self:
         """Window from `low` (black) to `high` (white)."""
-        # Halves first: the sum of two doubles near the largest would be infinite.
+        # Halve before adding, because the sum of two very large doubles would overflow.
         return cls(name=name, centre=low / 2 + high / 2, width=high - low, unit=unit, source=source)
 
     @classmethod
     def full(cls, low: float, high: float, unit: str, why: str) -> Self:
-        """Window over a whole range of values, in either order."""
+        """Window over the whole range between two values, which may be given in either order."""
         return cls.between("full", min(low, high), max(low, high), unit, f"full range: {why}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageNote:
-    """A record of the decoding, for display. No value comes from a field that names a patient.
+    """A record of the decoding, for display. It contains no header value that could name a patient.
 
     Attributes:
         format: PNG, JPEG, MPO, TIFF, BMP, DICOM, NIfTI, AFNI, MGH, MINC or PAR/REC.
         size: Width and height of the picture.
-        window: How values became gray; None for pixels that were already 8-bit gray or color.
+        window: Window that mapped the values to gray; None if the pixels were already 8-bit gray or color.
         frame: Index of the frame, from 0.
         frames: Number of frames in the file.
-        plane: Volumes: axial, coronal or sagittal.
-        slice: Volumes: index of the slice, from 0.
-        slices: Volumes: number of slices in that plane.
-        inverted: Whether black and white were exchanged (white is zero in the file).
-        aspect: Height over width of a stored pixel if the image was resampled to square pixels; otherwise 1.
-        colour: Color conversion: "YBR_FULL to RGB", "palette to RGB", ...; None without one.
-        orientation: Rotation by EXIF, or the convention and axes of a volume.
-        burned_in: Whether text may be burned into the pixels, as the file says.
+        plane: For volumes: axial, coronal or sagittal.
+        slice: For volumes: index of the slice, from 0.
+        slices: For volumes: number of slices in that plane.
+        inverted: Whether black and white were exchanged, because white is zero in the file.
+        aspect: Height divided by width of a stored pixel if the image was resampled to square pixels; otherwise 1.
+        colour: Color conversion, such as "YBR_FULL to RGB" or "palette to RGB"; None if there was none.
+        orientation: For raster images, the rotation by EXIF. For volumes, the display convention and the stored axes.
+        burned_in: Whether text is burned into the pixels, as stated by the file.
         warnings: Warnings for the viewer, as full sentences.
     """
 
@@ -117,11 +120,11 @@ class ImageNote:
     warnings: tuple[str, ...] = field(default=())
 
     def as_record(self) -> dict[str, Any]:
-        """This record as plain values for JSON."""
+        """Convert the note to plain values for JSON."""
         return {**asdict(self), "size": list(self.size), "warnings": list(self.warnings)}
 
     def summary(self) -> str:
-        """Describe the note in one line, with the warnings at its end."""
+        """Describe the decoding in one line that ends with the warnings."""
         parts = [f"{self.format}, {self.size[0]} x {self.size[1]}"]
         if self.frames > 1:
             parts.append(f"frame {self.frame} of {self.frames} (from 0)")
@@ -140,11 +143,11 @@ class ImageNote:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded picture and what was done to it.
+    """A decoded picture and a record of the decoding.
 
     Attributes:
-        image: Mode RGB, 8 bit, without metadata.
-        note: What the loader did.
+        image: Image in mode RGB, without metadata.
+        note: Record of the decoding.
     """
 
     image: Image.Image
@@ -152,31 +155,31 @@ class Picture:
 
 
 class TooLarge(UserError):
-    """An image above the pixel limit."""
+    """Error for an image or volume above the size limit."""
 
     @classmethod
     def of(cls, path: Path, size: str, what: str = "image") -> Self:
-        """The error for an image of a size."""
+        """Make the error for an image of the given size."""
         return cls(
             f"{path}: the {what} is too large ({size}); at most {MAX_PIXELS // 10**6} megapixels, make it smaller"
         )
 
 
 def check_pixels(path: Path, width: int, height: int, what: str = "image") -> None:
-    """Refuse an image above the pixel limit before decoding it.
+    """Reject an image above the pixel limit before it is decoded.
 
     Raises:
-        TooLarge: It has over `MAX_PIXELS` pixels.
+        TooLarge: The image has more than `MAX_PIXELS` pixels.
     """
     if width * height > MAX_PIXELS:
         raise TooLarge.of(path, f"{width} x {height} pixels", what)
 
 
 def check_frame(path: Path, frame: int | None, frames: int, advice: str = "") -> int:
-    """The frame to show.
+    """Return the index of the frame to show.
 
     Raises:
-        UserError: The file has several frames and none was chosen, or it lacks the chosen one.
+        UserError: The file has several frames and none was chosen, or the chosen frame does not exist.
     """
     if frame is None and frames > 1:
         raise UserError(f"{path}: the image has {frames} frames; {advice}choose one: frame 0 to {frames - 1} (--frame)")

@@ -1,8 +1,9 @@
-"""One slice of a volume (NIfTI, MGH, MINC 1, AFNI, PAR/REC) to 8-bit RGB, in radiological convention.
+"""Convert one slice of a volume (NIfTI, MGH, MINC 1, AFNI, PAR/REC) to 8-bit RGB, in radiological convention.
 
-The affine decides where a slice lies, whatever the order and direction of the stored axes: axial and coronal slices are
-shown with the patient's right on the left of the picture, sagittal ones with the front on the left; up is the front
-(axial) or the head (coronal, sagittal). Of the header only geometry, data type, scale and display range are used.
+The affine determines the orientation, regardless of the order and direction of the stored axes. Axial and coronal
+slices are shown with the patient's right on the left of the picture. Sagittal slices are shown with the front on the
+left. Up is the front (axial) or the head (coronal, sagittal). Only geometry, data type, scale and display range are
+used from the header.
 """
 
 import gzip
@@ -24,18 +25,18 @@ from medvlm_r1.data.images.picture import ImageNote, Picture, TooLarge, View, Wi
 from medvlm_r1.data.images.windowing import Array
 from medvlm_r1.errors import UsageError, UserError
 
-# Declared size of all volumes together: a gzip file of a few megabytes can be made to inflate without end.
+# Maximum declared size of all voxels. A gzip file of a few megabytes can inflate to almost any size.
 _MOST_BYTES = 8 * 2**30
-# Of one that was sent instead of named: it occupies the process that answers others.
+# Lower limit for an uploaded volume, because it occupies the server process.
 _MOST_SENT_BYTES = 2 * 2**30
 
-# Where the voxels begin: extensions (which may hold a whole DICOM header) stand before, and nibabel reads them.
+# Maximum size of the header. nibabel reads all of it, including extensions that may hold a whole DICOM header.
 _MOST_HEADER_BYTES = 2**26
 
-# An image of one of nibabel's classes, whose types are not complete.
+# A nibabel image. nibabel's type annotations are incomplete.
 Volume = Any
 
-# The world axis (left to right, back to front, feet to head) that each plane is cut across.
+# The world axis (left to right, back to front, feet to head) perpendicular to each plane.
 _ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
 _CONVENTION = {
     "axial": "patient's right on the left, front up",
@@ -50,18 +51,19 @@ def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
     """Load one slice of a volume.
 
     Args:
-        path: A 2-D, 3-D or 4-D volume (in 4-D, `view.frame` selects one). For a format with two files, either of them.
-        view: `plane` and `slice` are required unless the volume has one slice. `window` is percentile (1 to 99 of the
-            slice) by default. Presets assume Hounsfield units.
+        path: A 2-D, 3-D or 4-D volume; in 4-D, `view.frame` selects one volume. For a format with two files, either
+            file.
+        view: `plane` and `slice` are required unless the volume has a single slice. `window` is percentile (1 to 99 of
+            the slice) by default. Presets assume Hounsfield units.
         kind: The format: NIfTI, MGH, MINC, AFNI or PAR/REC.
 
     Returns:
         The picture and its note.
 
     Raises:
-        UserError: The file is damaged or truncated, has no usable affine, complex numbers or more than 4 dimensions,
-            exceeds 8 GB or 100 megapixels per slice, or plane, slice or frame must be chosen. The message gives the
-            shape.
+        UserError: The file is damaged or truncated, has more than 4 dimensions, contains complex numbers, lacks a
+            usable affine, or exceeds 8 GB or 100 megapixels per slice. Also if a plane, slice or frame must be chosen;
+            the message then gives the number of slices or frames.
         UsageError: The window is invalid, or is requested for a color volume.
     """
     with silence_logging():
@@ -74,11 +76,11 @@ def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
     shape: tuple[int, ...] = volume.shape
     x, y, z, frames, *_ = (*shape, 1, 1, 1, 1)
     sides = voxel_sizes(volume.affine)
-    # A determinant far under the product of the sides: two axes of the volume run the same way.
+    # If the determinant is far below the product of the sides, two axes of the volume are nearly parallel.
     if not (np.isfinite(sides).all() and abs(np.linalg.det(volume.affine[:3, :3])) > _FLAT * sides.prod()):
         raise UserError(f"{path}: its affine is not usable; the orientation of the volume is unknown")
     orientation = nib.io_orientation(volume.affine)
-    # The stored axis that runs across each plane, and its length.
+    # The stored axis perpendicular to each plane, and its length.
     axes = {plane: int(np.flatnonzero(orientation[:, 0] == _ACROSS[plane])[0]) for plane in _CONVENTION}
     lengths = {plane: int((x, y, z)[axes[plane]]) for plane in _CONVENTION}
     frame = check_frame(path, view.frame, frames)
@@ -89,7 +91,8 @@ def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
     backward = orientation[axes[plane], 1] < 0
     block = _read_slice(volume, axes[plane], lengths[plane] - 1 - number if backward else number, frame)
     canonical = nib.apply_orientation(block, orientation).squeeze(_ACROSS[plane])
-    # What is left runs right or forward, and forward or up; the picture runs from the right or front, and from the top.
+    # The two remaining axes run right or forward, and forward or up. The picture starts at the right or front, at the
+    # top.
     note = ImageNote(
         format=kind,
         size=(0, 0),
@@ -128,10 +131,10 @@ def _choose_slice(path: Path, view: View, lengths: dict[str, int], kind: str) ->
 
 
 def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
-    """One slice of the stored array, three-dimensional with a length of 1 along `axis`."""
+    """Read one slice of the stored array, as a three-dimensional array with length 1 along `axis`."""
     shape: tuple[int, ...] = volume.shape
     x, y, depth, *_ = (*shape, 1, 1)
-    # Of a fifth and further dimension there is one index.
+    # A fifth or further dimension has length 1.
     rest = (frame, 0, 0, 0)[: max(0, len(shape) - 3)]
 
     def plane_of(z: int) -> Array:
@@ -139,12 +142,12 @@ def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
 
     if axis == 2:
         return plane_of(index)[:, :, None]
-    # Stored with x running fastest: plane by plane is one pass through the file, with one plane in memory.
+    # x varies fastest in the file, so reading plane by plane is one pass with one plane in memory.
     return np.stack([plane_of(number).take([index], axis=axis).copy() for number in range(depth)], axis=2)
 
 
 def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View, note: ImageNote) -> tuple[Array, ImageNote]:
-    """The slice as uint8, and how it was made."""
+    """Convert the slice to uint8, and complete the note."""
     if pixels.dtype.fields:
         if view.window is not None:
             raise UsageError(f"{path}: a window can be chosen for a gray volume only; this one is in color")
@@ -158,7 +161,7 @@ def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View, note: Imag
     window = Window.full(0, 0, "value", "no voxel is a number")
     if finite.any():
         values, counts = unique.values[finite], unique.counts[finite]
-        # What a volume stores is used on request only.
+        # The stored display range is used on request only.
         requested, stored = view.window or "percentile", _display_range(volume)
         window = windowing.choose_window(path, requested, values, counts, unit="value", stored=stored, any_unit=True)
         table[finite] = windowing.to_grey(values, window)
@@ -194,15 +197,15 @@ def _geometry_warnings(volume: Volume) -> list[str]:
 
 
 def open_volume(path: Path, kind: str) -> Volume:
-    """Check the header, then open without reading voxels (MINC: with them).
+    """Check the header of a volume, then open it without reading the voxels. Only MINC voxels are read immediately.
 
     Args:
-        path: The file; of a format with two files, either of them.
-        kind: NIfTI, MGH, MINC, AFNI or PAR/REC.
+        path: Path of the file. For a format with two files, either file.
+        kind: The format: NIfTI, MGH, MINC, AFNI or PAR/REC.
 
     Raises:
-        UserError: The file is damaged or truncated, has a shape that cannot be shown, or one of its files is missing.
-        TooLarge: It exceeds 8 GB, or 2 GB for an upload.
+        UserError: The file is damaged or truncated, has a shape that cannot be shown, or one of two files is missing.
+        TooLarge: The volume exceeds 8 GB, or 2 GB for an upload.
     """
     if kind == "MINC":
         return _open_minc(path)
@@ -237,7 +240,10 @@ def _open_minc(path: Path) -> Volume:
 
 
 def _open_pair(path: Path, image_class: Any) -> Volume:
-    """A header and its voxels, two files of one name in one folder. A link to another place is not followed."""
+    """Open a volume stored as a header and a voxel file of the same name in one folder.
+
+    The other file must not be a symbolic link.
+    """
     if isinstance(path, InMemoryFile):
         raise UserError(
             f"{path}: one of the two files of a volume; give the path of one, with the other in the same folder"
@@ -259,13 +265,17 @@ def _open_pair(path: Path, image_class: Any) -> Volume:
 
 
 def _is_zipped(path: Path) -> bool:
-    """By its content: the name need not tell."""
+    """Whether the content of a file is gzip, regardless of its name."""
     with path.open("rb") as file:
         return file.read(len(GZIP)) == GZIP
 
 
 def _stream(path: Path) -> Any:
-    """Kept open: a sagittal slice is read plane by plane, and a .gz would be inflated from its start for each."""
+    """Open a file for reading, through gzip if it is compressed.
+
+    The stream stays open because a sagittal slice is read plane by plane. Otherwise, a .gz file would be inflated from
+    its start for each plane.
+    """
     return gzip.open(path.open("rb")) if _is_zipped(path) else path.open("rb")
 
 
@@ -276,7 +286,7 @@ def _check_length(path: Path, wanted: int) -> None:
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    """Bytes of the voxels."""
+    """Check the shape of a volume, and return the number of bytes of its voxels."""
     lengths = " x ".join(map(str, shape))
     if not shape or min(shape) < 1:
         raise UserError(f"{path}: a volume of shape ({lengths}) has no voxels")

@@ -25,17 +25,18 @@ def isotropic_resample(
     """Resample an image to isotropic (square) pixels by enlarging its coarser side.
 
     Args:
-        path: File named in the error.
-        image: The picture.
-        height: Height of a pixel, in the unit of `width`.
-        width: Width of a pixel.
-        smooth: Interpolate (bicubic); False repeats pixels, for masks.
+        path: File named in error messages.
+        image: The image.
+        height: Height of a stored pixel, in the same unit as `width`.
+        width: Width of a stored pixel.
+        smooth: Whether to interpolate (bicubic). False repeats pixels, for masks.
 
     Returns:
-        The image; height over width if it was resampled (they differ by more than 1 %), otherwise 1; warnings.
+        The image, the pixel height divided by the pixel width, and warnings. If the sides differ by at most 1 % or are
+        implausible, the image is unchanged and the ratio is 1.
 
     Raises:
-        UserError: The result would have over `MAX_PIXELS` pixels.
+        UserError: The result would have more than `MAX_PIXELS` pixels.
     """
     usable = all(math.isfinite(side) and side > 0 for side in (height, width))
     ratio = height / width if usable else math.inf
@@ -56,11 +57,12 @@ _CHUNK = 2**22
 
 @dataclass(frozen=True, slots=True)
 class UniqueValues:
-    """The unique values of an image; `values[index]` is the image.
+    """The unique values of an image. `values[index]` restores the image.
 
     Attributes:
-        values: Ascending values, shape (n,), int64 or float64; for 8 and 16 bits every integer between the extremes.
-        counts: Shape (n,): how many pixels have each.
+        values: Values in ascending order, shape (n,), int64 or float64. For integers of 8 or 16 bits, every integer
+            between the smallest and the largest value.
+        counts: Number of pixels with each value, shape (n,).
         index: Index of each pixel's value in `values`; shape of the image.
     """
 
@@ -72,7 +74,7 @@ class UniqueValues:
 def unique_values(pixels: Array) -> UniqueValues:
     """Find the unique values of an image, their counts and the index of each pixel.
 
-    The DICOM pipeline then maps at most 65,536 values of a 16-bit mammogram, instead of several copies of 240 MB.
+    The DICOM pipeline then maps at most 65,536 values of a 16-bit mammogram, instead of several pixel arrays of 240 MB.
 
     Args:
         pixels: Real numbers, any shape, not empty.
@@ -82,7 +84,7 @@ def unique_values(pixels: Array) -> UniqueValues:
         index = np.subtract(pixels, low, dtype=np.int32).astype(np.uint16)
         counts = np.zeros(high - low + 1, dtype=np.int64)
         flat = index.reshape(-1)
-        # bincount turns its input into int64: in pieces, or an image of 100 megapixels would take 800 MB more.
+        # bincount converts its input to int64. Without chunks, an image of 100 megapixels would need 800 MB more.
         for start in range(0, flat.size, _CHUNK):
             counts += np.bincount(flat[start : start + _CHUNK], minlength=counts.size)
         return UniqueValues(values=np.arange(low, high + 1, dtype=np.int64), counts=counts, index=index)
@@ -101,13 +103,13 @@ def parse_window(text: str) -> str | tuple[float, float]:
     """Parse a window as a user writes it.
 
     Args:
-        text: A preset's name, percentile, full, stored, or CENTER/WIDTH.
+        text: The name of a preset, percentile, full, stored, or CENTER/WIDTH.
 
     Returns:
-        The name, or center and width.
+        The name, or (center, width).
 
     Raises:
-        UsageError: It is none of these, or the width is below 1, the minimum of a linear window in DICOM.
+        UsageError: The text is none of these, or the width is below 1, the minimum of a linear window in DICOM.
     """
     if text in PRESETS or text in _OTHERS:
         return text
@@ -123,20 +125,21 @@ def parse_window(text: str) -> str | tuple[float, float]:
 
 
 def preset(name: str, why: str = "") -> Window:
-    """One of `PRESETS`, with the reason for using it."""
+    """Make one of the windows in `PRESETS`, with the reason for using it."""
     centre, width = PRESETS[name]
     source = f"preset: {why}" if why else "preset"
     return Window(name=name, centre=centre, width=width, unit=HOUNSFIELD, source=source, function="LINEAR")
 
 
 def percentile_window(values: Array, counts: Array, unit: str) -> Window:
-    """Window from the 1st to the 99th percentile (inverted distribution function: always a value of the image).
+    """Window from the 1st to the 99th percentile of the pixel values.
 
-    If the two are equal, as in a mask that is nearly empty, the smallest and largest values are used.
+    Percentiles are always values of the image (inverted distribution function). If the two are equal, as in a nearly
+    empty mask, the smallest and largest values are used.
 
     Args:
-        values: Shape (n,), finite.
-        counts: Shape (n,): how many pixels have each; at least one in all.
+        values: Finite values, shape (n,).
+        counts: Number of pixels with each value, shape (n,); at least one pixel in total.
         unit: Unit of the values.
     """
     order = np.argsort(values, kind="stable")
@@ -161,22 +164,23 @@ def choose_window(
     default: Window | None = None,
     any_unit: bool = False,
 ) -> Window:
-    """The window that the user requested; otherwise the file's own, otherwise the default.
+    """Choose the requested window; otherwise the one stored in the file; otherwise the default.
 
     Args:
-        path: Named in errors.
-        requested: See `parse_window`.
+        path: File named in error messages.
+        requested: Window in a form that `parse_window` accepts; None if none was requested.
         values: As for `percentile_window`.
         counts: As for `percentile_window`.
         unit: Unit of the values.
-        stored: The file's own.
-        full: The window for `full`; from the smallest to the largest value by default.
-        default: For a file without its own; the percentiles by default.
-        any_unit: Whether the presets are offered for values that are not in Hounsfield units.
+        stored: Window stored in the file, if any.
+        full: Window to use for `full`. If None, it extends from the smallest to the largest value.
+        default: Window for a file without a stored one. If None, the percentile window is used.
+        any_unit: Whether presets can be used for values that are not known to be in Hounsfield units.
 
     Raises:
-        UserError: A preset in Hounsfield units is requested for other values, or a stored window that does not exist.
-        UsageError: The request cannot be understood.
+        UserError: A preset is requested for values that are not in Hounsfield units, or `stored` is requested but the
+            file has no window.
+        UsageError: The request is not a valid window.
     """
     choice = None if requested is None else parse_window(requested)
     if isinstance(choice, tuple):
@@ -202,15 +206,15 @@ def to_grey(values: Array, window: Window) -> Array:
     """Map values through a window to gray.
 
     Args:
-        values: Any shape, finite.
-        window: With center and width; a width of 0 (all values are equal) gives black.
+        values: Finite values, any shape.
+        window: Window with a center and a width. A width of 0 (all values are equal) gives black.
 
     Returns:
-        uint8, the same shape; a half is rounded up.
+        uint8 array of the same shape. Halves are rounded up.
     """
     if window.centre is None or not window.width:
         return np.zeros(values.shape, dtype=np.uint8)
-    # Such a data set makes pydicom's output range 0 to 255.
+    # With this data set, pydicom's output ranges from 0 to 255.
     frame = Dataset()
     frame.PhotometricInterpretation = "MONOCHROME2"
     frame.BitsStored = 8

@@ -1,4 +1,4 @@
-"""The output of a format's reader: where a source has its rows, and what a row means."""
+"""Output of the format readers: the files of a source and the parsed rows."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from medvlm_r1.data.tables import RowReader
 Row = dict[str, Any]
 
 YOUR_OWN = "your own"
-"""Origin of what is not published."""
+"""Origin recorded for a user's own, unpublished data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,19 +18,19 @@ class Draft:
     """One row as parsed by a reader.
 
     Attributes:
-        question: The question alone.
+        question: The question alone, without options.
         answer: Text of the correct option, or the open answer.
         options: Option texts without letters; empty for an open question.
-        images: Names in the source, or the bytes of the files.
-        view: What to show of an image that is a volume or has several frames.
-        question_type: One of OmniMedVQA's five, or empty.
-        subject: Patient or volume; when empty, the import takes it from the DICOM header or the first image's name.
-        subject_column: The column that names the subject, where there is one.
-        closed: The set calls the question closed, so its answer is one of a few.
-        split: The part's when empty.
-        id: Made from format, part and row when empty.
+        images: Names of the images in the source, or the bytes of the image files.
+        view: The frame, slice and window to show, for a volume or a file with several frames.
+        question_type: One of OmniMedVQA's five question types, or empty.
+        subject: Patient or volume. If empty, the import takes it from the DICOM header or the first image's name.
+        subject_column: Name of the column that contains the subject, if there is one.
+        closed: Whether the data set marks the question as closed, which means that the answer is one of a few.
+        split: Name of the split. If empty, the split of the part is used.
+        id: Id of the sample. If empty, the id is made from format, part and row.
         missing: Whether the source lacks the image that the question is about.
-        record: Further fields to keep. JSON values only.
+        record: Further fields to store in the sample. JSON values only.
     """
 
     question: str
@@ -50,12 +50,12 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A user's settings for the columns of a table.
+    """A user's settings for reading a table.
 
     Attributes:
-        columns: Pairs of a sample field and the table's column, such as `("image", "image_path")`.
+        columns: Pairs of a sample field and the table column that contains it, such as `("image", "image_path")`.
         first_option: If answers are option numbers, the number of the first option (0 or 1); otherwise None.
-        modality_for_missing: The modality of rows that name none.
+        modality_for_missing: Modality to use for rows that do not name one.
     """
 
     columns: tuple[tuple[str, str], ...] = ()
@@ -69,10 +69,10 @@ class Part:
 
     Attributes:
         file: The file.
-        rows: Reads its rows, counted from 1.
-        split: Name of the split that the file is, or empty.
-        label: Tells the ids of this part's rows from others'; empty when the source is one file.
-        reading: The user's settings for its columns.
+        rows: Function that reads the rows of the file, counted from 1.
+        split: Name of the split that the file contains, or empty.
+        label: Text in the sample ids that distinguishes this file from others; empty if the source is a single file.
+        reading: The user's settings for the columns.
     """
 
     file: Path
@@ -87,8 +87,8 @@ class Source:
     """The files at the path that the user gave.
 
     Attributes:
-        root: The folder that image names are relative to, unless the user names another.
-        parts: The files with rows.
+        root: Folder that image names are relative to, unless the user specifies another.
+        parts: The files that contain rows.
     """
 
     root: Path

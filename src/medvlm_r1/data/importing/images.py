@@ -1,7 +1,7 @@
-"""Images of a source: find their files, and write what was decoded as an image into the data folder.
+"""Find the image files of a source, and write the decoded images to the data folder.
 
-PNG and JPEG files keep their compressed pixels; metadata and bytes after the end of the image are left out. Every
-other format is written as a PNG of what the image loader shows. A file that cannot be decoded is refused.
+PNG and JPEG files keep their compressed pixels, but lose metadata and bytes after the end of the image. Every other
+format is converted to a PNG of what the image loader shows. A file that cannot be decoded is rejected.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ _STEM = re.compile(r"(?<=[^/])((\.[A-Za-z]\w*)?\.gz|\.[A-Za-z]\w*)$", re.IGNOREC
 _MARKS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tif", b"MM\0*": ".tif", b"BM": ".bmp"}
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _MOST_HELD = 2**30
-# What a PNG needs, and harmless chunks of numbers, each with its most bytes. IDAT holds the pixels.
+# PNG chunks to keep, with their maximum size: required chunks, and harmless chunks of numbers. IDAT holds the pixels.
 _CHUNKS = {b"IHDR": 13, b"PLTE": 768, b"tRNS": 256, b"IEND": 0}
 _CHUNKS |= {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"sBIT": 4, b"bKGD": 6}
-# Frame headers, Huffman and quantization tables, restart interval, number of lines, start of scan.
+# JPEG segments to keep: frame headers, Huffman and quantization tables, restart interval, line count, start of scan.
 _SEGMENTS = frozenset({*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD} - {0xC8})
-# JFIF without a thumbnail, and Adobe's color transform: both of a fixed length, both needed for the colors.
+# JFIF without a thumbnail, and Adobe's color transform. Both have a fixed length and are needed for the colors.
 _APPLICATION = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 _JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 _EOI = 0xD9
@@ -42,9 +42,9 @@ class SourceImage:
     """One image of a row.
 
     Attributes:
-        name: Its name in the data folder, `images/x.png`.
-        stem: Its path in the source without the suffix; all slices of one file share it.
-        source: The file, or its bytes; None if it is missing.
+        name: Path in the data folder, such as `images/x.png`.
+        stem: Path in the source without the suffix. All slices of one file share it.
+        source: Path of the file, or its bytes; None if the file is missing.
         view: The frame, slice and window to show.
     """
 
@@ -55,20 +55,20 @@ class SourceImage:
 
 
 class ImageFinder:
-    """Finds the files behind the image names of a source.
+    """Finds the files that the image names of a source refer to.
 
-    No two files may get the same name in the data folder.
+    It is an error if two different files would get the same name in the data folder.
     """
 
     def __init__(self, root: str | Path, folders: Sequence[str] = ("", IMAGES)) -> None:
-        """Make a finder.
+        """Set up the search.
 
         Args:
-            root: Folder of the source. Images and link targets outside of it are refused.
+            root: Folder of the source. Images and link targets outside this folder are rejected.
             folders: Subfolders that image names may be relative to, in search order.
 
         Raises:
-            UserError: There is no such folder.
+            UserError: The folder does not exist.
         """
         if not os.path.isdir(root):
             raise UserError(f"{root}: no such image folder; give the folder with the image files (--images)")
@@ -77,19 +77,19 @@ class ImageFinder:
         self._folders = [f for f in dict.fromkeys((*folders, "")) if os.path.isdir(os.path.join(self._root, f))]
         self._prefixes = {IMAGES, *(folder.casefold() for folder in folders if folder)}
         self._files: dict[str, str] = {}
-        # Most sets have several questions about an image, in consecutive rows.
+        # In most data sets, consecutive rows ask several questions about one image.
         self._named = lru_cache(maxsize=4096)(self._locate)
 
     def locate(self, image: str | bytes, view: View = FILE_VIEW) -> SourceImage:
-        """Give an image its name in the data folder.
+        """Find the file of an image, and choose its name in the data folder.
 
         Args:
-            image: As the source names it, such as `images/x.png` or `x.png`, or the bytes themselves.
-            view: What to show of a volume or of a file with several frames.
+            image: Name of the image in the source, such as `images/x.png` or `x.png`; or the bytes of the image file.
+            view: The frame, slice and window to show, for a volume or a file with several frames.
 
         Raises:
-            ValueError: The name leaves the image folder, by `..` or by a link; two different files would get the same
-                name; or the bytes are not an image.
+            ValueError: The name is a URL or a folder, or leaves the image folder by `..` or a link. Also if two
+                different files would get the same name, or the bytes are not an image.
         """
         return _embedded(image) if isinstance(image, bytes) else self._named(image, view)
 
@@ -131,7 +131,7 @@ class ImageFinder:
 
 
 def _written_name(name: str, view: View = FILE_VIEW) -> str:
-    """The name in the data folder: PNG and JPEG files keep theirs, and every other format or view becomes a PNG."""
+    """Name in the data folder. PNG and JPEG files keep their name; every other format or view becomes a PNG."""
     frame = None if view.frame is None else f"frame{view.frame}"
     words = [str(word) for word in (view.plane, view.slice, frame, view.window) if word is not None]
     name += "".join("." + re.sub(r"[^\w.+-]", "-", word) for word in words)
@@ -139,7 +139,7 @@ def _written_name(name: str, view: View = FILE_VIEW) -> str:
 
 
 def _embedded(data: bytes) -> SourceImage:
-    """Named by its content: the questions about one image then share it."""
+    """Name an embedded image by the hash of its content, so that all questions about it share one file."""
     suffix = next((suffix for mark, suffix in _MARKS.items() if data.startswith(mark)), None)
     if suffix is None:
         raise ValueError("the image in the row is not a PNG, JPEG, TIFF or BMP file; take it out of the table")
@@ -149,13 +149,13 @@ def _embedded(data: bytes) -> SourceImage:
 
 @dataclass(slots=True)
 class ImageWriter:
-    """Writes images into a data folder, each once.
+    """Writes images into a data folder, each image once.
 
     Attributes:
         out: The data folder.
         hasher: Hashes DICOM identifiers to subjects.
-        notes: The loader's note by name in the data folder, for images that were converted to PNG.
-        subjects: Subject from the DICOM header by name in the data folder.
+        notes: The loader's note for each image that was converted to PNG, by name in the data folder.
+        subjects: Subject from the header of each DICOM image, by name in the data folder.
         stripped: Names of the PNG and JPEG files that were written without their metadata or trailing bytes.
     """
 
@@ -170,8 +170,8 @@ class ImageWriter:
         """Decode one image and write it.
 
         Raises:
-            UserError: It cannot be read or shown, it would replace its own source, its name leads out of the data
-                folder, or writing fails.
+            UserError: The image cannot be read, displayed or written; it would replace its own source; or its name
+                leads out of the data folder.
         """
         if image.source is None or image.name in self._done:
             return
@@ -183,7 +183,7 @@ class ImageWriter:
 
     def _write(self, image: SourceImage, source: str | bytes, target: Path) -> None:
         original = source if isinstance(source, bytes) else _compressed_bytes(source)
-        # What is decoded is what is written, even if the file changes meanwhile.
+        # Decode exactly the bytes that are written, even if the file changes meanwhile.
         name = "the image in the row" if isinstance(source, bytes) else source
         file = Path(name) if original is None else InMemoryFile.of(original, name)
         picture = load_picture(file, image.view)
@@ -210,7 +210,7 @@ class ImageWriter:
 
 
 def _compressed_bytes(source: str) -> bytes | None:
-    """Content of a PNG or JPEG file; None for other kinds, which are not read at once."""
+    """Content of a PNG or JPEG file; None for other formats and very large files, which are not read at once."""
     with open(source, "rb") as stream:
         head = stream.read(len(_PNG))
         if not head.startswith((_PNG, _JPEG)) or os.fstat(stream.fileno()).st_size > _MOST_HELD:
@@ -219,7 +219,7 @@ def _compressed_bytes(source: str) -> bytes | None:
 
 
 def _pixels_only(data: bytes, picture: Picture) -> bytes | None:
-    """The file without metadata; None where it cannot be taken off without a change to the picture."""
+    """Remove the metadata from a PNG or JPEG file; None if that would change the picture."""
     pixels = _strip_png(data) if data.startswith(_PNG) else _strip_jpeg(data)
     if pixels is None or picture.note.orientation is not None:
         return None
@@ -258,7 +258,7 @@ def _strip_jpeg(data: bytes) -> bytes | None:
             chunks.append(b"\xff" + data[start - 1 : end])
         at = end
         if code == 0xDA:
-            # The compressed pixels end before the next marker that is no restart.
+            # The compressed pixels end before the next marker that is not a restart marker.
             following = _JPEG_MARKER.search(data, end)
             if following is None:
                 return None

@@ -1,8 +1,8 @@
-"""Import of a downloaded source into a data folder, in the same way for every format.
+"""Import a downloaded source into a data folder. All formats share this code.
 
-The source is read twice. The first pass checks every row, so that a bad one, wherever it is, leaves the data folder
-untouched; the second writes. No row is kept in between, only the names of images that were found and the ids that a
-source gives, so memory is bounded by the longest row and by some 300 bytes for each of those.
+The source is read twice. The first pass checks every row, so an invalid row leaves the data folder unchanged. The
+second pass writes. Between the passes, only the names of the images that were found and the ids from the source are
+stored. Memory is therefore bounded by the longest row and about 300 bytes for each name and id.
 """
 
 from collections import Counter
@@ -28,24 +28,25 @@ _ADVICE = "Nothing was written. Correct the source, or leave such rows out with 
 
 @dataclass(slots=True, kw_only=True)
 class ImportReport:
-    """What an import did.
+    """A record of an import.
 
     Attributes:
-        rows: Rows read from the source.
-        written: Samples written; fewer than `rows` when modalities were chosen or bad rows left out.
-        missing: Samples written of which an image file was not there.
-        by_modality: Samples written per modality.
-        open_questions: Samples written that have no options.
-        by_split: Samples written per split; those without one under the empty text.
-        converted: Images converted to PNG: all but PNG and JPEG files.
-        stripped: PNG and JPEG files written without their metadata.
-        may_show_text: DICOM images that may have text burned into the pixels.
-        subjects: Different subjects of the samples written.
-        subjects_from: Samples written by the origin of their subject, such as "column 'patient_id'".
-        subject_warning: Why the subjects may be wrong; empty if nothing speaks for it.
-        closed_kept_open: Closed questions that have no options, by the reason, with the answers of the set.
-        bad_rows: Rows left out because they could not be read.
-        reasons: What was wrong with them: each different fault once, at most twenty.
+        rows: Number of rows read from the source.
+        written: Number of samples written. It is smaller than `rows` if modalities were selected or unusable rows
+            skipped.
+        missing: Number of written samples with a missing image.
+        by_modality: Number of written samples per modality.
+        open_questions: Number of written samples without options.
+        by_split: Number of written samples per split. The key "" counts samples without a split.
+        converted: Number of images converted to PNG, such as DICOM files and slices of volumes.
+        stripped: Number of PNG and JPEG files written without their metadata.
+        may_show_text: Number of DICOM images that may have text burned into the pixels.
+        subjects: Number of different subjects in the written samples.
+        subjects_from: Number of written samples for each origin of the subject, such as "column 'patient_id'".
+        subject_warning: Reason why the subjects may be wrong; empty if there is none.
+        closed_kept_open: Closed questions without options: for each reason, the number of questions by answer.
+        bad_rows: Number of rows that were skipped because they could not be used.
+        reasons: Faults of the skipped rows. Each different fault is listed once, at most twenty in total.
     """
 
     rows: int = 0
@@ -67,18 +68,18 @@ class ImportReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importer:
-    """The reader of a format: makes a data folder from a source as it was downloaded.
+    """The reader of a format. Calling it converts a downloaded source to a data folder.
 
     Attributes:
-        name: On the command line and in the ids.
+        name: Name of the format on the command line and in sample ids.
         origin: Where the data is published.
-        license: As published.
-        find: The files at the path the user gave.
-        modality: The modality of a row, as `MODALITIES` spells it; None if the row names none, which only those who
-            choose modalities may leave out.
-        draft: What a row means. Called for the rows that are wanted.
+        license: License under which the data is published.
+        find: Finds the files of a source at the path that the user gave.
+        modality: Returns the modality of a row, spelled as in `MODALITIES`; None if the row names none. Such a row is
+            an error unless the user selects modalities or provides a modality for such rows.
+        draft: Parses a row. It is called only for rows of the requested modalities.
         folders: Subfolders of the source that image names may be relative to.
-        own_columns: Whether a user may say which column holds what.
+        own_columns: Whether a user may specify which column contains which field.
     """
 
     name: str
@@ -104,31 +105,34 @@ class Importer:
         salt_file: str | Path | None = None,
         progress: Advance | None = None,
     ) -> ImportReport:
-        """Make a data folder.
+        """Convert a source to a data folder.
 
-        Every row is checked before anything is written. Ids are format, part and row: `slake-train-000123`.
+        Every row is checked before anything is written. A sample id consists of format, part and row, such as
+        `slake-train-000123`, unless the source provides ids.
 
         Args:
             source: The file or folder that was downloaded.
-            out: The data folder to make or replace. Images that are there are copied to `out/images`; a row whose
-                image is not there is kept with `missing=True`.
-            images: The folder of the image files, if they are not next to the rows as published.
-            modality: Keep only these modalities, in any known spelling. Rows without one are then left out;
+            out: The data folder to create or replace. Images are copied to `out/images`. A row with a missing image is
+                imported with `missing=True`.
+            images: Folder of the image files; None if they are next to the rows, as published.
+            modality: Import only these modalities, in any known spelling. Rows without a modality are then left out;
                 otherwise they are an error.
-            skip_bad: Skip and report unreadable rows instead of stopping.
-            reading: Meaning of the columns, for a user's own questions; and the modality of rows without one.
-            closed_choices: Add options to closed questions whose candidates are known; see `ClosedQuestions`.
-            salt_file: Salt for hashing subjects from DICOM headers; None for the user's own.
-            progress: Called from time to time.
+            skip_bad: Skip and report unusable rows instead of stopping.
+            reading: Settings for the columns of a user's own questions, and the modality of rows that do not name one.
+            closed_choices: Whether to add options to closed questions whose candidates are known; see
+                `ClosedQuestions`.
+            salt_file: File with the salt for hashing subjects from DICOM headers; None for the user's own salt.
+            progress: Called with the number of rows done, the total (None in the first pass), and a label.
 
         Returns:
             The report.
 
         Raises:
-            UserError: A row is malformed or lacks a field, has an unknown modality, an answer that is not among its
-                options, or an image that leads out of its folder or cannot be shown; no row is left; or `out` holds
-                another data set. The message names the file, each different fault and the first row that has it.
-            UsageError: A modality asked for is not known, or the format's columns are fixed.
+            UserError: A row is malformed, lacks a field, has an unknown modality, has an answer that is not one of its
+                options, or has an image that leads out of its folder or cannot be displayed. Also if no row is left, or
+                `out` holds another data set. The message names the file, and each different fault with the first row
+                that has it.
+            UsageError: A requested modality is unknown, or columns are specified for a format with fixed columns.
         """
         source, out = Path(source), Path(out)
         wanted = chosen_modalities(modality)
@@ -153,10 +157,10 @@ class Importer:
 
 
 def chosen_modalities(modality: str | Iterable[str] | None) -> frozenset[str] | None:
-    """Names of the modalities to keep, or None for all.
+    """Names of the modalities to import; None if all are imported.
 
     Raises:
-        UsageError: A modality is not known.
+        UsageError: A modality is unknown.
     """
     if modality is None:
         return None
@@ -171,7 +175,7 @@ def chosen_modalities(modality: str | Iterable[str] | None) -> frozenset[str] | 
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """One import in progress: `check`, then `write`, which makes the report."""
+    """One import in progress. Call `check` first, then `write`, which completes the report."""
 
     importer: Importer
     finder: ImageFinder
@@ -187,7 +191,7 @@ class _Run:
     report: ImportReport = field(default_factory=ImportReport)
 
     def check(self, source: Path, out: Path) -> None:
-        """Read every row once."""
+        """Read every row once, and raise an error if rows are unusable or none is left."""
         usable = 0
         ids: dict[str, str] = {}
         for part, number, sample, _, draft in self._samples():
@@ -208,7 +212,7 @@ class _Run:
             raise UserError(f"{source}: none of the {self.rows} rows {what}; nothing was written to {out}{faults}")
 
     def write(self, info: dict[str, Any]) -> Iterator[Sample]:
-        """Read every row again; copy its images, then yield its sample. Completes `info` and the report at the end."""
+        """Read every row again, copy its images, then yield its sample. At the end, complete `info` and the report."""
         self.bad, self.writing = BadRows(), True
         writer, notes, report = self.writer, self.writer.notes, self.report
         subjects = set()
@@ -251,8 +255,8 @@ class _Run:
         report.bad_rows, report.reasons = self.bad.count, tuple(self.bad.lines())
 
     def _samples(self) -> Iterator[tuple[Part, int, Sample, list[SourceImage], Draft]]:
-        """The usable rows: part, row number, sample, its images, and the draft it was made from."""
-        # The number of rows is known once they were checked.
+        """Yield the usable rows: part, row number, sample, images, and the draft that the sample was made from."""
+        # The total number of rows is known after the first pass.
         total = self.rows if self.writing else None
         note = "rows written" if self.writing else "rows checked"
         self.rows = 0
@@ -277,7 +281,7 @@ class _Run:
             report(self.rows, total, note)
 
     def _read(self, part: Part, number: int, row: Row) -> tuple[Sample, list[SourceImage], Draft] | None:
-        """Sample, its images, and the draft it was made from; None for a row that is left out."""
+        """Convert a row to a sample, its images and its draft; None for a row that is left out."""
         faults: list[ValueError] = []
         modality: str | None = UNKNOWN
         try:
@@ -297,7 +301,7 @@ class _Run:
             draft = self.importer.draft(row, part)
             draft = self.closed.with_options(draft) if self.writing else self.closed.collected(draft)
             images = [self.finder.locate(image, draft.view) for image in draft.images]
-            # Slices of one volume have other names, and the subject may be the row's own or another image's.
+            # Slices of one volume have different names, and the subject may come from the row or from another image.
             sources = list(dict.fromkeys(image.stem for image in images if image.view != FILE_VIEW))
             sample = Sample(
                 id=draft.id or "-".join(filter(None, (self.importer.name, part.label, f"{number:06d}"))),
@@ -307,7 +311,7 @@ class _Run:
                 answer=draft.answer,
                 modality=modality or UNKNOWN,
                 question_type=draft.question_type,
-                # The DICOM header may tell more, once the image is written.
+                # The second pass replaces this by the subject from a DICOM header, if there is one.
                 subject=draft.subject or (images[0].stem if images else ""),
                 split=draft.split or part.split,
                 missing=draft.missing or any(image.source is None for image in images),

@@ -1,4 +1,4 @@
-"""Readers of public formats, by the name the command line uses."""
+"""Readers of all supported formats, by their name on the command line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ READERS: dict[str, Importer] = {reader.name: reader for reader in (*MULTIPLE_CHO
 
 
 def find_reader(name: str) -> Importer:
-    """The reader of a format.
+    """Find the reader of a format.
 
     Raises:
-        UsageError: No reader has that name; the message names the nearest.
+        UsageError: No reader has that name. The message suggests the most similar name.
     """
     if name not in READERS:
         raise UsageError(f"unknown data format {name!r}; {did_you_mean(name, READERS)}")
@@ -28,17 +28,17 @@ def find_reader(name: str) -> Importer:
 
 @contextmanager
 def open_folder(name: str) -> Iterator[tuple[str, list[str]]]:
-    """A data folder, or the questions of a published source as a temporary data folder without images.
+    """Open a data folder, or read the questions of a published source into a temporary data folder without images.
 
     Args:
         name: A data folder, or `FORMAT:SOURCE` with a format of `READERS`, such as `med-r1:Splits/modality/test`.
 
     Yields:
-        The path of the folder, `name` itself or a temporary one whose last part is the name of the source; and a
-        sentence about the rows of the source that cannot be used, if any.
+        The path of the folder, and a list of messages. If rows of the source were left out, one message gives their
+        number. The temporary folder has the name of the source.
 
     Raises:
-        UserError: As `Importer`.
+        UserError: As for `Importer`.
     """
     format, _, source = name.partition(":")
     if format not in READERS or not source:

@@ -1,1 +1,1 @@
-"""Readers, one file per public format: where its files are and what a row means. `importing` does the rest."""
+"""Readers of the supported formats: they find the files of a source and parse its rows. `importing` does the rest."""

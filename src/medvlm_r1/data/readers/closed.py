@@ -1,7 +1,7 @@
-"""Options for closed questions of data sets with open answers.
+"""Options for the closed questions of data sets with free-text answers.
 
-The options must not depend on which one is correct; otherwise they would give the answer away. All answers that mean
-yes or no are therefore written alike, and a choice is read from the question alone.
+The options must not depend on which one is correct; otherwise they would reveal the answer. All answers that mean yes
+or no are therefore spelled alike, and the two words of a choice are taken from the question alone.
 """
 
 import re
@@ -15,7 +15,7 @@ from medvlm_r1.data.sample import LETTERS, MIN_OPTIONS
 YES_NO = ("Yes", "No")
 YES_NO_CHINESE = ("是", "否")
 
-# Which word for yes or no an answer uses goes with what it says; one pair for all gives nothing away.
+# The word that is used for yes or no may correlate with the answer, so all rows get the same pair of words.
 _SPELLINGS = {
     **{"yes": "Yes", "no": "No"},
     **dict.fromkeys(("是", "是的", "对", "有", "有的"), "是"),
@@ -24,7 +24,7 @@ _SPELLINGS = {
 
 _ARTICLE = r"(?:an?|the)\s+"
 _CHOICE = re.compile(rf"(?:(\S+)\s+)?(?:({_ARTICLE}))?([\w-]+)\s+or\s+(?:{_ARTICLE})?([\w-]+)\s*\?$", re.IGNORECASE)
-# The word before the first choice: after one of these the choice is that one word, and not the end of a longer name.
+# Words that may precede the first choice. The choice is then a single word, not the end of a longer name.
 _OPENER = re.compile(r"is|are|was|were|it|this|that|these|an?|the|on|in|more|from|by|.*[,:]", re.IGNORECASE)
 _LIST = re.compile(rf"\b((?:[\w-]+,\s*)*[\w-]+),?\s+or\s+(?:{_ARTICLE})?([\w-]+)", re.IGNORECASE)
 _CONTRASTS = [
@@ -39,16 +39,16 @@ _CONTRASTS = [
 
 
 def closed_options(question: str, answer: str, *, choice: bool) -> tuple[tuple[str, ...], str]:
-    """Options of a question that is answered by yes or no, or by one of two words it names.
+    """Find the options of a question that is answered by yes or no, or by one of two words that it names.
 
     Args:
-        question: The question, English or Chinese.
+        question: The question, in English or Chinese.
         answer: Its answer.
-        choice: Whether the set calls the question closed, so that it may be a choice between two words.
+        choice: Whether the data set marks the question as closed, so that it may be a choice between two words.
 
     Returns:
-        The options in an order that does not depend on the answer, and the correct one in the same spelling. If the
-        options are uncertain: no options and the answer unchanged.
+        The options, in an order that does not depend on the answer, and the correct one in the same spelling. If the
+        options are uncertain, no options and the unchanged answer.
     """
     bare = answer.strip().rstrip(".。").strip().casefold()
     words = _two_words(question) if choice else ()
@@ -60,15 +60,15 @@ def closed_options(question: str, answer: str, *, choice: bool) -> tuple[tuple[s
 
 
 class ClosedQuestions:
-    """The closed questions of an import that are answered by something other than yes or no.
+    """Adds options to closed questions that are not answered by yes or no.
 
-    With `choices`, the candidates of a question are those that its text names and all answers that the set gives to
-    the same question (case, white space and closing punctuation aside). Two to ten candidates become the options of
-    every closed question with that text, capitalized and in alphabetical order. No candidate is made up, and none
-    depends on which answer is right in the row.
+    With `choices`, the candidates of a question are the words that its text names, and all answers to the same question
+    in the data set. Case, white space and closing punctuation are ignored. Two to ten candidates become the options of
+    every closed question with that text, capitalized and in alphabetical order. No candidate is invented, and none
+    depends on which answer is correct in the row.
 
     Attributes:
-        kept_open: Questions without options: reason to answers to number of questions.
+        kept_open: Closed questions without options: for each reason, the number of questions by answer.
     """
 
     def __init__(self, *, choices: bool) -> None:
@@ -81,13 +81,14 @@ class ClosedQuestions:
         if self._choices and _is_choice(draft):
             known = self._candidates.setdefault(_family(draft.question), {})
             for text in (*_named_words(draft.question), draft.answer.strip()):
-                # One spelling for all rows, and one style: how an option is written must not tell where it is from.
+                # Use one spelling and one style for all rows, so that the spelling of an option does not reveal its
+                # origin.
                 text = text[:1].upper() + text[1:]
                 known[folded(text)] = min(text, known.get(folded(text), text))
         return draft
 
     def with_options(self, draft: Draft) -> Draft:
-        """Second pass: give a row the options of its question, or count the reason why it has none."""
+        """Second pass: add the options to the draft of a row, or count why the question stays without options."""
         if not _is_choice(draft):
             return draft
         known = self._candidates.get(_family(draft.question), {})
@@ -117,7 +118,7 @@ def _family(question: str) -> str:
 
 
 def _named_words(question: str) -> tuple[str, ...]:
-    """The words that a question names as candidates: two at its end, or known contrasts anywhere in it."""
+    """Words that a question names as candidates: two at its end, or a known contrast anywhere in it."""
     if words := _two_words(question):
         return words
     lists = list(_LIST.finditer(question))
@@ -127,7 +128,7 @@ def _named_words(question: str) -> tuple[str, ...]:
 
 
 def _two_words(question: str) -> tuple[str, ...]:
-    """X and Y of `... X or Y?`, both single words, where nothing else can be meant."""
+    """X and Y of a question that ends in `X or Y?`; empty unless both are clearly single words."""
     text = " ".join(question.split())
     match = _CHOICE.search(text)
     if match is None or len(re.findall(r"\bor\b", text, re.IGNORECASE)) != 1:

@@ -1,4 +1,4 @@
-"""Columns of a user's table: which field each one holds, under any usual name."""
+"""Find the field that each column of a user's table contains, under any usual column name."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ FIELDS = (*NEEDED, "options", "modality", *TEXTS, *VIEW)
 
 _OPTION_FIELDS = tuple(f"option_{letter}" for letter in LETTERS)
 _NEAR = 0.85
-# Names of other data sets. They are only suggested: what they hold differs from set to set.
+# Column names in other data sets. They are only suggested, because their meaning differs between data sets.
 _ALSO_CALLED = {
     "image": (
         *("image_path", "img_path", "image_file", "image_name", "img_name", "img", "file_name", "filename", "file"),
@@ -32,7 +32,7 @@ _ALSO_CALLED = {
     ),
     "options": ("choices", "candidates", "alternatives", "answer_choices", "multiple_choices", "answers"),
 }
-# Atomic, or the plural of `choices` would be the letter of an option.
+# Atomic groups: otherwise the final s of `choices` would be read as the letter of an option.
 _OPTION = re.compile(
     r"((?:answer_?)?(?>options?|choices?|opts?|op|alternatives?|candidates?)|(?>answers?|ans)(?=[_.]?[a-z]$)|)"
     r"[_.]*\(?([a-z]|\d{1,2})\)?"
@@ -43,15 +43,15 @@ _NUMBERED_IMAGE = re.compile(r"(?:image|img)_?(\d{1,2})")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns of a table hold what.
+    """The fields that the columns of a table contain.
 
     Attributes:
-        fields: Our field to their column.
-        options: Columns that hold one option each, in order.
-        first_option: The number in the name of the first of them; None where they have letters.
-        images: Columns that hold one image each, where `image` is not among the fields.
-        others: The columns without a meaning here, kept in the record.
-        faults: What is wrong with the names.
+        fields: Name of the column that contains each sample field.
+        options: Columns that contain one option each, in order.
+        first_option: Number in the name of the first option column; None if these columns have letters.
+        images: Columns that contain one image each, if `image` is not in `fields`.
+        others: Columns without a known meaning. They are stored in the record.
+        faults: Problems with the column names.
     """
 
     fields: Mapping[str, str]
@@ -63,10 +63,10 @@ class Columns:
 
 
 def parse_columns(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Read `image=image_path`, our field before their column.
+    """Parse texts such as `image=image_path`, a sample field followed by the name of the column that contains it.
 
     Raises:
-        UsageError: A text is not that, names a field that is not known, or a field is given twice.
+        UsageError: A text has another form or names an unknown field, or a field gets two columns.
     """
     columns: dict[str, str] = {}
     for text in texts:
@@ -82,14 +82,15 @@ def parse_columns(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
 
 @lru_cache(maxsize=256)
 def find_columns(names: tuple[str, ...], chosen: tuple[tuple[str, str], ...] = ()) -> Columns:
-    """Find the field that each column of a table holds, by its name.
+    """Find the field that each column of a table contains, by the name of the column.
 
-    Upper and lower case, spaces and hyphens do not matter. Options may be lettered (`A`, `option_a`, `Choice A`,
-    `opa`) or numbered from 0 or 1 (`option1`, `choice_1`); a letter or number alone needs at least two such columns.
+    Case, spaces and hyphens are ignored. Option columns may be lettered (`A`, `option_a`, `Choice A`, `opa`) or
+    numbered from 0 or 1 (`option1`, `choice_1`). Columns named by a letter or number alone count as options only if at
+    least the first two are present.
 
     Args:
-        names: The columns.
-        chosen: Our field and their column, which has priority over what a name says.
+        names: Names of the columns.
+        chosen: Pairs of a field and its column, as specified by the user. They take priority over the column names.
     """
     faults = [
         f"there is no column {column!r}, which --map {field}={column} names; {did_you_mean(column, names)}"
@@ -98,7 +99,7 @@ def find_columns(names: tuple[str, ...], chosen: tuple[tuple[str, str], ...] = (
     ]
     mapped = {field for field, _ in chosen}
     fields = {field: column for field, column in chosen if column in names}
-    # The exact names of our fields before other spellings.
+    # Exact field names take priority over other spellings.
     for name in sorted(names, key=lambda name: name not in FIELDS):
         field = {"images": "image"}.get(_key(name), _key(name))
         if field not in FIELDS or name in fields.values():
@@ -133,11 +134,14 @@ def find_columns(names: tuple[str, ...], chosen: tuple[tuple[str, str], ...] = (
 
 
 def option_columns(names: Iterable[str], faults: list[str]) -> tuple[tuple[str, ...], int | None]:
-    """The columns with one option each, in order, and the number of the first if they are numbered.
+    """Find the columns that contain one option each.
 
     Args:
-        names: The columns.
-        faults: What is wrong with them is added here.
+        names: Names of the columns.
+        faults: List to which problems with the names are added.
+
+    Returns:
+        The columns in order, and the number in the name of the first one. The number is None if they have letters.
     """
     styles: dict[tuple[str, bool], dict[int, str]] = {}
     for name in names:
@@ -147,7 +151,7 @@ def option_columns(names: Iterable[str], faults: list[str]) -> tuple[tuple[str, 
             first_name = styles.setdefault((prefix, label.isdecimal()), {}).setdefault(index, name)
             if first_name != name:
                 faults.append(f"columns {first_name!r} and {name!r} are the same option; remove one")
-    # A letter or number alone is an option only beside its neighbor: x, y and z may be coordinates.
+    # A letter or number alone is an option only if its neighbor is present: x, y and z may be coordinates.
     styles = {
         (prefix, numbered): columns
         for (prefix, numbered), columns in styles.items()
@@ -168,7 +172,7 @@ def option_columns(names: Iterable[str], faults: list[str]) -> tuple[tuple[str, 
 
 
 def _missing(fields: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The messages for needed columns that are absent, with the columns that may be meant."""
+    """Messages for required columns that are absent, with suggestions for columns that may be meant."""
     keys = {_key(name): name for name in reversed(names)}
     if len(fields) == len(NEEDED) and not keys.keys() & {name for f in fields for name in _ALSO_CALLED[f]}:
         return [

@@ -1,6 +1,6 @@
-"""Checked fields of a row: texts, images, options with their letters, and answers in any form.
+"""Read and check the fields of a row: texts, images, options with their letters, and answers in any form.
 
-The messages name the field; the caller adds file and row.
+Error messages name the field; the caller adds file and row.
 """
 
 import base64
@@ -12,7 +12,7 @@ from typing import Any
 from medvlm_r1.data.names import did_you_mean, folded
 from medvlm_r1.data.sample import LETTERS, MIN_OPTIONS
 
-# A file name of this length has a dot, which base64 does not.
+# A file name of this length contains a dot, which base64 does not.
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{100,}={0,2}\s*")
 _STYLES = (r"\(([A-J])\)", r"([A-J])\)", r"([A-J])\.(?=\s)", r"([A-J]):")
 # A letter alone, as answers write it: B, b, (B), B., [B], **B**, Option B, option_b, choice B.
@@ -25,10 +25,10 @@ _CHOICES_FOLLOW = re.compile(r"\s*\b(?:answer\s+)?(?:choices|options)\s*(?:are)?
 
 
 def needed(row: Mapping[str, Any], name: str) -> Any:
-    """A required field.
+    """Return a required field.
 
     Raises:
-        ValueError: It is absent; the message names the nearest existing field.
+        ValueError: The field is absent. The message suggests the most similar existing field.
     """
     if name not in row:
         raise ValueError(f"field {name!r} is missing; {did_you_mean(name, map(str, row))}")
@@ -36,10 +36,10 @@ def needed(row: Mapping[str, Any], name: str) -> Any:
 
 
 def text(row: Mapping[str, Any], name: str) -> str:
-    """A field that must be text.
+    """Return a field that must be text.
 
     Raises:
-        ValueError: It is absent or something else.
+        ValueError: The field is absent or not text.
     """
     value = needed(row, name)
     if not isinstance(value, str):
@@ -48,17 +48,20 @@ def text(row: Mapping[str, Any], name: str) -> str:
 
 
 def words(row: Mapping[str, Any], name: str) -> str:
-    """As `text`, without surrounding white space. A number becomes text: some releases store answers such as `5` so."""
+    """Return a text field without surrounding white space. A number is converted to text.
+
+    Some data sets store answers such as `5` as numbers.
+    """
     value = needed(row, name)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else text(row, name).strip()
 
 
 def texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """A field that must be a list of texts.
+    """Return a field that must be a list of texts.
 
     Raises:
-        ValueError: It is absent or something else.
+        ValueError: The field is absent or not a list of texts.
     """
     values = needed(row, name)
     if not isinstance(values, list):
@@ -70,19 +73,21 @@ def texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def present_fields(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """The existing, non-empty ones among the fields, for a sample's record."""
+    """Select the named fields that are present and not empty, for a sample's record."""
     return {name: row[name] for name in names if row.get(name) not in (None, "")}
 
 
 def as_image(value: Any, name: str) -> str | bytes:
-    """One image: the name of a file, its bytes, its base64 text, or the hub's `{"bytes": ..., "path": ...}`.
+    """Parse an image field: a file name, the bytes of a file, base64 text, or the Hugging Face hub's dictionary.
+
+    The dictionary has the form `{"bytes": ..., "path": ...}`. Base64 text is decoded to bytes.
 
     Args:
         value: The field, or an item of it.
-        name: Name of the field, for the message.
+        name: Name of the field, for the error message.
 
     Raises:
-        ValueError: It is none of these, or the base64 text is damaged.
+        ValueError: The value is none of these, or the base64 text is damaged.
     """
     content = value
     if isinstance(value, dict):
@@ -102,10 +107,10 @@ def as_image(value: Any, name: str) -> str | bytes:
 
 
 def only(row: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
-    """A field with one of a few words, in any case.
+    """Return a field that must be one of a few words. Case is ignored, and the result is in upper case.
 
     Raises:
-        ValueError: It has another value.
+        ValueError: The field is absent or has another value.
     """
     value = words(row, name).upper()
     if value not in known:
@@ -114,28 +119,28 @@ def only(row: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
 
 
 def without_letter(option: str, letter: str) -> str:
-    """An option's text without the letter in front of it: ` A:text ` to `text`. Another letter is left alone."""
+    """Remove the given letter from the start of an option: ` A:text ` becomes `text`. Another letter is not removed."""
     return re.sub(rf"^\(?{letter}\s*[:.)]\s*", "", option.strip()).strip()
 
 
 def bare_options(options: Sequence[str]) -> tuple[str, ...]:
-    """The options without leading letters (`A. text`), if every option has its own letter."""
+    """Remove the leading letters (`A. text`) from the options if every option starts with its own letter."""
     bare = [without_letter(option, letter) for letter, option in zip(LETTERS, options, strict=False)]
     lettered = all(text and text != option.strip() for text, option in zip(bare, options, strict=False))
     return tuple(bare if lettered and len(bare) == len(options) else options)
 
 
 def answer_letter(answer: str) -> str | None:
-    """The letter of an answer that is only a letter (`B`, `b`, `(B)`, `Option B`); otherwise None."""
+    """Letter of an answer that consists of a letter only (`B`, `b`, `(B)`, `Option B`); None for other answers."""
     match = _LETTER.fullmatch(unicodedata.normalize("NFKC", answer))
     return match[1].upper() if match else None
 
 
 def tagged_answer(text: str) -> str:
-    """The text between `<answer>` and `</answer>`; the whole text if it has no tags.
+    """Text between `<answer>` and `</answer>`; the whole text if there are no tags.
 
     Raises:
-        ValueError: It holds several answers.
+        ValueError: The text has more than one pair of tags.
     """
     tagged = _TAGGED.findall(text)
     if len(tagged) > 1:
@@ -144,16 +149,17 @@ def tagged_answer(text: str) -> str:
 
 
 def right_option(answer: str, options: Sequence[str], *, letter_first: bool = False) -> str:
-    """The option an answer names.
+    """Find the option that an answer names.
 
     Args:
-        answer: Text of an option; otherwise its letter (`B`, `b`, `(B)`), the letter before the text (`B: text`), or
-            the text with another case, white space or a full stop.
-        options: Texts without letters.
-        letter_first: Whether the set answers by letter: `B` is then option B even if the text of another option is "B".
+        answer: Text of an option, its letter (`B`, `b`, `(B)`), or letter and text (`B: text`). Differences in case,
+            white space and a closing full stop are ignored. An exact text takes precedence over a letter.
+        options: Option texts without letters.
+        letter_first: Whether the data set answers by letter. `B` is then option B even if the text of another option is
+            "B".
 
     Raises:
-        ValueError: It names none, or letter and text name different ones.
+        ValueError: The answer names no option, or its letter and its text name different options.
     """
     if answer in options and not letter_first:
         return answer
@@ -168,12 +174,15 @@ def right_option(answer: str, options: Sequence[str], *, letter_first: bool = Fa
 
 
 def numbered_option(answer: str, options: Sequence[str], first: int | None) -> str | None:
-    """The option that a number names; None if the answer is not a number or is the text of an option.
+    """Find the option that a number names.
 
     Args:
         answer: The answer.
-        options: Texts without letters.
+        options: Option texts without letters.
         first: Number of the first option; None if unknown.
+
+    Returns:
+        The option. None if the answer is not a number, or if `first` is None and the answer is the text of an option.
 
     Raises:
         ValueError: The number of the first option is unknown, or no option has this number.
@@ -193,10 +202,11 @@ def numbered_option(answer: str, options: Sequence[str], first: int | None) -> s
 
 
 def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
-    """Split a text into what precedes the options and the options: `A) one B) two` on one line or several.
+    """Split a text such as `question A) one B) two`, on one or several lines, into question and options.
 
     Returns:
-        None if the options are ambiguous: there is no sequence of letters A, B, ... in one style.
+        The text before the options, and the options. None if there is no sequence of letters A, B, ... in one style,
+        because the options are then ambiguous.
     """
     if "A" not in text:
         return None
@@ -207,7 +217,7 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
             if len(marks) >= MIN_OPTIONS and letters == LETTERS[: len(marks)]:
                 ends = [mark.start() for mark in marks[1:]] + [len(text)]
                 spans = [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)]
-                # On one line a comma separates the options; the last one has none.
+                # Options on one line are separated by commas or semicolons; the last option has none.
                 options = tuple(span.removesuffix(",").removesuffix(";").strip() for span in spans)
                 if all(options):
                     return text[: marks[0].start()].strip(), options
@@ -215,10 +225,10 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
-    """Question and options of a text that holds both. A closing `Answer Choices:` is not part of the question.
+    """Split a text into question and options. A closing `Answer Choices:` is removed from the question.
 
     Raises:
-        ValueError: The options are ambiguous, or nothing precedes them.
+        ValueError: The options are ambiguous, or no question precedes them.
     """
     question, options = split_options(problem) or ("", ())
     question = _CHOICES_FOLLOW.sub("", question)
@@ -228,17 +238,17 @@ def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
 
 
 def options_of(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
-    """Options from one column each.
+    """Read options from columns that contain one each.
 
     Args:
         row: The row.
-        columns: The columns in order. The last ones may be absent or empty, as in rows with fewer options.
+        columns: Names of the columns, in order. The last ones may be absent or empty, as in rows with fewer options.
 
     Returns:
-        The texts without white space around them.
+        Option texts without surrounding white space.
 
     Raises:
-        ValueError: A column before a filled one is empty, or a column has no text.
+        ValueError: A column is empty but a later one is not, or a column contains neither text nor a number.
     """
     filled = [name for name in columns if row.get(name) not in (None, "")]
     for name, column in zip(filled, columns, strict=False):
@@ -248,5 +258,5 @@ def options_of(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...
 
 
 def lettered_columns(row: Mapping[str, Any], pattern: str) -> tuple[str, ...]:
-    """Options from one column per letter, such as `option_A`, `option_B`, ...; `{}` stands for the letter."""
+    """Read options from one column per letter, such as `option_A`, `option_B`, ...; `{}` stands for the letter."""
     return options_of(row, [pattern.format(letter) for letter in LETTERS])

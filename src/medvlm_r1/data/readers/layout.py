@@ -1,4 +1,4 @@
-"""Locations of the files in a downloaded source."""
+"""Find the files of a downloaded source."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ _SPLITS |= dict.fromkeys(("val", "valid", "dev", "validate", "validation"), "val
 
 
 def one_file(source: Path, *names: str) -> Source:
-    """A source that is one file, or a folder with a file of one of these names.
+    """Find a source that is one file, or a folder that contains a file with one of the given names.
 
     Raises:
         UserError: There is no such file.
@@ -25,12 +25,13 @@ def one_file(source: Path, *names: str) -> Source:
 
 
 def find_files(source: Path, folders: Sequence[str], *choices: Sequence[str]) -> Source:
-    """A source that is one file, or a folder with files of one or several names.
+    """Find a source that is one file, or a folder that contains files with the given names.
 
     Args:
-        source: The file or folder. Image names are relative to its folder.
-        folders: Subfolders that may contain the files; the first one that exists is searched.
-        choices: Sets of names, with wildcards; the first set with an existing file is the source.
+        source: Path of the file or folder. Image names are relative to the folder.
+        folders: Subfolders that may contain the files. The first one that exists is searched, otherwise the folder
+            itself.
+        choices: Sets of file names, with wildcards. The first set with an existing file is used.
 
     Raises:
         UserError: There is no such file.
@@ -45,7 +46,7 @@ def find_files(source: Path, folders: Sequence[str], *choices: Sequence[str]) ->
 
 
 def parts_of(files: Iterable[Path], base: Path) -> list[Part]:
-    """One part per file, in order of their names, with split and label from its path below `base`."""
+    """Make one part per file, in order of the file paths. Split and label are derived from the path below `base`."""
     parts: dict[str, Part] = {}
     for file in sorted(files):
         name = file.relative_to(base).with_suffix("").as_posix()
@@ -57,7 +58,7 @@ def parts_of(files: Iterable[Path], base: Path) -> list[Part]:
 
 
 def hub_tables(source: Path) -> list[Part]:
-    """The tables of a data set as the Hugging Face hub or `datasets.save_to_disk` lays it out; empty if it has none."""
+    """Find the tables of a data set in the layout of the Hugging Face hub or `datasets.save_to_disk`; may be empty."""
     if source.is_file():
         known = source.suffix.lower() in (".parquet", ".arrow")
         return [Part(file=source, rows=rows_of(source), split=split_name(source))] if known else []
@@ -66,19 +67,19 @@ def hub_tables(source: Path) -> list[Part]:
 
 
 def find_tables(source: Path) -> Source | None:
-    """The source of `hub_tables`; None if it has none."""
+    """Make a source from the tables that `hub_tables` finds; None if there are none."""
     tables = hub_tables(source)
     return Source(root=source.parent if source.is_file() else source, parts=tables) if tables else None
 
 
 def split_name(file: Path) -> str:
-    """The split that a file's name begins or ends with, or that its folder is named after; otherwise empty."""
+    """Split named by the first or last word of the file name or by the folder's name; empty if there is none."""
     words = re.split(r"[^a-z]+", file.stem.lower())
     return next((_SPLITS[word] for word in (words[0], words[-1], file.parent.name.lower()) if word in _SPLITS), "")
 
 
 def absent(source: Path, wanted: Iterable[str]) -> UserError:
-    """The error for a folder without the files of the format, or for no folder at all."""
+    """Make the error for a source that does not exist or contains no file of the format."""
     if not source.exists():
         return UserError(f"{source}: no such file or folder; give the place of what was downloaded")
     return UserError(f"{source}: holds none of {', '.join(wanted)}; give the folder as it was downloaded, or the file")

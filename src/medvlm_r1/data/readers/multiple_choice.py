@@ -1,23 +1,23 @@
-"""Collections of questions with options: HuatuoGPT-Vision, Med-R1, OmniMedVQA and PMC-VQA.
+"""Readers of data sets with options: HuatuoGPT-Vision, Med-R1, OmniMedVQA and PMC-VQA.
 
-**huatuo**, on which MedVLM-R1 was trained and tested: one JSON array of `{"question", "image": ["images/x.png"],
-"options", "answer", "dataset", "subset"}`. The 900 test questions that MedVLM-R1 (arXiv 2502.19634) released are rows
-of it with `problem` and `solution` (the letter) added.
+**huatuo** is the data set on which MedVLM-R1 was trained and tested. It is one JSON array of `{"question", "image":
+["images/x.png"], "options", "answer", "dataset", "subset"}`. The 900 test questions that MedVLM-R1 (arXiv 2502.19634)
+released are rows of this array with two more fields: `problem` and `solution` (the letter).
 
-**med-r1** (arXiv 2503.13939), splits of OmniMedVQA: `Splits/modality/{train,test}/*.json` and
-`Splits/question_type/{train,test}/*.json`, each an array of `{"image", "problem", "solution"}`. The problem holds the
-question and its lettered options, the solution is `<answer> B </answer>`. The modality, or the question type, is the
-name of the file.
+**med-r1** (arXiv 2503.13939) consists of splits of OmniMedVQA: `Splits/modality/{train,test}/*.json` and
+`Splits/question_type/{train,test}/*.json`. Each file is an array of `{"image", "problem", "solution"}`. The problem
+contains the question and its lettered options. The solution has the form `<answer> B </answer>`. The file name gives
+the modality or the question type.
 
-**omnimedvqa** (arXiv 2402.09181), the folder as distributed: `QA_information/Open-access/*.json` and
+**omnimedvqa** (arXiv 2402.09181) is the folder as distributed. `QA_information/Open-access/*.json` and
 `Restricted-access/*.json` are arrays of `{"dataset", "question_id", "question_type", "question", "gt_answer",
 "image_path", "option_A", ..., "option_D", "modality_type"}`; one row has `modality` instead of `modality_type`. The
-images of the restricted part are not distributed: its rows come out with `missing` set until the files are there.
+images of the restricted part are not distributed. Its samples have `missing` set until the files are added.
 
-**pmc-vqa** (arXiv 2305.10415): CSV files and the figures of papers. The second version has the columns `index,
-Figure_path, Caption, Question, Choice A, ..., Choice D, Answer, split`, the first `Figure_path, Question, Answer,
-Choice A, ..., Choice D, Answer_label`. The choices carry their letter (` A:text `); the answer is a letter in one and a
-text in the other. No column names the modality.
+**pmc-vqa** (arXiv 2305.10415) consists of CSV files and figures of papers. The first version has the columns
+`Figure_path, Question, Answer, Choice A, ..., Choice D, Answer_label`. The second has `index, Figure_path, Caption,
+Question, Choice A, ..., Choice D, Answer, split`. The choices start with their letter (` A:text `). `Answer` is a text
+in the first version and a letter in the second. No column names the modality.
 """
 
 import re
@@ -38,7 +38,7 @@ _SPLIT_IN_NAME = re.compile(r"[ _-]*(train|test)$|^(train|test)[ _-]*", re.IGNOR
 
 def _huatuo_modality(row: Row, part: Part) -> str | None:
     subset = fields.text(row, "subset")
-    # Only OmniMedVQA writes a modality into `subset`: elsewhere it is empty or the name of a part.
+    # Only OmniMedVQA rows have a modality in `subset`. In other rows it is empty or the name of a subset.
     foreign = not subset.strip() or row.get("dataset", "OmniMedVQA") != "OmniMedVQA"
     return modality_name(subset) if foreign else known_modality(subset, "subset")
 
@@ -59,7 +59,7 @@ def _huatuo_draft(row: Row, part: Part) -> Draft:
 
 
 def _find_med_r1(source: Path) -> Source:
-    # The folder by question type holds the same rows once more.
+    # The split by modality is used, because the split by question type contains the same rows again.
     names = ("*.json",) if source.name in ("train", "test") else ("train/*.json", "test/*.json")
     files = find_files(source, ("Splits/modality", "modality"), names)
     root = next((up.parent for up in (source, *source.parents) if up.name == "Splits"), files.root)
@@ -89,7 +89,7 @@ def _topic(part: Part) -> str:
 
 def _find_omnimedvqa(source: Path) -> Source:
     files = find_files(source, ("QA_information",), ("Open-access/*.json", f"{_RESTRICTED}/*.json"))
-    # A file or folder of the set finds the images of the set.
+    # If the source is a file or subfolder of the data set, the images of the whole data set are used.
     return replace(files, root=next((up for up in (source, *source.parents) if (up / "Images").is_dir()), files.root))
 
 

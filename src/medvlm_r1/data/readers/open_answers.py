@@ -1,16 +1,16 @@
-"""Sets of questions with a written answer: SLAKE, VQA-RAD and PathVQA.
+"""Readers of data sets with written answers: SLAKE, VQA-RAD and PathVQA.
 
-**slake** (arXiv 2102.09542): `train.json`, `validation.json`, `test.json` and `imgs/`, in English and Chinese. A row is
-`{"img_id", "img_name": "xmlab102/source.jpg", "question", "answer", "q_lang", "location", "modality", "answer_type",
-"base_type", "content_type", "triple", "qid"}`.
+**slake** (arXiv 2102.09542) consists of `train.json`, `validation.json`, `test.json` and `imgs/`, in English and
+Chinese. A row is `{"img_id", "img_name": "xmlab102/source.jpg", "question", "answer", "q_lang", "location", "modality",
+"answer_type", "base_type", "content_type", "triple", "qid"}`.
 
-**vqa-rad**: the original `VQA_RAD Dataset Public.json`, or the tables of the Hugging Face hub. A row of the original is
-`{"qid", "image_name", "image_organ", "answer", "answer_type", "question_type", "question", "phrase_type", ...}`, the
-pictures are in `VQA_RAD Image Folder`, and the test rows are those whose phrase type begins with `test`. A row of the
+**vqa-rad** is the original `VQA_RAD Dataset Public.json`, or the tables of the Hugging Face hub. A row of the original
+is `{"qid", "image_name", "image_organ", "answer", "answer_type", "question_type", "question", "phrase_type", ...}`. The
+images are in `VQA_RAD Image Folder`, and the test rows are those whose `phrase_type` begins with `test`. A row of the
 hub is `{"image": {"bytes", "path"}, "question", "answer"}`. Neither names the modality.
 
-**path-vqa** as the hub has it, in the same form. The pictures are micrographs and photographs of specimens, and the set
-does not say which is which.
+**path-vqa** is read from the tables of the hub, whose rows have the same form. The images are micrographs and
+photographs of specimens, and the data set does not distinguish the two.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ _VQA_RAD_FIELDS = ("qid", "image_organ", "question_type", "phrase_type", "answer
 
 
 def _draft(row: Row, image: str | bytes, record: dict[str, Any], *, closed: bool = False, split: str = "") -> Draft:
-    """A question, with options if it is answered by yes or no or by one of two words it names."""
+    """Make the draft of a question, with options if the answer is yes or no or one of two words in the question."""
     question, given = fields.words(row, "question"), fields.words(row, "answer")
     options, answer = closed_options(question, given, choice=closed)
     return Draft(

@@ -1,10 +1,11 @@
 """Reader of a user's own questions: CSV, TSV, JSON Lines, JSON arrays and parquet, with any usual column names.
 
-Columns: `image` (a path, or several: a list in JSON, separated by `|` in CSV; or the image itself, as the hub's parquet
-files and base64 tables hold it; empty for a question without one), `question`, `answer` (the text of an option, its
-letter or its number), and the options in one column or in one each. `modality`, `question_type`, `subject`, `split`,
-`id`, and for volumes and files of several frames `frame`, `plane`, `slice`, `window` are optional. Every other column
-is kept in the sample's record.
+The required columns are `image`, `question` and `answer`. `image` is a path or several paths (a list in JSON, separated
+by `|` in CSV). It may also contain the image itself, as in parquet files from the hub and in base64 tables, and is
+empty for a question without an image. `answer` is the text, letter or number of the correct option, or an open answer.
+The options are in one column, or in one column each. `modality`, `question_type`, `subject`, `split` and `id` are
+optional, and so are `frame`, `plane`, `slice` and `window` for volumes and multi-frame files. Every other column is
+stored in the sample's record.
 """
 
 import ast
@@ -48,7 +49,7 @@ def _draft(row: Row, part: Part) -> Draft:
     faults: list[str] = []
 
     def attempt(parse: Callable[..., Value], *arguments: Any) -> Value | None:
-        """One field; what is wrong with it is reported together with the row's other faults."""
+        """Parse one field. A fault is collected, and reported together with the other faults of the row."""
         try:
             return parse(*arguments)
         except ValueError as error:
@@ -102,7 +103,7 @@ def _images(row: Row, columns: Columns) -> tuple[str | bytes, ...]:
 
 
 def _options(row: Row, columns: Columns) -> tuple[tuple[str, ...], int | None]:
-    """The options, and the number of the first if their columns or keys have numbers."""
+    """Options of a row; and the number of the first one if their columns or keys have numbers."""
     name = columns.fields.get("options", "")
     value = row.get(name)
     apart = fields.options_of(row, columns.options)
@@ -127,7 +128,7 @@ def _options(row: Row, columns: Columns) -> tuple[tuple[str, ...], int | None]:
 
 
 def _split(value: str, name: str) -> Any:
-    """Options in one text: JSON or a Python list, separated by `|`, or each with its letter in front."""
+    """Split a text with options: a JSON or Python list, texts separated by `|`, or texts that start with letters."""
     if value.startswith(("[", "{")):
         return _listed(value, name)
     if "|" in value:
@@ -139,13 +140,13 @@ def _split(value: str, name: str) -> Any:
 
 
 def _listed(written: str, name: str) -> Any:
-    """A list or object in a text, as JSON or as Python writes it. It is read as data, never run."""
+    """Parse a list or object that is written as JSON or as Python. The text is parsed as data and never executed."""
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(written)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        # Python reads numpy's ['a' 'b'] as one text.
+        # Python parses numpy's ['a' 'b'] as one text, so this case is rejected.
         if not (isinstance(value, list) and len(value) < MIN_OPTIONS and re.search(r"['\"]\s+['\"]", written)):
             return value
     raise ValueError(
@@ -154,7 +155,7 @@ def _listed(written: str, name: str) -> Any:
 
 
 def _labels(options: Mapping[str, Any], name: str) -> tuple[list[str], int | None]:
-    """The keys of options given as an object, in order, and the first of them if they are numbers."""
+    """Keys of options that are given as an object, in order; and the first key if the keys are numbers."""
     faults: list[str] = []
     columns, first = option_columns(options, faults)
     labels = [label for label in columns if options[label] not in (None, "")]
@@ -167,14 +168,17 @@ def _answer(row: Row, name: str) -> str:
     value = row[name]
     if value in _EMPTY:
         raise ValueError(f"field {name!r} is empty; every question needs its answer")
-    # Several answers are refused below.
+    # A list of several answers is rejected below.
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return fields.tagged_answer(fields.words({name: value}, name))
 
 
 def _match(question: str, options: tuple[str, ...], answer: str, first: int | None) -> tuple[str, tuple[str, ...], str]:
-    """Question, options and answer. Options within the question are moved out of it."""
+    """Match the answer with an option; return question, options and answer.
+
+    Options that are listed in the question are moved out of it.
+    """
     _, listed = fields.split_options(question) or ("", ())
     if listed and (options == listed or (not options and _names_one(answer, listed))):
         question, options = fields.split_problem(question)
@@ -204,7 +208,7 @@ def _names_one(answer: str, options: tuple[str, ...]) -> bool:
 
 
 def _subject(row: Row, part: Part) -> tuple[str, str]:
-    """The subject and the column it is from, which `--map` may name."""
+    """Subject of a row, and the column that contains it. The user may choose the column with `--map`."""
     chosen = dict(part.reading.columns).get("subject")
     return (_text(row, chosen), chosen) if chosen in row else subject_column(row)
 
@@ -228,12 +232,12 @@ def _view(row: Row, named: Mapping[str, str]) -> View:
 
 
 def _is_nan(value: object) -> bool:
-    """Whether a cell is the NaN that pandas leaves where there is nothing."""
+    """Whether a cell is NaN, which pandas writes for an empty cell."""
     return isinstance(value, float) and math.isnan(value)
 
 
 def _recorded(value: Any) -> Any:
-    """A value as a record keeps it; None for what JSON cannot hold, such as the bytes of an image."""
+    """Convert a value for a record; None if JSON cannot represent it, such as the bytes of an image."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
@@ -257,4 +261,4 @@ OWN_READERS = {
     )
     for name in ("csv", "tsv", "jsonl", "json", "parquet")
 }
-"""One reader under several names: the content of a file decides how it is read."""
+"""The same reader under several names. The content of a file decides how it is read."""
