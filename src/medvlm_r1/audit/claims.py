@@ -133,7 +133,7 @@ def scene_of(sample: Sample) -> Scene | None:
 
 
 def question_attribute(sample: Sample, scene: Scene) -> str | None:
-    """The attribute that a question is about, one of `ATTRIBUTES`; None if the sample's record names none."""
+    """The attribute of `ATTRIBUTES` that a question asks about; None if `sample.record` has none."""
     attribute: Any = sample.record.get("attribute")
     if attribute == "technique" and scene.modality == "X-ray":
         return "plane"

@@ -61,15 +61,15 @@ class VariantAnswer:
     """The answer to a variant.
 
     Attributes:
-        text: The whole assistant response, including the prefix.
-        n_tokens: Number of generated tokens, without the prefix.
+        text: The whole assistant response, including the assistant prefill.
+        n_tokens: Number of generated tokens, without the assistant prefill.
         truncated: Whether the token limit was reached before an end token.
-        letter: Letter of the chosen option in the variant's order of options, parsed by the strict rule. None if the
-            text was not parsed or the letter was not offered.
+        letter: Letter of the chosen option, as the variant labels its options. It is parsed from `text` in strict form.
+            None if parsing failed or if the letter is not one of the variant's options.
         option: Text of the chosen option; None if `letter` is None.
         probabilities: Probability of each option of a letter-only variant, summing to 1. None for generated text, or if
-            a server did not report the letters.
-        note: The variant's note.
+            a server did not return log-probabilities of the option letters.
+        note: `note` of the variant: data of its probe, such as the hinted letter.
     """
 
     text: str

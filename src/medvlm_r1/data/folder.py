@@ -30,8 +30,8 @@ def write_folder(path: str | Path, samples: Iterable[Sample], *, info: Mapping[s
     Args:
         path: The data folder, created if it does not exist.
         samples: Samples in the order in which they are written; consumed one at a time.
-        info: `name`, `source`, `license` and other facts about the data. `samples`, `missing` and `by_modality` are
-            added to its `counts` in the file.
+        info: `name`, `source`, `license` and other facts about the data. Numbers of samples
+            (`samples`, `missing` and `by_modality`) are added under `counts` of `info.json`.
 
     Raises:
         UserError: There are no samples, two samples have the same id, a value cannot be written as JSON, or writing

@@ -59,7 +59,7 @@ def modality_name(spelling: str) -> str | None:
 
 
 def known_modality(spelling: str, field: str) -> str:
-    """Standard name of the modality that a field of a row names.
+    """Convert a row's modality field to the standard name of the modality.
 
     Args:
         spelling: Content of the field: a spelling of a modality, or a longer text that names exactly one.

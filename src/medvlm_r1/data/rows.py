@@ -1,7 +1,7 @@
 """Read JSON Lines files and JSON arrays row by row, and append to JSON Lines files safely.
 
-A row is a JSON object. Rows are numbered from 1, as in messages to the user. A JSON Lines file needs memory for its
-longest row only; a JSON array is read as a whole.
+A row is a JSON object. Row numbers start at 1, here and in messages to the user. JSON Lines files are read one row
+at a time. JSON arrays are read into memory.
 """
 
 import json

@@ -208,7 +208,7 @@ def count_file_names(samples: Iterable[Sample], info: Mapping[str, Any]) -> int:
 
 
 def file_names_warning(count: int) -> str:
-    """The warning for samples whose subject is only a file name."""
+    """Warn about samples whose patients are unknown, so that the file name of the image stands for the subject."""
     return (
         f"Warning: the subject of {count} questions is only the file name of their image. Patients with several images "
         "are not known, so parts may share patients unseen. If you know the patients, import again with a column "

@@ -150,7 +150,7 @@ class Waves:
 
 
 def rotation(rx: float, ry: float, rz: float) -> Array:
-    """Rotation matrix (3, 3) for rotations about x, then y, then z, with angles in degrees."""
+    """Rotation matrix (3, 3) about the fixed x, y and z axes, in this order (`Rz @ Ry @ Rx`). Angles are in degrees."""
     ax, ay, az = np.deg2rad([rx, ry, rz])
     cx, sx, cy, sy, cz, sz = np.cos(ax), np.sin(ax), np.cos(ay), np.sin(ay), np.cos(az), np.sin(az)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])

@@ -24,7 +24,7 @@ _GIVEAWAYS = 8
 def render_data_audit(
     audit: DataAudit, out: Path | str, *, data: Path, clean: CleanSet | None = None, items: int = 6
 ) -> Path:
-    """Write the page of a data audit. It works offline and needs no other file.
+    """Write the page of a data audit. The page works offline and needs no other file.
 
     Args:
         audit: The audit to render.

@@ -13,10 +13,10 @@ def consistent(
 ) -> list[float]:
     """Reward an answer that matches the conclusion of its reasoning.
 
-    The reward is 1 if the completion is in strict form (`rewards.strict`) and its answer is the letter of the option
-    that is the conclusion of its reasoning (`prompts.conclusion`). Otherwise it is 0, also if the reasoning has no
-    conclusion. The reward ignores which answer is correct, so combine it with an accuracy reward. Alone, it rewards any
-    option that both the reasoning and the answer state. It needs no additional forward pass.
+    The reward is 1 if the completion is in strict form (`rewards.strict`) and its answer letter matches the option that
+    its reasoning concludes (`prompts.conclusion`). Otherwise it is 0. Reasoning without a conclusion therefore scores
+    0. The reward ignores which answer is correct, so combine it with an accuracy reward. On its own, it rewards any
+    option, right or wrong, as long as reasoning and answer agree. It needs no additional forward pass.
 
     Returns:
         One reward in {0.0, 1.0} per completion.

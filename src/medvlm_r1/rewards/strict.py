@@ -93,9 +93,9 @@ def strict_answer(text: str) -> str | None:
 
 
 def in_form(completions: Sequence[Completion], order: tuple[str, ...]) -> list[float]:
-    """Score completions by their form: 1.0 for strict form with the parts in `order`, otherwise 0.0.
+    """Return 1.0 for each completion in strict form whose parts appear in the sequence of `order`, otherwise 0.0.
 
-    The parts must be in this order, and none may be empty (`StrictParts.filled`).
+    No part may be empty (`StrictParts.filled`).
     """
     parsed = (strict_parts(completion_text(completion)) for completion in completions)
     return [float(parts is not None and parts.filled(order)) for parts in parsed]

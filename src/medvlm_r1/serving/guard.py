@@ -32,7 +32,7 @@ def is_local(host: str) -> bool:
 
 
 def check_access(host: str, token: str | None) -> None:
-    """Refuse to listen on a network without a token.
+    """Require a token for every address except 127.0.0.1.
 
     Raises:
         UsageError: The address is not local and there is no token, or the token is too short or not printable ASCII.

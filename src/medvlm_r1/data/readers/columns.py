@@ -63,10 +63,10 @@ class Columns:
 
 
 def parse_columns(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Parse texts such as `image=image_path`, a sample field followed by the name of the column that contains it.
+    """Parse `FIELD=COLUMN` arguments such as `image=image_path`: the column that contains each field of a sample.
 
     Raises:
-        UsageError: A text has another form or names an unknown field, or a field gets two columns.
+        UsageError: An argument is not `FIELD=COLUMN`, a field is unknown, or a field has two columns.
     """
     columns: dict[str, str] = {}
     for text in texts:
