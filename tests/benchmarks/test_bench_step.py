@@ -13,6 +13,8 @@ from benchmarks.results_page import render_part
 from benchmarks.step import bench_step
 from medvlm_r1.recipes import recipe
 
+pytestmark = pytest.mark.engines
+
 SHAPE = qwen2_vl((8192, 512, 2048, 8, 8, 8), (2, 256, 4, 4), sections=[8, 12, 12])
 MIDDLE = dataclasses.replace(TINY, name="middle", about="8 layers of width 512", shape=SHAPE)
 

@@ -87,7 +87,7 @@ FSDP2 += ["--num_processes=2", "--mixed_precision=no", "--main_process_port=0"]
     [
         (TORCHRUN, {"evaluate_every": 2}, {}, 1e-4),
         pytest.param(TORCHRUN, {"sharing": "off"}, {}, 1e-4, marks=pytest.mark.engines),
-        (TORCHRUN, {}, {"bf16": True}, 2e-2),
+        pytest.param(TORCHRUN, {}, {"bf16": True}, 2e-2, marks=pytest.mark.engines),
         # `test_sharded.py` has mixed rows under FSDP2.
         pytest.param(FSDP2, {}, {}, 1e-4, marks=pytest.mark.engines),
     ],

@@ -87,7 +87,8 @@ def plain_descent(write_config: Callable[..., Path], data: Path, *, beta: float,
     )
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "lora"])
+# `test_vllm.py` trains adapters under FSDP2 too.
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.engines)], ids=["all weights", "lora"])
 def test_fsdp2_shares_prompts(write_config: Callable[..., Path], mixed: Path, tmp_path: Path, lora: bool) -> None:
     # A tied head is not written. The reference has a tower that does not change, whose features are cached.
     base, one, two = tmp_path / "tied", tmp_path / "one", tmp_path / "two"
