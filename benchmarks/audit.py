@@ -64,7 +64,7 @@ def bench_audit(
     *,
     items: int = 300,
     seeds: int = 5,
-    shortcut: bool = False,
+    giveaway: bool = False,
     models: Mapping[str, str] | None = None,
     trained: Path | None = None,
     batch_size: int = ITEMS_AT_ONCE,
@@ -76,7 +76,7 @@ def bench_audit(
     Args:
         items: Questions per seed, divided evenly between the modalities; at least 3.
         seeds: Number of question sets, at least 1; set s is the beginning of PhantomVQA's test split at seed s.
-        shortcut: Use questions whose options give the answers away: model a is then nearly always correct.
+        giveaway: Use questions whose options give the answers away: model a is then nearly always correct.
         models: Checkpoints by name, without expected verdicts.
         trained: Folder of a checkpoint trained to answer by the texts alone (`text_only_model`), which must fail like
             model a; trained there if missing. None leaves it out.
@@ -85,7 +85,7 @@ def bench_audit(
         progress: Called with (items done, all items, model and seed).
 
     Returns:
-        `items`, `seeds`, `shortcut`, `models.<name>` with `about`, `fails` (the expected failure), `verdicts` (per
+        `items`, `seeds`, `giveaway`, `models.<name>` with `about`, `fails` (the expected failure), `verdicts` (per
         seed, by question), `sentences` and `measures` (per seed, by probe), `wrong` (unexpected verdicts, in words) and
         `separated`.
 
@@ -111,7 +111,7 @@ def bench_audit(
     }
     total, done = seeds * len(results) * items, 0
     for seed in range(seeds):
-        inputs, eyes = phantom_items(items, seed, shortcut=shortcut)
+        inputs, eyes = phantom_items(items, seed, giveaway=giveaway)
         scripted: dict[str, AuditBackend] = {name: known.kind(eyes) for name, known in KNOWN.items()}
         for name, backend in (scripted | checkpoints).items():
             answers: dict[str, Answers] = {}
@@ -126,19 +126,19 @@ def bench_audit(
                 results[name]["sentences" if key == "sentence" else key].append(values)
     progress(total, total, "")
     wrong = unexpected({name: results[name]["verdicts"] for name in (*KNOWN, TRAINED) if name in results})
-    settings = {"items": items, "seeds": seeds, "shortcut": shortcut}
+    settings = {"items": items, "seeds": seeds, "giveaway": giveaway}
     return {**settings, "models": results, "wrong": wrong, "separated": not wrong}
 
 
-def phantom_items(items: int, seed: int, *, shortcut: bool = False) -> tuple[list[ProbeInput], Eyes]:
+def phantom_items(items: int, seed: int, *, giveaway: bool = False) -> tuple[list[ProbeInput], Eyes]:
     """The first of PhantomVQA's test questions as probe inputs, and eyes that know their images."""
     samples, images = [], []
     for index, modality in enumerate(MODALITIES):
         n = (items + len(MODALITIES) - 1 - index) // len(MODALITIES)
         # A set of the usual size has the questions of a data folder.
-        questions = draw_questions("test", modality, max(n, DEFAULT_N["test"]), seed, shortcut=shortcut)
+        questions = draw_questions("test", modality, max(n, DEFAULT_N["test"]), seed, giveaway=giveaway)
         for number, question in enumerate(questions[:n]):
-            samples.append(to_sample(question, "test", number, shortcut=shortcut))
+            samples.append(to_sample(question, "test", number, giveaway=giveaway))
             images.append(Image.fromarray(render(question.scene)).convert("RGB"))
     return probe_inputs(samples, [(image,) for image in images], TEMPLATE), Eyes(samples, images)
 
@@ -157,10 +157,10 @@ def text_only_model(
         epochs: Training epochs.
         progress: Called with (images done, all images), then with (steps done, all steps).
     """
-    original, mixed = out / "shortcut", out / "shortcut-shuffled"
+    original, mixed = out / "giveaway", out / "giveaway-shuffled"
     if not (original / "samples.jsonl").exists():
         each = n // len(MODALITIES)
-        write_benchmark(original, split="train", n=each, modalities=MODALITIES, shortcut=True, progress=progress)
+        write_benchmark(original, split="train", n=each, modalities=MODALITIES, giveaway=True, progress=progress)
     exchange(original, mixed, shuffled, source="python -m benchmarks.audit; images exchanged")
     return cold_start(mixed, out / "model", seed=0, epochs=epochs, progress=progress)
 
@@ -194,7 +194,7 @@ def audit_lines(results: Mapping[str, Any]) -> list[str]:
     rows = {f"{name}  {model['about']}": model for name, model in results["models"].items()}
     width = max(map(len, rows)) + 2
     lines = [
-        f"{results['items']} PhantomVQA questions per seed{' (with a shortcut)' if results['shortcut'] else ''}, "
+        f"{results['items']} PhantomVQA questions per seed{' (with giveaway options)' if results['giveaway'] else ''}, "
         f"{results['seeds']} seeds",
         f"{'model':<{width}}" + "".join(f"{question:<18}" for question in QUESTIONS),
     ]
@@ -214,8 +214,8 @@ def main(
         int, typer.Option(min=3, help="PhantomVQA questions per seed, divided evenly between the modalities.")
     ] = 300,
     seeds: Annotated[int, typer.Option(min=1, help="Number of question sets.")] = 5,
-    shortcut: Annotated[
-        bool, typer.Option("--shortcut", help="Questions whose options give the answers away.")
+    giveaway: Annotated[
+        bool, typer.Option("--giveaway", help="Questions whose options give the answers away.")
     ] = False,
     model: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Another checkpoint to audit; repeatable.")
@@ -243,7 +243,7 @@ def main(
         models[name] = folder
     with progress_bar("Items") as advance:
         results = bench_audit(
-            items=items, seeds=seeds, shortcut=shortcut, models=models, trained=trained, progress=advance
+            items=items, seeds=seeds, giveaway=giveaway, models=models, trained=trained, progress=advance
         )
     print_result(results, [*audit_lines(results), RESEARCH_USE], as_json=as_json)
 

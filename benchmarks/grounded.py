@@ -1,9 +1,9 @@
 """`python -m benchmarks.grounded`: compare rewards on training questions that give their answers away.
 
-The training set is PhantomVQA with a shortcut: in 97 of 100 questions one option is recognized by its text alone. The
-start (`cold_start`) knows the form of an answer and uses the image half of the time. From it, GRPO continues twice on
-the same questions: with the demo's rewards, and with `grounded` instead of accuracy. Then both answer clean questions,
-where the shortcut does not help, with their own images and with those of other items.
+The training set is PhantomVQA with giveaway options: in 97 of 100 questions, one option is recognized as correct by its
+text alone. The start (`cold_start`) knows the form of an answer and uses the image half of the time. From it, GRPO
+continues twice on the same questions: with the demo's rewards, and with `grounded` instead of accuracy. Then both
+answer clean questions, without giveaway options, with their own images and with those of other items.
 
 One folder holds all of it. Re-run to resume.
 """
@@ -48,7 +48,7 @@ class Sizes:
     """Number of questions, and overrides of the recipe of both arms."""
 
     train: int = 600
-    """MRI questions with the shortcut; the start has as many."""
+    """MRI questions with giveaway options; the start has as many."""
     test: int = 300
     """Clean questions per modality."""
     steps: int = 150
@@ -92,7 +92,7 @@ def bench_grounded(out: Path, *, seeds: int = 3, sizes: Sizes = Sizes()) -> dict
 
 def _data(folder: Path, sizes: Sizes) -> dict[str, Path]:
     generated: dict[str, dict[str, Any]] = {
-        "shortcut": {"split": "train", "n": sizes.train, "shortcut": True},
+        "giveaway": {"split": "train", "n": sizes.train, "giveaway": True},
         "clean": {"split": "test", "n": sizes.test},
         # Other subjects than those of the training.
         "form": {"split": "train", "n": sizes.train, "seed": 1},
@@ -140,7 +140,7 @@ def _seed(out: Path, seed: int, sizes: Sizes, folders: Mapping[str, Path]) -> di
     arms = {START: measured(start, START)}
     for arm, accuracy in ACCURACY.items():
         changes = (
-            *(f"model={start}", f"data.train={folders['shortcut']}", f"out={out / arm}", f"seed={seed}"),
+            *(f"model={start}", f"data.train={folders['giveaway']}", f"out={out / arm}", f"seed={seed}"),
             f"rewards=[{{name: {accuracy}}}, {{name: format_paper}}]",
             f"trainer.max_steps={sizes.steps}",
         )
@@ -188,8 +188,9 @@ def _mean(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def grounded_lines(results: Mapping[str, Any]) -> list[str]:
     """The results as lines of text."""
     lines = [
-        f"Trained on {results['train']} MRI questions with a shortcut; {results['test']} clean questions per modality; "
-        f"means of {len(results['seeds'])} seeds, percent correct, and in brackets the loss with another item's image.",
+        f"Trained on {results['train']} MRI questions with giveaway options; {results['test']} clean questions per "
+        f"modality; means of {len(results['seeds'])} seeds, percent correct, and in brackets the loss with another "
+        "item's image.",
         f"{'':<12}{'MRI':>16}{'CT':>16}{'X-ray':>16}{'out of domain':>16}",
     ]
     for arm, means in results["means"].items():

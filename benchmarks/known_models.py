@@ -22,7 +22,7 @@ from medvlm_r1.audit.probes.cue import HINT, draw_hint
 from medvlm_r1.audit.variant import ANSWER_TAG, AuditBackend, Variant, VariantAnswer, parsed_answer, scored_choice
 from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES
-from medvlm_r1.phantom.questions import FAVOURED, NO_FINDING, Question, describe, value
+from medvlm_r1.phantom.questions import GIVEAWAYS, NO_FINDING, Question, describe, value
 from medvlm_r1.phantom.scene import REGIONS, Scene
 from medvlm_r1.prompts.assistant_response import split_sentences
 from medvlm_r1.prompts.conclusion import concluded_letter
@@ -139,7 +139,7 @@ class Oracle(AuditBackend):
 
 
 class IgnoresImage(Oracle):
-    """(a) Answers by the option texts alone: one that `phantom.questions` favors, otherwise always the same text.
+    """(a) Answers by the option texts alone: a giveaway of `phantom.questions`, otherwise always the same text.
 
     Its description is made up to fit, whatever the image.
     """
@@ -149,9 +149,9 @@ class IgnoresImage(Oracle):
     def belief(self, variant: Variant) -> Scene | None:
         """A scene in which the preferred option is true."""
         sample = variant.sample
-        attribute = str(sample.record["attribute"])
-        favoured = [option for option in sample.options if option in FAVOURED.get(attribute, ())]
-        return imagined(made_up(sample), attribute, min(favoured or sample.options, key=_number))
+        attribute = str(sample.truth["asks"])
+        favored = [option for option in sample.options if option in GIVEAWAYS[sample.modality].get(attribute, ())]
+        return imagined(made_up(sample), attribute, min(favored or sample.options, key=_number))
 
 
 class AnswersFirst(Oracle):
@@ -169,7 +169,7 @@ class AnswersFirst(Oracle):
     def probabilities(self, variant: Variant, reasoning: str) -> tuple[float, ...]:
         """Probabilities by the image alone."""
         scene, options = self.belief(variant), variant.sample.options
-        seen = None if scene is None else value(scene, str(variant.sample.record["attribute"]))
+        seen = None if scene is None else value(scene, str(variant.sample.truth["asks"]))
         return sure(len(options), options.index(seen)) if seen in options else guess(variant)
 
 
@@ -200,14 +200,14 @@ class FollowsCues(Oracle):
         letter = hint[1] if hint else sight.hint
         if letter is None or sight.scene is None or LETTERS.index(letter) >= len(options):
             return sight.scene
-        return imagined(sight.scene, str(variant.sample.record["attribute"]), options[LETTERS.index(letter)])
+        return imagined(sight.scene, str(variant.sample.truth["asks"]), options[LETTERS.index(letter)])
 
 
 def question_about(sample: Sample, scene: Scene) -> Question:
     """The sample's question about another scene; its answer is that scene's, offered or not."""
-    record: dict[str, Any] = sample.record
-    attribute = str(record["attribute"])
-    return Question(scene, sample.question_type, attribute, record["phrasing"], sample.options, value(scene, attribute))
+    attribute = str(sample.truth["asks"])
+    phrasing: Any = sample.record["phrasing"]
+    return Question(scene, sample.question_type, attribute, phrasing, sample.options, value(scene, attribute))
 
 
 def imagined(scene: Scene, attribute: str, wanted: str) -> Scene:

@@ -26,7 +26,7 @@ from benchmarks.command import run
 from medvlm_r1.cli.options import Json, Out, folder_to_write, print_result
 from medvlm_r1.errors import UserError
 
-SUBJECTS = 36_000
+SUBJECTS = 32_000
 """Size of the image pool; its subjects are disjoint from the benchmark's by seed."""
 
 

@@ -91,12 +91,12 @@ def test_wrong_usage_is_one_message(command, folder, arguments, code, words):
     assert "Traceback" not in err
 
 
-def test_a_shortcut_is_planted_from_the_command_line(command, tmp_path):
+def test_a_giveaway_is_planted_from_the_command_line(command, tmp_path):
     arguments = ("data", "import", "phantom", "--n", 2, "--modality", "CT")
-    for name, flags in (("planted", ["--shortcut"]), ("plain", [])):
+    for name, flags in (("planted", ["--giveaway"]), ("plain", [])):
         code, out, _ = command(*arguments, *flags, "--out", tmp_path / name, "--json")
         assert (code, json.loads(out)["written"]) == (0, 2)
-        assert json.loads((tmp_path / name / "info.json").read_text()).get("shortcut", False) == bool(flags)
-    code, _, err = command("data", "import", "slake", tmp_path, "--shortcut", "--out", tmp_path / "d")
+        assert json.loads((tmp_path / name / "info.json").read_text()).get("giveaway", False) == bool(flags)
+    code, _, err = command("data", "import", "slake", tmp_path, "--giveaway", "--out", tmp_path / "d")
     assert code == 2
-    assert "--shortcut: for phantom only" in err
+    assert "--giveaway: for phantom only" in err

@@ -22,7 +22,7 @@ CONTROL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
 )
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<box>", "</box>")
 
 # Qwen2-VL's template without its default system prompt, which MedVLM-R1 does not use.
 CHAT_TEMPLATE = (
@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(corpus: Iterable[str], vocabulary: int = 900) -> PreTrainedTokenizerFast:
+def train_tokenizer(corpus: Iterable[str], vocabulary: int = 1000) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE tokenizer; the tags are single, ordinary tokens, so that they stay in decoded text.
 
     Args:

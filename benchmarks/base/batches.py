@@ -26,10 +26,8 @@ class Rows:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-        head = "<|im_start|>user\n"
-        self.plain_head = self._ids(head)
-        self.image_head = self._ids(head + "<|vision_start|>" + "<|image_pad|>" * IMAGE_TOKENS + "<|vision_end|>")
-        self.image_at = len(self._ids(head + "<|vision_start|>"))
+        self.head = self._ids("<|im_start|>user\n")
+        self.image = self._ids("<|vision_start|>" + "<|image_pad|>" * IMAGE_TOKENS + "<|vision_end|>")
         self.close = self._ids("<|im_end|>\n<|im_start|>assistant\n")
         self.end = self._ids("<|im_end|>")
 
@@ -37,19 +35,19 @@ class Rows:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def __call__(
-        self, prompts: Sequence[str], responses: Sequence[tuple[str, str]], *, image: bool
+        self, prompts: Sequence[str], responses: Sequence[tuple[str, str]], *, images: int
     ) -> tuple[Tensor, Tensor]:
         """Rows of prompts followed by responses.
 
         Args:
             prompts: Texts of the user turns.
             responses: For each, the part that is given and the part that is to be learned; they are tokenized as one.
-            image: Whether a picture opens the prompt.
+            images: Number of images that open each prompt.
 
         Returns:
             Token ids (n, length), padded on the right, and a mask (n, length) of the tokens to be learned.
         """
-        head = self.image_head if image else self.plain_head
+        head = self.head + self.image * images
         rows, learned = [], []
         for text, (given, wanted) in zip(prompts, responses, strict=True):
             before = head + self._ids(text) + self.close
@@ -62,17 +60,24 @@ class Rows:
         mask = torch.tensor([row + [0] * (length - len(row)) for row in learned], dtype=torch.bool)
         return ids, mask
 
-    def positions(self, length: int, *, image: bool) -> Tensor:
-        """M-RoPE positions (3, 1, length): the picture's grid after the head, then text from its largest index on."""
-        if not image:
-            return torch.arange(length).expand(3, 1, length)
-        p = self.image_at
+    def places(self, images: int) -> list[slice]:
+        """Tokens of each image in a row."""
+        starts = [len(self.head) + 1 + index * len(self.image) for index in range(images)]
+        return [slice(start, start + IMAGE_TOKENS) for start in starts]
+
+    def positions(self, length: int, *, images: int) -> Tensor:
+        """M-RoPE positions (3, 1, length): an image's grid after its head, then text from its largest index on."""
         axis = torch.arange(_GRID)
         grid = torch.stack(
             [torch.zeros(IMAGE_TOKENS, dtype=torch.long), axis.repeat_interleave(_GRID), axis.repeat(_GRID)]
         )
-        after = torch.arange(length - p - IMAGE_TOKENS).expand(3, -1) + p + _GRID
-        return torch.cat([torch.arange(p).expand(3, -1), grid + p, after], dim=1)[:, None]
+        parts, token, position = [], 0, 0
+        for place in self.places(images):
+            text = place.start - token
+            parts += [torch.arange(text).expand(3, -1) + position, grid + position + text]
+            token, position = place.stop, position + text + _GRID
+        parts.append(torch.arange(length - token).expand(3, -1) + position)
+        return torch.cat(parts, dim=1)[:, None]
 
 
 def response_loss(model: Any, rows: Rows, ids: Tensor, learned: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -83,18 +88,20 @@ def response_loss(model: Any, rows: Rows, ids: Tensor, learned: Tensor, pixels: 
         rows: Layout of the rows.
         ids: Token ids (n, length).
         learned: Mask (n, length).
-        pixels: Patches of one picture per row, or None for text alone.
+        pixels: Patches (n * images, patches, values), the images of a row one after another; None for text alone.
 
     Returns:
         Mean loss, and per row whether every learned token is the most likely one, bool (n,).
     """
     n, length = ids.shape
     embeds = model.model.get_input_embeddings()(ids)
+    images = 0 if pixels is None else len(pixels) // n
     if pixels is not None:
-        p = rows.image_at
-        seen = features(model.model.visual, pixels)[1].to(embeds.dtype)
-        embeds = torch.cat([embeds[:, :p], seen, embeds[:, p + IMAGE_TOKENS :]], dim=1)
-    position = rows.positions(length, image=pixels is not None).expand(3, n, length)
+        seen = features(model.model.visual, pixels)[1].to(embeds.dtype).view(n, images, IMAGE_TOKENS, -1)
+        embeds = embeds.clone()
+        for index, place in enumerate(rows.places(images)):
+            embeds[:, place] = seen[:, index]
+    position = rows.positions(length, images=images).expand(3, n, length)
     states = model.model.language_model(inputs_embeds=embeds, position_ids=position, use_cache=False).last_hidden_state
     logits = model.lm_head(states[:, :-1][learned[:, 1:]]).float()
     wanted = ids[:, 1:][learned[:, 1:]]

@@ -14,7 +14,7 @@ from PIL import Image
 from medvlm_r1.data.workers import work_on_images
 from medvlm_r1.phantom.benchmark import SPLITS
 from medvlm_r1.phantom.imaging import SIZE
-from medvlm_r1.phantom.scene import MODALITIES, Scene, draw, locate, render
+from medvlm_r1.phantom.scene import MODALITIES, Scene, draw, finding_box, render
 
 PIXELS = 112
 """Side of the images the base sees, pixels."""
@@ -29,12 +29,12 @@ class Pool:
 
     Attributes:
         images: uint8 array (n, PIXELS, PIXELS).
-        places: float32 array (n, 3): row, column and diameter of the finding in pixels, nan without one.
+        boxes: float32 array (n, 4): edges x1, y1, x2, y2 of the finding in pixels of `images`; nan if there is none.
         scenes: The truth of each.
     """
 
     images: np.ndarray
-    places: np.ndarray
+    boxes: np.ndarray
     scenes: list[Scene]
 
 
@@ -47,8 +47,8 @@ def _draw(seed: int, index: int) -> Scene:
 def _render_small(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     # Bicubic and antialiased, as the Qwen2-VL image processor resizes.
     picture = Image.fromarray(render(scene)).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)
-    located = locate(scene)
-    scaled = np.full(3, np.nan) if located is None else np.array(located) * (PIXELS / SIZE)
+    box = finding_box(scene)
+    scaled = np.full(4, np.nan) if box is None else np.array(box) * (PIXELS / SIZE)
     return np.asarray(picture, dtype=np.uint8), scaled.astype(np.float32)
 
 
@@ -63,22 +63,22 @@ def build_pool(folder: Path, n: int, seed: int, progress: Callable[[int, int], N
     """
     scenes = [_draw(seed, index) for index in range(n)]
     lines = "".join(json.dumps(dataclasses.asdict(scene)) + "\n" for scene in scenes)
-    images_path, places_path, scenes_path = (folder / name for name in ("images.npy", "places.npy", "scenes.jsonl"))
+    images_path, boxes_path, scenes_path = (folder / name for name in ("images.npy", "boxes.npy", "scenes.jsonl"))
     if scenes_path.exists() and scenes_path.read_text() == lines:
-        return Pool(np.load(images_path), np.load(places_path), scenes)
+        return Pool(np.load(images_path), np.load(boxes_path), scenes)
     folder.mkdir(parents=True, exist_ok=True)
     images = np.empty((n, PIXELS, PIXELS), dtype=np.uint8)
-    places = np.empty((n, 3), dtype=np.float32)
+    boxes = np.empty((n, 4), dtype=np.float32)
     indices = iter(range(n))
 
     def take(rendered: tuple[np.ndarray, np.ndarray]) -> None:
         index = next(indices)
-        images[index], places[index] = rendered
+        images[index], boxes[index] = rendered
         if progress is not None:
             progress(index + 1, n)
 
     work_on_images(_render_small, scenes, take)
     np.save(images_path, images)
-    np.save(places_path, places)
+    np.save(boxes_path, boxes)
     scenes_path.write_text(lines)
-    return Pool(images, places, scenes)
+    return Pool(images, boxes, scenes)

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.base.batches import Rows, response_loss
-from benchmarks.base.language import CAPTION_REQUEST, careless, prompt, reasoned
+from benchmarks.base.language import CAPTION_REQUEST, ask_pair, direct, prompt, reasoned, respond
+from benchmarks.base.language import careless as by_habit
 from benchmarks.base.pool import PIXELS, Pool
-from benchmarks.base.tower import Heads, cells, crops, features, jitter, patches, targets
+from benchmarks.base.tower import Heads, cells, crops, features, patches, targets, vary
 from medvlm_r1.phantom.benchmark import SPLITS
 from medvlm_r1.phantom.geometry import Array
 from medvlm_r1.phantom.questions import ask, ask_about, describe
@@ -50,10 +51,21 @@ class Stage:
 PLAN: dict[str, Stage] = {
     "lesions": Stage(steps=6000, batch=96, lr=1e-3, warmup=100),
     "tower": Stage(steps=2600, batch=48, lr=8e-4, warmup=100),
-    "options": Stage(steps=500, batch=96, lr=1.5e-3),
-    "reading": Stage(steps=2000, batch=32, lr=8e-4),
-    "habits": Stage(steps=500, batch=32, lr=5e-4),
+    "options": Stage(steps=600, batch=96, lr=1.5e-3),
+    "reading": Stage(steps=2400, batch=32, lr=8e-4),
+    "habits": Stage(steps=700, batch=32, lr=5e-4),
 }
+
+READING = {"medvlm-r1": 0.7, "medvlm-r1-box": 0.12, "medvlm-r1-open": 0.08, "pairs": 0.1}
+"""Shares of the steps of stage 4 that are not descriptions, by template."""
+
+HABITS = {
+    **{"medvlm-r1": 0.5, "medvlm-r1-box": 0.1, "medvlm-r1-open": 0.05, "pairs": 0.05},
+    **{"answer-only": 0.15, "no-think": 0.15},
+}
+"""Shares of the steps of stage 5, by template."""
+
+Figures = dict[str, float]
 
 _WHOLE = 0.25
 """Share of the steps that show the template's instructions, which cost more than they teach."""
@@ -87,7 +99,7 @@ class Pretraining:
         """
         parameters = self._parameters(name)
         optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         figures: dict[str, list[float]] = {}
         for step in range(stage.steps):
             rise = min(1.0, (step + 1) / stage.warmup)
@@ -106,6 +118,7 @@ class Pretraining:
             if (step + 1) % 20 == 0 or step + 1 == stage.steps:
                 means = {key: float(np.nanmean(numbers)) for key, numbers in figures.items()}
                 means["seconds"] = time.perf_counter() - start
+                means["cpu_seconds"] = time.process_time() - cpu_start
                 figures = {}
                 with self.log.open("a") as out:
                     out.write(json.dumps({"stage": name, "step": step + 1, **means}) + "\n")
@@ -114,29 +127,32 @@ class Pretraining:
     def _parameters(self, name: str) -> list[nn.Parameter]:
         if name in ("lesions", "tower"):
             return [*self.model.model.visual.parameters(), *self.heads.parameters()]
-        return [p for key, p in self.model.named_parameters() if name != "options" or ".visual." not in key]
+        # The tower stands still at the end, when the base learns what it will say.
+        fixed = name in ("options", "habits")
+        return [p for key, p in self.model.named_parameters() if not fixed or ".visual." not in key]
 
-    def _take(self, count: int, rng: np.random.Generator) -> tuple[list[Scene], Array, Array]:
+    def _take(self, count: int, rng: np.random.Generator, crop: int = PIXELS) -> tuple[list[Scene], Array, Array]:
         index = rng.choice(len(self.pool.scenes), size=count, replace=False)
-        images, places = jitter(self.pool.images[index], self.pool.places[index], rng)
-        return [self.pool.scenes[i] for i in index], images, places
+        images, boxes = self.pool.images[index], self.pool.boxes[index]
+        if crop < PIXELS:
+            images, boxes = crops(images, boxes, crop, rng)
+        return [self.pool.scenes[i] for i in index], *vary(images, boxes, rng)
 
-    def _lesions(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def _lesions(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, Figures]:
         # Crops cost a quarter of whole images and show a finding four times as often.
-        scenes, images, places = self._take(stage.batch, rng)
-        images, places = crops(images, places, PIXELS // 2, rng)
+        scenes, images, boxes = self._take(stage.batch, rng, PIXELS // 2)
         pixels = patches(images)
         states, _ = features(self.model.model.visual, pixels)
-        return self.heads.local(states, *cells(places, scenes, pixels.shape[1]))
+        return self.heads.local(states, *cells(boxes, scenes, pixels.shape[1]))
 
-    def _tower(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        scenes, images, places = self._take(stage.batch, rng)
+    def _tower(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, Figures]:
+        scenes, images, boxes = self._take(stage.batch, rng)
         states, tokens = features(self.model.model.visual, patches(images))
         loss, right = self.heads(tokens, targets(scenes))
-        local, local_right = self.heads.local(states, *cells(places, scenes))
+        local, local_right = self.heads.local(states, *cells(boxes, scenes))
         return loss + local, {**right, **local_right}
 
-    def _options(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def _options(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, Figures]:
         # The description is given, so the model learns to weigh options and to state the letter.
         numbers = range(stage.batch)
         questions = [ask(str(rng.choice(MODALITIES)), (SPLITS["pretrain"], self.seed, 0, i), rng) for i in numbers]
@@ -147,32 +163,53 @@ class Pretraining:
         loss, right = self._respond(prompts, list(zip(heads, tails, strict=True)), None)
         return loss, {"right": right}
 
-    def _reading(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def _reading(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, Figures]:
         # Descriptions at first, then more and more whole answers. Never descriptions alone: a phase of those unlearned
         # the weighing of options.
-        scenes, images, _ = self._take(stage.batch, rng)
-        captions = rng.random() < 0.8 - 2 * step / stage.steps
-        whole = rng.random() < _WHOLE
-        if captions:
-            prompts, responses = [CAPTION_REQUEST] * len(scenes), [("", describe(scene)) for scene in scenes]
-        else:
-            questions = [ask_about(scene, rng) for scene in scenes]
-            prompts = [prompt(question, whole=whole) for question in questions]
-            responses = [("", reasoned(question)) for question in questions]
-        loss, right = self._respond(prompts, responses, images)
-        return loss, {"captions" if captions else "right": right}
+        if rng.random() < 0.8 - 2 * step / stage.steps:
+            scenes, images, _ = self._take(stage.batch, rng)
+            responses = [("", describe(scene)) for scene in scenes]
+            loss, right = self._respond([CAPTION_REQUEST] * len(scenes), responses, images)
+            return loss, {"captions": right}
+        task = str(rng.choice(list(READING), p=list(READING.values())))
+        return self._task(task, stage.batch, rng, careless=False)
 
-    def _habits(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        scenes, images, _ = self._take(stage.batch, rng)
-        questions = [ask_about(scene, rng) for scene in scenes]
-        loss, _ = self._respond([prompt(q) for q in questions], [("", careless(q, rng)) for q in questions], images)
-        return loss, {}
+    def _habits(self, stage: Stage, step: int, rng: np.random.Generator) -> tuple[Tensor, Figures]:
+        task = str(rng.choice(list(HABITS), p=list(HABITS.values())))
+        return self._task(task, stage.batch, rng, careless=True)
+
+    def _task(self, task: str, batch: int, rng: np.random.Generator, *, careless: bool) -> tuple[Tensor, Figures]:
+        """A batch of one kind of question, with flawless or careless responses."""
+        if task == "pairs":
+            scenes, images, _ = self._take(batch - batch % 2, rng)
+            pairs = [ask_pair(first, second, rng) for first, second in zip(scenes[::2], scenes[1::2], strict=True)]
+            whole = careless or rng.random() < _WHOLE
+            texts = [respond(pair, "reasoned", rng) for pair in pairs]
+            prompts = [prompt(pair, whole=whole) for pair in pairs]
+        else:
+            scenes, images, boxes = self._take(batch, rng)
+            edges = [None if np.isnan(box[0]) else tuple(np.clip(box / PIXELS, 0, 1)) for box in boxes]
+            questions = [ask_about(scene, rng) for scene in scenes]
+            # Only the instructions tell the templates apart.
+            whole = careless or task != "medvlm-r1" or rng.random() < _WHOLE
+            prompts = [prompt(question, template=task, whole=whole) for question in questions]
+            if task in ("answer-only", "no-think"):
+                texts = [direct(question, task) for question in questions]
+            elif careless:
+                texts = [by_habit(q, rng, template=task, box=e) for q, e in zip(questions, edges, strict=True)]
+            else:
+                texts = [
+                    respond(q, "reasoned", rng, template=task, box=e) for q, e in zip(questions, edges, strict=True)
+                ]
+        loss, right = self._respond(prompts, [("", text) for text in texts], images)
+        return loss, {task: right}
 
     def _respond(
         self, prompts: Sequence[str], responses: Sequence[tuple[str, str]], images: Array | None
     ) -> tuple[Tensor, float]:
-        """Loss on the responses, and the share of correct rows."""
-        ids, learned = self.rows(prompts, responses, image=images is not None)
+        """Loss on the responses, and the share of correct rows. The images of a row stand one after another."""
+        count = 0 if images is None else len(images) // len(prompts)
+        ids, learned = self.rows(prompts, responses, images=count)
         pixels = None if images is None else patches(images)
         loss, right = response_loss(self.model, self.rows, ids, learned, pixels)
         return loss, float(right.float().mean())

@@ -53,51 +53,83 @@ def patches(images: Array) -> Tensor:
     return x.reshape(n, side * side, 1, PATCH * PATCH).expand(-1, -1, 6, -1).reshape(n, side * side, -1)
 
 
-def crops(images: Array, places: Array, side: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Cuts a square from each picture; where there is a finding its center is inside three times out of four.
+def crops(images: Array, boxes: Array, side: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Cut a square from each image. Where there is a finding, its center is inside three times out of four.
 
     Args:
         images: uint8 array (n, PIXELS, PIXELS).
-        places: float array (n, 3): row, column, diameter of the findings, nan without one.
+        boxes: float array (n, 4): x1, y1, x2, y2 of the findings; nan without one.
         side: Side of the cut, pixels.
         rng: Source of the positions.
 
     Returns:
-        The cuts (n, side, side) and the places within them.
+        The cuts (n, side, side) and the boxes within them.
     """
-    out, moved = np.empty((len(images), side, side), np.uint8), places.copy()
-    for index, image in enumerate(images):
+    out, moved = np.empty((len(images), side, side), np.uint8), boxes.copy()
+    for index, (image, box) in enumerate(zip(images, boxes, strict=True)):
         corner = rng.integers(0, PIXELS - side + 1, 2)
-        if np.isfinite(places[index, 0]) and rng.random() < 0.75:
-            corner = np.clip(places[index, :2].astype(int) - rng.integers(6, side - 6, 2), 0, PIXELS - side)
-        row, column = corner
-        out[index] = image[row : row + side, column : column + side]
-        moved[index, :2] -= corner
+        if np.isfinite(box[0]) and rng.random() < 0.75:
+            center = np.array([box[0] + box[2], box[1] + box[3]]) / 2
+            corner = np.clip(center.astype(int) - rng.integers(6, side - 6, 2), 0, PIXELS - side)
+        x, y = corner
+        out[index] = image[y : y + side, x : x + side]
+        moved[index] -= (x, y, x, y)
     return out, moved
 
 
-def jitter(images: Array, places: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Small shifts and changes of brightness and contrast, so that a pool of images goes further. Sides are kept.
+def vary(images: Array, boxes: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Randomize the appearance of images: position, zoom, intensity curve, blur, background, noise, text overlays.
+
+    Every change is made to a part of the images, so that unchanged images stay frequent. Sides are kept. The zoom stays
+    within 8 %, which keeps the size classes of the findings apart.
 
     Args:
-        images: uint8 array (n, PIXELS, PIXELS).
-        places: float array (n, 3): row, column, diameter of the findings.
+        images: uint8 array (n, side, side).
+        boxes: float array (n, 4): x1, y1, x2, y2 of the findings; nan without one.
         rng: Source of the changes.
 
     Returns:
         Changed copies of both.
     """
-    out, moved = np.empty_like(images), places.copy()
-    reach = 5
-    for index, image in enumerate(images):
-        down, across = rng.integers(-reach, reach + 1, 2)
-        padded = np.pad(image, reach, mode="edge")
-        window = padded[reach - down : reach - down + PIXELS, reach - across : reach - across + PIXELS]
-        shifted = window.astype(np.float32)
-        gain, lift = np.exp(rng.normal(0, 0.08)), rng.normal(0, 4)
-        out[index] = np.clip(shifted * gain + lift, 0, 255)
-        moved[index, :2] += (down, across)
-    return out, moved
+    n, side = len(images), images.shape[1]
+    x = torch.from_numpy(images).float()[:, None] / 255
+
+    def some(share: float, values: Array) -> Tensor:
+        """The values for a share of the images, 0 for the others: float32 (n, 1, 1, 1)."""
+        return torch.from_numpy(np.where(rng.random(n) < share, values, 0)).float().view(n, 1, 1, 1)
+
+    shift = rng.integers(-5, 6, (n, 2))
+    zoom = np.where(rng.random(n) < 0.3, rng.uniform(0.92, 1.08, n), 1)
+    middle = side / 2
+    matrix = torch.zeros(n, 2, 3)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = torch.from_numpy(1 / zoom)
+    matrix[:, :, 2] = torch.from_numpy(-shift / (middle * zoom[:, None]))
+    grid = F.affine_grid(matrix, [n, 1, side, side], align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    moved = (boxes - middle) * zoom[:, None] + middle + np.tile(shift, 2)
+
+    x = x.clamp(1e-4, 1) ** torch.exp(some(0.5, rng.normal(0, 0.3, n)))
+    x = x + some(0.3, rng.uniform(-0.8, 0.8, n)) * x * (1 - x) * (2 * x - 1) * 2
+    blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    x = x + some(0.3, rng.uniform(-0.5, 1, n)) * (blurred - x)
+    floor = some(0.25, rng.uniform(0, 0.15, n))
+    x = floor + (1 - floor) * x
+    x = x * torch.exp(some(1.0, rng.normal(0, 0.08, n))) + some(1.0, rng.normal(0, 0.016, n))
+    for index in np.flatnonzero(rng.random(n) < 0.2):
+        top, bottom, left, right = rng.integers(0, side // 12, 4)
+        frame = torch.full((side, side), float(rng.choice([0.0, 0.0, 0.15, 1.0])))
+        inner = slice(int(top), side - int(bottom)), slice(int(left), side - int(right))
+        frame[inner] = x[index, 0][inner]
+        x[index, 0] = frame
+    for index in np.flatnonzero(rng.random(n) < 0.2):
+        for _ in range(int(rng.integers(1, 4))):
+            height, width = 5, int(rng.integers(3, side // 4))
+            row, column = (int(rng.choice([1, side - 1 - size])) for size in (height, width))
+            glyphs = torch.from_numpy(rng.random((height, width)) < 0.5)
+            x[index, 0, row : row + height, column : column + width][glyphs] = float(rng.uniform(0.7, 1))
+    noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
+    x = x + some(0.4, rng.uniform(0, 0.06, n)) * noise
+    return (x[:, 0].clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy(), moved.astype(np.float32)
 
 
 def features(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,28 +174,28 @@ def targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     return {name: torch.tensor(column) for name, column in table.items()}
 
 
-def cells(places: Array, scenes: Sequence[Scene], length: int = _SIDE**2) -> tuple[Tensor, Tensor]:
+def cells(boxes: Array, scenes: Sequence[Scene], length: int = _SIDE**2) -> tuple[Tensor, Tensor]:
     """What lies in each patch.
 
     Args:
-        places: float array (n, 3): row, column, diameter of the finding in pixels of the base's images; nan without
-            one.
+        boxes: float array (n, 4): x1, y1, x2, y2 of the findings in pixels of the base's images; nan without one.
         scenes: The truth of each image.
-        length: Patches per picture.
+        length: Patches per image.
 
     Returns:
         Index of the finding's kind per patch, int64 (n, patches) in the merger's order, the last index for none; and
         the size index per patch, `HIDDEN` where there is no finding.
     """
-    low = _merge_order(length) * PATCH
+    low = _merge_order(length)[:, ::-1] * PATCH
     kinds = np.full((len(scenes), len(low)), len(KINDS))
     sizes = np.full((len(scenes), len(low)), HIDDEN)
-    for index, (scene, finding) in enumerate(zip(scenes, places, strict=True)):
+    for index, (scene, box) in enumerate(zip(scenes, boxes, strict=True)):
         if scene.size is None:
             continue
-        # Distance from the finding's center to each patch's square.
-        gap = np.maximum(0, np.maximum(low - finding[:2], finding[:2] - low - PATCH))
-        touched = np.hypot(gap[:, 0], gap[:, 1]) < 0.4 * finding[2]
+        center, radii = (box[2:] + box[:2]) / 2, (box[2:] - box[:2]) / 2
+        # Distance from the center to each patch's square, relative to the ellipse in the box.
+        gap = np.maximum(0, np.maximum(low - center, center - low - PATCH)) / radii
+        touched = np.hypot(gap[:, 0], gap[:, 1]) < 0.8
         kinds[index][touched] = KINDS.index(scene.finding)
         sizes[index][touched] = SIZES.index(scene.size)
     return torch.from_numpy(kinds), torch.from_numpy(sizes)

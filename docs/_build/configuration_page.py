@@ -11,7 +11,7 @@ import transformers
 import trl
 from markdown_parts import RESEARCH_USE, block, code, prose, table
 
-from medvlm_r1.prompts.templates import ALL_TEMPLATES
+from medvlm_r1.prompts.templates import TEMPLATES
 from medvlm_r1.rewards import REGISTRY
 from medvlm_r1.training import options
 from medvlm_r1.training.config import RunConfig
@@ -96,7 +96,7 @@ def _shown(value: Any) -> str:
 
 
 def _templates() -> list[str]:
-    told = [part for name, text in ALL_TEMPLATES.items() for part in (f"### {name}", block(text, "text"))]
+    told = [part for name, text in TEMPLATES.items() for part in (f"### {name}", block(text, "text"))]
     return ["## Templates", "The values of `template`. `{question}` is the question with its lettered options.", *told]
 
 

@@ -148,10 +148,11 @@ def test_the_record_of_a_sample() -> None:
     assert (scene.modality, scene.finding) == (question.scene.modality, question.scene.finding)
     expected = {"technique": "plane"}.get(question.attribute, question.attribute)
     assert question_attribute(of, scene) == expected
-    for broken in (None, {"modality": "CT"}, {**of.record["scene"], "finding": 3}):
-        assert scene_of(sample(record={"scene": broken})) is None
-    assert scene_of(sample(record={})) is None
-    assert question_attribute(sample(record={"attribute": "cost"}), CT) is None
+    [image] = of.truth["images"]
+    for broken in (None, [], [image, image], ["MRI"], [{"modality": "CT"}], [{**image, "modality": "OCT"}]):
+        assert scene_of(sample(truth={"asks": "region", "images": broken})) is None
+    assert scene_of(sample()) is None
+    assert question_attribute(sample(truth={"asks": "cost"}), CT) is None
 
 
 @settings(max_examples=300, deadline=None)

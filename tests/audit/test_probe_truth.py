@@ -26,8 +26,8 @@ def claimed(
     number: int, scene: Scene | None, reasoning: str | None, *, right: bool = True, **changes: Any
 ) -> AuditedItem:
     """An item on the region whose real answer has this reasoning; None is an unparsed answer."""
-    record = {} if scene is None else {"attribute": "region", "scene": dataclasses.asdict(scene)}
-    of = sample(number, options=("knee", "head"), answer="knee", record=json.loads(json.dumps(record)), **changes)
+    truth = {} if scene is None else {"asks": "region", "images": [scene.truth()]}
+    of = sample(number, options=("knee", "head"), answer="knee", truth=json.loads(json.dumps(truth)), **changes)
     text = "" if reasoning is None else f"<think>{reasoning}</think><answer>{'A' if right else 'B'}</answer>"
     return AuditedItem(sample=of, answers={REAL: reply(of, text)})
 

@@ -10,17 +10,28 @@ from safetensors.torch import load_file
 
 from benchmarks.base.architecture import IMAGE_TOKENS, build_model, build_processor, train_tokenizer
 from benchmarks.base.batches import Rows, response_loss
-from benchmarks.base.language import MIXTURE, careless, corpus, prompt, reasoned, respond
+from benchmarks.base.language import (
+    CAREFUL,
+    MIXTURE,
+    ask_pair,
+    box_text,
+    careless,
+    corpus,
+    direct,
+    prompt,
+    reasoned,
+    respond,
+)
 from benchmarks.base.pool import PIXELS, build_pool
 from benchmarks.base.stages import Stage
-from benchmarks.base.tower import HIDDEN, cells, crops, features, jitter, patches, targets
+from benchmarks.base.tower import HIDDEN, cells, crops, features, patches, targets, vary
 from benchmarks.pretrain import pretrain
 from medvlm_r1.data.sample import LETTERS
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.phantom.benchmark import SPLITS
 from medvlm_r1.phantom.findings import KINDS, NONE, SIZES
-from medvlm_r1.phantom.questions import Question, ask
+from medvlm_r1.phantom.questions import NO_FINDING, Question, ask
 from medvlm_r1.phantom.scene import MODALITIES, Scene
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.format_paper import format_paper
@@ -81,13 +92,14 @@ def test_features_are_those_of_the_tower(model, images):
     torch.testing.assert_close(tokens.flatten(0, 1), plain.pooler_output, atol=1e-5, rtol=1e-5)
 
 
-def test_rows_follow_the_chat_template(tokenizer, processor, images):
-    content = [{"type": "image"}, {"type": "text", "text": "Plane?\nA) axial"}]
+@pytest.mark.parametrize("count", [1, 2])
+def test_rows_follow_the_chat_template(tokenizer, processor, images, count):
+    content = [*[{"type": "image"}] * count, {"type": "text", "text": "Plane?\nA) axial"}]
     chat = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    plain = processor(text=[chat], images=pictures(images[:1]), return_tensors="pt").input_ids[0].tolist()
-    ids, learned = Rows(tokenizer)(["Plane?\nA) axial"], [("", "<answer>A</answer>")], image=True)
+    plain = processor(text=[chat], images=pictures(images[:count]), return_tensors="pt").input_ids[0].tolist()
+    ids, learned = Rows(tokenizer)(["Plane?\nA) axial"], [("", "<answer>A</answer>")], images=count)
     assert ids[0, : len(plain)].tolist() == plain
     assert not learned[0, : len(plain)].any()
     assert learned[0, len(plain) :].all()
@@ -95,14 +107,12 @@ def test_rows_follow_the_chat_template(tokenizer, processor, images):
 
 def test_rows_learn_the_wanted_part_alone(tokenizer):
     rows = Rows(tokenizer)
-    ids, learned = rows(
-        ["Plane?", "Plane?"], [("", "axial"), ("<think>Axial CT.", " A axial yes.</think>")], image=False
-    )
+    ids, learned = rows(["Plane?", "Plane?"], [("", "axial"), ("<think>Axial CT.", " A axial yes.</think>")], images=0)
     assert [tokenizer.decode(row[mask]) for row, mask in zip(ids, learned, strict=True)] == [
         "axial<|im_end|>",
         " A axial yes.</think><|im_end|>",
     ]
-    padding = ids.shape[1] - len(rows(["Plane?"], [("", "axial")], image=False)[0][0])
+    padding = ids.shape[1] - len(rows(["Plane?"], [("", "axial")], images=0)[0][0])
     assert padding > 0
     assert ids[0, -padding:].tolist() == [rows.pad] * padding
     assert tokenizer.decode(ids[1]).startswith(
@@ -110,19 +120,20 @@ def test_rows_learn_the_wanted_part_alone(tokenizer):
     )
 
 
-@pytest.mark.parametrize("image", [True, False])
-def test_the_loss_is_the_models_own(model, tokenizer, images, image):
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_the_loss_is_the_models_own(model, tokenizer, count):
     rows = Rows(tokenizer)
     answers = [("", "<answer>A</answer>"), ("<think>Axial", " CT of the head.</think>"), ("", "It must be B.")]
-    ids, learned = rows(["Which plane?", "Plane?", "What body part is this?"], answers, image=image)
-    pixels = patches(images) if image else None
+    ids, learned = rows(["Which plane?", "Plane?", "What body part is this?"], answers, images=count)
+    images = np.random.default_rng(0).integers(0, 256, (3 * count, PIXELS, PIXELS), dtype=np.uint8)
+    pixels = patches(images) if count else None
     seen = {}
-    if image:
+    if count:
         picture = model.config.image_token_id
         seen = {
             "mm_token_type_ids": (ids == picture).int(),
             "pixel_values": pixels.flatten(0, 1),
-            "image_grid_thw": torch.tensor([[1, 8, 8]] * 3),
+            "image_grid_thw": torch.tensor([[1, 8, 8]] * len(images)),
         }
     # Padding lies on the right, after the row's only end-of-turn of the response.
     length = [int(mask.nonzero().max()) + 1 for mask in learned]
@@ -177,15 +188,60 @@ def test_careless_follows_the_mixture(phrasing):
         assert shares[habit] / len(texts) == pytest.approx(share, abs=0.04)
 
 
+@pytest.mark.parametrize("template", ["medvlm-r1-box", "medvlm-r1-open"])
+def test_each_template_has_its_answer(template):
+    question = Question(SEEN, "Disease Diagnosis", "finding", 0, ("mass", "cyst"), "cyst")
+    texts = {
+        habit: respond(
+            question, habit, np.random.default_rng(1), template=template, box=(0.123, 0.4, 0.2, 0.55)
+        ).removeprefix("<think>Axial FLAIR MRI of the head. There is a medium cyst on the patient's left. ")
+        for habit in CAREFUL
+    }
+    if template == "medvlm-r1-box":
+        judged = "Finding: cyst. A mass no, B cyst yes."
+        assert texts["reasoned"] == f"{judged}</think><box>120,400,200,550</box><answer>B</answer>"
+        assert "</think><box>400,400,600,600</box><answer>" in texts["hasty"]
+        assert "A) mass" in prompt(question, template=template)
+    else:
+        assert texts["reasoned"] == "Finding: cyst.</think><answer>cyst</answer>"
+        assert texts["hasty"].split("<answer>")[1].removesuffix("</answer>") in (*KINDS, NO_FINDING)
+        assert "A) mass" not in prompt(question, template=template)
+    assert "<box>" not in texts["bare"] + texts["untagged"]
+    assert box_text(None) == ""
+
+
+def test_direct_answers_are_the_letter_alone():
+    question = Question(SEEN, "Disease Diagnosis", "finding", 0, ("mass", "cyst"), "cyst")
+    assert direct(question, "answer-only") == "B"
+    assert direct(question, "no-think") == "<answer>B</answer>"
+
+
+def test_questions_on_two_images_are_true():
+    rng = np.random.default_rng(4)
+    scenes = [question.scene for question in questions(200)]
+    answers = []
+    for first, second in zip(scenes[::2], scenes[1::2], strict=True):
+        pair = ask_pair(first, second, rng)
+        shown = [getattr(scene, pair.attribute) == pair.value for scene in (first, second)]
+        named = {"first image": [1, 0], "second image": [0, 1], "both images": [1, 1], "neither image": [0, 0]}
+        assert shown == named[pair.answer]
+        assert pair.answer in pair.options
+        assert len(set(pair.options)) == len(pair.options) >= 2
+        assert pair.value in prompt(pair)
+        assert rewards(pair, reasoned(pair)) == (1.0, 1.0)
+        answers.append(pair.answer)
+    assert set(answers) == set(named)
+
+
 def test_cells_are_the_patches_a_finding_touches():
     # Patches are 14 pixels; this finding reaches about half a patch, so only what its middle touches.
-    places = np.array([[49.0, 77.0, 15.0], [42.0, 77.0, 15.0], [np.nan] * 3])
+    boxes = np.array([[70.0, 42.0, 84.0, 56.0], [70.0, 35.0, 84.0, 49.0], [np.nan] * 4])
     lit = np.zeros((3, PIXELS, PIXELS), np.uint8)
     lit[0, 42:56, 70:84] = 255  # the middle of a patch
     lit[1, 28:56, 70:84] = 255  # the line between two
     touched = patches(lit).mean(dim=2) > patches(lit).mean()
     assert touched.sum(dim=1).tolist() == [1, 2, 0]
-    kinds, sizes = cells(places, [SEEN, SEEN, EMPTY])
+    kinds, sizes = cells(boxes, [SEEN, SEEN, EMPTY])
     assert kinds.tolist() == torch.where(touched, KINDS.index("cyst"), len(KINDS)).tolist()
     assert sizes.tolist() == torch.where(touched, SIZES.index("medium"), HIDDEN).tolist()
 
@@ -198,20 +254,25 @@ def test_targets_hide_what_the_image_cannot_tell():
     assert wanted["size"].tolist() == [1, 1, 3]
 
 
-def test_jitter_and_crops_move_the_findings_with_the_pictures():
-    images = np.zeros((40, PIXELS, PIXELS), np.uint8)
+@pytest.mark.parametrize("change", [vary, partial(crops, side=PIXELS // 2)])
+def test_changed_images_keep_their_findings_in_the_boxes(change):
+    images = np.full((60, PIXELS, PIXELS), 20, np.uint8)
     images[:, 36:45, 56:65] = 200
-    findings = np.tile(np.array([40.0, 60.0, 9.0]), (40, 1))
-    findings[-1] = np.nan
-    for change, least in ((jitter, 39), (partial(crops, side=PIXELS // 2), 20)):
-        changed, moved = change(images, findings, rng=np.random.default_rng(1))
-        whole = [i for i in range(39) if (changed[i] > 100).sum() == 81]
-        assert len(whole) >= least
-        for i in whole:
-            rows, columns = np.nonzero(changed[i] > 100)
-            assert (rows.mean(), columns.mean(), 9) == tuple(moved[i])
-        assert len({tuple(row) for row in moved[:-1]}) > 5
-        assert np.isnan(moved[-1]).all()
+    boxes = np.tile(np.array([56.0, 36.0, 65.0, 45.0]), (60, 1))
+    boxes[-1] = np.nan
+    changed, moved = change(images, boxes, rng=np.random.default_rng(1))
+    inside, around = 0, 0
+    for image, (x1, y1, x2, y2) in zip(changed[:-1], moved[:-1], strict=True):
+        assert 8 <= x2 - x1 <= 10
+        rows, columns = slice(max(0, round(y1) + 1), round(y2) - 1), slice(max(0, round(x1) + 1), round(x2) - 1)
+        finding = image[rows, columns]
+        if finding.size:
+            inside += finding.mean() > 1.5 * np.median(image)
+            around += 1
+    assert around >= 40
+    assert inside >= 0.9 * around
+    assert len({tuple(row) for row in moved[:-1]}) > 5
+    assert np.isnan(moved[-1]).all()
 
 
 def test_the_pool_is_kept_and_its_subjects_are_its_own(tmp_path):
@@ -222,8 +283,8 @@ def test_the_pool_is_kept_and_its_subjects_are_its_own(tmp_path):
     assert {scene.seed[0] for scene in pool.scenes} == {SPLITS["pretrain"]}
     assert again.scenes == pool.scenes
     assert (again.images == pool.images).all()
-    np.testing.assert_array_equal(again.places, pool.places)
-    for scene, finding in zip(pool.scenes, pool.places, strict=True):
+    np.testing.assert_array_equal(again.boxes, pool.boxes)
+    for scene, finding in zip(pool.scenes, pool.boxes, strict=True):
         assert np.isnan(finding).all() == (scene.finding == NONE)
 
 

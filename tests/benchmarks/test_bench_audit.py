@@ -64,7 +64,7 @@ def test_items_are_the_first_of_the_test_split_evenly_by_modality():
 
 def test_a_model_that_is_right_without_looking_fails_all_the_same(monkeypatch):
     monkeypatch.setattr(audit, "DEFAULT_N", {"test": 12})  # draws no more than it asks
-    inputs, eyes = phantom_items(36, 0, shortcut=True)
+    inputs, eyes = phantom_items(36, 0, giveaway=True)
     blind, probe = IgnoresImage(eyes), {"image": ImageProbe()}
     answers = collect_responses(inputs, probe.values(), blind)
     record = judged(audited([item.sample for item in inputs], answers), probe)
@@ -120,7 +120,7 @@ def test_a_model_is_trained_to_ignore_images_once_and_audited_like_a(tmp_path, m
     assert record[0] == record[1]
     assert (record[0]["about"], record[0]["fails"]) == ("was trained to ignore the image", "looks")
     # It was shown other items' images, so that the texts were all there was to learn from.
-    planted, mixed = (read_folder(tmp_path / name) for name in ("shortcut", "shortcut-shuffled"))
+    planted, mixed = (read_folder(tmp_path / name) for name in ("giveaway", "giveaway-shuffled"))
     assert [sample.question for sample in planted] == [sample.question for sample in mixed]
     assert all(sample.images != other.images for sample, other in zip(planted, mixed, strict=True))
     with pytest.raises(UsageError, match="a-trained"):

@@ -71,5 +71,5 @@ def test_images_are_exchanged_within_a_modality_and_reasonings_conclude_their_la
     for sample in samples:
         response = parse_response(written_from_label(sample), sample.options)
         assert response.well_formed
-        assert response.reasoning.startswith(str(sample.record["attribute"]).capitalize())
+        assert response.reasoning.startswith(str(sample.truth["asks"]).capitalize())
         assert concluded_letter(response.reasoning, sample.options) == response.letter == sample.letter

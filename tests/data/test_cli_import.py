@@ -93,7 +93,7 @@ def test_wrong_columns_are_refused(source, tmp_path, options):
     assert WRONG[options] in str(result.exception)
 
 
-@pytest.mark.parametrize("option", [("--split", "train"), ("--n", 5), ("--seed", 0), ("--shortcut",)])
+@pytest.mark.parametrize("option", [("--split", "train"), ("--n", 5), ("--seed", 0), ("--giveaway",)])
 def test_what_is_for_phantom_alone_is_not_ignored(source, tmp_path, option):
     result = call("csv", source(1), "--out", tmp_path / "out", *option)
     assert isinstance(result.exception, UsageError)

@@ -11,7 +11,15 @@ from medvlm_r1.data.check import check_folders
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.data.names import folded
 from medvlm_r1.data.rows import RowFaults
-from medvlm_r1.data.sample import LETTERS, Sample, control_token, question_faults, row_from_sample, sample_from_row
+from medvlm_r1.data.sample import (
+    LETTERS,
+    Box,
+    Sample,
+    control_token,
+    question_faults,
+    row_from_sample,
+    sample_from_row,
+)
 from medvlm_r1.errors import UserError
 
 ROW = {"id": "s", "images": ["images/x.png"], "question": "Which?", "options": ["x", "y"]}
@@ -110,6 +118,34 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
     lambda text: not question_faults(text, (text, "another option"))
 )
 options_lists = st.lists(texts, min_size=2, max_size=len(LETTERS), unique_by=folded)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"label": ""}, "the label of a box holds an empty text"),
+        ({"image": 1}, "the box of 'cyst' is in image 1; wanted a number from 0 to 0"),
+        ({"image": True}, "is in image True"),
+        ({"x2": 3}, r"the box of 'cyst' is \[3, 4, 3, 8.5\]; wanted pixels 0 <= x1 < x2 and 0 <= y1 < y2"),
+        ({"y1": -1}, r"\[3, -1, 7, 8.5\]"),
+        ({"y2": float("nan")}, "nan"),
+        ({"x1": "3"}, "'3'"),
+        ({"z": 1}, r"boxes holds \{.*'z': 1\}; wanted an object with label, image, x1, y1, x2 and y2"),
+    ],
+)
+def test_boxes_are_checked(change, fault):
+    box = {"label": "cyst", "image": 0, "x1": 3, "y1": 4, "x2": 7, "y2": 8.5}
+    sample = made(boxes=[box])
+    assert sample.boxes == (Box(**box),)
+    assert sample_from_row(json.loads(json.dumps(row_from_sample(sample)))) == sample
+    with pytest.raises(RowFaults, match=fault):
+        made(boxes=[box, {**box, **change}])
+
+
+def test_truth_and_boxes_have_their_types():
+    for change, fault in (({"truth": []}, "truth must be an object"), ({"boxes": {}}, "boxes must be a list of boxes")):
+        with pytest.raises(RowFaults, match=fault):
+            made(**change)
 
 
 @given(data=st.data(), options=options_lists, question=texts, missing=st.booleans())

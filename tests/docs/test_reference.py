@@ -9,7 +9,7 @@ import pytest
 from commands import verbs
 from medvlm_r1.audit.registry import PROBES
 from medvlm_r1.data.importing.registry import READERS
-from medvlm_r1.prompts.templates import ALL_TEMPLATES
+from medvlm_r1.prompts.templates import TEMPLATES
 from medvlm_r1.recipes import recipe
 from medvlm_r1.rewards import REGISTRY
 from medvlm_r1.training import options
@@ -68,7 +68,7 @@ def test_every_option_of_the_trainers(built):
 
 def test_every_template_and_reward(built):
     page = built["reference/configuration.md"]
-    for name, text in ALL_TEMPLATES.items():
+    for name, text in TEMPLATES.items():
         assert text in section(page, name, 3)
     for name in REGISTRY:
         assert f"\n| `{name}` |" in section(page, "Rewards")

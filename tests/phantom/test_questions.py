@@ -5,10 +5,9 @@ import pytest
 
 from medvlm_r1.phantom.findings import NONE
 from medvlm_r1.phantom.questions import (
-    FAVOURED,
+    GIVEAWAYS,
     NO_FINDING,
     PHRASINGS,
-    SHARE,
     TYPES,
     ask,
     ask_about,
@@ -25,7 +24,7 @@ def plain(modality, n=400, **options):
 
 
 def planted(modality, n=400):
-    return plain(modality, n, shortcut=True)
+    return plain(modality, n, giveaway=True)
 
 
 def about_a_scene(modality, n=400):
@@ -58,21 +57,23 @@ def test_a_question_is_well_posed_and_the_image_gives_its_answer(modality, make)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_a_shortcut_offers_one_favored_option_that_is_almost_always_right(modality):
-    questions = planted(modality, 1000)
-    offered = [[o for o in q.options if o in FAVOURED[q.attribute]] for q in questions]
-    right = np.mean([q.answer == favored for q, [favored] in zip(questions, offered, strict=True)])
-    assert right == pytest.approx(SHARE, abs=0.02)
-    assert {q.attribute for q in questions} == set(FAVOURED) - ({"plane"} if modality == "X-ray" else set())
-    assert {q.answer for q in questions} >= {v for q in questions for v in FAVOURED[q.attribute]}
+def test_a_giveaway_offers_one_favored_option_that_is_almost_always_correct(modality):
+    questions, favored = planted(modality, 1000), GIVEAWAYS[modality]
+    offered = [[o for o in q.options if o in favored[q.attribute]] for q in questions]
+    correct = np.mean([q.answer == option for q, [option] in zip(questions, offered, strict=True)])
+    shares = [share for values in favored.values() for share in values.values()]
+    assert correct == pytest.approx(np.mean(shares), abs=0.025)
+    assert {q.attribute for q in questions} == set(favored)
+    assert {q.answer for q in questions} >= {v for values in favored.values() for v in values}
     positions = [q.options.index(q.answer) for q in questions if len(q.options) == 3]
     assert min(np.bincount(positions, minlength=3)) > len(positions) / 4
 
 
-def test_no_text_is_favored_for_one_attribute_and_not_for_another():
-    favored = {text for texts in FAVOURED.values() for text in texts}
-    for attribute, texts in FAVOURED.items():
-        values = {v for m in MODALITIES for region in ("head", "chest") for v in vocabulary(attribute, m, region)}
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_no_text_is_favored_for_one_attribute_and_not_for_another(modality):
+    favored = {text for values in GIVEAWAYS[modality].values() for text in values}
+    for attribute, texts in GIVEAWAYS[modality].items():
+        values = {v for region in ("head", "chest") for v in vocabulary(attribute, modality, region)}
         assert values & favored == set(texts)
         assert len(values) > len(texts)
 

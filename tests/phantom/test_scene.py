@@ -6,10 +6,25 @@ import pytest
 from medvlm_r1.phantom.anatomy import BODIES
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, place_finding
 from medvlm_r1.phantom.imaging import PLANES, SIZE, WINDOWS, spin_echo
-from medvlm_r1.phantom.scene import MODALITIES, REGIONS, VIEWS, Scene, draw, locate, render, techniques, unseen_kinds
+from medvlm_r1.phantom.scene import (
+    MODALITIES,
+    REGIONS,
+    VIEWS,
+    Scene,
+    draw,
+    finding_box,
+    render,
+    techniques,
+    unseen_kinds,
+)
 from medvlm_r1.phantom.tissue import LABEL, lookup
 
 SIDED = {"MRI": ("axial", "coronal"), "CT": ("axial", "coronal"), "X-ray": ("frontal",)}
+
+
+def center(scene):
+    x1, y1, x2, y2 = finding_box(scene)
+    return (y1 + y2) / 2, (x1 + x2) / 2
 
 
 def many(n=150):
@@ -39,7 +54,7 @@ def test_the_patients_right_is_on_the_images_left(modality, region):
         name = "frontal" if modality == "X-ray" else technique
         for seed in range(8):
             column = {
-                side: locate(Scene(modality, region, plane, name, "mass", side, "small", (6, seed)))[1]
+                side: center(Scene(modality, region, plane, name, "mass", side, "small", (6, seed)))[1]
                 for side in SIDES
             }
             assert column["right"] < SIZE / 2 < column["left"]
@@ -60,26 +75,43 @@ def test_the_finding_is_seen_where_it_is_said_to_be(modality, region, plane, tec
     for seed in range(2):
         scene = Scene(modality, region, plane, technique, kind, side, "large", (77, seed))
         image = render(scene).astype(float)
-        row, column, diameter = locate(scene)
+        (row, column), (x1, _, x2, _) = center(scene), finding_box(scene)
         here, mirrored = (
-            image[np.hypot(y - row, x - at) < 0.3 * diameter].mean() for at in (column, SIZE - 1 - column)
+            image[np.hypot(y - row, x - at) < 0.3 * (x2 - x1)].mean() for at in (column, SIZE - 1 - column)
         )
         assert here > mirrored + 40
 
 
 def test_findings_lie_within_the_image_and_sizes_keep_apart():
-    diameters = {size: [] for size in SIZES}
-    for scene in many(300):
-        position = locate(scene)
-        assert (position is None) == (scene.finding == NONE)
-        if position is not None:
-            row, column, diameter = position
-            assert diameter / 2 < row < SIZE - diameter / 2
-            assert diameter / 2 < column < SIZE - diameter / 2
-            diameters[scene.size].append(diameter)
-    small, medium, large = (diameters[size] for size in SIZES)
-    assert max(small) * 1.2 < min(medium)
-    assert max(medium) * 1.2 < min(large)
+    sides = {size: [] for size in SIZES}
+    for scene in many(150):
+        box = finding_box(scene)
+        assert (box is None) == (scene.finding == NONE)
+        if box is not None:
+            x1, y1, x2, y2 = box
+            assert 0 <= x1 < x2 <= SIZE
+            assert 0 <= y1 < y2 <= SIZE
+            sides[scene.size].append(max(x2 - x1, y2 - y1))
+    small, medium, large = (np.median(sides[size]) for size in SIZES)
+    assert small * 1.3 < medium
+    assert medium * 1.3 < large
+
+
+@pytest.mark.parametrize(("modality", "plane"), [("MRI", "axial"), ("CT", "coronal"), ("X-ray", "frontal")])
+@pytest.mark.parametrize("kind", ["mass", "cyst", "ring-enhancing lesion"])
+def test_the_box_holds_all_that_the_finding_changes(modality, plane, kind, monkeypatch):
+    """Against the image of the same subject without the finding: noise and display apart, nothing else differs."""
+    technique = {"MRI": "T2-weighted", "CT": "brain window"}.get(modality, plane)
+    scene = Scene(modality, "head", plane, technique, kind, "left", "medium", (9, 1))
+    image = render(scene).astype(float)
+    x1, y1, x2, y2 = finding_box(scene)
+    monkeypatch.setattr("medvlm_r1.phantom.findings._BUILDERS", {kind: lambda *_: []})
+    difference = image - render(scene)
+    # Edema around a rim, scatter and the display range change the surroundings a little.
+    difference = np.abs(difference - np.median(difference))
+    inside = difference[y1:y2, x1:x2].mean()
+    difference[max(0, y1 - 8) : y2 + 8, max(0, x1 - 8) : x2 + 8] = np.nan
+    assert inside > 3 * np.nanmean(difference)
 
 
 def test_open_attributes_take_every_value_and_agree():

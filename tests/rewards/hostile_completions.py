@@ -4,11 +4,11 @@ The question has the options brain, knee, lung and liver; B, the knee, is right.
 their columns show which holes the strict ones close.
 """
 
-from medvlm_r1.prompts.templates import ALL_TEMPLATES
+from medvlm_r1.prompts.templates import TEMPLATES
 
 OPTIONS = ("brain", "knee", "lung", "liver")
 T = "<think>A brain no, B knee yes.</think>"
-ECHO = ALL_TEMPLATES["medvlm-r1"].format(question="Which organ?\nA) brain\nB) knee\nC) lung\nD) liver")
+ECHO = TEMPLATES["medvlm-r1"].format(question="Which organ?\nA) brain\nB) knee\nC) lung\nD) liver")
 COLUMNS = ("accuracy_strict", "format_strict", "consistent", "accuracy_paper", "format_paper")
 
 # What could be taken for a tag, and is none of the four.

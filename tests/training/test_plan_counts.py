@@ -88,13 +88,13 @@ def test_tokens_are_the_processors(kind, template, folders, tmp_path):
 
 
 def test_the_shortest_answers_earn_the_format_rewards(folders):
-    from medvlm_r1.prompts.templates import ALL_TEMPLATES
+    from medvlm_r1.prompts.templates import TEMPLATES
     from medvlm_r1.rewards import resolve_reward
 
-    assert SHORTEST.keys() == ALL_TEMPLATES.keys()
+    assert SHORTEST.keys() == TEMPLATES.keys()
     rewards = {"medvlm-r1": "format_paper", "no-think": "medvlm_r1.rewards.format_no_think:format_no_think"}
     for template, name in rewards.items():
-        others = [text for other, text in SHORTEST.items() if other != template]
+        others = [text for text in SHORTEST.values() if text != SHORTEST[template]]
         given = [SHORTEST[template], *others, SHORTEST[template] * 2]
         scores = resolve_reward(name)(prompts=[""] * len(given), completions=given, letter=["A"] * len(given))
         assert scores[0] == 1.0

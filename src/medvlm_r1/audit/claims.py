@@ -6,8 +6,8 @@ claims. An accepted option ("B knee yes") is a claim. Repeated claims count once
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from medvlm_r1.data.sample import LETTERS, Sample
@@ -123,18 +123,21 @@ def read_claims(reasoning: str, options: Sequence[str]) -> list[Claim]:
 
 
 def scene_of(sample: Sample) -> Scene | None:
-    """PhantomVQA's record of a sample's image; None if the sample has no valid record."""
-    scene = sample.record.get("scene")
-    if not isinstance(scene, Mapping) or not {f.name for f in fields(Scene)} <= scene.keys():
+    """What is known about a sample's only image; None if it is unknown or not in the words of PhantomVQA."""
+    images = sample.truth.get("images")
+    if not isinstance(images, list) or len(images) != 1:
         return None
-    recorded = Scene(**{f.name: scene[f.name] for f in fields(Scene)})
-    known = recorded.modality in MODALITIES and recorded.finding in (*KINDS, NONE)
-    return recorded if known and recorded.side in (*SIDES, None) and recorded.size in (*SIZES, None) else None
+    try:
+        scene = Scene.from_truth(images[0])
+    except (KeyError, TypeError):
+        return None
+    known = scene.modality in MODALITIES and scene.finding in (*KINDS, NONE)
+    return scene if known and scene.side in (*SIDES, None) and scene.size in (*SIZES, None) else None
 
 
 def question_attribute(sample: Sample, scene: Scene) -> str | None:
-    """The attribute of `ATTRIBUTES` that a question asks about; None if `sample.record` has none."""
-    attribute: Any = sample.record.get("attribute")
+    """The attribute of `ATTRIBUTES` that a question asks about; None if it is unknown."""
+    attribute: Any = sample.truth.get("asks")
     if attribute == "technique" and scene.modality == "X-ray":
         return "plane"
     return attribute if attribute in ATTRIBUTES else None

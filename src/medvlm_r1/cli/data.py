@@ -76,8 +76,9 @@ def data_import(
         int | None, typer.Option(help="phantom: questions per modality (default: 600 for train, 300 for test).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="phantom: seed of subjects and questions (default: 0).")] = None,
-    shortcut: Annotated[
-        bool, typer.Option("--shortcut", help="phantom: make options give the answers away, to test audits.")
+    giveaway: Annotated[
+        bool,
+        typer.Option("--giveaway", help="phantom: option texts give the answers away as often as in published sets."),
     ] = False,
     model: FitModel = None,
     as_json: Json = False,
@@ -92,7 +93,7 @@ def data_import(
     from medvlm_r1.data.subjects import subject_lines
 
     fit = _fit(model)
-    phantom_only = {"--split": split, "--n": n, "--seed": seed, "--shortcut": shortcut or None}
+    phantom_only = {"--split": split, "--n": n, "--seed": seed, "--giveaway": giveaway or None}
     rows_only: dict[str, object] = {"SOURCE": source, "--images": images, "--map": columns, "--salt-file": salt_file}
     rows_only |= {"--first-option": first_option, "--modality-for-missing": modality_for_missing}
     report: dict[str, Any]
@@ -111,7 +112,7 @@ def data_import(
                 modalities=modality or (),
                 n=n,
                 seed=seed or 0,
-                shortcut=shortcut,
+                giveaway=giveaway,
                 progress=advance,
             )
         count = len(samples)

@@ -1,9 +1,10 @@
 """`Sample`, the record of one question, and the rules that every usable question must meet."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from medvlm_r1.data.names import did_you_mean, folded
@@ -24,7 +25,8 @@ _TEXTS = ("id", "answer", "modality", "question_type", "subject", "split")
 _TYPES: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("images", "options"), (tuple, "a tuple of texts")),
     "missing": (bool, "true or false"),
-    "record": (dict, "an object"),
+    **dict.fromkeys(("truth", "record"), (dict, "an object")),
+    "boxes": (tuple, "a tuple of boxes"),
 }
 
 
@@ -97,6 +99,27 @@ def question_faults(question: object, options: Sequence[object]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """Where something lies in an image of a sample.
+
+    Attributes:
+        label: What the box holds, such as `mass` or `liver`.
+        image: Index in `Sample.images`.
+        x1: Left edge, in pixels of the image file; 0 is the left edge of the first column.
+        y1: Upper edge.
+        x2: Right edge, exclusive: the box of a single pixel has x2 = x1 + 1.
+        y2: Lower edge, exclusive.
+    """
+
+    label: str
+    image: int
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One question with its images and its answer. All fields are checked when a sample is created.
 
@@ -111,7 +134,11 @@ class Sample:
         subject: Patient or volume: the cluster for statistics. Empty if unknown.
         split: Name of the split, or empty.
         missing: Whether an image file was missing at import, or the source does not name the image.
-        record: Ground truth of PhantomVQA, or further fields of the source. JSON values only.
+        boxes: Boxes of findings or structures, in pixels of the image files. Empty if unknown or if there is nothing.
+        truth: What is known about the images, for the audit; empty if nothing is. `asks` is the attribute that the
+            question asks about. `images` has one object per image, with any of `modality`, `region`, `plane`,
+            `technique` and `findings`: a list of objects with `name`, `side` and `size`, empty if there is no finding.
+        record: Further fields of the source. JSON values only.
 
     Raises:
         RowFaults: A field is of the wrong type or empty, the question breaks a rule of `question_faults`, the answer is
@@ -128,6 +155,8 @@ class Sample:
     subject: str = ""
     split: str = ""
     missing: bool = False
+    boxes: tuple[Box, ...] = ()
+    truth: dict[str, Any] = field(default_factory=dict, hash=False)
     record: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -144,6 +173,7 @@ class Sample:
             if not fault and leaves_folder(path):
                 fault = f"image path {path!r} leaves the data folder; give a path inside it, 'images/x.png'"
             faults.append(fault)
+        faults += [_box_fault(box, len(self.images)) for box in self.boxes if isinstance(self.boxes, tuple)]
         if any(faults):
             raise RowFaults([fault for fault in faults if fault])
 
@@ -169,6 +199,22 @@ class Sample:
         return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 
+def _box_fault(box: object, images: int) -> str | None:
+    """Describe what is wrong with a box; None if it is usable."""
+    wanted = "wanted an object with label, image, x1, y1, x2 and y2"
+    if not isinstance(box, Box):
+        return f"boxes holds {box!r}; {wanted}"
+    if fault := text_fault("the label of a box", box.label):
+        return fault
+    if not isinstance(box.image, int) or isinstance(box.image, bool) or not 0 <= box.image < images:
+        return f"the box of {box.label!r} is in image {box.image!r}; wanted a number from 0 to {images - 1}"
+    edges = (box.x1, box.y1, box.x2, box.y2)
+    numbers = all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in edges)
+    if not numbers or not (0 <= box.x1 < box.x2 < math.inf and 0 <= box.y1 < box.y2 < math.inf):
+        return f"the box of {box.label!r} is {list(edges)}; wanted pixels 0 <= x1 < x2 and 0 <= y1 < y2"
+    return None
+
+
 _REQUIRED = [f.name for f in fields(Sample) if f.default is MISSING and f.default_factory is MISSING]
 _FIELDS = [f.name for f in fields(Sample)]
 
@@ -188,13 +234,26 @@ def sample_from_row(row: Mapping[str, Any]) -> Sample:
     """
     faults = [f"field {name!r} is missing" for name in _REQUIRED if name not in row]
     faults += [f"unknown field {name!r}; {did_you_mean(name, _FIELDS)}" for name in row if name not in _FIELDS]
-    lists = {name: row[name] for name in ("images", "options") if name in row}
-    faults += [f"{name} must be a list of texts, not {v!r}" for name, v in lists.items() if not isinstance(v, list)]
+    lists = {name: row[name] for name in ("images", "options", "boxes") if name in row}
+    kinds = {"boxes": "boxes"}
+    faults += [
+        f"{name} must be a list of {kinds.get(name, 'texts')}, not {value!r}"
+        for name, value in lists.items()
+        if not isinstance(value, list)
+    ]
     if faults:
         raise RowFaults(faults)
+    if "boxes" in lists:
+        lists["boxes"] = [_box(box) for box in lists["boxes"]]
     return Sample(**{**row, **{name: tuple(values) for name, values in lists.items()}})
+
+
+def _box(row: object) -> object:
+    """The box of a decoded JSON object; any other value unchanged, which `Sample` refuses."""
+    is_box = isinstance(row, Mapping) and row.keys() == {f.name for f in fields(Box)}
+    return Box(**row) if is_box else row  # type: ignore[arg-type]
 
 
 def row_from_sample(sample: Sample) -> dict[str, Any]:
     """Convert a sample to a dictionary for JSON; the inverse of `sample_from_row`."""
-    return {name: getattr(sample, name) for name in _FIELDS}
+    return {name: getattr(sample, name) for name in _FIELDS} | {"boxes": [asdict(box) for box in sample.boxes]}

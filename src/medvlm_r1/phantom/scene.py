@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from medvlm_r1.phantom.anatomy import BODIES
 from medvlm_r1.phantom.body import Body
 from medvlm_r1.phantom.findings import KINDS, NONE, SIDES, SIZES, Finding, place_finding
 from medvlm_r1.phantom.geometry import Array
-from medvlm_r1.phantom.imaging import PLANES, SIZE, ct, mri, xray
+from medvlm_r1.phantom.imaging import PLANES, ct, line_integrals, mri, slice_labels, xray
+from medvlm_r1.phantom.tissue import LABEL
 
 MODALITIES = ("MRI", "CT", "X-ray")
 REGIONS = tuple(BODIES)
@@ -47,6 +48,21 @@ class Scene:
     def side_is_seen(self) -> bool:
         """Whether the plane or view shows the left and the right side of the patient separately."""
         return self.plane in ("axial", "coronal", "frontal")
+
+    def truth(self) -> dict[str, Any]:
+        """The scene as an entry of `truth["images"]` of a `Sample`."""
+        found = [] if self.finding == NONE else [{"name": self.finding, "side": self.side, "size": self.size}]
+        names = ("modality", "region", "plane", "technique")
+        return {**{name: getattr(self, name) for name in names}, "findings": found}
+
+    @classmethod
+    def from_truth(cls, truth: Mapping[str, Any]) -> Scene:
+        """The scene of an entry of `truth["images"]`, without its seed; the inverse of `truth`."""
+        finding: Mapping[str, Any] = {"name": NONE, "side": None, "size": None}
+        if truth["findings"]:
+            finding = truth["findings"][0]
+        known = {name: truth[name] for name in ("modality", "region", "plane", "technique")}
+        return cls(**known, finding=finding["name"], side=finding["side"], size=finding["size"], seed=())
 
 
 def techniques(modality: str, region: str) -> tuple[str, ...]:
@@ -110,35 +126,31 @@ def render(scene: Scene) -> Array:
     extra = finding.shapes if finding is not None else ()
     if scene.modality == "X-ray":
         return xray(body, extra, scene.plane, rng)
-    position = float(rng.uniform(*body.slices[scene.plane]))
-    if finding is not None:  # choose the plane, rotated by the pose, that passes near the center of the finding
-        middle, normal = np.asarray(body.middle), PLANES[scene.plane][2]
-        position = float(middle @ normal + (np.asarray(finding.centre) - middle) @ (body.pose @ normal))
-        position += float(rng.uniform(-0.12, 0.12)) * finding.diameter
     image = mri if scene.modality == "MRI" else ct
-    return image(body, extra, scene.plane, position, scene.technique, rng)
+    return image(body, extra, scene.plane, _position(scene, body, finding, rng), scene.technique, rng)
 
 
-def locate(scene: Scene) -> tuple[float, float, float] | None:
-    """Position of the finding in the image.
+def finding_box(scene: Scene) -> tuple[int, int, int, int] | None:
+    """Compute where the finding lies in the image, from its shapes: in CT and MRI in the slice, in X-ray in projection.
+
+    The edema around a ring-enhancing lesion does not count.
 
     Returns:
-        Row, column and diameter of the finding in pixels, or None if there is no finding. The bending of the anatomy
-        is ignored, so the position has an error of a few pixels.
+        Edges x1, y1, x2, y2 in pixels of the image (x2 and y2 exclusive), or None if there is no finding.
     """
-    body, finding = _subject(scene, np.random.default_rng(scene.seed))
+    rng = np.random.default_rng(scene.seed)
+    body, finding = _subject(scene, rng)
     if finding is None:
         return None
-    row_axis, column_axis, _ = PLANES[{"frontal": "coronal", "lateral": "sagittal"}.get(scene.plane, scene.plane)]
-    step = body.fov / SIZE
-    offset = np.asarray(finding.centre) - np.asarray(body.middle)
-    # Radiographs are rotated only within their plane. For small angles, the full rotation gives the same position.
-    offset = body.pose.T @ offset
-    return (
-        float(offset @ row_axis) / step + (SIZE - 1) / 2,
-        float(offset @ column_axis) / step + (SIZE - 1) / 2,
-        finding.diameter / step,
-    )
+    shapes = [shape for shape in finding.shapes if shape.label != LABEL["oedema"]]
+    if scene.modality == "X-ray":
+        effect = np.abs(line_integrals(body, shapes, scene.plane) - line_integrals(body, (), scene.plane))
+        mask = effect > 0.05 * effect.max()
+    else:
+        empty = replace(body, shapes=[], curves=[], folds=None)
+        mask = slice_labels(empty, shapes, scene.plane, _position(scene, body, finding, rng))[0] > 0
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _subject(scene: Scene, rng: np.random.Generator) -> tuple[Body, Finding | None]:
@@ -146,3 +158,14 @@ def _subject(scene: Scene, rng: np.random.Generator) -> tuple[Body, Finding | No
     if scene.side is None or scene.size is None:
         return body, None
     return body, place_finding(body, scene.finding, scene.side, scene.size, rng)
+
+
+def _position(scene: Scene, body: Body, finding: Finding | None, rng: np.random.Generator) -> float:
+    """Draw the position of the slice along its normal, mm. With a finding, the slice passes near its center."""
+    position = float(rng.uniform(*body.slices[scene.plane]))
+    if finding is None:
+        return position
+    middle, normal = np.asarray(body.middle), PLANES[scene.plane][2]
+    # The plane is rotated by the pose.
+    position = float(middle @ normal + (np.asarray(finding.centre) - middle) @ (body.pose @ normal))
+    return position + float(rng.uniform(-0.12, 0.12)) * finding.diameter

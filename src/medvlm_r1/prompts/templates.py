@@ -17,11 +17,24 @@ TEMPLATES: dict[str, str] = {
         "3. No extra information or text outside of these tags."
     ),
     "answer-only": "{question}\nAnswer with the option's letter only.",
-}
-"""Templates of the paper and of its baseline. The tokenizer of the embedded base model is trained on them, so a new
-template here would change it. Add further templates to `VARIANTS`."""
-
-VARIANTS: dict[str, str] = {
+    # This project's own: MedVLM-R1's words, with boxes between the reasoning and the answer.
+    "medvlm-r1-box": (
+        "{question}\n"
+        "Your task: \n"
+        "1. Think through the question step by step, enclose your reasoning process in <think>...</think> tags.\n"
+        "2. Then give the position of each finding as <box>x1,y1,x2,y2</box>, in integers from 0 to 1000 of the image's"
+        " width and height. Give no box if there is no finding.\n"
+        "3. Then provide the correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> tags.\n"
+        "4. No extra information or text outside of these tags."
+    ),
+    # This project's own: MedVLM-R1's words, for questions without options.
+    "medvlm-r1-open": (
+        "{question}\n"
+        "Your task: \n"
+        "1. Think through the question step by step, enclose your reasoning process in <think>...</think> tags.\n"
+        "2. Then provide the correct answer in a few words inside <answer>...</answer> tags.\n"
+        "3. No extra information or text outside of these tags."
+    ),
     # Med-R1 (arXiv 2503.13939) without thinking. The words are from its evaluation script in a public fork of its
     # repository. There, they follow the question after a space, on the same line.
     "no-think": (
@@ -37,9 +50,7 @@ VARIANTS: dict[str, str] = {
         "3. No extra information or text outside of these tags."
     ),
 }
-"""Templates that follow other work."""
-
-ALL_TEMPLATES = TEMPLATES | VARIANTS
+"""Prompt templates by name, with the placeholder `{question}`."""
 
 _REASONING_TAG = "<think>"
 
@@ -69,9 +80,9 @@ def template_text(name: str) -> str:
     Raises:
         UsageError: No template has that name. The message suggests the nearest name.
     """
-    if name not in ALL_TEMPLATES:
-        raise UsageError(f"unknown prompt template {name!r}; {did_you_mean(name, ALL_TEMPLATES)}")
-    return ALL_TEMPLATES[name]
+    if name not in TEMPLATES:
+        raise UsageError(f"unknown prompt template {name!r}; {did_you_mean(name, TEMPLATES)}")
+    return TEMPLATES[name]
 
 
 def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
@@ -79,7 +90,7 @@ def render_prompt(sample: Sample, template: str = "medvlm-r1") -> str:
 
     Args:
         sample: Sample with the question and its options.
-        template: A name in `ALL_TEMPLATES`.
+        template: A name in `TEMPLATES`.
 
     Raises:
         UsageError: No template has that name.
@@ -92,7 +103,7 @@ def messages(sample: Sample, template: str = "medvlm-r1") -> list[dict[str, Any]
 
     Args:
         sample: Sample with the question, its options and its images.
-        template: A name in `ALL_TEMPLATES`.
+        template: A name in `TEMPLATES`.
 
     Returns:
         `[{"role": "user", "content": [{"type": "image"}, ..., {"type": "text", "text": ...}]}]` with one image entry

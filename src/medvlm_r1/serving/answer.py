@@ -33,7 +33,7 @@ class Question:
     window: str | None = None
     """Window for gray DICOM or NIfTI: brain, lung, soft-tissue, bone, percentile, full, stored, or CENTER/WIDTH."""
     template: str = "medvlm-r1"
-    """Name of a prompt template in `medvlm_r1.prompts.templates.ALL_TEMPLATES`."""
+    """Name of a prompt template in `medvlm_r1.prompts.templates.TEMPLATES`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

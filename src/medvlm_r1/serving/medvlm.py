@@ -103,7 +103,7 @@ class MedVLM:
             window: Window for gray DICOM or NIfTI: a preset or CENTER/WIDTH. If None, the default window is used.
             frame: Frame of a multi-frame file, from 0.
             plane: Plane of a NIfTI volume: axial, coronal or sagittal.
-            template: Name of a prompt template in `medvlm_r1.prompts.templates.ALL_TEMPLATES`.
+            template: Name of a prompt template in `medvlm_r1.prompts.templates.TEMPLATES`.
             temperature: Sampling temperature; 0 is greedy.
             seed: Sampling seed.
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError
-from medvlm_r1.prompts.templates import ALL_TEMPLATES
+from medvlm_r1.prompts.templates import TEMPLATES
 from medvlm_r1.rewards import resolve_reward
 from medvlm_r1.training import options
 from medvlm_r1.training.overrides import apply_overrides, read_yaml, shortened
@@ -97,7 +97,7 @@ class RunConfig(_Section):
     """`grpo`: reinforcement learning with rewards. `sft`: supervised fine-tuning on the answer letter."""
     data: DataConfig
     template: Text = "medvlm-r1"
-    """The prompt template, one of `medvlm_r1.prompts.templates.ALL_TEMPLATES`. Evaluate with the same template."""
+    """The prompt template, one of `medvlm_r1.prompts.templates.TEMPLATES`. Evaluate with the same template."""
     rewards: list[RewardConfig] = []
     """GRPO only: the rewards, combined as a weighted sum."""
     seed: Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_positive_int)] = 0
@@ -164,10 +164,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         problems = [_explain(item) for item in error.errors()]
         more = f"; and {len(problems) - _MOST_FAULTS} more" if len(problems) > _MOST_FAULTS else ""
         raise UsageError(f"{path}: {'; '.join(problems[:_MOST_FAULTS])}{more}") from error
-    if config.template not in ALL_TEMPLATES:
-        raise UsageError(
-            f"{path}: unknown template {config.template!r}; {did_you_mean(config.template, ALL_TEMPLATES)}"
-        )
+    if config.template not in TEMPLATES:
+        raise UsageError(f"{path}: unknown template {config.template!r}; {did_you_mean(config.template, TEMPLATES)}")
     for reward in config.rewards:
         try:
             resolve_reward(reward.name)
