@@ -35,10 +35,11 @@ from medvlm_r1.console import progress_bar
 from medvlm_r1.data.folder import IMAGES, read_folder, refuse_other, write_folder
 from medvlm_r1.data.images import View, load_image, load_picture
 from medvlm_r1.data.option_prior import option_prior
-from medvlm_r1.data.sample import Sample
+from medvlm_r1.data.sample import LETTERS, Sample
 from medvlm_r1.errors import RESEARCH_USE, UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.score import Graded, clustered_share, share
+from medvlm_r1.evaluation.statistics import effective_sample_size, mean_interval
 from medvlm_r1.evaluation.store import read_answers
 from medvlm_r1.models.device import limit_threads
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
@@ -181,9 +182,8 @@ def collect(entries: Sequence[Entry], files: Sequence[Path], out: Path, *, seed:
                     )
                 )
     packages = sorted({f"{entry.package} {entry.version}" for entry in entries})
-    write_folder(
-        out, samples, info={"name": NAME, "source": packages, "license": "of each package", "use": "test only"}
-    )
+    info = {"name": NAME, "source": packages, "license": "of each package", "use": "for testing, never for training"}
+    write_folder(out, samples, info=info)
     return samples
 
 
@@ -197,9 +197,10 @@ def measure(model: str, samples: Sequence[Sample], data: Path, out: Path) -> dic
         out: The run folder.
 
     Returns:
-        `research_use`, `model`, `images`, `subjects`, and by attribute `chance` and `option_prior` in percent and,
-        for `answers` and `descriptions`, `accuracy` (of `all` and by true value) and `confusion` (by true value and
-        value given). `descriptions` is None for a model on a server.
+        `research_use`, `model`, `images`, `subjects`, `texts` (description by image) and `attributes`. By attribute:
+        `chance` and `option_prior` in percent, `well_formed`, `answers` and `descriptions`. These two have `accuracy`
+        (of `all` and by true value), `mean` (unweighted, over the true values) and `confusion` (by true value and value
+        given). Descriptions are None for a model on a server.
     """
     with progress_bar("Answers") as advance:
         evaluate(model, data, out, progress=advance)
@@ -209,6 +210,8 @@ def measure(model: str, samples: Sequence[Sample], data: Path, out: Path) -> dic
     texts = None if is_server(model) else _describe(model, samples, data)
     attributes = {}
     for attribute, answers in graded.items():
+        if not answers:
+            continue
         own = [g.sample for g in answers]
         given = [_option(g) for g in answers]
         attributes[attribute] = {
@@ -229,9 +232,8 @@ def measure(model: str, samples: Sequence[Sample], data: Path, out: Path) -> dic
 
 
 def _option(graded: Graded) -> str:
-    letter, options = graded.response.letter, graded.sample.options
-    index = "ABCDEFGHIJ".find(letter) if letter else -1
-    return options[index] if 0 <= index < len(options) else NOTHING
+    """The option that an answer chose."""
+    return dict(zip(LETTERS, graded.sample.options, strict=False)).get(graded.response.letter or "", NOTHING)
 
 
 def _claimed(text: str, attribute: str) -> str:
@@ -256,12 +258,16 @@ def _counts(samples: Sequence[Sample], given: Sequence[str]) -> dict[str, Any]:
     pairs = list(zip(samples, given, strict=True))
     truths = [value for value in (*MODALITIES, *REGIONS) if any(sample.answer == value for sample in samples)]
     rows = {"all": pairs, **{truth: [pair for pair in pairs if pair[0].answer == truth] for truth in truths}}
+    accuracy, counts = {}, []
+    for name, row in rows.items():
+        right, clusters = [sample.answer == value for sample, value in row], [sample.cluster for sample, _ in row]
+        accuracy[name] = share(right, "correct", clusters) | {"subjects": len(set(clusters))}
+        size = effective_sample_size(list(map(float, right)), clusters)
+        counts.append((size * sum(right) / len(right), size))
+    mean = sum(accuracy[truth]["percent"] for truth in truths) / len(truths)
     return {
-        "accuracy": {
-            name: share([s.answer == value for s, value in row], "correct", [s.cluster for s, _ in row])
-            | {"subjects": len({s.cluster for s, _ in row})}
-            for name, row in rows.items()
-        },
+        "accuracy": accuracy,
+        "mean": {"percent": mean, "ci95": [100 * end for end in mean_interval(counts[1:])]},
         "confusion": {truth: dict(Counter(value for _, value in rows[truth]).most_common()) for truth in truths},
     }
 
@@ -269,7 +275,7 @@ def _counts(samples: Sequence[Sample], given: Sequence[str]) -> dict[str, Any]:
 def result_lines(figures: Mapping[str, Any]) -> list[str]:
     """The figures as Markdown tables: accuracies with their intervals, and the values given for each true value."""
     lines = [f"{figures['model']} on {figures['images']} real images of {figures['subjects']} subjects."]
-    lines += ["The model was trained on computed images. No clinical result.", ""]
+    lines += [f"{PHANTOM_BASE} was trained on computed images alone. No clinical result.", ""]
     for attribute, found in figures["attributes"].items():
         lines += [
             f"| {attribute} | subjects | images | question | description |",
@@ -279,7 +285,9 @@ def result_lines(figures: Mapping[str, Any]) -> list[str]:
         for name, cell in found["answers"]["accuracy"].items():
             cells = [_percent(side["accuracy"][name]) for side in sides]
             lines.append(f"| {name} | {cell['subjects']} | {cell['n']} | {' | '.join([*cells, 'not asked'][:2])} |")
+        means = [_percent(side["mean"]) for side in sides]
         lines += [
+            f"| unweighted mean | | | {' | '.join([*means, 'not asked'][:2])} |",
             f"| chance | | | {found['chance']:.1f} | |",
             f"| option prior | | | {found['option_prior']:.1f} | |",
             "",
