@@ -33,11 +33,6 @@ RowReader = Callable[..., Rows]
 
 
 def rows_of(path: Path) -> RowReader:
-    """Choose the row reader by the suffix of a file. A file with an unknown suffix is read as a JSON array."""
-    return _READERS.get(path.suffix.lower(), read_json_array)
-
-
-def rows_by_content(path: Path) -> RowReader:
     """Choose the row reader by the content of a file. A CSV file named `.jsonl` is read as CSV.
 
     Raises:
@@ -49,8 +44,11 @@ def rows_by_content(path: Path) -> RowReader:
     for mark, what in _NOT_ROWS.items():
         if head.startswith(mark):
             raise UserError(f"{path}: {what}")
-    if head.startswith(b"PAR1"):
+    suffix = path.suffix.lower()
+    if head.startswith(b"PAR1") or suffix == ".parquet":
         return read_parquet
+    if suffix == ".arrow":
+        return read_arrow
     encoding = _encoding(head)
     text = head.decode(encoding, errors="ignore").lstrip()
     if not text:
@@ -65,10 +63,8 @@ def rows_by_content(path: Path) -> RowReader:
                 "object a line"
             )
         return read_json_array if text.startswith("[") else read_json_lines
-    suffix = path.suffix.lower()
-    is_table = any(mark in heading for mark in _SEPARATORS)
-    if suffix in (".arrow", ".parquet") or (suffix in (".json", ".jsonl", ".ndjson") and not is_table):
-        return rows_of(path)
+    if suffix in (".json", ".jsonl", ".ndjson") and not any(mark in heading for mark in _SEPARATORS):
+        return read_json_array if suffix == ".json" else read_json_lines
     shared = {"index", "image"} <= {name.strip() for name in heading.split("\t")}
     return read_vlmeval if shared else read_csv
 
@@ -197,11 +193,3 @@ def _rows_of_batches(path: Path, kind: str, batches: Iterator[Any]) -> Rows:
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{path}: cannot be read as {kind} after row {number} ({reason})") from error
-
-
-_READERS: dict[str, RowReader] = {
-    **dict.fromkeys((".jsonl", ".ndjson"), read_json_lines),
-    **dict.fromkeys((".csv", ".tsv"), read_csv),
-    ".parquet": read_parquet,
-    ".arrow": read_arrow,
-}

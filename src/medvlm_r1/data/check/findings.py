@@ -5,9 +5,8 @@ All findings are counted. For each type, only the first `LISTED` are stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
 
 from medvlm_r1.data.subjects import file_names_warning
@@ -32,11 +31,9 @@ class Listed(Generic[Item]):
     items: tuple[Item, ...] = ()
 
     @classmethod
-    def of(cls, findings: Iterable[Item]) -> Listed[Item]:
+    def of(cls, findings: Sequence[Item]) -> Listed[Item]:
         """Count all findings and store the first `LISTED`."""
-        iterator = iter(findings)
-        items = tuple(islice(iterator, LISTED))
-        return cls(len(items) + sum(1 for _ in iterator), items)
+        return cls(len(findings), tuple(findings[:LISTED]))
 
     def __bool__(self) -> bool:
         return self.count > 0

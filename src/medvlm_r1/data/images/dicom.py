@@ -5,7 +5,6 @@ elements listed in `dicom_header` are read. The only header texts in messages an
 standard.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,52 +78,58 @@ def _decode(path: Path, header: Header) -> tuple[Array, tuple[str, ...]]:
 
 
 def _picture(path: Path, header: Header, pixels: Array, view: View, warnings: tuple[str, ...]) -> Picture:
-    note = ImageNote(
-        format="DICOM",
-        size=(0, 0),
-        frame=header.frame,
-        frames=header.frames,
-        inverted=header.colour == "MONOCHROME1",
-        burned_in=header.burned_in,
-        colour=None if header.colour in (*_GREY, "RGB") else f"{header.colour} to RGB",
-    )
+    window: Window | None = None
+    colour = None if header.colour in (*_GREY, "RGB") else f"{header.colour} to RGB"
+    gray_warnings: tuple[str, ...] = ()
     if header.colour in _GREY and pixels.ndim == 2:
-        pixels, note = _grey(path, header, pixels, view, note)
+        pixels, window, gray_warnings = _grey(path, header, pixels, view)
     elif view.window is not None:
         raise UsageError(f"{path}: a window can be chosen for a gray image only; this one is in color")
     elif header.colour == _PALETTE:
-        pixels, note = _palette(path, header, pixels), replace(note, colour="palette to RGB")
+        pixels, colour = _palette(path, header, pixels), "palette to RGB"
     elif pixels.dtype != np.uint8 or header.bits != 8:
         white = 2**header.bits - 1
         pixels = windowing.to_bytes(pixels * (255 / white))
-        note = replace(note, window=Window.full(0, white, "value", f"of {header.bits} bits"))
+        window = Window.full(0, white, "value", f"of {header.bits} bits")
     # Height and width of a pixel, from the first element that has both.
     sides = ((header.number(keyword, 0), header.number(keyword, 1)) for keyword in _SPACINGS)
     height, width = next(((h, w) for h, w in sides if h is not None and w is not None), (1.0, 1.0))
     smooth = header.colour != _PALETTE and header.elements.BitsAllocated != 1
     image = Image.fromarray(pixels).convert("RGB")
     image, aspect, spacing_warnings = windowing.isotropic_resample(path, image, height, width, smooth=smooth)
-    warnings = (*note.warnings, *spacing_warnings, *warnings, *header.warnings, *_warnings(header))
-    return Picture(image=image, note=replace(note, size=image.size, aspect=aspect, warnings=warnings))
+    note = ImageNote(
+        format="DICOM",
+        size=image.size,
+        window=window,
+        frame=header.frame,
+        frames=header.frames,
+        inverted=header.colour == "MONOCHROME1",
+        aspect=aspect,
+        colour=colour,
+        burned_in=header.burned_in,
+        warnings=(*gray_warnings, *spacing_warnings, *warnings, *header.warnings, *_warnings(header)),
+    )
+    return Picture(image=image, note=note)
 
 
-def _grey(path: Path, header: Header, pixels: Array, view: View, note: ImageNote) -> tuple[Array, ImageNote]:
+def _grey(path: Path, header: Header, pixels: Array, view: View) -> tuple[Array, Window | None, tuple[str, ...]]:
+    """Gray levels, the window (None if all pixels are padding), and warnings."""
     unique = windowing.unique_values(pixels)
     inside = np.isfinite(unique.values) & ~_is_padding(header, unique.values)
     # Padding is not part of the picture. It is black, regardless of the window and the photometric interpretation.
     table = np.zeros(unique.values.shape, dtype=np.uint8)
     if not inside.any():
-        return table[unique.index], replace(note, warnings=("All pixels are padding.",))
+        return table[unique.index], None, ("All pixels are padding.",)
     values, counts = apply_modality_lut(unique.values[inside], header.elements), unique.counts[inside]
     if not np.isfinite(values).all():
         raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
     shade, window, warnings = show_grey(path, header, view.window, values, counts)
-    table[inside] = 255 - shade if note.inverted else shade
+    table[inside] = 255 - shade if header.colour == "MONOCHROME1" else shade
     # A rescale slope of 0 maps all pixels to one value, which may lie outside the window.
     present = values[counts > 0]
     if window.width == 0 or (present.size > 1 and np.ptp(present) == 0):
         warnings = ("All pixels have the same value.", *warnings)
-    return table[unique.index], replace(note, window=window, warnings=warnings)
+    return table[unique.index], window, warnings
 
 
 def _is_padding(header: Header, values: Array) -> Array:

@@ -7,7 +7,6 @@ used from the header.
 """
 
 import gzip
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from PIL import Image
 
 from medvlm_r1.data.images import windowing
 from medvlm_r1.data.images.files import GZIP, InMemoryFile, LengthCheckedReader, guarded, is_nifti, silence_logging
-from medvlm_r1.data.images.picture import ImageNote, Picture, TooLarge, View, Window, check_frame, check_pixels
+from medvlm_r1.data.images.picture import ImageNote, Picture, View, Window, check_frame, check_pixels
 from medvlm_r1.data.images.windowing import Array
 from medvlm_r1.errors import UsageError, UserError
 
@@ -93,24 +92,27 @@ def _show(path: Path, volume: Volume, view: View, kind: str) -> Picture:
     canonical = nib.apply_orientation(block, orientation).squeeze(_ACROSS[plane])
     # The two remaining axes run right or forward, and forward or up. The picture starts at the right or front, at the
     # top.
-    note = ImageNote(
-        format=kind,
-        size=(0, 0),
-        frame=frame,
-        frames=frames,
-        plane=plane,
-        slice=number,
-        slices=lengths[plane],
-        orientation=f"{_CONVENTION[plane]}; stored {''.join(nib.aff2axcodes(volume.affine))}",
-    )
-    pixels, note = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view, note)
+    pixels, window, gray_warnings = _to_8_bits(path, volume, np.ascontiguousarray(canonical[::-1, ::-1].T), view)
     # Rows follow the later of the two world axes in the slice, columns the earlier.
     across, up = (sides[axes[name]] for name in _ACROSS if name != plane)
     image, aspect, spacing_warnings = windowing.isotropic_resample(
         path, Image.fromarray(pixels).convert("RGB"), up, across
     )
-    warnings = (*note.warnings, *spacing_warnings, *_geometry_warnings(volume))
-    return Picture(image=image, note=replace(note, size=image.size, aspect=aspect, warnings=warnings))
+    note = ImageNote(
+        format=kind,
+        size=image.size,
+        window=window,
+        frame=frame,
+        frames=frames,
+        plane=plane,
+        slice=number,
+        slices=lengths[plane],
+        aspect=aspect,
+        colour=None if window else "stored as RGB",
+        orientation=f"{_CONVENTION[plane]}; stored {''.join(nib.aff2axcodes(volume.affine))}",
+        warnings=(*gray_warnings, *spacing_warnings, *_geometry_warnings(volume)),
+    )
+    return Picture(image=image, note=note)
 
 
 def _choose_slice(path: Path, view: View, lengths: dict[str, int], kind: str) -> tuple[str, int]:
@@ -146,12 +148,12 @@ def _read_slice(volume: Volume, axis: int, index: int, frame: int) -> Array:
     return np.stack([plane_of(number).take([index], axis=axis).copy() for number in range(depth)], axis=2)
 
 
-def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View, note: ImageNote) -> tuple[Array, ImageNote]:
-    """Convert the slice to uint8, and complete the note."""
+def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View) -> tuple[Array, Window | None, list[str]]:
+    """Convert the slice to uint8. Return it with the window, which is None for a color slice, and warnings."""
     if pixels.dtype.fields:
         if view.window is not None:
             raise UsageError(f"{path}: a window can be chosen for a gray volume only; this one is in color")
-        return np.stack([pixels[name] for name in "RGB"], axis=-1), replace(note, colour="stored as RGB")
+        return np.stack([pixels[name] for name in "RGB"], axis=-1), None, []
     if pixels.dtype.kind not in "iuf":
         raise UserError(f"{path}: its voxels are not real numbers; take their magnitude or phase first")
     unique = windowing.unique_values(pixels)
@@ -169,7 +171,7 @@ def _to_8_bits(path: Path, volume: Volume, pixels: Array, view: View, note: Imag
             warnings.append("All voxels of the slice have the same value.")
     if window.name in windowing.PRESETS:
         warnings.append("The file does not say what its values are: they were taken for Hounsfield units.")
-    return table[unique.index], replace(note, window=window, warnings=tuple(warnings))
+    return table[unique.index], window, warnings
 
 
 def _display_range(volume: Volume) -> Window | None:
@@ -204,8 +206,8 @@ def open_volume(path: Path, kind: str) -> Volume:
         kind: The format: NIfTI, MGH, MINC, AFNI or PAR/REC.
 
     Raises:
-        UserError: The file is damaged or truncated, has a shape that cannot be shown, or one of two files is missing.
-        TooLarge: The volume exceeds 8 GB, or 2 GB for an upload.
+        UserError: The file is damaged or truncated, has a shape that cannot be shown, or exceeds 8 GB (2 GB for an
+            upload); or one of two files is missing.
     """
     if kind == "MINC":
         return _open_minc(path)
@@ -295,5 +297,5 @@ def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> in
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     most = _MOST_SENT_BYTES if isinstance(path, InMemoryFile) else _MOST_BYTES
     if size > most:
-        raise TooLarge(f"{path}: the volume is too large ({lengths}, {size} bytes); at most {most // 2**30} GB")
+        raise UserError(f"{path}: the volume is too large ({lengths}, {size} bytes); at most {most // 2**30} GB")
     return size

@@ -57,19 +57,13 @@ def parts_of(files: Iterable[Path], base: Path) -> list[Part]:
     return list(parts.values())
 
 
-def hub_tables(source: Path) -> list[Part]:
-    """Find the tables of a data set in the layout of the Hugging Face hub or `datasets.save_to_disk`; may be empty."""
-    if source.is_file():
-        known = source.suffix.lower() in (".parquet", ".arrow")
-        return [Part(file=source, rows=rows_of(source), split=split_name(source))] if known else []
-    files = [*source.rglob("*.parquet"), *source.rglob("*.arrow")]
-    return parts_of([file for file in files if not file.name.startswith("cache-")], source)
-
-
 def find_tables(source: Path) -> Source | None:
-    """Make a source from the tables that `hub_tables` finds; None if there are none."""
-    tables = hub_tables(source)
-    return Source(root=source.parent if source.is_file() else source, parts=tables) if tables else None
+    """Find the tables of a data set in the layout of the Hugging Face hub or `datasets.save_to_disk`; None if none."""
+    if source.suffix.lower() in (".parquet", ".arrow") and source.is_file():
+        return Source(root=source.parent, parts=[Part(file=source, rows=rows_of(source), split=split_name(source))])
+    files = [file for suffix in ("parquet", "arrow") for file in source.rglob(f"*.{suffix}")]
+    tables = parts_of([file for file in files if not file.name.startswith("cache-")], source)
+    return Source(root=source, parts=tables) if tables else None
 
 
 def split_name(file: Path) -> str:

@@ -26,7 +26,7 @@ from medvlm_r1.data.readers.layout import find_tables
 from medvlm_r1.data.rows import RowFaults
 from medvlm_r1.data.sample import LETTERS, MIN_OPTIONS, question_faults
 from medvlm_r1.data.subjects import subject_column
-from medvlm_r1.data.tables import rows_by_content
+from medvlm_r1.data.tables import rows_of
 from medvlm_r1.errors import UserError
 
 _SEPARATORS = "separate them with '|', write a JSON list, or use one column each (option_A, option_B, ...)"
@@ -252,7 +252,7 @@ def _find(source: Path) -> Source:
         return tables
     if source.is_dir():
         raise UserError(f"{source}: a folder without parquet files; give the file that holds the questions")
-    return Source(root=source.parent, parts=[Part(file=source, rows=rows_by_content(source))])
+    return Source(root=source.parent, parts=[Part(file=source, rows=rows_of(source))])
 
 
 OWN_READERS = {
