@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-from dicom_files import HOUNSFIELD, RESCALED, dataset, greys, table
+from dicom_files import HOUNSFIELD, INTERCEPT, RESCALED, SHOWN, SLOPE, STORED, WINDOW, dataset, greys, table
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -14,9 +14,6 @@ from medvlm_r1.errors import UsageError, UserError
 FULL, SOFT, PERCENTILE = ("full", 127.5, 255), ("soft-tissue", 40, 400), "percentile"
 EXACT = {"VOILUTFunction": "LINEAR_EXACT"}
 CENTRED = {"WindowCenter": 50, "WindowWidth": 100, **EXACT}
-STORED = np.array([[24, 864, 1064, 1263, 2024]], "<u2")  # -1000, -160, 40, 239 and 1000 HU
-SHOWN = [0, 0, 128, 255, 255]  # by the window 40/400
-SLOPE, INTERCEPT, WINDOW = {"RescaleSlope": 1}, {"RescaleIntercept": -1024}, {"WindowCenter": 40, "WindowWidth": 400}
 NO_SLOPE, NO_INTERCEPT = (
     f"Rescale{part} is missing or empty: {n} was used." for part, n in (("Slope", 1), ("Intercept", 0))
 )
@@ -140,19 +137,14 @@ def test_the_view_chooses_the_window(saved):
     assert greys(path, View(window="full")) == [[0, 107, 133, 158, 255]]
     assert load_picture(path, View(window="full")).note.window.source == "full range: smallest to largest value"
     path = saved(dataset(HOUNSFIELD, Modality="CT"))
-    for window, message in {
-        "stored": "no usable window is stored",
-        "lung": r"x.dcm: the lung window is in Hounsfield units and the values .* are not",
-    }.items():
-        with pytest.raises(UserError, match=message):
-            load_picture(path, View(window=window))
-
-
-@pytest.mark.parametrize("rescale", [{"RescaleSlope": "1e400"}, {"RescaleSlope": 1, "RescaleIntercept": "-1e400"}])
-def test_a_rescale_that_is_no_number_is_refused(saved, rescale):
-    path = saved(dataset(HOUNSFIELD, Modality="CT", **{"RescaleIntercept": 0, **rescale}))
-    with pytest.raises(UserError, match=r"x.dcm: its rescale slope or intercept is not a usable number"):
-        load_picture(path)
+    with pytest.raises(UserError, match="no usable window is stored"):
+        load_picture(path, View(window="stored"))
+    with pytest.raises(UserError, match=r"x.dcm: the lung window is in Hounsfield units and the values .* are not"):
+        load_picture(path, View(window="lung"))
+    for rescale in ({"RescaleSlope": "1e400"}, {"RescaleSlope": 1, "RescaleIntercept": "-1e400"}):
+        path = saved(dataset(HOUNSFIELD, Modality="CT", **{"RescaleIntercept": 0, **rescale}))
+        with pytest.raises(UserError, match=r"x.dcm: its rescale slope or intercept is not a usable number"):
+            load_picture(path)
 
 
 @pytest.mark.parametrize("kind", ["Float", "DoubleFloat"])
@@ -163,20 +155,17 @@ def test_padding_of_float_pixels(saved, kind):
         del ds.FloatPixelData
         ds.BitsAllocated, ds.DoubleFloatPixelData = 64, pixels.astype("<f8").tobytes()
     setattr(ds, f"{kind}PixelPaddingValue", -5)
-    # Black and outside the range, which is else from -5 or -4.5 to 3.
+    # Black and outside the range, which is otherwise from -5 or -4.5 to 3.
     assert greys(saved(ds), View(window="full")) == [[0, 0, 187, 221, 255]]
     setattr(ds, f"{kind}PixelPaddingRangeLimit", -4)
     assert greys(saved(ds), View(window="full")) == [[0, 0, 0, 128, 255]]
 
 
-def test_padding_marked_as_unsigned(saved):
+def test_padding_declared_unsigned_and_one_bit(saved):
     ds = dataset(PADDED, Modality="MR")
     for keyword, value in PADDING.items():
         ds.add_new(keyword, "US", 2**16 + value)
     assert greys(saved(ds)) == [[0, 0, 0, 255]]
-
-
-def test_one_bit(saved):
     ds = dataset(np.zeros((2, 8), np.uint8))
     ds.BitsAllocated = ds.BitsStored = 1
     ds.HighBit = 0
@@ -184,7 +173,7 @@ def test_one_bit(saved):
     assert greys(saved(ds)) == [[255] + [0] * 7, [0] * 7 + [255]]
 
 
-def test_planar_configurations_and_16_bit_colour(saved):
+def test_colours(saved):
     rgb = np.uint8([[[255, 0, 0], [0, 0, 255]]])
     by_plane = dataset(rgb)
     by_plane.PlanarConfiguration = 1
@@ -194,14 +183,10 @@ def test_planar_configurations_and_16_bit_colour(saved):
         assert np.asarray(load_image(saved(ds))).tolist() == rgb.tolist()
     with pytest.raises(UsageError, match=r"x.dcm: a window can be chosen for a gray image only"):
         load_picture(saved(dataset(rgb)), View(window="full"))
-
-
-def test_ybr_full_by_the_standards_matrix(saved):
-    path = saved(dataset(np.uint8([[[76, 85, 255], [128, 128, 128]]]), PhotometricInterpretation="YBR_FULL"))
-    red, grey = np.asarray(load_image(path))[0].tolist()
-    assert red == [254, 0, 0]  # 76 + 1.402 * 127 = 254.05
-    assert grey == [128, 128, 128]
-    assert load_picture(path).note.colour == "YBR_FULL to RGB"
+    ybr = saved(dataset(np.uint8([[[76, 85, 255], [128, 128, 128]]]), PhotometricInterpretation="YBR_FULL"))
+    # By the matrix of the standard: 76 + 1.402 * 127 = 254.05.
+    assert np.asarray(load_image(ybr))[0].tolist() == [[254, 0, 0], [128, 128, 128]]
+    assert load_picture(ybr).note.colour == "YBR_FULL to RGB"
 
 
 @pytest.mark.parametrize(

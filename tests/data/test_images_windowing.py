@@ -57,12 +57,9 @@ def test_the_formulas_of_the_standard(function, x, c, w):
     assert abs(grey - by_the_standard(x, c, w, function)) <= 0.5 + 1e-6
 
 
-def test_full_range_in_either_order_and_of_the_largest_numbers():
+def test_full_range_and_rounding():
     assert Window.full(9, -1, "HU", "x") == Window.full(-1, 9, "HU", "x")
     assert Window.full(1.5e308, 1.6e308, "value", "x").centre == pytest.approx(1.55e308)
-
-
-def test_a_half_is_rounded_up():
     assert to_grey(np.array([1.0, 2.0]), Window.full(7, 7, "value", "no width is black")).tolist() == [0, 0]
     assert to_bytes(np.array([0.4999, 0.5, 1.5, 254.5, 300, -3])).tolist() == [0, 1, 2, 255, 255, 0]
 
@@ -92,17 +89,12 @@ def test_unique_values_give_the_image_again(dtype, monkeypatch):
     assert all(count == (image == value).sum() for value, count in zip(unique.values, unique.counts, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("text", "window"), [("brain", "brain"), ("stored", "stored"), ("-600/1500", (-600, 1500)), ("0.5/1", (0.5, 1))]
-)
-def test_windows_as_they_are_written(text, window):
-    assert parse_window(text) == window
-
-
-@pytest.mark.parametrize("text", ["", "40", "/400", "40/0", "40/nan", "inf/2", "1/2/3", "Brain"])
-def test_invalid_windows(text):
-    with pytest.raises(UsageError, match="wanted"):
-        parse_window(text)
+def test_windows_as_they_are_written():
+    windows = {"brain": "brain", "stored": "stored", "-600/1500": (-600, 1500), "0.5/1": (0.5, 1)}
+    assert {text: parse_window(text) for text in windows} == windows
+    for text in ("", "40", "/400", "40/0", "40/nan", "inf/2", "1/2/3", "Brain"):
+        with pytest.raises(UsageError, match="wanted"):
+            parse_window(text)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +131,10 @@ def test_warnings_are_silenced_in_one_thread_at_a_time():
     assert warnings.filters == before
 
 
-def test_square_pixels_stay_under_the_limit(monkeypatch):
+def test_square_pixels_of_masks_and_large_images(monkeypatch):
+    mask = Image.fromarray(np.uint8([[255, 255, 0, 0]] * 2)).convert("RGB")
+    image, _, _ = isotropic_resample(Path("x"), mask, 1.5, 1, smooth=False)
+    assert {colour for _, colour in image.getcolors()} == {(0, 0, 0), (255, 255, 255)}
     monkeypatch.setattr("medvlm_r1.data.images.picture.MAX_PIXELS", 1_000_000)
     with pytest.raises(UserError, match="x: the image with square pixels is too large"):
         isotropic_resample(Path("x"), Image.new("RGB", (1000, 600)), 2, 1)
-
-
-def test_a_mask_keeps_its_two_values():
-    mask = Image.new("RGB", (4, 2), (0, 0, 0))
-    mask.paste((255, 255, 255), (0, 0, 2, 2))
-    image, _, _ = isotropic_resample(Path("x"), mask, 1.5, 1, smooth=False)
-    assert {colour for _, colour in image.getcolors()} == {(0, 0, 0), (255, 255, 255)}

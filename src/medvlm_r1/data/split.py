@@ -173,10 +173,7 @@ def split_samples(
 
 
 def _misfit(kinds: Counter[tuple[str, ...]], need: Counter[tuple[str, ...]]) -> tuple[float, ...]:
-    """Rank how badly a cluster fits a part; lower is better.
-
-    The criteria, in this order: samples above the size of the part, samples above its strata, and little space left.
-    """
+    """Rank, lower is better: samples above the size of the part, samples above its strata, and little space left."""
     beyond = (kinds - +need).total()
     room = min(need[kind] / count for kind, count in kinds.items())
     return max(0, kinds.total() - max(0, need.total())), beyond, -room

@@ -206,11 +206,7 @@ def _named_syntax(path: Path) -> UID | None:
 
 
 def _check_inflated(path: Path, start: int) -> None:
-    """Reject a deflated file whose content exceeds `MAX_INFLATED` bytes.
-
-    A deflated file of a megabyte may hold a gigabyte. It is inflated in blocks here, because pydicom inflates it at
-    once.
-    """
+    """Reject a deflated file whose content exceeds `MAX_INFLATED` bytes, which pydicom would inflate at once."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     size = 0
     with LengthCheckedReader(path) as file:

@@ -108,11 +108,7 @@ def _head(path: Path, size: int = files.HEAD) -> bytes:
 
 
 def _unzipped(path: Path) -> files.InMemoryFile:
-    """Unpack a gzip file in memory, under the file's own name.
-
-    Raises:
-        UserError: The file is damaged, or its content is empty or larger than `MAX_INFLATED`.
-    """
+    """Unpack a gzip file in memory, under the file's own name."""
     data = bytearray()
     try:
         with path.open("rb") as raw, gzip.open(raw) as file:

@@ -242,10 +242,7 @@ def _open_minc(path: Path) -> Volume:
 
 
 def _open_pair(path: Path, image_class: Any) -> Volume:
-    """Open a volume stored as a header and a voxel file of the same name in one folder.
-
-    The other file must not be a symbolic link.
-    """
+    """Open a volume whose header and voxels are two files in one folder. The other file must not be a link."""
     if isinstance(path, InMemoryFile):
         raise UserError(
             f"{path}: one of the two files of a volume; give the path of one, with the other in the same folder"
@@ -273,11 +270,7 @@ def _is_zipped(path: Path) -> bool:
 
 
 def _stream(path: Path) -> Any:
-    """Open a file for reading, through gzip if it is compressed.
-
-    The stream stays open because a sagittal slice is read plane by plane. Otherwise, a .gz file would be inflated from
-    its start for each plane.
-    """
+    """Open a file, through gzip if compressed. One stream serves all planes, so a .gz file is inflated only once."""
     return gzip.open(path.open("rb")) if _is_zipped(path) else path.open("rb")
 
 

@@ -21,6 +21,7 @@ from medvlm_r1.data.readers.closed import ClosedQuestions
 from medvlm_r1.data.rows import BadRows
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.data.subjects import DICOM_HEADERS, FILE_NAMES, SubjectHasher, column_origin
+from medvlm_r1.data.tables import rows_of
 from medvlm_r1.errors import UsageError, UserError
 
 _ADVICE = "Nothing was written. Correct the source, or leave such rows out with --skip-bad."
@@ -268,7 +269,7 @@ class _Run:
                 self.bad.add(file, number, reason)
 
             try:
-                for number, row in part.rows(part.file, on_bad=skip):
+                for number, row in rows_of(part.file)(part.file, on_bad=skip):
                     if usable := self._read(part, number, row):
                         yield part, number, *usable
                     report(self.rows, total, note)

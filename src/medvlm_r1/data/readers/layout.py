@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medvlm_r1.data.importing.draft import Part, Source
-from medvlm_r1.data.tables import rows_of
 from medvlm_r1.errors import UserError
 
 _SPLITS = {"train": "train", "test": "test"}
@@ -21,7 +20,7 @@ def one_file(source: Path, *names: str) -> Source:
     file = next((file for file in (source, *(source / name for name in names)) if file.is_file()), None)
     if file is None:
         raise absent(source, names)
-    return Source(root=file.parent, parts=[Part(file=file, rows=rows_of(file))])
+    return Source(root=file.parent, parts=[Part(file=file)])
 
 
 def find_files(source: Path, folders: Sequence[str], *choices: Sequence[str]) -> Source:
@@ -53,14 +52,14 @@ def parts_of(files: Iterable[Path], base: Path) -> list[Part]:
         label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         while label in parts:
             label += "-2"
-        parts[label] = Part(file=file, rows=rows_of(file), split=split_name(file), label=label)
+        parts[label] = Part(file=file, split=split_name(file), label=label)
     return list(parts.values())
 
 
 def find_tables(source: Path) -> Source | None:
     """Find the tables of a data set in the layout of the Hugging Face hub or `datasets.save_to_disk`; None if none."""
     if source.suffix.lower() in (".parquet", ".arrow") and source.is_file():
-        return Source(root=source.parent, parts=[Part(file=source, rows=rows_of(source), split=split_name(source))])
+        return Source(root=source.parent, parts=[Part(file=source, split=split_name(source))])
     files = [file for suffix in ("parquet", "arrow") for file in source.rglob(f"*.{suffix}")]
     tables = parts_of([file for file in files if not file.name.startswith("cache-")], source)
     return Source(root=source, parts=tables) if tables else None

@@ -26,7 +26,6 @@ from medvlm_r1.data.readers.layout import find_tables
 from medvlm_r1.data.rows import RowFaults
 from medvlm_r1.data.sample import LETTERS, MIN_OPTIONS, question_faults
 from medvlm_r1.data.subjects import subject_column
-from medvlm_r1.data.tables import rows_of
 from medvlm_r1.errors import UserError
 
 _SEPARATORS = "separate them with '|', write a JSON list, or use one column each (option_A, option_B, ...)"
@@ -175,10 +174,7 @@ def _answer(row: Row, name: str) -> str:
 
 
 def _match(question: str, options: tuple[str, ...], answer: str, first: int | None) -> tuple[str, tuple[str, ...], str]:
-    """Match the answer with an option; return question, options and answer.
-
-    Options that are listed in the question are moved out of it.
-    """
+    """Match the answer with an option; move options that the question lists out of it."""
     _, listed = fields.split_options(question) or ("", ())
     if listed and (options == listed or (not options and _names_one(answer, listed))):
         question, options = fields.split_problem(question)
@@ -252,7 +248,7 @@ def _find(source: Path) -> Source:
         return tables
     if source.is_dir():
         raise UserError(f"{source}: a folder without parquet files; give the file that holds the questions")
-    return Source(root=source.parent, parts=[Part(file=source, rows=rows_of(source))])
+    return Source(root=source.parent, parts=[Part(file=source)])
 
 
 OWN_READERS = {
