@@ -12,26 +12,31 @@ from medvlm_r1.data.images import View, load_image, load_picture
 from medvlm_r1.errors import UsageError, UserError
 
 FULL, SOFT, PERCENTILE = ("full", 127.5, 255), ("soft-tissue", 40, 400), "percentile"
-EXACT = {"VOILUTFunction": "LINEAR_EXACT"}
-CENTRED = {"WindowCenter": 50, "WindowWidth": 100, **EXACT}
+EXACT, CT = {"VOILUTFunction": "LINEAR_EXACT"}, {"Modality": "CT"}
+CENTRED, TENTH = {"WindowCenter": 50, "WindowWidth": 100, **EXACT}, {"WindowCenter": 10, "WindowWidth": 10}
 NO_SLOPE, NO_INTERCEPT = (
     f"Rescale{part} is missing or empty: {n} was used." for part, n in (("Slope", 1), ("Intercept", 0))
 )
 FIRST_SLOPE = "RescaleSlope has several values: the first was used."
-TEN = np.uint16([[0, 5, 10, 20]])
-THREE = np.uint16([[0, 1, 2]])
-HUNDRED = np.uint16([[0, 50, 100]])
+TEN, TWENTY, DARK = np.uint16([[0, 5, 10, 20]]), np.uint8([[10, 20]]), np.uint8([[0, 70, 140]])
+THREE, HUNDRED = np.uint16([[0, 1, 2]]), np.uint16([[0, 50, 100]])
 SIXTEENTHS, LONG = np.arange(4096) // 16, np.uint16([[0, 256, 2048, 9999]])
 ONE_VALUE = "All pixels have the same value."
 FEWER_BITS = "The stored lookup table declares 16 bits and uses 12: the largest value of 12 is shown as white."
+MONOCHROME1 = {"PhotometricInterpretation": "MONOCHROME1"}
 PADDING = {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}
-PADDED = np.array([[-2000, -1999, 0, 100]], "<i2")
-HELD = np.array([[-2048, 0, 2047]], "<i2")
-LOG = {"PixelIntensityRelationship": "LOG"}
+PADDED, MR = np.array([[-2000, -1999, 0, 100]], "<i2"), {"Modality": "MR"}
+SIGNED = {"BitsStored": 12, "HighBit": 11, "WindowCenter": 0, "WindowWidth": 4095, **EXACT}
+LOG, XA = {"PixelIntensityRelationship": "LOG"}, {"Modality": "XA"}
 EXPOSURE = {"ModalityLUTSequence": table(0, 16, [2, 1, 0]), "WindowCenter": 1, "WindowWidth": 2, **EXACT}
 NOT_APPLIED = "The modality lookup table is not for display (pixel intensity relationship LOG): not applied."
 SCOUT, MAP = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, {"ImageType": ["DERIVED", "PRIMARY", "PERFUSION"]}
-LUT = table(10, 12, [0, 4095, 2048])
+AIR = {**CT, **SLOPE, **INTERCEPT}
+WINDOWS = {"WindowCenter": [40, 400], "WindowWidth": [400, 2000]}
+NARROW = {"VOILUTSequence": table(10, 12, [0, 4095, 2048]), "WindowCenter": 10, "WindowWidth": 2}
+EMPTY = {"RescaleSlope": None, "RescaleIntercept": None, "WindowCenter": 1064, "WindowWidth": 400}
+FROM_MINUS_1024 = table(2**16 - 1024, 12, np.arange(2048) * 2)
+PACKED = table(0, 8, bytes([100, 50, 0, 0]))
 
 # Name: pixels, elements, and what is wanted: the gray values, window (name, or with its numbers) or warnings.
 RULES = {
@@ -39,72 +44,52 @@ RULES = {
     "lung of several parts": (HOUNSFIELD, {**RESCALED, "BodyPartExamined": "CHESTABDPELVIS"}, ("lung", -600, 1500)),
     "any other CT": (HOUNSFIELD, {**RESCALED, "BodyPartExamined": "ABDOMEN"}, SOFT),
     "CT without a body part": (HOUNSFIELD, RESCALED, SOFT, SHOWN, []),
-    "CT without a rescale": (HOUNSFIELD, {"Modality": "CT"}, PERCENTILE),
-    "CT that does not reach down to air": (STORED, {"Modality": "CT", **SLOPE, "RescaleIntercept": 0}, PERCENTILE),
-    "CT with 8 bits": (np.uint8([[0, 70, 140]]), RESCALED, FULL, [0, 70, 140]),
-    "CT with 8 bits of HU": (np.uint8([[0, 70, 140]]), {**RESCALED, "RescaleType": "HU"}, FULL, [0, 70, 140]),
-    "CT with 8 coarse bits": (
-        *(np.uint8([[0, 133, 255]]), {"Modality": "CT", "RescaleSlope": 8, **INTERCEPT}, SOFT, [0, 128, 255]),
-    ),
-    "scout": (STORED, {"Modality": "CT", **SLOPE, **INTERCEPT, **SCOUT, "RescaleType": "HU"}, PERCENTILE),
-    "map of no unit": (STORED, {"Modality": "CT", **SLOPE, **INTERCEPT, **MAP, "RescaleType": "US"}, PERCENTILE),
-    "derived CT": (STORED, {"Modality": "CT", **SLOPE, **INTERCEPT, **MAP, "RescaleType": "HU"}, SOFT),
-    "8 bits": (np.uint8([[10, 20]]), {"Modality": "US"}, FULL),
-    "8 bits of MR": (np.uint8([[10, 20]]), {"Modality": "MR"}, (PERCENTILE, 15, 10)),
+    "CT without a rescale": (HOUNSFIELD, CT, PERCENTILE),
+    "CT that does not reach down to air": (STORED, {**CT, **SLOPE, "RescaleIntercept": 0}, PERCENTILE),
+    "CT with 8 bits": (DARK, RESCALED, FULL, [0, 70, 140]),
+    "CT with 8 bits of HU": (DARK, {**RESCALED, "RescaleType": "HU"}, FULL, [0, 70, 140]),
+    "CT with 8 coarse bits": (np.uint8([[0, 133, 255]]), {**AIR, "RescaleSlope": 8}, SOFT, [0, 128, 255]),
+    "scout": (STORED, {**AIR, **SCOUT, "RescaleType": "HU"}, PERCENTILE),
+    "map of no unit": (STORED, {**AIR, **MAP, "RescaleType": "US"}, PERCENTILE),
+    "derived CT": (STORED, {**AIR, **MAP, "RescaleType": "HU"}, SOFT),
+    "8 bits": (TWENTY, {"Modality": "US"}, FULL),
+    "8 bits of MR": (TWENTY, MR, (PERCENTILE, 15, 10)),
     "16 bits": (np.uint16([[10, 2000]]), {"Modality": "DX"}, (PERCENTILE, 1005, 1990)),
     "one value": (np.uint16([[7, 7]]), {"Modality": "DX"}, ("full", 7, 0), [0, 0], [ONE_VALUE]),
     "one value after the rescale": (HOUNSFIELD, {"RescaleSlope": 0, "RescaleIntercept": 40}, [ONE_VALUE]),
     # C.11.2.1.2: black up to c - 0.5 - (w - 1) / 2 = 5, white above 14, 255 * ((10 - 9.5) / 9 + 0.5) at 10.
-    "LINEAR": (TEN, {"WindowCenter": 10, "WindowWidth": 10}, [0, 0, 142, 255]),
+    "LINEAR": (TEN, TENTH, [0, 0, 142, 255]),
     # C.11.2.1.3.2: black up to 5, white above 15, half way at 10.
-    "LINEAR_EXACT": (TEN, {"WindowCenter": 10, "WindowWidth": 10, **EXACT}, [0, 0, 128, 255]),
+    "LINEAR_EXACT": (TEN, {**TENTH, **EXACT}, [0, 0, 128, 255]),
     # C.11.2.1.3.1: 255 / (1 + exp(-4 (x - 10) / 10)).
-    "SIGMOID": (TEN, {"WindowCenter": 10, "WindowWidth": 10, "VOILUTFunction": "SIGMOID"}, [5, 30, 128, 250]),
+    "SIGMOID": (TEN, {**TENTH, "VOILUTFunction": "SIGMOID"}, [5, 30, 128, 250]),
     "width 0": (HOUNSFIELD, {**RESCALED, "WindowCenter": 10, "WindowWidth": 0}, SOFT),
-    "first of two windows": (
-        *(HOUNSFIELD, {**RESCALED, "WindowCenter": [40, 400], "WindowWidth": [400, 2000]}, ("stored", 40, 400)),
-    ),
-    "table before window": (
-        *(np.uint16([[0, 10, 11, 12, 500]]), {"VOILUTSequence": LUT, "WindowCenter": 10, "WindowWidth": 2}),
-        *("stored", [0, 0, 255, 128, 128]),
-    ),
+    "first of two windows": (HOUNSFIELD, {**RESCALED, **WINDOWS}, ("stored", 40, 400)),
+    "table before window": (np.uint16([[0, 10, 11, 12, 500]]), NARROW, "stored", [0, 0, 255, 128, 128]),
     "negative slope": (HUNDRED, {"RescaleSlope": -1, "RescaleIntercept": 100, **CENTRED}, [255, 128, 0]),
-    "MONOCHROME1": (np.uint8([[0, 100, 255]]), {"PhotometricInterpretation": "MONOCHROME1"}, [255, 155, 0]),
-    "padding": (PADDED, {"Modality": "MR", **PADDING}, (PERCENTILE, 50, 100), [0, 0, 0, 255]),
-    "padding of MONOCHROME1": (
-        *(PADDED, {"Modality": "MR", "PhotometricInterpretation": "MONOCHROME1", **PADDING}, [0, 0, 255, 0]),
-    ),
-    "12 signed bits": (
-        *(HELD, {"BitsStored": 12, "HighBit": 11, "WindowCenter": 0, "WindowWidth": 4095, **EXACT}, [0, 128, 255]),
-    ),
+    "MONOCHROME1": (np.uint8([[0, 100, 255]]), MONOCHROME1, [255, 155, 0]),
+    "padding": (PADDED, {**MR, **PADDING}, (PERCENTILE, 50, 100), [0, 0, 0, 255]),
+    "padding of MONOCHROME1": (PADDED, {**MR, **MONOCHROME1, **PADDING}, [0, 0, 255, 0]),
+    "12 signed bits": (np.array([[-2048, 0, 2047]], "<i2"), SIGNED, [0, 128, 255]),
     "no numbers": (np.array([[0.5, np.nan, 1.0, 1.5]], np.float32), {"view": "full"}, [0, 0, 128, 255]),
-    "no slope": (STORED, {"Modality": "CT", **INTERCEPT, **WINDOW}, SHOWN, [NO_SLOPE]),
-    "empty slope": (STORED, {"Modality": "CT", "RescaleSlope": None, **INTERCEPT, **WINDOW}, SHOWN, [NO_SLOPE]),
-    "two slopes": (STORED, {"Modality": "CT", "RescaleSlope": [1, 7], **INTERCEPT, **WINDOW}, SHOWN, [FIRST_SLOPE]),
+    "no slope": (STORED, {**CT, **INTERCEPT, **WINDOW}, SHOWN, [NO_SLOPE]),
+    "empty slope": (STORED, {**AIR, "RescaleSlope": None, **WINDOW}, SHOWN, [NO_SLOPE]),
+    "two slopes": (STORED, {**AIR, "RescaleSlope": [1, 7], **WINDOW}, SHOWN, [FIRST_SLOPE]),
     "no intercept": (HUNDRED, {"RescaleSlope": 1, **CENTRED}, [0, 128, 255], [NO_INTERCEPT]),
-    "empty rescale": (
-        *(STORED, {"Modality": "CT", "RescaleSlope": None, "RescaleIntercept": None, **WINDOW, "WindowCenter": 1064}),
-        *(SHOWN, [NO_SLOPE, NO_INTERCEPT]),
-    ),
+    "empty rescale": (STORED, {**CT, **EMPTY}, SHOWN, [NO_SLOPE, NO_INTERCEPT]),
     "table of 4096 entries of 8 bits": (LONG, {"VOILUTSequence": table(0, 8, SIXTEENTHS)}, [0, 16, 128, 255]),
     "packed table": (LONG, {"VOILUTSequence": table(0, 8, SIXTEENTHS.astype("u1").tobytes())}, [0, 16, 128, 255]),
-    "table of fewer bits than it tells": (
-        *(THREE, {"VOILUTSequence": table(0, 16, [0, 2048, 4095])}, [0, 128, 255], [FEWER_BITS]),
-    ),
+    "table of fewer bits": (THREE, {"VOILUTSequence": table(0, 16, [0, 2048, 4095])}, [0, 128, 255], [FEWER_BITS]),
     "table of all its bits": (THREE, {"VOILUTSequence": table(0, 16, [0, 2**15, 2**16 - 1])}, [0, 128, 255], []),
     "table of zeros": (THREE[:, :2], {"VOILUTSequence": table(0, 12, [0, 0])}, [0, 0]),
     "signed first entry": (
-        np.uint16([[0, 1024, 2047]]),
-        {"VOILUTSequence": table(2**16 - 1024, 12, np.arange(2048) * 2), **SLOPE, **INTERCEPT},
-        [0, 128, 255],
+        *(np.uint16([[0, 1024, 2047]]), {"VOILUTSequence": FROM_MINUS_1024, **SLOPE, **INTERCEPT}, [0, 128, 255]),
     ),
     "modality table": (THREE, {"ModalityLUTSequence": table(0, 16, [100, 50, 0]), **CENTRED}, [255, 128, 0]),
-    "packed modality table": (
-        *(THREE, {"ModalityLUTSequence": table(0, 8, bytes([100, 50, 0, 0])), **CENTRED}, [255, 128, 0]),
-    ),
-    "table back to the exposure": (THREE, {"Modality": "XA", **LOG, **EXPOSURE}, [0, 128, 255], [NOT_APPLIED]),
+    "packed modality table": (THREE, {"ModalityLUTSequence": PACKED, **CENTRED}, [255, 128, 0]),
+    "table back to the exposure": (THREE, {**XA, **LOG, **EXPOSURE}, [0, 128, 255], [NOT_APPLIED]),
     "the same of RF": (THREE, {"Modality": "RF", **LOG, **EXPOSURE}, [255, 128, 0], []),
-    "the same without a relationship": (THREE, {"Modality": "XA", **EXPOSURE}, [255, 128, 0], []),
+    "the same without a relationship": (THREE, {**XA, **EXPOSURE}, [255, 128, 0], []),
 }
 
 
