@@ -66,7 +66,7 @@ def rows_of(path: Path) -> RowReader:
     if suffix in (".json", ".jsonl", ".ndjson") and not any(mark in heading for mark in _SEPARATORS):
         return read_json_array if suffix == ".json" else read_json_lines
     shared = {"index", "image"} <= {name.strip() for name in heading.split("\t")}
-    return read_vlmeval if shared else read_csv
+    return _read_vlmeval if shared else read_csv
 
 
 def _encoding(head: bytes) -> str:
@@ -135,8 +135,8 @@ def read_csv(path: Path, *, on_bad: OnBad | None = None) -> Rows:
         raise bad_row(path, number + 1, f"malformed CSV ({reason})") from error
 
 
-def read_vlmeval(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Read the rows of a VLMEvalKit table, in which `image` may be the `index` of another row that has the image."""
+def _read_vlmeval(path: Path, *, on_bad: OnBad | None = None) -> Rows:
+    """Rows of a VLMEvalKit table, in which `image` may be the `index` of another row that has the image."""
     cells = (row["image"] for _, row in read_csv(path, on_bad=lambda number, reason: None))
     wanted = {cell for cell in cells if cell.isdecimal()}
     holders = read_csv(path, on_bad=lambda number, reason: None) if wanted else ()

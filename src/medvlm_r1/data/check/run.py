@@ -115,7 +115,7 @@ def _read_rows(path: Path, label: str) -> tuple[list[Sample], list[BadRow]]:
     return read_samples(file, add_bad), bad
 
 
-def image_uses(entries: Sequence[Entry]) -> list[Use]:
+def _image_uses(entries: Sequence[Entry]) -> list[Use]:
     """List every image once for each part that uses it, in order of appearance."""
     uses: dict[tuple[str, str], Use] = {}
     for entry in entries:
@@ -137,17 +137,8 @@ def plain(text: str) -> str:
     return words.rstrip(" .?!:") or words
 
 
-def find_repeated(entries: Sequence[Entry], prints: Mapping[Path, Fingerprint]) -> list[Question]:
-    """Find questions that occur several times with the same images and the same options in any order.
-
-    Args:
-        entries: Samples to search.
-        prints: Fingerprints of the image files that can be displayed. Other files are identified by name.
-
-    Returns:
-        The repeated questions. Questions that occur only in reference folders, or whose image the source does not name,
-        are excluded.
-    """
+def _find_repeated(entries: Sequence[Entry], prints: Mapping[Path, Fingerprint]) -> list[Question]:
+    """Find questions that occur several times with the same images and the same options in any order."""
     groups: dict[Hashable, list[Entry]] = {}
     for entry in entries:
         sample = entry.sample
@@ -172,15 +163,8 @@ def find_repeated(entries: Sequence[Entry], prints: Mapping[Path, Fingerprint]) 
     return questions
 
 
-def find_shared_subjects(entries: Sequence[Entry]) -> tuple[list[SharedSubject], set[int]]:
-    """Find subjects and volumes with samples in several parts.
-
-    A volume is found even if its samples name different subjects. If `info.json` of two folders has different names or
-    sources, equal subject names count as different subjects.
-
-    Returns:
-        The shared subjects and volumes, and the indices of their entries.
-    """
+def _find_shared_subjects(entries: Sequence[Entry]) -> tuple[list[SharedSubject], set[int]]:
+    """Find subjects and volumes with samples in several parts, and the indices of their entries."""
     shared, touched = [], set()
     for indices in grouped([[(entry.source, tie) for tie in ties(entry.sample)] for entry in entries]):
         group = [entries[index] for index in indices]
@@ -193,24 +177,13 @@ def find_shared_subjects(entries: Sequence[Entry]) -> tuple[list[SharedSubject],
     return shared, touched
 
 
-def count_touched(
+def _count_touched(
     entries: Sequence[Entry],
     prints: Mapping[Path, Fingerprint],
     near_parts: Mapping[str, set[str]],
     subjects: Collection[int],
 ) -> tuple[Touched, ...]:
-    """Count the questions of each part that share an image, a near-duplicate, or a subject with another part.
-
-    Args:
-        entries: Samples to search.
-        prints: Fingerprints of the image files that can be displayed. Images of a single color count as shared only if
-            they are the same file.
-        near_parts: For each image, identified by the hash of its pixels, the parts that contain a near-duplicate of it.
-        subjects: Indices of the entries whose subject is in several parts.
-
-    Returns:
-        Counts for the parts that contain such questions.
-    """
+    """Count the questions of each part that share an image, a near-duplicate, or a subject with another."""
     files = [[file for file in entry.files if file in prints] for entry in entries]
     # All images of one color look the same, so they count as shared only if they are the same file.
     images = [[str(file) if prints[file].blank else prints[file].pixels for file in row] for row in files]
@@ -283,14 +256,14 @@ def check_folders(
         parts += _parts(path, label, own, reference=reference)
         entries += own
         bad += bad_rows
-    uses = image_uses(entries)
+    uses = _image_uses(entries)
     first = {use.file: use.place for use in reversed(uses)}
     results = examine(((entry.folder, name) for entry in entries for name in entry.sample.images), progress)
     prints = _fingerprints(results)
     checked = {part.name for part in parts if not part.reference}
     sharing, near_parts = compare(uses, prints, checked, near=near, progress=progress)
-    shared_subjects, subjects = find_shared_subjects(entries)
-    questions = find_repeated(entries, prints)
+    shared_subjects, subjects = _find_shared_subjects(entries)
+    questions = _find_repeated(entries, prints)
     repeated = [question for question in questions if len(question.answers) == 1]
     missing = [first[file] for file, result in results.items() if result is None]
     unnamed = [entry.place for entry in entries if entry.sample.unnamed_image]
@@ -308,7 +281,7 @@ def check_folders(
         repeated_within=Listed.of([question for question in repeated if len(question.parts) == 1]),
         shared_subjects=Listed.of(shared_subjects),
         sharing=sharing,
-        touched=count_touched(entries, prints, near_parts, subjects),
+        touched=_count_touched(entries, prints, near_parts, subjects),
         file_name_subjects=file_name_subjects,
         unlike_subjects=unlike_subjects(infos),
         near_distance=near,
@@ -350,8 +323,8 @@ def warn_of_overlap(
         *_entries(Path(evaluation), _EVAL, eval_samples, infos[_EVAL], splits=False),
     ]
     prints = _fingerprints(examine((entry.folder, name) for entry in entries for name in entry.sample.images))
-    _, subjects = find_shared_subjects(entries)
-    touched = {part.part: part for part in count_touched(entries, prints, {}, subjects)}
+    _, subjects = _find_shared_subjects(entries)
+    touched = {part.part: part for part in _count_touched(entries, prints, {}, subjects)}
     if _EVAL not in touched:
         unlike = unlike_subjects(infos)
         return f"Warning: {unlike}" if unlike else None

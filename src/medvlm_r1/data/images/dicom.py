@@ -62,9 +62,9 @@ def _decode(path: Path, header: Header) -> tuple[Array, tuple[str, ...]]:
     """Decode the frame, and return it with warnings about the length of the pixel data."""
     warnings: tuple[str, ...] = ()
     if header.syntax.is_encapsulated:
-        check_codestream(path, header)
+        _check_codestream(path, header)
     else:
-        warnings = check_length(path, header)
+        warnings = _check_length(path, header)
     # Use a fixed decoder for each syntax, so that the pixels do not depend on the installed packages. pydicom might
     # otherwise choose GDCM, which ends the process on some damaged files, or pylibjpeg's RLE decoder, whose panics are
     # not caught by `except Exception`.
@@ -123,7 +123,7 @@ def _grey(path: Path, header: Header, pixels: Array, view: View) -> tuple[Array,
     values, counts = apply_modality_lut(unique.values[inside], header.elements), unique.counts[inside]
     if not np.isfinite(values).all():
         raise UserError(f"{path}: its rescale slope or intercept is not a usable number; copy the file again")
-    shade, window, warnings = show_grey(path, header, view.window, values, counts)
+    shade, window, warnings = _show_grey(path, header, view.window, values, counts)
     table[inside] = 255 - shade if header.colour == "MONOCHROME1" else shade
     # A rescale slope of 0 maps all pixels to one value, which may lie outside the window.
     present = values[counts > 0]
@@ -195,27 +195,10 @@ _CT_PRESETS = {
 }
 
 
-def show_grey(
+def _show_grey(
     path: Path, header: Header, requested: str | None, values: Array, counts: Array
 ) -> tuple[Array, Window, tuple[str, ...]]:
-    """Map values to gray through the requested window, the stored one, or the modality's default.
-
-    A stored or default window is replaced by the percentile window if it makes practically all pixels black or white.
-
-    Args:
-        path: File named in error messages.
-        header: Header of the file.
-        requested: The requested window; None if none was requested.
-        values: Unique values after the modality transformation, without padding, shape (n,).
-        counts: Number of pixels with each value, shape (n,).
-
-    Returns:
-        Gray levels (uint8, shape (n,)), the window that was used, and warnings for the note.
-
-    Raises:
-        UserError: As for `choose_window`.
-        UsageError: As for `choose_window`.
-    """
+    """Map values to gray by the requested window, the stored one, or the modality's default; add warnings."""
     bits = header.bits
     full = Window.full(*header.value_range, header.unit, f"of {bits} bits") if bits <= 8 else None
     default = full if header.modality != "MR" else None
@@ -275,20 +258,8 @@ _J2K_START = b"\xff\x4f\xff\x51"
 _FRAME_MARKERS = (*(m for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC)), 0xF7)
 
 
-def check_length(path: Path, header: Header) -> tuple[str, ...]:
-    """Compare the length of uncompressed pixel data with the header.
-
-    Args:
-        path: A path or an `InMemoryFile`.
-        header: Header of the file.
-
-    Returns:
-        A warning if padding follows the pixels; otherwise empty.
-
-    Raises:
-        UserError: There are too few bytes, the bytes after the pixels are not all 0 (padding is 0), or the pixels are
-            compressed and the header does not name the compression.
-    """
+def _check_length(path: Path, header: Header) -> tuple[str, ...]:
+    """Compare the length of uncompressed pixel data with the header; return a warning about padding."""
     wanted = get_expected_length(header.elements)
     if header.whole:
         data = next(bytes(header.elements[keyword].value) for keyword in PIXELS if keyword in header.elements)
@@ -320,12 +291,8 @@ def check_length(path: Path, header: Header) -> tuple[str, ...]:
     return (f"{length - wanted} bytes of padding follow the pixels.",)
 
 
-def check_codestream(path: Path, header: Header) -> None:
-    """Reject a compressed frame whose width and height differ from the header.
-
-    Raises:
-        UserError: The sizes differ.
-    """
+def _check_codestream(path: Path, header: Header) -> None:
+    """Reject a compressed frame whose width and height differ from the header."""
     if header.syntax == RLELossless:
         return  # has no size of its own
     elements = header.elements

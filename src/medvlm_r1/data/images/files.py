@@ -137,7 +137,7 @@ _FIRST_REPRESENTATIONS = (b"UL", b"UI", b"OB", b"CS", b"SH", b"DA")
 def sniff_format(path: Path, head: bytes) -> str | None:
     """Detect DICOM or a volume format from the first `HEAD` bytes of a file and its name; None for any other format."""
     name = path.name.lower().removesuffix(".gz")
-    head = unzipped_head(head)
+    head = _unzipped_head(head)
     # Checked first, because the preamble of a DICOM file may contain a TIFF header.
     if head[128:132] == _DICM:
         return "DICOM"
@@ -153,8 +153,8 @@ def sniff_format(path: Path, head: bytes) -> str | None:
     return None
 
 
-def unzipped_head(head: bytes) -> bytes:
-    """Decompress the first bytes of a gzip file; return the first bytes of any other file unchanged."""
+def _unzipped_head(head: bytes) -> bytes:
+    """First bytes of the content of a gzip file; those of any other file unchanged."""
     if not head.startswith(GZIP):
         return head
     try:

@@ -74,7 +74,7 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
         case "DICOM":
             from medvlm_r1.data.images.dicom import load_dicom as load
         case None:
-            load = load_raster
+            load = _load_raster
         case _:
             from medvlm_r1.data.images.volume import load_volume
 
@@ -123,22 +123,8 @@ def _unzipped(path: Path) -> files.InMemoryFile:
     return files.InMemoryFile.of(bytes(data), str(path))
 
 
-def load_raster(path: Path, view: View) -> Picture:
-    """Decode one raster image.
-
-    Args:
-        path: A PNG, JPEG, TIFF or BMP file.
-        view: Only `frame` can be set, for a file with several frames such as a multi-page TIFF.
-
-    Returns:
-        The picture and its note. The image is rotated upright according to EXIF. Transparent areas are black.
-
-    Raises:
-        UserError: The file has another format, is damaged or truncated, has over 100 megapixels, or has several frames
-            and none was chosen. Signed and floating-point values are also rejected, because they define no black and
-            white. The message names the file.
-        UsageError: The view requests a plane, slice or window.
-    """
+def _load_raster(path: Path, view: View) -> Picture:
+    """Decode one frame of a raster image, upright by EXIF. Transparent areas are black."""
     try:
         # Suppress Pillow's warnings about images below our size limit, and about metadata, which may name a patient.
         with (

@@ -66,7 +66,7 @@ def load_volume(path: Path, view: View, kind: str = "NIfTI") -> Picture:
         UsageError: The window is invalid, or is requested for a color volume.
     """
     with silence_logging():
-        volume = guarded(path, lambda: open_volume(path, kind), f"the {kind} header is damaged")
+        volume = guarded(path, lambda: _open_volume(path, kind), f"the {kind} header is damaged")
         reason = f"the {kind} voxels are damaged or cut short"
         return guarded(path, lambda: _show(path, volume, view, kind), reason)
 
@@ -198,17 +198,8 @@ def _geometry_warnings(volume: Volume) -> list[str]:
     return warnings
 
 
-def open_volume(path: Path, kind: str) -> Volume:
-    """Check the header of a volume, then open it without reading the voxels. Only MINC voxels are read immediately.
-
-    Args:
-        path: Path of the file. For a format with two files, either file.
-        kind: The format: NIfTI, MGH, MINC, AFNI or PAR/REC.
-
-    Raises:
-        UserError: The file is damaged or truncated, has a shape that cannot be shown, or exceeds 8 GB (2 GB for an
-            upload); or one of two files is missing.
-    """
+def _open_volume(path: Path, kind: str) -> Volume:
+    """Check the header of a volume, and open it. Only the voxels of MINC are read immediately."""
     if kind == "MINC":
         return _open_minc(path)
     if kind in ("AFNI", "PAR/REC"):
