@@ -66,7 +66,7 @@ def _draft(row: Row, part: Part) -> Draft:
     if question is not None and options is not None and answer is not None:
         first = options[1] if part.reading.first_option is None else part.reading.first_option
         matched = attempt(_match, question, options[0], answer, first)
-    values = {name: attempt(_text, row, named.get(name)) or "" for name in TEXTS}
+    values: dict[str, Any] = {name: attempt(_text, row, named.get(name)) or "" for name in TEXTS}
     subject, subject_from = attempt(_subject, row, part) or ("", "")
     view = attempt(_view, row, named)
     if matched is None or faults:
@@ -81,10 +81,7 @@ def _draft(row: Row, part: Part) -> Draft:
         view=view or FILE_VIEW,
         record={name: value for name, value in record.items() if value not in (None, "")},
         subject_column=subject_from,
-        question_type=values["question_type"],
-        subject=subject,
-        split=values["split"],
-        id=values["id"],
+        **{**values, "subject": subject},
     )
 
 
