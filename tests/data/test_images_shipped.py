@@ -69,11 +69,7 @@ REFUSED = {
 
 
 def dicom_views(path):
-    """Some frames of a file, and the 8-bit picture of each.
-
-    Raises:
-        Exception: pydicom has no pixels for it.
-    """
+    """Some frames of a file, and the 8-bit picture of each. An exception means that pydicom has no pixels for it."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         ds = pydicom.dcmread(file, force=True)
         file.seek(0)
