@@ -70,17 +70,6 @@ def test_rle_and_deflated(saved, monkeypatch):
         load_picture(path)
 
 
-def test_too_large_by_its_header_alone(saved):
-    ds = dataset(TWO)
-    ds.Rows = ds.Columns = 60_000
-    path = saved(ds)
-    tracemalloc.start()
-    with pytest.raises(UserError, match=r"x.dcm: the image is too large \(60000 x 60000 pixels\)"):
-        load_picture(path)
-    assert tracemalloc.get_traced_memory()[1] < 20e6
-    tracemalloc.stop()
-
-
 def jpeg(width, height):
     marker = b"\xff\xc0\x00\x0b\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big") + b"\x01\x01\x11\x00"
     return b"\xff\xd8\xff\xe0\x00\x04ab" + marker
@@ -103,24 +92,33 @@ def test_a_frame_larger_than_its_header_is_refused_before_it_is_decoded(saved, s
     assert codestream_size(b"") is codestream_size(b"\xff\xd8nonsense that is long enough") is None
 
 
-LAYOUT = ("Rows", "PhotometricInterpretation", "BitsStored", "PixelRepresentation", "PlanarConfiguration")
-
-
-@pytest.mark.parametrize("keyword", LAYOUT)
-def test_missing_elements_are_named(saved, keyword):
+def without(keyword):
     ds = dataset(np.zeros((2, 2, 3), np.uint8))
     delattr(ds, keyword)
-    with pytest.raises(UserError, match=rf"x.dcm: a DICOM file \(CT Image Storage\) without {keyword}; its"):
-        load_picture(saved(ds))
+    return ds, rf"a DICOM file \(CT Image Storage\) without {keyword}; its"
 
 
-def test_layouts_that_are_not_supported_are_refused(saved):
-    for high in (15, 12, 10):
-        ds = dataset(np.uint16([[0, 2**high]]), BitsStored=12, HighBit=high)
-        with pytest.raises(UserError, match=rf"x.dcm: .* 12 bits with HighBit {high}; only HighBit 11 is supported"):
-            load_picture(saved(ds))
-    with pytest.raises(UserError, match=r"x.dcm: its photometric interpretation is none of those that can be shown"):
-        load_picture(saved(dataset(TWO, PhotometricInterpretation=MARKER)))
+def high(bit):
+    return dataset(np.uint16([[0, 2**bit]]), BitsStored=12, HighBit=bit), f"12 bits with HighBit {bit}; only HighBit 11"
+
+
+# The file, and why it is refused by its header alone.
+REFUSED = [
+    (dataset(TWO, Rows=60_000, Columns=60_000), r"the image is too large \(60000 x 60000 pixels\)"),
+    (dataset(TWO, PhotometricInterpretation=MARKER), "its photometric interpretation is none of those"),
+    *map(without, ("Rows", "PhotometricInterpretation", "BitsStored", "PixelRepresentation", "PlanarConfiguration")),
+    *map(high, (15, 12, 10)),
+]
+
+
+@pytest.mark.parametrize(("ds", "reason"), REFUSED)
+def test_headers_that_are_refused(saved, ds, reason):
+    path = saved(ds)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=rf"x.dcm: .*{reason}"):
+        load_picture(path)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
 
 
 # What is shown of them otherwise: the upper half, a skewed picture, noise, the first of two frames.
