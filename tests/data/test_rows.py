@@ -1,13 +1,15 @@
 import json
 import tracemalloc
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medvlm_r1.data import rows, tables
 from medvlm_r1.data.rows import read_json_array, read_json_lines
-from medvlm_r1.data.tables import read_arrow, read_csv, read_parquet
+from medvlm_r1.data.tables import read_batches, read_csv
 from medvlm_r1.errors import UserError
 
 LINES, ARRAY, CSV = read_json_lines, read_json_array, read_csv
@@ -75,8 +77,7 @@ def test_rows(file, read, content, wanted):
         (CSV, "", "the heading is empty"),
         (CSV, "\n1,2\n", "the heading is empty"),
         (CSV, b"a,b\n1,\xff\n", "not UTF-8 after row 0"),
-        (read_parquet, b"PAR1", "data: cannot be read as parquet after row 0"),
-        (read_arrow, b"a,b\n1,2\n" * 100, "data: cannot be read as Arrow after row 0"),
+        (read_batches, b"PAR1", "data: cannot be read as parquet after row 0"),
     ],
 )
 def test_damaged_files_are_refused_with_the_row(file, read, content, message):
@@ -84,7 +85,7 @@ def test_damaged_files_are_refused_with_the_row(file, read, content, message):
         list(read(file(content)))
 
 
-@pytest.mark.parametrize("read", [read_json_lines, read_json_array, read_csv, read_parquet, read_arrow])
+@pytest.mark.parametrize("read", [read_json_lines, read_json_array, read_csv, read_batches])
 def test_unreadable_files_are_named(read, tmp_path):
     with pytest.raises(UserError, match=r"absent: cannot be read"):
         list(read(tmp_path / "absent"))
@@ -116,17 +117,21 @@ def test_array_equals_json_load(file, values, indent):
     assert list(read_json_array(path)) == list(enumerate(values, 1))
 
 
-def test_parquet_is_read_a_few_rows_at_a_time(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def test_parquet_and_arrow_are_read_a_few_rows_at_a_time(tmp_path):
     path = tmp_path / "x.parquet"
     # Different bytes in each row, because equal ones are stored once.
     rows = [{"image": {"bytes": number.to_bytes(4, "big") * 25_000, "path": None}} for number in range(400)]
     pq.write_table(pa.Table.from_pylist(rows), path, compression="none", row_group_size=100)
     del rows
     tracemalloc.start()
-    count = sum(1 for _ in read_parquet(path))
+    count = sum(1 for _ in read_batches(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (count, peak < 10_000_000) == (400, True)
+    path, table = tmp_path / "x.arrow", pa.table({"a": range(100)})
+    with path.open("wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    assert list(read_batches(path)) == [(number + 1, {"a": number}) for number in range(100)]
+    path.write_bytes(b"a,b\n1,2\n" * 100)
+    with pytest.raises(UserError, match=r"x.arrow: cannot be read as Arrow after row 0"):
+        list(read_batches(path))

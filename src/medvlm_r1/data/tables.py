@@ -3,7 +3,6 @@
 import codecs
 import csv
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +44,8 @@ def rows_of(path: Path) -> RowReader:
         if head.startswith(mark):
             raise UserError(f"{path}: {what}")
     suffix = path.suffix.lower()
-    if head.startswith(b"PAR1") or suffix == ".parquet":
-        return read_parquet
-    if suffix == ".arrow":
-        return read_arrow
+    if head.startswith(b"PAR1") or suffix in (".parquet", ".arrow"):
+        return read_batches
     encoding = _encoding(head)
     text = head.decode(encoding, errors="ignore").lstrip()
     if not text:
@@ -147,49 +144,31 @@ def _read_vlmeval(path: Path, *, on_bad: OnBad | None = None) -> Rows:
         yield number, {**row, "image": images.get(row["image"], row["image"])}
 
 
-def read_parquet(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Read the rows of a parquet file, as on the Hugging Face hub.
+def read_batches(path: Path, *, on_bad: OnBad | None = None) -> Rows:
+    """Read the rows of a parquet file, or of an Arrow file as written by `datasets.Dataset.save_to_disk`.
+
+    Args:
+        path: The file. A file with the suffix `.arrow` is read as Arrow.
+        on_bad: Never called, because the rows after a damaged one cannot be read.
 
     Raises:
         UserError: The file cannot be read or is damaged.
     """
-    return _rows_of_batches(path, "parquet", _parquet_batches(path))
-
-
-def read_arrow(path: Path, *, on_bad: OnBad | None = None) -> Rows:
-    """Read the rows of an Arrow file, as written by `datasets.Dataset.save_to_disk`.
-
-    Raises:
-        UserError: The file cannot be read or is damaged.
-    """
-    return _rows_of_batches(path, "Arrow", _arrow_batches(path))
-
-
-def _parquet_batches(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # pre_buffer would read a whole row group, which may contain a thousand images.
-    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=_BATCH)
-
-
-def _arrow_batches(path: Path) -> Iterator[Any]:
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source, closing(pa.ipc.open_stream(source)) as stream:
-        for batch in stream:
-            yield from (batch.slice(start, _BATCH) for start in range(0, batch.num_rows, _BATCH))
-
-
-def _rows_of_batches(path: Path, kind: str, batches: Iterator[Any]) -> Rows:
-    import pyarrow as pa
-
+    is_arrow = path.suffix.lower() == ".arrow"
     number = 0
     try:
-        for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        with pa.memory_map(str(path)) as source:
+            # pre_buffer would read a whole row group, which may contain a thousand images.
+            file = pa.ipc.open_stream(source) if is_arrow else pq.ParquetFile(source, pre_buffer=False)
+            for batch in file if is_arrow else file.iter_batches(batch_size=_BATCH):
+                for start in range(0, batch.num_rows, _BATCH):
+                    for row in batch.slice(start, _BATCH).to_pylist():
+                        number += 1
+                        yield number, row
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        kind = "Arrow" if is_arrow else "parquet"
         raise UserError(f"{path}: cannot be read as {kind} after row {number} ({reason})") from error
