@@ -113,9 +113,6 @@ def grouped(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
 def clusters(samples: Sequence[Sample]) -> list[list[int]]:
     """Group the samples that share a subject, a volume or an image, directly or through other samples.
 
-    Args:
-        samples: Samples in the order of the source.
-
     Returns:
         Indices of the samples in each cluster, in ascending order. Clusters are ordered by their first index.
     """

@@ -68,11 +68,7 @@ class Fingerprint:
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:
-    """Compute the fingerprint of an image.
-
-    Args:
-        image: Image in mode RGB.
-    """
+    """Compute the fingerprint of an image in mode RGB."""
     digest = hashlib.sha256(f"{image.width} {image.height} ".encode())
     digest.update(image.tobytes())
     # phash would otherwise do this conversion for each flip.

@@ -78,11 +78,7 @@ class LengthCheckedReader(io.BufferedReader):
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a file.
-
-        Args:
-            path: Path of the file, or an `InMemoryFile`.
-        """
+        """Open a file or an `InMemoryFile`."""
         super().__init__(path.open("rb", buffering=0))
         self._size = path.stat().st_size
 
