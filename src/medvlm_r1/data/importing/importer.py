@@ -260,37 +260,37 @@ class _Pass:
         return sample, images, draft
 
 
-def _check(rows: _Pass, source: Path, out: Path) -> None:
+def _check(first: _Pass, source: Path, out: Path) -> None:
     """First pass: read every row, and raise an error if rows are unusable or none is left."""
     usable = 0
     ids: dict[str, str] = {}
-    for part, number, sample, _, draft in rows:
+    for part, number, sample, _, draft in first:
         usable += 1
         # Ids made from part and row are unique among themselves.
         if draft.id:
             position = f"row {number}" + (f" of {part.file.name}" if part.label else "")
-            first = ids.setdefault(sample.id, position)
-            if first != position:
-                rows.bad.add(part.file, number, f"the id {sample.id!r} is used in {first} already; make it unique")
-    if rows.bad.count and not rows.skip_bad:
-        raise rows.bad.error(_ADVICE)
-    if rows.rows == 0:
+            earlier = ids.setdefault(sample.id, position)
+            if earlier != position:
+                first.bad.add(part.file, number, f"the id {sample.id!r} is used in {earlier} already; make it unique")
+    if first.bad.count and not first.skip_bad:
+        raise first.bad.error(_ADVICE)
+    if first.rows == 0:
         raise UserError(f"{source}: there are no rows, so nothing to import")
     if not usable:
-        what = "could be read" if rows.bad.count else "is of the requested modalities"
-        faults = "\n  ".join(["", *rows.bad.lines()])
-        raise UserError(f"{source}: none of the {rows.rows} rows {what}; nothing was written to {out}{faults}")
+        what = "could be read" if first.bad.count else "is of the requested modalities"
+        faults = "\n  ".join(["", *first.bad.lines()])
+        raise UserError(f"{source}: none of the {first.rows} rows {what}; nothing was written to {out}{faults}")
 
 
-def _write(rows: _Pass, writer: ImageWriter, report: ImportReport, info: dict[str, Any]) -> Iterator[Sample]:
+def _write(second: _Pass, writer: ImageWriter, report: ImportReport, info: dict[str, Any]) -> Iterator[Sample]:
     """Second pass: copy the images of each row, then yield its sample. At the end, complete `info` and the report."""
     subjects = set()
-    for part, number, sample, images, draft in rows:
+    for part, number, sample, images, draft in second:
         try:
             for image in images:
                 writer.write(image)
         except UserError as error:
-            rows.bad.add(part.file, number, error)
+            second.bad.add(part.file, number, error)
             continue
         subject, origin = sample.subject, FILE_NAMES
         if draft.subject:
@@ -309,10 +309,10 @@ def _write(rows: _Pass, writer: ImageWriter, report: ImportReport, info: dict[st
         report.by_modality[sample.modality] += 1
         report.by_split[sample.split] += 1
         yield replace(sample, subject=subject, record=record)
-    if rows.bad.count and not rows.skip_bad:
-        raise rows.bad.error("Correct these images, or leave such rows out with --skip-bad.")
+    if second.bad.count and not second.skip_bad:
+        raise second.bad.error("Correct these images, or leave such rows out with --skip-bad.")
     notes = writer.notes.values()
-    report.rows = rows.rows
+    report.rows = second.rows
     report.by_modality = dict(sorted(report.by_modality.items()))
     report.by_split = dict(sorted(report.by_split.items()))
     report.subjects_from = info["subjects"] = dict(Counter(report.subjects_from).most_common())
@@ -321,4 +321,4 @@ def _write(rows: _Pass, writer: ImageWriter, report: ImportReport, info: dict[st
     report.converted, report.stripped, report.subjects = len(notes), len(writer.stripped), len(subjects)
     report.may_show_text = sum(note["format"] == "DICOM" and note["burned_in"] != "no" for note in notes)
     report.subject_warning = writer.hasher.warning()
-    report.bad_rows, report.reasons = rows.bad.count, tuple(rows.bad.lines())
+    report.bad_rows, report.reasons = second.bad.count, tuple(second.bad.lines())
