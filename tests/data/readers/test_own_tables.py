@@ -42,8 +42,10 @@ def test_all_fields(put, picture, imported, tmp_path):
     assert (third.options, third.answer, third.missing, third.record) == ((), "a cyst", True, {"grade": 3})
     assert (fourth.images, fourth.missing) == ((), False)
     assert done.report.by_split == {"": 3, "train": 1}
+    twice = put("twice.jsonl", "\n".join([row(id="x"), row(), row(id="x")]))
     with pytest.raises(UserError, match=r"twice.jsonl, row 3: the id 'x' is used in row 1 already"):
-        imported("jsonl", put("twice.jsonl", "\n".join([row(id="x"), row(), row(id="x")])))
+        imported("jsonl", twice)
+    assert [sample.id for sample in imported("jsonl", twice, skip_bad=True).samples] == ["x", "jsonl-000002"]
     with pytest.raises(UserError, match="a folder without parquet files; give the file that holds the questions"):
         imported("jsonl", tmp_path)
     with pytest.raises(UserError, match=r"absent.csv: no such file; give the file"):

@@ -193,6 +193,7 @@ class _Pass:
     total: int | None = None
     rows: int = 0
     bad: BadRows = field(default_factory=BadRows)
+    ids: dict[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[Part, int, Sample, list[SourceImage], Draft]]:
         """Yield part, row number, sample, images, and the draft that the sample was made from."""
@@ -252,6 +253,10 @@ class _Pass:
                 missing=draft.missing or any(image.source is None for image in images),
                 record={**draft.record, "image_sources": sources} if sources else draft.record,
             )
+            position = f"row {number}" + (f" of {part.file.name}" if part.label else "")
+            # Ids made from part and row are unique among themselves.
+            if draft.id and (earlier := self.ids.setdefault(sample.id, position)) != position:
+                raise ValueError(f"the id {sample.id!r} is used in {earlier} already; make it unique")
         except ValueError as error:
             faults.append(error)
         if faults:
@@ -262,16 +267,7 @@ class _Pass:
 
 def _check(first: _Pass, source: Path, out: Path) -> None:
     """First pass: read every row, and raise an error if rows are unusable or none is left."""
-    usable = 0
-    ids: dict[str, str] = {}
-    for part, number, sample, _, draft in first:
-        usable += 1
-        # Ids made from part and row are unique among themselves.
-        if draft.id:
-            position = f"row {number}" + (f" of {part.file.name}" if part.label else "")
-            earlier = ids.setdefault(sample.id, position)
-            if earlier != position:
-                first.bad.add(part.file, number, f"the id {sample.id!r} is used in {earlier} already; make it unique")
+    usable = sum(1 for _ in first)
     if first.bad.count and not first.skip_bad:
         raise first.bad.error(_ADVICE)
     if first.rows == 0:
