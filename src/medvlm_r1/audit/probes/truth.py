@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from medvlm_r1.audit.claims import ATTRIBUTES, Claim, claims_finding, holds, question_attribute, read_claims, scene_of
-from medvlm_r1.audit.measures import FEWEST, ids, in_order, share, too_few
+from medvlm_r1.audit.measures import FEWEST, ids, share, too_few
 from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeResult
 from medvlm_r1.audit.variant import AuditedItem
 from medvlm_r1.phantom.findings import NONE
@@ -53,7 +53,7 @@ class TruthProbe(Probe):
 
     def measure(self, items: Sequence[AuditedItem]) -> ProbeResult:
         """Compute the shares of true claims, and how often true or false claims come with correct or wrong answers."""
-        read = [reasoning for item in in_order(items) if (reasoning := _read(item)) is not None]
+        read = [reasoning for item in items if (reasoning := _read(item)) is not None]
         if not read:
             return self.result(
                 ("not run", "The data have no record of what the images show: the truth of claims is unknown.")
