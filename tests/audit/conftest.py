@@ -10,11 +10,11 @@ SampleMaker = Callable[..., Sample]
 
 
 @pytest.fixture
-def question() -> SampleMaker:
+def question():
     """A function that makes a sample from its options, the place of the right one, and what else is to differ."""
     made = 0
 
-    def make(options: str, right: int = 0, modality: str = "MRI", **changes: object) -> Sample:
+    def make(options, right=0, modality="MRI", **changes):
         nonlocal made
         made += 1
         texts = tuple(options.split())

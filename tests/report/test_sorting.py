@@ -1,9 +1,6 @@
 """Tables sort in a real browser, by click and by key, and the reference row stays at the end."""
 
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from test_html import RIGHT, WRONG
@@ -12,7 +9,7 @@ from medvlm_r1.report import load_run, render_report
 
 
 @pytest.fixture
-def page(make_run: Callable[..., Path], tmp_path: Path) -> Path:
+def page(make_run, tmp_path):
     """Three models: on MRI 50, 100 and 0 percent right; the second has answered the first two questions alone."""
     runs = {
         "one": load_run(make_run("one", [RIGHT, WRONG, RIGHT, RIGHT])),
@@ -23,12 +20,12 @@ def page(make_run: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_by_click_and_by_key(page: Path, browse: Callable[[Path, int], Any], width: int) -> None:
+def test_by_click_and_by_key(page, browse, width):
     opened = browse(page, width)
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     table = opened.locator("table").first
 
-    def order() -> list[str]:
+    def order():
         return [name.strip() for name in table.locator("tbody .name").all_inner_texts()]
 
     written = ["one", "two", "ten", "Guessing at random"]
