@@ -114,37 +114,26 @@ def test_the_whole_page(copied):
     assert all((link or "").removeprefix("#") in ids for link in links)
 
 
-def test_the_images_are_those_that_were_shown(audited):
-    view = load_audit(audited)
-    [item] = build_audit_items(view, Pictures(view), [next(iter(view.items)), "unknown"], Album(9))
-    images = {
-        card.title: np.asarray(
-            Image.open(io.BytesIO(base64.b64decode(card.images[0].uri.partition(",")[2]))).convert("RGB")
-        ).astype(int)
-        for card in item.cards
-        if card.images
-    }
+def pixels(picture):
+    content = base64.b64decode(picture.uri.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+def test_images_and_answers_are_those_of_the_audit(audited):
+    view, kind = load_audit(audited), "swayed by the text, not saying so"
+    swayed = view.probes["reasoning"].items[kind][0]
+    [item] = build_audit_items(view, Pictures(view), [swayed, "unknown"], Album(9))
+    images = {card.title: pixels(card.images[0]) for card in item.cards if card.images}
     own = np.asarray(load_image(audited.parent / "data" / item.sample.images[0])).astype(int)
     assert (images["Original"] == own).all()
     assert (images["Gray image"] == 128).all()
     assert images["Noise"].std() > 20
     assert (images["Another item’s image"] != own).any()
     hint = (images["Hint on the image"] != own).any(axis=2)
-    assert hint.any()
-    assert not hint[len(own) // 2 :].any()
+    assert (hint.any(), hint[len(own) // 2 :].any()) == (True, False)
     unseen = {card.title: card.unseen for card in item.cards if not card.images}
-    assert unseen == {
-        "No image": "no image",
-        "Hint in the question": "with its own image",
-        "Mistake in the reasoning": "with its own image",
-    }
-
-
-def test_answers_are_shown_as_they_are_stored(audited):
-    view = load_audit(audited)
-    kind = "swayed by the text, not saying so"
-    swayed = view.probes["reasoning"].items[kind][0]
-    [item] = build_audit_items(view, Pictures(view), [swayed], Album(9))
+    shared = dict.fromkeys(["Hint in the question", "Mistake in the reasoning"], "with its own image")
+    assert unseen == {"No image": "no image"} | shared
     answers = view.items[swayed].answers
     assert next(card.answer for card in item.cards if card.title == "Hint in the question") == answers["cue-text"]
     assert next(a for title, a in item.rows if title.startswith("Reasoning truncated after 0 of")) == answers["early-0"]
@@ -207,33 +196,26 @@ def test_an_audit_next_to_an_evaluation(audited, make_run, tmp_path):
         text(["neither"])
 
 
+def damage(probe, **fields):
+    return lambda record: record["probes"][probe].update(fields)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (lambda record: record.pop("verdicts"), "not the figures of an audit"),
         (lambda record: record.pop("template"), "no template in it"),
         (lambda record: record["verdicts"].update(looks="fine"), r"no verdicts\.looks in it"),
-        (lambda record: record["probes"]["image"].update(verdict="<b>"), "not the figures of an audit"),
+        (damage("image", verdict="<b>"), "not the figures of an audit"),
         (lambda record: record["probes"]["image"]["measures"]["chance"].update(value="x"), r"chance\.value: Input"),
+        (damage("reasoning", detail={"early": {"same": [1]}}), "details of the probe 'reasoning' cannot be drawn"),
+        (damage("options", detail={"recall_by_letter": {"2": [1]}}), "details of the probe 'options' cannot be drawn"),
+        (damage("confidence", detail={"vote": {"risk_coverage": [[1]]}}), "probe 'confidence' cannot be drawn"),
     ],
 )
 def test_damaged_figures_are_named(copied, edit, message):
     change(copied, edit)
     with pytest.raises(UserError, match=rf"audit\.json: .*{message}"):
-        load_run(copied)
-
-
-@pytest.mark.parametrize(
-    ("probe", "detail"),
-    [
-        ("reasoning", {"early": {"same": [1]}}),
-        ("options", {"recall_by_letter": {"2": [1]}}),
-        ("confidence", {"vote": {"risk_coverage": [[1]]}}),
-    ],
-)
-def test_details_that_cannot_be_drawn_are_named(copied, probe, detail):
-    change(copied, lambda record: record["probes"][probe].update(detail=detail))
-    with pytest.raises(UserError, match=f"the details of the probe '{probe}' cannot be drawn"):
         render_model_audit(copied)
     assert not (copied / AUDIT_PAGE).exists()
 

@@ -127,22 +127,15 @@ def test_an_adapter_from_elsewhere_is_merged(tiny_policy_dir, data_dir, tmp_path
     assert command("export", f"{adapter}#{tiny_policy_dir}", "--out", tmp_path / "b")[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("n_closed", "expected"),
-    [
-        (2, ["| data | MRI | 1 |", "6 open questions not counted above"]),
-        (0, ["* data: no question has options, ", "8 open questions not counted above"]),
-    ],
-)
-def test_open_questions_are_counted_apart_on_the_card(made, tmp_path, data_dir, n_closed, expected):
-    data = tmp_path / "data"
-    shutil.copytree(data_dir, data)
+def test_open_questions_are_counted_apart_on_the_card(made, tmp_path, data_dir):
+    shutil.copytree(data_dir, tmp_path / "data")
     samples = read_folder(data_dir)
-    closed = samples[::4][:n_closed]
-    write_folder(data, [s if s in closed else replace(s, options=()) for s in samples], info={})
-    evaluate(str(made[0] / "model"), data, tmp_path / "eval", max_new_tokens=2)
-    text = (export(made[0], tmp_path / "published", evaluations=[tmp_path / "eval"]) / "README.md").read_text()
-    assert [wanted for wanted in expected if wanted not in text] == []
+    for n_closed, row, n_open in ((2, "| data | MRI | 1 |", 6), (0, "* data: no question has options, ", 8)):
+        closed, run = samples[::4][:n_closed], tmp_path / f"eval-{n_closed}"
+        write_folder(tmp_path / "data", [s if s in closed else replace(s, options=()) for s in samples], info={})
+        evaluate(str(made[0] / "model"), tmp_path / "data", run, max_new_tokens=2)
+        text = (export(made[0], tmp_path / f"published-{n_closed}", evaluations=[run]) / "README.md").read_text()
+        assert (row in text, f"{n_open} open questions not counted above" in text) == (True, True)
 
 
 def test_what_cannot_be_published_is_refused(made, tmp_path):

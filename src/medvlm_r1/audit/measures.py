@@ -7,12 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from medvlm_r1.audit.probe import Judged, Measure
 from medvlm_r1.audit.variant import REAL, AuditedItem
-from medvlm_r1.evaluation.statistics import (
-    FEWEST_SUBJECTS,
-    clustered_wilson,
-    paired_difference,
-    paired_ratio,
-)
+from medvlm_r1.evaluation.statistics import FEWEST_SUBJECTS, clustered_wilson, paired_difference, paired_ratio
 
 FEWEST = 30
 """Fewest items with which a probe gives a verdict. If 0 of 30 answers change, the upper end of the interval is 11 %.

@@ -269,12 +269,7 @@ def probe_curves(probe: ProbeResult) -> list[Chart]:
 
 
 def _percent_chart(
-    title: str,
-    subtitle: str,
-    across: str,
-    lines: Sequence[Line],
-    guides: Sequence[Points] = (),
-    highest: float = 100.0,
+    title: str, subtitle: str, across: str, lines: Sequence[Line], guides: Sequence[Points] = (), highest: float = 100.0
 ) -> Chart:
     """A chart with percent on both axes. Its text alternative lists about a dozen points of a long line."""
     texts = []

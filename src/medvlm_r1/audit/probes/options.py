@@ -10,16 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from medvlm_r1.audit.measures import (
-    NO_VERDICT,
-    accuracy,
-    ids,
-    no_verdict,
-    share,
-    share_of,
-    unparsed,
-    unparsed_note,
-)
+from medvlm_r1.audit.measures import NO_VERDICT, accuracy, ids, no_verdict, share, share_of, unparsed, unparsed_note
 from medvlm_r1.audit.probe import Judged, Measure, Probe, ProbeInput, ProbeResult
 from medvlm_r1.audit.variant import REAL, AuditedItem, Variant
 from medvlm_r1.data.sample import LETTERS
