@@ -1,8 +1,6 @@
 """Scoring against a hand-computed case, and properties that hold for any answers."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.evaluation.score import grade, order_modalities, score, share
@@ -12,7 +10,7 @@ from medvlm_r1.models.generate import Generation
 
 def sample(n, modality="MRI", **changes):
     fields = {"id": f"q{n}", "images": (), "question": "Which?", "options": ("liver", "kidney"), "answer": "kidney"}
-    return Sample(**(fields | {"modality": modality} | changes))  # type: ignore[arg-type]
+    return Sample(**(fields | {"modality": modality} | changes))
 
 
 def generated(text, *, truncated=False):
@@ -78,10 +76,9 @@ def test_answer_only_is_the_letter_alone(text, strict, lenient, formed):
     assert (graded.correct, graded.lenient_correct, graded.response.well_formed) == (strict, lenient, formed)
 
 
-def test_a_letter_alone_or_not_offered_is_no_correct_answer():
-    alone, not_offered = grade(sample(0), generated("B")), grade(sample(0), generated("<answer>D</answer>"))
-    assert (alone.correct, alone.lenient_correct) == (False, True)
-    assert (not_offered.correct, not_offered.answered) == (False, True)
+def test_a_letter_that_is_not_offered_is_wrong():
+    graded = grade(sample(0), generated("<answer>D</answer>"))
+    assert (graded.correct, graded.answered) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -136,19 +133,3 @@ def test_input_at_the_edges():
         score([], [])
     names = ["Ultrasound", "X-ray", "OCT", "MRI", "CT", "MRI"]
     assert order_modalities(names) == ["MRI", "CT", "X-ray", "OCT", "Ultrasound"]
-
-
-@given(st.lists(st.tuples(st.sampled_from([RIGHT, WRONG, "B", "", "kidney or liver"]), st.booleans()), min_size=1))
-def test_figures_agree_with_each_other(answers):
-    samples = [sample(n, "MRI" if mri else "CT") for n, (_, mri) in enumerate(answers)]
-    figures = score(samples, [generated(text) for text, _ in answers])
-    for key in ("accuracy", "lenient"):
-        shares = [entry for name, entry in figures[key].items() if name != "mean"]
-        assert sum(entry["n"] for entry in shares) == len(answers)
-        assert all(entry["ci95"][0] <= entry["percent"] + 1e-9 <= entry["ci95"][1] + 2e-9 for entry in shares)
-        low, high = figures[f"{key}_mean_ci95"]
-        assert low <= figures[key]["mean"] + 1e-9 <= high + 2e-9
-    strict = sum(entry["correct"] for name, entry in figures["accuracy"].items() if name != "mean")
-    lenient = sum(entry["correct"] for name, entry in figures["lenient"].items() if name != "mean")
-    assert strict <= lenient <= len(answers) - figures["no_answer_lenient"]["count"]
-    assert strict <= len(answers) - figures["no_answer"]["count"]

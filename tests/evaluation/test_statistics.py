@@ -77,14 +77,10 @@ def test_mean_interval_holds_the_mean_and_lies_within_the_parts(parts):
 
 
 def test_mean_interval_covers_as_often_as_it_says():
-    rng = np.random.default_rng(0)
     truth = np.array([0.95, 0.69, 0.70])
-    draws = rng.binomial(60, truth, size=(2000, 3))
-    inside = 0
-    for row in draws:
-        low, high = mean_interval([(int(k), 60) for k in row])
-        inside += low <= truth.mean() <= high
-    assert 0.935 < inside / 2000 < 0.975
+    draws = np.random.default_rng(0).binomial(60, truth, size=(2000, 3)).tolist()
+    ends = [mean_interval([(k, 60) for k in row]) for row in draws]
+    assert 0.935 < sum(low <= truth.mean() <= high for low, high in ends) / 2000 < 0.975
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
