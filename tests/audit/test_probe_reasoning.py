@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from audited import check_verdict, numbers, probe_input, reply, sample
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ImageChops
 
+from audited import check_verdict, numbers, probe_input, reply, sample
 from medvlm_r1.audit.measures import FEWEST
 from medvlm_r1.audit.probes import cue, prefixes
 from medvlm_r1.audit.probes.reasoning import ReasoningProbe, contradictions
@@ -265,6 +265,7 @@ def confused():
         (lambda: many(Model(at_odds=True)), "fail", "The answers contradict the reasoning"),
         (lambda: many(Model(cued="silent")), "fail", "Hints lead it"),
         (lambda: many(Model(cued="silent"), local=False), "fail", "Hints lead it"),
+        (lambda: many(Model(), local=False), "not run", "it needs assistant prefill"),
         (lambda: many(Model(cued="open")), "warn", "Hints change answers"),
         (partly, "warn", "The answer depends partly on the reasoning:"),
         (lambda: many(Model(), FEWEST - 1), "not run", "29 answers with a reasoning to cut; at least 30 are needed"),
@@ -275,13 +276,10 @@ def confused():
     ],
 )
 def test_verdicts(items, verdict, words):
-    check_verdict(probe, items(), verdict, words)
-
-
-def test_for_a_server_cues_and_contradictions_remain():
-    result = check_verdict(probe, many(Model(), local=False), "not run", "it needs assistant prefill")
-    assert {"contradiction", "sway_text", "sway_image"} <= result.measures.keys()
-    assert "aoc" not in result.measures
+    measures = check_verdict(probe, items(), verdict, words).measures
+    # For a server, cues and contradictions remain.
+    assert {"contradiction", "sway_text", "sway_image"} <= measures.keys()
+    assert "aoc" not in measures or "prefill" not in words
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
