@@ -30,16 +30,9 @@ def tagged(letter):
 
 def make_samples(n=6):
     """Half MRI, half CT; the right answer is always A; two items per subject."""
-    return [
-        Sample(
-            id=f"q{i}",
-            images=(f"images/{i}.png",),
-            question=f"Question {i}?",
-            options=OPTIONS,
-            answer=OPTIONS[0],
-            modality="MRI" if i < n / 2 else "CT",
-            question_type="Anatomy Identification" if i % 2 else "",
-            subject=f"patient{i // 2}",
-        )
-        for i in range(n)
-    ]
+    samples = []
+    for i in range(n):
+        fields = {"options": OPTIONS, "answer": OPTIONS[0], "modality": "MRI" if i < n / 2 else "CT"}
+        fields |= {"question_type": "Anatomy Identification" if i % 2 else "", "subject": f"patient{i // 2}"}
+        samples.append(Sample(id=f"q{i}", images=(f"images/{i}.png",), question=f"Question {i}?", **fields))
+    return samples

@@ -22,17 +22,9 @@ def samples_dir(tmp_path):
     samples = []
     for i, modality in enumerate(["MRI", "MRI", "OCT", "CT"]):
         Image.new("RGB", (20 + i, 16), (200, 200, 200) if i else (200, 10, 10)).save(folder / f"images/{i}.png")
-        samples.append(
-            Sample(
-                id=f"q{i}",
-                images=(f"images/{i}.png",),
-                question=f"Question {i}?",
-                options=("liver", "kidney"),
-                answer="kidney",
-                modality=modality,
-                question_type="Lesion Grading" if i < 2 else "",
-            )
-        )
+        fields = {"options": ("liver", "kidney"), "answer": "kidney", "modality": modality}
+        fields |= {"question_type": "Lesion Grading" if i < 2 else ""}
+        samples.append(Sample(id=f"q{i}", images=(f"images/{i}.png",), question=f"Question {i}?", **fields))
     write_folder(folder, samples, info={})
     return folder
 
