@@ -101,8 +101,8 @@ class LocalAuditBackend(AuditBackend):
         """
         for cached in (False, True):
             rows = [entry for entry in prepared if self._cached(entry) == cached]
-            yield from _batched([[entry] for entry in rows if not entry.letters], self._rows, self._tokens)
-            scored = _runs([entry for entry in rows if entry.letters])
+            yield from _batched([[entry] for entry in rows if not entry.scored_at], self._rows, self._tokens)
+            scored = _runs([entry for entry in rows if entry.scored_at])
             if cached:
                 # Group prefills of similar length, because padding is computed too.
                 scored.sort(key=lambda run: len(run[0].prefill))
@@ -110,7 +110,7 @@ class LocalAuditBackend(AuditBackend):
 
     def _answer(self, batch: list[_Prepared], fresh: dict[str, Any]) -> IndexedAnswers:
         cached = self._cached(batch[0])
-        if not batch[0].letters:
+        if not batch[0].scored_at:
             return self._continue_text(batch) if cached else self._generate(batch, fresh)
         firsts = [run[0] for run in _runs(batch)]
         return _scored(batch, self._continuation(firsts).logits() if cached else self._letter_logits(firsts))
@@ -152,10 +152,10 @@ class LocalAuditBackend(AuditBackend):
         order = {key: number for number, key in enumerate(contents)}
         prepared = []
         for index, ((key, begun), variant) in enumerate(zip(rows, variants, strict=True)):
-            letters = None
+            scored_at = None
             if variant.letter_only:
-                letters = letter_place(processor.tokenizer, begun, len(variant.sample.options))
-                prefill = letters.context
+                scored_at = letter_place(processor.tokenizer, begun, len(variant.sample.options))
+                prefill = scored_at.context
             else:
                 prefill = tuple(processor.tokenizer(begun, add_special_tokens=False)["input_ids"]) if begun else ()
             prompt = prompts.get(key)
@@ -167,7 +167,7 @@ class LocalAuditBackend(AuditBackend):
                     prompt=prompt,
                     prefill=prefill,
                     opening="" if variant.prefix else opened_reasoning(contents[key][0]),
-                    letters=letters,
+                    scored_at=scored_at,
                     length=len(prompt.ids) if prompt else self._states[key].layers[0][0].shape[1],
                 )
             )
@@ -187,8 +187,8 @@ class LocalAuditBackend(AuditBackend):
             if isinstance(lists, list):
                 # Token types: 0 (text) for padding and assistant tokens.
                 types = [
-                    [*[0] * (width - len(tokens)), *given, *[0] * (len(tokens) - len(given))]
-                    for tokens, given in zip(ids, lists, strict=True)
+                    [*[0] * (width - len(tokens)), *prompt, *[0] * (len(tokens) - len(prompt))]
+                    for tokens, prompt in zip(ids, lists, strict=True)
                 ]
                 fields[name] = torch.tensor(types, device=model.device)
         if features:
@@ -302,7 +302,7 @@ class _Prepared:
         prompt: The processed prompt; None if it is not needed because its KV cache is stored.
         prefill: Token ids of the assistant prefill.
         opening: Text with which the chat template opens the response; "" if the variant has a prefix.
-        letters: The letters to score after the prefill; None if text is generated.
+        scored_at: Where the letters are scored after the prefill; None if text is generated.
         length: Number of tokens in the prompt.
     """
 
@@ -312,7 +312,7 @@ class _Prepared:
     prompt: Any
     prefill: tuple[int, ...]
     opening: str
-    letters: LetterPlace | None
+    scored_at: LetterPlace | None
     length: int
 
 
@@ -327,8 +327,8 @@ def _scored(batch: Sequence[_Prepared], logits: Any) -> IndexedAnswers:
     """Convert logits to scored choices, with one row of logits for each run of equal variants."""
     answers = []
     for run, row in zip(_runs(batch), logits, strict=True):
-        assert run[0].letters is not None
-        probabilities = torch.softmax(row[list(run[0].letters.candidates)].double(), dim=0).tolist()
+        assert run[0].scored_at is not None
+        probabilities = torch.softmax(row[list(run[0].scored_at.candidates)].double(), dim=0).tolist()
         answers += [(entry.index, scored_choice(entry.variant, probabilities)) for entry in run]
     return answers
 

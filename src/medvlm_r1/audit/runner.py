@@ -103,8 +103,8 @@ def audit_model(
     backend = backend or open_audit_backend(model, template, max_new_tokens, at_once, dtype)
     partner = partners([sample for _, sample in rows])
     reusable = EvaluationAnswers(None if evaluation is None else Path(evaluation), [sample.id for _, sample in rows])
-    parts = even_parts(len(rows), at_once)
-    plan = _plan(list(chosen), [[rows[index][1].id for index in batch] for batch in parts])
+    batches = even_parts(len(rows), at_once)
+    plan = _plan(list(chosen), [[rows[index][1].id for index in batch] for batch in batches])
     settings = GenerationSettings(max_new_tokens=max_new_tokens)
     refusals: dict[str, set[tuple[str, str]]] = {name: set() for name in chosen}
     began = time.monotonic()
@@ -112,7 +112,7 @@ def audit_model(
     with AuditStore(out) as store:
         report(sum(len(item.answers) for item in store.items.values()), None)
         done = 0
-        for batch in parts:
+        for batch in batches:
             inputs = [_probe_input(data_dir, rows, index, partner[index], template) for index in batch]
             stored = {
                 item.sample.id: store.open_item(
@@ -137,9 +137,9 @@ def audit_model(
             )
             done += sum(len(item.answers) for item in stored.values())
             for item in inputs:
-                given = stored[item.sample.id].answers
+                answered = stored[item.sample.id].answers
                 for name, probe in chosen.items():
-                    unanswered = [v for v in probe.then(item, given[REAL]) if v.name not in given]
+                    unanswered = [v for v in probe.then(item, answered[REAL]) if v.name not in answered]
                     refusals[name] |= {(backend.refusal(v), v.name.partition("-")[0]) for v in unanswered}
         report(done, done)
         items = audited([sample for _, sample in rows], {name: item.answers for name, item in store.items.items()})
@@ -222,9 +222,9 @@ def _probe_input(data_dir: Path, rows: Sequence[Row], index: int, partner: int |
     return probe_input(rows[index][1], load_row_images(data_dir, rows[index]), others, template)
 
 
-def _plan(probes: Sequence[str], parts: Sequence[Sequence[str]]) -> str:
+def _plan(probes: Sequence[str], batches: Sequence[Sequence[str]]) -> str:
     """Hash of the probe names and of the sample ids in each batch."""
-    return hashlib.sha256(json.dumps([probes, parts]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([probes, batches]).encode()).hexdigest()[:12]
 
 
 def _saving(
