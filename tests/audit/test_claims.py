@@ -2,10 +2,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from audited import sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audited import sample
 from benchmarks.base.language import reasoned
 from medvlm_r1.audit.claims import (
     ANY,

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from audited import sample
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audited import sample
 from medvlm_r1.audit.collect import partners
 from medvlm_r1.audit.variant import item_seed
 

@@ -1,11 +1,11 @@
 """Measures of probes against statsmodels, and by hand where it has none."""
 
 import pytest
-from audited import item, sample
 from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
+from audited import item, sample
 from medvlm_r1.audit.measures import difference, ratio, share
 from medvlm_r1.evaluation.statistics import paired_difference, paired_ratio
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from audited import UNREADABLE, check_verdict, probe_input, reply, sample
 
+from audited import UNREADABLE, check_verdict, probe_input, reply, sample
 from medvlm_r1.audit.measures import FEWEST
 from medvlm_r1.audit.probes.confidence import VOTES, ConfidenceProbe, confidence
 from medvlm_r1.audit.variant import REAL, AuditedItem, scored_choice

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from audited import check_verdict, item, numbers, probe_input, sample
 
+from audited import check_verdict, item, numbers, probe_input, sample
 from medvlm_r1.audit.probes.image import ABSENT, BLANK, BLIND, NOISE, SHUFFLED, ImageProbe
 from medvlm_r1.audit.variant import REAL
 

@@ -5,10 +5,10 @@ import random
 
 import numpy as np
 import pytest
-from audited import check_verdict, item, numbers, probe_input, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audited import check_verdict, item, numbers, probe_input, sample
 from medvlm_r1.audit.probes.options import OptionsProbe, letter_bias, recalls, shifted
 from medvlm_r1.audit.variant import REAL
 from medvlm_r1.data.sample import LETTERS

@@ -3,11 +3,11 @@
 import math
 
 import pytest
-from audited import check_verdict, item, numbers, probe_input, sample
 from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import confint_proportions_2indep
 
+from audited import check_verdict, item, numbers, probe_input, sample
 from medvlm_r1.audit.probes.subgroups import SubgroupsProbe, below_rest
 from medvlm_r1.audit.variant import REAL
 from medvlm_r1.evaluation.statistics import clustered_wilson

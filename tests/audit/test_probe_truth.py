@@ -4,8 +4,8 @@ import dataclasses
 import json
 
 import pytest
-from audited import check_verdict, numbers, probe_input, reply, sample
 
+from audited import check_verdict, numbers, probe_input, reply, sample
 from medvlm_r1.audit.measures import FEWEST
 from medvlm_r1.audit.probes.truth import TruthProbe
 from medvlm_r1.audit.variant import REAL, AuditedItem

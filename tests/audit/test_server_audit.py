@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from audited import Scripted
 
+from audited import Scripted
 from chat_server import METHODS, Vllm
 from medvlm_r1.audit.runner import audit_model
 from medvlm_r1.errors import UserError

@@ -2,9 +2,9 @@
 
 import pytest
 from PIL import Image
-from scripted import make_samples
 
 from medvlm_r1.data.folder import write_folder
+from scripted import make_samples
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
-from scripted import OPTIONS, Scripted, make_samples, tagged
 
 from medvlm_r1.data.folder import read_folder, write_folder
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.evaluation.store import ANSWERS, RESULTS
+from scripted import OPTIONS, Scripted, make_samples, tagged
 
 
 def reply(prompt):
