@@ -20,7 +20,6 @@ from typing import Any
 
 from PIL import Image
 
-from medvlm_r1.data.folder import SAMPLES
 from medvlm_r1.data.rows import AppendOnlyFile, append_rows, bad_row, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
 from medvlm_r1.disk import atomic_write
@@ -81,6 +80,27 @@ class StoredQuestion:
     sample: Sample
     key: AnswerKey
 
+    def check(self, path: Path, sample: Sample, key: AnswerKey, note: str = "") -> None:
+        """Check that the answer key and the correct answer are those of the current run.
+
+        Args:
+            path: The file, for the message.
+            sample: The current question.
+            key: Its current key.
+            note: A remark for the message.
+
+        Raises:
+            UserError: They differ; the message lists the differences.
+        """
+        differences = self.key.differences(key)
+        if self.sample.answer != sample.answer:
+            differences.append(f"correct answer (then {self.sample.answer!r}, now {sample.answer!r})")
+        if differences:
+            raise UserError(
+                f"{path}: the answer to {sample.id!r} was made with another {', another '.join(differences)};"
+                f"{note} {START_AGAIN}"
+            )
+
 
 @dataclass(slots=True, kw_only=True)
 class StoredAnswer(StoredQuestion):
@@ -136,16 +156,7 @@ def hash_pixels(images: Iterable[Image.Image]) -> str:
 def answers_kind(path: Path) -> str | None:
     """Kind of run of an `answers.jsonl`: "an evaluation" or "a model audit"; None if the file is missing or empty."""
     first = next(read_json_lines(path, growing=True), None) if path.is_file() else None
-    # Rows with the field "answers" are from an audit of version 0.1.
-    return first and ("a model audit" if "plan" in first[1] or "answers" in first[1] else "an evaluation")
-
-
-def stored_differences(stored: StoredQuestion, sample: Sample, key: AnswerKey) -> list[str]:
-    """Differences between a stored question and the current one, in the fields of the key or in the correct answer."""
-    differences = stored.key.differences(key)
-    if stored.sample.answer != sample.answer:
-        differences.append(f"correct answer (then {stored.sample.answer!r}, now {sample.answer!r})")
-    return differences
+    return first and ("a model audit" if "plan" in first[1] else "an evaluation")
 
 
 def row_from_question(sample: Sample) -> dict[str, Any]:
@@ -166,14 +177,10 @@ def question_from_row(row: Mapping[str, Any]) -> Sample:
 def read_answers(folder: Path) -> list[StoredAnswer]:
     """Read the answers of an evaluation, in the order in which they were written. The files are not changed.
 
-    Evaluations of version 0.1, which have the same rows in `samples.jsonl`, can be read too.
-
     Raises:
         UserError: the folder has no answers or an audit's answers, a row is not an answer, or an id occurs twice.
     """
     path = folder / ANSWERS
-    if not path.is_file() and (folder / SAMPLES).is_file():
-        path = folder / SAMPLES
     if not path.is_file():
         raise UserError(f"{path}: no such file; wanted the answers of `medvlm-r1 eval ... --out {folder}`")
     if answers_kind(path) == "a model audit":
@@ -184,9 +191,8 @@ def read_answers(folder: Path) -> list[StoredAnswer]:
         answer = _from_row(path, number, row)
         seen = first.setdefault(answer.sample.id, number)
         if seen != number:
-            raise bad_row(
-                path, number, f"id {answer.sample.id!r} was answered in row {seen} already; remove one of the two"
-            )
+            twice = f"id {answer.sample.id!r} was answered in row {seen} already; remove one of the two"
+            raise bad_row(path, number, twice)
         answers.append(answer)
     return answers
 
@@ -203,15 +209,9 @@ class AnswerStore(AppendOnlyFile):
         super().__init__(folder / ANSWERS)
 
     def read(self) -> None:
-        """Read the stored answers. If version 0.1 stored them in `samples.jsonl`, rename it to `answers.jsonl`."""
-        old = self.path.with_name(SAMPLES)
-        if old.exists() and self.path.exists():
-            raise UserError(f"{old.parent} holds {ANSWERS} and {SAMPLES}; remove one, or give another folder")
-        if not old.exists() and not self.path.exists():
-            return
-        self.answers = {answer.sample.id: answer for answer in read_answers(self.path.parent)}
-        if old.exists():
-            old.rename(self.path)
+        """Read the stored answers if the file exists."""
+        if self.path.exists():
+            self.answers = {answer.sample.id: answer for answer in read_answers(self.path.parent)}
 
     def append(self, answers: Iterable[StoredAnswer]) -> None:
         """Append answers to the file and flush them to disk."""
