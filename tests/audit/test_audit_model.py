@@ -128,6 +128,7 @@ def test_few_subjects_have_no_verdict(subjects, verdict):
     [
         ("7", "row 41: expected a JSON object"),
         ('{"id": "q0", "key": {}, "plan": ""}', "row 41: not an answer of `medvlm-r1 audit model`"),
+        ('{"id": "q0", "answers": {"real": {"text": ""}}}', "row 41: written by version 0.1.*into another folder"),
         ("OTHER", "row 41: another key than in an earlier row of 'q0'"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from PIL import Image
+from scripted import make_samples, tagged
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.store import (
@@ -20,7 +21,6 @@ from medvlm_r1.evaluation.store import (
     write_results,
 )
 from medvlm_r1.models.generate import Generation
-from scripted import make_samples, tagged
 
 KEY = AnswerKey(model="m", prompt="p", pixels="x", max_new_tokens=512, temperature=0.0, seed=0)
 SAMPLES = make_samples()
@@ -61,7 +61,27 @@ def test_a_half_written_last_line_is_dropped_and_written_anew(tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_the_answers_of_an_audit_are_named(tmp_path):
+def test_an_evaluation_of_version_0_1_is_read_and_resumed_under_the_new_name(tmp_path):
+    store_answers(tmp_path, answer(0))
+    old = tmp_path / "samples.jsonl"
+    row = json.loads((tmp_path / ANSWERS).read_text())
+    del row["variant"]
+    old.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=r"answers\.jsonl and samples\.jsonl; remove one"), AnswerStore(tmp_path):
+        pass
+    (tmp_path / ANSWERS).unlink()
+    assert read_answers(tmp_path) == [answer(0)]
+    assert not (tmp_path / ANSWERS).exists()
+    store_answers(tmp_path, answer(1))
+    assert not old.exists()
+    assert read_answers(tmp_path) == [answer(0), answer(1)]
+
+
+def test_rows_of_a_data_folder_are_not_renamed_and_those_of_an_audit_are_named(tmp_path):
+    (tmp_path / "samples.jsonl").write_text('{"id": "q0", "question": "Why?"}\n')
+    with pytest.raises(UserError, match="row 1: not an answer"), AnswerStore(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["samples.jsonl"]
     (tmp_path / ANSWERS).write_text('{"id": "q0", "plan": ""}\n')
     assert answers_kind(tmp_path / ANSWERS) == "a model audit"
     with pytest.raises(UserError, match="the answers of a model audit"):

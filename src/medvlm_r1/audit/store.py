@@ -99,10 +99,13 @@ def read_items(path: Path) -> dict[str, StoredItem]:
     """Read the items of an audit's `answers.jsonl`, by sample id. The file is not changed.
 
     Raises:
-        UserError: A row is malformed or has another key than an earlier row of its item.
+        UserError: A row is malformed, has another key than an earlier row of its item, or was written by version 0.1.
     """
     items: dict[str, StoredItem] = {}
     for number, row in read_json_lines(path, growing=True):
+        if "answers" in row:
+            old = "written by version 0.1, which stored an item per row; audit again into another folder"
+            raise bad_row(path, number, old)
         try:
             key = AnswerKey(**row["key"])
             answer = VariantAnswer(**{name: row[name] for name in _ANSWER_FIELDS})

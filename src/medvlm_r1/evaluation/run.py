@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from medvlm_r1.data.folder import folder_hash, read_folder
+from medvlm_r1.data.folder import SAMPLES, folder_hash, read_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import RESEARCH_USE, UsageError, UserError
 from medvlm_r1.evaluation.rows import Row, load_row_images, present_rows
@@ -181,7 +181,7 @@ def identify(model: str, generator: object | None = None, dtype: str = "auto") -
 
 
 OF_AN_AUDIT = {"audit.json": "a model audit"}
-OF_AN_EVALUATION = {RESULTS: "an evaluation"}
+OF_AN_EVALUATION = {RESULTS: "an evaluation", SAMPLES: "an evaluation"}
 _OF_OTHERS = {"config.yaml": "a training", "info.json": "a data set"}
 
 

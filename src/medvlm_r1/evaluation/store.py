@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from medvlm_r1.data.folder import SAMPLES
 from medvlm_r1.data.rows import AppendOnlyFile, append_rows, bad_row, read_json_lines
 from medvlm_r1.data.sample import Sample, row_from_sample, sample_from_row
 from medvlm_r1.disk import atomic_write
@@ -156,7 +157,8 @@ def hash_pixels(images: Iterable[Image.Image]) -> str:
 def answers_kind(path: Path) -> str | None:
     """Kind of run of an `answers.jsonl`: "an evaluation" or "a model audit"; None if the file is missing or empty."""
     first = next(read_json_lines(path, growing=True), None) if path.is_file() else None
-    return first and ("a model audit" if "plan" in first[1] else "an evaluation")
+    # Rows with the field "answers" are from an audit of version 0.1.
+    return first and ("a model audit" if "plan" in first[1] or "answers" in first[1] else "an evaluation")
 
 
 def row_from_question(sample: Sample) -> dict[str, Any]:
@@ -177,10 +179,14 @@ def question_from_row(row: Mapping[str, Any]) -> Sample:
 def read_answers(folder: Path) -> list[StoredAnswer]:
     """Read the answers of an evaluation, in the order in which they were written. The files are not changed.
 
+    Evaluations of version 0.1, which have the same rows in `samples.jsonl`, can be read too.
+
     Raises:
         UserError: the folder has no answers or an audit's answers, a row is not an answer, or an id occurs twice.
     """
     path = folder / ANSWERS
+    if not path.is_file() and (folder / SAMPLES).is_file():
+        path = folder / SAMPLES
     if not path.is_file():
         raise UserError(f"{path}: no such file; wanted the answers of `medvlm-r1 eval ... --out {folder}`")
     if answers_kind(path) == "a model audit":
@@ -191,8 +197,9 @@ def read_answers(folder: Path) -> list[StoredAnswer]:
         answer = _from_row(path, number, row)
         seen = first.setdefault(answer.sample.id, number)
         if seen != number:
-            twice = f"id {answer.sample.id!r} was answered in row {seen} already; remove one of the two"
-            raise bad_row(path, number, twice)
+            raise bad_row(
+                path, number, f"id {answer.sample.id!r} was answered in row {seen} already; remove one of the two"
+            )
         answers.append(answer)
     return answers
 
@@ -209,9 +216,15 @@ class AnswerStore(AppendOnlyFile):
         super().__init__(folder / ANSWERS)
 
     def read(self) -> None:
-        """Read the stored answers if the file exists."""
-        if self.path.exists():
-            self.answers = {answer.sample.id: answer for answer in read_answers(self.path.parent)}
+        """Read the stored answers. If version 0.1 stored them in `samples.jsonl`, rename it to `answers.jsonl`."""
+        old = self.path.with_name(SAMPLES)
+        if old.exists() and self.path.exists():
+            raise UserError(f"{old.parent} holds {ANSWERS} and {SAMPLES}; remove one, or give another folder")
+        if not old.exists() and not self.path.exists():
+            return
+        self.answers = {answer.sample.id: answer for answer in read_answers(self.path.parent)}
+        if old.exists():
+            old.rename(self.path)
 
     def append(self, answers: Iterable[StoredAnswer]) -> None:
         """Append answers to the file and flush them to disk."""

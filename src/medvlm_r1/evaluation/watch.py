@@ -38,8 +38,8 @@ class HeldOut:
     * `blank_accuracy`: `accuracy` with every image replaced by a mid-gray image of the same size; absent if no question
       has an image;
     * `well_formed`: answers in the format of the MedVLM-R1 release;
-    * `contradiction`: answers that contradict their own reasoning (`prompts.conclusion`), with the real images, among
-      those with a letter whose reasoning concludes an option; absent if there are none.
+    * `contradiction`: answers that contradict their own reasoning (see `contradiction` in this module), with the real
+      images; absent if no answer can be judged.
 
     Each evaluation generates two completions per question.
     """
@@ -91,10 +91,8 @@ class HeldOut:
             result |= {f"accuracy_{name}": accuracy["percent"], f"questions_{name}": accuracy["n"]}
         if blind:
             result["blank_accuracy"] = score(self.samples, blind, self._template)["accuracy"]["mean"]
-        graded = [grade(sample, answer, self._template) for sample, answer in zip(self.samples, answers, strict=True)]
-        verdicts = [contradicts(g.response.reasoning, g.response.letter, g.sample.options) for g in graded]
-        judged = [verdict for verdict in verdicts if verdict is not None]
-        return result | ({"contradiction": 100 * sum(judged) / len(judged)} if judged else {})
+        share = contradiction(self.samples, answers, self._template)
+        return result if share is None else result | {"contradiction": share}
 
 
 def _answers(
@@ -106,3 +104,17 @@ def _answers(
     answers = generator.generate([questions[index] for index in share], settings)
     gathered: dict[int, Generation] = dict(gather_object(list(zip(share, answers, strict=True))))
     return [gathered[index] for index in range(len(questions))]
+
+
+def contradiction(samples: Sequence[Sample], answers: Sequence[Generation], template: str) -> float | None:
+    """Percent of answers that contradict their own reasoning.
+
+    Only answers with a letter whose reasoning concludes an option (`prompts.conclusion`) are counted. None if there are
+    no such answers.
+    """
+    verdicts = []
+    for sample, answer in zip(samples, answers, strict=True):
+        response = grade(sample, answer, template).response
+        verdicts.append(contradicts(response.reasoning, response.letter, sample.options))
+    judged = [verdict for verdict in verdicts if verdict is not None]
+    return 100 * sum(judged) / len(judged) if judged else None
