@@ -4,7 +4,6 @@ import json
 
 import pytest
 from PIL import Image
-from scripted import make_samples, tagged
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.store import (
@@ -21,6 +20,7 @@ from medvlm_r1.evaluation.store import (
     write_results,
 )
 from medvlm_r1.models.generate import Generation
+from scripted import make_samples, tagged
 
 KEY = AnswerKey(model="m", prompt="p", pixels="x", max_new_tokens=512, temperature=0.0, seed=0)
 SAMPLES = make_samples()
