@@ -27,5 +27,7 @@ def consistent(
     rewards = []
     for completion, texts in zip(completions, options, strict=True):
         parts = strict_parts(completion_text(completion))
-        rewards.append(float(parts is not None and contradicts(parts.reasoning, parts.answer, texts) is False))
+        rewards.append(
+            float(parts is not None and contradicts(parts.get("reasoning"), parts["answer"], texts) is False)
+        )
     return rewards
