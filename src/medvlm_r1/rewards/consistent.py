@@ -26,8 +26,8 @@ def consistent(
     """
     rewards = []
     for completion, texts in zip(completions, options, strict=True):
-        parts = strict_parts(completion_text(completion))
+        parts = strict_parts(completion_text(completion)) or {}
         rewards.append(
-            float(parts is not None and contradicts(parts.get("reasoning"), parts["answer"], texts) is False)
+            float(contradicts(parts.get("reasoning"), parts.get("answer"), texts) is False)
         )
     return rewards
