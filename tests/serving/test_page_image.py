@@ -15,7 +15,7 @@ from pydicom.data import get_testdata_file
 from medvlm_r1.data.images import View
 from medvlm_r1.errors import UserError
 from medvlm_r1.serving.page.examples import EXAMPLES
-from medvlm_r1.serving.page.image import Choice, open_source
+from medvlm_r1.serving.page.image import Choice, Source, open_source
 
 START: dict[str, Any] = {"plane": None, "slice": 0, "frame": 0, "window": "automatic", "center": 0, "width": 0}
 
@@ -29,13 +29,17 @@ def nifti(pixels: np.ndarray) -> bytes:
     return nibabel.Nifti1Image(pixels, np.diag([1, 1, 2, 1])).to_bytes()
 
 
+def chosen(source: Source, **values: Any) -> View:
+    return Choice(**START | values).view(source)
+
+
 def test_a_png_has_nothing_to_choose() -> None:
     stream = io.BytesIO()
     Image.new("RGB", (30, 20), "white").save(stream, "PNG")
     source, picture = open_source(stream.getvalue(), "white.png")
     assert (source.frames, source.slices, source.windows) == (1, {}, ())
     assert picture.image.size == (30, 20)
-    assert Choice(**START | {"window": "lung", "frame": 9}).view(source) == View(frame=0)
+    assert chosen(source, window="lung", frame=9) == View(frame=0)
 
 
 def test_a_ct_has_windows_and_the_range_of_its_values() -> None:
@@ -45,23 +49,19 @@ def test_a_ct_has_windows_and_the_range_of_its_values() -> None:
     assert (source.values, source.own_window) == ((-896, 1167), True)
     assert source.windows[0][0] == "Automatic: soft-tissue"
     assert picture.note.window.name == "soft-tissue"
-    assert Choice(**START | {"window": "lung"}).view(source) == View(frame=0, window="lung")
-    own = Choice(**START | {"window": "own", "center": 50, "width": 0}).view(source)
+    assert chosen(source, window="lung") == View(frame=0, window="lung")
+    own = chosen(source, window="own", center=50, width=0)
     assert own == View(frame=0, window="50/1")
     assert source.show(own).note.window.width == 1
-
-
-def test_the_hounsfield_windows_are_offered_for_hounsfield_values_alone() -> None:
+    # The Hounsfield windows are offered for Hounsfield values alone.
     source, _ = open_source(sample("MR_small.dcm"), "mr.dcm")
     assert [value for _, value in source.windows] == ["automatic", "percentile", "full", "own"]
 
 
-def test_frames_can_be_chosen_and_are_kept_in_bounds() -> None:
+def test_frames_stay_in_bounds() -> None:
     source, picture = open_source(sample("examples_ybr_color.dcm"), "us.dcm")
     assert (source.frames, picture.note.frame, source.windows) == (30, 0, ())
-    assert Choice(**START | {"frame": 29}).view(source).frame == 29
-    assert Choice(**START | {"frame": 99}).view(source).frame == 29
-    assert Choice(**START | {"frame": None}).view(source).frame == 0
+    assert [chosen(source, frame=frame).frame for frame in (29, 99, None)] == [29, 29, 0]
 
 
 def test_a_volume_opens_at_the_middle_of_its_axial_slices() -> None:
@@ -70,9 +70,9 @@ def test_a_volume_opens_at_the_middle_of_its_axial_slices() -> None:
     assert source.slices == {"axial": 10, "coronal": 8, "sagittal": 6}
     assert source.view == View(frame=0, plane="axial", slice=5)
     assert picture.note.slice == 5
-    chosen = Choice(**START | {"plane": "sagittal", "slice": 9}).view(source)
-    assert (chosen.plane, chosen.slice) == ("sagittal", 5)
-    assert source.show(chosen).note.plane == "sagittal"
+    view = chosen(source, plane="sagittal", slice=9)
+    assert (view.plane, view.slice) == ("sagittal", 5)
+    assert source.show(view).note.plane == "sagittal"
 
 
 def test_values_within_a_range_of_one_have_no_sliders() -> None:
