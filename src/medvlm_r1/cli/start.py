@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 import typer
 
@@ -65,7 +66,7 @@ def recipes_command(
 
 
 # Keys of `training.self_check.run.CHECKS`, repeated here so that `--help` does not import torch.
-Check = Literal["equality", "step", "lora", "vllm", "fsdp2"]
+Check = StrEnum("Check", "equality step lora vllm fsdp2")
 
 
 def doctor_command(
@@ -110,7 +111,7 @@ def doctor_command(
         results = [Line("training", "not available", str(error))]
     else:
         with progress_bar("Checks") as advance:
-            results = run_all([*(check or get_args(Check))], device, advance)
+            results = run_all([item.value for item in check or Check], device, advance)
     report = record(environment, device, results)
     write_report(out, report)
     width = max(len(result.check) for result in results)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +199,14 @@ def wire_answer(page: Layout, medvlm: MedVLM) -> None:
     def on_ask(source: Source | None, *values: Any) -> Iterator[Updates]:
         *view, question, options, past = values
         query = make_question(source, Choice(*view), question, options)
+        steps = ask(medvlm, query)
+        # The first step refuses an invalid question, before the page is changed.
+        first = next(steps)
         # No case can be saved or checked until there is an answer.
         reset = {page.message: "", page.checks: "", page.current: None, page.history: gr.update(value=None)}
         yield {**_busy(page), **reset}
         last = 0.0
-        for step in ask(medvlm, query):
+        for step in chain([first], steps):
             if isinstance(step, Entry):
                 cases = newest([*past, step])
                 yield {**_done(page, cases, len(cases) - 1), page.answer: render_answer(step.case)}
