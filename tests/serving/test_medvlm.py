@@ -121,10 +121,9 @@ def test_closing_stops_what_is_under_way_and_refuses_what_follows(endless_policy
     stream = model.stream(Question(question="Which organ?"))
     next(stream)
     model.close()
-    with pytest.raises(Closed, match="closed before"):
-        list(stream)
-    with pytest.raises(Closed):
-        model.ask(None, "Which organ?")
+    for ask in (lambda: list(stream), lambda: model.ask(None, "Which organ?")):
+        with pytest.raises(Closed, match="closed before"):
+            ask()
 
 
 def test_an_error_while_streaming_reaches_the_reader(endless_policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
