@@ -7,7 +7,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,22 @@ FOCUS = """(selector) => { const e = document.activeElement;
   return [name, !!e.closest(selector)]; }"""
 
 
-@contextmanager
-def served(medvlm: MedVLM, **options: Any) -> Iterator[str]:
-    """The page at an address of this machine."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        app = build_app(medvlm, **options)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[..., str]]:
+    """Serves a page of a model at an address of this machine, until the tests are over."""
+    with ExitStack() as stack:
+
+        def start(medvlm: MedVLM, **options: Any) -> str:
+            bound = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            app = build_app(medvlm, **options)
+            server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(setattr, server, "should_exit", True)
+            return f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+        yield start
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +60,8 @@ def medvlm() -> Iterator[MedVLM]:
 
 
 @pytest.fixture(scope="module")
-def address(medvlm: MedVLM) -> Iterator[str]:
-    with served(medvlm) as url:
-        yield url
+def address(serve: Callable[..., str], medvlm: MedVLM) -> str:
+    return serve(medvlm)
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +74,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., str]]:
-    """Serves a page until the test is over."""
-    with ExitStack() as stack:
-        yield lambda medvlm, **options: stack.enter_context(served(medvlm, **options))
-
-
-@pytest.fixture
-def visit(browser: Any, serve: Callable[..., str]) -> Iterator[Callable[..., Any]]:
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens a page; at the end nothing may have gone wrong in it, nor left this machine."""
     contexts, troubles = [], []
 
@@ -89,7 +83,7 @@ def visit(browser: Any, serve: Callable[..., str]) -> Iterator[Callable[..., Any
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(120_000)
-        page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("response", lambda reply: troubles.append(reply.url) if reply.status >= 400 else None)
 

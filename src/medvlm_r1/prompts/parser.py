@@ -62,17 +62,14 @@ def parse_response(text: str, options: Sequence[str] = ()) -> Response:
     """
     answer, letter = answer_text(text), strict_letter(text)
     opened = _ANSWER_OPEN.search(text)
-    if answer is not None:
-        prose = answer
-    else:
-        # The text after an answer tag is also read if the tag is never closed.
-        prose = text[opened.end() :] if opened else conclusion_text(text)
+    # The text after an answer tag is also read if the tag is never closed.
+    rest = text[opened.end() :] if opened else conclusion_text(text)
     reasoning = _between(text, _THINK_OPEN, _THINK_CLOSE)
     return Response(
         reasoning=None if reasoning is None else reasoning.strip(),
         answer=None if answer is None else answer.strip(),
         letter=letter,
-        lenient_letter=letter or letter_in_prose(prose, options),
+        lenient_letter=letter or letter_in_prose(rest if answer is None else answer, options),
         well_formed=is_well_formed(text),
     )
 

@@ -27,7 +27,5 @@ def consistent(
     rewards = []
     for completion, texts in zip(completions, options, strict=True):
         parts = strict_parts(completion_text(completion)) or {}
-        rewards.append(
-            float(contradicts(parts.get("reasoning"), parts.get("answer"), texts) is False)
-        )
+        rewards.append(float(contradicts(parts.get("reasoning"), parts.get("answer"), texts) is False))
     return rewards
