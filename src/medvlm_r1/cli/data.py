@@ -103,11 +103,18 @@ def data_import(
         if any(value is not None for value in rows_only.values()):
             raise UsageError(f"phantom creates its own rows and images; omit {', '.join(rows_only)}.")
         with progress_bar("PhantomVQA") as advance:
-            size: dict[str, Any] = {"split": split or "test", "modalities": modality or (), "n": n, "seed": seed or 0}
-            samples = write_benchmark(out, **size, shortcut=shortcut, progress=advance)
-        count, subjects = len(samples), len({sample.subject for sample in samples})
+            samples = write_benchmark(
+                out,
+                split=split or "test",
+                modalities=modality or (),
+                n=n,
+                seed=seed or 0,
+                shortcut=shortcut,
+                progress=advance,
+            )
+        count = len(samples)
         report = {"rows": count, "written": count, "missing": 0, "subjects_from": {"PhantomVQA": count}}
-        report["subjects"] = subjects
+        report["subjects"] = len({sample.subject for sample in samples})
     else:
         from dataclasses import asdict
 
