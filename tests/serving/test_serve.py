@@ -50,14 +50,14 @@ def test_stopping_ends_an_answer_under_way(endless_policy: Any, monkeypatch: pyt
 
     monkeypatch.setattr(server, "_GRACE_SECONDS", 0.01)
     monkeypatch.setattr("uvicorn.Server.shutdown", ends_with_the_answer)
-    asyncio.run(Server(FastAPI(), stop=model.close).shutdown())
+    asyncio.run(Server(FastAPI(), started=print, stop=model.close).shutdown())
 
 
 def test_the_second_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     codes: list[int] = []
     monkeypatch.setattr("os._exit", codes.append)
     monkeypatch.setattr(server, "discard_uploads", lambda: None)
-    serving = Server(FastAPI(), stop=lambda: None)
+    serving = Server(FastAPI(), started=print, stop=print)
     serving.handle_exit(signal.SIGINT, None)
     assert (serving.should_exit, codes) == (True, [])
     serving.handle_exit(signal.SIGINT, None)

@@ -104,8 +104,11 @@ def serve_command(
     with stderr_console().status(f"Loading {model}"):
         medvlm = MedVLM.load(model, max_new_tokens=max_new_tokens, dtype=dtype)
         app = build_app(medvlm, token=token, local=is_local(host))
-    print(f"Page: {address}/" + ("   (any user name, with the token as password)" if token else ""))
-    print(RESEARCH_USE, flush=True)
+
+    def started() -> None:
+        print(f"Page: {address}/" + ("   (any user name, with the token as password)" if token else ""))
+        print(RESEARCH_USE, flush=True)
+
     with medvlm:
-        Server(app, stop=medvlm.close).run(sockets=[listening])
+        Server(app, started=started, stop=medvlm.close).run(sockets=[listening])
     print("Stopped.", file=sys.stderr)

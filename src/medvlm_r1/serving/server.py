@@ -73,10 +73,11 @@ class Server(uvicorn.Server):
 
     Args:
         app: The application.
+        started: Called when the server answers, and can be stopped by a signal.
         stop: Called after the grace period, to stop answers in progress.
     """
 
-    def __init__(self, app: ASGIApp, stop: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, *, started: Callable[[], None], stop: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
             # Access logs and error texts may quote the question. `Gate` logs only the type of an error.
@@ -86,7 +87,12 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=_LAST_SECONDS,
         )
         super().__init__(config)
-        self._stop = stop
+        self._started, self._stop = started, stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the server, then call `started`."""
+        await super().startup(sockets)
+        self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Shut down: give answers in progress a grace period to finish, then stop them."""
