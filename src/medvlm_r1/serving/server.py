@@ -92,7 +92,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the server, then call `started`."""
         await super().startup(sockets)
-        self._started()
+        if self.started:
+            self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Shut down: give answers in progress a grace period to finish, then stop them."""
