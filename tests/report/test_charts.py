@@ -81,7 +81,7 @@ def test_accuracy_by_modality_has_its_interval():
     assert [panel.title for panel in panels][1:] == ["Held out: by modality, SFT", "Held out: by modality, GRPO"]
     assert not any(line.area or "interval" in panel.subtitle for panel in panels for line in panel.lines)
     # An accuracy that is no percentage, or a negative count, has no interval.
-    odd = rows(eval_questions_MRI=20, eval_questions_CT=-3) + [{"step": 30, "eval_accuracy_MRI": 480.0}]
+    odd = [*rows(eval_questions_MRI=20, eval_questions_CT=-3), {"step": 30, "eval_accuracy_MRI": 480.0}]
     _, parts = build_panels({"GRPO": odd})
     assert [len(line.area) for line in parts.lines] == [4, 0]
 
