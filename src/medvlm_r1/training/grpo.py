@@ -41,7 +41,7 @@ from medvlm_r1.training.counterfactual.other_image import CounterfactualImages, 
 from medvlm_r1.training.loop import train
 from medvlm_r1.training.mixed_rows import MixedRowsTrainer
 from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
-from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog, named
+from medvlm_r1.training.rollouts import CompletesOpenedReasoning, RolloutLog
 from medvlm_r1.training.run_folder import RunFolder
 
 FEATURES_MB = 512.0
@@ -390,20 +390,22 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
                 f"One generation batch takes {prompts} prompts and the data have {len(train_dataset)}; lower "
                 "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
             )
-        check_counterfactual([reward.name for reward in config.rewards], args)
+        names = [reward.name for reward in config.rewards]
+        check_counterfactual(names, args)
         _forbid_vision_tokens(args, policy)
         log = RolloutLog(run.rollouts)
-        rewards = [named(checked(reward.name, resolve_reward(reward.name)), reward.name) for reward in config.rewards]
-        rewards[0] = named(log.watched(rewards[0]), config.rewards[0].name)
+        first, *others = (checked(name, resolve_reward(name)) for name in names)
         trainer = (_SharingTrainer if config.sharing else _PlainTrainer)(
             model=policy.model,
             processing_class=policy.processor,
-            reward_funcs=rewards,
+            reward_funcs=[log.watched(first), *others],
             args=args,
             train_dataset=train_dataset,
             callbacks=[SamplerOrder(), *callbacks, log],
             **rest,
         )
+        # TRL takes the names of the functions. Rewards are logged under their names in the configuration.
+        trainer.reward_func_names = names
         log.attach(trainer)
         _check_unshared(trainer)
         return trainer

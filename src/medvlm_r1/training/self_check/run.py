@@ -37,10 +37,11 @@ class Line:
 def _equality(device: str, folder: Path) -> Iterator[Line]:
     import torch
 
-    from medvlm_r1.training.self_check.equality import compare, families
+    from medvlm_r1.models.families import FAMILIES
+    from medvlm_r1.training.self_check.equality import compare
 
     torch.backends.cudnn.allow_tf32 = False
-    for family in families():
+    for family in sorted(FAMILIES):
         for dtype in (torch.float32, torch.bfloat16):
             agrees, detail = compare(family, dtype, device)
             name = f"shared forward, {family}, {str(dtype).removeprefix('torch.')}"
