@@ -1,23 +1,19 @@
 """Generation: the same answers whatever the batch, in the order of the questions, without image tokens."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import torch
 from PIL import Image
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
-from medvlm_r1.models.load import Policy, vision_token_ids
+from medvlm_r1.models.load import vision_token_ids
 
 SHORT = GenerationSettings(max_new_tokens=6)
 
 
-def question(text: str, *sizes: tuple[int, int]) -> GenerationInput:
+def question(text, *sizes):
     """A question with one image of each size."""
-    content: list[dict[str, Any]] = [*({"type": "image"} for _ in sizes), {"type": "text", "text": text}]
+    content = [*({"type": "image"} for _ in sizes), {"type": "text", "text": text}]
     images = [Image.linear_gradient("L").resize(size).convert("RGB") for size in sizes]
     return GenerationInput(prompt=[{"role": "user", "content": content}], images=images)
 
@@ -32,10 +28,10 @@ ITEMS = [
 ]
 
 
-def bias(policy: Policy, tokens: list[int], by: float) -> None:
+def bias(policy, tokens, by):
     """Raise the logits of some tokens at every step."""
 
-    def add(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+    def add(module, inputs, logits):
         raised = logits.clone()
         raised[..., tokens] += by
         return raised
@@ -43,7 +39,7 @@ def bias(policy: Policy, tokens: list[int], by: float) -> None:
     policy.model.lm_head.register_forward_hook(add)
 
 
-def test_equals_a_plain_loop_over_full_forwards(policy: Policy) -> None:
+def test_equals_a_plain_loop_over_full_forwards(policy):
     generations = LocalGenerator(policy=policy, batch_size=3).generate(ITEMS, SHORT)
     forbidden = vision_token_ids(policy.model)
     for item, generation in zip(ITEMS, generations, strict=True):
@@ -66,17 +62,17 @@ def test_equals_a_plain_loop_over_full_forwards(policy: Policy) -> None:
     assert len({generation.text for generation in generations}) > 3
 
 
-def test_batch_and_order_change_nothing(policy: Policy) -> None:
+def test_batch_and_order_change_nothing(policy):
     together = LocalGenerator(policy=policy, batch_size=8).generate(ITEMS, SHORT)
     assert LocalGenerator(policy=policy, batch_size=1).generate(ITEMS, SHORT) == together
     assert LocalGenerator(policy=policy, batch_size=2).generate(ITEMS[::-1], SHORT) == together[::-1]
     assert LocalGenerator(policy=policy).generate([], SHORT) == []
 
 
-def test_sampling_is_seeded_and_leaves_the_random_state_alone(policy: Policy) -> None:
+def test_sampling_is_seeded_and_leaves_the_random_state_alone(policy):
     generator = LocalGenerator(policy=policy)
 
-    def sample(seed: int) -> list[str]:
+    def sample(seed):
         settings = GenerationSettings(max_new_tokens=6, temperature=1.0, seed=seed)
         return [generation.text for generation in generator.generate(ITEMS, settings)]
 
@@ -88,14 +84,14 @@ def test_sampling_is_seeded_and_leaves_the_random_state_alone(policy: Policy) ->
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-6])
-def test_a_temperature_too_small_to_divide_by_is_greedy(policy: Policy, temperature: float) -> None:
+def test_a_temperature_too_small_to_divide_by_is_greedy(policy, temperature):
     generator = LocalGenerator(policy=policy)
     greedy = generator.generate(ITEMS[:2], SHORT)
     cold = GenerationSettings(max_new_tokens=6, temperature=temperature)
     assert generator.generate(ITEMS[:2], cold) == greedy
 
 
-def test_image_tokens_are_never_generated(policy: Policy) -> None:
+def test_image_tokens_are_never_generated(policy):
     forbidden = vision_token_ids(policy.model)
     bias(policy, forbidden, 1000.0)
     inputs = torch.tensor([[1, 2, 3]])
@@ -107,13 +103,13 @@ def test_image_tokens_are_never_generated(policy: Policy) -> None:
             assert generation.text
 
 
-def test_end_token_closes_a_completion(policy: Policy) -> None:
+def test_end_token_closes_a_completion(policy):
     bias(policy, [policy.processor.tokenizer.eos_token_id], 1000.0)
     for generation in LocalGenerator(policy=policy).generate(ITEMS, SHORT):
         assert (generation.text, generation.n_tokens, generation.truncated) == ("", 0, False)
 
 
-def test_settings_shipped_with_a_checkpoint_do_not_apply(policy: Policy) -> None:
+def test_settings_shipped_with_a_checkpoint_do_not_apply(policy):
     expected = LocalGenerator(policy=policy).generate(ITEMS, SHORT)
     for name, value in {
         "do_sample": True,
@@ -126,7 +122,7 @@ def test_settings_shipped_with_a_checkpoint_do_not_apply(policy: Policy) -> None
     assert LocalGenerator(policy=policy).generate(ITEMS, SHORT) == expected
 
 
-def test_misuse_is_named(policy: Policy) -> None:
+def test_misuse_is_named(policy):
     lone = GenerationInput(prompt=ITEMS[0].prompt)
     with pytest.raises(UserError, match="Item 1 has 1 image placeholders in its prompt and 0 images"):
         LocalGenerator(policy=policy).generate([ITEMS[0], lone], SHORT)

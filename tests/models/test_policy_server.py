@@ -1,22 +1,18 @@
 """A model on a server, against a real HTTP server in this process."""
 
-from __future__ import annotations
-
 import base64
 import io
-from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from chat_server import SETTINGS, Server, completion, item
+from chat_server import SETTINGS, completion, item
 from medvlm_r1.errors import UserError
 from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.models.remote import ServerGenerator
 
 
-def test_text_image_and_settings_are_sent_and_the_answer_comes_back(server: Server) -> None:
+def test_text_image_and_settings_are_sent_and_the_answer_comes_back(server):
     generator = ServerGenerator.parse(f"openai:{server.url}#org/name")
     (generation,) = generator.generate([item("Which organ?", color=77)], SETTINGS)
     assert (generation.text, generation.n_tokens, generation.truncated) == (
@@ -36,7 +32,7 @@ def test_text_image_and_settings_are_sent_and_the_answer_comes_back(server: Serv
     assert (picture.size, picture.getpixel((0, 0))) == ((5, 4), (77, 0, 0))
 
 
-def test_answers_stand_in_the_order_of_the_questions_and_few_are_under_way(server: Server) -> None:
+def test_answers_stand_in_the_order_of_the_questions_and_few_are_under_way(server):
     server.reply = lambda body: (200, completion(body["messages"][0]["content"][1]["text"]))
     generator = ServerGenerator(url=server.url, name="m", concurrency=3)
     generations = generator.generate([item(f"question {i}") for i in range(20)], SETTINGS)
@@ -45,9 +41,7 @@ def test_answers_stand_in_the_order_of_the_questions_and_few_are_under_way(serve
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_server_that_refuses_the_fields_of_vllm_is_named_and_asked_without_them(
-    server: Server, status: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_server_that_refuses_the_fields_of_vllm_is_named_and_asked_without_them(server, status, capsys):
     refused = (status, {"error": {"message": "Unrecognized request argument supplied: top_k"}})
     server.reply = lambda body: refused if "top_k" in body else (200, completion("A"))
     generator = ServerGenerator(url=server.url, name="m", concurrency=1)
@@ -58,21 +52,21 @@ def test_a_server_that_refuses_the_fields_of_vllm_is_named_and_asked_without_the
     assert capsys.readouterr().err.count(message) == 1
 
 
-def test_a_busy_server_is_asked_again(server: Server) -> None:
+def test_a_busy_server_is_asked_again(server):
     statuses = iter([429, 503, 500])
     server.reply = lambda _: (next(statuses, 200), completion("A"))
     assert ServerGenerator(url=server.url, name="m").generate([item("q")], SETTINGS)[0].text == "A"
     assert len(server.requests) == 4
 
 
-def test_refusals_say_status_and_reason(server: Server) -> None:
+def test_refusals_say_status_and_reason(server):
     server.reply = lambda _: (404, {"error": {"message": "no model m here"}})
     with pytest.raises(UserError, match=r"404.*no model m here"):
         ServerGenerator(url=server.url, name="m").generate([item("q")], SETTINGS)
     assert len(server.requests) == 1
 
 
-def test_a_server_that_is_not_there_is_named() -> None:
+def test_a_server_that_is_not_there_is_named():
     with pytest.raises(UserError, match="does not answer"):
         ServerGenerator(url="http://127.0.0.1:9/v1", name="m", retries=0).generate([item("q")], SETTINGS)
 
@@ -80,15 +74,15 @@ def test_a_server_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize(
     "name", ["openai:", "openai:http://host/v1", "openai:host#m", "openai:ftp://host#m", "http://h#m"]
 )
-def test_a_name_of_another_form_is_an_error(name: str) -> None:
+def test_a_name_of_another_form_is_an_error(name):
     with pytest.raises(UserError, match="openai:URL#NAME"):
         ServerGenerator.parse(name)
 
 
-def test_an_evaluation_goes_on_after_the_server_died(server: Server, data_dir: Path, tmp_path: Path) -> None:
+def test_an_evaluation_goes_on_after_the_server_died(server, data_dir, tmp_path):
     model = f"openai:{server.url}#m"
 
-    def dies(body: dict[str, Any]) -> tuple[int, Any]:
+    def dies(body):
         if len(server.requests) > 4:
             return 400, {"error": {"message": "gone"}}
         return 200, completion("<think>seen</think><answer>A</answer>")

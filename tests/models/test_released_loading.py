@@ -4,17 +4,13 @@ The released MedVLM-R1 is used with transformers alone: `Qwen2VLForConditionalGe
 template over an image and the question, greedy, up to 1024 new tokens.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from medvlm_r1.data import Sample, load_image, read_folder
+from medvlm_r1.data import load_image, read_folder
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import PHANTOM_BASE, load_policy, phantom_base_dir
 from medvlm_r1.phantom.benchmark import write_benchmark
@@ -46,14 +42,14 @@ print(json.dumps(texts))
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantom")
     write_benchmark(folder, split="test", modalities=["MRI", "CT"], n=2)
     return folder
 
 
 @pytest.fixture
-def exported(data: Path, write_config: Callable[..., Path], tmp_path: Path) -> Path:
+def exported(data, write_config, tmp_path):
     """What two steps of GRPO make of the embedded base: adapters, merged, exported."""
     config = write_config(
         model=PHANTOM_BASE,
@@ -65,7 +61,7 @@ def exported(data: Path, write_config: Callable[..., Path], tmp_path: Path) -> P
     return export(tmp_path / "run", tmp_path / "published")
 
 
-def _released(folder: Path, data: Path, samples: list[Sample]) -> list[str]:
+def _released(folder, data, samples):
     asked = [[str(data / sample.images[0]), render_prompt(sample)] for sample in samples]
     done = subprocess.run(
         [sys.executable, "-I", "-c", RELEASED, str(folder)],
@@ -76,11 +72,11 @@ def _released(folder: Path, data: Path, samples: list[Sample]) -> list[str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    texts: list[str] = json.loads(done.stdout.splitlines()[-1])
+    texts = json.loads(done.stdout.splitlines()[-1])
     return texts
 
 
-def _ours(folder: Path, data: Path, samples: list[Sample]) -> list[str]:
+def _ours(folder, data, samples):
     generator = LocalGenerator(policy=load_policy(str(folder), device="cpu"))
     items = [
         GenerationInput(prompt=messages(sample), images=[load_image(data / sample.images[0])]) for sample in samples
@@ -88,14 +84,14 @@ def _ours(folder: Path, data: Path, samples: list[Sample]) -> list[str]:
     return [found.text for found in generator.generate(items, GenerationSettings(max_new_tokens=1024))]
 
 
-def test_the_embedded_base_is_loaded_as_the_released_model_is(data: Path) -> None:
+def test_the_embedded_base_is_loaded_as_the_released_model_is(data):
     samples = list(read_folder(data))
     texts = _released(phantom_base_dir(), data, samples)
     assert texts == _ours(phantom_base_dir(), data, samples)
     assert all(texts)
 
 
-def test_an_exported_model_is_loaded_as_the_released_model_is(data: Path, exported: Path) -> None:
+def test_an_exported_model_is_loaded_as_the_released_model_is(data, exported):
     samples = list(read_folder(data))
     texts = _released(exported, data, samples)
     assert texts == _ours(exported, data, samples)

@@ -1,10 +1,5 @@
 """A policy and questions for comparisons of trainers."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from questions import noise, write_questions
@@ -14,7 +9,7 @@ from medvlm_r1.training.dataset import build_dataset, load_samples
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def dataset(tmp_path_factory):
     """Eight questions of unequal lengths, on images of unequal sizes; two have two images."""
     images = [
         [noise(56, 28 + 14 * (index % 3), 10 * index + number) for number in range(2 if index % 4 == 3 else 1)]
@@ -25,7 +20,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
-def policy_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def policy_dir(tiny_policy_dir, tmp_path_factory):
     """The tiny model with smaller weights, whose gradients do not blow rounding up."""
     policy = load_policy(str(tiny_policy_dir), dtype="float32", device="cpu")
     with torch.no_grad():

@@ -1,13 +1,9 @@
 """Rewards for tests that ask for half of a group beside another's image, named by their dotted path."""
 
-from __future__ import annotations
-
-from typing import Any
-
-SEEN: list[tuple[str, bool, Any]] = []
+SEEN = []
 
 
-def noting(prompts: list[Any], completions: list[Any], *, own_image: list[bool], **columns: Any) -> list[float]:
+def noting(prompts, completions, *, own_image, **columns):
     """Pays for one's own image; notes the sample, whose image it saw, and the first pixel of what it saw."""
     for prompt, sample, own in zip(prompts, columns["sample_id"], own_image, strict=True):
         images = [part["image"] for message in prompt for part in message["content"] if part["type"] == "image"]
@@ -15,7 +11,7 @@ def noting(prompts: list[Any], completions: list[Any], *, own_image: list[bool],
     return [float(own) for own in own_image]
 
 
-def color(prompts: list[Any], completions: list[Any], *, own_image: list[bool], **columns: Any) -> list[float]:
+def color(prompts, completions, *, own_image, **columns):
     """The red value of the image that a completion saw."""
     parts = [[part for message in prompt for part in message["content"]] for prompt in prompts]
     return [float(next(part["image"] for part in row if part["type"] == "image").getpixel((0, 0))[0]) for row in parts]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 HERE = Path(__file__).parent
 KILLED = -9
@@ -29,11 +28,11 @@ class Life:
 class Lives:
     """A process that runs lives, one at a time; use it in a `with` block."""
 
-    def __init__(self, log: Path, policy: Path) -> None:
+    def __init__(self, log, policy):
         self._log = log
         self._policy = policy
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         command = [sys.executable, str(HERE / "killed_run.py"), str(self._log), str(self._policy)]
         paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
@@ -41,10 +40,10 @@ class Lives:
         )
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._process.communicate()
 
-    def live(self, verb: str, arguments: dict[str, Any], kill: dict[str, int] | None = None) -> Life:
+    def live(self, verb, arguments, kill=None):
         """One life, to its end or to the chosen moment."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -63,12 +62,12 @@ class Trial:
     arguments: dict[str, Any]
 
     @property
-    def out(self) -> Path:
+    def out(self):
         """The run folder."""
         return Path(self.arguments["out"])
 
 
-def kill_and_resume(lives: Lives, trial: Trial, straight: Life, draw: random.Random, kills: int, check: Any) -> int:
+def kill_and_resume(lives, trial, straight, draw, kills, check):
     """Kill a run at random moments and start it again, so many times; whenever it comes to its end, check it.
 
     Args:

@@ -1,7 +1,5 @@
 """Mixed precision through the trainer, on a CPU: casts of weights, and sharing against TRL within bf16 rounding."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest
@@ -20,7 +18,7 @@ class Casts(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.shapes: Counter[tuple[int, ...]] = Counter()
+        self.shapes = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))

@@ -1,10 +1,6 @@
 """Answers to blank images: the right ones, once a prompt, and without a trace in the training."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Collection
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import blank_rewards
 import fake_vllm
@@ -21,7 +17,6 @@ from trl import GRPOTrainer
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
 from medvlm_r1.data.images.blank import blank_like
-from medvlm_r1.data.sample import Sample
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.generate import GenerationInput, GenerationSettings, LocalGenerator
 from medvlm_r1.models.load import load_policy
@@ -38,7 +33,7 @@ Configure = Callable[..., RunConfig]
 
 
 @pytest.fixture(autouse=True)
-def _nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_seen(monkeypatch):
     blank_rewards.SEEN.clear()
     sample_rewards.SEEN_SAMPLES.clear()
     # A policy of random weights answers with no letter; its whole text tells answers apart.
@@ -46,12 +41,12 @@ def _nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def questions(tmp_path_factory):
     """Eight questions that differ in text and size of image; A, B, C and D are right twice each."""
     return illustrated_questions(tmp_path_factory.mktemp("questions"), range(8))
 
 
-def illustrated_questions(folder: Path, illustrated: Collection[int]) -> Path:
+def illustrated_questions(folder, illustrated):
     images = [
         [Image.new("RGB", (28 + 14 * (index % 3), 40), (30 * index, 90, 160))] if index in illustrated else []
         for index in range(8)
@@ -66,16 +61,16 @@ def illustrated_questions(folder: Path, illustrated: Collection[int]) -> Path:
 
 
 @pytest.fixture
-def configure(write_config: Callable[..., Path], questions: Path) -> Configure:
+def configure(write_config, questions):
     """A function that makes the configuration of two short steps on the questions, changed by its arguments."""
 
-    def make(**changes: Any) -> RunConfig:
+    def make(**changes):
         return load_config(write_config(**{"data": {"train": str(questions)}, **changes}))
 
     return make
 
 
-def blank_answers(model: str, folder: Path, samples: list[Sample], tokens: int = 6) -> dict[str, str]:
+def blank_answers(model, folder, samples, tokens=6):
     """What a policy says greedily to the samples with grey images of the same size."""
     generator = LocalGenerator(policy=load_policy(model), batch_size=1)
     inputs = [
@@ -89,7 +84,7 @@ def blank_answers(model: str, folder: Path, samples: list[Sample], tokens: int =
     return {sample.id: answer.text for sample, answer in zip(samples, answers, strict=True)}
 
 
-def check_blank_answers(out: Path, folder: Path, model: Path) -> None:
+def check_blank_answers(out, folder, model):
     """The blank answers of the first step are those of the untrained policy to the same questions."""
     first = [row for row in rows(out / "rollouts.jsonl") if row["step"] == 1]
     samples = [sample for sample in read_folder(folder) if sample.id in {row["sample_id"] for row in first}]
@@ -101,13 +96,13 @@ def check_blank_answers(out: Path, folder: Path, model: Path) -> None:
 
 @pytest.mark.parametrize("size", [(40, 30), (1, 1), (7, 300)])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_a_blank_image_has_the_size_and_shows_nothing(size: tuple[int, int], mode: str) -> None:
+def test_a_blank_image_has_the_size_and_shows_nothing(size, mode):
     made = blank_like(Image.new(mode, size))
     assert (made.mode, made.size) == ("RGB", size)
     assert np.unique(np.asarray(made)).tolist() == [128]
 
 
-def test_a_reward_asks_by_naming_the_column() -> None:
+def test_a_reward_asks_by_naming_the_column():
     for name in REGISTRY:
         assert not asks(resolve_reward(name), blank.COLUMN)
     assert asks(blank_rewards.noting, blank.COLUMN)
@@ -115,9 +110,7 @@ def test_a_reward_asks_by_naming_the_column() -> None:
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
-def test_the_answers_are_the_policys_own(
-    configure: Configure, tiny_policy_dir: Path, questions: Path, sharing: str
-) -> None:
+def test_the_answers_are_the_policys_own(configure, tiny_policy_dir, questions, sharing):
     # With a learning rate of 0 the final model is the one that answered.
     config = configure(rewards=[PAYING, ASKING], sharing=sharing, trainer={"max_steps": 2, "learning_rate": 0.0})
     train_grpo(config)
@@ -129,9 +122,7 @@ def test_the_answers_are_the_policys_own(
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
-def test_the_policy_is_asked_as_it_is_at_that_step(
-    configure: Configure, tiny_policy_dir: Path, questions: Path, sharing: str
-) -> None:
+def test_the_policy_is_asked_as_it_is_at_that_step(configure, tiny_policy_dir, questions, sharing):
     settings = {"max_steps": 3, "learning_rate": 3e-2, "lr_scheduler_type": "constant", "save_steps": 1}
     run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=settings)).parent
     last = dict(blank_rewards.SEEN[-4:])
@@ -152,14 +143,7 @@ def test_the_policy_is_asked_as_it_is_at_that_step(
         ({"num_iterations": 2}, 1, 2),
     ],
 )
-def test_once_a_prompt_and_generation(
-    configure: Configure,
-    monkeypatch: pytest.MonkeyPatch,
-    sharing: str,
-    trainer: dict[str, Any],
-    generations: int,
-    prompts: int,
-) -> None:
+def test_once_a_prompt_and_generation(configure, monkeypatch, sharing, trainer, generations, prompts):
     calls = Counted(GRPOTrainer._generate_single_turn)
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda *args: calls(*args))
     run = train_grpo(configure(rewards=[PAYING, ASKING], sharing=sharing, trainer=trainer)).parent
@@ -173,14 +157,14 @@ def test_once_a_prompt_and_generation(
     assert [row["blank_right"] for row in logged if "blank_right" in row] == [0.0] * generations
 
 
-def test_asking_changes_nothing_of_the_training(configure: Configure, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"trainer": {"max_steps": 4}}
+def test_asking_changes_nothing_of_the_training(configure, tmp_path):
+    changes = {"trainer": {"max_steps": 4}}
     without = train_grpo(configure(rewards=[PAYING], out=str(tmp_path / "without"), **changes))
     config = configure(rewards=[PAYING, ASKING], out=str(tmp_path / "with"), **changes)
     assert same_weights(without, train_grpo(config))
 
 
-def test_nothing_is_asked_where_no_reward_wants_it(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_asked_where_no_reward_wants_it(configure, monkeypatch):
     blanks = Counted(blank._blanked)
     monkeypatch.setattr(blank, "_blanked", blanks)
     run = train_grpo(configure(rewards=[PAYING])).parent
@@ -188,8 +172,8 @@ def test_nothing_is_asked_where_no_reward_wants_it(configure: Configure, monkeyp
     assert "blank_right" not in (run / "metrics.jsonl").read_text()
 
 
-def test_a_resumed_run_takes_the_same_steps(configure: Configure, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"rewards": [PAYING, ASKING], "trainer": {"max_steps": 6}}
+def test_a_resumed_run_takes_the_same_steps(configure, tmp_path):
+    settings = {"rewards": [PAYING, ASKING], "trainer": {"max_steps": 6}}
     straight = train_grpo(configure(**settings, out=str(tmp_path / "straight")))
     expected = list(blank_rewards.SEEN)
     blank_rewards.SEEN.clear()
@@ -203,9 +187,7 @@ def test_a_resumed_run_takes_the_same_steps(configure: Configure, tmp_path: Path
 
 # TRL's own way takes no batch in which some prompts have images and others have none.
 @pytest.mark.parametrize(("sharing", "illustrated"), [("on", {1, 2, 5}), ("on", set()), ("off", set())])
-def test_questions_without_images_are_not_asked_again(
-    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str], sharing: str, illustrated: set[int]
-) -> None:
+def test_questions_without_images_are_not_asked_again(configure, tmp_path, capsys, sharing, illustrated):
     (tmp_path / "mixed").mkdir()
     folder = illustrated_questions(tmp_path / "mixed", illustrated)
     train_grpo(
@@ -217,7 +199,7 @@ def test_questions_without_images_are_not_asked_again(
     assert capsys.readouterr().err.count("Some prompts have no image") == 1
 
 
-def test_the_share_of_correct_blank_answers_is_logged(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_correct_blank_answers_is_logged(configure, monkeypatch):
     # The blank answer is always A, which is correct for two questions of the eight.
     monkeypatch.setattr(blank, "strict_letter", lambda text: "A")
     config = configure(
@@ -231,9 +213,7 @@ def test_the_share_of_correct_blank_answers_is_logged(configure: Configure, monk
     assert logged[0]["blank_right"] == pytest.approx(2 / 8)
 
 
-def test_two_processes_answer_for_the_prompts_they_have(
-    write_config: Callable[..., Path], questions: Path, tmp_path: Path
-) -> None:
+def test_two_processes_answer_for_the_prompts_they_have(write_config, questions, tmp_path):
     config = write_config(
         data={"train": str(questions)},
         rewards=[{"name": "blank_rewards:by_blank"}],
@@ -258,9 +238,7 @@ def test_two_processes_answer_for_the_prompts_they_have(
     assert len({reward for reward, _ in runs[0]}) == 2
 
 
-def test_a_process_without_images_waits_for_no_other(
-    write_config: Callable[..., Path], tiny_policy_dir: Path, tmp_path: Path
-) -> None:
+def test_a_process_without_images_waits_for_no_other(write_config, tiny_policy_dir, tmp_path):
     """Sharded weights, generation by transformers' own loop, and no image on the second process in the first step."""
     (tmp_path / "mixed").mkdir()
     folder = illustrated_questions(tmp_path / "mixed", {0, 1, 4, 6})
@@ -274,9 +252,7 @@ def test_a_process_without_images_waits_for_no_other(
     check_blank_answers(out, folder, tiny_policy_dir)
 
 
-def test_sharded_weights_without_sharing_refuse_mixed_questions(
-    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sharded_weights_without_sharing_refuse_mixed_questions(configure, tmp_path, monkeypatch):
     (tmp_path / "mixed").mkdir()
     folder = illustrated_questions(tmp_path / "mixed", {1})
     monkeypatch.setattr("medvlm_r1.training.grpo.is_sharded", lambda _: True)

@@ -168,7 +168,7 @@ class _Sharded(nn.Module):
     def __init__(self, value):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(0))
-        self.weight.ds_tensor = torch.tensor([1.0, value])  # type: ignore[attr-defined]
+        self.weight.ds_tensor = torch.tensor([1.0, value])
 
 
 class _Guarded(NanGuard):

@@ -1,12 +1,9 @@
 """The plan of a configuration: steps, sharing, memory by part, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from trl.trainer.utils import RepeatSampler
@@ -14,7 +11,7 @@ from trl.trainer.utils import RepeatSampler
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.training.config import load_config
 from medvlm_r1.training.dry_run import memory
-from medvlm_r1.training.dry_run.plan import Plan, make_plan, refuse_memory
+from medvlm_r1.training.dry_run.plan import make_plan, refuse_memory
 from medvlm_r1.training.dry_run.settings import Batch, Launch, read_launch
 
 WriteConfig = Callable[..., Path]
@@ -23,16 +20,10 @@ PAPER = {"samples": 600, "rows": 4, "accumulation": 4, "group": 4, "passes_per_g
 
 
 @pytest.fixture
-def plan(write_config: WriteConfig) -> Callable[..., Plan]:
+def plan(write_config):
     """Makes a plan of the tiny configuration: 2 completions of a prompt, 4 rows of a pass."""
 
-    def make(
-        method: str = "grpo",
-        launch: Launch = Launch(),  # noqa: B008
-        overrides: Any = (),
-        device: float | None = None,
-        **changes: Any,
-    ) -> Plan:
+    def make(method="grpo", launch=Launch(), overrides=(), device=None, **changes):  # noqa: B008
         if method == "grpo":
             overrides = ["max_completion_length=64", *overrides]
         config = load_config(write_config(method, **changes), [f"trainer.{name}" for name in overrides])
@@ -41,7 +32,7 @@ def plan(write_config: WriteConfig) -> Callable[..., Plan]:
     return make
 
 
-def test_what_an_evaluation_shares_with_the_training_is_noted(plan: Callable[..., Plan], data_dir: Path) -> None:
+def test_what_an_evaluation_shares_with_the_training_is_noted(plan, data_dir):
     [note] = plan(data={"train": str(data_dir), "eval": str(data_dir)}).notes[:1]
     assert note.startswith(
         "Warning: data.eval shares images or subjects with data.train: 8 of 8 questions of data.eval"
@@ -49,7 +40,7 @@ def test_what_an_evaluation_shares_with_the_training_is_noted(plan: Callable[...
     assert not any("data.eval" in note for note in plan().notes)
 
 
-def test_the_papers_steps() -> None:
+def test_the_papers_steps():
     batch = Batch(**PAPER)
     assert (batch.steps, batch.step_prompts, batch.epochs_done) == (300, 4, 2)
     two = Batch(**{**PAPER, "accumulation": 2, "passes_per_generation": 2, "processes": 2})
@@ -57,7 +48,7 @@ def test_the_papers_steps() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"samples": 103}, {"iterations": 2}, {"accumulation": 2}, {"group": 8}])
-def test_passes_are_those_of_trls_sampler(changes: dict[str, int]) -> None:
+def test_passes_are_those_of_trls_sampler(changes):
     batch = Batch(**{**PAPER, **changes})
     sampler = RepeatSampler(
         range(batch.samples),
@@ -69,31 +60,31 @@ def test_passes_are_those_of_trls_sampler(changes: dict[str, int]) -> None:
     assert batch.passes_per_epoch == len(list(sampler)) // loaded
 
 
-def test_sft_uses_the_last_incomplete_batch() -> None:
+def test_sft_uses_the_last_incomplete_batch():
     batch = Batch(samples=10, rows=4, accumulation=2, group=1, passes_per_generation=1, keeps_rest=True, epochs=3)
     assert (batch.passes_per_epoch, batch.steps) == (3, 6)
 
 
-def test_prompts_of_adjacent_rows() -> None:
+def test_prompts_of_adjacent_rows():
     batch = Batch(**PAPER)
     assert [batch.prompts_in(rows) for rows in (1, 4, 5, 16)] == [1, 1, 2, 4]
     assert Batch(**{**PAPER, "iterations": 2}).step_prompts == 2
 
 
-def test_without_a_kl_term_there_is_no_reference(plan: Callable[..., Plan]) -> None:
+def test_without_a_kl_term_there_is_no_reference(plan):
     made = plan(overrides=["beta=0.0"])
     assert made.memory(shared=True)["reference"] == 0
     assert plan().memory(shared=True)["reference"] == made.shape.parameters.total * 4
 
 
-def test_a_frozen_tower_saves_no_activations(plan: Callable[..., Plan]) -> None:
+def test_a_frozen_tower_saves_no_activations(plan):
     frozen = plan(lora={"r": 2, "target_modules": ["q_proj"]})
     assert not frozen.shape.trains_tower
     learning = replace(frozen, shape=replace(frozen.shape, trains_tower=True))
     assert frozen.memory(shared=True)["activations"] < learning.memory(shared=True)["activations"]
 
 
-def test_memory_of_full_weights(plan: Callable[..., Plan]) -> None:
+def test_memory_of_full_weights(plan):
     made = plan()
     count, part = made.shape.parameters.total, made.memory(shared=True)
     assert part["weights"] == part["gradients"] == 4 * count
@@ -107,7 +98,7 @@ def test_memory_of_full_weights(plan: Callable[..., Plan]) -> None:
     assert checkpointed["activations"] < plain["activations"]
 
 
-def test_memory_of_adapters(plan: Callable[..., Plan]) -> None:
+def test_memory_of_adapters(plan):
     changes = {"lora": {"r": 2}, "trainer": {"model_init_kwargs": {"dtype": "bfloat16"}}}
     made = plan(**changes)
     parameters, part = made.shape.parameters, made.memory(shared=True)
@@ -121,7 +112,7 @@ def test_memory_of_adapters(plan: Callable[..., Plan]) -> None:
 @pytest.mark.parametrize(
     ("sharding", "whole"), [("none", {"weights", "gradients", "optimizer"}), ("zero2", {"weights"}), ("zero3", set())]
 )
-def test_memory_of_shards(plan: Callable[..., Plan], sharding: Any, whole: set[str]) -> None:
+def test_memory_of_shards(plan, sharding, whole):
     made = plan(launch=Launch(processes=2, sharding=sharding))
     one = replace(made.placement, processes=1)
     part = made.memory(shared=False)
@@ -137,11 +128,11 @@ def test_memory_of_shards(plan: Callable[..., Plan], sharding: Any, whole: set[s
     assert alone["buckets"] == 0
 
 
-def test_the_peak_is_the_fuller_time(plan: Callable[..., Plan]) -> None:
+def test_the_peak_is_the_fuller_time(plan):
     made = plan()
     part = dict.fromkeys(made.memory(shared=True), 0.0)
 
-    def peak(given: dict[str, float], *where: Any) -> float:
+    def peak(given, *where):
         return max(memory.phases(given, *where).values())
 
     assert peak({**part, "weights": 3, "cache": 5, "logits": 1, "activations": 4}, made.placement) == 9
@@ -151,7 +142,7 @@ def test_the_peak_is_the_fuller_time(plan: Callable[..., Plan]) -> None:
     assert peak({**part, "weights": 3, "gradients": 4}, replace(vllm, vllm_sleeps=True), 20) == 13
 
 
-def test_vllm_has_its_own_memory(plan: Callable[..., Plan]) -> None:
+def test_vllm_has_its_own_memory(plan):
     colocated = plan(overrides=["use_vllm=true"], device=80 * 2.0**30)
     assert colocated.memory(shared=True)["cache"] == colocated.memory(shared=True)["logits"] == 0
     assert colocated.peak(shared=True) > 0.3 * 80 * 2**30
@@ -161,14 +152,14 @@ def test_vllm_has_its_own_memory(plan: Callable[..., Plan]) -> None:
     assert any("vLLM server runs on other devices" in note for note in server.notes)
 
 
-def test_rows_below_the_group_are_noted(plan: Callable[..., Plan]) -> None:
+def test_rows_below_the_group_are_noted(plan):
     made = plan(overrides=["per_device_train_batch_size=1", "gradient_accumulation_steps=4"])
     assert any("is therefore computed 2 times" in note for note in made.notes)
     assert made.memory(shared=True)["activations"] > made.memory(shared=False)["activations"]
     assert not any("is therefore computed" in note for note in plan().notes)
 
 
-def test_completions_too_short_for_their_tags_are_refused(plan: Callable[..., Plan]) -> None:
+def test_completions_too_short_for_their_tags_are_refused(plan):
     with pytest.raises(UserError, match=r"max_completion_length is 6, .*<think></think><answer>A</answer>, has \d+"):
         plan(overrides=["max_completion_length=6"])
 
@@ -187,21 +178,19 @@ def test_completions_too_short_for_their_tags_are_refused(plan: Callable[..., Pl
         ("grpo", ["max_completion_length=40000"], "has 32768 positions"),
     ],
 )
-def test_what_would_go_wrong_is_refused(
-    plan: Callable[..., Plan], method: str, overrides: list[str], said: str
-) -> None:
+def test_what_would_go_wrong_is_refused(plan, method, overrides, said):
     with pytest.raises(UserError, match=said):
         plan(method, overrides=overrides)
 
 
-def test_a_run_that_does_not_fit_is_refused(plan: Callable[..., Plan]) -> None:
+def test_a_run_that_does_not_fit_is_refused(plan):
     refuse_memory(plan())
     refuse_memory(plan(device=24 * 2.0**30))
     with pytest.raises(UserError, match=r"needs about 1\.\d GiB on each device, which has 0\.5 GiB.*runtime 1\.5 GiB"):
         refuse_memory(plan(device=2.0**29))
 
 
-def test_a_model_of_another_family_is_refused(plan: Callable[..., Plan], tiny_policy_dir: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_family_is_refused(plan, tiny_policy_dir, tmp_path):
     import shutil
 
     from transformers import AutoConfig
@@ -215,14 +204,14 @@ def test_a_model_of_another_family_is_refused(plan: Callable[..., Plan], tiny_po
         plan(model=str(folder))
 
 
-def test_weights_are_not_needed(plan: Callable[..., Plan], tiny_policy_dir: Path, tmp_path: Path) -> None:
+def test_weights_are_not_needed(plan, tiny_policy_dir, tmp_path):
     import shutil
 
     folder = shutil.copytree(tiny_policy_dir, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     assert plan(model=str(folder)).shape.parameters == plan().shape.parameters
 
 
-def test_a_launch_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_launch_file_of_another_kind_is_refused(tmp_path):
     file = tmp_path / "launch.yaml"
     for text, said in (
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}\nnum_processes: 2\n", "FSDP version 1"),
@@ -236,7 +225,7 @@ def test_a_launch_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         read_launch(tmp_path / "absent.yaml")
 
 
-def test_the_command_prints_and_trains_nothing(write_config: WriteConfig, command: Command, tmp_path: Path) -> None:
+def test_the_command_prints_and_trains_nothing(write_config, command, tmp_path):
     file = write_config(trainer={"max_completion_length": 64})
     code, out, _ = command("train", "grpo", "--config", file, "--dry-run", "--memory", 24)
     assert code == 0
@@ -245,7 +234,7 @@ def test_the_command_prints_and_trains_nothing(write_config: WriteConfig, comman
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_in_json(write_config: WriteConfig, command: Command) -> None:
+def test_the_command_in_json(write_config, command):
     file = write_config("sft")
     code, out, _ = command("train", "sft", "--config", file, "--dry-run", "--json")
     record = json.loads(out)
@@ -259,7 +248,7 @@ def test_the_command_in_json(write_config: WriteConfig, command: Command) -> Non
     assert "generation" not in out
 
 
-def test_the_command_refuses(write_config: WriteConfig, command: Command) -> None:
+def test_the_command_refuses(write_config, command):
     file = write_config()
     code, _, error = command("train", "grpo", "--config", file, "--dry-run")
     assert code == 1
@@ -275,7 +264,7 @@ def test_the_command_refuses(write_config: WriteConfig, command: Command) -> Non
         assert "require --dry-run" in error
 
 
-def test_a_plan_for_this_cpu(write_config: WriteConfig, command: Command) -> None:
+def test_a_plan_for_this_cpu(write_config, command):
     file = write_config(trainer={"max_completion_length": 64})
     asked = ("train", "grpo", "--config", file, "--dry-run")
     code, out, _ = command(*asked, "--cpu", "--json")
@@ -295,9 +284,7 @@ def test_a_plan_for_this_cpu(write_config: WriteConfig, command: Command) -> Non
 
 
 @pytest.mark.parametrize(("sharding", "shared"), [("zero3", True), ("fsdp2", True), ("fsdp2", False)])
-def test_sharded_weights_are_whole_while_a_device_generates(
-    plan: Callable[..., Plan], sharding: Any, shared: bool
-) -> None:
+def test_sharded_weights_are_whole_while_a_device_generates(plan, sharding, shared):
     made = plan(launch=Launch(processes=4, sharding=sharding))
     part = made.memory(shared=shared)
     assert part["generation weights"] == 2 * made.shape.parameters.total

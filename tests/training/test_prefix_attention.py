@@ -1,7 +1,5 @@
 """Attention by blocks against a square written by hand, and against SDPA with it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,7 +75,7 @@ class Operations(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.seen: list[tuple[str, tuple[int, ...]]] = []
+        self.seen = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))

@@ -1,11 +1,5 @@
 """Sharing under FSDP2: two processes with unequal rows take the steps that one process takes."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 import transformers.integrations.deepspeed as deepspeed
 from PIL import Image
@@ -22,7 +16,7 @@ from tiny_policy import build_tiny_policy
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mixed(tmp_path_factory):
     """Eight questions with 0, 2, 0, 1, 0, 0, 2 and 1 images: in some steps one process has none."""
     folder = tmp_path_factory.mktemp("mixed")
     (folder / "images").mkdir()
@@ -46,7 +40,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def difference(one: Path, two: Path, base: Path) -> tuple[float, float]:
+def difference(one, two, base):
     """Compare the run folders of one process and of two, which train the model in the folder `base`.
 
     Returns:
@@ -61,13 +55,13 @@ def difference(one: Path, two: Path, base: Path) -> tuple[float, float]:
         abs(a[key] - b[key]) / abs(a[key]) for a, b in zip(alone, both, strict=True) for key in ("loss", "grad_norm")
     )
 
-    def distance(some: dict[str, Any], others: dict[str, Any]) -> float:
+    def distance(some, others):
         return sum(float((some[name].double() - others[name].double()).norm() ** 2) for name in wanted) ** 0.5
 
     return steps, distance(trained, wanted) / distance(wanted, before)
 
 
-def plain_descent(write_config: Callable[..., Path], data: Path, *, beta: float, lora: bool, model: Path) -> Path:
+def plain_descent(write_config, data, *, beta, lora, model):
     """A configuration of four steps of plain gradient descent."""
     return write_config(
         model=str(model),
@@ -89,7 +83,7 @@ def plain_descent(write_config: Callable[..., Path], data: Path, *, beta: float,
 
 # `test_vllm.py` trains adapters under FSDP2 too.
 @pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.engines)], ids=["all weights", "lora"])
-def test_fsdp2_shares_prompts(write_config: Callable[..., Path], mixed: Path, tmp_path: Path, lora: bool) -> None:
+def test_fsdp2_shares_prompts(write_config, mixed, tmp_path, lora):
     # A tied head is not written. The reference has a tower that does not change, whose features are cached.
     base, one, two = tmp_path / "tied", tmp_path / "one", tmp_path / "two"
     base.mkdir()
@@ -102,17 +96,15 @@ def test_fsdp2_shares_prompts(write_config: Callable[..., Path], mixed: Path, tm
 
 
 class _Zero3:
-    def is_zero3(self) -> bool:
+    def is_zero3(self):
         return True
 
 
-def test_the_main_process_merges_adapters_outside_zero3(
-    write_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_main_process_merges_adapters_outside_zero3(write_config, monkeypatch):
     """While DeepSpeed's configuration is set, `from_pretrained` shards a model over all processes, and would hang."""
     zero3, sharding = _Zero3(), []
 
-    def merge(*arguments: Any) -> Any:
+    def merge(*arguments):
         sharding.append(deepspeed.is_deepspeed_zero3_enabled())
         return load_merged(*arguments)
 

@@ -94,7 +94,7 @@ def test_rows_with_images_keep_the_towers_optimizer_going():
         trainer = SimpleNamespace(
             beta=beta, _entropy_bonus_enabled=False, top_entropy_quantile=1.0, loss_type="grpo", _tower_learns=learns
         )
-        entries = SharedPromptTrainer._moving(trainer, inputs).tolist()  # type: ignore[arg-type]
+        entries = SharedPromptTrainer._moving(trainer, inputs).tolist()
         return entries
 
     yes, no = True, False

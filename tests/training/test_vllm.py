@@ -1,7 +1,5 @@
 """Training with vLLM's stand-in: it reads the prompts and images of the trainer, and its samples are on policy."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil
@@ -9,7 +7,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import fake_vllm
 import pytest
@@ -32,7 +29,7 @@ REWARD = [{"name": "sample_rewards:distinct_tokens"}]
 
 
 @pytest.fixture(autouse=True)
-def stand_in(monkeypatch: pytest.MonkeyPatch, tiny_policy_dir: Path) -> None:
+def stand_in(monkeypatch, tiny_policy_dir):
     fake_vllm.SENT.clear()
     fake_vllm.CALLS.clear()
     monkeypatch.setattr(fake_vllm.Client, "served", str(tiny_policy_dir))
@@ -40,13 +37,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tiny_policy_dir: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def questions(tmp_path_factory):
     """Eight questions with one, two or no images of two to four tokens each."""
     images = [[noise(60 + 10 * row, 60, 10 * row + n) for n in range((1, 2, 0, 1)[row % 4])] for row in range(8)]
     return write_questions(tmp_path_factory.mktemp("questions"), images)
 
 
-def configured(write_config: WriteConfig, questions: Path, mode: str, **changes: Any) -> Path:
+def configured(write_config, questions, mode, **changes):
     trainer = {
         "use_vllm": True,
         "vllm_mode": mode,
@@ -60,7 +57,7 @@ def configured(write_config: WriteConfig, questions: Path, mode: str, **changes:
     return write_config(**{"data": {"train": str(questions)}, "rewards": REWARD, **changes, "trainer": trainer})
 
 
-def differences(out: Path) -> list[float]:
+def differences(out):
     """Largest difference of a log-probability between vLLM and the policy, for each step."""
     rollouts = rows(out / "metrics.jsonl")
     return [row["sampling/sampling_logp_difference/max"] for row in rollouts if "loss" in row]
@@ -69,9 +66,7 @@ def differences(out: Path) -> list[float]:
 @pytest.mark.parametrize("bounds", [{}, {"max_pixels": 28 * 28 * 2}], ids=["own bounds", "bounded"])
 @pytest.mark.parametrize("sharing", ["on", "off"])
 @pytest.mark.parametrize("mode", ["colocate", "server"])
-def test_vllm_reads_the_prompts_and_images_of_the_trainer(
-    write_config: WriteConfig, questions: Path, mode: str, sharing: str, bounds: dict[str, int]
-) -> None:
+def test_vllm_reads_the_prompts_and_images_of_the_trainer(write_config, questions, mode, sharing, bounds):
     config = load_config(configured(write_config, questions, mode, sharing=sharing, **bounds))
     out = train_grpo(config).parent
     found = differences(out)
@@ -84,9 +79,7 @@ def test_vllm_reads_the_prompts_and_images_of_the_trainer(
     assert (largest <= 28 * 28 * 2) == bool(bounds)
 
 
-def test_rows_that_are_left_out_do_not_change_the_step(
-    write_config: WriteConfig, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_are_left_out_do_not_change_the_step(write_config, questions, tmp_path, monkeypatch):
     """Rows without advantage are not computed, with importance ratios as without."""
     losses = []
     for name, everything in (("some", False), ("all", True)):
@@ -106,9 +99,7 @@ def test_rows_that_are_left_out_do_not_change_the_step(
 
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
-def test_blank_questions_are_sent_together_with_the_others(
-    write_config: WriteConfig, questions: Path, mode: str
-) -> None:
+def test_blank_questions_are_sent_together_with_the_others(write_config, questions, mode):
     rewards = [*REWARD, {"name": "blank_rewards:noting", "weight": 0.0}]
     trainer = {"shuffle_dataset": False}
     train_grpo(load_config(configured(write_config, questions, mode, rewards=rewards, trainer=trainer)))
@@ -129,15 +120,7 @@ def test_blank_questions_are_sent_together_with_the_others(
     ],
     ids=["colocate", "server", "server, groups cut", "FSDP2, lora"],
 )
-def test_processes_with_and_without_images(
-    write_config: WriteConfig,
-    questions: Path,
-    tiny_policy_dir: Path,
-    tmp_path: Path,
-    launcher: list[str],
-    mode: str,
-    changes: dict[str, Any],
-) -> None:
+def test_processes_with_and_without_images(write_config, questions, tiny_policy_dir, tmp_path, launcher, mode, changes):
     """The second process has a prompt without an image in each step, and so fewer blank questions."""
     trainer = {"per_device_train_batch_size": 4, "shuffle_dataset": False} | changes.pop("trainer", {})
     rewards = [*REWARD, {"name": "blank_rewards:coded", "weight": 0.0}]
@@ -150,12 +133,12 @@ def test_processes_with_and_without_images(
 
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
-def test_vllm_samples_from_the_policy_with_its_adapters(write_config: WriteConfig, questions: Path, mode: str) -> None:
+def test_vllm_samples_from_the_policy_with_its_adapters(write_config, questions, mode):
     out = train_grpo(load_config(configured(write_config, questions, mode, lora={"r": 2, "alpha": 4}))).parent
     assert max(differences(out)) < 1e-4
 
 
-def test_synchronizing_adapters_changes_no_weight(tiny_policy_dir: Path) -> None:
+def test_synchronizing_adapters_changes_no_weight(tiny_policy_dir):
     """bfloat16 weights are the same after 300 synchronizations, and vLLM gets those of the final model."""
     policy = get_peft_model(
         load_policy(str(tiny_policy_dir), dtype="bfloat16", device="cpu").model,
@@ -172,7 +155,7 @@ def test_synchronizing_adapters_changes_no_weight(tiny_policy_dir: Path) -> None
     assert all(torch.equal(sent[name], weight.to(torch.bfloat16)) for name, weight in final.items())
 
 
-def test_bounds_that_vllm_would_undo_are_refused(write_config: WriteConfig, questions: Path) -> None:
+def test_bounds_that_vllm_would_undo_are_refused(write_config, questions):
     config = load_config(
         configured(write_config, questions, "colocate", max_pixels=28 * 28 * 9, min_pixels=28 * 28 * 9)
     )
@@ -182,9 +165,7 @@ def test_bounds_that_vllm_would_undo_are_refused(write_config: WriteConfig, ques
         train_grpo(config)
 
 
-def test_a_server_with_other_bounds_is_named(
-    write_config: WriteConfig, questions: Path, tiny_policy_dir: Path, tmp_path: Path
-) -> None:
+def test_a_server_with_other_bounds_is_named(write_config, questions, tiny_policy_dir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(tiny_policy_dir, other)
     processor = AutoProcessor.from_pretrained(other)
@@ -195,9 +176,7 @@ def test_a_server_with_other_bounds_is_named(
         train_grpo(load_config(configured(write_config, questions, "server")))
 
 
-def test_a_prompt_that_vllm_read_otherwise_is_named(
-    write_config: WriteConfig, questions: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prompt_that_vllm_read_otherwise_is_named(write_config, questions, monkeypatch):
     monkeypatch.setattr("medvlm_r1.training.vllm.collapse_images", lambda ids, *_: ids)
     with pytest.raises(UserError, match=r"disagree about the tokens of a prompt: \d+ in the trainer, \d+ in vLLM"):
         train_grpo(load_config(configured(write_config, questions, "colocate")))
@@ -213,7 +192,7 @@ def test_a_prompt_that_vllm_read_otherwise_is_named(
         ([1, 7, 2], 0, None),
     ],
 )
-def test_runs_of_image_tokens_are_collapsed(ids: list[int], images: int, collapsed: list[int] | None) -> None:
+def test_runs_of_image_tokens_are_collapsed(ids, images, collapsed):
     if collapsed is not None:
         assert collapse_images(ids, 7, images) == collapsed
         return
@@ -222,7 +201,7 @@ def test_runs_of_image_tokens_are_collapsed(ids: list[int], images: int, collaps
 
 
 @pytest.mark.parametrize("size", [(300, 200), (500, 31), (28, 28), (40, 30), (57, 91)])
-def test_resized_images_give_the_pixels_of_the_bounded_processor(size: tuple[int, int]) -> None:
+def test_resized_images_give_the_pixels_of_the_bounded_processor(size):
     bounded = Qwen2VLImageProcessor(size={"shortest_edge": 784, "longest_edge": 784 * 6})
     own = Qwen2VLImageProcessor(size={"shortest_edge": 784, "longest_edge": 784 * 100})
     image = noise(*size, seed=0)
@@ -235,7 +214,7 @@ def test_resized_images_give_the_pixels_of_the_bounded_processor(size: tuple[int
     assert torch.equal(found["pixel_values"], expected["pixel_values"])
 
 
-def test_the_rule_of_an_unknown_processor_is_refused() -> None:
+def test_the_rule_of_an_unknown_processor_is_refused():
     from transformers import CLIPImageProcessor
 
     with pytest.raises(UserError, match="cannot be used with vLLM and CLIPImageProcessor"):

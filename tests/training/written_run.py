@@ -3,12 +3,8 @@
 It runs alone or under a launcher with several processes.
 """
 
-from __future__ import annotations
-
 import sys
 import zlib
-from collections.abc import Sequence
-from typing import Any
 
 from accelerate.utils import gather_object
 
@@ -21,21 +17,21 @@ from medvlm_r1.training.grpo import train_grpo
 GROUP = 4
 
 
-def main(config: str, out: str, *overrides: str, progress: Any = None) -> None:
+def main(config, out, *overrides, progress=None):
     plain = loop.load_policy
 
-    def load_policy(*args: Any, **kwargs: Any) -> Any:
+    def load_policy(*args, **kwargs):
         policy = plain(*args, **kwargs)
         end = policy.model.generation_config.eos_token_id
 
-        def completions(prompt: Sequence[int]) -> list[list[int]]:
+        def completions(prompt):
             start = zlib.crc32(repr(prompt).encode()) % 50
             return [[20 + (start + 7 * row + place) % 90 for place in range(1 + row)] + [end] for row in range(GROUP)]
 
         replaying(policy.model, completions)
         return policy
 
-    loop.load_policy = load_policy  # type: ignore[assignment]
+    loop.load_policy = load_policy
     try:
         train_grpo(load_config(config, [f"out={out}", *overrides]), progress=progress, evaluate=_processes)
     finally:
@@ -43,7 +39,7 @@ def main(config: str, out: str, *overrides: str, progress: Any = None) -> None:
     print("sharded:", *sorted(SHARDED), sep="\n")
 
 
-def _processes(policy: Any, step: int) -> dict[str, float]:
+def _processes(policy, step):
     """An evaluation that every process has to call."""
     return {"processes": len(gather_object([policy.model.training]))}
 
