@@ -9,8 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trl import GRPOTrainer
 
 from medvlm_r1.models.sharing.batch import SharedBatch
-from medvlm_r1.training.config import load_config
-from medvlm_r1.training.grpo import SharedPromptTrainer, train_grpo
+from medvlm_r1.training.grpo import SharedPromptTrainer
 
 
 class Casts(TorchDispatchMode):
@@ -28,7 +27,7 @@ class Casts(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
-def test_generation_casts_each_weight_once(write_config, tmp_path, monkeypatch, sharing):
+def test_generation_casts_each_weight_once(train, tmp_path, monkeypatch, sharing):
     counts = []
     plain = GRPOTrainer._generate_single_turn
 
@@ -46,7 +45,7 @@ def test_generation_casts_each_weight_once(write_config, tmp_path, monkeypatch, 
     for tokens in (4, 12):
         trainer = {"use_cpu": True, "bf16": True, "max_steps": 1, "save_strategy": "no"}
         trainer |= {"max_completion_length": tokens, "generation_kwargs": {"min_new_tokens": tokens}}
-        train_grpo(load_config(write_config(sharing=sharing, trainer=trainer, out=str(tmp_path / str(tokens)))))
+        train(sharing=sharing, trainer=trainer, out=str(tmp_path / str(tokens)))
     assert counts[0] == counts[1]
 
 

@@ -65,11 +65,7 @@ def _run(arguments, out):
     rollouts = rows(out / "metrics.jsonl")
     evaluated = {row["eval_processes"] for row in rollouts if "eval_processes" in row}
     assert evaluated in (set(), {arguments.count("torch.distributed.run") + 1})
-    return (
-        [row for row in rollouts if "loss" in row],
-        load_file(out / "model" / "model.safetensors"),
-        printed,
-    )
+    return ([row for row in rollouts if "loss" in row], load_file(out / "model" / "model.safetensors"), printed)
 
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

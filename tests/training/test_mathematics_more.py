@@ -15,10 +15,8 @@ from medvlm_r1.errors import UserError
 from medvlm_r1.models.sharing import forward as shared_prefix
 from medvlm_r1.models.sharing.batch import _call, images_key
 from medvlm_r1.models.sharing.limits import not_generated, not_shared
-from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.dry_run.memory import optimizer_bytes
 from medvlm_r1.training.dry_run.plan import _processor
-from medvlm_r1.training.dry_run.settings import Launch, read_placement
 from medvlm_r1.training.grpo import _forbid_vision_tokens
 from medvlm_r1.training.self_check.tiny_models import TINY, VOCABULARY, Prompt
 
@@ -120,22 +118,6 @@ def test_vision_tokens_are_forbidden_in_the_words_of_who_samples(vllm, given, wa
 )
 def test_state_of_an_optimizer_for_a_float32_weight(optimizer, bytes_):
     assert optimizer_bytes(optimizer, 4) == bytes_
-
-
-def test_a_type_of_weights_that_is_not_counted():
-    config = RunConfig.model_validate(
-        {
-            "model": "m",
-            "method": "grpo",
-            "data": {"train": "d"},
-            "out": "o",
-            "rewards": [{"name": "accuracy_paper"}],
-            "trainer": {"beta": 0.04, "model_init_kwargs": {"dtype": "torch.float8_e4m3fn"}},
-        }
-    )
-    shape = SimpleNamespace(dtype="float32")
-    with pytest.raises(UserError, match=r"dtype 'float8_e4m3fn' is not supported; wanted float32"):
-        read_placement(config, shape, Launch())
 
 
 def test_a_processor_that_is_not_there_or_not_one_for_images(tmp_path, monkeypatch):

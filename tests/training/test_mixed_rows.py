@@ -10,7 +10,6 @@ import torch
 from medvlm_r1.data import read_folder, write_folder
 from medvlm_r1.models.families import keep_single_tokens
 from medvlm_r1.models.sharing.forward import encode_images
-from medvlm_r1.training.config import load_config
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.self_check.tiny_models import TINY, Prompt
 
@@ -28,9 +27,9 @@ def mixed(data_dir, tmp_path_factory):
     return folder
 
 
-def first_step(write_config, mixed, out, **changes):
+def first_step(configure, mixed, out, **changes):
     trainer = {"per_device_train_batch_size": 16, "num_generations": 2, **changes.pop("trainer", {})}
-    config = load_config(write_config(data={"train": str(mixed)}, out=str(out), trainer=trainer, **changes))
+    config = configure(data={"train": str(mixed)}, out=str(out), trainer=trainer, **changes)
     train_grpo(config)
     row = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
     return row

@@ -52,9 +52,9 @@ from medvlm_r1.training.limits import narrowed
         ("vllm_gpu_memory_utilization", "2", "less than or equal to 1"),
     ],
 )
-def test_range_and_choices_are_in_the_message(write_config, field, value, wanted):
+def test_range_and_choices_are_in_the_message(configure, field, value, wanted):
     with pytest.raises(UsageError) as refusal:
-        load_config(write_config(), [f"trainer.{field}={value}"])
+        configure("grpo", f"trainer.{field}={value}")
     assert f"'trainer.{field}' is " in str(refusal.value)
     assert wanted in str(refusal.value).partition("; wanted ")[2]
 
@@ -76,18 +76,18 @@ def test_range_and_choices_are_in_the_message(write_config, field, value, wanted
         ("trainer.batch_size=1", "did you mean 'per_device_train_batch_size'?"),
     ],
 )
-def test_other_faults_of_a_recipe(write_config, override, message):
+def test_other_faults_of_a_recipe(configure, override, message):
     with pytest.raises(UsageError, match=message):
-        load_config(write_config(), [override])
+        configure("grpo", override)
 
 
-def test_every_fault_of_a_kind_is_told_at_once(write_config):
+def test_every_fault_of_a_kind_is_told_at_once(configure):
     with pytest.raises(UsageError, match=r"trainer\.top_p.*trainer\.temperature"):
-        load_config(write_config(), ["trainer.top_p=2", "trainer.temperature=0"])
+        configure("grpo", "trainer.top_p=2", "trainer.temperature=0")
     with pytest.raises(UsageError, match=r"trainer\.bf16.*trainer\.fp16.*both true"):
-        load_config(write_config(), ["trainer.bf16=true", "trainer.fp16=true"])
+        configure("grpo", "trainer.bf16=true", "trainer.fp16=true")
     with pytest.raises(UsageError, match=r"trainer\.sync_ref_model.*no reference"):
-        load_config(write_config(), ["trainer.sync_ref_model=true", "trainer.beta=0"])
+        configure("grpo", "trainer.sync_ref_model=true", "trainer.beta=0")
 
 
 @pytest.mark.parametrize(
@@ -99,23 +99,23 @@ def test_every_fault_of_a_kind_is_told_at_once(write_config):
     ],
 )
 @pytest.mark.parametrize("processes", [None, 1])
-def test_trl_and_transformers_check_the_rest(write_config, override, processes):
+def test_trl_and_transformers_check_the_rest(configure, override, processes):
     more = ["trainer.eval_strategy=steps"] if "eval_steps" in override else []
-    config = load_config(write_config(), [f"trainer.{override}", *more])
+    config = configure("grpo", f"trainer.{override}", *more)
     with pytest.raises(UsageError, match=r"TRL refuses the options under 'trainer'|data\.eval names no folder"):
         training_arguments(config, processes=processes)
 
 
-def test_a_plan_is_checked_for_its_own_devices(write_config):
+def test_a_plan_is_checked_for_its_own_devices(configure):
     few = ["trainer.per_device_train_batch_size=1", "trainer.num_generations=8", "trainer.fp16=true"]
-    config = load_config(write_config(), few)
+    config = configure("grpo", *few)
     training_arguments(config, processes=8)
     with pytest.raises(UsageError, match=r"divisible by num_generations \(8\).*gradient_accumulation_steps"):
         training_arguments(config, processes=4)
 
 
-def test_no_is_a_strategy_and_not_false(write_config):
-    config = load_config(write_config(), ["trainer.save_strategy=no", "trainer.eval_strategy=no"])
+def test_no_is_a_strategy_and_not_false(configure):
+    config = configure("grpo", "trainer.save_strategy=no", "trainer.eval_strategy=no")
     assert training_arguments(config).save_strategy == "no"
     assert (train_grpo(config) / "config.json").is_file()
     assert not list(Path(config.out).glob("checkpoints/checkpoint-*"))

@@ -16,8 +16,8 @@ from medvlm_r1.training.run_folder import RunFolder, prepare_run
 DATA = {"train": {"folder": "d", "hash": "abc", "samples": 8, "by_modality": {"MRI": 8}}}
 
 
-def test_folder_describes_the_run_and_is_recognised(write_config, monkeypatch):
-    config = load_config(write_config())
+def test_folder_describes_the_run_and_is_recognised(configure, monkeypatch):
+    config = configure()
     run = prepare_run(config, DATA)
     assert yaml.safe_load((run.path / "config.yaml").read_text()) == config.model_dump(mode="json")
     assert json.loads((run.path / "data.json").read_text()) == DATA
@@ -49,8 +49,8 @@ def test_another_configuration_or_other_data_are_refused(write_config, tmp_path)
     prepare_run(respelt, {"train": {**DATA["train"], "folder": "./d"}})
 
 
-def test_foreign_folder_is_left_alone_and_half_made_one_completed(write_config, tmp_path):
-    config = load_config(write_config())
+def test_foreign_folder_is_left_alone_and_half_made_one_completed(configure, tmp_path):
+    config = configure()
     out = tmp_path / "run"
     out.mkdir()
     (out / "data.json").write_text("{}")
@@ -60,7 +60,7 @@ def test_foreign_folder_is_left_alone_and_half_made_one_completed(write_config, 
     other.mkdir()
     (other / "chapter.tex").write_text("x")
     with pytest.raises(UserError, match="not empty and holds no run"):
-        prepare_run(load_config(write_config(), [f"out={other}"]), DATA)
+        prepare_run(configure("grpo", f"out={other}"), DATA)
     (out / "data.json").unlink()
     with pytest.raises(UserError, match=r"data\.json cannot be read"):
         prepare_run(config, DATA)
@@ -84,18 +84,18 @@ def test_last_checkpoint_is_the_last_whole_one(tmp_path):
 
 
 @pytest.mark.parametrize("left", ["data.json.tmp", "env.json.tmp", "config.yaml.tmp", ".lock"])
-def test_what_a_killed_beginning_leaves_is_no_foreign_folder(write_config, tmp_path, left):
+def test_what_a_killed_beginning_leaves_is_no_foreign_folder(configure, tmp_path, left):
     out = tmp_path / "run"
     out.mkdir()
     (out / "data.json").write_text("{}")
     (out / left).write_text("half")
-    prepare_run(load_config(write_config()), DATA)
+    prepare_run(configure(), DATA)
     assert (out / "config.yaml").is_file()
 
 
-def test_a_guard_may_be_silenced_in_a_run_that_was_begun(write_config):
-    prepare_run(load_config(write_config(on_guard="stop")), DATA)
-    prepare_run(load_config(write_config(on_guard="warn")), DATA)
+def test_a_guard_may_be_silenced_in_a_run_that_was_begun(configure):
+    prepare_run(configure(on_guard="stop"), DATA)
+    prepare_run(configure(on_guard="warn"), DATA)
 
 
 def test_growing_file_is_cut_back_to_a_step(tmp_path):
@@ -114,8 +114,8 @@ def test_growing_file_is_cut_back_to_a_step(tmp_path):
     assert file.read_text() == ""
 
 
-def test_rollouts_of_version_0_1_get_the_new_name(write_config):
-    run = prepare_run(load_config(write_config()), DATA)
+def test_rollouts_of_version_0_1_get_the_new_name(configure):
+    run = prepare_run(configure(), DATA)
     old = run.path / "samples.jsonl"
     old.write_text('{"step": 1}\n')
     with run.held(main=True):

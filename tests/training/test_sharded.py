@@ -10,8 +10,6 @@ from medvlm_r1.data.folder import write_folder
 from medvlm_r1.data.sample import Sample
 from medvlm_r1.models.load import load_merged
 from medvlm_r1.training import loop
-from medvlm_r1.training.config import load_config
-from medvlm_r1.training.sft import train_sft
 from tiny_policy import build_tiny_policy
 
 
@@ -100,7 +98,7 @@ class _Zero3:
         return True
 
 
-def test_the_main_process_merges_adapters_outside_zero3(write_config, monkeypatch):
+def test_the_main_process_merges_adapters_outside_zero3(train, monkeypatch):
     """While DeepSpeed's configuration is set, `from_pretrained` shards a model over all processes, and would hang."""
     zero3, sharding = _Zero3(), []
 
@@ -110,5 +108,5 @@ def test_the_main_process_merges_adapters_outside_zero3(write_config, monkeypatc
 
     monkeypatch.setattr(loop, "refuse_unless_finite", lambda _: deepspeed.set_hf_deepspeed_config(zero3))
     monkeypatch.setattr(loop, "load_merged", merge)
-    train_sft(load_config(write_config("sft", lora={"r": 2, "alpha": 4})))
+    train("sft", lora={"r": 2, "alpha": 4})
     assert sharding == [False]

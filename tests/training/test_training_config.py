@@ -47,16 +47,16 @@ from medvlm_r1.training.config import load_config
         ("data=[1", r"override 'data=\[1', line 1: malformed YAML"),
     ],
 )
-def test_errors_say_what_and_where(write_config, override, message):
+def test_errors_say_what_and_where(configure, override, message):
     with pytest.raises(UsageError, match=message):
-        load_config(write_config(max_pixels=401408), [override])
+        configure("grpo", override, max_pixels=401408)
 
 
-def test_sft_takes_no_rewards_and_its_own_options(write_config):
+def test_sft_takes_no_rewards_and_its_own_options(configure):
     with pytest.raises(UsageError, match="rewards are for method grpo"):
-        load_config(write_config("sft"), ["rewards=[{name: accuracy_paper}]"])
+        configure("sft", "rewards=[{name: accuracy_paper}]")
     with pytest.raises(UsageError, match=r"unknown key 'trainer\.num_generations'"):
-        load_config(write_config("sft"), ["trainer.num_generations=4"])
+        configure("sft", "trainer.num_generations=4")
 
 
 def test_beta_must_be_stated(write_config):
@@ -111,22 +111,22 @@ def test_overrides_are_yaml_and_reach_every_level(write_config):
     assert file.read_text() == before
 
 
-def test_written_configuration_reads_back_as_the_same(write_config, tmp_path):
-    config = load_config(write_config(lora={"r": 3}), ["trainer.learning_rate=3e-7", "trainer.report_to=[tensorboard]"])
+def test_written_configuration_reads_back_as_the_same(configure, tmp_path):
+    config = configure("grpo", "trainer.learning_rate=3e-7", "trainer.report_to=[tensorboard]", lora={"r": 3})
     file = tmp_path / "again.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     assert load_config(file) == config
 
 
-def test_defaults_fit_a_machine_without_gpu(write_config, monkeypatch):
+def test_defaults_fit_a_machine_without_gpu(configure, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    args = training_arguments(load_config(write_config()))
+    args = training_arguments(configure())
     cpu = (args.use_cpu, args.bf16, args.gradient_checkpointing, args.dataloader_num_workers)
     assert cpu == (True, False, False, 0)
     assert args.reward_weights == [1.0, 0.5]
-    assert training_arguments(load_config(write_config(), ["trainer.bf16=true"])).bf16
-    checkpointing = load_config(write_config(), ["trainer.activation_checkpointing=true"])
+    assert training_arguments(configure("grpo", "trainer.bf16=true")).bf16
+    checkpointing = configure("grpo", "trainer.activation_checkpointing=true")
     assert training_arguments(checkpointing).gradient_checkpointing
 
 

@@ -100,7 +100,7 @@ def test_rows_that_are_left_out_do_not_change_the_step(write_config, questions, 
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 def test_blank_questions_are_sent_together_with_the_others(write_config, questions, mode):
-    rewards = [*REWARD, {"name": "blank_rewards:noting", "weight": 0.0}]
+    rewards = [*REWARD, {"name": "sample_rewards:coded_blank", "weight": 0.0}]
     trainer = {"shuffle_dataset": False}
     train_grpo(load_config(configured(write_config, questions, mode, rewards=rewards, trainer=trainer)))
     # Two generations of four prompts with two completions each; one of the prompts has no image.
@@ -123,7 +123,7 @@ def test_blank_questions_are_sent_together_with_the_others(write_config, questio
 def test_processes_with_and_without_images(write_config, questions, tiny_policy_dir, tmp_path, launcher, mode, changes):
     """The second process has a prompt without an image in each step, and so fewer blank questions."""
     trainer = {"per_device_train_batch_size": 4, "shuffle_dataset": False} | changes.pop("trainer", {})
-    rewards = [*REWARD, {"name": "blank_rewards:coded", "weight": 0.0}]
+    rewards = [*REWARD, {"name": "sample_rewards:coded_blank", "weight": 0.0}]
     changes = {"trainer": trainer, "rewards": rewards, **changes}
     config = configured(write_config, questions, mode, **changes)
     out = tmp_path / "two"
