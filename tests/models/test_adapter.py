@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,6 @@ from medvlm_r1.models.adapter import CONFIG, WEIGHTS
 from medvlm_r1.models.load import fingerprint, load_policy, locate, write_model
 from tiny_policy import build_tiny_adapter
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def adapter(tiny_policy_dir, tmp_path):
@@ -26,10 +23,9 @@ def adapter(tiny_policy_dir, tmp_path):
     return folder
 
 
+@torch.inference_mode()
 def logits(model):
-    with torch.inference_mode():
-        scores = model(input_ids=torch.arange(5, 25)[None]).logits
-    return scores
+    return model(input_ids=torch.arange(5, 25)[None]).logits
 
 
 def with_peft(base, adapter):
@@ -88,9 +84,7 @@ def test_the_fingerprint_follows_adapter_and_base(tiny_policy_dir, adapter, tmp_
     other = Path(shutil.copytree(tiny_policy_dir, tmp_path / "other"))
     rewrite(other / "generation_config.json", temperature=0.3)
     assert fingerprint(f"{adapter}#{other}") != first
-    tensors = load_file(adapter / WEIGHTS)
-    next(iter(tensors.values()))[0, 0] += 1e-3
-    save_file(tensors, adapter / WEIGHTS)
+    _tensors(lambda tensors: next(iter(tensors.values())).add_(1e-3))(adapter)
     assert fingerprint(str(adapter)) != first
 
 
@@ -127,22 +121,18 @@ def test_the_base_is_found_on_record(tiny_policy_dir, tmp_path, monkeypatch):
     assert len(names) == 3
 
 
-def _lost(folder):
-    tensors = load_file(folder / WEIGHTS)
-    del tensors["base_model.model.model.language_model.layers.1.self_attn.q_proj.lora_B.weight"]
-    save_file(tensors, folder / WEIGHTS)
+Q_PROJ = "base_model.model.model.language_model.layers.{}.self_attn.q_proj.lora_A.weight"
 
 
-def _added(folder):
-    tensors = load_file(folder / WEIGHTS)
-    name = "base_model.model.model.language_model.layers.{}.self_attn.q_proj.lora_A.weight"
-    save_file(tensors | {name.format(7): tensors[name.format(1)].clone()}, folder / WEIGHTS)
+def _tensors(change):
+    """Rewrites the weights of an adapter."""
 
+    def damage(folder):
+        tensors = load_file(folder / WEIGHTS)
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS)
 
-def _not_finite(folder):
-    tensors = load_file(folder / WEIGHTS)
-    next(iter(tensors.values()))[0, 0] = float("nan")
-    save_file(tensors, folder / WEIGHTS)
+    return damage
 
 
 def _changed(**changes):
@@ -152,10 +142,7 @@ def _changed(**changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (
-            lambda folder: (folder / WEIGHTS).rename(folder / "adapter_model.bin"),
-            r"no adapter_model\.safetensors.*never read",
-        ),
+        (lambda folder: (folder / WEIGHTS).rename(folder / "a.bin"), r"no adapter_model\.safetensors.*never read"),
         (lambda folder: (folder / CONFIG).write_text("{"), "not an adapter configuration"),
         (lambda folder: (folder / CONFIG).write_text("[]"), "not an adapter configuration"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"x" * 40), "cannot be merged into"),
@@ -164,12 +151,18 @@ def _changed(**changes):
         (_changed(r=3), r"cannot be merged into .*size mismatch.*Check that this is the base model"),
         (
             _changed(target_modules=["q_proj"]),
-            r"does not fit its base model: 36 tensors in the file that match no layer",
+            "does not fit its base model: 36 tensors in the file that match no layer",
         ),
         (_changed(modules_to_save=["lm_head"]), r"cannot be merged into .*lm_head"),
-        (_lost, r"1 tensor missing from the file \(.*layers\.1\.self_attn\.q_proj\.lora_B"),
-        (_added, r"1 tensor in the file that match no layer.*layers\.7"),
-        (_not_finite, r"cannot be merged into .*NaNs"),
+        (
+            _tensors(lambda tensors: tensors.pop(Q_PROJ.format(1))),
+            r"1 tensor missing from the file \(.*layers\.1\.self_attn\.q_proj\.lora_A",
+        ),
+        (
+            _tensors(lambda tensors: tensors.update({Q_PROJ.format(7): tensors[Q_PROJ.format(1)].clone()})),
+            r"1 tensor in the file that match no layer.*layers\.7",
+        ),
+        (_tensors(lambda tensors: next(iter(tensors.values())).fill_(torch.nan)), r"cannot be merged into .*NaNs"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(adapter, damage, message):
@@ -178,12 +171,9 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter, damage, message):
         load_policy(str(adapter), device="cpu")
 
 
-def test_an_adapter_of_another_model_is_refused(adapter):
+def test_names_with_a_base_are_checked(tiny_policy_dir, adapter, tmp_path):
     with pytest.raises(UserError, match=r"cannot be merged into .*#BASE"):
         load_policy(f"{adapter}#phantom-base", device="cpu")
-
-
-def test_names_with_a_base_are_checked(tiny_policy_dir, adapter, tmp_path):
     with pytest.raises(UserError, match=r"not a LoRA adapter, so it takes no base model; leave out '#phantom-base'"):
         load_policy(f"{tiny_policy_dir}#phantom-base")
     with pytest.raises(UserError, match=r"medvlm-r1 export .* --out MERGED"):

@@ -1,6 +1,7 @@
 """Finding and loading a policy."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -42,19 +43,8 @@ def test_fingerprint_follows_what_changes_answers(copy, tiny_policy_dir):
     (copy / "chat_template.jinja").write_text(template + " ")
     assert fingerprint(str(copy)) != original
     (copy / "chat_template.jinja").write_text(template)
-    tensors = load_file(copy / "model.safetensors")
-    tensors["lm_head.weight"][0, 0] += 1e-3
-    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    _weights(lambda tensors: tensors["lm_head.weight"].add_(1e-3))(copy)
     assert fingerprint(str(copy)) != original
-
-
-def _no_weights(folder):
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def _cut_short(folder):
-    content = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
 
 
 def _weights(change):
@@ -87,24 +77,18 @@ def _tied(folder):
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def _adapter_only(folder):
-    (folder / "config.json").rename(folder / "adapter_config.json")
-
-
-def _text_model(folder):
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}))
+TEXT_MODEL = json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]})
+HALF = "model.norm.weight", *(f"model.layers.{n}.mlp.up_proj.weight" for n in range(2)), "lm_head.weight"
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_no_weights, r"no \*\.safetensors weights"),
-        (_cut_short, "cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "a.bin"), r"no \*\.safetensors weights"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 30_000), "cannot be loaded"),
         (_without("lm_head.weight"), r"1 tensor missing from the file \(lm_head\.weight\)\. Copy the whole folder"),
         (
-            _without(
-                "model.norm.weight", *(f"model.layers.{n}.mlp.up_proj.weight" for n in range(2)), "lm_head.weight"
-            ),
+            _without(*HALF),
             r"4 tensors missing from the file \(lm_head\.weight, .*\.layers\.0\..*, .*\.layers\.1\..*, \.\.\.\)",
         ),
         (
@@ -118,10 +102,13 @@ def _text_model(folder):
             _weights(lambda tensors: tensors.update({"lm_head.weight": torch.zeros(3, 16)})),
             r"1 tensor of another shape than the model's \(lm_head\.weight\)",
         ),
-        (lambda folder: (_adapter_only(folder), _without("lm_head.weight")(folder)), r"full weights .* and an adapter"),
+        (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "full weights .* an adapter"),
         (lambda folder: (folder / "config.json").unlink(), r"it has no config\.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
-        (_text_model, "cannot be loaded as an image-text-to-text model"),
+        (
+            lambda folder: (folder / "config.json").write_text(TEXT_MODEL),
+            "cannot be loaded as an image-text-to-text model",
+        ),
         (lambda folder: (folder / "processor_config.json").unlink(), "processor"),
     ],
 )

@@ -80,6 +80,8 @@ def test_what_writes_completions_in_its_own_way_is_left_to_it():
         ({"num_return_sequences": 2, "do_sample": True}, "'num_return_sequences'"),
         ({"use_cache": False}, "'use_cache'"),
         ({"cache_implementation": "static"}, "'cache_implementation'"),
+        ({"guidance_scale": 1.5}, "'guidance_scale'"),
+        ({"max_length": 20}, None),
         ({"cache_implementation": "hybrid", "temperature": 0.7, "top_k": 5, "num_beams": 1, "use_cache": True}, None),
         (GenerationConfig._get_default_generation_params(), None),
     ],

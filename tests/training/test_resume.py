@@ -12,6 +12,7 @@ from runs import rows
 from medvlm_r1.errors import UserError
 from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.reliability.checkpoint import MANIFEST, damage, finish_rotation, newest_whole, seal
+from medvlm_r1.training.run_folder import RunFolder
 from medvlm_r1.training.sft import train_sft
 
 REWARD = [{"name": "sample_rewards:distinct_tokens"}]
@@ -148,7 +149,7 @@ def test_soak_runs_killed_again_and_again(lives, write_config, tiny_policy_dir, 
 def checkpoints(tmp_path):
     """Two sealed checkpoints."""
     folder = tmp_path / "checkpoints"
-    for step in (4, 6):
+    for step in (9, 10):
         checkpoint = folder / f"checkpoint-{step}"
         (checkpoint / "deep").mkdir(parents=True)
         (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
@@ -159,7 +160,7 @@ def checkpoints(tmp_path):
 
 
 def test_every_damage_to_a_checkpoint_is_found(checkpoints, tried):
-    checkpoint = checkpoints / "checkpoint-6"
+    checkpoint = checkpoints / "checkpoint-10"
     draw = random.Random(0)
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     assert damage(checkpoint) is None
@@ -185,16 +186,19 @@ def test_every_damage_to_a_checkpoint_is_found(checkpoints, tried):
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(checkpoints, capsys):
-    (checkpoints / "checkpoint.partial" / "checkpoint-8").mkdir(parents=True)
-    file = checkpoints / "checkpoint-6" / "model.safetensors"
+    (checkpoints / "checkpoint.partial" / "checkpoint-12").mkdir(parents=True)
+    file = checkpoints / "checkpoint-10" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    assert newest_whole(checkpoints) == checkpoints / "checkpoint-4"
+    assert newest_whole(checkpoints) == checkpoints / "checkpoint-9"
     warning = capsys.readouterr().err
-    assert "checkpoint-6 is damaged: model.safetensors has another content" in warning
-    assert "going on from step 4" in warning
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-4", "damaged-checkpoint-6"]
-    (checkpoints / "checkpoint-4" / MANIFEST).write_text("{")
-    with pytest.raises(UserError, match=r"every checkpoint is damaged \(checkpoint-4: its files.json cannot be read\)"):
+    assert "checkpoint-10 is damaged: model.safetensors has another content" in warning
+    assert "going on from step 9" in warning
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-9", "damaged-checkpoint-10"]
+    # The other processes of a run come after the one that has looked.
+    assert RunFolder(checkpoints.parent).last_checkpoint(main=False) == checkpoints / "checkpoint-9"
+    assert RunFolder(checkpoints).last_checkpoint() is None
+    (checkpoints / "checkpoint-9" / MANIFEST).write_text("{")
+    with pytest.raises(UserError, match=r"every checkpoint is damaged \(checkpoint-9: its files.json cannot be read\)"):
         newest_whole(checkpoints)
 
 
@@ -240,13 +244,13 @@ def test_a_run_killed_while_it_deleted_checkpoints_deletes_them(configure, tried
 
 
 def test_a_deletion_spares_the_best_checkpoint(checkpoints):
-    last = checkpoints / "checkpoint-6"
-    (last / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": "elsewhere/checkpoint-4"}))
+    last = checkpoints / "checkpoint-10"
+    (last / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": "elsewhere/checkpoint-9"}))
     finish_rotation(last, 1)
-    assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-4", "checkpoint-6"}
+    assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-9", "checkpoint-10"}
     (last / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": None}))
     finish_rotation(last, 1)
-    assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-6"}
+    assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-10"}
 
 
 def test_checkpoints_wait_for_the_end_of_reused_completions(train):
