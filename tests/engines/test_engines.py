@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from test_sharded import difference, mixed, plain_descent  # noqa: F401 - a fixture
+from questions import write_mixed
+from test_sharded import difference, plain_descent
 
 from medvlm_r1.data.folder import read_folder
 from medvlm_r1.data.images import load_image
@@ -130,9 +131,10 @@ def tied_base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def configs(tmp_path_factory, tiny_policy_dir, data_dir, mixed, tied_base):  # noqa: F811
+def configs(tmp_path_factory, tiny_policy_dir, data_dir, tied_base):
     """The configuration of every case."""
     folder = tmp_path_factory.mktemp("configs")
+    mixed = write_mixed(tmp_path_factory.mktemp("mixed"))
 
     def configure(name, *, images, optim="sgd", tied=False, **options):
         def write(**changes):

@@ -77,12 +77,11 @@ def test_the_dry_run_counts_the_tile_of_the_device(monkeypatch):
     text = SimpleNamespace(hidden=8, vocabulary=50000, layers=1, keys=8)
     parameters = SimpleNamespace(total=1, adapters=0, largest=1, trained=1)
     shape = SimpleNamespace(text=text, parameters=parameters, trains_head=False)
-    run = SimpleNamespace(batch=SimpleNamespace(rows=4), completion=2000, reference=False, generates=False, vllm=False)
-    precision = memory.Precision(weights=4, compute=2)
 
     def head(*, cpu, shared):
-        placement = memory.Placement(precision=precision, cpu=cpu)
-        return memory.parts(shape, SimpleNamespace(), run, placement, shared=shared)["head"]
+        batch, precision = SimpleNamespace(rows=4), memory.Precision(weights=4, compute=2)
+        run = memory.Run(batch=batch, precision=precision, completion=2000, cpu=cpu)
+        return memory.parts(shape, SimpleNamespace(), run, shared=shared)["head"]
 
     hidden = 4.0 * 8000 * 8
     assert head(cpu=True, shared=True) - hidden == 4096 * 512 * 2

@@ -38,3 +38,14 @@ def write_questions(folder, images, **fields):
         samples.append(Sample(images=tuple(names), **given))
     write_folder(folder, samples, info={"name": "made", "source": "made by the tests", "license": "CC0-1.0"})
     return folder
+
+
+def write_mixed(folder):
+    """Write eight questions with 0, 2, 0, 1, 0, 0, 2 and 1 images; A, B, C and D are right twice each."""
+    organs = ("liver", "kidney", "brain", "knee")
+    images = [
+        [Image.new("RGB", (40 + 16 * number, 30), (25 * index, 90, 160)) for number in range(count)]
+        for index, count in enumerate((0, 2, 0, 1, 0, 0, 2, 1))
+    ]
+    texts = ["Which organ is shown?" + " Now?" * index for index in range(8)]
+    return write_questions(folder, images, question=texts, options=[organs] * 8, answer=organs * 2)

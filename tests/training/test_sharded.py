@@ -2,12 +2,10 @@
 
 import pytest
 import transformers.integrations.deepspeed as deepspeed
-from PIL import Image
+from questions import write_mixed
 from runs import rows, weights
 from test_distributed import FSDP2, SCRIPT, _run
 
-from medvlm_r1.data.folder import write_folder
-from medvlm_r1.data.sample import Sample
 from medvlm_r1.models.load import load_merged
 from medvlm_r1.training import loop
 from tiny_policy import build_tiny_policy
@@ -15,27 +13,8 @@ from tiny_policy import build_tiny_policy
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """Eight questions with 0, 2, 0, 1, 0, 0, 2 and 1 images: in some steps one process has none."""
-    folder = tmp_path_factory.mktemp("mixed")
-    (folder / "images").mkdir()
-    samples = []
-    for index, count in enumerate((0, 2, 0, 1, 0, 0, 2, 1)):
-        images = tuple(f"images/{index}-{number}.png" for number in range(count))
-        for number, name in enumerate(images):
-            Image.new("RGB", (40 + 16 * number, 30), (25 * index, 90, 160)).save(folder / name)
-        options = ("liver", "kidney", "brain", "knee")
-        samples.append(
-            Sample(
-                id=f"q{index}",
-                images=images,
-                question="Which organ is shown?" + " Now?" * index,
-                options=options,
-                answer=options[index % 4],
-                modality="MRI",
-            )
-        )
-    write_folder(folder, samples, info={"name": "mixed", "source": "made by the tests", "license": "CC0-1.0"})
-    return folder
+    """In some steps one process has no image."""
+    return write_mixed(tmp_path_factory.mktemp("mixed"))
 
 
 def difference(one, two, base):

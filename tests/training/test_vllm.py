@@ -1,10 +1,10 @@
 """Training with vLLM's stand-in: it reads the prompts and images of the trainer, and its samples are on policy."""
 
 import copy
-import json
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +20,6 @@ from transformers import AutoProcessor, Qwen2VLImageProcessor
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.models.load import load_policy
-from medvlm_r1.training.config import load_config
-from medvlm_r1.training.grpo import train_grpo
 from medvlm_r1.training.vllm import ExactVLLM, collapse_images, resize
 
 WriteConfig = Callable[..., Path]
@@ -43,18 +41,17 @@ def questions(tmp_path_factory):
     return write_questions(tmp_path_factory.mktemp("questions"), images)
 
 
-def configured(write_config, questions, mode, **changes):
-    trainer = {
-        "use_vllm": True,
-        "vllm_mode": mode,
-        "per_device_train_batch_size": 8,
-        "num_generations": 2,
-        "logging_steps": 1,
+@pytest.fixture
+def settings(questions):
+    """A function that gives the settings of a run with vLLM on the questions."""
+
+    def settings(mode, **changes):
         # Steps without an advantage would hide the update.
-        "learning_rate": 1e-2,
-        **changes.pop("trainer", {}),
-    }
-    return write_config(**{"data": {"train": str(questions)}, "rewards": REWARD, **changes, "trainer": trainer})
+        trainer = {"per_device_train_batch_size": 8, "num_generations": 2, "logging_steps": 1, "learning_rate": 1e-2}
+        trainer |= {"use_vllm": True, "vllm_mode": mode, **changes.pop("trainer", {})}
+        return {"data": {"train": str(questions)}, "rewards": REWARD, **changes, "trainer": trainer}
+
+    return settings
 
 
 def differences(out):
@@ -63,46 +60,42 @@ def differences(out):
     return [row["sampling/sampling_logp_difference/max"] for row in rollouts if "loss" in row]
 
 
-@pytest.mark.parametrize("bounds", [{}, {"max_pixels": 28 * 28 * 2}], ids=["own bounds", "bounded"])
-@pytest.mark.parametrize("sharing", ["on", "off"])
+@pytest.mark.parametrize(
+    ("sharing", "changes"),
+    [*product(["on", "off"], [{}, {"max_pixels": 28 * 28 * 2}]), ("on", {"lora": {"r": 2, "alpha": 4}})],
+    ids=["on", "on, bounded", "off", "off, bounded", "adapters"],
+)
 @pytest.mark.parametrize("mode", ["colocate", "server"])
-def test_vllm_reads_the_prompts_and_images_of_the_trainer(write_config, questions, mode, sharing, bounds):
-    config = load_config(configured(write_config, questions, mode, sharing=sharing, **bounds))
-    out = train_grpo(config).parent
-    found = differences(out)
+def test_vllm_reads_the_prompts_and_images_of_the_trainer(train, settings, mode, sharing, changes):
+    found = differences(train(**settings(mode, sharing=sharing, **changes)))
     # The second step is taken with weights that the first one changed.
     assert len(found) == 2
     assert max(found) < 1e-4
-    counts = {len(images) for _, images in fake_vllm.SENT}
-    assert counts == {0, 1, 2}
+    assert {len(images) for _, images in fake_vllm.SENT} == {0, 1, 2}
     largest = max(image.width * image.height for _, images in fake_vllm.SENT for image in images)
-    assert (largest <= 28 * 28 * 2) == bool(bounds)
+    assert (largest <= 28 * 28 * 2) == ("max_pixels" in changes)
 
 
-def test_rows_that_are_left_out_do_not_change_the_step(write_config, questions, tmp_path, monkeypatch):
+def test_rows_that_are_left_out_do_not_change_the_step(train, settings, tmp_path, monkeypatch):
     """Rows without advantage are not computed, with importance ratios as without."""
     losses = []
-    for name, everything in (("some", False), ("all", True)):
-        if everything:
+    for name in ("some", "all"):
+        if name == "all":
             monkeypatch.setattr(
                 "medvlm_r1.training.grpo.SharedPromptTrainer._moving",
                 lambda self, inputs: torch.ones(len(inputs["advantages"]), dtype=torch.bool),
             )
         torch.manual_seed(0)
-        trainer = {"beta": 0.0, "max_steps": 1}
-        config = configured(write_config, questions, "colocate", out=str(tmp_path / name), trainer=trainer)
-        rewards = [{"name": "test_sharing:parity"}]
-        out = train_grpo(load_config(config, [f"rewards={json.dumps(rewards)}"])).parent
-        rollouts = rows(out / "metrics.jsonl")
-        losses.append((rollouts[0]["loss"], rollouts[0]["grad_norm"]))
+        changes = {"rewards": [{"name": "test_sharing:parity"}], "trainer": {"beta": 0.0, "max_steps": 1}}
+        first = rows(train(**settings("colocate", out=str(tmp_path / name), **changes)) / "metrics.jsonl")[0]
+        losses.append((first["loss"], first["grad_norm"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
-def test_blank_questions_are_sent_together_with_the_others(write_config, questions, mode):
+def test_blank_questions_are_sent_together_with_the_others(train, settings, mode):
     rewards = [*REWARD, {"name": "sample_rewards:coded_blank", "weight": 0.0}]
-    trainer = {"shuffle_dataset": False}
-    train_grpo(load_config(configured(write_config, questions, mode, rewards=rewards, trainer=trainer)))
+    train(**settings(mode, rewards=rewards, trainer={"shuffle_dataset": False}))
     # Two generations of four prompts with two completions each; one of the prompts has no image.
     sampled, greedy = [1.0] * (8 if mode == "colocate" else 4), [0.0] * 3
     calls = [sampled + greedy] if mode == "colocate" else [sampled, greedy]
@@ -120,22 +113,17 @@ def test_blank_questions_are_sent_together_with_the_others(write_config, questio
     ],
     ids=["colocate", "server", "server, groups cut", "FSDP2, lora"],
 )
-def test_processes_with_and_without_images(write_config, questions, tiny_policy_dir, tmp_path, launcher, mode, changes):
+def test_processes_with_and_without_images(
+    write_config, settings, questions, tiny_policy_dir, tmp_path, launcher, mode, changes
+):
     """The second process has a prompt without an image in each step, and so fewer blank questions."""
-    trainer = {"per_device_train_batch_size": 4, "shuffle_dataset": False} | changes.pop("trainer", {})
+    trainer = {"per_device_train_batch_size": 4, "shuffle_dataset": False} | changes.get("trainer", {})
     rewards = [*REWARD, {"name": "sample_rewards:coded_blank", "weight": 0.0}]
-    changes = {"trainer": trainer, "rewards": rewards, **changes}
-    config = configured(write_config, questions, mode, **changes)
+    config = write_config(**settings(mode, **{**changes, "trainer": trainer, "rewards": rewards}))
     out = tmp_path / "two"
     _run([*launcher, fake_vllm.__file__, str(config), str(out), str(tiny_policy_dir)], out)
     assert max(differences(out)) < 1e-4
     check_blank_answers(out, questions, tiny_policy_dir)
-
-
-@pytest.mark.parametrize("mode", ["colocate", "server"])
-def test_vllm_samples_from_the_policy_with_its_adapters(write_config, questions, mode):
-    out = train_grpo(load_config(configured(write_config, questions, mode, lora={"r": 2, "alpha": 4}))).parent
-    assert max(differences(out)) < 1e-4
 
 
 def test_synchronizing_adapters_changes_no_weight(tiny_policy_dir):
@@ -155,17 +143,13 @@ def test_synchronizing_adapters_changes_no_weight(tiny_policy_dir):
     assert all(torch.equal(sent[name], weight.to(torch.bfloat16)) for name, weight in final.items())
 
 
-def test_bounds_that_vllm_would_undo_are_refused(write_config, questions):
-    config = load_config(
-        configured(write_config, questions, "colocate", max_pixels=28 * 28 * 9, min_pixels=28 * 28 * 9)
-    )
-    with pytest.raises(
-        UserError, match=r"pixels, which the processor.*resize again.*at least 784 and max_pixels at most 3136"
-    ):
-        train_grpo(config)
+def test_bounds_that_vllm_would_undo_are_refused(train, settings):
+    message = r"pixels, which the processor.*resize again.*at least 784 and max_pixels at most 3136"
+    with pytest.raises(UserError, match=message):
+        train(**settings("colocate", max_pixels=28 * 28 * 9, min_pixels=28 * 28 * 9))
 
 
-def test_a_server_with_other_bounds_is_named(write_config, questions, tiny_policy_dir, tmp_path):
+def test_a_server_with_other_bounds_is_named(train, settings, tiny_policy_dir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(tiny_policy_dir, other)
     processor = AutoProcessor.from_pretrained(other)
@@ -173,13 +157,13 @@ def test_a_server_with_other_bounds_is_named(write_config, questions, tiny_polic
     processor.save_pretrained(other)
     fake_vllm.Client.served = str(other)
     with pytest.raises(UserError, match=r"disagree.*images of a prompt: \[\d\] in the trainer, \[1\] in vLLM"):
-        train_grpo(load_config(configured(write_config, questions, "server")))
+        train(**settings("server"))
 
 
-def test_a_prompt_that_vllm_read_otherwise_is_named(write_config, questions, monkeypatch):
+def test_a_prompt_that_vllm_read_otherwise_is_named(train, settings, monkeypatch):
     monkeypatch.setattr("medvlm_r1.training.vllm.collapse_images", lambda ids, *_: ids)
     with pytest.raises(UserError, match=r"disagree about the tokens of a prompt: \d+ in the trainer, \d+ in vLLM"):
-        train_grpo(load_config(configured(write_config, questions, "colocate")))
+        train(**settings("colocate"))
 
 
 @pytest.mark.parametrize(

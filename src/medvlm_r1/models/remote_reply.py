@@ -147,19 +147,13 @@ def texts(message: Any) -> tuple[str | None, str | None]:
         BadReply: The content is not text.
     """
     content = field(message, "content")
-    reasoning: list[str] = []
-    text: list[str] = []
-    for name in ("reasoning_content", "reasoning"):
-        apart = field(message, name)
-        if apart and not reasoning:
-            reasoning.extend(_parts(apart, name)[1])
-    if content is not None:
-        thoughts, answer = _parts(content, "content")
-        reasoning.extend(thoughts)
-        text.extend(answer)
+    name = "reasoning_content" if field(message, "reasoning_content") else "reasoning"
+    reasoning = _parts(field(message, name), name)[1] if field(message, name) else []
+    thoughts, text = ([], []) if content is None else _parts(content, "content")
+    reasoning += thoughts
     refusal = field(message, "refusal")
     if not text and isinstance(refusal, str) and refusal:
-        text.append(refusal)
+        text = [refusal]
     return "".join(reasoning) if reasoning else None, "".join(text) if text or content is not None else None
 
 

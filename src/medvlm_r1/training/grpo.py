@@ -13,8 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor
 from trl.data_utils import prepare_multimodal_messages
 
 from medvlm_r1.errors import UserError
+from medvlm_r1.models.decoding.prefill import replaced_generate
 from medvlm_r1.models.decoding.shared_generation import n_per_prompt
 from medvlm_r1.models.load import Policy, vision_token_ids
 from medvlm_r1.models.sharing.batch import FeatureStore, Prompt, SharedBatch, distinct, joined, processed, split
@@ -153,7 +153,8 @@ class SharedPromptTrainer(MixedRowsTrainer):
             fields = joined(prompts, token_types=True)
             pixels = fields.pop("pixel_values", None)
             decode = n_per_prompt([*sizes, *[1] * greedy], greedy=greedy)
-            with self._completing(prompts, decode, encode=pixels is not None):
+            model = self._bare(self.model_wrapped)
+            with replaced_generate(model, self._completing(model, prompts, decode, encode=pixels is not None)):
                 ids, logps = super()._generate_single_turn(
                     [prompt.ids for prompt in prompts], None, fields, num_generations
                 )
@@ -166,13 +167,11 @@ class SharedPromptTrainer(MixedRowsTrainer):
         fields = {} if self.use_vllm else joined([*rows, *self._greedy], token_types=True)
         return super()._generate_single_turn(prompt_ids, pictures, fields, num_generations)  # type: ignore[no-any-return]
 
-    @contextmanager
-    def _completing(self, prompts: list[Prompt], decode: Any, *, encode: bool) -> Iterator[None]:
-        """Make the policy's `generate` complete the prompts with the function `decode` within this context.
+    def _completing(self, model: Any, prompts: list[Prompt], decode: Any, *, encode: bool) -> Callable[..., Any]:
+        """The policy's `generate`, which completes the prompts with the function `decode`.
 
-        `generate` is patched because TRL passes only tensors to it, and calls it while sharded weights are gathered.
+        It encodes the images too, because TRL calls it while sharded weights are gathered.
         """
-        model = self._bare(self.model_wrapped)
 
         def generate(*args: Any, **kwargs: Any) -> Any:
             if encode:
@@ -182,11 +181,7 @@ class SharedPromptTrainer(MixedRowsTrainer):
                 kwargs["mm_encoder_outputs"] = {"image": as_encoder_output(model, features)}
             return type(model).generate(model, *args, custom_generate=decode, **kwargs)
 
-        model.generate = generate
-        try:
-            yield
-        finally:
-            del model.generate
+        return generate
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if not self.model.training:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +71,19 @@ def as_custom_generate(decode: Callable[[Any, Tensor, GenerateCall], Tensor]) ->
             return decode(model, input_ids, call)
 
     return custom_generate
+
+
+@contextmanager
+def replaced_generate(owner: Any, generate: Callable[..., Any]) -> Iterator[None]:
+    """Replace the method `generate` of a model or an engine within this context.
+
+    TRL passes only tensors to it, so this is the only way to give it more.
+    """
+    owner.generate = generate
+    try:
+        yield
+    finally:
+        del owner.generate
 
 
 def prefill(model: Any, input_ids: Tensor, call: GenerateCall) -> tuple[Tensor, dict[str, Any]]:

@@ -153,22 +153,9 @@ def _other(kind: str, text: dict[str, Any], vision: dict[str, Any], **rest: Any)
 
 
 _QWEN_VISION = {"embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
-_QWEN25_VISION = {
-    "hidden_size": 32,
-    "out_hidden_size": 32,
-    "num_heads": 2,
-    "intermediate_size": 48,
-    "window_size": 16,
-    "fullatt_block_indexes": [1],
-}
-_QWEN3_VISION = {
-    "hidden_size": 32,
-    "out_hidden_size": 32,
-    "num_heads": 2,
-    "intermediate_size": 48,
-    "num_position_embeddings": 16,
-    "deepstack_visual_indexes": [0, 1],
-}
+_QWEN25_VISION: dict[str, Any] = {"hidden_size": 32, "out_hidden_size": 32, "num_heads": 2, "intermediate_size": 48}
+_QWEN3_VISION = {**_QWEN25_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+_QWEN25_VISION |= {"window_size": 16, "fullatt_block_indexes": [1]}
 _LLAMA = {"model_type": "llama"}
 
 TINY = {
