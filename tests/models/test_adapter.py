@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medvlm_r1.errors import UserError
-from medvlm_r1.evaluation.run import evaluate
 from medvlm_r1.models import load
 from medvlm_r1.models.adapter import CONFIG, WEIGHTS
 from medvlm_r1.models.load import fingerprint, load_policy, locate, write_model
@@ -188,15 +187,3 @@ def test_a_run_folder_names_the_models_in_it(adapter, tmp_path):
     shutil.copytree(adapter, tmp_path / "run" / "checkpoints" / "checkpoint-2")
     with pytest.raises(UserError, match=r"Name a model in it: .*checkpoint-2\."):
         load_policy(str(tmp_path / "run"))
-
-
-def test_an_adapter_is_evaluated_and_asked(adapter, tiny_policy_dir, data_dir, tmp_path, command):
-    results = evaluate(str(adapter), data_dir, tmp_path / "eval", max_new_tokens=4)
-    assert results["model_fingerprint"] == fingerprint(str(adapter))
-    texts = {}
-    for name in (adapter, tiny_policy_dir):
-        arguments = ("--image", data_dir / "images" / "0.png", "--question", "Which organ?", "--max-new-tokens", 8)
-        code, out, err = command("ask", name, *arguments, "--json")
-        assert code == 0, err
-        texts[name] = json.loads(out)["text"]
-    assert texts[adapter] != texts[tiny_policy_dir]

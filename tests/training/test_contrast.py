@@ -13,7 +13,6 @@ from trl import GRPOTrainer
 
 from medvlm_r1.errors import UserError
 from medvlm_r1.rewards import REGISTRY, asks, resolve_reward
-from medvlm_r1.training.config import load_config
 from medvlm_r1.training.counterfactual import other_image as contrast
 from medvlm_r1.training.counterfactual.other_image import (
     CounterfactualImages,
@@ -22,7 +21,6 @@ from medvlm_r1.training.counterfactual.other_image import (
     with_counterfactual_images,
 )
 from medvlm_r1.training.dataset import build_dataset, load_samples
-from medvlm_r1.training.grpo import train_grpo
 
 ASKING = {"name": "sample_rewards:own"}
 COLORS = [(40 * index, 90, 160) for index in range(6)]
@@ -89,10 +87,9 @@ def test_a_reward_asks_by_naming_the_column():
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
 @pytest.mark.parametrize(("group", "owns"), [(2, [True, False]), (4, [True] * 2 + [False] * 2)])
-def test_half_of_each_group_sees_the_image_of_another_question(write_config, questions, capsys, sharing, group, owns):
-    settings = {"max_steps": 1, "per_device_train_batch_size": 6 * group, "num_generations": group, "logging_steps": 1}
-    config = write_config(data={"train": str(questions)}, rewards=[ASKING], sharing=sharing, trainer=settings)
-    run = train_grpo(load_config(config)).parent
+def test_half_of_each_group_sees_the_image_of_another_question(train, questions, capsys, sharing, group, owns):
+    trainer = {"max_steps": 1, "per_device_train_batch_size": 6 * group, "num_generations": group, "logging_steps": 1}
+    run = train(data={"train": str(questions)}, rewards=[ASKING], sharing=sharing, trainer=trainer)
     assert [row["own_image"] for row in sample_rewards.SEEN] == owns * 6
     for row in sample_rewards.SEEN:
         index, color = int(row["sample_id"][1]), sample_rewards.pixel(row["prompt"])

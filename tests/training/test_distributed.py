@@ -74,6 +74,12 @@ FSDP2 = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", 
 FSDP2 += ["--num_processes=2", "--mixed_precision=no", "--main_process_port=0"]
 
 
+STEPS = {"max_steps": 4, "num_generations": 4, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}
+# A group's rows are together wherever they are cut.
+STEPS |= {"gradient_accumulation_steps": 1, "shuffle_dataset": False}
+REWARDS = [{"name": "test_distributed.rewards_by_length"}]
+
+
 @pytest.mark.parametrize(
     ("launcher", "changes", "trainer", "tolerance"),
     [
@@ -86,21 +92,7 @@ FSDP2 += ["--num_processes=2", "--mixed_precision=no", "--main_process_port=0"]
     ids=["ddp-on", "ddp-off", "ddp-bf16", "fsdp2"],
 )
 def test_two_processes_take_the_steps_of_one(write_config, tmp_path, launcher, changes, trainer, tolerance):
-    config = write_config(
-        rewards=[{"name": "test_distributed.rewards_by_length"}],
-        **changes,
-        trainer={
-            **trainer,
-            "max_steps": 4,
-            "num_generations": 4,
-            "beta": 0.04,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "gradient_accumulation_steps": 1,
-            # A group's rows are together wherever they are cut.
-            "shuffle_dataset": False,
-        },
-    )
+    config = write_config(rewards=REWARDS, **changes, trainer={**STEPS, "beta": 0.04, **trainer})
     one, two = tmp_path / "one", tmp_path / "two"
     alone, weights, _ = _run([str(SCRIPT), str(config), str(one), "trainer.per_device_train_batch_size=8"], one)
     both, shared, said = _run(

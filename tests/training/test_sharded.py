@@ -4,7 +4,7 @@ import pytest
 import transformers.integrations.deepspeed as deepspeed
 from questions import write_mixed
 from runs import rows, weights
-from test_distributed import FSDP2, SCRIPT, _run
+from test_distributed import FSDP2, REWARDS, SCRIPT, STEPS, _run
 
 from medvlm_r1.models.load import load_merged
 from medvlm_r1.training import loop
@@ -40,22 +40,9 @@ def difference(one, two, base):
 
 def plain_descent(write_config, data, *, beta, lora, model):
     """A configuration of four steps of plain gradient descent."""
-    return write_config(
-        model=str(model),
-        data={"train": str(data)},
-        rewards=[{"name": "test_distributed.rewards_by_length"}],
-        trainer={
-            "max_steps": 4,
-            "num_generations": 4,
-            "beta": beta,
-            "optim": "sgd",
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "gradient_accumulation_steps": 1,
-            "shuffle_dataset": False,
-        },
-        **({"lora": {"r": 4, "alpha": 8}} if lora else {}),
-    )
+    adapters = {"lora": {"r": 4, "alpha": 8}} if lora else {}
+    trainer = {**STEPS, "beta": beta, "optim": "sgd"}
+    return write_config(model=str(model), data={"train": str(data)}, rewards=REWARDS, trainer=trainer, **adapters)
 
 
 # `test_vllm.py` trains adapters under FSDP2 too.

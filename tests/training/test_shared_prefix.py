@@ -78,17 +78,29 @@ def test_log_probabilities_entropies_and_gradients_are_the_plain_ones(family):
     check()
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3", "smolvlm"])
-def test_eager_attention_is_equal_too(family):
-    hold_equal(tiny(family, "eager"), family, make_rows(family, PAIR))
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_layers_with_a_window(attention):
-    text = {**TINY["qwen2_vl"].config["text_config"], "use_sliding_window": True, "sliding_window": 5}
+def windowed(family, attention):
+    text = {**TINY[family].config["text_config"], "use_sliding_window": True, "sliding_window": 5}
     text["layer_types"] = ["full_attention", "sliding_attention"]
-    model = TINY["qwen2_vl"].model(attention, text_config=text)
-    hold_equal(model, "qwen2_vl", make_rows("qwen2_vl", PAIR))
+    return TINY[family].model(attention, text_config=text)
+
+
+def checkpointed(family, reentrant):
+    model = TINY[family].model()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "family", "option"),
+    [
+        *((tiny, family, "eager") for family in ("qwen2_vl", "gemma3", "smolvlm")),
+        *((windowed, "qwen2_vl", attention) for attention in ("sdpa", "eager")),
+        *((checkpointed, family, reentrant) for family in ("qwen2_vl", "qwen3_vl") for reentrant in (False, True)),
+    ],
+)
+def test_eager_attention_windows_and_checkpointing_are_equal_too(build, family, option):
+    hold_equal(build(family, option), family, make_rows(family, PAIR))
 
 
 def test_pixtral_images_of_several_sizes():
@@ -111,15 +123,6 @@ def test_pixtral_images_of_several_sizes():
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels, image_sizes=grids).logits
     want = logits[:, -7:-1].log_softmax(-1).gather(-1, ids[:, -6:, None])[..., 0]
     torch.testing.assert_close(shared, want, atol=LOGPS, rtol=0)
-
-
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing(family, reentrant):
-    model = TINY[family].model()
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    model.enable_input_require_grads()
-    hold_equal(model, family, make_rows(family, PAIR))
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "internvl"])
