@@ -81,7 +81,7 @@ def test_the_dry_run_counts_the_tile_of_the_device(monkeypatch):
     def head(*, cpu, shared):
         batch, precision = SimpleNamespace(rows=4), memory.Precision(weights=4, compute=2)
         run = memory.Run(batch=batch, precision=precision, completion=2000, cpu=cpu)
-        return memory.parts(shape, SimpleNamespace(), run, shared=shared)["head"]
+        return memory.components(shape, SimpleNamespace(), run, shared=shared)["head"]
 
     hidden = 4.0 * 8000 * 8
     assert head(cpu=True, shared=True) - hidden == 4096 * 512 * 2

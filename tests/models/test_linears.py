@@ -83,6 +83,6 @@ def test_autocast_gives_the_type_it_gives_elsewhere():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = plain(rows)
         with fast_inference(plain):
-            found = plain(rows)
-    assert expected.dtype == found.dtype == torch.bfloat16
-    assert torch.equal(found, expected)
+            got = plain(rows)
+    assert expected.dtype == got.dtype == torch.bfloat16
+    assert torch.equal(got, expected)

@@ -76,7 +76,7 @@ def note_what_is_asked(file):
         def asked(self, wanted, other):
             # An audit hands over what is done already as well.
             done = other if isinstance(other, set) else ()
-            noted = [names(one) for index, one in enumerate(wanted) if index not in done]
+            noted = [names(item) for index, item in enumerate(wanted) if index not in done]
             os.write(notes, "".join(f"{name}\n" for name in noted).encode())
             return method(self, wanted, other)
 

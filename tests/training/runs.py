@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 def rows(file, *without):
     """The rows of a JSON-lines file, without some of their fields."""
-    found = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    return [{name: value for name, value in row.items() if name not in without} for row in found]
+    parsed = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    return [{name: value for name, value in row.items() if name not in without} for row in parsed]
 
 
 def weights(folder):
@@ -19,9 +19,9 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def same_weights(one, other):
+def same_weights(folder, other):
     """Whether two model folders hold equal weights."""
-    a, b = weights(one), weights(other)
+    a, b = weights(folder), weights(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 

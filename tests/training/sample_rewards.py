@@ -23,7 +23,7 @@ def nothing(prompts, completions, **columns):
     return [0.0] * len(completions)
 
 
-def one(prompts, completions, **columns):
+def equal(prompts, completions, **columns):
     return [1.0] * len(completions)
 
 
@@ -38,8 +38,8 @@ def nothing_in_trouble(prompts, completions, **columns):
     return (nothing if TROUBLE.begun else distinct_tokens)(prompts, completions, **columns)
 
 
-def one_in_trouble(prompts, completions, **columns):
-    return (one if TROUBLE.begun else distinct_tokens)(prompts, completions, **columns)
+def equal_in_trouble(prompts, completions, **columns):
+    return (equal if TROUBLE.begun else distinct_tokens)(prompts, completions, **columns)
 
 
 # Rewards that ask for the policy's answers to blank images.
@@ -80,4 +80,6 @@ def color(prompts, completions, *, own_image, **columns):
 
 def pixel(prompt):
     """The first pixel of the image in chat messages."""
-    return next(part["image"] for message in prompt for part in message["content"] if "image" in part).getpixel((0, 0))
+    return next(piece["image"] for message in prompt for piece in message["content"] if "image" in piece).getpixel(
+        (0, 0)
+    )

@@ -95,7 +95,7 @@ def test_two_processes_take_the_steps_of_one(write_config, tmp_path, launcher, c
     config = write_config(rewards=REWARDS, **changes, trainer={**STEPS, "beta": 0.04, **trainer})
     one, two = tmp_path / "one", tmp_path / "two"
     alone, weights, _ = _run([str(SCRIPT), str(config), str(one), "trainer.per_device_train_batch_size=8"], one)
-    both, shared, said = _run(
+    both, shared, printed = _run(
         [*launcher, str(SCRIPT), str(config), str(two), "trainer.per_device_train_batch_size=4"], two
     )
     assert len(alone) == len(both) == 4
@@ -109,7 +109,7 @@ def test_two_processes_take_the_steps_of_one(write_config, tmp_path, launcher, c
             continue  # Its gradient is 0 but for rounding, which Adam scales up.
         assert float((shared[name] - wanted).norm()) <= tolerance * float(wanted.norm()) + 1e-6, name
     if launcher is FSDP2:
-        assert {"Qwen2VLDecoderLayer", "Qwen2VLVisionBlock", "Qwen2VLForConditionalGeneration"} <= set(said.split())
+        assert {"Qwen2VLDecoderLayer", "Qwen2VLVisionBlock", "Qwen2VLForConditionalGeneration"} <= set(printed.split())
 
 
 def test_a_queue_gets_a_checkpoint_and_exit_code_0(write_config, tmp_path):

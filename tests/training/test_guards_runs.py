@@ -67,7 +67,7 @@ def check_in_time(train, capsys, tried):
 
 
 @pytest.mark.parametrize(
-    ("name", "reward"), [("zero rewards", "nothing_in_trouble"), ("no advantage", "one_in_trouble")]
+    ("name", "reward"), [("zero rewards", "nothing_in_trouble"), ("no advantage", "equal_in_trouble")]
 )
 def test_rewards_that_say_nothing_any_more(check_in_time, name, reward):
     check_in_time(name, reward)

@@ -70,7 +70,9 @@ def check_same_answers(straight, resumed):
     assert rows(straight / "answers.jsonl", "seconds") == rows(resumed / "answers.jsonl", "seconds")
     for name in ("results.json", "audit.json"):
         figures = [json.loads(file.read_text()) for run in (straight, resumed) for file in run.glob(name)]
-        assert [found | {"seconds": 0} for found in figures[:1]] == [found | {"seconds": 0} for found in figures[1:]]
+        assert [figure | {"seconds": 0} for figure in figures[:1]] == [
+            figure | {"seconds": 0} for figure in figures[1:]
+        ]
 
 
 @pytest.fixture(scope="module")

@@ -86,11 +86,11 @@ def test_rollouts_of_version_0_1_get_the_new_name(configure):
     run = prepare_run(configure(), DATA)
     old = run.path / "samples.jsonl"
     old.write_text('{"step": 1}\n')
-    with run.held(main=True):
+    with run.locked(main=True):
         assert run.rollouts.read_text() == '{"step": 1}\n'
     assert not old.exists()
     old.write_text('{"step": 1}\n')
-    with pytest.raises(UserError, match=r"rollouts\.jsonl and samples\.jsonl; remove one"), run.held(main=True):
+    with pytest.raises(UserError, match=r"rollouts\.jsonl and samples\.jsonl; remove one"), run.locked(main=True):
         pass
 
 

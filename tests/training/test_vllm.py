@@ -67,10 +67,10 @@ def differences(out):
 )
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 def test_vllm_reads_the_prompts_and_images_of_the_trainer(train, settings, mode, sharing, changes):
-    found = differences(train(**settings(mode, sharing=sharing, **changes)))
+    largest_differences = differences(train(**settings(mode, sharing=sharing, **changes)))
     # The second step is taken with weights that the first one changed.
-    assert len(found) == 2
-    assert max(found) < 1e-4
+    assert len(largest_differences) == 2
+    assert max(largest_differences) < 1e-4
     assert {len(images) for _, images in fake_vllm.SENT} == {0, 1, 2}
     largest = max(image.width * image.height for _, images in fake_vllm.SENT for image in images)
     assert (largest <= 28 * 28 * 2) == ("max_pixels" in changes)
@@ -191,11 +191,11 @@ def test_resized_images_give_the_pixels_of_the_bounded_processor(size):
     image = noise(*size, seed=0)
     resized = resize(image, bounded)
     assert resize(resized, own) == resized
-    expected, found = (
+    expected, got = (
         processor(images=[picture], return_tensors="pt") for processor, picture in ((bounded, image), (own, resized))
     )
-    assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
-    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    assert torch.equal(got["image_grid_thw"], expected["image_grid_thw"])
+    assert torch.equal(got["pixel_values"], expected["pixel_values"])
 
 
 def test_the_rule_of_an_unknown_processor_is_refused():

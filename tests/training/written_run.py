@@ -27,7 +27,9 @@ def main(config, out, *overrides, progress=None):
 
         def completions(prompt):
             start = zlib.crc32(repr(prompt).encode()) % 50
-            return [[20 + (start + 7 * row + place) % 90 for place in range(1 + row)] + [end] for row in range(GROUP)]
+            return [
+                [20 + (start + 7 * row + position) % 90 for position in range(1 + row)] + [end] for row in range(GROUP)
+            ]
 
         replaying(policy.model, completions)
         return policy

@@ -103,9 +103,9 @@ def locate_with_base(model: str) -> tuple[Path, Path | None]:
         if _HUB_ID.fullmatch(candidate):
             with contextlib.suppress(UserError):
                 return _checked(_download(candidate, _MODEL_FILES, cached=True)), folder
-    seen = f"on record as {' and '.join(map(repr, candidates))}" if candidates else "not on record"
+    record = f"on record as {' and '.join(map(repr, candidates))}" if candidates else "not on record"
     raise UserError(
-        f"{folder} is a LoRA adapter, and its base model is not on this machine ({seen}). Nothing is downloaded "
+        f"{folder} is a LoRA adapter, and its base model is not on this machine ({record}). Nothing is downloaded "
         f"unasked: name the base as '{name}#BASE', where BASE is a folder or a hub id."
     )
 

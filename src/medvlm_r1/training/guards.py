@@ -38,7 +38,7 @@ GAP_WORTH, GAP_LOST = 15.0, 10.0
 """Thresholds of `image_gap_shrinking` in percentage points. The guard reports a drop of at least `GAP_LOST` from a gap
 of at least `GAP_WORTH`, if the gap has also halved."""
 _REPEAT = 50
-_KEPT = 1000
+_MAX_HISTORY = 1000
 
 
 def zero_rewards(history: Sequence[Figures]) -> str | None:
@@ -154,7 +154,7 @@ class Guards(TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
         self._stop = stop
         self._metrics = metrics
-        self._history: deque[Figures] = deque(maxlen=_KEPT)
+        self._history: deque[Figures] = deque(maxlen=_MAX_HISTORY)
         self._read: dict[str, int] = {}
         self._spoke: dict[str, int] = {}
         self._wanted: str | None = None

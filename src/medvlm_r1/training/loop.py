@@ -67,8 +67,8 @@ def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluat
         # These warnings concern renamed arguments between libraries, which the user cannot change.
         warnings.simplefilter("ignore", FutureWarning)
         args = training_arguments(config)
-        held = RunFolder(Path(config.out)).held(main=args.process_index == 0)
-        with explained(config), GracefulStop() as stop, held:
+        lock = RunFolder(Path(config.out)).locked(main=args.process_index == 0)
+        with explained(config), GracefulStop() as stop, lock:
             return _train(config, args, build, progress, evaluate, stop)
 
 

@@ -111,7 +111,7 @@ def activations(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> fl
     return inputs * stream + layer + block
 
 
-def parts(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> dict[str, float]:
+def components(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> dict[str, float]:
     """Estimated bytes on each device, by part. `phases` sums the parts that are allocated at the same time.
 
     ZeRO-2 shards gradients and optimizer state. ZeRO-3 and FSDP2 also shard weights and gather one unit at a time
@@ -161,20 +161,20 @@ def parts(shape: Shape, prompts: Prompts, run: Run, *, shared: bool) -> dict[str
     return result
 
 
-def phases(part: dict[str, float], run: Run, device: float | None = None) -> dict[str, float]:
+def phases(sizes: dict[str, float], run: Run, device: float | None = None) -> dict[str, float]:
     """Bytes in use during `generation`, and at the peak of the `update`.
 
     Args:
-        part: Result of `parts`.
+        sizes: Result of `components`.
         run: Settings of the run.
         device: Memory of each device in bytes. A colocated vLLM reserves a share of it.
     """
-    always = sum(part[name] for name in ("weights", "optimizer", "reference", "copies", "runtime"))
+    always = sum(sizes[name] for name in ("weights", "optimizer", "reference", "copies", "runtime"))
     vllm = run.vllm_share * (device or 0.0)
-    update = sum(part[name] for name in ("gathered", "gradients", "buckets", "activations", "head"))
-    gathered = part["generation weights"] or part["gathered"]
+    update = sum(sizes[name] for name in ("gathered", "gradients", "buckets", "activations", "head"))
+    gathered = sizes["generation weights"] or sizes["gathered"]
     return {
-        "generation": always + gathered + part["cache"] + part["logits"] + vllm,
+        "generation": always + gathered + sizes["cache"] + sizes["logits"] + vllm,
         "update": always + update + (0.0 if run.vllm_sleeps else vllm),
     }
 

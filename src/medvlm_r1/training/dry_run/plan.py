@@ -74,8 +74,8 @@ def refuse_memory(plan: Plan) -> None:
     peak = plan.peak(shared=plan.run.shares)
     if plan.device is None or peak <= plan.device:
         return
-    parts = sorted(plan.memory(shared=plan.run.shares).items(), key=lambda item: -item[1])[:3]
-    largest = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in parts)
+    sizes = sorted(plan.memory(shared=plan.run.shares).items(), key=lambda item: -item[1])[:3]
+    largest = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in sizes)
     raise UserError(
         f"The run does not fit: it needs about {peak / 2**30:.1f} GiB on each device, "
         f"which has {plan.device / 2**30:.1f} GiB. The largest parts: {largest}. Lower "
@@ -103,7 +103,7 @@ class Plan:
 
     def memory(self, *, shared: bool) -> dict[str, float]:
         """Estimated bytes on each device, by part (weights, gradients, activations, ...)."""
-        return memory.parts(self.shape, self.prompts, self.run, shared=shared)
+        return memory.components(self.shape, self.prompts, self.run, shared=shared)
 
     def phases(self, *, shared: bool) -> dict[str, float]:
         """Estimated bytes on each device during generation, and at the peak of the update."""

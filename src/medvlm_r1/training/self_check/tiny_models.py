@@ -67,10 +67,10 @@ class Tiny:
 
     def ids(self, prompt: Prompt) -> torch.Tensor:
         """Token ids of a prompt: text, then each image between its start and end token, then two text tokens."""
-        parts = [torch.randint(10, VOCABULARY, (prompt.text,))]
+        pieces = [torch.randint(10, VOCABULARY, (prompt.text,))]
         for size in prompt.sizes:
-            parts += [torch.tensor([5]), torch.full((self.tokens(size),), IMAGE), torch.tensor([6])]
-        return torch.cat([*parts, torch.randint(10, VOCABULARY, (2,))])
+            pieces += [torch.tensor([5]), torch.full((self.tokens(size),), IMAGE), torch.tensor([6])]
+        return torch.cat([*pieces, torch.randint(10, VOCABULARY, (2,))])
 
 
 def _patches(prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
