@@ -25,8 +25,7 @@ def changed(**changes):
 
 def choice(**changes):
     """A completion with other fields of its choice."""
-    whole = completion(WELL)
-    return {**whole, "choices": [{**whole["choices"][0], **changes}]}
+    return changed(choices=[{**completion(WELL)["choices"][0], **changes}])
 
 
 def parts(*content):
@@ -37,41 +36,28 @@ def text(value, kind="text"):
     return {"type": kind, "text": value}
 
 
+B, HM = "<answer>B</answer>", "<think>hm</think>"
+BODY = json.dumps(completion(WELL)).encode()
 READ = {
     "text": (completion(WELL), WELL),
     "empty text": (completion(""), ""),
     "one part": (parts(text(WELL)), WELL),
-    "several parts": (
-        parts(text("<think>a</think>"), text("<answer>B</answer>")),
-        "<think>a</think><answer>B</answer>",
-    ),
+    "several parts": (parts(text(HM), text(B)), HM + B),
     "parts of Responses": (parts(text(WELL, "output_text")), WELL),
     "bare texts as parts": (parts("<answer>", "C", "</answer>"), "<answer>C</answer>"),
     "no parts": (parts(), ""),
-    "thinking part": (
-        parts({"type": "thinking", "thinking": [text("hm")]}, text("<answer>B</answer>")),
-        "<think>hm</think><answer>B</answer>",
-    ),
-    "reasoning_content": (
-        completion("<answer>B</answer>", reasoning_content="hm"),
-        "<think>hm</think><answer>B</answer>",
-    ),
-    "reasoning": (completion("<answer>B</answer>", reasoning="hm"), "<think>hm</think><answer>B</answer>"),
-    "reasoning as parts": (completion("B", reasoning_content=[text("h"), text("m")]), "<think>hm</think>B"),
+    "thinking part": (parts({"type": "thinking", "thinking": [text("hm")]}, text(B)), HM + B),
+    "reasoning_content": (completion(B, reasoning_content="hm"), HM + B),
+    "reasoning": (completion(B, reasoning="hm"), HM + B),
+    "reasoning as parts": (completion("B", reasoning_content=[text("h"), text("m")]), HM + "B"),
     "reasoning twice": (completion(WELL, reasoning_content="seen"), WELL),
-    "both names of reasoning": (completion("B", reasoning="hm", reasoning_content="hm"), "<think>hm</think>B"),
+    "both names of reasoning": (completion("B", reasoning="hm", reasoning_content="hm"), HM + "B"),
     "empty reasoning": (completion(WELL, reasoning_content=""), WELL),
     "null reasoning": (completion(WELL, reasoning_content=None), WELL),
-    "reasoning that a chat template opened": (
-        completion("hm</think>\n<answer>B</answer>"),
-        "<think>hm</think>\n<answer>B</answer>",
-    ),
-    "answer without reasoning": (completion("<answer>B</answer>"), "<answer>B</answer>"),
-    "cut off after reasoning": (
-        completion("<answer>B", "length", reasoning_content="hm"),
-        "<think>hm</think><answer>B",
-    ),
-    "reasoning alone": (completion(None, reasoning_content="hm"), "<think>hm</think>"),
+    "reasoning that a chat template opened": (completion(f"hm</think>\n{B}"), f"{HM}\n{B}"),
+    "answer without reasoning": (completion(B), B),
+    "cut off after reasoning": (completion("<answer>B", "length", reasoning_content="hm"), HM + "<answer>B"),
+    "reasoning alone": (completion(None, reasoning_content="hm"), HM),
     "reasoning cut off": (completion(None, "length", reasoning_content="hm"), "<think>hm"),
     "null, cut off": (completion(None, "length"), ""),
     "refusal": (completion(None, refusal="I cannot help with that."), "I cannot help with that."),
@@ -81,13 +67,10 @@ READ = {
     "finish_reason of another type": (choice(finish_reason=3), WELL),
     "no role": (choice(message={"content": WELL}), WELL),
     "null error": (changed(error=None), WELL),
-    "text/plain": (Raw(json.dumps(completion(WELL)).encode(), "text/plain"), WELL),
-    "no content type": (Raw(json.dumps(completion(WELL)).encode(), ""), WELL),
-    "byte order mark": (Raw(b"\xef\xbb\xbf" + json.dumps(completion(WELL)).encode()), WELL),
-    "compressed": (
-        Raw(gzip.compress(json.dumps(completion(WELL)).encode()), headers={"Content-Encoding": "gzip"}),
-        WELL,
-    ),
+    "text/plain": (Raw(BODY, "text/plain"), WELL),
+    "no content type": (Raw(BODY, ""), WELL),
+    "byte order mark": (Raw(b"\xef\xbb\xbf" + BODY), WELL),
+    "compressed": (Raw(gzip.compress(BODY), headers={"Content-Encoding": "gzip"}), WELL),
     "half a surrogate pair": (Raw(json.dumps(completion("\ud83d")).encode()), "\ud83d"),
     "an unknown field": (changed(kv_transfer_params={"a": [1]}), WELL),
     "two choices": (changed(choices=completion(WELL)["choices"] + completion("other")["choices"]), WELL),
