@@ -22,7 +22,7 @@ _TOKENS = 4096
 _BY_ROW = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "position_ids")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class GenerateCall:
     """Arguments that `generate` passes to a decoding function, besides the model and the prompts.
 
@@ -61,14 +61,10 @@ def as_custom_generate(decode: Callable[[Any, Tensor, GenerateCall], Tensor]) ->
     ) -> Tensor:
         assert not synced_gpus
         assert streamer is None
-        call = GenerateCall(
-            inputs=inputs,
-            logits_processor=logits_processor,
-            stopping_criteria=stopping_criteria,
-            config=generation_config,
-        )
         with fast_inference(model):
-            return decode(model, input_ids, call)
+            return decode(
+                model, input_ids, GenerateCall(inputs, logits_processor, stopping_criteria, generation_config)
+            )
 
     return custom_generate
 
