@@ -1,19 +1,16 @@
 """Choices that depend on the device, tested for a GPU without one."""
 
-import json
 import os
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from trl.trainer import utils as trl_utils
 
 from medvlm_r1.evaluation.run import evaluate, identify
 from medvlm_r1.models.device import SMALL, choose_threads, head_columns, inference_dtype, limit_threads
 from medvlm_r1.models.load import load_policy
 from medvlm_r1.training.dry_run import memory
-from medvlm_r1.training.loop import _merge
 from tiny_policy import build_tiny_adapter
 
 
@@ -49,14 +46,6 @@ def test_a_merged_adapter_keeps_the_rotary_frequencies_of_its_base(half, tmp_pat
     base = dict(load_policy(str(half), dtype=dtype, device="cpu").model.named_buffers())
     for name, buffer in merged.named_buffers():
         torch.testing.assert_close(buffer, base[name], rtol=0, atol=0)
-
-
-def test_the_model_of_a_lora_training_has_the_dtype_of_its_base(half, tmp_path):
-    adapter = tmp_path / "adapter"
-    build_tiny_adapter(half, adapter)
-    _merge(SimpleNamespace(model=str(half)), adapter)
-    assert {tensor.dtype for tensor in load_file(adapter / "model.safetensors").values()} == {torch.bfloat16}
-    assert json.loads((adapter / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_answers_of_two_dtypes_are_not_mixed(tiny_policy_dir, data_dir, tmp_path):

@@ -155,12 +155,6 @@ def test_where_one_request_gives_too_few_samples_the_others_are_requested_one_by
     assert [request["seed"] for request in server.requests] == seeds
 
 
-@pytest.mark.parametrize(("reason", "n_tokens"), [("stop", 6), ("length", 7)])
-def test_the_end_token_is_not_counted(server, reason, n_tokens):
-    server.reply = lambda _: (200, completion(WELL, reason))
-    assert generator(server).generate([item("q")], SETTINGS)[0].n_tokens == n_tokens
-
-
 def test_a_reply_of_tokenize_without_tokens_is_an_error(server):
     server.tokenize = lambda _: (200, {"count": 3})
     with generator(server).client() as client, pytest.raises(UserError, match=r"has no /tokenize"):

@@ -4,26 +4,12 @@ from collections import Counter
 
 import pytest
 import torch
+from operations import Operations
 from test_sharing import trained
-from torch.utils._python_dispatch import TorchDispatchMode
 from trl import GRPOTrainer
 
 from medvlm_r1.models.sharing.batch import SharedBatch
 from medvlm_r1.training.grpo import SharedPromptTrainer
-
-
-class Casts(TorchDispatchMode):
-    """Counts casts to bf16 by the shape of the tensor."""
-
-    def __init__(self):
-        super().__init__()
-        self.shapes = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default and result.dtype == torch.bfloat16:
-            self.shapes[tuple(result.shape)] += 1
-        return result
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
@@ -33,10 +19,11 @@ def test_generation_casts_each_weight_once(train, tmp_path, monkeypatch, sharing
 
     def generate(self, *args):
         weights = Counter(tuple(weight.shape) for weight in self.model.parameters() if weight.ndim == 2)
-        with Casts() as casts:
+        with Operations() as operations:
             result = plain(self, *args)
         assert max(map(len, result[0])) == self.max_completion_length
-        counts.append({shape: casts.shapes[shape] for shape in weights})
+        casts = Counter(operations.casts(torch.bfloat16))
+        counts.append({shape: casts[shape] for shape in weights})
         # Prefill and tower may cast activations of these shapes.
         assert sum(counts[-1].values()) <= 1.5 * sum(weights.values())
         return result

@@ -128,9 +128,7 @@ def test_state_of_an_optimizer_for_a_float32_weight(optimizer, bytes_):
     assert optimizer_bytes(optimizer, 4) == bytes_
 
 
-def test_a_processor_that_is_not_there_or_not_one_for_images(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="processor cannot be loaded"):
-        _processor(tmp_path)
+def test_a_processor_that_is_not_one_for_images(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "transformers.AutoProcessor.from_pretrained", lambda *_, **__: SimpleNamespace(image_processor=None)
     )

@@ -8,7 +8,6 @@ import pytest
 from runs import At, rows, same_weights
 from trl import SFTTrainer
 
-from medvlm_r1.errors import UserError
 from medvlm_r1.stopping import Preempted
 from medvlm_r1.training.sft import train_sft
 
@@ -73,8 +72,3 @@ def test_best_checkpoint_has_its_own_weights(train, data_dir, capsys):
     losses = {row["step"]: row["eval_loss"] for row in rollouts if "eval_loss" in row}
     assert losses[1] > losses[2]
     assert same_weights(model, model.parent / "checkpoints" / "checkpoint-1")
-
-
-def test_evaluation_without_data_is_refused(train):
-    with pytest.raises(UserError, match=r"data\.eval"):
-        train("sft", "trainer.eval_strategy=steps")

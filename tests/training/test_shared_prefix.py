@@ -4,9 +4,9 @@ from functools import cache
 
 import pytest
 import torch
-from counted_waits import Waits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operations import Waits
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from counted_waits import Waits
+from operations import Waits
 from scipy.stats import chisquare
 from transformers import GenerationConfig
 

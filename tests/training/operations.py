@@ -1,4 +1,4 @@
-"""Counts how often the host would wait for a GPU."""
+"""Watch the operations of torch."""
 
 import torch
 from torch import Tensor
@@ -32,3 +32,21 @@ class Waits(TorchDispatchMode):
         by_mask = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
         self.count += by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
         return func(*args, **(kwargs or {}))
+
+
+class Operations(TorchDispatchMode):
+    """Notes the name of every operation, and the dtype and shape of its result."""
+
+    def __init__(self):
+        super().__init__()
+        self.results = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.results.append((func.overloadpacket.__name__, result.dtype, tuple(result.shape)))
+        return result
+
+    def casts(self, dtype):
+        """The shapes of the tensors that were cast to a dtype."""
+        return [shape for name, given, shape in self.results if (name, given) == ("_to_copy", dtype)]
