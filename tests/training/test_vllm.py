@@ -32,6 +32,10 @@ def stand_in(monkeypatch, tiny_policy_dir):
     fake_vllm.CALLS.clear()
     monkeypatch.setattr(fake_vllm.Client, "served", str(tiny_policy_dir))
     fake_vllm.install(monkeypatch.setattr)
+    # TRL sets these for a colocated engine. The tests after this one must not see them.
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")
