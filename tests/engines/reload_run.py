@@ -4,8 +4,6 @@ REQUESTS is a JSON file with the `models`, and the `prompts`, each a text and th
 with the first model and loads the weights of the others. TEXTS gets a list of texts for each model.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
