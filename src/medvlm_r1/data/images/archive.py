@@ -49,9 +49,9 @@ def _check(path: Path, members: list[zipfile.ZipInfo]) -> None:
     if size > MAX_INFLATED:
         raise UserError(f"{path}: the ZIP archive holds over {MAX_INFLATED // 2**20} MB; unpack it")
     for info in members:
-        name = info.filename
-        if name.startswith("/") or "\\" in name or ":" in name or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{path}: the ZIP archive names a file outside itself ({name!r}); do not use it")
+        name = PurePosixPath(info.filename.replace("\\", "/"))
+        if name.is_absolute() or name.as_posix()[1:2] == ":" or ".." in name.parts:
+            raise UserError(f"{path}: the ZIP archive names a file outside itself ({info.filename!r}); do not use it")
         if info.flag_bits & 1:
             raise UserError(f"{path}: the ZIP archive is encrypted; unpack it with its password")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

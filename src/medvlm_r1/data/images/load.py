@@ -58,9 +58,9 @@ def load_picture(path: str | Path, view: View = FILE_VIEW) -> Picture:
     # Keep a Path as it is: it may be an `InMemoryFile`.
     path, kind = find_kind(path if isinstance(path, Path) else Path(path))
     if kind == "series" and view == FILE_VIEW:
-        what = "folder" if path.is_dir() else "ZIP archive"
+        what = "not a file but a folder" if path.is_dir() else "not an image but a ZIP archive"
         raise UserError(
-            f"{path}: a {what}, not a file; give the path of one image, or choose a slice of the DICOM series in it "
+            f"{path}: {what}; give the path of one image, or choose a slice of the DICOM series in it "
             "(--plane axial --slice N)"
         )
     if kind != "series" and view.series is not None:
@@ -89,17 +89,11 @@ def _three_windows(path: str | Path, view: View, windows: list[str]) -> Picture:
     """Load the same view in three windows, as red, green and blue."""
     if len(windows) != 3:
         raise UsageError(f"{len(windows)} windows; wanted one, or three for red, green and blue (brain,subdural,bone)")
-    pictures = [load_picture(path, replace(view, window=window.strip())) for window in windows]
-    used = [shown.note.window for shown in pictures]
-    described = ", ".join(picture.describe(window) for window in used if window)
-    window = Window(
-        name=view.window or "",
-        centre=None,
-        width=None,
-        unit=used[0].unit if used[0] else "value",
-        source=f"red, green, blue: {described}",
-        function="RGB",
-    )
+    windows = [window.strip() for window in windows]
+    pictures = [load_picture(path, replace(view, window=window)) for window in windows]
+    used = [shown.note.window for shown in pictures if shown.note.window is not None]
+    source = ", ".join(picture.describe(window).removeprefix("window ") for window in used)
+    window = replace(used[0], name=",".join(windows), centre=None, width=None, source=source, function="RGB")
     warnings = tuple(dict.fromkeys(warning for shown in pictures for warning in shown.note.warnings))
     image = Image.merge("RGB", [shown.image.getchannel(0) for shown in pictures])
     return Picture(image=image, note=replace(pictures[0].note, window=window, warnings=warnings))

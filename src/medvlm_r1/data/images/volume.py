@@ -128,7 +128,8 @@ def cut_slice(path: Path, volume: Volume, plane: str, number: int, frame: int = 
     axes = stored_axes(path, volume)
     width, height = (axes[name].length for name in WORLD_AXES if name != plane)
     check_pixels(path, width, height, what="slice")
-    x, y, *_ = (*volume.shape, 1)
+    shape: tuple[int, ...] = volume.shape
+    x, y, *_ = (*shape, 1)
     check_pixels(path, x, y, what="plane in which the slice is stored")
     block = _read_slice(volume, axes[plane].axis, axes[plane].index(number), frame)
     canonical = nib.apply_orientation(block, nib.io_orientation(volume.affine)).squeeze(WORLD_AXES[plane])
