@@ -110,7 +110,6 @@ def test_other_kinds_are_refused_by_name(tmp_path, name, reason):
 DAMAGED = {
     "MINC": (b"CDF\1" + bytes(60), ("",)),
     "MGH": (b"\0\0\0\1\0\0\0\3", ("",)),
-    "NRRD": (volume_header(b"NRRD0004\nname: Doe\n"), ("", ".nrrd")),
     "PAR/REC": (b"# === DATA DESCRIPTION FILE ====\n# Patient name: Doe\n", (".PAR", ".REC")),
     "AFNI": (b"\ntype = string-attribute\nname = Doe\n", (".HEAD", ".BRIK")),
 }

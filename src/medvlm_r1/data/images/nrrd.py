@@ -39,12 +39,14 @@ def open_nrrd(path: Path, check_shape: Callable[[tuple[int, ...], np.dtype[Any]]
         A nibabel image. An axis that is not in space, such as time, becomes the last.
 
     Raises:
-        UserError: The values are in another file, or the orientation is not stored.
+        UserError: The values do not follow the header, or the orientation is not stored.
     """
     with path.open("rb") as file:
         header = nrrd.read_header(file)
-        if "data file" in header or "datafile" in header:
-            raise UserError(f"{path}: an NRRD header whose values are in another file; save both as one .nrrd file")
+        if any(
+            header.get(name) or header.get(name.replace(" ", "")) for name in ("data file", "byte skip", "line skip")
+        ):
+            raise UserError(f"{path}: an NRRD header whose values do not follow it; save it again as one .nrrd file")
         directions = np.atleast_2d(header.get("space directions", [[]]))
         origin = np.asarray(header.get("space origin", np.zeros(3)))
         inside = np.isfinite(directions).all(axis=1)
@@ -55,7 +57,7 @@ def open_nrrd(path: Path, check_shape: Callable[[tuple[int, ...], np.dtype[Any]]
                 "save it again with its orientation, for example with 3D Slicer"
             )
         order = [*np.flatnonzero(inside), *np.flatnonzero(~inside)]
-        # The widest type is assumed: pynrrd compares the exact size.
+        # The widest type is assumed: pynrrd uses as many bytes as the type in the header needs.
         size = check_shape(tuple(int(header["sizes"][axis]) for axis in order), np.dtype(np.float64))
         unpack = _UNPACKERS.get(header["encoding"])
         content = unpack(file).read(size + 1) if unpack else file.read()

@@ -80,7 +80,9 @@ def load_volume(path: Path, view: View, kind: str) -> Picture:
 
 def open_volume(path: Path, kind: str) -> Volume:
     """Check the header of a volume and open it. For the arguments and errors, see `load_volume`."""
-    return guarded(path, lambda: _open_volume(path, kind), f"the {kind} header is damaged")
+    # The values of an NRRD file are read with its header.
+    part = "file" if kind == "NRRD" else "header"
+    return guarded(path, lambda: _open_volume(path, kind), f"the {kind} {part} is damaged")
 
 
 @dataclass(frozen=True, slots=True)
