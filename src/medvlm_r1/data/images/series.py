@@ -128,7 +128,7 @@ def find_series(source: str | Path) -> SeriesFound:
             try:
                 header, slices = guarded(path, partial(_read, path, name), "")
             except UserError:
-                header, slices = "damaged or incomplete header", []
+                header, slices = "unreadable or incomplete header", []
             if isinstance(header, str):
                 left_out[header].append(name)
             else:
