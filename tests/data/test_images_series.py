@@ -107,6 +107,8 @@ def test_three_windows_are_described_or_refused(folder):
     source = folder(whole())
     note = load_picture(source / "2.dcm", View(window="brain,stored,bone")).note
     assert "brain,stored,bone (brain 40/80 HU (preset), stored 40/400 HU (stored), bone 400/1800 HU" in note.summary()
+    padding = folder({"p.dcm": a_slice(0, pixels=np.zeros((3, 4), "<i2"), PixelPaddingValue=0)}) / "p.dcm"
+    assert load_picture(padding, View(window="brain,stored,bone")).note.window is None
     for window, reason in {"brain,bone": "2 windows; wanted one, or three", "brain,bone,x": "window 'x'"}.items():
         with pytest.raises(UsageError, match=reason):
             load_picture(source / "2.dcm", View(window=window))
@@ -238,6 +240,10 @@ def test_what_is_no_series_is_refused(folder, tmp_path):
     (source / "x.png").write_bytes(b"\x89PNG")
     with pytest.raises(UserError, match="not a volume"):
         read_volume(source / "x.png")
+    with pytest.raises(UserError, match=r"x.png: not a folder, a ZIP archive or a DICOM file"):
+        find_series(source / "x.png")
+    with pytest.raises(UserError, match="nowhere: cannot be read"):
+        find_series(source / "nowhere")
 
 
 @pytest.fixture

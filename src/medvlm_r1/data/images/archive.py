@@ -23,7 +23,7 @@ def read_archive(path: Path) -> list[InMemoryFile]:
             `MAX_FILES` files or `MAX_INFLATED` bytes, or names a file outside itself.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = sorted((i for i in archive.infolist() if not i.is_dir()), key=lambda info: info.filename)
             _check(path, members)
             # `read` returns at most the declared size, and fails if the content is longer.

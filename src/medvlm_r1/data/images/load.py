@@ -93,7 +93,9 @@ def _three_windows(path: str | Path, view: View, windows: list[str]) -> Picture:
     pictures = [load_picture(path, replace(view, window=window)) for window in windows]
     used = [shown.note.window for shown in pictures if shown.note.window is not None]
     source = ", ".join(picture.describe(window).removeprefix("window ") for window in used)
-    window = replace(used[0], name=",".join(windows), centre=None, width=None, source=source, function="RGB")
+    # There is no window if all pixels are padding.
+    name = ",".join(windows)
+    window = replace(used[0], name=name, centre=None, width=None, source=source, function="RGB") if used else None
     warnings = tuple(dict.fromkeys(warning for shown in pictures for warning in shown.note.warnings))
     image = Image.merge("RGB", [shown.image.getchannel(0) for shown in pictures])
     return Picture(image=image, note=replace(pictures[0].note, window=window, warnings=warnings))

@@ -15,10 +15,11 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from medvlm_r1.data.images.archive import MAX_FILES, is_hidden, read_archive
-from medvlm_r1.data.images.dicom_header import code_of
+from medvlm_r1.data.images.archive import MAX_FILES, ZIP, is_hidden, read_archive
+from medvlm_r1.data.images.dicom_header import code_of, first_number
 from medvlm_r1.data.images.files import HEAD, LengthCheckedReader, guarded, silence_logging, sniff_format
 from medvlm_r1.data.images.windowing import Array
+from medvlm_r1.data.paths import explain_os_error
 from medvlm_r1.errors import UserError
 
 _GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
@@ -147,17 +148,23 @@ def _files(source: Path) -> list[Path]:
         if len(files) > MAX_FILES:
             raise UserError(f"{source}: the folder holds {len(files)} files; at most {MAX_FILES}, give a subfolder")
         return files
-    return [source] if _is_dicom(source) else [*read_archive(source)]
+    with explain_os_error(f"{source}: cannot be read"):
+        head = _head(source)
+    if sniff_format(source, head) == "DICOM":
+        return [source]
+    if not head.startswith(ZIP):
+        raise UserError(f"{source}: not a folder, a ZIP archive or a DICOM file; give the folder of a series")
+    return [*read_archive(source)]
 
 
-def _is_dicom(path: Path) -> bool:
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return sniff_format(path, file.read(HEAD)) == "DICOM"
+        return file.read(HEAD)
 
 
 def _read(path: Path, name: str) -> tuple[Dataset | str, list[Slice]]:
     """Read the header and the slices of a file; a reason instead of the header if it is not part of a volume."""
-    if not _is_dicom(path):
+    if sniff_format(path, _head(path)) != "DICOM":
         return "not DICOM", []
     with LengthCheckedReader(path) as file:
         header = dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
@@ -195,8 +202,8 @@ def _slices(path: Path, name: str, header: Dataset) -> list[Slice]:
 
 
 def _number(group: list[tuple[Dataset, list[Slice]]]) -> float:
-    number = group[0][0].get("SeriesNumber")
-    return float("inf") if number is None else float(number)
+    number = first_number(group[0][0], "SeriesNumber")
+    return float("inf") if number is None else number
 
 
 def _build(group: list[tuple[Dataset, list[Slice]]]) -> Series:

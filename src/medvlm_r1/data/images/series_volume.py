@@ -89,10 +89,13 @@ def load_series(path: Path, view: View) -> Picture:
         middle = series.slices[len(series.slices) // 2]
         header, _ = _decode(middle)
         grey = partial(show_grey, path, header)
-        reason = "the headers of the series contradict each other"
-        picture = guarded(path, lambda: show_volume(path, volume, view, "DICOM series", grey), reason)
-    warnings = (*picture.note.warnings, *warnings, *header.warnings, *header_warnings(header))
-    return replace(picture, note=replace(picture.note, burned_in=header.burned_in, warnings=warnings))
+
+        def show() -> Picture:
+            picture = show_volume(path, volume, view, "DICOM series", grey)
+            all_warnings = (*picture.note.warnings, *warnings, *header.warnings, *header_warnings(header))
+            return replace(picture, note=replace(picture.note, burned_in=header.burned_in, warnings=all_warnings))
+
+        return guarded(path, show, f"the DICOM header of {middle.name} contradicts the series")
 
 
 def _choose(path: Path, found: SeriesFound, number: int | None) -> Series:
