@@ -19,7 +19,9 @@ INFO = {"name": "tiny", "source": "made by the tests", "license": "CC0-1.0"}
 
 def test_rows_have_what_trainer_and_rewards_need(data_dir):
     samples = load_samples(str(data_dir))
-    rows = build_dataset(str(data_dir), samples, template="answer-only", with_completion=True)
+    rows = build_dataset(
+        str(data_dir), samples, template="answer-only", completions={sample.id: sample.letter for sample in samples}
+    )
     row = rows[5]
     image = row.pop("images")
     assert [(picture.size, picture.getpixel((0, 0))) for picture in image] == [((40, 30), (150, 90, 160))]

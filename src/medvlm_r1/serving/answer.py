@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from medvlm_r1.data.images import ImageNote
@@ -32,6 +32,8 @@ class Question:
     """Slice index of a volume along the normal of `plane`, from 0."""
     window: str | None = None
     """Window for gray DICOM or volumes (see `medvlm_r1.data.images.View`)."""
+    series: int | None = None
+    """DICOM series in a folder or ZIP archive, from 0."""
     template: str = "medvlm-r1"
     """Name of a prompt template in `medvlm_r1.prompts.templates.TEMPLATES`."""
 
@@ -72,10 +74,9 @@ class Answer:
 
     def as_record(self) -> dict[str, Any]:
         """Return a JSON-serializable record; `image` is the note of the first image."""
-        named = ("letter", "option", "answer", "lenient_letter", "reasoning", "text", "confidence", "well_formed")
-        notes = [note.as_record() for note in self.images]
-        parts = {name: getattr(self, name) for name in (*named, "truncated")}
-        return {**parts, "image": notes[0] if notes else None, "images": notes, "notice": self.notice}
+        images = [note.as_record() for note in self.images]
+        record = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**record, "images": images, "image": images[0] if images else None}
 
 
 def read_answer(

@@ -164,16 +164,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         problems = [_explain(item) for item in error.errors()]
         more = f"; and {len(problems) - _MOST_FAULTS} more" if len(problems) > _MOST_FAULTS else ""
         raise UsageError(f"{path}: {'; '.join(problems[:_MOST_FAULTS])}{more}") from error
-    if config.template not in TEMPLATES:
-        raise UsageError(f"{path}: unknown template {config.template!r}; {did_you_mean(config.template, TEMPLATES)}")
-    for reward in config.rewards:
-        try:
-            resolve_reward(reward.name)
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from error
     try:
+        if config.template not in TEMPLATES:
+            raise ValueError(f"unknown template {config.template!r}; {did_you_mean(config.template, TEMPLATES)}")
+        for reward in config.rewards:
+            resolve_reward(reward.name)
         trainer = options.checked(config.method, config.trainer)
-    except ValueError as error:
+    except (UsageError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from error
     return config.model_copy(update={"trainer": trainer})
 
@@ -183,7 +180,9 @@ def _explain(item: Any) -> str:
     location = [str(key) for key in item["loc"]]
     dotted = ".".join(location)
     if item["type"] == "extra_forbidden":
-        known = [".".join([*location[:-1], name]) for name in _section_at(location[:-1]).model_fields]
+        sections: dict[str, type[BaseModel]] = {"data": DataConfig, "rewards": RewardConfig, "lora": LoraSection}
+        section = sections[location[0]] if len(location) > 1 else RunConfig
+        known = [".".join([*location[:-1], name]) for name in section.model_fields]
         if len(location) == 1 and options.is_option(location[0]):
             return f"unknown key '{dotted}'; did you mean 'trainer.{dotted}'?"
         return f"unknown key '{dotted}'; {did_you_mean(dotted, known)}"
@@ -192,8 +191,3 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     # Shortened, because a few YAML aliases can expand to more text than fits into memory.
     return f"'{dotted}' is {shortened(item['input'])}: {message}" if dotted else message
-
-
-def _section_at(location: list[str]) -> type[BaseModel]:
-    sections: dict[str, type[BaseModel]] = {"data": DataConfig, "rewards": RewardConfig, "lora": LoraSection}
-    return sections[location[0]] if location else RunConfig

@@ -104,7 +104,6 @@ def build_dataset(
     samples: Sequence[Sample],
     *,
     template: str,
-    with_completion: bool = False,
     completions: Mapping[str, str] | None = None,
 ) -> Any:
     """Build a `datasets.Dataset` with one row per sample.
@@ -113,8 +112,7 @@ def build_dataset(
         folder: data folder that the image paths are relative to.
         samples: the samples, in the order of the rows.
         template: name of the prompt template.
-        with_completion: whether to add a `completion` column that holds only the letter, for SFT.
-        completions: texts for the `completion` column by sample id, instead of the letters.
+        completions: texts of the `completion` column, for SFT, by sample id; None for no such column.
     """
     from datasets import Dataset, Features, List, Value
 
@@ -141,10 +139,9 @@ def build_dataset(
         }
         for sample in samples
     ]
-    if with_completion or completions is not None:
-        answers = completions or {sample.id: sample.letter for sample in samples}
+    if completions is not None:
         columns["completion"] = List({"role": text, "content": text})
-        rows = [row | {"completion": [{"role": "assistant", "content": answers[row["sample_id"]]}]} for row in rows]
+        rows = [row | {"completion": [{"role": "assistant", "content": completions[row["sample_id"]]}]} for row in rows]
     return Dataset.from_list(rows, features=Features(columns)).with_transform(_Decode())
 
 
@@ -179,9 +176,6 @@ class _Decode:
             result["prompt"] = [json.loads(prompt) for prompt in batch["prompt"]]
         return result
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[type[_Decode], tuple[()]]:
         # Data loader workers and dataset fingerprints pickle this object. The cache cannot be pickled.
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
+        return _Decode, ()

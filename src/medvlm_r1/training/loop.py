@@ -67,8 +67,8 @@ def train(config: RunConfig, build: Build, *, progress: Progress | None, evaluat
         # These warnings concern renamed arguments between libraries, which the user cannot change.
         warnings.simplefilter("ignore", FutureWarning)
         args = training_arguments(config)
-        held = RunFolder(Path(config.out)).held(main=args.process_index == 0)
-        with explained(config), GracefulStop() as stop, held:
+        lock = RunFolder(Path(config.out)).locked(main=args.process_index == 0)
+        with explained(config), GracefulStop() as stop, lock:
             return _train(config, args, build, progress, evaluate, stop)
 
 
@@ -145,6 +145,13 @@ def load_sets(config: RunConfig, fit: ImageFit | None) -> dict[str, list[Sample]
     }
 
 
+def overlap_warning(config: RunConfig, sets: Mapping[str, list[Sample]]) -> str | None:
+    """Warning if evaluation and training data overlap; None if they do not, or if there are no evaluation data."""
+    if config.data.eval is None:
+        return None
+    return warn_of_overlap(config.data.train, sets["train"], config.data.eval, sets["eval"])
+
+
 def _load(config: RunConfig) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
     """Load the samples by role, and describe them for data.json. Warn if evaluation and training data overlap."""
     fit = None
@@ -152,27 +159,21 @@ def _load(config: RunConfig) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
     if config.data.skip_missing or not RunFolder(Path(config.out)).complete:
         fit = image_fit(config.model, functools.partial(bound_pixels, config))
     loaded = load_sets(config, fit)
-    if config.data.eval is not None:
-        warning = warn_of_overlap(config.data.train, loaded["train"], config.data.eval, loaded["eval"])
-        if warning:
-            print(warning, file=sys.stderr)
-    return loaded, {role: describe(_folder(config, role), samples) for role, samples in loaded.items()}
-
-
-def _folder(config: RunConfig, role: str) -> str:
-    return config.data.train if role == "train" else config.data.eval or ""
+    warning = overlap_warning(config, loaded)
+    if warning:
+        print(warning, file=sys.stderr)
+    return loaded, {role: describe(getattr(config.data, role), samples) for role, samples in loaded.items()}
 
 
 def _datasets(config: RunConfig, loaded: Mapping[str, list[Sample]]) -> dict[str, Any]:
     """Datasets by the name of the TRL trainer's argument."""
-    evaluates = str(config.trainer.get("eval_strategy", "no")) != "no"
-    return {
-        f"{role}_dataset": build_dataset(
-            _folder(config, role), samples, template=config.template, with_completion=config.method == "sft"
-        )
-        for role, samples in loaded.items()
-        if role == "train" or evaluates
-    }
+    result = {}
+    for role, samples in loaded.items():
+        if role == "train" or str(config.trainer.get("eval_strategy", "no")) != "no":
+            letters = {sample.id: sample.letter for sample in samples} if config.method == "sft" else None
+            folder = getattr(config.data, role)
+            result[f"{role}_dataset"] = build_dataset(folder, samples, template=config.template, completions=letters)
+    return result
 
 
 def _policy(config: RunConfig) -> Policy:

@@ -56,8 +56,8 @@ def _check_opening(model: str, processor: Any, row: Mapping[str, Any]) -> None:
     """
     prompt = processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
     answer = [{"role": "assistant", "content": [{"type": "text", "text": row["completion"][0]["content"]}]}]
-    whole = processor.apply_chat_template([*row["prompt"], *answer])
-    if opened_reasoning(prompt) and not whole.startswith(prompt):
+    conversation = processor.apply_chat_template([*row["prompt"], *answer])
+    if opened_reasoning(prompt) and not conversation.startswith(prompt):
         raise UserError(
             f"The chat template of {model} ends a prompt with {opened_reasoning(prompt)!r} and leaves it out before an "
             "answer of the data. SFT would train without the tag, and the evaluation would ask with it. Use a model "
