@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from medvlm_r1.prompts.boxes import without_boxes
 from medvlm_r1.prompts.conclusion import contradicts
 from medvlm_r1.rewards.completion import Completion, completion_text
 from medvlm_r1.rewards.strict import strict_parts
@@ -26,6 +27,6 @@ def consistent(
     """
     rewards = []
     for completion, texts in zip(completions, options, strict=True):
-        parts = strict_parts(completion_text(completion))
+        parts = strict_parts(without_boxes(completion_text(completion)))
         rewards.append(float(parts is not None and contradicts(parts.reasoning, parts.answer, texts) is False))
     return rewards

@@ -18,7 +18,10 @@ from medvlm_r1.data.names import did_you_mean
 from medvlm_r1.errors import UsageError, UserError
 from medvlm_r1.rewards.accuracy_paper import accuracy_paper
 from medvlm_r1.rewards.accuracy_strict import accuracy_strict
+from medvlm_r1.rewards.box_iou import box_iou
+from medvlm_r1.rewards.box_point import box_point
 from medvlm_r1.rewards.consistent import consistent
+from medvlm_r1.rewards.format_box import format_box
 from medvlm_r1.rewards.format_paper import format_paper
 from medvlm_r1.rewards.format_strict import format_strict
 from medvlm_r1.rewards.grounded import grounded
@@ -35,9 +38,12 @@ REGISTRY: dict[str, Reward] = {
     "format_strict": format_strict,
     "consistent": consistent,
     "grounded": grounded,
+    "box_iou": box_iou,
+    "box_point": box_point,
+    "format_box": format_box,
 }
 
-DATA_COLUMNS = ("images", "letter", "options", "sample_id", "modality")
+DATA_COLUMNS = ("images", "letter", "options", "sample_id", "modality", "boxes", "shown_size")
 """Columns of the training dataset, other than the prompt (`training.dataset`)."""
 FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Arguments that TRL passes to every reward in addition to the dataset columns."""
@@ -153,7 +159,8 @@ def checked(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[f
     """Wrap a reward so that its failures and invalid results are reported with its name.
 
     The wrapper raises `UserError` if the function raises an exception, or does not return one number for each
-    completion. As in TRL, None means that a completion is not judged. None for all completions is an error.
+    completion. As in TRL, None means that a completion is not judged. None for all completions is an
+    error, except of a built-in reward.
 
     Args:
         name: Name of the reward in the configuration.
@@ -197,7 +204,8 @@ def _numbers(name: str, result: Any, count: int) -> list[float | None]:
         if isinstance(value, str) or (number is not None and math.isnan(number)):
             raise UserError(f"The reward {name!r} returned {_shortened(value)} for completion {index}; {wanted}.")
         numbers.append(number)
-    if numbers and all(number is None for number in numbers):
+    # A batch of items without boxes is no error of a built-in reward.
+    if name not in REGISTRY and numbers and all(number is None for number in numbers):
         raise UserError(
             f"The reward {name!r} returned None for all {count} completions, so nothing is learned; {wanted}."
         )

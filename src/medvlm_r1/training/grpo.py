@@ -38,6 +38,7 @@ from medvlm_r1.training.callbacks import Evaluate, Progress, SamplerOrder
 from medvlm_r1.training.config import RunConfig
 from medvlm_r1.training.counterfactual.blank_image import BlankImageBaseline
 from medvlm_r1.training.counterfactual.other_image import CounterfactualImages, check_counterfactual
+from medvlm_r1.training.dataset import check_boxes
 from medvlm_r1.training.loop import train
 from medvlm_r1.training.mixed_rows import MixedRowsTrainer
 from medvlm_r1.training.reliability.mixin import ReliableTrainerMixin
@@ -390,6 +391,7 @@ def train_grpo(config: RunConfig, *, progress: Progress | None = None, evaluate:
                 f"One generation batch takes {prompts} prompts and the data have {len(train_dataset)}; lower "
                 "trainer.per_device_train_batch_size or trainer.gradient_accumulation_steps."
             )
+        check_boxes([reward.name for reward in config.rewards], train_dataset)
         check_counterfactual([reward.name for reward in config.rewards], args)
         _forbid_vision_tokens(args, policy)
         log = RolloutLog(run.rollouts)

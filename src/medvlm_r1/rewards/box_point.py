@@ -1,0 +1,38 @@
+"""A reward for the position of findings: the center of the box."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from medvlm_r1.prompts.boxes import Edges, Size
+from medvlm_r1.rewards.boxes import center_inside, matched_rewards
+from medvlm_r1.rewards.completion import Completion
+
+
+def box_point(
+    prompts: Sequence[Any],
+    completions: Sequence[Completion],
+    *,
+    boxes: Sequence[Sequence[Edges] | None],
+    shown_size: Sequence[Size | None] | None = None,
+    **columns: Any,
+) -> list[float | None]:
+    """Reward boxes whose center is inside a true box.
+
+    As `box_iou`, with 1 instead of the IoU if the center of a predicted box is inside the true box, and otherwise 0.
+    Each true box counts for at most one predicted box. The size of the predicted box does not matter, so this reward
+    gives a signal before boxes overlap well. This reward is not from the paper.
+
+    Args:
+        prompts: Ignored.
+        completions: One completion per prompt.
+        boxes: As for `box_iou`.
+        shown_size: As for `box_iou`.
+        **columns: Ignored, except `own_image` (see `grounded`).
+
+    Returns:
+        One reward in [0, 1] per completion; None as for `box_iou`.
+
+    Raises:
+        ValueError: `completions` and a column differ in length.
+    """
+    return matched_rewards(center_inside, completions, boxes, shown_size, columns)
