@@ -103,29 +103,30 @@ def rate(counts: Sequence[int], clusters: Sequence[Hashable]) -> dict[str, Any]:
 
 def box_lines(results: Mapping[str, Any]) -> list[str]:
     """The metrics of boxes as lines of text; empty if the evaluation has none."""
-    return [f"{name:<38} {value}" for name, value in box_rows(results)]
+    return [f"boxes: {name:<34} {value}" for name, value in box_rows(results).items()]
 
 
-def box_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of each metric of boxes, for display; empty if the evaluation has none."""
+def box_rows(results: Mapping[str, Any]) -> dict[str, str]:
+    """Value of each metric of boxes by name, for display; empty if the evaluation has none."""
     boxes = results.get("boxes")
     if not boxes:
-        return []
-    mean = boxes["mean_iou"]
-    rows = [("Boxes: findings, mean IoU", f"{mean['n']}, {_interval(mean['mean'], mean['ci95'], 2)}")]
-    shares = {"IoU of at least 0.5, %": boxes["localized"], "center of a box inside, %": boxes["center"]}
+        return {}
+    iou, false, extra = boxes["mean_iou"], boxes["false_boxes"], boxes["extra_boxes"]
+    shares = {"IoU of at least 0.5, %": boxes["localized"], "center inside, %": boxes["center"]}
     shares |= {f"sensitivity, {size}, %": cell for size, cell in boxes["by_size"].items()}
-    shares |= {"answers with a malformed box, %": boxes["malformed"]}
-    rows += [(f"Boxes: {name}", _interval(cell["percent"], cell["ci95"], 1)) for name, cell in shares.items()]
-    for name, key in (("false, per image without a finding", "false_boxes"), ("extra, per other image", "extra_boxes")):
-        cell = boxes[key]
-        rows.append((f"Boxes: {name}", f"{_interval(cell['per_image'], cell['ci95'], 2)}, {cell['n']} images"))
-    return [*rows, ("Boxes: answers without a box label", str(boxes["unknown"]))]
+    return {
+        f"mean IoU of {iou['n']} findings": _interval(iou["mean"], iou["ci95"], 2),
+        **{name: _interval(cell["percent"], cell["ci95"], 1) for name, cell in shares.items()},
+        f"false, per finding-free image ({false['n']})": _interval(false["per_image"], false["ci95"], 2),
+        f"extra, per other image ({extra['n']})": _interval(extra["per_image"], extra["ci95"], 2),
+        "answers with a malformed box, %": _interval(boxes["malformed"]["percent"], boxes["malformed"]["ci95"], 1),
+        "answers without a box label": str(boxes["unknown"]),
+    }
 
 
 def _interval(value: float | None, ends: Sequence[float] | None, digits: int) -> str:
     if value is None or ends is None:
-        return "none"
+        return "-"
     return f"{value:.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
 
 
